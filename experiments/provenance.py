@@ -1,0 +1,59 @@
+"""What a result came from, and how it is written down."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_PACKAGES = ("jaxsel", "jax", "jaxlib", "numpy", "torch", "transformers")
+RESULTS = Path(__file__).parent / "results"
+
+
+def provenance(config: dict[str, Any], seed: int | list[int]) -> dict[str, Any]:
+    """Configuration, seed, versions, git commit and device: the head of every result."""
+    return {
+        "config": config,
+        "seed": seed,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "git": _git_commit(),
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+    }
+
+
+def write_result(path: Path, payload: dict[str, Any]) -> None:
+    """Writes JSON; a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(payload, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit, with `-dirty` when files differ from it; None outside of a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

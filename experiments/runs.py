@@ -1,0 +1,168 @@
+"""One training run from its configuration: what every experiment of this folder starts from."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jaxsel
+from experiments.provenance import provenance, write_result
+from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
+from rl.engines.hf import HFEngine
+from rl.policy import Policy, load_policy
+from rl.probe import Probe
+from rl.prompts import PromptPool, Task
+from rl.tasks import countdown, string_ops
+from rl.train import TrainConfig, train
+from rl.warm_start import WarmStartConfig, warm_start
+
+TASKS: dict[str, Callable[[], Task]] = {"string_ops": string_ops.make, "countdown": countdown.make}
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """How prompts are chosen.
+
+    Attributes:
+        name: one of `METHODS`.
+        batch_size: prompts a step.
+        candidate_ratio: mopps, threshold and dps choose among an epoch-shuffled window of candidate_ratio * batch_size
+            prompts; 0: among the whole pool.
+        decay: what a visit (mopps, threshold) or a step (dps) leaves of the earlier evidence, 0 to 1.
+        target: mopps: the success rate to look for.
+        lower: threshold: lower end of the band of success rates.
+        upper: threshold: upper end.
+        prior_counts: dps: ones, progress, stability or local.
+        entropy_weight: dps: weight of the entropy of the predicted solve state.
+        max_batches: dynamic_sampling: generation batches a step at most.
+        keep_surplus: dynamic_sampling: keep mixed groups beyond batch_size for the next step.
+    """
+
+    name: str = "mopps"
+    batch_size: int = 16
+    candidate_ratio: int = 8
+    decay: float = 0.5
+    target: float = 0.5
+    lower: float = 0.3
+    upper: float = 0.7
+    prior_counts: str = "ones"
+    entropy_weight: float = 0.0
+    max_batches: int = 10
+    keep_surplus: bool = False
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run.
+
+    Attributes:
+        task: string_ops or countdown.
+        pool_size: training prompts.
+        held_out_size: prompts that are never trained on, for the probe.
+        policy: a folder or hub name of a Hugging Face causal language model; empty: the built-in policy, warm-started.
+        seed: of the warm start, the pool, the choices and the rollouts.
+        method: how prompts are chosen.
+        warm_start: the built-in policy; its seed is replaced by the one above.
+        train: the loop; its seed is replaced by the one above.
+    """
+
+    task: str = "string_ops"
+    pool_size: int = 1000
+    held_out_size: int = 500
+    policy: str = ""
+    seed: int = 0
+    method: MethodConfig = field(default_factory=MethodConfig)
+    warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=1200))
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def _mopps(method: MethodConfig, group_size: int) -> jaxsel.Selector:
+    return jaxsel.mopps(decay=method.decay, target=method.target, group_size=group_size)
+
+
+def _threshold(method: MethodConfig, group_size: int) -> jaxsel.Selector:
+    return jaxsel.threshold(
+        lower=method.lower, upper=method.upper, decay=method.decay, group_size=group_size
+    )
+
+
+def _dps(method: MethodConfig, group_size: int) -> jaxsel.Selector:
+    return jaxsel.dps(
+        decay=method.decay, prior_counts=method.prior_counts, entropy_weight=method.entropy_weight
+    )
+
+
+PREDICTIVE = {"mopps": _mopps, "threshold": _threshold, "dps": _dps}
+METHODS = ("uniform", "history_resampling", "dynamic_sampling", *PREDICTIVE)
+
+
+def make_curriculum(config: RunConfig, pool: PromptPool) -> Curriculum:
+    """The curriculum that `config.method` names.
+
+    Raises:
+        ValueError: there is no such method, or one of its parameters is out of range.
+    """
+    method, keys, seed = config.method, list(pool.keys), config.seed
+    if method.name in PREDICTIVE:
+        selector = PREDICTIVE[method.name](method, config.train.group_size)
+        ratio = method.candidate_ratio or None
+        return Selected(
+            jaxsel.PromptSelector(selector, keys=keys, seed=seed, candidate_ratio=ratio), method.batch_size
+        )
+    # The baselines go through the pool in shuffled epochs; their selector only predicts, for comparison.
+    selector = jaxsel.uniform(decay=method.decay, group_size=config.train.group_size)
+    shuffled = jaxsel.PromptSelector(selector, keys=keys, seed=seed, candidate_ratio=1)
+    if method.name == "uniform":
+        return Selected(shuffled, method.batch_size)
+    if method.name == "dynamic_sampling":
+        return DynamicSampling(
+            shuffled, method.batch_size, max_batches=method.max_batches, keep_surplus=method.keep_surplus
+        )
+    if method.name == "history_resampling":
+        return HistoryResampling(shuffled, method.batch_size, seed=seed)
+    raise ValueError(f"method.name is {method.name!r}; give one of {', '.join(METHODS)}")
+
+
+def make_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if name not in TASKS:
+        raise ValueError(f"task is {name!r}; give one of {', '.join(TASKS)}")
+    return TASKS[name]()
+
+
+def make_policy(config: RunConfig, task: Task, *, progress: bool = True) -> Policy:
+    """The policy before reinforcement learning: loaded by path, or built in and warm-started."""
+    if config.policy:
+        return load_policy(config.policy)
+    return warm_start(task, replace(config.warm_start, seed=config.seed), progress=progress)
+
+
+def run(
+    config: RunConfig, run_dir: Path, *, resume: bool = False, progress: Callable[[range], Any] | None = None
+) -> list[dict[str, float]]:
+    """Trains, and returns the metrics of every step; `run_dir/config.json` says what they come from.
+
+    Raises:
+        ValueError: an argument out of its range, or a folder that holds another run.
+    """
+    task = make_task(config.task)
+    pool = task.pool(config.pool_size, config.seed)
+    policy = make_policy(config, task)
+    records = train(
+        replace(config.train, seed=config.seed),
+        task=task,
+        pool=pool,
+        policy=policy,
+        engine=HFEngine(policy),
+        curriculum=make_curriculum(config, pool),
+        probe=Probe(task, pool, task.held_out(config.held_out_size), seed=config.seed),
+        run_dir=run_dir,
+        resume=resume,
+        progress=progress,
+    )
+    write_result(run_dir / "config.json", provenance(asdict(config), config.seed))
+    return records

@@ -1,0 +1,33 @@
+"""jaxsel predicts, before any rollout, how often a policy solves each prompt, and picks the batch worth paying for."""
+
+from jaxsel import metrics as metrics
+from jaxsel.acquisition import entropy as entropy
+from jaxsel.acquisition import mixed_probability as mixed_probability
+from jaxsel.acquisition import posterior_draw as posterior_draw
+from jaxsel.acquisition import target_success_rate as target_success_rate
+from jaxsel.acquisition import thompson as thompson
+from jaxsel.base import MIXED as MIXED
+from jaxsel.base import SOLVED as SOLVED
+from jaxsel.base import UNSOLVED as UNSOLVED
+from jaxsel.base import Acquisition as Acquisition
+from jaxsel.base import Prediction as Prediction
+from jaxsel.base import Predictor as Predictor
+from jaxsel.base import Rollouts as Rollouts
+from jaxsel.base import Rule as Rule
+from jaxsel.base import Selection as Selection
+from jaxsel.base import Selector as Selector
+from jaxsel.beta import beta_bernoulli as beta_bernoulli
+from jaxsel.beta import informative_prior as informative_prior
+from jaxsel.hmm import hidden_markov as hidden_markov
+from jaxsel.methods import dps as dps
+from jaxsel.methods import mopps as mopps
+from jaxsel.methods import threshold as threshold
+from jaxsel.methods import uniform as uniform
+from jaxsel.prompt_selector import PromptSelector as PromptSelector
+from jaxsel.selection import gumbel_top_k as gumbel_top_k
+from jaxsel.selection import make_selector as make_selector
+from jaxsel.selection import random_subset as random_subset
+from jaxsel.selection import top_k as top_k
+from jaxsel.selection import within_bounds as within_bounds
+
+__version__ = "0.1.0.dev0"

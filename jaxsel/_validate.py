@@ -1,0 +1,79 @@
+"""Checks of host-side input. Each raises a ValueError that names the argument, the value and the cure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def positive(**arguments: float) -> None:
+    """Every argument is finite and above 0."""
+    for name, value in arguments.items():
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name} is {value}; give a finite number above 0")
+
+
+def positive_integer(**arguments: int) -> None:
+    """Every argument is an integer of at least 1."""
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} is {value!r}; give an integer of at least 1")
+
+
+def non_negative(**arguments: float) -> None:
+    """Every argument is finite and at least 0."""
+    for name, value in arguments.items():
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} is {value}; give a finite number of at least 0")
+
+
+def unit_interval(**arguments: float) -> None:
+    """Every argument lies in [0, 1]."""
+    for name, value in arguments.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; give a number from 0 to 1")
+
+
+def integer_in(low: int, high: int, **arguments: int) -> None:
+    """Every argument is an integer with low <= value < high."""
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value < high:
+            raise ValueError(f"{name} is {value!r}; give an integer from {low} to {high - 1}")
+
+
+def one_of(options: Mapping[str, Any] | tuple[str, ...], **arguments: str) -> None:
+    """Every argument is one of the options."""
+    for name, value in arguments.items():
+        if value not in options:
+            raise ValueError(f"{name} is {value!r}; give one of {', '.join(map(repr, options))}")
+
+
+def integers(name: str, value: ArrayLike, *, low: int, high: int) -> np.ndarray:
+    """`value` as an int32 vector of integers with low <= value < high; whole floats are taken for integers."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} is no array on the host ({error}); give a vector of integers") from error
+    if array.size == 0:
+        return np.zeros(0, np.int32)
+    if array.ndim != 1:
+        raise ValueError(f"{name} has shape {array.shape}; give a vector")
+    whole = array.dtype.kind == "f" and np.array_equal(array, np.trunc(array))
+    if array.dtype.kind not in "iu" and not whole:
+        shown = np.array2string(array, threshold=6)
+        raise ValueError(f"{name} is {shown} of type {array.dtype}; give integers")
+    wrong = (array < low) | (array >= high)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise ValueError(f"{name}[{at}] is {array[at]}; give integers from {low} to {high - 1}")
+    return array.astype(np.int32)
+
+
+def distinct(name: str, value: np.ndarray) -> None:
+    """No entry of the vector stands in it twice."""
+    unique, counts = np.unique(value, return_counts=True)
+    if len(unique) != len(value):
+        raise ValueError(
+            f"{name} holds {unique[np.argmax(counts)]} {counts.max()} times; give distinct entries"
+        )

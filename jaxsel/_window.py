@@ -1,0 +1,43 @@
+"""Candidates from an epoch-shuffled window, as the papers' data loaders give them."""
+
+import numpy as np
+from jaxtyping import Int
+
+
+class EpochWindow:
+    """Deals the rows of a pool in shuffled order: every row once an epoch, no row twice in one window.
+
+    A window that reaches over the end of an epoch is filled from the next one; rows that it holds already keep their
+    turn in the new epoch for a later window. The order depends on the seed and the number of the epoch alone.
+    """
+
+    def __init__(self, num_prompts: int, seed: int):
+        self._num_prompts = num_prompts
+        self._seed = seed
+        self._epoch = 0
+        self._waiting = self._shuffled()
+
+    def take(self, size: int) -> Int[np.ndarray, " c"]:
+        """The next `size` rows, at most the whole pool; distinct."""
+        window = self._waiting[:size]
+        self._waiting = self._waiting[size:]
+        if len(window) < size:
+            self._epoch += 1
+            order = self._shuffled()
+            fresh = order[~np.isin(order, window)][: size - len(window)]
+            window = np.concatenate([window, fresh])
+            self._waiting = order[~np.isin(order, fresh)]
+        return window
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """What `load_state_dict` needs to go on in the same order."""
+        return {"epoch": np.asarray(self._epoch, np.int32), "waiting": self._waiting.copy()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Goes on where the other window was."""
+        self._epoch = int(state["epoch"])
+        self._waiting = np.array(state["waiting"], np.int32)
+
+    def _shuffled(self) -> Int[np.ndarray, " N"]:
+        rng = np.random.default_rng([self._seed, self._epoch])
+        return rng.permutation(self._num_prompts).astype(np.int32)

@@ -1,0 +1,151 @@
+"""The abstraction: what a training step observed, what a predictor says, what a selector chose. No mathematics."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Array, Float, Int, Key
+
+State = Any
+"""A pytree of arrays: it can be jitted, donated, scanned over, sharded and saved."""
+
+UNSOLVED, MIXED, SOLVED = 0, 1, 2
+"""The solve state of a prompt in one group of n rollouts: s = 0, 0 < s < n, s = n."""
+
+
+class Rollouts(NamedTuple):
+    """What one training step observed.
+
+    Attributes:
+        prompt_ids: rows of the pool. Repeated ids are one visit with summed counts; ids outside the pool are ignored
+            (they pad a batch to a fixed length).
+        successes: s, the rollouts that were correct.
+        group_size: n, with 0 <= s <= n. n = 0 means "no information" (all rollouts failed) and is ignored.
+    """
+
+    prompt_ids: Int[Array, " b"]
+    successes: Int[Array, " b"]
+    group_size: Int[Array, " b"]
+
+
+class Prediction(NamedTuple):
+    """What to expect of each of m prompts before rolling it out.
+
+    Attributes:
+        success_rate: posterior mean of p, the probability that the policy solves the prompt.
+        variance: posterior variance of p.
+        draw: one posterior sample of p (Thompson).
+        unsolved: P(s = 0) for a group of n rollouts.
+        mixed: P(0 < s < n).
+        solved: P(s = n). The three sum to 1.
+    """
+
+    success_rate: Float[Array, " m"]
+    variance: Float[Array, " m"]
+    draw: Float[Array, " m"]
+    unsolved: Float[Array, " m"]
+    mixed: Float[Array, " m"]
+    solved: Float[Array, " m"]
+
+
+class Selection(NamedTuple):
+    """The chosen prompts, best score first where the rule has an order.
+
+    Attributes:
+        prompt_ids: distinct rows of the pool.
+        scores: their acquisition values.
+        prediction: what was predicted of them at selection time.
+    """
+
+    prompt_ids: Int[Array, " b"]
+    scores: Float[Array, " b"]
+    prediction: Prediction
+
+
+class InitFn(Protocol):
+    """Makes the state of a pool that nothing is known of."""
+
+    def __call__(self, key: Key[Array, ""], num_prompts: int) -> State: ...
+
+
+class PredictFn(Protocol):
+    """Predicts the prompts asked for; None: the whole pool, in the order of its rows."""
+
+    def __call__(
+        self, key: Key[Array, ""], state: State, prompt_ids: Int[Array, " m"] | None
+    ) -> Prediction: ...
+
+
+class UpdateFn(Protocol):
+    """One step of the belief: takes in what was observed and ages what was not, where the method says so."""
+
+    def __call__(self, key: Key[Array, ""], state: State, rollouts: Rollouts) -> State: ...
+
+
+class SelectFn(Protocol):
+    """Chooses `batch_size` distinct prompts among distinct `candidates`; None: among the whole pool."""
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        state: State,
+        batch_size: int,
+        candidates: Int[Array, " c"] | None = None,
+    ) -> Selection: ...
+
+
+class Predictor(NamedTuple):
+    """Predicts success rates. The functions are pure; keys are consumed once; `jit` belongs to the caller.
+
+    Attributes:
+        spec: the method and its hyperparameters, JSON-able.
+        init: see `InitFn`.
+        predict: see `PredictFn`.
+        update: see `UpdateFn`.
+    """
+
+    spec: dict[str, Any]
+    init: InitFn
+    predict: PredictFn
+    update: UpdateFn
+
+
+class Selector(NamedTuple):
+    """Chooses prompts: a predictor, an acquisition and a rule, composed by `make_selector`.
+
+    Attributes:
+        spec: the method and its hyperparameters, JSON-able: for logs, and for checkpoints to refuse another method.
+        init: see `InitFn`.
+        predict: see `PredictFn`.
+        select: see `SelectFn`.
+        update: see `UpdateFn`.
+    """
+
+    spec: dict[str, Any]
+    init: InitFn
+    predict: PredictFn
+    select: SelectFn
+    update: UpdateFn
+
+
+class Acquisition(NamedTuple):
+    """Scores predictions: the higher, the more worth rolling out.
+
+    Attributes:
+        spec: its name and parameters, JSON-able.
+        score: `Prediction -> scores`.
+    """
+
+    spec: dict[str, Any]
+    score: Callable[[Prediction], Float[Array, " m"]]
+
+
+class Rule(NamedTuple):
+    """Chooses by scores.
+
+    Attributes:
+        spec: its name and parameters, JSON-able.
+        choose: `(key, scores, batch_size) -> positions` in the scores, distinct.
+    """
+
+    spec: dict[str, Any]
+    choose: Callable[[Key[Array, ""], Float[Array, " m"], int], Int[Array, " b"]]

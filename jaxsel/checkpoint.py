@@ -1,0 +1,79 @@
+"""Arrays and metadata on disk, by Orbax: sharded, and atomic. The only file of the package that touches the disk.
+
+A checkpoint is a folder of numbered versions. A version appears under its number when it is complete, and the one before
+it goes only after that: a crash while saving leaves what was there, and the partial version is never read.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from jaxtyping import Array, PyTree
+
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def save(path: str | Path, arrays: PyTree[Array], metadata: dict[str, Any]) -> None:
+    """Writes a new version; when the call returns, it is on disk and the previous one is gone.
+
+    Args:
+        path: the checkpoint's folder; made when missing.
+        arrays: a pytree of arrays.
+        metadata: JSON-able.
+    """
+    with _manager(path, create=True) as manager:
+        version = (manager.latest_step() or 0) + 1
+        saved = manager.save(
+            version,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardSave(arrays), metadata=ocp.args.JsonSave(metadata)
+            ),
+        )
+        manager.wait_until_finished()
+        if not saved:
+            raise ValueError(
+                f"version {version} of the checkpoint in {path} was not written; is another one writing?"
+            )
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata of the newest complete version.
+
+    Raises:
+        ValueError: there is none.
+    """
+    with _manager(path) as manager:
+        return manager.restore(
+            _newest(manager, path), args=ocp.args.Composite(metadata=ocp.args.JsonRestore())
+        )["metadata"]
+
+
+def restore(path: str | Path, like: PyTree[Array]) -> PyTree[Array]:
+    """The arrays of the newest complete version, in the structure, types and placement of `like`.
+
+    Raises:
+        ValueError: there is none, or it has another structure or other shapes.
+    """
+    with _manager(path) as manager:
+        version = _newest(manager, path)
+        return manager.restore(version, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(like)))[
+            "arrays"
+        ]
+
+
+def _manager(path: str | Path, *, create: bool = False) -> ocp.CheckpointManager:
+    path = Path(path).absolute()
+    if not create and not path.is_dir():
+        raise ValueError(f"there is no checkpoint at {path}; give a folder that PromptSelector.save wrote")
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=create, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(path, options=options)
+
+
+def _newest(manager: ocp.CheckpointManager, path: str | Path) -> int:
+    version = manager.latest_step()
+    if version is None:
+        raise ValueError(
+            f"there is no complete checkpoint in {path}; give a folder that PromptSelector.save wrote"
+        )
+    return version

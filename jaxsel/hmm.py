@@ -1,0 +1,181 @@
+r"""A hidden Markov model of every prompt's solve state, filtered online: the predictor of DPS.
+
+    z in {UNSOLVED: s = 0, MIXED: 0 < s < n, SOLVED: s = n},    A[i, j] = P(z' = j | z = i),    rows of A ~ Dirichlet(counts)
+
+One step, for every prompt (A = row-normalised counts, d = `decay`):
+
+    condition    filtered_t = one-hot(z observed) if visited, else predicted_t
+    transitions  xi_t[i, j] = filtered_{t-1}[i] * A_{t-1}[i, j] * filtered_t[j] / (sum over i, j)    if visited, else 0
+                 counts_t = d * counts_{t-1} + (1 - d) * counts_0 + xi_t
+    predict      predicted_{t+1} = filtered_t @ A_t
+
+"Dynamics-Predictive Sampling for Active RL Finetuning of Large Reasoning Models" (DPS, arXiv 2603.10887). Written as
+counts = counts_0 + scale * excess, the decay multiplies one number, `scale`; only visited prompts touch `excess`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+from numpy.typing import ArrayLike
+
+from jaxsel import _validate
+from jaxsel._visits import merge_visits, solve_states
+from jaxsel.base import Prediction, Predictor, Rollouts
+
+PRIOR_COUNTS = {
+    "ones": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
+    "progress": ((1.0, 1.0, 1.0), (0.5, 1.0, 1.0), (0.5, 0.5, 1.0)),
+    "stability": ((1.0, 0.5, 0.5), (0.5, 1.0, 0.5), (0.5, 0.5, 1.0)),
+    "local": ((1.0, 1.0, 0.0), (1.0, 1.0, 1.0), (0.0, 1.0, 1.0)),
+}
+"""The paper's prior transition counts, rows: from, columns: to."""
+
+_SMALLEST_SCALE = 2.0**-20
+
+
+class HMMState(NamedTuple):
+    """The belief about N prompts; prompts on the last axis.
+
+    Attributes:
+        filtered: P(z_t | everything observed up to t), one row a solve state.
+        excess: (counts - prior_counts) / scale, from, to.
+        scale: what `excess` has to be multiplied by.
+        prior_counts: counts_0.
+    """
+
+    filtered: Float[Array, "3 N"]
+    excess: Float[Array, "3 3 N"]
+    scale: Float[Array, ""]
+    prior_counts: Float[Array, "3 3"]
+
+
+def transition_counts(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 3 m"]:
+    """The Dirichlet parameters of the transitions of the prompts asked for; None: of the whole pool."""
+    excess = state.excess if prompt_ids is None else state.excess[:, :, prompt_ids]
+    return state.prior_counts[:, :, None] + state.scale * excess
+
+
+def propagate(filtered: Float[Array, "3 m"], counts: Float[Array, "3 3 m"]) -> Float[Array, "3 m"]:
+    """filtered @ A, with A the row-normalised counts; nine products spelled out, so that they fuse."""
+    weight = [filtered[i] / (counts[i, 0] + counts[i, 1] + counts[i, 2]) for i in range(3)]
+    return jnp.stack([sum(weight[i] * counts[i, j] for i in range(3)) for j in range(3)])
+
+
+def update(state: HMMState, rollouts: Rollouts, decay: float) -> HMMState:
+    """One step: conditions the visited prompts, moves the belief of all, decays the counts of all."""
+    ids, successes, group_size = merge_visits(rollouts, state.filtered.shape[1])
+    observed = jax.nn.one_hot(solve_states(successes, group_size), 3, axis=0, dtype=jnp.float32)
+
+    counts = transition_counts(state, ids)
+    row_sums = counts.sum(1, keepdims=True)
+    joint = state.filtered[:, None, ids] * counts / row_sums * observed[None]
+    total = joint.sum((0, 1), keepdims=True)
+    # A jump that the prior holds impossible (a zero count) has nothing to share out: it moves the belief only.
+    xi = joint / jnp.where(total > 0, total, 1)
+
+    excess, scale = _decayed(state.excess, state.scale, decay)
+    return HMMState(
+        propagate(state.filtered, transition_counts(state)).at[:, ids].set(observed, mode="drop"),
+        excess.at[:, :, ids].add(xi / scale, mode="drop"),
+        scale,
+        state.prior_counts,
+    )
+
+
+def _decayed(
+    excess: Float[Array, "3 3 N"], scale: Float[Array, ""], decay: float
+) -> tuple[Float[Array, "3 3 N"], Float[Array, ""]]:
+    """`decay` times the excess; the array is touched only when the scale would soon underflow."""
+    scale = scale * decay
+    return jax.lax.cond(
+        scale < _SMALLEST_SCALE,
+        lambda excess: (excess * scale, jnp.ones_like(scale)),
+        lambda excess: (excess, scale),
+        excess,
+    )
+
+
+def predicted(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 m"]:
+    """The belief about the solve state of the next group; columns sum to 1."""
+    filtered = state.filtered if prompt_ids is None else state.filtered[:, prompt_ids]
+    return propagate(filtered, transition_counts(state, prompt_ids))
+
+
+def hidden_markov(
+    *,
+    decay: float = 0.7,
+    prior_counts: ArrayLike | None = None,
+    initial_belief: ArrayLike | None = None,
+) -> Predictor:
+    """A hidden Markov model per prompt.
+
+    The model knows solve states, not success rates: `success_rate`, `variance` and `draw` take p to be 0, 1/2 and 1 in
+    the three states. Every update is one step of its clock, so observe once a training step.
+
+    Args:
+        decay: what a step leaves of the earlier transition counts, from 0 to 1.
+        prior_counts: counts_0 as a matrix [from, to] of numbers >= 0, each row with one above 0; or the name of one
+            of `PRIOR_COUNTS`. None: "ones".
+        initial_belief: P(UNSOLVED), P(MIXED), P(SOLVED) before anything is known. None: uniform.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    _validate.unit_interval(decay=decay)
+    counts = _prior_matrix("ones" if prior_counts is None else prior_counts)
+    belief = _initial_belief(initial_belief)
+
+    def init(key: Key[Array, ""], num_prompts: int) -> HMMState:
+        del key
+        return HMMState(
+            jnp.tile(jnp.array(belief)[:, None], num_prompts),
+            jnp.zeros((3, 3, num_prompts), jnp.float32),
+            jnp.float32(1),
+            jnp.array(counts),
+        )
+
+    def predict(key: Key[Array, ""], state: HMMState, prompt_ids: Int[Array, " m"] | None) -> Prediction:
+        unsolved, mixed, solved = predicted(state, prompt_ids)
+        mean = solved + mixed / 2
+        uniform = jax.random.uniform(key, mean.shape)
+        draw = jnp.where(uniform < unsolved, 0.0, jnp.where(uniform < unsolved + mixed, 0.5, 1.0))
+        variance = jnp.maximum(solved + mixed / 4 - mean**2, 0)
+        return Prediction(mean, variance, draw, unsolved, mixed, solved)
+
+    def update_state(key: Key[Array, ""], state: HMMState, rollouts: Rollouts) -> HMMState:
+        del key
+        return update(state, rollouts, decay)
+
+    spec = {
+        "predictor": "hidden_markov",
+        "decay": decay,
+        "prior_counts": counts.tolist(),
+        "initial_belief": belief.tolist(),
+    }
+    return Predictor(spec, init, predict, update_state)
+
+
+def _prior_matrix(prior_counts: ArrayLike) -> Float[np.ndarray, "3 3"]:
+    if isinstance(prior_counts, str):
+        _validate.one_of(PRIOR_COUNTS, prior_counts=prior_counts)
+    counts = np.asarray(
+        PRIOR_COUNTS[prior_counts] if isinstance(prior_counts, str) else prior_counts, np.float32
+    )
+    fits = (
+        counts.shape == (3, 3) and np.isfinite(counts).all() and (counts >= 0).all() and counts.sum(1).all()
+    )
+    if not fits:
+        raise ValueError(
+            f"prior_counts is {counts.tolist()}; give a 3 x 3 matrix of numbers >= 0, each row with one above 0"
+        )
+    return counts
+
+
+def _initial_belief(initial_belief: ArrayLike | None) -> Float[np.ndarray, " 3"]:
+    belief = np.asarray((1, 1, 1) if initial_belief is None else initial_belief, np.float64)
+    if belief.shape != (3,) or not np.isfinite(belief).all() or (belief < 0).any() or belief.sum() == 0:
+        raise ValueError(f"initial_belief is {belief.tolist()}; give three numbers >= 0, not all 0")
+    return (belief / belief.sum()).astype(np.float32)

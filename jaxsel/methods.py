@@ -1,0 +1,94 @@
+"""The published methods, each one composition of a predictor, an acquisition and a rule."""
+
+from numpy.typing import ArrayLike
+
+from jaxsel import _validate
+from jaxsel import acquisition as acquisitions
+from jaxsel.base import Acquisition, Rule, Selector
+from jaxsel.beta import beta_bernoulli
+from jaxsel.hmm import hidden_markov
+from jaxsel.selection import make_selector, random_subset, top_k, within_bounds
+
+
+def mopps(
+    *,
+    prior_alpha: ArrayLike = 1.0,
+    prior_beta: ArrayLike = 1.0,
+    decay: float = 0.5,
+    target: float = 0.5,
+    group_size: int = 8,
+    ageing: str = "visit",
+    acquisition: Acquisition | None = None,
+    rule: Rule | None = None,
+) -> Selector:
+    """MoPPS: discounted Beta posteriors and Thompson sampling (arXiv 2507.04632).
+
+    Args:
+        prior_alpha: see `beta_bernoulli`.
+        prior_beta: see `beta_bernoulli`.
+        decay: 1.0 on MATH, 0.5 on Countdown and Geometry3k in the paper.
+        target: the success rate to look for.
+        group_size: rollouts a prompt.
+        ageing: see `beta_bernoulli`.
+        acquisition: in place of `thompson(target)`.
+        rule: in place of `top_k()`.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    predictor = beta_bernoulli(
+        prior_alpha=prior_alpha, prior_beta=prior_beta, decay=decay, group_size=group_size, ageing=ageing
+    )
+    return make_selector(
+        predictor, acquisition or acquisitions.thompson(target), rule or top_k(), method="mopps"
+    )
+
+
+def threshold(
+    *, lower: float = 0.3, upper: float = 0.7, decay: float = 0.5, group_size: int = 8, ageing: str = "visit"
+) -> Selector:
+    """MoPPS's variant that takes random prompts whose draw lies in a band, and the nearest ones when these are too few.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    _validate.unit_interval(lower=lower, upper=upper)
+    predictor = beta_bernoulli(decay=decay, group_size=group_size, ageing=ageing)
+    return make_selector(
+        predictor, acquisitions.posterior_draw(), within_bounds(lower, upper), method="threshold"
+    )
+
+
+def dps(
+    *,
+    decay: float = 0.7,
+    prior_counts: ArrayLike | None = None,
+    initial_belief: ArrayLike | None = None,
+    entropy_weight: float = 0.0,
+    rule: Rule | None = None,
+) -> Selector:
+    """DPS: a hidden Markov model per prompt, and the largest predicted probability of a mixed group (arXiv 2603.10887).
+
+    Args:
+        decay: 0.7 on MATH, 0.5 on Countdown and Geometry3k in the paper.
+        prior_counts: see `hidden_markov`.
+        initial_belief: see `hidden_markov`.
+        entropy_weight: of the entropy of the predicted solve state.
+        rule: in place of `top_k()`.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    predictor = hidden_markov(decay=decay, prior_counts=prior_counts, initial_belief=initial_belief)
+    acquisition = acquisitions.mixed_probability(entropy_weight=entropy_weight)
+    return make_selector(predictor, acquisition, rule or top_k(), method="dps")
+
+
+def uniform(*, decay: float = 0.5, group_size: int = 8) -> Selector:
+    """Uniformly random prompts; the posterior of MoPPS is kept, so that its predictions can be compared.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    predictor = beta_bernoulli(decay=decay, group_size=group_size)
+    return make_selector(predictor, acquisitions.posterior_draw(), random_subset(), method="uniform")

@@ -1,0 +1,329 @@
+"""The stateful edge: NumPy in, NumPy out, compiled functions and the state of the pool inside."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key
+from numpy.typing import ArrayLike
+
+from jaxsel import _validate, checkpoint, metrics
+from jaxsel._pool import Keys, identify_pool
+from jaxsel._visits import Visits, checked_visits
+from jaxsel._window import EpochWindow
+from jaxsel.base import Prediction, Rollouts, Selection, Selector
+
+_SELECT, _PREDICT, _UPDATE, _INIT = range(4)  # streams of random keys
+_FORMAT = 1
+
+
+class PromptSelector:
+    """Chooses the prompts of every training step and learns from their rollouts.
+
+    >>> import jaxsel
+    >>> selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=1000, seed=0)
+    >>> prompt_ids = selector.select(4)
+    >>> selector.observe(prompt_ids, successes=[0, 3, 8, 5], group_size=8)
+    >>> selector.predict(prompt_ids).success_rate.round(2).tolist()
+    [0.1, 0.4, 0.9, 0.6]
+
+    The same seed and the same observations give the same choices, also across `save` and `load`. `predict` and `metrics`
+    never change a later choice.
+
+    Args:
+        selector: the method, for example `jaxsel.mopps()`.
+        keys: unique names of the prompts, strings or integers, in the order of the pool; a checkpoint remembers them.
+        num_prompts: the size of the pool, in place of `keys`.
+        seed: of every random choice, from 0 to 2**32 - 1.
+        candidate_ratio: choose among an epoch-shuffled window of `candidate_ratio * batch_size` prompts, as the papers
+            do; None: among the whole pool.
+
+    Raises:
+        ValueError: not exactly one of `keys` and `num_prompts`, keys that repeat, or an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        selector: Selector,
+        *,
+        keys: Keys | None = None,
+        num_prompts: int | None = None,
+        seed: int = 0,
+        candidate_ratio: int | None = None,
+    ):
+        self.num_prompts, self._pool_fingerprint = identify_pool(keys, num_prompts)
+        _validate.integer_in(0, 2**32, seed=seed)
+        if candidate_ratio is not None:
+            _validate.positive_integer(candidate_ratio=candidate_ratio)
+            candidate_ratio = int(candidate_ratio)
+        self._selector = selector
+        self._candidate_ratio = candidate_ratio
+        self._seed = int(seed)
+        self._counters = {"selects": 0, "observes": 0}
+        self._window = EpochWindow(self.num_prompts, self._seed) if candidate_ratio else None
+        self._state = selector.init(_key(jax.random.key(self._seed), _INIT, 0), self.num_prompts)
+        self._visits = np.zeros(self.num_prompts, np.int32)
+        self._last_selection: Selection | None = None
+        self._last_visits: Visits | None = None
+        self._select = _compiled_select(selector.select)
+        self._predict = _compiled_predict(selector.predict)
+        self._update = _compiled_update(selector.update)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The method and its hyperparameters."""
+        return self._selector.spec | {"candidate_ratio": self._candidate_ratio}
+
+    @property
+    def visits(self) -> Int[np.ndarray, " N"]:
+        """How often each prompt was observed with at least one rollout that counts."""
+        return self._visits.copy()
+
+    def select(self, batch_size: int, candidates: ArrayLike | None = None) -> Int[np.ndarray, " b"]:
+        """Chooses prompts for the next step.
+
+        Args:
+            batch_size: how many.
+            candidates: distinct rows to choose among, in place of the window or the whole pool.
+
+        Returns:
+            Distinct rows of the pool.
+
+        Raises:
+            ValueError: more prompts asked for than there are to choose from, or candidates that are no distinct rows.
+        """
+        _validate.positive_integer(batch_size=batch_size)
+        among = self._candidates(batch_size, candidates)
+        selection = self._select(
+            self._state, jax.random.key(self._seed), self._counters["selects"], int(batch_size), among
+        )
+        self._counters["selects"] += 1
+        self._last_selection = selection
+        return np.asarray(selection.prompt_ids)
+
+    def predict(self, prompt_ids: ArrayLike | None = None) -> Prediction:
+        """Predicts prompts before they are rolled out, as NumPy arrays; no ids: the whole pool.
+
+        Raises:
+            ValueError: ids that are no rows of the pool.
+        """
+        root = jax.random.key(self._seed)
+        if prompt_ids is None:
+            prediction = self._predict(self._state, root, self._counters["observes"], None)
+            return jax.tree.map(np.asarray, prediction)
+        ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=self.num_prompts)
+        prediction = self._predict(self._state, root, self._counters["observes"], _padded(ids, 0))
+        return jax.tree.map(lambda field: np.asarray(field)[: len(ids)], prediction)
+
+    def observe(self, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike) -> None:
+        """Takes in the outcome of rollouts. Each call is one step of the method's clock.
+
+        Late and partial observations are welcome, and prompts that were never selected. Repeated ids are one visit
+        with summed counts. A prompt with group_size 0 (all its rollouts failed) is not counted as visited.
+
+        Args:
+            prompt_ids: rows of the pool.
+            successes: s, correct rollouts, one a row.
+            group_size: n, rollouts, one a row or one for all.
+
+        Raises:
+            ValueError: lengths that differ, ids that are no rows of the pool, counts that are not integers with
+                0 <= successes <= group_size. The state stays as it was.
+        """
+        visits = checked_visits(prompt_ids, successes, group_size, self.num_prompts)
+        self._state = self._update(
+            self._state,
+            jax.random.key(self._seed),
+            self._counters["observes"],
+            Rollouts(
+                jnp.asarray(_padded(visits.prompt_ids, self.num_prompts)),
+                jnp.asarray(_padded(visits.successes, 0)),
+                jnp.asarray(_padded(visits.group_size, 0)),
+            ),
+        )
+        self._counters["observes"] += 1
+        self._visits[visits.prompt_ids] += 1
+        self._last_visits = visits
+
+    def metrics(self) -> dict[str, float]:
+        """What the last observation said of the last prediction, and how much of the pool has been seen."""
+        return {
+            "selector/observes": float(self._counters["observes"]),
+            "selector/coverage": float((self._visits > 0).mean()),
+            **{f"selector/{name}": value for name, value in self._report().items()},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything `load_state_dict` needs, as numbers, strings and NumPy arrays: for torch-style checkpoints."""
+        arrays = {name: np.array(leaf) for name, leaf in self._arrays().items()}
+        return {"arrays": arrays, "metadata": self._metadata()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where the other selector was; its seed comes along.
+
+        Raises:
+            ValueError: another method, other hyperparameters or another pool. The state stays as it was.
+        """
+        if state_dict.keys() != {"arrays", "metadata"}:
+            raise ValueError(f"state_dict has the keys {list(state_dict)}; give what state_dict() returned")
+        arrays, metadata = state_dict["arrays"], state_dict["metadata"]
+        self._check(metadata)
+        expected = {name: np.shape(leaf) for name, leaf in self._arrays(metadata["waiting"]).items()}
+        given = {name: np.shape(leaf) for name, leaf in arrays.items()}
+        if given != expected:
+            raise ValueError(f"state_dict holds arrays of shapes {given}; this selector has {expected}")
+        self._adopt(arrays, metadata)
+
+    def save(self, path: str | Path) -> None:
+        """Writes everything to the folder `path`; what it held before is replaced when the new version is complete."""
+        checkpoint.save(path, self._arrays(), self._metadata())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        selector: Selector,
+        *,
+        keys: Keys | None = None,
+        num_prompts: int | None = None,
+        candidate_ratio: int | None = None,
+    ) -> "PromptSelector":
+        """The selector that `save` wrote, ready to go on.
+
+        Raises:
+            ValueError: there is no complete checkpoint, or it is of another method, other hyperparameters or another pool.
+        """
+        metadata = checkpoint.read_metadata(path)
+        loaded = cls(
+            selector,
+            keys=keys,
+            num_prompts=num_prompts,
+            seed=metadata["seed"],
+            candidate_ratio=candidate_ratio,
+        )
+        loaded._check(metadata)
+        loaded._adopt(checkpoint.restore(path, loaded._arrays(metadata["waiting"])), metadata)
+        return loaded
+
+    def _candidates(self, batch_size: int, candidates: ArrayLike | None) -> Int[np.ndarray, " c"] | None:
+        among = None
+        if candidates is not None:
+            among = _validate.integers("candidates", candidates, low=0, high=self.num_prompts)
+            _validate.distinct("candidates", among)
+        size = self.num_prompts if among is None else len(among)
+        if batch_size > size:
+            raise ValueError(
+                f"batch_size is {batch_size} of {size} prompts to choose from; give at most {size}"
+            )
+        if among is None and self._window is not None and self._candidate_ratio is not None:
+            among = self._window.take(min(self._candidate_ratio * batch_size, self.num_prompts))
+        return among
+
+    def _report(self) -> dict[str, float]:
+        """Of the prompts that were selected last and observed since: what was predicted against what came."""
+        report = {}
+        if self._last_visits is None or len(self._last_visits.prompt_ids) == 0:
+            return report
+        ids, successes, sizes = self._last_visits
+        report["mixed_share"] = float(metrics.mixed_share(successes, sizes))
+        if self._last_selection is None:
+            return report
+        _, chosen, observed = np.intersect1d(self._last_selection.prompt_ids, ids, return_indices=True)
+        if len(chosen):
+            prediction = jax.tree.map(lambda field: field[chosen], self._last_selection.prediction)
+            s, n = successes[observed], sizes[observed]
+            report["predicted_mixed_share"] = float(prediction.mixed.mean())
+            report["success_rate_mae"] = float(metrics.mean_absolute_error(prediction.success_rate, s / n))
+            report["solve_state_accuracy"] = float(metrics.solve_state_accuracy(prediction, s, n))
+        return report
+
+    def _arrays(self, waiting: int | None = None) -> dict[str, Any]:
+        """Everything that is an array, by name; `waiting` sizes the window as a checkpoint has it."""
+        arrays: dict[str, Any] = {"state": self._state, "visits": self._visits}
+        if self._window is not None:
+            arrays["window"] = self._window.state_dict()
+            if waiting is not None:
+                arrays["window"]["waiting"] = np.zeros(waiting, np.int32)
+        return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(arrays)}
+
+    def _metadata(self) -> dict[str, Any]:
+        waiting = 0 if self._window is None else len(self._window.state_dict()["waiting"])
+        return {
+            "format": _FORMAT,
+            "spec": self.spec,
+            "pool": self._pool_fingerprint,
+            "seed": self._seed,
+            "counters": dict(self._counters),
+            "waiting": waiting,
+        }
+
+    def _check(self, metadata: dict[str, Any]) -> None:
+        if metadata.get("format") != _FORMAT or metadata.keys() != self._metadata().keys():
+            raise ValueError(
+                f"the checkpoint has format {metadata.get('format')} with {sorted(metadata)}; this version reads "
+                f"format {_FORMAT} with {sorted(self._metadata())}"
+            )
+        if metadata["pool"] != self._pool_fingerprint:
+            raise ValueError(
+                f"the checkpoint is of another pool ({metadata['pool']}, here {self._pool_fingerprint}); "
+                "give the same keys in the same order"
+            )
+        saved, here = metadata["spec"], self.spec
+        different = {name for name in saved.keys() | here.keys() if saved.get(name) != here.get(name)}
+        if different:
+            pairs = ", ".join(f"{k}: saved {saved.get(k)!r}, here {here.get(k)!r}" for k in sorted(different))
+            raise ValueError(
+                f"the checkpoint is of another method or other hyperparameters ({pairs}); give the same"
+            )
+
+    def _adopt(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
+        # copies: the state is donated by the next update, which must not reach into the caller's arrays
+        self._state = jax.tree.map_with_path(
+            lambda path, old: jnp.array(arrays[_name(path)], old.dtype), {"state": self._state}
+        )["state"]
+        self._visits = np.array(arrays["visits"], np.int32)
+        if self._window is not None:
+            self._window = EpochWindow(self.num_prompts, metadata["seed"])
+            self._window.load_state_dict({name: arrays[f"window.{name}"] for name in ("epoch", "waiting")})
+        self._seed = int(metadata["seed"])
+        self._counters = {name: int(value) for name, value in metadata["counters"].items()}
+        self._last_selection = self._last_visits = None
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _padded(column: Int[np.ndarray, " m"], fill: int) -> Int[np.ndarray, " p"]:
+    """The column, lengthened to a power of two, so that batches of many sizes share few compilations."""
+    length = max(8, 1 << max(len(column) - 1, 0).bit_length())
+    return np.concatenate([column, np.full(length - len(column), fill, np.int32)])
+
+
+def _key(root: Key[Array, ""], stream: int, counter: Int[Array, ""] | int) -> Key[Array, ""]:
+    return jax.random.fold_in(jax.random.fold_in(root, stream), counter)
+
+
+# Keyed by the pure functions, so that selectors of one method share their compilations.
+@functools.lru_cache(maxsize=64)
+def _compiled_select(select: Any) -> Any:
+    def run(state, root, counter, batch_size, candidates):
+        return select(_key(root, _SELECT, counter), state, batch_size, candidates)
+
+    return jax.jit(run, static_argnums=3)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_predict(predict: Any) -> Any:
+    return jax.jit(lambda state, root, counter, ids: predict(_key(root, _PREDICT, counter), state, ids))
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_update(update: Any) -> Any:
+    def run(state, root, counter, rollouts):
+        return update(_key(root, _UPDATE, counter), state, rollouts)
+
+    return jax.jit(run, donate_argnums=0)

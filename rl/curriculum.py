@@ -1,0 +1,166 @@
+"""Which prompts a step rolls out, and which of their groups it trains on.
+
+A curriculum collects the groups of one step: it chooses prompts, has them rolled out, tells its selector what came out
+(before any filter), and returns the groups to train on.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from jaxsel import PromptSelector
+from rl.groups import Groups, join
+
+RollOut = Callable[[np.ndarray], Groups]
+
+
+class Collected(NamedTuple):
+    """What one step has to train on, and what it cost.
+
+    Attributes:
+        groups: to train on.
+        num_rollouts: generated for it, those that were filtered out included.
+        mixed_share: share of mixed groups among all that were generated, before any filter.
+    """
+
+    groups: Groups
+    num_rollouts: int
+    mixed_share: float
+
+
+class Curriculum(Protocol):
+    """Chooses what a step trains on."""
+
+    selector: PromptSelector
+
+    def collect(self, roll_out: RollOut) -> Collected: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Selected:
+    """The prompts that the selector chooses, all of them (uniform, MoPPS, DPS, threshold)."""
+
+    def __init__(self, selector: PromptSelector, batch_size: int):
+        self.selector = selector
+        self._batch_size = batch_size
+
+    def collect(self, roll_out: RollOut) -> Collected:
+        groups = _roll_out_and_observe(self.selector, self.selector.select(self._batch_size), roll_out)
+        return Collected(groups, groups.num_rollouts, float(groups.mixed.mean()))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"selector": self.selector.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.selector.load_state_dict(state["selector"])
+
+
+class DynamicSampling:
+    """Generates batch after batch and keeps the mixed groups until there are enough (DAPO, arXiv 2503.14476).
+
+    Every rollout counts. When `max_batches` did not give enough mixed groups, the step trains on those there are.
+
+    Args:
+        selector: uniform, in the papers.
+        batch_size: mixed groups wanted.
+        max_batches: generation batches a step at most.
+        keep_surplus: keep mixed groups beyond `batch_size` for the next step (their log-probabilities are then of an
+            older policy, which the clipped loss accounts for); otherwise they are dropped.
+    """
+
+    def __init__(
+        self, selector: PromptSelector, batch_size: int, *, max_batches: int = 10, keep_surplus: bool = False
+    ):
+        if max_batches < 1:
+            raise ValueError(f"max_batches is {max_batches}; give at least 1")
+        self.selector = selector
+        self._batch_size = batch_size
+        self._max_batches = max_batches
+        self._keep_surplus = keep_surplus
+        self._surplus: Groups | None = None
+
+    def collect(self, roll_out: RollOut) -> Collected:
+        kept = [] if self._surplus is None else [self._surplus]
+        generated: list[Groups] = []
+        while len(generated) < self._max_batches and sum(len(g.prompt_ids) for g in kept) < self._batch_size:
+            groups = _roll_out_and_observe(self.selector, self.selector.select(self._batch_size), roll_out)
+            generated.append(groups)
+            if groups.mixed.any():
+                kept.append(groups.take(np.flatnonzero(groups.mixed)))
+        everything = join(kept) if kept else generated[-1]
+        rows = np.arange(len(everything.prompt_ids))
+        rest = rows[self._batch_size :]
+        self._surplus = everything.take(rest) if self._keep_surplus and len(rest) else None
+        mixed = np.concatenate([groups.mixed for groups in generated]) if generated else np.ones(1, bool)
+        return Collected(
+            everything.take(rows[: self._batch_size]),
+            sum(groups.num_rollouts for groups in generated),
+            float(mixed.mean()),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"selector": self.selector.state_dict(), "surplus": self._surplus}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.selector.load_state_dict(state["selector"])
+        self._surplus = state["surplus"]
+
+
+class HistoryResampling:
+    """Epochs over the prompts that were not solved n out of n in the epoch before (SRPO, arXiv 2504.14286).
+
+    When none is left, the next epoch is the whole pool again.
+
+    Args:
+        selector: told what came out, so that its predictions can be judged; it chooses nothing.
+        batch_size: prompts a step.
+        seed: of the order within an epoch.
+    """
+
+    def __init__(self, selector: PromptSelector, batch_size: int, *, seed: int):
+        self.selector = selector
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+        self._kept = np.zeros(0, np.int32)
+        self._order = np.zeros(0, np.int32)
+
+    def collect(self, roll_out: RollOut) -> Collected:
+        groups = _roll_out_and_observe(self.selector, self._next_batch(), roll_out)
+        unsolved = (groups.group_size == 0) | (groups.successes < groups.group_size)
+        self._kept = np.concatenate([self._kept, groups.prompt_ids[unsolved]])
+        return Collected(groups, groups.num_rollouts, float(groups.mixed.mean()))
+
+    def _next_batch(self) -> np.ndarray:
+        if len(self._order) < min(self._batch_size, self.selector.num_prompts):
+            left = np.union1d(self._order, self._kept)
+            if len(left) < self._batch_size:
+                left = np.arange(self.selector.num_prompts)
+            rng = np.random.default_rng([self._seed, self._epoch])
+            self._order = rng.permutation(left).astype(np.int32)
+            self._kept = np.zeros(0, np.int32)
+            self._epoch += 1
+        batch, self._order = np.split(self._order, [self._batch_size])
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "selector": self.selector.state_dict(),
+            "epoch": self._epoch,
+            "kept": self._kept,
+            "order": self._order,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.selector.load_state_dict(state["selector"])
+        self._epoch, self._kept, self._order = state["epoch"], state["kept"], state["order"]
+
+
+def _roll_out_and_observe(selector: PromptSelector, prompt_ids: np.ndarray, roll_out: RollOut) -> Groups:
+    groups = roll_out(prompt_ids)
+    selector.observe(groups.prompt_ids, groups.successes, groups.group_size)
+    return groups

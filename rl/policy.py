@@ -1,0 +1,172 @@
+"""The policy: a causal language model and its tokenizer, built small or loaded by path."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal language model with its tokenizer; the model is trained in place."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def eos_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def pad_token_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return self.eos_token_id if pad is None else int(pad)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded tokens and their attention mask, both int64 `[len(texts), longest]`.
+
+        A tokenizer with a chat template sees every text as one user message.
+        """
+        if self.tokenizer.chat_template:
+            texts = [self._chat(text) for text in texts]
+        rows = self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
+        width = max(len(row) for row in rows)
+        tokens = torch.full((len(rows), width), self.pad_token_id)
+        mask = torch.zeros_like(tokens)
+        for i, row in enumerate(rows):
+            tokens[i, width - len(row) :] = torch.tensor(row)
+            mask[i, width - len(row) :] = 1
+        return tokens.to(self.device), mask.to(self.device)
+
+    def decode(self, completions: torch.Tensor) -> list[str]:
+        """The text of each row of tokens, without special tokens."""
+        return self.tokenizer.batch_decode(completions, skip_special_tokens=True)
+
+    def token_log_probs(
+        self,
+        prompt_tokens: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        tokens: torch.Tensor,
+        mask: torch.Tensor,
+        *,
+        temperature: float = 1.0,
+    ) -> torch.Tensor:
+        """Log-probabilities, with gradient, of completions under the current weights.
+
+        Args:
+            prompt_tokens: int64 `[r, p]`, left-padded, one row a completion.
+            prompt_mask: int64 `[r, p]`.
+            tokens: int64 `[r, t]`, right-padded completions.
+            mask: bool `[r, t]`.
+            temperature: of the sampling distribution.
+
+        Returns:
+            float32 `[r, t]`; what stands where the mask is false means nothing.
+        """
+        attention = torch.cat([prompt_mask, mask.to(prompt_mask.dtype)], 1)
+        positions = (attention.cumsum(1) - 1).clamp_min(0)
+        width = tokens.shape[1]
+        logits = self.model(
+            torch.cat([prompt_tokens, tokens], 1),
+            attention_mask=attention,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=width + 1,
+        ).logits[:, :-1]
+        log_probs = torch.log_softmax(logits.float() / temperature, -1)
+        return log_probs.gather(2, tokens[:, :, None])[:, :, 0]
+
+    def save(self, path: str | Path) -> None:
+        """Writes a folder that `load_policy` and Transformers' Auto classes read."""
+        self.model.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+
+    def _chat(self, text: str) -> str:
+        message = [{"role": "user", "content": text}]
+        return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
+def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of one token a character, with `<pad>`, `<eos>` and `<unk>`.
+
+    Raises:
+        ValueError: a character stands in the alphabet twice.
+    """
+    if len(set(alphabet)) != len(alphabet):
+        raise ValueError(f"alphabet {alphabet!r} repeats a character; list each once")
+    vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *alphabet])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_policy(
+    alphabet: str, *, hidden_size: int = 96, num_layers: int = 3, feed_forward_size: int = 256, seed: int = 0
+) -> Policy:
+    """A small decoder (Qwen2 architecture) over single characters, with random weights drawn from `seed`.
+
+    The defaults have about 0.3 million parameters. Heads are 32 wide.
+
+    Raises:
+        ValueError: `hidden_size` is not a positive multiple of 32.
+    """
+    if hidden_size < 32 or hidden_size % 32:
+        raise ValueError(f"hidden_size is {hidden_size}; give a positive multiple of 32, the width of a head")
+    tokenizer = character_tokenizer(alphabet)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=feed_forward_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=hidden_size // 32,
+        num_key_value_heads=hidden_size // 32,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        use_cache=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Policy(Qwen2ForCausalLM(config).eval(), tokenizer)
+
+
+def load_policy(path: str | Path, **model_options: Any) -> Policy:
+    """Any Hugging Face causal language model with its tokenizer, from a folder or a hub name.
+
+    Args:
+        path: a folder written by `save_pretrained`, or the name of a model on the hub.
+        **model_options: passed on to `AutoModelForCausalLM.from_pretrained`, for example `dtype="bfloat16"`.
+
+    Raises:
+        ValueError: the tokenizer has no end of sequence, so that completions could not end.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {path} has no eos_token; set one and save it again")
+    return Policy(AutoModelForCausalLM.from_pretrained(path, **model_options).eval(), tokenizer)

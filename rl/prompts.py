@@ -1,0 +1,164 @@
+"""Prompts as columns, and the task that generates and verifies them."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class PromptPool:
+    """Prompts that share row numbers: row `i` is `texts[i]`, `answers[i]`, `keys[i]`.
+
+    Attributes:
+        texts: what the policy reads.
+        answers: what the verifier needs to judge a completion; JSON-able.
+        keys: unique names that survive shuffling and filtering of the data set.
+
+    Raises:
+        ValueError: columns of different lengths, or keys that repeat.
+    """
+
+    texts: Sequence[str]
+    answers: Sequence[Any]
+    keys: Sequence[str]
+
+    def __post_init__(self):
+        lengths = {"texts": len(self.texts), "answers": len(self.answers), "keys": len(self.keys)}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"PromptPool columns have different lengths {lengths}; give one entry a prompt")
+        if len(set(self.keys)) != len(self.keys):
+            raise ValueError("PromptPool keys repeat; give every prompt a unique key")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, prompt_ids: Sequence[int]) -> "PromptPool":
+        """The rows `prompt_ids`, in that order."""
+        return PromptPool(
+            [self.texts[i] for i in prompt_ids],
+            [self.answers[i] for i in prompt_ids],
+            [self.keys[i] for i in prompt_ids],
+        )
+
+
+class Verdict(NamedTuple):
+    """What a verifier says of one completion.
+
+    Attributes:
+        success: solved or not; what the selector sees.
+        reward: what the policy is reinforced with; may hold a format credit that success does not.
+    """
+
+    success: bool
+    reward: float
+
+
+class Demonstration(NamedTuple):
+    """One prompt and a completion to imitate in the warm start."""
+
+    prompt: str
+    completion: str
+
+
+class Task(NamedTuple):
+    """A source of verifiable prompts.
+
+    Attributes:
+        name: as in `--config task=...`, file names and logs.
+        alphabet: every character that prompts and completions use, for the character tokeniser.
+        max_new_tokens: longest completion, in tokens, end of sequence included.
+        pool: `(num_prompts, seed) -> PromptPool`, training prompts.
+        held_out: `(num_prompts,) -> PromptPool`, evaluation prompts: the same ones whatever the seed,
+            disjoint from every training pool and every demonstration.
+        demonstrations: `(seed) -> Iterator[Demonstration]`, endless.
+        verify: `(completion, answer) -> Verdict | None`; None means that no judgement was possible.
+    """
+
+    name: str
+    alphabet: str
+    max_new_tokens: int
+    pool: Callable[[int, int], PromptPool]
+    held_out: Callable[[int], PromptPool]
+    demonstrations: Callable[[int], Iterator[Demonstration]]
+    verify: Callable[[str, Any], Verdict | None]
+
+
+# Arrow's string arrays hold 2 GiB at most.
+_ROWS_AT_ONCE = 2**17
+
+
+def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, ability: str) -> None:
+    """Writes a pool in verl's Parquet schema.
+
+    Columns: `data_source`, `prompt` (a list of chat messages), `ability`, `reward_model` (`style`,
+    `ground_truth` as JSON text) and `extra_info` (`index`: the row number, `key`).
+    """
+    import pyarrow.parquet as pq
+
+    def table(start: int):
+        return _verl_table(pool, slice(start, start + _ROWS_AT_ONCE), data_source, ability)
+
+    with pq.ParquetWriter(path, table(0).schema) as writer:
+        for start in range(0, len(pool), _ROWS_AT_ONCE):
+            writer.write_table(table(start))
+
+
+def _verl_table(pool: PromptPool, rows: slice, data_source: str, ability: str):
+    import pyarrow as pa
+
+    struct, text = pa.StructArray.from_arrays, pa.string()
+    texts, keys = pa.array(pool.texts[rows], text), pa.array(pool.keys[rows], text)
+    answers = pa.array([json.dumps(answer) for answer in pool.answers[rows]], text)
+    indices = pa.array(range(len(pool))[rows], pa.int64())
+    count = len(texts)
+    messages = struct([pa.repeat("user", count), texts], ["role", "content"])
+    columns = {
+        "data_source": pa.repeat(data_source, count),
+        "prompt": pa.ListArray.from_arrays(pa.array(range(count + 1), pa.int32()), messages),
+        "ability": pa.repeat(ability, count),
+        "reward_model": struct([pa.repeat("rule", count), answers], ["style", "ground_truth"]),
+        "extra_info": struct([indices, keys], ["index", "key"]),
+    }
+    return pa.table(columns)
+
+
+def read_parquet(path: str | Path) -> PromptPool:
+    """Reads a Parquet file in verl's schema with the `datasets` library.
+
+    Keys are `extra_info.key` where there is one, else `extra_info.index`. A prompt is plain text, or messages
+    joined by newlines. An answer that is text is read as JSON, and kept as it is where it is none.
+
+    Raises:
+        ValueError: a column is missing, or `extra_info.index` is missing or repeats (verl itself would
+            silently take 0 for every row).
+    """
+    from datasets import Dataset
+
+    table: Any = Dataset.from_parquet(str(path)).with_format("arrow")[:]
+    missing = {"prompt", "reward_model", "extra_info"} - set(table.column_names)
+    if missing:
+        raise ValueError(f"{path} has no column {sorted(missing)}; write it in verl's schema")
+    infos = [info or {} for info in table["extra_info"].to_pylist()]
+    indices = [info.get("index") for info in infos]
+    if None in indices or len(set(indices)) != len(indices):
+        raise ValueError(f"extra_info.index in {path} is missing or repeats; give every row a unique index")
+    return PromptPool(
+        texts=[_text(prompt) for prompt in table["prompt"].to_pylist()],
+        answers=[_ground_truth(judged["ground_truth"]) for judged in table["reward_model"].to_pylist()],
+        keys=[str(info.get("key") or index) for info, index in zip(infos, indices, strict=True)],
+    )
+
+
+def _text(prompt: str | list[dict[str, str]]) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+
+
+def _ground_truth(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

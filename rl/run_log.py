@@ -1,0 +1,82 @@
+"""A run on disk: metrics as JSON lines and TensorBoard events, and the checkpoint to go on from."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+
+class RunLog:
+    """Appends one JSON object a step to `metrics.jsonl` and the same numbers to TensorBoard.
+
+    Args:
+        run_dir: the folder; made when missing.
+        first_step: lines from this step on belong to work that is done again, and are dropped.
+        resume: false refuses a folder that holds a run.
+
+    Raises:
+        ValueError: the folder holds a run and `resume` is false.
+    """
+
+    def __init__(self, run_dir: Path, *, first_step: int, resume: bool):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._path = run_dir / "metrics.jsonl"
+        if self._path.exists() and not resume:
+            raise ValueError(f"run_dir {run_dir} already holds a run; resume it or give another folder")
+        self.records = [r for r in read_metrics(self._path) if r["step"] < first_step]
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(f"{json.dumps(record)}\n" for record in self.records))
+        os.replace(partial, self._path)
+        self._file = self._path.open("a")
+        self._tensorboard = SummaryWriter(str(run_dir), purge_step=first_step)
+
+    def write(self, record: dict[str, float]) -> None:
+        """One step's metrics; not-a-number becomes null."""
+        clean = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in record.items()}
+        self.records.append(clean)
+        self._file.write(f"{json.dumps(clean)}\n")
+        self._file.flush()
+        for name, value in clean.items():
+            if value is not None and name != "step":
+                self._tensorboard.add_scalar(name, value, int(record["step"]))
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a `metrics.jsonl`; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def save_checkpoint(path: Path, identity: dict[str, Any], **content: Any) -> None:
+    """Replaces the checkpoint when the new one is complete on disk."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save({"identity": identity, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """What `save_checkpoint` wrote. The file is trusted: it is unpickled.
+
+    Raises:
+        ValueError: it is of another configuration.
+    """
+    saved = torch.load(path, map_location="cpu", weights_only=False)
+    if saved["identity"] != identity:
+        raise ValueError(f"{path} is of another run: saved {saved['identity']}, here {identity}; give the same configuration")
+    return saved

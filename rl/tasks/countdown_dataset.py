@@ -1,0 +1,91 @@
+"""The published Countdown data set of three and four numbers, for chat models.
+
+Reference: Jiayi-Pan/Countdown-Tasks-3to4 on the Hugging Face hub, of TinyZero: columns `target` and `nums`,
+one split `train`. Countdown-34 is all of it, Countdown-4 the rows of four numbers. The prompts are worded
+here; answers are judged by `rl.tasks.countdown_verifier.verify`.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from rl.prompts import PromptPool
+from rl.tasks.countdown_instances import held_out_mask
+
+DATA_SET = "Jiayi-Pan/Countdown-Tasks-3to4"
+CHAT_PROMPT = (
+    "Here are some numbers: {numbers}. Combine all of them into one arithmetic expression whose value is "
+    "{target}. You may use +, -, *, / and parentheses, and every number must appear exactly once. Think "
+    "first, then give the expression alone, without an equals sign, between <answer> and </answer>, for "
+    "example <answer>(1 + 2) / 3</answer>."
+)
+
+
+def load_dataset_pool(
+    name_or_path: str | Path = DATA_SET,
+    *,
+    split: str = "train",
+    number_counts: Collection[int] | None = None,
+    held_out: bool | None = None,
+    template: str = CHAT_PROMPT,
+) -> PromptPool:
+    """Loads a Countdown data set with the `datasets` library; rows that repeat an earlier one are left out.
+
+    Keys are the numbers and the target, so they survive shuffling, filtering and other splits.
+
+    Args:
+        name_or_path: on the hub, or a local folder or file of Parquet or JSON with the same columns.
+        split: may be sliced, as in `train[:327680]`.
+        number_counts: keep only instances of so many numbers, such as `(4,)`; None keeps all.
+        held_out: True keeps the eighth that evaluation uses, False the rest, disjoint also up to the order of
+            the numbers, as slices of the split need not be; None keeps all.
+        template: the prompt, with `{numbers}` and `{target}` in it.
+
+    Raises:
+        ValueError: the template lacks a place, the data set a column, or no row is left.
+    """
+    if "{numbers}" not in template or "{target}" not in template:
+        raise ValueError(f"template={template!r} lacks a place; write {{numbers}} and {{target}} in it")
+    numbers, targets = _columns(str(name_or_path), split)
+    keep = {len(row) for row in numbers} if number_counts is None else set(number_counts)
+    sides = _held_out(numbers, targets) if held_out is not None else [None] * len(numbers)
+    rows = {
+        f"{' '.join(map(str, row))}={target}": (row, target)
+        for row, target, side in zip(numbers, targets, sides, strict=True)
+        if len(row) in keep and side is held_out
+    }
+    if not rows:
+        raise ValueError(
+            f"no row of {name_or_path} is left; loosen number_counts={number_counts} or held_out={held_out}"
+        )
+    return PromptPool(
+        texts=[_chat_prompt(template, *row) for row in rows.values()],
+        answers=[{"target": target, "numbers": row} for row, target in rows.values()],
+        keys=list(rows),
+    )
+
+
+def _columns(name_or_path: str, split: str) -> tuple[list[list[int]], list[int]]:
+    from datasets import load_dataset
+
+    path = Path(name_or_path)
+    folder, file = (str(path.parent), path.name) if path.is_file() else (name_or_path, None)
+    dataset = load_dataset(folder, data_files=file, split=split)
+    missing = {"nums", "target"} - set(dataset.column_names)
+    if missing:
+        raise ValueError(f"name_or_path={name_or_path} has no column {sorted(missing)}; rename its columns")
+    table = dataset.with_format("arrow")[:]
+    return table["nums"].to_pylist(), table["target"].to_pylist()
+
+
+def _held_out(numbers: list[list[int]], targets: list[int]) -> list[bool]:
+    counts, sides = np.array([len(row) for row in numbers]), np.zeros(len(numbers), bool)
+    for count in np.unique(counts):
+        rows = np.flatnonzero(counts == count)
+        sides[rows] = held_out_mask(np.array([numbers[i] for i in rows]), np.array(targets)[rows])
+    return sides.tolist()
+
+
+def _chat_prompt(template: str, numbers: list[int], target: int) -> str:
+    return template.replace("{numbers}", ", ".join(map(str, numbers))).replace("{target}", str(target))

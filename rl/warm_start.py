@@ -1,0 +1,134 @@
+"""Supervised warm start of the built-in policy, kept on disk after the first time."""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from tqdm import tqdm
+
+from rl.policy import Policy, build_policy, load_policy
+from rl.prompts import Demonstration, Task
+
+_FORMAT = 1  # raise it when the same configuration would give other weights
+
+
+@dataclass(frozen=True)
+class WarmStartConfig:
+    """What the warm-started weights depend on, besides the task.
+
+    Attributes:
+        hidden_size: width of the decoder.
+        num_layers: its depth.
+        feed_forward_size: width of its feed-forward layers.
+        steps: optimiser steps.
+        batch_size: demonstrations a step.
+        learning_rate: at its highest; linear warm-up, then cosine decay to a tenth.
+        seed: of the weights and of the demonstrations.
+    """
+
+    hidden_size: int = 96
+    num_layers: int = 3
+    feed_forward_size: int = 256
+    steps: int = 5000
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+def cache_root() -> Path:
+    """`$JAXSEL_CACHE`, else `~/.cache/jaxsel`."""
+    return Path(os.environ.get("JAXSEL_CACHE") or Path.home() / ".cache" / "jaxsel")
+
+
+def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None, progress: bool = True) -> Policy:
+    """The built-in policy after supervised learning on the task's demonstrations; trained once, then read from disk.
+
+    Args:
+        task: what to imitate.
+        config: what the weights depend on.
+        cache: the folder of finished policies; `cache_root()` when None.
+        progress: show a progress bar while training.
+    """
+    # The demonstrations themselves are part of the name, so an edited task does not find the policy of the old one.
+    sample = list(itertools.islice(task.demonstrations(config.seed), 256))
+    identity = json.dumps([_FORMAT, task.name, task.alphabet, asdict(config), sample], sort_keys=True)
+    folder = (cache or cache_root()) / f"{task.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    if not folder.exists():
+        _write_atomically(_train(task, config, progress), folder)
+    return load_policy(folder)
+
+
+def _write_atomically(policy: Policy, folder: Path) -> None:
+    """A reader sees the whole folder or none; of two writers, one wins."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        policy.save(partial)
+        partial.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _train(task: Task, config: WarmStartConfig, progress: bool) -> Policy:
+    policy = build_policy(
+        task.alphabet,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        feed_forward_size=config.feed_forward_size,
+        seed=config.seed,
+    )
+    model = policy.model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, fused=True)
+    batches = _batches(task.demonstrations(config.seed), config.batch_size, policy)
+    for step in tqdm(range(config.steps), desc=f"warm start ({task.name})", unit="step", disable=not progress):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _schedule(step, config.steps)
+        tokens, targets = next(batches)
+        logits = model(tokens[:, :-1], use_cache=False).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    policy.model.eval()
+    return policy
+
+
+def _schedule(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / 50) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
+
+
+def _batches(
+    demonstrations: Iterator[Demonstration], batch_size: int, policy: Policy
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless right-padded tokens and targets, int64 `[batch_size, t]`; targets are -100 on prompts and padding."""
+    while True:
+        block = list(itertools.islice(demonstrations, 16 * batch_size))
+        prompts = _encode([d.prompt for d in block], policy)
+        completions = _encode([d.completion for d in block], policy)
+        for start in range(0, len(block), batch_size):
+            rows = list(zip(prompts, completions, strict=True))[start : start + batch_size]
+            width = 1 + max(len(p) + len(c) for p, c in rows)
+            tokens = torch.full((batch_size, width), policy.pad_token_id)
+            targets = torch.full((batch_size, width), -100)
+            for i, (prompt, completion) in enumerate(rows):
+                row = torch.tensor([*prompt, *completion, policy.eos_token_id])
+                tokens[i, : len(row)] = row
+                targets[i, len(prompt) : len(row)] = row[len(prompt) :]
+            yield tokens, targets
+
+
+def _encode(texts: Sequence[str], policy: Policy) -> list[list[int]]:
+    return policy.tokenizer(list(texts), add_special_tokens=False)["input_ids"]

@@ -1,0 +1,32 @@
+"""Shapes, types and ranks are part of what is tested: every annotation of jaxsel is checked at every call."""
+
+from collections.abc import Iterator
+
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+
+import tests.typechecker  # noqa: F401  (the hook looks it up by name)
+
+# Before anything imports jaxsel.
+jaxtyping.install_import_hook("jaxsel", "tests.typechecker.check")
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile(
+    "jaxsel",
+    derandomize=True,
+    deadline=None,
+    max_examples=30,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("jaxsel")
+
+
+@pytest.fixture
+def unchecked_types() -> Iterator[None]:
+    """Switches the checks of annotations off, to see what users get who give a wrong type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,107 @@
+import json
+from fractions import Fraction
+
+import pytest
+
+from rl.tasks import countdown
+from rl.tasks.countdown_dataset import CHAT_PROMPT, load_dataset_pool
+from rl.tasks.countdown_verifier import Expression, extract, parse, verify
+
+ROWS = [
+    {"target": 22, "nums": [3, 5, 7]},
+    {"target": 22, "nums": [7, 5, 3]},
+    {"target": 24, "nums": [3, 3, 8, 8]},
+    {"target": 22, "nums": [3, 5, 7]},
+    {"target": 98, "nums": [44, 19, 35]},
+    {"target": 64, "nums": [63, 95, 96]},
+    {"target": 28, "nums": [95, 11, 56, 2]},
+]
+
+
+@pytest.fixture
+def data_set(tmp_path, monkeypatch):
+    """Writes rows as a folder that `datasets` can load, and keeps its cache out of the home folder."""
+    import datasets.config
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def write(rows=ROWS, suffix="parquet"):
+        folder = tmp_path / f"{suffix}-data"
+        folder.mkdir()
+        path = folder / f"train.{suffix}"
+        if suffix == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        else:
+            path.write_text("\n".join(json.dumps(row) for row in rows))
+        return folder, path
+
+    return write
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_load_from_a_folder_and_from_a_file(data_set, suffix):
+    folder, path = data_set(suffix=suffix)
+    pool = load_dataset_pool(folder)
+    assert pool == load_dataset_pool(str(path))
+    assert list(pool.keys) == [
+        "3 5 7=22",
+        "7 5 3=22",
+        "3 3 8 8=24",
+        "44 19 35=98",
+        "63 95 96=64",
+        "95 11 56 2=28",
+    ]
+    assert list(pool.answers) == [
+        {"target": row["target"], "numbers": row["nums"]} for i, row in enumerate(ROWS) if i != 3
+    ]
+    assert "numbers: 3, 5, 7." in pool.texts[0]
+    assert "value is 22." in pool.texts[0]
+
+
+def test_the_example_in_the_prompt_is_an_answer_of_the_grammar():
+    expression = parse(extract(CHAT_PROMPT))
+    assert expression == Expression([1, 2, 3], Fraction(1))
+
+
+def test_dataset_answers_verify(data_set):
+    pool = load_dataset_pool(data_set()[0], number_counts=(4,))
+    assert verify("I try 8/3. <answer>8 / (3 - 8 / 3)</answer>", pool.answers[0]) == (True, 1.0)
+
+
+@pytest.mark.parametrize(("counts", "rows"), [((3,), 4), ((4,), 2), ({3, 4}, 6), (None, 6)])
+def test_number_counts(data_set, counts, rows):
+    assert len(load_dataset_pool(data_set()[0], number_counts=counts)) == rows
+
+
+def test_slices_of_the_split_keep_their_keys(data_set):
+    folder, _ = data_set()
+    whole = load_dataset_pool(folder)
+    assert load_dataset_pool(folder, split="train[:2]").keys == whole.keys[:2]
+
+
+def test_sides_of_the_dataset_are_disjoint_up_to_order(data_set):
+    rows = [{"target": a["target"], "nums": a["numbers"]} for a in countdown.pool(300, 0).answers]
+    rows += [{"target": a["target"], "nums": a["numbers"][::-1]} for a in countdown.held_out(40).answers]
+    folder, _ = data_set(rows)
+    training = load_dataset_pool(folder, held_out=False)
+    evaluation = load_dataset_pool(folder, held_out=True)
+    assert (len(training), len(evaluation)) == (300, 40)
+    assert len(load_dataset_pool(folder)) == 340
+
+
+def test_own_template(data_set):
+    pool = load_dataset_pool(data_set()[0], template='{"n": [{numbers}], "t": {target}}')
+    assert pool.texts[0] == '{"n": [3, 5, 7], "t": 22}'
+
+
+def test_dataset_errors(data_set):
+    folder, _ = data_set()
+    with pytest.raises(ValueError, match=r"no row of .* is left; loosen number_counts"):
+        load_dataset_pool(folder, number_counts=(5,))
+    with pytest.raises(ValueError, match=r"template='\{numbers\}' lacks a place"):
+        load_dataset_pool(folder, template="{numbers}")
+    other, _ = data_set([{"target": 3, "numbers": [1, 2]}], "jsonl")
+    with pytest.raises(ValueError, match=r"has no column \['nums'\]"):
+        load_dataset_pool(other)

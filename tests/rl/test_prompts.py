@@ -1,0 +1,199 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rl import prompts
+from rl.prompts import PromptPool, read_parquet, write_parquet
+from rl.tasks import countdown
+
+COLUMNS = {"data_source": "ours", "ability": "math"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Keeps the cache of `datasets` out of the home folder."""
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def three():
+    return PromptPool(["1+1=", "2+2=", "3+3="], ["2", "4", "6"], ["a", "b", "c"])
+
+
+def verl_rows(**changes):
+    """Two rows as another program would write them."""
+    row = {
+        "data_source": "theirs",
+        "prompt": [{"role": "user", "content": "1+1="}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": "2"},
+        "extra_info": {"split": "train", "index": 0},
+    }
+    second = {**row, "extra_info": {"split": "train", "index": 7}}
+    return [{**row, **changes}, {**second, **changes}]
+
+
+def written(tmp_path, rows):
+    path = tmp_path / "theirs.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+# The pool.
+
+
+def test_columns_of_different_lengths():
+    with pytest.raises(ValueError, match="'texts': 2, 'answers': 1, 'keys': 2"):
+        PromptPool(["a", "b"], ["1"], ["x", "y"])
+
+
+def test_keys_that_repeat():
+    with pytest.raises(ValueError, match="keys repeat; give every prompt a unique key"):
+        PromptPool(["a", "b"], ["1", "2"], ["x", "x"])
+
+
+def test_length_and_take(three):
+    assert len(three) == 3
+    assert three.take([2, 0]) == PromptPool(["3+3=", "1+1="], ["6", "2"], ["c", "a"])
+    assert len(three.take([])) == 0
+
+
+def test_take_refuses_a_row_twice(three):
+    with pytest.raises(ValueError, match="keys repeat"):
+        three.take([1, 1])
+
+
+# verl's Parquet schema, written.
+
+
+def test_written_columns(tmp_path, three):
+    path = tmp_path / "pool.parquet"
+    write_parquet(three, path, **COLUMNS)
+    table = pq.read_table(path)
+    assert table.column_names == ["data_source", "prompt", "ability", "reward_model", "extra_info"]
+    assert table.to_pylist()[1] == {
+        "data_source": "ours",
+        "prompt": [{"role": "user", "content": "2+2="}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": '"4"'},
+        "extra_info": {"index": 1, "key": "b"},
+    }
+
+
+def test_written_schema_is_what_arrow_infers_from_rows(tmp_path, three):
+    path = tmp_path / "pool.parquet"
+    write_parquet(three, path, **COLUMNS)
+    table = pq.read_table(path)
+    assert table.schema.equals(pa.Table.from_pylist(table.to_pylist()).schema)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3, 4])
+def test_index_counts_on_through_the_chunks(tmp_path, three, monkeypatch, rows_at_once):
+    monkeypatch.setattr(prompts, "_ROWS_AT_ONCE", rows_at_once)
+    path = tmp_path / "pool.parquet"
+    write_parquet(three, path, **COLUMNS)
+    assert [info["index"] for info in pq.read_table(path)["extra_info"].to_pylist()] == [0, 1, 2]
+    assert read_parquet(path) == three
+
+
+def test_an_empty_pool_keeps_its_schema(tmp_path):
+    path = tmp_path / "pool.parquet"
+    write_parquet(PromptPool([], [], []), path, **COLUMNS)
+    assert pq.read_table(path).num_rows == 0
+    assert pq.read_table(path).column_names[1] == "prompt"
+
+
+def test_an_answer_that_json_cannot_hold(tmp_path):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_parquet(PromptPool(["a"], [{1, 2}], ["x"]), tmp_path / "pool.parquet", **COLUMNS)
+
+
+# And read again.
+
+
+def test_round_trip_of_countdown(tmp_path):
+    pool = countdown.pool(200, 0)
+    write_parquet(pool, tmp_path / "pool.parquet", data_source="countdown", ability="math")
+    again = read_parquet(tmp_path / "pool.parquet")
+    assert again == pool
+    for answer in again.answers:
+        assert countdown.verify("1", answer).reward == 0.0
+
+
+answers = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    max_leaves=6,
+)
+# Parquet holds UTF-8, which has no surrogates.
+texts = st.text(st.characters(codec="utf-8"))
+
+
+@given(st.lists(st.tuples(texts, answers), min_size=1, max_size=5))
+@settings(derandomize=True, max_examples=25, deadline=None)
+def test_round_trip_of_any_text_and_answer(tmp_path_factory, rows):
+    pool = PromptPool([t for t, _ in rows], [a for _, a in rows], [f"key {i}" for i in range(len(rows))])
+    path = tmp_path_factory.mktemp("any") / "pool.parquet"
+    write_parquet(pool, path, **COLUMNS)
+    assert read_parquet(path) == pool
+
+
+def test_rows_of_another_program(tmp_path):
+    pool = read_parquet(written(tmp_path, verl_rows()))
+    assert pool == PromptPool(["1+1=", "1+1="], [2, 2], ["0", "7"])
+
+
+def test_messages_are_joined(tmp_path):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1="}]
+    pool = read_parquet(written(tmp_path, verl_rows(prompt=messages)))
+    assert pool.texts == ["Be brief.\n1+1="] * 2
+
+
+def test_a_prompt_of_plain_text(tmp_path):
+    assert read_parquet(written(tmp_path, verl_rows(prompt="1+1="))).texts == ["1+1="] * 2
+
+
+@pytest.mark.parametrize(
+    ("stored", "answer"),
+    [
+        ("72", 72),
+        ('{"a": [1]}', {"a": [1]}),
+        (r"\frac{1}{2}", r"\frac{1}{2}"),
+        ("Paris", "Paris"),
+        ("", ""),
+        ("0" * 5000, "0" * 5000),
+        ("9" * 5000, "9" * 5000),
+        ({"target": 22, "numbers": [3, 5, 7]}, {"target": 22, "numbers": [3, 5, 7]}),
+    ],
+)
+def test_ground_truth_is_json_or_kept(tmp_path, stored, answer):
+    path = written(tmp_path, verl_rows(reward_model={"style": "rule", "ground_truth": stored}))
+    assert read_parquet(path).answers == [answer] * 2
+
+
+@pytest.mark.parametrize("info", [{"split": "train"}, {"index": 3}, {"index": None, "split": "train"}, None])
+def test_index_missing_or_repeated(tmp_path, info):
+    with pytest.raises(ValueError, match=r"extra_info.index in .* is missing or repeats; give every row"):
+        read_parquet(written(tmp_path, verl_rows(extra_info=info)))
+
+
+@pytest.mark.parametrize("column", ["prompt", "reward_model", "extra_info"])
+def test_column_missing(tmp_path, column):
+    rows = [{name: value for name, value in row.items() if name != column} for row in verl_rows()]
+    with pytest.raises(ValueError, match=rf"has no column \['{column}'\]"):
+        read_parquet(written(tmp_path, rows))
+
+
+def test_a_file_that_changed_is_read_anew(tmp_path, three):
+    path = tmp_path / "pool.parquet"
+    write_parquet(three, path, **COLUMNS)
+    assert read_parquet(path) == three
+    write_parquet(three.take([2]), path, **COLUMNS)
+    assert read_parquet(path) == three.take([2])
+    assert json.loads(pq.read_table(path)["reward_model"].to_pylist()[0]["ground_truth"]) == "6"
