@@ -81,15 +81,11 @@ def _mopps(method: MethodConfig, group_size: int) -> jaxsel.Selector:
 
 
 def _threshold(method: MethodConfig, group_size: int) -> jaxsel.Selector:
-    return jaxsel.threshold(
-        lower=method.lower, upper=method.upper, decay=method.decay, group_size=group_size
-    )
+    return jaxsel.threshold(lower=method.lower, upper=method.upper, decay=method.decay, group_size=group_size)
 
 
 def _dps(method: MethodConfig, group_size: int) -> jaxsel.Selector:
-    return jaxsel.dps(
-        decay=method.decay, prior_counts=method.prior_counts, entropy_weight=method.entropy_weight
-    )
+    return jaxsel.dps(decay=method.decay, prior_counts=method.prior_counts, entropy_weight=method.entropy_weight)
 
 
 PREDICTIVE = {"mopps": _mopps, "threshold": _threshold, "dps": _dps}
@@ -106,9 +102,7 @@ def make_curriculum(config: RunConfig, pool: PromptPool) -> Curriculum:
     if method.name in PREDICTIVE:
         selector = PREDICTIVE[method.name](method, config.train.group_size)
         ratio = method.candidate_ratio or None
-        return Selected(
-            jaxsel.PromptSelector(selector, keys=keys, seed=seed, candidate_ratio=ratio), method.batch_size
-        )
+        return Selected(jaxsel.PromptSelector(selector, keys=keys, seed=seed, candidate_ratio=ratio), method.batch_size)
     # The baselines go through the pool in shuffled epochs; their selector only predicts, for comparison.
     selector = jaxsel.uniform(decay=method.decay, group_size=config.train.group_size)
     shuffled = jaxsel.PromptSelector(selector, keys=keys, seed=seed, candidate_ratio=1)

@@ -8,19 +8,25 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree
 
 logging.getLogger("absl").setLevel(logging.ERROR)
+_ITEMS = ("arrays", "metadata")  # a folder each in the folder of a version
 
 
-def save(path: str | Path, arrays: PyTree[Array], metadata: dict[str, Any]) -> None:
+def save(path: str | Path, arrays: PyTree[Array | np.ndarray], metadata: dict[str, Any]) -> None:
     """Writes a new version; when the call returns, it is on disk and the previous one is gone.
 
     Args:
         path: the checkpoint's folder; made when missing.
         arrays: a pytree of arrays.
         metadata: JSON-able.
+
+    Raises:
+        ValueError: `path` is a file, or somebody else is writing there.
     """
     with _manager(path, create=True) as manager:
         version = (manager.latest_step() or 0) + 1
@@ -49,7 +55,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         )["metadata"]
 
 
-def restore(path: str | Path, like: PyTree[Array]) -> PyTree[Array]:
+def restore(path: str | Path, like: PyTree[Array | np.ndarray]) -> PyTree[Array | np.ndarray]:
     """The arrays of the newest complete version, in the structure, types and placement of `like`.
 
     Raises:
@@ -57,23 +63,33 @@ def restore(path: str | Path, like: PyTree[Array]) -> PyTree[Array]:
     """
     with _manager(path) as manager:
         version = _newest(manager, path)
-        return manager.restore(version, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(like)))[
-            "arrays"
-        ]
+        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like))
+        arrays = manager.restore(version, args=args)["arrays"]
+    saved, here = (jax.tree.map(np.shape, tree) for tree in (arrays, like))
+    if saved != here:  # Orbax checks jax arrays alone
+        raise ValueError(
+            f"the checkpoint in {path} holds arrays of shapes {saved}, here {here}; give the same"
+        )
+    return arrays
 
 
 def _manager(path: str | Path, *, create: bool = False) -> ocp.CheckpointManager:
     path = Path(path).absolute()
-    if not create and not path.is_dir():
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; give the folder of a checkpoint")
+    if not create and not path.exists():
         raise ValueError(f"there is no checkpoint at {path}; give a folder that PromptSelector.save wrote")
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=create, enable_async_checkpointing=False)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1, create=create, cleanup_tmp_directories=create, enable_async_checkpointing=False
+    )
     return ocp.CheckpointManager(path, options=options)
 
 
 def _newest(manager: ocp.CheckpointManager, path: str | Path) -> int:
-    version = manager.latest_step()
-    if version is None:
+    folder = Path(path).absolute()
+    complete = [v for v in manager.all_steps() if all((folder / str(v) / item).is_dir() for item in _ITEMS)]
+    if not complete:
         raise ValueError(
             f"there is no complete checkpoint in {path}; give a folder that PromptSelector.save wrote"
         )
-    return version
+    return max(complete)

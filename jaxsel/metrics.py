@@ -13,6 +13,8 @@ AnyArray = Array | np.ndarray
 
 def pearson(x: Float[AnyArray, " m"], y: Float[AnyArray, " m"]) -> Float[Array, ""]:
     """The linear correlation; NaN when one of the two is constant."""
+    # relative to the first entry, so that the deviations of a constant are exactly 0
+    x, y = x - x[:1], y - y[:1]
     x, y = x - jnp.mean(x), y - jnp.mean(y)
     return jnp.sum(x * y) / jnp.sqrt(jnp.sum(x * x) * jnp.sum(y * y))
 

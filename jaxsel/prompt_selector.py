@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Key, Shaped
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate, checkpoint, metrics
@@ -27,8 +27,8 @@ class PromptSelector:
     >>> selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=1000, seed=0)
     >>> prompt_ids = selector.select(4)
     >>> selector.observe(prompt_ids, successes=[0, 3, 8, 5], group_size=8)
-    >>> selector.predict(prompt_ids).success_rate.round(2).tolist()
-    [0.1, 0.4, 0.9, 0.6]
+    >>> print(selector.predict(prompt_ids).success_rate)
+    [0.1 0.4 0.9 0.6]
 
     The same seed and the same observations give the same choices, also across `save` and `load`. `predict` and `metrics`
     never change a later choice.
@@ -115,7 +115,7 @@ class PromptSelector:
             prediction = self._predict(self._state, root, self._counters["observes"], None)
             return jax.tree.map(np.asarray, prediction)
         ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=self.num_prompts)
-        prediction = self._predict(self._state, root, self._counters["observes"], _padded(ids, 0))
+        prediction = self._predict(self._state, root, self._counters["observes"], _padded(ids))
         return jax.tree.map(lambda field: np.asarray(field)[: len(ids)], prediction)
 
     def observe(self, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike) -> None:
@@ -140,8 +140,8 @@ class PromptSelector:
             self._counters["observes"],
             Rollouts(
                 jnp.asarray(_padded(visits.prompt_ids, self.num_prompts)),
-                jnp.asarray(_padded(visits.successes, 0)),
-                jnp.asarray(_padded(visits.group_size, 0)),
+                jnp.asarray(_padded(visits.successes)),
+                jnp.asarray(_padded(visits.group_size)),
             ),
         )
         self._counters["observes"] += 1
@@ -228,16 +228,18 @@ class PromptSelector:
         if self._last_visits is None or len(self._last_visits.prompt_ids) == 0:
             return report
         ids, successes, sizes = self._last_visits
-        report["mixed_share"] = float(metrics.mixed_share(successes, sizes))
+        report["mixed_share"] = float(metrics.mixed_share(_padded(successes), _padded(sizes)))
         if self._last_selection is None:
             return report
         _, chosen, observed = np.intersect1d(self._last_selection.prompt_ids, ids, return_indices=True)
         if len(chosen):
-            prediction = jax.tree.map(lambda field: field[chosen], self._last_selection.prediction)
+            prediction = jax.tree.map(lambda field: np.asarray(field)[chosen], self._last_selection.prediction)
             s, n = successes[observed], sizes[observed]
             report["predicted_mixed_share"] = float(prediction.mixed.mean())
-            report["success_rate_mae"] = float(metrics.mean_absolute_error(prediction.success_rate, s / n))
-            report["solve_state_accuracy"] = float(metrics.solve_state_accuracy(prediction, s, n))
+            report["success_rate_mae"] = float(np.abs(prediction.success_rate - s / n).mean())
+            report["solve_state_accuracy"] = float(
+                metrics.solve_state_accuracy(jax.tree.map(_padded, prediction), _padded(s), _padded(n))
+            )
         return report
 
     def _arrays(self, waiting: int | None = None) -> dict[str, Any]:
@@ -297,10 +299,10 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def _padded(column: Int[np.ndarray, " m"], fill: int) -> Int[np.ndarray, " p"]:
+def _padded(column: Shaped[np.ndarray, " m"], fill: int = 0) -> Shaped[np.ndarray, " p"]:
     """The column, lengthened to a power of two, so that batches of many sizes share few compilations."""
     length = max(8, 1 << max(len(column) - 1, 0).bit_length())
-    return np.concatenate([column, np.full(length - len(column), fill, np.int32)])
+    return np.pad(column, (0, length - len(column)), constant_values=fill)
 
 
 def _key(root: Key[Array, ""], stream: int, counter: Int[Array, ""] | int) -> Key[Array, ""]:

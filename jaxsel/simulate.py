@@ -10,8 +10,8 @@ dp/dlogit = p (1 - p) in its realised form, the variance of the rewards: 0 for s
     skill[k] <- initial[k] + (1 - f) (skill[k] - initial[k]) + skill_gain * mean_i sum_j [k_ij = k] w_ij v_i
     boost_i  <- (1 - f) boost_i + boost_gain * v_i
 
-with f = `forgetting` and the mean over groups with n > 0. So a prompt learns from its own visits and from those
-to its neighbours, the prompts that share its skills, and forgets what is not practised. Memory is O(N).
+with f = `forgetting` and the mean over groups with n > 0. So a prompt learns from its own visits and those of
+its neighbours, the prompts with skills in common, and forgets what is not practised. Memory is O(N).
 """
 
 from typing import NamedTuple
@@ -212,9 +212,9 @@ def simulate(
     candidate_ratio: int | None = None,
     num_probes: int = 1024,
 ) -> History:
-    """Selects, rolls out, observes and trains, `num_steps` times in one scan: `jit` it, or `vmap` it over keys.
+    """Selects, rolls out, observes and trains `num_steps` times in one scan: `jit` it, `vmap` it over keys.
 
-    Probe and candidates depend on the key alone: methods that are given the same key are compared on the same.
+    Probe and candidates depend on the key alone: methods given the same key are compared on the same.
 
     Args:
         key: consumed.

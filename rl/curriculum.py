@@ -34,11 +34,17 @@ class Curriculum(Protocol):
 
     selector: PromptSelector
 
-    def collect(self, roll_out: RollOut) -> Collected: ...
+    def collect(self, roll_out: RollOut) -> Collected:
+        """Chooses prompts, rolls them out, tells the selector, and returns what to train on."""
+        ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on with the same choices."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where the other curriculum was."""
+        ...
 
 
 class Selected:
@@ -49,13 +55,16 @@ class Selected:
         self._batch_size = batch_size
 
     def collect(self, roll_out: RollOut) -> Collected:
+        """See `Curriculum.collect`."""
         groups = _roll_out_and_observe(self.selector, self.selector.select(self._batch_size), roll_out)
         return Collected(groups, groups.num_rollouts, float(groups.mixed.mean()))
 
     def state_dict(self) -> dict[str, Any]:
+        """See `Curriculum.state_dict`."""
         return {"selector": self.selector.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Curriculum.load_state_dict`."""
         self.selector.load_state_dict(state["selector"])
 
 
@@ -72,9 +81,7 @@ class DynamicSampling:
             older policy, which the clipped loss accounts for); otherwise they are dropped.
     """
 
-    def __init__(
-        self, selector: PromptSelector, batch_size: int, *, max_batches: int = 10, keep_surplus: bool = False
-    ):
+    def __init__(self, selector: PromptSelector, batch_size: int, *, max_batches: int = 10, keep_surplus: bool = False):
         if max_batches < 1:
             raise ValueError(f"max_batches is {max_batches}; give at least 1")
         self.selector = selector
@@ -84,6 +91,7 @@ class DynamicSampling:
         self._surplus: Groups | None = None
 
     def collect(self, roll_out: RollOut) -> Collected:
+        """See `Curriculum.collect`."""
         kept = [] if self._surplus is None else [self._surplus]
         generated: list[Groups] = []
         while len(generated) < self._max_batches and sum(len(g.prompt_ids) for g in kept) < self._batch_size:
@@ -103,9 +111,11 @@ class DynamicSampling:
         )
 
     def state_dict(self) -> dict[str, Any]:
+        """See `Curriculum.state_dict`."""
         return {"selector": self.selector.state_dict(), "surplus": self._surplus}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Curriculum.load_state_dict`."""
         self.selector.load_state_dict(state["selector"])
         self._surplus = state["surplus"]
 
@@ -130,6 +140,7 @@ class HistoryResampling:
         self._order = np.zeros(0, np.int32)
 
     def collect(self, roll_out: RollOut) -> Collected:
+        """See `Curriculum.collect`."""
         groups = _roll_out_and_observe(self.selector, self._next_batch(), roll_out)
         unsolved = (groups.group_size == 0) | (groups.successes < groups.group_size)
         self._kept = np.concatenate([self._kept, groups.prompt_ids[unsolved]])
@@ -148,6 +159,7 @@ class HistoryResampling:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
+        """See `Curriculum.state_dict`."""
         return {
             "selector": self.selector.state_dict(),
             "epoch": self._epoch,
@@ -156,6 +168,7 @@ class HistoryResampling:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Curriculum.load_state_dict`."""
         self.selector.load_state_dict(state["selector"])
         self._epoch, self._kept, self._order = state["epoch"], state["kept"], state["order"]
 

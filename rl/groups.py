@@ -29,11 +29,12 @@ class Groups(NamedTuple):
 
     @property
     def num_rollouts(self) -> int:
+        """Completions generated, judged or not."""
         return self.rewards.numel()
 
     @property
     def mixed(self) -> np.ndarray:
-        """bool `[b]`: neither all correct nor none."""
+        """Neither all correct nor none, bool `[b]`."""
         return (self.successes > 0) & (self.successes < self.group_size)
 
     def take(self, rows: np.ndarray) -> "Groups":
@@ -66,12 +67,11 @@ def judge(task: Task, pool: PromptPool, prompt_ids: np.ndarray, completions: Com
 def join(parts: list[Groups]) -> Groups:
     """Groups of several batches as one; prompts and completions are padded to the longest."""
     tokens = [part.completions for part in parts]
-    pad_left = {"pad_left": True}
     return Groups(
         np.concatenate([part.prompt_ids for part in parts]),
         Completions(
-            _stack([c.prompt_tokens for c in tokens], **pad_left),
-            _stack([c.prompt_mask for c in tokens], **pad_left),
+            _stack([c.prompt_tokens for c in tokens], pad_left=True),
+            _stack([c.prompt_mask for c in tokens], pad_left=True),
             _stack([c.tokens for c in tokens]),
             _stack([c.mask for c in tokens]),
             _stack([c.log_probs for c in tokens]),

@@ -15,7 +15,9 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+_GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
 
@@ -28,15 +30,18 @@ class Policy:
 
     @property
     def eos_token_id(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+        """The token that ends a completion."""
+        return _single(self.tokenizer.eos_token_id)
 
     @property
     def pad_token_id(self) -> int:
+        """The token that fills up rows; the end of sequence where the tokenizer has none."""
         pad = self.tokenizer.pad_token_id
-        return self.eos_token_id if pad is None else int(pad)
+        return self.eos_token_id if pad is None else _single(pad)
 
     @property
     def device(self) -> torch.device:
+        """Where the model lives."""
         return self.model.device
 
     def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +62,7 @@ class Policy:
 
     def decode(self, completions: torch.Tensor) -> list[str]:
         """The text of each row of tokens, without special tokens."""
-        return self.tokenizer.batch_decode(completions, skip_special_tokens=True)
+        return list(self.tokenizer.batch_decode(completions, skip_special_tokens=True))
 
     def token_log_probs(
         self,
@@ -101,6 +106,11 @@ class Policy:
     def _chat(self, text: str) -> str:
         message = [{"role": "user", "content": text}]
         return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
+def _single(token_id: Any) -> int:
+    """Transformers declares the special tokens as numbers, lists or text; here they are one number."""
+    return int(token_id)
 
 
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
@@ -148,8 +158,8 @@ def build_policy(
         tie_word_embeddings=True,
         use_cache=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=_single(tokenizer.eos_token_id),
+        pad_token_id=_single(tokenizer.pad_token_id),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -166,7 +176,14 @@ def load_policy(path: str | Path, **model_options: Any) -> Policy:
     Raises:
         ValueError: the tokenizer has no end of sequence, so that completions could not end.
     """
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = _load_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {path} has no eos_token; set one and save it again")
     return Policy(AutoModelForCausalLM.from_pretrained(path, **model_options).eval(), tokenizer)
+
+
+def _load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    # AutoTokenizer gives a model of type qwen2 Qwen's own splitting rules, even where tokenizer_config.json asks for
+    # those of tokenizer.json: the character tokenizer would lose its spaces.
+    generic = get_tokenizer_config(path).get("tokenizer_class") in _GENERIC_TOKENIZERS
+    return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(path)

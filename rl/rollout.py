@@ -27,6 +27,7 @@ class Completions(NamedTuple):
 
     @property
     def group_size(self) -> int:
+        """Completions a prompt, n."""
         return self.tokens.shape[0] // self.prompt_tokens.shape[0]
 
     def take(self, groups: torch.Tensor) -> "Completions":

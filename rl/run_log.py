@@ -78,5 +78,7 @@ def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """
     saved = torch.load(path, map_location="cpu", weights_only=False)
     if saved["identity"] != identity:
-        raise ValueError(f"{path} is of another run: saved {saved['identity']}, here {identity}; give the same configuration")
+        raise ValueError(
+            f"{path} is of another run: saved {saved['identity']}, here {identity}; give the same configuration"
+        )
     return saved

@@ -71,8 +71,8 @@ def train(
 ) -> list[dict[str, float]]:
     """Trains the policy in place.
 
-    Writes `metrics.jsonl`, TensorBoard events and `checkpoint.pt` to `run_dir`. A run that was killed at any moment and is
-    started again with `resume` gives the same numbers (times apart) as one that was not, on the CPU.
+    Writes `metrics.jsonl`, TensorBoard events and `checkpoint.pt` to `run_dir`. A run that was killed at any moment
+    and is started again with `resume` gives the same numbers (times apart) as one that was not, on the CPU.
 
     Args:
         config: see `TrainConfig`.
@@ -160,7 +160,7 @@ def _collect(
         batches += 1
         with clock("generating"):
             completions = engine.generate(
-                [pool.texts[i] for i in prompt_ids],
+                pool.take(prompt_ids.tolist()).texts,
                 config.group_size,
                 max_new_tokens=task.max_new_tokens,
                 temperature=config.temperature,

@@ -1,4 +1,4 @@
-"""Rollouts with the policy's own Transformers model: a key-value cache filled once a prompt, then shared by its group."""
+"""Rollouts with the policy's own Transformers model; the cache is filled once a prompt, for its whole group."""
 
 from collections.abc import Sequence
 
@@ -64,7 +64,9 @@ def _sample(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens, mask and log-probabilities `[b * n, max_new_tokens]` of one chunk of prompts."""
     positions = (prompt_mask.cumsum(1) - 1).clamp_min(0)
-    output = policy.model(prompt_tokens, attention_mask=prompt_mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+    output = policy.model(
+        prompt_tokens, attention_mask=prompt_mask, position_ids=positions, use_cache=True, logits_to_keep=1
+    )
     cache = output.past_key_values
     cache.batch_repeat_interleave(group_size)
     logits = output.logits[:, -1].repeat_interleave(group_size, 0)
@@ -96,9 +98,7 @@ def _sample(
     return tokens, mask, log_probs
 
 
-def _draw(
-    logits: torch.Tensor, temperature: float, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """One token of each row of logits `[r, v]`, and its log-probability under the distribution it was drawn from."""
     if temperature == 0:
         return logits.argmax(-1), logits.new_zeros(len(logits))

@@ -128,9 +128,7 @@ def make(
     _check_space("shares", shares, max_number, max_target)
     _check_space("demonstration_shares", demonstration_shares, max_number, max_target)
     if not 0 <= format_credit < 1:
-        raise ValueError(
-            f"format_credit={format_credit}; take at least 0 and less than 1, the reward of a solution"
-        )
+        raise ValueError(f"format_credit={format_credit}; take at least 0 and less than 1, the reward of a solution")
     bounds = {"max_number": max_number, "max_target": max_target}
     return Task(
         name="countdown",

@@ -55,9 +55,7 @@ def _num_leaves(shape: Shape) -> int:
     return 1 if shape is None else _num_leaves(shape[0]) + _num_leaves(shape[1])
 
 
-def evaluate(
-    shape: Shape, leaves: Int[np.ndarray, "k m"], operations: Int[np.ndarray, "gaps n"]
-) -> tuple[Ints, Ints]:
+def evaluate(shape: Shape, leaves: Int[np.ndarray, "k m"], operations: Int[np.ndarray, "gaps n"]) -> tuple[Ints, Ints]:
     """Numerators and denominators of `m` expressions, written from left to right.
 
     Operation `i` stands between leaves `i` and `i + 1`. Whatever divides by zero comes out as 0 / 0.
@@ -118,9 +116,7 @@ def _within(
     return valid, targets
 
 
-def _of_shape(
-    rng: np.random.Generator, draws: int, shape: int, count: int, space: Space
-) -> Iterator[Instance]:
+def _of_shape(rng: np.random.Generator, draws: int, shape: int, count: int, space: Space) -> Iterator[Instance]:
     """The valid ones among `draws` random expressions of one shape."""
     leaves = rng.integers(1, space.max_number, size=(draws, count), endpoint=True)
     operations = rng.integers(len(OPERATIONS), size=(count - 1, draws))
@@ -142,9 +138,7 @@ def instances(rng: np.random.Generator, count: int, space: Space) -> Iterator[In
     num_shapes = len(shapes(count))
     barren = 0
     while barren < _BARREN_BLOCKS:
-        blocks = (
-            _of_shape(rng, -(-_BLOCK // num_shapes), shape, count, space) for shape in range(num_shapes)
-        )
+        blocks = (_of_shape(rng, -(-_BLOCK // num_shapes), shape, count, space) for shape in range(num_shapes))
         block = list(itertools.chain.from_iterable(blocks))
         barren = 0 if block else barren + 1
         yield from (block[i] for i in rng.permutation(len(block)).tolist())

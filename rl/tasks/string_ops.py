@@ -1,14 +1,14 @@
 """A mixture of string operations of very unequal difficulty.
 
-A prompt is a two-letter name, three to five digits and `=`. Each of the 256 names ("families") stands for one of eight
-operations. The policy has to say which one, then carry it out: `ac123=` asks for `B321` if `ac` means B, reversal. Only the
-digits are judged.
+A prompt is a two-letter name, three to five digits and `=`. Each of the 256 names ("families") stands for one of
+eight operations. The policy has to say which one, then carry it out: `ac123=` asks for `B321` if `ac` means B,
+reversal. Only the digits are judged.
 
-The warm start shows every operation carried out well, and the meaning of the names unequally:
+The warm start shows every operation carried out right, and the meaning of the names unequally:
 
 * easy names (40%) are always shown right;
-* middle names (30%): the share of right demonstrations falls geometrically from 0.5 to 0.01, the others mistake the name
-  for another operation. A policy that imitates them solves these prompts about that often;
+* middle names (30%): the share of right demonstrations falls geometrically from 0.5 to 0.01, the others mistake the
+  name for another operation. A policy that imitates them solves these prompts about that often;
 * hard names (30%) are shown right once in five hundred times: at first, in practice, never solved.
 
 Uniform training spends most of its rollouts on the first and the last.
@@ -51,10 +51,7 @@ _NUM_EASY, _NUM_HARD = 102, 77
 _NUM_MIDDLE = len(FAMILIES) - _NUM_EASY - _NUM_HARD
 CORRECT_SHARE = (
     dict.fromkeys(_shuffled[:_NUM_EASY], 1.0)
-    | {
-        family: 0.5 * 0.02 ** (i / (_NUM_MIDDLE - 1))
-        for i, family in enumerate(_shuffled[_NUM_EASY:-_NUM_HARD])
-    }
+    | {family: 0.5 * 0.02 ** (i / (_NUM_MIDDLE - 1)) for i, family in enumerate(_shuffled[_NUM_EASY:-_NUM_HARD])}
     | dict.fromkeys(_shuffled[-_NUM_HARD:], 0.002)
 )
 """The share of a family's demonstrations that are right."""

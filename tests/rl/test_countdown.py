@@ -66,9 +66,7 @@ def test_pool_of_a_small_space_is_exactly_what_brute_force_finds(shares, max_num
     bounds = {"shares": shares, "max_number": max_number, "max_target": max_target}
     expected = prompts_by_brute_force(shares, max_number, max_target, held_out=False)
     assert set(countdown.pool(len(expected), 0, **bounds).texts) == expected
-    with pytest.raises(
-        ValueError, match=rf"num_prompts={len(expected) + 1}, but only {len(expected)} distinct"
-    ):
+    with pytest.raises(ValueError, match=rf"num_prompts={len(expected) + 1}, but only {len(expected)} distinct"):
         countdown.pool(len(expected) + 1, 0, **bounds)
 
 
@@ -138,9 +136,7 @@ def test_the_global_generators_are_neither_read_nor_touched():
 
 
 # 12000 prompts of {2, 3} digits need the list: drawing has slowed down by then.
-@pytest.mark.parametrize(
-    ("shares", "sizes"), [({2: 1, 3: 1, 4: 1}, (0, 1, 700)), ({2: 1, 3: 1}, (8000, 8959))]
-)
+@pytest.mark.parametrize(("shares", "sizes"), [({2: 1, 3: 1, 4: 1}, (0, 1, 700)), ({2: 1, 3: 1}, (8000, 8959))])
 def test_a_smaller_pool_is_the_beginning_of_a_larger_one(shares, sizes):
     largest = countdown.pool(sizes[-1], 2, shares=shares)
     for size in sizes:
@@ -162,9 +158,7 @@ def test_evaluation_is_disjoint_from_training_and_demonstrations_up_to_order():
 
 def test_evaluation_is_disjoint_from_training_of_other_bounds():
     evaluation = {instance_key(answer) for answer in countdown.held_out(1000).answers}
-    assert not evaluation & {
-        instance_key(a) for a in countdown.pool(50_000, 0, max_number=12, max_target=120).answers
-    }
+    assert not evaluation & {instance_key(a) for a in countdown.pool(50_000, 0, max_number=12, max_target=120).answers}
 
 
 # Demonstrations.
@@ -204,9 +198,7 @@ def test_demonstrations_show_many_solutions_of_a_prompt_and_stay_mixed():
 
 
 def test_make_closes_over_its_options():
-    task = countdown.make(
-        shares={3: 1}, demonstration_shares={2: 1}, max_number=20, max_target=40, format_credit=0.2
-    )
+    task = countdown.make(shares={3: 1}, demonstration_shares={2: 1}, max_number=20, max_target=40, format_credit=0.2)
     assert task.name == "countdown"
     bounds = {"max_number": 20, "max_target": 40}
     assert task.pool(50, 1) == countdown.pool(50, 1, shares={3: 1}, **bounds)
@@ -275,7 +267,5 @@ def test_bad_arguments():
 
 def test_a_side_without_instances_says_so():
     # Two numbers up to 2 reach the target 1 in three ways, none of which happens to be held out.
-    with pytest.raises(
-        ValueError, match=r"no Countdown instance of 2 numbers .* for evaluation; raise max_number"
-    ):
+    with pytest.raises(ValueError, match=r"no Countdown instance of 2 numbers .* for evaluation; raise max_number"):
         countdown.held_out(1, shares={2: 1}, max_number=2, max_target=1)

@@ -236,9 +236,7 @@ def test_all_short_texts_of_the_alphabet():
 
 expressions = st.recursive(
     st.integers(0, 99).map(lambda n: (str(n), [n], Fraction(n))),
-    lambda children: st.tuples(children, st.sampled_from("+-*/"), children).map(
-        lambda parts: combine(*parts)
-    ),
+    lambda children: st.tuples(children, st.sampled_from("+-*/"), children).map(lambda parts: combine(*parts)),
     max_leaves=8,
 )
 

@@ -1,0 +1,220 @@
+"""Several methods on the same pool and warm start, side by side."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from tqdm import tqdm
+
+from experiments.runs import MethodConfig, RunConfig, make_policy, make_task, run
+from rl.train import TrainConfig
+from rl.warm_start import WarmStartConfig
+
+DEMO_METHODS = ("uniform", "dynamic_sampling", "mopps", "dps")
+Records = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all methods of a comparison share.
+
+    Attributes:
+        task: see `RunConfig`.
+        pool_size: see `RunConfig`.
+        held_out_size: see `RunConfig`.
+        steps: policy updates of every method but dynamic sampling.
+        dynamic_sampling_steps: its updates; each costs several times the rollouts.
+        batch_size: prompts a step.
+        group_size: rollouts a prompt.
+        candidate_ratio: window of mopps and dps, in batches.
+        decay: of mopps and dps.
+        learning_rate: of the policy.
+        probe_every: steps between probes.
+        warm_start: the built-in policy.
+    """
+
+    task: str
+    pool_size: int
+    held_out_size: int
+    steps: int
+    dynamic_sampling_steps: int
+    batch_size: int = 16
+    group_size: int = 8
+    candidate_ratio: int = 8
+    decay: float = 0.5
+    learning_rate: float = 4e-5
+    probe_every: int = 25
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+
+    def run_config(self, method: str, seed: int) -> RunConfig:
+        """The run of one method."""
+        dynamic = method == "dynamic_sampling"
+        steps = self.dynamic_sampling_steps if dynamic else self.steps
+        probe_every = max(1, self.probe_every * steps // self.steps)
+        return RunConfig(
+            task=self.task,
+            pool_size=self.pool_size,
+            held_out_size=self.held_out_size,
+            seed=seed,
+            method=MethodConfig(method, self.batch_size, self.candidate_ratio, self.decay),
+            warm_start=self.warm_start,
+            train=TrainConfig(
+                steps=steps,
+                group_size=self.group_size,
+                learning_rate=self.learning_rate,
+                probe_every=probe_every,
+            ),
+        )
+
+
+# Chosen on seeds 101 to 103; the reported seeds are others.
+SETTINGS = {
+    "string_ops": Setting(
+        "string_ops",
+        pool_size=500,
+        held_out_size=500,
+        steps=300,
+        dynamic_sampling_steps=150,
+        candidate_ratio=4,
+        warm_start=WarmStartConfig(steps=2500),
+    ),
+    "countdown": Setting(
+        "countdown",
+        pool_size=500,
+        held_out_size=500,
+        steps=300,
+        dynamic_sampling_steps=150,
+        candidate_ratio=4,
+        warm_start=WarmStartConfig(steps=2500),
+    ),
+}
+
+
+def run_methods(setting: Setting, seed: int, out: Path, methods: Sequence[str] = DEMO_METHODS) -> dict[str, Records]:
+    """Runs every method in `out/METHOD`, as many at a time as there are cores, each on one.
+
+    Small matrices gain little from a second thread, and two processes that fight for the cores lose much.
+    """
+    context = multiprocessing.get_context("spawn")
+    positions = context.Queue()
+    workers = min(len(methods), os.cpu_count() or 1)
+    for position in range(workers):
+        positions.put(position)
+    # A spawned process reads these when it starts; torch and XLA would each take every core otherwise.
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(context.RLock(), positions)
+    ) as executor:
+        executor.submit(_warm_up, setting.run_config(methods[0], seed)).result()  # once, before all need it
+        futures = {method: executor.submit(_run, setting.run_config(method, seed), out / method) for method in methods}
+        return {method: future.result() for method, future in futures.items()}
+
+
+_position = 0
+
+
+def _start_worker(lock: Any, positions: Any) -> None:
+    global _position
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    tqdm.set_lock(lock)
+    _position = positions.get()
+
+
+def _warm_up(config: RunConfig) -> None:
+    make_policy(config, make_task(config.task))
+
+
+def _run(config: RunConfig, run_dir: Path) -> Records:
+    def bar(steps: range) -> Any:
+        return tqdm(steps, desc=f"{config.method.name:<18}", unit="step", position=_position, leave=True)
+
+    return run(config, run_dir, progress=bar)
+
+
+def probes(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rollouts so far and the value of `probe/NAME`, at every probe."""
+    rows = [(r["rollouts"], r[f"probe/{name}"]) for r in records if r.get(f"probe/{name}") is not None]
+    rollouts, values = zip(*rows, strict=True)
+    return np.array(rollouts, float), np.array(values, float)
+
+
+def column(records: Records, name: str) -> np.ndarray:
+    """One metric of every step that has it."""
+    return np.array([r[name] for r in records if r.get(name) is not None], float)
+
+
+def summary(records: Records) -> dict[str, float]:
+    """One run in numbers."""
+    mixed = column(records, "train/mixed_share")
+    spearman = probes(records, "spearman")[1]
+    return {
+        "steps": len(mixed),
+        "rollouts": records[-1]["rollouts"],
+        "mixed_share_first_half": float(mixed[: len(mixed) // 2].mean()),
+        "mixed_share": float(mixed.mean()),
+        "held_out_at_start": float(probes(records, "held_out_accuracy")[1][0]),
+        # The last two probes: one alone is noisier than the differences that matter.
+        "held_out_accuracy": float(probes(records, "held_out_accuracy")[1][-2:].mean()),
+        "spearman": float(spearman[len(spearman) // 2 :].mean()),
+        **{
+            f"seconds_{part}": float(column(records, f"seconds/{part}").sum())
+            for part in ("selecting", "generating", "updating")
+        },
+        # Without the first steps, in which functions are compiled.
+        "median_ms_selecting": float(1e3 * np.median(column(records, "seconds/selecting"))),
+        "median_ms_step": float(1e3 * np.median(_step_seconds(records))),
+    }
+
+
+def _step_seconds(records: Records) -> np.ndarray:
+    parts = [column(records, f"seconds/{part}") for part in ("selecting", "generating", "updating")]
+    return np.sum(parts, axis=0)
+
+
+def summary_table(runs: dict[str, Records]) -> Table:
+    """The summaries as a table for the terminal."""
+    table = Table(title="Mixed groups (neither all right nor all wrong) are the ones that teach.")
+    columns = (
+        "method",
+        "steps",
+        "rollouts",
+        "mixed groups",
+        "held-out acc.",
+        "Spearman",
+        "select s",
+        "generate s",
+        "update s",
+    )
+    for name in columns:
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for method, records in runs.items():
+        s = summary(records)
+        table.add_row(
+            method,
+            f"{s['steps']:.0f}",
+            f"{s['rollouts']:,.0f}",
+            f"{s['mixed_share']:.0%}",
+            f"{s['held_out_at_start']:.3f} > {s['held_out_accuracy']:.3f}",
+            f"{s['spearman']:.2f}",
+            f"{s['seconds_selecting']:.1f}",
+            f"{s['seconds_generating']:.1f}",
+            f"{s['seconds_updating']:.1f}",
+        )
+    return table
+
+
+def seconds_since(start: float = 0.0) -> float:
+    """Seconds on a clock that never goes back."""
+    return time.perf_counter() - start

@@ -1,0 +1,77 @@
+"""Figures of training runs."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from experiments.compare import Records, column, probes
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+# Okabe and Ito's palette: distinct for colour-blind readers. Line styles carry the same message in grey.
+STYLES = {
+    "uniform": ("#000000", "-"),
+    "history_resampling": ("#56B4E9", "--"),
+    "dynamic_sampling": ("#E69F00", "--"),
+    "mopps": ("#0072B2", "-"),
+    "threshold": ("#009E73", "-."),
+    "dps": ("#D55E00", "-"),
+}
+
+
+def draw_comparison(runs: dict[str, Records], path: Path, *, title: str) -> Path:
+    """Held-out accuracy against rollouts, and the share of mixed groups over steps."""
+    return draw_seeds({method: [records] for method, records in runs.items()}, path, title=title)
+
+
+def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Path:
+    """The same for several seeds: the mean, and a band of one standard error around it."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for method, seeds in runs.items():
+        colour, line = STYLES.get(method, ("#CC79A7", ":"))
+        style = {"color": colour, "linestyle": line, "label": method.replace("_", " "), "linewidth": 1.8}
+        grid = _common_grid(seeds)
+        accuracy = np.array([np.interp(grid, *probes(r, "held_out_accuracy")) for r in seeds])
+        _line_with_band(left, grid / 1000, accuracy, style)
+        mixed = np.array([_smooth(column(r, "train/mixed_share")) for r in seeds])
+        _line_with_band(right, np.arange(mixed.shape[1]), mixed, style)
+    left.set(xlabel="rollouts (thousands)", ylabel="held-out accuracy", title="what the rollouts bought")
+    right.set(
+        xlabel="training step",
+        ylabel="share of mixed groups (mean of 20 steps)",
+        title="before any filter",
+        ylim=(0, 1),
+    )
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False)
+    figure.suptitle(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def _common_grid(seeds: list[Records]) -> np.ndarray:
+    """Rollouts at which every seed is between two of its probes."""
+    curves = [probes(records, "held_out_accuracy")[0] for records in seeds]
+    return np.linspace(0, min(rollouts[-1] for rollouts in curves), len(curves[0]))
+
+
+def _smooth(values: np.ndarray, width: int = 20) -> np.ndarray:
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - width, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _line_with_band(axes: Any, x: np.ndarray, values: np.ndarray, style: dict[str, Any]) -> None:
+    mean = values.mean(0)
+    axes.plot(x, mean, **style)
+    if len(values) > 1:
+        error = values.std(0, ddof=1) / np.sqrt(len(values))
+        axes.fill_between(x, mean - error, mean + error, color=style["color"], alpha=0.15, linewidth=0)

@@ -1,0 +1,49 @@
+"""A configuration, described for `--help` by the docstrings of its dataclasses."""
+
+import inspect
+import re
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any
+
+_HEAD = """Trains a policy with GRPO on prompts that a method chooses.
+
+  python -m experiments.train method.name=dps train.steps=500 seed=3
+  python -m experiments.train method.name=dps train.checkpoint_every=50 --resume
+  python -m experiments.train -m method.name=uniform,mopps,dps seed=0,1,2     # every combination, one after the other
+
+Metrics go to metrics.jsonl and TensorBoard events in the run's folder, runs/TASK-METHOD-SEED unless
+hydra.run.dir=FOLDER says otherwise. Set any of these as NAME=VALUE:
+
+  --resume                     go on from the folder's checkpoint (the same as resume=true)
+  threads = 0                  threads for torch; 0: its own choice
+"""
+
+
+def describe(config: type) -> str:
+    """The help text: every parameter with its default and what it means."""
+    return "\n".join([_HEAD, *_lines(config, "")])
+
+
+def _lines(config: type, prefix: str) -> list[str]:
+    meanings = _attributes(config)
+    lines: list[str] = []
+    for parameter in fields(config):
+        default = _default(parameter)
+        name = f"{prefix}{parameter.name}"
+        if is_dataclass(default):
+            lines += ["", f"  {name}: {meanings[parameter.name]}", *_lines(type(default), f"{name}.")]
+        else:
+            shown = "''" if default == "" else default
+            lines.append(f"  {f'{name} = {shown}':<36} {meanings[parameter.name]}")
+    return lines
+
+
+def _default(parameter: Field) -> Any:
+    return parameter.default if parameter.default is not MISSING else parameter.default_factory()  # type: ignore[misc]
+
+
+def _attributes(config: type) -> dict[str, str]:
+    """The `Attributes:` section of a Google docstring, one line an attribute."""
+    section = inspect.getdoc(config).split("Attributes:\n")[1]  # type: ignore[union-attr]
+    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text) for name, text in entries}

@@ -1,0 +1,49 @@
+"""One training run from the command line: `python -m experiments.train --help`."""
+
+import sys
+from pathlib import Path
+
+import hydra
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.help import describe
+from experiments.runs import RunConfig, run
+
+ConfigStore.instance().store(
+    name="train",
+    node={
+        **OmegaConf.structured(RunConfig()),
+        "resume": False,
+        "threads": 0,
+        "hydra": {
+            "run": {"dir": "runs/${task}-${method.name}-${seed}"},
+            "job": {"chdir": False},
+            "help": {"template": describe(RunConfig)},
+        },
+    },
+)
+
+
+@hydra.main(version_base="1.3", config_path=None, config_name="train")
+def main(config: DictConfig) -> None:
+    """Runs one configuration in Hydra's output folder."""
+    choices = OmegaConf.to_container(config)
+    assert isinstance(choices, dict)
+    resume, threads = choices.pop("resume"), choices.pop("threads")
+    if threads:
+        torch.set_num_threads(threads)
+    structured = OmegaConf.merge(OmegaConf.structured(RunConfig), choices)
+    run_config = OmegaConf.to_object(structured)
+    assert isinstance(run_config, RunConfig)
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    records = run(run_config, run_dir, resume=resume)
+    last = records[-1]
+    print(f"held-out accuracy {last['probe/held_out_accuracy']:.3f} after {last['rollouts']} rollouts; see {run_dir}")
+
+
+if __name__ == "__main__":
+    sys.argv = ["resume=true" if argument == "--resume" else argument for argument in sys.argv]
+    main()

@@ -1,0 +1,138 @@
+"""What jaxsel has to agree with, in float64 NumPy: slow, plain, one prompt and one step at a time."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+UNSOLVED, MIXED, SOLVED = 0, 1, 2
+
+
+def merged(prompt_ids, successes, group_size, num_prompts: int) -> dict[int, tuple[int, int]]:
+    """{row: (s, n)} of the prompts that were visited: repeated ids summed up, n = 0 and strange ids left out."""
+    visits: dict[int, tuple[int, int]] = {}
+    for row, s, n in zip(prompt_ids, successes, group_size, strict=True):
+        if n > 0 and 0 <= row < num_prompts:
+            old_s, old_n = visits.get(int(row), (0, 0))
+            visits[int(row)] = (old_s + int(s), old_n + int(n))
+    return visits
+
+
+class MoppsModel:
+    """METHODS, section 1: alpha and beta of every prompt, in a dictionary."""
+
+    def __init__(
+        self,
+        num_prompts: int,
+        *,
+        prior_alpha: ArrayLike = 1.0,
+        prior_beta: ArrayLike = 1.0,
+        decay: float = 0.5,
+        ageing: str = "visit",
+    ):
+        self.decay, self.ageing, self.num_prompts = decay, ageing, num_prompts
+        self.prior = np.stack([np.broadcast_to(p, num_prompts) for p in (prior_alpha, prior_beta)], 1)
+        self.parameters = {row: self.prior[row].astype(float) for row in range(num_prompts)}
+
+    def observe(self, prompt_ids, successes, group_size) -> None:
+        visits = merged(prompt_ids, successes, group_size, self.num_prompts)
+        for row in self.parameters if self.ageing == "step" else visits:
+            aged = self.decay * self.parameters[row] + (1 - self.decay) * self.prior[row]
+            s, n = visits.get(row, (0, 0))
+            self.parameters[row] = aged + (s, n - s)
+
+    def posterior(self) -> tuple[np.ndarray, np.ndarray]:
+        alpha, beta = np.array([self.parameters[row] for row in range(self.num_prompts)]).T
+        return alpha, beta
+
+    def success_rate(self) -> np.ndarray:
+        alpha, beta = self.posterior()
+        return alpha / (alpha + beta)
+
+
+class DpsModel:
+    """METHODS, section 2: belief and transition counts of every prompt, updated in a loop."""
+
+    def __init__(
+        self,
+        num_prompts: int,
+        *,
+        decay: float = 0.7,
+        prior_counts: ArrayLike | None = None,
+        initial_belief: ArrayLike | None = None,
+    ):
+        self.decay, self.num_prompts = decay, num_prompts
+        self.prior = np.ones((3, 3)) if prior_counts is None else np.asarray(prior_counts, float)
+        belief = np.ones(3) / 3 if initial_belief is None else np.asarray(initial_belief, float)
+        self.filtered = [belief.copy() for _ in range(num_prompts)]
+        self.counts = [self.prior.copy() for _ in range(num_prompts)]
+
+    def observe(self, prompt_ids, successes, group_size) -> None:
+        visits = merged(prompt_ids, successes, group_size, self.num_prompts)
+        for row in range(self.num_prompts):
+            before, transition = self.filtered[row], _row_normalised(self.counts[row])
+            xi = np.zeros((3, 3))
+            after = before @ transition
+            if row in visits:
+                after = np.eye(3)[solve_state(*visits[row])]
+                xi = before[:, None] * transition * after[None, :]
+                xi = xi / xi.sum() if xi.sum() > 0 else np.zeros((3, 3))
+            self.filtered[row] = after
+            self.counts[row] = self.decay * self.counts[row] + (1 - self.decay) * self.prior + xi
+
+    def predicted(self) -> np.ndarray:
+        """[3, N]."""
+        pairs = zip(self.filtered, self.counts, strict=True)
+        return np.array([belief @ _row_normalised(counts) for belief, counts in pairs]).T
+
+    def success_rate(self) -> np.ndarray:
+        _, mixed, solved = self.predicted()
+        return solved + mixed / 2
+
+
+def _row_normalised(counts: np.ndarray) -> np.ndarray:
+    return counts / counts.sum(1, keepdims=True)
+
+
+def solve_state(successes: int, group_size: int) -> int:
+    if successes == 0:
+        return UNSOLVED
+    return SOLVED if successes == group_size else MIXED
+
+
+def filtered_by_enumeration(
+    initial: np.ndarray, transition: np.ndarray, observations: Sequence[int | None]
+) -> np.ndarray:
+    """P(z_T | observations), by adding up the probabilities of all paths z_0, z_1, ..., z_T."""
+    posterior = np.zeros(3)
+    for path in itertools.product(range(3), repeat=len(observations) + 1):
+        if all(seen is None or seen == state for seen, state in zip(observations, path[1:], strict=True)):
+            steps = [transition[i, j] for i, j in itertools.pairwise(path)]
+            posterior[path[-1]] += initial[path[0]] * np.prod(steps)
+    return posterior / posterior.sum()
+
+
+def largest(scores: np.ndarray, k: int) -> np.ndarray:
+    """The positions of the k largest scores, best first."""
+    return np.argsort(-scores, kind="stable")[:k]
+
+
+def inclusion_probabilities(weights: np.ndarray, k: int) -> np.ndarray:
+    """P(i is among k draws without replacement, each in proportion to the weights), over all ordered draws."""
+    included = np.zeros(len(weights))
+    for draws in itertools.permutations(range(len(weights)), k):
+        left, probability = weights.sum(), 1.0
+        for i in draws:
+            probability *= weights[i] / left
+            left -= weights[i]
+        included[list(draws)] += probability
+    return included
+
+
+def assert_frequency(count: ArrayLike, trials: int, probability: ArrayLike) -> None:
+    """The binomial counts lie within five standard deviations of their mean."""
+    probability = np.asarray(probability)
+    deviation = np.abs(np.asarray(count) - trials * probability)
+    bound = 5 * np.sqrt(trials * probability * (1 - probability)) + 1e-9
+    assert (deviation <= bound).all(), (count, trials * probability, bound)

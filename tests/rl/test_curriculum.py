@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import torch
+
+import jaxsel
+from rl.curriculum import DynamicSampling, HistoryResampling, Selected
+from rl.groups import Groups
+from rl.rollout import Completions
+
+N, B, GROUP = 40, 8, 4
+
+
+class FakeRollouts:
+    """Prompt i is never solved when i % 4 == 0, always when i % 4 == 1, else half the time; remembers what it did."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, prompt_ids):
+        self.batches.append(np.array(prompt_ids))
+        successes = np.select([prompt_ids % 4 == 0, prompt_ids % 4 == 1], [0, GROUP], GROUP // 2).astype(np.int32)
+        rows = len(prompt_ids) * GROUP
+        rewards = (torch.arange(GROUP)[None] < torch.as_tensor(successes)[:, None]).float()
+        marks = torch.as_tensor(np.repeat(prompt_ids, GROUP), dtype=torch.int64)[:, None]
+        prompts = torch.ones(len(prompt_ids), 2, dtype=torch.int64)
+        ones = torch.ones(rows, 1)
+        completions = Completions(prompts, prompts, marks, ones.bool(), ones, ["x"] * rows)
+        return Groups(prompt_ids, completions, rewards, successes, np.full(len(prompt_ids), GROUP, np.int32))
+
+    @property
+    def num_rollouts(self):
+        return GROUP * sum(map(len, self.batches))
+
+
+def selector(method=None, ratio: int | None = 1):
+    return jaxsel.PromptSelector(method or jaxsel.uniform(), num_prompts=N, seed=0, candidate_ratio=ratio)
+
+
+@pytest.fixture
+def roll_out():
+    return FakeRollouts()
+
+
+def test_selected_trains_on_what_it_selected(roll_out):
+    curriculum = Selected(selector(), B)
+    collected = curriculum.collect(roll_out)
+    assert collected.groups.prompt_ids.tolist() == roll_out.batches[0].tolist()
+    assert collected.num_rollouts == B * GROUP
+    assert curriculum.selector.visits.sum() == B
+
+
+def test_uniform_goes_through_the_pool_once_an_epoch(roll_out):
+    curriculum = Selected(selector(), B)
+    for _ in range(N // B):
+        curriculum.collect(roll_out)
+    assert (curriculum.selector.visits == 1).all()
+
+
+@pytest.mark.parametrize("keep_surplus", [False, True])
+def test_dynamic_sampling_fills_the_batch_with_mixed_groups(roll_out, keep_surplus):
+    curriculum = DynamicSampling(selector(), B, keep_surplus=keep_surplus)
+    counted = 0
+    for _ in range(6):
+        before = roll_out.num_rollouts
+        collected = curriculum.collect(roll_out)
+        counted += collected.num_rollouts
+        assert roll_out.num_rollouts - before == collected.num_rollouts
+        assert collected.groups.mixed.all()
+        assert len(collected.groups.prompt_ids) == B
+        # tokens travel with their prompt
+        ids = np.repeat(collected.groups.prompt_ids, GROUP)
+        assert collected.groups.completions.tokens[:, 0].tolist() == ids.tolist()
+    assert counted == roll_out.num_rollouts
+    # everything that was generated was observed, before the filter
+    assert curriculum.selector.visits.sum() * GROUP == counted
+
+
+def test_kept_surplus_saves_rollouts(roll_out):
+    other = FakeRollouts()
+    dropping, keeping = DynamicSampling(selector(), B), DynamicSampling(selector(), B, keep_surplus=True)
+    for _ in range(10):
+        dropping.collect(roll_out)
+        keeping.collect(other)
+    assert other.num_rollouts < roll_out.num_rollouts
+
+
+def test_dynamic_sampling_stops_at_the_cap_with_what_there_is(roll_out):
+    collected = DynamicSampling(selector(), B, max_batches=1).collect(roll_out)
+    assert len(roll_out.batches) == 1
+    assert 0 < len(collected.groups.prompt_ids) < B
+    assert collected.groups.mixed.all()
+
+
+def test_dynamic_sampling_without_any_mixed_group(roll_out):
+    def hopeless(prompt_ids):
+        groups = roll_out(prompt_ids)
+        return groups._replace(successes=np.zeros_like(groups.successes), rewards=torch.zeros(B, GROUP))
+
+    collected = DynamicSampling(selector(), B, max_batches=3).collect(hopeless)
+    assert collected.num_rollouts == 3 * B * GROUP
+    assert not collected.groups.mixed.any()
+    assert collected.mixed_share == 0
+
+
+def test_a_cap_below_one_is_refused():
+    with pytest.raises(ValueError, match="max_batches is 0"):
+        DynamicSampling(selector(), B, max_batches=0)
+
+
+def test_history_resampling_drops_what_was_solved_in_the_epoch_before(roll_out):
+    curriculum = HistoryResampling(selector(), B, seed=0)
+    for _ in range(N // B):
+        curriculum.collect(roll_out)
+    first = np.concatenate(roll_out.batches)
+    assert sorted(first) == list(range(N))
+    for _ in range(3):
+        curriculum.collect(roll_out)
+    second = np.concatenate(roll_out.batches[N // B :])
+    assert (second % 4 != 1).all()
+    assert len(np.unique(second)) == len(second)
+
+
+def test_history_resampling_starts_over_when_everything_is_solved(roll_out):
+    def easy(prompt_ids):
+        groups = roll_out(prompt_ids)
+        return groups._replace(successes=np.full(len(prompt_ids), GROUP, np.int32))
+
+    curriculum = HistoryResampling(selector(), B, seed=0)
+    for _ in range(3 * N // B):
+        assert len(curriculum.collect(easy).groups.prompt_ids) == B
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Selected(selector(), B),
+        lambda: Selected(selector(jaxsel.mopps(), 2), B),
+        lambda: Selected(selector(jaxsel.dps(), None), B),
+        lambda: DynamicSampling(selector(), B, keep_surplus=True),
+        lambda: HistoryResampling(selector(), B, seed=3),
+    ],
+)
+def test_state_dict_continues_identically(make):
+    whole, first, second = make(), make(), make()
+    one, two = FakeRollouts(), FakeRollouts()
+    for _ in range(12):
+        whole.collect(one)
+    for _ in range(7):
+        first.collect(two)
+    second.load_state_dict(first.state_dict())
+    for _ in range(5):
+        second.collect(two)
+    np.testing.assert_array_equal(np.concatenate(one.batches), np.concatenate(two.batches))

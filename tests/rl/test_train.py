@@ -1,0 +1,211 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import jaxsel
+from rl.curriculum import DynamicSampling, HistoryResampling, Selected
+from rl.engines.hf import HFEngine
+from rl.policy import build_policy
+from rl.probe import Probe
+from rl.run_log import RunLog, load_checkpoint, read_metrics, save_checkpoint
+from rl.train import TrainConfig, train
+
+CONFIG = TrainConfig(steps=8, group_size=4, learning_rate=1e-3, probe_every=4, checkpoint_every=3)
+
+
+def selector(method=None, ratio: int | None = 2):
+    return jaxsel.PromptSelector(method or jaxsel.mopps(group_size=4), num_prompts=30, candidate_ratio=ratio)
+
+
+def start(task, run_dir, config=CONFIG, curriculum=None, **options):
+    policy = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)
+    pool = task.pool(30, 0)
+    records = train(
+        config,
+        task=task,
+        pool=pool,
+        policy=policy,
+        engine=options.pop("engine", None) or HFEngine(policy),
+        curriculum=curriculum or Selected(selector(), 4),
+        probe=Probe(task, pool, task.held_out(5), num_pool_prompts=10, group_size=2),
+        run_dir=run_dir,
+        **options,
+    )
+    return records, policy
+
+
+def without_times(records):
+    return [{k: v for k, v in record.items() if not k.startswith("seconds/")} for record in records]
+
+
+def assert_same_run(one, other):
+    assert without_times(one[0]) == without_times(other[0])
+    for name, weight in one[1].model.state_dict().items():
+        assert torch.equal(weight, other[1].model.state_dict()[name]), name
+
+
+def test_the_policy_learns(task, tmp_path):
+    config = TrainConfig(steps=60, group_size=8, learning_rate=3e-3, probe_every=0, warm_up_steps=1)
+    records, _ = start(task, tmp_path, config)
+    assert records[-1]["probe/held_out_accuracy"] > records[0]["probe/held_out_accuracy"] + 0.1
+
+
+def test_what_is_logged(task, tmp_path):
+    records, _ = start(task, tmp_path)
+    assert [r["step"] for r in records] == list(range(9))
+    assert records == read_metrics(tmp_path / "metrics.jsonl")
+    assert records[-1]["rollouts"] == 8 * 4 * 4
+    assert [r["step"] for r in records if "probe/spearman" in r] == [0, 4, 8]
+    assert records[0]["probe/rollouts"] == (10 + 5) * 2  # counted apart
+    for name in ("train/mixed_share", "policy/loss", "seconds/selecting", "selector/coverage"):
+        assert all(np.isfinite(r[name]) for r in records[:-1])
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_a_batch_without_signal_changes_nothing(task, tmp_path):
+    from rl.prompts import Verdict
+
+    always = task._replace(verify=lambda *_: Verdict(True, 1.0))
+    records, policy = start(always, tmp_path)
+    fresh = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)
+    for name, weight in fresh.model.state_dict().items():
+        assert torch.equal(weight, policy.model.state_dict()[name])
+    assert {r["policy/loss"] for r in records[:-1]} == {0.0}
+
+
+def test_failed_generations_are_no_failures(task, tmp_path):
+    class Failing(HFEngine):
+        def generate(self, prompts, group_size, **options):
+            out = super().generate(prompts, group_size, **options)
+            return out._replace(texts=[None] * len(out.texts))
+
+    policy = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)
+    curriculum = Selected(selector(), 4)
+    start(task, tmp_path, curriculum=curriculum, engine=Failing(policy))
+    assert curriculum.selector.visits.sum() == 0
+    np.testing.assert_array_equal(curriculum.selector.predict().success_rate, 0.5)
+
+
+def test_micro_batches_change_nothing_but_memory(task, tmp_path):
+    from dataclasses import replace
+
+    whole = start(task, tmp_path / "whole")
+    parts = start(task, tmp_path / "parts", replace(CONFIG, micro_batch_size=3))
+    for name, weight in whole[1].model.state_dict().items():
+        torch.testing.assert_close(weight, parts[1].model.state_dict()[name], atol=2e-4, rtol=1e-3)
+
+
+CURRICULA = {
+    "mopps": lambda: Selected(selector(), 4),
+    "dps": lambda: Selected(selector(jaxsel.dps(), None), 4),
+    "dynamic_sampling": lambda: DynamicSampling(selector(jaxsel.uniform(), 1), 4, keep_surplus=True),
+    "history_resampling": lambda: HistoryResampling(selector(jaxsel.uniform(), 1), 4, seed=0),
+}
+
+
+@pytest.mark.parametrize("name", CURRICULA)
+@pytest.mark.parametrize("killed_at", [1, 5, 7])
+def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, name, killed_at):
+    whole = start(task, tmp_path / "whole", curriculum=CURRICULA[name]())
+
+    def until_killed(steps):
+        for step in steps:
+            if step == killed_at:
+                raise KeyboardInterrupt
+            yield step
+
+    with pytest.raises(KeyboardInterrupt):
+        start(task, tmp_path / "cut", curriculum=CURRICULA[name](), progress=until_killed)
+    resumed = start(task, tmp_path / "cut", curriculum=CURRICULA[name](), resume=True)
+    assert_same_run(whole, resumed)
+    assert read_metrics(tmp_path / "cut" / "metrics.jsonl") == resumed[0]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}]
+import torch
+torch.set_num_threads(1)
+import conftest, test_train
+task = conftest.task.__wrapped__()
+from dataclasses import replace
+test_train.start(task, Path({run_dir!r}), replace(test_train.CONFIG, steps=400, checkpoint_every=5), resume=True)
+"""
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_and_resume(task, tmp_path):
+    """The process dies at moments of the clock's choosing, twice; the numbers are those of an undisturbed run."""
+    from dataclasses import replace
+
+    config = replace(CONFIG, steps=400, checkpoint_every=5)
+    whole = start(task, tmp_path / "whole", config)
+    run_dir = tmp_path / "cut"
+    script = SCRIPT.format(tests=str(Path(__file__).parent), run_dir=str(run_dir))
+    for more_steps in (20, 60):
+        target = len(read_metrics(run_dir / "metrics.jsonl")) + more_steps
+        process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
+        try:
+            while process.poll() is None and len(read_metrics(run_dir / "metrics.jsonl")) < target:
+                pass
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    assert 20 < len(read_metrics(run_dir / "metrics.jsonl")) < 400
+    resumed = start(task, run_dir, config, resume=True)
+    assert_same_run(whole, resumed)
+
+
+def test_a_finished_run_resumes_to_itself(task, tmp_path):
+    config = TrainConfig(**{**CONFIG.__dict__, "checkpoint_every": 4})
+    first = start(task, tmp_path, config)
+    again = start(task, tmp_path, config, resume=True)
+    assert_same_run(first, again)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(task, tmp_path):
+    start(task, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="already holds a run"):
+        start(task, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_configuration_is_refused(task, tmp_path):
+    start(task, tmp_path)
+    with pytest.raises(ValueError, match="of another run"):
+        start(task, tmp_path, TrainConfig(**{**CONFIG.__dict__, "learning_rate": 0.1}), resume=True)
+
+
+def test_resume_without_a_checkpoint_starts_at_the_beginning(task, tmp_path):
+    records, _ = start(task, tmp_path, resume=True)
+    assert [r["step"] for r in records] == list(range(9))
+
+
+def test_a_line_cut_short_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"step": 0}) + "\n" + '{"step": 1, "lo')
+    assert read_metrics(path) == [{"step": 0}]
+    with RunLog(tmp_path, first_step=1, resume=True) as log:
+        log.write({"step": 1, "x": float("nan")})
+    assert read_metrics(path) == [{"step": 0}, {"step": 1, "x": None}]
+
+
+def test_a_checkpoint_that_fails_leaves_the_old_one(tmp_path):
+    class Unpicklable:
+        def __reduce__(self):
+            raise OSError("disk full")
+
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"a": 1}, step=1)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(path, {"a": 1}, step=Unpicklable())
+    assert load_checkpoint(path, {"a": 1})["step"] == 1

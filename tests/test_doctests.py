@@ -1,0 +1,35 @@
+import doctest
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+
+import pytest
+
+import jaxsel
+
+MODULES = ["jaxsel", *(f"jaxsel.{module.name}" for module in pkgutil.iter_modules(jaxsel.__path__))]
+
+
+def examples(name: str) -> Iterator[doctest.DocTest]:
+    """Those of a module, found by hand: the standard finder overlooks functions that a decorator has wrapped."""
+    module = importlib.import_module(name)
+    finder = doctest.DocTestFinder(recurse=False)
+    owned = {
+        f"{name}.{key}": value for key, value in vars(module).items() if inspect.getmodule(value) is module
+    }
+    for cls in [value for value in owned.values() if inspect.isclass(value)]:
+        owned |= {f"{cls.__qualname__}.{key}": value for key, value in vars(cls).items() if callable(value)}
+    for key, value in {name: module, **owned}.items():
+        yield from finder.find(value, key, module=module, globs=vars(module).copy())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name):
+    for example in examples(name):
+        result = doctest.DocTestRunner().run(example)
+        assert result.failed == 0, example.name
+
+
+def test_examples_are_found():
+    assert any(example.examples for example in examples("jaxsel.prompt_selector"))

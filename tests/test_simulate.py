@@ -1,0 +1,318 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsel
+from jaxsel import simulate
+from jaxsel.base import Rollouts
+from jaxsel.simulate import Learner, LearnerState
+
+METHODS = {
+    "uniform": lambda learner: jaxsel.uniform(),
+    "mopps": lambda learner: jaxsel.mopps(),
+    "threshold": lambda learner: jaxsel.threshold(),
+    "dps": lambda learner: jaxsel.dps(),
+    "oracle": simulate.oracle,
+}
+
+
+@pytest.fixture
+def four():
+    """Prompts 0 and 1 share skill 0, prompts 2 and 3 share skill 1, prompt 3 leans on skill 2 too."""
+    return Learner(
+        skill_ids=jnp.array([[0, 0, 1, 1], [0, 0, 1, 2]]),
+        loadings=jnp.array([[0.5, 0.25, 1.0, 0.5], [0.5, 0.75, 0.0, 0.5]]),
+        difficulty=jnp.array([0.0, 1.0, -1.0, 3.0]),
+        initial_skills=jnp.array([0.0, 0.5, 1.0]),
+        skill_gain=jnp.float32(2),
+        boost_gain=jnp.float32(1),
+        forgetting=jnp.float32(0),
+    )
+
+
+def rollouts(*rows):
+    """One row a (prompt, successes, group size)."""
+    return Rollouts(*jnp.array(rows, jnp.int32).T)
+
+
+@functools.cache  # compiling a run takes longer than running it
+def compiled(name, options):
+    def one(key, learner):
+        return simulate.simulate(key, METHODS[name](learner), learner, **dict(options))
+
+    return jax.jit(one)
+
+
+def run(name, learner, seed=0, **options):
+    options = {"num_steps": 20, "batch_size": 8, **options}
+    return compiled(name, tuple(sorted(options.items())))(jax.random.key(seed), learner)
+
+
+def change(learner, state, batch):
+    before = simulate.success_rate(learner, state)
+    return np.asarray(simulate.success_rate(learner, simulate.train(learner, state, batch)) - before)
+
+
+def test_the_success_rate_is_the_formula(four):
+    state = LearnerState(jnp.array([0.3, 0.5, 1.0]), jnp.array([0.0, 0.2, 0.0, -0.1]))
+    logits = np.array([0.3 - 0.0, 0.3 - 1.0 + 0.2, 0.5 + 1.0, 0.25 + 0.5 - 3.0 - 0.1])
+    np.testing.assert_allclose(simulate.success_rate(four, state), 1 / (1 + np.exp(-logits)), rtol=1e-6)
+    some = simulate.success_rate(four, state, jnp.array([3, 1]))
+    np.testing.assert_array_equal(some, simulate.success_rate(four, state)[jnp.array([3, 1])])
+
+
+def test_training_is_the_formula(four):
+    four = four._replace(forgetting=jnp.float32(0.25))
+    state = LearnerState(jnp.array([1.0, 1.5, 2.0]), jnp.array([4.0, 0.0, 0.0, 8.0]))
+    trained = simulate.train(four, state, rollouts((0, 4, 8), (3, 2, 8), (2, 8, 8)))
+    v0, v3 = 0.25, 3 / 16
+    kept = np.array([0.75, 1.25, 1.75])
+    np.testing.assert_allclose(trained.skills, kept + 2 * np.array([v0, v3 / 2, v3 / 2]) / 3, rtol=1e-6)
+    np.testing.assert_allclose(trained.boost, [3 + v0, 0, 0, 6 + v3], rtol=1e-6)
+
+
+def test_a_visit_moves_the_prompt_more_than_its_neighbour_and_the_strangers_not_at_all(four):
+    moved = change(four, simulate.initial_state(four), rollouts((0, 4, 8)))
+    assert moved[0] > moved[1] > 0
+    np.testing.assert_array_equal(moved[2:], 0)
+
+
+def test_without_the_boost_gain_the_visit_goes_to_the_skills_alone(four):
+    four = four._replace(boost_gain=jnp.float32(0))
+    state = simulate.initial_state(four)
+    trained = simulate.train(four, state, rollouts((0, 4, 8)))
+    np.testing.assert_array_equal(trained.boost, state.boost)
+    assert trained.skills[0] > state.skills[0]
+
+
+@pytest.mark.parametrize("successes", [0, 8])
+def test_groups_that_are_all_solved_or_all_unsolved_teach_nothing(four, successes):
+    state = simulate.initial_state(four)
+    trained = simulate.train(four, state, rollouts(*((i, successes, 8) for i in range(4))))
+    jax.tree.map(np.testing.assert_array_equal, trained, state)
+
+
+def test_groups_without_rollouts_and_ids_outside_the_pool_are_ignored(four):
+    state = simulate.initial_state(four)
+    alone = simulate.train(four, state, rollouts((1, 3, 8)))
+    padded = simulate.train(four, state, rollouts((1, 3, 8), (2, 0, 0), (4, 4, 8), (-1, 4, 8)))
+    jax.tree.map(np.testing.assert_array_equal, padded, alone)
+    nothing = simulate.train(four, state, rollouts((1, 0, 0)))
+    jax.tree.map(np.testing.assert_array_equal, nothing, state)
+
+
+def test_repeated_ids_are_one_group(four):
+    state = simulate.initial_state(four)
+    apart = simulate.train(four, state, rollouts((0, 0, 4), (0, 4, 4)))
+    jax.tree.map(np.testing.assert_array_equal, apart, simulate.train(four, state, rollouts((0, 4, 8))))
+
+
+def test_what_is_not_practised_is_forgotten(four):
+    four = four._replace(forgetting=jnp.float32(0.1))
+    state = simulate.train(four, simulate.initial_state(four), rollouts((0, 4, 8)))
+    nothing = rollouts((0, 0, 8))
+    for _ in range(200):
+        state = simulate.train(four, state, nothing)
+    jax.tree.map(
+        lambda old, new: np.testing.assert_allclose(old, new, atol=1e-6), state, simulate.initial_state(four)
+    )
+
+
+def test_rates_stay_between_0_and_1_at_any_skill(four):
+    for skill in (-1e6, -20.0, 20.0, 1e6):
+        state = LearnerState(jnp.full(3, skill), jnp.zeros(4))
+        rates = simulate.success_rate(four, state)
+        assert (rates > 0).all()
+        assert (rates < 1).all()
+
+
+def test_draws_have_the_binomial_mean_and_variance():
+    num_prompts, n = 20_000, 8
+    learner = simulate.make_learner(jax.random.key(0), num_prompts)
+    state = simulate.initial_state(learner)
+    drawn = simulate.rollout(jax.random.key(1), learner, state, jnp.arange(num_prompts), n)
+    rate = np.asarray(simulate.success_rate(learner, state), np.float64)
+    variance = n * rate * (1 - rate)
+    error = np.asarray(drawn.successes) - n * rate
+    assert abs(error.sum()) < 5 * np.sqrt(variance.sum())
+    # variance of the squared error: the binomial's fourth central moment less the squared variance
+    fourth = variance * (1 + 3 * (n - 2) / n * variance)
+    assert abs((error**2 - variance).sum()) < 5 * np.sqrt((fourth - variance**2).sum())
+    np.testing.assert_array_equal(drawn.group_size, n)
+    np.testing.assert_array_equal(drawn.prompt_ids, np.arange(num_prompts))
+
+
+def test_make_learner_gives_sparse_normalised_loadings_and_the_asked_for_spread():
+    size = 50_000
+    learner = simulate.make_learner(
+        jax.random.key(0),
+        size,
+        num_skills=7,
+        skills_per_prompt=3,
+        difficulty_mean=2.0,
+        difficulty_spread=1.5,
+        skill_spread=0.0,
+    )
+    assert learner.skill_ids.shape == learner.loadings.shape == (3, size)
+    assert set(np.unique(learner.skill_ids)) == set(range(7))
+    assert (learner.loadings >= 0).all()
+    np.testing.assert_allclose(learner.loadings.sum(0), 1, rtol=1e-5)
+    np.testing.assert_array_equal(learner.initial_skills, np.zeros(7))
+    assert abs(learner.difficulty.mean() - 2) < 5 * 1.5 / np.sqrt(size)
+    assert abs(learner.difficulty.std() - 1.5) < 5 * 1.5 / np.sqrt(2 * size)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_prompts": 0},
+        {"num_skills": 0},
+        {"skills_per_prompt": 0},
+        {"difficulty_spread": -1.0},
+        {"skill_spread": -1.0},
+        {"skill_gain": -1.0},
+        {"boost_gain": float("nan")},
+        {"forgetting": 1.5},
+    ],
+)
+def test_make_learner_names_the_wrong_argument(options):
+    with pytest.raises(ValueError, match=f"^{next(iter(options))} is"):
+        simulate.make_learner(jax.random.key(0), **{"num_prompts": 10, **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"num_steps": 0}, {"batch_size": 65}, {"group_size": 0}, {"candidate_ratio": -1}, {"num_probes": 0}],
+)
+def test_simulate_names_the_wrong_argument(options):
+    learner = simulate.make_learner(jax.random.key(0), 64)
+    with pytest.raises(ValueError, match=f"^{next(iter(options))} is"):
+        run("uniform", learner, **options)
+
+
+@pytest.fixture
+def hundred():
+    return simulate.make_learner(jax.random.key(0), 100)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_runs(name, hundred):
+    history = run(name, hundred)
+    assert history.prompt_ids.shape == (20, 8)
+    assert all(len(set(batch)) == 8 for batch in history.prompt_ids.tolist())
+    assert ((history.prompt_ids >= 0) & (history.prompt_ids < 100)).all()
+    for share in (history.mixed_share, history.mean_success_rate, history.solve_state_accuracy):
+        assert ((share >= 0) & (share <= 1)).all()
+    assert np.isfinite(history.mean_absolute_error).all()
+    assert np.isfinite(history.spearman[1:]).all()
+    np.testing.assert_array_equal(history.rollouts, 64 * np.arange(1, 21))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_long_run_among_random_candidates_stays_finite(name):
+    learner = simulate.make_learner(jax.random.key(0), 200, num_skills=4, skill_gain=20.0, boost_gain=5.0)
+    history = run(name, learner, num_steps=1000, candidate_ratio=3)
+    assert all(len(set(batch)) == 8 for batch in history.prompt_ids.tolist())
+    assert np.isfinite(history.mean_absolute_error).all()
+    assert np.isfinite(history.mean_success_rate).all()
+    assert np.isfinite(history.spearman[50:]).all()
+    assert 0 < history.mean_success_rate[-1] < 1
+
+
+@pytest.mark.parametrize("name", ["mopps", "dps"])
+def test_jit_is_eager_and_the_key_decides(name, hundred):
+    selector = METHODS[name](hundred)
+    eager = simulate.simulate(jax.random.key(0), selector, hundred, num_steps=20, batch_size=8)
+    once, again, other = (run(name, hundred, seed) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, once, again)
+    np.testing.assert_array_equal(once.prompt_ids, eager.prompt_ids)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), once, eager)
+    assert not np.array_equal(once.prompt_ids, other.prompt_ids)
+
+
+def test_runs_over_many_keys_are_one_vmap(hundred):
+    keys = jax.random.split(jax.random.key(0), 3)
+    one = compiled("mopps", (("batch_size", 8), ("num_steps", 20)))
+    many = jax.jit(jax.vmap(one, in_axes=(0, None)))(keys, hundred)
+    np.testing.assert_array_equal(many.prompt_ids[1], one(keys[1], hundred).prompt_ids)
+
+
+def test_the_history_is_that_of_the_model_step_by_step(hundred):
+    """The oracle's batches need no random numbers, so they can be told from the states alone."""
+    history = run("oracle", hundred)
+    state = simulate.initial_state(hundred)
+    rate = np.asarray(simulate.success_rate(hundred, state))
+    assert set(history.prompt_ids[0].tolist()) == set(np.argsort(abs(rate - 0.5))[:8].tolist())
+    # the default probe is larger than this pool, so it is the pool
+    np.testing.assert_allclose(history.mean_success_rate[0], rate.mean(), rtol=1e-5)
+
+
+def test_methods_with_the_same_key_see_the_same_candidates(hundred):
+    # as many candidates as the batch holds: every method has to take them all
+    uniform, oracle = (run(name, hundred, candidate_ratio=1).prompt_ids for name in ("uniform", "oracle"))
+    np.testing.assert_array_equal(np.sort(uniform), np.sort(oracle))
+    assert len(np.unique(uniform)) > 8
+
+
+def test_methods_with_the_same_key_are_judged_on_the_same_probe(hundred):
+    first = {float(run(name, hundred).mean_success_rate[0]) for name in METHODS}
+    assert len(first) == 1
+
+
+def test_the_oracle_knows_the_pool_all_along():
+    learner = simulate.make_learner(jax.random.key(0), 100, forgetting=0.1)
+    history = run("oracle", learner)
+    np.testing.assert_allclose(history.mean_absolute_error, 0, atol=1e-6)
+    np.testing.assert_allclose(history.spearman, 1, atol=1e-4)
+
+
+def test_the_oracles_solve_states_are_those_of_the_binomial():
+    learner = simulate.make_learner(jax.random.key(0), 20)
+    selector = simulate.oracle(learner, group_size=5)
+    state = selector.init(jax.random.key(0), 20)
+    prediction = selector.predict(jax.random.key(0), state, None)
+    rate = np.asarray(simulate.success_rate(learner, state), np.float64)
+    np.testing.assert_allclose(prediction.solved, rate**5, rtol=1e-4)
+    np.testing.assert_allclose(prediction.unsolved, (1 - rate) ** 5, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(prediction.unsolved + prediction.mixed + prediction.solved, 1, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def four_seeds():
+    """Runs of 100 steps of 16 of 500 prompts; another pool and another key at every seed."""
+
+    def histories(name):
+        def one(key):
+            learner_key, run_key = jax.random.split(key)
+            learner = simulate.make_learner(learner_key, 500)
+            return simulate.simulate(run_key, METHODS[name](learner), learner, num_steps=100, batch_size=16)
+
+        return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 4))
+
+    return {name: histories(name) for name in ("uniform", "mopps", "dps", "oracle")}
+
+
+@pytest.mark.slow
+def test_selection_finds_mixed_groups_and_the_oracle_most(four_seeds):
+    shares = {name: history.mixed_share[:, 30:].mean(1) for name, history in four_seeds.items()}
+    # a group is mixed or not: the standard error of a share of 70 x 16 groups is at most 0.015
+    assert (shares["mopps"] > shares["uniform"] + 0.1).all()
+    assert (shares["dps"] > shares["uniform"] + 0.1).all()
+    assert (shares["oracle"] >= shares["mopps"]).all()
+
+
+@pytest.mark.slow
+def test_training_on_chosen_prompts_raises_the_pool(four_seeds):
+    gains = {name: history.mean_success_rate[:, -1] for name, history in four_seeds.items()}
+    assert (gains["uniform"] > four_seeds["uniform"].mean_success_rate[:, 0]).all()
+    assert (gains["oracle"] > gains["mopps"]).all()
+    assert (gains["mopps"] > gains["uniform"]).all()
+
+
+@pytest.mark.slow
+def test_the_posterior_means_of_mopps_rank_the_pool(four_seeds):
+    assert (four_seeds["mopps"].spearman[:, -1] > 0.8).all()
+    assert (four_seeds["mopps"].mean_absolute_error[:, -1] < 0.2).all()
