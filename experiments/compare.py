@@ -47,11 +47,11 @@ class Setting:
     dynamic_sampling_steps: int
     batch_size: int = 16
     group_size: int = 8
-    candidate_ratio: int = 8
+    candidate_ratio: int = 4
     decay: float = 0.5
     learning_rate: float = 4e-5
     probe_every: int = 25
-    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=2500))
 
     def run_config(self, method: str, seed: int) -> RunConfig:
         """The run of one method."""
@@ -74,27 +74,11 @@ class Setting:
         )
 
 
-# Chosen on seeds 101 to 103; the reported seeds are others.
 SETTINGS = {
-    "string_ops": Setting(
-        "string_ops",
-        pool_size=500,
-        held_out_size=500,
-        steps=300,
-        dynamic_sampling_steps=150,
-        candidate_ratio=4,
-        warm_start=WarmStartConfig(steps=2500),
-    ),
-    "countdown": Setting(
-        "countdown",
-        pool_size=500,
-        held_out_size=500,
-        steps=300,
-        dynamic_sampling_steps=150,
-        candidate_ratio=4,
-        warm_start=WarmStartConfig(steps=2500),
-    ),
+    "string_ops": Setting("string_ops", pool_size=500, held_out_size=500, steps=200, dynamic_sampling_steps=100),
+    "countdown": Setting("countdown", pool_size=500, held_out_size=500, steps=200, dynamic_sampling_steps=100),
 }
+"""Chosen on seeds 101 to 103; what is reported is of others."""
 
 
 def run_methods(setting: Setting, seed: int, out: Path, methods: Sequence[str] = DEMO_METHODS) -> dict[str, Records]:
@@ -124,10 +108,8 @@ _position = 0
 def _start_worker(lock: Any, positions: Any) -> None:
     global _position
     import torch
-    from transformers.utils import logging
 
     torch.set_num_threads(1)
-    logging.disable_progress_bar()
     tqdm.set_lock(lock)
     _position = positions.get()
 
@@ -198,7 +180,7 @@ def summary_table(runs: dict[str, Records]) -> Table:
         "update s",
     )
     for name in columns:
-        table.add_column(name, justify="left" if name == "method" else "right")
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name == "method")
     for method, records in runs.items():
         s = summary(records)
         table.add_row(

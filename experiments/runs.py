@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 import jaxsel
 from experiments.provenance import provenance, write_result
 from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
@@ -130,6 +132,7 @@ def make_task(name: str) -> Task:
 
 def make_policy(config: RunConfig, task: Task, *, progress: bool = True) -> Policy:
     """The policy before reinforcement learning: loaded by path, or built in and warm-started."""
+    logging.disable_progress_bar()  # of reading weights; a moment, for policies of this size
     if config.policy:
         return load_policy(config.policy)
     return warm_start(task, replace(config.warm_start, seed=config.seed), progress=progress)

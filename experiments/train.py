@@ -12,15 +12,25 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.help import describe
 from experiments.runs import RunConfig, run
 
+
+def _writable_config() -> DictConfig:
+    """The configuration with its types; OmegaConf takes frozen dataclasses for read-only."""
+    config = OmegaConf.structured(RunConfig)
+    for node in (config, *(child for child in config.values() if isinstance(child, DictConfig))):
+        OmegaConf.set_readonly(node, False)
+    return config
+
+
 ConfigStore.instance().store(
     name="train",
     node={
-        **OmegaConf.structured(RunConfig()),
+        **_writable_config(),
         "resume": False,
         "threads": 0,
         "hydra": {
             "run": {"dir": "runs/${task}-${method.name}-${seed}"},
             "job": {"chdir": False},
+            "job_logging": {"root": {"level": "WARNING"}},
             "help": {"template": describe(RunConfig)},
         },
     },
@@ -35,8 +45,7 @@ def main(config: DictConfig) -> None:
     resume, threads = choices.pop("resume"), choices.pop("threads")
     if threads:
         torch.set_num_threads(threads)
-    structured = OmegaConf.merge(OmegaConf.structured(RunConfig), choices)
-    run_config = OmegaConf.to_object(structured)
+    run_config = OmegaConf.to_object(OmegaConf.merge(_writable_config(), choices))
     assert isinstance(run_config, RunConfig)
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     records = run(run_config, run_dir, resume=resume)

@@ -30,13 +30,16 @@ class EpochWindow:
         return window
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """What `load_state_dict` needs to go on in the same order."""
-        return {"epoch": np.asarray(self._epoch, np.int32), "waiting": self._waiting.copy()}
+        """What `load_state_dict` needs to go on in the same order; of one shape at all times, filled up with -1."""
+        missing = self._num_prompts - len(self._waiting)
+        waiting = np.pad(self._waiting, (0, missing), constant_values=-1)
+        return {"epoch": np.asarray(self._epoch, np.int32), "waiting": waiting}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Goes on where the other window was."""
         self._epoch = int(state["epoch"])
-        self._waiting = np.array(state["waiting"], np.int32)
+        waiting = np.asarray(state["waiting"], np.int32)
+        self._waiting = waiting[waiting >= 0]
 
     def _shuffled(self) -> Int[np.ndarray, " N"]:
         rng = np.random.default_rng([self._seed, self._epoch])

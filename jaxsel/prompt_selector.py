@@ -171,7 +171,7 @@ class PromptSelector:
             raise ValueError(f"state_dict has the keys {list(state_dict)}; give what state_dict() returned")
         arrays, metadata = state_dict["arrays"], state_dict["metadata"]
         self._check(metadata)
-        expected = {name: np.shape(leaf) for name, leaf in self._arrays(metadata["waiting"]).items()}
+        expected = {name: np.shape(leaf) for name, leaf in self._arrays().items()}
         given = {name: np.shape(leaf) for name, leaf in arrays.items()}
         if given != expected:
             raise ValueError(f"state_dict holds arrays of shapes {given}; this selector has {expected}")
@@ -205,7 +205,7 @@ class PromptSelector:
             candidate_ratio=candidate_ratio,
         )
         loaded._check(metadata)
-        loaded._adopt(checkpoint.restore(path, loaded._arrays(metadata["waiting"])), metadata)
+        loaded._adopt(checkpoint.restore(path, loaded._arrays()), metadata)
         return loaded
 
     def _candidates(self, batch_size: int, candidates: ArrayLike | None) -> Int[np.ndarray, " c"] | None:
@@ -242,24 +242,20 @@ class PromptSelector:
             )
         return report
 
-    def _arrays(self, waiting: int | None = None) -> dict[str, Any]:
-        """Everything that is an array, by name; `waiting` sizes the window as a checkpoint has it."""
+    def _arrays(self) -> dict[str, Any]:
+        """Everything that is an array, by name."""
         arrays: dict[str, Any] = {"state": self._state, "visits": self._visits}
         if self._window is not None:
             arrays["window"] = self._window.state_dict()
-            if waiting is not None:
-                arrays["window"]["waiting"] = np.zeros(waiting, np.int32)
         return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(arrays)}
 
     def _metadata(self) -> dict[str, Any]:
-        waiting = 0 if self._window is None else len(self._window.state_dict()["waiting"])
         return {
             "format": _FORMAT,
             "spec": self.spec,
             "pool": self._pool_fingerprint,
             "seed": self._seed,
             "counters": dict(self._counters),
-            "waiting": waiting,
         }
 
     def _check(self, metadata: dict[str, Any]) -> None:

@@ -118,7 +118,9 @@ def train(
             with clock("updating"):
                 record |= _update(config, policy, optimizer, collected.groups, step)
             num_rollouts += collected.num_rollouts
-            record |= _summary(collected) | curriculum.selector.metrics() | clock.seconds
+            with clock("selecting"):
+                record |= curriculum.selector.metrics()
+            record |= _summary(collected) | clock.seconds
             log.write(record | {"rollouts": num_rollouts})
             if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
                 save_checkpoint(

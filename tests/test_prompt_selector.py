@@ -376,6 +376,16 @@ def test_every_prompt_is_a_candidate_once_an_epoch():
         assert sorted(epoch.tolist()) == list(range(24))
 
 
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])  # 2: at the end of an epoch nothing waits
+def test_a_checkpoint_can_be_written_anywhere_in_an_epoch(taken, tmp_path):
+    selector = make(METHODS["dps"], candidate_ratio=2)
+    for _ in range(taken):
+        selector.select(5)
+    selector.save(tmp_path)
+    restored = PromptSelector.load(tmp_path, METHODS["dps"], num_prompts=N, candidate_ratio=2)
+    assert choices(restored) == choices(selector)
+
+
 def test_windows_larger_than_the_pool_are_the_pool():
     selector = make(candidate_ratio=10)
     assert sorted(selector.select(N).tolist()) == list(range(N))

@@ -74,7 +74,7 @@ class Walk(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "folder"):
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     @rule(groups=st.lists(GROUPS, max_size=8))
     def observe(self, groups):

@@ -1,0 +1,97 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments import demo, selection_pays
+from experiments.compare import SETTINGS, column, probes, summary, summary_table
+from experiments.figures import draw_comparison, draw_seeds
+from experiments.provenance import provenance, write_result
+from experiments.selection_pays import judge_claims, rollouts_to_reach
+
+
+def records(mixed, accuracy, rollouts_per_step=100, steps=8):
+    """A run whose held-out accuracy rises linearly from 0 to `accuracy`, probed at every other step."""
+    made = []
+    for step in range(steps):
+        record = {"step": step, "rollouts": rollouts_per_step * (step + 1), "train/mixed_share": mixed}
+        record |= dict.fromkeys(("seconds/selecting", "seconds/generating", "seconds/updating"), 0.25)
+        if step % 2 == 0:
+            record |= {"probe/held_out_accuracy": accuracy * step / steps, "probe/spearman": 0.5}
+        made.append(record)
+    end = {"step": steps, "rollouts": rollouts_per_step * steps}
+    return [*made, end | {"probe/held_out_accuracy": accuracy, "probe/spearman": None}]
+
+
+RUNS = {
+    "uniform": records(0.2, 0.4),
+    "dynamic_sampling": records(0.2, 0.5, rollouts_per_step=400),
+    "mopps": records(0.5, 0.6),
+    "dps": records(0.25, 0.3),
+}
+
+
+def test_columns_and_probes_skip_what_is_missing():
+    assert column(RUNS["mopps"], "train/mixed_share").tolist() == [0.5] * 8
+    rollouts, values = probes(RUNS["mopps"], "held_out_accuracy")
+    assert rollouts.tolist() == [100, 300, 500, 700, 800]
+    np.testing.assert_allclose(values, [0, 0.15, 0.3, 0.45, 0.6])
+    assert len(probes(RUNS["mopps"], "spearman")[1]) == 4
+
+
+def test_summary_by_hand():
+    s = summary(RUNS["mopps"])
+    assert s["steps"] == 8
+    assert s["rollouts"] == 800
+    assert s["mixed_share_first_half"] == 0.5
+    assert s["held_out_accuracy"] == pytest.approx((0.45 + 0.6) / 2)
+    assert s["seconds_updating"] == 2
+    assert s["median_ms_step"] == 750
+
+
+@pytest.mark.parametrize(("accuracy", "expected"), [(0.0, 100), (0.15, 300), (0.225, 400), (0.6, 800), (0.7, math.inf)])
+def test_rollouts_to_reach(accuracy, expected):
+    assert rollouts_to_reach(RUNS["mopps"], accuracy) == pytest.approx(expected)
+
+
+def test_claims_hold_and_fail():
+    runs = {name: [r, r] for name, r in RUNS.items()}
+    good, bad = judge_claims(runs, "mopps"), judge_claims(runs, "dps")
+    assert good["mixed_share_ratio"]["mean"] == pytest.approx(2.5)
+    assert all(claim["holds"] for claim in good.values())
+    assert good["share_of_dynamic_sampling_rollouts"]["mean"] == pytest.approx(rollouts_to_reach(RUNS["mopps"], 0.4375) / 3200)
+    assert not any(claim["holds"] for claim in bad.values())
+
+
+def test_figures_and_table_are_drawn(tmp_path):
+    path = draw_comparison(RUNS, tmp_path / "a" / "figure.png", title="x")
+    assert path.stat().st_size > 10_000
+    draw_seeds({name: [r, r] for name, r in RUNS.items()}, tmp_path / "seeds.png", title="x")
+    assert summary_table(RUNS).row_count == 4
+
+
+def test_provenance_and_results(tmp_path):
+    head = provenance({"a": 1}, [0, 1])
+    assert head["config"] == {"a": 1}
+    assert head["versions"]["jax"]
+    write_result(tmp_path / "new" / "x.json", head)
+    with pytest.raises(TypeError):
+        write_result(tmp_path / "new" / "x.json", {"not": object()})
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.json"]
+
+
+@pytest.mark.slow
+def test_the_demo_and_the_experiment_run(tmp_path, monkeypatch, capsys):
+    """Small, but through the same processes as the real ones."""
+    monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path / "cache"))
+    tiny = SETTINGS["string_ops"]
+    warm_start = replace(tiny.warm_start, steps=3)
+    tiny = replace(tiny, pool_size=64, held_out_size=8, steps=4, dynamic_sampling_steps=2, warm_start=warm_start)
+    monkeypatch.setitem(SETTINGS, "string_ops", tiny)
+    demo.main(["--out", str(tmp_path / "demo")])
+    printed = capsys.readouterr().out
+    assert "dynamic_sampling" in printed
+    assert (tmp_path / "demo" / "string_ops" / "demo.png").exists()
+    selection_pays.main(["--seeds", "5", "6", "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")])
+    assert (tmp_path / "results" / "selection_pays_string_ops.json").exists()

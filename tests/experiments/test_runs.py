@@ -1,0 +1,92 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import help as help_text
+from experiments.runs import METHODS, MethodConfig, RunConfig, make_curriculum, make_task, run
+from rl.run_log import read_metrics
+from rl.train import TrainConfig
+from rl.warm_start import WarmStartConfig
+
+TINY = WarmStartConfig(hidden_size=32, num_layers=1, feed_forward_size=32, steps=2, batch_size=8)
+CONFIG = RunConfig(
+    pool_size=40,
+    held_out_size=4,
+    method=MethodConfig(batch_size=4, candidate_ratio=2, max_batches=2),
+    warm_start=TINY,
+    train=TrainConfig(steps=2, group_size=2, probe_every=0),
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", ["string_ops", "countdown"])
+def test_every_method_trains_on_every_task(tmp_path, method, task):
+    config = replace(CONFIG, task=task, method=replace(CONFIG.method, name=method))
+    records = run(config, tmp_path)
+    assert [r["step"] for r in records] == [0, 1, 2]
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["config"]["method"]["name"] == method
+    assert {"seed", "versions", "git", "device"} <= written.keys()
+
+
+def test_the_seed_varies_pool_choices_and_warm_start(tmp_path):
+    one, other = (run(replace(CONFIG, seed=seed), tmp_path / str(seed)) for seed in (0, 1))
+    again = run(CONFIG, tmp_path / "again")
+    assert [r["policy/loss"] for r in one[:2]] == [r["policy/loss"] for r in again[:2]]
+    assert one[-1]["probe/pool_accuracy"] is not None
+    assert make_task("string_ops").pool(9, 0).texts != make_task("string_ops").pool(9, 1).texts
+    assert one[0] != other[0]
+
+
+def test_unknown_names_are_refused():
+    pool = make_task("string_ops").pool(10, 0)
+    with pytest.raises(ValueError, match=r"method.name is 'mops'; give one of uniform"):
+        make_curriculum(replace(CONFIG, method=MethodConfig("mops")), pool)
+    with pytest.raises(ValueError, match="task is 'chess'; give one of string_ops"):
+        make_task("chess")
+
+
+def test_a_policy_by_path(tmp_path):
+    from rl.policy import build_policy
+
+    build_policy(make_task("string_ops").alphabet, hidden_size=32, num_layers=1).save(tmp_path / "model")
+    records = run(replace(CONFIG, policy=str(tmp_path / "model")), tmp_path / "run")
+    assert len(records) == 3
+
+
+def test_help_describes_every_parameter():
+    text = help_text.describe(RunConfig)
+    for name in ("task = string_ops", "method.decay = 0.5", "train.learning_rate = 4e-05", "warm_start.steps"):
+        assert name in text
+    assert not [line for line in text.splitlines() if line.rstrip().endswith("=")]
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_and_resumes(tmp_path):
+    arguments = [
+        *("pool_size=40", "held_out_size=4", "method.batch_size=4", "warm_start.steps=2", "train.group_size=2"),
+        *("train.steps=3", "train.checkpoint_every=2", "train.probe_every=0", f"hydra.run.dir={tmp_path}/run"),
+    ]
+    command = [sys.executable, "-m", "experiments.train", *arguments]
+    root = Path(__file__).parents[2]
+    first = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert "held-out accuracy" in first.stdout
+    before = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    refused = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "already holds a run" in refused.stderr
+    subprocess.run([*command, "--resume"], cwd=root, capture_output=True, check=True)
+    after = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    drop = [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in before]
+    assert drop == [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in after]
+    assert np.isfinite(after[-1]["probe/held_out_accuracy"])
