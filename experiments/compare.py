@@ -34,7 +34,8 @@ class Setting:
         batch_size: prompts a step.
         group_size: rollouts a prompt.
         candidate_ratio: window of mopps and dps, in batches.
-        decay: of mopps and dps.
+        decay: of mopps, a visit.
+        dps_decay: of dps, a step. Visits to a prompt are some eight steps apart: at 0.5 all is forgotten in between.
         learning_rate: of the policy.
         probe_every: steps between probes.
         warm_start: the built-in policy.
@@ -49,6 +50,7 @@ class Setting:
     group_size: int = 8
     candidate_ratio: int = 4
     decay: float = 0.5
+    dps_decay: float = 0.9
     learning_rate: float = 4e-5
     probe_every: int = 25
     warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=2500))
@@ -57,13 +59,14 @@ class Setting:
         """The run of one method."""
         dynamic = method == "dynamic_sampling"
         steps = self.dynamic_sampling_steps if dynamic else self.steps
+        decay = self.dps_decay if method == "dps" else self.decay
         probe_every = max(1, self.probe_every * steps // self.steps)
         return RunConfig(
             task=self.task,
             pool_size=self.pool_size,
             held_out_size=self.held_out_size,
             seed=seed,
-            method=MethodConfig(method, self.batch_size, self.candidate_ratio, self.decay),
+            method=MethodConfig(method, self.batch_size, self.candidate_ratio, decay),
             warm_start=self.warm_start,
             train=TrainConfig(
                 steps=steps,

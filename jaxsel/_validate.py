@@ -74,6 +74,4 @@ def distinct(name: str, value: np.ndarray) -> None:
     """No entry of the vector stands in it twice."""
     unique, counts = np.unique(value, return_counts=True)
     if len(unique) != len(value):
-        raise ValueError(
-            f"{name} holds {unique[np.argmax(counts)]} {counts.max()} times; give distinct entries"
-        )
+        raise ValueError(f"{name} holds {unique[np.argmax(counts)]} {counts.max()} times; give distinct entries")

@@ -21,9 +21,7 @@ class Visits(NamedTuple):
     group_size: Int[np.ndarray, " v"]
 
 
-def checked_visits(
-    prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike, num_prompts: int
-) -> Visits:
+def checked_visits(prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike, num_prompts: int) -> Visits:
     """What `merge_visits` does, for array-likes that may be wrong; a single `group_size` is one for all.
 
     Raises:

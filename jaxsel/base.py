@@ -70,9 +70,7 @@ class InitFn(Protocol):
 class PredictFn(Protocol):
     """Predicts the prompts asked for; None: the whole pool, in the order of its rows."""
 
-    def __call__(
-        self, key: Key[Array, ""], state: State, prompt_ids: Int[Array, " m"] | None
-    ) -> Prediction: ...
+    def __call__(self, key: Key[Array, ""], state: State, prompt_ids: Int[Array, " m"] | None) -> Prediction: ...
 
 
 class UpdateFn(Protocol):

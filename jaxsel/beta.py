@@ -4,12 +4,12 @@ r"""A Beta posterior of every prompt's success rate, with forgetting: the predic
     alpha <- d * alpha + (1 - d) * alpha0 + s           at every visit, d = `decay`
     beta  <- d * beta  + (1 - d) * beta0  + (n - s)
 
-"Can Prompt Difficulty be Online Predicted for Accelerating RL Finetuning of Reasoning Models?" (MoPPS, arXiv 2507.04632).
-Written as alpha = alpha0 + S, beta = beta0 + F, the recursion is S <- d * S + s and F <- d * F + (n - s): the state
-holds S and F, and the prior joins when it is read.
+"Can Prompt Difficulty be Online Predicted for Accelerating RL Finetuning of Reasoning Models?" (MoPPS, arXiv
+2507.04632). Written as alpha = alpha0 + S, beta = beta0 + F, the recursion is S <- d * S + s and F <- d * F + (n - s):
+the state holds S and F, and the prior joins when it is read.
 
-With `ageing="step"` the decay acts at every step on every prompt, visited or not. In closed form: S and F of a prompt last
-visited k steps ago are worth d^k of what is stored, so an update still touches the visited rows only.
+With `ageing="step"` the decay acts at every step on every prompt, visited or not. In closed form: S and F of a prompt
+last visited k steps ago are worth d^k of what is stored, so an update still touches the visited rows only.
 """
 
 import hashlib
@@ -62,10 +62,8 @@ def update(state: BetaState, rollouts: Rollouts, decay: float, decay_per_step: f
     num_prompts = state.successes.shape[0]
     ids, successes, group_size = merge_visits(rollouts, num_prompts)
     step = state.step + 1
-    if decay_per_step < 1:
-        discount = _discount(decay_per_step, step - state.last_step[ids])
-    else:
-        discount = decay
+    age = step - state.last_step[ids]
+    discount = _discount(decay_per_step, age) if decay_per_step < 1 else decay
 
     def visit(excess: Float[Array, " N"], observed: Int[Array, " b"]) -> Float[Array, " N"]:
         return excess.at[ids].set(discount * excess[ids] + observed, mode="drop")

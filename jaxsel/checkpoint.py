@@ -1,7 +1,7 @@
 """Arrays and metadata on disk, by Orbax: sharded, and atomic. The only file of the package that touches the disk.
 
-A checkpoint is a folder of numbered versions. A version appears under its number when it is complete, and the one before
-it goes only after that: a crash while saving leaves what was there, and the partial version is never read.
+A checkpoint is a folder of numbered versions. A version appears under its number when it is complete, and the one
+before it goes only after that: a crash while saving leaves what was there, and the partial version is never read.
 """
 
 import logging
@@ -32,15 +32,11 @@ def save(path: str | Path, arrays: PyTree[Array | np.ndarray], metadata: dict[st
         version = (manager.latest_step() or 0) + 1
         saved = manager.save(
             version,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(arrays), metadata=ocp.args.JsonSave(metadata)
-            ),
+            args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), metadata=ocp.args.JsonSave(metadata)),
         )
         manager.wait_until_finished()
         if not saved:
-            raise ValueError(
-                f"version {version} of the checkpoint in {path} was not written; is another one writing?"
-            )
+            raise ValueError(f"version {version} of the checkpoint in {path} was not written; is another one writing?")
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -50,9 +46,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         ValueError: there is none.
     """
     with _manager(path) as manager:
-        return manager.restore(
-            _newest(manager, path), args=ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        )["metadata"]
+        return manager.restore(_newest(manager, path), args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))[
+            "metadata"
+        ]
 
 
 def restore(path: str | Path, like: PyTree[Array | np.ndarray]) -> PyTree[Array | np.ndarray]:
@@ -67,9 +63,7 @@ def restore(path: str | Path, like: PyTree[Array | np.ndarray]) -> PyTree[Array 
         arrays = manager.restore(version, args=args)["arrays"]
     saved, here = (jax.tree.map(np.shape, tree) for tree in (arrays, like))
     if saved != here:  # Orbax checks jax arrays alone
-        raise ValueError(
-            f"the checkpoint in {path} holds arrays of shapes {saved}, here {here}; give the same"
-        )
+        raise ValueError(f"the checkpoint in {path} holds arrays of shapes {saved}, here {here}; give the same")
     return arrays
 
 
@@ -89,7 +83,5 @@ def _newest(manager: ocp.CheckpointManager, path: str | Path) -> int:
     folder = Path(path).absolute()
     complete = [v for v in manager.all_steps() if all((folder / str(v) / item).is_dir() for item in _ITEMS)]
     if not complete:
-        raise ValueError(
-            f"there is no complete checkpoint in {path}; give a folder that PromptSelector.save wrote"
-        )
+        raise ValueError(f"there is no complete checkpoint in {path}; give a folder that PromptSelector.save wrote")
     return max(complete)

@@ -1,6 +1,6 @@
 r"""A hidden Markov model of every prompt's solve state, filtered online: the predictor of DPS.
 
-    z in {UNSOLVED: s = 0, MIXED: 0 < s < n, SOLVED: s = n},    A[i, j] = P(z' = j | z = i),    rows of A ~ Dirichlet(counts)
+    z in {UNSOLVED: s = 0, MIXED: 0 < s < n, SOLVED: s = n}, A[i, j] = P(z' = j | z = i),  rows of A ~ Dirichlet(counts)
 
 One step, for every prompt (A = row-normalised counts, d = `decay`):
 
@@ -59,7 +59,7 @@ def transition_counts(state: HMMState, prompt_ids: Int[Array, " m"] | None = Non
 
 
 def propagate(filtered: Float[Array, "3 m"], counts: Float[Array, "3 3 m"]) -> Float[Array, "3 m"]:
-    """filtered @ A, with A the row-normalised counts; nine products spelled out, so that they fuse."""
+    """The product filtered @ A, A the row-normalised counts; nine products spelled out, so that they fuse."""
     weight = [filtered[i] / (counts[i, 0] + counts[i, 1] + counts[i, 2]) for i in range(3)]
     return jnp.stack([sum(weight[i] * counts[i, j] for i in range(3)) for j in range(3)])
 
@@ -161,12 +161,8 @@ def hidden_markov(
 def _prior_matrix(prior_counts: ArrayLike) -> Float[np.ndarray, "3 3"]:
     if isinstance(prior_counts, str):
         _validate.one_of(PRIOR_COUNTS, prior_counts=prior_counts)
-    counts = np.asarray(
-        PRIOR_COUNTS[prior_counts] if isinstance(prior_counts, str) else prior_counts, np.float32
-    )
-    fits = (
-        counts.shape == (3, 3) and np.isfinite(counts).all() and (counts >= 0).all() and counts.sum(1).all()
-    )
+    counts = np.asarray(PRIOR_COUNTS[prior_counts] if isinstance(prior_counts, str) else prior_counts, np.float32)
+    fits = counts.shape == (3, 3) and np.isfinite(counts).all() and (counts >= 0).all() and counts.sum(1).all()
     if not fits:
         raise ValueError(
             f"prior_counts is {counts.tolist()}; give a 3 x 3 matrix of numbers >= 0, each row with one above 0"

@@ -39,9 +39,7 @@ def mopps(
     predictor = beta_bernoulli(
         prior_alpha=prior_alpha, prior_beta=prior_beta, decay=decay, group_size=group_size, ageing=ageing
     )
-    return make_selector(
-        predictor, acquisition or acquisitions.thompson(target), rule or top_k(), method="mopps"
-    )
+    return make_selector(predictor, acquisition or acquisitions.thompson(target), rule or top_k(), method="mopps")
 
 
 def threshold(
@@ -54,9 +52,7 @@ def threshold(
     """
     _validate.unit_interval(lower=lower, upper=upper)
     predictor = beta_bernoulli(decay=decay, group_size=group_size, ageing=ageing)
-    return make_selector(
-        predictor, acquisitions.posterior_draw(), within_bounds(lower, upper), method="threshold"
-    )
+    return make_selector(predictor, acquisitions.posterior_draw(), within_bounds(lower, upper), method="threshold")
 
 
 def dps(

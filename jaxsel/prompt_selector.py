@@ -30,8 +30,8 @@ class PromptSelector:
     >>> print(selector.predict(prompt_ids).success_rate)
     [0.1 0.4 0.9 0.6]
 
-    The same seed and the same observations give the same choices, also across `save` and `load`. `predict` and `metrics`
-    never change a later choice.
+    The same seed and the same observations give the same choices, also across `save` and `load`. `predict` and
+    `metrics` never change a later choice.
 
     Args:
         selector: the method, for example `jaxsel.mopps()`.
@@ -194,7 +194,8 @@ class PromptSelector:
         """The selector that `save` wrote, ready to go on.
 
         Raises:
-            ValueError: there is no complete checkpoint, or it is of another method, other hyperparameters or another pool.
+            ValueError: there is no complete checkpoint, or it is of another method, other hyperparameters or another
+                pool.
         """
         metadata = checkpoint.read_metadata(path)
         loaded = cls(
@@ -215,9 +216,7 @@ class PromptSelector:
             _validate.distinct("candidates", among)
         size = self.num_prompts if among is None else len(among)
         if batch_size > size:
-            raise ValueError(
-                f"batch_size is {batch_size} of {size} prompts to choose from; give at most {size}"
-            )
+            raise ValueError(f"batch_size is {batch_size} of {size} prompts to choose from; give at most {size}")
         if among is None and self._window is not None and self._candidate_ratio is not None:
             among = self._window.take(min(self._candidate_ratio * batch_size, self.num_prompts))
         return among
@@ -273,9 +272,7 @@ class PromptSelector:
         different = {name for name in saved.keys() | here.keys() if saved.get(name) != here.get(name)}
         if different:
             pairs = ", ".join(f"{k}: saved {saved.get(k)!r}, here {here.get(k)!r}" for k in sorted(different))
-            raise ValueError(
-                f"the checkpoint is of another method or other hyperparameters ({pairs}); give the same"
-            )
+            raise ValueError(f"the checkpoint is of another method or other hyperparameters ({pairs}); give the same")
 
     def _adopt(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
         # copies: the state is donated by the next update, which must not reach into the caller's arrays

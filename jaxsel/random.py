@@ -1,4 +1,4 @@
-r"""Beta draws for whole arrays: every element in one dense round of rejection sampling, then rounds for the rejected few.
+r"""Beta draws for whole arrays: one dense round of rejection sampling for all, then rounds for the rejected few.
 
 A Beta draw is $X / (X + Y)$ with $X \sim \mathrm{Gamma}(a)$ and $Y \sim \mathrm{Gamma}(b)$, each by the squeeze of
 Marsaglia and Tsang (ACM TOMS 26, 2000), both accepted or rejected together. Shapes below 1 use

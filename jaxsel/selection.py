@@ -86,9 +86,7 @@ def random_subset() -> Rule:
     return Rule({"rule": "random_subset"}, choose)
 
 
-def make_selector(
-    predictor: Predictor, acquisition: Acquisition, rule: Rule, *, method: str = "custom"
-) -> Selector:
+def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *, method: str = "custom") -> Selector:
     """Composes a selector: predict, score, choose.
 
     Args:
@@ -106,9 +104,7 @@ def make_selector(
         scores = acquisition.score(prediction)
         positions = rule.choose(rule_key, scores, batch_size)
         prompt_ids = positions if candidates is None else candidates[positions]
-        return Selection(
-            prompt_ids, scores[positions], jax.tree.map(lambda field: field[positions], prediction)
-        )
+        return Selection(prompt_ids, scores[positions], jax.tree.map(lambda field: field[positions], prediction))
 
     spec = {"method": method, **predictor.spec, **acquisition.spec, **rule.spec}
     # as it comes back from a checkpoint: lists for tuples, numbers of Python for NumPy's

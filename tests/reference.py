@@ -40,7 +40,7 @@ class MoppsModel:
         for row in self.parameters if self.ageing == "step" else visits:
             aged = self.decay * self.parameters[row] + (1 - self.decay) * self.prior[row]
             s, n = visits.get(row, (0, 0))
-            self.parameters[row] = aged + (s, n - s)
+            self.parameters[row] = aged + np.array([s, n - s])
 
     def posterior(self) -> tuple[np.ndarray, np.ndarray]:
         alpha, beta = np.array([self.parameters[row] for row in range(self.num_prompts)]).T

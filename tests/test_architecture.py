@@ -98,8 +98,6 @@ def test_only_checkpoints_touch_files(path):
         if isinstance(node, ast.Call):
             called = node.func
             name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-            through_checkpoint = (
-                isinstance(called, ast.Attribute) and ast.unparse(called.value) == "checkpoint"
-            )
+            through_checkpoint = isinstance(called, ast.Attribute) and ast.unparse(called.value) == "checkpoint"
             assert name not in touching or through_checkpoint, f"{path}:{node.lineno} calls {name}"
     assert not top_levels(path) & {"os", "shutil", "tempfile", "orbax", "io"}

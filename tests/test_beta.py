@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import hypothesis
 import jax
@@ -148,9 +149,9 @@ def test_ten_thousand_steps_stay_finite(decay, ageing):
     method = predictor(decay, ageing)
     history = random_history(3, num_prompts=N, steps=100, batch_size=2)
     history = jax.tree.map(lambda column: jnp.tile(column, (100, 1)), history)
-    state, _ = jax.jit(
-        lambda state: jax.lax.scan(lambda s, r: (method.update(KEY, s, r), None), state, history)
-    )(method.init(KEY, N))
+    state, _ = jax.jit(lambda state: jax.lax.scan(lambda s, r: (method.update(KEY, s, r), None), state, history))(
+        method.init(KEY, N)
+    )
     assert state.step == 10_000
     prediction = method.predict(KEY, state, None)
     assert all(np.isfinite(field).all() for field in prediction)
@@ -164,7 +165,7 @@ def test_solve_states_are_those_of_the_beta_binomial(group_size):
     unsolved, mixed, solved = beta.solve_state_probabilities(
         jnp.asarray(alpha, jnp.float32), jnp.asarray(beta_, jnp.float32), group_size
     )
-    exact = stats.betabinom(group_size, alpha, beta_)
+    exact: Any = stats.betabinom(group_size, alpha, beta_)
     np.testing.assert_allclose(unsolved, exact.pmf(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(solved, exact.pmf(group_size), rtol=1e-4, atol=1e-6)
     rounding = 2e-7 * max(group_size, 4)  # of so many factors

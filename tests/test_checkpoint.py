@@ -46,9 +46,7 @@ def test_the_last_version_counts_and_is_alone(tmp_path):
     assert [folder.name for folder in tmp_path.iterdir()] == ["12"]
 
 
-@pytest.mark.parametrize(
-    "like", [{"visits": np.zeros(3, np.int32)}, ARRAYS | {"visits": np.zeros(5, np.int32)}]
-)
+@pytest.mark.parametrize("like", [{"visits": np.zeros(3, np.int32)}, ARRAYS | {"visits": np.zeros(5, np.int32)}])
 def test_other_arrays_than_asked_for_are_an_error(like, tmp_path):
     checkpoint.save(tmp_path, ARRAYS, {})
     with pytest.raises(ValueError):  # noqa: PT011  (the message is Orbax's)
@@ -75,9 +73,7 @@ def a_partial_version(path):
     (path / "1.orbax-checkpoint-tmp" / "arrays").mkdir(parents=True)
 
 
-@pytest.mark.parametrize(
-    "prepare", [nothing, a_file, an_empty_folder, a_folder_of_numbers, a_partial_version]
-)
+@pytest.mark.parametrize("prepare", [nothing, a_file, an_empty_folder, a_folder_of_numbers, a_partial_version])
 def test_what_is_no_checkpoint_is_named(prepare, tmp_path):
     prepare(tmp_path / "c")
     before = sorted(tmp_path.rglob("*"))
@@ -109,11 +105,14 @@ def test_a_file_is_not_overwritten(tmp_path):
     assert (tmp_path / "c").read_text() == "not a checkpoint"
 
 
-class Interruption(Exception):
+class InterruptionError(Exception):
     pass
 
 
-@pytest.mark.parametrize("owner, function", [(os, "rename"), (os, "replace"), (pathlib.Path, "mkdir"), (shutil, "rmtree")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("owner", "function"),
+    [(os, "rename"), (os, "replace"), (pathlib.Path, "mkdir"), (shutil, "rmtree")],
+)
 @pytest.mark.parametrize("calls_before", range(4))
 def test_an_interrupted_save_leaves_a_checkpoint(owner, function, calls_before, tmp_path, monkeypatch):
     observed(1).save(tmp_path)
@@ -123,7 +122,7 @@ def test_an_interrupted_save_leaves_a_checkpoint(owner, function, calls_before, 
         nonlocal calls
         calls += 1
         if calls > calls_before:
-            raise Interruption
+            raise InterruptionError
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
@@ -151,9 +150,7 @@ while True:
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.07, 0.19, 0.4])
 def test_a_killed_save_leaves_the_version_before_it(seconds, tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as child:
+    with subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         first = int(child.stdout.readline())
         time.sleep(seconds)

@@ -15,9 +15,7 @@ def examples(name: str) -> Iterator[doctest.DocTest]:
     """Those of a module, found by hand: the standard finder overlooks functions that a decorator has wrapped."""
     module = importlib.import_module(name)
     finder = doctest.DocTestFinder(recurse=False)
-    owned = {
-        f"{name}.{key}": value for key, value in vars(module).items() if inspect.getmodule(value) is module
-    }
+    owned = {f"{name}.{key}": value for key, value in vars(module).items() if inspect.getmodule(value) is module}
     for cls in [value for value in owned.values() if inspect.isclass(value)]:
         owned |= {f"{cls.__qualname__}.{key}": value for key, value in vars(cls).items() if callable(value)}
     for key, value in {name: module, **owned}.items():

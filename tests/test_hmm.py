@@ -43,16 +43,14 @@ def test_belief_and_counts_follow_the_equations(decay, prior):
     history = random_history(1, num_prompts=N, steps=80, batch_size=BATCH)
     counts = np.array(hmm.PRIOR_COUNTS.get(prior, UNEVEN))
     belief = [0.6, 0.3, 0.1] if prior == "uneven" else [1, 1, 1]
-    model = DpsModel(
-        N, decay=decay, prior_counts=counts, initial_belief=np.array(belief, float) / np.sum(belief)
-    )
+    model = DpsModel(N, decay=decay, prior_counts=counts, initial_belief=np.array(belief, float) / np.sum(belief))
     _, steps = run(initial(prior_counts=counts, initial_belief=belief), history, decay)
     for t in range(80):
         model.observe(*(np.asarray(column[t]) for column in history))
         filtered, predicted, transition_counts = (column[t] for column in steps)
         np.testing.assert_allclose(filtered, np.array(model.filtered).T, atol=1e-5)
         np.testing.assert_allclose(predicted, model.predicted(), atol=1e-5)
-        np.testing.assert_allclose(transition_counts, np.moveaxis(model.counts, 0, 2), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(transition_counts, np.stack(model.counts, axis=2), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -117,9 +115,7 @@ def test_what_says_nothing_is_a_step_without_visits(nothing):
     expected = compiled_predicted(state)
     after = compiled_update(state, rollouts(*nothing), decay=0.7)
     np.testing.assert_allclose(after.filtered, expected, atol=1e-7)
-    np.testing.assert_allclose(
-        hmm.transition_counts(after) - 1, 0.7 * (hmm.transition_counts(state) - 1), atol=1e-6
-    )
+    np.testing.assert_allclose(hmm.transition_counts(after) - 1, 0.7 * (hmm.transition_counts(state) - 1), atol=1e-6)
 
 
 @hypothesis.given(batch=batches(num_prompts=N, batch_size=BATCH), order=st.permutations(range(N)))

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def method(request) -> str:
 
 
 @functools.cache
-def compiled_select(method: str):
+def compiled_select(method: str) -> Any:
     return jax.jit(METHODS[method].select, static_argnums=2)
 
 
@@ -102,9 +103,7 @@ def test_predictions_are_finite_probabilities_of_the_whole_pool(method):
         assert ((np.asarray(field) >= 0) & (np.asarray(field) <= 1)).all(), name
     total = prediction.unsolved + prediction.mixed + prediction.solved
     np.testing.assert_allclose(total, 1, atol=1e-6)
-    np.testing.assert_array_less(
-        prediction.variance, prediction.success_rate * (1 - prediction.success_rate) + 1e-6
-    )
+    np.testing.assert_array_less(prediction.variance, prediction.success_rate * (1 - prediction.success_rate) + 1e-6)
 
 
 def test_update_keeps_the_structure_of_the_state(method):
@@ -141,9 +140,7 @@ def test_mopps_takes_draws_next_to_the_target():
 def test_dps_takes_the_largest_predicted_mixed_probability():
     _, after, _, prediction = after_a_run("dps, ones")
     chosen = compiled_select("dps, ones")(KEY, after, BATCH).prompt_ids
-    np.testing.assert_allclose(
-        np.sort(prediction.mixed[chosen]), np.sort(prediction.mixed)[-BATCH:], atol=1e-7
-    )
+    np.testing.assert_allclose(np.sort(prediction.mixed[chosen]), np.sort(prediction.mixed)[-BATCH:], atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +17,10 @@ OTHER = (TIED + RNG.normal(size=200)).astype(np.float32)
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
 def test_correlations_are_those_of_scipy(array):
     x, y = array(TIED.astype(np.float32)), array(OTHER)
-    np.testing.assert_allclose(metrics.pearson(x, y), stats.pearsonr(TIED, OTHER)[0], atol=1e-5)
-    np.testing.assert_allclose(metrics.spearman(x, y), stats.spearmanr(TIED, OTHER)[0], atol=1e-5)
+    pearson: Any = stats.pearsonr(TIED, OTHER)
+    spearman: Any = stats.spearmanr(TIED, OTHER)
+    np.testing.assert_allclose(metrics.pearson(x, y), pearson.statistic, atol=1e-5)
+    np.testing.assert_allclose(metrics.spearman(x, y), spearman.statistic, atol=1e-5)
     np.testing.assert_allclose(metrics.spearman(x, -x), -1, atol=1e-6)
 
 
@@ -43,9 +47,7 @@ def test_mixed_share_ignores_groups_without_rollouts(successes, group_size, shar
 
 
 def test_solve_state_accuracy_counts_the_likeliest_state_of_groups_with_rollouts():
-    unsolved, mixed, solved = np.array(
-        [[0.8, 0.2, 0.1, 0.5, 0.9], [0.1, 0.7, 0.2, 0.3, 0.1], [0.1, 0.1, 0.7, 0.2, 0]]
-    )
+    unsolved, mixed, solved = np.array([[0.8, 0.2, 0.1, 0.5, 0.9], [0.1, 0.7, 0.2, 0.3, 0.1], [0.1, 0.1, 0.7, 0.2, 0]])
     prediction = jaxsel.Prediction(*map(jnp.asarray, (solved, solved, solved, unsolved, mixed, solved)))
     accuracy = metrics.solve_state_accuracy(prediction, np.array([0, 3, 4, 8, 0]), np.array([8, 8, 8, 8, 0]))
     np.testing.assert_allclose(accuracy, 2 / 4)

@@ -21,9 +21,7 @@ RULES = {
     "gumbel_top_k": jaxsel.gumbel_top_k(),
     "random_subset": jaxsel.random_subset(),
 }
-SCORES = st.one_of(
-    st.sampled_from([0.0, 0.5, 1.0, -np.inf, np.inf, np.nan]), st.floats(-1000, 1000, width=32)
-)
+SCORES = st.one_of(st.sampled_from([0.0, 0.5, 1.0, -np.inf, np.inf, np.nan]), st.floats(-1000, 1000, width=32))
 
 compiled_best = jax.jit(selection.best, static_argnums=2)
 
@@ -86,7 +84,7 @@ def test_prompts_with_no_chance_are_chosen_at_random_when_nothing_else_is_left()
 
 def test_within_bounds_takes_random_ones_of_the_band():
     scores = [0.1, 0.3, 0.5, 0.7, 0.9, 0.69, 0.31]
-    counts = many(RULES["within_bounds"], 2)(np.float32(scores))
+    counts = many(RULES["within_bounds"], 2)(scores)
     band = np.array([False, True, True, True, False, True, True])
     assert counts[~band].sum() == 0
     assert_frequency(counts[band], TRIALS, 2 / 5)
@@ -129,8 +127,8 @@ def test_a_selector_returns_the_scores_and_predictions_of_what_it_chose():
     successes, rows = np.arange(9), np.arange(9)[::-1]
     batch = jaxsel.Rollouts(jnp.array(rows), jnp.array(successes), jnp.full(9, 8))
     state = selector.update(KEY, state, batch)
-    chosen = selector.select(KEY, state, 4)
-    predicted = selector.predict(KEY, state, chosen.prompt_ids)
+    chosen = jax.jit(selector.select, static_argnums=2)(KEY, state, 4)
+    predicted = jax.jit(selector.predict)(KEY, state, chosen.prompt_ids)
     np.testing.assert_allclose(chosen.prediction.success_rate, predicted.success_rate, rtol=1e-6)
     np.testing.assert_allclose(chosen.scores, -((predicted.success_rate - 0.5) ** 2), atol=1e-7)
     assert all(first >= second for first, second in pairwise(np.asarray(chosen.scores)))

@@ -116,9 +116,7 @@ def test_what_is_not_practised_is_forgotten(four):
     nothing = rollouts((0, 0, 8))
     for _ in range(200):
         state = simulate.train(four, state, nothing)
-    jax.tree.map(
-        lambda old, new: np.testing.assert_allclose(old, new, atol=1e-6), state, simulate.initial_state(four)
-    )
+    jax.tree.map(lambda old, new: np.testing.assert_allclose(old, new, atol=1e-6), state, simulate.initial_state(four))
 
 
 def test_rates_stay_between_0_and_1_at_any_skill(four):
