@@ -239,9 +239,7 @@ def simulate(
     init_key, probe_key, steps_key = jax.random.split(key, 3)
     probe = _random_rows(probe_key, num_prompts, min(num_probes, num_prompts))
 
-    def step(
-        carry: tuple[State, LearnerState], t: Int[Array, ""]
-    ) -> tuple[tuple[State, LearnerState], History]:
+    def step(carry: tuple[State, LearnerState], t: Int[Array, ""]) -> tuple[tuple[State, LearnerState], History]:
         belief, state = carry
         keys = jax.random.split(jax.random.fold_in(steps_key, t), 6)
         candidates = None if num_candidates is None else _random_rows(keys[0], num_prompts, num_candidates)

@@ -26,7 +26,7 @@ def tables(results: dict[str, Rows]) -> Iterator[Table]:
     yield _comparison("select + observe, ms", results["steps"], ("method", "num_prompts"))
     yield _comparison("one Beta draw a prompt, ms", results["beta_draws"], ("num_prompts",))
     columns = ("save, ms", "load, ms", "bytes/prompt", "on disk")
-    table = Table("method", "num_prompts", *columns, title="checkpoints")
+    table = Table("method", "pool", *columns, title="checkpoints")
     for row in results["checkpoints"]:
         numbers = (row["save"], row["load"], row["state_bytes_per_prompt"], row["disk_bytes_per_prompt"])
         table.add_row(row["method"], f"{row['num_prompts']:,}", *map(_number, numbers))
@@ -67,7 +67,7 @@ def draw(rows: Rows, path: Path, *, batch_size: int) -> Path:
 def _comparison(title: str, rows: Rows, by: tuple[str, ...]) -> Table:
     """One column an implementation; the last is above 1 where jaxsel is quicker than NumPy."""
     measured = [name for name in STYLES if any(row["implementation"] == name for row in rows)]
-    table = Table(*by, *measured, "numpy / jaxsel", title=title)
+    table = Table(*(name.replace("num_prompts", "pool") for name in by), *measured, "numpy / jaxsel", title=title)
     for key, times in comparison_rows(rows, by):
         ratio = times["numpy"] / times["jaxsel"]
         cells = [f"{part:,}" if isinstance(part, int) else part for part in key]
