@@ -1,22 +1,21 @@
 """The stateful edge: NumPy in, NumPy out, compiled functions and the state of the pool inside."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key, Shaped
+from jaxtyping import Int, Shaped
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate, checkpoint, metrics
+from jaxsel._compiled import compiled_predict, compiled_select, compiled_update, initial_key
 from jaxsel._pool import Keys, identify_pool
 from jaxsel._visits import Visits, checked_visits
 from jaxsel._window import EpochWindow
 from jaxsel.base import Prediction, Rollouts, Selection, Selector
 
-_SELECT, _PREDICT, _UPDATE, _INIT = range(4)  # streams of random keys
 _FORMAT = 1
 
 
@@ -64,13 +63,13 @@ class PromptSelector:
         self._seed = int(seed)
         self._counters = {"selects": 0, "observes": 0}
         self._window = EpochWindow(self.num_prompts, self._seed) if candidate_ratio else None
-        self._state = selector.init(_key(jax.random.key(self._seed), _INIT, 0), self.num_prompts)
+        self._state = selector.init(initial_key(self._seed), self.num_prompts)
         self._visits = np.zeros(self.num_prompts, np.int32)
         self._last_selection: Selection | None = None
         self._last_visits: Visits | None = None
-        self._select = _compiled_select(selector.select)
-        self._predict = _compiled_predict(selector.predict)
-        self._update = _compiled_update(selector.update)
+        self._select = compiled_select(selector.select)
+        self._predict = compiled_predict(selector.predict)
+        self._update = compiled_update(selector.update)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -296,29 +295,3 @@ def _padded(column: Shaped[np.ndarray, " m"], fill: int = 0) -> Shaped[np.ndarra
     """The column, lengthened to a power of two, so that batches of many sizes share few compilations."""
     length = max(8, 1 << max(len(column) - 1, 0).bit_length())
     return np.pad(column, (0, length - len(column)), constant_values=fill)
-
-
-def _key(root: Key[Array, ""], stream: int, counter: Int[Array, ""] | int) -> Key[Array, ""]:
-    return jax.random.fold_in(jax.random.fold_in(root, stream), counter)
-
-
-# Keyed by the pure functions, so that selectors of one method share their compilations.
-@functools.lru_cache(maxsize=64)
-def _compiled_select(select: Any) -> Any:
-    def run(state, root, counter, batch_size, candidates):
-        return select(_key(root, _SELECT, counter), state, batch_size, candidates)
-
-    return jax.jit(run, static_argnums=3)
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled_predict(predict: Any) -> Any:
-    return jax.jit(lambda state, root, counter, ids: predict(_key(root, _PREDICT, counter), state, ids))
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled_update(update: Any) -> Any:
-    def run(state, root, counter, rollouts):
-        return update(_key(root, _UPDATE, counter), state, rollouts)
-
-    return jax.jit(run, donate_argnums=0)
