@@ -3,7 +3,7 @@
     python -m experiments.demo [--task countdown] [--seed 0] [--out runs/demo]
 
 Claim: at equal rollouts, prompts chosen by MoPPS or DPS teach more than uniformly drawn ones; dynamic sampling teaches
-more a step, at several times the rollouts. `experiments/selection_pays.py` holds the claim to three seeds.
+more a step, at several times the rollouts. `experiments/selection_pays.py` holds the claim to more seeds.
 """
 
 import argparse
@@ -30,7 +30,8 @@ def main(arguments: list[str]) -> None:
     start = seconds_since()
     setting = SETTINGS[options.task]
     if options.steps:
-        setting = replace(setting, steps=options.steps)
+        dynamic = max(1, options.steps * setting.dynamic_sampling_steps // setting.steps)
+        setting = replace(setting, steps=options.steps, dynamic_sampling_steps=dynamic)
     out = options.out / options.task
     shutil.rmtree(out, ignore_errors=True)
     console.print(

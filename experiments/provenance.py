@@ -1,6 +1,7 @@
 """What a result came from, and how it is written down."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -30,7 +31,7 @@ def write_result(path: Path, payload: dict[str, Any]) -> None:
     """Writes JSON; a reader sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(payload, indent=1) + "\n")
+    partial.write_text(json.dumps(_finite(payload), indent=1, allow_nan=False) + "\n")
     os.replace(partial, path)
 
 
@@ -57,3 +58,12 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def _finite(value: Any) -> Any:
+    """Infinity and not-a-number as null: JSON has no word for them."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

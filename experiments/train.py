@@ -29,6 +29,7 @@ ConfigStore.instance().store(
         "threads": 0,
         "hydra": {
             "run": {"dir": "runs/${task}-${method.name}-${seed}"},
+            "sweep": {"dir": "runs", "subdir": "${task}-${method.name}-${seed}"},
             "job": {"chdir": False},
             "job_logging": {"root": {"level": "WARNING"}},
             "help": {"template": describe(RunConfig)},

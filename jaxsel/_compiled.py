@@ -1,4 +1,4 @@
-"""The functions of a selector, compiled once: selectors of one method share their compilations.
+"""The functions of a selector, compiled once, however many `PromptSelector`s it is given to.
 
 Random keys are made inside: a key of its own for every use, from the root key, the use and how often it came.
 """

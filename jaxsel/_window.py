@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Int
 
+_STREAM = 0x77696E64  # others that draw from the same seed start with another number
+
 
 class EpochWindow:
     """Deals the rows of a pool in shuffled order: every row once an epoch, no row twice in one window.
@@ -42,5 +44,5 @@ class EpochWindow:
         self._waiting = waiting[waiting >= 0]
 
     def _shuffled(self) -> Int[np.ndarray, " N"]:
-        rng = np.random.default_rng([self._seed, self._epoch])
+        rng = np.random.default_rng([_STREAM, self._seed, self._epoch])
         return rng.permutation(self._num_prompts).astype(np.int32)

@@ -232,7 +232,7 @@ def simulate(
     """
     num_prompts = len(learner.difficulty)
     _validate.positive_integer(num_steps=num_steps, batch_size=batch_size, group_size=group_size)
-    _validate.positive_integer(candidate_ratio=candidate_ratio or 1, num_probes=num_probes)
+    _validate.positive_integer(candidate_ratio=1 if candidate_ratio is None else candidate_ratio, num_probes=num_probes)
     if batch_size > num_prompts:
         raise ValueError(f"batch_size is {batch_size} of {num_prompts} prompts; give at most {num_prompts}")
     num_candidates = None if candidate_ratio is None else min(candidate_ratio * batch_size, num_prompts)

@@ -12,6 +12,8 @@ import numpy as np
 from jaxsel import PromptSelector
 from rl.groups import Groups, join
 
+_STREAM = 0x68697374  # others that draw from the same seed start with another number
+
 RollOut = Callable[[np.ndarray], Groups]
 
 
@@ -34,6 +36,11 @@ class Curriculum(Protocol):
 
     selector: PromptSelector
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What its choices depend on, the selector's method included; a resumed run has to have the same."""
+        ...
+
     def collect(self, roll_out: RollOut) -> Collected:
         """Chooses prompts, rolls them out, tells the selector, and returns what to train on."""
         ...
@@ -54,10 +61,15 @@ class Selected:
         self.selector = selector
         self._batch_size = batch_size
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """See `Curriculum.spec`."""
+        return self.selector.spec | {"curriculum": "selected", "batch_size": self._batch_size}
+
     def collect(self, roll_out: RollOut) -> Collected:
         """See `Curriculum.collect`."""
         groups = _roll_out_and_observe(self.selector, self.selector.select(self._batch_size), roll_out)
-        return Collected(groups, groups.num_rollouts, float(groups.mixed.mean()))
+        return Collected(groups, groups.num_rollouts, _mixed_share([groups]))
 
     def state_dict(self) -> dict[str, Any]:
         """See `Curriculum.state_dict`."""
@@ -90,6 +102,12 @@ class DynamicSampling:
         self._keep_surplus = keep_surplus
         self._surplus: Groups | None = None
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """See `Curriculum.spec`."""
+        own = {"batch_size": self._batch_size, "max_batches": self._max_batches, "keep_surplus": self._keep_surplus}
+        return self.selector.spec | {"curriculum": "dynamic_sampling", **own}
+
     def collect(self, roll_out: RollOut) -> Collected:
         """See `Curriculum.collect`."""
         kept = [] if self._surplus is None else [self._surplus]
@@ -103,11 +121,10 @@ class DynamicSampling:
         rows = np.arange(len(everything.prompt_ids))
         rest = rows[self._batch_size :]
         self._surplus = everything.take(rest) if self._keep_surplus and len(rest) else None
-        mixed = np.concatenate([groups.mixed for groups in generated]) if generated else np.ones(1, bool)
         return Collected(
             everything.take(rows[: self._batch_size]),
             sum(groups.num_rollouts for groups in generated),
-            float(mixed.mean()),
+            _mixed_share(generated),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -123,7 +140,7 @@ class DynamicSampling:
 class HistoryResampling:
     """Epochs over the prompts that were not solved n out of n in the epoch before (SRPO, arXiv 2504.14286).
 
-    When none is left, the next epoch is the whole pool again.
+    What was solved stays out; when fewer than a batch are left, the next epoch is the whole pool again.
 
     Args:
         selector: told what came out, so that its predictions can be judged; it chooses nothing.
@@ -139,19 +156,25 @@ class HistoryResampling:
         self._kept = np.zeros(0, np.int32)
         self._order = np.zeros(0, np.int32)
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """See `Curriculum.spec`."""
+        own = {"batch_size": self._batch_size, "seed": self._seed}
+        return self.selector.spec | {"curriculum": "history_resampling", **own}
+
     def collect(self, roll_out: RollOut) -> Collected:
         """See `Curriculum.collect`."""
         groups = _roll_out_and_observe(self.selector, self._next_batch(), roll_out)
         unsolved = (groups.group_size == 0) | (groups.successes < groups.group_size)
         self._kept = np.concatenate([self._kept, groups.prompt_ids[unsolved]])
-        return Collected(groups, groups.num_rollouts, float(groups.mixed.mean()))
+        return Collected(groups, groups.num_rollouts, _mixed_share([groups]))
 
     def _next_batch(self) -> np.ndarray:
         if len(self._order) < min(self._batch_size, self.selector.num_prompts):
             left = np.union1d(self._order, self._kept)
             if len(left) < self._batch_size:
                 left = np.arange(self.selector.num_prompts)
-            rng = np.random.default_rng([self._seed, self._epoch])
+            rng = np.random.default_rng([_STREAM, self._seed, self._epoch])
             self._order = rng.permutation(left).astype(np.int32)
             self._kept = np.zeros(0, np.int32)
             self._epoch += 1
@@ -177,3 +200,9 @@ def _roll_out_and_observe(selector: PromptSelector, prompt_ids: np.ndarray, roll
     groups = roll_out(prompt_ids)
     selector.observe(groups.prompt_ids, groups.successes, groups.group_size)
     return groups
+
+
+def _mixed_share(generated: list[Groups]) -> float:
+    """The share of mixed groups among those of which anything is known; NaN if there are none."""
+    known = sum(int((groups.group_size > 0).sum()) for groups in generated)
+    return sum(int(groups.mixed.sum()) for groups in generated) / known if known else float("nan")

@@ -1,11 +1,15 @@
 """Fresh rollouts at fixed prompts, the same for every method: accuracy and prediction quality on equal terms."""
 
+from typing import Any
+
 import numpy as np
 
 from jaxsel import PromptSelector, metrics
 from rl.groups import Groups, judge
 from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine
+
+_STREAM = 0x70726F62  # others that draw from the same seed start with another number
 
 
 class Probe:
@@ -16,7 +20,8 @@ class Probe:
         pool: the training prompts.
         held_out: prompts that are never trained on.
         num_pool_prompts: size of the random part of the pool, at most the pool.
-        group_size: rollouts a prompt.
+        group_size: rollouts a prompt; the run's own, so that predictions of solve states are of the same n.
+        temperature: of the rollouts, the run's own.
         seed: of the choice of the part.
     """
 
@@ -28,26 +33,42 @@ class Probe:
         *,
         num_pool_prompts: int = 200,
         group_size: int = 8,
+        temperature: float = 1.0,
         seed: int = 0,
     ):
         self._task = task
         self._group_size = group_size
-        rng = np.random.default_rng([seed, 2])
+        self._temperature = temperature
+        rng = np.random.default_rng([_STREAM, seed])
         self._prompt_ids = np.sort(rng.permutation(len(pool))[:num_pool_prompts]).astype(np.int32)
         self._pool_part = pool.take(self._prompt_ids.tolist())
         self._held_out = held_out
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What its numbers depend on; a resumed run has to have the same."""
+        return {
+            "prompt_ids": self._prompt_ids.tolist(),
+            "held_out": len(self._held_out),
+            "group_size": self._group_size,
+            "temperature": self._temperature,
+        }
 
     def measure(self, engine: RolloutEngine, selector: PromptSelector, seed: int) -> dict[str, float]:
         """Accuracies (mean over fresh rollouts) and how well the selector predicts the part of the pool."""
         part = self._roll_out(engine, self._pool_part, seed)
         held_out = self._roll_out(engine, self._held_out, seed + 1)
-        truth = part.successes / np.maximum(part.group_size, 1)
-        prediction = selector.predict(self._prompt_ids)
+        num_rollouts = part.num_rollouts + held_out.num_rollouts
+        part = part.take(np.flatnonzero(part.group_size > 0))
+        if len(part.prompt_ids) == 0 or not held_out.group_size.any():
+            return {"probe/rollouts": float(num_rollouts)}  # every generation failed: nothing is known
+        truth = part.successes / part.group_size
+        prediction = selector.predict(self._prompt_ids[part.prompt_ids])
         return {
-            "probe/rollouts": float(part.num_rollouts + held_out.num_rollouts),
+            "probe/rollouts": float(num_rollouts),
             "probe/pool_accuracy": float(truth.mean()),
             "probe/pool_mixed_share": float(part.mixed.mean()),
-            "probe/held_out_accuracy": float(held_out.successes.sum() / max(held_out.group_size.sum(), 1)),
+            "probe/held_out_accuracy": float(held_out.successes.sum() / held_out.group_size.sum()),
             "probe/spearman": float(metrics.spearman(prediction.success_rate, truth)),
             "probe/mae": float(metrics.mean_absolute_error(prediction.success_rate, truth)),
             "probe/solve_state_accuracy": float(
@@ -61,7 +82,7 @@ class Probe:
             prompts.texts,
             self._group_size,
             max_new_tokens=self._task.max_new_tokens,
-            temperature=1.0,
+            temperature=self._temperature,
             seed=seed,
         )
         return judge(self._task, prompts, np.arange(len(prompts)), completions)

@@ -18,7 +18,7 @@ from rl.policy import Policy
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine
-from rl.run_log import RunLog, load_checkpoint, save_checkpoint
+from rl.run_log import RunLog, load_checkpoint, read_metrics, save_checkpoint
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,20 @@ class TrainConfig:
     updates_per_batch: int = 1
     micro_batch_size: int = 256
     probe_every: int = 25
-    checkpoint_every: int = 0
+    checkpoint_every: int = 25
     seed: int = 0
+
+    def __post_init__(self):
+        at_least_one = ("steps", "group_size", "warm_up_steps", "updates_per_batch", "micro_batch_size")
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 1")
+        for name in ("temperature", "learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
+        for name in ("probe_every", "checkpoint_every", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 0")
 
 
 def train(
@@ -95,7 +107,7 @@ def train(
     optimizer = torch.optim.AdamW(
         policy.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
     )
-    identity = {"train": asdict(config), "selector": curriculum.selector.spec, "task": task.name}
+    identity = {"train": asdict(config), "curriculum": curriculum.spec, "probe": probe.spec, "task": task.name}
     checkpoint = run_dir / "checkpoint.pt"
     start, num_rollouts = 0, 0
     if resume and checkpoint.exists():
@@ -105,6 +117,8 @@ def train(
         curriculum.load_state_dict(saved["curriculum"])
         start, num_rollouts = saved["step"], saved["num_rollouts"]
 
+    elif resume and read_metrics(run_dir / "metrics.jsonl") and not config.checkpoint_every:
+        raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
     log = RunLog(run_dir, first_step=start, resume=resume)
     steps = range(start, config.steps)
     with log:
@@ -184,7 +198,8 @@ def _update(
     device = completions.tokens.device
     advantage = advantages.grpo(groups.rewards).flatten().to(device)
     prompt = torch.arange(len(groups.prompt_ids), device=device).repeat_interleave(completions.group_size)
-    num_tokens = int(completions.mask.sum())
+    judged = ~groups.rewards.isnan().flatten().to(device)
+    num_tokens = int(completions.mask[judged].sum())
     informative = advantage.nonzero()[:, 0]  # the others add nothing to the sum that the loss is
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warm_up_steps)
@@ -224,7 +239,7 @@ def _summary(collected: Collected) -> dict[str, float]:
     groups = collected.groups
     return {
         "train/mixed_share": collected.mixed_share,
-        "train/batch_mixed_share": float(groups.mixed.mean()),
+        "train/batch_mixed_share": float(groups.mixed.sum() / max((groups.group_size > 0).sum(), 1)),
         "train/reward": float(groups.rewards.nanmean()),
         "train/completion_length": float(groups.completions.mask.sum(1).float().mean()),
     }

@@ -57,6 +57,9 @@ CORRECT_SHARE = (
 """The share of a family's demonstrations that are right."""
 
 
+_MOST_PROMPTS = 1_000_000  # of some 3 million held-out ones; random draws find the last ones slowly
+
+
 def _is_held_out(digits: str) -> bool:
     """One string of digits in eight belongs to the held-out set, whatever the family and the seed."""
     return (int(digits) * 2654435761 + len(digits)) % 2**32 < 2**29
@@ -70,6 +73,8 @@ def _digits(rng: random.Random, *, held_out: bool) -> str:
 
 
 def _generate(num_prompts: int, rng: random.Random, *, held_out: bool) -> PromptPool:
+    if not 1 <= num_prompts <= _MOST_PROMPTS:
+        raise ValueError(f"num_prompts is {num_prompts}; give an integer from 1 to {_MOST_PROMPTS}")
     chosen: dict[str, str] = {}
     while len(chosen) < num_prompts:
         family, digits = rng.choice(FAMILIES), _digits(rng, held_out=held_out)

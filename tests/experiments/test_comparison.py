@@ -63,6 +63,7 @@ def test_claims_hold_and_fail():
     share = rollouts_to_reach(RUNS["mopps"], 0.4375) / 3200
     assert good["share_of_dynamic_sampling_rollouts"]["mean"] == pytest.approx(share)
     assert not any(claim["holds"] for claim in bad.values())
+    assert bad["share_of_dynamic_sampling_rollouts"]["standard_error"] is None  # never reached: infinite
 
 
 def test_figures_and_table_are_drawn(tmp_path):
