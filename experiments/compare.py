@@ -85,7 +85,7 @@ SETTINGS = {
 
 
 def run_methods(setting: Setting, seed: int, out: Path, methods: Sequence[str] = DEMO_METHODS) -> dict[str, Records]:
-    """Runs every method in `out/METHOD`, as many at a time as there are cores, each on one.
+    """Runs every method in `out/METHOD`, as many at a time as there are cores, torch on one each.
 
     Small matrices gain little from a second thread, and two processes that fight for the cores lose much.
     """

@@ -2,9 +2,9 @@
 
     python -m experiments.selection_overhead [--pool-size 100000] [--steps 40]
 
-Claim: choosing the prompts and updating the belief take under 1% of a step. Real steps of the built-in policy on one
-core: rollouts, verification, update; medians, so that compilation does not count. A step of a policy that a GPU cluster
-trains takes seconds to minutes: the milliseconds are what to compare with it.
+Claim: choosing the prompts and updating the belief take under 1% of a step. Real steps of the built-in policy, torch on
+one core: rollouts, verification, update; medians, so that compilation does not count. A step of a policy that a GPU
+cluster trains takes seconds to minutes: the milliseconds are what to compare with it.
 """
 
 import argparse

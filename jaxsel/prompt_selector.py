@@ -147,6 +147,10 @@ class PromptSelector:
         self._visits[visits.prompt_ids] += 1
         self._last_visits = visits
 
+    def wait(self) -> None:
+        """Returns when the last observation is worked in: `observe` itself returns while the device still computes."""
+        jax.block_until_ready(self._state)
+
     def metrics(self) -> dict[str, float]:
         """What the last observation said of the last prediction, and how much of the pool has been seen."""
         return {

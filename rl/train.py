@@ -129,11 +129,12 @@ def train(
                 with clock("probing"):
                     record |= probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step))
             collected = _collect(config, task, pool, engine, curriculum, step, clock)
+            with clock("selecting"):
+                curriculum.selector.wait()  # or its time would be booked as the policy's
+                record |= curriculum.selector.metrics()
             with clock("updating"):
                 record |= _update(config, policy, optimizer, collected.groups, step)
             num_rollouts += collected.num_rollouts
-            with clock("selecting"):
-                record |= curriculum.selector.metrics()
             record |= _summary(collected) | clock.seconds
             log.write(record | {"rollouts": num_rollouts})
             if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:

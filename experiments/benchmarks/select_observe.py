@@ -76,7 +76,7 @@ class Ours:
     def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
         """Takes in their outcome; `PromptSelector.observe` alone returns while the device still works."""
         self.selector.observe(prompt_ids, successes, group_size)
-        jax.block_until_ready(self.state)
+        self.selector.wait()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -83,3 +83,9 @@ def test_completions_fit():
     for prompt, completion in itertools.islice(task.demonstrations(0), 1000):
         assert len(completion) + 1 <= task.max_new_tokens
         assert set(prompt + completion) <= set(task.alphabet)
+
+
+@pytest.mark.parametrize("num_prompts", [0, -1, 10**7])
+def test_pools_that_cannot_be_are_refused(num_prompts):
+    with pytest.raises(ValueError, match=f"num_prompts is {num_prompts}; give"):
+        string_ops.pool(num_prompts, 0)

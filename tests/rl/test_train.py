@@ -185,6 +185,38 @@ def test_another_configuration_is_refused(task, tmp_path):
         start(task, tmp_path, TrainConfig(**{**CONFIG.__dict__, "learning_rate": 0.1}), resume=True)
 
 
+def test_another_curriculum_is_refused_before_anything_is_loaded(task, tmp_path):
+    start(task, tmp_path, curriculum=CURRICULA["dynamic_sampling"]())
+    for name in ("history_resampling", "mopps"):
+        with pytest.raises(ValueError, match="of another run"):
+            start(task, tmp_path, curriculum=CURRICULA[name](), resume=True)
+
+
+def test_resume_does_not_erase_a_run_that_made_no_checkpoints(task, tmp_path):
+    config = TrainConfig(**{**CONFIG.__dict__, "checkpoint_every": 0})
+    start(task, tmp_path, config)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="has no checkpoint; give another folder"):
+        start(task, tmp_path, config, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0),
+        ("warm_up_steps", 0),
+        ("micro_batch_size", 0),
+        ("temperature", 0.0),
+        ("seed", -1),
+        ("learning_rate", 0),
+    ],
+)
+def test_a_configuration_out_of_range_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}; give"):
+        TrainConfig(**{name: value})
+
+
 def test_resume_without_a_checkpoint_starts_at_the_beginning(task, tmp_path):
     records, _ = start(task, tmp_path, resume=True)
     assert [r["step"] for r in records] == list(range(9))

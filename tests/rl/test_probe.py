@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+import jaxsel
+from rl.engines.hf import HFEngine
+from rl.probe import Probe
+from rl.prompts import Verdict
+
+POOL_SIZE = 30
+
+
+class PartlyFailing(HFEngine):
+    """Every second generation fails."""
+
+    def generate(self, prompts, group_size, **options):
+        out = super().generate(prompts, group_size, **options)
+        return out._replace(texts=[text if i % 2 else None for i, text in enumerate(out.texts)])
+
+
+def make(task, **options):
+    return Probe(task, task.pool(POOL_SIZE, 0), task.held_out(5), num_pool_prompts=12, **options)
+
+
+@pytest.fixture
+def selector():
+    return jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=POOL_SIZE, seed=3, candidate_ratio=1)
+
+
+def test_a_perfect_prediction_scores_perfectly(task, policy, selector):
+    """Even prompts are always solved, odd ones never, and the selector has seen that often."""
+    texts = task.pool(POOL_SIZE, 0).texts
+    solved = np.arange(POOL_SIZE) % 2 == 0
+    answers = {text: bool(solved[i]) for i, text in enumerate(texts)}
+    pool = task.pool(POOL_SIZE, 0)
+    task = task._replace(verify=lambda _, answer: Verdict(answer, float(answer)))
+    pool = type(pool)(pool.texts, [answers[text] for text in texts], pool.keys)
+    probe = Probe(task, pool, task.held_out(5), num_pool_prompts=12, group_size=4)
+    for _ in range(20):
+        selector.observe(np.arange(POOL_SIZE), 8 * solved, 8)
+    found = probe.measure(HFEngine(policy), selector, 0)
+    assert found["probe/solve_state_accuracy"] == 1
+    assert found["probe/mae"] < 0.1
+    assert found["probe/spearman"] > 0.8
+    assert found["probe/rollouts"] == (12 + 5) * 4
+
+
+def test_failed_generations_count_nowhere(task, policy, selector):
+    task = task._replace(verify=lambda *_: Verdict(True, 1.0))
+    found = make(task, group_size=4).measure(PartlyFailing(policy), selector, 0)
+    assert found["probe/pool_accuracy"] == found["probe/held_out_accuracy"] == 1
+    only_failures = make(task, group_size=1).measure(PartlyFailing(policy), selector, 0)
+    assert only_failures["probe/rollouts"] > 0
+    assert only_failures["probe/pool_accuracy"] == 1
+
+
+def test_nothing_known_is_said(task, policy, selector):
+    task = task._replace(verify=lambda *_: None)
+    assert make(task, group_size=2).measure(HFEngine(policy), selector, 0) == {"probe/rollouts": (12 + 5) * 2}
+
+
+def test_the_probe_is_no_stretch_of_the_epochs(task):
+    """The selector's window draws from the same seed; its epochs must not deal the probe's prompts in one go."""
+    for seed in range(5):
+        probe = set(make(task, seed=seed).spec["prompt_ids"])
+        selector = jaxsel.PromptSelector(jaxsel.uniform(), num_prompts=POOL_SIZE, seed=seed, candidate_ratio=1)
+        for _ in range(6):
+            selector.select(12)
+            dealt = {*selector.select(12).tolist()}
+            selector.select(6)
+            assert dealt != probe
