@@ -70,7 +70,8 @@ def judge_claims(runs: AllRuns, method: str) -> dict[str, Any]:
     def per_seed(name: str, key: str) -> np.ndarray:
         return np.array([s[key] for s in summaries[name]])
 
-    ratio = per_seed(method, "mixed_share_first_half") / per_seed("uniform", "mixed_share_first_half")
+    with np.errstate(divide="ignore", invalid="ignore"):  # a uniform run without any mixed group has no ratio
+        ratio = per_seed(method, "mixed_share_first_half") / per_seed("uniform", "mixed_share_first_half")
     gain = per_seed(method, "held_out_accuracy") - per_seed("uniform", "held_out_accuracy")
     error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else float("nan")
     share = np.array(
