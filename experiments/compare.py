@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 from tqdm import tqdm
 
@@ -169,21 +170,17 @@ def _step_seconds(records: Records) -> np.ndarray:
 
 
 def summary_table(runs: dict[str, Records]) -> Table:
-    """The summaries as a table for the terminal."""
-    table = Table(title="Mixed groups (neither all right nor all wrong) are the ones that teach.")
-    columns = (
-        "method",
-        "steps",
-        "rollouts",
-        "mixed groups",
-        "held-out acc.",
-        "Spearman",
-        "select s",
-        "generate s",
-        "update s",
+    """The summaries as a table for the terminal, 80 columns wide."""
+    start = summary(next(iter(runs.values())))["held_out_at_start"]
+    table = Table(
+        title="Groups neither all right nor all wrong (mixed) are the ones that teach.",
+        caption=f"held-out accuracy before training: {start:.3f}",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
     )
-    for name in columns:
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name == "method")
+    for name in ("method", "steps", "rollouts", "mixed", "held-out", "Spearman", "sel/gen/upd, s"):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for method, records in runs.items():
         s = summary(records)
         table.add_row(
@@ -191,11 +188,9 @@ def summary_table(runs: dict[str, Records]) -> Table:
             f"{s['steps']:.0f}",
             f"{s['rollouts']:,.0f}",
             f"{s['mixed_share']:.0%}",
-            f"{s['held_out_at_start']:.3f} > {s['held_out_accuracy']:.3f}",
+            f"{s['held_out_accuracy']:.3f}",
             f"{s['spearman']:.2f}",
-            f"{s['seconds_selecting']:.1f}",
-            f"{s['seconds_generating']:.1f}",
-            f"{s['seconds_updating']:.1f}",
+            " / ".join(f"{s[f'seconds_{part}']:.1f}" for part in ("selecting", "generating", "updating")),
         )
     return table
 
