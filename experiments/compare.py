@@ -174,13 +174,14 @@ def summary_table(runs: dict[str, Records]) -> Table:
     start = summary(next(iter(runs.values())))["held_out_at_start"]
     table = Table(
         title="Groups neither all right nor all wrong (mixed) are the ones that teach.",
-        caption=f"held-out accuracy before training: {start:.3f}",
+        caption=f"seconds selecting/generating/updating; held-out accuracy before training: {start:.3f}",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1),
     )
-    for name in ("method", "steps", "rollouts", "mixed", "held-out", "Spearman", "sel/gen/upd, s"):
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    table.add_column("method", min_width=len("dynamic_sampling"))
+    for name in ("steps", "rollouts", "mixed", "held-out", "Spearman", "sel/gen/upd"):
+        table.add_column(name, justify="right", no_wrap=True)
     for method, records in runs.items():
         s = summary(records)
         table.add_row(
@@ -190,7 +191,7 @@ def summary_table(runs: dict[str, Records]) -> Table:
             f"{s['mixed_share']:.0%}",
             f"{s['held_out_accuracy']:.3f}",
             f"{s['spearman']:.2f}",
-            " / ".join(f"{s[f'seconds_{part}']:.1f}" for part in ("selecting", "generating", "updating")),
+            "/".join(f"{s[f'seconds_{part}']:.0f}" for part in ("selecting", "generating", "updating")),
         )
     return table
 

@@ -9,12 +9,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Int, Key
 
-from jaxsel import metrics
-
 _SELECT, _PREDICT, _UPDATE, _INIT = range(4)  # streams of random keys
-
-mixed_share = jax.jit(metrics.mixed_share)
-solve_state_accuracy = jax.jit(metrics.solve_state_accuracy)
 
 
 def initial_key(seed: int) -> Key[Array, ""]:

@@ -9,21 +9,15 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from numpy.typing import ArrayLike
 
-from jaxsel import _validate, checkpoint
-from jaxsel._compiled import (
-    compiled_predict,
-    compiled_select,
-    compiled_update,
-    initial_key,
-    mixed_share,
-    solve_state_accuracy,
-)
+from jaxsel import _validate, checkpoint, metrics
+from jaxsel._compiled import compiled_predict, compiled_select, compiled_update, initial_key
 from jaxsel._pool import Keys, identify_pool
 from jaxsel._visits import Visits, checked_visits
 from jaxsel._window import EpochWindow
 from jaxsel.base import Prediction, Rollouts, Selection, Selector
 
 _FORMAT = 1
+_mixed_share, _solve_state_accuracy = jax.jit(metrics.mixed_share), jax.jit(metrics.solve_state_accuracy)
 
 
 class PromptSelector:
@@ -237,7 +231,7 @@ class PromptSelector:
         if self._last_visits is None or len(self._last_visits.prompt_ids) == 0:
             return report
         ids, successes, sizes = self._last_visits
-        report["mixed_share"] = float(mixed_share(_padded(successes), _padded(sizes)))
+        report["mixed_share"] = float(_mixed_share(_padded(successes), _padded(sizes)))
         if self._last_selection is None:
             return report
         _, chosen, observed = np.intersect1d(self._last_selection.prompt_ids, ids, return_indices=True)
@@ -247,7 +241,7 @@ class PromptSelector:
             report["predicted_mixed_share"] = float(prediction.mixed.mean())
             report["success_rate_mae"] = float(np.abs(prediction.success_rate - s / n).mean())
             report["solve_state_accuracy"] = float(
-                solve_state_accuracy(jax.tree.map(_padded, prediction), _padded(s), _padded(n))
+                _solve_state_accuracy(jax.tree.map(_padded, prediction), _padded(s), _padded(n))
             )
         return report
 
