@@ -97,7 +97,7 @@ def run_methods(setting: Setting, seed: int, out: Path, methods: Sequence[str] =
         positions.put(position)
     # A spawned process reads these when it starts; torch and XLA would each take every core otherwise.
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
+    os.environ.update(environment | os.environ)
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(context.RLock(), positions)
     ) as executor:

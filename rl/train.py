@@ -116,7 +116,6 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         curriculum.load_state_dict(saved["curriculum"])
         start, num_rollouts = saved["step"], saved["num_rollouts"]
-
     elif resume and read_metrics(run_dir / "metrics.jsonl") and not config.checkpoint_every:
         raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
     log = RunLog(run_dir, first_step=start, resume=resume)

@@ -242,8 +242,7 @@ def _milliseconds(call: Callable[[], Any]) -> float:
 
 
 def _load(folder: str, method: str, num_prompts: int) -> None:
-    loaded = jaxsel.PromptSelector.load(folder, METHODS[method](), num_prompts=num_prompts)
-    jax.block_until_ready(loaded._state)
+    jaxsel.PromptSelector.load(folder, METHODS[method](), num_prompts=num_prompts).wait()
 
 
 def _step_options(config: dict[str, Any]) -> dict[str, Any]:
