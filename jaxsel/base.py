@@ -48,7 +48,7 @@ class Prediction(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """The chosen prompts, best score first where the rule has an order.
+    """The chosen prompts, best score first.
 
     Attributes:
         prompt_ids: distinct rows of the pool.
@@ -68,9 +68,19 @@ class InitFn(Protocol):
 
 
 class PredictFn(Protocol):
-    """Predicts the prompts asked for; None: the whole pool, in the order of its rows."""
+    """Predicts the prompts asked for; None: the whole pool, in the order of its rows.
 
-    def __call__(self, key: Key[Array, ""], state: State, prompt_ids: Int[Array, " m"] | None) -> Prediction: ...
+    What is random depends on the key and on the prompt's id: with the same key a prompt has the same draw, whoever
+    else is asked for. On one shard of a pool, row 0 of `state` is the prompt `first_id`, and `prompt_ids` are its rows.
+    """
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        state: State,
+        prompt_ids: Int[Array, " m"] | None,
+        first_id: Int[Array, ""] | int = 0,
+    ) -> Prediction: ...
 
 
 class UpdateFn(Protocol):
@@ -142,8 +152,9 @@ class Rule(NamedTuple):
 
     Attributes:
         spec: its name and parameters, JSON-able.
-        choose: `(key, scores, batch_size) -> positions` in the scores, distinct.
+        choose: `(key, scores, batch_size, prompt_ids) -> positions` in the scores, distinct, ascending. What is random
+            depends on the key and on the prompt's id.
     """
 
     spec: dict[str, Any]
-    choose: Callable[[Key[Array, ""], Float[Array, " m"], int], Int[Array, " b"]]
+    choose: Callable[[Key[Array, ""], Float[Array, " m"], int, Int[Array, " m"]], Int[Array, " b"]]

@@ -160,13 +160,19 @@ def beta_bernoulli(
         never = jnp.zeros(num_prompts, jnp.int32)
         return BetaState(zeros, zeros.copy(), never, jnp.int32(0), *map(jnp.array, priors.values()))
 
-    def predict(key: Key[Array, ""], state: BetaState, prompt_ids: Int[Array, " m"] | None) -> Prediction:
+    def predict(
+        key: Key[Array, ""],
+        state: BetaState,
+        prompt_ids: Int[Array, " m"] | None,
+        first_id: Int[Array, ""] | int = 0,
+    ) -> Prediction:
         alpha, beta = posterior(state, decay_per_step, prompt_ids)
+        rows = jnp.arange(alpha.shape[0], dtype=jnp.int32) if prompt_ids is None else prompt_ids
         mean = alpha / (alpha + beta)
         return Prediction(
             mean,
             mean * (1 - mean) / (alpha + beta + 1),
-            random.beta(key, alpha, beta),
+            random.beta(key, alpha, beta, ids=first_id + rows),
             *solve_state_probabilities(alpha, beta, group_size),
         )
 

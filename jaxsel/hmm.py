@@ -9,8 +9,11 @@ One step, for every prompt (A = row-normalised counts, d = `decay`):
                  counts_t = d * counts_{t-1} + (1 - d) * counts_0 + xi_t
     predict      predicted_{t+1} = filtered_t @ A_t
 
-"Dynamics-Predictive Sampling for Active RL Finetuning of Large Reasoning Models" (DPS, arXiv 2603.10887). Written as
-counts = counts_0 + scale * excess, the decay multiplies one number, `scale`; only visited prompts touch `excess`.
+"Dynamics-Predictive Sampling for Active RL Finetuning of Large Reasoning Models" (DPS, arXiv 2603.10887).
+
+A step moves 15 numbers a prompt, whatever was observed. Written as counts = counts_0 + scale * excess, the decay
+multiplies one number, `scale`, and only visited prompts touch `excess`. The state holds what is predicted beside what
+was filtered: the step that makes the one has the other at hand, and predicting the pool is reading it.
 """
 
 from typing import NamedTuple
@@ -21,9 +24,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from numpy.typing import ArrayLike
 
-from jaxsel import _validate
+from jaxsel import _validate, random
 from jaxsel._visits import merge_visits, solve_states
-from jaxsel.base import Prediction, Predictor, Rollouts
+from jaxsel.base import MIXED, UNSOLVED, Prediction, Predictor, Rollouts
 
 PRIOR_COUNTS = {
     "ones": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
@@ -41,12 +44,14 @@ class HMMState(NamedTuple):
 
     Attributes:
         filtered: P(z_t | everything observed up to t), one row a solve state.
+        predicted: P(z_{t+1} | everything observed up to t), likewise; columns sum to 1.
         excess: (counts - prior_counts) / scale, from, to.
         scale: what `excess` has to be multiplied by.
         prior_counts: counts_0.
     """
 
     filtered: Float[Array, "3 N"]
+    predicted: Float[Array, "3 N"]
     excess: Float[Array, "3 3 N"]
     scale: Float[Array, ""]
     prior_counts: Float[Array, "3 3"]
@@ -59,30 +64,34 @@ def transition_counts(state: HMMState, prompt_ids: Int[Array, " m"] | None = Non
 
 
 def propagate(filtered: Float[Array, "3 m"], counts: Float[Array, "3 3 m"]) -> Float[Array, "3 m"]:
-    """The product filtered @ A, A the row-normalised counts; nine products spelled out, so that they fuse."""
+    """The product filtered @ A, A the row-normalised counts, written out so that nothing else is kept in memory.
+
+    A compiler that makes one pass for each row of the result makes two here: the third is what is missing to 1.
+    """
     weight = [filtered[i] / (counts[i, 0] + counts[i, 1] + counts[i, 2]) for i in range(3)]
-    return jnp.stack([sum(weight[i] * counts[i, j] for i in range(3)) for j in range(3)])
+    unsolved, mixed = (sum(weight[i] * counts[i, j] for i in range(3)) for j in (UNSOLVED, MIXED))
+    unsolved, mixed = jax.lax.optimization_barrier((unsolved, mixed))
+    return jnp.stack([unsolved, mixed, jnp.maximum(1 - unsolved - mixed, 0)])
 
 
 def update(state: HMMState, rollouts: Rollouts, decay: float) -> HMMState:
-    """One step: conditions the visited prompts, moves the belief of all, decays the counts of all."""
+    """One step: conditions the visited prompts, decays the counts of all, moves the belief of all."""
     ids, successes, group_size = merge_visits(rollouts, state.filtered.shape[1])
     observed = jax.nn.one_hot(solve_states(successes, group_size), 3, axis=0, dtype=jnp.float32)
 
     counts = transition_counts(state, ids)
-    row_sums = counts.sum(1, keepdims=True)
-    joint = state.filtered[:, None, ids] * counts / row_sums * observed[None]
+    joint = state.filtered[:, None, ids] * counts / counts.sum(1, keepdims=True) * observed[None]
     total = joint.sum((0, 1), keepdims=True)
     # A jump that the prior holds impossible (a zero count) has nothing to share out: it moves the belief only.
     xi = joint / jnp.where(total > 0, total, 1)
 
     excess, scale = _decayed(state.excess, state.scale, decay)
-    return HMMState(
-        propagate(state.filtered, transition_counts(state)).at[:, ids].set(observed, mode="drop"),
-        excess.at[:, :, ids].add(xi / scale, mode="drop"),
-        scale,
-        state.prior_counts,
+    seen = state._replace(
+        filtered=state.predicted.at[:, ids].set(observed, mode="drop"),
+        excess=excess.at[:, :, ids].add(xi / scale, mode="drop"),
+        scale=scale,
     )
+    return seen._replace(predicted=propagate(seen.filtered, transition_counts(seen)))
 
 
 def _decayed(
@@ -96,12 +105,6 @@ def _decayed(
         lambda excess: (excess, scale),
         excess,
     )
-
-
-def predicted(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 m"]:
-    """The belief about the solve state of the next group; columns sum to 1."""
-    filtered = state.filtered if prompt_ids is None else state.filtered[:, prompt_ids]
-    return propagate(filtered, transition_counts(state, prompt_ids))
 
 
 def hidden_markov(
@@ -130,17 +133,21 @@ def hidden_markov(
 
     def init(key: Key[Array, ""], num_prompts: int) -> HMMState:
         del key
-        return HMMState(
-            jnp.tile(jnp.array(belief)[:, None], num_prompts),
-            jnp.zeros((3, 3, num_prompts), jnp.float32),
-            jnp.float32(1),
-            jnp.array(counts),
-        )
+        filtered = jnp.tile(jnp.array(belief)[:, None], num_prompts)
+        excess = jnp.zeros((3, 3, num_prompts), jnp.float32)
+        state = HMMState(filtered, filtered, excess, jnp.float32(1), jnp.array(counts))
+        return state._replace(predicted=propagate(filtered, transition_counts(state)))
 
-    def predict(key: Key[Array, ""], state: HMMState, prompt_ids: Int[Array, " m"] | None) -> Prediction:
-        unsolved, mixed, solved = predicted(state, prompt_ids)
+    def predict(
+        key: Key[Array, ""],
+        state: HMMState,
+        prompt_ids: Int[Array, " m"] | None,
+        first_id: Int[Array, ""] | int = 0,
+    ) -> Prediction:
+        unsolved, mixed, solved = state.predicted if prompt_ids is None else state.predicted[:, prompt_ids]
         mean = solved + mixed / 2
-        uniform = jax.random.uniform(key, mean.shape)
+        rows = jnp.arange(mean.shape[0], dtype=jnp.int32) if prompt_ids is None else prompt_ids
+        uniform = random.uniform(key, first_id + rows)
         draw = jnp.where(uniform < unsolved, 0.0, jnp.where(uniform < unsolved + mixed, 0.5, 1.0))
         variance = jnp.maximum(solved + mixed / 4 - mean**2, 0)
         return Prediction(mean, variance, draw, unsolved, mixed, solved)

@@ -87,4 +87,4 @@ def uniform(*, decay: float = 0.5, group_size: int = 8) -> Selector:
         ValueError: an argument out of its range.
     """
     predictor = beta_bernoulli(decay=decay, group_size=group_size)
-    return make_selector(predictor, acquisitions.posterior_draw(), random_subset(), method="uniform")
+    return make_selector(predictor, acquisitions.target_success_rate(), random_subset(), method="uniform")

@@ -7,35 +7,37 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxsel import _validate
+from jaxsel import _validate, random
+from jaxsel._compact import true_positions
+from jaxsel._largest import kth_largest
+from jaxsel._largest import top_k as descending
 from jaxsel.base import Acquisition, Predictor, Rule, Selection, Selector, State
 
 
-def best(key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int) -> Int[Array, " b"]:
-    """The positions of the `batch_size` largest scores; of equal ones at the border, random ones.
+def best(
+    key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"]
+) -> Int[Array, " b"]:
+    """The positions, ascending, of the `batch_size` largest scores; of equal ones at the border, random ones.
 
-    Without the random tie-break, a pool that nothing is known of would always give its first rows. Minus infinity and
+    Without the random tie-break, a pool that nothing is known of would always give its first rows. The lottery draws
+    by prompt id, so that the best of each part of a pool, put together, hold the best of the pool. Minus infinity and
     NaN come last: they are chosen when nothing else is left.
     """
-    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
-    values, positions = _top_k(scores, batch_size)
-    border = values[-1]
+    scores = _ranked_last(scores)
+    border = kth_largest(scores, batch_size)
 
-    def with_lottery() -> Float[Array, " m"]:
-        lottery = jax.random.uniform(key, scores.shape)
-        return jnp.where(scores > border, 2.0, jnp.where(scores == border, lottery, -1.0))
+    def draw_lots():
+        lot = random.uniform(key, prompt_ids)
+        rank = jnp.where(scores > border, 2.0, jnp.where(scores == border, lot, -1.0))
+        return rank >= kth_largest(rank, batch_size)
 
-    def break_ties() -> Int[Array, " b"]:
-        chosen = _top_k(with_lottery(), batch_size)[1]
-        return chosen[jnp.argsort(-scores[chosen], stable=True)]
-
-    return jax.lax.cond((scores >= border).sum() > batch_size, break_ties, lambda: positions)
+    reach = scores >= border
+    chosen = jax.lax.cond(reach.sum() > batch_size, draw_lots, lambda: reach)
+    return true_positions(chosen, batch_size)
 
 
-def _top_k(scores: Float[Array, " m"], k: int) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
-    """`jax.lax.top_k` behind a barrier: XLA's CPU backend sorts everything when the result is sliced right away."""
-    values, positions = jax.lax.optimization_barrier(jax.lax.top_k(scores, k))
-    return values, positions
+def _ranked_last(scores: Float[Array, " m"]) -> Float[Array, " m"]:
+    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
 
 
 def top_k() -> Rule:
@@ -52,9 +54,11 @@ def within_bounds(lower: float, upper: float) -> Rule:
     if not lower <= upper:
         raise ValueError(f"lower is {lower} and upper is {upper}; give lower <= upper")
 
-    def choose(key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int) -> Int[Array, " b"]:
+    def choose(
+        key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"]
+    ) -> Int[Array, " b"]:
         distance = jnp.maximum(jnp.maximum(lower - scores, scores - upper), 0)
-        return best(key, -distance, batch_size)
+        return best(key, -distance, batch_size, prompt_ids)
 
     return Rule({"rule": "within_bounds", "lower": lower, "upper": upper}, choose)
 
@@ -69,9 +73,12 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
     """
     _validate.positive(temperature=temperature)
 
-    def choose(key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int) -> Int[Array, " b"]:
+    def choose(
+        key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"]
+    ) -> Int[Array, " b"]:
         noise_key, tie_key = jax.random.split(key)
-        return best(tie_key, scores / temperature + jax.random.gumbel(noise_key, scores.shape), batch_size)
+        gumbel = -jnp.log(-jnp.log1p(-random.uniform(noise_key, prompt_ids)))  # finest where it is largest
+        return best(tie_key, scores / temperature + gumbel, batch_size, prompt_ids)
 
     return Rule({"rule": "gumbel_top_k", "temperature": temperature}, choose)
 
@@ -79,9 +86,10 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
 def random_subset() -> Rule:
     """Uniformly random ones, whatever the scores."""
 
-    def choose(key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int) -> Int[Array, " b"]:
-        lottery_key, tie_key = jax.random.split(key)
-        return best(tie_key, jax.random.uniform(lottery_key, scores.shape), batch_size)
+    def choose(
+        key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"]
+    ) -> Int[Array, " b"]:
+        return best(key, jnp.zeros_like(scores), batch_size, prompt_ids)
 
     return Rule({"rule": "random_subset"}, choose)
 
@@ -100,11 +108,13 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         key: Key[Array, ""], state: State, batch_size: int, candidates: Int[Array, " c"] | None = None
     ) -> Selection:
         predict_key, rule_key = jax.random.split(key)
-        prediction = predictor.predict(predict_key, state, candidates)
-        scores = acquisition.score(prediction)
-        positions = rule.choose(rule_key, scores, batch_size)
-        prompt_ids = positions if candidates is None else candidates[positions]
-        return Selection(prompt_ids, scores[positions], jax.tree.map(lambda field: field[positions], prediction))
+        scores = acquisition.score(predictor.predict(predict_key, state, candidates))
+        prompt_ids = jnp.arange(scores.shape[0], dtype=jnp.int32) if candidates is None else candidates
+        chosen = rule.choose(rule_key, scores, batch_size, prompt_ids)
+        chosen = chosen[descending(_ranked_last(scores[chosen]), batch_size)[1]]
+        prompt_ids = prompt_ids[chosen]
+        # predicted again, with the same draws: the whole pool's other fields are not worth computing
+        return Selection(prompt_ids, scores[chosen], predictor.predict(predict_key, state, prompt_ids))
 
     spec = {"method": method, **predictor.spec, **acquisition.spec, **rule.spec}
     # as it comes back from a checkpoint: lists for tuples, numbers of Python for NumPy's

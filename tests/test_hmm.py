@@ -19,7 +19,6 @@ UNEVEN = np.array([[3.0, 0.5, 0.2], [1.0, 2.0, 4.0], [0.1, 0.1, 9.0]])
 SEEN = {UNSOLVED: (0, 4), MIXED: (3, 4), SOLVED: (4, 4)}
 
 compiled_update = jax.jit(hmm.update, static_argnames="decay")
-compiled_predicted = jax.jit(hmm.predicted)
 
 
 @functools.partial(jax.jit, static_argnames="decay")
@@ -28,7 +27,7 @@ def run(state: hmm.HMMState, history: jaxsel.Rollouts, decay: float):
 
     def step(state, rollouts):
         state = hmm.update(state, rollouts, decay)
-        return state, (state.filtered, hmm.predicted(state), hmm.transition_counts(state))
+        return state, (state.filtered, state.predicted, hmm.transition_counts(state))
 
     return jax.lax.scan(step, state, history)
 
@@ -68,7 +67,7 @@ def test_filter_adds_up_all_hidden_paths(observations):
     exact = filtered_by_enumeration(belief, transition, observations)
     np.testing.assert_allclose(state.filtered[:, 0], exact, atol=1e-6)
     np.testing.assert_allclose(
-        compiled_predicted(state)[:, 0],
+        state.predicted[:, 0],
         filtered_by_enumeration(belief, transition, (*observations, None)),
         atol=1e-6,
     )
@@ -83,7 +82,7 @@ def test_an_impossible_jump_moves_the_belief_and_stays_finite():
         assert all(np.isfinite(leaf).all() for leaf in state)
     np.testing.assert_allclose(hmm.transition_counts(state)[0, 2, 2], 0)
     np.testing.assert_allclose(hmm.transition_counts(state)[:, :, 3], counts[:, :, 3], rtol=1e-6)
-    np.testing.assert_allclose(compiled_predicted(state).sum(0), 1, atol=1e-6)
+    np.testing.assert_allclose(state.predicted.sum(0), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("prior", hmm.PRIOR_COUNTS)
@@ -112,7 +111,7 @@ def test_repeated_ids_are_one_visit_with_summed_counts():
 @pytest.mark.parametrize("nothing", [([0, 1], [0, 0], [0, 0]), ([-1, N], [3, 2], [8, 8]), ([], [], [])])
 def test_what_says_nothing_is_a_step_without_visits(nothing):
     state = compiled_update(initial(), rollouts([0, 3], [1, 4], [4, 4]), decay=0.7)
-    expected = compiled_predicted(state)
+    expected = state.predicted
     after = compiled_update(state, rollouts(*nothing), decay=0.7)
     np.testing.assert_allclose(after.filtered, expected, atol=1e-7)
     np.testing.assert_allclose(hmm.transition_counts(after) - 1, 0.7 * (hmm.transition_counts(state) - 1), atol=1e-6)
@@ -126,7 +125,9 @@ def test_permuting_the_pool_commutes_with_update(batch, order):
     moved = jnp.asarray(np.argsort(order), jnp.int32)[batch.prompt_ids]
 
     def permuted(state):
-        return state._replace(filtered=state.filtered[:, order], excess=state.excess[:, :, order])
+        return state._replace(
+            filtered=state.filtered[:, order], predicted=state.predicted[:, order], excess=state.excess[:, :, order]
+        )
 
     jax.tree.map(
         np.testing.assert_array_equal,
@@ -142,7 +143,7 @@ def test_beliefs_sum_to_1(steps):
     state = initial(prior_counts="local")
     for batch in steps:
         state = compiled_update(state, batch, decay=0.5)
-    for belief in (state.filtered, compiled_predicted(state)):
+    for belief in (state.filtered, state.predicted):
         np.testing.assert_allclose(belief.sum(0), 1, atol=1e-6)
         assert (np.asarray(belief) >= 0).all()
 
