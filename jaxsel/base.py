@@ -117,24 +117,6 @@ class Predictor(NamedTuple):
     update: UpdateFn
 
 
-class Selector(NamedTuple):
-    """Chooses prompts: a predictor, an acquisition and a rule, composed by `make_selector`.
-
-    Attributes:
-        spec: the method and its hyperparameters, JSON-able: for logs, and for checkpoints to refuse another method.
-        init: see `InitFn`.
-        predict: see `PredictFn`.
-        select: see `SelectFn`.
-        update: see `UpdateFn`.
-    """
-
-    spec: dict[str, Any]
-    init: InitFn
-    predict: PredictFn
-    select: SelectFn
-    update: UpdateFn
-
-
 class Acquisition(NamedTuple):
     """Scores predictions: the higher, the more worth rolling out.
 
@@ -153,8 +135,31 @@ class Rule(NamedTuple):
     Attributes:
         spec: its name and parameters, JSON-able.
         choose: `(key, scores, batch_size, prompt_ids) -> positions` in the scores, distinct, ascending. What is random
-            depends on the key and on the prompt's id.
+            depends on the key and on the prompt's id; ids below 0 are no prompts, and come after all others. Chosen
+            again among what was chosen of each part of a pool, the prompts are those chosen of the whole.
     """
 
     spec: dict[str, Any]
     choose: Callable[[Key[Array, ""], Float[Array, " m"], int, Int[Array, " m"]], Int[Array, " b"]]
+
+
+class Selector(NamedTuple):
+    """Chooses prompts: a predictor, an acquisition and a rule, composed by `make_selector`.
+
+    Attributes:
+        spec: the method and its hyperparameters, JSON-able: for logs, and for checkpoints to refuse another method.
+        init: see `InitFn`.
+        predict: see `PredictFn`.
+        select: see `SelectFn`.
+        update: see `UpdateFn`.
+        acquisition: what `select` scores predictions with; None: it is no composition, and cannot be sharded.
+        rule: what `select` chooses by; likewise.
+    """
+
+    spec: dict[str, Any]
+    init: InitFn
+    predict: PredictFn
+    select: SelectFn
+    update: UpdateFn
+    acquisition: Acquisition | None = None
+    rule: Rule | None = None

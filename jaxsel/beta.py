@@ -15,8 +15,10 @@ last visited k steps ago are worth d^k of what is stored, so an update still tou
 import hashlib
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 from numpy.typing import ArrayLike
 
@@ -43,6 +45,10 @@ class BetaState(NamedTuple):
     step: Int[Array, ""]
     prior_alpha: Float[Array, ""] | Float[Array, " N"]
     prior_beta: Float[Array, ""] | Float[Array, " N"]
+
+    def partition_specs(self) -> "BetaState":
+        """How the state lies on a mesh: the axis of the prompts is `prompts`, the rest is everywhere."""
+        return jax.tree.map(lambda leaf: P("prompts") if leaf.ndim else P(), self)
 
 
 def posterior(

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 from numpy.typing import ArrayLike
 
@@ -55,6 +56,11 @@ class HMMState(NamedTuple):
     excess: Float[Array, "3 3 N"]
     scale: Float[Array, ""]
     prior_counts: Float[Array, "3 3"]
+
+    def partition_specs(self) -> "HMMState":
+        """How the state lies on a mesh: the axis of the prompts is `prompts`, the rest is everywhere."""
+        belief = P(None, "prompts")
+        return HMMState(belief, belief, P(None, None, "prompts"), P(), P())  # pyright: ignore[reportArgumentType]
 
 
 def transition_counts(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 3 m"]:

@@ -14,7 +14,7 @@ from jaxsel._compiled import compiled_predict, compiled_select, compiled_update,
 from jaxsel._pool import Keys, identify_pool
 from jaxsel._visits import Visits, checked_visits
 from jaxsel._window import EpochWindow
-from jaxsel.base import Prediction, Rollouts, Selection, Selector
+from jaxsel.base import Prediction, Selection, Selector
 
 _FORMAT = 1
 _mixed_share, _solve_state_accuracy = jax.jit(metrics.mixed_share), jax.jit(metrics.solve_state_accuracy)
@@ -61,9 +61,9 @@ class PromptSelector:
             candidate_ratio = int(candidate_ratio)
         self._selector = selector
         self._candidate_ratio = candidate_ratio
-        self._seed = int(seed)
+        self._seed = np.uint32(seed)
         self._counters = {"selects": 0, "observes": 0}
-        self._window = EpochWindow(self.num_prompts, self._seed) if candidate_ratio else None
+        self._window = EpochWindow(self.num_prompts, int(self._seed)) if candidate_ratio else None
         self._state = selector.init(initial_key(self._seed), self.num_prompts)
         self._visits = np.zeros(self.num_prompts, np.int32)
         self._last_selection: Selection | None = None
@@ -97,9 +97,7 @@ class PromptSelector:
         """
         _validate.positive_integer(batch_size=batch_size)
         among = self._candidates(batch_size, candidates)
-        selection = self._select(
-            self._state, jax.random.key(self._seed), self._counters["selects"], int(batch_size), among
-        )
+        selection = self._select(self._state, self._seed, self._counters["selects"], int(batch_size), among)
         self._counters["selects"] += 1
         self._last_selection = selection
         return np.asarray(selection.prompt_ids)
@@ -110,12 +108,11 @@ class PromptSelector:
         Raises:
             ValueError: ids that are no rows of the pool.
         """
-        root = jax.random.key(self._seed)
         if prompt_ids is None:
-            prediction = self._predict(self._state, root, self._counters["observes"], None)
+            prediction = self._predict(self._state, self._seed, self._counters["observes"], None)
             return jax.tree.map(np.asarray, prediction)
         ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=self.num_prompts)
-        prediction = self._predict(self._state, root, self._counters["observes"], _padded(ids))
+        prediction = self._predict(self._state, self._seed, self._counters["observes"], _padded(ids))
         return jax.tree.map(lambda field: np.asarray(field)[: len(ids)], prediction)
 
     def observe(self, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike) -> None:
@@ -136,13 +133,9 @@ class PromptSelector:
         visits = checked_visits(prompt_ids, successes, group_size, self.num_prompts)
         self._state = self._update(
             self._state,
-            jax.random.key(self._seed),
+            self._seed,
             self._counters["observes"],
-            Rollouts(
-                jnp.asarray(_padded(visits.prompt_ids, self.num_prompts)),
-                jnp.asarray(_padded(visits.successes)),
-                jnp.asarray(_padded(visits.group_size)),
-            ),
+            Visits(_padded(visits.prompt_ids, self.num_prompts), _padded(visits.successes), _padded(visits.group_size)),
         )
         self._counters["observes"] += 1
         self._visits[visits.prompt_ids] += 1
@@ -257,7 +250,7 @@ class PromptSelector:
             "format": _FORMAT,
             "spec": self.spec,
             "pool": self._pool_fingerprint,
-            "seed": self._seed,
+            "seed": int(self._seed),
             "counters": dict(self._counters),
         }
 
@@ -287,7 +280,7 @@ class PromptSelector:
         if self._window is not None:
             self._window = EpochWindow(self.num_prompts, metadata["seed"])
             self._window.load_state_dict({name: arrays[f"window.{name}"] for name in ("epoch", "waiting")})
-        self._seed = int(metadata["seed"])
+        self._seed = np.uint32(metadata["seed"])
         self._counters = {name: int(value) for name, value in metadata["counters"].items()}
         self._last_selection = self._last_visits = None
 

@@ -21,9 +21,9 @@ def best(
 
     Without the random tie-break, a pool that nothing is known of would always give its first rows. The lottery draws
     by prompt id, so that the best of each part of a pool, put together, hold the best of the pool. Minus infinity and
-    NaN come last: they are chosen when nothing else is left.
+    NaN come last: they are chosen when nothing else is left. Rows with an id below 0 come after even those.
     """
-    scores = _ranked_last(scores)
+    scores = jnp.where(prompt_ids < 0, -jnp.inf, _at_least_finite(scores))
     border = kth_largest(scores, batch_size)
 
     def draw_lots():
@@ -36,8 +36,13 @@ def best(
     return true_positions(chosen, batch_size)
 
 
-def _ranked_last(scores: Float[Array, " m"]) -> Float[Array, " m"]:
-    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+def by_score(scores: Float[Array, " b"]) -> Int[Array, " b"]:
+    """The order from the best score to the worst, equal ones in their order, NaN last."""
+    return descending(_at_least_finite(scores), scores.shape[0])[1]
+
+
+def _at_least_finite(scores: Float[Array, " m"]) -> Float[Array, " m"]:
+    return jnp.maximum(jnp.where(jnp.isnan(scores), -jnp.inf, scores), jnp.finfo(scores.dtype).min)
 
 
 def top_k() -> Rule:
@@ -111,7 +116,7 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         scores = acquisition.score(predictor.predict(predict_key, state, candidates))
         prompt_ids = jnp.arange(scores.shape[0], dtype=jnp.int32) if candidates is None else candidates
         chosen = rule.choose(rule_key, scores, batch_size, prompt_ids)
-        chosen = chosen[descending(_ranked_last(scores[chosen]), batch_size)[1]]
+        chosen = chosen[by_score(scores[chosen])]
         prompt_ids = prompt_ids[chosen]
         # predicted again, with the same draws: the whole pool's other fields are not worth computing
         return Selection(prompt_ids, scores[chosen], predictor.predict(predict_key, state, prompt_ids))
@@ -119,4 +124,4 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
     spec = {"method": method, **predictor.spec, **acquisition.spec, **rule.spec}
     # as it comes back from a checkpoint: lists for tuples, numbers of Python for NumPy's
     spec = json.loads(json.dumps(spec, default=np.generic.item))
-    return Selector(spec, predictor.init, predictor.predict, select, predictor.update)
+    return Selector(spec, predictor.init, predictor.predict, select, predictor.update, acquisition, rule)

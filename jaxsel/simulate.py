@@ -179,8 +179,13 @@ def oracle(learner: Learner, *, group_size: int = 8) -> Selector:
         del key, num_prompts
         return initial_state(learner)
 
-    def predict(key: Key[Array, ""], state: LearnerState, prompt_ids: Int[Array, " m"] | None) -> Prediction:
-        del key
+    def predict(
+        key: Key[Array, ""],
+        state: LearnerState,
+        prompt_ids: Int[Array, " m"] | None,
+        first_id: Int[Array, ""] | int = 0,
+    ) -> Prediction:
+        del key, first_id
         rate = success_rate(learner, state, prompt_ids)
         unsolved, solved = (1 - rate) ** group_size, rate**group_size
         mixed = jnp.maximum(1 - unsolved - solved, 0)
