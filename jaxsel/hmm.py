@@ -11,9 +11,11 @@ One step, for every prompt (A = row-normalised counts, d = `decay`):
 
 "Dynamics-Predictive Sampling for Active RL Finetuning of Large Reasoning Models" (DPS, arXiv 2603.10887).
 
-A step moves 15 numbers a prompt, whatever was observed. Written as counts = counts_0 + scale * excess, the decay
-multiplies one number, `scale`, and only visited prompts touch `excess`. The state holds what is predicted beside what
-was filtered: the step that makes the one has the other at hand, and predicting the pool is reading it.
+A step is bound by memory, and moves as little as it can. Beliefs are two numbers, P(UNSOLVED) and P(MIXED): the third
+is what is missing to 1. Counts are written as counts_0 + scale * excess, so that the decay multiplies one number, and
+only visited prompts touch `excess`; a row of it is (UNSOLVED, MIXED, all three together), since the last column is
+needed only in the sum that normalises the row. The state holds what is predicted beside what was filtered: the step
+that makes the one has the other at hand, and predicting the pool is reading it.
 """
 
 from typing import NamedTuple
@@ -38,21 +40,23 @@ PRIOR_COUNTS = {
 """The paper's prior transition counts, rows: from, columns: to."""
 
 _SMALLEST_SCALE = 2.0**-20
+_ROUNDING = 1e-6  # a probability below is a third state's, and may be nothing but what rounding left
+_NOTHING = 2.0**-60  # stands for a scale of 0, by which nothing can be divided
 
 
 class HMMState(NamedTuple):
-    """The belief about N prompts; prompts on the last axis.
+    """The belief about N prompts; prompts on the last axis. Read it by `filtered`, `predicted`, `transition_counts`.
 
     Attributes:
-        filtered: P(z_t | everything observed up to t), one row a solve state.
-        predicted: P(z_{t+1} | everything observed up to t), likewise; columns sum to 1.
-        excess: (counts - prior_counts) / scale, from, to.
+        filtered: P(z_t = UNSOLVED) and P(z_t = MIXED) given everything observed up to t.
+        predicted: P(z_{t+1} = UNSOLVED) and P(z_{t+1} = MIXED), likewise.
+        excess: (counts - prior_counts) / scale, from, to UNSOLVED, to MIXED and to any state.
         scale: what `excess` has to be multiplied by.
         prior_counts: counts_0.
     """
 
-    filtered: Float[Array, "3 N"]
-    predicted: Float[Array, "3 N"]
+    filtered: Float[Array, "2 N"]
+    predicted: Float[Array, "2 N"]
     excess: Float[Array, "3 3 N"]
     scale: Float[Array, ""]
     prior_counts: Float[Array, "3 3"]
@@ -63,54 +67,84 @@ class HMMState(NamedTuple):
         return HMMState(belief, belief, P(None, None, "prompts"), P(), P())  # pyright: ignore[reportArgumentType]
 
 
+def filtered(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 m"]:
+    """The belief about the last group's solve state of the prompts asked for; None: of the whole pool."""
+    return _completed(state.filtered if prompt_ids is None else state.filtered[:, prompt_ids])
+
+
+def predicted(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 m"]:
+    """The belief about the next group's solve state of the prompts asked for; None: of the whole pool."""
+    return _completed(state.predicted if prompt_ids is None else state.predicted[:, prompt_ids])
+
+
 def transition_counts(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 3 m"]:
     """The Dirichlet parameters of the transitions of the prompts asked for; None: of the whole pool."""
     excess = state.excess if prompt_ids is None else state.excess[:, :, prompt_ids]
-    return state.prior_counts[:, :, None] + state.scale * excess
-
-
-def propagate(filtered: Float[Array, "3 m"], counts: Float[Array, "3 3 m"]) -> Float[Array, "3 m"]:
-    """The product filtered @ A, A the row-normalised counts, written out so that nothing else is kept in memory.
-
-    A compiler that makes one pass for each row of the result makes two here: the third is what is missing to 1.
-    """
-    weight = [filtered[i] / (counts[i, 0] + counts[i, 1] + counts[i, 2]) for i in range(3)]
-    unsolved, mixed = (sum(weight[i] * counts[i, j] for i in range(3)) for j in (UNSOLVED, MIXED))
-    unsolved, mixed = jax.lax.optimization_barrier((unsolved, mixed))
-    return jnp.stack([unsolved, mixed, jnp.maximum(1 - unsolved - mixed, 0)])
+    to_solved = jnp.maximum(excess[:, 2] - excess[:, 0] - excess[:, 1], 0)
+    return state.prior_counts[:, :, None] + state.scale * jnp.stack([excess[:, 0], excess[:, 1], to_solved], 1)
 
 
 def update(state: HMMState, rollouts: Rollouts, decay: float) -> HMMState:
     """One step: conditions the visited prompts, decays the counts of all, moves the belief of all."""
     ids, successes, group_size = merge_visits(rollouts, state.filtered.shape[1])
     observed = jax.nn.one_hot(solve_states(successes, group_size), 3, axis=0, dtype=jnp.float32)
+    state = _renormalised(state)  # first: behind a read of `excess` the compiler would copy it
 
-    counts = transition_counts(state, ids)
-    joint = state.filtered[:, None, ids] * counts / counts.sum(1, keepdims=True) * observed[None]
+    counts, previous = transition_counts(state, ids), filtered(state, ids)
+    joint = previous[:, None] * counts / counts.sum(1, keepdims=True) * observed[None]
     total = joint.sum((0, 1), keepdims=True)
     # A jump that the prior holds impossible (a zero count) has nothing to share out: it moves the belief only.
-    xi = joint / jnp.where(total > 0, total, 1)
+    xi = jnp.where(total > _ROUNDING, joint / jnp.maximum(total, _ROUNDING), 0)
 
-    excess, scale = _decayed(state.excess, state.scale, decay)
-    seen = state._replace(
-        filtered=state.predicted.at[:, ids].set(observed, mode="drop"),
-        excess=excess.at[:, :, ids].add(xi / scale, mode="drop"),
+    scale = jnp.maximum(state.scale * decay, _NOTHING)
+    seen = jnp.stack([xi[:, UNSOLVED], xi[:, MIXED], xi.sum(1)], 1) / scale
+    believed = _written_over(state.filtered, state.predicted, after=previous)
+    state = state._replace(
+        filtered=believed.at[:, ids].set(observed[:2], mode="drop"),
+        excess=state.excess.at[:, :, ids].add(seen, mode="drop"),
         scale=scale,
     )
-    return seen._replace(predicted=propagate(seen.filtered, transition_counts(seen)))
+    return state._replace(predicted=_propagated(state))
 
 
-def _decayed(
-    excess: Float[Array, "3 3 N"], scale: Float[Array, ""], decay: float
-) -> tuple[Float[Array, "3 3 N"], Float[Array, ""]]:
-    """`decay` times the excess; the array is touched only when the scale would soon underflow."""
-    scale = scale * decay
-    return jax.lax.cond(
-        scale < _SMALLEST_SCALE,
-        lambda excess: (excess * scale, jnp.ones_like(scale)),
-        lambda excess: (excess, scale),
-        excess,
+def _written_over(
+    old: Float[Array, "2 N"], new: Float[Array, "2 N"], *, after: Float[Array, "3 m"]
+) -> Float[Array, "2 N"]:
+    """`new`, in the buffer of `old`, once `after` has been read from there.
+
+    The condition always holds. Without it the compiler, which may not write over what is still to be read, makes three
+    copies of the belief in every step, into memory that it has to ask the system for: half of the time at 1e7 prompts.
+    """
+    return jnp.where(old >= after.min(initial=0) - 1, new, old)
+
+
+def _renormalised(state: HMMState) -> HMMState:
+    """The same state; `excess` is touched only when the scale would soon underflow."""
+    excess, scale = jax.lax.cond(
+        state.scale < _SMALLEST_SCALE,
+        lambda excess, scale: (excess * scale, jnp.ones_like(scale)),
+        lambda excess, scale: (excess, scale),
+        state.excess,
+        state.scale,
     )
+    return state._replace(excess=excess, scale=scale)
+
+
+def _propagated(state: HMMState) -> Float[Array, "2 N"]:
+    """The product filtered @ A, A the row-normalised counts, written out: nothing but the result is kept in memory."""
+    belief = (state.filtered[0], state.filtered[1], 1 - state.filtered[0] - state.filtered[1])
+    prior, total = state.prior_counts, state.prior_counts.sum(1)
+
+    def row(j: int) -> Float[Array, " N"]:
+        # each with divisions of its own: the compiler would keep common ones in memory, which costs more
+        joint = (belief[i] * (prior[i, j] + state.scale * state.excess[i, j]) for i in range(3))
+        return sum(joint_i / (total[i] + state.scale * state.excess[i, 2]) for i, joint_i in enumerate(joint))
+
+    return jnp.stack([row(UNSOLVED), row(MIXED)])
+
+
+def _completed(belief: Float[Array, "2 m"]) -> Float[Array, "3 m"]:
+    return jnp.concatenate([belief, jnp.maximum(1 - belief[:1] - belief[1:], 0)])
 
 
 def hidden_markov(
@@ -139,10 +173,10 @@ def hidden_markov(
 
     def init(key: Key[Array, ""], num_prompts: int) -> HMMState:
         del key
-        filtered = jnp.tile(jnp.array(belief)[:, None], num_prompts)
+        filtered = jnp.tile(jnp.array(belief[:2])[:, None], num_prompts)
         excess = jnp.zeros((3, 3, num_prompts), jnp.float32)
         state = HMMState(filtered, filtered, excess, jnp.float32(1), jnp.array(counts))
-        return state._replace(predicted=propagate(filtered, transition_counts(state)))
+        return state._replace(predicted=_propagated(state))
 
     def predict(
         key: Key[Array, ""],
@@ -150,7 +184,7 @@ def hidden_markov(
         prompt_ids: Int[Array, " m"] | None,
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
-        unsolved, mixed, solved = state.predicted if prompt_ids is None else state.predicted[:, prompt_ids]
+        unsolved, mixed, solved = predicted(state, prompt_ids)
         mean = solved + mixed / 2
         rows = jnp.arange(mean.shape[0], dtype=jnp.int32) if prompt_ids is None else prompt_ids
         uniform = random.uniform(key, first_id + rows)

@@ -27,7 +27,7 @@ def run(state: hmm.HMMState, history: jaxsel.Rollouts, decay: float):
 
     def step(state, rollouts):
         state = hmm.update(state, rollouts, decay)
-        return state, (state.filtered, state.predicted, hmm.transition_counts(state))
+        return state, (hmm.filtered(state), hmm.predicted(state), hmm.transition_counts(state))
 
     return jax.lax.scan(step, state, history)
 
@@ -65,9 +65,9 @@ def test_filter_adds_up_all_hidden_paths(observations):
         batch = rollouts([0], *([0], [0])) if seen is None else rollouts([0], *([x] for x in SEEN[seen]))
         state = compiled_update(state, batch, decay=0.0)
     exact = filtered_by_enumeration(belief, transition, observations)
-    np.testing.assert_allclose(state.filtered[:, 0], exact, atol=1e-6)
+    np.testing.assert_allclose(hmm.filtered(state)[:, 0], exact, atol=1e-6)
     np.testing.assert_allclose(
-        state.predicted[:, 0],
+        hmm.predicted(state)[:, 0],
         filtered_by_enumeration(belief, transition, (*observations, None)),
         atol=1e-6,
     )
@@ -78,11 +78,11 @@ def test_an_impossible_jump_moves_the_belief_and_stays_finite():
     counts = hmm.transition_counts(state)
     for seen in (UNSOLVED, SOLVED, UNSOLVED):
         state = compiled_update(state, rollouts([2], *([x] for x in SEEN[seen])), decay=0.5)
-        np.testing.assert_array_equal(state.filtered[:, 2], np.eye(3)[seen])
+        np.testing.assert_array_equal(hmm.filtered(state)[:, 2], np.eye(3)[seen])
         assert all(np.isfinite(leaf).all() for leaf in state)
     np.testing.assert_allclose(hmm.transition_counts(state)[0, 2, 2], 0)
     np.testing.assert_allclose(hmm.transition_counts(state)[:, :, 3], counts[:, :, 3], rtol=1e-6)
-    np.testing.assert_allclose(state.predicted.sum(0), 1, atol=1e-6)
+    np.testing.assert_allclose(hmm.predicted(state).sum(0), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("prior", hmm.PRIOR_COUNTS)
@@ -111,9 +111,9 @@ def test_repeated_ids_are_one_visit_with_summed_counts():
 @pytest.mark.parametrize("nothing", [([0, 1], [0, 0], [0, 0]), ([-1, N], [3, 2], [8, 8]), ([], [], [])])
 def test_what_says_nothing_is_a_step_without_visits(nothing):
     state = compiled_update(initial(), rollouts([0, 3], [1, 4], [4, 4]), decay=0.7)
-    expected = state.predicted
+    expected = hmm.predicted(state)
     after = compiled_update(state, rollouts(*nothing), decay=0.7)
-    np.testing.assert_allclose(after.filtered, expected, atol=1e-7)
+    np.testing.assert_allclose(hmm.filtered(after), expected, atol=1e-7)
     np.testing.assert_allclose(hmm.transition_counts(after) - 1, 0.7 * (hmm.transition_counts(state) - 1), atol=1e-6)
 
 
@@ -143,7 +143,7 @@ def test_beliefs_sum_to_1(steps):
     state = initial(prior_counts="local")
     for batch in steps:
         state = compiled_update(state, batch, decay=0.5)
-    for belief in (state.filtered, state.predicted):
+    for belief in (hmm.filtered(state), hmm.predicted(state)):
         np.testing.assert_allclose(belief.sum(0), 1, atol=1e-6)
         assert (np.asarray(belief) >= 0).all()
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import peers, report, select_observe
+from jaxsel import hmm
 from jaxsel.beta import posterior
-from jaxsel.hmm import transition_counts
 
 N = 60
 
@@ -34,7 +34,7 @@ def test_every_dps_has_the_same_belief_and_the_same_choice():
     ours = select_observe.Ours(select_observe.METHODS["dps"](), N, 0)
     numpy, loops = peers.NumpyDps(N, 0), peers.DictionaryDps(N, 0)
     observe_all(ours, numpy, loops)
-    belief, counts = np.asarray(ours.state.predicted), np.asarray(transition_counts(ours.state))
+    belief, counts = np.asarray(hmm.predicted(ours.state)), np.asarray(hmm.transition_counts(ours.state))
     np.testing.assert_allclose(numpy.predicted, belief, atol=1e-4)
     np.testing.assert_allclose(numpy.counts, counts, atol=1e-4)
     np.testing.assert_allclose(np.array([loops.predicted[i] for i in range(N)]).T, belief, atol=1e-4)
