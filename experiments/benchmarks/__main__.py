@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
             results["times"] += times + disk
             results["streams"].append(stream)
             results["bytes"].append(sizes)
-        if size <= config["largest_slow"]:
+        if "threshold" in config["methods"] and size <= config["largest_slow"]:
             results["times"].append(run.time_one_draw(size, data))
     load.append(os.getloadavg()[0])
     bars = cpu_bars(results["times"], results["memory"])

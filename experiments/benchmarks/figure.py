@@ -49,7 +49,9 @@ def draw(rows: list[Row], path: Path, *, title: str) -> Path:
         axes.set_xlabel("prompts in the pool")
     lines = {label: line for axes in panels.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     labels = [style["label"] for style in STYLES.values() if style["label"] in lines]
-    figure.legend([lines[label] for label in labels], labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(
+        [lines[label] for label in labels], labels, loc="outside lower center", ncols=len(methods) + 1, frameon=False
+    )
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=130)
     plt.close(figure)

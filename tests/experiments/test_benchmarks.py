@@ -373,6 +373,14 @@ def test_the_gpu_lane_from_end_to_end(tmp_path, capsys):
     assert "chosen on the GPU and on the CPU alike" in capsys.readouterr().out
 
 
+def test_the_gpu_lane_does_without_matplotlib(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu, "figure", None)
+    rows = [{**row, "fused": False} for row in made_up("dps", "observe + predict", N, kernels=2.0, copy=1.0)]
+    gpu._write(CONFIG, {"times": rows, "streams": [], "parity": []}, tmp_path, "a GPU")
+    assert "no figure: matplotlib is not installed" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["benchmark_gpu.json"]
+
+
 def test_pools_that_do_not_fit_are_left_out_and_other_errors_are_not(tmp_path, capsys, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError(message)

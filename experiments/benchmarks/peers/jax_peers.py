@@ -1,4 +1,4 @@
-"""What JAX gives without jaxsel: `jax.random.beta`, `lax.top_k` and [3, 3, N] sums, compiled, the state donated.
+"""What JAX gives without jaxsel: `jax.random.beta`, `lax.top_k` and [3, 3, N] matrices, compiled, the state donated.
 
 TensorFlow Probability's Beta and Dynamax's filter take their places where they can be imported.
 """
@@ -75,7 +75,7 @@ class TfpMopps(JaxMopps):
 
 
 class JaxDps(JaxPeer):
-    """The recursion as one writes it down: normalised matrices and sums over [3, 3, N]."""
+    """The recursion as one writes it down: normalised matrices [3, 3, N] and an einsum, faster than a sum."""
 
     fused = True
 
@@ -90,14 +90,14 @@ class JaxDps(JaxPeer):
     def _step(self, counts, filtered, predicted, ids, successes, group_size):
         state = jnp.where(successes == 0, 0, jnp.where(successes == group_size, 2, 1))
         observed = jax.nn.one_hot(state, 3, axis=0)
-        joint = filtered[:, None, ids] * _normalised(counts)[:, :, ids] * observed[None]
+        joint = filtered[:, None, ids] * _normalised(counts[:, :, ids]) * observed[None]
         xi = joint / joint.sum((0, 1), keepdims=True)
         counts = (DPS_DECAY * counts + (1 - DPS_DECAY)).at[:, :, ids].add(xi)
         return counts, *self._filter(predicted, counts, ids, observed)
 
     def _filter(self, predicted, counts, ids, observed):
         filtered = predicted.at[:, ids].set(observed)
-        return filtered, (filtered[:, None] * _normalised(counts)).sum(0)
+        return filtered, jnp.einsum("in,ijn->jn", filtered, _normalised(counts))
 
     def select(self, batch_size: int) -> jax.Array:
         """The largest predicted P(mixed)."""
