@@ -4,7 +4,7 @@ TASK ?= string_ops
 SEED ?= 0
 BIN := .venv/bin
 
-.PHONY: env demo test lint bench clean
+.PHONY: env demo test lint bench gpu clean
 
 env: .venv/.installed
 
@@ -27,7 +27,11 @@ lint: env
 	$(BIN)/pyright
 
 bench: env
-	$(BIN)/python -m experiments.benchmarks.select_observe
+	$(BIN)/python -m experiments.benchmarks
+
+# Needs a JAX built for the GPU and installs nothing: make gpu PYTHON=python3
+gpu:
+	$(PYTHON) -m experiments.benchmarks.gpu
 
 clean:
 	rm -rf .venv runs

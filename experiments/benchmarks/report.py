@@ -1,80 +1,124 @@
-"""Tables and figure of the select and observe benchmark."""
+"""Tables of a run, as plain text; all times in milliseconds."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
-from rich.table import Table
+from experiments.benchmarks.bars import Bar
+from experiments.benchmarks.streaming import bytes_moved
+from experiments.benchmarks.timing import OPERATIONS, Row
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
-Rows = list[dict[str, Any]]
-
-# Okabe and Ito's palette: distinct for colour-blind readers. Markers carry the same message in grey.
-STYLES = {
-    "jaxsel": ("#0072B2", "o", "jaxsel"),
-    "numpy": ("#E69F00", "s", "NumPy, whole arrays"),
-    "jax.random.beta": ("#009E73", "^", "jax.random.beta + lax.top_k"),
-    "dictionary": ("#000000", "x", "dictionary, Python loops"),
+NAMES = {
+    "jaxsel": "PromptSelector",
+    "kernels": "kernels",
+    "fused kernels": "fused kernels",
+    "numpy": "NumPy",
+    "torch": "torch",
+    "jax": "plain JAX",
+    "tfp": "TFP",
+    "dynamax": "Dynamax",
+    "dictionary": "dictionary",
+    "list": "list",
+    "copy": "copy",
 }
+_ORDER = (*OPERATIONS, "one prompt", "save", "load")
+LEGEND = """\
+PromptSelector: the public class, NumPy in and out (its predict returns six fields).  kernels: the same functions
+compiled alone, batches on the device.  fused kernels: observe and predict in one call, as all peers of dps have it;
+their observe is then the whole of observe + predict.  plain JAX: jax.random.beta + lax.top_k; for dps matrices
+[3, 3, N].  dictionary: per-prompt Python loops.  list: one random.choices a prompt.  copy: the bytes that the
+operation has to move, streamed.  In brackets: times as long as the kernels; above 1 the kernels are quicker."""
 
 
-def tables(results: dict[str, Rows]) -> Iterator[Table]:
-    """Steps, Beta draws and checkpoints; all times in milliseconds."""
-    yield _comparison("select + observe, ms", results["steps"], ("method", "num_prompts"))
-    yield _comparison("one Beta draw a prompt, ms", results["beta_draws"], ("num_prompts",))
-    columns = ("save, ms", "load, ms", "bytes/prompt", "on disk")
-    table = Table("method", "pool", *columns, title="checkpoints")
-    for row in results["checkpoints"]:
-        numbers = (row["save"], row["load"], row["state_bytes_per_prompt"], row["disk_bytes_per_prompt"])
-        table.add_row(row["method"], f"{row['num_prompts']:,}", *map(_number, numbers))
-    yield table
+def text_table(title: str, headers: list[str], rows: list[list[str]]) -> str:
+    """Columns as wide as they need to be; text to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    numeric = [all(cell == "-" or cell[:1].isdigit() for cell in column) for column in zip(*rows, strict=True)]
+
+    def line(row: list[str]) -> str:
+        cells = zip(row, widths, numeric or [False] * len(row), strict=True)
+        return "  ".join(f"{cell:>{width}}" if right else f"{cell:<{width}}" for cell, width, right in cells).rstrip()
+
+    return "\n".join([title, line(headers), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
-def comparison_rows(rows: Rows, by: tuple[str, ...]) -> list[tuple[tuple[Any, ...], dict[str, float]]]:
-    """Milliseconds by implementation, one entry a combination of the columns `by`."""
-    found: dict[tuple[Any, ...], dict[str, float]] = {}
+def time_tables(rows: list[Row]) -> Iterator[str]:
+    """One table a method: its operations and pools below one another, implementations side by side."""
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        present = [name for name in NAMES if any(row["implementation"] == name for row in mine)]
+        cells: dict[tuple[str, int], dict[str, float]] = {}
+        for row in mine:
+            cells.setdefault((row["operation"], row["num_prompts"]), {})[row["implementation"]] = row["ms"]
+        lines = [
+            [operation, f"{size:,}", *(_cell(times.get(name), times.get("kernels"), name) for name in present)]
+            for (operation, size), times in sorted(cells.items(), key=lambda item: _ORDER.index(item[0][0]))
+        ]
+        yield text_table(f"{method}, ms", ["operation", "pool", *(NAMES[name] for name in present)], lines)
+
+
+def streaming_table(rows: list[Row]) -> str:
+    """The share of the streaming limit that each operation reaches."""
+    lines = []
     for row in rows:
-        found.setdefault(tuple(row[name] for name in by), {})[row["implementation"]] = row["both"]
-    return list(found.items())
+        moved = bytes_moved(row["method"], row["operation"], row["num_prompts"])
+        if row["implementation"] != "copy":
+            continue
+        label = {name: row[name] for name in ("method", "operation", "num_prompts")}
+        times = {r["implementation"]: r["ms"] for r in rows if label.items() <= r.items() and _moves_as_much(r)}
+        shares = [_percent(row["ms"], times.get(name)) for name in ("kernels", "fused kernels", "jaxsel", "numpy")]
+        lines.append(
+            [
+                row["method"],
+                row["operation"],
+                f"{row['num_prompts']:,}",
+                f"{moved / 1e6:,.4g}",
+                number(row["ms"]),
+                f"{moved / row['ms'] / 1e6:.1f}",
+                *shares,
+            ]
+        )
+    headers = ["method", "operation", "pool", "MB moved", "copy, ms", "copy, GB/s"]
+    headers += ["kernels", "fused kernels", "PromptSelector", "NumPy"]
+    return text_table("share of the streaming limit (bytes read and written)", headers, lines)
 
 
-def draw(rows: Rows, path: Path, *, batch_size: int) -> Path:
-    """Milliseconds against pool size, one panel a method, both axes logarithmic."""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    figure, panels = plt.subplots(
-        1, len(methods), figsize=(3.1 * len(methods), 4), sharey=True, layout="constrained", squeeze=False
-    )
-    for axes, method in zip(panels[0], methods, strict=True):
-        for name, (colour, marker, label) in STYLES.items():
-            points = [r for r in rows if r["method"] == method and r["implementation"] == name]
-            x, y = [r["num_prompts"] for r in points], [r["both"] for r in points]
-            if points:
-                axes.loglog(x, y, color=colour, marker=marker, label=label, linewidth=1.8)
-        axes.set(title=method, xlabel="prompts in the pool")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0, 0].set_ylabel(f"select + observe {batch_size} prompts, ms")
-    handles = {label: line for axes in panels[0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+def bytes_table(rows: list[Row], memory: list[Row]) -> str:
+    """Bytes a prompt, and the memory of a training step."""
+    peaks = {(row["method"], row["num_prompts"]): row["peak_bytes"] / 2**20 for row in memory}
+    lines = []
+    for row in rows:
+        peak = peaks.get((row["method"], row["num_prompts"]))
+        sizes = (row["state"], row["all"], row["disk"])
+        lines.append([row["method"], f"{row['num_prompts']:,}", *map(number, sizes), number(peak)])
+    headers = ["method", "pool", "state", "with visits", "on disk", "peak of a step, MiB"]
+    return text_table("bytes a prompt", headers, lines)
 
 
-def _comparison(title: str, rows: Rows, by: tuple[str, ...]) -> Table:
-    """One column an implementation; the last is above 1 where jaxsel is quicker than NumPy."""
-    measured = [name for name in STYLES if any(row["implementation"] == name for row in rows)]
-    table = Table(*(name.replace("num_prompts", "pool") for name in by), *measured, "numpy / jaxsel", title=title)
-    for key, times in comparison_rows(rows, by):
-        ratio = times["numpy"] / times["jaxsel"]
-        cells = [f"{part:,}" if isinstance(part, int) else part for part in key]
-        table.add_row(*cells, *(_number(times.get(name)) for name in measured), f"{ratio:.2f}")
-    return table
+def bars_table(bars: list[Bar]) -> str:
+    """Bar, measured, holds."""
+    lines = []
+    for bar in bars:
+        limit = f"{'>=' if bar.at_least else '<='} {bar.limit:g}"
+        results = [(number(value), bar.verdict(value)) for value in (bar.kernels, bar.public)]
+        lines.append([bar.text, limit, *results[0], *results[1]])
+    headers = ["bar", "limit", "kernels", "holds", "PromptSelector", "holds"]
+    return text_table("bars", headers, lines)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Three figures; a dash for what was not measured."""
     return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _cell(time: float | None, kernels: float | None, name: str) -> str:
+    if time is None or kernels is None or name in ("kernels", "copy"):
+        return number(time)
+    return f"{number(time)} ({number(time / kernels)})"
+
+
+def _percent(limit: float, time: float | None) -> str:
+    return "-" if not time else f"{limit / time:.0%}"
+
+
+def _moves_as_much(row: Row) -> bool:
+    """Who predicts when observing moves other bytes in each of the two; both together are the same for all."""
+    return not row["fused"] or row["operation"] == "observe + predict"

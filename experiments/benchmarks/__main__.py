@@ -1,0 +1,78 @@
+"""What selection costs, beside every peer and beside the limit of the machine.
+
+    python -m experiments.benchmarks                                  # 1e4 to 1e7 prompts
+    python -m experiments.benchmarks --sizes 10000 100000 --repeats 10
+
+Select, observe and predict over the whole pool, save, load and memory of every method: jaxsel through
+`PromptSelector` and as compiled functions alone, NumPy, torch, plain JAX, Python loops. One process, the same
+observations, turn by turn, medians after a warm-up. Writes benchmark.json and benchmark.png.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks import figure, report, run
+from experiments.benchmarks.bars import cpu_bars
+from experiments.benchmarks.checkpoints import time_checkpoints
+from experiments.benchmarks.ours import METHODS
+from experiments.benchmarks.timing import make_data
+from experiments.provenance import RESULTS, provenance, write_result
+
+
+def main(arguments: list[str] | None = None) -> None:
+    config = vars(_parser().parse_args(arguments))
+    output = config.pop("output")
+    load = [os.getloadavg()[0]]
+    results: dict[str, list[dict[str, Any]]] = {"times": [], "streams": [], "bytes": [], "memory": []}
+    results["memory"] = run.measure_memory(config)
+    for size in config["sizes"]:
+        data = make_data(size, config["observe"], config["seed"])
+        for method in config["methods"]:
+            print(f"{method}, {size:,} prompts ...", flush=True)
+            times, stream = run.time_method(method, size, data, config)
+            disk, sizes = time_checkpoints(method, size, data, seed=config["seed"])
+            results["times"] += times + disk
+            results["streams"].append(stream)
+            results["bytes"].append(sizes)
+        if "threshold" in config["methods"] and size <= config["largest_slow"]:
+            results["times"].append(run.time_one_draw(size, data))
+    load.append(os.getloadavg()[0])
+    bars = cpu_bars(results["times"], results["memory"])
+    head = provenance(config, config["seed"]) | {"load_average": load, "unit": "ms, medians"}
+    path = output / "benchmark.json"
+    write_result(path, {**head, "bars": [bar.as_dict() for bar in bars], "results": results})
+    title = f"{config['select']:,} of the pool chosen, {config['observe']:,} observed, {os.cpu_count()} CPU cores"
+    figure.draw(results["times"], path.with_suffix(".png"), title=title)
+    print(report.LEGEND)
+    for table in report.time_tables(results["times"]):
+        print(f"\n{table}")
+    print(f"\n{report.streaming_table(results['times'])}")
+    print(f"\n{report.bytes_table(results['bytes'], results['memory'])}")
+    print(f"\n{report.bars_table(bars)}")
+    print(f"\nload average {load[0]:.1f} before, {load[1]:.1f} after; wrote {path} and {path.stem}.png")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7], help="of the pool")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument(
+        "--select", type=int, default=8192, help="prompts chosen; --observe, in pools of under ten times"
+    )
+    parser.add_argument("--observe", type=int, default=1024, help="prompts observed")
+    parser.add_argument("--repeats", type=int, default=30, help="turns for everyone")
+    parser.add_argument("--seconds", type=float, default=10.0, help="no further turn after as long")
+    parser.add_argument("--largest-slow", type=int, default=10**6, help="pool of Python loops and jax.random.beta")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""What saving and loading a `PromptSelector` takes, and the bytes of a prompt."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jaxsel
+from experiments.benchmarks.clock import median_milliseconds
+from experiments.benchmarks.ours import METHODS, PublicClass
+from experiments.benchmarks.timing import Data, Row, replay
+
+
+def time_checkpoints(method: str, num_prompts: int, data: Data, *, seed: int) -> tuple[list[Row], Row]:
+    """Rows of save and load, and the bytes a prompt of the state, of all that is kept, and on disk."""
+    ours = PublicClass(method, num_prompts, seed)
+    replay(ours, data)  # what nobody has visited is zeros, which the disk compresses away
+    arrays = ours.selector.state_dict()["arrays"]
+    state = sum(array.nbytes for name, array in arrays.items() if name.startswith("state"))
+    everything = sum(array.nbytes for array in arrays.values())
+    del arrays
+    with tempfile.TemporaryDirectory() as folder:
+        times = {
+            "save": median_milliseconds(lambda: ours.selector.save(folder), repeats=3),
+            "load": median_milliseconds(lambda: _load(folder, method, num_prompts), repeats=3),
+        }
+        on_disk = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+    labels: dict[str, Any] = {"method": method, "num_prompts": num_prompts}
+    rows = [
+        {**labels, "operation": operation, "implementation": "jaxsel", "ms": ms, "repeats": 3}
+        for operation, ms in times.items()
+    ]
+    a_prompt = {"state": state / num_prompts, "all": everything / num_prompts, "disk": on_disk / num_prompts}
+    return rows, {**labels, **a_prompt}
+
+
+def _load(folder: str, method: str, num_prompts: int) -> None:
+    jaxsel.PromptSelector.load(folder, METHODS[method](), num_prompts=num_prompts).wait()

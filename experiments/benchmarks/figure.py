@@ -1,0 +1,68 @@
+"""Milliseconds against pool size, both axes logarithmic: a column a method, a row an operation."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+
+from experiments.benchmarks.timing import Row
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+# Okabe and Ito's palette: distinct for colour-blind readers. Markers carry the same message in grey.
+STYLES = {
+    "kernels": {"color": "#0072B2", "marker": "o", "label": "jaxsel, kernels alone", "linewidth": 2.2},
+    "jaxsel": {"color": "#56B4E9", "marker": "D", "label": "jaxsel, PromptSelector"},
+    "numpy": {"color": "#E69F00", "marker": "s", "label": "NumPy, whole arrays"},
+    "torch": {"color": "#D55E00", "marker": "v", "label": "torch, whole tensors"},
+    "jax": {"color": "#009E73", "marker": "^", "label": "plain JAX"},
+    "tfp": {"color": "#F0E442", "marker": "*", "label": "TFP", "markeredgecolor": "black"},
+    "dynamax": {"color": "#F0E442", "marker": "P", "label": "Dynamax", "markeredgecolor": "black"},
+    "dictionary": {"color": "#000000", "marker": "x", "label": "dictionary, Python loops"},
+    "list": {"color": "#CC79A7", "marker": "p", "label": "list, a call a prompt"},
+    "copy": {"color": "#777777", "linestyle": "--", "label": "copy of the same bytes"},
+}
+OPERATIONS = ("select", "observe", "observe + predict")
+
+
+def draw(rows: list[Row], path: Path, *, title: str) -> Path:
+    """Writes the figure; what was not measured leaves a gap."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure, panels = plt.subplots(
+        len(OPERATIONS),
+        len(methods),
+        figsize=(3.0 * len(methods) + 0.6, 8.6),
+        sharex=True,
+        sharey="row",
+        layout="constrained",
+        squeeze=False,
+    )
+    for line, operation in zip(panels, OPERATIONS, strict=True):
+        for axes, method in zip(line, methods, strict=True):
+            mine = [row for row in rows if (row["method"], row["operation"]) == (method, operation)]
+            _draw_panel(axes, mine)
+        line[0].set_ylabel(f"{operation}, ms")
+    for axes, method in zip(panels[0], methods, strict=True):
+        axes.set_title(method)
+    for axes in panels[-1]:
+        axes.set_xlabel("prompts in the pool")
+    lines = {label: line for axes in panels.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    labels = [style["label"] for style in STYLES.values() if style["label"] in lines]
+    figure.legend(
+        [lines[label] for label in labels], labels, loc="outside lower center", ncols=len(methods) + 1, frameon=False
+    )
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def _draw_panel(axes: Axes, rows: list[Row]) -> None:
+    for name, style in STYLES.items():
+        points = [(row["num_prompts"], row["ms"]) for row in rows if row["implementation"] == name]
+        points = [(size, ms) for size, ms in points if ms > 0]
+        if points:
+            axes.loglog(*zip(*points, strict=True), **{"linewidth": 1.5, "markersize": 5, **style})
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

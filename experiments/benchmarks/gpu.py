@@ -1,0 +1,128 @@
+"""The same benchmark on a GPU: times, bytes moved, share of the copy bandwidth, and parity of choices with the CPU.
+
+    make gpu PYTHON=python3      # installs nothing: uses the Python that is given
+
+Exits with an error where JAX sees no GPU. Writes benchmark_gpu.json and, where matplotlib is there, benchmark_gpu.png.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch lives on the same GPU
+
+import jax
+import numpy as np
+
+from experiments.benchmarks import report, run
+from experiments.benchmarks.bars import gpu_bars
+from experiments.benchmarks.ours import METHODS, Kernels
+from experiments.benchmarks.timing import Data, Row, make_data, replay
+from experiments.provenance import RESULTS, provenance, write_result
+
+try:
+    from experiments.benchmarks import figure
+except ImportError:
+    figure = None
+
+_OUT_OF_MEMORY = ("resource_exhausted", "out of memory")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    config = vars(_parser().parse_args(arguments))
+    if jax.default_backend() != "gpu":
+        sys.exit(
+            f"make gpu: JAX sees no GPU, only {jax.devices()[0].device_kind}; nothing was measured. "
+            "Run it on a machine with a GPU, with a JAX built for it."
+        )
+    output = config.pop("output")
+    lane(config, output, torch_device="cuda")
+
+
+def lane(config: dict[str, Any], output: Path, *, torch_device: str) -> None:
+    """Measures on JAX's default device, prints the tables and writes the results."""
+    device = jax.devices()[0]
+    memory = (device.memory_stats() or {}).get("bytes_limit")
+    print(device.device_kind + (f", {memory / 2**30:.0f} GiB for JAX" if memory else ""), flush=True)
+    results: dict[str, list[Row]] = {"times": [], "streams": [], "parity": []}
+    for size in config["sizes"]:
+        data = make_data(size, config["observe"], config["seed"])
+        for method in config["methods"]:
+            print(f"{method}, {size:,} prompts ...", flush=True)
+            try:
+                times, stream = run.time_method(method, size, data, config, device=torch_device)
+            except RuntimeError as error:
+                if not any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+                    raise
+                print(f"{method}, {size:,} prompts: left out, does not fit into memory", flush=True)
+                continue
+            results["times"] += times
+            results["streams"].append(stream)
+            if size <= config["largest_parity"]:
+                results["parity"].append(parity(method, size, data, config))
+    if not results["times"]:
+        sys.exit("make gpu: no pool fits into memory; nothing was measured. Give smaller --sizes.")
+    _write(config, results, output, device.device_kind)
+
+
+def parity(method: str, num_prompts: int, data: Data, config: dict[str, Any]) -> Row:
+    """The share of prompts that the default device and the CPU both choose, after the same observations."""
+    size = run.select_size(num_prompts, config)
+    chosen = []
+    for device in (jax.devices()[0], jax.devices("cpu")[0]):
+        with jax.default_device(device):
+            kernels = Kernels(method, num_prompts, config["seed"])
+            replay(kernels, data)
+            chosen.append(np.asarray(kernels.select(size)))
+    return {"method": method, "num_prompts": num_prompts, "same": len(np.intersect1d(*chosen)) / size}
+
+
+def _write(config: dict[str, Any], results: dict[str, list[Row]], output: Path, device_kind: str) -> None:
+    bars = gpu_bars(results["times"])
+    head = provenance(config, config["seed"]) | {"unit": "ms, medians"}
+    path = output / "benchmark_gpu.json"
+    write_result(path, {**head, "bars": [bar.as_dict() for bar in bars], "results": results})
+    print(report.LEGEND)
+    for table in report.time_tables(results["times"]):
+        print(f"\n{table}")
+    print(f"\n{report.streaming_table(results['times'])}")
+    print(f"\n{_parity_table(results['parity'])}")
+    print(f"\n{report.bars_table(bars)}")
+    if figure is None:
+        print("\nno figure: matplotlib is not installed")
+    else:
+        title = f"{config['select']:,} of the pool chosen, {config['observe']:,} observed, {device_kind}"
+        figure.draw(results["times"], path.with_suffix(".png"), title=title)
+    print(f"\nwrote {path}")
+
+
+def _parity_table(rows: list[Row]) -> str:
+    lines = [[row["method"], f"{row['num_prompts']:,}", f"{row['same']:.2%}"] for row in rows]
+    return report.text_table("chosen on the GPU and on the CPU alike", ["method", "pool", "same prompts"], lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10**6, 10**7, 10**8], help="of the pool")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument(
+        "--select", type=int, default=8192, help="prompts chosen; --observe, in pools of under ten times"
+    )
+    parser.add_argument("--observe", type=int, default=1024, help="prompts observed")
+    parser.add_argument("--repeats", type=int, default=30, help="turns for everyone")
+    parser.add_argument("--seconds", type=float, default=5.0, help="no further turn after as long")
+    parser.add_argument("--largest-slow", type=int, default=10**6, help="pool of jax.random.beta")
+    parser.add_argument("--largest-parity", type=int, default=10**7, help="pool that the CPU chooses from too")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What JAX gives without jaxsel: `jax.random.beta`, `lax.top_k` and [3, 3, N] matrices, compiled, the state donated.
+
+TensorFlow Probability's Beta and Dynamax's filter take their places where they can be imported.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks.peers.common import DPS_DECAY, MOPPS_DECAY, Peer
+
+# An installed release may be too old for the installed JAX, which shows as any of these.
+UNUSABLE = (ImportError, AttributeError)
+try:
+    from tensorflow_probability.substrates import jax as tfp  # type: ignore[import-not-found]
+except UNUSABLE:
+    tfp = None
+try:
+    from dynamax.hidden_markov_model import hmm_filter  # type: ignore[import-not-found]
+except UNUSABLE:
+    hmm_filter = None
+
+
+class JaxPeer(Peer):
+    """Batches on the device."""
+
+    def place(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> tuple[Any, Any, int]:
+        """Copies to the device."""
+        return *jax.block_until_ready((jnp.asarray(prompt_ids), jnp.asarray(successes))), group_size
+
+
+class JaxMopps(JaxPeer):
+    """`jax.random.beta` and `jax.lax.top_k`."""
+
+    beta_draw: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = staticmethod(jax.random.beta)
+
+    def __init__(self, num_prompts: int, seed: int):
+        super().__init__(num_prompts, seed)
+        self.key = jax.random.key(seed)
+        self.alpha = jnp.ones(num_prompts)
+        self.beta = jnp.ones(num_prompts)
+        self._select = jax.jit(self._nearest, static_argnums=3)
+        self._observe = jax.jit(_beta_update, donate_argnums=(0, 1))
+        self._mean = jax.jit(lambda alpha, beta: alpha / (alpha + beta))
+
+    def _nearest(self, key, alpha, beta, batch_size):
+        return jax.lax.top_k(-jnp.abs(self.beta_draw(key, alpha, beta) - 0.5), batch_size)[1]
+
+    def select(self, batch_size: int) -> jax.Array:
+        """The draws nearest to one half."""
+        self.key, key = jax.random.split(self.key)
+        return self._select(key, self.alpha, self.beta, batch_size).block_until_ready()
+
+    def observe(self, prompt_ids: Any, successes: Any, group_size: int) -> None:
+        """Discounts the visited prompts and adds their counts."""
+        self.alpha, self.beta = jax.block_until_ready(
+            self._observe(self.alpha, self.beta, prompt_ids, successes, group_size)
+        )
+
+    def predict(self) -> jax.Array:
+        """Posterior means."""
+        return self._mean(self.alpha, self.beta).block_until_ready()
+
+
+class TfpMopps(JaxMopps):
+    """The same with TensorFlow Probability's draws."""
+
+    @staticmethod
+    def beta_draw(key, alpha, beta):
+        """One draw a prompt."""
+        return tfp.distributions.Beta(alpha, beta).sample(seed=key)  # type: ignore[union-attr]
+
+
+class JaxDps(JaxPeer):
+    """The recursion as one writes it down: normalised matrices [3, 3, N] and an einsum, faster than a sum."""
+
+    fused = True
+
+    def __init__(self, num_prompts: int, seed: int):
+        super().__init__(num_prompts, seed)
+        self.counts = jnp.ones((3, 3, num_prompts))
+        self.filtered = jnp.full((3, num_prompts), 1 / 3)
+        self.predicted = self.filtered.copy()
+        self._select = jax.jit(lambda predicted, size: jax.lax.top_k(predicted[1], size)[1], static_argnums=1)
+        self._observe = jax.jit(self._step, donate_argnums=(0, 1, 2))
+
+    def _step(self, counts, filtered, predicted, ids, successes, group_size):
+        state = jnp.where(successes == 0, 0, jnp.where(successes == group_size, 2, 1))
+        observed = jax.nn.one_hot(state, 3, axis=0)
+        joint = filtered[:, None, ids] * _normalised(counts[:, :, ids]) * observed[None]
+        xi = joint / joint.sum((0, 1), keepdims=True)
+        counts = (DPS_DECAY * counts + (1 - DPS_DECAY)).at[:, :, ids].add(xi)
+        return counts, *self._filter(predicted, counts, ids, observed)
+
+    def _filter(self, predicted, counts, ids, observed):
+        filtered = predicted.at[:, ids].set(observed)
+        return filtered, jnp.einsum("in,ijn->jn", filtered, _normalised(counts))
+
+    def select(self, batch_size: int) -> jax.Array:
+        """The largest predicted P(mixed)."""
+        return self._select(self.predicted, batch_size).block_until_ready()
+
+    def observe(self, prompt_ids: Any, successes: Any, group_size: int) -> None:
+        """One step of everybody's clock; the prediction of the next group comes with it."""
+        state = self._observe(self.counts, self.filtered, self.predicted, prompt_ids, successes, group_size)
+        self.counts, self.filtered, self.predicted = jax.block_until_ready(state)
+
+    def predict(self) -> jax.Array:
+        """What the last observation left; no work."""
+        return self.predicted
+
+
+class DynamaxDps(JaxDps):
+    """The same with Dynamax's filter, over two steps of time so that it predicts, and mapped over the pool."""
+
+    def _filter(self, predicted, counts, ids, observed):
+        seen = jnp.zeros_like(predicted).at[:, ids].set(jnp.where(observed > 0, 0.0, -1e9))
+        log_likelihoods = jnp.stack([seen.T, jnp.zeros_like(seen.T)], axis=1)
+        transitions = jnp.moveaxis(_normalised(counts), 2, 0)
+        posterior = jax.vmap(hmm_filter)(predicted.T, transitions, log_likelihoods)  # type: ignore[arg-type]
+        return posterior.filtered_probs[:, 0].T, posterior.predicted_probs[:, 1].T
+
+
+def _normalised(counts):
+    return counts / counts.sum(1, keepdims=True)
+
+
+def _beta_update(alpha, beta, ids, successes, group_size):
+    d = MOPPS_DECAY
+    return (
+        alpha.at[ids].set(d * alpha[ids] + (1 - d) + successes),
+        beta.at[ids].set(d * beta[ids] + (1 - d) + group_size - successes),
+    )

@@ -1,0 +1,93 @@
+"""NumPy on whole arrays, one thread."""
+
+import numpy as np
+
+from experiments.benchmarks.peers.common import BAND, DPS_DECAY, MOPPS_DECAY, Peer, solve_state
+
+
+class NumpyMopps(Peer):
+    """`Generator.beta` of the whole pool and an argpartition."""
+
+    def __init__(self, num_prompts: int, seed: int):
+        super().__init__(num_prompts, seed)
+        self.rng = np.random.default_rng(seed)
+        self.alpha = np.ones(num_prompts, np.float32)
+        self.beta = np.ones(num_prompts, np.float32)
+
+    def draw(self) -> np.ndarray:
+        """One draw of the posterior a prompt."""
+        return self.rng.beta(self.alpha, self.beta)
+
+    def select(self, batch_size: int) -> np.ndarray:
+        """The draws nearest to one half."""
+        return _argmax_many(-np.abs(self.draw() - 0.5), batch_size)
+
+    def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
+        """Discounts the visited prompts and adds their counts."""
+        d, ids = MOPPS_DECAY, prompt_ids
+        self.alpha[ids] = d * self.alpha[ids] + (1 - d) + successes
+        self.beta[ids] = d * self.beta[ids] + (1 - d) + group_size - successes
+
+    def predict(self) -> np.ndarray:
+        """Posterior means."""
+        return self.alpha / (self.alpha + self.beta)
+
+
+class NumpyUniform(NumpyMopps):
+    """`Generator.choice` without replacement, which does not look at the pool; the posterior is kept all the same."""
+
+    def select(self, batch_size: int) -> np.ndarray:
+        """Random prompts."""
+        return self.rng.choice(self.num_prompts, batch_size, replace=False, shuffle=False)
+
+
+class NumpyThreshold(NumpyMopps):
+    """Random ones of those whose draw lies in the band."""
+
+    def select(self, batch_size: int) -> np.ndarray:
+        """Random ones in the band, or the nearest to its middle when they are too few."""
+        draw = self.draw()
+        inside = np.flatnonzero((draw >= BAND[0]) & (draw <= BAND[1]))
+        if len(inside) >= batch_size:
+            return self.rng.choice(inside, batch_size, replace=False, shuffle=False)
+        return _argmax_many(-np.abs(draw - 0.5), batch_size)
+
+
+class NumpyDps(Peer):
+    """The recursion on whole arrays, float32, prompts on the fastest axis, in place where it can be."""
+
+    fused = True
+
+    def __init__(self, num_prompts: int, seed: int):
+        super().__init__(num_prompts, seed)
+        self.counts = np.ones((3, 3, num_prompts), np.float32)
+        self.filtered = np.full((3, num_prompts), 1 / 3, np.float32)
+        self.predicted = self.filtered.copy()
+        self.weight = np.empty_like(self.filtered)
+
+    def select(self, batch_size: int) -> np.ndarray:
+        """The largest predicted P(mixed)."""
+        return _argmax_many(self.predicted[1], batch_size)
+
+    def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
+        """One step of everybody's clock; the prediction of the next group comes with it."""
+        state = solve_state(successes, group_size)
+        rows = self.counts[:, :, prompt_ids]
+        into = np.take_along_axis(rows, state[None, None], axis=1)[:, 0]
+        xi = self.filtered[:, prompt_ids] * into / rows.sum(1)
+        self.counts *= DPS_DECAY
+        self.counts += np.float32(1 - DPS_DECAY)
+        self.counts[:, state, prompt_ids] += xi / xi.sum(0)
+        self.filtered, self.predicted = self.predicted, self.filtered
+        self.filtered[:, prompt_ids] = np.eye(3, dtype=np.float32)[:, state]
+        np.sum(self.counts, axis=1, out=self.weight)
+        np.divide(self.filtered, self.weight, out=self.weight)
+        np.einsum("in,ijn->jn", self.weight, self.counts, out=self.predicted)
+
+    def predict(self) -> np.ndarray:
+        """What the last observation left; no work."""
+        return self.predicted
+
+
+def _argmax_many(scores: np.ndarray, batch_size: int) -> np.ndarray:
+    return np.argpartition(scores, len(scores) - batch_size)[-batch_size:]

@@ -1,0 +1,52 @@
+"""One run: everyone, at every size, in one process."""
+
+from typing import Any
+
+from experiments.benchmarks import contenders, memory, timing
+from experiments.benchmarks.clock import median_milliseconds
+from experiments.benchmarks.peers.python_peers import ListSampler
+from experiments.benchmarks.streaming import Copy, streams
+from experiments.benchmarks.timing import Data, Row, take_turns
+
+
+def select_size(num_prompts: int, config: dict[str, Any]) -> int:
+    """Prompts that are chosen: in a pool of less than ten batches, as many as are observed."""
+    return config["select"] if num_prompts >= 10 * config["select"] else config["observe"]
+
+
+def time_method(
+    method: str, num_prompts: int, data: Data, config: dict[str, Any], *, device: str = "cpu"
+) -> tuple[list[Row], Row]:
+    """Rows of select, observe and predict of one method, and how the streaming limit was measured."""
+    copy = Copy(method, num_prompts)
+    everyone = contenders.make_contenders(
+        method, num_prompts, config["seed"], largest_slow=config["largest_slow"], device=device
+    )
+    everyone["copy"] = copy
+    times = take_turns(
+        everyone,
+        data,
+        select_size=select_size(num_prompts, config),
+        repeats=config["repeats"],
+        seconds=config["seconds"],
+    )
+    fused = {name for name, contender in everyone.items() if contender.fused}
+    labels = {"method": method, "num_prompts": num_prompts}
+    found = timing.rows(times, fused, **labels)
+    found = [row for row in found if row["implementation"] != "copy" or streams(method, row["operation"])]
+    return found, {**labels, **copy.kind}
+
+
+def time_one_draw(num_prompts: int, data: Data) -> Row:
+    """What a sampler pays that draws prompt by prompt: its whole batches are measured in small pools only."""
+    sampler = ListSampler(num_prompts, seed=0)
+    timing.replay(sampler, data)
+    labels = {"method": "threshold", "num_prompts": num_prompts, "operation": "one prompt", "implementation": "list"}
+    return {**labels, "ms": median_milliseconds(sampler.draw, repeats=3), "repeats": 3}
+
+
+def measure_memory(config: dict[str, Any]) -> list[Row]:
+    """The peak of a training step at the largest pool, by method."""
+    size = max(config["sizes"])
+    batch = {"select_size": select_size(size, config), "observe_size": config["observe"]}
+    return [memory.measure(method, size, **batch) for method in config["methods"]]
