@@ -147,6 +147,46 @@ def _completed(belief: Float[Array, "2 m"]) -> Float[Array, "3 m"]:
     return jnp.concatenate([belief, jnp.maximum(1 - belief[:1] - belief[1:], 0)])
 
 
+def forward_filter(
+    transition_matrix: Float[Array, "3 3 m"], initial_belief: Float[Array, " 3"], history: Int[Array, "T m"]
+) -> tuple[Float[Array, "T 3 m"], Float[Array, "T 3 m"]]:
+    """Filters recorded solve states, step by step, with transitions that are known and stay.
+
+    Args:
+        transition_matrix: A of every prompt; rows sum to 1.
+        initial_belief: about the state before the first step.
+        history: the solve state of every prompt at every step; -1 where it was not visited.
+
+    Returns:
+        What was predicted for each step before it, and what was filtered after it.
+    """
+
+    def step(belief: Float[Array, "3 m"], seen: Int[Array, " m"]):
+        ahead = jnp.einsum("im,ijm->jm", belief, transition_matrix)
+        after = jnp.where(seen >= 0, jax.nn.one_hot(seen, 3, axis=0), ahead)
+        return after, (ahead, after)
+
+    start = jnp.broadcast_to(initial_belief[:, None], transition_matrix.shape[1:])
+    return jax.lax.scan(step, start, history)[1]
+
+
+def parallel_forward_filter(
+    transition_matrix: Float[Array, "3 3 m"], initial_belief: Float[Array, " 3"], history: Int[Array, "T m"]
+) -> tuple[Float[Array, "T 3 m"], Float[Array, "T 3 m"]]:
+    """What `forward_filter` does, in log T sweeps over all steps at once: for long histories of few prompts on a GPU.
+
+    A step that saw nothing multiplies the belief by A; one that saw state z, by the matrix whose rows are all one-hot
+    of z. Products of such matrices are formed by an associative scan; their rows sum to 1, so that nothing underflows.
+    (Särkkä, García-Fernández, "Temporal Parallelization of Bayesian Smoothers", 2021.)
+    """
+    seen = jax.nn.one_hot(history, 3, axis=1)[:, None]
+    element = jnp.where(history[:, None, None] >= 0, seen, transition_matrix[None])
+    product = jax.lax.associative_scan(lambda a, b: jnp.einsum("tijm,tjkm->tikm", a, b), element)
+    after = jnp.einsum("i,tijm->tjm", initial_belief, product)
+    before = jnp.concatenate([jnp.broadcast_to(initial_belief[None, :, None], after[:1].shape), after[:-1]])
+    return jnp.einsum("tim,ijm->tjm", before, transition_matrix), after
+
+
 def hidden_markov(
     *,
     decay: float = 0.7,

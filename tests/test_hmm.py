@@ -201,3 +201,41 @@ def test_prediction_of_certain_prompts_has_no_negative_variance():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         jaxsel.hidden_markov(**arguments)
+
+
+@pytest.mark.parametrize("visited", [0.0, 0.3, 1.0])
+def test_both_filters_with_known_transitions_are_the_recursion(visited):
+    rng = np.random.default_rng(0)
+    steps, prompts = 37, 5
+    matrix = rng.dirichlet(np.ones(3), (3, prompts)).transpose(0, 2, 1).astype(np.float32)
+    initial_belief = rng.dirichlet(np.ones(3)).astype(np.float32)
+    history = np.where(rng.random((steps, prompts)) < visited, rng.integers(0, 3, (steps, prompts)), -1)
+    belief = np.tile(initial_belief[:, None], prompts)
+    expected = []
+    for seen in history:
+        ahead = np.stack([belief[:, m] @ matrix[:, :, m] for m in range(prompts)], 1)
+        belief = np.where(seen >= 0, np.eye(3)[:, seen], ahead)
+        expected.append((ahead, belief))
+    before, after = (np.array(column) for column in zip(*expected, strict=True))
+    for filter_ in (hmm.forward_filter, hmm.parallel_forward_filter):
+        found = jax.jit(filter_)(jnp.array(matrix), jnp.array(initial_belief), jnp.array(history, jnp.int32))
+        np.testing.assert_allclose(found[0], before, atol=1e-6)
+        np.testing.assert_allclose(found[1], after, atol=1e-6)
+
+
+def test_the_learning_filter_with_endless_prior_counts_is_the_one_with_known_transitions():
+    rng = np.random.default_rng(1)
+    matrix, prompts, steps = rng.dirichlet(np.ones(3), 3), 4, 20
+    history = rng.integers(-1, 3, (steps, prompts))
+    state = jaxsel.hidden_markov(prior_counts=1e7 * matrix).init(KEY, prompts)
+    _, after = hmm.forward_filter(
+        jnp.array(np.repeat(matrix[:, :, None], prompts, 2), jnp.float32), jnp.full(3, 1 / 3), jnp.array(history)
+    )
+    for seen, expected in zip(history, after, strict=True):
+        visits = jaxsel.Rollouts(
+            jnp.arange(prompts),
+            jnp.array(np.choose(np.maximum(seen, 0), [0, 4, 8])),
+            jnp.array(np.where(seen >= 0, 8, 0)),
+        )
+        state = compiled_update(state, visits, decay=0.7)
+        np.testing.assert_allclose(hmm.filtered(state), expected, atol=1e-5)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from jaxsel import random
 
@@ -66,9 +66,97 @@ def test_other_elements_do_not_matter():
     np.testing.assert_array_equal(first[:50], second[:50])
 
 
-def test_eager_is_jit():
+def test_eager_is_jit_also_within_other_code():
     a, b = jnp.array([0.5, 1.0, 3.0, 1e4]), jnp.array([2.0, 0.1, 3.0, 1.0])
-    np.testing.assert_allclose(random.beta(KEY, a, b), compiled(KEY, a, b), rtol=1e-5)
+    within = jax.jit(lambda key, a, b: 2 * random.beta(key, a - 1 + 1, b / 2 * 2))
+    np.testing.assert_array_equal(random.beta(KEY, a, b), compiled(KEY, a, b))
+    np.testing.assert_array_equal(2 * random.beta(KEY, a, b), within(KEY, a, b))
+
+
+@pytest.mark.parametrize("generator", ["hash", "threefry"])
+@pytest.mark.parametrize("a", [1e-3, 0.3, 1.0, 4.5, 1e3, 1e6])
+def test_gamma_draws_have_the_distribution(generator, a):
+    log_draws = np.asarray(random.log_gamma(KEY, jnp.full(DRAWS, a), generator=generator), float)
+    assert np.isfinite(log_draws).all()
+    # the distribution function of the logarithm: that of tiny draws is a power, where SciPy's underflows
+    leading = stats.gamma(a).cdf(np.exp(np.maximum(log_draws, -100)))
+    log_cdf = np.where(log_draws < -100, np.exp(a * np.minimum(log_draws, -100) - special.gammaln(a + 1)), leading)
+    assert stats.kstest(log_cdf, "uniform").pvalue > 1e-5
+    draws = np.asarray(random.gamma(KEY, jnp.full(DRAWS, a), generator=generator), float)
+    np.testing.assert_allclose(draws, np.exp(log_draws), rtol=1e-4, atol=1e-37)
+    assert abs(draws.mean() - a) < 5 * np.sqrt(a / DRAWS) + 1e-6 * a
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (0.3, 7.0), (30.0, 2.0)])
+def test_draws_from_threefry_have_the_distribution(a, b):
+    draws = random.beta(KEY, jnp.full(DRAWS, a), jnp.full(DRAWS, b), generator="threefry")
+    assert stats.kstest(np.asarray(draws, float), stats.beta(a, b).cdf).pvalue > 1e-5
+
+
+def test_dirichlet_draws_have_the_marginals_and_sum_to_1():
+    concentration = np.array([0.2, 1.0, 5.0], np.float32)
+    draws = np.asarray(random.dirichlet(KEY, jnp.tile(concentration, (DRAWS, 1))), float)
+    np.testing.assert_allclose(draws.sum(1), 1, atol=1e-6)
+    for column, a in zip(draws.T, concentration, strict=True):
+        exact = stats.beta(a, concentration.sum() - a)
+        assert stats.kstest(np.maximum(column, 1e-37), exact.cdf).pvalue > 1e-5
+    expected = -np.outer(concentration, concentration) / (concentration.sum() ** 2 * (concentration.sum() + 1))
+    off_diagonal = ~np.eye(3, dtype=bool)
+    np.testing.assert_allclose(np.cov(draws.T)[off_diagonal], expected[off_diagonal], atol=3e-3)
+
+
+def test_parameters_of_any_shape_and_broadcast():
+    a, b = jnp.full((4, 1, 3), 2.0), jnp.full((5, 1), 3.0)
+    draws = random.beta(KEY, *jnp.broadcast_arrays(a, b))
+    assert draws.shape == (4, 5, 3)
+    np.testing.assert_array_equal(draws.ravel(), random.beta(KEY, jnp.full(60, 2.0), jnp.full(60, 3.0)))
+
+
+def test_draws_go_by_id():
+    ids = jnp.array([7, 1_000_000_007, 0, 31])
+    a, b = jnp.linspace(0.5, 9.0, 40), jnp.linspace(3.0, 1.0, 40)
+    some = random.beta(KEY, a[ids % 40], b[ids % 40], ids=ids)
+    for at, name in enumerate(ids):
+        alone = random.beta(KEY, a[name % 40][None], b[name % 40][None], ids=name[None])
+        assert alone[0] == some[at]
+
+
+@pytest.mark.parametrize("generator", ["hash", "threefry"])
+def test_words_of_ids_keys_and_words_are_independent(generator):
+    """Chi-square over the joint 6-bit cells of pairs of words that have something in common."""
+    ids = jnp.arange(1 << 18, dtype=jnp.int32)
+    other = jax.random.fold_in(KEY, 1)
+    first, second = (np.asarray(word) for word in random.words(KEY, ids, 2, generator))
+    elsewhere = np.asarray(random.words(other, ids, 1, generator)[0])
+    pairs = {
+        "two words": (first, second),
+        "two keys": (first, elsewhere),
+        "neighbours": (first[1:], first[:-1]),
+        "ids a power of two apart": (first[1 << 10 :], first[: -(1 << 10)]),
+        "high and low bits": (first, first << 24),
+    }
+    for name, (x, y) in pairs.items():
+        cells = np.bincount((x >> 26).astype(np.int64) * 64 + (y >> 26), minlength=4096)
+        assert stats.chisquare(cells).pvalue > 1e-6, name
+
+
+def test_no_draw_is_repeated_in_a_hundred_million():
+    """Two words of one id are 64 bits: among 1e8 ids of one key, and of 100 keys, all differ."""
+    pair = jax.jit(lambda key, ids: random.words(key, ids, 2))
+
+    def drawn(keys, ids):
+        numbers = np.empty(len(keys) * len(ids), np.uint64)
+        for at, key in enumerate(keys):
+            high, low = (np.asarray(word).astype(np.uint64) for word in pair(key, ids))
+            numbers[at * len(ids) : (at + 1) * len(ids)] = high << np.uint64(32) | low
+        return numbers
+
+    numbers = drawn(jax.random.split(KEY, 100), jnp.arange(1_000_000, dtype=jnp.int32))
+    numbers.sort()
+    assert (numbers[1:] != numbers[:-1]).all()
+    # one key: each word is a bijection of the id, so a tenth of it in ids far apart says as much
+    words = np.sort(np.asarray(random.words(KEY, jnp.arange(0, 2**31 - 1, 214, dtype=jnp.int32), 1)[0]))
+    assert (words[1:] != words[:-1]).all()
 
 
 def test_nan_parameters_and_no_others_give_nan():

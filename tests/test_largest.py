@@ -1,0 +1,58 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsel import _largest
+
+SIZE = 200_000  # large enough for the sample
+compiled = jax.jit(_largest.kth_largest, static_argnums=1)
+by_bits = jax.jit(_largest._kth_largest_by_bits, static_argnums=1)
+
+
+def values(kind: str) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    every_stride = np.arange(SIZE) % (SIZE // _largest._SAMPLE) == 0
+    return {
+        "normal": rng.standard_normal(SIZE),
+        "ascending": np.arange(SIZE) / 7.0,
+        "descending": -np.arange(SIZE) / 7.0,
+        "equal": np.full(SIZE, -0.25),
+        "few levels": rng.integers(0, 3, SIZE) / 2.0,
+        "one above": np.where(np.arange(SIZE) == 77, 1.0, 0.0),
+        "the sample sees only the best": np.where(every_stride, 10.0 + rng.random(SIZE), rng.random(SIZE)),
+        "the sample sees only the worst": np.where(every_stride, -1.0, rng.random(SIZE)),
+        "infinite": np.where(rng.random(SIZE) < 0.5, -np.inf, rng.standard_normal(SIZE)),
+        "nothing finite": np.where(rng.random(SIZE) < 0.5, -np.inf, np.inf),
+        "zeros of both signs": np.where(rng.random(SIZE) < 0.5, -0.0, 0.0),
+    }[kind].astype(np.float32)
+
+
+KINDS = (
+    *("normal", "ascending", "descending", "equal", "few levels", "one above", "the sample sees only the best"),
+    *("the sample sees only the worst", "infinite", "nothing finite", "zeros of both signs"),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [1, 100, 3_000, 150_000, SIZE])
+def test_it_is_the_one_that_sorting_finds(kind, k):
+    x = values(kind)
+    assert compiled(jnp.array(x), k) == np.sort(x)[-k]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [1, 3_000, SIZE])
+def test_bit_by_bit_finds_the_same(kind, k):
+    x = values(kind)
+    assert by_bits(jnp.array(x), k) == np.sort(x)[-k]
+
+
+def test_small_arrays():
+    assert compiled(jnp.array([3.0, 1.0, 2.0]), 2) == 2.0
+
+
+def test_the_pool_is_not_sorted():
+    text = compiled.lower(jnp.zeros(SIZE), 1000).compile().as_text()
+    sorts = [line for line in text.splitlines() if " sort(" in line or "TopK" in line]
+    assert all(str(SIZE) not in line for line in sorts)
