@@ -1,4 +1,8 @@
-"""Where a mask is true, without a sort and without a prefix sum over the whole of it."""
+"""Where a mask is true, and how often, without a sort and without a prefix sum over the whole of it.
+
+All goes through words of 32 bits: XLA's CPU backend packs rows of 32 in one vectorised pass, while it writes out what a
+sum over the whole array would add, number by number, first.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +25,11 @@ def true_positions(mask: Bool[Array, " m"], capacity: int) -> Int[Array, " {capa
     rank_in_word = rank - jnp.where(within > 0, ends[within - 1], 0)
     position = word * _WORD + _position_of_bit(words[within], rank_in_word)
     return jnp.where(rank < ends[-1], position, mask.shape[0])
+
+
+def count_true(mask: Bool[Array, " m"]) -> Int[Array, ""]:
+    """How many are true."""
+    return jax.lax.population_count(_packed(mask)).astype(jnp.int32).sum()
 
 
 def _packed(mask: Bool[Array, " m"]) -> UInt32[Array, " w"]:

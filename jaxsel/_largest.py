@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from jaxsel._compact import true_positions
+from jaxsel._compact import count_true, true_positions
 
 _SAMPLE = 16_384
 _DEVIATIONS = 6.0
 
 
 def kth_largest(values: Float[Array, " m"], k: int) -> Float[Array, ""]:
-    """The k-th largest of `values`, 1 <= k <= m; no NaN.
+    """The k-th largest of `values`, 1 <= k <= m; NaN counts as minus infinity.
 
     A regular sample gives a bound that a little more than k values reach; those are gathered and ranked. Where the
     sample misleads, and only there, the answer is found bit by bit, in 32 counts.
@@ -25,20 +25,23 @@ def kth_largest(values: Float[Array, " m"], k: int) -> Float[Array, ""]:
     sample_rank = math.ceil(expected + _DEVIATIONS * math.sqrt(expected + 1))
     capacity = math.ceil(stride * (sample_rank + _DEVIATIONS * math.sqrt(sample_rank)))
     if stride < 2 or capacity > size // 4:
-        return top_k(values, k)[0][-1]
+        return top_k(_without_nan(values), k)[0][-1]
 
-    bound = top_k(values[: stride * _SAMPLE : stride], sample_rank)[0][-1]
-    above, at_least = (values > bound).sum(), (values >= bound).sum()
+    bound = top_k(_without_nan(values[: stride * _SAMPLE : stride]), sample_rank)[0][-1]
+    above, at_least = count_true(values > bound), count_true(values >= bound)
+    few_enough = at_least <= capacity  # else many are equal to the bound, and only those above it are gathered
 
-    def among_the_best() -> Float[Array, ""]:
-        position = true_positions(values >= bound, capacity)
+    def among_the_gathered() -> Float[Array, ""]:
+        position = true_positions((values > bound) | (few_enough & (values == bound)), capacity)
         gathered = jnp.where(position < size, values[jnp.minimum(position, size - 1)], -jnp.inf)
         return top_k(gathered, k)[0][-1]
 
     def on_the_bound_or_anywhere() -> Float[Array, ""]:
         return jax.lax.cond((above < k) & (k <= at_least), lambda: bound, lambda: _kth_largest_by_bits(values, k))
 
-    return jax.lax.cond((k <= at_least) & (at_least <= capacity), among_the_best, on_the_bound_or_anywhere)
+    num_gathered = jnp.where(few_enough, at_least, above)
+    gathered_hold_it = (k <= num_gathered) & (num_gathered <= capacity)
+    return jax.lax.cond(gathered_hold_it, among_the_gathered, on_the_bound_or_anywhere)
 
 
 def top_k(values: Float[Array, " m"], k: int) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
@@ -47,13 +50,17 @@ def top_k(values: Float[Array, " m"], k: int) -> tuple[Float[Array, " k"], Int[A
     return largest, positions
 
 
+def _without_nan(values: Float[Array, " m"]) -> Float[Array, " m"]:
+    return jnp.where(jnp.isnan(values), -jnp.inf, values)
+
+
 def _kth_largest_by_bits(values: Float[Array, " m"], k: int) -> Float[Array, ""]:
     """The largest number that at least k values reach: its bits from the highest, in an order that integers share."""
     ordered = _to_ordered(values)
 
     def with_next_bit(bit: Int[Array, ""], found: UInt32[Array, ""]) -> UInt32[Array, ""]:
         trial = found | (jnp.uint32(1) << (31 - bit).astype(jnp.uint32))
-        return jnp.where((ordered >= trial).sum() >= k, trial, found)
+        return jnp.where(count_true(ordered >= trial) >= k, trial, found)
 
     return _from_ordered(jax.lax.fori_loop(0, 32, with_next_bit, jnp.uint32(0)))
 
@@ -62,7 +69,7 @@ _SIGN = np.uint32(1 << 31)
 
 
 def _to_ordered(values: Float[Array, "*shape"]) -> UInt32[Array, "*shape"]:
-    bits = jax.lax.bitcast_convert_type(values + 0.0, jnp.uint32)  # + 0.0: minus zero is zero
+    bits = jax.lax.bitcast_convert_type(_without_nan(values) + 0.0, jnp.uint32)  # + 0.0: minus zero is zero
     is_negative: Bool[Array, "*shape"] = (bits & _SIGN) != 0
     return jnp.where(is_negative, ~bits, bits | _SIGN)
 

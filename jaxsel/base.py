@@ -134,13 +134,14 @@ class Rule(NamedTuple):
 
     Attributes:
         spec: its name and parameters, JSON-able.
-        choose: `(key, scores, batch_size, prompt_ids) -> positions` in the scores, distinct, ascending. What is random
-            depends on the key and on the prompt's id; ids below 0 are no prompts, and come after all others. Chosen
-            again among what was chosen of each part of a pool, the prompts are those chosen of the whole.
+        choose: `(key, scores, batch_size, prompt_ids) -> positions` in the scores, distinct, ascending; no ids: the
+            positions are the ids. What is random depends on the key and on the prompt's id; ids below 0 are no prompts,
+            and come after all others. Chosen again among what was chosen of each part of a pool, the prompts are those
+            chosen of the whole.
     """
 
     spec: dict[str, Any]
-    choose: Callable[[Key[Array, ""], Float[Array, " m"], int, Int[Array, " m"]], Int[Array, " b"]]
+    choose: Callable[[Key[Array, ""], Float[Array, " m"], int, Int[Array, " m"] | None], Int[Array, " b"]]
 
 
 class Selector(NamedTuple):

@@ -12,6 +12,7 @@ With `ageing="step"` the decay acts at every step on every prompt, visited or no
 last visited k steps ago are worth d^k of what is stored, so an update still touches the visited rows only.
 """
 
+import functools
 import hashlib
 from typing import NamedTuple
 
@@ -61,6 +62,25 @@ def posterior(
         prior if prior.ndim == 0 else prior[rows] for prior in (state.prior_alpha, state.prior_beta)
     )
     return prior_alpha + discount * state.successes[rows], prior_beta + discount * state.failures[rows]
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def posterior_draw(
+    key: Key[Array, ""],
+    state: BetaState,
+    decay_per_step: float,
+    prompt_ids: Int[Array, " m"] | None,
+    first_id: Int[Array, ""] | int = 0,
+) -> Float[Array, " m"]:
+    """One sample of p of the prompts asked for. Their parameters are read from the state, not stored on the way."""
+
+    def elements(rows: Int[Array, " c"] | None) -> tuple[Int[Array, " c"], tuple[Float[Array, " c"], ...]]:
+        which = prompt_ids if rows is None else rows if prompt_ids is None else prompt_ids[rows]
+        alpha, beta = posterior(state, decay_per_step, which)
+        return first_id + (jnp.arange(len(alpha), dtype=jnp.int32) if which is None else which), (alpha, beta)
+
+    size = state.successes.shape[0] if prompt_ids is None else prompt_ids.shape[0]
+    return random.beta_of(key, elements, size)
 
 
 def update(state: BetaState, rollouts: Rollouts, decay: float, decay_per_step: float) -> BetaState:
@@ -173,12 +193,11 @@ def beta_bernoulli(
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
         alpha, beta = posterior(state, decay_per_step, prompt_ids)
-        rows = jnp.arange(alpha.shape[0], dtype=jnp.int32) if prompt_ids is None else prompt_ids
         mean = alpha / (alpha + beta)
         return Prediction(
             mean,
             mean * (1 - mean) / (alpha + beta + 1),
-            random.beta(key, alpha, beta, ids=first_id + rows),
+            posterior_draw(key, state, decay_per_step, prompt_ids, first_id),
             *solve_state_probabilities(alpha, beta, group_size),
         )
 

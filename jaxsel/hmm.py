@@ -137,8 +137,11 @@ def _propagated(state: HMMState) -> Float[Array, "2 N"]:
 
     def row(j: int) -> Float[Array, " N"]:
         # each with divisions of its own: the compiler would keep common ones in memory, which costs more
-        joint = (belief[i] * (prior[i, j] + state.scale * state.excess[i, j]) for i in range(3))
-        return sum(joint_i / (total[i] + state.scale * state.excess[i, 2]) for i, joint_i in enumerate(joint))
+        unsolved, mixed, solved = (
+            belief[i] * (prior[i, j] + state.scale * state.excess[i, j]) / (total[i] + state.scale * state.excess[i, 2])
+            for i in range(3)
+        )
+        return unsolved + mixed + solved
 
     return jnp.stack([row(UNSOLVED), row(MIXED)])
 

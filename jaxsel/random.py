@@ -27,12 +27,14 @@ import numpy as np
 from jax.extend.random import threefry2x32_p
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from jaxsel._compact import true_positions
+from jaxsel._compact import count_true, true_positions
 
 Generator = Literal["hash", "threefry"]
 _Words = list[UInt32[Array, "..."]]
 _Parameters = tuple[Float[Array, "..."], ...]
 _Proposal = Callable[[_Words, _Parameters], Float[Array, " m"]]
+Elements = Callable[[Int[Array, "..."] | None], tuple[Int[Array, "..."], _Parameters]]
+"""Rows, or None for all -> their ids and their shape parameters."""
 _REJECTED = np.float32(np.inf)  # no draw is infinite
 _MAX_ROUNDS = 64  # each rejects 10% at most
 _SMALLEST = np.float32(1e-30)
@@ -81,7 +83,21 @@ def beta(
     Returns:
         Draws in [0, 1]; NaN where a parameter is NaN.
     """
-    return _draw(_propose_beta, 5, key, (a, b), ids, generator)
+    return _draw_arrays(_propose_beta, 5, key, (a, b), ids, generator)
+
+
+def beta_of(
+    key: Key[Array, ""], elements: Elements, size: int, *, generator: Generator = "hash"
+) -> Float[Array, " {size}"]:
+    """`beta`, for parameters that are computed where they are needed, and never stored.
+
+    Args:
+        key: consumed.
+        elements: gives the ids, and as a pair the shape parameters, of the rows asked for; None: of all.
+        size: the number of rows.
+        generator: of the random bits.
+    """
+    return _draw(_propose_beta, 5, key, elements, size, generator)
 
 
 def gamma(
@@ -111,9 +127,9 @@ def log_gamma(
         generator: of the random bits, "hash" or "threefry"; see the head of this file.
 
     Returns:
-        Finite numbers, which for small `a` are far below those of float32's smallest draw; NaN where `a` is NaN.
+        Finite numbers, for small `a` far below the logarithm of float32's smallest; NaN where `a` is NaN.
     """
-    return _draw(_propose_log_gamma, 4, key, (a,), ids, generator)
+    return _draw_arrays(_propose_log_gamma, 4, key, (a,), ids, generator)
 
 
 def dirichlet(
@@ -124,7 +140,7 @@ def dirichlet(
 
 
 @functools.partial(jax.jit, static_argnames=("propose", "num_words", "generator"))
-def _draw(
+def _draw_arrays(
     propose: _Proposal,
     num_words: int,
     key: Key[Array, ""],
@@ -132,29 +148,40 @@ def _draw(
     ids: Int[Array, "*shape"] | None,
     generator: Generator,
 ) -> Float[Array, "*shape"]:
-    """One dense round for all, then the rejected, `capacity` at a time, until none is left."""
     shape = np.broadcast_shapes(*(parameter.shape for parameter in parameters))
+    size = int(np.prod(shape))
     flat = tuple(jnp.broadcast_to(parameter, shape).ravel() for parameter in parameters)
-    size = flat[0].shape[0]
-    names = jnp.arange(size, dtype=jnp.int32) if ids is None else jnp.broadcast_to(ids, shape).ravel()
-    # what comes before must not be merged into the loops below: eager and compiled would differ in the last bit
+    names = None if ids is None else jnp.broadcast_to(ids, shape).ravel()
+    # what comes before must not be merged into the loops: eager and compiled would differ in the last bit
     names, flat = jax.lax.optimization_barrier((names, flat))
+
+    def elements(rows: Int[Array, " c"] | None) -> tuple[Int[Array, "..."], _Parameters]:
+        positions = jnp.arange(size, dtype=jnp.int32) if rows is None else rows
+        at = slice(None) if rows is None else rows
+        return positions if names is None else names[at], tuple(parameter[at] for parameter in flat)
+
+    return _draw(propose, num_words, key, elements, size, generator).reshape(shape)
+
+
+def _draw(
+    propose: _Proposal, num_words: int, key: Key[Array, ""], elements: Elements, size: int, generator: Generator
+) -> Float[Array, " {size}"]:
+    """One dense round for all, then the rejected, `capacity` at a time, until none is left."""
     capacity = min(size, max(size // 32, 256))
 
-    def propose_round(number, names, parameters):
-        # shapes from 1 on, the usual case, need no boost: with all of them replaced by 1 the compiler drops it
-        drawn = propose(words(jax.random.fold_in(key, number), names, num_words, generator), parameters)
+    def one_round(number: Int[Array, ""] | int, rows: Int[Array, " c"] | None) -> Float[Array, "..."]:
+        ids, parameters = elements(rows)
+        drawn = propose(words(jax.random.fold_in(key, number), ids, num_words, generator), parameters)
         return jnp.where(functools.reduce(jnp.logical_or, map(jnp.isnan, parameters)), jnp.nan, drawn)
 
-    def settle(carry):
+    def settle(carry: tuple[Int[Array, ""], Float[Array, " m"]]) -> tuple[Int[Array, ""], Float[Array, " m"]]:
         number, value = carry
         rejected = true_positions(value == _REJECTED, capacity)
-        row = jnp.minimum(rejected, size - 1)
-        here = tuple(parameter[row] for parameter in flat)
+        rows = jnp.minimum(rejected, size - 1)
 
         def again(carry):
             number, drawn = carry
-            return number + 1, jnp.where(drawn == _REJECTED, propose_round(number, names[row], here), drawn)
+            return number + 1, jnp.where(drawn == _REJECTED, one_round(number, rows), drawn)
 
         number, drawn = jax.lax.while_loop(
             lambda carry: (carry[1] == _REJECTED).any() & (carry[0] < number + _MAX_ROUNDS),
@@ -164,11 +191,11 @@ def _draw(
         drawn = jnp.where(drawn == _REJECTED, jnp.nan, drawn)  # fewer than one in 1e60
         return number, value.at[rejected].set(drawn, mode="drop")
 
-    value = propose_round(0, names, flat)
+    value = one_round(0, None)
     if size == 0:
-        return value.reshape(shape)
-    _, value = jax.lax.while_loop(lambda carry: (carry[1] == _REJECTED).any(), settle, (jnp.int32(1), value))
-    return jax.lax.optimization_barrier(value).reshape(shape)
+        return value
+    _, value = jax.lax.while_loop(lambda carry: count_true(carry[1] == _REJECTED) > 0, settle, (jnp.int32(1), value))
+    return jax.lax.optimization_barrier(value)
 
 
 def _propose_beta(bits: _Words, parameters: _Parameters) -> Float[Array, " m"]:

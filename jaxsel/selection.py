@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxsel import _validate, random
-from jaxsel._compact import true_positions
+from jaxsel._compact import count_true, true_positions
 from jaxsel._largest import kth_largest
 from jaxsel._largest import top_k as descending
 from jaxsel.base import Acquisition, Predictor, Rule, Selection, Selector, State
 
 
 def best(
-    key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"]
+    key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"] | None = None
 ) -> Int[Array, " b"]:
     """The positions, ascending, of the `batch_size` largest scores; of equal ones at the border, random ones.
 
@@ -23,17 +23,22 @@ def best(
     by prompt id, so that the best of each part of a pool, put together, hold the best of the pool. Minus infinity and
     NaN come last: they are chosen when nothing else is left. Rows with an id below 0 come after even those.
     """
-    scores = jnp.where(prompt_ids < 0, -jnp.inf, _at_least_finite(scores))
-    border = kth_largest(scores, batch_size)
+    values = scores if prompt_ids is None else jnp.where(prompt_ids < 0, -jnp.inf, scores)
+    border = kth_largest(values, batch_size)
+    reach = (values >= border) | (jnp.isnan(values) & (border == -jnp.inf))
 
-    def draw_lots():
-        lot = random.uniform(key, prompt_ids)
-        rank = jnp.where(scores > border, 2.0, jnp.where(scores == border, lot, -1.0))
-        return rank >= kth_largest(rank, batch_size)
+    def draw_lots() -> Int[Array, " b"]:
+        lot = random.uniform(key, _ids(prompt_ids, scores))
+        rank = jnp.where(values > border, 2.0, jnp.where(reach, lot, -1.0))
+        if prompt_ids is not None:
+            rank = jnp.where(prompt_ids < 0, -2.0, rank)
+        return true_positions(rank >= kth_largest(rank, batch_size), batch_size)
 
-    reach = scores >= border
-    chosen = jax.lax.cond(reach.sum() > batch_size, draw_lots, lambda: reach)
-    return true_positions(chosen, batch_size)
+    return jax.lax.cond(count_true(reach) > batch_size, draw_lots, lambda: true_positions(reach, batch_size))
+
+
+def _ids(prompt_ids: Int[Array, " m"] | None, scores: Float[Array, " m"]) -> Int[Array, " m"]:
+    return jnp.arange(scores.shape[0], dtype=jnp.int32) if prompt_ids is None else prompt_ids
 
 
 def by_score(scores: Float[Array, " b"]) -> Int[Array, " b"]:
@@ -60,7 +65,7 @@ def within_bounds(lower: float, upper: float) -> Rule:
         raise ValueError(f"lower is {lower} and upper is {upper}; give lower <= upper")
 
     def choose(
-        key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"]
+        key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"] | None = None
     ) -> Int[Array, " b"]:
         distance = jnp.maximum(jnp.maximum(lower - scores, scores - upper), 0)
         return best(key, -distance, batch_size, prompt_ids)
@@ -79,10 +84,12 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
     _validate.positive(temperature=temperature)
 
     def choose(
-        key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"]
+        key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"] | None = None
     ) -> Int[Array, " b"]:
         noise_key, tie_key = jax.random.split(key)
-        gumbel = -jnp.log(-jnp.log1p(-random.uniform(noise_key, prompt_ids)))  # finest where it is largest
+        gumbel = -jnp.log(
+            -jnp.log1p(-random.uniform(noise_key, _ids(prompt_ids, scores)))
+        )  # finest where it is largest
         return best(tie_key, scores / temperature + gumbel, batch_size, prompt_ids)
 
     return Rule({"rule": "gumbel_top_k", "temperature": temperature}, choose)
@@ -92,7 +99,7 @@ def random_subset() -> Rule:
     """Uniformly random ones, whatever the scores."""
 
     def choose(
-        key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"]
+        key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"] | None = None
     ) -> Int[Array, " b"]:
         return best(key, jnp.zeros_like(scores), batch_size, prompt_ids)
 
@@ -114,10 +121,9 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
     ) -> Selection:
         predict_key, rule_key = jax.random.split(key)
         scores = acquisition.score(predictor.predict(predict_key, state, candidates))
-        prompt_ids = jnp.arange(scores.shape[0], dtype=jnp.int32) if candidates is None else candidates
-        chosen = rule.choose(rule_key, scores, batch_size, prompt_ids)
+        chosen = rule.choose(rule_key, scores, batch_size, candidates)
         chosen = chosen[by_score(scores[chosen])]
-        prompt_ids = prompt_ids[chosen]
+        prompt_ids = chosen if candidates is None else candidates[chosen]
         # predicted again, with the same draws: the whole pool's other fields are not worth computing
         return Selection(prompt_ids, scores[chosen], predictor.predict(predict_key, state, prompt_ids))
 
