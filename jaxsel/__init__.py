@@ -30,5 +30,8 @@ from jaxsel.selection import make_selector as make_selector
 from jaxsel.selection import random_subset as random_subset
 from jaxsel.selection import top_k as top_k
 from jaxsel.selection import within_bounds as within_bounds
+from jaxsel.sharding import initialize_distributed as initialize_distributed
+from jaxsel.sharding import prompts_mesh as prompts_mesh
+from jaxsel.sharding import shard as shard
 
 __version__ = "0.1.0.dev0"

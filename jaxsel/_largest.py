@@ -45,9 +45,12 @@ def kth_largest(values: Float[Array, " m"], k: int) -> Float[Array, ""]:
 
 
 def top_k(values: Float[Array, " m"], k: int) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
-    """`jax.lax.top_k` behind a barrier: XLA's CPU backend sorts everything when the result is sliced right away."""
-    largest, positions = jax.lax.optimization_barrier(jax.lax.top_k(values, k))
-    return largest, positions
+    """`jax.lax.top_k` behind a barrier: XLA's CPU backend sorts everything when the result is sliced right away.
+
+    One for each, not for the pair: on a mesh the CPU backend of jaxlib 0.10.2 aborts on a barrier of the pair.
+    """
+    largest, positions = jax.lax.top_k(values, k)
+    return jax.lax.optimization_barrier(largest), jax.lax.optimization_barrier(positions)
 
 
 def _without_nan(values: Float[Array, " m"]) -> Float[Array, " m"]:

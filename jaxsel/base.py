@@ -6,7 +6,11 @@ from typing import Any, NamedTuple, Protocol
 from jaxtyping import Array, Float, Int, Key
 
 State = Any
-"""A pytree of arrays: it can be jitted, donated, scanned over, sharded and saved."""
+"""A pytree of arrays: it can be jitted, donated, scanned over, sharded and saved.
+
+To be sharded it needs a method `partition_specs`, which says on which axis of each array the prompts are. On a mesh,
+rows of zeros may follow those of the pool.
+"""
 
 UNSOLVED, MIXED, SOLVED = 0, 1, 2
 """The solve state of a prompt in one group of n rollouts: s = 0, 0 < s < n, s = n."""
@@ -129,6 +133,10 @@ class Acquisition(NamedTuple):
     score: Callable[[Prediction], Float[Array, " m"]]
 
 
+ChooseFn = Callable[[Key[Array, ""], Float[Array, " m"], int, Int[Array, " m"] | None], Int[Array, " b"]]
+"""`(key, scores, batch_size, prompt_ids) -> positions`, see `Rule`."""
+
+
 class Rule(NamedTuple):
     """Chooses by scores.
 
@@ -141,7 +149,7 @@ class Rule(NamedTuple):
     """
 
     spec: dict[str, Any]
-    choose: Callable[[Key[Array, ""], Float[Array, " m"], int, Int[Array, " m"] | None], Int[Array, " b"]]
+    choose: ChooseFn
 
 
 class Selector(NamedTuple):

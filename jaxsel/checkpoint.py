@@ -51,15 +51,20 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         ]
 
 
-def restore(path: str | Path, like: PyTree[Array | np.ndarray]) -> PyTree[Array | np.ndarray]:
+def restore(path: str | Path, like: PyTree[Array | np.ndarray], *, padded: bool = False) -> PyTree[Array | np.ndarray]:
     """The arrays of the newest complete version, in the structure, types and placement of `like`.
+
+    Args:
+        path: the checkpoint's folder.
+        like: a pytree of arrays.
+        padded: jax arrays end in rows that mean nothing, and may have fewer or more of them (zeros) than on disk.
 
     Raises:
         ValueError: there is none, or it has another structure or other shapes.
     """
     with _manager(path) as manager:
         version = _newest(manager, path)
-        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like))
+        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like, strict=not padded))
         arrays = manager.restore(version, args=args)["arrays"]
     saved, here = (jax.tree.map(np.shape, tree) for tree in (arrays, like))
     if saved != here:  # Orbax checks jax arrays alone

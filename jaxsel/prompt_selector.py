@@ -4,19 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int, Shaped
 from numpy.typing import ArrayLike
 
-from jaxsel import _validate, checkpoint, metrics
+from jaxsel import _metadata, _validate, checkpoint, metrics
 from jaxsel._compiled import compiled_predict, compiled_select, compiled_update, initial_key
+from jaxsel._placement import shape_of_pool, to_devices, to_host
 from jaxsel._pool import Keys, identify_pool
 from jaxsel._visits import Visits, checked_visits
 from jaxsel._window import EpochWindow
 from jaxsel.base import Prediction, Selection, Selector
+from jaxsel.sharding import shard
 
-_FORMAT = 1
 _mixed_share, _solve_state_accuracy = jax.jit(metrics.mixed_share), jax.jit(metrics.solve_state_accuracy)
 
 
@@ -31,7 +32,7 @@ class PromptSelector:
     [0.1 0.4 0.9 0.6]
 
     The same seed and the same observations give the same choices, also across `save` and `load`. `predict` and
-    `metrics` never change a later choice.
+    `metrics` never change a later choice. Nor does the mesh.
 
     Args:
         selector: the method, for example `jaxsel.mopps()`.
@@ -40,9 +41,12 @@ class PromptSelector:
         seed: of every random choice, from 0 to 2**32 - 1.
         candidate_ratio: choose among an epoch-shuffled window of `candidate_ratio * batch_size` prompts, as the papers
             do; None: among the whole pool.
+        mesh: of devices that the pool is spread over, see `prompts_mesh`; None: one device has it all. Where several
+            processes share the mesh, each calls the same methods with the same arguments, and gets the same answers.
 
     Raises:
-        ValueError: not exactly one of `keys` and `num_prompts`, keys that repeat, or an argument out of its range.
+        ValueError: not exactly one of `keys` and `num_prompts`, keys that repeat, an argument out of its range, or a
+            selector that cannot be sharded, see `shard`.
     """
 
     def __init__(
@@ -53,13 +57,15 @@ class PromptSelector:
         num_prompts: int | None = None,
         seed: int = 0,
         candidate_ratio: int | None = None,
+        mesh: Mesh | None = None,
     ):
         self.num_prompts, self._pool_fingerprint = identify_pool(keys, num_prompts)
         _validate.integer_in(0, 2**32, seed=seed)
         if candidate_ratio is not None:
             _validate.positive_integer(candidate_ratio=candidate_ratio)
             candidate_ratio = int(candidate_ratio)
-        self._selector = selector
+        self._mesh = mesh
+        self._selector = selector = shard(selector, mesh, self.num_prompts) if mesh else selector
         self._candidate_ratio = candidate_ratio
         self._seed = np.uint32(seed)
         self._counters = {"selects": 0, "observes": 0}
@@ -108,6 +114,8 @@ class PromptSelector:
         Raises:
             ValueError: ids that are no rows of the pool.
         """
+        if prompt_ids is None and self._mesh is not None:
+            return self._predict_in_parts(self._mesh.size)
         if prompt_ids is None:
             prediction = self._predict(self._state, self._seed, self._counters["observes"], None)
             return jax.tree.map(np.asarray, prediction)
@@ -155,7 +163,7 @@ class PromptSelector:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs, as numbers, strings and NumPy arrays: for torch-style checkpoints."""
-        arrays = {name: np.array(leaf) for name, leaf in self._arrays().items()}
+        arrays = {name: to_host(leaf, self.num_prompts) for name, leaf in self._arrays().items()}
         return {"arrays": arrays, "metadata": self._metadata()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -166,13 +174,15 @@ class PromptSelector:
         """
         if state_dict.keys() != {"arrays", "metadata"}:
             raise ValueError(f"state_dict has the keys {list(state_dict)}; give what state_dict() returned")
-        arrays, metadata = state_dict["arrays"], state_dict["metadata"]
-        self._check(metadata)
-        expected = {name: np.shape(leaf) for name, leaf in self._arrays().items()}
-        given = {name: np.shape(leaf) for name, leaf in arrays.items()}
+        metadata, mine = state_dict["metadata"], self._arrays()
+        _metadata.check(metadata, self._metadata())
+        arrays = {name: np.asarray(array) for name, array in state_dict["arrays"].items()}
+        expected = {name: shape_of_pool(leaf, self.num_prompts) for name, leaf in mine.items()}
+        given = {name: array.shape for name, array in arrays.items()}
         if given != expected:
             raise ValueError(f"state_dict holds arrays of shapes {given}; this selector has {expected}")
-        self._adopt(arrays, metadata)
+        placed = {name: to_devices(arrays[name], leaf) for name, leaf in mine.items() if isinstance(leaf, jax.Array)}
+        self._adopt(arrays | placed, metadata)
 
     def save(self, path: str | Path) -> None:
         """Writes everything to the folder `path`; what it held before is replaced when the new version is complete."""
@@ -187,6 +197,7 @@ class PromptSelector:
         keys: Keys | None = None,
         num_prompts: int | None = None,
         candidate_ratio: int | None = None,
+        mesh: Mesh | None = None,
     ) -> "PromptSelector":
         """The selector that `save` wrote, ready to go on.
 
@@ -201,9 +212,10 @@ class PromptSelector:
             num_prompts=num_prompts,
             seed=metadata["seed"],
             candidate_ratio=candidate_ratio,
+            mesh=mesh,
         )
-        loaded._check(metadata)
-        loaded._adopt(checkpoint.restore(path, loaded._arrays()), metadata)
+        _metadata.check(metadata, loaded._metadata())
+        loaded._adopt(checkpoint.restore(path, loaded._arrays(), padded=True), metadata)
         return loaded
 
     def _candidates(self, batch_size: int, candidates: ArrayLike | None) -> Int[np.ndarray, " c"] | None:
@@ -217,6 +229,11 @@ class PromptSelector:
         if among is None and self._window is not None and self._candidate_ratio is not None:
             among = self._window.take(min(self._candidate_ratio * batch_size, self.num_prompts))
         return among
+
+    def _predict_in_parts(self, parts: int) -> Prediction:
+        """The whole pool, without ever having all of it on one device."""
+        predictions = [self.predict(ids) for ids in np.array_split(np.arange(self.num_prompts), parts)]
+        return jax.tree.map(lambda *fields: np.concatenate(fields), *predictions)
 
     def _report(self) -> dict[str, float]:
         """Of the prompts that were selected last and observed since: what was predicted against what came."""
@@ -247,35 +264,17 @@ class PromptSelector:
 
     def _metadata(self) -> dict[str, Any]:
         return {
-            "format": _FORMAT,
+            "format": _metadata.FORMAT,
             "spec": self.spec,
             "pool": self._pool_fingerprint,
+            "shapes": {name: list(shape_of_pool(leaf, self.num_prompts)) for name, leaf in self._arrays().items()},
             "seed": int(self._seed),
             "counters": dict(self._counters),
         }
 
-    def _check(self, metadata: dict[str, Any]) -> None:
-        if metadata.get("format") != _FORMAT or metadata.keys() != self._metadata().keys():
-            raise ValueError(
-                f"the checkpoint has format {metadata.get('format')} with {sorted(metadata)}; this version reads "
-                f"format {_FORMAT} with {sorted(self._metadata())}"
-            )
-        if metadata["pool"] != self._pool_fingerprint:
-            raise ValueError(
-                f"the checkpoint is of another pool ({metadata['pool']}, here {self._pool_fingerprint}); "
-                "give the same keys in the same order"
-            )
-        saved, here = metadata["spec"], self.spec
-        different = {name for name in saved.keys() | here.keys() if saved.get(name) != here.get(name)}
-        if different:
-            pairs = ", ".join(f"{k}: saved {saved.get(k)!r}, here {here.get(k)!r}" for k in sorted(different))
-            raise ValueError(f"the checkpoint is of another method or other hyperparameters ({pairs}); give the same")
-
     def _adopt(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
-        # copies: the state is donated by the next update, which must not reach into the caller's arrays
-        self._state = jax.tree.map_with_path(
-            lambda path, old: jnp.array(arrays[_name(path)], old.dtype), {"state": self._state}
-        )["state"]
+        """Takes over arrays that lie where they belong, and that nobody else has: the next update donates them."""
+        self._state = jax.tree.map_with_path(lambda path, _: arrays[_name(path)], {"state": self._state})["state"]
         self._visits = np.array(arrays["visits"], np.int32)
         if self._window is not None:
             self._window = EpochWindow(self.num_prompts, metadata["seed"])

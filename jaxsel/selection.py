@@ -11,7 +11,7 @@ from jaxsel import _validate, random
 from jaxsel._compact import count_true, true_positions
 from jaxsel._largest import kth_largest
 from jaxsel._largest import top_k as descending
-from jaxsel.base import Acquisition, Predictor, Rule, Selection, Selector, State
+from jaxsel.base import Acquisition, ChooseFn, Predictor, Rule, Selection, Selector, State
 
 
 def best(
@@ -39,6 +39,19 @@ def best(
 
 def _ids(prompt_ids: Int[Array, " m"] | None, scores: Float[Array, " m"]) -> Int[Array, " m"]:
     return jnp.arange(scores.shape[0], dtype=jnp.int32) if prompt_ids is None else prompt_ids
+
+
+def chosen_by_score(
+    choose: ChooseFn,
+    key: Key[Array, ""],
+    scores: Float[Array, " m"],
+    batch_size: int,
+    prompt_ids: Int[Array, " m"] | None,
+) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
+    """The scores and ids of the chosen, from the best score to the worst; no ids: the positions."""
+    chosen = choose(key, scores, batch_size, prompt_ids)
+    chosen = chosen[by_score(scores[chosen])]
+    return scores[chosen], chosen if prompt_ids is None else prompt_ids[chosen]
 
 
 def by_score(scores: Float[Array, " b"]) -> Int[Array, " b"]:
@@ -121,11 +134,9 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
     ) -> Selection:
         predict_key, rule_key = jax.random.split(key)
         scores = acquisition.score(predictor.predict(predict_key, state, candidates))
-        chosen = rule.choose(rule_key, scores, batch_size, candidates)
-        chosen = chosen[by_score(scores[chosen])]
-        prompt_ids = chosen if candidates is None else candidates[chosen]
+        scores, prompt_ids = chosen_by_score(rule.choose, rule_key, scores, batch_size, candidates)
         # predicted again, with the same draws: the whole pool's other fields are not worth computing
-        return Selection(prompt_ids, scores[chosen], predictor.predict(predict_key, state, prompt_ids))
+        return Selection(prompt_ids, scores, predictor.predict(predict_key, state, prompt_ids))
 
     spec = {"method": method, **predictor.spec, **acquisition.spec, **rule.spec}
     # as it comes back from a checkpoint: lists for tuples, numbers of Python for NumPy's

@@ -13,6 +13,7 @@ import tests.typechecker  # noqa: F401  (the hook looks it up by name)
 jaxtyping.install_import_hook("jaxsel", "tests.typechecker.check")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 8)  # for meshes; all else runs on the first
 
 hypothesis.settings.register_profile(
     "jaxsel",

@@ -64,6 +64,7 @@ def test_small_arrays():
 
 
 def test_the_pool_is_not_sorted():
-    text = compiled.lower(jnp.zeros(SIZE), 1000).compile().as_text()
+    text = compiled.lower(jnp.zeros(SIZE), 1000).compile().as_text() or ""
+    assert "fusion" in text
     sorts = [line for line in text.splitlines() if " sort(" in line or "TopK" in line]
     assert all(str(SIZE) not in line for line in sorts)

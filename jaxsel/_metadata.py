@@ -1,0 +1,34 @@
+"""What a saved selector has to share with the one that goes on."""
+
+from typing import Any
+
+FORMAT = 2
+
+
+def check(saved: dict[str, Any], here: dict[str, Any]) -> None:
+    """Compares the metadata of a checkpoint with those of the selector that reads it.
+
+    Raises:
+        ValueError: another format, another pool, another method, other hyperparameters, or arrays of other shapes.
+    """
+    if saved.get("format") != FORMAT or saved.keys() != here.keys():
+        raise ValueError(
+            f"the checkpoint has format {saved.get('format')} with {sorted(saved)}; this version reads "
+            f"format {FORMAT} with {sorted(here)}"
+        )
+    if saved["pool"] != here["pool"]:
+        raise ValueError(
+            f"the checkpoint is of another pool ({saved['pool']}, here {here['pool']}); "
+            "give the same keys in the same order"
+        )
+    different = _differences(saved["spec"], here["spec"])
+    if different:
+        raise ValueError(f"the checkpoint is of another method or other hyperparameters ({different}); give the same")
+    different = _differences(saved["shapes"], here["shapes"])
+    if different:
+        raise ValueError(f"the checkpoint holds arrays of other shapes ({different}); give what this version saved")
+
+
+def _differences(saved: dict[str, Any], here: dict[str, Any]) -> str:
+    names = sorted(name for name in saved.keys() | here.keys() if saved.get(name) != here.get(name))
+    return ", ".join(f"{name}: saved {saved.get(name)!r}, here {here.get(name)!r}" for name in names)
