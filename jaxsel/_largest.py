@@ -16,8 +16,8 @@ _DEVIATIONS = 6.0
 def kth_largest(values: Float[Array, " m"], k: int) -> Float[Array, ""]:
     """The k-th largest of `values`, 1 <= k <= m; NaN counts as minus infinity.
 
-    A regular sample gives a bound that a little more than k values reach; those are gathered and ranked. Where the
-    sample misleads, and only there, the answer is found bit by bit, in 32 counts.
+    A regular sample gives a bound that a little more than k values reach; those are gathered, and the answer is found
+    among them bit by bit, in 32 counts. Where the sample misleads, and only there, the counts are over all values.
     """
     size = values.shape[0]
     stride = size // _SAMPLE
@@ -34,7 +34,7 @@ def kth_largest(values: Float[Array, " m"], k: int) -> Float[Array, ""]:
     def among_the_gathered() -> Float[Array, ""]:
         position = true_positions((values > bound) | (few_enough & (values == bound)), capacity)
         gathered = jnp.where(position < size, values[jnp.minimum(position, size - 1)], -jnp.inf)
-        return top_k(gathered, k)[0][-1]
+        return _kth_largest_by_bits(gathered, k)  # in the cache, where counting is quicker than ranking
 
     def on_the_bound_or_anywhere() -> Float[Array, ""]:
         return jax.lax.cond((above < k) & (k <= at_least), lambda: bound, lambda: _kth_largest_by_bits(values, k))

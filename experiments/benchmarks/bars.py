@@ -29,7 +29,7 @@ class Bar(NamedTuple):
 
 
 def cpu_bars(rows: list[Row], memory: list[Row]) -> list[Bar]:
-    """On two CPU cores, as ratios in one run; the dps kernels are the better of two calls and of one fused call."""
+    """On two CPU cores, as ratios in one run; for the dps kernels, a prediction copied out of the state or read in it."""
     million, ten_million = 10**6, 10**7
 
     def both(limit: float, text: str, ratio, *, at_least: bool = False) -> Bar:
@@ -101,7 +101,7 @@ def _ms(rows: list[Row], method: str, operation: str, implementation: str, num_p
 
 
 def _best(rows: list[Row], method: str, operation: str, implementation: str, num_prompts: int) -> float | None:
-    """Kernels may be fused: what they take in one call or in two, whichever is less."""
+    """Kernels may copy a prediction or leave it in the state: whichever takes less."""
     names = ("kernels", "fused kernels") if implementation == "kernels" else (implementation,)
     times = [_ms(rows, method, operation, name, num_prompts) for name in names]
     return min((time for time in times if time is not None), default=None)

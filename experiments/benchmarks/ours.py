@@ -88,31 +88,10 @@ class Kernels(Peer):
 
 
 class FusedKernels(Kernels):
-    """The same, with the prediction compiled into the observation, as the peers of dps have it.
-
-    The last prediction is donated: its memory takes the next one, in place of fresh pages.
-    """
+    """The same for dps, with the prediction that an observation leaves in the state, as the peers of dps have it."""
 
     fused = True
 
-    def __init__(self, method: str, num_prompts: int, seed: int):
-        super().__init__(method, num_prompts, seed)
-        observe, predict = self._observe, self._predict
-
-        def observe_and_predict(key, state, prediction, *rollouts):
-            del prediction
-            state = observe(key, state, *rollouts)
-            return state, predict(key, state)
-
-        self.prediction = self._predict(self.key, self.state)
-        self._both = jax.jit(observe_and_predict, donate_argnums=(1, 2), keep_unused=True)
-
-    def observe(self, prompt_ids: Any, successes: Any, group_size: Any) -> None:
-        """Takes in the outcome of a batch, and predicts."""
-        self.state, self.prediction = jax.block_until_ready(
-            self._both(self.key, self.state, self.prediction, prompt_ids, successes, group_size)
-        )
-
     def predict(self) -> Any:
-        """What the last observation left; no work."""
-        return self.prediction
+        """P(unsolved) and P(mixed) as the last observation left them; no work."""
+        return self.state.predicted
