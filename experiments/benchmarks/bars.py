@@ -29,7 +29,7 @@ class Bar(NamedTuple):
 
 
 def cpu_bars(rows: list[Row], memory: list[Row]) -> list[Bar]:
-    """On two CPU cores, as ratios in one run; for the dps kernels, a prediction copied out of the state or read in it."""
+    """On two CPU cores, as ratios in one run; dps kernels may copy a prediction out of the state or leave it there."""
     million, ten_million = 10**6, 10**7
 
     def both(limit: float, text: str, ratio, *, at_least: bool = False) -> Bar:

@@ -23,9 +23,10 @@ _ORDER = (*OPERATIONS, "one prompt", "save", "load")
 LEGEND = """\
 PromptSelector: the public class, NumPy in and out (its predict returns six fields).  kernels: the same functions
 compiled alone, batches on the device.  fused kernels: their prediction of the pool is what observe left in the
-state, as with all peers of dps: observe is the whole of observe + predict.  plain JAX: jax.random.beta + lax.top_k; for dps matrices
-[3, 3, N].  dictionary: per-prompt Python loops.  list: one random.choices a prompt.  copy: the bytes that the
-operation has to move, streamed.  In brackets: times as long as the kernels; above 1 the kernels are quicker."""
+state, as with all peers of dps: observe is the whole of observe + predict.  plain JAX: jax.random.beta +
+lax.top_k; for dps matrices [3, 3, N].  dictionary: per-prompt Python loops.  list: one random.choices a prompt.
+copy: the bytes that the operation has to move, streamed.  In brackets: times as long as the kernels; above 1 the
+kernels are quicker."""
 
 
 def text_table(title: str, headers: list[str], rows: list[list[str]]) -> str:
