@@ -1,4 +1,4 @@
-"""The k-th largest of an array, exactly, without sorting it."""
+"""The k-th largest of an array, exactly, without sorting it where it is large."""
 
 import math
 
@@ -18,6 +18,7 @@ def kth_largest(values: Float[Array, " m"], k: int) -> Float[Array, ""]:
 
     A regular sample gives a bound that a little more than k values reach; those are gathered, and the answer is found
     among them bit by bit, in 32 counts. Where the sample misleads, and only there, the counts are over all values.
+    Fewer than 32,768 values, and a k of a fifth of them or more, are left to `jax.lax.top_k`.
     """
     size = values.shape[0]
     stride = size // _SAMPLE

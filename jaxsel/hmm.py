@@ -40,7 +40,7 @@ PRIOR_COUNTS = {
 """The paper's prior transition counts, rows: from, columns: to."""
 
 _SMALLEST_SCALE = 2.0**-20
-_ROUNDING = 1e-6  # a probability below is a third state's, and may be nothing but what rounding left
+_ROUNDING = 1e-6  # of a total: a difference below may be nothing but what rounding left
 _NOTHING = 2.0**-60  # stands for a scale of 0, by which nothing can be divided
 
 
@@ -80,7 +80,7 @@ def predicted(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Fl
 def transition_counts(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 3 m"]:
     """The Dirichlet parameters of the transitions of the prompts asked for; None: of the whole pool."""
     excess = state.excess if prompt_ids is None else state.excess[:, :, prompt_ids]
-    to_solved = jnp.maximum(excess[:, 2] - excess[:, 0] - excess[:, 1], 0)
+    to_solved = _remainder(excess[:, 2], excess[:, 0], excess[:, 1])
     return state.prior_counts[:, :, None] + state.scale * jnp.stack([excess[:, 0], excess[:, 1], to_solved], 1)
 
 
@@ -94,7 +94,7 @@ def update(state: HMMState, rollouts: Rollouts, decay: float) -> HMMState:
     joint = previous[:, None] * counts / counts.sum(1, keepdims=True) * observed[None]
     total = joint.sum((0, 1), keepdims=True)
     # A jump that the prior holds impossible (a zero count) has nothing to share out: it moves the belief only.
-    xi = jnp.where(total > _ROUNDING, joint / jnp.maximum(total, _ROUNDING), 0)
+    xi = jnp.where(total > 0, joint / jnp.where(total > 0, total, 1), 0)
 
     scale = jnp.maximum(state.scale * decay, _NOTHING)
     seen = jnp.stack([xi[:, UNSOLVED], xi[:, MIXED], xi.sum(1)], 1) / scale
@@ -132,22 +132,29 @@ def _renormalised(state: HMMState) -> HMMState:
 
 def _propagated(state: HMMState) -> Float[Array, "2 N"]:
     """The product filtered @ A, A the row-normalised counts, written out: nothing but the result is kept in memory."""
-    belief = (state.filtered[0], state.filtered[1], 1 - state.filtered[0] - state.filtered[1])
+    unsolved, mixed = state.filtered
+    belief = (unsolved, mixed, _remainder(jnp.ones_like(mixed), unsolved, mixed))
     prior, total = state.prior_counts, state.prior_counts.sum(1)
 
     def row(j: int) -> Float[Array, " N"]:
         # each with divisions of its own: the compiler would keep common ones in memory, which costs more
-        unsolved, mixed, solved = (
+        first, second, third = (
             belief[i] * (prior[i, j] + state.scale * state.excess[i, j]) / (total[i] + state.scale * state.excess[i, 2])
             for i in range(3)
         )
-        return unsolved + mixed + solved
+        return first + second + third
 
     return jnp.stack([row(UNSOLVED), row(MIXED)])
 
 
 def _completed(belief: Float[Array, "2 m"]) -> Float[Array, "3 m"]:
-    return jnp.concatenate([belief, jnp.maximum(1 - belief[:1] - belief[1:], 0)])
+    return jnp.concatenate([belief, _remainder(jnp.ones_like(belief[:1]), belief[:1], belief[1:])])
+
+
+def _remainder(total: Float[Array, "*shape"], *parts: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """What the parts leave of the total; 0 where that may be nothing but rounding."""
+    rest = total - sum(parts)
+    return jnp.where(rest > _ROUNDING * total, rest, 0)
 
 
 def forward_filter(

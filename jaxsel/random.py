@@ -11,8 +11,9 @@ thirty-second of the length, and drawn again there until all are accepted.
 The random bits are a function of (key, round, word, id of the element): a draw depends on its own id and parameters
 only, not on how many others there are, in which order, or on which device. Two generators make them:
 
-* "hash", three rounds of a 32-bit finalizer (Wellons' lowbias32), each keyed by threefry. For a given key every word is
-  a bijection of the id: no two of 2**32 ids share it. No cryptographic guarantee, no proof of independence; tested.
+* "hash", two or three rounds of a 32-bit finalizer (Wellons' lowbias32), each keyed by threefry. For a given key every
+  word is a bijection of the id: no two of 2**32 ids share it. No cryptographic guarantee, no proof of independence;
+  tested.
 * "threefry", Threefry-2x32 with 20 rounds, JAX's own (Salmon et al., SC 2011): passes every known statistical test.
   Ten times as slow on a CPU, where the bits are then most of the cost.
 """
@@ -38,10 +39,11 @@ Elements = Callable[[Int[Array, "..."] | None], tuple[Int[Array, "..."], _Parame
 _REJECTED = np.float32(np.inf)  # no draw is infinite
 _MAX_ROUNDS = 64  # each rejects 10% at most
 _SMALLEST = np.float32(1e-30)
+_LARGE_SHAPE = np.float32(3e3)
 
 
 def uniform(key: Key[Array, ""], ids: Int[Array, " m"], generator: Generator = "hash") -> Float[Array, " m"]:
-    """One number in (0, 1) for every id, the same wherever the id stands in the array; near 0 as fine as 2**-32."""
+    """One number in (0, 1) for every id, the same wherever the id stands in the array; in steps of 2**-31 near 0."""
     return jnp.minimum(_open_unit(words(key, ids, 1, generator)[0]), np.float32(1 - 2**-24))
 
 
@@ -127,7 +129,7 @@ def log_gamma(
         generator: of the random bits, "hash" or "threefry"; see the head of this file.
 
     Returns:
-        Finite numbers, for small `a` far below the logarithm of float32's smallest; NaN where `a` is NaN.
+        Numbers, for small `a` far below the logarithm of float32's smallest; NaN where `a` is NaN or infinite.
     """
     return _draw_arrays(_propose_log_gamma, 4, key, (a,), ids, generator)
 
@@ -174,8 +176,7 @@ def _draw(
         drawn = propose(words(jax.random.fold_in(key, number), ids, num_words, generator), parameters)
         return jnp.where(functools.reduce(jnp.logical_or, map(jnp.isnan, parameters)), jnp.nan, drawn)
 
-    def settle(carry: tuple[Int[Array, ""], Float[Array, " m"]]) -> tuple[Int[Array, ""], Float[Array, " m"]]:
-        number, value = carry
+    def settle(value: Float[Array, " m"]) -> Float[Array, " m"]:
         rejected = true_positions(value == _REJECTED, capacity)
         rows = jnp.minimum(rejected, size - 1)
 
@@ -183,18 +184,19 @@ def _draw(
             number, drawn = carry
             return number + 1, jnp.where(drawn == _REJECTED, one_round(number, rows), drawn)
 
-        number, drawn = jax.lax.while_loop(
-            lambda carry: (carry[1] == _REJECTED).any() & (carry[0] < number + _MAX_ROUNDS),
+        # from round 1, whoever was settled before: a draw depends on its own id alone
+        _, drawn = jax.lax.while_loop(
+            lambda carry: (carry[1] == _REJECTED).any() & (carry[0] <= _MAX_ROUNDS),
             again,
-            (number, jnp.where(rejected < size, _REJECTED, 0)),
+            (jnp.int32(1), jnp.where(rejected < size, _REJECTED, 0)),
         )
         drawn = jnp.where(drawn == _REJECTED, jnp.nan, drawn)  # fewer than one in 1e60
-        return number, value.at[rejected].set(drawn, mode="drop")
+        return value.at[rejected].set(drawn, mode="drop")
 
     value = one_round(0, None)
     if size == 0:
         return value
-    _, value = jax.lax.while_loop(lambda carry: count_true(carry[1] == _REJECTED) > 0, settle, (jnp.int32(1), value))
+    value = jax.lax.while_loop(lambda value: count_true(value == _REJECTED) > 0, settle, value)
     return jax.lax.optimization_barrier(value)
 
 
@@ -226,7 +228,10 @@ def _marsaglia_tsang(
     scale = jnp.where(a < 1, a + 1, a) - np.float32(1 / 3)
     root = 1 + normal / jnp.sqrt(9 * scale)
     log_cube = 3 * jnp.log(jnp.maximum(root, _SMALLEST))
-    return scale, root, 0.5 * normal * normal + scale * (1 - root**3 + log_cube)
+    square = normal * normal
+    exact = 0.5 * square + scale * (1 - root**3 + log_cube)
+    # its terms cancel where the shape is large; there the first one of its series is left
+    return scale, root, jnp.where(scale > _LARGE_SHAPE, -square * square / (108 * scale), exact)
 
 
 def _log_boost(a: Float[Array, " m"], word: UInt32[Array, " m"]) -> Float[Array, " m"]:
@@ -253,7 +258,7 @@ def _normal_pair(
 
 
 def _open_unit(word: UInt32[Array, " m"]) -> Float[Array, " m"]:
-    """Uniform in (0, 1], as fine near 0 as 2**-32."""
+    """Uniform in (0, 1], in steps of 2**-31 near 0."""
     return ((word >> 1).astype(jnp.int32).astype(jnp.float32) + 0.5) * np.float32(2**-31)
 
 

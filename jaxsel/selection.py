@@ -29,9 +29,10 @@ def best(
 
     def draw_lots() -> Int[Array, " b"]:
         lot = random.uniform(key, _ids(prompt_ids, scores))
-        rank = jnp.where(values > border, 2.0, jnp.where(reach, lot, -1.0))
+        # the smallest lots win: lots are finest near 0
+        rank = jnp.where(values > border, 1.0, jnp.where(reach, -lot, -2.0))
         if prompt_ids is not None:
-            rank = jnp.where(prompt_ids < 0, -2.0, rank)
+            rank = jnp.where(prompt_ids < 0, -3.0, rank)
         return true_positions(rank >= kth_largest(rank, batch_size), batch_size)
 
     return jax.lax.cond(count_true(reach) > batch_size, draw_lots, lambda: true_positions(reach, batch_size))
@@ -55,7 +56,7 @@ def chosen_by_score(
 
 
 def by_score(scores: Float[Array, " b"]) -> Int[Array, " b"]:
-    """The order from the best score to the worst, equal ones in their order, NaN last."""
+    """The order from the best score to the worst, equal ones in their order; NaN and minus infinity last."""
     return descending(_at_least_finite(scores), scores.shape[0])[1]
 
 

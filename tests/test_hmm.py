@@ -239,3 +239,15 @@ def test_the_learning_filter_with_endless_prior_counts_is_the_one_with_known_tra
         )
         state = compiled_update(state, visits, decay=0.7)
         np.testing.assert_allclose(hmm.filtered(state), expected, atol=1e-5)
+
+
+def test_a_very_unlikely_jump_counts_as_any_other():
+    prior = np.array([[1.0, 0.0, 2.0], [0.0, 2.0, 2.0], [2.0, 0.0, 1.0]])
+    state = initial(1, prior_counts=prior)
+    model = DpsModel(1, decay=0.999, prior_counts=prior)
+    for _ in range(19):
+        state = compiled_update(state, rollouts([0], [0], [0]), decay=0.999)
+        model.observe([0], [0], [0])
+    state = compiled_update(state, rollouts([0], [4], [8]), decay=0.999)
+    model.observe([0], [4], [8])
+    np.testing.assert_allclose(hmm.transition_counts(state)[:, :, 0], model.counts[0], atol=1e-5)

@@ -59,6 +59,21 @@ def test_a_draw_depends_on_its_own_index_alone(size):
     np.testing.assert_array_equal(compiled(KEY, a[:size], b[:size]), compiled(KEY, a, b)[:size])
 
 
+@pytest.mark.parametrize("generator", ["hash", "threefry"])
+def test_the_end_of_a_large_array_draws_as_it_does_alone(generator):
+    """A tenth of Beta(1, 1) is rejected: more than are drawn again at a time."""
+    size, half = 40_000, 20_000
+    a = jnp.ones(size)
+    alone = random.beta(KEY, a[half:], a[half:], ids=jnp.arange(half, size), generator=generator)
+    np.testing.assert_array_equal(random.beta(KEY, a, a, generator=generator)[half:], alone)
+
+
+@pytest.mark.parametrize("a", [1e4, 1e5, 1e6, 1e7])
+def test_large_parameters_have_the_spread_of_the_distribution(a):
+    draws = np.asarray(compiled(KEY, jnp.full(300_000, a), jnp.full(300_000, a)), float)
+    assert abs(draws.std() / stats.beta(a, a).std() - 1) < 5 / np.sqrt(2 * 300_000)
+
+
 def test_other_elements_do_not_matter():
     b = jnp.ones(100)
     first = compiled(KEY, jnp.full(100, 2.0), b)

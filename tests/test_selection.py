@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 import jaxsel
+from jaxsel import random, selection
 from tests.reference import assert_frequency, inclusion_probabilities, largest
 
 KEY = jax.random.key(0)
@@ -168,3 +169,20 @@ def test_specs_are_as_json_gives_them_back():
         "acquisition": "entropy",
         "rule": "top_k",
     }
+
+
+def test_the_lottery_of_a_large_pool_has_no_favourite_rows():
+    """Lots are so fine that hardly two of 3e7 prompts share the winning one."""
+    size, trials = 30_000_000, 12
+    first = jax.jit(lambda key: selection.best(key, jnp.zeros(size), 1)[0] / size)
+    places = [float(first(key)) for key in jax.random.split(KEY, trials)]
+    assert abs(np.mean(places) - 0.5) < 4 * np.sqrt(1 / 12 / trials)
+    lots = random.uniform(KEY, jnp.arange(1 << 22))
+    winners = jnp.sort(lots)[:1000]
+    assert len(np.unique(winners)) > 995
+
+
+def test_scores_are_those_of_the_prediction_that_comes_with_them():
+    selector, size = jaxsel.mopps(), 40_000
+    chosen = jax.jit(selector.select, static_argnums=2)(KEY, selector.init(KEY, size), 1000)
+    np.testing.assert_allclose(chosen.scores, jaxsel.thompson(0.5).score(chosen.prediction), atol=1e-6)

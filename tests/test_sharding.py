@@ -90,6 +90,7 @@ EVERY_SECOND = (None, None, -2)
     [
         *((method, 1001, 40, 8, None) for method in METHODS if method != "uniform"),
         *(("dps", 1001, 40, devices, None) for devices in (1, 2, 4)),
+        ("mopps", 40_000, 1000, 2, None),  # more draws rejected than are drawn again at a time
         ("uniform", 1000, 40, 8, None),
         ("mopps, gumbel", 13, 5, 8, None),  # two rows a device, none on the last
         ("dps", 101, 5, 8, EVERY_SECOND),
