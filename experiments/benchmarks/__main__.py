@@ -10,15 +10,13 @@ observations, turn by turn, medians after a warm-up. Writes benchmark.json and b
 
 import argparse
 import os
-from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import figure, report, run
 from experiments.benchmarks.bars import cpu_bars
 from experiments.benchmarks.checkpoints import time_checkpoints
-from experiments.benchmarks.ours import METHODS
 from experiments.benchmarks.timing import make_data
-from experiments.provenance import RESULTS, provenance, write_result
+from experiments.provenance import provenance, write_result
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,23 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmarks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7], help="of the pool")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument(
-        "--select", type=int, default=8192, help="prompts chosen; --observe, in pools of under ten times"
-    )
-    parser.add_argument("--observe", type=int, default=1024, help="prompts observed")
-    parser.add_argument("--repeats", type=int, default=30, help="turns for everyone")
-    parser.add_argument("--seconds", type=float, default=10.0, help="no further turn after as long")
-    parser.add_argument("--largest-slow", type=int, default=10**6, help="pool of Python loops and jax.random.beta")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
-    return parser
+    return run.make_parser("experiments.benchmarks", __doc__, sizes=[10**4, 10**5, 10**6, 10**7], seconds=10.0)
 
 
 if __name__ == "__main__":

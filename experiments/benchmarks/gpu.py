@@ -18,9 +18,9 @@ import numpy as np
 
 from experiments.benchmarks import report, run
 from experiments.benchmarks.bars import gpu_bars
-from experiments.benchmarks.ours import METHODS, Kernels
+from experiments.benchmarks.ours import Kernels
 from experiments.benchmarks.timing import Data, Row, make_data, replay
-from experiments.provenance import RESULTS, provenance, write_result
+from experiments.provenance import provenance, write_result
 
 try:
     from experiments.benchmarks import figure
@@ -104,23 +104,8 @@ def _parity_table(rows: list[Row]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmarks.gpu",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10**6, 10**7, 10**8], help="of the pool")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument(
-        "--select", type=int, default=8192, help="prompts chosen; --observe, in pools of under ten times"
-    )
-    parser.add_argument("--observe", type=int, default=1024, help="prompts observed")
-    parser.add_argument("--repeats", type=int, default=30, help="turns for everyone")
-    parser.add_argument("--seconds", type=float, default=5.0, help="no further turn after as long")
-    parser.add_argument("--largest-slow", type=int, default=10**6, help="pool of jax.random.beta")
+    parser = run.make_parser("experiments.benchmarks.gpu", __doc__, sizes=[10**6, 10**7, 10**8], seconds=5.0)
     parser.add_argument("--largest-parity", type=int, default=10**7, help="pool that the CPU chooses from too")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""jaxsel in three ways: its public class, its functions compiled alone, and those of a whole step fused."""
+"""jaxsel in three ways: its public class, its functions compiled alone, and the prediction read in their state."""
 
 import functools
 from collections.abc import Callable

@@ -1,12 +1,35 @@
-"""One run: everyone, at every size, in one process."""
+"""One run: its options, and everyone at every size in one process."""
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import contenders, memory, timing
 from experiments.benchmarks.clock import median_milliseconds
+from experiments.benchmarks.ours import METHODS
 from experiments.benchmarks.peers.python_peers import ListSampler
 from experiments.benchmarks.streaming import Copy, streams
 from experiments.benchmarks.timing import Data, Row, take_turns
+from experiments.provenance import RESULTS
+
+
+def make_parser(module: str, description: str | None, *, sizes: list[int], seconds: float) -> argparse.ArgumentParser:
+    """The options of a run, with the defaults in which two of them differ."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="of the pool")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument(
+        "--select", type=int, default=8192, help="prompts chosen; --observe, in pools of under ten times"
+    )
+    parser.add_argument("--observe", type=int, default=1024, help="prompts observed")
+    parser.add_argument("--repeats", type=int, default=30, help="turns for everyone")
+    parser.add_argument("--seconds", type=float, default=seconds, help="no further turn after as long")
+    parser.add_argument("--largest-slow", type=int, default=10**6, help="pool of Python loops and jax.random.beta")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
+    return parser
 
 
 def select_size(num_prompts: int, config: dict[str, Any]) -> int:
