@@ -26,9 +26,9 @@ def kth_largest(values: Float[Array, " m"], k: int) -> Float[Array, ""]:
     sample_rank = math.ceil(expected + _DEVIATIONS * math.sqrt(expected + 1))
     capacity = math.ceil(stride * (sample_rank + _DEVIATIONS * math.sqrt(sample_rank)))
     if stride < 2 or capacity > size // 4:
-        return top_k(_without_nan(values), k)[0][-1]
+        return top_k(values, k)[0][-1]
 
-    bound = top_k(_without_nan(values[: stride * _SAMPLE : stride]), sample_rank)[0][-1]
+    bound = top_k(values[: stride * _SAMPLE : stride], sample_rank)[0][-1]
     above, at_least = count_true(values > bound), count_true(values >= bound)
     few_enough = at_least <= capacity  # else many are equal to the bound, and only those above it are gathered
 
@@ -48,9 +48,10 @@ def kth_largest(values: Float[Array, " m"], k: int) -> Float[Array, ""]:
 def top_k(values: Float[Array, " m"], k: int) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
     """`jax.lax.top_k` behind a barrier: XLA's CPU backend sorts everything when the result is sliced right away.
 
-    One for each, not for the pair: on a mesh the CPU backend of jaxlib 0.10.2 aborts on a barrier of the pair.
+    NaN counts as minus infinity. One barrier for each result, not for the pair: on a mesh the CPU backend of jaxlib
+    0.10.2 aborts on a barrier of the pair.
     """
-    largest, positions = jax.lax.top_k(values, k)
+    largest, positions = jax.lax.top_k(_without_nan(values), k)
     return jax.lax.optimization_barrier(largest), jax.lax.optimization_barrier(positions)
 
 

@@ -49,19 +49,10 @@ def chosen_by_score(
     batch_size: int,
     prompt_ids: Int[Array, " m"] | None,
 ) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
-    """The scores and ids of the chosen, from the best score to the worst; no ids: the positions."""
+    """The scores and ids of the chosen, from the best score to the worst, NaN last; no ids: the positions."""
     chosen = choose(key, scores, batch_size, prompt_ids)
-    chosen = chosen[by_score(scores[chosen])]
+    chosen = chosen[descending(scores[chosen], batch_size)[1]]
     return scores[chosen], chosen if prompt_ids is None else prompt_ids[chosen]
-
-
-def by_score(scores: Float[Array, " b"]) -> Int[Array, " b"]:
-    """The order from the best score to the worst, equal ones in their order; NaN and minus infinity last."""
-    return descending(_at_least_finite(scores), scores.shape[0])[1]
-
-
-def _at_least_finite(scores: Float[Array, " m"]) -> Float[Array, " m"]:
-    return jnp.maximum(jnp.where(jnp.isnan(scores), -jnp.inf, scores), jnp.finfo(scores.dtype).min)
 
 
 def top_k() -> Rule:
@@ -101,9 +92,8 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
         key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"] | None = None
     ) -> Int[Array, " b"]:
         noise_key, tie_key = jax.random.split(key)
-        gumbel = -jnp.log(
-            -jnp.log1p(-random.uniform(noise_key, _ids(prompt_ids, scores)))
-        )  # finest where it is largest
+        uniform = random.uniform(noise_key, _ids(prompt_ids, scores))
+        gumbel = -jnp.log(-jnp.log1p(-uniform))  # finest where it is largest
         return best(tie_key, scores / temperature + gumbel, batch_size, prompt_ids)
 
     return Rule({"rule": "gumbel_top_k", "temperature": temperature}, choose)
