@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from tqdm import tqdm
 
+from rl.cache import cache_root
 from rl.policy import Policy, build_policy, load_policy
 from rl.prompts import Demonstration, Task
 
@@ -42,11 +42,6 @@ class WarmStartConfig:
     batch_size: int = 64
     learning_rate: float = 2e-3
     seed: int = 0
-
-
-def cache_root() -> Path:
-    """`$JAXSEL_CACHE`, else `~/.cache/jaxsel`."""
-    return Path(os.environ.get("JAXSEL_CACHE") or Path.home() / ".cache" / "jaxsel")
 
 
 def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None, progress: bool = True) -> Policy:
