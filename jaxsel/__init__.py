@@ -7,6 +7,8 @@ from jaxsel.acquisition import mixed_probability as mixed_probability
 from jaxsel.acquisition import posterior_draw as posterior_draw
 from jaxsel.acquisition import target_success_rate as target_success_rate
 from jaxsel.acquisition import thompson as thompson
+from jaxsel.allocation import allocate as allocate
+from jaxsel.allocation import expected_solved as expected_solved
 from jaxsel.base import MIXED as MIXED
 from jaxsel.base import SOLVED as SOLVED
 from jaxsel.base import UNSOLVED as UNSOLVED

@@ -70,6 +70,21 @@ def integers(name: str, value: ArrayLike, *, low: int, high: int) -> np.ndarray:
     return array.astype(np.int32)
 
 
+def numbers(name: str, value: ArrayLike, *, low: float, high: float) -> np.ndarray:
+    """`value` as a float64 vector of numbers with low <= value <= high; what rounding puts past them is clipped."""
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} is no array on the host ({error}); give a vector of numbers") from error
+    if array.ndim != 1:
+        raise ValueError(f"{name} has shape {array.shape}; give a vector")
+    wrong = ~((array >= low - 1e-6) & (array <= high + 1e-6))
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise ValueError(f"{name}[{at}] is {array[at]}; give numbers from {low} to {high}")
+    return np.clip(array, low, high)
+
+
 def distinct(name: str, value: np.ndarray) -> None:
     """No entry of the vector stands in it twice."""
     unique, counts = np.unique(value, return_counts=True)

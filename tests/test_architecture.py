@@ -19,6 +19,7 @@ LAYER = {
     "jaxsel.hmm": 2,
     "jaxsel.amortized": 2,
     "jaxsel.acquisition": 2,
+    "jaxsel.allocation": 2,
     "jaxsel.simulate": 3,
     "jaxsel.selection": 3,
     "jaxsel.methods": 4,
