@@ -9,6 +9,7 @@ from jaxsel.acquisition import target_success_rate as target_success_rate
 from jaxsel.acquisition import thompson as thompson
 from jaxsel.allocation import allocate as allocate
 from jaxsel.allocation import expected_solved as expected_solved
+from jaxsel.amortized import amortized as amortized
 from jaxsel.base import MIXED as MIXED
 from jaxsel.base import SOLVED as SOLVED
 from jaxsel.base import UNSOLVED as UNSOLVED
@@ -23,10 +24,12 @@ from jaxsel.beta import beta_bernoulli as beta_bernoulli
 from jaxsel.beta import informative_prior as informative_prior
 from jaxsel.hmm import hidden_markov as hidden_markov
 from jaxsel.methods import dps as dps
+from jaxsel.methods import gps as gps
 from jaxsel.methods import mopps as mopps
 from jaxsel.methods import threshold as threshold
 from jaxsel.methods import uniform as uniform
 from jaxsel.prompt_selector import PromptSelector as PromptSelector
+from jaxsel.selection import diverse as diverse
 from jaxsel.selection import gumbel_top_k as gumbel_top_k
 from jaxsel.selection import make_selector as make_selector
 from jaxsel.selection import random_subset as random_subset

@@ -1,7 +1,7 @@
 """The abstraction: what a training step observed, what a predictor says, what a selector chose. No mathematics."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, Key
 
@@ -9,7 +9,10 @@ State = Any
 """A pytree of arrays: it can be jitted, donated, scanned over, sharded and saved.
 
 To be sharded it needs a method `partition_specs`, which says on which axis of each array the prompts are. On a mesh,
-rows of zeros may follow those of the pool.
+rows of zeros may follow those of the pool. A state of which nothing is split is whole on every device.
+
+It may have `constants()`, the names of fields that no update changes and that the predictor's spec tells apart, which
+checkpoints leave out; `metrics()`, numbers to log by name; and what `Embedded` asks for.
 """
 
 UNSOLVED, MIXED, SOLVED = 0, 1, 2
@@ -49,6 +52,17 @@ class Prediction(NamedTuple):
     unsolved: Float[Array, " m"]
     mixed: Float[Array, " m"]
     solved: Float[Array, " m"]
+
+
+@runtime_checkable
+class Embedded(Protocol):
+    """A state that knows where its prompts lie and which ones were observed last, for rules that look at that."""
+
+    embeddings: Float[Array, "N d"]
+
+    def latest(self, count: int) -> Rollouts:
+        """The last `count` batches [count, c], or as many as are kept; a group size of 0 is no prompt."""
+        ...
 
 
 class Selection(NamedTuple):
@@ -133,8 +147,8 @@ class Acquisition(NamedTuple):
     score: Callable[[Prediction], Float[Array, " m"]]
 
 
-ChooseFn = Callable[[Key[Array, ""], Float[Array, " m"], int, Int[Array, " m"] | None], Int[Array, " b"]]
-"""`(key, scores, batch_size, prompt_ids) -> positions`, see `Rule`."""
+ChooseFn = Callable[[Key[Array, ""], Float[Array, " m"], int, Int[Array, " m"] | None, State], Int[Array, " b"]]
+"""`(key, scores, batch_size, prompt_ids, state) -> positions`, see `Rule`."""
 
 
 class Rule(NamedTuple):
@@ -142,14 +156,17 @@ class Rule(NamedTuple):
 
     Attributes:
         spec: its name and parameters, JSON-able.
-        choose: `(key, scores, batch_size, prompt_ids) -> positions` in the scores, distinct, ascending; no ids: the
-            positions are the ids. What is random depends on the key and on the prompt's id; ids below 0 are no prompts,
-            and come after all others. Chosen again among what was chosen of each part of a pool, the prompts are those
-            chosen of the whole.
+        choose: `(key, scores, batch_size, prompt_ids, state) -> positions` in the scores, distinct, ascending; no ids:
+            the positions are the ids. What is random depends on the key and on the prompt's id; ids below 0 are no
+            prompts, and come after all others. Chosen again among what was chosen of each part of a pool, the prompts
+            are those chosen of the whole. The state is the predictor's; None: a rule that looks at it cannot choose.
+        shortlist: `batch_size -> m`: only the m best scores count, and parts of a pool send those to be chosen among,
+            in place of their own choice. None: there is no such limit.
     """
 
     spec: dict[str, Any]
     choose: ChooseFn
+    shortlist: Callable[[int], int] | None = None
 
 
 class Selector(NamedTuple):

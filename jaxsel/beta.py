@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, Key
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate, random
+from jaxsel._beta_binomial import solve_state_probabilities
 from jaxsel._visits import merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts
 
@@ -104,27 +105,6 @@ def update(state: BetaState, rollouts: Rollouts, decay: float, decay_per_step: f
 
 def _discount(decay_per_step: float, age: Int[Array, " m"]) -> Float[Array, " m"] | float:
     return 1.0 if decay_per_step == 1 else jnp.float32(decay_per_step) ** age
-
-
-def solve_state_probabilities(
-    alpha: Float[Array, " m"], beta: Float[Array, " m"], group_size: int
-) -> tuple[Float[Array, " m"], Float[Array, " m"], Float[Array, " m"]]:
-    r"""P(s = 0), P(0 < s < n) and P(s = n) of a Beta-Binomial count.
-
-    P(s = n) = B(a + n, b) / B(a, b), the product over k < n of (a + k) / (a + b + k), which keeps its precision
-    where the difference of log-gammas does not. The mixed probability is MaPP's (arXiv 2609.34990).
-    """
-    total = alpha + beta
-
-    def product(shape: Float[Array, " m"]) -> Float[Array, " m"]:
-        result = jnp.ones_like(total)
-        for k in range(group_size):
-            result = result * (shape + k) / (total + k)
-        return result
-
-    solved = product(alpha)
-    unsolved = product(beta) if group_size > 1 else 1 - solved
-    return unsolved, jnp.maximum(1 - unsolved - solved, 0), solved
 
 
 def informative_prior(

@@ -1,13 +1,17 @@
 """The published methods, each one composition of a predictor, an acquisition and a rule."""
 
+from typing import Any
+
+from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
 from jaxsel import acquisition as acquisitions
+from jaxsel.amortized import amortized
 from jaxsel.base import Acquisition, Rule, Selector
 from jaxsel.beta import beta_bernoulli
 from jaxsel.hmm import hidden_markov
-from jaxsel.selection import make_selector, random_subset, top_k, within_bounds
+from jaxsel.selection import diverse, make_selector, random_subset, top_k, within_bounds
 
 
 def mopps(
@@ -78,6 +82,39 @@ def dps(
     predictor = hidden_markov(decay=decay, prior_counts=prior_counts, initial_belief=initial_belief)
     acquisition = acquisitions.mixed_probability(entropy_weight=entropy_weight)
     return make_selector(predictor, acquisition, rule or top_k(), method="dps")
+
+
+def gps(
+    embeddings: ArrayLike | Array,
+    *,
+    target: float = 0.5,
+    diversity_weight: float = 0.1,
+    anchor_batches: int = 4,
+    shortlist: int | None = 8,
+    acquisition: Acquisition | None = None,
+    rule: Rule | None = None,
+    **predictor: Any,
+) -> Selector:
+    """GPS: one generative predictor for all prompts, and a batch that is diverse (arXiv 2602.01970).
+
+    The paper's own predictor is `decay=None`; by default what was observed of a prompt itself counts as well.
+
+    Args:
+        embeddings: one row a prompt of the pool, see `amortized`.
+        target: the success rate to look for.
+        diversity_weight: see `diverse`.
+        anchor_batches: see `diverse`.
+        shortlist: see `diverse`.
+        acquisition: in place of `target_success_rate(target)`.
+        rule: in place of `diverse(...)`.
+        **predictor: see `amortized`.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    acquisition = acquisition or acquisitions.target_success_rate(target)
+    rule = rule or diverse(weight=diversity_weight, anchor_batches=anchor_batches, shortlist=shortlist)
+    return make_selector(amortized(embeddings, **predictor), acquisition, rule, method="gps")
 
 
 def uniform(*, decay: float = 0.5, group_size: int = 8) -> Selector:

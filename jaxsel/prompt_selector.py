@@ -159,6 +159,7 @@ class PromptSelector:
             "selector/observes": float(self._counters["observes"]),
             "selector/coverage": float((self._visits > 0).mean()),
             **{f"selector/{name}": value for name, value in self._report().items()},
+            **{f"selector/{name}": float(value) for name, value in _method_of(self._state, "metrics", {}).items()},
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -256,11 +257,13 @@ class PromptSelector:
         return report
 
     def _arrays(self) -> dict[str, Any]:
-        """Everything that is an array, by name."""
+        """Everything that is an array, by name, but for what was given to the method's constructor."""
         arrays: dict[str, Any] = {"state": self._state, "visits": self._visits}
         if self._window is not None:
             arrays["window"] = self._window.state_dict()
-        return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(arrays)}
+        constants = {f"state.{name}" for name in _method_of(self._state, "constants", ())}
+        named = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(arrays)}
+        return {name: leaf for name, leaf in named.items() if name not in constants}
 
     def _metadata(self) -> dict[str, Any]:
         return {
@@ -274,7 +277,8 @@ class PromptSelector:
 
     def _adopt(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Takes over arrays that lie where they belong, and that nobody else has: the next update donates them."""
-        self._state = jax.tree.map_with_path(lambda path, _: arrays[_name(path)], {"state": self._state})["state"]
+        state = {"state": self._state}
+        self._state = jax.tree.map_with_path(lambda path, leaf: arrays.get(_name(path), leaf), state)["state"]
         self._visits = np.array(arrays["visits"], np.int32)
         if self._window is not None:
             self._window = EpochWindow(self.num_prompts, metadata["seed"])
@@ -282,6 +286,11 @@ class PromptSelector:
         self._seed = np.uint32(metadata["seed"])
         self._counters = {name: int(value) for name, value in metadata["counters"].items()}
         self._last_selection = self._last_visits = None
+
+
+def _method_of(state: Any, name: str, default: Any) -> Any:
+    """What the state's method of that name returns, where it has one."""
+    return getattr(state, name)() if hasattr(state, name) else default
 
 
 def _name(path: Any) -> str:

@@ -11,11 +11,17 @@ from jaxsel import _validate, random
 from jaxsel._compact import count_true, true_positions
 from jaxsel._largest import kth_largest
 from jaxsel._largest import top_k as descending
-from jaxsel.base import Acquisition, ChooseFn, Predictor, Rule, Selection, Selector, State
+from jaxsel.base import Acquisition, ChooseFn, Embedded, Predictor, Rule, Selection, Selector, State
+
+_HUGE = 1e30
 
 
 def best(
-    key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"] | None = None
+    key: Key[Array, ""],
+    scores: Float[Array, " m"],
+    batch_size: int,
+    prompt_ids: Int[Array, " m"] | None = None,
+    state: State = None,
 ) -> Int[Array, " b"]:
     """The positions, ascending, of the `batch_size` largest scores; of equal ones at the border, random ones.
 
@@ -23,6 +29,7 @@ def best(
     by prompt id, so that the best of each part of a pool, put together, hold the best of the pool. Minus infinity and
     NaN come last: they are chosen when nothing else is left. Rows with an id below 0 come after even those.
     """
+    del state
     values = scores if prompt_ids is None else jnp.where(prompt_ids < 0, -jnp.inf, scores)
     border = kth_largest(values, batch_size)
     reach = (values >= border) | (jnp.isnan(values) & (border == -jnp.inf))
@@ -48,9 +55,10 @@ def chosen_by_score(
     scores: Float[Array, " m"],
     batch_size: int,
     prompt_ids: Int[Array, " m"] | None,
+    state: State,
 ) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
     """The scores and ids of the chosen, from the best score to the worst, NaN last; no ids: the positions."""
-    chosen = choose(key, scores, batch_size, prompt_ids)
+    chosen = choose(key, scores, batch_size, prompt_ids, state)
     chosen = chosen[descending(scores[chosen], batch_size)[1]]
     return scores[chosen], chosen if prompt_ids is None else prompt_ids[chosen]
 
@@ -70,8 +78,13 @@ def within_bounds(lower: float, upper: float) -> Rule:
         raise ValueError(f"lower is {lower} and upper is {upper}; give lower <= upper")
 
     def choose(
-        key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"] | None = None
+        key: Key[Array, ""],
+        scores: Float[Array, " m"],
+        batch_size: int,
+        prompt_ids: Int[Array, " m"] | None = None,
+        state: State = None,
     ) -> Int[Array, " b"]:
+        del state
         distance = jnp.maximum(jnp.maximum(lower - scores, scores - upper), 0)
         return best(key, -distance, batch_size, prompt_ids)
 
@@ -89,8 +102,13 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
     _validate.positive(temperature=temperature)
 
     def choose(
-        key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"] | None = None
+        key: Key[Array, ""],
+        scores: Float[Array, " m"],
+        batch_size: int,
+        prompt_ids: Int[Array, " m"] | None = None,
+        state: State = None,
     ) -> Int[Array, " b"]:
+        del state
         noise_key, tie_key = jax.random.split(key)
         uniform = random.uniform(noise_key, _ids(prompt_ids, scores))
         gumbel = -jnp.log(-jnp.log1p(-uniform))  # finest where it is largest
@@ -103,11 +121,87 @@ def random_subset() -> Rule:
     """Uniformly random ones, whatever the scores."""
 
     def choose(
-        key: Key[Array, ""], scores: Float[Array, " m"], batch_size: int, prompt_ids: Int[Array, " m"] | None = None
+        key: Key[Array, ""],
+        scores: Float[Array, " m"],
+        batch_size: int,
+        prompt_ids: Int[Array, " m"] | None = None,
+        state: State = None,
     ) -> Int[Array, " b"]:
+        del state
         return best(key, jnp.zeros_like(scores), batch_size, prompt_ids)
 
     return Rule({"rule": "random_subset"}, choose)
+
+
+def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | None = 8) -> Rule:
+    r"""Good scores that lie apart, from each other and from the last batches (GPS, arXiv 2602.01970).
+
+    Greedy max-sum diversification: one after the other the i with the largest
+
+        score_i + weight * ( sum_{j chosen} d(i, j) / (batch_size - 1) + mean_{h in H} d(i, h) )
+
+    with the cosine distance d of embeddings and the prompts H of the last batches that were observed. The paper gives
+    neither the distance nor the weight.
+
+    Args:
+        weight: of the distances, which are from 0 to 2 each; 0: `top_k`.
+        anchor_batches: how many batches H holds; 0: only the distances within the batch count.
+        shortlist: only the `shortlist * batch_size` best scores count; None: all do.
+
+    Raises:
+        ValueError: an argument out of its range; when it chooses, a state that is not `Embedded`.
+    """
+    _validate.non_negative(weight=weight)
+    _validate.integer_in(0, 2**16, anchor_batches=anchor_batches)
+    if shortlist is not None:
+        _validate.positive_integer(shortlist=shortlist)
+
+    def choose(
+        key: Key[Array, ""],
+        scores: Float[Array, " m"],
+        batch_size: int,
+        prompt_ids: Int[Array, " m"] | None = None,
+        state: State = None,
+    ) -> Int[Array, " b"]:
+        if not isinstance(state, Embedded):
+            raise ValueError(
+                f"the state {type(state).__name__} has no embeddings; give the rule diverse with amortized"
+            )
+        among = best(key, scores, min(len(scores), shortlist * batch_size if shortlist else len(scores)), prompt_ids)
+        ids, scores = _ids(prompt_ids, scores)[among], scores[among]
+        utility = jnp.clip(jnp.where(jnp.isnan(scores), -jnp.inf, scores), -_HUGE, _HUGE)
+        utility = jnp.where(ids < 0, -2 * _HUGE, utility)
+        direction = _directions(state, ids)
+        if anchor_batches:
+            utility = utility + weight * _distance_to_latest(direction, state, anchor_batches)
+
+        def take(number: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            is_chosen, distance = carry
+            value = utility + weight / max(batch_size - 1, 1) * distance
+            at = jnp.argmax(jnp.where(is_chosen, -jnp.inf, value))
+            return is_chosen.at[at].set(True), distance + 1 - direction @ direction[at]
+
+        start = jnp.zeros(len(ids), bool), jnp.zeros(len(ids))
+        is_chosen, _ = jax.lax.fori_loop(0, batch_size, take, start)
+        return among[true_positions(is_chosen, batch_size)]
+
+    spec = {"rule": "diverse", "diversity_weight": weight, "anchor_batches": anchor_batches, "shortlist": shortlist}
+    return Rule(spec, choose, lambda batch_size: shortlist * batch_size if shortlist else 2**31 - 1)
+
+
+def _directions(state: Embedded, ids: Int[Array, "*batch m"]) -> Float[Array, "*batch m d"]:
+    """Embeddings of length 1; a zero vector stays, at the distance 1 of all."""
+    vectors = state.embeddings[jnp.maximum(ids, 0)].astype(jnp.float32)
+    length = jnp.sqrt((vectors * vectors).sum(-1, keepdims=True))
+    return vectors / jnp.where(length > 0, length, 1)
+
+
+def _distance_to_latest(direction: Float[Array, "m d"], state: Embedded, count: int) -> Float[Array, " m"]:
+    """The mean cosine distance to the prompts of the last batches; 0 before the first."""
+    latest = state.latest(count)
+    known = latest.group_size > 0
+    total = jnp.where(known[..., None], _directions(state, latest.prompt_ids), 0).sum((0, 1))
+    return jnp.where(known.any(), 1 - direction @ (total / jnp.maximum(known.sum(), 1)), 0)
 
 
 def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *, method: str = "custom") -> Selector:
@@ -125,7 +219,7 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
     ) -> Selection:
         predict_key, rule_key = jax.random.split(key)
         scores = acquisition.score(predictor.predict(predict_key, state, candidates))
-        scores, prompt_ids = chosen_by_score(rule.choose, rule_key, scores, batch_size, candidates)
+        scores, prompt_ids = chosen_by_score(rule.choose, rule_key, scores, batch_size, candidates, state)
         # predicted again, with the same draws: the whole pool's other fields are not worth computing
         return Selection(prompt_ids, scores, predictor.predict(predict_key, state, prompt_ids))
 

@@ -5,7 +5,8 @@
     choose again                among those, the same on every device
 
 A rule chooses the same again among what was chosen of each part, and what is random depends on the prompt's id (see
-`Rule` and `PredictFn`): the choices are those of one device, whatever the mesh. An update needs no communication.
+`Rule` and `PredictFn`): the choices are those of one device, whatever the mesh. An update needs no communication. A
+state that is whole everywhere (GPS's networks) is updated alike on every device, which predicts its part of the pool.
 
 Where the mesh does not divide the pool, the state ends in rows of no prompt. They are never chosen, and only the shapes
 of the state show them.
@@ -25,7 +26,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxsel._placement import AXIS, padded
 from jaxsel.base import ChooseFn, InitFn, PredictFn, Prediction, Rollouts, Selection, Selector, State, UpdateFn
-from jaxsel.selection import chosen_by_score
+from jaxsel.selection import best, chosen_by_score
 
 _WHOLE = P()  # the same on every device
 
@@ -76,7 +77,10 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
         raise ValueError(f"{selector.spec} has no acquisition and rule; give a selector of make_selector, not sharded")
     if mesh.axis_names != (AXIS,):
         raise ValueError(f"mesh has the axes {mesh.axis_names}; give one of prompts_mesh")
-    parts = _Parts(selector.init, selector.predict, selector.update, selector.acquisition.score, selector.rule.choose)
+    rule = selector.rule
+    parts = _Parts(
+        selector.init, selector.predict, selector.update, selector.acquisition.score, rule.choose, rule.shortlist
+    )
     return selector._replace(**_sharded(parts, mesh, num_prompts), acquisition=None, rule=None)
 
 
@@ -88,13 +92,15 @@ class _Parts(NamedTuple):
     update: UpdateFn
     score: Callable[[Prediction], Float[Array, " m"]]
     choose: ChooseFn
+    shortlist: Callable[[int], int] | None
 
 
 @functools.lru_cache(maxsize=64)
 def _sharded(parts: _Parts, mesh: Mesh, num_prompts: int) -> dict[str, Any]:
-    init, predict, update, score, choose = parts
+    init, predict, update, score, choose, shortlist = parts
     specs = _partition_specs(jax.eval_shape(lambda: init(jax.random.key(0), num_prompts)))
     rows = -(-num_prompts // mesh.size)  # a device
+    is_split = any(AXIS in tuple(spec) for spec in jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, P)))
 
     def on_mesh(function: Callable[..., Any], key: Key[Array, ""], state: State, *rest: Any, out: Any = _WHOLE) -> Any:
         """Calls the function on every device, with its part of the state and the whole of the rest."""
@@ -108,6 +114,8 @@ def _sharded(parts: _Parts, mesh: Mesh, num_prompts: int) -> dict[str, Any]:
 
     def look_up(key, state, prompt_ids, first_id=0):
         """On every device what the one that has the prompt predicts of it."""
+        if not is_split:
+            return predict(key, state, prompt_ids, first_id)
         row = prompt_ids - first_row()
         is_here = (row >= 0) & (row < rows)
         # % rows, not 0: equal rows have equal draws, and what is rejected is drawn again a few rows at a time
@@ -115,6 +123,8 @@ def _sharded(parts: _Parts, mesh: Mesh, num_prompts: int) -> dict[str, Any]:
         return jax.tree.map(lambda field: jax.lax.psum(jnp.where(is_here, field, 0), AXIS), prediction)
 
     def predict_part(key, state, first_id=0):
+        if not is_split:
+            return predict(key, state, jnp.minimum(first_row() + jnp.arange(rows), num_prompts - 1), first_id)
         return predict(key, state, None, first_id + first_row())
 
     def contenders(predict_key, rule_key, state, batch_size):
@@ -122,8 +132,11 @@ def _sharded(parts: _Parts, mesh: Mesh, num_prompts: int) -> dict[str, Any]:
         scores = score(predict_part(predict_key, state))
         ids = first_row() + jnp.arange(rows, dtype=jnp.int32)
         ids = jnp.where(ids < num_prompts, ids, -1)
-        best = choose(rule_key, scores, min(batch_size, rows), ids)
-        return jax.lax.all_gather((scores[best], ids[best]), AXIS, tiled=True)
+        if shortlist is None:
+            chosen = choose(rule_key, scores, min(batch_size, rows), ids, state)
+        else:
+            chosen = best(rule_key, scores, min(shortlist(batch_size), rows), ids)
+        return jax.lax.all_gather((scores[chosen], ids[chosen]), AXIS, tiled=True)
 
     def select_everywhere(key, state, candidates, batch_size):
         predict_key, rule_key = jax.random.split(key)
@@ -131,10 +144,12 @@ def _sharded(parts: _Parts, mesh: Mesh, num_prompts: int) -> dict[str, Any]:
             scores, ids = contenders(predict_key, rule_key, state, batch_size)
         else:
             scores, ids = score(look_up(predict_key, state, candidates)), candidates
-        scores, ids = chosen_by_score(choose, rule_key, scores, batch_size, ids)
+        scores, ids = chosen_by_score(choose, rule_key, scores, batch_size, ids, state)
         return Selection(ids, scores, look_up(predict_key, state, ids))
 
     def update_part(key, state, rollouts):
+        if not is_split:
+            return update(key, state, rollouts)
         ids = rollouts.prompt_ids
         row = jnp.where(ids < num_prompts, ids - first_row(), -1)
         return update(key, state, rollouts._replace(prompt_ids=row))  # ignores the rows of others

@@ -1,0 +1,82 @@
+"""Embeddings of a pool: checked, named and scaled, a block at a time, so that they may lie in a memory-mapped file."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
+
+_ROWS = 2**14
+
+
+class Features(NamedTuple):
+    """What the networks read of an embedding: its direction and the logarithm of its length.
+
+    Each is taken to mean 0 and variance 1 over the pool; what is the same everywhere, to 0.
+    """
+
+    shift: Float[np.ndarray, " f"]
+    scale: Float[np.ndarray, " f"]
+
+    def __call__(self, embeddings: Float[Array, "*batch d"]) -> Float[Array, "*batch f"]:
+        """In float32, whatever the embeddings are kept in; f = d + 1."""
+        raw = _raw_features(embeddings)
+        shift, scale = (jnp.broadcast_to(vector, raw.shape) for vector in self)
+        return (raw - shift) * scale
+
+
+def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
+    """The embeddings, left where they are.
+
+    Raises:
+        ValueError: no matrix, no floating-point numbers, or one that is not finite.
+    """
+    array = embeddings if isinstance(embeddings, jax.Array | np.ndarray) else np.asarray(embeddings)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"embeddings has shape {array.shape}; give a matrix, one row a prompt")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"embeddings is of type {array.dtype}; give float16, bfloat16 or float32")
+    first = 0
+    for block in _blocks(array):
+        finite = np.isfinite(block).all(1)
+        if not finite.all():
+            row = first + int(np.argmin(finite))
+            raise ValueError(f"embeddings[{row}] has a number that is not finite; embed that prompt again or drop it")
+        first += len(block)
+    return array
+
+
+def fingerprint(embeddings: Float[np.ndarray | Array, "N d"]) -> str:
+    """A name for exactly these numbers."""
+    digest = hashlib.sha256(f"{embeddings.dtype} {embeddings.shape}".encode())
+    for block in _blocks(embeddings):
+        digest.update(block.tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def features(embeddings: Float[np.ndarray | Array, "N d"]) -> Features:
+    """Scaled by all rows of the pool."""
+    count, total, squares = len(embeddings), np.float64(0), np.float64(0)
+    for block in _blocks(embeddings):
+        raw = np.asarray(_raw_features(block), np.float64)
+        total, squares = total + raw.sum(0), squares + (raw**2).sum(0)
+    mean = total / count
+    variance = np.maximum(squares / count - mean**2, 0)
+    varies = variance > 1e-10 * mean**2 + 1e-20
+    scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
+    return Features(np.asarray(mean, np.float32), np.asarray(scale, np.float32))
+
+
+def _raw_features(embeddings: Float[np.ndarray | Array, "*batch d"]) -> Float[Array, "*batch f"]:
+    vectors = jnp.asarray(embeddings, jnp.float32)
+    length = jnp.maximum(jnp.sqrt((vectors * vectors).sum(-1, keepdims=True)), 1e-6)
+    return jnp.concatenate([vectors / length, jnp.log(length)], -1)
+
+
+def _blocks(embeddings: Float[np.ndarray | Array, "N d"]) -> Iterator[np.ndarray]:
+    for start in range(0, len(embeddings), _ROWS):
+        yield np.asarray(embeddings[start : start + _ROWS])

@@ -1,0 +1,110 @@
+r"""How the decoder's two numbers a prompt, `logit` and `spread`, say what may be observed of it.
+
+    beta_binomial   p ~ Beta(c m, c (1 - m)),  s | p ~ Binomial(n, p),  m = sigmoid(logit),  c = 2 exp(spread)
+    binomial        s ~ Binomial(n, m)
+    squared_error   s / n ~ Normal(m, 0.2^2)
+
+A Beta is conjugate: evidence of a prompt's own, S successes and F failures, makes it Beta(c m + S, c (1 - m) + F).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+from jaxsel._beta_binomial import solve_state_probabilities
+from jaxsel._history import Batch
+
+_LARGEST_LOGIT = 8.0  # so that no number of groups without a success makes p = 0, and no gradient vanishes for good
+_LARGEST_SPREAD = 5.0
+_RESIDUAL = 0.2
+
+
+class Belief(NamedTuple):
+    """What is believed of prompts, given a latent; one shape for all fields.
+
+    Attributes:
+        success_rate: the mean of p.
+        variance: of p.
+        alpha: of its Beta; where p is known, it is p.
+        beta: likewise; where p is known, it is 1 - p.
+        unsolved: P(s = 0).
+        solved: P(s = n).
+    """
+
+    success_rate: Float[Array, "*shape"]
+    variance: Float[Array, "*shape"]
+    alpha: Float[Array, "*shape"]
+    beta: Float[Array, "*shape"]
+    unsolved: Float[Array, "*shape"]
+    solved: Float[Array, "*shape"]
+
+
+class Likelihood(NamedTuple):
+    """One way to read the decoder.
+
+    Attributes:
+        log_prob: of visits, each with a group of at least one rollout, after the earlier evidence of their prompts.
+        belief: `(outputs, S, F, group_size) -> Belief`, after such evidence.
+        conjugate: such evidence counts.
+    """
+
+    log_prob: Callable[[Float[Array, "*shape 2"], Batch], Float[Array, "*shape"]]
+    belief: Callable[..., Belief]
+    conjugate: bool
+
+
+def _logit_and_spread(outputs: Float[Array, "*shape 2"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    logit, spread = outputs[..., 0], outputs[..., 1]
+    return _LARGEST_LOGIT * jnp.tanh(logit / _LARGEST_LOGIT), _LARGEST_SPREAD * jnp.tanh(spread / _LARGEST_SPREAD)
+
+
+def _shapes(outputs: Float[Array, "*shape 2"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    logit, spread = _logit_and_spread(outputs)
+    concentration = 2 * jnp.exp(spread)
+    return concentration * jax.nn.sigmoid(logit), concentration * jax.nn.sigmoid(-logit)
+
+
+def _beta_binomial_log_prob(outputs: Float[Array, "*shape 2"], batch: Batch) -> Float[Array, "*shape"]:
+    alpha, beta = _shapes(outputs)
+    alpha, beta = alpha + batch.earlier_successes, beta + batch.earlier_failures
+    return dist.BetaBinomial(alpha, beta, total_count=batch.group_size).log_prob(batch.successes)
+
+
+def _beta_binomial_belief(
+    outputs: Float[Array, "*shape 2"], successes: Float[Array, "..."], failures: Float[Array, "..."], group_size: int
+) -> Belief:
+    alpha, beta = _shapes(outputs)
+    alpha, beta = alpha + successes, beta + failures
+    rate = alpha / (alpha + beta)
+    unsolved, _, solved = solve_state_probabilities(alpha, beta, group_size)
+    return Belief(rate, rate * (1 - rate) / (alpha + beta + 1), alpha, beta, unsolved, solved)
+
+
+def _binomial_log_prob(outputs: Float[Array, "*shape 2"], batch: Batch) -> Float[Array, "*shape"]:
+    logit, _ = _logit_and_spread(outputs)
+    return dist.Binomial(batch.group_size, logits=logit).log_prob(batch.successes)
+
+
+def _squared_error_log_prob(outputs: Float[Array, "*shape 2"], batch: Batch) -> Float[Array, "*shape"]:
+    logit, _ = _logit_and_spread(outputs)
+    return dist.Normal(jax.nn.sigmoid(logit), _RESIDUAL).log_prob(batch.successes / batch.group_size)
+
+
+def _point_belief(
+    outputs: Float[Array, "*shape 2"], successes: Float[Array, "..."], failures: Float[Array, "..."], group_size: int
+) -> Belief:
+    del successes, failures
+    logit, _ = _logit_and_spread(outputs)
+    rate, rest = jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit)
+    return Belief(rate, jnp.zeros_like(rate), rate, rest, rest**group_size, rate**group_size)
+
+
+LIKELIHOODS = {
+    "beta_binomial": Likelihood(_beta_binomial_log_prob, _beta_binomial_belief, conjugate=True),
+    "binomial": Likelihood(_binomial_log_prob, _point_belief, conjugate=False),
+    "squared_error": Likelihood(_squared_error_log_prob, _point_belief, conjugate=False),
+}

@@ -1,0 +1,319 @@
+r"""One generative predictor for all prompts, seen or not: the predictor of GPS (arXiv 2602.01970).
+
+    H_t = {(e_i, s_i, n_i)}, what step t observed: embeddings, successes, group sizes
+    z_t ~ p_eta(z | H_{t-1})            a Gaussian latent, the difficulty of everything at that time
+    s_i ~ p_psi(s | n_i, e_i, z_t)      the decoder and its likelihood
+
+Trained online, a few gradient steps after every step of the policy, to raise
+
+    ELBO_t = E_q[ sum_i log p_psi(s_i | n_i, e_i, z_t) ] - KL( q_phi(z | H_t) || p_eta(z | H_{t-1}) )
+
+of the newest step and of random ones of the last `history`, with a Gaussian prior on the decoder's weights. To predict,
+z is drawn from p_eta(z | H_t) and every prompt decoded. No code was published, and neither were sizes, rates,
+likelihood and history: those here are ours.
+
+With the Beta-Binomial likelihood the decoder gives every prompt a Beta prior. `decay` goes beyond the paper: what was
+observed of a prompt itself joins that prior as it joins that of MoPPS, S <- d * S + s and F <- d * F + (n - s) at every
+visit, in predictions and in the likelihood of the visits to come. `decay=None` is the paper's predictor, to which a
+visited prompt is like any other.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+import optax
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, Key, PyTree
+from numpy.typing import ArrayLike
+
+from jaxsel import _embeddings, _validate, random
+from jaxsel._history import Batch, at_most, batches_of, empty_ring, pushed
+from jaxsel._likelihood import LIKELIHOODS, Likelihood
+from jaxsel._visits import merge_visits
+from jaxsel.base import Prediction, Predictor, Rollouts
+from jaxsel.networks import Networks
+
+_PRECISION = {"direct": 600.0, "prompt": 30.0, "hidden": 30.0, "outputs": 30.0}
+"""Of the prior of the decoder's weights, chosen on problems and simulated learners that no result is reported on."""
+
+
+class Fit(NamedTuple):
+    """How the last gradient step of an update went; in nats a prompt, NaN before the first.
+
+    Attributes:
+        elbo: reconstruction - kl.
+        reconstruction: E_q[log p(s | z)].
+        kl: KL(q || p_eta).
+        gradient_norm: before it is clipped.
+    """
+
+    elbo: Float[Array, ""]
+    reconstruction: Float[Array, ""]
+    kl: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+
+
+class AmortizedState(NamedTuple):
+    """The networks, what they are trained on, and the evidence of N prompts of their own.
+
+    Attributes:
+        embeddings: of the whole pool, in the type they were given in.
+        parameters: of the networks.
+        optimizer: state of the optimiser.
+        recent: the last W batches of at most c prompts, a ring.
+        successes: S, discounted, as of the prompt's last visit.
+        failures: F, likewise.
+        step: batches taken in.
+        fit: see `Fit`.
+    """
+
+    embeddings: Float[Array, "pool d"]
+    parameters: PyTree[Array]
+    optimizer: PyTree[Array]
+    recent: Batch
+    successes: Float[Array, " N"]
+    failures: Float[Array, " N"]
+    step: Int[Array, ""]
+    fit: Fit
+
+    def partition_specs(self) -> "AmortizedState":
+        """All of it is everywhere: every device trains the same networks, and decodes prompts of its own."""
+        return jax.tree.map(lambda leaf: P(), self)
+
+    def constants(self) -> tuple[str, ...]:
+        """Fields that no update changes, and that the predictor's spec names: a checkpoint does without them."""
+        return ("embeddings",)
+
+    def metrics(self) -> dict[str, Array]:
+        """What to log."""
+        return self.fit._asdict()
+
+    def latest(self, count: int) -> Batch:
+        """The last `count` batches, as many as are kept; see `Remembering`."""
+        kept = self.recent.prompt_ids.shape[0]
+        return batches_of(self.recent, self.step - 1 - jnp.arange(min(count, kept)))
+
+
+def amortized(
+    embeddings: ArrayLike | Array,
+    *,
+    decay: float | None = 0.5,
+    group_size: int = 8,
+    likelihood: str = "beta_binomial",
+    latent_size: int = 16,
+    history_conditioned: bool = True,
+    num_draws: int = 10,
+    width: int = 64,
+    num_layers: int = 1,
+    num_heads: int = 4,
+    context_size: int = 256,
+    history: int = 32,
+    inner_steps: int = 10,
+    replayed: int = 3,
+    learning_rate: float = 1e-3,
+    shrinkage: float = 1.0,
+    block_size: int = 4096,
+) -> Predictor:
+    """The latent-variable predictor.
+
+    Args:
+        embeddings: one row a prompt of the pool, in float16, bfloat16 or float32; a NumPy array may be memory-mapped.
+            They are copied to the device once and stay in their type.
+        decay: what a visit leaves of the earlier evidence of a prompt's own, 0 to 1; None: there is none (the paper).
+        group_size: n, the rollouts a prompt that `unsolved`, `mixed` and `solved` speak of.
+        likelihood: beta_binomial, binomial or squared_error.
+        latent_size: of z; 0: no latent, the decoder alone.
+        history_conditioned: the prior of z is p_eta(z | H_{t-1}); otherwise a standard normal.
+        num_draws: M, of z, for a prediction.
+        width: of all hidden layers.
+        num_layers: of the encoders' Transformers.
+        num_heads: of their attention.
+        context_size: c, the most prompts of a step that are kept to train on; of more, random ones.
+        history: W, the steps that are kept to train on; 2: the newest, and the one before it as its history.
+        inner_steps: gradient steps an update.
+        replayed: earlier steps in a gradient step, beside the newest.
+        learning_rate: of Adam, five times that in the first updates; gradients are clipped to norm 1.
+        shrinkage: how much the decoder distrusts large weights: a factor of the precision of their prior.
+        block_size: prompts that are decoded at a time; bounds the memory of a prediction.
+
+    Raises:
+        ValueError: an argument out of its range, embeddings that are no finite matrix; from `init`, embeddings of
+            another pool.
+    """
+    choices = {name: value for name, value in locals().items() if name != "embeddings"}
+    counts = (
+        "group_size",
+        "num_draws",
+        "width",
+        "num_layers",
+        "num_heads",
+        "context_size",
+        "inner_steps",
+        "block_size",
+    )
+    _validate.positive_integer(**{name: choices[name] for name in counts})
+    _validate.integer_in(0, 2**16, latent_size=latent_size, replayed=replayed)
+    _validate.integer_in(2, 2**16, history=history)
+    _validate.positive(learning_rate=learning_rate)
+    _validate.non_negative(shrinkage=shrinkage)
+    _validate.one_of(LIKELIHOODS, likelihood=likelihood)
+    if width % num_heads:
+        raise ValueError(f"width is {width} with {num_heads} heads; give a multiple of num_heads")
+    if decay is not None:
+        _validate.unit_interval(decay=decay)
+        if not LIKELIHOODS[likelihood].conjugate:
+            raise ValueError(f"decay is {decay} with likelihood {likelihood!r}; give decay=None, or beta_binomial")
+    embeddings = _embeddings.checked(embeddings)
+
+    features = _embeddings.features(embeddings)
+
+    def new_networks(key: Key[Array, ""]) -> Networks:
+        return Networks(
+            len(features.shift),
+            latent_size,
+            history_conditioned=history_conditioned,
+            width=width,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            key=key,
+        )
+
+    graph = nnx.graphdef(nnx.eval_shape(lambda: new_networks(jax.random.key(0))))
+    model = LIKELIHOODS[likelihood]
+    schedule = optax.exponential_decay(5 * learning_rate, 10 * inner_steps, 0.2, end_value=learning_rate)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+    def init(key: Key[Array, ""], num_prompts: int) -> AmortizedState:
+        if len(embeddings) != num_prompts:
+            raise ValueError(f"embeddings has {len(embeddings)} rows for {num_prompts} prompts; give one each")
+        parameters = nnx.to_pure_dict(nnx.state(new_networks(key)))
+        return AmortizedState(
+            jnp.array(embeddings),
+            parameters,
+            optimizer.init(parameters),
+            empty_ring(history, context_size),
+            successes=jnp.zeros(num_prompts, jnp.float32),
+            failures=jnp.zeros(num_prompts, jnp.float32),
+            step=jnp.int32(0),
+            fit=Fit(*(jnp.float32(jnp.nan) for _ in Fit._fields)),
+        )
+
+    def predict(
+        key: Key[Array, ""],
+        state: AmortizedState,
+        prompt_ids: Int[Array, " m"] | None,
+        first_id: Int[Array, ""] | int = 0,
+    ) -> Prediction:
+        latent_key, draw_key = jax.random.split(key)
+        networks = nnx.merge(graph, state.parameters)
+        last = state.latest(1)
+        mean, scale = networks.prior(features(state.embeddings[last.prompt_ids]), last.successes, last.group_size)
+        latents = mean + scale * jax.random.normal(latent_key, (num_draws if latent_size else 1, latent_size))
+
+        def decode(rows: Int[Array, " b"]) -> tuple[Array, ...]:
+            parts = networks.decoder.features(features(state.embeddings[rows]))
+            evidence = state.successes[rows], state.failures[rows]
+            belief = jax.vmap(lambda latent: model.belief(networks.decoder(parts, latent), *evidence, group_size))(
+                latents
+            )
+            rate = belief.success_rate.mean(0)
+            variance = (belief.variance + (belief.success_rate - rate[None]) ** 2).mean(0)
+            return rate, variance, belief.alpha[0], belief.beta[0], belief.unsolved.mean(0), belief.solved.mean(0)
+
+        rows = jnp.arange(state.successes.shape[0], dtype=jnp.int32) if prompt_ids is None else first_id + prompt_ids
+        rate, variance, alpha, beta, unsolved, solved = _in_blocks(decode, rows, block_size)
+        draw = random.beta(draw_key, alpha, beta, ids=rows) if model.conjugate else alpha
+        return Prediction(rate, variance, draw, unsolved, jnp.maximum(1 - unsolved - solved, 0), solved)
+
+    def update(key: Key[Array, ""], state: AmortizedState, rollouts: Rollouts) -> AmortizedState:
+        visits = merge_visits(rollouts, state.embeddings.shape[0])
+        # only what training changes: the embeddings would be copied
+        unchanged = state.parameters, state.optimizer, state.recent, state.step, state.fit
+        is_empty = ~(visits.group_size > 0).any()
+        changed = jax.lax.cond(is_empty, lambda: unchanged, lambda: learn(key, state, visits))
+        state = state._replace(**dict(zip(("parameters", "optimizer", "recent", "step", "fit"), changed, strict=True)))
+        return state if decay is None else _with_evidence(state, visits, decay)
+
+    def learn(key: Key[Array, ""], state: AmortizedState, visits: Rollouts) -> tuple[Any, ...]:
+        """What training changes of the state."""
+        choice_key, training_key = jax.random.split(key)
+        kept = at_most(choice_key, visits, context_size)
+        batch = Batch(*kept, state.successes[kept.prompt_ids], state.failures[kept.prompt_ids])
+        step, recent = state.step, pushed(state.recent, state.step, batch)
+        num_visits = (recent.group_size > 0).sum()
+
+        def descend(trained: tuple[Any, Any], key: Key[Array, ""]) -> tuple[tuple[Any, Any], Fit]:
+            parameters, optimizer_state = trained
+            age_key, latent_key = jax.random.split(key)
+            ages = jax.random.randint(age_key, (replayed,), 0, jnp.clip(step + 1, 1, history - 1))
+            steps = step - jnp.concatenate([jnp.zeros(1, jnp.int32), ages])
+            batches = [batches_of(recent, at) for at in (steps - 1, steps)]
+            prompts = [features(state.embeddings[batch.prompt_ids]) for batch in batches]
+
+            def loss(parameters: PyTree[Array]) -> tuple[Float[Array, ""], Fit]:
+                fit = _fit(latent_key, nnx.merge(graph, parameters), model, batches, prompts)
+                return shrinkage * _weight_penalty(parameters) / num_visits - fit.elbo, fit
+
+            gradient, fit = jax.grad(loss, has_aux=True)(parameters)
+            change, optimizer_state = optimizer.update(gradient, optimizer_state, parameters)
+            fit = fit._replace(gradient_norm=optax.global_norm(gradient))
+            return (optax.apply_updates(parameters, change), optimizer_state), fit
+
+        keys = jax.random.split(training_key, inner_steps)
+        (parameters, optimizer_state), fits = jax.lax.scan(descend, (state.parameters, state.optimizer), keys)
+        return parameters, optimizer_state, recent, step + 1, jax.tree.map(lambda field: field[-1], fits)
+
+    spec = {"predictor": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **choices}
+    return Predictor(spec, init, predict, update)
+
+
+def _weight_penalty(parameters: PyTree[Array]) -> Float[Array, ""]:
+    """Minus the log density of the decoder's weights, of independent normals."""
+    squares = [p * (parameters["decoder"][name]["kernel"] ** 2).sum() for name, p in _PRECISION.items()]
+    return 0.5 * jnp.stack(squares).sum()
+
+
+def _fit(
+    key: Key[Array, ""],
+    networks: Networks,
+    likelihood: Likelihood,
+    batches: Sequence[Batch],
+    prompts: Sequence[Float[Array, "p c f"]],
+) -> Fit:
+    """The ELBO of p batches, given those before each; without the gradient's norm."""
+    before, batch = batches
+    known = batch.group_size > 0
+    prior = networks.prior(prompts[0], before.successes, before.group_size)
+    posterior = networks.posterior(prompts[1], batch.successes, batch.group_size)
+    latent = posterior.mean + posterior.scale * jax.random.normal(key, posterior.mean.shape)
+    outputs = networks.decoder(networks.decoder.features(prompts[1]), latent)
+    log_prob = likelihood.log_prob(outputs, batch._replace(group_size=jnp.where(known, batch.group_size, 1)))
+    reconstruction = jnp.where(known, log_prob, 0).sum() / known.sum()
+    kl = dist.kl_divergence(dist.Normal(*posterior), dist.Normal(*prior)).sum() / known.sum()
+    return Fit(reconstruction - kl, reconstruction, kl, jnp.float32(0))
+
+
+def _with_evidence(state: AmortizedState, visits: Rollouts, decay: float) -> AmortizedState:
+    """Discounts the visited prompts' own evidence, and adds what was observed of them."""
+    ids, successes, group_size = visits
+
+    def visit(evidence: Float[Array, " N"], observed: Int[Array, " b"]) -> Float[Array, " N"]:
+        return evidence.at[ids].set(decay * evidence[ids] + observed, mode="drop")
+
+    failures = visit(state.failures, group_size - successes)
+    return state._replace(successes=visit(state.successes, successes), failures=failures)
+
+
+def _in_blocks(
+    function: Callable[[Int[Array, " b"]], tuple[Array, ...]], rows: Int[Array, " m"], block_size: int
+) -> tuple[Array, ...]:
+    """The function of all rows, `block_size` at a time; the last block repeats a row to be full."""
+    size = rows.shape[0]
+    if size <= block_size:
+        return function(rows)
+    blocks = jnp.pad(rows, (0, -size % block_size), mode="edge").reshape(-1, block_size)
+    return tuple(field.reshape(-1)[:size] for field in jax.lax.map(function, blocks))
