@@ -1,0 +1,174 @@
+r"""Real problems, a simulated learner: what a policy might make of the MATH training set.
+
+Problem i of subject k_i and level l_i, from 1 to 5, is solved with probability
+
+    p_i = sigmoid( skill[k_i] - difficulty_i + boost_i ),    difficulty_i = 1 + 1.2 (l_i - 3) + noise_i
+
+    noise_i ~ Normal(0, 1), skill[k] ~ Normal(0, 0.7^2) at first, boost_i = 0 at first
+
+so that the text, from which level and subject can be guessed, tells a part of it only. As it trains, skills and boosts
+rise as in `jaxsel.simulate`, with skill_gain = 1 and boost_gain = 0.5: a batch teaches its subjects, and each mixed
+group its own problem. Success rates go from 0.23 on average to about 0.5 in 100 steps of 256 x 8 rollouts.
+
+A problem without a level counts as level 3. Split, noise and skills depend on the seed.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxsel
+from jaxsel import simulate
+from rl.embeddings import embed
+
+GROUP_SIZE = 8
+
+
+class Problems(NamedTuple):
+    """N problems: their level, the number of their subject, and the embedding of their text."""
+
+    levels: np.ndarray
+    subjects: np.ndarray
+    embeddings: np.ndarray
+
+
+class Recording(NamedTuple):
+    """T steps of uniformly drawn batches, and the true success rates of all problems before and after each."""
+
+    prompt_ids: np.ndarray
+    successes: np.ndarray
+    truth: np.ndarray
+
+
+def load_problems(source: str) -> Problems:
+    """Reads problems, and embeds them with WordLlama.
+
+    Args:
+        source: a file of JSON lines with `problem`, `level` or `difficulty`, and `type`; or a data set of that form on
+            the Hugging Face hub.
+    """
+    from datasets import load_dataset
+
+    if Path(source).exists():
+        rows: Any = load_dataset("json", data_files=source, split="train")
+    else:
+        rows = load_dataset(source, split="train")
+    levels = rows["difficulty" if "difficulty" in rows.column_names else "level"]
+    subjects = np.unique(rows["type"], return_inverse=True)[1]
+    return Problems(np.array([_level(level) for level in levels]), subjects, embed(list(rows["problem"])))
+
+
+def _level(value: Any) -> float:
+    """5 for 5.0, "5" and "Level 5"; 3 where there is none."""
+    text = str(value).removeprefix("Level ")
+    return float(text) if text.replace(".", "").isdigit() else 3.0
+
+
+def make_learner(problems: Problems, seed: int) -> simulate.Learner:
+    """See the head of this file."""
+    rng = np.random.default_rng(seed)
+    difficulty = 1 + 1.2 * (problems.levels - 3) + rng.normal(size=len(problems.levels))
+    skills = 0.7 * rng.normal(size=problems.subjects.max() + 1)
+    return simulate.Learner(
+        jnp.array(problems.subjects[None], jnp.int32),
+        jnp.ones((1, len(difficulty)), jnp.float32),
+        jnp.array(difficulty, jnp.float32),
+        jnp.array(skills, jnp.float32),
+        skill_gain=jnp.float32(1.0),
+        boost_gain=jnp.float32(0.5),
+        forgetting=jnp.float32(0.0),
+    )
+
+
+def split(num_problems: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on, and rows that are never visited."""
+    rows = np.random.default_rng([seed, 1]).permutation(num_problems).astype(np.int32)
+    return np.sort(rows[held_out:]), np.sort(rows[:held_out])
+
+
+def record(learner: simulate.Learner, rows: np.ndarray, seed: int, *, steps: int, batch_size: int) -> Recording:
+    """Trains on random batches of the rows; every predictor can be shown the same."""
+    rng = np.random.default_rng([seed, 2])
+    state, success_rate = simulate.initial_state(learner), jax.jit(simulate.success_rate)
+    truth, ids, successes = [np.asarray(success_rate(learner, state))], [], []
+    for _ in range(steps):
+        ids.append(rng.choice(rows, batch_size, replace=False))
+        successes.append(rng.binomial(GROUP_SIZE, truth[-1][ids[-1]]).astype(np.int32))
+        state = jax.jit(simulate.train)(learner, state, rollouts(ids[-1], successes[-1]))
+        truth.append(np.asarray(success_rate(learner, state)))
+    return Recording(np.stack(ids), np.stack(successes), np.stack(truth))
+
+
+def rollouts(prompt_ids: np.ndarray, successes: np.ndarray) -> jaxsel.Rollouts:
+    """A batch of groups of 8."""
+    columns = (prompt_ids, successes, np.full(len(prompt_ids), GROUP_SIZE))
+    return jaxsel.Rollouts(*(jnp.array(column, jnp.int32) for column in columns))
+
+
+Predict = Callable[[Recording, Sequence[int]], dict[int, np.ndarray]]
+"""`(recording, horizons) -> predicted success rates of all problems after so many steps`."""
+
+
+def online(predictor: jaxsel.Predictor) -> Predict:
+    """A predictor of jaxsel, updated step by step."""
+
+    def predict(recording: Recording, horizons: Sequence[int]) -> dict[int, np.ndarray]:
+        update = jax.jit(predictor.update, donate_argnums=1)
+        rates = jax.jit(lambda key, state: predictor.predict(key, state, None).success_rate)
+        state, predicted = predictor.init(jax.random.key(0), recording.truth.shape[1]), {}
+        for t in range(max(horizons)):
+            state = update(jax.random.key(2 * t), state, rollouts(recording.prompt_ids[t], recording.successes[t]))
+            if t + 1 in horizons:
+                predicted[t + 1] = np.asarray(rates(jax.random.key(2 * t + 1), state))
+        return predicted
+
+    return predict
+
+
+def ties_broken(predict: Predict) -> Predict:
+    """The same, but equal predictions in a random order: rank correlation is kind to ties, at their mean rank."""
+
+    def break_ties(recording: Recording, horizons: Sequence[int]) -> dict[int, np.ndarray]:
+        rng = np.random.default_rng(0)
+        predicted = predict(recording, horizons)
+        return {t: rates + 1e-5 * rng.random(len(rates), np.float32) for t, rates in predicted.items()}
+
+    return break_ties
+
+
+def ridge(features: np.ndarray) -> Predict:
+    """Ridge regression of s / n on standardised features, fitted on everything observed; penalty by leave-one-out."""
+    from sklearn.linear_model import RidgeCV
+
+    standardised = (features - features.mean(0)) / features.std(0)
+
+    def predict(recording: Recording, horizons: Sequence[int]) -> dict[int, np.ndarray]:
+        predicted = {}
+        for t in horizons:
+            seen, rates = recording.prompt_ids[:t].ravel(), recording.successes[:t].ravel() / GROUP_SIZE
+            model = RidgeCV(alphas=np.logspace(0, 5, 21)).fit(standardised[seen], rates)
+            predicted[t] = np.clip(model.predict(standardised), 0, 1).astype(np.float32)
+        return predicted
+
+    return predict
+
+
+def direction_and_length(embeddings: np.ndarray) -> np.ndarray:
+    """What gps reads of an embedding."""
+    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return np.concatenate([embeddings / np.maximum(length, 1e-6), np.log(np.maximum(length, 1e-6))], 1)
+
+
+def scores(predicted: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> dict[str, float]:
+    """Rank correlation (NaN where all predictions are equal) and mean absolute error at these rows."""
+    if len(rows) < 2:
+        return {"spearman": float("nan"), "mae": float("nan")}
+    prediction, rates = jnp.array(predicted[rows]), jnp.array(truth[rows])
+    return {
+        "spearman": float(jaxsel.metrics.spearman(prediction, rates)),
+        "mae": float(jaxsel.metrics.mean_absolute_error(prediction, rates)),
+    }
