@@ -1,6 +1,7 @@
 # Every target makes the environment it needs in .venv; a second call does not install again.
 PYTHON ?= python3
 TASK ?= string_ops
+METHOD ?= mopps dps
 SEED ?= 0
 BIN := .venv/bin
 
@@ -15,7 +16,7 @@ env: .venv/.installed
 	touch $@
 
 demo: env
-	$(BIN)/python -m experiments.demo --task $(TASK) --seed $(SEED)
+	$(BIN)/python -m experiments.demo --task $(TASK) --method $(METHOD) --seed $(SEED)
 
 test: env
 	$(BIN)/python -m pytest

@@ -18,7 +18,8 @@ from experiments.runs import MethodConfig, RunConfig, make_policy, make_task, ru
 from rl.train import TrainConfig
 from rl.warm_start import WarmStartConfig
 
-DEMO_METHODS = ("uniform", "dynamic_sampling", "mopps", "dps")
+BASELINES = ("uniform", "dynamic_sampling")
+DEMO_METHODS = (*BASELINES, "mopps", "dps")
 Records = list[dict[str, Any]]
 
 
@@ -34,8 +35,8 @@ class Setting:
         dynamic_sampling_steps: its updates; each costs several times the rollouts.
         batch_size: prompts a step.
         group_size: rollouts a prompt.
-        candidate_ratio: window of mopps and dps, in batches.
-        decay: of mopps, a visit.
+        candidate_ratio: window of the predictive methods, in batches.
+        decay: of mopps and gps, a visit.
         dps_decay: of dps, a step. Visits to a prompt are some eight steps apart: at 0.5 all is forgotten in between.
         learning_rate: of the policy.
         probe_every: steps between probes.

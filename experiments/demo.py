@@ -1,6 +1,6 @@
-"""Does choosing pay? Four methods, one pool, one warm start, one table and one figure.
+"""Does choosing pay? Uniform prompts, dynamic sampling and the methods named; one pool, one table and one figure.
 
-    python -m experiments.demo [--task countdown] [--seed 0] [--out runs/demo]
+    python -m experiments.demo [--task countdown] [--method mopps dps gps] [--seed 0] [--out runs/demo]
 
 Claim: at equal rollouts, prompts chosen by MoPPS or DPS teach more than uniformly drawn ones; dynamic sampling teaches
 more a step, at several times the rollouts. `experiments/selection_pays.py` holds the claim to more seeds.
@@ -14,14 +14,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.compare import SETTINGS, run_methods, seconds_since, summary_table
+from experiments.compare import BASELINES, SETTINGS, run_methods, seconds_since, summary_table
 from experiments.figures import draw_comparison
+from experiments.runs import PREDICTIVE
 
 
 def main(arguments: list[str]) -> None:
     """Runs the comparison and prints what it showed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=sorted(SETTINGS), default="string_ops")
+    parser.add_argument("--method", nargs="+", choices=sorted(PREDICTIVE), default=["mopps", "dps"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="policy updates; default: the task's setting")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
@@ -38,7 +40,7 @@ def main(arguments: list[str]) -> None:
         f"[bold]jaxsel demo[/bold]: {options.task}, {setting.pool_size} prompts, {setting.steps} steps of "
         f"{setting.batch_size} prompts x {setting.group_size} rollouts, on this machine's CPU"
     )
-    runs = run_methods(setting, options.seed, out)
+    runs = run_methods(setting, options.seed, out, [*BASELINES, *options.method])
     console.print(summary_table(runs))
     figure = draw_comparison(runs, out / "demo.png", title=f"{options.task}, seed {options.seed}")
     console.print(f"figure: {figure}    metrics: {out}/*/metrics.jsonl    {seconds_since(start):.0f} seconds in all")

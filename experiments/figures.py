@@ -19,6 +19,7 @@ STYLES = {
     "mopps": ("#0072B2", "-"),
     "threshold": ("#009E73", "-."),
     "dps": ("#D55E00", "-"),
+    "gps": ("#CC79A7", "-"),
 }
 
 
@@ -31,7 +32,7 @@ def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Pat
     """The same for several seeds: the mean, and a band of one standard error around it."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for method, seeds in runs.items():
-        colour, line = STYLES.get(method, ("#CC79A7", ":"))
+        colour, line = STYLES.get(method, ("#999999", ":"))
         style = {"color": colour, "linestyle": line, "label": method.replace("_", " "), "linewidth": 1.8}
         grid = _common_grid(seeds)
         accuracy = np.array([np.interp(grid, *probes(r, "held_out_accuracy")) for r in seeds])

@@ -10,6 +10,7 @@ from transformers.utils import logging
 import jaxsel
 from experiments.provenance import provenance, write_result
 from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
+from rl.embeddings import embed
 from rl.engines.hf import HFEngine
 from rl.policy import Policy, load_policy
 from rl.probe import Probe
@@ -28,14 +29,16 @@ class MethodConfig:
     Attributes:
         name: one of `METHODS`.
         batch_size: prompts a step.
-        candidate_ratio: mopps, threshold and dps choose among an epoch-shuffled window of candidate_ratio * batch_size
-            prompts; 0: among the whole pool.
-        decay: what a visit (mopps, threshold) or a step (dps) leaves of the earlier evidence, 0 to 1.
-        target: mopps: the success rate to look for.
+        candidate_ratio: mopps, threshold, dps and gps choose among an epoch-shuffled window of candidate_ratio *
+            batch_size prompts; 0: among the whole pool.
+        decay: what a visit (mopps, threshold, gps) or a step (dps) leaves of the earlier evidence, 0 to 1.
+        target: mopps, gps: the success rate to look for.
         lower: threshold: lower end of the band of success rates.
         upper: threshold: upper end.
         prior_counts: dps: ones, progress, stability or local.
         entropy_weight: dps: weight of the entropy of the predicted solve state.
+        diversity_weight: gps: weight of the distances within a batch and to the last ones.
+        latent_size: gps: of the difficulty context; 0: none.
         max_batches: dynamic_sampling: generation batches a step at most.
         keep_surplus: dynamic_sampling: keep mixed groups beyond batch_size for the next step.
     """
@@ -49,6 +52,8 @@ class MethodConfig:
     upper: float = 0.7
     prior_counts: str = "ones"
     entropy_weight: float = 0.0
+    diversity_weight: float = 0.1
+    latent_size: int = 16
     max_batches: int = 10
     keep_surplus: bool = False
 
@@ -78,19 +83,34 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def _mopps(method: MethodConfig, group_size: int) -> jaxsel.Selector:
+def _mopps(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
+    del pool
     return jaxsel.mopps(decay=method.decay, target=method.target, group_size=group_size)
 
 
-def _threshold(method: MethodConfig, group_size: int) -> jaxsel.Selector:
+def _threshold(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
+    del pool
     return jaxsel.threshold(lower=method.lower, upper=method.upper, decay=method.decay, group_size=group_size)
 
 
-def _dps(method: MethodConfig, group_size: int) -> jaxsel.Selector:
+def _dps(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
+    del group_size, pool
     return jaxsel.dps(decay=method.decay, prior_counts=method.prior_counts, entropy_weight=method.entropy_weight)
 
 
-PREDICTIVE = {"mopps": _mopps, "threshold": _threshold, "dps": _dps}
+def _gps(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
+    return jaxsel.gps(
+        embed(pool.texts, progress=False),
+        target=method.target,
+        diversity_weight=method.diversity_weight,
+        decay=method.decay,
+        group_size=group_size,
+        latent_size=method.latent_size,
+        context_size=method.batch_size,
+    )
+
+
+PREDICTIVE = {"mopps": _mopps, "threshold": _threshold, "dps": _dps, "gps": _gps}
 METHODS = ("uniform", "history_resampling", "dynamic_sampling", *PREDICTIVE)
 
 
@@ -102,7 +122,7 @@ def make_curriculum(config: RunConfig, pool: PromptPool) -> Curriculum:
     """
     method, keys, seed = config.method, list(pool.keys), config.seed
     if method.name in PREDICTIVE:
-        selector = PREDICTIVE[method.name](method, config.train.group_size)
+        selector = PREDICTIVE[method.name](method, config.train.group_size, pool)
         ratio = method.candidate_ratio or None
         return Selected(jaxsel.PromptSelector(selector, keys=keys, seed=seed, candidate_ratio=ratio), method.batch_size)
     # The baselines go through the pool in shuffled epochs; their selector only predicts, for comparison.

@@ -1,0 +1,123 @@
+"""Test time: does a frozen predictor spend a budget of samples better than spreading it evenly?
+
+    python -m experiments.allocation_pays PROBLEMS [--seeds 0 1 2]
+
+GPS watches 30 steps of 256 random problems (`experiments.simulated_math`) and is frozen. The 1,000 problems it never
+saw get a budget of samples in all, from 1 to 32 a problem: evenly, by bins of the predicted success rate as in the
+paper, and by the marginal gain of the expected number of problems solved at least once. What is solved is counted
+exactly, from the true success rates. An oracle, which is given these, bounds what any prediction could do.
+
+Claim: by marginal gain more problems are solved than evenly, at every budget.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib as mpl
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+import jaxsel
+from experiments.provenance import RESULTS, provenance, write_result
+from experiments.simulated_math import Problems, load_problems, make_learner, record, rollouts, split
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+STEPS, BATCH, HELD_OUT = 30, 256, 1000
+SAMPLES = (1, 2, 4, 8, 16, 32)
+STYLES = {
+    "uniform": ("#000000", "-", "x"),
+    "bins": ("#E69F00", "--", "s"),
+    "marginal, rates alone": ("#56B4E9", "-.", "v"),
+    "marginal": ("#0072B2", "-", "o"),
+    "marginal, true rates": ("#999999", ":", "."),
+}
+
+
+def run_seed(problems: Problems, seed: int) -> dict[str, list[float]]:
+    """The share of held-out problems solved at least once, by strategy, for every budget."""
+    rows, held_out = split(len(problems.levels), HELD_OUT, seed)
+    recording = record(make_learner(problems, seed), rows, seed, steps=STEPS, batch_size=BATCH)
+    predictor = jaxsel.amortized(problems.embeddings)
+    update, state = jax.jit(predictor.update, donate_argnums=1), predictor.init(jax.random.key(seed), len(problems[0]))
+    for t in range(STEPS):
+        state = update(jax.random.key(t), state, rollouts(recording.prompt_ids[t], recording.successes[t]))
+    prediction = jax.tree.map(np.asarray, jax.jit(predictor.predict)(jax.random.key(STEPS), state, held_out))
+    truth = recording.truth[STEPS][held_out]
+
+    def solved(beliefs: Any, strategy: str) -> list[float]:
+        budgets = [samples * HELD_OUT for samples in SAMPLES]
+        spent = [jaxsel.allocate(beliefs, budget, strategy=strategy) for budget in budgets]
+        return [jaxsel.expected_solved(truth, samples) / HELD_OUT for samples in spent]
+
+    return {
+        "uniform": solved(prediction, "uniform"),
+        "bins": solved(prediction, "bins"),
+        "marginal, rates alone": solved(prediction.success_rate, "marginal"),
+        "marginal": solved(prediction, "marginal"),
+        "marginal, true rates": solved(truth, "marginal"),
+    }
+
+
+def draw(by_seed: list[dict[str, list[float]]], path: Path) -> Path:
+    """What every strategy solves, and what it gains over an even spread."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    for name in by_seed[0]:
+        colour, line, marker = STYLES[name]
+        style = {"color": colour, "linestyle": line, "marker": marker, "label": name, "capsize": 2}
+        solved = np.array([results[name] for results in by_seed])
+        gain = 100 * (solved - [results["uniform"] for results in by_seed])
+        left.errorbar(SAMPLES, *_mean_and_error(solved), **style)
+        right.errorbar(SAMPLES, *_mean_and_error(gain), **style)
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(SAMPLES, [str(n) for n in SAMPLES])
+        axes.set_xlabel("samples a problem, on average")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set(ylabel="share of unseen problems solved at least once", title="pass@budget")
+    right.set(ylabel="percentage points over an even spread", title="gain")
+    left.legend(frameon=False)
+    figure.suptitle("Samples spent by predicted marginal gain, on problems the predictor never saw")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    error = values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(values.shape[1])
+    return values.mean(0), error
+
+
+def main(arguments: list[str]) -> None:
+    """Runs all seeds, prints the table and draws the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problems", help="JSON lines, or a data set on the hub; see experiments.simulated_math")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    console, problems = Console(), load_problems(options.problems)
+    by_seed = [run_seed(problems, seed) for seed in tqdm(options.seeds, unit="seed")]
+    table = Table(title="share of unseen problems solved at least once: mean (standard error)", title_justify="left")
+    table.add_column("samples a problem")
+    for samples in SAMPLES:
+        table.add_column(str(samples), justify="right")
+    for name in by_seed[0]:
+        means, errors = _mean_and_error(np.array([results[name] for results in by_seed]))
+        table.add_row(name, *(f"{mean:.3f} ({error:.3f})" for mean, error in zip(means, errors, strict=True)))
+    console.print(table)
+    config = {"steps": STEPS, "batch_size": BATCH, "held_out": HELD_OUT, "samples": SAMPLES}
+    result = provenance(config | {"problems": len(problems.levels)}, options.seeds)
+    write_result(options.out / "allocation_pays.json", result | {"solved": by_seed})
+    console.print(f"figure: {draw(by_seed, options.out / 'allocation_pays.png')}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

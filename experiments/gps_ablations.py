@@ -1,0 +1,168 @@
+"""Which part of GPS does what?
+
+    python -m experiments.gps_ablations PROBLEMS [--seeds 0 1 2]
+
+Predictions: as in `experiments.real_prompts`, the same random batches for every variant, up to step 30. Choices: every
+variant of the selector chooses its own batches of the same learner for 50 steps. Diverse is a batch whose problems lie
+apart (mean pairwise cosine distance of their embeddings), that lies apart from the last four batches, and that reaches
+many of the 100 clusters of the pool (k-means on the directions of the embeddings).
+"""
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+import jaxsel
+from experiments.provenance import RESULTS, provenance, write_result
+from experiments.real_prompts import SEEN, UNSEEN, Config, run_seed, summarise, table
+from experiments.simulated_math import GROUP_SIZE, Problems, load_problems, make_learner, online, rollouts, split
+from jaxsel import simulate
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+PREDICTORS: dict[str, dict[str, Any]] = {
+    "gps": {},
+    "without z": {"latent_size": 0},
+    "without history conditioning": {"history_conditioned": False},
+    "M = 1": {"num_draws": 1},
+    "M = 50": {"num_draws": 50},
+    "last step only, no replay": {"history": 2, "replayed": 0},
+    "no evidence of a prompt's own": {"decay": None},
+    "no own evidence, binomial": {"decay": None, "likelihood": "binomial"},
+    "no own evidence, squared error": {"decay": None, "likelihood": "squared_error"},
+}
+HORIZONS = (3, 10, 30)
+STEPS, BATCH, CLUSTERS, ANCHOR = 50, 256, 100, 4
+
+
+def selectors(embeddings: np.ndarray) -> dict[str, jaxsel.Selector]:
+    """Ways to choose; the predictor of all but the last two is gps's."""
+    return {
+        "gps": jaxsel.gps(embeddings),
+        "without the history anchor": jaxsel.gps(embeddings, anchor_batches=0),
+        "without diversity": jaxsel.gps(embeddings, rule=jaxsel.top_k()),
+        "ten times the diversity": jaxsel.gps(embeddings, diversity_weight=1.0),
+        "mopps": jaxsel.mopps(decay=0.5),
+        "uniform": jaxsel.uniform(),
+    }
+
+
+def choose(problems: Problems, selector: jaxsel.Selector, clusters: np.ndarray, seed: int) -> dict[str, float]:
+    """Means over the steps of one run that trains on what it chooses."""
+    rows = jnp.array(split(len(problems.levels), Config.held_out, seed)[0])
+    learner, rng = make_learner(problems, seed), np.random.default_rng([seed, 3])
+    select = jax.jit(lambda key, state: selector.select(key, state, BATCH, rows).prompt_ids)
+    update, train = jax.jit(selector.update, donate_argnums=1), jax.jit(simulate.train)
+    rates = jax.jit(lambda state: simulate.success_rate(learner, state))
+    belief, state = selector.init(jax.random.key(seed), len(problems.levels)), simulate.initial_state(learner)
+    directions = problems.embeddings / np.maximum(np.linalg.norm(problems.embeddings, axis=1, keepdims=True), 1e-6)
+    records, means = [], []
+    for t in range(STEPS):
+        ids = np.asarray(select(jax.random.key(2 * t), belief))
+        successes = rng.binomial(GROUP_SIZE, np.asarray(rates(state))[ids]).astype(np.int32)
+        belief = update(jax.random.key(2 * t + 1), belief, rollouts(ids, successes))
+        state = train(learner, state, rollouts(ids, successes))
+        mean = directions[ids].mean(0)
+        # of unit vectors: 1 - |mean|^2 is the mean distance of all pairs, each with itself included
+        within = (1 - mean @ mean) * BATCH / (BATCH - 1)
+        anchor = np.mean(means[-ANCHOR:], 0) if means else mean * np.nan
+        records.append(
+            {
+                "mixed share": np.mean((successes > 0) & (successes < GROUP_SIZE)),
+                "distance within": within,
+                "distance to the last": 1 - mean @ anchor,
+                "clusters": len(np.unique(clusters[ids])) / CLUSTERS,
+            }
+        )
+        means.append(mean)
+    result = {name: float(np.nanmean([r[name] for r in records])) for name in records[0]}
+    return result | {"true rate of the pool at the end": float(np.asarray(rates(state))[rows].mean())}
+
+
+def _choices_table(summary: dict[str, Any]) -> Table:
+    shown = Table(title=f"what {STEPS} steps chose: mean over seeds (standard error)", title_justify="left")
+    shown.add_column("selector")
+    for name in next(iter(summary.values())):
+        shown.add_column(name, justify="right")
+    for name, numbers in summary.items():
+        shown.add_row(name, *(f"{n['mean']:.3f} ({n['standard_error']:.3f})" for n in numbers.values()))
+    return shown
+
+
+def _mean_and_error(values: list[float]) -> dict[str, float]:
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return {"mean": float(np.mean(values)), "standard_error": float(error)}
+
+
+def draw(predictions: dict[str, Any], choices: dict[str, Any], path: Path) -> Path:
+    """What each part is worth, for predictions and for choices."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
+    names = list(predictions)[::-1]
+    for offset, (part, colour, marker) in enumerate(((UNSEEN, "#0072B2", "o"), (SEEN, "#D55E00", "^"))):
+        cells = [predictions[name][max(HORIZONS)][part]["mae"] for name in names]
+        at = np.arange(len(names)) + 0.12 * (2 * offset - 1)
+        mean, error = (np.array([c[key] for c in cells], float) for key in ("mean", "standard_error"))
+        left.errorbar(mean, at, xerr=error, color=colour, marker=marker, linestyle="none", label=f"prompts {part}")
+    left.set_yticks(range(len(names)), names)
+    left.set(xlabel=f"mean absolute error after {max(HORIZONS)} steps", title="predictions")
+    for name, numbers in choices.items():
+        x, y = numbers["distance within"], numbers["mixed share"]
+        right.errorbar(x["mean"], y["mean"], y["standard_error"], x["standard_error"], marker="o", label=name)
+        right.annotate(name, (x["mean"], y["mean"]), xytext=(5, 5), textcoords="offset points", fontsize=9)
+    right.margins(0.2)
+    right.set(xlabel="mean pairwise distance in a batch", ylabel="share of mixed groups", title="choices")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False)
+    figure.suptitle("What the parts of GPS are worth on MATH problems (simulated learner; bars: one standard error)")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def main(arguments: list[str]) -> None:
+    """Runs all seeds, prints the tables and draws the figure."""
+    from sklearn.cluster import KMeans
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problems", help="JSON lines, or a data set on the hub; see experiments.simulated_math")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    console, problems, config = Console(), load_problems(options.problems), Config(horizons=HORIZONS)
+    predictors = {name: online(jaxsel.amortized(problems.embeddings, **kw)) for name, kw in PREDICTORS.items()}
+    predictions = summarise([run_seed(problems, config, seed, predictors) for seed in options.seeds])
+    directions = problems.embeddings / np.maximum(np.linalg.norm(problems.embeddings, axis=1, keepdims=True), 1e-6)
+    clusters = KMeans(CLUSTERS, random_state=0).fit_predict(directions)
+    runs = {
+        name: [choose(problems, selector, clusters, seed) for seed in options.seeds]
+        for name, selector in tqdm(selectors(problems.embeddings).items(), desc="choices", unit="selector")
+    }
+    choices = {
+        name: {metric: _mean_and_error([run[metric] for run in by_seed]) for metric in by_seed[0]}
+        for name, by_seed in runs.items()
+    }
+    for part in (UNSEEN, SEEN):
+        for metric in ("spearman", "mae"):
+            console.print(table(predictions, part, metric))
+    console.print(_choices_table(choices))
+    result = provenance(asdict(config) | {"problems": len(problems.levels), "choosing_steps": STEPS}, options.seeds)
+    write_result(options.out / "gps_ablations.json", result | {"predictions": predictions, "choices": choices})
+    console.print(f"figure: {draw(predictions, choices, options.out / 'gps_ablations.png')}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
