@@ -1,36 +1,27 @@
-"""The last batches of visits, as a ring of arrays of one shape, whatever the batches' sizes."""
+"""The last batches of visits, as a ring of arrays of one shape, whatever the batches' sizes.
 
-from typing import NamedTuple
+A group size of 0 is no visit.
+"""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from jaxsel.base import Rollouts
 
 
-class Batch(NamedTuple):
-    """Visits of one step, and what was known of the same prompts before; a group size of 0 is no visit."""
-
-    prompt_ids: Int[Array, "*batch c"]
-    successes: Int[Array, "*batch c"]
-    group_size: Int[Array, "*batch c"]
-    earlier_successes: Float[Array, "*batch c"]
-    earlier_failures: Float[Array, "*batch c"]
-
-
-def empty_ring(length: int, batch_size: int) -> Batch:
+def empty_ring(length: int, batch_size: int) -> Rollouts:
     """Room for `length` batches of at most `batch_size` visits."""
-    return Batch(*(jnp.zeros((length, batch_size), dtype) for dtype in ("int32",) * 3 + ("float32",) * 2))
+    return Rollouts(*(jnp.zeros((length, batch_size), jnp.int32) for _ in Rollouts._fields))
 
 
-def pushed(ring: Batch, step: Int[Array, ""], batch: Batch) -> Batch:
+def pushed(ring: Rollouts, step: Int[Array, ""], batch: Rollouts) -> Rollouts:
     """The ring with the batch of this step in place of its oldest."""
     slot = step % ring.prompt_ids.shape[0]
     return jax.tree.map(lambda column, new: column.at[slot].set(new), ring, batch)
 
 
-def batches_of(ring: Batch, steps: Int[Array, " p"]) -> Batch:
+def batches_of(ring: Rollouts, steps: Int[Array, " p"]) -> Rollouts:
     """The batches of these steps; before step 0 nothing was observed."""
     batches = jax.tree.map(lambda column: column[steps % ring.prompt_ids.shape[0]], ring)
     return batches._replace(group_size=jnp.where(steps[:, None] < 0, 0, batches.group_size))

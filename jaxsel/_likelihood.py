@@ -16,7 +16,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from jaxsel._beta_binomial import solve_state_probabilities
-from jaxsel._history import Batch
+from jaxsel.base import Rollouts
 
 _LARGEST_LOGIT = 8.0  # so that no number of groups without a success makes p = 0, and no gradient vanishes for good
 _LARGEST_SPREAD = 5.0
@@ -47,12 +47,12 @@ class Likelihood(NamedTuple):
     """One way to read the decoder.
 
     Attributes:
-        log_prob: of visits, each with a group of at least one rollout, after the earlier evidence of their prompts.
-        belief: `(outputs, S, F, group_size) -> Belief`, after such evidence.
+        log_prob: of visits, each with a group of at least one rollout.
+        belief: `(outputs, S, F, group_size) -> Belief`, after evidence S and F of the prompt's own.
         conjugate: such evidence counts.
     """
 
-    log_prob: Callable[[Float[Array, "*shape 2"], Batch], Float[Array, "*shape"]]
+    log_prob: Callable[[Float[Array, "*shape 2"], Rollouts], Float[Array, "*shape"]]
     belief: Callable[..., Belief]
     conjugate: bool
 
@@ -68,9 +68,8 @@ def _shapes(outputs: Float[Array, "*shape 2"]) -> tuple[Float[Array, "*shape"], 
     return concentration * jax.nn.sigmoid(logit), concentration * jax.nn.sigmoid(-logit)
 
 
-def _beta_binomial_log_prob(outputs: Float[Array, "*shape 2"], batch: Batch) -> Float[Array, "*shape"]:
+def _beta_binomial_log_prob(outputs: Float[Array, "*shape 2"], batch: Rollouts) -> Float[Array, "*shape"]:
     alpha, beta = _shapes(outputs)
-    alpha, beta = alpha + batch.earlier_successes, beta + batch.earlier_failures
     return dist.BetaBinomial(alpha, beta, total_count=batch.group_size).log_prob(batch.successes)
 
 
@@ -84,12 +83,12 @@ def _beta_binomial_belief(
     return Belief(rate, rate * (1 - rate) / (alpha + beta + 1), alpha, beta, unsolved, solved)
 
 
-def _binomial_log_prob(outputs: Float[Array, "*shape 2"], batch: Batch) -> Float[Array, "*shape"]:
+def _binomial_log_prob(outputs: Float[Array, "*shape 2"], batch: Rollouts) -> Float[Array, "*shape"]:
     logit, _ = _logit_and_spread(outputs)
     return dist.Binomial(batch.group_size, logits=logit).log_prob(batch.successes)
 
 
-def _squared_error_log_prob(outputs: Float[Array, "*shape 2"], batch: Batch) -> Float[Array, "*shape"]:
+def _squared_error_log_prob(outputs: Float[Array, "*shape 2"], batch: Rollouts) -> Float[Array, "*shape"]:
     logit, _ = _logit_and_spread(outputs)
     return dist.Normal(jax.nn.sigmoid(logit), _RESIDUAL).log_prob(batch.successes / batch.group_size)
 

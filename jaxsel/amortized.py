@@ -14,8 +14,7 @@ likelihood and history: those here are ours.
 
 With the Beta-Binomial likelihood the decoder gives every prompt a Beta prior. `decay` goes beyond the paper: what was
 observed of a prompt itself joins that prior as it joins that of MoPPS, S <- d * S + s and F <- d * F + (n - s) at every
-visit, in predictions and in the likelihood of the visits to come. `decay=None` is the paper's predictor, to which a
-visited prompt is like any other.
+visit. `decay=None` is the paper's predictor, to which a visited prompt is like any other.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,13 +30,13 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from numpy.typing import ArrayLike
 
 from jaxsel import _embeddings, _validate, random
-from jaxsel._history import Batch, at_most, batches_of, empty_ring, pushed
+from jaxsel._history import at_most, batches_of, empty_ring, pushed
 from jaxsel._likelihood import LIKELIHOODS, Likelihood
 from jaxsel._visits import merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts
 from jaxsel.networks import Networks
 
-_PRECISION = {"direct": 600.0, "prompt": 30.0, "hidden": 30.0, "outputs": 30.0}
+_PRECISION = {"direct": 600.0, "prompt": 100.0, "hidden": 100.0, "outputs": 100.0}
 """Of the prior of the decoder's weights, chosen on problems and simulated learners that no result is reported on."""
 
 
@@ -74,7 +73,7 @@ class AmortizedState(NamedTuple):
     embeddings: Float[Array, "pool d"]
     parameters: PyTree[Array]
     optimizer: PyTree[Array]
-    recent: Batch
+    recent: Rollouts
     successes: Float[Array, " N"]
     failures: Float[Array, " N"]
     step: Int[Array, ""]
@@ -92,7 +91,7 @@ class AmortizedState(NamedTuple):
         """What to log."""
         return self.fit._asdict()
 
-    def latest(self, count: int) -> Batch:
+    def latest(self, count: int) -> Rollouts:
         """The last `count` batches, as many as are kept; see `Remembering`."""
         kept = self.recent.prompt_ids.shape[0]
         return batches_of(self.recent, self.step - 1 - jnp.arange(min(count, kept)))
@@ -242,8 +241,7 @@ def amortized(
         """What training changes of the state."""
         choice_key, training_key = jax.random.split(key)
         kept = at_most(choice_key, visits, context_size)
-        batch = Batch(*kept, state.successes[kept.prompt_ids], state.failures[kept.prompt_ids])
-        step, recent = state.step, pushed(state.recent, state.step, batch)
+        step, recent = state.step, pushed(state.recent, state.step, kept)
         num_visits = (recent.group_size > 0).sum()
 
         def descend(trained: tuple[Any, Any], key: Key[Array, ""]) -> tuple[tuple[Any, Any], Fit]:
@@ -281,7 +279,7 @@ def _fit(
     key: Key[Array, ""],
     networks: Networks,
     likelihood: Likelihood,
-    batches: Sequence[Batch],
+    batches: Sequence[Rollouts],
     prompts: Sequence[Float[Array, "p c f"]],
 ) -> Fit:
     """The ELBO of p batches, given those before each; without the gradient's norm."""
