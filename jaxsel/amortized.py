@@ -17,12 +17,11 @@ observed of a prompt itself joins that prior as it joins that of MoPPS, S <- d *
 visit. `decay=None` is the paper's predictor, to which a visited prompt is like any other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dist
 import optax
 from flax import nnx
 from jax.sharding import PartitionSpec as P
@@ -31,29 +30,10 @@ from numpy.typing import ArrayLike
 
 from jaxsel import _embeddings, _validate, random
 from jaxsel._history import at_most, batches_of, empty_ring, pushed
-from jaxsel._likelihood import LIKELIHOODS, Likelihood
+from jaxsel._likelihood import LIKELIHOODS
 from jaxsel._visits import merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts
-from jaxsel.networks import Networks
-
-_PRECISION = {"direct": 600.0, "prompt": 100.0, "hidden": 100.0, "outputs": 100.0}
-"""Of the prior of the decoder's weights, chosen on problems and simulated learners that no result is reported on."""
-
-
-class Fit(NamedTuple):
-    """How the last gradient step of an update went; in nats a prompt, NaN before the first.
-
-    Attributes:
-        elbo: reconstruction - kl.
-        reconstruction: E_q[log p(s | z)].
-        kl: KL(q || p_eta).
-        gradient_norm: before it is clipped.
-    """
-
-    elbo: Float[Array, ""]
-    reconstruction: Float[Array, ""]
-    kl: Float[Array, ""]
-    gradient_norm: Float[Array, ""]
+from jaxsel.networks import Fit, Networks
 
 
 class AmortizedState(NamedTuple):
@@ -92,7 +72,7 @@ class AmortizedState(NamedTuple):
         return self.fit._asdict()
 
     def latest(self, count: int) -> Rollouts:
-        """The last `count` batches, as many as are kept; see `Remembering`."""
+        """The last `count` batches, as many as are kept; see `Embedded`."""
         kept = self.recent.prompt_ids.shape[0]
         return batches_of(self.recent, self.step - 1 - jnp.arange(min(count, kept)))
 
@@ -253,8 +233,9 @@ def amortized(
             prompts = [features(state.embeddings[batch.prompt_ids]) for batch in batches]
 
             def loss(parameters: PyTree[Array]) -> tuple[Float[Array, ""], Fit]:
-                fit = _fit(latent_key, nnx.merge(graph, parameters), model, batches, prompts)
-                return shrinkage * _weight_penalty(parameters) / num_visits - fit.elbo, fit
+                networks = nnx.merge(graph, parameters)
+                fit = networks.fit(latent_key, model.log_prob, batches, prompts)
+                return -fit.elbo - shrinkage * networks.decoder.log_prior() / num_visits, fit
 
             gradient, fit = jax.grad(loss, has_aux=True)(parameters)
             change, optimizer_state = optimizer.update(gradient, optimizer_state, parameters)
@@ -267,32 +248,6 @@ def amortized(
 
     spec = {"predictor": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **choices}
     return Predictor(spec, init, predict, update)
-
-
-def _weight_penalty(parameters: PyTree[Array]) -> Float[Array, ""]:
-    """Minus the log density of the decoder's weights, of independent normals."""
-    squares = [p * (parameters["decoder"][name]["kernel"] ** 2).sum() for name, p in _PRECISION.items()]
-    return 0.5 * jnp.stack(squares).sum()
-
-
-def _fit(
-    key: Key[Array, ""],
-    networks: Networks,
-    likelihood: Likelihood,
-    batches: Sequence[Rollouts],
-    prompts: Sequence[Float[Array, "p c f"]],
-) -> Fit:
-    """The ELBO of p batches, given those before each; without the gradient's norm."""
-    before, batch = batches
-    known = batch.group_size > 0
-    prior = networks.prior(prompts[0], before.successes, before.group_size)
-    posterior = networks.posterior(prompts[1], batch.successes, batch.group_size)
-    latent = posterior.mean + posterior.scale * jax.random.normal(key, posterior.mean.shape)
-    outputs = networks.decoder(networks.decoder.features(prompts[1]), latent)
-    log_prob = likelihood.log_prob(outputs, batch._replace(group_size=jnp.where(known, batch.group_size, 1)))
-    reconstruction = jnp.where(known, log_prob, 0).sum() / known.sum()
-    kl = dist.kl_divergence(dist.Normal(*posterior), dist.Normal(*prior)).sum() / known.sum()
-    return Fit(reconstruction - kl, reconstruction, kl, jnp.float32(0))
 
 
 def _with_evidence(state: AmortizedState, visits: Rollouts, decay: float) -> AmortizedState:

@@ -1,11 +1,18 @@
 """The networks of the amortised predictor, as Flax NNX modules; see `jaxsel.amortized` for what they stand for."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
+
+from jaxsel.base import Rollouts
+
+_PRECISION = {"direct": 600.0, "prompt": 100.0, "hidden": 100.0, "outputs": 100.0}
+"""Of the prior of the decoder's weights, chosen on simulated learners that no result is reported on."""
 
 
 class Gaussian(NamedTuple):
@@ -20,6 +27,22 @@ class Features(NamedTuple):
 
     hidden: Float[Array, "*batch m w"]
     direct: Float[Array, "*batch m 2"]
+
+
+class Fit(NamedTuple):
+    """How the last gradient step of an update went; in nats a prompt, NaN before the first.
+
+    Attributes:
+        elbo: reconstruction - kl.
+        reconstruction: E_q[log p(s | z)].
+        kl: KL(q || p_eta).
+        gradient_norm: before it is clipped.
+    """
+
+    elbo: Float[Array, ""]
+    reconstruction: Float[Array, ""]
+    kl: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
 
 
 class SetEncoder(nnx.Module):
@@ -105,6 +128,12 @@ class Decoder(nnx.Module):
         level = self.level[...] * prompts.shape[-1] ** 0.5  # learns as fast as all features together
         return Features(self.prompt(prompts), direct + jnp.broadcast_to(level, direct.shape))
 
+    def log_prior(self) -> Float[Array, ""]:
+        """Log density of the weights, independent normals around 0, but for a constant."""
+        layers = {"direct": self.direct, "prompt": self.prompt, "hidden": self.hidden, "outputs": self.outputs}
+        squares = [_PRECISION[name] * (layer.kernel[...] ** 2).sum() for name, layer in layers.items()]
+        return -0.5 * jnp.stack(squares).sum()
+
     def __call__(self, features: Features, latent: Float[Array, "*batch k"]) -> Float[Array, "*batch m 2"]:
         """Two numbers a prompt, which the likelihood reads: the logit of the success rate, and its spread."""
         hidden = features.hidden
@@ -166,6 +195,32 @@ class Networks(nnx.Module):
     ) -> Gaussian:
         """Of the latent, given the step itself: q_phi(z_t | H_t)."""
         return self._encode(self.posterior_encoder, prompts, successes, group_size)
+
+    def fit(
+        self,
+        key: Key[Array, ""],
+        log_prob: Callable[[Float[Array, "p c 2"], Rollouts], Float[Array, "p c"]],
+        batches: Sequence[Rollouts],
+        prompts: Sequence[Float[Array, "p c f"]],
+    ) -> Fit:
+        """The ELBO of p steps, with one draw of each latent; without the norm of its gradient.
+
+        Args:
+            key: consumed.
+            log_prob: of visits, given the decoder's numbers.
+            batches: the steps before, and the steps themselves.
+            prompts: of both.
+        """
+        before, batch = batches
+        known = batch.group_size > 0
+        prior = self.prior(prompts[0], before.successes, before.group_size)
+        posterior = self.posterior(prompts[1], batch.successes, batch.group_size)
+        latent = posterior.mean + posterior.scale * jax.random.normal(key, posterior.mean.shape)
+        outputs = self.decoder(self.decoder.features(prompts[1]), latent)
+        log_probs = log_prob(outputs, batch._replace(group_size=jnp.where(known, batch.group_size, 1)))
+        reconstruction = jnp.where(known, log_probs, 0).sum() / known.sum()
+        kl = dist.kl_divergence(dist.Normal(*posterior), dist.Normal(*prior)).sum() / known.sum()
+        return Fit(reconstruction - kl, reconstruction, kl, jnp.float32(0))
 
     def _encode(self, encoder: SetEncoder | None, prompts: Array, successes: Array, group_size: Array) -> Gaussian:
         if encoder is not None:
