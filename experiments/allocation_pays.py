@@ -7,7 +7,7 @@ saw get a budget of samples in all, from 1 to 32 a problem: evenly, by bins of t
 paper, and by the marginal gain of the expected number of problems solved at least once. What is solved is counted
 exactly, from the true success rates. An oracle, which is given these, bounds what any prediction could do.
 
-Claim: by marginal gain more problems are solved than evenly, at every budget.
+Claim: by marginal gain at least as many problems are solved as evenly, at every budget.
 """
 
 import argparse

@@ -58,19 +58,25 @@ def selectors(embeddings: np.ndarray) -> dict[str, jaxsel.Selector]:
     }
 
 
-def choose(problems: Problems, selector: jaxsel.Selector, clusters: np.ndarray, seed: int) -> dict[str, float]:
-    """Means over the steps of one run that trains on what it chooses."""
+def choose(problems: Problems, selector: jaxsel.Selector, clusters: np.ndarray, seeds: list[int]) -> list[dict]:
+    """Means over the steps of runs that train on what they choose, one a seed."""
+    select = jax.jit(lambda key, state, rows: selector.select(key, state, BATCH, rows).prompt_ids)
+    update = jax.jit(selector.update, donate_argnums=1)
+    return [_choose(problems, selector, select, update, clusters, seed) for seed in seeds]
+
+
+def _choose(
+    problems: Problems, selector: jaxsel.Selector, select: Any, update: Any, clusters: np.ndarray, seed: int
+) -> dict[str, float]:
     rows = jnp.array(split(len(problems.levels), Config.held_out, seed)[0])
     learner, rng = make_learner(problems, seed), np.random.default_rng([seed, 3])
-    select = jax.jit(lambda key, state: selector.select(key, state, BATCH, rows).prompt_ids)
-    update, train = jax.jit(selector.update, donate_argnums=1), jax.jit(simulate.train)
-    rates = jax.jit(lambda state: simulate.success_rate(learner, state))
+    train, success_rate = jax.jit(simulate.train), jax.jit(simulate.success_rate)
     belief, state = selector.init(jax.random.key(seed), len(problems.levels)), simulate.initial_state(learner)
     directions = problems.embeddings / np.maximum(np.linalg.norm(problems.embeddings, axis=1, keepdims=True), 1e-6)
     records, means = [], []
     for t in range(STEPS):
-        ids = np.asarray(select(jax.random.key(2 * t), belief))
-        successes = rng.binomial(GROUP_SIZE, np.asarray(rates(state))[ids]).astype(np.int32)
+        ids = np.asarray(select(jax.random.key(2 * t), belief, rows))
+        successes = rng.binomial(GROUP_SIZE, np.asarray(success_rate(learner, state))[ids]).astype(np.int32)
         belief = update(jax.random.key(2 * t + 1), belief, rollouts(ids, successes))
         state = train(learner, state, rollouts(ids, successes))
         mean = directions[ids].mean(0)
@@ -87,7 +93,7 @@ def choose(problems: Problems, selector: jaxsel.Selector, clusters: np.ndarray, 
         )
         means.append(mean)
     result = {name: float(np.nanmean([r[name] for r in records])) for name in records[0]}
-    return result | {"true rate of the pool at the end": float(np.asarray(rates(state))[rows].mean())}
+    return result | {"true rate of the pool at the end": float(np.asarray(success_rate(learner, state))[rows].mean())}
 
 
 def _choices_table(summary: dict[str, Any]) -> Table:
@@ -148,7 +154,7 @@ def main(arguments: list[str]) -> None:
     directions = problems.embeddings / np.maximum(np.linalg.norm(problems.embeddings, axis=1, keepdims=True), 1e-6)
     clusters = KMeans(CLUSTERS, random_state=0).fit_predict(directions)
     runs = {
-        name: [choose(problems, selector, clusters, seed) for seed in options.seeds]
+        name: choose(problems, selector, clusters, options.seeds)
         for name, selector in tqdm(selectors(problems.embeddings).items(), desc="choices", unit="selector")
     }
     choices = {

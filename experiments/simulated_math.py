@@ -93,12 +93,16 @@ def split(num_problems: int, held_out: int, seed: int) -> tuple[np.ndarray, np.n
 def record(learner: simulate.Learner, rows: np.ndarray, seed: int, *, steps: int, batch_size: int) -> Recording:
     """Trains on random batches of the rows; every predictor can be shown the same."""
     rng = np.random.default_rng([seed, 2])
-    state, success_rate = simulate.initial_state(learner), jax.jit(simulate.success_rate)
+    state, success_rate, train = (
+        simulate.initial_state(learner),
+        jax.jit(simulate.success_rate),
+        jax.jit(simulate.train),
+    )
     truth, ids, successes = [np.asarray(success_rate(learner, state))], [], []
     for _ in range(steps):
         ids.append(rng.choice(rows, batch_size, replace=False))
         successes.append(rng.binomial(GROUP_SIZE, truth[-1][ids[-1]]).astype(np.int32))
-        state = jax.jit(simulate.train)(learner, state, rollouts(ids[-1], successes[-1]))
+        state = train(learner, state, rollouts(ids[-1], successes[-1]))
         truth.append(np.asarray(success_rate(learner, state)))
     return Recording(np.stack(ids), np.stack(successes), np.stack(truth))
 
@@ -116,9 +120,10 @@ Predict = Callable[[Recording, Sequence[int]], dict[int, np.ndarray]]
 def online(predictor: jaxsel.Predictor) -> Predict:
     """A predictor of jaxsel, updated step by step."""
 
+    update = jax.jit(predictor.update, donate_argnums=1)
+    rates = jax.jit(lambda key, state: predictor.predict(key, state, None).success_rate)
+
     def predict(recording: Recording, horizons: Sequence[int]) -> dict[int, np.ndarray]:
-        update = jax.jit(predictor.update, donate_argnums=1)
-        rates = jax.jit(lambda key, state: predictor.predict(key, state, None).success_rate)
         state, predicted = predictor.init(jax.random.key(0), recording.truth.shape[1]), {}
         for t in range(max(horizons)):
             state = update(jax.random.key(2 * t), state, rollouts(recording.prompt_ids[t], recording.successes[t]))
