@@ -33,6 +33,7 @@ bench: env
 # Needs a JAX built for the GPU and installs nothing: make gpu PYTHON=python3
 gpu:
 	$(PYTHON) -m experiments.benchmarks.gpu
+	$(PYTHON) -m experiments.gps_cost
 
 clean:
 	rm -rf .venv runs

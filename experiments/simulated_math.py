@@ -119,7 +119,6 @@ Predict = Callable[[Recording, Sequence[int]], dict[int, np.ndarray]]
 
 def online(predictor: jaxsel.Predictor) -> Predict:
     """A predictor of jaxsel, updated step by step."""
-
     update = jax.jit(predictor.update, donate_argnums=1)
     rates = jax.jit(lambda key, state: predictor.predict(key, state, None).success_rate)
 
