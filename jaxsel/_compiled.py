@@ -1,9 +1,12 @@
 """The functions of a selector, compiled once, however many `PromptSelector`s it is given to.
 
-Random keys are made inside: a key of its own for every use, from the seed, the use and how often it came.
+What is compiled is kept with the function it comes from, so that both are freed together: a selector may hold the
+embeddings of a pool. Random keys are made inside: a key of its own for every use, from the seed, the use and how often
+it came.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +23,19 @@ def initial_key(seed: np.uint32) -> Key[Array, ""]:
     return _key(seed, _INIT, 0)
 
 
-@functools.lru_cache(maxsize=64)
+def _kept_with_its_function(compile_it: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    name = f"_jaxsel_{compile_it.__name__}"
+
+    @functools.wraps(compile_it)
+    def compiled(function: Any) -> Any:
+        if not hasattr(function, name):
+            setattr(function, name, compile_it(function))
+        return getattr(function, name)
+
+    return compiled
+
+
+@_kept_with_its_function
 def compiled_select(select: Any) -> Any:
     """`(state, seed, counter, batch_size, candidates) -> Selection`."""
 
@@ -30,13 +45,13 @@ def compiled_select(select: Any) -> Any:
     return jax.jit(run, static_argnums=3)
 
 
-@functools.lru_cache(maxsize=64)
+@_kept_with_its_function
 def compiled_predict(predict: Any) -> Any:
     """`(state, seed, counter, prompt_ids) -> Prediction`."""
     return jax.jit(lambda state, seed, counter, ids: predict(_key(seed, _PREDICT, counter), state, ids))
 
 
-@functools.lru_cache(maxsize=64)
+@_kept_with_its_function
 def compiled_update(update: Any) -> Any:
     """`(state, seed, counter, visits) -> state`; the state that is given is donated."""
 
