@@ -136,3 +136,13 @@ def assert_frequency(count: ArrayLike, trials: int, probability: ArrayLike) -> N
     deviation = np.abs(np.asarray(count) - trials * probability)
     bound = 5 * np.sqrt(trials * probability * (1 - probability)) + 1e-9
     assert (deviation <= bound).all(), (count, trials * probability, bound)
+
+
+def own_evidence(batches, num_prompts: int, decay: float) -> np.ndarray:
+    """[2, N]: S <- d * S + s and F <- d * F + (n - s) at every visit of a prompt."""
+    evidence = np.zeros((2, num_prompts))
+    for batch in batches:
+        visits = merged(batch.prompt_ids, batch.successes, batch.group_size, num_prompts)
+        for row, (s, n) in visits.items():
+            evidence[:, row] = decay * evidence[:, row] + (s, n - s)
+    return evidence
