@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax.scipy.special import betaln
 from jaxtyping import Array, Float
 
 from jaxsel._beta_binomial import solve_state_probabilities
@@ -86,10 +85,8 @@ def _beta_binomial_belief(
 
 def _binomial_log_prob(outputs: Float[Array, "*shape 2"], batch: Rollouts) -> Float[Array, "*shape"]:
     logit, _ = _logit_and_spread(outputs)
-    successes, failures = batch.successes, batch.group_size - batch.successes
-    log_ways = -jnp.log1p(batch.group_size) - betaln(successes + 1, failures + 1)
-    # NumPyro's has a wrong gradient at even odds, where the decoder starts
-    return log_ways + successes * jax.nn.log_sigmoid(logit) + failures * jax.nn.log_sigmoid(-logit)
+    # of probabilities: NumPyro's gradient by logits is wrong at even odds, where the decoder starts
+    return dist.Binomial(batch.group_size, probs=jax.nn.sigmoid(logit)).log_prob(batch.successes)
 
 
 def _squared_error_log_prob(outputs: Float[Array, "*shape 2"], batch: Rollouts) -> Float[Array, "*shape"]:

@@ -239,8 +239,7 @@ def amortized(
 
             gradient, fit = jax.grad(loss, has_aux=True)(parameters)
             change, optimizer_state = optimizer.update(gradient, optimizer_state, parameters)
-            norm = jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(gradient)))
-            fit = fit._replace(gradient_norm=norm)
+            fit = fit._replace(gradient_norm=optax.tree.norm(gradient))
             return (optax.apply_updates(parameters, change), optimizer_state), fit
 
         keys = jax.random.split(training_key, inner_steps)
