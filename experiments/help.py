@@ -5,7 +5,7 @@ import re
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
-_HEAD = """Trains a policy with GRPO on prompts that a method chooses.
+_HEAD = """Trains a policy on prompts that a method chooses.
 
   python -m experiments.train method.name=dps train.steps=500 seed=3
   python -m experiments.train method.name=dps train.checkpoint_every=50 --resume

@@ -1,45 +1,141 @@
-"""Policy losses: pure functions that return `(loss, metrics)`."""
+"""Losses of policies and values: pure functions that return `(loss, metrics)`."""
 
 import torch
+from jaxtyping import Bool, Float
+
+AGGREGATIONS = ("token_mean", "sequence_mean")
 
 
 def clipped_policy_loss(
-    log_probs: torch.Tensor,
-    old_log_probs: torch.Tensor,
-    advantages: torch.Tensor,
-    mask: torch.Tensor,
+    log_probs: Float[torch.Tensor, "r t"],
+    old_log_probs: Float[torch.Tensor, "r t"],
+    advantages: Float[torch.Tensor, " r"] | Float[torch.Tensor, "r t"],
+    mask: Bool[torch.Tensor, "r t"],
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
+    aggregation: str = "token_mean",
     num_tokens: int | None = None,
-) -> tuple[torch.Tensor, dict[str, float]]:
+    num_completions: int | None = None,
+    reference_log_probs: Float[torch.Tensor, "r t"] | None = None,
+    kl_weight: float = 0.0,
+    engine_log_probs: Float[torch.Tensor, "r t"] | None = None,
+    importance_cap: float = 2.0,
+) -> tuple[Float[torch.Tensor, ""], dict[str, float]]:
     r"""PPO's clipped objective with DAPO's clip-higher and token mean (arXiv 2503.14476, equations 8 to 12).
 
     $-\frac{1}{\sum_i |o_i|} \sum_i \sum_t \min(\rho_{it} A_i, \mathrm{clip}(\rho_{it}, 1 - c_l, 1 + c_h) A_i)$ with
     $\rho = \exp(\log p - \log p_\mathrm{old})$. No token, no loss: an empty mask gives 0.
 
+    Options:
+
+    * `aggregation="sequence_mean"`: the mean over completions of each one's mean over its tokens, as in GRPO.
+    * `reference_log_probs`: adds `kl_weight` times the mean of $e^d - d - 1$, $d = \log p_\mathrm{ref} - \log p$
+      (Schulman's k3, arXiv 2402.03300, equation 4). It acts on every token, also where the advantage is 0.
+    * `engine_log_probs`: what the inference engine says of the tokens it sampled, where that differs from what the
+      trainer says. The objective of a token is weighted with $\min(p_\mathrm{old} / p_\mathrm{engine}, C)$ (truncated
+      importance sampling), a constant to the gradient; `old_log_probs` are then the trainer's own.
+
     Args:
-        log_probs: float `[r, t]`, of the sampled tokens under the policy being trained.
-        old_log_probs: float `[r, t]`, under the policy that sampled them.
-        advantages: float `[r]`, one a completion.
-        mask: bool `[r, t]`, the tokens that count.
+        log_probs: of the sampled tokens under the policy being trained.
+        old_log_probs: under the policy that sampled them.
+        advantages: one a completion, or one a token.
+        mask: the tokens that count.
         clip_low: how far the ratio may fall below 1.
         clip_high: how far it may rise above 1.
-        num_tokens: what the sum is divided by, when these rows are a part of a batch; None: the tokens of the mask.
+        aggregation: token_mean or sequence_mean.
+        num_tokens: what the sum of the token mean is divided by, when these rows are a part of a batch; None: the
+            tokens of the mask.
+        num_completions: likewise for the sequence mean; None: the rows with a token.
+        reference_log_probs: under a policy to stay close to; None: no such term.
+        kl_weight: of that term, at least 0.
+        engine_log_probs: under the inference engine; None: no such weights.
+        importance_cap: C, above 0.
 
     Returns:
-        The loss, a scalar, and the share of clipped tokens and the approximate KL divergence as floats.
+        The loss, a scalar, and floats, means of the kind that the loss is: clip_share (of clipped tokens), approx_kl
+        (to the old policy); with `reference_log_probs` reference_kl; with `engine_log_probs` log_prob_gap_mean and
+        log_prob_gap_max, of $|\log p_\mathrm{old} - \log p_\mathrm{engine}|$. All but the maximum add up over the parts
+        of a batch.
+
+    Raises:
+        ValueError: an unknown `aggregation`, a negative `kl_weight` or an `importance_cap` that is not above 0.
     """
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(f"aggregation is {aggregation!r}; give one of {', '.join(AGGREGATIONS)}")
+    if not kl_weight >= 0:
+        raise ValueError(f"kl_weight is {kl_weight}; give a number of at least 0")
+    if not importance_cap > 0:
+        raise ValueError(f"importance_cap is {importance_cap}; give a number above 0")
+    if aggregation == "token_mean":
+        weight, total = mask, max(int(mask.sum()) if num_tokens is None else num_tokens, 1)
+    else:
+        length = mask.sum(1, keepdim=True)
+        weight = mask / length.clamp_min(1)
+        total = max(int((length > 0).sum()) if num_completions is None else num_completions, 1)
+
+    def mean(per_token: torch.Tensor) -> torch.Tensor:
+        return (per_token * weight).sum() / total
+
     log_ratio = torch.where(mask, log_probs - old_log_probs, 0.0)
     ratio = log_ratio.exp()
-    advantage = advantages[:, None]
+    advantage = advantages[:, None] if advantages.ndim == 1 else advantages
     unclipped = ratio * advantage
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
-    total = max(int(mask.sum()) if num_tokens is None else num_tokens, 1)
-    loss = -(torch.minimum(unclipped, clipped) * mask).sum() / total
+    objective = torch.minimum(unclipped, clipped)
+    metrics: dict[str, float] = {}
+    if engine_log_probs is not None:
+        gap = torch.where(mask, old_log_probs - engine_log_probs, 0.0).detach()
+        objective = objective * gap.exp().clamp_max(importance_cap)
+        metrics["log_prob_gap_mean"] = float(mean(gap.abs()))
+        metrics["log_prob_gap_max"] = float(gap.abs().max()) if gap.numel() else 0.0
+    loss = -mean(objective)
+    if reference_log_probs is not None:
+        log_excess = torch.where(mask, reference_log_probs - log_probs, 0.0)
+        kl = mean(log_excess.exp() - log_excess - 1)
+        loss = loss + kl_weight * kl
+        metrics["reference_kl"] = float(kl.detach())
     with torch.no_grad():
-        metrics = {
-            "clip_share": float(((clipped < unclipped) & mask).sum() / total),
-            "approx_kl": float(((ratio - 1 - log_ratio) * mask).sum() / total),
-        }
+        metrics["clip_share"] = float(mean(clipped < unclipped))
+        metrics["approx_kl"] = float(mean(ratio - 1 - log_ratio))
     return loss, metrics
+
+
+def clipped_value_loss(
+    values: Float[torch.Tensor, "r t"],
+    old_values: Float[torch.Tensor, "r t"],
+    returns: Float[torch.Tensor, "r t"],
+    mask: Bool[torch.Tensor, "r t"],
+    *,
+    clip: float = 0.2,
+    num_tokens: int | None = None,
+) -> tuple[Float[torch.Tensor, ""], dict[str, float]]:
+    r"""PPO's clipped value loss, $\frac12$ the token mean of $\max((V - R)^2, (V_c - R)^2)$.
+
+    $V_c = V_\mathrm{old} + \mathrm{clip}(V - V_\mathrm{old}, -c, c)$: a value that has moved further than c towards its
+    return has no gradient. No token, no loss.
+
+    Args:
+        values: of the value head being trained.
+        old_values: what it said when the advantages were estimated.
+        returns: see `advantages.gae`; NaN: not judged, counts nowhere.
+        mask: the tokens that count.
+        clip: c, above 0.
+        num_tokens: what the sum is divided by, when these rows are a part of a batch; None: the judged tokens of the
+            mask.
+
+    Returns:
+        The loss, a scalar, and as a float value_clip_share, of the tokens without gradient for that reason.
+
+    Raises:
+        ValueError: `clip` is not above 0.
+    """
+    if not clip > 0:
+        raise ValueError(f"clip is {clip}; give a number above 0")
+    mask = mask & ~returns.isnan()
+    values, old_values, returns = (torch.where(mask, x, 0.0) for x in (values, old_values, returns))
+    total = max(int(mask.sum()) if num_tokens is None else num_tokens, 1)
+    unclipped = (values - returns).square()
+    clipped = (old_values + (values - old_values).clamp(-clip, clip) - returns).square()
+    loss = torch.maximum(unclipped, clipped).sum() / (2 * total)
+    return loss, {"value_clip_share": float((clipped > unclipped).sum() / total)}

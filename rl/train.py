@@ -20,6 +20,8 @@ from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine
 from rl.run_log import RunLog, load_checkpoint, read_metrics, save_checkpoint
 
+ADVANTAGES = {"grpo": advantages.grpo, "rloo": advantages.rloo, "reinforce_pp": advantages.reinforce_pp}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -32,6 +34,9 @@ class TrainConfig:
         learning_rate: of AdamW, betas 0.9 and 0.99, no weight decay; linear warm-up over `warm_up_steps`.
         warm_up_steps: see `learning_rate`.
         max_grad_norm: gradients are clipped to this norm.
+        advantage: grpo: a reward minus its group's mean, over the group's standard deviation; rloo: minus the mean of
+            the group's other rewards; reinforce_pp: minus the batch's mean, over the batch's standard deviation.
+        aggregation: token_mean: every token of a step counts the same in the loss; sequence_mean: every completion.
         clip_low: see `losses.clipped_policy_loss`.
         clip_high: likewise.
         updates_per_batch: passes over a step's batch; each is one optimiser step.
@@ -47,6 +52,8 @@ class TrainConfig:
     learning_rate: float = 4e-5
     warm_up_steps: int = 10
     max_grad_norm: float = 1.0
+    advantage: str = "grpo"
+    aggregation: str = "token_mean"
     clip_low: float = 0.2
     clip_high: float = 0.28
     updates_per_batch: int = 1
@@ -66,6 +73,9 @@ class TrainConfig:
         for name in ("probe_every", "checkpoint_every", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 0")
+        for name, choices in {"advantage": ADVANTAGES, "aggregation": losses.AGGREGATIONS}.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give one of {', '.join(choices)}")
 
 
 def train(
@@ -196,10 +206,11 @@ def _update(
     """Optimiser steps on one batch of groups."""
     completions = groups.completions
     device = completions.tokens.device
-    advantage = advantages.grpo(groups.rewards).flatten().to(device)
+    advantage = ADVANTAGES[config.advantage](groups.rewards).flatten().to(device)
     prompt = torch.arange(len(groups.prompt_ids), device=device).repeat_interleave(completions.group_size)
     judged = ~groups.rewards.isnan().flatten().to(device)
-    num_tokens = int(completions.mask[judged].sum())
+    counted = completions.mask[judged]  # the means run over all that was judged, with an advantage or without
+    num_tokens, num_completions = int(counted.sum()), int(counted.any(1).sum())
     informative = advantage.nonzero()[:, 0]  # the others add nothing to the sum that the loss is
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warm_up_steps)
@@ -223,7 +234,9 @@ def _update(
                 completions.mask[rows],
                 clip_low=config.clip_low,
                 clip_high=config.clip_high,
+                aggregation=config.aggregation,
                 num_tokens=num_tokens,
+                num_completions=num_completions,
             )
             loss.backward()
             for name, value in {"loss": float(loss.detach()), **parts}.items():

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -46,3 +47,109 @@ def test_groups_do_not_see_each_other():
     one, other = torch.tensor([[1.0, 0.0, 0.5]]), torch.tensor([[7.0, NAN, -100.0]])
     both = advantages.grpo(torch.cat([one, other]))
     np.testing.assert_allclose(both[:1].numpy(), advantages.grpo(one).numpy())
+
+
+def test_grpo_without_the_standard_deviation_by_hand():
+    result = advantages.grpo(torch.tensor([[1.0, 0.0, NAN, 0.5], [2.0, 2.0, 2.0, 2.0]]), divide_by_std=False)
+    np.testing.assert_allclose(result.numpy(), [[0.5, -0.5, 0, 0], [0, 0, 0, 0]], atol=1e-7)
+
+
+def test_rloo_by_hand():
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, NAN, 0.0, 0.5], [NAN, 0.0, NAN, 3.0]])
+    expected = [[2 / 3, -2 / 3, -2 / 3, 2 / 3], [0.75, 0, -0.75, 0], [0, -3, 0, 3]]
+    np.testing.assert_allclose(advantages.rloo(rewards).numpy(), expected, atol=1e-6)
+
+
+def test_reinforce_pp_by_hand():
+    # mean 1, squares 1 + 0 + 1 + 4 + 0 + 4 = 10 over 6 - 1
+    rewards = torch.tensor([[0.0, 1.0, 2.0, NAN], [3.0, 1.0, NAN, -1.0]])
+    expected = np.array([[-1, 0, 1, 0], [2, 0, 0, -2]]) / math.sqrt(2)
+    np.testing.assert_allclose(advantages.reinforce_pp(rewards).numpy(), expected, rtol=1e-5)
+
+
+def test_reinforce_pp_with_the_group_baseline_by_hand():
+    # centred: -1 0 1, 1 0 -1 and 0 0; squares 4 over 8 - 1
+    rewards = torch.tensor([[0.0, 1.0, 2.0], [7.0, 6.0, 5.0], [9.0, NAN, 9.0]])
+    expected = np.array([[-1, 0, 1], [1, 0, -1], [0, 0, 0]]) / math.sqrt(4 / 7)
+    np.testing.assert_allclose(advantages.reinforce_pp(rewards, group_baseline=True).numpy(), expected, rtol=1e-5)
+
+
+def test_reinforce_pp_learns_from_groups_that_agree():
+    result = advantages.reinforce_pp(torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+    np.testing.assert_allclose(result.numpy(), np.array([[1, 1], [-1, -1]]) * 0.5 / math.sqrt(1 / 3), rtol=1e-5)
+
+
+ESTIMATORS = {
+    "grpo": advantages.grpo,
+    "dr_grpo": partial(advantages.grpo, divide_by_std=False),
+    "rloo": advantages.rloo,
+    "reinforce_pp": advantages.reinforce_pp,
+    "reinforce_pp_baseline": partial(advantages.reinforce_pp, group_baseline=True),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_what_holds_for_every_estimator(name):
+    estimate = ESTIMATORS[name]
+    rewards = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    rewards[0, 1], rewards[2] = NAN, NAN
+    result = estimate(rewards)
+    assert result.isfinite().all()
+    assert (result[rewards.isnan()] == 0).all()
+    assert result.sum().abs() < 1e-5
+    np.testing.assert_allclose(estimate(rewards + 3).numpy(), result.numpy(), atol=1e-5)
+    assert not estimate(torch.full((3, 4), 0.1)).any()
+    assert not estimate(torch.full((3, 4), NAN)).any()
+    assert not estimate(torch.tensor([[1.0, NAN]])).any()
+
+
+def test_gae_by_hand():
+    # backwards with discount 1/2, lambda 1/2: delta = 4 - 1 = 3; 1 + 1/2 - 2 = -1/2; 0 + 1 - 3 = -2
+    result, returns = advantages.gae(
+        torch.tensor([[0.0, 1.0, 4.0]]),
+        torch.tensor([[3.0, 2.0, 1.0]]),
+        torch.ones(1, 3, dtype=torch.bool),
+        discount=0.5,
+        gae_lambda=0.5,
+    )
+    np.testing.assert_allclose(result.numpy(), [[-2 + 0.25 * 0.25, -0.5 + 0.25 * 3, 3]])
+    np.testing.assert_allclose(returns.numpy(), [[1.0625, 2.25, 4]])
+
+
+def test_gae_between_its_extremes():
+    rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.5, 0.25, 0.75]])
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    monte_carlo, _ = advantages.gae(rewards, values, mask, gae_lambda=1.0)
+    np.testing.assert_allclose(monte_carlo.numpy(), [[0.5, 0.75, 0.25]])  # reward to go minus value
+    one_step, _ = advantages.gae(rewards, values, mask, gae_lambda=0.0)
+    np.testing.assert_allclose(one_step.numpy(), [[-0.25, 0.5, 0.25]])  # of the values' differences
+
+
+def test_gae_steps_over_what_the_mask_hides():
+    rewards = torch.tensor([[0.0, 1.0, 4.0]])
+    values = torch.tensor([[3.0, 2.0, 1.0]])
+    dense = advantages.gae(rewards, values, torch.ones(1, 3, dtype=torch.bool), discount=0.9)
+    mask = torch.tensor([[True, False, True, True, False]])
+    sparse = advantages.gae(
+        torch.tensor([[0.0, NAN, 1.0, 4.0, 100.0]]), torch.tensor([[3.0, math.inf, 2.0, 1.0, NAN]]), mask, discount=0.9
+    )
+    for short, long in zip(dense, sparse, strict=True):
+        assert long[mask].tolist() == short.flatten().tolist()
+        assert long[~mask].tolist() == [0, 0]
+
+
+def test_gae_of_a_completion_without_judgement_is_zero_everywhere():
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    rewards = torch.tensor([[0.0, NAN, 0.0], [0.0, 0.0, 1.0]])
+    values = torch.full((2, 3), 0.5, requires_grad=True)
+    result, returns = advantages.gae(rewards, values, mask, gae_lambda=1.0)
+    assert result.tolist() == [[0, 0, 0], [0.5, 0.5, 0.5]]
+    np.testing.assert_array_equal(returns.numpy(), [[NAN, NAN, 0], [1, 1, 1]])
+    assert not result.requires_grad
+
+
+@pytest.mark.parametrize("name", ["discount", "gae_lambda"])
+@pytest.mark.parametrize("value", [-0.1, 1.5, NAN])
+def test_gae_out_of_range_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}; give a number from 0 to 1"):
+        advantages.gae(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), **{name: value})

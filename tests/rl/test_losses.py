@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rl.losses import clipped_policy_loss
+from rl.losses import clipped_policy_loss, clipped_value_loss
 
 
 def loss_of(ratio, advantage, **options):
@@ -69,3 +69,154 @@ def test_no_token_no_loss():
     loss, metrics = clipped_policy_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2), empty)
     assert loss.item() == 0
     assert metrics == {"clip_share": 0.0, "approx_kl": 0.0}
+
+
+LENGTHS_3_AND_1 = torch.tensor([[True, True, True], [True, False, False]])
+
+
+def test_the_sequence_mean_by_hand():
+    zeros, advantages = torch.zeros(2, 3, requires_grad=True), torch.tensor([2.0, -1.0])
+    loss, _ = clipped_policy_loss(zeros, torch.zeros(2, 3), advantages, LENGTHS_3_AND_1, aggregation="sequence_mean")
+    (gradient,) = torch.autograd.grad(loss, zeros)
+    assert loss.item() == pytest.approx(-(2 - 1) / 2)
+    np.testing.assert_allclose(gradient.numpy(), [[-1 / 3, -1 / 3, -1 / 3], [0.5, 0, 0]], rtol=1e-6)
+
+
+def test_the_metrics_are_means_of_the_kind_that_the_loss_is():
+    log_probs = torch.tensor([[math.log(2.0), 0.0, 0.0], [0.0, 0.0, 0.0]])
+    for aggregation, share in {"token_mean": 1 / 4, "sequence_mean": 1 / 6}.items():
+        _, metrics = clipped_policy_loss(
+            log_probs, torch.zeros(2, 3), torch.ones(2), LENGTHS_3_AND_1, aggregation=aggregation
+        )
+        assert metrics["clip_share"] == pytest.approx(share)
+        assert metrics["approx_kl"] == pytest.approx(share * (1 - math.log(2)), rel=1e-5)
+
+
+def test_a_row_without_tokens_is_no_completion():
+    mask = torch.tensor([[True, True], [False, False]])
+    loss, _ = clipped_policy_loss(
+        torch.zeros(2, 2), torch.zeros(2, 2), torch.tensor([3.0, 5.0]), mask, aggregation="sequence_mean"
+    )
+    assert loss.item() == -3
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_parts_add_up_with_every_option(aggregation):
+    generator = torch.Generator().manual_seed(0)
+    log_probs, old, reference, engine = (-torch.rand(6, 4, generator=generator) for _ in range(4))
+    advantages = torch.randn(6, generator=generator)
+    mask = torch.rand(6, 4, generator=generator) < 0.7
+    mask[:, 0] = True
+
+    def part(rows, **totals):
+        return clipped_policy_loss(
+            log_probs[rows],
+            old[rows],
+            advantages[rows],
+            mask[rows],
+            aggregation=aggregation,
+            reference_log_probs=reference[rows],
+            kl_weight=0.3,
+            engine_log_probs=engine[rows],
+            **totals,
+        )
+
+    whole, metrics = part(slice(None))
+    parts = [part(rows, num_tokens=int(mask.sum()), num_completions=6) for rows in (slice(0, 2), slice(2, 6))]
+    assert sum(loss.item() for loss, _ in parts) == pytest.approx(whole.item(), rel=1e-5)
+    for name in metrics.keys() - {"log_prob_gap_max"}:
+        assert sum(m[name] for _, m in parts) == pytest.approx(metrics[name], rel=1e-5)
+    assert max(m["log_prob_gap_max"] for _, m in parts) == metrics["log_prob_gap_max"]
+
+
+def test_the_kl_to_a_reference_by_hand():
+    log_probs = torch.tensor([[0.0, 0.0, -math.inf]], requires_grad=True)
+    reference = torch.tensor([[math.log(2.0), 0.0, -math.inf]])
+    mask = torch.tensor([[True, True, False]])
+    loss, metrics = clipped_policy_loss(
+        log_probs, torch.zeros(1, 3), torch.zeros(1), mask, reference_log_probs=reference, kl_weight=0.5
+    )
+    (gradient,) = torch.autograd.grad(loss, log_probs)
+    kl = (2 - math.log(2) - 1 + 0) / 2
+    assert metrics["reference_kl"] == pytest.approx(kl, rel=1e-6)
+    assert loss.item() == pytest.approx(0.5 * kl, rel=1e-6)
+    np.testing.assert_allclose(gradient.numpy(), [[0.5 * (1 - 2) / 2, 0, 0]], rtol=1e-6)  # d/dx of e^-x + x is 1 - e^-x
+
+
+def test_a_reference_without_weight_is_only_measured():
+    plain, _ = clipped_policy_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1), torch.ones(1, 1) > 0)
+    loss, metrics = clipped_policy_loss(
+        torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1), torch.ones(1, 1) > 0, reference_log_probs=torch.ones(1, 1)
+    )
+    assert loss == plain
+    assert metrics["reference_kl"] == pytest.approx(math.e - 2, rel=1e-6)
+
+
+def test_truncated_importance_sampling_by_hand():
+    """Trainer over engine: 1.5, 8 (cut to 2), 1 / 4 and one that the mask hides."""
+    old = torch.tensor([[math.log(1.5), math.log(8.0), -math.log(4.0), math.inf]])
+    log_probs = old.detach().clone().requires_grad_()
+    mask = torch.tensor([[True, True, True, False]])
+    loss, metrics = clipped_policy_loss(
+        log_probs, old, torch.tensor([3.0]), mask, engine_log_probs=torch.zeros(1, 4), importance_cap=2.0
+    )
+    (gradient,) = torch.autograd.grad(loss, log_probs)
+    weights = np.array([[1.5, 2, 0.25, 0]])
+    assert loss.item() == pytest.approx(-3 * weights.sum() / 3, rel=1e-6)
+    np.testing.assert_allclose(gradient.numpy(), -3 * weights / 3, rtol=1e-6)
+    assert metrics["log_prob_gap_mean"] == pytest.approx(math.log(1.5 * 8 * 4) / 3, rel=1e-6)
+    assert metrics["log_prob_gap_max"] == pytest.approx(math.log(8), rel=1e-6)
+
+
+def test_the_importance_weights_are_constants_to_the_gradient():
+    """Also where the trainer's log-probabilities are those being trained."""
+    log_probs = torch.tensor([[math.log(1.5)]], requires_grad=True)
+    loss, _ = clipped_policy_loss(
+        log_probs, log_probs, torch.ones(1), torch.ones(1, 1) > 0, engine_log_probs=torch.zeros(1, 1)
+    )
+    (gradient,) = torch.autograd.grad(loss, log_probs)
+    assert loss.item() == pytest.approx(-1.5)
+    assert gradient.item() == 0  # the ratio is 1 whatever the parameters
+
+
+def test_advantages_may_differ_between_tokens():
+    advantages = torch.tensor([[1.0, 2.0, 3.0], [-4.0, 9.0, 9.0]])
+    loss, _ = clipped_policy_loss(torch.zeros(2, 3), torch.zeros(2, 3), advantages, LENGTHS_3_AND_1)
+    assert loss.item() == -(1 + 2 + 3 - 4) / 4
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"aggregation": "mean"}, "aggregation is 'mean'; give one of token_mean, sequence_mean"),
+        ({"kl_weight": -1.0}, "kl_weight is -1.0; give a number of at least 0"),
+        ({"importance_cap": 0.0}, "importance_cap is 0.0; give a number above 0"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(option, message):
+    with pytest.raises(ValueError, match=message):
+        loss_of(1.0, 1.0, **option)
+
+
+def test_the_value_loss_by_hand():
+    """Return 1, old value 0, clip 0.2: still; moved too far towards it; moved away; past it; hidden; not judged."""
+    values = torch.tensor([[0.0, 0.5, -0.5, 3.0, math.inf, 7.0]], requires_grad=True)
+    returns = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, math.nan]])
+    mask = torch.tensor([[True, True, True, True, False, True]])
+    loss, metrics = clipped_value_loss(values, torch.zeros(1, 6), returns, mask, clip=0.2)
+    (gradient,) = torch.autograd.grad(loss, values)
+    assert loss.item() == pytest.approx((1 + 0.8**2 + 1.5**2 + 2**2) / 2 / 4, rel=1e-6)
+    np.testing.assert_allclose(gradient.numpy(), [[-1 / 4, 0, -1.5 / 4, 2 / 4, 0, 0]], rtol=1e-6)
+    assert metrics == {"value_clip_share": 1 / 4}
+
+
+def test_the_value_loss_in_parts_and_of_nothing():
+    values = torch.tensor([[1.0], [2.0]])
+    mask = torch.ones(2, 1, dtype=torch.bool)
+    whole, _ = clipped_value_loss(values, values, torch.zeros(2, 1), mask)
+    parts = [clipped_value_loss(values[i], values[i], torch.zeros(1, 1), mask[i], num_tokens=2)[0] for i in ([0], [1])]
+    assert whole.item() == pytest.approx((1 + 4) / 4)
+    assert torch.stack(parts).sum().item() == pytest.approx(whole.item())
+    assert clipped_value_loss(values, values, values, ~mask)[0].item() == 0
+    with pytest.raises(ValueError, match="clip is 0; give a number above 0"):
+        clipped_value_loss(values, values, values, mask, clip=0)

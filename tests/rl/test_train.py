@@ -1,8 +1,10 @@
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,12 @@ import pytest
 import torch
 
 import jaxsel
+from rl.advantages import grpo, reinforce_pp, rloo
 from rl.curriculum import DynamicSampling, HistoryResampling, Selected
 from rl.engines.hf import HFEngine
 from rl.policy import build_policy
 from rl.probe import Probe
+from rl.prompts import Verdict
 from rl.run_log import RunLog, load_checkpoint, read_metrics, save_checkpoint
 from rl.train import TrainConfig, train
 
@@ -70,8 +74,6 @@ def test_what_is_logged(task, tmp_path):
 
 
 def test_a_batch_without_signal_changes_nothing(task, tmp_path):
-    from rl.prompts import Verdict
-
     always = task._replace(verify=lambda *_: Verdict(True, 1.0))
     records, policy = start(always, tmp_path)
     fresh = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)
@@ -94,12 +96,68 @@ def test_failed_generations_are_no_failures(task, tmp_path):
 
 
 def test_micro_batches_change_nothing_but_memory(task, tmp_path):
-    from dataclasses import replace
-
     whole = start(task, tmp_path / "whole")
     parts = start(task, tmp_path / "parts", replace(CONFIG, micro_batch_size=3))
     for name, weight in whole[1].model.state_dict().items():
         torch.testing.assert_close(weight, parts[1].model.state_dict()[name], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+@pytest.mark.parametrize("estimator", [grpo, rloo, reinforce_pp])
+def test_one_step_is_the_policy_gradient_of_the_whole_batch(task, tmp_path, monkeypatch, estimator, aggregation):
+    """Ratios are 1 in the first step, so its gradient is that of the mean of advantage times log-probability."""
+    rewards = torch.tensor([[1, 0, 0, 1], [1, 1, math.nan, 1], [math.nan] * 4, [0.2, 0, 0, 1]])
+    pending = iter(rewards.flatten().tolist())
+    graded = task._replace(verify=lambda *_: Verdict(False, next(pending)))
+    gradients, clip = {}, torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, max_norm):
+        parameters = list(parameters)
+        gradients["actual"] = [p.grad.clone() for p in parameters]
+        return clip(parameters, max_norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    policy = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)
+    pool = task.pool(30, 0)
+    names = {"advantage": estimator.__name__, "aggregation": aggregation}
+    batches = []
+
+    class Kept(Selected):
+        def collect(self, roll_out):
+            def kept(prompt_ids):
+                groups = roll_out(prompt_ids)
+                batches.append(groups)
+                return groups
+
+            return super().collect(kept)
+
+    records = train(
+        replace(CONFIG, steps=1, probe_every=0, micro_batch_size=3, **names),
+        task=graded,
+        pool=pool,
+        policy=policy,
+        engine=HFEngine(policy),
+        curriculum=Kept(selector(), 4),
+        probe=Probe(task, pool, task.held_out(5), num_pool_prompts=10, group_size=2),
+        run_dir=tmp_path,
+    )
+    fresh = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)
+    (groups,) = batches
+    torch.testing.assert_close(groups.rewards, rewards, equal_nan=True)
+    out = groups.completions
+    prompt = torch.arange(4).repeat_interleave(4)
+    log_probs = fresh.token_log_probs(out.prompt_tokens[prompt], out.prompt_mask[prompt], out.tokens, out.mask)
+    per_token = torch.where(out.mask, log_probs, 0.0) * estimator(rewards).flatten()[:, None]
+    judged, length = ~rewards.isnan().flatten(), out.mask.sum(1)
+    if aggregation == "token_mean":
+        objective = per_token.sum() / length[judged].sum()
+    else:
+        objective = (per_token.sum(1) / length).sum() / judged.sum()
+    expected = torch.autograd.grad(-objective, list(fresh.model.parameters()))
+    for actual, wanted in zip(gradients["actual"], expected, strict=True):
+        torch.testing.assert_close(actual, wanted, atol=1e-6, rtol=1e-3)
+    assert records[0]["policy/grad_norm"] > 0
+    assert len(set(length[judged].tolist())) > 1  # or the two means would be one
 
 
 CURRICULA = {
@@ -144,8 +202,6 @@ test_train.start(task, Path({run_dir!r}), replace(test_train.CONFIG, steps=400, 
 @pytest.mark.slow
 def test_kill_minus_nine_and_resume(task, tmp_path):
     """The process dies at moments of the clock's choosing, twice; the numbers are those of an undisturbed run."""
-    from dataclasses import replace
-
     config = replace(CONFIG, steps=400, checkpoint_every=5)
     whole = start(task, tmp_path / "whole", config)
     run_dir = tmp_path / "cut"
@@ -215,6 +271,15 @@ def test_resume_does_not_erase_a_run_that_made_no_checkpoints(task, tmp_path):
 def test_a_configuration_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}; give"):
         TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [("advantage", "grpo, rloo, reinforce_pp"), ("aggregation", "token_mean, sequence_mean")],
+)
+def test_an_unknown_choice_is_refused(name, choices):
+    with pytest.raises(ValueError, match=f"{name} is 'ppo'; give one of {choices}"):
+        TrainConfig(**{name: "ppo"})
 
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(task, tmp_path):
