@@ -5,7 +5,19 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import __main__ as benchmarks
-from experiments.benchmarks import bars, checkpoints, contenders, figure, gpu, memory, report, run, streaming, timing
+from experiments.benchmarks import (
+    bars,
+    checkpoints,
+    contenders,
+    figure,
+    gpu,
+    handoff,
+    memory,
+    report,
+    run,
+    streaming,
+    timing,
+)
 from experiments.benchmarks.ours import METHODS, FusedKernels, Kernels, PublicClass
 from experiments.benchmarks.peers import common, jax_peers, numpy_peers, python_peers, torch_peers
 from jaxsel.beta import posterior
@@ -396,3 +408,13 @@ def test_pools_that_do_not_fit_are_left_out_and_other_errors_are_not(tmp_path, c
     message = "something else"
     with pytest.raises(RuntimeError, match="something else"):
         gpu.lane({**CONFIG, "largest_parity": 0}, tmp_path, torch_device="cpu")
+
+
+def test_the_hand_off_from_end_to_end(tmp_path, capsys):
+    handoff.main(["--sizes", "10", "1000", "--repeats", "2", "--output", str(tmp_path)])
+    result = json.loads((tmp_path / "handoff.json").read_text())
+    found = [(row["direction"], row["elements"]) for row in result["rows"]]
+    assert found == [(way, size) for size in (10, 1000) for way in ("torch to JAX", "JAX to torch")]
+    assert all(row[way] > 0 for row in result["rows"] for way in handoff.WAYS)
+    assert result["config"] == {"sizes": [10, 1000], "repeats": 2}
+    assert "through the host" in capsys.readouterr().out

@@ -1,0 +1,88 @@
+"""What it costs to hand int32 over between torch and JAX: sharing, a copy on the device, a copy through the host.
+
+    python -m experiments.benchmarks.handoff [--sizes 1000 10000000] [--repeats 30]
+
+On the GPU where both torch and JAX see one, else on the CPU, where the host copy stays in memory too. A time ends when
+the result can be read. Writes handoff.json.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from experiments.benchmarks import report
+from experiments.benchmarks.clock import milliseconds
+from experiments.provenance import RESULTS, provenance, write_result
+from rl.handoff import to_jax, to_torch
+
+WAYS = ("shared", "copied", "through the host")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6, 10**7], help="elements")
+    parser.add_argument("--repeats", type=int, default=30, help="of each, turn by turn")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
+    config = vars(parser.parse_args(arguments))
+    output = config.pop("output")
+    rows = [row for size in config["sizes"] for row in measure(size, config["repeats"], device_of_both())]
+    write_result(output / "handoff.json", provenance(config, 0) | {"unit": "us, medians", "rows": rows})
+    lines = [[row["direction"], f"{row['elements']:,}", *(f"{row[way]:,.0f}" for way in WAYS)] for row in rows]
+    print(report.text_table("hand-off of int32, medians in us", ["direction", "elements", *WAYS], lines))
+
+
+def device_of_both() -> str:
+    """Torch's name for the device."""
+    return "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+
+
+def measure(size: int, repeats: int, device: str) -> list[dict[str, Any]]:
+    """Two rows, one a direction: the median microseconds of every way."""
+    tensor = torch.arange(size, dtype=torch.int32, device=device)
+    array = jnp.arange(size, dtype=jnp.int32)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
+    array.block_until_ready()
+
+    def to_torch_and_wait(call: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        def run() -> torch.Tensor:
+            result = call()
+            wait()
+            return result
+
+        return run
+
+    torch_to_jax = (
+        lambda: to_jax(tensor, copy=False).block_until_ready(),
+        lambda: to_jax(tensor),
+        lambda: jnp.array(tensor.cpu().numpy()).block_until_ready(),
+    )
+    jax_to_torch = (
+        lambda: to_torch(array, copy=False),
+        lambda: to_torch(array),
+        lambda: torch.from_numpy(np.array(array)).to(device),
+    )
+    return [
+        {"direction": "torch to JAX", "elements": size, **_medians(torch_to_jax, repeats)},
+        {
+            "direction": "JAX to torch",
+            "elements": size,
+            **_medians(tuple(map(to_torch_and_wait, jax_to_torch)), repeats),
+        },
+    ]
+
+
+def _medians(calls: tuple[Callable[[], Any], ...], repeats: int) -> dict[str, float]:
+    """Turn by turn, after a turn that does not count."""
+    taken = [[1000 * milliseconds(call) for call in calls] for _ in range(repeats + 1)]
+    return dict(zip(WAYS, np.median(taken[1:], axis=0).tolist(), strict=True))
+
+
+if __name__ == "__main__":
+    main()
