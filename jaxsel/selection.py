@@ -40,7 +40,14 @@ def best(
         rank = jnp.where(values > border, 1.0, jnp.where(reach, -lot, -2.0))
         if prompt_ids is not None:
             rank = jnp.where(prompt_ids < 0, -3.0, rank)
-        return true_positions(rank >= kth_largest(rank, batch_size), batch_size)
+        last = kth_largest(rank, batch_size)
+        if prompt_ids is None:
+            return true_positions(rank >= last, batch_size)
+        return jax.lax.cond(
+            last > -3,
+            lambda: true_positions(rank >= last, batch_size),
+            lambda: jnp.sort(descending(rank, batch_size)[1]),  # fewer prompts than asked for: all of them
+        )
 
     return jax.lax.cond(count_true(reach) > batch_size, draw_lots, lambda: true_positions(reach, batch_size))
 
@@ -140,8 +147,8 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
 
         score_i + weight * ( sum_{j chosen} d(i, j) / (batch_size - 1) + mean_{h in H} d(i, h) )
 
-    with the cosine distance d of embeddings and the prompts H of the last batches that were observed. The paper gives
-    neither the distance nor the weight.
+    with the cosine distance d of embeddings and the prompts H of the last batches that were observed, ties broken at
+    random. The paper gives neither the distance nor the weight.
 
     Args:
         weight: of the distances, which are from 0 to 2 each; 0: `top_k`.
@@ -167,7 +174,10 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
             raise ValueError(
                 f"the state {type(state).__name__} has no embeddings; give the rule diverse with amortized"
             )
-        among = best(key, scores, min(len(scores), shortlist * batch_size if shortlist else len(scores)), prompt_ids)
+        size = min(len(scores), shortlist * batch_size) if shortlist else len(scores)
+        among = best(key, scores, max(size, batch_size), prompt_ids)  # raises where there are fewer
+        lots = random.uniform(key, _ids(prompt_ids, scores)[among])
+        among = among[jnp.argsort(lots)]  # of equal values argmax takes the first: the smallest lot, as in best
         ids, scores = _ids(prompt_ids, scores)[among], scores[among]
         utility = jnp.clip(jnp.where(jnp.isnan(scores), -jnp.inf, scores), -_HUGE, _HUGE)
         utility = jnp.where(ids < 0, -2 * _HUGE, utility)
@@ -183,7 +193,7 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
 
         start = jnp.zeros(len(ids), bool), jnp.zeros(len(ids))
         is_chosen, _ = jax.lax.fori_loop(0, batch_size, take, start)
-        return among[true_positions(is_chosen, batch_size)]
+        return jnp.sort(among[true_positions(is_chosen, batch_size)])
 
     spec = {"rule": "diverse", "diversity_weight": weight, "anchor_batches": anchor_batches, "shortlist": shortlist}
     return Rule(spec, choose, lambda batch_size: shortlist * batch_size if shortlist else 2**31 - 1)

@@ -125,6 +125,33 @@ def make_learner(
     )
 
 
+def embed(key: Key[Array, ""], learner: Learner, *, num_features: int = 32, noise: float = 0.5) -> Float[Array, "N f"]:
+    """In place of text embeddings: a random linear image of the loadings on the K skills and of the difficulty.
+
+    A skill has an image about sqrt(f) long, so neighbours are alike. A standard deviation of the difficulty has one of
+    length 1: a linear map recovers 1 / (1 + noise^2) of its variance at most. Memory is O(N (m + f)).
+
+    Args:
+        key: consumed.
+        learner: from `make_learner`.
+        num_features: f; below K, the skills hide a part of the difficulty too.
+        noise: Gaussian, its standard deviation in every feature.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    _validate.positive_integer(num_features=num_features)
+    _validate.non_negative(noise=noise)
+    image_key, noise_key = jax.random.split(key)
+    image = jax.random.normal(image_key, (len(learner.initial_skills) + 1, num_features))
+    centred = learner.difficulty - learner.difficulty.mean()
+    hardness = centred / jnp.maximum(centred.std(), 1e-6)
+    embeddings = hardness[:, None] * (image[-1:] / jnp.linalg.norm(image[-1]))
+    for skill_ids, loadings in zip(learner.skill_ids, learner.loadings, strict=True):
+        embeddings += loadings[:, None] * image[skill_ids]
+    return embeddings + noise * jax.random.normal(noise_key, embeddings.shape)
+
+
 def initial_state(learner: Learner) -> LearnerState:
     """The learner before any training."""
     return LearnerState(learner.initial_skills, jnp.zeros_like(learner.difficulty))
@@ -141,11 +168,7 @@ def success_rate(
 
 
 def rollout(
-    key: Key[Array, ""],
-    learner: Learner,
-    state: LearnerState,
-    prompt_ids: Int[Array, " b"],
-    group_size: int,
+    key: Key[Array, ""], learner: Learner, state: LearnerState, prompt_ids: Int[Array, " b"], group_size: int
 ) -> Rollouts:
     """Draws s ~ Binomial(n, p) for every prompt, n = `group_size`."""
     rates = success_rate(learner, state, prompt_ids)
@@ -265,11 +288,7 @@ def _random_rows(key: Key[Array, ""], num_prompts: int, size: int) -> Int[Array,
 
 
 def _history(
-    rollouts: Rollouts,
-    prediction: Prediction,
-    fresh: Rollouts,
-    truth: Float[Array, " m"],
-    t: Int[Array, ""],
+    rollouts: Rollouts, prediction: Prediction, fresh: Rollouts, truth: Float[Array, " m"], t: Int[Array, ""]
 ) -> History:
     """The record of step t; `prediction`, `fresh` groups and `truth` are of the probe."""
     return History(

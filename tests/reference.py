@@ -146,3 +146,38 @@ def own_evidence(batches, num_prompts: int, decay: float) -> np.ndarray:
         for row, (s, n) in visits.items():
             evidence[:, row] = decay * evidence[:, row] + (s, n - s)
     return evidence
+
+
+def diversified(
+    scores: np.ndarray,
+    embeddings: np.ndarray,
+    batch_size: int,
+    *,
+    weight: float,
+    latest: np.ndarray | Sequence[np.ndarray] = (),
+    shortlist: int | None = None,
+) -> tuple[list[int], float]:
+    """The greedy batch in the order it is taken, and the smallest lead that one of it had over the next best.
+
+    `latest` holds the embeddings of the prompts of the last batches; there may be none.
+    """
+    ranked = largest(scores, len(scores))
+    left = ranked[: shortlist * batch_size if shortlist else None].tolist()
+    leads = [scores[left[-1]] - scores[ranked[len(left)]]] if len(left) < len(ranked) else []
+    chosen: list[int] = []
+    while len(chosen) < batch_size:
+        values = []
+        for i in left:
+            apart = sum(cosine_distance(embeddings[i], embeddings[j]) for j in chosen) / max(batch_size - 1, 1)
+            ago = sum(cosine_distance(embeddings[i], other) for other in latest) / max(len(latest), 1)
+            values.append(scores[i] + weight * (apart + ago))
+        order = largest(np.array(values), len(values))
+        leads += [values[order[0]] - values[order[1]]] if len(values) > 1 else []
+        chosen.append(left.pop(order[0]))
+    return chosen, float(min(leads, default=np.inf))
+
+
+def cosine_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """1 of a vector of zeros to any other."""
+    lengths = np.linalg.norm(first) * np.linalg.norm(second)
+    return float(1 - first @ second / lengths) if lengths > 0 else 1.0

@@ -26,12 +26,15 @@ SCORES = st.one_of(st.sampled_from([0.0, 0.5, 1.0, -np.inf, np.inf, np.nan]), st
 
 def choose(rule: jaxsel.Rule, key, scores, batch_size: int):
     """By the positions as prompt ids."""
-    return rule.choose(key, scores, batch_size, jnp.arange(len(scores)))
+    return rule.choose(key, scores, batch_size, jnp.arange(len(scores)), None)
 
 
 @functools.cache
 def compiled(rule: str):
     return jax.jit(functools.partial(choose, RULES[rule]), static_argnums=2)
+
+
+compiled_by_id = jax.jit(RULES["top_k"].choose, static_argnums=2)
 
 
 def many(rule: jaxsel.Rule, batch_size: int):
@@ -68,6 +71,18 @@ def test_top_k_takes_the_largest_and_nan_last(scores, seed):
     values = np.nan_to_num(np.array(scores, np.float32), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     chosen = compiled("top_k")(jax.random.key(seed), jnp.array(scores, jnp.float32), 5)
     np.testing.assert_array_equal(np.sort(values[np.asarray(chosen)]), np.sort(values)[-5:])
+
+
+@hypothesis.given(
+    scores=st.lists(SCORES, min_size=8, max_size=8),
+    absent=st.sets(st.integers(0, 7)),
+    seed=st.integers(0, 2**31),
+)
+def test_rows_of_no_prompt_come_after_all_others_wherever_they_stand(scores, absent, seed):
+    ids = jnp.arange(8).at[jnp.array([*absent], int)].set(-1)
+    chosen = compiled_by_id(jax.random.key(seed), jnp.array(scores, jnp.float32), 5, ids)
+    assert len(set(chosen.tolist())) == 5
+    assert (ids[chosen] < 0).sum() == max(0, len(absent) - 3)
 
 
 def test_ties_are_broken_uniformly():

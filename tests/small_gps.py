@@ -1,0 +1,32 @@
+"""GPS on a pool so small that compiling it is all it costs; files that import it share what is compiled."""
+
+from typing import Any
+
+import numpy as np
+
+import jaxsel
+from jaxsel import PromptSelector
+
+N, FEATURES = 21, 5
+EMBEDDINGS = np.random.default_rng(0).normal(size=(N, FEATURES)).astype(np.float32)
+TINY: dict[str, Any] = {
+    "width": 4,
+    "num_heads": 1,
+    "latent_size": 2,
+    "num_draws": 2,
+    "context_size": 8,
+    "history": 4,
+    "inner_steps": 2,
+    "replayed": 1,
+}
+GPS = jaxsel.gps(EMBEDDINGS, **TINY)
+NO_LATENT = jaxsel.gps(EMBEDDINGS, **TINY | {"latent_size": 0, "decay": None})
+
+
+def choices(selector: PromptSelector, steps: int = 3) -> list[list[int]]:
+    """What it selects next, learning on the way."""
+    chosen = []
+    for _ in range(steps):
+        chosen.append(selector.select(4).tolist())
+        selector.observe(chosen[-1], np.array(chosen[-1]) % 9, 8)
+    return chosen
