@@ -43,6 +43,7 @@ PREDICTORS: dict[str, dict[str, Any]] = {
     "no own evidence, squared error": {"decay": None, "likelihood": "squared_error"},
 }
 HORIZONS = (3, 10, 30)
+COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#000000")
 STEPS, BATCH, CLUSTERS, ANCHOR = 50, 256, 100, 4
 
 
@@ -122,11 +123,11 @@ def draw(predictions: dict[str, Any], choices: dict[str, Any], path: Path) -> Pa
         left.errorbar(mean, at, xerr=error, color=colour, marker=marker, linestyle="none", label=f"prompts {part}")
     left.set_yticks(range(len(names)), names)
     left.set(xlabel=f"mean absolute error after {max(HORIZONS)} steps", title="predictions")
-    for name, numbers in choices.items():
+    for (name, numbers), marker, colour in zip(choices.items(), "osD^vx", COLOURS, strict=True):
         x, y = numbers["distance within"], numbers["mixed share"]
-        right.errorbar(x["mean"], y["mean"], y["standard_error"], x["standard_error"], marker="o", label=name)
-        right.annotate(name, (x["mean"], y["mean"]), xytext=(5, 5), textcoords="offset points", fontsize=9)
-    right.margins(0.2)
+        style = {"marker": marker, "color": colour, "linestyle": "none", "markersize": 8}
+        right.errorbar(x["mean"], y["mean"], y["standard_error"], x["standard_error"], label=name, **style)
+    right.legend(frameon=False, loc="lower right")
     right.set(xlabel="mean pairwise distance in a batch", ylabel="share of mixed groups", title="choices")
     for axes in (left, right):
         axes.grid(alpha=0.3)
