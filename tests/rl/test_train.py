@@ -279,7 +279,7 @@ def test_a_configuration_out_of_range_is_refused(name, value):
 )
 def test_an_unknown_choice_is_refused(name, choices):
     with pytest.raises(ValueError, match=f"{name} is 'ppo'; give one of {choices}"):
-        TrainConfig(**{name: "ppo"})
+        replace(CONFIG, **{name: "ppo"})
 
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(task, tmp_path):
