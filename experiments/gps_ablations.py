@@ -166,7 +166,10 @@ def main(arguments: list[str]) -> None:
         for metric in ("spearman", "mae"):
             console.print(table(predictions, part, metric))
     console.print(_choices_table(choices))
-    result = provenance(asdict(config) | {"problems": len(problems.levels), "choosing_steps": STEPS}, options.seeds)
+    result = provenance(
+        asdict(config) | {"problems": len(problems.levels), "texts": problems.fingerprint, "choosing_steps": STEPS},
+        options.seeds,
+    )
     write_result(options.out / "gps_ablations.json", result | {"predictions": predictions, "choices": choices})
     console.print(f"figure: {draw(predictions, choices, options.out / 'gps_ablations.png')}")
 

@@ -13,6 +13,8 @@ group its own problem. Success rates go from 0.23 on average to about 0.5 in 100
 A problem without a level counts as level 3. Split, noise and skills depend on the seed.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +31,12 @@ GROUP_SIZE = 8
 
 
 class Problems(NamedTuple):
-    """N problems: their level, the number of their subject, and the embedding of their text."""
+    """N problems: their level, the number of their subject, the embedding of their text, and a hash of the texts."""
 
     levels: np.ndarray
     subjects: np.ndarray
     embeddings: np.ndarray
+    fingerprint: str
 
 
 class Recording(NamedTuple):
@@ -59,7 +62,9 @@ def load_problems(source: str) -> Problems:
         rows = load_dataset(source, split="train")
     levels = rows["difficulty" if "difficulty" in rows.column_names else "level"]
     subjects = np.unique(rows["type"], return_inverse=True)[1]
-    return Problems(np.array([_level(level) for level in levels]), subjects, embed(list(rows["problem"])))
+    texts = list(rows["problem"])
+    fingerprint = f"sha256:{hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]}"
+    return Problems(np.array([_level(level) for level in levels]), subjects, embed(texts), fingerprint)
 
 
 def _level(value: Any) -> float:
@@ -144,17 +149,26 @@ def ties_broken(predict: Predict) -> Predict:
     return break_ties
 
 
-def ridge(features: np.ndarray) -> Predict:
-    """Ridge regression of s / n on standardised features, fitted on everything observed; penalty by leave-one-out."""
-    from sklearn.linear_model import RidgeCV
+def ridge(features: np.ndarray, *, last: int | None = None) -> Predict:
+    """Ridge regression of s / n on standardised features; the penalty by leave-one-out.
 
-    standardised = (features - features.mean(0)) / features.std(0)
+    Args:
+        features: of all prompts.
+        last: fitted on the last so many steps, with the penalty by cross-validation that keeps the visits of a prompt
+            together (leaving out one visit leaves the prompt's others in); None: on everything observed.
+    """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import GroupKFold
+
+    standardised, penalties = (features - features.mean(0)) / features.std(0), np.logspace(0, 5, 21)
 
     def predict(recording: Recording, horizons: Sequence[int]) -> dict[int, np.ndarray]:
         predicted = {}
         for t in horizons:
-            seen, rates = recording.prompt_ids[:t].ravel(), recording.successes[:t].ravel() / GROUP_SIZE
-            model = RidgeCV(alphas=np.logspace(0, 5, 21)).fit(standardised[seen], rates)
+            steps = slice(max(0, t - last) if last else 0, t)
+            seen, rates = recording.prompt_ids[steps].ravel(), recording.successes[steps].ravel() / GROUP_SIZE
+            folds = list(GroupKFold(5).split(seen, groups=seen)) if last else None
+            model = RidgeCV(alphas=penalties, cv=folds).fit(standardised[seen], rates)
             predicted[t] = np.clip(model.predict(standardised), 0, 1).astype(np.float32)
         return predicted
 
