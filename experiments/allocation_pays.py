@@ -4,8 +4,9 @@
 
 GPS watches 30 steps of 256 random problems (`experiments.simulated_math`) and is frozen. The 1,000 problems it never
 saw get a budget of samples in all, from 1 to 32 a problem: evenly, by bins of the predicted success rate (the paper's
-idea; our edges and weights), and by the marginal gain of the expected number of problems solved at least once. What is solved is counted
-exactly, from the true success rates. An oracle, which is given these, bounds what any prediction could do.
+idea, our edges and weights), and by the marginal gain of the expected number of problems solved at least once. What is
+solved is counted exactly, from the true success rates. An oracle, which is given these, bounds what any prediction
+could do.
 
 Claim: by marginal gain more problems are solved than evenly. (They hardly are: see the table of results.)
 """

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
         f"[bold]jaxsel demo[/bold]: {options.task}, {setting.pool_size} prompts, {setting.steps} steps of "
         f"{setting.batch_size} prompts x {setting.group_size} rollouts, on this machine's CPU"
     )
-    runs = run_methods(setting, options.seed, out, [*BASELINES, *options.method])
+    runs = run_methods(setting, options.seed, out, list(dict.fromkeys([*BASELINES, *options.method])))
     console.print(summary_table(runs))
     figure = draw_comparison(runs, out / "demo.png", title=f"{options.task}, seed {options.seed}")
     console.print(f"figure: {figure}    metrics: {out}/*/metrics.jsonl    {seconds_since(start):.0f} seconds in all")

@@ -5,6 +5,7 @@ embeddings of a pool. Random keys are made inside: a key of its own for every us
 it came.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -28,9 +29,13 @@ def _kept_with_its_function(compile_it: Callable[[Any], Any]) -> Callable[[Any],
 
     @functools.wraps(compile_it)
     def compiled(function: Any) -> Any:
-        if not hasattr(function, name):
-            setattr(function, name, compile_it(function))
-        return getattr(function, name)
+        compiled_before = getattr(function, name, None)
+        if compiled_before is not None:
+            return compiled_before
+        compiled_now = compile_it(function)
+        with contextlib.suppress(AttributeError):  # a bound method: compiled anew for every `PromptSelector`
+            setattr(function, name, compiled_now)
+        return compiled_now
 
     return compiled
 

@@ -36,6 +36,9 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
         ValueError: no matrix, no floating-point numbers, or a row whose length is not finite.
     """
     array = embeddings if isinstance(embeddings, jax.Array | np.ndarray) else np.asarray(embeddings)
+    if array.dtype == np.float64:
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"embeddings has shape {array.shape}; give a matrix, one row a prompt")
     if not jnp.issubdtype(array.dtype, jnp.floating):

@@ -14,7 +14,8 @@ likelihood and history: those here are ours.
 
 With the Beta-Binomial likelihood the decoder gives every prompt a Beta prior. `decay` goes beyond the paper: what was
 observed of a prompt itself joins that prior as it joins that of MoPPS, S <- d * S + s and F <- d * F + (n - s) at every
-visit. `decay=None` is the paper's predictor, to which a visited prompt is like any other.
+visit. The decoder is trained on the same visits, so that they count twice, a little. `decay=None` is the paper's
+predictor, to which a visited prompt is like any other.
 """
 
 from collections.abc import Callable
@@ -101,7 +102,8 @@ def amortized(
 
     Args:
         embeddings: one row a prompt of the pool, in float16, bfloat16 or float32; a NumPy array may be memory-mapped.
-            They are copied to the device once and stay in their type.
+            They are copied to the device once and stay in their type (float64 becomes float32); the array given stays
+            referenced.
         decay: what a visit leaves of the earlier evidence of a prompt's own, 0 to 1; None: there is none (the paper).
         group_size: n, the rollouts a prompt that `unsolved`, `mixed` and `solved` speak of.
         likelihood: beta_binomial, binomial or squared_error.
@@ -114,7 +116,7 @@ def amortized(
         context_size: c, the most prompts of a step that are kept to train on; of more, random ones.
         history: W, the steps that are kept to train on; 2: the newest, and the one before it as its history.
         inner_steps: gradient steps an update.
-        replayed: earlier steps in a gradient step, beside the newest.
+        replayed: random ones of the steps kept, beside the newest, in every gradient step.
         learning_rate: of Adam, five times that in the first updates; gradients are clipped to norm 1.
         shrinkage: how much the decoder distrusts large weights: a factor of the precision of their prior.
         block_size: prompts that are decoded at a time; bounds the memory of a prediction.

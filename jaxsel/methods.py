@@ -114,7 +114,10 @@ def gps(
     """
     acquisition = acquisition or acquisitions.target_success_rate(target)
     rule = rule or diverse(weight=diversity_weight, anchor_batches=anchor_batches, shortlist=shortlist)
-    return make_selector(amortized(embeddings, **predictor), acquisition, rule, method="gps")
+    model = amortized(embeddings, **predictor)
+    if anchor_batches > model.spec["history"]:
+        raise ValueError(f"anchor_batches is {anchor_batches}; give at most history, which is {model.spec['history']}")
+    return make_selector(model, acquisition, rule, method="gps")
 
 
 def uniform(*, decay: float = 0.5, group_size: int = 8) -> Selector:

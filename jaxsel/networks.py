@@ -129,7 +129,7 @@ class Decoder(nnx.Module):
         return Features(self.prompt(prompts), direct + jnp.broadcast_to(level, direct.shape))
 
     def log_prior(self) -> Float[Array, ""]:
-        """Log density of the weights, independent normals around 0, but for a constant."""
+        """Log density of the weights on prompts, independent normals around 0, but for a constant."""
         layers = {"direct": self.direct, "prompt": self.prompt, "hidden": self.hidden, "outputs": self.outputs}
         squares = [_PRECISION[name] * (layer.kernel[...] ** 2).sum() for name, layer in layers.items()]
         return -0.5 * jnp.stack(squares).sum()

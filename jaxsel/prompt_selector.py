@@ -32,7 +32,7 @@ class PromptSelector:
     [0.1 0.4 0.9 0.6]
 
     The same seed and the same observations give the same choices, also across `save` and `load`. `predict` and
-    `metrics` never change a later choice. Nor does the mesh.
+    `metrics` never change a later choice. Nor does the mesh, but for GPS, see `jaxsel.sharding`.
 
     Args:
         selector: the method, for example `jaxsel.mopps()`.

@@ -153,7 +153,8 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
     Args:
         weight: of the distances, which are from 0 to 2 each; 0: `top_k`.
         anchor_batches: how many batches H holds; 0: only the distances within the batch count.
-        shortlist: only the `shortlist * batch_size` best scores count; None: all do.
+        shortlist: only the `shortlist * batch_size` best scores count; None: all do, which takes a float32 copy of all
+            embeddings and a pass over it for every prompt chosen.
 
     Raises:
         ValueError: an argument out of its range; when it chooses, a state that is not `Embedded`.

@@ -6,7 +6,8 @@
 
 A rule chooses the same again among what was chosen of each part, and what is random depends on the prompt's id (see
 `Rule` and `PredictFn`): the choices are those of one device, whatever the mesh. An update needs no communication. A
-state that is whole everywhere (GPS's networks) is updated alike on every device, which predicts its part of the pool.
+state that is whole everywhere (GPS's networks) is updated alike on every device, which predicts its part of the pool;
+other compilations round otherwise, and as training amplifies that, GPS's choices agree for some tens of steps only.
 
 Where the mesh does not divide the pool, the state ends in rows of no prompt. They are never chosen, and only the shapes
 of the state show them.

@@ -55,7 +55,7 @@ class Curriculum(Protocol):
 
 
 class Selected:
-    """The prompts that the selector chooses, all of them (uniform, MoPPS, DPS, threshold)."""
+    """The prompts that the selector chooses, all of them (uniform, MoPPS, DPS, GPS, threshold)."""
 
     def __init__(self, selector: PromptSelector, batch_size: int):
         self.selector = selector

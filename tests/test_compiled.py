@@ -1,0 +1,40 @@
+import gc
+import weakref
+
+import numpy as np
+
+import jaxsel
+
+
+class Method:
+    """The functions of a selector as methods of an object."""
+
+    def __init__(self):
+        self._inner = jaxsel.mopps()
+
+    def select(self, key, state, batch_size, candidates=None):
+        return self._inner.select(key, state, batch_size, candidates)
+
+    def selector(self) -> jaxsel.Selector:
+        return self._inner._replace(select=self.select)
+
+
+def test_a_selector_of_bound_methods_can_be_used():
+    chosen = jaxsel.PromptSelector(Method().selector(), num_prompts=20, seed=1).select(4)
+    np.testing.assert_array_equal(chosen, jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=20, seed=1).select(4))
+
+
+def test_what_was_compiled_is_used_again():
+    method = jaxsel.mopps()
+    first, second = (jaxsel.PromptSelector(method, num_prompts=20, seed=seed) for seed in (0, 1))
+    assert first._select is second._select
+
+
+def test_what_was_compiled_is_freed_with_its_selector():
+    method = jaxsel.mopps()
+    selector = jaxsel.PromptSelector(method, num_prompts=20)
+    selector.observe(selector.select(4), [1, 2, 3, 4], 8)
+    freed = weakref.ref(method.select)
+    del method, selector
+    gc.collect()
+    assert freed() is None
