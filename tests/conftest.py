@@ -31,3 +31,10 @@ def unchecked_types() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_compiled_code():
+    """Of each file's tests: what all of them compile together takes more memory mappings than a process may have."""
+    yield
+    jax.clear_caches()
