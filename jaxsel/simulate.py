@@ -108,8 +108,7 @@ def make_learner(
     Raises:
         ValueError: an argument out of its range.
     """
-    sizes = {"num_prompts": num_prompts, "num_skills": num_skills, "skills_per_prompt": skills_per_prompt}
-    _validate.positive_integer(**sizes)
+    _validate.positive_integer(num_prompts=num_prompts, num_skills=num_skills, skills_per_prompt=skills_per_prompt)
     _validate.non_negative(difficulty_spread=difficulty_spread, skill_spread=skill_spread)
     _validate.non_negative(skill_gain=skill_gain, boost_gain=boost_gain)
     _validate.unit_interval(forgetting=forgetting)
@@ -144,12 +143,9 @@ def embed(key: Key[Array, ""], learner: Learner, *, num_features: int = 32, nois
     _validate.non_negative(noise=noise)
     image_key, noise_key = jax.random.split(key)
     image = jax.random.normal(image_key, (len(learner.initial_skills) + 1, num_features))
-    centred = learner.difficulty - learner.difficulty.mean()
-    hardness = centred / jnp.maximum(centred.std(), 1e-6)
-    embeddings = hardness[:, None] * (image[-1:] / jnp.linalg.norm(image[-1]))
-    for skill_ids, loadings in zip(learner.skill_ids, learner.loadings, strict=True):
-        embeddings += loadings[:, None] * image[skill_ids]
-    return embeddings + noise * jax.random.normal(noise_key, embeddings.shape)
+    hardness = jax.nn.standardize(learner.difficulty)[:, None] * (image[-1:] / jnp.linalg.norm(image[-1]))
+    skills = sum(weight[:, None] * image[ids] for ids, weight in zip(learner.skill_ids, learner.loadings, strict=True))
+    return skills + hardness + noise * jax.random.normal(noise_key, hardness.shape)
 
 
 def initial_state(learner: Learner) -> LearnerState:

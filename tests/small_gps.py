@@ -1,4 +1,4 @@
-"""GPS on a pool so small that compiling it is all it costs; files that import it share what is compiled."""
+"""GPS on a pool so small that compiling it is all it costs."""
 
 from typing import Any
 

@@ -47,6 +47,7 @@ def assert_close(first: Any, second: Any) -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "devices"), [("gps", 2), ("no latent", 1), ("no latent", 4)])
 def test_a_mesh_chooses_and_predicts_as_one_device(method, devices):
     """For so few steps: training is chaotic, and what the compiler rounds otherwise grows until choices differ."""

@@ -7,6 +7,7 @@ import pytest
 
 import jaxsel
 from jaxsel import simulate
+from tests.embedded import quick_jit
 
 KEY = jax.random.key(0)
 
@@ -86,12 +87,13 @@ def test_the_wrong_argument_is_named(options):
         simulate.embed(KEY, learner, **options)
 
 
+@pytest.mark.slow
 def test_gps_ranks_prompts_it_has_not_seen():
     """A run of one scan. MoPPS knows of the visited prompts alone, GPS of all by their embeddings."""
     learner, embeddings = learner_and_embeddings(400, 4, 8, 0.1)
     gps = jaxsel.gps(embeddings, width=16, num_heads=1, num_draws=4, context_size=32)
     run = functools.partial(simulate.simulate, KEY, num_steps=8, batch_size=24)
-    gps, mopps = (jax.jit(functools.partial(run, method))(learner) for method in (gps, jaxsel.mopps()))
+    gps, mopps = (quick_jit(functools.partial(run, method))(learner) for method in (gps, jaxsel.mopps()))
     assert all(len(set(batch)) == 24 for batch in gps.prompt_ids.tolist())
     assert (gps.spearman[4:] > mopps.spearman[4:] + 0.1).all(), (gps.spearman, mopps.spearman)
     assert gps.spearman[-1] > 0.8
