@@ -113,10 +113,10 @@ def gps(
         ValueError: an argument out of its range.
     """
     acquisition = acquisition or acquisitions.target_success_rate(target)
-    rule = rule or diverse(weight=diversity_weight, anchor_batches=anchor_batches, shortlist=shortlist)
     model = amortized(embeddings, **predictor)
-    if anchor_batches > model.spec["history"]:
+    if rule is None and anchor_batches > model.spec["history"]:
         raise ValueError(f"anchor_batches is {anchor_batches}; give at most history, which is {model.spec['history']}")
+    rule = rule or diverse(weight=diversity_weight, anchor_batches=anchor_batches, shortlist=shortlist)
     return make_selector(model, acquisition, rule, method="gps")
 
 
