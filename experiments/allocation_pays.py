@@ -11,24 +11,21 @@ could do.
 Claim: by marginal gain more problems are solved than evenly. (They hardly are: see the table of results.)
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib as mpl
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 import jaxsel
-from experiments.provenance import RESULTS, provenance, write_result
-from experiments.simulated_math import Problems, load_problems, make_learner, record, rollouts, split
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
+from experiments import drawing
+from experiments.provenance import provenance, write_result
+from experiments.simulated_math import Problems, load_problems, make_learner, make_parser, record, rollouts, split
+from experiments.spread import standard_error
 
 STEPS, BATCH, HELD_OUT = 30, 256, 1000
 SAMPLES = (1, 2, 4, 8, 16, 32)
@@ -68,7 +65,7 @@ def run_seed(problems: Problems, seed: int) -> dict[str, list[float]]:
 
 def draw(by_seed: list[dict[str, list[float]]], path: Path) -> Path:
     """What every strategy solves, and what it gains over an even spread."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    figure, (left, right) = drawing.plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for name in by_seed[0]:
         colour, line, marker = STYLES[name]
         style = {"color": colour, "linestyle": line, "marker": marker, "label": name, "capsize": 2}
@@ -86,24 +83,16 @@ def draw(by_seed: list[dict[str, list[float]]], path: Path) -> Path:
     right.set(ylabel="percentage points over an even spread", title="gain")
     left.legend(frameon=False)
     figure.suptitle("What a frozen predictor buys at test time, on problems it never saw")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return drawing.save(figure, path)
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    error = values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(values.shape[1])
-    return values.mean(0), error
+    return values.mean(0), np.nan_to_num(standard_error(values))
 
 
 def main(arguments: list[str]) -> None:
     """Runs all seeds, prints the table and draws the figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problems", help="JSON lines, or a data set on the hub; see experiments.simulated_math")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
+    options = make_parser(__doc__).parse_args(arguments)
     console, problems = Console(), load_problems(options.problems)
     by_seed = [run_seed(problems, seed) for seed in tqdm(options.seeds, unit="seed")]
     table = Table(title="share of unseen problems solved at least once: mean (standard error)", title_justify="left")

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
+from experiments import drawing
 from experiments.compare import Records, column, probes
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
+from experiments.spread import standard_error
 
 # Okabe and Ito's palette: distinct for colour-blind readers. Line styles carry the same message in grey.
 STYLES = {
@@ -30,7 +28,7 @@ def draw_comparison(runs: dict[str, Records], path: Path, *, title: str) -> Path
 
 def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Path:
     """The same for several seeds: the mean, and a band of one standard error around it."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, (left, right) = drawing.plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for method, seeds in runs.items():
         colour, line = STYLES.get(method, ("#999999", ":"))
         style = {"color": colour, "linestyle": line, "label": method.replace("_", " "), "linewidth": 1.8}
@@ -47,14 +45,10 @@ def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Pat
         ylim=(0, 1),
     )
     for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        drawing.tidy(axes)
     left.legend(frameon=False)
     figure.suptitle(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return drawing.save(figure, path)
 
 
 def _common_grid(seeds: list[Records]) -> np.ndarray:
@@ -74,5 +68,5 @@ def _line_with_band(axes: Any, x: np.ndarray, values: np.ndarray, style: dict[st
     mean = values.mean(0)
     axes.plot(x, mean, **style)
     if len(values) > 1:
-        error = values.std(0, ddof=1) / np.sqrt(len(values))
+        error = standard_error(values)
         axes.fill_between(x, mean - error, mean + error, color=style["color"], alpha=0.15, linewidth=0)

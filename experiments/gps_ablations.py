@@ -8,7 +8,6 @@ apart (mean pairwise cosine distance of their embeddings), that lies apart from 
 many of the 100 clusters of the pool (k-means on the directions of the embeddings).
 """
 
-import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,20 +15,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 import jaxsel
-from experiments.provenance import RESULTS, provenance, write_result
+from experiments import drawing
+from experiments.provenance import provenance, write_result
 from experiments.real_prompts import SEEN, UNSEEN, Config, run_seed, summarise, table
-from experiments.simulated_math import GROUP_SIZE, Problems, load_problems, make_learner, online, rollouts, split
+from experiments.simulated_math import (
+    GROUP_SIZE,
+    Problems,
+    direction_and_length,
+    load_problems,
+    make_learner,
+    make_parser,
+    online,
+    rollouts,
+    split,
+)
+from experiments.spread import over_seeds
+from experiments.spread import shown as shown_spread
 from jaxsel import simulate
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 
 PREDICTORS: dict[str, dict[str, Any]] = {
     "gps": {},
@@ -73,7 +81,7 @@ def _choose(
     learner, rng = make_learner(problems, seed), np.random.default_rng([seed, 3])
     train, success_rate = jax.jit(simulate.train), jax.jit(simulate.success_rate)
     belief, state = selector.init(jax.random.key(seed), len(problems.levels)), simulate.initial_state(learner)
-    directions = problems.embeddings / np.maximum(np.linalg.norm(problems.embeddings, axis=1, keepdims=True), 1e-6)
+    directions = direction_and_length(problems.embeddings)[:, :-1]
     records, means = [], []
     for t in range(STEPS):
         ids = np.asarray(select(jax.random.key(2 * t), belief, rows))
@@ -103,18 +111,13 @@ def _choices_table(summary: dict[str, Any]) -> Table:
     for name in next(iter(summary.values())):
         shown.add_column(name, justify="right")
     for name, numbers in summary.items():
-        shown.add_row(name, *(f"{n['mean']:.3f} ({n['standard_error']:.3f})" for n in numbers.values()))
+        shown.add_row(name, *map(shown_spread, numbers.values()))
     return shown
-
-
-def _mean_and_error(values: list[float]) -> dict[str, float]:
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return {"mean": float(np.mean(values)), "standard_error": float(error)}
 
 
 def draw(predictions: dict[str, Any], choices: dict[str, Any], path: Path) -> Path:
     """What each part is worth, for predictions and for choices."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
+    figure, (left, right) = drawing.plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     names = list(predictions)[::-1]
     for offset, (part, colour, marker) in enumerate(((UNSEEN, "#0072B2", "o"), (SEEN, "#D55E00", "^"))):
         cells = [predictions[name][max(HORIZONS)][part]["mae"] for name in names]
@@ -130,36 +133,28 @@ def draw(predictions: dict[str, Any], choices: dict[str, Any], path: Path) -> Pa
     right.legend(frameon=False, loc="lower right")
     right.set(xlabel="mean pairwise distance in a batch", ylabel="share of mixed groups", title="choices")
     for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        drawing.tidy(axes)
     left.legend(frameon=False)
     figure.suptitle("What the parts of GPS are worth on MATH problems (simulated learner; bars: one standard error)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return drawing.save(figure, path)
 
 
 def main(arguments: list[str]) -> None:
     """Runs all seeds, prints the tables and draws the figure."""
     from sklearn.cluster import KMeans
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problems", help="JSON lines, or a data set on the hub; see experiments.simulated_math")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
+    options = make_parser(__doc__).parse_args(arguments)
     console, problems, config = Console(), load_problems(options.problems), Config(horizons=HORIZONS)
     predictors = {name: online(jaxsel.amortized(problems.embeddings, **kw)) for name, kw in PREDICTORS.items()}
     predictions = summarise([run_seed(problems, config, seed, predictors) for seed in options.seeds])
-    directions = problems.embeddings / np.maximum(np.linalg.norm(problems.embeddings, axis=1, keepdims=True), 1e-6)
+    directions = direction_and_length(problems.embeddings)[:, :-1]
     clusters = KMeans(CLUSTERS, random_state=0).fit_predict(directions)
     runs = {
         name: choose(problems, selector, clusters, options.seeds)
         for name, selector in tqdm(selectors(problems.embeddings).items(), desc="choices", unit="selector")
     }
     choices = {
-        name: {metric: _mean_and_error([run[metric] for run in by_seed]) for metric in by_seed[0]}
+        name: {metric: over_seeds([run[metric] for run in by_seed]) for metric in by_seed[0]}
         for name, by_seed in runs.items()
     }
     for part in (UNSEEN, SEEN):

@@ -16,27 +16,27 @@ the same problems. gps reads the direction and length of an embedding and rememb
 given the same stands beside it.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 import jaxsel
-from experiments.provenance import RESULTS, provenance, write_result
+from experiments import drawing
+from experiments.provenance import provenance, write_result
 from experiments.simulated_math import (
     Predict,
     Problems,
     direction_and_length,
     load_problems,
     make_learner,
+    make_parser,
     online,
     record,
     ridge,
@@ -44,9 +44,8 @@ from experiments.simulated_math import (
     split,
     ties_broken,
 )
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
+from experiments.spread import over_seeds
+from experiments.spread import shown as shown_spread
 
 HORIZONS = (1, 3, 10, 30, 100)
 PREDICTORS: dict[str, Callable[[Problems], Predict]] = {
@@ -110,9 +109,7 @@ def summarise(by_seed: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard error over seeds of every number."""
 
     def one(name: str, t: int, part: str, metric: str) -> dict[str, float]:
-        values = np.array([results[name][t][part][metric] for results in by_seed])
-        error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-        return {"mean": float(values.mean()), "standard_error": float(error)}
+        return over_seeds([results[name][t][part][metric] for results in by_seed])
 
     first = by_seed[0]
     return {
@@ -133,20 +130,13 @@ def table(summary: dict[str, Any], part: str, metric: str) -> Table:
         shown.add_column(f"step {t}", justify="right")
     for name, by_horizon in summary.items():
         cells = [by_horizon[t][part][metric] for t in horizons]
-        shown.add_row(name, *map(_cell, cells))
+        shown.add_row(name, *map(shown_spread, cells))
     return shown
-
-
-def _cell(number: dict[str, float]) -> str:
-    if np.isnan(number["mean"]):
-        return "-"
-    error = "" if np.isnan(number["standard_error"]) else f" ({number['standard_error']:.3f})"
-    return f"{number['mean']:.3f}{error}"
 
 
 def draw(summary: dict[str, Any], path: Path) -> Path:
     """Rank correlation and error against steps, on visited and never-visited prompts."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained", sharex=True, sharey="row")
+    figure, axes = drawing.plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained", sharex=True, sharey="row")
     for row, metric in enumerate(("spearman", "mae")):
         for column, part in enumerate((UNSEEN, SEEN)):
             for name, by_horizon in summary.items():
@@ -159,8 +149,7 @@ def draw(summary: dict[str, Any], path: Path) -> Path:
             axes[row, column].set_xscale("log")
             axes[row, column].set_xticks(list(HORIZONS), [str(t) for t in HORIZONS])
             axes[row, column].minorticks_off()
-            axes[row, column].grid(alpha=0.3)
-            axes[row, column].spines[["top", "right"]].set_visible(False)
+            drawing.tidy(axes[row, column])
     axes[0, 0].set(title="prompts never visited", ylabel="Spearman with the true success rate")
     axes[0, 1].set(title="prompts visited")
     axes[1, 0].set(ylabel="mean absolute error of the success rate", xlabel="steps of 256 prompts")
@@ -170,19 +159,13 @@ def draw(summary: dict[str, Any], path: Path) -> Path:
     )
     figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle("One model of all prompts ranks those nobody rolled out (MATH problems, simulated learner)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return drawing.save(figure, path)
 
 
 def main(arguments: list[str]) -> None:
     """Runs all seeds, prints four tables and draws the figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problems", help="JSON lines, or a data set on the hub; see experiments.simulated_math")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = make_parser(__doc__)
     parser.add_argument("--steps", type=int, default=max(HORIZONS), help="stop early, for a try")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     console = Console()
     problems = load_problems(options.problems)

@@ -30,6 +30,7 @@ from rich.table import Table
 from experiments.compare import DEMO_METHODS, SETTINGS, Records, probes, run_methods, summary
 from experiments.figures import draw_seeds
 from experiments.provenance import RESULTS, provenance, write_result
+from experiments.spread import standard_error
 
 PREDICTIVE = ("mopps", "dps")
 AllRuns = dict[str, list[Records]]
@@ -73,7 +74,7 @@ def judge_claims(runs: AllRuns, method: str) -> dict[str, Any]:
     with np.errstate(divide="ignore", invalid="ignore"):  # a uniform run without any mixed group has no ratio
         ratio = per_seed(method, "mixed_share_first_half") / per_seed("uniform", "mixed_share_first_half")
     gain = per_seed(method, "held_out_accuracy") - per_seed("uniform", "held_out_accuracy")
-    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else float("nan")
+    error = standard_error(gain)
     share = np.array(
         [
             rollouts_to_reach(records, goal) / rollouts
@@ -106,8 +107,7 @@ def rollouts_to_reach(records: Records, accuracy: float) -> float:
 
 
 def _spread(values: np.ndarray) -> dict[str, Any]:
-    spread = len(values) > 1 and np.isfinite(values).all()
-    error = values.std(ddof=1) / np.sqrt(len(values)) if spread else float("nan")
+    error = standard_error(values) if np.isfinite(values).all() else np.nan
     return {
         "per_seed": values.round(4).tolist(),
         "mean": float(values.mean()),

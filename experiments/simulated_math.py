@@ -13,6 +13,7 @@ group its own problem. Success rates go from 0.23 on average to about 0.5 in 100
 A problem without a level counts as level 3. Split, noise and skills depend on the seed.
 """
 
+import argparse
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsel
+from experiments.provenance import RESULTS
 from jaxsel import simulate
 from rl.embeddings import embed
 
@@ -45,6 +47,15 @@ class Recording(NamedTuple):
     prompt_ids: np.ndarray
     successes: np.ndarray
     truth: np.ndarray
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of every experiment on these problems."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problems", help="JSON lines, or a data set on the hub; see experiments.simulated_math")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser
 
 
 def load_problems(source: str) -> Problems:

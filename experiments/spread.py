@@ -1,0 +1,24 @@
+"""Numbers of several seeds: their mean and its standard error."""
+
+import numpy as np
+
+
+def standard_error(values: np.ndarray) -> np.ndarray:
+    """Of the mean over the first axis, the seeds; NaN for one alone."""
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.nan)
+    return values.std(0, ddof=1) / np.sqrt(len(values))
+
+
+def over_seeds(values: list[float]) -> dict[str, float]:
+    """Mean and standard error, for a result."""
+    array = np.array(values, float)
+    return {"mean": float(array.mean()), "standard_error": float(standard_error(array))}
+
+
+def shown(number: dict[str, float]) -> str:
+    """For a table: the mean, and the standard error where there is one; a dash where there is neither."""
+    if np.isnan(number["mean"]):
+        return "-"
+    error = "" if np.isnan(number["standard_error"]) else f" ({number['standard_error']:.3f})"
+    return f"{number['mean']:.3f}{error}"
