@@ -182,6 +182,7 @@ def run(
             task.held_out(config.held_out_size),
             group_size=config.train.group_size,
             temperature=config.train.temperature,
+            top_p=config.train.top_p,
             seed=config.seed,
         ),
         run_dir=run_dir,

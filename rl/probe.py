@@ -7,7 +7,7 @@ import numpy as np
 from jaxsel import PromptSelector, metrics
 from rl.groups import Groups, judge
 from rl.prompts import PromptPool, Task
-from rl.rollout import RolloutEngine
+from rl.rollout import RolloutEngine, Sampling
 
 _STREAM = 0x70726F62  # others that draw from the same seed start with another number
 
@@ -22,6 +22,7 @@ class Probe:
         num_pool_prompts: size of the random part of the pool, at most the pool.
         group_size: rollouts a prompt; the run's own, so that predictions of solve states are of the same n.
         temperature: of the rollouts, the run's own.
+        top_p: likewise.
         seed: of the choice of the part.
     """
 
@@ -34,11 +35,12 @@ class Probe:
         num_pool_prompts: int = 200,
         group_size: int = 8,
         temperature: float = 1.0,
+        top_p: float = 1.0,
         seed: int = 0,
     ):
         self._task = task
         self._group_size = group_size
-        self._temperature = temperature
+        self._sampling = Sampling(task.max_new_tokens, temperature, top_p, task.stop)
         rng = np.random.default_rng([_STREAM, seed])
         self._prompt_ids = np.sort(rng.permutation(len(pool))[:num_pool_prompts]).astype(np.int32)
         self._pool_part = pool.take(self._prompt_ids.tolist())
@@ -51,7 +53,8 @@ class Probe:
             "prompt_ids": self._prompt_ids.tolist(),
             "held_out": len(self._held_out),
             "group_size": self._group_size,
-            "temperature": self._temperature,
+            "temperature": self._sampling.temperature,
+            "top_p": self._sampling.top_p,
         }
 
     def measure(self, engine: RolloutEngine, selector: PromptSelector, seed: int) -> dict[str, float]:
@@ -78,11 +81,5 @@ class Probe:
         }
 
     def _roll_out(self, engine: RolloutEngine, prompts: PromptPool, seed: int) -> Groups:
-        completions = engine.generate(
-            prompts.texts,
-            self._group_size,
-            max_new_tokens=self._task.max_new_tokens,
-            temperature=self._temperature,
-            seed=seed,
-        )
+        completions = engine.generate(prompts.texts, self._group_size, self._sampling, seed=seed)
         return judge(self._task, prompts, np.arange(len(prompts)), completions)

@@ -74,6 +74,7 @@ class Task(NamedTuple):
             disjoint from every training pool and every demonstration.
         demonstrations: `(seed) -> Iterator[Demonstration]`, endless.
         verify: `(completion, answer) -> Verdict | None`; None means that no judgement was possible.
+        stop: texts that end a completion, besides the end of sequence.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Task(NamedTuple):
     held_out: Callable[[int], PromptPool]
     demonstrations: Callable[[int], Iterator[Demonstration]]
     verify: Callable[[str, Any], Verdict | None]
+    stop: tuple[str, ...] = ()
 
 
 # Arrow's string arrays hold 2 GiB at most.

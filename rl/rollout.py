@@ -1,9 +1,40 @@
 """What an engine that completes prompts promises."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn and where they end.
+
+    Attributes:
+        max_new_tokens: longest completion, the end of sequence included.
+        temperature: 0 is greedy.
+        top_p: draw from the likeliest tokens that have this probability together; 1: from all.
+        stop: a completion also ends with the token that brings one of these into its text, where it stays.
+
+    Raises:
+        ValueError: an attribute out of its range.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature is {self.temperature}; give a number of at least 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; give a number above 0 and up to 1")
+        if isinstance(self.stop, str) or "" in self.stop:
+            raise ValueError(f"stop is {self.stop!r}; give a tuple of texts, none of them empty")
 
 
 class Completions(NamedTuple):
@@ -14,7 +45,8 @@ class Completions(NamedTuple):
         prompt_mask: int64 `[b, p]`, 1 for a token and 0 for padding.
         tokens: int64 `[b * n, t]`, right-padded, the end of sequence included.
         mask: bool `[b * n, t]`, true up to and with the end of sequence.
-        log_probs: float32 `[b * n, t]`, of each sampled token under the sampling distribution; 0 where masked.
+        log_probs: float32 `[b * n, t]`, of each sampled token under the sampling distribution, 0 for greedy tokens and
+            where masked.
         texts: the completions as text, `b * n` of them; None for a generation that failed.
     """
 
@@ -45,13 +77,28 @@ class Completions(NamedTuple):
 
 
 class RolloutEngine(Protocol):
-    """Completes prompts with the policy's current weights."""
+    """Completes prompts with the weights that it was given last; at first those of the policy it was made with."""
 
-    def generate(
-        self, prompts: Sequence[str], group_size: int, *, max_new_tokens: int, temperature: float, seed: int
-    ) -> Completions:
-        """Samples `group_size` completions of every prompt; the same seed and weights give the same ones.
+    def generate(self, prompts: Sequence[str], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
+        """Draws `group_size` completions of every prompt; the same seed and weights give the same ones.
 
-        A completion ends with the end of sequence or after `max_new_tokens`. `temperature` 0 is greedy.
+        Raises:
+            ValueError: no prompts, or a group size below 1.
         """
         ...
+
+    def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Takes over the policy's weights, a state dict of its model; called after every update."""
+        ...
+
+
+def check_request(prompts: Sequence[str], group_size: int) -> None:
+    """What every engine refuses.
+
+    Raises:
+        ValueError: no prompts, or a group size below 1.
+    """
+    if not prompts:
+        raise ValueError("prompts is empty; give at least one")
+    if group_size < 1:
+        raise ValueError(f"group_size is {group_size}; give at least 1")

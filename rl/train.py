@@ -17,7 +17,7 @@ from rl.groups import Groups, judge
 from rl.policy import Policy
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
-from rl.rollout import RolloutEngine
+from rl.rollout import RolloutEngine, Sampling
 from rl.run_log import RunLog, load_checkpoint, read_metrics, save_checkpoint
 
 ADVANTAGES = {"grpo": advantages.grpo, "rloo": advantages.rloo, "reinforce_pp": advantages.reinforce_pp}
@@ -31,6 +31,7 @@ class TrainConfig:
         steps: policy updates.
         group_size: rollouts a prompt.
         temperature: of the rollouts.
+        top_p: of the rollouts; the update knows nothing of the truncation, see `Sampling`.
         learning_rate: of AdamW, betas 0.9 and 0.99, no weight decay; linear warm-up over `warm_up_steps`.
         warm_up_steps: see `learning_rate`.
         max_grad_norm: gradients are clipped to this norm.
@@ -49,6 +50,7 @@ class TrainConfig:
     steps: int = 300
     group_size: int = 8
     temperature: float = 1.0
+    top_p: float = 1.0
     learning_rate: float = 4e-5
     warm_up_steps: int = 10
     max_grad_norm: float = 1.0
@@ -70,6 +72,8 @@ class TrainConfig:
         for name in ("temperature", "learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; give a number above 0 and up to 1")
         for name in ("probe_every", "checkpoint_every", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 0")
@@ -126,6 +130,7 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         curriculum.load_state_dict(saved["curriculum"])
         start, num_rollouts = saved["step"], saved["num_rollouts"]
+        engine.update_weights(policy.model.state_dict())
     elif resume and read_metrics(run_dir / "metrics.jsonl") and not config.checkpoint_every:
         raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
     log = RunLog(run_dir, first_step=start, resume=resume)
@@ -143,6 +148,8 @@ def train(
                 record |= curriculum.selector.metrics()
             with clock("updating"):
                 record |= _update(config, policy, optimizer, collected.groups, step)
+            with clock("handing_over"):
+                engine.update_weights(policy.model.state_dict())
             num_rollouts += collected.num_rollouts
             record |= _summary(collected) | clock.seconds
             log.write(record | {"rollouts": num_rollouts})
@@ -188,8 +195,7 @@ def _collect(
             completions = engine.generate(
                 pool.take(prompt_ids.tolist()).texts,
                 config.group_size,
-                max_new_tokens=task.max_new_tokens,
-                temperature=config.temperature,
+                Sampling(task.max_new_tokens, config.temperature, config.top_p, task.stop),
                 seed=_seed(config, _ROLLOUT, step, batches),
             )
             return judge(task, pool, prompt_ids, completions)

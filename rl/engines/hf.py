@@ -1,18 +1,18 @@
 """Rollouts with the policy's own Transformers model; the cache is filled once a prompt, for its whole group."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from rl.policy import Policy
-from rl.rollout import Completions
+from rl.rollout import Completions, Sampling, check_request
 
 
 class HFEngine:
     """A `RolloutEngine` that samples from `policy.model` itself, so a weight update needs no hand-over.
 
     Args:
-        policy: the policy; read, never changed.
+        policy: the policy; only `update_weights` changes it, where it is a copy of the trained one.
         max_prompts: prompts completed at once; more are done in chunks, with the same result per prompt only if the
             chunks are the same.
     """
@@ -23,25 +23,13 @@ class HFEngine:
         self._policy = policy
         self._max_prompts = max_prompts
 
-    def generate(
-        self, prompts: Sequence[str], group_size: int, *, max_new_tokens: int, temperature: float, seed: int
-    ) -> Completions:
-        """See `RolloutEngine.generate`.
-
-        Raises:
-            ValueError: no prompts, a group size or length below 1, or a negative temperature.
-        """
-        if not prompts:
-            raise ValueError("prompts is empty; give at least one")
-        if group_size < 1 or max_new_tokens < 1 or temperature < 0:
-            raise ValueError(
-                f"group_size {group_size} and max_new_tokens {max_new_tokens} must be at least 1, "
-                f"temperature {temperature} at least 0"
-            )
+    def generate(self, prompts: Sequence[str], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
+        """See `RolloutEngine.generate`."""
+        check_request(prompts, group_size)
         generator = torch.Generator(self._policy.device).manual_seed(seed)
         prompt_tokens, prompt_mask = self._policy.encode(list(prompts))
         chunks = [
-            _sample(self._policy, tokens, mask, group_size, max_new_tokens, temperature, generator)
+            _sample(self._policy, tokens, mask, group_size, sampling, generator)
             for tokens, mask in zip(
                 prompt_tokens.split(self._max_prompts), prompt_mask.split(self._max_prompts), strict=True
             )
@@ -51,6 +39,13 @@ class HFEngine:
         tokens, mask, log_probs = tokens[:, :width], mask[:, :width], log_probs[:, :width]
         return Completions(prompt_tokens, prompt_mask, tokens, mask, log_probs, list(self._policy.decode(tokens)))
 
+    @torch.no_grad()
+    def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """See `RolloutEngine.update_weights`; costs nothing where the weights are the policy's own."""
+        for name, own in self._policy.model.state_dict().items():
+            if weights[name].data_ptr() != own.data_ptr():
+                own.copy_(weights[name])
+
 
 @torch.inference_mode()
 def _sample(
@@ -58,8 +53,7 @@ def _sample(
     prompt_tokens: torch.Tensor,
     prompt_mask: torch.Tensor,
     group_size: int,
-    max_new_tokens: int,
-    temperature: float,
+    sampling: Sampling,
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens, mask and log-probabilities `[b * n, max_new_tokens]` of one chunk of prompts."""
@@ -73,17 +67,19 @@ def _sample(
     attention = prompt_mask.repeat_interleave(group_size, 0)
     position = prompt_mask.sum(1).repeat_interleave(group_size)[:, None]
 
-    rows = len(logits)
+    rows, max_new_tokens = len(logits), sampling.max_new_tokens
     tokens = torch.full((rows, max_new_tokens), policy.pad_token_id, device=logits.device)
     mask = torch.zeros((rows, max_new_tokens), dtype=torch.bool, device=logits.device)
     log_probs = torch.zeros((rows, max_new_tokens), device=logits.device)
     alive = torch.ones(rows, dtype=torch.bool, device=logits.device)
     for t in range(max_new_tokens):
-        token, log_prob = _draw(logits.float(), temperature, generator)
+        token, log_prob = _draw(logits.float(), sampling, generator)
         tokens[:, t] = torch.where(alive, token, policy.pad_token_id)
         log_probs[:, t] = torch.where(alive, log_prob, 0.0)
         mask[:, t] = alive
         alive = alive & (token != policy.eos_token_id)
+        if sampling.stop:
+            alive = alive & ~_stopped(policy.decode(tokens[:, : t + 1]), sampling.stop).to(alive.device)
         if t + 1 == max_new_tokens or not alive.any():
             break
         attention = torch.cat([attention, attention.new_ones(rows, 1)], 1)
@@ -98,10 +94,26 @@ def _sample(
     return tokens, mask, log_probs
 
 
-def _draw(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """One token of each row of logits `[r, v]`, and its log-probability under the distribution it was drawn from."""
-    if temperature == 0:
+    if sampling.temperature == 0:
         return logits.argmax(-1), logits.new_zeros(len(logits))
-    log_probs = torch.log_softmax(logits / temperature, -1)
+    logits = logits / sampling.temperature
+    if sampling.top_p < 1:
+        logits = _truncated(logits, sampling.top_p)
+    log_probs = torch.log_softmax(logits, -1)
     token = torch.multinomial(log_probs.exp(), 1, generator=generator)
     return token[:, 0], log_probs.gather(1, token)[:, 0]
+
+
+def _truncated(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Logits of the likeliest tokens that reach the probability `top_p` together, the last one included."""
+    ordered, order = logits.sort(-1, descending=True)
+    probs = ordered.softmax(-1)
+    before = probs.cumsum(-1) - probs
+    return logits.masked_fill((before >= top_p).gather(-1, order.argsort(-1)), -torch.inf)
+
+
+def _stopped(texts: Sequence[str], stop: Sequence[str]) -> torch.Tensor:
+    """Which texts hold a stop string, bool `[r]`."""
+    return torch.tensor([any(end in text for end in stop) for text in texts])

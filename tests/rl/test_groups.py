@@ -6,13 +6,14 @@ import torch
 from rl.engines.hf import HFEngine
 from rl.groups import join, judge
 from rl.prompts import PromptPool, Verdict
+from rl.rollout import Sampling
 
 POOL = PromptPool(["1=", "22=", "345="], ["a", "b", "c"], ["x", "y", "z"])
 
 
 def generate(policy, prompt_ids, seed=0, n=4):
     texts = POOL.take(list(prompt_ids)).texts
-    return HFEngine(policy).generate(texts, n, max_new_tokens=3, temperature=1.0, seed=seed)
+    return HFEngine(policy).generate(texts, n, Sampling(3), seed=seed)
 
 
 def test_judge_counts_successes_against_the_right_answer(task, policy):

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -5,9 +6,10 @@ import pytest
 import torch
 
 from rl.engines.hf import HFEngine
-from rl.policy import build_policy
+from rl.policy import Policy, build_policy
+from rl.rollout import Sampling
 
-OPTIONS = {"max_new_tokens": 3, "temperature": 1.0, "seed": 0}
+SAMPLING, GREEDY = Sampling(3), Sampling(3, temperature=0)
 PROMPTS = ["123=", "4=", "55=", "9876="]
 
 
@@ -17,7 +19,7 @@ def engine(policy):
 
 
 def test_shapes_and_texts(engine, policy):
-    out = engine.generate(PROMPTS, 5, **OPTIONS)
+    out = engine.generate(PROMPTS, 5, SAMPLING, seed=0)
     assert out.group_size == 5
     assert out.tokens.shape == out.mask.shape == out.log_probs.shape
     assert out.tokens.shape[0] == len(out.texts) == 20
@@ -32,7 +34,7 @@ def test_shapes_and_texts(engine, policy):
 def test_log_probabilities_are_those_of_the_policy(engine, policy):
     """The cached, grouped sampling loop against one plain forward pass."""
     for temperature in (1.0, 0.7):
-        out = engine.generate(PROMPTS, 4, max_new_tokens=3, temperature=temperature, seed=1)
+        out = engine.generate(PROMPTS, 4, Sampling(3, temperature), seed=1)
         rows = torch.arange(len(PROMPTS)).repeat_interleave(4)
         with torch.no_grad():
             expected = policy.token_log_probs(
@@ -43,7 +45,7 @@ def test_log_probabilities_are_those_of_the_policy(engine, policy):
 
 
 def test_sampling_follows_the_policy(engine, policy):
-    out = engine.generate(["12="], 4000, max_new_tokens=1, temperature=1.0, seed=0)
+    out = engine.generate(["12="], 4000, Sampling(1), seed=0)
     with torch.no_grad():
         probabilities = policy.model(out.prompt_tokens).logits[0, -1].softmax(-1).numpy()
     counts = np.bincount(out.tokens[:, 0], minlength=len(probabilities))
@@ -52,7 +54,7 @@ def test_sampling_follows_the_policy(engine, policy):
 
 
 def test_greedy_equals_transformers_generate(engine, policy):
-    out = engine.generate(PROMPTS, 1, max_new_tokens=3, temperature=0, seed=0)
+    out = engine.generate(PROMPTS, 1, GREEDY, seed=0)
     for i, prompt in enumerate(PROMPTS):
         tokens, mask = policy.encode([prompt])
         expected = policy.model.generate(tokens, attention_mask=mask, max_new_tokens=3, do_sample=False)
@@ -61,41 +63,82 @@ def test_greedy_equals_transformers_generate(engine, policy):
 
 
 def test_the_seed_decides(engine):
-    first, again, other = (engine.generate(PROMPTS, 4, **{**OPTIONS, "seed": seed}) for seed in (0, 0, 1))
+    first, again, other = (engine.generate(PROMPTS, 4, SAMPLING, seed=seed) for seed in (0, 0, 1))
     assert first.texts == again.texts
     assert torch.equal(first.log_probs, again.log_probs)
     assert first.texts != other.texts
 
 
 def test_generation_sees_the_current_weights(engine, policy):
-    before = engine.generate(PROMPTS, 2, max_new_tokens=3, temperature=0, seed=0)
+    before = engine.generate(PROMPTS, 2, GREEDY, seed=0)
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    after = engine.generate(PROMPTS, 2, max_new_tokens=3, temperature=0, seed=0)
+    after = engine.generate(PROMPTS, 2, GREEDY, seed=0)
     assert before.texts != after.texts
 
 
+def test_a_copy_of_the_policy_takes_over_weights(policy):
+    engine = HFEngine(Policy(copy.deepcopy(policy.model), policy.tokenizer))
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    wanted = HFEngine(policy).generate(PROMPTS, 2, GREEDY, seed=0)
+    assert engine.generate(PROMPTS, 2, GREEDY, seed=0).texts != wanted.texts
+    engine.update_weights(policy.model.state_dict())
+    assert engine.generate(PROMPTS, 2, GREEDY, seed=0).texts == wanted.texts
+    before = [(p.data_ptr(), p.clone()) for p in policy.model.parameters()]
+    HFEngine(policy).update_weights(policy.model.state_dict())  # its own: nothing moves
+    for parameter, (pointer, value) in zip(policy.model.parameters(), before, strict=True):
+        assert parameter.data_ptr() == pointer
+        assert torch.equal(parameter, value)
+
+
+def test_top_p_leaves_the_likeliest_tokens(engine, policy):
+    """Which tokens are drawn, and the probabilities they are said to have, against a plain computation."""
+    out = engine.generate(["12="], 2000, Sampling(1, temperature=0.5, top_p=0.6), seed=0)
+    with torch.no_grad():
+        probs = (policy.model(out.prompt_tokens).logits[0, -1] / 0.5).softmax(-1)
+    kept, total = [], 0.0
+    for token in probs.argsort(descending=True).tolist():
+        kept.append(token)
+        total += float(probs[token])
+        if total >= 0.6:
+            break
+    assert set(out.tokens[:, 0].tolist()) == set(kept)
+    assert 1 < len(kept) < len(probs)
+    for token, log_prob in zip(out.tokens[:, 0].tolist(), out.log_probs[:, 0].tolist(), strict=True):
+        assert math.isclose(log_prob, math.log(float(probs[token]) / total), abs_tol=1e-5)
+
+
+def test_a_stop_string_ends_a_completion_and_stays(policy):
+    free = HFEngine(policy).generate(PROMPTS, 200, Sampling(8), seed=0)
+    out = HFEngine(policy).generate(PROMPTS, 200, Sampling(8, stop=("3", "12")), seed=0)
+    ends = [text for text in out.texts if text.endswith(("3", "12"))]
+    assert ends
+    for text, tokens, mask in zip(out.texts, out.tokens, out.mask, strict=True):
+        assert "3" not in text[:-1]
+        assert "12" not in text[:-1]
+        stopped = text.endswith(("3", "12")) or tokens[mask][-1] == policy.eos_token_id
+        assert stopped or int(mask.sum()) == 8
+    assert any("3" in text[:-1] for text in free.texts)
+
+
 def test_chunks_cover_all_prompts(policy):
-    out = HFEngine(policy, max_prompts=3).generate(PROMPTS * 2, 2, **OPTIONS)
-    whole = HFEngine(policy).generate(PROMPTS * 2, 2, max_new_tokens=3, temperature=0, seed=0)
+    out = HFEngine(policy, max_prompts=3).generate(PROMPTS * 2, 2, SAMPLING, seed=0)
+    whole = HFEngine(policy).generate(PROMPTS * 2, 2, GREEDY, seed=0)
     assert len(out.texts) == len(whole.texts) == 16
-    greedy = HFEngine(policy, max_prompts=3).generate(PROMPTS * 2, 2, max_new_tokens=3, temperature=0, seed=0)
+    greedy = HFEngine(policy, max_prompts=3).generate(PROMPTS * 2, 2, GREEDY, seed=0)
     assert greedy.texts == whole.texts
 
 
 @pytest.mark.parametrize(
-    ("prompts", "group_size", "options", "message"),
-    [
-        ([], 1, {}, "prompts is empty"),
-        (PROMPTS, 0, {}, "group_size 0"),
-        (PROMPTS, 1, {"max_new_tokens": 0}, "max_new_tokens 0"),
-        (PROMPTS, 1, {"temperature": -1.0}, "temperature -1.0"),
-    ],
+    ("prompts", "group_size", "message"),
+    [([], 1, "prompts is empty"), (PROMPTS, 0, "group_size is 0")],
 )
-def test_bad_input(engine, prompts, group_size, options, message):
+def test_bad_input(engine, prompts, group_size, message):
     with pytest.raises(ValueError, match=message):
-        engine.generate(prompts, group_size, **(OPTIONS | options))
+        engine.generate(prompts, group_size, SAMPLING, seed=0)
 
 
 def test_bad_chunk_size(policy):
@@ -104,7 +147,7 @@ def test_bad_chunk_size(policy):
 
 
 def test_take_keeps_whole_groups(engine):
-    out = engine.generate(PROMPTS, 3, **OPTIONS)
+    out = engine.generate(PROMPTS, 3, SAMPLING, seed=0)
     part = out.take(torch.tensor([2, 0]))
     assert part.texts == out.texts[6:9] + out.texts[0:3]
     assert torch.equal(part.prompt_tokens, out.prompt_tokens[[2, 0]])
@@ -115,5 +158,5 @@ def test_take_keeps_whole_groups(engine):
 def test_a_larger_model_in_half_precision_runs():
     policy = build_policy("0123456789=", hidden_size=64)
     policy.model.bfloat16()
-    out = HFEngine(policy).generate(PROMPTS, 2, **OPTIONS)
+    out = HFEngine(policy).generate(PROMPTS, 2, SAMPLING, seed=0)
     assert out.log_probs.dtype == torch.float32

@@ -12,8 +12,8 @@ POOL_SIZE = 30
 class PartlyFailing(HFEngine):
     """Every second generation fails."""
 
-    def generate(self, prompts, group_size, **options):
-        out = super().generate(prompts, group_size, **options)
+    def generate(self, prompts, group_size, sampling, *, seed):
+        out = super().generate(prompts, group_size, sampling, seed=seed)
         return out._replace(texts=[text if i % 2 else None for i, text in enumerate(out.texts)])
 
 

@@ -84,8 +84,8 @@ def test_a_batch_without_signal_changes_nothing(task, tmp_path):
 
 def test_failed_generations_are_no_failures(task, tmp_path):
     class Failing(HFEngine):
-        def generate(self, prompts, group_size, **options):
-            out = super().generate(prompts, group_size, **options)
+        def generate(self, prompts, group_size, sampling, *, seed):
+            out = super().generate(prompts, group_size, sampling, seed=seed)
             return out._replace(texts=[None] * len(out.texts))
 
     policy = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)
