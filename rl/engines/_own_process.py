@@ -1,0 +1,182 @@
+"""A vLLM server in a process of its own: started by spawn, killed and started again when it dies or hangs."""
+
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# vLLM has an environment of its own.
+
+import signal
+import weakref
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import multiprocessing
+
+from rl.engines._vllm_server import Completion, Request, Server
+from rl.rollout import Sampling
+
+_GRACE = 30.0  # seconds that a server may take longer than the generation that it was asked for
+_START = 600.0  # seconds that it may take to load
+
+
+class ServerError(RuntimeError):
+    """The server failed, died or did not answer."""
+
+
+class OwnProcess:
+    """Has the methods of `Server`. The weights go through memory that both processes share.
+
+    On the CPU that is a copy of the state dict; on a GPU, CUDA IPC through vLLM's own weight transfer.
+
+    Args:
+        server: the class to make there.
+        folder: see `Server`.
+        options: see `Server`.
+    """
+
+    def __init__(self, server: type[Server], folder: str, options: dict[str, Any]):
+        self._on_gpu = torch.cuda.is_available()
+        if self._on_gpu:
+            options = options | {"weight_transfer_config": {"backend": "ipc"}}
+        self._arguments = (server, folder, options)
+        self._mailbox: dict[str, torch.Tensor] = {}
+        self._transfer: Any = None
+        self._weights: Mapping[str, torch.Tensor] = {}
+        self._start()
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, eos_token_id: int, timeout: float | None
+    ) -> list[Completion | None]:
+        """See `Server.generate`.
+
+        Raises:
+            ServerError: see there.
+        """
+        wait = None if timeout is None else timeout + _GRACE
+        return self._ask("generate", list(requests), sampling, eos_token_id, timeout, wait=wait)
+
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """See `Server.load`.
+
+        Raises:
+            ServerError: see there.
+        """
+        self._weights = weights
+        if self._on_gpu:
+            self._transfer = self._transfer or transfer_engine(self)
+            self._transfer.send_weights()
+            return
+        if not self._mailbox:
+            self._mailbox = {name: torch.empty_like(tensor).share_memory_() for name, tensor in weights.items()}
+        for name, tensor in weights.items():
+            self._mailbox[name].copy_(tensor)
+        self._ask("load", list(self._mailbox.items()), wait=_START)
+
+    def current_weights(self) -> Mapping[str, torch.Tensor]:
+        """Those that were loaded last."""
+        return self._weights
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """See `Server.call`."""
+        self._ask("call", name, *arguments, wait=_START)
+
+    def renew(self) -> None:
+        """A new process, without weights."""
+        self.close()
+        self._start()
+
+    def restart(self) -> None:
+        """A new process, with the weights that were loaded last."""
+        self.renew()
+        self.load(self._weights)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._end()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, *self._arguments), name="vllm")
+        self._process.start()
+        theirs.close()
+        self._end = weakref.finalize(self, _end, self._process, self._pipe)
+        self._mailbox, self._transfer = {}, None
+        self._receive(_START)
+
+    def _ask(self, name: str, *arguments: Any, wait: float | None) -> Any:
+        try:
+            self._pipe.send((name, arguments))
+        except OSError as error:
+            raise ServerError(f"the vLLM process is gone (exit code {self._process.exitcode})") from error
+        return self._receive(wait)
+
+    def _receive(self, wait: float | None) -> Any:
+        try:
+            if not self._pipe.poll(wait):
+                raise ServerError(f"the vLLM process has not answered for {wait:.0f} seconds")
+            failed, answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._process.join(1)
+            raise ServerError(f"the vLLM process died (exit code {self._process.exitcode})") from error
+        if failed:
+            raise ServerError(f"vLLM raised {answer}")
+        return answer
+
+
+def transfer_engine(server: OwnProcess) -> Any:
+    """VLLM's sender of weights by CUDA IPC, one process on one GPU, as its documentation (0.32) has it."""
+    from vllm.distributed.weight_transfer import ParamMeta, WeightSource, WeightTransferTrainerFactory
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+    class StateDict(WeightSource):
+        """All of it: vLLM's own source leaves out the head of tied embeddings, which then keeps its old weights."""
+
+        def metadata(self) -> list[ParamMeta]:
+            return [ParamMeta(name, w.dtype, tuple(w.shape)) for name, w in server.current_weights().items()]
+
+        def __iter__(self):
+            return iter(server.current_weights().items())
+
+    class Client:
+        def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+            server.call("init_weight_transfer_engine", {"init_info": init_info})
+
+        def start_weight_update(self) -> None:
+            server.call("start_weight_update")
+
+        def update_weights(self, update_info: Any) -> None:
+            server.call("update_weights", {"update_info": update_info})
+
+        def finish_weight_update(self, weight_version: str | None = None) -> None:
+            server.call("finish_weight_update", weight_version)
+
+    return WeightTransferTrainerFactory.trainer_init(
+        IPCTrainerInitInfo(rank=0, packed=True), client=Client(), source=StateDict()
+    )
+
+
+def _serve(pipe: Connection, make: type[Server], folder: str, options: dict[str, Any]) -> None:
+    """The other process: answers until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides what an interrupt means
+    try:
+        server = make(folder, options)
+        pipe.send((False, None))
+        while True:
+            name, arguments = pipe.recv()
+            try:
+                answer = (False, getattr(server, name)(*arguments))
+            except Exception as error:  # whatever it is, the trainer is to know, and this process goes on
+                answer = (True, repr(error))
+            pipe.send(answer)
+    except (EOFError, BrokenPipeError):
+        return
+    except Exception as error:
+        pipe.send((True, repr(error)))
+
+
+def _end(process: Any, pipe: Connection) -> None:
+    """Without waiting for what it is doing: it keeps nothing that matters."""
+    pipe.close()
+    process.kill()
+    process.join()

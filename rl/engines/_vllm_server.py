@@ -1,0 +1,140 @@
+"""vLLM itself, in whichever process it runs: the one file that imports it, and only when a server is made."""
+
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# vLLM has an environment of its own.
+
+import gc
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from rl.rollout import Sampling
+
+
+class Request(NamedTuple):
+    """One completion to draw: the tokens of its prompt, and its seed."""
+
+    prompt: list[int]
+    seed: int
+
+
+class Completion(NamedTuple):
+    """Its tokens, the end of sequence included, and their log-probabilities under the sampling distribution."""
+
+    tokens: list[int]
+    log_probs: list[float]
+
+
+class Server:
+    """A `vllm.LLM` whose weights are random until they are loaded.
+
+    Args:
+        folder: of the model's configuration and its tokenizer.
+        options: of `vllm.LLM`.
+    """
+
+    def __init__(self, folder: str, options: dict[str, Any]):
+        _prepare_environment()
+        with _random_state_kept():
+            from vllm import LLM
+
+            # processed_logprobs: after temperature and truncation, which is what the token was drawn from
+            defaults = {
+                "load_format": "dummy",
+                "generation_config": "vllm",
+                "logprobs_mode": "processed_logprobs",
+                "enforce_eager": not torch.cuda.is_available(),
+            }
+            self._llm = LLM(folder, **defaults | options)
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, eos_token_id: int, timeout: float | None
+    ) -> list[Completion | None]:
+        """Completions in the order of the requests; None where `timeout` seconds were not enough."""
+        engine, deadline = self._llm.llm_engine, None if timeout is None else time.monotonic() + timeout
+        done: dict[str, Completion] = {}
+        names = [str(i) for i in range(len(requests))]
+        with _random_state_kept():
+            try:
+                for name, request in zip(names, requests, strict=True):
+                    prompt: Any = {"prompt_token_ids": request.prompt}
+                    engine.add_request(name, prompt, _parameters(sampling, eos_token_id, request.seed))
+                while engine.has_unfinished_requests() and (deadline is None or time.monotonic() < deadline):
+                    for output in engine.step():
+                        if output.finished:
+                            done[output.request_id] = _completion(output)
+            finally:
+                engine.abort_request([name for name in names if name not in done])
+        return [done.get(name) for name in names]
+
+    def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Loads a whole state dict; nothing computed with the old weights is kept."""
+        # The prefix cache would not notice. Nor would tied embeddings whose head is not among the weights.
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(weights))})
+        self._llm.reset_prefix_cache()
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """A method of vLLM's interface for weight updates, for a transfer engine in the trainer's process."""
+        getattr(self._llm, name)(*arguments)
+        if name == "finish_weight_update":
+            self._llm.reset_prefix_cache()
+
+    def close(self) -> None:
+        """Frees what can be freed in a living process."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+def _parameters(sampling: Sampling, eos_token_id: int, seed: int) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        stop=list(sampling.stop) or None,
+        include_stop_str_in_output=True,
+        detokenize=bool(sampling.stop),  # vLLM looks for stop strings in the text; otherwise nobody reads it
+        ignore_eos=True,  # vLLM's idea of it comes from three files; a completion ends at the policy's
+        stop_token_ids=[eos_token_id],
+        seed=seed,
+        logprobs=0,  # of the drawn token alone
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _completion(output: Any) -> Completion:
+    (drawn,) = output.outputs
+    tokens = list(drawn.token_ids)
+    return Completion(tokens, [step[token].logprob for step, token in zip(drawn.logprobs, tokens, strict=True)])
+
+
+def _prepare_environment() -> None:
+    """What vLLM reads when it is imported; values that are there already stay."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over within the process
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """VLLM seeds the generators of its process; the trainer's go on as if it had not."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002

@@ -1,0 +1,194 @@
+"""Rollouts with vLLM, in the trainer's process or in one of its own; weights are pushed into the running engine."""
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rl.engines._own_process import OwnProcess, ServerError
+from rl.engines._vllm_server import Completion, Request, Server
+from rl.policy import Policy
+from rl.rollout import Completions, Sampling, check_request
+
+_log = logging.getLogger(__name__)
+
+
+class VLLMEngine:
+    """A `RolloutEngine` that completes prompts with vLLM.
+
+    A completion that failed, or was not done in time, is drawn once more; what fails again has the text None and no
+    tokens: no information, which is not a failure of the policy. An engine of its own that dies or hangs is started
+    again, with the current weights.
+
+    In the trainer's process, vLLM seeds its generators (which are put back), changes environment variables, and on the
+    CPU binds torch's threads and stops `torch.set_num_threads`. In its own process it disturbs nothing. That process is
+    spawned: guard the main module with `if __name__ == "__main__"`.
+
+    Args:
+        policy: tells tokens, the end of sequence and the first weights; read, never changed.
+        own_process: false: in the trainer's process.
+        timeout: seconds for one call of `generate`, retry not included; None: no limit.
+        max_model_len: longest prompt and completion together, in tokens; None: what the model allows.
+        dtype: of vLLM's weights and arithmetic, as torch names it; None: that of the policy.
+        **options: more options of `vllm.LLM`, for example `gpu_memory_utilization` or `tensor_parallel_size`.
+
+    Raises:
+        ValueError: `timeout` is not above 0, or `own_process` is false where torch.distributed is running.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        own_process: bool = True,
+        timeout: float | None = None,
+        max_model_len: int | None = None,
+        dtype: str | None = None,
+        **options: Any,
+    ):
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout is {timeout}; give seconds above 0, or None")
+        if not own_process and torch.distributed.is_initialized():
+            raise ValueError("own_process is false where torch.distributed runs, which vLLM starts too; give true")
+        self._policy = policy
+        self._timeout = timeout
+        self._max_length = max_model_len or policy.model.config.max_position_embeddings
+        weights = policy.model.state_dict()
+        self._shapes = {name: weight.shape for name, weight in weights.items()}
+        self._half_updated = False
+        self._folder = tempfile.TemporaryDirectory(prefix="jaxsel-vllm-")
+        policy.model.config.save_pretrained(self._folder.name)
+        policy.tokenizer.save_pretrained(self._folder.name)
+        options |= {
+            "max_model_len": self._max_length,
+            "dtype": dtype or str(policy.model.dtype).removeprefix("torch."),
+        }
+        try:
+            self._server = (OwnProcess if own_process else _Inside)(Server, self._folder.name, options)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        self.update_weights(weights)
+
+    def generate(self, prompts: Sequence[str], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
+        """See `RolloutEngine.generate`.
+
+        Raises:
+            ValueError: no prompts, a group size below 1, or a prompt that leaves no room for `max_new_tokens`.
+            RuntimeError: the last update of the weights failed halfway.
+        """
+        check_request(prompts, group_size)
+        if self._half_updated:
+            raise RuntimeError("the last update of vLLM's weights failed halfway; update them before generating")
+        prompt_tokens, prompt_mask = self._policy.encode(list(prompts))
+        longest = int(prompt_mask.sum(1).max())
+        if longest + sampling.max_new_tokens > self._max_length:
+            raise ValueError(
+                f"prompts has one of {longest} tokens, which with max_new_tokens {sampling.max_new_tokens} is more "
+                f"than the engine's {self._max_length}; give shorter prompts or a larger max_model_len"
+            )
+        rows = [tokens[mask.bool()].tolist() for tokens, mask in zip(prompt_tokens, prompt_mask, strict=True)]
+        seeds = np.random.SeedSequence(seed).generate_state(len(rows) * group_size).tolist()
+        requests = [Request(rows[i // group_size], seed) for i, seed in enumerate(seeds)]
+        drawn = self._draw(requests, sampling)
+        return self._assembled(prompt_tokens, prompt_mask, drawn, greedy=sampling.temperature == 0)
+
+    def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """See `RolloutEngine.update_weights`.
+
+        Raises:
+            ValueError: names or shapes are not those of the policy's whole state dict (`named_parameters` leaves out
+                the head of tied embeddings, and vLLM would keep its old one). The engine stays as it was.
+            RuntimeError: vLLM failed. Until an update succeeds, the engine refuses to generate.
+        """
+        shapes = {name: weight.shape for name, weight in weights.items()}
+        wrong = [name for name in shapes | self._shapes if shapes.get(name) != self._shapes.get(name)]
+        if wrong:
+            raise ValueError(f"weights do not fit the policy's at {', '.join(wrong)}; give its whole state_dict()")
+        if self._half_updated:
+            self._server.renew()  # vLLM keeps what it was loading, and would go on with that
+        self._half_updated = True
+        self._server.load({name: weight.detach() for name, weight in weights.items()})
+        self._half_updated = False
+
+    def close(self) -> None:
+        """Stops vLLM; the engine cannot be used any more."""
+        self._server.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> "VLLMEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _draw(self, requests: list[Request], sampling: Sampling) -> list[Completion | None]:
+        drawn = self._attempt(requests, sampling)
+        missing = [i for i, completion in enumerate(drawn) if completion is None]
+        if missing:
+            for i, again in zip(missing, self._attempt([requests[i] for i in missing], sampling), strict=True):
+                drawn[i] = again
+            failed = sum(drawn[i] is None for i in missing)
+            _log.warning("%d of %d completions drawn again; %d failed twice", len(missing), len(drawn), failed)
+        return drawn
+
+    def _attempt(self, requests: list[Request], sampling: Sampling) -> list[Completion | None]:
+        try:
+            return self._server.generate(requests, sampling, self._policy.eos_token_id, self._timeout)
+        except ServerError:
+            _log.exception("vLLM failed to generate")
+            self._server.restart()
+            return [None] * len(requests)
+
+    def _assembled(
+        self,
+        prompt_tokens: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        drawn: list[Completion | None],
+        *,
+        greedy: bool,
+    ) -> Completions:
+        width = max((len(completion.tokens) for completion in drawn if completion), default=1)
+        tokens = torch.full((len(drawn), width), self._policy.pad_token_id)
+        mask, log_probs = torch.zeros(tokens.shape, dtype=torch.bool), torch.zeros(tokens.shape)
+        for i, completion in enumerate(drawn):
+            if completion:
+                length = len(completion.tokens)
+                tokens[i, :length] = torch.tensor(completion.tokens)
+                mask[i, :length] = True
+                if not greedy:
+                    log_probs[i, :length] = torch.tensor(completion.log_probs)
+        decoded = self._policy.decode(tokens)
+        texts = [text if completion else None for text, completion in zip(decoded, drawn, strict=True)]
+        device = prompt_tokens.device
+        return Completions(prompt_tokens, prompt_mask, tokens.to(device), mask.to(device), log_probs.to(device), texts)
+
+
+class _Inside:
+    """A server in this process, with the methods of one in its own."""
+
+    def __init__(self, server: type[Server], folder: str, options: dict[str, Any]):
+        self._make = lambda: server(folder, options)
+        self._server = self._make()
+
+    def generate(self, *arguments: Any) -> list[Completion | None]:
+        try:
+            return self._server.generate(*arguments)
+        except Exception as error:
+            raise ServerError(f"vLLM raised {error!r}") from error
+
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        self._server.load(weights.items())
+
+    def renew(self) -> None:
+        self._server.close()
+        self._server = self._make()
+
+    def restart(self) -> None:
+        """There is no other process to start; what was waiting has been aborted."""
+
+    def close(self) -> None:
+        self._server.close()

@@ -1,0 +1,43 @@
+"""A stand-in for vLLM that can fail in every way: what an engine does about it needs no vLLM to be tested."""
+
+import os
+import time
+from pathlib import Path
+
+from rl.engines._vllm_server import Completion
+
+
+class FakeServer:
+    """Completes every prompt with the token `weights["x"]`; at first it does what `options["trouble"]` says.
+
+    Troubles: raise, die, hang (the process answers no more), slow (every second request is not done in time); each
+    happens as often as `options["times"]` says, counted in a file: a new process does not forget.
+    """
+
+    def __init__(self, folder, options):
+        self._trouble, self._times = options["trouble"], options["times"]
+        self._count = Path(folder) / "count"
+        self._token = 0
+        if options["trouble"] == "no start":
+            raise OSError("no such model")
+
+    def generate(self, requests, sampling, eos_token_id, timeout):
+        done = int(self._count.read_text()) if self._count.exists() else 0
+        self._count.write_text(str(done + 1))
+        drawn = [Completion([self._token, eos_token_id], [-0.5, -0.25]) for _ in requests]
+        if done >= self._times:
+            return drawn
+        if self._trouble == "raise":
+            raise FloatingPointError("bad kernel")
+        if self._trouble == "die":
+            os._exit(3)
+        if self._trouble == "hang":
+            time.sleep(1e6)
+        return [completion if i % 2 else None for i, completion in enumerate(drawn)]
+
+    def load(self, weights):
+        weights = dict(weights)
+        self._token = int(weights["lm_head.weight"].flatten()[0])
+
+    def close(self):
+        pass

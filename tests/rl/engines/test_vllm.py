@@ -1,0 +1,255 @@
+"""The real vLLM with a tiny model made on the spot: `make vllm` runs these in an environment of its own."""
+
+import importlib.util
+import random
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rl.engines._own_process import OwnProcess
+from rl.engines.hf import HFEngine
+from rl.engines.vllm import VLLMEngine
+from rl.policy import Policy, build_policy, character_tokenizer
+from rl.rollout import Sampling
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vLLM in this environment; see `make vllm`"),
+    # of vLLM and what it imports
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+]
+
+ALPHABET = "0123456789=+ "
+LONG = "".join(str(i * i % 10) for i in range(200)) + "="  # longer than a block of the prefix cache, 128 tokens
+PROMPTS = [LONG, *(f"{i}+{i * i}=" for i in range(31))]
+GREEDY = Sampling(24, temperature=0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Not in this file: vLLM binds torch's threads itself, and refuses."""
+
+
+def disturbed(policy: Policy, seed: int, size: float = 0.03) -> None:
+    """What an update does: every weight moves."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+
+
+def fresh_policy(seed: int = 0) -> Policy:
+    policy = build_policy(ALPHABET, hidden_size=64, num_layers=2, feed_forward_size=128, seed=seed)
+    disturbed(policy, 100, 0.1)  # fresh weights are so small that all logits are alike
+    return policy
+
+
+def log_probs_of_policy(policy, out, temperature=1.0):
+    rows = torch.arange(len(out.prompt_tokens)).repeat_interleave(out.group_size)
+    with torch.no_grad():
+        return policy.token_log_probs(
+            out.prompt_tokens[rows], out.prompt_mask[rows], out.tokens, out.mask, temperature=temperature
+        )
+
+
+def assert_parity(engine, policy):
+    """Greedy tokens equal those of the Hugging Face engine; log-probabilities of drawn ones those of the policy."""
+    ours, theirs = engine.generate(PROMPTS, 1, GREEDY, seed=0), HFEngine(policy).generate(PROMPTS, 1, GREEDY, seed=0)
+    assert ours.tokens.tolist() == theirs.tokens.tolist()
+    assert torch.equal(ours.mask, theirs.mask)
+    assert ours.texts == theirs.texts
+    assert torch.equal(ours.prompt_tokens, theirs.prompt_tokens)
+    for temperature in (1.0, 0.7):
+        out = engine.generate(PROMPTS, 2, Sampling(24, temperature), seed=1)
+        gap = (out.log_probs - log_probs_of_policy(policy, out, temperature))[out.mask]
+        assert gap.abs().max() < 1e-3
+        assert out.log_probs[out.mask].max() < 0
+
+
+def random_states():
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["own process", "in process"])
+def pair(request):
+    policy = fresh_policy()
+    before = random_states()
+    with VLLMEngine(policy, own_process=request.param) as engine:
+        assert random_states() == before, "vLLM has seeded the trainer's generators"
+        yield engine, policy
+
+
+def test_parity_before_and_after_20_updates(pair):
+    engine, policy = pair
+    assert_parity(engine, policy)
+    for seed in range(20):
+        disturbed(policy, seed)
+        engine.update_weights(policy.model.state_dict())
+    assert_parity(engine, policy)
+
+
+def test_it_generates_with_the_weights_it_was_given(pair):
+    """Otherwise the parity after updates could be that of weights which hardly matter."""
+    engine, policy = pair
+    old = engine.generate(PROMPTS, 1, GREEDY, seed=0)
+    disturbed(policy, 50)
+    assert engine.generate(PROMPTS, 1, GREEDY, seed=0).texts == old.texts
+    engine.update_weights(policy.model.state_dict())
+    assert engine.generate(PROMPTS, 1, GREEDY, seed=0).texts != old.texts
+    assert_parity(engine, policy)
+
+
+def test_the_seed_decides(pair):
+    engine, _ = pair
+    state = torch.get_rng_state()
+    first, again, other = (engine.generate(PROMPTS[:4], 8, Sampling(8), seed=seed) for seed in (0, 0, 1))
+    assert first.texts == again.texts
+    assert torch.equal(first.log_probs, again.log_probs)
+    assert first.texts != other.texts
+    assert len(set(first.texts[:8])) > 1  # completions of one prompt are different draws
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_completion_ends_with_the_end_of_sequence_or_a_stop_string(pair):
+    engine, policy = pair
+    out = engine.generate(PROMPTS, 8, Sampling(24, stop=("7", "12")), seed=0)
+    ended, stopped = 0, 0
+    for text, tokens, mask in zip(policy.decode(out.tokens), out.tokens, out.mask, strict=True):
+        assert "7" not in text[:-1]
+        assert "12" not in text[:-1]
+        kept = tokens[mask]
+        assert (kept[:-1] != policy.eos_token_id).all()
+        assert (tokens[~mask] == policy.pad_token_id).all()
+        ended += bool(kept[-1] == policy.eos_token_id)
+        stopped += text.endswith(("7", "12"))
+    assert ended > 0
+    assert stopped > 0
+    greedy = Sampling(24, temperature=0, stop=("7", "12"))
+    theirs = HFEngine(policy).generate(PROMPTS, 1, greedy, seed=0)
+    assert engine.generate(PROMPTS, 1, greedy, seed=0).texts == theirs.texts
+
+
+def test_truncated_sampling_says_what_it_drew_from(pair):
+    """Of the likeliest tokens alone, with their probabilities made to add up to 1: above those of the policy."""
+    engine, policy = pair
+    out = engine.generate(PROMPTS, 8, Sampling(1, top_p=0.5), seed=0)
+    rows = torch.arange(len(PROMPTS)).repeat_interleave(8)
+    with torch.no_grad():
+        positions = (out.prompt_mask.cumsum(1) - 1).clamp_min(0)
+        model = policy.model(out.prompt_tokens, attention_mask=out.prompt_mask, position_ids=positions)
+    probs = model.logits[:, -1].softmax(-1)[rows]
+    ordered, order = probs.sort(-1, descending=True)
+    kept = ordered.cumsum(-1) - ordered < 0.5
+    rank = order.argsort(-1).gather(1, out.tokens[:, :1])
+    assert kept.gather(1, rank).all()
+    expected = (probs.gather(1, out.tokens[:, :1]) / (ordered * kept).sum(-1, keepdim=True)).log()
+    torch.testing.assert_close(out.log_probs[:, :1], expected, atol=1e-3, rtol=0)
+    assert (out.log_probs > log_probs_of_policy(policy, out) + 1e-2).any()
+
+
+def test_too_little_time_is_no_information(pair):
+    engine, policy = pair
+    engine._timeout = 1e-6
+    try:
+        assert engine.generate(PROMPTS, 2, GREEDY, seed=0).texts == [None] * 64
+    finally:
+        engine._timeout = None
+    assert_parity(engine, policy)  # nothing of the aborted requests is left
+
+
+def test_a_killed_process_comes_back_with_the_current_weights():
+    policy = fresh_policy()
+    with VLLMEngine(policy) as engine:
+        disturbed(policy, 3)
+        engine.update_weights(policy.model.state_dict())
+        assert isinstance(engine._server, OwnProcess)
+        engine._server._process.kill()
+        assert_parity(engine, policy)
+
+
+# What goes wrong without our precautions: these tests keep them honest.
+
+
+def test_vllm_keeps_an_old_head_without_a_word(pair):
+    """Tied embeddings: `named_parameters` names them once, and vLLM's head keeps the old ones."""
+    engine, policy = pair
+    disturbed(policy, 60)
+    with pytest.raises(ValueError, match=r"lm_head.weight; give its whole state_dict"):
+        engine.update_weights(dict(policy.model.named_parameters()))
+    engine._server.load({name: weight.detach() for name, weight in policy.model.named_parameters()})  # past the check
+    out = engine.generate(PROMPTS, 1, Sampling(24), seed=0)
+    assert (out.log_probs - log_probs_of_policy(policy, out))[out.mask].abs().max() > 1e-2
+    engine.update_weights(policy.model.state_dict())
+    assert_parity(engine, policy)
+
+
+def test_a_prefix_cache_that_is_not_reset_is_stale(pair, monkeypatch):
+    engine, policy = pair
+    if isinstance(engine._server, OwnProcess):
+        return  # it runs the same code, which cannot be patched from here
+    llm = engine._server._server._llm
+    engine.generate([LONG], 1, GREEDY, seed=0)
+    disturbed(policy, 70)
+    with monkeypatch.context() as patch:
+        patch.setattr(llm, "reset_prefix_cache", lambda: None)
+        engine.update_weights(policy.model.state_dict())
+    out = engine.generate([LONG], 1, Sampling(24), seed=0)
+    assert (out.log_probs - log_probs_of_policy(policy, out))[out.mask].abs().max() > 1e-2
+    engine.update_weights(policy.model.state_dict())
+    assert_parity(engine, policy)
+
+
+def test_an_update_that_fails_halfway_stops_generation(pair):
+    engine, policy = pair
+    disturbed(policy, 80)
+    good = policy.model.state_dict()
+    last = list(good)[-2]
+    engine._shapes = engine._shapes | {last: torch.Size([3, 3])}  # past the check; vLLM finds it after the others
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever vLLM makes of it
+        engine.update_weights(good | {last: torch.zeros(3, 3)})
+    with pytest.raises(RuntimeError, match="failed halfway; update them"):
+        engine.generate(PROMPTS, 1, GREEDY, seed=0)
+    engine._shapes = {name: weight.shape for name, weight in good.items()}
+    engine.update_weights(good)
+    assert_parity(engine, policy)
+
+
+def test_a_model_with_a_chat_template_in_half_precision():
+    tokenizer = character_tokenizer(ALPHABET + "<|usr>\n")
+    tokenizer.chat_template = "{% for m in messages %}<|u>{{ m['content'] }}\n{% endfor %}"
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).bfloat16().eval()
+    policy = Policy(model, tokenizer)
+    assert (policy.eos_token_id, policy.pad_token_id) == (1, 0)
+    with VLLMEngine(policy) as engine:
+        out = engine.generate(PROMPTS[1:5], 2, Sampling(6), seed=0)
+        gap = (out.log_probs - log_probs_of_policy(policy, out))[out.mask].abs()
+    assert tokenizer.decode(out.prompt_tokens[0][out.prompt_mask[0].bool()]) == "<|u>0+0=\n"
+    assert gap.max() < 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_weights_go_to_another_process_by_cuda_ipc():
+    policy = fresh_policy()
+    policy.model.to(device="cuda")
+    with VLLMEngine(policy, gpu_memory_utilization=0.3) as engine:
+        assert_parity(engine, policy)
+        for seed in range(20):
+            disturbed(policy, seed)
+            engine.update_weights(policy.model.state_dict())
+        assert_parity(engine, policy)

@@ -1,0 +1,145 @@
+"""What the engine does when vLLM fails, dies, hangs or is late; vLLM itself is not needed."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+import rl.engines._own_process as own_process
+from rl.engines.vllm import VLLMEngine
+from rl.groups import judge
+from rl.prompts import Verdict
+from rl.rollout import Sampling
+from tests.rl.engines.fake_server import FakeServer
+
+PROMPTS = ["12=", "3=", "456="]
+SAMPLING = Sampling(4)
+
+
+@pytest.fixture
+def make(policy, monkeypatch):
+    monkeypatch.setattr("rl.engines.vllm.Server", FakeServer)
+    monkeypatch.setattr(own_process, "_GRACE", 1.0)
+    engines: list[VLLMEngine] = []
+
+    def make_engine(trouble="", times=0, own=True, timeout: float | None = 0.5):
+        engines.append(VLLMEngine(policy, own_process=own, timeout=timeout, trouble=trouble, times=times))
+        engines[-1].update_weights(head_of(policy, 5))
+        return engines[-1]
+
+    yield make_engine
+    for engine in engines:
+        engine.close()
+
+
+def process_of(engine: VLLMEngine):
+    assert isinstance(engine._server, own_process.OwnProcess)
+    return engine._server._process
+
+
+def head_of(policy, token):
+    weights = dict(policy.model.state_dict())
+    return weights | {"lm_head.weight": torch.full_like(weights["lm_head.weight"], token)}
+
+
+def test_what_comes_back(make, policy):
+    out = make().generate(PROMPTS, 2, SAMPLING, seed=0)
+    assert out.group_size == 2
+    assert out.tokens.tolist() == [[5, policy.eos_token_id]] * 6
+    assert out.mask.all()
+    assert out.log_probs.tolist() == [[-0.5, -0.25]] * 6
+    assert out.texts == policy.decode(out.tokens)
+    greedy = make().generate(PROMPTS, 2, Sampling(4, temperature=0), seed=0)
+    assert (greedy.log_probs == 0).all()
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("trouble", ["raise", "slow"])
+def test_what_failed_once_is_drawn_again(make, trouble, own):
+    engine = make(trouble, times=1, own=own)
+    assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts
+
+
+@pytest.mark.parametrize("trouble", ["die", "hang"])
+def test_a_process_that_dies_or_hangs_is_started_again_with_the_current_weights(make, policy, trouble):
+    engine = make(trouble, times=1)
+    engine.update_weights(head_of(policy, 7))
+    out = engine.generate(PROMPTS, 2, SAMPLING, seed=0)
+    assert set(out.tokens[:, 0].tolist()) == {7}
+
+
+def test_a_process_killed_between_calls_is_started_again(make):
+    engine = make()
+    os.kill(process_of(engine).pid, signal.SIGKILL)
+    assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts
+
+
+@pytest.mark.parametrize("trouble", ["raise", "die"])
+def test_what_failed_twice_is_no_information(make, task, trouble):
+    engine = make(trouble, times=2)
+    out = engine.generate(PROMPTS, 2, SAMPLING, seed=0)
+    assert out.texts == [None] * 6
+    assert not out.mask.any()
+    groups = judge(task._replace(verify=lambda *_: Verdict(True, 1.0)), task.pool(3, 0), np.arange(3), out)
+    assert groups.group_size.tolist() == [0, 0, 0]
+    assert groups.rewards.isnan().all()
+    assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts  # and the engine lives on
+
+
+def test_late_completions_alone_are_missing(make, task, policy):
+    out = make("slow", times=2).generate(PROMPTS, 4, SAMPLING, seed=0)
+    missing = [text is None for text in out.texts]
+    # of twelve every second is late; of those six, drawn again, every second again
+    assert missing == [i in (0, 4, 8) for i in range(12)]
+    assert out.mask.any(1).tolist() == [not late for late in missing]
+    groups = judge(task._replace(verify=lambda *_: Verdict(False, 0.0)), task.pool(3, 0), np.arange(3), out)
+    assert groups.group_size.tolist() == [3, 3, 3]
+
+
+def test_an_update_that_fails_halfway_stops_generation(make, policy):
+    engine = make(own=False)
+    with pytest.raises(ValueError, match="lm_head"):
+        engine.update_weights(dict(policy.model.named_parameters()))
+    assert None not in engine.generate(PROMPTS, 1, SAMPLING, seed=0).texts  # refused: nothing has happened
+    broken = head_of(policy, 5)
+    broken["lm_head.weight"] = torch.full_like(broken["lm_head.weight"], torch.nan)  # which has no integer
+    with pytest.raises(ValueError, match="NaN"):
+        engine.update_weights(broken)
+    with pytest.raises(RuntimeError, match="failed halfway; update them"):
+        engine.generate(PROMPTS, 1, SAMPLING, seed=0)
+    engine.update_weights(head_of(policy, 6))
+    assert engine.generate(PROMPTS, 1, SAMPLING, seed=0).tokens[0, 0] == 6
+
+
+def test_weights_of_another_shape_are_refused(make, policy):
+    weights = dict(policy.model.state_dict()) | {"model.norm.weight": torch.zeros(3)}
+    with pytest.raises(ValueError, match=r"weights do not fit the policy's at model.norm.weight; give its whole"):
+        make().update_weights(weights)
+
+
+def test_the_process_ends_with_the_engine(make):
+    engine = make()
+    process = process_of(engine)
+    engine.close()
+    assert process.exitcode is not None
+
+
+def test_a_server_that_does_not_start_says_why(make):
+    with pytest.raises(RuntimeError, match="no such model"):
+        make("no start")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "group_size", "message"),
+    [([], 1, "prompts is empty"), (["1="], 0, "group_size is 0"), (["1" * 253], 1, "one of 253 tokens.*max_model_len")],
+)
+def test_bad_requests(make, prompts, group_size, message):
+    with pytest.raises(ValueError, match=message):
+        make(own=False).generate(prompts, group_size, SAMPLING, seed=0)
+
+
+def test_bad_timeout(make):
+    with pytest.raises(ValueError, match="timeout is 0; give seconds above 0"):
+        make(timeout=0)
