@@ -246,7 +246,7 @@ def test_a_model_with_a_chat_template_in_half_precision():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_weights_go_to_another_process_by_cuda_ipc():
     policy = fresh_policy()
-    policy.model.to(device="cuda")
+    torch.nn.Module.cuda(policy.model)
     with VLLMEngine(policy, gpu_memory_utilization=0.3) as engine:
         assert_parity(engine, policy)
         for seed in range(20):

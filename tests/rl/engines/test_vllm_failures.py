@@ -1,7 +1,5 @@
 """What the engine does when vLLM fails, dies, hangs or is late; vLLM itself is not needed."""
 
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -72,7 +70,7 @@ def test_a_process_that_dies_or_hangs_is_started_again_with_the_current_weights(
 
 def test_a_process_killed_between_calls_is_started_again(make):
     engine = make()
-    os.kill(process_of(engine).pid, signal.SIGKILL)
+    process_of(engine).kill()
     assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts
 
 
