@@ -15,7 +15,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from experiments.runs import MethodConfig, RunConfig, make_policy, make_task, run
-from rl.train import TrainConfig
+from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
 
 BASELINES = ("uniform", "dynamic_sampling")

@@ -16,7 +16,8 @@ from rl.policy import Policy, load_policy
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
 from rl.tasks import countdown, string_ops
-from rl.train import TrainConfig, train
+from rl.train import train
+from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig, warm_start
 
 TASKS: dict[str, Callable[[], Task]] = {"string_ops": string_ops.make, "countdown": countdown.make}
@@ -67,6 +68,7 @@ class RunConfig:
         pool_size: training prompts.
         held_out_size: prompts that are never trained on, for the probe.
         policy: a folder or hub name of a Hugging Face causal language model; empty: the built-in policy, warm-started.
+        precision: of rollouts and updates: float32, or bfloat16 (torch.autocast; the weights stay float32).
         seed: of the warm start, the pool, the choices and the rollouts.
         method: how prompts are chosen.
         warm_start: the built-in policy; its seed is replaced by the one above.
@@ -77,6 +79,7 @@ class RunConfig:
     pool_size: int = 1000
     held_out_size: int = 500
     policy: str = ""
+    precision: str = "float32"
     seed: int = 0
     method: MethodConfig = field(default_factory=MethodConfig)
     warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=1200))
@@ -154,8 +157,10 @@ def make_policy(config: RunConfig, task: Task, *, progress: bool = True) -> Poli
     """The policy before reinforcement learning: loaded by path, or built in and warm-started."""
     logging.disable_progress_bar()  # of reading weights; a moment, for policies of this size
     if config.policy:
-        return load_policy(config.policy)
-    return warm_start(task, replace(config.warm_start, seed=config.seed), progress=progress)
+        policy = load_policy(config.policy)
+    else:
+        policy = warm_start(task, replace(config.warm_start, seed=config.seed), progress=progress)
+    return replace(policy, precision=config.precision)
 
 
 def run(

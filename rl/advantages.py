@@ -1,5 +1,8 @@
 """Advantages from rewards: pure functions. A reward of NaN is no judgement: it counts nowhere and has advantage 0."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 
@@ -109,6 +112,29 @@ def gae(
     counts = mask & judged[:, None]
     returns = torch.where(mask, torch.where(judged[:, None], advantages + values, torch.nan), 0.0)
     return torch.where(counts, advantages, 0.0), returns
+
+
+def normalise(
+    advantages: Float[torch.Tensor, "r t"], mask: Bool[torch.Tensor, "r t"], *, epsilon: float = 1e-6
+) -> Float[torch.Tensor, "r t"]:
+    """Advantages of mean 0 and (unbiased) standard deviation 1 over the tokens that count, as TRL and verl do in PPO.
+
+    Args:
+        advantages: of tokens.
+        mask: the tokens that count; advantages of the others are ignored, and 0 in the result.
+        epsilon: see `reinforce_pp`, which does the same to completions.
+    """
+    return reinforce_pp(torch.where(mask, advantages, torch.nan), epsilon=epsilon)
+
+
+FROM_REWARDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "grpo": grpo,
+    "dr_grpo": partial(grpo, divide_by_std=False),
+    "rloo": rloo,
+    "reinforce_pp": reinforce_pp,
+    "reinforce_pp_baseline": partial(reinforce_pp, group_baseline=True),
+}
+"""Advantages of completions by name; gae, of tokens, needs values as well."""
 
 
 def _centre(

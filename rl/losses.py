@@ -54,9 +54,7 @@ def clipped_policy_loss(
 
     Returns:
         The loss, a scalar, and floats, means of the kind that the loss is: clip_share (of clipped tokens), approx_kl
-        (to the old policy); with `reference_log_probs` reference_kl; with `engine_log_probs` log_prob_gap_mean and
-        log_prob_gap_max, of $|\log p_\mathrm{old} - \log p_\mathrm{engine}|$. All but the maximum add up over the parts
-        of a batch.
+        (to the old policy); with `reference_log_probs` reference_kl. All of them add up over the parts of a batch.
 
     Raises:
         ValueError: an unknown `aggregation`, a negative `kl_weight` or an `importance_cap` that is not above 0.
@@ -85,10 +83,8 @@ def clipped_policy_loss(
     objective = torch.minimum(unclipped, clipped)
     metrics: dict[str, float] = {}
     if engine_log_probs is not None:
-        gap = torch.where(mask, old_log_probs - engine_log_probs, 0.0).detach()
-        objective = objective * gap.exp().clamp_max(importance_cap)
-        metrics["log_prob_gap_mean"] = float(mean(gap.abs()))
-        metrics["log_prob_gap_max"] = float(gap.abs().max()) if gap.numel() else 0.0
+        log_weight = torch.where(mask, old_log_probs - engine_log_probs, 0.0).detach()
+        objective = objective * log_weight.exp().clamp_max(importance_cap)
     loss = -mean(objective)
     if reference_log_probs is not None:
         log_excess = torch.where(mask, reference_log_probs - log_probs, 0.0)
@@ -139,3 +135,24 @@ def clipped_value_loss(
     clipped = (old_values + (values - old_values).clamp(-clip, clip) - returns).square()
     loss = torch.maximum(unclipped, clipped).sum() / (2 * total)
     return loss, {"value_clip_share": float((clipped > unclipped).sum() / total)}
+
+
+def log_prob_gap(
+    log_probs: Float[torch.Tensor, "r t"],
+    engine_log_probs: Float[torch.Tensor, "r t"],
+    mask: Bool[torch.Tensor, "r t"],
+) -> dict[str, float]:
+    r"""How far trainer and inference engine are apart on the same tokens, under the same weights.
+
+    Args:
+        log_probs: of the sampled tokens, as the trainer computes them.
+        engine_log_probs: as the engine that sampled them did.
+        mask: the tokens that count.
+
+    Returns:
+        log_prob_gap_mean and log_prob_gap_max, of $|\log p - \log p_\mathrm{engine}|$ over tokens; 0 without a token.
+    """
+    gap = (log_probs - engine_log_probs)[mask].abs()
+    if not len(gap):
+        return {"log_prob_gap_mean": 0.0, "log_prob_gap_max": 0.0}
+    return {"log_prob_gap_mean": float(gap.mean()), "log_prob_gap_max": float(gap.max())}

@@ -1,11 +1,15 @@
 """The policy: a causal language model and its tokenizer, built small or loaded by path."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -15,18 +19,47 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
+PRECISIONS = ("float32", "bfloat16")
+
+
+class Scores(NamedTuple):
+    """Completions under the current weights; what stands where their mask is false means nothing.
+
+    Attributes:
+        log_probs: float32 `[r, t]`, of the tokens.
+        hidden: `[r, t, h]`, the decoder's last hidden state before each token, which the output layer reads.
+    """
+
+    log_probs: torch.Tensor
+    hidden: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A causal language model with its tokenizer; the model is trained in place."""
+    """A causal language model with its tokenizer; the model is trained in place.
+
+    Attributes:
+        model: the model; its weights are best float32, whatever the precision.
+        tokenizer: its tokenizer.
+        precision: float32: the model computes in the type of its weights; bfloat16: matrix products are in bfloat16
+            (torch.autocast), the weights stay as they are. It holds for rollouts and updates alike.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    precision: str = "float32"
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; give one of {', '.join(PRECISIONS)}")
 
     @property
     def eos_token_id(self) -> int:
@@ -43,6 +76,15 @@ class Policy:
     def device(self) -> torch.device:
         """Where the model lives."""
         return self.model.device
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the decoder's last hidden states."""
+        return self._output_layer.weight.shape[1]
+
+    @property
+    def _output_layer(self) -> torch.nn.Linear:
+        return self.model.get_output_embeddings()  # type: ignore[return-value]
 
     def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded tokens and their attention mask, both int64 `[len(texts), longest]`.
@@ -85,18 +127,65 @@ class Policy:
         Returns:
             float32 `[r, t]`; what stands where the mask is false means nothing.
         """
+        return self.score(prompt_tokens, prompt_mask, tokens, mask, temperature=temperature).log_probs
+
+    def score(
+        self,
+        prompt_tokens: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        tokens: torch.Tensor,
+        mask: torch.Tensor,
+        *,
+        temperature: float = 1.0,
+    ) -> Scores:
+        """Log-probabilities and hidden states of one pass, with gradient; arguments as of `token_log_probs`."""
         attention = torch.cat([prompt_mask, mask.to(prompt_mask.dtype)], 1)
         positions = (attention.cumsum(1) - 1).clamp_min(0)
-        width = tokens.shape[1]
-        logits = self.model(
-            torch.cat([prompt_tokens, tokens], 1),
-            attention_mask=attention,
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=width + 1,
-        ).logits[:, :-1]
-        log_probs = torch.log_softmax(logits.float() / temperature, -1)
-        return log_probs.gather(2, tokens[:, :, None])[:, :, 0]
+        read: list[torch.Tensor] = []
+        # `output_hidden_states` would keep those of every layer.
+        hook = self._output_layer.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
+        try:
+            output = self.forward(
+                torch.cat([prompt_tokens, tokens], 1),
+                attention_mask=attention,
+                position_ids=positions,
+                use_cache=False,
+                logits_to_keep=tokens.shape[1] + 1,
+            )
+        finally:
+            hook.remove()
+        log_probs = torch.log_softmax(output.logits[:, :-1].float() / temperature, -1)
+        return Scores(log_probs.gather(2, tokens[:, :, None])[:, :, 0], read[0][:, :-1])
+
+    def forward(self, tokens: torch.Tensor, **options: Any) -> Any:
+        """One pass of the model in the policy's precision; the options are the model's own."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.model(tokens, **options)
+
+    @contextmanager
+    def gradient_checkpointing(self) -> Iterator[None]:
+        """Within it a layer's activations are computed again in the backward pass, not kept: less memory, more time.
+
+        Transformers' own switch acts on layers in training mode alone, which is that of dropout too.
+
+        Raises:
+            ValueError: the model has no layers to do that with.
+        """
+        layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        if not layers:
+            name = type(self.model).__name__
+            raise ValueError(f"gradient_checkpointing is True, but {name} has no layers for it; set it to False")
+        forwards = [vars(layer).get("forward") for layer in layers]  # of its own where a library has put a hook there
+        for layer in layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+        try:
+            yield
+        finally:
+            for layer, forward in zip(layers, forwards, strict=True):
+                if forward is None:
+                    del layer.forward
+                else:
+                    layer.forward = forward
 
     def save(self, path: str | Path) -> None:
         """Writes a folder that `load_policy` and Transformers' Auto classes read."""
@@ -169,9 +258,11 @@ def build_policy(
 def load_policy(path: str | Path, **model_options: Any) -> Policy:
     """Any Hugging Face causal language model with its tokenizer, from a folder or a hub name.
 
+    Its weights are float32 whatever type they are stored in: small updates would be lost in bfloat16 ones.
+
     Args:
         path: a folder written by `save_pretrained`, or the name of a model on the hub.
-        **model_options: passed on to `AutoModelForCausalLM.from_pretrained`, for example `dtype="bfloat16"`.
+        **model_options: passed on to `AutoModelForCausalLM.from_pretrained`, for example `attn_implementation="eager"`.
 
     Raises:
         ValueError: the tokenizer has no end of sequence, so that completions could not end.
@@ -179,7 +270,8 @@ def load_policy(path: str | Path, **model_options: Any) -> Policy:
     tokenizer = _load_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {path} has no eos_token; set one and save it again")
-    return Policy(AutoModelForCausalLM.from_pretrained(path, **model_options).eval(), tokenizer)
+    options = {"dtype": torch.float32} | model_options
+    return Policy(AutoModelForCausalLM.from_pretrained(path, **options).eval(), tokenizer)
 
 
 def _load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

@@ -3,83 +3,22 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from rl import advantages, losses
 from rl.curriculum import Collected, Curriculum
 from rl.groups import Groups, judge
+from rl.learner import Learner
 from rl.policy import Policy
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine, Sampling
 from rl.run_log import RunLog, load_checkpoint, read_metrics, save_checkpoint
-
-ADVANTAGES = {"grpo": advantages.grpo, "rloo": advantages.rloo, "reinforce_pp": advantages.reinforce_pp}
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What a run depends on, besides its policy, task, pool and curriculum.
-
-    Attributes:
-        steps: policy updates.
-        group_size: rollouts a prompt.
-        temperature: of the rollouts.
-        top_p: of the rollouts; the update knows nothing of the truncation, see `Sampling`.
-        learning_rate: of AdamW, betas 0.9 and 0.99, no weight decay; linear warm-up over `warm_up_steps`.
-        warm_up_steps: see `learning_rate`.
-        max_grad_norm: gradients are clipped to this norm.
-        advantage: grpo: a reward minus its group's mean, over the group's standard deviation; rloo: minus the mean of
-            the group's other rewards; reinforce_pp: minus the batch's mean, over the batch's standard deviation.
-        aggregation: token_mean: every token of a step counts the same in the loss; sequence_mean: every completion.
-        clip_low: see `losses.clipped_policy_loss`.
-        clip_high: likewise.
-        updates_per_batch: passes over a step's batch; each is one optimiser step.
-        micro_batch_size: completions in one backward pass; bounds the memory, changes nothing else.
-        probe_every: steps between probes; 0: only before the first step and after the last.
-        checkpoint_every: steps between checkpoints; 0: none.
-        seed: of the rollouts and the probes.
-    """
-
-    steps: int = 300
-    group_size: int = 8
-    temperature: float = 1.0
-    top_p: float = 1.0
-    learning_rate: float = 4e-5
-    warm_up_steps: int = 10
-    max_grad_norm: float = 1.0
-    advantage: str = "grpo"
-    aggregation: str = "token_mean"
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    updates_per_batch: int = 1
-    micro_batch_size: int = 256
-    probe_every: int = 25
-    checkpoint_every: int = 25
-    seed: int = 0
-
-    def __post_init__(self):
-        at_least_one = ("steps", "group_size", "warm_up_steps", "updates_per_batch", "micro_batch_size")
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 1")
-        for name in ("temperature", "learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; give a number above 0 and up to 1")
-        for name in ("probe_every", "checkpoint_every", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 0")
-        for name, choices in {"advantage": ADVANTAGES, "aggregation": losses.AGGREGATIONS}.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; give one of {', '.join(choices)}")
+from rl.train_config import TrainConfig
 
 
 def train(
@@ -118,16 +57,19 @@ def train(
     Raises:
         ValueError: `run_dir` already holds a run and `resume` is false, or its checkpoint is of another configuration.
     """
-    optimizer = torch.optim.AdamW(
-        policy.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
-    )
-    identity = {"train": asdict(config), "curriculum": curriculum.spec, "probe": probe.spec, "task": task.name}
+    learner = Learner(config, policy)
+    identity = {
+        "train": asdict(config),
+        "precision": policy.precision,
+        "curriculum": curriculum.spec,
+        "probe": probe.spec,
+        "task": task.name,
+    }
     checkpoint = run_dir / "checkpoint.pt"
     start, num_rollouts = 0, 0
     if resume and checkpoint.exists():
         saved = load_checkpoint(checkpoint, identity)
-        policy.model.load_state_dict(saved["policy"])
-        optimizer.load_state_dict(saved["optimizer"])
+        learner.load_state_dict(saved["learner"])
         curriculum.load_state_dict(saved["curriculum"])
         start, num_rollouts = saved["step"], saved["num_rollouts"]
         engine.update_weights(policy.model.state_dict())
@@ -147,7 +89,7 @@ def train(
                 curriculum.selector.wait()  # or its time would be booked as the policy's
                 record |= curriculum.selector.metrics()
             with clock("updating"):
-                record |= _update(config, policy, optimizer, collected.groups, step)
+                record |= learner.update(collected.groups, step)
             with clock("handing_over"):
                 engine.update_weights(policy.model.state_dict())
             num_rollouts += collected.num_rollouts
@@ -157,8 +99,7 @@ def train(
                 save_checkpoint(
                     checkpoint,
                     identity,
-                    policy=policy.model.state_dict(),
-                    optimizer=optimizer.state_dict(),
+                    learner=learner.state_dict(),
                     curriculum=curriculum.state_dict(),
                     step=step + 1,
                     num_rollouts=num_rollouts,
@@ -206,59 +147,12 @@ def _collect(
     return collected
 
 
-def _update(
-    config: TrainConfig, policy: Policy, optimizer: torch.optim.Optimizer, groups: Groups, step: int
-) -> dict[str, float]:
-    """Optimiser steps on one batch of groups."""
-    completions = groups.completions
-    device = completions.tokens.device
-    advantage = ADVANTAGES[config.advantage](groups.rewards).flatten().to(device)
-    prompt = torch.arange(len(groups.prompt_ids), device=device).repeat_interleave(completions.group_size)
-    judged = ~groups.rewards.isnan().flatten().to(device)
-    counted = completions.mask[judged]  # the means run over all that was judged, with an advantage or without
-    num_tokens, num_completions = int(counted.sum()), int(counted.any(1).sum())
-    informative = advantage.nonzero()[:, 0]  # the others add nothing to the sum that the loss is
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warm_up_steps)
-    metrics = {"policy/grad_norm": 0.0, "policy/loss": 0.0}
-    for _ in range(config.updates_per_batch):
-        optimizer.zero_grad()
-        metrics = dict.fromkeys(metrics, 0.0)
-        for start in range(0, len(informative), config.micro_batch_size):
-            rows = informative[start : start + config.micro_batch_size]
-            log_probs = policy.token_log_probs(
-                completions.prompt_tokens[prompt[rows]],
-                completions.prompt_mask[prompt[rows]],
-                completions.tokens[rows],
-                completions.mask[rows],
-                temperature=config.temperature,
-            )
-            loss, parts = losses.clipped_policy_loss(
-                log_probs,
-                completions.log_probs[rows],
-                advantage[rows],
-                completions.mask[rows],
-                clip_low=config.clip_low,
-                clip_high=config.clip_high,
-                aggregation=config.aggregation,
-                num_tokens=num_tokens,
-                num_completions=num_completions,
-            )
-            loss.backward()
-            for name, value in {"loss": float(loss.detach()), **parts}.items():
-                metrics[f"policy/{name}"] = metrics.get(f"policy/{name}", 0.0) + value
-        if len(informative):
-            norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm)
-            metrics["policy/grad_norm"] = float(norm)
-            optimizer.step()
-    return metrics
-
-
 def _summary(collected: Collected) -> dict[str, float]:
     groups = collected.groups
     return {
         "train/mixed_share": collected.mixed_share,
         "train/batch_mixed_share": float(groups.mixed.sum() / max((groups.group_size > 0).sum(), 1)),
+        "train/judged_share": float(groups.group_size.mean() / groups.completions.group_size),
         "train/reward": float(groups.rewards.nanmean()),
         "train/completion_length": float(groups.completions.mask.sum(1).float().mean()),
     }

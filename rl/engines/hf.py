@@ -58,7 +58,7 @@ def _sample(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens, mask and log-probabilities `[b * n, max_new_tokens]` of one chunk of prompts."""
     positions = (prompt_mask.cumsum(1) - 1).clamp_min(0)
-    output = policy.model(
+    output = policy.forward(
         prompt_tokens, attention_mask=prompt_mask, position_ids=positions, use_cache=True, logits_to_keep=1
     )
     cache = output.past_key_values
@@ -83,7 +83,7 @@ def _sample(
         if t + 1 == max_new_tokens or not alive.any():
             break
         attention = torch.cat([attention, attention.new_ones(rows, 1)], 1)
-        output = policy.model(
+        output = policy.forward(
             tokens[:, t : t + 1],
             attention_mask=attention,
             position_ids=position + t,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import help as help_text
-from experiments.runs import METHODS, MethodConfig, RunConfig, make_curriculum, make_task, run
+from experiments.runs import METHODS, MethodConfig, RunConfig, make_curriculum, make_policy, make_task, run
 from rl.run_log import read_metrics
-from rl.train import TrainConfig
+from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
 
 TINY = WarmStartConfig(hidden_size=32, num_layers=1, feed_forward_size=32, steps=2, batch_size=8)
@@ -60,7 +60,9 @@ def test_a_policy_by_path(tmp_path):
     from rl.policy import build_policy
 
     build_policy(make_task("string_ops").alphabet, hidden_size=32, num_layers=1).save(tmp_path / "model")
-    records = run(replace(CONFIG, policy=str(tmp_path / "model")), tmp_path / "run")
+    config = replace(CONFIG, policy=str(tmp_path / "model"), precision="bfloat16")
+    assert make_policy(config, make_task("string_ops")).precision == "bfloat16"
+    records = run(replace(config, train=replace(config.train, gradient_checkpointing=True)), tmp_path / "run")
     assert len(records) == 3
 
 

@@ -148,6 +148,16 @@ def test_gae_of_a_completion_without_judgement_is_zero_everywhere():
     assert not result.requires_grad
 
 
+def test_advantages_are_normalised_over_the_tokens_that_count():
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    result = advantages.normalise(torch.tensor([[1.0, NAN, 2.0], [3.0, 5.0, -1.0]]), mask)
+    known = np.array([1.0, 2.0, 3.0, 5.0, -1.0])
+    np.testing.assert_allclose(result[mask].numpy(), (known - 2) / known.std(ddof=1), rtol=1e-5)
+    assert result[0, 1] == 0
+    assert not advantages.normalise(torch.ones(2, 3), mask).any()
+    assert not advantages.normalise(torch.randn(2, 3), mask & False).any()
+
+
 @pytest.mark.parametrize("name", ["discount", "gae_lambda"])
 @pytest.mark.parametrize("value", [-0.1, 1.5, NAN])
 def test_gae_out_of_range_is_refused(name, value):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -57,6 +59,94 @@ def test_token_log_probs_do_not_depend_on_padding():
     tokens, prompt_mask = policy.encode(["1=", "12345="])
     padded = policy.token_log_probs(tokens, prompt_mask, completion.repeat(2, 1), mask.repeat(2, 1))
     torch.testing.assert_close(padded[0][mask[0]], alone[0][mask[0]], atol=1e-5, rtol=1e-4)
+
+
+def test_hidden_states_are_those_before_each_token():
+    policy = build_policy(ALPHABET, seed=3)
+    tokens, prompt_mask = policy.encode(["12="])
+    completion = torch.tensor([[5, 6, 1]])
+    scores = policy.score(tokens, prompt_mask, completion, completion > 0)
+    whole = policy.model(torch.cat([tokens, completion], 1), output_hidden_states=True)
+    torch.testing.assert_close(scores.hidden, whole.hidden_states[-1][:, 2:5])
+    assert scores.hidden.shape[-1] == policy.hidden_size == 96
+    torch.testing.assert_close(policy.model.lm_head(scores.hidden), whole.logits[:, 2:5])
+
+
+def test_an_unknown_precision_is_refused():
+    policy = build_policy(ALPHABET, hidden_size=32, num_layers=1, feed_forward_size=32)
+    with pytest.raises(ValueError, match="precision is 'fp16'; give one of float32, bfloat16"):
+        replace(policy, precision="fp16")
+
+
+def test_bfloat16_rounds_the_matrix_products_and_nothing_else():
+    policy = build_policy(ALPHABET, seed=3)
+    rounded = replace(policy, precision="bfloat16")
+    tokens, prompt_mask = policy.encode(["12="])
+    completion = torch.tensor([[5, 6, 1]])
+    assert rounded.forward(tokens).logits.dtype == torch.bfloat16
+    one, other = (p.token_log_probs(tokens, prompt_mask, completion, completion > 0) for p in (policy, rounded))
+    assert other.dtype == torch.float32
+    assert 0 < (one - other).abs().max() < 0.05
+    other.sum().backward()
+    assert {p.dtype for p in policy.model.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in policy.model.parameters() if p.grad is not None} == {torch.float32}
+
+
+def test_weights_are_float32_whatever_they_are_stored_in(tmp_path):
+    policy = build_policy(ALPHABET, hidden_size=32, num_layers=1, feed_forward_size=32)
+    policy.model.bfloat16()
+    policy.save(tmp_path)
+    assert load_policy(tmp_path).model.dtype == torch.float32
+    assert load_policy(tmp_path, dtype="auto").model.dtype == torch.bfloat16
+
+
+def test_gradient_checkpointing_forgets_activations_and_is_gone_afterwards():
+    """Attention dropout, which training mode would switch on, stays off."""
+    policy = build_policy(ALPHABET, hidden_size=32, num_layers=2, feed_forward_size=32)
+    for layer in policy.model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    tokens, prompt_mask = policy.encode(["12=", "1="])
+    completion = torch.tensor([[5, 6, 1], [7, 8, 9]])
+    calls = []
+    policy.model.model.layers[1].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+
+    def gradient():
+        policy.model.zero_grad()
+        policy.token_log_probs(tokens, prompt_mask, completion, completion > 0).sum().backward()
+        counted = len(calls)
+        calls.clear()
+        return [p.grad.clone() for p in policy.model.parameters() if p.grad is not None], counted
+
+    plain, once = gradient()
+    with policy.gradient_checkpointing():
+        recomputed, twice = gradient()
+    again, once_more = gradient()
+    assert (once, twice, once_more) == (1, 2, 1)
+    for one, other, last in zip(plain, recomputed, again, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+        assert torch.equal(one, last)
+    with pytest.raises(KeyError), policy.gradient_checkpointing():
+        raise KeyError
+    assert not any("forward" in vars(module) or module.training for module in policy.model.modules())
+
+
+def test_gradient_checkpointing_keeps_a_hook_of_the_layer():
+    policy = build_policy(ALPHABET, hidden_size=32, num_layers=1, feed_forward_size=32)
+    (layer,) = policy.model.model.layers
+    hooked = layer.forward = layer.forward
+    with policy.gradient_checkpointing():
+        assert vars(layer)["forward"] is not hooked
+    assert vars(layer)["forward"] is hooked
+
+
+def test_a_model_without_layers_to_checkpoint_is_refused():
+    policy = build_policy(ALPHABET, hidden_size=32, num_layers=1, feed_forward_size=32)
+    policy.model.model.layers = torch.nn.ModuleList()
+    with (
+        pytest.raises(ValueError, match="gradient_checkpointing is True, but Qwen2ForCausalLM has no layers"),
+        policy.gradient_checkpointing(),
+    ):
+        pass
 
 
 def test_any_causal_lm_by_path(tmp_path):

@@ -1,6 +1,5 @@
 """What the engine does when vLLM fails, dies, hangs or is late; vLLM itself is not needed."""
 
-
 import numpy as np
 import pytest
 import torch

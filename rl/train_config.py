@@ -1,0 +1,86 @@
+"""What a training run depends on."""
+
+from dataclasses import dataclass
+
+from rl import advantages, losses
+
+ADVANTAGES = (*advantages.FROM_REWARDS, "gae")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run depends on, besides its policy, task, pool and curriculum.
+
+    Attributes:
+        steps: policy updates.
+        group_size: rollouts a prompt.
+        temperature: of the rollouts.
+        top_p: of the rollouts; the update knows nothing of the truncation, see `Sampling`.
+        learning_rate: of AdamW, betas 0.9 and 0.99, no weight decay; linear warm-up over `warm_up_steps`.
+        warm_up_steps: see `learning_rate`.
+        max_grad_norm: gradients are clipped to this norm.
+        advantage: grpo: a reward minus its group's mean, over the group's standard deviation; dr_grpo: the same, not
+            divided; rloo: minus the mean of the group's other rewards; reinforce_pp: minus the batch's mean, over the
+            batch's standard deviation; reinforce_pp_baseline: minus the group's mean, over that of the batch; gae: PPO
+            with a value head, generalised advantage estimation over tokens, normalised over the batch.
+        aggregation: token_mean: every token of a step counts the same in the loss; sequence_mean: every completion.
+        clip_low: see `losses.clipped_policy_loss`.
+        clip_high: likewise.
+        kl_weight: of the KL divergence to the policy as it was at the start; 0: none, and no copy of it is kept.
+        importance_cap: above 0: old log-probabilities are the trainer's own, and tokens are weighted with their ratio
+            to the engine's, at most this; 0: old log-probabilities are the engine's.
+        gae_lambda: of gae, 0 to 1: 0 trusts the values, 1 the rewards.
+        value_weight: of gae: weight of the value loss beside the policy loss.
+        value_clip: of gae: how far a value may move in a step and still have a gradient.
+        updates_per_batch: passes over a step's batch; each is one optimiser step.
+        micro_batch_size: completions in one backward pass; bounds the memory, changes nothing else.
+        gradient_checkpointing: compute activations again in the backward pass; saves memory, changes nothing else.
+        probe_every: steps between probes; 0: only before the first step and after the last.
+        checkpoint_every: steps between checkpoints; 0: none.
+        seed: of the rollouts and the probes.
+    """
+
+    steps: int = 300
+    group_size: int = 8
+    temperature: float = 1.0
+    top_p: float = 1.0
+    learning_rate: float = 4e-5
+    warm_up_steps: int = 10
+    max_grad_norm: float = 1.0
+    advantage: str = "grpo"
+    aggregation: str = "token_mean"
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    kl_weight: float = 0.0
+    importance_cap: float = 0.0
+    gae_lambda: float = 0.95
+    value_weight: float = 0.1
+    value_clip: float = 0.2
+    updates_per_batch: int = 1
+    micro_batch_size: int = 256
+    gradient_checkpointing: bool = False
+    probe_every: int = 25
+    checkpoint_every: int = 25
+    seed: int = 0
+
+    def __post_init__(self):
+        at_least_one = ("steps", "group_size", "warm_up_steps", "updates_per_batch", "micro_batch_size")
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 1")
+        for name in ("temperature", "learning_rate", "max_grad_norm", "value_weight", "value_clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; give a number above 0 and up to 1")
+        for name in ("probe_every", "checkpoint_every", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 0")
+        for name in ("kl_weight", "importance_cap"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give a number of at least 0")
+        if not 0 <= self.gae_lambda <= 1:
+            raise ValueError(f"gae_lambda is {self.gae_lambda}; give a number from 0 to 1")
+        for name, choices in {"advantage": ADVANTAGES, "aggregation": losses.AGGREGATIONS}.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give one of {', '.join(choices)}")

@@ -1,0 +1,21 @@
+"""Values for PPO."""
+
+import torch
+from jaxtyping import Float
+
+
+class ValueHead(torch.nn.Module):
+    """One linear layer on the decoder's last hidden states, in float32; all values are 0 at the start.
+
+    Args:
+        hidden_size: width of the hidden states.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(hidden_size))
+        self.bias = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, hidden: Float[torch.Tensor, "r t h"]) -> Float[torch.Tensor, "r t"]:
+        """The reward to be expected from each state on."""
+        return hidden.float() @ self.weight + self.bias
