@@ -1,10 +1,12 @@
 """One training run from its configuration: what every experiment of this folder starts from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.utils import logging
 
 import jaxsel
@@ -12,9 +14,11 @@ from experiments.provenance import provenance, write_result
 from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
 from rl.embeddings import embed
 from rl.engines.hf import HFEngine
+from rl.engines.vllm import VLLMEngine
 from rl.policy import Policy, load_policy
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
+from rl.rollout import RolloutEngine
 from rl.tasks import countdown, string_ops
 from rl.train import train
 from rl.train_config import TrainConfig
@@ -60,6 +64,24 @@ class MethodConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    """What rolls out.
+
+    Attributes:
+        name: hf: the policy's own Transformers model; vllm.
+        own_process: vllm in a process of its own; otherwise in the trainer's.
+        timeout: vllm: seconds for the completions of one step, after which those that are missing are drawn once more
+            and then given up; 0: no limit.
+        gpu_memory_utilization: vllm on a GPU: its share of the memory; the trainer and the selector need theirs.
+    """
+
+    name: str = "hf"
+    own_process: bool = True
+    timeout: float = 0.0
+    gpu_memory_utilization: float = 0.4
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run.
 
@@ -71,6 +93,7 @@ class RunConfig:
         precision: of rollouts and updates: float32, or bfloat16 (torch.autocast; the weights stay float32).
         seed: of the warm start, the pool, the choices and the rollouts.
         method: how prompts are chosen.
+        engine: what rolls out.
         warm_start: the built-in policy; its seed is replaced by the one above.
         train: the loop; its seed is replaced by the one above.
     """
@@ -82,6 +105,7 @@ class RunConfig:
     precision: str = "float32"
     seed: int = 0
     method: MethodConfig = field(default_factory=MethodConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=1200))
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -163,6 +187,26 @@ def make_policy(config: RunConfig, task: Task, *, progress: bool = True) -> Poli
     return replace(policy, precision=config.precision)
 
 
+@contextmanager
+def make_engine(config: EngineConfig, policy: Policy) -> Iterator[RolloutEngine]:
+    """The engine that `config.name` names, closed at the end.
+
+    Raises:
+        ValueError: there is no such engine.
+    """
+    if config.name == "hf":
+        yield HFEngine(policy)
+    elif config.name == "vllm":
+        options: dict[str, Any] = (
+            {"gpu_memory_utilization": config.gpu_memory_utilization} if torch.cuda.is_available() else {}
+        )
+        timeout = config.timeout or None
+        with VLLMEngine(policy, own_process=config.own_process, timeout=timeout, **options) as engine:
+            yield engine
+    else:
+        raise ValueError(f"engine.name is {config.name!r}; give hf or vllm")
+
+
 def run(
     config: RunConfig, run_dir: Path, *, resume: bool = False, progress: Callable[[range], Any] | None = None
 ) -> list[dict[str, float]]:
@@ -174,25 +218,26 @@ def run(
     task = make_task(config.task)
     pool = task.pool(config.pool_size, config.seed)
     policy = make_policy(config, task)
-    records = train(
-        replace(config.train, seed=config.seed),
-        task=task,
-        pool=pool,
-        policy=policy,
-        engine=HFEngine(policy),
-        curriculum=make_curriculum(config, pool),
-        probe=Probe(
-            task,
-            pool,
-            task.held_out(config.held_out_size),
-            group_size=config.train.group_size,
-            temperature=config.train.temperature,
-            top_p=config.train.top_p,
-            seed=config.seed,
-        ),
-        run_dir=run_dir,
-        resume=resume,
-        progress=progress,
-    )
+    with make_engine(config.engine, policy) as engine:
+        records = train(
+            replace(config.train, seed=config.seed),
+            task=task,
+            pool=pool,
+            policy=policy,
+            engine=engine,
+            curriculum=make_curriculum(config, pool),
+            probe=Probe(
+                task,
+                pool,
+                task.held_out(config.held_out_size),
+                group_size=config.train.group_size,
+                temperature=config.train.temperature,
+                top_p=config.train.top_p,
+                seed=config.seed,
+            ),
+            run_dir=run_dir,
+            resume=resume,
+            progress=progress,
+        )
     write_result(run_dir / "config.json", provenance(asdict(config), config.seed))
     return records

@@ -1,0 +1,117 @@
+"""Training with vLLM's rollouts is training with the Hugging Face engine's.
+
+    python -m experiments.engines_agree [--seeds 0 1 2] [--steps 40]
+
+Claim: from the same warm start, Countdown is learnt alike whichever engine rolls out, and what vLLM says of the tokens
+that it drew is what the trainer says, to 1e-3. The engines draw different random numbers: the two are compared in the
+mean over seeds. Needs vLLM: the environment that `make vllm` builds will do.
+"""
+
+import argparse
+import shutil
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments.compare import SETTINGS, column
+from experiments.drawing import plt, save, tidy
+from experiments.provenance import RESULTS, provenance, write_result
+from experiments.runs import EngineConfig, RunConfig, run
+from experiments.spread import over_seeds, shown
+
+ENGINES = {"hf": EngineConfig("hf"), "vllm": EngineConfig("vllm")}
+ROWS = {
+    "reward": "reward, first ten steps",
+    "last_reward": "reward, last ten steps",
+    "held_out": "held-out accuracy at the end",
+    "gap_mean": "|log-prob gap|, mean",
+    "gap_max": "|log-prob gap|, largest",
+    "generating": "seconds generating, a step",
+    "handing_over": "seconds handing over weights, a step",
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Runs both engines at every seed, writes the result and the figure, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="of the policy")
+    parser.add_argument("--warm-start-steps", type=int, default=SETTINGS["countdown"].warm_start.steps)
+    parser.add_argument("--out", type=Path, default=Path("runs/engines_agree"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    config = setting(options.steps, options.learning_rate, options.warm_start_steps)
+    shutil.rmtree(options.out, ignore_errors=True)
+    runs = {name: [] for name in ENGINES}
+    for seed in options.seeds:
+        for name, engine in ENGINES.items():
+            runs[name].append(run(replace(config, seed=seed, engine=engine), options.out / f"{name}-{seed}"))
+    found = {name: [measured(records) for records in seeds] for name, seeds in runs.items()}
+    table = {
+        name: {key: over_seeds([numbers[key] for numbers in seeds]) for key in ROWS} for name, seeds in found.items()
+    }
+    payload = provenance(asdict(config), options.seeds) | {"engines": table, "per_seed": found}
+    write_result(options.results / "engines_agree.json", payload)
+    _draw(runs, options.results / "engines_agree.png")
+    Console().print(_table(table, options.steps))
+
+
+def setting(steps: int, learning_rate: float, warm_start_steps: int) -> RunConfig:
+    """The demo's setting of Countdown, for fewer and larger steps; uniform prompts, so that rewards compare."""
+    config = SETTINGS["countdown"].run_config("uniform", 0)
+    return replace(
+        config,
+        held_out_size=200,
+        warm_start=replace(config.warm_start, steps=warm_start_steps),
+        train=replace(config.train, steps=steps, probe_every=0, learning_rate=learning_rate),
+    )
+
+
+def measured(records: list[dict[str, Any]]) -> dict[str, float]:
+    """What one run showed."""
+    reward = column(records, "train/reward")
+    ten = min(10, len(reward) // 2)
+    return {
+        "reward": float(reward[:ten].mean()),
+        "last_reward": float(reward[-ten:].mean()),
+        "held_out": records[-1]["probe/held_out_accuracy"],
+        "gap_mean": float(column(records, "policy/log_prob_gap_mean").mean()),
+        "gap_max": float(column(records, "policy/log_prob_gap_max").max()),
+        "generating": float(np.median(column(records, "seconds/generating"))),
+        "handing_over": float(np.median(column(records, "seconds/handing_over"))),
+    }
+
+
+def _draw(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> Path:
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for (name, seeds), colour in zip(runs.items(), ("#0072B2", "#D55E00"), strict=True):
+        rewards = np.array([column(records, "train/reward") for records in seeds])
+        steps = np.arange(1, rewards.shape[1] + 1)
+        for row in rewards:
+            axes.plot(steps, row, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(steps, rewards.mean(0), color=colour, label={"hf": "Hugging Face engine", "vllm": "vLLM"}[name])
+    axes.set(xlabel="step", ylabel="mean reward of a step's rollouts", title="Countdown is learnt alike with both")
+    axes.legend(frameon=False)
+    tidy(axes)
+    return save(figure, path)
+
+
+def _table(table: dict[str, dict[str, dict[str, float]]], steps: int) -> Table:
+    shown_table = Table(title=f"Countdown, {steps} steps of GRPO; standard error over seeds in brackets")
+    shown_table.add_column("")
+    for name in table:
+        shown_table.add_column(name, justify="right")
+    for key, title in ROWS.items():
+        cells = [f"{row[key]['mean']:.1e}" if key.startswith("gap") else shown(row[key]) for row in table.values()]
+        shown_table.add_row(title, *cells)
+    return shown_table
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
