@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import jaxsel
+import rl.train as train_module
 from rl.advantages import grpo, reinforce_pp, rloo
 from rl.curriculum import DynamicSampling, HistoryResampling, Selected
 from rl.engines.hf import HFEngine
@@ -158,6 +159,17 @@ def test_one_step_is_the_policy_gradient_of_the_whole_batch(task, tmp_path, monk
         torch.testing.assert_close(actual, wanted, atol=1e-6, rtol=1e-3)
     assert records[0]["policy/grad_norm"] > 0
     assert len(set(length[judged].tolist())) > 1  # or the two means would be one
+
+
+def test_the_next_choice_is_prepared_before_the_update_of_all_steps_but_the_last(task, tmp_path, monkeypatch):
+    curriculum, events = Selected(selector(), 4), []
+    collect, prepare, update = curriculum.collect, curriculum.prepare, train_module._update
+    monkeypatch.setattr(curriculum, "collect", lambda *a: events.append("collect") or collect(*a))
+    monkeypatch.setattr(curriculum, "prepare", lambda: events.append("prepare") or prepare())
+    monkeypatch.setattr(train_module, "_update", lambda *a: events.append("update") or update(*a))
+    start(task, tmp_path, replace(CONFIG, steps=3), curriculum=curriculum)
+    assert events == 2 * ["collect", "prepare", "update"] + ["collect", "update"]
+    assert curriculum.selector._prepared is None
 
 
 CURRICULA = {
