@@ -3,10 +3,11 @@
     python -m experiments.selection_overhead [--pool-size 1000000] [--rounds 6] [--steps 12] [--unprepared]
 
 Claim: choosing the prompts and updating the belief add less than 1% to a step that chooses uniformly. Real steps of the
-built-in policy (2 million weights, 64 x 8 rollouts), torch on one core: rollouts, verification, update. One group
-in four is mixed, as in training (a policy that knows nothing would have nothing to update by). JAX chooses while torch updates the policy, so what counts is the whole step, and how much longer it is than uniform's, not what the
-loop waited for. Methods take turns, each a short run, for several rounds: what else the machine does comes and goes. A
-step of a policy that a GPU cluster trains takes seconds to minutes: the milliseconds are what to compare with it.
+built-in policy (2 million weights, 64 x 8 rollouts), torch on one core: rollouts, verification, update. One group in
+four is mixed, as in training (a policy that knows nothing would have nothing to update by). JAX chooses while torch
+updates the policy, so what counts is the whole step, and how much longer it is than uniform's, not what the loop waited
+for. Methods take turns, each a short run, for several rounds: what else the machine does comes and goes. A step of a
+policy that a GPU cluster trains takes seconds to minutes: the milliseconds are what to compare with it.
 """
 
 import argparse
@@ -143,7 +144,7 @@ def measure(world: World, variant: Variant) -> dict[str, float]:
     }
 
 
-def summary(runs: list[dict[str, float]], uniform: list[dict[str, float]]) -> dict[str, float]:
+def summary(runs: list[dict[str, float]], uniform: list[dict[str, float]]) -> dict[str, Any]:
     """Over the rounds: medians, and the difference to uniform's step in the same round with its standard error."""
     step, waited, other = (
         np.array([run[name] for run in of])
