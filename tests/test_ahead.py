@@ -88,6 +88,7 @@ def test_what_was_prepared_is_what_is_taken():
     selector.prepare(4)  # is there already
     assert selector._prepared.selection.prompt_ids is ids
     assert selector.select(4).tolist() == ids.tolist()
+    assert selector._last_selection is not None
     assert selector._last_selection.prompt_ids is ids
     assert selector._prepared is None
 
@@ -199,10 +200,10 @@ def test_the_report_is_what_metrics_say():
     choices(selector)
     ids = np.sort(selector.select(9))
     successes, group_size = np.arange(9), np.full(9, 8)
-    prediction = jax.tree.map(
-        lambda field: np.asarray(field)[np.argsort(selector._last_selection.prompt_ids)],
-        selector._last_selection.prediction,
-    )
+    selection = selector._last_selection
+    assert selection is not None
+    order = np.argsort(selection.prompt_ids)
+    prediction = jax.tree.map(lambda field: np.asarray(field)[order], selection.prediction)
     selector.observe(ids, successes, group_size)
     metrics = selector.metrics()
     assert metrics["selector/mixed_share"] == pytest.approx(float(mixed_share(successes, group_size)))
