@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key, UInt32
+from jaxtyping import Array, Int, Key, Shaped, UInt32
 
 from jaxsel.base import Rollouts
 
@@ -64,6 +65,13 @@ def compiled_update(update: Any) -> Any:
         return update(_key(seed, _UPDATE, counter), state, Rollouts(*visits))
 
     return jax.jit(run, donate_argnums=0)
+
+
+def lengthened(column: Shaped[Array | np.ndarray, " m"], fill: int = 0) -> Shaped[Array | np.ndarray, " p"]:
+    """The column, lengthened to a power of two, so that batches of many sizes share few compilations."""
+    length = max(8, 1 << max(len(column) - 1, 0).bit_length())
+    pad = jnp.pad if isinstance(column, jax.Array) else np.pad
+    return pad(column, (0, length - len(column)), constant_values=fill)
 
 
 def _key(seed: UInt32[Array, ""] | np.uint32, stream: int, counter: Int[Array, ""] | int) -> Key[Array, ""]:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 FORMAT = 2
 
 
@@ -27,6 +29,23 @@ def check(saved: dict[str, Any], here: dict[str, Any]) -> None:
     different = _differences(saved["shapes"], here["shapes"])
     if different:
         raise ValueError(f"the checkpoint holds arrays of other shapes ({different}); give what this version saved")
+
+
+def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a `state_dict`, for the selector with the metadata `here`.
+
+    Raises:
+        ValueError: see `check`; it is no state_dict, or its arrays are not of the shapes it says.
+    """
+    if state_dict.keys() != {"arrays", "metadata"}:
+        raise ValueError(f"state_dict has the keys {list(state_dict)}; give what state_dict() returned")
+    check(state_dict["metadata"], here)
+    arrays = {name: np.asarray(array) for name, array in state_dict["arrays"].items()}
+    given = {name: array.shape for name, array in arrays.items()}
+    expected = {name: tuple(shape) for name, shape in here["shapes"].items()}
+    if given != expected:
+        raise ValueError(f"state_dict holds arrays of shapes {given}; this selector has {expected}")
+    return arrays
 
 
 def _differences(saved: dict[str, Any], here: dict[str, Any]) -> str:

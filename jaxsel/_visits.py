@@ -1,10 +1,11 @@
 """What rollouts say: one row a visited prompt, and its solve state."""
 
+from collections.abc import Sized
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
@@ -33,15 +34,32 @@ def checked_visits(prompt_ids: ArrayLike, successes: ArrayLike, group_size: Arra
         group_size = np.full(len(ids), group_size)
     s = _validate.integers("successes", successes, low=0, high=_LARGEST_COUNT)
     n = _validate.integers("group_size", group_size, low=0, high=_LARGEST_COUNT)
-    if not len(ids) == len(s) == len(n):
-        lengths = f"{len(ids)} prompt_ids, {len(s)} successes and {len(n)} group_size"
-        raise ValueError(f"there are {lengths}; give one entry a prompt")
+    _one_entry_each(ids, s, n)
     if (s > n).any():
         at = int(np.argmax(s > n))
         raise ValueError(f"successes[{at}] is {s[at]} of {n[at]} rollouts; give successes <= group_size")
     unique, position = np.unique(ids[n > 0], return_inverse=True)
     sums = (np.bincount(position, column[n > 0], len(unique)).astype(np.int32) for column in (s, n))
     return Visits(unique, *sums)
+
+
+def checked_ids(
+    prompt_ids: ArrayLike, successes: Int[Array, " b"], group_size: Int[Array, " b"], num_prompts: int
+) -> Int[np.ndarray, " b"]:
+    """The ids beside counts that are not looked at.
+
+    Raises:
+        ValueError: lengths that differ, or ids that are no rows of the pool.
+    """
+    ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
+    _one_entry_each(ids, successes, group_size)
+    return ids
+
+
+def _one_entry_each(ids: Sized, successes: Sized, group_size: Sized) -> None:
+    if not len(ids) == len(successes) == len(group_size):
+        lengths = f"{len(ids)} prompt_ids, {len(successes)} successes and {len(group_size)} group_size"
+        raise ValueError(f"there are {lengths}; give one entry a prompt")
 
 
 def merge_visits(rollouts: Rollouts, num_prompts: int) -> Rollouts:
@@ -61,6 +79,21 @@ def merge_visits(rollouts: Rollouts, num_prompts: int) -> Rollouts:
         zeros.at[position].add(jnp.where(known, rollouts.successes, 0)),
         zeros.at[position].add(jnp.where(known, rollouts.group_size, 0)),
     )
+
+
+def accumulated(
+    successes: Float[Array, " N"],
+    failures: Float[Array, " N"],
+    visits: Rollouts,
+    discount: Float[Array, " b"] | float,
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    """S <- d * S + s and F <- d * F + (n - s) of the prompts in merged `visits`, d = `discount`."""
+    ids = visits.prompt_ids
+
+    def visit(evidence: Float[Array, " N"], observed: Int[Array, " b"]) -> Float[Array, " N"]:
+        return evidence.at[ids].set(discount * evidence[ids] + observed, mode="drop")
+
+    return visit(successes, visits.successes), visit(failures, visits.group_size - visits.successes)
 
 
 def solve_states(

@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike
 from jaxsel import _embeddings, _validate, random
 from jaxsel._history import at_most, batches_of, empty_ring, pushed
 from jaxsel._likelihood import LIKELIHOODS
-from jaxsel._visits import merge_visits
+from jaxsel._visits import accumulated, merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts
 from jaxsel.networks import Fit, Networks
 
@@ -217,7 +217,10 @@ def amortized(
         is_empty = ~(visits.group_size > 0).any()
         changed = jax.lax.cond(is_empty, lambda: unchanged, lambda: learn(key, state, visits))
         state = state._replace(**dict(zip(("parameters", "optimizer", "recent", "step", "fit"), changed, strict=True)))
-        return state if decay is None else _with_evidence(state, visits, decay)
+        if decay is None:
+            return state
+        successes, failures = accumulated(state.successes, state.failures, visits, decay)
+        return state._replace(successes=successes, failures=failures)
 
     def learn(key: Key[Array, ""], state: AmortizedState, visits: Rollouts) -> tuple[Any, ...]:
         """What training changes of the state."""
@@ -250,17 +253,6 @@ def amortized(
 
     spec = {"predictor": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **choices}
     return Predictor(spec, init, predict, update)
-
-
-def _with_evidence(state: AmortizedState, visits: Rollouts, decay: float) -> AmortizedState:
-    """Discounts the visited prompts' own evidence, and adds what was observed of them."""
-    ids, successes, group_size = visits
-
-    def visit(evidence: Float[Array, " N"], observed: Int[Array, " b"]) -> Float[Array, " N"]:
-        return evidence.at[ids].set(decay * evidence[ids] + observed, mode="drop")
-
-    failures = visit(state.failures, group_size - successes)
-    return state._replace(successes=visit(state.successes, successes), failures=failures)
 
 
 def _in_blocks(

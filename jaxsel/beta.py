@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 
 from jaxsel import _validate, random
 from jaxsel._beta_binomial import solve_state_probabilities
-from jaxsel._visits import merge_visits
+from jaxsel._visits import accumulated, merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts
 
 
@@ -87,20 +87,13 @@ def posterior_draw(
 def update(state: BetaState, rollouts: Rollouts, decay: float, decay_per_step: float) -> BetaState:
     """One step: discounts the visited prompts and adds what was observed of them."""
     num_prompts = state.successes.shape[0]
-    ids, successes, group_size = merge_visits(rollouts, num_prompts)
+    visits = merge_visits(rollouts, num_prompts)
     step = state.step + 1
-    age = step - state.last_step[ids]
+    age = step - state.last_step[visits.prompt_ids]
     discount = _discount(decay_per_step, age) if decay_per_step < 1 else decay
-
-    def visit(excess: Float[Array, " N"], observed: Int[Array, " b"]) -> Float[Array, " N"]:
-        return excess.at[ids].set(discount * excess[ids] + observed, mode="drop")
-
-    return state._replace(
-        successes=visit(state.successes, successes),
-        failures=visit(state.failures, group_size - successes),
-        last_step=state.last_step.at[ids].set(step, mode="drop"),
-        step=step,
-    )
+    successes, failures = accumulated(state.successes, state.failures, visits, discount)
+    last_step = state.last_step.at[visits.prompt_ids].set(step, mode="drop")
+    return state._replace(successes=successes, failures=failures, last_step=last_step, step=step)
 
 
 def _discount(decay_per_step: float, age: Int[Array, " m"]) -> Float[Array, " m"] | float:

@@ -1,24 +1,33 @@
 """The stateful edge: NumPy in, NumPy out, compiled functions and the state of the pool inside."""
 
+import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int, Shaped
+from jaxtyping import Array, Int
 from numpy.typing import ArrayLike
 
-from jaxsel import _metadata, _validate, checkpoint, metrics
-from jaxsel._compiled import compiled_predict, compiled_select, compiled_update, initial_key
+from jaxsel import _metadata, _validate, checkpoint
+from jaxsel._bookkeeping import Bookkeeping
+from jaxsel._compiled import compiled_predict, compiled_select, compiled_update, initial_key, lengthened
 from jaxsel._placement import shape_of_pool, to_devices, to_host
 from jaxsel._pool import Keys, identify_pool
-from jaxsel._visits import Visits, checked_visits
+from jaxsel._state import by_name, replaced, said_by
+from jaxsel._visits import checked_ids, checked_visits
 from jaxsel._window import EpochWindow
 from jaxsel.base import Prediction, Selection, Selector
 from jaxsel.sharding import shard
 
-_mixed_share, _solve_state_accuracy = jax.jit(metrics.mixed_share), jax.jit(metrics.solve_state_accuracy)
+
+class _Choice(NamedTuple):
+    """A selection that may still be computed, and the window as it is once its candidates are taken."""
+
+    batch_size: int
+    selection: Selection
+    window: EpochWindow | None
 
 
 class PromptSelector:
@@ -71,9 +80,9 @@ class PromptSelector:
         self._counters = {"selects": 0, "observes": 0}
         self._window = EpochWindow(self.num_prompts, int(self._seed)) if candidate_ratio else None
         self._state = selector.init(initial_key(self._seed), self.num_prompts)
-        self._visits = np.zeros(self.num_prompts, np.int32)
+        self._books = Bookkeeping(np.zeros(self.num_prompts, np.int32))
         self._last_selection: Selection | None = None
-        self._last_visits: Visits | None = None
+        self._prepared: _Choice | None = None
         self._select = compiled_select(selector.select)
         self._predict = compiled_predict(selector.predict)
         self._update = compiled_update(selector.update)
@@ -86,7 +95,7 @@ class PromptSelector:
     @property
     def visits(self) -> Int[np.ndarray, " N"]:
         """How often each prompt was observed with at least one rollout that counts."""
-        return self._visits.copy()
+        return self._books.visits.copy()
 
     def select(self, batch_size: int, candidates: ArrayLike | None = None) -> Int[np.ndarray, " b"]:
         """Chooses prompts for the next step.
@@ -101,12 +110,21 @@ class PromptSelector:
         Raises:
             ValueError: more prompts asked for than there are to choose from, or candidates that are no distinct rows.
         """
-        _validate.positive_integer(batch_size=batch_size)
-        among = self._candidates(batch_size, candidates)
-        selection = self._select(self._state, self._seed, self._counters["selects"], int(batch_size), among)
+        choice = self._choice(batch_size, candidates)
+        self._prepared = None
         self._counters["selects"] += 1
-        self._last_selection = selection
-        return np.asarray(selection.prompt_ids)
+        self._last_selection, self._window = choice.selection, choice.window
+        return np.asarray(choice.selection.prompt_ids)
+
+    def prepare(self, batch_size: int) -> None:
+        """Starts to compute what the next `select(batch_size)` returns, while other things are done.
+
+        It changes no choice: `select` with other arguments and `observe` drop what was prepared.
+
+        Raises:
+            ValueError: see `select`.
+        """
+        self._prepared = self._choice(batch_size, None)
 
     def predict(self, prompt_ids: ArrayLike | None = None) -> Prediction:
         """Predicts prompts before they are rolled out, as NumPy arrays; no ids: the whole pool.
@@ -115,12 +133,14 @@ class PromptSelector:
             ValueError: ids that are no rows of the pool.
         """
         if prompt_ids is None and self._mesh is not None:
-            return self._predict_in_parts(self._mesh.size)
+            # without ever having all of it on one device
+            parts = [self.predict(ids) for ids in np.array_split(np.arange(self.num_prompts), self._mesh.size)]
+            return jax.tree.map(lambda *fields: np.concatenate(fields), *parts)
         if prompt_ids is None:
             prediction = self._predict(self._state, self._seed, self._counters["observes"], None)
             return jax.tree.map(np.asarray, prediction)
         ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=self.num_prompts)
-        prediction = self._predict(self._state, self._seed, self._counters["observes"], _padded(ids))
+        prediction = self._predict(self._state, self._seed, self._counters["observes"], lengthened(ids))
         return jax.tree.map(lambda field: np.asarray(field)[: len(ids)], prediction)
 
     def observe(self, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike) -> None:
@@ -139,15 +159,25 @@ class PromptSelector:
                 0 <= successes <= group_size. The state stays as it was.
         """
         visits = checked_visits(prompt_ids, successes, group_size, self.num_prompts)
-        self._state = self._update(
-            self._state,
-            self._seed,
-            self._counters["observes"],
-            Visits(_padded(visits.prompt_ids, self.num_prompts), _padded(visits.successes), _padded(visits.group_size)),
-        )
-        self._counters["observes"] += 1
-        self._visits[visits.prompt_ids] += 1
-        self._last_visits = visits
+        self._learn(*visits)
+        self._books.note(visits)
+
+    def observe_on_device(
+        self, prompt_ids: ArrayLike, successes: Int[Array, " b"], group_size: Int[Array, " b"]
+    ) -> None:
+        """`observe` for counts that a device holds or still computes; ids are on the host. On a mesh it is `observe`.
+
+        Raises:
+            ValueError: lengths that differ or ids that are no rows of the pool; the state stays as it was. Wrong
+                counts, but late: they are looked at when `visits`, `metrics` or a checkpoint asks, or with the next
+                observation. By then the state has taken them in, and this selector is of no further use.
+        """
+        if self._mesh is not None:
+            return self.observe(prompt_ids, successes, group_size)
+        ids = checked_ids(prompt_ids, successes, group_size, self.num_prompts)
+        here = jax.tree.leaves(self._state)[0].sharding
+        self._learn(ids, *(jax.device_put(column.astype(np.int32), here) for column in (successes, group_size)))
+        self._books.note_later(ids, successes, group_size)
 
     def wait(self) -> None:
         """Returns when the last observation is worked in: `observe` itself returns while the device still computes."""
@@ -157,9 +187,9 @@ class PromptSelector:
         """What the last observation said of the last prediction, and how much of the pool has been seen."""
         return {
             "selector/observes": float(self._counters["observes"]),
-            "selector/coverage": float((self._visits > 0).mean()),
-            **{f"selector/{name}": value for name, value in self._report().items()},
-            **{f"selector/{name}": float(value) for name, value in _method_of(self._state, "metrics", {}).items()},
+            "selector/coverage": self._books.coverage,
+            **{f"selector/{name}": value for name, value in self._books.report(self._last_selection).items()},
+            **{f"selector/{name}": float(value) for name, value in said_by(self._state, "metrics", {}).items()},
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -173,17 +203,10 @@ class PromptSelector:
         Raises:
             ValueError: another method, other hyperparameters or another pool. The state stays as it was.
         """
-        if state_dict.keys() != {"arrays", "metadata"}:
-            raise ValueError(f"state_dict has the keys {list(state_dict)}; give what state_dict() returned")
-        metadata, mine = state_dict["metadata"], self._arrays()
-        _metadata.check(metadata, self._metadata())
-        arrays = {name: np.asarray(array) for name, array in state_dict["arrays"].items()}
-        expected = {name: shape_of_pool(leaf, self.num_prompts) for name, leaf in mine.items()}
-        given = {name: array.shape for name, array in arrays.items()}
-        if given != expected:
-            raise ValueError(f"state_dict holds arrays of shapes {given}; this selector has {expected}")
+        mine = self._arrays()
+        arrays = _metadata.checked_arrays(state_dict, self._metadata())
         placed = {name: to_devices(arrays[name], leaf) for name, leaf in mine.items() if isinstance(leaf, jax.Array)}
-        self._adopt(arrays | placed, metadata)
+        self._adopt(arrays | placed, state_dict["metadata"])
 
     def save(self, path: str | Path) -> None:
         """Writes everything to the folder `path`; what it held before is replaced when the new version is complete."""
@@ -219,51 +242,38 @@ class PromptSelector:
         loaded._adopt(checkpoint.restore(path, loaded._arrays(), padded=True), metadata)
         return loaded
 
-    def _candidates(self, batch_size: int, candidates: ArrayLike | None) -> Int[np.ndarray, " c"] | None:
-        among = None
+    def _choice(self, batch_size: int, candidates: ArrayLike | None) -> _Choice:
+        """What `select` returns, prepared or dispatched now; nothing of this selector changes."""
+        _validate.positive_integer(batch_size=batch_size)
+        if candidates is None and self._prepared is not None and self._prepared.batch_size == batch_size:
+            return self._prepared
+        among, window = None, copy.copy(self._window)
         if candidates is not None:
             among = _validate.integers("candidates", candidates, low=0, high=self.num_prompts)
             _validate.distinct("candidates", among)
         size = self.num_prompts if among is None else len(among)
         if batch_size > size:
             raise ValueError(f"batch_size is {batch_size} of {size} prompts to choose from; give at most {size}")
-        if among is None and self._window is not None and self._candidate_ratio is not None:
-            among = self._window.take(min(self._candidate_ratio * batch_size, self.num_prompts))
-        return among
+        if among is None and window is not None and self._candidate_ratio is not None:
+            among = window.take(min(self._candidate_ratio * batch_size, self.num_prompts))
+        selection = self._select(self._state, self._seed, self._counters["selects"], int(batch_size), among)
+        return _Choice(batch_size, selection, window)
 
-    def _predict_in_parts(self, parts: int) -> Prediction:
-        """The whole pool, without ever having all of it on one device."""
-        predictions = [self.predict(ids) for ids in np.array_split(np.arange(self.num_prompts), parts)]
-        return jax.tree.map(lambda *fields: np.concatenate(fields), *predictions)
-
-    def _report(self) -> dict[str, float]:
-        """Of the prompts that were selected last and observed since: what was predicted against what came."""
-        report = {}
-        if self._last_visits is None or len(self._last_visits.prompt_ids) == 0:
-            return report
-        ids, successes, sizes = self._last_visits
-        report["mixed_share"] = float(_mixed_share(_padded(successes), _padded(sizes)))
-        if self._last_selection is None:
-            return report
-        _, chosen, observed = np.intersect1d(self._last_selection.prompt_ids, ids, return_indices=True)
-        if len(chosen):
-            prediction = jax.tree.map(lambda field: np.asarray(field)[chosen], self._last_selection.prediction)
-            s, n = successes[observed], sizes[observed]
-            report["predicted_mixed_share"] = float(prediction.mixed.mean())
-            report["success_rate_mae"] = float(np.abs(prediction.success_rate - s / n).mean())
-            report["solve_state_accuracy"] = float(
-                _solve_state_accuracy(jax.tree.map(_padded, prediction), _padded(s), _padded(n))
-            )
-        return report
+    def _learn(self, *rollouts: Int[Array | np.ndarray, " b"]) -> None:
+        """Updates the state by ids, successes and group sizes; what was prepared is no longer what it would choose."""
+        self._books.settle()
+        batch = lengthened(rollouts[0], self.num_prompts), *map(lengthened, rollouts[1:])
+        self._state = self._update(self._state, self._seed, self._counters["observes"], batch)
+        self._counters["observes"] += 1
+        self._prepared = None
 
     def _arrays(self) -> dict[str, Any]:
         """Everything that is an array, by name, but for what was given to the method's constructor."""
-        arrays: dict[str, Any] = {"state": self._state, "visits": self._visits}
+        arrays: dict[str, Any] = {"state": self._state, "visits": self._books.visits}
         if self._window is not None:
             arrays["window"] = self._window.state_dict()
-        constants = {f"state.{name}" for name in _method_of(self._state, "constants", ())}
-        named = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(arrays)}
-        return {name: leaf for name, leaf in named.items() if name not in constants}
+        constants = {f"state.{name}" for name in said_by(self._state, "constants", ())}
+        return {name: leaf for name, leaf in by_name(arrays).items() if name not in constants}
 
     def _metadata(self) -> dict[str, Any]:
         return {
@@ -277,27 +287,11 @@ class PromptSelector:
 
     def _adopt(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Takes over arrays that lie where they belong, and that nobody else has: the next update donates them."""
-        state = {"state": self._state}
-        self._state = jax.tree.map_with_path(lambda path, leaf: arrays.get(_name(path), leaf), state)["state"]
-        self._visits = np.array(arrays["visits"], np.int32)
+        self._state = replaced({"state": self._state}, arrays)["state"]
+        self._books = Bookkeeping(np.array(arrays["visits"], np.int32))
         if self._window is not None:
             self._window = EpochWindow(self.num_prompts, metadata["seed"])
             self._window.load_state_dict({name: arrays[f"window.{name}"] for name in ("epoch", "waiting")})
         self._seed = np.uint32(metadata["seed"])
         self._counters = {name: int(value) for name, value in metadata["counters"].items()}
-        self._last_selection = self._last_visits = None
-
-
-def _method_of(state: Any, name: str, default: Any) -> Any:
-    """What the state's method of that name returns, where it has one."""
-    return getattr(state, name)() if hasattr(state, name) else default
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _padded(column: Shaped[np.ndarray, " m"], fill: int = 0) -> Shaped[np.ndarray, " p"]:
-    """The column, lengthened to a power of two, so that batches of many sizes share few compilations."""
-    length = max(8, 1 << max(len(column) - 1, 0).bit_length())
-    return np.pad(column, (0, length - len(column)), constant_values=fill)
+        self._last_selection = self._prepared = None

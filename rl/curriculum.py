@@ -45,6 +45,10 @@ class Curriculum(Protocol):
         """Chooses prompts, rolls them out, tells the selector, and returns what to train on."""
         ...
 
+    def prepare(self) -> None:
+        """Starts to compute the first choice of the next `collect`, which stays the same, and does not wait for it."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on with the same choices."""
         ...
@@ -70,6 +74,10 @@ class Selected:
         """See `Curriculum.collect`."""
         groups = _roll_out_and_observe(self.selector, self.selector.select(self._batch_size), roll_out)
         return Collected(groups, groups.num_rollouts, _mixed_share([groups]))
+
+    def prepare(self) -> None:
+        """See `Curriculum.prepare`."""
+        self.selector.prepare(self._batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Curriculum.state_dict`."""
@@ -127,6 +135,10 @@ class DynamicSampling:
             _mixed_share(generated),
         )
 
+    def prepare(self) -> None:
+        """See `Curriculum.prepare`."""
+        self.selector.prepare(self._batch_size)
+
     def state_dict(self) -> dict[str, Any]:
         """See `Curriculum.state_dict`."""
         return {"selector": self.selector.state_dict(), "surplus": self._surplus}
@@ -168,6 +180,9 @@ class HistoryResampling:
         unsolved = (groups.group_size == 0) | (groups.successes < groups.group_size)
         self._kept = np.concatenate([self._kept, groups.prompt_ids[unsolved]])
         return Collected(groups, groups.num_rollouts, _mixed_share([groups]))
+
+    def prepare(self) -> None:
+        """Does nothing: the order of an epoch takes no time."""
 
     def _next_batch(self) -> np.ndarray:
         if len(self._order) < min(self._batch_size, self.selector.num_prompts):

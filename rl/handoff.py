@@ -125,12 +125,13 @@ def observe_rewards(
     neither as success nor as failure, as in `rl.groups`. There the task says what a success is; here, give a threshold
     of at least the largest reward of a wrong answer (format credit).
 
-    Rewards are counted on the device they lie on and stay there. Ids and counts, 24 bytes a prompt, are copied to the
-    host in one go, which on a GPU waits for the rewards: `PromptSelector` counts its visits on the host.
+    Rewards are counted on the device they lie on and stay there. On a GPU that JAX sees too, the counts go over without
+    the host, and nothing waits for the rewards: see `PromptSelector.observe_on_device`.
 
     Args:
         selector: observes successes and group sizes.
-        prompt_ids: rows of the pool, one a row of `rewards`; flat rewards repeat them.
+        prompt_ids: rows of the pool, one a row of `rewards`; flat rewards repeat them. On the host: those on a GPU are
+            copied from there, which waits for all that the GPU has to do before.
         rewards: `[b, n]`, or flat with one entry a completion; any real type, any device.
         threshold: see above.
 
@@ -147,15 +148,31 @@ def observe_rewards(
         raise ValueError(f"threshold is {threshold}; give a number that rewards of successes are above")
     ids = _ids_beside(rewards, prompt_ids)
     rewards = rewards.detach()
-    judged = ~rewards.isnan()
-    counts = torch.stack([rewards > threshold, judged]).to(torch.int32)  # NaN is above nothing
-    if rewards.ndim == 2:
+    counts = torch.stack([rewards > threshold, ~rewards.isnan()]).to(torch.int32)  # NaN is above nothing
+    if counts.ndim == 3:
         counts = counts.sum(2, dtype=torch.int32)
+    if _stay_on_device(counts):
+        selector.observe_on_device(ids, *_passed_on(counts))
     else:
-        ids, position = ids.unique(return_inverse=True)
-        counts = counts.new_zeros(2, len(ids)).index_add_(1, position, counts)
-    ids, successes, group_size = torch.cat([ids[None], counts.to(ids.dtype)]).cpu().numpy()
-    selector.observe(ids, successes, group_size)
+        selector.observe(ids, *counts.cpu().numpy())
+
+
+def _stay_on_device(counts: torch.Tensor) -> bool:
+    return counts.is_cuda and jax.default_backend() == "gpu"
+
+
+_passing: list[tuple[jax.Array, torch.Tensor]] = []
+
+
+def _passed_on(tensor: torch.Tensor) -> jax.Array:
+    """`to_jax(tensor)` without waiting, for a tensor that nobody writes to.
+
+    It is kept until JAX has copied it: torch would use its memory again.
+    """
+    array = jnp.array(to_jax(tensor, copy=False), copy=True)
+    _passing[:] = [pair for pair in _passing if not pair[0].is_ready()]  # pyright: ignore[reportAttributeAccessIssue]
+    _passing.append((array, tensor))
+    return array
 
 
 def _not_traced(name: str) -> None:
@@ -194,19 +211,18 @@ def _narrowed(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.int32)
 
 
-def _ids_beside(rewards: torch.Tensor, prompt_ids: ArrayLike | torch.Tensor) -> torch.Tensor:
-    """int64 on the device of the rewards; the selector checks their values."""
-    if not isinstance(prompt_ids, torch.Tensor):
-        array = np.asarray(prompt_ids)
-        if array.size and array.dtype.kind not in "iu":
-            raise ValueError(f"prompt_ids has type {array.dtype}; give integers")
-        prompt_ids = torch.from_numpy(array.astype(np.int64))
-    if prompt_ids.is_floating_point() or prompt_ids.is_complex() or prompt_ids.dtype == torch.bool:
-        raise ValueError(f"prompt_ids has type {prompt_ids.dtype}; give integers")
-    if tuple(prompt_ids.shape) != (len(rewards),):
-        shape = tuple(prompt_ids.shape)
-        raise ValueError(f"prompt_ids has shape {shape} for rewards {tuple(rewards.shape)}; give one id a row")
-    return prompt_ids.to(rewards.device, torch.int64)
+def _ids_beside(rewards: torch.Tensor, prompt_ids: ArrayLike | torch.Tensor) -> np.ndarray:
+    """On the host; the selector checks their values."""
+    if isinstance(prompt_ids, torch.Tensor):
+        if prompt_ids.dtype == torch.bfloat16 or prompt_ids.requires_grad:  # which NumPy does not take
+            raise ValueError(f"prompt_ids has type {prompt_ids.dtype}; give integers")
+        prompt_ids = prompt_ids.cpu().numpy()
+    ids = np.asarray(prompt_ids)
+    if ids.size and ids.dtype.kind not in "iu":
+        raise ValueError(f"prompt_ids has type {ids.dtype}; give integers")
+    if ids.shape != (len(rewards),):
+        raise ValueError(f"prompt_ids has shape {ids.shape} for rewards {tuple(rewards.shape)}; give one id a row")
+    return ids
 
 
 _EAGER = get_opaque_trace_state(convention="flax")

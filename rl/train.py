@@ -39,6 +39,9 @@ def train(
     Writes `metrics.jsonl`, TensorBoard events and `checkpoint.pt` to `run_dir`. A run that was killed at any moment
     and is started again with `resume` gives the same numbers (times apart) as one that was not, on the CPU.
 
+    The belief is updated and the next batch chosen while the policy is updated: `seconds/selecting` is what the loop
+    waited for, not what selection computed.
+
     Args:
         config: see `TrainConfig`.
         task: verifies completions.
@@ -85,13 +88,15 @@ def train(
                 with clock("probing"):
                     record |= probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step))
             collected = _collect(config, task, pool, engine, curriculum, step, clock)
-            with clock("selecting"):
-                curriculum.selector.wait()  # or its time would be booked as the policy's
-                record |= curriculum.selector.metrics()
+            if step + 1 < config.steps:
+                with clock("selecting"):
+                    curriculum.prepare()  # JAX chooses while torch updates the policy
             with clock("updating"):
                 record |= learner.update(collected.groups, step)
             with clock("handing_over"):
                 engine.update_weights(policy.model.state_dict())
+            with clock("selecting"):
+                record |= curriculum.selector.metrics()  # waits for the selector's own update, where it has to
             num_rollouts += collected.num_rollouts
             record |= _summary(collected) | clock.seconds
             log.write(record | {"rollouts": num_rollouts})

@@ -33,6 +33,13 @@ def unchecked_types() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def on_cpu() -> Iterator[None]:
+    """Everything on the CPU, where a mesh can be pretended."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _free_compiled_code():
     """Of each file's tests: what all of them compile together takes more memory mappings than a process may have."""

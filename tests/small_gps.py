@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 import jaxsel
-from jaxsel import PromptSelector
 
 N, FEATURES = 21, 5
 EMBEDDINGS = np.random.default_rng(0).normal(size=(N, FEATURES)).astype(np.float32)
@@ -21,12 +20,3 @@ TINY: dict[str, Any] = {
 }
 GPS = jaxsel.gps(EMBEDDINGS, **TINY)
 NO_LATENT = jaxsel.gps(EMBEDDINGS, **TINY | {"latent_size": 0, "decay": None})
-
-
-def choices(selector: PromptSelector, steps: int = 3) -> list[list[int]]:
-    """What it selects next, learning on the way."""
-    chosen = []
-    for _ in range(steps):
-        chosen.append(selector.select(4).tolist())
-        selector.observe(chosen[-1], np.array(chosen[-1]) % 9, 8)
-    return chosen

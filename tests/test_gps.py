@@ -9,7 +9,8 @@ import pytest
 
 import jaxsel
 from jaxsel import PromptSelector
-from tests.small_gps import EMBEDDINGS, GPS, NO_LATENT, TINY, N, choices
+from tests.playing import choices
+from tests.small_gps import EMBEDDINGS, GPS, NO_LATENT, TINY, N
 
 FITTED = {"selector/elbo", "selector/reconstruction", "selector/kl", "selector/gradient_norm"}
 SWITCHED_OFF: dict[str, dict[str, Any]] = {

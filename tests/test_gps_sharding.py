@@ -10,20 +10,12 @@ import pytest
 
 import jaxsel
 from jaxsel import PromptSelector
-from tests.small_gps import GPS, NO_LATENT, N, choices
+from tests.playing import choices, mesh_of
+from tests.small_gps import GPS, NO_LATENT, N
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
 KEY = jax.random.key(0)
 STEPS, SOME = 6, [20, 3, 3, 0, 7, 8, 9, 10, 11]
-
-
-def mesh_of(size: int) -> jax.sharding.Mesh:
-    return jaxsel.prompts_mesh(jax.devices("cpu")[:size])
-
-
-@pytest.fixture(autouse=True)
-def on_cpu():
-    with jax.default_device(jax.devices("cpu")[0]):
-        yield
 
 
 METHODS = {"gps": GPS, "no latent": NO_LATENT}

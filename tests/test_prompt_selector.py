@@ -10,6 +10,7 @@ import pytest
 
 import jaxsel
 from jaxsel import PromptSelector
+from tests.playing import choices
 from tests.reference import DpsModel, MoppsModel
 
 N = 20
@@ -34,15 +35,6 @@ def trained(method: jaxsel.Selector = MOPPS, **arguments: Any) -> PromptSelector
         selector.observe(ids, ids % 9, 8)
         selector.observe([step, 19], [step, 8], 8)
     return selector
-
-
-def choices(selector: PromptSelector, steps: int = 3) -> list[list[int]]:
-    """What it selects next, learning on the way."""
-    chosen = []
-    for _ in range(steps):
-        chosen.append(selector.select(4).tolist())
-        selector.observe(chosen[-1], np.array(chosen[-1]) % 9, 8)
-    return chosen
 
 
 def assert_same(first: Any, second: Any) -> None:

@@ -18,7 +18,9 @@ import pytest
 import jaxsel
 from jaxsel import PromptSelector
 from jaxsel._placement import to_host
+from tests.playing import mesh_of
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
 KEY = jax.random.key(0)
 MAPP = {"acquisition": jaxsel.mixed_probability(log=True), "rule": jaxsel.gumbel_top_k()}
 MOSTLY_NAN = jaxsel.Acquisition({"acquisition": "nan"}, lambda p: jnp.where(p.mixed > 0.4, p.mixed, jnp.nan))
@@ -32,16 +34,6 @@ METHODS = {
 }
 DPS = METHODS["dps"]
 PRIOR = jaxsel.mopps(prior_alpha=np.linspace(1, 3, 101), acquisition=jaxsel.target_success_rate())
-
-
-def mesh_of(size: int) -> jax.sharding.Mesh:
-    return jaxsel.prompts_mesh(jax.devices("cpu")[:size])
-
-
-@pytest.fixture(autouse=True)
-def on_cpu():
-    with jax.default_device(jax.devices("cpu")[0]):
-        yield
 
 
 def played(selector: jaxsel.Selector, num_prompts: int, batch_size: int, among: tuple | None) -> dict[str, Any]:

@@ -6,21 +6,22 @@ Exits with an error where JAX sees no GPU. Writes benchmark_gpu.json and, where 
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch lives on the same GPU
+from rl._device_memory import share_device_memory
 
-import jax
-import numpy as np
+share_device_memory()  # torch lives on the same GPU
 
-from experiments.benchmarks import report, run
-from experiments.benchmarks.bars import gpu_bars
-from experiments.benchmarks.ours import Kernels
-from experiments.benchmarks.timing import Data, Row, make_data, replay
-from experiments.provenance import provenance, write_result
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from experiments.benchmarks import report, run  # noqa: E402
+from experiments.benchmarks.bars import gpu_bars  # noqa: E402
+from experiments.benchmarks.ours import Kernels  # noqa: E402
+from experiments.benchmarks.timing import Data, Row, make_data, replay  # noqa: E402
+from experiments.provenance import provenance, write_result  # noqa: E402
 
 try:
     from experiments.benchmarks import figure

@@ -130,16 +130,16 @@ def test_history_resampling_starts_over_when_everything_is_solved(roll_out):
         assert len(curriculum.collect(easy).groups.prompt_ids) == B
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: Selected(selector(), B),
-        lambda: Selected(selector(jaxsel.mopps(), 2), B),
-        lambda: Selected(selector(jaxsel.dps(), None), B),
-        lambda: DynamicSampling(selector(), B, keep_surplus=True),
-        lambda: HistoryResampling(selector(), B, seed=3),
-    ],
-)
+CURRICULA = [
+    lambda: Selected(selector(), B),
+    lambda: Selected(selector(jaxsel.mopps(), 2), B),
+    lambda: Selected(selector(jaxsel.dps(), None), B),
+    lambda: DynamicSampling(selector(), B, keep_surplus=True),
+    lambda: HistoryResampling(selector(), B, seed=3),
+]
+
+
+@pytest.mark.parametrize("make", CURRICULA)
 def test_state_dict_continues_identically(make):
     whole, first, second = make(), make(), make()
     one, two = FakeRollouts(), FakeRollouts()
@@ -151,3 +151,23 @@ def test_state_dict_continues_identically(make):
     for _ in range(5):
         second.collect(two)
     np.testing.assert_array_equal(np.concatenate(one.batches), np.concatenate(two.batches))
+
+
+@pytest.mark.parametrize("make", CURRICULA)
+def test_preparing_changes_no_choice(make):
+    ahead, plain, one, two = make(), make(), FakeRollouts(), FakeRollouts()
+    for _ in range(8):
+        ahead.prepare()
+        ahead.collect(one)
+        plain.collect(two)
+    np.testing.assert_equal(one.batches, two.batches)
+
+
+def test_the_prepared_choice_is_the_first_of_the_next_step(roll_out):
+    for curriculum in (Selected(selector(jaxsel.mopps(), None), B), DynamicSampling(selector(), B)):
+        curriculum.prepare()
+        assert curriculum.selector._prepared is not None
+        expected = curriculum.selector._prepared.selection.prompt_ids.tolist()
+        roll_out.batches.clear()
+        curriculum.collect(roll_out)
+        assert roll_out.batches[0].tolist() == expected

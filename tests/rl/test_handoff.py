@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxsel
 from rl._device_memory import share_device_memory
-from rl.handoff import observe_rewards, to_jax, to_torch
+from rl.handoff import _passed_on, _passing, observe_rewards, to_jax, to_torch
 
 ROOT = Path(__file__).parents[2]
 DTYPES = ["bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "bfloat16", "float32"]
@@ -243,10 +243,21 @@ class Seen:
         self.given = given
         self.selector.observe(*given)
 
+    def observe_on_device(self, *given):
+        self.given = given
+        self.selector.observe_on_device(*given)
+
+
+@pytest.fixture(params=["host", "device"])
+def way(request, monkeypatch):
+    """The way that counts go: on a GPU they stay on the device."""
+    monkeypatch.setattr("rl.handoff._stay_on_device", lambda counts: request.param == "device")
+    return request.param
+
 
 @pytest.mark.parametrize("ids", [IDS, IDS.tolist(), torch.tensor(IDS), torch.tensor(IDS, dtype=torch.int32)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_rewards_are_counted(ids, dtype):
+def test_rewards_are_counted(ids, dtype, way):
     seen = Seen()
     observe_rewards(seen, ids, REWARDS.to(dtype))  # type: ignore[arg-type]
     ids, successes, group_size = (column.tolist() for column in seen.given)
@@ -254,7 +265,7 @@ def test_rewards_are_counted(ids, dtype):
     assert seen.selector.visits.tolist() == [1, 0, 1, 0, 0, 1, 0, 0]
 
 
-def test_flat_rewards_are_those_of_groups():
+def test_flat_rewards_are_those_of_groups(way):
     flat, grouped = (jaxsel.PromptSelector(jaxsel.dps(), num_prompts=8) for _ in range(2))
     order = torch.randperm(REWARDS.numel(), generator=torch.Generator().manual_seed(0))
     observe_rewards(grouped, IDS, REWARDS)
@@ -272,14 +283,14 @@ def test_the_threshold_itself_is_no_success(threshold, expected):
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64])
-def test_rewards_without_nan(dtype):
+def test_rewards_without_nan(dtype, way):
     seen = Seen()
     observe_rewards(seen, [3, 4], torch.tensor([[1, 0], [1, 1]], dtype=dtype))  # type: ignore[arg-type]
     assert [column.tolist() for column in seen.given] == [[3, 4], [1, 2], [2, 2]]
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 4)])
-def test_no_rewards_are_a_step_all_the_same(shape):
+def test_no_rewards_are_a_step_all_the_same(shape, way):
     selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=8)
     observe_rewards(selector, [], torch.zeros(shape))
     assert selector.metrics()["selector/observes"] == 1
@@ -300,18 +311,40 @@ def test_rewards_with_gradient_are_counted():
         (IDS[:3], REWARDS, 0.5, r"prompt_ids has shape \(3,\) for rewards \(4, 4\); give one id a row"),
         (IDS, REWARDS.flatten(), 0.5, r"prompt_ids has shape \(4,\) for rewards \(16,\); give one id a row"),
         (IDS + 0.5, REWARDS, 0.5, "prompt_ids has type float64; give integers"),
-        (torch.ones(4), REWARDS, 0.5, "prompt_ids has type torch.float32; give integers"),
+        (torch.ones(4), REWARDS, 0.5, "prompt_ids has type float32; give integers"),
+        (torch.ones(4).bfloat16(), REWARDS, 0.5, "prompt_ids has type torch.bfloat16; give integers"),
         (["a", "b", "c", "d"], REWARDS, 0.5, "prompt_ids has type <U1; give integers"),
         (IDS + 4, REWARDS, 0.5, r"prompt_ids\[0\] is 9; give integers from 0 to 7"),
         (IDS - 1, REWARDS, 0.5, r"prompt_ids\[3\] is -1; give integers"),
         (IDS, REWARDS, NAN, "threshold is nan; give a number"),
     ],
 )
-def test_wrong_rewards_change_nothing(ids, rewards, threshold, message):
+def test_wrong_rewards_change_nothing(ids, rewards, threshold, message, way):
     selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=8)
     with pytest.raises(ValueError, match=message):
         observe_rewards(selector, ids, rewards, threshold=threshold)
     assert selector.metrics()["selector/observes"] == 0
+
+
+def test_both_ways_teach_the_same(monkeypatch):
+    selectors = [jaxsel.PromptSelector(jaxsel.dps(), num_prompts=8) for _ in range(2)]
+    for selector, stays in zip(selectors, (True, False), strict=True):
+        monkeypatch.setattr("rl.handoff._stay_on_device", lambda counts, stays=stays: stays)
+        for step in range(5):
+            observe_rewards(selector, selector.select(4), REWARDS.roll(step))
+    there, here = (selector.state_dict() for selector in selectors)
+    jax.tree.map(np.testing.assert_array_equal, there, here)
+
+
+def test_counts_are_kept_until_jax_has_copied_them():
+    counts = torch.tensor([[1, 2], [3, 4]], dtype=torch.int32)
+    passed = _passed_on(counts)
+    assert any(tensor is counts for _, tensor in _passing)
+    passed.block_until_ready()
+    counts.fill_(0)
+    assert passed.tolist() == [[1, 2], [3, 4]]
+    _passed_on(counts.clone())
+    assert not any(tensor is counts for _, tensor in _passing)
 
 
 # The memory of a GPU that torch and JAX share
@@ -428,5 +461,19 @@ class TestOnAGpu:
         if flat:
             rewards, ids = rewards.flatten(), torch.tensor(np.repeat(IDS, 4)).cuda()
         observe_rewards(seen, ids, rewards)  # type: ignore[arg-type]
-        found = {row: (s, n) for row, s, n in zip(*(column.tolist() for column in seen.given), strict=True)}
-        assert found == dict(zip(IDS.tolist(), zip(SUCCESSES, GROUP_SIZE, strict=True), strict=True))
+        assert all(isinstance(column, jax.Array) for column in seen.given[1:])
+        host = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=8)
+        host.observe(IDS, SUCCESSES, GROUP_SIZE)
+        jax.tree.map(np.testing.assert_array_equal, seen.selector.state_dict(), host.state_dict())
+
+    def test_nothing_waits_for_the_rewards(self):
+        """Thousands of hand-overs while the GPU is busy: memory that torch gave out again would be counted wrongly."""
+        there, here = (jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=64) for _ in range(2))
+        busy = torch.ones(4096, 4096, device="cuda")
+        for step in range(200):
+            successes = (np.arange(64) + step) % 9
+            busy = busy @ busy / 4096
+            rewards = (torch.arange(8, device="cuda")[None] < torch.tensor(successes, device="cuda")[:, None]).float()
+            observe_rewards(there, np.arange(64), rewards * busy[0, 0])
+            here.observe(np.arange(64), successes, 8)
+        jax.tree.map(np.testing.assert_array_equal, there.state_dict(), here.state_dict())

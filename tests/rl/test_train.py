@@ -14,6 +14,7 @@ import torch
 import jaxsel
 from rl.curriculum import DynamicSampling, HistoryResampling, Selected
 from rl.engines.hf import HFEngine
+from rl.learner import Learner
 from rl.policy import build_policy
 from rl.probe import Probe
 from rl.prompts import Verdict
@@ -103,6 +104,17 @@ def test_failed_generations_are_no_failures(task, tmp_path):
     start(task, tmp_path, curriculum=curriculum, engine=Failing(policy))
     assert curriculum.selector.visits.sum() == 0
     np.testing.assert_array_equal(curriculum.selector.predict().success_rate, 0.5)
+
+
+def test_the_next_choice_is_prepared_before_the_update_of_all_steps_but_the_last(task, tmp_path, monkeypatch):
+    curriculum, events = Selected(selector(), 4), []
+    collect, prepare, update = curriculum.collect, curriculum.prepare, Learner.update
+    monkeypatch.setattr(curriculum, "collect", lambda *a: events.append("collect") or collect(*a))
+    monkeypatch.setattr(curriculum, "prepare", lambda: events.append("prepare") or prepare())
+    monkeypatch.setattr(Learner, "update", lambda *a: events.append("update") or update(*a))
+    start(task, tmp_path, replace(CONFIG, steps=3), curriculum=curriculum)
+    assert events == 2 * ["collect", "prepare", "update"] + ["collect", "update"]
+    assert curriculum.selector._prepared is None
 
 
 CURRICULA = {
