@@ -19,8 +19,9 @@ env: .venv/.installed
 demo: env
 	$(BIN)/python -m experiments.demo --task $(TASK) --method $(METHOD) --seed $(SEED)
 
+# A file's tests stay in one process: they share what was compiled
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: env
 	$(BIN)/ruff check .
