@@ -49,6 +49,7 @@ vllm: .venv-vllm/.installed
 
 # Needs a JAX built for the GPU and installs nothing: make gpu PYTHON=python3
 gpu:
+	$(PYTHON) -m pytest -m gpu -W default tests/rl/test_handoff.py tests/rl/engines/test_vllm.py
 	$(PYTHON) -m experiments.benchmarks.gpu
 	$(PYTHON) -m experiments.gps_cost
 

@@ -7,10 +7,13 @@ import jax
 import jaxtyping
 import pytest
 
-import tests.typechecker  # noqa: F401  (the hook looks it up by name)
+try:
+    import tests.typechecker  # noqa: F401  (the hook looks it up by name)
 
-# Before anything imports jaxsel.
-jaxtyping.install_import_hook("jaxsel", "tests.typechecker.check")
+    # Before anything imports jaxsel.
+    jaxtyping.install_import_hook("jaxsel", "tests.typechecker.check")
+except ImportError:  # no beartype: a machine with a GPU, where `make gpu` installs nothing
+    pass
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)  # for meshes; all else runs on the first
