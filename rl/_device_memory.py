@@ -18,7 +18,7 @@ def share_device_memory() -> None:
     os.environ[_VARIABLE] = "false"
     if _jax_has_a_gpu():
         warnings.warn(
-            f"JAX started before {_VARIABLE} was set, and holds most of the GPU; import rl.handoff before JAX is "
+            f"JAX started before {_VARIABLE} was set, and holds most of the GPU; import rl before JAX is "
             f"first used, or start Python with {_VARIABLE}=false",
             RuntimeWarning,
             stacklevel=2,

@@ -12,25 +12,21 @@ so that neither side sees what the other does later. `copy=False` shares the mem
 Sharing costs about the same at any size. On the CPU, small arrays go quicker through NumPy: see
 experiments/benchmarks/handoff.py.
 
-Importing this file sets JAX up to share the GPU: import it before JAX is first used.
+Importing `rl` sets JAX up to share the GPU: import it before JAX is first used.
 """
 
 import contextlib
 
-from rl._device_memory import share_device_memory
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
+from jaxtyping import Shaped
+from numpy.typing import ArrayLike
 
-share_device_memory()
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from jax.core import Tracer  # noqa: E402
-from jax.extend.core import get_opaque_trace_state  # noqa: E402
-from jaxtyping import Shaped  # noqa: E402
-from numpy.typing import ArrayLike  # noqa: E402
-
-from jaxsel import PromptSelector  # noqa: E402
+from jaxsel import PromptSelector
 
 _BOTH_KNOW = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "bfloat16", "float32")
 _WIDE = ("int64", "float64")  # JAX narrows them without a word, unless it is told to keep them

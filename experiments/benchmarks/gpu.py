@@ -10,18 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rl._device_memory import share_device_memory
+import jax
+import numpy as np
 
-share_device_memory()  # torch lives on the same GPU
-
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-
-from experiments.benchmarks import report, run  # noqa: E402
-from experiments.benchmarks.bars import gpu_bars  # noqa: E402
-from experiments.benchmarks.ours import Kernels  # noqa: E402
-from experiments.benchmarks.timing import Data, Row, make_data, replay  # noqa: E402
-from experiments.provenance import provenance, write_result  # noqa: E402
+import rl  # noqa: F401  (before JAX looks at its devices: torch lives on the same GPU)
+from experiments.benchmarks import report, run
+from experiments.benchmarks.bars import gpu_bars
+from experiments.benchmarks.ours import Kernels
+from experiments.benchmarks.timing import Data, Row, make_data, replay
+from experiments.provenance import provenance, write_result
 
 try:
     from experiments.benchmarks import figure

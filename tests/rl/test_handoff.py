@@ -372,14 +372,17 @@ def run(module: str, monkeypatch: pytest.MonkeyPatch, value: str | None) -> list
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, "false"), ("true", "true")])
-def test_importing_the_hand_off_sets_jax_up_before_it_is_imported(monkeypatch, value, expected):
+def test_jax_is_set_up_before_it_is_imported(monkeypatch, value, expected):
     lines = run("rl.handoff", monkeypatch, value)
     assert lines == [f"when jax is imported: {expected}", f"in the end: {expected} True True"]
 
 
+def test_experiments_set_jax_up_before_it_looks_at_its_devices(monkeypatch):
+    assert run("experiments.runs", monkeypatch, None)[-1] == "in the end: false True True"
+
+
 def test_setting_jax_up_imports_neither(monkeypatch):
-    module = "rl._device_memory; rl._device_memory.share_device_memory()"
-    assert run(module, monkeypatch, None) == ["in the end: false False False"]
+    assert run("rl", monkeypatch, None) == ["in the end: false False False"]
 
 
 @pytest.mark.parametrize("started", [False, True])
@@ -389,7 +392,7 @@ def test_too_late_on_a_gpu(monkeypatch, recwarn, started):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(sys.modules["jax._src.xla_bridge"], "backends_are_initialized", lambda: started)
     if started:
-        with pytest.warns(RuntimeWarning, match=f"import rl.handoff before JAX is first used.*{VARIABLE}=false"):
+        with pytest.warns(RuntimeWarning, match=f"import rl before JAX is first used.*{VARIABLE}=false"):
             share_device_memory()
     else:
         share_device_memory()
