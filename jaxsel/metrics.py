@@ -128,7 +128,7 @@ def spearman_ceiling(
     w, s, n = counted(weights, successes=successes, group_size=group_size)
     w = jnp.where(n > 1, w, 0)
     rates = _rates(s, n, w)
-    spread = jnp.clip(_beta_binomial.spread_of(rates.mean[None], rates.signal[None])[0], 1e-4, 1 - 1e-4)
+    spread = jnp.clip(_beta_binomial.spread_of(rates.mean[None], rates.signal[None])[0], 1e-4, 1 - 1e-6)
     concentration = (1 - spread) / spread
     row_key, rate_key, count_key = jax.random.split(key, 3)
     cumulative = jnp.cumsum(w)
