@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 _CERTAIN = 1e-6
+_Terms = tuple[Float[Array, " m"], Float[Array, " m"], Float[Array, " m"]]
 
 
 def solve_state_probabilities(
@@ -63,9 +64,8 @@ def cdf(
     """F(s - 1) and F(s), as many passes over the rows as `log_prob` and as the largest count."""
     # the recursion divides by the probability of failures, and what it adds up is no more precise than this
     mean, spread = jnp.clip(mean, _CERTAIN, 1 - _CERTAIN), jnp.minimum(spread, 1 - _CERTAIN)
-    Terms = tuple[Float[Array, " m"], Float[Array, " m"], Float[Array, " m"]]
 
-    def add(j: Int[Array, ""], terms: Terms) -> Terms:
+    def add(j: Int[Array, ""], terms: _Terms) -> _Terms:
         log_term, below, up_to = terms
         term, left = jnp.exp(log_term), group_size - j
         success = left * (mean * (1 - spread) + j * spread)

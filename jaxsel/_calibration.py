@@ -23,13 +23,13 @@ class Reliability(NamedTuple):
     Attributes:
         prediction: the mean of what was predicted.
         outcome: the share of what came; of a calibrated prediction the same.
-        count: rows, or their weight.
+        size: rows, or their weight.
         standard_error: of `outcome`, from its variance within the bin.
     """
 
     prediction: Float[Array, " k"]
     outcome: Float[Array, " k"]
-    count: Float[Array, " k"]
+    size: Float[Array, " k"]
     standard_error: Float[Array, " k"]
 
 
@@ -105,10 +105,10 @@ def maximum_calibration_error(
 
 
 def _gaps(table: Reliability) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    some = table.count > 0
+    some = table.size > 0
     # an empty bin has no gap; a NaN of a bin with rows stays
     gap = jnp.where(some, table.prediction, 0) - jnp.where(some, table.outcome, 0)
-    return jnp.abs(gap), table.count
+    return jnp.abs(gap), table.size
 
 
 def randomised_pit(
@@ -133,7 +133,7 @@ def rate_pit(prediction: Prediction, success_rate: Float[AnyArray, " m"]) -> Flo
     The posterior is the Beta of the predicted mean and variance, with a standard deviation of at least a hundredth of
     sqrt(mean (1 - mean)), which is as narrow as float32 resolves.
     """
-    columns = dict(rate=prediction.success_rate, variance=prediction.variance)
+    columns = {"rate": prediction.success_rate, "variance": prediction.variance}
     _, rate, variance, truth = counted(None, **columns, success_rate=success_rate)
     spread = jnp.clip(spread_of(rate, variance), _SMALLEST_SPREAD, _LARGEST_SPREAD)
     rate, concentration = jnp.clip(rate, 1e-6, 1 - 1e-6), (1 - spread) / spread
@@ -214,7 +214,7 @@ def rate_coverage(
 def _pit_bounds(
     prediction: Prediction, successes: Int[AnyArray, " m"], group_size: Int[AnyArray, " m"]
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    columns = dict(success_rate=prediction.success_rate, variance=prediction.variance)
+    columns = {"success_rate": prediction.success_rate, "variance": prediction.variance}
     _, s, n, rate, variance = counted(None, successes=successes, group_size=group_size, **columns)
     return cdf(s, n, rate, spread_of(rate, variance))
 

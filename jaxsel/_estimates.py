@@ -37,7 +37,7 @@ def estimate(metric: Callable[..., Any], *arrays: Any, weights: Weights = None) 
     is the infinitesimal jackknife of T ("The Jackknife, the Bootstrap and Other Resampling Plans", Efron 1982), or
     delta method: for a mean it is the sample variance over m, for a Pearson correlation the textbook's, and it knows
     that two terms of a difference are of the same rows. Rows are taken to be independent: give one step at a time, or
-    few rows a prompt. It is rough where the metric has a kink (calibration errors near 0, a maximum): `bootstrap` those.
+    few rows a prompt. It is rough where the metric has a kink: near 0 for calibration errors, and for a maximum.
 
     >>> import numpy as np
     >>> from jaxsel.metrics import mean_absolute_error
@@ -45,8 +45,8 @@ def estimate(metric: Callable[..., Any], *arrays: Any, weights: Weights = None) 
     Estimate(value=Array(0.25, dtype=float32), standard_error=Array(0.25, dtype=float32))
 
     Args:
-        metric: called as `metric(*arrays, weights=weights)`, gives one float array or a pytree of them. One that weights
-            do not scale: a mean, no sum.
+        metric: called as `metric(*arrays, weights=weights)`, gives a float array or a pytree of them; weights do
+            not scale it: a mean, no sum.
         arrays: whatever it takes, with the rows first.
         weights: 1 for rows that count, 0 for others; None: all count.
     """
@@ -124,7 +124,7 @@ def slices(
     Raises:
         ValueError: edges that do not increase.
     """
-    visits, waiting = jnp.asarray(visits), step - jnp.asarray(last_visit)
+    visits, waiting = jnp.asarray(visits), jnp.asarray(step) - jnp.asarray(last_visit)
     seen = visits > 0
     return {
         "all": jnp.ones_like(seen),

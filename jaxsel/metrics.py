@@ -156,9 +156,7 @@ def root_mean_squared_error(
     return root(mean((x - y) ** 2, w))
 
 
-def brier_score(
-    probability: Float[AnyArray, " m"], outcome: Outcome, *, weights: Weights = None
-) -> Float[Array, ""]:
+def brier_score(probability: Float[AnyArray, " m"], outcome: Outcome, *, weights: Weights = None) -> Float[Array, ""]:
     """The mean of (probability - outcome)^2, for outcomes 0 and 1: lower is better."""
     w, p, y = counted(weights, probability=probability, outcome=outcome)
     return mean((p - y) ** 2, w)
@@ -192,7 +190,7 @@ def beta_binomial_log_score(
     knows solve states only, and for `gps`, a mixture, its nearest stand-in. No variance on [0, 1] is above
     mean (1 - mean); what rounding adds to that is cut.
     """
-    columns = dict(success_rate=prediction.success_rate, variance=prediction.variance)
+    columns = {"success_rate": prediction.success_rate, "variance": prediction.variance}
     w, s, n, p, variance = counted(weights, successes=successes, group_size=group_size, **columns)
     return _mean_log_prob(s, n, p, _beta_binomial.spread_of(p, variance), w)
 
@@ -259,7 +257,7 @@ def confusion_matrix(
     weights: Weights = None,
 ) -> Float[Array, "3 3"]:
     """How many groups with n > 0 were in each solve state (rows), by the likeliest predicted one (columns)."""
-    columns = dict(unsolved=prediction.unsolved, mixed=prediction.mixed, solved=prediction.solved)
+    columns = {"unsolved": prediction.unsolved, "mixed": prediction.mixed, "solved": prediction.solved}
     w, s, n, *states = counted(weights, successes=successes, group_size=group_size, **columns)
     cell = 3 * solve_states(s, n) + jnp.argmax(jnp.stack(states), axis=0)
     return bin_sums(jnp.where(n > 0, w, 0), cell, 9).reshape(3, 3)

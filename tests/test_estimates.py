@@ -30,9 +30,7 @@ def of(metric, *columns, **settings):
 
 
 def mixed_event(metric, **settings):
-    return lambda guess, truth, mixed, s, n, weights=None: metric(
-        mixed, (s > 0) & (s < n), weights=weights, **settings
-    )
+    return lambda guess, truth, mixed, s, n, weights=None: metric(mixed, (s > 0) & (s < n), weights=weights, **settings)
 
 
 METRICS = {
@@ -93,7 +91,7 @@ def test_an_error_of_fewer_than_two_rows_is_nan():
 def test_errors_stay_finite_beside_empty_bins_and_perfect_ones():
     p, y = jnp.asarray([0.1, 0.1, 0.9, 0.9]), jnp.asarray([0, 1, 1, 1])
     table = metrics.estimate(metrics.reliability, p, y)
-    np.testing.assert_array_equal(np.isfinite(table.standard_error.outcome), np.asarray(table.value.count) > 0)
+    np.testing.assert_array_equal(np.isfinite(table.standard_error.outcome), np.asarray(table.value.size) > 0)
     assert metrics.estimate(metrics.root_mean_squared_error, p, p) == (0, 0)
 
 

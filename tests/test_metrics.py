@@ -26,15 +26,22 @@ UNIT = RNG.uniform(size=M).astype(np.float32)
 def beta_prediction(alpha, beta, group_size=8):
     """What a calibrated Beta posterior says, from SciPy in float64."""
     rate, variance = stats.beta(alpha, beta).stats()
-    unsolved, solved = (stats.betabinom(group_size, alpha, beta).pmf(s) for s in (0, group_size))
+    unsolved, solved = (stats.betabinom.pmf(s, group_size, alpha, beta) for s in (0, group_size))
     fields = (rate, variance, rate, unsolved, 1 - unsolved - solved, solved)
     return jaxsel.Prediction(*(jnp.asarray(field, jnp.float32) for field in fields))
 
 
 PREDICTION = beta_prediction(*SHAPES)
 OF_PREDICTION = {
-    name: lambda *arrays, metric=getattr(metrics, name), weights=None: metric(PREDICTION, *arrays, weights=weights)
-    for name in ("solve_state_accuracy", "solve_state_f1", "mixed_shares", "beta_binomial_log_score", "success_coverage")
+    name: functools.partial(lambda metric, *arrays, weights=None: metric(PREDICTION, *arrays, weights=weights), metric)
+    for name in (
+        "solve_state_accuracy",
+        "solve_state_f1",
+        "mixed_shares",
+        "beta_binomial_log_score",
+        "success_coverage",
+    )
+    for metric in [getattr(metrics, name)]
 }
 COUNTS, NUMBERS, EVENTS = (SUCCESSES, GROUP_SIZE), (UNIT, TIED), (UNIT, TIED > 0.5)
 SCORES = {
@@ -190,18 +197,18 @@ def test_beta_binomial_log_score_is_that_of_scipy(group_size, concentration):
     counts = np.unique([0, 1, group_size // 2, group_size])
     prediction = beta_prediction(alpha, beta)
     for s in counts:
-        of_one = [jnp.full(4, number, jnp.int32) for number in (s, group_size)]
-        found = log_prob(*of_one, prediction.success_rate, spread_of(prediction.success_rate, prediction.variance))
-        expected = stats.betabinom(group_size, alpha, beta).logpmf(s)
+        successes, n = (jnp.full(4, number, jnp.int32) for number in (s, group_size))
+        found = log_prob(successes, n, prediction.success_rate, spread_of(prediction.success_rate, prediction.variance))
+        expected = stats.betabinom.logpmf(s, group_size, alpha, beta)
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-3 if concentration > 1e3 else 2e-5)
         np.testing.assert_allclose(
-            metrics.beta_binomial_log_score(prediction, *of_one), expected.mean(), rtol=2e-4, atol=2e-3
+            metrics.beta_binomial_log_score(prediction, successes, n), expected.mean(), rtol=2e-4, atol=2e-3
         )
 
 
 def test_binomial_log_score_is_that_of_scipy_and_ignores_groups_without_rollouts():
     known = GROUP_SIZE > 0
-    expected = stats.binom(GROUP_SIZE, UNIT).logpmf(SUCCESSES)[known].mean()
+    expected = stats.binom.logpmf(SUCCESSES, GROUP_SIZE, UNIT)[known].mean()
     np.testing.assert_allclose(metrics.binomial_log_score(UNIT, SUCCESSES, GROUP_SIZE), expected, rtol=1e-5)
 
 
@@ -224,7 +231,7 @@ def test_a_rate_that_is_0_or_1_has_no_mixed_groups():
 @pytest.mark.parametrize("shapes", [(0.4, 0.6), (3, 1), (20, 20)])
 def test_ceilings_are_the_correlations_of_who_knows_the_rates(shapes):
     rng = np.random.default_rng(1)
-    p, n = rng.beta(*shapes, 100_000), rng.choice([1, 4, 8], 100_000)
+    p, n = rng.beta(shapes[0], shapes[1], 100_000), rng.choice([1, 4, 8], 100_000)
     s = rng.binomial(n, p)
     some = n > 1
     truth: Any = stats.spearmanr(p[some], (s / n)[some])
@@ -263,12 +270,15 @@ def test_confusion_and_f1_are_those_of_scikit_learn():
     likeliest = np.argmax([PREDICTION.unsolved, PREDICTION.mixed, PREDICTION.solved], axis=0)[known]
     np.testing.assert_array_equal(metrics.confusion_matrix(PREDICTION, *COUNTS), confusion_matrix(observed, likeliest))
     found = metrics.solve_state_f1(PREDICTION, *COUNTS)
-    np.testing.assert_allclose(found.states, f1_score(observed, likeliest, average=None), rtol=1e-5)
+    each = [f1_score(observed == state, likeliest == state) for state in range(3)]
+    np.testing.assert_allclose(found.states, each, rtol=1e-5)
     np.testing.assert_allclose(found.macro, f1_score(observed, likeliest, average="macro"), rtol=1e-5)
 
 
 def test_f1_of_a_state_that_is_neither_predicted_nor_seen_is_nan():
-    fields = [jnp.asarray(field) for field in ([0.5] * 3, [0.1] * 3, [0.5] * 3, [0.6, 0.6, 0.1], [0.4, 0.4, 0.9], [0.0] * 3)]
+    fields = [
+        jnp.asarray(field) for field in ([0.5] * 3, [0.1] * 3, [0.5] * 3, [0.6, 0.6, 0.1], [0.4, 0.4, 0.9], [0.0] * 3)
+    ]
     found = metrics.solve_state_f1(jaxsel.Prediction(*fields), np.array([0, 1, 1]), np.array([2, 2, 2]))
     np.testing.assert_allclose(found.states, [2 / 3, 2 / 3, np.nan], rtol=1e-6)
     np.testing.assert_allclose(found.macro, 2 / 3, rtol=1e-6)
