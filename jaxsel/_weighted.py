@@ -1,0 +1,72 @@
+"""Sums over rows that count as often as their weight says. A row of weight 0 may hold anything, NaN too."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Num
+
+AnyArray = Array | np.ndarray
+Weights = Float[AnyArray, " m"] | Bool[AnyArray, " m"] | None
+
+_LANES = 256
+
+
+def counted(
+    weights: Weights, **columns: Num[AnyArray, " m"] | Bool[AnyArray, " m"]
+) -> tuple[Float[Array, " m"], *tuple[Num[Array, " m"] | Bool[Array, " m"], ...]]:
+    """The weights as float32, None as ones, and the columns, zero where the weight is.
+
+    Raises:
+        ValueError: lengths that differ.
+    """
+    rows = np.shape(next(iter(columns.values())))
+    if weights is not None:
+        columns = {**columns, "weights": weights}
+    if any(np.shape(column) != rows for column in columns.values()):
+        shapes = ", ".join(f"{name} has shape {np.shape(column)}" for name, column in columns.items())
+        raise ValueError(f"{shapes}; give vectors of one length")
+    if weights is None:
+        return jnp.ones(rows, jnp.float32), *map(jnp.asarray, columns.values())
+    del columns["weights"]
+    weights = jnp.asarray(weights, jnp.float32)
+    arrays = map(jnp.asarray, columns.values())
+    return weights, *(jnp.where(weights > 0, array, jnp.zeros_like(array)) for array in arrays)
+
+
+def ratio(numerator: Float[Array, "*shape"], denominator: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """NaN where the denominator is 0, and a gradient that is finite there."""
+    some = denominator > 0
+    return jnp.where(some, numerator / jnp.where(some, denominator, 1), jnp.nan)
+
+
+def root(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The square root, with a gradient that is finite at 0."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), x)
+
+
+def mean(values: Num[Array, " m"] | Bool[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, ""]:
+    """NaN when nothing counts."""
+    return ratio(jnp.sum(weights * values), jnp.sum(weights))
+
+
+def bin_sums(values: Float[Array, " m"], bins: Int[Array, " m"], num_bins: int) -> Float[Array, " {num_bins}"]:
+    """The sum of each bin's values."""
+    # added up one after the other, a million numbers would lose their last four digits
+    lane = jnp.arange(bins.shape[0]) % _LANES
+    return jax.ops.segment_sum(values, bins * _LANES + lane, num_bins * _LANES).reshape(num_bins, _LANES).sum(axis=1)
+
+
+def mid_ranks(x: Float[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " m"]:
+    """The share of the weight below each entry, plus half of the share that ties with it; NaN stays NaN."""
+    if not x.size:
+        return x
+    order = jnp.argsort(x)
+    x_sorted, rows = x[order], jnp.arange(x.size)
+    weight_up_to = jnp.cumsum(weights[order])
+    new = x_sorted[1:] != x_sorted[:-1]
+    end = jnp.ones(1, bool)
+    first = jax.lax.cummax(jnp.where(jnp.concatenate([end, new]), rows, 0))
+    last = jax.lax.cummin(jnp.where(jnp.concatenate([new, end]), rows, x.size - 1), reverse=True)
+    below = jnp.concatenate([jnp.zeros(1), weight_up_to[:-1]])[first]
+    ranks = ratio((below + weight_up_to[last]) / 2, jnp.broadcast_to(weight_up_to[-1], x.shape))
+    return jnp.where(jnp.isnan(x), jnp.nan, jnp.zeros_like(ranks).at[order].set(ranks, unique_indices=True))
