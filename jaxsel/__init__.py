@@ -29,6 +29,9 @@ from jaxsel.methods import mopps as mopps
 from jaxsel.methods import threshold as threshold
 from jaxsel.methods import uniform as uniform
 from jaxsel.prompt_selector import PromptSelector as PromptSelector
+from jaxsel.replay import History as History
+from jaxsel.replay import make_history as make_history
+from jaxsel.replay import replay as replay
 from jaxsel.selection import diverse as diverse
 from jaxsel.selection import gumbel_top_k as gumbel_top_k
 from jaxsel.selection import make_selector as make_selector

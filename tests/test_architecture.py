@@ -25,7 +25,8 @@ LAYER = {
     "jaxsel.methods": 4,
     "jaxsel.sharding": 4,
     "jaxsel.prompt_selector": 5,
-    "jaxsel": 6,
+    "jaxsel.replay": 6,
+    "jaxsel": 7,
 }
 
 

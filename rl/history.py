@@ -1,0 +1,139 @@
+"""What a run saw, on disk: a folder of Parquet files that only grows, and that a crash does not spoil.
+
+One row a prompt and batch: `step` (of training), `clock` (observations of the selector before this one), `kind`
+("rollout": the selector observed it; "probe": fresh rollouts that it did not see), `prompt_id`, `successes`,
+`group_size` (0: nothing was judged) and what was predicted before: the fields of `jaxsel.Prediction`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import jaxsel
+
+_COUNTS = ("step", "clock", "prompt_id", "successes", "group_size")
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.int32()) for name in _COUNTS),
+        ("kind", pa.string()),
+        *((name, pa.float32()) for name in jaxsel.Prediction._fields),
+    ]
+)
+_ABOUT = b"jaxsel"
+
+
+class HistoryLog:
+    """Collects rows and appends them as one file a `flush`: a reader sees a file whole or not at all.
+
+    Args:
+        folder: made when missing.
+        num_prompts: the size of the pool; a reader needs it.
+        spec: of the selector, for the reader.
+        first_step: rows from this step on are of work that is done again, and are dropped.
+    """
+
+    def __init__(self, folder: Path, *, num_prompts: int, spec: dict[str, Any], first_step: int = 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._schema = _SCHEMA.with_metadata({_ABOUT: json.dumps({"num_prompts": num_prompts, "spec": spec})})
+        self._tables: list[pa.Table] = []
+        kept = _parts(folder)
+        self._next = len(kept)
+        for number, part in enumerate(kept):
+            table = pq.read_table(part)
+            early = table.filter(pa.array(table["step"].to_numpy() < first_step))
+            if len(early) < len(table):
+                self._write(part, early)
+                for later in kept[number + 1 :]:
+                    later.unlink()
+                self._next = number + 1
+                break
+
+    def write(
+        self,
+        kind: str,
+        *,
+        step: int,
+        clock: int,
+        prompt_ids: np.ndarray,
+        successes: np.ndarray,
+        group_size: np.ndarray,
+        prediction: jaxsel.Prediction,
+    ) -> None:
+        """Rows of one batch; they are on disk after the next `flush`."""
+        size = len(prompt_ids)
+        columns = {"step": np.full(size, step), "clock": np.full(size, clock), "prompt_id": prompt_ids}
+        columns |= {"successes": successes, "group_size": group_size, "kind": np.full(size, kind)}
+        columns |= {name: np.asarray(field) for name, field in prediction._asdict().items()}
+        arrays = [pa.array(columns[field.name], field.type) for field in self._schema]
+        self._tables.append(pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def flush(self) -> None:
+        """Writes what was collected."""
+        if self._tables:
+            self._write(self._folder / f"part-{self._next:06d}.parquet", pa.concat_tables(self._tables))
+            self._next += 1
+            self._tables = []
+
+    def _write(self, path: Path, table: pa.Table) -> None:
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            pq.write_table(table, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+
+class Recorded(NamedTuple):
+    """What `read_history` found.
+
+    Attributes:
+        num_prompts: the size of the pool.
+        spec: of the selector that chose.
+        history: what it observed, for `jaxsel.replay`; its steps are the selector's clock.
+        rollouts: all that it observed, as columns; those of `_SCHEMA`.
+        probes: likewise, fresh rollouts that it did not see.
+    """
+
+    num_prompts: int
+    spec: dict[str, Any]
+    history: jaxsel.History
+    rollouts: dict[str, np.ndarray]
+    probes: dict[str, np.ndarray]
+
+
+def read_history(folder: str | Path) -> Recorded:
+    """The history of a run that goes on, ended or crashed.
+
+    Raises:
+        ValueError: there is none.
+    """
+    parts = _parts(Path(folder))
+    if not parts:
+        raise ValueError(f"{folder} holds no history (part-*.parquet); give the folder `history` of a run")
+    tables = [pq.read_table(part) for part in parts]
+    table = pa.concat_tables(tables)
+    about = json.loads(tables[0].schema.metadata[_ABOUT])
+    kinds = np.array(table["kind"].to_pylist())
+    rollouts, probes = (_columns(table.filter(pa.array(kinds == kind))) for kind in ("rollout", "probe"))
+    history = jaxsel.make_history(
+        rollouts["clock"],
+        rollouts["prompt_id"],
+        rollouts["successes"],
+        rollouts["group_size"],
+        num_prompts=about["num_prompts"],
+    )
+    return Recorded(about["num_prompts"], about["spec"], history, rollouts, probes)
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def _columns(table: pa.Table) -> dict[str, np.ndarray]:
+    return {name: table[name].to_numpy() for name in table.column_names if name != "kind"}

@@ -1,0 +1,107 @@
+import jax
+import numpy as np
+import pytest
+
+import jaxsel
+from jaxsel import PromptSelector, make_history, replay
+
+N = 12
+
+
+def recorded(steps: int = 6, batch: int = 4):
+    """A live run: the rows it observed, and what it predicted of every batch before."""
+    selector = PromptSelector(jaxsel.mopps(decay=0.5), num_prompts=N, seed=3)
+    rng = np.random.default_rng(0)
+    rows, predictions, pools = [], [], []
+    for step in range(steps):
+        ids = np.sort(rng.choice(N, batch, replace=False))
+        predictions.append(selector.predict(ids))
+        pools.append(selector.predict())
+        successes = rng.integers(0, 9, batch)
+        selector.observe(ids, successes, 8)
+        rows += [(step, i, s, 8) for i, s in zip(ids, successes, strict=True)]
+    return np.array(rows).T, predictions, [*pools, selector.predict()]
+
+
+def test_a_replay_predicts_what_the_live_run_did():
+    rows, predictions, pools = recorded()
+    found = replay(
+        make_history(*rows, num_prompts=N), jaxsel.mopps(decay=0.5), num_prompts=N, seed=3, probe_steps=(0, 4, 6)
+    )
+    expected = jax.tree.map(lambda *fields: np.concatenate(fields), *predictions)
+    jax.tree.map(np.testing.assert_array_equal, found.prediction, expected)
+    assert sorted(found.probes) == [0, 4, 6]
+    for step, pool in found.probes.items():
+        jax.tree.map(np.testing.assert_array_equal, pool, pools[step])
+
+
+def test_the_order_of_rows_does_not_matter():
+    rows, *_ = recorded()
+    history = make_history(*rows, num_prompts=N)
+    shuffled = make_history(*rows[:, np.random.default_rng(1).permutation(rows.shape[1])], num_prompts=N)
+    jax.tree.map(np.testing.assert_array_equal, history, shuffled)
+
+
+def test_visits_and_waiting_are_those_before_a_row():
+    history = make_history([0, 0, 1, 4, 4], [3, 5, 3, 3, 7], [1] * 5, 8, num_prompts=N)
+    found = replay(history, jaxsel.mopps(), num_prompts=N)
+    assert found.visits.tolist() == [0, 0, 1, 2, 0]
+    assert found.waiting.tolist() == [-1, -1, 1, 3, -1]
+
+
+def test_repeated_ids_are_one_visit_and_failures_none():
+    history = make_history([1, 1, 1, 2, 2], [4, 4, 2, 4, 9], [3, 5, 1, 2, 0], [8, 8, 8, 8, 0], num_prompts=N)
+    assert history.step.tolist() == [1, 1, 2]
+    assert history.prompt_ids.tolist() == [2, 4, 4]
+    assert history.successes.tolist() == [1, 8, 2]
+    assert history.group_size.tolist() == [8, 16, 8]
+
+
+def test_a_step_without_rows_ages_the_pool_all_the_same():
+    """The clock of dps runs: what it predicts after a gap is what it predicts after empty observations."""
+    history = make_history([0, 3], [1, 1], [8, 8], 8, num_prompts=N)
+    found = replay(history, jaxsel.dps(decay=0.7), num_prompts=N)
+    live = PromptSelector(jaxsel.dps(decay=0.7), num_prompts=N)
+    live.observe([1], [8], 8)
+    live.observe([], [], [])
+    live.observe([], [], [])
+    np.testing.assert_array_equal(found.prediction.solved[1], live.predict([1]).solved[0])
+
+
+def test_other_methods_go_through_the_same_history():
+    rows, *_ = recorded()
+    history = make_history(*rows, num_prompts=N)
+    embeddings = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
+    for method in (jaxsel.dps(), jaxsel.uniform(), jaxsel.gps(embeddings, context_size=4)):
+        found = replay(history, method, num_prompts=N)
+        assert found.prediction.success_rate.shape == (len(history.step),)
+        total = found.prediction.unsolved + found.prediction.mixed + found.prediction.solved
+        np.testing.assert_allclose(total, 1, atol=1e-5)
+
+
+def test_an_empty_history():
+    history = make_history([], [], [], [], num_prompts=N)
+    found = replay(history, jaxsel.mopps(), num_prompts=N, probe_steps=[0])
+    assert history.num_steps == 0
+    assert len(found.visits) == len(found.prediction.mixed) == 0
+    assert len(found.probes[0].mixed) == N
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (([-1], [0], [1], [8]), r"step\[0\] is -1; give integers from 0"),
+        (([0, 1], [0], [1], [8]), "there are 2 step and 1 prompt_ids"),
+        (([0], [N], [1], [8]), rf"prompt_ids\[0\] is {N}; give integers from 0 to {N - 1}"),
+        (([0], [0], [9], [8]), r"successes\[0\] is 9 of 8 rollouts"),
+    ],
+)
+def test_bad_rows(columns, message):
+    with pytest.raises(ValueError, match=message):
+        make_history(*columns, num_prompts=N)
+
+
+def test_a_probe_after_the_end():
+    history = make_history([0], [0], [1], [8], num_prompts=N)
+    with pytest.raises(ValueError, match="probe_steps holds 2; give steps from 0 to 1"):
+        replay(history, jaxsel.mopps(), num_prompts=N, probe_steps=[2])
