@@ -1,8 +1,9 @@
 """The policy: a causal language model and its tokenizer, built small or loaded by path."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,6 +187,10 @@ class Policy:
                     del layer.forward
                 else:
                     layer.forward = forward
+
+    def frozen_copy(self) -> "Policy":
+        """With weights of its own, which no gradient changes."""
+        return replace(self, model=copy.deepcopy(self.model).requires_grad_(False))
 
     def save(self, path: str | Path) -> None:
         """Writes a folder that `load_policy` and Transformers' Auto classes read."""

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxsel import PromptSelector, metrics
+from jaxsel import metrics
 from rl.groups import Groups, judge
 from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine, Sampling
+from rl.shared import AnySelector
 
 _STREAM = 0x70726F62  # others that draw from the same seed start with another number
 
@@ -57,7 +58,7 @@ class Probe:
             "top_p": self._sampling.top_p,
         }
 
-    def measure(self, engine: RolloutEngine, selector: PromptSelector, seed: int) -> dict[str, float]:
+    def measure(self, engine: RolloutEngine, selector: AnySelector, seed: int) -> dict[str, float]:
         """Accuracies (mean over fresh rollouts) and how well the selector predicts the part of the pool."""
         part = self._roll_out(engine, self._pool_part, seed)
         held_out = self._roll_out(engine, self._held_out, seed + 1)

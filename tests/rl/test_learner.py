@@ -56,7 +56,7 @@ def log_probs_of(policy, groups):
 
 def value_head_of(policy):
     generator = torch.Generator().manual_seed(5)
-    return {"weight": torch.randn(policy.hidden_size, generator=generator) / 10, "bias": torch.tensor(0.2)}
+    return {"weight": torch.randn(policy.hidden_size, generator=generator) / 10, "bias": torch.tensor([0.2])}
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
