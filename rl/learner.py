@@ -241,7 +241,7 @@ class _Rows(NamedTuple):
             yield self._at(slice(start, start + size))
 
     def share(self, ranks: Ranks) -> "_Rows":
-        """Every count-th row; all ranks have as many, for they pass together, if need be one without tokens that count."""
+        """Every count-th row. All ranks have as many, for they pass together: if need be one where no token counts."""
         total = len(self.tokens)
         index = torch.arange(ranks.rank, -(-total // ranks.count) * ranks.count, ranks.count, device=self.tokens.device)
         rows = self._at(index % total)

@@ -77,8 +77,12 @@ class Ranks:
 
     def main_first(self, compute: Callable[[], T]) -> T:
         """What `compute` returns on this rank; rank 0 goes first, and the others find the files that it wrote."""
-        first = self.each(lambda: compute() if self.is_main else None)
-        return self.each(lambda: compute() if first is None else first)
+        if self.is_main:
+            value = self.each(compute)
+            self.each(lambda: None)
+            return value
+        self.each(lambda: None)
+        return self.each(compute)
 
     def stack(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows of all ranks, those of rank 0 first; every rank gives as many."""
@@ -121,27 +125,33 @@ class Ranks:
         else:
             yield
 
-    @staticmethod
-    def _values(own: "_Outcome", outcomes: list[Any]) -> list[Any]:
-        for rank, outcome in enumerate(outcomes):
-            if outcome.error is not None:
-                error = own.error or outcome.error  # one's own has a traceback
-                error.add_note(f"on rank {rank}")
-                raise error
+    def _values(self, own: "_Outcome", outcomes: list[Any]) -> list[Any]:
+        failed = {rank: outcome.error for rank, outcome in enumerate(outcomes) if outcome.error is not None}
+        if own.error is not None:
+            failed = {self.rank: own.error}  # which has a traceback
+        for rank, error in failed.items():
+            error.add_note(f"on rank {rank}")
+            raise error
         return [outcome.value for outcome in outcomes]
 
 
 def join(parallel: str = "ddp") -> Ranks:
-    """The ranks that `accelerate launch` or `torchrun` started, or the only one where neither did.
+    """The ranks that `torchrun` or `accelerate launch` started, or the only one where neither did.
 
     Raises:
         ValueError: an unknown `parallel`.
+        RuntimeError: Accelerate did not find all of them.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
         return Ranks(parallel=parallel)
     # The policy has a precision of its own; the buffers of a decoder never change.
     options = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Ranks(Accelerator(mixed_precision="no", kwargs_handlers=[options]), parallel=parallel)
+    cpu = not torch.accelerator.is_available()  # unless told so, Accelerate joins no ranks on the CPU
+    ranks = Ranks(Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[options]), parallel=parallel)
+    if ranks.count != count:
+        raise RuntimeError(f"WORLD_SIZE is {count}, but Accelerate joined {ranks.count} processes")
+    return ranks
 
 
 def whole(state: Any, *, keep: bool = True) -> Any:
@@ -162,7 +172,7 @@ def whole(state: Any, *, keep: bool = True) -> Any:
 
 
 def sharded_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The whole tensor, which every rank has, sharded as `like` is; as it was where that is whole or of another shape."""
+    """The tensor, which every rank has, sharded as `like` is; unchanged where that is whole or of another shape."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     tensor = tensor.to(like.device)
