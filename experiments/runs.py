@@ -71,8 +71,8 @@ class RunConfig:
         held_out_size: prompts that are never trained on, for the probe.
         policy: a folder or hub name of a Hugging Face causal language model; empty: the built-in policy, warm-started.
         precision: of rollouts and updates: float32, or bfloat16 (torch.autocast; the weights stay float32).
-        parallel: in several processes (torchrun): ddp: every process has the whole policy; fsdp: weights and optimiser are
-            spread over them (FSDP2), but for the copy that rolls out.
+        parallel: in several processes (torchrun): ddp: every process has the whole policy; fsdp: weights and optimiser
+            are spread over them (FSDP2), and each has a whole copy to roll out with.
         seed: of the warm start, the pool, the choices and the rollouts.
         method: how prompts are chosen.
         warm_start: the built-in policy; its seed is replaced by the one above.

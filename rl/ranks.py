@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -129,7 +129,8 @@ class Ranks:
         failed = {rank: outcome.error for rank, outcome in enumerate(outcomes) if outcome.error is not None}
         if own.error is not None:
             failed = {self.rank: own.error}  # which has a traceback
-        for rank, error in failed.items():
+        if failed:
+            rank, error = next(iter(failed.items()))
             error.add_note(f"on rank {rank}")
             raise error
         return [outcome.value for outcome in outcomes]
@@ -145,10 +146,8 @@ def join(parallel: str = "ddp") -> Ranks:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Ranks(parallel=parallel)
-    # The policy has a precision of its own; the buffers of a decoder never change.
-    options = DistributedDataParallelKwargs(broadcast_buffers=False)
     cpu = not torch.accelerator.is_available()  # unless told so, Accelerate joins no ranks on the CPU
-    ranks = Ranks(Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[options]), parallel=parallel)
+    ranks = Ranks(Accelerator(cpu=cpu, mixed_precision="no"), parallel=parallel)  # the policy has its own precision
     if ranks.count != count:
         raise RuntimeError(f"WORLD_SIZE is {count}, but Accelerate joined {ranks.count} processes")
     return ranks

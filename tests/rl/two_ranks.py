@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from rl.train_config import TrainConfig
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,10 +31,11 @@ def launch(command: list[str], folder: Path, *, timeout: float = 300) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     logs = [folder / f"{rank}.log" for rank in range(2)]
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, env=environment(rank, port), stdout=log.open("w"), stderr=subprocess.STDOUT)
-        for rank, log in enumerate(logs)
-    ]
+    processes = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as output:
+            options: dict[str, Any] = {"cwd": ROOT, "env": environment(rank, port), "stdout": output}
+            processes.append(subprocess.Popen(command, **options, stderr=subprocess.STDOUT))
     deadline = time.monotonic() + timeout
     try:
         while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):
@@ -74,6 +77,10 @@ UPDATES: dict[str, tuple[dict[str, Any], list[list[float]]]] = {
 }
 
 
+TRAIN = {"ddp": TrainConfig(steps=5, group_size=4, learning_rate=1e-3, probe_every=2, checkpoint_every=2)}
+TRAIN["fsdp"] = replace(TRAIN["ddp"], micro_batch_size=5, advantage="gae", kl_weight=0.1)
+
+
 def main(folder: str) -> None:
     """One rank: every case, the same on both."""
     torch.set_num_threads(1)
@@ -106,7 +113,7 @@ def _error(call: Callable[[], Any]) -> str:
 
 
 def _update(task, ranks, options, rewards) -> dict[str, Any]:
-    """Metrics and moments of one step, away from the reference and with a value head that says something."""
+    """One step, away from the reference and with a value head that says something."""
     from rl.learner import Learner
     from rl.policy import build_policy
     from tests.rl.test_learner import CONFIG, groups_of, shifted, value_head_of
@@ -118,9 +125,8 @@ def _update(task, ranks, options, rewards) -> dict[str, Any]:
     state = {"policy": moved.model.state_dict(), "optimizer": learner._optimizer.state_dict()}
     learner.load_state_dict(state | {"value_head": value_head_of(policy)})
     metrics = learner.update(groups, 0)
-    saved = learner.state_dict()
-    moments = [values["exp_avg"] for values in saved["optimizer"]["state"].values()]
-    return {"metrics": metrics, "moments": moments, "weights": learner.weights(), "saved": saved}
+    moments = [values["exp_avg"] for values in learner.state_dict()["optimizer"]["state"].values()]
+    return {"metrics": metrics, "moments": moments, "weights": learner.weights()}
 
 
 def _agree(ranks) -> dict[str, Any]:
@@ -139,6 +145,8 @@ def _agree(ranks) -> dict[str, Any]:
         "failed on 1": _error(lambda: ranks.gather(lambda: fail(1, ValueError("bad")))),
         "failed on main": _error(lambda: ranks.on_main(lambda: fail(0, KeyError("k")))),
         "failed oddly": _error(lambda: ranks.each(lambda: fail(1, Odd("odd")))),
+        "failed on both": _error(lambda: ranks.each(lambda: fail(ranks.rank, ValueError(f"bad {ranks.rank}")))),
+        "first": ranks.main_first(lambda: (time.sleep(0.2 * ranks.is_main), time.time())[1]),
         "after that": ranks.gather(lambda: ranks.rank),
     }
 
@@ -174,10 +182,17 @@ def _selector(ranks) -> dict[str, Any]:
     import jaxsel
     from rl.shared import SharedSelector
 
+    prepared = []
+
+    class Preparing(jaxsel.PromptSelector):
+        def prepare(self, batch_size):
+            prepared.append(batch_size)
+
     def make(seed=0):
-        return jaxsel.PromptSelector(jaxsel.mopps(group_size=4), num_prompts=30, candidate_ratio=2, seed=seed)
+        return Preparing(jaxsel.mopps(group_size=4), num_prompts=30, candidate_ratio=2, seed=seed)
 
     selector = SharedSelector(make, ranks)
+    selector.prepare(4)
     chosen = selector.select(4)
     selector.observe(chosen, [0, 1, 2, 4], 4)
     alone = make()
@@ -189,7 +204,9 @@ def _selector(ranks) -> dict[str, Any]:
     again.load_state_dict(state or {})
     selector.wait()
     return {
+        "prepared": prepared,
         "holds": selector._selector is not None,
+        "saves": state is not None,
         "spec": selector.spec == alone.spec and selector.num_prompts == 30,
         "metrics": (selector.metrics(), alone_metrics),
         "rates": (selector.predict().success_rate, alone_rates),
@@ -211,7 +228,7 @@ def _train(task, ranks, folder: Path) -> dict[str, Any]:
     from rl.ranks import whole
     from rl.shared import SharedSelector
     from rl.train import train
-    from tests.rl.test_train import CONFIG, until_killed
+    from tests.rl.test_train import until_killed
 
     class Recording(SharedSelector):
         chosen: list[int]
@@ -221,10 +238,7 @@ def _train(task, ranks, folder: Path) -> dict[str, Any]:
             self.chosen = [*getattr(self, "chosen", []), *ids.tolist()]
             return ids
 
-    options: dict[str, Any] = {"steps": 5, "probe_every": 2, "checkpoint_every": 2, "micro_batch_size": 3}
-    if ranks.sharded:
-        options |= {"advantage": "gae", "kl_weight": 0.1}
-    config, pool = replace(CONFIG, **options), task.pool(30, 0)
+    config, pool = TRAIN["fsdp" if ranks.sharded else "ddp"], task.pool(30, 0)
 
     def start(run_dir: Path, **more: Any):
         policy = build_policy(task.alphabet, hidden_size=32, num_layers=2, feed_forward_size=32, seed=0)
@@ -239,7 +253,7 @@ def _train(task, ranks, folder: Path) -> dict[str, Any]:
         return {
             "records": [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in records],
             "weights": weights,
-            "sampler": sampler.model.state_dict(),
+            "sampler_weights": sampler.model.state_dict(),
             "kinds": {type(weight).__name__ for weight in policy.model.parameters()},
             "chosen": selector.chosen,
             "visits": selector.visits,
