@@ -4,11 +4,12 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -17,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 T = TypeVar("T")
 PARALLEL = ("ddp", "fsdp")
+_PATIENCE = timedelta(hours=2)  # of ranks that wait while rank 0 embeds a large pool, or warm-starts a policy
 
 
 class Ranks:
@@ -147,7 +149,11 @@ def join(parallel: str = "ddp") -> Ranks:
     if count == 1:
         return Ranks(parallel=parallel)
     cpu = not torch.accelerator.is_available()  # unless told so, Accelerate joins no ranks on the CPU
-    ranks = Ranks(Accelerator(cpu=cpu, mixed_precision="no"), parallel=parallel)  # the policy has its own precision
+    # The policy has a precision of its own.
+    accelerator = Accelerator(
+        cpu=cpu, mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)]
+    )
+    ranks = Ranks(accelerator, parallel=parallel)
     if ranks.count != count:
         raise RuntimeError(f"WORLD_SIZE is {count}, but Accelerate joined {ranks.count} processes")
     return ranks

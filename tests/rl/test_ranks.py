@@ -13,6 +13,7 @@ from rl.ranks import Ranks, join
 from tests.rl.test_train import CONFIG
 from tests.rl.two_ranks import TRAIN, UPDATES, run_all
 
+pytestmark = pytest.mark.slow
 KINDS = ["ddp", "fsdp"]
 
 

@@ -89,7 +89,7 @@ def main(folder: str) -> None:
 
     ranks = join()
     sharded = Ranks(ranks._accelerator, parallel="fsdp")
-    task = conftest.task.__wrapped__()
+    task = conftest.task.__wrapped__()  # type: ignore[attr-defined]
     found: dict[str, Any] = {"rank": ranks.rank, "count": ranks.count}
     for name, (options, rewards) in UPDATES.items():
         for kind, which in {"alone": Ranks(), "ddp": ranks, "fsdp": sharded}.items():
