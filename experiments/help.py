@@ -10,6 +10,7 @@ _HEAD = """Trains a policy on prompts that a method chooses.
   python -m experiments.train method.name=dps train.steps=500 seed=3
   python -m experiments.train method.name=dps train.checkpoint_every=50 --resume
   python -m experiments.train -m method.name=uniform,mopps,dps seed=0,1,2     # every combination, one after the other
+  torchrun --nproc_per_node 2 -m experiments.train seed=3       # two processes train one policy
 
 Metrics go to metrics.jsonl and TensorBoard events in the run's folder, runs/TASK-METHOD-SEED unless
 hydra.run.dir=FOLDER says otherwise. Set any of these as NAME=VALUE:

@@ -18,7 +18,9 @@ from rl.engines.vllm import VLLMEngine
 from rl.policy import Policy, load_policy
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
+from rl.ranks import Ranks, join
 from rl.rollout import RolloutEngine
+from rl.shared import SharedSelector
 from rl.tasks import countdown, string_ops
 from rl.train import train
 from rl.train_config import TrainConfig
@@ -70,14 +72,19 @@ class EngineConfig:
     Attributes:
         name: hf: the policy's own Transformers model; vllm.
         own_process: vllm in a process of its own; otherwise in the trainer's.
-        timeout: vllm: seconds for the completions of one step, after which those that are missing are drawn once more
-            and then given up; 0: no limit.
+        timeout: vllm: seconds for the completions of one step, or of one half of a probe, after which those that are
+            missing are drawn once more and then given up; 0: no limit.
+        max_model_len: vllm: longest prompt and completion together, in tokens; 0: what the model allows, for which vLLM
+            reserves memory.
+        dtype: vllm: of its weights and arithmetic, for example bfloat16; empty: that of the policy's weights.
         gpu_memory_utilization: vllm on a GPU: its share of the memory; the trainer and the selector need theirs.
     """
 
     name: str = "hf"
     own_process: bool = True
     timeout: float = 0.0
+    max_model_len: int = 0
+    dtype: str = ""
     gpu_memory_utilization: float = 0.4
 
 
@@ -90,7 +97,10 @@ class RunConfig:
         pool_size: training prompts.
         held_out_size: prompts that are never trained on, for the probe.
         policy: a folder or hub name of a Hugging Face causal language model; empty: the built-in policy, warm-started.
-        precision: of rollouts and updates: float32, or bfloat16 (torch.autocast; the weights stay float32).
+        precision: of updates and the Hugging Face engine: float32, or bfloat16 (torch.autocast; the weights stay
+            float32).
+        parallel: in several processes (torchrun): ddp: every process has the whole policy; fsdp: weights and optimiser
+            are spread over them (FSDP2), and each has a whole copy to roll out with.
         seed: of the warm start, the pool, the choices and the rollouts.
         method: how prompts are chosen.
         engine: what rolls out.
@@ -103,6 +113,7 @@ class RunConfig:
     held_out_size: int = 500
     policy: str = ""
     precision: str = "float32"
+    parallel: str = "ddp"
     seed: int = 0
     method: MethodConfig = field(default_factory=MethodConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -141,29 +152,36 @@ PREDICTIVE = {"mopps": _mopps, "threshold": _threshold, "dps": _dps, "gps": _gps
 METHODS = ("uniform", "history_resampling", "dynamic_sampling", *PREDICTIVE)
 
 
-def make_curriculum(config: RunConfig, pool: PromptPool) -> Curriculum:
-    """The curriculum that `config.method` names.
+def make_curriculum(config: RunConfig, pool: PromptPool, ranks: Ranks | None = None) -> Curriculum:
+    """The curriculum that `config.method` names; of several ranks, the first has the selector.
 
     Raises:
         ValueError: there is no such method, or one of its parameters is out of range.
     """
-    method, keys, seed = config.method, list(pool.keys), config.seed
-    if method.name in PREDICTIVE:
-        selector = PREDICTIVE[method.name](method, config.train.group_size, pool)
-        ratio = method.candidate_ratio or None
-        return Selected(jaxsel.PromptSelector(selector, keys=keys, seed=seed, candidate_ratio=ratio), method.batch_size)
-    # The baselines go through the pool in shuffled epochs; their selector only predicts, for comparison.
-    selector = jaxsel.uniform(decay=method.decay, group_size=config.train.group_size)
-    shuffled = jaxsel.PromptSelector(selector, keys=keys, seed=seed, candidate_ratio=1)
-    if method.name == "uniform":
-        return Selected(shuffled, method.batch_size)
+    method, ranks = config.method, ranks or Ranks()
+    if method.name not in METHODS:
+        raise ValueError(f"method.name is {method.name!r}; give one of {', '.join(METHODS)}")
+
+    def make() -> jaxsel.PromptSelector:
+        return _selector(config, pool)
+
+    selector = make() if ranks.count == 1 else SharedSelector(make, ranks)
     if method.name == "dynamic_sampling":
         return DynamicSampling(
-            shuffled, method.batch_size, max_batches=method.max_batches, keep_surplus=method.keep_surplus
+            selector, method.batch_size, max_batches=method.max_batches, keep_surplus=method.keep_surplus
         )
     if method.name == "history_resampling":
-        return HistoryResampling(shuffled, method.batch_size, seed=seed)
-    raise ValueError(f"method.name is {method.name!r}; give one of {', '.join(METHODS)}")
+        return HistoryResampling(selector, method.batch_size, seed=config.seed)
+    return Selected(selector, method.batch_size)
+
+
+def _selector(config: RunConfig, pool: PromptPool) -> jaxsel.PromptSelector:
+    method, group_size = config.method, config.train.group_size
+    if method.name in PREDICTIVE:
+        selector, ratio = PREDICTIVE[method.name](method, group_size, pool), method.candidate_ratio or None
+    else:  # The baselines go through the pool in shuffled epochs; their selector only predicts, for comparison.
+        selector, ratio = jaxsel.uniform(decay=method.decay, group_size=group_size), 1
+    return jaxsel.PromptSelector(selector, keys=list(pool.keys), seed=config.seed, candidate_ratio=ratio)
 
 
 def make_task(name: str) -> Task:
@@ -197,35 +215,53 @@ def make_engine(config: EngineConfig, policy: Policy) -> Iterator[RolloutEngine]
     if config.name == "hf":
         yield HFEngine(policy)
     elif config.name == "vllm":
-        options: dict[str, Any] = (
-            {"gpu_memory_utilization": config.gpu_memory_utilization} if torch.cuda.is_available() else {}
-        )
-        timeout = config.timeout or None
-        with VLLMEngine(policy, own_process=config.own_process, timeout=timeout, **options) as engine:
+        on_gpu: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
+        with VLLMEngine(
+            policy,
+            own_process=config.own_process,
+            timeout=config.timeout or None,
+            max_model_len=config.max_model_len or None,
+            dtype=config.dtype or None,
+            **(on_gpu if torch.cuda.is_available() else {}),
+        ) as engine:
             yield engine
     else:
         raise ValueError(f"engine.name is {config.name!r}; give hf or vllm")
 
 
 def run(
-    config: RunConfig, run_dir: Path, *, resume: bool = False, progress: Callable[[range], Any] | None = None
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    progress: Callable[[range], Any] | None = None,
+    ranks: Ranks | None = None,
 ) -> list[dict[str, float]]:
     """Trains, and returns the metrics of every step; `run_dir/config.json` says what they come from.
+
+    Args:
+        config: see `RunConfig`.
+        run_dir: made when missing; the same for all ranks.
+        resume: see `train`.
+        progress: see `train`.
+        ranks: None: those that `torchrun` or `accelerate launch` started, or this process alone.
 
     Raises:
         ValueError: an argument out of its range, or a folder that holds another run.
     """
+    ranks = ranks or join(config.parallel)
     task = make_task(config.task)
     pool = task.pool(config.pool_size, config.seed)
-    policy = make_policy(config, task)
-    with make_engine(config.engine, policy) as engine:
+    policy = ranks.main_first(lambda: make_policy(config, task, progress=ranks.is_main))
+    policy.model.to(ranks.device)  # type: ignore[arg-type]
+    with make_engine(config.engine, policy.frozen_copy() if ranks.sharded else policy) as engine:
         records = train(
             replace(config.train, seed=config.seed),
             task=task,
             pool=pool,
             policy=policy,
             engine=engine,
-            curriculum=make_curriculum(config, pool),
+            curriculum=make_curriculum(config, pool, ranks),
             probe=Probe(
                 task,
                 pool,
@@ -238,6 +274,9 @@ def run(
             run_dir=run_dir,
             resume=resume,
             progress=progress,
+            ranks=ranks,
         )
-    write_result(run_dir / "config.json", provenance(asdict(config), config.seed))
+    if ranks.is_main:
+        origin = provenance(asdict(config), config.seed) | {"processes": ranks.count}
+        write_result(run_dir / "config.json", origin)
     return records

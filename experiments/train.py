@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.help import describe
 from experiments.runs import RunConfig, run
+from rl.ranks import join
 
 
 def _writable_config() -> DictConfig:
@@ -44,16 +45,22 @@ def main(config: DictConfig) -> None:
     choices = OmegaConf.to_container(config)
     assert isinstance(choices, dict)
     resume, threads = choices.pop("resume"), choices.pop("threads")
-    if threads:
-        torch.set_num_threads(threads)
     run_config = OmegaConf.to_object(OmegaConf.merge(_writable_config(), choices))
     assert isinstance(run_config, RunConfig)
+    ranks = join(run_config.parallel)
+    if threads:
+        torch.set_num_threads(threads)  # after Accelerate, which sets them too
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    records = run(run_config, run_dir, resume=resume)
+    records = run(run_config, run_dir, resume=resume, ranks=ranks)
     last = records[-1]
-    print(f"held-out accuracy {last['probe/held_out_accuracy']:.3f} after {last['rollouts']} rollouts; see {run_dir}")
+    if ranks.is_main:
+        print(
+            f"held-out accuracy {last['probe/held_out_accuracy']:.3f} after {last['rollouts']} rollouts; see {run_dir}"
+        )
 
 
 if __name__ == "__main__":
     sys.argv = ["resume=true" if argument == "--resume" else argument for argument in sys.argv]
     main()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

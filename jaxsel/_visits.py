@@ -49,9 +49,12 @@ def checked_ids(
     """The ids beside counts that are not looked at.
 
     Raises:
-        ValueError: lengths that differ, or ids that are no rows of the pool.
+        ValueError: counts that are no vectors, lengths that differ, or ids that are no rows of the pool.
     """
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
+    if np.ndim(successes) != 1 or np.ndim(group_size) != 1:
+        shapes = f"successes has shape {np.shape(successes)} and group_size {np.shape(group_size)}"
+        raise ValueError(f"{shapes}; give vectors with one entry a prompt")
     _one_entry_each(ids, successes, group_size)
     return ids
 

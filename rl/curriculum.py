@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxsel import PromptSelector
 from rl.groups import Groups, join
+from rl.shared import AnySelector
 
 _STREAM = 0x68697374  # others that draw from the same seed start with another number
 
@@ -34,7 +34,7 @@ class Collected(NamedTuple):
 class Curriculum(Protocol):
     """Chooses what a step trains on."""
 
-    selector: PromptSelector
+    selector: AnySelector
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Curriculum(Protocol):
 class Selected:
     """The prompts that the selector chooses, all of them (uniform, MoPPS, DPS, GPS, threshold)."""
 
-    def __init__(self, selector: PromptSelector, batch_size: int):
+    def __init__(self, selector: AnySelector, batch_size: int):
         self.selector = selector
         self._batch_size = batch_size
 
@@ -97,11 +97,12 @@ class DynamicSampling:
         selector: uniform, in the papers.
         batch_size: mixed groups wanted.
         max_batches: generation batches a step at most.
-        keep_surplus: keep mixed groups beyond `batch_size` for the next step (their log-probabilities are then of an
-            older policy, which the clipped loss accounts for); otherwise they are dropped.
+        keep_surplus: keep mixed groups beyond `batch_size` for the next step; otherwise they are dropped. They are of
+            an older policy, which the clipped loss accounts for; with an importance cap their weights do instead, and
+            with rollouts of top-p below 1 and no cap nothing does.
     """
 
-    def __init__(self, selector: PromptSelector, batch_size: int, *, max_batches: int = 10, keep_surplus: bool = False):
+    def __init__(self, selector: AnySelector, batch_size: int, *, max_batches: int = 10, keep_surplus: bool = False):
         if max_batches < 1:
             raise ValueError(f"max_batches is {max_batches}; give at least 1")
         self.selector = selector
@@ -160,7 +161,7 @@ class HistoryResampling:
         seed: of the order within an epoch.
     """
 
-    def __init__(self, selector: PromptSelector, batch_size: int, *, seed: int):
+    def __init__(self, selector: AnySelector, batch_size: int, *, seed: int):
         self.selector = selector
         self._batch_size = batch_size
         self._seed = seed
@@ -211,7 +212,7 @@ class HistoryResampling:
         self._epoch, self._kept, self._order = state["epoch"], state["kept"], state["order"]
 
 
-def _roll_out_and_observe(selector: PromptSelector, prompt_ids: np.ndarray, roll_out: RollOut) -> Groups:
+def _roll_out_and_observe(selector: AnySelector, prompt_ids: np.ndarray, roll_out: RollOut) -> Groups:
     groups = roll_out(prompt_ids)
     selector.observe(groups.prompt_ids, groups.successes, groups.group_size)
     return groups

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from rl.prompts import PromptPool, Task
-from rl.rollout import Completions
+from rl.rollout import Completions, join_completions
 
 
 class Groups(NamedTuple):
@@ -66,28 +66,10 @@ def judge(task: Task, pool: PromptPool, prompt_ids: np.ndarray, completions: Com
 
 def join(parts: list[Groups]) -> Groups:
     """Groups of several batches as one; prompts and completions are padded to the longest."""
-    tokens = [part.completions for part in parts]
     return Groups(
         np.concatenate([part.prompt_ids for part in parts]),
-        Completions(
-            _stack([c.prompt_tokens for c in tokens], pad_left=True),
-            _stack([c.prompt_mask for c in tokens], pad_left=True),
-            _stack([c.tokens for c in tokens]),
-            _stack([c.mask for c in tokens]),
-            _stack([c.log_probs for c in tokens]),
-            [text for c in tokens for text in c.texts],
-        ),
+        join_completions([part.completions for part in parts]),
         torch.cat([part.rewards for part in parts]),
         np.concatenate([part.successes for part in parts]),
         np.concatenate([part.group_size for part in parts]),
     )
-
-
-def _stack(columns: list[torch.Tensor], *, pad_left: bool = False) -> torch.Tensor:
-    """Padding is 0, which every mask hides."""
-    width = max(column.shape[1] for column in columns)
-    padded = []
-    for column in columns:
-        missing = width - column.shape[1]
-        padded.append(torch.nn.functional.pad(column, (missing, 0) if pad_left else (0, missing)))
-    return torch.cat(padded)

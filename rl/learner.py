@@ -1,16 +1,17 @@
 """The learner: optimiser steps from judged completions."""
 
-import copy
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from rl import advantages, losses
 from rl.groups import Groups
-from rl.policy import Policy, Scores
+from rl.policy import Policy
+from rl.ranks import Ranks, sharded_like, whole
 from rl.train_config import TrainConfig
 from rl.value_head import ValueHead
 
@@ -20,19 +21,24 @@ class Learner:
 
     The reference is a frozen copy of the policy as it is handed over here, before anything is loaded into it.
 
+    Several ranks give the same batch to `update`. Each has its share of the rows to train on; means, normalisation,
+    gradient and metrics are those of the whole batch.
+
     Args:
         config: see `TrainConfig`.
-        policy: trained in place.
+        policy: trained in place; sharded in place where the ranks are.
+        ranks: that train together, from the same weights; None: this process alone.
     """
 
-    def __init__(self, config: TrainConfig, policy: Policy):
+    def __init__(self, config: TrainConfig, policy: Policy, ranks: Ranks | None = None):
         self._config = config
         self._policy = policy
-        self._reference = _frozen_copy(policy) if config.kl_weight else None
+        self._ranks = ranks or Ranks()
+        self._reference = policy.frozen_copy() if config.kl_weight else None
         self._value_head = ValueHead(policy.hidden_size).to(policy.device) if config.advantage == "gae" else None
-        self._parameters = list(policy.model.parameters())
-        if self._value_head is not None:
-            self._parameters += self._value_head.parameters()
+        scorer = _Scorer(policy, self._value_head, config.temperature)
+        self._scorer = self._ranks.spread(scorer)
+        self._parameters = list(scorer.parameters())
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
@@ -50,46 +56,57 @@ class Learner:
         Returns:
             policy/loss, policy/grad_norm (before clipping) and the metrics of the losses, of the last pass over the
             batch; policy/log_prob_gap_mean and policy/log_prob_gap_max, between trainer and engine, of the first,
-            before anything has changed.
+            before anything has changed (of completions kept from earlier steps, with what was learnt since), NaN where
+            nothing is trained on.
         """
         config = self._config
         for group in self._optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warm_up_steps)
         rows, totals = self._rows(groups)
         if not len(rows.tokens):
-            return _named(dict.fromkeys(("loss", "grad_norm", "log_prob_gap_mean", "log_prob_gap_max"), 0.0))
-        rows = self._prepared(rows)
+            nothing = {"loss": 0.0, "grad_norm": 0.0, "log_prob_gap_mean": math.nan, "log_prob_gap_max": math.nan}
+            return _named(nothing)
+        rows = self._prepared(rows.share(self._ranks))
         metrics: dict[str, float] = {}
         gap: dict[str, float] = {}
         with self._policy.gradient_checkpointing() if config.gradient_checkpointing else nullcontext():
             for i in range(config.updates_per_batch):
                 log_probs, metrics = self._backward(rows, totals)
                 if i == 0:
-                    gap = losses.log_prob_gap(log_probs, rows.engine_log_probs, rows.mask)
+                    gap = losses.log_prob_gap(*map(self._ranks.stack, (log_probs, rows.engine_log_probs, rows.mask)))
                 if rows.old_log_probs is None:
                     rows = rows._replace(old_log_probs=log_probs)
                 norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm)
-                metrics["grad_norm"] = float(norm)
+                metrics["grad_norm"] = float(whole(norm))
                 self._optimizer.step()
         return _named(metrics | gap)
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """A state dict of the policy's model for an engine, whole on every rank."""
+        return whole(self._policy.model.state_dict())
+
     def state_dict(self) -> dict[str, Any]:
-        """All that changes: policy, optimiser and value head; not the reference."""
-        return {
+        """All that changes: policy, optimiser and value head; not the reference. Whole on rank 0, which saves it."""
+        state = {
             "policy": self._policy.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "value_head": self._value_head.state_dict() if self._value_head is not None else None,
         }
+        return whole(state, keep=self._ranks.is_main)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where another learner of the same configuration was."""
-        self._policy.model.load_state_dict(state["policy"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        """Goes on where another learner of the same configuration was, on however many ranks."""
+        _load(self._policy.model, state["policy"])
+        moments = {
+            i: {name: sharded_like(value, self._parameters[i]) for name, value in values.items()}
+            for i, values in state["optimizer"]["state"].items()
+        }
+        self._optimizer.load_state_dict(state["optimizer"] | {"state": moments})
         if self._value_head is not None:
-            self._value_head.load_state_dict(state["value_head"])
+            _load(self._value_head, state["value_head"])
 
     def _rows(self, groups: Groups) -> tuple["_Rows", dict[str, int]]:
-        """What to train on, and what the means run over: all that was judged, with an advantage or without."""
+        """What all ranks train on, and what the means run over: all that was judged, with an advantage or without."""
         config, completions = self._config, groups.completions
         device = completions.tokens.device
         judged = ~groups.rewards.isnan().flatten().to(device)
@@ -109,7 +126,7 @@ class Learner:
             groups.rewards.flatten().to(device)[chosen],
             advantage[chosen],
             engine_log_probs=completions.log_probs[chosen],
-            old_log_probs=None if config.importance_cap else completions.log_probs[chosen],
+            old_log_probs=None if config.importance_cap or config.top_p < 1 else completions.log_probs[chosen],
         )
         counted = completions.mask[judged]
         return rows, {"num_tokens": int(counted.sum()), "num_completions": int(counted.any(1).sum())}
@@ -120,39 +137,44 @@ class Learner:
         config = self._config
         parts = list(rows.parts(config.micro_batch_size))
         if self._reference is not None:
-            reference = torch.cat([self._score(self._reference, part).log_probs for part in parts])
+            score = partial(self._reference.score, temperature=config.temperature)
+            reference = torch.cat([score(*part.tokens_and_masks).log_probs for part in parts])
             rows = rows._replace(reference_log_probs=reference)
         if self._value_head is not None:
-            values = torch.cat([self._value_head(self._score(self._policy, part).hidden) for part in parts])
+            values = torch.cat([self._scorer(*part.tokens_and_masks)[1] for part in parts])
             last = rows.mask & (rows.mask.cumsum(1) == rows.mask.sum(1, keepdim=True))
             rewards = torch.where(last, rows.rewards[:, None], 0.0)
             estimated, returns = advantages.gae(rewards, values, rows.mask, gae_lambda=config.gae_lambda)
-            normalised = advantages.normalise(estimated, rows.mask)
-            rows = rows._replace(advantages=normalised, old_values=values, returns=returns)
+            normalised = advantages.normalise(self._ranks.stack(estimated), self._ranks.stack(rows.mask))
+            rows = rows._replace(advantages=self._ranks.own(normalised), old_values=values, returns=returns)
         return rows
 
     def _backward(self, rows: "_Rows", totals: dict[str, int]) -> tuple[torch.Tensor, dict[str, float]]:
-        """The gradient of the whole batch, part by part; its log-probabilities and metrics, which add up."""
+        """The gradient of the whole batch, part by part; the log-probabilities of these rows; metrics, which add up."""
         self._optimizer.zero_grad()
         log_probs: list[torch.Tensor] = []
         metrics: dict[str, float] = {}
-        for part in rows.parts(self._config.micro_batch_size):
-            scores = self._score(self._policy, part)
-            loss, more = self._loss(scores, part, totals)
-            loss.backward()
-            log_probs.append(scores.log_probs.detach())
+        parts = list(rows.parts(self._config.micro_batch_size))
+        for i, part in enumerate(parts):
+            with self._ranks.gradients_of(self._scorer, last=i == len(parts) - 1):
+                scored, values = self._scorer(*part.tokens_and_masks)
+                loss, more = self._loss(scored, values, part, totals)
+                (loss * self._ranks.count).backward()  # the exchange takes the mean over ranks
+            log_probs.append(scored.detach())
             for name, value in more.items():
                 metrics[name] = metrics.get(name, 0.0) + value
-        return torch.cat(log_probs), metrics
+        return torch.cat(log_probs), self._ranks.sum(metrics)
 
-    def _loss(self, scores: Scores, rows: "_Rows", totals: dict[str, int]) -> tuple[torch.Tensor, dict[str, float]]:
+    def _loss(
+        self, log_probs: torch.Tensor, values: torch.Tensor | None, rows: "_Rows", totals: dict[str, int]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         config = self._config
         weights: dict[str, Any] = {}
         if config.importance_cap:
             weights = {"engine_log_probs": rows.engine_log_probs, "importance_cap": config.importance_cap}
         loss, metrics = losses.clipped_policy_loss(
-            scores.log_probs,
-            scores.log_probs.detach() if rows.old_log_probs is None else rows.old_log_probs,
+            log_probs,
+            log_probs.detach() if rows.old_log_probs is None else rows.old_log_probs,
             rows.advantages,
             rows.mask,
             clip_low=config.clip_low,
@@ -163,9 +185,9 @@ class Learner:
             **totals,
             **weights,
         )
-        if self._value_head is not None and rows.old_values is not None and rows.returns is not None:
+        if values is not None and rows.old_values is not None and rows.returns is not None:
             value_loss, more = losses.clipped_value_loss(
-                self._value_head(scores.hidden),
+                values,
                 rows.old_values,
                 rows.returns,
                 rows.mask,
@@ -176,10 +198,20 @@ class Learner:
             metrics |= more | {"value_loss": float(value_loss.detach())}
         return loss, metrics | {"loss": float(loss.detach())}
 
-    def _score(self, policy: Policy, rows: "_Rows") -> Scores:
-        return policy.score(
-            rows.prompt_tokens, rows.prompt_mask, rows.tokens, rows.mask, temperature=self._config.temperature
-        )
+
+class _Scorer(torch.nn.Module):
+    """All that is trained, as one module: a gradient is exchanged, and weights are gathered, where it is called."""
+
+    def __init__(self, policy: Policy, value_head: ValueHead | None, temperature: float):
+        super().__init__()
+        self.model, self.value_head = policy.model, value_head
+        self._policy, self._temperature = policy, temperature
+
+    def forward(self, *tokens_and_masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probabilities `[r, t]` of completions, see `Policy.score`, and values where there is a head for them."""
+        scores = self._policy.score(*tokens_and_masks, temperature=self._temperature)
+        # FSDP hangs its work on what comes out, and would lose it with a view that is changed in place.
+        return scores.log_probs.clone(), self.value_head(scores.hidden) if self.value_head else None
 
 
 class _Rows(NamedTuple):
@@ -201,15 +233,31 @@ class _Rows(NamedTuple):
     old_values: torch.Tensor | None = None
     returns: torch.Tensor | None = None
 
+    @property
+    def tokens_and_masks(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `Policy.score` takes."""
+        return self.prompt_tokens, self.prompt_mask, self.tokens, self.mask
+
     def parts(self, size: int) -> Iterator["_Rows"]:
         """The rows in order, at most `size` at a time."""
         for start in range(0, len(self.tokens), size):
-            columns: list[Any] = [None if column is None else column[start : start + size] for column in self]
-            yield _Rows(*columns)
+            yield self._at(slice(start, start + size))
+
+    def share(self, ranks: Ranks) -> "_Rows":
+        """Every count-th row. All ranks have as many, for they pass together: if need be one where no token counts."""
+        total = len(self.tokens)
+        index = torch.arange(ranks.rank, -(-total // ranks.count) * ranks.count, ranks.count, device=self.tokens.device)
+        rows = self._at(index % total)
+        return rows._replace(mask=rows.mask & (index < total)[:, None])
+
+    def _at(self, index: slice | torch.Tensor) -> "_Rows":
+        columns: list[Any] = [None if column is None else column[index] for column in self]
+        return _Rows(*columns)
 
 
-def _frozen_copy(policy: Policy) -> Policy:
-    return replace(policy, model=copy.deepcopy(policy.model).requires_grad_(False))
+def _load(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    own = module.state_dict()
+    module.load_state_dict({name: sharded_like(value, own[name]) for name, value in state.items()})
 
 
 def _named(metrics: dict[str, float]) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """The policy: a causal language model and its tokenizer, built small or loaded by path."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ class Policy:
         model: the model; its weights are best float32, whatever the precision.
         tokenizer: its tokenizer.
         precision: float32: the model computes in the type of its weights; bfloat16: matrix products are in bfloat16
-            (torch.autocast), the weights stay as they are. It holds for rollouts and updates alike.
+            (torch.autocast), the weights stay as they are. It holds for updates and for the rollouts of `HFEngine`.
 
     Raises:
         ValueError: an unknown precision.
@@ -186,6 +187,10 @@ class Policy:
                     del layer.forward
                 else:
                     layer.forward = forward
+
+    def frozen_copy(self) -> "Policy":
+        """With weights of its own, which no gradient changes."""
+        return replace(self, model=copy.deepcopy(self.model).requires_grad_(False))
 
     def save(self, path: str | Path) -> None:
         """Writes a folder that `load_policy` and Transformers' Auto classes read."""

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxsel import PromptSelector, metrics
+from jaxsel import metrics
 from rl.groups import Groups, judge
 from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine, Sampling
+from rl.shared import AnySelector
 
 _STREAM = 0x70726F62  # others that draw from the same seed start with another number
 
@@ -57,18 +58,22 @@ class Probe:
             "top_p": self._sampling.top_p,
         }
 
-    def measure(self, engine: RolloutEngine, selector: PromptSelector, seed: int) -> dict[str, float]:
-        """Accuracies (mean over fresh rollouts) and how well the selector predicts the part of the pool."""
+    def measure(self, engine: RolloutEngine, selector: AnySelector, seed: int) -> dict[str, float]:
+        """Accuracies (mean over fresh rollouts) and how well the selector predicts the part of the pool.
+
+        They are of the completions that were judged: where judged_share is below 1, those that came in time, perhaps.
+        """
         part = self._roll_out(engine, self._pool_part, seed)
         held_out = self._roll_out(engine, self._held_out, seed + 1)
         num_rollouts = part.num_rollouts + held_out.num_rollouts
+        judged = int(part.group_size.sum() + held_out.group_size.sum())
+        cost = {"probe/rollouts": float(num_rollouts), "probe/judged_share": judged / num_rollouts}
         part = part.take(np.flatnonzero(part.group_size > 0))
         if len(part.prompt_ids) == 0 or not held_out.group_size.any():
-            return {"probe/rollouts": float(num_rollouts)}  # every generation failed: nothing is known
+            return cost  # every generation failed: nothing is known
         truth = part.successes / part.group_size
         prediction = selector.predict(self._prompt_ids[part.prompt_ids])
-        return {
-            "probe/rollouts": float(num_rollouts),
+        return cost | {
             "probe/pool_accuracy": float(truth.mean()),
             "probe/pool_mixed_share": float(part.mixed.mean()),
             "probe/held_out_accuracy": float(held_out.successes.sum() / held_out.group_size.sum()),

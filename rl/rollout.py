@@ -102,3 +102,25 @@ def check_request(prompts: Sequence[str], group_size: int) -> None:
         raise ValueError("prompts is empty; give at least one")
     if group_size < 1:
         raise ValueError(f"group_size is {group_size}; give at least 1")
+
+
+def join_completions(parts: Sequence[Completions]) -> Completions:
+    """Completions of several batches as one; prompts and completions are padded to the longest."""
+    return Completions(
+        _stack([part.prompt_tokens for part in parts], pad_left=True),
+        _stack([part.prompt_mask for part in parts], pad_left=True),
+        _stack([part.tokens for part in parts]),
+        _stack([part.mask for part in parts]),
+        _stack([part.log_probs for part in parts]),
+        [text for part in parts for text in part.texts],
+    )
+
+
+def _stack(columns: list[torch.Tensor], *, pad_left: bool = False) -> torch.Tensor:
+    """Padding is 0, which every mask hides."""
+    width = max(column.shape[1] for column in columns)
+    padded = []
+    for column in columns:
+        missing = width - column.shape[1]
+        padded.append(torch.nn.functional.pad(column, (missing, 0) if pad_left else (0, missing)))
+    return torch.cat(padded)

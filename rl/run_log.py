@@ -4,13 +4,39 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+_METRICS = "metrics.jsonl"
 
-class RunLog:
+
+class Records:
+    """The metrics of every step, in memory.
+
+    Args:
+        run_dir: a folder that may hold earlier ones.
+        first_step: those from this step on belong to work that is done again, and are left out.
+    """
+
+    def __init__(self, run_dir: Path, *, first_step: int):
+        self.records = [r for r in read_metrics(run_dir / _METRICS) if r["step"] < first_step]
+
+    def write(self, record: dict[str, float]) -> None:
+        """One step's metrics; not-a-number becomes null."""
+        self.records.append(
+            {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in record.items()}
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """There is nothing to close."""
+
+
+class RunLog(Records):
     """Appends one JSON object a step to `metrics.jsonl` and the same numbers to TensorBoard.
 
     Args:
@@ -24,28 +50,24 @@ class RunLog:
 
     def __init__(self, run_dir: Path, *, first_step: int, resume: bool):
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._path = run_dir / "metrics.jsonl"
-        if self._path.exists() and not resume:
+        path = run_dir / _METRICS
+        if path.exists() and not resume:
             raise ValueError(f"run_dir {run_dir} already holds a run; resume it or give another folder")
-        self.records = [r for r in read_metrics(self._path) if r["step"] < first_step]
-        partial = self._path.with_suffix(".partial")
+        super().__init__(run_dir, first_step=first_step)
+        partial = path.with_suffix(".partial")
         partial.write_text("".join(f"{json.dumps(record)}\n" for record in self.records))
-        os.replace(partial, self._path)
-        self._file = self._path.open("a")
+        os.replace(partial, path)
+        self._file = path.open("a")
         self._tensorboard = SummaryWriter(str(run_dir), purge_step=first_step)
 
     def write(self, record: dict[str, float]) -> None:
         """One step's metrics; not-a-number becomes null."""
-        clean = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in record.items()}
-        self.records.append(clean)
-        self._file.write(f"{json.dumps(clean)}\n")
+        super().write(record)
+        self._file.write(f"{json.dumps(self.records[-1])}\n")
         self._file.flush()
-        for name, value in clean.items():
+        for name, value in self.records[-1].items():
             if value is not None and name != "step":
                 self._tensorboard.add_scalar(name, value, int(record["step"]))
-
-    def __enter__(self) -> "RunLog":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from rl.learner import Learner
 from rl.policy import Policy
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
+from rl.ranks import Ranks
 from rl.rollout import RolloutEngine, Sampling
-from rl.run_log import RunLog, load_checkpoint, read_metrics, save_checkpoint
+from rl.run_log import Records, RunLog, load_checkpoint, read_metrics, save_checkpoint
+from rl.shared import SharedEngine
 from rl.train_config import TrainConfig
 
 
@@ -33,6 +36,7 @@ def train(
     run_dir: Path,
     resume: bool = False,
     progress: Callable[[range], Any] | None = None,
+    ranks: Ranks | None = None,
 ) -> list[dict[str, float]]:
     """Trains the policy in place.
 
@@ -53,14 +57,18 @@ def train(
         run_dir: made when missing.
         resume: go on from `run_dir`'s checkpoint, if there is one.
         progress: wraps the range of steps, for a progress bar; None: a tqdm bar.
+        ranks: the processes that train together; None: this one alone. All call this with the same arguments and the
+            same weights; each has an engine, which has a copy of the policy where `ranks.sharded`, and the curriculum's
+            selector is shared, see `SharedSelector`. Rank 0 writes, into a folder that all can read.
 
     Returns:
-        The metrics of every step, what `metrics.jsonl` holds.
+        The metrics of every step, what `metrics.jsonl` holds; seconds are those of this rank.
 
     Raises:
         ValueError: `run_dir` already holds a run and `resume` is false, or its checkpoint is of another configuration.
     """
-    learner = Learner(config, policy)
+    ranks = ranks or Ranks()
+    learner, engine = Learner(config, policy, ranks), SharedEngine(engine, ranks)
     identity = {
         "train": asdict(config),
         "precision": policy.precision,
@@ -75,13 +83,13 @@ def train(
         learner.load_state_dict(saved["learner"])
         curriculum.load_state_dict(saved["curriculum"])
         start, num_rollouts = saved["step"], saved["num_rollouts"]
-        engine.update_weights(policy.model.state_dict())
+        engine.update_weights(learner.weights())
     elif resume and read_metrics(run_dir / "metrics.jsonl") and not config.checkpoint_every:
         raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
-    log = RunLog(run_dir, first_step=start, resume=resume)
+    log = ranks.each(lambda: _log(run_dir, start, resume, ranks))
     steps = range(start, config.steps)
     with log:
-        for step in progress(steps) if progress else tqdm(steps, unit="step"):
+        for step in progress(steps) if progress else tqdm(steps, unit="step", disable=not ranks.is_main):
             clock = _Clock()
             record: dict[str, float] = {"step": step, "rollouts": num_rollouts}
             if step == 0 or (config.probe_every and step % config.probe_every == 0):
@@ -94,21 +102,16 @@ def train(
             with clock("updating"):
                 record |= learner.update(collected.groups, step)
             with clock("handing_over"):
-                engine.update_weights(policy.model.state_dict())
+                engine.update_weights(learner.weights())
             with clock("selecting"):
                 record |= curriculum.selector.metrics()  # waits for the selector's own update, where it has to
             num_rollouts += collected.num_rollouts
             record |= _summary(collected) | clock.seconds
             log.write(record | {"rollouts": num_rollouts})
             if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
-                save_checkpoint(
-                    checkpoint,
-                    identity,
-                    learner=learner.state_dict(),
-                    curriculum=curriculum.state_dict(),
-                    step=step + 1,
-                    num_rollouts=num_rollouts,
-                )
+                content = {"learner": learner.state_dict(), "curriculum": curriculum.state_dict()}
+                content |= {"step": step + 1, "num_rollouts": num_rollouts}
+                ranks.on_main(partial(save_checkpoint, checkpoint, identity, **content))
         if not log.records or log.records[-1]["step"] < config.steps:
             last = probe.measure(engine, curriculum.selector, _seed(config, _PROBE, config.steps))
             log.write({"step": config.steps, "rollouts": num_rollouts} | last)
@@ -116,6 +119,13 @@ def train(
 
 
 _ROLLOUT, _PROBE = 0, 1
+
+
+def _log(run_dir: Path, first_step: int, resume: bool, ranks: Ranks) -> Records:
+    """What rank 0 writes, the others have in memory."""
+    if ranks.is_main:
+        return RunLog(run_dir, first_step=first_step, resume=resume)
+    return Records(run_dir, first_step=first_step)
 
 
 def _seed(config: TrainConfig, stream: int, *counters: int) -> int:

@@ -15,7 +15,8 @@ class TrainConfig:
         steps: policy updates.
         group_size: rollouts a prompt.
         temperature: of the rollouts.
-        top_p: of the rollouts; the update knows nothing of the truncation, see `Sampling`.
+        top_p: of the rollouts. The policy that is trained is not truncated: below 1, old log-probabilities are the
+            trainer's own, as with `importance_cap`, or its first ratios would be clipped for what the engine left out.
         learning_rate: of AdamW, betas 0.9 and 0.99, no weight decay; linear warm-up over `warm_up_steps`.
         warm_up_steps: see `learning_rate`.
         max_grad_norm: gradients are clipped to this norm.

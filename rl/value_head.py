@@ -14,7 +14,7 @@ class ValueHead(torch.nn.Module):
     def __init__(self, hidden_size: int):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(hidden_size))
-        self.bias = torch.nn.Parameter(torch.zeros(()))
+        self.bias = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, hidden: Float[torch.Tensor, "r t h"]) -> Float[torch.Tensor, "r t"]:
         """The reward to be expected from each state on."""

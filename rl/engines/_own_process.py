@@ -26,7 +26,8 @@ class ServerError(RuntimeError):
 class OwnProcess:
     """Has the methods of `Server`. The weights go through memory that both processes share.
 
-    On the CPU that is a copy of the state dict; on a GPU, CUDA IPC through vLLM's own weight transfer.
+    On the CPU that is a copy of the state dict, which a new process starts from; on a GPU, CUDA IPC through vLLM's own
+    weight transfer, and a new process starts from what the trainer's tensors hold then.
 
     Args:
         server: the class to make there.
@@ -42,6 +43,7 @@ class OwnProcess:
         self._mailbox: dict[str, torch.Tensor] = {}
         self._transfer: Any = None
         self._weights: Mapping[str, torch.Tensor] = {}
+        self._asked = 0
         self._start()
 
     def generate(
@@ -70,7 +72,7 @@ class OwnProcess:
             self._mailbox = {name: torch.empty_like(tensor).share_memory_() for name, tensor in weights.items()}
         for name, tensor in weights.items():
             self._mailbox[name].copy_(tensor)
-        self._ask("load", list(self._mailbox.items()), wait=_START)
+        self._load_mailbox()
 
     def current_weights(self) -> Mapping[str, torch.Tensor]:
         """Those that were loaded last."""
@@ -88,11 +90,17 @@ class OwnProcess:
     def restart(self) -> None:
         """A new process, with the weights that were loaded last."""
         self.renew()
-        self.load(self._weights)
+        if self._on_gpu:
+            self.load(self._weights)
+        else:
+            self._load_mailbox()
 
     def close(self) -> None:
         """Ends the process."""
         self._end()
+
+    def _load_mailbox(self) -> None:
+        self._ask("load", list(self._mailbox.items()), wait=_START)
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -101,27 +109,30 @@ class OwnProcess:
         self._process.start()
         theirs.close()
         self._end = weakref.finalize(self, _end, self._process, self._pipe)
-        self._mailbox, self._transfer = {}, None
-        self._receive(_START)
+        self._transfer = None
+        self._receive(_START, 0)
 
     def _ask(self, name: str, *arguments: Any, wait: float | None) -> Any:
+        self._asked += 1
         try:
-            self._pipe.send((name, arguments))
+            self._pipe.send((self._asked, name, arguments))
         except OSError as error:
             raise ServerError(f"the vLLM process is gone (exit code {self._process.exitcode})") from error
-        return self._receive(wait)
+        return self._receive(wait, self._asked)
 
-    def _receive(self, wait: float | None) -> Any:
+    def _receive(self, wait: float | None, number: int) -> Any:
+        """The answer of that number; 0: that the server has started."""
         try:
-            if not self._pipe.poll(wait):
-                raise ServerError(f"the vLLM process has not answered for {wait:.0f} seconds")
-            failed, answer = self._pipe.recv()
+            while self._pipe.poll(wait):
+                answered, failed, answer = self._pipe.recv()
+                if answered == number and failed:
+                    raise ServerError(f"vLLM raised {answer}")
+                if answered == number:
+                    return answer  # earlier ones were asked for by calls that were interrupted
         except (EOFError, OSError) as error:
             self._process.join(1)
             raise ServerError(f"the vLLM process died (exit code {self._process.exitcode})") from error
-        if failed:
-            raise ServerError(f"vLLM raised {answer}")
-        return answer
+        raise ServerError(f"the vLLM process has not answered for {wait:.0f} seconds")
 
 
 def transfer_engine(server: OwnProcess) -> Any:
@@ -151,28 +162,29 @@ def transfer_engine(server: OwnProcess) -> Any:
         def finish_weight_update(self, weight_version: str | None = None) -> None:
             server.call("finish_weight_update", weight_version)
 
-    return WeightTransferTrainerFactory.trainer_init(
-        IPCTrainerInitInfo(rank=0, packed=True), client=Client(), source=StateDict()
-    )
+    largest = max(w.numel() * w.element_size() for w in server.current_weights().values())
+    info = IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=max(2**30, largest))
+    return WeightTransferTrainerFactory.trainer_init(info, client=Client(), source=StateDict())
 
 
 def _serve(pipe: Connection, make: type[Server], folder: str, options: dict[str, Any]) -> None:
     """The other process: answers until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides what an interrupt means
+    number = 0
     try:
         server = make(folder, options)
-        pipe.send((False, None))
+        pipe.send((number, False, None))
         while True:
-            name, arguments = pipe.recv()
+            number, name, arguments = pipe.recv()
             try:
-                answer = (False, getattr(server, name)(*arguments))
+                answer = (number, False, getattr(server, name)(*arguments))
             except Exception as error:  # whatever it is, the trainer is to know, and this process goes on
-                answer = (True, repr(error))
+                answer = (number, True, repr(error))
             pipe.send(answer)
     except (EOFError, BrokenPipeError):
         return
     except Exception as error:
-        pipe.send((True, repr(error)))
+        pipe.send((number, True, repr(error)))
 
 
 def _end(process: Any, pipe: Connection) -> None:

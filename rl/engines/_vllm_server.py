@@ -134,7 +134,9 @@ def _prepare_environment() -> None:
 def _random_state_kept() -> Iterator[None]:
     """VLLM seeds the generators of its process; the trainer's go on as if it had not."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002

@@ -31,12 +31,15 @@ class VLLMEngine:
         policy: tells tokens, the end of sequence and the first weights; read, never changed.
         own_process: false: in the trainer's process.
         timeout: seconds for one call of `generate`, retry not included; None: no limit.
-        max_model_len: longest prompt and completion together, in tokens; None: what the model allows.
-        dtype: of vLLM's weights and arithmetic, as torch names it; None: that of the policy.
-        **options: more options of `vllm.LLM`, for example `gpu_memory_utilization` or `tensor_parallel_size`.
+        max_model_len: longest prompt and completion together, in tokens, for which vLLM reserves memory; None: what the
+            model allows.
+        dtype: of vLLM's weights and arithmetic, as torch names it; None: that of the policy's weights. The policy's
+            `precision` is not vLLM's.
+        **options: more options of `vllm.LLM`, for example `gpu_memory_utilization`.
 
     Raises:
-        ValueError: `timeout` is not above 0, or `own_process` is false where torch.distributed is running.
+        ValueError: `timeout` is not above 0, `own_process` is false where torch.distributed is running, or options that
+            spread the engine over several GPUs, to which weights could not be handed over.
     """
 
     def __init__(
@@ -53,12 +56,16 @@ class VLLMEngine:
             raise ValueError(f"timeout is {timeout}; give seconds above 0, or None")
         if not own_process and torch.distributed.is_initialized():
             raise ValueError("own_process is false where torch.distributed runs, which vLLM starts too; give true")
+        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+            if options.get(name, 1) != 1:
+                raise ValueError(f"{name} is {options[name]}; give 1: the weights are handed over on one GPU")
         self._policy = policy
         self._timeout = timeout
-        self._max_length = max_model_len or policy.model.config.max_position_embeddings
+        self._max_length = max_model_len or policy.model.config.get_text_config().max_position_embeddings
         weights = policy.model.state_dict()
         self._shapes = {name: weight.shape for name, weight in weights.items()}
-        self._half_updated = False
+        self._half_updated = self._closed = False
+        self._server: Any = None
         self._folder = tempfile.TemporaryDirectory(prefix="jaxsel-vllm-")
         policy.model.config.save_pretrained(self._folder.name)
         policy.tokenizer.save_pretrained(self._folder.name)
@@ -68,19 +75,25 @@ class VLLMEngine:
         }
         try:
             self._server = (OwnProcess if own_process else _Inside)(Server, self._folder.name, options)
+            self.update_weights(weights)
         except BaseException:
-            self._folder.cleanup()
+            self.close()
             raise
-        self.update_weights(weights)
 
     def generate(self, prompts: Sequence[str], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
         """See `RolloutEngine.generate`.
 
         Raises:
-            ValueError: no prompts, a group size below 1, or a prompt that leaves no room for `max_new_tokens`.
-            RuntimeError: the last update of the weights failed halfway.
+            ValueError: no prompts, a group size below 1, a temperature between 0 and 0.01, or a prompt that leaves no
+                room for `max_new_tokens`.
+            RuntimeError: the last update of the weights failed halfway, or the engine is closed.
         """
         check_request(prompts, group_size)
+        if 0 < sampling.temperature < 0.01:
+            raise ValueError(
+                f"temperature is {sampling.temperature}; vLLM knows 0, and 0.01 or more: give one of these"
+            )
+        self._check_open()
         if self._half_updated:
             raise RuntimeError("the last update of vLLM's weights failed halfway; update them before generating")
         prompt_tokens, prompt_mask = self._policy.encode(list(prompts))
@@ -102,21 +115,31 @@ class VLLMEngine:
         Raises:
             ValueError: names or shapes are not those of the policy's whole state dict (`named_parameters` leaves out
                 the head of tied embeddings, and vLLM would keep its old one). The engine stays as it was.
-            RuntimeError: vLLM failed. Until an update succeeds, the engine refuses to generate.
+            RuntimeError: vLLM failed, a new process of it too, or the engine is closed. Until an update succeeds, the
+                engine refuses to generate.
         """
         shapes = {name: weight.shape for name, weight in weights.items()}
         wrong = [name for name in shapes | self._shapes if shapes.get(name) != self._shapes.get(name)]
         if wrong:
             raise ValueError(f"weights do not fit the policy's at {', '.join(wrong)}; give its whole state_dict()")
+        self._check_open()
         if self._half_updated:
             self._server.renew()  # vLLM keeps what it was loading, and would go on with that
         self._half_updated = True
-        self._server.load({name: weight.detach() for name, weight in weights.items()})
+        detached = {name: weight.detach() for name, weight in weights.items()}
+        try:
+            self._server.load(detached)
+        except ServerError:  # it may have died since the last call
+            _log.exception("vLLM failed to take over weights; trying with a new process")
+            self._server.renew()
+            self._server.load(detached)
         self._half_updated = False
 
     def close(self) -> None:
         """Stops vLLM; the engine cannot be used any more."""
-        self._server.close()
+        if not self._closed and self._server is not None:
+            self._server.close()
+        self._closed = True
         self._folder.cleanup()
 
     def __enter__(self) -> "VLLMEngine":
@@ -124,6 +147,10 @@ class VLLMEngine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the engine is closed; make a new one")
 
     def _draw(self, requests: list[Request], sampling: Sampling) -> list[Completion | None]:
         drawn = self._attempt(requests, sampling)
@@ -172,23 +199,27 @@ class _Inside:
 
     def __init__(self, server: type[Server], folder: str, options: dict[str, Any]):
         self._make = lambda: server(folder, options)
-        self._server = self._make()
+        self._server: Server | None = self._make()
 
     def generate(self, *arguments: Any) -> list[Completion | None]:
+        assert self._server is not None
         try:
             return self._server.generate(*arguments)
         except Exception as error:
             raise ServerError(f"vLLM raised {error!r}") from error
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        assert self._server is not None
         self._server.load(weights.items())
 
     def renew(self) -> None:
-        self._server.close()
+        self.close()
         self._server = self._make()
 
     def restart(self) -> None:
         """There is no other process to start; what was waiting has been aborted."""
 
     def close(self) -> None:
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
+            self._server = None

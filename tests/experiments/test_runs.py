@@ -12,6 +12,7 @@ from experiments.runs import METHODS, MethodConfig, RunConfig, make_curriculum, 
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
+from tests.rl.two_ranks import launch
 
 TINY = WarmStartConfig(hidden_size=32, num_layers=1, feed_forward_size=32, steps=2, batch_size=8)
 CONFIG = RunConfig(
@@ -92,3 +93,17 @@ def test_the_command_line_trains_and_resumes(tmp_path):
     drop = [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in before]
     assert drop == [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in after]
     assert np.isfinite(after[-1]["probe/held_out_accuracy"])
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_in_two_processes(tmp_path):
+    arguments = [
+        *("pool_size=40", "held_out_size=4", "method.batch_size=4", "warm_start.steps=2", "train.group_size=2"),
+        *("train.steps=2", "train.probe_every=0", "parallel=fsdp", f"hydra.run.dir={tmp_path}/run"),
+    ]
+    launch([sys.executable, "-m", "experiments.train", *arguments], tmp_path)
+    assert "held-out accuracy" in (tmp_path / "0.log").read_text()
+    assert "held-out accuracy" not in (tmp_path / "1.log").read_text()
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 3
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (written["processes"], written["config"]["parallel"]) == (2, "fsdp")

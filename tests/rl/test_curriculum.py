@@ -166,6 +166,7 @@ def test_preparing_changes_no_choice(make):
 def test_the_prepared_choice_is_the_first_of_the_next_step(roll_out):
     for curriculum in (Selected(selector(jaxsel.mopps(), None), B), DynamicSampling(selector(), B)):
         curriculum.prepare()
+        assert isinstance(curriculum.selector, jaxsel.PromptSelector)
         assert curriculum.selector._prepared is not None
         expected = curriculum.selector._prepared.selection.prompt_ids.tolist()
         roll_out.batches.clear()

@@ -114,6 +114,7 @@ def test_the_next_choice_is_prepared_before_the_update_of_all_steps_but_the_last
     monkeypatch.setattr(Learner, "update", lambda *a: events.append("update") or update(*a))
     start(task, tmp_path, replace(CONFIG, steps=3), curriculum=curriculum)
     assert events == 2 * ["collect", "prepare", "update"] + ["collect", "update"]
+    assert isinstance(curriculum.selector, jaxsel.PromptSelector)
     assert curriculum.selector._prepared is None
 
 

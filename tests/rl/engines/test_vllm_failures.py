@@ -73,6 +73,54 @@ def test_a_process_killed_between_calls_is_started_again(make):
     assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts
 
 
+def test_a_process_killed_before_an_update_is_started_again(make, policy):
+    engine = make()
+    process_of(engine).kill()
+    engine.update_weights(head_of(policy, 7))
+    assert engine.generate(PROMPTS, 2, SAMPLING, seed=0).tokens[0, 0] == 7
+
+
+def test_a_new_process_has_the_weights_that_were_given_last(make, policy):
+    """Not what the trainer's tensors hold by now."""
+    engine = make()
+    weights = head_of(policy, 7)
+    engine.update_weights(weights)
+    weights["lm_head.weight"].fill_(9)
+    process_of(engine).kill()
+    assert engine.generate(PROMPTS, 2, SAMPLING, seed=0).tokens[0, 0] == 7
+
+
+def test_an_interrupted_call_leaves_no_answer_to_the_next_one(make, policy, monkeypatch):
+    engine = make()
+    assert isinstance(engine._server, own_process.OwnProcess)
+    pipe = engine._server._pipe
+
+    class Interrupted:
+        send, recv = pipe.send, pipe.recv
+
+        def poll(self, wait):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine._server, "_pipe", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(PROMPTS[:1], 1, SAMPLING, seed=0)
+    monkeypatch.setattr(engine._server, "_pipe", pipe)
+    assert len(engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts) == 6
+    engine.update_weights(head_of(policy, 6))
+    assert engine.generate(PROMPTS, 2, SAMPLING, seed=0).tokens[0, 0] == 6
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_closed_engine_stays_closed(make, policy, own):
+    engine = make(own=own)
+    engine.close()
+    engine.close()
+    with pytest.raises(RuntimeError, match="is closed; make a new one"):
+        engine.generate(PROMPTS, 1, SAMPLING, seed=0)
+    with pytest.raises(RuntimeError, match="is closed; make a new one"):
+        engine.update_weights(policy.model.state_dict())
+
+
 @pytest.mark.parametrize("trouble", ["raise", "die"])
 def test_what_failed_twice_is_no_information(make, task, trouble):
     engine = make(trouble, times=2)
@@ -135,6 +183,16 @@ def test_a_server_that_does_not_start_says_why(make):
 def test_bad_requests(make, prompts, group_size, message):
     with pytest.raises(ValueError, match=message):
         make(own=False).generate(prompts, group_size, SAMPLING, seed=0)
+
+
+def test_a_temperature_that_vllm_would_change(make):
+    with pytest.raises(ValueError, match=r"temperature is 0\.005, which vLLM raises to 0\.01; give 0 or"):
+        make(own=False).generate(PROMPTS, 1, Sampling(4, temperature=0.005), seed=0)
+
+
+def test_several_gpus_an_engine(policy):
+    with pytest.raises(ValueError, match="tensor_parallel_size is 2; give 1"):
+        VLLMEngine(policy, tensor_parallel_size=2)
 
 
 def test_bad_timeout(make):

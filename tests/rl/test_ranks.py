@@ -1,0 +1,177 @@
+"""Two processes on the CPU, against one."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import rl.ranks
+from rl.learner import Learner
+from rl.policy import build_policy
+from rl.ranks import Ranks, join
+from tests.rl.test_train import CONFIG
+from tests.rl.two_ranks import TRAIN, UPDATES, run_all
+
+pytestmark = pytest.mark.slow
+KINDS = ["ddp", "fsdp"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return run_all(folder)
+
+
+def assert_close(actual, wanted, tolerance):
+    for one, other in zip(actual, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
+
+
+def assert_equal_weights(one, other):
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        assert torch.equal(weight, other[name]), name
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_an_update_on_two_ranks_is_that_on_one(found, name):
+    """Moments are a tenth of the gradient; weights would hide a wrong factor, for Adam rescales it."""
+    alone = found[0][f"{name}, alone"]
+    for kind, tolerance in zip(KINDS, (1e-6, 1e-5), strict=True):
+        both = [rank[f"{name}, {kind}"] for rank in found]
+        assert_close(both[0]["moments"], alone["moments"], tolerance)
+        assert both[0]["metrics"] == both[1]["metrics"]
+        assert both[0]["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-6)
+        assert_equal_weights(both[0]["weights"], both[1]["weights"])
+    if name == "no row":
+        assert set(alone["metrics"].values()) == {0.0}
+    else:
+        assert max(moment.abs().max() for moment in alone["moments"]) > 1e-4
+
+
+def test_what_ranks_agree_on(found):
+    for rank, agreed in enumerate(result["agree"] for result in found):
+        assert agreed["gathered"] == [0, 10]
+        assert agreed["from main"] == "from 0"
+        assert agreed["own"] == rank
+        assert agreed["stacked"].tolist() == [[True], [rank == 1]]
+        assert agreed["after that"] == [0, 1]
+    assert found[0]["agree"]["first"] <= found[1]["agree"]["first"]
+
+
+def test_an_error_on_one_rank_is_raised_on_all(found):
+    for rank, agreed in enumerate(result["agree"] for result in found):
+        assert agreed["failed on 1"] == "ValueError: bad; on rank 1"
+        assert agreed["failed on main"] == "KeyError: 'k'; on rank 0"
+        assert agreed["failed oddly"] == ("RuntimeError: Odd: odd; on rank 1", "Odd: odd; on rank 1")[rank]
+        assert agreed["failed on both"] == f"ValueError: bad {rank}; on rank {rank}"
+
+
+def test_every_rank_completes_its_part_and_gets_all(found):
+    one, other = (result["engine"] for result in found)
+    assert [prompts for prompts, _ in one["asked"]] == [["12="], ["12="], ["12=", "3="]]
+    assert [prompts for prompts, _ in other["asked"]] == [["3=", "4567="]] * 2 + [["4567="], ["4567=", "8="]]
+    assert len({seed for _, seed in one["asked"] + other["asked"]}) == 2
+    for name, num_prompts in {"three": 3, "again": 3, "one": 1}.items():
+        *tensors, texts = one[name]
+        assert all(torch.equal(mine, yours) for mine, yours in zip(tensors, other[name], strict=False))
+        assert texts == other[name][-1]
+        assert len(tensors[0]) == num_prompts
+        assert len(texts) == len(tensors[2]) == 2 * num_prompts
+    assert all(torch.equal(first, again) for first, again in zip(one["three"][:5], one["again"][:5], strict=True))
+    assert one["three"][1].sum(1).tolist() == [3, 2, 5]  # in order, padded on the left
+    for result in (one, other):
+        assert result["error"] == "FloatingPointError: bad kernel; on rank 0"
+        assert result["none"] == "ValueError: prompts is empty; give at least one"
+
+
+def test_one_rank_holds_the_selector_and_all_hear_of_it(found):
+    for rank, shared in enumerate(result["selector"] for result in found):
+        assert shared["holds"] == shared["saves"] == (rank == 0)
+        assert shared["prepared"] == [4] * (rank == 0)
+        assert shared["spec"]
+        assert shared["metrics"][0] == shared["metrics"][1]
+        np.testing.assert_array_equal(*shared["rates"])
+        np.testing.assert_array_equal(*shared["visits"])
+        assert len({tuple(ids) for ids in shared["next"]}) == 1
+        assert shared["error"].startswith("ValueError: batch_size is 31 of 30 prompts")
+        assert shared["not made"].startswith("ValueError: seed is -1")
+        assert shared["refused"].startswith("ValueError: state_dict has the keys []")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_on_two_ranks(found, folder, kind):
+    one, other = (result[f"train, {kind}"]["undisturbed"] for result in found)
+    assert one["kinds"] == {"ddp": {"Parameter"}, "fsdp": {"DTensor"}}[kind]
+    assert one["records"] == other["records"]
+    assert [record["step"] for record in one["records"]] == [0, 1, 2, 3, 4, 5]
+    written = [json.loads(line) for line in (folder / kind / "undisturbed" / "metrics.jsonl").read_text().splitlines()]
+    assert [record | one["records"][i] for i, record in enumerate(written)] == written
+    assert len(written) == 6
+    assert len(list((folder / kind / "undisturbed").glob("events.*"))) == 1
+    assert any(record["policy/grad_norm"] > 0 for record in one["records"][:-1])
+    assert_equal_weights(one["weights"], other["weights"])
+    assert_equal_weights(one["weights"], one["sampler_weights"])
+    assert_equal_weights(one["weights"], other["sampler_weights"])
+    assert one["chosen"] == other["chosen"]
+    assert len(one["chosen"]) == written[-1]["rollouts"] / CONFIG.group_size
+    for result in (one, other):
+        np.testing.assert_array_equal(result["visits"], np.bincount(result["chosen"], minlength=30))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_run_on_two_ranks_continues_to_the_same_numbers(found, kind):
+    for result in found:
+        whole, resumed = (result[f"train, {kind}"][name] for name in ("undisturbed", "resumed"))
+        assert whole["records"] == resumed["records"]
+        assert_equal_weights(whole["weights"], resumed["weights"])
+        assert len(resumed["chosen"]) < len(whole["chosen"])  # it did not start again
+        assert "already holds a run" in result[f"train, {kind}"]["refused"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_process_goes_on_from_a_checkpoint_of_two(found, folder, task, kind):
+    """Of the whole policy or of a sharded one, whose checkpoint of step 4 is one step behind its last weights."""
+    saved = torch.load(folder / kind / "undisturbed" / "checkpoint.pt", weights_only=False)
+    policy = build_policy(task.alphabet, hidden_size=32, num_layers=2, feed_forward_size=32, seed=5)
+    learner = Learner(TRAIN[kind], policy)
+    learner.load_state_dict(saved["learner"])
+    assert saved["step"] == 4
+    assert_equal_weights(learner.weights(), saved["learner"]["policy"])
+    moments = learner.state_dict()["optimizer"]["state"]
+    assert len(moments) == len(learner._parameters)
+    assert all(values["exp_avg"].shape == learner._parameters[i].shape for i, values in moments.items())
+
+
+def test_alone_nothing_travels():
+    ranks, local = Ranks(), lambda: lambda: 1  # which cannot be pickled
+    assert ranks.gather(local)[0]() == ranks.on_main(local)() == ranks.each(local)() == ranks.main_first(local)() == 1
+    assert ranks.is_main
+    assert not Ranks(parallel="fsdp").sharded
+    module = torch.nn.Linear(2, 2)
+    assert ranks.spread(module) is module
+
+
+def test_what_cannot_be_joined_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="parallel is 'tp'; give one of ddp, fsdp"):
+        join("tp")
+
+    class Lonely:
+        device, process_index, num_processes = torch.device("cpu"), 0, 1
+
+    monkeypatch.setattr(rl.ranks, "Accelerator", lambda **_: Lonely())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="WORLD_SIZE is 2, but Accelerate joined 1 processes"):
+        join()
+
+
+def test_a_run_is_on_the_gpu_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    assert Ranks().device == torch.device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
+    assert Ranks().device == torch.device("cpu")
