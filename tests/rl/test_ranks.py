@@ -45,11 +45,11 @@ def test_an_update_on_two_ranks_is_that_on_one(found, name):
     for kind, tolerance in zip(KINDS, (1e-6, 1e-5), strict=True):
         both = [rank[f"{name}, {kind}"] for rank in found]
         assert_close(both[0]["moments"], alone["moments"], tolerance)
-        assert both[0]["metrics"] == both[1]["metrics"]
-        assert both[0]["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-6)
+        assert both[0]["metrics"] == pytest.approx(both[1]["metrics"], rel=0, abs=0, nan_ok=True)
+        assert both[0]["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-6, nan_ok=True)
         assert_equal_weights(both[0]["weights"], both[1]["weights"])
     if name == "no row":
-        assert set(alone["metrics"].values()) == {0.0}
+        assert alone["metrics"]["policy/loss"] == alone["metrics"]["policy/grad_norm"] == 0
     else:
         assert max(moment.abs().max() for moment in alone["moments"]) > 1e-4
 
