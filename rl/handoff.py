@@ -9,7 +9,7 @@ so that neither side sees what the other does later. `copy=False` shares the mem
   both arrays until what is computed from them is done.
 * Do not donate a shared array to a jitted function. On the CPU, JAX then copies instead (tests/rl/test_handoff.py).
 
-Sharing costs about the same at any size. On the CPU, small arrays go quicker through NumPy: see
+Sharing hardly depends on the size. On the CPU, small arrays go quicker through NumPy: see
 experiments/benchmarks/handoff.py.
 
 Importing `rl` sets JAX up to share the GPU: import it before JAX is first used.
