@@ -91,7 +91,7 @@ class VLLMEngine:
         check_request(prompts, group_size)
         if 0 < sampling.temperature < 0.01:
             raise ValueError(
-                f"temperature is {sampling.temperature}; vLLM knows 0, and 0.01 or more: give one of these"
+                f"temperature is {sampling.temperature}, which vLLM raises to 0.01; give 0 or at least that"
             )
         self._check_open()
         if self._half_updated:
