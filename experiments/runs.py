@@ -96,6 +96,7 @@ class RunConfig:
         task: string_ops or countdown.
         pool_size: training prompts.
         held_out_size: prompts that are never trained on, for the probe.
+        probe_size: prompts of the pool in the probe, always the same; 0: all of them.
         policy: a folder or hub name of a Hugging Face causal language model; empty: the built-in policy, warm-started.
         precision: of updates and the Hugging Face engine: float32, or bfloat16 (torch.autocast; the weights stay
             float32).
@@ -111,6 +112,7 @@ class RunConfig:
     task: str = "string_ops"
     pool_size: int = 1000
     held_out_size: int = 500
+    probe_size: int = 200
     policy: str = ""
     precision: str = "float32"
     parallel: str = "ddp"
@@ -266,6 +268,7 @@ def run(
                 task,
                 pool,
                 task.held_out(config.held_out_size),
+                num_pool_prompts=config.probe_size or config.pool_size,
                 group_size=config.train.group_size,
                 temperature=config.train.temperature,
                 top_p=config.train.top_p,

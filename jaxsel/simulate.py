@@ -56,11 +56,12 @@ class LearnerState(NamedTuple):
     boost: Float[Array, " N"]
 
 
-class History(NamedTuple):
+class Trace(NamedTuple):
     """T steps. Predictions are judged before a step's rollouts, on a probe: random prompts, always the same.
 
     Attributes:
         prompt_ids: the batches.
+        successes: of their rollouts; with them a run can be gone through again, see `jaxsel.replay`.
         mixed_share: the share of a batch's groups with 0 < s < n.
         mean_success_rate: true, of the probe.
         spearman: rank correlation of predicted and true success rates; NaN while all predictions are equal.
@@ -70,6 +71,7 @@ class History(NamedTuple):
     """
 
     prompt_ids: Int[Array, "T b"]
+    successes: Int[Array, "T b"]
     mixed_share: Float[Array, " T"]
     mean_success_rate: Float[Array, " T"]
     spearman: Float[Array, " T"]
@@ -235,7 +237,7 @@ def simulate(
     group_size: int = 8,
     candidate_ratio: int | None = None,
     num_probes: int = 1024,
-) -> History:
+) -> Trace:
     """Selects, rolls out, observes and trains `num_steps` times in one scan: `jit` it, `vmap` it over keys.
 
     Probe and candidates depend on the key alone: methods given the same key are compared on the same.
@@ -263,7 +265,7 @@ def simulate(
     init_key, probe_key, steps_key = jax.random.split(key, 3)
     probe = _random_rows(probe_key, num_prompts, min(num_probes, num_prompts))
 
-    def step(carry: tuple[State, LearnerState], t: Int[Array, ""]) -> tuple[tuple[State, LearnerState], History]:
+    def step(carry: tuple[State, LearnerState], t: Int[Array, ""]) -> tuple[tuple[State, LearnerState], Trace]:
         belief, state = carry
         keys = jax.random.split(jax.random.fold_in(steps_key, t), 6)
         candidates = None if num_candidates is None else _random_rows(keys[0], num_prompts, num_candidates)
@@ -271,8 +273,8 @@ def simulate(
         rollouts = rollout(keys[2], learner, state, prompt_ids, group_size)
         prediction = selector.predict(keys[3], belief, probe)
         fresh = rollout(keys[4], learner, state, probe, group_size)
-        history = _history(rollouts, prediction, fresh, success_rate(learner, state, probe), t)
-        return (selector.update(keys[5], belief, rollouts), train(learner, state, rollouts)), history
+        trace = _traced(rollouts, prediction, fresh, success_rate(learner, state, probe), t)
+        return (selector.update(keys[5], belief, rollouts), train(learner, state, rollouts)), trace
 
     start = (selector.init(init_key, num_prompts), initial_state(learner))
     return jax.lax.scan(step, start, jnp.arange(num_steps))[1]
@@ -283,12 +285,13 @@ def _random_rows(key: Key[Array, ""], num_prompts: int, size: int) -> Int[Array,
     return jax.lax.top_k(jax.random.uniform(key, (num_prompts,)), size)[1]
 
 
-def _history(
+def _traced(
     rollouts: Rollouts, prediction: Prediction, fresh: Rollouts, truth: Float[Array, " m"], t: Int[Array, ""]
-) -> History:
+) -> Trace:
     """The record of step t; `prediction`, `fresh` groups and `truth` are of the probe."""
-    return History(
+    return Trace(
         rollouts.prompt_ids,
+        rollouts.successes,
         metrics.mixed_share(rollouts.successes, rollouts.group_size),
         truth.mean(),
         metrics.spearman(prediction.success_rate, truth),

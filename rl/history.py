@@ -25,6 +25,8 @@ _SCHEMA = pa.schema(
     ]
 )
 _ABOUT = b"jaxsel"
+Visits = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rows of the pool, successes, group sizes: each `[b]`."""
 
 
 class HistoryLog:
@@ -42,11 +44,14 @@ class HistoryLog:
         self._folder = folder
         self._schema = _SCHEMA.with_metadata({_ABOUT: json.dumps({"num_prompts": num_prompts, "spec": spec})})
         self._tables: list[pa.Table] = []
+        self._clock = 0
         kept = _parts(folder)
         self._next = len(kept)
         for number, part in enumerate(kept):
             table = pq.read_table(part)
             early = table.filter(pa.array(table["step"].to_numpy() < first_step))
+            if "rollout" in early["kind"].to_pylist():
+                self._clock = 1 + max(_columns(early, "rollout")["clock"].tolist())
             if len(early) < len(table):
                 self._write(part, early)
                 for later in kept[number + 1 :]:
@@ -54,24 +59,14 @@ class HistoryLog:
                 self._next = number + 1
                 break
 
-    def write(
-        self,
-        kind: str,
-        *,
-        step: int,
-        clock: int,
-        prompt_ids: np.ndarray,
-        successes: np.ndarray,
-        group_size: np.ndarray,
-        prediction: jaxsel.Prediction,
-    ) -> None:
-        """Rows of one batch; they are on disk after the next `flush`."""
-        size = len(prompt_ids)
-        columns = {"step": np.full(size, step), "clock": np.full(size, clock), "prompt_id": prompt_ids}
-        columns |= {"successes": successes, "group_size": group_size, "kind": np.full(size, kind)}
-        columns |= {name: np.asarray(field) for name, field in prediction._asdict().items()}
-        arrays = [pa.array(columns[field.name], field.type) for field in self._schema]
-        self._tables.append(pa.Table.from_arrays(arrays, schema=self._schema))
+    def observed(self, step: int, visits: Visits, prediction: jaxsel.Prediction) -> None:
+        """A batch that the selector observes next, and what it predicted of it; on disk after the next `flush`."""
+        self._add("rollout", step, visits, prediction)
+        self._clock += 1
+
+    def probed(self, step: int, visits: Visits, prediction: jaxsel.Prediction) -> None:
+        """Fresh rollouts that the selector does not see."""
+        self._add("probe", step, visits, prediction)
 
     def flush(self) -> None:
         """Writes what was collected."""
@@ -80,6 +75,15 @@ class HistoryLog:
             self._next += 1
             self._tables = []
 
+    def _add(self, kind: str, step: int, visits: Visits, prediction: jaxsel.Prediction) -> None:
+        prompt_ids, successes, group_size = visits
+        size = len(prompt_ids)
+        columns = {"step": np.full(size, step), "clock": np.full(size, self._clock), "kind": np.full(size, kind)}
+        columns |= {"prompt_id": prompt_ids, "successes": successes, "group_size": group_size}
+        columns |= {name: np.asarray(field) for name, field in prediction._asdict().items()}
+        arrays = [pa.array(columns[field.name], field.type) for field in self._schema]
+        self._tables.append(pa.Table.from_arrays(arrays, schema=self._schema))
+
     def _write(self, path: Path, table: pa.Table) -> None:
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
@@ -87,6 +91,19 @@ class HistoryLog:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+
+
+class Unwritten:
+    """Has the methods of `HistoryLog`, for the ranks of a run that do not write."""
+
+    def observed(self, step: int, visits: Visits, prediction: jaxsel.Prediction) -> None:
+        """Does nothing."""
+
+    def probed(self, step: int, visits: Visits, prediction: jaxsel.Prediction) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
+        """Does nothing."""
 
 
 class Recorded(NamedTuple):
@@ -119,8 +136,7 @@ def read_history(folder: str | Path) -> Recorded:
     tables = [pq.read_table(part) for part in parts]
     table = pa.concat_tables(tables)
     about = json.loads(tables[0].schema.metadata[_ABOUT])
-    kinds = np.array(table["kind"].to_pylist())
-    rollouts, probes = (_columns(table.filter(pa.array(kinds == kind))) for kind in ("rollout", "probe"))
+    rollouts, probes = (_columns(table, kind) for kind in ("rollout", "probe"))
     history = jaxsel.make_history(
         rollouts["clock"],
         rollouts["prompt_id"],
@@ -135,5 +151,7 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"))
 
 
-def _columns(table: pa.Table) -> dict[str, np.ndarray]:
-    return {name: table[name].to_numpy() for name in table.column_names if name != "kind"}
+def _columns(table: pa.Table, kind: str) -> dict[str, np.ndarray]:
+    """The rows of that kind."""
+    rows = table.filter(pa.array(np.array(table["kind"].to_pylist()) == kind))
+    return {name: rows[name].to_numpy() for name in rows.column_names if name != "kind"}

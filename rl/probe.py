@@ -1,11 +1,13 @@
 """Fresh rollouts at fixed prompts, the same for every method: accuracy and prediction quality on equal terms."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from jaxsel import metrics
+from jaxsel import Prediction, metrics
 from rl.groups import Groups, judge
+from rl.history import Visits
 from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine, Sampling
 from rl.shared import AnySelector
@@ -58,10 +60,22 @@ class Probe:
             "top_p": self._sampling.top_p,
         }
 
-    def measure(self, engine: RolloutEngine, selector: AnySelector, seed: int) -> dict[str, float]:
+    def measure(
+        self,
+        engine: RolloutEngine,
+        selector: AnySelector,
+        seed: int,
+        record: Callable[[Visits, Prediction], None] | None = None,
+    ) -> dict[str, float]:
         """Accuracies (mean over fresh rollouts) and how well the selector predicts the part of the pool.
 
         They are of the completions that were judged: where judged_share is below 1, those that came in time, perhaps.
+
+        Args:
+            engine: rolls out.
+            selector: is asked what it predicts; it sees nothing of the rollouts.
+            seed: of the rollouts.
+            record: is told what came of the part of the pool, and what was predicted.
         """
         part = self._roll_out(engine, self._pool_part, seed)
         held_out = self._roll_out(engine, self._held_out, seed + 1)
@@ -72,7 +86,10 @@ class Probe:
         if len(part.prompt_ids) == 0 or not held_out.group_size.any():
             return cost  # every generation failed: nothing is known
         truth = part.successes / part.group_size
-        prediction = selector.predict(self._prompt_ids[part.prompt_ids])
+        prompt_ids = self._prompt_ids[part.prompt_ids]
+        prediction = selector.predict(prompt_ids)
+        if record is not None:
+            record((prompt_ids, part.successes, part.group_size), prediction)
         return cost | {
             "probe/pool_accuracy": float(truth.mean()),
             "probe/pool_mixed_share": float(part.mixed.mean()),

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from rl.curriculum import Collected, Curriculum
 from rl.groups import Groups, judge
+from rl.history import HistoryLog, Unwritten
 from rl.learner import Learner
 from rl.policy import Policy
 from rl.probe import Probe
@@ -87,6 +88,7 @@ def train(
     elif resume and read_metrics(run_dir / "metrics.jsonl") and not config.checkpoint_every:
         raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
     log = ranks.each(lambda: _log(run_dir, start, resume, ranks))
+    history = ranks.each(lambda: _history(run_dir, start, curriculum, ranks)) if config.history else None
     steps = range(start, config.steps)
     with log:
         for step in progress(steps) if progress else tqdm(steps, unit="step", disable=not ranks.is_main):
@@ -94,8 +96,8 @@ def train(
             record: dict[str, float] = {"step": step, "rollouts": num_rollouts}
             if step == 0 or (config.probe_every and step % config.probe_every == 0):
                 with clock("probing"):
-                    record |= probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step))
-            collected = _collect(config, task, pool, engine, curriculum, step, clock)
+                    record |= _probe(config, probe, engine, curriculum, step, history)
+            collected = _collect(config, task, pool, engine, curriculum, step, clock, history)
             if step + 1 < config.steps:
                 with clock("selecting"):
                     curriculum.prepare()  # JAX chooses while torch updates the policy
@@ -109,12 +111,16 @@ def train(
             record |= _summary(collected) | clock.seconds
             log.write(record | {"rollouts": num_rollouts})
             if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
+                if history is not None:
+                    history.flush()  # first: what a checkpoint goes on from is on disk
                 content = {"learner": learner.state_dict(), "curriculum": curriculum.state_dict()}
                 content |= {"step": step + 1, "num_rollouts": num_rollouts}
                 ranks.on_main(partial(save_checkpoint, checkpoint, identity, **content))
         if not log.records or log.records[-1]["step"] < config.steps:
-            last = probe.measure(engine, curriculum.selector, _seed(config, _PROBE, config.steps))
+            last = _probe(config, probe, engine, curriculum, config.steps, history)
             log.write({"step": config.steps, "rollouts": num_rollouts} | last)
+        if history is not None:
+            history.flush()
     return log.records
 
 
@@ -128,9 +134,28 @@ def _log(run_dir: Path, first_step: int, resume: bool, ranks: Ranks) -> Records:
     return Records(run_dir, first_step=first_step)
 
 
+def _history(run_dir: Path, first_step: int, curriculum: Curriculum, ranks: Ranks) -> HistoryLog | Unwritten:
+    if not ranks.is_main:
+        return Unwritten()
+    num_prompts = curriculum.selector.num_prompts
+    return HistoryLog(run_dir / "history", num_prompts=num_prompts, spec=curriculum.spec, first_step=first_step)
+
+
 def _seed(config: TrainConfig, stream: int, *counters: int) -> int:
     """A seed for every use, from the run's seed and the step: nothing of it has to be saved."""
     return int(np.random.SeedSequence([config.seed, stream, *counters]).generate_state(1)[0])
+
+
+def _probe(
+    config: TrainConfig,
+    probe: Probe,
+    engine: RolloutEngine,
+    curriculum: Curriculum,
+    step: int,
+    history: HistoryLog | Unwritten | None,
+) -> dict[str, float]:
+    record = partial(history.probed, step) if history is not None else None
+    return probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step), record)
 
 
 def _collect(
@@ -141,6 +166,7 @@ def _collect(
     curriculum: Curriculum,
     step: int,
     clock: "_Clock",
+    history: HistoryLog | Unwritten | None,
 ) -> Collected:
     batches = 0
 
@@ -154,11 +180,17 @@ def _collect(
                 Sampling(task.max_new_tokens, config.temperature, config.top_p, task.stop),
                 seed=_seed(config, _ROLLOUT, step, batches),
             )
-            return judge(task, pool, prompt_ids, completions)
+            groups = judge(task, pool, prompt_ids, completions)
+        if history is not None:
+            with clock("recording"):
+                visits = (groups.prompt_ids, groups.successes, groups.group_size)
+                history.observed(step, visits, curriculum.selector.predict(groups.prompt_ids))
+        return groups
 
     with clock("selecting"):
         collected = curriculum.collect(roll_out)
-    clock.seconds["seconds/selecting"] -= clock.seconds["seconds/generating"]
+    for other in ("generating", "recording"):  # which happen within
+        clock.seconds["seconds/selecting"] -= clock.seconds.get(f"seconds/{other}", 0.0)
     return collected
 
 

@@ -38,6 +38,8 @@ class TrainConfig:
         gradient_checkpointing: compute activations again in the backward pass; saves memory, changes nothing else.
         probe_every: steps between probes; 0: only before the first step and after the last.
         checkpoint_every: steps between checkpoints; 0: none.
+        history: write what the selector observed, what it had predicted and what probes found to the folder `history`,
+            as Parquet; see `rl.history`.
         seed: of the rollouts and the probes.
     """
 
@@ -62,6 +64,7 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     probe_every: int = 25
     checkpoint_every: int = 25
+    history: bool = False
     seed: int = 0
 
     def __post_init__(self):

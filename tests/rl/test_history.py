@@ -19,24 +19,8 @@ def record(log, selector, steps, *, flush_every=2):
         successes = np.array([0, step % 9, 8])
         if step % 2 == 0:
             everything = np.arange(N)
-            log.write(
-                "probe",
-                step=step,
-                clock=step,
-                prompt_ids=everything,
-                successes=everything % 5,
-                group_size=np.full(N, 4),
-                prediction=selector.predict(),
-            )
-        log.write(
-            "rollout",
-            step=step,
-            clock=step,
-            prompt_ids=ids,
-            successes=successes,
-            group_size=np.full(3, 8),
-            prediction=selector.predict(ids),
-        )
+            log.probed(step, (everything, everything % 5, np.full(N, 4)), selector.predict())
+        log.observed(step, (ids, successes, np.full(3, 8)), selector.predict(ids))
         selector.observe(ids, successes, 8)
         if (step + 1) % flush_every == 0:
             log.flush()

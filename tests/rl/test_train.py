@@ -14,6 +14,7 @@ import torch
 import jaxsel
 from rl.curriculum import DynamicSampling, HistoryResampling, Selected
 from rl.engines.hf import HFEngine
+from rl.history import read_history
 from rl.learner import Learner
 from rl.policy import build_policy
 from rl.probe import Probe
@@ -169,6 +170,34 @@ def test_kill_minus_nine_and_resume(task, tmp_path):
     assert 20 < len(read_metrics(run_dir / "metrics.jsonl")) < 400
     resumed = start(task, run_dir, config, resume=True)
     assert_same_run(whole, resumed)
+
+
+@pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])
+def test_the_history_of_a_run_is_what_its_selector_saw(task, tmp_path, name):
+    """Gone through again, it gives the predictions that were recorded; cut and resumed, it is the same."""
+    config = replace(CONFIG, history=True)
+    curriculum = CURRICULA[name]()
+    start(task, tmp_path / "whole", config, curriculum=curriculum)
+    found = read_history(tmp_path / "whole" / "history")
+    assert found.num_prompts == 30
+    method = {"dps": jaxsel.dps(), "dynamic_sampling": jaxsel.uniform()}[name]
+    again = jaxsel.replay(found.history, method, num_prompts=30, probe_steps=range(found.history.num_steps + 1))
+    np.testing.assert_array_equal(np.bincount(found.history.prompt_ids, minlength=30), curriculum.selector.visits)
+    seen = found.rollouts["group_size"] > 0
+    order = np.lexsort([found.rollouts["prompt_id"][seen], found.rollouts["clock"][seen]])
+    np.testing.assert_array_equal(again.prediction.mixed, found.rollouts["mixed"][seen][order])
+    assert sorted(set(found.probes["step"].tolist())) == [0, 4, 8]
+    for clock in set(found.probes["clock"].tolist()):
+        rows = found.probes["clock"] == clock
+        expected = again.probes[clock].success_rate[found.probes["prompt_id"][rows]]
+        np.testing.assert_array_equal(found.probes["success_rate"][rows], expected)
+    with pytest.raises(KeyboardInterrupt):
+        start(task, tmp_path / "cut", config, curriculum=CURRICULA[name](), progress=until_killed(5))
+    start(task, tmp_path / "cut", config, curriculum=CURRICULA[name](), resume=True)
+    resumed = read_history(tmp_path / "cut" / "history")
+    for table, other in ((found.rollouts, resumed.rollouts), (found.probes, resumed.probes)):
+        for column, values in table.items():
+            np.testing.assert_array_equal(values, other[column], err_msg=column)
 
 
 def test_a_finished_run_resumes_to_itself(task, tmp_path):
