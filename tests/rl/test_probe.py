@@ -55,7 +55,8 @@ def test_failed_generations_count_nowhere(task, policy, selector):
 
 def test_nothing_known_is_said(task, policy, selector):
     task = task._replace(verify=lambda *_: None)
-    assert make(task, group_size=2).measure(HFEngine(policy), selector, 0) == {"probe/rollouts": (12 + 5) * 2}
+    found = make(task, group_size=2).measure(HFEngine(policy), selector, 0)
+    assert found == {"probe/rollouts": (12 + 5) * 2, "probe/judged_share": 0}
 
 
 def test_the_probe_is_no_stretch_of_the_epochs(task):
