@@ -6,7 +6,6 @@ One row a prompt and batch: `step` (of training), `clock` (observations of the s
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import jaxsel
+from rl._files import replaced_when_complete
 
 _COUNTS = ("step", "clock", "prompt_id", "successes", "group_size")
 _SCHEMA = pa.schema(
@@ -53,7 +53,7 @@ class HistoryLog:
             if "rollout" in early["kind"].to_pylist():
                 self._clock = 1 + max(_columns(early, "rollout")["clock"].tolist())
             if len(early) < len(table):
-                self._write(part, early)
+                _write(part, early)
                 for later in kept[number + 1 :]:
                     later.unlink()
                 self._next = number + 1
@@ -71,7 +71,7 @@ class HistoryLog:
     def flush(self) -> None:
         """Writes what was collected."""
         if self._tables:
-            self._write(self._folder / f"part-{self._next:06d}.parquet", pa.concat_tables(self._tables))
+            _write(self._folder / f"part-{self._next:06d}.parquet", pa.concat_tables(self._tables))
             self._next += 1
             self._tables = []
 
@@ -83,14 +83,6 @@ class HistoryLog:
         columns |= {name: np.asarray(field) for name, field in prediction._asdict().items()}
         arrays = [pa.array(columns[field.name], field.type) for field in self._schema]
         self._tables.append(pa.Table.from_arrays(arrays, schema=self._schema))
-
-    def _write(self, path: Path, table: pa.Table) -> None:
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            pq.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
 
 
 class Unwritten:
@@ -149,6 +141,11 @@ def read_history(folder: str | Path) -> Recorded:
 
 def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"))
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with replaced_when_complete(path) as file:
+        pq.write_table(table, file)
 
 
 def _columns(table: pa.Table, kind: str) -> dict[str, np.ndarray]:

@@ -2,12 +2,13 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
+
+from rl._files import replaced_when_complete
 
 _METRICS = "metrics.jsonl"
 
@@ -54,9 +55,8 @@ class RunLog(Records):
         if path.exists() and not resume:
             raise ValueError(f"run_dir {run_dir} already holds a run; resume it or give another folder")
         super().__init__(run_dir, first_step=first_step)
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{json.dumps(record)}\n" for record in self.records))
-        os.replace(partial, path)
+        with replaced_when_complete(path) as file:
+            file.write("".join(f"{json.dumps(record)}\n" for record in self.records).encode())
         self._file = path.open("a")
         self._tensorboard = SummaryWriter(str(run_dir), purge_step=first_step)
 
@@ -84,12 +84,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def save_checkpoint(path: Path, identity: dict[str, Any], **content: Any) -> None:
     """Replaces the checkpoint when the new one is complete on disk."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with replaced_when_complete(path) as file:
         torch.save({"identity": identity, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
