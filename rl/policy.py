@@ -107,29 +107,6 @@ class Policy:
         """The text of each row of tokens, without special tokens."""
         return list(self.tokenizer.batch_decode(completions, skip_special_tokens=True))
 
-    def token_log_probs(
-        self,
-        prompt_tokens: torch.Tensor,
-        prompt_mask: torch.Tensor,
-        tokens: torch.Tensor,
-        mask: torch.Tensor,
-        *,
-        temperature: float = 1.0,
-    ) -> torch.Tensor:
-        """Log-probabilities, with gradient, of completions under the current weights.
-
-        Args:
-            prompt_tokens: int64 `[r, p]`, left-padded, one row a completion.
-            prompt_mask: int64 `[r, p]`.
-            tokens: int64 `[r, t]`, right-padded completions.
-            mask: bool `[r, t]`.
-            temperature: of the sampling distribution.
-
-        Returns:
-            float32 `[r, t]`; what stands where the mask is false means nothing.
-        """
-        return self.score(prompt_tokens, prompt_mask, tokens, mask, temperature=temperature).log_probs
-
     def score(
         self,
         prompt_tokens: torch.Tensor,
@@ -139,7 +116,15 @@ class Policy:
         *,
         temperature: float = 1.0,
     ) -> Scores:
-        """Log-probabilities and hidden states of one pass, with gradient; arguments as of `token_log_probs`."""
+        """Log-probabilities and hidden states, with gradient, of completions under the current weights.
+
+        Args:
+            prompt_tokens: int64 `[r, p]`, left-padded, one row a completion.
+            prompt_mask: int64 `[r, p]`.
+            tokens: int64 `[r, t]`, right-padded completions.
+            mask: bool `[r, t]`.
+            temperature: of the sampling distribution.
+        """
         attention = torch.cat([prompt_mask, mask.to(prompt_mask.dtype)], 1)
         positions = (attention.cumsum(1) - 1).clamp_min(0)
         read: list[torch.Tensor] = []

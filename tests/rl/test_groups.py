@@ -65,5 +65,5 @@ def test_joined_prompts_mean_the_same_to_the_policy(task, policy):
     c = join(parts).completions
     rows = torch.arange(3).repeat_interleave(4)
     with torch.no_grad():
-        again = policy.token_log_probs(c.prompt_tokens[rows], c.prompt_mask[rows], c.tokens, c.mask)
+        again = policy.score(c.prompt_tokens[rows], c.prompt_mask[rows], c.tokens, c.mask).log_probs
     torch.testing.assert_close(again[c.mask], c.log_probs[c.mask], atol=1e-5, rtol=1e-4)

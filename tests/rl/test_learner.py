@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from rl.advantages import FROM_REWARDS
 from rl.engines.hf import HFEngine
@@ -16,6 +15,7 @@ from rl.rollout import Sampling
 from rl.train_config import TrainConfig
 from tests.rl.test_train import CONFIG as RUN
 from tests.rl.test_train import assert_same_run, start, until_killed
+from tests.rl.tiny_llama import tiny_llama
 
 CONFIG = TrainConfig(learning_rate=1e-3, warm_up_steps=1, max_grad_norm=1e9, micro_batch_size=3)
 REWARDS = torch.tensor([[1, 0, 0, 1], [1, 1, math.nan, 1], [math.nan] * 4, [0.2, 0, 0, 1]])
@@ -51,7 +51,7 @@ def assert_close(actual, wanted, atol=1e-6):
 def log_probs_of(policy, groups):
     out = groups.completions
     prompt = torch.arange(len(out.tokens)) // out.group_size
-    return policy.token_log_probs(out.prompt_tokens[prompt], out.prompt_mask[prompt], out.tokens, out.mask)
+    return policy.score(out.prompt_tokens[prompt], out.prompt_mask[prompt], out.tokens, out.mask).log_probs
 
 
 def value_head_of(policy):
@@ -293,19 +293,7 @@ def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, options):
 def test_a_model_by_path_with_a_chat_template_trains(task, policy, tmp_path):
     tokenizer = policy.tokenizer
     tokenizer.chat_template = "{% for m in messages %}={{ m['content'] }}{% endfor %}"
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        attention_dropout=0.5,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    tiny_llama(tokenizer, attention_dropout=0.5).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     before = load_policy(tmp_path / "model").model.state_dict()
     trained = replace(load_policy(tmp_path / "model"), precision="bfloat16")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rl.policy import build_policy, character_tokenizer, load_policy
+from tests.rl.tiny_llama import tiny_llama
 
 ALPHABET = "0123456789=abc "
 
@@ -51,13 +52,13 @@ def test_the_seed_gives_the_weights_and_leaves_the_global_generator_alone():
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_token_log_probs_do_not_depend_on_padding():
+def test_log_probs_do_not_depend_on_padding():
     policy = build_policy(ALPHABET, seed=3)
     completion = torch.tensor([[5, 6, 1, 0]])
     mask = completion != 0
-    alone = policy.token_log_probs(*policy.encode(["1="]), completion, mask)
+    alone = policy.score(*policy.encode(["1="]), completion, mask).log_probs
     tokens, prompt_mask = policy.encode(["1=", "12345="])
-    padded = policy.token_log_probs(tokens, prompt_mask, completion.repeat(2, 1), mask.repeat(2, 1))
+    padded = policy.score(tokens, prompt_mask, completion.repeat(2, 1), mask.repeat(2, 1)).log_probs
     torch.testing.assert_close(padded[0][mask[0]], alone[0][mask[0]], atol=1e-5, rtol=1e-4)
 
 
@@ -84,7 +85,7 @@ def test_bfloat16_rounds_the_matrix_products_and_nothing_else():
     tokens, prompt_mask = policy.encode(["12="])
     completion = torch.tensor([[5, 6, 1]])
     assert rounded.forward(tokens).logits.dtype == torch.bfloat16
-    one, other = (p.token_log_probs(tokens, prompt_mask, completion, completion > 0) for p in (policy, rounded))
+    one, other = (p.score(tokens, prompt_mask, completion, completion > 0).log_probs for p in (policy, rounded))
     assert other.dtype == torch.float32
     assert 0 < (one - other).abs().max() < 0.05
     other.sum().backward()
@@ -112,7 +113,7 @@ def test_gradient_checkpointing_forgets_activations_and_is_gone_afterwards():
 
     def gradient():
         policy.model.zero_grad()
-        policy.token_log_probs(tokens, prompt_mask, completion, completion > 0).sum().backward()
+        policy.score(tokens, prompt_mask, completion, completion > 0).log_probs.sum().backward()
         counted = len(calls)
         calls.clear()
         return [p.grad.clone() for p in policy.model.parameters() if p.grad is not None], counted
@@ -151,19 +152,9 @@ def test_a_model_without_layers_to_checkpoint_is_refused():
 
 def test_any_causal_lm_by_path(tmp_path):
     """Another architecture, saved on the spot, with a chat template."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     tokenizer = character_tokenizer(ALPHABET + "<>")
     tokenizer.chat_template = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}"
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    tiny_llama(tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     policy = load_policy(tmp_path)
     tokens, _ = policy.encode(["12="])

@@ -37,9 +37,9 @@ def test_log_probabilities_are_those_of_the_policy(engine, policy):
         out = engine.generate(PROMPTS, 4, Sampling(3, temperature), seed=1)
         rows = torch.arange(len(PROMPTS)).repeat_interleave(4)
         with torch.no_grad():
-            expected = policy.token_log_probs(
+            expected = policy.score(
                 out.prompt_tokens[rows], out.prompt_mask[rows], out.tokens, out.mask, temperature=temperature
-            )
+            ).log_probs
         torch.testing.assert_close(out.log_probs[out.mask], expected[out.mask], atol=1e-5, rtol=1e-4)
         assert (out.log_probs[~out.mask] == 0).all()
 

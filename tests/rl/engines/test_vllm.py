@@ -6,13 +6,13 @@ import random
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from rl.engines._own_process import OwnProcess
 from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
 from rl.policy import Policy, build_policy, character_tokenizer
 from rl.rollout import Sampling
+from tests.rl.tiny_llama import tiny_llama
 
 pytestmark = [
     pytest.mark.vllm,
@@ -50,9 +50,9 @@ def fresh_policy(seed: int = 0) -> Policy:
 def log_probs_of_policy(policy, out, temperature=1.0):
     rows = torch.arange(len(out.prompt_tokens)).repeat_interleave(out.group_size)
     with torch.no_grad():
-        return policy.token_log_probs(
+        return policy.score(
             out.prompt_tokens[rows], out.prompt_mask[rows], out.tokens, out.mask, temperature=temperature
-        )
+        ).log_probs
 
 
 def assert_parity(engine, policy):
@@ -186,10 +186,9 @@ def test_vllm_keeps_an_old_head_without_a_word(pair):
     assert_parity(engine, policy)
 
 
+@pytest.mark.parametrize("pair", [False], indirect=True, ids=["in process"])  # the same code, but it can be patched
 def test_a_prefix_cache_that_is_not_reset_is_stale(pair, monkeypatch):
     engine, policy = pair
-    if isinstance(engine._server, OwnProcess):
-        pytest.skip("the same code runs in the other process, where it cannot be patched from here")
     llm = engine._server._server._llm
     engine.generate([LONG], 1, GREEDY, seed=0)
     disturbed(policy, 70)
@@ -220,19 +219,7 @@ def test_an_update_that_fails_halfway_stops_generation(pair):
 def test_a_model_with_a_chat_template_in_half_precision():
     tokenizer = character_tokenizer(ALPHABET + "<|usr>\n")
     tokenizer.chat_template = "{% for m in messages %}<|u>{{ m['content'] }}\n{% endfor %}"
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).bfloat16().eval()
+    model = tiny_llama(tokenizer, hidden_size=64, intermediate_size=64, max_position_embeddings=256).bfloat16().eval()
     policy = Policy(model, tokenizer)
     assert (policy.eos_token_id, policy.pad_token_id) == (1, 0)
     with VLLMEngine(policy) as engine:
