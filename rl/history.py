@@ -2,10 +2,13 @@
 
 One row a prompt and batch: `step` (of training), `clock` (observations of the selector before this one), `kind`
 ("rollout": the selector observed it; "probe": fresh rollouts that it did not see), `prompt_id`, `successes`,
-`group_size` (0: nothing was judged) and what was predicted before: the fields of `jaxsel.Prediction`.
+`group_size` (0: nothing was judged), what was predicted before: the fields of `jaxsel.Prediction`; and `truth`, the true
+success rate where that is known, in a simulation. The prompts themselves are in `pool.parquet`, for the predictors that
+read them.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +24,11 @@ _SCHEMA = pa.schema(
     [
         *((name, pa.int32()) for name in _COUNTS),
         ("kind", pa.string()),
-        *((name, pa.float32()) for name in jaxsel.Prediction._fields),
+        *((name, pa.float32()) for name in (*jaxsel.Prediction._fields, "truth")),
     ]
 )
 _ABOUT = b"jaxsel"
+_POOL = "pool.parquet"
 Visits = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Rows of the pool, successes, group sizes: each `[b]`."""
 
@@ -37,10 +41,27 @@ class HistoryLog:
         num_prompts: the size of the pool; a reader needs it.
         spec: of the selector, for the reader.
         first_step: rows from this step on are of work that is done again, and are dropped.
+        texts: of the prompts.
+        embeddings: of the prompts `[N, d]`, where there is no text to embed.
     """
 
-    def __init__(self, folder: Path, *, num_prompts: int, spec: dict[str, Any], first_step: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        num_prompts: int,
+        spec: dict[str, Any],
+        first_step: int = 0,
+        texts: Sequence[str] | None = None,
+        embeddings: np.ndarray | None = None,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
+        columns: dict[str, Any] = {} if texts is None else {"text": pa.array(texts, pa.string())}
+        if embeddings is not None:
+            rows = pa.array(np.asarray(embeddings, np.float32).ravel())
+            columns["embedding"] = pa.FixedSizeListArray.from_arrays(rows, embeddings.shape[1])
+        if columns:
+            _write(folder / _POOL, pa.table(columns))
         self._folder = folder
         self._schema = _SCHEMA.with_metadata({_ABOUT: json.dumps({"num_prompts": num_prompts, "spec": spec})})
         self._tables: list[pa.Table] = []
@@ -59,14 +80,16 @@ class HistoryLog:
                 self._next = number + 1
                 break
 
-    def observed(self, step: int, visits: Visits, prediction: jaxsel.Prediction) -> None:
+    def observed(
+        self, step: int, visits: Visits, prediction: jaxsel.Prediction, truth: np.ndarray | None = None
+    ) -> None:
         """A batch that the selector observes next, and what it predicted of it; on disk after the next `flush`."""
-        self._add("rollout", step, visits, prediction)
+        self._add("rollout", step, visits, prediction, truth)
         self._clock += 1
 
-    def probed(self, step: int, visits: Visits, prediction: jaxsel.Prediction) -> None:
+    def probed(self, step: int, visits: Visits, prediction: jaxsel.Prediction, truth: np.ndarray | None = None) -> None:
         """Fresh rollouts that the selector does not see."""
-        self._add("probe", step, visits, prediction)
+        self._add("probe", step, visits, prediction, truth)
 
     def flush(self) -> None:
         """Writes what was collected."""
@@ -75,12 +98,15 @@ class HistoryLog:
             self._next += 1
             self._tables = []
 
-    def _add(self, kind: str, step: int, visits: Visits, prediction: jaxsel.Prediction) -> None:
+    def _add(
+        self, kind: str, step: int, visits: Visits, prediction: jaxsel.Prediction, truth: np.ndarray | None
+    ) -> None:
         prompt_ids, successes, group_size = visits
         size = len(prompt_ids)
         columns = {"step": np.full(size, step), "clock": np.full(size, self._clock), "kind": np.full(size, kind)}
         columns |= {"prompt_id": prompt_ids, "successes": successes, "group_size": group_size}
         columns |= {name: np.asarray(field) for name, field in prediction._asdict().items()}
+        columns["truth"] = np.full(size, np.nan) if truth is None else truth
         arrays = [pa.array(columns[field.name], field.type) for field in self._schema]
         self._tables.append(pa.Table.from_arrays(arrays, schema=self._schema))
 
@@ -107,6 +133,8 @@ class Recorded(NamedTuple):
         history: what it observed, for `jaxsel.replay`; its steps are the selector's clock.
         rollouts: all that it observed, as columns; those of `_SCHEMA`.
         probes: likewise, fresh rollouts that it did not see.
+        texts: of the prompts, where they were recorded.
+        embeddings: of the prompts `[N, d]`, likewise.
     """
 
     num_prompts: int
@@ -114,6 +142,8 @@ class Recorded(NamedTuple):
     history: jaxsel.History
     rollouts: dict[str, np.ndarray]
     probes: dict[str, np.ndarray]
+    texts: list[str] | None
+    embeddings: np.ndarray | None
 
 
 def read_history(folder: str | Path) -> Recorded:
@@ -136,7 +166,17 @@ def read_history(folder: str | Path) -> Recorded:
         rollouts["group_size"],
         num_prompts=about["num_prompts"],
     )
-    return Recorded(about["num_prompts"], about["spec"], history, rollouts, probes)
+    return Recorded(about["num_prompts"], about["spec"], history, rollouts, probes, *_pool(Path(folder) / _POOL))
+
+
+def _pool(path: Path) -> tuple[list[str] | None, np.ndarray | None]:
+    """Texts and embeddings of the prompts, as far as they were recorded."""
+    columns = pq.read_table(path) if path.exists() else pa.table({})
+    texts = columns["text"].to_pylist() if "text" in columns.column_names else None
+    if "embedding" not in columns.column_names:
+        return texts, None
+    lists = columns["embedding"].combine_chunks()
+    return texts, lists.flatten().to_numpy().reshape(len(lists), -1)
 
 
 def _parts(folder: Path) -> list[Path]:

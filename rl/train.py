@@ -88,7 +88,7 @@ def train(
     elif resume and read_metrics(run_dir / "metrics.jsonl") and not config.checkpoint_every:
         raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
     log = ranks.each(lambda: _log(run_dir, start, resume, ranks))
-    history = ranks.each(lambda: _history(run_dir, start, curriculum, ranks)) if config.history else None
+    history = ranks.each(lambda: _history(run_dir, start, curriculum, pool, ranks)) if config.history else None
     steps = range(start, config.steps)
     with log:
         for step in progress(steps) if progress else tqdm(steps, unit="step", disable=not ranks.is_main):
@@ -134,11 +134,14 @@ def _log(run_dir: Path, first_step: int, resume: bool, ranks: Ranks) -> Records:
     return Records(run_dir, first_step=first_step)
 
 
-def _history(run_dir: Path, first_step: int, curriculum: Curriculum, ranks: Ranks) -> HistoryLog | Unwritten:
+def _history(
+    run_dir: Path, first_step: int, curriculum: Curriculum, pool: PromptPool, ranks: Ranks
+) -> HistoryLog | Unwritten:
     if not ranks.is_main:
         return Unwritten()
-    num_prompts = curriculum.selector.num_prompts
-    return HistoryLog(run_dir / "history", num_prompts=num_prompts, spec=curriculum.spec, first_step=first_step)
+    return HistoryLog(
+        run_dir / "history", num_prompts=len(pool), spec=curriculum.spec, first_step=first_step, texts=pool.texts
+    )
 
 
 def _seed(config: TrainConfig, stream: int, *counters: int) -> int:

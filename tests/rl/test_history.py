@@ -81,3 +81,24 @@ def test_a_resumed_run_replaces_the_steps_that_it_does_again(tmp_path, first_ste
 def test_no_history(tmp_path):
     with pytest.raises(ValueError, match="holds no history"):
         read_history(tmp_path)
+
+
+def test_prompts_and_the_truth_of_a_simulation_are_read_again(tmp_path, selector):
+    texts, embeddings = [f"prompt {i}" for i in range(N)], np.arange(3.0 * N).reshape(N, 3)
+    log = make(tmp_path, texts=texts, embeddings=embeddings)
+    ids, truth = np.array([1, 4]), np.array([0.25, 0.5])
+    log.observed(0, (ids, ids, ids), selector.predict(ids), truth)
+    log.probed(1, (ids, ids, ids), selector.predict(ids))
+    log.flush()
+    found = read_history(tmp_path)
+    assert found.texts == texts
+    np.testing.assert_array_equal(found.embeddings, embeddings)
+    np.testing.assert_array_equal(found.rollouts["truth"], truth)
+    assert np.isnan(found.probes["truth"]).all()
+
+
+def test_a_history_without_prompts(tmp_path, selector):
+    log = make(tmp_path)
+    record(log, selector, range(1))
+    log.flush()
+    assert read_history(tmp_path)[-2:] == (None, None)
