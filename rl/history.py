@@ -2,9 +2,9 @@
 
 One row a prompt and batch: `step` (of training), `clock` (observations of the selector before this one), `kind`
 ("rollout": the selector observed it; "probe": fresh rollouts that it did not see), `prompt_id`, `successes`,
-`group_size` (0: nothing was judged), what was predicted before: the fields of `jaxsel.Prediction`; and `truth`, the true
-success rate where that is known, in a simulation. The prompts themselves are in `pool.parquet`, for the predictors that
-read them.
+`group_size` (0: nothing was judged), what was predicted before: the fields of `jaxsel.Prediction`; and `truth`, the
+true success rate where that is known, in a simulation. The prompts themselves are in `pool.parquet`, for the predictors
+that read them.
 """
 
 import json
