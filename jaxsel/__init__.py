@@ -22,6 +22,8 @@ from jaxsel.base import Selection as Selection
 from jaxsel.base import Selector as Selector
 from jaxsel.beta import beta_bernoulli as beta_bernoulli
 from jaxsel.beta import informative_prior as informative_prior
+from jaxsel.fitting import Fitted as Fitted
+from jaxsel.fitting import fit as fit
 from jaxsel.hmm import hidden_markov as hidden_markov
 from jaxsel.methods import dps as dps
 from jaxsel.methods import gps as gps
@@ -29,6 +31,7 @@ from jaxsel.methods import mopps as mopps
 from jaxsel.methods import threshold as threshold
 from jaxsel.methods import uniform as uniform
 from jaxsel.prompt_selector import PromptSelector as PromptSelector
+from jaxsel.recalibration import recalibrated as recalibrated
 from jaxsel.replay import History as History
 from jaxsel.replay import make_history as make_history
 from jaxsel.replay import replay as replay

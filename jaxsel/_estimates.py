@@ -29,15 +29,21 @@ class Estimate(NamedTuple):
     standard_error: Any
 
 
-def estimate(metric: Callable[..., Any], *arrays: Any, weights: Weights = None) -> Estimate:
+def estimate(
+    metric: Callable[..., Any],
+    *arrays: Any,
+    weights: Weights = None,
+    clusters: Int[AnyArray, " c"] | None = None,
+) -> Estimate:
     r"""A metric with its standard error in closed form, from one pass backwards instead of many resamples.
 
         error^2 = m / (m - 1) sum_i (w_i dT / dw_i)^2
 
     is the infinitesimal jackknife of T ("The Jackknife, the Bootstrap and Other Resampling Plans", Efron 1982), or
     delta method: for a mean it is the sample variance over m, for a Pearson correlation the textbook's, and it knows
-    that two terms of a difference are of the same rows. Rows are taken to be independent: give one step at a time, or
-    few rows a prompt. It is rough where the metric has a kink: near 0 for calibration errors, and for a maximum.
+    that two terms of a difference are of the same rows. It is rough where the metric has a kink: near 0 for calibration
+    errors, and for a maximum. Rows are taken to be independent unless `clusters` says which belong together, as those
+    of a prompt at several steps do: then the sum is over clusters, each with the sum of its rows.
 
     >>> import numpy as np
     >>> from jaxsel.metrics import mean_absolute_error
@@ -49,18 +55,27 @@ def estimate(metric: Callable[..., Any], *arrays: Any, weights: Weights = None) 
             not scale it: a mean, no sum.
         arrays: whatever it takes, with the rows first.
         weights: 1 for rows that count, 0 for others; None: all count.
+        clusters: numbers from 0 to below the number of rows, the same for rows that vary together.
+
+    Raises:
+        ValueError: clusters of another length.
     """
     weights = _ones(arrays) if weights is None else jnp.asarray(weights, jnp.float32)
+    together = _checked(clusters, weights)
     value, pull = jax.vjp(lambda weights: metric(*arrays, weights=weights), weights)
     flat, unravel = ravel_pytree(value)
-    num_rows = jnp.sum(weights > 0)
+
+    def summed(values: Float[Array, " m"]) -> Float[Array, " m"]:
+        return values if together is None else jax.ops.segment_sum(values, together, len(values))
+
+    count = jnp.sum(summed((weights > 0).astype(jnp.float32)) > 0)
 
     def error(direction: Float[Array, " k"]) -> Float[Array, ""]:
         (influence,) = pull(unravel(direction))
-        return jnp.sqrt(jnp.sum((weights * influence) ** 2) * num_rows / (num_rows - 1))
+        return jnp.sqrt(jnp.sum(summed(weights * influence) ** 2) * count / (count - 1))
 
     errors = jax.lax.map(error, jnp.eye(flat.size))
-    return Estimate(value, unravel(jnp.where((num_rows > 1) & ~jnp.isnan(flat), errors, jnp.nan)))
+    return Estimate(value, unravel(jnp.where((count > 1) & ~jnp.isnan(flat), errors, jnp.nan)))
 
 
 def bootstrap(
@@ -68,9 +83,10 @@ def bootstrap(
     metric: Callable[..., Any],
     *arrays: Any,
     weights: Weights = None,
+    clusters: Int[AnyArray, " c"] | None = None,
     num_resamples: int = 200,
 ) -> Estimate:
-    """A metric with its standard error over resamples, in which every row counts Poisson(1) times.
+    """A metric with its standard error over resamples, in which every row, or cluster, counts Poisson(1) times.
 
     One resample is in memory at a time. Those where the metric is NaN are left out.
 
@@ -79,23 +95,34 @@ def bootstrap(
         metric: see `estimate`; it need not be smooth.
         arrays: likewise.
         weights: likewise.
+        clusters: likewise.
         num_resamples: the error has itself a relative error of 1 / sqrt(2 num_resamples).
 
     Raises:
-        ValueError: fewer than 2 resamples.
+        ValueError: fewer than 2 resamples, or clusters of another length.
     """
     _validate.integer_in(2, 2**31, num_resamples=num_resamples)
     weights = _ones(arrays) if weights is None else jnp.asarray(weights, jnp.float32)
+    together = _checked(clusters, weights)
     value = metric(*arrays, weights=weights)
     _, unravel = ravel_pytree(value)
 
     def resample(key: Key[Array, ""]) -> Float[Array, " k"]:
         uniform = jax.random.uniform(key, weights.shape)
-        times = sum((uniform >= edge).astype(jnp.float32) for edge in _POISSON)
+        times = jnp.sum(uniform[None] >= jnp.asarray(_POISSON, jnp.float32)[:, None], axis=0).astype(jnp.float32)
+        times = times if together is None else times[together]
         return ravel_pytree(metric(*arrays, weights=weights * times))[0]
 
     resamples = jax.lax.map(resample, jax.random.split(key, num_resamples))
     return Estimate(value, unravel(jnp.nanstd(resamples, axis=0, ddof=1)))
+
+
+def _checked(clusters: Int[AnyArray, " c"] | None, weights: Float[Array, " m"]) -> Int[Array, " c"] | None:
+    if clusters is None:
+        return None
+    if np.shape(clusters) != weights.shape:
+        raise ValueError(f"clusters has shape {np.shape(clusters)} for {weights.shape[0]} rows; give one each")
+    return jnp.asarray(clusters)
 
 
 def slices(

@@ -1,10 +1,17 @@
 """Checks of host-side input. Each raises a ValueError that names the argument, the value and the cure."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
+import jax
 import numpy as np
+from jax.core import Tracer
 from numpy.typing import ArrayLike
+
+
+def traced(value: Any) -> TypeGuard[jax.Array]:
+    """It has no value yet: a gradient is taken with respect to it, say. Nothing can be checked."""
+    return isinstance(value, Tracer)
 
 
 def positive(**arguments: float) -> None:
@@ -28,10 +35,10 @@ def non_negative(**arguments: float) -> None:
             raise ValueError(f"{name} is {value}; give a finite number of at least 0")
 
 
-def unit_interval(**arguments: float) -> None:
-    """Every argument lies in [0, 1]."""
+def unit_interval(**arguments: Any) -> None:
+    """Every argument lies in [0, 1]; what is traced may be anything."""
     for name, value in arguments.items():
-        if not 0 <= value <= 1:
+        if not traced(value) and not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; give a number from 0 to 1")
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
-from jaxsel.base import MIXED, SOLVED, UNSOLVED, Rollouts
+from jaxsel.base import MIXED, SOLVED, UNSOLVED, Rollouts, Scalar
 
 _LARGEST_COUNT = 2**24  # float32 counts whole numbers up to here
 
@@ -65,7 +65,7 @@ def _one_entry_each(ids: Sized, successes: Sized, group_size: Sized) -> None:
         raise ValueError(f"there are {lengths}; give one entry a prompt")
 
 
-def merge_visits(rollouts: Rollouts, num_prompts: int) -> Rollouts:
+def merge_visits(rollouts: Rollouts, num_prompts: int | Int[Array, ""]) -> Rollouts:
     """Sums repeated ids, and points rows without information at `num_prompts`, which `mode="drop"` ignores.
 
     Rows without information are those with n = 0 and those whose id is not in the pool. The length stays as it was;
@@ -88,7 +88,7 @@ def accumulated(
     successes: Float[Array, " N"],
     failures: Float[Array, " N"],
     visits: Rollouts,
-    discount: Float[Array, " b"] | float,
+    discount: Float[Array, " b"] | Scalar,
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     """S <- d * S + s and F <- d * F + (n - s) of the prompts in merged `visits`, d = `discount`."""
     ids = visits.prompt_ids

@@ -15,6 +15,9 @@ It may have `constants()`, the names of fields that no update changes and that t
 checkpoints leave out; `metrics()`, numbers to log by name; and what `Embedded` asks for.
 """
 
+Scalar = float | Float[Array, ""]
+"""A number; traced, where a gradient is taken with respect to it."""
+
 UNSOLVED, MIXED, SOLVED = 0, 1, 2
 """The solve state of a prompt in one group of n rollouts: s = 0, 0 < s < n, s = n."""
 

@@ -12,9 +12,8 @@ With `ageing="step"` the decay acts at every step on every prompt, visited or no
 last visited k steps ago are worth d^k of what is stored, so an update still touches the visited rows only.
 """
 
-import functools
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,7 @@ from numpy.typing import ArrayLike
 from jaxsel import _validate, random
 from jaxsel._beta_binomial import solve_state_probabilities
 from jaxsel._visits import accumulated, merge_visits
-from jaxsel.base import Prediction, Predictor, Rollouts
+from jaxsel.base import Prediction, Predictor, Rollouts, Scalar
 
 
 class BetaState(NamedTuple):
@@ -54,9 +53,9 @@ class BetaState(NamedTuple):
 
 
 def posterior(
-    state: BetaState, decay_per_step: float, prompt_ids: Int[Array, " m"] | None
+    state: BetaState, decay_per_step: Scalar | None, prompt_ids: Int[Array, " m"] | None
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """The parameters alpha and beta of the prompts asked for; `decay_per_step` 1 is ageing by visit."""
+    """The parameters alpha and beta of the prompts asked for; `decay_per_step` None is ageing by visit."""
     rows = slice(None) if prompt_ids is None else prompt_ids
     discount = _discount(decay_per_step, state.step - state.last_step[rows])
     prior_alpha, prior_beta = (
@@ -65,15 +64,19 @@ def posterior(
     return prior_alpha + discount * state.successes[rows], prior_beta + discount * state.failures[rows]
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@jax.jit
 def posterior_draw(
     key: Key[Array, ""],
     state: BetaState,
-    decay_per_step: float,
+    decay_per_step: Scalar | None,
     prompt_ids: Int[Array, " m"] | None,
     first_id: Int[Array, ""] | int = 0,
 ) -> Float[Array, " m"]:
-    """One sample of p of the prompts asked for. Their parameters are read from the state, not stored on the way."""
+    """One sample of p of the prompts asked for. Their parameters are read from the state, not stored on the way.
+
+    It has no gradient: what is drawn and rejected has none.
+    """
+    state, decay_per_step = jax.lax.stop_gradient((state, decay_per_step))
 
     def elements(rows: Int[Array, " c"] | None) -> tuple[Int[Array, " c"], tuple[Float[Array, " c"], ...]]:
         which = prompt_ids if rows is None else rows if prompt_ids is None else prompt_ids[rows]
@@ -84,20 +87,20 @@ def posterior_draw(
     return random.beta_of(key, elements, size)
 
 
-def update(state: BetaState, rollouts: Rollouts, decay: float, decay_per_step: float) -> BetaState:
+def update(state: BetaState, rollouts: Rollouts, decay: Scalar, decay_per_step: Scalar | None) -> BetaState:
     """One step: discounts the visited prompts and adds what was observed of them."""
     num_prompts = state.successes.shape[0]
     visits = merge_visits(rollouts, num_prompts)
     step = state.step + 1
     age = step - state.last_step[visits.prompt_ids]
-    discount = _discount(decay_per_step, age) if decay_per_step < 1 else decay
+    discount = decay if decay_per_step is None else _discount(decay_per_step, age)
     successes, failures = accumulated(state.successes, state.failures, visits, discount)
     last_step = state.last_step.at[visits.prompt_ids].set(step, mode="drop")
     return state._replace(successes=successes, failures=failures, last_step=last_step, step=step)
 
 
-def _discount(decay_per_step: float, age: Int[Array, " m"]) -> Float[Array, " m"] | float:
-    return 1.0 if decay_per_step == 1 else jnp.float32(decay_per_step) ** age
+def _discount(decay_per_step: Scalar | None, age: Int[Array, " m"]) -> Float[Array, " m"] | float:
+    return 1.0 if decay_per_step is None else jnp.float32(decay_per_step) ** age
 
 
 def informative_prior(
@@ -120,9 +123,9 @@ def informative_prior(
 
 def beta_bernoulli(
     *,
-    prior_alpha: ArrayLike = 1.0,
-    prior_beta: ArrayLike = 1.0,
-    decay: float = 0.5,
+    prior_alpha: ArrayLike | Array = 1.0,
+    prior_beta: ArrayLike | Array = 1.0,
+    decay: Scalar = 0.5,
     group_size: int = 8,
     ageing: str = "visit",
 ) -> Predictor:
@@ -141,14 +144,8 @@ def beta_bernoulli(
     _validate.unit_interval(decay=decay)
     _validate.positive_integer(group_size=group_size)
     _validate.one_of(("visit", "step"), ageing=ageing)
-    priors = {
-        "prior_alpha": np.asarray(prior_alpha, np.float32),
-        "prior_beta": np.asarray(prior_beta, np.float32),
-    }
-    for name, value in priors.items():
-        if value.ndim > 1 or not (np.isfinite(value).all() and (value > 0).all()):
-            raise ValueError(f"{name} is {value}; give finite numbers above 0, one or a vector")
-    decay_per_step = decay if ageing == "step" else 1.0
+    priors = {name: _prior(name, value) for name, value in (("prior_alpha", prior_alpha), ("prior_beta", prior_beta))}
+    decay_per_step = decay if ageing == "step" else None
 
     def init(key: Key[Array, ""], num_prompts: int) -> BetaState:
         del key
@@ -188,6 +185,17 @@ def beta_bernoulli(
     return Predictor(spec, init, predict, update_state)
 
 
-def _describe(prior: np.ndarray) -> float | str:
+def _prior(name: str, value: ArrayLike | Array) -> np.ndarray | Array:
+    if _validate.traced(value):
+        return value
+    prior = np.asarray(value, np.float32)
+    if prior.ndim > 1 or not (np.isfinite(prior).all() and (prior > 0).all()):
+        raise ValueError(f"{name} is {prior}; give finite numbers above 0, one or a vector")
+    return prior
+
+
+def _describe(prior: np.ndarray | Array) -> Any:
     """A prior in a spec: the number itself, or the fingerprint of a vector."""
+    if _validate.traced(prior):
+        return prior
     return float(prior) if prior.ndim == 0 else f"sha256:{hashlib.sha256(prior.tobytes()).hexdigest()[:16]}"

@@ -18,7 +18,7 @@ needed only in the sum that normalises the row. The state holds what is predicte
 that makes the one has the other at hand, and predicting the pool is reading it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 
 from jaxsel import _validate, random
 from jaxsel._visits import merge_visits, solve_states
-from jaxsel.base import MIXED, UNSOLVED, Prediction, Predictor, Rollouts
+from jaxsel.base import MIXED, UNSOLVED, Prediction, Predictor, Rollouts, Scalar
 
 PRIOR_COUNTS = {
     "ones": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
@@ -84,7 +84,7 @@ def transition_counts(state: HMMState, prompt_ids: Int[Array, " m"] | None = Non
     return state.prior_counts[:, :, None] + state.scale * jnp.stack([excess[:, 0], excess[:, 1], to_solved], 1)
 
 
-def update(state: HMMState, rollouts: Rollouts, decay: float) -> HMMState:
+def update(state: HMMState, rollouts: Rollouts, decay: Scalar) -> HMMState:
     """One step: conditions the visited prompts, decays the counts of all, moves the belief of all."""
     ids, successes, group_size = merge_visits(rollouts, state.filtered.shape[1])
     observed = jax.nn.one_hot(solve_states(successes, group_size), 3, axis=0, dtype=jnp.float32)
@@ -199,9 +199,9 @@ def parallel_forward_filter(
 
 def hidden_markov(
     *,
-    decay: float = 0.7,
-    prior_counts: ArrayLike | None = None,
-    initial_belief: ArrayLike | None = None,
+    decay: Scalar = 0.7,
+    prior_counts: ArrayLike | Array | None = None,
+    initial_belief: ArrayLike | Array | None = None,
 ) -> Predictor:
     """A hidden Markov model per prompt.
 
@@ -249,13 +249,15 @@ def hidden_markov(
     spec = {
         "predictor": "hidden_markov",
         "decay": decay,
-        "prior_counts": counts.tolist(),
-        "initial_belief": belief.tolist(),
+        "prior_counts": _listed(counts),
+        "initial_belief": _listed(belief),
     }
     return Predictor(spec, init, predict, update_state)
 
 
-def _prior_matrix(prior_counts: ArrayLike) -> Float[np.ndarray, "3 3"]:
+def _prior_matrix(prior_counts: ArrayLike | Array) -> Float[np.ndarray, "3 3"] | Float[Array, "3 3"]:
+    if _validate.traced(prior_counts):
+        return prior_counts
     if isinstance(prior_counts, str):
         _validate.one_of(PRIOR_COUNTS, prior_counts=prior_counts)
     counts = np.asarray(PRIOR_COUNTS[prior_counts] if isinstance(prior_counts, str) else prior_counts, np.float32)
@@ -267,8 +269,14 @@ def _prior_matrix(prior_counts: ArrayLike) -> Float[np.ndarray, "3 3"]:
     return counts
 
 
-def _initial_belief(initial_belief: ArrayLike | None) -> Float[np.ndarray, " 3"]:
+def _initial_belief(initial_belief: ArrayLike | Array | None) -> Float[np.ndarray, " 3"] | Float[Array, " 3"]:
+    if _validate.traced(initial_belief):
+        return initial_belief
     belief = np.asarray((1, 1, 1) if initial_belief is None else initial_belief, np.float64)
     if belief.shape != (3,) or not np.isfinite(belief).all() or (belief < 0).any() or belief.sum() == 0:
         raise ValueError(f"initial_belief is {belief.tolist()}; give three numbers >= 0, not all 0")
     return (belief / belief.sum()).astype(np.float32)
+
+
+def _listed(array: np.ndarray | Array) -> Any:
+    return array if _validate.traced(array) else array.tolist()

@@ -249,6 +249,21 @@ def solve_state_accuracy(
     return ratio(jnp.trace(counts), jnp.sum(counts))
 
 
+def solve_state_log_score(
+    prediction: Prediction,
+    successes: Int[AnyArray, " m"],
+    group_size: Int[AnyArray, " m"],
+    *,
+    weights: Weights = None,
+) -> Float[Array, ""]:
+    """The mean log probability of the observed solve state, in nats, where n > 0: higher is better."""
+    columns = {"unsolved": prediction.unsolved, "mixed": prediction.mixed, "solved": prediction.solved}
+    w, s, n, *states = counted(weights, successes=successes, group_size=group_size, **columns)
+    w = jnp.where(n > 0, w, 0)
+    came = jnp.take_along_axis(jnp.stack(states), solve_states(s, n)[None], axis=0)[0]
+    return mean(jnp.where(w > 0, jnp.log(jnp.where(w > 0, came, 1)), 0), w)
+
+
 def confusion_matrix(
     prediction: Prediction,
     successes: Int[AnyArray, " m"],

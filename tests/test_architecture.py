@@ -20,13 +20,15 @@ LAYER = {
     "jaxsel.amortized": 2,
     "jaxsel.acquisition": 2,
     "jaxsel.allocation": 2,
+    "jaxsel.recalibration": 2,
     "jaxsel.simulate": 3,
     "jaxsel.selection": 3,
     "jaxsel.methods": 4,
     "jaxsel.sharding": 4,
     "jaxsel.prompt_selector": 5,
     "jaxsel.replay": 6,
-    "jaxsel": 7,
+    "jaxsel.fitting": 7,
+    "jaxsel": 8,
 }
 
 

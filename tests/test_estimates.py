@@ -141,3 +141,46 @@ def test_a_slice_compiles_nothing_anew():
     for seed in range(3):
         score(x, y, jnp.asarray(np.random.default_rng(seed).uniform(size=len(x)) < 0.5))
     assert len(compiled) == 1
+
+
+def clustered():
+    """Four rows each of 50 clusters that share an offset, in any order."""
+    rng = np.random.default_rng(5)
+    clusters = rng.permutation(np.repeat(np.arange(50), 4))
+    return clusters, (rng.normal(size=50)[clusters] + 0.1 * rng.normal(size=200)).astype(np.float32)
+
+
+def test_rows_of_a_cluster_vary_together():
+    """The error of a mean of equal clusters is that of the mean of their means."""
+    clusters, x = clustered()
+    means = np.array([x[clusters == c].mean() for c in range(50)])
+    found = metrics.estimate(_weighted_mean, x, clusters=clusters)
+    np.testing.assert_allclose(found.standard_error, means.std(ddof=1) / np.sqrt(50), rtol=1e-4)
+    alone = metrics.estimate(_weighted_mean, x)
+    assert alone.standard_error < 0.6 * found.standard_error
+
+
+def test_resampled_clusters_agree():
+    clusters, x = clustered()
+    both = (
+        metrics.estimate(_weighted_mean, x, clusters=clusters),
+        metrics.bootstrap(jax.random.key(0), _weighted_mean, x, clusters=clusters),
+    )
+    np.testing.assert_allclose(both[1].standard_error, both[0].standard_error, rtol=0.2)
+
+
+def test_a_cluster_that_does_not_count_is_none():
+    clusters, x = clustered()
+    weights = (clusters < 10).astype(np.float32)
+    few = metrics.estimate(_weighted_mean, x, weights=weights, clusters=clusters)
+    alone = metrics.estimate(_weighted_mean, x[clusters < 10], clusters=clusters[clusters < 10])
+    np.testing.assert_allclose(few.standard_error, alone.standard_error, rtol=1e-4)
+
+
+def _weighted_mean(x, *, weights):
+    return jnp.sum(weights * x) / jnp.sum(weights)
+
+
+def test_clusters_of_another_length():
+    with pytest.raises(ValueError, match=r"clusters has shape \(3,\) for 4 rows"):
+        metrics.estimate(_weighted_mean, np.ones(4, np.float32), clusters=np.arange(3))

@@ -38,6 +38,7 @@ OF_PREDICTION = {
         "solve_state_accuracy",
         "solve_state_f1",
         "mixed_shares",
+        "solve_state_log_score",
         "beta_binomial_log_score",
         "success_coverage",
     )
@@ -273,6 +274,12 @@ def test_confusion_and_f1_are_those_of_scikit_learn():
     each = [f1_score(observed == state, likeliest == state) for state in range(3)]
     np.testing.assert_allclose(found.states, each, rtol=1e-5)
     np.testing.assert_allclose(found.macro, f1_score(observed, likeliest, average="macro"), rtol=1e-5)
+
+
+def test_the_log_score_of_a_solve_state():
+    prediction = beta_prediction(np.array([1.0, 1.0, 2.0]), np.array([1.0, 1.0, 3.0]))
+    found = metrics.solve_state_log_score(prediction, np.array([0, 3, 7]), np.array([8, 8, 0]))
+    np.testing.assert_allclose(found, (np.log(1 / 9) + np.log(7 / 9)) / 2, rtol=1e-5)
 
 
 def test_f1_of_a_state_that_is_neither_predicted_nor_seen_is_nan():

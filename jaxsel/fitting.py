@@ -1,0 +1,307 @@
+r"""What the papers set by hand, fitted to a recorded history: decay, prior counts, initial belief.
+
+A predictor says, before every batch, how likely what then came was. Added up over the history, with theta its
+parameters,
+
+    L(theta) = sum_t sum_{i in batch t} log P_theta( outcome_i | everything observed before t )
+
+is the one-step-ahead log score, and the log likelihood of the predictor as a model ("Present Position and Potential
+Developments", Dawid 1984): what maximises it can be compared with other methods, and has standard errors
+
+    cov = H^-1 ( sum_i g_i g_i' + 1 / w^2 ) H^-1,    H = 1 / w^2 - d^2 L / d theta^2
+
+with g_i the gradient of the rows of prompt i, which hold where the model is wrong, too (White 1982). All this is on a
+free scale, logits and logs, and brought back by the delta method. On that scale a Gaussian around the values set by
+hand, of a wide standard deviation w, stands before the likelihood, so that what the history does not tell stays finite.
+
+Parameters are few and histories long: derivatives go forwards through the scan, and nothing is kept for a way back.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
+
+from jaxsel import _beta_binomial, _validate
+from jaxsel._visits import solve_states
+from jaxsel.base import Prediction, Predictor, Rollouts
+from jaxsel.beta import beta_bernoulli
+from jaxsel.hmm import PRIOR_COUNTS, hidden_markov
+from jaxsel.replay import History
+
+_EDGE = 0.01  # a start at the end of its interval is moved in by so much: from there no gradient leads away
+_SLOPE = 1e-4  # of the mean score, on the free scale: float32 tells no smaller ones from 0
+
+
+class Domain(NamedTuple):
+    """Where a parameter may lie, and the free numbers that stand for it.
+
+    Attributes:
+        freed: the parameter, inside of its domain, as free numbers.
+        bound: free numbers as the parameter.
+    """
+
+    freed: Callable[[Any], Any]
+    bound: Callable[[Any], Any]
+
+
+def _logit(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    x = jnp.clip(x, _EDGE, 1 - _EDGE)
+    return jnp.log(x) - jnp.log1p(-x)
+
+
+UNIT = Domain(_logit, jax.nn.sigmoid)
+"""Between 0 and 1."""
+
+POSITIVE = Domain(lambda x: jnp.log(jnp.maximum(x, _EDGE)), jnp.exp)
+"""Above 0."""
+
+SIMPLEX = Domain(
+    lambda x: jnp.log(jnp.maximum(x[:-1], _EDGE)) - jnp.log(jnp.maximum(x[-1:], _EDGE)),
+    lambda x: jax.nn.softmax(jnp.concatenate([x, jnp.zeros(1)])),
+)
+"""Probabilities that sum to 1."""
+
+DOMAINS: Mapping[str, Domain] = {
+    "decay": UNIT,
+    "prior_alpha": POSITIVE,
+    "prior_beta": POSITIVE,
+    "prior_counts": POSITIVE,
+    "initial_belief": SIMPLEX,
+}
+"""Of the parameters of the predictors here, by name."""
+
+_BY_HAND: dict[str, ArrayLike] = {"prior_counts": PRIOR_COUNTS["ones"], "initial_belief": (1 / 3, 1 / 3, 1 / 3)}
+_FITTED: dict[Any, tuple[str, ...]] = {
+    beta_bernoulli: ("decay", "prior_alpha", "prior_beta"),
+    hidden_markov: ("decay", "prior_counts", "initial_belief"),
+}
+
+
+def _score_of_counts(prediction: Prediction, rollouts: Rollouts) -> Float[Array, " b"]:
+    rate = prediction.success_rate
+    spread = _beta_binomial.spread_of(rate, prediction.variance)
+    return _beta_binomial.log_prob(rollouts.successes, rollouts.group_size, rate, spread)
+
+
+def _score_of_states(prediction: Prediction, rollouts: Rollouts) -> Float[Array, " b"]:
+    states = jnp.stack([prediction.unsolved, prediction.mixed, prediction.solved])
+    came = solve_states(rollouts.successes, rollouts.group_size)
+    return jnp.log(jnp.take_along_axis(states, came[None], axis=0)[0])
+
+
+_SCORES = {"counts": _score_of_counts, "states": _score_of_states}
+
+
+class Fitted(NamedTuple):
+    """A predictor with the parameters that predicted a history best.
+
+    Attributes:
+        predictor: the family with these parameters; `jaxsel.mopps(**parameters)` is a selector with them.
+        parameters: that were fitted, by name: a number or nested lists.
+        standard_errors: of the parameters, likewise.
+        log_score: one step ahead, mean of the rows, in nats.
+        by_hand: the same of the values that the fit started from.
+        num_rows: visits that were predicted.
+        steps: of the optimiser.
+        converged: it stopped because nothing was left to gain.
+    """
+
+    predictor: Predictor
+    parameters: dict[str, Any]
+    standard_errors: dict[str, Any]
+    log_score: float
+    by_hand: float
+    num_rows: int
+    steps: int
+    converged: bool
+
+
+def fit(
+    history: History,
+    family: Callable[..., Predictor],
+    *,
+    num_prompts: int,
+    parameters: Sequence[str] | None = None,
+    start: Mapping[str, Any] | None = None,
+    score: str | None = None,
+    domains: Mapping[str, Domain] | None = None,
+    prior_width: float = 3.0,
+    max_steps: int = 100,
+    **options: Any,
+) -> Fitted:
+    """Fits the parameters of a family of predictors to a history.
+
+    >>> import jaxsel, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> rates = rng.beta(0.5, 2.0, 200)  # they stay: nothing should be forgotten
+    >>> ids = np.concatenate([rng.permutation(200)[:50] for _ in range(20)])
+    >>> history = jaxsel.make_history(
+    ...     np.repeat(np.arange(20), 50), ids, rng.binomial(8, rates[ids]), 8, num_prompts=200)
+    >>> fitted = jaxsel.fit(history, jaxsel.beta_bernoulli, num_prompts=200)
+    >>> {name: f"{value:.1f} ({fitted.standard_errors[name]:.1f})" for name, value in fitted.parameters.items()}
+    {'decay': '1.0 (0.0)', 'prior_alpha': '0.5 (0.1)', 'prior_beta': '2.0 (0.3)'}
+
+    Args:
+        history: what was observed; a held-out part of it says how good the fit is.
+        family: makes a predictor of parameters: `jaxsel.beta_bernoulli`, `jaxsel.hidden_markov`, or one that computes
+            with them in JAX and does not look at their values. It is given the visited prompts alone, as its pool.
+        num_prompts: the size of the history's pool.
+        parameters: names of those to fit; None: decay and prior of either family above.
+        start: values set by hand, the default of the family where there is none.
+        score: "counts": the Beta-Binomial probability of the number of successes, for predictors of success rates;
+            "states": that of the solve state. None: "states" for `hidden_markov`, which knows nothing else.
+        domains: of parameters whose name is not in `DOMAINS`.
+        prior_width: w, in logits and logs.
+        max_steps: of L-BFGS.
+        **options: of the family, as they are; a vector with one entry a prompt of the pool is cut to those visited.
+
+    Raises:
+        ValueError: an empty history, a parameter without a domain, a score that is none, or a start at which
+            something came that was predicted not to.
+    """
+    _validate.positive_integer(num_prompts=num_prompts, max_steps=max_steps)
+    _validate.positive(prior_width=prior_width)
+    names = _FITTED.get(family, ()) if parameters is None else tuple(parameters)
+    domains = {**DOMAINS, **(domains or {})}
+    unknown = [name for name in names if name not in domains]
+    if not names or unknown:
+        what = f"parameters holds {unknown[0]!r}" if unknown else "parameters is empty"
+        raise ValueError(f"{what}; give names out of {', '.join(domains)}, or of your own with their domains")
+    score = score or ("states" if family is hidden_markov else "counts")
+    _validate.one_of(tuple(_SCORES), score=score)
+    if len(history.step) == 0:
+        raise ValueError("history has no rows; give one with visits")
+
+    visited, batches = _batches(history)
+    by_hand = {name: jnp.asarray(_by_hand(family, name, start or {}), jnp.float32) for name in names}
+    cut = {name: _cut(value, visited, num_prompts) for name, value in options.items()}
+
+    def row_scores(values: dict[str, Any]) -> Float[Array, "T b"]:
+        return _one_step_ahead(family(**values, **cut), _SCORES[score], batches, len(visited))
+
+    free_start, unravel = ravel_pytree({name: domains[name].freed(by_hand[name]) for name in names})
+
+    def bound(free: Float[Array, " k"]) -> dict[str, Any]:
+        return {name: domains[name].bound(value) for name, value in unravel(free).items()}
+
+    num_rows = len(history.step)
+
+    def loss(free: Float[Array, " k"]) -> Float[Array, ""]:
+        off = (free - free_start) / prior_width
+        return (0.5 * jnp.sum(off**2) - jnp.sum(row_scores(bound(free)))) / num_rows
+
+    mean_score = jax.jit(lambda values: jnp.sum(row_scores(values)) / num_rows)
+    first = float(mean_score(by_hand))
+    if not np.isfinite(first):
+        raise ValueError(f"start gives a log score of {first}: something came that it holds impossible; give no zeros")
+    free, steps, converged = _minimised(loss, free_start, max_steps)
+    by_prompt = (
+        jnp.zeros((len(visited), len(free)))
+        .at[batches.prompt_ids]
+        .add(jax.jit(jax.jacfwd(lambda free: row_scores(bound(free))))(free), mode="drop")
+    )
+    covariance = _sandwich(num_rows * jax.jit(jax.jacfwd(jax.jacfwd(loss)))(free), by_prompt, 1 / prior_width**2)
+    values, slopes = bound(free), jax.jacfwd(bound)(free)
+    errors = {name: jnp.sqrt(jnp.einsum("...i,ij,...j->...", slopes[name], covariance, slopes[name])) for name in names}
+    fitted = {name: np.asarray(values[name]).tolist() for name in names}
+    return Fitted(
+        family(**fitted, **options),
+        fitted,
+        {name: np.asarray(errors[name]).tolist() for name in names},
+        float(mean_score(values)),
+        first,
+        num_rows,
+        int(steps),
+        bool(converged),
+    )
+
+
+def _batches(history: History) -> tuple[Int[np.ndarray, " v"], Rollouts]:
+    """The visited prompts, and the batches `[T, b]` with ids among these; what pads a batch is outside of the pool."""
+    visited, ids = np.unique(history.prompt_ids, return_inverse=True)
+    place = np.arange(len(ids)) - np.searchsorted(history.step, history.step)
+    shape = (history.num_steps, int(place.max()) + 1)
+    padded = (np.full(shape, len(visited), np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int32))
+    for field, column in zip(padded, (ids, history.successes, history.group_size), strict=True):
+        field[history.step, place] = column
+    return visited, Rollouts(*map(jnp.asarray, padded))
+
+
+def _by_hand(family: Callable[..., Predictor], name: str, start: Mapping[str, Any]) -> Any:
+    """The value that the caller gives, or the family's own."""
+    known = inspect.signature(family).parameters
+    own = known[name].default if name in known else inspect.Parameter.empty
+    value = start.get(name, _BY_HAND.get(name) if own in (None, inspect.Parameter.empty) else own)
+    if value is None:
+        raise ValueError(f"start holds no {name}, and {getattr(family, '__name__', family)} has no default; give one")
+    return PRIOR_COUNTS[value] if isinstance(value, str) else value
+
+
+def _cut(value: Any, visited: Int[np.ndarray, " v"], num_prompts: int) -> Any:
+    return np.asarray(value)[visited] if np.shape(value) == (num_prompts,) else value
+
+
+def _one_step_ahead(
+    predictor: Predictor,
+    score: Callable[[Prediction, Rollouts], Float[Array, " b"]],
+    batches: Rollouts,
+    num_prompts: int,
+) -> Float[Array, "T b"]:
+    """The log score of every visit before it was observed; 0 for padding."""
+    key = jax.random.key(0)  # for what is random in a prediction, which no score reads
+
+    def step(state: Any, batch: Rollouts) -> tuple[Any, Float[Array, " b"]]:
+        there = batch.group_size > 0
+        prediction = predictor.predict(key, state, jnp.where(there, batch.prompt_ids, 0))
+        # padding is scored as an outcome that has a probability: the gradient stays finite
+        filled = batch._replace(group_size=jnp.where(there, batch.group_size, 1))
+        return predictor.update(key, state, batch), jnp.where(there, score(prediction, filled), 0)
+
+    return jax.lax.scan(step, predictor.init(key, num_prompts), batches)[1]
+
+
+def _forwards(function: Callable[[Float[Array, " k"]], Float[Array, ""]]) -> Callable[..., Float[Array, ""]]:
+    """The same function, with a gradient computed forwards for those who ask for it backwards."""
+    derived = jax.custom_vjp(function)
+
+    def ahead(x: Float[Array, " k"]) -> tuple[Float[Array, ""], Float[Array, " k"]]:
+        gradient, value = jax.jacfwd(lambda x: (function(x),) * 2, has_aux=True)(x)
+        return value, gradient
+
+    derived.defvjp(ahead, lambda gradient, cotangent: (cotangent * gradient,))
+    return derived
+
+
+def _minimised(
+    loss: Callable[[Float[Array, " k"]], Float[Array, ""]], start: Float[Array, " k"], max_steps: int
+) -> tuple[Float[Array, " k"], Int[Array, ""], Array]:
+    """Where the loss is smallest, the steps that took, and whether it went down no further."""
+    loss, optimizer = _forwards(loss), optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def step(carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        x, state, _ = carry
+        value, gradient = value_and_grad(x, state=state)
+        change, state = optimizer.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
+        return optax.apply_updates(x, change), state, optax.tree.norm(optax.tree.get(state, "grad"))
+
+    def goes_on(carry: tuple[Any, Any, Any]) -> Array:
+        _, state, slope = carry
+        return (optax.tree.get(state, "count") < max_steps) & (slope > _SLOPE)
+
+    x, state, slope = jax.jit(lambda x: jax.lax.while_loop(goes_on, step, (x, optimizer.init(x), jnp.inf)))(start)
+    return x, optax.tree.get(state, "count"), slope <= _SLOPE
+
+
+def _sandwich(curvature: Float[Array, "k k"], by_prompt: Float[Array, "p k"], prior: float) -> Float[Array, "k k"]:
+    """See the head of this file."""
+    bread = jnp.linalg.inv(curvature)
+    return bread @ (by_prompt.T @ by_prompt + prior * jnp.eye(len(bread))) @ bread

@@ -1,0 +1,175 @@
+"""Calibration maps against scikit-learn and SciPy, and the predictor around them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
+
+import jaxsel
+from jaxsel import recalibration
+from jaxsel.recalibration import MAPS, Pairs, no_pairs, with_pairs
+from tests.histories import rollouts
+from tests.small_gps import EMBEDDINGS, TINY, N
+
+KEY = jax.random.key(0)
+COMPILED = {name: jax.jit(lambda pairs, p, of=of: of(pairs)(p)) for name, of in MAPS.items()}
+
+
+def pairs_of(seed: int, truth, size: int = 4000) -> Pairs:
+    """Events that come with probability `truth(predicted)`."""
+    rng = np.random.default_rng(seed)
+    predicted = rng.random(size, np.float32)
+    came = (rng.random(size) < truth(predicted)).astype(np.float32)
+    return with_pairs(no_pairs(), jnp.array(predicted), jnp.array(came), jnp.ones(size), 1.0)
+
+
+def rates(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    size, predicted, came = (np.asarray(field, np.float64) for field in pairs)
+    return predicted / size, came / size, size
+
+
+@pytest.mark.parametrize("truth", [lambda p: p**2, lambda p: 0.5 + 0 * p, lambda p: 1 - p, lambda p: p > 0.3])
+def test_isotonic_is_that_of_scikit_learn(truth):
+    pairs = pairs_of(0, truth)
+    at, came, size = rates(pairs)
+    expected = IsotonicRegression().fit(at, came, size).predict(at)
+    np.testing.assert_allclose(recalibration.isotonic(pairs)(jnp.array(at, jnp.float32)), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("truth", [lambda p: p**2, lambda p: 0.5 + 0.4 * p, lambda p: 1 - p, lambda p: p])
+def test_beta_is_the_penalised_likelihoods_largest(truth):
+    pairs = pairs_of(1, truth)
+    at, came, size = rates(pairs)
+
+    def loss(parameters) -> float:
+        a, b, c = parameters
+        logit = a * np.log(at) - b * np.log1p(-at) + c
+        likelihood = size * (came * -np.logaddexp(0, -logit) + (1 - came) * -np.logaddexp(0, logit))
+        return -likelihood.sum() + 0.05 * ((a - 1) ** 2 + (b - 1) ** 2 + c**2)
+
+    found = scipy.optimize.minimize(loss, [1.0, 1.0, 0.0], bounds=[(0, None), (0, None), (None, None)])
+    a, b, c = found.x
+    grid = np.linspace(0.01, 0.99, 50)
+    expected = 1 / (1 + np.exp(-(a * np.log(grid) - b * np.log1p(-grid) + c)))
+    np.testing.assert_allclose(recalibration.beta(pairs)(jnp.array(grid, jnp.float32)), expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("method", MAPS)
+@given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), max_size=40))
+def test_maps_are_increasing_and_give_probabilities(method, seen):
+    predicted, came = (jnp.array([row[i] for row in seen], jnp.float32).reshape(-1) for i in (0, 1))
+    pairs = with_pairs(no_pairs(), predicted, came, jnp.ones(len(seen)), 1.0)
+    mapped = np.asarray(COMPILED[method](pairs, jnp.linspace(0, 1, 101)))
+    assert (np.diff(mapped) >= -1e-6).all()
+    assert (mapped >= 0).all()
+    assert (mapped <= 1).all()
+
+
+@pytest.mark.parametrize("method", MAPS)
+def test_without_pairs_nothing_is_corrected(method):
+    grid = jnp.linspace(0.01, 0.99, 50)
+    np.testing.assert_allclose(MAPS[method](no_pairs())(grid), grid, atol=2e-3)
+
+
+def test_old_pairs_fade_into_the_first_ones():
+    start, p = no_pairs(), jnp.array([0.5])
+    once = with_pairs(start, p, jnp.ones(1), jnp.ones(1), 0.5)
+    for _ in range(3):
+        once = with_pairs(once, p, jnp.ones(1), jnp.zeros(1), 0.5)
+    np.testing.assert_allclose(once.size.sum() - start.size.sum(), 0.125, rtol=1e-5)
+    np.testing.assert_allclose(once.came.sum() - start.came.sum(), 0.125, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", MAPS)
+def test_the_cap_of_dps_is_not_the_last_word(method):
+    """Prompts that are mixed at every visit: dps says at most 0.684, and comes to say what is true."""
+    inner = jaxsel.hidden_markov()
+    predictor = jaxsel.recalibrated(inner, method=method, memory=1.0)
+    batch = rollouts(np.arange(N), np.full(N, 4), np.full(N, 8))
+    state, plain = predictor.init(KEY, N), inner.init(KEY, N)
+    update = jax.jit(predictor.update)
+    for _ in range(30):
+        state, plain = update(KEY, state, batch), inner.update(KEY, plain, batch)
+    before, after = inner.predict(KEY, plain, None), predictor.predict(KEY, state, None)
+    assert (before.mixed < 0.685).all()
+    assert (after.mixed > 0.95).all()
+    np.testing.assert_allclose(after.unsolved + after.mixed + after.solved, 1, atol=1e-6)
+    np.testing.assert_allclose(after.unsolved / after.solved, before.unsolved / before.solved, rtol=2e-2)
+    for name in ("success_rate", "variance"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+
+
+def test_a_pair_is_a_visit_and_its_prediction_from_before():
+    """Repeated ids are one visit; what is no visit is no pair."""
+    predictor = jaxsel.recalibrated(jaxsel.beta_bernoulli(), memory=1.0)
+    state = predictor.init(KEY, N)
+    prior = 1 - 2 / 9  # 1 - B(9, 1) / B(1, 1) - B(1, 9) / B(1, 1)
+    state = predictor.update(KEY, state, rollouts([3, 3, 5, 7, -1, N], [8, 0, 8, 0, 4, 4], [8, 8, 8, 0, 8, 8]))
+    gained = jax.tree.map(lambda now, then: float((now - then).sum()), state.pairs, no_pairs())
+    assert gained.size == pytest.approx(2, abs=1e-4)
+    assert gained.predicted == pytest.approx(2 * prior, abs=1e-4)
+    assert gained.came == pytest.approx(1, abs=1e-4)  # prompt 3: 8 of 16
+
+
+def test_the_order_of_prompts_stays():
+    selector = jaxsel.make_selector(
+        jaxsel.recalibrated(jaxsel.hidden_markov(), method="beta"), jaxsel.mixed_probability(), jaxsel.top_k()
+    )
+    one, other = (jaxsel.PromptSelector(s, num_prompts=200, seed=0) for s in (selector, jaxsel.dps()))
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        ids = rng.permutation(200)[:40]
+        successes = rng.binomial(8, np.linspace(0, 1, 200)[ids])
+        one.observe(ids, successes, 8)
+        other.observe(ids, successes, 8)
+    plain, corrected = other.predict().mixed, one.predict().mixed
+    assert (np.diff(corrected[np.argsort(plain)]) >= -1e-6).all()
+    assert not np.allclose(corrected, plain, atol=0.02)
+
+
+def test_a_state_with_embeddings_passes_them_on(tmp_path):
+    """To a rule that looks at them; and a checkpoint does without them."""
+    predictor = jaxsel.recalibrated(jaxsel.amortized(EMBEDDINGS, **TINY))
+    selector = jaxsel.make_selector(predictor, jaxsel.target_success_rate(), jaxsel.diverse())
+    live = jaxsel.PromptSelector(selector, num_prompts=N, seed=0)
+    ids = live.select(4)
+    live.observe(ids, [1, 8, 0, 3], 8)
+    assert "selector/elbo" in live.metrics()
+    live.save(tmp_path / "saved")
+    assert not any("embeddings" in name for name in live.state_dict()["arrays"])
+    again = jaxsel.PromptSelector.load(tmp_path / "saved", selector, num_prompts=N)
+    np.testing.assert_array_equal(again.select(4), live.select(4))
+    np.testing.assert_array_equal(again.predict().mixed, live.predict().mixed)
+
+
+def test_another_recalibration_is_another_method(tmp_path):
+    def selector(**options) -> jaxsel.Selector:
+        predictor = jaxsel.recalibrated(jaxsel.beta_bernoulli(), **options)
+        return jaxsel.make_selector(predictor, jaxsel.thompson(), jaxsel.top_k())
+
+    jaxsel.PromptSelector(selector(), num_prompts=N).save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="isotonic"):
+        jaxsel.PromptSelector.load(tmp_path / "saved", selector(method="beta"), num_prompts=N)
+
+
+def test_it_cannot_be_sharded():
+    selector = jaxsel.make_selector(jaxsel.recalibrated(jaxsel.beta_bernoulli()), jaxsel.thompson(), jaxsel.top_k())
+    with pytest.raises(ValueError, match="RecalibratedState has no partition_specs"):
+        jaxsel.shard(selector, jaxsel.prompts_mesh(), N).init(KEY, N)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "platt"}, "method is 'platt'; give one of 'isotonic', 'beta'"),
+        ({"memory": 0.0}, "memory is 0.0"),
+        ({"memory": 1.5}, "memory is 1.5"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        jaxsel.recalibrated(jaxsel.beta_bernoulli(), **options)
