@@ -32,7 +32,7 @@ class Drawing(NamedTuple):
     """A figure of a page.
 
     Attributes:
-        figure: of matplotlib, at most about 5 inches wide if its text is to be read on a phone.
+        figure: of matplotlib, about 4 inches wide if its text is to be read on a phone, which scales it down.
         alt: what it shows, for who cannot see it.
         caption: the text below.
     """

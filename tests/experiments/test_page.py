@@ -15,12 +15,19 @@ from experiments.provenance import provenance
 from jaxsel import metrics, plotting
 
 LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
-QUIET = ["no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-sync"]
+QUIET = (
+    "no-sandbox",
+    "disable-gpu",
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-sync",
+)
 METRICS = ("rows", "rank correlation", "mean absolute error", "Brier score", "log score", "calibration error", "F1")
 METHODS = ("uniform", "mopps", "dps", "gps")
 
 
-def drawing(kind, size=(4.6, 4.2)):
+def drawing(kind, size=(4, 3.6)):
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     rng = np.random.default_rng(0)
     if kind == "reliability":
@@ -118,10 +125,11 @@ def test_every_figure_has_a_text_alternative_and_a_caption(outline):
 
 
 def test_figures_are_of_the_smaller_format_and_keep_their_size(outline):
-    kinds = [re.match(r"data:image/([a-z+]+);base64,", image["src"])[1] for image in outline.all("img")]
+    images = outline.all("img")
+    kinds = [image["src"].partition(";base64,")[0].removeprefix("data:image/") for image in images]
     assert kinds[2] == "png"
     assert "svg+xml" in kinds
-    assert [(image["width"], image["height"]) for image in outline.all("img")][2] == ("768", "307")
+    assert (images[2]["width"], images[2]["height"]) == ("768", "307")
 
 
 def test_text_is_escaped(outline):
