@@ -53,7 +53,7 @@ def demo(path):
     sections = [
         Section(
             "How reliable the predictions are",
-            f"{some}\n\n{some}",
+            f"{some}\n\n{some} `jaxsel.metrics.{'long_' * 12}name` and {'without' * 12}",
             [
                 Drawing(drawing("reliability"), "Both methods lie near the diagonal.", "Predicted against observed."),
                 Drawing(drawing("pit"), "All bars but two are in the band.", "Probability integral transforms. " * 4),
