@@ -7,6 +7,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
+def finite(**arguments: float) -> None:
+    """Every argument is a finite number."""
+    for name, value in arguments.items():
+        if not np.isfinite(value):
+            raise ValueError(f"{name} is {value}; give a finite number")
+
+
 def positive(**arguments: float) -> None:
     """Every argument is finite and above 0."""
     for name, value in arguments.items():

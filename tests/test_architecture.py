@@ -26,7 +26,8 @@ LAYER = {
     "jaxsel.sharding": 4,
     "jaxsel.prompt_selector": 5,
     "jaxsel.replay": 6,
-    "jaxsel": 7,
+    "jaxsel.reference_models": 7,
+    "jaxsel": 8,
 }
 
 
