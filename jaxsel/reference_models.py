@@ -188,7 +188,7 @@ def sample(
     chain_keys = jax.random.split(nuts_key, num_chains)
     by_chain, diverging = _run_chains(chain_keys, visits, features[visited], known, num_warmup, num_samples)
     diagnostics = Diagnostics(int(diverging.sum()), *_mixing(by_chain))
-    draws = {name: jnp.reshape(value, (-1, *value.shape[2:])) for name, value in by_chain.items()}
+    draws = {name: value.reshape(num_chains * num_samples, *value.shape[2:]) for name, value in by_chain.items()}
     last_logit = draws.pop("last_logit")
     draws |= {name: jnp.full(len(last_logit), value) for name, value in known.items()}
     location, scale = _ahead(draws, last_logit, features, visited, last_step, ids, step)
@@ -203,7 +203,7 @@ def _run_chains(
     keys: Key[Array, " chains"],
     visits: VisitTable,
     features: Float[Array, "v d"],
-    known: dict[str, float],
+    known: dict[str, Float[Array, ""]],
     num_warmup: int,
     num_samples: int,
 ) -> tuple[dict[str, Float[Array, "chains draws ..."]], Bool[Array, "chains draws"]]:
@@ -286,9 +286,9 @@ def _standardised(embeddings: ArrayLike | None, num_prompts: int) -> Float[Array
     return jnp.asarray((array - array.mean(0)) / np.where(deviation > 0, deviation, 1), jnp.float32)
 
 
-def _checked(fixed: Mapping[str, float] | None) -> dict[str, float]:
-    known = dict(fixed or {})
+def _checked(fixed: Mapping[str, float] | None) -> dict[str, Float[Array, ""]]:
+    known = {} if fixed is None else fixed
     for name, value in known.items():
         _validate.one_of(_SCALARS, fixed=name)
         (_validate.positive if name in ("spread", "volatility") else _validate.finite)(**{name: value})
-    return known
+    return {name: jnp.float32(value) for name, value in known.items()}

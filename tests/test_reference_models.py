@@ -1,6 +1,7 @@
 """The sampled posterior against filters on a grid of logits, and against data of the model itself."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro.infer.util import log_density
@@ -116,7 +117,7 @@ def inferred():
     ids = np.concatenate([rng.choice(30, 12, replace=False) for _ in range(8)])
     step = np.repeat(np.arange(8), 12)
     history = make_history(step, ids, rng.binomial(8, rates[step, ids]), 8, num_prompts=40)
-    return embeddings, x, history, sampled(history, 40, embeddings=embeddings)
+    return embeddings, history, sampled(history, 40, embeddings=embeddings)
 
 
 def test_shapes_and_diagnostics(inferred):
@@ -139,23 +140,24 @@ def test_shapes_and_diagnostics(inferred):
 
 
 def test_what_nobody_visited_is_predicted_by_its_embedding(inferred):
-    embeddings, x, _, posterior = inferred
+    embeddings, _, posterior = inferred
     mean = np.asarray(posterior.prediction(8).success_rate)
     assert np.corrcoef(mean[30:], embeddings[30:, 0])[0, 1] > 0.9
     assert posterior.hyperparameters["weights"][:, 0].mean() == pytest.approx(1.5, abs=0.6)
-    visited, never = np.asarray(posterior.prediction(8).variance)[[slice(0, 30), slice(30, 40)][0]], slice(30, 40)
-    assert visited.mean() < np.asarray(posterior.prediction(8).variance)[never].mean()
+    variance = np.asarray(posterior.prediction(8).variance)
+    assert variance[:30].mean() < variance[30:].mean()
 
 
 def test_the_order_of_rows_and_of_prompts_does_not_matter(inferred):
-    embeddings, _, history, posterior = inferred
+    embeddings, history, posterior = inferred
     order = np.random.default_rng(0).permutation(len(history.step))
     shuffled = make_history(*(column[order] for column in history), num_prompts=40)
     # embeddings are standardised: their units say nothing
     found = sampled(shuffled, 40, embeddings=4 * embeddings, prompt_ids=[35, 2])
-    np.testing.assert_array_equal(found.success_rate, posterior.success_rate[:, np.array([35, 2])])
+    np.testing.assert_allclose(found.success_rate, posterior.success_rate[:, np.array([35, 2])], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_wrong_scale_is_noticed():
     """Of 120 prompts: nearly all that is said of a distance is chance below 0.13."""
     rates = walks(5, 121, 6, **KNOWN)
@@ -176,7 +178,7 @@ def test_a_model_of_the_wrong_scale_is_noticed():
 def test_the_density_is_that_of_the_formulas():
     """Against SciPy, with the one latent of each visit put in by hand; two prompts, three visits, an embedding each."""
     visits = reference_models._tabulated(make_history([1, 4, 0], [0, 0, 2], [3, 8, 0], 8, num_prompts=3))[1]
-    features = np.array([[1.0], [-2.0]], np.float32)
+    features = jnp.array([[1.0], [-2.0]])
     values = {"mean": 0.3, "spread": 1.2, "drift": 0.1, "volatility": 0.5, "weight_scale": 0.7}
     values |= {"raw_weights": np.array([0.4], np.float32), "eps": np.array([0.5, -1.0, 2.0], np.float32)}
     eps = dict(zip(zip(visits.row.tolist(), visits.column.tolist(), strict=True), (0.5, -1.0, 2.0), strict=True))
@@ -219,7 +221,7 @@ def test_bad_input_is_refused(options, message):
 def test_bad_questions_are_refused(given_hyperparameters):
     with pytest.raises(ValueError, match="group_size is 0"):
         given_hyperparameters.prediction(0)
-    with pytest.raises(ValueError, match="levels is 1.5"):
+    with pytest.raises(ValueError, match=r"levels is 1\.5"):
         given_hyperparameters.intervals([1.5])
 
 
