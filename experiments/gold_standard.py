@@ -261,6 +261,8 @@ def run(config: Config, seeds: list[int], learner_seeds: list[int], out: Path) -
     console = Console(width=200)
     by_source = {}
     for source, make, chosen in (("state space", state_space, seeds), ("learner", learner, learner_seeds)):
+        if not chosen:
+            continue
         by_source[source] = [run_seed(config, make(config, seed), seed) for seed in tqdm(chosen, desc=source)]
     summaries = {source: summarise(by_seed) for source, by_seed in by_source.items()}
     for source, summary in summaries.items():
@@ -275,8 +277,8 @@ def run(config: Config, seeds: list[int], learner_seeds: list[int], out: Path) -
 def main(arguments: list[str]) -> None:
     """Runs all seeds, prints the tables and draws the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--learner-seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--learner-seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--small", action="store_true", help="30 prompts, a few draws: for a try")
     options = parser.parse_args(arguments)

@@ -211,7 +211,8 @@ def _run_chains(
 
     def chain(key: Key[Array, ""]):
         # far from the posterior trees are deep and take most of the time
-        kernel = NUTS(condition(state_space_model, known), max_tree_depth=(6, 10))
+        model = condition(state_space_model, known)  # pyright: ignore[reportArgumentType]
+        kernel = NUTS(model, max_tree_depth=(6, 10))  # pyright: ignore[reportArgumentType]
         sampler = MCMC(kernel, num_warmup=num_warmup, num_samples=num_samples, progress_bar=False)
         sampler.run(key, visits, features)
         draws = {name: values for name, values in sampler.get_samples().items() if name in _REPORTED}

@@ -1,5 +1,7 @@
 """The sampled posterior against filters on a grid of logits, and against data of the model itself."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +17,8 @@ GRID = np.linspace(-12, 12, 1201)
 
 
 def sampled(history, num_prompts, seed=0, **options):
-    options = {"num_warmup": 200, "num_samples": 1000, "num_chains": 2} | options
-    return reference_models.sample(jax.random.key(seed), history, num_prompts=num_prompts, **options)
+    settings: dict[str, Any] = {"num_warmup": 200, "num_samples": 1000, "num_chains": 2} | options
+    return reference_models.sample(jax.random.key(seed), history, num_prompts=num_prompts, **settings)
 
 
 def walks(seed, num_prompts, steps, *, mean, spread, drift, volatility):
