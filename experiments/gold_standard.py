@@ -176,7 +176,7 @@ def run_seed(config: Config, case: Case, seed: int) -> dict[str, Any]:
         golds[name] = posterior.prediction(config.group_size)
         results["diagnostics"][name] = posterior.diagnostics._asdict() | {"seconds": time.perf_counter() - started}
         low, high = posterior.intervals(LEVELS)
-        held = np.asarray((low <= case.truth) & (case.truth <= high))
+        held = np.asarray((low <= case.truth[None]) & (case.truth[None] <= high))
         results[name] = by_part(config, golds[name], golds[name], case.truth, fresh, held, posterior.pit(case.truth))
     for name, prediction in cheap(config, case).items():
         prediction = jax.tree.map(jnp.asarray, prediction)
