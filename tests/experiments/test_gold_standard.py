@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxsel
 from experiments import gold_standard
 from experiments.gold_standard import LEVELS, PARTS, STYLES, Config, by_part, draw, learner, state_space
 from jaxsel import Prediction
@@ -64,7 +65,8 @@ def test_the_figure_is_drawn(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_tiny_run(tmp_path):
+def test_a_tiny_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxsel, "gps", lambda embeddings: jaxsel.uniform())  # gps takes half a minute to compile
     found = gold_standard.run(SMALL, [0], [], tmp_path)
     assert set(found) == {"state space"}
     assert set(found["state space"]) == set(STYLES)
