@@ -1,6 +1,7 @@
 """jaxsel predicts, before any rollout, how often a policy solves each prompt, and picks the batch worth paying for."""
 
 from jaxsel import metrics as metrics
+from jaxsel import reference_models as reference_models
 from jaxsel import simulate as simulate
 from jaxsel.acquisition import entropy as entropy
 from jaxsel.acquisition import mixed_probability as mixed_probability

@@ -14,6 +14,13 @@ def traced(value: Any) -> TypeGuard[jax.Array]:
     return isinstance(value, Tracer)
 
 
+def finite(**arguments: float) -> None:
+    """Every argument is a finite number."""
+    for name, value in arguments.items():
+        if not np.isfinite(value):
+            raise ValueError(f"{name} is {value}; give a finite number")
+
+
 def positive(**arguments: float) -> None:
     """Every argument is finite and above 0."""
     for name, value in arguments.items():

@@ -29,6 +29,7 @@ LAYER = {
     "jaxsel.prompt_selector": 5,
     "jaxsel.replay": 6,
     "jaxsel.fitting": 7,
+    "jaxsel.reference_models": 7,
     "jaxsel": 8,
 }
 

@@ -1,0 +1,119 @@
+r"""Ridge regression of success rates on embeddings, as an online predictor: the baseline that GPS has to beat.
+
+    w = argmin sum_i (s_i / n_i - mean - w . x_i)^2 + penalty |w|^2,    visits of k steps ago worth memory^k
+
+The penalty is the one of least generalised cross-validation error ("Generalized Cross-Validation as a Method for
+Choosing a Good Ridge Parameter", Golub, Heath and Wahba 1979), found anew for every prediction. What is left over of the
+visits' variance once the noise of their rollouts is taken off is the variance of p around the regression, alike for all
+prompts: so every prompt has a Beta distribution, and a probability of a mixed group.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+import jaxsel
+from jaxsel import random
+from jaxsel._beta_binomial import solve_state_probabilities
+from jaxsel._visits import merge_visits
+
+_PENALTIES = np.logspace(-1, 6, 29)
+_SMALLEST = 0.01  # of a rate and its complement: a line does not know that rates end at 0 and 1
+
+
+class RidgeState(NamedTuple):
+    """Discounted sums over visits, of features x and rates y.
+
+    Attributes:
+        size: visits.
+        x: sum of x.
+        xx: of x x'.
+        y: of y.
+        xy: of x y.
+        yy: of y^2.
+        noise: of an unbiased estimate of each rate's sampling variance.
+    """
+
+    size: Float[Array, ""]
+    x: Float[Array, " d"]
+    xx: Float[Array, "d d"]
+    y: Float[Array, ""]
+    xy: Float[Array, " d"]
+    yy: Float[Array, ""]
+    noise: Float[Array, ""]
+
+
+class _Line(NamedTuple):
+    middle: Float[Array, " d"]
+    intercept: Float[Array, ""]
+    slope: Float[Array, " d"]
+    variance: Float[Array, ""]
+
+
+def fitted(state: RidgeState) -> _Line:
+    """The regression with the best penalty."""
+    size = jnp.maximum(state.size, 2)
+    middle, intercept = state.x / size, state.y / size
+    values, vectors = jnp.linalg.eigh(state.xx - size * middle[:, None] * middle[None])
+    values = jnp.maximum(values, 0)
+    z = vectors.T @ (state.xy - size * middle * intercept)
+    total = jnp.maximum(state.yy - size * intercept**2, 0)
+
+    def tried(penalty: Float[Array, ""]) -> tuple[Array, Array, Array]:
+        weight = z / (values + penalty)
+        freedom = jnp.maximum(size - 1 - jnp.sum(values / (values + penalty)), 1)
+        rest = jnp.maximum(total - jnp.sum(weight * (2 * z - values * weight)), 0)
+        return size * rest / freedom**2, weight, rest / freedom
+
+    error, weight, rest = jax.vmap(tried)(jnp.asarray(_PENALTIES, jnp.float32))
+    best = jnp.argmin(error)
+    return _Line(middle, intercept, vectors @ weight[best], jnp.maximum(rest[best] - state.noise / size, 1e-3))
+
+
+def ridge(embeddings: np.ndarray, *, group_size: int = 8, memory: float = 0.97) -> jaxsel.Predictor:
+    """The predictor.
+
+    Args:
+        embeddings: one row a prompt of the pool.
+        group_size: n, the rollouts a prompt that `unsolved`, `mixed` and `solved` speak of.
+        memory: what a step leaves of the earlier visits.
+    """
+    spread = embeddings.std(0)
+    features = jnp.asarray((embeddings - embeddings.mean(0)) / np.where(spread > 0, spread, 1), jnp.float32)
+
+    def init(key: Key[Array, ""], num_prompts: int) -> RidgeState:
+        del key, num_prompts
+        d = features.shape[1]
+        zero, vector = jnp.zeros(()), jnp.zeros(d)
+        return RidgeState(zero, vector, jnp.zeros((d, d)), zero.copy(), vector.copy(), zero.copy(), zero.copy())
+
+    def predict(
+        key: Key[Array, ""], state: RidgeState, prompt_ids: Int[Array, " m"] | None, first_id: Any = 0
+    ) -> jaxsel.Prediction:
+        rows = jnp.arange(len(features)) if prompt_ids is None else prompt_ids
+        line = fitted(state)
+        seen = state.size > 0
+        rate = line.intercept + (features[rows] - line.middle[None]) @ line.slope
+        rate = jnp.where(seen, jnp.clip(rate, _SMALLEST, 1 - _SMALLEST), 0.5)
+        variance = jnp.minimum(jnp.where(seen, line.variance, 1 / 12), 0.95 * rate * (1 - rate))
+        total = rate * (1 - rate) / variance - 1
+        alpha, beta = rate * total, (1 - rate) * total
+        draw = random.beta(key, alpha, beta, ids=first_id + rows)
+        return jaxsel.Prediction(rate, variance, draw, *solve_state_probabilities(alpha, beta, group_size))
+
+    def update(key: Key[Array, ""], state: RidgeState, rollouts: jaxsel.Rollouts) -> RidgeState:
+        del key
+        visits = merge_visits(rollouts, len(features))
+        n = visits.group_size.astype(jnp.float32)
+        there = (n > 0).astype(jnp.float32)
+        x = features[visits.prompt_ids] * there[:, None]
+        y = there * visits.successes / jnp.maximum(n, 1)
+        noise = y * (1 - y) / jnp.maximum(n - 1, 1)
+        new = RidgeState(there.sum(), x.sum(0), x.T @ x, y.sum(), x.T @ y, (y * y).sum(), noise.sum())
+        return jax.tree.map(lambda old, new: memory * old + new, state, new)
+
+    spec = {"predictor": "ridge", "group_size": group_size, "memory": memory}
+    return jaxsel.Predictor(spec, init, predict, update)
