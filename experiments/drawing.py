@@ -8,11 +8,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-
-def tidy(axes: Any) -> None:
-    """A light grid instead of a box."""
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+from jaxsel.plotting import tidy as tidy
 
 
 def save(figure: Any, path: Path) -> Path:

@@ -8,17 +8,7 @@ import numpy as np
 from experiments import drawing
 from experiments.compare import Records, column, probes
 from experiments.spread import standard_error
-
-# Okabe and Ito's palette: distinct for colour-blind readers. Line styles carry the same message in grey.
-STYLES = {
-    "uniform": ("#000000", "-"),
-    "history_resampling": ("#56B4E9", "--"),
-    "dynamic_sampling": ("#E69F00", "--"),
-    "mopps": ("#0072B2", "-"),
-    "threshold": ("#009E73", "-."),
-    "dps": ("#D55E00", "-"),
-    "gps": ("#CC79A7", "-"),
-}
+from jaxsel import plotting
 
 
 def draw_comparison(runs: dict[str, Records], path: Path, *, title: str) -> Path:
@@ -29,9 +19,9 @@ def draw_comparison(runs: dict[str, Records], path: Path, *, title: str) -> Path
 def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Path:
     """The same for several seeds: the mean, and a band of one standard error around it."""
     figure, (left, right) = drawing.plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for method, seeds in runs.items():
-        colour, line = STYLES.get(method, ("#999999", ":"))
-        style = {"color": colour, "linestyle": line, "label": method.replace("_", " "), "linewidth": 1.8}
+    for number, (method, seeds) in enumerate(runs.items()):
+        look = plotting.style(method if method in plotting.METHODS else number)
+        style = {**look, "marker": "none", "label": method.replace("_", " "), "linewidth": 1.8}
         grid = _common_grid(seeds)
         accuracy = np.array([np.interp(grid, *probes(r, "held_out_accuracy")) for r in seeds])
         _line_with_band(left, grid / 1000, accuracy, style)

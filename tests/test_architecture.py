@@ -20,6 +20,7 @@ LAYER = {
     "jaxsel.amortized": 2,
     "jaxsel.acquisition": 2,
     "jaxsel.allocation": 2,
+    "jaxsel.plotting": 2,
     "jaxsel.simulate": 3,
     "jaxsel.selection": 3,
     "jaxsel.methods": 4,
@@ -80,6 +81,13 @@ def test_arrows_of_jaxsel_point_one_way(path):
     assert name in LAYER, f"{name} has no place in the layers of this test"
     for other in imported:
         assert other.startswith("jaxsel._") or LAYER[other] < LAYER[name]
+
+
+@pytest.mark.parametrize("path", files("jaxsel"), ids=module_name)
+def test_only_plotting_draws(path):
+    if module_name(path) != "jaxsel.plotting":
+        assert "matplotlib" not in top_levels(path)
+        assert "jaxsel.plotting" not in modules(path, "jaxsel")
 
 
 @pytest.mark.parametrize("path", files("rl"), ids=module_name)
