@@ -43,7 +43,9 @@ def execute(source: Path, target: Path, limit: float) -> float:
         specs = KernelSpecManager(kernel_dirs=[])
         kernel = AsyncKernelManager(kernel_spec_manager=specs, transport="ipc", ip=f"{sockets}/kernel")
         resources = {"metadata": {"path": str(source.parent)}}
-        client = NotebookClient(notebook, km=kernel, timeout=int(limit), record_timing=False, resources=resources)
+        client = NotebookClient(
+            notebook, km=kernel, timeout=int(limit), record_timing=False, coalesce_streams=True, resources=resources
+        )
         try:
             client.execute(cleanup_kc=True)
         except (CellExecutionError, CellTimeoutError) as error:

@@ -104,3 +104,9 @@ class TestNotebook:
 )
 def test_paths_of_a_machine_are_found(text, found):
     assert bool(MACHINE.search(text)) == found
+
+
+def test_complaints_are_found():
+    quiet = {"outputs": [{"output_type": "stream", "name": "stdout", "text": ["a table\n"]}]}
+    loud = {"outputs": [{"output_type": "stream", "name": "stderr", "text": ["a ", "warning\n"]}]}
+    assert complaints([quiet, {"cell_type": "markdown"}, loud]) == ["a warning\n"]
