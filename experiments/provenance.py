@@ -29,9 +29,14 @@ def provenance(config: dict[str, Any], seed: int | list[int]) -> dict[str, Any]:
 
 def write_result(path: Path, payload: dict[str, Any]) -> None:
     """Writes JSON; a reader sees the old file or the whole new one."""
+    write_text(path, json.dumps(_finite(payload), indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8; a reader sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(_finite(payload), indent=1, allow_nan=False) + "\n")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 

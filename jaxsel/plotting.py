@@ -112,24 +112,24 @@ def pit_histogram(
     Args:
         axes: to draw on; one histogram for each.
         shares: of the bins, which are of equal width.
-        num_rows: m. Of m uniform values each bar ends within the band in at least 95 cases of 100; None: no band.
+        num_rows: m. Of m uniform values each bar ends in the band in at least 95 cases of 100; None: no band.
         label: of the legend.
         look: see `style`; None: that of the label, or the next of the cycle.
 
     Raises:
         ValueError: a `num_rows` below 1.
     """
-    heights = _vectors(shares=shares)["shares"]
+    heights, colour = _vectors(shares=shares)["shares"], _look(axes, label, look)["color"]
     uniform = 1 / max(heights.size, 1)
     if num_rows is not None:
         _validate.positive_integer(num_rows=num_rows)
-        low, high = stats.binom.interval(0.95, num_rows, uniform)
-        axes.axhspan(low / num_rows, high / num_rows, color="#777777", alpha=0.25, linewidth=0, zorder=2)
+        low, high = np.asarray(stats.binom.interval(0.95, num_rows, uniform)) / num_rows
+        axes.axhspan(low, high, color="#777777", alpha=0.25, linewidth=0, zorder=0.5, label="95% by chance")
+        axes.hlines([low, high], 0, 1, color="#333333", linewidth=1, zorder=3)
     axes.axhline(uniform, **{**_REFERENCE, "zorder": 3})
-    colour = _look(axes, label, look)["color"]
     edges = uniform * np.arange(heights.size)
-    axes.bar(edges, heights, uniform, align="edge", color=colour, alpha=0.75, edgecolor="white", label=label, zorder=1)
-    axes.set(xlabel="probability integral transform of what came", ylabel="share of rows", xlim=(0, 1))
+    axes.bar(edges, heights, uniform, align="edge", color=colour, alpha=0.7, edgecolor="white", label=label, zorder=1)
+    axes.set(xlabel="probability integral transform of what came", ylabel="share of rows", xlim=(0, 1), ymargin=0.15)
     return tidy(axes)
 
 
@@ -164,9 +164,8 @@ def by_part(
     _validate.integer_in(0, num_positions, position=position)
     columns = _vectors(values=values, standard_errors=standard_errors, names=np.arange(len(names)))
     x, error, rows = columns.values()
-    offset = 0.6 * ((position + 0.5) / num_positions - 0.5)
-    look_of_points = {**_look(axes, label, look), "linestyle": "none"}
-    axes.errorbar(x, rows + offset, xerr=error, **look_of_points, label=label, capsize=2)
+    y = rows + 0.6 * ((position + 0.5) / num_positions - 0.5)
+    axes.errorbar(x, y, xerr=error, **{**_look(axes, label, look), "linestyle": "none"}, label=label, capsize=2)
     axes.set_yticks(rows, names)
     axes.set(xlabel=metric, ylabel="part of the pool", ylim=(len(names) - 0.5, -0.5))
     return tidy(axes)
