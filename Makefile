@@ -6,7 +6,7 @@ SEED ?= 0
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 
-.PHONY: env demo test lint bench vllm gpu clean
+.PHONY: env demo test lint bench notebooks vllm gpu clean
 
 env: .venv/.installed
 
@@ -31,6 +31,14 @@ lint: env
 
 bench: env
 	$(BIN)/python -m experiments.benchmarks
+
+# Executes them in place, or into another folder: make notebooks OUT=folder
+notebooks: .venv/.notebooks
+	$(BIN)/python -m experiments.notebooks $(if $(OUT),--out $(OUT))
+
+.venv/.notebooks: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[notebooks]"
+	touch $@
 
 # vLLM's build for the CPU, from a third party, in an environment of its own: it wants other versions of NumPy and torch.
 # With a GPU, install the extra instead: pip install -e ".[rl,vllm]"

@@ -1,16 +1,17 @@
 r"""A predicted probability of a mixed group, corrected by what came of earlier predictions.
 
-    P(0 < s < n) <- g( P(0 < s < n) ),    g increasing, learnt online from all pairs (predicted, came) so far
+    P(0 < s < n) <- g( P(0 < s < n) ),    g increasing, learnt online from pairs (predicted, came)
 
-A pair of k steps ago is worth `memory`^k. Two kinds of g:
+The last `window` pairs are kept. Two kinds of g:
 
     isotonic   the increasing function nearest to the pairs: pools neighbours that are in the wrong order ("Transforming
                Classifier Scores into Accurate Multiclass Probability Estimates", Zadrozny and Elkan 2002)
     beta       logit g(p) = a log p - b log(1 - p) + c, a and b at least 0: three numbers, for few pairs ("Beta
                calibration", Kull, Silva Filho and Flach 2017)
 
-Pairs are kept as sums in bins of p, narrower towards 0 and 1, each of which starts with one pair that says that
-the prediction was right. So g starts as the identity, and stays near it where nothing was ever predicted.
+Both see the pairs in groups of neighbours, as many in each: a predictor may tell prompts apart by the fourth digit, as
+dps does of prompts that wait for long. A few more pairs, evenly spread, say that the prediction was right: so g starts
+as the identity, and stays near it where nothing was ever predicted.
 
 What is learnt is how to correct the predictions of prompts that were *chosen*; of prompts with the same prediction that
 were not, for example because their draw lay elsewhere, it says as much as they are like those.
@@ -21,27 +22,42 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
 from jaxsel._state import said_by
 from jaxsel._visits import merge_visits, solve_states
+from jaxsel._weighted import bin_sums, mid_ranks
 from jaxsel.base import MIXED, Prediction, Predictor, Rollouts, State
 
-_NUM_BINS = 64
+_NUM_GROUPS = 64
+_FIRST = 16  # pairs that say that the prediction was right
 _SMALLEST = 1e-6  # of a probability whose logarithm is taken
 _NEWTON_STEPS = 40
 _PRIOR_PRECISION = 0.1  # of a, b and c around the identity: a tenth of a pair's information
 
 
 class Pairs(NamedTuple):
-    """Pairs of a predicted probability and what came, in bins of the probability.
+    """The last W pairs, a ring.
 
     Attributes:
-        size: pairs in the bin.
-        predicted: the sum of their predictions.
-        came: how many of the events came.
+        predicted: the probability.
+        came: 1 if the event did.
+        count: pairs so far, the forgotten ones too.
+    """
+
+    predicted: Float[Array, " W"]
+    came: Float[Array, " W"]
+    count: Int[Array, ""]
+
+
+class Groups(NamedTuple):
+    """Pairs with predictions next to each other, in increasing order; some may be empty.
+
+    Attributes:
+        size: pairs in the group.
+        predicted: the mean of their predictions.
+        came: the share of the events that came.
     """
 
     size: Float[Array, " k"]
@@ -49,51 +65,67 @@ class Pairs(NamedTuple):
     came: Float[Array, " k"]
 
 
-def no_pairs() -> Pairs:
-    """One pair in every bin, that was right."""
-    middles = np.sin(np.pi / 2 * (np.arange(_NUM_BINS) + 0.5) / _NUM_BINS) ** 2
-    return Pairs(*(jnp.array(sums, jnp.float32) for sums in (np.ones(_NUM_BINS), middles, middles)))
+def no_pairs(window: int) -> Pairs:
+    """A ring for the last `window` pairs."""
+    return Pairs(jnp.zeros(window), jnp.zeros(window), jnp.int32(0))
 
 
 def with_pairs(
-    pairs: Pairs, probability: Float[Array, " m"], came: Float[Array, " m"], weights: Float[Array, " m"], memory: float
+    pairs: Pairs, predicted: Float[Array, " m"], came: Float[Array, " m"], there: Bool[Array, " m"]
 ) -> Pairs:
-    """The pairs of one more step."""
-    position = 2 / jnp.pi * jnp.arcsin(jnp.sqrt(jnp.clip(probability, 0, 1)))
-    bins = jnp.clip((position * _NUM_BINS).astype(jnp.int32), 0, _NUM_BINS - 1)
-    start = no_pairs()
+    """The pairs of one more step, of the rows that are there; of more than the ring holds, the last."""
+    window = pairs.predicted.shape[0]
+    after = pairs.count + jnp.cumsum(there)  # the number of each
+    there = there & (after > after[-1:] - window)
+    at = jnp.where(there, (after - 1) % window, window)
+    return Pairs(
+        pairs.predicted.at[at].set(predicted, mode="drop"),
+        pairs.came.at[at].set(came, mode="drop"),
+        after[-1] if after.size else pairs.count,
+    )
 
-    def added(old: Float[Array, " k"], prior: Float[Array, " k"], new: Float[Array, " m"]) -> Float[Array, " k"]:
-        return (prior + memory * (old - prior)).at[bins].add(weights * new)
 
-    ones = jnp.ones_like(probability)
-    return Pairs(*map(added, pairs, start, (ones, probability, came)))
+def grouped(pairs: Pairs) -> Groups:
+    """As many pairs in each group, as far as equal predictions, which stay together, let them."""
+    first = (jnp.arange(_FIRST) + 0.5) / _FIRST
+    predicted, came = jnp.concatenate([first, pairs.predicted]), jnp.concatenate([first, pairs.came])
+    kept = jnp.arange(pairs.predicted.shape[0]) < pairs.count
+    weights = jnp.concatenate([jnp.ones(_FIRST), kept.astype(jnp.float32)])
+    group = jnp.clip((mid_ranks(predicted, weights) * _NUM_GROUPS).astype(jnp.int32), 0, _NUM_GROUPS - 1)
+    size, *sums = (bin_sums(weights * values, group, _NUM_GROUPS) for values in (jnp.ones_like(came), predicted, came))
+    return Groups(size, *(total / jnp.maximum(size, 1) for total in sums))
 
 
-def isotonic(pairs: Pairs) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
-    """The increasing function nearest to the pairs, in a straight line from bin to bin.
+def isotonic(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
+    """The increasing function nearest to the groups, in a straight line from one to the next.
 
-    Bin k has the value max_{i <= k} min_{j >= k} of the mean of the bins i to j (Barlow et al. 1972, theorem 1.9): as
-    many numbers as pairs of bins, without a loop.
+    Group k has the value max_{i <= k} min_{j >= k} of the mean of the groups i to j (Barlow et al. 1972, theorem 1.9):
+    as many numbers as pairs of groups, without a loop.
     """
-    size, came = (jnp.concatenate([jnp.zeros(1), jnp.cumsum(sums)]) for sums in (pairs.size, pairs.came))
-    first, last = jnp.arange(_NUM_BINS)[:, None], jnp.arange(_NUM_BINS)[None]
-    ordered = first <= last
-    mean = (came[last + 1] - came[first]) / jnp.where(ordered, size[last + 1] - size[first], 1)
-    smallest = jax.lax.cummin(jnp.where(ordered, mean, jnp.inf), axis=1, reverse=True)
-    values = jnp.max(jnp.where(ordered, smallest, -jnp.inf), axis=0)
-    knots = pairs.predicted / pairs.size
+    some = groups.size > 0
+    size, came = (jnp.concatenate([jnp.zeros(1), jnp.cumsum(x)]) for x in (groups.size, groups.size * groups.came))
+    first, last = jnp.arange(_NUM_GROUPS)[:, None], jnp.arange(_NUM_GROUPS)[None]
+    together = size[last + 1] - size[first]
+    mean = jnp.where(together > 0, (came[last + 1] - came[first]) / jnp.where(together > 0, together, 1), jnp.inf)
+    smallest = jax.lax.cummin(jnp.where(first <= last, mean, jnp.inf), axis=1, reverse=True)
+    values = jnp.max(jnp.where((first <= last) & some[:, None], smallest, -jnp.inf), axis=0)
+
+    def filled(x: Float[Array, " k"]) -> Float[Array, " k"]:
+        """An empty group is the one before it; the first, the one after it."""
+        return jnp.maximum(jax.lax.cummax(jnp.where(some, x, -jnp.inf)), jnp.min(jnp.where(some, x, jnp.inf)))
+
+    knots, values = filled(groups.predicted), filled(values)
     return lambda probability: jnp.interp(probability, knots, values)
 
 
-def beta(pairs: Pairs) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
-    """The beta calibration likeliest to have led to the pairs."""
+def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
+    """The beta calibration likeliest to have led to the groups."""
 
     def features(probability: Float[Array, " m"]) -> Float[Array, "m 3"]:
         p = jnp.clip(probability, _SMALLEST, 1 - _SMALLEST)
         return jnp.stack([jnp.log(p), -jnp.log1p(-p), jnp.ones_like(p)], 1)
 
-    x = features(pairs.predicted / pairs.size)
+    x = features(groups.predicted)
     identity = jnp.array([1.0, 1.0, 0.0])
 
     def newton(free: Float[Array, " 3"]) -> Callable[..., Float[Array, " 3"]]:
@@ -101,8 +133,8 @@ def beta(pairs: Pairs) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
 
         def moved(_: Int[Array, ""], parameters: Float[Array, " 3"]) -> Float[Array, " 3"]:
             rate = jax.nn.sigmoid(x @ parameters)
-            gradient = x.T @ (pairs.came - pairs.size * rate) - _PRIOR_PRECISION * (parameters - identity)
-            curvature = (x.T * (pairs.size * rate * (1 - rate))[None]) @ x + _PRIOR_PRECISION * jnp.eye(3)
+            gradient = x.T @ (groups.size * (groups.came - rate)) - _PRIOR_PRECISION * (parameters - identity)
+            curvature = (x.T * (groups.size * rate * (1 - rate))[None]) @ x + _PRIOR_PRECISION * jnp.eye(3)
             curvature = jnp.where(free[:, None] * free[None] > 0, curvature, jnp.eye(3))
             step = jnp.linalg.solve(curvature, gradient * free)
             # from far off Newton's step may lead still further: no logit moves by more than 2
@@ -119,7 +151,7 @@ def beta(pairs: Pairs) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
     return lambda probability: jax.nn.sigmoid(features(probability) @ parameters)
 
 
-MAPS: dict[str, Callable[[Pairs], Callable[[Float[Array, " m"]], Float[Array, " m"]]]] = {
+MAPS: dict[str, Callable[[Groups], Callable[[Float[Array, " m"]], Float[Array, " m"]]]] = {
     "isotonic": isotonic,
     "beta": beta,
 }
@@ -157,7 +189,7 @@ class RecalibratedState(NamedTuple):
         return said_by(self.inner, "metrics", {})
 
 
-def recalibrated(predictor: Predictor, *, method: str = "isotonic", memory: float = 0.98) -> Predictor:
+def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int = 4096) -> Predictor:
     """A predictor whose probability of a mixed group keeps what it promises.
 
     P(s = 0) and P(s = n) share the rest in the proportion they had; success rate, variance and draw stay as they were.
@@ -168,17 +200,16 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", memory: floa
     Args:
         predictor: for example `jaxsel.hidden_markov()`, whose probability never goes above 0.684.
         method: "isotonic" or "beta".
-        memory: what a step leaves of the earlier pairs, above 0 and at most 1.
+        window: pairs to learn from, the last ones.
 
     Raises:
         ValueError: an argument out of its range.
     """
     _validate.one_of(MAPS, method=method)
-    _validate.unit_interval(memory=memory)
-    _validate.positive(memory=memory)
+    _validate.positive_integer(window=window)
 
     def init(key: Key[Array, ""], num_prompts: int) -> RecalibratedState:
-        return RecalibratedState(predictor.init(key, num_prompts), no_pairs(), jnp.int32(num_prompts))
+        return RecalibratedState(predictor.init(key, num_prompts), no_pairs(window), jnp.int32(num_prompts))
 
     def predict(
         key: Key[Array, ""],
@@ -187,7 +218,7 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", memory: floa
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
         prediction = predictor.predict(key, state.inner, prompt_ids, first_id)
-        mixed = MAPS[method](state.pairs)(prediction.mixed)
+        mixed = MAPS[method](grouped(state.pairs))(prediction.mixed)
         rest = prediction.unsolved + prediction.solved
         unsolved = jnp.where(rest > 0, prediction.unsolved / jnp.where(rest > 0, rest, 1), 0.5) * (1 - mixed)
         return prediction._replace(unsolved=unsolved, mixed=mixed, solved=1 - mixed - unsolved)
@@ -198,8 +229,8 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", memory: floa
         there = visits.group_size > 0
         before = predictor.predict(prediction_key, state.inner, jnp.where(there, visits.prompt_ids, 0))
         came = (solve_states(visits.successes, visits.group_size) == MIXED).astype(jnp.float32)
-        pairs = with_pairs(state.pairs, before.mixed, came, there.astype(jnp.float32), memory)
+        pairs = with_pairs(state.pairs, before.mixed, came, there)
         return RecalibratedState(predictor.update(update_key, state.inner, rollouts), pairs, state.num_prompts)
 
-    spec = {"predictor": "recalibrated", "method": method, "memory": memory, "inner": predictor.spec}
+    spec = {"predictor": "recalibrated", "method": method, "window": window, "inner": predictor.spec}
     return Predictor(spec, init, predict, update)

@@ -11,12 +11,12 @@ from sklearn.isotonic import IsotonicRegression
 
 import jaxsel
 from jaxsel import recalibration
-from jaxsel.recalibration import MAPS, Pairs, no_pairs, with_pairs
+from jaxsel.recalibration import MAPS, Groups, Pairs, grouped, no_pairs, with_pairs
 from tests.histories import rollouts
 from tests.small_gps import EMBEDDINGS, TINY, N
 
 KEY = jax.random.key(0)
-COMPILED = {name: jax.jit(lambda pairs, p, of=of: of(pairs)(p)) for name, of in MAPS.items()}
+COMPILED = {name: jax.jit(lambda pairs, p, of=of: of(grouped(pairs))(p)) for name, of in MAPS.items()}
 
 
 def pairs_of(seed: int, truth, size: int = 4000) -> Pairs:
@@ -24,26 +24,43 @@ def pairs_of(seed: int, truth, size: int = 4000) -> Pairs:
     rng = np.random.default_rng(seed)
     predicted = rng.random(size, np.float32)
     came = (rng.random(size) < truth(predicted)).astype(np.float32)
-    return with_pairs(no_pairs(), jnp.array(predicted), jnp.array(came), jnp.ones(size), 1.0)
+    return with_pairs(no_pairs(size), jnp.array(predicted), jnp.array(came), jnp.ones(size, bool))
 
 
-def rates(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    size, predicted, came = (np.asarray(field, np.float64) for field in pairs)
-    return predicted / size, came / size, size
+def groups_of(seed: int, truth) -> tuple[Groups, np.ndarray, np.ndarray, np.ndarray]:
+    """The same in groups; and mean prediction, share that came and size of each in float64."""
+    groups = grouped(pairs_of(seed, truth))
+    size, predicted, came = (np.asarray(field, np.float64) for field in groups)
+    return groups, predicted, came, size
+
+
+def test_groups_are_of_equal_size_and_in_order():
+    _, predicted, _, size = groups_of(0, lambda p: p)
+    assert (np.abs(size - size.mean()) <= 2).all()
+    assert size.sum() == 4000 + 16  # the first ones
+    assert (np.diff(predicted) > 0).all()
+
+
+def test_equal_predictions_stay_together_and_leave_groups_empty():
+    predicted = jnp.array(np.repeat([0.2, 0.6], [300, 100]), jnp.float32)
+    came = jnp.array(np.arange(400) % 4 == 0, jnp.float32)
+    groups = grouped(with_pairs(no_pairs(1000), predicted, came, jnp.ones(400, bool)))
+    assert (np.asarray(groups.size) == 0).any()
+    assert np.sort(np.asarray(groups.size))[-2] >= 100
+    for of in MAPS.values():
+        np.testing.assert_allclose(of(groups)(jnp.array([0.2, 0.6])), 0.25, atol=0.07)
 
 
 @pytest.mark.parametrize("truth", [lambda p: p**2, lambda p: 0.5 + 0 * p, lambda p: 1 - p, lambda p: p > 0.3])
 def test_isotonic_is_that_of_scikit_learn(truth):
-    pairs = pairs_of(0, truth)
-    at, came, size = rates(pairs)
+    groups, at, came, size = groups_of(0, truth)
     expected = IsotonicRegression().fit(at, came, size).predict(at)
-    np.testing.assert_allclose(recalibration.isotonic(pairs)(jnp.array(at, jnp.float32)), expected, atol=2e-4)
+    np.testing.assert_allclose(recalibration.isotonic(groups)(jnp.array(at, jnp.float32)), expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("truth", [lambda p: p**2, lambda p: 0.5 + 0.4 * p, lambda p: 1 - p, lambda p: p])
 def test_beta_is_the_penalised_likelihoods_largest(truth):
-    pairs = pairs_of(1, truth)
-    at, came, size = rates(pairs)
+    groups, at, came, size = groups_of(1, truth)
 
     def loss(parameters) -> float:
         a, b, c = parameters
@@ -55,14 +72,14 @@ def test_beta_is_the_penalised_likelihoods_largest(truth):
     a, b, c = found.x
     grid = np.linspace(0.01, 0.99, 50)
     expected = 1 / (1 + np.exp(-(a * np.log(grid) - b * np.log1p(-grid) + c)))
-    np.testing.assert_allclose(recalibration.beta(pairs)(jnp.array(grid, jnp.float32)), expected, atol=5e-3)
+    np.testing.assert_allclose(recalibration.beta(groups)(jnp.array(grid, jnp.float32)), expected, atol=5e-3)
 
 
 @pytest.mark.parametrize("method", MAPS)
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), max_size=40))
 def test_maps_are_increasing_and_give_probabilities(method, seen):
     predicted, came = (jnp.array([row[i] for row in seen], jnp.float32).reshape(-1) for i in (0, 1))
-    pairs = with_pairs(no_pairs(), predicted, came, jnp.ones(len(seen)), 1.0)
+    pairs = with_pairs(no_pairs(30), predicted, came, jnp.ones(len(seen), bool))  # fewer than there may be
     mapped = np.asarray(COMPILED[method](pairs, jnp.linspace(0, 1, 101)))
     assert (np.diff(mapped) >= -1e-6).all()
     assert (mapped >= 0).all()
@@ -72,23 +89,26 @@ def test_maps_are_increasing_and_give_probabilities(method, seen):
 @pytest.mark.parametrize("method", MAPS)
 def test_without_pairs_nothing_is_corrected(method):
     grid = jnp.linspace(0.01, 0.99, 50)
-    np.testing.assert_allclose(MAPS[method](no_pairs())(grid), grid, atol=2e-3)
+    np.testing.assert_allclose(MAPS[method](grouped(no_pairs(100)))(grid), grid, atol=0.03)
 
 
-def test_old_pairs_fade_into_the_first_ones():
-    start, p = no_pairs(), jnp.array([0.5])
-    once = with_pairs(start, p, jnp.ones(1), jnp.ones(1), 0.5)
-    for _ in range(3):
-        once = with_pairs(once, p, jnp.ones(1), jnp.zeros(1), 0.5)
-    np.testing.assert_allclose(once.size.sum() - start.size.sum(), 0.125, rtol=1e-5)
-    np.testing.assert_allclose(once.came.sum() - start.came.sum(), 0.125, rtol=1e-4)
+def test_the_ring_holds_the_last_pairs_of_rows_that_are_there():
+    pairs = no_pairs(4)
+    for step in range(3):
+        predicted = jnp.arange(3.0) / 10 + step
+        pairs = with_pairs(pairs, predicted, jnp.ones(3), jnp.array([True, False, True]))
+    assert int(pairs.count) == 6
+    np.testing.assert_allclose(np.sort(pairs.predicted), [1.0, 1.2, 2.0, 2.2], rtol=1e-6)
+    many = with_pairs(pairs, jnp.arange(9.0), jnp.zeros(9), jnp.ones(9, bool))
+    assert sorted(np.asarray(many.predicted).tolist()) == [5, 6, 7, 8]
+    assert int(many.count) == 15
 
 
 @pytest.mark.parametrize("method", MAPS)
 def test_the_cap_of_dps_is_not_the_last_word(method):
     """Prompts that are mixed at every visit: dps says at most 0.684, and comes to say what is true."""
     inner = jaxsel.hidden_markov()
-    predictor = jaxsel.recalibrated(inner, method=method, memory=1.0)
+    predictor = jaxsel.recalibrated(inner, method=method)
     batch = rollouts(np.arange(N), np.full(N, 4), np.full(N, 8))
     state, plain = predictor.init(KEY, N), inner.init(KEY, N)
     update = jax.jit(predictor.update)
@@ -105,14 +125,13 @@ def test_the_cap_of_dps_is_not_the_last_word(method):
 
 def test_a_pair_is_a_visit_and_its_prediction_from_before():
     """Repeated ids are one visit; what is no visit is no pair."""
-    predictor = jaxsel.recalibrated(jaxsel.beta_bernoulli(), memory=1.0)
+    predictor = jaxsel.recalibrated(jaxsel.beta_bernoulli(), window=10)
     state = predictor.init(KEY, N)
     prior = 1 - 2 / 9  # 1 - B(9, 1) / B(1, 1) - B(1, 9) / B(1, 1)
     state = predictor.update(KEY, state, rollouts([3, 3, 5, 7, -1, N], [8, 0, 8, 0, 4, 4], [8, 8, 8, 0, 8, 8]))
-    gained = jax.tree.map(lambda now, then: float((now - then).sum()), state.pairs, no_pairs())
-    assert gained.size == pytest.approx(2, abs=1e-4)
-    assert gained.predicted == pytest.approx(2 * prior, abs=1e-4)
-    assert gained.came == pytest.approx(1, abs=1e-4)  # prompt 3: 8 of 16
+    assert int(state.pairs.count) == 2
+    np.testing.assert_allclose(state.pairs.predicted[:2], prior, rtol=1e-5)
+    assert state.pairs.came[:2].tolist() == [1, 0]  # prompt 3: 8 of 16
 
 
 def test_the_order_of_prompts_stays():
@@ -166,8 +185,7 @@ def test_it_cannot_be_sharded():
     ("options", "message"),
     [
         ({"method": "platt"}, "method is 'platt'; give one of 'isotonic', 'beta'"),
-        ({"memory": 0.0}, "memory is 0.0"),
-        ({"memory": 1.5}, "memory is 1.5"),
+        ({"window": 0}, "window is 0; give an integer of at least 1"),
     ],
 )
 def test_bad_arguments(options, message):

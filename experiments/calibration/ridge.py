@@ -3,9 +3,9 @@ r"""Ridge regression of success rates on embeddings, as an online predictor: the
     w = argmin sum_i (s_i / n_i - mean - w . x_i)^2 + penalty |w|^2,    visits of k steps ago worth memory^k
 
 The penalty is the one of least generalised cross-validation error ("Generalized Cross-Validation as a Method for
-Choosing a Good Ridge Parameter", Golub, Heath and Wahba 1979), found anew for every prediction. What is left over of the
-visits' variance once the noise of their rollouts is taken off is the variance of p around the regression, alike for all
-prompts: so every prompt has a Beta distribution, and a probability of a mixed group.
+Choosing a Good Ridge Parameter", Golub, Heath and Wahba 1979), found anew for every prediction. What is left over of
+the visits' variance once the noise of their rollouts is taken off is the variance of p around the regression, alike for
+all prompts: so every prompt has a Beta distribution, and a probability of a mixed group.
 """
 
 from typing import Any, NamedTuple

@@ -1,0 +1,187 @@
+"""What a method would have predicted of a history, and how good that is: one step ahead, and on probes of the pool."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxsel
+from jaxsel import Prediction, metrics
+from jaxsel.recalibration import MAPS, Pairs, grouped, no_pairs, with_pairs
+from rl.history import Recorded
+
+WINDOW = 4096  # of `jaxsel.recalibrated`
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+
+
+class Rows(NamedTuple):
+    """Predictions and what came of them, one row a visit or a probed prompt.
+
+    Attributes:
+        prediction: fields `[m]`.
+        step: of the clock, before which it was predicted.
+        prompt_ids: rows of the pool.
+        successes: s.
+        group_size: n, at least 1.
+        visits: to the prompt before.
+        waiting: steps since the last of them; -1: there was none.
+    """
+
+    prediction: Prediction
+    step: np.ndarray
+    prompt_ids: np.ndarray
+    successes: np.ndarray
+    group_size: np.ndarray
+    visits: np.ndarray
+    waiting: np.ndarray
+
+    def taken(self, rows: np.ndarray) -> "Rows":
+        """Those of a mask."""
+        return jax.tree.map(lambda column: column[rows], self)
+
+
+class Replayed(NamedTuple):
+    """A history as a method saw it: every batch before it was observed, and every probe."""
+
+    ahead: Rows
+    probes: Rows
+
+
+def replayed(recorded: Recorded, predictor: jaxsel.Predictor) -> Replayed:
+    """Goes through the history with the predictor."""
+    history, probes = recorded.history, recorded.probes
+    clocks = np.unique(probes["clock"])
+    selector = jaxsel.make_selector(predictor, jaxsel.thompson(), jaxsel.top_k())  # which never choose
+    found = jaxsel.replay(history, selector, num_prompts=recorded.num_prompts, probe_steps=clocks.tolist())
+    ahead = Rows(
+        found.prediction, history.step, history.prompt_ids, history.successes, history.group_size, found.visits,
+        found.waiting,
+    )  # fmt: skip
+    parts = [_probed(recorded, found.probes[clock], clock) for clock in clocks.tolist()]
+    return Replayed(ahead, concatenated(parts))
+
+
+def _probed(recorded: Recorded, pool: Prediction, clock: int) -> Rows:
+    rows = (recorded.probes["clock"] == clock) & (recorded.probes["group_size"] > 0)
+    ids, s, n = (recorded.probes[name][rows] for name in ("prompt_id", "successes", "group_size"))
+    history = recorded.history
+    before = history.step < clock
+    visits = np.bincount(history.prompt_ids[before], minlength=recorded.num_prompts)
+    last = np.full(recorded.num_prompts, -1)
+    last[history.prompt_ids[before]] = history.step[before]  # in the order of the steps: the last one stays
+    waiting = np.where(last < 0, -1, clock - last)
+    prediction = jax.tree.map(lambda field: np.asarray(field)[ids], pool)
+    return Rows(prediction, np.full(len(ids), clock), ids, s, n, visits[ids], waiting[ids])
+
+
+def concatenated(parts: Sequence[Rows]) -> Rows:
+    """One after the other."""
+    return jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
+
+
+def is_mixed(rows: Rows) -> np.ndarray:
+    """Whether the group had both right and wrong answers."""
+    return (rows.successes > 0) & (rows.successes < rows.group_size)
+
+
+@partial(jax.jit, static_argnums=0)
+def _corrected(method: str, pairs: Pairs, mixed: jax.Array) -> jax.Array:
+    return MAPS[method](grouped(pairs))(mixed)
+
+
+_with_pairs = jax.jit(with_pairs)
+
+
+def recalibrated(seen: Replayed, *, method: str = "isotonic", on: str = "batches") -> Rows:
+    """The probes, with P(mixed) corrected by what was known before each: what `jaxsel.recalibrated` would have said.
+
+    Args:
+        seen: the history, as the method saw it.
+        method: "isotonic" or "beta".
+        on: what is learnt from: "batches", of which the method knows anyway, or earlier "probes", which cost rollouts.
+    """
+    source = seen.ahead if on == "batches" else seen.probes
+    clocks, pairs, step, corrected = (
+        np.unique(seen.probes.step),
+        no_pairs(WINDOW),
+        0,
+        seen.probes.prediction.mixed.copy(),
+    )
+    for clock in clocks:
+        while step < clock:
+            rows = source.step == step
+            if rows.any():
+                came = is_mixed(source)[rows].astype(np.float32)
+                pairs = _with_pairs(pairs, source.prediction.mixed[rows], came, np.ones(rows.sum(), bool))
+            step += 1
+        rows = seen.probes.step == clock
+        corrected[rows] = np.asarray(_corrected(method, pairs, seen.probes.prediction.mixed[rows]))
+    prediction = seen.probes.prediction
+    rest = (1 - corrected) / np.maximum(prediction.unsolved + prediction.solved, 1e-9)
+    fields = {"unsolved": prediction.unsolved * rest, "mixed": corrected, "solved": prediction.solved * rest}
+    return seen.probes._replace(prediction=prediction._replace(**fields))
+
+
+def _everything(prediction: Any, s: Any, n: Any, pit: Any, *, weights: Any) -> dict[str, jax.Array]:
+    mixed = (s > 0) & (s < n)
+    shares = metrics.mixed_shares(prediction, s, n, weights=weights)
+    return {
+        "spearman": metrics.spearman(prediction.success_rate, s / n, weights=weights),
+        "error": metrics.mean_absolute_error(prediction.success_rate, s / n, weights=weights),
+        "log score": metrics.beta_binomial_log_score(prediction, s, n, weights=weights),
+        "state log score": metrics.solve_state_log_score(prediction, s, n, weights=weights),
+        "state F1": metrics.solve_state_f1(prediction, s, n, weights=weights).macro,
+        "Brier": metrics.brier_score(prediction.mixed, mixed, weights=weights),
+        "calibration error": metrics.expected_calibration_error(prediction.mixed, mixed, weights=weights),
+        "90% covers": metrics.success_coverage(prediction, s, n, (0.9,), weights=weights)[0],
+        "PIT distance": metrics.uniformity(pit, weights=weights).distance,
+        "mixed, excess": shares.excess,
+    }
+
+
+@jax.jit
+def _estimated(rows: Rows, pit: jax.Array, weights: jax.Array) -> metrics.Estimate:
+    prediction, s, n = rows.prediction, rows.successes, rows.group_size
+    return metrics.estimate(_everything, prediction, s, n, pit, weights=weights, clusters=rows.prompt_ids)
+
+
+def judged(rows: Rows, part: np.ndarray | None = None) -> dict[str, dict[str, float]]:
+    """Every metric of the rows, with its standard error; rows of a prompt vary together.
+
+    Args:
+        rows: of at least as many prompts as `prompt_ids` has numbers.
+        part: the rows that count; None: all.
+    """
+    weights = np.ones(len(rows.step)) if part is None else np.asarray(part, float)
+    pit = metrics.randomised_pit(jax.random.key(0), rows.prediction, rows.successes, rows.group_size)
+    found = _estimated(rows, pit, jnp.asarray(weights, jnp.float32))
+    return {
+        name: {"mean": float(value), "standard_error": float(found.standard_error[name])}
+        for name, value in found.value.items()
+    }
+
+
+def ceiling(rows: Rows) -> float:
+    """The rank correlation with s / n of someone who knows the true success rates."""
+    return float(metrics.spearman_ceiling(jax.random.key(0), rows.successes, rows.group_size))
+
+
+def gain(one: Rows, other: Rows, score: str) -> dict[str, float]:
+    """By how much the log score of the one is above that of the other, on the same rows."""
+    of = {"counts": metrics.beta_binomial_log_score, "states": metrics.solve_state_log_score}[score]
+
+    def difference(first: Any, second: Any, s: Any, n: Any, *, weights: Any) -> jax.Array:
+        return of(first, s, n, weights=weights) - of(second, s, n, weights=weights)
+
+    arrays = (one.prediction, other.prediction, one.successes, one.group_size)
+    found = metrics.estimate(difference, *arrays, clusters=one.prompt_ids)
+    return {"mean": float(found.value), "standard_error": float(found.standard_error)}
+
+
+def parts_of(rows: Rows) -> dict[str, np.ndarray]:
+    """By visits to the prompt and steps since the last, as `metrics.slices` has them."""
+    found = metrics.slices(rows.visits, -rows.waiting, 0)
+    return {name: np.asarray(part) for name, part in found.items()}

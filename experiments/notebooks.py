@@ -1,0 +1,102 @@
+"""Executes the notebooks from top to bottom, and says how long each took.
+
+    python -m experiments.notebooks [NAME ...] [--out FOLDER] [--limit SECONDS]
+
+In place, so that the outputs kept in the repository are those of the code beside them; with --out, into another folder.
+What differs from run to run without meaning anything, such as times and versions, is not written. It fails where a cell
+fails or writes to stderr (warnings, progress bars), and where a notebook takes longer than the limit: two minutes.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+
+
+def execute(source: Path, target: Path, limit: float) -> float:
+    """Runs a notebook in its own folder, by the interpreter that runs this, and writes it with its outputs.
+
+    Returns:
+        The seconds that it took, at most `limit`.
+
+    Raises:
+        RuntimeError: a cell failed or wrote to stderr, or the notebook took too long. Nothing is written then.
+    """
+    # of the extra `notebooks`
+    import nbformat  # pyright: ignore[reportMissingImports]
+    from jupyter_client.kernelspec import KernelSpecManager  # pyright: ignore[reportMissingImports]
+    from jupyter_client.manager import AsyncKernelManager  # pyright: ignore[reportMissingImports]
+    from nbclient import NotebookClient  # pyright: ignore[reportMissingImports]
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError  # pyright: ignore[reportMissingImports]
+
+    notebook = nbformat.read(source, as_version=4)
+    for cell in notebook.cells:
+        cell.metadata = {}
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as sockets:
+        # no folders to look in: a kernel named python3 that the user has installed may be of another interpreter
+        specs = KernelSpecManager(kernel_dirs=[])
+        kernel = AsyncKernelManager(kernel_spec_manager=specs, transport="ipc", ip=f"{sockets}/kernel")
+        resources = {"metadata": {"path": str(source.parent)}}
+        client = NotebookClient(
+            notebook, km=kernel, timeout=int(limit), record_timing=False, coalesce_streams=True, resources=resources
+        )
+        try:
+            client.execute(cleanup_kc=True)
+        except (CellExecutionError, CellTimeoutError) as error:
+            raise RuntimeError(f"{source.name}: {error}") from error
+    seconds = time.perf_counter() - start
+    if seconds > limit:
+        raise RuntimeError(f"{source.name} took {seconds:.0f} s; keep to {limit:.0f} s")
+    for said in complaints(notebook.cells):
+        raise RuntimeError(f"{source.name} wrote to stderr: {said}")
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    nbformat.validate(notebook)
+    nbformat.write(notebook, target)
+    return seconds
+
+
+def complaints(cells: list[dict[str, Any]]) -> list[str]:
+    """What the cells wrote to stderr."""
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return ["".join(output["text"]) for output in outputs if output.get("name") == "stderr"]
+
+
+def main(arguments: list[str]) -> None:
+    """Executes the notebooks named, or all, and prints seconds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="such as 01_beta_posteriors_and_forgetting; none: all")
+    parser.add_argument("--out", type=Path, help="a folder to write to instead of notebooks/")
+    parser.add_argument("--limit", type=float, default=120, help="seconds a notebook; for a busy machine")
+    options = parser.parse_args(arguments)
+    # tqdm, which numpyro imports, asks every notebook for widgets
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
+    # a kernel starts in the folder of its notebook
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))
+    out = options.out or FOLDER
+    out.mkdir(parents=True, exist_ok=True)
+    known = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    unknown = sorted(set(options.names) - set(known))
+    if unknown:
+        parser.error(f"there is no {unknown[0]}; give one of {', '.join(known)}")
+    failed = []
+    for name in options.names or known:
+        try:
+            seconds = execute(FOLDER / f"{name}.ipynb", out / f"{name}.ipynb", options.limit)
+            print(f"{seconds:5.1f} s  {name}", flush=True)
+        except RuntimeError as error:
+            failed.append(name)
+            print(f" failed  {error}", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
