@@ -31,6 +31,7 @@ from jaxsel._weighted import bin_sums, mid_ranks
 from jaxsel.base import MIXED, Prediction, Predictor, Rollouts, State
 
 _NUM_GROUPS = 64
+_CERTAIN = 1e-4  # no finite number of pairs shows that an event never comes
 _FIRST = 16  # pairs that say that the prediction was right
 _SMALLEST = 1e-6  # of a probability whose logarithm is taken
 _NEWTON_STEPS = 40
@@ -43,12 +44,12 @@ class Pairs(NamedTuple):
     Attributes:
         predicted: the probability.
         came: 1 if the event did.
-        count: pairs so far, the forgotten ones too.
+        number: of pairs so far, the forgotten ones too.
     """
 
     predicted: Float[Array, " W"]
     came: Float[Array, " W"]
-    count: Int[Array, ""]
+    number: Int[Array, ""]
 
 
 class Groups(NamedTuple):
@@ -75,13 +76,13 @@ def with_pairs(
 ) -> Pairs:
     """The pairs of one more step, of the rows that are there; of more than the ring holds, the last."""
     window = pairs.predicted.shape[0]
-    after = pairs.count + jnp.cumsum(there)  # the number of each
+    after = pairs.number + jnp.cumsum(there)  # the number of each
     there = there & (after > after[-1:] - window)
     at = jnp.where(there, (after - 1) % window, window)
     return Pairs(
         pairs.predicted.at[at].set(predicted, mode="drop"),
         pairs.came.at[at].set(came, mode="drop"),
-        after[-1] if after.size else pairs.count,
+        after[-1] if after.size else pairs.number,
     )
 
 
@@ -89,7 +90,7 @@ def grouped(pairs: Pairs) -> Groups:
     """As many pairs in each group, as far as equal predictions, which stay together, let them."""
     first = (jnp.arange(_FIRST) + 0.5) / _FIRST
     predicted, came = jnp.concatenate([first, pairs.predicted]), jnp.concatenate([first, pairs.came])
-    kept = jnp.arange(pairs.predicted.shape[0]) < pairs.count
+    kept = jnp.arange(pairs.predicted.shape[0]) < pairs.number
     weights = jnp.concatenate([jnp.ones(_FIRST), kept.astype(jnp.float32)])
     group = jnp.clip((mid_ranks(predicted, weights) * _NUM_GROUPS).astype(jnp.int32), 0, _NUM_GROUPS - 1)
     size, *sums = (bin_sums(weights * values, group, _NUM_GROUPS) for values in (jnp.ones_like(came), predicted, came))
@@ -114,7 +115,7 @@ def isotonic(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"
         """An empty group is the one before it; the first, the one after it."""
         return jnp.maximum(jax.lax.cummax(jnp.where(some, x, -jnp.inf)), jnp.min(jnp.where(some, x, jnp.inf)))
 
-    knots, values = filled(groups.predicted), filled(values)
+    knots, values = filled(groups.predicted), jnp.clip(filled(values), _CERTAIN, 1 - _CERTAIN)
     return lambda probability: jnp.interp(probability, knots, values)
 
 

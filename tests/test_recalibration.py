@@ -97,11 +97,11 @@ def test_the_ring_holds_the_last_pairs_of_rows_that_are_there():
     for step in range(3):
         predicted = jnp.arange(3.0) / 10 + step
         pairs = with_pairs(pairs, predicted, jnp.ones(3), jnp.array([True, False, True]))
-    assert int(pairs.count) == 6
+    assert int(pairs.number) == 6
     np.testing.assert_allclose(np.sort(pairs.predicted), [1.0, 1.2, 2.0, 2.2], rtol=1e-6)
     many = with_pairs(pairs, jnp.arange(9.0), jnp.zeros(9), jnp.ones(9, bool))
     assert sorted(np.asarray(many.predicted).tolist()) == [5, 6, 7, 8]
-    assert int(many.count) == 15
+    assert int(many.number) == 15
 
 
 @pytest.mark.parametrize("method", MAPS)
@@ -129,7 +129,7 @@ def test_a_pair_is_a_visit_and_its_prediction_from_before():
     state = predictor.init(KEY, N)
     prior = 1 - 2 / 9  # 1 - B(9, 1) / B(1, 1) - B(1, 9) / B(1, 1)
     state = predictor.update(KEY, state, rollouts([3, 3, 5, 7, -1, N], [8, 0, 8, 0, 4, 4], [8, 8, 8, 0, 8, 8]))
-    assert int(state.pairs.count) == 2
+    assert int(state.pairs.number) == 2
     np.testing.assert_allclose(state.pairs.predicted[:2], prior, rtol=1e-5)
     assert state.pairs.came[:2].tolist() == [1, 0]  # prompt 3: 8 of 16
 

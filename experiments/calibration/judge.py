@@ -1,6 +1,6 @@
 """What a method would have predicted of a history, and how good that is: one step ahead, and on probes of the pool."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -125,27 +125,32 @@ def recalibrated(seen: Replayed, *, method: str = "isotonic", on: str = "batches
     return seen.probes._replace(prediction=prediction._replace(**fields))
 
 
-def _everything(prediction: Any, s: Any, n: Any, pit: Any, *, weights: Any) -> dict[str, jax.Array]:
-    mixed = (s > 0) & (s < n)
-    shares = metrics.mixed_shares(prediction, s, n, weights=weights)
-    return {
-        "spearman": metrics.spearman(prediction.success_rate, s / n, weights=weights),
-        "error": metrics.mean_absolute_error(prediction.success_rate, s / n, weights=weights),
-        "log score": metrics.beta_binomial_log_score(prediction, s, n, weights=weights),
-        "state log score": metrics.solve_state_log_score(prediction, s, n, weights=weights),
-        "state F1": metrics.solve_state_f1(prediction, s, n, weights=weights).macro,
-        "Brier": metrics.brier_score(prediction.mixed, mixed, weights=weights),
-        "calibration error": metrics.expected_calibration_error(prediction.mixed, mixed, weights=weights),
-        "90% covers": metrics.success_coverage(prediction, s, n, (0.9,), weights=weights)[0],
-        "PIT distance": metrics.uniformity(pit, weights=weights).distance,
-        "mixed, excess": shares.excess,
-    }
+def _rate(prediction: Prediction) -> Any:
+    return prediction.success_rate
+
+
+_METRICS: dict[str, Callable[..., Any]] = {
+    "spearman": lambda p, s, n, u, **w: metrics.spearman(_rate(p), s / n, **w),
+    "error": lambda p, s, n, u, **w: metrics.mean_absolute_error(_rate(p), s / n, **w),
+    "log score": lambda p, s, n, u, **w: metrics.beta_binomial_log_score(p, s, n, **w),
+    "state log score": lambda p, s, n, u, **w: metrics.solve_state_log_score(p, s, n, **w),
+    "state F1": lambda p, s, n, u, **w: metrics.solve_state_f1(p, s, n, **w).macro,
+    "Brier": lambda p, s, n, u, **w: metrics.brier_score(p.mixed, (s > 0) & (s < n), **w),
+    "calibration error": lambda p, s, n, u, **w: metrics.expected_calibration_error(p.mixed, (s > 0) & (s < n), **w),
+    "90% covers": lambda p, s, n, u, **w: metrics.success_coverage(p, s, n, (0.9,), **w)[0],
+    "PIT distance": lambda p, s, n, u, **w: metrics.uniformity(u, **w).distance,
+    "mixed, excess": lambda p, s, n, u, **w: metrics.mixed_shares(p, s, n, **w).excess,
+}
+"""Of a prediction, s, n and the PIT."""
 
 
 @jax.jit
-def _estimated(rows: Rows, pit: jax.Array, weights: jax.Array) -> metrics.Estimate:
-    prediction, s, n = rows.prediction, rows.successes, rows.group_size
-    return metrics.estimate(_everything, prediction, s, n, pit, weights=weights, clusters=rows.prompt_ids)
+def _estimated(rows: Rows, pit: jax.Array, weights: jax.Array) -> dict[str, metrics.Estimate]:
+    arrays = (rows.prediction, rows.successes, rows.group_size, pit)
+    return {
+        name: metrics.estimate(metric, *arrays, weights=weights, clusters=rows.prompt_ids)
+        for name, metric in _METRICS.items()
+    }
 
 
 def judged(rows: Rows, part: np.ndarray | None = None) -> dict[str, dict[str, float]]:
@@ -159,8 +164,8 @@ def judged(rows: Rows, part: np.ndarray | None = None) -> dict[str, dict[str, fl
     pit = metrics.randomised_pit(jax.random.key(0), rows.prediction, rows.successes, rows.group_size)
     found = _estimated(rows, pit, jnp.asarray(weights, jnp.float32))
     return {
-        name: {"mean": float(value), "standard_error": float(found.standard_error[name])}
-        for name, value in found.value.items()
+        name: {"mean": float(estimate.value), "standard_error": float(estimate.standard_error)}
+        for name, estimate in found.items()
     }
 
 

@@ -1,0 +1,116 @@
+"""All numbers of a history, and their mean over the histories of a setting."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from experiments.calibration import judge
+from experiments.calibration.judge import Replayed, Rows
+from experiments.calibration.methods import FITTED, methods, middle
+from experiments.spread import over_seeds
+from rl.history import Recorded
+
+CORRECTIONS = {
+    "isotonic": {"method": "isotonic", "on": "batches"},
+    "beta": {"method": "beta", "on": "batches"},
+    "isotonic, on probes": {"method": "isotonic", "on": "probes"},
+}
+ERROR, CALIBRATION = "error", "calibration error"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One history.
+
+    Attributes:
+        numbers: as JSON has them.
+        raw: probes of the second half, as each method predicted them.
+        corrected: the same, recalibrated by isotonic regression on the batches.
+    """
+
+    numbers: dict[str, Any]
+    raw: dict[str, Rows]
+    corrected: dict[str, Rows]
+
+
+def evaluate(recorded: Recorded, *, name: str) -> Evaluation:
+    """Replays every method; fits on the first half of the steps, judges on the second.
+
+    Raises:
+        ValueError: there is no probe in the second half.
+    """
+    half = middle(recorded)
+    if not (recorded.probes["clock"] >= half).any():
+        raise ValueError(f"{name} has no probe after step {half}; record with probe_size=0 and a smaller probe_every")
+    chosen = methods(recorded)
+    seen: dict[str, Replayed] = {}
+    for method, predictor in tqdm(chosen.predictors.items(), desc=name, unit="method"):
+        seen[method] = judge.replayed(recorded, predictor)
+    raw = {method: _late(replayed.probes, half) for method, replayed in seen.items()}
+    ahead = {method: _late(replayed.ahead, half) for method, replayed in seen.items()}
+    corrected = {
+        correction: {method: _late(judge.recalibrated(replayed, **how), half) for method, replayed in seen.items()}
+        for correction, how in CORRECTIONS.items()
+    }
+    some = next(iter(raw.values()))
+    numbers = {
+        "num_prompts": recorded.num_prompts,
+        "steps": recorded.history.num_steps,
+        "chosen_by": recorded.spec.get("method", "unknown"),
+        "rollouts": int(recorded.history.group_size.sum()),
+        "probe_rollouts": int(recorded.probes["group_size"].sum()),
+        "probes": len(np.unique(some.step)),
+        "ceiling": judge.ceiling(some),
+        "probe": {method: judge.judged(rows) for method, rows in raw.items()},
+        "ahead": {method: judge.judged(rows) for method, rows in ahead.items()},
+        "recalibrated": {
+            correction: {method: judge.judged(rows)[CALIBRATION] for method, rows in by_method.items()}
+            for correction, by_method in corrected.items()
+        },
+        "fitted": {
+            method: {
+                "parameters": fit.parameters,
+                "standard_errors": fit.standard_errors,
+                "converged": fit.converged,
+                "gain": judge.gain(ahead[f"{method}, fitted"], ahead[method], FITTED[method][1]),
+            }
+            for method, fit in chosen.fits.items()
+        },
+        "by_part": {method: _by_part(rows) for method, rows in raw.items()},
+    }
+    return Evaluation(numbers, raw, corrected["isotonic"])
+
+
+def _late(rows: Rows, half: int) -> Rows:
+    return rows.taken(rows.step >= half)
+
+
+def _by_part(rows: Rows) -> dict[str, Any]:
+    found = {}
+    for part, mask in judge.parts_of(rows).items():
+        scores = judge.judged(rows, mask)
+        found[part] = {name: scores[name] for name in (ERROR, CALIBRATION)} | {"rows": int(mask.sum())}
+    return found
+
+
+def averaged(by_history: list[Any]) -> Any:
+    """Numbers `{mean, standard_error}`, nested in dictionaries: their mean over histories and its standard error.
+
+    Of one history alone, its own numbers.
+    """
+    first = by_history[0]
+    if not isinstance(first, dict):
+        return first if len(by_history) == 1 else None
+    if set(first) == {"mean", "standard_error"}:
+        return first if len(by_history) == 1 else over_seeds([found["mean"] for found in by_history])
+    return {name: averaged([found[name] for found in by_history]) for name in first}
+
+
+def pooled(rows: list[Rows]) -> Rows:
+    """The rows of several histories, whose prompts are others."""
+    shifts = np.cumsum([0, *(part.prompt_ids.max() + 1 for part in rows[:-1])])
+    return judge.concatenated(
+        [part._replace(prompt_ids=part.prompt_ids + s) for part, s in zip(rows, shifts, strict=True)]
+    )

@@ -1,0 +1,56 @@
+"""The methods that are judged: by hand as the papers set them, and fitted to the first half of the history."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import jaxsel
+from experiments.calibration.ridge import ridge
+from rl.embeddings import embed
+from rl.history import Recorded
+
+FITTED = {"mopps": (jaxsel.beta_bernoulli, "counts"), "dps": (jaxsel.hidden_markov, "states")}
+"""The family of each, and the log score that it is fitted by."""
+
+
+class Methods(NamedTuple):
+    """Predictors by name, and how those that were fitted came out."""
+
+    predictors: dict[str, jaxsel.Predictor]
+    fits: dict[str, jaxsel.Fitted]
+
+
+def middle(recorded: Recorded) -> int:
+    """The step at which the first half ends, which is fitted to."""
+    return recorded.history.num_steps // 2
+
+
+def methods(recorded: Recorded) -> Methods:
+    """Mopps and dps, both fitted, and where the prompts are known gps and ridge."""
+    history = recorded.history
+    early = jaxsel.History(*(column[history.step < middle(recorded)] for column in history))
+    group_size = int(np.median(history.group_size))
+    fits = {
+        name: jaxsel.fit(early, family, num_prompts=recorded.num_prompts, **_sized(family, group_size))
+        for name, (family, _) in FITTED.items()
+    }
+    predictors = {
+        "mopps": jaxsel.beta_bernoulli(group_size=group_size),
+        "mopps, fitted": fits["mopps"].predictor,
+        "dps": jaxsel.hidden_markov(),
+        "dps, fitted": fits["dps"].predictor,
+    }
+    embeddings = recorded.embeddings
+    if embeddings is None and recorded.texts is not None:
+        embeddings = embed(recorded.texts, progress=False)
+    if embeddings is not None:
+        largest = int(np.bincount(history.step).max())
+        predictors["gps"] = jaxsel.amortized(
+            embeddings, group_size=group_size, context_size=min(256, -(-largest // 16) * 16)
+        )
+        predictors["ridge"] = ridge(np.asarray(embeddings, np.float32), group_size=group_size)
+    return Methods(predictors, fits)
+
+
+def _sized(family: object, group_size: int) -> dict[str, Any]:
+    return {"group_size": group_size} if family is jaxsel.beta_bernoulli else {}
