@@ -30,54 +30,18 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from jaxsel import _beta_binomial, _validate
+from jaxsel._domains import DOMAINS as DOMAINS
+from jaxsel._domains import POSITIVE as POSITIVE
+from jaxsel._domains import SIMPLEX as SIMPLEX
+from jaxsel._domains import UNIT as UNIT
+from jaxsel._domains import Domain as Domain
 from jaxsel._visits import solve_states
 from jaxsel.base import Prediction, Predictor, Rollouts
 from jaxsel.beta import beta_bernoulli
 from jaxsel.hmm import PRIOR_COUNTS, hidden_markov
 from jaxsel.replay import History
 
-_EDGE = 0.01  # a start at the end of its interval is moved in by so much: from there no gradient leads away
 _SLOPE = 1e-4  # of the mean score, on the free scale: float32 tells no smaller ones from 0
-
-
-class Domain(NamedTuple):
-    """Where a parameter may lie, and the free numbers that stand for it.
-
-    Attributes:
-        freed: the parameter, inside of its domain, as free numbers.
-        bound: free numbers as the parameter.
-    """
-
-    freed: Callable[[Any], Any]
-    bound: Callable[[Any], Any]
-
-
-def _logit(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    x = jnp.clip(x, _EDGE, 1 - _EDGE)
-    return jnp.log(x) - jnp.log1p(-x)
-
-
-UNIT = Domain(_logit, jax.nn.sigmoid)
-"""Between 0 and 1."""
-
-POSITIVE = Domain(lambda x: jnp.log(jnp.maximum(x, _EDGE)), jnp.exp)
-"""Above 0."""
-
-SIMPLEX = Domain(
-    lambda x: jnp.log(jnp.maximum(x[:-1], _EDGE)) - jnp.log(jnp.maximum(x[-1:], _EDGE)),
-    lambda x: jax.nn.softmax(jnp.concatenate([x, jnp.zeros(1)])),
-)
-"""Probabilities that sum to 1."""
-
-DOMAINS: Mapping[str, Domain] = {
-    "decay": UNIT,
-    "prior_alpha": POSITIVE,
-    "prior_beta": POSITIVE,
-    "prior_counts": POSITIVE,
-    "initial_belief": SIMPLEX,
-}
-"""Of the parameters of the predictors here, by name."""
-
 _BY_HAND: dict[str, ArrayLike] = {"prior_counts": PRIOR_COUNTS["ones"], "initial_belief": (1 / 3, 1 / 3, 1 / 3)}
 _FITTED: dict[Any, tuple[str, ...]] = {
     beta_bernoulli: ("decay", "prior_alpha", "prior_beta"),
@@ -147,14 +111,14 @@ def fit(
     ...     np.repeat(np.arange(20), 50), ids, rng.binomial(8, rates[ids]), 8, num_prompts=200)
     >>> fitted = jaxsel.fit(history, jaxsel.beta_bernoulli, num_prompts=200)
     >>> {name: f"{value:.1f} ({fitted.standard_errors[name]:.1f})" for name, value in fitted.parameters.items()}
-    {'decay': '1.0 (0.0)', 'prior_alpha': '0.5 (0.1)', 'prior_beta': '2.0 (0.3)'}
+    {'decay': '1.0 (0.0)', 'prior_alpha': '0.6 (0.1)', 'prior_beta': '2.3 (0.3)'}
 
     Args:
         history: what was observed; a held-out part of it says how good the fit is.
         family: makes a predictor of parameters: `jaxsel.beta_bernoulli`, `jaxsel.hidden_markov`, or one that computes
             with them in JAX and does not look at their values. It is given the visited prompts alone, as its pool.
         num_prompts: the size of the history's pool.
-        parameters: names of those to fit; None: decay and prior of either family above.
+        parameters: names of those to fit; None: decay and prior of either family above, but for those given as options.
         start: values set by hand, the default of the family where there is none.
         score: "counts": the Beta-Binomial probability of the number of successes, for predictors of success rates;
             "states": that of the solve state. None: "states" for `hidden_markov`, which knows nothing else.
@@ -164,17 +128,13 @@ def fit(
         **options: of the family, as they are; a vector with one entry a prompt of the pool is cut to those visited.
 
     Raises:
-        ValueError: an empty history, a parameter without a domain, a score that is none, or a start at which
-            something came that was predicted not to.
+        ValueError: an empty history, a parameter without a domain or with a value, a score that is none, or a start at
+            which something came that was predicted not to.
     """
     _validate.positive_integer(num_prompts=num_prompts, max_steps=max_steps)
     _validate.positive(prior_width=prior_width)
-    names = _FITTED.get(family, ()) if parameters is None else tuple(parameters)
     domains = {**DOMAINS, **(domains or {})}
-    unknown = [name for name in names if name not in domains]
-    if not names or unknown:
-        what = f"parameters holds {unknown[0]!r}" if unknown else "parameters is empty"
-        raise ValueError(f"{what}; give names out of {', '.join(domains)}, or of your own with their domains")
+    names = _names(family, parameters, start or {}, options, domains)
     score = score or ("states" if family is hidden_markov else "counts")
     _validate.one_of(tuple(_SCORES), score=score)
     if len(history.step) == 0:
@@ -222,6 +182,32 @@ def fit(
         int(steps),
         bool(converged),
     )
+
+
+def _names(
+    family: Callable[..., Predictor],
+    parameters: Sequence[str] | None,
+    start: Mapping[str, Any],
+    options: Mapping[str, Any],
+    domains: Mapping[str, Domain],
+) -> tuple[str, ...]:
+    """Of the parameters to fit."""
+    own = tuple(name for name in _FITTED.get(family, ()) if name not in options)
+    names = own if parameters is None else tuple(parameters)
+    cure = f"give names out of {', '.join(domains)}, or of your own with their domains"
+    if not names:
+        raise ValueError(f"parameters is empty; {cure}")
+    for name in names:
+        if name not in domains:
+            raise ValueError(f"parameters holds {name!r}; {cure}")
+        if name in options:
+            raise ValueError(
+                f"{name} is {options[name]} and to be fitted, too; give it in start, or leave it out of parameters"
+            )
+    for name in start:
+        if name not in names:
+            raise ValueError(f"start holds {name!r}, which is not fitted; give it as an option")
+    return names
 
 
 def _batches(history: History) -> tuple[Int[np.ndarray, " v"], Rollouts]:

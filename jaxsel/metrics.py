@@ -38,8 +38,13 @@ from jaxsel._estimates import Estimate as Estimate
 from jaxsel._estimates import bootstrap as bootstrap
 from jaxsel._estimates import estimate as estimate
 from jaxsel._estimates import slices as slices
+from jaxsel._solve_state_scores import F1 as F1
+from jaxsel._solve_state_scores import confusion_matrix as confusion_matrix
+from jaxsel._solve_state_scores import solve_state_accuracy as solve_state_accuracy
+from jaxsel._solve_state_scores import solve_state_f1 as solve_state_f1
+from jaxsel._solve_state_scores import solve_state_log_score as solve_state_log_score
 from jaxsel._visits import solve_states
-from jaxsel._weighted import AnyArray, Weights, bin_sums, counted, mean, mid_ranks, ratio, root
+from jaxsel._weighted import AnyArray, Weights, counted, mean, mid_ranks, ratio, root
 from jaxsel.base import MIXED, Prediction
 
 Outcome = Float[AnyArray, " m"] | Int[AnyArray, " m"] | Bool[AnyArray, " m"]
@@ -235,71 +240,3 @@ def mixed_shares(
     w, p, s, n = counted(weights, mixed=prediction.mixed, successes=successes, group_size=group_size)
     realised, predicted = mixed_share(s, n, weights=w), mean(p, jnp.where(n > 0, w, 0))
     return MixedShares(realised, predicted, predicted - realised)
-
-
-def solve_state_accuracy(
-    prediction: Prediction,
-    successes: Int[AnyArray, " m"],
-    group_size: Int[AnyArray, " m"],
-    *,
-    weights: Weights = None,
-) -> Float[Array, ""]:
-    """How often the likeliest predicted solve state is the observed one, where n > 0 (DPS, arXiv 2603.10887)."""
-    counts = confusion_matrix(prediction, successes, group_size, weights=weights)
-    return ratio(jnp.trace(counts), jnp.sum(counts))
-
-
-def solve_state_log_score(
-    prediction: Prediction,
-    successes: Int[AnyArray, " m"],
-    group_size: Int[AnyArray, " m"],
-    *,
-    weights: Weights = None,
-) -> Float[Array, ""]:
-    """The mean log probability of the observed solve state, in nats, where n > 0: higher is better."""
-    columns = {"unsolved": prediction.unsolved, "mixed": prediction.mixed, "solved": prediction.solved}
-    w, s, n, *states = counted(weights, successes=successes, group_size=group_size, **columns)
-    w = jnp.where(n > 0, w, 0)
-    came = jnp.take_along_axis(jnp.stack(states), solve_states(s, n)[None], axis=0)[0]
-    return mean(jnp.where(w > 0, jnp.log(jnp.where(w > 0, came, 1)), 0), w)
-
-
-def confusion_matrix(
-    prediction: Prediction,
-    successes: Int[AnyArray, " m"],
-    group_size: Int[AnyArray, " m"],
-    *,
-    weights: Weights = None,
-) -> Float[Array, "3 3"]:
-    """How many groups with n > 0 were in each solve state (rows), by the likeliest predicted one (columns)."""
-    columns = {"unsolved": prediction.unsolved, "mixed": prediction.mixed, "solved": prediction.solved}
-    w, s, n, *states = counted(weights, successes=successes, group_size=group_size, **columns)
-    cell = 3 * solve_states(s, n) + jnp.argmax(jnp.stack(states), axis=0)
-    return bin_sums(jnp.where(n > 0, w, 0), cell, 9).reshape(3, 3)
-
-
-class F1(NamedTuple):
-    """The harmonic mean of precision and recall.
-
-    Attributes:
-        states: of each solve state, in the order UNSOLVED, MIXED, SOLVED; NaN where it was neither predicted nor seen.
-        macro: the mean of those that are not NaN.
-    """
-
-    states: Float[Array, "3"]
-    macro: Float[Array, ""]
-
-
-def solve_state_f1(
-    prediction: Prediction,
-    successes: Int[AnyArray, " m"],
-    group_size: Int[AnyArray, " m"],
-    *,
-    weights: Weights = None,
-) -> F1:
-    """F1 of the likeliest predicted solve state, where n > 0 (DPS, arXiv 2603.10887)."""
-    counts = confusion_matrix(prediction, successes, group_size, weights=weights)
-    either = counts.sum(axis=0) + counts.sum(axis=1)
-    states = ratio(2 * jnp.diagonal(counts), either)
-    some = either > 0
-    return F1(states, ratio(jnp.sum(jnp.where(some, states, 0)), jnp.sum(some).astype(jnp.float32)))

@@ -51,8 +51,7 @@ def derivatives(function, x, step=1e-4):
 def test_without_forgetting_the_prior_is_that_of_a_beta_binomial_sample():
     history = recorded(0)
     fitted = jaxsel.fit(
-        history, jaxsel.beta_bernoulli, num_prompts=N, parameters=["prior_alpha", "prior_beta"], decay=1.0,
-        prior_width=1e3,
+        history, jaxsel.beta_bernoulli, num_prompts=N, decay=1.0, prior_width=1e3
     )  # fmt: skip
 
     def per_prompt(free):
@@ -194,6 +193,8 @@ def test_a_start_at_the_end_of_its_interval_moves():
     [
         ({"parameters": ["ageing"]}, "parameters holds 'ageing'; give names out of decay"),
         ({"parameters": []}, "parameters is empty"),
+        ({"parameters": ["decay"], "decay": 0.5}, "decay is 0.5 and to be fitted, too; give it in start"),
+        ({"start": {"memory": 1.0}}, "start holds 'memory', which is not fitted"),
         ({"score": "rates"}, "score is 'rates'; give one of 'counts', 'states'"),
         ({"prior_width": 0.0}, "prior_width is 0.0"),
         ({"decay": 2.0, "parameters": ["prior_alpha"]}, "decay is 2.0; give a number from 0 to 1"),

@@ -121,7 +121,7 @@ def _drawings(raw: dict[str, Rows], corrected: dict[str, Rows], by_part: dict[st
     def coverage(axes: Any) -> None:
         for name, rows in raw.items():
             covered = metrics.success_coverage(rows.prediction, rows.successes, rows.group_size, LEVELS)
-            plotting.coverage_curve(axes, LEVELS, covered, label=name)
+            plotting.coverage_curve(axes, np.array(LEVELS), covered, label=name)
         axes.legend(frameon=False, fontsize=8)
 
     def parts(metric: str, axis: str) -> Callable[[Any], None]:

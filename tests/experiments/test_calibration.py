@@ -1,0 +1,134 @@
+"""The judging of histories, on a small one; and the page that comes of it."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxsel
+from experiments.calibration import judge
+from experiments.calibration.__main__ import labelled, main
+from experiments.calibration.evaluate import averaged, evaluate, pooled
+from experiments.simulated_history import record
+from jaxsel import metrics
+from rl.history import read_history
+
+SMALL = {"num_prompts": 150, "batch_size": 24, "steps": 20, "probe_every": 4}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two seeds, without embeddings: compiling gps would take half a minute."""
+    root = tmp_path_factory.mktemp("histories")
+    made = [record(root / str(seed), method="uniform", seed=seed, **SMALL) for seed in (0, 1)]
+    for folder in made:
+        (folder / "pool.parquet").unlink()
+    return made
+
+
+@pytest.fixture(scope="module")
+def seen(folders):
+    return judge.replayed(read_history(folders[0]), jaxsel.beta_bernoulli())
+
+
+def test_probes_are_predicted_before_and_know_what_was_visited(folders, seen):
+    recorded = read_history(folders[0])
+    assert np.unique(seen.probes.step).tolist() == [0, 4, 8, 12, 16, 20]
+    np.testing.assert_array_equal(seen.probes.successes, recorded.probes["successes"])
+    history = recorded.history
+    rows = np.flatnonzero(seen.probes.step == 12)
+    for row in rows[:40]:
+        steps = history.step[(history.prompt_ids == seen.probes.prompt_ids[row]) & (history.step < 12)]
+        assert seen.probes.visits[row] == len(steps)
+        assert seen.probes.waiting[row] == (12 - steps[-1] if len(steps) else -1)
+    assert (seen.probes.visits[seen.probes.step == 0] == 0).all()
+
+
+@pytest.mark.parametrize("method", ["isotonic", "beta"])
+def test_recalibration_afterwards_is_that_of_the_predictor(folders, seen, method):
+    recorded = read_history(folders[0])
+    live = judge.replayed(recorded, jaxsel.recalibrated(jaxsel.beta_bernoulli(), method=method, window=judge.WINDOW))
+    afterwards = judge.recalibrated(seen, method=method)
+    for name in ("unsolved", "mixed", "solved"):
+        expected = getattr(live.probes.prediction, name)
+        np.testing.assert_allclose(getattr(afterwards.prediction, name), expected, atol=1e-5)
+    assert not np.allclose(afterwards.prediction.mixed, seen.probes.prediction.mixed, atol=0.05)
+
+
+def test_on_probes_only_earlier_ones_count(seen):
+    corrected = judge.recalibrated(seen, on="probes")
+    first = seen.probes.step == 0
+    np.testing.assert_allclose(corrected.prediction.mixed[first], seen.probes.prediction.mixed[first], atol=0.05)
+    late = seen.probes.step >= 12
+    errors = [judge.judged(rows.taken(late))["calibration error"]["mean"] for rows in (seen.probes, corrected)]
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_numbers_are_those_of_the_metrics_of_the_part(seen):
+    rows = seen.probes
+    part = judge.parts_of(rows)["visits 1"]
+    np.testing.assert_array_equal(part, rows.visits == 1)
+    few = rows.taken(part)
+    found, alone = judge.judged(rows, part), judge.judged(few)
+    for name in ("spearman", "error", "log score", "state log score", "Brier", "calibration error", "mixed, excess"):
+        for key in ("mean", "standard_error"):
+            assert found[name][key] == pytest.approx(alone[name][key], rel=2e-3, abs=1e-5), name
+    expected = metrics.beta_binomial_log_score(few.prediction, few.successes, few.group_size)
+    assert found["log score"]["mean"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_gain_of_a_better_predictor_is_the_difference_of_the_scores(folders, seen):
+    fitted = jaxsel.beta_bernoulli(decay=0.9, prior_alpha=0.3, prior_beta=0.3)
+    other = judge.replayed(read_history(folders[0]), fitted).ahead
+    gain = judge.gain(other, seen.ahead, "counts")
+    scores = [judge.judged(rows)["log score"]["mean"] for rows in (other, seen.ahead)]
+    assert gain["mean"] == pytest.approx(scores[0] - scores[1], abs=1e-4)
+    assert gain["mean"] > 2 * gain["standard_error"] > 0
+
+
+def test_pooled_rows_keep_prompts_of_other_histories_apart(seen):
+    both = pooled([seen.probes, seen.probes])
+    assert len(np.unique(both.prompt_ids)) == 2 * len(np.unique(seen.probes.prompt_ids))
+    one, two = (judge.judged(rows)["error"] for rows in (seen.probes, both))
+    assert two["mean"] == pytest.approx(one["mean"], rel=1e-5)
+    assert two["standard_error"] == pytest.approx(one["standard_error"] / np.sqrt(2), rel=0.01)
+
+
+def test_averages_are_over_histories():
+    numbers = [{"a": {"mean": m, "standard_error": 9.0}, "chosen_by": "uniform"} for m in (1.0, 3.0)]
+    assert averaged(numbers) == {"a": {"mean": 2.0, "standard_error": 1.0}, "chosen_by": None}
+    assert averaged(numbers[:1]) == numbers[0]
+
+
+@pytest.mark.slow
+def test_a_page_and_a_result(folders, tmp_path, capsys):
+    main([f"small={folders[0]}", "--out", str(tmp_path)])
+    assert "fitted" in capsys.readouterr().out
+    setting = json.loads((tmp_path / "calibration.json").read_text())["settings"]["small"]
+    (found,) = setting["histories"]
+    assert setting["mean"] == found
+    assert set(found["probe"]) == {"mopps", "mopps, fitted", "dps", "dps, fitted"}
+    for method in ("mopps", "dps"):
+        assert found["fitted"][method]["gain"]["mean"] > 0
+        assert found["recalibrated"]["isotonic"][method]["mean"] < found["probe"][method]["calibration error"]["mean"]
+    html = (tmp_path / "calibration.html").read_text()
+    for text in ("Are the predictions any good?", "small", "prior_counts from UNSOLVED", "python -m experiments"):
+        assert text in html
+    assert html.count("<img") == 6
+
+
+def test_labels():
+    assert [str(path) for path in labelled(["a b=x/y", "a b=z", "c=d"])["a b"]] == ["x/y", "z"]
+
+
+def test_a_label_of_ones_own_making(folders):
+    assert [*labelled([str(folders[0])])] == ["chosen by uniform, 150 prompts"]
+
+
+def test_a_history_without_late_probes(tmp_path):
+    folder = record(tmp_path, method="uniform", seed=0, **SMALL | {"steps": 4, "probe_every": 4})
+    recorded = read_history(folder)
+    early = recorded._replace(probes=jax.tree.map(lambda column: column[:150], recorded.probes))
+    with pytest.raises(ValueError, match="has no probe after step 2"):
+        evaluate(early, name="this")
