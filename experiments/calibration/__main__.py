@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.calibration.evaluate import CALIBRATION, Evaluation, averaged, evaluate
+from experiments.calibration.overview import compact, overview
 from experiments.calibration.report import HOW_TO_READ, section
 from experiments.page import Section, write_page
 from experiments.provenance import RESULTS, provenance, write_result
@@ -77,7 +78,8 @@ def main(arguments: list[str]) -> None:
         console.print(table(label, mean))
     made = provenance({"histories": {label: len(found) for label, found in settings.items()}}, 0)
     result = {
-        label: {"mean": means[label], "histories": [one.numbers for one in found]} for label, found in settings.items()
+        label: {"mean": means[label], "histories": [compact(one.numbers) for one in found]}
+        for label, found in settings.items()
     }
     write_result(options.out / f"{options.name}.json", made | {"settings": result})
     page = write_page(
@@ -87,7 +89,8 @@ def main(arguments: list[str]) -> None:
         sections=[Section("How to read this", HOW_TO_READ), *(section(*of) for of in settings.items())],
         footer={"command": shlex.join(["python", "-m", "experiments.calibration", *arguments]), **made},
     )
-    console.print(f"page: {page}")
+    figure = overview(means, options.out / f"{options.name}.png")
+    console.print(f"page: {page}    figure: {figure}")
 
 
 if __name__ == "__main__":

@@ -107,15 +107,17 @@ def test_a_page_and_a_result(folders, tmp_path, capsys):
     assert "fitted" in capsys.readouterr().out
     setting = json.loads((tmp_path / "calibration.json").read_text())["settings"]["small"]
     (found,) = setting["histories"]
-    assert setting["mean"] == found
     assert set(found["probe"]) == {"mopps", "mopps, fitted", "dps", "dps, fitted"}
+    mean = setting["mean"]
+    assert {m: s["mean"] for m, s in mean["probe"]["dps"].items()} == found["probe"]["dps"]
     for method in ("mopps", "dps"):
         assert found["fitted"][method]["gain"]["mean"] > 0
-        assert found["recalibrated"]["isotonic"][method]["mean"] < found["probe"][method]["calibration error"]["mean"]
+        assert mean["recalibrated"]["isotonic"][method]["mean"] < found["probe"][method]["calibration error"]
     html = (tmp_path / "calibration.html").read_text()
     for text in ("Are the predictions any good?", "small", "prior_counts from UNSOLVED", "python -m experiments"):
         assert text in html
     assert html.count("<img") == 6
+    assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_labels():
