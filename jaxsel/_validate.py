@@ -14,6 +14,11 @@ def traced(value: Any) -> TypeGuard[jax.Array]:
     return isinstance(value, Tracer)
 
 
+def sayable(value: Any) -> Any:
+    """What a spec, which is JSON-able, says of a value: itself, as lists; of one that is traced, that it is."""
+    return "traced" if traced(value) else np.asarray(value).tolist()
+
+
 def finite(**arguments: float) -> None:
     """Every argument is a finite number."""
     for name, value in arguments.items():

@@ -13,7 +13,7 @@ last visited k steps ago are worth d^k of what is stored, so an update still tou
 """
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -177,7 +177,7 @@ def beta_bernoulli(
 
     spec = {
         "predictor": "beta_bernoulli",
-        "decay": decay,
+        "decay": _validate.sayable(decay),
         "group_size": group_size,
         "ageing": ageing,
         **{name: _describe(value) for name, value in priors.items()},
@@ -194,8 +194,8 @@ def _prior(name: str, value: ArrayLike | Array) -> np.ndarray | Array:
     return prior
 
 
-def _describe(prior: np.ndarray | Array) -> Any:
+def _describe(prior: np.ndarray | Array) -> float | str:
     """A prior in a spec: the number itself, or the fingerprint of a vector."""
-    if _validate.traced(prior):
-        return prior
-    return float(prior) if prior.ndim == 0 else f"sha256:{hashlib.sha256(prior.tobytes()).hexdigest()[:16]}"
+    if prior.ndim == 0:
+        return _validate.sayable(prior)
+    return f"sha256:{hashlib.sha256(np.asarray(prior).tobytes()).hexdigest()[:16]}"

@@ -18,7 +18,7 @@ needed only in the sum that normalises the row. The state holds what is predicte
 that makes the one has the other at hand, and predicting the pool is reading it.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -248,9 +248,9 @@ def hidden_markov(
 
     spec = {
         "predictor": "hidden_markov",
-        "decay": decay,
-        "prior_counts": _listed(counts),
-        "initial_belief": _listed(belief),
+        "decay": _validate.sayable(decay),
+        "prior_counts": _validate.sayable(counts),
+        "initial_belief": _validate.sayable(belief),
     }
     return Predictor(spec, init, predict, update_state)
 
@@ -276,7 +276,3 @@ def _initial_belief(initial_belief: ArrayLike | Array | None) -> Float[np.ndarra
     if belief.shape != (3,) or not np.isfinite(belief).all() or (belief < 0).any() or belief.sum() == 0:
         raise ValueError(f"initial_belief is {belief.tolist()}; give three numbers >= 0, not all 0")
     return (belief / belief.sum()).astype(np.float32)
-
-
-def _listed(array: np.ndarray | Array) -> Any:
-    return array if _validate.traced(array) else array.tolist()

@@ -30,7 +30,9 @@ def overview(means: dict[str, Any], path: Path) -> Path:
     axes[0, 0].invert_yaxis()
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=len(_WAYS), frameon=False)
-    figure.suptitle(f"Recalibrated online, P(mixed) keeps what it promises (probes of the whole pool; dashed: {_BAR})")
+    figure.suptitle(
+        f"Recalibration on random batches is enough; on chosen ones some methods need probes (dashed: {_BAR})"
+    )
     return drawing.save(figure, path)
 
 

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from experiments.calibration.evaluate import CALIBRATION, CORRECTIONS, ERROR, Evaluation, averaged, pooled
 from experiments.calibration.judge import LEVELS, Rows, is_mixed
-from experiments.drawing import plt
 from experiments.page import Drawing, Section, Table
 from experiments.spread import shown
 from jaxsel import metrics, plotting
@@ -168,14 +167,16 @@ def _drawings(raw: dict[str, Rows], corrected: dict[str, Rows], by_part: dict[st
 
 
 def _figure(draw: Callable[[Any], None], height: float = 3.6) -> Figure:
-    figure, axes = plt.subplots(figsize=(4.4, height), layout="constrained")
+    figure = Figure((4.4, height), layout="constrained")
+    axes = figure.subplots()
     draw(axes)
     plotting.tidy(axes)
     return figure
 
 
 def _pits(rows: dict[str, Rows]) -> Figure:
-    figure, axes = plt.subplots(2, 2, figsize=(4.4, 3.6), layout="constrained", sharex=True, sharey=True)
+    figure = Figure((4.4, 3.6), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True, sharey=True)
     for ax, (name, of) in zip(axes.flat, rows.items(), strict=False):
         pit = metrics.randomised_pit(jax.random.key(0), of.prediction, of.successes, of.group_size)
         plotting.pit_histogram(ax, metrics.uniformity(pit).shares, label=name)
