@@ -81,6 +81,8 @@ def main(arguments: list[str]) -> None:
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     # a kernel starts in the folder of its notebook
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))
+    if "JAXSEL_PROBLEMS" in os.environ and Path(os.environ["JAXSEL_PROBLEMS"]).exists():
+        os.environ["JAXSEL_PROBLEMS"] = str(Path(os.environ["JAXSEL_PROBLEMS"]).absolute())
     out = options.out or FOLDER
     out.mkdir(parents=True, exist_ok=True)
     known = sorted(path.stem for path in FOLDER.glob("*.ipynb"))

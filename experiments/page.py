@@ -163,7 +163,7 @@ def _shown(cell: Any, digits: int) -> str:
     if isinstance(cell, int | np.integer):
         return f"{cell:,}"
     if isinstance(cell, str):
-        return cell
+        return _NOTHING if cell == "-" else cell
     number = float(cell)
     return _NOTHING if math.isnan(number) else f"{number:,.{digits}f}".replace("-", _MINUS)
 

@@ -16,10 +16,12 @@ class Domain(NamedTuple):
     Attributes:
         freed: the parameter, inside of its domain, as free numbers.
         bound: free numbers as the parameter.
+        inside: a value set by hand, in the scale of the domain.
     """
 
     freed: Callable[[Any], Any]
     bound: Callable[[Any], Any]
+    inside: Callable[[Any], Any] = lambda value: value
 
 
 def _logit(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -36,6 +38,7 @@ POSITIVE = Domain(lambda x: jnp.log(jnp.maximum(x, _EDGE)), jnp.exp)
 SIMPLEX = Domain(
     lambda x: jnp.log(jnp.maximum(x[:-1], _EDGE)) - jnp.log(jnp.maximum(x[-1:], _EDGE)),
     lambda x: jax.nn.softmax(jnp.concatenate([x, jnp.zeros(1)])),
+    lambda x: x / x.sum(),
 )
 """Probabilities that sum to 1."""
 

@@ -55,7 +55,7 @@ def estimate(
             not scale it: a mean, no sum.
         arrays: whatever it takes, with the rows first.
         weights: 1 for rows that count, 0 for others; None: all count.
-        clusters: numbers from 0 to below the number of rows, the same for rows that vary together.
+        clusters: any numbers, the same for rows that vary together, such as ids of prompts.
 
     Raises:
         ValueError: clusters of another length.
@@ -122,7 +122,7 @@ def _checked(clusters: Int[AnyArray, " c"] | None, weights: Float[Array, " m"]) 
         return None
     if np.shape(clusters) != weights.shape:
         raise ValueError(f"clusters has shape {np.shape(clusters)} for {weights.shape[0]} rows; give one each")
-    return jnp.asarray(clusters)
+    return jnp.unique(jnp.asarray(clusters), return_inverse=True, size=weights.shape[0])[1]  # from 0 on
 
 
 def slices(

@@ -27,7 +27,6 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
-from numpy.typing import ArrayLike
 
 from jaxsel import _beta_binomial, _validate
 from jaxsel._domains import DOMAINS as DOMAINS
@@ -42,7 +41,7 @@ from jaxsel.hmm import PRIOR_COUNTS, hidden_markov
 from jaxsel.replay import History
 
 _SLOPE = 1e-4  # of the mean score, on the free scale: float32 tells no smaller ones from 0
-_BY_HAND: dict[str, ArrayLike] = {"prior_counts": PRIOR_COUNTS["ones"], "initial_belief": (1 / 3, 1 / 3, 1 / 3)}
+_BY_HAND: dict[str, Any] = {"prior_counts": "ones", "initial_belief": np.full(3, 1 / 3)}
 _FITTED: dict[Any, tuple[str, ...]] = {
     beta_bernoulli: ("decay", "prior_alpha", "prior_beta"),
     hidden_markov: ("decay", "prior_counts", "initial_belief"),
@@ -121,7 +120,8 @@ def fit(
         parameters: names of those to fit; None: decay and prior of either family above, but for those given as options.
         start: values set by hand, the default of the family where there is none.
         score: "counts": the Beta-Binomial probability of the number of successes, for predictors of success rates;
-            "states": that of the solve state. None: "states" for `hidden_markov`, which knows nothing else.
+            "states": that of the solve state, of groups of the size that the predictor speaks of. None: "states" for
+            `hidden_markov`, which knows nothing else.
         domains: of parameters whose name is not in `DOMAINS`.
         prior_width: w, in logits and logs.
         max_steps: of L-BFGS.
@@ -139,10 +139,16 @@ def fit(
     _validate.one_of(tuple(_SCORES), score=score)
     if len(history.step) == 0:
         raise ValueError("history has no rows; give one with visits")
+    if int(history.prompt_ids.max()) >= num_prompts:
+        raise ValueError(
+            f"num_prompts is {num_prompts}, but the history visits {history.prompt_ids.max()}; give its pool's"
+        )
 
     visited, batches = _batches(history)
-    by_hand = {name: jnp.asarray(_by_hand(family, name, start or {}), jnp.float32) for name in names}
-    cut = {name: _cut(value, visited, num_prompts) for name, value in options.items()}
+    by_hand = {name: _by_hand(family, name, start or {}) for name in names}
+    family(**by_hand, **options)  # says what is wrong with the values
+    by_hand = {name: domains[name].inside(_as_numbers(name, value)) for name, value in by_hand.items()}
+    cut = {name: _cut(name, value, visited, num_prompts) for name, value in options.items()}
 
     def row_scores(values: dict[str, Any]) -> Float[Array, "T b"]:
         return _one_step_ahead(family(**values, **cut), _SCORES[score], batches, len(visited))
@@ -195,6 +201,8 @@ def _names(
     own = tuple(name for name in _FITTED.get(family, ()) if name not in options)
     names = own if parameters is None else tuple(parameters)
     cure = f"give names out of {', '.join(domains)}, or of your own with their domains"
+    if len(set(names)) < len(names):
+        raise ValueError(f"parameters holds {', '.join(names)}; give every name once")
     if not names:
         raise ValueError(f"parameters is empty; {cure}")
     for name in names:
@@ -228,11 +236,16 @@ def _by_hand(family: Callable[..., Predictor], name: str, start: Mapping[str, An
     value = start.get(name, _BY_HAND.get(name) if own in (None, inspect.Parameter.empty) else own)
     if value is None:
         raise ValueError(f"start holds no {name}, and {getattr(family, '__name__', family)} has no default; give one")
-    return PRIOR_COUNTS[value] if isinstance(value, str) else value
+    return value if isinstance(value, str | float) else np.asarray(value)
 
 
-def _cut(value: Any, visited: Int[np.ndarray, " v"], num_prompts: int) -> Any:
-    return np.asarray(value)[visited] if np.shape(value) == (num_prompts,) else value
+def _as_numbers(name: str, value: Any) -> Float[Array, "*shape"]:
+    return jnp.asarray(PRIOR_COUNTS[value] if name == "prior_counts" and isinstance(value, str) else value, jnp.float32)
+
+
+def _cut(name: str, value: Any, visited: Int[np.ndarray, " v"], num_prompts: int) -> Any:
+    one_each = np.shape(value) == (num_prompts,) and name != "initial_belief"
+    return np.asarray(value)[visited] if one_each else value
 
 
 def _one_step_ahead(

@@ -11,7 +11,8 @@ The last `window` pairs are kept. Two kinds of g:
 
 Both see the pairs in groups of neighbours, as many in each: a predictor may tell prompts apart by the fourth digit, as
 dps does of prompts that wait for long. A few more pairs, evenly spread, say that the prediction was right: so g starts
-as the identity, and stays near it where nothing was ever predicted.
+as the identity, and stays near it where nothing was ever predicted. Beyond the lowest and the highest group, isotonic
+is constant.
 
 What is learnt is how to correct the predictions of prompts that were *chosen*; of prompts with the same prediction that
 were not, for example because their draw lay elsewhere, it says as much as they are like those.
@@ -129,10 +130,10 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
     x = features(groups.predicted)
     identity = jnp.array([1.0, 1.0, 0.0])
 
-    def newton(free: Float[Array, " 3"]) -> Callable[..., Float[Array, " 3"]]:
-        """Newton's steps of logistic regression in the parameters that are free, with a prior around the identity."""
+    def fitted(free: Float[Array, " 3"]) -> tuple[Float[Array, " 3"], Float[Array, ""]]:
+        """The likeliest of the parameters that are free, with a prior around the identity, and its loss."""
 
-        def moved(_: Int[Array, ""], parameters: Float[Array, " 3"]) -> Float[Array, " 3"]:
+        def newton(_: Int[Array, ""], parameters: Float[Array, " 3"]) -> Float[Array, " 3"]:
             rate = jax.nn.sigmoid(x @ parameters)
             gradient = x.T @ (groups.size * (groups.came - rate)) - _PRIOR_PRECISION * (parameters - identity)
             curvature = (x.T * (groups.size * rate * (1 - rate))[None]) @ x + _PRIOR_PRECISION * jnp.eye(3)
@@ -141,14 +142,15 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
             # from far off Newton's step may lead still further: no logit moves by more than 2
             return parameters + step / jnp.maximum(1, jnp.max(jnp.abs(x @ step)) / 2)
 
-        return moved
+        parameters = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, identity * free)
+        logit = x @ parameters
+        surprise = jax.nn.softplus(logit) - groups.came * logit
+        off = 0.5 * _PRIOR_PRECISION * jnp.sum((parameters - identity) ** 2)
+        return parameters, jnp.where((parameters[:2] >= 0).all(), jnp.sum(groups.size * surprise) + off, jnp.inf)
 
-    everything = jnp.ones(3)
-    parameters = jax.lax.fori_loop(0, _NEWTON_STEPS, newton(everything), identity)
-    slopes = parameters[:2] > 0  # of one that is not, nothing is left, and the others are fitted again
-    free = jnp.append(slopes.astype(jnp.float32), 1.0)
-    parameters = jax.lax.fori_loop(0, _NEWTON_STEPS, newton(free), parameters * free)
-    parameters = parameters.at[:2].max(0)
+    # with both slopes, with either alone, and with none, which is always allowed
+    each, loss = jax.vmap(fitted)(jnp.array([[1.0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]]))
+    parameters = each[jnp.argmin(loss)]
     return lambda probability: jax.nn.sigmoid(features(probability) @ parameters)
 
 

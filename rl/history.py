@@ -43,6 +43,9 @@ class HistoryLog:
         first_step: rows from this step on are of work that is done again, and are dropped.
         texts: of the prompts.
         embeddings: of the prompts `[N, d]`, where there is no text to embed.
+
+    Raises:
+        ValueError: the folder holds the history of another pool or method.
     """
 
     def __init__(
@@ -56,18 +59,21 @@ class HistoryLog:
         embeddings: np.ndarray | None = None,
     ):
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        about = {"num_prompts": num_prompts, "spec": spec}
+        self._schema = _SCHEMA.with_metadata({_ABOUT: json.dumps(about)})
+        self._tables: list[pa.Table] = []
+        self._clock = 0
+        kept = _parts(folder)
+        self._next = len(kept)
+        if kept and _about(kept[0]) != json.loads(json.dumps(about)):
+            raise ValueError(f"{folder} holds the history of another pool or method; give another folder")
         columns: dict[str, Any] = {} if texts is None else {"text": pa.array(texts, pa.string())}
         if embeddings is not None:
             rows = pa.array(np.asarray(embeddings, np.float32).ravel())
             columns["embedding"] = pa.FixedSizeListArray.from_arrays(rows, embeddings.shape[1])
         if columns:
             _write(folder / _POOL, pa.table(columns))
-        self._folder = folder
-        self._schema = _SCHEMA.with_metadata({_ABOUT: json.dumps({"num_prompts": num_prompts, "spec": spec})})
-        self._tables: list[pa.Table] = []
-        self._clock = 0
-        kept = _parts(folder)
-        self._next = len(kept)
         for number, part in enumerate(kept):
             table = pq.read_table(part)
             early = table.filter(pa.array(table["step"].to_numpy() < first_step))
@@ -157,7 +163,7 @@ def read_history(folder: str | Path) -> Recorded:
         raise ValueError(f"{folder} holds no history (part-*.parquet); give the folder `history` of a run")
     tables = [pq.read_table(part) for part in parts]
     table = pa.concat_tables(tables)
-    about = json.loads(tables[0].schema.metadata[_ABOUT])
+    about = _about(parts[0])
     rollouts, probes = (_columns(table, kind) for kind in ("rollout", "probe"))
     history = jaxsel.make_history(
         rollouts["clock"],
@@ -177,6 +183,10 @@ def _pool(path: Path) -> tuple[list[str] | None, np.ndarray | None]:
         return texts, None
     lists = columns["embedding"].combine_chunks()
     return texts, lists.flatten().to_numpy().reshape(len(lists), -1)
+
+
+def _about(part: Path) -> dict[str, Any]:
+    return json.loads(pq.read_schema(part).metadata[_ABOUT])
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -149,7 +149,7 @@ def _read_parquet(file: Path, wanted: list[str]) -> Found:
 def _read_csv(file: Path, wanted: list[str]) -> Found:
     if not file.stat().st_size:
         return [], {}
-    text = pa_csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()))
+    text = pa_csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=True)
     table = pa_csv.read_csv(file, parse_options=pa_csv.ParseOptions(newlines_in_values=True), convert_options=text)
     return table.column_names, table.select([name for name in wanted if name in table.column_names]).to_pydict()
 
@@ -158,7 +158,7 @@ def _read_jsonl(file: Path, wanted: list[str]) -> Found:
     """By the standard library: Python writes NaN where a reward is missing, which no other reader takes."""
     names: dict[str, None] = {}
     columns = {name: [] for name in wanted}
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

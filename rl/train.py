@@ -97,6 +97,8 @@ def train(
             if step == 0 or (config.probe_every and step % config.probe_every == 0):
                 with clock("probing"):
                     record |= _probe(config, probe, engine, curriculum, step, history)
+                if history is not None:
+                    history.flush()  # whether or not there are checkpoints
             collected = _collect(config, task, pool, engine, curriculum, step, clock, history)
             if step + 1 < config.steps:
                 with clock("selecting"):

@@ -160,6 +160,18 @@ def test_rows_of_a_cluster_vary_together():
     assert alone.standard_error < 0.6 * found.standard_error
 
 
+def test_clusters_may_have_any_numbers():
+    """More than there are rows, too, as ids of a large pool have."""
+    clusters, x = clustered()
+    wanted = metrics.estimate(_weighted_mean, x, clusters=clusters).standard_error
+    for ids in (clusters + 1000, -7 * clusters, 10**6 - clusters):
+        np.testing.assert_allclose(metrics.estimate(_weighted_mean, x, clusters=ids).standard_error, wanted, rtol=1e-5)
+        compiled = jax.jit(lambda x, ids: metrics.estimate(_weighted_mean, x, clusters=ids).standard_error)
+        np.testing.assert_allclose(compiled(x, ids), wanted, rtol=1e-5)
+    resampled = metrics.bootstrap(jax.random.key(0), _weighted_mean, x, clusters=clusters + 1000)
+    np.testing.assert_allclose(resampled.standard_error, wanted, rtol=0.2)
+
+
 def test_resampled_clusters_agree():
     clusters, x = clustered()
     both = (

@@ -195,6 +195,10 @@ def test_a_start_at_the_end_of_its_interval_moves():
         ({"parameters": []}, "parameters is empty"),
         ({"parameters": ["decay"], "decay": 0.5}, "decay is 0.5 and to be fitted, too; give it in start"),
         ({"start": {"memory": 1.0}}, "start holds 'memory', which is not fitted"),
+        ({"start": {"decay": 1.5}}, "decay is 1.5; give a number from 0 to 1"),
+        ({"start": {"prior_alpha": -1.0}}, "prior_alpha is -1.0; give finite numbers above 0"),
+        ({"parameters": ["decay", "decay"]}, "parameters holds decay, decay; give every name once"),
+        ({"num_prompts": 30}, "num_prompts is 30, but the history visits 39"),
         ({"score": "rates"}, "score is 'rates'; give one of 'counts', 'states'"),
         ({"prior_width": 0.0}, "prior_width is 0.0"),
         ({"decay": 2.0, "parameters": ["prior_alpha"]}, "decay is 2.0; give a number from 0 to 1"),
@@ -204,6 +208,23 @@ def test_a_start_at_the_end_of_its_interval_moves():
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         jaxsel.fit(recorded(0), jaxsel.beta_bernoulli, **{"num_prompts": N, **options})
+
+
+def test_a_belief_by_hand_need_not_sum_to_1():
+    history = recorded(0, steps=6)
+    one, other = (
+        jaxsel.fit(
+            history, jaxsel.hidden_markov, num_prompts=N, parameters=["initial_belief"], start=start, max_steps=2
+        )
+        for start in ({}, {"initial_belief": (2, 2, 2)})
+    )
+    assert other.by_hand == pytest.approx(one.by_hand, rel=1e-5)
+    assert other.by_hand == pytest.approx(state_score(history, decay=0.7), rel=1e-5)
+
+
+def test_an_unknown_name_of_prior_counts():
+    with pytest.raises(ValueError, match="prior_counts is 'flat'; give one of 'ones'"):
+        jaxsel.fit(recorded(0), jaxsel.hidden_markov, num_prompts=N, start={"prior_counts": "flat"})
 
 
 def test_an_empty_history():

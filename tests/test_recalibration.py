@@ -58,9 +58,14 @@ def test_isotonic_is_that_of_scikit_learn(truth):
     np.testing.assert_allclose(recalibration.isotonic(groups)(jnp.array(at, jnp.float32)), expected, atol=2e-4)
 
 
+@pytest.mark.parametrize("shapes", [(1, 1), (8, 2), (2, 8)])
 @pytest.mark.parametrize("truth", [lambda p: p**2, lambda p: 0.5 + 0.4 * p, lambda p: 1 - p, lambda p: p])
-def test_beta_is_the_penalised_likelihoods_largest(truth):
-    groups, at, came, size = groups_of(1, truth)
+def test_beta_is_the_penalised_likelihoods_largest(truth, shapes):
+    rng = np.random.default_rng(1)
+    predicted = rng.beta(shapes[0], shapes[1], 1000).astype(np.float32)
+    event = (rng.random(1000) < truth(predicted)).astype(np.float32)
+    groups = grouped(with_pairs(no_pairs(1000), jnp.array(predicted), jnp.array(event), jnp.ones(1000, bool)))
+    size, at, came = (np.asarray(field, np.float64) for field in groups)
 
     def loss(parameters) -> float:
         a, b, c = parameters

@@ -1,6 +1,6 @@
 """Are the predictions any good? All methods on recorded histories: one page, one table, one small JSON.
 
-    python -m experiments.calibration [LABEL=]HISTORY... [--out experiments/results] [--name calibration]
+    python -m experiments.calibration [LABEL=]HISTORY... [--out runs] [--name calibration]
 
 A history is the folder `history` of a run with `train.history=true` (best with `probe_size=0`, a probe of the whole
 pool), or what `experiments.simulated_history` writes. Histories of one label are one setting, its seeds. Without a
@@ -24,7 +24,7 @@ from experiments.calibration.evaluate import CALIBRATION, Evaluation, averaged, 
 from experiments.calibration.overview import compact, overview
 from experiments.calibration.report import HOW_TO_READ, section
 from experiments.page import Section, write_page
-from experiments.provenance import RESULTS, provenance, write_result
+from experiments.provenance import provenance, write_result
 from experiments.spread import shown
 from rl.history import read_history
 
@@ -33,7 +33,7 @@ def labelled(arguments: list[str]) -> dict[str, list[Path]]:
     """Folders by label."""
     found: dict[str, list[Path]] = {}
     for argument in arguments:
-        label, _, folder = argument.rpartition("=")
+        label, _, folder = ("", "", argument) if Path(argument).exists() else argument.partition("=")
         path = Path(folder)
         if not label:
             recorded = read_history(path)
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("histories", nargs="+", metavar="[LABEL=]HISTORY")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--name", default="calibration", help="of the files")
     options = parser.parse_args(arguments)
     settings: dict[str, list[Evaluation]] = {

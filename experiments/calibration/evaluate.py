@@ -42,6 +42,8 @@ def evaluate(recorded: Recorded, *, name: str) -> Evaluation:
         ValueError: there is no probe in the second half.
     """
     half = middle(recorded)
+    if not len(recorded.history.step):
+        raise ValueError(f"{name} has no batch with a verdict; give the history of a run that was trained")
     if not (recorded.probes["clock"] >= half).any():
         raise ValueError(f"{name} has no probe after step {half}; record with probe_size=0 and a smaller probe_every")
     chosen = methods(recorded)
@@ -62,6 +64,7 @@ def evaluate(recorded: Recorded, *, name: str) -> Evaluation:
         "rollouts": int(recorded.history.group_size.sum()),
         "probe_rollouts": int(recorded.probes["group_size"].sum()),
         "probes": len(np.unique(some.step)),
+        "probed": len(np.unique(some.prompt_ids)),
         "ceiling": judge.ceiling(some),
         "probe": {method: judge.judged(rows) for method, rows in raw.items()},
         "ahead": {method: judge.judged(rows) for method, rows in ahead.items()},
@@ -98,14 +101,15 @@ def _by_part(rows: Rows) -> dict[str, Any]:
 def averaged(by_history: list[Any]) -> Any:
     """Numbers `{mean, standard_error}`, nested in dictionaries: their mean over histories and its standard error.
 
-    Of one history alone, its own numbers.
+    Of one history alone, its own numbers. What not all of them have is left out.
     """
     first = by_history[0]
     if not isinstance(first, dict):
         return first if len(by_history) == 1 else None
     if set(first) == {"mean", "standard_error"}:
         return first if len(by_history) == 1 else over_seeds([found["mean"] for found in by_history])
-    return {name: averaged([found[name] for found in by_history]) for name in first}
+    common = [name for name in first if all(name in found for found in by_history)]
+    return {name: averaged([found[name] for found in by_history]) for name in common}
 
 
 def pooled(rows: list[Rows]) -> Rows:

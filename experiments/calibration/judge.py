@@ -52,8 +52,8 @@ class Replayed(NamedTuple):
 
 def replayed(recorded: Recorded, predictor: jaxsel.Predictor) -> Replayed:
     """Goes through the history with the predictor."""
-    history, probes = recorded.history, recorded.probes
-    clocks = np.unique(probes["clock"])
+    history = recorded.history
+    clocks = np.unique(_clocks(recorded))
     selector = jaxsel.make_selector(predictor, jaxsel.thompson(), jaxsel.top_k())  # which never choose
     found = jaxsel.replay(history, selector, num_prompts=recorded.num_prompts, probe_steps=clocks.tolist())
     ahead = Rows(
@@ -64,8 +64,13 @@ def replayed(recorded: Recorded, predictor: jaxsel.Predictor) -> Replayed:
     return Replayed(ahead, concatenated(parts))
 
 
+def _clocks(recorded: Recorded) -> np.ndarray:
+    """Of the probes; after batches at the end of which nothing was judged, that of the history's end."""
+    return np.minimum(recorded.probes["clock"], recorded.history.num_steps)
+
+
 def _probed(recorded: Recorded, pool: Prediction, clock: int) -> Rows:
-    rows = (recorded.probes["clock"] == clock) & (recorded.probes["group_size"] > 0)
+    rows = (_clocks(recorded) == clock) & (recorded.probes["group_size"] > 0)
     ids, s, n = (recorded.probes[name][rows] for name in ("prompt_id", "successes", "group_size"))
     history = recorded.history
     before = history.step < clock
@@ -157,7 +162,7 @@ def judged(rows: Rows, part: np.ndarray | None = None) -> dict[str, dict[str, fl
     """Every metric of the rows, with its standard error; rows of a prompt vary together.
 
     Args:
-        rows: of at least as many prompts as `prompt_ids` has numbers.
+        rows: predictions and what came.
         part: the rows that count; None: all.
     """
     weights = np.ones(len(rows.step)) if part is None else np.asarray(part, float)

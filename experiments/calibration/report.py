@@ -27,9 +27,10 @@ _COLUMNS = {
     "90% covers": "90% covers",
     "PIT distance": "PIT distance",
 }
-HOW_TO_READ = """Every method goes through the same recorded batches and predicts the whole pool before each probe:
-fresh rollouts of every prompt, which no method learns from. Probes of the second half count; what is fitted, is fitted
-on the first. Brackets hold standard errors: over histories where there are several, and else over prompts.
+HOW_TO_READ = """Every method goes through the same recorded batches and predicts the pool before each probe: fresh
+rollouts of all of its prompts, or of a random part that stays the same, which no method learns from. Probes of the
+second half count; what is fitted, is fitted on the first. Brackets hold standard errors: over histories where there are
+several, and else over prompts.
 
 `Spearman` is the rank correlation of the predicted success rate with s / n, which someone who knew the true rates
 would not bring above the ceiling; `error` the mean absolute error against s / n, of which the noise of n rollouts is a
@@ -48,9 +49,10 @@ def section(label: str, evaluations: Sequence[Evaluation]) -> Section:
     text = (
         f"{len(numbers)} {'history' if len(numbers) == 1 else 'histories'} of {first['num_prompts']:,} prompts and "
         f"{first['steps']} steps, batches chosen by {first['chosen_by']}: {first['rollouts']:,} rollouts to train on, "
-        f"and {first['probe_rollouts']:,} more for the probes. The ceiling of Spearman is {ceilings:.3f}."
+        f"and {first['probe_rollouts']:,} more for the probes of {first['probed']:,} prompts. The ceiling of Spearman "
+        f"is {ceilings:.3f}."
     )
-    names = list(first["probe"])
+    names = list(mean["probe"])
     raw, corrected = (
         {name: pooled([getattr(one, which)[name] for one in evaluations]) for name in names}
         for which in ("raw", "corrected")

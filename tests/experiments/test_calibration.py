@@ -1,6 +1,7 @@
 """The judging of histories, on a small one; and the page that comes of it."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -114,10 +115,38 @@ def test_a_page_and_a_result(folders, tmp_path, capsys):
         assert found["fitted"][method]["gain"]["mean"] > 0
         assert mean["recalibrated"]["isotonic"][method]["mean"] < found["probe"][method]["calibration error"]
     html = (tmp_path / "calibration.html").read_text()
-    for text in ("Are the predictions any good?", "small", "prior_counts from UNSOLVED", "python -m experiments"):
+    for text in ("Are the predictions any good?", "small", "prior_counts from UNSOLVED", "experiments.calibration"):
         assert text in html
     assert html.count("<img") == 6
     assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ids_of_a_large_pool_are_clusters_like_others(seen):
+    """Of a batch there are fewer rows than the pool has prompts."""
+    few = seen.ahead.taken(seen.ahead.step >= 15)
+    large = few._replace(prompt_ids=few.prompt_ids + 10**6)
+    for name, score in judge.judged(few).items():
+        assert judge.judged(large)[name] == pytest.approx(score, rel=1e-5, nan_ok=True), name
+
+
+def test_what_only_some_histories_have_is_left_out():
+    number = {"mean": 1.0, "standard_error": 0.1}
+    assert list(averaged([{"mopps": number, "gps": number}, {"mopps": number}])) == ["mopps"]
+
+
+def test_probes_after_a_batch_that_nobody_judged(folders):
+    recorded = read_history(folders[0])
+    late = {**recorded.probes, "clock": np.where(recorded.probes["clock"] == 20, 21, recorded.probes["clock"])}
+    found = judge.replayed(recorded._replace(probes=late), jaxsel.beta_bernoulli())
+    assert found.probes.step.max() == 20
+
+
+def test_a_folder_may_have_the_names_of_a_sweep(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record(tmp_path / "task=a,seed=1", method="uniform", seed=0, **SMALL | {"steps": 1})
+    (label,) = labelled(["task=a,seed=1"])
+    assert label == "chosen by uniform, 150 prompts"
+    assert labelled(["mine=task=a,seed=1"]) == {"mine": [Path("task=a,seed=1")]}
 
 
 def test_labels():

@@ -97,6 +97,17 @@ def test_prompts_and_the_truth_of_a_simulation_are_read_again(tmp_path, selector
     assert np.isnan(found.probes["truth"]).all()
 
 
+def test_the_history_of_another_pool_or_method_is_refused(tmp_path, selector):
+    log = make(tmp_path, texts=["a"] * N)
+    record(log, selector, range(1))
+    log.flush()
+    with pytest.raises(ValueError, match="holds the history of another pool or method; give another folder"):
+        HistoryLog(tmp_path, num_prompts=N + 1, spec={"method": "mopps"}, texts=["b"] * (N + 1))
+    with pytest.raises(ValueError, match="another pool or method"):
+        HistoryLog(tmp_path, num_prompts=N, spec={"method": "dps"})
+    assert read_history(tmp_path).texts == ["a"] * N
+
+
 def test_a_history_without_prompts(tmp_path, selector):
     log = make(tmp_path)
     record(log, selector, range(1))

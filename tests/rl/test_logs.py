@@ -213,3 +213,16 @@ def test_a_line_cut_short_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text("[1, 2]\n")
     with pytest.raises(ValueError, match=r"line 1, is \[1, 2\]; give one object a completion"):
         read_logs(tmp_path)
+
+
+def test_an_empty_prompt_of_a_csv_is_missing(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("step,prompt,reward\n1,,1\n1,a,0\n")
+    with pytest.raises(ValueError, match="prompt"):
+        read_logs(file)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_log(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"step": 1, "prompt": "a", "reward": 1}\n', encoding="utf-8-sig")
+    assert read_logs(file).prompts == ["a"]
