@@ -34,7 +34,8 @@ class MethodConfig:
     """How prompts are chosen.
 
     Attributes:
-        name: one of `METHODS`.
+        name: one of `METHODS`. mopps_mean takes the posterior mean in place of the Thompson draw (INSIGHT), mopps_mixed
+            samples in proportion to the probability of a mixed group (MaPP).
         batch_size: prompts a step.
         candidate_ratio: mopps, threshold, dps and gps choose among an epoch-shuffled window of candidate_ratio *
             batch_size prompts; 0: among the whole pool.
@@ -128,6 +129,18 @@ def _mopps(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Se
     return jaxsel.mopps(decay=method.decay, target=method.target, group_size=group_size)
 
 
+def _mopps_mean(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
+    del pool
+    acquisition = jaxsel.target_success_rate(method.target)
+    return jaxsel.mopps(decay=method.decay, group_size=group_size, acquisition=acquisition)
+
+
+def _mopps_mixed(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
+    del pool
+    sampled = {"acquisition": jaxsel.mixed_probability(log=True), "rule": jaxsel.gumbel_top_k()}
+    return jaxsel.mopps(decay=method.decay, group_size=group_size, **sampled)
+
+
 def _threshold(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
     del pool
     return jaxsel.threshold(lower=method.lower, upper=method.upper, decay=method.decay, group_size=group_size)
@@ -150,7 +163,14 @@ def _gps(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Sele
     )
 
 
-PREDICTIVE = {"mopps": _mopps, "threshold": _threshold, "dps": _dps, "gps": _gps}
+PREDICTIVE = {
+    "mopps": _mopps,
+    "mopps_mean": _mopps_mean,
+    "mopps_mixed": _mopps_mixed,
+    "threshold": _threshold,
+    "dps": _dps,
+    "gps": _gps,
+}
 METHODS = ("uniform", "history_resampling", "dynamic_sampling", *PREDICTIVE)
 
 

@@ -1,5 +1,6 @@
 """One training run from the command line: `python -m experiments.train --help`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.help import describe
 from experiments.runs import RunConfig, run
+from rl.preemption import PreemptedError
 from rl.ranks import join
 
 
@@ -51,7 +53,12 @@ def main(config: DictConfig) -> None:
     if threads:
         torch.set_num_threads(threads)  # after Accelerate, which sets them too
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    records = run(run_config, run_dir, resume=resume, ranks=ranks)
+    try:
+        records = run(run_config, run_dir, resume=resume, ranks=ranks)
+    except PreemptedError as preempted:
+        if ranks.is_main:
+            print(f"{preempted} (resume=true); see {run_dir}")
+        sys.exit(os.EX_TEMPFAIL)  # for a script that queues the run again
     last = records[-1]
     if ranks.is_main:
         print(

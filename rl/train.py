@@ -16,6 +16,7 @@ from rl.groups import Groups, judge
 from rl.history import HistoryLog, Unwritten
 from rl.learner import Learner
 from rl.policy import Policy
+from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
 from rl.ranks import Ranks
@@ -67,6 +68,7 @@ def train(
 
     Raises:
         ValueError: `run_dir` already holds a run and `resume` is false, or its checkpoint is of another configuration.
+        PreemptedError: SIGTERM or SIGUSR1 came; the step was finished and a checkpoint written.
     """
     ranks = ranks or Ranks()
     learner, engine = Learner(config, policy, ranks), SharedEngine(engine, ranks)
@@ -90,7 +92,7 @@ def train(
     log = ranks.each(lambda: _log(run_dir, start, resume, ranks))
     history = ranks.each(lambda: _history(run_dir, start, curriculum, pool, ranks)) if config.history else None
     steps = range(start, config.steps)
-    with log:
+    with log, Preemption() as preemption:
         for step in progress(steps) if progress else tqdm(steps, unit="step", disable=not ranks.is_main):
             clock = _Clock()
             record: dict[str, float] = {"step": step, "rollouts": num_rollouts}
@@ -112,12 +114,15 @@ def train(
             num_rollouts += collected.num_rollouts
             record |= _summary(collected) | clock.seconds
             log.write(record | {"rollouts": num_rollouts})
-            if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
+            stopped = step + 1 < config.steps and any(ranks.gather(lambda: preemption.asked))
+            if stopped or (config.checkpoint_every and (step + 1) % config.checkpoint_every == 0):
                 if history is not None:
                     history.flush()  # first: what a checkpoint goes on from is on disk
                 content = {"learner": learner.state_dict(), "curriculum": curriculum.state_dict()}
                 content |= {"step": step + 1, "num_rollouts": num_rollouts}
                 ranks.on_main(partial(save_checkpoint, checkpoint, identity, **content))
+            if stopped:
+                raise PreemptedError(step + 1)
         if not log.records or log.records[-1]["step"] < config.steps:
             last = _probe(config, probe, engine, curriculum, config.steps, history)
             log.write({"step": config.steps, "rollouts": num_rollouts} | last)

@@ -1,0 +1,47 @@
+"""A run whose machine is wanted back stops between two steps, with everything on disk."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""What a scheduler sends some time before it takes the machine away; SLURM: `--signal=USR1@120`."""
+
+
+class PreemptedError(Exception):
+    """The run stopped because it was asked to; resumed, it goes on as if it had not.
+
+    Attributes:
+        step: steps done.
+    """
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after step {step}, as it was asked to; resume to go on")
+        self.step = step
+
+
+class Preemption:
+    """While it is entered, a signal does not kill: it asks. A second one of the same kind does what it always does.
+
+    Attributes:
+        asked: a signal came.
+    """
+
+    def __init__(self):
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.asked = True
+        signal.signal(number, self._before[signal.Signals(number)])
