@@ -58,9 +58,7 @@ def asked_at(at: int):
 def test_the_step_is_finished_and_a_checkpoint_written_though_none_was_due(task, tmp_path, at):
     config = replace(CONFIG, checkpoint_every=0, history=True)
     whole = start(task, tmp_path / "whole", config)
-    with pytest.raises(
-        PreemptedError, match=f"stopped after step {at + 1}, as it was asked to"
-    ) as error:
+    with pytest.raises(PreemptedError, match=f"stopped after step {at + 1}, as it was asked to") as error:
         start(task, tmp_path / "cut", config, progress=asked_at(at))
     assert error.value.step == at + 1
     assert len(read_metrics(tmp_path / "cut" / "metrics.jsonl")) == at + 1
