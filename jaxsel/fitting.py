@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
@@ -34,13 +33,13 @@ from jaxsel._domains import POSITIVE as POSITIVE
 from jaxsel._domains import SIMPLEX as SIMPLEX
 from jaxsel._domains import UNIT as UNIT
 from jaxsel._domains import Domain as Domain
+from jaxsel._optimum import minimised, sandwich
 from jaxsel._visits import solve_states
 from jaxsel.base import Prediction, Predictor, Rollouts
 from jaxsel.beta import beta_bernoulli
 from jaxsel.hmm import PRIOR_COUNTS, hidden_markov
 from jaxsel.replay import History
 
-_SLOPE = 1e-4  # of the mean score, on the free scale: float32 tells no smaller ones from 0
 _BY_HAND: dict[str, Any] = {"prior_counts": "ones", "initial_belief": np.full(3, 1 / 3)}
 _FITTED: dict[Any, tuple[str, ...]] = {
     beta_bernoulli: ("decay", "prior_alpha", "prior_beta"),
@@ -149,45 +148,48 @@ def fit(
     family(**by_hand, **options)  # says what is wrong with the values
     by_hand = {name: domains[name].inside(_as_numbers(name, value)) for name, value in by_hand.items()}
     cut = {name: _cut(name, value, visited, num_prompts) for name, value in options.items()}
+    num_rows = len(history.step)
 
     def row_scores(values: dict[str, Any]) -> Float[Array, "T b"]:
         return _one_step_ahead(family(**values, **cut), _SCORES[score], batches, len(visited))
-
-    free_start, unravel = ravel_pytree({name: domains[name].freed(by_hand[name]) for name in names})
-
-    def bound(free: Float[Array, " k"]) -> dict[str, Any]:
-        return {name: domains[name].bound(value) for name, value in unravel(free).items()}
-
-    num_rows = len(history.step)
-
-    def loss(free: Float[Array, " k"]) -> Float[Array, ""]:
-        off = (free - free_start) / prior_width
-        return (0.5 * jnp.sum(off**2) - jnp.sum(row_scores(bound(free)))) / num_rows
 
     mean_score = jax.jit(lambda values: jnp.sum(row_scores(values)) / num_rows)
     first = float(mean_score(by_hand))
     if not np.isfinite(first):
         raise ValueError(f"start gives a log score of {first}: something came that it holds impossible; give no zeros")
-    free, steps, converged = _minimised(loss, free_start, max_steps)
-    by_prompt = (
-        jnp.zeros((len(visited), len(free)))
-        .at[batches.prompt_ids]
-        .add(jax.jit(jax.jacfwd(lambda free: row_scores(bound(free))))(free), mode="drop")
-    )
-    covariance = _sandwich(num_rows * jax.jit(jax.jacfwd(jax.jacfwd(loss)))(free), by_prompt, 1 / prior_width**2)
-    values, slopes = bound(free), jax.jacfwd(bound)(free)
-    errors = {name: jnp.sqrt(jnp.einsum("...i,ij,...j->...", slopes[name], covariance, slopes[name])) for name in names}
-    fitted = {name: np.asarray(values[name]).tolist() for name in names}
-    return Fitted(
-        family(**fitted, **options),
-        fitted,
-        {name: np.asarray(errors[name]).tolist() for name in names},
-        float(mean_score(values)),
-        first,
-        num_rows,
-        int(steps),
-        bool(converged),
-    )
+    free_start, bound = _freed(by_hand, domains)
+
+    def loss(free: Float[Array, " k"]) -> Float[Array, ""]:
+        off = (free - free_start) / prior_width
+        return (0.5 * jnp.sum(off**2) - jnp.sum(row_scores(bound(free)))) / num_rows
+
+    free, steps, converged = minimised(loss, free_start, max_steps)
+    gradients = jax.jit(jax.jacfwd(lambda free: row_scores(bound(free))))(free)
+    by_prompt = jnp.zeros((len(visited), len(free))).at[batches.prompt_ids].add(gradients, mode="drop")
+    covariance = sandwich(num_rows * jax.jit(jax.jacfwd(jax.jacfwd(loss)))(free), by_prompt, 1 / prior_width**2)
+    fitted, errors = _listed(bound(free)), _listed(_errors(bound, free, covariance))
+    predictor, best = family(**fitted, **options), float(mean_score(bound(free)))
+    return Fitted(predictor, fitted, errors, best, first, num_rows, int(steps), bool(converged))
+
+
+def _listed(arrays: Mapping[str, Float[Array, "..."]]) -> dict[str, Any]:
+    return {name: np.asarray(array).tolist() for name, array in arrays.items()}
+
+
+def _freed(
+    values: Mapping[str, Float[Array, "..."]], domains: Mapping[str, Domain]
+) -> tuple[Float[Array, " k"], Callable[[Float[Array, " k"]], dict[str, Any]]]:
+    """The values as one vector of free numbers, and the way back."""
+    free, unravel = ravel_pytree({name: domains[name].freed(value) for name, value in values.items()})
+    return free, lambda free: {name: domains[name].bound(value) for name, value in unravel(free).items()}
+
+
+def _errors(
+    bound: Callable[[Float[Array, " k"]], dict[str, Any]], free: Float[Array, " k"], covariance: Float[Array, "k k"]
+) -> dict[str, Float[Array, "..."]]:
+    """Standard errors of the parameters, by the delta method."""
+    slopes = jax.jacfwd(bound)(free)
+    return {name: jnp.sqrt(jnp.einsum("...i,ij,...j->...", s, covariance, s)) for name, s in slopes.items()}
 
 
 def _names(
@@ -265,42 +267,3 @@ def _one_step_ahead(
         return predictor.update(key, state, batch), jnp.where(there, score(prediction, filled), 0)
 
     return jax.lax.scan(step, predictor.init(key, num_prompts), batches)[1]
-
-
-def _forwards(function: Callable[[Float[Array, " k"]], Float[Array, ""]]) -> Callable[..., Float[Array, ""]]:
-    """The same function, with a gradient computed forwards for those who ask for it backwards."""
-    derived = jax.custom_vjp(function)
-
-    def ahead(x: Float[Array, " k"]) -> tuple[Float[Array, ""], Float[Array, " k"]]:
-        gradient, value = jax.jacfwd(lambda x: (function(x),) * 2, has_aux=True)(x)
-        return value, gradient
-
-    derived.defvjp(ahead, lambda gradient, cotangent: (cotangent * gradient,))
-    return derived
-
-
-def _minimised(
-    loss: Callable[[Float[Array, " k"]], Float[Array, ""]], start: Float[Array, " k"], max_steps: int
-) -> tuple[Float[Array, " k"], Int[Array, ""], Array]:
-    """Where the loss is smallest, the steps that took, and whether it went down no further."""
-    loss, optimizer = _forwards(loss), optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(loss)
-
-    def step(carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        x, state, _ = carry
-        value, gradient = value_and_grad(x, state=state)
-        change, state = optimizer.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
-        return optax.apply_updates(x, change), state, optax.tree.norm(optax.tree.get(state, "grad"))
-
-    def goes_on(carry: tuple[Any, Any, Any]) -> Array:
-        _, state, slope = carry
-        return (optax.tree.get(state, "count") < max_steps) & (slope > _SLOPE)
-
-    x, state, slope = jax.jit(lambda x: jax.lax.while_loop(goes_on, step, (x, optimizer.init(x), jnp.inf)))(start)
-    return x, optax.tree.get(state, "count"), slope <= _SLOPE
-
-
-def _sandwich(curvature: Float[Array, "k k"], by_prompt: Float[Array, "p k"], prior: float) -> Float[Array, "k k"]:
-    """See the head of this file."""
-    bread = jnp.linalg.inv(curvature)
-    return bread @ (by_prompt.T @ by_prompt + prior * jnp.eye(len(bread))) @ bread
