@@ -88,7 +88,7 @@ def train(
     elif resume and read_metrics(run_dir / "metrics.jsonl") and not config.checkpoint_every:
         raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
     log = ranks.each(lambda: _log(run_dir, start, resume, ranks))
-    history = ranks.each(lambda: _history(run_dir, start, curriculum, pool, ranks)) if config.history else None
+    history = ranks.each(lambda: _history(config, run_dir, start, curriculum, pool, ranks))
     steps = range(start, config.steps)
     with log:
         for step in progress(steps) if progress else tqdm(steps, unit="step", disable=not ranks.is_main):
@@ -97,8 +97,7 @@ def train(
             if step == 0 or (config.probe_every and step % config.probe_every == 0):
                 with clock("probing"):
                     record |= _probe(config, probe, engine, curriculum, step, history)
-                if history is not None:
-                    history.flush()  # whether or not there are checkpoints
+                history.flush()  # whether or not there are checkpoints
             collected = _collect(config, task, pool, engine, curriculum, step, clock, history)
             if step + 1 < config.steps:
                 with clock("selecting"):
@@ -113,16 +112,14 @@ def train(
             record |= _summary(collected) | clock.seconds
             log.write(record | {"rollouts": num_rollouts})
             if config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
-                if history is not None:
-                    history.flush()  # first: what a checkpoint goes on from is on disk
+                history.flush()  # first: what a checkpoint goes on from is on disk
                 content = {"learner": learner.state_dict(), "curriculum": curriculum.state_dict()}
                 content |= {"step": step + 1, "num_rollouts": num_rollouts}
                 ranks.on_main(partial(save_checkpoint, checkpoint, identity, **content))
         if not log.records or log.records[-1]["step"] < config.steps:
             last = _probe(config, probe, engine, curriculum, config.steps, history)
             log.write({"step": config.steps, "rollouts": num_rollouts} | last)
-        if history is not None:
-            history.flush()
+        history.flush()
     return log.records
 
 
@@ -137,9 +134,9 @@ def _log(run_dir: Path, first_step: int, resume: bool, ranks: Ranks) -> Records:
 
 
 def _history(
-    run_dir: Path, first_step: int, curriculum: Curriculum, pool: PromptPool, ranks: Ranks
+    config: TrainConfig, run_dir: Path, first_step: int, curriculum: Curriculum, pool: PromptPool, ranks: Ranks
 ) -> HistoryLog | Unwritten:
-    if not ranks.is_main:
+    if not (config.history and ranks.is_main):
         return Unwritten()
     return HistoryLog(
         run_dir / "history", num_prompts=len(pool), spec=curriculum.spec, first_step=first_step, texts=pool.texts
@@ -157,9 +154,9 @@ def _probe(
     engine: RolloutEngine,
     curriculum: Curriculum,
     step: int,
-    history: HistoryLog | Unwritten | None,
+    history: HistoryLog | Unwritten,
 ) -> dict[str, float]:
-    record = partial(history.probed, step) if history is not None else None
+    record = partial(history.probed, step) if config.history else None
     return probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step), record)
 
 
@@ -171,7 +168,7 @@ def _collect(
     curriculum: Curriculum,
     step: int,
     clock: "_Clock",
-    history: HistoryLog | Unwritten | None,
+    history: HistoryLog | Unwritten,
 ) -> Collected:
     batches = 0
 
@@ -186,7 +183,7 @@ def _collect(
                 seed=_seed(config, _ROLLOUT, step, batches),
             )
             groups = judge(task, pool, prompt_ids, completions)
-        if history is not None:
+        if config.history:
             with clock("recording"):
                 visits = (groups.prompt_ids, groups.successes, groups.group_size)
                 history.observed(step, visits, curriculum.selector.predict(groups.prompt_ids))
