@@ -37,17 +37,17 @@ from experiments import drawing
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.spread import over_seeds
 from experiments.spread import shown as shown_spread
-from jaxsel import metrics, reference_models, simulate
+from jaxsel import metrics, plotting, reference_models, simulate
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 GOLD, GOLD_EMBEDDED = "gold standard", "gold standard with embeddings"
 STYLES = {
-    GOLD: ("#000000", "o"),
-    GOLD_EMBEDDED: ("#009E73", "s"),
-    "mopps, decay 0.5": ("#D55E00", "^"),
-    "mopps, decay 1": ("#E69F00", "v"),
-    "dps": ("#CC79A7", "D"),
-    "gps": ("#0072B2", "X"),
+    GOLD: ("black", "o"),
+    GOLD_EMBEDDED: ("green", "s"),
+    "mopps, decay 0.5": ("vermilion", "^"),
+    "mopps, decay 1": ("orange", "v"),
+    "dps": ("purple", "D"),
+    "gps": ("blue", "X"),
 }
 PARTS = ("all", "visited", "never visited")
 SOURCES = {"state space": "data of the model itself", "learner": "data of a learner that shares skills"}
@@ -218,14 +218,8 @@ def by_part(
 
 
 def summarise(by_seed: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard error over seeds of every number."""
-    return {
-        name: {
-            part: {metric: over_seeds([results[name][part][metric] for results in by_seed]) for metric in numbers}
-            for part, numbers in by_seed[0][name].items()
-        }
-        for name in STYLES
-    }
+    """Mean and standard error over seeds of every number of the methods."""
+    return over_seeds([{name: results[name] for name in STYLES} for results in by_seed])
 
 
 def table(summary: dict[str, Any], title: str, part: str) -> Table:
@@ -249,7 +243,16 @@ def draw(summaries: dict[str, Any], path: Path) -> Path:
             mean, error = (np.array([c[key] for c in cells], float) for key in ("mean", "standard_error"))
             # side by side, so that the bars of their standard errors can be told apart
             at, excess = np.arange(len(LEVELS)) + 0.12 * (number - 2.5), 100 * (mean - LEVELS)
-            ax.errorbar(at, excess, 100 * error, color=colour, linestyle="", marker=marker, label=name, capsize=2)
+            ax.errorbar(
+                at,
+                excess,
+                100 * error,
+                color=plotting.COLOURS[colour],
+                linestyle="",
+                marker=marker,
+                label=name,
+                capsize=2,
+            )
         ax.set(title=SOURCES[source], xlabel="level of the central interval")
         ax.set_xticks(range(len(LEVELS)), [f"{level:.0%}" for level in LEVELS])
         drawing.tidy(ax)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 import jaxsel
 from experiments import drawing
 from experiments.provenance import provenance, write_result
-from experiments.real_prompts import SEEN, UNSEEN, Config, run_seed, summarise, table
+from experiments.real_prompts import SEEN, UNSEEN, Config, run_seed, table
 from experiments.simulated_math import (
     GROUP_SIZE,
     Problems,
@@ -146,17 +146,14 @@ def main(arguments: list[str]) -> None:
     options = make_parser(__doc__).parse_args(arguments)
     console, problems, config = Console(), load_problems(options.problems), Config(horizons=HORIZONS)
     predictors = {name: online(jaxsel.amortized(problems.embeddings, **kw)) for name, kw in PREDICTORS.items()}
-    predictions = summarise([run_seed(problems, config, seed, predictors) for seed in options.seeds])
+    predictions = over_seeds([run_seed(problems, config, seed, predictors) for seed in options.seeds])
     directions = direction_and_length(problems.embeddings)[:, :-1]
     clusters = KMeans(CLUSTERS, random_state=0).fit_predict(directions)
     runs = {
         name: choose(problems, selector, clusters, options.seeds)
         for name, selector in tqdm(selectors(problems.embeddings).items(), desc="choices", unit="selector")
     }
-    choices = {
-        name: {metric: over_seeds([run[metric] for run in by_seed]) for metric in by_seed[0]}
-        for name, by_seed in runs.items()
-    }
+    choices = {name: over_seeds(by_seed) for name, by_seed in runs.items()}
     for part in (UNSEEN, SEEN):
         for metric in ("spearman", "mae"):
             console.print(table(predictions, part, metric))

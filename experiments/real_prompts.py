@@ -105,22 +105,6 @@ def run_seed(problems: Problems, config: Config, seed: int, predictors: dict[str
     return results
 
 
-def summarise(by_seed: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard error over seeds of every number."""
-
-    def one(name: str, t: int, part: str, metric: str) -> dict[str, float]:
-        return over_seeds([results[name][t][part][metric] for results in by_seed])
-
-    first = by_seed[0]
-    return {
-        name: {
-            t: {part: {m: one(name, t, part, m) for m in first[name][t][part]} for part in first[name][t]}
-            for t in first[name]
-        }
-        for name in first
-    }
-
-
 def table(summary: dict[str, Any], part: str, metric: str) -> Table:
     """Predictors by horizons."""
     shown = Table(title=f"{metric}, prompts {part}: mean over seeds (standard error)", title_justify="left")
@@ -172,7 +156,7 @@ def main(arguments: list[str]) -> None:
     config = Config(horizons=tuple(t for t in HORIZONS if t <= options.steps))
     predictors = {name: make(problems) for name, make in PREDICTORS.items()}
     by_seed = [run_seed(problems, config, seed, predictors) for seed in options.seeds]
-    summary = summarise(by_seed)
+    summary = over_seeds(by_seed)
     for part in (UNSEEN, SEEN):
         for metric in ("spearman", "mae"):
             console.print(table(summary, part, metric))

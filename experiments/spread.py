@@ -1,5 +1,8 @@
 """Numbers of several seeds: their mean and its standard error."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 
@@ -10,8 +13,10 @@ def standard_error(values: np.ndarray) -> np.ndarray:
     return values.std(0, ddof=1) / np.sqrt(len(values))
 
 
-def over_seeds(values: list[float]) -> dict[str, float]:
-    """Mean and standard error, for a result."""
+def over_seeds(values: Sequence[Any]) -> dict[Any, Any]:
+    """Mean and standard error, for a result; of dictionaries that are alike, nested too, those of every number."""
+    if isinstance(values[0], dict):
+        return {name: over_seeds([one[name] for one in values]) for name in values[0]}
     array = np.array(values, float)
     return {"mean": float(array.mean()), "standard_error": float(standard_error(array))}
 

@@ -33,8 +33,14 @@ def solve_state_log_score(
     columns = {"unsolved": prediction.unsolved, "mixed": prediction.mixed, "solved": prediction.solved}
     w, s, n, *states = counted(weights, successes=successes, group_size=group_size, **columns)
     w = jnp.where(n > 0, w, 0)
-    came = jnp.take_along_axis(jnp.stack(states), solve_states(s, n)[None], axis=0)[0]
-    return mean(jnp.where(w > 0, jnp.log(jnp.where(w > 0, came, 1)), 0), w)
+    return mean(jnp.where(w > 0, log_prob(jnp.stack(states), s, n), 0), w)
+
+
+def log_prob(
+    states: Float[Array, "3 m"], successes: Int[Array, " m"], group_size: Int[Array, " m"]
+) -> Float[Array, " m"]:
+    """Of the observed solve state, given the probability of each."""
+    return jnp.log(jnp.take_along_axis(states, solve_states(successes, group_size)[None], axis=0)[0])
 
 
 def confusion_matrix(

@@ -27,14 +27,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from jaxsel import _beta_binomial, _validate
+from jaxsel import _beta_binomial, _solve_state_scores, _validate
 from jaxsel._domains import DOMAINS as DOMAINS
 from jaxsel._domains import POSITIVE as POSITIVE
 from jaxsel._domains import SIMPLEX as SIMPLEX
 from jaxsel._domains import UNIT as UNIT
 from jaxsel._domains import Domain as Domain
 from jaxsel._optimum import minimised, sandwich
-from jaxsel._visits import solve_states
 from jaxsel.base import Prediction, Predictor, Rollouts
 from jaxsel.beta import beta_bernoulli
 from jaxsel.hmm import PRIOR_COUNTS, hidden_markov
@@ -55,8 +54,7 @@ def _score_of_counts(prediction: Prediction, rollouts: Rollouts) -> Float[Array,
 
 def _score_of_states(prediction: Prediction, rollouts: Rollouts) -> Float[Array, " b"]:
     states = jnp.stack([prediction.unsolved, prediction.mixed, prediction.solved])
-    came = solve_states(rollouts.successes, rollouts.group_size)
-    return jnp.log(jnp.take_along_axis(states, came[None], axis=0)[0])
+    return _solve_state_scores.log_prob(states, rollouts.successes, rollouts.group_size)
 
 
 _SCORES = {"counts": _score_of_counts, "states": _score_of_states}

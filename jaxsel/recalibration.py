@@ -160,6 +160,13 @@ MAPS: dict[str, Callable[[Groups], Callable[[Float[Array, " m"]], Float[Array, "
 }
 
 
+def with_mixed(prediction: Prediction, mixed: Float[Array, " m"]) -> Prediction:
+    """Another probability of a mixed group; the two other states share the rest in the proportion they had."""
+    rest = prediction.unsolved + prediction.solved
+    unsolved = jnp.where(rest > 0, prediction.unsolved / jnp.where(rest > 0, rest, 1), 0.5) * (1 - mixed)
+    return prediction._replace(unsolved=unsolved, mixed=mixed, solved=1 - mixed - unsolved)
+
+
 class RecalibratedState(NamedTuple):
     """The state of the predictor itself, and what came of its predictions.
 
@@ -221,10 +228,7 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
         prediction = predictor.predict(key, state.inner, prompt_ids, first_id)
-        mixed = MAPS[method](grouped(state.pairs))(prediction.mixed)
-        rest = prediction.unsolved + prediction.solved
-        unsolved = jnp.where(rest > 0, prediction.unsolved / jnp.where(rest > 0, rest, 1), 0.5) * (1 - mixed)
-        return prediction._replace(unsolved=unsolved, mixed=mixed, solved=1 - mixed - unsolved)
+        return with_mixed(prediction, MAPS[method](grouped(state.pairs))(prediction.mixed))
 
     def update(key: Key[Array, ""], state: RecalibratedState, rollouts: Rollouts) -> RecalibratedState:
         prediction_key, update_key = jax.random.split(key)

@@ -181,8 +181,7 @@ def sample(
     asked = range(num_prompts) if prompt_ids is None else prompt_ids
     ids = _validate.integers("prompt_ids", asked, low=0, high=num_prompts)  # pyright: ignore[reportArgumentType]
     features, known = _standardised(embeddings, num_prompts), _checked(fixed)
-    history = History(*(column[history.step < step] for column in history))
-    visited, visits, last_step = _tabulated(history)
+    visited, visits, last_step = _tabulated(history.before(step))
 
     nuts_key, ahead_key = jax.random.split(key)
     chain_keys = jax.random.split(nuts_key, num_chains)

@@ -34,6 +34,10 @@ class History(NamedTuple):
         """From step 0 to the last one with a row."""
         return int(self.step[-1]) + 1 if len(self.step) else 0
 
+    def before(self, step: int) -> "History":
+        """The rows of earlier steps."""
+        return History(*(column[self.step < step] for column in self))
+
     def batches(self) -> Iterator[Visits]:
         """What every step observed, those without rows included."""
         ends = np.searchsorted(self.step, np.arange(self.num_steps), side="right")

@@ -118,7 +118,7 @@ class HistoryLog:
 
 
 class Unwritten:
-    """Has the methods of `HistoryLog`, for the ranks of a run that do not write."""
+    """Has the methods of `HistoryLog`, for ranks that do not write and runs that are not recorded."""
 
     def observed(self, step: int, visits: Visits, prediction: jaxsel.Prediction) -> None:
         """Does nothing."""

@@ -90,7 +90,7 @@ def train(
     elif resume and read_metrics(run_dir / "metrics.jsonl") and not config.checkpoint_every:
         raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
     log = ranks.each(lambda: _log(run_dir, start, resume, ranks))
-    history = ranks.each(lambda: _history(run_dir, start, curriculum, pool, ranks)) if config.history else None
+    history = ranks.each(lambda: _history(config, run_dir, start, curriculum, pool, ranks))
     steps = range(start, config.steps)
     with log, Preemption() as preemption:
         for step in progress(steps) if progress else tqdm(steps, unit="step", disable=not ranks.is_main):
@@ -99,8 +99,7 @@ def train(
             if step == 0 or (config.probe_every and step % config.probe_every == 0):
                 with clock("probing"):
                     record |= _probe(config, probe, engine, curriculum, step, history)
-                if history is not None:
-                    history.flush()  # whether or not there are checkpoints
+                history.flush()  # whether or not there are checkpoints
             collected = _collect(config, task, pool, engine, curriculum, step, clock, history)
             if step + 1 < config.steps:
                 with clock("selecting"):
@@ -116,8 +115,7 @@ def train(
             log.write(record | {"rollouts": num_rollouts})
             stopped = step + 1 < config.steps and any(ranks.gather(lambda: preemption.asked))
             if stopped or (config.checkpoint_every and (step + 1) % config.checkpoint_every == 0):
-                if history is not None:
-                    history.flush()  # first: what a checkpoint goes on from is on disk
+                history.flush()  # first: what a checkpoint goes on from is on disk
                 content = {"learner": learner.state_dict(), "curriculum": curriculum.state_dict()}
                 content |= {"step": step + 1, "num_rollouts": num_rollouts}
                 ranks.on_main(partial(save_checkpoint, checkpoint, identity, **content))
@@ -126,8 +124,7 @@ def train(
         if not log.records or log.records[-1]["step"] < config.steps:
             last = _probe(config, probe, engine, curriculum, config.steps, history)
             log.write({"step": config.steps, "rollouts": num_rollouts} | last)
-        if history is not None:
-            history.flush()
+        history.flush()
     return log.records
 
 
@@ -142,9 +139,9 @@ def _log(run_dir: Path, first_step: int, resume: bool, ranks: Ranks) -> Records:
 
 
 def _history(
-    run_dir: Path, first_step: int, curriculum: Curriculum, pool: PromptPool, ranks: Ranks
+    config: TrainConfig, run_dir: Path, first_step: int, curriculum: Curriculum, pool: PromptPool, ranks: Ranks
 ) -> HistoryLog | Unwritten:
-    if not ranks.is_main:
+    if not (config.history and ranks.is_main):
         return Unwritten()
     return HistoryLog(
         run_dir / "history", num_prompts=len(pool), spec=curriculum.spec, first_step=first_step, texts=pool.texts
@@ -162,9 +159,9 @@ def _probe(
     engine: RolloutEngine,
     curriculum: Curriculum,
     step: int,
-    history: HistoryLog | Unwritten | None,
+    history: HistoryLog | Unwritten,
 ) -> dict[str, float]:
-    record = partial(history.probed, step) if history is not None else None
+    record = partial(history.probed, step) if config.history else None
     return probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step), record)
 
 
@@ -176,7 +173,7 @@ def _collect(
     curriculum: Curriculum,
     step: int,
     clock: "_Clock",
-    history: HistoryLog | Unwritten | None,
+    history: HistoryLog | Unwritten,
 ) -> Collected:
     batches = 0
 
@@ -191,7 +188,7 @@ def _collect(
                 seed=_seed(config, _ROLLOUT, step, batches),
             )
             groups = judge(task, pool, prompt_ids, completions)
-        if history is not None:
+        if config.history:
             with clock("recording"):
                 visits = (groups.prompt_ids, groups.successes, groups.group_size)
                 history.observed(step, visits, curriculum.selector.predict(groups.prompt_ids))

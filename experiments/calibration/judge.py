@@ -10,7 +10,7 @@ import numpy as np
 
 import jaxsel
 from jaxsel import Prediction, metrics
-from jaxsel.recalibration import MAPS, Pairs, grouped, no_pairs, with_pairs
+from jaxsel.recalibration import MAPS, Pairs, grouped, no_pairs, with_mixed, with_pairs
 from rl.history import Recorded
 
 WINDOW = 4096  # of `jaxsel.recalibrated`
@@ -89,7 +89,11 @@ def concatenated(parts: Sequence[Rows]) -> Rows:
 
 def is_mixed(rows: Rows) -> np.ndarray:
     """Whether the group had both right and wrong answers."""
-    return (rows.successes > 0) & (rows.successes < rows.group_size)
+    return _mixed(rows.successes, rows.group_size)
+
+
+def _mixed(s: Any, n: Any) -> Any:
+    return (s > 0) & (s < n)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -124,10 +128,8 @@ def recalibrated(seen: Replayed, *, method: str = "isotonic", on: str = "batches
             step += 1
         rows = seen.probes.step == clock
         corrected[rows] = np.asarray(_corrected(method, pairs, seen.probes.prediction.mixed[rows]))
-    prediction = seen.probes.prediction
-    rest = (1 - corrected) / np.maximum(prediction.unsolved + prediction.solved, 1e-9)
-    fields = {"unsolved": prediction.unsolved * rest, "mixed": corrected, "solved": prediction.solved * rest}
-    return seen.probes._replace(prediction=prediction._replace(**fields))
+    prediction = jax.tree.map(np.asarray, with_mixed(seen.probes.prediction, jnp.asarray(corrected)))
+    return seen.probes._replace(prediction=prediction)
 
 
 def _rate(prediction: Prediction) -> Any:
@@ -140,8 +142,8 @@ _METRICS: dict[str, Callable[..., Any]] = {
     "log score": lambda p, s, n, u, **w: metrics.beta_binomial_log_score(p, s, n, **w),
     "state log score": lambda p, s, n, u, **w: metrics.solve_state_log_score(p, s, n, **w),
     "state F1": lambda p, s, n, u, **w: metrics.solve_state_f1(p, s, n, **w).macro,
-    "Brier": lambda p, s, n, u, **w: metrics.brier_score(p.mixed, (s > 0) & (s < n), **w),
-    "calibration error": lambda p, s, n, u, **w: metrics.expected_calibration_error(p.mixed, (s > 0) & (s < n), **w),
+    "Brier": lambda p, s, n, u, **w: metrics.brier_score(p.mixed, _mixed(s, n), **w),
+    "calibration error": lambda p, s, n, u, **w: metrics.expected_calibration_error(p.mixed, _mixed(s, n), **w),
     "90% covers": lambda p, s, n, u, **w: metrics.success_coverage(p, s, n, (0.9,), **w)[0],
     "PIT distance": lambda p, s, n, u, **w: metrics.uniformity(u, **w).distance,
     "mixed, excess": lambda p, s, n, u, **w: metrics.mixed_shares(p, s, n, **w).excess,

@@ -28,7 +28,7 @@ def middle(recorded: Recorded) -> int:
 def methods(recorded: Recorded) -> Methods:
     """Mopps and dps, both fitted, and where the prompts are known gps and ridge."""
     history = recorded.history
-    early = jaxsel.History(*(column[history.step < middle(recorded)] for column in history))
+    early = history.before(middle(recorded))
     group_size = int(np.median(history.group_size))
     fits = {
         name: jaxsel.fit(early, family, num_prompts=recorded.num_prompts, **_sized(family, group_size))

@@ -1,0 +1,20 @@
+import math
+
+import pytest
+
+from experiments.spread import over_seeds
+
+
+def test_mean_and_standard_error():
+    assert over_seeds([1.0, 2.0, 6.0]) == {"mean": 3.0, "standard_error": pytest.approx(math.sqrt(7 / 3))}
+
+
+def test_one_seed_has_no_standard_error():
+    found = over_seeds([2.0])
+    assert found["mean"] == 2
+    assert math.isnan(found["standard_error"])
+
+
+def test_dictionaries_are_gone_through():
+    found = over_seeds([{"a": {1: x}, "b": 2 * x} for x in (1.0, 3.0)])
+    assert found == {"a": {1: over_seeds([1.0, 3.0])}, "b": over_seeds([2.0, 6.0])}
