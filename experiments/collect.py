@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from experiments import drawing
-from experiments.compare import Records, column, probes
 from experiments.page import Drawing, Section, Table, write_page
 from experiments.provenance import provenance, write_result
 from experiments.spread import over_seeds, shown
+from experiments.summaries import Records, column, probes
 from jaxsel import plotting
 from rl.run_log import read_metrics
 

@@ -1,26 +1,22 @@
-"""Several methods on the same pool and warm start, side by side."""
+"""Several runs side by side: methods on the same pool and warm start, as many at a time as there are cores."""
 
 import multiprocessing
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich import box
-from rich.table import Table
 from tqdm import tqdm
 
 from experiments.runs import MethodConfig, RunConfig, make_policy, make_task, run
+from experiments.summaries import Records
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
 
 BASELINES = ("uniform", "dynamic_sampling")
 DEMO_METHODS = (*BASELINES, "mopps", "dps")
-Records = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,8 @@ class Setting:
     probe_every: int = 25
     warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=2500))
 
-    def run_config(self, method: str, seed: int) -> RunConfig:
-        """The run of one method."""
+    def run_config(self, method: str, seed: int, *, history: bool = False) -> RunConfig:
+        """The run of one method; `history`: see `TrainConfig`."""
         dynamic = method == "dynamic_sampling"
         steps = self.dynamic_sampling_steps if dynamic else self.steps
         decay = self.dps_decay if method == "dps" else self.decay
@@ -75,6 +71,7 @@ class Setting:
                 group_size=self.group_size,
                 learning_rate=self.learning_rate,
                 probe_every=probe_every,
+                history=history,
             ),
         )
 
@@ -87,13 +84,26 @@ SETTINGS = {
 
 
 def run_methods(setting: Setting, seed: int, out: Path, methods: Sequence[str] = DEMO_METHODS) -> dict[str, Records]:
-    """Runs every method in `out/METHOD`, as many at a time as there are cores, torch on one each.
+    """Runs every method in `out/METHOD`."""
+    runs = run_many({out / method: setting.run_config(method, seed) for method in methods})
+    return dict(zip(methods, runs.values(), strict=True))
+
+
+def run_many(configs: Mapping[Path, RunConfig], *, resume: bool = False) -> dict[Path, Records]:
+    """Runs every configuration in its folder, as many at a time as there are cores, torch on one each.
 
     Small matrices gain little from a second thread, and two processes that fight for the cores lose much.
+
+    Args:
+        configs: by folder.
+        resume: go on with runs that were interrupted, and leave alone those that are finished.
+
+    Returns:
+        The metrics of every step, by folder, in the order they were given.
     """
     context = multiprocessing.get_context("spawn")
     positions = context.Queue()
-    workers = min(len(methods), os.cpu_count() or 1)
+    workers = min(len(configs), os.cpu_count() or 1)
     for position in range(workers):
         positions.put(position)
     # A spawned process reads these when it starts; torch and XLA would each take every core otherwise.
@@ -102,9 +112,10 @@ def run_methods(setting: Setting, seed: int, out: Path, methods: Sequence[str] =
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(context.RLock(), positions)
     ) as executor:
-        executor.submit(_warm_up, setting.run_config(methods[0], seed)).result()  # once, before all need it
-        futures = {method: executor.submit(_run, setting.run_config(method, seed), out / method) for method in methods}
-        return {method: future.result() for method, future in futures.items()}
+        policies = {(config.task, config.policy, config.seed): config for config in configs.values()}
+        list(executor.map(_warm_up, policies.values()))  # each once, before several runs need it
+        futures = {folder: executor.submit(_run, config, folder, resume) for folder, config in configs.items()}
+        return {folder: future.result() for folder, future in futures.items()}
 
 
 _position = 0
@@ -123,80 +134,9 @@ def _warm_up(config: RunConfig) -> None:
     make_policy(config, make_task(config.task))
 
 
-def _run(config: RunConfig, run_dir: Path) -> Records:
+def _run(config: RunConfig, run_dir: Path, resume: bool) -> Records:
     def bar(steps: range) -> Any:
-        return tqdm(steps, desc=f"{config.method.name:<18}", unit="step", position=_position, leave=True)
+        name = f"{config.method.name:<18} seed {config.seed}"
+        return tqdm(steps, desc=name, unit="step", position=_position, leave=True)
 
-    return run(config, run_dir, progress=bar)
-
-
-def probes(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rollouts so far and the value of `probe/NAME`, at every probe."""
-    rows = [(r["rollouts"], r[f"probe/{name}"]) for r in records if r.get(f"probe/{name}") is not None]
-    pairs = np.array(rows, float).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
-
-
-def column(records: Records, name: str) -> np.ndarray:
-    """One metric of every step that has it."""
-    return np.array([r[name] for r in records if r.get(name) is not None], float)
-
-
-def summary(records: Records) -> dict[str, float]:
-    """One run in numbers."""
-    mixed = column(records, "train/mixed_share")
-    spearman = probes(records, "spearman")[1]
-    return {
-        "steps": len(mixed),
-        "rollouts": records[-1]["rollouts"],
-        "mixed_share_first_half": float(mixed[: len(mixed) // 2].mean()),
-        "mixed_share": float(mixed.mean()),
-        "held_out_at_start": float(probes(records, "held_out_accuracy")[1][0]),
-        # The last two probes: one alone is noisier than the differences that matter.
-        "held_out_accuracy": float(probes(records, "held_out_accuracy")[1][-2:].mean()),
-        "spearman": float(spearman[len(spearman) // 2 :].mean()) if len(spearman) else float("nan"),
-        **{
-            f"seconds_{part}": float(column(records, f"seconds/{part}").sum())
-            for part in ("selecting", "generating", "updating")
-        },
-        # Without the first steps, in which functions are compiled.
-        "median_ms_selecting": float(1e3 * np.median(column(records, "seconds/selecting"))),
-        "median_ms_step": float(1e3 * np.median(_step_seconds(records))),
-    }
-
-
-def _step_seconds(records: Records) -> np.ndarray:
-    parts = [column(records, f"seconds/{part}") for part in ("selecting", "generating", "updating")]
-    return np.sum(parts, axis=0)
-
-
-def summary_table(runs: dict[str, Records]) -> Table:
-    """The summaries as a table for the terminal, 80 columns wide."""
-    start = summary(next(iter(runs.values())))["held_out_at_start"]
-    table = Table(
-        title="Groups neither all right nor all wrong (mixed) are the ones that teach.",
-        caption=f"seconds selecting/generating/updating; held-out accuracy before training: {start:.3f}",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1),
-    )
-    table.add_column("method", min_width=len("dynamic_sampling"))
-    for name in ("steps", "rollouts", "mixed", "held-out", "Spearman", "sel/gen/upd"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for method, records in runs.items():
-        s = summary(records)
-        table.add_row(
-            method,
-            f"{s['steps']:.0f}",
-            f"{s['rollouts']:,.0f}",
-            f"{s['mixed_share']:.0%}",
-            f"{s['held_out_accuracy']:.3f}",
-            f"{s['spearman']:.2f}",
-            "/".join(f"{s[f'seconds_{part}']:.0f}" for part in ("selecting", "generating", "updating")),
-        )
-    return table
-
-
-def seconds_since(start: float = 0.0) -> float:
-    """Seconds on a clock that never goes back."""
-    return time.perf_counter() - start
+    return run(config, run_dir, resume=resume, progress=bar)

@@ -9,14 +9,16 @@ more a step, at several times the rollouts. `experiments/selection_pays.py` hold
 import argparse
 import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from experiments.compare import BASELINES, SETTINGS, run_methods, seconds_since, summary_table
+from experiments.compare import BASELINES, SETTINGS, run_methods
 from experiments.figures import draw_comparison
 from experiments.runs import PREDICTIVE
+from experiments.summaries import summary_table
 
 
 def main(arguments: list[str]) -> None:
@@ -29,7 +31,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     options = parser.parse_args(arguments)
     console = Console()
-    start = seconds_since()
+    start = time.perf_counter()
     setting = SETTINGS[options.task]
     if options.steps:
         dynamic = max(1, options.steps * setting.dynamic_sampling_steps // setting.steps)
@@ -43,7 +45,9 @@ def main(arguments: list[str]) -> None:
     runs = run_methods(setting, options.seed, out, list(dict.fromkeys([*BASELINES, *options.method])))
     console.print(summary_table(runs))
     figure = draw_comparison(runs, out / "demo.png", title=f"{options.task}, seed {options.seed}")
-    console.print(f"figure: {figure}    metrics: {out}/*/metrics.jsonl    {seconds_since(start):.0f} seconds in all")
+    console.print(
+        f"figure: {figure}    metrics: {out}/*/metrics.jsonl    {time.perf_counter() - start:.0f} seconds in all"
+    )
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.compare import SETTINGS, column
+from experiments.compare import SETTINGS
 from experiments.drawing import plt, save, tidy
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import EngineConfig, RunConfig, run
 from experiments.spread import over_seeds, shown
+from experiments.summaries import column
 
 ENGINES = {"hf": EngineConfig("hf"), "vllm": EngineConfig("vllm")}
 ROWS = {

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from experiments import drawing
-from experiments.compare import Records, column, probes
 from experiments.spread import standard_error
+from experiments.summaries import Records, column, probes
 from jaxsel import plotting
 
 
@@ -19,14 +19,10 @@ def draw_comparison(runs: dict[str, Records], path: Path, *, title: str) -> Path
 def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Path:
     """The same for several seeds: the mean, and a band of one standard error around it."""
     figure, (left, right) = drawing.plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for number, (method, seeds) in enumerate(runs.items()):
-        look = plotting.style(method if method in plotting.METHODS else number)
-        style = {**look, "marker": "none", "label": method.replace("_", " "), "linewidth": 1.8}
-        grid = _common_grid(seeds)
-        accuracy = np.array([np.interp(grid, *probes(r, "held_out_accuracy")) for r in seeds])
-        _line_with_band(left, grid / 1000, accuracy, style)
-        mixed = np.array([_smooth(column(r, "train/mixed_share")) for r in seeds])
-        _line_with_band(right, np.arange(mixed.shape[1]), mixed, style)
+    for method, seeds in runs.items():
+        with_band(left, *held_out(seeds, "rollouts", 1000), look_of(method))
+        mixed = np.array([smoothed(column(r, "train/mixed_share")) for r in seeds])
+        with_band(right, np.arange(mixed.shape[1]), mixed, look_of(method))
     left.set(xlabel="rollouts (thousands)", ylabel="held-out accuracy", title="what the rollouts bought")
     right.set(
         xlabel="training step",
@@ -41,20 +37,32 @@ def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Pat
     return drawing.save(figure, path)
 
 
-def _common_grid(seeds: list[Records]) -> np.ndarray:
-    """Rollouts at which every seed is between two of its probes."""
-    curves = [probes(records, "held_out_accuracy")[0] for records in seeds]
-    return np.linspace(0, min(rollouts[-1] for rollouts in curves), len(curves[0]))
+_VARIANTS = {"mopps_mean": 3, "mopps_mixed": 2}
 
 
-def _smooth(values: np.ndarray, width: int = 20) -> np.ndarray:
+def look_of(method: str) -> dict[str, Any]:
+    """A method's line, labelled; those of no look of their own have one of the cycle, always the same."""
+    known = plotting.style(method if method in plotting.METHODS else _VARIANTS.get(method, 0))
+    return {**known, "marker": "none", "label": method.replace("_", " "), "linewidth": 1.8}
+
+
+def held_out(seeds: list[Records], at: str, unit: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out accuracy of every seed at the same rollouts or steps, in `unit`, as far as all seeds come."""
+    curves = [probes(records, "held_out_accuracy", at) for records in seeds]
+    grid = np.linspace(0, min(spent[-1] for spent, _ in curves), len(curves[0][0]))
+    return grid / unit, np.array([np.interp(grid, *curve) for curve in curves])
+
+
+def smoothed(values: np.ndarray, width: int = 20) -> np.ndarray:
+    """The mean of the last `width` values, at first of those there are."""
     sums = np.cumsum(np.insert(values, 0, 0.0))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - width, 0)
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def _line_with_band(axes: Any, x: np.ndarray, values: np.ndarray, style: dict[str, Any]) -> None:
+def with_band(axes: Any, x: np.ndarray, values: np.ndarray, style: dict[str, Any]) -> None:
+    """The mean over the first axis, the seeds, and a band of one standard error."""
     mean = values.mean(0)
     axes.plot(x, mean, **style)
     if len(values) > 1:

@@ -26,9 +26,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from experiments.compare import SETTINGS, column
+from experiments.compare import SETTINGS
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import RunConfig, make_curriculum, make_policy, make_task
+from experiments.summaries import column
 from rl.engines.hf import HFEngine
 from rl.policy import Policy
 from rl.probe import Probe

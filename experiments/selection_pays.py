@@ -27,10 +27,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.compare import DEMO_METHODS, SETTINGS, Records, probes, run_methods, summary
+from experiments.compare import DEMO_METHODS, SETTINGS, run_methods
 from experiments.figures import draw_seeds
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.spread import standard_error
+from experiments.summaries import Records, probes, spent_to_reach, summary
 
 PREDICTIVE = ("mopps", "dps")
 AllRuns = dict[str, list[Records]]
@@ -77,7 +78,7 @@ def judge_claims(runs: AllRuns, method: str) -> dict[str, Any]:
     error = standard_error(gain)
     share = np.array(
         [
-            rollouts_to_reach(records, goal) / rollouts
+            spent_to_reach(records, goal) / rollouts
             for records, goal, rollouts in zip(
                 runs[method],
                 per_seed("dynamic_sampling", "held_out_accuracy"),
@@ -91,19 +92,6 @@ def judge_claims(runs: AllRuns, method: str) -> dict[str, Any]:
         "held_out_gain": {**_spread(gain), "holds": bool(gain.mean() > 2 * error)},
         "share_of_dynamic_sampling_rollouts": {**_spread(share), "holds": bool(share.mean() <= 0.4)},
     }
-
-
-def rollouts_to_reach(records: Records, accuracy: float) -> float:
-    """Rollouts at which the held-out accuracy, interpolated between probes, first reaches `accuracy`; inf if never."""
-    rollouts, values = probes(records, "held_out_accuracy")
-    reached = np.flatnonzero(values >= accuracy)
-    if len(reached) == 0:
-        return float("inf")
-    at = reached[0]
-    if at == 0:
-        return float(rollouts[0])
-    part = (accuracy - values[at - 1]) / (values[at] - values[at - 1])
-    return float(rollouts[at - 1] + part * (rollouts[at] - rollouts[at - 1]))
 
 
 def _spread(values: np.ndarray) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import numpy as np
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean over the first axis, the seeds; NaN for one alone."""
+    """Of the mean over the first axis, the seeds; NaN for one alone, and where one is infinite."""
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan)
-    return values.std(0, ddof=1) / np.sqrt(len(values))
+    with np.errstate(invalid="ignore"):
+        return values.std(0, ddof=1) / np.sqrt(len(values))
 
 
 def over_seeds(values: Sequence[Any]) -> dict[Any, Any]:

@@ -113,14 +113,16 @@ def train(
             num_rollouts += collected.num_rollouts
             record |= _summary(collected) | clock.seconds
             log.write(record | {"rollouts": num_rollouts})
-            stopped = step + 1 < config.steps and any(ranks.gather(lambda: preemption.asked))
-            if stopped or (config.checkpoint_every and (step + 1) % config.checkpoint_every == 0):
+            done = step + 1
+            stopped = done < config.steps and any(ranks.gather(lambda: preemption.asked))
+            every = config.checkpoint_every
+            if stopped or (every and (done % every == 0 or done == config.steps)):
                 history.flush()  # first: what a checkpoint goes on from is on disk
                 content = {"learner": learner.state_dict(), "curriculum": curriculum.state_dict()}
-                content |= {"step": step + 1, "num_rollouts": num_rollouts}
+                content |= {"step": done, "num_rollouts": num_rollouts}
                 ranks.on_main(partial(save_checkpoint, checkpoint, identity, **content))
             if stopped:
-                raise PreemptedError(step + 1)
+                raise PreemptedError(done)
         if not log.records or log.records[-1]["step"] < config.steps:
             last = _probe(config, probe, engine, curriculum, config.steps, history)
             log.write({"step": config.steps, "rollouts": num_rollouts} | last)

@@ -37,7 +37,7 @@ class TrainConfig:
         micro_batch_size: completions in one backward pass; bounds the memory, changes nothing else.
         gradient_checkpointing: compute activations again in the backward pass; saves memory, changes nothing else.
         probe_every: steps between probes; 0: only before the first step and after the last.
-        checkpoint_every: steps between checkpoints; 0: none.
+        checkpoint_every: steps between checkpoints, of which one is after the last step; 0: none.
         history: write what the selector observed, what it had predicted and what probes found to the folder `history`,
             as Parquet; see `rl.history`.
         seed: of the rollouts and the probes.

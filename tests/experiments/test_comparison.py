@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from experiments import demo, selection_pays
-from experiments.compare import SETTINGS, column, probes, summary, summary_table
+from experiments.compare import SETTINGS
 from experiments.figures import draw_comparison, draw_seeds
 from experiments.provenance import provenance, write_result
-from experiments.selection_pays import judge_claims, rollouts_to_reach
+from experiments.selection_pays import judge_claims
+from experiments.summaries import column, probes, spent_to_reach, summary, summary_table
 
 
 def records(mixed, accuracy, rollouts_per_step=100, steps=8):
@@ -52,7 +53,7 @@ def test_summary_by_hand():
 
 @pytest.mark.parametrize(("accuracy", "expected"), [(0.0, 100), (0.15, 300), (0.225, 400), (0.6, 800), (0.7, math.inf)])
 def test_rollouts_to_reach(accuracy, expected):
-    assert rollouts_to_reach(RUNS["mopps"], accuracy) == pytest.approx(expected)
+    assert spent_to_reach(RUNS["mopps"], accuracy) == pytest.approx(expected)
 
 
 def test_claims_hold_and_fail():
@@ -60,7 +61,7 @@ def test_claims_hold_and_fail():
     good, bad = judge_claims(runs, "mopps"), judge_claims(runs, "dps")
     assert good["mixed_share_ratio"]["mean"] == pytest.approx(2.5)
     assert all(claim["holds"] for claim in good.values())
-    share = rollouts_to_reach(RUNS["mopps"], 0.4375) / 3200
+    share = spent_to_reach(RUNS["mopps"], 0.4375) / 3200
     assert good["share_of_dynamic_sampling_rollouts"]["mean"] == pytest.approx(share)
     assert not any(claim["holds"] for claim in bad.values())
     assert bad["share_of_dynamic_sampling_rollouts"]["standard_error"] is None  # never reached: infinite

@@ -1,0 +1,94 @@
+"""Training runs in numbers."""
+
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+Records = list[dict[str, Any]]
+"""What `rl.train` returns and `metrics.jsonl` holds: one dictionary a step."""
+
+
+def probes(records: Records, name: str, at: str = "rollouts") -> tuple[np.ndarray, np.ndarray]:
+    """Rollouts so far (or `at="step"`, the steps) and the value of `probe/NAME`, at every probe."""
+    rows = [(r[at], r[f"probe/{name}"]) for r in records if r.get(f"probe/{name}") is not None]
+    pairs = np.array(rows, float).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def column(records: Records, name: str) -> np.ndarray:
+    """One metric of every step that has it."""
+    return np.array([r[name] for r in records if r.get(name) is not None], float)
+
+
+def summary(records: Records) -> dict[str, float]:
+    """One run in numbers."""
+    mixed = column(records, "train/mixed_share")
+    spearman = probes(records, "spearman")[1]
+    return {
+        "steps": len(mixed),
+        "rollouts": records[-1]["rollouts"],
+        "mixed_share_first_half": float(mixed[: len(mixed) // 2].mean()),
+        "mixed_share": float(mixed.mean()),
+        "held_out_at_start": float(probes(records, "held_out_accuracy")[1][0]),
+        # The last two probes: one alone is noisier than the differences that matter.
+        "held_out_accuracy": float(probes(records, "held_out_accuracy")[1][-2:].mean()),
+        "spearman": float(spearman[len(spearman) // 2 :].mean()) if len(spearman) else float("nan"),
+        **{
+            f"seconds_{part}": float(column(records, f"seconds/{part}").sum())
+            for part in ("selecting", "generating", "updating")
+        },
+        # Without the first steps, in which functions are compiled.
+        "median_ms_selecting": float(1e3 * np.median(column(records, "seconds/selecting"))),
+        "median_ms_step": float(1e3 * np.median(_step_seconds(records))),
+    }
+
+
+def _step_seconds(records: Records) -> np.ndarray:
+    parts = [column(records, f"seconds/{part}") for part in ("selecting", "generating", "updating")]
+    return np.sum(parts, axis=0)
+
+
+def summary_table(runs: dict[str, Records]) -> Table:
+    """The summaries as a table for the terminal, 80 columns wide."""
+    start = summary(next(iter(runs.values())))["held_out_at_start"]
+    table = Table(
+        title="Groups neither all right nor all wrong (mixed) are the ones that teach.",
+        caption=f"seconds selecting/generating/updating; held-out accuracy before training: {start:.3f}",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+    )
+    table.add_column("method", min_width=len("dynamic_sampling"))
+    for name in ("steps", "rollouts", "mixed", "held-out", "Spearman", "sel/gen/upd"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for method, records in runs.items():
+        s = summary(records)
+        table.add_row(
+            method,
+            f"{s['steps']:.0f}",
+            f"{s['rollouts']:,.0f}",
+            f"{s['mixed_share']:.0%}",
+            f"{s['held_out_accuracy']:.3f}",
+            f"{s['spearman']:.2f}",
+            "/".join(f"{s[f'seconds_{part}']:.0f}" for part in ("selecting", "generating", "updating")),
+        )
+    return table
+
+
+def spent_to_reach(records: Records, accuracy: float, of: str = "rollouts") -> float:
+    """Rollouts (or `of="step"`, the steps) at which the held-out accuracy first reaches `accuracy`; inf if never.
+
+    Between probes it is interpolated. A noisy curve crosses a line a little too early: of the run that `accuracy`
+    comes from, that is what it says.
+    """
+    spent, values = probes(records, "held_out_accuracy", of)
+    reached = np.flatnonzero(values >= accuracy)
+    if len(reached) == 0:
+        return float("inf")
+    at = reached[0]
+    if at == 0:
+        return float(spent[0])
+    part = (accuracy - values[at - 1]) / (values[at] - values[at - 1])
+    return float(spent[at - 1] + part * (spent[at] - spent[at - 1]))

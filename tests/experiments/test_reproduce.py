@@ -1,0 +1,124 @@
+import json
+import math
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsel
+from experiments import reproduce
+from experiments.compare import SETTINGS
+from experiments.reproduce import against, calibration, claims, judge, numbers
+from experiments.runs import run
+from experiments.summaries import spent_to_reach, summary
+from rl.history import HistoryLog
+
+
+def records(mixed, accuracies, rollouts_per_step=100, selecting=0.1):
+    """A run probed before every second step and after the last; a step takes a second."""
+    steps = 2 * len(accuracies) - 2
+    made = []
+    for step in range(steps + 1):
+        record = {"step": step, "rollouts": rollouts_per_step * min(step + 1, steps)}
+        if step % 2 == 0:
+            probe = {"held_out_accuracy": accuracies[step // 2], "spearman": 0.5, "mae": step / steps}
+            record |= {f"probe/{name}": value for name, value in probe.items()}
+        if step < steps:
+            record |= {"train/mixed_share": mixed, "seconds/selecting": selecting}
+            record |= {"seconds/generating": 0.5, "seconds/updating": 0.4 - selecting, "seconds/handing_over": 0.1}
+        made.append(record)
+    return made
+
+
+RISE = [0.1 * at for at in range(9)]  # 16 steps; final accuracy: (0.7 + 0.8) / 2
+RUNS = {
+    "uniform": [records(0.2, RISE)] * 2,
+    "dynamic_sampling": [records(0.2, RISE, rollouts_per_step=400)] * 2,
+    "mopps": [records(0.5, [1.5 * value for value in RISE], selecting=0.001)] * 2,
+    "dps": [records(0.25, [0.5 * value for value in RISE], selecting=0.2)] * 2,
+}
+SEEN = {method: [0.1, 0.3] for method in RUNS}
+
+
+def test_steps_and_rollouts_to_an_accuracy():
+    (run, _) = RUNS["uniform"]
+    assert spent_to_reach(run, 0.25, "step") == pytest.approx(5)
+    assert spent_to_reach(run, 0.25) == pytest.approx(600)  # of a record with a probe: its own step's too
+    assert spent_to_reach(run, 0.0, "step") == 0
+    assert spent_to_reach(run, 0.81, "step") == math.inf
+
+
+def test_a_run_by_itself():
+    one = numbers(RUNS["uniform"][0], 0.25)
+    assert one["rollouts"] == 1600
+    assert one["held_out_accuracy"] == pytest.approx(0.75)
+    assert one["mean_absolute_error"] == pytest.approx(np.mean([8, 10, 12, 14, 16]) / 16)
+    assert one["calibration_error"] == 0.25
+    assert one["ms_step"] == pytest.approx(1000)
+    assert one["selecting"] == pytest.approx(0.1)
+
+
+def test_a_run_beside_the_baselines():
+    uniform, dynamic = (summary(RUNS[name][0]) for name in ("uniform", "dynamic_sampling"))
+    found = against(RUNS["mopps"][0], uniform, dynamic)
+    assert found["gain"] == pytest.approx(0.5 * 0.75)
+    assert found["mixed_share_ratio"] == pytest.approx(2.5)
+    assert found["share_of_steps"] == pytest.approx(10 / 16)
+    assert found["share_of_rollouts"] == pytest.approx(1100 / 6400)
+
+
+def test_claims_are_of_the_best_predictive_method_and_can_fail():
+    result = judge(RUNS, SEEN)
+    assert result["mopps"]["calibration_error"] == {
+        "per_seed": [0.1, 0.3],
+        "mean": pytest.approx(0.2),
+        "standard_error": pytest.approx(0.1),
+    }
+    held = claims(result)
+    assert {claim["method"] for claim in held.values()} == {"mopps"}
+    assert all(claim["holds"] for claim in held.values())
+    del result["mopps"]
+    missed = claims(result)
+    assert {claim["method"] for claim in missed.values()} == {"dps"}
+    assert not any(claim["holds"] for claim in missed.values())
+    assert missed["share_of_rollouts"]["mean"] == math.inf
+
+
+def test_the_calibration_error_is_that_of_the_second_half(tmp_path):
+    log = HistoryLog(tmp_path, num_prompts=4, spec={})
+    ids, n = np.arange(4), np.full(4, 8)
+    log.probed(0, (ids, np.full(4, 8), n), jaxsel.Prediction(*6 * [jnp.full(4, 0.9)]))
+    log.probed(2, (ids, np.array([0, 8, 4, 4]), n), jaxsel.Prediction(*6 * [jnp.full(4, 0.9)]))
+    log.flush()
+    assert calibration(tmp_path) == pytest.approx(0.4)
+
+
+@pytest.mark.slow
+def test_every_method_runs_and_a_second_call_runs_nothing_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path / "cache"))
+    tiny = SETTINGS["string_ops"]
+    warm_start = replace(tiny.warm_start, steps=3)
+    sizes = {"pool_size": 64, "held_out_size": 8, "steps": 12, "dynamic_sampling_steps": 11}
+    tiny = replace(tiny, **sizes, warm_start=warm_start)
+    monkeypatch.setitem(SETTINGS, "string_ops", tiny)
+
+    def here(configs, *, resume):  # that several processes do the same, the demo's test shows
+        return {folder: run(config, folder, resume=resume) for folder, config in configs.items()}
+
+    monkeypatch.setattr(reproduce, "run_many", here)
+    arguments = ["--tasks", "string_ops", "--seeds", "5", "--methods", "uniform", "dynamic_sampling", "mopps_mixed"]
+    arguments += ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    reproduce.main(arguments)
+    written = (tmp_path / "results" / "reproduce_string_ops.json").read_text()
+    assert set(json.loads(written)["methods"]) == {"uniform", "dynamic_sampling", "mopps_mixed"}
+    assert (tmp_path / "results" / "reproduce.png").stat().st_size > 20_000
+    assert "of dynamic sampling's rollouts" in capsys.readouterr().out
+    reproduce.main(arguments)  # the seconds of a second run would be others
+    assert (tmp_path / "results" / "reproduce_string_ops.json").read_text() == written
+
+
+def test_methods_to_compare_with_are_needed(capsys):
+    with pytest.raises(SystemExit):
+        reproduce.main(["--methods", "mopps", "dps"])
+    assert "name both" in capsys.readouterr().err
