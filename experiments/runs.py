@@ -39,7 +39,8 @@ class MethodConfig:
         batch_size: prompts a step.
         candidate_ratio: mopps, threshold, dps and gps choose among an epoch-shuffled window of candidate_ratio *
             batch_size prompts; 0: among the whole pool.
-        decay: what a visit (mopps, threshold, gps) or a step (dps) leaves of the earlier evidence, 0 to 1.
+        decay: what a visit (mopps, threshold, gps) or a step (dps; 0.9 in the comparisons) leaves of the earlier
+            evidence, 0 to 1.
         target: mopps, gps: the success rate to look for.
         lower: threshold: lower end of the band of success rates.
         upper: threshold: upper end.
@@ -53,7 +54,7 @@ class MethodConfig:
 
     name: str = "mopps"
     batch_size: int = 16
-    candidate_ratio: int = 8
+    candidate_ratio: int = 4
     decay: float = 0.5
     target: float = 0.5
     lower: float = 0.3
@@ -91,7 +92,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run.
+    """One training run; the defaults are those of the comparisons, see `experiments.compare`.
 
     Attributes:
         task: string_ops or countdown.
@@ -111,7 +112,7 @@ class RunConfig:
     """
 
     task: str = "string_ops"
-    pool_size: int = 1000
+    pool_size: int = 500
     held_out_size: int = 500
     probe_size: int = 200
     policy: str = ""
@@ -120,8 +121,8 @@ class RunConfig:
     seed: int = 0
     method: MethodConfig = field(default_factory=MethodConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=1200))
-    train: TrainConfig = field(default_factory=TrainConfig)
+    warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=2500))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=200))
 
 
 def _mopps(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:

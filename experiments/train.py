@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -22,6 +24,20 @@ def _writable_config() -> DictConfig:
     for node in (config, *(child for child in config.values() if isinstance(child, DictConfig))):
         OmegaConf.set_readonly(node, False)
     return config
+
+
+def configured(settings: Mapping[str, Any]) -> RunConfig:
+    """The defaults but for these settings, by dotted name as on the command line.
+
+    Raises:
+        OmegaConfBaseException: there is no such setting, or it is of another type.
+    """
+    config = _writable_config()
+    for name, value in settings.items():
+        OmegaConf.update(config, name, value)
+    made = OmegaConf.to_object(config)
+    assert isinstance(made, RunConfig)
+    return made
 
 
 ConfigStore.instance().store(

@@ -255,6 +255,21 @@ def test_methods_with_the_same_key_see_the_same_candidates(hundred):
     assert len(np.unique(uniform)) > 8
 
 
+def test_every_row_is_a_candidate_as_often_as_any_other(hundred):
+    uniform = run("uniform", hundred, num_steps=500, candidate_ratio=3).prompt_ids
+    times = np.bincount(uniform.ravel(), minlength=100)
+    assert abs(times - 40).max() < 5 * np.sqrt(40)  # 500 steps of 8 rows
+
+
+def test_a_run_goes_on_from_a_belief(hundred):
+    selector, key = METHODS["mopps"](hundred), jax.random.key(0)
+    known = selector.init(key, 100)
+    known = known._replace(successes=known.successes + 50.0)  # nothing is near 1/2 but the others
+    known = known._replace(successes=known.successes.at[:8].set(0.0))
+    trace = simulate.simulate(key, selector, hundred, num_steps=1, batch_size=8, belief=known)
+    assert set(trace.prompt_ids[0].tolist()) == set(range(8))
+
+
 def test_methods_with_the_same_key_are_judged_on_the_same_probe(hundred):
     first = {float(run(name, hundred).mean_success_rate[0]) for name in METHODS}
     assert len(first) == 1

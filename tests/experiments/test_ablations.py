@@ -1,0 +1,78 @@
+import json
+
+import pytest
+from omegaconf.errors import ConfigAttributeError
+
+from experiments import ablations
+from experiments.ablations import SWEEPS, Sweep, beside, command, judge, needed, place
+from experiments.train import configured
+
+
+def test_settings_are_those_of_the_command_line():
+    config = configured({"method.name": "dps", "method.decay": 0.7, "train.group_size": 4, "seed": 3})
+    assert (config.method.name, config.method.decay, config.train.group_size, config.seed) == ("dps", 0.7, 4, 3)
+    with pytest.raises(ConfigAttributeError, match="dekay"):
+        configured({"method.dekay": 0.7})
+
+
+@pytest.mark.parametrize("sweep", SWEEPS.values(), ids=SWEEPS)
+def test_every_sweep_can_be_made_and_has_a_run_of_the_defaults_or_of_its_fixed_settings(sweep):
+    configs = [configured(settings) for settings in sweep.settings()]
+    assert len({str(config) for config in configs}) == len(sweep.values)
+    assert configured(sweep.fixed) in configs
+
+
+def test_runs_that_sweeps_share_are_run_once():
+    names = [place(settings) for settings in needed(["batch_size", "group_size", "target_of_mopps"])]
+    assert len(names) == len(set(names))
+    assert {"mopps", "uniform", "uniform,method.batch_size=8", "mopps,train.group_size=16"} <= set(names)
+    assert place({"method.decay": 0.5}) == "mopps"  # the defaults
+
+
+def test_uniform_has_the_same_sizes():
+    settings = {"method.name": "dps", "method.decay": 0.9, "method.batch_size": 8}
+    assert beside(settings) == {"method.name": "uniform", "method.batch_size": 8}
+
+
+def test_the_command_is_a_sweep_of_hydra():
+    said = command(SWEEPS["decay_of_dps"], [1, 2])
+    assert said.startswith("python -m experiments.train -m method.name=dps method.decay=0.5,0.7,0.9,0.97 seed=1,2 ")
+
+
+def test_numbers_by_hand():
+    def run(held_out, mixed):
+        return {"rollouts": 100, "held_out_accuracy": held_out, "mixed_share": mixed, "spearman": 0.5}
+
+    found = {"uniform": [run(0.4, 0.2), run(0.5, 0.2)], "mopps": [run(0.5, 0.3), run(0.8, 0.5)]}
+    found["mopps,method.target=0.3"] = [run(0.3, 0.3), run(0.4, 0.5)]
+    result = judge(Sweep("method.target", (0.3, 0.5), {"method.name": "mopps"}), found)
+    assert result["0.5"]["gain"] == {"mean": pytest.approx(0.2), "standard_error": pytest.approx(0.1)}
+    assert result["0.3"]["gain"]["mean"] == pytest.approx(-0.1)
+    assert result["0.3"]["mixed_share"]["mean"] == pytest.approx(0.4)
+
+
+def test_runs_become_a_result_and_a_figure(tmp_path, monkeypatch, capsys):
+    def pretend(configs, *, resume):
+        assert resume
+        record = {"rollouts": 128, "train/mixed_share": 0.5}
+        record |= dict.fromkeys(("seconds/selecting", "seconds/generating", "seconds/updating"), 0.1)
+        probe = {"probe/held_out_accuracy": 0.5, "probe/spearman": 0.5}
+        return {
+            folder: 2 * [record | probe | {"probe/held_out_accuracy": config.method.target}]
+            for folder, config in configs.items()
+        }
+
+    monkeypatch.setattr(ablations, "run_many", pretend)
+    sweeps = ["target_of_mopps", "prior_counts_of_dps"]
+    ablations.main(["--sweeps", *sweeps, "--set", "pool_size=64", "--results", str(tmp_path), "--out", str(tmp_path)])
+    written = json.loads((tmp_path / "ablations.json").read_text())
+    assert written["sweeps"]["target_of_mopps"]["0.7"]["gain"]["mean"] == pytest.approx(0.2)
+    assert written["config"] == {"set": {"pool_size": "64"}}
+    assert (tmp_path / "ablations.png").stat().st_size > 10_000
+    assert "prior counts of dps" in capsys.readouterr().out
+
+
+def test_print_runs_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(ablations, "run_many", None)
+    ablations.main(["--print"])
+    assert capsys.readouterr().out.count("experiments.train -m") == len(SWEEPS)
