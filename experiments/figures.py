@@ -22,9 +22,8 @@ def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Pat
     for number, (method, seeds) in enumerate(runs.items()):
         look = plotting.style(method if method in plotting.METHODS else number)
         style = {**look, "marker": "none", "label": method.replace("_", " "), "linewidth": 1.8}
-        grid = _common_grid(seeds)
-        accuracy = np.array([np.interp(grid, *probes(r, "held_out_accuracy")) for r in seeds])
-        _line_with_band(left, grid / 1000, accuracy, style)
+        rollouts, accuracy = held_out_curves(seeds)
+        _line_with_band(left, rollouts / 1000, accuracy, style)
         mixed = np.array([_smooth(column(r, "train/mixed_share")) for r in seeds])
         _line_with_band(right, np.arange(mixed.shape[1]), mixed, style)
     left.set(xlabel="rollouts (thousands)", ylabel="held-out accuracy", title="what the rollouts bought")
@@ -41,10 +40,11 @@ def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Pat
     return drawing.save(figure, path)
 
 
-def _common_grid(seeds: list[Records]) -> np.ndarray:
-    """Rollouts at which every seed is between two of its probes."""
-    curves = [probes(records, "held_out_accuracy")[0] for records in seeds]
-    return np.linspace(0, min(rollouts[-1] for rollouts in curves), len(curves[0]))
+def held_out_curves(seeds: list[Records]) -> tuple[np.ndarray, np.ndarray]:
+    """Rollouts at which every seed is between two of its probes, and the held-out accuracy there, a row a seed."""
+    curves = [probes(records, "held_out_accuracy") for records in seeds]
+    grid = np.linspace(0, min(rollouts[-1] for rollouts, _ in curves), len(curves[0][0]))
+    return grid, np.array([np.interp(grid, *curve) for curve in curves])
 
 
 def _smooth(values: np.ndarray, width: int = 20) -> np.ndarray:
