@@ -22,9 +22,9 @@ def over_seeds(values: Sequence[Any]) -> dict[Any, Any]:
     return {"mean": float(array.mean()), "standard_error": float(standard_error(array))}
 
 
-def shown(number: dict[str, float]) -> str:
+def shown(number: dict[str, float], digits: int = 3) -> str:
     """For a table: the mean, and the standard error where there is one; a dash where there is neither."""
     if np.isnan(number["mean"]):
         return "-"
-    error = "" if np.isnan(number["standard_error"]) else f" ({number['standard_error']:.3f})"
-    return f"{number['mean']:.3f}{error}"
+    error = "" if np.isnan(number["standard_error"]) else f" ({number['standard_error']:,.{digits}f})"
+    return f"{number['mean']:,.{digits}f}{error}"

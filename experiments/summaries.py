@@ -1,5 +1,6 @@
 """Training runs in numbers."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,46 +9,56 @@ from rich.table import Table
 
 Records = list[dict[str, Any]]
 """What `rl.train` returns and `metrics.jsonl` holds: one dictionary a step."""
+_PARTS = ("selecting", "generating", "updating")
 
 
 def probes(records: Records, name: str, at: str = "rollouts") -> tuple[np.ndarray, np.ndarray]:
     """Rollouts so far (or `at="step"`, the steps) and the value of `probe/NAME`, at every probe."""
-    rows = [(r[at], r[f"probe/{name}"]) for r in records if r.get(f"probe/{name}") is not None]
+    rows = [(r[at], r[f"probe/{name}"]) for r in records if _known(r.get(f"probe/{name}"))]
     pairs = np.array(rows, float).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
 
 def column(records: Records, name: str) -> np.ndarray:
     """One metric of every step that has it."""
-    return np.array([r[name] for r in records if r.get(name) is not None], float)
+    return np.array([r[name] for r in records if _known(r.get(name))], float)
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def summary(records: Records) -> dict[str, float]:
-    """One run in numbers."""
+    """A finished run in numbers; NaN where it has none."""
     mixed = column(records, "train/mixed_share")
     spearman = probes(records, "spearman")[1]
+    step_seconds = _step_seconds(records)
     return {
-        "steps": len(mixed),
+        "steps": len(step_seconds),
         "rollouts": records[-1]["rollouts"],
-        "mixed_share_first_half": float(mixed[: len(mixed) // 2].mean()),
-        "mixed_share": float(mixed.mean()),
+        "mixed_share_first_half": _mean(mixed[: len(mixed) // 2]),
+        "mixed_share": _mean(mixed),
         "held_out_at_start": float(probes(records, "held_out_accuracy")[1][0]),
         # The last two probes: one alone is noisier than the differences that matter.
         "held_out_accuracy": float(probes(records, "held_out_accuracy")[1][-2:].mean()),
-        "spearman": float(spearman[len(spearman) // 2 :].mean()) if len(spearman) else float("nan"),
-        **{
-            f"seconds_{part}": float(column(records, f"seconds/{part}").sum())
-            for part in ("selecting", "generating", "updating")
-        },
+        "spearman": _mean(spearman[len(spearman) // 2 :]),
+        **{f"seconds_{part}": float(column(records, f"seconds/{part}").sum()) for part in _PARTS},
+        "share_selecting": float(column(records, "seconds/selecting").sum() / step_seconds.sum()),
+        # All that was timed, probes too.
+        "seconds": float(sum(v for r in records for k, v in r.items() if k.startswith("seconds/") and _known(v))),
         # Without the first steps, in which functions are compiled.
         "median_ms_selecting": float(1e3 * np.median(column(records, "seconds/selecting"))),
-        "median_ms_step": float(1e3 * np.median(_step_seconds(records))),
+        "median_ms_step": float(1e3 * np.median(step_seconds)),
     }
 
 
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
 def _step_seconds(records: Records) -> np.ndarray:
-    parts = [column(records, f"seconds/{part}") for part in ("selecting", "generating", "updating")]
-    return np.sum(parts, axis=0)
+    updates = (r for r in records if "train/mixed_share" in r)
+    return np.array([sum(r.get(f"seconds/{part}") or 0.0 for part in _PARTS) for r in updates])
 
 
 def summary_table(runs: dict[str, Records]) -> Table:
@@ -72,7 +83,7 @@ def summary_table(runs: dict[str, Records]) -> Table:
             f"{s['mixed_share']:.0%}",
             f"{s['held_out_accuracy']:.3f}",
             f"{s['spearman']:.2f}",
-            "/".join(f"{s[f'seconds_{part}']:.0f}" for part in ("selecting", "generating", "updating")),
+            "/".join(f"{s[f'seconds_{part}']:.0f}" for part in _PARTS),
         )
     return table
 

@@ -41,10 +41,16 @@ CYCLE = (
 def style(look: str | int) -> dict[str, Any]:
     """Colour, line style and marker, as keywords of `axes.plot`: of a method by name, or one of a cycle by number.
 
+    From 7 on colours come again with other lines and markers; 49 looks are distinct.
+
     Raises:
         ValueError: no method has the name.
     """
     if isinstance(look, str) and look not in METHODS:
         raise ValueError(f"look is {look!r}; give one of {', '.join(map(repr, METHODS))}, or a number")
-    colour, line, marker = METHODS[look] if isinstance(look, str) else CYCLE[look % len(CYCLE)]
+    if isinstance(look, str):
+        colour, line, marker = METHODS[look]
+    else:
+        rounds, place = divmod(look, len(CYCLE))
+        colour, (_, line, marker) = CYCLE[place][0], CYCLE[(place + rounds) % len(CYCLE)]
     return {"color": COLOURS[colour], "linestyle": line, "marker": marker}

@@ -214,6 +214,12 @@ def test_looks_differ_in_grey_and_are_not_pale():
         assert np.dot(to_rgb(plotting.COLOURS[colour]), [0.299, 0.587, 0.114]) < 0.75
 
 
+def test_the_cycle_repeats_no_look_for_long():
+    looks = [tuple(plotting.style(number).values()) for number in range(len(CYCLE) ** 2)]
+    assert looks[: len(CYCLE)] == [(plotting.COLOURS[colour], line, marker) for colour, line, marker in CYCLE]
+    assert len(set(looks)) == len(looks)
+
+
 def test_labels_without_a_look_go_through_the_cycle(axes):
     for label in ("mopps", "mine", "yours"):
         plotting.over_steps(axes, [0, 1], [0, 1], label=label, metric="accuracy")

@@ -1,0 +1,80 @@
+"""Gathers many runs into one table, one figure, one JSON and one page; runs that did not finish are named, not hidden.
+
+    python -m experiments.collect RUNS... [--out runs] [--name collected]
+
+RUNS are folders of runs, or folders that hold some at any depth, such as that of a sweep. Runs of the same settings but
+for the seed are one row: means over the seeds that finished, standard errors in brackets.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments import drawing
+from experiments.collect.folders import find_runs
+from experiments.collect.groups import common, grouped
+from experiments.collect.report import draw, printed, sections
+from experiments.page import write_page
+from experiments.provenance import provenance, write_result
+
+_LOG_WIDTH = 160  # characters: nothing ends a line of a file
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the table and what does not count; writes JSON, figure and page."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.collect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of what is written")
+    parser.add_argument("--name", default="collected", help="of the files")
+    options = parser.parse_args(arguments)
+    try:
+        runs = find_runs(options.runs)
+    except ValueError as error:
+        sys.exit(str(error))
+    groups, left_out = grouped(runs), [run for run in runs if run.trouble]
+    counted = f"{len(runs) - len(left_out)} of {len(runs)} runs count"
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, _LOG_WIDTH)
+    if groups:
+        title = f"{counted}: means over seeds (standard error)"
+        console.print(printed(groups, title, console.width), soft_wrap=False)
+    else:
+        console.print(counted)
+    for run in left_out:
+        console.print(f"does not count: {run.folder}: {run.trouble}")
+    made = provenance(
+        {"runs": [str(place) for place in options.runs], "alike in all runs": common(runs)},
+        sorted({run.seed for group in groups for run in group.runs}),
+    )
+    result = {
+        group.label: {"seeds": [run.seed for run in group.runs], "folders": [str(run.folder) for run in group.runs]}
+        | group.numbers()
+        for group in groups
+    }
+    trouble = {str(run.folder): run.trouble for run in left_out}
+    write_result(options.out / f"{options.name}.json", made | {"groups": result, "left_out": trouble})
+    picture = options.out / f"{options.name}.png"
+    if groups:
+        drawing.save(draw(groups), picture)
+    else:
+        picture.unlink(missing_ok=True)  # that of an earlier call would be taken for this one's
+    page = write_page(
+        options.out / f"{options.name}.html",
+        title="Training runs",
+        lead=f"{counted}. Each row and each line is one choice of settings, averaged over its seeds.",
+        sections=sections(groups, left_out),
+        footer={"command": shlex.join(["python", "-m", "experiments.collect", *arguments]), **made},
+    )
+    console.print(f"page: {page}" + (f"    figure: {picture}" if groups else ""))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

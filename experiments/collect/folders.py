@@ -1,0 +1,141 @@
+"""Run folders as they are found: finished, stopped halfway, or torn by a crash."""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from experiments.summaries import Records, probes
+from rl.run_log import read_metrics
+
+# They say where and how often a run ran, not what it is; the two inner seeds are replaced by the outer one.
+_NO_DIFFERENCE = ("seed", "train.seed", "warm_start.seed", "resume", "threads")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        folder: as it was reached.
+        settings: flat: `method.name`; empty where they are lost.
+        records: of its steps; empty where they are lost.
+        trouble: why it does not count; empty: it finished.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    records: Records
+    trouble: str
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.settings.get("seed", 0)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The settings that make it another run than others of its seed."""
+        return {name: value for name, value in self.settings.items() if name not in _NO_DIFFERENCE}
+
+
+def find_runs(places: list[Path]) -> list[Run]:
+    """All runs in and below the places, each once.
+
+    A job that never started has no folder yet, and is not among them.
+
+    Raises:
+        ValueError: a place is no folder, or holds no run.
+    """
+    found: dict[Path, Path] = {}
+    for place in places:
+        if not place.is_dir():
+            raise ValueError(f"{place} is no folder; give folders of runs or sweeps")
+        marks = [mark for name in ("metrics.jsonl", ".hydra") for mark in place.rglob(name)]
+        if not marks:
+            raise ValueError(f"there is no run in {place}; give a folder with a metrics.jsonl in it or below it")
+        for mark in marks:
+            found.setdefault(mark.parent.resolve(), mark.parent)
+    return _once([read_run(folder) for folder in sorted(found.values(), key=_natural)])
+
+
+def read_run(folder: Path) -> Run:
+    """What there is of a run, however far it came."""
+    settings, lost = _settings(folder)
+    try:
+        records = read_metrics(folder / "metrics.jsonl")
+        damaged = not all(isinstance(record, dict) and {"step", "rollouts"} <= record.keys() for record in records)
+    except (OSError, ValueError):
+        records, damaged = [], True
+    if damaged:
+        return Run(folder, settings, [], "; ".join(filter(None, ("metrics.jsonl cannot be read", lost))))
+    return Run(folder, settings, records, _trouble(records, settings, lost))
+
+
+def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
+    if not records:
+        return "; ".join(filter(None, ("no steps", lost)))
+    last, updates = records[-1], "train/mixed_share" in records[-1]  # only the probe at the end has no update
+    done, steps = last["step"] + updates, settings.get("train.steps")
+    if lost:
+        return f"{done} steps; {lost}"
+    if done > steps:
+        return f"{done} steps, but its settings say {steps}: they are of another run"
+    if done < steps or updates:
+        return f"{done} of {steps} steps{', but not the probe after the last' if done == steps else ''}"
+    if not len(probes([last], "held_out_accuracy")[1]):
+        return f"{done} of {steps} steps, but the probe after the last found no held-out accuracy"
+    return ""
+
+
+def _settings(folder: Path) -> tuple[dict[str, Any], str]:
+    """The settings and, where they are lost, how."""
+    # config.json is written at the end, by the run itself; a command that was then refused for giving other settings
+    # has left these in Hydra's file.
+    try:
+        return _flat(json.loads((folder / "config.json").read_text())["config"]), ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    path = folder / ".hydra" / "config.yaml"
+    if not path.exists():
+        return {}, "no settings (neither config.json nor .hydra/config.yaml)"
+    try:
+        settings = _flat(OmegaConf.to_container(OmegaConf.load(path)))
+    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
+        return {}, ".hydra/config.yaml cannot be read"
+    if not settings:
+        return {}, ".hydra/config.yaml is empty"
+    return (settings, "") if "train.steps" in settings else ({}, ".hydra/config.yaml is incomplete")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _once(runs: list[Run]) -> list[Run]:
+    """A finished run that repeats another adds nothing: as a second seed it would make errors look smaller."""
+    first: dict[str, Path] = {}
+    kept = []
+    for run in runs:
+        what = repr((run.seed, sorted(run.choices.items())))
+        if not run.trouble and first.setdefault(what, run.folder) != run.folder:
+            run = replace(run, trouble=f"the same settings and seed as {first[what]}")
+        kept.append(run)
+    return kept
+
+
+def _natural(path: Path) -> list[Any]:
+    """Seed 2 before seed 10."""
+    return [int(part) if number else part for number, part in _parts(str(path))]
+
+
+def _parts(text: str) -> list[tuple[bool, str]]:
+    return [(bool(i % 2), part) for i, part in enumerate(re.split("([0-9]+)", text))]

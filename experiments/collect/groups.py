@@ -1,0 +1,84 @@
+"""Runs that differ in nothing but the seed, together, under a label that says what sets them apart from the others."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.collect.folders import Run
+from experiments.runs import METHODS
+from experiments.spread import over_seeds
+from experiments.summaries import summary
+
+_BY_VALUE = ("task", "method.name")
+_HELD_OUT = ("task", "held_out_size")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs of the same settings.
+
+    Attributes:
+        label: the settings in which the groups differ.
+        panel: the part of the label that says which held-out prompts it was probed on; never empty.
+        line: the other part; never empty.
+        runs: by seed.
+    """
+
+    label: str
+    panel: str
+    line: str
+    runs: list[Run]
+
+    def numbers(self) -> dict[str, dict[str, float]]:
+        """`summaries.summary`, as mean over seeds and its standard error."""
+        return over_seeds([summary(run.records) for run in self.runs])
+
+
+def grouped(runs: list[Run]) -> list[Group]:
+    """The groups of the runs that finished: baselines first, numbers in order."""
+    done = sorted((run for run in runs if not run.trouble), key=lambda run: run.seed)
+    names = dict.fromkeys([*_HELD_OUT, "method.name", *sorted({name for run in done for name in run.choices})])
+    differ = [name for name in names if len({repr(run.choices.get(name)) for run in done}) > 1]
+    found: dict[str, list[Run]] = {}
+    for run in sorted(done, key=lambda run: [_rank(name, run.choices.get(name)) for name in differ]):
+        found.setdefault(repr([run.choices.get(name) for name in differ]), []).append(run)
+    return [_group(group, differ) for group in found.values()]
+
+
+def common(runs: list[Run]) -> dict[str, Any]:
+    """The settings in which all finished runs agree."""
+    done = [run.choices for run in runs if not run.trouble]
+    return {
+        name: value
+        for name, value in (done[0].items() if done else ())
+        if all(name in one and one[name] == value for one in done)
+    }
+
+
+def _group(runs: list[Run], differ: list[str]) -> Group:
+    choices = runs[0].choices
+    ends = [_end(name) for name in differ]
+
+    def said(names: list[str]) -> str:
+        return ", ".join(_said(name, choices.get(name), short=ends.count(_end(name)) == 1) for name in names)
+
+    method = str(choices.get("method.name", "all"))
+    panel = said([name for name in differ if name in _HELD_OUT]) or str(choices.get("task", "held-out prompts"))
+    line = said([name for name in differ if name not in _HELD_OUT]) or method
+    return Group(said(differ) or method, panel, line, runs)
+
+
+def _end(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _said(name: str, value: Any, *, short: bool) -> str:
+    if name in _BY_VALUE:
+        return str(value)
+    shown = "unset" if value is None else repr(value) if value == "" else str(value)
+    return f"{_end(name) if short else name}={shown}"
+
+
+def _rank(name: str, value: Any) -> tuple[bool, float, str]:
+    if name == "method.name" and value in METHODS:
+        return False, METHODS.index(value), ""
+    return (False, value, "") if isinstance(value, int | float) else (True, 0, str(value))

@@ -1,0 +1,139 @@
+"""The groups as a table, a figure and sections of a page."""
+
+import math
+import textwrap
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from experiments.collect.folders import Run
+from experiments.collect.groups import Group
+from experiments.figures import held_out
+from experiments.page import Drawing, Section, Table
+from experiments.spread import shown, standard_error
+from jaxsel import plotting
+
+COLUMNS = ("runs of", "seeds", "steps", "rollouts", "mixed", "held-out", "Spearman", "selecting", "seconds")
+HOW_TO_READ = """Runs that differ in nothing but their seed are one row, named by the settings in which the rows differ:
+means over the seeds that finished, standard errors in brackets where there are several seeds. A dash stands where a
+seed has no such number.
+
+`mixed` is the share of groups of rollouts neither all right nor all wrong, which are those that teach, over all steps.
+`held-out` is the accuracy on prompts that are never trained on, mean of the last two probes. `Spearman` is the rank
+correlation of the success rates that the selector predicts with those that probes find, mean of the later half of the
+probes. `selecting` is the share of the time of a step (choosing, rolling out, updating) that went into choosing.
+`seconds` is all that was timed, probes too, and not the warm start: compare it on one machine."""
+
+_WITH_BANDS = 8  # more of them hide each other
+_CHARACTERS = 15  # of a legend, an inch
+_ROOMY = 100  # characters; in less, columns stand closer
+
+
+def rows(groups: list[Group]) -> list[list[Any]]:
+    """One a group, in the order of `COLUMNS`."""
+    return [
+        [
+            group.label,
+            len(group.runs),
+            round(numbers["steps"]["mean"]),
+            round(numbers["rollouts"]["mean"]),
+            *(shown(numbers[name]) for name in ("mixed_share", "held_out_accuracy", "spearman", "share_selecting")),
+            shown(numbers["seconds"], digits=1),
+        ]
+        for group in groups
+        for numbers in [group.numbers()]
+    ]
+
+
+def printed(groups: list[Group], title: str, width: int) -> RichTable:
+    """For a terminal of that many characters."""
+    gap = int(width >= _ROOMY)
+    table = RichTable(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, gap),
+        collapse_padding=True,
+    )
+    for name in COLUMNS:
+        justify = "left" if name == COLUMNS[0] else "right"
+        table.add_column(name, justify=justify, overflow="fold", min_width=len(name))
+    for row in rows(groups):
+        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else cell) for cell in row))
+    return table
+
+
+def draw(groups: list[Group], panel: str | None = None) -> Figure:
+    """Held-out accuracy against rollouts: a panel for each set of held-out prompts, a line for each group.
+
+    Args:
+        groups: at least one.
+        panel: the only one to draw; its lines look as they do among all. None: all panels.
+    """
+    looks = {line: number for number, line in enumerate(dict.fromkeys(group.line for group in groups))}
+    drawn = [group for group in groups if panel in (None, group.panel)]
+    panels = list(dict.fromkeys(group.panel for group in drawn))
+    lines = list(dict.fromkeys(group.line for group in drawn))
+    crowded = len(lines) > _WITH_BANDS
+    across = min(len(panels), 2)
+    down = math.ceil(len(panels) / across)
+    width = 5.5 if across == 1 else 9.0
+    columns = max(1, min(len(lines), int(width * _CHARACTERS / (max(map(len, lines)) + 7))))
+    height = (5.0 if crowded else 3.6) * down + 0.2 * math.ceil(len(lines) / columns)
+    figure = Figure((width, height), layout="constrained")
+    all_axes = list(figure.subplots(down, across, squeeze=False).flat)
+    handles: dict[str, Any] = {}
+    for axes, name in zip(all_axes, panels, strict=False):
+        for group in drawn:
+            if group.panel == name:
+                handles[group.line] = _draw_line(axes, group, looks[group.line], crowded=crowded)
+        bottom, top = axes.get_ylim()
+        axes.set(title=name, xlabel="rollouts (thousands)", ylim=(max(bottom, -0.03 * top), top))
+    for axes in all_axes[len(panels) :]:
+        axes.set_visible(False)
+    wrapped = [textwrap.fill(line, int(width * _CHARACTERS)) for line in lines]
+    figure.legend(
+        [handles[line] for line in lines], wrapped, loc="outside lower center", ncols=columns, frameon=False, fontsize=8
+    )
+    return figure
+
+
+def _draw_line(axes: Any, group: Group, number: int, *, crowded: bool) -> Any:
+    rollouts, values = held_out([run.records for run in group.runs], "rollouts")
+    plotting.over_steps(
+        axes,
+        rollouts / 1000,
+        values.mean(0),
+        standard_error=None if crowded or len(values) < 2 else standard_error(values),
+        label=group.line,
+        metric="held-out accuracy",
+        look=group.line if group.line in plotting.METHODS else number,
+    )
+    if crowded:
+        axes.lines[-1].set(linewidth=1.2, markersize=4)
+    return axes.lines[-1]
+
+
+def sections(groups: list[Group], left_out: list[Run]) -> list[Section]:
+    """Of the page: what finished, and what did not."""
+    found = []
+    if groups:
+        caption = "Mean over seeds of the accuracy on held-out prompts, against the rollouts spent on training."
+        drawings = []
+        for panel in dict.fromkeys(group.panel for group in groups):
+            figure = draw(groups, panel)
+            bands = " Bands are of one standard error." if any(axes.collections for axes in figure.axes) else ""
+            alt = f"Held-out accuracy against rollouts on {panel}, a line for each row of the table"
+            drawings.append(Drawing(figure, alt, f"{caption}{bands}"))
+        table = Table(COLUMNS, rows(groups), "Means over seeds (standard error)")
+        found.append(Section("What finished", HOW_TO_READ, drawings, [table]))
+    if left_out:
+        listed = [[str(run.folder), run.trouble] for run in left_out]
+        table = Table(("run", "why"), listed, "In no row of the table and in no line of the figure")
+        found.append(Section("What does not count", tables=[table]))
+    return found
