@@ -6,7 +6,7 @@ SEED ?= 0
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 
-.PHONY: env demo test lint bench notebooks vllm gpu clean
+.PHONY: env demo test lint reproduce bench notebooks vllm gpu clean
 
 env: .venv/.installed
 
@@ -28,6 +28,10 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/pyright
+
+# The published comparison, small; an hour or two on two cores, and it goes on where it was interrupted
+reproduce: env
+	$(BIN)/python -m experiments.reproduce
 
 bench: env
 	$(BIN)/python -m experiments.benchmarks

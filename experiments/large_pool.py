@@ -1,54 +1,63 @@
 """What is left of a method when the pool is so large that almost nothing is visited twice?
 
-    python -m experiments.large_pool [--sizes 1e5 1e6 1e7] [--steps 200] [--seeds 0 1 2] [--among pool subset]
+    python -m experiments.large_pool [--sizes 1e5 1e6 1e7] [--steps 200] [--seeds 0 1 2] [--methods mopps dps ...]
 
-A simulated learner (`jaxsel.simulate`), 256 prompts a step, 8 rollouts each; the whole run is one `lax.scan`, on
-whatever devices there are, and on several with the pool spread over them. Methods choose among the whole pool, or among
-a random subset of ten times the batch, another one at every step, as the papers do. Regret is what a batch's share of
-mixed groups lacks to that of an oracle, which knows the true success rates and trains a learner of its own.
+A simulated learner (`jaxsel.simulate`), 256 prompts a step, 8 rollouts each; a whole run is one `lax.scan`, on whatever
+devices there are, and on several, those of other processes included, with the pool spread over them
+(`experiments/cluster/several_nodes.sbatch`). Methods choose among the whole pool, or among a random subset of ten times
+the batch, another one at every step, as the papers do. Regret is what a batch's share of mixed groups lacks to that of
+an oracle, which knows the true success rates, chooses likewise, and trains a learner of its own. Spearman and error are
+of the predictions of 1,024 random prompts at the end.
 
 Claim: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. Open: how methods
 age as the pool grows, when with 1e7 prompts and 256 a step visits are rare.
+
+A run is written to `--runs` when it ends, and is not run again; the result is of all that are there with these
+settings, so that seeds can be added to one size.
 """
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 import jaxsel
 from experiments import drawing
+from experiments.figures import with_band
 from experiments.provenance import RESULTS, provenance, write_result
-from experiments.spread import over_seeds, shown
+from experiments.spread import over_seeds
 from jaxsel import plotting, simulate
 
-Make = Callable[[np.ndarray], jaxsel.Selector]
-"""Makes a method, given the embeddings of the pool; an oracle is made where its learner is."""
-
-METHODS: dict[str, Make] = {
-    "uniform": lambda embeddings: jaxsel.uniform(),
-    "mopps": lambda embeddings: jaxsel.mopps(),
-    "mopps, mean": lambda embeddings: jaxsel.mopps(acquisition=jaxsel.target_success_rate()),
-    "dps": lambda embeddings: jaxsel.dps(),
-    "gps": lambda embeddings: jaxsel.gps(embeddings),
-}
 ORACLE = "oracle"
-SLOW_ABOVE = {"gps": 1_000_000}
-"""The largest pool of which a method is asked to predict everything; above, a subset only."""
+METHODS: dict[str, Callable[[], jaxsel.Selector]] = {
+    "uniform": jaxsel.uniform,
+    "mopps": jaxsel.mopps,
+    "mopps, posterior mean": lambda: jaxsel.mopps(acquisition=jaxsel.target_success_rate()),
+    "mopps, P(mixed)": lambda: jaxsel.mopps(acquisition=jaxsel.mixed_probability()),
+    "threshold": jaxsel.threshold,
+    "dps": jaxsel.dps,
+}
+"""But for gps, which is made of the pool's embeddings, and the oracle, which is made of its learner."""
+NAMES = (*METHODS, "gps")
+AMONG = {"pool": "the whole pool", "subset": "a random subset"}
+_BLOCK = 10  # steps that are one point of a curve
+_LOOKS: dict[str, str | int] = {ORACLE: 6, "mopps, posterior mean": 3, "mopps, P(mixed)": 2}
 
 
 @dataclass(frozen=True)
 class Config:
-    """What the result depends on, beside size, method and seed.
+    """What a run depends on, beside size, method and seed.
 
     Attributes:
         steps: of training.
@@ -66,19 +75,16 @@ class Config:
 
 
 def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> dict[str, Any]:
-    """One run: shares of mixed groups step by step, what was visited, and seconds without compilation."""
-    learner_key, embed_key, run_key = jax.random.split(jax.random.key(seed), 3)
-    learner = jax.jit(simulate.make_learner, static_argnums=1)(learner_key, num_prompts)
-    selector = None
-    if name != ORACLE:
-        embeddings = np.zeros((0, 0), np.float16)
-        if name == "gps":
-            embeddings = np.asarray(simulate.embed(embed_key, learner, num_features=config.num_features), np.float16)
-        selector = METHODS[name](embeddings)
-        if len(jax.devices()) > 1:
-            selector = jaxsel.shard(selector, jaxsel.prompts_mesh(), num_prompts)
+    """One run in numbers; its seconds are without those of compilation."""
 
-    def simulated(key: jax.Array, learner: simulate.Learner) -> simulate.Trace:
+    def learner_of(seed: jax.Array | np.uint32) -> tuple[simulate.Learner, jax.Array]:
+        learner_key, run_key = jax.random.split(jax.random.key(seed))
+        return simulate.make_learner(learner_key, num_prompts), run_key
+
+    selector = None if name == ORACLE else _selector(config, name, num_prompts, lambda: jax.jit(learner_of)(seed))
+
+    def simulated(seed: jax.Array | np.uint32, belief: Any) -> simulate.Trace:
+        learner, key = learner_of(seed)
         return simulate.simulate(
             key,
             simulate.oracle(learner, group_size=config.group_size) if selector is None else selector,
@@ -87,15 +93,21 @@ def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> d
             batch_size=config.batch_size,
             group_size=config.group_size,
             candidate_ratio=config.subset if among == "subset" else None,
+            belief=belief,
         )
 
-    compiled = jax.jit(simulated).lower(run_key, learner).compile()
+    # not inside, where the embeddings of gps would be constants of what is compiled
+    belief = None if selector is None else jax.jit(selector.init, static_argnums=1)(jax.random.key(seed), num_prompts)
+    compiled = jax.jit(simulated).lower(np.uint32(seed), belief).compile()
     start = time.perf_counter()
-    trace = jax.block_until_ready(compiled(run_key, learner))
+    trace = jax.block_until_ready(compiled(np.uint32(seed), belief))
     seconds = time.perf_counter() - start
     ids = np.asarray(trace.prompt_ids)
+    shares = np.asarray(trace.mixed_share)
     return {
-        "mixed_share": np.asarray(trace.mixed_share).tolist(),
+        "mixed_shares": [float(block.mean()) for block in np.split(shares, range(_BLOCK, len(shares), _BLOCK))],
+        "mixed_share": float(shares.mean()),
+        "mixed_share_late": float(shares[len(shares) // 2 :].mean()),
         "coverage": len(np.unique(ids)) / num_prompts,
         "visited_before": 1 - len(np.unique(ids)) / ids.size,
         "mean_success_rate": float(trace.mean_success_rate[-1]),
@@ -105,62 +117,110 @@ def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> d
     }
 
 
-def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Of one size and way to choose: every method's numbers, mean and standard error over seeds."""
-    best = [np.array(found["mixed_share"]) for found in runs[ORACLE]]
-    summary = {}
-    for name, by_seed in runs.items():
-        shares = [np.array(found["mixed_share"]) for found in by_seed]
-        late = slice(len(shares[0]) // 2, None)
-        summary[name] = {
-            "mixed_share": over_seeds([float(share.mean()) for share in shares]),
-            "mixed_share_late": over_seeds([float(share[late].mean()) for share in shares]),
-            "regret": over_seeds([float((top - share).mean()) for top, share in zip(best, shares, strict=True)]),
-        }
-        for metric in by_seed[0]:
-            if metric != "mixed_share":
-                summary[name][metric] = over_seeds([found[metric] for found in by_seed])
-    return summary
+def _selector(config: Config, name: str, num_prompts: int, learner: Callable[[], Any]) -> jaxsel.Selector:
+    if name == "gps":
+        made, key = learner()
+        features = jax.jit(simulate.embed, static_argnames="num_features")(key, made, num_features=config.num_features)
+        selector = jaxsel.gps(np.asarray(features, np.float16), context_size=config.batch_size)
+    else:
+        selector = METHODS[name]()
+    return selector if len(jax.devices()) == 1 else jaxsel.shard(selector, jaxsel.prompts_mesh(), num_prompts)
 
 
-def table(title: str, summary: dict[str, Any]) -> Table:
-    """Methods by numbers."""
-    columns = {
-        "mixed_share": "mixed groups",
-        "mixed_share_late": "second half",
-        "regret": "regret",
-        "coverage": "pool visited",
-        "visited_before": "visits to visited",
-        "spearman": "Spearman",
-        "seconds_a_step": "seconds a step",
-    }
-    found = Table(title=title, title_justify="left")
-    for column in ("method", *columns.values()):
-        found.add_column(column, justify="left" if column == "method" else "right")
-    for name, numbers in summary.items():
-        found.add_row(name, *(shown(numbers[column]) for column in columns))
+Found = dict[tuple[int, str], dict[str, list[dict[str, Any]]]]
+"""Runs, by size and what was chosen among, by method; one a seed."""
+
+
+def find(config: Config, folder: Path) -> Found:
+    """All runs of these settings in the folder: smallest pools first, methods in their order, by seed."""
+
+    def place(one: dict[str, Any]) -> tuple[Any, ...]:
+        name = one["method"]
+        return one["size"], list(AMONG).index(one["among"]), (ORACLE, *NAMES).index(name), one["seed"]
+
+    everything = (json.loads(path.read_text()) for path in folder.glob("*.json"))
+    found: Found = {}
+    for one in sorted((one for one in everything if one["config"] == asdict(config)), key=place):
+        found.setdefault((one["size"], one["among"]), {}).setdefault(one["method"], []).append(one)
     return found
 
 
-def draw(runs: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> Path:
-    """The share of mixed groups over steps, one panel a setting."""
+def summarise(by_method: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Of one size and way to choose: every method's numbers, mean and standard error over seeds."""
+    best = {one["seed"]: one["found"]["mixed_share"] for one in by_method.get(ORACLE, [])}
+    summary = {}
+    for name, runs in by_method.items():
+        regrets = [best.get(one["seed"], np.nan) - one["found"]["mixed_share"] for one in runs]
+        curve = np.array([one["found"]["mixed_shares"] for one in runs])
+        numbers = [{k: v for k, v in one["found"].items() if k != "mixed_shares"} for one in runs]
+        summary[name] = {"seeds": [one["seed"] for one in runs]} | over_seeds(numbers)
+        summary[name] |= {"regret": over_seeds(regrets), "mixed_shares": curve.mean(0).round(4).tolist()}
+    return summary
+
+
+_COLUMNS = {
+    "mixed_share": "mixed",
+    "mixed_share_late": "2nd half",
+    "regret": "regret",
+    "coverage": "visited",
+    "visited_before": "revisits",
+    "spearman": "Spearman",
+    "seconds_a_step": "s/step",
+}
+
+
+def table(title: str, summary: dict[str, Any]) -> Table:
+    """Methods by numbers: means over seeds, the errors of which are in the JSON."""
+    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for column in ("method", *_COLUMNS.values()):
+        found.add_column(column, justify="left" if column == "method" else "right", no_wrap=column == "method")
+    for name, numbers in summary.items():
+        found.add_row(name, *(f"{numbers[column]['mean']:.3f}" for column in _COLUMNS))
+    return found
+
+
+def draw(found: Found, path: Path) -> Path:
+    """The share of mixed groups over steps: a column a size, a row a way to choose."""
+    sizes, ways = (list(dict.fromkeys(key[part] for key in found)) for part in (0, 1))
     figure, axes = drawing.plt.subplots(
-        1, len(runs), figsize=(4 * len(runs) + 1, 3.8), layout="constrained", sharey=True, squeeze=False
+        len(ways),
+        len(sizes),
+        figsize=(3.9 * len(sizes) + 0.5, 3.1 * len(ways) + 0.8),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
-    for ax, (title, methods) in zip(axes[0], runs.items(), strict=True):
-        for look, (name, by_seed) in enumerate(methods.items()):
-            shares = np.array([found["mixed_share"] for found in by_seed])
-            blocks = shares[:, : shares.shape[1] // 10 * 10].reshape(len(shares), -1, 10).mean(2)
-            error = blocks.std(0, ddof=1) / np.sqrt(len(blocks)) if len(blocks) > 1 else None
-            known = name if name in plotting.METHODS else look
-            steps = 10 * np.arange(blocks.shape[1]) + 5
-            plotting.over_steps(
-                ax, steps, blocks.mean(0), standard_error=error, label=name, metric="share of mixed groups", look=known
-            )
-        ax.set_title(title, fontsize=10)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
-    figure.suptitle("How methods age as the pool grows and visits become rare")
+    handles: dict[str, Any] = {}
+    for (size, way), by_method in found.items():
+        ax = axes[ways.index(way), sizes.index(size)]
+        for name, runs in by_method.items():
+            shares = np.array([one["found"]["mixed_shares"] for one in runs])
+            steps = _BLOCK * (np.arange(shares.shape[1]) + 0.5)
+            look = plotting.style(_LOOKS.get(name, name)) | {"markersize": 4, "label": name}
+            with_band(ax, steps, shares, look)
+            handles.setdefault(name, ax.lines[-1])
+        ax.set_title(f"{size:,} prompts, among {AMONG[way]}", fontsize=10)
+        drawing.tidy(ax)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("share of mixed groups")
+    for ax in axes[-1]:
+        ax.set_xlabel("training step")
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(2 * len(sizes), 4), frameon=False)
     return drawing.save(figure, path)
+
+
+def missing(config: Config, options: argparse.Namespace) -> Iterator[tuple[int, str, str, int, Path]]:
+    """The runs asked for that are not there."""
+    for size in options.sizes:
+        for among in options.among:
+            for name in (ORACLE, *options.methods):
+                for seed in options.seeds:
+                    settings = "-".join(map(str, asdict(config).values()))
+                    label = name.replace(", ", "_").replace(" ", "_")
+                    path = options.runs / f"{label}-{size}-{among}-{seed}-{settings}.json"
+                    if not path.exists():
+                        yield size, among, name, seed, path
 
 
 def main(arguments: list[str]) -> None:
@@ -170,31 +230,31 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=Config.steps)
     parser.add_argument("--batch-size", type=int, default=Config.batch_size)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=list(METHODS))
-    parser.add_argument("--among", nargs="+", choices=["pool", "subset"], default=["pool", "subset"])
+    parser.add_argument("--methods", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--among", nargs="+", choices=AMONG, default=list(AMONG))
+    parser.add_argument("--runs", type=Path, default=Path("runs/large_pool"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
+    jaxsel.initialize_distributed()
+    writes = jax.process_index() == 0
     config = Config(steps=options.steps, batch_size=options.batch_size)
-    plan = [
-        (size, among, name, seed)
-        for size in options.sizes
-        for among in options.among
-        for name in (ORACLE, *options.methods)
-        if among == "subset" or size <= SLOW_ABOVE.get(name, size)
-        for seed in options.seeds
-    ]
-    runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for size, among, name, seed in (bar := tqdm(plan, unit="run")):
-        bar.set_postfix_str(f"{name}, {size:,} prompts, {among}")
-        setting = runs.setdefault(f"{size:,} prompts, among {'all' if among == 'pool' else 'a subset'}", {})
-        setting.setdefault(name, []).append(run(config, name, size, seed, among))
+    plan = list(missing(config, options))
+    for size, among, name, seed, path in (bar := tqdm(plan, unit="run", disable=not writes)):
+        bar.set_postfix_str(f"{name}, {size:,} prompts, among {AMONG[among]}")
+        what = {"size": size, "among": among, "method": name}
+        found = run(config, name, size, seed, among)
+        if writes:
+            write_result(path, provenance(asdict(config), seed) | what | {"found": found})
+    if not writes:
+        return
     console = Console()
-    summary = {title: summarise(methods) for title, methods in runs.items()}
+    found = find(config, options.runs)
+    summary = {f"{size:,} prompts, among {AMONG[way]}": summarise(methods) for (size, way), methods in found.items()}
     for title, numbers in summary.items():
         console.print(table(title, numbers))
-    made = provenance(asdict(config) | {"sizes": options.sizes}, options.seeds)
-    write_result(options.out / "large_pool.json", made | {"summary": summary})
-    console.print(f"figure: {draw(runs, options.out / 'large_pool.png')}")
+    seeds = sorted({one["seed"] for methods in found.values() for runs in methods.values() for one in runs})
+    write_result(options.out / "large_pool.json", provenance(asdict(config), seeds) | {"summary": summary})
+    console.print(f"figure: {draw(found, options.out / 'large_pool.png')}")
 
 
 if __name__ == "__main__":

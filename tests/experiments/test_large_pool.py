@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pytest
+
+from experiments import large_pool
+from experiments.large_pool import ORACLE, Config, find, run, summarise
+
+TINY = Config(steps=12, batch_size=8, group_size=4, subset=3, num_features=4)
+
+
+@pytest.mark.parametrize("among", ["pool", "subset"])
+@pytest.mark.parametrize("name", [ORACLE, "mopps, P(mixed)", "dps"])
+def test_a_run_in_numbers(name, among):
+    found = run(TINY, name, 200, 0, among)
+    assert len(found["mixed_shares"]) == 2
+    assert (10 * found["mixed_shares"][0] + 2 * found["mixed_shares"][1]) / 12 == pytest.approx(found["mixed_share"])
+    visits = 12 * 8
+    assert found["coverage"] * 200 == pytest.approx((1 - found["visited_before"]) * visits)
+    assert (found["spearman"] == pytest.approx(1)) == (name == ORACLE)
+    assert found["seconds_a_step"] > 0
+
+
+def test_gps_is_given_the_embeddings_of_its_learner():
+    config = Config(steps=8, batch_size=32, group_size=8, num_features=40)
+    assert run(config, "gps", 300, 0, "pool")["spearman"] > 0.3
+
+
+def test_the_same_seed_is_the_same_run_and_the_oracle_is_best():
+    one, again, other = (run(TINY, "uniform", 200, seed, "pool") for seed in (0, 0, 1))
+    assert one["mixed_shares"] == again["mixed_shares"] != other["mixed_shares"]
+    assert run(TINY, ORACLE, 200, 0, "pool")["mixed_share"] > one["mixed_share"]
+
+
+def pretended(config, seed, share):
+    found = dict.fromkeys(("mixed_share", "mixed_share_late", "coverage", "visited_before", "spearman"), share)
+    return found | {"mixed_shares": [share, share], "seconds_a_step": 0.1, "mean_absolute_error": 0.1}
+
+
+def test_runs_are_found_again_and_regret_is_of_the_same_seed(tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def pretend(config, name, size, seed, among):
+        calls.append((name, size, seed))
+        return pretended(config, seed, {ORACLE: 0.9, "dps": 0.5 + 0.1 * seed, "mopps": 0.3}[name])
+
+    monkeypatch.setattr(large_pool, "run", pretend)
+    places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--among", "pool"]
+    large_pool.main([*places, "--sizes", "1e3", "--methods", "dps", "--seeds", "0", "1"])
+    large_pool.main([*places, "--sizes", "1e3", "2e3", "--methods", "dps", "mopps", "--seeds", "0"])
+    assert len(calls) == len(set(calls)) == 8
+    written = json.loads((tmp_path / "out" / "large_pool.json").read_text())["summary"]
+    small, large = written["1,000 prompts, among the whole pool"], written["2,000 prompts, among the whole pool"]
+    assert list(small) == [ORACLE, "mopps", "dps"]
+    assert small["dps"]["seeds"] == [0, 1]
+    assert small["dps"]["regret"] == {"mean": pytest.approx(0.35), "standard_error": pytest.approx(0.05)}
+    assert large["mopps"]["regret"]["mean"] == pytest.approx(0.6)
+    assert (tmp_path / "out" / "large_pool.png").stat().st_size > 10_000
+    assert "revisits" in capsys.readouterr().out
+
+
+def test_runs_of_other_settings_do_not_count(tmp_path):
+    for steps in (10, 20):
+        config = {"steps": steps, "batch_size": 8, "group_size": 4, "subset": 3, "num_features": 4}
+        one = {"config": config, "size": 10, "among": "pool", "method": "dps", "seed": 0}
+        (tmp_path / f"{steps}.json").write_text(json.dumps(one | {"found": pretended(TINY, 0, 0.5)}))
+    (methods,) = find(Config(**config), tmp_path).values()
+    assert len(methods["dps"]) == 1
+    assert np.isnan(summarise(methods)["dps"]["regret"]["mean"])  # without an oracle
