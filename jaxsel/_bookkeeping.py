@@ -3,13 +3,12 @@
 In NumPy: while it counts, the devices compute what comes next.
 """
 
-import jax
 import numpy as np
 from jaxtyping import Array, Int
 from numpy.typing import ArrayLike
 
 from jaxsel._visits import Visits, checked_visits
-from jaxsel.base import MIXED, SOLVED, UNSOLVED, Prediction, Selection
+from jaxsel.base import MIXED, SOLVED, UNSOLVED, Selection
 
 
 class Bookkeeping:
@@ -68,16 +67,21 @@ class Bookkeeping:
         if self._last is None or len(self._last.prompt_ids) == 0:
             return {}
         ids, successes, sizes = self._last
-        states = np.select([successes == 0, successes == sizes], [UNSOLVED, SOLVED], MIXED)
+        states = np.where(successes == 0, UNSOLVED, np.where(successes == sizes, SOLVED, MIXED))
         report = {"mixed_share": float((states == MIXED).mean())}
         if selection is None:
             return report
-        _, chosen, observed = np.intersect1d(selection.prompt_ids, ids, return_indices=True)
-        if len(chosen):
-            prediction: Prediction = jax.tree.map(lambda field: np.asarray(field)[chosen], selection.prediction)
-            rates = successes[observed] / sizes[observed]
-            likeliest = np.argmax([prediction.unsolved, prediction.mixed, prediction.solved], axis=0)
-            report["predicted_mixed_share"] = float(prediction.mixed.mean())
-            report["success_rate_mae"] = float(np.abs(prediction.success_rate - rates).mean())
-            report["solve_state_accuracy"] = float((likeliest == states[observed]).mean())
+        selected = np.asarray(selection.prompt_ids)
+        observed = np.minimum(ids.searchsorted(selected), len(ids) - 1)
+        chosen = ids[observed] == selected
+        observed = observed[chosen]
+        if len(observed):
+            said = selection.prediction
+            fields = said.unsolved, said.mixed, said.solved, said.success_rate
+            predicted = np.array([np.asarray(field) for field in fields])[:, chosen]
+            errors = np.abs(predicted[3] - successes[observed] / sizes[observed])
+            right = predicted[:3].argmax(0) == states[observed]
+            report["predicted_mixed_share"] = float(predicted[MIXED].mean())
+            report["success_rate_mae"] = float(errors.mean())
+            report["solve_state_accuracy"] = float(right.mean())
         return report

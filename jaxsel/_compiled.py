@@ -69,9 +69,9 @@ def compiled_update(update: Any) -> Any:
 
 def lengthened(column: Shaped[Array | np.ndarray, " m"], fill: int = 0) -> Shaped[Array | np.ndarray, " p"]:
     """The column, lengthened to a power of two, so that batches of many sizes share few compilations."""
-    length = max(8, 1 << max(len(column) - 1, 0).bit_length())
-    pad = jnp.pad if isinstance(column, jax.Array) else np.pad
-    return pad(column, (0, length - len(column)), constant_values=fill)
+    missing = max(8, 1 << max(len(column) - 1, 0).bit_length()) - len(column)
+    xp = jnp if isinstance(column, jax.Array) else np
+    return xp.pad(column, (0, missing), constant_values=fill) if missing else column
 
 
 def _key(seed: UInt32[Array, ""] | np.uint32, stream: int, counter: Int[Array, ""] | int) -> Key[Array, ""]:
