@@ -22,6 +22,7 @@ from rl.ranks import Ranks, join
 from rl.rollout import RolloutEngine
 from rl.shared import SharedSelector
 from rl.tasks import countdown, string_ops
+from rl.trackers import Tracker
 from rl.train import train
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig, warm_start
@@ -103,6 +104,7 @@ class RunConfig:
             float32).
         parallel: in several processes (torchrun): ddp: every process has the whole policy; fsdp: weights and optimiser
             are spread over them (FSDP2), and each has a whole copy to roll out with.
+        tracker: wandb or trackio: metrics go there too; a run that goes on is one run there. Empty: only to the folder.
         seed: of the warm start, the pool, the choices and the rollouts.
         method: how prompts are chosen.
         engine: what rolls out.
@@ -117,6 +119,7 @@ class RunConfig:
     policy: str = ""
     precision: str = "float32"
     parallel: str = "ddp"
+    tracker: str = ""
     seed: int = 0
     method: MethodConfig = field(default_factory=MethodConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -276,7 +279,8 @@ def run(
     pool = task.pool(config.pool_size, config.seed)
     policy = ranks.main_first(lambda: make_policy(config, task, progress=ranks.is_main))
     policy.model.to(ranks.device)  # type: ignore[arg-type]
-    with make_engine(config.engine, policy.frozen_copy() if ranks.sharded else policy) as engine:
+    tracker = ranks.each(lambda: Tracker(config.tracker if ranks.is_main else "", run_dir, asdict(config)))
+    with tracker, make_engine(config.engine, policy.frozen_copy() if ranks.sharded else policy) as engine:
         records = train(
             replace(config.train, seed=config.seed),
             task=task,
@@ -298,6 +302,7 @@ def run(
             resume=resume,
             progress=progress,
             ranks=ranks,
+            tracker=tracker,
         )
     if ranks.is_main:
         origin = provenance(asdict(config), config.seed) | {"processes": ranks.count}
