@@ -1,6 +1,7 @@
 """One training run from the command line: `python -m experiments.train --help`."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -57,7 +58,9 @@ def main(config: DictConfig) -> None:
         records = run(run_config, run_dir, resume=resume, ranks=ranks)
     except PreemptedError as preempted:
         if ranks.is_main:
-            print(f"{preempted} (resume=true); see {run_dir}")
+            print(f"{preempted} (resume=true); see {run_dir}", flush=True)
+        if "SUBMITIT_EXECUTOR" in os.environ:  # its handler queues the job again, with the same arguments, and exits
+            signal.raise_signal(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
         sys.exit(os.EX_TEMPFAIL)  # for a script that queues the run again
     last = records[-1]
     if ranks.is_main:
