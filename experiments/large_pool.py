@@ -3,9 +3,10 @@
     python -m experiments.large_pool [--sizes 1e5 1e6 1e7] [--steps 200] [--seeds 0 1 2] [--among pool subset]
 
 A simulated learner (`jaxsel.simulate`), 256 prompts a step, 8 rollouts each; the whole run is one `lax.scan`, on
-whatever devices there are, and on several with the pool spread over them. Methods choose among the whole pool, or among
-a random subset of ten times the batch, another one at every step, as the papers do. Regret is what a batch's share of
-mixed groups lacks to that of an oracle, which knows the true success rates and trains a learner of its own.
+whatever devices there are, and on several, those of other processes included, with the pool spread over them
+(`experiments/cluster/several_nodes.sbatch`). Methods choose among the whole pool, or among a random subset of ten times
+the batch, another one at every step, as the papers do. Regret is what a batch's share of mixed groups lacks to that of
+an oracle, which knows the true success rates and trains a learner of its own.
 
 Claim: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. Open: how methods
 age as the pool grows, when with 1e7 prompts and 256 a step visits are rare.
@@ -174,6 +175,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--among", nargs="+", choices=["pool", "subset"], default=["pool", "subset"])
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
+    jaxsel.initialize_distributed()
+    writes = jax.process_index() == 0
     config = Config(steps=options.steps, batch_size=options.batch_size)
     plan = [
         (size, among, name, seed)
@@ -184,10 +187,12 @@ def main(arguments: list[str]) -> None:
         for seed in options.seeds
     ]
     runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for size, among, name, seed in (bar := tqdm(plan, unit="run")):
+    for size, among, name, seed in (bar := tqdm(plan, unit="run", disable=not writes)):
         bar.set_postfix_str(f"{name}, {size:,} prompts, {among}")
         setting = runs.setdefault(f"{size:,} prompts, among {'all' if among == 'pool' else 'a subset'}", {})
         setting.setdefault(name, []).append(run(config, name, size, seed, among))
+    if not writes:
+        return
     console = Console()
     summary = {title: summarise(methods) for title, methods in runs.items()}
     for title, numbers in summary.items():
