@@ -21,11 +21,10 @@ from rich.table import Table
 
 from experiments import drawing
 from experiments.compare import run_many
+from experiments.config import RunConfig, configured
 from experiments.provenance import RESULTS, provenance, write_result
-from experiments.runs import RunConfig
 from experiments.spread import over_seeds, shown
 from experiments.summaries import summary
-from experiments.train import configured
 from jaxsel import plotting
 
 SIZES = ("method.batch_size", "train.group_size")
@@ -129,7 +128,7 @@ def command(sweep: Sweep, seeds: list[int]) -> str:
     values = ",".join(map(str, sweep.values))
     fixed = [f"{name}={value}" for name, value in sweep.fixed.items() if name != sweep.over]
     swept = [*fixed, f"{sweep.over}={values}", f"seed={','.join(map(str, seeds))}"]
-    return " ".join(["python -m experiments.train -m", *swept, "'hydra.sweep.subdir=${hydra:job.override_dirname}'"])
+    return " ".join(["python -m experiments.train -m", *swept])
 
 
 def judge(sweep: Sweep, found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:

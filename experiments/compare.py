@@ -10,7 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.runs import MethodConfig, RunConfig, make_policy, make_task, run
+from experiments.config import MethodConfig, RunConfig
+from experiments.runs import make_policy, make_task, run
 from experiments.summaries import Records
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig

@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.compare import SETTINGS
+from experiments.config import EngineConfig, RunConfig
 from experiments.drawing import plt, save, tidy
 from experiments.provenance import RESULTS, provenance, write_result
-from experiments.runs import EngineConfig, RunConfig, run
+from experiments.runs import run
 from experiments.spread import over_seeds, shown
 from experiments.summaries import column
 

@@ -10,10 +10,16 @@ _HEAD = """Trains a policy on prompts that a method chooses.
   python -m experiments.train method.name=dps train.steps=500 seed=3
   python -m experiments.train method.name=dps train.checkpoint_every=50 --resume
   python -m experiments.train -m method.name=uniform,mopps,dps seed=0,1,2     # every combination, one after the other
+  python -m experiments.train -m hydra/launcher=submitit_local resume=true ...    # all at once, on this machine
+  python -m experiments.train -m hydra/launcher=submitit_slurm resume=true ...    # on SLURM: experiments/cluster
   torchrun --nproc_per_node 2 -m experiments.train seed=3       # two processes train one policy
 
-Metrics go to metrics.jsonl and TensorBoard events in the run's folder, runs/TASK-METHOD-SEED unless
-hydra.run.dir=FOLDER says otherwise. Set any of these as NAME=VALUE:
+Asked to stop (SIGTERM, SIGUSR1, SIGUSR2) a run finishes its step, writes a checkpoint and exits with 75; submitit
+queues it again. With resume=true it goes on; in a folder without a run it starts one.
+
+Metrics go to metrics.jsonl and TensorBoard events in the run's folder, and to a tracker where one is given. The folder
+is runs/TASK-METHOD-SEED (of a sweep: runs/WHAT WAS SET) unless hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER) says
+otherwise. python -m experiments.collect FOLDER shows many runs side by side. Set any of these as NAME=VALUE:
 
   --resume                     go on from the folder's checkpoint (the same as resume=true)
   threads = 0                  threads for torch; 0: its own choice

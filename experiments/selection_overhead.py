@@ -27,8 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.compare import SETTINGS
+from experiments.config import RunConfig
 from experiments.provenance import RESULTS, provenance, write_result
-from experiments.runs import RunConfig, make_curriculum, make_policy, make_task
+from experiments.runs import make_curriculum, make_policy, make_task
 from experiments.summaries import column
 from rl.engines.hf import HFEngine
 from rl.policy import Policy

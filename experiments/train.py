@@ -1,10 +1,9 @@
 """One training run from the command line: `python -m experiments.train --help`."""
 
 import os
+import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import hydra
 import torch
@@ -12,44 +11,22 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config import RunConfig, writable_config
 from experiments.help import describe
-from experiments.runs import RunConfig, run
+from experiments.runs import run
 from rl.preemption import PreemptedError
 from rl.ranks import join
-
-
-def _writable_config() -> DictConfig:
-    """The configuration with its types; OmegaConf takes frozen dataclasses for read-only."""
-    config = OmegaConf.structured(RunConfig)
-    for node in (config, *(child for child in config.values() if isinstance(child, DictConfig))):
-        OmegaConf.set_readonly(node, False)
-    return config
-
-
-def configured(settings: Mapping[str, Any]) -> RunConfig:
-    """The defaults but for these settings, by dotted name as on the command line.
-
-    Raises:
-        OmegaConfBaseException: there is no such setting, or it is of another type.
-    """
-    config = _writable_config()
-    for name, value in settings.items():
-        OmegaConf.update(config, name, value)
-    made = OmegaConf.to_object(config)
-    assert isinstance(made, RunConfig)
-    return made
-
 
 ConfigStore.instance().store(
     name="train",
     node={
-        **_writable_config(),
+        **writable_config(),
         "resume": False,
         "threads": 0,
         "hydra": {
             "run": {"dir": "runs/${task}-${method.name}-${seed}"},
-            "sweep": {"dir": "runs", "subdir": "${task}-${method.name}-${seed}"},
-            "job": {"chdir": False},
+            "sweep": {"dir": "runs", "subdir": "${hydra:job.override_dirname}"},
+            "job": {"chdir": False, "config": {"override_dirname": {"exclude_keys": ["resume", "threads"]}}},
             "job_logging": {"root": {"level": "WARNING"}},
             "help": {"template": describe(RunConfig)},
         },
@@ -63,7 +40,7 @@ def main(config: DictConfig) -> None:
     choices = OmegaConf.to_container(config)
     assert isinstance(choices, dict)
     resume, threads = choices.pop("resume"), choices.pop("threads")
-    run_config = OmegaConf.to_object(OmegaConf.merge(_writable_config(), choices))
+    run_config = OmegaConf.to_object(OmegaConf.merge(writable_config(), choices))
     assert isinstance(run_config, RunConfig)
     ranks = join(run_config.parallel)
     if threads:
@@ -73,7 +50,9 @@ def main(config: DictConfig) -> None:
         records = run(run_config, run_dir, resume=resume, ranks=ranks)
     except PreemptedError as preempted:
         if ranks.is_main:
-            print(f"{preempted} (resume=true); see {run_dir}")
+            print(f"{preempted} (resume=true); see {run_dir}", flush=True)
+        if "SUBMITIT_EXECUTOR" in os.environ:  # its handler queues the job again, with the same arguments, and exits
+            signal.raise_signal(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
         sys.exit(os.EX_TEMPFAIL)  # for a script that queues the run again
     last = records[-1]
     if ranks.is_main:

@@ -5,8 +5,8 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What a scheduler sends some time before it takes the machine away; SLURM: `--signal=USR1@120`."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""What a scheduler sends some time before it takes the machine away: SLURM's `--signal=USR1@120`, submitit's USR2."""
 
 
 class PreemptedError(Exception):

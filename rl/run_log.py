@@ -9,6 +9,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from rl._files import replaced_when_complete
+from rl.trackers import Tracker
 
 _METRICS = "metrics.jsonl"
 
@@ -38,23 +39,25 @@ class Records:
 
 
 class RunLog(Records):
-    """Appends one JSON object a step to `metrics.jsonl` and the same numbers to TensorBoard.
+    """Appends one JSON object a step to `metrics.jsonl` and the same numbers to TensorBoard and a tracker.
 
     Args:
         run_dir: the folder; made when missing.
         first_step: lines from this step on belong to work that is done again, and are dropped.
         resume: false refuses a folder that holds a run.
+        tracker: gets them too, except those of steps that are done again: it has them.
 
     Raises:
         ValueError: the folder holds a run and `resume` is false.
     """
 
-    def __init__(self, run_dir: Path, *, first_step: int, resume: bool):
+    def __init__(self, run_dir: Path, *, first_step: int, resume: bool, tracker: Tracker | None = None):
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / _METRICS
         if path.exists() and not resume:
             raise ValueError(f"run_dir {run_dir} already holds a run; resume it or give another folder")
         super().__init__(run_dir, first_step=first_step)
+        self._tracker, self._tracked = tracker, {record["step"] for record in read_metrics(path)}
         with replaced_when_complete(path) as file:
             file.write("".join(f"{json.dumps(record)}\n" for record in self.records).encode())
         self._file = path.open("a")
@@ -68,6 +71,8 @@ class RunLog(Records):
         for name, value in self.records[-1].items():
             if value is not None and name != "step":
                 self._tensorboard.add_scalar(name, value, int(record["step"]))
+        if self._tracker is not None and record["step"] not in self._tracked:
+            self._tracker.write(self.records[-1])
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

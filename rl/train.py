@@ -23,6 +23,7 @@ from rl.ranks import Ranks
 from rl.rollout import RolloutEngine, Sampling
 from rl.run_log import Records, RunLog, load_checkpoint, read_metrics, save_checkpoint
 from rl.shared import SharedEngine
+from rl.trackers import Tracker
 from rl.train_config import TrainConfig
 
 
@@ -39,6 +40,7 @@ def train(
     resume: bool = False,
     progress: Callable[[range], Any] | None = None,
     ranks: Ranks | None = None,
+    tracker: Tracker | None = None,
 ) -> list[dict[str, float]]:
     """Trains the policy in place.
 
@@ -62,13 +64,14 @@ def train(
         ranks: the processes that train together; None: this one alone. All call this with the same arguments and the
             same weights; each has an engine, which has a copy of the policy where `ranks.sharded`, and the curriculum's
             selector is shared, see `SharedSelector`. Rank 0 writes, into a folder that all can read.
+        tracker: gets the metrics too, from rank 0.
 
     Returns:
         The metrics of every step, what `metrics.jsonl` holds; seconds are those of this rank.
 
     Raises:
         ValueError: `run_dir` already holds a run and `resume` is false, or its checkpoint is of another configuration.
-        PreemptedError: SIGTERM or SIGUSR1 came; the step was finished and a checkpoint written.
+        PreemptedError: SIGTERM, SIGUSR1 or SIGUSR2 came; the step was finished and a checkpoint written.
     """
     ranks = ranks or Ranks()
     learner, engine = Learner(config, policy, ranks), SharedEngine(engine, ranks)
@@ -89,7 +92,7 @@ def train(
         engine.update_weights(learner.weights())
     elif resume and read_metrics(run_dir / "metrics.jsonl") and not config.checkpoint_every:
         raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
-    log = ranks.each(lambda: _log(run_dir, start, resume, ranks))
+    log = ranks.each(lambda: _log(run_dir, start, resume, ranks, tracker))
     history = ranks.each(lambda: _history(config, run_dir, start, curriculum, pool, ranks))
     steps = range(start, config.steps)
     with log, Preemption() as preemption:
@@ -133,10 +136,10 @@ def train(
 _ROLLOUT, _PROBE = 0, 1
 
 
-def _log(run_dir: Path, first_step: int, resume: bool, ranks: Ranks) -> Records:
+def _log(run_dir: Path, first_step: int, resume: bool, ranks: Ranks, tracker: Tracker | None) -> Records:
     """What rank 0 writes, the others have in memory."""
     if ranks.is_main:
-        return RunLog(run_dir, first_step=first_step, resume=resume)
+        return RunLog(run_dir, first_step=first_step, resume=resume, tracker=tracker)
     return Records(run_dir, first_step=first_step)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import multiprocessing
 
 from rl.engines._vllm_server import Completion, Request, Server
+from rl.preemption import SIGNALS
 from rl.rollout import Sampling
 
 _GRACE = 30.0  # seconds that a server may take longer than the generation that it was asked for
@@ -169,7 +170,8 @@ def transfer_engine(server: OwnProcess) -> Any:
 
 def _serve(pipe: Connection, make: type[Server], folder: str, options: dict[str, Any]) -> None:
     """The other process: answers until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides what an interrupt means
+    for sent in (signal.SIGINT, *SIGNALS):  # SLURM sends them to all processes of a step
+        signal.signal(sent, signal.SIG_IGN)  # the trainer decides what they mean
     number = 0
     try:
         server = make(folder, options)

@@ -5,7 +5,7 @@ from omegaconf.errors import ConfigAttributeError
 
 from experiments import ablations
 from experiments.ablations import SWEEPS, Sweep, beside, command, judge, needed, place
-from experiments.train import configured
+from experiments.config import configured
 
 
 def test_settings_are_those_of_the_command_line():
@@ -36,7 +36,7 @@ def test_uniform_has_the_same_sizes():
 
 def test_the_command_is_a_sweep_of_hydra():
     said = command(SWEEPS["decay_of_dps"], [1, 2])
-    assert said.startswith("python -m experiments.train -m method.name=dps method.decay=0.5,0.7,0.9,0.97 seed=1,2 ")
+    assert said.startswith("python -m experiments.train -m method.name=dps method.decay=0.5,0.7,0.9,0.97 seed=1,2")
 
 
 def test_numbers_by_hand():

@@ -3,12 +3,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments import help as help_text
-from experiments.runs import METHODS, MethodConfig, RunConfig, make_curriculum, make_policy, make_task, run
+from experiments.config import MethodConfig, RunConfig
+from experiments.runs import METHODS, make_curriculum, make_policy, make_task, run
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
@@ -57,6 +59,18 @@ def test_unknown_names_are_refused():
         make_task("chess")
 
 
+def test_the_tracker_gets_every_step_and_is_refused_before_anything_is_done(tmp_path, monkeypatch):
+    sent = []
+    fake = SimpleNamespace(init=lambda **options: None, log=lambda metrics, step: sent.append(step))
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    fake.finish = lambda: sent.append("finished")
+    run(replace(CONFIG, tracker="trackio"), tmp_path / "run")
+    assert sent == [0, 1, 2, "finished"]
+    with pytest.raises(ValueError, match="tracker is 'comet'"):
+        run(replace(CONFIG, tracker="comet"), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_policy_by_path(tmp_path):
     from rl.policy import build_policy
 
@@ -72,6 +86,8 @@ def test_help_describes_every_parameter():
     for name in ("task = string_ops", "method.decay = 0.5", "train.learning_rate = 4e-05", "warm_start.steps"):
         assert name in text
     assert not [line for line in text.splitlines() if line.rstrip().endswith("=")]
+    for word in ("submitit_slurm", "submitit_local", "exits with 75", "tracker = ''"):
+        assert word in text
 
 
 @pytest.mark.slow

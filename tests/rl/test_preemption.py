@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,21 +73,21 @@ def test_in_the_last_step_the_run_ends_as_it_would_have(task, tmp_path):
 
 @pytest.mark.slow
 def test_terminated_and_killed_at_random_moments(task, tmp_path):
-    """SIGTERM, SIGUSR1 and SIGKILL, wherever they come; the numbers are those of an undisturbed run."""
-    config = replace(CONFIG, steps=400, checkpoint_every=5)
+    """SIGTERM, SIGKILL and SIGUSR1, wherever they come; the numbers are those of an undisturbed run."""
+    config = replace(CONFIG, steps=200, checkpoint_every=5)
     whole = start(task, tmp_path / "whole", config)
     run_dir, rng = tmp_path / "cut", random.Random(0)
-    script = SCRIPT.format(tests=str(Path(__file__).parent), run_dir=str(run_dir))
+    script = SCRIPT.format(tests=str(Path(__file__).parent), run_dir=str(run_dir), steps=200)
     for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1):
         done = len(read_metrics(run_dir / "metrics.jsonl"))
-        target = done + rng.randint(5, 60)
+        target = done + rng.randint(5, 30)
         process = subprocess.Popen(
             [sys.executable, "-c", script], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE
         )
         while process.poll() is None and len(read_metrics(run_dir / "metrics.jsonl")) < target:
-            pass
+            time.sleep(0.005)
         process.send_signal(number)
         _, said = process.communicate()
         assert (b"PreemptedError" in said) == (number != signal.SIGKILL)
-    assert 10 < len(read_metrics(run_dir / "metrics.jsonl")) < 400
+    assert 10 < len(read_metrics(run_dir / "metrics.jsonl")) < 200
     assert_same_run(whole, start(task, run_dir, config, resume=True))

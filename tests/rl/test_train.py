@@ -147,7 +147,7 @@ torch.set_num_threads(1)
 import conftest, test_train
 task = conftest.task.__wrapped__()
 from dataclasses import replace
-test_train.start(task, Path({run_dir!r}), replace(test_train.CONFIG, steps=400, checkpoint_every=5), resume=True)
+test_train.start(task, Path({run_dir!r}), replace(test_train.CONFIG, steps={steps}, checkpoint_every=5), resume=True)
 """
 
 
@@ -157,7 +157,7 @@ def test_kill_minus_nine_and_resume(task, tmp_path):
     config = replace(CONFIG, steps=400, checkpoint_every=5)
     whole = start(task, tmp_path / "whole", config)
     run_dir = tmp_path / "cut"
-    script = SCRIPT.format(tests=str(Path(__file__).parent), run_dir=str(run_dir))
+    script = SCRIPT.format(tests=str(Path(__file__).parent), run_dir=str(run_dir), steps=400)
     for more_steps in (20, 60):
         target = len(read_metrics(run_dir / "metrics.jsonl")) + more_steps
         process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])

@@ -1,5 +1,7 @@
 """What the engine does when vLLM fails, dies, hangs or is late; vLLM itself is not needed."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 import rl.engines._own_process as own_process
 from rl.engines.vllm import VLLMEngine
 from rl.groups import judge
+from rl.preemption import SIGNALS
 from rl.prompts import Verdict
 from rl.rollout import Sampling
 from tests.rl.engines.fake_server import FakeServer
@@ -57,6 +60,16 @@ def test_what_comes_back(make, policy):
 def test_what_failed_once_is_drawn_again(make, trouble, own):
     engine = make(trouble, times=1, own=own)
     assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts
+
+
+def test_a_signal_that_asks_the_trainer_to_stop_leaves_the_process_alone(make):
+    engine = make()
+    process = process_of(engine)
+    assert process.pid is not None
+    for number in SIGNALS:
+        os.kill(process.pid, number)
+    assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts
+    assert process_of(engine) is process
 
 
 @pytest.mark.parametrize("trouble", ["die", "hang"])
