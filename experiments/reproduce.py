@@ -36,7 +36,6 @@ from jaxsel import metrics
 from rl.history import read_history
 
 _COMPILING = 10  # steps in which functions are compiled
-_PARTS = ("selecting", "generating", "updating", "handing_over")
 Runs = dict[str, list[Records]]
 
 
@@ -99,16 +98,16 @@ def numbers(records: Records, calibration_error: float) -> dict[str, float]:
     """One run by itself."""
     found = summary(records)
     error = probes(records, "mae")[1]
-    seconds = {part: column(records, f"seconds/{part}")[_COMPILING:] for part in _PARTS}
-    step = np.sum(list(seconds.values()), axis=0)
+    kept = ("rollouts", "held_out_at_start", "held_out_accuracy", "mixed_share", "spearman")
+    # The shares are of the steps in which nothing is compiled.
+    warm = summary([r for r in records if r["step"] >= _COMPILING] or records)
     return {
-        **{name: found[name] for name in ("rollouts", "held_out_at_start", "held_out_accuracy", "mixed_share")},
-        "spearman": found["spearman"],
+        **{name: found[name] for name in kept},
         "mean_absolute_error": float(error[len(error) // 2 :].mean()),
         "calibration_error": calibration_error,
-        "ms_selecting": float(1e3 * np.median(seconds["selecting"])),
-        "ms_step": float(1e3 * np.median(step)),
-        "selecting": float(seconds["selecting"].sum() / step.sum()),
+        "ms_selecting": warm["median_ms_selecting"],
+        "ms_step": warm["median_ms_step"],
+        "selecting": warm["share_selecting"],
     }
 
 

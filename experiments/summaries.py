@@ -58,7 +58,7 @@ def _mean(values: np.ndarray) -> float:
 
 def _step_seconds(records: Records) -> np.ndarray:
     updates = (r for r in records if "train/mixed_share" in r)
-    return np.array([sum(r.get(f"seconds/{part}") or 0.0 for part in _PARTS) for r in updates])
+    return np.array([sum(r.get(f"seconds/{part}") or 0.0 for part in (*_PARTS, "handing_over")) for r in updates])
 
 
 def summary_table(runs: dict[str, Records]) -> Table:

@@ -81,6 +81,10 @@ class SharedSelector:
         """See `PromptSelector.observe`; what rank 0 is told counts, which is what all of them have gathered."""
         self._ask(lambda selector: selector.observe(prompt_ids, successes, group_size))
 
+    def wait(self) -> None:
+        """See `PromptSelector.wait`."""
+        self._ask(lambda selector: selector.wait())
+
     def metrics(self) -> dict[str, float]:
         """See `PromptSelector.metrics`."""
         return self._ask(lambda selector: selector.metrics())

@@ -112,7 +112,9 @@ def train(
             with clock("handing_over"):
                 engine.update_weights(learner.weights())
             with clock("selecting"):
-                record |= curriculum.selector.metrics()  # waits for the selector's own update, where it has to
+                curriculum.selector.wait()  # for its own update, where that takes longer than the policy's
+            with clock("reporting"):
+                record |= curriculum.selector.metrics()
             num_rollouts += collected.num_rollouts
             record |= _summary(collected) | clock.seconds
             log.write(record | {"rollouts": num_rollouts})
