@@ -64,6 +64,7 @@ gpu:
 	$(PYTHON) -m pytest -m gpu -W default tests/rl/test_handoff.py tests/rl/engines/test_vllm.py
 	$(PYTHON) -m experiments.benchmarks.gpu
 	$(PYTHON) -m experiments.gps_cost
+	$(PYTHON) -m experiments.large_pool --sizes 1e6 1e7 --seeds 0 --runs runs/large_pool_gpu --name large_pool_gpu
 
 clean:
 	rm -rf .venv .venv-vllm runs

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import large_pool
+from experiments.large_pool.runs import Config, run
 from rl.run_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +108,7 @@ def test_two_processes_share_a_pool_and_find_what_one_finds(submit, tmp_path):
     assert "figure" in (tmp_path / "0.log").read_text()
     assert "figure" not in (tmp_path / "1.log").read_text()
     (summary,) = json.loads((tmp_path / "large_pool.json").read_text())["summary"].values()
-    alone = large_pool.run(large_pool.Config(steps=5, batch_size=16), "dps", 2000, 0, "pool")
+    alone = run(Config(steps=5, batch_size=16), "dps", 2000, 0, "pool")
     for metric in alone.keys() - {"seconds_a_step", "mixed_shares"}:
         assert summary["dps"][metric]["mean"] == pytest.approx(alone[metric], rel=1e-5), metric
 

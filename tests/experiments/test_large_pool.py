@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments import large_pool
-from experiments.large_pool import ORACLE, Config, find, run, summarise
+from experiments.large_pool import __main__ as large_pool
+from experiments.large_pool.report import find, summarise
+from experiments.large_pool.runs import ORACLE, Config, run
 
 TINY = Config(steps=12, batch_size=8, group_size=4, subset=3, num_features=4)
 

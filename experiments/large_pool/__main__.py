@@ -1,0 +1,94 @@
+"""What is left of a method when the pool is so large that almost nothing is visited twice?
+
+    python -m experiments.large_pool [--sizes 1e5 1e6 1e7] [--steps 200] [--seeds 0 1 2] [--methods mopps dps ...]
+
+A simulated learner (`jaxsel.simulate`), 256 prompts a step, 8 rollouts each; a whole run is one `lax.scan`, on whatever
+devices there are, and on several, those of other processes included, with the pool spread over them
+(`experiments/cluster/several_nodes.sbatch`). Methods choose among the whole pool, or among a random subset of ten times
+the batch, another one at every step, as the papers do. Regret is what a batch's share of mixed groups lacks to that of
+an oracle, which knows the true success rates, chooses likewise, and trains a learner of its own. Spearman and error are
+of the predictions of 1,024 random prompts at the end.
+
+Claim: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. Open: how methods
+age as the pool grows, when with 1e7 prompts and 256 a step visits are rare.
+
+A run is written to `--runs` when it ends, and is not run again; the result is of all that are there with these
+settings, so that seeds can be added to one size.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from tqdm import tqdm
+
+import jaxsel
+from experiments.large_pool.report import find, summarise, table
+from experiments.large_pool.runs import AMONG, NAMES, ORACLE, Config, run
+from experiments.provenance import RESULTS, provenance, write_result
+
+try:
+    from experiments.large_pool.figure import draw
+except ImportError:  # without matplotlib, as on some GPU machines
+    draw = None
+
+
+def missing(config: Config, options: argparse.Namespace) -> Iterator[tuple[int, str, str, int, Path]]:
+    """The runs asked for that are not there."""
+    for size in options.sizes:
+        for among in options.among:
+            for name in (ORACLE, *options.methods):
+                for seed in options.seeds:
+                    settings = "-".join(map(str, asdict(config).values()))
+                    label = name.replace(", ", "_").replace(" ", "_")
+                    path = options.runs / f"{label}-{size}-{among}-{seed}-{settings}.json"
+                    if not path.exists():
+                        yield size, among, name, seed, path
+
+
+def main(arguments: list[str]) -> None:
+    """Runs every size, method and seed; prints tables, writes JSON and figure."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.large_pool",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--sizes", type=lambda text: int(float(text)), nargs="+", default=[10**5, 10**6, 10**7])
+    parser.add_argument("--steps", type=int, default=Config.steps)
+    parser.add_argument("--batch-size", type=int, default=Config.batch_size)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--among", nargs="+", choices=AMONG, default=list(AMONG))
+    parser.add_argument("--runs", type=Path, default=Path("runs/large_pool"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="large_pool", help="of the result and the figure")
+    options = parser.parse_args(arguments)
+    jaxsel.initialize_distributed()
+    writes = jax.process_index() == 0
+    config = Config(steps=options.steps, batch_size=options.batch_size)
+    plan = list(missing(config, options))
+    for size, among, name, seed, path in (bar := tqdm(plan, unit="run", disable=not writes)):
+        bar.set_postfix_str(f"{name}, {size:,} prompts, among {AMONG[among]}")
+        what = {"size": size, "among": among, "method": name}
+        found = run(config, name, size, seed, among)
+        if writes:
+            write_result(path, provenance(asdict(config), seed) | what | {"found": found})
+    if not writes:
+        return
+    console = Console()
+    found = find(config, options.runs)
+    summary = {f"{size:,} prompts, among {AMONG[way]}": summarise(methods) for (size, way), methods in found.items()}
+    for title, numbers in summary.items():
+        console.print(table(title, numbers))
+    seeds = sorted({one["seed"] for methods in found.values() for runs in methods.values() for one in runs})
+    write_result(options.out / f"{options.name}.json", provenance(asdict(config), seeds) | {"summary": summary})
+    if draw is not None:
+        console.print(f"figure: {draw(found, options.out / f'{options.name}.png')}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

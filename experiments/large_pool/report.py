@@ -1,0 +1,64 @@
+"""Many runs as numbers, a table and a figure."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from experiments.large_pool.runs import AMONG, NAMES, ORACLE, Config
+from experiments.spread import over_seeds
+
+Found = dict[tuple[int, str], dict[str, list[dict[str, Any]]]]
+"""Runs, by size and what was chosen among, by method; one a seed."""
+
+
+def find(config: Config, folder: Path) -> Found:
+    """All runs of these settings in the folder: smallest pools first, methods in their order, by seed."""
+
+    def place(one: dict[str, Any]) -> tuple[Any, ...]:
+        name = one["method"]
+        return one["size"], list(AMONG).index(one["among"]), (ORACLE, *NAMES).index(name), one["seed"]
+
+    everything = (json.loads(path.read_text()) for path in folder.glob("*.json"))
+    found: Found = {}
+    for one in sorted((one for one in everything if one["config"] == asdict(config)), key=place):
+        found.setdefault((one["size"], one["among"]), {}).setdefault(one["method"], []).append(one)
+    return found
+
+
+def summarise(by_method: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Of one size and way to choose: every method's numbers, mean and standard error over seeds."""
+    best = {one["seed"]: one["found"]["mixed_share"] for one in by_method.get(ORACLE, [])}
+    summary = {}
+    for name, runs in by_method.items():
+        regrets = [best.get(one["seed"], np.nan) - one["found"]["mixed_share"] for one in runs]
+        curve = np.array([one["found"]["mixed_shares"] for one in runs])
+        numbers = [{k: v for k, v in one["found"].items() if k != "mixed_shares"} for one in runs]
+        summary[name] = {"seeds": [one["seed"] for one in runs]} | over_seeds(numbers)
+        summary[name] |= {"regret": over_seeds(regrets), "mixed_shares": curve.mean(0).round(4).tolist()}
+    return summary
+
+
+_COLUMNS = {
+    "mixed_share": "mixed",
+    "mixed_share_late": "2nd half",
+    "regret": "regret",
+    "coverage": "visited",
+    "visited_before": "revisits",
+    "spearman": "Spearman",
+    "seconds_a_step": "s/step",
+}
+
+
+def table(title: str, summary: dict[str, Any]) -> Table:
+    """Methods by numbers: means over seeds, the errors of which are in the JSON."""
+    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for column in ("method", *_COLUMNS.values()):
+        found.add_column(column, justify="left" if column == "method" else "right", no_wrap=column == "method")
+    for name, numbers in summary.items():
+        found.add_row(name, *(f"{numbers[column]['mean']:.3f}" for column in _COLUMNS))
+    return found

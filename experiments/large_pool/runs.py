@@ -1,0 +1,99 @@
+"""One simulated run in numbers."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxsel
+from jaxsel import simulate
+
+ORACLE = "oracle"
+METHODS: dict[str, Callable[[], jaxsel.Selector]] = {
+    "uniform": jaxsel.uniform,
+    "mopps": jaxsel.mopps,
+    "mopps, posterior mean": lambda: jaxsel.mopps(acquisition=jaxsel.target_success_rate()),
+    "mopps, P(mixed)": lambda: jaxsel.mopps(acquisition=jaxsel.mixed_probability()),
+    "threshold": jaxsel.threshold,
+    "dps": jaxsel.dps,
+}
+"""But for gps, which is made of the pool's embeddings, and the oracle, which is made of its learner."""
+NAMES = (*METHODS, "gps")
+AMONG = {"pool": "the whole pool", "subset": "a random subset"}
+BLOCK = 10
+"""Steps that are one point of a curve."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run depends on, beside size, method and seed.
+
+    Attributes:
+        steps: of training.
+        batch_size: prompts a step.
+        group_size: rollouts a prompt.
+        subset: size of a random subset to choose among, in batches.
+        num_features: of the embeddings that gps is given.
+    """
+
+    steps: int = 200
+    batch_size: int = 256
+    group_size: int = 8
+    subset: int = 10
+    num_features: int = 32
+
+
+def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> dict[str, Any]:
+    """One run in numbers; its seconds are without those of compilation."""
+
+    def learner_of(seed: jax.Array | np.uint32) -> tuple[simulate.Learner, jax.Array]:
+        learner_key, run_key = jax.random.split(jax.random.key(seed))
+        return simulate.make_learner(learner_key, num_prompts), run_key
+
+    selector = None if name == ORACLE else _selector(config, name, num_prompts, lambda: jax.jit(learner_of)(seed))
+
+    def simulated(seed: jax.Array | np.uint32, belief: Any) -> simulate.Trace:
+        learner, key = learner_of(seed)
+        return simulate.simulate(
+            key,
+            simulate.oracle(learner, group_size=config.group_size) if selector is None else selector,
+            learner,
+            num_steps=config.steps,
+            batch_size=config.batch_size,
+            group_size=config.group_size,
+            candidate_ratio=config.subset if among == "subset" else None,
+            belief=belief,
+        )
+
+    # not inside, where the embeddings of gps would be constants of what is compiled
+    belief = None if selector is None else jax.jit(selector.init, static_argnums=1)(jax.random.key(seed), num_prompts)
+    compiled = jax.jit(simulated).lower(np.uint32(seed), belief).compile()
+    start = time.perf_counter()
+    trace = jax.block_until_ready(compiled(np.uint32(seed), belief))
+    seconds = time.perf_counter() - start
+    ids = np.asarray(trace.prompt_ids)
+    shares = np.asarray(trace.mixed_share)
+    return {
+        "mixed_shares": [float(block.mean()) for block in np.split(shares, range(BLOCK, len(shares), BLOCK))],
+        "mixed_share": float(shares.mean()),
+        "mixed_share_late": float(shares[len(shares) // 2 :].mean()),
+        "coverage": len(np.unique(ids)) / num_prompts,
+        "visited_before": 1 - len(np.unique(ids)) / ids.size,
+        "mean_success_rate": float(trace.mean_success_rate[-1]),
+        "spearman": float(np.nan_to_num(trace.spearman[-1])),
+        "mean_absolute_error": float(trace.mean_absolute_error[-1]),
+        "seconds_a_step": seconds / config.steps,
+    }
+
+
+def _selector(config: Config, name: str, num_prompts: int, learner: Callable[[], Any]) -> jaxsel.Selector:
+    if name == "gps":
+        made, key = learner()
+        features = jax.jit(simulate.embed, static_argnames="num_features")(key, made, num_features=config.num_features)
+        selector = jaxsel.gps(np.asarray(features, np.float16), context_size=config.batch_size)
+    else:
+        selector = METHODS[name]()
+    return selector if len(jax.devices()) == 1 else jaxsel.shard(selector, jaxsel.prompts_mesh(), num_prompts)
