@@ -17,16 +17,18 @@ delete `--out` to start anew.
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from experiments import drawing
-from experiments.compare import SETTINGS, Setting, run_many
+from experiments.compare import SETTINGS, run_many
 from experiments.figures import held_out, look_of, smoothed, with_band
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import METHODS, PREDICTIVE
@@ -64,7 +66,8 @@ def main(arguments: list[str]) -> None:
             options.results / f"reproduce_{task}.json",
             provenance(asdict(setting), options.seeds) | {"claims": held, "methods": result, "curves": curves(runs)},
         )
-        console.print(table(task, setting, result))
+        for table in tables(task, result):
+            console.print(table)
         for claim in held.values():
             console.print(f"{'holds ' if claim['holds'] else 'MISSED'} {claim['says']}")
     console.print(f"figure: {draw(drawn, options.results / 'reproduce.png')}")
@@ -156,33 +159,37 @@ def curves(runs: Runs) -> dict[str, Any]:
     }
 
 
-_COLUMNS = {
-    "rollouts": "rollouts",
+_OUTCOME = {
     "held_out_accuracy": "held-out",
     "gain": "gain",
-    "share_of_rollouts": "rollouts / DS's",
-    "share_of_steps": "steps / uniform's",
+    "share_of_rollouts": "rollouts/DS",
+    "share_of_steps": "steps/uniform",
+}
+_PREDICTION = {
+    "rollouts": "rollouts",
     "mixed_share": "mixed",
     "spearman": "Spearman",
     "calibration_error": "ECE",
-    "ms_selecting": "ms select",
-    "ms_step": "ms step",
+    "ms_selecting": "choice",
+    "ms_step": "step",
 }
+_FINE = ("held_out_accuracy", "gain")
 
 
-def table(task: str, setting: Setting, result: dict[str, Any]) -> Table:
-    """Methods by numbers."""
-    start = shown(result["uniform"]["held_out_at_start"])
-    seeds = len(result["uniform"]["gain"]["per_seed"])
-    found = Table(
-        title=f"{task}: mean of {seeds} seeds (standard error); held-out accuracy before training {start}",
-        title_justify="left",
+def tables(task: str, result: dict[str, Any]) -> Iterator[Table]:
+    """Methods by numbers, 80 columns wide: what training came to, and what was predicted at what cost."""
+    start, seeds = result["uniform"]["held_out_at_start"], len(result["uniform"]["gain"]["per_seed"])
+    titles = (
+        f"{task}: mean of {seeds} seeds (standard error), from {start['mean']:.3f}",
+        f"{task}: predictions; milliseconds of choice and step",
     )
-    for name in ("method", *_COLUMNS.values()):
-        found.add_column(name, justify="left" if name == "method" else "right")
-    for method, by_name in result.items():
-        found.add_row(method, *(_cell(name, by_name[name]) for name in _COLUMNS))
-    return found
+    for title, columns in zip(titles, (_OUTCOME, _PREDICTION), strict=True):
+        found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for name in ("method", *columns.values()):
+            found.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+        for method, by_name in result.items():
+            found.add_row(method, *(_cell(name, by_name[name]) for name in columns))
+        yield found
 
 
 def _cell(name: str, number: dict[str, Any]) -> str:
@@ -191,11 +198,16 @@ def _cell(name: str, number: dict[str, Any]) -> str:
     if name.startswith("ms"):
         return f"{number['mean']:.1f}"
     missing = sum(not np.isfinite(value) for value in number["per_seed"])
-    return f"not on {missing} of {len(number['per_seed'])}" if missing else shown(number)
+    return (
+        f"not on {missing} of {len(number['per_seed'])}" if missing else shown(number, digits=3 if name in _FINE else 2)
+    )
 
 
 def draw(drawn: dict[str, Runs], path: Path) -> Path:
-    """A row a task: held-out accuracy against rollouts and against steps, and the share of mixed groups."""
+    """A row a task: held-out accuracy against rollouts and against steps, and the share of mixed groups.
+
+    Means over seeds; bands of one standard error where they do not hide each other.
+    """
     figure, rows = drawing.plt.subplots(
         len(drawn), 3, figsize=(13, 3.9 * len(drawn)), layout="constrained", squeeze=False
     )
@@ -203,7 +215,8 @@ def draw(drawn: dict[str, Runs], path: Path) -> Path:
         for method, seeds in runs.items():
             style = look_of(method)
             for ax, at, unit in ((axes[0], "rollouts", 1000), (axes[1], "step", 1)):
-                with_band(ax, *held_out(seeds, at, unit), style)
+                spent, accuracy = held_out(seeds, at, unit)
+                ax.plot(spent, accuracy.mean(0), **style)  # bands of seeds, whose levels differ, would hide each other
             mixed = np.array([smoothed(column(records, "train/mixed_share")) for records in seeds])
             with_band(axes[2], np.arange(mixed.shape[1]), mixed, style)
         name = task.replace("_", " ")
