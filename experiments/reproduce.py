@@ -166,7 +166,6 @@ _OUTCOME = {
     "share_of_steps": "steps/uniform",
 }
 _PREDICTION = {
-    "rollouts": "rollouts",
     "mixed_share": "mixed",
     "spearman": "Spearman",
     "calibration_error": "ECE",
@@ -179,9 +178,11 @@ _FINE = ("held_out_accuracy", "gain")
 def tables(task: str, result: dict[str, Any]) -> Iterator[Table]:
     """Methods by numbers, 80 columns wide: what training came to, and what was predicted at what cost."""
     start, seeds = result["uniform"]["held_out_at_start"], len(result["uniform"]["gain"]["per_seed"])
+    spent = {method: by_name["rollouts"]["mean"] for method, by_name in result.items()}
+    rollouts = f"rollouts {spent['uniform']:,.0f}, DS {spent['dynamic_sampling']:,.0f}"
     titles = (
         f"{task}: mean of {seeds} seeds (standard error), from {start['mean']:.3f}",
-        f"{task}: predictions; milliseconds of choice and step",
+        f"{task}: predictions; milliseconds of choice and step; {rollouts}",
     )
     for title, columns in zip(titles, (_OUTCOME, _PREDICTION), strict=True):
         found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -193,8 +194,6 @@ def tables(task: str, result: dict[str, Any]) -> Iterator[Table]:
 
 
 def _cell(name: str, number: dict[str, Any]) -> str:
-    if name == "rollouts":
-        return f"{number['mean']:,.0f}"
     if name.startswith("ms"):
         return f"{number['mean']:.1f}"
     missing = sum(not np.isfinite(value) for value in number["per_seed"])
