@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import drawing
-from experiments.compare import run_many
+from experiments.compare import commits, run_many
 from experiments.config import RunConfig, configured
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.spread import over_seeds, shown
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> None:
     for name, by_value in result.items():
         console.print(table(name, by_value))
     made = provenance({"set": common}, options.seeds)
-    write_result(options.results / "ablations.json", made | {"sweeps": result})
+    write_result(options.results / "ablations.json", made | {"commits": commits(configs), "sweeps": result})
     console.print(f"figure: {draw(result, options.results / 'ablations.png')}")
 
 

@@ -1,10 +1,11 @@
 """Several runs side by side: methods on the same pool and warm start, as many at a time as there are cores."""
 
+import json
 import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from experiments.config import MethodConfig, RunConfig
 from experiments.runs import make_policy, make_task, run
 from experiments.summaries import Records
+from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
 
@@ -102,6 +104,26 @@ def run_many(configs: Mapping[Path, RunConfig], *, resume: bool = False) -> dict
     Returns:
         The metrics of every step, by folder, in the order they were given.
     """
+    done = {folder: finished(folder, config) for folder, config in configs.items()} if resume else {}
+    missing = {folder: config for folder, config in configs.items() if not done.get(folder)}
+    done |= _run_all(missing, resume) if missing else {}
+    return {folder: done[folder] for folder in configs}
+
+
+def finished(folder: Path, config: RunConfig) -> Records:
+    """The metrics of a run with these settings that ended there; nothing where none did."""
+    path = folder / "config.json"
+    if not path.exists() or json.loads(path.read_text())["config"] != json.loads(json.dumps(asdict(config))):
+        return []
+    return read_metrics(folder / "metrics.jsonl")
+
+
+def commits(folders: Iterable[Path]) -> list[str]:
+    """Of the code that made the runs."""
+    return sorted({json.loads((folder / "config.json").read_text())["git"] or "unknown" for folder in folders})
+
+
+def _run_all(configs: Mapping[Path, RunConfig], resume: bool) -> dict[Path, Records]:
     context = multiprocessing.get_context("spawn")
     positions = context.Queue()
     workers = min(len(configs), os.cpu_count() or 1)

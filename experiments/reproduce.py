@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import drawing
-from experiments.compare import SETTINGS, run_many
+from experiments.compare import SETTINGS, commits, run_many
 from experiments.figures import held_out, look_of, smoothed, with_band
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import METHODS, PREDICTIVE
@@ -64,7 +64,8 @@ def main(arguments: list[str]) -> None:
         held = claims(result)
         write_result(
             options.results / f"reproduce_{task}.json",
-            provenance(asdict(setting), options.seeds) | {"claims": held, "methods": result, "curves": curves(runs)},
+            provenance(asdict(setting), options.seeds)
+            | {"commits": commits(configs), "claims": held, "methods": result, "curves": curves(runs)},
         )
         for table in tables(task, result):
             console.print(table)

@@ -63,6 +63,7 @@ def test_runs_become_a_result_and_a_figure(tmp_path, monkeypatch, capsys):
         }
 
     monkeypatch.setattr(ablations, "run_many", pretend)
+    monkeypatch.setattr(ablations, "commits", lambda folders: ["abc"])
     sweeps = ["target_of_mopps", "prior_counts_of_dps"]
     ablations.main(["--sweeps", *sweeps, "--set", "pool_size=64", "--results", str(tmp_path), "--out", str(tmp_path)])
     written = json.loads((tmp_path / "ablations.json").read_text())

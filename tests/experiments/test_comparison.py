@@ -1,11 +1,11 @@
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from experiments import demo, selection_pays
-from experiments.compare import SETTINGS
+from experiments.compare import SETTINGS, commits, finished
 from experiments.figures import draw_comparison, draw_seeds
 from experiments.provenance import provenance, write_result
 from experiments.selection_pays import judge_claims
@@ -98,3 +98,14 @@ def test_the_demo_and_the_experiment_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "demo" / "string_ops" / "demo.png").exists()
     selection_pays.main(["--seeds", "5", "6", "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")])
     assert (tmp_path / "results" / "selection_pays_string_ops.json").exists()
+
+
+def test_a_run_is_finished_if_it_ended_with_these_settings(tmp_path):
+    config = SETTINGS["string_ops"].run_config("dps", 3)
+    assert finished(tmp_path, config) == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "rollouts": 8}\n')
+    assert finished(tmp_path, config) == []  # it goes on, or crashed
+    write_result(tmp_path / "config.json", {"config": asdict(config), "git": "abc"})
+    assert finished(tmp_path, config) == [{"step": 0, "rollouts": 8}]
+    assert finished(tmp_path, replace(config, seed=4)) == []
+    assert commits([tmp_path, tmp_path]) == ["abc"]
