@@ -45,8 +45,8 @@ def summarise(by_method: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 _COLUMNS = {
     "mixed_share": "mixed",
-    "mixed_share_late": "2nd half",
     "regret": "regret",
+    "mean_success_rate": "accuracy",
     "coverage": "visited",
     "visited_before": "revisits",
     "spearman": "Spearman",
