@@ -13,8 +13,16 @@ _PARTS = ("selecting", "generating", "updating")
 
 
 def probes(records: Records, name: str, at: str = "rollouts") -> tuple[np.ndarray, np.ndarray]:
-    """Rollouts so far (or `at="step"`, the steps) and the value of `probe/NAME`, at every probe."""
-    rows = [(r[at], r[f"probe/{name}"]) for r in records if _known(r.get(f"probe/{name}"))]
+    """Rollouts so far (or `at="step"`, the steps) and the value of `probe/NAME`, at every probe.
+
+    Args:
+        records: of a run from its first step on: a step's probe comes before its rollouts, of which its record tells.
+        name: of the metric.
+        at: rollouts or step.
+    """
+    before = [0, *(r["rollouts"] for r in records[:-1])]
+    spent = before if at == "rollouts" else [r[at] for r in records]
+    rows = [(x, r[f"probe/{name}"]) for x, r in zip(spent, records, strict=True) if _known(r.get(f"probe/{name}"))]
     pairs = np.array(rows, float).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
@@ -46,7 +54,7 @@ def summary(records: Records) -> dict[str, float]:
         "share_selecting": float(column(records, "seconds/selecting").sum() / step_seconds.sum()),
         # All that was timed, probes too.
         "seconds": float(sum(v for r in records for k, v in r.items() if k.startswith("seconds/") and _known(v))),
-        # Without the first steps, in which functions are compiled.
+        # Medians: in the first steps functions are compiled.
         "median_ms_selecting": float(1e3 * np.median(column(records, "seconds/selecting"))),
         "median_ms_step": float(1e3 * np.median(step_seconds)),
     }

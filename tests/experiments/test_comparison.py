@@ -36,7 +36,7 @@ RUNS = {
 def test_columns_and_probes_skip_what_is_missing():
     assert column(RUNS["mopps"], "train/mixed_share").tolist() == [0.5] * 8
     rollouts, values = probes(RUNS["mopps"], "held_out_accuracy")
-    assert rollouts.tolist() == [100, 300, 500, 700, 800]
+    assert rollouts.tolist() == [0, 200, 400, 600, 800]
     np.testing.assert_allclose(values, [0, 0.15, 0.3, 0.45, 0.6])
     assert len(probes(RUNS["mopps"], "spearman")[1]) == 4
 
@@ -51,7 +51,7 @@ def test_summary_by_hand():
     assert s["median_ms_step"] == 750
 
 
-@pytest.mark.parametrize(("accuracy", "expected"), [(0.0, 100), (0.15, 300), (0.225, 400), (0.6, 800), (0.7, math.inf)])
+@pytest.mark.parametrize(("accuracy", "expected"), [(0.0, 0), (0.15, 200), (0.225, 300), (0.6, 800), (0.7, math.inf)])
 def test_rollouts_to_reach(accuracy, expected):
     assert spent_to_reach(RUNS["mopps"], accuracy) == pytest.approx(expected)
 
