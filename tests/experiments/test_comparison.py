@@ -1,15 +1,17 @@
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from experiments import demo, selection_pays
+from experiments import compare, demo, selection_pays
 from experiments.compare import SETTINGS
 from experiments.figures import draw_comparison, draw_seeds
 from experiments.provenance import provenance, write_result
 from experiments.selection_pays import judge_claims
 from experiments.summaries import column, probes, spent_to_reach, summary, summary_table
+from rl.preemption import PreemptedError
 
 
 def records(mixed, accuracy, rollouts_per_step=100, steps=8):
@@ -82,6 +84,18 @@ def test_provenance_and_results(tmp_path):
     with pytest.raises(TypeError):
         write_result(tmp_path / "new" / "x.json", {"not": object()})
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.json"]
+
+
+def test_a_process_that_is_asked_to_stop_ends_and_begins_no_other_run(tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise PreemptedError(3)
+
+    codes = []
+    monkeypatch.setattr(compare, "run", stopped)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    compare._run(SETTINGS["string_ops"].run_config("mopps", 0), tmp_path, True)
+    assert codes == [os.EX_TEMPFAIL]
+    assert "stopped after step 3" in capsys.readouterr().err
 
 
 @pytest.mark.slow
