@@ -2,7 +2,8 @@
 
     python -m experiments.reproduce [--tasks string_ops countdown] [--seeds 10 11 12 13 14] [--out runs/reproduce]
 
-Claims, each on the mean over seeds, for the best of the methods that predict, on the string operations:
+Claims, each on the mean over seeds and for every method that predicts; which ones miss which is said. (The best of six,
+picked on the seeds that are reported, would look better than it is.)
 1. it reaches dynamic sampling's final held-out accuracy with at most 30% of its rollouts,
 2. it reaches uniform's final held-out accuracy in at most 1 / 1.5 of uniform's steps,
 3. at least 1.5 times uniform's share of groups is mixed,
@@ -70,7 +71,7 @@ def main(arguments: list[str]) -> None:
         for table in tables(task, result):
             console.print(table)
         for claim in held.values():
-            console.print(f"{'holds ' if claim['holds'] else 'MISSED'} {claim['says']}")
+            console.print(claim["says"], highlight=False)
     console.print(f"figure: {draw(drawn, options.results / 'reproduce.png')}")
 
 
@@ -127,21 +128,21 @@ def against(records: Records, uniform: dict[str, float], dynamic: dict[str, floa
 
 
 def claims(result: dict[str, Any]) -> dict[str, Any]:
-    """The four claims, each for the method it is best for among those that predict."""
+    """The four claims, each judged for every method that predicts: none is picked on the seeds that are reported."""
     wanted = {
-        "share_of_rollouts": (min, 0.3, "of dynamic sampling's rollouts to its final held-out accuracy"),
-        "share_of_steps": (min, 1 / 1.5, "of uniform's steps to its final held-out accuracy"),
-        "mixed_share_ratio": (max, 1.5, "times uniform's mixed groups"),
-        "selecting": (min, 0.01, "of a step is spent waiting for choosing and learning"),
+        "share_of_rollouts": ("at most", 0.3, "of dynamic sampling's rollouts to its final held-out accuracy"),
+        "share_of_steps": ("at most", 1 / 1.5, "of uniform's steps to its final held-out accuracy"),
+        "mixed_share_ratio": ("at least", 1.5, "times uniform's mixed groups"),
+        "selecting": ("at most", 0.01, "of a step is spent waiting for choosing and learning"),
     }
     methods = [method for method in result if method in PREDICTIVE]
     found = {}
-    for name, (best, bar, what) in wanted.items():
-        method = best(methods, key=lambda method: result[method][name]["mean"]) if methods else "uniform"
-        mean = result[method][name]["mean"]
-        holds = mean >= bar if best is max else mean <= bar
-        says = f"{method}: {shown(result[method][name])} {what} (bar: {bar:.3g})"
-        found[name] = {"method": method, "mean": mean, "bar": bar, "holds": bool(holds), "says": says}
+    for name, (side, bar, what) in wanted.items():
+        means = {method: result[method][name]["mean"] for method in methods}
+        holds = {method: bool(mean <= bar if side == "at most" else mean >= bar) for method, mean in means.items()}
+        kept, missed = (", ".join(m for m in methods if holds[m] is held) or "none" for held in (True, False))
+        says = f"{side} {bar:.3g} {what}: holds for {kept}; missed by {missed}"
+        found[name] = {"bar": bar, "means": means, "holds": holds, "says": says}
     return found
 
 
