@@ -80,17 +80,18 @@ def main(arguments: list[str]) -> None:
         for name in options.sweeps:
             console.print(command(SWEEPS[name], options.seeds), soft_wrap=True, highlight=False)
         return
+    if unset := [one for one in options.set if "=" not in one]:
+        parser.error(f"--set {unset[0]} is no NAME=VALUE; give for example train.steps=100")
     common = dict(one.split("=", 1) for one in options.set)
     configs: dict[Path, RunConfig] = {}
+    folders: dict[str, list[Path]] = {}
     for settings in needed(options.sweeps):
-        for seed in options.seeds:
-            config = configured(common | settings | {"seed": seed})
-            configs[options.out / folder_of(settings, seed)] = config
+        # with what is common, of which not everything keeps a run from going on where another was
+        folders[place(settings)] = [options.out / folder_of(common | settings, seed) for seed in options.seeds]
+        for seed, folder in zip(options.seeds, folders[place(settings)], strict=True):
+            configs[folder] = configured(common | settings | {"seed": seed})
     records = run_many(configs, resume=True)
-    found = {
-        place(settings): [summary(records[options.out / folder_of(settings, seed)]) for seed in options.seeds]
-        for settings in needed(options.sweeps)
-    }
+    found = {name: [summary(records[folder]) for folder in of_seeds] for name, of_seeds in folders.items()}
     result = {name: judge(SWEEPS[name], found) for name in options.sweeps}
     for name, by_value in result.items():
         console.print(table(name, by_value))

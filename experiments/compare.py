@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from experiments.config import MethodConfig, RunConfig
 from experiments.runs import make_policy, make_task, run
 from experiments.summaries import Records
+from rl.preemption import PreemptedError
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
@@ -95,7 +97,8 @@ def run_methods(setting: Setting, seed: int, out: Path, methods: Sequence[str] =
 def run_many(configs: Mapping[Path, RunConfig], *, resume: bool = False) -> dict[Path, Records]:
     """Runs every configuration in its folder, as many at a time as there are cores, torch on one each.
 
-    Small matrices gain little from a second thread, and two processes that fight for the cores lose much.
+    Small matrices gain little from a second thread, and two processes that fight for the cores lose much. A signal that
+    asks a process to stop has it write a checkpoint and end; it does not begin the next run.
 
     Args:
         configs: by folder.
@@ -162,4 +165,9 @@ def _run(config: RunConfig, run_dir: Path, resume: bool) -> Records:
         name = f"{config.method.name:<18} seed {config.seed}"
         return tqdm(steps, desc=name, unit="step", position=_position, leave=True)
 
-    return run(config, run_dir, resume=resume, progress=bar)
+    try:
+        return run(config, run_dir, resume=resume, progress=bar)
+    except PreemptedError as preempted:
+        # An exception would end the run but not the process, which takes the next one even where its parent is gone.
+        print(f"{run_dir}: {preempted}", file=sys.stderr, flush=True)
+        os._exit(os.EX_TEMPFAIL)

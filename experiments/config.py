@@ -15,8 +15,9 @@ class MethodConfig:
     """How prompts are chosen.
 
     Attributes:
-        name: one of `METHODS`. mopps_mean takes the posterior mean in place of the Thompson draw (INSIGHT), mopps_mixed
-            samples in proportion to the probability of a mixed group (MaPP).
+        name: uniform, history_resampling, dynamic_sampling, mopps, mopps_mean, mopps_mixed, threshold, dps or gps.
+            mopps_mean takes the posterior mean in place of the Thompson draw (INSIGHT), mopps_mixed samples in
+            proportion to the probability of a mixed group (MaPP).
         batch_size: prompts a step.
         candidate_ratio: mopps, threshold, dps and gps choose among an epoch-shuffled window of candidate_ratio *
             batch_size prompts; 0: among the whole pool.

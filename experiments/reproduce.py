@@ -2,17 +2,21 @@
 
     python -m experiments.reproduce [--tasks string_ops countdown] [--seeds 10 11 12 13 14] [--out runs/reproduce]
 
-Claims, each on the mean over seeds, for the best of the methods that predict, on the string operations:
+Claims, each on the mean over seeds and for every method that predicts; which ones miss which is said. (The best of six,
+picked on the seeds that are reported, would look better than it is.)
 1. it reaches dynamic sampling's final held-out accuracy with at most 30% of its rollouts,
 2. it reaches uniform's final held-out accuracy in at most 1 / 1.5 of uniform's steps,
 3. at least 1.5 times uniform's share of groups is mixed,
-4. choosing and learning from outcomes take less than 1% of a step.
+4. a step waits less than 1% of its time for choosing and learning from outcomes, which go on while the policy is
+   updated.
 
-A final accuracy is the mean of a run's last two probes (500 prompts that nobody trains on, 8 fresh rollouts each).
+An accuracy is the mean of two neighbouring probes (500 prompts that nobody trains on, 8 fresh rollouts each), reached
+halfway between them: a single probe would cross a line early by its noise. Shares are of what the baseline spent until
+the middle of its own last two.
 All settings were chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start, pool and
 sampling together. Differences to the papers: the policy has 0.3 million weights and is trained on the spot, and dynamic
-sampling runs for half of the others' steps, at about three times their rollouts. A run that was interrupted goes on;
-delete `--out` to start anew.
+sampling runs for half of the others' steps, at about three times their rollouts a step. A run that was interrupted goes
+on; delete `--out` to start anew.
 """
 
 import argparse
@@ -33,7 +37,7 @@ from experiments.figures import held_out, look_of, smoothed, with_band
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import METHODS, PREDICTIVE
 from experiments.spread import over_seeds, shown
-from experiments.summaries import Records, column, probes, spent_to_reach, summary
+from experiments.summaries import Records, column, probes, share_of, summary
 from jaxsel import metrics
 from rl.history import read_history
 
@@ -70,7 +74,7 @@ def main(arguments: list[str]) -> None:
         for table in tables(task, result):
             console.print(table)
         for claim in held.values():
-            console.print(f"{'holds ' if claim['holds'] else 'MISSED'} {claim['says']}")
+            console.print(claim["says"], highlight=False)
     console.print(f"figure: {draw(drawn, options.results / 'reproduce.png')}")
 
 
@@ -84,11 +88,10 @@ def calibration(history: Path) -> float:
 
 def judge(runs: Runs, seen: dict[str, list[float]]) -> dict[str, Any]:
     """Every method's numbers: of each seed, their mean and its standard error."""
-    uniform, dynamic = ([summary(r) for r in runs[name]] for name in ("uniform", "dynamic_sampling"))
     result = {}
     for method, seeds in runs.items():
         found = [
-            numbers(records, seen[method][at]) | against(records, uniform[at], dynamic[at])
+            numbers(records, seen[method][at]) | against(records, runs["uniform"][at], runs["dynamic_sampling"][at])
             for at, records in enumerate(seeds)
         ]
         result[method] = {
@@ -115,33 +118,33 @@ def numbers(records: Records, calibration_error: float) -> dict[str, float]:
     }
 
 
-def against(records: Records, uniform: dict[str, float], dynamic: dict[str, float]) -> dict[str, float]:
+def against(records: Records, uniform: Records, dynamic: Records) -> dict[str, float]:
     """One run beside those of the baselines on the same seed."""
-    found = summary(records)
+    found, plain = summary(records), summary(uniform)
     return {
-        "gain": found["held_out_accuracy"] - uniform["held_out_accuracy"],
-        "mixed_share_ratio": found["mixed_share"] / uniform["mixed_share"] if uniform["mixed_share"] else float("nan"),
-        "share_of_steps": spent_to_reach(records, uniform["held_out_accuracy"], "step") / uniform["steps"],
-        "share_of_rollouts": spent_to_reach(records, dynamic["held_out_accuracy"]) / dynamic["rollouts"],
+        "gain": found["held_out_accuracy"] - plain["held_out_accuracy"],
+        "mixed_share_ratio": found["mixed_share"] / plain["mixed_share"] if plain["mixed_share"] else float("nan"),
+        "share_of_steps": share_of(records, uniform, "step"),
+        "share_of_rollouts": share_of(records, dynamic),
     }
 
 
 def claims(result: dict[str, Any]) -> dict[str, Any]:
-    """The four claims, each for the method it is best for among those that predict."""
+    """The four claims, each judged for every method that predicts: none is picked on the seeds that are reported."""
     wanted = {
-        "share_of_rollouts": (min, 0.3, "of dynamic sampling's rollouts to its final held-out accuracy"),
-        "share_of_steps": (min, 1 / 1.5, "of uniform's steps to its final held-out accuracy"),
-        "mixed_share_ratio": (max, 1.5, "times uniform's mixed groups"),
-        "selecting": (min, 0.01, "of a step goes to choosing and learning"),
+        "share_of_rollouts": ("at most", 0.3, "of dynamic sampling's rollouts to its final held-out accuracy"),
+        "share_of_steps": ("at most", 1 / 1.5, "of uniform's steps to its final held-out accuracy"),
+        "mixed_share_ratio": ("at least", 1.5, "times uniform's mixed groups"),
+        "selecting": ("at most", 0.01, "of a step is spent waiting for choosing and learning"),
     }
     methods = [method for method in result if method in PREDICTIVE]
     found = {}
-    for name, (best, bar, what) in wanted.items():
-        method = best(methods, key=lambda method: result[method][name]["mean"]) if methods else "uniform"
-        mean = result[method][name]["mean"]
-        holds = mean >= bar if best is max else mean <= bar
-        says = f"{method}: {shown(result[method][name])} {what} (bar: {bar:.3g})"
-        found[name] = {"method": method, "mean": mean, "bar": bar, "holds": bool(holds), "says": says}
+    for name, (side, bar, what) in wanted.items():
+        means = {method: result[method][name]["mean"] for method in methods}
+        holds = {method: bool(mean <= bar if side == "at most" else mean >= bar) for method, mean in means.items()}
+        kept, missed = (", ".join(m for m in methods if holds[m] is held) or "none" for held in (True, False))
+        says = f"{side} {bar:.3g} {what}: holds for {kept}; missed by {missed}"
+        found[name] = {"bar": bar, "means": means, "holds": holds, "says": says}
     return found
 
 

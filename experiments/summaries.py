@@ -13,8 +13,16 @@ _PARTS = ("selecting", "generating", "updating")
 
 
 def probes(records: Records, name: str, at: str = "rollouts") -> tuple[np.ndarray, np.ndarray]:
-    """Rollouts so far (or `at="step"`, the steps) and the value of `probe/NAME`, at every probe."""
-    rows = [(r[at], r[f"probe/{name}"]) for r in records if _known(r.get(f"probe/{name}"))]
+    """Rollouts so far (or `at="step"`, the steps) and the value of `probe/NAME`, at every probe.
+
+    Args:
+        records: of a run from its first step on: a step's probe comes before its rollouts, of which its record tells.
+        name: of the metric.
+        at: rollouts or step.
+    """
+    before = [0, *(r["rollouts"] for r in records[:-1])]
+    spent = before if at == "rollouts" else [r[at] for r in records]
+    rows = [(x, r[f"probe/{name}"]) for x, r in zip(spent, records, strict=True) if _known(r.get(f"probe/{name}"))]
     pairs = np.array(rows, float).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
@@ -46,7 +54,7 @@ def summary(records: Records) -> dict[str, float]:
         "share_selecting": float(column(records, "seconds/selecting").sum() / step_seconds.sum()),
         # All that was timed, probes too.
         "seconds": float(sum(v for r in records for k, v in r.items() if k.startswith("seconds/") and _known(v))),
-        # Without the first steps, in which functions are compiled.
+        # Medians: in the first steps functions are compiled.
         "median_ms_selecting": float(1e3 * np.median(column(records, "seconds/selecting"))),
         "median_ms_step": float(1e3 * np.median(step_seconds)),
     }
@@ -88,13 +96,22 @@ def summary_table(runs: dict[str, Records]) -> Table:
     return table
 
 
-def spent_to_reach(records: Records, accuracy: float, of: str = "rollouts") -> float:
-    """Rollouts (or `of="step"`, the steps) at which the held-out accuracy first reaches `accuracy`; inf if never.
+def held_out_curve(records: Records, of: str = "rollouts") -> tuple[np.ndarray, np.ndarray]:
+    """Held-out accuracy, each two neighbouring probes as one, at the mean of what was spent until then.
 
-    Between probes it is interpolated. A noisy curve crosses a line a little too early: of the run that `accuracy`
-    comes from, that is what it says.
+    Its last value is the run's final accuracy.
     """
     spent, values = probes(records, "held_out_accuracy", of)
+    return (spent[:-1] + spent[1:]) / 2, (values[:-1] + values[1:]) / 2
+
+
+def spent_to_reach(records: Records, accuracy: float, of: str = "rollouts") -> float:
+    """Rollouts (or `of="step"`, the steps) at which `held_out_curve` first reaches `accuracy`; inf if never.
+
+    Of the run that `accuracy` is the end of it is all that its curve spans, or a little less, where noise carries it
+    over the line early.
+    """
+    spent, values = held_out_curve(records, of)
     reached = np.flatnonzero(values >= accuracy)
     if len(reached) == 0:
         return float("inf")
@@ -103,3 +120,9 @@ def spent_to_reach(records: Records, accuracy: float, of: str = "rollouts") -> f
         return float(spent[0])
     part = (accuracy - values[at - 1]) / (values[at] - values[at - 1])
     return float(spent[at - 1] + part * (spent[at] - spent[at - 1]))
+
+
+def share_of(records: Records, other: Records, of: str = "rollouts") -> float:
+    """What this run spends to the other's final accuracy, as a share of what the other spent to it; inf if never."""
+    spent, values = held_out_curve(other, of)
+    return spent_to_reach(records, values[-1], of) / spent[-1]

@@ -92,8 +92,9 @@ def train(
         engine.update_weights(learner.weights())
     elif resume and read_metrics(run_dir / "metrics.jsonl") and not config.checkpoint_every:
         raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
-    log = ranks.each(lambda: _log(run_dir, start, resume, ranks, tracker))
-    history = ranks.each(lambda: _history(config, run_dir, start, curriculum, pool, ranks))
+    log = ranks.each(lambda: _log(run_dir, start + (start == config.steps), resume, ranks, tracker))
+    finished = any(record["step"] == config.steps for record in log.records)  # and probed: nothing is done again
+    history = ranks.each(lambda: _history(config, run_dir, start + finished, curriculum, pool, ranks))
     steps = range(start, config.steps)
     with log, Preemption() as preemption:
         for step in progress(steps) if progress else tqdm(steps, unit="step", disable=not ranks.is_main):
@@ -128,10 +129,10 @@ def train(
                 ranks.on_main(partial(save_checkpoint, checkpoint, identity, **content))
             if stopped:
                 raise PreemptedError(done)
-        if not log.records or log.records[-1]["step"] < config.steps:
+        if not finished:
             last = _probe(config, probe, engine, curriculum, config.steps, history)
+            history.flush()  # first: with the last line of the log the run is finished
             log.write({"step": config.steps, "rollouts": num_rollouts} | last)
-        history.flush()
     return log.records
 
 

@@ -13,8 +13,8 @@ from yaml import YAMLError
 from experiments.summaries import Records, probes
 from rl.run_log import read_metrics
 
-# They say where and how often a run ran, not what it is; the two inner seeds are replaced by the outer one.
-_NO_DIFFERENCE = ("seed", "train.seed", "warm_start.seed", "resume", "threads")
+# They say where, how often and who watched, not what a run is; the two inner seeds are replaced by the outer one.
+_NO_DIFFERENCE = ("seed", "train.seed", "warm_start.seed", "resume", "threads", "tracker")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ NAMES = (*METHODS, "gps")
 AMONG = {"pool": "the whole pool", "subset": "a random subset"}
 BLOCK = 10
 """Steps that are one point of a curve."""
+_STREAM = 0x6C617267  # others that draw from the same seed start with another number
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ class Config:
 
 
 def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> dict[str, Any]:
-    """One run in numbers; its seconds are without those of compilation."""
+    """One run in numbers; its seconds are without those of compilation, with those of making the pool and of probes."""
 
     def learner_of(seed: jax.Array | np.uint32) -> tuple[simulate.Learner, jax.Array]:
         learner_key, run_key = jax.random.split(jax.random.key(seed))
         return simulate.make_learner(learner_key, num_prompts), run_key
 
-    selector = None if name == ORACLE else _selector(config, name, num_prompts, lambda: jax.jit(learner_of)(seed))
+    selector = None if name == ORACLE else _selector(config, name, num_prompts, seed, jax.jit(learner_of))
 
     def simulated(seed: jax.Array | np.uint32, belief: Any) -> simulate.Trace:
         learner, key = learner_of(seed)
@@ -69,7 +70,7 @@ def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> d
         )
 
     # not inside, where the embeddings of gps would be constants of what is compiled
-    belief = None if selector is None else jax.jit(selector.init, static_argnums=1)(jax.random.key(seed), num_prompts)
+    belief = None if selector is None else jax.jit(selector.init, static_argnums=1)(_own_key(seed, 1), num_prompts)
     compiled = jax.jit(simulated).lower(np.uint32(seed), belief).compile()
     start = time.perf_counter()
     trace = jax.block_until_ready(compiled(np.uint32(seed), belief))
@@ -83,17 +84,24 @@ def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> d
         "coverage": len(np.unique(ids)) / num_prompts,
         "visited_before": 1 - len(np.unique(ids)) / ids.size,
         "mean_success_rate": float(trace.mean_success_rate[-1]),
-        "spearman": float(np.nan_to_num(trace.spearman[-1])),
+        "spearman": float(trace.spearman[-1]),
         "mean_absolute_error": float(trace.mean_absolute_error[-1]),
         "seconds_a_step": seconds / config.steps,
     }
 
 
-def _selector(config: Config, name: str, num_prompts: int, learner: Callable[[], Any]) -> jaxsel.Selector:
+def _selector(
+    config: Config, name: str, num_prompts: int, seed: int, learner_of: Callable[[int], tuple[simulate.Learner, Any]]
+) -> jaxsel.Selector:
     if name == "gps":
-        made, key = learner()
-        features = jax.jit(simulate.embed, static_argnames="num_features")(key, made, num_features=config.num_features)
+        embed = jax.jit(simulate.embed, static_argnames="num_features")
+        features = embed(_own_key(seed, 0), learner_of(seed)[0], num_features=config.num_features)
         selector = jaxsel.gps(np.asarray(features, np.float16), context_size=config.batch_size)
     else:
         selector = METHODS[name]()
     return selector if len(jax.devices()) == 1 else jaxsel.shard(selector, jaxsel.prompts_mesh(), num_prompts)
+
+
+def _own_key(seed: int, use: int) -> jax.Array:
+    """For what the pool and the run do not draw."""
+    return jax.random.split(jax.random.fold_in(jax.random.key(_STREAM), seed))[use]

@@ -54,6 +54,7 @@ def test_numbers_by_hand():
 def test_runs_become_a_result_and_a_figure(tmp_path, monkeypatch, capsys):
     def pretend(configs, *, resume):
         assert resume
+        assert all("pool_size=64" in str(folder) for folder in configs)
         record = {"rollouts": 128, "train/mixed_share": 0.5}
         record |= dict.fromkeys(("seconds/selecting", "seconds/generating", "seconds/updating"), 0.1)
         probe = {"probe/held_out_accuracy": 0.5, "probe/spearman": 0.5}
@@ -71,6 +72,12 @@ def test_runs_become_a_result_and_a_figure(tmp_path, monkeypatch, capsys):
     assert written["config"] == {"set": {"pool_size": "64"}}
     assert (tmp_path / "ablations.png").stat().st_size > 10_000
     assert "prior counts of dps" in capsys.readouterr().out
+
+
+def test_settings_of_all_runs_have_a_name_and_a_value(capsys):
+    with pytest.raises(SystemExit):
+        ablations.main(["--set", "pool_size"])
+    assert "--set pool_size is no NAME=VALUE" in capsys.readouterr().err
 
 
 def test_print_runs_nothing(monkeypatch, capsys):

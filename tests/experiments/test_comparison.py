@@ -1,15 +1,17 @@
 import math
+import os
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from experiments import demo, selection_pays
+from experiments import compare, demo, selection_pays
 from experiments.compare import SETTINGS, commits, finished
 from experiments.figures import draw_comparison, draw_seeds
 from experiments.provenance import provenance, write_result
 from experiments.selection_pays import judge_claims
 from experiments.summaries import column, probes, spent_to_reach, summary, summary_table
+from rl.preemption import PreemptedError
 
 
 def records(mixed, accuracy, rollouts_per_step=100, steps=8):
@@ -36,7 +38,7 @@ RUNS = {
 def test_columns_and_probes_skip_what_is_missing():
     assert column(RUNS["mopps"], "train/mixed_share").tolist() == [0.5] * 8
     rollouts, values = probes(RUNS["mopps"], "held_out_accuracy")
-    assert rollouts.tolist() == [100, 300, 500, 700, 800]
+    assert rollouts.tolist() == [0, 200, 400, 600, 800]
     np.testing.assert_allclose(values, [0, 0.15, 0.3, 0.45, 0.6])
     assert len(probes(RUNS["mopps"], "spearman")[1]) == 4
 
@@ -51,7 +53,7 @@ def test_summary_by_hand():
     assert s["median_ms_step"] == 750
 
 
-@pytest.mark.parametrize(("accuracy", "expected"), [(0.0, 100), (0.15, 300), (0.225, 400), (0.6, 800), (0.7, math.inf)])
+@pytest.mark.parametrize(("accuracy", "expected"), [(0.0, 100), (0.225, 300), (0.3, 400), (0.45, 600), (0.6, math.inf)])
 def test_rollouts_to_reach(accuracy, expected):
     assert spent_to_reach(RUNS["mopps"], accuracy) == pytest.approx(expected)
 
@@ -61,7 +63,7 @@ def test_claims_hold_and_fail():
     good, bad = judge_claims(runs, "mopps"), judge_claims(runs, "dps")
     assert good["mixed_share_ratio"]["mean"] == pytest.approx(2.5)
     assert all(claim["holds"] for claim in good.values())
-    share = spent_to_reach(RUNS["mopps"], 0.4375) / 3200
+    share = (500 + 200 * (0.4375 - 0.375) / 0.15) / 2800  # of 2,800 between the last two probes
     assert good["share_of_dynamic_sampling_rollouts"]["mean"] == pytest.approx(share)
     assert not any(claim["holds"] for claim in bad.values())
     assert bad["share_of_dynamic_sampling_rollouts"]["standard_error"] is None  # never reached: infinite
@@ -82,6 +84,18 @@ def test_provenance_and_results(tmp_path):
     with pytest.raises(TypeError):
         write_result(tmp_path / "new" / "x.json", {"not": object()})
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.json"]
+
+
+def test_a_process_that_is_asked_to_stop_ends_and_begins_no_other_run(tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise PreemptedError(3)
+
+    codes = []
+    monkeypatch.setattr(compare, "run", stopped)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    compare._run(SETTINGS["string_ops"].run_config("mopps", 0), tmp_path, True)
+    assert codes == [os.EX_TEMPFAIL]
+    assert "stopped after step 3" in capsys.readouterr().err
 
 
 @pytest.mark.slow

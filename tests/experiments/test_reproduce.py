@@ -11,7 +11,7 @@ from experiments import reproduce
 from experiments.compare import SETTINGS
 from experiments.reproduce import against, calibration, claims, judge, numbers
 from experiments.runs import run
-from experiments.summaries import spent_to_reach, summary
+from experiments.summaries import spent_to_reach
 from rl.history import HistoryLog
 
 
@@ -35,7 +35,7 @@ RISE = [0.1 * at for at in range(9)]  # 16 steps; final accuracy: (0.7 + 0.8) / 
 RUNS = {
     "uniform": [records(0.2, RISE)] * 2,
     "dynamic_sampling": [records(0.2, RISE, rollouts_per_step=400)] * 2,
-    "mopps": [records(0.5, [1.5 * value for value in RISE], selecting=0.001)] * 2,
+    "mopps": [records(0.5, [1.6 * value for value in RISE], selecting=0.001)] * 2,
     "dps": [records(0.25, [0.5 * value for value in RISE], selecting=0.2)] * 2,
 }
 SEEN = {method: [0.1, 0.3] for method in RUNS}
@@ -44,9 +44,10 @@ SEEN = {method: [0.1, 0.3] for method in RUNS}
 def test_steps_and_rollouts_to_an_accuracy():
     (run, _) = RUNS["uniform"]
     assert spent_to_reach(run, 0.25, "step") == pytest.approx(5)
-    assert spent_to_reach(run, 0.25) == pytest.approx(600)  # of a record with a probe: its own step's too
-    assert spent_to_reach(run, 0.0, "step") == 0
-    assert spent_to_reach(run, 0.81, "step") == math.inf
+    assert spent_to_reach(run, 0.25) == pytest.approx(500)  # a probe comes before the rollouts of its step
+    assert spent_to_reach(run, 0.3, "step") == pytest.approx(6)
+    assert spent_to_reach(run, 0.0, "step") == 1  # between the first two
+    assert spent_to_reach(run, 0.76, "step") == math.inf
 
 
 def test_a_run_by_itself():
@@ -60,15 +61,17 @@ def test_a_run_by_itself():
 
 
 def test_a_run_beside_the_baselines():
-    uniform, dynamic = (summary(RUNS[name][0]) for name in ("uniform", "dynamic_sampling"))
+    uniform, dynamic = (RUNS[name][0] for name in ("uniform", "dynamic_sampling"))
+    assert against(uniform, uniform, dynamic)["share_of_steps"] == 1
+    assert against(dynamic, uniform, dynamic)["share_of_rollouts"] == 1
     found = against(RUNS["mopps"][0], uniform, dynamic)
-    assert found["gain"] == pytest.approx(0.5 * 0.75)
+    assert found["gain"] == pytest.approx(0.6 * 0.75)
     assert found["mixed_share_ratio"] == pytest.approx(2.5)
-    assert found["share_of_steps"] == pytest.approx(10 / 16)
-    assert found["share_of_rollouts"] == pytest.approx(1100 / 6400)
+    assert found["share_of_steps"] == pytest.approx(9.375 / 15)
+    assert found["share_of_rollouts"] == pytest.approx(937.5 / 6000)
 
 
-def test_claims_are_of_the_best_predictive_method_and_can_fail():
+def test_claims_are_judged_for_every_predictive_method_and_can_fail():
     result = judge(RUNS, SEEN)
     assert result["mopps"]["calibration_error"] == {
         "per_seed": [0.1, 0.3],
@@ -76,13 +79,11 @@ def test_claims_are_of_the_best_predictive_method_and_can_fail():
         "standard_error": pytest.approx(0.1),
     }
     held = claims(result)
-    assert {claim["method"] for claim in held.values()} == {"mopps"}
-    assert all(claim["holds"] for claim in held.values())
+    assert all(claim["holds"] == {"mopps": True, "dps": False} for claim in held.values())
+    assert all(claim["says"].endswith("holds for mopps; missed by dps") for claim in held.values())
+    assert held["share_of_rollouts"]["means"]["dps"] == math.inf
     del result["mopps"]
-    missed = claims(result)
-    assert {claim["method"] for claim in missed.values()} == {"dps"}
-    assert not any(claim["holds"] for claim in missed.values())
-    assert missed["share_of_rollouts"]["mean"] == math.inf
+    assert all(claim["says"].endswith("holds for none; missed by dps") for claim in claims(result).values())
 
 
 def test_the_calibration_error_is_that_of_the_second_half(tmp_path):

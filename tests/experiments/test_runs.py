@@ -86,7 +86,7 @@ def test_help_describes_every_parameter():
     for name in ("task = string_ops", "method.decay = 0.5", "train.learning_rate = 4e-05", "warm_start.steps"):
         assert name in text
     assert not [line for line in text.splitlines() if line.rstrip().endswith("=")]
-    for word in ("submitit_slurm", "submitit_local", "exits with 75", "tracker = ''"):
+    for word in ("submitit_slurm", "submitit_local", "exits with 75", "tracker = ''", *METHODS):
         assert word in text
 
 

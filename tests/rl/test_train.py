@@ -200,11 +200,25 @@ def test_the_history_of_a_run_is_what_its_selector_saw(task, tmp_path, name):
             np.testing.assert_array_equal(values, other[column], err_msg=column)
 
 
-def test_a_finished_run_resumes_to_itself(task, tmp_path):
-    config = TrainConfig(**{**CONFIG.__dict__, "checkpoint_every": 4})
+def test_a_finished_run_resumes_to_itself_and_rolls_nothing_out(task, tmp_path, monkeypatch):
+    config = TrainConfig(**{**CONFIG.__dict__, "checkpoint_every": 4, "history": True})
     first = start(task, tmp_path, config)
+    seen = read_history(tmp_path / "history").probes["step"]
+    assert seen.max() == config.steps
+    monkeypatch.setattr(HFEngine, "generate", None)
     again = start(task, tmp_path, config, resume=True)
     assert_same_run(first, again)
+    np.testing.assert_array_equal(read_history(tmp_path / "history").probes["step"], seen)
+
+
+def test_a_run_that_was_killed_in_its_last_probe_has_it_once(task, tmp_path):
+    config = TrainConfig(**{**CONFIG.__dict__, "history": True})
+    first = start(task, tmp_path, config)
+    seen = read_history(tmp_path / "history").probes["step"]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[:-1]))
+    assert_same_run(first, start(task, tmp_path, config, resume=True))
+    np.testing.assert_array_equal(read_history(tmp_path / "history").probes["step"], seen)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(task, tmp_path):
