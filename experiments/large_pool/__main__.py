@@ -6,8 +6,9 @@ A simulated learner (`jaxsel.simulate`), 256 prompts a step, 8 rollouts each; a 
 devices there are, and on several, those of other processes included, with the pool spread over them
 (`experiments/cluster/several_nodes.sbatch`). Methods choose among the whole pool, or among a random subset of ten times
 the batch, another one at every step, as the papers do. Regret is what a batch's share of mixed groups lacks to that of
-an oracle, which knows the true success rates, takes those nearest to 1/2, and trains a learner of its own. Accuracy is the mean
-true success rate of 1,024 random prompts at the end, Spearman the rank correlation with what was predicted of them.
+an oracle, which knows the true success rates, takes those nearest to 1/2, and trains a learner of its own. Accuracy is
+the mean true success rate of 1,024 random prompts at the end, Spearman the rank correlation with what was predicted of
+them.
 
 Claim: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. Open: how methods
 age as the pool grows, when with 1e7 prompts and 256 a step visits are rare.

@@ -34,7 +34,8 @@ def test_the_same_seed_is_the_same_run_and_the_oracle_is_best():
 
 
 def pretended(config, seed, share):
-    found = dict.fromkeys(("mixed_share", "mixed_share_late", "coverage", "visited_before", "spearman"), share)
+    names = ("mixed_share", "mixed_share_late", "mean_success_rate", "coverage", "visited_before", "spearman")
+    found = dict.fromkeys(names, share)
     return found | {"mixed_shares": [share, share], "seconds_a_step": 0.1, "mean_absolute_error": 0.1}
 
 
