@@ -11,8 +11,8 @@ picked on the seeds that are reported, would look better than it is.)
    updated.
 
 An accuracy is the mean of two neighbouring probes (500 prompts that nobody trains on, 8 fresh rollouts each), reached
-halfway between them: a single probe would cross a line early by its noise. Shares are of what the baseline spent until
-the middle of its own last two.
+halfway between them: a single probe would cross a line early by its noise. Where a line is crossed is read off the mean
+curve of the seeds, and a share is of what the baseline spent until the middle of its own last two probes.
 All settings were chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start, pool and
 sampling together. Differences to the papers: the policy has 0.3 million weights and is trained on the spot, and dynamic
 sampling runs for half of the others' steps, at about three times their rollouts a step. A run that was interrupted goes
@@ -37,7 +37,7 @@ from experiments.figures import held_out, look_of, smoothed, with_band
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import METHODS, PREDICTIVE
 from experiments.spread import over_seeds, shown
-from experiments.summaries import Records, column, probes, share_of, summary
+from experiments.summaries import Records, column, probes, share_spent, summary
 from jaxsel import metrics
 from rl.history import read_history
 
@@ -88,15 +88,17 @@ def calibration(history: Path) -> float:
 
 def judge(runs: Runs, seen: dict[str, list[float]]) -> dict[str, Any]:
     """Every method's numbers: of each seed, their mean and its standard error."""
+    uniform, dynamic = runs["uniform"], runs["dynamic_sampling"]
     result = {}
     for method, seeds in runs.items():
-        found = [
-            numbers(records, seen[method][at]) | against(records, runs["uniform"][at], runs["dynamic_sampling"][at])
-            for at, records in enumerate(seeds)
-        ]
+        found = [numbers(records, seen[method][at]) | against(records, uniform[at]) for at, records in enumerate(seeds)]
         result[method] = {
             name: {"per_seed": [one[name] for one in found]} | over_seeds([one[name] for one in found])
             for name in found[0]
+        }
+        result[method] |= {
+            "share_of_steps": share_spent(seeds, uniform, "step"),
+            "share_of_rollouts": share_spent(seeds, dynamic),
         }
     return result
 
@@ -118,14 +120,12 @@ def numbers(records: Records, calibration_error: float) -> dict[str, float]:
     }
 
 
-def against(records: Records, uniform: Records, dynamic: Records) -> dict[str, float]:
-    """One run beside those of the baselines on the same seed."""
+def against(records: Records, uniform: Records) -> dict[str, float]:
+    """One run beside uniform's on the same seed."""
     found, plain = summary(records), summary(uniform)
     return {
         "gain": found["held_out_accuracy"] - plain["held_out_accuracy"],
         "mixed_share_ratio": found["mixed_share"] / plain["mixed_share"] if plain["mixed_share"] else float("nan"),
-        "share_of_steps": share_of(records, uniform, "step"),
-        "share_of_rollouts": share_of(records, dynamic),
     }
 
 

@@ -33,7 +33,7 @@ from experiments.compare import DEMO_METHODS, SETTINGS, run_methods
 from experiments.figures import draw_seeds
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.spread import standard_error
-from experiments.summaries import Records, probes, share_of, summary
+from experiments.summaries import Records, probes, share_spent, summary
 
 PREDICTIVE = ("mopps", "dps")
 AllRuns = dict[str, list[Records]]
@@ -79,7 +79,7 @@ def judge_claims(runs: AllRuns, method: str) -> dict[str, Any]:
     gain = per_seed(method, "held_out_accuracy") - per_seed("uniform", "held_out_accuracy")
     error = standard_error(gain)
     pairs = zip(runs[method], runs["dynamic_sampling"], strict=True)
-    share = np.array([share_of(records, dynamic) for records, dynamic in pairs])
+    share = np.array([share_spent([records], [dynamic])["mean"] for records, dynamic in pairs])
     return {
         "mixed_share_ratio": {**_spread(ratio), "holds": bool(ratio.mean() >= 1.5)},
         "held_out_gain": {**_spread(gain), "holds": bool(gain.mean() > 2 * error)},

@@ -1,6 +1,7 @@
 """Training runs in numbers."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,22 +97,18 @@ def summary_table(runs: dict[str, Records]) -> Table:
     return table
 
 
-def held_out_curve(records: Records, of: str = "rollouts") -> tuple[np.ndarray, np.ndarray]:
-    """Held-out accuracy, each two neighbouring probes as one, at the mean of what was spent until then.
+def held_out_curve(runs: Sequence[Records], of: str = "rollouts") -> tuple[np.ndarray, np.ndarray]:
+    """Held-out accuracy, the mean over seeds, at the mean of what was spent: rollouts, or `of="step"`, steps.
 
-    Its last value is the run's final accuracy.
+    Each two neighbouring probes are one, halfway between them: the curve ends in the final accuracy.
     """
-    spent, values = probes(records, "held_out_accuracy", of)
+    spent, values = np.mean([probes(records, "held_out_accuracy", of) for records in runs], 0)
     return (spent[:-1] + spent[1:]) / 2, (values[:-1] + values[1:]) / 2
 
 
-def spent_to_reach(records: Records, accuracy: float, of: str = "rollouts") -> float:
-    """Rollouts (or `of="step"`, the steps) at which `held_out_curve` first reaches `accuracy`; inf if never.
-
-    Of the run that `accuracy` is the end of it is all that its curve spans, or a little less, where noise carries it
-    over the line early.
-    """
-    spent, values = held_out_curve(records, of)
+def spent_to_reach(runs: Sequence[Records], accuracy: float, of: str = "rollouts") -> float:
+    """Where `held_out_curve` first reaches `accuracy`; inf if it never does."""
+    spent, values = held_out_curve(runs, of)
     reached = np.flatnonzero(values >= accuracy)
     if len(reached) == 0:
         return float("inf")
@@ -122,7 +119,23 @@ def spent_to_reach(records: Records, accuracy: float, of: str = "rollouts") -> f
     return float(spent[at - 1] + part * (spent[at] - spent[at - 1]))
 
 
-def share_of(records: Records, other: Records, of: str = "rollouts") -> float:
-    """What this run spends to the other's final accuracy, as a share of what the other spent to it; inf if never."""
-    spent, values = held_out_curve(other, of)
-    return spent_to_reach(records, values[-1], of) / spent[-1]
+def share_spent(runs: Sequence[Records], others: Sequence[Records], of: str = "rollouts") -> dict[str, float]:
+    """What runs spend to the others' final accuracy, as a share of what the others spend to it; inf if never.
+
+    It is read off the mean curves, for single seeds may stop short of a line that their mean crosses; the standard
+    error is the jackknife's, which leaves out one seed of both at a time.
+
+    Args:
+        runs: one a seed.
+        others: likewise, of the same seeds.
+        of: rollouts or step.
+    """
+
+    def share(seeds: Sequence[int]) -> float:
+        spent, values = held_out_curve([others[seed] for seed in seeds], of)
+        return spent_to_reach([runs[seed] for seed in seeds], values[-1], of) / spent[-1]
+
+    seeds = range(len(runs))
+    left_out = np.array([share([seed for seed in seeds if seed != out]) for out in seeds if len(seeds) > 1])
+    error = np.sqrt((len(seeds) - 1) * left_out.var()) if len(left_out) and np.isfinite(left_out).all() else np.nan
+    return {"mean": share(seeds), "standard_error": float(error)}

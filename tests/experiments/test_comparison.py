@@ -55,7 +55,7 @@ def test_summary_by_hand():
 
 @pytest.mark.parametrize(("accuracy", "expected"), [(0.0, 100), (0.225, 300), (0.3, 400), (0.45, 600), (0.6, math.inf)])
 def test_rollouts_to_reach(accuracy, expected):
-    assert spent_to_reach(RUNS["mopps"], accuracy) == pytest.approx(expected)
+    assert spent_to_reach([RUNS["mopps"]], accuracy) == pytest.approx(expected)
 
 
 def test_claims_hold_and_fail():

@@ -11,7 +11,7 @@ from experiments import reproduce
 from experiments.compare import SETTINGS
 from experiments.reproduce import against, calibration, claims, judge, numbers
 from experiments.runs import run
-from experiments.summaries import spent_to_reach
+from experiments.summaries import share_spent, spent_to_reach
 from rl.history import HistoryLog
 
 
@@ -42,12 +42,26 @@ SEEN = {method: [0.1, 0.3] for method in RUNS}
 
 
 def test_steps_and_rollouts_to_an_accuracy():
-    (run, _) = RUNS["uniform"]
-    assert spent_to_reach(run, 0.25, "step") == pytest.approx(5)
-    assert spent_to_reach(run, 0.25) == pytest.approx(500)  # a probe comes before the rollouts of its step
-    assert spent_to_reach(run, 0.3, "step") == pytest.approx(6)
-    assert spent_to_reach(run, 0.0, "step") == 1  # between the first two
-    assert spent_to_reach(run, 0.76, "step") == math.inf
+    runs = RUNS["uniform"]
+    assert spent_to_reach(runs, 0.25, "step") == pytest.approx(5)
+    assert spent_to_reach(runs, 0.25) == pytest.approx(500)  # a probe comes before the rollouts of its step
+    assert spent_to_reach(runs, 0.3, "step") == pytest.approx(6)
+    assert spent_to_reach(runs, 0.0, "step") == 1  # between the first two
+    assert spent_to_reach(runs, 0.76, "step") == math.inf
+
+
+def test_shares_are_of_mean_curves_with_the_error_of_the_jackknife():
+    uniform = RUNS["uniform"][0]
+    assert share_spent([uniform], [uniform], "step")["mean"] == 1
+    slow, fast = (records(0.5, [factor * value for value in RISE]) for factor in (0.9, 1.6))
+    assert share_spent([slow], [uniform], "step")["mean"] == math.inf
+    found = share_spent([slow, fast], [uniform, uniform], "step")
+    assert found["mean"] == pytest.approx((0.75 / 1.25 * 20) / 15)  # their mean rises 1.25 times as fast
+    assert np.isnan(found["standard_error"])
+    faster = records(0.5, [2 * value for value in RISE])
+    found = share_spent([fast, faster], [uniform, uniform], "step")
+    assert found["mean"] == pytest.approx(15 / 1.8 / 15)
+    assert found["standard_error"] == pytest.approx((1 / 1.6 - 1 / 2) / 2)
 
 
 def test_a_run_by_itself():
@@ -60,15 +74,10 @@ def test_a_run_by_itself():
     assert one["selecting"] == pytest.approx(0.1)
 
 
-def test_a_run_beside_the_baselines():
-    uniform, dynamic = (RUNS[name][0] for name in ("uniform", "dynamic_sampling"))
-    assert against(uniform, uniform, dynamic)["share_of_steps"] == 1
-    assert against(dynamic, uniform, dynamic)["share_of_rollouts"] == 1
-    found = against(RUNS["mopps"][0], uniform, dynamic)
+def test_a_run_beside_uniform():
+    found = against(RUNS["mopps"][0], RUNS["uniform"][0])
     assert found["gain"] == pytest.approx(0.6 * 0.75)
     assert found["mixed_share_ratio"] == pytest.approx(2.5)
-    assert found["share_of_steps"] == pytest.approx(9.375 / 15)
-    assert found["share_of_rollouts"] == pytest.approx(937.5 / 6000)
 
 
 def test_claims_are_judged_for_every_predictive_method_and_can_fail():
@@ -78,6 +87,8 @@ def test_claims_are_judged_for_every_predictive_method_and_can_fail():
         "mean": pytest.approx(0.2),
         "standard_error": pytest.approx(0.1),
     }
+    assert result["mopps"]["share_of_steps"]["mean"] == pytest.approx(9.375 / 15)
+    assert result["mopps"]["share_of_rollouts"] == {"mean": pytest.approx(937.5 / 6000), "standard_error": 0}
     held = claims(result)
     assert all(claim["holds"] == {"mopps": True, "dps": False} for claim in held.values())
     assert all(claim["says"].endswith("holds for mopps; missed by dps") for claim in held.values())
