@@ -200,10 +200,7 @@ def tables(task: str, result: dict[str, Any]) -> Iterator[Table]:
 def _cell(name: str, number: dict[str, Any]) -> str:
     if name.startswith("ms"):
         return f"{number['mean']:.1f}"
-    missing = sum(not np.isfinite(value) for value in number["per_seed"])
-    return (
-        f"not on {missing} of {len(number['per_seed'])}" if missing else shown(number, digits=3 if name in _FINE else 2)
-    )
+    return shown(number, digits=3 if name in _FINE else 2) if np.isfinite(number["mean"]) else "never"
 
 
 def draw(drawn: dict[str, Runs], path: Path) -> Path:

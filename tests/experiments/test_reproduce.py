@@ -5,11 +5,12 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 import jaxsel
 from experiments import reproduce
 from experiments.compare import SETTINGS
-from experiments.reproduce import against, calibration, claims, judge, numbers
+from experiments.reproduce import against, calibration, claims, judge, numbers, tables
 from experiments.runs import run
 from experiments.summaries import share_spent, spent_to_reach
 from rl.history import HistoryLog
@@ -95,6 +96,16 @@ def test_claims_are_judged_for_every_predictive_method_and_can_fail():
     assert held["share_of_rollouts"]["means"]["dps"] == math.inf
     del result["mopps"]
     assert all(claim["says"].endswith("holds for none; missed by dps") for claim in claims(result).values())
+
+
+def test_tables_fit_a_terminal_and_say_never():
+    console = Console(width=80, record=True)
+    for table in tables("string_ops", judge(RUNS, SEEN)):
+        console.print(table)
+    printed = console.export_text()
+    assert "never" in printed  # dps
+    assert "0.62 (0.00)" in printed
+    assert "…" not in printed
 
 
 def test_the_calibration_error_is_that_of_the_second_half(tmp_path):
