@@ -50,10 +50,10 @@ class Sweep:
         return [self.fixed | {self.over: value} for value in self.values]
 
 
-_MOPPS, _DPS, _GPS = ({"method.name": "mopps"}, {"method.name": "dps", "method.decay": 0.9}, {"method.name": "gps"})
+_MOPPS, _DPS, _GPS = ({"method.name": name} for name in ("mopps", "dps", "gps"))
 SWEEPS = {
     "decay_of_mopps": Sweep("method.decay", (0.0, 0.25, 0.5, 0.8, 1.0), _MOPPS),
-    "decay_of_dps": Sweep("method.decay", (0.5, 0.7, 0.9, 0.97), _DPS),
+    "decay_of_dps": Sweep("method.dps_decay", (0.5, 0.7, 0.9, 0.97), _DPS),
     "target_of_mopps": Sweep("method.target", (0.3, 0.5, 0.7), _MOPPS),
     "acquisition_and_rule": Sweep("method.name", ("mopps", "mopps_mean", "mopps_mixed", "threshold"), {}),
     "prior_counts_of_dps": Sweep("method.prior_counts", ("ones", "progress", "stability", "local"), _DPS),

@@ -37,8 +37,6 @@ class Setting:
         batch_size: prompts a step.
         group_size: rollouts a prompt.
         candidate_ratio: window of the predictive methods, in batches.
-        decay: of mopps and gps, a visit.
-        dps_decay: of dps, a step. Visits to a prompt are some eight steps apart: at 0.5 all is forgotten in between.
         learning_rate: of the policy.
         probe_every: steps between probes.
         warm_start: the built-in policy.
@@ -52,8 +50,6 @@ class Setting:
     batch_size: int = 16
     group_size: int = 8
     candidate_ratio: int = 4
-    decay: float = 0.5
-    dps_decay: float = 0.9
     learning_rate: float = 4e-5
     probe_every: int = 25
     warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=2500))
@@ -62,14 +58,13 @@ class Setting:
         """The run of one method; `history`: see `TrainConfig`."""
         dynamic = method == "dynamic_sampling"
         steps = self.dynamic_sampling_steps if dynamic else self.steps
-        decay = self.dps_decay if method == "dps" else self.decay
         probe_every = max(1, self.probe_every * steps // self.steps)
         return RunConfig(
             task=self.task,
             pool_size=self.pool_size,
             held_out_size=self.held_out_size,
             seed=seed,
-            method=MethodConfig(method, self.batch_size, self.candidate_ratio, decay),
+            method=MethodConfig(method, self.batch_size, self.candidate_ratio),
             warm_start=self.warm_start,
             train=TrainConfig(
                 steps=steps,
@@ -118,7 +113,8 @@ def finished(folder: Path, config: RunConfig) -> Records:
     path = folder / "config.json"
     if not path.exists() or json.loads(path.read_text())["config"] != json.loads(json.dumps(asdict(config))):
         return []
-    return read_metrics(folder / "metrics.jsonl")
+    records = read_metrics(folder / "metrics.jsonl")
+    return records if records and records[-1]["step"] == config.train.steps else []
 
 
 def commits(folders: Iterable[Path]) -> list[str]:

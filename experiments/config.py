@@ -21,8 +21,9 @@ class MethodConfig:
         batch_size: prompts a step.
         candidate_ratio: mopps, threshold, dps and gps choose among an epoch-shuffled window of candidate_ratio *
             batch_size prompts; 0: among the whole pool.
-        decay: what a visit (mopps, threshold, gps) or a step (dps; 0.9 in the comparisons) leaves of the earlier
-            evidence, 0 to 1.
+        decay: mopps, threshold, gps: what a visit leaves of the earlier evidence, 0 to 1.
+        dps_decay: dps: what a step leaves, visit or not. Visits to a prompt are some eight steps apart: at 0.5 all is
+            forgotten in between.
         target: mopps, gps: the success rate to look for.
         lower: threshold: lower end of the band of success rates.
         upper: threshold: upper end.
@@ -38,6 +39,7 @@ class MethodConfig:
     batch_size: int = 16
     candidate_ratio: int = 4
     decay: float = 0.5
+    dps_decay: float = 0.9
     target: float = 0.5
     lower: float = 0.3
     upper: float = 0.7
@@ -129,3 +131,11 @@ def configured(settings: Mapping[str, Any]) -> RunConfig:
     made = OmegaConf.to_object(config)
     assert isinstance(made, RunConfig)
     return made
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found

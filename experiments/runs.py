@@ -1,5 +1,6 @@
 """One training run from its configuration: what every experiment of this folder starts from."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -10,7 +11,7 @@ import torch
 from transformers.utils import logging
 
 import jaxsel
-from experiments.config import EngineConfig, MethodConfig, RunConfig
+from experiments.config import EngineConfig, MethodConfig, RunConfig, flat
 from experiments.provenance import provenance, write_result
 from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
 from rl.embeddings import embed
@@ -21,6 +22,7 @@ from rl.probe import Probe
 from rl.prompts import PromptPool, Task
 from rl.ranks import Ranks, join
 from rl.rollout import RolloutEngine
+from rl.run_log import read_metrics
 from rl.shared import SharedSelector
 from rl.tasks import countdown, string_ops
 from rl.trackers import Tracker
@@ -54,7 +56,7 @@ def _threshold(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxse
 
 def _dps(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
     del group_size, pool
-    return jaxsel.dps(decay=method.decay, prior_counts=method.prior_counts, entropy_weight=method.entropy_weight)
+    return jaxsel.dps(decay=method.dps_decay, prior_counts=method.prior_counts, entropy_weight=method.entropy_weight)
 
 
 def _gps(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
@@ -180,11 +182,12 @@ def run(
     ranks = ranks or join(config.parallel)
     task = make_task(config.task)
     pool = task.pool(config.pool_size, config.seed)
+    ranks.on_main(lambda: _claim(config, run_dir, resume, ranks))
     policy = ranks.main_first(lambda: make_policy(config, task, progress=ranks.is_main))
     policy.model.to(ranks.device)  # type: ignore[arg-type]
     tracker = ranks.each(lambda: Tracker(config.tracker if ranks.is_main else "", run_dir, asdict(config)))
     with tracker, make_engine(config.engine, policy.frozen_copy() if ranks.sharded else policy) as engine:
-        records = train(
+        return train(
             replace(config.train, seed=config.seed),
             task=task,
             pool=pool,
@@ -207,7 +210,19 @@ def run(
             ranks=ranks,
             tracker=tracker,
         )
-    if ranks.is_main:
-        origin = provenance(asdict(config), config.seed) | {"processes": ranks.count}
-        write_result(run_dir / "config.json", origin)
-    return records
+
+
+_MAY_CHANGE = ("engine", "tracker", "parallel")
+
+
+def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None:
+    """Writes what the run comes from, before it does anything; or sees that it is the run that the folder holds."""
+    path, started = run_dir / "config.json", bool(read_metrics(run_dir / "metrics.jsonl"))
+    if started and resume and path.exists():
+        there, here = flat(json.loads(path.read_text())["config"]), flat(json.loads(json.dumps(asdict(config))))
+        for name in there.keys() & here.keys():
+            if there[name] != here[name] and not name.startswith(_MAY_CHANGE):
+                held = f"{run_dir} holds a run with {name} {there[name]!r}"
+                raise ValueError(f"{name} is {here[name]!r}, but {held}; give that, or another folder")
+    elif resume or not started:
+        write_result(path, provenance(asdict(config), config.seed) | {"processes": ranks.count})

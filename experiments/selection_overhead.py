@@ -112,9 +112,7 @@ def measure(world: World, variant: Variant) -> dict[str, float]:
     """Median milliseconds of a step in a run of its own, and of what the loop waited for selection in it."""
     config, policy = world.config, copy.deepcopy(world.policy)
     ratio = 0 if variant.among == "whole pool" else config.method.candidate_ratio
-    dps_decay = SETTINGS["string_ops"].dps_decay
-    decay = dps_decay if variant.method == "dps" else config.method.decay
-    method = replace(config.method, name=variant.method, candidate_ratio=ratio, decay=decay)
+    method = replace(config.method, name=variant.method, candidate_ratio=ratio)
     curriculum = make_curriculum(replace(config, method=method), world.pool)
     if not variant.prepared:
         curriculum.prepare = lambda: None

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from experiments.config import flat
 from experiments.summaries import Records, probes
 from rl.run_log import read_metrics
 
@@ -95,29 +96,22 @@ def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
 
 def _settings(folder: Path) -> tuple[dict[str, Any], str]:
     """The settings and, where they are lost, how."""
-    # config.json is written at the end, by the run itself; a command that was then refused for giving other settings
-    # has left these in Hydra's file.
+    # config.json is the run's own; a command that was then refused for giving other settings has left these in Hydra's
+    # file.
     try:
-        return _flat(json.loads((folder / "config.json").read_text())["config"]), ""
+        return flat(json.loads((folder / "config.json").read_text())["config"]), ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     path = folder / ".hydra" / "config.yaml"
     if not path.exists():
         return {}, "no settings (neither config.json nor .hydra/config.yaml)"
     try:
-        settings = _flat(OmegaConf.to_container(OmegaConf.load(path)))
+        settings = flat(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
     except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
         return {}, ".hydra/config.yaml cannot be read"
     if not settings:
         return {}, ".hydra/config.yaml is empty"
     return (settings, "") if "train.steps" in settings else ({}, ".hydra/config.yaml is incomplete")
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _once(runs: list[Run]) -> list[Run]:

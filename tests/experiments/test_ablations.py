@@ -9,8 +9,8 @@ from experiments.config import configured
 
 
 def test_settings_are_those_of_the_command_line():
-    config = configured({"method.name": "dps", "method.decay": 0.7, "train.group_size": 4, "seed": 3})
-    assert (config.method.name, config.method.decay, config.train.group_size, config.seed) == ("dps", 0.7, 4, 3)
+    config = configured({"method.name": "dps", "method.dps_decay": 0.7, "train.group_size": 4, "seed": 3})
+    assert (config.method.name, config.method.dps_decay, config.train.group_size, config.seed) == ("dps", 0.7, 4, 3)
     with pytest.raises(ConfigAttributeError, match="dekay"):
         configured({"method.dekay": 0.7})
 
@@ -30,13 +30,13 @@ def test_runs_that_sweeps_share_are_run_once():
 
 
 def test_uniform_has_the_same_sizes():
-    settings = {"method.name": "dps", "method.decay": 0.9, "method.batch_size": 8}
+    settings = {"method.name": "dps", "method.dps_decay": 0.7, "method.batch_size": 8}
     assert beside(settings) == {"method.name": "uniform", "method.batch_size": 8}
 
 
 def test_the_command_is_a_sweep_of_hydra():
     said = command(SWEEPS["decay_of_dps"], [1, 2])
-    assert said.startswith("python -m experiments.train -m method.name=dps method.decay=0.5,0.7,0.9,0.97 seed=1,2")
+    assert said.startswith("python -m experiments.train -m method.name=dps method.dps_decay=0.5,0.7,0.9,0.97 seed=1,2")
 
 
 def test_numbers_by_hand():

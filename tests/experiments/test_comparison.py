@@ -117,9 +117,10 @@ def test_the_demo_and_the_experiment_run(tmp_path, monkeypatch, capsys):
 def test_a_run_is_finished_if_it_ended_with_these_settings(tmp_path):
     config = SETTINGS["string_ops"].run_config("dps", 3)
     assert finished(tmp_path, config) == []
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "rollouts": 8}\n')
-    assert finished(tmp_path, config) == []  # it goes on, or crashed
     write_result(tmp_path / "config.json", {"config": asdict(config), "git": "abc"})
-    assert finished(tmp_path, config) == [{"step": 0, "rollouts": 8}]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 199, "rollouts": 8}\n')
+    assert finished(tmp_path, config) == []  # it goes on, or crashed
+    (tmp_path / "metrics.jsonl").write_text('{"step": 200, "rollouts": 8}\n')
+    assert finished(tmp_path, config) == [{"step": 200, "rollouts": 8}]
     assert finished(tmp_path, replace(config, seed=4)) == []
     assert commits([tmp_path, tmp_path]) == ["abc"]

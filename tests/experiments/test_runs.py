@@ -51,6 +51,20 @@ def test_the_seed_varies_pool_choices_and_warm_start(tmp_path):
     assert one[0] != other[0]
 
 
+def test_a_run_goes_on_with_its_own_settings_alone(tmp_path):
+    config = replace(CONFIG, method=replace(CONFIG.method, name="uniform"))
+    with pytest.raises(ValueError, match=r"method.name is 'mops'"):
+        run(replace(config, method=MethodConfig("mops")), tmp_path)
+    records = run(config, tmp_path, resume=True)  # nothing had begun
+    before = (tmp_path / "config.json").read_text()
+    others = {"pool_size": 30, "warm_start": replace(config.warm_start, steps=3), "policy": "some/model"}
+    for name, other in others.items():
+        with pytest.raises(ValueError, match=f"{name}.* is .*, but .* holds a run with {name}"):
+            run(replace(config, **{name: other}), tmp_path, resume=True)
+    assert (tmp_path / "config.json").read_text() == before
+    assert run(replace(config, parallel="fsdp"), tmp_path, resume=True) == records  # the same run, done
+
+
 def test_unknown_names_are_refused():
     pool = make_task("string_ops").pool(10, 0)
     with pytest.raises(ValueError, match=r"method.name is 'mops'; give one of uniform"):
@@ -68,7 +82,7 @@ def test_the_tracker_gets_every_step_and_is_refused_before_anything_is_done(tmp_
     assert sent == [0, 1, 2, "finished"]
     with pytest.raises(ValueError, match="tracker is 'comet'"):
         run(replace(CONFIG, tracker="comet"), tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "other" / "metrics.jsonl").exists()
 
 
 def test_a_policy_by_path(tmp_path):
