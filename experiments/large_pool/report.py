@@ -56,9 +56,9 @@ _COLUMNS = {
 
 def table(title: str, summary: dict[str, Any]) -> Table:
     """Methods by numbers: means over seeds, the errors of which are in the JSON."""
-    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("method", *_COLUMNS.values()):
-        found.add_column(column, justify="left" if column == "method" else "right", no_wrap=column == "method")
+        found.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     for name, numbers in summary.items():
         found.add_row(name, *(f"{numbers[column]['mean']:.3f}" for column in _COLUMNS))
     return found
