@@ -20,7 +20,7 @@ METHODS = {
     "mopps": jaxsel.mopps(),
     "mopps, ageing by step": jaxsel.mopps(ageing="step"),
     "mopps, vector prior": jaxsel.mopps(prior_alpha=np.linspace(1, 9, N), prior_beta=np.linspace(9, 1, N)),
-    "mopps, posterior mean": jaxsel.mopps(acquisition=jaxsel.target_success_rate()),
+    "mopps, mean": jaxsel.mopps(acquisition=jaxsel.target_success_rate()),
     "mopps, mixed probability": jaxsel.mopps(**MAPP),
     "threshold": jaxsel.threshold(),
     **{f"dps, {prior}": jaxsel.dps(prior_counts=prior) for prior in hmm.PRIOR_COUNTS},

@@ -11,7 +11,7 @@ from experiments.large_pool.report import Found
 from experiments.large_pool.runs import AMONG, BLOCK, ORACLE
 from jaxsel import plotting
 
-_LOOKS: dict[str, str | int] = {ORACLE: 6, "mopps, posterior mean": 0, "mopps, P(mixed)": 5}
+_LOOKS: dict[str, str | int] = {ORACLE: 6, "mopps, mean": 0, "mopps, P(mixed)": 5}
 
 
 def draw(found: Found, path: Path) -> Path:

@@ -15,7 +15,7 @@ ORACLE = "oracle"
 METHODS: dict[str, Callable[[], jaxsel.Selector]] = {
     "uniform": jaxsel.uniform,
     "mopps": jaxsel.mopps,
-    "mopps, posterior mean": lambda: jaxsel.mopps(acquisition=jaxsel.target_success_rate()),
+    "mopps, mean": lambda: jaxsel.mopps(acquisition=jaxsel.target_success_rate()),
     "mopps, P(mixed)": lambda: jaxsel.mopps(acquisition=jaxsel.mixed_probability()),
     "threshold": jaxsel.threshold,
     "dps": jaxsel.dps,
