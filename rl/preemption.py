@@ -17,8 +17,11 @@ class PreemptedError(Exception):
     """
 
     def __init__(self, step: int):
-        super().__init__(f"stopped after step {step}, as it was asked to; resume to go on")
+        super().__init__(step)  # what a copy in another process is made of
         self.step = step
+
+    def __str__(self) -> str:
+        return f"stopped after step {self.step}, as it was asked to; resume to go on"
 
 
 class Preemption:

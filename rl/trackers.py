@@ -5,6 +5,8 @@ import uuid
 from pathlib import Path
 from typing import Any, Self
 
+from rl._files import replaced_when_complete
+
 TRACKERS = ("wandb", "trackio")
 
 
@@ -54,5 +56,6 @@ class Tracker:
 def _kept_id(path: Path) -> str:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid.uuid4().hex[:8])
+        with replaced_when_complete(path) as file:
+            file.write(uuid.uuid4().hex[:8].encode())
     return path.read_text()

@@ -99,7 +99,9 @@ def _settings(folder: Path) -> tuple[dict[str, Any], str]:
     # config.json is the run's own; a command that was then refused for giving other settings has left these in Hydra's
     # file.
     try:
-        return flat(json.loads((folder / "config.json").read_text())["config"]), ""
+        settings = flat(json.loads((folder / "config.json").read_text())["config"])
+        if "train.steps" in settings:
+            return settings, ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     path = folder / ".hydra" / "config.yaml"

@@ -1,6 +1,7 @@
 """A run that is asked to stop stops between two steps, and goes on to the same numbers."""
 
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -91,3 +92,8 @@ def test_terminated_and_killed_at_random_moments(task, tmp_path):
         assert (b"PreemptedError" in said) == (number != signal.SIGKILL)
     assert 10 < len(read_metrics(run_dir / "metrics.jsonl")) < 200
     assert_same_run(whole, start(task, run_dir, config, resume=True))
+
+
+def test_the_error_says_the_same_in_another_process():
+    error = pickle.loads(pickle.dumps(PreemptedError(7)))
+    assert (error.step, str(error)) == (7, "stopped after step 7, as it was asked to; resume to go on")
