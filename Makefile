@@ -29,7 +29,7 @@ lint: env
 	$(BIN)/codespell
 	$(BIN)/pyright
 
-# The published comparison, small; an hour or two on two cores, and it goes on where it was interrupted
+# The published comparison, small: about an hour on two cores, and it goes on where it was interrupted
 reproduce: env
 	$(BIN)/python -m experiments.reproduce
 
