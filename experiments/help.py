@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 _HEAD = """Trains a policy on prompts that a method chooses.
@@ -26,27 +26,23 @@ otherwise. python -m experiments.collect FOLDER shows many runs side by side. Se
 """
 
 
-def describe(config: type) -> str:
-    """The help text: every parameter with its default and what it means."""
+def describe(config: Any) -> str:
+    """The help text: every parameter of a configuration with its value and what it means."""
     return "\n".join([_HEAD, *_lines(config, "")])
 
 
-def _lines(config: type, prefix: str) -> list[str]:
-    meanings = _attributes(config)
+def _lines(config: Any, prefix: str) -> list[str]:
+    meanings = _attributes(type(config))
     lines: list[str] = []
     for parameter in fields(config):
-        default = _default(parameter)
+        default = getattr(config, parameter.name)
         name = f"{prefix}{parameter.name}"
         if is_dataclass(default):
-            lines += ["", f"  {name}: {meanings[parameter.name]}", *_lines(type(default), f"{name}.")]
+            lines += ["", f"  {name}: {meanings[parameter.name]}", *_lines(default, f"{name}.")]
         else:
             shown = "''" if default == "" else default
             lines.append(f"  {f'{name} = {shown}':<36} {meanings[parameter.name]}")
     return lines
-
-
-def _default(parameter: Field) -> Any:
-    return parameter.default if parameter.default is not MISSING else parameter.default_factory()  # type: ignore[misc]
 
 
 def _attributes(config: type) -> dict[str, str]:

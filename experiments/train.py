@@ -28,7 +28,7 @@ ConfigStore.instance().store(
             "sweep": {"dir": "runs", "subdir": "${hydra:job.override_dirname}"},
             "job": {"chdir": False, "config": {"override_dirname": {"exclude_keys": ["resume", "threads"]}}},
             "job_logging": {"root": {"level": "WARNING"}},
-            "help": {"template": describe(RunConfig)},
+            "help": {"template": describe(RunConfig())},
         },
     },
 )

@@ -96,8 +96,14 @@ def test_a_policy_by_path(tmp_path):
 
 
 def test_help_describes_every_parameter():
-    text = help_text.describe(RunConfig)
-    for name in ("task = string_ops", "method.decay = 0.5", "train.learning_rate = 4e-05", "warm_start.steps"):
+    text = help_text.describe(RunConfig())
+    for name in (
+        "task = string_ops",
+        "method.decay = 0.5",
+        "train.learning_rate = 4e-05",
+        "warm_start.steps = 2500",
+        "train.steps = 200",
+    ):
         assert name in text
     assert not [line for line in text.splitlines() if line.rstrip().endswith("=")]
     for word in ("submitit_slurm", "submitit_local", "exits with 75", "tracker = ''", *METHODS):
