@@ -25,6 +25,7 @@ from experiments.config import RunConfig, configured
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.spread import over_seeds, shown
 from experiments.summaries import summary
+from experiments.tables import terminal_table
 from jaxsel import plotting
 
 SIZES = ("method.batch_size", "train.group_size")
@@ -165,12 +166,8 @@ _COLUMNS = {
 
 def table(name: str, by_value: dict[str, Any]) -> Table:
     """Values by numbers."""
-    found = Table(title=name.replace("_", " "), title_justify="left")
-    for column in ("value", *_COLUMNS.values()):
-        found.add_column(column, justify="left" if column == "value" else "right")
-    for value, numbers in by_value.items():
-        found.add_row(value, *(shown(numbers[column]) for column in _COLUMNS))
-    return found
+    rows = ([value, *(shown(numbers[column]) for column in _COLUMNS)] for value, numbers in by_value.items())
+    return terminal_table(name.replace("_", " "), ("value", *_COLUMNS.values()), rows)
 
 
 def draw(result: dict[str, Any], path: Path) -> Path:

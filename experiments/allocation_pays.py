@@ -18,14 +18,14 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 import jaxsel
 from experiments import drawing
 from experiments.provenance import provenance, write_result
 from experiments.simulated_math import Problems, load_problems, make_learner, make_parser, record, rollouts, split
-from experiments.spread import standard_error
+from experiments.spread import over_seeds, shown, standard_error
+from experiments.tables import terminal_table
 
 STEPS, BATCH, HELD_OUT = 30, 256, 1000
 SAMPLES = (1, 2, 4, 8, 16, 32)
@@ -95,14 +95,12 @@ def main(arguments: list[str]) -> None:
     options = make_parser(__doc__).parse_args(arguments)
     console, problems = Console(), load_problems(options.problems)
     by_seed = [run_seed(problems, seed) for seed in tqdm(options.seeds, unit="seed")]
-    table = Table(title="share of unseen problems solved at least once: mean (standard error)", title_justify="left")
-    table.add_column("samples a problem")
-    for samples in SAMPLES:
-        table.add_column(str(samples), justify="right")
-    for name in by_seed[0]:
-        means, errors = _mean_and_error(np.array([results[name] for results in by_seed]))
-        table.add_row(name, *(f"{mean:.3f} ({error:.3f})" for mean, error in zip(means, errors, strict=True)))
-    console.print(table)
+    rows = (
+        [name, *(shown(over_seeds(solved)) for solved in zip(*(results[name] for results in by_seed), strict=True))]
+        for name in by_seed[0]
+    )
+    title = "share of unseen problems solved at least once: mean (standard error)"
+    console.print(terminal_table(title, ("samples a problem", *map(str, SAMPLES)), rows))
     config = {"steps": STEPS, "batch_size": BATCH, "held_out": HELD_OUT, "samples": SAMPLES}
     result = provenance(config | {"problems": len(problems.levels), "texts": problems.fingerprint}, options.seeds)
     write_result(options.out / "allocation_pays.json", result | {"solved": by_seed})

@@ -6,86 +6,46 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from experiments.config import MethodConfig, RunConfig
+from experiments.config import CONFIG, RunConfig, flat_settings, read_settings
 from experiments.runs import make_policy, make_task, run
 from experiments.summaries import Records
 from rl.preemption import PreemptedError
 from rl.run_log import read_metrics
-from rl.train_config import TrainConfig
-from rl.warm_start import WarmStartConfig
 
 BASELINES = ("uniform", "dynamic_sampling")
 DEMO_METHODS = (*BASELINES, "mopps", "dps")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What all methods of a comparison share.
+SETTINGS = {task: RunConfig(task=task) for task in ("string_ops", "countdown")}
+"""What all methods of a comparison share; chosen on seeds 101 to 103, as `selection_pays` tells."""
 
-    Attributes:
-        task: see `RunConfig`.
-        pool_size: see `RunConfig`.
-        held_out_size: see `RunConfig`.
-        steps: policy updates of every method but dynamic sampling.
-        dynamic_sampling_steps: its updates; each costs several times the rollouts.
-        batch_size: prompts a step.
-        group_size: rollouts a prompt.
-        candidate_ratio: window of the predictive methods, in batches.
-        learning_rate: of the policy.
-        probe_every: steps between probes.
-        warm_start: the built-in policy.
+
+def run_config(shared: RunConfig, method: str, seed: int, *, history: bool = False) -> RunConfig:
+    """The run of one method.
+
+    Dynamic sampling takes half the steps, each of which costs several times the rollouts, and is probed as many times.
+
+    Args:
+        shared: settings of all methods.
+        method: name of the method.
+        seed: of the run.
+        history: see `TrainConfig`.
     """
-
-    task: str
-    pool_size: int
-    held_out_size: int
-    steps: int
-    dynamic_sampling_steps: int
-    batch_size: int = 16
-    group_size: int = 8
-    candidate_ratio: int = 4
-    learning_rate: float = 4e-5
-    probe_every: int = 25
-    warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=2500))
-
-    def run_config(self, method: str, seed: int, *, history: bool = False) -> RunConfig:
-        """The run of one method; `history`: see `TrainConfig`."""
-        dynamic = method == "dynamic_sampling"
-        steps = self.dynamic_sampling_steps if dynamic else self.steps
-        probe_every = max(1, self.probe_every * steps // self.steps)
-        return RunConfig(
-            task=self.task,
-            pool_size=self.pool_size,
-            held_out_size=self.held_out_size,
-            seed=seed,
-            method=MethodConfig(method, self.batch_size, self.candidate_ratio),
-            warm_start=self.warm_start,
-            train=TrainConfig(
-                steps=steps,
-                group_size=self.group_size,
-                learning_rate=self.learning_rate,
-                probe_every=probe_every,
-                history=history,
-            ),
-        )
+    train = replace(shared.train, history=history)
+    if method == "dynamic_sampling":
+        train = replace(train, steps=max(1, train.steps // 2), probe_every=max(1, train.probe_every // 2))
+    return replace(shared, method=replace(shared.method, name=method), seed=seed, train=train)
 
 
-SETTINGS = {
-    "string_ops": Setting("string_ops", pool_size=500, held_out_size=500, steps=200, dynamic_sampling_steps=100),
-    "countdown": Setting("countdown", pool_size=500, held_out_size=500, steps=200, dynamic_sampling_steps=100),
-}
-"""Chosen on seeds 101 to 103; `selection_pays` tells the history of that."""
-
-
-def run_methods(setting: Setting, seed: int, out: Path, methods: Sequence[str] = DEMO_METHODS) -> dict[str, Records]:
+def run_methods(shared: RunConfig, seed: int, out: Path, methods: Sequence[str] = DEMO_METHODS) -> dict[str, Records]:
     """Runs every method in `out/METHOD`."""
-    runs = run_many({out / method: setting.run_config(method, seed) for method in methods})
+    runs = run_many({out / method: run_config(shared, method, seed) for method in methods})
     return dict(zip(methods, runs.values(), strict=True))
 
 
@@ -110,8 +70,7 @@ def run_many(configs: Mapping[Path, RunConfig], *, resume: bool = False) -> dict
 
 def finished(folder: Path, config: RunConfig) -> Records:
     """The metrics of a run with these settings that ended there; nothing where none did."""
-    path = folder / "config.json"
-    if not path.exists() or json.loads(path.read_text())["config"] != json.loads(json.dumps(asdict(config))):
+    if not (folder / CONFIG).exists() or read_settings(folder) != flat_settings(config):
         return []
     records = read_metrics(folder / "metrics.jsonl")
     return records if records and records[-1]["step"] == config.train.steps else []
@@ -119,7 +78,7 @@ def finished(folder: Path, config: RunConfig) -> Records:
 
 def commits(folders: Iterable[Path]) -> list[str]:
     """Of the code that made the runs."""
-    return sorted({json.loads((folder / "config.json").read_text())["git"] or "unknown" for folder in folders})
+    return sorted({json.loads((folder / CONFIG).read_text())["git"] or "unknown" for folder in folders})
 
 
 def _run_all(configs: Mapping[Path, RunConfig], resume: bool) -> dict[Path, Records]:

@@ -1,13 +1,18 @@
 """What a training run depends on: the settings of `python -m experiments.train`, with their defaults."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
+
+CONFIG = "config.json"
+"""The file in a run's folder that says what it comes from."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,24 @@ def configured(settings: Mapping[str, Any]) -> RunConfig:
     made = OmegaConf.to_object(config)
     assert isinstance(made, RunConfig)
     return made
+
+
+def flat_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings of a run by dotted name, as `read_settings` finds them."""
+    return flat(json.loads(json.dumps(asdict(config))))
+
+
+def read_settings(run_dir: Path) -> dict[str, Any]:
+    """The settings of the run that a folder holds, by dotted name.
+
+    Raises:
+        OSError: there is no `config.json`.
+        ValueError: it is damaged.
+    """
+    found = json.loads((run_dir / CONFIG).read_text())
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise ValueError(f"{run_dir / CONFIG} holds no settings; give the folder of a run, or delete the file")
+    return flat(found["config"])
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

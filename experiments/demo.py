@@ -32,17 +32,16 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     console = Console()
     start = time.perf_counter()
-    setting = SETTINGS[options.task]
+    shared = SETTINGS[options.task]
     if options.steps:
-        dynamic = max(1, options.steps * setting.dynamic_sampling_steps // setting.steps)
-        setting = replace(setting, steps=options.steps, dynamic_sampling_steps=dynamic)
+        shared = replace(shared, train=replace(shared.train, steps=options.steps))
     out = options.out / options.task
     shutil.rmtree(out, ignore_errors=True)
     console.print(
-        f"[bold]jaxsel demo[/bold]: {options.task}, {setting.pool_size} prompts, {setting.steps} steps of "
-        f"{setting.batch_size} prompts x {setting.group_size} rollouts, on this machine's CPU"
+        f"[bold]jaxsel demo[/bold]: {options.task}, {shared.pool_size} prompts, {shared.train.steps} steps of "
+        f"{shared.method.batch_size} prompts x {shared.train.group_size} rollouts, on this machine's CPU"
     )
-    runs = run_methods(setting, options.seed, out, list(dict.fromkeys([*BASELINES, *options.method])))
+    runs = run_methods(shared, options.seed, out, list(dict.fromkeys([*BASELINES, *options.method])))
     console.print(summary_table(runs))
     figure = draw_comparison(runs, out / "demo.png", title=f"{options.task}, seed {options.seed}")
     console.print(

@@ -19,13 +19,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.compare import SETTINGS
+from experiments.compare import SETTINGS, run_config
 from experiments.config import EngineConfig, RunConfig
 from experiments.drawing import plt, save, tidy
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import run
 from experiments.spread import over_seeds, shown
 from experiments.summaries import column
+from experiments.tables import terminal_table
 
 ENGINES = {"hf": EngineConfig("hf"), "vllm": EngineConfig("vllm")}
 ROWS = {
@@ -74,7 +75,7 @@ def main(arguments: list[str]) -> None:
 
 def setting(steps: int, learning_rate: float, warm_start_steps: int) -> RunConfig:
     """The demo's setting of Countdown with larger steps and few prompts, drawn uniformly, so that rewards compare."""
-    config = SETTINGS["countdown"].run_config("uniform", 0)
+    config = run_config(SETTINGS["countdown"], "uniform", 0)
     return replace(
         config,
         pool_size=64,
@@ -115,15 +116,13 @@ def _draw(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> Path:
     return save(figure, path)
 
 
-def _table(table: dict[str, dict[str, dict[str, float]]], steps: int) -> Table:
-    shown_table = Table(title=f"Countdown, {steps} steps of GRPO; standard error over seeds in brackets")
-    shown_table.add_column("")
-    for name in table:
-        shown_table.add_column(name, justify="right")
-    for key, title in ROWS.items():
-        cells = [f"{row[key]['mean']:.1e}" if key.startswith("gap") else shown(row[key]) for row in table.values()]
-        shown_table.add_row(title, *cells)
-    return shown_table
+def _table(found: dict[str, dict[str, dict[str, float]]], steps: int) -> Table:
+    rows = (
+        [name, *(f"{one[key]['mean']:.1e}" if key.startswith("gap") else shown(one[key]) for one in found.values())]
+        for key, name in ROWS.items()
+    )
+    title = f"Countdown, {steps} steps of GRPO; standard error over seeds in brackets"
+    return terminal_table(title, ("", *found), rows)
 
 
 if __name__ == "__main__":

@@ -37,12 +37,13 @@ def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Pat
     return drawing.save(figure, path)
 
 
-_VARIANTS = {"mopps_mean": 0, "mopps_mixed": 5}  # other lines in shades of the same colour
+VARIANTS = {"mopps_mean": 0, "mopps_mixed": 5}
+"""Looks of the methods that the library has none for: numbers of its cycle."""
 
 
 def look_of(method: str) -> dict[str, Any]:
-    """A method's line, labelled; those of no look of their own have one of the cycle, always the same."""
-    known = plotting.style(method if method in plotting.METHODS else _VARIANTS.get(method, 0))
+    """A method's line, labelled."""
+    known = plotting.style(VARIANTS.get(method, method))
     return {**known, "marker": "none", "label": method.replace("_", " "), "linewidth": 1.8}
 
 

@@ -35,8 +35,8 @@ from tqdm import tqdm
 import jaxsel
 from experiments import drawing
 from experiments.provenance import RESULTS, provenance, write_result
-from experiments.spread import over_seeds
-from experiments.spread import shown as shown_spread
+from experiments.spread import over_seeds, shown
+from experiments.tables import terminal_table
 from jaxsel import metrics, plotting, reference_models, simulate
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -223,13 +223,9 @@ def summarise(by_seed: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any], title: str, part: str) -> Table:
-    shown = Table(title=f"{title}, {part}: mean over seeds (standard error)", title_justify="left")
     columns = list(summary[GOLD][part])
-    for column in ("method", *columns):
-        shown.add_column(column, justify="left" if column == "method" else "right")
-    for name, parts in summary.items():
-        shown.add_row(name, *(shown_spread(parts[part][column]) for column in columns))
-    return shown
+    rows = ([name, *(shown(parts[part][column]) for column in columns)] for name, parts in summary.items())
+    return terminal_table(f"{title}, {part}: mean over seeds (standard error)", ("method", *columns), rows)
 
 
 def draw(summaries: dict[str, Any], path: Path) -> Path:

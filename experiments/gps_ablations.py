@@ -35,8 +35,8 @@ from experiments.simulated_math import (
     rollouts,
     split,
 )
-from experiments.spread import over_seeds
-from experiments.spread import shown as shown_spread
+from experiments.spread import over_seeds, shown
+from experiments.tables import terminal_table
 from jaxsel import simulate
 
 PREDICTORS: dict[str, dict[str, Any]] = {
@@ -106,13 +106,9 @@ def _choose(
 
 
 def _choices_table(summary: dict[str, Any]) -> Table:
-    shown = Table(title=f"what {STEPS} steps chose: mean over seeds (standard error)", title_justify="left")
-    shown.add_column("selector")
-    for name in next(iter(summary.values())):
-        shown.add_column(name, justify="right")
-    for name, numbers in summary.items():
-        shown.add_row(name, *map(shown_spread, numbers.values()))
-    return shown
+    rows = ([name, *map(shown, numbers.values())] for name, numbers in summary.items())
+    title = f"what {STEPS} steps chose: mean over seeds (standard error)"
+    return terminal_table(title, ("selector", *next(iter(summary.values()))), rows)
 
 
 def draw(predictions: dict[str, Any], choices: dict[str, Any], path: Path) -> Path:

@@ -44,8 +44,8 @@ from experiments.simulated_math import (
     split,
     ties_broken,
 )
-from experiments.spread import over_seeds
-from experiments.spread import shown as shown_spread
+from experiments.spread import over_seeds, shown
+from experiments.tables import terminal_table
 
 HORIZONS = (1, 3, 10, 30, 100)
 PREDICTORS: dict[str, Callable[[Problems], Predict]] = {
@@ -107,15 +107,10 @@ def run_seed(problems: Problems, config: Config, seed: int, predictors: dict[str
 
 def table(summary: dict[str, Any], part: str, metric: str) -> Table:
     """Predictors by horizons."""
-    shown = Table(title=f"{metric}, prompts {part}: mean over seeds (standard error)", title_justify="left")
-    shown.add_column("predictor")
     horizons = list(next(iter(summary.values())))
-    for t in horizons:
-        shown.add_column(f"step {t}", justify="right")
-    for name, by_horizon in summary.items():
-        cells = [by_horizon[t][part][metric] for t in horizons]
-        shown.add_row(name, *map(shown_spread, cells))
-    return shown
+    rows = ([name, *(shown(by_step[t][part][metric]) for t in horizons)] for name, by_step in summary.items())
+    title = f"{metric}, prompts {part}: mean over seeds (standard error)"
+    return terminal_table(title, ("predictor", *(f"step {t}" for t in horizons)), rows)
 
 
 def draw(summary: dict[str, Any], path: Path) -> Path:

@@ -27,17 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from experiments import drawing
-from experiments.compare import SETTINGS, commits, run_many
+from experiments.compare import SETTINGS, commits, run_config, run_many
 from experiments.figures import held_out, look_of, smoothed, with_band
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import METHODS, PREDICTIVE
-from experiments.spread import over_seeds, shown
-from experiments.summaries import Records, column, probes, share_spent, summary
+from experiments.spread import of_seeds, shown
+from experiments.summaries import Records, column, curve, probes, share_spent, summary
+from experiments.tables import terminal_table
 from jaxsel import metrics
 from rl.history import read_history
 
@@ -58,9 +58,9 @@ def main(arguments: list[str]) -> None:
         parser.error("methods are compared with uniform and dynamic_sampling; name both")
     console, drawn = Console(), {}
     for task in options.tasks:
-        setting = SETTINGS[task]
+        shared = SETTINGS[task]
         folders = {(m, s): options.out / task / f"seed-{s}" / m for s in options.seeds for m in options.methods}
-        configs = {folder: setting.run_config(m, s, history=True) for (m, s), folder in folders.items()}
+        configs = {folder: run_config(shared, m, s, history=True) for (m, s), folder in folders.items()}
         records = run_many(configs, resume=True)
         drawn[task] = runs = {m: [records[folders[m, s]] for s in options.seeds] for m in options.methods}
         seen = {m: [calibration(folders[m, s] / "history") for s in options.seeds] for m in options.methods}
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
         held = claims(result)
         write_result(
             options.results / f"reproduce_{task}.json",
-            provenance(asdict(setting), options.seeds)
+            provenance(asdict(shared), options.seeds)
             | {"commits": commits(configs), "claims": held, "methods": result, "curves": curves(runs)},
         )
         for table in tables(task, result):
@@ -92,10 +92,7 @@ def judge(runs: Runs, seen: dict[str, list[float]]) -> dict[str, Any]:
     result = {}
     for method, seeds in runs.items():
         found = [numbers(records, seen[method][at]) | against(records, uniform[at]) for at, records in enumerate(seeds)]
-        result[method] = {
-            name: {"per_seed": [one[name] for one in found]} | over_seeds([one[name] for one in found])
-            for name in found[0]
-        }
+        result[method] = {name: of_seeds([one[name] for one in found]) for name in found[0]}
         result[method] |= {
             "share_of_steps": share_spent(seeds, uniform, "step"),
             "share_of_rollouts": share_spent(seeds, dynamic),
@@ -150,17 +147,7 @@ def claims(result: dict[str, Any]) -> dict[str, Any]:
 
 def curves(runs: Runs) -> dict[str, Any]:
     """What the figure shows: held-out accuracies of every seed, at these steps and rollouts."""
-    return {
-        method: [
-            {
-                "step": probes(records, "held_out_accuracy", "step")[0].tolist(),
-                "rollouts": probes(records, "held_out_accuracy")[0].tolist(),
-                "held_out_accuracy": probes(records, "held_out_accuracy")[1].round(4).tolist(),
-            }
-            for records in seeds
-        ]
-        for method, seeds in runs.items()
-    }
+    return {method: [curve(records) for records in seeds] for method, seeds in runs.items()}
 
 
 _OUTCOME = {
@@ -189,12 +176,8 @@ def tables(task: str, result: dict[str, Any]) -> Iterator[Table]:
         f"{task}: predictions; milliseconds of choice and step; {rollouts}",
     )
     for title, columns in zip(titles, (_OUTCOME, _PREDICTION), strict=True):
-        found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for name in ("method", *columns.values()):
-            found.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-        for method, by_name in result.items():
-            found.add_row(method, *(_cell(name, by_name[name]) for name in columns))
-        yield found
+        rows = ([method, *(_cell(name, by_name[name]) for name in columns)] for method, by_name in result.items())
+        yield terminal_table(title, ("method", *columns.values()), rows)
 
 
 def _cell(name: str, number: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """One training run from its configuration: what every experiment of this folder starts from."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,7 +10,7 @@ import torch
 from transformers.utils import logging
 
 import jaxsel
-from experiments.config import EngineConfig, MethodConfig, RunConfig, flat
+from experiments.config import CONFIG, EngineConfig, MethodConfig, RunConfig, flat_settings, read_settings
 from experiments.provenance import provenance, write_result
 from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
 from rl.embeddings import embed
@@ -217,9 +216,9 @@ _MAY_CHANGE = ("engine", "tracker", "parallel")
 
 def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None:
     """Writes what the run comes from, before it does anything; or sees that it is the run that the folder holds."""
-    path, started = run_dir / "config.json", bool(read_metrics(run_dir / "metrics.jsonl"))
+    path, started = run_dir / CONFIG, bool(read_metrics(run_dir / "metrics.jsonl"))
     if started and resume and path.exists():
-        there, here = flat(json.loads(path.read_text())["config"]), flat(json.loads(json.dumps(asdict(config))))
+        there, here = read_settings(run_dir), flat_settings(config)
         for name in there.keys() & here.keys():
             if there[name] != here[name] and not name.startswith(_MAY_CHANGE):
                 held = f"{run_dir} holds a run with {name} {there[name]!r}"

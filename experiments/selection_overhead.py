@@ -26,11 +26,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from experiments.compare import SETTINGS
+from experiments.compare import SETTINGS, run_config
 from experiments.config import RunConfig
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import make_curriculum, make_policy, make_task
 from experiments.summaries import column
+from experiments.tables import terminal_table
 from rl.engines.hf import HFEngine
 from rl.policy import Policy
 from rl.probe import Probe
@@ -94,13 +95,12 @@ def main(arguments: list[str]) -> None:
 
 def make_world(pool_size: int, steps: int) -> World:
     """A policy of 2 million weights that steps on 64 prompts. What it knows does not matter to the time of a step."""
-    setting = SETTINGS["string_ops"]
-    config = setting.run_config("uniform", seed=0)
+    config = run_config(SETTINGS["string_ops"], "uniform", seed=0)
     config = replace(
         config,
         pool_size=pool_size,
         method=replace(config.method, batch_size=64),
-        warm_start=replace(setting.warm_start, hidden_size=192, num_layers=5, feed_forward_size=768, steps=2),
+        warm_start=replace(config.warm_start, hidden_size=192, num_layers=5, feed_forward_size=768, steps=2),
         train=replace(config.train, steps=steps, probe_every=0, checkpoint_every=0),
     )
     verdicts = itertools.cycle([Verdict(True, 1.0)] + (4 * config.train.group_size - 1) * [Verdict(False, 0.0)])
@@ -166,11 +166,10 @@ def summary(runs: list[dict[str, float]], uniform: list[dict[str, float]]) -> di
 
 
 def _table(rows: list[dict[str, Any]], pool_size: int) -> Table:
-    table = Table(title=f"Selection in a training step, pool of {pool_size:,} prompts")
-    for name in ("method", "among", "prepared", "step, ms", "of it updating", "waited, ms", "added, ms", "added"):
-        table.add_column(name, justify="left" if name in ("method", "among", "prepared") else "right")
-    for row in rows:
-        table.add_row(
+    title = f"Selection in a training step, pool of {pool_size:,} prompts"
+    columns = ("method", "among", "prepared", "step, ms", "of it updating", "waited, ms", "added, ms", "added")
+    cells = (
+        [
             row["method"],
             row["among"],
             "yes" if row["prepared"] else "no",
@@ -179,8 +178,10 @@ def _table(rows: list[dict[str, Any]], pool_size: int) -> Table:
             f"{row['ms_waited']:.2f}",
             f"{row['ms_added']:.1f} ({row['ms_added_standard_error']:.1f})",
             f"{row['share_added']:.2%} ({row['share_added_standard_error']:.2%})",
-        )
-    return table
+        ]
+        for row in rows
+    )
+    return terminal_table(title, columns, cells, labels=3)
 
 
 if __name__ == "__main__":

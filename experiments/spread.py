@@ -14,12 +14,17 @@ def standard_error(values: np.ndarray) -> np.ndarray:
         return values.std(0, ddof=1) / np.sqrt(len(values))
 
 
-def over_seeds(values: Sequence[Any]) -> dict[Any, Any]:
+def over_seeds(values: Sequence[Any] | np.ndarray) -> dict[Any, Any]:
     """Mean and standard error, for a result; of dictionaries that are alike, nested too, those of every number."""
     if isinstance(values[0], dict):
         return {name: over_seeds([one[name] for one in values]) for name in values[0]}
     array = np.array(values, float)
     return {"mean": float(array.mean()), "standard_error": float(standard_error(array))}
+
+
+def of_seeds(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    """`over_seeds` of numbers, with those of every seed."""
+    return {"per_seed": [float(value) for value in values]} | over_seeds(values)
 
 
 def shown(number: dict[str, float], digits: int = 3) -> str:

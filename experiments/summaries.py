@@ -28,6 +28,13 @@ def probes(records: Records, name: str, at: str = "rollouts") -> tuple[np.ndarra
     return pairs[:, 0], pairs[:, 1]
 
 
+def curve(records: Records) -> dict[str, list[float]]:
+    """Held-out accuracy at every probe, and the steps and rollouts before it: for a result."""
+    steps, values = probes(records, "held_out_accuracy", "step")
+    rollouts = probes(records, "held_out_accuracy")[0]
+    return {"step": steps.tolist(), "rollouts": rollouts.tolist(), "held_out_accuracy": values.round(4).tolist()}
+
+
 def column(records: Records, name: str) -> np.ndarray:
     """One metric of every step that has it."""
     return np.array([r[name] for r in records if _known(r.get(name))], float)

@@ -26,6 +26,7 @@ from experiments.calibration.report import HOW_TO_READ, section
 from experiments.page import Section, write_page
 from experiments.provenance import provenance, write_result
 from experiments.spread import shown
+from experiments.tables import terminal_table
 from rl.history import read_history
 
 
@@ -45,16 +46,15 @@ def labelled(arguments: list[str]) -> dict[str, list[Path]]:
 def table(label: str, mean: dict[str, Any]) -> Table:
     """What the terminal shows of a setting."""
     title = f"{label}: probes of the whole pool, second half. ECE: of P(mixed), as predicted and after recalibration"
-    shown_table = Table(title=title, title_justify="left")
-    for column in ("method", "Spearman", "log score", "ECE", "ECE after", "90% covers", "fit gains"):
-        shown_table.add_column(column, justify="left" if column == "method" else "right")
+    rows = []
     for name, scores in mean["probe"].items():
         family, _, fitted = name.partition(", ")
         gain = shown(mean["fitted"][family]["gain"]) if fitted else ""
         recalibrated = shown(mean["recalibrated"]["isotonic"][name])
         cells = (shown(scores[m]) for m in ("spearman", "log score", CALIBRATION))
-        shown_table.add_row(name, *cells, recalibrated, shown(scores["90% covers"]), gain)
-    return shown_table
+        rows.append([name, *cells, recalibrated, shown(scores["90% covers"]), gain])
+    columns = ("method", "Spearman", "log score", "ECE", "ECE after", "90% covers", "fit gains")
+    return terminal_table(title, columns, rows)
 
 
 def main(arguments: list[str]) -> None:

@@ -1,6 +1,5 @@
 """Run folders as they are found: finished, stopped halfway, or torn by a crash."""
 
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiments.config import flat
+from experiments.config import flat, read_settings
 from experiments.summaries import Records, probes
 from rl.run_log import read_metrics
 
@@ -99,10 +98,10 @@ def _settings(folder: Path) -> tuple[dict[str, Any], str]:
     # config.json is the run's own; a command that was then refused for giving other settings has left these in Hydra's
     # file.
     try:
-        settings = flat(json.loads((folder / "config.json").read_text())["config"])
+        settings = read_settings(folder)
         if "train.steps" in settings:
             return settings, ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         pass
     path = folder / ".hydra" / "config.yaml"
     if not path.exists():

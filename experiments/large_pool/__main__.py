@@ -18,6 +18,7 @@ settings, so that seeds can be added to one size. Delete them when a method has 
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -40,15 +41,13 @@ except ImportError:  # without matplotlib, as on some GPU machines
 
 def missing(config: Config, options: argparse.Namespace) -> Iterator[tuple[int, str, str, int, Path]]:
     """The runs asked for that are not there."""
-    for size in options.sizes:
-        for among in options.among:
-            for name in (ORACLE, *options.methods):
-                for seed in options.seeds:
-                    settings = "-".join(map(str, asdict(config).values()))
-                    label = name.replace(", ", "_").replace(" ", "_")
-                    path = options.runs / f"{label}-{size}-{among}-{seed}-{settings}.json"
-                    if not path.exists():
-                        yield size, among, name, seed, path
+    settings = "-".join(map(str, asdict(config).values()))
+    wanted = itertools.product(options.sizes, options.among, (ORACLE, *options.methods), options.seeds)
+    for size, among, name, seed in wanted:
+        label = name.replace(", ", "_").replace(" ", "_")
+        path = options.runs / f"{label}-{size}-{among}-{seed}-{settings}.json"
+        if not path.exists():
+            yield size, among, name, seed, path
 
 
 def main(arguments: list[str]) -> None:

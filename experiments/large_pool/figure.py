@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from experiments import drawing
-from experiments.figures import with_band
+from experiments.figures import VARIANTS, with_band
 from experiments.large_pool.report import Found
 from experiments.large_pool.runs import AMONG, BLOCK, ORACLE
 from jaxsel import plotting
 
-_LOOKS: dict[str, str | int] = {ORACLE: 6, "mopps, mean": 0, "mopps, P(mixed)": 5}
+_LOOKS = {ORACLE: 6, "mopps, mean": VARIANTS["mopps_mean"], "mopps, P(mixed)": VARIANTS["mopps_mixed"]}
 
 
 def draw(found: Found, path: Path) -> Path:

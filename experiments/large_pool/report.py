@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from experiments.large_pool.runs import AMONG, NAMES, ORACLE, Config
 from experiments.spread import over_seeds
+from experiments.tables import terminal_table
 
 Found = dict[tuple[int, str], dict[str, list[dict[str, Any]]]]
 """Runs, by size and what was chosen among, by method; one a seed."""
@@ -56,9 +56,5 @@ _COLUMNS = {
 
 def table(title: str, summary: dict[str, Any]) -> Table:
     """Methods by numbers: means over seeds, the errors of which are in the JSON."""
-    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("method", *_COLUMNS.values()):
-        found.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
-    for name, numbers in summary.items():
-        found.add_row(name, *(f"{numbers[column]['mean']:.3f}" for column in _COLUMNS))
-    return found
+    rows = ([name, *(f"{numbers[column]['mean']:.3f}" for column in _COLUMNS)] for name, numbers in summary.items())
+    return terminal_table(title, ("method", *_COLUMNS.values()), rows)

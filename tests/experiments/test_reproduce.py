@@ -121,9 +121,8 @@ def test_the_calibration_error_is_that_of_the_second_half(tmp_path):
 def test_every_method_runs_and_a_second_call_runs_nothing_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path / "cache"))
     tiny = SETTINGS["string_ops"]
-    warm_start = replace(tiny.warm_start, steps=3)
-    sizes = {"pool_size": 64, "held_out_size": 8, "steps": 12, "dynamic_sampling_steps": 11}
-    tiny = replace(tiny, **sizes, warm_start=warm_start)
+    short = {"warm_start": replace(tiny.warm_start, steps=3), "train": replace(tiny.train, steps=12)}
+    tiny = replace(tiny, pool_size=64, held_out_size=8, **short)
     monkeypatch.setitem(SETTINGS, "string_ops", tiny)
 
     def here(configs, *, resume):  # that several processes do the same, the demo's test shows
