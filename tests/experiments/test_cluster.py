@@ -100,6 +100,17 @@ def test_a_job_that_is_asked_to_stop_writes_a_checkpoint_and_is_queued_again(sub
 
 
 @pytest.mark.slow
+def test_a_run_that_is_asked_to_stop_before_it_trains_is_one_to_queue_again(tmp_path):
+    warm_start = "warm_start.steps=1000000"
+    command = [sys.executable, "-m", "experiments.train", *TINY, warm_start, f"hydra.run.dir={tmp_path}/run"]
+    process = subprocess.Popen(command, cwd=ROOT)
+    wait_until((tmp_path / "run/config.json").exists, process, tmp_path)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait() == os.EX_TEMPFAIL
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+@pytest.mark.slow
 def test_two_processes_share_a_pool_and_find_what_one_finds(submit, tmp_path):
     arguments = ["--sizes", "2000", "--steps", "5", "--batch-size", "16", "--methods", "dps", "--among", "pool"]
     arguments += ["--seeds", "0", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
