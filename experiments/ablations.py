@@ -3,9 +3,10 @@
     python -m experiments.ablations [--sweeps decay_of_dps ...] [--seeds 101 102 103] [--print]
 
 Claim: none. These are the seeds on which settings are chosen, never those on which anything is reported. `--print` says
-how to run the same as Hydra sweeps, on a cluster too. Gains are over uniform prompts with the same batch and group size
-on the same seed; accuracies are the mean of a run's last two probes. A run that was interrupted goes on; delete `--out`
-to start anew.
+how to run the same as Hydra sweeps, on a cluster too. Gains are over uniform prompts with the same batch size, group
+size and learning rate on the same seed; accuracies are the mean of a run's last two probes; how many of uniform's steps
+it takes to uniform's final accuracy is read off the mean curves of the seeds, as in `experiments.reproduce`. A run that
+was interrupted goes on; delete `--out` to start anew.
 """
 
 import argparse
@@ -24,12 +25,12 @@ from experiments.compare import commits, run_many
 from experiments.config import RunConfig, configured
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.spread import over_seeds, shown
-from experiments.summaries import summary
+from experiments.summaries import Records, share_spent, summary
 from experiments.tables import terminal_table
 from jaxsel import plotting
 
-SIZES = ("method.batch_size", "train.group_size")
-"""What a gain over uniform has to have in common with it."""
+SHARED = ("method.batch_size", "train.group_size", "train.learning_rate")
+"""What uniform has to have in common with those that are compared with it."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ SWEEPS = {
     "entropy_weight_of_dps": Sweep("method.entropy_weight", (0.0, 0.3, 1.0), _DPS),
     "diversity_of_gps": Sweep("method.diversity_weight", (0.0, 0.1, 1.0), _GPS),
     "candidates_of_mopps": Sweep("method.candidate_ratio", (2, 4, 8, 0), _MOPPS),
+    "candidates_of_dps": Sweep("method.candidate_ratio", (2, 4, 8, 0), _DPS),
+    "learning_rate": Sweep("train.learning_rate", (2e-5, 4e-5, 8e-5), _DPS),
     "batch_size": Sweep("method.batch_size", (8, 16, 32), _MOPPS),
     "group_size": Sweep("train.group_size", (4, 8, 16), _MOPPS),
 }
@@ -92,7 +95,7 @@ def main(arguments: list[str]) -> None:
         for seed, folder in zip(options.seeds, folders[place(settings)], strict=True):
             configs[folder] = configured(common | settings | {"seed": seed})
     records = run_many(configs, resume=True)
-    found = {name: [summary(records[folder]) for folder in of_seeds] for name, of_seeds in folders.items()}
+    found = {name: [records[folder] for folder in of_seeds] for name, of_seeds in folders.items()}
     result = {name: judge(SWEEPS[name], found) for name in options.sweeps}
     for name, by_value in result.items():
         console.print(table(name, by_value))
@@ -103,7 +106,7 @@ def main(arguments: list[str]) -> None:
 
 def beside(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of the uniform run to compare with."""
-    return {"method.name": "uniform"} | {name: settings[name] for name in SIZES if name in settings}
+    return {"method.name": "uniform"} | {name: settings[name] for name in SHARED if name in settings}
 
 
 def needed(sweeps: list[str]) -> list[dict[str, Any]]:
@@ -133,31 +136,32 @@ def command(sweep: Sweep, seeds: list[int]) -> str:
     return " ".join(["python -m experiments.train -m", *swept])
 
 
-def judge(sweep: Sweep, found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def judge(sweep: Sweep, found: dict[str, list[Records]]) -> dict[str, Any]:
     """Every value's numbers: mean over seeds and its standard error.
 
     Args:
         sweep: whose values.
-        found: summaries of all runs, one a seed, by `place`.
+        found: all runs, one a seed, by `place`.
     """
     result = {}
     for value, settings in zip(sweep.values, sweep.settings(), strict=True):
-        uniform = found[place(beside(settings))]
-        by_seed = [
-            {name: run[name] for name in ("rollouts", "held_out_accuracy", "mixed_share", "spearman")}
-            | {
-                "gain": run["held_out_accuracy"] - plain["held_out_accuracy"],
-                "mixed_share_of_uniform": plain["mixed_share"],
-            }
-            for run, plain in zip(found[place(settings)], uniform, strict=True)
-        ]
-        result[str(value)] = over_seeds(by_seed)
+        runs, uniform = found[place(settings)], found[place(beside(settings))]
+        by_seed = [numbers(summary(run), summary(plain)) for run, plain in zip(runs, uniform, strict=True)]
+        result[str(value)] = over_seeds(by_seed) | {"share_of_steps": share_spent(runs, uniform, "step")}
     return result
 
 
+def numbers(run: dict[str, float], uniform: dict[str, float]) -> dict[str, float]:
+    """Of a run, by the summaries of it and of uniform's on the same seed."""
+    return {name: run[name] for name in ("rollouts", "held_out_accuracy", "mixed_share", "spearman")} | {
+        "gain": run["held_out_accuracy"] - uniform["held_out_accuracy"],
+        "mixed_share_of_uniform": uniform["mixed_share"],
+    }
+
+
 _COLUMNS = {
-    "held_out_accuracy": "held-out",
     "gain": "gain over uniform",
+    "share_of_steps": "of its steps",
     "mixed_share": "mixed",
     "mixed_share_of_uniform": "uniform's",
     "spearman": "Spearman",
@@ -165,14 +169,18 @@ _COLUMNS = {
 
 
 def table(name: str, by_value: dict[str, Any]) -> Table:
-    """Values by numbers."""
-    rows = ([value, *(shown(numbers[column]) for column in _COLUMNS)] for value, numbers in by_value.items())
+    """Values by numbers, 80 columns wide."""
+    rows = ([value, *(_cell(column, found[column]) for column in _COLUMNS)] for value, found in by_value.items())
     return terminal_table(name.replace("_", " "), ("value", *_COLUMNS.values()), rows)
+
+
+def _cell(column: str, number: dict[str, float]) -> str:
+    return "never" if np.isinf(number["mean"]) else shown(number, digits=3 if column == "gain" else 2)
 
 
 def draw(result: dict[str, Any], path: Path) -> Path:
     """A column a sweep: the share of mixed groups above, the gain over uniform below."""
-    columns = min(5, len(result))
+    columns = min(4, len(result))
     blocks = -(-len(result) // columns)
     figure, axes = drawing.plt.subplots(
         2 * blocks, columns, figsize=(3.1 * columns, 4.6 * blocks), layout="constrained", squeeze=False, sharey="row"

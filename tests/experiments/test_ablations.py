@@ -41,12 +41,21 @@ def test_the_command_is_a_sweep_of_hydra():
 
 def test_numbers_by_hand():
     def run(held_out, mixed):
-        return {"rollouts": 100, "held_out_accuracy": held_out, "mixed_share": mixed, "spearman": 0.5}
+        """Its accuracy rises by 0.2 in ten steps up to step 30, where it is 0.1 above what its last two probes say."""
+        seconds = dict.fromkeys(("seconds/selecting", "seconds/generating", "seconds/updating"), 0.1)
+        steps = ((step, held_out + 0.1 + (step - 30) / 50) for step in range(0, 31, 10))
+        return [
+            {"step": step, "rollouts": 100, "train/mixed_share": mixed, "probe/held_out_accuracy": value} | seconds
+            for step, value in steps
+        ]
 
     found = {"uniform": [run(0.4, 0.2), run(0.5, 0.2)], "mopps": [run(0.5, 0.3), run(0.8, 0.5)]}
     found["mopps,method.target=0.3"] = [run(0.3, 0.3), run(0.4, 0.5)]
     result = judge(Sweep("method.target", (0.3, 0.5), {"method.name": "mopps"}), found)
     assert result["0.5"]["gain"] == {"mean": pytest.approx(0.2), "standard_error": pytest.approx(0.1)}
+    # at step 15 a mean of two probes is that of uniform at step 25
+    assert result["0.5"]["share_of_steps"]["mean"] == pytest.approx(15 / 25)
+    assert result["0.3"]["share_of_steps"]["mean"] == float("inf")
     assert result["0.3"]["gain"]["mean"] == pytest.approx(-0.1)
     assert result["0.3"]["mixed_share"]["mean"] == pytest.approx(0.4)
 
@@ -55,11 +64,10 @@ def test_runs_become_a_result_and_a_figure(tmp_path, monkeypatch, capsys):
     def pretend(configs, *, resume):
         assert resume
         assert all("pool_size=64" in str(folder) for folder in configs)
-        record = {"rollouts": 128, "train/mixed_share": 0.5}
+        record = {"rollouts": 128, "train/mixed_share": 0.5, "probe/spearman": 0.5}
         record |= dict.fromkeys(("seconds/selecting", "seconds/generating", "seconds/updating"), 0.1)
-        probe = {"probe/held_out_accuracy": 0.5, "probe/spearman": 0.5}
         return {
-            folder: 2 * [record | probe | {"probe/held_out_accuracy": config.method.target}]
+            folder: [record | {"step": step, "probe/held_out_accuracy": config.method.target} for step in (0, 9)]
             for folder, config in configs.items()
         }
 
