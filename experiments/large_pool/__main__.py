@@ -46,8 +46,7 @@ def missing(config: Config, options: argparse.Namespace) -> Iterator[tuple[int, 
     settings = "-".join(map(str, asdict(config).values()))
     wanted = itertools.product(options.sizes, options.among, (ORACLE, *options.methods), options.seeds)
     for size, among, name, seed in wanted:
-        label = name.replace(", ", "_").replace(" ", "_")
-        path = options.runs / f"{label}-{size}-{among}-{seed}-{settings}.json"
+        path = options.runs / f"{name}-{size}-{among}-{seed}-{settings}.json"
         if not path.exists():
             yield size, among, name, seed, path
 

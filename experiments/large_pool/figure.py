@@ -8,10 +8,8 @@ import numpy as np
 from experiments import drawing
 from experiments.figures import VARIANTS, with_band
 from experiments.large_pool.report import Found
-from experiments.large_pool.runs import AMONG, BLOCK, ORACLE
+from experiments.large_pool.runs import AMONG, BLOCK
 from jaxsel import plotting
-
-_LOOKS = {ORACLE: 6, "mopps, mean": VARIANTS["mopps_mean"], "mopps, P(mixed)": VARIANTS["mopps_mixed"]}
 
 
 def draw(found: Found, path: Path) -> Path:
@@ -32,9 +30,8 @@ def draw(found: Found, path: Path) -> Path:
         for name, runs in by_method.items():
             shares = np.array([one["found"]["mixed_shares"] for one in runs])
             steps = BLOCK * (np.arange(shares.shape[1]) + 0.5)
-            look = plotting.style(_LOOKS.get(name, name)) | {"markersize": 4, "label": name}
-            with_band(ax, steps, shares, look)
-            handles.setdefault(name, ax.lines[-1])
+            with_band(ax, steps, shares, plotting.style(VARIANTS.get(name, name)) | {"markersize": 4})
+            handles.setdefault(name.replace("_", " "), ax.lines[-1])
         ax.set_title(f"{size:,} prompts, among {AMONG[way]}", fontsize=10)
         drawing.tidy(ax)
     for ax in axes[:, 0]:

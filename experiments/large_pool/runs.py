@@ -15,12 +15,15 @@ ORACLE = "oracle"
 METHODS: dict[str, Callable[[], jaxsel.Selector]] = {
     "uniform": jaxsel.uniform,
     "mopps": jaxsel.mopps,
-    "mopps, mean": lambda: jaxsel.mopps(acquisition=jaxsel.target_success_rate()),
-    "mopps, P(mixed)": lambda: jaxsel.mopps(acquisition=jaxsel.mixed_probability()),
+    "mopps_mean": lambda: jaxsel.mopps(acquisition=jaxsel.target_success_rate()),
+    "mopps_p_mixed": lambda: jaxsel.mopps(acquisition=jaxsel.mixed_probability()),
     "threshold": jaxsel.threshold,
     "dps": jaxsel.dps,
 }
-"""But for gps, which is made of the pool's embeddings, and the oracle, which is made of its learner."""
+"""But for gps, which is made of the pool's embeddings, and the oracle, which is made of its learner.
+
+mopps_p_mixed takes the prompts of the highest P(mixed); mopps_mixed of `experiments.train` samples in proportion to it.
+"""
 NAMES = (*METHODS, "gps")
 AMONG = {"pool": "the whole pool", "subset": "a random subset"}
 BLOCK = 10
