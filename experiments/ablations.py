@@ -22,7 +22,7 @@ from rich.table import Table
 
 from experiments import drawing
 from experiments.compare import commits, run_many
-from experiments.config import RunConfig, configured
+from experiments.config import RunConfig, configured, name_and_value
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.spread import over_seeds, shown
 from experiments.summaries import Records, share_spent, summary
@@ -74,7 +74,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", nargs="+", choices=sorted(SWEEPS), default=list(SWEEPS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of all runs")
+    parser.add_argument(
+        "--set", nargs="+", type=name_and_value, default=[], metavar="NAME=VALUE", help="settings of all runs"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--print", action="store_true", help="print the commands of the same as Hydra sweeps")
@@ -84,9 +86,7 @@ def main(arguments: list[str]) -> None:
         for name in options.sweeps:
             console.print(command(SWEEPS[name], options.seeds), soft_wrap=True, highlight=False)
         return
-    if unset := [one for one in options.set if "=" not in one]:
-        parser.error(f"--set {unset[0]} is no NAME=VALUE; give for example train.steps=100")
-    common = dict(one.split("=", 1) for one in options.set)
+    common = dict(options.set)
     configs: dict[Path, RunConfig] = {}
     folders: dict[str, list[Path]] = {}
     for settings in needed(options.sweeps):

@@ -1,5 +1,6 @@
 """What a training run depends on: the settings of `python -m experiments.train`, with their defaults."""
 
+import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -116,26 +117,34 @@ class RunConfig:
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=200))
 
 
-def writable_config() -> DictConfig:
-    """The configuration with its types; OmegaConf takes frozen dataclasses for read-only."""
-    config = OmegaConf.structured(RunConfig)
+def writable_config(base: RunConfig | None = None) -> DictConfig:
+    """The configuration, of the defaults if not of `base`, with its types; a frozen dataclass would be read-only."""
+    config = OmegaConf.structured(base or RunConfig)
     for node in (config, *(child for child in config.values() if isinstance(child, DictConfig))):
         OmegaConf.set_readonly(node, False)
     return config
 
 
-def configured(settings: Mapping[str, Any]) -> RunConfig:
-    """The defaults but for these settings, by dotted name as on the command line.
+def configured(settings: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
+    """The base, or the defaults, but for these settings, by dotted name as on the command line.
 
     Raises:
         OmegaConfBaseException: there is no such setting, or it is of another type.
     """
-    config = writable_config()
+    config = writable_config(base)
     for name, value in settings.items():
         OmegaConf.update(config, name, value)
     made = OmegaConf.to_object(config)
     assert isinstance(made, RunConfig)
     return made
+
+
+def name_and_value(argument: str) -> tuple[str, str]:
+    """A setting as it is given to `--set`: an argparse type."""
+    name, equals, value = argument.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{argument} is no NAME=VALUE; give for example train.steps=100")
+    return name, value
 
 
 def flat_settings(config: RunConfig) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from rich.table import Table
 
 from experiments import drawing
 from experiments.compare import SETTINGS, commits, run_config, run_many
+from experiments.config import configured, name_and_value
 from experiments.figures import held_out, look_of, smoothed, with_band
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import METHODS, PREDICTIVE
@@ -51,14 +52,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--tasks", nargs="+", choices=sorted(SETTINGS), default=["string_ops", "countdown"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument(
+        "--set", nargs="+", type=name_and_value, default=[], metavar="NAME=VALUE", help="settings of all runs"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="reproduce", help="of the results and the figure")
     options = parser.parse_args(arguments)
     if not {"uniform", "dynamic_sampling"} <= set(options.methods):
         parser.error("methods are compared with uniform and dynamic_sampling; name both")
     console, drawn = Console(), {}
     for task in options.tasks:
-        shared = SETTINGS[task]
+        shared = configured(dict(options.set), SETTINGS[task])
         folders = {(m, s): options.out / task / f"seed-{s}" / m for s in options.seeds for m in options.methods}
         configs = {folder: run_config(shared, m, s, history=True) for (m, s), folder in folders.items()}
         records = run_many(configs, resume=True)
@@ -67,7 +72,7 @@ def main(arguments: list[str]) -> None:
         result = judge(runs, seen)
         held = claims(result)
         write_result(
-            options.results / f"reproduce_{task}.json",
+            options.results / f"{options.name}_{task}.json",
             provenance(asdict(shared), options.seeds)
             | {"commits": commits(configs), "claims": held, "methods": result, "curves": curves(runs)},
         )
@@ -75,7 +80,7 @@ def main(arguments: list[str]) -> None:
             console.print(table)
         for claim in held.values():
             console.print(claim["says"], highlight=False)
-    console.print(f"figure: {draw(drawn, options.results / 'reproduce.png')}")
+    console.print(f"figure: {draw(drawn, options.results / f'{options.name}.png')}")
 
 
 def calibration(history: Path) -> float:

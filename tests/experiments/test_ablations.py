@@ -85,7 +85,7 @@ def test_runs_become_a_result_and_a_figure(tmp_path, monkeypatch, capsys):
 def test_settings_of_all_runs_have_a_name_and_a_value(capsys):
     with pytest.raises(SystemExit):
         ablations.main(["--set", "pool_size"])
-    assert "--set pool_size is no NAME=VALUE" in capsys.readouterr().err
+    assert "--set: pool_size is no NAME=VALUE" in capsys.readouterr().err
 
 
 def test_print_runs_nothing(monkeypatch, capsys):
