@@ -16,7 +16,7 @@ curve of the seeds, and a share is of what the baseline spent until the middle o
 All settings were chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start, pool and
 sampling together. Differences to the papers: the policy has 0.3 million weights and is trained on the spot, and dynamic
 sampling runs for half of the others' steps, at about three times their rollouts a step. A run that was interrupted goes
-on; delete `--out` to start anew.
+on; delete `--out` to start anew, and give another one with other settings (`--set`).
 """
 
 import argparse

@@ -130,18 +130,11 @@ def test_every_method_runs_and_a_second_call_runs_nothing_again(tmp_path, monkey
 
     monkeypatch.setattr(reproduce, "run_many", here)
     arguments = ["--tasks", "string_ops", "--seeds", "5", "--methods", "uniform", "dynamic_sampling", "mopps_mixed"]
-    arguments += [
-        "--set",
-        "train.group_size=4",
-        "--name",
-        "reproduce_4",
-        "--out",
-        str(tmp_path / "runs"),
-        "--results",
-        str(tmp_path / "results"),
-    ]
+    arguments += ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    arguments += ["--set", "train.group_size=4", "--name", "reproduce_4"]
     reproduce.main(arguments)
     written = (tmp_path / "results" / "reproduce_4_string_ops.json").read_text()
+    assert json.loads(written)["config"]["train"]["group_size"] == 4
     assert set(json.loads(written)["methods"]) == {"uniform", "dynamic_sampling", "mopps_mixed"}
     assert (tmp_path / "results" / "reproduce_4.png").stat().st_size > 20_000
     assert "of dynamic sampling's rollouts" in capsys.readouterr().out
