@@ -22,7 +22,7 @@ from rich.table import Table
 
 from experiments import drawing
 from experiments.compare import commits, run_many
-from experiments.config import RunConfig, configured, name_and_value
+from experiments.config import RunConfig, add_settings, configured
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.spread import over_seeds, shown
 from experiments.summaries import Records, share_spent, summary
@@ -74,9 +74,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", nargs="+", choices=sorted(SWEEPS), default=list(SWEEPS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
-    parser.add_argument(
-        "--set", nargs="+", type=name_and_value, default=[], metavar="NAME=VALUE", help="settings of all runs"
-    )
+    add_settings(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--print", action="store_true", help="print the commands of the same as Hydra sweeps")
@@ -87,6 +85,8 @@ def main(arguments: list[str]) -> None:
             console.print(command(SWEEPS[name], options.seeds), soft_wrap=True, highlight=False)
         return
     common = dict(options.set)
+    if fixed := common.keys() & {"seed", "method.name", *(sweep.over for sweep in SWEEPS.values())}:
+        parser.error(f"--set {min(fixed)}: that is what runs differ in; set something else")
     configs: dict[Path, RunConfig] = {}
     folders: dict[str, list[Path]] = {}
     for settings in needed(options.sweeps):

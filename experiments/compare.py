@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ DEMO_METHODS = (*BASELINES, "mopps", "dps")
 
 
 SETTINGS = {task: RunConfig(task=task) for task in ("string_ops", "countdown")}
-"""What all methods of a comparison share; chosen on seeds 101 to 103, as `selection_pays` tells."""
+"""What all methods of a comparison share: the defaults, chosen on seeds 101 to 103, as `selection_pays` tells."""
 
 
 def run_config(shared: RunConfig, method: str, seed: int, *, history: bool = False) -> RunConfig:
     """The run of one method.
 
-    Dynamic sampling takes half the steps, each of which costs several times the rollouts, and is probed as many times.
+    Dynamic sampling takes half the steps, each of which costs several times the rollouts, and is probed about as often.
 
     Args:
         shared: settings of all methods.
@@ -39,8 +39,18 @@ def run_config(shared: RunConfig, method: str, seed: int, *, history: bool = Fal
     """
     train = replace(shared.train, history=history)
     if method == "dynamic_sampling":
-        train = replace(train, steps=max(1, train.steps // 2), probe_every=max(1, train.probe_every // 2))
+        probe_every = train.probe_every and max(1, train.probe_every // 2)
+        train = replace(train, steps=max(1, train.steps // 2), probe_every=probe_every)
     return replace(shared, method=replace(shared.method, name=method), seed=seed, train=train)
+
+
+def described(shared: RunConfig) -> dict[str, Any]:
+    """What all methods share, for a result, and the steps of dynamic sampling."""
+    found: dict[str, Any] = asdict(shared) | {
+        "dynamic_sampling_steps": run_config(shared, "dynamic_sampling", 0).train.steps
+    }
+    del found["seed"], found["method"]["name"], found["train"]["history"], found["train"]["seed"]
+    return found
 
 
 def run_methods(shared: RunConfig, seed: int, out: Path, methods: Sequence[str] = DEMO_METHODS) -> dict[str, Records]:

@@ -139,12 +139,24 @@ def configured(settings: Mapping[str, Any], base: RunConfig | None = None) -> Ru
     return made
 
 
-def name_and_value(argument: str) -> tuple[str, str]:
-    """A setting as it is given to `--set`: an argparse type."""
-    name, equals, value = argument.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{argument} is no NAME=VALUE; give for example train.steps=100")
-    return name, value
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds `--set`: settings of all runs of an experiment, as pairs of dotted name and value."""
+
+    def pair(argument: str) -> tuple[str, str]:
+        name, equals, value = argument.partition("=")
+        if not equals:
+            raise argparse.ArgumentTypeError(f"{argument} is no NAME=VALUE; give for example train.steps=100")
+        return name, value
+
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        type=pair,
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings of all runs",
+    )
 
 
 def flat_settings(config: RunConfig) -> dict[str, Any]:
@@ -159,7 +171,10 @@ def read_settings(run_dir: Path) -> dict[str, Any]:
         OSError: there is no `config.json`.
         ValueError: it is damaged.
     """
-    found = json.loads((run_dir / CONFIG).read_text())
+    try:
+        found = json.loads((run_dir / CONFIG).read_text())
+    except ValueError:
+        found = None
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
         raise ValueError(f"{run_dir / CONFIG} holds no settings; give the folder of a run, or delete the file")
     return flat(found["config"])

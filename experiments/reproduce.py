@@ -16,13 +16,12 @@ curve of the seeds, and a share is of what the baseline spent until the middle o
 All settings were chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start, pool and
 sampling together. Differences to the papers: the policy has 0.3 million weights and is trained on the spot, and dynamic
 sampling runs for half of the others' steps, at about three times their rollouts a step. A run that was interrupted goes
-on; delete `--out` to start anew, and give another one with other settings (`--set`).
+on; delete `--out` to start anew.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import drawing
-from experiments.compare import SETTINGS, commits, run_config, run_many
-from experiments.config import configured, name_and_value
+from experiments.compare import SETTINGS, commits, described, run_config, run_many
+from experiments.config import add_settings, configured
 from experiments.figures import held_out, look_of, smoothed, with_band
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import METHODS, PREDICTIVE
@@ -52,19 +51,21 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--tasks", nargs="+", choices=sorted(SETTINGS), default=["string_ops", "countdown"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument(
-        "--set", nargs="+", type=name_and_value, default=[], metavar="NAME=VALUE", help="settings of all runs"
-    )
+    add_settings(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--name", default="reproduce", help="of the results and the figure")
     options = parser.parse_args(arguments)
     if not {"uniform", "dynamic_sampling"} <= set(options.methods):
         parser.error("methods are compared with uniform and dynamic_sampling; name both")
+    common = dict(options.set)
+    if fixed := common.keys() & {"task", "seed", "method.name", "train.history"}:
+        parser.error(f"--set {min(fixed)}: the experiment sets that itself; set something else")
+    out = options.out / ",".join(f"{name}={value}" for name, value in sorted(common.items()))
     console, drawn = Console(), {}
     for task in options.tasks:
-        shared = configured(dict(options.set), SETTINGS[task])
-        folders = {(m, s): options.out / task / f"seed-{s}" / m for s in options.seeds for m in options.methods}
+        shared = configured(common, SETTINGS[task])
+        folders = {(m, s): out / task / f"seed-{s}" / m for s in options.seeds for m in options.methods}
         configs = {folder: run_config(shared, m, s, history=True) for (m, s), folder in folders.items()}
         records = run_many(configs, resume=True)
         drawn[task] = runs = {m: [records[folders[m, s]] for s in options.seeds] for m in options.methods}
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> None:
         held = claims(result)
         write_result(
             options.results / f"{options.name}_{task}.json",
-            provenance(asdict(shared), options.seeds)
+            provenance(described(shared), options.seeds)
             | {"commits": commits(configs), "claims": held, "methods": result, "curves": curves(runs)},
         )
         for table in tables(task, result):

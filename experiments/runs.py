@@ -17,6 +17,7 @@ from rl.embeddings import embed
 from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
 from rl.policy import Policy, load_policy
+from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
 from rl.ranks import Ranks, join
@@ -177,12 +178,13 @@ def run(
 
     Raises:
         ValueError: an argument out of its range, or a folder that holds another run.
+        PreemptedError: a signal asked it to stop, see `rl.preemption`.
     """
     ranks = ranks or join(config.parallel)
     task = make_task(config.task)
     pool = task.pool(config.pool_size, config.seed)
     ranks.on_main(lambda: _claim(config, run_dir, resume, ranks))
-    policy = ranks.main_first(lambda: make_policy(config, task, progress=ranks.is_main))
+    policy = _preemptible(ranks, lambda: make_policy(config, task, progress=ranks.is_main))
     policy.model.to(ranks.device)  # type: ignore[arg-type]
     tracker = ranks.each(lambda: Tracker(config.tracker if ranks.is_main else "", run_dir, asdict(config)))
     with tracker, make_engine(config.engine, policy.frozen_copy() if ranks.sharded else policy) as engine:
@@ -209,6 +211,20 @@ def run(
             ranks=ranks,
             tracker=tracker,
         )
+
+
+def _preemptible(ranks: Ranks, load: Callable[[], Policy]) -> Policy:
+    """`ranks.main_first(load)`, which takes a while; asked to stop, no rank leaves another one waiting."""
+
+    def stopped_at_once() -> Policy:
+        with Preemption(at_once=True):
+            return load()
+
+    with Preemption() as preemption:
+        policy = ranks.main_first(stopped_at_once)
+    if any(ranks.gather(lambda: preemption.asked)):
+        raise PreemptedError(0)
+    return policy
 
 
 _MAY_CHANGE = ("engine", "tracker", "parallel")

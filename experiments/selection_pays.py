@@ -21,7 +21,6 @@ steps.
 import argparse
 import shutil
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.compare import DEMO_METHODS, SETTINGS, run_methods
+from experiments.compare import DEMO_METHODS, SETTINGS, described, run_methods
 from experiments.figures import draw_seeds
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.spread import of_seeds, over_seeds, shown, standard_error
@@ -57,7 +56,7 @@ def main(arguments: list[str]) -> None:
             runs[method].append(records)
     claims = {method: judge_claims(runs, method) for method in PREDICTIVE}
     name = f"selection_pays_{options.task}"
-    payload = provenance(asdict(shared), options.seeds) | {
+    payload = provenance(described(shared), options.seeds) | {
         "claims": claims,
         "summaries": {method: [summary(r) for r in seeds] for method, seeds in runs.items()},
         "curves": {method: [curve(r) for r in seeds] for method, seeds in runs.items()},

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.config import RunConfig, writable_config
 from experiments.help import describe
 from experiments.runs import run
-from rl.preemption import SIGNALS, PreemptedError
+from rl.preemption import PreemptedError
 from rl.ranks import join
 
 ConfigStore.instance().store(
@@ -37,9 +37,6 @@ ConfigStore.instance().store(
 @hydra.main(version_base="1.3", config_path=None, config_name="train")
 def main(config: DictConfig) -> None:
     """Runs one configuration in Hydra's output folder."""
-    if "SUBMITIT_EXECUTOR" not in os.environ:  # whose own handlers queue the job again
-        for number in SIGNALS:  # until `train` sees to them: a policy that is loaded or warmed up takes a while too
-            signal.signal(number, lambda *_: sys.exit(os.EX_TEMPFAIL))
     choices = OmegaConf.to_container(config)
     assert isinstance(choices, dict)
     resume, threads = choices.pop("resume"), choices.pop("threads")

@@ -13,7 +13,7 @@ class PreemptedError(Exception):
     """The run stopped because it was asked to; resumed, it goes on as if it had not.
 
     Attributes:
-        step: steps done.
+        step: steps done; 0: it had not begun, or not gone on.
     """
 
     def __init__(self, step: int):
@@ -21,18 +21,23 @@ class PreemptedError(Exception):
         self.step = step
 
     def __str__(self) -> str:
-        return f"stopped after step {self.step}, as it was asked to; resume to go on"
+        where = f"after step {self.step}" if self.step else "before it trained"
+        return f"stopped {where}, as it was asked to; resume to go on"
 
 
 class Preemption:
     """While it is entered, a signal does not kill: it asks. A second one of the same kind does what it always does.
 
+    Args:
+        at_once: a signal raises `PreemptedError` too: for what comes before training, and has nothing to finish.
+
     Attributes:
         asked: a signal came.
     """
 
-    def __init__(self):
+    def __init__(self, *, at_once: bool = False):
         self.asked = False
+        self._at_once = at_once
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -48,3 +53,5 @@ class Preemption:
         del frame
         self.asked = True
         signal.signal(number, self._before[signal.Signals(number)])
+        if self._at_once:
+            raise PreemptedError(0)

@@ -8,9 +8,8 @@ devices there are, and on several, those of other processes included, with the p
 the batch, another one at every step, as the papers do. Regret is what a batch's share of mixed groups lacks to that of
 an oracle, which knows the true success rates, takes those nearest to 1/2, and trains a learner of its own. Accuracy is
 the mean true success rate of 1,024 random prompts at the end, Spearman the rank correlation with what was predicted of
-them. History resampling and dynamic sampling choose as uniform does until an epoch ends, which takes 391 steps with 1e5
-prompts, so uniform stands for them: dynamic sampling then trains on mixed groups alone, and pays uniform's rollouts
-over uniform's share of mixed groups for them.
+them. Uniform stands for history resampling, which drops nothing before its first epoch ends, after 391 steps with 1e5
+prompts, and for dynamic sampling, which draws as uniform does and pays the rollouts of all groups for the mixed ones.
 
 Claim: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. Open: how methods
 age as the pool grows, when with 1e7 prompts and 256 a step visits are rare.

@@ -24,8 +24,9 @@ def find(config: Config, folder: Path) -> Found:
         return one["size"], list(AMONG).index(one["among"]), (ORACLE, *NAMES).index(name), one["seed"]
 
     everything = (json.loads(path.read_text()) for path in folder.glob("*.json"))
+    known = (one for one in everything if one["config"] == asdict(config) and one["method"] in (ORACLE, *NAMES))
     found: Found = {}
-    for one in sorted((one for one in everything if one["config"] == asdict(config)), key=place):
+    for one in sorted(known, key=place):
         found.setdefault((one["size"], one["among"]), {}).setdefault(one["method"], []).append(one)
     return found
 

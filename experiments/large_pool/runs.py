@@ -16,13 +16,13 @@ METHODS: dict[str, Callable[[], jaxsel.Selector]] = {
     "uniform": jaxsel.uniform,
     "mopps": jaxsel.mopps,
     "mopps_mean": lambda: jaxsel.mopps(acquisition=jaxsel.target_success_rate()),
-    "mopps_p_mixed": lambda: jaxsel.mopps(acquisition=jaxsel.mixed_probability()),
+    "mopps_top_mixed": lambda: jaxsel.mopps(acquisition=jaxsel.mixed_probability()),
     "threshold": jaxsel.threshold,
     "dps": jaxsel.dps,
 }
 """But for gps, which is made of the pool's embeddings, and the oracle, which is made of its learner.
 
-mopps_p_mixed takes the prompts of the highest P(mixed); mopps_mixed of `experiments.train` samples in proportion to it.
+mopps_top_mixed takes the prompts of the highest P(mixed); mopps_mixed in `experiments.train` samples by it.
 """
 NAMES = (*METHODS, "gps")
 AMONG = {"pool": "the whole pool", "subset": "a random subset"}

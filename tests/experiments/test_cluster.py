@@ -100,13 +100,17 @@ def test_a_job_that_is_asked_to_stop_writes_a_checkpoint_and_is_queued_again(sub
 
 
 @pytest.mark.slow
-def test_a_run_that_is_asked_to_stop_before_it_trains_is_one_to_queue_again(tmp_path):
-    warm_start = "warm_start.steps=1000000"
-    command = [sys.executable, "-m", "experiments.train", *TINY, warm_start, f"hydra.run.dir={tmp_path}/run"]
-    process = subprocess.Popen(command, cwd=ROOT)
+def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again_too(submit, tmp_path):
+    """One process warms up the policy, the other waits for it."""
+    job, process = submit(SCRIPTS[0], *TINY, "warm_start.steps=1000000", f"hydra.run.dir={tmp_path}/run")
     wait_until((tmp_path / "run/config.json").exists, process, tmp_path)
-    process.send_signal(signal.SIGUSR1)
-    assert process.wait() == os.EX_TEMPFAIL
+    time.sleep(1)  # for one of the two is not there yet
+    for pid in (tmp_path / "pids").read_text().split():
+        os.kill(int(pid), signal.SIGUSR1)
+    assert process.wait(timeout=120) == os.EX_TEMPFAIL, logs(tmp_path)
+    assert f"requeue {job}" in (tmp_path / "scontrol").read_text()
+    assert "before it trained" in (tmp_path / "0.log").read_text()
+    assert "Error" not in logs(tmp_path)
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 

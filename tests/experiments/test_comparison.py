@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from experiments import compare, demo, selection_pays
-from experiments.compare import SETTINGS, commits, finished, run_config
+from experiments.compare import SETTINGS, commits, described, finished, run_config
+from experiments.config import MethodConfig
 from experiments.figures import draw_comparison, draw_seeds
 from experiments.provenance import provenance, write_result
 from experiments.selection_pays import judge_claims
 from experiments.summaries import column, probes, spent_to_reach, summary, summary_table
 from rl.preemption import PreemptedError
+from rl.train_config import TrainConfig
 
 
 def records(mixed, accuracy, rollouts_per_step=100, steps=8):
@@ -112,6 +114,17 @@ def test_the_demo_and_the_experiment_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "demo" / "string_ops" / "demo.png").exists()
     selection_pays.main(["--seeds", "5", "6", "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")])
     assert (tmp_path / "results" / "selection_pays_string_ops.json").exists()
+
+
+def test_dynamic_sampling_takes_half_the_steps_of_the_others():
+    shared = replace(SETTINGS["countdown"], pool_size=64)
+    config, dynamic = (run_config(shared, method, 3, history=True) for method in ("gps", "dynamic_sampling"))
+    assert config == replace(shared, seed=3, method=MethodConfig("gps"), train=TrainConfig(steps=200, history=True))
+    train = replace(config.train, steps=100, probe_every=12)
+    assert dynamic == replace(config, method=MethodConfig("dynamic_sampling"), train=train)
+    without_probes = replace(shared, train=replace(shared.train, probe_every=0))
+    assert run_config(without_probes, "dynamic_sampling", 3).train.probe_every == 0
+    assert described(shared)["dynamic_sampling_steps"] == 100
 
 
 def test_a_run_is_finished_if_it_ended_with_these_settings(tmp_path):

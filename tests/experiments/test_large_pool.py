@@ -11,7 +11,7 @@ TINY = Config(steps=12, batch_size=8, group_size=4, subset=3, num_features=4)
 
 
 @pytest.mark.parametrize("among", ["pool", "subset"])
-@pytest.mark.parametrize("name", [ORACLE, "mopps_p_mixed", "dps"])
+@pytest.mark.parametrize("name", [ORACLE, "mopps_top_mixed", "dps"])
 def test_a_run_in_numbers(name, among):
     found = run(TINY, name, 200, 0, among)
     assert len(found["mixed_shares"]) == 2

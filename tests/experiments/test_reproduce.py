@@ -10,6 +10,7 @@ from rich.console import Console
 import jaxsel
 from experiments import reproduce
 from experiments.compare import SETTINGS
+from experiments.config import read_settings
 from experiments.reproduce import against, calibration, claims, judge, numbers, tables
 from experiments.runs import run
 from experiments.summaries import share_spent, spent_to_reach
@@ -134,7 +135,8 @@ def test_every_method_runs_and_a_second_call_runs_nothing_again(tmp_path, monkey
     arguments += ["--set", "train.group_size=4", "--name", "reproduce_4"]
     reproduce.main(arguments)
     written = (tmp_path / "results" / "reproduce_4_string_ops.json").read_text()
-    assert json.loads(written)["config"]["train"]["group_size"] == 4
+    settings = [read_settings(path.parent) for path in tmp_path.glob("runs/train.group_size=4/**/metrics.jsonl")]
+    assert [one["train.group_size"] for one in settings] == [4, 4, 4]
     assert set(json.loads(written)["methods"]) == {"uniform", "dynamic_sampling", "mopps_mixed"}
     assert (tmp_path / "results" / "reproduce_4.png").stat().st_size > 20_000
     assert "of dynamic sampling's rollouts" in capsys.readouterr().out
@@ -146,3 +148,9 @@ def test_methods_to_compare_with_are_needed(capsys):
     with pytest.raises(SystemExit):
         reproduce.main(["--methods", "mopps", "dps"])
     assert "name both" in capsys.readouterr().err
+
+
+def test_what_the_experiment_sets_cannot_be_set(capsys):
+    with pytest.raises(SystemExit):
+        reproduce.main(["--set", "pool_size=64", "--set", "task=countdown"])
+    assert "--set task: the experiment sets that itself" in capsys.readouterr().err

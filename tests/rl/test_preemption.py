@@ -36,6 +36,12 @@ def test_a_signal_asks_once_and_then_does_what_it_did(number):
         signal.signal(number, before)
 
 
+def test_before_training_a_signal_stops_at_once():
+    with pytest.raises(PreemptedError, match="before it trained"), Preemption(at_once=True):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
 def test_in_another_thread_nothing_is_caught():
     entered = []
     thread = threading.Thread(target=lambda: entered.append(Preemption().__enter__()))
