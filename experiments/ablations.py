@@ -170,12 +170,11 @@ _COLUMNS = {
 
 def table(name: str, by_value: dict[str, Any]) -> Table:
     """Values by numbers, 80 columns wide."""
-    rows = ([value, *(_cell(column, found[column]) for column in _COLUMNS)] for value, found in by_value.items())
+    rows = (
+        [value, *(shown(found[column], digits=3 if column == "gain" else 2) for column in _COLUMNS)]
+        for value, found in by_value.items()
+    )
     return terminal_table(name.replace("_", " "), ("value", *_COLUMNS.values()), rows)
-
-
-def _cell(column: str, number: dict[str, float]) -> str:
-    return "never" if np.isinf(number["mean"]) else shown(number, digits=3 if column == "gain" else 2)
 
 
 def draw(result: dict[str, Any], path: Path) -> Path:

@@ -189,7 +189,7 @@ def tables(task: str, result: dict[str, Any]) -> Iterator[Table]:
 def _cell(name: str, number: dict[str, Any]) -> str:
     if name.startswith("ms"):
         return f"{number['mean']:.1f}"
-    return shown(number, digits=3 if name in _FINE else 2) if np.isfinite(number["mean"]) else "never"
+    return shown(number, digits=3 if name in _FINE else 2)
 
 
 def draw(drawn: dict[str, Runs], path: Path) -> Path:

@@ -28,8 +28,11 @@ def of_seeds(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
 
 
 def shown(number: dict[str, float], digits: int = 3) -> str:
-    """For a table: the mean, and the standard error where there is one; a dash where there is neither."""
-    if np.isnan(number["mean"]):
-        return "-"
+    """For a table: the mean, and the standard error where there is one; a dash where there is neither.
+
+    What is infinite, as the steps to an accuracy that is not reached, is "never".
+    """
+    if not np.isfinite(number["mean"]):
+        return "-" if np.isnan(number["mean"]) else "never"
     error = "" if np.isnan(number["standard_error"]) else f" ({number['standard_error']:,.{digits}f})"
     return f"{number['mean']:,.{digits}f}{error}"

@@ -25,3 +25,4 @@ def test_shown():
     assert shown({"mean": 12345.67, "standard_error": 1234.5}, digits=1) == "12,345.7 (1,234.5)"
     assert shown(over_seeds([2.0]), digits=0) == "2"
     assert shown(over_seeds([math.nan, 1.0])) == "-"
+    assert shown(over_seeds([math.inf, 1.0])) == "never"
