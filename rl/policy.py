@@ -68,6 +68,19 @@ class Policy:
         return _single(self.tokenizer.eos_token_id)
 
     @property
+    def eos_token_ids(self) -> list[int]:
+        """All tokens that end a completion: the tokenizer's one, then further ones of the generation config."""
+        config = getattr(self.model, "generation_config", None)
+        more = getattr(config, "eos_token_id", None)
+        more = [] if more is None else more if isinstance(more, list | tuple) else [more]
+        return list(dict.fromkeys([self.eos_token_id, *map(int, more)]))
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest prompt and completion together, in tokens; None: the model's configuration names no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
     def pad_token_id(self) -> int:
         """The token that fills up rows; the end of sequence where the tokenizer has none."""
         pad = self.tokenizer.pad_token_id
@@ -91,10 +104,20 @@ class Policy:
         """Left-padded tokens and their attention mask, both int64 `[len(texts), longest]`.
 
         A tokenizer with a chat template sees every text as one user message.
+
+        Raises:
+            ValueError: no texts, a text with a character that no encoding has, or a text without any token.
         """
+        if not texts:
+            raise ValueError("texts is empty; give at least one prompt")
+        for i, text in enumerate(texts):
+            check_text(i, text)
         if self.tokenizer.chat_template:
             texts = [self._chat(text) for text in texts]
         rows = self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
+        empty = next((i for i, row in enumerate(rows) if not row), None)
+        if empty is not None:
+            raise ValueError(f"prompt {empty}, {texts[empty]!r}, has no tokens; give a text that is not empty")
         width = max(len(row) for row in rows)
         tokens = torch.full((len(rows), width), self.pad_token_id)
         mask = torch.zeros_like(tokens)
@@ -185,6 +208,23 @@ class Policy:
     def _chat(self, text: str) -> str:
         message = [{"role": "user", "content": text}]
         return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
+def check_text(row: int, text: str) -> None:
+    """Refuses what no tokenizer reads.
+
+    Raises:
+        ValueError: it is no text, or half of a surrogate pair stands in it alone; the message names the row.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"prompt {row} is {text!r:.80}, of type {type(text).__name__}; give a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"prompt {row} has the lone surrogate {text[error.start]!r} at character {error.start}; "
+            'remove it, for example by text.encode("utf-8", "replace").decode()'
+        ) from error
 
 
 def _single(token_id: Any) -> int:

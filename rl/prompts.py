@@ -89,6 +89,9 @@ class Task(NamedTuple):
 
 # Arrow's string arrays hold 2 GiB at most.
 _ROWS_AT_ONCE = 2**17
+# In the metadata of files that `write_parquet` made: their ground truths are JSON. Those of other files are not read as
+# JSON, for "033" and "72" are texts that a verifier compares with texts.
+_MARK = {b"jaxsel": b'{"ground_truth": "json"}'}
 
 
 def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, ability: str) -> None:
@@ -123,19 +126,21 @@ def _verl_table(pool: PromptPool, rows: slice, data_source: str, ability: str):
         "reward_model": struct([pa.repeat("rule", count), answers], ["style", "ground_truth"]),
         "extra_info": struct([indices, keys], ["index", "key"]),
     }
-    return pa.table(columns)
+    return pa.table(columns).replace_schema_metadata(_MARK)
 
 
 def read_parquet(path: str | Path) -> PromptPool:
     """Reads a Parquet file in verl's schema with the `datasets` library.
 
     Keys are `extra_info.key` where there is one, else `extra_info.index`. A prompt is plain text, or messages
-    joined by newlines. An answer that is text is read as JSON, and kept as it is where it is none.
+    joined by newlines. An answer is what the file holds: text stays text, but for files that `write_parquet` made,
+    whose JSON is read back into the answers that were written.
 
     Raises:
-        ValueError: a column is missing, or `extra_info.index` is missing or repeats (verl itself would
-            silently take 0 for every row).
+        ValueError: a column is missing, a prompt is neither text nor a list of messages with text, or
+            `extra_info.index` is missing or repeats (verl itself would silently take 0 for every row).
     """
+    import pyarrow.parquet as pq
     from datasets import Dataset
 
     table: Any = Dataset.from_parquet(str(path)).with_format("arrow")[:]
@@ -146,21 +151,20 @@ def read_parquet(path: str | Path) -> PromptPool:
     indices = [info.get("index") for info in infos]
     if None in indices or len(set(indices)) != len(indices):
         raise ValueError(f"extra_info.index in {path} is missing or repeats; give every row a unique index")
+    ours = (pq.read_schema(path).metadata or {}).items() >= _MARK.items()
+    answers = [(judged or {}).get("ground_truth") for judged in table["reward_model"].to_pylist()]
     return PromptPool(
-        texts=[_text(prompt) for prompt in table["prompt"].to_pylist()],
-        answers=[_ground_truth(judged["ground_truth"]) for judged in table["reward_model"].to_pylist()],
+        texts=[_text(f"row {row} of {path}", prompt) for row, prompt in enumerate(table["prompt"].to_pylist())],
+        answers=[json.loads(answer) for answer in answers] if ours else answers,
         keys=[str(info.get("key") or index) for info, index in zip(infos, indices, strict=True)],
     )
 
 
-def _text(prompt: str | list[dict[str, str]]) -> str:
-    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
-
-
-def _ground_truth(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+def _text(where: str, prompt: Any) -> str:
+    """The prompt as one text; `where` is for the message of an error."""
+    if isinstance(prompt, str):
+        return prompt
+    contents = [message.get("content") for message in prompt or ()]
+    if not contents or not all(isinstance(content, str) for content in contents):
+        raise ValueError(f"{where} has the prompt {prompt!r:.120}; give text, or messages whose content is text")
+    return "\n".join(contents)

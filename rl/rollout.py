@@ -1,9 +1,11 @@
 """What an engine that completes prompts promises."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 
@@ -27,10 +29,10 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature is {self.temperature}; give a number of at least 0")
+        if not _is_count(self.max_new_tokens):
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}; give an integer of at least 1")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}; give a finite number of at least 0")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; give a number above 0 and up to 1")
         if isinstance(self.stop, str) or "" in self.stop:
@@ -96,12 +98,38 @@ def check_request(prompts: Sequence[str], group_size: int) -> None:
     """What every engine refuses.
 
     Raises:
-        ValueError: no prompts, or a group size below 1.
+        ValueError: no prompts, or a group size that is no integer of at least 1.
     """
-    if not prompts:
+    if isinstance(prompts, str):
+        raise ValueError(f"prompts is the text {prompts!r:.80}; give a sequence of texts")
+    if not len(prompts):
         raise ValueError("prompts is empty; give at least one")
-    if group_size < 1:
-        raise ValueError(f"group_size is {group_size}; give at least 1")
+    if not _is_count(group_size):
+        raise ValueError(f"group_size is {group_size!r}; give an integer of at least 1")
+
+
+def check_lengths(prompt_mask: torch.Tensor, max_new_tokens: int, longest: int | None) -> None:
+    """Refuses a prompt that leaves no room for its completion.
+
+    Args:
+        prompt_mask: `[b, p]`, 1 for a token and 0 for padding.
+        max_new_tokens: longest completion, in tokens.
+        longest: prompt and completion together, in tokens; None: there is no limit.
+
+    Raises:
+        ValueError: a prompt is too long; the message names its row.
+    """
+    lengths = prompt_mask.sum(1)
+    row = int(lengths.argmax())
+    if longest is not None and int(lengths[row]) + max_new_tokens > longest:
+        raise ValueError(
+            f"prompt {row} has {int(lengths[row])} tokens, which with max_new_tokens {max_new_tokens} is more than "
+            f"the {longest} that the engine allows; shorten the prompt, give fewer new tokens, or raise max_model_len"
+        )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
 
 
 def join_completions(parts: Sequence[Completions]) -> Completions:

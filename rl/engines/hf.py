@@ -1,15 +1,19 @@
-"""Rollouts with the policy's own Transformers model; the cache is filled once a prompt, for its whole group."""
+"""Rollouts with the policy's own Transformers model; each prompt is read once for its whole group."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 
+from rl.engines._continuation import Continuation
 from rl.policy import Policy
-from rl.rollout import Completions, Sampling, check_request
+from rl.rollout import Completions, Sampling, check_lengths, check_request
 
 
 class HFEngine:
     """A `RolloutEngine` that samples from `policy.model` itself, so a weight update needs no hand-over.
+
+    It works with every cache class of Transformers. A model that reads no attention mask (RWKV) needs prompts of one
+    length, for the others are padded.
 
     Args:
         policy: the policy; only `update_weights` changes it, where it is a copy of the trained one.
@@ -28,6 +32,7 @@ class HFEngine:
         check_request(prompts, group_size)
         generator = torch.Generator(self._policy.device).manual_seed(seed)
         prompt_tokens, prompt_mask = self._policy.encode(list(prompts))
+        check_lengths(prompt_mask, sampling.max_new_tokens, self._policy.max_length)
         chunks = [
             _sample(self._policy, tokens, mask, group_size, sampling, generator)
             for tokens, mask in zip(
@@ -57,16 +62,9 @@ def _sample(
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens, mask and log-probabilities `[b * n, max_new_tokens]` of one chunk of prompts."""
-    positions = (prompt_mask.cumsum(1) - 1).clamp_min(0)
-    output = policy.forward(
-        prompt_tokens, attention_mask=prompt_mask, position_ids=positions, use_cache=True, logits_to_keep=1
-    )
-    cache = output.past_key_values
-    cache.batch_repeat_interleave(group_size)
-    logits = output.logits[:, -1].repeat_interleave(group_size, 0)
-    attention = prompt_mask.repeat_interleave(group_size, 0)
-    position = prompt_mask.sum(1).repeat_interleave(group_size)[:, None]
-
+    continuation = Continuation(policy, prompt_tokens, prompt_mask, group_size)
+    logits = continuation.logits
+    ends = torch.tensor(policy.eos_token_ids, device=logits.device)
     rows, max_new_tokens = len(logits), sampling.max_new_tokens
     tokens = torch.full((rows, max_new_tokens), policy.pad_token_id, device=logits.device)
     mask = torch.zeros((rows, max_new_tokens), dtype=torch.bool, device=logits.device)
@@ -77,20 +75,12 @@ def _sample(
         tokens[:, t] = torch.where(alive, token, policy.pad_token_id)
         log_probs[:, t] = torch.where(alive, log_prob, 0.0)
         mask[:, t] = alive
-        alive = alive & (token != policy.eos_token_id)
+        alive = alive & ~torch.isin(token, ends)
         if sampling.stop:
             alive = alive & ~_stopped(policy.decode(tokens[:, : t + 1]), sampling.stop).to(alive.device)
         if t + 1 == max_new_tokens or not alive.any():
             break
-        attention = torch.cat([attention, attention.new_ones(rows, 1)], 1)
-        output = policy.forward(
-            tokens[:, t : t + 1],
-            attention_mask=attention,
-            position_ids=position + t,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = output.logits[:, -1]
+        logits = continuation.extend(tokens[:, t])
     return tokens, mask, log_probs
 
 

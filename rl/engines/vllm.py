@@ -11,7 +11,7 @@ import torch
 from rl.engines._own_process import OwnProcess, ServerError
 from rl.engines._vllm_server import Completion, Request, Server
 from rl.policy import Policy
-from rl.rollout import Completions, Sampling, check_request
+from rl.rollout import Completions, Sampling, check_lengths, check_request
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class VLLMEngine:
                 raise ValueError(f"{name} is {options[name]}; give 1: the weights are handed over on one GPU")
         self._policy = policy
         self._timeout = timeout
-        self._max_length = max_model_len or policy.model.config.get_text_config().max_position_embeddings
+        self._max_length = max_model_len or policy.max_length
         weights = policy.model.state_dict()
         self._shapes = {name: weight.shape for name, weight in weights.items()}
         self._half_updated = self._closed = False
@@ -97,12 +97,7 @@ class VLLMEngine:
         if self._half_updated:
             raise RuntimeError("the last update of vLLM's weights failed halfway; update them before generating")
         prompt_tokens, prompt_mask = self._policy.encode(list(prompts))
-        longest = int(prompt_mask.sum(1).max())
-        if longest + sampling.max_new_tokens > self._max_length:
-            raise ValueError(
-                f"prompts has one of {longest} tokens, which with max_new_tokens {sampling.max_new_tokens} is more "
-                f"than the engine's {self._max_length}; give shorter prompts or a larger max_model_len"
-            )
+        check_lengths(prompt_mask, sampling.max_new_tokens, self._max_length)
         rows = [tokens[mask.bool()].tolist() for tokens, mask in zip(prompt_tokens, prompt_mask, strict=True)]
         seeds = np.random.SeedSequence(seed).generate_state(len(rows) * group_size).tolist()
         requests = [Request(rows[i // group_size], seed) for i, seed in enumerate(seeds)]
@@ -164,7 +159,7 @@ class VLLMEngine:
 
     def _attempt(self, requests: list[Request], sampling: Sampling) -> list[Completion | None]:
         try:
-            return self._server.generate(requests, sampling, self._policy.eos_token_id, self._timeout)
+            return self._server.generate(requests, sampling, self._policy.eos_token_ids, self._timeout)
         except ServerError:
             _log.exception("vLLM failed to generate")
             self._server.restart()

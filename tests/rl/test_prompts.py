@@ -146,7 +146,7 @@ def test_round_trip_of_any_text_and_answer(tmp_path_factory, rows):
 
 def test_rows_of_another_program(tmp_path):
     pool = read_parquet(written(tmp_path, verl_rows()))
-    assert pool == PromptPool(["1+1=", "1+1="], [2, 2], ["0", "7"])
+    assert pool == PromptPool(["1+1=", "1+1="], ["2", "2"], ["0", "7"])
 
 
 def test_messages_are_joined(tmp_path):
@@ -160,21 +160,33 @@ def test_a_prompt_of_plain_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stored", "answer"),
+    "stored",
     [
-        ("72", 72),
-        ('{"a": [1]}', {"a": [1]}),
-        (r"\frac{1}{2}", r"\frac{1}{2}"),
-        ("Paris", "Paris"),
-        ("", ""),
-        ("0" * 5000, "0" * 5000),
-        ("9" * 5000, "9" * 5000),
-        ({"target": 22, "numbers": [3, 5, 7]}, {"target": 22, "numbers": [3, 5, 7]}),
+        "72",
+        "48.00",
+        "033",
+        "1e5",
+        "true",
+        "null",
+        "[0, 4]",
+        '{"a": [1]}',
+        r"\frac{1}{2}",
+        "Paris",
+        "",
+        " 7 ",
+        "9" * 5000,
+        {"target": 22},
     ],
 )
-def test_ground_truth_is_json_or_kept(tmp_path, stored, answer):
+def test_the_ground_truth_of_another_program_stays_as_it_is(tmp_path, stored):
     path = written(tmp_path, verl_rows(reward_model={"style": "rule", "ground_truth": stored}))
-    assert read_parquet(path).answers == [answer] * 2
+    assert read_parquet(path).answers == [stored] * 2
+
+
+@pytest.mark.parametrize("prompt", [None, [], [{"role": "user", "content": None}]])
+def test_a_prompt_without_text_is_named(tmp_path, prompt):
+    with pytest.raises(ValueError, match=r"row 0 of .* has the prompt .*; give text, or messages"):
+        read_parquet(written(tmp_path, verl_rows(prompt=prompt)))
 
 
 @pytest.mark.parametrize("info", [{"split": "train"}, {"index": 3}, {"index": None, "split": "train"}, None])

@@ -159,3 +159,49 @@ def test_a_larger_model_in_half_precision_runs():
     policy.model.bfloat16()
     out = HFEngine(policy).generate(PROMPTS, 2, SAMPLING, seed=0)
     assert out.log_probs.dtype == torch.float32
+
+
+@pytest.mark.parametrize("more", [3, [3, 4], [1, 5]])
+def test_every_end_of_sequence_of_the_generation_config_ends_a_completion(policy, more):
+    policy.model.generation_config.eos_token_id = more
+    ends = set(policy.eos_token_ids)
+    assert ends == {policy.eos_token_id} | set(more if isinstance(more, list) else [more])
+    out = HFEngine(policy).generate(PROMPTS, 50, Sampling(8), seed=0)
+    ended = set()
+    for tokens, mask in zip(out.tokens, out.mask, strict=True):
+        *before, last = tokens[mask].tolist()
+        assert not ends & set(before)
+        assert last in ends or int(mask.sum()) == out.mask.shape[1]
+        ended |= ends & {last}
+    assert ended == ends
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (["1=", ""], "prompt 1, '', has no tokens"),
+        (["1=", "2\ud800="], "prompt 1 has the lone surrogate '.ud800' at character 1; remove it"),
+        (["1=", None], "prompt 1 is None, of type NoneType; give a text"),
+        (["1=", "2" * 300], "prompt 1 has 300 tokens, which with max_new_tokens 3 is more than the 256"),
+        ("12=", "prompts is the text '12='; give a sequence"),
+    ],
+)
+def test_a_prompt_that_cannot_be_completed_is_named(engine, prompts, message):
+    with pytest.raises(ValueError, match=message):
+        engine.generate(prompts, 2, SAMPLING, seed=0)
+
+
+@pytest.mark.parametrize("group_size", [True, 2.5, -1, None])
+def test_a_group_size_that_is_no_count(engine, group_size):
+    with pytest.raises(ValueError, match="group_size is .*; give an integer of at least 1"):
+        engine.generate(PROMPTS, group_size, SAMPLING, seed=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": math.inf}, {"temperature": math.nan}, {"temperature": -1}, {"top_p": math.nan}, {"top_p": 0}]
+    + [{"max_new_tokens": value} for value in (0, 2.5, True, None)],
+)
+def test_sampling_out_of_range(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is .*; give"):
+        Sampling(**{"max_new_tokens": 3} | options)
