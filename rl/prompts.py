@@ -152,7 +152,7 @@ def read_parquet(path: str | Path) -> PromptPool:
     if None in indices or len(set(indices)) != len(indices):
         raise ValueError(f"extra_info.index in {path} is missing or repeats; give every row a unique index")
     ours = (pq.read_schema(path).metadata or {}).items() >= _MARK.items()
-    answers = [(judged or {}).get("ground_truth") for judged in table["reward_model"].to_pylist()]
+    answers: list[Any] = [(judged or {}).get("ground_truth") for judged in table["reward_model"].to_pylist()]
     return PromptPool(
         texts=[_text(f"row {row} of {path}", prompt) for row, prompt in enumerate(table["prompt"].to_pylist())],
         answers=[json.loads(answer) for answer in answers] if ours else answers,

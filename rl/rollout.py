@@ -129,7 +129,7 @@ def check_lengths(prompt_mask: torch.Tensor, max_new_tokens: int, longest: int |
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def join_completions(parts: Sequence[Completions]) -> Completions:

@@ -193,7 +193,7 @@ def test_a_prompt_that_cannot_be_completed_is_named(engine, prompts, message):
 
 @pytest.mark.parametrize("group_size", [True, 2.5, -1, None])
 def test_a_group_size_that_is_no_count(engine, group_size):
-    with pytest.raises(ValueError, match="group_size is .*; give an integer of at least 1"):
+    with pytest.raises(ValueError, match=r"group_size is .*; give an integer of at least 1"):
         engine.generate(PROMPTS, group_size, SAMPLING, seed=0)
 
 
