@@ -21,8 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import drawing
+from experiments.command import quiet_pipe
 from experiments.compare import commits, run_many
 from experiments.config import RunConfig, add_settings, configured
+from experiments.folders import name_of
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.spread import over_seeds, shown
 from experiments.summaries import Records, share_spent, summary
@@ -125,7 +127,7 @@ def place(settings: dict[str, Any]) -> str:
 
 def folder_of(settings: dict[str, Any], seed: int) -> Path:
     """Of a run."""
-    return Path(place(settings)) / f"seed-{seed}"
+    return Path(name_of({"method": place(settings)}).removeprefix("method=")) / f"seed-{seed}"
 
 
 def command(sweep: Sweep, seeds: list[int]) -> str:
@@ -213,4 +215,5 @@ def draw(result: dict[str, Any], path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

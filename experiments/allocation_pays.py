@@ -18,14 +18,15 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from tqdm import tqdm
 
 import jaxsel
 from experiments import drawing
+from experiments.command import quiet_pipe
 from experiments.provenance import provenance, write_result
 from experiments.simulated_math import Problems, load_problems, make_learner, make_parser, record, rollouts, split
 from experiments.spread import over_seeds, shown, standard_error
 from experiments.tables import terminal_table
+from rl.progress import bar
 
 STEPS, BATCH, HELD_OUT = 30, 256, 1000
 SAMPLES = (1, 2, 4, 8, 16, 32)
@@ -94,7 +95,7 @@ def main(arguments: list[str]) -> None:
     """Runs all seeds, prints the table and draws the figure."""
     options = make_parser(__doc__).parse_args(arguments)
     console, problems = Console(), load_problems(options.problems)
-    by_seed = [run_seed(problems, seed) for seed in tqdm(options.seeds, unit="seed")]
+    by_seed = [run_seed(problems, seed) for seed in bar(options.seeds, unit="seed")]
     rows = (
         [name, *(shown(over_seeds(solved)) for solved in zip(*(results[name] for results in by_seed), strict=True))]
         for name in by_seed[0]
@@ -108,4 +109,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

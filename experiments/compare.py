@@ -15,6 +15,7 @@ from tqdm import tqdm
 from experiments.config import CONFIG, RunConfig, flat_settings, read_settings
 from experiments.runs import make_policy, make_task, run
 from experiments.summaries import Records
+from rl import progress
 from rl.preemption import PreemptedError
 from rl.run_log import read_metrics
 
@@ -128,7 +129,7 @@ def _warm_up(config: RunConfig) -> None:
 def _run(config: RunConfig, run_dir: Path, resume: bool) -> Records:
     def bar(steps: range) -> Any:
         name = f"{config.method.name:<18} seed {config.seed}"
-        return tqdm(steps, desc=name, unit="step", position=_position, leave=True)
+        return progress.bar(steps, desc=name, unit="step", position=_position, leave=True)
 
     try:
         return run(config, run_dir, resume=resume, progress=bar)

@@ -7,7 +7,6 @@ more a step, at several times the rollouts. `experiments/selection_pays.py` hold
 """
 
 import argparse
-import shutil
 import sys
 import time
 from dataclasses import replace
@@ -15,8 +14,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from experiments.command import quiet_pipe
 from experiments.compare import BASELINES, SETTINGS, run_methods
 from experiments.figures import draw_comparison
+from experiments.folders import clear_run, name_of
 from experiments.runs import PREDICTIVE
 from experiments.summaries import summary_table
 
@@ -35,13 +36,17 @@ def main(arguments: list[str]) -> None:
     shared = SETTINGS[options.task]
     if options.steps:
         shared = replace(shared, train=replace(shared.train, steps=options.steps))
-    out = options.out / options.task
-    shutil.rmtree(out, ignore_errors=True)
+    chosen = {"seed": options.seed or None, "train.steps": options.steps}
+    told = name_of({name: value for name, value in chosen.items() if value is not None})
+    out = options.out / ",".join(filter(None, (options.task, told)))
+    methods = list(dict.fromkeys([*BASELINES, *options.method]))
+    for method in methods:
+        clear_run(out / method)
     console.print(
         f"[bold]jaxsel demo[/bold]: {options.task}, {shared.pool_size} prompts, {shared.train.steps} steps of "
         f"{shared.method.batch_size} prompts x {shared.train.group_size} rollouts, on this machine's CPU"
     )
-    runs = run_methods(shared, options.seed, out, list(dict.fromkeys([*BASELINES, *options.method])))
+    runs = run_methods(shared, options.seed, out, methods)
     console.print(summary_table(runs))
     figure = draw_comparison(runs, out / "demo.png", title=f"{options.task}, seed {options.seed}")
     console.print(
@@ -50,4 +55,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -11,6 +11,11 @@ from matplotlib import pyplot as plt
 from jaxsel.plotting import tidy as tidy
 
 
+def plain(text: str) -> str:
+    """The text as it is in a figure, where two dollar signs would make a formula of what is between them."""
+    return text.replace("$", r"\$")
+
+
 def save(figure: Any, path: Path) -> Path:
     """Writes the figure and closes it; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)

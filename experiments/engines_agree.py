@@ -9,7 +9,6 @@ vLLM: the environment that `make vllm` builds will do.
 """
 
 import argparse
-import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,9 +18,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command import quiet_pipe
 from experiments.compare import SETTINGS, run_config
 from experiments.config import EngineConfig, RunConfig
 from experiments.drawing import plt, save, tidy
+from experiments.folders import clear_run
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import run
 from experiments.spread import over_seeds, shown
@@ -52,7 +53,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     config = setting(options.steps, options.learning_rate, options.warm_start_steps)
-    shutil.rmtree(options.out, ignore_errors=True)
+    for seed in options.seeds:
+        for name in ENGINES:
+            clear_run(options.out / f"{name}-{seed}")
     runs = {name: [] for name in ENGINES}
     for seed in options.seeds:
         for name, engine in ENGINES.items():
@@ -126,4 +129,5 @@ def _table(found: dict[str, dict[str, dict[str, float]]], steps: int) -> Table:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -33,7 +33,7 @@ def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Pat
     for axes in (left, right):
         drawing.tidy(axes)
     left.legend(frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(drawing.plain(title))
     return drawing.save(figure, path)
 
 
@@ -44,7 +44,7 @@ VARIANTS = {"mopps_mean": 0, "mopps_mixed": 5, "mopps_top_mixed": 5, "oracle": 6
 def look_of(method: str) -> dict[str, Any]:
     """A method's line, labelled."""
     known = plotting.style(VARIANTS.get(method, method))
-    return {**known, "marker": "none", "label": method.replace("_", " "), "linewidth": 1.8}
+    return {**known, "marker": "none", "label": drawing.plain(method.replace("_", " ")), "linewidth": 1.8}
 
 
 def held_out(seeds: list[Records], at: str, unit: int = 1) -> tuple[np.ndarray, np.ndarray]:

@@ -30,14 +30,15 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 import jaxsel
 from experiments import drawing
+from experiments.command import quiet_pipe
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.spread import over_seeds, shown
 from experiments.tables import terminal_table
 from jaxsel import metrics, plotting, reference_models, simulate
+from rl.progress import bar
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 GOLD, GOLD_EMBEDDED = "gold standard", "gold standard with embeddings"
@@ -265,7 +266,7 @@ def run(config: Config, seeds: list[int], learner_seeds: list[int], out: Path) -
     for source, make, chosen in (("state space", state_space, seeds), ("learner", learner, learner_seeds)):
         if not chosen:
             continue
-        by_source[source] = [run_seed(config, make(config, seed), seed) for seed in tqdm(chosen, desc=source)]
+        by_source[source] = [run_seed(config, make(config, seed), seed) for seed in bar(chosen, desc=source)]
     summaries = {source: summarise(by_seed) for source, by_seed in by_source.items()}
     for source, summary in summaries.items():
         for part in PARTS:
@@ -289,4 +290,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 import jaxsel
 from experiments import drawing
+from experiments.command import quiet_pipe
 from experiments.provenance import provenance, write_result
 from experiments.real_prompts import SEEN, UNSEEN, Config, run_seed, table
 from experiments.simulated_math import (
@@ -38,6 +38,7 @@ from experiments.simulated_math import (
 from experiments.spread import over_seeds, shown
 from experiments.tables import terminal_table
 from jaxsel import simulate
+from rl.progress import bar
 
 PREDICTORS: dict[str, dict[str, Any]] = {
     "gps": {},
@@ -147,7 +148,7 @@ def main(arguments: list[str]) -> None:
     clusters = KMeans(CLUSTERS, random_state=0).fit_predict(directions)
     runs = {
         name: choose(problems, selector, clusters, options.seeds)
-        for name, selector in tqdm(selectors(problems.embeddings).items(), desc="choices", unit="selector")
+        for name, selector in bar(selectors(problems.embeddings).items(), desc="choices", unit="selector")
     }
     choices = {name: over_seeds(by_seed) for name, by_seed in runs.items()}
     for part in (UNSEEN, SEEN):
@@ -163,4 +164,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -26,6 +26,7 @@ import numpy as np
 
 import jaxsel
 from experiments.benchmarks.memory import resident_bytes
+from experiments.command import quiet_pipe
 from experiments.provenance import RESULTS, provenance, write_result
 
 FEATURES, BATCH, GROUP_SIZE, WIDTH, DRAWS = 256, 256, 8, 64, 10
@@ -142,4 +143,5 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -14,12 +14,16 @@ _HEAD = """Trains a policy on prompts that a method chooses.
   python -m experiments.train -m hydra/launcher=submitit_slurm resume=true ...    # on SLURM: experiments/cluster
   torchrun --nproc_per_node 2 -m experiments.train seed=3       # two processes train one policy
 
-Asked to stop (SIGTERM, SIGUSR1, SIGUSR2) a run finishes its step, writes a checkpoint and exits with 75; submitit
-queues it again. With resume=true it goes on; in a folder without a run it starts one.
+Asked to stop (SIGTERM, Ctrl-C, SIGUSR1, SIGUSR2) a run finishes its step, writes a checkpoint and exits with 75;
+submitit queues it again. Asked twice, it ends at once. With resume=true it goes on; in a folder without a run it starts
+one. A run may go on with other values of train.steps (a finished run too), train.probe_every, train.checkpoint_every,
+train.micro_batch_size, train.gradient_checkpointing, train.save_policy, engine.*, parallel and tracker.
 
-Metrics go to metrics.jsonl and TensorBoard events in the run's folder, and to a tracker where one is given. The folder
-is runs/TASK-METHOD-SEED (of a sweep: runs/WHAT WAS SET) unless hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER) says
-otherwise. python -m experiments.collect FOLDER shows many runs side by side. Set any of these as NAME=VALUE:
+Metrics go to metrics.jsonl and TensorBoard events in the run's folder, and to a tracker where one is given; the last
+two checkpoints and, after the last step, the policy as a Hugging Face folder lie there too. The folder is
+runs/TASK-METHOD-SEED,SETTINGS with the settings that are not the default; of a sweep runs/SETTINGS with those that are
+swept, and a hash of the others. hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER) says otherwise. One run at a time may use
+a folder. python -m experiments.collect FOLDER shows many runs side by side. Set any of these as NAME=VALUE:
 
   --resume                     go on from the folder's checkpoint (the same as resume=true)
   threads = 0                  threads for torch; 0: its own choice

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.command import quiet_pipe
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 
 
@@ -101,4 +103,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

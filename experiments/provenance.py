@@ -36,7 +36,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8; a reader sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # half of a pair of surrogates
     os.replace(partial, path)
 
 

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 import jaxsel
 from experiments import drawing
+from experiments.command import quiet_pipe
 from experiments.provenance import provenance, write_result
 from experiments.simulated_math import (
     Predict,
@@ -46,6 +46,7 @@ from experiments.simulated_math import (
 )
 from experiments.spread import over_seeds, shown
 from experiments.tables import terminal_table
+from rl.progress import bar
 
 HORIZONS = (1, 3, 10, 30, 100)
 PREDICTORS: dict[str, Callable[[Problems], Predict]] = {
@@ -95,7 +96,7 @@ def run_seed(problems: Problems, config: Config, seed: int, predictors: dict[str
         make_learner(problems, seed), rows, seed, steps=max(config.horizons), batch_size=config.batch_size
     )
     results: dict[str, Any] = {}
-    for name, predict in tqdm(predictors.items(), desc=f"seed {seed}", unit="predictor"):
+    for name, predict in bar(predictors.items(), desc=f"seed {seed}", unit="predictor"):
         results[name] = {}
         for t, predicted in predict(recording, config.horizons).items():
             visited = np.zeros(len(problems.levels), bool)
@@ -163,4 +164,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -30,9 +30,11 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import drawing
+from experiments.command import quiet_pipe
 from experiments.compare import SETTINGS, commits, described, run_config, run_many
 from experiments.config import add_settings, configured
 from experiments.figures import held_out, look_of, smoothed, with_band
+from experiments.folders import name_of
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.runs import METHODS, PREDICTIVE
 from experiments.spread import of_seeds, shown
@@ -61,7 +63,7 @@ def main(arguments: list[str]) -> None:
     common = dict(options.set)
     if fixed := common.keys() & {"task", "seed", "method.name", "train.history"}:
         parser.error(f"--set {min(fixed)}: the experiment sets that itself; set something else")
-    out = options.out / ",".join(f"{name}={value}" for name, value in sorted(common.items()))
+    out = options.out / name_of(dict(sorted(common.items())))
     console, drawn = Console(), {}
     for task in options.tasks:
         shared = configured(common, SETTINGS[task])
@@ -219,4 +221,5 @@ def draw(drawn: dict[str, Runs], path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -1,5 +1,6 @@
 """One training run from its configuration: what every experiment of this folder starts from."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -10,19 +11,21 @@ import torch
 from transformers.utils import logging
 
 import jaxsel
-from experiments.config import CONFIG, EngineConfig, MethodConfig, RunConfig, flat_settings, read_settings
+from experiments.config import CONFIG, EngineConfig, MethodConfig, RunConfig, flat, flat_settings, read_settings
 from experiments.provenance import provenance, write_result
+from rl.checkpoint import MAY_CHANGE
 from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
 from rl.embeddings import embed
 from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
+from rl.lock import alone_in
 from rl.policy import Policy, load_policy
 from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
 from rl.ranks import Ranks, join
 from rl.rollout import RolloutEngine
-from rl.run_log import read_metrics
+from rl.run_log import is_end, read_metrics
 from rl.shared import SharedSelector
 from rl.tasks import countdown, string_ops
 from rl.trackers import Tracker
@@ -177,10 +180,17 @@ def run(
         ranks: None: those that `torchrun` or `accelerate launch` started, or this process alone.
 
     Raises:
-        ValueError: an argument out of its range, or a folder that holds another run.
+        ValueError: an argument out of its range, or a folder that holds another run, or where another one goes on.
         PreemptedError: a signal asked it to stop, see `rl.preemption`.
     """
     ranks = ranks or join(config.parallel)
+    with alone_in(run_dir, ranks):
+        return _run(config, run_dir, resume, progress, ranks)
+
+
+def _run(
+    config: RunConfig, run_dir: Path, resume: bool, progress: Callable[[range], Any] | None, ranks: Ranks
+) -> list[dict[str, float]]:
     task = make_task(config.task)
     pool = task.pool(config.pool_size, config.seed)
     ranks.on_main(lambda: _claim(config, run_dir, resume, ranks))
@@ -227,17 +237,27 @@ def _preemptible(ranks: Ranks, load: Callable[[], Policy]) -> Policy:
     return policy
 
 
-_MAY_CHANGE = ("engine", "tracker", "parallel")
+_MAY_CHANGE = ("engine.", "tracker", "parallel", *(f"train.{name}" for name in MAY_CHANGE))
 
 
 def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None:
     """Writes what the run comes from, before it does anything; or sees that it is the run that the folder holds."""
-    path, started = run_dir / CONFIG, bool(read_metrics(run_dir / "metrics.jsonl"))
-    if started and resume and path.exists():
-        there, here = read_settings(run_dir), flat_settings(config)
-        for name in there.keys() & here.keys():
-            if there[name] != here[name] and not name.startswith(_MAY_CHANGE):
-                held = f"{run_dir} holds a run with {name} {there[name]!r}"
-                raise ValueError(f"{name} is {here[name]!r}, but {held}; give that, or another folder")
-    elif resume or not started:
+    path, records = run_dir / CONFIG, read_metrics(run_dir / "metrics.jsonl")
+    if records and resume and path.exists():
+        _check_same(config, run_dir, sum(not is_end(record) for record in records))
+        kept = json.loads(path.read_text())
+        if flat(kept["config"]) != flat_settings(config):
+            write_result(path, kept | {"config": asdict(config)})
+    elif resume or not records:
         write_result(path, provenance(asdict(config), config.seed) | {"processes": ranks.count})
+
+
+def _check_same(config: RunConfig, run_dir: Path, done: int) -> None:
+    there, here = read_settings(run_dir), flat_settings(config)
+    for name in there.keys() & here.keys():
+        if there[name] != here[name] and not name.startswith(_MAY_CHANGE):
+            held = f"{run_dir} holds a run with {name} {there[name]!r}"
+            raise ValueError(f"{name} is {here[name]!r}, but {held}; give that, or another folder")
+    if config.train.steps < done:
+        held = f"{run_dir} holds a run of {done} steps"
+        raise ValueError(f"train.steps is {config.train.steps}, but {held}; give at least {done}, or another folder")

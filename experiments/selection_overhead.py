@@ -26,6 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command import quiet_pipe
 from experiments.compare import SETTINGS, run_config
 from experiments.config import RunConfig
 from experiments.provenance import RESULTS, provenance, write_result
@@ -185,4 +186,5 @@ def _table(rows: list[dict[str, Any]], pool_size: int) -> Table:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -19,7 +19,6 @@ steps.
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command import quiet_pipe
 from experiments.compare import DEMO_METHODS, SETTINGS, described, run_methods
 from experiments.figures import draw_seeds
+from experiments.folders import clear_run
 from experiments.provenance import RESULTS, provenance, write_result
 from experiments.spread import of_seeds, over_seeds, shown, standard_error
 from experiments.summaries import Records, curve, share_spent, summary
@@ -51,7 +52,8 @@ def main(arguments: list[str]) -> None:
     runs: AllRuns = {method: [] for method in DEMO_METHODS}
     for seed in options.seeds:
         out = options.out / options.task / f"seed-{seed}"
-        shutil.rmtree(out, ignore_errors=True)
+        for method in DEMO_METHODS:
+            clear_run(out / method)
         for method, records in run_methods(shared, seed, out).items():
             runs[method].append(records)
     claims = {method: judge_claims(runs, method) for method in PREDICTIVE}
@@ -103,4 +105,5 @@ def _table(runs: AllRuns, claims: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsel
+from experiments.command import quiet_pipe
 from jaxsel import simulate
 from rl.history import HistoryLog
 
@@ -72,4 +73,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

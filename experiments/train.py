@@ -1,9 +1,24 @@
 """One training run from the command line: `python -m experiments.train --help`."""
 
+# ruff: noqa: E402 (signals are handled from the first line on, before the imports that take seconds)
+
 import os
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
+
+
+def _stop_at_once(number: int, frame: FrameType | None) -> None:
+    """Before training there is nothing to finish; libraries that are being imported would swallow an exception."""
+    del number, frame
+    os.write(2, b"stopped before it trained, as it was asked to; resume to go on\n")
+    os._exit(os.EX_TEMPFAIL)
+
+
+if __name__ == "__main__":  # during training `rl.preemption` takes over
+    for asked in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(asked, _stop_at_once)
 
 import hydra
 import torch
@@ -11,12 +26,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from experiments import folders
+from experiments.command import quiet_pipe
 from experiments.config import RunConfig, writable_config
 from experiments.help import describe
 from experiments.runs import run
 from rl.preemption import PreemptedError
 from rl.ranks import join
 
+folders.register()
 ConfigStore.instance().store(
     name="train",
     node={
@@ -24,9 +42,9 @@ ConfigStore.instance().store(
         "resume": False,
         "threads": 0,
         "hydra": {
-            "run": {"dir": "runs/${task}-${method.name}-${seed}"},
-            "sweep": {"dir": "runs", "subdir": "${hydra:job.override_dirname}"},
-            "job": {"chdir": False, "config": {"override_dirname": {"exclude_keys": ["resume", "threads"]}}},
+            "run": {"dir": "runs/${run_folder:}"},
+            "sweep": {"dir": "runs", "subdir": folders.sweep_subdir()},
+            "job": {"chdir": False},
             "job_logging": {"root": {"level": "WARNING"}},
             "help": {"template": describe(RunConfig())},
         },
@@ -63,6 +81,7 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     sys.argv = ["resume=true" if argument == "--resume" else argument for argument in sys.argv]
-    main()
+    with quiet_pipe():
+        main()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from rl.cache import cache_root
+from rl.progress import bar
 
 _FORMAT = 1  # raise it when the same texts and embedder would give another file
 _DIGEST_BYTES = 32
@@ -156,7 +156,7 @@ def _compute(texts: list[str], encode: Encode, batch_size: int, dtype: str, prog
     place = np.array([places.setdefault(text, len(places)) for text in texts])
     unique = list(places)
     vectors = np.empty((len(unique), 0), dtype)
-    for start in tqdm(range(0, len(unique), batch_size), desc="embeddings", unit="batch", disable=not progress):
+    for start in bar(range(0, len(unique), batch_size), desc="embeddings", unit="batch", disable=not progress):
         batch = unique[start : start + batch_size]
         block = np.asarray(encode(batch))
         if block.dtype.kind not in "fiu":

@@ -200,9 +200,14 @@ class Policy:
         """With weights of its own, which no gradient changes."""
         return replace(self, model=copy.deepcopy(self.model).requires_grad_(False))
 
-    def save(self, path: str | Path) -> None:
-        """Writes a folder that `load_policy` and Transformers' Auto classes read."""
-        self.model.save_pretrained(path)
+    def save(self, path: str | Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+        """Writes a folder that `load_policy` and Transformers' Auto classes read.
+
+        Args:
+            path: the folder.
+            weights: of the model, whole, where it is sharded; None: its own.
+        """
+        self.model.save_pretrained(path, state_dict=weights)
         self.tokenizer.save_pretrained(path)
 
     def _chat(self, text: str) -> str:

@@ -5,8 +5,9 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""What a scheduler sends some time before it takes the machine away: SLURM's `--signal=USR1@120`, submitit's USR2."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+"""SIGTERM, Ctrl-C (SIGINT), and what a scheduler sends some time before it takes the machine away: SLURM's
+`--signal=USR1@120`, submitit's USR2."""
 
 
 class PreemptedError(Exception):

@@ -1,14 +1,15 @@
-"""A run on disk: metrics as JSON lines and TensorBoard events, and the checkpoint to go on from."""
+"""A run's metrics on disk: JSON lines and TensorBoard events. The checkpoints are in `rl.checkpoint`."""
 
 import json
 import math
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from rl._files import replaced_when_complete
+from rl._files import named, replaced_when_complete
+from rl.checkpoint import load_checkpoint as load_checkpoint
+from rl.checkpoint import save_checkpoint as save_checkpoint
 from rl.trackers import Tracker
 
 _METRICS = "metrics.jsonl"
@@ -57,7 +58,9 @@ class RunLog(Records):
         if path.exists() and not resume:
             raise ValueError(f"run_dir {run_dir} already holds a run; resume it or give another folder")
         super().__init__(run_dir, first_step=first_step)
-        self._tracker, self._tracked = tracker, {record["step"] for record in read_metrics(path)}
+        self._path, self._tracker = path, tracker
+        # The probe at the end of a run that now goes on is part of a step that was not done yet.
+        self._tracked = {r["step"] for r in read_metrics(path) if r["step"] < first_step or not is_end(r)}
         with replaced_when_complete(path) as file:
             file.write("".join(f"{json.dumps(record)}\n" for record in self.records).encode())
         self._file = path.open("a")
@@ -66,8 +69,9 @@ class RunLog(Records):
     def write(self, record: dict[str, float]) -> None:
         """One step's metrics; not-a-number becomes null."""
         super().write(record)
-        self._file.write(f"{json.dumps(self.records[-1])}\n")
-        self._file.flush()
+        with named(self._path, "the lines before are on disk, and the step is done again"):
+            self._file.write(f"{json.dumps(self.records[-1])}\n")
+            self._file.flush()
         for name, value in self.records[-1].items():
             if value is not None and name != "step":
                 self._tensorboard.add_scalar(name, value, int(record["step"]))
@@ -79,29 +83,31 @@ class RunLog(Records):
         self._tensorboard.close()
 
 
+def is_end(record: dict[str, Any]) -> bool:
+    """Whether a record is the last one of a finished run: a probe after the last step, and no step."""
+    return all(name in ("step", "rollouts") or name.startswith("probe/") for name in record)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a `metrics.jsonl`; a last line cut short by a crash is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
-
-
-def save_checkpoint(path: Path, identity: dict[str, Any], **content: Any) -> None:
-    """Replaces the checkpoint when the new one is complete on disk."""
-    with replaced_when_complete(path) as file:
-        torch.save({"identity": identity, **content}, file)
-
-
-def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """What `save_checkpoint` wrote. The file is trusted: it is unpickled.
+    """The complete lines of a `metrics.jsonl`; a last line cut short by a crash is left out.
 
     Raises:
-        ValueError: it is of another configuration.
+        ValueError: another line is damaged.
     """
-    saved = torch.load(path, map_location="cpu", weights_only=False)
-    if saved["identity"] != identity:
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    return [_record(path, number, line) for number, line in enumerate(lines[:-1], 1)]
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:  # text that is no JSON, or bytes that are no text
+        record = None
+    if not isinstance(record, dict) or "step" not in record:
         raise ValueError(
-            f"{path} is of another run: saved {saved['identity']}, here {identity}; give the same configuration"
+            f"line {number} of {path} is damaged: {line[:60]!r}; put back a copy of the file, or delete the line: the "
+            "metrics of its step are then missing, unless the run resumes from an earlier step and does it again"
         )
-    return saved
+    return record

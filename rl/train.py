@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from rl._files import replaced_folder
+from rl.checkpoint import NEWEST, check_finite, load_latest, save_checkpoint
 from rl.curriculum import Collected, Curriculum
 from rl.groups import Groups, judge
 from rl.history import HistoryLog, Unwritten
 from rl.learner import Learner
+from rl.lock import alone_in
 from rl.policy import Policy
 from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
+from rl.progress import bar
 from rl.prompts import PromptPool, Task
 from rl.ranks import Ranks
 from rl.rollout import RolloutEngine, Sampling
-from rl.run_log import Records, RunLog, load_checkpoint, read_metrics, save_checkpoint
+from rl.run_log import Records, RunLog, is_end, read_metrics
 from rl.shared import SharedEngine
 from rl.trackers import Tracker
 from rl.train_config import TrainConfig
@@ -44,8 +47,10 @@ def train(
 ) -> list[dict[str, float]]:
     """Trains the policy in place.
 
-    Writes `metrics.jsonl`, TensorBoard events and `checkpoint.pt` to `run_dir`. A run that was killed at any moment
-    and is started again with `resume` gives the same numbers (times apart) as one that was not, on the CPU.
+    Writes `metrics.jsonl`, TensorBoard events, `checkpoint.pt` and the one before it, and after the last step the
+    folder `policy` to `run_dir`, which is locked meanwhile. A run that was killed at any moment and is started again
+    with `resume` gives the same numbers (times apart) as one that was not, on the CPU. It may go on with other values
+    of the settings in `rl.checkpoint.MAY_CHANGE`: a finished run with more steps, for example.
 
     The belief is updated and the next batch chosen while the policy is updated: `seconds/selecting` is what the loop
     waited for, not what selection computed.
@@ -60,7 +65,7 @@ def train(
         probe: fresh rollouts at fixed prompts, counted apart.
         run_dir: made when missing.
         resume: go on from `run_dir`'s checkpoint, if there is one.
-        progress: wraps the range of steps, for a progress bar; None: a tqdm bar.
+        progress: wraps the range of steps, for a progress bar; None: `rl.progress.bar`.
         ranks: the processes that train together; None: this one alone. All call this with the same arguments and the
             same weights; each has an engine, which has a copy of the policy where `ranks.sharded`, and the curriculum's
             selector is shared, see `SharedSelector`. Rank 0 writes, into a folder that all can read.
@@ -70,10 +75,30 @@ def train(
         The metrics of every step, what `metrics.jsonl` holds; seconds are those of this rank.
 
     Raises:
-        ValueError: `run_dir` already holds a run and `resume` is false, or its checkpoint is of another configuration.
-        PreemptedError: SIGTERM, SIGUSR1 or SIGUSR2 came; the step was finished and a checkpoint written.
+        ValueError: `run_dir` already holds a run and `resume` is false, its checkpoint is damaged or of another
+            configuration, another run uses the folder, or a weight is no longer finite.
+        OSError: the disk is full.
+        PreemptedError: SIGTERM, Ctrl-C, SIGUSR1 or SIGUSR2 came; the step was finished and a checkpoint written.
     """
     ranks = ranks or Ranks()
+    with alone_in(run_dir, ranks):
+        return _train(config, task, pool, policy, engine, curriculum, probe, run_dir, resume, progress, ranks, tracker)
+
+
+def _train(
+    config: TrainConfig,
+    task: Task,
+    pool: PromptPool,
+    policy: Policy,
+    engine: RolloutEngine,
+    curriculum: Curriculum,
+    probe: Probe,
+    run_dir: Path,
+    resume: bool,
+    progress: Callable[[range], Any] | None,
+    ranks: Ranks,
+    tracker: Tracker | None,
+) -> list[dict[str, float]]:
     learner, engine = Learner(config, policy, ranks), SharedEngine(engine, ranks)
     identity = {
         "train": asdict(config),
@@ -82,22 +107,21 @@ def train(
         "probe": probe.spec,
         "task": task.name,
     }
-    checkpoint = run_dir / "checkpoint.pt"
     start, num_rollouts = 0, 0
-    if resume and checkpoint.exists():
-        saved = load_checkpoint(checkpoint, identity)
+    if saved := load_latest(run_dir, identity, ranks) if resume else None:
+        _check_steps(config, saved["step"], run_dir)
         learner.load_state_dict(saved["learner"])
         curriculum.load_state_dict(saved["curriculum"])
         start, num_rollouts = saved["step"], saved["num_rollouts"]
         engine.update_weights(learner.weights())
-    elif resume and read_metrics(run_dir / "metrics.jsonl") and not config.checkpoint_every:
-        raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
+    elif resume:
+        ranks.on_main(lambda: _check_nothing_is_lost(config, run_dir))
     log = ranks.each(lambda: _log(run_dir, start + (start == config.steps), resume, ranks, tracker))
     finished = any(record["step"] == config.steps for record in log.records)  # and probed: nothing is done again
     history = ranks.each(lambda: _history(config, run_dir, start + finished, curriculum, pool, ranks))
     steps = range(start, config.steps)
     with log, Preemption() as preemption:
-        for step in progress(steps) if progress else tqdm(steps, unit="step", disable=not ranks.is_main):
+        for step in progress(steps) if progress else bar(steps, unit="step", disable=not ranks.is_main):
             clock = _Clock()
             record: dict[str, float] = {"step": step, "rollouts": num_rollouts}
             if step == 0 or (config.probe_every and step % config.probe_every == 0):
@@ -126,14 +150,41 @@ def train(
                 history.flush()  # first: what a checkpoint goes on from is on disk
                 content = {"learner": learner.state_dict(), "curriculum": curriculum.state_dict()}
                 content |= {"step": done, "num_rollouts": num_rollouts}
-                ranks.on_main(partial(save_checkpoint, checkpoint, identity, **content))
+                ranks.on_main(partial(save_checkpoint, run_dir / NEWEST, identity, **content))
             if stopped:
                 raise PreemptedError(done)
+        if config.save_policy:
+            _save_policy(run_dir / "policy", policy, learner, ranks, again=not finished)
         if not finished:
             last = _probe(config, probe, engine, curriculum, config.steps, history)
             history.flush()  # first: with the last line of the log the run is finished
             log.write({"step": config.steps, "rollouts": num_rollouts} | last)
     return log.records
+
+
+def _check_steps(config: TrainConfig, done: int, run_dir: Path) -> None:
+    if config.steps < done:
+        raise ValueError(f"steps is {config.steps}, but the run in {run_dir} has done {done}; give at least {done}")
+
+
+def _check_nothing_is_lost(config: TrainConfig, run_dir: Path) -> None:
+    """A run without a checkpoint starts anew, but not where steps would be done again that it should have kept."""
+    records, every = read_metrics(run_dir / "metrics.jsonl"), config.checkpoint_every
+    if records and (not every or len(records) > every or is_end(records[-1])):
+        raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
+
+
+def _save_policy(folder: Path, policy: Policy, learner: Learner, ranks: Ranks, *, again: bool) -> None:
+    """Writes the policy as a folder for Transformers, unless it is there and `again` is false."""
+    if ranks.on_main(lambda: again or not folder.exists()):
+        weights = learner.weights()
+
+        def write() -> None:
+            check_finite(weights, folder)
+            with replaced_folder(folder) as partial_folder:
+                policy.save(partial_folder, weights)
+
+        ranks.on_main(write)
 
 
 _ROLLOUT, _PROBE = 0, 1

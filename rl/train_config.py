@@ -40,6 +40,8 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints, of which one is after the last step; 0: none.
         history: write what the selector observed, what it had predicted and what probes found to the folder `history`,
             as Parquet; see `rl.history`.
+        save_policy: write the policy after the last step to the folder `policy`, as Transformers' Auto classes and
+            `load_policy` read it.
         seed: of the rollouts and the probes.
     """
 
@@ -65,6 +67,7 @@ class TrainConfig:
     probe_every: int = 25
     checkpoint_every: int = 25
     history: bool = False
+    save_policy: bool = True
     seed: int = 0
 
     def __post_init__(self):

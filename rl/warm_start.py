@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from tqdm import tqdm
 
 from rl.cache import cache_root
 from rl.policy import Policy, build_policy, load_policy
+from rl.progress import bar
 from rl.prompts import Demonstration, Task
 
 _FORMAT = 1  # raise it when the same configuration would give other weights
@@ -87,7 +87,7 @@ def _train(task: Task, config: WarmStartConfig, progress: bool) -> Policy:
     model = policy.model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, fused=True)
     batches = _batches(task.demonstrations(config.seed), config.batch_size, policy)
-    for step in tqdm(range(config.steps), desc=f"warm start ({task.name})", unit="step", disable=not progress):
+    for step in bar(range(config.steps), desc=f"warm start ({task.name})", unit="step", disable=not progress):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config.steps)
         tokens, targets = next(batches)

@@ -16,6 +16,7 @@ from experiments.benchmarks import figure, report, run
 from experiments.benchmarks.bars import cpu_bars
 from experiments.benchmarks.checkpoints import time_checkpoints
 from experiments.benchmarks.timing import make_data
+from experiments.command import quiet_pipe
 from experiments.provenance import provenance, write_result
 
 
@@ -57,4 +58,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    with quiet_pipe():
+        main()

@@ -18,6 +18,7 @@ from experiments.benchmarks import report, run
 from experiments.benchmarks.bars import gpu_bars
 from experiments.benchmarks.ours import Kernels
 from experiments.benchmarks.timing import Data, Row, make_data, replay
+from experiments.command import quiet_pipe
 from experiments.provenance import provenance, write_result
 
 try:
@@ -108,4 +109,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    with quiet_pipe():
+        main()

@@ -18,6 +18,7 @@ import torch
 
 from experiments.benchmarks import report
 from experiments.benchmarks.clock import milliseconds
+from experiments.command import quiet_pipe
 from experiments.provenance import RESULTS, provenance, write_result
 from rl.handoff import to_jax, to_torch
 
@@ -85,4 +86,5 @@ def _medians(calls: tuple[Callable[[], Any], ...], repeats: int) -> dict[str, fl
 
 
 if __name__ == "__main__":
-    main()
+    with quiet_pipe():
+        main()

@@ -21,6 +21,7 @@ import numpy as np
 import jaxsel
 from experiments.benchmarks.ours import METHODS
 from experiments.benchmarks.peers.common import GROUP_SIZE
+from experiments.command import quiet_pipe
 
 STEPS = 3
 _ROOT = Path(__file__).parents[2]
@@ -71,4 +72,5 @@ def resident_bytes(name: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    with quiet_pipe():
+        main()

@@ -23,6 +23,7 @@ from rich.table import Table
 from experiments.calibration.evaluate import CALIBRATION, Evaluation, averaged, evaluate
 from experiments.calibration.overview import compact, overview
 from experiments.calibration.report import HOW_TO_READ, section
+from experiments.command import quiet_pipe
 from experiments.page import Section, write_page
 from experiments.provenance import provenance, write_result
 from experiments.spread import shown
@@ -94,4 +95,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

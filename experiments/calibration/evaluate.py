@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from experiments.calibration import judge
 from experiments.calibration.judge import Replayed, Rows
 from experiments.calibration.methods import FITTED, methods, middle
 from experiments.spread import over_seeds
 from rl.history import Recorded
+from rl.progress import bar
 
 CORRECTIONS = {
     "isotonic": {"method": "isotonic", "on": "batches"},
@@ -48,7 +48,7 @@ def evaluate(recorded: Recorded, *, name: str) -> Evaluation:
         raise ValueError(f"{name} has no probe after step {half}; record with probe_size=0 and a smaller probe_every")
     chosen = methods(recorded)
     seen: dict[str, Replayed] = {}
-    for method, predictor in tqdm(chosen.predictors.items(), desc=name, unit="method"):
+    for method, predictor in bar(chosen.predictors.items(), desc=name, unit="method"):
         seen[method] = judge.replayed(recorded, predictor)
     raw = {method: _late(replayed.probes, half) for method, replayed in seen.items()}
     ahead = {method: _late(replayed.ahead, half) for method, replayed in seen.items()}

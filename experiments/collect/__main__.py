@@ -17,6 +17,7 @@ from experiments import drawing
 from experiments.collect.folders import find_runs
 from experiments.collect.groups import common, grouped
 from experiments.collect.report import draw, printed, sections
+from experiments.command import quiet_pipe
 from experiments.page import write_page
 from experiments.provenance import provenance, write_result
 
@@ -77,4 +78,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -9,12 +9,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiments.config import flat, read_settings
+from experiments.config import CONFIG, flat, read_settings
 from experiments.summaries import Records, probes
 from rl.run_log import read_metrics
 
 # They say where, how often and who watched, not what a run is; the two inner seeds are replaced by the outer one.
-_NO_DIFFERENCE = ("seed", "train.seed", "warm_start.seed", "resume", "threads", "tracker")
+_NO_DIFFERENCE = ("seed", "train.seed", "warm_start.seed", "resume", "threads", "tracker", "train.save_policy")
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,20 @@ def find_runs(places: list[Path]) -> list[Run]:
 def read_run(folder: Path) -> Run:
     """What there is of a run, however far it came."""
     settings, lost = _settings(folder)
-    try:
-        records = read_metrics(folder / "metrics.jsonl")
-        damaged = not all(isinstance(record, dict) and {"step", "rollouts"} <= record.keys() for record in records)
-    except (OSError, ValueError):
-        records, damaged = [], True
-    if damaged:
-        return Run(folder, settings, [], "; ".join(filter(None, ("metrics.jsonl cannot be read", lost))))
+    records, damage = _records(folder / "metrics.jsonl")
+    if damage:
+        return Run(folder, settings, [], "; ".join(filter(None, (f"metrics.jsonl cannot be read: {damage}", lost))))
     return Run(folder, settings, records, _trouble(records, settings, lost))
+
+
+def _records(path: Path) -> tuple[Records, str]:
+    """The metrics and, where they are damaged, how."""
+    try:
+        records = read_metrics(path)
+    except (OSError, ValueError) as error:
+        return [], str(error)
+    strange = [at for at, record in enumerate(records, 1) if "rollouts" not in record]
+    return ([], f"line {strange[0]} has no rollouts") if strange else (records, "")
 
 
 def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
@@ -97,22 +103,23 @@ def _settings(folder: Path) -> tuple[dict[str, Any], str]:
     """The settings and, where they are lost, how."""
     # config.json is the run's own; a command that was then refused for giving other settings has left these in Hydra's
     # file.
-    try:
-        settings = read_settings(folder)
+    said = []
+    for name, read in ((CONFIG, read_settings), (".hydra/config.yaml", _hydra_settings)):
+        if not (folder / name).exists():
+            continue
+        try:
+            settings = read(folder)
+        except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+            said.append(f"{name} cannot be read ({type(error).__name__})")
+            continue
         if "train.steps" in settings:
             return settings, ""
-    except (OSError, ValueError):
-        pass
-    path = folder / ".hydra" / "config.yaml"
-    if not path.exists():
-        return {}, "no settings (neither config.json nor .hydra/config.yaml)"
-    try:
-        settings = flat(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
-    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
-        return {}, ".hydra/config.yaml cannot be read"
-    if not settings:
-        return {}, ".hydra/config.yaml is empty"
-    return (settings, "") if "train.steps" in settings else ({}, ".hydra/config.yaml is incomplete")
+        said.append(f"{name} is {'incomplete' if settings else 'empty'}")
+    return {}, "; ".join(said) or "no settings (neither config.json nor .hydra/config.yaml)"
+
+
+def _hydra_settings(folder: Path) -> dict[str, Any]:
+    return flat(OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml")))  # type: ignore[arg-type]
 
 
 def _once(runs: list[Run]) -> list[Run]:

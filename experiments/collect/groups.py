@@ -73,9 +73,14 @@ def _end(name: str) -> str:
 
 def _said(name: str, value: Any, *, short: bool) -> str:
     if name in _BY_VALUE:
-        return str(value)
-    shown = "unset" if value is None else repr(value) if value == "" else str(value)
+        return _printable(str(value))
+    shown = "unset" if value is None else repr(value) if value == "" else _printable(str(value))
     return f"{_end(name) if short else name}={shown}"
+
+
+def _printable(text: str) -> str:
+    """With escapes in place of what is no printable character: a new line, half of a pair of surrogates."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _rank(name: str, value: Any) -> tuple[bool, float, str]:

@@ -30,6 +30,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 import jaxsel
+from experiments.command import quiet_pipe
 from experiments.large_pool.report import find, summarise, table
 from experiments.large_pool.runs import AMONG, NAMES, ORACLE, Config, run
 from experiments.provenance import RESULTS, provenance, write_result
@@ -71,8 +72,12 @@ def main(arguments: list[str]) -> None:
     writes = jax.process_index() == 0
     config = Config(steps=options.steps, batch_size=options.batch_size)
     plan = list(missing(config, options))
-    for size, among, name, seed, path in (bar := tqdm(plan, unit="run", disable=not writes)):
-        bar.set_postfix_str(f"{name}, {size:,} prompts, among {AMONG[among]}")
+    moving = writes and sys.stderr.isatty()  # in a log, a line for each run; `rl.progress` would bring torch's settings
+    for number, (size, among, name, seed, path) in enumerate(bar := tqdm(plan, unit="run", disable=not moving), 1):
+        said = f"{name}, {size:,} prompts, among {AMONG[among]}"
+        bar.set_postfix_str(said)
+        if writes and not moving:
+            print(f"run {number} of {len(plan)}: {said}", file=sys.stderr, flush=True)
         what = {"size": size, "among": among, "method": name}
         found = run(config, name, size, seed, among)
         if writes:
@@ -91,4 +96,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with quiet_pipe():
+        main(sys.argv[1:])
