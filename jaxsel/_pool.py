@@ -1,17 +1,23 @@
-"""Which pool a selector belongs to."""
+"""The identity of a pool: its size, and a fingerprint of its keys."""
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from jaxsel import _validate
 
 Keys = Sequence[str] | Sequence[int] | np.ndarray
+_AT_ONCE = 1024  # keys
+_SHOWN = 60  # characters of a key
+_GIVE = "give distinct strings, or distinct integers"
 
 
 def identify_pool(keys: Keys | None, num_prompts: int | None) -> tuple[int, str]:
-    """The size of the pool, and a fingerprint of its keys.
+    """Return the size of the pool and a fingerprint of its keys.
 
     Raises:
         ValueError: not exactly one of the two, keys that are no vector of distinct strings or integers, or no prompts.
@@ -25,13 +31,103 @@ def identify_pool(keys: Keys | None, num_prompts: int | None) -> tuple[int, str]
     raise ValueError(f"{given} None; give one of them")
 
 
+def size_of(fingerprint: str) -> int:
+    """The number of prompts that a fingerprint starts with.
+
+    Raises:
+        ValueError: it is no fingerprint of a pool.
+    """
+    size, _, rest = str(fingerprint).partition(" ")
+    if not (size.isascii() and size.isdigit() and rest.startswith("prompts")):
+        raise ValueError(f"pool is {fingerprint!r}, which is no fingerprint of a pool; give keys or num_prompts")
+    return int(size)
+
+
 def _fingerprint(keys: Keys) -> tuple[int, str]:
-    array = np.asarray(keys)
-    if array.dtype.kind in "OT":  # strings as pandas has them
-        array = np.asarray(array.tolist())
-    if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in "iuU":
+    rows = _rows(keys)
+    size = len(rows)
+    if size == 0:
+        raise ValueError("keys is empty; give one key for each prompt of the pool")
+    _check_distinct(rows)
+    digests = _of_strings(rows) if isinstance(next(_plain(rows)), str) else _of_integers(rows)
+    return size, f"{size} prompts, sha256:{'+'.join(digests)}"
+
+
+def _rows(keys: Any) -> Any:
+    """The keys as something with a length that can be iterated over more than once."""
+    if isinstance(keys, str | bytes | Mapping | Set) or not (hasattr(keys, "__len__") or hasattr(keys, "__array__")):
+        raise ValueError(f"keys is of type {type(keys).__name__}, which is no sequence of keys; {_GIVE}, as a list")
+    if not isinstance(keys, range) and not hasattr(keys, "__array__"):
+        return keys if isinstance(keys, list | tuple) else list(keys)  # NumPy would turn [1, "1"] into strings
+    try:
+        array = np.asarray(keys)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"keys is no array on the host ({error}); {_GIVE}") from error
+    if array.ndim != 1 or array.dtype.kind not in "iuUTO":
         raise ValueError(f"keys has shape {array.shape} and type {array.dtype}; give a vector of strings or integers")
-    _validate.distinct("keys", array)
-    strings = array.dtype.kind == "U"
-    names = "\0".join(array.tolist()).encode() if strings else array.astype(np.int64).tobytes()
-    return len(array), f"{len(array)} prompts, sha256:{hashlib.sha256(names).hexdigest()[:16]}"
+    return array
+
+
+def _plain(rows: Any) -> Iterator[Any]:
+    """Python's strings or integers, one by one; the first row of another type is named."""
+    wanted: type | None = None
+    for start in range(0, len(rows), _AT_ONCE):
+        part = rows[start : start + _AT_ONCE]
+        for row, key in enumerate(part.tolist() if isinstance(part, np.ndarray) else part, start):
+            kind = str if isinstance(key, str) else int if isinstance(key, int | np.integer) else None
+            if kind is None or isinstance(key, bool) or (wanted or kind) is not kind:
+                first = "" if wanted is None else f", and keys[0] of type {wanted.__name__}"
+                raise ValueError(f"keys[{row}] is {_shown(key)} of type {type(key).__name__}{first}; {_GIVE}")
+            wanted = kind
+            yield key
+
+
+def _check_distinct(rows: Any) -> None:
+    if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu":
+        return _validate.distinct("keys", rows)
+    if len(set(_plain(rows))) == len(rows):
+        return
+    key, times = Counter(_plain(rows)).most_common(1)[0]
+    at = ", ".join(str(row) for row, other in islice(((r, k) for r, k in enumerate(_plain(rows)) if k == key), 2))
+    raise ValueError(f"keys holds {_shown(key)} {times} times, first in the rows {at}; give distinct entries")
+
+
+def _of_strings(rows: Any) -> tuple[str, ...]:
+    """One digest, of the keys joined by NUL. Where a key contains NUL, a second digest tells the pools apart."""
+    joined, prefixed, first, has_nul = hashlib.sha256(), hashlib.sha256(b"strings"), True, False
+    for part in _in_parts(_plain(rows)):
+        text = "\0".join(part)
+        joined.update(("" if first else "\0").encode() + text.encode("utf-8", "surrogatepass"))
+        first, has_nul = False, has_nul or text.count("\0") >= len(part)
+    if has_nul:
+        for key in _plain(rows):
+            encoded = key.encode("utf-8", "surrogatepass")
+            prefixed.update(len(encoded).to_bytes(8, "little") + encoded)
+    return _short(joined, prefixed) if has_nul else _short(joined)
+
+
+def _of_integers(rows: Any) -> tuple[str, ...]:
+    """One digest, of the keys as int64. Where int64 does not hold a key, a second digest tells the pools apart."""
+    if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.dtype != np.uint64:
+        return _short(hashlib.sha256(rows.astype(np.int64).tobytes()))
+    wrapped, decimal, fits = hashlib.sha256(), hashlib.sha256(b"integers"), True
+    for part in _in_parts(int(key) for key in _plain(rows)):
+        fits = fits and min(part) >= -(2**63) and max(part) < 2**63
+        wrapped.update(np.array([key % 2**64 for key in part], np.uint64).tobytes())
+        decimal.update("".join(f" {key}" for key in part).encode())
+    return _short(wrapped) if fits else _short(wrapped, decimal)
+
+
+def _in_parts(keys: Iterable[Any]) -> Iterator[list[Any]]:
+    keys = iter(keys)
+    while part := list(islice(keys, _AT_ONCE)):
+        yield part
+
+
+def _short(*digests: Any) -> tuple[str, ...]:
+    return tuple(digest.hexdigest()[:16] for digest in digests)
+
+
+def _shown(key: Any) -> str:
+    shown = repr(key)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
