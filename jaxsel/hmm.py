@@ -9,6 +9,8 @@ One step, for every prompt (A = row-normalised counts, d = `decay`):
                  counts_t = d * counts_{t-1} + (1 - d) * counts_0 + xi_t
     predict      predicted_{t+1} = filtered_t @ A_t
 
+At first filtered_0 and predicted_1 are both the initial belief: the model starts with the first step's state.
+
 "Dynamics-Predictive Sampling for Active RL Finetuning of Large Reasoning Models" (DPS, arXiv 2603.10887).
 
 A step is bound by memory, and moves as little as it can. Beliefs are two numbers, P(UNSOLVED) and P(MIXED): the third
@@ -164,17 +166,16 @@ def forward_filter(
 
     Args:
         transition_matrix: A of every prompt; rows sum to 1.
-        initial_belief: about the state before the first step.
+        initial_belief: about the state at the first step, before it is seen.
         history: the solve state of every prompt at every step; -1 where it was not visited.
 
     Returns:
         What was predicted for each step before it, and what was filtered after it.
     """
 
-    def step(belief: Float[Array, "3 m"], seen: Int[Array, " m"]):
-        ahead = jnp.einsum("im,ijm->jm", belief, transition_matrix)
-        after = jnp.where(seen >= 0, jax.nn.one_hot(seen, 3, axis=0), ahead)
-        return after, (ahead, after)
+    def step(ahead: Float[Array, "3 m"], seen: Int[Array, " m"]):
+        after = jnp.where(seen[None] >= 0, jax.nn.one_hot(seen, 3, axis=0), ahead)
+        return jnp.einsum("im,ijm->jm", after, transition_matrix), (ahead, after)
 
     start = jnp.broadcast_to(initial_belief[:, None], transition_matrix.shape[1:])
     return jax.lax.scan(step, start, history)[1]
@@ -190,11 +191,14 @@ def parallel_forward_filter(
     (Särkkä, García-Fernández, "Temporal Parallelization of Bayesian Smoothers", 2021.)
     """
     seen = jax.nn.one_hot(history, 3, axis=1)[:, None]
-    element = jnp.where(history[:, None, None] >= 0, seen, transition_matrix[None])
+    first = jnp.eye(3, dtype=transition_matrix.dtype)[:, :, None]  # the initial belief is not moved
+    is_first = (jnp.arange(history.shape[0]) == 0)[:, None, None, None]
+    unseen = jnp.where(is_first, first[None], transition_matrix[None])
+    element = jnp.where(history[:, None, None] >= 0, seen, unseen)
     product = jax.lax.associative_scan(lambda a, b: jnp.einsum("tijm,tjkm->tikm", a, b), element)
     after = jnp.einsum("i,tijm->tjm", initial_belief, product)
-    before = jnp.concatenate([jnp.broadcast_to(initial_belief[None, :, None], after[:1].shape), after[:-1]])
-    return jnp.einsum("tim,ijm->tjm", before, transition_matrix), after
+    start = jnp.broadcast_to(initial_belief[None, :, None], after[:1].shape)
+    return jnp.concatenate([start, jnp.einsum("tim,ijm->tjm", after[:-1], transition_matrix)]), after
 
 
 def hidden_markov(
@@ -212,7 +216,7 @@ def hidden_markov(
         decay: what a step leaves of the earlier transition counts, from 0 to 1.
         prior_counts: counts_0 as a matrix [from, to] of numbers >= 0, each row with one above 0; or the name of one
             of `PRIOR_COUNTS`. None: "ones".
-        initial_belief: P(UNSOLVED), P(MIXED), P(SOLVED) before anything is known. None: uniform.
+        initial_belief: P(UNSOLVED), P(MIXED), P(SOLVED) of the first step's group. None: uniform.
 
     Raises:
         ValueError: an argument out of its range.
@@ -223,10 +227,9 @@ def hidden_markov(
 
     def init(key: Key[Array, ""], num_prompts: int) -> HMMState:
         del key
-        filtered = jnp.tile(jnp.array(belief[:2])[:, None], num_prompts)
+        start = jnp.tile(jnp.array(belief[:2])[:, None], num_prompts)
         excess = jnp.zeros((3, 3, num_prompts), jnp.float32)
-        state = HMMState(filtered, filtered, excess, jnp.float32(1), jnp.array(counts))
-        return state._replace(predicted=_propagated(state))
+        return HMMState(start, start.copy(), excess, jnp.float32(1), jnp.array(counts))
 
     def predict(
         key: Key[Array, ""],
@@ -247,7 +250,7 @@ def hidden_markov(
         return update(state, rollouts, decay)
 
     spec = {
-        "predictor": "hidden_markov",
+        "name": "hidden_markov",
         "decay": _validate.sayable(decay),
         "prior_counts": _validate.sayable(counts),
         "initial_belief": _validate.sayable(belief),
@@ -275,4 +278,6 @@ def _initial_belief(initial_belief: ArrayLike | Array | None) -> Float[np.ndarra
     belief = np.asarray((1, 1, 1) if initial_belief is None else initial_belief, np.float64)
     if belief.shape != (3,) or not np.isfinite(belief).all() or (belief < 0).any() or belief.sum() == 0:
         raise ValueError(f"initial_belief is {belief.tolist()}; give three numbers >= 0, not all 0")
-    return (belief / belief.sum()).astype(np.float32)
+    # what a spec says is already normalised, and has to come back as it is
+    is_normalised = abs(belief.sum() - 1) < 1e-6
+    return (belief if is_normalised else belief / belief.sum()).astype(np.float32)

@@ -43,7 +43,10 @@ def test_belief_and_counts_follow_the_equations(decay, prior):
     counts = np.array(hmm.PRIOR_COUNTS.get(prior, UNEVEN))
     belief = [0.6, 0.3, 0.1] if prior == "uneven" else [1, 1, 1]
     model = DpsModel(N, decay=decay, prior_counts=counts, initial_belief=np.array(belief, float) / np.sum(belief))
-    _, steps = run(initial(prior_counts=counts, initial_belief=belief), history, decay)
+    state = initial(prior_counts=counts, initial_belief=belief)
+    for at_first in (hmm.filtered(state), hmm.predicted(state)):
+        np.testing.assert_allclose(at_first, model.predicted(), atol=1e-7)
+    _, steps = run(state, history, decay)
     for t in range(80):
         model.observe(*(np.asarray(column[t]) for column in history))
         filtered, predicted, transition_counts = (column[t] for column in steps)
@@ -211,11 +214,11 @@ def test_both_filters_with_known_transitions_are_the_recursion(visited):
     initial_belief = rng.dirichlet(np.ones(3)).astype(np.float32)
     history = np.where(rng.random((steps, prompts)) < visited, rng.integers(0, 3, (steps, prompts)), -1)
     belief = np.tile(initial_belief[:, None], prompts)
-    expected = []
+    ahead, expected = belief, []
     for seen in history:
-        ahead = np.stack([belief[:, m] @ matrix[:, :, m] for m in range(prompts)], 1)
         belief = np.where(seen >= 0, np.eye(3)[:, seen], ahead)
         expected.append((ahead, belief))
+        ahead = np.stack([belief[:, m] @ matrix[:, :, m] for m in range(prompts)], 1)
     before, after = (np.array(column) for column in zip(*expected, strict=True))
     for filter_ in (hmm.forward_filter, hmm.parallel_forward_filter):
         found = jax.jit(filter_)(jnp.array(matrix), jnp.array(initial_belief), jnp.array(history, jnp.int32))
