@@ -55,6 +55,26 @@ def test_belief_and_counts_follow_the_equations(decay, prior):
         np.testing.assert_allclose(transition_counts, np.stack(model.counts, axis=2), rtol=1e-5, atol=1e-5)
 
 
+TINY = {
+    "around a diagonal": np.eye(3) + 1e-8 * (1 - np.eye(3)),
+    "everywhere": np.full((3, 3), 1e-8),
+    "in one row": np.array([[1.0, 1.0, 1e-8], [1e-8, 1.0, 1.0], [1e-8, 1e-8, 1e-8]]),
+}
+
+
+@pytest.mark.parametrize("prior", TINY)
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.7, 1.0])
+def test_tiny_prior_counts_follow_the_equations(decay, prior):
+    """What jumps rarely is told by ratios of tiny probabilities: they need their relative precision."""
+    history = random_history(6, num_prompts=N, steps=400, batch_size=2)
+    model = DpsModel(N, decay=decay, prior_counts=TINY[prior], initial_belief=[0.5, 0.5 - 1e-9, 1e-9])
+    state = initial(prior_counts=TINY[prior], initial_belief=[0.5, 0.5 - 1e-9, 1e-9])
+    _, (_, predicted, _) = run(state, history, decay)
+    for t in range(400):
+        model.observe(*(np.asarray(column[t]) for column in history))
+        np.testing.assert_allclose(predicted[t], model.predicted(), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "observations",
     [(), (None,), (MIXED,), (None, None, None), (UNSOLVED, None, SOLVED), (SOLVED, MIXED, None, None, None)],
@@ -196,6 +216,8 @@ def test_prediction_of_certain_prompts_has_no_negative_variance():
         ({"prior_counts": -np.ones((3, 3))}, "prior_counts is"),
         ({"prior_counts": np.diag([1.0, 1.0, 0.0])}, "each row with one above 0"),
         ({"prior_counts": np.full((3, 3), np.nan)}, "prior_counts is"),
+        ({"prior_counts": np.full((3, 3), 1e-30)}, r"prior_counts has rows that sum to \[3.*give sums from 1e-20 to"),
+        ({"prior_counts": np.full((3, 3), 1e30)}, "prior_counts has rows that sum to"),
         ({"initial_belief": [1.0, 1.0]}, "initial_belief is .* give three numbers >= 0"),
         ({"initial_belief": [0.0, 0.0, 0.0]}, "initial_belief is"),
         ({"initial_belief": [0.5, -0.5, 1.0]}, "initial_belief is"),
