@@ -49,5 +49,14 @@ def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str
 
 
 def _differences(saved: dict[str, Any], here: dict[str, Any]) -> str:
+    saved, here = _flat(saved), _flat(here)
     names = sorted(name for name in saved.keys() | here.keys() if saved.get(name) != here.get(name))
     return ", ".join(f"{name}: saved {saved.get(name)!r}, here {here.get(name)!r}" for name in names)
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every entry under its path: `predictor.decay`."""
+    flat = {}
+    for name, value in nested.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

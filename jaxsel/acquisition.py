@@ -10,19 +10,19 @@ from jaxsel.base import Acquisition, Prediction
 def thompson(target: float = 0.5) -> Acquisition:
     """Minus the squared distance of the posterior draw to `target` (MoPPS, arXiv 2507.04632)."""
     _validate.unit_interval(target=target)
-    return Acquisition({"acquisition": "thompson", "target": target}, lambda p: -((p.draw - target) ** 2))
+    return Acquisition({"name": "thompson", "target": target}, lambda p: -((p.draw - target) ** 2))
 
 
 def target_success_rate(target: float = 0.5) -> Acquisition:
     """Minus the squared distance of the posterior mean to `target` (INSIGHT, arXiv 2603.01907; GPS)."""
     _validate.unit_interval(target=target)
-    spec = {"acquisition": "target_success_rate", "target": target}
+    spec = {"name": "target_success_rate", "target": target}
     return Acquisition(spec, lambda p: -((p.success_rate - target) ** 2))
 
 
 def posterior_draw() -> Acquisition:
     """The posterior draw itself, for rules that look for a band of success rates."""
-    return Acquisition({"acquisition": "posterior_draw"}, lambda p: p.draw)
+    return Acquisition({"name": "posterior_draw"}, lambda p: p.draw)
 
 
 def mixed_probability(*, entropy_weight: float = 0.0, log: bool = False) -> Acquisition:
@@ -40,13 +40,13 @@ def mixed_probability(*, entropy_weight: float = 0.0, log: bool = False) -> Acqu
             value = value + entropy_weight * solve_state_entropy(prediction)
         return jnp.log(value) if log else value
 
-    spec = {"acquisition": "mixed_probability", "entropy_weight": entropy_weight, "log": log}
+    spec = {"name": "mixed_probability", "entropy_weight": entropy_weight, "log": log}
     return Acquisition(spec, score)
 
 
 def entropy() -> Acquisition:
     """The entropy of the predicted solve state."""
-    return Acquisition({"acquisition": "entropy"}, solve_state_entropy)
+    return Acquisition({"name": "entropy"}, solve_state_entropy)
 
 
 def solve_state_entropy(prediction: Prediction) -> Float[Array, " m"]:

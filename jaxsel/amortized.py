@@ -251,7 +251,7 @@ def amortized(
         (parameters, optimizer_state), fits = jax.lax.scan(descend, (state.parameters, state.optimizer), keys)
         return parameters, optimizer_state, recent, step + 1, jax.tree.map(lambda field: field[-1], fits)
 
-    spec = {"predictor": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **choices}
+    spec = {"name": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **choices}
     return Predictor(spec, init, predict, update)
 
 

@@ -126,7 +126,8 @@ class Predictor(NamedTuple):
     """Predicts success rates. The functions are pure; keys are consumed once; `jit` belongs to the caller.
 
     Attributes:
-        spec: the method and its hyperparameters, JSON-able.
+        spec: JSON-able. `name` is its constructor; the other entries are the constructor's arguments, by keyword. An
+            array as long as the pool stands there as a fingerprint.
         init: see `InitFn`.
         predict: see `PredictFn`.
         update: see `UpdateFn`.
@@ -142,7 +143,7 @@ class Acquisition(NamedTuple):
     """Scores predictions: the higher, the more worth rolling out.
 
     Attributes:
-        spec: its name and parameters, JSON-able.
+        spec: JSON-able. `name` is its constructor; the other entries are the constructor's arguments, by keyword.
         score: `Prediction -> scores`.
     """
 
@@ -158,7 +159,7 @@ class Rule(NamedTuple):
     """Chooses by scores.
 
     Attributes:
-        spec: its name and parameters, JSON-able.
+        spec: JSON-able. `name` is its constructor; the other entries are the constructor's arguments, by keyword.
         choose: `(key, scores, batch_size, prompt_ids, state) -> positions` in the scores, distinct, ascending; no ids:
             the positions are the ids. What is random depends on the key and on the prompt's id; ids below 0 are no
             prompts, and come after all others. Chosen again among what was chosen of each part of a pool, the prompts
@@ -176,7 +177,8 @@ class Selector(NamedTuple):
     """Chooses prompts: a predictor, an acquisition and a rule, composed by `make_selector`.
 
     Attributes:
-        spec: the method and its hyperparameters, JSON-able: for logs, and for checkpoints to refuse another method.
+        spec: JSON-able: `method`, a name, and the specs of its `predictor`, `acquisition` and `rule`. Logs hold it, and
+            checkpoints refuse another method by it.
         init: see `InitFn`.
         predict: see `PredictFn`.
         select: see `SelectFn`.

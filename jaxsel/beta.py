@@ -176,7 +176,7 @@ def beta_bernoulli(
         return update(state, rollouts, decay, decay_per_step)
 
     spec = {
-        "predictor": "beta_bernoulli",
+        "name": "beta_bernoulli",
         "decay": _validate.sayable(decay),
         "group_size": group_size,
         "ageing": ageing,

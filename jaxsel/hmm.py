@@ -9,13 +9,14 @@ One step, for every prompt (A = row-normalised counts, d = `decay`):
                  counts_t = d * counts_{t-1} + (1 - d) * counts_0 + xi_t
     predict      predicted_{t+1} = filtered_t @ A_t
 
+At first filtered_0 and predicted_1 are both the initial belief: the model starts with the first step's state.
+
 "Dynamics-Predictive Sampling for Active RL Finetuning of Large Reasoning Models" (DPS, arXiv 2603.10887).
 
-A step is bound by memory, and moves as little as it can. Beliefs are two numbers, P(UNSOLVED) and P(MIXED): the third
-is what is missing to 1. Counts are written as counts_0 + scale * excess, so that the decay multiplies one number, and
-only visited prompts touch `excess`; a row of it is (UNSOLVED, MIXED, all three together), since the last column is
-needed only in the sum that normalises the row. The state holds what is predicted beside what was filtered: the step
-that makes the one has the other at hand, and predicting the pool is reading it.
+A step is bound by memory, and moves as little as it can. Counts are written as counts_0 + scale * excess, so that the
+decay multiplies one number, and only visited prompts touch `excess`. The state holds the predicted belief beside the
+filtered one: predicting the pool is reading it. Nothing is computed as a difference, so small probabilities keep their
+relative precision: the posterior of a transition is a ratio of them.
 """
 
 from typing import NamedTuple
@@ -29,7 +30,7 @@ from numpy.typing import ArrayLike
 
 from jaxsel import _validate, random
 from jaxsel._visits import merge_visits, solve_states
-from jaxsel.base import MIXED, UNSOLVED, Prediction, Predictor, Rollouts, Scalar
+from jaxsel.base import Prediction, Predictor, Rollouts, Scalar
 
 PRIOR_COUNTS = {
     "ones": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
@@ -40,23 +41,23 @@ PRIOR_COUNTS = {
 """The paper's prior transition counts, rows: from, columns: to."""
 
 _SMALLEST_SCALE = 2.0**-20
-_ROUNDING = 1e-6  # of a total: a difference below may be nothing but what rounding left
-_NOTHING = 2.0**-60  # stands for a scale of 0, by which nothing can be divided
+_NOTHING = 2.0**-100  # stands for a scale of 0, by which nothing can be divided
+_SMALLEST_ROW, _LARGEST_ROW = 1e-20, 1e20  # of prior counts: sums and products of them stay within float32
 
 
 class HMMState(NamedTuple):
     """The belief about N prompts; prompts on the last axis. Read it by `filtered`, `predicted`, `transition_counts`.
 
     Attributes:
-        filtered: P(z_t = UNSOLVED) and P(z_t = MIXED) given everything observed up to t.
-        predicted: P(z_{t+1} = UNSOLVED) and P(z_{t+1} = MIXED), likewise.
-        excess: (counts - prior_counts) / scale, from, to UNSOLVED, to MIXED and to any state.
+        filtered: P(z_t) given everything observed up to t.
+        predicted: P(z_{t+1}) given everything observed up to t.
+        excess: (counts - prior_counts) / scale, from, to.
         scale: what `excess` has to be multiplied by.
         prior_counts: counts_0.
     """
 
-    filtered: Float[Array, "2 N"]
-    predicted: Float[Array, "2 N"]
+    filtered: Float[Array, "3 N"]
+    predicted: Float[Array, "3 N"]
     excess: Float[Array, "3 3 N"]
     scale: Float[Array, ""]
     prior_counts: Float[Array, "3 3"]
@@ -69,19 +70,18 @@ class HMMState(NamedTuple):
 
 def filtered(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 m"]:
     """The belief about the last group's solve state of the prompts asked for; None: of the whole pool."""
-    return _completed(state.filtered if prompt_ids is None else state.filtered[:, prompt_ids])
+    return _normalised(state.filtered if prompt_ids is None else state.filtered[:, prompt_ids])
 
 
 def predicted(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 m"]:
     """The belief about the next group's solve state of the prompts asked for; None: of the whole pool."""
-    return _completed(state.predicted if prompt_ids is None else state.predicted[:, prompt_ids])
+    return _normalised(state.predicted if prompt_ids is None else state.predicted[:, prompt_ids])
 
 
 def transition_counts(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 3 m"]:
     """The Dirichlet parameters of the transitions of the prompts asked for; None: of the whole pool."""
     excess = state.excess if prompt_ids is None else state.excess[:, :, prompt_ids]
-    to_solved = _remainder(excess[:, 2], excess[:, 0], excess[:, 1])
-    return state.prior_counts[:, :, None] + state.scale * jnp.stack([excess[:, 0], excess[:, 1], to_solved], 1)
+    return state.prior_counts[:, :, None] + state.scale * excess
 
 
 def update(state: HMMState, rollouts: Rollouts, decay: Scalar) -> HMMState:
@@ -97,19 +97,18 @@ def update(state: HMMState, rollouts: Rollouts, decay: Scalar) -> HMMState:
     xi = jnp.where(total > 0, joint / jnp.where(total > 0, total, 1), 0)
 
     scale = jnp.maximum(state.scale * decay, _NOTHING)
-    seen = jnp.stack([xi[:, UNSOLVED], xi[:, MIXED], xi.sum(1)], 1) / scale
     believed = _written_over(state.filtered, state.predicted, after=previous)
     state = state._replace(
-        filtered=believed.at[:, ids].set(observed[:2], mode="drop"),
-        excess=state.excess.at[:, :, ids].add(seen, mode="drop"),
+        filtered=believed.at[:, ids].set(observed, mode="drop"),
+        excess=state.excess.at[:, :, ids].add(xi / scale, mode="drop"),
         scale=scale,
     )
     return state._replace(predicted=_propagated(state))
 
 
 def _written_over(
-    old: Float[Array, "2 N"], new: Float[Array, "2 N"], *, after: Float[Array, "3 m"]
-) -> Float[Array, "2 N"]:
+    old: Float[Array, "3 N"], new: Float[Array, "3 N"], *, after: Float[Array, "3 m"]
+) -> Float[Array, "3 N"]:
     """`new`, in the buffer of `old`, once `after` has been read from there.
 
     The condition always holds. Without it the compiler, which may not write over what is still to be read, makes three
@@ -130,31 +129,26 @@ def _renormalised(state: HMMState) -> HMMState:
     return state._replace(excess=excess, scale=scale)
 
 
-def _propagated(state: HMMState) -> Float[Array, "2 N"]:
+def _propagated(state: HMMState) -> Float[Array, "3 N"]:
     """The product filtered @ A, A the row-normalised counts, written out: nothing but the result is kept in memory."""
-    unsolved, mixed = state.filtered
-    belief = (unsolved, mixed, _remainder(jnp.ones_like(mixed), unsolved, mixed))
-    prior, total = state.prior_counts, state.prior_counts.sum(1)
+    belief, excess, prior, total = state.filtered, state.excess, state.prior_counts, state.prior_counts.sum(1)
 
     def row(j: int) -> Float[Array, " N"]:
         # each with divisions of its own: the compiler would keep common ones in memory, which costs more
         first, second, third = (
-            belief[i] * (prior[i, j] + state.scale * state.excess[i, j]) / (total[i] + state.scale * state.excess[i, 2])
+            belief[i]
+            * (prior[i, j] + state.scale * excess[i, j])
+            / (total[i] + state.scale * (excess[i, 0] + excess[i, 1] + excess[i, 2]))
             for i in range(3)
         )
         return first + second + third
 
-    return jnp.stack([row(UNSOLVED), row(MIXED)])
+    return jnp.stack([row(j) for j in range(3)])
 
 
-def _completed(belief: Float[Array, "2 m"]) -> Float[Array, "3 m"]:
-    return jnp.concatenate([belief, _remainder(jnp.ones_like(belief[:1]), belief[:1], belief[1:])])
-
-
-def _remainder(total: Float[Array, "*shape"], *parts: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """What the parts leave of the total; 0 where that may be nothing but rounding."""
-    rest = total - sum(parts)
-    return jnp.where(rest > _ROUNDING * total, rest, 0)
+def _normalised(belief: Float[Array, "3 m"]) -> Float[Array, "3 m"]:
+    """The belief without what rounding adds up over many steps; only its reader needs it to sum to 1."""
+    return belief / (belief[0] + belief[1] + belief[2])[None]
 
 
 def forward_filter(
@@ -164,17 +158,16 @@ def forward_filter(
 
     Args:
         transition_matrix: A of every prompt; rows sum to 1.
-        initial_belief: about the state before the first step.
+        initial_belief: about the state at the first step, before it is seen.
         history: the solve state of every prompt at every step; -1 where it was not visited.
 
     Returns:
         What was predicted for each step before it, and what was filtered after it.
     """
 
-    def step(belief: Float[Array, "3 m"], seen: Int[Array, " m"]):
-        ahead = jnp.einsum("im,ijm->jm", belief, transition_matrix)
-        after = jnp.where(seen >= 0, jax.nn.one_hot(seen, 3, axis=0), ahead)
-        return after, (ahead, after)
+    def step(ahead: Float[Array, "3 m"], seen: Int[Array, " m"]):
+        after = jnp.where(seen[None] >= 0, jax.nn.one_hot(seen, 3, axis=0), ahead)
+        return jnp.einsum("im,ijm->jm", after, transition_matrix), (ahead, after)
 
     start = jnp.broadcast_to(initial_belief[:, None], transition_matrix.shape[1:])
     return jax.lax.scan(step, start, history)[1]
@@ -190,11 +183,14 @@ def parallel_forward_filter(
     (Särkkä, García-Fernández, "Temporal Parallelization of Bayesian Smoothers", 2021.)
     """
     seen = jax.nn.one_hot(history, 3, axis=1)[:, None]
-    element = jnp.where(history[:, None, None] >= 0, seen, transition_matrix[None])
+    first = jnp.eye(3, dtype=transition_matrix.dtype)[:, :, None]  # the initial belief is not moved
+    is_first = (jnp.arange(history.shape[0]) == 0)[:, None, None, None]
+    unseen = jnp.where(is_first, first[None], transition_matrix[None])
+    element = jnp.where(history[:, None, None] >= 0, seen, unseen)
     product = jax.lax.associative_scan(lambda a, b: jnp.einsum("tijm,tjkm->tikm", a, b), element)
     after = jnp.einsum("i,tijm->tjm", initial_belief, product)
-    before = jnp.concatenate([jnp.broadcast_to(initial_belief[None, :, None], after[:1].shape), after[:-1]])
-    return jnp.einsum("tim,ijm->tjm", before, transition_matrix), after
+    start = jnp.broadcast_to(initial_belief[None, :, None], after[:1].shape)
+    return jnp.concatenate([start, jnp.einsum("tim,ijm->tjm", after[:-1], transition_matrix)]), after
 
 
 def hidden_markov(
@@ -212,7 +208,7 @@ def hidden_markov(
         decay: what a step leaves of the earlier transition counts, from 0 to 1.
         prior_counts: counts_0 as a matrix [from, to] of numbers >= 0, each row with one above 0; or the name of one
             of `PRIOR_COUNTS`. None: "ones".
-        initial_belief: P(UNSOLVED), P(MIXED), P(SOLVED) before anything is known. None: uniform.
+        initial_belief: P(UNSOLVED), P(MIXED), P(SOLVED) of the first step's group. None: uniform.
 
     Raises:
         ValueError: an argument out of its range.
@@ -223,10 +219,9 @@ def hidden_markov(
 
     def init(key: Key[Array, ""], num_prompts: int) -> HMMState:
         del key
-        filtered = jnp.tile(jnp.array(belief[:2])[:, None], num_prompts)
+        start = jnp.tile(jnp.array(belief)[:, None], num_prompts)
         excess = jnp.zeros((3, 3, num_prompts), jnp.float32)
-        state = HMMState(filtered, filtered, excess, jnp.float32(1), jnp.array(counts))
-        return state._replace(predicted=_propagated(state))
+        return HMMState(start, start.copy(), excess, jnp.float32(1), jnp.array(counts))
 
     def predict(
         key: Key[Array, ""],
@@ -247,7 +242,7 @@ def hidden_markov(
         return update(state, rollouts, decay)
 
     spec = {
-        "predictor": "hidden_markov",
+        "name": "hidden_markov",
         "decay": _validate.sayable(decay),
         "prior_counts": _validate.sayable(counts),
         "initial_belief": _validate.sayable(belief),
@@ -266,6 +261,11 @@ def _prior_matrix(prior_counts: ArrayLike | Array) -> Float[np.ndarray, "3 3"] |
         raise ValueError(
             f"prior_counts is {counts.tolist()}; give a 3 x 3 matrix of numbers >= 0, each row with one above 0"
         )
+    sums = counts.sum(1, dtype=np.float64)
+    if sums.min() < _SMALLEST_ROW or sums.max() > _LARGEST_ROW:
+        raise ValueError(
+            f"prior_counts has rows that sum to {sums.tolist()}; give sums from {_SMALLEST_ROW} to {_LARGEST_ROW}"
+        )
     return counts
 
 
@@ -275,4 +275,6 @@ def _initial_belief(initial_belief: ArrayLike | Array | None) -> Float[np.ndarra
     belief = np.asarray((1, 1, 1) if initial_belief is None else initial_belief, np.float64)
     if belief.shape != (3,) or not np.isfinite(belief).all() or (belief < 0).any() or belief.sum() == 0:
         raise ValueError(f"initial_belief is {belief.tolist()}; give three numbers >= 0, not all 0")
-    return (belief / belief.sum()).astype(np.float32)
+    # what a spec says is already normalised, and has to come back as it is
+    is_normalised = abs(belief.sum() - 1) < 1e-6
+    return (belief if is_normalised else belief / belief.sum()).astype(np.float32)

@@ -239,5 +239,5 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
         pairs = with_pairs(state.pairs, before.mixed, came, there)
         return RecalibratedState(predictor.update(update_key, state.inner, rollouts), pairs, state.num_prompts)
 
-    spec = {"predictor": "recalibrated", "method": method, "window": window, "inner": predictor.spec}
+    spec = {"name": "recalibrated", "method": method, "window": window, "predictor": predictor.spec}
     return Predictor(spec, init, predict, update)

@@ -72,7 +72,7 @@ def chosen_by_score(
 
 def top_k() -> Rule:
     """The largest scores, ties broken at random."""
-    return Rule({"rule": "top_k"}, best)
+    return Rule({"name": "top_k"}, best)
 
 
 def within_bounds(lower: float, upper: float) -> Rule:
@@ -95,7 +95,7 @@ def within_bounds(lower: float, upper: float) -> Rule:
         distance = jnp.maximum(jnp.maximum(lower - scores, scores - upper), 0)
         return best(key, -distance, batch_size, prompt_ids)
 
-    return Rule({"rule": "within_bounds", "lower": lower, "upper": upper}, choose)
+    return Rule({"name": "within_bounds", "lower": lower, "upper": upper}, choose)
 
 
 def gumbel_top_k(temperature: float = 1.0) -> Rule:
@@ -121,7 +121,7 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
         gumbel = -jnp.log(-jnp.log1p(-uniform))  # finest where it is largest
         return best(tie_key, scores / temperature + gumbel, batch_size, prompt_ids)
 
-    return Rule({"rule": "gumbel_top_k", "temperature": temperature}, choose)
+    return Rule({"name": "gumbel_top_k", "temperature": temperature}, choose)
 
 
 def random_subset() -> Rule:
@@ -137,7 +137,7 @@ def random_subset() -> Rule:
         del state
         return best(key, jnp.zeros_like(scores), batch_size, prompt_ids)
 
-    return Rule({"rule": "random_subset"}, choose)
+    return Rule({"name": "random_subset"}, choose)
 
 
 def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | None = 8) -> Rule:
@@ -196,7 +196,7 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
         is_chosen, _ = jax.lax.fori_loop(0, batch_size, take, start)
         return jnp.sort(among[true_positions(is_chosen, batch_size)])
 
-    spec = {"rule": "diverse", "diversity_weight": weight, "anchor_batches": anchor_batches, "shortlist": shortlist}
+    spec = {"name": "diverse", "weight": weight, "anchor_batches": anchor_batches, "shortlist": shortlist}
     return Rule(spec, choose, lambda batch_size: shortlist * batch_size if shortlist else 2**31 - 1)
 
 
@@ -234,7 +234,7 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         # predicted again, with the same draws: the whole pool's other fields are not worth computing
         return Selection(prompt_ids, scores, predictor.predict(predict_key, state, prompt_ids))
 
-    spec = {"method": method, **predictor.spec, **acquisition.spec, **rule.spec}
+    spec = {"method": method, "predictor": predictor.spec, "acquisition": acquisition.spec, "rule": rule.spec}
     # as it comes back from a checkpoint: lists for tuples, numbers of Python for NumPy's
     spec = json.loads(json.dumps(spec, default=np.generic.item))
     return Selector(spec, predictor.init, predictor.predict, select, predictor.update, acquisition, rule)

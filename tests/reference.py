@@ -66,6 +66,7 @@ class DpsModel:
         self.prior = np.ones((3, 3)) if prior_counts is None else np.asarray(prior_counts, float)
         belief = np.ones(3) / 3 if initial_belief is None else np.asarray(initial_belief, float)
         self.filtered = [belief.copy() for _ in range(num_prompts)]
+        self.ahead = [belief.copy() for _ in range(num_prompts)]
         self.counts = [self.prior.copy() for _ in range(num_prompts)]
 
     def observe(self, prompt_ids, successes, group_size) -> None:
@@ -73,18 +74,18 @@ class DpsModel:
         for row in range(self.num_prompts):
             before, transition = self.filtered[row], _row_normalised(self.counts[row])
             xi = np.zeros((3, 3))
-            after = before @ transition
+            after = self.ahead[row]
             if row in visits:
                 after = np.eye(3)[solve_state(*visits[row])]
                 xi = before[:, None] * transition * after[None, :]
                 xi = xi / xi.sum() if xi.sum() > 0 else np.zeros((3, 3))
             self.filtered[row] = after
             self.counts[row] = self.decay * self.counts[row] + (1 - self.decay) * self.prior + xi
+            self.ahead[row] = after @ _row_normalised(self.counts[row])
 
     def predicted(self) -> np.ndarray:
         """[3, N]."""
-        pairs = zip(self.filtered, self.counts, strict=True)
-        return np.array([belief @ _row_normalised(counts) for belief, counts in pairs]).T
+        return np.array(self.ahead).T
 
     def success_rate(self) -> np.ndarray:
         _, mixed, solved = self.predicted()
@@ -104,10 +105,12 @@ def solve_state(successes: int, group_size: int) -> int:
 def filtered_by_enumeration(
     initial: np.ndarray, transition: np.ndarray, observations: Sequence[int | None]
 ) -> np.ndarray:
-    """P(z_T | observations), by adding up the probabilities of all paths z_0, z_1, ..., z_T."""
+    """P(z_T | observations), by adding up the probabilities of all paths z_1, ..., z_T; T = 0: the initial belief."""
+    if not observations:
+        return initial
     posterior = np.zeros(3)
-    for path in itertools.product(range(3), repeat=len(observations) + 1):
-        if all(seen is None or seen == state for seen, state in zip(observations, path[1:], strict=True)):
+    for path in itertools.product(range(3), repeat=len(observations)):
+        if all(seen is None or seen == state for seen, state in zip(observations, path, strict=True)):
             steps = [transition[i, j] for i, j in itertools.pairwise(path)]
             posterior[path[-1]] += initial[path[0]] * np.prod(steps)
     return posterior / posterior.sum()

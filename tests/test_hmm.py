@@ -43,13 +43,36 @@ def test_belief_and_counts_follow_the_equations(decay, prior):
     counts = np.array(hmm.PRIOR_COUNTS.get(prior, UNEVEN))
     belief = [0.6, 0.3, 0.1] if prior == "uneven" else [1, 1, 1]
     model = DpsModel(N, decay=decay, prior_counts=counts, initial_belief=np.array(belief, float) / np.sum(belief))
-    _, steps = run(initial(prior_counts=counts, initial_belief=belief), history, decay)
+    state = initial(prior_counts=counts, initial_belief=belief)
+    for at_first in (hmm.filtered(state), hmm.predicted(state)):
+        np.testing.assert_allclose(at_first, model.predicted(), atol=1e-7)
+    _, steps = run(state, history, decay)
     for t in range(80):
         model.observe(*(np.asarray(column[t]) for column in history))
         filtered, predicted, transition_counts = (column[t] for column in steps)
         np.testing.assert_allclose(filtered, np.array(model.filtered).T, atol=1e-5)
         np.testing.assert_allclose(predicted, model.predicted(), atol=1e-5)
         np.testing.assert_allclose(transition_counts, np.stack(model.counts, axis=2), rtol=1e-5, atol=1e-5)
+
+
+TINY = {
+    "around a diagonal": np.eye(3) + 1e-8 * (1 - np.eye(3)),
+    "everywhere": np.full((3, 3), 1e-8),
+    "in one row": np.array([[1.0, 1.0, 1e-8], [1e-8, 1.0, 1.0], [1e-8, 1e-8, 1e-8]]),
+}
+
+
+@pytest.mark.parametrize("prior", TINY)
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.7, 1.0])
+def test_tiny_prior_counts_follow_the_equations(decay, prior):
+    """What jumps rarely is told by ratios of tiny probabilities: they need their relative precision."""
+    history = random_history(6, num_prompts=N, steps=400, batch_size=2)
+    model = DpsModel(N, decay=decay, prior_counts=TINY[prior], initial_belief=[0.5, 0.5 - 1e-9, 1e-9])
+    state = initial(prior_counts=TINY[prior], initial_belief=[0.5, 0.5 - 1e-9, 1e-9])
+    _, (_, predicted, _) = run(state, history, decay)
+    for t in range(400):
+        model.observe(*(np.asarray(column[t]) for column in history))
+        np.testing.assert_allclose(predicted[t], model.predicted(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +216,8 @@ def test_prediction_of_certain_prompts_has_no_negative_variance():
         ({"prior_counts": -np.ones((3, 3))}, "prior_counts is"),
         ({"prior_counts": np.diag([1.0, 1.0, 0.0])}, "each row with one above 0"),
         ({"prior_counts": np.full((3, 3), np.nan)}, "prior_counts is"),
+        ({"prior_counts": np.full((3, 3), 1e-30)}, r"prior_counts has rows that sum to \[3.*give sums from 1e-20 to"),
+        ({"prior_counts": np.full((3, 3), 1e30)}, "prior_counts has rows that sum to"),
         ({"initial_belief": [1.0, 1.0]}, "initial_belief is .* give three numbers >= 0"),
         ({"initial_belief": [0.0, 0.0, 0.0]}, "initial_belief is"),
         ({"initial_belief": [0.5, -0.5, 1.0]}, "initial_belief is"),
@@ -211,11 +236,11 @@ def test_both_filters_with_known_transitions_are_the_recursion(visited):
     initial_belief = rng.dirichlet(np.ones(3)).astype(np.float32)
     history = np.where(rng.random((steps, prompts)) < visited, rng.integers(0, 3, (steps, prompts)), -1)
     belief = np.tile(initial_belief[:, None], prompts)
-    expected = []
+    ahead, expected = belief, []
     for seen in history:
-        ahead = np.stack([belief[:, m] @ matrix[:, :, m] for m in range(prompts)], 1)
         belief = np.where(seen >= 0, np.eye(3)[:, seen], ahead)
         expected.append((ahead, belief))
+        ahead = np.stack([belief[:, m] @ matrix[:, :, m] for m in range(prompts)], 1)
     before, after = (np.array(column) for column in zip(*expected, strict=True))
     for filter_ in (hmm.forward_filter, hmm.parallel_forward_filter):
         found = jax.jit(filter_)(jnp.array(matrix), jnp.array(initial_belief), jnp.array(history, jnp.int32))

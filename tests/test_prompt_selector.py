@@ -257,9 +257,9 @@ OTHERS = {
     "decay": (
         jaxsel.mopps(decay=0.9),
         {},
-        "another method or other hyperparameters .decay: saved 0.5, here 0.9",
+        "another method or other hyperparameters .predictor.decay: saved 0.5, here 0.9",
     ),
-    "rule": (jaxsel.mopps(rule=jaxsel.gumbel_top_k()), {}, "rule: saved 'top_k', here 'gumbel_top_k'"),
+    "rule": (jaxsel.mopps(rule=jaxsel.gumbel_top_k()), {}, "rule.name: saved 'top_k', here 'gumbel_top_k'"),
     "prior": (jaxsel.mopps(prior_alpha=np.ones(N)), {}, "prior_alpha: saved 1.0, here 'sha256"),
     "ratio": (MOPPS, {"candidate_ratio": 2}, "candidate_ratio: saved None, here 2"),
     "pool": (MOPPS, {"num_prompts": N + 1}, "another pool .20 prompts without keys, here 21 prompts"),

@@ -178,11 +178,9 @@ def test_specs_are_as_json_gives_them_back():
     assert json.loads(json.dumps(spec)) == spec
     assert spec == {
         "method": "mine",
-        "widths": [1, 2],
-        "rate": 0.5,
-        "size": 3,
-        "acquisition": "entropy",
-        "rule": "top_k",
+        "predictor": {"widths": [1, 2], "rate": 0.5, "size": 3},
+        "acquisition": {"name": "entropy"},
+        "rule": {"name": "top_k"},
     }
 
 

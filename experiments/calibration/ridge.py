@@ -115,5 +115,5 @@ def ridge(embeddings: np.ndarray, *, group_size: int = 8, memory: float = 0.97) 
         new = RidgeState(there.sum(), x.sum(0), x.T @ x, y.sum(), x.T @ y, (y * y).sum(), noise.sum())
         return jax.tree.map(lambda old, new: memory * old + new, state, new)
 
-    spec = {"predictor": "ridge", "group_size": group_size, "memory": memory}
+    spec = {"name": "ridge", "group_size": group_size, "memory": memory}
     return jaxsel.Predictor(spec, init, predict, update)

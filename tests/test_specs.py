@@ -1,0 +1,123 @@
+"""A spec says which method with which settings a selector is: JSON-able, nested, and enough to make it again."""
+
+import inspect
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import jaxsel
+
+N = 12
+EMBEDDINGS = np.random.default_rng(0).normal(size=(N, 3)).astype(np.float32)
+SMALL: dict[str, Any] = {"width": 4, "num_heads": 1, "context_size": 4, "inner_steps": 1, "history": 8}
+
+
+def again(selector: jaxsel.Selector, **options: Any) -> jaxsel.Selector:
+    predictor = jaxsel.recalibrated(predictor_of(selector), **options)
+    assert selector.acquisition is not None
+    assert selector.rule is not None
+    return jaxsel.make_selector(predictor, selector.acquisition, selector.rule, method=selector.spec["method"])
+
+
+def predictor_of(selector: jaxsel.Selector) -> jaxsel.Predictor:
+    return jaxsel.Predictor(selector.spec["predictor"], selector.init, selector.predict, selector.update)
+
+
+METHODS = {
+    "mopps": jaxsel.mopps(),
+    "mopps, decay": jaxsel.mopps(decay=0.7),
+    "mopps, target": jaxsel.mopps(target=0.4),
+    "mopps, prior": jaxsel.mopps(prior_alpha=0.1),
+    "mopps, vector prior": jaxsel.mopps(prior_alpha=np.linspace(1, 2, N)),
+    "mopps, group": jaxsel.mopps(group_size=4),
+    "mopps, by step": jaxsel.mopps(ageing="step"),
+    "mopps, sampled": jaxsel.mopps(acquisition=jaxsel.mixed_probability(log=True), rule=jaxsel.gumbel_top_k(0.5)),
+    "threshold": jaxsel.threshold(),
+    "threshold, bounds": jaxsel.threshold(lower=0.2),
+    "dps": jaxsel.dps(),
+    "dps, prior": jaxsel.dps(prior_counts="progress"),
+    "dps, belief": jaxsel.dps(initial_belief=[0.3, 0.3, 0.1]),
+    "dps, entropy": jaxsel.dps(entropy_weight=0.1),
+    "uniform": jaxsel.uniform(),
+    "gps": jaxsel.gps(EMBEDDINGS, **SMALL),
+    "gps, paper": jaxsel.gps(EMBEDDINGS, decay=None, **SMALL),
+    "gps, no shortlist": jaxsel.gps(EMBEDDINGS, shortlist=None, **SMALL),
+    "gps, weight": jaxsel.gps(EMBEDDINGS, diversity_weight=0.3, **SMALL),
+}
+ALL = {
+    **METHODS,
+    **{f"recalibrated {name}": again(selector) for name, selector in METHODS.items()},
+    "recalibrated mopps by three numbers": again(METHODS["mopps"], method="beta"),
+    "recalibrated mopps in a short window": again(METHODS["mopps"], window=64),
+    "mopps recalibrated twice": again(again(METHODS["mopps"])),
+}
+MAKERS = (
+    jaxsel.beta_bernoulli,
+    jaxsel.hidden_markov,
+    jaxsel.amortized,
+    jaxsel.thompson,
+    jaxsel.target_success_rate,
+    jaxsel.posterior_draw,
+    jaxsel.mixed_probability,
+    jaxsel.entropy,
+    jaxsel.top_k,
+    jaxsel.within_bounds,
+    jaxsel.gumbel_top_k,
+    jaxsel.random_subset,
+    jaxsel.diverse,
+    jaxsel.recalibrated,
+)
+
+
+def made_of(part: dict[str, Any]) -> Any:
+    """A predictor, acquisition or rule, by its spec alone; arrays as long as the pool are given again."""
+    make = {maker.__name__: maker for maker in MAKERS}[part["name"]]
+    assert set(part) == {"name", *inspect.signature(make).parameters}
+    arguments = {name: value for name, value in part.items() if name != "name"}
+    if make is jaxsel.recalibrated:
+        arguments["predictor"] = made_of(arguments["predictor"])
+    given = {"embeddings": EMBEDDINGS, "prior_alpha": np.linspace(1, 2, N)}
+    return make(
+        **{name: given[name] if str(value).startswith("sha256:") else value for name, value in arguments.items()}
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_spec_is_json_and_no_other_method_has_it(name):
+    spec = ALL[name].spec
+    assert json.loads(json.dumps(spec)) == spec
+    assert set(spec) == {"method", "predictor", "acquisition", "rule"}
+    assert [other for other, selector in ALL.items() if selector.spec == spec] == [name]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_recalibration_keeps_the_method_and_what_it_recalibrates(name):
+    plain, corrected = METHODS[name].spec, ALL[f"recalibrated {name}"].spec
+    assert corrected["method"] == plain["method"] == name.partition(",")[0]
+    assert corrected["predictor"]["name"] == "recalibrated"
+    assert corrected["predictor"]["predictor"] == plain["predictor"]
+    assert {key: corrected[key] for key in ("acquisition", "rule")} == {
+        key: plain[key] for key in ("acquisition", "rule")
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_selector_can_be_made_again_of_its_spec(name):
+    spec = ALL[name].spec
+    parts = (made_of(spec[part]) for part in ("predictor", "acquisition", "rule"))
+    assert jaxsel.make_selector(*parts, method=spec["method"]).spec == spec
+
+
+def test_a_prompt_selector_says_what_it_chooses_among_beside_the_method():
+    live = jaxsel.PromptSelector(ALL["recalibrated dps"], num_prompts=N, candidate_ratio=2)
+    assert live.spec == ALL["recalibrated dps"].spec | {"candidate_ratio": 2}
+
+
+def test_an_initial_belief_comes_back_as_it_went():
+    beliefs = np.asarray(jax.random.dirichlet(jax.random.key(0), np.ones(3), (200,)), np.float64)
+    for belief in beliefs * 7:
+        said = jaxsel.hidden_markov(initial_belief=belief).spec["initial_belief"]
+        assert jaxsel.hidden_markov(initial_belief=said).spec["initial_belief"] == said
