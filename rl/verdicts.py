@@ -48,8 +48,7 @@ def _number(value: Any) -> float:
     """A real number: Python's, NumPy's, or an array or tensor that holds a single one."""
     if not isinstance(value, str | bytes):
         try:
-            if np.size(value) == 1:
-                return float(value)
-        except (TypeError, ValueError, RuntimeError):
-            pass  # said below
+            return float(value.item() if hasattr(value, "item") else value)
+        except (TypeError, ValueError, RuntimeError):  # of no number, and of several in one array or tensor
+            pass
     raise OddVerdictError(f"the verifier returned {value!r:.80}; return Verdict(success, reward) of two numbers")
