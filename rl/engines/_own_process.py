@@ -48,7 +48,7 @@ class OwnProcess:
         self._start()
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, eos_token_id: int, timeout: float | None
+        self, requests: Sequence[Request], sampling: Sampling, eos_token_ids: Sequence[int], timeout: float | None
     ) -> list[Completion | None]:
         """See `Server.generate`.
 
@@ -56,7 +56,7 @@ class OwnProcess:
             ServerError: see there.
         """
         wait = None if timeout is None else timeout + _GRACE
-        return self._ask("generate", list(requests), sampling, eos_token_id, timeout, wait=wait)
+        return self._ask("generate", list(requests), sampling, eos_token_ids, timeout, wait=wait)
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
         """See `Server.load`.

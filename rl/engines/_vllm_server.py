@@ -54,7 +54,7 @@ class Server:
             self._llm = LLM(folder, **defaults | options)
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, eos_token_id: int, timeout: float | None
+        self, requests: Sequence[Request], sampling: Sampling, eos_token_ids: Sequence[int], timeout: float | None
     ) -> list[Completion | None]:
         """Completions in the order of the requests; None where `timeout` seconds were not enough."""
         engine, deadline = self._llm.llm_engine, None if timeout is None else time.monotonic() + timeout
@@ -64,7 +64,7 @@ class Server:
             try:
                 for name, request in zip(names, requests, strict=True):
                     prompt: Any = {"prompt_token_ids": request.prompt}
-                    engine.add_request(name, prompt, _parameters(sampling, eos_token_id, request.seed))
+                    engine.add_request(name, prompt, _parameters(sampling, eos_token_ids, request.seed))
                 while engine.has_unfinished_requests() and (deadline is None or time.monotonic() < deadline):
                     for output in engine.step():
                         if output.finished:
@@ -95,7 +95,7 @@ class Server:
         cleanup_dist_env_and_memory()
 
 
-def _parameters(sampling: Sampling, eos_token_id: int, seed: int) -> Any:
+def _parameters(sampling: Sampling, eos_token_ids: Sequence[int], seed: int) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -107,7 +107,7 @@ def _parameters(sampling: Sampling, eos_token_id: int, seed: int) -> Any:
         include_stop_str_in_output=True,
         detokenize=bool(sampling.stop),  # vLLM looks for stop strings in the text; otherwise nobody reads it
         ignore_eos=True,  # vLLM's idea of it comes from three files; a completion ends at the policy's
-        stop_token_ids=[eos_token_id],
+        stop_token_ids=list(eos_token_ids),
         seed=seed,
         logprobs=0,  # of the drawn token alone
         output_kind=RequestOutputKind.FINAL_ONLY,

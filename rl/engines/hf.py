@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 
@@ -112,7 +113,7 @@ class _Decoding:
         rows = torch.arange(len(tokens), device=tokens.device).repeat_interleave(group_size)
         self.logits, self._tokens, self._mask = logits[rows], tokens[rows], mask[rows]
         if not repeat_cache(self._cache, rows):
-            _log.warning("%s has no cache that can be repeated; sampling is slow", type(policy.model).__name__)
+            _warn_slow(type(policy.model).__name__)
             self._use_cache, self._cache = False, {}
 
     def advance(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -135,6 +136,12 @@ class _Decoding:
         )
         self._cache = take_cache(output) if self._use_cache else {}
         return output.logits[:, -1]
+
+
+@cache
+def _warn_slow(model: str) -> None:
+    """Log once per kind of model."""
+    _log.warning("%s has no cache that can be repeated; every new token reads the whole sequence again", model)
 
 
 def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
