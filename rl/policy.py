@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,9 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from rl._model_calls import accepted, masks_padding, only_attention, same_length, without_padding
+from rl._prompt_checks import check_text, check_tokens
 
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
@@ -64,21 +67,32 @@ class Policy:
 
     @property
     def eos_token_id(self) -> int:
-        """The token that ends a completion."""
+        """The tokenizer's end of sequence, which ends a demonstration."""
         return _single(self.tokenizer.eos_token_id)
 
     @property
-    def eos_token_ids(self) -> list[int]:
-        """All tokens that end a completion: the tokenizer's one, then further ones of the generation config."""
-        config = getattr(self.model, "generation_config", None)
-        more = getattr(config, "eos_token_id", None)
-        more = [] if more is None else more if isinstance(more, list | tuple) else [more]
-        return list(dict.fromkeys([self.eos_token_id, *map(int, more)]))
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Every token that ends a completion: of the tokenizer and of the model's generation configuration, sorted."""
+        configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        listed = configured if isinstance(configured, list | tuple) else [configured]
+        found = {_single(token) for token in listed if token is not None} | {self.eos_token_id}
+        return tuple(sorted(token for token in found if token >= 0))  # -1 stands for none in some configurations
 
     @property
     def max_length(self) -> int | None:
-        """The longest prompt and completion together, in tokens; None: the model's configuration names no limit."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        """Longest prompt and completion together, in tokens; None where the model's configuration has no limit."""
+        config = self.model.config.get_text_config()
+        found = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "n_positions"))
+        return next((limit for limit in found if isinstance(limit, int) and limit > 0), None)
+
+    @cached_property
+    def masks_padding(self) -> bool:
+        """Whether prompts of different lengths can share a forward pass: a recurrent model is tried once."""
+        if only_attention(self.model):
+            return True
+        embeddings: Any = self.model.get_input_embeddings()
+        with torch.autocast(self.device.type, enabled=False):
+            return masks_padding(self._call, embeddings.weight.shape[0], self.device)
 
     @property
     def pad_token_id(self) -> int:
@@ -106,18 +120,13 @@ class Policy:
         A tokenizer with a chat template sees every text as one user message.
 
         Raises:
-            ValueError: no texts, a text with a character that no encoding has, or a text without any token.
+            ValueError: a text that is empty, has no tokens, or holds a lone surrogate.
         """
-        if not texts:
-            raise ValueError("texts is empty; give at least one prompt")
-        for i, text in enumerate(texts):
-            check_text(i, text)
+        check_text(texts, "prompts")
         if self.tokenizer.chat_template:
             texts = [self._chat(text) for text in texts]
         rows = self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
-        empty = next((i for i, row in enumerate(rows) if not row), None)
-        if empty is not None:
-            raise ValueError(f"prompt {empty}, {texts[empty]!r}, has no tokens; give a text that is not empty")
+        check_tokens(rows)
         width = max(len(row) for row in rows)
         tokens = torch.full((len(rows), width), self.pad_token_id)
         mask = torch.zeros_like(tokens)
@@ -148,6 +157,23 @@ class Policy:
             mask: bool `[r, t]`.
             temperature: of the sampling distribution.
         """
+        rows = (prompt_tokens, prompt_mask, tokens, mask)
+        if prompt_mask.all() or self.masks_padding:
+            return self._score(*rows, temperature)
+        groups = same_length(prompt_mask)
+        parts = [self._score(*(column[group] for column in rows), temperature) for group in groups]
+        order = torch.cat(groups).argsort()
+        return Scores(*(torch.cat(column)[order] for column in zip(*parts, strict=True)))
+
+    def _score(
+        self,
+        prompt_tokens: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        tokens: torch.Tensor,
+        mask: torch.Tensor,
+        temperature: float,
+    ) -> Scores:
+        prompt_tokens, prompt_mask = without_padding(prompt_tokens, prompt_mask)
         attention = torch.cat([prompt_mask, mask.to(prompt_mask.dtype)], 1)
         positions = (attention.cumsum(1) - 1).clamp_min(0)
         read: list[torch.Tensor] = []
@@ -163,13 +189,17 @@ class Policy:
             )
         finally:
             hook.remove()
-        log_probs = torch.log_softmax(output.logits[:, :-1].float() / temperature, -1)
-        return Scores(log_probs.gather(2, tokens[:, :, None])[:, :, 0], read[0][:, :-1])
+        scored = slice(-tokens.shape[1] - 1, -1)  # a model that knows no logits_to_keep returns all of them
+        log_probs = torch.log_softmax(output.logits[:, scored].float() / temperature, -1)
+        return Scores(log_probs.gather(2, tokens[:, :, None])[:, :, 0], read[0][:, scored])
 
     def forward(self, tokens: torch.Tensor, **options: Any) -> Any:
         """One pass of the model in the policy's precision; the options are the model's own."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return self.model(tokens, **options)
+            return self._call(tokens, **options)
+
+    def _call(self, tokens: torch.Tensor, **options: Any) -> Any:
+        return self.model(tokens, **accepted(self.model, options))
 
     @contextmanager
     def gradient_checkpointing(self) -> Iterator[None]:

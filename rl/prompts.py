@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rl._prompt_checks import check_text
+
 
 @dataclass(frozen=True)
 class PromptPool:
@@ -27,7 +29,7 @@ class PromptPool:
     def __post_init__(self):
         lengths = {"texts": len(self.texts), "answers": len(self.answers), "keys": len(self.keys)}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"PromptPool columns have different lengths {lengths}; give one entry a prompt")
+            raise ValueError(f"PromptPool columns have different lengths {lengths}; give one entry per prompt")
         if len(set(self.keys)) != len(self.keys):
             raise ValueError("PromptPool keys repeat; give every prompt a unique key")
 
@@ -89,33 +91,40 @@ class Task(NamedTuple):
 
 # Arrow's string arrays hold 2 GiB at most.
 _ROWS_AT_ONCE = 2**17
-# In the metadata of files that `write_parquet` made: their ground truths are JSON. Those of other files are not read as
-# JSON, for "033" and "72" are texts that a verifier compares with texts.
-_MARK = {b"jaxsel": b'{"ground_truth": "json"}'}
+# In the metadata of a file whose ground truths are JSON; text in any other file is the answer itself.
+_ENCODED = {b"jaxsel.ground_truth": b"json"}
 
 
 def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, ability: str) -> None:
     """Writes a pool in verl's Parquet schema.
 
     Columns: `data_source`, `prompt` (a list of chat messages), `ability`, `reward_model` (`style`,
-    `ground_truth` as JSON text) and `extra_info` (`index`: the row number, `key`).
+    `ground_truth`) and `extra_info` (`index`: the row number, `key`). Where all answers are text, they are written as
+    they are. Otherwise all are written as JSON, and the file's metadata say so.
+
+    Raises:
+        ValueError: a prompt that is empty or no valid Unicode.
     """
     import pyarrow.parquet as pq
 
+    check_text(pool.texts, "pool.texts")
+    encoded = not all(isinstance(answer, str) for answer in pool.answers)
+
     def table(start: int):
-        return _verl_table(pool, slice(start, start + _ROWS_AT_ONCE), data_source, ability)
+        found = _verl_table(pool, slice(start, start + _ROWS_AT_ONCE), data_source, ability, encoded)
+        return found.replace_schema_metadata(_ENCODED) if encoded else found
 
     with pq.ParquetWriter(path, table(0).schema) as writer:
         for start in range(0, len(pool), _ROWS_AT_ONCE):
             writer.write_table(table(start))
 
 
-def _verl_table(pool: PromptPool, rows: slice, data_source: str, ability: str):
+def _verl_table(pool: PromptPool, rows: slice, data_source: str, ability: str, encoded: bool):
     import pyarrow as pa
 
     struct, text = pa.StructArray.from_arrays, pa.string()
     texts, keys = pa.array(pool.texts[rows], text), pa.array(pool.keys[rows], text)
-    answers = pa.array([json.dumps(answer) for answer in pool.answers[rows]], text)
+    answers = pa.array([json.dumps(answer) if encoded else answer for answer in pool.answers[rows]], text)
     indices = pa.array(range(len(pool))[rows], pa.int64())
     count = len(texts)
     messages = struct([pa.repeat("user", count), texts], ["role", "content"])
@@ -133,12 +142,12 @@ def read_parquet(path: str | Path) -> PromptPool:
     """Reads a Parquet file in verl's schema with the `datasets` library.
 
     Keys are `extra_info.key` where there is one, else `extra_info.index`. A prompt is plain text, or messages
-    joined by newlines. An answer is what the file holds: text stays text, but for files that `write_parquet` made,
-    whose JSON is read back into the answers that were written.
+    joined by newlines. Answers are the file's ground truths as they are: text stays text, as in `"72"` or `"[0, 4]"`.
+    Only in a file that `write_parquet` marked so are they read as JSON.
 
     Raises:
-        ValueError: a column is missing, a prompt is neither text nor a list of messages with text, or
-            `extra_info.index` is missing or repeats (verl itself would silently take 0 for every row).
+        ValueError: a column is missing, `extra_info.index` is missing or repeats (verl itself would silently take 0
+            for every row), a row has no ground truth, or a prompt is empty or no text.
     """
     import pyarrow.parquet as pq
     from datasets import Dataset
@@ -151,20 +160,28 @@ def read_parquet(path: str | Path) -> PromptPool:
     indices = [info.get("index") for info in infos]
     if None in indices or len(set(indices)) != len(indices):
         raise ValueError(f"extra_info.index in {path} is missing or repeats; give every row a unique index")
-    ours = (pq.read_schema(path).metadata or {}).items() >= _MARK.items()
-    answers: list[Any] = [(judged or {}).get("ground_truth") for judged in table["reward_model"].to_pylist()]
+    texts = [_text(prompt, row) for row, prompt in enumerate(table["prompt"].to_pylist())]
+    check_text(texts, f"prompt in {path}")
+    encoded = _ENCODED.items() <= (pq.read_schema(path).metadata or {}).items()
     return PromptPool(
-        texts=[_text(f"row {row} of {path}", prompt) for row, prompt in enumerate(table["prompt"].to_pylist())],
-        answers=[json.loads(answer) for answer in answers] if ours else answers,
-        keys=[str(info.get("key") or index) for info, index in zip(infos, indices, strict=True)],
+        texts=texts,
+        answers=[_answer(judged, row, encoded) for row, judged in enumerate(table["reward_model"].to_pylist())],
+        keys=[
+            str(index if info.get("key") is None else info["key"]) for info, index in zip(infos, indices, strict=True)
+        ],
     )
 
 
-def _text(where: str, prompt: Any) -> str:
-    """The prompt as one text; `where` is for the message of an error."""
-    if isinstance(prompt, str):
+def _text(prompt: str | list[dict[str, str]] | None, row: int) -> str | None:
+    if prompt is None or isinstance(prompt, str):
         return prompt
-    contents = [message.get("content") for message in prompt or ()]
-    if not contents or not all(isinstance(content, str) for content in contents):
-        raise ValueError(f"{where} has the prompt {prompt!r:.120}; give text, or messages whose content is text")
-    return "\n".join(contents)
+    contents = [message.get("content") for message in prompt]
+    if not all(isinstance(content, str) for content in contents):
+        raise ValueError(f"prompt has a message in row {row} whose content is no text; give text")
+    return "\n".join(map(str, contents))
+
+
+def _answer(judged: dict[str, Any] | None, row: int, encoded: bool) -> Any:
+    if judged is None or "ground_truth" not in judged:
+        raise ValueError(f"reward_model has no ground_truth in row {row}; write the file in verl's schema")
+    return json.loads(judged["ground_truth"]) if encoded else judged["ground_truth"]

@@ -1,6 +1,7 @@
 """What an engine that completes prompts promises."""
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -30,12 +31,12 @@ class Sampling:
 
     def __post_init__(self):
         if not _is_count(self.max_new_tokens):
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}; give an integer of at least 1")
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature is {self.temperature}; give a finite number of at least 0")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; give a number above 0 and up to 1")
-        if isinstance(self.stop, str) or "" in self.stop:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}; give at least 1, an integer")
+        if not (_is_number(self.temperature) and 0 <= self.temperature < math.inf):
+            raise ValueError(f"temperature is {self.temperature!r}; give a number of at least 0, and finite")
+        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise ValueError(f"top_p is {self.top_p!r}; give a number above 0 and up to 1")
+        if isinstance(self.stop, str) or not all(isinstance(end, str) and end for end in self.stop):
             raise ValueError(f"stop is {self.stop!r}; give a tuple of texts, none of them empty")
 
 
@@ -61,7 +62,7 @@ class Completions(NamedTuple):
 
     @property
     def group_size(self) -> int:
-        """Completions a prompt, n."""
+        """Completions per prompt, n."""
         return self.tokens.shape[0] // self.prompt_tokens.shape[0]
 
     def take(self, groups: torch.Tensor) -> "Completions":
@@ -85,7 +86,8 @@ class RolloutEngine(Protocol):
         """Draws `group_size` completions of every prompt; the same seed and weights give the same ones.
 
         Raises:
-            ValueError: no prompts, or a group size below 1.
+            ValueError: no prompts, a prompt that is empty, too long for the model or no valid Unicode, or a group size
+                that is no integer of at least 1.
         """
         ...
 
@@ -95,41 +97,25 @@ class RolloutEngine(Protocol):
 
 
 def check_request(prompts: Sequence[str], group_size: int) -> None:
-    """What every engine refuses.
+    """Refuse what no engine can complete.
 
     Raises:
-        ValueError: no prompts, or a group size that is no integer of at least 1.
+        ValueError: no prompts, one text instead of several, or a group size that is no integer of at least 1.
     """
     if isinstance(prompts, str):
-        raise ValueError(f"prompts is the text {prompts!r:.80}; give a sequence of texts")
+        raise ValueError(f"prompts is the text {prompts!r}; give a list of texts")
     if not len(prompts):
         raise ValueError("prompts is empty; give at least one")
     if not _is_count(group_size):
-        raise ValueError(f"group_size is {group_size!r}; give an integer of at least 1")
-
-
-def check_lengths(prompt_mask: torch.Tensor, max_new_tokens: int, longest: int | None) -> None:
-    """Refuses a prompt that leaves no room for its completion.
-
-    Args:
-        prompt_mask: `[b, p]`, 1 for a token and 0 for padding.
-        max_new_tokens: longest completion, in tokens.
-        longest: prompt and completion together, in tokens; None: there is no limit.
-
-    Raises:
-        ValueError: a prompt is too long; the message names its row.
-    """
-    lengths = prompt_mask.sum(1)
-    row = int(lengths.argmax())
-    if longest is not None and int(lengths[row]) + max_new_tokens > longest:
-        raise ValueError(
-            f"prompt {row} has {int(lengths[row])} tokens, which with max_new_tokens {max_new_tokens} is more than "
-            f"the {longest} that the engine allows; shorten the prompt, give fewer new tokens, or raise max_model_len"
-        )
+        raise ValueError(f"group_size is {group_size!r}; give at least 1, an integer")
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def join_completions(parts: Sequence[Completions]) -> Completions:

@@ -48,7 +48,7 @@ class OwnProcess:
         self._start()
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, eos_token_ids: list[int], timeout: float | None
+        self, requests: Sequence[Request], sampling: Sampling, eos_token_ids: Sequence[int], timeout: float | None
     ) -> list[Completion | None]:
         """See `Server.generate`.
 

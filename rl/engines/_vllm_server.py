@@ -54,7 +54,7 @@ class Server:
             self._llm = LLM(folder, **defaults | options)
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, eos_token_ids: list[int], timeout: float | None
+        self, requests: Sequence[Request], sampling: Sampling, eos_token_ids: Sequence[int], timeout: float | None
     ) -> list[Completion | None]:
         """Completions in the order of the requests; None where `timeout` seconds were not enough."""
         engine, deadline = self._llm.llm_engine, None if timeout is None else time.monotonic() + timeout
@@ -95,7 +95,7 @@ class Server:
         cleanup_dist_env_and_memory()
 
 
-def _parameters(sampling: Sampling, eos_token_ids: list[int], seed: int) -> Any:
+def _parameters(sampling: Sampling, eos_token_ids: Sequence[int], seed: int) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -107,7 +107,7 @@ def _parameters(sampling: Sampling, eos_token_ids: list[int], seed: int) -> Any:
         include_stop_str_in_output=True,
         detokenize=bool(sampling.stop),  # vLLM looks for stop strings in the text; otherwise nobody reads it
         ignore_eos=True,  # vLLM's idea of it comes from three files; a completion ends at the policy's
-        stop_token_ids=eos_token_ids,
+        stop_token_ids=list(eos_token_ids),
         seed=seed,
         logprobs=0,  # of the drawn token alone
         output_kind=RequestOutputKind.FINAL_ONLY,

@@ -1,12 +1,17 @@
-"""Rollouts with the policy's own Transformers model; each prompt is read once for its whole group."""
+"""Rollouts with the policy's own Transformers model; the cache is filled once per prompt, for its whole group."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 
-from rl.engines._continuation import Continuation
+from rl._model_calls import reads_mask, repeat_cache, same_length, take_cache, without_padding
+from rl._prompt_checks import check_lengths
 from rl.policy import Policy
 from rl.rollout import Completions, Sampling, check_lengths, check_request
+
+_log = logging.getLogger(__name__)
 
 
 class HFEngine:
@@ -32,17 +37,28 @@ class HFEngine:
         check_request(prompts, group_size)
         generator = torch.Generator(self._policy.device).manual_seed(seed)
         prompt_tokens, prompt_mask = self._policy.encode(list(prompts))
-        check_lengths(prompt_mask, sampling.max_new_tokens, self._policy.max_length)
-        chunks = [
-            _sample(self._policy, tokens, mask, group_size, sampling, generator)
-            for tokens, mask in zip(
-                prompt_tokens.split(self._max_prompts), prompt_mask.split(self._max_prompts), strict=True
-            )
+        limit, cure = self._policy.max_length, "a smaller max_new_tokens or a model with more positions"
+        check_lengths(prompt_mask.sum(1).tolist(), sampling.max_new_tokens, limit, cure)
+        chunks = self._chunks(prompt_mask)
+        parts = [
+            _sample(self._policy, prompt_tokens[chunk], prompt_mask[chunk], group_size, sampling, generator)
+            for chunk in chunks
         ]
-        tokens, mask, log_probs = (torch.cat(columns) for columns in zip(*chunks, strict=True))
+        order = torch.cat(chunks).argsort()
+        tokens, mask, log_probs = (
+            torch.cat(columns).unflatten(0, (len(order), group_size))[order].flatten(0, 1)
+            for columns in zip(*parts, strict=True)
+        )
         width = int(mask.sum(1).max())
         tokens, mask, log_probs = tokens[:, :width], mask[:, :width], log_probs[:, :width]
         return Completions(prompt_tokens, prompt_mask, tokens, mask, log_probs, list(self._policy.decode(tokens)))
+
+    def _chunks(self, prompt_mask: torch.Tensor) -> list[torch.Tensor]:
+        """Indices of the prompts that are completed at once, of equal length where the model reads padding."""
+        everything = torch.arange(len(prompt_mask), device=prompt_mask.device)
+        together = prompt_mask.all() or self._policy.masks_padding
+        groups = [everything] if together else same_length(prompt_mask)
+        return [chunk for group in groups for chunk in group.split(self._max_prompts)]
 
     @torch.no_grad()
     def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -62,9 +78,8 @@ def _sample(
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens, mask and log-probabilities `[b * n, max_new_tokens]` of one chunk of prompts."""
-    continuation = Continuation(policy, prompt_tokens, prompt_mask, group_size)
-    logits = continuation.logits
-    ends = torch.tensor(policy.eos_token_ids, device=logits.device)
+    decoding = _Decoding(policy, prompt_tokens, prompt_mask, group_size)
+    logits, ends = decoding.logits, torch.tensor(policy.eos_token_ids, device=prompt_tokens.device)
     rows, max_new_tokens = len(logits), sampling.max_new_tokens
     tokens = torch.full((rows, max_new_tokens), policy.pad_token_id, device=logits.device)
     mask = torch.zeros((rows, max_new_tokens), dtype=torch.bool, device=logits.device)
@@ -80,8 +95,56 @@ def _sample(
             alive = alive & ~_stopped(policy.decode(tokens[:, : t + 1]), sampling.stop).to(alive.device)
         if t + 1 == max_new_tokens or not alive.any():
             break
-        logits = continuation.extend(tokens[:, t])
+        logits = decoding.advance(tokens[:, t])
     return tokens, mask, log_probs
+
+
+class _Decoding:
+    """The logits of completions that grow by one token at a time, `group_size` rows per prompt.
+
+    The prompts are read once and their cache is repeated. A model without a cache, or with one that cannot be repeated
+    safely, reads every row again for every token: the same result, slowly.
+
+    Attributes:
+        logits: `[b * n, v]`, of the next token.
+    """
+
+    def __init__(self, policy: Policy, prompt_tokens: torch.Tensor, prompt_mask: torch.Tensor, group_size: int):
+        self._policy, self._use_cache, self._cache = policy, True, {}
+        tokens, mask = without_padding(prompt_tokens, prompt_mask)
+        logits = self._read(tokens, mask)
+        rows = torch.arange(len(tokens), device=tokens.device).repeat_interleave(group_size)
+        self.logits, self._tokens, self._mask = logits[rows], tokens[rows], mask[rows]
+        if not repeat_cache(self._cache, rows):
+            _warn_slow(type(policy.model).__name__)
+            self._use_cache, self._cache = False, {}
+
+    def advance(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Append one token per row, int64 `[b * n]`; return the logits that follow."""
+        self._tokens = torch.cat([self._tokens, tokens[:, None]], 1)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], 1)
+        self.logits = self._read(self._tokens, self._mask)
+        return self.logits
+
+    def _read(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        unread = slice(-1, None) if self._cache else slice(None)
+        positions = (mask.cumsum(1) - 1).clamp_min(0)
+        output = self._policy.forward(
+            tokens[:, unread],
+            attention_mask=mask if reads_mask(self._cache) else None,
+            position_ids=positions[:, unread],
+            use_cache=self._use_cache,
+            logits_to_keep=1,
+            **self._cache,
+        )
+        self._cache = take_cache(output) if self._use_cache else {}
+        return output.logits[:, -1]
+
+
+@cache
+def _warn_slow(model: str) -> None:
+    """Log once per kind of model."""
+    _log.warning("%s has no cache that can be repeated; every new token reads the whole sequence again", model)
 
 
 def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

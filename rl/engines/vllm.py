@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rl._prompt_checks import check_lengths
 from rl.engines._own_process import OwnProcess, ServerError
 from rl.engines._vllm_server import Completion, Request, Server
 from rl.policy import Policy
@@ -28,7 +29,7 @@ class VLLMEngine:
     spawned: guard the main module with `if __name__ == "__main__"`.
 
     Args:
-        policy: tells tokens, the end of sequence and the first weights; read, never changed.
+        policy: tells tokens, the ends of sequence and the first weights; read, never changed.
         own_process: false: in the trainer's process.
         timeout: seconds for one call of `generate`, retry not included; None: no limit.
         max_model_len: longest prompt and completion together, in tokens, for which vLLM reserves memory; None: what the
@@ -70,7 +71,7 @@ class VLLMEngine:
         policy.model.config.save_pretrained(self._folder.name)
         policy.tokenizer.save_pretrained(self._folder.name)
         options |= {
-            "max_model_len": self._max_length,
+            "max_model_len": self._max_length,  # None: vLLM's own limit
             "dtype": dtype or str(policy.model.dtype).removeprefix("torch."),
         }
         try:
@@ -84,8 +85,7 @@ class VLLMEngine:
         """See `RolloutEngine.generate`.
 
         Raises:
-            ValueError: no prompts, a group size below 1, a temperature between 0 and 0.01, or a prompt that leaves no
-                room for `max_new_tokens`.
+            ValueError: what `RolloutEngine.generate` refuses, or a temperature between 0 and 0.01.
             RuntimeError: the last update of the weights failed halfway, or the engine is closed.
         """
         check_request(prompts, group_size)
@@ -97,7 +97,8 @@ class VLLMEngine:
         if self._half_updated:
             raise RuntimeError("the last update of vLLM's weights failed halfway; update them before generating")
         prompt_tokens, prompt_mask = self._policy.encode(list(prompts))
-        check_lengths(prompt_mask, sampling.max_new_tokens, self._max_length)
+        lengths, cure = prompt_mask.sum(1).tolist(), "a smaller max_new_tokens or a larger max_model_len"
+        check_lengths(lengths, sampling.max_new_tokens, self._max_length, cure)
         rows = [tokens[mask.bool()].tolist() for tokens, mask in zip(prompt_tokens, prompt_mask, strict=True)]
         seeds = np.random.SeedSequence(seed).generate_state(len(rows) * group_size).tolist()
         requests = [Request(rows[i // group_size], seed) for i, seed in enumerate(seeds)]

@@ -12,6 +12,7 @@ point with a tolerance, takes signs and `//`, and gives the format credit to any
 """
 
 import ast
+import json
 import re
 from collections.abc import Mapping
 from fractions import Fraction
@@ -95,17 +96,34 @@ def _apply(operation: ast.operator, a: Fraction | None, b: Fraction | None) -> F
     return a / b if b else None
 
 
-def verify(completion: str, answer: Mapping[str, Any], *, format_credit: float = 0.0) -> Verdict:
+def verify(completion: str, answer: Mapping[str, Any] | str, *, format_credit: float = 0.0) -> Verdict:
     """Solved when the answer is well-formed, uses each number exactly once, and its value is the target.
 
     Args:
         completion: what the policy wrote.
-        answer: `numbers` (a list of integers) and `target`.
+        answer: `numbers` and `target`, integers or their decimal text; or a JSON text of both, as in a Parquet file
+            that another program wrote.
         format_credit: the reward of a well-formed expression that is wrong; it never counts as success.
+
+    Raises:
+        ValueError: the answer has no numbers, no target, or text for one of them that is no integer.
     """
+    numbers, target = _instance(answer)
     expression = parse(extract(completion))
     if expression is None:
         return Verdict(False, 0.0)
-    numbers_match = sorted(expression.numbers) == sorted(answer["numbers"])
-    success = numbers_match and expression.value == answer["target"]
+    numbers_match = sorted(expression.numbers) == sorted(numbers)
+    success = numbers_match and expression.value == target
     return Verdict(success, 1.0 if success else format_credit)
+
+
+def _instance(answer: Mapping[str, Any] | str) -> tuple[list[Any], Any]:
+    try:
+        found: Any = json.loads(answer) if isinstance(answer, str) else answer
+        return [_number(number) for number in found["numbers"]], _number(found["target"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"answer is {answer!r}; give numbers and target, integers or their decimal text") from error
+
+
+def _number(value: Any) -> Any:
+    return int(value) if isinstance(value, str) else value

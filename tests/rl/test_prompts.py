@@ -1,5 +1,3 @@
-import json
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -81,7 +79,7 @@ def test_written_columns(tmp_path, three):
         "data_source": "ours",
         "prompt": [{"role": "user", "content": "2+2="}],
         "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": '"4"'},
+        "reward_model": {"style": "rule", "ground_truth": "4"},
         "extra_info": {"index": 1, "key": "b"},
     }
 
@@ -132,7 +130,7 @@ answers = st.recursive(
     max_leaves=6,
 )
 # Parquet holds UTF-8, which has no surrogates.
-texts = st.text(st.characters(codec="utf-8"))
+texts = st.text(st.characters(codec="utf-8"), min_size=1)
 
 
 @given(st.lists(st.tuples(texts, answers), min_size=1, max_size=5))
@@ -162,23 +160,17 @@ def test_a_prompt_of_plain_text(tmp_path):
 @pytest.mark.parametrize(
     "stored",
     [
-        "72",
-        "48.00",
-        "033",
-        "1e5",
-        "true",
-        "null",
-        "[0, 4]",
-        '{"a": [1]}',
-        r"\frac{1}{2}",
-        "Paris",
-        "",
-        " 7 ",
-        "9" * 5000,
-        {"target": 22},
+        *((text, text) for text in ("72", "48.00", "033", "[0, 4]", "1e5", "true", "null", "1/3", '"a"', " 7 ")),
+        ('{"a": [1]}', '{"a": [1]}'),
+        (r"\frac{1}{2}", r"\frac{1}{2}"),
+        ("Paris", "Paris"),
+        ("", ""),
+        ("0" * 5000, "0" * 5000),
+        ("9" * 5000, "9" * 5000),
+        ({"target": 22, "numbers": [3, 5, 7]}, {"target": 22, "numbers": [3, 5, 7]}),
     ],
 )
-def test_the_ground_truth_of_another_program_stays_as_it_is(tmp_path, stored):
+def test_ground_truth_is_kept_as_it_is(tmp_path, stored, answer):
     path = written(tmp_path, verl_rows(reward_model={"style": "rule", "ground_truth": stored}))
     assert read_parquet(path).answers == [stored] * 2
 
@@ -208,4 +200,55 @@ def test_a_file_that_changed_is_read_anew(tmp_path, three):
     assert read_parquet(path) == three
     write_parquet(three.take([2]), path, **COLUMNS)
     assert read_parquet(path) == three.take([2])
-    assert json.loads(pq.read_table(path)["reward_model"].to_pylist()[0]["ground_truth"]) == "6"
+    assert pq.read_table(path)["reward_model"].to_pylist()[0]["ground_truth"] == "6"
+
+
+def test_answers_that_are_not_all_text_are_marked_as_json(tmp_path):
+    path = tmp_path / "pool.parquet"
+    pool = PromptPool(["a", "b"], ["2", 2], ["x", "y"])
+    write_parquet(pool, path, **COLUMNS)
+    assert [row["ground_truth"] for row in pq.read_table(path)["reward_model"].to_pylist()] == ['"2"', "2"]
+    assert read_parquet(path) == pool
+
+
+def test_a_countdown_file_that_lost_its_metadata_can_still_be_judged(tmp_path):
+    path = tmp_path / "pool.parquet"
+    write_parquet(PromptPool(["3 5=8:"], [{"numbers": [3, 5], "target": 8}], ["x"]), path, **COLUMNS)
+    pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+    (answer,) = read_parquet(path).answers
+    assert isinstance(answer, str)
+    assert countdown.verify("5+3", answer).success
+    assert not countdown.verify("5-3", answer).success
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "has an empty text in row 0; leave the row out"),
+        ([{"role": "user", "content": ""}], "has an empty text in row 0"),
+        (None, "has NoneType in row 0; give text"),
+        ([{"role": "user", "content": None}], "content is no text; give text"),
+    ],
+)
+def test_a_prompt_that_cannot_be_read(tmp_path, prompt, message):
+    with pytest.raises(ValueError, match=message):
+        read_parquet(written(tmp_path, verl_rows(prompt=prompt)))
+
+
+def test_a_lone_surrogate_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match=r"pool.texts has the lone surrogate '\\ud800' in row 1"):
+        write_parquet(PromptPool(["a", "b\ud800"], ["1", "2"], ["x", "y"]), tmp_path / "pool.parquet", **COLUMNS)
+    assert not (tmp_path / "pool.parquet").exists()
+
+
+@pytest.mark.parametrize("judged", [{"style": "rule"}, None])
+def test_a_row_without_ground_truth(tmp_path, judged):
+    with pytest.raises(ValueError, match="no ground_truth in row 0"):
+        read_parquet(written(tmp_path, verl_rows(reward_model=judged)))
+
+
+def test_a_key_of_zero_is_a_key(tmp_path):
+    rows = verl_rows()
+    for key, row in enumerate(rows):
+        row["extra_info"] = row["extra_info"] | {"key": key}
+    assert read_parquet(written(tmp_path, rows)).keys == ["0", "1"]

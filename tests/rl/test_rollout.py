@@ -1,12 +1,21 @@
+import numpy as np
 import pytest
 
-from rl.rollout import Sampling
+from rl.rollout import Sampling, check_request
 
 
 @pytest.mark.parametrize(
     ("name", "value", "cure"),
     [
         ("max_new_tokens", 0, "give at least 1"),
+        ("max_new_tokens", 2.5, "give at least 1, an integer"),
+        ("max_new_tokens", True, "give at least 1, an integer"),
+        ("max_new_tokens", "3", "give at least 1, an integer"),
+        ("temperature", float("inf"), "and finite"),
+        ("temperature", None, "give a number"),
+        ("top_p", float("nan"), "give a number above 0"),
+        ("top_p", True, "give a number above 0"),
+        ("stop", (None,), "none of them empty"),
         ("temperature", -1.0, "give a number of at least 0"),
         ("temperature", float("nan"), "give a number of at least 0"),
         ("top_p", 0.0, "give a number above 0 and up to 1"),
@@ -18,3 +27,20 @@ from rl.rollout import Sampling
 def test_bad_sampling(name, value, cure):
     with pytest.raises(ValueError, match=rf"{name} is .*{cure}"):
         Sampling(**{"max_new_tokens": 3, name: value})
+
+
+@pytest.mark.parametrize("group_size", [0, -1, True, 2.5, "2", float("nan"), None])
+def test_bad_group_size(group_size):
+    with pytest.raises(ValueError, match="group_size is .*; give at least 1, an integer"):
+        check_request(["1="], group_size)
+
+
+def test_good_requests():
+    check_request(["1="], 1)
+    check_request(np.array(["1=", "2="]), np.int64(4))
+    assert Sampling(np.int64(3), np.float32(0.5), 1).top_p == 1
+
+
+def test_one_text_is_no_list_of_prompts():
+    with pytest.raises(ValueError, match="prompts is the text '1='; give a list"):
+        check_request("1=", 1)

@@ -24,7 +24,7 @@ class FakeServer:
     def generate(self, requests, sampling, eos_token_ids, timeout):
         done = int(self._count.read_text()) if self._count.exists() else 0
         self._count.write_text(str(done + 1))
-        drawn = [Completion([self._token, eos_token_ids[0]], [-0.5, -0.25]) for _ in requests]
+        drawn = [Completion([self._token, eos_token_ids[-1]], [-0.5, -0.25]) for _ in requests]
         if done >= self._times:
             return drawn
         if self._trouble == "raise":
