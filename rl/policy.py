@@ -245,23 +245,6 @@ class Policy:
         return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
 
-def check_text(row: int, text: str) -> None:
-    """Refuses what no tokenizer reads.
-
-    Raises:
-        ValueError: it is no text, or half of a surrogate pair stands in it alone; the message names the row.
-    """
-    if not isinstance(text, str):
-        raise ValueError(f"prompt {row} is {text!r:.80}, of type {type(text).__name__}; give a text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"prompt {row} has the lone surrogate {text[error.start]!r} at character {error.start}; "
-            'remove it, for example by text.encode("utf-8", "replace").decode()'
-        ) from error
-
-
 def _single(token_id: Any) -> int:
     """Transformers declares the special tokens as numbers, lists or text; here they are one number."""
     return int(token_id)

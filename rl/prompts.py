@@ -135,7 +135,7 @@ def _verl_table(pool: PromptPool, rows: slice, data_source: str, ability: str, e
         "reward_model": struct([pa.repeat("rule", count), answers], ["style", "ground_truth"]),
         "extra_info": struct([indices, keys], ["index", "key"]),
     }
-    return pa.table(columns).replace_schema_metadata(_MARK)
+    return pa.table(columns)
 
 
 def read_parquet(path: str | Path) -> PromptPool:

@@ -147,11 +147,19 @@ def test_checkpoints_do_without_the_embeddings(tmp_path):
 
 MORE = np.concatenate([EMBEDDINGS, EMBEDDINGS[:1]])
 OTHERS = {
-    "embeddings": (lambda: jaxsel.gps(EMBEDDINGS[::-1], **TINY), {}, r"\(predictor.embeddings: saved 'sha256:\w+', here 'sha256"),
+    "embeddings": (
+        lambda: jaxsel.gps(EMBEDDINGS[::-1], **TINY),
+        {},
+        r"\(predictor.embeddings: saved 'sha256:\w+', here 'sha256",
+    ),
     "type": (lambda: jaxsel.gps(EMBEDDINGS.astype("float16"), **TINY), {}, r"\(predictor.embeddings: saved 'sha256:"),
     "target": (lambda: jaxsel.gps(EMBEDDINGS, target=0.4, **TINY), {}, r"\(acquisition.target: saved 0.5, here 0.4\)"),
     "weight": (lambda: without("diversity"), {}, "rule.weight: saved 0.1, here 0"),
-    "draws": (lambda: jaxsel.gps(EMBEDDINGS, **{**TINY, "num_draws": 3}), {}, r"\(predictor.num_draws: saved 2, here 3\)"),
+    "draws": (
+        lambda: jaxsel.gps(EMBEDDINGS, **{**TINY, "num_draws": 3}),
+        {},
+        r"\(predictor.num_draws: saved 2, here 3\)",
+    ),
     "decay": (lambda: jaxsel.gps(EMBEDDINGS, decay=None, **TINY), {}, "decay: saved 0.5, here None"),
     "rule": (lambda: without("rule"), {}, "rule.name: saved 'diverse', here 'top_k'"),
     "ratio": (lambda: GPS, {"candidate_ratio": 2}, "candidate_ratio: saved None, here 2"),

@@ -9,16 +9,13 @@ import torch
 from rl._model_calls import reads_mask, repeat_cache, same_length, take_cache, without_padding
 from rl._prompt_checks import check_lengths
 from rl.policy import Policy
-from rl.rollout import Completions, Sampling, check_lengths, check_request
+from rl.rollout import Completions, Sampling, check_request
 
 _log = logging.getLogger(__name__)
 
 
 class HFEngine:
     """A `RolloutEngine` that samples from `policy.model` itself, so a weight update needs no hand-over.
-
-    It works with every cache class of Transformers. A model that reads no attention mask (RWKV) needs prompts of one
-    length, for the others are padded.
 
     Args:
         policy: the policy; only `update_weights` changes it, where it is a copy of the trained one.

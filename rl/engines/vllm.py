@@ -12,7 +12,7 @@ from rl._prompt_checks import check_lengths
 from rl.engines._own_process import OwnProcess, ServerError
 from rl.engines._vllm_server import Completion, Request, Server
 from rl.policy import Policy
-from rl.rollout import Completions, Sampling, check_lengths, check_request
+from rl.rollout import Completions, Sampling, check_request
 
 _log = logging.getLogger(__name__)
 
