@@ -104,6 +104,8 @@ class Probe:
             "probe/predicted_mixed_share": float(prediction.mixed.mean()),
         }
 
-    def _roll_out(self, engine: RolloutEngine, prompts: PromptPool, seed: int, judge_all: JudgeAll | None) -> Groups:
+    def _roll_out(
+        self, engine: RolloutEngine, prompts: PromptPool, seed: int, judge_all: JudgeAll | None
+    ) -> Groups:
         completions = engine.generate(prompts.texts, self._group_size, self._sampling, seed=seed)
         return judge(self._task, prompts, np.arange(len(prompts)), completions, judge_all)

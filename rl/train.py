@@ -1,7 +1,7 @@
 """The training loop: choose, roll out, verify, learn."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -13,7 +13,7 @@ import numpy as np
 from rl._files import replaced_folder
 from rl.checkpoint import NEWEST, check_finite, load_latest, save_checkpoint
 from rl.curriculum import Collected, Curriculum
-from rl.groups import Groups, JudgeAll, judge
+from rl.groups import Groups, judge
 from rl.history import HistoryLog, Unwritten
 from rl.learner import Learner
 from rl.lock import alone_in
@@ -21,14 +21,13 @@ from rl.policy import Policy
 from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
 from rl.progress import bar
-from rl.prompts import PromptPool, Task, Verdict
+from rl.prompts import PromptPool, Task
 from rl.ranks import Ranks
 from rl.rollout import RolloutEngine, Sampling
 from rl.run_log import Records, RunLog, is_end, read_metrics
 from rl.shared import SharedEngine
 from rl.trackers import Tracker
 from rl.train_config import TrainConfig
-from rl.verification import Verifier
 
 
 def train(
@@ -121,16 +120,15 @@ def _train(
     finished = any(record["step"] == config.steps for record in log.records)  # and probed: nothing is done again
     history = ranks.each(lambda: _history(config, run_dir, start + finished, curriculum, pool, ranks))
     steps = range(start, config.steps)
-    with log, Verifier(task.verify, limit=config.verify_timeout) as verifier, Preemption() as preemption:
-        judge_all = partial(_judged_by_one, verifier, ranks)
+    with log, Preemption() as preemption:
         for step in progress(steps) if progress else bar(steps, unit="step", disable=not ranks.is_main):
             clock = _Clock()
             record: dict[str, float] = {"step": step, "rollouts": num_rollouts}
             if step == 0 or (config.probe_every and step % config.probe_every == 0):
                 with clock("probing"):
-                    record |= _probe(config, probe, engine, curriculum, step, history, judge_all)
+                    record |= _probe(config, probe, engine, curriculum, step, history)
                 history.flush()  # whether or not there are checkpoints
-            collected = _collect(config, task, pool, engine, curriculum, step, clock, history, judge_all)
+            collected = _collect(config, task, pool, engine, curriculum, step, clock, history)
             if step + 1 < config.steps:
                 with clock("selecting"):
                     curriculum.prepare()  # JAX chooses while torch updates the policy
@@ -143,7 +141,7 @@ def _train(
             with clock("reporting"):
                 record |= curriculum.selector.metrics()
             num_rollouts += collected.num_rollouts
-            record |= _summary(collected) | ranks.on_main(verifier.take_problems) | clock.seconds
+            record |= _summary(collected) | clock.seconds
             log.write(record | {"rollouts": num_rollouts})
             done = step + 1
             stopped = done < config.steps and any(ranks.gather(lambda: preemption.asked))
@@ -158,7 +156,7 @@ def _train(
         if config.save_policy:
             _save_policy(run_dir / "policy", policy, learner, ranks, again=not finished)
         if not finished:
-            last = _probe(config, probe, engine, curriculum, config.steps, history, judge_all)
+            last = _probe(config, probe, engine, curriculum, config.steps, history)
             history.flush()  # first: with the last line of the log the run is finished
             log.write({"step": config.steps, "rollouts": num_rollouts} | last)
     return log.records
@@ -221,17 +219,9 @@ def _probe(
     curriculum: Curriculum,
     step: int,
     history: HistoryLog | Unwritten,
-    judge_all: JudgeAll,
 ) -> dict[str, float]:
     record = partial(history.probed, step) if config.history else None
-    return probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step), record, judge_all)
-
-
-def _judged_by_one(
-    verifier: Verifier, ranks: Ranks, texts: Sequence[str | None], answers: Sequence[Any]
-) -> list[Verdict | None]:
-    """The verdicts of rank 0 on every rank: a time limit may be exceeded on one rank and not on another."""
-    return ranks.on_main(lambda: verifier(texts, answers))
+    return probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step), record)
 
 
 def _collect(
@@ -243,7 +233,6 @@ def _collect(
     step: int,
     clock: "_Clock",
     history: HistoryLog | Unwritten,
-    judge_all: JudgeAll,
 ) -> Collected:
     batches = 0
 
@@ -257,7 +246,7 @@ def _collect(
                 Sampling(task.max_new_tokens, config.temperature, config.top_p, task.stop),
                 seed=_seed(config, _ROLLOUT, step, batches),
             )
-            groups = judge(task, pool, prompt_ids, completions, judge_all)
+            groups = judge(task, pool, prompt_ids, completions)
         if config.history:
             with clock("recording"):
                 visits = (groups.prompt_ids, groups.successes, groups.group_size)

@@ -48,7 +48,8 @@ def _number(value: Any) -> float:
     """A real number: Python's, NumPy's, or an array or tensor that holds a single one."""
     if not isinstance(value, str | bytes):
         try:
-            return float(value.item() if hasattr(value, "item") else value)
-        except (TypeError, ValueError, RuntimeError):  # of no number, and of several in one array or tensor
-            pass
+            if np.size(value) == 1:
+                return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            pass  # said below
     raise OddVerdictError(f"the verifier returned {value!r:.80}; return Verdict(success, reward) of two numbers")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import cloudpickle
@@ -60,19 +60,12 @@ class Verifier:
                     f"the verifier cannot be sent to a process ({error}); give one that can, or a limit of 0"
                 ) from error
         self.problems: Counter[str] = Counter()
-        self._taken: Counter[str] = Counter()
 
     def __call__(self, texts: Sequence[str | None], answers: Sequence[Any]) -> list[Verdict | None]:
         """The verdict on each completion, in order; None where there is none. A text of None was never generated."""
         rows = [(text, answer) for text, answer in zip(texts, answers, strict=True) if text is not None]
         said = iter(self._limited(rows) if self._limit else [self._judged(*row) for row in rows])
         return [None if text is None else next(said) for text in texts]
-
-    def take_problems(self) -> dict[str, float]:
-        """How often each problem occurred since the last call, as metrics."""
-        since = {f"train/{kind}": float(self.problems[kind] - self._taken[kind]) for kind in PROBLEMS}
-        self._taken = self.problems.copy()
-        return since
 
     def close(self) -> None:
         """Ends the process, if there is one."""
@@ -106,8 +99,7 @@ class Verifier:
         except BaseException:  # a second signal, say: the process has answers that nobody reads any more
             self.close()
             raise
-        if len(verdicts) < len(rows):
-            self.problems[TIMEOUTS] += len(rows) - len(verdicts)
+        self.problems[TIMEOUTS] += len(rows) - len(verdicts)
         return verdicts + [None] * (len(rows) - len(verdicts))
 
     def _read(self, reply: tuple[str, Any], text: str) -> Verdict | None:
@@ -143,7 +135,7 @@ class _Process:
             self.kill()
             raise RuntimeError("the verifier's process did not start; its error is above")
 
-    def replies(self, rows: list[tuple[str, Any]], limit: float) -> Iterator[tuple[str, Any]]:
+    def replies(self, rows: list[tuple[str, Any]], limit: float):
         """The replies that come, each within `limit` seconds of the one before."""
         if self._send(pickle.dumps(rows)):
             for _ in rows:
