@@ -1,8 +1,4 @@
-"""Advantages from rewards: pure functions.
-
-A reward that is not finite is no judgement: it counts nowhere and has advantage 0. Rewards that differ by no more than
-rounding, in proportion to the largest of them, have no spread, whatever their scale.
-"""
+"""Advantages from rewards: pure functions. A reward of NaN is no judgement: it counts nowhere and has advantage 0."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,31 +16,32 @@ def grpo(
     a reward that is not known have advantage 0: they give no gradient.
 
     Args:
-        rewards: a row is a group; not finite where a rollout or its verification failed.
+        rewards: a row is a group; NaN where a rollout or its verification failed.
         divide_by_std: false: $A_{ij} = r_{ij} - \bar r_i$, as in Dr. GRPO (arXiv 2503.20783).
-        epsilon: added to the standard deviation.
+        epsilon: added to the standard deviation; a group whose standard deviation is not above it has no spread.
 
     Returns:
         Finite whatever the rewards.
     """
     centred, std, _ = _centre(rewards)
-    return (centred / (std + epsilon) if divide_by_std else centred).to(rewards.dtype)
+    return torch.where(std > epsilon, centred / (std + epsilon) if divide_by_std else centred, 0.0)
 
 
-def rloo(rewards: Float[torch.Tensor, "b n"]) -> Float[torch.Tensor, "b n"]:
+def rloo(rewards: Float[torch.Tensor, "b n"], *, epsilon: float = 1e-6) -> Float[torch.Tensor, "b n"]:
     r"""Leave-one-out advantages, $A_{ij} = r_{ij} - \frac{1}{n - 1} \sum_{k \ne j} r_{ik}$ (RLOO, arXiv 2402.14740).
 
     That is $\frac{n}{n - 1} (r_{ij} - \bar r_i)$ with n the rewards of the group that are known. A reward without
     another one to compare it with has advantage 0.
 
     Args:
-        rewards: a row is a group; not finite where a rollout or its verification failed.
+        rewards: a row is a group; NaN where a rollout or its verification failed.
+        epsilon: a group whose standard deviation is not above it has advantage 0.
 
     Returns:
         Finite whatever the rewards.
     """
-    centred, _, count = _centre(rewards)
-    return (centred * count / (count - 1).clamp_min(1)).to(rewards.dtype)
+    centred, std, count = _centre(rewards)
+    return torch.where(std > epsilon, centred * count / (count - 1).clamp_min(1), 0.0)
 
 
 def reinforce_pp(
@@ -56,19 +53,19 @@ def reinforce_pp(
     were judged, each counting once. A group of equal rewards has a gradient here, a batch of equal rewards has none.
 
     Args:
-        rewards: a row is a group; not finite where a rollout or its verification failed.
+        rewards: a row is a group; NaN where a rollout or its verification failed.
         group_baseline: REINFORCE++ w/ Baseline: the mean of the group is taken off before the batch is normalised, so
             that a group of equal rewards has advantage 0.
-        epsilon: added to the standard deviation.
+        epsilon: added to the standard deviation; rewards whose standard deviation is not above it have no spread.
 
     Returns:
         Finite whatever the rewards.
     """
     if not group_baseline:
         return grpo(rewards.reshape(1, -1), epsilon=epsilon).reshape(rewards.shape)
-    centred, _, count = _centre(rewards)  # of mean 0 in every group, and so in the batch
-    std = (centred.square().sum() / (count.sum() - 1).clamp_min(1)).sqrt()
-    return (centred / (std + epsilon)).to(rewards.dtype)
+    centred = grpo(rewards, divide_by_std=False, epsilon=epsilon)  # of mean 0 in every group, and so in the batch
+    std = (centred.square().sum() / ((~rewards.isnan()).sum() - 1).clamp_min(1)).sqrt()
+    return torch.where(std > epsilon, centred / (std + epsilon), 0.0)
 
 
 @torch.no_grad()
@@ -87,8 +84,8 @@ def gae(
     the next token that counts.
 
     Args:
-        rewards_per_token: the reward of a verified completion stands at its last token; a reward that is not finite, at
-            a token that counts: the whole completion was not judged.
+        rewards_per_token: the reward of a verified completion stands at its last token; NaN at a token that counts: the
+            whole completion was not judged.
         values: of the state before each token; no gradient flows into them.
         mask: the tokens that count.
         discount: $\gamma$, 0 to 1.
@@ -104,7 +101,7 @@ def gae(
     for name, value in {"discount": discount, "gae_lambda": gae_lambda}.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; give a number from 0 to 1")
-    judged = (rewards_per_token.isfinite() | ~mask).all(1)
+    judged = ~(rewards_per_token.isnan() & mask).any(1)
     advantages = torch.zeros_like(values)
     advantage = next_value = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
@@ -140,25 +137,13 @@ FROM_REWARDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 """Advantages of completions by name; gae, of tokens, needs values as well."""
 
 
-_ROUNDING = 2e-6
-"""Rewards that differ by less than this share of the largest are equal: some sixteen roundings of float32."""
-
-
 def _centre(
     rewards: Float[torch.Tensor, "b n"],
 ) -> tuple[Float[torch.Tensor, "b n"], Float[torch.Tensor, "b 1"], Float[torch.Tensor, "b 1"]]:
-    """Known rewards minus their group's mean, their standard deviation and their number, in float64.
-
-    Rewards that are not known, and those of a group without spread, are 0 exactly.
-    """
-    known = rewards.isfinite()
+    """Known rewards minus their group's mean (0 for the others), their standard deviation and their number."""
+    known = ~rewards.isnan()
     count = known.sum(1, keepdim=True)
-    values = torch.where(known, rewards, 0.0).double()
-    mean = values.sum(1, keepdim=True) / count.clamp_min(1)
-    low = torch.where(known, values, torch.inf).amin(1, keepdim=True)
-    high = torch.where(known, values, -torch.inf).amax(1, keepdim=True)
-    tolerance = max(_ROUNDING, 2 * torch.finfo(rewards.dtype).eps)
-    spread = high - low > tolerance * values.abs().amax(1, keepdim=True)
-    centred = torch.where(known & spread, values - mean, 0.0)
+    mean = rewards.nan_to_num().sum(1, keepdim=True) / count.clamp_min(1)
+    centred = torch.where(known, rewards - mean, 0.0).nan_to_num()
     std = (centred.square().sum(1, keepdim=True) / (count - 1).clamp_min(1)).sqrt()
     return centred, std, count

@@ -1,15 +1,13 @@
 """Completions, judged: what the policy update and the selector need of a batch."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from rl.prompts import PromptPool, Task, Verdict
+from rl.prompts import PromptPool, Task
 from rl.rollout import Completions, join_completions
-from rl.verification import Verifier
 
 
 class Groups(NamedTuple):
@@ -51,35 +49,18 @@ class Groups(NamedTuple):
         )
 
 
-JudgeAll = Callable[[Sequence[str | None], Sequence[Any]], Sequence[Verdict | None]]
-"""The verdict on each of some completions, given their texts and answers; see `rl.verification.Verifier`."""
-
-
-def judge(
-    task: Task,
-    pool: PromptPool,
-    prompt_ids: np.ndarray,
-    completions: Completions,
-    judge_all: JudgeAll | None = None,
-) -> Groups:
-    """Verifies every completion; one without a verdict, and one whose text is None, counts as not judged.
-
-    Args:
-        task: its verifier judges.
-        pool: has the answers.
-        prompt_ids: rows of the pool, one per group.
-        completions: of these prompts.
-        judge_all: judges in place of the task's verifier; None: that one, in this process and without a time limit.
-    """
+def judge(task: Task, pool: PromptPool, prompt_ids: np.ndarray, completions: Completions) -> Groups:
+    """Verifies every completion; a verdict of None, a reward of NaN and a text of None count as not judged."""
     n = completions.group_size
-    answers = [pool.answers[i] for i in np.asarray(prompt_ids).repeat(n)]
     rewards = torch.full((len(prompt_ids), n), math.nan)
     successes = np.zeros(len(prompt_ids), np.int32)
-    for row, verdict in enumerate((judge_all or Verifier(task.verify))(completions.texts, answers)):
-        if verdict is not None:
-            rewards[divmod(row, n)] = verdict.reward
-            successes[row // n] += verdict.success
-    group_size = rewards.isfinite().sum(1).numpy().astype(np.int32)
+    for row, text in enumerate(completions.texts):
+        i, j = divmod(row, n)
+        verdict = None if text is None else task.verify(text, pool.answers[prompt_ids[i]])
+        if verdict is not None and verdict.reward is not None and not math.isnan(verdict.reward):
+            rewards[i, j] = verdict.reward
+            successes[i] += bool(verdict.success)
+    group_size = (~rewards.isnan()).sum(1).numpy().astype(np.int32)
     return Groups(np.asarray(prompt_ids, np.int32), completions, rewards, successes, group_size)
 
 

@@ -1,6 +1,5 @@
 """The learner: optimiser steps from judged completions."""
 
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,8 +14,6 @@ from rl.policy import Policy
 from rl.ranks import Ranks, sharded_like, whole
 from rl.train_config import TrainConfig
 from rl.value_head import ValueHead
-
-_log = logging.getLogger(__name__)
 
 
 class Learner:
@@ -56,24 +53,19 @@ class Learner:
             groups: the batch.
             step: of the run, from 0; the learning rate depends on it.
 
-        A gradient that is not finite is not taken: weights and optimiser stay as they were. A completion to which the
-        engine gave a log-probability that is not finite is left out.
-
         Returns:
             policy/loss, policy/grad_norm (before clipping) and the metrics of the losses, of the last pass over the
-            batch; policy/skipped_steps, the optimiser steps not taken; policy/left_out, the completions left out;
-            policy/log_prob_gap_mean and policy/log_prob_gap_max, between trainer and engine, of the first pass, before
-            anything has changed (of completions kept from earlier steps, with what was learnt since), NaN where nothing
-            is trained on.
+            batch; policy/log_prob_gap_mean and policy/log_prob_gap_max, between trainer and engine, of the first,
+            before anything has changed (of completions kept from earlier steps, with what was learnt since), NaN where
+            nothing is trained on.
         """
         config = self._config
         for group in self._optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warm_up_steps)
-        rows, totals, left_out = self._rows(groups)
-        counts = {"skipped_steps": 0.0, "left_out": float(left_out)}
+        rows, totals = self._rows(groups)
         if not len(rows.tokens):
             nothing = {"loss": 0.0, "grad_norm": 0.0, "log_prob_gap_mean": math.nan, "log_prob_gap_max": math.nan}
-            return _named(nothing | counts)
+            return _named(nothing)
         rows = self._prepared(rows.share(self._ranks))
         metrics: dict[str, float] = {}
         gap: dict[str, float] = {}
@@ -86,13 +78,8 @@ class Learner:
                     rows = rows._replace(old_log_probs=log_probs)
                 norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm)
                 metrics["grad_norm"] = float(whole(norm))
-                if math.isfinite(metrics["grad_norm"]):  # the same number on all ranks
-                    self._optimizer.step()
-                else:
-                    counts["skipped_steps"] += 1
-        if counts["skipped_steps"]:
-            _log.warning("step %d: the gradient is not finite; the policy stays as it was", step)
-        return _named(metrics | gap | counts)
+                self._optimizer.step()
+        return _named(metrics | gap)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """A state dict of the policy's model for an engine, whole on every rank."""
@@ -118,22 +105,18 @@ class Learner:
         if self._value_head is not None:
             _load(self._value_head, state["value_head"])
 
-    def _rows(self, groups: Groups) -> tuple["_Rows", dict[str, int], int]:
-        """What all ranks train on; what the means run over: all that was judged, with an advantage or without; and how
-        many completions are left out because the engine said nothing finite of them.
-        """
+    def _rows(self, groups: Groups) -> tuple["_Rows", dict[str, int]]:
+        """What all ranks train on, and what the means run over: all that was judged, with an advantage or without."""
         config, completions = self._config, groups.completions
         device = completions.tokens.device
-        judged = groups.rewards.isfinite().flatten().to(device)
-        readable = (completions.log_probs.isfinite() | ~completions.mask).all(1)
+        judged = ~groups.rewards.isnan().flatten().to(device)
         if config.advantage == "gae":
             advantage = torch.zeros_like(groups.rewards)  # of tokens, once there are values
         else:
             advantage = advantages.FROM_REWARDS[config.advantage](groups.rewards)
         advantage = advantage.flatten().to(device)
         every = config.advantage == "gae" or config.kl_weight > 0
-        wanted = judged if every else advantage != 0  # the others add nothing to the loss
-        chosen = (wanted & readable).nonzero()[:, 0]
+        chosen = (judged if every else advantage != 0).nonzero()[:, 0]  # the others add nothing to the loss
         prompt = chosen // completions.group_size
         rows = _Rows(
             completions.prompt_tokens[prompt],
@@ -146,8 +129,7 @@ class Learner:
             old_log_probs=None if config.importance_cap or config.top_p < 1 else completions.log_probs[chosen],
         )
         counted = completions.mask[judged]
-        totals = {"num_tokens": int(counted.sum()), "num_completions": int(counted.any(1).sum())}
-        return rows, totals, int((wanted & ~readable).sum())
+        return rows, {"num_tokens": int(counted.sum()), "num_completions": int(counted.any(1).sum())}
 
     @torch.no_grad()
     def _prepared(self, rows: "_Rows") -> "_Rows":

@@ -207,7 +207,7 @@ def _imported(path: str | Path, tables: Iterator[Table], columns: dict[str, str]
         raise ValueError(
             f"{path} has {columns['step']!r} that is no whole number; give the column of the training step"
         )
-    known = np.isfinite(reward)
+    known = ~np.isnan(reward)
     if not known.any():
         raise ValueError(f"{path} has no reward in {columns['reward']!r}; give the column that holds them")
     names, clock = np.unique(given, return_inverse=True)

@@ -4,8 +4,6 @@ import torch
 from jaxtyping import Bool, Float
 
 AGGREGATIONS = ("token_mean", "sequence_mean")
-LARGEST_LOG_RATIO = 20.0
-"""Log-ratios are clamped to this size before they are exponentiated, as TRL and verl do: a ratio stays finite."""
 
 
 def clipped_policy_loss(
@@ -27,8 +25,7 @@ def clipped_policy_loss(
     r"""PPO's clipped objective with DAPO's clip-higher and token mean (arXiv 2503.14476, equations 8 to 12).
 
     $-\frac{1}{\sum_i |o_i|} \sum_i \sum_t \min(\rho_{it} A_i, \mathrm{clip}(\rho_{it}, 1 - c_l, 1 + c_h) A_i)$ with
-    $\rho = \exp(\log p - \log p_\mathrm{old})$. No token, no loss: an empty mask gives 0. Every log-ratio is clamped to
-    +-20 before it is exponentiated.
+    $\rho = \exp(\log p - \log p_\mathrm{old})$. No token, no loss: an empty mask gives 0.
 
     Options:
 
@@ -78,7 +75,7 @@ def clipped_policy_loss(
     def mean(per_token: torch.Tensor) -> torch.Tensor:
         return (per_token * weight).sum() / total
 
-    log_ratio = _log_ratio(log_probs, old_log_probs, mask)
+    log_ratio = torch.where(mask, log_probs - old_log_probs, 0.0)
     ratio = log_ratio.exp()
     advantage = advantages[:, None] if advantages.ndim == 1 else advantages
     unclipped = ratio * advantage
@@ -86,11 +83,11 @@ def clipped_policy_loss(
     objective = torch.minimum(unclipped, clipped)
     metrics: dict[str, float] = {}
     if engine_log_probs is not None:
-        log_weight = _log_ratio(old_log_probs, engine_log_probs, mask).detach()
+        log_weight = torch.where(mask, old_log_probs - engine_log_probs, 0.0).detach()
         objective = objective * log_weight.exp().clamp_max(importance_cap)
     loss = -mean(objective)
     if reference_log_probs is not None:
-        log_excess = _log_ratio(reference_log_probs, log_probs, mask)
+        log_excess = torch.where(mask, reference_log_probs - log_probs, 0.0)
         kl = mean(log_excess.exp() - log_excess - 1)
         loss = loss + kl_weight * kl
         metrics["reference_kl"] = float(kl.detach())
@@ -98,15 +95,6 @@ def clipped_policy_loss(
         metrics["clip_share"] = float(mean(clipped < unclipped))
         metrics["approx_kl"] = float(mean(ratio - 1 - log_ratio))
     return loss, metrics
-
-
-def _log_ratio(
-    log_probs: Float[torch.Tensor, "r t"], other: Float[torch.Tensor, "r t"], mask: Bool[torch.Tensor, "r t"]
-) -> Float[torch.Tensor, "r t"]:
-    """The difference log p - log q of the tokens that count, at most `LARGEST_LOG_RATIO` in size; 0 for the others."""
-    # The inner `where` keeps what is masked out of the gradient: 0 times infinity is not a number.
-    difference = torch.where(mask, log_probs, 0.0) - torch.where(mask, other, 0.0)
-    return difference.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
 
 
 def clipped_value_loss(
@@ -126,7 +114,7 @@ def clipped_value_loss(
     Args:
         values: of the value head being trained.
         old_values: what it said when the advantages were estimated.
-        returns: see `advantages.gae`; not finite: not judged, counts nowhere.
+        returns: see `advantages.gae`; NaN: not judged, counts nowhere.
         mask: the tokens that count.
         clip: c, above 0.
         num_tokens: what the sum is divided by, when these rows are a part of a batch; None: the judged tokens of the
@@ -140,7 +128,7 @@ def clipped_value_loss(
     """
     if not clip > 0:
         raise ValueError(f"clip is {clip}; give a number above 0")
-    mask = mask & returns.isfinite()
+    mask = mask & ~returns.isnan()
     values, old_values, returns = (torch.where(mask, x, 0.0) for x in (values, old_values, returns))
     total = max(int(mask.sum()) if num_tokens is None else num_tokens, 1)
     unclipped = (values - returns).square()

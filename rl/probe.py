@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxsel import Prediction, metrics
-from rl.groups import Groups, JudgeAll, judge
+from rl.groups import Groups, judge
 from rl.history import Visits
 from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine, Sampling
@@ -66,7 +66,6 @@ class Probe:
         selector: AnySelector,
         seed: int,
         record: Callable[[Visits, Prediction], None] | None = None,
-        judge_all: JudgeAll | None = None,
     ) -> dict[str, float]:
         """Accuracies (mean over fresh rollouts) and how well the selector predicts the part of the pool.
 
@@ -76,11 +75,10 @@ class Probe:
             engine: rolls out.
             selector: is asked what it predicts; it sees nothing of the rollouts.
             seed: of the rollouts.
-            record: is told the outcome for the part of the pool, and what was predicted.
-            judge_all: see `rl.groups.judge`.
+            record: is told what came of the part of the pool, and what was predicted.
         """
-        part = self._roll_out(engine, self._pool_part, seed, judge_all)
-        held_out = self._roll_out(engine, self._held_out, seed + 1, judge_all)
+        part = self._roll_out(engine, self._pool_part, seed)
+        held_out = self._roll_out(engine, self._held_out, seed + 1)
         num_rollouts = part.num_rollouts + held_out.num_rollouts
         judged = int(part.group_size.sum() + held_out.group_size.sum())
         cost = {"probe/rollouts": float(num_rollouts), "probe/judged_share": judged / num_rollouts}
@@ -104,8 +102,6 @@ class Probe:
             "probe/predicted_mixed_share": float(prediction.mixed.mean()),
         }
 
-    def _roll_out(
-        self, engine: RolloutEngine, prompts: PromptPool, seed: int, judge_all: JudgeAll | None
-    ) -> Groups:
+    def _roll_out(self, engine: RolloutEngine, prompts: PromptPool, seed: int) -> Groups:
         completions = engine.generate(prompts.texts, self._group_size, self._sampling, seed=seed)
-        return judge(self._task, prompts, np.arange(len(prompts)), completions, judge_all)
+        return judge(self._task, prompts, np.arange(len(prompts)), completions)
