@@ -1,8 +1,8 @@
 """Advantages from rewards: pure functions.
 
-A reward of NaN or of plus or minus infinity means that a completion was not judged: it counts nowhere, and its advantage
-is 0. Sums are computed in float64. Rewards have no spread where their range is at most `RELATIVE_SPREAD` times the
-largest absolute reward: a difference that small is the rounding error of float32.
+A reward of NaN or of plus or minus infinity means that a completion was not judged: it counts nowhere, and its
+advantage is 0. Sums are computed in float64. Rewards have no spread where their range is at most `RELATIVE_SPREAD`
+times the largest absolute reward: a difference that small is the rounding error of float32.
 """
 
 from collections.abc import Callable

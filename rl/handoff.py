@@ -118,8 +118,8 @@ def observe_rewards(
     """Tells the selector what came of rollouts. Each call is one step of the method's clock.
 
     A completion is a success where its reward is above `threshold`. NaN and plus or minus infinity mean that it was not
-    judged: it counts neither as success nor as failure, as in `rl.groups`. There the task says what a success is; here, give a threshold
-    of at least the largest reward of a wrong answer (format credit).
+    judged: it counts neither as success nor as failure, as in `rl.groups`. There the task says what a success is; here,
+    give a threshold of at least the largest reward of a wrong answer (format credit).
 
     Rewards are counted on the device they lie on and stay there. On a GPU that JAX sees too, the counts go over without
     the host, and nothing waits for the rewards: see `PromptSelector.observe_on_device`.

@@ -62,9 +62,9 @@ class Learner:
         Returns:
             policy/loss, policy/grad_norm (before clipping) and the metrics of the losses, of the last pass over the
             batch; policy/skipped_steps, of this call; policy/non_finite_log_probs, tokens of judged completions that
-            count nowhere for that reason; policy/log_prob_gap_mean and policy/log_prob_gap_max, between trainer and engine, of the first,
-            before anything has changed (of completions kept from earlier steps, with what was learnt since), NaN where
-            nothing is trained on.
+            count nowhere for that reason; policy/log_prob_gap_mean and policy/log_prob_gap_max, between trainer and
+            engine, of the first, before anything has changed (of completions kept from earlier steps, with what was
+            learnt since), NaN where nothing is trained on.
         """
         config = self._config
         for group in self._optimizer.param_groups:
@@ -244,8 +244,9 @@ class _Scorer(torch.nn.Module):
 class _Rows(NamedTuple):
     """Completions to train on, one per row.
 
-    `mask` says which tokens the model reads, `counts` which of them the losses and their means see. Advantages are one a completion, or one a token. Old log-probabilities of None are the trainer's own in the first
-    pass, where they are the current ones.
+    `mask` says which tokens the model reads, `counts` which of them the losses and their means see. Advantages are one
+    a completion, or one a token. Old log-probabilities of None are the trainer's own in the first pass, where they are
+    the current ones.
     """
 
     prompt_tokens: torch.Tensor

@@ -25,6 +25,7 @@ from rl.run_log import Records, RunLog, load_checkpoint, read_metrics, save_chec
 from rl.shared import SharedEngine
 from rl.trackers import Tracker
 from rl.train_config import TrainConfig
+from rl.verification import Verifier
 
 
 def train(
@@ -96,15 +97,16 @@ def train(
     finished = any(record["step"] == config.steps for record in log.records)  # and probed: nothing is done again
     history = ranks.each(lambda: _history(config, run_dir, start + finished, curriculum, pool, ranks))
     steps = range(start, config.steps)
-    with log, Preemption() as preemption:
+    verifier = ranks.each(lambda: _verifier(config, task, ranks))
+    with log, verifier, Preemption() as preemption:
         for step in progress(steps) if progress else tqdm(steps, unit="step", disable=not ranks.is_main):
             clock = _Clock()
             record: dict[str, float] = {"step": step, "rollouts": num_rollouts}
             if step == 0 or (config.probe_every and step % config.probe_every == 0):
                 with clock("probing"):
-                    record |= _probe(config, probe, engine, curriculum, step, history)
+                    record |= _probe(config, probe, engine, curriculum, step, history, verifier)
                 history.flush()  # whether or not there are checkpoints
-            collected = _collect(config, task, pool, engine, curriculum, step, clock, history)
+            collected = _collect(config, task, pool, engine, curriculum, step, clock, history, verifier)
             if step + 1 < config.steps:
                 with clock("selecting"):
                     curriculum.prepare()  # JAX chooses while torch updates the policy
@@ -117,7 +119,7 @@ def train(
             with clock("reporting"):
                 record |= curriculum.selector.metrics()
             num_rollouts += collected.num_rollouts
-            record |= _summary(collected) | clock.seconds
+            record |= _summary(collected) | verifier.take_counts() | clock.seconds
             log.write(record | {"rollouts": num_rollouts})
             done = step + 1
             stopped = done < config.steps and any(ranks.gather(lambda: preemption.asked))
@@ -130,7 +132,7 @@ def train(
             if stopped:
                 raise PreemptedError(done)
         if not finished:
-            last = _probe(config, probe, engine, curriculum, config.steps, history)
+            last = _probe(config, probe, engine, curriculum, config.steps, history, verifier)
             history.flush()  # first: with the last line of the log the run is finished
             log.write({"step": config.steps, "rollouts": num_rollouts} | last)
     return log.records
@@ -156,6 +158,11 @@ def _history(
     )
 
 
+def _verifier(config: TrainConfig, task: Task, ranks: Ranks) -> Verifier:
+    own_process = config.verify_process and ranks.is_main
+    return Verifier(task.verify, timeout=config.verify_timeout, own_process=own_process, on_main=ranks.on_main)
+
+
 def _seed(config: TrainConfig, stream: int, *counters: int) -> int:
     """A seed for every use, from the run's seed and the step: nothing of it has to be saved."""
     return int(np.random.SeedSequence([config.seed, stream, *counters]).generate_state(1)[0])
@@ -168,9 +175,10 @@ def _probe(
     curriculum: Curriculum,
     step: int,
     history: HistoryLog | Unwritten,
+    verifier: Verifier,
 ) -> dict[str, float]:
     record = partial(history.probed, step) if config.history else None
-    return probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step), record)
+    return probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step), record, verifier)
 
 
 def _collect(
@@ -182,6 +190,7 @@ def _collect(
     step: int,
     clock: "_Clock",
     history: HistoryLog | Unwritten,
+    verifier: Verifier,
 ) -> Collected:
     batches = 0
 
@@ -195,7 +204,7 @@ def _collect(
                 Sampling(task.max_new_tokens, config.temperature, config.top_p, task.stop),
                 seed=_seed(config, _ROLLOUT, step, batches),
             )
-            groups = judge(task, pool, prompt_ids, completions)
+            groups = judge(task, pool, prompt_ids, completions, verifier)
         if config.history:
             with clock("recording"):
                 visits = (groups.prompt_ids, groups.successes, groups.group_size)
@@ -215,7 +224,7 @@ def _summary(collected: Collected) -> dict[str, float]:
         "train/mixed_share": collected.mixed_share,
         "train/batch_mixed_share": float(groups.mixed.sum() / max((groups.group_size > 0).sum(), 1)),
         "train/judged_share": float(groups.group_size.mean() / groups.completions.group_size),
-        "train/reward": float(groups.rewards.nanmean()),
+        "train/reward": float(groups.rewards[groups.rewards.isfinite()].mean()),
         "train/completion_length": float(groups.completions.mask.sum(1).float().mean()),
     }
 

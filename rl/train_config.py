@@ -17,6 +17,10 @@ class TrainConfig:
         temperature: of the rollouts.
         top_p: of the rollouts. The policy that is trained is not truncated: below 1, old log-probabilities are the
             trainer's own, as with `importance_cap`, or its first ratios would be clipped for what the engine left out.
+        verify_timeout: seconds that a verifier may take for one completion, which otherwise was not judged; 0: no
+            limit.
+        verify_process: call the verifier in a process of its own, which is killed at the limit. Compiled code cannot be
+            interrupted otherwise. The verifier must be a function at the top of a module.
         learning_rate: of AdamW, betas 0.9 and 0.99, no weight decay; linear warm-up over `warm_up_steps`.
         warm_up_steps: see `learning_rate`.
         max_grad_norm: gradients are clipped to this norm.
@@ -47,6 +51,8 @@ class TrainConfig:
     group_size: int = 8
     temperature: float = 1.0
     top_p: float = 1.0
+    verify_timeout: float = 10.0
+    verify_process: bool = False
     learning_rate: float = 4e-5
     warm_up_steps: int = 10
     max_grad_norm: float = 1.0
