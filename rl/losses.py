@@ -63,7 +63,8 @@ def clipped_policy_loss(
         (to the old policy); with `reference_log_probs` reference_kl. All of them add up over the parts of a batch.
 
     Raises:
-        ValueError: an unknown `aggregation`, a negative `kl_weight` or an `importance_cap` that is not above 0.
+        ValueError: an unknown `aggregation`, a negative `kl_weight`, an `importance_cap` that is not above 0, or a clip
+            out of its range.
     """
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"aggregation is {aggregation!r}; give one of {', '.join(AGGREGATIONS)}")
@@ -71,6 +72,7 @@ def clipped_policy_loss(
         raise ValueError(f"kl_weight is {kl_weight}; give a number of at least 0")
     if not importance_cap > 0:
         raise ValueError(f"importance_cap is {importance_cap}; give a number above 0")
+    check_clips(clip_low, clip_high)
     mask = mask & old_log_probs.isfinite()
     for given in (reference_log_probs, engine_log_probs):
         mask = mask if given is None else mask & given.isfinite()
@@ -167,6 +169,18 @@ def log_prob_gap(
     if not len(gap):
         return {"log_prob_gap_mean": 0.0, "log_prob_gap_max": 0.0}
     return {"log_prob_gap_mean": float(gap.mean()), "log_prob_gap_max": float(gap.max())}
+
+
+def check_clips(clip_low: float, clip_high: float) -> None:
+    """Refuse clips that would turn the range of ratios around, or let it reach 0.
+
+    Raises:
+        ValueError: `clip_low` is not from 0 to below 1, or `clip_high` is negative.
+    """
+    if not 0 <= clip_low < 1:
+        raise ValueError(f"clip_low is {clip_low}; give a number from 0 to below 1")
+    if not clip_high >= 0:
+        raise ValueError(f"clip_high is {clip_high}; give a number of at least 0")
 
 
 def _log_ratio(

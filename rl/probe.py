@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxsel import Prediction, metrics
+from rl import _checks
 from rl.groups import Groups, judge
 from rl.history import Visits
 from rl.prompts import PromptPool, Task
@@ -42,6 +43,7 @@ class Probe:
         top_p: float = 1.0,
         seed: int = 0,
     ):
+        _checks.integers(1, num_pool_prompts=num_pool_prompts, group_size=group_size)
         self._task = task
         self._group_size = group_size
         self._sampling = Sampling(task.max_new_tokens, temperature, top_p, task.stop)
