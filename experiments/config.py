@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rl import _checks
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
 
@@ -56,6 +57,14 @@ class MethodConfig:
     max_batches: int = 10
     keep_surplus: bool = False
 
+    def __post_init__(self):
+        _checks.integers(1, batch_size=self.batch_size, max_batches=self.max_batches)
+        _checks.integers(0, candidate_ratio=self.candidate_ratio, latent_size=self.latent_size)
+        _checks.from_zero_to_one(decay=self.decay, dps_decay=self.dps_decay, target=self.target)
+        _checks.from_zero_to_one(lower=self.lower, upper=self.upper)
+        _checks.at_least_zero(entropy_weight=self.entropy_weight, diversity_weight=self.diversity_weight)
+        _checks.booleans(keep_surplus=self.keep_surplus)
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -78,6 +87,13 @@ class EngineConfig:
     max_model_len: int = 0
     dtype: str = ""
     gpu_memory_utilization: float = 0.4
+
+    def __post_init__(self):
+        _checks.booleans(own_process=self.own_process)
+        _checks.at_least_zero(timeout=self.timeout)
+        _checks.integers(0, max_model_len=self.max_model_len)
+        _checks.above_zero(gpu_memory_utilization=self.gpu_memory_utilization)
+        _checks.from_zero_to_one(gpu_memory_utilization=self.gpu_memory_utilization)
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,10 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=2500))
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=200))
+
+    def __post_init__(self):
+        _checks.integers(1, pool_size=self.pool_size, held_out_size=self.held_out_size)
+        _checks.integers(0, probe_size=self.probe_size, seed=self.seed)
 
 
 def writable_config(base: RunConfig | None = None) -> DictConfig:

@@ -1,10 +1,18 @@
-"""Advantages from rewards: pure functions. A reward of NaN is no judgement: it counts nowhere and has advantage 0."""
+"""Advantages from rewards: pure functions.
+
+A reward of NaN or of plus or minus infinity means that a completion was not judged: it counts nowhere, and its
+advantage is 0. Sums are computed in float64. Rewards have no spread where their range is at most `RELATIVE_SPREAD`
+times the largest absolute reward: a difference that small is the rounding error of float32.
+"""
 
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
+
+RELATIVE_SPREAD = 1e-6
+"""The range of rewards, relative to the largest of them, up to which they count as equal."""
 
 
 def grpo(
@@ -16,32 +24,31 @@ def grpo(
     a reward that is not known have advantage 0: they give no gradient.
 
     Args:
-        rewards: a row is a group; NaN where a rollout or its verification failed.
+        rewards: one row per group; not finite where a rollout or its verification failed.
         divide_by_std: false: $A_{ij} = r_{ij} - \bar r_i$, as in Dr. GRPO (arXiv 2503.20783).
-        epsilon: added to the standard deviation; a group whose standard deviation is not above it has no spread.
+        epsilon: added to the standard deviation.
 
     Returns:
         Finite whatever the rewards.
     """
     centred, std, _ = _centre(rewards)
-    return torch.where(std > epsilon, centred / (std + epsilon) if divide_by_std else centred, 0.0)
+    return _like(rewards, centred / (std + epsilon) if divide_by_std else centred)
 
 
-def rloo(rewards: Float[torch.Tensor, "b n"], *, epsilon: float = 1e-6) -> Float[torch.Tensor, "b n"]:
+def rloo(rewards: Float[torch.Tensor, "b n"]) -> Float[torch.Tensor, "b n"]:
     r"""Leave-one-out advantages, $A_{ij} = r_{ij} - \frac{1}{n - 1} \sum_{k \ne j} r_{ik}$ (RLOO, arXiv 2402.14740).
 
     That is $\frac{n}{n - 1} (r_{ij} - \bar r_i)$ with n the rewards of the group that are known. A reward without
-    another one to compare it with has advantage 0.
+    another one to compare it with has advantage 0, and so has a group without spread.
 
     Args:
-        rewards: a row is a group; NaN where a rollout or its verification failed.
-        epsilon: a group whose standard deviation is not above it has advantage 0.
+        rewards: one row per group; not finite where a rollout or its verification failed.
 
     Returns:
         Finite whatever the rewards.
     """
-    centred, std, count = _centre(rewards)
-    return torch.where(std > epsilon, centred * count / (count - 1).clamp_min(1), 0.0)
+    centred, _, count = _centre(rewards)
+    return _like(rewards, centred * count / (count - 1).clamp_min(1))
 
 
 def reinforce_pp(
@@ -53,19 +60,19 @@ def reinforce_pp(
     were judged, each counting once. A group of equal rewards has a gradient here, a batch of equal rewards has none.
 
     Args:
-        rewards: a row is a group; NaN where a rollout or its verification failed.
+        rewards: one row per group; not finite where a rollout or its verification failed.
         group_baseline: REINFORCE++ w/ Baseline: the mean of the group is taken off before the batch is normalised, so
             that a group of equal rewards has advantage 0.
-        epsilon: added to the standard deviation; rewards whose standard deviation is not above it have no spread.
+        epsilon: added to the standard deviation.
 
     Returns:
         Finite whatever the rewards.
     """
     if not group_baseline:
         return grpo(rewards.reshape(1, -1), epsilon=epsilon).reshape(rewards.shape)
-    centred = grpo(rewards, divide_by_std=False, epsilon=epsilon)  # of mean 0 in every group, and so in the batch
-    std = (centred.square().sum() / ((~rewards.isnan()).sum() - 1).clamp_min(1)).sqrt()
-    return torch.where(std > epsilon, centred / (std + epsilon), 0.0)
+    centred, _, count = _centre(rewards)  # of mean 0 in every group, and so in the batch
+    std = (centred.square().sum() / (count.sum() - 1).clamp_min(1)).sqrt()
+    return _like(rewards, centred / (std + epsilon))
 
 
 @torch.no_grad()
@@ -84,9 +91,10 @@ def gae(
     the next token that counts.
 
     Args:
-        rewards_per_token: the reward of a verified completion stands at its last token; NaN at a token that counts: the
-            whole completion was not judged.
-        values: of the state before each token; no gradient flows into them.
+        rewards_per_token: the reward of a verified completion stands at its last token. One that is not finite, at a
+            token that counts, means that the whole completion was not judged.
+        values: of the state before each token; no gradient flows into them. A completion with a value that is not
+            finite is treated as one that was not judged.
         mask: the tokens that count.
         discount: $\gamma$, 0 to 1.
         gae_lambda: $\lambda$, 0 to 1: 0 trusts the values, 1 the rewards.
@@ -101,7 +109,7 @@ def gae(
     for name, value in {"discount": discount, "gae_lambda": gae_lambda}.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; give a number from 0 to 1")
-    judged = ~(rewards_per_token.isnan() & mask).any(1)
+    judged = (rewards_per_token.isfinite() & values.isfinite() | ~mask).all(1)
     advantages = torch.zeros_like(values)
     advantage = next_value = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
@@ -115,16 +123,24 @@ def gae(
 
 
 def normalise(
-    advantages: Float[torch.Tensor, "r t"], mask: Bool[torch.Tensor, "r t"], *, epsilon: float = 1e-6
+    advantages: Float[torch.Tensor, "r t"],
+    mask: Bool[torch.Tensor, "r t"],
+    *,
+    scale: float = 0.0,
+    epsilon: float = 1e-6,
 ) -> Float[torch.Tensor, "r t"]:
     """Advantages of mean 0 and (unbiased) standard deviation 1 over the tokens that count, as TRL and verl do in PPO.
 
     Args:
         advantages: of tokens.
         mask: the tokens that count; advantages of the others are ignored, and 0 in the result.
-        epsilon: see `reinforce_pp`, which does the same to completions.
+        scale: the largest absolute value among the rewards and values that the advantages are differences of. All
+            results are 0 where the range of the advantages is within the rounding error of numbers of that size.
+        epsilon: added to the standard deviation.
     """
-    return reinforce_pp(torch.where(mask, advantages, torch.nan), epsilon=epsilon)
+    rows = torch.where(mask, advantages, torch.nan).reshape(1, -1)
+    centred, std, _ = _centre(rows, scale)
+    return _like(rows, centred / (std + epsilon)).reshape(advantages.shape)
 
 
 FROM_REWARDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -138,12 +154,29 @@ FROM_REWARDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def _centre(
-    rewards: Float[torch.Tensor, "b n"],
+    rewards: Float[torch.Tensor, "b n"], scale: float = 0.0
 ) -> tuple[Float[torch.Tensor, "b n"], Float[torch.Tensor, "b 1"], Float[torch.Tensor, "b 1"]]:
-    """Known rewards minus their group's mean (0 for the others), their standard deviation and their number."""
-    known = ~rewards.isnan()
-    count = known.sum(1, keepdim=True)
-    mean = rewards.nan_to_num().sum(1, keepdim=True) / count.clamp_min(1)
-    centred = torch.where(known, rewards - mean, 0.0).nan_to_num()
+    """Known rewards minus their group's mean (0 without spread), their standard deviation and their number, in float64.
+
+    Rewards have no spread where their range is small beside the largest of them, or beside `scale`.
+    """
+    if not rewards.numel():
+        nothing = rewards.new_zeros((len(rewards), 1), dtype=torch.float64)
+        return rewards.double(), nothing, nothing
+    known = rewards.isfinite()
+    count = known.sum(1, keepdim=True).double()
+    exact = torch.where(known, rewards.double(), 0.0)
+    low = torch.where(known, exact, torch.inf).amin(1, keepdim=True)
+    high = torch.where(known, exact, -torch.inf).amax(1, keepdim=True)
+    spread = high - low > RELATIVE_SPREAD * exact.abs().amax(1, keepdim=True).clamp_min(scale)
+    mean = exact.sum(1, keepdim=True) / count.clamp_min(1)
+    centred = torch.where(known & spread, exact - mean, 0.0)
     std = (centred.square().sum(1, keepdim=True) / (count - 1).clamp_min(1)).sqrt()
     return centred, std, count
+
+
+def _like(rewards: Float[torch.Tensor, "b n"], advantages: Float[torch.Tensor, "b n"]) -> Float[torch.Tensor, "b n"]:
+    """The advantages in the type of the rewards, within its range: 1e38 times 2 stays finite in float32."""
+    dtype = rewards.dtype if rewards.is_floating_point() else torch.get_default_dtype()
+    limits = torch.finfo(dtype)
+    return advantages.nan_to_num(0.0).clamp(limits.min, limits.max).to(dtype)

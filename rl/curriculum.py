@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from rl import _checks
 from rl.groups import Groups, join
 from rl.shared import AnySelector
 
@@ -62,6 +63,7 @@ class Selected:
     """The prompts that the selector chooses, all of them (uniform, MoPPS, DPS, GPS, threshold)."""
 
     def __init__(self, selector: AnySelector, batch_size: int):
+        _checks.integers(1, batch_size=batch_size)
         self.selector = selector
         self._batch_size = batch_size
 
@@ -103,8 +105,9 @@ class DynamicSampling:
     """
 
     def __init__(self, selector: AnySelector, batch_size: int, *, max_batches: int = 10, keep_surplus: bool = False):
-        if max_batches < 1:
-            raise ValueError(f"max_batches is {max_batches}; give at least 1")
+        _checks.integers(1, max_batches=max_batches)
+        _checks.booleans(keep_surplus=keep_surplus)
+        _checks.integers(1, batch_size=batch_size)
         self.selector = selector
         self._batch_size = batch_size
         self._max_batches = max_batches
@@ -162,6 +165,8 @@ class HistoryResampling:
     """
 
     def __init__(self, selector: AnySelector, batch_size: int, *, seed: int):
+        _checks.integers(0, seed=seed)
+        _checks.integers(1, batch_size=batch_size)
         self.selector = selector
         self._batch_size = batch_size
         self._seed = seed

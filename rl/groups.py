@@ -8,6 +8,7 @@ import torch
 
 from rl.prompts import PromptPool, Task
 from rl.rollout import Completions, join_completions
+from rl.verification import Verifier
 
 
 class Groups(NamedTuple):
@@ -49,19 +50,32 @@ class Groups(NamedTuple):
         )
 
 
-def judge(task: Task, pool: PromptPool, prompt_ids: np.ndarray, completions: Completions) -> Groups:
-    """Verifies every completion; a verdict of None, a reward of NaN and a text of None count as not judged."""
+def judge(
+    task: Task, pool: PromptPool, prompt_ids: np.ndarray, completions: Completions, verifier: Verifier | None = None
+) -> Groups:
+    """Verify every completion; `rl.verification` says what counts as not judged.
+
+    Args:
+        task: its verifier judges.
+        pool: holds the answers.
+        prompt_ids: rows of the pool, one per group.
+        completions: of these prompts.
+        verifier: calls the task's verifier, and counts failures; None: called in this process without a time limit.
+    """
     n = completions.group_size
-    rewards = torch.full((len(prompt_ids), n), math.nan)
-    successes = np.zeros(len(prompt_ids), np.int32)
-    for row, text in enumerate(completions.texts):
-        i, j = divmod(row, n)
-        verdict = None if text is None else task.verify(text, pool.answers[prompt_ids[i]])
-        if verdict is not None and verdict.reward is not None and not math.isnan(verdict.reward):
-            rewards[i, j] = verdict.reward
-            successes[i] += bool(verdict.success)
-    group_size = (~rewards.isnan()).sum(1).numpy().astype(np.int32)
-    return Groups(np.asarray(prompt_ids, np.int32), completions, rewards, successes, group_size)
+    rows = [int(i) for i in np.repeat(prompt_ids, n)]
+    names = [f"row {i} (key {pool.keys[i]!r})" for i in rows]
+    verdicts = (verifier or Verifier(task.verify))(completions.texts, [pool.answers[i] for i in rows], names)
+    judged = np.array([verdict is not None for verdict in verdicts], bool).reshape(-1, n)
+    success = np.array([verdict is not None and verdict.success for verdict in verdicts], bool).reshape(-1, n)
+    rewards = torch.tensor([math.nan if verdict is None else verdict.reward for verdict in verdicts])
+    return Groups(
+        np.asarray(prompt_ids, np.int32),
+        completions,
+        rewards.to(torch.float32).reshape(-1, n),
+        success.sum(1, dtype=np.int32),
+        judged.sum(1, dtype=np.int32),
+    )
 
 
 def join(parts: list[Groups]) -> Groups:

@@ -117,9 +117,9 @@ def observe_rewards(
 ) -> None:
     """Tells the selector what came of rollouts. Each call is one step of the method's clock.
 
-    A completion is a success where its reward is above `threshold`. NaN means that it was not judged: it counts
-    neither as success nor as failure, as in `rl.groups`. There the task says what a success is; here, give a threshold
-    of at least the largest reward of a wrong answer (format credit).
+    A completion is a success where its reward is above `threshold`. NaN and plus or minus infinity mean that it was not
+    judged: it counts neither as success nor as failure, as in `rl.groups`. There the task says what a success is; here,
+    give a threshold of at least the largest reward of a wrong answer (format credit).
 
     Rewards are counted on the device they lie on and stay there. On a GPU that JAX sees too, the counts go over without
     the host, and nothing waits for the rewards: see `PromptSelector.observe_on_device`.
@@ -144,7 +144,8 @@ def observe_rewards(
         raise ValueError(f"threshold is {threshold}; give a number that rewards of successes are above")
     ids = _ids_beside(rewards, prompt_ids)
     rewards = rewards.detach()
-    counts = torch.stack([rewards > threshold, ~rewards.isnan()]).to(torch.int32)  # NaN is above nothing
+    judged = rewards.isfinite()
+    counts = torch.stack([(rewards > threshold) & judged, judged]).to(torch.int32)
     if counts.ndim == 3:
         counts = counts.sum(2, dtype=torch.int32)
     if _stay_on_device(counts):

@@ -1,5 +1,6 @@
 """The learner: optimiser steps from judged completions."""
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -14,6 +15,8 @@ from rl.policy import Policy
 from rl.ranks import Ranks, sharded_like, whole
 from rl.train_config import TrainConfig
 from rl.value_head import ValueHead
+
+_log = logging.getLogger(__name__)
 
 
 class Learner:
@@ -49,23 +52,28 @@ class Learner:
         Trained on are the completions whose advantage is not 0; with gae and with a KL term all that were judged. With
         gae the advantages are normalised over the tokens of the batch, as TRL and verl do.
 
+        A step whose gradient norm is not finite is skipped: weights and the optimiser's state stay as they were. Tokens
+        to which the engine gave no finite log-probability count nowhere.
+
         Args:
             groups: the batch.
             step: of the run, from 0; the learning rate depends on it.
 
         Returns:
             policy/loss, policy/grad_norm (before clipping) and the metrics of the losses, of the last pass over the
-            batch; policy/log_prob_gap_mean and policy/log_prob_gap_max, between trainer and engine, of the first,
-            before anything has changed (of completions kept from earlier steps, with what was learnt since), NaN where
-            nothing is trained on.
+            batch; policy/skipped_steps, of this call; policy/non_finite_log_probs, tokens of judged completions that
+            count nowhere for that reason; policy/log_prob_gap_mean and policy/log_prob_gap_max, between trainer and
+            engine, of the first, before anything has changed (of completions kept from earlier steps, with what was
+            learnt since), NaN where nothing is trained on.
         """
         config = self._config
         for group in self._optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warm_up_steps)
-        rows, totals = self._rows(groups)
+        rows, totals, non_finite = self._rows(groups)
+        health = {"skipped_steps": 0.0, "non_finite_log_probs": float(non_finite)}
         if not len(rows.tokens):
             nothing = {"loss": 0.0, "grad_norm": 0.0, "log_prob_gap_mean": math.nan, "log_prob_gap_max": math.nan}
-            return _named(nothing)
+            return _named(nothing | health)
         rows = self._prepared(rows.share(self._ranks))
         metrics: dict[str, float] = {}
         gap: dict[str, float] = {}
@@ -73,13 +81,12 @@ class Learner:
             for i in range(config.updates_per_batch):
                 log_probs, metrics = self._backward(rows, totals)
                 if i == 0:
-                    gap = losses.log_prob_gap(*map(self._ranks.stack, (log_probs, rows.engine_log_probs, rows.mask)))
+                    gap = losses.log_prob_gap(*map(self._ranks.stack, (log_probs, rows.engine_log_probs, rows.counts)))
                 if rows.old_log_probs is None:
                     rows = rows._replace(old_log_probs=log_probs)
-                norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm)
-                metrics["grad_norm"] = float(whole(norm))
-                self._optimizer.step()
-        return _named(metrics | gap)
+                metrics["grad_norm"], stepped = self._step()
+                health["skipped_steps"] += not stepped
+        return _named(metrics | gap | health)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """A state dict of the policy's model for an engine, whole on every rank."""
@@ -105,31 +112,48 @@ class Learner:
         if self._value_head is not None:
             _load(self._value_head, state["value_head"])
 
-    def _rows(self, groups: Groups) -> tuple["_Rows", dict[str, int]]:
-        """What all ranks train on, and what the means run over: all that was judged, with an advantage or without."""
+    def _step(self) -> tuple[float, bool]:
+        """One optimiser step, unless the gradient's norm is not finite; the norm, and whether the step was made."""
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)))
+        finite = all(self._ranks.gather(lambda: math.isfinite(norm)))  # ranks that differ here would never agree again
+        if finite:
+            self._optimizer.step()
+        else:
+            _log.warning("the gradient's norm is %s: this optimiser step is skipped", norm)
+            self._optimizer.zero_grad()
+        return norm, finite
+
+    def _rows(self, groups: Groups) -> tuple["_Rows", dict[str, int], int]:
+        """What all ranks train on; what the means run over; how many tokens have no finite log-probability.
+
+        The means run over all completions that were judged, with an advantage or without.
+        """
         config, completions = self._config, groups.completions
         device = completions.tokens.device
-        judged = ~groups.rewards.isnan().flatten().to(device)
+        judged = groups.rewards.isfinite().flatten().to(device)
+        counts = completions.mask & completions.log_probs.isfinite()
         if config.advantage == "gae":
             advantage = torch.zeros_like(groups.rewards)  # of tokens, once there are values
         else:
             advantage = advantages.FROM_REWARDS[config.advantage](groups.rewards)
         advantage = advantage.flatten().to(device)
         every = config.advantage == "gae" or config.kl_weight > 0
-        chosen = (judged if every else advantage != 0).nonzero()[:, 0]  # the others add nothing to the loss
+        learns = (judged if every else advantage != 0) & counts.any(1)
+        chosen = learns.nonzero()[:, 0]  # the others add nothing to the loss
         prompt = chosen // completions.group_size
         rows = _Rows(
             completions.prompt_tokens[prompt],
             completions.prompt_mask[prompt],
             completions.tokens[chosen],
             completions.mask[chosen],
+            counts[chosen],
             groups.rewards.flatten().to(device)[chosen],
             advantage[chosen],
             engine_log_probs=completions.log_probs[chosen],
             old_log_probs=None if config.importance_cap or config.top_p < 1 else completions.log_probs[chosen],
         )
-        counted = completions.mask[judged]
-        return rows, {"num_tokens": int(counted.sum()), "num_completions": int(counted.any(1).sum())}
+        totals = {"num_tokens": int(counts[judged].sum()), "num_completions": int(counts[judged].any(1).sum())}
+        return rows, totals, int(completions.mask[judged].sum()) - totals["num_tokens"]
 
     @torch.no_grad()
     def _prepared(self, rows: "_Rows") -> "_Rows":
@@ -142,10 +166,13 @@ class Learner:
             rows = rows._replace(reference_log_probs=reference)
         if self._value_head is not None:
             values = torch.cat([self._scorer(*part.tokens_and_masks)[1] for part in parts])
-            last = rows.mask & (rows.mask.cumsum(1) == rows.mask.sum(1, keepdim=True))
+            last = rows.counts & (rows.counts.cumsum(1) == rows.counts.sum(1, keepdim=True))
             rewards = torch.where(last, rows.rewards[:, None], 0.0)
-            estimated, returns = advantages.gae(rewards, values, rows.mask, gae_lambda=config.gae_lambda)
-            normalised = advantages.normalise(self._ranks.stack(estimated), self._ranks.stack(rows.mask))
+            estimated, returns = advantages.gae(rewards, values, rows.counts, gae_lambda=config.gae_lambda)
+            judged = rows.counts & returns.isfinite()
+            sizes = torch.where(judged, torch.maximum(rows.rewards[:, None].abs(), values.abs()), 0.0)
+            estimated, judged, sizes = map(self._ranks.stack, (estimated, judged, sizes))
+            normalised = advantages.normalise(estimated, judged, scale=float(sizes.max()))
             rows = rows._replace(advantages=self._ranks.own(normalised), old_values=values, returns=returns)
         return rows
 
@@ -176,7 +203,7 @@ class Learner:
             log_probs,
             log_probs.detach() if rows.old_log_probs is None else rows.old_log_probs,
             rows.advantages,
-            rows.mask,
+            rows.counts,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             aggregation=config.aggregation,
@@ -190,7 +217,7 @@ class Learner:
                 values,
                 rows.old_values,
                 rows.returns,
-                rows.mask,
+                rows.counts,
                 clip=config.value_clip,
                 num_tokens=totals["num_tokens"],
             )
@@ -215,16 +242,18 @@ class _Scorer(torch.nn.Module):
 
 
 class _Rows(NamedTuple):
-    """Completions to train on, one a row.
+    """Completions to train on, one per row.
 
-    Advantages are one a completion, or one a token. Old log-probabilities of None are the trainer's own in the first
-    pass, where they are the current ones.
+    `mask` says which tokens the model reads, `counts` which of them the losses and their means see. Advantages are one
+    a completion, or one a token. Old log-probabilities of None are the trainer's own in the first pass, where they are
+    the current ones.
     """
 
     prompt_tokens: torch.Tensor
     prompt_mask: torch.Tensor
     tokens: torch.Tensor
     mask: torch.Tensor
+    counts: torch.Tensor
     rewards: torch.Tensor
     advantages: torch.Tensor
     engine_log_probs: torch.Tensor
@@ -248,7 +277,8 @@ class _Rows(NamedTuple):
         total = len(self.tokens)
         index = torch.arange(ranks.rank, -(-total // ranks.count) * ranks.count, ranks.count, device=self.tokens.device)
         rows = self._at(index % total)
-        return rows._replace(mask=rows.mask & (index < total)[:, None])
+        own = (index < total)[:, None]
+        return rows._replace(mask=rows.mask & own, counts=rows.counts & own)
 
     def _at(self, index: slice | torch.Tensor) -> "_Rows":
         columns: list[Any] = [None if column is None else column[index] for column in self]

@@ -49,7 +49,8 @@ def read_logs(
         path: a file, or a folder of files of one kind: .csv, .jsonl or .parquet. Subfolders are not read.
         step: the column of the training step, a whole number.
         prompt: the column of the prompt: its text, its name or number, or a list of messages.
-        reward: the column of the reward. An empty one, null or NaN is no information: never a failure.
+        reward: the column of the reward. An empty one, null, NaN or infinity is no information:
+            never a failure.
         threshold: above it a completion is correct.
 
     Raises:
@@ -203,11 +204,11 @@ def _imported(path: str | Path, tables: Iterator[Table], columns: dict[str, str]
     if None in prompts:
         raise ValueError(f"{path} has rows without a {columns['prompt']!r}; give the column that names the prompt")
     given, reward = np.array(steps), np.array(rewards)
-    if not np.array_equal(given, np.trunc(given)):
+    if not np.isfinite(given).all() or not np.array_equal(given, np.trunc(given)):
         raise ValueError(
             f"{path} has {columns['step']!r} that is no whole number; give the column of the training step"
         )
-    known = ~np.isnan(reward)
+    known = np.isfinite(reward)
     if not known.any():
         raise ValueError(f"{path} has no reward in {columns['reward']!r}; give the column that holds them")
     names, clock = np.unique(given, return_inverse=True)
@@ -230,7 +231,7 @@ def _number(value: Any, column: str) -> float:
         value = {"": None, "none": None, "null": None, "true": 1, "false": 0}.get(value.strip().lower(), value)
     try:
         return math.nan if value is None else float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{column!r} holds {value!r:.40}; give a column of numbers") from error
 
 

@@ -5,6 +5,9 @@ from jaxtyping import Bool, Float
 
 AGGREGATIONS = ("token_mean", "sequence_mean")
 
+MAX_LOG_RATIO = 20.0
+"""Logarithms of ratios are clamped to plus or minus this before `exp`, as in verl: e^20 = 5e8 is finite in float32."""
+
 
 def clipped_policy_loss(
     log_probs: Float[torch.Tensor, "r t"],
@@ -26,6 +29,9 @@ def clipped_policy_loss(
 
     $-\frac{1}{\sum_i |o_i|} \sum_i \sum_t \min(\rho_{it} A_i, \mathrm{clip}(\rho_{it}, 1 - c_l, 1 + c_h) A_i)$ with
     $\rho = \exp(\log p - \log p_\mathrm{old})$. No token, no loss: an empty mask gives 0.
+
+    Every log-ratio is clamped to plus or minus `MAX_LOG_RATIO`; beyond it a token has no gradient. A token counts
+    nowhere if an old, reference or engine log-probability of it is not finite.
 
     Options:
 
@@ -57,7 +63,8 @@ def clipped_policy_loss(
         (to the old policy); with `reference_log_probs` reference_kl. All of them add up over the parts of a batch.
 
     Raises:
-        ValueError: an unknown `aggregation`, a negative `kl_weight` or an `importance_cap` that is not above 0.
+        ValueError: an unknown `aggregation`, a negative `kl_weight`, an `importance_cap` that is not above 0, or a clip
+            out of its range.
     """
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"aggregation is {aggregation!r}; give one of {', '.join(AGGREGATIONS)}")
@@ -65,6 +72,10 @@ def clipped_policy_loss(
         raise ValueError(f"kl_weight is {kl_weight}; give a number of at least 0")
     if not importance_cap > 0:
         raise ValueError(f"importance_cap is {importance_cap}; give a number above 0")
+    check_clips(clip_low, clip_high)
+    mask = mask & old_log_probs.isfinite()
+    for given in (reference_log_probs, engine_log_probs):
+        mask = mask if given is None else mask & given.isfinite()
     if aggregation == "token_mean":
         weight, total = mask, max(int(mask.sum()) if num_tokens is None else num_tokens, 1)
     else:
@@ -75,7 +86,7 @@ def clipped_policy_loss(
     def mean(per_token: torch.Tensor) -> torch.Tensor:
         return (per_token * weight).sum() / total
 
-    log_ratio = torch.where(mask, log_probs - old_log_probs, 0.0)
+    log_ratio = _log_ratio(log_probs, old_log_probs, mask)
     ratio = log_ratio.exp()
     advantage = advantages[:, None] if advantages.ndim == 1 else advantages
     unclipped = ratio * advantage
@@ -83,11 +94,11 @@ def clipped_policy_loss(
     objective = torch.minimum(unclipped, clipped)
     metrics: dict[str, float] = {}
     if engine_log_probs is not None:
-        log_weight = torch.where(mask, old_log_probs - engine_log_probs, 0.0).detach()
+        log_weight = _log_ratio(old_log_probs, engine_log_probs, mask).detach()
         objective = objective * log_weight.exp().clamp_max(importance_cap)
     loss = -mean(objective)
     if reference_log_probs is not None:
-        log_excess = torch.where(mask, reference_log_probs - log_probs, 0.0)
+        log_excess = _log_ratio(reference_log_probs, log_probs, mask)
         kl = mean(log_excess.exp() - log_excess - 1)
         loss = loss + kl_weight * kl
         metrics["reference_kl"] = float(kl.detach())
@@ -114,7 +125,7 @@ def clipped_value_loss(
     Args:
         values: of the value head being trained.
         old_values: what it said when the advantages were estimated.
-        returns: see `advantages.gae`; NaN: not judged, counts nowhere.
+        returns: see `advantages.gae`; a token whose return or old value is not finite counts nowhere.
         mask: the tokens that count.
         clip: c, above 0.
         num_tokens: what the sum is divided by, when these rows are a part of a batch; None: the judged tokens of the
@@ -128,7 +139,7 @@ def clipped_value_loss(
     """
     if not clip > 0:
         raise ValueError(f"clip is {clip}; give a number above 0")
-    mask = mask & ~returns.isnan()
+    mask = mask & returns.isfinite() & old_values.isfinite()
     values, old_values, returns = (torch.where(mask, x, 0.0) for x in (values, old_values, returns))
     total = max(int(mask.sum()) if num_tokens is None else num_tokens, 1)
     unclipped = (values - returns).square()
@@ -150,9 +161,30 @@ def log_prob_gap(
         mask: the tokens that count.
 
     Returns:
-        log_prob_gap_mean and log_prob_gap_max, of $|\log p - \log p_\mathrm{engine}|$ over tokens; 0 without a token.
+        log_prob_gap_mean and log_prob_gap_max, of $|\log p - \log p_\mathrm{engine}|$ over the tokens for which it is
+        finite; 0 without such a token.
     """
-    gap = (log_probs - engine_log_probs)[mask].abs()
+    gap = log_probs - engine_log_probs
+    gap = gap[mask & gap.isfinite()].abs()
     if not len(gap):
         return {"log_prob_gap_mean": 0.0, "log_prob_gap_max": 0.0}
     return {"log_prob_gap_mean": float(gap.mean()), "log_prob_gap_max": float(gap.max())}
+
+
+def check_clips(clip_low: float, clip_high: float) -> None:
+    """Refuse clips that would turn the range of ratios around, or let it reach 0.
+
+    Raises:
+        ValueError: `clip_low` is not from 0 to below 1, or `clip_high` is negative.
+    """
+    if not 0 <= clip_low < 1:
+        raise ValueError(f"clip_low is {clip_low}; give a number from 0 to below 1")
+    if not clip_high >= 0:
+        raise ValueError(f"clip_high is {clip_high}; give a number of at least 0")
+
+
+def _log_ratio(
+    log_probs: Float[torch.Tensor, "r t"], others: Float[torch.Tensor, "r t"], mask: Bool[torch.Tensor, "r t"]
+) -> Float[torch.Tensor, "r t"]:
+    """Their difference, clamped; 0 where the mask is false."""
+    return torch.where(mask, log_probs - others, 0.0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 
 from jaxsel import Prediction, metrics
+from rl import _checks
 from rl.groups import Groups, judge
 from rl.history import Visits
 from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine, Sampling
 from rl.shared import AnySelector
+from rl.verification import Verifier
 
 _STREAM = 0x70726F62  # others that draw from the same seed start with another number
 
@@ -41,6 +43,7 @@ class Probe:
         top_p: float = 1.0,
         seed: int = 0,
     ):
+        _checks.integers(1, num_pool_prompts=num_pool_prompts, group_size=group_size)
         self._task = task
         self._group_size = group_size
         self._sampling = Sampling(task.max_new_tokens, temperature, top_p, task.stop)
@@ -66,6 +69,7 @@ class Probe:
         selector: AnySelector,
         seed: int,
         record: Callable[[Visits, Prediction], None] | None = None,
+        verifier: Verifier | None = None,
     ) -> dict[str, float]:
         """Accuracies (mean over fresh rollouts) and how well the selector predicts the part of the pool.
 
@@ -76,9 +80,10 @@ class Probe:
             selector: is asked what it predicts; it sees nothing of the rollouts.
             seed: of the rollouts.
             record: is told what came of the part of the pool, and what was predicted.
+            verifier: calls the task's verifier; see `rl.groups.judge`.
         """
-        part = self._roll_out(engine, self._pool_part, seed)
-        held_out = self._roll_out(engine, self._held_out, seed + 1)
+        part = self._roll_out(engine, self._pool_part, seed, verifier)
+        held_out = self._roll_out(engine, self._held_out, seed + 1, verifier)
         num_rollouts = part.num_rollouts + held_out.num_rollouts
         judged = int(part.group_size.sum() + held_out.group_size.sum())
         cost = {"probe/rollouts": float(num_rollouts), "probe/judged_share": judged / num_rollouts}
@@ -102,6 +107,6 @@ class Probe:
             "probe/predicted_mixed_share": float(prediction.mixed.mean()),
         }
 
-    def _roll_out(self, engine: RolloutEngine, prompts: PromptPool, seed: int) -> Groups:
+    def _roll_out(self, engine: RolloutEngine, prompts: PromptPool, seed: int, verifier: Verifier | None) -> Groups:
         completions = engine.generate(prompts.texts, self._group_size, self._sampling, seed=seed)
-        return judge(self._task, prompts, np.arange(len(prompts)), completions)
+        return judge(self._task, prompts, np.arange(len(prompts)), completions, verifier)

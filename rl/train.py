@@ -28,6 +28,7 @@ from rl.run_log import Records, RunLog, is_end, read_metrics
 from rl.shared import SharedEngine
 from rl.trackers import Tracker
 from rl.train_config import TrainConfig
+from rl.verification import Verifier
 
 
 def train(
@@ -120,15 +121,16 @@ def _train(
     finished = any(record["step"] == config.steps for record in log.records)  # and probed: nothing is done again
     history = ranks.each(lambda: _history(config, run_dir, start + finished, curriculum, pool, ranks))
     steps = range(start, config.steps)
-    with log, Preemption() as preemption:
+    verifier = ranks.each(lambda: _verifier(config, task, ranks))
+    with log, verifier, Preemption() as preemption:
         for step in progress(steps) if progress else bar(steps, unit="step", disable=not ranks.is_main):
             clock = _Clock()
             record: dict[str, float] = {"step": step, "rollouts": num_rollouts}
             if step == 0 or (config.probe_every and step % config.probe_every == 0):
                 with clock("probing"):
-                    record |= _probe(config, probe, engine, curriculum, step, history)
+                    record |= _probe(config, probe, engine, curriculum, step, history, verifier)
                 history.flush()  # whether or not there are checkpoints
-            collected = _collect(config, task, pool, engine, curriculum, step, clock, history)
+            collected = _collect(config, task, pool, engine, curriculum, step, clock, history, verifier)
             if step + 1 < config.steps:
                 with clock("selecting"):
                     curriculum.prepare()  # JAX chooses while torch updates the policy
@@ -141,7 +143,7 @@ def _train(
             with clock("reporting"):
                 record |= curriculum.selector.metrics()
             num_rollouts += collected.num_rollouts
-            record |= _summary(collected) | clock.seconds
+            record |= _summary(collected) | verifier.take_counts() | clock.seconds
             log.write(record | {"rollouts": num_rollouts})
             done = step + 1
             stopped = done < config.steps and any(ranks.gather(lambda: preemption.asked))
@@ -156,7 +158,7 @@ def _train(
         if config.save_policy:
             _save_policy(run_dir / "policy", policy, learner, ranks, again=not finished)
         if not finished:
-            last = _probe(config, probe, engine, curriculum, config.steps, history)
+            last = _probe(config, probe, engine, curriculum, config.steps, history, verifier)
             history.flush()  # first: with the last line of the log the run is finished
             log.write({"step": config.steps, "rollouts": num_rollouts} | last)
     return log.records
@@ -207,6 +209,11 @@ def _history(
     )
 
 
+def _verifier(config: TrainConfig, task: Task, ranks: Ranks) -> Verifier:
+    own_process = config.verify_process and ranks.is_main
+    return Verifier(task.verify, timeout=config.verify_timeout, own_process=own_process, on_main=ranks.on_main)
+
+
 def _seed(config: TrainConfig, stream: int, *counters: int) -> int:
     """A seed for every use, from the run's seed and the step: nothing of it has to be saved."""
     return int(np.random.SeedSequence([config.seed, stream, *counters]).generate_state(1)[0])
@@ -219,9 +226,10 @@ def _probe(
     curriculum: Curriculum,
     step: int,
     history: HistoryLog | Unwritten,
+    verifier: Verifier,
 ) -> dict[str, float]:
     record = partial(history.probed, step) if config.history else None
-    return probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step), record)
+    return probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step), record, verifier)
 
 
 def _collect(
@@ -233,6 +241,7 @@ def _collect(
     step: int,
     clock: "_Clock",
     history: HistoryLog | Unwritten,
+    verifier: Verifier,
 ) -> Collected:
     batches = 0
 
@@ -246,7 +255,7 @@ def _collect(
                 Sampling(task.max_new_tokens, config.temperature, config.top_p, task.stop),
                 seed=_seed(config, _ROLLOUT, step, batches),
             )
-            groups = judge(task, pool, prompt_ids, completions)
+            groups = judge(task, pool, prompt_ids, completions, verifier)
         if config.history:
             with clock("recording"):
                 visits = (groups.prompt_ids, groups.successes, groups.group_size)
@@ -266,7 +275,7 @@ def _summary(collected: Collected) -> dict[str, float]:
         "train/mixed_share": collected.mixed_share,
         "train/batch_mixed_share": float(groups.mixed.sum() / max((groups.group_size > 0).sum(), 1)),
         "train/judged_share": float(groups.group_size.mean() / groups.completions.group_size),
-        "train/reward": float(groups.rewards.nanmean()),
+        "train/reward": float(groups.rewards[groups.rewards.isfinite()].mean()),
         "train/completion_length": float(groups.completions.mask.sum(1).float().mean()),
     }
 

@@ -1,10 +1,13 @@
 """What a training run depends on."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from rl import advantages, losses
+from rl import _checks, advantages, losses
 
 ADVANTAGES = (*advantages.FROM_REWARDS, "gae")
+GROUP_BASELINES = ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline")
+"""Advantages that compare a completion with the others of its prompt."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,10 @@ class TrainConfig:
         temperature: of the rollouts.
         top_p: of the rollouts. The policy that is trained is not truncated: below 1, old log-probabilities are the
             trainer's own, as with `importance_cap`, or its first ratios would be clipped for what the engine left out.
+        verify_timeout: seconds that a verifier may take for one completion, which otherwise was not judged; 0: no
+            limit.
+        verify_process: call the verifier in a process of its own, which is killed at the limit. Compiled code cannot be
+            interrupted otherwise. The verifier must be a function at the top of a module.
         learning_rate: of AdamW, betas 0.9 and 0.99, no weight decay; linear warm-up over `warm_up_steps`.
         warm_up_steps: see `learning_rate`.
         max_grad_norm: gradients are clipped to this norm.
@@ -49,6 +56,8 @@ class TrainConfig:
     group_size: int = 8
     temperature: float = 1.0
     top_p: float = 1.0
+    verify_timeout: float = 10.0
+    verify_process: bool = False
     learning_rate: float = 4e-5
     warm_up_steps: int = 10
     max_grad_norm: float = 1.0
@@ -71,23 +80,28 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        at_least_one = ("steps", "group_size", "warm_up_steps", "updates_per_batch", "micro_batch_size")
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 1")
-        for name in ("temperature", "learning_rate", "max_grad_norm", "value_weight", "value_clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
+        _checks.integers(1, **self._chosen("steps", "group_size", "warm_up_steps", "updates_per_batch"))
+        _checks.integers(1, micro_batch_size=self.micro_batch_size)
+        _checks.integers(0, **self._chosen("probe_every", "checkpoint_every", "seed"))
+        _checks.booleans(**self._chosen("gradient_checkpointing", "history", "verify_process", "save_policy"))
+        _checks.above_zero(**self._chosen("temperature", "learning_rate", "value_weight"))
+        _checks.above_zero(infinite=True, **self._chosen("max_grad_norm", "value_clip"))
+        _checks.at_least_zero(kl_weight=self.kl_weight, verify_timeout=self.verify_timeout)
+        _checks.at_least_zero(infinite=True, **self._chosen("importance_cap", "clip_high"))
+        _checks.from_zero_to_one(gae_lambda=self.gae_lambda)
+        losses.check_clips(self.clip_low, self.clip_high)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; give a number above 0 and up to 1")
-        for name in ("probe_every", "checkpoint_every", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 0")
-        for name in ("kl_weight", "importance_cap"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number of at least 0")
-        if not 0 <= self.gae_lambda <= 1:
-            raise ValueError(f"gae_lambda is {self.gae_lambda}; give a number from 0 to 1")
+        if self.verify_process and not self.verify_timeout:
+            raise ValueError("verify_timeout is 0 with verify_process; give the seconds after which it is killed")
         for name, choices in {"advantage": ADVANTAGES, "aggregation": losses.AGGREGATIONS}.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give one of {', '.join(choices)}")
+        if self.group_size == 1 and self.advantage in GROUP_BASELINES:
+            raise ValueError(
+                f"group_size is 1 with the advantage {self.advantage}, which compares the rollouts of one prompt, so "
+                "that nothing would be learnt; give at least 2, or the advantage reinforce_pp or gae"
+            )
+
+    def _chosen(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names}

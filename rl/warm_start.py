@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from rl import _checks
 from rl.cache import cache_root
 from rl.policy import Policy, build_policy, load_policy
 from rl.progress import bar
@@ -42,6 +43,12 @@ class WarmStartConfig:
     batch_size: int = 64
     learning_rate: float = 2e-3
     seed: int = 0
+
+    def __post_init__(self):
+        sizes = {"hidden_size": self.hidden_size, "num_layers": self.num_layers}
+        _checks.integers(1, **sizes, feed_forward_size=self.feed_forward_size, batch_size=self.batch_size)
+        _checks.integers(0, steps=self.steps, seed=self.seed)
+        _checks.above_zero(learning_rate=self.learning_rate)
 
 
 def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None, progress: bool = True) -> Policy:

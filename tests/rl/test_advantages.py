@@ -163,3 +163,73 @@ def test_advantages_are_normalised_over_the_tokens_that_count():
 def test_gae_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}; give a number from 0 to 1"):
         advantages.gae(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), **{name: value})
+
+
+SCALES = [0.95, 6.76, 8.24, 13.79, 85.7, 1234.567, 1e4, 1e-3, -6.76, 1e30]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_equal_rewards_have_no_advantage_at_any_scale(name, dtype):
+    estimate = ESTIMATORS[name]
+    for scale in [s for s in SCALES if s <= torch.finfo(dtype).max]:
+        for n in (2, 3, 6, 7, 8, 16, 64):
+            rewards = torch.full((3, n), scale, dtype=dtype)
+            assert not estimate(rewards).any()
+            assert estimate(rewards).dtype == dtype
+            rewards[1, 0] = NAN
+            assert not estimate(rewards).any()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_rounding_errors_are_no_spread(name):
+    """The same score, summed in two orders."""
+    one, other = np.float32(8.24), np.nextafter(np.float32(8.24), np.float32(9))
+    rewards = torch.tensor([[one, other] * 4])
+    assert rewards.unique().numel() == 2
+    assert not ESTIMATORS[name](rewards).any()
+
+
+@pytest.mark.parametrize("group", [[1.0, 1.001], [0.0, 1e-3], [0.0, 1e-9], [1e4, 1e4 + 1], [-5.0, -5.001]])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_small_differences_have_their_advantage(name, group):
+    result = ESTIMATORS[name](torch.tensor([group])).flatten().tolist()
+    sign = math.copysign(1, group[1] - group[0])
+    assert result[1] * sign > 0
+    assert result[0] == pytest.approx(-result[1])
+
+
+@pytest.mark.parametrize("unknown", [math.inf, -math.inf])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_infinite_rewards_are_unknown_rewards(name, unknown):
+    rewards = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    rewards[0, 1] = rewards[3, 0] = rewards[3, 4] = NAN
+    wanted = ESTIMATORS[name](rewards)
+    assert wanted.any()
+    torch.testing.assert_close(ESTIMATORS[name](rewards.nan_to_num(unknown)), wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_advantages_are_finite_whatever_the_rewards(name):
+    huge = torch.finfo(torch.float32).max
+    assert ESTIMATORS[name](torch.tensor([[huge, -huge, 0.0], [1.0, 0.0, math.inf]])).isfinite().all()
+    assert ESTIMATORS[name](torch.zeros(0, 4)).shape == (0, 4)
+    assert ESTIMATORS[name](torch.zeros(2, 0)).shape == (2, 0)
+
+
+@pytest.mark.parametrize("unknown", [math.inf, -math.inf])
+def test_gae_of_an_infinite_reward_or_value_is_not_judged(unknown):
+    mask = torch.ones(3, 2, dtype=torch.bool)
+    rewards, values = torch.tensor([[0.0, unknown], [0.0, 1.0], [0.0, 1.0]]), torch.full((3, 2), 0.5)
+    values[1, 0] = unknown
+    result, returns = advantages.gae(rewards, values, mask, gae_lambda=1.0)
+    assert result.tolist() == [[0, 0], [0, 0], [0.5, 0.5]]
+    np.testing.assert_array_equal(returns.numpy(), [[NAN, NAN], [NAN, NAN], [1, 1]])
+
+
+def test_errors_of_rounding_are_not_normalised():
+    """A value head that is right but for rounding: at 1e4 that is 1e-3, which is no advantage."""
+    noise = torch.tensor([[0.0, 1e-3, -1e-3]])
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    assert not advantages.normalise(noise, mask, scale=1e4).any()
+    assert advantages.normalise(noise, mask, scale=1.0).abs().max() > 0.9

@@ -43,6 +43,25 @@ def test_what_was_not_judged_lowers_n_and_is_no_failure(task, policy):
     assert groups.mixed.tolist() == [True, False]
 
 
+def test_infinite_rewards_and_odd_verdicts_are_not_judged(task, policy):
+    said = [
+        Verdict(True, math.inf),
+        Verdict(True, -math.inf),
+        True,
+        "True",
+        1 / 3,
+        (False, 0.5),
+        Verdict(True, 1e39),
+        0,
+    ]
+    verdicts = iter(said)
+    groups = judge(task._replace(verify=lambda *_: next(verdicts)), POOL, np.array([0, 1]), generate(policy, [0, 1]))
+    assert groups.successes.tolist() == [1, 0]
+    assert groups.group_size.tolist() == [1, 2]
+    nan = math.nan
+    np.testing.assert_array_equal(groups.rewards.numpy(), [[nan, nan, 1, nan], [nan, 0.5, nan, 0]])
+
+
 def test_join_then_take_gives_the_parts_back(task, policy):
     parts = [
         judge(task, POOL, np.array(ids, np.int32), generate(policy, ids, seed))

@@ -1,6 +1,7 @@
 """The hand-off between torch and JAX: every way in which sharing memory goes wrong, and what becomes of it."""
 
 import gc
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -280,6 +281,13 @@ def test_the_threshold_itself_is_no_success(threshold, expected):
     seen = Seen()
     observe_rewards(seen, [3], torch.tensor([[1.0, 0.5, 0.1, NAN]]), threshold=threshold)  # type: ignore[arg-type]
     assert [column.tolist() for column in seen.given] == [[3], [expected], [3]]
+
+
+def test_infinite_rewards_were_not_judged(way):
+    seen = Seen()
+    observe_rewards(seen, [3, 4], torch.tensor([[1.0, math.inf, -math.inf, NAN], [math.inf] * 4]))  # type: ignore[arg-type]
+    assert [column.tolist() for column in seen.given] == [[3, 4], [1, 0], [1, 0]]
+    assert seen.selector.visits.sum() == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64])

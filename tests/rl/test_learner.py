@@ -313,3 +313,66 @@ def test_what_truncated_sampling_left_out_is_not_clipped(policy, task):
     groups = groups._replace(completions=completions)
     assert Learner(replace(CONFIG, top_p=0.5, learning_rate=1e-30), policy).update(groups, 0)["policy/clip_share"] == 0
     assert Learner(replace(CONFIG, learning_rate=1e-30), policy).update(groups, 0)["policy/clip_share"] > 0
+
+
+def weights_of(learner: Learner) -> list[torch.Tensor]:
+    state = learner.state_dict()
+    moments = [value for entry in state["optimizer"]["state"].values() for value in entry.values()]
+    head = list((state["value_head"] or {}).values())
+    return [value.clone() for value in [*state["policy"].values(), *moments, *head]]
+
+
+@pytest.mark.parametrize("advantage", ["dr_grpo", "gae"])
+def test_a_gradient_that_is_not_finite_is_no_step(task, policy, advantage, caplog):
+    """Rewards near the end of float32: the gradient overflows. The steps after it are as if it had not been."""
+    good, huge = groups_of(task, policy), groups_of(task, policy, REWARDS * 3e38)
+    config = replace(CONFIG, advantage=advantage, updates_per_batch=2)
+    learner = Learner(config, replace(policy, model=copy.deepcopy(policy.model)))
+    untouched = Learner(config, replace(policy, model=copy.deepcopy(policy.model)))
+    for one in (learner, untouched):
+        assert one.update(good, 0)["policy/skipped_steps"] == 0
+    before = weights_of(learner)
+    metrics = learner.update(huge, 1)
+    assert metrics["policy/skipped_steps"] == 2
+    assert not math.isfinite(metrics["policy/grad_norm"])
+    assert "this optimiser step is skipped" in caplog.text
+    assert_close(weights_of(learner), before, atol=0)
+    for one in (learner, untouched):
+        assert one.update(good, 2)["policy/skipped_steps"] == 0
+    for one, other in zip(weights_of(learner), weights_of(untouched), strict=True):
+        assert torch.equal(one, other)
+        assert one.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{}, {"importance_cap": 2.0}, {"advantage": "gae"}, {"kl_weight": 0.1}])
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
+def test_tokens_that_the_engine_gave_no_log_probability_do_not_count(task, policy, bad, options):
+    groups = groups_of(task, policy)
+    log_probs = groups.completions.log_probs.clone()
+    log_probs[0, 0] = log_probs[5] = bad  # one token, and a whole completion
+    broken = groups._replace(completions=groups.completions._replace(log_probs=log_probs))
+    learner = Learner(replace(CONFIG, **options), policy)
+    metrics = learner.update(broken, 0)
+    lost = int(groups.completions.mask[5].sum()) if REWARDS.flatten()[5].isfinite() else 0
+    assert metrics["policy/non_finite_log_probs"] == 1 + lost
+    assert metrics["policy/skipped_steps"] == 0
+    assert all(map(math.isfinite, metrics.values()))
+    assert metrics["policy/grad_norm"] > 0
+    assert all(value.isfinite().all() for value in weights_of(learner))
+
+
+@pytest.mark.parametrize("unknown", [math.inf, -math.inf])
+@pytest.mark.parametrize("advantage", ["grpo", "reinforce_pp", "gae"])
+def test_infinite_rewards_train_as_rewards_that_are_unknown(task, policy, advantage, unknown):
+    config = replace(CONFIG, advantage=advantage)
+    known = groups_of(task, policy)
+    wanted = first_gradient(policy, config, known)
+    assert_close(first_gradient(policy, config, known._replace(rewards=REWARDS.nan_to_num(unknown))), wanted, atol=0)
+
+
+@pytest.mark.parametrize("advantage", ["grpo", "gae"])
+def test_completions_without_tokens_are_no_step(task, policy, advantage):
+    groups = groups_of(task, policy)
+    nothing = groups.completions._replace(mask=groups.completions.mask & False)
+    metrics = Learner(replace(CONFIG, advantage=advantage), policy).update(groups._replace(completions=nothing), 0)
+    assert (metrics["policy/loss"], metrics["policy/grad_norm"], metrics["policy/skipped_steps"]) == (0, 0, 0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rl.losses import clipped_policy_loss, clipped_value_loss, log_prob_gap
+from rl.losses import AGGREGATIONS, clipped_policy_loss, clipped_value_loss, log_prob_gap
 
 
 def loss_of(ratio, advantage, **options):
@@ -226,3 +226,102 @@ def test_the_value_loss_in_parts_and_of_nothing():
     assert clipped_value_loss(values, values, values, ~mask)[0].item() == 0
     with pytest.raises(ValueError, match="clip is 0; give a number above 0"):
         clipped_value_loss(values, values, values, mask, clip=0)
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("gap", [100.0, -100.0, 1e30, -1e30])
+def test_ratios_that_would_overflow_are_clamped(gap, advantage):
+    log_probs = torch.tensor([[-1.0, -1.0]], requires_grad=True)
+    others = torch.tensor([[-1.0 - gap, -1.5]])
+    loss, metrics = clipped_policy_loss(
+        log_probs,
+        others,
+        torch.tensor([advantage]),
+        torch.tensor([[True, True]]),
+        reference_log_probs=torch.tensor([[-1.0 + gap, -1.5]]),
+        kl_weight=0.1,
+        engine_log_probs=others + torch.tensor([[gap, 0.0]]),
+        importance_cap=1e9,
+    )
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert all(map(math.isfinite, metrics.values()))
+    assert log_probs.grad is not None
+    assert log_probs.grad.isfinite().all()
+    assert log_probs.grad[0, 0] == 0  # clamped
+    assert log_probs.grad[0, 1] != 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["old", "reference", "engine"])
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_a_token_without_a_finite_log_probability_counts_nowhere(aggregation, name, bad):
+    def result(mask, bad):
+        log_probs = (-torch.rand(2, 3, generator=torch.Generator().manual_seed(0))).requires_grad_()
+        given = {other: torch.full((2, 3), -0.7) for other in ("old", "reference", "engine")}
+        given[name][0, 1] = bad
+        loss, metrics = clipped_policy_loss(
+            log_probs,
+            given["old"],
+            torch.tensor([1.0, -2.0]),
+            mask,
+            aggregation=aggregation,
+            reference_log_probs=given["reference"],
+            kl_weight=0.1,
+            engine_log_probs=given["engine"],
+        )
+        (gradient,) = torch.autograd.grad(loss, log_probs)
+        return [loss.item(), *metrics.values(), *gradient.flatten().tolist()]
+
+    every = torch.ones(2, 3, dtype=torch.bool)
+    without = every.clone()
+    without[0, 1] = False
+    assert result(every, bad) == result(without, -0.7)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (2, 3)])
+def test_no_row_no_token_and_an_empty_mask_give_0(shape):
+    log_probs = torch.full(shape, -0.5, requires_grad=True)
+    none, zeros = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape)
+    for aggregation in AGGREGATIONS:
+        loss, metrics = clipped_policy_loss(
+            log_probs, zeros, torch.ones(shape[0]), none, aggregation=aggregation, reference_log_probs=zeros
+        )
+        assert loss.item() == 0
+        assert set(metrics.values()) == {0.0}
+        assert not torch.autograd.grad(loss, log_probs)[0].any()
+    assert clipped_value_loss(zeros, zeros, zeros, none)[0].item() == 0
+    assert log_prob_gap(zeros, zeros, none) == {"log_prob_gap_mean": 0.0, "log_prob_gap_max": 0.0}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_return_or_old_value_that_is_not_finite_counts_nowhere(bad):
+    values, mask = torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 3, dtype=torch.bool)
+    old, returns = torch.tensor([[1.0, bad, 3.0]]), torch.tensor([[bad, 0.0, 1.0]])
+    loss, metrics = clipped_value_loss(values, old, returns, mask)
+    assert loss.item() == pytest.approx((3 - 1) ** 2 / 2)
+    assert metrics["value_clip_share"] == 0
+
+
+def test_the_gap_leaves_out_what_is_not_finite():
+    gap = log_prob_gap(
+        torch.tensor([[-1.0, -1.0]]), torch.tensor([[-math.inf, -1.5]]), torch.ones(1, 2, dtype=torch.bool)
+    )
+    assert gap == {"log_prob_gap_mean": 0.5, "log_prob_gap_max": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        ({"clip_low": -1.0}, "clip_low is -1.0; give a number from 0 to below 1"),
+        ({"clip_low": 1.0}, "clip_low is 1.0; give"),
+        ({"clip_low": math.nan}, "clip_low is nan; give"),
+        ({"clip_high": -0.1}, "clip_high is -0.1; give a number of at least 0"),
+        ({"clip_high": math.nan}, "clip_high is nan; give"),
+    ],
+)
+def test_clips_out_of_range_are_refused(clips, message):
+    with pytest.raises(ValueError, match=message):
+        clipped_policy_loss(
+            torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1), torch.ones(1, 1, dtype=torch.bool), **clips
+        )

@@ -1,9 +1,11 @@
+import itertools
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +142,7 @@ def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, name, killed
 
 SCRIPT = """
 import sys
+import time
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
 import torch
@@ -269,11 +272,48 @@ def test_resume_does_not_erase_a_run_that_made_no_checkpoints(task, tmp_path):
         ("gae_lambda", math.nan),
         ("value_weight", 0.0),
         ("value_clip", 0.0),
+        *[(name, value) for name in ("temperature", "learning_rate", "kl_weight") for value in (math.inf, math.nan)],
+        *[("clip_low", value) for value in (-1.0, 1.0, math.nan)],
+        *[("clip_high", value) for value in (-0.1, math.nan)],
+        *[(name, value) for name in ("steps", "group_size", "seed", "probe_every") for value in (2.0, True)],
+        *[("verify_timeout", value) for value in (-1.0, math.inf, math.nan)],
+        ("verify_process", 1),
+        ("history", 0),
+        ("learning_rate", True),
     ],
 )
 def test_a_configuration_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}; give"):
         TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("advantage", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"])
+def test_one_rollout_has_no_group_to_be_compared_with(advantage):
+    with pytest.raises(ValueError, match=r"group_size is 1 with the advantage .*; give at least 2, or the advantage"):
+        TrainConfig(group_size=1, advantage=advantage)
+    for other in ("reinforce_pp", "gae"):
+        assert TrainConfig(group_size=1, advantage=other).group_size == 1
+
+
+def test_a_verifier_that_fails_in_every_way_ends_no_run(task, tmp_path):
+    kinds = itertools.cycle(range(5))
+
+    def verify(text, answer):
+        match next(kinds):
+            case 0:
+                raise ValueError("boom")
+            case 1:
+                time.sleep(60)
+            case 2:
+                return "False"
+        return task.verify(text, answer)
+
+    config = replace(CONFIG, steps=1, verify_timeout=0.02, checkpoint_every=0)
+    records, _ = start(task._replace(verify=verify), tmp_path, config)
+    for kind in ("errors", "timeouts", "odd"):
+        assert records[0][f"train/verifier_{kind}"] >= 3
+    assert records[0]["train/judged_share"] < 0.5
+    assert np.isfinite(records[0]["train/reward"])
 
 
 @pytest.mark.parametrize(

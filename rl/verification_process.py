@@ -1,0 +1,146 @@
+"""A process that calls a verifier, is killed when it takes too long or dies, and is started anew.
+
+It is a fresh interpreter, not a fork: forking a process with the threads of JAX and torch can hang the child. It is in
+a session of its own and ignores what asks the trainer to stop, so that a stop changes no verdict.
+"""
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from rl.preemption import SIGNALS
+
+_START = 120.0  # seconds for an interpreter and the imports of the verifier's module
+_COMMAND = "import sys; sys.path[:] = {path!r}; from rl.verification_process import serve; serve({fd})"
+
+Outcome = tuple[str, Any]
+"""("verdict", what was judged), or a kind of failure and what to log about it."""
+
+
+class VerifierProcess:
+    """Calls a verifier in another process.
+
+    Args:
+        verify: a function that another process can import; see `Task.verify`.
+        timeout: seconds for one call, above 0.
+
+    Raises:
+        ValueError: no limit, or a function that another process cannot import.
+    """
+
+    def __init__(self, verify: Callable[[str, Any], Any], timeout: float):
+        if not timeout > 0:
+            raise ValueError(f"timeout is {timeout}; give a number above 0, or call the verifier in this process")
+        self._verify = _portable(verify)
+        self._timeout = timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        kind, what = self._start()
+        if kind != "ready":
+            self.close()
+            raise ValueError(f"another process cannot call the verifier: {what}; define it at the top of a module")
+
+    def __call__(self, text: str, answer: Any) -> Outcome:
+        """What the verifier says of one completion; the limit leaves out the start of a new process."""
+        if self._connection is None:
+            kind, what = self._start()
+            if kind != "ready":
+                self.close()
+                return "errors", f"could not be started again: {what}"
+        assert self._connection is not None
+        request = pickle.dumps((text, answer))  # raises here for an answer that cannot travel, not half way
+        try:
+            self._connection.send_bytes(request)
+            outcome = self._receive(self._timeout)
+        except BaseException:  # an interrupt: a late reply must not answer the next call
+            self.close()
+            raise
+        if outcome[0] in ("timeouts", "died"):
+            self.close()
+        return ("errors", outcome[1]) if outcome[0] == "died" else outcome
+
+    def close(self) -> None:
+        """Kill the process and what it has started."""
+        process, self._process = self._process, None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):  # it and its children are gone already
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _start(self) -> Outcome:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = _COMMAND.format(path=sys.path, fd=theirs.fileno())
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", command],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self._connection = Connection(ours.detach())
+        try:
+            self._connection.send_bytes(self._verify)
+            return self._receive(_START)
+        except OSError as error:
+            return "died", f"its process died ({error})"
+
+    def _receive(self, seconds: float) -> Outcome:
+        assert self._connection is not None
+        try:
+            if not self._connection.poll(seconds):
+                return "timeouts", f"took longer than {seconds:g} s"
+            return self._connection.recv()
+        except (EOFError, OSError):
+            return "died", "ended the process that called it"
+
+
+def serve(fd: int) -> None:
+    """Run the process: unpickle the verifier, then answer requests until the trainer is gone."""
+    for number in (signal.SIGINT, *SIGNALS):
+        signal.signal(number, signal.SIG_IGN)
+    connection = Connection(fd)
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, requests), daemon=True).start()
+    from rl.verification import attempt
+
+    try:
+        verify = pickle.loads(requests.get())
+    except Exception as error:
+        connection.send(("broken", f"{type(error).__name__}: {error}"))
+        return
+    connection.send(("ready", None))
+    while True:
+        connection.send(attempt(verify, *pickle.loads(requests.get())))
+
+
+def _listen(connection: Connection, requests: "queue.SimpleQueue[bytes]") -> None:
+    """Pass requests on; end the process with the trainer, even where a verifier hangs."""
+    while True:
+        try:
+            requests.put(connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+def _portable(verify: Callable[[str, Any], Any]) -> bytes:
+    try:
+        pickled = pickle.dumps(verify)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"another process cannot import the verifier: {error}; define it at the top of a module"
+        ) from error
+    if getattr(verify, "__module__", None) == "__main__":
+        raise ValueError("another process cannot import the verifier from a script; define it at the top of a module")
+    return pickled

@@ -1,0 +1,22 @@
+"""Verifiers for processes, in a module that imports little."""
+
+import signal
+import time
+
+
+def verify(text: str, answer: str) -> bool:
+    """Hang on one text."""
+    if text == "hang":
+        time.sleep(60)
+    return text == answer
+
+
+def unreliable(text: str, answer: str) -> bool | str:
+    """Fail in the way that the text names; it hangs in compiled code, which no signal interrupts."""
+    if text == "hang":
+        return 7 ** (10**8) % 2 == 0
+    if text == "die":
+        signal.raise_signal(signal.SIGKILL)
+    if text == "raise":
+        raise ValueError("boom")
+    return "maybe" if text == "odd" else text == answer

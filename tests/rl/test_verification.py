@@ -1,0 +1,199 @@
+import contextlib
+import logging
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from rl.prompts import Verdict
+from rl.verification import OddVerdictError, Verifier, as_verdict
+from tests.rl.hanging_verifier import unreliable
+
+RIGHT, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        (Verdict(True, 0.3), Verdict(True, 0.3)),
+        ((False, 0.2), Verdict(False, 0.2)),
+        ([True, 1], RIGHT),
+        (True, RIGHT),
+        (False, WRONG),
+        (1.0, RIGHT),
+        (0, WRONG),
+        (np.bool_(True), RIGHT),
+        (np.float32(0.0), WRONG),
+        (np.array(1), RIGHT),
+        (torch.tensor(True), RIGHT),
+        (torch.tensor(0.0, requires_grad=True), WRONG),
+        (Verdict(np.bool_(False), np.float32(0.5)), Verdict(False, 0.5)),  # type: ignore[arg-type]
+        (Verdict(torch.tensor(True), torch.tensor(2.0)), Verdict(True, 2.0)),  # type: ignore[arg-type]
+        (Verdict(1, Fraction(1, 2)), Verdict(True, 0.5)),  # type: ignore[arg-type]
+        (None, None),
+        (math.nan, None),
+        (Verdict(True, math.nan), None),
+        (Verdict(True, np.float64("nan")), None),  # type: ignore[arg-type]
+        (Verdict(True, None), None),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_a_verdict(said, verdict):
+    result = as_verdict(said)
+    assert result == verdict
+    if result is not None:
+        assert [type(field) for field in result] == [bool, float]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("True", "False", "1.0", b"1", {"success": True, "reward": 1.0}, object(), 1j),
+        *(0.5, 7, -1.0, math.inf, 10**400),
+        *((True,), (True, 1.0, "because"), [], np.array([1.0]), torch.ones(2)),
+        *(("False", 0.0), (math.nan, 0.0), (None, 0.0), (0.5, 1.0), (2, 1.0)),
+        *((True, "1.0"), (True, math.inf), (True, -math.inf), (True, 1e39), (True, 10**400), (True, np.array([1.0]))),
+    ],
+)
+def test_what_is_odd_is_not_judged(said, caplog):
+    with pytest.raises(OddVerdictError, match=r"returned .*; return"):
+        as_verdict(said)
+    verifier = Verifier(lambda *_: said)
+    assert verifier(["a", "b"], [0, 0], ["row 3", "row 4"]) == [None, None]
+    assert verifier.take_counts() == {
+        "train/verifier_errors": 0.0,
+        "train/verifier_timeouts": 0.0,
+        "train/verifier_odd": 2.0,
+    }
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]  # once, with the row
+    assert "row 3, completion 'a'" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ValueError("boom"), ZeroDivisionError(), SystemExit(3), RecursionError()])
+def test_a_verifier_that_raises_judges_the_others(error, caplog):
+    def verify(text, answer):
+        if text == "b":
+            raise error
+        return text == answer
+
+    verifier = Verifier(verify)
+    assert verifier(["a", "b", None, "c"], list("aacb"), list("wxyz")) == [RIGHT, None, None, WRONG]
+    assert verifier.take_counts()["train/verifier_errors"] == 1
+    assert verifier.take_counts()["train/verifier_errors"] == 0
+    assert type(error).__name__ in caplog.text
+
+
+def test_ctrl_c_is_no_verdict():
+    def verify(text, answer):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Verifier(verify, timeout=1)(["a"], ["a"], ["row 0"])
+
+
+def _sleep():
+    time.sleep(60)
+
+
+def _spin():
+    while True:
+        pass
+
+
+def _stubborn():
+    for _ in range(2):  # it catches whatever it can
+        with contextlib.suppress(BaseException):
+            time.sleep(60)
+
+
+def _backtrack():
+    re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+@pytest.mark.parametrize("hang", [_sleep, _spin, _stubborn, _backtrack])
+def test_a_verifier_that_hangs_is_interrupted(hang):
+    def verify(text, answer):
+        if text == "b":
+            hang()
+        return text == answer
+
+    before = signal.getsignal(signal.SIGALRM)
+    verifier = Verifier(verify, timeout=0.2)
+    start = time.monotonic()
+    assert verifier(list("abc"), list("aaa"), list("xyz")) == [RIGHT, None, WRONG]
+    assert time.monotonic() - start < 10
+    assert verifier.take_counts()["train/verifier_timeouts"] == 1
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_an_alarm_of_the_caller_survives():
+    rang = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(True))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        assert Verifier(lambda *_: True, timeout=5)(["a"], ["a"], ["row 0"]) == [RIGHT]
+        time.sleep(0.5)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert rang
+
+
+def test_a_process_is_killed_and_started_anew():
+    texts = ["a", "hang", "die", "raise", "odd", None, "b"]
+    with Verifier(unreliable, timeout=1.0, own_process=True) as verifier:
+        start = time.monotonic()
+        assert verifier(texts, ["a"] * 7, ["row"] * 7) == [RIGHT, None, None, None, None, None, WRONG]
+        assert time.monotonic() - start < 20
+        assert list(verifier.take_counts().values()) == [2, 1, 1]
+        process = verifier._process._process  # type: ignore[union-attr]
+    assert process.poll() is not None
+
+
+@pytest.mark.parametrize("verify", [lambda *_: True, type("Local", (), {})()])
+def test_a_process_needs_a_verifier_that_it_can_import(verify):
+    with pytest.raises(ValueError, match=r"another process cannot import the verifier.*at the top of a module"):
+        Verifier(verify, timeout=1.0, own_process=True)
+
+
+@pytest.mark.parametrize("timeout", [-1.0, math.nan, math.inf])
+def test_a_limit_out_of_range_is_refused(timeout):
+    with pytest.raises(ValueError, match=f"timeout is {timeout}; give"):
+        Verifier(unreliable, timeout=timeout)
+    with pytest.raises(ValueError, match=r"timeout is 0.0; give a number above 0"):
+        Verifier(unreliable, own_process=True)
+
+
+SCRIPT = """
+import sys, time
+from rl.preemption import Preemption
+from rl.verification import Verifier
+from tests.rl.hanging_verifier import verify
+with Preemption() as preemption, Verifier(verify, timeout=2.0, own_process={own_process}) as verifier:
+    print("ready", flush=True)
+    print(verifier(["hang", "a"], ["a", "a"], ["row 0", "row 1"]), preemption.asked)
+"""
+
+
+@pytest.mark.parametrize("own_process", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_stops_while_its_verifier_hangs(number, own_process):
+    """SIGTERM asks, and the step is finished once the limit is over; Ctrl-C ends it at once."""
+    script = SCRIPT.format(own_process=own_process)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        time.sleep(0.3)
+        run.send_signal(number)
+        out, _ = run.communicate(timeout=30)
+    if number == signal.SIGTERM:
+        assert (run.returncode, out) == (0, "[None, Verdict(success=True, reward=1.0)] True\n")
+    else:
+        assert run.returncode != 0
+        assert out == ""
