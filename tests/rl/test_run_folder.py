@@ -94,12 +94,16 @@ def test_a_torn_line_is_named(tmp_path, torn):
 
 def test_a_full_disk_is_named_by_the_metrics(tmp_path):
     named = r"cannot write .*metrics.jsonl: No space left.*resume=true"
-    with pytest.raises(OSError, match=named) as error, RunLog(tmp_path, first_step=0, resume=False) as log:
-        log.write({"step": 0})
-        log._file.close()
-        log._file = open("/dev/full", "a")  # noqa: SIM115
-        with pytest.raises(OSError, match=named):
+    log = RunLog(tmp_path, first_step=0, resume=False)
+    log.write({"step": 0})
+    log._file.close()
+    with open("/dev/full", "a") as full:
+        log._file = full
+        with pytest.raises(OSError, match=named) as error:
             log.write({"step": 1})
+        with pytest.raises(OSError, match=named):
+            log.__exit__()
+    log._tensorboard.close()
     assert error.value.errno == errno.ENOSPC
 
 
