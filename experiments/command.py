@@ -1,6 +1,7 @@
 """What every command line of this folder does around its main function."""
 
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +16,15 @@ def quiet_pipe() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        if _readable():
+        output = sys.stdout.fileno()
+        if not _abandoned(output):
             raise  # it was another pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # for what Python flushes at its end
         sys.exit(0)
 
 
-def _readable() -> bool:
-    """Whether standard output still takes what is left to write."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return False
-    return True
+def _abandoned(descriptor: int) -> bool:
+    """Whether the reading end of a pipe is closed."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -72,15 +72,18 @@ class RunLog(Records):
         with named(self._path, "the lines before are on disk, and the step is done again"):
             self._file.write(f"{json.dumps(self.records[-1])}\n")
             self._file.flush()
-        for name, value in self.records[-1].items():
-            if value is not None and name != "step":
-                self._tensorboard.add_scalar(name, value, int(record["step"]))
+        with named(self._path.parent, "its metrics are on disk, but not its TensorBoard events"):
+            for name, value in self.records[-1].items():
+                if value is not None and name != "step":
+                    self._tensorboard.add_scalar(name, value, int(record["step"]))
         if self._tracker is not None and record["step"] not in self._tracked:
             self._tracker.write(self.records[-1])
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        with named(self._path, "the lines before are on disk"):
+            self._file.close()
+        with named(self._path.parent, "its metrics are on disk, but not its TensorBoard events"):
+            self._tensorboard.close()
 
 
 def is_end(record: dict[str, Any]) -> bool:

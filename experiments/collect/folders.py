@@ -67,20 +67,14 @@ def find_runs(places: list[Path]) -> list[Run]:
 def read_run(folder: Path) -> Run:
     """What there is of a run, however far it came."""
     settings, lost = _settings(folder)
-    records, damage = _records(folder / "metrics.jsonl")
-    if damage:
-        return Run(folder, settings, [], "; ".join(filter(None, (f"metrics.jsonl cannot be read: {damage}", lost))))
-    return Run(folder, settings, records, _trouble(records, settings, lost))
-
-
-def _records(path: Path) -> tuple[Records, str]:
-    """The metrics and, where they are damaged, how."""
     try:
-        records = read_metrics(path)
-    except (OSError, ValueError) as error:
-        return [], str(error)
-    strange = [at for at, record in enumerate(records, 1) if "rollouts" not in record]
-    return ([], f"line {strange[0]} has no rollouts") if strange else (records, "")
+        records = read_metrics(folder / "metrics.jsonl")
+        damaged = not all("rollouts" in record for record in records)
+    except (OSError, ValueError):
+        records, damaged = [], True
+    if damaged:
+        return Run(folder, settings, [], "; ".join(filter(None, ("metrics.jsonl cannot be read", lost))))
+    return Run(folder, settings, records, _trouble(records, settings, lost))
 
 
 def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
@@ -109,8 +103,8 @@ def _settings(folder: Path) -> tuple[dict[str, Any], str]:
             continue
         try:
             settings = read(folder)
-        except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException) as error:
-            said.append(f"{name} cannot be read ({type(error).__name__})")
+        except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
+            said.append(f"{name} cannot be read")
             continue
         if "train.steps" in settings:
             return settings, ""

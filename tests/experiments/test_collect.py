@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from experiments.collect.__main__ import main
 from experiments.collect.folders import find_runs, read_run
@@ -311,3 +312,46 @@ def test_many_groups_are_told_apart(tmp_path):
     assert figure.bbox.x0 <= legend.x0
     assert legend.x1 <= figure.bbox.x1
     assert axes.get_window_extent().height > 200  # pixels, 100 an inch
+
+
+HOSTILE = [
+    "$\\frac{1}{2}$",
+    "$\\frac{1}$",
+    "a$b$c_{",
+    "\\$x\\$",
+    "_hidden",
+    "[red]x[/red][/]",
+    "<script>alert(1)</script>",
+    "line\nbreak",
+    "\u00fc\u4e2d\U0001f600",
+    "\ud800",
+    "%s {0} {",
+]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # the font has no such letter; the table and the page do
+@pytest.mark.parametrize("name", ["policy", "method", "task"])
+def test_any_text_may_be_a_setting(tmp_path, name):
+    for number, text in enumerate(HOSTILE):
+        folder = make_run(tmp_path / "sweep" / str(number), method="mopps")
+        settings = {"task": "string_ops", "held_out_size": 20, "policy": "", "train": {"steps": STEPS}, "seed": 0}
+        settings |= {"method": {"name": text}} if name == "method" else {name: text}
+        (folder / "config.json").write_text(json.dumps({"config": settings}))
+    result, page = collected(tmp_path, tmp_path / "sweep")
+    assert len(result["groups"]) == len(HOSTILE)
+    assert result["left_out"] == {}
+    assert "<script>alert" not in page
+    figure = draw(grouped(find_runs([tmp_path / "sweep"])))
+    figure.canvas.draw()
+    shown = [text for text in figure.findobj(Text) if "frac{1}{2}" in text.get_text()]
+    assert shown
+    assert not any(text._preprocess_math(text.get_text())[1] for text in shown)  # no formula
+
+
+def test_settings_that_cannot_be_read_are_named(tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "config.json").write_text("{")
+    assert read_run(folder).trouble == ""  # Hydra's file has them
+    (folder / CONFIG).write_text("task: [string")
+    trouble = read_run(folder).trouble
+    assert "config.json cannot be read; .hydra/config.yaml cannot be read" in trouble

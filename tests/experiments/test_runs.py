@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +10,12 @@ import numpy as np
 import pytest
 
 from experiments import help as help_text
+from experiments.collect.folders import read_run
+from experiments.compare import finished
 from experiments.config import MethodConfig, RunConfig
 from experiments.runs import METHODS, make_curriculum, make_policy, make_task, run
+from rl.lock import alone_in
+from rl.ranks import Ranks
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
@@ -143,3 +148,33 @@ def test_the_command_line_trains_in_two_processes(tmp_path):
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 3
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (written["processes"], written["config"]["parallel"]) == (2, "fsdp")
+
+
+def test_a_finished_run_goes_on_with_more_steps_and_its_folder_says_so(tmp_path):
+    config = replace(CONFIG, method=replace(CONFIG.method, name="uniform"))
+    run(config, tmp_path)
+    longer = replace(config, train=replace(config.train, steps=4, micro_batch_size=8))
+    with pytest.raises(ValueError, match=r"train.steps is 1, but .* holds a run of 2 steps; give at least 2"):
+        run(replace(config, train=replace(config.train, steps=1)), tmp_path, resume=True)
+    before = json.loads((tmp_path / "config.json").read_text())
+    assert [record["step"] for record in run(longer, tmp_path, resume=True)] == [0, 1, 2, 3, 4]
+    after = json.loads((tmp_path / "config.json").read_text())
+    assert after["config"]["train"] == before["config"]["train"] | {"steps": 4, "micro_batch_size": 8}
+    assert finished(tmp_path, longer)
+    assert read_run(tmp_path).trouble == ""
+
+
+def test_the_loser_of_two_runs_changes_nothing(tmp_path):
+    with alone_in(tmp_path, Ranks()):
+        found = []
+
+        def second():
+            with pytest.raises(ValueError, match="is in use by another run"):
+                run(CONFIG, tmp_path)
+            found.append("refused")
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    assert found == ["refused"]
+    assert [file.name for file in tmp_path.iterdir()] == ["run.lock"]

@@ -42,6 +42,19 @@ def test_before_training_a_signal_stops_at_once():
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
+def test_ctrl_c_stops_as_a_scheduler_does(task, tmp_path):
+    def pressed(steps):
+        for step in steps:
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield step
+
+    with pytest.raises(PreemptedError, match="stopped after step 3"):
+        start(task, tmp_path, progress=pressed)
+    assert (tmp_path / "checkpoint.pt").exists()
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
 def test_in_another_thread_nothing_is_caught():
     entered = []
     thread = threading.Thread(target=lambda: entered.append(Preemption().__enter__()))
@@ -80,12 +93,12 @@ def test_in_the_last_step_the_run_ends_as_it_would_have(task, tmp_path):
 
 @pytest.mark.slow
 def test_terminated_and_killed_at_random_moments(task, tmp_path):
-    """SIGTERM, SIGKILL and SIGUSR1, wherever they come; the numbers are those of an undisturbed run."""
+    """SIGTERM, SIGKILL, Ctrl-C and SIGUSR1, wherever they come; the numbers are those of an undisturbed run."""
     config = replace(CONFIG, steps=200, checkpoint_every=5)
     whole = start(task, tmp_path / "whole", config)
     run_dir, rng = tmp_path / "cut", random.Random(0)
     script = SCRIPT.format(tests=str(Path(__file__).parent), run_dir=str(run_dir), steps=200)
-    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1):
         done = len(read_metrics(run_dir / "metrics.jsonl"))
         target = done + rng.randint(5, 30)
         process = subprocess.Popen(

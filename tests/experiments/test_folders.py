@@ -1,0 +1,142 @@
+"""Names of run folders, what a run may change, and command lines that end quietly."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from experiments import train  # noqa: F401  (registers the configuration)
+from experiments.folders import clear_run, name_of, of_run, of_sweep, swept_in
+
+ROOT = Path(__file__).parents[2]
+
+
+def configured(*overrides: str):
+    with initialize(version_base="1.3", config_path=None):
+        return compose("train", list(overrides), return_hydra_config=True)
+
+
+def folder(*overrides: str) -> str:
+    config = configured(*overrides)
+    HydraConfig.instance().set_config(config)
+    return str(OmegaConf.select(config, "hydra.run.dir"))
+
+
+def test_the_folder_of_a_run_names_its_own_settings():
+    assert folder() == "runs/string_ops-mopps-0"
+    assert folder("train.learning_rate=0.001", "seed=3") == "runs/string_ops-mopps-3,train.learning_rate=0.001"
+    assert folder("seed=3", "train.learning_rate=1e-3") == folder("train.learning_rate=0.001", "seed=3")
+    assert folder("train.learning_rate=0.00004") == folder()  # the default
+    others = [
+        "method.decay=0.4",
+        "pool_size=40",
+        "policy=/models/a",
+        "policy=/models_a",
+        "policy=/models/b",
+        "task=countdown",
+    ]
+    names = [folder(other) for other in others]
+    assert len({*names, folder()}) == len(others) + 1
+    assert all(name.count("/") == 1 for name in names)
+
+
+def test_what_a_run_may_change_does_not_name_another_folder():
+    changed = ["train.steps=7", "train.checkpoint_every=3", "train.probe_every=2", "train.micro_batch_size=8"]
+    changed += ["train.gradient_checkpointing=true", "resume=true", "threads=1", "engine.name=vllm"]
+    assert folder(*changed) == folder()
+
+
+def test_swept_settings_are_those_with_several_values():
+    arguments = [
+        "-m",
+        "method.name=uniform,mopps",
+        "seed=range(0,3)",
+        "pool_size=40",
+        "hydra/launcher=a,b",
+        "x=[1,2]",
+        "a=(",
+        "+policy=a,b",
+    ]
+    assert swept_in(arguments) == ["method.name", "seed", "policy"]
+
+
+def test_the_folders_of_a_sweep_are_short_distinct_and_stable():
+    long = [
+        f"train.{name}={value}" for name, value in {"learning_rate": 1e-3, "clip_low": 0.1, "clip_high": 0.3}.items()
+    ]
+    one, other = (of_sweep(configured(*long, f"method.name={name}"), ["method.name"]) for name in ("dps", "mopps"))
+    assert one.startswith("method.name=dps-")
+    assert one.removeprefix("method.name=dps") == other.removeprefix("method.name=mopps")
+    assert one == of_sweep(configured("method.name=dps", *long[::-1], "train.steps=9", "resume=true"), ["method.name"])
+    assert one != of_sweep(configured("method.name=dps", *long[1:]), ["method.name"])
+    assert of_sweep(configured("method.name=dps", "seed=1"), ["seed", "method.name"]) == "seed=1,method.name=dps"
+    paths = [
+        of_sweep(configured(f"policy={path}"), ["policy"])
+        for path in ("/a/b", "/a_b", f"/{'x' * 300}", f"/{'x' * 301}")
+    ]
+    assert len(set(paths)) == len(paths)
+    assert all("/" not in path and len(path.encode()) < 200 for path in paths)
+
+
+def test_any_text_makes_a_name():
+    names = [name_of({"policy": text}) for text in ("é" * 200, "\ud800", "a\nb", "..", "$\\frac{1}{2}$", "")]
+    assert len(set(names)) == len(names)
+    assert all(name.isascii() and "/" not in name and len(name) < 200 for name in names)
+
+
+def test_only_a_run_is_deleted(tmp_path):
+    (tmp_path / "mine").mkdir()
+    clear_run(tmp_path / "mine")
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="mine holds files, but no run"):
+        clear_run(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    clear_run(tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_help_into_a_closed_pipe_is_quiet():
+    for module in ("experiments.train", "experiments.collect"):
+        read, write = os.pipe()
+        os.close(read)
+        with os.fdopen(write, "wb") as closed:
+            done = subprocess.run(
+                [sys.executable, "-m", module, "--help"], cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, check=False
+            )
+        assert done.stderr == b""
+
+
+def test_every_command_line_ends_quietly():
+    found = [path for path in (ROOT / "experiments").rglob("*.py") if '__name__ == "__main__"' in path.read_text()]
+    assert len(found) > 15
+    assert [path.name for path in found if "with quiet_pipe():" not in path.read_text()] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_imports_stops_at_once_to_be_queued_again(number):
+    """Here it comes while hydra is imported: a module of that name sends it."""
+    code = f"import os, sys, time; os.kill(os.getpid(), {int(number)}); time.sleep(30)"
+    script = f"""
+import runpy, sys, types
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "hydra":
+            exec({code!r})
+sys.meta_path.insert(0, Finder())
+runpy.run_module("experiments.train", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=False, timeout=25)
+    assert done.returncode == os.EX_TEMPFAIL
+    assert done.stderr == b"stopped before it trained, as it was asked to; resume to go on\n"
+
+
+def test_the_run_of_a_sweep_finds_its_own_name():
+    config = configured("seed=2", "method.name=dps")
+    assert of_run(config) == "string_ops-dps-2"
