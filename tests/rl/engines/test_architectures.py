@@ -1,0 +1,131 @@
+"""The engine with every kind of cache: attention, sliding windows, convolutions, recurrent states, none at all."""
+
+import copy
+
+import pytest
+import torch
+
+from rl.engines.hf import HFEngine
+from rl.rollout import Sampling
+from tests.rl.tiny_models import ARCHITECTURES, tiny_model
+
+PROMPTS = ["123=", "4=", "9876543210=", "55="]
+N = 3
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_sampled_log_probabilities_are_those_of_each_row_alone_and_of_scoring(kind):
+    """A row alone has no padding and no cache: the truth for prompts of different lengths that share a cache."""
+    policy = tiny_model(kind)
+    out = HFEngine(policy).generate(PROMPTS, N, Sampling(6), seed=0)
+    rows = torch.arange(len(PROMPTS)).repeat_interleave(N)
+    with torch.no_grad():
+        scored = policy.score(out.prompt_tokens[rows], out.prompt_mask[rows], out.tokens, out.mask).log_probs
+    torch.testing.assert_close(scored[out.mask], out.log_probs[out.mask], atol=1e-5, rtol=0)
+    for row, prompt in enumerate(rows):
+        kept, read = out.tokens[row][out.mask[row]], out.prompt_tokens[prompt][out.prompt_mask[prompt].bool()]
+        with torch.no_grad():
+            logits = policy.model(torch.cat([read, kept])[None], use_cache=False).logits[0, len(read) - 1 : -1]
+        alone = logits.log_softmax(-1).gather(1, kept[:, None])[:, 0]
+        torch.testing.assert_close(alone, out.log_probs[row][out.mask[row]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["rwkv", "recurrent_gemma"])
+def test_prompts_of_one_length_are_read_together_where_the_model_reads_padding(kind):
+    """Chunks and groups keep the order of prompts, and gradients flow through the groups."""
+    policy = tiny_model(kind)
+    assert not policy.masks_padding
+    out = HFEngine(policy, max_prompts=1).generate(PROMPTS, N, Sampling(4, temperature=0), seed=0)
+    for i, prompt in enumerate(PROMPTS):
+        alone = HFEngine(policy).generate([prompt], 1, Sampling(4, temperature=0), seed=0)
+        assert out.texts[N * i : N * (i + 1)] == alone.texts * N
+    mask = out.prompt_mask.repeat_interleave(N, 0)
+    scores = policy.score(out.prompt_tokens.repeat_interleave(N, 0), mask, out.tokens, out.mask)
+    assert scores.hidden.shape[:2] == out.tokens.shape
+    scores.log_probs[out.mask].sum().backward()
+    assert all(p.grad is not None for p in policy.model.get_output_embeddings().parameters())
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "mamba2"])
+def test_a_model_that_masks_padding_reads_all_prompts_at_once(kind):
+    assert tiny_model(kind).masks_padding
+
+
+def test_a_model_without_a_cache_gives_the_same_completions(monkeypatch):
+    policy = tiny_model("qwen2")
+    expected = HFEngine(policy).generate(PROMPTS, N, Sampling(5), seed=0)
+    monkeypatch.setattr("rl.engines.hf.take_cache", lambda output: {})
+    out = HFEngine(policy).generate(PROMPTS, N, Sampling(5), seed=0)
+    assert out.texts == expected.texts
+    torch.testing.assert_close(out.log_probs, expected.log_probs, atol=1e-5, rtol=0)
+
+
+def test_every_end_of_the_generation_configuration_ends_a_completion():
+    policy = tiny_model("llama")
+    free = HFEngine(policy).generate(PROMPTS, 20, Sampling(12), seed=0)
+    five = policy.tokenizer.convert_tokens_to_ids("5")
+    assert (free.tokens == five).any()
+    ending = copy.copy(policy)
+    ending.model.generation_config.eos_token_id = [policy.eos_token_id, five]
+    assert ending.eos_token_ids == (policy.eos_token_id, five)
+    out = HFEngine(ending).generate(PROMPTS, 20, Sampling(12), seed=0)
+    ended = 0
+    for tokens, mask in zip(out.tokens, out.mask, strict=True):
+        assert not torch.isin(tokens[mask][:-1], torch.tensor(ending.eos_token_ids)).any()
+        ended += int(tokens[mask][-1] == five)
+    assert ended > 0
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"), [(None, (1,)), (1, (1,)), (4, (1, 4)), ([4, 0], (0, 1, 4)), (-1, (1,))]
+)
+def test_ends_of_sequence(configured, expected):
+    policy = tiny_model("llama")
+    policy.model.generation_config.eos_token_id = configured
+    assert policy.eos_token_ids == expected
+
+
+def test_padding_that_is_an_end_of_sequence():
+    """A completion holds the end once; what follows is padding, whatever its token."""
+    policy = tiny_model("llama")
+    policy.tokenizer.pad_token = policy.tokenizer.eos_token
+    out = HFEngine(policy).generate(PROMPTS, 20, Sampling(12), seed=0)
+    assert policy.pad_token_id in policy.eos_token_ids
+    ends = torch.tensor(
+        [int(row[mask][-1]) == policy.pad_token_id for row, mask in zip(out.tokens, out.mask, strict=True)]
+    )
+    assert ends.any()
+    assert (out.mask.sum(1) == (out.tokens == policy.pad_token_id).int().argmax(1) + 1)[ends].all()
+    for tokens, mask in zip(out.tokens, out.mask, strict=True):
+        assert (tokens[mask][:-1] != policy.pad_token_id).all()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "prompts has an empty text in row 1; leave the row out"),
+        ("1\ud800", r"prompts has the lone surrogate '\\ud800' in row 1"),
+        (None, "prompts has NoneType in row 1; give text"),
+        ("1" * 62, "prompts has one of 62 tokens in row 1, which with max_new_tokens 3 is more than the limit of 64"),
+    ],
+)
+def test_a_prompt_that_the_model_cannot_read(prompt, message):
+    with pytest.raises(ValueError, match=message):
+        HFEngine(tiny_model("qwen2")).generate(["1=", prompt], 2, Sampling(3), seed=0)
+
+
+def test_a_prompt_as_long_as_the_model_allows():
+    assert HFEngine(tiny_model("gpt2")).generate(["1" * 61], 2, Sampling(3), seed=0).mask.any()
+
+
+def test_a_prompt_without_tokens():
+    policy = tiny_model("qwen2")
+    policy.tokenizer.backend_tokenizer.normalizer = __import__("tokenizers").normalizers.Strip()
+    with pytest.raises(ValueError, match="prompts has no tokens in row 1"):
+        policy.encode(["1=", "  "])
+
+
+def test_a_recurrent_model_has_no_longest_prompt():
+    assert tiny_model("mamba").max_length in (None, 64)
+    policy = tiny_model("bloom")
+    assert policy.max_length in (None, 64)
