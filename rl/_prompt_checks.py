@@ -54,6 +54,6 @@ def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None
     for row, length in enumerate(lengths):
         if limit is not None and length + max_new_tokens > limit:
             raise ValueError(
-                f"prompts has one of {length} tokens in row {row}, which with max_new_tokens {max_new_tokens} is more than "
-                f"the limit of {limit}; give shorter prompts, {cure}"
+                f"prompts has one of {length} tokens in row {row}, which with max_new_tokens {max_new_tokens} is more "
+                f"than the limit of {limit}; give shorter prompts, {cure}"
             )

@@ -260,3 +260,24 @@ def test_random_expressions_have_their_exact_value(expression):
     assert verify(text, answer).success == (value is not None)
     assert not verify(text, answer | {"numbers": [*numbers, 1]}).success
     assert not verify(text, answer | {"target": target + Fraction(1, 10**12)}).success
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"numbers": [3, 5], "target": "8"},
+        {"numbers": ["3", "5"], "target": 8},
+        '{"numbers": [3, 5], "target": "8"}',
+        '{"target": 8, "numbers": [5, 3]}',
+    ],
+)
+def test_answers_given_as_text(answer):
+    assert verify("3+5", answer).success
+    assert not verify("3*5", answer).success
+    assert not verify("8", answer).success
+
+
+@pytest.mark.parametrize("answer", ["", "8", "null", '{"numbers": [3, 5]}', {"numbers": [3, "x"], "target": 8}, {}])
+def test_an_answer_that_is_none_names_itself(answer):
+    with pytest.raises(ValueError, match=r"answer is .*; give numbers and target"):
+        verify("3+5", answer)

@@ -31,7 +31,7 @@ def test_bad_sampling(name, value, cure):
 
 @pytest.mark.parametrize("group_size", [0, -1, True, 2.5, "2", float("nan"), None])
 def test_bad_group_size(group_size):
-    with pytest.raises(ValueError, match="group_size is .*; give at least 1, an integer"):
+    with pytest.raises(ValueError, match=r"group_size is .*; give at least 1, an integer"):
         check_request(["1="], group_size)
 
 

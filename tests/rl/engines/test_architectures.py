@@ -1,95 +1,128 @@
-"""The Hugging Face engine with every kind of cache: attention, sliding windows, state spaces, convolutions, mixtures.
-
-The log-probabilities that the engine sampled with are compared with one plain pass over the finished rows.
-"""
+"""The engine with every kind of cache: attention, sliding windows, convolutions, recurrent states, none at all."""
 
 import pytest
 import torch
-import transformers
+from tokenizers import normalizers
 
 from rl.engines.hf import HFEngine
-from rl.policy import Policy, character_tokenizer
 from rl.rollout import Sampling
+from tests.rl.tiny_models import ARCHITECTURES, tiny_model
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-MAMBA = {"mamba_d_state": 8, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_chunk_size": 16}
-LINEAR = {
-    "head_dim": 16,
-    "layer_types": ["linear_attention", "full_attention"],
-    "linear_num_value_heads": 2,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
-}
-EXPERTS = {"num_experts": 2, "num_experts_per_tok": 1}
-SHARED = {"num_key_value_heads": 2}
-ARCHITECTURES = {
-    "Llama": SIZES | {"num_key_value_heads": 1},
-    "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
-    "GPTNeoX": SIZES,
-    "Mistral": SIZES | {"num_key_value_heads": 1, "sliding_window": 6},
-    "Gemma2": SIZES | {"num_key_value_heads": 1, "head_dim": 16, "sliding_window": 6},
-    "Gemma3Text": SIZES | {"num_key_value_heads": 1, "head_dim": 16, "sliding_window": 6},
-    "Qwen3Next": SIZES
-    | SHARED
-    | LINEAR
-    | EXPERTS
-    | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
-    "Qwen3_5Text": SIZES | SHARED | LINEAR,
-    "Lfm2": SIZES | SHARED | {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
-    "Jamba": SIZES
-    | SHARED
-    | EXPERTS
-    | {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1}
-    | {"mamba_d_state": 8, "mamba_dt_rank": 4, "use_mamba_kernels": False},
-    "Mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
-    "Mamba2": {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "head_dim": 16, "state_size": 8}
-    | {"n_groups": 1, "chunk_size": 16},
-    "FalconH1": SIZES | SHARED | MAMBA | {"mamba_d_ssm": 32, "mamba_n_heads": 2},
-    "Bamba": SIZES | SHARED | MAMBA | {"mamba_n_heads": 4, "attn_layer_indices": [1]},
-    "GraniteMoeHybrid": SIZES
-    | SHARED
-    | MAMBA
-    | {"mamba_n_heads": 4, "layer_types": ["mamba", "attention"], "shared_intermediate_size": 32},
-    # Its cache keeps more than the layers that can be repeated.
-    "MiniMax": SIZES | SHARED | {"num_local_experts": 2, "num_experts_per_tok": 1},
-    # Its cache is its own; it reads no attention mask, so that its prompts have to be of one length.
-    "Rwkv": {"hidden_size": 32, "num_hidden_layers": 2},
-}
-PROMPTS = ["12345=", "7=", "89="]
+PROMPTS = ["123=", "4=", "9876543210=", "55="]
+N = 3
 
 
-def make_policy(name: str) -> Policy:
-    tokenizer = character_tokenizer("0123456789=")
-    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    config = getattr(transformers, f"{name}Config")(vocab_size=len(tokenizer), **special, **ARCHITECTURES[name])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Policy(transformers.AutoModelForCausalLM.from_config(config).eval(), tokenizer)
-
-
-@pytest.mark.filterwarnings("default::UserWarning")  # Mamba's plain implementation says that it is slow
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_sampled_log_probabilities_are_those_of_a_plain_pass(name):
-    policy = make_policy(name)
-    prompts = PROMPTS if name != "Rwkv" else ["123=", "456=", "789="]
-    out = HFEngine(policy).generate(prompts, 3, Sampling(9), seed=0)
-    assert out.mask.sum() > 40, "most rows go on for a while, past the sliding window"
-    for i in range(len(PROMPTS)):  # each prompt without padding: a recurrent model must not see any
-        rows, real = slice(3 * i, 3 * i + 3), out.prompt_mask[i].bool()
-        prompt = out.prompt_tokens[i, real].repeat(3, 1)
-        with torch.no_grad():
-            scores = policy.score(prompt, torch.ones_like(prompt), out.tokens[rows], out.mask[rows])
-        mask = out.mask[rows]
-        torch.testing.assert_close(out.log_probs[rows][mask], scores.log_probs[mask], atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.filterwarnings("default::UserWarning")
-@pytest.mark.parametrize("name", ["Qwen3_5Text", "Mamba", "FalconH1", "MiniMax"])
-def test_the_learner_scores_padded_rows_as_the_engine_sampled_them(name):
-    policy = make_policy(name)
-    out = HFEngine(policy).generate(PROMPTS, 3, Sampling(9), seed=1)
-    rows = torch.arange(len(PROMPTS)).repeat_interleave(3)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_sampled_log_probabilities_are_those_of_each_row_alone_and_of_scoring(kind):
+    """A row alone has no padding and no cache: the truth for prompts of different lengths that share a cache."""
+    policy = tiny_model(kind)
+    out = HFEngine(policy).generate(PROMPTS, N, Sampling(6), seed=0)
+    rows = torch.arange(len(PROMPTS)).repeat_interleave(N)
     with torch.no_grad():
-        scores = policy.score(out.prompt_tokens[rows], out.prompt_mask[rows], out.tokens, out.mask)
-    torch.testing.assert_close(out.log_probs[out.mask], scores.log_probs[out.mask], atol=1e-5, rtol=1e-4)
+        scored = policy.score(out.prompt_tokens[rows], out.prompt_mask[rows], out.tokens, out.mask).log_probs
+    torch.testing.assert_close(scored[out.mask], out.log_probs[out.mask], atol=1e-5, rtol=0)
+    for row, prompt in enumerate(rows):
+        kept, read = out.tokens[row][out.mask[row]], out.prompt_tokens[prompt][out.prompt_mask[prompt].bool()]
+        with torch.no_grad():
+            logits = policy.model(torch.cat([read, kept])[None], use_cache=False).logits[0, len(read) - 1 : -1]
+        alone = logits.log_softmax(-1).gather(1, kept[:, None])[:, 0]
+        torch.testing.assert_close(alone, out.log_probs[row][out.mask[row]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["rwkv", "recurrent_gemma"])
+def test_prompts_of_one_length_are_read_together_where_the_model_reads_padding(kind):
+    """Chunks and groups keep the order of prompts, and gradients flow through the groups."""
+    policy = tiny_model(kind)
+    assert not policy.masks_padding
+    out = HFEngine(policy, max_prompts=1).generate(PROMPTS, N, Sampling(4, temperature=0), seed=0)
+    for i, prompt in enumerate(PROMPTS):
+        alone = HFEngine(policy).generate([prompt], 1, Sampling(4, temperature=0), seed=0)
+        assert out.texts[N * i : N * (i + 1)] == alone.texts * N
+    mask = out.prompt_mask.repeat_interleave(N, 0)
+    scores = policy.score(out.prompt_tokens.repeat_interleave(N, 0), mask, out.tokens, out.mask)
+    assert scores.hidden.shape[:2] == out.tokens.shape
+    scores.log_probs[out.mask].sum().backward()
+    assert all(p.grad is not None for p in policy.model.get_output_embeddings().parameters())
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "mamba2"])
+def test_a_model_that_masks_padding_reads_all_prompts_at_once(kind):
+    assert tiny_model(kind).masks_padding
+
+
+def test_a_model_without_a_cache_gives_the_same_completions(monkeypatch):
+    policy = tiny_model("qwen2")
+    expected = HFEngine(policy).generate(PROMPTS, N, Sampling(5), seed=0)
+    monkeypatch.setattr("rl.engines.hf.take_cache", lambda output: {})
+    out = HFEngine(policy).generate(PROMPTS, N, Sampling(5), seed=0)
+    assert out.texts == expected.texts
+    torch.testing.assert_close(out.log_probs, expected.log_probs, atol=1e-5, rtol=0)
+
+
+def test_every_end_of_the_generation_configuration_ends_a_completion():
+    policy = tiny_model("llama")
+    free = HFEngine(policy).generate(PROMPTS, 20, Sampling(12), seed=0)
+    five = policy.tokenizer.convert_tokens_to_ids("5")
+    assert (free.tokens == five).any()
+    policy.model.generation_config.eos_token_id = [policy.eos_token_id, five]
+    assert policy.eos_token_ids == (policy.eos_token_id, five)
+    out = HFEngine(policy).generate(PROMPTS, 20, Sampling(12), seed=0)
+    ended = 0
+    for tokens, mask in zip(out.tokens, out.mask, strict=True):
+        assert not torch.isin(tokens[mask][:-1], torch.tensor(policy.eos_token_ids)).any()
+        ended += int(tokens[mask][-1] == five)
+    assert ended > 0
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"), [(None, (1,)), (1, (1,)), (4, (1, 4)), ([4, 0], (0, 1, 4)), (-1, (1,))]
+)
+def test_ends_of_sequence(configured, expected):
+    policy = tiny_model("llama")
+    policy.model.generation_config.eos_token_id = configured
+    assert policy.eos_token_ids == expected
+
+
+def test_padding_that_is_an_end_of_sequence():
+    """A completion holds the end once; what follows is padding, whatever its token."""
+    policy = tiny_model("llama")
+    policy.tokenizer.pad_token = policy.tokenizer.eos_token
+    out = HFEngine(policy).generate(PROMPTS, 20, Sampling(12), seed=0)
+    assert policy.pad_token_id in policy.eos_token_ids
+    assert (out.mask.sum(1) < out.tokens.shape[1]).any()
+    for tokens, mask in zip(out.tokens, out.mask, strict=True):
+        assert (tokens[mask][:-1] != policy.pad_token_id).all()
+        assert (tokens[~mask] == policy.pad_token_id).all()
+        assert tokens[mask][-1] == policy.pad_token_id or mask.all()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "prompts has an empty text in row 1; leave the row out"),
+        ("1\ud800", r"prompts has the lone surrogate '\\ud800' in row 1"),
+        (None, "prompts has NoneType in row 1; give text"),
+        ("1" * 62, "prompts has one of 62 tokens in row 1, which with max_new_tokens 3 is more than the limit of 64"),
+    ],
+)
+def test_a_prompt_that_the_model_cannot_read(prompt, message):
+    with pytest.raises(ValueError, match=message):
+        HFEngine(tiny_model("qwen2")).generate(["1=", prompt], 2, Sampling(3), seed=0)
+
+
+def test_a_prompt_as_long_as_the_model_allows():
+    assert HFEngine(tiny_model("gpt2")).generate(["1" * 61], 2, Sampling(3), seed=0).mask.any()
+
+
+def test_a_prompt_without_tokens():
+    policy = tiny_model("qwen2")
+    policy.tokenizer.backend_tokenizer.normalizer = normalizers.Strip()
+    with pytest.raises(ValueError, match="prompts has no tokens in row 1"):
+        policy.encode(["1=", "  "])
+
+
+def test_a_model_without_a_longest_prompt():
+    policy = tiny_model("mamba")
+    del policy.model.config.max_position_embeddings
+    assert policy.max_length is None
+    assert HFEngine(policy).generate(["1" * 80], 1, Sampling(2), seed=0).mask.any()

@@ -55,6 +55,13 @@ def test_what_comes_back(make, policy):
     assert (greedy.log_probs == 0).all()
 
 
+def test_every_end_of_sequence_is_handed_over(make, policy):
+    policy.model.generation_config.eos_token_id = [1, 7]
+    out = make(own=False).generate(PROMPTS, 1, SAMPLING, seed=0)
+    assert policy.eos_token_ids == (1, 7)
+    assert out.tokens[:, -1].tolist() == [7] * 3  # the fake ends with the last one that it is given
+
+
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("trouble", ["raise", "slow"])
 def test_what_failed_once_is_drawn_again(make, trouble, own):
