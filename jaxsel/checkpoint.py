@@ -148,9 +148,10 @@ def _begin(folder: Path, stack: ExitStack) -> int:
         ours, partial = _versions(folder), _partial_versions(folder)
         others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
         if others and not ours and not partial:
+            some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
             raise ValueError(
-                f"{folder} holds {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}, which PromptSelector.save "
-                "did not write; give a new or empty folder, for example a folder in it"
+                f"{folder} holds {some}, which PromptSelector.save did not write; give a new or empty folder, "
+                "for example one in it"
             )
         for leftover in partial:
             shutil.rmtree(leftover)

@@ -109,7 +109,7 @@ class InterruptionError(Exception):
     pass
 
 
-# The folders of a version and its arrays are made (mkdir), then filled, then get their final names (rename); the version
+# The folders of a version and its arrays are made (mkdir), then filled, then get their final names (rename). The version
 # before it gets another name (the third rename) and goes last (rmtree).
 @pytest.mark.parametrize(
     ("owner", "function", "calls_before"),

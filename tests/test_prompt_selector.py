@@ -310,11 +310,11 @@ def test_a_restored_selector_goes_on_as_the_other_would(method, way, candidate_r
     assert_same(restored.state_dict(), selector.state_dict())
 
 
-def test_state_dicts_hold_nothing_but_arrays_numbers_and_strings(method):
+def test_state_dicts_hold_nothing_but_numbers_strings_and_bytes(method):
     state = trained(method, candidate_ratio=2).state_dict()
-    assert all(type(array) is np.ndarray for array in state["arrays"].values())
-    plain = (dict, list, str, int, float, bool, type(None))
-    assert all(type(leaf) in plain for leaf in jax.tree.leaves(state["metadata"]))
+    assert all(array.keys() == {"dtype", "shape", "data"} for array in state["arrays"].values())
+    plain = (dict, list, str, bytes, int, float, bool, type(None))
+    assert all(type(leaf) in plain for leaf in jax.tree.leaves(state))
 
 
 @pytest.mark.parametrize("num_prompts", [N, 100_000])  # large arrays share memory where small ones are copied
@@ -330,8 +330,7 @@ def test_state_dicts_are_snapshots(method, num_prompts):
         selector.observe(selector.select(4), [1, 2, 3, 4], 8)
     assert_same(state, kept)
     assert_same(receiver.predict(), receiving)
-    for array in state["arrays"].values():
-        array[...] = 0
+    state["arrays"].clear()
     assert_same(receiver.predict(), receiving)
 
 
