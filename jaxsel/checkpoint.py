@@ -28,7 +28,13 @@ from jaxtyping import Array, PyTree
 from jaxsel import _disk
 
 _ARRAYS, _ABOUT = "arrays", "jaxsel.json"
-_WRITTEN_BEFORE = {"arrays", "metadata", "_CHECKPOINT_METADATA", "descriptor"}  # by versions without _ABOUT
+_WRITTEN_BEFORE = {
+    "arrays",
+    "metadata",
+    "_CHECKPOINT_METADATA",
+    "commit_success.txt",
+    "descriptor",
+}  # by versions without _ABOUT
 _PARTIAL = re.compile(r"\d+\.jaxsel-(partial|old)", re.ASCII)
 _PARTIAL_BEFORE = re.compile(r"\d+\.orbax-checkpoint-tmp.*", re.ASCII)
 

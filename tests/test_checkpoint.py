@@ -109,8 +109,8 @@ class InterruptionError(Exception):
     pass
 
 
-# The folders of a version and its arrays are made (mkdir), then filled, then get their final names (rename). The version
-# before it gets another name (the third rename) and goes last (rmtree).
+# The folders of a version and its arrays are made (mkdir), then filled, then get their final names (rename). The
+# version before it gets another name (the third rename) and goes last (rmtree).
 @pytest.mark.parametrize(
     ("owner", "function", "calls_before"),
     [*((os, function, k) for function in ("mkdir", "rename") for k in range(3)), (shutil, "rmtree", 0)],
