@@ -35,7 +35,13 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
     Raises:
         ValueError: no matrix, no floating-point numbers, or a row whose length is not finite.
     """
-    array = embeddings if isinstance(embeddings, jax.Array | np.ndarray) else np.asarray(embeddings)
+    try:
+        array = embeddings if isinstance(embeddings, jax.Array | np.ndarray) else np.asarray(embeddings)
+    except (TypeError, ValueError, RuntimeError) as error:  # a torch tensor with gradient, on a GPU, or in bfloat16
+        raise ValueError(
+            f"embeddings is no array on the host ({error}); give a matrix, of a torch tensor "
+            "embeddings.detach().float().cpu().numpy()"
+        ) from error
     if array.dtype == np.float64:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)

@@ -13,7 +13,7 @@ from jaxsel import _validate
 Keys = Sequence[str] | Sequence[int] | np.ndarray
 _AT_ONCE = 1024  # keys
 _SHOWN = 60  # characters of a key
-_GIVE = "give distinct strings, or distinct integers"
+_GIVE = "give a vector of strings or integers"
 
 
 def identify_pool(keys: Keys | None, num_prompts: int | None) -> tuple[int, str]:
@@ -47,7 +47,7 @@ def _fingerprint(keys: Keys) -> tuple[int, str]:
     rows = _rows(keys)
     size = len(rows)
     if size == 0:
-        raise ValueError("keys is empty; give one key for each prompt of the pool")
+        raise ValueError("keys has shape (0,); give one key for each prompt of the pool")
     _check_distinct(rows)
     digests = _of_strings(rows) if isinstance(next(_plain(rows)), str) else _of_integers(rows)
     return size, f"{size} prompts, sha256:{'+'.join(digests)}"
@@ -56,7 +56,7 @@ def _fingerprint(keys: Keys) -> tuple[int, str]:
 def _rows(keys: Any) -> Any:
     """The keys as something with a length that can be iterated over more than once."""
     if isinstance(keys, str | bytes | Mapping | Set) or not (hasattr(keys, "__len__") or hasattr(keys, "__array__")):
-        raise ValueError(f"keys is of type {type(keys).__name__}, which is no sequence of keys; {_GIVE}, as a list")
+        raise ValueError(f"keys has shape () and type {type(keys).__name__}; {_GIVE}")
     if not isinstance(keys, range) and not hasattr(keys, "__array__"):
         return keys if isinstance(keys, list | tuple) else list(keys)  # NumPy would turn [1, "1"] into strings
     try:
@@ -64,7 +64,7 @@ def _rows(keys: Any) -> Any:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"keys is no array on the host ({error}); {_GIVE}") from error
     if array.ndim != 1 or array.dtype.kind not in "iuUTO":
-        raise ValueError(f"keys has shape {array.shape} and type {array.dtype}; give a vector of strings or integers")
+        raise ValueError(f"keys has shape {array.shape} and type {array.dtype}; {_GIVE}")
     return array
 
 
@@ -76,8 +76,8 @@ def _plain(rows: Any) -> Iterator[Any]:
         for row, key in enumerate(part.tolist() if isinstance(part, np.ndarray) else part, start):
             kind = str if isinstance(key, str) else int if isinstance(key, int | np.integer) else None
             if kind is None or isinstance(key, bool) or (wanted or kind) is not kind:
-                first = "" if wanted is None else f", and keys[0] of type {wanted.__name__}"
-                raise ValueError(f"keys[{row}] is {_shown(key)} of type {type(key).__name__}{first}; {_GIVE}")
+                first = "" if wanted is None else f" where keys[0] is of type {wanted.__name__}"
+                raise ValueError(f"keys[{row}] is {key!r:.60} of type {type(key).__name__}{first}; {_GIVE}")
             wanted = kind
             yield key
 
@@ -89,7 +89,7 @@ def _check_distinct(rows: Any) -> None:
         return
     key, times = Counter(_plain(rows)).most_common(1)[0]
     at = ", ".join(str(row) for row, other in islice(((r, k) for r, k in enumerate(_plain(rows)) if k == key), 2))
-    raise ValueError(f"keys holds {_shown(key)} {times} times, first in the rows {at}; give distinct entries")
+    raise ValueError(f"keys holds {_shown(key)} {times} times; give distinct entries (see the rows {at})")
 
 
 def _of_strings(rows: Any) -> tuple[str, ...]:
@@ -129,5 +129,5 @@ def _short(*digests: Any) -> tuple[str, ...]:
 
 
 def _shown(key: Any) -> str:
-    shown = repr(key)
+    shown = key if isinstance(key, str) and key.isprintable() else repr(key)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."

@@ -3,6 +3,8 @@
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Shaped
 
 
 def by_name(tree: Any) -> dict[str, Any]:
@@ -13,6 +15,25 @@ def by_name(tree: Any) -> dict[str, Any]:
 def replaced(tree: Any, arrays: dict[str, Any]) -> Any:
     """The tree, with `arrays` in place of the leaves that they are named after."""
     return jax.tree.map_with_path(lambda path, leaf: arrays.get(_name(path), leaf), tree)
+
+
+def encoded(array: Shaped[np.ndarray, "..."]) -> dict[str, Any]:
+    """The array as text, numbers and bytes, which `torch.load` reads without trusting the file."""
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "data": array.tobytes()}
+
+
+def decoded(name: str, value: Any) -> Shaped[np.ndarray, "..."]:
+    """A copy of the array that `encoded` was given; an array, as earlier versions stored it, is copied too.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        if not isinstance(value, dict):
+            return np.array(value)
+        return np.frombuffer(value["data"], np.dtype(value["dtype"])).reshape(value["shape"]).copy()
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the array {name} cannot be read ({error}); give what state_dict() returned") from error
 
 
 def said_by(state: Any, name: str, default: Any) -> Any:

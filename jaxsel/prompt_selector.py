@@ -14,8 +14,9 @@ from jaxsel import _metadata, _validate, checkpoint
 from jaxsel._bookkeeping import Bookkeeping
 from jaxsel._compiled import compiled_predict, compiled_select, compiled_update, initial_key, lengthened
 from jaxsel._placement import shape_of_pool, to_devices, to_host
-from jaxsel._pool import Keys, identify_pool
-from jaxsel._state import by_name, replaced, said_by
+from jaxsel._pool import Keys, identify_pool, size_of
+from jaxsel._rebuild import selector_from_spec
+from jaxsel._state import by_name, encoded, replaced, said_by
 from jaxsel._visits import checked_ids, checked_visits
 from jaxsel._window import EpochWindow
 from jaxsel.base import Prediction, Selection, Selector
@@ -193,8 +194,11 @@ class PromptSelector:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything `load_state_dict` needs, as numbers, strings and NumPy arrays: for torch-style checkpoints."""
-        arrays = {name: to_host(leaf, self.num_prompts) for name, leaf in self._arrays().items()}
+        """Everything `load_state_dict` needs, as numbers, strings and bytes: for torch-style checkpoints.
+
+        `torch.load` and other loaders that do not unpickle read it back.
+        """
+        arrays = {name: encoded(to_host(leaf, self.num_prompts)) for name, leaf in self._arrays().items()}
         return {"arrays": arrays, "metadata": self._metadata()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -209,37 +213,59 @@ class PromptSelector:
         self._adopt(arrays | placed, state_dict["metadata"])
 
     def save(self, path: str | Path) -> None:
-        """Writes everything to the folder `path`; what it held before is replaced when the new version is complete."""
+        """Writes everything to the folder `path`, in place of what it wrote there before.
+
+        The version before it goes when the new one is complete. Nothing that `save` did not write is deleted.
+
+        Raises:
+            ValueError: a path that is no folder on a disk of this machine, a folder that holds something else, or a
+                full disk.
+        """
         checkpoint.save(path, self._arrays(), self._metadata())
 
     @classmethod
     def load(
         cls,
         path: str | Path,
-        selector: Selector,
+        selector: Selector | None = None,
         *,
         keys: Keys | None = None,
         num_prompts: int | None = None,
         candidate_ratio: int | None = None,
         mesh: Mesh | None = None,
     ) -> "PromptSelector":
-        """The selector that `save` wrote, ready to go on.
+        """The selector that `save` wrote, ready to go on. No code of its author is run.
+
+        Args:
+            path: the folder.
+            selector: the same method; None: it is rebuilt, with its `candidate_ratio`, where all of it was saved.
+            keys: the same keys, checked; without `keys` and `num_prompts` the pool is the saved one.
+            num_prompts: in place of keys.
+            candidate_ratio: the same.
+            mesh: any.
 
         Raises:
-            ValueError: there is no complete checkpoint, or it is of another method, other hyperparameters or another
-                pool.
+            ValueError: there is no complete checkpoint, it is damaged, or it is of another method, other
+                hyperparameters or another pool; a method that cannot be rebuilt.
         """
-        metadata = checkpoint.read_metadata(path)
-        loaded = cls(
-            selector,
-            keys=keys,
-            num_prompts=num_prompts,
-            seed=metadata["seed"],
-            candidate_ratio=candidate_ratio,
-            mesh=mesh,
-        )
-        _metadata.check(metadata, loaded._metadata())
-        loaded._adopt(checkpoint.restore(path, loaded._arrays(), padded=True), metadata)
+        with checkpoint.opened(path) as saved:
+            metadata = _metadata.readable(saved.metadata)
+            if selector is None:
+                selector = selector_from_spec(metadata["spec"])
+                candidate_ratio = candidate_ratio or metadata["spec"].get("candidate_ratio")
+            is_given = keys is not None or num_prompts is not None
+            loaded = cls(
+                selector,
+                keys=keys,
+                num_prompts=num_prompts if is_given else size_of(metadata["pool"]),
+                seed=metadata["seed"],
+                candidate_ratio=candidate_ratio,
+                mesh=mesh,
+            )
+            if not is_given:
+                loaded._pool_fingerprint = metadata["pool"]
+            _metadata.check(metadata, loaded._metadata())
+            loaded._adopt(saved.restore(loaded._arrays(), padded=True), metadata)
         return loaded
 
     def _choice(self, batch_size: int, candidates: ArrayLike | None) -> _Choice:

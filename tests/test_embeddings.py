@@ -123,3 +123,17 @@ def test_the_fingerprint_tells_one_number_type_and_shape_apart():
     assert len({_embeddings.fingerprint(one) for one in different}) == len(different)
     assert _embeddings.fingerprint(VECTORS.copy()) == _embeddings.fingerprint(VECTORS)
     assert _embeddings.fingerprint(np.asfortranarray(VECTORS)) == _embeddings.fingerprint(VECTORS)
+
+
+class TensorOnAnotherDevice:
+    """As a torch tensor with gradient, on a GPU, or in bfloat16."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("embeddings", [TensorOnAnotherDevice(), [[1.0, 2.0], [3.0]]])
+def test_embeddings_that_are_no_array_are_named(embeddings):
+    with pytest.raises(ValueError, match=r"embeddings is no array on the host \(.*give a matrix.*detach\(\)"):
+        _embeddings.checked(embeddings)

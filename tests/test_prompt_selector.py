@@ -214,8 +214,8 @@ def test_bad_input_is_named_and_changes_nothing(call, message):
         ({"keys": [3, 3], "num_prompts": None}, "keys holds 3 2 times"),
         ({"keys": [], "num_prompts": None}, r"keys has shape \(0,\)"),
         ({"keys": "abc", "num_prompts": None}, r"keys has shape \(\)"),
-        ({"keys": [0.5], "num_prompts": None}, "type float64; give a vector of strings or integers"),
-        ({"keys": [None], "num_prompts": None}, "type object; give a vector of strings or integers"),
+        ({"keys": [0.5], "num_prompts": None}, r"keys\[0\] is 0.5 of type float; give a vector of strings or integers"),
+        ({"keys": [None], "num_prompts": None}, "of type NoneType; give a vector of strings or integers"),
         ({"seed": -1}, "seed is -1; give an integer from 0 to 4294967295"),
         ({"seed": 2**32}, "seed is 4294967296"),
         ({"seed": 1.5}, r"seed is 1\.5"),
@@ -310,11 +310,11 @@ def test_a_restored_selector_goes_on_as_the_other_would(method, way, candidate_r
     assert_same(restored.state_dict(), selector.state_dict())
 
 
-def test_state_dicts_hold_nothing_but_arrays_numbers_and_strings(method):
+def test_state_dicts_hold_nothing_but_numbers_strings_and_bytes(method):
     state = trained(method, candidate_ratio=2).state_dict()
-    assert all(type(array) is np.ndarray for array in state["arrays"].values())
-    plain = (dict, list, str, int, float, bool, type(None))
-    assert all(type(leaf) in plain for leaf in jax.tree.leaves(state["metadata"]))
+    assert all(array.keys() == {"dtype", "shape", "data"} for array in state["arrays"].values())
+    plain = (dict, list, str, bytes, int, float, bool, type(None))
+    assert all(type(leaf) in plain for leaf in jax.tree.leaves(state))
 
 
 @pytest.mark.parametrize("num_prompts", [N, 100_000])  # large arrays share memory where small ones are copied
@@ -330,8 +330,7 @@ def test_state_dicts_are_snapshots(method, num_prompts):
         selector.observe(selector.select(4), [1, 2, 3, 4], 8)
     assert_same(state, kept)
     assert_same(receiver.predict(), receiving)
-    for array in state["arrays"].values():
-        array[...] = 0
+    state["arrays"].clear()
     assert_same(receiver.predict(), receiving)
 
 

@@ -15,8 +15,8 @@ def time_checkpoints(method: str, num_prompts: int, data: Data, *, seed: int) ->
     ours = PublicClass(method, num_prompts, seed)
     replay(ours, data)  # what nobody has visited is zeros, which the disk compresses away
     arrays = ours.selector.state_dict()["arrays"]
-    state = sum(array.nbytes for name, array in arrays.items() if name.startswith("state"))
-    everything = sum(array.nbytes for array in arrays.values())
+    state = sum(len(array["data"]) for name, array in arrays.items() if name.startswith("state"))
+    everything = sum(len(array["data"]) for array in arrays.values())
     del arrays
     with tempfile.TemporaryDirectory() as folder:
         times = {

@@ -52,7 +52,7 @@ def main() -> None:
         selector.observe(ids, np.random.default_rng(step).integers(0, GROUP_SIZE, len(ids)), GROUP_SIZE)
         selector.wait()
     peak = resident_bytes("VmHWM") - before
-    state = sum(array.nbytes for array in selector.state_dict()["arrays"].values())
+    state = sum(len(array["data"]) for array in selector.state_dict()["arrays"].values())
     labels = {"method": config.method, "num_prompts": config.num_prompts}
     print(json.dumps({**labels, "peak_bytes": peak, "state_bytes": state, "before_bytes": before}))
 
