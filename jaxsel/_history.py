@@ -31,5 +31,5 @@ def at_most(key: Key[Array, ""], visits: Rollouts, count: int) -> Rollouts:
     """`count` visits: random ones where there are more, rows of nothing where there are fewer."""
     columns = [jnp.pad(column, (0, max(0, count - len(column)))) for column in visits]
     known = columns[2] > 0
-    chosen = jax.lax.top_k(jnp.where(known, jax.random.uniform(key, known.shape), -1.0), count)[1]
+    chosen = jax.lax.top_k(jnp.where(known, jax.random.uniform(key, known.shape, jnp.float32), -1.0), count)[1]
     return Rollouts(*(jnp.where(known, column, 0)[chosen] for column in columns))

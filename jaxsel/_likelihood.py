@@ -7,12 +7,13 @@ r"""How the decoder's two numbers a prompt, `logit` and `spread`, say what may b
 A Beta is conjugate: evidence of a prompt's own, S successes and F failures, makes it Beta(c m + S, c (1 - m) + F).
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dist
+from jax.scipy.special import betaln, gammaln, xlog1py, xlogy
 from jaxtyping import Array, Float
 
 from jaxsel._beta_binomial import solve_state_probabilities
@@ -68,9 +69,19 @@ def _shapes(outputs: Float[Array, "*shape 2"]) -> tuple[Float[Array, "*shape"], 
     return concentration * jax.nn.sigmoid(logit), concentration * jax.nn.sigmoid(-logit)
 
 
+def _counts(batch: Rollouts) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """Successes and failures, in the type of the decoder's numbers."""
+    return batch.successes.astype(jnp.float32), (batch.group_size - batch.successes).astype(jnp.float32)
+
+
+def _log_choose(successes: Float[Array, "*shape"], failures: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return gammaln(successes + failures + 1) - gammaln(successes + 1) - gammaln(failures + 1)
+
+
 def _beta_binomial_log_prob(outputs: Float[Array, "*shape 2"], batch: Rollouts) -> Float[Array, "*shape"]:
     alpha, beta = _shapes(outputs)
-    return dist.BetaBinomial(alpha, beta, total_count=batch.group_size).log_prob(batch.successes)
+    s, f = _counts(batch)
+    return _log_choose(s, f) + betaln(alpha + s, beta + f) - betaln(alpha, beta)
 
 
 def _beta_binomial_belief(
@@ -85,13 +96,16 @@ def _beta_binomial_belief(
 
 def _binomial_log_prob(outputs: Float[Array, "*shape 2"], batch: Rollouts) -> Float[Array, "*shape"]:
     logit, _ = _logit_and_spread(outputs)
-    # of probabilities: NumPyro's gradient by logits is wrong at even odds, where the decoder starts
-    return dist.Binomial(batch.group_size, probs=jax.nn.sigmoid(logit)).log_prob(batch.successes)
+    rate = jax.nn.sigmoid(logit)
+    s, f = _counts(batch)
+    return _log_choose(s, f) + xlogy(s, rate) + xlog1py(f, -rate)
 
 
 def _squared_error_log_prob(outputs: Float[Array, "*shape 2"], batch: Rollouts) -> Float[Array, "*shape"]:
     logit, _ = _logit_and_spread(outputs)
-    return dist.Normal(jax.nn.sigmoid(logit), _RESIDUAL).log_prob(batch.successes / batch.group_size)
+    s, f = _counts(batch)
+    off = (s / (s + f) - jax.nn.sigmoid(logit)) / _RESIDUAL
+    return -0.5 * off**2 - math.log(_RESIDUAL * math.sqrt(2 * math.pi))
 
 
 def _point_belief(

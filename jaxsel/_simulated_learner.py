@@ -92,12 +92,12 @@ def make_learner(
     _validate.unit_interval(forgetting=forgetting)
     ids_key, loadings_key, difficulty_key, skills_key = jax.random.split(key, 4)
     shape = (skills_per_prompt, num_prompts)
-    loadings = jax.random.exponential(loadings_key, shape)
+    loadings = jax.random.exponential(loadings_key, shape, jnp.float32)
     return Learner(
-        jax.random.randint(ids_key, shape, 0, num_skills),
+        jax.random.randint(ids_key, shape, 0, num_skills, jnp.int32),
         loadings / loadings.sum(0, keepdims=True),
-        difficulty_mean + difficulty_spread * jax.random.normal(difficulty_key, (num_prompts,)),
-        skill_spread * jax.random.normal(skills_key, (num_skills,)),
+        difficulty_mean + difficulty_spread * jax.random.normal(difficulty_key, (num_prompts,), jnp.float32),
+        skill_spread * jax.random.normal(skills_key, (num_skills,), jnp.float32),
         *(jnp.float32(rate) for rate in (skill_gain, boost_gain, forgetting)),
     )
 
@@ -120,10 +120,10 @@ def embed(key: Key[Array, ""], learner: Learner, *, num_features: int = 32, nois
     _validate.positive_integer(num_features=num_features)
     _validate.non_negative(noise=noise)
     image_key, noise_key = jax.random.split(key)
-    image = jax.random.normal(image_key, (len(learner.initial_skills) + 1, num_features))
+    image = jax.random.normal(image_key, (len(learner.initial_skills) + 1, num_features), jnp.float32)
     hardness = jax.nn.standardize(learner.difficulty)[:, None] * (image[-1:] / jnp.linalg.norm(image[-1]))
     skills = sum(weight[:, None] * image[ids] for ids, weight in zip(learner.skill_ids, learner.loadings, strict=True))
-    return skills + hardness + noise * jax.random.normal(noise_key, hardness.shape)
+    return skills + hardness + noise * jax.random.normal(noise_key, hardness.shape, jnp.float32)
 
 
 def initial_state(learner: Learner) -> LearnerState:
@@ -153,9 +153,9 @@ def rollout(
 def train(learner: Learner, state: LearnerState, rollouts: Rollouts) -> LearnerState:
     """One step on one batch; groups without a rollout and ids outside the pool teach nothing."""
     ids, successes, group_size = merge_visits(rollouts, len(learner.difficulty))
-    rate = successes / jnp.maximum(group_size, 1)
+    rate = successes.astype(jnp.float32) / jnp.maximum(group_size, 1).astype(jnp.float32)
     variance = rate * (1 - rate)
-    lesson = learner.loadings[:, ids] * variance[None] / jnp.maximum((group_size > 0).sum(), 1)
+    lesson = learner.loadings[:, ids] * variance[None] / jnp.maximum((group_size > 0).sum(dtype=jnp.float32), 1)
     kept = 1 - learner.forgetting
     skills = learner.initial_skills + kept * (state.skills - learner.initial_skills)
     return LearnerState(
@@ -185,7 +185,7 @@ def oracle(learner: Learner, *, group_size: int = 8) -> Selector:
         del key, first_id
         rate = success_rate(learner, state, prompt_ids)
         unsolved, solved = (1 - rate) ** group_size, rate**group_size
-        mixed = jnp.maximum(1 - unsolved - solved, 0)
+        mixed = jnp.zeros_like(rate) if group_size == 1 else jnp.maximum(1 - unsolved - solved, 0)
         return Prediction(rate, jnp.zeros_like(rate), rate, unsolved, mixed, solved)
 
     def select(

@@ -1,10 +1,12 @@
-"""What any state is asked for: its arrays by name, as checkpoints hold them, and what its own methods say."""
+"""The arrays of any state by name, as checkpoints hold them."""
 
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Shaped
+
+from jaxsel.base import said_by as said_by
 
 
 def by_name(tree: Any) -> dict[str, Any]:
@@ -34,11 +36,6 @@ def decoded(name: str, value: Any) -> Shaped[np.ndarray, "..."]:
         return np.frombuffer(value["data"], np.dtype(value["dtype"])).reshape(value["shape"]).copy()
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"the array {name} cannot be read ({error}); give what state_dict() returned") from error
-
-
-def said_by(state: Any, name: str, default: Any) -> Any:
-    """What the state's method of that name returns, where it has one."""
-    return getattr(state, name)() if hasattr(state, name) else default
 
 
 def _name(path: Any) -> str:

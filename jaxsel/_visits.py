@@ -97,7 +97,7 @@ def accumulated(
     ids = visits.prompt_ids
 
     def visit(evidence: Float[Array, " N"], observed: Int[Array, " b"]) -> Float[Array, " N"]:
-        return evidence.at[ids].set(discount * evidence[ids] + observed, mode="drop")
+        return evidence.at[ids].set(discount * evidence[ids] + observed.astype(evidence.dtype), mode="drop")
 
     return visit(successes, visits.successes), visit(failures, visits.group_size - visits.successes)
 

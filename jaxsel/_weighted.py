@@ -67,6 +67,6 @@ def mid_ranks(x: Float[Array, " m"], weights: Float[Array, " m"]) -> Float[Array
     end = jnp.ones(1, bool)
     first = jax.lax.cummax(jnp.where(jnp.concatenate([end, new]), rows, 0))
     last = jax.lax.cummin(jnp.where(jnp.concatenate([new, end]), rows, x.size - 1), reverse=True)
-    below = jnp.concatenate([jnp.zeros(1), weight_up_to[:-1]])[first]
+    below = jnp.concatenate([jnp.zeros(1, weights.dtype), weight_up_to[:-1]])[first]
     ranks = ratio((below + weight_up_to[last]) / 2, jnp.broadcast_to(weight_up_to[-1], x.shape))
     return jnp.where(jnp.isnan(x), jnp.nan, jnp.zeros_like(ranks).at[order].set(ranks, unique_indices=True))

@@ -75,7 +75,7 @@ class AmortizedState(NamedTuple):
     def latest(self, count: int) -> Rollouts:
         """The last `count` batches, as many as are kept; see `Embedded`."""
         kept = self.recent.prompt_ids.shape[0]
-        return batches_of(self.recent, self.step - 1 - jnp.arange(min(count, kept)))
+        return batches_of(self.recent, self.step - 1 - jnp.arange(min(count, kept), dtype=jnp.int32))
 
 
 def amortized(
@@ -193,7 +193,8 @@ def amortized(
         networks = nnx.merge(graph, state.parameters)
         last = state.latest(1)
         mean, scale = networks.prior(features(state.embeddings[last.prompt_ids]), last.successes, last.group_size)
-        latents = mean + scale * jax.random.normal(latent_key, (num_draws if latent_size else 1, latent_size))
+        shape = (num_draws if latent_size else 1, latent_size)
+        latents = mean + scale * jax.random.normal(latent_key, shape, jnp.float32)
 
         def decode(rows: Int[Array, " b"]) -> tuple[Array, ...]:
             parts = networks.decoder.features(features(state.embeddings[rows]))
@@ -208,7 +209,8 @@ def amortized(
         rows = jnp.arange(state.successes.shape[0], dtype=jnp.int32) if prompt_ids is None else first_id + prompt_ids
         rate, variance, alpha, beta, unsolved, solved = _in_blocks(decode, rows, block_size)
         draw = random.beta(draw_key, alpha, beta, ids=rows) if model.conjugate else alpha
-        return Prediction(rate, variance, draw, unsolved, jnp.maximum(1 - unsolved - solved, 0), solved)
+        mixed = jnp.zeros_like(rate) if group_size == 1 else jnp.maximum(1 - unsolved - solved, 0)
+        return Prediction(rate, variance, draw, unsolved, mixed, solved)
 
     def update(key: Key[Array, ""], state: AmortizedState, rollouts: Rollouts) -> AmortizedState:
         visits = merge_visits(rollouts, state.embeddings.shape[0])
@@ -227,12 +229,12 @@ def amortized(
         choice_key, training_key = jax.random.split(key)
         kept = at_most(choice_key, visits, context_size)
         step, recent = state.step, pushed(state.recent, state.step, kept)
-        num_visits = (recent.group_size > 0).sum()
+        num_visits = (recent.group_size > 0).sum(dtype=jnp.float32)
 
         def descend(trained: tuple[Any, Any], key: Key[Array, ""]) -> tuple[tuple[Any, Any], Fit]:
             parameters, optimizer_state = trained
             age_key, latent_key = jax.random.split(key)
-            ages = jax.random.randint(age_key, (replayed,), 0, jnp.clip(step + 1, 1, history - 1))
+            ages = jax.random.randint(age_key, (replayed,), 0, jnp.clip(step + 1, 1, history - 1), jnp.int32)
             steps = step - jnp.concatenate([jnp.zeros(1, jnp.int32), ages])
             batches = [batches_of(recent, at) for at in (steps - 1, steps)]
             prompts = [features(state.embeddings[batch.prompt_ids]) for batch in batches]

@@ -1,18 +1,14 @@
 """The abstraction: what a training step observed, what a predictor says, what a selector chose. No mathematics."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 from jaxtyping import Array, Float, Int, Key
 
 State = Any
 """A pytree of arrays: it can be jitted, donated, scanned over, sharded and saved.
 
-To be sharded it needs a method `partition_specs`, which says on which axis of each array the prompts are. On a mesh,
-rows of zeros may follow those of the pool. A state of which nothing is split is whole on every device.
-
-It may have `constants()`, the names of fields that no update changes and that the predictor's spec tells apart, which
-checkpoints leave out; `metrics()`, numbers to log by name; and what `Embedded` asks for.
+It may have the methods of `StateMethods`, each of them optional.
 """
 
 Scalar = float | Float[Array, ""]
@@ -57,15 +53,56 @@ class Prediction(NamedTuple):
     solved: Float[Array, " m"]
 
 
-@runtime_checkable
-class Embedded(Protocol):
-    """A state that knows where its prompts lie and which ones were observed last, for rules that look at that."""
+class Embedded(NamedTuple):
+    """Where the prompts of a state lie and which ones were observed last, for rules that look at that.
+
+    Attributes:
+        embeddings: one row per prompt.
+        latest: `count -> batches [count, c]`, the last ones, or as many as are kept; a group size of 0 is no prompt.
+    """
 
     embeddings: Float[Array, "N d"]
+    latest: Callable[[int], Rollouts]
 
-    def latest(self, count: int) -> Rollouts:
-        """The last `count` batches [count, c], or as many as are kept; a group size of 0 is no prompt."""
+
+class StateMethods(Protocol):
+    """What a state may say of itself. Every method is optional: ask with `said_by`, never with `isinstance`.
+
+    `isinstance` of a protocol looks at properties on one version of Python and past them on another.
+    """
+
+    def partition_specs(self) -> State:
+        """On which axis of each array the prompts are; a state without it cannot be sharded.
+
+        On a mesh, rows of zeros may follow those of the pool. An array that is not split is whole on every device.
+        """
         ...
+
+    def constants(self) -> tuple[str, ...]:
+        """Names of fields that no update changes and that the predictor's spec tells apart: not in checkpoints."""
+        ...
+
+    def metrics(self) -> dict[str, Array]:
+        """Numbers to log, by name."""
+        ...
+
+    def embedded(self) -> Embedded | None:
+        """Where the prompts lie; None: the state has no embeddings. See `embedded_in`."""
+        ...
+
+
+def said_by(state: State, name: str, default: Any) -> Any:
+    """What the state's method of that name returns; without such a method, the default."""
+    method = getattr(state, name, None)
+    return method() if callable(method) else default
+
+
+def embedded_in(state: State) -> Embedded | None:
+    """What the method `embedded` returns; without it, the state's own `embeddings` and `latest`, if it has both."""
+    if callable(getattr(state, "embedded", None)):
+        return state.embedded()
+    embeddings, latest = getattr(state, "embeddings", None), getattr(state, "latest", None)
+    return Embedded(embeddings, latest) if embeddings is not None and callable(latest) else None
 
 
 class Selection(NamedTuple):

@@ -100,7 +100,7 @@ def update(state: BetaState, rollouts: Rollouts, decay: Scalar, decay_per_step: 
 
 
 def _discount(decay_per_step: Scalar | None, age: Int[Array, " m"]) -> Float[Array, " m"] | float:
-    return 1.0 if decay_per_step is None else jnp.float32(decay_per_step) ** age
+    return 1.0 if decay_per_step is None else jnp.asarray(decay_per_step, jnp.float32) ** age.astype(jnp.float32)
 
 
 def informative_prior(

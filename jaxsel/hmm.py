@@ -166,7 +166,7 @@ def forward_filter(
     """
 
     def step(ahead: Float[Array, "3 m"], seen: Int[Array, " m"]):
-        after = jnp.where(seen[None] >= 0, jax.nn.one_hot(seen, 3, axis=0), ahead)
+        after = jnp.where(seen[None] >= 0, jax.nn.one_hot(seen, 3, axis=0, dtype=ahead.dtype), ahead)
         return jnp.einsum("im,ijm->jm", after, transition_matrix), (ahead, after)
 
     start = jnp.broadcast_to(initial_belief[:, None], transition_matrix.shape[1:])
@@ -182,7 +182,7 @@ def parallel_forward_filter(
     of z. Products of such matrices are formed by an associative scan; their rows sum to 1, so that nothing underflows.
     (Särkkä, García-Fernández, "Temporal Parallelization of Bayesian Smoothers", 2021.)
     """
-    seen = jax.nn.one_hot(history, 3, axis=1)[:, None]
+    seen = jax.nn.one_hot(history, 3, axis=1, dtype=transition_matrix.dtype)[:, None]
     first = jnp.eye(3, dtype=transition_matrix.dtype)[:, :, None]  # the initial belief is not moved
     is_first = (jnp.arange(history.shape[0]) == 0)[:, None, None, None]
     unseen = jnp.where(is_first, first[None], transition_matrix[None])

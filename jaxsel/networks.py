@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
@@ -76,12 +75,13 @@ class SetEncoder(nnx.Module):
     ) -> Gaussian:
         """Scales lie between 0.1 and 1, as in the code of GPS's predecessors."""
         known = group_size > 0
-        odds = jnp.log((successes + 0.5) / (group_size - successes + 0.5))
-        tokens = self.inputs(jnp.concatenate([prompts, jnp.stack([odds, jnp.log1p(group_size)], -1)], -1))
+        s, n = successes.astype(jnp.float32), group_size.astype(jnp.float32)
+        odds = jnp.log((s + 0.5) / (n - s + 0.5))
+        tokens = self.inputs(jnp.concatenate([prompts, jnp.stack([odds, jnp.log1p(n)], -1)], -1))
         for layer in self.layers:
             tokens = layer(tokens, known)
         tokens = jnp.where(known[..., None], self.norm(tokens), 0)
-        pooled = tokens.sum(-2) / jnp.maximum(known.sum(-1), 1)[..., None]
+        pooled = tokens.sum(-2) / jnp.maximum(known.sum(-1, dtype=jnp.float32), 1)[..., None]
         mean, raw_scale = jnp.split(self.outputs(pooled), 2, axis=-1)
         return Gaussian(mean, 0.1 + 0.9 * jax.nn.sigmoid(raw_scale))
 
@@ -117,7 +117,7 @@ class Decoder(nnx.Module):
         zeros = nnx.initializers.zeros
         self.prompt = nnx.Linear(num_features, width, rngs=rngs)
         self.direct = nnx.Linear(num_features, 2, use_bias=False, kernel_init=zeros, rngs=rngs)
-        self.level = nnx.Param(jnp.zeros(2))
+        self.level = nnx.Param(jnp.zeros(2, jnp.float32))
         self.latent = nnx.Linear(latent_size, width, use_bias=False, rngs=rngs) if latent_size else None
         self.hidden = nnx.Linear(width, width, rngs=rngs)
         self.outputs = nnx.Linear(width, 2, use_bias=False, kernel_init=zeros, rngs=rngs)
@@ -215,15 +215,21 @@ class Networks(nnx.Module):
         known = batch.group_size > 0
         prior = self.prior(prompts[0], before.successes, before.group_size)
         posterior = self.posterior(prompts[1], batch.successes, batch.group_size)
-        latent = posterior.mean + posterior.scale * jax.random.normal(key, posterior.mean.shape)
+        latent = posterior.mean + posterior.scale * jax.random.normal(key, posterior.mean.shape, jnp.float32)
         outputs = self.decoder(self.decoder.features(prompts[1]), latent)
         log_probs = log_prob(outputs, batch._replace(group_size=jnp.where(known, batch.group_size, 1)))
-        reconstruction = jnp.where(known, log_probs, 0).sum() / known.sum()
-        kl = dist.kl_divergence(dist.Normal(*posterior), dist.Normal(*prior)).sum() / known.sum()
+        num_visits = known.sum(dtype=jnp.float32)
+        reconstruction = jnp.where(known, log_probs, 0).sum() / num_visits
+        kl = _kl_divergence(posterior, prior).sum() / num_visits
         return Fit(reconstruction - kl, reconstruction, kl, jnp.float32(0))
 
     def _encode(self, encoder: SetEncoder | None, prompts: Array, successes: Array, group_size: Array) -> Gaussian:
         if encoder is not None:
             return encoder(prompts, successes, group_size)
         shape = (*group_size.shape[:-1], self.latent_size)
-        return Gaussian(jnp.zeros(shape), jnp.ones(shape))
+        return Gaussian(jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32))
+
+
+def _kl_divergence(one: Gaussian, other: Gaussian) -> Float[Array, "*batch k"]:
+    ratio, off = one.scale / other.scale, (one.mean - other.mean) / other.scale
+    return 0.5 * (ratio**2 + off**2 - 1) - jnp.log(ratio)

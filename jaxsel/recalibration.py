@@ -19,17 +19,16 @@ were not, for example because their draw lay elsewhere, it says as much as they 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
-from jaxsel._state import said_by
 from jaxsel._visits import merge_visits, solve_states
 from jaxsel._weighted import bin_sums, mid_ranks
-from jaxsel.base import MIXED, Prediction, Predictor, Rollouts, State
+from jaxsel.base import MIXED, Embedded, Prediction, Predictor, Rollouts, State, embedded_in, said_by
 
 _NUM_GROUPS = 64
 _CERTAIN = 1e-4  # no finite number of pairs shows that an event never comes
@@ -69,7 +68,7 @@ class Groups(NamedTuple):
 
 def no_pairs(window: int) -> Pairs:
     """A ring for the last `window` pairs."""
-    return Pairs(jnp.zeros(window), jnp.zeros(window), jnp.int32(0))
+    return Pairs(jnp.zeros(window, jnp.float32), jnp.zeros(window, jnp.float32), jnp.int32(0))
 
 
 def with_pairs(
@@ -77,7 +76,7 @@ def with_pairs(
 ) -> Pairs:
     """The pairs of one more step, of the rows that are there; of more than the ring holds, the last."""
     window = pairs.predicted.shape[0]
-    after = pairs.number + jnp.cumsum(there)  # the number of each
+    after = pairs.number + jnp.cumsum(there, dtype=jnp.int32)  # the number of each
     there = there & (after > after[-1:] - window)
     at = jnp.where(there, (after - 1) % window, window)
     return Pairs(
@@ -89,10 +88,10 @@ def with_pairs(
 
 def grouped(pairs: Pairs) -> Groups:
     """As many pairs in each group, as far as equal predictions, which stay together, let them."""
-    first = (jnp.arange(_FIRST) + 0.5) / _FIRST
+    first = (jnp.arange(_FIRST, dtype=jnp.float32) + 0.5) / _FIRST
     predicted, came = jnp.concatenate([first, pairs.predicted]), jnp.concatenate([first, pairs.came])
     kept = jnp.arange(pairs.predicted.shape[0]) < pairs.number
-    weights = jnp.concatenate([jnp.ones(_FIRST), kept.astype(jnp.float32)])
+    weights = jnp.concatenate([jnp.ones(_FIRST, jnp.float32), kept.astype(jnp.float32)])
     group = jnp.clip((mid_ranks(predicted, weights) * _NUM_GROUPS).astype(jnp.int32), 0, _NUM_GROUPS - 1)
     size, *sums = (bin_sums(weights * values, group, _NUM_GROUPS) for values in (jnp.ones_like(came), predicted, came))
     return Groups(size, *(total / jnp.maximum(size, 1) for total in sums))
@@ -105,7 +104,9 @@ def isotonic(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"
     as many numbers as pairs of groups, without a loop.
     """
     some = groups.size > 0
-    size, came = (jnp.concatenate([jnp.zeros(1), jnp.cumsum(x)]) for x in (groups.size, groups.size * groups.came))
+    size, came = (
+        jnp.concatenate([jnp.zeros(1, jnp.float32), jnp.cumsum(x)]) for x in (groups.size, groups.size * groups.came)
+    )
     first, last = jnp.arange(_NUM_GROUPS)[:, None], jnp.arange(_NUM_GROUPS)[None]
     together = size[last + 1] - size[first]
     mean = jnp.where(together > 0, (came[last + 1] - came[first]) / jnp.where(together > 0, together, 1), jnp.inf)
@@ -128,7 +129,8 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
         return jnp.stack([jnp.log(p), -jnp.log1p(-p), jnp.ones_like(p)], 1)
 
     x = features(groups.predicted)
-    identity = jnp.array([1.0, 1.0, 0.0])
+    unit = jnp.eye(3, dtype=jnp.float32)
+    identity = jnp.array([1.0, 1.0, 0.0], jnp.float32)
 
     def fitted(free: Float[Array, " 3"]) -> tuple[Float[Array, " 3"], Float[Array, ""]]:
         """The likeliest of the parameters that are free, with a prior around the identity, and its loss."""
@@ -136,8 +138,8 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
         def newton(_: Int[Array, ""], parameters: Float[Array, " 3"]) -> Float[Array, " 3"]:
             rate = jax.nn.sigmoid(x @ parameters)
             gradient = x.T @ (groups.size * (groups.came - rate)) - _PRIOR_PRECISION * (parameters - identity)
-            curvature = (x.T * (groups.size * rate * (1 - rate))[None]) @ x + _PRIOR_PRECISION * jnp.eye(3)
-            curvature = jnp.where(free[:, None] * free[None] > 0, curvature, jnp.eye(3))
+            curvature = (x.T * (groups.size * rate * (1 - rate))[None]) @ x + _PRIOR_PRECISION * unit
+            curvature = jnp.where(free[:, None] * free[None] > 0, curvature, unit)
             step = jnp.linalg.solve(curvature, gradient * free)
             # from far off Newton's step may lead still further: no logit moves by more than 2
             return parameters + step / jnp.maximum(1, jnp.max(jnp.abs(x @ step)) / 2)
@@ -149,7 +151,7 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
         return parameters, jnp.where((parameters[:2] >= 0).all(), jnp.sum(groups.size * surprise) + off, jnp.inf)
 
     # with both slopes, with either alone, and with none, which is always allowed
-    each, loss = jax.vmap(fitted)(jnp.array([[1.0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]]))
+    each, loss = jax.vmap(fitted)(jnp.array([[1.0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]], jnp.float32))
     parameters = each[jnp.argmin(loss)]
     return lambda probability: jax.nn.sigmoid(features(probability) @ parameters)
 
@@ -180,22 +182,16 @@ class RecalibratedState(NamedTuple):
     pairs: Pairs
     num_prompts: Int[Array, ""]
 
-    @property
-    def embeddings(self) -> Float[Array, "N d"]:
-        """See `Embedded`."""
-        return self.inner.embeddings
-
-    @property
-    def latest(self) -> Callable[[int], Rollouts]:
-        """See `Embedded`."""
-        return self.inner.latest
+    def embedded(self) -> Embedded | None:
+        """What the inner state says."""
+        return embedded_in(self.inner)
 
     def constants(self) -> tuple[str, ...]:
-        """Those of the predictor itself."""
+        """The names that the inner state gives."""
         return tuple(f"inner.{name}" for name in said_by(self.inner, "constants", ()))
 
     def metrics(self) -> dict[str, Array]:
-        """Those of the predictor itself."""
+        """What the inner state says."""
         return said_by(self.inner, "metrics", {})
 
 
@@ -215,8 +211,12 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
     Raises:
         ValueError: an argument out of its range.
     """
+    if not isinstance(predictor, Predictor):
+        raise ValueError(f"predictor is {predictor!r}; give a predictor, for example jaxsel.hidden_markov()")
     _validate.one_of(MAPS, method=method)
     _validate.positive_integer(window=window)
+
+    groups_of_one = _group_size(predictor.spec) == 1  # never mixed, whatever was observed
 
     def init(key: Key[Array, ""], num_prompts: int) -> RecalibratedState:
         return RecalibratedState(predictor.init(key, num_prompts), no_pairs(window), jnp.int32(num_prompts))
@@ -228,6 +228,8 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
         prediction = predictor.predict(key, state.inner, prompt_ids, first_id)
+        if groups_of_one:
+            return prediction
         return with_mixed(prediction, MAPS[method](grouped(state.pairs))(prediction.mixed))
 
     def update(key: Key[Array, ""], state: RecalibratedState, rollouts: Rollouts) -> RecalibratedState:
@@ -241,3 +243,9 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
 
     spec = {"name": "recalibrated", "method": method, "window": window, "predictor": predictor.spec}
     return Predictor(spec, init, predict, update)
+
+
+def _group_size(spec: dict[str, Any]) -> int | None:
+    """The group size that the predictor, or the one it recalibrates, speaks of."""
+    inner = spec.get("predictor")
+    return spec.get("group_size", _group_size(inner) if isinstance(inner, dict) else None)

@@ -11,7 +11,7 @@ from jaxsel import _validate, random
 from jaxsel._compact import count_true, true_positions
 from jaxsel._largest import kth_largest
 from jaxsel._largest import top_k as descending
-from jaxsel.base import Acquisition, ChooseFn, Embedded, Predictor, Rule, Selection, Selector, State
+from jaxsel.base import Acquisition, ChooseFn, Embedded, Predictor, Rule, Selection, Selector, State, embedded_in
 
 _HUGE = 1e30
 
@@ -157,7 +157,7 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
             embeddings and a pass over it for every prompt chosen.
 
     Raises:
-        ValueError: an argument out of its range; when it chooses, a state that is not `Embedded`.
+        ValueError: an argument out of its range; when it chooses, a state without embeddings.
     """
     _validate.non_negative(weight=weight)
     _validate.integer_in(0, 2**16, anchor_batches=anchor_batches)
@@ -171,7 +171,8 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
         prompt_ids: Int[Array, " m"] | None = None,
         state: State = None,
     ) -> Int[Array, " b"]:
-        if not isinstance(state, Embedded):
+        embedded = embedded_in(state)
+        if embedded is None:
             raise ValueError(
                 f"the state {type(state).__name__} has no embeddings; give the rule diverse with amortized"
             )
@@ -182,9 +183,9 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
         ids, scores = _ids(prompt_ids, scores)[among], scores[among]
         utility = jnp.clip(jnp.where(jnp.isnan(scores), -jnp.inf, scores), -_HUGE, _HUGE)
         utility = jnp.where(ids < 0, -2 * _HUGE, utility)
-        direction = _directions(state, ids)
+        direction = _directions(embedded, ids)
         if anchor_batches:
-            utility = utility + weight * _distance_to_latest(direction, state, anchor_batches)
+            utility = utility + weight * _distance_to_latest(direction, embedded, anchor_batches)
 
         def take(number: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
             is_chosen, distance = carry
@@ -192,7 +193,7 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
             at = jnp.argmax(jnp.where(is_chosen, -jnp.inf, value))
             return is_chosen.at[at].set(True), distance + 1 - direction @ direction[at]
 
-        start = jnp.zeros(len(ids), bool), jnp.zeros(len(ids))
+        start = jnp.zeros(len(ids), bool), jnp.zeros(len(ids), jnp.float32)
         is_chosen, _ = jax.lax.fori_loop(0, batch_size, take, start)
         return jnp.sort(among[true_positions(is_chosen, batch_size)])
 
@@ -200,19 +201,19 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
     return Rule(spec, choose, lambda batch_size: shortlist * batch_size if shortlist else 2**31 - 1)
 
 
-def _directions(state: Embedded, ids: Int[Array, "*batch m"]) -> Float[Array, "*batch m d"]:
+def _directions(embedded: Embedded, ids: Int[Array, "*batch m"]) -> Float[Array, "*batch m d"]:
     """Embeddings of length 1; a zero vector stays, at the distance 1 of all."""
-    vectors = state.embeddings[jnp.maximum(ids, 0)].astype(jnp.float32)
+    vectors = embedded.embeddings[jnp.maximum(ids, 0)].astype(jnp.float32)
     length = jnp.sqrt((vectors * vectors).sum(-1, keepdims=True))
     return vectors / jnp.where(length > 0, length, 1)
 
 
-def _distance_to_latest(direction: Float[Array, "m d"], state: Embedded, count: int) -> Float[Array, " m"]:
+def _distance_to_latest(direction: Float[Array, "m d"], embedded: Embedded, count: int) -> Float[Array, " m"]:
     """The mean cosine distance to the prompts of the last batches; 0 before the first."""
-    latest = state.latest(count)
+    latest = embedded.latest(count)
     known = latest.group_size > 0
-    total = jnp.where(known[..., None], _directions(state, latest.prompt_ids), 0).sum((0, 1))
-    return jnp.where(known.any(), 1 - direction @ (total / jnp.maximum(known.sum(), 1)), 0)
+    total = jnp.where(known[..., None], _directions(embedded, latest.prompt_ids), 0).sum((0, 1))
+    return jnp.where(known.any(), 1 - direction @ (total / jnp.maximum(known.sum(dtype=jnp.float32), 1)), 0)
 
 
 def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *, method: str = "custom") -> Selector:
@@ -223,7 +224,15 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         acquisition: turns that into scores.
         rule: chooses by the scores.
         method: a name for logs and checkpoints.
+
+    Raises:
+        ValueError: a part of another type, for example a constructor that was not called.
     """
+    kinds = {"predictor": Predictor, "acquisition": Acquisition, "rule": Rule}
+    for (name, kind), part in zip(kinds.items(), (predictor, acquisition, rule), strict=True):
+        if not isinstance(part, kind):
+            made = ", for example with a call: jaxsel.top_k()" if callable(part) else ""
+            raise ValueError(f"{name} is {part!r}; give a jaxsel.{kind.__name__}{made}")
 
     def select(
         key: Key[Array, ""], state: State, batch_size: int, candidates: Int[Array, " c"] | None = None

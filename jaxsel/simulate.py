@@ -102,12 +102,12 @@ def simulate(
         trace = _traced(rollouts, prediction, fresh, success_rate(learner, state, probe), t)
         return (selector.update(keys[5], belief, rollouts), train(learner, state, rollouts)), trace
 
-    return jax.lax.scan(step, (belief, initial_state(learner)), jnp.arange(num_steps))[1]
+    return jax.lax.scan(step, (belief, initial_state(learner)), jnp.arange(num_steps, dtype=jnp.int32))[1]
 
 
 def _random_rows(key: Key[Array, ""], num_prompts: int, size: int) -> Int[Array, " c"]:
     """Distinct rows of the pool, without the sort of the whole pool that a permutation takes."""
-    return jax.lax.top_k(jax.random.uniform(key, (num_prompts,)), size)[1]
+    return jax.lax.top_k(jax.random.uniform(key, (num_prompts,), jnp.float32), size)[1]
 
 
 def _random_candidates(key: Key[Array, ""], num_prompts: int, size: int) -> Int[Array, " c"]:
@@ -117,8 +117,8 @@ def _random_candidates(key: Key[Array, ""], num_prompts: int, size: int) -> Int[
     """
     start_key, place_key = jax.random.split(key)
     width = num_prompts // size
-    rows = jnp.arange(size) * width + jax.random.randint(place_key, (size,), 0, width)
-    return (rows + jax.random.randint(start_key, (), 0, num_prompts)) % num_prompts
+    rows = jnp.arange(size, dtype=jnp.int32) * width + jax.random.randint(place_key, (size,), 0, width, jnp.int32)
+    return (rows + jax.random.randint(start_key, (), 0, num_prompts, jnp.int32)) % num_prompts
 
 
 def _traced(
@@ -133,5 +133,5 @@ def _traced(
         metrics.spearman(prediction.success_rate, truth),
         metrics.mean_absolute_error(prediction.success_rate, truth),
         metrics.solve_state_accuracy(prediction, fresh.successes, fresh.group_size),
-        (t + 1) * rollouts.group_size.sum(),
+        (t + 1) * rollouts.group_size.sum(dtype=jnp.int32),
     )

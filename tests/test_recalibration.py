@@ -11,6 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 
 import jaxsel
 from jaxsel import recalibration
+from jaxsel.base import embedded_in
 from jaxsel.recalibration import MAPS, Groups, Pairs, grouped, no_pairs, with_pairs
 from tests.histories import rollouts
 from tests.small_gps import EMBEDDINGS, TINY, N
@@ -196,3 +197,40 @@ def test_it_cannot_be_sharded():
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         jaxsel.recalibrated(jaxsel.beta_bernoulli(), **options)
+
+
+@pytest.mark.parametrize("name", ["beta_bernoulli", "amortized"])
+def test_diverse_asks_a_recalibrated_state_as_it_asks_the_state_itself(name):
+    """Whatever `isinstance` makes of properties on this version of Python."""
+    make = {"beta_bernoulli": jaxsel.beta_bernoulli, "amortized": lambda: jaxsel.amortized(EMBEDDINGS, **TINY)}[name]
+    for predictor in (make(), jaxsel.recalibrated(make()), jaxsel.recalibrated(jaxsel.recalibrated(make()))):
+        state = predictor.init(KEY, N)
+        if name == "beta_bernoulli":
+            assert embedded_in(state) is None
+            with pytest.raises(ValueError, match="has no embeddings; give the rule diverse with amortized"):
+                jaxsel.diverse().choose(KEY, jnp.zeros(N), 4, None, state)
+        else:
+            assert embedded_in(state).latest(2).prompt_ids.shape[0] == 2
+            chosen = jaxsel.diverse().choose(KEY, jnp.zeros(N), 4, None, state)
+            of_the_state_itself = jaxsel.diverse().choose(KEY, jnp.zeros(N), 4, None, make().init(KEY, N))
+            np.testing.assert_array_equal(chosen, of_the_state_itself)
+
+
+def test_a_group_of_one_is_never_mixed():
+    for predictor in (jaxsel.beta_bernoulli(group_size=1), jaxsel.amortized(EMBEDDINGS, **TINY, group_size=1)):
+        for method in (predictor, jaxsel.recalibrated(predictor), jaxsel.recalibrated(predictor, method="beta")):
+            selector = jaxsel.make_selector(method, jaxsel.thompson(), jaxsel.top_k())
+            live = jaxsel.PromptSelector(selector, num_prompts=N)
+            live.observe(live.select(4), [0, 1, 0, 1], 1)
+            prediction = live.predict()
+            np.testing.assert_array_equal(prediction.mixed, 0)
+            np.testing.assert_allclose(prediction.unsolved + prediction.solved, 1, atol=1e-6)
+
+
+def test_a_constructor_that_was_not_called_is_named(unchecked_types):
+    with pytest.raises(ValueError, match=r"predictor is <function hidden_markov.*give a predictor"):
+        jaxsel.recalibrated(jaxsel.hidden_markov)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="predictor is Selector"):
+        jaxsel.recalibrated(jaxsel.dps())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"rule is <function top_k.*give a jaxsel.Rule, for example with a call"):
+        jaxsel.make_selector(jaxsel.beta_bernoulli(), jaxsel.thompson(), jaxsel.top_k)  # pyright: ignore[reportArgumentType]
