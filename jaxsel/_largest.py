@@ -13,9 +13,7 @@ _SAMPLE = 16_384
 _DEVIATIONS = 6.0
 
 
-def kth_largest(
-    values: Float[Array, " m"], k: int | Int[Array, ""], at_most: int | None = None
-) -> Float[Array, ""]:
+def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: int | None = None) -> Float[Array, ""]:
     """The k-th largest of `values`, 1 <= k <= m; NaN counts as minus infinity.
 
     A traced k needs `at_most`, a static bound of it: one compilation then serves every k up to there.

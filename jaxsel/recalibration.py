@@ -215,6 +215,7 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
     Raises:
         ValueError: an argument out of its range.
     """
+    _validate.made(Predictor, predictor=predictor)
     _validate.one_of(MAPS, method=method)
     _validate.positive_integer(window=window)
 

@@ -79,7 +79,9 @@ def chosen_by_score(
 
     With `count`, only so many are chosen; the others have the id -1 and the score minus infinity, and come last.
     """
-    scores, ids = looked_up(choose_positions(choose, key, scores, batch_size, prompt_ids, state, count), scores, prompt_ids)
+    scores, ids = looked_up(
+        choose_positions(choose, key, scores, batch_size, prompt_ids, state, count), scores, prompt_ids
+    )
     order = descending(jnp.where(ids < 0, -jnp.inf, scores), batch_size)[1]
     return scores[order], ids[order]
 
@@ -272,9 +274,7 @@ def _distance_to_latest(direction: Float[Array, "m d"], state: Embedded, count: 
     return jnp.where(known.any(), 1 - direction @ (total / jnp.maximum(known.sum(), 1)), 0)
 
 
-def without(
-    candidates: Int[Array, " c"] | None, excluded: Bool[Array, " N"] | None
-) -> Int[Array, " m"] | None:
+def without(candidates: Int[Array, " c"] | None, excluded: Bool[Array, " N"] | None) -> Int[Array, " m"] | None:
     """The candidates, None: the whole pool, with -1 in place of those that are excluded."""
     if excluded is None:
         return candidates
@@ -290,7 +290,13 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         acquisition: turns that into scores.
         rule: chooses by the scores.
         method: a name for logs and checkpoints.
+
+    Raises:
+        ValueError: a function that makes a part, where the part itself is asked for.
     """
+    _validate.made(Predictor, predictor=predictor)
+    _validate.made(Acquisition, acquisition=acquisition)
+    _validate.made(Rule, rule=rule)
 
     def select(
         key: Key[Array, ""],

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxsel import _validate
 from jaxsel._placement import AXIS, padded
 from jaxsel.base import ChooseFn, InitFn, PredictFn, Prediction, Rollouts, Selection, Selector, State, UpdateFn
 from jaxsel.selection import best, choose_positions, chosen_by_score, looked_up, without
@@ -74,6 +75,7 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
     Raises:
         ValueError: a selector that is no composition, a state without `partition_specs`, or another mesh.
     """
+    _validate.made(Selector, selector=selector)
     if selector.acquisition is None or selector.rule is None:
         raise ValueError(f"{selector.spec} has no acquisition and rule; give a selector of make_selector, not sharded")
     if mesh.axis_names != (AXIS,):
