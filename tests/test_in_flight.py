@@ -98,7 +98,7 @@ def test_a_bound_on_the_batch_changes_no_choice(rule):
     state = method.init(jax.random.key(0), N)
     for seed in range(3):
         exact = method.select(jax.random.key(seed), state, 5)
-        bounded = method.select(jax.random.key(seed), state, 8, count=np.int32(5))
+        bounded = method.select(jax.random.key(seed), state, 8, count=jax.numpy.int32(5))
         np.testing.assert_array_equal(bounded.prompt_ids[:5], exact.prompt_ids)
         np.testing.assert_array_equal(bounded.prompt_ids[5:], -1)
 
