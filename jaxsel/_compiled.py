@@ -43,10 +43,10 @@ def _kept_with_its_function(compile_it: Callable[[Any], Any]) -> Callable[[Any],
 
 @_kept_with_its_function
 def compiled_select(select: Any) -> Any:
-    """`(state, seed, counter, batch_size, candidates) -> Selection`."""
+    """`(state, seed, counter, batch_size, candidates, options) -> Selection`; options are further arguments by name."""
 
-    def run(state, seed, counter, batch_size, candidates):
-        return select(_key(seed, _SELECT, counter), state, batch_size, candidates)
+    def run(state, seed, counter, batch_size, candidates, options):
+        return select(_key(seed, _SELECT, counter), state, batch_size, candidates, **options)
 
     return jax.jit(run, static_argnums=3)
 
@@ -60,16 +60,30 @@ def compiled_predict(predict: Any) -> Any:
 @_kept_with_its_function
 def compiled_update(update: Any) -> Any:
     """`(state, seed, counter, visits) -> state`; the state that is given is donated."""
+    return jax.jit(_update_with_key(update), donate_argnums=0)
 
+
+@_kept_with_its_function
+def compiled_preview(update: Any) -> Any:
+    """`compiled_update`, but the state that is given stays as it is."""
+    return jax.jit(_update_with_key(update))
+
+
+def _update_with_key(update: Any) -> Any:
     def run(state, seed, counter, visits):
         return update(_key(seed, _UPDATE, counter), state, Rollouts(*visits))
 
-    return jax.jit(run, donate_argnums=0)
+    return run
+
+
+def bucket(size: int) -> int:
+    """The power of two, at least 8, that holds `size`."""
+    return max(8, 1 << max(size - 1, 0).bit_length())
 
 
 def lengthened(column: Shaped[Array | np.ndarray, " m"], fill: int = 0) -> Shaped[Array | np.ndarray, " p"]:
     """The column, lengthened to a power of two, so that batches of many sizes share few compilations."""
-    missing = max(8, 1 << max(len(column) - 1, 0).bit_length()) - len(column)
+    missing = bucket(len(column)) - len(column)
     xp = jnp if isinstance(column, jax.Array) else np
     return xp.pad(column, (0, missing), constant_values=fill) if missing else column
 

@@ -13,8 +13,10 @@ _SAMPLE = 16_384
 _DEVIATIONS = 6.0
 
 
-def kth_largest(values: Float[Array, " m"], k: int) -> Float[Array, ""]:
+def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: int | None = None) -> Float[Array, ""]:
     """The k-th largest of `values`, 1 <= k <= m; NaN counts as minus infinity.
+
+    A traced k needs `at_most`, a static bound of it: one compilation then serves every k up to there.
 
     A regular sample gives a bound that a little more than k values reach; those are gathered, and the answer is found
     among them bit by bit, in 32 counts. Where the sample misleads, and only there, the counts are over all values.
@@ -22,11 +24,12 @@ def kth_largest(values: Float[Array, " m"], k: int) -> Float[Array, ""]:
     """
     size = values.shape[0]
     stride = size // _SAMPLE
-    expected = k / stride if stride else 0.0
+    bound_of_k = int(k) if at_most is None else at_most
+    expected = bound_of_k / stride if stride else 0.0
     sample_rank = math.ceil(expected + _DEVIATIONS * math.sqrt(expected + 1))
     capacity = math.ceil(stride * (sample_rank + _DEVIATIONS * math.sqrt(sample_rank)))
     if stride < 2 or capacity > size // 4:
-        return top_k(values, k)[0][-1]
+        return top_k(values, bound_of_k)[0][k - 1]
 
     bound = top_k(values[: stride * _SAMPLE : stride], sample_rank)[0][-1]
     above, at_least = count_true(values > bound), count_true(values >= bound)
@@ -59,7 +62,7 @@ def _without_nan(values: Float[Array, " m"]) -> Float[Array, " m"]:
     return jnp.where(jnp.isnan(values), -jnp.inf, values)
 
 
-def _kth_largest_by_bits(values: Float[Array, " m"], k: int) -> Float[Array, ""]:
+def _kth_largest_by_bits(values: Float[Array, " m"], k: int | Int[Array, ""]) -> Float[Array, ""]:
     """The largest number that at least k values reach: its bits from the highest, in an order that integers share."""
     ordered = _to_ordered(values)
 

@@ -104,6 +104,28 @@ def numbers(name: str, value: ArrayLike, *, low: float, high: float) -> np.ndarr
     return np.clip(array, low, high)
 
 
+def rows(name: str, value: ArrayLike, num_prompts: int) -> np.ndarray:
+    """Rows of the pool as an int32 vector: given as integers, or as a boolean mask of the whole pool."""
+    try:
+        mask = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # `integers` says so
+        mask = np.zeros(0)
+    if mask.dtype.kind != "b":
+        return integers(name, value, low=0, high=num_prompts)
+    if mask.shape != (num_prompts,):
+        raise ValueError(f"{name} is a mask of shape {mask.shape}; give one boolean per prompt, {num_prompts} in all")
+    return np.flatnonzero(mask).astype(np.int32)
+
+
+def made(kind: type, **arguments: Any) -> None:
+    """Every argument is of this kind, and not the function that makes one."""
+    for name, value in arguments.items():
+        if not isinstance(value, kind):
+            called = getattr(value, "__name__", None) if callable(value) else None
+            cure = f"call it: {called}(...)" if called else f"give a {kind.__name__}"
+            raise ValueError(f"{name} is {value!r:.200}, which is no {kind.__name__}; {cure}")
+
+
 def distinct(name: str, value: np.ndarray) -> None:
     """No entry of the vector stands in it twice."""
     unique, counts = np.unique(value, return_counts=True)

@@ -26,24 +26,47 @@ def checked_visits(prompt_ids: ArrayLike, successes: ArrayLike, group_size: Arra
     """What `merge_visits` does, for array-likes that may be wrong; a single `group_size` is one for all.
 
     Raises:
-        ValueError: lengths that differ, ids that are no rows of the pool, counts that are not integers with
-            0 <= successes <= group_size.
+        ValueError: lengths that differ, ids that are no rows of the pool, counts that are not integers (or booleans,
+            for successes) with 0 <= successes <= group_size, or counts of a prompt that sum to too many.
     """
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
     if np.ndim(group_size) == 0:
         group_size = np.full(len(ids), group_size)
-    s = _validate.integers("successes", successes, low=0, high=_LARGEST_COUNT)
+    s = _validate.integers("successes", _counted(successes), low=0, high=_LARGEST_COUNT)
     n = _validate.integers("group_size", group_size, low=0, high=_LARGEST_COUNT)
     _one_entry_each(ids, s, n)
     if (s > n).any():
         at = int(np.argmax(s > n))
         raise ValueError(f"successes[{at}] is {s[at]} of {n[at]} rollouts; give successes <= group_size")
-    rows = np.flatnonzero(n)
+    return merged(ids, s, n)
+
+
+def merged(ids: Int[np.ndarray, " b"], successes: Int[np.ndarray, " b"], group_size: Int[np.ndarray, " b"]) -> Visits:
+    """Sum the counts of repeated ids, and leave out rows without rollouts.
+
+    Raises:
+        ValueError: rollouts of a prompt that sum to too many.
+    """
+    rows = np.flatnonzero(group_size)
     rows = rows[ids[rows].argsort()]
     ids = ids[rows]
     # not np.unique and np.bincount, which take as long as all the rest
     first = np.flatnonzero(np.concatenate([ids[:1] >= 0, ids[1:] != ids[:-1]]))
-    return Visits(ids[first], *(np.add.reduceat(column[rows], first, dtype=np.int32) for column in (s, n)))
+    s, n = (np.add.reduceat(column[rows], first, dtype=np.int64) for column in (successes, group_size))
+    if (n >= _LARGEST_COUNT).any():
+        at = int(np.argmax(n))
+        total = f"the group_size of prompt {ids[first[at]]} sums to {n[at]} in one step"
+        raise ValueError(f"{total}; give at most {_LARGEST_COUNT - 1} rollouts per prompt and step")
+    return Visits(ids[first], s.astype(np.int32), n.astype(np.int32))
+
+
+def _counted(successes: ArrayLike) -> ArrayLike:
+    """Booleans as 0 and 1; everything else as it is."""
+    try:
+        array = np.asarray(successes)
+    except (TypeError, ValueError, RuntimeError):  # whoever checks the values says so
+        return successes
+    return array.astype(np.int32) if array.dtype.kind == "b" else successes
 
 
 def checked_ids(

@@ -1,7 +1,7 @@
 """Candidates from an epoch-shuffled window, as the papers' data loaders give them."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 _STREAM = 0x77696E64  # others that draw from the same seed start with another number
 
@@ -19,16 +19,24 @@ class EpochWindow:
         self._epoch = 0
         self._waiting = self._shuffled()
 
-    def take(self, size: int) -> Int[np.ndarray, " c"]:
-        """The next `size` rows, at most the whole pool; distinct."""
-        window = self._waiting[:size]
-        self._waiting = self._waiting[size:]
+    def take(self, size: int, excluded: Bool[np.ndarray, " N"] | None = None) -> Int[np.ndarray, " c"]:
+        """The next `size` rows, distinct; at most the whole pool without the excluded rows.
+
+        Excluded rows are skipped and keep their turn: they are the first to come once they are not excluded.
+        """
+        if excluded is None:
+            window, self._waiting = self._waiting[:size], self._waiting[size:]
+        else:
+            is_free = ~excluded[self._waiting]
+            taken = is_free & (is_free.cumsum() <= size)
+            window, self._waiting = self._waiting[taken], self._waiting[~taken]
         if len(window) < size:
             self._epoch += 1
-            order = self._shuffled()
-            fresh = order[~np.isin(order, window)][: size - len(window)]
+            order, skipped = self._shuffled(), self._waiting
+            free = order if excluded is None else order[~excluded[order]]
+            fresh = free[~np.isin(free, window)][: size - len(window)]
             window = np.concatenate([window, fresh])
-            self._waiting = order[~np.isin(order, fresh)]
+            self._waiting = np.concatenate([skipped, order[~np.isin(order, np.concatenate([fresh, skipped]))]])
         return window
 
     def state_dict(self) -> dict[str, np.ndarray]:

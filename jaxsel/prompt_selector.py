@@ -1,8 +1,7 @@
 """The stateful edge: NumPy in, NumPy out, compiled functions and the state of the pool inside."""
 
-import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,27 +10,19 @@ from jaxtyping import Array, Int
 from numpy.typing import ArrayLike
 
 from jaxsel import _metadata, _validate, checkpoint
-from jaxsel._bookkeeping import Bookkeeping
-from jaxsel._compiled import compiled_predict, compiled_select, compiled_update, initial_key, lengthened
-from jaxsel._placement import shape_of_pool, to_devices, to_host
-from jaxsel._pool import Keys, identify_pool, size_of
+from jaxsel._compiled import lengthened
+from jaxsel._guard import guarded
+from jaxsel._in_flight import in_flight_as_here, in_flight_as_saved
+from jaxsel._placement import to_devices, to_host
+from jaxsel._pool import Keys, size_of
 from jaxsel._rebuild import selector_from_spec
-from jaxsel._state import by_name, encoded, replaced, said_by
+from jaxsel._selector_core import SelectorCore
+from jaxsel._state import encoded, said_by
 from jaxsel._visits import checked_ids, checked_visits
-from jaxsel._window import EpochWindow
-from jaxsel.base import Prediction, Selection, Selector
-from jaxsel.sharding import shard
+from jaxsel.base import Prediction, Selector
 
 
-class _Choice(NamedTuple):
-    """A selection that may still be computed, and the window as it is once its candidates are taken."""
-
-    batch_size: int
-    selection: Selection
-    window: EpochWindow | None
-
-
-class PromptSelector:
+class PromptSelector(SelectorCore):
     """Chooses the prompts of every training step and learns from their rollouts.
 
     >>> import jaxsel
@@ -44,6 +35,13 @@ class PromptSelector:
     The same seed and the same observations give the same choices, also across `save` and `load`. `predict` and
     `metrics` never change a later choice. Nor does the mesh, but for GPS, see `jaxsel.sharding`.
 
+    Each call of `observe` is one step of the method's clock, unless it names its step: calls with the same `step` are
+    one. Such a step ends when another one begins, and at `select`, `prepare`, `wait`, `end_step` and every checkpoint.
+
+    Threads may share a selector: one method runs at a time. A forked child may not, and is told so. A selector can be
+    copied, and pickled where its method can be rebuilt from `spec`; the copy is independent, and a pickled selector
+    comes back on one device.
+
     Args:
         selector: the method, for example `jaxsel.mopps()`.
         keys: unique names of the prompts, strings or integers, in the order of the pool; a checkpoint remembers them.
@@ -53,6 +51,9 @@ class PromptSelector:
             do; None: among the whole pool.
         mesh: of devices that the pool is spread over, see `prompts_mesh`; None: one device has it all. Where several
             processes share the mesh, each calls the same methods with the same arguments, and gets the same answers.
+        track_in_flight: do not choose prompts again that were selected and neither observed nor released since, for
+            trainers that select before they have observed.
+        in_flight_steps: how many later selections a prompt is in flight at most; None: there is no limit.
 
     Raises:
         ValueError: not exactly one of `keys` and `num_prompts`, keys that repeat, an argument out of its range, or a
@@ -68,25 +69,10 @@ class PromptSelector:
         seed: int = 0,
         candidate_ratio: int | None = None,
         mesh: Mesh | None = None,
+        track_in_flight: bool = False,
+        in_flight_steps: int | None = None,
     ):
-        self.num_prompts, self._pool_fingerprint = identify_pool(keys, num_prompts)
-        _validate.integer_in(0, 2**32, seed=seed)
-        if candidate_ratio is not None:
-            _validate.positive_integer(candidate_ratio=candidate_ratio)
-            candidate_ratio = int(candidate_ratio)
-        self._mesh = mesh
-        self._selector = selector = shard(selector, mesh, self.num_prompts) if mesh else selector
-        self._candidate_ratio = candidate_ratio
-        self._seed = np.uint32(seed)
-        self._counters = {"selects": 0, "observes": 0}
-        self._window = EpochWindow(self.num_prompts, int(self._seed)) if candidate_ratio else None
-        self._state = selector.init(initial_key(self._seed), self.num_prompts)
-        self._books = Bookkeeping(np.zeros(self.num_prompts, np.int32))
-        self._last_selection: Selection | None = None
-        self._prepared: _Choice | None = None
-        self._select = compiled_select(selector.select)
-        self._predict = compiled_predict(selector.predict)
-        self._update = compiled_update(selector.update)
+        super().__init__(selector, keys, num_prompts, seed, candidate_ratio, mesh, track_in_flight, in_flight_steps)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -94,16 +80,23 @@ class PromptSelector:
         return self._selector.spec | {"candidate_ratio": self._candidate_ratio}
 
     @property
+    @guarded
     def visits(self) -> Int[np.ndarray, " N"]:
         """How often each prompt was observed with at least one rollout that counts."""
-        return self._books.visits.copy()
+        return self._current_books().visits.copy()
 
-    def select(self, batch_size: int, candidates: ArrayLike | None = None) -> Int[np.ndarray, " b"]:
+    @guarded
+    def select(
+        self, batch_size: int, candidates: ArrayLike | None = None, *, exclude: ArrayLike | None = None
+    ) -> Int[np.ndarray, " b"]:
         """Chooses prompts for the next step.
 
         Args:
             batch_size: how many.
-            candidates: distinct rows to choose among, in place of the window or the whole pool.
+            candidates: distinct rows to choose among, or a boolean mask of the pool, in place of the window or the
+                whole pool.
+            exclude: rows that must not be chosen, or a boolean mask of the pool. The window skips them: they
+                come later.
 
         Returns:
             Distinct rows of the pool.
@@ -111,12 +104,29 @@ class PromptSelector:
         Raises:
             ValueError: more prompts asked for than there are to choose from, or candidates that are no distinct rows.
         """
-        choice = self._choice(batch_size, candidates)
+        choice = self._choice(batch_size, candidates, exclude)
+        ids = np.array(choice.selection.prompt_ids)[: choice.batch_size]
+        if self._in_flight is not None:
+            self._in_flight.hand_out(ids, self._counters["selects"])
         self._prepared = None
         self._counters["selects"] += 1
-        self._last_selection, self._window = choice.selection, choice.window
-        return np.asarray(choice.selection.prompt_ids)
+        self._window = choice.window
+        self._books.opened(ids.copy(), choice.selection.prediction)
+        return ids
 
+    @guarded
+    def release(self, prompt_ids: ArrayLike) -> None:
+        """These prompts will not be observed: they may be chosen again, see `track_in_flight`.
+
+        Raises:
+            ValueError: ids that are no rows of the pool, or a selector that does not track them.
+        """
+        if self._in_flight is None:
+            raise ValueError("this selector does not track prompts in flight; make it with track_in_flight=True")
+        self._in_flight.release(_validate.rows("prompt_ids", prompt_ids, self.num_prompts))
+        self._prepared = None
+
+    @guarded
     def prepare(self, batch_size: int) -> None:
         """Starts to compute what the next `select(batch_size)` returns, while other things are done.
 
@@ -127,6 +137,7 @@ class PromptSelector:
         """
         self._prepared = self._choice(batch_size, None)
 
+    @guarded
     def predict(self, prompt_ids: ArrayLike | None = None) -> Prediction:
         """Predicts prompts before they are rolled out, as NumPy arrays; no ids: the whole pool.
 
@@ -137,32 +148,53 @@ class PromptSelector:
             # without ever having all of it on one device
             parts = [self.predict(ids) for ids in np.array_split(np.arange(self.num_prompts), self._mesh.size)]
             return jax.tree.map(lambda *fields: np.concatenate(fields), *parts)
+        state, clock = self._current_state()
         if prompt_ids is None:
-            prediction = self._predict(self._state, self._seed, self._counters["observes"], None)
-            return jax.tree.map(np.asarray, prediction)
+            return jax.tree.map(np.array, self._predict(state, self._seed, clock, None))
         ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=self.num_prompts)
-        prediction = self._predict(self._state, self._seed, self._counters["observes"], lengthened(ids))
-        return jax.tree.map(lambda field: np.asarray(field)[: len(ids)], prediction)
+        prediction = self._predict(state, self._seed, clock, lengthened(ids))
+        return jax.tree.map(lambda field: np.array(np.asarray(field)[: len(ids)]), prediction)
 
-    def observe(self, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike) -> None:
-        """Takes in the outcome of rollouts. Each call is one step of the method's clock.
+    @guarded
+    def observe(
+        self, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike, *, step: int | None = None
+    ) -> None:
+        """Takes in the outcome of rollouts. Each call is one step of the method's clock, but for calls with one `step`.
 
-        Late and partial observations are welcome, and prompts that were never selected. Repeated ids are one visit
-        with summed counts. A prompt with group_size 0 (all its rollouts failed) is not counted as visited.
+        Late observations are welcome, and prompts that were never selected. To observe a batch in parts, give all of
+        them the same `step`: as if they were one call. Repeated ids are one visit with summed counts. A prompt with
+        group_size 0 (all its rollouts failed) is not counted as visited.
 
         Args:
             prompt_ids: rows of the pool.
-            successes: s, correct rollouts, one a row.
+            successes: s, correct rollouts, one a row; booleans are 0 and 1.
             group_size: n, rollouts, one a row or one for all.
+            step: the trainer's number of the step. A larger number than before ends the step before; observations of
+                a step that has ended count in the one that is open, or comes next.
 
         Raises:
             ValueError: lengths that differ, ids that are no rows of the pool, counts that are not integers with
                 0 <= successes <= group_size. The state stays as it was.
         """
         visits = checked_visits(prompt_ids, successes, group_size, self.num_prompts)
-        self._learn(*visits)
-        self._books.note(visits)
+        if step is not None:
+            _validate.integer_in(0, 2**31, step=step)
+        if step is None or self._step.is_over(int(step)):
+            self._end_step()
+        if step is None:
+            self._take_in(visits)
+        else:
+            self._books.settle()
+            self._step.add(int(step), visits)
+            self._prepared = None
+        self._landed(prompt_ids)
 
+    @guarded
+    def end_step(self) -> None:
+        """Ends the step that `observe(..., step=...)` began: a device starts to work its observations in."""
+        self._end_step()
+
+    @guarded
     def observe_on_device(
         self, prompt_ids: ArrayLike, successes: Int[Array, " b"], group_size: Int[Array, " b"]
     ) -> None:
@@ -176,31 +208,40 @@ class PromptSelector:
         if self._mesh is not None:
             return self.observe(prompt_ids, successes, group_size)
         ids = checked_ids(prompt_ids, successes, group_size, self.num_prompts)
+        self._end_step()
         here = jax.tree.leaves(self._state)[0].sharding
         self._learn(ids, *(jax.device_put(column.astype(np.int32), here) for column in (successes, group_size)))
         self._books.note_later(ids, successes, group_size)
+        self._landed(ids)
 
+    @guarded
     def wait(self) -> None:
         """Returns when the last observation is worked in: `observe` itself returns while the device still computes."""
+        self._end_step()
         jax.block_until_ready(self._state)
 
+    @guarded
     def metrics(self) -> dict[str, float]:
         """What the last observation said of the last prediction, and how much of the pool has been seen."""
+        (state, clock), books = self._current_state(), self._current_books()
         return {
-            "selector/observes": float(self._counters["observes"]),
-            "selector/coverage": self._books.coverage,
-            **{f"selector/{name}": value for name, value in self._books.report(self._last_selection).items()},
-            **{f"selector/{name}": float(value) for name, value in said_by(self._state, "metrics", {}).items()},
+            "selector/observes": float(clock),
+            "selector/coverage": books.coverage,
+            **{f"selector/{name}": value for name, value in books.report().items()},
+            **{f"selector/{name}": float(value) for name, value in said_by(state, "metrics", {}).items()},
         }
 
+    @guarded
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs, as numbers, strings and bytes: for torch-style checkpoints.
 
         `torch.load` and other loaders that do not unpickle read it back.
         """
+        self._end_step()
         arrays = {name: encoded(to_host(leaf, self.num_prompts)) for name, leaf in self._arrays().items()}
         return {"arrays": arrays, "metadata": self._metadata()}
 
+    @guarded
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where the other selector was; its seed comes along.
 
@@ -208,10 +249,12 @@ class PromptSelector:
             ValueError: another method, other hyperparameters or another pool. The state stays as it was.
         """
         mine = self._arrays()
+        state_dict = in_flight_as_here(state_dict, mine)
         arrays = _metadata.checked_arrays(state_dict, self._metadata())
         placed = {name: to_devices(arrays[name], leaf) for name, leaf in mine.items() if isinstance(leaf, jax.Array)}
         self._adopt(arrays | placed, state_dict["metadata"])
 
+    @guarded
     def save(self, path: str | Path) -> None:
         """Writes everything to the folder `path`, in place of what it wrote there before.
 
@@ -221,6 +264,7 @@ class PromptSelector:
             ValueError: a path that is no folder on a disk of this machine, a folder that holds something else, or a
                 full disk.
         """
+        self._end_step()
         checkpoint.save(path, self._arrays(), self._metadata())
 
     @classmethod
@@ -233,6 +277,8 @@ class PromptSelector:
         num_prompts: int | None = None,
         candidate_ratio: int | None = None,
         mesh: Mesh | None = None,
+        track_in_flight: bool = False,
+        in_flight_steps: int | None = None,
     ) -> "PromptSelector":
         """The selector that `save` wrote, ready to go on. No code of its author is run.
 
@@ -243,6 +289,8 @@ class PromptSelector:
             num_prompts: in place of keys.
             candidate_ratio: the same.
             mesh: any.
+            track_in_flight: as for the constructor; prompts in flight come along where they were saved.
+            in_flight_steps: as for the constructor.
 
         Raises:
             ValueError: there is no complete checkpoint, it is damaged, or it is of another method, other
@@ -261,63 +309,13 @@ class PromptSelector:
                 seed=metadata["seed"],
                 candidate_ratio=candidate_ratio,
                 mesh=mesh,
+                track_in_flight=track_in_flight,
+                in_flight_steps=in_flight_steps,
             )
             if not is_given:
                 loaded._pool_fingerprint = metadata["pool"]
-            _metadata.check(metadata, loaded._metadata())
-            loaded._adopt(saved.restore(loaded._arrays(), padded=True), metadata)
+            here = loaded._arrays()
+            _metadata.check(in_flight_as_here({"metadata": metadata}, here)["metadata"], loaded._metadata())
+            like = in_flight_as_saved(here, metadata, loaded.num_prompts)
+            loaded._adopt(saved.restore(like, padded=True), metadata)
         return loaded
-
-    def _choice(self, batch_size: int, candidates: ArrayLike | None) -> _Choice:
-        """What `select` returns, prepared or dispatched now; nothing of this selector changes."""
-        _validate.positive_integer(batch_size=batch_size)
-        if candidates is None and self._prepared is not None and self._prepared.batch_size == batch_size:
-            return self._prepared
-        among, window = None, copy.copy(self._window)
-        if candidates is not None:
-            among = _validate.integers("candidates", candidates, low=0, high=self.num_prompts)
-            _validate.distinct("candidates", among)
-        size = self.num_prompts if among is None else len(among)
-        if batch_size > size:
-            raise ValueError(f"batch_size is {batch_size} of {size} prompts to choose from; give at most {size}")
-        if among is None and window is not None and self._candidate_ratio is not None:
-            among = window.take(min(self._candidate_ratio * batch_size, self.num_prompts))
-        selection = self._select(self._state, self._seed, self._counters["selects"], int(batch_size), among)
-        return _Choice(batch_size, selection, window)
-
-    def _learn(self, *rollouts: Int[Array | np.ndarray, " b"]) -> None:
-        """Updates the state by ids, successes and group sizes; what was prepared is no longer what it would choose."""
-        self._books.settle()
-        batch = lengthened(rollouts[0], self.num_prompts), *map(lengthened, rollouts[1:])
-        self._state = self._update(self._state, self._seed, self._counters["observes"], batch)
-        self._counters["observes"] += 1
-        self._prepared = None
-
-    def _arrays(self) -> dict[str, Any]:
-        """Everything that is an array, by name, but for what was given to the method's constructor."""
-        arrays: dict[str, Any] = {"state": self._state, "visits": self._books.visits}
-        if self._window is not None:
-            arrays["window"] = self._window.state_dict()
-        constants = {f"state.{name}" for name in said_by(self._state, "constants", ())}
-        return {name: leaf for name, leaf in by_name(arrays).items() if name not in constants}
-
-    def _metadata(self) -> dict[str, Any]:
-        return {
-            "format": _metadata.FORMAT,
-            "spec": self.spec,
-            "pool": self._pool_fingerprint,
-            "shapes": {name: list(shape_of_pool(leaf, self.num_prompts)) for name, leaf in self._arrays().items()},
-            "seed": int(self._seed),
-            "counters": dict(self._counters),
-        }
-
-    def _adopt(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
-        """Takes over arrays that lie where they belong, and that nobody else has: the next update donates them."""
-        self._state = replaced({"state": self._state}, arrays)["state"]
-        self._books = Bookkeeping(np.array(arrays["visits"], np.int32))
-        if self._window is not None:
-            self._window = EpochWindow(self.num_prompts, metadata["seed"])
-            self._window.load_state_dict({name: arrays[f"window.{name}"] for name in ("epoch", "waiting")})
-        self._seed = np.uint32(metadata["seed"])
-        self._counters = {name: int(value) for name, value in metadata["counters"].items()}
-        self._last_selection = self._prepared = None

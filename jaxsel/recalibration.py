@@ -211,8 +211,7 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
     Raises:
         ValueError: an argument out of its range.
     """
-    if not isinstance(predictor, Predictor):
-        raise ValueError(f"predictor is {predictor!r}; give a predictor, for example jaxsel.hidden_markov()")
+    _validate.made(Predictor, predictor=predictor)
     _validate.one_of(MAPS, method=method)
     _validate.positive_integer(window=window)
 

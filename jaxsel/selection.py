@@ -1,11 +1,12 @@
 """Scores -> prompts: the rules, and the composition of predictor, acquisition and rule into a selector."""
 
+import inspect
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate, random
 from jaxsel._compact import count_true, true_positions
@@ -22,16 +23,20 @@ def best(
     batch_size: int,
     prompt_ids: Int[Array, " m"] | None = None,
     state: State = None,
+    count: Int[Array, ""] | None = None,
 ) -> Int[Array, " b"]:
     """The positions, ascending, of the `batch_size` largest scores; of equal ones at the border, random ones.
 
     Without the random tie-break, a pool that nothing is known of would always give its first rows. The lottery draws
     by prompt id, so that the best of each part of a pool, put together, hold the best of the pool. Minus infinity and
     NaN come last: they are chosen when nothing else is left. Rows with an id below 0 come after even those.
+
+    With `count`, which may be traced, `count` of at most `batch_size` are chosen; m fills up what follows them.
     """
     del state
+    wanted = batch_size if count is None else count
     values = scores if prompt_ids is None else jnp.where(prompt_ids < 0, -jnp.inf, scores)
-    border = kth_largest(values, batch_size)
+    border = kth_largest(values, wanted, batch_size)
     reach = (values >= border) | (jnp.isnan(values) & (border == -jnp.inf))
 
     def draw_lots() -> Int[Array, " b"]:
@@ -40,16 +45,21 @@ def best(
         rank = jnp.where(values > border, 1.0, jnp.where(reach, -lot, -2.0))
         if prompt_ids is not None:
             rank = jnp.where(prompt_ids < 0, -3.0, rank)
-        last = kth_largest(rank, batch_size)
+        last = kth_largest(rank, wanted, batch_size)
         if prompt_ids is None:
             return true_positions(rank >= last, batch_size)
         return jax.lax.cond(
             last > -3,
             lambda: true_positions(rank >= last, batch_size),
-            lambda: jnp.sort(descending(rank, batch_size)[1]),  # fewer prompts than asked for: all of them
+            lambda: _first(descending(rank, batch_size)[1], wanted, len(rank)),  # fewer prompts than asked for: all
         )
 
-    return jax.lax.cond(count_true(reach) > batch_size, draw_lots, lambda: true_positions(reach, batch_size))
+    return jax.lax.cond(count_true(reach) > wanted, draw_lots, lambda: true_positions(reach, batch_size))
+
+
+def _first(positions: Int[Array, " b"], count: int | Int[Array, ""], filler: int) -> Int[Array, " b"]:
+    """The first `count` positions, ascending; `filler` in place of the others."""
+    return jnp.sort(jnp.where(jnp.arange(len(positions), dtype=jnp.int32) < count, positions, filler))
 
 
 def _ids(prompt_ids: Int[Array, " m"] | None, scores: Float[Array, " m"]) -> Int[Array, " m"]:
@@ -63,11 +73,50 @@ def chosen_by_score(
     batch_size: int,
     prompt_ids: Int[Array, " m"] | None,
     state: State,
+    count: Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
-    """The scores and ids of the chosen, from the best score to the worst, NaN last; no ids: the positions."""
-    chosen = choose(key, scores, batch_size, prompt_ids, state)
-    chosen = chosen[descending(scores[chosen], batch_size)[1]]
-    return scores[chosen], chosen if prompt_ids is None else prompt_ids[chosen]
+    """The scores and ids of the chosen, from the best score to the worst, NaN last; no ids: the positions.
+
+    With `count`, only so many are chosen; the others have the id -1 and the score minus infinity, and come last.
+    """
+    scores, ids = looked_up(
+        choose_positions(choose, key, scores, batch_size, prompt_ids, state, count), scores, prompt_ids
+    )
+    order = descending(jnp.where(ids < 0, -jnp.inf, scores), batch_size)[1]
+    return scores[order], ids[order]
+
+
+def choose_positions(
+    choose: ChooseFn,
+    key: Key[Array, ""],
+    scores: Float[Array, " m"],
+    batch_size: int,
+    prompt_ids: Int[Array, " m"] | None,
+    state: State,
+    count: Int[Array, ""] | None,
+) -> Int[Array, " b"]:
+    """What the rule chooses; `count` goes to rules that know of it alone, see `takes_count`."""
+    if count is None:
+        return choose(key, scores, batch_size, prompt_ids, state)
+    return choose(key, scores, batch_size, prompt_ids, state, count=count)
+
+
+def looked_up(
+    positions: Int[Array, " b"], scores: Float[Array, " m"], prompt_ids: Int[Array, " m"] | None
+) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
+    """Scores and ids at the positions; minus infinity and -1 at positions that are none."""
+    there = positions < len(scores)
+    at = jnp.minimum(positions, len(scores) - 1)
+    ids = at if prompt_ids is None else prompt_ids[at]
+    return jnp.where(there, scores[at], -jnp.inf), jnp.where(there, ids, -1)
+
+
+def takes_count(selector: Selector) -> bool:
+    """Whether one compilation of `select` serves batches of many sizes: its rule has the argument `count`."""
+    return all(
+        "count" in inspect.signature(function).parameters
+        for function in (selector.select, *((selector.rule.choose,) if selector.rule else ()))
+    )
 
 
 def top_k() -> Rule:
@@ -90,10 +139,11 @@ def within_bounds(lower: float, upper: float) -> Rule:
         batch_size: int,
         prompt_ids: Int[Array, " m"] | None = None,
         state: State = None,
+        count: Int[Array, ""] | None = None,
     ) -> Int[Array, " b"]:
         del state
         distance = jnp.maximum(jnp.maximum(lower - scores, scores - upper), 0)
-        return best(key, -distance, batch_size, prompt_ids)
+        return best(key, -distance, batch_size, prompt_ids, count=count)
 
     return Rule({"name": "within_bounds", "lower": lower, "upper": upper}, choose)
 
@@ -114,12 +164,13 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
         batch_size: int,
         prompt_ids: Int[Array, " m"] | None = None,
         state: State = None,
+        count: Int[Array, ""] | None = None,
     ) -> Int[Array, " b"]:
         del state
         noise_key, tie_key = jax.random.split(key)
         uniform = random.uniform(noise_key, _ids(prompt_ids, scores))
         gumbel = -jnp.log(-jnp.log1p(-uniform))  # finest where it is largest
-        return best(tie_key, scores / temperature + gumbel, batch_size, prompt_ids)
+        return best(tie_key, scores / temperature + gumbel, batch_size, prompt_ids, count=count)
 
     return Rule({"name": "gumbel_top_k", "temperature": temperature}, choose)
 
@@ -133,9 +184,10 @@ def random_subset() -> Rule:
         batch_size: int,
         prompt_ids: Int[Array, " m"] | None = None,
         state: State = None,
+        count: Int[Array, ""] | None = None,
     ) -> Int[Array, " b"]:
         del state
-        return best(key, jnp.zeros_like(scores), batch_size, prompt_ids)
+        return best(key, jnp.zeros_like(scores), batch_size, prompt_ids, count=count)
 
     return Rule({"name": "random_subset"}, choose)
 
@@ -170,6 +222,7 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
         batch_size: int,
         prompt_ids: Int[Array, " m"] | None = None,
         state: State = None,
+        count: Int[Array, ""] | None = None,
     ) -> Int[Array, " b"]:
         embedded = embedded_in(state)
         if embedded is None:
@@ -177,25 +230,31 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
                 f"the state {type(state).__name__} has no embeddings; give the rule diverse with amortized"
             )
         size = min(len(scores), shortlist * batch_size) if shortlist else len(scores)
-        among = best(key, scores, max(size, batch_size), prompt_ids)  # raises where there are fewer
-        lots = random.uniform(key, _ids(prompt_ids, scores)[among])
+        wanted = batch_size if count is None else count
+        num_among = None if count is None else jnp.minimum(count * shortlist, size) if shortlist else jnp.int32(size)
+        among = best(key, scores, max(size, batch_size), prompt_ids, count=num_among)  # raises where there are fewer
+        lots = random.uniform(key, looked_up(among, scores, prompt_ids)[1])
         among = among[jnp.argsort(lots)]  # of equal values argmax takes the first: the smallest lot, as in best
-        ids, scores = _ids(prompt_ids, scores)[among], scores[among]
+        filler = len(scores)
+        scores, ids = looked_up(among, scores, prompt_ids)
         utility = jnp.clip(jnp.where(jnp.isnan(scores), -jnp.inf, scores), -_HUGE, _HUGE)
         utility = jnp.where(ids < 0, -2 * _HUGE, utility)
         direction = _directions(embedded, ids)
         if anchor_batches:
             utility = utility + weight * _distance_to_latest(direction, embedded, anchor_batches)
 
+        others = max(batch_size - 1, 1) if count is None else jnp.maximum(count - 1, 1).astype(jnp.float32)
+
         def take(number: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
             is_chosen, distance = carry
-            value = utility + weight / max(batch_size - 1, 1) * distance
+            value = utility + weight / others * distance
             at = jnp.argmax(jnp.where(is_chosen, -jnp.inf, value))
             return is_chosen.at[at].set(True), distance + 1 - direction @ direction[at]
 
         start = jnp.zeros(len(ids), bool), jnp.zeros(len(ids), jnp.float32)
-        is_chosen, _ = jax.lax.fori_loop(0, batch_size, take, start)
-        return jnp.sort(among[true_positions(is_chosen, batch_size)])
+        is_chosen, _ = jax.lax.fori_loop(0, wanted, take, start)
+        chosen = true_positions(is_chosen, batch_size)
+        return jnp.sort(jnp.where(chosen < len(among), among[jnp.minimum(chosen, len(among) - 1)], filler))
 
     spec = {"name": "diverse", "weight": weight, "anchor_batches": anchor_batches, "shortlist": shortlist}
     return Rule(spec, choose, lambda batch_size: shortlist * batch_size if shortlist else 2**31 - 1)
@@ -216,6 +275,14 @@ def _distance_to_latest(direction: Float[Array, "m d"], embedded: Embedded, coun
     return jnp.where(known.any(), 1 - direction @ (total / jnp.maximum(known.sum(dtype=jnp.float32), 1)), 0)
 
 
+def without(candidates: Int[Array, " c"] | None, excluded: Bool[Array, " N"] | None) -> Int[Array, " m"] | None:
+    """The candidates, None: the whole pool, with -1 in place of those that are excluded."""
+    if excluded is None:
+        return candidates
+    ids = jnp.arange(len(excluded), dtype=jnp.int32) if candidates is None else candidates
+    return jnp.where(excluded[jnp.maximum(ids, 0)], -1, ids)
+
+
 def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *, method: str = "custom") -> Selector:
     """Composes a selector: predict, score, choose.
 
@@ -226,20 +293,24 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         method: a name for logs and checkpoints.
 
     Raises:
-        ValueError: a part of another type, for example a constructor that was not called.
+        ValueError: a function that makes a part, where the part itself is asked for.
     """
-    kinds = {"predictor": Predictor, "acquisition": Acquisition, "rule": Rule}
-    for (name, kind), part in zip(kinds.items(), (predictor, acquisition, rule), strict=True):
-        if not isinstance(part, kind):
-            made = ", for example with a call: jaxsel.top_k()" if callable(part) else ""
-            raise ValueError(f"{name} is {part!r}; give a jaxsel.{kind.__name__}{made}")
+    _validate.made(Predictor, predictor=predictor)
+    _validate.made(Acquisition, acquisition=acquisition)
+    _validate.made(Rule, rule=rule)
 
     def select(
-        key: Key[Array, ""], state: State, batch_size: int, candidates: Int[Array, " c"] | None = None
+        key: Key[Array, ""],
+        state: State,
+        batch_size: int,
+        candidates: Int[Array, " c"] | None = None,
+        excluded: Bool[Array, " N"] | None = None,
+        count: Int[Array, ""] | None = None,
     ) -> Selection:
         predict_key, rule_key = jax.random.split(key)
         scores = acquisition.score(predictor.predict(predict_key, state, candidates))
-        scores, prompt_ids = chosen_by_score(rule.choose, rule_key, scores, batch_size, candidates, state)
+        among = without(candidates, excluded)
+        scores, prompt_ids = chosen_by_score(rule.choose, rule_key, scores, batch_size, among, state, count)
         # predicted again, with the same draws: the whole pool's other fields are not worth computing
         return Selection(prompt_ids, scores, predictor.predict(predict_key, state, prompt_ids))
 

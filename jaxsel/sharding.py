@@ -23,11 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxsel import _validate
 from jaxsel._placement import AXIS, padded
 from jaxsel.base import ChooseFn, InitFn, PredictFn, Prediction, Rollouts, Selection, Selector, State, UpdateFn
-from jaxsel.selection import best, chosen_by_score
+from jaxsel.selection import best, choose_positions, chosen_by_score, looked_up, without
 
 _WHOLE = P()  # the same on every device
 
@@ -74,6 +75,7 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
     Raises:
         ValueError: a selector that is no composition, a state without `partition_specs`, or another mesh.
     """
+    _validate.made(Selector, selector=selector)
     if selector.acquisition is None or selector.rule is None:
         raise ValueError(f"{selector.spec} has no acquisition and rule; give a selector of make_selector, not sharded")
     if mesh.axis_names != (AXIS,):
@@ -128,24 +130,26 @@ def _sharded(parts: _Parts, mesh: Mesh, num_prompts: int) -> dict[str, Any]:
             return predict(key, state, jnp.minimum(first_row() + jnp.arange(rows), num_prompts - 1), first_id)
         return predict(key, state, None, first_id + first_row())
 
-    def contenders(predict_key, rule_key, state, batch_size):
+    def contenders(predict_key, rule_key, state, excluded, count, batch_size):
         """On every device the scores and ids of the best of each; ids below 0 are no prompts."""
         scores = score(predict_part(predict_key, state))
         ids = first_row() + jnp.arange(rows, dtype=jnp.int32)
-        ids = jnp.where(ids < num_prompts, ids, -1)
+        ids = without(jnp.where(ids < num_prompts, ids, -1), excluded)
         if shortlist is None:
-            chosen = choose(rule_key, scores, min(batch_size, rows), ids, state)
+            at_most = None if count is None else jnp.minimum(count, rows)
+            chosen = choose_positions(choose, rule_key, scores, min(batch_size, rows), ids, state, at_most)
         else:
-            chosen = best(rule_key, scores, min(shortlist(batch_size), rows), ids)
-        return jax.lax.all_gather((scores[chosen], ids[chosen]), AXIS, tiled=True)
+            at_most = None if count is None else jnp.minimum(shortlist(count), rows)
+            chosen = best(rule_key, scores, min(shortlist(batch_size), rows), ids, count=at_most)
+        return jax.lax.all_gather(looked_up(chosen, scores, ids), AXIS, tiled=True)
 
-    def select_everywhere(key, state, candidates, batch_size):
+    def select_everywhere(key, state, candidates, excluded, count, batch_size):
         predict_key, rule_key = jax.random.split(key)
         if candidates is None:
-            scores, ids = contenders(predict_key, rule_key, state, batch_size)
+            scores, ids = contenders(predict_key, rule_key, state, excluded, count, batch_size)
         else:
-            scores, ids = score(look_up(predict_key, state, candidates)), candidates
-        scores, ids = chosen_by_score(choose, rule_key, scores, batch_size, ids, state)
+            scores, ids = score(look_up(predict_key, state, candidates)), without(candidates, excluded)
+        scores, ids = chosen_by_score(choose, rule_key, scores, batch_size, ids, state, count)
         return Selection(ids, scores, look_up(predict_key, state, ids))
 
     def update_part(key, state, rollouts):
@@ -176,9 +180,15 @@ def _sharded(parts: _Parts, mesh: Mesh, num_prompts: int) -> dict[str, Any]:
         return jax.tree.map(lambda field: field[:num_prompts], prediction)
 
     def sharded_select(
-        key: Key[Array, ""], state: State, batch_size: int, candidates: Int[Array, " c"] | None = None
+        key: Key[Array, ""],
+        state: State,
+        batch_size: int,
+        candidates: Int[Array, " c"] | None = None,
+        excluded: Bool[Array, " N"] | None = None,
+        count: Int[Array, ""] | None = None,
     ) -> Selection:
-        return on_mesh(functools.partial(select_everywhere, batch_size=batch_size), key, state, candidates)
+        everywhere = functools.partial(select_everywhere, batch_size=batch_size)
+        return on_mesh(everywhere, key, state, candidates, excluded, count)
 
     def sharded_update(key: Key[Array, ""], state: State, rollouts: Rollouts) -> State:
         return on_mesh(update_part, key, state, rollouts, out=specs)

@@ -87,9 +87,9 @@ def test_what_was_prepared_is_what_is_taken():
     ids = selector._prepared.selection.prompt_ids
     selector.prepare(4)  # is there already
     assert selector._prepared.selection.prompt_ids is ids
-    assert selector.select(4).tolist() == ids.tolist()
-    assert selector._last_selection is not None
-    assert selector._last_selection.prompt_ids is ids
+    prediction = selector._prepared.selection.prediction
+    assert selector.select(4).tolist() == ids[:4].tolist()
+    assert selector._books._open[-1].prediction is prediction
     assert selector._prepared is None
 
 
@@ -200,8 +200,7 @@ def test_the_report_is_what_metrics_say():
     choices(selector)
     ids = np.sort(selector.select(9))
     successes, group_size = np.arange(9), np.full(9, 8)
-    selection = selector._last_selection
-    assert selection is not None
+    selection = selector._books._open[-1]
     order = np.argsort(selection.prompt_ids)
     prediction = jax.tree.map(lambda field: np.asarray(field)[order], selection.prediction)
     selector.observe(ids, successes, group_size)
