@@ -16,7 +16,6 @@ expressions. A verifier that hangs in compiled code holds the interpreter: let i
 import logging
 import math
 import numbers
-import pickle
 import signal
 import threading
 import time
@@ -89,7 +88,7 @@ class Verifier:
             names: how the log calls each completion.
         """
         rows = list(zip(texts, answers, names, strict=True))
-        return self._on_main(lambda: [None if row[0] is None else self._judged(*row) for row in rows])
+        return self._on_main(lambda: [self._judged(*row) for row in rows])
 
     def take_counts(self) -> dict[str, float]:
         """How many verdicts failed since the last call, as metrics `train/verifier_errors`, `_timeouts` and `_odd`."""
@@ -97,17 +96,16 @@ class Verifier:
         self._counts = Counter()
         return {f"train/verifier_{kind}": float(counts[kind]) for kind in KINDS}
 
-    def _judged(self, text: str, answer: Any, name: str) -> Verdict | None:
-        try:
-            kind, said = (
-                self._process(text, answer) if self._process else attempt(self._verify, text, answer, self._timeout)
-            )
-        except pickle.PicklingError as error:
-            kind, said = "errors", f"cannot be given the answer: {error}"
-        if kind == "verdict":
-            return said
-        self._failed(kind, name, said, text)
-        return None
+    def _judged(self, text: str | None, answer: Any, name: str) -> Verdict | None:
+        if text is None:
+            return None
+        if self._process is not None:
+            kind, said = self._process(text, answer)
+        else:
+            kind, said = attempt(self._verify, text, answer, self._timeout)
+        if kind in KINDS:
+            self._failed(kind, name, said, text)
+        return said if kind == "verdict" else None
 
     def _failed(self, kind: str, name: str, what: str, text: str) -> None:
         self._counts[kind] += 1

@@ -57,10 +57,15 @@ class VerifierProcess:
                 self.close()
                 return "errors", f"could not be started again: {what}"
         assert self._connection is not None
-        request = pickle.dumps((text, answer))  # raises here for an answer that cannot travel, not half way
+        try:
+            request = pickle.dumps((text, answer))
+        except Exception as error:  # an answer's own methods may raise anything
+            return "errors", f"cannot be given the answer: {error}"
         try:
             self._connection.send_bytes(request)
             outcome = self._receive(self._timeout)
+        except OSError as error:
+            outcome = "died", f"lost the process that called it ({error})"
         except BaseException:  # an interrupt: a late reply must not answer the next call
             self.close()
             raise

@@ -12,7 +12,7 @@ import pytest
 from experiments import help as help_text
 from experiments.collect.folders import read_run
 from experiments.compare import finished
-from experiments.config import MethodConfig, RunConfig
+from experiments.config import EngineConfig, MethodConfig, RunConfig
 from experiments.runs import METHODS, make_curriculum, make_policy, make_task, run
 from rl.lock import alone_in
 from rl.ranks import Ranks
@@ -178,3 +178,20 @@ def test_the_loser_of_two_runs_changes_nothing(tmp_path):
         thread.join()
     assert found == ["refused"]
     assert [file.name for file in tmp_path.iterdir()] == ["run.lock"]
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "value"),
+    [
+        *[(RunConfig, name, -5) for name in ("pool_size", "held_out_size", "probe_size", "seed")],
+        *[(MethodConfig, "batch_size", value) for value in (0, 2.0, True)],
+        *[(MethodConfig, name, -1) for name in ("candidate_ratio", "latent_size", "max_batches", "entropy_weight")],
+        *[(MethodConfig, name, 1.5) for name in ("decay", "dps_decay", "target", "lower", "upper")],
+        *[(EngineConfig, "timeout", value) for value in (-1.0, float("nan"), float("inf"))],
+        *[(EngineConfig, "gpu_memory_utilization", value) for value in (0.0, 1.5)],
+        *[(WarmStartConfig, name, 0) for name in ("hidden_size", "num_layers", "batch_size", "learning_rate")],
+    ],
+)
+def test_a_setting_out_of_range_is_refused(make, name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}; give"):
+        make(**{name: value})

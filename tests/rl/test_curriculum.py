@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -172,3 +174,11 @@ def test_the_prepared_choice_is_the_first_of_the_next_step(roll_out):
         roll_out.batches.clear()
         curriculum.collect(roll_out)
         assert roll_out.batches[0].tolist() == expected
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, True])
+def test_a_batch_size_out_of_range_is_refused(batch_size):
+    selector = jaxsel.PromptSelector(jaxsel.uniform(), num_prompts=8)
+    for make in (Selected, DynamicSampling, partial(HistoryResampling, seed=0)):
+        with pytest.raises(ValueError, match=f"batch_size is {batch_size}; give an integer of at least 1"):
+            make(selector, batch_size)

@@ -226,3 +226,14 @@ def test_a_byte_order_mark_is_no_part_of_the_log(tmp_path):
     file = tmp_path / "log.jsonl"
     file.write_text('{"step": 1, "prompt": "a", "reward": 1}\n', encoding="utf-8-sig")
     assert read_logs(file).prompts == ["a"]
+
+
+def test_infinite_rewards_are_no_information_and_an_infinite_step_is_refused(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("step,prompt,reward\n1,a,1\n1,a,inf\n1,b,-Infinity\n1,b,0\n1,b,nan\n")
+    history = read_logs(file).history
+    assert history.group_size.sum() == 2
+    assert history.successes.sum() == 1
+    file.write_text("step,prompt,reward\ninf,a,1\n")
+    with pytest.raises(ValueError, match="no whole number"):
+        read_logs(file)

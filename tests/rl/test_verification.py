@@ -152,8 +152,21 @@ def test_a_process_is_killed_and_started_anew():
         assert verifier(texts, ["a"] * 7, ["row"] * 7) == [RIGHT, None, None, None, None, None, WRONG]
         assert time.monotonic() - start < 20
         assert list(verifier.take_counts().values()) == [2, 1, 1]
-        process = verifier._process._process  # type: ignore[union-attr]
+        assert verifier._process is not None
+        process = verifier._process._process
+    assert process is not None
     assert process.poll() is not None
+
+
+def test_an_answer_that_cannot_travel_and_a_process_that_was_killed_end_nothing():
+    with Verifier(unreliable, timeout=1.0, own_process=True) as verifier:
+        assert verifier(["a", "a"], [lambda: "a", "a"], ["row"] * 2) == [None, RIGHT]
+        assert verifier._process is not None
+        assert verifier._process._process is not None
+        verifier._process._process.kill()
+        verifier._process._process.wait()
+        assert verifier(["a", "a"], ["a", "b"], ["row"] * 2) == [None, WRONG]
+        assert verifier.take_counts()["train/verifier_errors"] == 2
 
 
 @pytest.mark.parametrize("verify", [lambda *_: True, type("Local", (), {})()])
