@@ -4,13 +4,12 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,10 +19,18 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from rl._model_calls import accepted, masks_padding, only_attention, same_length, without_padding
+from rl._model_calls import (
+    accepted,
+    checkpointed,
+    configured_ends,
+    longest_sequence,
+    masks_padding,
+    only_attention,
+    same_length,
+    without_padding,
+)
 from rl._prompt_checks import check_text, check_tokens
 
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -73,17 +80,12 @@ class Policy:
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Every token that ends a completion: of the tokenizer and of the model's generation configuration, sorted."""
-        configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        listed = configured if isinstance(configured, list | tuple) else [configured]
-        found = {_single(token) for token in listed if token is not None} | {self.eos_token_id}
-        return tuple(sorted(token for token in found if token >= 0))  # -1 stands for none in some configurations
+        return tuple(sorted({*configured_ends(self.model), self.eos_token_id}))
 
     @property
     def max_length(self) -> int | None:
         """Longest prompt and completion together, in tokens; None where the model's configuration has no limit."""
-        config = self.model.config.get_text_config()
-        found = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "n_positions"))
-        return next((limit for limit in found if isinstance(limit, int) and limit > 0), None)
+        return longest_sequence(self.model)
 
     @cached_property
     def masks_padding(self) -> bool:
@@ -210,21 +212,8 @@ class Policy:
         Raises:
             ValueError: the model has no layers to do that with.
         """
-        layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
-        if not layers:
-            name = type(self.model).__name__
-            raise ValueError(f"gradient_checkpointing is True, but {name} has no layers for it; set it to False")
-        forwards = [vars(layer).get("forward") for layer in layers]  # of its own where a library has put a hook there
-        for layer in layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-        try:
+        with checkpointed(self.model):
             yield
-        finally:
-            for layer, forward in zip(layers, forwards, strict=True):
-                if forward is None:
-                    del layer.forward
-                else:
-                    layer.forward = forward
 
     def frozen_copy(self) -> "Policy":
         """With weights of its own, which no gradient changes."""
