@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from rl._model_calls import (
     accepted,
@@ -32,9 +28,8 @@ from rl._model_calls import (
     without_padding,
 )
 from rl._prompt_checks import check_text, check_tokens
+from rl._tokenizers import character_tokenizer, load_tokenizer
 
-_GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
-PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -159,11 +154,13 @@ class Policy:
             mask: bool `[r, t]`.
             temperature: of the sampling distribution.
         """
-        rows = (prompt_tokens, prompt_mask, tokens, mask)
         if prompt_mask.all() or self.masks_padding:
-            return self._score(*rows, temperature)
+            return self._score(prompt_tokens, prompt_mask, tokens, mask, temperature)
         groups = same_length(prompt_mask)
-        parts = [self._score(*(column[group] for column in rows), temperature) for group in groups]
+        parts = [
+            self._score(prompt_tokens[group], prompt_mask[group], tokens[group], mask[group], temperature)
+            for group in groups
+        ]
         order = torch.cat(groups).argsort()
         return Scores(*(torch.cat(column)[order] for column in zip(*parts, strict=True)))
 
@@ -234,27 +231,6 @@ def _single(token_id: Any) -> int:
     return int(token_id)
 
 
-def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of one token a character, with `<pad>`, `<eos>` and `<unk>`.
-
-    Raises:
-        ValueError: a character stands in the alphabet twice.
-    """
-    if len(set(alphabet)) != len(alphabet):
-        raise ValueError(f"alphabet {alphabet!r} repeats a character; list each once")
-    vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *alphabet])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=EOS,
-        unk_token=UNKNOWN,
-        clean_up_tokenization_spaces=False,
-    )
-
-
 def build_policy(
     alphabet: str, *, hidden_size: int = 96, num_layers: int = 3, feed_forward_size: int = 256, seed: int = 0
 ) -> Policy:
@@ -299,15 +275,8 @@ def load_policy(path: str | Path, **model_options: Any) -> Policy:
     Raises:
         ValueError: the tokenizer has no end of sequence, so that completions could not end.
     """
-    tokenizer = _load_tokenizer(path)
+    tokenizer = load_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {path} has no eos_token; set one and save it again")
     options = {"dtype": torch.float32} | model_options
     return Policy(AutoModelForCausalLM.from_pretrained(path, **options).eval(), tokenizer)
-
-
-def _load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    # AutoTokenizer gives a model of type qwen2 Qwen's own splitting rules, even where tokenizer_config.json asks for
-    # those of tokenizer.json: the character tokenizer would lose its spaces.
-    generic = get_tokenizer_config(path).get("tokenizer_class") in _GENERIC_TOKENIZERS
-    return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(path)
