@@ -1,11 +1,15 @@
-"""How a Transformers model is called: the options and the cache that it knows, and what it does with padding."""
+"""How a Transformers model is called: its options, cache, padding, limits, and checkpointed layers."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import Cache
+from torch.utils.checkpoint import checkpoint
+from transformers import Cache, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 # Transformers 5.24 has one name; older releases and code from the hub have another per family of models.
 _CACHE_NAMES = ("cache", "past_key_values", "cache_params")
@@ -97,3 +101,37 @@ def masks_padding(forward: Callable[..., Any], vocabulary: int, device: torch.de
 def _last_logits(forward: Callable[..., Any], tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     return forward(tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits[:, -1]
+
+
+def configured_ends(model: PreTrainedModel) -> list[int]:
+    """The ends of sequence of the model's generation configuration; -1 stands for none in some of them."""
+    configured: Any = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = configured if isinstance(configured, list | tuple) else [configured]
+    return [int(token) for token in listed if token is not None and token >= 0]
+
+
+def longest_sequence(model: PreTrainedModel) -> int | None:
+    """Longest sequence in tokens; None where the configuration has no limit."""
+    config = model.config.get_text_config()
+    found = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "n_positions"))
+    return next((limit for limit in found if isinstance(limit, int) and limit > 0), None)
+
+
+@contextmanager
+def checkpointed(model: PreTrainedModel) -> Iterator[None]:
+    """Within it the backward pass computes a layer's activations again; see `Policy.gradient_checkpointing`."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        name = type(model).__name__
+        raise ValueError(f"gradient_checkpointing is True, but {name} has no layers for it; set it to False")
+    forwards = [vars(layer).get("forward") for layer in layers]  # of its own where a library has put a hook there
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, forwards, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward

@@ -4,30 +4,32 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from rl._model_calls import accepted, masks_padding, only_attention, same_length, without_padding
+from rl._model_calls import (
+    accepted,
+    checkpointed,
+    configured_ends,
+    longest_sequence,
+    masks_padding,
+    only_attention,
+    same_length,
+    without_padding,
+)
 from rl._prompt_checks import check_text, check_tokens
+from rl._tokenizers import character_tokenizer, load_tokenizer
 
-_GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
-PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -73,17 +75,12 @@ class Policy:
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Every token that ends a completion: of the tokenizer and of the model's generation configuration, sorted."""
-        configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        listed = configured if isinstance(configured, list | tuple) else [configured]
-        found = {_single(token) for token in listed if token is not None} | {self.eos_token_id}
-        return tuple(sorted(token for token in found if token >= 0))  # -1 stands for none in some configurations
+        return tuple(sorted({*configured_ends(self.model), self.eos_token_id}))
 
     @property
     def max_length(self) -> int | None:
         """Longest prompt and completion together, in tokens; None where the model's configuration has no limit."""
-        config = self.model.config.get_text_config()
-        found = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "n_positions"))
-        return next((limit for limit in found if isinstance(limit, int) and limit > 0), None)
+        return longest_sequence(self.model)
 
     @cached_property
     def masks_padding(self) -> bool:
@@ -157,11 +154,13 @@ class Policy:
             mask: bool `[r, t]`.
             temperature: of the sampling distribution.
         """
-        rows = (prompt_tokens, prompt_mask, tokens, mask)
         if prompt_mask.all() or self.masks_padding:
-            return self._score(*rows, temperature)
+            return self._score(prompt_tokens, prompt_mask, tokens, mask, temperature)
         groups = same_length(prompt_mask)
-        parts = [self._score(*(column[group] for column in rows), temperature) for group in groups]
+        parts = [
+            self._score(prompt_tokens[group], prompt_mask[group], tokens[group], mask[group], temperature)
+            for group in groups
+        ]
         order = torch.cat(groups).argsort()
         return Scores(*(torch.cat(column)[order] for column in zip(*parts, strict=True)))
 
@@ -210,21 +209,8 @@ class Policy:
         Raises:
             ValueError: the model has no layers to do that with.
         """
-        layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
-        if not layers:
-            name = type(self.model).__name__
-            raise ValueError(f"gradient_checkpointing is True, but {name} has no layers for it; set it to False")
-        forwards = [vars(layer).get("forward") for layer in layers]  # of its own where a library has put a hook there
-        for layer in layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-        try:
+        with checkpointed(self.model):
             yield
-        finally:
-            for layer, forward in zip(layers, forwards, strict=True):
-                if forward is None:
-                    del layer.forward
-                else:
-                    layer.forward = forward
 
     def frozen_copy(self) -> "Policy":
         """With weights of its own, which no gradient changes."""
@@ -248,27 +234,6 @@ class Policy:
 def _single(token_id: Any) -> int:
     """Transformers declares the special tokens as numbers, lists or text; here they are one number."""
     return int(token_id)
-
-
-def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of one token a character, with `<pad>`, `<eos>` and `<unk>`.
-
-    Raises:
-        ValueError: a character stands in the alphabet twice.
-    """
-    if len(set(alphabet)) != len(alphabet):
-        raise ValueError(f"alphabet {alphabet!r} repeats a character; list each once")
-    vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *alphabet])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=EOS,
-        unk_token=UNKNOWN,
-        clean_up_tokenization_spaces=False,
-    )
 
 
 def build_policy(
@@ -315,15 +280,8 @@ def load_policy(path: str | Path, **model_options: Any) -> Policy:
     Raises:
         ValueError: the tokenizer has no end of sequence, so that completions could not end.
     """
-    tokenizer = _load_tokenizer(path)
+    tokenizer = load_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {path} has no eos_token; set one and save it again")
     options = {"dtype": torch.float32} | model_options
     return Policy(AutoModelForCausalLM.from_pretrained(path, **options).eval(), tokenizer)
-
-
-def _load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    # AutoTokenizer gives a model of type qwen2 Qwen's own splitting rules, even where tokenizer_config.json asks for
-    # those of tokenizer.json: the character tokenizer would lose its spaces.
-    generic = get_tokenizer_config(path).get("tokenizer_class") in _GENERIC_TOKENIZERS
-    return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(path)

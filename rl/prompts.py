@@ -172,9 +172,9 @@ def read_parquet(path: str | Path) -> PromptPool:
     )
 
 
-def _text(prompt: str | list[dict[str, str]] | None, row: int) -> str | None:
-    if prompt is None or isinstance(prompt, str):
-        return prompt
+def _text(prompt: Any, row: int) -> Any:
+    if not isinstance(prompt, list):
+        return prompt  # what is no text is refused together with empty texts
     contents = [message.get("content") for message in prompt]
     if not all(isinstance(content, str) for content in contents):
         raise ValueError(f"prompt has a message in row {row} whose content is no text; give text")

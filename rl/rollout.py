@@ -110,7 +110,7 @@ def check_request(prompts: Sequence[str], group_size: int) -> None:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _is_number(value: object) -> bool:

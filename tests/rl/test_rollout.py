@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -37,8 +39,11 @@ def test_bad_group_size(group_size):
 
 def test_good_requests():
     check_request(["1="], 1)
-    check_request(np.array(["1=", "2="]), np.int64(4))
-    assert Sampling(np.int64(3), np.float32(0.5), 1).top_p == 1
+    prompts: Any = np.array(["1=", "2="])
+    three: Any = np.int64(3)
+    half: Any = np.float32(0.5)
+    check_request(prompts, three)
+    assert Sampling(three, half, 1).top_p == 1
 
 
 def test_one_text_is_no_list_of_prompts():
