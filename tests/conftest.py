@@ -1,6 +1,10 @@
 """Shapes, types and ranks are part of what is tested: every annotation of jaxsel is checked at every call."""
 
+import os
 from collections.abc import Iterator
+
+# Before torch is imported, here and in the processes that tests start: tiny tensors gain nothing from more threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import jax
@@ -17,6 +21,16 @@ except ImportError:  # no beartype: a machine with a GPU, where `make gpu` insta
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)  # for meshes; all else runs on the first
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps what XLA compiles between files, workers and runs; `pytest --cache-clear` forgets it."""
+    cache = getattr(config, "cache", None)  # `-p no:cacheprovider` has none
+    if cache is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
 
 hypothesis.settings.register_profile(
     "jaxsel",

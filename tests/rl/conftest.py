@@ -33,7 +33,7 @@ def _verify(completion: str, answer: str) -> Verdict:
     return Verdict(success, float(success))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def task() -> Task:
     """Copy the first digit of the prompt; whatever follows it does not matter."""
     return Task("copy", "0123456789=", 3, _pool, lambda n: _pool(n, -1), _demonstrations, _verify)
