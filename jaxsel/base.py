@@ -113,7 +113,7 @@ class UpdateFn(Protocol):
 class SelectFn(Protocol):
     """Chooses `batch_size` distinct prompts among distinct `candidates`; None: among the whole pool.
 
-    The functions of `make_selector` take two further arguments. `excluded`, a mask of the pool, bans prompts. `count` is
+    `make_selector` gives it two further arguments. `excluded`, a mask of the pool, bans prompts. `count` is
     traced: at most `batch_size`, so many are chosen, and -1 fills up the ids. Batches of many sizes then share a
     compilation. A selector without these arguments is compiled anew for every size.
     """
