@@ -40,7 +40,7 @@ class Bookkeeping:
     def coverage(self) -> float:
         """The share of the pool that was visited."""
         self.settle()
-        return self._num_visited / len(self._visits)
+        return float(self._num_visited / len(self._visits))
 
     def note(self, visits: Visits) -> None:
         """Takes in a batch."""

@@ -150,9 +150,9 @@ class UpdateFn(Protocol):
 class SelectFn(Protocol):
     """Chooses `batch_size` distinct prompts among distinct `candidates`; None: among the whole pool.
 
-    `make_selector` takes two further arguments. `excluded`, a mask of the pool, bans prompts. `count` is traced: only
-    so many of at most `batch_size` are chosen, and -1 fills up the ids. With it, batches of many sizes share a
-    compilation. A selector without them is compiled anew for every size.
+    `make_selector` gives it two further arguments. `excluded`, a mask of the pool, bans prompts. `count` is
+    traced: at most `batch_size`, so many are chosen, and -1 fills up the ids. Batches of many sizes then share a
+    compilation. A selector without these arguments is compiled anew for every size.
     """
 
     def __call__(
