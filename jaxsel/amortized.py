@@ -23,18 +23,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key, PyTree
 from numpy.typing import ArrayLike
 
 from jaxsel import _embeddings, _validate, random
+from jaxsel._fit import Fit
 from jaxsel._history import at_most, batches_of, empty_ring, pushed
 from jaxsel._likelihood import LIKELIHOODS
 from jaxsel._visits import accumulated, merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts
-from jaxsel.networks import Fit, Networks
 
 
 class AmortizedState(NamedTuple):
@@ -126,6 +124,12 @@ def amortized(
             another pool.
     """
     choices = {name: value for name, value in locals().items() if name != "embeddings"}
+    # here, not above: `import jaxsel` would take seconds
+    import optax
+    from flax import nnx
+
+    from jaxsel.networks import Networks
+
     counts = (
         "group_size",
         "num_draws",
