@@ -18,6 +18,7 @@ visit. The decoder is trained on the same visits, so that they count twice, a li
 predictor, to which a visited prompt is like any other.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -258,7 +259,18 @@ def amortized(
         return parameters, optimizer_state, recent, step + 1, jax.tree.map(lambda field: field[-1], fits)
 
     spec = {"name": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **choices}
-    return Predictor(spec, init, predict, update)
+    return Predictor(spec, *map(_with_standard_promotion, (init, predict, update)))
+
+
+def _with_standard_promotion(function: Callable[..., Any]) -> Any:
+    """The function, where JAX's setting for type promotion is strict too: Flax and Optax mix types."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*arguments, **options)
+
+    return run
 
 
 def _in_blocks(
