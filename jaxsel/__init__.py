@@ -1,7 +1,9 @@
 """jaxsel predicts, before any rollout, how often a policy solves each prompt, and picks the batch worth paying for."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from jaxsel import metrics as metrics
-from jaxsel import reference_models as reference_models
 from jaxsel import simulate as simulate
 from jaxsel.acquisition import entropy as entropy
 from jaxsel.acquisition import mixed_probability as mixed_probability
@@ -46,4 +48,20 @@ from jaxsel.sharding import initialize_distributed as initialize_distributed
 from jaxsel.sharding import prompts_mesh as prompts_mesh
 from jaxsel.sharding import shard as shard
 
+if _TYPE_CHECKING:
+    from jaxsel import reference_models as reference_models
+
 __version__ = "0.1.0.dev0"
+
+
+def __getattr__(name: str) -> _Any:
+    """Imports `reference_models` when it is first asked for: it takes as long as all the rest."""
+    if name != "reference_models":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return importlib.import_module("jaxsel.reference_models")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "reference_models"})

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int
 
 _SLOPE = 1e-4  # of the mean score, on the free scale: float32 tells no smaller ones from 0
@@ -27,6 +26,8 @@ def minimised(
     loss: Callable[[Float[Array, " k"]], Float[Array, ""]], start: Float[Array, " k"], max_steps: int
 ) -> tuple[Float[Array, " k"], Int[Array, ""], Array]:
     """Where the loss is smallest, the steps that took, and whether it went down no further."""
+    import optax  # here, not above: `import jaxsel` would wait for it
+
     loss, optimizer = _forwards(loss), optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 

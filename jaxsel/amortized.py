@@ -18,23 +18,22 @@ visit. The decoder is trained on the same visits, so that they count twice, a li
 predictor, to which a visited prompt is like any other.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key, PyTree
 from numpy.typing import ArrayLike
 
 from jaxsel import _embeddings, _validate, random
+from jaxsel._fit import Fit
 from jaxsel._history import at_most, batches_of, empty_ring, pushed
 from jaxsel._likelihood import LIKELIHOODS
 from jaxsel._visits import accumulated, merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts
-from jaxsel.networks import Fit, Networks
 
 
 class AmortizedState(NamedTuple):
@@ -126,6 +125,12 @@ def amortized(
             another pool.
     """
     choices = {name: value for name, value in locals().items() if name != "embeddings"}
+    # here, not above: `import jaxsel` would take seconds
+    import optax
+    from flax import nnx
+
+    from jaxsel.networks import Networks
+
     counts = (
         "group_size",
         "num_draws",
@@ -254,7 +259,18 @@ def amortized(
         return parameters, optimizer_state, recent, step + 1, jax.tree.map(lambda field: field[-1], fits)
 
     spec = {"name": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **choices}
-    return Predictor(spec, init, predict, update)
+    return Predictor(spec, *map(_with_standard_promotion, (init, predict, update)))
+
+
+def _with_standard_promotion(function: Callable[..., Any]) -> Any:
+    """The function, where JAX's setting for type promotion is strict too: Flax and Optax mix types."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*arguments, **options)
+
+    return run
 
 
 def _in_blocks(

@@ -37,7 +37,7 @@ from jaxsel._optimum import minimised, sandwich
 from jaxsel.base import Prediction, Predictor, Rollouts
 from jaxsel.beta import beta_bernoulli
 from jaxsel.hmm import PRIOR_COUNTS, hidden_markov
-from jaxsel.replay import History
+from jaxsel.replay import History, check_steps
 
 _BY_HAND: dict[str, Any] = {"prior_counts": "ones", "initial_belief": np.full(3, 1 / 3)}
 _FITTED: dict[Any, tuple[str, ...]] = {
@@ -130,6 +130,10 @@ def fit(
     """
     _validate.positive_integer(num_prompts=num_prompts, max_steps=max_steps)
     _validate.positive(prior_width=prior_width)
+    if not isinstance(history, History):
+        raise ValueError(f"history is {history!r}; give what make_history returns")
+    if not callable(family):
+        raise ValueError(f"family is {family!r}; give a constructor of predictors, for example jaxsel.beta_bernoulli")
     domains = {**DOMAINS, **(domains or {})}
     names = _names(family, parameters, start or {}, options, domains)
     score = score or ("states" if family is hidden_markov else "counts")
@@ -141,6 +145,7 @@ def fit(
             f"num_prompts is {num_prompts}, but the history visits {history.prompt_ids.max()}; give its pool's"
         )
 
+    check_steps(history.step)
     visited, batches = _batches(history)
     by_hand = {name: _by_hand(family, name, start or {}) for name in names}
     family(**by_hand, **options)  # says what is wrong with the values

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from jaxsel._fit import Fit as Fit
 from jaxsel.base import Rollouts
 
 _PRECISION = {"direct": 600.0, "prompt": 100.0, "hidden": 100.0, "outputs": 100.0}
@@ -26,22 +27,6 @@ class Features(NamedTuple):
 
     hidden: Float[Array, "*batch m w"]
     direct: Float[Array, "*batch m 2"]
-
-
-class Fit(NamedTuple):
-    """How the last gradient step of an update went; in nats a prompt, NaN before the first.
-
-    Attributes:
-        elbo: reconstruction - kl.
-        reconstruction: E_q[log p(s | z)].
-        kl: KL(q || p_eta).
-        gradient_norm: before it is clipped.
-    """
-
-    elbo: Float[Array, ""]
-    reconstruction: Float[Array, ""]
-    kl: Float[Array, ""]
-    gradient_norm: Float[Array, ""]
 
 
 class SetEncoder(nnx.Module):

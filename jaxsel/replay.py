@@ -13,6 +13,9 @@ from jaxsel._visits import Visits, checked_visits
 from jaxsel.base import Prediction, Selector
 from jaxsel.prompt_selector import PromptSelector
 
+_ALWAYS_ALLOWED = 100_000  # steps of the clock
+_PER_STEP_WITH_ROWS = 100  # more of them than this are no clock of a method
+
 
 class History(NamedTuple):
     """One row a visit, in the order of the steps, as `make_history` leaves them.
@@ -75,9 +78,10 @@ def make_history(
 
     Raises:
         ValueError: lengths that differ, ids that are no rows of the pool, counts that are not integers with
-            0 <= successes <= group_size, or a step below 0.
+            0 <= successes <= group_size, a step below 0, or steps that are far from consecutive, such as Unix times.
     """
     steps = _validate.integers("step", step, low=0, high=2**31)
+    check_steps(steps)
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
     if len(steps) != len(ids):
         raise ValueError(f"there are {len(steps)} step and {len(ids)} prompt_ids; give one entry a visit")
@@ -86,6 +90,20 @@ def make_history(
     visits = checked_visits(row.reshape(-1), successes, group_size, max(pairs.shape[1], 1))
     seen = pairs[:, visits.prompt_ids]
     return History(seen[0], seen[1], visits.successes, visits.group_size)
+
+
+def check_steps(steps: Int[np.ndarray, " r"]) -> None:
+    """Every step of the clock costs time and memory, with rows or without.
+
+    Raises:
+        ValueError: the steps are far from consecutive.
+    """
+    num_steps, distinct = int(steps.max(initial=-1)) + 1, len(np.unique(steps))
+    if num_steps > _ALWAYS_ALLOWED and num_steps > _PER_STEP_WITH_ROWS * distinct:
+        raise ValueError(
+            f"step goes up to {num_steps - 1}, but only {distinct} steps have rows; number the steps 0, 1, 2, ..., "
+            "for example with np.unique(step, return_inverse=True)[1]"
+        )
 
 
 def replay(
@@ -111,6 +129,7 @@ def replay(
     Raises:
         ValueError: a probe step outside of the history, or a selector that does not fit the pool.
     """
+    check_steps(history.step)
     wrong = [step for step in probe_steps if not 0 <= step <= history.num_steps]
     if wrong:
         raise ValueError(f"probe_steps holds {wrong[0]}; give steps from 0 to {history.num_steps}")

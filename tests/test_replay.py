@@ -105,3 +105,12 @@ def test_a_probe_after_the_end():
     history = make_history([0], [0], [1], [8], num_prompts=N)
     with pytest.raises(ValueError, match="probe_steps holds 2; give steps from 0 to 1"):
         replay(history, jaxsel.mopps(), num_prompts=N, probe_steps=[2])
+
+
+@pytest.mark.parametrize("steps", [[1_700_000_000, 1_700_000_060], [0, 2**31 - 1], [0, 1, 150_000]])
+def test_steps_that_are_no_clock_of_a_method_are_refused(steps):
+    message = r"step goes up to \d+, but only \d steps have rows; number the steps 0, 1, 2"
+    with pytest.raises(ValueError, match=message):
+        jaxsel.make_history(steps, [0] * len(steps), [1] * len(steps), 8, num_prompts=3)
+    ranks = np.unique(steps, return_inverse=True)[1]
+    assert jaxsel.make_history(ranks, [0] * len(steps), [1] * len(steps), 8, num_prompts=3).num_steps == len(steps)

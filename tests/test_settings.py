@@ -1,0 +1,41 @@
+"""The methods under JAX's other settings: the same choices, in float32."""
+
+import contextlib
+
+import jax
+import numpy as np
+import pytest
+
+import jaxsel
+
+N = 40
+METHODS = {
+    "mopps": jaxsel.mopps,
+    "mopps by step": lambda: jaxsel.mopps(ageing="step"),
+    "dps": lambda: jaxsel.dps(entropy_weight=0.1),
+}
+SETTINGS = {
+    "x64": lambda: jax.enable_x64(True),
+    "strict": lambda: jax.numpy_dtype_promotion("strict"),
+    "nans": lambda: jax.debug_nans(True),
+}
+
+
+def choices(method: str, setting) -> tuple[list[list[int]], jaxsel.Prediction]:
+    with setting():
+        live, chosen = jaxsel.PromptSelector(METHODS[method](), num_prompts=N, seed=0), []
+        for step in range(3):
+            chosen.append(live.select(4).tolist())
+            live.observe(chosen[-1], [step, 8, 0, 3], 8)
+        return chosen, live.predict()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_choices_do_not_depend_on_settings(method):
+    expected, prediction = choices(method, contextlib.nullcontext)
+    for setting in SETTINGS.values():
+        found, again = choices(method, setting)
+        assert found == expected
+        for one, other in zip(prediction, again, strict=True):
+            assert other.dtype == np.float32
+            np.testing.assert_allclose(one, other, atol=1e-6)
