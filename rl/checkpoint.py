@@ -18,7 +18,10 @@ from rl._files import replaced_when_complete
 from rl.ranks import Ranks
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
-MAY_CHANGE = ("steps", "probe_every", "checkpoint_every", "micro_batch_size", "gradient_checkpointing", "save_policy")
+MAY_CHANGE = (
+    *("steps", "probe_every", "checkpoint_every", "micro_batch_size", "gradient_checkpointing", "save_policy"),
+    *("verify_timeout", "verify_process"),
+)
 """Settings of `TrainConfig` with which a run may go on differently: they change no number that it has written."""
 _ARRAY = "numpy array"
 _FORMAT = 1
@@ -128,7 +131,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _packed(value: Any, name: str) -> Any:
     """The same in tensors, dicts, lists, tuples and plain values."""
-    if value is None or type(value) in (bool, int, float, str):
+    if value is None or type(value) in (bool, int, float, str, bytes):
         return value
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
@@ -174,6 +177,9 @@ def _parts(value: Any) -> Iterator[Any]:
     if isinstance(value, torch.Tensor):
         yield f"{value.dtype}{tuple(value.shape)}".encode()
         yield value.contiguous().flatten().view(torch.uint8).numpy().data if value.numel() else b""
+    elif isinstance(value, bytes):
+        yield f"bytes{len(value)}:".encode()
+        yield value
     elif isinstance(value, dict):
         for key, inner in value.items():
             yield f"{key!r}:".encode()
