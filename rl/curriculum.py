@@ -11,6 +11,7 @@ import numpy as np
 
 from rl import _checks
 from rl.groups import Groups, join
+from rl.rollout import Completions
 from rl.shared import AnySelector
 
 _STREAM = 0x68697374  # others that draw from the same seed start with another number
@@ -150,7 +151,8 @@ class DynamicSampling:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Curriculum.load_state_dict`."""
         self.selector.load_state_dict(state["selector"])
-        self._surplus = state["surplus"]
+        surplus = state["surplus"]  # of a checkpoint, plain tuples
+        self._surplus = surplus and Groups(*surplus)._replace(completions=Completions(*surplus[1]))
 
 
 class HistoryResampling:

@@ -75,7 +75,7 @@ class HistoryLog:
         if columns:
             _write(folder / _POOL, pa.table(columns))
         for number, part in enumerate(kept):
-            table = pq.read_table(part)
+            table = _read(part)
             early = table.filter(pa.array(table["step"].to_numpy() < first_step))
             if "rollout" in early["kind"].to_pylist():
                 self._clock = 1 + max(_columns(early, "rollout")["clock"].tolist())
@@ -156,12 +156,12 @@ def read_history(folder: str | Path) -> Recorded:
     """The history of a run that goes on, ended or crashed.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or a file of it is damaged.
     """
     parts = _parts(Path(folder))
     if not parts:
         raise ValueError(f"{folder} holds no history (part-*.parquet); give the folder `history` of a run")
-    tables = [pq.read_table(part) for part in parts]
+    tables = [_read(part) for part in parts]
     table = pa.concat_tables(tables)
     about = _about(parts[0])
     rollouts, probes = (_columns(table, kind) for kind in ("rollout", "probe"))
@@ -177,7 +177,7 @@ def read_history(folder: str | Path) -> Recorded:
 
 def _pool(path: Path) -> tuple[list[str] | None, np.ndarray | None]:
     """Texts and embeddings of the prompts, as far as they were recorded."""
-    columns = pq.read_table(path) if path.exists() else pa.table({})
+    columns = _read(path) if path.exists() else pa.table({})
     texts = columns["text"].to_pylist() if "text" in columns.column_names else None
     if "embedding" not in columns.column_names:
         return texts, None
@@ -186,7 +186,16 @@ def _pool(path: Path) -> tuple[list[str] | None, np.ndarray | None]:
 
 
 def _about(part: Path) -> dict[str, Any]:
-    return json.loads(pq.read_schema(part).metadata[_ABOUT])
+    return json.loads(_read(part).schema.metadata[_ABOUT])
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); put back a copy of it, or delete the history and start the run anew"
+        ) from error
 
 
 def _parts(folder: Path) -> list[Path]:

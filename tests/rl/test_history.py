@@ -113,3 +113,14 @@ def test_a_history_without_prompts(tmp_path, selector):
     record(log, selector, range(1))
     log.flush()
     assert read_history(tmp_path)[-2:] == (None, None)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_damaged_file_is_named(tmp_path, selector, share):
+    log = make(tmp_path)
+    record(log, selector, range(2))
+    (part,) = tmp_path.glob("part-*.parquet")
+    part.write_bytes(part.read_bytes()[: int(share * part.stat().st_size)])
+    for use in (read_history, make):
+        with pytest.raises(ValueError, match=r"part-000000.parquet is damaged .*; put back a copy of it, or delete"):
+            use(tmp_path)

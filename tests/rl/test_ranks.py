@@ -137,7 +137,7 @@ def test_a_killed_run_on_two_ranks_continues_to_the_same_numbers(found, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_process_goes_on_from_a_checkpoint_of_two(found, folder, task, kind):
     """Of the whole policy or of a sharded one, after the last step."""
-    saved = torch.load(folder / kind / "undisturbed" / "checkpoint.pt", weights_only=False)
+    saved = torch.load(folder / kind / "undisturbed" / "checkpoint.pt", weights_only=True)
     policy = build_policy(task.alphabet, hidden_size=32, num_layers=2, feed_forward_size=32, seed=5)
     learner = Learner(TRAIN[kind], policy)
     learner.load_state_dict(saved["learner"])
