@@ -8,8 +8,10 @@ VLLM_BIN := .venv-vllm/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 FAST := -m "not slow and not gpu and not vllm"
-# The newest Python that runs here and that the dependencies allow, for the part that needs no torch
-NEWEST_PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell python$(version) -c "print('python$(version)')" 2>/dev/null)))
+# The newest Python here that the dependencies allow, for the part that needs no torch; pyenv's count too
+PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null); do \
+	$$p -c "" 2>/dev/null && echo $$p; done; done
+NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
 CORE := jax jaxlib beartype hypothesis pytest pytest-xdist scipy matplotlib scikit-learn
 
 .PHONY: env demo test lint check newest lowest reproduce bench notebooks vllm gpu clean
@@ -45,6 +47,7 @@ newest:
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python $(PIP) -e ".[rl,dev]"
 	.venv-newest/bin/python $(PYTEST) $(FAST)
+	@echo "without torch, on $(NEWEST_PYTHON)"
 	$(NEWEST_PYTHON) -m venv --clear .venv-newest-core
 	.venv-newest-core/bin/python $(PIP) $(CORE) -e .
 	.venv-newest-core/bin/python $(PYTEST) $(FAST) --ignore tests/rl --ignore tests/experiments --ignore tests/test_notebooks.py

@@ -90,6 +90,11 @@ class SelectorCore:
         self._preview = compiled_preview(selector.update)
         self._skips = "excluded" in inspect.signature(selector.select).parameters
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """See `PromptSelector.spec`."""
+        raise NotImplementedError
+
     def state_dict(self) -> dict[str, Any]:
         """See `PromptSelector.state_dict`."""
         raise NotImplementedError
@@ -173,7 +178,7 @@ class SelectorCore:
             else:
                 among = np.flatnonzero(~banned).astype(np.int32)
         if among is not None and self._skips:
-            among = lengthened(among, -1)
+            among = np.asarray(lengthened(among, -1))
         size = batch_size
         if self._takes_count:
             size = min(bucket(batch_size), self.num_prompts if among is None else len(among))
@@ -191,9 +196,11 @@ class SelectorCore:
 
     def _end_step(self) -> None:
         """Takes in what the open step observed, where there is one."""
-        if self._step.visits is not None:
+        visits = self._step.visits
+        if visits is not None:
             self._books.settle()
-            self._take_in(self._step.end())
+            self._step.end()
+            self._take_in(visits)
             self._counters["ended_step"] = self._step.ended
 
     def _take_in(self, visits: Visits) -> None:

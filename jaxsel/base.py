@@ -101,7 +101,8 @@ def embedded_in(state: State) -> Embedded | None:
     """What the method `embedded` returns; without it, the state's own `embeddings` and `latest`, if it has both."""
     if callable(getattr(state, "embedded", None)):
         return state.embedded()
-    embeddings, latest = getattr(state, "embeddings", None), getattr(state, "latest", None)
+    embeddings: Any = getattr(state, "embeddings", None)
+    latest: Any = getattr(state, "latest", None)
     return Embedded(embeddings, latest) if embeddings is not None and callable(latest) else None
 
 
@@ -193,7 +194,7 @@ class Acquisition(NamedTuple):
     score: Callable[[Prediction], Float[Array, " m"]]
 
 
-ChooseFn = Callable[[Key[Array, ""], Float[Array, " m"], int, Int[Array, " m"] | None, State], Int[Array, " b"]]
+ChooseFn = Callable[..., Int[Array, " b"]]
 """`(key, scores, batch_size, prompt_ids, state) -> positions`, see `Rule`."""
 
 

@@ -94,7 +94,7 @@ def test_sizes_share_few_compilations():
 )
 def test_a_bound_on_the_batch_changes_no_choice(rule):
     """What is compiled for up to 8 prompts chooses the 5 that are chosen by a program for 5."""
-    method = jaxsel.mopps(rule=rule)
+    method: Any = jaxsel.mopps(rule=rule)
     state = method.init(jax.random.key(0), N)
     for seed in range(3):
         exact = method.select(jax.random.key(seed), state, 5)

@@ -210,7 +210,9 @@ def test_diverse_asks_a_recalibrated_state_as_it_asks_the_state_itself(name):
             with pytest.raises(ValueError, match="has no embeddings; give the rule diverse with amortized"):
                 jaxsel.diverse().choose(KEY, jnp.zeros(N), 4, None, state)
         else:
-            assert embedded_in(state).latest(2).prompt_ids.shape[0] == 2
+            embedded = embedded_in(state)
+            assert embedded is not None
+            assert embedded.latest(2).prompt_ids.shape[0] == 2
             chosen = jaxsel.diverse().choose(KEY, jnp.zeros(N), 4, None, state)
             of_the_state_itself = jaxsel.diverse().choose(KEY, jnp.zeros(N), 4, None, make().init(KEY, N))
             np.testing.assert_array_equal(chosen, of_the_state_itself)

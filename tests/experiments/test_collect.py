@@ -345,7 +345,7 @@ def test_any_text_may_be_a_setting(tmp_path, name):
     figure.canvas.draw()
     shown = [text for text in figure.findobj(Text) if "frac{1}{2}" in text.get_text()]
     assert shown
-    assert not any(text._preprocess_math(text.get_text())[1] for text in shown)  # no formula
+    assert not any(text._preprocess_math(text.get_text())[1] for text in shown)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_settings_that_cannot_be_read_are_named(tmp_path):

@@ -51,7 +51,7 @@ def test_everything_that_a_run_keeps_comes_back(tmp_path):
         np.testing.assert_array_equal(found["arrays"][name], array)
         assert found["arrays"][name].dtype == array.dtype
     assert found["plain"] == plain
-    assert isinstance(found["plain"]["scalar"], np.floating)
+    assert isinstance(found["plain"]["scalar"], np.floating)  # pyright: ignore[reportArgumentType]
     assert torch.equal(found["pair"][0], torch.ones(2, dtype=torch.bfloat16))
     assert found["pair"][1] == ["x", None]
     found["arrays"]["int"][0] = 7  # it may be written to
