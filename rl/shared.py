@@ -69,17 +69,25 @@ class SharedSelector:
         """See `PromptSelector.prepare`."""
         self._ask(lambda selector: selector.prepare(batch_size))
 
-    def select(self, batch_size: int, candidates: Any = None) -> np.ndarray:
+    def select(self, batch_size: int, candidates: Any = None, *, exclude: Any = None) -> np.ndarray:
         """See `PromptSelector.select`."""
-        return self._ask(lambda selector: selector.select(batch_size, candidates))
+        return self._ask(lambda selector: selector.select(batch_size, candidates, exclude=exclude))
+
+    def release(self, prompt_ids: Any) -> None:
+        """See `PromptSelector.release`."""
+        self._ask(lambda selector: selector.release(prompt_ids))
+
+    def end_step(self) -> None:
+        """See `PromptSelector.end_step`."""
+        self._ask(lambda selector: selector.end_step())
 
     def predict(self, prompt_ids: Any = None) -> Prediction:
         """See `PromptSelector.predict`."""
         return self._ask(lambda selector: selector.predict(prompt_ids))
 
-    def observe(self, prompt_ids: Any, successes: Any, group_size: Any) -> None:
+    def observe(self, prompt_ids: Any, successes: Any, group_size: Any, *, step: int | None = None) -> None:
         """See `PromptSelector.observe`; what rank 0 is told counts, which is what all of them have gathered."""
-        self._ask(lambda selector: selector.observe(prompt_ids, successes, group_size))
+        self._ask(lambda selector: selector.observe(prompt_ids, successes, group_size, step=step))
 
     def wait(self) -> None:
         """See `PromptSelector.wait`."""
