@@ -1,9 +1,9 @@
 """One thread at a time, in one process: what keeps the methods of a stateful object apart."""
 
 import functools
-import os
 import threading
 from collections.abc import Callable
+from os import getpid
 from typing import Any
 
 
@@ -15,13 +15,13 @@ class Guard:
     """
 
     def __init__(self):
-        self._process = os.getpid()
+        self._process = getpid()
         self._lock = threading.RLock()
 
     def __enter__(self) -> None:
-        if os.getpid() != self._process:
+        if getpid() != self._process:
             raise RuntimeError(
-                f"this selector was made in process {self._process} and cannot be used in process {os.getpid()}, "
+                f"this selector was made in process {self._process} and cannot be used in process {getpid()}, "
                 "which is a fork of it; make or load the selector in the child, or start processes with spawn"
             )
         self._lock.acquire()

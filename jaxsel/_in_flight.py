@@ -36,7 +36,7 @@ class InFlight:
         """A copy of the state, for a checkpoint."""
         return self._handed_out.copy()
 
-    def load(self, array: Int[np.ndarray, " N"] | None) -> None:
+    def put_back(self, array: Int[np.ndarray, " N"] | None) -> None:
         """Go on from the state of a checkpoint; None: nothing is in flight."""
         self._handed_out = np.zeros_like(self._handed_out) if array is None else np.array(array, np.int32)
 

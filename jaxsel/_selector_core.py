@@ -258,7 +258,7 @@ class SelectorCore:
         self._seed = np.uint32(metadata["seed"])
         self._counters = {name: int(value) for name, value in metadata["counters"].items()}
         if self._in_flight is not None:
-            self._in_flight.load(arrays.get("in_flight"))
+            self._in_flight.put_back(arrays.get("in_flight"))
         self._step = OpenStep(self._counters.get("ended_step", -1))
         self._prepared = None
 

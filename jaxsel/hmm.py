@@ -147,8 +147,12 @@ def _propagated(state: HMMState) -> Float[Array, "3 N"]:
 
 
 def _normalised(belief: Float[Array, "3 m"]) -> Float[Array, "3 m"]:
-    """The belief without what rounding adds up over many steps; only its reader needs it to sum to 1."""
-    return belief / (belief[0] + belief[1] + belief[2])[None]
+    """The belief without what rounding adds up over many steps; only its reader needs it to sum to 1.
+
+    The rows of zeros that follow the pool on a mesh stay zeros.
+    """
+    total = belief[0] + belief[1] + belief[2]
+    return belief / jnp.where(total > 0, total, 1)[None]
 
 
 def forward_filter(
@@ -233,7 +237,7 @@ def hidden_markov(
         mean = solved + mixed / 2
         rows = jnp.arange(mean.shape[0], dtype=jnp.int32) if prompt_ids is None else prompt_ids
         uniform = random.uniform(key, first_id + rows)
-        draw = jnp.where(uniform < unsolved, 0.0, jnp.where(uniform < unsolved + mixed, 0.5, 1.0))
+        draw = jnp.where(uniform < unsolved, 0.0, jnp.where(uniform < unsolved + mixed, 0.5, 1.0)).astype(mean.dtype)
         variance = jnp.maximum(solved + mixed / 4 - mean**2, 0)
         return Prediction(mean, variance, draw, unsolved, mixed, solved)
 

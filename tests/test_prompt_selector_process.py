@@ -47,7 +47,8 @@ def test_four_threads_lose_nothing(method):
                 selector.predict(ids).mixed[:] = 0
                 selector.prepare(4)
                 assert selector.metrics()["selector/observes"] > 0
-                selector.state_dict()["arrays"]["visits"][:] = 0
+                selector.state_dict()["arrays"].clear()
+                selector.visits[:] = 0
         except Exception as error:  # a thread has nobody else to tell
             errors.append(error)
 

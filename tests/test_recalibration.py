@@ -230,9 +230,9 @@ def test_a_group_of_one_is_never_mixed():
 
 
 def test_a_constructor_that_was_not_called_is_named(unchecked_types):
-    with pytest.raises(ValueError, match=r"predictor is <function hidden_markov.*give a predictor"):
+    with pytest.raises(ValueError, match=r"predictor is <function hidden_markov.*call it: hidden_markov"):
         jaxsel.recalibrated(jaxsel.hidden_markov)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="predictor is Selector"):
         jaxsel.recalibrated(jaxsel.dps())  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match=r"rule is <function top_k.*give a jaxsel.Rule, for example with a call"):
+    with pytest.raises(ValueError, match=r"rule is <function top_k.*call it: top_k"):
         jaxsel.make_selector(jaxsel.beta_bernoulli(), jaxsel.thompson(), jaxsel.top_k)  # pyright: ignore[reportArgumentType]

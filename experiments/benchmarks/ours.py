@@ -93,5 +93,5 @@ class FusedKernels(Kernels):
     fused = True
 
     def predict(self) -> Any:
-        """P(unsolved) and P(mixed) as the last observation left them; no work."""
+        """The belief about the next solve state, as the last observation left it; no work."""
         return self.state.predicted

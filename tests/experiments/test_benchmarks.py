@@ -92,8 +92,6 @@ def test_everyone_predicts_the_same(method):
         if isinstance(given, dict):
             given = np.array(list(given.values())).T
         given = np.stack([np.asarray(part) for part in given])
-        if isinstance(contender, FusedKernels):  # the third is what is missing to 1
-            given = np.vstack([given, 1 - given.sum(0)])
         np.testing.assert_allclose(given, expected, atol=1e-4)
 
 
@@ -238,7 +236,7 @@ def test_a_measurement_of_memory_that_fails_says_why():
         memory.measure("nonsense", N, select_size=4, observe_size=4)
 
 
-@pytest.mark.parametrize(("method", "state"), [("mopps", 12), ("dps", 52)])
+@pytest.mark.parametrize(("method", "state"), [("mopps", 12), ("dps", 60)])
 def test_checkpoints_have_times_and_sizes(method, state):
     rows, sizes = checkpoints.time_checkpoints(method, 1000, timing.make_data(1000, 8, 0), seed=0)
     assert [row["operation"] for row in rows] == ["save", "load"]

@@ -32,7 +32,7 @@ def test_a_perfect_prediction_scores_perfectly(task, policy, selector):
     solved = np.arange(POOL_SIZE) % 2 == 0
     answers = {text: bool(solved[i]) for i, text in enumerate(texts)}
     pool = task.pool(POOL_SIZE, 0)
-    task = task._replace(verify=lambda _, answer: Verdict(answer, float(answer)))
+    task = task._replace(verify=lambda _, answer: Verdict(answer is True, float(answer is True)))
     pool = type(pool)(pool.texts, [answers[text] for text in texts], pool.keys)
     probe = Probe(task, pool, task.held_out(5), num_pool_prompts=12, group_size=4)
     for _ in range(20):

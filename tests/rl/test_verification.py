@@ -197,7 +197,7 @@ with Preemption() as preemption, Verifier(verify, timeout=2.0, own_process={own_
 @pytest.mark.parametrize("own_process", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_stops_while_its_verifier_hangs(number, own_process):
-    """SIGTERM asks, and the step is finished once the limit is over; Ctrl-C ends it at once."""
+    """Both ask; the step is finished once the limit is over."""
     script = SCRIPT.format(own_process=own_process)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
@@ -205,8 +205,4 @@ def test_a_run_stops_while_its_verifier_hangs(number, own_process):
         time.sleep(0.3)
         run.send_signal(number)
         out, _ = run.communicate(timeout=30)
-    if number == signal.SIGTERM:
-        assert (run.returncode, out) == (0, "[None, Verdict(success=True, reward=1.0)] True\n")
-    else:
-        assert run.returncode != 0
-        assert out == ""
+    assert (run.returncode, out) == (0, "[None, Verdict(success=True, reward=1.0)] True\n")
