@@ -13,6 +13,8 @@ from jaxsel.metrics import mixed_share, solve_state_accuracy
 from tests.playing import choices, mesh_of
 from tests.small_gps import EMBEDDINGS, TINY
 
+pytestmark = pytest.mark.slow
+
 N = len(EMBEDDINGS)
 METHODS = {"mopps": jaxsel.mopps(), "dps": jaxsel.dps(), "gps": jaxsel.gps(EMBEDDINGS, **TINY)}
 

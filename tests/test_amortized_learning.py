@@ -7,6 +7,8 @@ from scipy import special
 
 from tests.embedded import CONTEXT, GROUP, KEY, LATENT, PLAIN_OF, RATE, SEEN, UNSEEN, compiled, history, padded
 
+pytestmark = pytest.mark.slow
+
 METHODS = {**PLAIN_OF, "latent": LATENT}
 
 

@@ -26,6 +26,8 @@ from tests.embedded import (
 from tests.histories import rollouts
 from tests.reference import assert_frequency, merged
 
+pytestmark = pytest.mark.slow
+
 FEATURES = reference.prompt_features(EMBEDDINGS)
 STEPS = 5
 

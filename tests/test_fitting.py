@@ -14,6 +14,8 @@ import jaxsel
 from jaxsel import fitting, hmm, metrics
 from tests.reference import DpsModel, MoppsModel, solve_state
 
+pytestmark = pytest.mark.slow
+
 N = 60
 
 

@@ -12,6 +12,8 @@ from jaxsel import PromptSelector
 from tests.playing import choices
 from tests.small_gps import EMBEDDINGS, GPS, NO_LATENT, TINY, N
 
+pytestmark = pytest.mark.slow
+
 FITTED = {"selector/elbo", "selector/reconstruction", "selector/kl", "selector/gradient_norm"}
 SWITCHED_OFF: dict[str, dict[str, Any]] = {
     "diversity": {"diversity_weight": 0},

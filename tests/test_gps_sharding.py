@@ -13,7 +13,7 @@ from jaxsel import PromptSelector
 from tests.playing import choices, mesh_of
 from tests.small_gps import GPS, NO_LATENT, N
 
-pytestmark = pytest.mark.usefixtures("on_cpu")
+pytestmark = [pytest.mark.usefixtures("on_cpu"), pytest.mark.slow]
 KEY = jax.random.key(0)
 STEPS, SOME = 6, [20, 3, 3, 0, 7, 8, 9, 10, 11]
 

@@ -16,6 +16,8 @@ from jaxsel.recalibration import MAPS, Groups, Pairs, grouped, no_pairs, with_pa
 from tests.histories import rollouts
 from tests.small_gps import EMBEDDINGS, TINY, N
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 COMPILED = {name: jax.jit(lambda pairs, p, of=of: of(grouped(pairs))(p)) for name, of in MAPS.items()}
 

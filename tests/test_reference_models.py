@@ -12,6 +12,8 @@ from scipy import stats
 import jaxsel
 from jaxsel import make_history, metrics, reference_models
 
+pytestmark = pytest.mark.slow
+
 KNOWN = {"mean": -0.5, "spread": 1.5, "drift": 0.1, "volatility": 0.6}
 GRID = np.linspace(-12, 12, 1201)
 

@@ -21,7 +21,7 @@ from jaxsel._placement import to_host
 from jaxsel._state import decoded
 from tests.playing import mesh_of
 
-pytestmark = pytest.mark.usefixtures("on_cpu")
+pytestmark = [pytest.mark.usefixtures("on_cpu"), pytest.mark.slow]
 KEY = jax.random.key(0)
 MAPP = {"acquisition": jaxsel.mixed_probability(log=True), "rule": jaxsel.gumbel_top_k()}
 MOSTLY_NAN = jaxsel.Acquisition({"acquisition": "nan"}, lambda p: jnp.where(p.mixed > 0.4, p.mixed, jnp.nan))

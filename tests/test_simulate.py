@@ -10,6 +10,8 @@ from jaxsel import simulate
 from jaxsel.base import Rollouts
 from jaxsel.simulate import Learner, LearnerState
 
+pytestmark = pytest.mark.slow
+
 METHODS = {
     "uniform": lambda learner: jaxsel.uniform(),
     "mopps": lambda learner: jaxsel.mopps(),

@@ -9,6 +9,8 @@ import jaxsel
 from jaxsel import simulate
 from tests.embedded import quick_jit
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 
 

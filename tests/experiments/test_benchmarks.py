@@ -23,6 +23,8 @@ from experiments.benchmarks.peers import common, jax_peers, numpy_peers, python_
 from jaxsel.beta import posterior
 from jaxsel.hmm import predicted, transition_counts
 
+pytestmark = pytest.mark.slow
+
 N = 60
 BATCH = {"select": 16, "observe": 8, "repeats": 2, "seconds": 1.0}
 CONFIG = {"sizes": [N], "methods": ["dps"], "seed": 0, "largest_slow": N, **BATCH}

@@ -15,6 +15,8 @@ from experiments.simulated_history import record
 from jaxsel import metrics
 from rl.history import read_history
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"num_prompts": 150, "batch_size": 24, "steps": 20, "probe_every": 4}
 
 

@@ -15,6 +15,8 @@ import pytest
 from experiments.large_pool.runs import Config, run
 from rl.run_log import read_metrics
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "experiments/cluster").glob("*.sbatch"))
 STEPS = 30

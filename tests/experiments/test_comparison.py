@@ -15,6 +15,8 @@ from experiments.summaries import column, probes, spent_to_reach, summary, summa
 from rl.preemption import PreemptedError
 from rl.train_config import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 
 def records(mixed, accuracy, rollouts_per_step=100, steps=8):
     """A run whose held-out accuracy rises linearly from 0 to `accuracy`, probed at every other step."""

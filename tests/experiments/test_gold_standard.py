@@ -7,6 +7,8 @@ from experiments import gold_standard
 from experiments.gold_standard import LEVELS, PARTS, STYLES, Config, by_part, draw, learner, state_space
 from jaxsel import Prediction
 
+pytestmark = pytest.mark.slow
+
 SMALL = Config(num_prompts=12, never_visited=3, steps=4, batch_size=5, num_warmup=30, num_samples=30)
 
 

@@ -7,6 +7,8 @@ from experiments.large_pool import __main__ as large_pool
 from experiments.large_pool.report import find, summarise
 from experiments.large_pool.runs import ORACLE, Config, run
 
+pytestmark = pytest.mark.slow
+
 TINY = Config(steps=12, batch_size=8, group_size=4, subset=3, num_features=4)
 
 

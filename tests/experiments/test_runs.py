@@ -21,6 +21,8 @@ from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
 from tests.rl.two_ranks import launch
 
+pytestmark = pytest.mark.slow
+
 TINY = WarmStartConfig(hidden_size=32, num_layers=1, feed_forward_size=32, steps=2, batch_size=8)
 CONFIG = RunConfig(
     pool_size=40,
