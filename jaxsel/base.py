@@ -101,9 +101,9 @@ def embedded_in(state: State) -> Embedded | None:
     """What the method `embedded` returns; without it, the state's own `embeddings` and `latest`, if it has both."""
     if callable(getattr(state, "embedded", None)):
         return state.embedded()
-    embeddings: Any = getattr(state, "embeddings", None)
-    latest: Any = getattr(state, "latest", None)
-    return Embedded(embeddings, latest) if embeddings is not None and callable(latest) else None
+    if getattr(state, "embeddings", None) is None or not callable(getattr(state, "latest", None)):
+        return None
+    return Embedded(state.embeddings, state.latest)
 
 
 class Selection(NamedTuple):

@@ -232,8 +232,8 @@ def _train(task, ranks, folder: Path) -> dict[str, Any]:
     class Recording(SharedSelector):
         chosen: list[int]
 
-        def select(self, batch_size, candidates=None):
-            ids = super().select(batch_size, candidates)
+        def select(self, batch_size, candidates=None, *, exclude=None):
+            ids = super().select(batch_size, candidates, exclude=exclude)
             self.chosen = [*getattr(self, "chosen", []), *ids.tolist()]
             return ids
 
