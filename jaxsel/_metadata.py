@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsel import _earlier_belief
 from jaxsel._state import decoded
 
 FORMAT = 3  # nested specs
@@ -45,7 +46,7 @@ def check(saved: dict[str, Any], here: dict[str, Any]) -> None:
     different = _differences(*specs)
     if different:
         raise ValueError(f"the checkpoint is of another method or other hyperparameters ({different}); give the same")
-    different = _differences(saved["shapes"], here["shapes"])
+    different = _differences(_earlier_belief.shapes_as_here(saved["shapes"], here["shapes"]), here["shapes"])
     if different:
         raise ValueError(f"the checkpoint holds arrays of other shapes ({different}); give what this version saved")
 
@@ -63,11 +64,11 @@ def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str
     if not isinstance(state_dict["arrays"], dict):
         raise ValueError(f"arrays is of type {type(state_dict['arrays']).__name__}; give what state_dict() returned")
     arrays = {name: decoded(name, array) for name, array in state_dict["arrays"].items()}
-    given = {name: array.shape for name, array in arrays.items()}
-    expected = {name: tuple(shape) for name, shape in here["shapes"].items()}
+    shapes = _earlier_belief.shapes_as_here({name: array.shape for name, array in arrays.items()}, here["shapes"])
+    given, expected = ({name: tuple(shape) for name, shape in held.items()} for held in (shapes, here["shapes"]))
     if given != expected:
         raise ValueError(f"state_dict holds arrays of shapes {given}; this selector has {expected}")
-    return arrays
+    return _earlier_belief.arrays_as_here(arrays, here["shapes"])
 
 
 def _same_pool(saved: dict[str, Any], here: str) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from jaxsel import _metadata, _validate, checkpoint
 from jaxsel._compiled import lengthened
+from jaxsel._earlier_belief import arrays_as_here, arrays_as_saved
 from jaxsel._guard import guarded
 from jaxsel._in_flight import in_flight_as_here, in_flight_as_saved
 from jaxsel._placement import to_devices, to_host
@@ -316,6 +317,7 @@ class PromptSelector(SelectorCore):
                 loaded._pool_fingerprint = metadata["pool"]
             here = loaded._arrays()
             _metadata.check(in_flight_as_here({"metadata": metadata}, here)["metadata"], loaded._metadata())
-            like = in_flight_as_saved(here, metadata, loaded.num_prompts)
-            loaded._adopt(saved.restore(like, padded=True), metadata)
+            like, shapes = in_flight_as_saved(here, metadata, loaded.num_prompts), loaded._metadata()["shapes"]
+            arrays = saved.restore(arrays_as_saved(like, metadata["shapes"], shapes), padded=True)
+            loaded._adopt(arrays_as_here(arrays, shapes), metadata)
         return loaded

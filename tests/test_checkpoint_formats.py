@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -26,12 +27,28 @@ def load(path: pathlib.Path) -> PromptSelector:
     return PromptSelector.load(path, METHOD, num_prompts=N)
 
 
-def written_by_an_earlier_version(folder, selector, **changes):
+def in_the_earlier_layout(selector):
+    """The arrays of DPS without the beliefs in SOLVED, and with the sum of each row of counts as its last column."""
+    arrays = {name: np.array(array) for name, array in selector._arrays().items()}
+    for name in ("state.filtered", "state.predicted"):
+        arrays[name] = arrays[name][:2]
+    arrays["state.excess"][:, 2] = arrays["state.excess"].sum(1)
+    return arrays
+
+
+def played(steps: int, **options) -> PromptSelector:
+    selector = PromptSelector(METHOD, num_prompts=N, **options)
+    for step in range(steps):
+        selector.observe([3, 5, 7], [4, 8 * (step % 2), 8], 8)
+    return selector
+
+
+def written_by_an_earlier_version(folder, selector, arrays=None, **changes):
     """As it was: one Orbax version with the items `arrays` and `metadata`, flat specs, no checksums."""
     metadata = selector._metadata() | {"format": 2} | changes
     metadata["spec"] = _metadata._side_by_side(metadata["spec"])
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=True)) as manager:
-        items = {"arrays": ocp.args.StandardSave(selector._arrays()), "metadata": ocp.args.JsonSave(metadata)}
+        items = {"arrays": ocp.args.StandardSave(arrays or selector._arrays()), "metadata": ocp.args.JsonSave(metadata)}
         manager.save(4, args=ocp.args.Composite(**items))
 
 
@@ -66,6 +83,40 @@ def test_a_state_dict_of_an_earlier_version_is_taken_and_copied():
         array[...] = 0
     np.testing.assert_array_equal(selector.predict().mixed, before)
     np.testing.assert_array_equal(before, observed(3).predict().mixed)
+
+
+def test_a_state_dict_without_beliefs_in_solved_goes_on_as_before():
+    here, selector = played(4), played(0)
+    old, arrays = here.state_dict(), in_the_earlier_layout(here)
+    old["metadata"] |= {"format": 2, "spec": _metadata._side_by_side(old["metadata"]["spec"])}
+    old["metadata"]["shapes"] = {name: list(array.shape) for name, array in arrays.items()}
+    selector.load_state_dict(old | {"arrays": arrays})
+    assert arrays["state.filtered"].shape == (2, N)
+    assert_goes_on_alike(selector, here)
+    old["arrays"] = arrays | {"state.excess": arrays["state.excess"][:2]}
+    with pytest.raises(ValueError, match="this selector has"):
+        selector.load_state_dict(old)
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_a_folder_without_beliefs_in_solved_goes_on_as_before(tmp_path, is_sharded):
+    mesh = jaxsel.prompts_mesh() if is_sharded else None
+    here = played(4)
+    arrays = in_the_earlier_layout(here)
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    written_by_an_earlier_version(tmp_path, here, arrays, shapes=shapes)
+    selector = PromptSelector.load(tmp_path, METHOD, num_prompts=N, mesh=mesh)
+    lies = [leaf.sharding for leaf in jax.tree.leaves(selector._state)]
+    assert lies == [leaf.sharding for leaf in jax.tree.leaves(played(0, mesh=mesh)._state)]
+    assert_goes_on_alike(selector, here)
+
+
+def assert_goes_on_alike(selector, other):
+    for _ in range(2):
+        for one, same in zip(selector.predict(), other.predict(), strict=True):
+            np.testing.assert_allclose(one, same, atol=1e-6)
+        for each in (selector, other):
+            each.observe([3, 4, 5], [8, 0, 3], 8)
 
 
 @pytest.mark.parametrize("wrong", [None, [], {"dtype": "object", "shape": [3], "data": b"x"}, {"shape": [10]}, "text"])

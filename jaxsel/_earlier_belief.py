@@ -1,0 +1,80 @@
+"""Converts the belief of DPS from the layout that earlier versions saved.
+
+In that layout `filtered` and `predicted` have no row for SOLVED, and the last column of `excess` is the sum of its row.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+_ROUNDING = 1e-6  # of a total: a smaller difference may be nothing but rounding
+
+
+def shapes_as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """Return the shapes that a checkpoint's arrays have after the conversion to the layout of the shapes `here`."""
+    return saved | {name: [3, *saved[name][1:]] for state in _earlier(saved, here) for name in _beliefs(state)}
+
+
+def arrays_as_here(arrays: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's arrays in the layout of the shapes `here`."""
+    arrays = dict(arrays)
+    for state in _earlier({name: np.shape(array) for name, array in arrays.items()}, here):
+        for name in _beliefs(state):
+            arrays[name] = _where_it_lies(_with_solved, arrays[name])
+        arrays[f"{state}.excess"] = _where_it_lies(_with_counts_to_solved, arrays[f"{state}.excess"])
+    return arrays
+
+
+def arrays_as_saved(arrays: dict[str, Any], saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays in the layout of a checkpoint with the shapes `saved`, to read it into."""
+    names = [name for state in _earlier(saved, here) for name in _beliefs(state)]
+    return arrays | {name: _where_it_lies(_without_solved, arrays[name]) for name in names}
+
+
+def _earlier(saved: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """The states whose beliefs have two rows in the checkpoint and three rows here."""
+    states = [name.removesuffix(".filtered") for name in here if name.endswith(".filtered")]
+    return [
+        state
+        for state in states
+        if {f"{state}.excess", *_beliefs(state)} <= here.keys() & saved.keys()
+        and all(_is_belief(saved[name], 2) and _is_belief(here[name], 3) for name in _beliefs(state))
+    ]
+
+
+def _beliefs(state: str) -> tuple[str, str]:
+    return f"{state}.filtered", f"{state}.predicted"
+
+
+def _is_belief(shape: Any, num_rows: int) -> bool:
+    return isinstance(shape, list | tuple) and len(shape) == 2 and shape[0] == num_rows
+
+
+def _where_it_lies(function: Callable[..., Any], array: Any) -> Any:
+    """The function of the array, on the host or on the array's devices."""
+    if isinstance(array, np.ndarray):
+        return function(np, array)
+    return jax.jit(functools.partial(function, jnp), out_shardings=array.sharding)(array)
+
+
+def _with_solved(xp: Any, belief: Float[Array | np.ndarray, "2 N"]) -> Float[Array | np.ndarray, "3 N"]:
+    return xp.concatenate([belief, _rest(xp, xp.ones_like(belief[:1]), belief[:1], belief[1:])])
+
+
+def _without_solved(xp: Any, belief: Float[Array | np.ndarray, "3 N"]) -> Float[Array | np.ndarray, "2 N"]:
+    return xp.asarray(belief[:2])
+
+
+def _with_counts_to_solved(xp: Any, excess: Float[Array | np.ndarray, "3 3 N"]) -> Float[Array | np.ndarray, "3 3 N"]:
+    unsolved, mixed, total = excess[:, :1], excess[:, 1:2], excess[:, 2:]
+    return xp.concatenate([unsolved, mixed, _rest(xp, total, unsolved, mixed)], 1)
+
+
+def _rest(xp: Any, total: Any, first: Any, second: Any) -> Any:
+    rest = total - (first + second)
+    return xp.where(rest > _ROUNDING * total, rest, xp.zeros_like(rest))
