@@ -66,9 +66,9 @@ reproduce: env
 bench: env
 	$(BIN)/python -m experiments.benchmarks
 
-# Executes them in place, or into another folder: make notebooks OUT=folder
+# Executes them in place, or into another folder: make notebooks OUT=folder; LIMIT=seconds per notebook, 120 if not given
 notebooks: .venv/.notebooks
-	$(BIN)/python -m experiments.notebooks $(if $(OUT),--out $(OUT))
+	$(BIN)/python -m experiments.notebooks $(if $(OUT),--out $(OUT)) $(if $(LIMIT),--limit $(LIMIT))
 
 .venv/.notebooks: .venv/.installed
 	$(BIN)/python $(PIP) -c constraints.txt -e ".[notebooks]"

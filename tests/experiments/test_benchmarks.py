@@ -244,7 +244,7 @@ def test_checkpoints_have_times_and_sizes(method, state):
     assert [row["operation"] for row in rows] == ["save", "load"]
     assert all(row["ms"] > 0 for row in rows)
     assert state <= sizes["state"] < state + 0.1
-    assert sizes["all"] == sizes["state"] + 4  # how often each prompt was visited
+    assert sizes["all"] == pytest.approx(sizes["state"] + 4)  # how often each prompt was visited
     assert sizes["disk"] > 0
 
 
