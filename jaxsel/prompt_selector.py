@@ -168,7 +168,7 @@ class PromptSelector(SelectorCore):
 
         Args:
             prompt_ids: rows of the pool.
-            successes: s, correct rollouts, one a row; booleans are 0 and 1.
+            successes: s, correct rollouts per row; booleans are 0 and 1.
             group_size: n, rollouts, one a row or one for all.
             step: the trainer's number of the step. A larger number than before ends the step before; observations of
                 a step that has ended count in the one that is open, or comes next.

@@ -276,7 +276,7 @@ def _distance_to_latest(direction: Float[Array, "m d"], embedded: Embedded, coun
 
 
 def without(candidates: Int[Array, " c"] | None, excluded: Bool[Array, " N"] | None) -> Int[Array, " m"] | None:
-    """The candidates, None: the whole pool, with -1 in place of those that are excluded."""
+    """Returns the candidates (None: the whole pool) with -1 in place of excluded prompts."""
     if excluded is None:
         return candidates
     ids = jnp.arange(len(excluded), dtype=jnp.int32) if candidates is None else candidates
