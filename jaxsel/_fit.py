@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 
 class Fit(NamedTuple):
-    """How the last gradient step of an update went; in nats a prompt, NaN before the first.
+    """How the last gradient step of an update went, in nats per prompt; 0 before the first.
 
     Attributes:
         elbo: reconstruction - kl.

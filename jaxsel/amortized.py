@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key, PyTree
 from numpy.typing import ArrayLike
@@ -67,9 +68,10 @@ class AmortizedState(NamedTuple):
         """Fields that no update changes, and that the predictor's spec names: a checkpoint does without them."""
         return ("embeddings",)
 
-    def metrics(self) -> dict[str, Array]:
-        """What to log."""
-        return self.fit._asdict()
+    def metrics(self) -> dict[str, Any]:
+        """Return the fit for logs; NaN before the first update, when the state itself holds zeros."""
+        # a NaN in the state would stop every update under `jax_debug_nans`
+        return self.fit._asdict() if int(self.step) else dict.fromkeys(Fit._fields, np.float32(np.nan))
 
     def latest(self, count: int) -> Rollouts:
         """The last `count` batches, as many as are kept; see `Embedded`."""
@@ -185,7 +187,7 @@ def amortized(
             successes=jnp.zeros(num_prompts, jnp.float32),
             failures=jnp.zeros(num_prompts, jnp.float32),
             step=jnp.int32(0),
-            fit=Fit(*(jnp.float32(jnp.nan) for _ in Fit._fields)),
+            fit=Fit(*(jnp.float32(0) for _ in Fit._fields)),
         )
 
     def predict(

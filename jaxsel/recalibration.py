@@ -190,7 +190,7 @@ class RecalibratedState(NamedTuple):
         """The names that the inner state gives."""
         return tuple(f"inner.{name}" for name in said_by(self.inner, "constants", ()))
 
-    def metrics(self) -> dict[str, Array]:
+    def metrics(self) -> dict[str, Any]:
         """What the inner state says."""
         return said_by(self.inner, "metrics", {})
 

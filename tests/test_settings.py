@@ -7,23 +7,36 @@ import numpy as np
 import pytest
 
 import jaxsel
+from tests.small_gps import GPS, N
 
-N = 40
 METHODS = {
+    "uniform": jaxsel.uniform,
+    "threshold": jaxsel.threshold,
     "mopps": jaxsel.mopps,
     "mopps by step": lambda: jaxsel.mopps(ageing="step"),
     "dps": lambda: jaxsel.dps(entropy_weight=0.1),
+    "gps": lambda: GPS,
+    "recalibrated": lambda: jaxsel.make_selector(
+        jaxsel.recalibrated(jaxsel.hidden_markov()), jaxsel.mixed_probability(), jaxsel.top_k()
+    ),
 }
-SETTINGS = {
-    "x64": lambda: jax.enable_x64(True),
-    "strict": lambda: jax.numpy_dtype_promotion("strict"),
-    "nans": lambda: jax.debug_nans(True),
-}
+
+
+@contextlib.contextmanager
+def strict_and_without_nans():
+    """Both settings at once: each setting that is tried compiles every method again."""
+    with jax.numpy_dtype_promotion("strict"), jax.debug_nans(True):
+        yield
+
+
+SETTINGS = (lambda: jax.enable_x64(True), strict_and_without_nans)
 
 
 def choices(method: str, setting) -> tuple[list[list[int]], jaxsel.Prediction]:
     with setting():
         live, chosen = jaxsel.PromptSelector(METHODS[method](), num_prompts=N, seed=0), []
+        live.observe([], [], 8)
+        live.metrics()
         for step in range(3):
             chosen.append(live.select(4).tolist())
             live.observe(chosen[-1], [step, 8, 0, 3], 8)
@@ -33,7 +46,7 @@ def choices(method: str, setting) -> tuple[list[list[int]], jaxsel.Prediction]:
 @pytest.mark.parametrize("method", METHODS)
 def test_choices_do_not_depend_on_settings(method):
     expected, prediction = choices(method, contextlib.nullcontext)
-    for setting in SETTINGS.values():
+    for setting in SETTINGS:
         found, again = choices(method, setting)
         assert found == expected
         for one, other in zip(prediction, again, strict=True):
