@@ -46,20 +46,24 @@ def best(
         if prompt_ids is not None:
             rank = jnp.where(prompt_ids < 0, -3.0, rank)
         last = kth_largest(rank, wanted, batch_size)
-        if prompt_ids is None:
-            return true_positions(rank >= last, batch_size)
+        # Several share the last rank where lots collide, and where there are fewer prompts than asked for.
         return jax.lax.cond(
-            last > -3,
+            count_true(rank >= last) == wanted,
             lambda: true_positions(rank >= last, batch_size),
-            lambda: _first(descending(rank, batch_size)[1], wanted, len(rank)),  # fewer prompts than asked for: all
+            lambda: _first(rank, last, wanted, batch_size),
         )
 
     return jax.lax.cond(count_true(reach) > wanted, draw_lots, lambda: true_positions(reach, batch_size))
 
 
-def _first(positions: Int[Array, " b"], count: int | Int[Array, ""], filler: int) -> Int[Array, " b"]:
-    """The first `count` positions, ascending; `filler` in place of the others."""
-    return jnp.sort(jnp.where(jnp.arange(len(positions), dtype=jnp.int32) < count, positions, filler))
+def _first(
+    rank: Float[Array, " m"], last: Float[Array, ""], wanted: int | Int[Array, ""], batch_size: int
+) -> Int[Array, " b"]:
+    """Return the positions, ascending, of all ranks above the last one and of as many equal to it as are wanted."""
+    above, equal = (true_positions(mask, batch_size) for mask in (rank > last, rank == last))
+    missing = wanted - count_true(rank > last)
+    equal = jnp.where(jnp.arange(batch_size, dtype=jnp.int32) < missing, equal, len(rank))
+    return jnp.sort(jnp.concatenate([above, equal]))[:batch_size]
 
 
 def _ids(prompt_ids: Int[Array, " m"] | None, scores: Float[Array, " m"]) -> Int[Array, " m"]:

@@ -94,6 +94,30 @@ def test_ties_are_broken_uniformly():
     assert_frequency(counts[ties], TRIALS, 2 / 5)
 
 
+@pytest.mark.parametrize("ids", [None, jnp.arange(40)])
+@pytest.mark.parametrize("count", [None, 4])
+def test_lots_that_collide_cost_no_better_prompt_its_place(ids, count, monkeypatch):
+    monkeypatch.setattr(jaxsel.random, "uniform", lambda key, ids: jnp.full(ids.shape, 0.25, jnp.float32))
+    scores = jnp.zeros(40).at[39].set(1.0)
+    batch_size = 4 if count is None else 8
+    chosen = jaxsel.selection.best(KEY, scores, batch_size, ids, count=count if count is None else jnp.int32(count))
+    chosen = np.asarray(chosen)
+    assert (chosen < 40).sum() == 4
+    assert 39 in chosen
+    np.testing.assert_array_equal(np.sort(chosen), chosen)
+
+
+def test_half_of_a_pool_that_nothing_tells_apart_is_a_random_half():
+    size = 100_000  # more than are simply ranked
+    choose_half = jax.jit(lambda key: jaxsel.selection.best(key, jnp.zeros(size), size // 2))
+    first, second = (np.asarray(choose_half(jax.random.key(seed))) for seed in range(2))
+    for chosen in (first, second):
+        assert chosen.shape == np.unique(chosen).shape == (size // 2,)
+        assert ((chosen >= 0) & (chosen < size)).all()
+        assert_frequency(np.histogram(chosen, 4, (0, size))[0], size // 4, 1 / 2)
+    assert_frequency(np.array([len(np.intersect1d(first, second))]), size, 1 / 4)
+
+
 def test_prompts_with_no_chance_are_chosen_at_random_when_nothing_else_is_left():
     counts = many(RULES["top_k"], 3)([-np.inf, 1.0, np.nan, -np.inf, -np.inf])
     assert counts[1] == TRIALS
