@@ -27,8 +27,8 @@ def solve_state_probabilities(
     it is exactly 0.
     """
     if group_size == 1:
-        solved = alpha / (alpha + beta)
-        return 1 - solved, jnp.zeros_like(solved), solved
+        total = alpha + beta
+        return beta / total, jnp.zeros_like(total), alpha / total
     if group_size <= _DIRECT:
         unsolved, solved = _product(beta, alpha, group_size), _product(alpha, beta, group_size)
         return unsolved, jnp.maximum(1 - unsolved - solved, 0), solved
@@ -59,7 +59,7 @@ def _log_product(a: Float[Array, "*shape"], b: Float[Array, "*shape"], group_siz
         direct = direct + jnp.log1p(b / (a + k))
     low, high = a + (_DIRECT - 0.5), a + (group_size - 0.5)
     # log(high / low), which for large a is a small difference of large numbers
-    length = jnp.log1p((group_size - _DIRECT) / low)
+    length = jnp.log1p(float(group_size - _DIRECT) / low)
     integral = jnp.zeros_like(direct)
     for node, weight in zip(*np.polynomial.legendre.leggauss(_NODES), strict=True):
         x = low * jnp.exp(length * float((node + 1) / 2))
