@@ -9,7 +9,7 @@ from scipy import stats
 
 from jaxsel import _beta_binomial
 
-SHAPES = np.float32([1e-3, 0.05, 0.5, 1.0, 2.5, 30.0, 1e3, 1e5])
+SHAPES = np.array([1e-3, 0.05, 0.5, 1.0, 2.5, 30.0, 1e3, 1e5], np.float32)
 ALPHA, BETA = (column.ravel() for column in np.meshgrid(SHAPES, SHAPES))
 
 
