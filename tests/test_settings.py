@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxsel
-from tests.small_gps import GPS, N
+from tests.small_gps import EMBEDDINGS, TINY, N
 
 METHODS = {
     "uniform": jaxsel.uniform,
@@ -15,7 +15,8 @@ METHODS = {
     "mopps": jaxsel.mopps,
     "mopps by step": lambda: jaxsel.mopps(ageing="step"),
     "dps": lambda: jaxsel.dps(entropy_weight=0.1),
-    "gps": lambda: GPS,
+    # with one encoder of the two: compiling them takes most of the time
+    "gps": lambda: jaxsel.gps(EMBEDDINGS, **TINY | {"history_conditioned": False}),
     "recalibrated": lambda: jaxsel.make_selector(
         jaxsel.recalibrated(jaxsel.hidden_markov()), jaxsel.mixed_probability(), jaxsel.top_k()
     ),
