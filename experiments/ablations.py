@@ -20,15 +20,15 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from experiments import drawing
-from experiments.command import quiet_pipe
-from experiments.compare import commits, run_many
-from experiments.config import RunConfig, add_settings, configured
-from experiments.folders import name_of
-from experiments.provenance import RESULTS, provenance, write_result
-from experiments.spread import over_seeds, shown
-from experiments.summaries import Records, share_spent, summary
-from experiments.tables import terminal_table
+from experiments.reporting import drawing
+from experiments.reporting.provenance import RESULTS, provenance, write_result
+from experiments.reporting.spread import over_seeds, shown
+from experiments.reporting.summaries import Records, share_spent, summary
+from experiments.reporting.tables import terminal_table
+from experiments.running.command import quiet_pipe
+from experiments.running.compare import commits, run_many
+from experiments.running.config import RunConfig, add_settings, configured
+from experiments.running.folders import name_of
 from jaxsel import plotting
 
 SHARED = ("method.batch_size", "train.group_size", "train.learning_rate")

@@ -20,12 +20,12 @@ import numpy as np
 from rich.console import Console
 
 import jaxsel
-from experiments import drawing
-from experiments.command import quiet_pipe
-from experiments.provenance import provenance, write_result
+from experiments.reporting import drawing
+from experiments.reporting.provenance import provenance, write_result
+from experiments.reporting.spread import over_seeds, shown, standard_error
+from experiments.reporting.tables import terminal_table
+from experiments.running.command import quiet_pipe
 from experiments.simulated_math import Problems, load_problems, make_learner, make_parser, record, rollouts, split
-from experiments.spread import over_seeds, shown, standard_error
-from experiments.tables import terminal_table
 from rl.progress import bar
 
 STEPS, BATCH, HELD_OUT = 30, 256, 1000

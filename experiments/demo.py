@@ -14,12 +14,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.command import quiet_pipe
-from experiments.compare import BASELINES, SETTINGS, run_methods
-from experiments.figures import draw_comparison
-from experiments.folders import clear_run, name_of
-from experiments.runs import PREDICTIVE
-from experiments.summaries import summary_table
+from experiments.reporting.figures import draw_comparison
+from experiments.reporting.summaries import summary_table
+from experiments.running.command import quiet_pipe
+from experiments.running.compare import BASELINES, SETTINGS, run_methods
+from experiments.running.folders import clear_run, name_of
+from experiments.running.runs import PREDICTIVE
 
 
 def main(arguments: list[str]) -> None:

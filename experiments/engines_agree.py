@@ -18,16 +18,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command import quiet_pipe
-from experiments.compare import SETTINGS, run_config
-from experiments.config import EngineConfig, RunConfig
-from experiments.drawing import plt, save, tidy
-from experiments.folders import clear_run
-from experiments.provenance import RESULTS, provenance, write_result
-from experiments.runs import run
-from experiments.spread import over_seeds, shown
-from experiments.summaries import column
-from experiments.tables import terminal_table
+from experiments.reporting.drawing import plt, save, tidy
+from experiments.reporting.provenance import RESULTS, provenance, write_result
+from experiments.reporting.spread import over_seeds, shown
+from experiments.reporting.summaries import column
+from experiments.reporting.tables import terminal_table
+from experiments.running.command import quiet_pipe
+from experiments.running.compare import SETTINGS, run_config
+from experiments.running.config import EngineConfig, RunConfig
+from experiments.running.folders import clear_run
+from experiments.running.runs import run
 
 ENGINES = {"hf": EngineConfig("hf"), "vllm": EngineConfig("vllm")}
 ROWS = {

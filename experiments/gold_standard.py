@@ -32,11 +32,11 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxsel
-from experiments import drawing
-from experiments.command import quiet_pipe
-from experiments.provenance import RESULTS, provenance, write_result
-from experiments.spread import over_seeds, shown
-from experiments.tables import terminal_table
+from experiments.reporting import drawing
+from experiments.reporting.provenance import RESULTS, provenance, write_result
+from experiments.reporting.spread import over_seeds, shown
+from experiments.reporting.tables import terminal_table
+from experiments.running.command import quiet_pipe
 from jaxsel import metrics, plotting, reference_models, simulate
 from rl.progress import bar
 

@@ -20,10 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxsel
-from experiments import drawing
-from experiments.command import quiet_pipe
-from experiments.provenance import provenance, write_result
 from experiments.real_prompts import SEEN, UNSEEN, Config, run_seed, table
+from experiments.reporting import drawing
+from experiments.reporting.provenance import provenance, write_result
+from experiments.reporting.spread import over_seeds, shown
+from experiments.reporting.tables import terminal_table
+from experiments.running.command import quiet_pipe
 from experiments.simulated_math import (
     GROUP_SIZE,
     Problems,
@@ -35,8 +37,6 @@ from experiments.simulated_math import (
     rollouts,
     split,
 )
-from experiments.spread import over_seeds, shown
-from experiments.tables import terminal_table
 from jaxsel import simulate
 from rl.progress import bar
 

@@ -26,8 +26,8 @@ import numpy as np
 
 import jaxsel
 from experiments.benchmarks.memory import resident_bytes
-from experiments.command import quiet_pipe
-from experiments.provenance import RESULTS, provenance, write_result
+from experiments.reporting.provenance import RESULTS, provenance, write_result
+from experiments.running.command import quiet_pipe
 
 FEATURES, BATCH, GROUP_SIZE, WIDTH, DRAWS = 256, 256, 8, 64, 10
 

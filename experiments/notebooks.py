@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.command import quiet_pipe
+from experiments.running.command import quiet_pipe
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 

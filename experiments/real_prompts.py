@@ -27,9 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxsel
-from experiments import drawing
-from experiments.command import quiet_pipe
-from experiments.provenance import provenance, write_result
+from experiments.reporting import drawing
+from experiments.reporting.provenance import provenance, write_result
+from experiments.reporting.spread import over_seeds, shown
+from experiments.reporting.tables import terminal_table
+from experiments.running.command import quiet_pipe
 from experiments.simulated_math import (
     Predict,
     Problems,
@@ -44,8 +46,6 @@ from experiments.simulated_math import (
     split,
     ties_broken,
 )
-from experiments.spread import over_seeds, shown
-from experiments.tables import terminal_table
 from rl.progress import bar
 
 HORIZONS = (1, 3, 10, 30, 100)

@@ -29,17 +29,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments import drawing
-from experiments.command import quiet_pipe
-from experiments.compare import SETTINGS, commits, described, run_config, run_many
-from experiments.config import add_settings, configured
-from experiments.figures import held_out, look_of, smoothed, with_band
-from experiments.folders import name_of
-from experiments.provenance import RESULTS, provenance, write_result
-from experiments.runs import METHODS, PREDICTIVE
-from experiments.spread import of_seeds, shown
-from experiments.summaries import Records, column, curve, probes, share_spent, summary
-from experiments.tables import terminal_table
+from experiments.reporting import drawing
+from experiments.reporting.figures import held_out, look_of, smoothed, with_band
+from experiments.reporting.provenance import RESULTS, provenance, write_result
+from experiments.reporting.spread import of_seeds, shown
+from experiments.reporting.summaries import Records, column, curve, probes, share_spent, summary
+from experiments.reporting.tables import terminal_table
+from experiments.running.command import quiet_pipe
+from experiments.running.compare import SETTINGS, commits, described, run_config, run_many
+from experiments.running.config import add_settings, configured
+from experiments.running.folders import name_of
+from experiments.running.runs import METHODS, PREDICTIVE
 from jaxsel import metrics
 from rl.history import read_history
 

@@ -26,13 +26,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command import quiet_pipe
-from experiments.compare import SETTINGS, run_config
-from experiments.config import RunConfig
-from experiments.provenance import RESULTS, provenance, write_result
-from experiments.runs import make_curriculum, make_policy, make_task
-from experiments.summaries import column
-from experiments.tables import terminal_table
+from experiments.reporting.provenance import RESULTS, provenance, write_result
+from experiments.reporting.summaries import column
+from experiments.reporting.tables import terminal_table
+from experiments.running.command import quiet_pipe
+from experiments.running.compare import SETTINGS, run_config
+from experiments.running.config import RunConfig
+from experiments.running.runs import make_curriculum, make_policy, make_task
 from rl.engines.hf import HFEngine
 from rl.policy import Policy
 from rl.probe import Probe

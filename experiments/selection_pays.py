@@ -27,14 +27,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command import quiet_pipe
-from experiments.compare import DEMO_METHODS, SETTINGS, described, run_methods
-from experiments.figures import draw_seeds
-from experiments.folders import clear_run
-from experiments.provenance import RESULTS, provenance, write_result
-from experiments.spread import of_seeds, over_seeds, shown, standard_error
-from experiments.summaries import Records, curve, share_spent, summary
-from experiments.tables import terminal_table
+from experiments.reporting.figures import draw_seeds
+from experiments.reporting.provenance import RESULTS, provenance, write_result
+from experiments.reporting.spread import of_seeds, over_seeds, shown, standard_error
+from experiments.reporting.summaries import Records, curve, share_spent, summary
+from experiments.reporting.tables import terminal_table
+from experiments.running.command import quiet_pipe
+from experiments.running.compare import DEMO_METHODS, SETTINGS, described, run_methods
+from experiments.running.folders import clear_run
 
 PREDICTIVE = ("mopps", "dps")
 AllRuns = dict[str, list[Records]]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsel
-from experiments.command import quiet_pipe
+from experiments.running.command import quiet_pipe
 from jaxsel import simulate
 from rl.history import HistoryLog
 

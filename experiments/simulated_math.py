@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsel
-from experiments.provenance import RESULTS
+from experiments.reporting.provenance import RESULTS
 from jaxsel import simulate
 from rl.embeddings import embed
 

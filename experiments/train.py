@@ -26,11 +26,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import folders
-from experiments.command import quiet_pipe
-from experiments.config import RunConfig, writable_config
-from experiments.help import describe
-from experiments.runs import run
+from experiments.running import folders
+from experiments.running.command import quiet_pipe
+from experiments.running.config import RunConfig, writable_config
+from experiments.running.help import describe
+from experiments.running.runs import run
 from rl.preemption import PreemptedError
 from rl.ranks import join
 

@@ -6,12 +6,12 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
-from jaxsel import acquisition as acquisitions
-from jaxsel.amortized import amortized
 from jaxsel.base import Acquisition, Rule, Selector
-from jaxsel.beta import beta_bernoulli
-from jaxsel.hmm import hidden_markov
-from jaxsel.selection import diverse, make_selector, random_subset, top_k, within_bounds
+from jaxsel.predictors.amortized.predictor import amortized
+from jaxsel.predictors.beta import beta_bernoulli
+from jaxsel.predictors.hidden_markov import hidden_markov
+from jaxsel.selection import acquisition as acquisitions
+from jaxsel.selection.rules import diverse, make_selector, random_subset, top_k, within_bounds
 
 
 def mopps(

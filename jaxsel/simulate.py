@@ -4,134 +4,14 @@ The pool is a `Learner`: prompts lean on a few skills, have a difficulty of thei
 and those of their neighbours. A whole run is one scan.
 """
 
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
-
-from jaxsel import _validate, metrics
-from jaxsel._simulated_learner import Learner as Learner
-from jaxsel._simulated_learner import LearnerState as LearnerState
-from jaxsel._simulated_learner import embed as embed
-from jaxsel._simulated_learner import initial_state as initial_state
-from jaxsel._simulated_learner import make_learner as make_learner
-from jaxsel._simulated_learner import oracle as oracle
-from jaxsel._simulated_learner import rollout as rollout
-from jaxsel._simulated_learner import success_rate as success_rate
-from jaxsel._simulated_learner import train as train
-from jaxsel.base import Prediction, Rollouts, Selector, State
-
-
-class Trace(NamedTuple):
-    """T steps. Predictions are judged before a step's rollouts, on a probe: random prompts, always the same.
-
-    Attributes:
-        prompt_ids: the batches.
-        successes: of their rollouts; with them a run can be gone through again, see `jaxsel.replay`.
-        mixed_share: the share of a batch's groups with 0 < s < n.
-        mean_success_rate: true, of the probe.
-        spearman: rank correlation of predicted and true success rates; NaN while all predictions are equal.
-        mean_absolute_error: of the predicted success rates.
-        solve_state_accuracy: how often the likeliest state is that of a fresh group, which nobody trains on.
-        rollouts: spent up to and with this step, without those of the probe.
-    """
-
-    prompt_ids: Int[Array, "T b"]
-    successes: Int[Array, "T b"]
-    mixed_share: Float[Array, " T"]
-    mean_success_rate: Float[Array, " T"]
-    spearman: Float[Array, " T"]
-    mean_absolute_error: Float[Array, " T"]
-    solve_state_accuracy: Float[Array, " T"]
-    rollouts: Int[Array, " T"]
-
-
-def simulate(
-    key: Key[Array, ""],
-    selector: Selector,
-    learner: Learner,
-    *,
-    num_steps: int,
-    batch_size: int,
-    group_size: int = 8,
-    candidate_ratio: int | None = None,
-    num_probes: int = 1024,
-    belief: State | None = None,
-) -> Trace:
-    """Selects, rolls out, observes and trains `num_steps` times in one scan: `jit` it, `vmap` it over keys.
-
-    Probe and candidates depend on the key alone: methods given the same key are compared on the same.
-
-    Args:
-        key: consumed.
-        selector: the method, for example `jaxsel.mopps()` or `oracle(learner)`.
-        learner: from `make_learner`; trained from its `initial_state`.
-        num_steps: T.
-        batch_size: b, prompts a step.
-        group_size: rollouts a prompt.
-        candidate_ratio: choose among `candidate_ratio * batch_size` random prompts, others at every step;
-            None: among the whole pool.
-        num_probes: the size of the probe, at most the pool.
-        belief: the selector's state to start from; None: its `init`. Given from outside of a `jit`, embeddings that it
-            holds are an argument of what is compiled and no constant in it.
-
-    Raises:
-        ValueError: an argument that is no integer of at least 1, or a batch larger than the pool.
-    """
-    num_prompts = len(learner.difficulty)
-    _validate.positive_integer(num_steps=num_steps, batch_size=batch_size, group_size=group_size)
-    _validate.positive_integer(candidate_ratio=1 if candidate_ratio is None else candidate_ratio, num_probes=num_probes)
-    if batch_size > num_prompts:
-        raise ValueError(f"batch_size is {batch_size} of {num_prompts} prompts; give at most {num_prompts}")
-    num_candidates = None if candidate_ratio is None else min(candidate_ratio * batch_size, num_prompts)
-    init_key, probe_key, steps_key = jax.random.split(key, 3)
-    probe = _random_rows(probe_key, num_prompts, min(num_probes, num_prompts))
-
-    if belief is None:
-        belief = selector.init(init_key, num_prompts)
-
-    def step(carry: tuple[State, LearnerState], t: Int[Array, ""]) -> tuple[tuple[State, LearnerState], Trace]:
-        belief, state = carry
-        keys = jax.random.split(jax.random.fold_in(steps_key, t), 6)
-        candidates = None if num_candidates is None else _random_candidates(keys[0], num_prompts, num_candidates)
-        prompt_ids = selector.select(keys[1], belief, batch_size, candidates).prompt_ids
-        rollouts = rollout(keys[2], learner, state, prompt_ids, group_size)
-        prediction = selector.predict(keys[3], belief, probe)
-        fresh = rollout(keys[4], learner, state, probe, group_size)
-        trace = _traced(rollouts, prediction, fresh, success_rate(learner, state, probe), t)
-        return (selector.update(keys[5], belief, rollouts), train(learner, state, rollouts)), trace
-
-    return jax.lax.scan(step, (belief, initial_state(learner)), jnp.arange(num_steps, dtype=jnp.int32))[1]
-
-
-def _random_rows(key: Key[Array, ""], num_prompts: int, size: int) -> Int[Array, " c"]:
-    """Distinct rows of the pool, without the sort of the whole pool that a permutation takes."""
-    return jax.lax.top_k(jax.random.uniform(key, (num_prompts,), jnp.float32), size)[1]
-
-
-def _random_candidates(key: Key[Array, ""], num_prompts: int, size: int) -> Int[Array, " c"]:
-    """Distinct rows, one of each of `size` parts of the pool: it takes no time, however large the pool.
-
-    Every row is as likely as any other. That no two are of one part means nothing: rows are in no order.
-    """
-    start_key, place_key = jax.random.split(key)
-    width = num_prompts // size
-    rows = jnp.arange(size, dtype=jnp.int32) * width + jax.random.randint(place_key, (size,), 0, width, jnp.int32)
-    return (rows + jax.random.randint(start_key, (), 0, num_prompts, jnp.int32)) % num_prompts
-
-
-def _traced(
-    rollouts: Rollouts, prediction: Prediction, fresh: Rollouts, truth: Float[Array, " m"], t: Int[Array, ""]
-) -> Trace:
-    """The record of step t; `prediction`, `fresh` groups and `truth` are of the probe."""
-    return Trace(
-        rollouts.prompt_ids,
-        rollouts.successes,
-        metrics.mixed_share(rollouts.successes, rollouts.group_size),
-        truth.mean(),
-        metrics.spearman(prediction.success_rate, truth),
-        metrics.mean_absolute_error(prediction.success_rate, truth),
-        metrics.solve_state_accuracy(prediction, fresh.successes, fresh.group_size),
-        (t + 1) * rollouts.group_size.sum(dtype=jnp.int32),
-    )
+from jaxsel.simulation.learner import Learner as Learner
+from jaxsel.simulation.learner import LearnerState as LearnerState
+from jaxsel.simulation.learner import embed as embed
+from jaxsel.simulation.learner import initial_state as initial_state
+from jaxsel.simulation.learner import make_learner as make_learner
+from jaxsel.simulation.learner import oracle as oracle
+from jaxsel.simulation.learner import rollout as rollout
+from jaxsel.simulation.learner import success_rate as success_rate
+from jaxsel.simulation.learner import train as train
+from jaxsel.simulation.run import Trace as Trace
+from jaxsel.simulation.run import simulate as simulate

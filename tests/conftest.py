@@ -12,10 +12,10 @@ import jaxtyping
 import pytest
 
 try:
-    import tests.typechecker  # noqa: F401  (the hook looks it up by name)
+    import tests.support.typechecker  # noqa: F401  (the hook looks it up by name)
 
     # Before anything imports jaxsel.
-    jaxtyping.install_import_hook("jaxsel", "tests.typechecker.check")
+    jaxtyping.install_import_hook("jaxsel", "tests.support.typechecker.check")
 except ImportError:  # no beartype: a machine with a GPU, where `make gpu` installs nothing
     pass
 

@@ -1,43 +1,33 @@
 """Dependencies point one way; the arrows are those of the picture in the documentation."""
 
 import ast
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PREDICTORS = {"jaxsel.beta", "jaxsel.hmm", "jaxsel.amortized"}
-# A file imports from lower layers, and private modules without a layer, which themselves know `base` alone.
-LAYER = {
-    "jaxsel.base": 0,
-    "jaxsel.random": 0,
-    "jaxsel.checkpoint": 0,
-    "jaxsel.metrics": 1,
-    "jaxsel.networks": 1,
-    "jaxsel.beta": 2,
-    "jaxsel.hmm": 2,
-    "jaxsel.amortized": 2,
-    "jaxsel.acquisition": 2,
-    "jaxsel.allocation": 2,
-    "jaxsel.recalibration": 2,
-    "jaxsel.plotting": 2,
-    "jaxsel.simulate": 3,
-    "jaxsel.selection": 3,
-    "jaxsel.methods": 4,
-    "jaxsel.sharding": 4,
-    "jaxsel._rebuild": 5,
-    "jaxsel._selector_core": 6,
-    "jaxsel.prompt_selector": 7,
-    "jaxsel.replay": 8,
-    "jaxsel.fitting": 9,
-    "jaxsel.reference_models": 9,
-    "jaxsel": 10,
-}
+PREDICTORS = ("jaxsel.predictors.beta", "jaxsel.predictors.hidden_markov", "jaxsel.predictors.amortized")
+PUBLIC = ("metrics", "plotting", "reference_models", "replay", "simulate")
+# A part of jaxsel imports from the parts above it in this list, and from no other.
+LAYERS = (
+    {"base", "_validate", "numerics"},
+    {"_visits"},
+    {"predictors", "selection"},
+    {"methods"},
+    {"runtime"},
+    {"evaluation"},
+    {"simulation"},
+    set(PUBLIC),
+    {""},
+)
+LAYER = {part: number for number, layer in enumerate(LAYERS) for part in layer}
 
 
 def files(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+    folder = ROOT / package
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
 
 
 def module_name(path: Path) -> str:
@@ -66,9 +56,9 @@ def modules(path: Path, package: str) -> set[str]:
     return found
 
 
-def is_leaf(name: str) -> bool:
-    """A private module without a layer of its own."""
-    return name.startswith("jaxsel._") and name not in LAYER
+def part(name: str) -> str:
+    """The package or file right below jaxsel that holds the module; the root itself is ''."""
+    return [*name.split("."), ""][1]
 
 
 def top_levels(path: Path) -> set[str]:
@@ -82,22 +72,39 @@ def test_jaxsel_knows_no_trainer(path):
 
 @pytest.mark.parametrize("path", files("jaxsel"), ids=module_name)
 def test_arrows_of_jaxsel_point_one_way(path):
-    name, imported = module_name(path), modules(path, "jaxsel")
-    if name in PREDICTORS:
-        assert not imported & (PREDICTORS - {name}), "predictors never import each other"
-    if is_leaf(name):
-        assert all(other == "jaxsel.base" or is_leaf(other) for other in imported)
-        return
-    assert name in LAYER, f"{name} has no place in the layers of this test"
-    for other in imported:
-        assert is_leaf(other) or LAYER[other] < LAYER[name]
+    name = module_name(path)
+    assert part(name) in LAYER, f"{name} has no place in the layers of this test"
+    for other in modules(path, "jaxsel"):
+        is_inside = part(other) == part(name) and part(name) not in PUBLIC
+        assert is_inside or LAYER[part(other)] < LAYER[part(name)], f"{name} imports {other}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for name in PREDICTORS for path in files(name.replace(".", "/"))], ids=module_name
+)
+def test_predictors_never_import_each_other(path):
+    others = tuple(name for name in PREDICTORS if not module_name(path).startswith(name))
+    assert not [other for other in modules(path, "jaxsel") if other.startswith(others)]
+
+
+def test_no_module_imports_itself_through_others():
+    graph = {module_name(path): modules(path, "jaxsel") for path in files("jaxsel")}
+    graphlib.TopologicalSorter(graph).prepare()  # a circle raises
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_documented_modules_only_name_what_others_hold(name):
+    statements = ast.parse((ROOT / "jaxsel" / f"{name}.py").read_text()).body
+    assert ast.get_docstring(ast.Module(statements, []))
+    assert all(isinstance(statement, ast.ImportFrom) for statement in statements[1:])
 
 
 @pytest.mark.parametrize("path", files("jaxsel"), ids=module_name)
 def test_only_plotting_draws(path):
-    if module_name(path) != "jaxsel.plotting":
+    name = module_name(path)
+    if not name.startswith(("jaxsel.plotting", "jaxsel.evaluation.plotting")):
         assert "matplotlib" not in top_levels(path)
-        assert "jaxsel.plotting" not in modules(path, "jaxsel")
+        assert not [other for other in modules(path, "jaxsel") if "plotting" in other]
 
 
 @pytest.mark.parametrize("path", files("rl"), ids=module_name)
@@ -110,7 +117,7 @@ def test_torch_and_jax_meet_in_the_handoff_alone(path):
 
 @pytest.mark.parametrize("path", files("jaxsel"), ids=module_name)
 def test_only_checkpoints_touch_files(path):
-    if module_name(path) in ("jaxsel.checkpoint", "jaxsel._disk"):
+    if module_name(path) in ("jaxsel.runtime.checkpoint.folder", "jaxsel.runtime.checkpoint.disk"):
         return
     touching = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "unlink", "rename"}
     touching |= {"save", "savez", "load", "tofile", "fromfile", "memmap", "makedirs"}
@@ -118,7 +125,7 @@ def test_only_checkpoints_touch_files(path):
         if isinstance(node, ast.Call):
             called = node.func
             name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-            through_checkpoint = isinstance(called, ast.Attribute) and ast.unparse(called.value) == "checkpoint"
+            through_checkpoint = isinstance(called, ast.Attribute) and ast.unparse(called.value) == "folder"
             assert name not in touching or through_checkpoint, f"{path}:{node.lineno} calls {name}"
     touching = {"os", "shutil", "tempfile", "orbax", "io"}
     assert not {name for name in imports(path) if name.partition(".")[0] in touching} - {"os.environ", "os.getpid"}

@@ -8,7 +8,7 @@ import pytest
 
 import jaxsel
 
-MODULES = ["jaxsel", *(f"jaxsel.{module.name}" for module in pkgutil.iter_modules(jaxsel.__path__))]
+MODULES = ["jaxsel", *(module.name for module in pkgutil.walk_packages(jaxsel.__path__, "jaxsel."))]
 
 
 def examples(name: str) -> Iterator[doctest.DocTest]:
@@ -30,4 +30,4 @@ def test_examples_in_docstrings_run(name):
 
 
 def test_examples_are_found():
-    assert any(example.examples for example in examples("jaxsel.prompt_selector"))
+    assert any(example.examples for example in examples("jaxsel.runtime.prompt_selector"))

@@ -16,8 +16,8 @@ from experiments.benchmarks import figure, report, run
 from experiments.benchmarks.bars import cpu_bars
 from experiments.benchmarks.checkpoints import time_checkpoints
 from experiments.benchmarks.timing import make_data
-from experiments.command import quiet_pipe
-from experiments.provenance import provenance, write_result
+from experiments.reporting.provenance import provenance, write_result
+from experiments.running.command import quiet_pipe
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -18,8 +18,8 @@ from experiments.benchmarks import report, run
 from experiments.benchmarks.bars import gpu_bars
 from experiments.benchmarks.ours import Kernels
 from experiments.benchmarks.timing import Data, Row, make_data, replay
-from experiments.command import quiet_pipe
-from experiments.provenance import provenance, write_result
+from experiments.reporting.provenance import provenance, write_result
+from experiments.running.command import quiet_pipe
 
 try:
     from experiments.benchmarks import figure

@@ -18,8 +18,8 @@ import torch
 
 from experiments.benchmarks import report
 from experiments.benchmarks.clock import milliseconds
-from experiments.command import quiet_pipe
-from experiments.provenance import RESULTS, provenance, write_result
+from experiments.reporting.provenance import RESULTS, provenance, write_result
+from experiments.running.command import quiet_pipe
 from rl.handoff import to_jax, to_torch
 
 WAYS = ("shared", "copied", "through the host")

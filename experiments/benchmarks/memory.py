@@ -21,7 +21,7 @@ import numpy as np
 import jaxsel
 from experiments.benchmarks.ours import METHODS
 from experiments.benchmarks.peers.common import GROUP_SIZE
-from experiments.command import quiet_pipe
+from experiments.running.command import quiet_pipe
 
 STEPS = 3
 _ROOT = Path(__file__).parents[2]

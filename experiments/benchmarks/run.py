@@ -10,7 +10,7 @@ from experiments.benchmarks.ours import METHODS
 from experiments.benchmarks.peers.python_peers import ListSampler
 from experiments.benchmarks.streaming import Copy, streams
 from experiments.benchmarks.timing import Data, Row, take_turns
-from experiments.provenance import RESULTS
+from experiments.reporting.provenance import RESULTS
 
 
 def make_parser(module: str, description: str | None, *, sizes: list[int], seconds: float) -> argparse.ArgumentParser:

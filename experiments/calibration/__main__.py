@@ -23,11 +23,11 @@ from rich.table import Table
 from experiments.calibration.evaluate import CALIBRATION, Evaluation, averaged, evaluate
 from experiments.calibration.overview import compact, overview
 from experiments.calibration.report import HOW_TO_READ, section
-from experiments.command import quiet_pipe
-from experiments.page import Section, write_page
-from experiments.provenance import provenance, write_result
-from experiments.spread import shown
-from experiments.tables import terminal_table
+from experiments.reporting.page import Section, write_page
+from experiments.reporting.provenance import provenance, write_result
+from experiments.reporting.spread import shown
+from experiments.reporting.tables import terminal_table
+from experiments.running.command import quiet_pipe
 from rl.history import read_history
 
 

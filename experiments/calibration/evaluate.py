@@ -8,7 +8,7 @@ import numpy as np
 from experiments.calibration import judge
 from experiments.calibration.judge import Replayed, Rows
 from experiments.calibration.methods import FITTED, methods, middle
-from experiments.spread import over_seeds
+from experiments.reporting.spread import over_seeds
 from rl.history import Recorded
 from rl.progress import bar
 

@@ -10,7 +10,7 @@ import numpy as np
 
 import jaxsel
 from jaxsel import Prediction, metrics
-from jaxsel.recalibration import MAPS, Pairs, grouped, no_pairs, with_mixed, with_pairs
+from jaxsel.predictors.recalibration import MAPS, Pairs, grouped, no_pairs, with_mixed, with_pairs
 from rl.history import Recorded
 
 WINDOW = 4096  # of `jaxsel.recalibrated`

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from experiments import drawing
 from experiments.calibration.evaluate import CALIBRATION
+from experiments.reporting import drawing
 from jaxsel import plotting
 
 _BAR = 0.03  # the calibration error that the claim allows

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from experiments.calibration.evaluate import CALIBRATION, CORRECTIONS, ERROR, Evaluation, averaged, pooled
 from experiments.calibration.judge import LEVELS, Rows, is_mixed
-from experiments.page import Drawing, Section, Table
-from experiments.spread import shown
+from experiments.reporting.page import Drawing, Section, Table
+from experiments.reporting.spread import shown
 from jaxsel import metrics, plotting
 
 _STATES = ("UNSOLVED", "MIXED", "SOLVED")

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 import jaxsel
-from jaxsel import random
-from jaxsel._beta_binomial import solve_state_probabilities
 from jaxsel._visits import merge_visits
+from jaxsel.numerics import random
+from jaxsel.numerics.beta_binomial import solve_state_probabilities
 
 _PENALTIES = np.logspace(-1, 6, 29)
 _SMALLEST = 0.01  # of a rate and its complement: a line does not know that rates end at 0 and 1

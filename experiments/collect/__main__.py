@@ -13,13 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import drawing
 from experiments.collect.folders import find_runs
 from experiments.collect.groups import common, grouped
 from experiments.collect.report import draw, printed, sections
-from experiments.command import quiet_pipe
-from experiments.page import write_page
-from experiments.provenance import provenance, write_result
+from experiments.reporting import drawing
+from experiments.reporting.page import write_page
+from experiments.reporting.provenance import provenance, write_result
+from experiments.running.command import quiet_pipe
 
 _LOG_WIDTH = 160  # characters: nothing ends a line of a file
 

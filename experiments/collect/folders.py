@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiments.config import CONFIG, flat, read_settings
-from experiments.summaries import Records, probes
+from experiments.reporting.summaries import Records, probes
+from experiments.running.config import CONFIG, flat, read_settings
 from rl.run_log import read_metrics
 
 # They say where, how often and who watched, not what a run is; the two inner seeds are replaced by the outer one.

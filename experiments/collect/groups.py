@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.collect.folders import Run
-from experiments.runs import METHODS
-from experiments.spread import over_seeds
-from experiments.summaries import summary
+from experiments.reporting.spread import over_seeds
+from experiments.reporting.summaries import summary
+from experiments.running.runs import METHODS
 
 _BY_VALUE = ("task", "method.name")
 _HELD_OUT = ("task", "held_out_size")

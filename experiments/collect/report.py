@@ -11,10 +11,10 @@ from rich.text import Text
 
 from experiments.collect.folders import Run
 from experiments.collect.groups import Group
-from experiments.drawing import plain
-from experiments.figures import held_out
-from experiments.page import Drawing, Section, Table
-from experiments.spread import shown, standard_error
+from experiments.reporting.drawing import plain
+from experiments.reporting.figures import held_out
+from experiments.reporting.page import Drawing, Section, Table
+from experiments.reporting.spread import shown, standard_error
 from jaxsel import plotting
 
 COLUMNS = ("runs of", "seeds", "steps", "rollouts", "mixed", "held-out", "Spearman", "selecting", "seconds")

@@ -30,10 +30,10 @@ from rich.console import Console
 from tqdm import tqdm
 
 import jaxsel
-from experiments.command import quiet_pipe
 from experiments.large_pool.report import find, summarise, table
 from experiments.large_pool.runs import AMONG, NAMES, ORACLE, Config, run
-from experiments.provenance import RESULTS, provenance, write_result
+from experiments.reporting.provenance import RESULTS, provenance, write_result
+from experiments.running.command import quiet_pipe
 
 try:
     from experiments.large_pool.figure import draw

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import drawing
-from experiments.figures import VARIANTS, with_band
 from experiments.large_pool.report import Found
 from experiments.large_pool.runs import AMONG, BLOCK
+from experiments.reporting import drawing
+from experiments.reporting.figures import VARIANTS, with_band
 from jaxsel import plotting
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from rich.table import Table
 
 from experiments.large_pool.runs import AMONG, NAMES, ORACLE, Config
-from experiments.spread import over_seeds
-from experiments.tables import terminal_table
+from experiments.reporting.spread import over_seeds
+from experiments.reporting.tables import terminal_table
 
 Found = dict[tuple[int, str], dict[str, list[dict[str, Any]]]]
 """Runs, by size and what was chosen among, by method; one a seed."""

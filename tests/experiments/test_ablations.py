@@ -5,7 +5,7 @@ from omegaconf.errors import ConfigAttributeError
 
 from experiments import ablations
 from experiments.ablations import SWEEPS, Sweep, beside, command, judge, needed, place
-from experiments.config import configured
+from experiments.running.config import configured
 
 
 def test_settings_are_those_of_the_command_line():

@@ -20,8 +20,8 @@ from experiments.benchmarks import (
 )
 from experiments.benchmarks.ours import METHODS, FusedKernels, Kernels, PublicClass
 from experiments.benchmarks.peers import common, jax_peers, numpy_peers, python_peers, torch_peers
-from jaxsel.beta import posterior
-from jaxsel.hmm import predicted, transition_counts
+from jaxsel.predictors.beta import posterior
+from jaxsel.predictors.hidden_markov import predicted, transition_counts
 
 pytestmark = pytest.mark.slow
 

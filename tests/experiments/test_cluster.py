@@ -45,7 +45,7 @@ def submit(tmp_path):
         (binaries / "python").chmod(0o755)
         job = random.SystemRandom().randrange(10**6)  # from which the ports follow
         own = {"FAKE": tmp_path, "SLURM_JOB_ID": job, "SLURM_NTASKS": tasks, "SLURM_JOB_NODELIST": "n[1-2]"}
-        own |= {"PATH": f"{binaries}:{ROOT / 'tests/experiments/slurm'}:{os.environ['PATH']}", "PYTHONPATH": ROOT}
+        own |= {"PATH": f"{binaries}:{ROOT / 'tests/support/slurm'}:{os.environ['PATH']}", "PYTHONPATH": ROOT}
         own |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
         environment = os.environ | {name: str(value) for name, value in own.items()}
         return job, subprocess.Popen(["bash", script, *arguments], cwd=ROOT, env=environment)

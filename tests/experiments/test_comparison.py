@@ -5,13 +5,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from experiments import compare, demo, selection_pays
-from experiments.compare import SETTINGS, commits, described, finished, run_config
-from experiments.config import MethodConfig
-from experiments.figures import draw_comparison, draw_seeds
-from experiments.provenance import provenance, write_result
+from experiments import demo, selection_pays
+from experiments.reporting.figures import draw_comparison, draw_seeds
+from experiments.reporting.provenance import provenance, write_result
+from experiments.reporting.summaries import column, probes, spent_to_reach, summary, summary_table
+from experiments.running import compare
+from experiments.running.compare import SETTINGS, commits, described, finished, run_config
+from experiments.running.config import MethodConfig
 from experiments.selection_pays import judge_claims
-from experiments.summaries import column, probes, spent_to_reach, summary, summary_table
 from rl.preemption import PreemptedError
 from rl.train_config import TrainConfig
 

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from experiments import train  # noqa: F401  (registers the configuration)
-from experiments.folders import clear_run, name_of, of_run, of_sweep, swept_in
+from experiments.running.folders import clear_run, name_of, of_run, of_sweep, swept_in
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.drawing import plt
-from experiments.page import Drawing, Section, Table, write_page
-from experiments.provenance import provenance
+from experiments.reporting.drawing import plt
+from experiments.reporting.page import Drawing, Section, Table, write_page
+from experiments.reporting.provenance import provenance
 from jaxsel import metrics, plotting
 
 LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}

@@ -9,11 +9,11 @@ from rich.console import Console
 
 import jaxsel
 from experiments import reproduce
-from experiments.compare import SETTINGS
-from experiments.config import read_settings
+from experiments.reporting.summaries import share_spent, spent_to_reach
 from experiments.reproduce import against, calibration, claims, judge, numbers, tables
-from experiments.runs import run
-from experiments.summaries import share_spent, spent_to_reach
+from experiments.running.compare import SETTINGS
+from experiments.running.config import read_settings
+from experiments.running.runs import run
 from rl.history import HistoryLog
 
 

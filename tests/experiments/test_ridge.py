@@ -4,7 +4,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from experiments.calibration.ridge import _PENALTIES, ridge
-from tests.histories import rollouts
+from tests.support.histories import rollouts
 
 N, D = 80, 6
 KEY = jax.random.key(0)

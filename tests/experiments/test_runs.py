@@ -9,17 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import help as help_text
 from experiments.collect.folders import read_run
-from experiments.compare import finished
-from experiments.config import EngineConfig, MethodConfig, RunConfig
-from experiments.runs import METHODS, make_curriculum, make_policy, make_task, run
+from experiments.running import help as help_text
+from experiments.running.compare import finished
+from experiments.running.config import EngineConfig, MethodConfig, RunConfig
+from experiments.running.runs import METHODS, make_curriculum, make_policy, make_task, run
 from rl.lock import alone_in
 from rl.ranks import Ranks
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
-from tests.rl.two_ranks import launch
+from tests.support.two_ranks import launch
 
 pytestmark = pytest.mark.slow
 

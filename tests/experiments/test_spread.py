@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from experiments.spread import over_seeds, shown
+from experiments.reporting.spread import over_seeds, shown
 
 
 def test_mean_and_standard_error():

@@ -14,7 +14,7 @@ import rl.checkpoint
 from rl.checkpoint import DamagedError, load_checkpoint, load_latest, save_checkpoint
 from rl.ranks import Ranks
 from rl.run_log import read_metrics
-from tests.rl.test_train import CONFIG, assert_same_run, start, until_killed
+from tests.support.runs import CONFIG, assert_same_run, start, until_killed
 
 ME = {"train": {"steps": 4, "learning_rate": 0.1}, "curriculum": {"method": "dps", "counts": (1, 2)}}
 

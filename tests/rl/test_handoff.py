@@ -386,7 +386,7 @@ def test_jax_is_set_up_before_it_is_imported(monkeypatch, value, expected):
 
 
 def test_experiments_set_jax_up_before_it_looks_at_its_devices(monkeypatch):
-    assert run("experiments.runs", monkeypatch, None)[-1] == "in the end: false True True"
+    assert run("experiments.running.runs", monkeypatch, None)[-1] == "in the end: false True True"
 
 
 def test_setting_jax_up_imports_neither(monkeypatch):

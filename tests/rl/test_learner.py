@@ -13,9 +13,9 @@ from rl.learner import Learner
 from rl.policy import Policy, build_policy, load_policy
 from rl.rollout import Sampling
 from rl.train_config import TrainConfig
-from tests.rl.test_train import CONFIG as RUN
-from tests.rl.test_train import assert_same_run, start, until_killed
-from tests.rl.tiny_llama import tiny_llama
+from tests.support.runs import CONFIG as RUN
+from tests.support.runs import assert_same_run, start, until_killed
+from tests.support.tiny_llama import tiny_llama
 
 CONFIG = TrainConfig(learning_rate=1e-3, warm_up_steps=1, max_grad_norm=1e9, micro_batch_size=3)
 REWARDS = torch.tensor([[1, 0, 0, 1], [1, 1, math.nan, 1], [math.nan] * 4, [0.2, 0, 0, 1]])

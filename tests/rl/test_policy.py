@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rl.policy import build_policy, character_tokenizer, load_policy
-from tests.rl.tiny_llama import tiny_llama
+from tests.support.tiny_llama import tiny_llama
 
 ALPHABET = "0123456789=abc "
 

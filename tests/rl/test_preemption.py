@@ -15,7 +15,7 @@ import pytest
 
 from rl.preemption import SIGNALS, PreemptedError, Preemption
 from rl.run_log import read_metrics
-from tests.rl.test_train import CONFIG, SCRIPT, assert_same_run, start
+from tests.support.runs import CONFIG, SCRIPT, assert_same_run, start
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -97,7 +97,7 @@ def test_terminated_and_killed_at_random_moments(task, tmp_path):
     config = replace(CONFIG, steps=200, checkpoint_every=5)
     whole = start(task, tmp_path / "whole", config)
     run_dir, rng = tmp_path / "cut", random.Random(0)
-    script = SCRIPT.format(tests=str(Path(__file__).parent), run_dir=str(run_dir), steps=200)
+    script = SCRIPT.format(run_dir=str(run_dir), steps=200)
     for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1):
         done = len(read_metrics(run_dir / "metrics.jsonl"))
         target = done + rng.randint(5, 30)

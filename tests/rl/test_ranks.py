@@ -10,8 +10,8 @@ import rl.ranks
 from rl.learner import Learner
 from rl.policy import build_policy
 from rl.ranks import Ranks, join
-from tests.rl.test_train import CONFIG
-from tests.rl.two_ranks import TRAIN, UPDATES, run_all
+from tests.support.runs import CONFIG
+from tests.support.two_ranks import TRAIN, UPDATES, run_all
 
 pytestmark = pytest.mark.slow
 KINDS = ["ddp", "fsdp"]

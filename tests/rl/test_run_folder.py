@@ -18,7 +18,7 @@ from rl.lock import alone_in
 from rl.policy import load_policy
 from rl.ranks import Ranks
 from rl.run_log import RunLog, read_metrics
-from tests.rl.test_train import CONFIG, start
+from tests.support.runs import CONFIG, start
 
 HOLDER = """
 import sys, time

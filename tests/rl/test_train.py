@@ -20,54 +20,10 @@ from rl.engines.hf import HFEngine
 from rl.history import read_history
 from rl.learner import Learner
 from rl.policy import build_policy
-from rl.probe import Probe
 from rl.prompts import Verdict
 from rl.run_log import RunLog, read_metrics
-from rl.train import train
 from rl.train_config import TrainConfig
-
-CONFIG = TrainConfig(steps=8, group_size=4, learning_rate=1e-3, probe_every=4, checkpoint_every=3)
-
-
-def selector(method=None, ratio: int | None = 2):
-    return jaxsel.PromptSelector(method or jaxsel.mopps(group_size=4), num_prompts=30, candidate_ratio=ratio)
-
-
-def start(task, run_dir, config=CONFIG, curriculum=None, policy=None, **options):
-    policy = policy or build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)
-    pool = task.pool(30, 0)
-    records = train(
-        config,
-        task=task,
-        pool=pool,
-        policy=policy,
-        engine=options.pop("engine", None) or HFEngine(policy),
-        curriculum=curriculum or Selected(selector(), 4),
-        probe=Probe(task, pool, task.held_out(5), num_pool_prompts=10, group_size=2),
-        run_dir=run_dir,
-        **options,
-    )
-    return records, policy
-
-
-def without_times(records):
-    return [{k: v for k, v in record.items() if not k.startswith("seconds/")} for record in records]
-
-
-def assert_same_run(one, other):
-    assert without_times(one[0]) == without_times(other[0])
-    for name, weight in one[1].model.state_dict().items():
-        assert torch.equal(weight, other[1].model.state_dict()[name]), name
-
-
-def until_killed(at):
-    def steps_until(steps):
-        for step in steps:
-            if step == at:
-                raise KeyboardInterrupt
-            yield step
-
-    return steps_until
+from tests.support.runs import CONFIG, SCRIPT, assert_same_run, selector, start, until_killed
 
 
 def test_the_policy_learns(task, tmp_path):
@@ -149,27 +105,13 @@ def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, undisturbed,
     assert read_metrics(tmp_path / "cut" / "metrics.jsonl") == resumed[0]
 
 
-SCRIPT = """
-import sys
-import time
-from pathlib import Path
-sys.path[:0] = [{tests!r}]
-import torch
-torch.set_num_threads(1)
-import conftest, test_train
-task = conftest.task.__wrapped__()
-from dataclasses import replace
-test_train.start(task, Path({run_dir!r}), replace(test_train.CONFIG, steps={steps}, checkpoint_every=5), resume=True)
-"""
-
-
 @pytest.mark.slow
 def test_kill_minus_nine_and_resume(task, tmp_path):
     """The process dies at moments of the clock's choosing, twice; the numbers are those of an undisturbed run."""
     config = replace(CONFIG, steps=200, checkpoint_every=5)
     whole = start(task, tmp_path / "whole", config)
     run_dir = tmp_path / "cut"
-    script = SCRIPT.format(tests=str(Path(__file__).parent), run_dir=str(run_dir), steps=200)
+    script = SCRIPT.format(run_dir=str(run_dir), steps=200)
     for more_steps in (20, 60):
         target = len(read_metrics(run_dir / "metrics.jsonl")) + more_steps
         process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])

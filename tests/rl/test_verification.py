@@ -14,7 +14,7 @@ import torch
 
 from rl.prompts import Verdict
 from rl.verification import OddVerdictError, Verifier, as_verdict
-from tests.rl.hanging_verifier import unreliable
+from tests.support.hanging_verifier import unreliable
 
 RIGHT, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
 
@@ -187,7 +187,7 @@ SCRIPT = """
 import sys, time
 from rl.preemption import Preemption
 from rl.verification import Verifier
-from tests.rl.hanging_verifier import verify
+from tests.support.hanging_verifier import verify
 with Preemption() as preemption, Verifier(verify, timeout=2.0, own_process={own_process}) as verifier:
     print("ready", flush=True)
     print(verifier(["hang", "a"], ["a", "a"], ["row 0", "row 1"]), preemption.asked)

@@ -8,7 +8,7 @@ from tokenizers import normalizers
 
 from rl.engines.hf import HFEngine
 from rl.rollout import Sampling
-from tests.rl.tiny_models import ARCHITECTURES, tiny_model
+from tests.support.tiny_models import ARCHITECTURES, tiny_model
 
 PROMPTS = ["123=", "4=", "9876543210=", "55="]
 N = 3

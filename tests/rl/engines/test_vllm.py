@@ -12,7 +12,7 @@ from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
 from rl.policy import Policy, build_policy, character_tokenizer
 from rl.rollout import Sampling
-from tests.rl.tiny_llama import tiny_llama
+from tests.support.tiny_llama import tiny_llama
 
 pytestmark = [
     pytest.mark.vllm,

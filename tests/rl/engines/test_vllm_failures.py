@@ -12,7 +12,7 @@ from rl.groups import judge
 from rl.preemption import SIGNALS
 from rl.prompts import Verdict
 from rl.rollout import Sampling
-from tests.rl.engines.fake_server import FakeServer
+from tests.support.fake_server import FakeServer
 
 PROMPTS = ["12=", "3=", "456="]
 SAMPLING = Sampling(4)

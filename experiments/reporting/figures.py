@@ -1,0 +1,71 @@
+"""Figures of training runs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.reporting import drawing
+from experiments.reporting.spread import standard_error
+from experiments.reporting.summaries import Records, column, probes
+from jaxsel import plotting
+
+
+def draw_comparison(runs: dict[str, Records], path: Path, *, title: str) -> Path:
+    """Held-out accuracy against rollouts, and the share of mixed groups over steps."""
+    return draw_seeds({method: [records] for method, records in runs.items()}, path, title=title)
+
+
+def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Path:
+    """The same for several seeds: the mean, and a band of one standard error around it."""
+    figure, (left, right) = drawing.plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for method, seeds in runs.items():
+        with_band(left, *held_out(seeds, "rollouts", 1000), look_of(method))
+        mixed = np.array([smoothed(column(r, "train/mixed_share")) for r in seeds])
+        with_band(right, np.arange(mixed.shape[1]), mixed, look_of(method))
+    left.set(xlabel="rollouts (thousands)", ylabel="held-out accuracy", title="what the rollouts bought")
+    right.set(
+        xlabel="training step",
+        ylabel="share of mixed groups (mean of 20 steps)",
+        title="before any filter",
+        ylim=(0, 1),
+    )
+    for axes in (left, right):
+        drawing.tidy(axes)
+    left.legend(frameon=False)
+    figure.suptitle(drawing.plain(title))
+    return drawing.save(figure, path)
+
+
+VARIANTS = {"mopps_mean": 0, "mopps_mixed": 5, "mopps_top_mixed": 5, "oracle": 6}
+"""Looks of the methods that the library has none for: numbers of its cycle."""
+
+
+def look_of(method: str) -> dict[str, Any]:
+    """A method's line, labelled."""
+    known = plotting.style(VARIANTS.get(method, method))
+    return {**known, "marker": "none", "label": drawing.plain(method.replace("_", " ")), "linewidth": 1.8}
+
+
+def held_out(seeds: list[Records], at: str, unit: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out accuracy of every seed at the same rollouts or steps, in `unit`, as far as all seeds come."""
+    curves = [probes(records, "held_out_accuracy", at) for records in seeds]
+    grid = np.linspace(0, min(spent[-1] for spent, _ in curves), len(curves[0][0]))
+    return grid / unit, np.array([np.interp(grid, *curve) for curve in curves])
+
+
+def smoothed(values: np.ndarray, width: int = 20) -> np.ndarray:
+    """The mean of the last `width` values, at first of those there are."""
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - width, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def with_band(axes: Any, x: np.ndarray, values: np.ndarray, style: dict[str, Any]) -> None:
+    """The mean over the first axis, the seeds, and a band of one standard error."""
+    mean = values.mean(0)
+    axes.plot(x, mean, **style)
+    if len(values) > 1:
+        error = standard_error(values)
+        axes.fill_between(x, mean - error, mean + error, color=style["color"], alpha=0.15, linewidth=0)

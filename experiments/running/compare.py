@@ -1,0 +1,139 @@
+"""Several runs side by side: methods on the same pool and warm start, as many at a time as there are cores."""
+
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from experiments.reporting.summaries import Records
+from experiments.running.config import CONFIG, RunConfig, flat_settings, read_settings
+from experiments.running.runs import make_policy, make_task, run
+from rl import progress
+from rl.preemption import PreemptedError
+from rl.run_log import read_metrics
+
+BASELINES = ("uniform", "dynamic_sampling")
+DEMO_METHODS = (*BASELINES, "mopps", "dps")
+
+
+SETTINGS = {task: RunConfig(task=task) for task in ("string_ops", "countdown")}
+"""What all methods of a comparison share: the defaults, chosen on seeds 101 to 103, as `selection_pays` tells."""
+
+
+def run_config(shared: RunConfig, method: str, seed: int, *, history: bool = False) -> RunConfig:
+    """The run of one method.
+
+    Dynamic sampling takes half the steps, each of which costs several times the rollouts, and is probed about as often.
+
+    Args:
+        shared: settings of all methods.
+        method: name of the method.
+        seed: of the run.
+        history: see `TrainConfig`.
+    """
+    train = replace(shared.train, history=history)
+    if method == "dynamic_sampling":
+        probe_every = train.probe_every and max(1, train.probe_every // 2)
+        train = replace(train, steps=max(1, train.steps // 2), probe_every=probe_every)
+    return replace(shared, method=replace(shared.method, name=method), seed=seed, train=train)
+
+
+def described(shared: RunConfig) -> dict[str, Any]:
+    """What all methods share, for a result, and the steps of dynamic sampling."""
+    found: dict[str, Any] = asdict(shared) | {
+        "dynamic_sampling_steps": run_config(shared, "dynamic_sampling", 0).train.steps
+    }
+    del found["seed"], found["method"]["name"], found["train"]["history"], found["train"]["seed"]
+    return found
+
+
+def run_methods(shared: RunConfig, seed: int, out: Path, methods: Sequence[str] = DEMO_METHODS) -> dict[str, Records]:
+    """Runs every method in `out/METHOD`."""
+    runs = run_many({out / method: run_config(shared, method, seed) for method in methods})
+    return dict(zip(methods, runs.values(), strict=True))
+
+
+def run_many(configs: Mapping[Path, RunConfig], *, resume: bool = False) -> dict[Path, Records]:
+    """Runs every configuration in its folder, as many at a time as there are cores, torch on one each.
+
+    Small matrices gain little from a second thread, and two processes that fight for the cores lose much. A signal that
+    asks a process to stop has it write a checkpoint and end; it does not begin the next run.
+
+    Args:
+        configs: by folder.
+        resume: go on with runs that were interrupted, and leave alone those that are finished.
+
+    Returns:
+        The metrics of every step, by folder, in the order they were given.
+    """
+    done = {folder: finished(folder, config) for folder, config in configs.items()} if resume else {}
+    missing = {folder: config for folder, config in configs.items() if not done.get(folder)}
+    done |= _run_all(missing, resume) if missing else {}
+    return {folder: done[folder] for folder in configs}
+
+
+def finished(folder: Path, config: RunConfig) -> Records:
+    """The metrics of a run with these settings that ended there; nothing where none did."""
+    if not (folder / CONFIG).exists() or read_settings(folder) != flat_settings(config):
+        return []
+    records = read_metrics(folder / "metrics.jsonl")
+    return records if records and records[-1]["step"] == config.train.steps else []
+
+
+def commits(folders: Iterable[Path]) -> list[str]:
+    """Of the code that made the runs."""
+    return sorted({json.loads((folder / CONFIG).read_text())["git"] or "unknown" for folder in folders})
+
+
+def _run_all(configs: Mapping[Path, RunConfig], resume: bool) -> dict[Path, Records]:
+    context = multiprocessing.get_context("spawn")
+    positions = context.Queue()
+    workers = min(len(configs), os.cpu_count() or 1)
+    for position in range(workers):
+        positions.put(position)
+    # A spawned process reads these when it starts; torch and XLA would each take every core otherwise.
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    os.environ.update(environment | os.environ)
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(context.RLock(), positions)
+    ) as executor:
+        policies = {(config.task, config.policy, config.seed): config for config in configs.values()}
+        list(executor.map(_warm_up, policies.values()))  # each once, before several runs need it
+        futures = {folder: executor.submit(_run, config, folder, resume) for folder, config in configs.items()}
+        return {folder: future.result() for folder, future in futures.items()}
+
+
+_position = 0
+
+
+def _start_worker(lock: Any, positions: Any) -> None:
+    global _position
+    import torch
+
+    torch.set_num_threads(1)
+    tqdm.set_lock(lock)
+    _position = positions.get()
+
+
+def _warm_up(config: RunConfig) -> None:
+    make_policy(config, make_task(config.task))
+
+
+def _run(config: RunConfig, run_dir: Path, resume: bool) -> Records:
+    def bar(steps: range) -> Any:
+        name = f"{config.method.name:<18} seed {config.seed}"
+        return progress.bar(steps, desc=name, unit="step", position=_position, leave=True)
+
+    try:
+        return run(config, run_dir, resume=resume, progress=bar)
+    except PreemptedError as preempted:
+        # An exception would end the run but not the process, which takes the next one even where its parent is gone.
+        print(f"{run_dir}: {preempted}", file=sys.stderr, flush=True)
+        os._exit(os.EX_TEMPFAIL)

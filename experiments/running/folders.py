@@ -1,0 +1,122 @@
+"""Names of run folders: built from settings, one name for one choice of settings, short enough for any file system."""
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.running.config import CONFIG, RunConfig, flat, flat_settings
+from rl.checkpoint import MAY_CHANGE
+from rl.lock import alone_in
+from rl.ranks import Ranks
+
+MAY_DIFFER = (
+    *("engine.", "tracker", "parallel", "resume", "threads"),
+    *(f"train.{name}" for name in MAY_CHANGE),
+)
+"""Beginnings of the settings with which a run may go on differently: they name no folder."""
+_LONGEST = 150  # characters; systems allow 255 bytes
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """A name for a folder, of letters that every file system takes: `method.name=mopps,seed=0`.
+
+    Where the settings hold other characters, a slash for example, or many of them, it ends in a hash of all.
+    """
+    said = ",".join(f"{name}={value}" for name, value in settings.items())
+    safe = re.sub(r"[^\w.,=+-]", "_", said, flags=re.ASCII)
+    return safe if safe == said and len(said) <= _LONGEST else f"{safe[:_LONGEST]}-{_hashed(said)}"
+
+
+def of_run(config: DictConfig) -> str:
+    """The folder of one run: task, method, seed, and every other setting that is not the default."""
+    chosen = _chosen(config)
+    task, method, seed = (OmegaConf.select(config, name) for name in ("task", "method.name", "seed"))
+    for name in ("task", "method.name", "seed"):
+        chosen.pop(name, None)
+    head = name_of({"run": f"{task}-{method}-{seed}"}).removeprefix("run=")
+    return f"{head},{name_of(chosen)}" if chosen else head
+
+
+def of_sweep(config: DictConfig, swept: Sequence[str]) -> str:
+    """The folder of one run of a sweep: the settings that are swept, and a hash of the others that are not the default.
+
+    Args:
+        config: of the run.
+        swept: names of settings with several values on the command line.
+    """
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    names = [*swept, *(str(name) for name in params if name not in swept)]
+    chosen = _chosen(config)
+    named = {name: OmegaConf.select(config, name) for name in names} or chosen
+    others = {name: value for name, value in chosen.items() if name not in named}
+    name = name_of(named) or "run"
+    return f"{name}-{_hashed(json.dumps(others, sort_keys=True, default=str))}" if others else name
+
+
+def clear_run(folder: Path) -> None:
+    """Deletes the run that the folder holds, so that another one can start there.
+
+    Raises:
+        ValueError: the folder holds something else, or a run that goes on.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / CONFIG).exists():
+        raise ValueError(f"{folder} holds files, but no run ({CONFIG}); give another folder, or move them away")
+    with alone_in(folder, Ranks()):
+        shutil.rmtree(folder)
+
+
+def swept_in(arguments: Iterable[str]) -> list[str]:
+    """The names of the settings that have several values on a command line."""
+    parser, found = OverridesParser.create(), []
+    for argument in arguments:
+        if "=" not in argument or argument.startswith("-"):
+            continue
+        try:
+            override = parser.parse_override(argument)
+        except HydraException:
+            continue  # Hydra parses it again, and tells the user
+        name = override.key_or_group
+        if override.is_sweep_override() and not name.startswith("hydra"):
+            found.append(name)
+    return found
+
+
+def register() -> None:
+    """Makes the names known to the configuration, as `${run_folder:}` and `${sweep_folder:[NAMES]}`."""
+    OmegaConf.register_new_resolver("run_folder", lambda *, _root_: of_run(_root_), replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", lambda swept, *, _root_: of_sweep(_root_, swept), replace=True)
+
+
+def sweep_subdir() -> str:
+    """The interpolation that names the folders of the sweep on this command line.
+
+    The names go into it, for the runs of a sweep may be in processes with other command lines.
+    """
+    return f"${{sweep_folder:[{','.join(swept_in(sys.argv[1:]))}]}}"
+
+
+def _chosen(config: DictConfig) -> dict[str, Any]:
+    """The settings that are not the default, but for those with which a run may go on differently."""
+    settings = {name: value for name, value in config.items() if name != "hydra"}
+    found = flat(OmegaConf.to_container(OmegaConf.create(settings), resolve=True))  # type: ignore[arg-type]
+    defaults = flat_settings(RunConfig())
+    return {
+        name: value
+        for name, value in sorted(found.items())
+        if not name.startswith(MAY_DIFFER) and (name not in defaults or defaults[name] != value)
+    }
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]

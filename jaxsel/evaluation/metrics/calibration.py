@@ -1,0 +1,237 @@
+"""Whether predicted probabilities and posteriors mean what they say."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import betainc
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxsel import _validate
+from jaxsel.base import Prediction
+from jaxsel.numerics.beta_binomial import cdf, spread_of
+from jaxsel.numerics.weighted import AnyArray, Weights, bin_sums, counted, mean, mid_ranks, ratio, root
+
+_LEVELS = (0.5, 0.8, 0.9, 0.95)
+_SMALLEST_SPREAD, _LARGEST_SPREAD = 1e-4, 1 - 1e-4  # between which the incomplete Beta function is precise in float32
+
+
+class Reliability(NamedTuple):
+    """A reliability diagram: one entry a bin of the predicted probability, NaN where it is empty.
+
+    Attributes:
+        prediction: the mean of what was predicted.
+        outcome: the share of what came; of a calibrated prediction the same.
+        size: rows, or their weight.
+        standard_error: of `outcome`, from its variance within the bin.
+    """
+
+    prediction: Float[Array, " k"]
+    outcome: Float[Array, " k"]
+    size: Float[Array, " k"]
+    standard_error: Float[Array, " k"]
+
+
+class Uniformity(NamedTuple):
+    """How far values are from uniform on [0, 1].
+
+    Attributes:
+        shares: a histogram with bins of equal width, which sums to 1.
+        distance: the largest distance of the two distribution functions (Kolmogorov's). Of m uniform values it is
+            about 0.87 / sqrt(m), and above 1.36 / sqrt(m) in one case of twenty.
+    """
+
+    shares: Float[Array, " k"]
+    distance: Float[Array, ""]
+
+
+def reliability(
+    probability: Float[AnyArray, " m"],
+    outcome: Float[AnyArray, " m"] | Int[AnyArray, " m"] | Bool[AnyArray, " m"],
+    *,
+    num_bins: int = 15,
+    binning: str = "width",
+    weights: Weights = None,
+) -> Reliability:
+    """Compares probabilities of an event, above all of a mixed group, with whether it came.
+
+    Args:
+        probability: predicted, in [0, 1].
+        outcome: 0 or 1.
+        num_bins: k.
+        binning: "width": bins of equal width. "mass": as many rows in each, as far as equal predictions, which stay
+            together, let them.
+        weights: of the rows.
+
+    Raises:
+        ValueError: a `num_bins` below 1, an unknown `binning`, or lengths that differ.
+    """
+    _validate.positive_integer(num_bins=num_bins)
+    _validate.one_of(("width", "mass"), binning=binning)
+    w, p, y = counted(weights, probability=probability, outcome=outcome)
+    position = p if binning == "width" else mid_ranks(p, w)
+    bins = jnp.clip((position * num_bins).astype(jnp.int32), 0, num_bins - 1)
+    count = bin_sums(w, bins, num_bins)
+    mean_outcome = ratio(bin_sums(w * y, bins, num_bins), count)
+    error = root(ratio(bin_sums(w * (y - mean_outcome[bins]) ** 2, bins, num_bins), count * (count - 1)))
+    return Reliability(ratio(bin_sums(w * p, bins, num_bins), count), mean_outcome, count, error)
+
+
+def expected_calibration_error(
+    probability: Float[AnyArray, " m"],
+    outcome: Float[AnyArray, " m"] | Int[AnyArray, " m"] | Bool[AnyArray, " m"],
+    *,
+    num_bins: int = 15,
+    binning: str = "width",
+    weights: Weights = None,
+) -> Float[Array, ""]:
+    """The mean over the rows of |predicted - observed| of their bin, see `reliability`; never 0 for want of rows."""
+    gap, count = _gaps(reliability(probability, outcome, num_bins=num_bins, binning=binning, weights=weights))
+    return ratio(jnp.sum(gap * count), jnp.sum(count))
+
+
+def maximum_calibration_error(
+    probability: Float[AnyArray, " m"],
+    outcome: Float[AnyArray, " m"] | Int[AnyArray, " m"] | Bool[AnyArray, " m"],
+    *,
+    num_bins: int = 15,
+    binning: str = "width",
+    weights: Weights = None,
+) -> Float[Array, ""]:
+    """The largest |predicted - observed| of a bin, see `reliability`: most often of a bin of few rows."""
+    gap, count = _gaps(reliability(probability, outcome, num_bins=num_bins, binning=binning, weights=weights))
+    return jnp.where(jnp.any(count > 0), jnp.max(gap), jnp.nan)
+
+
+def _gaps(table: Reliability) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    some = table.size > 0
+    # an empty bin has no gap; a NaN of a bin with rows stays
+    gap = jnp.where(some, table.prediction, 0) - jnp.where(some, table.outcome, 0)
+    return jnp.abs(gap), table.size
+
+
+def randomised_pit(
+    key: Key[Array, ""],
+    prediction: Prediction,
+    successes: Int[AnyArray, " m"],
+    group_size: Int[AnyArray, " m"],
+) -> Float[Array, " m"]:
+    r"""The probability integral transform of each count: u = F(s - 1) + v (F(s) - F(s - 1)), v uniform.
+
+    F is the Beta-Binomial of the prediction, as in `beta_binomial_log_score`; of a calibrated prediction u is uniform
+    ("Predictive Model Assessment for Count Data", Czado, Gneiting and Held 2009). NaN where n = 0: weigh it 0.
+    """
+    below, up_to = _pit_bounds(prediction, successes, group_size)
+    u = below + jax.random.uniform(key, below.shape) * (up_to - below)
+    return jnp.where(jnp.asarray(group_size) > 0, u, jnp.nan)
+
+
+def rate_pit(prediction: Prediction, success_rate: Float[AnyArray, " m"]) -> Float[Array, " m"]:
+    """The posterior's P(p <= true success rate), where that is known, as in a simulation: uniform if calibrated.
+
+    The posterior is the Beta of the predicted mean and variance, with a standard deviation of at least a hundredth of
+    sqrt(mean (1 - mean)), which is as narrow as float32 resolves.
+    """
+    columns = {"rate": prediction.success_rate, "variance": prediction.variance}
+    _, rate, variance, truth = counted(None, **columns, success_rate=success_rate)
+    spread = jnp.clip(spread_of(rate, variance), _SMALLEST_SPREAD, _LARGEST_SPREAD)
+    rate, concentration = jnp.clip(rate, 1e-6, 1 - 1e-6), (1 - spread) / spread
+    return betainc(rate * concentration, (1 - rate) * concentration, truth)
+
+
+def uniformity(pit: Float[AnyArray, " m"], *, num_bins: int = 10, weights: Weights = None) -> Uniformity:
+    """Summarises what `randomised_pit` or `rate_pit` gave.
+
+    A histogram like a U says that posteriors are too narrow, like a hill too wide, and a slope that they are biased.
+
+    Raises:
+        ValueError: a `num_bins` below 1, or lengths that differ.
+    """
+    _validate.positive_integer(num_bins=num_bins)
+    w, u = counted(weights, pit=pit)
+    bins = jnp.clip((u * num_bins).astype(jnp.int32), 0, num_bins - 1)
+    total, known = jnp.sum(w), jnp.where(jnp.any(jnp.isnan(u)), jnp.nan, 1)
+    shares = ratio(bin_sums(w, bins, num_bins), jnp.broadcast_to(total, num_bins)) * known
+    order = jnp.argsort(u)
+    u, w = u[order], w[order]
+    up_to = jnp.cumsum(w)
+    gap = jnp.maximum(up_to - u * total, u * total - (up_to - w))
+    return Uniformity(shares, ratio(jnp.max(jnp.where(w > 0, gap, 0), initial=0), total) * known)
+
+
+def success_coverage(
+    prediction: Prediction,
+    successes: Int[AnyArray, " m"],
+    group_size: Int[AnyArray, " m"],
+    levels: Sequence[float] = _LEVELS,
+    *,
+    weights: Weights = None,
+) -> Float[Array, " levels"]:
+    """How often the central predictive interval of each level holds the number of successes, where n > 0.
+
+    A count rarely has an interval of exactly a given probability, so a success at its border is counted in part: by
+    the share of [F(s - 1), F(s)] that lies between the tails. In this way the coverage of a calibrated prediction is
+    the level itself, for groups of any size, and no random number is needed.
+
+    Args:
+        prediction: its mean and variance, read as in `beta_binomial_log_score`.
+        successes: s, of fresh rollouts.
+        group_size: n.
+        levels: between 0 and 1.
+        weights: of the rows.
+
+    Raises:
+        ValueError: a level out of its range, or lengths that differ.
+    """
+    w, s, n = counted(weights, successes=successes, group_size=group_size)
+    below, up_to = _pit_bounds(prediction, s, n)
+    return _coverage(below, up_to, levels, jnp.where(n > 0, w, 0))
+
+
+def rate_coverage(
+    prediction: Prediction,
+    success_rate: Float[AnyArray, " m"],
+    levels: Sequence[float] = _LEVELS,
+    *,
+    weights: Weights = None,
+) -> Float[Array, " levels"]:
+    """How often the central posterior interval of each level holds the true success rate, where that is known.
+
+    Args:
+        prediction: its mean and variance, read as in `rate_pit`.
+        success_rate: the truth of a simulation. Shares of successes are no such truth: see `success_coverage`.
+        levels: between 0 and 1.
+        weights: of the rows.
+
+    Raises:
+        ValueError: a level out of its range, or lengths that differ.
+    """
+    w, u = counted(weights, success_rate=rate_pit(prediction, success_rate))
+    return _coverage(u, u, levels, w)
+
+
+def _pit_bounds(
+    prediction: Prediction, successes: Int[AnyArray, " m"], group_size: Int[AnyArray, " m"]
+) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    columns = {"success_rate": prediction.success_rate, "variance": prediction.variance}
+    _, s, n, rate, variance = counted(None, successes=successes, group_size=group_size, **columns)
+    return cdf(s, n, rate, spread_of(rate, variance))
+
+
+def _coverage(
+    below: Float[Array, " m"], up_to: Float[Array, " m"], levels: Sequence[float], weights: Float[Array, " m"]
+) -> Float[Array, " levels"]:
+    for level in levels:
+        _validate.unit_interval(levels=level)
+    known = weights > 0
+    below, up_to = jnp.where(known, below, 0), jnp.where(known, up_to, 0)
+
+    def covered(level: Float[Array, ""]) -> Float[Array, ""]:
+        low, high = (1 - level) / 2, (1 + level) / 2
+        wide = up_to > below
+        overlap = jnp.clip(jnp.minimum(up_to, high) - jnp.maximum(below, low), 0, 1)
+        share = jnp.where(wide, overlap / jnp.where(wide, up_to - below, 1), (below >= low) & (up_to <= high))
+        return mean(jnp.where(jnp.isnan(up_to), jnp.nan, share), weights)
+
+    return jax.lax.map(covered, jnp.asarray(levels, jnp.float32))

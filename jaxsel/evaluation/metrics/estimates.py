@@ -1,0 +1,179 @@
+"""How far a metric may be from what more rows would say, and the parts of a pool to look at one by one."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxsel import _validate
+from jaxsel.numerics.weighted import AnyArray, Weights
+
+# P(count <= k) of a Poisson(1) variable; from 10 on it is 1 in float32
+_POISSON = np.exp(-1) * np.cumsum(1 / np.cumprod([1, *range(1, 10)], dtype=float))
+
+
+class Estimate(NamedTuple):
+    """A metric and its standard error, both of the metric's own structure.
+
+    Attributes:
+        value: of the rows that count.
+        standard_error: how much it would vary over other rows of the same kind.
+    """
+
+    value: Any
+    standard_error: Any
+
+
+def estimate(
+    metric: Callable[..., Any],
+    *arrays: Any,
+    weights: Weights = None,
+    clusters: Int[AnyArray, " c"] | None = None,
+) -> Estimate:
+    r"""A metric with its standard error in closed form, from one pass backwards instead of many resamples.
+
+        error^2 = m / (m - 1) sum_i (w_i dT / dw_i)^2
+
+    is the infinitesimal jackknife of T ("The Jackknife, the Bootstrap and Other Resampling Plans", Efron 1982), or
+    delta method: for a mean it is the sample variance over m, for a Pearson correlation the textbook's, and it knows
+    that two terms of a difference are of the same rows. It is rough where the metric has a kink: near 0 for calibration
+    errors, and for a maximum. Rows are taken to be independent unless `clusters` says which belong together, as those
+    of a prompt at several steps do: then the sum is over clusters, each with the sum of its rows.
+
+    >>> import numpy as np
+    >>> from jaxsel.metrics import mean_absolute_error
+    >>> estimate(mean_absolute_error, np.array([1.0, 0.0, 1.0, 0.0]), np.array([1.0, 0.0, 1.0, 1.0]))
+    Estimate(value=Array(0.25, dtype=float32), standard_error=Array(0.25, dtype=float32))
+
+    Args:
+        metric: called as `metric(*arrays, weights=weights)`, gives a float array or a pytree of them; weights do
+            not scale it: a mean, no sum.
+        arrays: whatever it takes, with the rows first.
+        weights: 1 for rows that count, 0 for others; None: all count.
+        clusters: any numbers, the same for rows that vary together, such as ids of prompts.
+
+    Raises:
+        ValueError: clusters of another length.
+    """
+    weights = _ones(arrays) if weights is None else jnp.asarray(weights, jnp.float32)
+    together = _checked(clusters, weights)
+    value, pull = jax.vjp(lambda weights: metric(*arrays, weights=weights), weights)
+    flat, unravel = ravel_pytree(value)
+
+    def summed(values: Float[Array, " m"]) -> Float[Array, " m"]:
+        return values if together is None else jax.ops.segment_sum(values, together, len(values))
+
+    count = jnp.sum(summed((weights > 0).astype(jnp.float32)) > 0)
+
+    def error(direction: Float[Array, " k"]) -> Float[Array, ""]:
+        (influence,) = pull(unravel(direction))
+        return jnp.sqrt(jnp.sum(summed(weights * influence) ** 2) * count / (count - 1))
+
+    errors = jax.lax.map(error, jnp.eye(flat.size))
+    return Estimate(value, unravel(jnp.where((count > 1) & ~jnp.isnan(flat), errors, jnp.nan)))
+
+
+def bootstrap(
+    key: Key[Array, ""],
+    metric: Callable[..., Any],
+    *arrays: Any,
+    weights: Weights = None,
+    clusters: Int[AnyArray, " c"] | None = None,
+    num_resamples: int = 200,
+) -> Estimate:
+    """A metric with its standard error over resamples, in which every row, or cluster, counts Poisson(1) times.
+
+    One resample is in memory at a time. Those where the metric is NaN are left out.
+
+    Args:
+        key: consumed.
+        metric: see `estimate`; it need not be smooth.
+        arrays: likewise.
+        weights: likewise.
+        clusters: likewise.
+        num_resamples: the error has itself a relative error of 1 / sqrt(2 num_resamples).
+
+    Raises:
+        ValueError: fewer than 2 resamples, or clusters of another length.
+    """
+    _validate.integer_in(2, 2**31, num_resamples=num_resamples)
+    weights = _ones(arrays) if weights is None else jnp.asarray(weights, jnp.float32)
+    together = _checked(clusters, weights)
+    value = metric(*arrays, weights=weights)
+    _, unravel = ravel_pytree(value)
+
+    def resample(key: Key[Array, ""]) -> Float[Array, " k"]:
+        uniform = jax.random.uniform(key, weights.shape)
+        times = jnp.sum(uniform[None] >= jnp.asarray(_POISSON, jnp.float32)[:, None], axis=0).astype(jnp.float32)
+        times = times if together is None else times[together]
+        return ravel_pytree(metric(*arrays, weights=weights * times))[0]
+
+    resamples = jax.lax.map(resample, jax.random.split(key, num_resamples))
+    return Estimate(value, unravel(jnp.nanstd(resamples, axis=0, ddof=1)))
+
+
+def _checked(clusters: Int[AnyArray, " c"] | None, weights: Float[Array, " m"]) -> Int[Array, " c"] | None:
+    if clusters is None:
+        return None
+    if np.shape(clusters) != weights.shape:
+        raise ValueError(f"clusters has shape {np.shape(clusters)} for {weights.shape[0]} rows; give one each")
+    return jnp.unique(jnp.asarray(clusters), return_inverse=True, size=weights.shape[0])[1]  # from 0 on
+
+
+def slices(
+    visits: Int[AnyArray, " m"],
+    last_visit: Int[AnyArray, " m"],
+    step: Int[AnyArray, ""] | int,
+    *,
+    visit_edges: Sequence[int] = (1, 2, 5),
+    waiting_edges: Sequence[int] = (1, 9, 65),
+) -> dict[str, Bool[Array, " m"]]:
+    """Parts of the rows by how much a predictor saw of their prompts, as `weights` of the metrics.
+
+    >>> import numpy as np
+    >>> parts = slices(np.array([0, 1, 3, 9]), np.array([0, 9, 2, 8]), 10)
+    >>> {name: part.tolist().count(True) for name, part in parts.items()}  # doctest: +NORMALIZE_WHITESPACE
+    {'all': 4, 'unseen': 1, 'seen': 3, 'visits 1': 1, 'visits 2-4': 1, 'visits 5+': 1,
+     'waiting 1-8': 3, 'waiting 9-64': 0, 'waiting 65+': 0}
+
+    Args:
+        visits: how often each prompt was visited before.
+        last_visit: the step of its last visit; of no account where there was none.
+        step: the step that is predicted; a prompt of the step before waits 1.
+        visit_edges: where the bins of visits begin, increasing; the last has no end.
+        waiting_edges: likewise of the steps since the last visit.
+
+    Raises:
+        ValueError: edges that do not increase.
+    """
+    visits, waiting = jnp.asarray(visits), jnp.asarray(step) - jnp.asarray(last_visit)
+    seen = visits > 0
+    return {
+        "all": jnp.ones_like(seen),
+        "unseen": ~seen,
+        "seen": seen,
+        **_bins("visits", visits, seen, visit_edges=visit_edges),
+        **_bins("waiting", waiting, seen, waiting_edges=waiting_edges),
+    }
+
+
+def _bins(
+    name: str, values: Int[Array, " m"], among: Bool[Array, " m"], **argument: Sequence[int]
+) -> dict[str, Bool[Array, " m"]]:
+    ((argument_name, edges),) = argument.items()
+    if not len(edges) or any(low >= high for low, high in pairwise(edges)):
+        raise ValueError(f"{argument_name} is {tuple(edges)}; give at least one number, increasing")
+    closed = {
+        f"{name} {low}" if high == low + 1 else f"{name} {low}-{high - 1}": among & (values >= low) & (values < high)
+        for low, high in pairwise(edges)
+    }
+    return {**closed, f"{name} {edges[-1]}+": among & (values >= edges[-1])}
+
+
+def _ones(arrays: tuple[Any, ...]) -> Float[Array, " m"]:
+    return jnp.ones(np.shape(jax.tree.leaves(arrays)[0])[0], jnp.float32)

@@ -1,0 +1,87 @@
+"""The k-th largest of an array, exactly, without sorting it where it is large."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from jaxsel.numerics.compaction import count_true, true_positions
+
+_SAMPLE = 16_384
+_DEVIATIONS = 6.0
+
+
+def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: int | None = None) -> Float[Array, ""]:
+    """The k-th largest of `values`, 1 <= k <= m; NaN counts as minus infinity.
+
+    A traced k needs `at_most`, a static bound of it: one compilation then serves every k up to there.
+
+    A regular sample gives a bound that a little more than k values reach; those are gathered, and the answer is found
+    among them bit by bit, in 32 counts. Where the sample misleads, and only there, the counts are over all values.
+    Fewer than 32,768 values, and a k of a fifth of them or more, are left to `jax.lax.top_k`.
+    """
+    size = values.shape[0]
+    stride = size // _SAMPLE
+    bound_of_k = int(k) if at_most is None else at_most
+    expected = bound_of_k / stride if stride else 0.0
+    sample_rank = math.ceil(expected + _DEVIATIONS * math.sqrt(expected + 1))
+    capacity = math.ceil(stride * (sample_rank + _DEVIATIONS * math.sqrt(sample_rank)))
+    if stride < 2 or capacity > size // 4:
+        return top_k(values, bound_of_k)[0][k - 1]
+
+    bound = top_k(values[: stride * _SAMPLE : stride], sample_rank)[0][-1]
+    above, at_least = count_true(values > bound), count_true(values >= bound)
+    few_enough = at_least <= capacity  # else many are equal to the bound, and only those above it are gathered
+
+    def among_the_gathered() -> Float[Array, ""]:
+        position = true_positions((values > bound) | (few_enough & (values == bound)), capacity)
+        gathered = jnp.where(position < size, values[jnp.minimum(position, size - 1)], -jnp.inf)
+        return _kth_largest_by_bits(gathered, k)  # in the cache, where counting is quicker than ranking
+
+    def on_the_bound_or_anywhere() -> Float[Array, ""]:
+        return jax.lax.cond((above < k) & (k <= at_least), lambda: bound, lambda: _kth_largest_by_bits(values, k))
+
+    num_gathered = jnp.where(few_enough, at_least, above)
+    gathered_hold_it = (k <= num_gathered) & (num_gathered <= capacity)
+    return jax.lax.cond(gathered_hold_it, among_the_gathered, on_the_bound_or_anywhere)
+
+
+def top_k(values: Float[Array, " m"], k: int) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
+    """`jax.lax.top_k` behind a barrier: XLA's CPU backend sorts everything when the result is sliced right away.
+
+    NaN counts as minus infinity. One barrier for each result, not for the pair: on a mesh the CPU backend of jaxlib
+    0.10.2 aborts on a barrier of the pair.
+    """
+    largest, positions = jax.lax.top_k(_without_nan(values), k)
+    return jax.lax.optimization_barrier(largest), jax.lax.optimization_barrier(positions)
+
+
+def _without_nan(values: Float[Array, " m"]) -> Float[Array, " m"]:
+    return jnp.where(jnp.isnan(values), -jnp.inf, values)
+
+
+def _kth_largest_by_bits(values: Float[Array, " m"], k: int | Int[Array, ""]) -> Float[Array, ""]:
+    """The largest number that at least k values reach: its bits from the highest, in an order that integers share."""
+    ordered = _to_ordered(values)
+
+    def with_next_bit(bit: Int[Array, ""], found: UInt32[Array, ""]) -> UInt32[Array, ""]:
+        trial = found | (jnp.uint32(1) << (31 - bit).astype(jnp.uint32))
+        return jnp.where(count_true(ordered >= trial) >= k, trial, found)
+
+    return _from_ordered(jax.lax.fori_loop(0, 32, with_next_bit, jnp.uint32(0)))
+
+
+_SIGN = np.uint32(1 << 31)
+
+
+def _to_ordered(values: Float[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    bits = jax.lax.bitcast_convert_type(_without_nan(values) + 0.0, jnp.uint32)  # + 0.0: minus zero is zero
+    is_negative: Bool[Array, "*shape"] = (bits & _SIGN) != 0
+    return jnp.where(is_negative, ~bits, bits | _SIGN)
+
+
+def _from_ordered(ordered: UInt32[Array, "*shape"]) -> Float[Array, "*shape"]:
+    bits = jnp.where((ordered & _SIGN) != 0, ordered & ~_SIGN, ~ordered)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)

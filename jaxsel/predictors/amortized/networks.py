@@ -1,0 +1,220 @@
+"""The networks of the amortised predictor, as Flax NNX modules; see `jaxsel.amortized` for what they stand for."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from jaxsel.base import Rollouts
+from jaxsel.predictors.amortized.state import Fit
+
+_PRECISION = {"direct": 600.0, "prompt": 100.0, "hidden": 100.0, "outputs": 100.0}
+"""Of the prior of the decoder's weights, chosen on simulated learners that no result is reported on."""
+
+
+class Gaussian(NamedTuple):
+    """Independent normals, one for each of the k dimensions of the latent."""
+
+    mean: Float[Array, "*batch k"]
+    scale: Float[Array, "*batch k"]
+
+
+class Features(NamedTuple):
+    """What the decoder needs of m prompts, whatever the latent."""
+
+    hidden: Float[Array, "*batch m w"]
+    direct: Float[Array, "*batch m 2"]
+
+
+class SetEncoder(nnx.Module):
+    """A Gaussian of the latent, given a set of c prompts and what was observed of them.
+
+    A Transformer without positional encoding and a mean over its tokens: the order of the set means nothing. Prompts
+    with a group size of 0 are masked, so sets may vary in size; the empty set has a Gaussian too.
+
+    Args:
+        num_features: f, of a prompt.
+        latent_size: k.
+        width: of the tokens.
+        num_layers: of the Transformer.
+        num_heads: of its attention.
+        rngs: consumed.
+    """
+
+    def __init__(
+        self, num_features: int, latent_size: int, *, width: int, num_layers: int, num_heads: int, rngs: nnx.Rngs
+    ):
+        self.inputs = nnx.Linear(num_features + 2, width, rngs=rngs)
+        self.layers = nnx.List([_EncoderLayer(width, num_heads, rngs) for _ in range(num_layers)])
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.outputs = nnx.Linear(width, 2 * latent_size, rngs=rngs)
+
+    def __call__(
+        self,
+        prompts: Float[Array, "*batch c f"],
+        successes: Int[Array, "*batch c"],
+        group_size: Int[Array, "*batch c"],
+    ) -> Gaussian:
+        """Scales lie between 0.1 and 1, as in the code of GPS's predecessors."""
+        known = group_size > 0
+        s, n = successes.astype(jnp.float32), group_size.astype(jnp.float32)
+        odds = jnp.log((s + 0.5) / (n - s + 0.5))
+        tokens = self.inputs(jnp.concatenate([prompts, jnp.stack([odds, jnp.log1p(n)], -1)], -1))
+        for layer in self.layers:
+            tokens = layer(tokens, known)
+        tokens = jnp.where(known[..., None], self.norm(tokens), 0)
+        pooled = tokens.sum(-2) / jnp.maximum(known.sum(-1, dtype=jnp.float32), 1)[..., None]
+        mean, raw_scale = jnp.split(self.outputs(pooled), 2, axis=-1)
+        return Gaussian(mean, 0.1 + 0.9 * jax.nn.sigmoid(raw_scale))
+
+
+class _EncoderLayer(nnx.Module):
+    def __init__(self, width: int, num_heads: int, rngs: nnx.Rngs):
+        self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(num_heads, width, decode=False, rngs=rngs)
+        self.hidden_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.hidden = nnx.Linear(width, 2 * width, rngs=rngs)
+        self.outputs = nnx.Linear(2 * width, width, rngs=rngs)
+
+    def __call__(self, tokens: Float[Array, "*batch c w"], known: Array) -> Float[Array, "*batch c w"]:
+        attended = self.attention(self.attention_norm(tokens), mask=known[..., None, None, :])
+        tokens = tokens + attended
+        return tokens + self.outputs(jax.nn.gelu(self.hidden(self.hidden_norm(tokens))))
+
+
+class Decoder(nnx.Module):
+    """An MLP on [latent, prompt] with a linear path around it.
+
+    Its first layer is a sum of a part of the prompt and one of the latent, so that the wide part, of the prompt, is
+    computed once for all latents. Everything starts at 0: a prompt that nothing is known of has even odds.
+
+    Args:
+        num_features: f, of a prompt.
+        latent_size: k; 0: the prompt alone decides.
+        width: of the two hidden layers.
+        rngs: consumed.
+    """
+
+    def __init__(self, num_features: int, latent_size: int, *, width: int, rngs: nnx.Rngs):
+        zeros = nnx.initializers.zeros
+        self.prompt = nnx.Linear(num_features, width, rngs=rngs)
+        self.direct = nnx.Linear(num_features, 2, use_bias=False, kernel_init=zeros, rngs=rngs)
+        self.level = nnx.Param(jnp.zeros(2, jnp.float32))
+        self.latent = nnx.Linear(latent_size, width, use_bias=False, rngs=rngs) if latent_size else None
+        self.hidden = nnx.Linear(width, width, rngs=rngs)
+        self.outputs = nnx.Linear(width, 2, use_bias=False, kernel_init=zeros, rngs=rngs)
+
+    def features(self, prompts: Float[Array, "*batch m f"]) -> Features:
+        """The part without the latent."""
+        direct = self.direct(prompts)
+        level = self.level[...] * prompts.shape[-1] ** 0.5  # learns as fast as all features together
+        return Features(self.prompt(prompts), direct + jnp.broadcast_to(level, direct.shape))
+
+    def log_prior(self) -> Float[Array, ""]:
+        """Log density of the weights on prompts, independent normals around 0, but for a constant."""
+        layers = {"direct": self.direct, "prompt": self.prompt, "hidden": self.hidden, "outputs": self.outputs}
+        squares = [_PRECISION[name] * (layer.kernel[...] ** 2).sum() for name, layer in layers.items()]
+        return -0.5 * jnp.stack(squares).sum()
+
+    def __call__(self, features: Features, latent: Float[Array, "*batch k"]) -> Float[Array, "*batch m 2"]:
+        """Two numbers a prompt, which the likelihood reads: the logit of the success rate, and its spread."""
+        hidden = features.hidden
+        if self.latent is not None:
+            hidden = hidden + self.latent(latent)[..., None, :]
+        return features.direct + self.outputs(jax.nn.relu(self.hidden(jax.nn.relu(hidden))))
+
+
+class Networks(nnx.Module):
+    """The decoder, and the Gaussians of its latent.
+
+    Args:
+        num_features: f, of a prompt.
+        latent_size: k; 0: there is no latent.
+        history_conditioned: the prior is encoded from the step before; otherwise it is a standard normal.
+        width: of all hidden layers.
+        num_layers: of the encoders.
+        num_heads: of the encoders.
+        key: consumed.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        latent_size: int,
+        *,
+        history_conditioned: bool,
+        width: int,
+        num_layers: int,
+        num_heads: int,
+        key: Key[Array, ""],
+    ):
+        rngs = nnx.Rngs(key)
+
+        def encoder() -> SetEncoder:
+            return SetEncoder(
+                num_features, latent_size, width=width, num_layers=num_layers, num_heads=num_heads, rngs=rngs
+            )
+
+        self.decoder = Decoder(num_features, latent_size, width=width, rngs=rngs)
+        self.latent_size = latent_size
+        self.prior_encoder = encoder() if latent_size and history_conditioned else None
+        self.posterior_encoder = encoder() if latent_size else None
+
+    def prior(
+        self,
+        prompts: Float[Array, "*batch c f"],
+        successes: Int[Array, "*batch c"],
+        group_size: Int[Array, "*batch c"],
+    ) -> Gaussian:
+        """Of the latent, given the step before: p_eta(z_t | H_{t-1})."""
+        return self._encode(self.prior_encoder, prompts, successes, group_size)
+
+    def posterior(
+        self,
+        prompts: Float[Array, "*batch c f"],
+        successes: Int[Array, "*batch c"],
+        group_size: Int[Array, "*batch c"],
+    ) -> Gaussian:
+        """Of the latent, given the step itself: q_phi(z_t | H_t)."""
+        return self._encode(self.posterior_encoder, prompts, successes, group_size)
+
+    def fit(
+        self,
+        key: Key[Array, ""],
+        log_prob: Callable[[Float[Array, "p c 2"], Rollouts], Float[Array, "p c"]],
+        batches: Sequence[Rollouts],
+        prompts: Sequence[Float[Array, "p c f"]],
+    ) -> Fit:
+        """The ELBO of p steps, with one draw of each latent; without the norm of its gradient.
+
+        Args:
+            key: consumed.
+            log_prob: of visits, given the decoder's numbers.
+            batches: the steps before, and the steps themselves.
+            prompts: of both.
+        """
+        before, batch = batches
+        known = batch.group_size > 0
+        prior = self.prior(prompts[0], before.successes, before.group_size)
+        posterior = self.posterior(prompts[1], batch.successes, batch.group_size)
+        latent = posterior.mean + posterior.scale * jax.random.normal(key, posterior.mean.shape, jnp.float32)
+        outputs = self.decoder(self.decoder.features(prompts[1]), latent)
+        log_probs = log_prob(outputs, batch._replace(group_size=jnp.where(known, batch.group_size, 1)))
+        num_visits = known.sum(dtype=jnp.float32)
+        reconstruction = jnp.where(known, log_probs, 0).sum() / num_visits
+        kl = _kl_divergence(posterior, prior).sum() / num_visits
+        return Fit(reconstruction - kl, reconstruction, kl, jnp.float32(0))
+
+    def _encode(self, encoder: SetEncoder | None, prompts: Array, successes: Array, group_size: Array) -> Gaussian:
+        if encoder is not None:
+            return encoder(prompts, successes, group_size)
+        shape = (*group_size.shape[:-1], self.latent_size)
+        return Gaussian(jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32))
+
+
+def _kl_divergence(one: Gaussian, other: Gaussian) -> Float[Array, "*batch k"]:
+    ratio, off = one.scale / other.scale, (one.mean - other.mean) / other.scale
+    return 0.5 * (ratio**2 + off**2 - 1) - jnp.log(ratio)

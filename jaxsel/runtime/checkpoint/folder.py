@@ -1,0 +1,282 @@
+"""Arrays and metadata on disk. Orbax writes the arrays, sharded; this file makes the checkpoint atomic and checked.
+
+A checkpoint is a folder of numbered versions. A version is written under another name, gets its number when it is
+complete, and only then the version before it is removed. A crash at any moment leaves one of the two.
+
+    7/arrays/        what Orbax wrote
+    7/jaxsel.json    the metadata, and the SHA-256 of every other file: by this file a version is known as ours
+
+Only versions of ours are ever removed. Reading runs no code of the author: the files hold tensors and JSON.
+This file and `_disk` are the only ones of the package that touch the disk.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from jaxsel.runtime.checkpoint import disk
+
+_ARRAYS, _ABOUT = "arrays", "jaxsel.json"
+_WRITTEN_BEFORE = {
+    "arrays",
+    "metadata",
+    "_CHECKPOINT_METADATA",
+    "commit_success.txt",
+    "descriptor",
+}  # by versions without _ABOUT
+_PARTIAL = re.compile(r"\d+\.jaxsel-(partial|old)", re.ASCII)
+_PARTIAL_BEFORE = re.compile(r"\d+\.orbax-checkpoint-tmp.*", re.ASCII)
+
+
+class Saved(NamedTuple):
+    """One complete version.
+
+    Attributes:
+        folder: of the version.
+        metadata: as they were given to `save`.
+        files: the SHA-256 of each file by its path below `folder`; None: an earlier jaxsel wrote none.
+    """
+
+    folder: Path
+    metadata: dict[str, Any]
+    files: dict[str, str] | None
+
+    def restore(self, like: PyTree[Array | np.ndarray], *, padded: bool = False) -> PyTree[Array | np.ndarray]:
+        """Return the arrays in the structure, types and placement of `like`.
+
+        Args:
+            like: a pytree of arrays.
+            padded: jax arrays may have fewer or more rows than on disk. The rows at their end mean nothing.
+
+        Raises:
+            ValueError: a file is damaged, or the structure or shapes are others.
+        """
+        disk.on_first_process(self._check_files)
+        try:
+            arrays = disk.read_arrays(self.folder / _ARRAYS, like, strict=not padded)
+        except Exception as error:  # whatever Orbax and TensorStore raise
+            raise ValueError(
+                f"the arrays of the checkpoint {self.folder} cannot be restored ({_first_line(error)}); give the "
+                "arguments that it was saved with, or delete the folder if it is damaged"
+            ) from error
+        saved, here = (jax.tree.map(np.shape, tree) for tree in (arrays, like))
+        if saved != here:  # Orbax checks jax arrays alone
+            raise ValueError(f"the checkpoint {self.folder} holds arrays of shapes {saved}, here {here}; give the same")
+        return arrays
+
+    def _check_files(self) -> int:
+        for name, expected in (self.files or {}).items():
+            file = self.folder / name
+            if not file.is_file():
+                raise ValueError(f"{file} is missing; {_damaged(self.folder)}")
+            if disk.sha256(file) != expected:
+                raise ValueError(f"{file} has another checksum than when it was written; {_damaged(self.folder)}")
+        return 0
+
+
+def save(path: str | Path, arrays: PyTree[Array | np.ndarray], metadata: dict[str, Any]) -> None:
+    """Write a new version; when the call returns, it is on disk and the version before it is gone.
+
+    Args:
+        path: the checkpoint's folder; made when missing. It is new, empty, or already holds a checkpoint of jaxsel.
+        arrays: a pytree of arrays.
+        metadata: JSON-able.
+
+    Raises:
+        ValueError: `path` is no folder on this machine's disks or holds something else, another process is writing
+            there, or the disk is full. What was there before is still there.
+    """
+    folder = disk.local_folder(path)
+    with ExitStack() as stack:
+        version = disk.on_first_process(lambda: _begin(folder, stack))
+        partial = folder / f"{version}.jaxsel-partial"
+        try:
+            disk.write_arrays(partial / _ARRAYS, arrays)
+            disk.on_first_process(lambda: _finish(partial, folder / str(version), metadata))
+        except Exception as error:  # whatever Orbax and TensorStore raise
+            if jax.process_index() == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise ValueError(_not_written(folder, error)) from error
+        disk.on_first_process(lambda: _remove_older(folder, version))
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return the metadata of the newest complete version.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    with opened(path) as saved:
+        return saved.metadata
+
+
+def restore(path: str | Path, like: PyTree[Array | np.ndarray], *, padded: bool = False) -> PyTree[Array | np.ndarray]:
+    """Return the arrays of the newest complete version, see `Saved.restore`.
+
+    Raises:
+        ValueError: there is none, it is damaged, or it has another structure or other shapes.
+    """
+    with opened(path) as saved:
+        return saved.restore(like, padded=padded)
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Saved]:
+    """The newest complete version. No writer removes it in the meantime.
+
+    Raises:
+        ValueError: there is none, or its metadata are damaged.
+    """
+    folder = disk.local_folder(path)
+    if not folder.is_dir():
+        raise ValueError(f"there is no checkpoint at {folder}; give a folder that PromptSelector.save wrote")
+    with ExitStack() as stack:
+        version = disk.on_first_process(lambda: _newest(folder, stack))
+        yield _read(folder / str(version))
+
+
+def _begin(folder: Path, stack: ExitStack) -> int:
+    """Lock the folder, check that it is ours or empty, and make the folder of the next version under another name."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(disk.locked(folder, shared=False))
+        ours, partial = _versions(folder), _partial_versions(folder)
+        others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        if others and not ours and not partial:
+            some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+            raise ValueError(
+                f"{folder} holds {some}, which PromptSelector.save did not write; give a new or empty folder, "
+                "for example one in it"
+            )
+        for leftover in partial:
+            shutil.rmtree(leftover)
+        version = 1 + max((int(name) for name in others if name.isascii() and name.isdigit()), default=0)
+        (folder / f"{version}.jaxsel-partial").mkdir()
+    except OSError as error:
+        raise ValueError(_not_written(folder, error)) from error
+    return version
+
+
+def _finish(partial: Path, final: Path, metadata: dict[str, Any]) -> int:
+    """Add the metadata and checksums, bring everything to the disk, and give the version its number."""
+    files = {
+        file.relative_to(partial).as_posix(): disk.sha256(file, to_disk=True) for file in disk.files_below(partial)
+    }
+    content = {"metadata": metadata, "files": files}
+    about = partial / _ABOUT
+    about.write_text(json.dumps({"sha256": _of_content(content), **content}), encoding="utf-8")
+    disk.sha256(about, to_disk=True)
+    disk.sync_folder(partial)
+    os.rename(partial, final)
+    disk.sync_folder(final.parent)
+    return 0
+
+
+def _remove_older(folder: Path, version: int) -> int:
+    try:
+        for other, older in _versions(folder).items():
+            if other < version and _holds_nothing_else(older):
+                old = folder / f"{other}.jaxsel-old"  # known as ours when it is half removed
+                os.rename(older, old)
+                shutil.rmtree(old)
+    except OSError as error:
+        raise ValueError(
+            f"version {version} of {folder} is complete, but an older one cannot be removed ({error}); remove it"
+        ) from error
+    return 0
+
+
+def _newest(folder: Path, stack: ExitStack) -> int:
+    stack.enter_context(disk.locked(folder, shared=True))
+    complete = _versions(folder)
+    if not complete:
+        inside = "; this is one version of a checkpoint" if (folder / _ABOUT).exists() else ""
+        raise ValueError(
+            f"there is no complete checkpoint of jaxsel in {folder}{inside}; give the folder that PromptSelector.save "
+            "wrote"
+        )
+    return max(complete)
+
+
+def _versions(folder: Path) -> dict[int, Path]:
+    """Our complete versions by their number."""
+    numbered = {entry for entry in folder.iterdir() if entry.name.isascii() and entry.name.isdigit()}
+    return {int(entry.name): entry for entry in numbered if str(int(entry.name)) == entry.name and _is_ours(entry)}
+
+
+def _is_ours(version: Path) -> bool:
+    if version.is_symlink() or not (version / _ARRAYS).is_dir():
+        return False
+    if (version / _ABOUT).is_file():
+        return True
+    before = version / "metadata" / "metadata"
+    try:
+        return {"format", "spec", "pool"} <= set(json.loads(before.read_bytes()))
+    except (OSError, ValueError, TypeError):  # somebody else's
+        return False
+
+
+def _partial_versions(folder: Path) -> list[Path]:
+    """What crashes left of versions that we began to write or to remove."""
+
+    def is_ours(entry: Path) -> bool:
+        if _PARTIAL.fullmatch(entry.name):
+            return True
+        inside = {name.name.partition(".")[0] for name in entry.iterdir()}
+        return bool(_PARTIAL_BEFORE.fullmatch(entry.name)) and inside <= _WRITTEN_BEFORE
+
+    return [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink() and is_ours(entry)]
+
+
+def _holds_nothing_else(version: Path) -> bool:
+    if not (version / _ABOUT).is_file():
+        return {entry.name for entry in version.iterdir()} <= _WRITTEN_BEFORE
+    try:
+        files = _read(version).files or {}
+    except ValueError:  # damaged: nobody knows what it held
+        return False
+    return {file.relative_to(version).as_posix() for file in disk.files_below(version)} <= {*files, _ABOUT}
+
+
+def _read(version: Path) -> Saved:
+    if not (version / _ABOUT).is_file():
+        return Saved(version, json.loads((version / "metadata" / "metadata").read_bytes()), None)
+    file = version / _ABOUT
+    try:
+        about = json.loads(file.read_bytes())
+        content = {name: about[name] for name in ("metadata", "files")}
+        intact = about["sha256"] == _of_content(content)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} cannot be read ({_first_line(error)}); {_damaged(version)}") from error
+    if not intact:
+        raise ValueError(f"{file} has another checksum than when it was written; {_damaged(version)}")
+    return Saved(version, **content)
+
+
+def _of_content(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(version: Path) -> str:
+    return f"the checkpoint is damaged: restore {version} from a copy, or delete it and start anew"
+
+
+def _not_written(folder: Path, error: Exception) -> str:
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    cure = "free some space" if full else "see whether the folder can be written to"
+    return f"no checkpoint was written to {folder} ({_first_line(error)}); {cure}; what was there before is still there"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"

@@ -1,0 +1,108 @@
+"""What a saved selector has to share with the one that goes on."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxsel.runtime.checkpoint import earlier_belief
+from jaxsel.runtime.checkpoint.arrays import decoded
+
+FORMAT = 3  # nested specs
+_READABLE = (2, FORMAT)
+_ENTRIES = {"format": int, "spec": dict, "pool": str, "shapes": dict, "seed": int, "counters": dict}
+
+
+def readable(saved: Any) -> dict[str, Any]:
+    """The metadata themselves, where this version understands them.
+
+    Raises:
+        ValueError: they are of another format, or of something other than a selector.
+    """
+    known = isinstance(saved, dict) and all(isinstance(saved.get(name), kind) for name, kind in _ENTRIES.items())
+    if not known or saved["format"] not in _READABLE:
+        given = f"format {saved.get('format')} with {sorted(saved)}" if isinstance(saved, dict) else repr(saved)
+        raise ValueError(
+            f"the checkpoint has {given}; this version reads the formats {_READABLE} with {sorted(_ENTRIES)}: "
+            "give what PromptSelector wrote"
+        )
+    return saved
+
+
+def check(saved: dict[str, Any], here: dict[str, Any]) -> None:
+    """Compares the metadata of a checkpoint with those of the selector that reads it.
+
+    Raises:
+        ValueError: another format, another pool, another method, other hyperparameters, or arrays of other shapes.
+    """
+    readable(saved)
+    if not _same_pool(saved, here["pool"]):
+        raise ValueError(
+            f"the checkpoint is of another pool ({saved['pool']}, here {here['pool']}); "
+            "give the same keys in the same order"
+        )
+    specs = [saved["spec"], here["spec"]]
+    if saved["format"] == 2:
+        specs = [_side_by_side(spec) for spec in specs]
+    different = _differences(*specs)
+    if different:
+        raise ValueError(f"the checkpoint is of another method or other hyperparameters ({different}); give the same")
+    different = _differences(earlier_belief.shapes_as_here(saved["shapes"], here["shapes"]), here["shapes"])
+    if different:
+        raise ValueError(f"the checkpoint holds arrays of other shapes ({different}); give what this version saved")
+
+
+def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a `state_dict`, for the selector with the metadata `here`.
+
+    Raises:
+        ValueError: see `check`; it is no state_dict, or its arrays are not of the shapes it says.
+    """
+    if not isinstance(state_dict, dict) or state_dict.keys() != {"arrays", "metadata"}:
+        given = f"the keys {list(state_dict)}" if isinstance(state_dict, dict) else f"type {type(state_dict).__name__}"
+        raise ValueError(f"state_dict has {given}; give what state_dict() returned")
+    check(state_dict["metadata"], here)
+    if not isinstance(state_dict["arrays"], dict):
+        raise ValueError(f"arrays is of type {type(state_dict['arrays']).__name__}; give what state_dict() returned")
+    arrays = {name: decoded(name, array) for name, array in state_dict["arrays"].items()}
+    shapes = earlier_belief.shapes_as_here({name: array.shape for name, array in arrays.items()}, here["shapes"])
+    given, expected = ({name: tuple(shape) for name, shape in held.items()} for held in (shapes, here["shapes"]))
+    if given != expected:
+        raise ValueError(f"state_dict holds arrays of shapes {given}; this selector has {expected}")
+    return earlier_belief.arrays_as_here(arrays, here["shapes"])
+
+
+def _same_pool(saved: dict[str, Any], here: str) -> bool:
+    """Format 2 has one digest where today's fingerprint may end in a second one."""
+    return saved["pool"] == here or (saved["format"] == 2 and here.startswith(f"{saved['pool']}+"))
+
+
+def _side_by_side(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec as format 2 has it: the arguments of predictor, acquisition and rule are not nested."""
+    flat = {name: value for name, value in spec.items() if not isinstance(value, dict)}
+    for part in ("predictor", "acquisition", "rule"):
+        if isinstance(spec.get(part), dict):
+            flat |= _part_side_by_side(part, spec[part])
+    return flat
+
+
+def _part_side_by_side(part: str, spec: dict[str, Any]) -> dict[str, Any]:
+    flat = {part if name == "name" else name: value for name, value in spec.items() if name != "predictor"}
+    if isinstance(spec.get("predictor"), dict):  # recalibrated
+        flat["inner"] = _part_side_by_side("predictor", spec["predictor"])
+    if spec.get("name") == "diverse" and "weight" in flat:
+        flat["diversity_weight"] = flat.pop("weight")
+    return flat
+
+
+def _differences(saved: dict[str, Any], here: dict[str, Any]) -> str:
+    saved, here = _flat(saved), _flat(here)
+    names = sorted(name for name in saved.keys() | here.keys() if saved.get(name) != here.get(name))
+    return ", ".join(f"{name}: saved {saved.get(name)!r}, here {here.get(name)!r}" for name in names)
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every entry under its path: `predictor.decay`."""
+    flat = {}
+    for name, value in nested.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

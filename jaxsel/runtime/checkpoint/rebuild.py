@@ -1,0 +1,101 @@
+"""Rebuild a selector from its spec. Checkpoints and pickles hold specs, never code."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+from jaxsel.base import Acquisition, Predictor, Rule, Selector
+from jaxsel.predictors.beta import beta_bernoulli
+from jaxsel.predictors.hidden_markov import hidden_markov
+from jaxsel.predictors.recalibration import recalibrated
+from jaxsel.selection.acquisition import entropy, mixed_probability, posterior_draw, target_success_rate, thompson
+from jaxsel.selection.rules import diverse, gumbel_top_k, make_selector, random_subset, top_k, within_bounds
+
+_PREDICTORS = {"beta_bernoulli": beta_bernoulli, "hidden_markov": hidden_markov}
+_ACQUISITIONS: dict[str, Callable[..., Acquisition]] = {
+    "thompson": thompson,
+    "target_success_rate": target_success_rate,
+    "posterior_draw": posterior_draw,
+    "mixed_probability": mixed_probability,
+    "entropy": entropy,
+}
+_RULES: dict[str, Callable[..., Rule]] = {
+    "top_k": top_k,
+    "within_bounds": within_bounds,
+    "gumbel_top_k": gumbel_top_k,
+    "random_subset": random_subset,
+    "diverse": diverse,
+}
+_GIVE = "give the selector itself"
+
+
+def selector_from_spec(spec: dict[str, Any]) -> Selector:
+    """Compose the selector that has this spec. Nothing but constructors of this package is called.
+
+    Args:
+        spec: `Selector.spec` or `PromptSelector.spec`, in its flat form of earlier versions too.
+
+    Raises:
+        ValueError: the spec names a part that is not ours, or the spec alone does not suffice: it holds no embeddings
+            and no prior as long as the pool.
+    """
+    own = {name: value for name, value in spec.items() if name != "candidate_ratio"}
+    try:
+        parts = _nested(own)
+        predictor, acquisition = _predictor(parts["predictor"]), _built(_ACQUISITIONS, parts["acquisition"])
+        selector = make_selector(predictor, acquisition, _built(_RULES, parts["rule"]), method=own["method"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"no selector can be rebuilt from the spec {own} ({error}); {_GIVE}") from error
+    if not _same(parts, _nested(selector.spec)):
+        raise ValueError(f"the spec {own} would be rebuilt as {selector.spec}; {_GIVE}")
+    # an initial belief that is normalized twice may differ in its last digit
+    return selector._replace(spec=own) if own.keys() == selector.spec.keys() else selector
+
+
+def _predictor(spec: dict[str, Any]) -> Predictor:
+    if spec["name"] == "amortized":
+        raise ValueError("it does not hold the embeddings")
+    if spec["name"] == "recalibrated":
+        options = {name: value for name, value in spec.items() if name not in ("name", "predictor")}
+        return recalibrated(_predictor(spec["predictor"]), **options)
+    return _built(_PREDICTORS, spec)
+
+
+def _built(constructors: dict[str, Callable[..., Any]], spec: dict[str, Any]) -> Any:
+    if spec["name"] not in constructors:
+        raise ValueError(f"{spec['name']!r} is none of {', '.join(constructors)}")
+    return constructors[spec["name"]](**{name: value for name, value in spec.items() if name != "name"})
+
+
+def _nested(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The specs of predictor, acquisition and rule; a flat spec holds the arguments of all three side by side."""
+    if isinstance(spec["predictor"], dict):
+        return {part: spec[part] for part in ("predictor", "acquisition", "rule")}
+    named = spec | {"weight": spec["diversity_weight"]} if "diversity_weight" in spec else spec
+    return {
+        "predictor": _part_of_flat(_PREDICTORS | {"recalibrated": recalibrated}, named, "predictor"),
+        "acquisition": _part_of_flat(_ACQUISITIONS, named, "acquisition"),
+        "rule": _part_of_flat(_RULES, named, "rule"),
+    }
+
+
+def _part_of_flat(constructors: dict[str, Callable[..., Any]], spec: dict[str, Any], part: str) -> dict[str, Any]:
+    name = spec[part]
+    if name not in constructors:
+        return {"name": name}
+    found = {key: spec[key] for key in inspect.signature(constructors[name]).parameters if key in spec}
+    if name == "recalibrated":
+        found["predictor"] = _part_of_flat(constructors, spec["inner"], "predictor")
+    return {"name": name, **found}
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether every entry of `one` is in `other`, where floating-point numbers may differ in their last digits."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(name in other and _same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return one == other

@@ -1,0 +1,139 @@
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxsel.predictors.amortized import embeddings as _embeddings
+from tests.support.networks_reference import prompt_features
+
+RNG = np.random.default_rng(0)
+VECTORS = (RNG.normal(size=(50, 4)) * np.exp(RNG.normal(size=(50, 1)))).astype(np.float32)
+TYPES = (np.float16, ml_dtypes.bfloat16, np.float32)
+
+
+def features(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(_embeddings.features(vectors)(jnp.asarray(vectors)))
+
+
+def test_features_are_direction_and_length_scaled_over_the_pool():
+    ours = features(VECTORS)
+    np.testing.assert_allclose(ours, prompt_features(VECTORS), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(ours.std(0), 1, rtol=1e-5)
+
+
+def test_features_of_some_rows_are_those_of_the_pool():
+    some = np.array([[7, 3], [3, 0]])
+    ours = _embeddings.features(VECTORS)(jnp.asarray(VECTORS[some]))
+    np.testing.assert_array_equal(ours, features(VECTORS)[some])
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_a_common_length_means_nothing(scale):
+    vectors = VECTORS * np.float32(scale)
+    ours, expected = features(vectors), features(VECTORS)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [4, 256])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_length_of_unit_vectors_is_0_and_not_their_rounding(dtype, dim):
+    vectors = np.random.default_rng(1).normal(size=(200, dim))
+    unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(dtype)
+    np.testing.assert_array_equal(features(unit)[:, -1], 0)
+    np.testing.assert_allclose(features(unit)[:, :-1].std(0), 1, rtol=1e-4)
+
+
+def test_what_is_the_same_everywhere_is_0():
+    vectors = np.tile(VECTORS[:1], (9, 1))
+    np.testing.assert_array_equal(features(vectors), 0)
+    np.testing.assert_array_equal(features(vectors[:1]), 0)
+
+
+def test_a_row_of_zeros_has_features():
+    vectors = VECTORS.copy()
+    vectors[3] = 0
+    assert np.isfinite(features(vectors)).all()
+
+
+def test_scales_are_those_of_all_blocks():
+    many = np.concatenate([np.tile(VECTORS, (400, 1)), 5 + VECTORS])
+    assert len(many) > _embeddings._ROWS
+    np.testing.assert_allclose(features(many), prompt_features(many), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_types_are_kept_and_computed_with_in_float32(dtype):
+    vectors = VECTORS.astype(dtype)
+    assert _embeddings.checked(vectors) is vectors
+    ours = features(vectors)
+    assert ours.dtype == np.float32
+    exact = vectors.astype(np.float32)
+    np.testing.assert_array_equal(ours, features(exact))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_row_that_is_not_finite_is_named(dtype, bad):
+    vectors = VECTORS.astype(dtype)
+    vectors[[17, 31], 2] = bad
+    with pytest.raises(ValueError, match=r"embeddings\[17\] .* embed that prompt again or drop it"):
+        _embeddings.checked(vectors)
+
+
+def test_a_row_of_a_later_block_is_named():
+    vectors = np.ones((_embeddings._ROWS + 9, 2), np.float32)
+    vectors[-2, 1] = np.nan
+    with pytest.raises(ValueError, match=rf"embeddings\[{len(vectors) - 2}\] "):
+        _embeddings.checked(vectors)
+
+
+@pytest.mark.parametrize(("dtype", "large"), [(np.float32, 1e20), (np.float64, 1e300), (ml_dtypes.bfloat16, 1e30)])
+def test_a_row_too_long_for_float32_is_named(dtype, large):
+    vectors = VECTORS.astype(dtype)
+    vectors[5, 1] = large
+    with pytest.raises(ValueError, match=r"embeddings\[5\] "):
+        _embeddings.checked(vectors)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "message"),
+    [
+        (np.ones(4, np.float32), r"embeddings has shape \(4,\); give a matrix, one row a prompt"),
+        (np.ones((2, 3, 4), np.float32), r"embeddings has shape \(2, 3, 4\)"),
+        (np.ones((0, 4), np.float32), r"embeddings has shape \(0, 4\)"),
+        (np.ones((4, 0), np.float32), r"embeddings has shape \(4, 0\)"),
+        ([], "embeddings has shape"),
+        (np.ones((4, 2), np.int32), "embeddings is of type int32; give float16, bfloat16 or float32"),
+        ([[1, 2], [3, 4]], "embeddings is of type int"),
+        (np.ones((4, 2), bool), "embeddings is of type bool"),
+        (np.ones((4, 2), complex), "embeddings is of type complex128"),
+    ],
+)
+def test_what_is_no_matrix_of_numbers_is_refused(embeddings, message):
+    with pytest.raises(ValueError, match=message):
+        _embeddings.checked(embeddings)
+
+
+def test_the_fingerprint_tells_one_number_type_and_shape_apart():
+    changed = VECTORS.copy()
+    changed[-1, -1] = np.nextafter(changed[-1, -1], np.float32(9))
+    half = VECTORS.astype(np.float16)
+    different = [VECTORS, changed, VECTORS[::-1], VECTORS.reshape(25, 8), half, half.astype(np.float32)]
+    assert len({_embeddings.fingerprint(one) for one in different}) == len(different)
+    assert _embeddings.fingerprint(VECTORS.copy()) == _embeddings.fingerprint(VECTORS)
+    assert _embeddings.fingerprint(np.asfortranarray(VECTORS)) == _embeddings.fingerprint(VECTORS)
+
+
+class TensorOnAnotherDevice:
+    """As a torch tensor with gradient, on a GPU, or in bfloat16."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("embeddings", [TensorOnAnotherDevice(), [[1.0, 2.0], [3.0]]])
+def test_embeddings_that_are_no_array_are_named(embeddings):
+    with pytest.raises(ValueError, match=r"embeddings is no array on the host \(.*give a matrix.*detach\(\)"):
+        _embeddings.checked(embeddings)

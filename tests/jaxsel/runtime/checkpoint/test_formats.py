@@ -1,0 +1,160 @@
+"""What is kept today and was kept by earlier versions: folders, and dictionaries for checkpoints of torch."""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import jaxsel
+from jaxsel import PromptSelector
+from jaxsel.runtime.checkpoint import metadata as _metadata
+from jaxsel.runtime.checkpoint.arrays import decoded
+
+METHOD = jaxsel.dps()
+N = 10
+
+
+def observed(times: int) -> PromptSelector:
+    selector = PromptSelector(METHOD, num_prompts=N)
+    for _ in range(times):
+        selector.observe([3], [4], 8)
+    return selector
+
+
+def load(path: pathlib.Path) -> PromptSelector:
+    return PromptSelector.load(path, METHOD, num_prompts=N)
+
+
+def in_the_earlier_layout(selector):
+    """The arrays of DPS without the beliefs in SOLVED, and with the sum of each row of counts as its last column."""
+    arrays = {name: np.array(array) for name, array in selector._arrays().items()}
+    for name in ("state.filtered", "state.predicted"):
+        arrays[name] = arrays[name][:2]
+    arrays["state.excess"][:, 2] = arrays["state.excess"].sum(1)
+    return arrays
+
+
+def played(steps: int, **options) -> PromptSelector:
+    selector = PromptSelector(METHOD, num_prompts=N, **options)
+    for step in range(steps):
+        selector.observe([3, 5, 7], [4, 8 * (step % 2), 8], 8)
+    return selector
+
+
+def written_by_an_earlier_version(folder, selector, arrays=None, **changes):
+    """As it was: one Orbax version with the items `arrays` and `metadata`, flat specs, no checksums."""
+    metadata = selector._metadata() | {"format": 2} | changes
+    metadata["spec"] = _metadata._side_by_side(metadata["spec"])
+    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=True)) as manager:
+        items = {"arrays": ocp.args.StandardSave(arrays or selector._arrays()), "metadata": ocp.args.JsonSave(metadata)}
+        manager.save(4, args=ocp.args.Composite(**items))
+
+
+def test_a_checkpoint_of_an_earlier_version_loads_and_can_be_saved_to(tmp_path):
+    written_by_an_earlier_version(tmp_path, observed(3))
+    assert load(tmp_path).visits[3] == 3
+    selector = PromptSelector.load(tmp_path)
+    assert selector.select(4).tolist() == observed(3).select(4).tolist()
+    selector.save(tmp_path)
+    assert os.listdir(tmp_path) == ["5"]
+    assert load(tmp_path).visits[3] == 3
+
+
+def test_the_fingerprint_of_earlier_versions_opens_a_pool_with_nul_in_a_key(tmp_path):
+    keys = ["a\0b", "c"]
+    selector = PromptSelector(METHOD, keys=keys)
+    written_by_an_earlier_version(tmp_path, selector, pool=selector._pool_fingerprint.partition("+")[0])
+    PromptSelector.load(tmp_path, METHOD, keys=keys)
+    PromptSelector(METHOD, keys=["a", "b\0c"]).save(tmp_path / "new")
+    with pytest.raises(ValueError, match="another pool"):
+        PromptSelector.load(tmp_path / "new", METHOD, keys=keys)
+
+
+def test_a_state_dict_of_an_earlier_version_is_taken_and_copied():
+    old = observed(3).state_dict()
+    old["metadata"] |= {"format": 2, "spec": _metadata._side_by_side(old["metadata"]["spec"])}
+    old["arrays"] = {name: decoded(name, array) for name, array in old["arrays"].items()}
+    selector = observed(0)
+    selector.load_state_dict(old)
+    before = selector.predict().mixed
+    for array in old["arrays"].values():
+        array[...] = 0
+    np.testing.assert_array_equal(selector.predict().mixed, before)
+    np.testing.assert_array_equal(before, observed(3).predict().mixed)
+
+
+def test_a_state_dict_without_beliefs_in_solved_goes_on_as_before():
+    here, selector = played(4), played(0)
+    old, arrays = here.state_dict(), in_the_earlier_layout(here)
+    old["metadata"] |= {"format": 2, "spec": _metadata._side_by_side(old["metadata"]["spec"])}
+    old["metadata"]["shapes"] = {name: list(array.shape) for name, array in arrays.items()}
+    selector.load_state_dict(old | {"arrays": arrays})
+    assert arrays["state.filtered"].shape == (2, N)
+    assert_goes_on_alike(selector, here)
+    old["arrays"] = arrays | {"state.excess": arrays["state.excess"][:2]}
+    with pytest.raises(ValueError, match="this selector has"):
+        selector.load_state_dict(old)
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_a_folder_without_beliefs_in_solved_goes_on_as_before(tmp_path, is_sharded):
+    mesh = jaxsel.prompts_mesh() if is_sharded else None
+    here = played(4)
+    arrays = in_the_earlier_layout(here)
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    written_by_an_earlier_version(tmp_path, here, arrays, shapes=shapes)
+    selector = PromptSelector.load(tmp_path, METHOD, num_prompts=N, mesh=mesh)
+    lies = [leaf.sharding for leaf in jax.tree.leaves(selector._state)]
+    assert lies == [leaf.sharding for leaf in jax.tree.leaves(played(0, mesh=mesh)._state)]
+    assert_goes_on_alike(selector, here)
+
+
+def assert_goes_on_alike(selector, other):
+    for _ in range(2):
+        for one, same in zip(selector.predict(), other.predict(), strict=True):
+            np.testing.assert_allclose(one, same, atol=1e-6)
+        for each in (selector, other):
+            each.observe([3, 4, 5], [8, 0, 3], 8)
+
+
+@pytest.mark.parametrize("wrong", [None, [], {"dtype": "object", "shape": [3], "data": b"x"}, {"shape": [10]}, "text"])
+def test_a_state_dict_with_wrong_arrays_leaves_the_state(wrong):
+    selector = observed(2)
+    state = selector.state_dict()
+    state["arrays"]["visits"] = wrong
+    with pytest.raises(ValueError, match=r"(give what state_dict|this selector has)"):
+        selector.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"(give what state_dict|this selector has)"):
+        selector.load_state_dict(state | {"arrays": wrong})
+    assert selector.visits[3] == 2
+
+
+def test_torch_reads_a_state_dict_without_trusting_it(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"selector": observed(3).state_dict()}, tmp_path / "trainer.pt")
+    selector = observed(0)
+    selector.load_state_dict(torch.load(tmp_path / "trainer.pt", weights_only=True)["selector"])
+    assert selector.state_dict() == observed(3).state_dict()
+
+
+@pytest.mark.parametrize("pool", [{"num_prompts": N}, {"keys": [f"k{i}" for i in range(N)]}, {"keys": range(N)}])
+def test_load_needs_the_folder_alone(pool, tmp_path):
+    selector = PromptSelector(METHOD, seed=3, candidate_ratio=2, **pool)
+    selector.observe(selector.select(4), [1, 2, 3, 4], 8)
+    selector.save(tmp_path)
+    restored = PromptSelector.load(tmp_path)
+    assert restored.state_dict() == selector.state_dict()
+    assert restored.select(4).tolist() == selector.select(4).tolist()
+    restored.save(tmp_path)
+    PromptSelector.load(tmp_path, METHOD, candidate_ratio=2, **pool)
+    with pytest.raises(ValueError, match="another pool"):
+        PromptSelector.load(tmp_path, keys=[f"x{i}" for i in range(N)])
+
+
+def test_load_asks_for_a_selector_that_cannot_be_rebuilt(tmp_path):
+    PromptSelector(jaxsel.mopps(prior_alpha=np.arange(1.0, N + 1)), num_prompts=N).save(tmp_path)
+    with pytest.raises(ValueError, match="give the selector itself"):
+        PromptSelector.load(tmp_path)

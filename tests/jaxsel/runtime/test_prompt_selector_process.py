@@ -1,0 +1,184 @@
+"""A PromptSelector among threads, processes and copies."""
+
+import copy
+import io
+import multiprocessing
+import os
+import pickle
+import resource
+import threading
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import jaxsel
+from jaxsel import PromptSelector
+from tests.support.playing import choices
+from tests.support.small_gps import EMBEDDINGS, TINY
+
+N = 40
+METHODS = {"mopps": jaxsel.mopps(), "dps": jaxsel.dps()}
+
+
+@pytest.fixture(params=METHODS)
+def method(request) -> jaxsel.Selector:
+    return METHODS[request.param]
+
+
+def started(method: jaxsel.Selector, **arguments: Any) -> PromptSelector:
+    selector = PromptSelector(method, num_prompts=N, seed=4, **arguments)
+    choices(selector, 1)
+    return selector
+
+
+def test_four_threads_lose_nothing(method):
+    selector, calls, errors = started(method), 25, []
+    selector.predict([1, 2, 3])
+
+    def work(number: int) -> None:
+        rng = np.random.default_rng(number)
+        try:
+            for _ in range(calls):
+                ids = selector.select(4)
+                selector.observe(ids, rng.integers(0, 9, 4), 8)
+                selector.predict(ids).mixed[:] = 0
+                selector.prepare(4)
+                assert selector.metrics()["selector/observes"] > 0
+                selector.state_dict()["arrays"].clear()
+                selector.visits[:] = 0
+        except Exception as error:  # a thread has nobody else to tell
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert selector.metrics()["selector/observes"] == 1 + 4 * calls
+    assert selector.visits.sum() == 4 * (1 + 4 * calls)
+
+
+def test_what_is_handed_out_may_be_written_to(method):
+    selector, plain = started(method), started(method)
+    for _ in range(2):
+        for array in (selector.select(5), *selector.predict(), *selector.predict([1, 2]), selector.visits):
+            array[:] = 0
+        for array in selector.state_dict()["arrays"].values():
+            array[...] = 0
+        plain.select(5)
+        assert choices(selector, 1) == choices(plain, 1)
+
+
+@pytest.mark.parametrize("act", ["select", "predict", "save", "metrics", "state_dict", "copy"])
+def test_a_forked_child_is_told(act, tmp_path):
+    selector = started(METHODS["mopps"])
+    call = {
+        "select": lambda: selector.select(4),
+        "predict": selector.predict,
+        "save": lambda: selector.save(tmp_path),
+        "metrics": selector.metrics,
+        "state_dict": selector.state_dict,
+        "copy": lambda: copy.copy(selector),
+    }[act]
+    reading, writing = os.pipe()
+    selector._guard._lock.acquire()  # as if another thread were in the middle of something
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX and Python warn of every fork
+        child = os.fork()
+    if child == 0:
+        try:
+            call()
+        except RuntimeError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    selector._guard._lock.release()
+    os.waitpid(child, 0)
+    os.close(writing)
+    assert (
+        "fork of it; make or load the selector in the child, or start processes with spawn"
+        in os.read(reading, 9999).decode()
+    )
+    os.close(reading)
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_copies_go_on_alone_and_alike(method, way):
+    selector = started(method, candidate_ratio=3, track_in_flight=True)
+    selector.select(3)
+    copied = way(selector)
+    assert copied.spec == selector.spec
+    expected = choices(selector)
+    assert choices(copied) == expected  # after the other has donated its state
+    first, second = selector.state_dict(), copied.state_dict()
+    assert first["metadata"] == second["metadata"]
+    jax.tree.map(np.testing.assert_array_equal, first["arrays"], second["arrays"])
+
+
+def test_a_pickled_selector_belongs_to_the_same_pool():
+    selector = PromptSelector(METHODS["mopps"], keys=["a", "b", "c"])
+    copied = pickle.loads(pickle.dumps(selector))
+    copied.load_state_dict(selector.state_dict())
+    with pytest.raises(ValueError, match="another pool"):
+        copied.load_state_dict(PromptSelector(METHODS["mopps"], keys=["a", "b", "d"]).state_dict())
+
+
+def test_what_cannot_be_pickled_says_what_to_do():
+    selector = PromptSelector(jaxsel.gps(EMBEDDINGS, **TINY), num_prompts=len(EMBEDDINGS))
+    with pytest.raises(ValueError, match=r"pickle its state_dict\(\), make the selector again in the other process"):
+        pickle.dump(selector, io.BytesIO())
+
+
+def _select_in_child(selector: PromptSelector, answers: Any) -> None:
+    answers.put(selector.select(4).tolist())
+
+
+@pytest.mark.slow
+def test_spawn_takes_a_selector():
+    selector, context = started(METHODS["mopps"]), multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    child = context.Process(target=_select_in_child, args=(selector, answers))
+    child.start()
+    assert answers.get(timeout=120) == selector.select(4).tolist()
+    child.join()
+
+
+@pytest.mark.slow
+def test_cycles_do_not_take_memory(method):
+    selector = started(method)
+
+    def cycles(count: int) -> int:
+        for _ in range(count):
+            ids = selector.select(4)
+            selector.observe(ids, ids % 9, 8)
+            selector.metrics()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes
+
+    before = cycles(500)
+    assert cycles(2000) - before < 4096
+
+
+UNCALLED: Any = jaxsel  # for a type checker that would refuse it too
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PromptSelector(UNCALLED.mopps, num_prompts=3), r"selector is .* call it: mopps\(\.\.\.\)"),
+        (lambda: PromptSelector(UNCALLED.beta_bernoulli(), num_prompts=3), "selector is .* give a Selector"),
+        (lambda: jaxsel.shard(UNCALLED.dps, jaxsel.prompts_mesh(), 3), r"call it: dps\(\.\.\.\)"),
+        (lambda: jaxsel.recalibrated(UNCALLED.hidden_markov), r"predictor is .* call it: hidden_markov\(\.\.\.\)"),
+        (
+            lambda: jaxsel.make_selector(jaxsel.beta_bernoulli(), jaxsel.thompson(), UNCALLED.top_k),
+            r"rule is .* call it: top_k\(\.\.\.\)",
+        ),
+    ],
+)
+def test_functions_that_were_not_called_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

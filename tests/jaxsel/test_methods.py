@@ -1,0 +1,162 @@
+"""What every method obeys, so that the engines around them need to know none of them."""
+
+import functools
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsel
+from jaxsel.predictors import hidden_markov
+from tests.support.histories import random_history
+
+N, BATCH = 30, 4
+KEY = jax.random.key(0)
+MAPP = {"acquisition": jaxsel.mixed_probability(log=True), "rule": jaxsel.gumbel_top_k()}
+METHODS = {
+    "mopps": jaxsel.mopps(),
+    "mopps, ageing by step": jaxsel.mopps(ageing="step"),
+    "mopps, vector prior": jaxsel.mopps(prior_alpha=np.linspace(1, 9, N), prior_beta=np.linspace(9, 1, N)),
+    "mopps, mean": jaxsel.mopps(acquisition=jaxsel.target_success_rate()),
+    "mopps, mixed probability": jaxsel.mopps(**MAPP),
+    "threshold": jaxsel.threshold(),
+    **{f"dps, {prior}": jaxsel.dps(prior_counts=prior) for prior in hidden_markov.PRIOR_COUNTS},
+    "dps, entropy bonus": jaxsel.dps(entropy_weight=0.3),
+    "uniform": jaxsel.uniform(),
+}
+
+
+@pytest.fixture(params=METHODS)
+def method(request) -> str:
+    return request.param
+
+
+@functools.cache
+def compiled_select(method: str) -> Any:
+    return jax.jit(METHODS[method].select, static_argnums=2)
+
+
+@functools.cache
+def after_a_run(method: str):
+    """The state before and after twenty selections in one scan, what was selected, and all predictions."""
+    selector = METHODS[method]
+    history = random_history(4, num_prompts=N, steps=20, batch_size=BATCH)
+
+    def step(state, batch):
+        selection = selector.select(KEY, state, BATCH)
+        return selector.update(KEY, state, batch._replace(prompt_ids=selection.prompt_ids)), selection
+
+    @jax.jit
+    def run(state):
+        state, selections = jax.lax.scan(step, state, history)
+        return state, selections, selector.predict(KEY, state, None)
+
+    state = selector.init(KEY, N)
+    return state, *run(state)
+
+
+def check_selection(selection: jaxsel.Selection, candidates: range) -> None:
+    assert selection.prompt_ids.dtype == jnp.int32
+    assert selection.prompt_ids.shape == (BATCH,)
+    ids = selection.prompt_ids.tolist()
+    assert len(set(ids)) == BATCH
+    assert set(ids) <= set(candidates)
+    for field in (selection.scores, *selection.prediction):
+        assert field.shape == (BATCH,)
+        assert field.dtype == jnp.float32
+        assert not np.isnan(field).any()
+
+
+def test_selections_are_distinct_rows_of_the_pool(method):
+    _, _, selections, _ = after_a_run(method)
+    for t in range(20):
+        check_selection(jax.tree.map(lambda field, t=t: field[t], selections), range(N))
+
+
+def test_selections_are_among_the_candidates(method):
+    state, _, _, _ = after_a_run(method)
+    candidates = range(5, 25, 2)
+    check_selection(compiled_select(method)(KEY, state, BATCH, jnp.array(candidates)), candidates)
+
+
+@pytest.mark.parametrize("method", ["mopps", "dps, local"])
+def test_a_scan_selects_as_a_loop_would(method):
+    state, after, selections, _ = after_a_run(method)
+    history = random_history(4, num_prompts=N, steps=20, batch_size=BATCH)
+    update = jax.jit(METHODS[method].update)
+    for t in range(20):
+        selection = compiled_select(method)(KEY, state, BATCH)
+        np.testing.assert_array_equal(selection.prompt_ids, selections.prompt_ids[t])
+        batch = jax.tree.map(lambda column, t=t: column[t], history)
+        state = update(KEY, state, batch._replace(prompt_ids=selection.prompt_ids))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), state, after)
+
+
+def test_predictions_are_finite_probabilities_of_the_whole_pool(method):
+    _, _, _, prediction = after_a_run(method)
+    for name, field in prediction._asdict().items():
+        assert field.shape == (N,), name
+        assert field.dtype == jnp.float32, name
+        assert ((np.asarray(field) >= 0) & (np.asarray(field) <= 1)).all(), name
+    total = prediction.unsolved + prediction.mixed + prediction.solved
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    np.testing.assert_array_less(prediction.variance, prediction.success_rate * (1 - prediction.success_rate) + 1e-6)
+
+
+def test_update_keeps_the_structure_of_the_state(method):
+    state, after, _, _ = after_a_run(method)
+    assert jax.tree.structure(state) == jax.tree.structure(after)
+    for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert isinstance(before, jax.Array)
+        assert (before.shape, before.dtype) == (now.shape, now.dtype)
+
+
+def test_the_spec_is_json_and_of_this_method_alone(method):
+    spec = METHODS[method].spec
+    assert json.loads(json.dumps(spec)) == spec
+    assert [name for name, other in METHODS.items() if other.spec == spec] == [method]
+
+
+@pytest.mark.parametrize("method", ["mopps", "dps, local"])
+def test_one_compilation_serves_all_states_and_keys(method):
+    state, after, _, _ = after_a_run(method)
+    compiled_select(method)(KEY, state, BATCH)
+    compilations = compiled_select(method)._cache_size()
+    for seed, belief in enumerate((state, after, after)):
+        compiled_select(method)(jax.random.key(seed), belief, BATCH)
+    assert compiled_select(method)._cache_size() == compilations
+
+
+def test_mopps_takes_draws_next_to_the_target():
+    state = METHODS["mopps"].init(KEY, N)
+    selection = METHODS["mopps"].select(KEY, state, N)
+    distance = np.abs(selection.prediction.draw - 0.5)
+    assert (np.diff(distance) >= 0).all()
+
+
+def test_dps_takes_the_largest_predicted_mixed_probability():
+    _, after, _, prediction = after_a_run("dps, ones")
+    chosen = compiled_select("dps, ones")(KEY, after, BATCH).prompt_ids
+    np.testing.assert_allclose(np.sort(prediction.mixed[chosen]), np.sort(prediction.mixed)[-BATCH:], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jaxsel.mopps(decay=2), "decay is 2; give a number from 0 to 1"),
+        (lambda: jaxsel.mopps(target=-1), "target is -1"),
+        (lambda: jaxsel.mopps(group_size=0), "group_size is 0"),
+        (lambda: jaxsel.threshold(lower=0.8), r"lower is 0\.8 and upper is 0\.7"),
+        (lambda: jaxsel.threshold(upper=1.8), r"upper is 1\.8; give a number from 0 to 1"),
+        (lambda: jaxsel.dps(decay=-1), "decay is -1"),
+        (lambda: jaxsel.dps(prior_counts="none"), "prior_counts is 'none'"),
+        (lambda: jaxsel.dps(entropy_weight=-1), "entropy_weight is -1"),
+        (lambda: jaxsel.uniform(decay=7), "decay is 7"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

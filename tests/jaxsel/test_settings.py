@@ -1,0 +1,57 @@
+"""The methods under JAX's other settings: the same choices, in float32."""
+
+import contextlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import jaxsel
+from tests.support.small_gps import EMBEDDINGS, TINY, N
+
+ONE_ENCODER: dict[str, Any] = TINY | {"history_conditioned": False}
+METHODS = {
+    "uniform": jaxsel.uniform,
+    "threshold": jaxsel.threshold,
+    "mopps": jaxsel.mopps,
+    "mopps by step": lambda: jaxsel.mopps(ageing="step"),
+    "dps": lambda: jaxsel.dps(entropy_weight=0.1),
+    # with one encoder of the two: compiling them takes most of the time
+    "gps": lambda: jaxsel.gps(EMBEDDINGS, **ONE_ENCODER),
+    "recalibrated": lambda: jaxsel.make_selector(
+        jaxsel.recalibrated(jaxsel.hidden_markov()), jaxsel.mixed_probability(), jaxsel.top_k()
+    ),
+}
+
+
+@contextlib.contextmanager
+def strict_and_without_nans():
+    """Both settings at once: each setting that is tried compiles every method again."""
+    with jax.numpy_dtype_promotion("strict"), jax.debug_nans(True):
+        yield
+
+
+SETTINGS = (lambda: jax.enable_x64(True), strict_and_without_nans)
+
+
+def choices(method: str, setting) -> tuple[list[list[int]], jaxsel.Prediction]:
+    with setting():
+        live, chosen = jaxsel.PromptSelector(METHODS[method](), num_prompts=N, seed=0), []
+        live.observe([], [], 8)
+        live.metrics()
+        for step in range(3):
+            chosen.append(live.select(4).tolist())
+            live.observe(chosen[-1], [step, 8, 0, 3], 8)
+        return chosen, live.predict()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_choices_do_not_depend_on_settings(method):
+    expected, prediction = choices(method, contextlib.nullcontext)
+    for setting in SETTINGS:
+        found, again = choices(method, setting)
+        assert found == expected
+        for one, other in zip(prediction, again, strict=True):
+            assert other.dtype == np.float32
+            np.testing.assert_allclose(one, other, atol=1e-6)

@@ -1,0 +1,90 @@
+"""A tiny world for the training loop: single digits to copy, a policy of a few thousand weights, and its runs."""
+
+import random
+
+import torch
+
+import jaxsel
+from rl.curriculum import Selected
+from rl.engines.hf import HFEngine
+from rl.policy import build_policy
+from rl.probe import Probe
+from rl.prompts import Demonstration, PromptPool, Task, Verdict
+from rl.train import train
+from rl.train_config import TrainConfig
+
+CONFIG = TrainConfig(steps=8, group_size=4, learning_rate=1e-3, probe_every=4, checkpoint_every=3)
+SCRIPT = """
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from tests.support import runs
+
+torch.set_num_threads(1)
+runs.start(runs.TASK, Path({run_dir!r}), replace(runs.CONFIG, steps={steps}, checkpoint_every=5), resume=True)
+"""
+
+
+def _pool(num_prompts: int, seed: int) -> PromptPool:
+    rng = random.Random(seed)
+    texts = [f"{i % 10}{rng.randrange(10)}{i // 10}=" for i in range(num_prompts)]
+    return PromptPool(texts, [text[0] for text in texts], [f"{i}" for i in range(num_prompts)])
+
+
+def _demonstrations(seed: int):
+    rng = random.Random(seed)
+    while True:
+        prompt = f"{rng.randrange(10)}{rng.randrange(10)}{rng.randrange(4)}="
+        yield Demonstration(prompt, prompt[0])
+
+
+def _verify(completion: str, answer: str) -> Verdict:
+    success = completion[:1] == answer
+    return Verdict(success, float(success))
+
+
+TASK = Task("copy", "0123456789=", 3, _pool, lambda n: _pool(n, -1), _demonstrations, _verify)
+"""Copy the first digit of the prompt; what follows it does not matter."""
+
+
+def selector(method=None, ratio: int | None = 2):
+    return jaxsel.PromptSelector(method or jaxsel.mopps(group_size=4), num_prompts=30, candidate_ratio=ratio)
+
+
+def start(task, run_dir, config=CONFIG, curriculum=None, policy=None, **options):
+    policy = policy or build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)
+    pool = task.pool(30, 0)
+    records = train(
+        config,
+        task=task,
+        pool=pool,
+        policy=policy,
+        engine=options.pop("engine", None) or HFEngine(policy),
+        curriculum=curriculum or Selected(selector(), 4),
+        probe=Probe(task, pool, task.held_out(5), num_pool_prompts=10, group_size=2),
+        run_dir=run_dir,
+        **options,
+    )
+    return records, policy
+
+
+def without_times(records):
+    return [{k: v for k, v in record.items() if not k.startswith("seconds/")} for record in records]
+
+
+def assert_same_run(one, other):
+    assert without_times(one[0]) == without_times(other[0])
+    for name, weight in one[1].model.state_dict().items():
+        assert torch.equal(weight, other[1].model.state_dict()[name]), name
+
+
+def until_killed(at):
+    def steps_until(steps):
+        for step in steps:
+            if step == at:
+                raise KeyboardInterrupt
+            yield step
+
+    return steps_until
