@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +99,21 @@ def test_documented_modules_only_name_what_others_hold(name):
     statements = ast.parse((ROOT / "jaxsel" / f"{name}.py").read_text()).body
     assert ast.get_docstring(ast.Module(statements, []))
     assert all(isinstance(statement, ast.ImportFrom) for statement in statements[1:])
+
+
+@pytest.mark.parametrize("name", ["jaxsel", *(f"jaxsel.{name}" for name in PUBLIC)])
+def test_all_public_names_are_documented(name):
+    module = importlib.import_module(name)
+    public = [value for key, value in vars(module).items() if not key.startswith("_") and callable(value)]
+    assert public
+    for value in public:
+        own = (
+            [inspect.unwrap(member) for key, member in vars(value).items() if not key.startswith("_")]
+            if inspect.isclass(value)
+            else []
+        )
+        for member in [value, *(member for member in own if inspect.isfunction(member))]:
+            assert member.__doc__, f"{name}: {member.__qualname__} has no docstring"
 
 
 @pytest.mark.parametrize("path", files("jaxsel"), ids=module_name)
