@@ -37,7 +37,7 @@ from numpyro.infer import MCMC, NUTS
 from jaxsel import _validate
 from jaxsel.base import Prediction
 from jaxsel.evaluation.replay import History, make_history
-from jaxsel.predictors.amortized import embeddings as _embeddings
+from jaxsel.predictors import embeddings as _embeddings
 
 _SCALARS = ("mean", "spread", "drift", "volatility")
 _REPORTED = (*_SCALARS, "weight_scale", "weights", "last_logit")

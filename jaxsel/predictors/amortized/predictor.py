@@ -31,7 +31,7 @@ from jaxsel import _validate
 from jaxsel._visits import accumulated, merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts
 from jaxsel.numerics import random
-from jaxsel.predictors.amortized import embeddings as _embeddings
+from jaxsel.predictors import embeddings as _embeddings
 from jaxsel.predictors.amortized.likelihood import LIKELIHOODS
 from jaxsel.predictors.amortized.ring import at_most, batches_of, empty_ring, pushed
 from jaxsel.predictors.amortized.state import AmortizedState, Fit

@@ -3,7 +3,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxsel.predictors.amortized import embeddings as _embeddings
+from jaxsel.predictors import embeddings as _embeddings
 from tests.support.networks_reference import prompt_features
 
 RNG = np.random.default_rng(0)
