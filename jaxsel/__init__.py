@@ -27,6 +27,7 @@ from jaxsel.predictors.beta import beta_bernoulli as beta_bernoulli
 from jaxsel.predictors.beta import informative_prior as informative_prior
 from jaxsel.predictors.hidden_markov import hidden_markov as hidden_markov
 from jaxsel.predictors.recalibration import recalibrated as recalibrated
+from jaxsel.predictors.state_space.predictor import state_space as state_space
 from jaxsel.replay import History as History
 from jaxsel.replay import make_history as make_history
 from jaxsel.replay import replay as replay
@@ -35,6 +36,8 @@ from jaxsel.runtime.sharding import initialize_distributed as initialize_distrib
 from jaxsel.runtime.sharding import prompts_mesh as prompts_mesh
 from jaxsel.runtime.sharding import shard as shard
 from jaxsel.selection.acquisition import entropy as entropy
+from jaxsel.selection.acquisition import expected_signal as expected_signal
+from jaxsel.selection.acquisition import expected_variance as expected_variance
 from jaxsel.selection.acquisition import mixed_probability as mixed_probability
 from jaxsel.selection.acquisition import posterior_draw as posterior_draw
 from jaxsel.selection.acquisition import target_success_rate as target_success_rate

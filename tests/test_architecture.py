@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PREDICTORS = ("jaxsel.predictors.beta", "jaxsel.predictors.hidden_markov", "jaxsel.predictors.amortized")
+PREDICTORS = tuple(f"jaxsel.predictors.{name}" for name in ("beta", "hidden_markov", "amortized", "state_space"))
 PUBLIC = ("metrics", "plotting", "reference_models", "replay", "simulate")
 # A part of jaxsel imports from the parts above it in this list, and from no other.
 LAYERS = (

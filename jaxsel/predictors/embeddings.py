@@ -50,7 +50,7 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"embeddings is of type {array.dtype}; give float16, bfloat16 or float32")
     first = 0
-    for block in _blocks(array):
+    for block in blocks(array):
         with np.errstate(over="ignore"):
             finite = np.isfinite((block.astype(np.float32) ** 2).sum(1))
         if not finite.all():
@@ -65,7 +65,7 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
 def fingerprint(embeddings: Float[np.ndarray | Array, "N d"]) -> str:
     """A name for exactly these numbers."""
     digest = hashlib.sha256(f"{embeddings.dtype} {embeddings.shape}".encode())
-    for block in _blocks(embeddings):
+    for block in blocks(embeddings):
         digest.update(block.tobytes())
     return f"sha256:{digest.hexdigest()[:16]}"
 
@@ -73,7 +73,7 @@ def fingerprint(embeddings: Float[np.ndarray | Array, "N d"]) -> str:
 def features(embeddings: Float[np.ndarray | Array, "N d"]) -> Features:
     """Scaled by all rows of the pool."""
     count, total, squares = len(embeddings), np.float64(0), np.float64(0)
-    for block in _blocks(embeddings):
+    for block in blocks(embeddings):
         raw = np.asarray(_raw_features(block), np.float64)
         total, squares = total + raw.sum(0), squares + (raw**2).sum(0)
     mean = total / count
@@ -90,6 +90,6 @@ def _raw_features(embeddings: Float[np.ndarray | Array, "*batch d"]) -> Float[Ar
     return jnp.concatenate([vectors / length, jnp.log(length)], -1)
 
 
-def _blocks(embeddings: Float[np.ndarray | Array, "N d"]) -> Iterator[np.ndarray]:
+def blocks(embeddings: Float[np.ndarray | Array, "N d"]) -> Iterator[np.ndarray]:
     for start in range(0, len(embeddings), _ROWS):
         yield np.asarray(embeddings[start : start + _ROWS])

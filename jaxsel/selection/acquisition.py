@@ -1,10 +1,12 @@
 """Prediction -> scores: what makes a prompt worth rolling out. The higher, the better."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxsel import _validate
 from jaxsel.base import Acquisition, Prediction
+from jaxsel.numerics import beta_binomial
 
 
 def thompson(target: float = 0.5) -> Acquisition:
@@ -56,3 +58,39 @@ def solve_state_entropy(prediction: Prediction) -> Float[Array, " m"]:
         return belief * jnp.log(jnp.where(belief > 0, belief, 1.0))
 
     return -(term(prediction.unsolved) + term(prediction.mixed) + term(prediction.solved))
+
+
+def expected_variance() -> Acquisition:
+    """Score by E[p (1 - p)], the expected variance of the rewards, which is the size of GRPO's signal.
+
+    It is `success_rate - variance - success_rate ** 2`, exact for every predictor. Unlike P(mixed), it tells a prompt
+    with p = 0.5 from one with p = 0.2.
+    """
+    return Acquisition({"name": "expected_variance"}, lambda p: p.success_rate - p.variance - p.success_rate**2)
+
+
+def expected_signal(group_size: int = 8) -> Acquisition:
+    """Score by E[sqrt(s (n - s))] / n, the expected standard deviation of the rewards of a group.
+
+    The success rate is taken for a Beta variable with the predicted mean and variance, which is exact for
+    `beta_bernoulli`; s is then Beta-Binomial. GRPO with normalised advantages moves the policy in proportion to it.
+
+    Args:
+        group_size: n, rollouts per prompt.
+
+    Raises:
+        ValueError: The group size is no integer of at least 1.
+    """
+    _validate.positive_integer(group_size=group_size)
+
+    def score(prediction: Prediction) -> Float[Array, " m"]:
+        mean = prediction.success_rate
+        spread = beta_binomial.spread_of(mean, prediction.variance)
+        total = jnp.zeros_like(mean)
+        for s in range(1, group_size):
+            successes = jnp.full(mean.shape, s, jnp.int32)
+            probability = jnp.exp(beta_binomial.log_prob(successes, jnp.full_like(successes, group_size), mean, spread))
+            total = total + np.float32(np.sqrt(s * (group_size - s)) / group_size) * probability
+        return total
+
+    return Acquisition({"name": "expected_signal", "group_size": group_size}, score)

@@ -19,6 +19,9 @@ METHODS = {
     "dps": lambda: jaxsel.dps(entropy_weight=0.1),
     # with one encoder of the two: compiling them takes most of the time
     "gps": lambda: jaxsel.gps(EMBEDDINGS, **ONE_ENCODER),
+    "state space": lambda: jaxsel.make_selector(
+        jaxsel.state_space(EMBEDDINGS), jaxsel.expected_variance(), jaxsel.top_k()
+    ),
     "recalibrated": lambda: jaxsel.make_selector(
         jaxsel.recalibrated(jaxsel.hidden_markov()), jaxsel.mixed_probability(), jaxsel.top_k()
     ),

@@ -47,6 +47,14 @@ METHODS = {
     "gps, no shortlist": jaxsel.gps(EMBEDDINGS, shortlist=None, **SMALL),
     "gps, weight": jaxsel.gps(EMBEDDINGS, diversity_weight=0.3, **SMALL),
 }
+METHODS |= {
+    name: jaxsel.make_selector(predictor, acquisition, jaxsel.top_k(), method="custom")
+    for name, predictor, acquisition in [
+        ("custom, state space", jaxsel.state_space(), jaxsel.expected_variance()),
+        ("custom, signal", jaxsel.state_space(), jaxsel.expected_signal()),
+        ("custom, embeddings", jaxsel.state_space(EMBEDDINGS, group_size=4), jaxsel.expected_variance()),
+    ]
+}
 ALL = {
     **METHODS,
     **{f"recalibrated {name}": again(selector) for name, selector in METHODS.items()},
@@ -58,11 +66,14 @@ MAKERS = (
     jaxsel.beta_bernoulli,
     jaxsel.hidden_markov,
     jaxsel.amortized,
+    jaxsel.state_space,
     jaxsel.thompson,
     jaxsel.target_success_rate,
     jaxsel.posterior_draw,
     jaxsel.mixed_probability,
     jaxsel.entropy,
+    jaxsel.expected_variance,
+    jaxsel.expected_signal,
     jaxsel.top_k,
     jaxsel.within_bounds,
     jaxsel.gumbel_top_k,

@@ -9,16 +9,27 @@ from jaxsel.base import Acquisition, Predictor, Rule, Selector
 from jaxsel.predictors.beta import beta_bernoulli
 from jaxsel.predictors.hidden_markov import hidden_markov
 from jaxsel.predictors.recalibration import recalibrated
-from jaxsel.selection.acquisition import entropy, mixed_probability, posterior_draw, target_success_rate, thompson
+from jaxsel.predictors.state_space.predictor import state_space
+from jaxsel.selection.acquisition import (
+    entropy,
+    expected_signal,
+    expected_variance,
+    mixed_probability,
+    posterior_draw,
+    target_success_rate,
+    thompson,
+)
 from jaxsel.selection.rules import diverse, gumbel_top_k, make_selector, random_subset, top_k, within_bounds
 
-_PREDICTORS = {"beta_bernoulli": beta_bernoulli, "hidden_markov": hidden_markov}
+_PREDICTORS = {"beta_bernoulli": beta_bernoulli, "hidden_markov": hidden_markov, "state_space": state_space}
 _ACQUISITIONS: dict[str, Callable[..., Acquisition]] = {
     "thompson": thompson,
     "target_success_rate": target_success_rate,
     "posterior_draw": posterior_draw,
     "mixed_probability": mixed_probability,
     "entropy": entropy,
+    "expected_variance": expected_variance,
+    "expected_signal": expected_signal,
 }
 _RULES: dict[str, Callable[..., Rule]] = {
     "top_k": top_k,
@@ -54,7 +65,7 @@ def selector_from_spec(spec: dict[str, Any]) -> Selector:
 
 
 def _predictor(spec: dict[str, Any]) -> Predictor:
-    if spec["name"] == "amortized":
+    if spec["name"] == "amortized" or spec.get("embeddings") is not None:
         raise ValueError("it does not hold the embeddings")
     if spec["name"] == "recalibrated":
         options = {name: value for name, value in spec.items() if name not in ("name", "predictor")}

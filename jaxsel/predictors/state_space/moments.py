@@ -1,0 +1,106 @@
+r"""Expectations over a Gaussian logit, by two quadratures.
+
+For a prediction, eta ~ N(mu, v) and p = sigmoid(eta): the trapezoidal rule on equally spaced nodes. It converges
+exponentially for smooth functions, and exp(-eta) at the nodes is a geometric sequence: no exponential per node.
+
+For an update, the posterior of eta after s of n successes: Gauss and Hermite, around the mode of the posterior.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+LARGEST_VARIANCE = 36.0
+"""Of a logit, for which the trapezoidal rule keeps its precision."""
+
+_HALF = 18  # nodes on each side of the mean
+_REACH = 4.2  # standard deviations
+_LARGEST_LOGIT = 30.0  # exp(30 + 4.2 * 6) is a float32
+_OFFSETS = np.linspace(-_REACH, _REACH, 2 * _HALF + 1)
+_WEIGHTS = np.exp(-0.5 * _OFFSETS**2) / np.exp(-0.5 * _OFFSETS**2).sum()
+_HERMITE, _HERMITE_WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
+_NEWTON_STEPS = 12
+
+
+class Moments(NamedTuple):
+    """Expectations of p = sigmoid(eta) under eta ~ N(mu, v).
+
+    Attributes:
+        mean: E[p].
+        spread: E[p (1 - p)].
+        unsolved: E[(1 - p)^n].
+        solved: E[p^n].
+    """
+
+    mean: Float[Array, " m"]
+    spread: Float[Array, " m"]
+    unsolved: Float[Array, " m"]
+    solved: Float[Array, " m"]
+
+
+def moments(mean: Float[Array, " m"], variance: Float[Array, " m"], group_size: int) -> Moments:
+    """Return the expectations for groups of n rollouts, each within 1e-4 for variances up to `LARGEST_VARIANCE`."""
+    mean = jnp.clip(mean, -_LARGEST_LOGIT, _LARGEST_LOGIT)
+    step = jnp.sqrt(jnp.minimum(variance, LARGEST_VARIANCE)) * np.float32(_OFFSETS[1] - _OFFSETS[0])
+    odds_against, ratio = jnp.exp(_HALF * step - mean), jnp.exp(-step)
+    totals = [jnp.zeros_like(mean)] * 4
+    for weight in _WEIGHTS:
+        p = 1 / (1 + odds_against)
+        q = odds_against * p
+        terms = p, p * q, _power(q, group_size), _power(p, group_size)
+        totals = [total + np.float32(weight) * term for total, term in zip(totals, terms, strict=True)]
+        odds_against = odds_against * ratio
+    return Moments(*totals)
+
+
+def _power(base: Float[Array, " m"], exponent: int) -> Float[Array, " m"]:
+    """Return an integer power by repeated squaring, which has no logarithm of 0."""
+    return jax.lax.integer_pow(base, exponent)
+
+
+class Posterior(NamedTuple):
+    """What s of n successes say of eta ~ N(mu, v).
+
+    Attributes:
+        log_evidence: log E[p^s (1 - p)^(n - s)], the log score without its binomial coefficient.
+        shift: posterior mean of eta, minus mu.
+        variance: posterior variance of eta.
+    """
+
+    log_evidence: Float[Array, " b"]
+    shift: Float[Array, " b"]
+    variance: Float[Array, " b"]
+
+
+def posterior(
+    mean: Float[Array, " b"], variance: Float[Array, " b"], successes: Int[Array, " b"], group_size: Int[Array, " b"]
+) -> Posterior:
+    """Return evidence, mean and variance; with n = 0 the posterior is the prior."""
+    s, n = successes.astype(jnp.float32), group_size.astype(jnp.float32)
+
+    def newton(_: Int[Array, ""], shift: Float[Array, " b"]) -> Float[Array, " b"]:
+        p = jax.nn.sigmoid(mean + shift)
+        gradient = s - n * p - shift / variance
+        step = gradient / (n * p * (1 - p) + 1 / variance)
+        return shift + jnp.clip(step, -2, 2)
+
+    mode = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, jnp.zeros_like(mean))
+    p = jax.nn.sigmoid(mean + mode)
+    width = jax.lax.rsqrt(n * p * (1 - p) + 1 / variance)
+    nodes = jnp.asarray(_HERMITE, jnp.float32)[:, None]
+    shift = mode[None] + width[None] * nodes
+    eta = mean[None] + shift
+    log_likelihood = s[None] * jax.nn.log_sigmoid(eta) + (n - s)[None] * jax.nn.log_sigmoid(-eta)
+    # relative to the Gaussian of the nodes, whose density is in the weights
+    log_ratio = log_likelihood - 0.5 * shift**2 / variance[None] + 0.5 * nodes**2
+    largest = log_ratio.max(0)
+    weights = jnp.asarray(_HERMITE_WEIGHTS / _HERMITE_WEIGHTS.sum(), jnp.float32)[:, None]
+    weights = weights * jnp.exp(log_ratio - largest[None])
+    total = weights.sum(0)
+    first = (weights * shift).sum(0) / total
+    second = (weights * (shift - first[None]) ** 2).sum(0) / total
+    log_evidence = largest + jnp.log(total) + jnp.log(width) - 0.5 * jnp.log(variance)
+    return Posterior(log_evidence, first, jnp.minimum(second, variance))

@@ -1,0 +1,221 @@
+r"""A logistic state-space model of all prompts, filtered online.
+
+    eta_it = w_t . phi(e_i) + g_t + u_it          logit of the success rate; phi: embedding features and a constant
+    w_t    = w_{t-1} + drift                      shared by all prompts
+    g_t    = g_{t-1} + progress + drift           level: what moves all prompts alike
+    u_it   ~ N(0, tau2) before the first visit
+    u_it   <- u_it + gain * 4 s (n - s) / n^2     at a visit, variance + q_v: training on a prompt teaches it
+    Var u_it grows by q_u per step, at most back to tau2, while the prompt is not visited
+    s_it   ~ Binomial(n_it, sigmoid(eta_it))
+
+Given w, prompts are independent, so that the state holds for each prompt the mean of its logit at a reference value of
+w . phi, the variance, and implicitly the slope: a visited prompt hardly depends on what is learnt of w afterwards.
+
+An update is one step of assumed-density filtering. Every prompt's binomial likelihood is replaced by the Gaussian that
+gives its logit the exact posterior mean and variance (see `moments`), and the Gaussian model of weights and prompts is
+conditioned on all of these at once, which takes O(b f^2 + f^3) for b prompts and f features, whatever the pool. A
+prompt that is unlike its neighbours gets the variance that a Student t distribution gives an outlier.
+
+Nothing is set by hand: see `settings` for tau2, q_v, q_u, gain and progress, and `weights` for drift and prior of w.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+from numpy.typing import ArrayLike
+
+from jaxsel import _validate
+from jaxsel._visits import merge_visits
+from jaxsel.base import Prediction, Predictor, Rollouts
+from jaxsel.numerics import random
+from jaxsel.predictors import embeddings as _embeddings
+from jaxsel.predictors.state_space.features import Forms, Scaling, linear_forms, scaling_of
+from jaxsel.predictors.state_space.moments import LARGEST_VARIANCE, Posterior, moments, posterior
+from jaxsel.predictors.state_space.settings import Learning, first_guess, learned
+from jaxsel.predictors.state_space.state import StateSpaceState, given_weights
+from jaxsel.predictors.state_space.weights import covariance_root, no_weights, shrunk, updated
+
+_FREEDOM = 5.0  # degrees of freedom of the Student t distribution
+_SMALLEST = 1e-4  # variance of a logit
+
+
+def state_space(embeddings: ArrayLike | Array | None = None, *, group_size: int = 8) -> Predictor:
+    """Predict by the logistic state-space model, with embeddings or without.
+
+    Args:
+        embeddings: One row per prompt of the pool, in float16, bfloat16 or float32; a NumPy array may be memory-mapped.
+            They are copied to the device once and stay in their dtype (float64 becomes float32). None: prompts share
+            only the constant.
+        group_size: n, the rollouts per prompt that `unsolved`, `mixed` and `solved` refer to.
+
+    Raises:
+        ValueError: An argument is out of its range, or the embeddings are no finite matrix; `init` raises it where the
+            embeddings belong to another pool.
+    """
+    _validate.positive_integer(group_size=group_size)
+    matrix = None if embeddings is None else _embeddings.checked(embeddings)
+    scaling = None if matrix is None else scaling_of(matrix)
+
+    def init(key: Key[Array, ""], num_prompts: int) -> StateSpaceState:
+        del key
+        if matrix is not None and len(matrix) != num_prompts:
+            raise ValueError(f"embeddings has {len(matrix)} rows for {num_prompts} prompts; give one row per prompt")
+        zeros = jnp.zeros(num_prompts, jnp.float32)
+        return StateSpaceState(
+            None if matrix is None else jnp.array(matrix),
+            no_weights(0 if matrix is None else matrix.shape[1]),
+            zeros,
+            zeros.copy(),
+            zeros.copy(),
+            zeros.copy(),
+            jnp.zeros(num_prompts, jnp.int32),
+            jnp.int32(0),
+            first_guess(),
+            jnp.float32(0),
+        )
+
+    def predict(
+        key: Key[Array, ""],
+        state: StateSpaceState,
+        prompt_ids: Int[Array, " m"] | None,
+        first_id: Int[Array, ""] | int = 0,
+    ) -> Prediction:
+        mean, variance = logits(state, scaling, prompt_ids)
+        rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
+        rate, spread, unsolved, solved = moments(mean, variance, group_size)
+        normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
+        mixed = jnp.zeros_like(rate) if group_size == 1 else jnp.maximum(1 - unsolved - solved, 0)
+        return Prediction(
+            rate,
+            jnp.maximum(rate * (1 - rate) - spread, 0),
+            jax.nn.sigmoid(mean + jnp.sqrt(variance) * normal),
+            unsolved,
+            mixed,
+            solved,
+        )
+
+    def update(key: Key[Array, ""], state: StateSpaceState, rollouts: Rollouts) -> StateSpaceState:
+        del key
+        return filtered(state, scaling, rollouts)
+
+    fingerprint = None if matrix is None else _embeddings.fingerprint(matrix)
+    return Predictor(
+        {"name": "state_space", "embeddings": fingerprint, "group_size": group_size}, init, predict, update
+    )
+
+
+def logits(
+    state: StateSpaceState, scaling: Scaling | None, prompt_ids: Int[Array, " m"] | None
+) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """Return the predictive mean and variance of the prompts' logits; None: of the whole pool."""
+    rows = slice(None) if prompt_ids is None else prompt_ids
+    weights, root = state.weights.mean, covariance_root(state.weights)
+    given = given_weights(state, state.learning.settings, rows)
+    if state.embeddings is None or scaling is None:
+        constant = weights[0], (root[0] ** 2).sum(), root[0] @ root[1]
+        forms = Forms(*(jnp.broadcast_to(value, given.mean.shape) for value in constant))
+    else:
+        forms = linear_forms(state.embeddings[rows], scaling, weights, root)
+    mean = weights[-1] + given.mean + given.slope * (forms.mean - given.reference)
+    slope = given.slope
+    shared = slope**2 * forms.square + 2 * slope * forms.cross + (root[-1] ** 2).sum()
+    return mean, jnp.clip(given.variance + shared, _SMALLEST, LARGEST_VARIANCE)
+
+
+class Sites(NamedTuple):
+    """The Gaussian likelihood of every visited prompt's logit: its precision, and that times its residual."""
+
+    precision: Float[Array, " b"]
+    weighted_residual: Float[Array, " b"]
+
+
+def filtered(state: StateSpaceState, scaling: Scaling | None, rollouts: Rollouts) -> StateSpaceState:
+    """Condition the state on one batch and move it to the next step; an empty batch changes nothing."""
+    num_prompts = len(state.mean)
+    visits = merge_visits(rollouts, num_prompts)
+    rows = jnp.minimum(visits.prompt_ids, num_prompts - 1)
+    is_visit = visits.group_size > 0
+    if state.embeddings is None or scaling is None:
+        features = jnp.ones((len(rows), 1), jnp.float32)
+    else:
+        features = scaling(state.embeddings[rows])
+
+    root = covariance_root(state.weights)
+    given = given_weights(state, state.learning.settings, rows)
+    shared = features @ state.weights.mean[:-1]
+    mean = state.weights.mean[-1] + given.mean + given.slope * (shared - given.reference)
+    design = jnp.concatenate([given.slope[:, None] * features, jnp.ones_like(features[:, :1])], 1)
+    doubt = ((design @ root) ** 2).sum(1)
+    total = jnp.clip(given.variance + doubt, _SMALLEST, LARGEST_VARIANCE)
+    alone = posterior(mean, total, visits.successes, visits.group_size)
+    jacobian = _jacobian(state, rows, alone, total)
+    learning = learned(state.learning, jnp.where(is_visit[:, None], jacobian, 0))
+    scores = jnp.where(is_visit, alone.log_evidence, 0)
+
+    variance = given.variance * _inflation(alone, total)
+    sites = _sites(mean, jnp.clip(variance + doubt, _SMALLEST, LARGEST_VARIANCE), visits)
+    noise = 1 / (1 + variance * sites.precision)
+    weights, change, root = updated(
+        state.weights, root, design, sites.precision * noise, sites.weighted_residual * noise
+    )
+    moved = design @ change
+    mean = mean + moved + variance * noise * (sites.weighted_residual - sites.precision * moved)
+    weights = shrunk(weights, root)
+    n = jnp.maximum(visits.group_size, 1).astype(jnp.float32)
+    s = visits.successes.astype(jnp.float32)
+
+    some = is_visit.any()
+    step = state.step + some.astype(jnp.int32)
+    advanced = weights._replace(mean=weights.mean.at[-1].add(learning.settings.progress))
+    new = advanced, learning, scores.sum() / jnp.maximum(is_visit.sum(dtype=jnp.float32), 1)
+    old = state.weights, state.learning, state.log_score
+    new = jax.tree.map(lambda after, before: jnp.where(some, after, before), new, old)
+
+    def put(column: Float[Array, " N"] | Int[Array, " N"], values: Array) -> Array:
+        return column.at[visits.prompt_ids].set(values, mode="drop")  # rows without information point past the pool
+
+    return StateSpaceState(
+        state.embeddings,
+        new[0],
+        put(state.mean, mean - weights.mean[-1]),
+        put(state.reference, features @ weights.mean[:-1]),
+        put(state.variance, variance * noise),
+        put(state.lesson, 4 * s * (n - s) / n**2),
+        put(state.last_step, step),
+        step,
+        *new[1:],
+    )
+
+
+def _sites(mean: Float[Array, " b"], total: Float[Array, " b"], visits: Rollouts) -> Sites:
+    alone = posterior(mean, total, visits.successes, visits.group_size)
+    is_visit = visits.group_size > 0
+    precision = jnp.where(is_visit, jnp.maximum(1 / alone.variance - 1 / total, 0), 0)
+    return Sites(precision, jnp.where(is_visit, alone.shift / alone.variance, 0))
+
+
+def _inflation(alone: Posterior, total: Float[Array, " b"]) -> Float[Array, " b"]:
+    """Return the factor by which a Student t distribution widens the variance of an outlier; 1 for all others."""
+    surprise = (alone.shift**2 + alone.variance) / total
+    return jnp.maximum((_FREEDOM + surprise) / (_FREEDOM + 1), 1)
+
+
+def _jacobian(
+    state: StateSpaceState,
+    rows: Int[Array, " b"],
+    alone: Posterior,
+    total: Float[Array, " b"],
+) -> Float[Array, "b 5"]:
+    """Return the derivatives of every prompt's log score with respect to the settings."""
+
+    def predicted(theta: Float[Array, " 5"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+        settings = Learning(theta, state.learning.information).settings
+        given = given_weights(state, settings, rows)
+        return given.mean + settings.progress, given.variance
+
+    by_mean, by_variance = jax.jacfwd(predicted)(state.learning.theta)
+    score_of_mean = alone.shift / total
+    score_of_variance = 0.5 * ((alone.variance + alone.shift**2) / total - 1) / total
+    return score_of_mean[:, None] * by_mean + score_of_variance[:, None] * by_variance

@@ -1,0 +1,80 @@
+r"""The settings of the model, learned from the log score of every batch before its update.
+
+With l_i the log probability of prompt i's successes and J_i = dl_i / d theta, a step is one of Newton's with the
+empirical Fisher information in place of the curvature:
+
+    F     <- d F + sum_i J_i J_i'
+    theta <- theta + (F + F0)^-1 (sum_i J_i + (1 - d) F0 (theta0 - theta))
+
+F0 is the precision of a prior around theta0. The steps shrink as evidence gathers, so there is no learning rate; what
+was observed 1 / (1 - d) steps ago is forgotten, so that settings follow a policy that changes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+_KEPT = 0.98  # d
+
+
+class Settings(NamedTuple):
+    """Theta: numbers of the model that nobody sets by hand, in logits and steps.
+
+    Attributes:
+        log_prior: log of tau2, the variance of a prompt's own part before its first visit.
+        log_visit: log of q_v, the variance that a visit adds.
+        log_step: log of q_u, the variance that a step adds to what is not visited.
+        gain: what a group with as many failures as successes teaches its own prompt.
+        progress: what a step teaches every prompt.
+    """
+
+    log_prior: Float[Array, ""]
+    log_visit: Float[Array, ""]
+    log_step: Float[Array, ""]
+    gain: Float[Array, ""]
+    progress: Float[Array, ""]
+
+
+_START = np.array([np.log(6.0), np.log(0.05), np.log(0.003), 0.0, 0.0], np.float32)
+_SPREAD = np.array([1.0, 1.0, 1.5, 0.2, 0.01], np.float32)  # of the prior around the start
+_LOWEST = np.array([np.log(0.05), np.log(1e-3), np.log(1e-5), -1.0, -0.2], np.float32)
+_HIGHEST = np.array([np.log(25.0), np.log(4.0), np.log(1.0), 1.0, 0.2], np.float32)
+_LARGEST_STEP = np.array([0.5, 0.5, 0.5, 0.1, 0.01], np.float32)
+
+
+class Learning(NamedTuple):
+    """Settings and what is known of them.
+
+    Attributes:
+        theta: the settings as a vector, in the order of `Settings`.
+        information: F.
+    """
+
+    theta: Float[Array, " 5"]
+    information: Float[Array, "5 5"]
+
+    @property
+    def settings(self) -> Settings:
+        """The settings by name."""
+        return Settings(*self.theta)
+
+
+def first_guess() -> Learning:
+    """Return the settings before any observation."""
+    return Learning(jnp.asarray(_START), jnp.zeros((len(_START), len(_START)), jnp.float32))
+
+
+def learned(learning: Learning, jacobian: Float[Array, "b 5"]) -> Learning:
+    """Take one step along the log scores' gradients; rows without an observation are 0."""
+    # a prompt that is far off must not decide alone
+    length = jnp.sqrt(((jacobian * _SPREAD[None]) ** 2).sum(1, keepdims=True))
+    jacobian = jacobian / jnp.maximum(1, length / 5)
+    information = _KEPT * learning.information + jacobian.T @ jacobian
+    prior = jnp.diag(jnp.asarray(1 / _SPREAD**2))
+    pull = (1 - _KEPT) * (jnp.asarray(_START) - learning.theta) / _SPREAD**2
+    step = jax.scipy.linalg.solve(information + prior, jacobian.sum(0) + pull, assume_a="pos")
+    step = step / jnp.maximum(1, jnp.max(jnp.abs(step) / _LARGEST_STEP))
+    return Learning(jnp.clip(learning.theta + step, _LOWEST, _HIGHEST), information)

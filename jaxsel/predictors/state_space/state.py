@@ -1,0 +1,96 @@
+"""The state of the state-space predictor."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from jaxsel.predictors.state_space.settings import Learning, Settings
+from jaxsel.predictors.state_space.weights import Weights
+
+
+class StateSpaceState(NamedTuple):
+    """The belief about the weights and about N prompts.
+
+    Attributes:
+        embeddings: Embeddings of the whole pool, in the dtype they were given in; None without embeddings.
+        weights: Belief about the weights that all prompts share.
+        mean: Mean of every prompt's logit without the level, as of its last visit.
+        reference: phi . w at the prompt's last visit.
+        variance: Variance of the logit given w, as of the prompt's last visit.
+        lesson: 4 s (n - s) / n^2 of the last visit: 1 for an even group, 0 for an unsolved or solved group.
+        last_step: Step of the last visit, 0 before the first visit.
+        step: Batches taken in.
+        learning: Settings of the model and the information about them.
+        log_score: Mean log score of the last batch per prompt, in nats, before its update; 0 before the first.
+    """
+
+    embeddings: Float[Array, "pool d"] | None
+    weights: Weights
+    mean: Float[Array, " N"]
+    reference: Float[Array, " N"]
+    variance: Float[Array, " N"]
+    lesson: Float[Array, " N"]
+    last_step: Int[Array, " N"]
+    step: Int[Array, ""]
+    learning: Learning
+    log_score: Float[Array, ""]
+
+    def partition_specs(self) -> "StateSpaceState":
+        """Return specs that put the whole state on every device, as each batch changes weights that all devices use."""
+        return jax.tree.map(lambda leaf: P(), self)
+
+    def constants(self) -> tuple[str, ...]:
+        """Return the fields that no update changes and that the predictor's spec identifies."""
+        return () if self.embeddings is None else ("embeddings",)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the learned settings, in logits and steps, and the last log score; NaN before the first update."""
+        settings = self.learning.settings
+        return {
+            "log_score": self.log_score if int(self.step) else np.float32(np.nan),
+            "prior_location": self.weights.mean[-2],
+            "prior_scale": jnp.exp(0.5 * settings.log_prior),
+            "visit_variance": jnp.exp(settings.log_visit),
+            "step_variance": jnp.exp(settings.log_step),
+            "level": self.weights.mean[-1],
+            "gain": settings.gain,
+            "progress": settings.progress,
+            "weight_precision": self.weights.precision,
+            "kept_of_weights": self.weights.kept[0],
+            "kept_of_level": self.weights.kept[1],
+        }
+
+
+class Given(NamedTuple):
+    """The logits of m prompts at the current step, given w and the level.
+
+    Attributes:
+        mean: Mean at phi . w = `reference` and level 0.
+        reference: phi . w at the last visit.
+        variance: Variance given w, tau2 before the first visit.
+        slope: How much the mean moves with phi . w; 1 before the first visit.
+    """
+
+    mean: Float[Array, " m"]
+    reference: Float[Array, " m"]
+    variance: Float[Array, " m"]
+    slope: Float[Array, " m"]
+
+
+def given_weights(state: StateSpaceState, settings: Settings, rows: Int[Array, " m"] | slice) -> Given:
+    """Return the logits given w under the given settings.
+
+    A visit leaves eta = c + (v / tau2) phi . w plus noise of variance v: the better a prompt is known itself, the less
+    depends on what is learnt of the weights afterwards.
+    """
+    last = state.last_step[rows]
+    prior = jnp.exp(settings.log_prior)
+    age = (state.step - last).astype(jnp.float32)
+    grown = state.variance[rows] + jnp.exp(settings.log_visit) + jnp.exp(settings.log_step) * age
+    variance = jnp.where(last > 0, jnp.minimum(grown, prior), prior)
+    mean = state.mean[rows] + settings.gain * state.lesson[rows]
+    return Given(mean, state.reference[rows], variance, variance / prior)

@@ -1,0 +1,156 @@
+r"""The weights that all prompts share: a Gaussian filter in information form.
+
+    w ~ N(w, S),    S = (J + diag(lambda))^-1
+
+J gathers what the batches say, sum_i iota_i x_i x_i', and lambda is the precision of the prior. A sum of squares and a
+positive diagonal stay symmetric and positive definite in float32, whatever the number of steps.
+
+The last weight is the level, which moves the logits of all prompts alike as the policy learns or forgets. It starts at
+0. Revisits determine it, and first visits determine the other weights.
+
+How fast the weights drift is not set: before a batch is taken in, J loses the share that makes the batch likely. The
+statistic is g = sum_i iota_i x_i r_i with residuals r. Its covariance is A + A S A / kept, A = sum_i iota_i x_i x_i'.
+Shares from "stands still" to "forget all" compete by their discounted evidence, for the level and the rest apart. After
+a jump of the policy J is lost at once; while the pool stands still J is kept.
+
+lambda follows MacKay's fixed point lambda = gamma / |w|^2 with gamma = sum_j (1 - lambda S_jj), the number of weights
+that the data determine: noise features end with weights of 0.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+_CONSTANT = 0.1  # precision of the prior of the constant
+_LEVEL = 100.0  # precision of the prior of the level
+_SIGNAL = 4.0  # variance of the logits that the features explain, before any observation
+_SHARES = np.array([0.9999, 0.999, 0.997, 0.99, 0.97, 0.9, 0.5, 0.1, 0.01, 1e-4], np.float32)
+_SURPRISE = np.array([0, -0.5, -1, -2, -4, -6, -8, -9, -10, -12], np.float32)  # log prior odds of the shares
+_PACE = 1.25  # the largest factor by which lambda changes in a step
+_MEMORY = 0.98  # of the evidence for a share, per step
+
+
+class Weights(NamedTuple):
+    """The belief about the weights of d features, of the constant and of the level; f = d + 2.
+
+    Attributes:
+        mean: w.
+        information: J.
+        precision: lambda of the features.
+        evidence: discounted log evidence for every share of J kept, of features and constant, and of the level.
+        kept: the shares that the last batch led to.
+    """
+
+    mean: Float[Array, " f"]
+    information: Float[Array, "f f"]
+    precision: Float[Array, ""]
+    evidence: Float[Array, "2 k"]
+    kept: Float[Array, " 2"]
+
+
+def no_weights(num_features: int) -> Weights:
+    """Return the belief before any observation; d = `num_features`."""
+    return Weights(
+        jnp.zeros(num_features + 2, jnp.float32),
+        jnp.zeros((num_features + 2, num_features + 2), jnp.float32),
+        jnp.float32(_prior_precision(num_features)),
+        jnp.zeros((2, len(_SHARES)), jnp.float32),
+        jnp.ones(2, jnp.float32),
+    )
+
+
+def _prior_precision(num_features: int) -> float:
+    return max(num_features, 1) / _SIGNAL
+
+
+def _prior(precision: Float[Array, ""], size: int) -> Float[Array, " f"]:
+    others = jnp.array([_CONSTANT, _LEVEL], jnp.float32)
+    return jnp.concatenate([jnp.broadcast_to(precision, (size - 2,)), others])
+
+
+def covariance_root(weights: Weights) -> Float[Array, "f f"]:
+    """Return a root of S: S = root root'."""
+    size = len(weights.mean)
+    total = weights.information + jnp.diag(_prior(weights.precision, size))
+    # P = L L', S = L^-T L^-1
+    lower = jnp.linalg.cholesky(total)
+    return jax.scipy.linalg.solve_triangular(lower, jnp.eye(size, dtype=jnp.float32), lower=True).T
+
+
+def updated(
+    weights: Weights,
+    root: Float[Array, "f f"],
+    design: Float[Array, "b f"],
+    precision: Float[Array, " b"],
+    weighted_residual: Float[Array, " b"],
+) -> tuple[Weights, Float[Array, " f"], Float[Array, "f f"]]:
+    """Take in a batch; return the belief, the change of the mean that the batch caused, and the new root of S.
+
+    Args:
+        weights: the belief before.
+        root: `covariance_root(weights)`.
+        design: x_i.
+        precision: iota_i of every observation, 0 for none.
+        weighted_residual: iota_i r_i.
+    """
+    gathered = (design * precision[:, None]).T @ design
+    gradient = weighted_residual @ design
+    evidence, kept = _forgotten(weights.evidence, root, gathered, gradient)
+    size = len(weights.mean)
+    share = jnp.sqrt(jnp.where(jnp.arange(size) < size - 1, kept[0], kept[1]))
+    information = weights.information * share[:, None] * share[None] + gathered
+    after = weights._replace(information=information, evidence=evidence, kept=kept)
+    root = covariance_root(after)
+    change = root @ (gradient @ root)
+    return after._replace(mean=weights.mean + change), change, root
+
+
+def shrunk(weights: Weights, root: Float[Array, "f f"]) -> Weights:
+    """Move the precision of the prior to its fixed point, and the mean as if the prior had always been that."""
+    size = len(weights.mean)
+    if size == 2:
+        return weights
+    features, variance = weights.mean[:-2], (root[:-2] ** 2).sum(1)
+    determined = jnp.clip(1 - weights.precision * variance, 0, 1).sum()
+    # as if one more weight of the first guess had been seen
+    guess = _prior_precision(size - 2)
+    fixed_point = (determined + 1) / ((features**2).sum() + 1 / guess)
+    fixed_point = jnp.clip(fixed_point, weights.precision / _PACE, weights.precision * _PACE)
+    precision = jnp.clip(fixed_point, 0.05, 1e4 * guess)
+    after = weights._replace(precision=precision)
+    total = weights.information + jnp.diag(_prior(weights.precision, size))
+    after_root = covariance_root(after)
+    return after._replace(mean=after_root @ ((total @ weights.mean) @ after_root))
+
+
+def _forgotten(
+    evidence: Float[Array, "2 k"],
+    root: Float[Array, "f f"],
+    gathered: Float[Array, "f f"],
+    gradient: Float[Array, " f"],
+) -> tuple[Float[Array, "2 k"], Float[Array, " 2"]]:
+    """Return the evidence for every share with this batch's, and the expected shares."""
+    covariance = root @ root.T
+    doubt = gathered @ covariance @ gathered  # what S adds to the covariance A of the gradient
+
+    def block(rows: slice) -> tuple[Array, Array, Array]:
+        inside = covariance[rows, rows]
+        seen = gradient[rows] @ inside @ gradient[rows]
+        return seen, (inside * gathered[rows, rows]).sum(), (inside * doubt[rows, rows]).sum()
+
+    parts = [block(slice(0, -1)), block(slice(-1, None))]
+    seen, noise, spread = (jnp.stack(part) for part in zip(*parts, strict=True))
+    spread = jnp.maximum(spread, 1e-20)
+    expected = noise[:, None] + spread[:, None] / jnp.asarray(_SHARES)[None]
+    freedom = jnp.maximum(noise**2 / spread, 1)  # of a scaled chi-squared variable
+    freedom = jnp.minimum(freedom, jnp.array([len(gradient) - 1, 1], jnp.float32))
+    score = (
+        -0.5 * freedom[:, None] * (jnp.log(jnp.maximum(expected, 1e-20)) + seen[:, None] / jnp.maximum(expected, 1e-20))
+    )
+    score = score - score.max(1, keepdims=True)
+    evidence = _MEMORY * evidence + score
+    kept = jax.nn.softmax(evidence + jnp.asarray(_SURPRISE)[None], axis=1) @ jnp.asarray(_SHARES)
+    return evidence, kept
