@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxsel.predictors.embeddings import blocks
 
-_ROWS = 2**16  # of the pool at a time: bounds the memory of a prediction
+_ROWS = 2**14  # of the pool at a time: the products of a block stay in the cache
 
 
 class Scaling(NamedTuple):
@@ -63,19 +63,23 @@ def linear_forms(
     size = embeddings.shape[0]
     rows = min(size, _ROWS)
     columns = jnp.concatenate([weights[:-1, None], root[:-1] @ root[-1][:, None], root[:-1]], 1)
+    # the affine map goes into the columns: the features themselves would take a pass over the pool
+    scale = jnp.asarray(scaling.scale)
+    constants = columns[-1] - (scaling.shift * scale) @ columns[:-1]
+    columns = scale[:, None] * columns[:-1]
 
     def one_block(number: Int[Array, ""], forms: Forms) -> Forms:
         # the last block ends with the pool, and repeats rows of the block before it
         start = jnp.minimum(number * rows, size - rows)
-        products = _products(scaling(jax.lax.dynamic_slice_in_dim(embeddings, start, rows)), columns)
+        products = _products(jax.lax.dynamic_slice_in_dim(embeddings, start, rows), columns, constants)
         return jax.tree.map(lambda form, new: jax.lax.dynamic_update_slice_in_dim(form, new, start, 0), forms, products)
 
     if size == rows:
-        return _products(scaling(embeddings), columns)
+        return _products(embeddings, columns, constants)
     empty = Forms(*(jnp.zeros(size, jnp.float32) for _ in Forms._fields))
     return jax.lax.fori_loop(0, -(-size // rows), one_block, empty)
 
 
-def _products(features: Float[Array, "m f"], columns: Float[Array, "f c"]) -> Forms:
-    product = features @ columns
+def _products(embeddings: Float[Array, "m d"], columns: Float[Array, "d c"], constants: Float[Array, " c"]) -> Forms:
+    product = embeddings.astype(jnp.float32) @ columns + constants[None]
     return Forms(product[:, 0], (product[:, 2:] ** 2).sum(1), product[:, 1])

@@ -60,8 +60,7 @@ class StateSpaceState(NamedTuple):
             "gain": settings.gain,
             "progress": settings.progress,
             "weight_precision": self.weights.precision,
-            "kept_of_weights": self.weights.kept[0],
-            "kept_of_level": self.weights.kept[1],
+            "kept_of_level": self.weights.kept,
         }
 
 

@@ -8,10 +8,13 @@ positive diagonal stay symmetric and positive definite in float32, whatever the 
 The last weight is the level, which moves the logits of all prompts alike as the policy learns or forgets. It starts at
 0. Revisits determine it, and first visits determine the other weights.
 
-How fast the weights drift is not set: before a batch is taken in, J loses the share that makes the batch likely. The
-statistic is g = sum_i iota_i x_i r_i with residuals r. Its covariance is A + A S A / kept, A = sum_i iota_i x_i x_i'.
-Shares from "stands still" to "forget all" compete by their discounted evidence, for the level and the rest apart. After
-a jump of the policy J is lost at once; while the pool stands still J is kept.
+How fast the level drifts is not set: before a batch is taken in, J loses the share of the level's information that
+makes the batch likely. The statistic is the level's part of g = sum_i iota_i x_i r_i with residuals r, whose variance
+is that of A + A S A / kept, A = sum_i iota_i x_i x_i'. Shares from "stands still" to "forget all" compete by their
+discounted evidence. After a jump of the policy the information is lost at once; while the pool stands still it is kept.
+
+The other weights forget too slowly to notice: a selector looks at few kinds of prompts for long, and what it learnt of
+the others from its first batches must outlast that.
 
 lambda follows MacKay's fixed point lambda = gamma / |w|^2 with gamma = sum_j (1 - lambda S_jj), the number of weights
 that the data determine: noise features end with weights of 0.
@@ -29,6 +32,7 @@ _LEVEL = 100.0  # precision of the prior of the level
 _SIGNAL = 4.0  # variance of the logits that the features explain, before any observation
 _SHARES = np.array([0.9999, 0.999, 0.997, 0.99, 0.97, 0.9, 0.5, 0.1, 0.01, 1e-4], np.float32)
 _SURPRISE = np.array([0, -0.5, -1, -2, -4, -6, -8, -9, -10, -12], np.float32)  # log prior odds of the shares
+_KEPT = np.float32(0.9999)  # of the information about all weights but the level, per batch
 _PACE = 1.25  # the largest factor by which lambda changes in a step
 _MEMORY = 0.98  # of the evidence for a share, per step
 
@@ -40,15 +44,15 @@ class Weights(NamedTuple):
         mean: w.
         information: J.
         precision: lambda of the features.
-        evidence: discounted log evidence for every share of J kept, of features and constant, and of the level.
-        kept: the shares that the last batch led to.
+        evidence: discounted log evidence for every share of the level's information kept.
+        kept: the share that the last batch led to.
     """
 
     mean: Float[Array, " f"]
     information: Float[Array, "f f"]
     precision: Float[Array, ""]
-    evidence: Float[Array, "2 k"]
-    kept: Float[Array, " 2"]
+    evidence: Float[Array, " k"]
+    kept: Float[Array, ""]
 
 
 def no_weights(num_features: int) -> Weights:
@@ -57,8 +61,8 @@ def no_weights(num_features: int) -> Weights:
         jnp.zeros(num_features + 2, jnp.float32),
         jnp.zeros((num_features + 2, num_features + 2), jnp.float32),
         jnp.float32(_prior_precision(num_features)),
-        jnp.zeros((2, len(_SHARES)), jnp.float32),
-        jnp.ones(2, jnp.float32),
+        jnp.zeros(len(_SHARES), jnp.float32),
+        jnp.float32(1),
     )
 
 
@@ -100,7 +104,7 @@ def updated(
     gradient = weighted_residual @ design
     evidence, kept = _forgotten(weights.evidence, root, gathered, gradient)
     size = len(weights.mean)
-    share = jnp.sqrt(jnp.where(jnp.arange(size) < size - 1, kept[0], kept[1]))
+    share = jnp.sqrt(jnp.where(jnp.arange(size) < size - 1, _KEPT, kept))
     information = weights.information * share[:, None] * share[None] + gathered
     after = weights._replace(information=information, evidence=evidence, kept=kept)
     root = covariance_root(after)
@@ -127,30 +131,11 @@ def shrunk(weights: Weights, root: Float[Array, "f f"]) -> Weights:
 
 
 def _forgotten(
-    evidence: Float[Array, "2 k"],
-    root: Float[Array, "f f"],
-    gathered: Float[Array, "f f"],
-    gradient: Float[Array, " f"],
-) -> tuple[Float[Array, "2 k"], Float[Array, " 2"]]:
-    """Return the evidence for every share with this batch's, and the expected shares."""
-    covariance = root @ root.T
-    doubt = gathered @ covariance @ gathered  # what S adds to the covariance A of the gradient
-
-    def block(rows: slice) -> tuple[Array, Array, Array]:
-        inside = covariance[rows, rows]
-        seen = gradient[rows] @ inside @ gradient[rows]
-        return seen, (inside * gathered[rows, rows]).sum(), (inside * doubt[rows, rows]).sum()
-
-    parts = [block(slice(0, -1)), block(slice(-1, None))]
-    seen, noise, spread = (jnp.stack(part) for part in zip(*parts, strict=True))
-    spread = jnp.maximum(spread, 1e-20)
-    expected = noise[:, None] + spread[:, None] / jnp.asarray(_SHARES)[None]
-    freedom = jnp.maximum(noise**2 / spread, 1)  # of a scaled chi-squared variable
-    freedom = jnp.minimum(freedom, jnp.array([len(gradient) - 1, 1], jnp.float32))
-    score = (
-        -0.5 * freedom[:, None] * (jnp.log(jnp.maximum(expected, 1e-20)) + seen[:, None] / jnp.maximum(expected, 1e-20))
-    )
-    score = score - score.max(1, keepdims=True)
-    evidence = _MEMORY * evidence + score
-    kept = jax.nn.softmax(evidence + jnp.asarray(_SURPRISE)[None], axis=1) @ jnp.asarray(_SHARES)
-    return evidence, kept
+    evidence: Float[Array, " k"], root: Float[Array, "f f"], gathered: Float[Array, "f f"], gradient: Float[Array, " f"]
+) -> tuple[Float[Array, " k"], Float[Array, ""]]:
+    """Return the evidence for every share with this batch's, and the expected share."""
+    doubt = gathered[-1] @ root  # what S adds to the variance of the level's gradient
+    expected = jnp.maximum(gathered[-1, -1] + (doubt**2).sum() / jnp.asarray(_SHARES), 1e-20)
+    score = -0.5 * (jnp.log(expected) + gradient[-1] ** 2 / expected)
+    evidence = _MEMORY * evidence + score - score.max()
+    return evidence, jax.nn.softmax(evidence + jnp.asarray(_SURPRISE)) @ jnp.asarray(_SHARES)

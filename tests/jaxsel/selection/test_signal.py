@@ -1,6 +1,7 @@
 """Acquisitions by what a group is expected to teach, against SciPy."""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,8 @@ def test_expected_variance_is_that_of_the_belief():
 @pytest.mark.parametrize("group_size", [1, 2, 8, 16])
 def test_expected_signal_is_that_of_the_beta_binomial(group_size):
     s = np.arange(group_size + 1)[:, None]
-    probability = stats.betabinom(group_size, ALPHA[None], BETA[None]).pmf(s)
+    count: Any = stats.betabinom(group_size, ALPHA[None], BETA[None])
+    probability = count.pmf(s)
     exact = (np.sqrt(s * (group_size - s)) / group_size * probability).sum(0)
     score = jaxsel.expected_signal(group_size).score(beta_prediction())
     np.testing.assert_allclose(score, exact, rtol=1e-3, atol=1e-6)
