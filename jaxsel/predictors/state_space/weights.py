@@ -16,6 +16,9 @@ discounted evidence. After a jump of the policy the information is lost at once;
 The other weights forget too slowly to notice: a selector looks at few kinds of prompts for long, and what it learnt of
 the others from its first batches must outlast that.
 
+A selector concentrates on prompts that are alike, and a linear model is off by about the same for all of them. The
+first visits of a batch therefore share an error of a fixed variance: a hundred visits say little more than ten.
+
 lambda follows MacKay's fixed point lambda = gamma / |w|^2 with gamma = sum_j (1 - lambda S_jj), the number of weights
 that the data determine: noise features end with weights of 0.
 """
@@ -32,6 +35,7 @@ _LEVEL = 100.0  # precision of the prior of the level
 _SIGNAL = 4.0  # variance of the logits that the features explain, before any observation
 _SHARES = np.array([0.9999, 0.999, 0.997, 0.99, 0.97, 0.9, 0.5, 0.1, 0.01, 1e-4], np.float32)
 _SURPRISE = np.array([0, -0.5, -1, -2, -4, -6, -8, -9, -10, -12], np.float32)  # log prior odds of the shares
+_COMMON = 1.0  # variance of the error that the first visits of a batch share
 _KEPT = np.float32(0.9999)  # of the information about all weights but the level, per batch
 _PACE = 1.25  # the largest factor by which lambda changes in a step
 _MEMORY = 0.98  # of the evidence for a share, per step
@@ -100,8 +104,12 @@ def updated(
         precision: iota_i of every observation, 0 for none.
         weighted_residual: iota_i r_i.
     """
-    gathered = (design * precision[:, None]).T @ design
-    gradient = weighted_residual @ design
+    # the correction of rank one for a common error, which moves a prompt as the constant does
+    slope = design[:, -2]
+    loading = (precision * slope) @ design
+    share_of_common = loading / (1 / _COMMON + (precision * slope**2).sum())
+    gathered = (design * precision[:, None]).T @ design - share_of_common[:, None] * loading[None]
+    gradient = weighted_residual @ design - share_of_common * (weighted_residual * slope).sum()
     evidence, kept = _forgotten(weights.evidence, root, gathered, gradient)
     size = len(weights.mean)
     share = jnp.sqrt(jnp.where(jnp.arange(size) < size - 1, _KEPT, kept))
