@@ -41,9 +41,9 @@ from jaxsel.selection.acquisition import target_success_rate as target_success_r
 from jaxsel.selection.acquisition import thompson as thompson
 from jaxsel.selection.allocation import allocate as allocate
 from jaxsel.selection.allocation import expected_solved as expected_solved
-from jaxsel.selection.rules import diverse as diverse
+from jaxsel.selection.composition import make_selector as make_selector
+from jaxsel.selection.diverse import diverse as diverse
 from jaxsel.selection.rules import gumbel_top_k as gumbel_top_k
-from jaxsel.selection.rules import make_selector as make_selector
 from jaxsel.selection.rules import random_subset as random_subset
 from jaxsel.selection.rules import top_k as top_k
 from jaxsel.selection.rules import within_bounds as within_bounds

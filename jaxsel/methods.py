@@ -11,7 +11,9 @@ from jaxsel.predictors.amortized.predictor import amortized
 from jaxsel.predictors.beta import beta_bernoulli
 from jaxsel.predictors.hidden_markov import hidden_markov
 from jaxsel.selection import acquisition as acquisitions
-from jaxsel.selection.rules import diverse, make_selector, random_subset, top_k, within_bounds
+from jaxsel.selection.composition import make_selector
+from jaxsel.selection.diverse import diverse
+from jaxsel.selection.rules import random_subset, top_k, within_bounds
 
 
 def mopps(

@@ -41,7 +41,7 @@ def observe_all(*everyone, steps=30, seed=0):
 
 
 def state_of(ours):
-    return ours.state if isinstance(ours, Kernels) else ours.selector._state
+    return ours.state if isinstance(ours, Kernels) else ours.selector._belief.state
 
 
 def make_all(method):

@@ -144,7 +144,7 @@ def test_checkpoints_do_without_the_embeddings(tmp_path):
     assert {"state.successes", "state.recent.prompt_ids", "state.parameters.decoder.direct.kernel"} <= arrays.keys()
     restored = PromptSelector.load(tmp_path, method, num_prompts=4000)
     assert_same(restored.state_dict(), selector.state_dict())
-    np.testing.assert_array_equal(restored._state.embeddings, embeddings)
+    np.testing.assert_array_equal(restored._belief.state.embeddings, embeddings)
 
 
 MORE = np.concatenate([EMBEDDINGS, EMBEDDINGS[:1]])

@@ -10,7 +10,9 @@ from jaxsel.predictors.beta import beta_bernoulli
 from jaxsel.predictors.hidden_markov import hidden_markov
 from jaxsel.predictors.recalibration import recalibrated
 from jaxsel.selection.acquisition import entropy, mixed_probability, posterior_draw, target_success_rate, thompson
-from jaxsel.selection.rules import diverse, gumbel_top_k, make_selector, random_subset, top_k, within_bounds
+from jaxsel.selection.composition import make_selector
+from jaxsel.selection.diverse import diverse
+from jaxsel.selection.rules import gumbel_top_k, random_subset, top_k, within_bounds
 
 _PREDICTORS = {"beta_bernoulli": beta_bernoulli, "hidden_markov": hidden_markov}
 _ACQUISITIONS: dict[str, Callable[..., Acquisition]] = {

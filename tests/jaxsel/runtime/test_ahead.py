@@ -91,7 +91,7 @@ def test_what_was_prepared_is_what_is_taken():
     assert selector._prepared.selection.prompt_ids is ids
     prediction = selector._prepared.selection.prediction
     assert selector.select(4).tolist() == ids[:4].tolist()
-    assert selector._books._open[-1].prediction is prediction
+    assert selector._belief.books._open[-1].prediction is prediction
     assert selector._prepared is None
 
 
@@ -115,7 +115,9 @@ def test_an_update_leaves_the_choice_that_still_reads_the_state_alone():
         pending = selector._prepared.selection  # type: ignore[union-attr]
         ids = np.arange(64)
         selector.observe(ids, ids % 9, 8)
-        assert_same(jax.tree.map(np.asarray, pending), jax.tree.map(np.asarray, plain._choice(64, None).selection))
+        assert_same(
+            jax.tree.map(np.asarray, pending), jax.tree.map(np.asarray, plain._choice(64, None, None).selection)
+        )
         plain.observe(ids, ids % 9, 8)
     assert_same_selector(selector, plain)
 
@@ -202,7 +204,7 @@ def test_the_report_is_what_metrics_say():
     choices(selector)
     ids = np.sort(selector.select(9))
     successes, group_size = np.arange(9), np.full(9, 8)
-    selection = selector._books._open[-1]
+    selection = selector._belief.books._open[-1]
     order = np.argsort(selection.prompt_ids)
     prediction = jax.tree.map(lambda field: np.asarray(field)[order], selection.prediction)
     selector.observe(ids, successes, group_size)

@@ -27,7 +27,7 @@ def test_a_selector_of_bound_methods_can_be_used():
 def test_what_was_compiled_is_used_again():
     method = jaxsel.mopps()
     first, second = (jaxsel.PromptSelector(method, num_prompts=20, seed=seed) for seed in (0, 1))
-    assert first._select is second._select
+    assert first._chooser._select is second._chooser._select
 
 
 def test_what_was_compiled_is_freed_with_its_selector():

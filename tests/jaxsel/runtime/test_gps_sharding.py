@@ -72,7 +72,7 @@ def test_on_a_mesh_too_candidates_bound_the_choice():
 def test_the_whole_pool_is_predicted_by_parts():
     _, _, plain = run("no latent", None)
     sharded = jaxsel.shard(NO_LATENT, mesh_of(4), N)
-    state = jax.tree.map(jnp.array, plain._state)
+    state = jax.tree.map(jnp.array, plain._belief.state)
     assert_close(jax.jit(sharded.predict)(KEY, state, None), jax.jit(NO_LATENT.predict)(KEY, state, None))
 
 

@@ -79,12 +79,12 @@ def test_sizes_share_few_compilations():
     selector = PromptSelector(method, num_prompts=64)
     for batch_size in range(1, 65):
         assert len(set(selector.select(batch_size).tolist())) == batch_size
-    assert selector._select._cache_size() == 4  # 8, 16, 32, 64
+    assert selector._chooser._select._cache_size() == 4  # 8, 16, 32, 64
     for size in range(33, 53):
         selector.select(3, np.arange(size))
     for size in range(1, 21):
         selector.select(3, exclude=np.arange(size))
-    assert selector._select._cache_size() == 6  # 64 candidates, and a mask
+    assert selector._chooser._select._cache_size() == 6  # 64 candidates, and a mask
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,10 @@ BAD_CALLS = [
         lambda: on_mesh(2, DPS._replace(rule=None)),
         "'dps'.* has no acquisition and rule; give a selector of make_selector",
     ),
-    (lambda: on_mesh(2, on_mesh(2)), "has no acquisition and rule; give a selector of make_selector, not sharded"),
+    (
+        lambda: on_mesh(2, on_mesh(2)),
+        "has no acquisition and rule; give a selector of make_selector, not a sharded one",
+    ),
     (
         lambda: on_mesh(2, DPS._replace(init=lambda key, num_prompts: {})),
         r"dict has no partition_specs\(\)",

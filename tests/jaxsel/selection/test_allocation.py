@@ -245,7 +245,7 @@ HALVES = np.full(3, 0.5)
         ((np.array([-0.5]), 1), {}, r"prediction\[0\] is -0\.5"),
         ((np.zeros((2, 2)), 1), {}, r"prediction has shape \(2, 2\); give a vector"),
         ((["easy"], 1), {}, "prediction is no array on the host .*; give a vector of numbers"),
-        ((np.zeros(0), 0), {}, "prediction is of 0 prompts; give one at least"),
+        ((np.zeros(0), 0), {}, "prediction has 0 prompts; give at least one"),
         ((predicted([0.5, 2.0], [0, 0]), 1), {}, r"success_rate\[1\] is 2\.0; give numbers from 0 to 1"),
         ((predicted([0.5], [0.3]), 1), {}, r"variance\[0\] is 0\.3\d*; give numbers from 0 to 0\.25"),
         ((predicted([0.5], [np.nan]), 1), {}, r"variance\[0\] is nan"),
@@ -282,7 +282,7 @@ def test_it_is_no_part_of_a_compiled_function():
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        ([1, 2], "samples has 2 entries for 3 prompts; give one each"),
+        ([1, 2], "samples has 2 entries for 3 prompts; give one count per prompt"),
         ([1, -2, 3], r"samples\[1\] is -2; give integers from 0"),
         ([1, 0.5, 3], "give integers"),
     ],

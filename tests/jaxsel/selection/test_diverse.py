@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jaxtyping import Array
 
 import jaxsel
-from jaxsel.selection import rules
+from jaxsel.selection.best import best
 from tests.support.reference import assert_frequency, cosine_distance, diversified
 
 KEY = jax.random.key(0)
@@ -49,7 +49,7 @@ def compiled(weight: float, anchor_batches: int, shortlist: int | None) -> Any:
     return jax.jit(rule.choose, static_argnums=2)
 
 
-best = jax.jit(rules.best, static_argnums=2)
+compiled_best = jax.jit(best, static_argnums=2)
 
 
 def pool(embeddings: Any, prompt_ids: Any = ((0,),), group_size: Any = ((0,),)) -> Pool:
@@ -179,7 +179,7 @@ def test_parts_of_a_pool_send_enough_to_choose_as_of_the_whole():
     state, choose = pool(embeddings, last_ids, sizes), compiled(*RULES["of a shortlist"].values())
     whole = choose(KEY, scores, 2, jnp.arange(CANDIDATES), state)
     parts = map(jnp.array, np.split(np.arange(CANDIDATES), 2))
-    sent = jnp.concatenate([part[best(KEY, scores[part], 4, part)] for part in parts])
+    sent = jnp.concatenate([part[compiled_best(KEY, scores[part], 4, part)] for part in parts])
     assert len(sent) < CANDIDATES
     np.testing.assert_array_equal(sent[choose(KEY, scores[sent], 2, sent, state)], whole)
 

@@ -107,8 +107,8 @@ def test_a_folder_without_beliefs_in_solved_goes_on_as_before(tmp_path, is_shard
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     written_by_an_earlier_version(tmp_path, here, arrays, shapes=shapes)
     selector = PromptSelector.load(tmp_path, METHOD, num_prompts=N, mesh=mesh)
-    lies = [leaf.sharding for leaf in jax.tree.leaves(selector._state)]
-    assert lies == [leaf.sharding for leaf in jax.tree.leaves(played(0, mesh=mesh)._state)]
+    lies = [leaf.sharding for leaf in jax.tree.leaves(selector._belief.state)]
+    assert lies == [leaf.sharding for leaf in jax.tree.leaves(played(0, mesh=mesh)._belief.state)]
     assert_goes_on_alike(selector, here)
 
 
