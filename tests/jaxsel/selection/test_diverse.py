@@ -130,7 +130,7 @@ def test_without_weight_it_is_top_k(scores, seed):
     _, ids, embeddings, last_ids, sizes = random_pool(seed, BATCHES)
     given = jax.random.key(seed), jnp.array(scores, jnp.float32), 4, jnp.array(ids)
     chosen = compiled(0.0, 4, 2)(*given, pool(embeddings, last_ids, sizes))
-    np.testing.assert_array_equal(chosen, best(*given))
+    np.testing.assert_array_equal(chosen, compiled_best(*given))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -154,10 +154,10 @@ def test_what_has_no_score_comes_last_and_what_is_no_prompt_after_that(rule, sco
 
 def test_a_shortlist_bounds_what_can_be_chosen():
     scores, ids, embeddings, _, _ = random_pool(2, 0)
-    best = set(np.argsort(scores)[-4:].tolist())
+    largest = set(np.argsort(scores)[-4:].tolist())
     given = KEY, jnp.array(scores), 2, jnp.array(ids), pool(embeddings)
-    assert set(compiled(100.0, 0, 2)(*given).tolist()) <= best
-    assert not set(compiled(100.0, 0, None)(*given).tolist()) <= best
+    assert set(compiled(100.0, 0, 2)(*given).tolist()) <= largest
+    assert not set(compiled(100.0, 0, None)(*given).tolist()) <= largest
     np.testing.assert_array_equal(compiled(100.0, 0, 1)(*given), compiled(0.0, 0, 1)(*given))
 
 
