@@ -77,7 +77,7 @@ class _Layout(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def sharded_functions(parts: Parts, mesh: Mesh, num_prompts: int) -> dict[str, Any]:
     """Return `init`, `predict`, `select` and `update` of the selector for a pool on the mesh."""
-    layout = _layout(parts.init, mesh, num_prompts)
+    layout = _layout(parts, mesh, num_prompts)
 
     def init(key: Key[Array, ""], size: int) -> State:
         if size != num_prompts:
@@ -113,8 +113,8 @@ def sharded_functions(parts: Parts, mesh: Mesh, num_prompts: int) -> dict[str, A
     return {"init": init, "predict": predict, "select": select, "update": update}
 
 
-def _layout(init: InitFn, mesh: Mesh, num_prompts: int) -> _Layout:
-    state = jax.eval_shape(lambda: init(jax.random.key(0), num_prompts))
+def _layout(parts: Parts, mesh: Mesh, num_prompts: int) -> _Layout:
+    state = jax.eval_shape(lambda: parts.init(jax.random.key(0), num_prompts))
     if not hasattr(state, "partition_specs"):
         raise ValueError(f"the state {type(state).__name__} has no partition_specs(); write one as BetaState does")
     specs = state.partition_specs()

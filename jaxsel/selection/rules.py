@@ -1,6 +1,7 @@
 """Rules: they choose prompts by their scores."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,6 @@ from jaxsel import _validate
 from jaxsel.base import ChooseFn, Rule, State
 from jaxsel.numerics import random
 from jaxsel.selection.best import best, ids_or_positions
-
-_Values = Callable[
-    [Key[Array, ""], Float[Array, " m"], Int[Array, " m"] | None], tuple[Key[Array, ""], Float[Array, " m"]]
-]
 
 
 def top_k() -> Rule:
@@ -32,8 +29,7 @@ def within_bounds(lower: float, upper: float) -> Rule:
     if not lower <= upper:
         raise ValueError(f"lower is {lower} and upper is {upper}; give lower <= upper")
 
-    def nearness(key, scores, prompt_ids):
-        del prompt_ids
+    def nearness(key, scores, _):
         return key, -jnp.maximum(jnp.maximum(lower - scores, scores - upper), 0)
 
     return Rule({"name": "within_bounds", "lower": lower, "upper": upper}, _best_by(nearness))
@@ -63,10 +59,10 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
 
 def random_subset() -> Rule:
     """Choose uniformly at random, whatever the scores are."""
-    return Rule({"name": "random_subset"}, _best_by(lambda key, scores, prompt_ids: (key, jnp.zeros_like(scores))))
+    return Rule({"name": "random_subset"}, _best_by(lambda key, scores, _: (key, jnp.zeros_like(scores))))
 
 
-def _best_by(values_of: _Values) -> ChooseFn:
+def _best_by(values_of: Callable[..., Any]) -> ChooseFn:
     """Return a `ChooseFn` that chooses the largest values.
 
     Args:
