@@ -1,7 +1,7 @@
 """The parts of a selector, and how they are saved, loaded, copied and pickled."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 from jax.sharding import Mesh
@@ -22,6 +22,8 @@ from jaxsel.runtime.placement import to_host
 from jaxsel.runtime.pool import Keys, identify_pool, size_of
 from jaxsel.runtime.sharding import shard
 from jaxsel.selection.composition import takes_count
+
+_Own = TypeVar("_Own", bound="ResumableSelector")
 
 
 class ResumableSelector:
@@ -100,7 +102,7 @@ class ResumableSelector:
 
     @classmethod
     def load(
-        cls,
+        cls: type[_Own],
         path: str | Path,
         selector: Selector | None = None,
         *,
@@ -110,7 +112,7 @@ class ResumableSelector:
         mesh: Mesh | None = None,
         track_in_flight: bool = False,
         in_flight_steps: int | None = None,
-    ) -> Self:
+    ) -> _Own:
         """Return the selector that `save` wrote, ready to continue. No code from the checkpoint is run.
 
         Args:
@@ -158,13 +160,13 @@ class ResumableSelector:
         self._begin_as(unpickled(pickled["method"]), pickled["arguments"], None, pickled["state"])
 
     @guarded
-    def __copy__(self) -> Self:
+    def __copy__(self: _Own) -> _Own:
         """Return an independent selector: an update donates the state, which two selectors must not share."""
         copied = object.__new__(type(self))
         copied._begin_as(self._method, self._arguments(), self._mesh, self.state_dict())
         return copied
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self: _Own, memo: dict[int, Any]) -> _Own:
         return self.__copy__()  # the functions of the method can be shared
 
     def _arguments(self) -> dict[str, Any]:
