@@ -1,7 +1,6 @@
 """A checkpoint survives whatever happens while the next one is written."""
 
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -11,24 +10,11 @@ import time
 import numpy as np
 import pytest
 
-import jaxsel
 from jaxsel import PromptSelector
 from jaxsel.runtime.checkpoint import folder
+from tests.support.checkpoints import METHOD, load, observed
 
-METHOD = jaxsel.dps()
-N = 10
 ARRAYS = {"state.x": np.arange(4.0), "visits": np.arange(3, dtype=np.int32)}
-
-
-def observed(times: int) -> PromptSelector:
-    selector = PromptSelector(METHOD, num_prompts=N)
-    for _ in range(times):
-        selector.observe([3], [4], 8)
-    return selector
-
-
-def load(path: pathlib.Path) -> PromptSelector:
-    return PromptSelector.load(path, METHOD, num_prompts=N)
 
 
 def test_arrays_and_metadata_come_back(tmp_path):

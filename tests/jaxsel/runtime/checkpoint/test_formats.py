@@ -1,7 +1,6 @@
 """What is kept today and was kept by earlier versions: folders, and dictionaries for checkpoints of torch."""
 
 import os
-import pathlib
 
 import jax
 import numpy as np
@@ -12,20 +11,7 @@ import jaxsel
 from jaxsel import PromptSelector
 from jaxsel.runtime.checkpoint import metadata as _metadata
 from jaxsel.runtime.checkpoint.arrays import decoded
-
-METHOD = jaxsel.dps()
-N = 10
-
-
-def observed(times: int) -> PromptSelector:
-    selector = PromptSelector(METHOD, num_prompts=N)
-    for _ in range(times):
-        selector.observe([3], [4], 8)
-    return selector
-
-
-def load(path: pathlib.Path) -> PromptSelector:
-    return PromptSelector.load(path, METHOD, num_prompts=N)
+from tests.support.checkpoints import METHOD, N, load, observed
 
 
 def in_the_earlier_layout(selector):

@@ -11,23 +11,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-import jaxsel
 from jaxsel import PromptSelector
 from jaxsel.runtime.checkpoint import disk, folder
-
-METHOD = jaxsel.dps()
-N = 10
-
-
-def observed(times: int) -> PromptSelector:
-    selector = PromptSelector(METHOD, num_prompts=N)
-    for _ in range(times):
-        selector.observe([3], [4], 8)
-    return selector
-
-
-def load(path: pathlib.Path) -> PromptSelector:
-    return PromptSelector.load(path, METHOD, num_prompts=N)
+from tests.support.checkpoints import METHOD, N, load, observed
 
 
 def tree_of(folder: pathlib.Path) -> dict[str, bytes]:
