@@ -1,4 +1,4 @@
-"""What is kept today and was kept by earlier versions: folders, and dictionaries for checkpoints of torch."""
+"""Checkpoints of this version and of earlier versions: folders, and dictionaries for torch-style checkpoints."""
 
 import os
 
@@ -15,7 +15,7 @@ from tests.support.checkpoints import METHOD, N, load, observed
 
 
 def in_the_earlier_layout(selector):
-    """The arrays of DPS without the beliefs in SOLVED, and with the sum of each row of counts as its last column."""
+    """Return the arrays of DPS without beliefs in SOLVED, with the sum of each row of counts as its last column."""
     arrays = {name: np.array(array) for name, array in selector._arrays().items()}
     for name in ("state.filtered", "state.predicted"):
         arrays[name] = arrays[name][:2]
@@ -31,7 +31,7 @@ def played(steps: int, **options) -> PromptSelector:
 
 
 def written_by_an_earlier_version(folder, selector, arrays=None, **changes):
-    """As it was: one Orbax version with the items `arrays` and `metadata`, flat specs, no checksums."""
+    """Write one Orbax version with the items `arrays` and `metadata`, flat specs and no checksums."""
     metadata = selector._metadata() | {"format": 2} | changes
     metadata["spec"] = _metadata._side_by_side(metadata["spec"])
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=True)) as manager:
@@ -140,7 +140,7 @@ def test_load_needs_the_folder_alone(pool, tmp_path):
         PromptSelector.load(tmp_path, keys=[f"x{i}" for i in range(N)])
 
 
-def test_load_asks_for_a_selector_that_cannot_be_rebuilt(tmp_path):
+def test_load_requires_a_selector_that_cannot_be_rebuilt(tmp_path):
     PromptSelector(jaxsel.mopps(prior_alpha=np.arange(1.0, N + 1)), num_prompts=N).save(tmp_path)
     with pytest.raises(ValueError, match="give the selector itself"):
         PromptSelector.load(tmp_path)
