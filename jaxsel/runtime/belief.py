@@ -1,4 +1,4 @@
-"""What a selector has learned about its pool: the method's state on the devices, and counts of visits on the host."""
+"""The belief of a selector about its pool: the method's state on the devices, and counts of visits on the host."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ class Belief:
         self._preview = compiled_preview(selector.update)
 
     def observe(self, visits: Visits, step: int | None) -> None:
-        """Learn from the visits: at once without a step, or else when the step ends.
+        """Learn from the visits: without a step now, otherwise when the step ends.
 
         Raises:
             ValueError: counts of a prompt that sum to too many in the step. The belief stays as it was.

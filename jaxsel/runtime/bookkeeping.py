@@ -55,7 +55,7 @@ class Bookkeeping:
     def note_later(
         self, prompt_ids: Int[np.ndarray, " b"], successes: Int[Array, " b"], group_size: Int[Array, " b"]
     ) -> None:
-        """Count a batch later, when its counts are needed, so that nobody waits for a device now."""
+        """Keep a batch, to count it when its counts are needed; this call does not wait for a device."""
         self.settle()
         self._waiting = prompt_ids, successes, group_size
 

@@ -1,4 +1,4 @@
-"""The stateful edge for NumPy, torch and other trainers: NumPy arrays go in and come out."""
+"""The stateful object for trainers: it takes and returns NumPy arrays, and keeps the state of the pool."""
 
 import jax
 import numpy as np
@@ -178,7 +178,7 @@ class PromptSelector(ResumableSelector):
 
     @guarded
     def metrics(self) -> dict[str, float]:
-        """Return the errors of the last prediction given the last observation, and the visited share of the pool."""
+        """Return the visited share of the pool, errors of the last predictions, and metrics of the method, by name."""
         (state, updates), books = self._belief.current_state(), self._belief.current_books()
         return {
             "selector/observes": float(updates),

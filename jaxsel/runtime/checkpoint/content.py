@@ -1,4 +1,4 @@
-"""What a checkpoint contains of a selector, and its arrays as the selector that reads it needs them."""
+"""The content of a checkpoint: arrays and metadata of a selector, and their placement in the selector that reads them."""
 
 from typing import Any
 
