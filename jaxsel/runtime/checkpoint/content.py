@@ -1,4 +1,4 @@
-"""The content of a checkpoint: arrays and metadata of a selector, and their placement in the selector that reads them."""
+"""The content of a checkpoint: arrays and metadata of a selector, and their placement in the selector that reads it."""
 
 from typing import Any
 
