@@ -28,6 +28,16 @@ class Fit(NamedTuple):
     gradient_norm: Float[Array, ""]
 
 
+class Trained(NamedTuple):
+    """The part of the state that training changes; `AmortizedState` describes the fields."""
+
+    parameters: PyTree[Array]
+    optimizer: PyTree[Array]
+    recent: Rollouts
+    step: Int[Array, ""]
+    fit: Fit
+
+
 class AmortizedState(NamedTuple):
     """The networks, what they are trained on, and the evidence of N prompts of their own.
 
@@ -50,6 +60,10 @@ class AmortizedState(NamedTuple):
     failures: Float[Array, " N"]
     step: Int[Array, ""]
     fit: Fit
+
+    def trained(self) -> Trained:
+        """Return the part that training changes."""
+        return Trained(self.parameters, self.optimizer, self.recent, self.step, self.fit)
 
     def partition_specs(self) -> "AmortizedState":
         """All of it is everywhere: every device trains the same networks, and decodes prompts of its own."""
