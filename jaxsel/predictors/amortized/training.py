@@ -27,7 +27,7 @@ def init(
         ValueError: The embeddings do not have one row per prompt.
     """
     if len(embeddings) != num_prompts:
-        raise ValueError(f"embeddings has {len(embeddings)} rows for {num_prompts} prompts; give one each")
+        raise ValueError(f"embeddings has {len(embeddings)} rows for {num_prompts} prompts; give one row per prompt")
     parameters = new_parameters(key, model)
     return AmortizedState(
         jnp.array(embeddings),
