@@ -74,17 +74,15 @@ def no_pairs(window: int) -> Pairs:
     return Pairs(jnp.zeros(window, jnp.float32), jnp.zeros(window, jnp.float32), jnp.int32(0))
 
 
-def with_pairs(
-    pairs: Pairs, predicted: Float[Array, " m"], came: Float[Array, " m"], there: Bool[Array, " m"]
-) -> Pairs:
-    """Return the pairs with one more step's, for the rows where the mask `there` is true.
+def with_pairs(pairs: Pairs, predicted: Float[Array, " m"], came: Float[Array, " m"], mask: Bool[Array, " m"]) -> Pairs:
+    """Return the pairs with one more step's, for the rows where `mask` is true.
 
     If the step has more pairs than the ring can hold, its last pairs are kept.
     """
     window = pairs.predicted.shape[0]
-    after = pairs.number + jnp.cumsum(there, dtype=jnp.int32)  # the running number of each pair
-    there = there & (after > after[-1:] - window)
-    at = jnp.where(there, (after - 1) % window, window)
+    after = pairs.number + jnp.cumsum(mask, dtype=jnp.int32)  # the running number of each pair
+    mask = mask & (after > after[-1:] - window)
+    at = jnp.where(mask, (after - 1) % window, window)
     return Pairs(
         pairs.predicted.at[at].set(predicted, mode="drop"),
         pairs.came.at[at].set(came, mode="drop"),
@@ -247,10 +245,10 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
     def update(key: Key[Array, ""], state: RecalibratedState, rollouts: Rollouts) -> RecalibratedState:
         prediction_key, update_key = jax.random.split(key)
         visits = merge_visits(rollouts, state.num_prompts)
-        there = visits.group_size > 0
-        before = predictor.predict(prediction_key, state.inner, jnp.where(there, visits.prompt_ids, 0))
+        is_visit = visits.group_size > 0
+        before = predictor.predict(prediction_key, state.inner, jnp.where(is_visit, visits.prompt_ids, 0))
         came = (solve_states(visits.successes, visits.group_size) == MIXED).astype(jnp.float32)
-        pairs = with_pairs(state.pairs, before.mixed, came, there)
+        pairs = with_pairs(state.pairs, before.mixed, came, is_visit)
         return RecalibratedState(predictor.update(update_key, state.inner, rollouts), pairs, state.num_prompts)
 
     spec = {"name": "recalibrated", "method": method, "window": window, "predictor": predictor.spec}

@@ -7,7 +7,7 @@ from jaxsel.predictors.amortized.likelihood import LIKELIHOODS
 
 
 class Config(NamedTuple):
-    """The settings of `jaxsel.amortized`, which documents them, in the order of its arguments."""
+    """The settings of `jaxsel.amortized`, in the order of its arguments; its docstring describes each."""
 
     decay: float | None
     group_size: int
@@ -28,7 +28,7 @@ class Config(NamedTuple):
 
 
 def check(config: Config) -> None:
-    """Refuse settings that are out of their range or that contradict each other.
+    """Check that every setting is in its range and that the settings fit together.
 
     Raises:
         ValueError: A setting is out of its range, `width` is no multiple of `num_heads`, or a `decay` is given with a

@@ -1,8 +1,6 @@
-"""The fixed parts of an amortised predictor: everything that its functions need and that no state holds."""
+"""The fixed parts of an amortised predictor, which its functions need beside the state."""
 
-import functools
-from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 
 import jax
 import optax
@@ -14,19 +12,16 @@ from jaxsel.predictors.amortized.embeddings import Features
 from jaxsel.predictors.amortized.likelihood import LIKELIHOODS, Likelihood
 from jaxsel.predictors.amortized.networks import Networks
 
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
-
 
 class Model(NamedTuple):
     """The fixed parts of one amortised predictor.
 
     Attributes:
         config: The settings.
-        features: The scaled features of an embedding, which the networks read.
+        features: The map from embeddings to the inputs of the networks.
         graph: The structure of the networks, without their parameters.
-        likelihood: The reading of the decoder's outputs.
-        optimizer: Adam with clipped gradients and a learning rate that falls during the first updates.
+        likelihood: The interpretation of the decoder's outputs.
+        optimizer: Adam with clipped gradients and a learning rate that falls during the first ten updates.
     """
 
     config: Config
@@ -43,8 +38,8 @@ class Model(NamedTuple):
 def built(config: Config, features: Features) -> Model:
     """Return the model with these settings for prompts with these features."""
     graph = nnx.graphdef(nnx.eval_shape(lambda: _new_networks(jax.random.key(0), config, features)))
-    rate, updates = config.learning_rate, 10
-    schedule = optax.exponential_decay(5 * rate, updates * config.inner_steps, 0.2, end_value=rate)
+    rate = config.learning_rate
+    schedule = optax.exponential_decay(5 * rate, 10 * config.inner_steps, 0.2, end_value=rate)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     return Model(config, features, graph, LIKELIHOODS[config.likelihood], optimizer)
 
@@ -64,17 +59,3 @@ def _new_networks(key: Key[Array, ""], config: Config, features: Features) -> Ne
         num_heads=config.num_heads,
         key=key,
     )
-
-
-def with_standard_promotion(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Return the function, made independent of JAX's setting for type promotion.
-
-    Flax and Optax mix types, which the setting "strict" refuses.
-    """
-
-    @functools.wraps(function)
-    def run(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
-        with jax.numpy_dtype_promotion("standard"):
-            return function(*arguments, **options)
-
-    return run

@@ -1,4 +1,4 @@
-"""The prediction of an amortised predictor: draws of the latent, and the mean of what the decoder says for each."""
+"""The prediction of an amortised predictor: the decoder's beliefs, averaged over draws of the latent."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, Int, Key
 from jaxsel.base import Prediction
 from jaxsel.numerics import random
 from jaxsel.predictors.amortized.likelihood import Belief
-from jaxsel.predictors.amortized.model import Model, with_standard_promotion
+from jaxsel.predictors.amortized.model import Model
 from jaxsel.predictors.amortized.networks import Networks
+from jaxsel.predictors.amortized.promotion import with_standard_promotion
 from jaxsel.predictors.amortized.state import AmortizedState
 
 
@@ -33,7 +34,7 @@ def predict(
     networks = model.networks(state.parameters)
     latents = _latents(latent_key, networks, state, model)
 
-    def decode(rows: Int[Array, " b"]) -> tuple[Array, ...]:
+    def decode(rows: Int[Array, " b"]) -> Belief:
         features = networks.decoder.features(model.features(state.embeddings[rows]))
         evidence = state.successes[rows], state.failures[rows]
 
@@ -50,7 +51,7 @@ def predict(
 
 
 def _latents(key: Key[Array, ""], networks: Networks, state: AmortizedState, model: Model) -> Float[Array, "draws k"]:
-    """Return draws of the latent, given the last step."""
+    """Return draws from p_eta(z | H_t), the prior of the latent given the last step."""
     last = state.latest(1)
     prompts = model.features(state.embeddings[last.prompt_ids])
     mean, scale = networks.prior(prompts, last.successes, last.group_size)
@@ -59,20 +60,15 @@ def _latents(key: Key[Array, ""], networks: Networks, state: AmortizedState, mod
     return mean + scale * jax.random.normal(key, shape, jnp.float32)
 
 
-def _mixture(beliefs: Belief) -> tuple[Array, ...]:
-    """Return moments and probabilities of the mixture over latents, the first axis, and the Beta of the first latent.
-
-    The order is: success rate, variance, alpha, beta, P(s = 0), P(s = n).
-    """
+def _mixture(beliefs: Belief) -> Belief:
+    """Return the mixture of the beliefs over the first axis, one per latent; alpha and beta are the first latent's."""
     rate = beliefs.success_rate.mean(0)
     variance = (beliefs.variance + (beliefs.success_rate - rate[None]) ** 2).mean(0)
-    return rate, variance, beliefs.alpha[0], beliefs.beta[0], beliefs.unsolved.mean(0), beliefs.solved.mean(0)
+    return Belief(rate, variance, beliefs.alpha[0], beliefs.beta[0], beliefs.unsolved.mean(0), beliefs.solved.mean(0))
 
 
-def _in_blocks(
-    function: Callable[[Int[Array, " b"]], tuple[Array, ...]], rows: Int[Array, " m"], block_size: int
-) -> tuple[Array, ...]:
-    """Return the function's results for all rows, computed on `block_size` rows at a time.
+def _in_blocks(function: Callable[[Int[Array, " b"]], Belief], rows: Int[Array, " m"], block_size: int) -> Belief:
+    """Return the function of all rows, computed on `block_size` rows at a time.
 
     The last block repeats its last row until it is full.
     """
@@ -80,4 +76,4 @@ def _in_blocks(
     if size <= block_size:
         return function(rows)
     blocks = jnp.pad(rows, (0, -size % block_size), mode="edge").reshape(-1, block_size)
-    return tuple(field.reshape(-1)[:size] for field in jax.lax.map(function, blocks))
+    return jax.tree.map(lambda field: field.reshape(-1)[:size], jax.lax.map(function, blocks))

@@ -1,21 +1,21 @@
 r"""One generative predictor for all prompts, seen or not: the predictor of GPS (arXiv 2602.01970).
 
-    H_t = {(e_i, s_i, n_i)}, what step t observed: embeddings, successes, group sizes
-    z_t ~ p_eta(z | H_{t-1})            a Gaussian latent, the difficulty of everything at that time
+    H_t = {(e_i, s_i, n_i)}             the observations of step t: embeddings, successes, group sizes
+    z_t ~ p_eta(z | H_{t-1})            a Gaussian latent, the difficulty of all prompts at step t
     s_i ~ p_psi(s | n_i, e_i, z_t)      the decoder and its likelihood
 
-Trained online, a few gradient steps after every step of the policy, to raise
+The networks are trained online. A few gradient steps after every step of the policy raise
 
     ELBO_t = E_q[ sum_i log p_psi(s_i | n_i, e_i, z_t) ] - KL( q_phi(z | H_t) || p_eta(z | H_{t-1}) )
 
-of the newest step and of random ones of the last `history`, with a Gaussian prior on the decoder's weights. To predict,
-z is drawn from p_eta(z | H_t) and every prompt decoded. No code was published, and neither were sizes, rates,
-likelihood and history: those here are ours.
+for the newest step and for random steps among the last `history`, with a Gaussian prior on the decoder's weights. A
+prediction draws z from p_eta(z | H_t) and decodes every prompt. The paper published no code and no values for sizes,
+learning rates, likelihood and history: the values here are ours.
 
-With the Beta-Binomial likelihood the decoder gives every prompt a Beta prior. `decay` goes beyond the paper: what was
-observed of a prompt itself joins that prior as it joins that of MoPPS, S <- d * S + s and F <- d * F + (n - s) at every
-visit. The decoder is trained on the same visits, so that they count twice, a little. `decay=None` is the paper's
-predictor, to which a visited prompt is like any other.
+With the Beta-Binomial likelihood the decoder gives every prompt a Beta prior. `decay` goes beyond the paper: it adds a
+prompt's own evidence to this prior, as MoPPS does, with S <- d * S + s and F <- d * F + (n - s) at every visit. The
+decoder is trained on the same visits, so they count slightly more than once. `decay=None` is the paper's predictor,
+which predicts a visited prompt from its embedding alone.
 """
 
 import functools
@@ -48,32 +48,36 @@ def amortized(
     shrinkage: float = 1.0,
     block_size: int = 4096,
 ) -> Predictor:
-    """The latent-variable predictor.
+    """Return the predictor of GPS: one latent-variable model of all prompts, given their embeddings.
 
     Args:
-        embeddings: one row a prompt of the pool, in float16, bfloat16 or float32; a NumPy array may be memory-mapped.
-            They are copied to the device once and stay in their type (float64 becomes float32); the array given stays
-            referenced.
-        decay: what a visit leaves of the earlier evidence of a prompt's own, 0 to 1; None: there is none (the paper).
-        group_size: n, the rollouts a prompt that `unsolved`, `mixed` and `solved` speak of.
-        likelihood: beta_binomial, binomial or squared_error.
-        latent_size: of z; 0: no latent, the decoder alone.
-        history_conditioned: the prior of z is p_eta(z | H_{t-1}); otherwise a standard normal.
-        num_draws: M, of z, for a prediction.
-        width: of all hidden layers.
-        num_layers: of the encoders' Transformers.
-        num_heads: of their attention.
-        context_size: c, the most prompts of a step that are kept to train on; of more, random ones.
-        history: W, the steps that are kept to train on; 2: the newest, and the one before it as its history.
-        inner_steps: gradient steps an update.
-        replayed: random ones of the steps kept, beside the newest, in every gradient step.
-        learning_rate: of Adam, five times that in the first updates; gradients are clipped to norm 1.
-        shrinkage: how much the decoder distrusts large weights: a factor of the precision of their prior.
-        block_size: prompts that are decoded at a time; bounds the memory of a prediction.
+        embeddings: One row per prompt of the pool, in float16, bfloat16 or float32. A NumPy array may be memory-mapped.
+            The state holds a copy on the device in the same dtype (float64 becomes float32). The predictor also keeps a
+            reference to the array.
+        decay: The factor of a prompt's earlier own evidence at each visit, from 0 to 1. None uses no own evidence, as
+            in the paper.
+        group_size: n, the rollouts per prompt for which `unsolved`, `mixed` and `solved` are predicted.
+        likelihood: "beta_binomial", "binomial" or "squared_error".
+        latent_size: The dimension of z. With 0 there is no latent, and the decoder alone predicts.
+        history_conditioned: Whether the prior of z is p_eta(z | H_{t-1}); otherwise it is a standard normal.
+        num_draws: M, the number of draws of z per prediction.
+        width: The size of all hidden layers.
+        num_layers: The number of Transformer layers in each encoder.
+        num_heads: The number of attention heads in each encoder.
+        context_size: c, the largest number of a step's prompts to train on. From a larger step, a random choice of c
+            prompts is kept.
+        history: W, the number of steps that are kept to train on. With 2, only the newest step is trained on, and the
+            other step is its history.
+        inner_steps: The number of gradient steps per update.
+        replayed: The number of random kept steps that every gradient step uses beside the newest step.
+        learning_rate: The last learning rate of Adam. The first updates begin at five times this rate. Gradients are
+            clipped to norm 1.
+        shrinkage: A factor of the precision of the prior on the decoder's weights: the larger, the smaller the weights.
+        block_size: The number of prompts that are decoded at a time, which bounds the memory of a prediction.
 
     Raises:
-        ValueError: an argument out of its range, embeddings that are no finite matrix; from `init`, embeddings of
-            another pool.
+        ValueError: An argument is out of its range, or the embeddings are no finite matrix. From `init`: the embeddings
+            do not have one row per prompt.
     """
     config = Config(
         decay=decay,
@@ -95,7 +99,7 @@ def amortized(
     )
     check(config)
     embeddings = _embeddings.checked(embeddings)
-    # Flax and Optax take seconds to import: `import jaxsel` does without them.
+    # imported here, because Flax and Optax would add seconds to `import jaxsel`
     from jaxsel.predictors.amortized.model import built
     from jaxsel.predictors.amortized.prediction import predict
     from jaxsel.predictors.amortized.training import init, update

@@ -1,4 +1,4 @@
-"""The first state of an amortised predictor, and its gradient steps on the batches that it keeps."""
+"""The first state of an amortised predictor, and its gradient steps on the last batches."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from jaxsel._visits import accumulated, merge_visits
 from jaxsel.base import Rollouts
 from jaxsel.predictors.amortized.config import Config
-from jaxsel.predictors.amortized.model import Model, new_parameters, with_standard_promotion
+from jaxsel.predictors.amortized.model import Model, new_parameters
+from jaxsel.predictors.amortized.promotion import with_standard_promotion
 from jaxsel.predictors.amortized.ring import at_most, batches_of, empty_ring, pushed
 from jaxsel.predictors.amortized.state import AmortizedState, Fit, Trained
 
@@ -43,10 +44,10 @@ def init(
 
 @with_standard_promotion
 def update(key: Key[Array, ""], state: AmortizedState, rollouts: Rollouts, *, model: Model) -> AmortizedState:
-    """Return the state after one step: networks that learnt from the rollouts, and each prompt's own evidence."""
+    """Return the state after one step: the networks learn from the rollouts, and prompts gain their own evidence."""
     visits = merge_visits(rollouts, state.embeddings.shape[0])
     is_empty = ~(visits.group_size > 0).any()
-    # Only what training changes passes the condition, which would copy the embeddings.
+    # the branches return only what training changes: `cond` would copy the embeddings
     trained = jax.lax.cond(
         is_empty,
         lambda: state.trained(),
@@ -67,7 +68,7 @@ def learn(
     *,
     model: Model,
 ) -> Trained:
-    """Return `trained` after `inner_steps` gradient steps, once the merged visits of one more step are known."""
+    """Return `trained` after the merged `visits` of one step are stored and `inner_steps` gradient steps are taken."""
     config = model.config
     choice_key, training_key = jax.random.split(key)
     kept = at_most(choice_key, visits, config.context_size)
@@ -113,4 +114,4 @@ def _gradient_step(
     gradient, fit = jax.grad(loss, has_aux=True)(weights.parameters)
     change, state = optimizer.update(gradient, weights.optimizer, weights.parameters)
     fit = fit._replace(gradient_norm=optax.tree.norm(gradient))
-    return _Weights(optax.apply_updates(weights.parameters, change), state), fit  # pyright: ignore[reportArgumentType]
+    return _Weights(optax.apply_updates(weights.parameters, change), state), fit

@@ -32,23 +32,26 @@ class HMMState(NamedTuple):
     prior_counts: Float[Array, "3 3"]
 
     def partition_specs(self) -> "HMMState":
-        """Return the axes of a mesh: prompts are split along `prompts`, and the other fields are on every device."""
+        """Return the specs for a mesh: the axis of the prompts is `prompts`, and other fields are on every device."""
         belief = P(None, "prompts")
         return HMMState(belief, belief, P(None, None, "prompts"), P(), P())  # pyright: ignore[reportArgumentType]
 
 
 def filtered(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 m"]:
-    """Return P(z_t), the belief about the last group's solve state; None: for the whole pool."""
+    """Return P(z_t), the belief about the last solve state, for the whole pool if `prompt_ids` is None."""
     return _normalised(state.filtered if prompt_ids is None else state.filtered[:, prompt_ids])
 
 
 def predicted(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 m"]:
-    """Return P(z_{t+1}), the belief about the next group's solve state; None: for the whole pool."""
+    """Return P(z_{t+1}), the belief about the next solve state, for the whole pool if `prompt_ids` is None."""
     return _normalised(state.predicted if prompt_ids is None else state.predicted[:, prompt_ids])
 
 
 def transition_counts(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 3 m"]:
-    """Return the Dirichlet parameters of the rows of A, with the axes from, to, prompt; None: for the whole pool."""
+    """Return the Dirichlet parameters of the rows of A, for the whole pool if `prompt_ids` is None.
+
+    The axes are from, to, prompt.
+    """
     excess = state.excess if prompt_ids is None else state.excess[:, :, prompt_ids]
     return state.prior_counts[:, :, None] + state.scale * excess
 
@@ -69,9 +72,9 @@ def update(state: HMMState, rollouts: Rollouts, decay: Scalar) -> HMMState:
 def condition(
     state: HMMState, ids: Int[Array, " b"], observed: Float[Array, "3 b"], before: Float[Array, "3 b"]
 ) -> HMMState:
-    """Return the state with filtered_t: one-hot(z) of the visited prompts `ids`, predicted_t of all others.
+    """Return the state with filtered_t: one-hot(z) for the visited prompts `ids`, predicted_t for all others.
 
-    `before` is filtered_{t-1} of the visited prompts. Its values do not matter here, only that they are read first.
+    `before` is filtered_{t-1} of the visited prompts. Only the order matters here: `before` is read first.
     """
     belief = memory.written_over(state.filtered, state.predicted, after=before)
     return state._replace(filtered=belief.at[:, ids].set(observed, mode="drop"))
@@ -88,7 +91,7 @@ def count(
     counts = transition_counts(state, ids)
     joint = before[:, None] * counts / counts.sum(1, keepdims=True) * observed[None]
     total = joint.sum((0, 1), keepdims=True)
-    # The prior may hold the observed jump impossible (a zero count): it then moves the belief and adds no count.
+    # If the prior excludes the observed jump (a count of 0), the jump changes the belief and adds no count.
     xi = jnp.where(total > 0, joint / jnp.where(total > 0, total, 1), 0)
     scale = memory.decayed(state.scale, decay)
     return state._replace(excess=state.excess.at[:, :, ids].add(xi / scale, mode="drop"), scale=scale)

@@ -16,9 +16,9 @@ PRIOR_COUNTS = {
     "stability": ((1.0, 0.5, 0.5), (0.5, 1.0, 0.5), (0.5, 0.5, 1.0)),
     "local": ((1.0, 1.0, 0.0), (1.0, 1.0, 1.0), (0.0, 1.0, 1.0)),
 }
-"""The paper's prior transition counts, rows: from, columns: to."""
+"""The paper's prior transition counts: from the state of the row, to the state of the column."""
 
-_SMALLEST_ROW, _LARGEST_ROW = 1e-20, 1e20  # of prior counts: sums and products of them stay within float32
+_SMALLEST_ROW, _LARGEST_ROW = 1e-20, 1e20  # sums and products of rows in this range fit float32
 
 
 def hidden_markov(
@@ -27,19 +27,19 @@ def hidden_markov(
     prior_counts: ArrayLike | Array | None = None,
     initial_belief: ArrayLike | Array | None = None,
 ) -> Predictor:
-    """A hidden Markov model per prompt.
+    """Return the predictor of DPS: one hidden Markov model per prompt.
 
-    The model knows solve states, not success rates: `success_rate`, `variance` and `draw` take p to be 0, 1/2 and 1 in
-    the three states. Every update is one step of its clock, so observe once a training step.
+    The model describes solve states, not success rates. For `success_rate`, `variance` and `draw`, p is 0, 1/2 and 1 in
+    the three states. Every update is one transition of the model, so observe exactly once per training step.
 
     Args:
-        decay: what a step leaves of the earlier transition counts, from 0 to 1.
-        prior_counts: counts_0 as a matrix [from, to] of numbers >= 0, each row with one above 0; or the name of one
-            of `PRIOR_COUNTS`. None: "ones".
-        initial_belief: P(UNSOLVED), P(MIXED), P(SOLVED) of the first step's group. None: uniform.
+        decay: The factor of the earlier transition counts at each step, from 0 to 1.
+        prior_counts: counts_0, a matrix [from, to] of numbers >= 0 with at least one number above 0 in each row, or the
+            name of an entry of `PRIOR_COUNTS`. None means "ones".
+        initial_belief: P(UNSOLVED), P(MIXED) and P(SOLVED) for the first step's group. None means uniform.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
     """
     _validate.unit_interval(decay=decay)
     counts = _prior_matrix("ones" if prior_counts is None else prior_counts)
@@ -103,6 +103,6 @@ def _initial_belief(initial_belief: ArrayLike | Array | None) -> Float[np.ndarra
     belief = np.asarray((1, 1, 1) if initial_belief is None else initial_belief, np.float64)
     if belief.shape != (3,) or not np.isfinite(belief).all() or (belief < 0).any() or belief.sum() == 0:
         raise ValueError(f"initial_belief is {belief.tolist()}; give three numbers >= 0, not all 0")
-    # what a spec says is already normalised, and has to come back as it is
+    # a belief from a spec is already normalised: dividing again could change its last bit
     is_normalised = abs(belief.sum() - 1) < 1e-6
     return (belief if is_normalised else belief / belief.sum()).astype(np.float32)
