@@ -104,6 +104,25 @@ def update(state: BetaState, rollouts: Rollouts, decay: Scalar, decay_per_step: 
     return state._replace(successes=successes, failures=failures, last_step=last_step, step=step)
 
 
+def predict(
+    key: Key[Array, ""],
+    state: BetaState,
+    decay_per_step: Scalar | None,
+    group_size: int,
+    prompt_ids: Int[Array, " m"] | None,
+    first_id: Int[Array, ""] | int = 0,
+) -> Prediction:
+    """Return the prediction for these prompts, or for the whole pool if `prompt_ids` is None."""
+    alpha, beta = posterior(state, decay_per_step, prompt_ids)
+    mean = alpha / (alpha + beta)
+    return Prediction(
+        mean,
+        mean * (1 - mean) / (alpha + beta + 1),
+        posterior_draw(key, state, decay_per_step, prompt_ids, first_id),
+        *solve_state_probabilities(alpha, beta, group_size),
+    )
+
+
 def _discount(decay_per_step: Scalar | None, age: Int[Array, " m"]) -> Float[Array, " m"] | float:
     return 1.0 if decay_per_step is None else jnp.asarray(decay_per_step, jnp.float32) ** age.astype(jnp.float32)
 
@@ -166,20 +185,13 @@ def beta_bernoulli(
         never = jnp.zeros(num_prompts, jnp.int32)
         return BetaState(zeros, zeros.copy(), never, jnp.int32(0), *map(jnp.array, priors.values()))
 
-    def predict(
+    def predict_state(
         key: Key[Array, ""],
         state: BetaState,
         prompt_ids: Int[Array, " m"] | None,
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
-        alpha, beta = posterior(state, decay_per_step, prompt_ids)
-        mean = alpha / (alpha + beta)
-        return Prediction(
-            mean,
-            mean * (1 - mean) / (alpha + beta + 1),
-            posterior_draw(key, state, decay_per_step, prompt_ids, first_id),
-            *solve_state_probabilities(alpha, beta, group_size),
-        )
+        return predict(key, state, decay_per_step, group_size, prompt_ids, first_id)
 
     def update_state(key: Key[Array, ""], state: BetaState, rollouts: Rollouts) -> BetaState:
         del key
@@ -192,7 +204,7 @@ def beta_bernoulli(
         "ageing": ageing,
         **{name: _describe(value) for name, value in priors.items()},
     }
-    return Predictor(spec, init, predict, update_state)
+    return Predictor(spec, init, predict_state, update_state)
 
 
 def _prior(name: str, value: ArrayLike | Array) -> np.ndarray | Array:
