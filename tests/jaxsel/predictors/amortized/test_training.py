@@ -77,7 +77,7 @@ def _sets(batch: Rollouts) -> list[Rollouts]:
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_an_update_is_adam_on_the_penalised_log_likelihood(likelihood):
-    """There is no latent. The oracle's gradient is numerical, and like the update it ignores a prompt's own evidence."""
+    """There is no latent. The oracle's gradient is numerical; like the update it ignores a prompt's own evidence."""
     method = compiled(**PLAIN_OF[likelihood])
     start = method.init()
     first, second = history(2)
