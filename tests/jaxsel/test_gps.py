@@ -184,7 +184,7 @@ def test_states_of_others_are_refused(other, tmp_path):
 
 
 def test_embeddings_of_another_pool_are_refused():
-    with pytest.raises(ValueError, match="embeddings has 21 rows for 22 prompts; give one each"):
+    with pytest.raises(ValueError, match="embeddings has 21 rows for 22 prompts; give one row per prompt"):
         make(num_prompts=N + 1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 import jaxsel
-from jaxsel.predictors.amortized.predictor import AmortizedState
+from jaxsel.predictors.amortized.state import AmortizedState
 from tests.support.histories import random_history, rollouts
 
 N, DIM, CONTEXT, GROUP = 96, 4, 24, 8

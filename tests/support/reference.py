@@ -116,6 +116,20 @@ def filtered_by_enumeration(
     return posterior / posterior.sum()
 
 
+def filtered_with_known_transitions(
+    initial: np.ndarray, transition: np.ndarray, history: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the predicted and the filtered beliefs, each [T, 3, m], of recorded solve states [T, m]; -1: no visit."""
+    belief = np.tile(initial[:, None], history.shape[1])
+    predicted, filtered = [], []
+    for seen in history:
+        predicted.append(belief)
+        belief = np.where(seen >= 0, np.eye(3)[:, seen], belief)
+        filtered.append(belief)
+        belief = transition.T @ belief
+    return np.stack(predicted), np.stack(filtered)
+
+
 def largest(scores: np.ndarray, k: int) -> np.ndarray:
     """The positions of the k largest scores, best first."""
     return np.argsort(-scores, kind="stable")[:k]

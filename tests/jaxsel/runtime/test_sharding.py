@@ -206,7 +206,7 @@ BAD_CALLS = [
         lambda: on_mesh(2, DPS._replace(init=lambda key, num_prompts: {})),
         r"dict has no partition_specs\(\)",
     ),
-    (lambda: on_mesh(2, PRIOR), "prior_alpha has 101 entries for 10 prompts; give one each"),
+    (lambda: on_mesh(2, PRIOR), "prior_alpha has 101 entries for 10 prompts; give one entry per prompt"),
     (lambda: on_mesh(2).init(KEY, 11), "num_prompts is 11 of a pool sharded as 10 prompts; give the same"),
     (
         lambda: jaxsel.shard(DPS, jax.make_mesh((2,), ("x",)), 10),
