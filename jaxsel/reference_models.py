@@ -1,4 +1,4 @@
-"""Reference posteriors by MCMC, the gold standard that the quick predictors are compared with; see `sample`."""
+"""Reference posteriors by MCMC, the gold standard for comparisons with the fast predictors; see `sample`."""
 
 from jaxsel.evaluation.reference_models import Diagnostics as Diagnostics
 from jaxsel.evaluation.reference_models import ReferencePosterior as ReferencePosterior
