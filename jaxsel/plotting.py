@@ -14,14 +14,14 @@ markers distinguish the methods in greyscale prints.
 NaN, the value of a metric of no rows, leaves a gap in a line.
 """
 
-from jaxsel.evaluation.plotting.charts import belief_areas as belief_areas
-from jaxsel.evaluation.plotting.charts import beta_densities as beta_densities
-from jaxsel.evaluation.plotting.charts import by_part as by_part
-from jaxsel.evaluation.plotting.charts import coverage_curve as coverage_curve
-from jaxsel.evaluation.plotting.charts import over_steps as over_steps
-from jaxsel.evaluation.plotting.charts import pit_histogram as pit_histogram
-from jaxsel.evaluation.plotting.charts import reliability_diagram as reliability_diagram
-from jaxsel.evaluation.plotting.charts import tidy as tidy
+from jaxsel.evaluation.plotting.axes import tidy as tidy
+from jaxsel.evaluation.plotting.beliefs import belief_areas as belief_areas
+from jaxsel.evaluation.plotting.beliefs import beta_densities as beta_densities
+from jaxsel.evaluation.plotting.calibration import coverage_curve as coverage_curve
+from jaxsel.evaluation.plotting.calibration import pit_histogram as pit_histogram
+from jaxsel.evaluation.plotting.calibration import reliability_diagram as reliability_diagram
+from jaxsel.evaluation.plotting.comparison import by_part as by_part
+from jaxsel.evaluation.plotting.comparison import over_steps as over_steps
 from jaxsel.evaluation.plotting.looks import COLOURS as COLOURS
 from jaxsel.evaluation.plotting.looks import METHODS as METHODS
 from jaxsel.evaluation.plotting.looks import style as style

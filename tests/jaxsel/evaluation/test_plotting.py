@@ -103,7 +103,7 @@ def test_pit_histogram_shows_shares_beside_what_chance_gives(axes):
     np.testing.assert_allclose(edges, stats.binom(100, 0.25).ppf([0.025, 0.975]) / 100)
     np.testing.assert_allclose(line.get_ydata(), 0.25)
     assert legend(axes) == ["95% by chance", "gps"]
-    assert labels(axes) == ("probability integral transform of what came", "share of rows")
+    assert labels(axes) == ("probability integral transform", "share of rows")
 
 
 def test_the_band_holds_95_of_100_by_enumeration(axes):

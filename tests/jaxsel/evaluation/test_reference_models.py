@@ -11,7 +11,7 @@ from scipy import stats
 
 import jaxsel
 from jaxsel import make_history, metrics, reference_models
-from jaxsel.evaluation.reference_models import _tabulated
+from jaxsel.evaluation.reference_models.model import tabulated
 
 pytestmark = pytest.mark.slow
 
@@ -182,7 +182,7 @@ def test_a_model_of_the_wrong_scale_is_noticed():
 
 def test_the_density_is_that_of_the_formulas():
     """Against SciPy, with the one latent of each visit put in by hand; two prompts, three visits, an embedding each."""
-    visits = _tabulated(make_history([1, 4, 0], [0, 0, 2], [3, 8, 0], 8, num_prompts=3))[1]
+    visits = tabulated(make_history([1, 4, 0], [0, 0, 2], [3, 8, 0], 8, num_prompts=3))[1]
     features = jnp.array([[1.0], [-2.0]])
     values = {"mean": 0.3, "spread": 1.2, "drift": 0.1, "volatility": 0.5, "weight_scale": 0.7}
     values |= {"raw_weights": np.array([0.4], np.float32), "eps": np.array([0.5, -1.0, 2.0], np.float32)}
