@@ -30,12 +30,12 @@ SOFT = np.array([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4], [0.0, 0.25, 0.75]])
 def axes():
     figure, axes = plt.subplots()
     yield axes
-    figure.canvas.draw()  # it can be drawn without a warning
+    figure.canvas.draw()  # drawing must not warn
     plt.close(figure)
 
 
 def bars_of(container):
-    """The ends of the error bars: [points, 2 ends, 2 coordinates]."""
+    """Return the ends of the error bars: [points, 2 ends, 2 coordinates]."""
     return np.array(container.lines[2][0].get_segments())
 
 
