@@ -173,7 +173,7 @@ def train(learner: Learner, state: LearnerState, rollouts: Rollouts) -> LearnerS
 
 
 def oracle(learner: Learner, *, group_size: int = 8) -> Selector:
-    """Return a selector with the true success rates. It chooses those nearest to 1/2, where P(mixed) is largest.
+    """Return a selector with the true success rates. It chooses the rates nearest to 1/2, where P(mixed) is largest.
 
     Its state is a copy of the learner's state, and its update trains the copy. Its rates are true if it observes every
     batch that the learner is trained on, as in `simulate`.

@@ -58,8 +58,8 @@ def sample(
     history = make_history(*history, num_prompts=num_prompts)
     step = history.num_steps if step is None else step
     _validate.integer_in(0, 2**31, step=step)
-    asked = range(num_prompts) if prompt_ids is None else prompt_ids
-    ids = _validate.integers("prompt_ids", asked, low=0, high=num_prompts)  # pyright: ignore[reportArgumentType]
+    given = range(num_prompts) if prompt_ids is None else prompt_ids
+    ids = _validate.integers("prompt_ids", given, low=0, high=num_prompts)  # pyright: ignore[reportArgumentType]
     features, known = _standardised(embeddings, num_prompts), _checked(fixed)
     visited, visits, last_step = tabulated(history.before(step))
 
