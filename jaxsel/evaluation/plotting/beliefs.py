@@ -1,6 +1,7 @@
 """Charts of what a method believes of single prompts: Beta densities, and probabilities of solve states."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ def belief_areas(axes: Axes, steps: ArrayLike, beliefs: ArrayLike) -> Axes:
     if wrong.any():
         at = int(np.argmax(wrong))
         raise ValueError(f"beliefs[{at}] sums to {table[at].sum():.4g}; give probabilities, which sum to 1")
-    looks = [
+    looks: list[dict[str, Any]] = [
         {"facecolor": COLOURS[colour], "edgecolor": COLOURS["white"], "hatch": hatch, "label": name}
         for name, colour, hatch in _STATES.values()
     ]
