@@ -111,7 +111,7 @@ def fit(
         **options: Further arguments of the family. A vector with one entry per prompt is cut to the visited prompts.
 
     Raises:
-        ValueError: The history is empty, a parameter has no domain or is also an option, the score is unknown, or the
+        ValueError: The history is empty, the score is unknown, or a parameter has no domain or is also an option. The
             start values give an observed outcome the probability 0.
     """
     _validate.positive_integer(num_prompts=num_prompts, max_steps=max_steps)
