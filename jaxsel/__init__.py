@@ -55,7 +55,7 @@ __version__ = "0.1.0.dev0"
 
 
 def __getattr__(name: str) -> _Any:
-    """Imports `reference_models` when it is first asked for: it takes as long as all the rest."""
+    """Import `reference_models` at its first use: its import takes as long as the rest of the package."""
     if name != "reference_models":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

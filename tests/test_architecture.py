@@ -1,4 +1,4 @@
-"""Dependencies point one way; the arrows are those of the picture in the documentation."""
+"""Dependencies point one way, in the layers of the design."""
 
 import ast
 import graphlib
@@ -38,7 +38,7 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """All that the file imports, wherever in it: `import a.b` and `from a import b` are both a.b."""
+    """Yield all imports of the file, at any depth: `import a.b` and `from a import b` are both a.b."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -48,7 +48,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def modules(path: Path, package: str) -> set[str]:
-    """The modules of `package` that the file imports."""
+    """Return the modules of `package` that the file imports."""
     known = {module_name(file) for file in files(package)}
     found = set()
     for name in imports(path):
@@ -59,7 +59,7 @@ def modules(path: Path, package: str) -> set[str]:
 
 
 def part(name: str) -> str:
-    """The package or file right below jaxsel that holds the module; the root itself is ''."""
+    """Return the package or file directly below jaxsel that contains the module, or '' for the root."""
     return [*name.split("."), ""][1]
 
 

@@ -199,7 +199,7 @@ def beta_bernoulli(
 
     spec = {
         "name": "beta_bernoulli",
-        "decay": _validate.sayable(decay),
+        "decay": _validate.json_value(decay),
         "group_size": group_size,
         "ageing": ageing,
         **{name: _describe(value) for name, value in priors.items()},
@@ -219,5 +219,5 @@ def _prior(name: str, value: ArrayLike | Array) -> np.ndarray | Array:
 def _describe(prior: np.ndarray | Array) -> float | str:
     """Return what a spec holds of a prior: the number itself, or the fingerprint of a vector."""
     if prior.ndim == 0:
-        return _validate.sayable(prior)
+        return _validate.json_value(prior)
     return f"sha256:{hashlib.sha256(np.asarray(prior).tobytes()).hexdigest()[:16]}"

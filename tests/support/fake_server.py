@@ -1,4 +1,4 @@
-"""A stand-in for vLLM that can fail in every way: what an engine does about it needs no vLLM to be tested."""
+"""A stand-in for vLLM that fails in several ways, to test without vLLM how an engine handles failures."""
 
 import os
 import time
@@ -8,10 +8,10 @@ from rl.engines._vllm_server import Completion
 
 
 class FakeServer:
-    """Completes every prompt with the token `weights["x"]`; at first it does what `options["trouble"]` says.
+    """Completes every prompt with the token `weights["x"]`, after the failures that `options["trouble"]` names.
 
-    Troubles: raise, die, hang (the process answers no more), slow (every second request is not done in time); each
-    happens as often as `options["times"]` says, counted in a file: a new process does not forget.
+    Troubles: raise, die, hang (the process stops answering), slow (every second request times out). Each happens
+    `options["times"]` times, counted in a file across processes.
     """
 
     def __init__(self, folder, options):

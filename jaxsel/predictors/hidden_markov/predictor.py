@@ -71,9 +71,9 @@ def hidden_markov(
 
     spec = {
         "name": "hidden_markov",
-        "decay": _validate.sayable(decay),
-        "prior_counts": _validate.sayable(counts),
-        "initial_belief": _validate.sayable(belief),
+        "decay": _validate.json_value(decay),
+        "prior_counts": _validate.json_value(counts),
+        "initial_belief": _validate.json_value(belief),
     }
     return Predictor(spec, init, predict, update_state)
 

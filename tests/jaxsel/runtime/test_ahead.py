@@ -175,7 +175,10 @@ def test_on_a_mesh_counts_come_from_one_device(on_cpu):
 
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [([1, N], r"prompt_ids\[1\] is 21"), ([1], "1 prompt_ids, 2 successes and 2 group_size; give one entry a prompt")],
+    [
+        ([1, N], r"prompt_ids\[1\] is 21"),
+        ([1], "1 prompt_ids, 2 successes and 2 group_size; give one entry per prompt"),
+    ],
 )
 def test_wrong_ids_are_named_at_once(ids, message):
     selector = make()

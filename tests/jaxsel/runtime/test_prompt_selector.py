@@ -172,7 +172,7 @@ BAD_CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: s.predict([np.nan]), r"prompt_ids is \[nan\]"),
     (lambda s: s.predict([1e300]), r"prompt_ids\[0\] is 1e\+300"),
     (lambda s: s.predict([2**70]), "prompt_ids is .* give integers"),
-    (lambda s: s.predict([[1], [2, 3]]), "prompt_ids is no array on the host .* give a vector of integers"),
+    (lambda s: s.predict([[1], [2, 3]]), "prompt_ids is not an array on the host .* give a vector of integers"),
     (lambda s: s.observe([1, N], [0, 0], 8), r"prompt_ids\[1\] is 20"),
     (lambda s: s.observe([-1], [0], 8), r"prompt_ids\[0\] is -1"),
     (lambda s: s.observe([1], [9], 8), r"successes\[0\] is 9 of 8 rollouts; give successes <= group_size"),
@@ -184,7 +184,7 @@ BAD_CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: s.observe([1], [0], None), "group_size is .* of type object; give integers"),
     (
         lambda s: s.observe([1, 2], [0], 8),
-        "2 prompt_ids, 1 successes and 2 group_size; give one entry a prompt",
+        "2 prompt_ids, 1 successes and 2 group_size; give one entry per prompt",
     ),
     (lambda s: s.observe([1, 2], [0, 0], [8]), "2 prompt_ids, 2 successes and 1 group_size"),
     (lambda s: s.observe([], [1], 8), "0 prompt_ids, 1 successes"),

@@ -244,7 +244,7 @@ HALVES = np.full(3, 0.5)
         ((np.array([0.5, 1.5]), 1), {}, r"prediction\[1\] is 1\.5; give numbers from 0 to 1"),
         ((np.array([-0.5]), 1), {}, r"prediction\[0\] is -0\.5"),
         ((np.zeros((2, 2)), 1), {}, r"prediction has shape \(2, 2\); give a vector"),
-        ((["easy"], 1), {}, "prediction is no array on the host .*; give a vector of numbers"),
+        ((["easy"], 1), {}, "prediction is not an array on the host .*; give a vector of numbers"),
         ((np.zeros(0), 0), {}, "prediction has 0 prompts; give at least one"),
         ((predicted([0.5, 2.0], [0, 0]), 1), {}, r"success_rate\[1\] is 2\.0; give numbers from 0 to 1"),
         ((predicted([0.5], [0.3]), 1), {}, r"variance\[0\] is 0\.3\d*; give numbers from 0 to 0\.25"),
@@ -274,7 +274,7 @@ def test_bad_arguments_are_named(arguments, options, message):
 
 
 def test_it_is_no_part_of_a_compiled_function():
-    with pytest.raises(ValueError, match="prediction is no array on the host"):
+    with pytest.raises(ValueError, match="prediction is not an array on the host"):
         jax.jit(lambda rates: jaxsel.allocate(rates, 3))(jnp.full(3, 0.5))
 
 
