@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 
 import jaxsel
-from rl.history import HistoryLog, read_history
+
+pytest.importorskip("pyarrow")
+
+from jaxsel.integrations.history import HistoryLog, read_history
 
 N = 10
 

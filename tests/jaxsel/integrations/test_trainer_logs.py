@@ -1,12 +1,13 @@
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import jaxsel
-from rl.logs import read_logs, read_trl, read_verl
+from jaxsel.integrations.trainer_logs import read_logs, read_trl, read_verl
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 
 # step, prompt, reward; steps 3 and 7 of a trainer, in no order
 ROWS = [
@@ -211,7 +212,7 @@ def test_a_line_cut_short_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"a\.jsonl, line 2, is no JSON"):
         read_logs(tmp_path)
     (tmp_path / "a.jsonl").write_text("[1, 2]\n")
-    with pytest.raises(ValueError, match=r"line 1, is \[1, 2\]; give one object a completion"):
+    with pytest.raises(ValueError, match=r"line 1, is \[1, 2\]; give one object per completion"):
         read_logs(tmp_path)
 
 
