@@ -233,8 +233,8 @@ def test_max_new_tokens_is_the_longest_completion_and_its_end(options, longest):
     [
         ({"max_number": 1}, "max_number=1 .*at least 2"),
         ({"max_number": 10**5}, "max_number=100000 .*int64"),
-        ({"max_target": 0}, "max_target=0; take at least 1"),
-        ({"max_target": 2**31}, "max_target=2147483648; take"),
+        ({"max_target": 0}, "max_target=0; give at least 1"),
+        ({"max_target": 2**31}, "max_target=2147483648; give"),
         ({"shares": {}}, "shares={} has no positive"),
         ({"shares": {3: 0.0}}, "shares={3: 0.0} has no positive"),
         ({"shares": {1: 1.0}}, "shares={1: 1.0}; map counts from 2 to 6"),
@@ -244,7 +244,7 @@ def test_max_new_tokens_is_the_longest_completion_and_its_end(options, longest):
         ({"shares": {3: float("nan")}}, "weights of 0 or more"),
         ({"shares": {3: float("inf")}}, "finite"),
         ({"demonstration_shares": {9: 1.0}}, "demonstration_shares={9: 1.0}; map counts"),
-        ({"format_credit": 1.0}, "format_credit=1.0; take at least 0 and less than 1"),
+        ({"format_credit": 1.0}, "format_credit=1.0; give at least 0 and less than 1"),
         ({"format_credit": -0.1}, "format_credit=-0.1"),
         ({"format_credit": float("nan")}, "format_credit=nan"),
     ],
@@ -255,11 +255,11 @@ def test_bad_options(options, message):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="num_prompts=-1; take 0 or more"):
+    with pytest.raises(ValueError, match="num_prompts=-1; give 0 or more"):
         countdown.pool(-1, 0)
-    with pytest.raises(ValueError, match="seed=-1; take 0 or more"):
+    with pytest.raises(ValueError, match="seed=-1; give 0 or more"):
         countdown.pool(1, -1)
-    with pytest.raises(ValueError, match="seed=-2; take 0 or more"):
+    with pytest.raises(ValueError, match="seed=-2; give 0 or more"):
         countdown.demonstrations(-2)
     with pytest.raises(ValueError, match="max_number=0"):
         countdown.demonstrations(0, max_number=0)

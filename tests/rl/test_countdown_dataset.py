@@ -100,7 +100,7 @@ def test_dataset_errors(data_set):
     folder, _ = data_set()
     with pytest.raises(ValueError, match=r"no row of .* is left; loosen number_counts"):
         load_dataset_pool(folder, number_counts=(5,))
-    with pytest.raises(ValueError, match=r"template='\{numbers\}' lacks a place"):
+    with pytest.raises(ValueError, match=r"template='\{numbers\}' lacks a placeholder"):
         load_dataset_pool(folder, template="{numbers}")
     other, _ = data_set([{"target": 3, "numbers": [1, 2]}], "jsonl")
     with pytest.raises(ValueError, match=r"has no column \['nums'\]"):

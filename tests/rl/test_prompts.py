@@ -221,7 +221,7 @@ def test_a_countdown_file_that_lost_its_metadata_can_still_be_judged(tmp_path):
         ("", "has an empty text in row 0; leave the row out"),
         ([{"role": "user", "content": ""}], "has an empty text in row 0"),
         (None, "has NoneType in row 0; give text"),
-        ([{"role": "user", "content": None}], "content is no text; give text"),
+        ([{"role": "user", "content": None}], "content is not text; give text"),
     ],
 )
 def test_a_prompt_that_cannot_be_read(tmp_path, prompt, message):

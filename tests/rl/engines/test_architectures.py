@@ -104,7 +104,7 @@ def test_padding_that_is_an_end_of_sequence():
         ("", "prompts has an empty text in row 1; leave the row out"),
         ("1\ud800", r"prompts has the lone surrogate '\\ud800' in row 1"),
         (None, "prompts has NoneType in row 1; give text"),
-        ("1" * 62, "prompts has one of 62 tokens in row 1, which with max_new_tokens 3 is more than the limit of 64"),
+        ("1" * 62, "prompts has 62 tokens in row 1, which with max_new_tokens=3 exceeds the limit of 64"),
     ],
 )
 def test_a_prompt_that_the_model_cannot_read(prompt, message):

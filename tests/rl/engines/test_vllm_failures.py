@@ -201,7 +201,7 @@ def test_a_server_that_does_not_start_says_why(make):
     [
         ([], 1, "prompts is empty"),
         (["1="], 0, "group_size is 0"),
-        (["1" * 253], 1, "one of 253 tokens in row 0.*max_model_len"),
+        (["1" * 253], 1, "253 tokens in row 0.*max_model_len"),
     ],
 )
 def test_bad_requests(make, prompts, group_size, message):
