@@ -29,7 +29,7 @@ _FORMAT = 1  # raise it when the same texts and embedder give another file
 _DIGEST_BYTES = 32
 
 Encode = Callable[[Sequence[str]], Float[np.ndarray, "b d"]]
-Bar = Callable[..., Iterable[int]]
+Bar = Callable[..., Iterable[Any]]
 
 
 class Embedder(NamedTuple):

@@ -20,7 +20,7 @@ ROWS = [
 
 @pytest.fixture
 def data_set(tmp_path, monkeypatch):
-    """Writes rows as a folder that `datasets` can load, and keeps its cache out of the home folder."""
+    """Return a function that writes rows as a folder for `datasets`, whose cache stays out of the home folder."""
     import datasets.config
     import pyarrow as pa
     import pyarrow.parquet as pq

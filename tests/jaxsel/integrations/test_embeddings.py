@@ -28,7 +28,7 @@ def lengths(texts):
 
 
 class Counted:
-    """The embedder `lengths`, which notes what it is asked."""
+    """The embedder `lengths`, which records its batches."""
 
     def __init__(self):
         self.batches = []
@@ -51,7 +51,7 @@ def distances(vectors):
     return np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
 
 
-# Any embedder.
+# Tests with any embedder.
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 1024])
@@ -82,12 +82,12 @@ def test_half_the_bytes():
     np.testing.assert_array_equal(vectors, lengths(TEXTS))
 
 
-# The cache.
+# Tests of the cache.
 
 
 @pytest.fixture
 def cached(tmp_path, counted):
-    """Embeds through the cache in `tmp_path`."""
+    """Return a function that embeds through the cache in `tmp_path`."""
 
     def call(texts=TEXTS, *, name="lengths 1", **options):
         return embed(texts, embedder=Embedder(name, counted), progress=False, **{"cache": tmp_path, **options})
@@ -245,7 +245,7 @@ def test_the_default_folder(cached, counted, tmp_path, monkeypatch):
     assert len(files(tmp_path / "new" / "folder")) == 1
 
 
-# WordLlama.
+# Tests of WordLlama.
 
 
 def test_wordllama_is_the_packages_own_embedding_to_the_bit():
@@ -322,12 +322,12 @@ def test_a_fresh_process_needs_no_network_no_home_and_keeps_its_logs(tmp_path):
     assert files(tmp_path) == []
 
 
-# sentence-transformers.
+# Tests of sentence-transformers, with a stand-in for the package.
 
 
 @pytest.fixture
 def package(monkeypatch):
-    """A stand-in for the package; returns the calls of its model."""
+    """Install a stand-in for the package; return the list of calls to its model."""
     calls = []
 
     class SentenceTransformer:
@@ -385,7 +385,7 @@ def test_a_package_that_is_missing(monkeypatch, make, extra):
         make()
 
 
-# What is refused.
+# Tests of refused arguments.
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_arguments_that_are_refused(options, message, unchecked_types):
 
 
 def changed(row, value, dtype=np.float64):
-    """The embedder `lengths` with one number changed in the vector of "fifteen"."""
+    """Return the embedder `lengths` with one number changed in the vector of "fifteen"."""
 
     def encode(texts):
         vectors = lengths(texts).astype(dtype)

@@ -1,4 +1,4 @@
-"""Missing packages name their extra, and the modules' earlier names are kept."""
+"""A missing package gives an error that names its extra, and the modules' earlier names still work."""
 
 import importlib
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 
 def without(monkeypatch, package, *modules):
-    """Make the package look as if it were not installed, and have the modules imported anew."""
+    """Make the package look uninstalled, and make the next import of the modules run again."""
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
