@@ -10,8 +10,8 @@ from rl.engines._vllm_server import Completion
 class FakeServer:
     """Completes every prompt with the first weight of the head as token, after some failures.
 
-    `options["trouble"]` names the failure: raise, die, hang (the process stops answering), slow (every second request is
-    late) or no start. It happens `options["times"]` times, counted in a file, which a new process reads.
+    `options["trouble"]` names the failure: raise, die, hang (the process stops answering), slow (every second request
+    is late) or no start. It happens `options["times"]` times, counted in a file, which a new process reads.
     """
 
     def __init__(self, folder, options):
