@@ -36,7 +36,7 @@ class Embedder(NamedTuple):
     """A function from texts to vectors whose results may be cached.
 
     Attributes:
-        name: The model, its version and its settings, as the cache knows them. Another model needs another name.
+        name: Name of the model, its version and its settings, for the cache. Another model needs another name.
         encode: Function from a batch of texts to one vector per text. The vector of a text depends on that text alone.
     """
 

@@ -1,8 +1,8 @@
 """Countdown: reach the target by using every number exactly once with the operations + - * /.
 
 The prompt `3 5 7=22:` asks for `3*5+7` or another expression of the same value. Two numbers are easy for a small
-policy and four are hard. The warm start increases the difference: its demonstrations are all correct, but most of them
-have two numbers.
+policy and four are hard. The warm start increases the difference: its demonstrations are all correct, but most
+demonstrations have two numbers.
 
 Numbers up to 9 and targets up to 99 give 315,570 training prompts, where another order of the numbers is another
 prompt, and 3,483 held-out prompts. max_number=99 and max_target=999 give many millions. `load_dataset_pool` in
