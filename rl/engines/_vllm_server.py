@@ -44,7 +44,7 @@ class Server:
         with _random_state_kept():
             from vllm import LLM
 
-            # "processed_logprobs" include temperature and truncation: they belong to the distribution of the drawn token.
+            # "processed_logprobs" belong to the distribution of the drawn token, after temperature and truncation.
             defaults = {
                 "load_format": "dummy",
                 "generation_config": "vllm",
