@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def python(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("environment")
     call(sys.executable, "-m", "venv", "--without-pip", folder)
     (site,) = folder.glob("lib/python*/site-packages")
-    paths = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    paths = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (site / "dependencies.pth").write_text("\n".join(paths))  # the clone's own .pth in these folders is not read
     call(*PIP, "--python", folder / "bin" / "python", "install", "--no-deps", "--no-index", wheel)
     return folder / "bin" / "python"
