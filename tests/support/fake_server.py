@@ -1,4 +1,4 @@
-"""A stand-in for vLLM that fails in several ways, to test without vLLM how an engine handles failures."""
+"""A stand-in for vLLM that fails on request, so that tests of an engine's reaction need no vLLM."""
 
 import os
 import time
@@ -8,10 +8,10 @@ from rl.engines._vllm_server import Completion
 
 
 class FakeServer:
-    """Completes every prompt with the token `weights["x"]`, after the failures that `options["trouble"]` names.
+    """Completes every prompt with the first weight of the head as token, after some failures.
 
-    Troubles: raise, die, hang (the process stops answering), slow (every second request times out). Each happens
-    `options["times"]` times, counted in a file across processes.
+    `options["trouble"]` names the failure: raise, die, hang (the process stops answering), slow (every second request
+    is late) or no start. It happens `options["times"]` times, counted in a file, which a new process reads.
     """
 
     def __init__(self, folder, options):

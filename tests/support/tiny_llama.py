@@ -1,4 +1,4 @@
-"""A model with another architecture than the built-in policy, with a chat template."""
+"""A model of another architecture than the built-in policy, with a chat template."""
 
 from typing import Any
 
