@@ -12,7 +12,7 @@ import numpy as np
 from rl import _checks
 from rl.groups import Groups, join
 from rl.rollout import Completions
-from rl.shared import AnySelector
+from rl.shared_by_ranks import AnySelector
 
 _STREAM = 0x68697374  # others that draw from the same seed start with another number
 

@@ -11,7 +11,7 @@ from rl.groups import Groups, judge
 from rl.history import Visits
 from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine, Sampling
-from rl.shared import AnySelector
+from rl.shared_by_ranks import AnySelector
 from rl.verification import Verifier
 
 _STREAM = 0x70726F62  # others that draw from the same seed start with another number

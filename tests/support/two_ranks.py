@@ -155,7 +155,7 @@ def _engine(task, ranks) -> dict[str, Any]:
     from rl.engines.hf import HFEngine
     from rl.policy import build_policy
     from rl.rollout import Sampling
-    from rl.shared import SharedEngine
+    from rl.shared_by_ranks import SharedEngine
 
     asked = []
 
@@ -180,7 +180,7 @@ def _engine(task, ranks) -> dict[str, Any]:
 
 def _selector(ranks) -> dict[str, Any]:
     import jaxsel
-    from rl.shared import SharedSelector
+    from rl.shared_by_ranks import SharedSelector
 
     prepared = []
 
@@ -225,7 +225,7 @@ def _train(task, ranks, folder: Path) -> dict[str, Any]:
     from rl.policy import build_policy
     from rl.probe import Probe
     from rl.ranks import whole
-    from rl.shared import SharedSelector
+    from rl.shared_by_ranks import SharedSelector
     from rl.train import train
     from tests.support.runs import until_killed
 

@@ -5,8 +5,8 @@ import types
 
 import pytest
 
+from rl.run_folder.trackers import TRACKERS, Tracker
 from rl.run_log import RunLog
-from rl.trackers import TRACKERS, Tracker
 
 
 class Fake(types.ModuleType):

@@ -14,16 +14,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rl import _files, progress
-from rl.lock import alone_in
 from rl.policy import load_policy
 from rl.ranks import Ranks
+from rl.run_folder.lock import alone_in
 from rl.run_log import RunLog, read_metrics
 from tests.support.runs import CONFIG, start
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from rl.lock import alone_in
+from rl.run_folder.lock import alone_in
 from rl.ranks import Ranks
 with alone_in(Path(sys.argv[1]), Ranks()):
     print("locked", flush=True)

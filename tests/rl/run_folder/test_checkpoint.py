@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-import rl.checkpoint
-from rl.checkpoint import DamagedError, load_checkpoint, load_latest, save_checkpoint
+import rl.run_folder.checkpoint
 from rl.ranks import Ranks
+from rl.run_folder.checkpoint import DamagedError, load_checkpoint, load_latest, save_checkpoint
 from rl.run_log import read_metrics
 from tests.support.runs import CONFIG, assert_same_run, start, until_killed
 
@@ -248,4 +248,4 @@ def test_a_finished_run_without_checkpoints_is_not_done_again(task, tmp_path):
 
 def test_the_digest_tells_values_from_each_other():
     values = [[1], ["1"], [1.0], (1,), [[1]], {"a": 1}, {"a": "1"}, [torch.ones(1)], [torch.ones(1, dtype=torch.int32)]]
-    assert len({rl.checkpoint._checksum({"x": value}) for value in values}) == len(values)
+    assert len({rl.run_folder.checkpoint._checksum({"x": value}) for value in values}) == len(values)
