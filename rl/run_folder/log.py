@@ -1,4 +1,4 @@
-"""A run's metrics on disk: JSON lines and TensorBoard events. The checkpoints are in `rl.run_folder.checkpoint`."""
+"""The metrics of a run on disk, as JSON lines and TensorBoard events."""
 
 import json
 import math
@@ -8,8 +8,6 @@ from typing import Any, Self
 from torch.utils.tensorboard import SummaryWriter
 
 from rl._files import named, replaced_when_complete
-from rl.run_folder.checkpoint import load_checkpoint as load_checkpoint
-from rl.run_folder.checkpoint import save_checkpoint as save_checkpoint
 from rl.run_folder.trackers import Tracker
 
 _METRICS = "metrics.jsonl"
@@ -19,15 +17,18 @@ class Records:
     """The metrics of every step, in memory.
 
     Args:
-        run_dir: a folder that may hold earlier ones.
-        first_step: those from this step on belong to work that is done again, and are left out.
+        run_dir: A folder that may hold the metrics of earlier steps.
+        first_step: The step at which the run continues. Metrics from this step on are left out: the step is repeated.
+
+    Attributes:
+        records: The metrics of every step, in order.
     """
 
     def __init__(self, run_dir: Path, *, first_step: int):
         self.records = [r for r in read_metrics(run_dir / _METRICS) if r["step"] < first_step]
 
     def write(self, record: dict[str, float]) -> None:
-        """One step's metrics; not-a-number becomes null."""
+        """Add the metrics of one step. Values that are not finite become None."""
         self.records.append(
             {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in record.items()}
         )
@@ -36,20 +37,20 @@ class Records:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is no file to close."""
 
 
 class RunLog(Records):
-    """Appends one JSON object a step to `metrics.jsonl` and the same numbers to TensorBoard and a tracker.
+    """The metrics of every step, in `metrics.jsonl` (one JSON object per step), in TensorBoard and at a tracker.
 
     Args:
-        run_dir: the folder; made when missing.
-        first_step: lines from this step on belong to work that is done again, and are dropped.
-        resume: false refuses a folder that holds a run.
-        tracker: gets them too, except those of steps that are done again: it has them.
+        run_dir: The folder of the run, created if it is missing.
+        first_step: The step at which the run continues. Lines from this step on are dropped: the step is repeated.
+        resume: False refuses a folder that holds a run.
+        tracker: A tracker that receives the metrics too, except those of repeated steps, which it already has.
 
     Raises:
-        ValueError: the folder holds a run and `resume` is false.
+        ValueError: The folder holds a run and `resume` is false.
     """
 
     def __init__(self, run_dir: Path, *, first_step: int, resume: bool, tracker: Tracker | None = None):
@@ -59,7 +60,7 @@ class RunLog(Records):
             raise ValueError(f"run_dir {run_dir} already holds a run; resume it or give another folder")
         super().__init__(run_dir, first_step=first_step)
         self._path, self._tracker = path, tracker
-        # The probe at the end of a run that now goes on is part of a step that was not done yet.
+        # A finished run that continues had a final probe, with the number of a step that was not done yet.
         self._tracked = {r["step"] for r in read_metrics(path) if r["step"] < first_step or not is_end(r)}
         with replaced_when_complete(path) as file:
             file.write("".join(f"{json.dumps(record)}\n" for record in self.records).encode())
@@ -67,9 +68,9 @@ class RunLog(Records):
         self._tensorboard = SummaryWriter(str(run_dir), purge_step=first_step)
 
     def write(self, record: dict[str, float]) -> None:
-        """One step's metrics; not-a-number becomes null."""
+        """Write the metrics of one step. Values that are not finite become null."""
         super().write(record)
-        with named(self._path, "the lines before are on disk, and the step is done again"):
+        with named(self._path, "the lines before are on disk, and the step is repeated"):
             self._file.write(f"{json.dumps(self.records[-1])}\n")
             self._file.flush()
         with named(self._path.parent, "its metrics are on disk, but not its TensorBoard events"):
@@ -87,15 +88,15 @@ class RunLog(Records):
 
 
 def is_end(record: dict[str, Any]) -> bool:
-    """Whether a record is the last one of a finished run: a probe after the last step, and no step."""
+    """Return whether a record is the final probe of a finished run, rather than the metrics of a step."""
     return all(name in ("step", "rollouts") or name.startswith("probe/") for name in record)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a `metrics.jsonl`; a last line cut short by a crash is left out.
+    """Return the complete lines of a `metrics.jsonl`. A last line that a crash cut short is left out.
 
     Raises:
-        ValueError: another line is damaged.
+        ValueError: Another line is damaged.
     """
     if not path.exists():
         return []
@@ -106,11 +107,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:  # text that is no JSON, or bytes that are no text
+    except ValueError:  # the line is not JSON, or not UTF-8
         record = None
     if not isinstance(record, dict) or "step" not in record:
         raise ValueError(
             f"line {number} of {path} is damaged: {line[:60]!r}; put back a copy of the file, or delete the line: the "
-            "metrics of its step are then missing, unless the run resumes from an earlier step and does it again"
+            "metrics of its step are then missing, unless the run resumes from an earlier step and repeats it"
         )
     return record

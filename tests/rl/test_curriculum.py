@@ -44,23 +44,23 @@ def roll_out():
 
 
 def test_selected_trains_on_what_it_selected(roll_out):
-    curriculum = Selected(selector(), B)
+    curriculum = Selected(chooser := selector(), B)
     collected = curriculum.collect(roll_out)
     assert collected.groups.prompt_ids.tolist() == roll_out.batches[0].tolist()
     assert collected.num_rollouts == B * GROUP
-    assert curriculum.selector.visits.sum() == B
+    assert chooser.visits.sum() == B
 
 
 def test_uniform_goes_through_the_pool_once_an_epoch(roll_out):
-    curriculum = Selected(selector(), B)
+    curriculum = Selected(chooser := selector(), B)
     for _ in range(N // B):
         curriculum.collect(roll_out)
-    assert (curriculum.selector.visits == 1).all()
+    assert (chooser.visits == 1).all()
 
 
 @pytest.mark.parametrize("keep_surplus", [False, True])
 def test_dynamic_sampling_fills_the_batch_with_mixed_groups(roll_out, keep_surplus):
-    curriculum = DynamicSampling(selector(), B, keep_surplus=keep_surplus)
+    curriculum = DynamicSampling(chooser := selector(), B, keep_surplus=keep_surplus)
     counted = 0
     for _ in range(6):
         before = roll_out.num_rollouts
@@ -74,7 +74,7 @@ def test_dynamic_sampling_fills_the_batch_with_mixed_groups(roll_out, keep_surpl
         assert collected.groups.completions.tokens[:, 0].tolist() == ids.tolist()
     assert counted == roll_out.num_rollouts
     # everything that was generated was observed, before the filter
-    assert curriculum.selector.visits.sum() * GROUP == counted
+    assert chooser.visits.sum() * GROUP == counted
 
 
 def test_kept_surplus_saves_rollouts(roll_out):

@@ -60,10 +60,10 @@ def test_failed_generations_are_no_failures(task, tmp_path):
             return out._replace(texts=[None] * len(out.texts))
 
     policy = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)
-    curriculum = Selected(selector(), 4)
-    start(task, tmp_path, curriculum=curriculum, engine=Failing(policy))
-    assert curriculum.selector.visits.sum() == 0
-    np.testing.assert_array_equal(curriculum.selector.predict().success_rate, 0.5)
+    chooser = selector()
+    start(task, tmp_path, curriculum=Selected(chooser, 4), engine=Failing(policy))
+    assert chooser.visits.sum() == 0
+    np.testing.assert_array_equal(chooser.predict().success_rate, 0.5)
 
 
 def test_the_next_choice_is_prepared_before_the_update_of_all_steps_but_the_last(task, tmp_path, monkeypatch):
@@ -131,12 +131,14 @@ def test_the_history_of_a_run_is_what_its_selector_saw(task, tmp_path, name):
     """Gone through again, it gives the predictions that were recorded; cut and resumed, it is the same."""
     config = replace(CONFIG, history=True)
     curriculum = CURRICULA[name]()
+    chooser = curriculum.selector
+    assert isinstance(chooser, jaxsel.PromptSelector)
     start(task, tmp_path / "whole", config, curriculum=curriculum)
     found = read_history(tmp_path / "whole" / "history")
     assert found.num_prompts == 30
     method = {"dps": jaxsel.dps(), "dynamic_sampling": jaxsel.uniform()}[name]
     again = jaxsel.replay(found.history, method, num_prompts=30, probe_steps=range(found.history.num_steps + 1))
-    np.testing.assert_array_equal(np.bincount(found.history.prompt_ids, minlength=30), curriculum.selector.visits)
+    np.testing.assert_array_equal(np.bincount(found.history.prompt_ids, minlength=30), chooser.visits)
     seen = found.rollouts["group_size"] > 0
     order = np.lexsort([found.rollouts["prompt_id"][seen], found.rollouts["clock"][seen]])
     np.testing.assert_array_equal(again.prediction.mixed, found.rollouts["mixed"][seen][order])
