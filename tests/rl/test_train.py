@@ -2,13 +2,8 @@ import functools
 import itertools
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +18,7 @@ from rl.policy import build_policy
 from rl.prompts import Verdict
 from rl.run_log import RunLog, read_metrics
 from rl.train_config import TrainConfig
-from tests.support.runs import CONFIG, SCRIPT, assert_same_run, selector, start, until_killed
+from tests.support.runs import CONFIG, assert_same_run, selector, start, until_killed
 
 
 def test_the_policy_learns(task, tmp_path):
@@ -103,27 +98,6 @@ def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, undisturbed,
     resumed = start(task, tmp_path / "cut", curriculum=CURRICULA[name](), resume=True)
     assert_same_run(whole, resumed)
     assert read_metrics(tmp_path / "cut" / "metrics.jsonl") == resumed[0]
-
-
-@pytest.mark.slow
-def test_kill_minus_nine_and_resume(task, tmp_path):
-    """The process dies at moments of the clock's choosing, twice; the numbers are those of an undisturbed run."""
-    config = replace(CONFIG, steps=200, checkpoint_every=5)
-    whole = start(task, tmp_path / "whole", config)
-    run_dir = tmp_path / "cut"
-    script = SCRIPT.format(run_dir=str(run_dir), steps=200)
-    for more_steps in (20, 60):
-        target = len(read_metrics(run_dir / "metrics.jsonl")) + more_steps
-        process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
-        try:
-            while process.poll() is None and len(read_metrics(run_dir / "metrics.jsonl")) < target:
-                time.sleep(0.005)  # the cores are for the run
-        finally:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-    assert 20 < len(read_metrics(run_dir / "metrics.jsonl")) < 200
-    resumed = start(task, run_dir, config, resume=True)
-    assert_same_run(whole, resumed)
 
 
 @pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])

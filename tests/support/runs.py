@@ -1,6 +1,7 @@
 """A tiny world for the training loop: single digits to copy, a policy of a few thousand weights, and its runs."""
 
 import random
+from dataclasses import replace
 
 import torch
 
@@ -14,17 +15,25 @@ from rl.train import train
 from rl.train_config import TrainConfig
 
 CONFIG = TrainConfig(steps=8, group_size=4, learning_rate=1e-3, probe_every=4, checkpoint_every=3)
+LONG = replace(CONFIG, steps=80, checkpoint_every=5)
 SCRIPT = """
-from dataclasses import replace
+import sys
 from pathlib import Path
 
 import torch
 
+from rl.preemption import PreemptedError
 from tests.support import runs
 
 torch.set_num_threads(1)
-runs.start(runs.TASK, Path({run_dir!r}), replace(runs.CONFIG, steps={steps}, checkpoint_every=5), resume=True)
+while True:
+    try:
+        runs.start(runs.TASK, Path({run_dir!r}), runs.LONG, resume=True)
+        break
+    except PreemptedError as error:
+        print(f"PreemptedError: {{error}}", file=sys.stderr, flush=True)
 """
+"""Trains in a process of its own, and resumes at once whenever a signal stops the run."""
 
 
 def _pool(num_prompts: int, seed: int) -> PromptPool:
