@@ -8,7 +8,7 @@ updates the policy with a clipped policy-gradient loss.
 
 The loop differs from the trainers of the papers in three ways:
 
-* The built-in policy has 0.3 million weights and runs on a CPU. The papers train language models with 1.5 to 8 billion
+* The built-in policy has 0.3 million weights, few enough for a CPU. The papers train language models with 1.5 to 8 billion
   weights on GPU clusters.
 * The next batch is chosen while the policy is updated. The choice is the same as one made after the update, because it
   depends on observed counts alone.
@@ -123,7 +123,7 @@ def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemptio
         clock = Clock()
         record: dict[str, float] = {"step": step, "rollouts": run.num_rollouts}
 
-        # Measure accuracy and predictions at fixed prompts, before the first step and then now and again.
+        # Measure accuracy and predictions at fixed prompts, before the first step and every `probe_every` steps.
         if step == 0 or (config.probe_every and step % config.probe_every == 0):
             with clock("probing"):
                 record |= worker.measure(step)
@@ -142,7 +142,7 @@ def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemptio
         with clock("handing_over"):
             worker.engine.update_weights(learner.weights())
         with clock("selecting"):
-            curriculum.selector.wait()  # the selector may take longer than the policy
+            curriculum.selector.wait()  # its update may take longer than the policy's
 
         # Write the metrics of the step.
         with clock("reporting"):
@@ -151,7 +151,7 @@ def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemptio
         run.log.write(record | {"rollouts": run.num_rollouts})
         run.done = step + 1
 
-        # Save a checkpoint where one is due, and stop where a signal asked for it.
+        # Save a checkpoint if one is due, and stop if a signal asked for it.
         stopped = run.done < config.steps and any(run.ranks.gather(lambda: preemption.asked))
         if stopped or run.checkpoint_is_due:
             run.save()

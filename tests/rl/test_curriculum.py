@@ -10,6 +10,7 @@ from rl.groups import Groups
 from rl.rollout import Completions
 
 N, B, GROUP = 40, 8, 4
+MOPPS, DPS, UNIFORM = jaxsel.mopps(), jaxsel.dps(), jaxsel.uniform()  # a method keeps its compiled functions
 
 
 class FakeRollouts:
@@ -34,8 +35,8 @@ class FakeRollouts:
         return GROUP * sum(map(len, self.batches))
 
 
-def selector(method=None, ratio: int | None = 1):
-    return jaxsel.PromptSelector(method or jaxsel.uniform(), num_prompts=N, seed=0, candidate_ratio=ratio)
+def selector(method=UNIFORM, ratio: int | None = 1):
+    return jaxsel.PromptSelector(method, num_prompts=N, seed=0, candidate_ratio=ratio)
 
 
 @pytest.fixture
@@ -134,8 +135,8 @@ def test_history_resampling_starts_over_when_everything_is_solved(roll_out):
 
 CURRICULA = [
     lambda: Selected(selector(), B),
-    lambda: Selected(selector(jaxsel.mopps(), 2), B),
-    lambda: Selected(selector(jaxsel.dps(), None), B),
+    lambda: Selected(selector(MOPPS, 2), B),
+    lambda: Selected(selector(DPS, None), B),
     lambda: DynamicSampling(selector(), B, keep_surplus=True),
     lambda: HistoryResampling(selector(), B, seed=3),
 ]
@@ -166,7 +167,7 @@ def test_preparing_changes_no_choice(make):
 
 
 def test_the_prepared_choice_is_the_first_of_the_next_step(roll_out):
-    for curriculum in (Selected(selector(jaxsel.mopps(), None), B), DynamicSampling(selector(), B)):
+    for curriculum in (Selected(selector(MOPPS, None), B), DynamicSampling(selector(), B)):
         curriculum.prepare()
         assert isinstance(curriculum.selector, jaxsel.PromptSelector)
         assert curriculum.selector._prepared is not None
@@ -178,7 +179,7 @@ def test_the_prepared_choice_is_the_first_of_the_next_step(roll_out):
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, True])
 def test_a_batch_size_out_of_range_is_refused(batch_size):
-    selector = jaxsel.PromptSelector(jaxsel.uniform(), num_prompts=8)
+    selector = jaxsel.PromptSelector(UNIFORM, num_prompts=8)
     for make in (Selected, DynamicSampling, partial(HistoryResampling, seed=0)):
         with pytest.raises(ValueError, match=f"batch_size is {batch_size}; give an integer of at least 1"):
             make(selector, batch_size)

@@ -7,6 +7,7 @@ from rl.probe import Probe
 from rl.prompts import Verdict
 
 POOL_SIZE = 30
+MOPPS, UNIFORM = jaxsel.mopps(), jaxsel.uniform()  # a method keeps its compiled functions
 
 
 class PartlyFailing(HFEngine):
@@ -23,7 +24,7 @@ def make(task, **options):
 
 @pytest.fixture
 def selector():
-    return jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=POOL_SIZE, seed=3, candidate_ratio=1)
+    return jaxsel.PromptSelector(MOPPS, num_prompts=POOL_SIZE, seed=3, candidate_ratio=1)
 
 
 def test_a_perfect_prediction_scores_perfectly(task, policy, selector):
@@ -63,7 +64,7 @@ def test_the_probe_is_no_stretch_of_the_epochs(task):
     """The selector's window draws from the same seed; its epochs must not deal the probe's prompts in one go."""
     for seed in range(5):
         probe = set(make(task, seed=seed).spec["prompt_ids"])
-        selector = jaxsel.PromptSelector(jaxsel.uniform(), num_prompts=POOL_SIZE, seed=seed, candidate_ratio=1)
+        selector = jaxsel.PromptSelector(UNIFORM, num_prompts=POOL_SIZE, seed=seed, candidate_ratio=1)
         for _ in range(6):
             selector.select(12)
             dealt = {*selector.select(12).tolist()}

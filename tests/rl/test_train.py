@@ -18,7 +18,7 @@ from rl.policy import build_policy
 from rl.prompts import Verdict
 from rl.run_log import RunLog, read_metrics
 from rl.train_config import TrainConfig
-from tests.support.runs import CONFIG, assert_same_run, selector, start, until_killed
+from tests.support.runs import CONFIG, DPS, UNIFORM, assert_same_run, selector, start, until_killed
 
 
 def test_the_policy_learns(task, tmp_path):
@@ -75,9 +75,9 @@ def test_the_next_choice_is_prepared_before_the_update_of_all_steps_but_the_last
 
 CURRICULA = {
     "mopps": lambda: Selected(selector(), 4),
-    "dps": lambda: Selected(selector(jaxsel.dps(), None), 4),
-    "dynamic_sampling": lambda: DynamicSampling(selector(jaxsel.uniform(), 1), 4, keep_surplus=True),
-    "history_resampling": lambda: HistoryResampling(selector(jaxsel.uniform(), 1), 4, seed=0),
+    "dps": lambda: Selected(selector(DPS, None), 4),
+    "dynamic_sampling": lambda: DynamicSampling(selector(UNIFORM, 1), 4, keep_surplus=True),
+    "history_resampling": lambda: HistoryResampling(selector(UNIFORM, 1), 4, seed=0),
 }
 
 
@@ -110,7 +110,7 @@ def test_the_history_of_a_run_is_what_its_selector_saw(task, tmp_path, name):
     start(task, tmp_path / "whole", config, curriculum=curriculum)
     found = read_history(tmp_path / "whole" / "history")
     assert found.num_prompts == 30
-    method = {"dps": jaxsel.dps(), "dynamic_sampling": jaxsel.uniform()}[name]
+    method = {"dps": DPS, "dynamic_sampling": UNIFORM}[name]
     again = jaxsel.replay(found.history, method, num_prompts=30, probe_steps=range(found.history.num_steps + 1))
     np.testing.assert_array_equal(np.bincount(found.history.prompt_ids, minlength=30), chooser.visits)
     seen = found.rollouts["group_size"] > 0

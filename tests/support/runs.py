@@ -58,8 +58,12 @@ TASK = Task("copy", "0123456789=", 3, _pool, lambda n: _pool(n, -1), _demonstrat
 """Copy the first digit of the prompt; what follows it does not matter."""
 
 
-def selector(method=None, ratio: int | None = 2):
-    return jaxsel.PromptSelector(method or jaxsel.mopps(group_size=4), num_prompts=30, candidate_ratio=ratio)
+# All tests share these methods, because a method keeps its compiled functions.
+MOPPS, DPS, UNIFORM = jaxsel.mopps(group_size=4), jaxsel.dps(), jaxsel.uniform()
+
+
+def selector(method=MOPPS, ratio: int | None = 2):
+    return jaxsel.PromptSelector(method, num_prompts=30, candidate_ratio=ratio)
 
 
 def start(task, run_dir, config=CONFIG, curriculum=None, policy=None, **options):

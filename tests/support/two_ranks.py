@@ -181,6 +181,7 @@ def _engine(task, ranks) -> dict[str, Any]:
 def _selector(ranks) -> dict[str, Any]:
     import jaxsel
     from rl.shared_by_ranks import SharedSelector
+    from tests.support.runs import MOPPS
 
     prepared = []
 
@@ -189,7 +190,7 @@ def _selector(ranks) -> dict[str, Any]:
             prepared.append(batch_size)
 
     def make(seed=0):
-        return Preparing(jaxsel.mopps(group_size=4), num_prompts=30, candidate_ratio=2, seed=seed)
+        return Preparing(MOPPS, num_prompts=30, candidate_ratio=2, seed=seed)
 
     selector = SharedSelector(make, ranks)
     selector.prepare(4)
@@ -227,7 +228,7 @@ def _train(task, ranks, folder: Path) -> dict[str, Any]:
     from rl.ranks import whole
     from rl.shared_by_ranks import SharedSelector
     from rl.train import train
-    from tests.support.runs import until_killed
+    from tests.support.runs import MOPPS, until_killed
 
     class Recording(SharedSelector):
         chosen: list[int]
@@ -242,8 +243,7 @@ def _train(task, ranks, folder: Path) -> dict[str, Any]:
     def start(run_dir: Path, **more: Any):
         policy = build_policy(task.alphabet, hidden_size=32, num_layers=2, feed_forward_size=32, seed=0)
         sampler = policy.frozen_copy() if ranks.sharded else policy
-        uniform = jaxsel.mopps(group_size=4)
-        selector = Recording(lambda: jaxsel.PromptSelector(uniform, num_prompts=30, candidate_ratio=2), ranks)
+        selector = Recording(lambda: jaxsel.PromptSelector(MOPPS, num_prompts=30, candidate_ratio=2), ranks)
         curriculum = DynamicSampling(selector, 4, max_batches=2) if ranks.sharded else Selected(selector, 4)
         probe = Probe(task, pool, task.held_out(5), num_pool_prompts=10, group_size=2)
         everything = {"task": task, "pool": pool, "policy": policy, "probe": probe, "run_dir": run_dir, "ranks": ranks}
