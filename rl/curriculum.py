@@ -22,7 +22,7 @@ RollOut = Callable[[np.ndarray], Groups]
 
 
 class BatchSelector(Protocol):
-    """The methods of a selector that training calls: those of `jaxsel.PromptSelector` and of `SharedSelector`."""
+    """The methods of a selector that training calls. `jaxsel.PromptSelector` and `SharedSelector` have them."""
 
     @property
     def num_prompts(self) -> int:
@@ -108,7 +108,7 @@ class Curriculum(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state, so that the next choices are those of the curriculum that saved it."""
+        """Restore the state, so that the next choices are the same as without the interruption."""
         ...
 
 

@@ -25,7 +25,7 @@ class Learner:
     The reference is a frozen copy of the policy given here, made before a checkpoint is loaded.
 
     All ranks give the same batch to `update`, and each trains on its share of the rows. Means, normalisation, gradient
-    and metrics are those of the whole batch.
+    and metrics refer to the whole batch.
 
     Args:
         config: The settings of the training loop.

@@ -27,7 +27,7 @@ class PreemptedError(Exception):
 
 
 class Preemption:
-    """A context in which a signal of `SIGNALS` does not kill the process, but asks it to stop.
+    """A context that records the first signal of `SIGNALS` instead of ending the process.
 
     A second signal of the same kind has its usual effect.
 

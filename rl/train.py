@@ -8,8 +8,8 @@ updates the policy with a clipped policy-gradient loss.
 
 The loop differs from the trainers of the papers in three ways:
 
-* The built-in policy has 0.3 million weights, few enough for a CPU. The papers train language models with 1.5 to 8 billion
-  weights on GPU clusters.
+* The built-in policy has 0.3 million weights, few enough for a CPU. The papers train language models with 1.5 to 8
+  billion weights on GPU clusters.
 * The next batch is chosen while the policy is updated. The choice is the same as one made after the update, because it
   depends on observed counts alone.
 * Probes measure accuracy and predictions on the same fixed prompts for every method. Their rollouts are counted apart
@@ -84,7 +84,7 @@ def train(
         tracker: A tracker that receives the metrics too, from rank 0.
 
     Returns:
-        The lines of `metrics.jsonl`, one per step and one of the final probe. Seconds are those of this rank.
+        The lines of `metrics.jsonl`, one per step and one for the final probe. Seconds are measured on this rank.
 
     Raises:
         ValueError: `run_dir` already holds a run and `resume` is false, its checkpoint is damaged or has another

@@ -81,8 +81,8 @@ def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
 def load_latest(run_dir: Path, identity: dict[str, Any], ranks: Ranks) -> dict[str, Any] | None:
     """Return the content of the newest sound checkpoint in a run's folder, or None if there is none.
 
-    If the newest checkpoint is damaged, it is renamed to `checkpoint-damaged.pt`. A message on standard error says so,
-    and the earlier checkpoint is loaded.
+    If the newest checkpoint is damaged, it is renamed to `checkpoint-damaged.pt`. A message on standard error names
+    the damage, and the earlier checkpoint is loaded.
 
     Raises:
         ValueError: All checkpoints are damaged, or they belong to a run with another configuration.
@@ -219,8 +219,8 @@ def _differences(saved: dict[str, Any], here: dict[str, Any], prefix: str = "") 
 
 
 def _short(value: Any) -> str:
-    said = repr(value)
-    return said if len(said) <= 80 else f"{said[:77]}..."
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _fixed(identity: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class RunLog(Records):
         run_dir: The folder of the run, created if it is missing.
         first_step: The step at which the run continues. Lines from this step on are dropped: the step is repeated.
         resume: False refuses a folder that holds a run.
-        tracker: A tracker that receives the metrics too, except those of repeated steps, which it already has.
+        tracker: A tracker that receives the metrics too. It already has the metrics of repeated steps.
 
     Raises:
         ValueError: The folder holds a run and `resume` is false.
