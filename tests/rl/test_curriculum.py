@@ -14,7 +14,7 @@ MOPPS, DPS, UNIFORM = jaxsel.mopps(), jaxsel.dps(), jaxsel.uniform()  # a method
 
 
 class FakeRollouts:
-    """Prompt i is never solved when i % 4 == 0, always when i % 4 == 1, else half the time; remembers what it did."""
+    """Prompt i is never solved when i % 4 == 0, always when i % 4 == 1, else half the time. Batches are recorded."""
 
     def __init__(self):
         self.batches = []
@@ -70,11 +70,11 @@ def test_dynamic_sampling_fills_the_batch_with_mixed_groups(roll_out, keep_surpl
         assert roll_out.num_rollouts - before == collected.num_rollouts
         assert collected.groups.mixed.all()
         assert len(collected.groups.prompt_ids) == B
-        # tokens travel with their prompt
+        # tokens stay with their prompt
         ids = np.repeat(collected.groups.prompt_ids, GROUP)
         assert collected.groups.completions.tokens[:, 0].tolist() == ids.tolist()
     assert counted == roll_out.num_rollouts
-    # everything that was generated was observed, before the filter
+    # the selector observed all generated groups, before the filter
     assert chooser.visits.sum() * GROUP == counted
 
 

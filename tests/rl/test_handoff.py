@@ -1,4 +1,4 @@
-"""The hand-off between torch and JAX: every way in which sharing memory goes wrong, and what becomes of it."""
+"""Conversion between torch and JAX, with all known ways in which shared memory goes wrong."""
 
 import gc
 import math
@@ -236,7 +236,7 @@ SUCCESSES, GROUP_SIZE = [2, 0, 0, 3], [3, 4, 0, 3]
 
 
 class Seen:
-    """A selector that remembers what it was told, and merges as the real one does."""
+    """A selector that records its observations and also passes them to a real selector."""
 
     def __init__(self):
         self.selector = jaxsel.PromptSelector(MOPPS, num_prompts=8)
@@ -252,7 +252,7 @@ class Seen:
 
 @pytest.fixture(params=["host", "device"])
 def way(request, monkeypatch):
-    """The way that counts go: on a GPU they stay on the device."""
+    """Observe counts on the host, or on the device as with a GPU."""
     monkeypatch.setattr("rl.handoff._stay_on_device", lambda counts: request.param == "device")
     return request.param
 
@@ -479,7 +479,7 @@ class TestOnAGpu:
         jax.tree.map(np.testing.assert_array_equal, seen.selector.state_dict(), host.state_dict())
 
     def test_nothing_waits_for_the_rewards(self):
-        """Thousands of hand-overs while the GPU is busy: memory that torch gave out again would be counted wrongly."""
+        """Convert thousands of tensors while the GPU is busy. Memory reused too early would give wrong counts."""
         there, here = (jaxsel.PromptSelector(MOPPS, num_prompts=64) for _ in range(2))
         busy = torch.ones(4096, 4096, device="cuda")
         for step in range(200):

@@ -1,4 +1,4 @@
-"""A run that is asked to stop stops between two steps, and goes on to the same numbers."""
+"""A signal stops a run between two steps, and the resumed run gives the same numbers."""
 
 import os
 import pickle
@@ -93,7 +93,7 @@ def test_in_the_last_step_the_run_ends_as_it_would_have(task, tmp_path):
 
 @pytest.mark.slow
 def test_terminated_and_killed_at_random_moments(task, tmp_path):
-    """Two processes get signals and SIGKILL while they train; the numbers are those of an undisturbed run."""
+    """Two processes get signals and SIGKILL while they train. The numbers equal those of an undisturbed run."""
     whole = start(task, tmp_path / "whole", LONG)
     run_dir, log, rng = tmp_path / "cut", tmp_path / "stderr", random.Random(0)
     stopped = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -120,7 +120,7 @@ def test_terminated_and_killed_at_random_moments(task, tmp_path):
 def wait_until(process, is_done):
     while not is_done():
         assert process.poll() is None, "the run ended too early"
-        time.sleep(0.005)  # the cores are for the run
+        time.sleep(0.005)  # leave the cores to the run
 
 
 def test_the_error_says_the_same_in_another_process():

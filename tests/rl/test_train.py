@@ -33,7 +33,7 @@ def test_what_is_logged(task, tmp_path):
     assert records == read_metrics(tmp_path / "metrics.jsonl")
     assert records[-1]["rollouts"] == 8 * 4 * 4
     assert [r["step"] for r in records if "probe/spearman" in r] == [0, 4, 8]
-    assert records[0]["probe/rollouts"] == (10 + 5) * 2  # counted apart
+    assert records[0]["probe/rollouts"] == (10 + 5) * 2  # not part of "rollouts"
     for name in ("train/mixed_share", "policy/loss", "seconds/selecting", "selector/coverage"):
         assert all(np.isfinite(r[name]) for r in records[:-1])
     assert list(tmp_path.glob("events.out.tfevents.*"))
@@ -83,7 +83,7 @@ CURRICULA = {
 
 @pytest.fixture(scope="module")
 def undisturbed(task, tmp_path_factory):
-    """The run of a curriculum from beginning to end, made once for every moment of a kill; do not change it."""
+    """The whole run of a curriculum, made once for all moments of a kill. Tests must not change it."""
     return functools.cache(
         lambda name: start(task, tmp_path_factory.mktemp("undisturbed"), curriculum=CURRICULA[name]())
     )
@@ -102,7 +102,7 @@ def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, undisturbed,
 
 @pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])
 def test_the_history_of_a_run_is_what_its_selector_saw(task, tmp_path, name):
-    """Gone through again, it gives the predictions that were recorded; cut and resumed, it is the same."""
+    """A replay gives the recorded predictions. A run that is cut and resumed has the same history."""
     config = replace(CONFIG, history=True)
     curriculum = CURRICULA[name]()
     chooser = curriculum.selector

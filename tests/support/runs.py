@@ -1,4 +1,4 @@
-"""A tiny world for the training loop: single digits to copy, a policy of a few thousand weights, and its runs."""
+"""A tiny task for the training loop (copy a digit), a policy of a few thousand weights, and its runs."""
 
 import random
 from dataclasses import replace
@@ -33,7 +33,7 @@ while True:
     except PreemptedError as error:
         print(f"PreemptedError: {{error}}", file=sys.stderr, flush=True)
 """
-"""Trains in a process of its own, and resumes at once whenever a signal stops the run."""
+"""A script that trains, and that resumes at once whenever a signal stops the run."""
 
 
 def _pool(num_prompts: int, seed: int) -> PromptPool:
@@ -55,7 +55,7 @@ def _verify(completion: str, answer: str) -> Verdict:
 
 
 TASK = Task("copy", "0123456789=", 3, _pool, lambda n: _pool(n, -1), _demonstrations, _verify)
-"""Copy the first digit of the prompt; what follows it does not matter."""
+"""A task: copy the first digit of the prompt. The rest of the completion is ignored."""
 
 
 # All tests share these methods, because a method keeps its compiled functions.
