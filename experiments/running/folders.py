@@ -14,9 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.running.config import CONFIG, RunConfig, flat, flat_settings
-from rl.checkpoint import MAY_CHANGE
-from rl.lock import alone_in
 from rl.ranks import Ranks
+from rl.run_folder.checkpoint import MAY_CHANGE
+from rl.run_folder.lock import alone_in
 
 MAY_DIFFER = (
     *("engine.", "tracker", "parallel", "resume", "threads"),

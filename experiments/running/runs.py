@@ -13,22 +13,21 @@ from transformers.utils import logging
 import jaxsel
 from experiments.reporting.provenance import provenance, write_result
 from experiments.running.config import CONFIG, EngineConfig, MethodConfig, RunConfig, flat, flat_settings, read_settings
-from jaxsel.integrations.embeddings import embed
-from rl.checkpoint import MAY_CHANGE
 from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
 from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
-from rl.lock import alone_in
 from rl.policy import Policy, load_policy
 from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
 from rl.ranks import Ranks, join
 from rl.rollout import RolloutEngine
+from rl.run_folder.checkpoint import MAY_CHANGE
+from rl.run_folder.lock import alone_in
+from rl.run_folder.trackers import Tracker
 from rl.run_log import is_end, read_metrics
-from rl.shared import SharedSelector
+from rl.shared_by_ranks import SharedSelector
 from rl.tasks import countdown, string_ops
-from rl.trackers import Tracker
 from rl.train import train
 from rl.warm_start import warm_start
 

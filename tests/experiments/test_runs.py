@@ -14,8 +14,8 @@ from experiments.running import help as help_text
 from experiments.running.compare import finished
 from experiments.running.config import EngineConfig, MethodConfig, RunConfig
 from experiments.running.runs import METHODS, make_curriculum, make_policy, make_task, run
-from rl.lock import alone_in
 from rl.ranks import Ranks
+from rl.run_folder.lock import alone_in
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig

@@ -1,4 +1,4 @@
-"""Checkpoints of runs: what they hold, what they refuse, and what happens when a disk or a file is bad."""
+"""Checkpoints of runs: their content, their refusals, full disks and damaged files."""
 
 import errno
 import os
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-import rl.checkpoint
-from rl.checkpoint import DamagedError, load_checkpoint, load_latest, save_checkpoint
+import rl.run_folder.checkpoint
 from rl.ranks import Ranks
+from rl.run_folder.checkpoint import DamagedError, load_checkpoint, load_latest, save_checkpoint
 from rl.run_log import read_metrics
 from tests.support.runs import CONFIG, assert_same_run, start, until_killed
 
@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, dama
 
 
 def test_no_flipped_bit_goes_unseen(tmp_path):
-    """Either the content is what was written, or the file is refused."""
+    """Either the content equals the written content, or the file is refused."""
     path = tmp_path / "checkpoint.pt"
     weights = torch.arange(300.0)
     save_checkpoint(path, ME, step=1, weights=weights, books={"n": np.arange(20)})
@@ -161,7 +161,7 @@ def test_a_crash_between_the_two_renames_loses_nothing(tmp_path):
 
 
 class FullDisk:
-    """A file that takes so many bytes."""
+    """A file that fails after a number of bytes."""
 
     def __init__(self, file, room):
         self._file, self._room = file, room
@@ -211,7 +211,7 @@ def test_a_run_whose_weights_are_lost_ends_and_keeps_its_checkpoint(task, tmp_pa
 
     def poisoned(self, groups, step):
         record = update(self, groups, step)
-        if step == 5:  # after which a checkpoint is due
+        if step == 5:  # a checkpoint is due after this step
             with torch.no_grad():
                 self._parameters[0][0, 0] = torch.nan
         return record
@@ -225,7 +225,7 @@ def test_a_run_whose_weights_are_lost_ends_and_keeps_its_checkpoint(task, tmp_pa
 
 
 def test_a_finished_run_goes_on_to_more_steps_as_one_that_never_ended(task, tmp_path):
-    """And with settings that change no number that it has written."""
+    """A resumed run may change settings that affect no number it has written."""
     whole = start(task, tmp_path / "whole", replace(CONFIG, steps=8, history=True))
     short = replace(CONFIG, steps=5, checkpoint_every=2, micro_batch_size=64, history=True)
     start(task, tmp_path / "longer", short)
@@ -248,4 +248,4 @@ def test_a_finished_run_without_checkpoints_is_not_done_again(task, tmp_path):
 
 def test_the_digest_tells_values_from_each_other():
     values = [[1], ["1"], [1.0], (1,), [[1]], {"a": 1}, {"a": "1"}, [torch.ones(1)], [torch.ones(1, dtype=torch.int32)]]
-    assert len({rl.checkpoint._checksum({"x": value}) for value in values}) == len(values)
+    assert len({rl.run_folder.checkpoint._checksum({"x": value}) for value in values}) == len(values)

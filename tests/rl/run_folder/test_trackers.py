@@ -1,12 +1,12 @@
-"""Weights & Biases and trackio, by a module with their interface."""
+"""Weights & Biases and trackio, replaced by modules with the same interface."""
 
 import sys
 import types
 
 import pytest
 
+from rl.run_folder.trackers import TRACKERS, Tracker
 from rl.run_log import RunLog
-from rl.trackers import TRACKERS, Tracker
 
 
 class Fake(types.ModuleType):
@@ -22,7 +22,7 @@ class Fake(types.ModuleType):
 
 
 class Wandb(Fake):
-    """Takes what `wandb` 0.31 takes."""
+    """A module that accepts the arguments of `wandb` 0.31."""
 
     def init(self, *, project, name, id, config, resume, dir):
         self.calls.append(("init", {"project": project, "name": name, "id": id, "config": config, "resume": resume}))
@@ -30,7 +30,7 @@ class Wandb(Fake):
 
 
 class Trackio(Fake):
-    """Takes what `trackio` 0.43 takes."""
+    """A module that accepts the arguments of `trackio` 0.43."""
 
     def init(self, project, name=None, config=None, resume="never"):
         self.calls.append(("init", {"project": project, "name": name, "config": config, "resume": resume}))

@@ -1,7 +1,7 @@
 """The checkpoint of a run: one file of tensors and plain values, with a checksum of its content.
 
-The file is what `torch.save` writes, and `torch.load(weights_only=True)` reads it: loading runs no code of its author.
-NumPy arrays are stored as bytes, data type and shape, tuples with names as plain tuples.
+`torch.save` writes the file, and `torch.load(weights_only=True)` reads it: loading never runs code from the file.
+A NumPy array is stored as its bytes, data type and shape. A NamedTuple is stored as a plain tuple.
 """
 
 import hashlib
@@ -22,26 +22,27 @@ MAY_CHANGE = (
     *("steps", "probe_every", "checkpoint_every", "micro_batch_size", "gradient_checkpointing", "save_policy"),
     *("verify_timeout", "verify_process"),
 )
-"""Settings of `TrainConfig` with which a run may go on differently: they change no number that it has written."""
+"""The settings of `TrainConfig` that a resumed run may change: they affect no number that it has already written."""
 _ARRAY = "numpy array"
 _FORMAT = 1
 
 
 class DamagedError(ValueError):
-    """A checkpoint cannot be read, or its content is not what was written."""
+    """A checkpoint cannot be read, or its content differs from the content that was written."""
 
 
 def save_checkpoint(path: Path, identity: dict[str, Any], **content: Any) -> None:
-    """Replaces the checkpoint when the new one is complete on disk; the one before stays beside it, see `PREVIOUS`.
+    """Replace the checkpoint once the new one is complete on disk. The earlier one is kept as `PREVIOUS`.
 
     Args:
-        path: the file.
-        identity: what the run depends on; `load_checkpoint` compares it.
-        **content: nested dicts, lists and tuples of tensors, NumPy arrays and plain values. All of `learner` is finite.
+        path: The file to write.
+        identity: The settings that the run depends on; `load_checkpoint` compares them.
+        **content: Nested dicts, lists and tuples of tensors, NumPy arrays and plain values. All tensors of `learner`
+            must be finite.
 
     Raises:
-        ValueError: a weight or a moment of the optimiser is NaN or infinite. The checkpoint stays as it was.
-        OSError: the disk is full; the checkpoint stays as it was.
+        ValueError: A weight or a moment of the optimiser is NaN or infinite. The checkpoint stays as it was.
+        OSError: The disk is full. The checkpoint stays as it was.
     """
     check_finite(content.get("learner"), path)
     packed = _packed({"identity": identity, **content}, "")
@@ -51,10 +52,10 @@ def save_checkpoint(path: Path, identity: dict[str, Any], **content: Any) -> Non
 
 
 def check_finite(learner: Any, path: Path) -> None:
-    """Refuses to write weights or moments of an optimiser that are NaN or infinite.
+    """Refuse to write weights or moments of the optimiser that are NaN or infinite.
 
     Raises:
-        ValueError: some are.
+        ValueError: A weight or a moment is NaN or infinite.
     """
     for name, tensor in _tensors(learner, "learner"):
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -65,11 +66,11 @@ def check_finite(learner: Any, path: Path) -> None:
 
 
 def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """What `save_checkpoint` wrote; nothing in the file is run.
+    """Return the content that `save_checkpoint` wrote, without running code from the file.
 
     Raises:
-        DamagedError: the file is damaged, or of an earlier version of this package.
-        ValueError: it is of another configuration.
+        DamagedError: The file is damaged, or an earlier version of this package wrote it.
+        ValueError: The file belongs to a run with another configuration.
     """
     saved = _read(path)
     if differ := _differences(saved["identity"], _restored(_packed(identity, ""))):
@@ -78,18 +79,19 @@ def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_latest(run_dir: Path, identity: dict[str, Any], ranks: Ranks) -> dict[str, Any] | None:
-    """The newest sound checkpoint of a run's folder, or None where there is none.
+    """Return the content of the newest sound checkpoint in a run's folder, or None if there is none.
 
-    A damaged one is kept under another name, `checkpoint-damaged.pt`, and the one before it is taken, with a message.
+    If the newest checkpoint is damaged, it is renamed to `checkpoint-damaged.pt`. A message on standard error names
+    the damage, and the earlier checkpoint is loaded.
 
     Raises:
-        ValueError: all are damaged, or they are of another configuration.
+        ValueError: All checkpoints are damaged, or they belong to a run with another configuration.
     """
     found: dict[str, Any] = {}
 
     def choose() -> Path | None:
         newest, previous = run_dir / NEWEST, run_dir / PREVIOUS
-        if not newest.exists():  # a crash came between moving the old one away and the new one in
+        if not newest.exists():  # a crash occurred between the two renames of `replaced_when_complete`
             newest = previous
         if not newest.exists():
             return None
@@ -117,7 +119,7 @@ def _read(path: Path) -> dict[str, Any]:
     )
     try:
         packed = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many classes: whatever is wrong with the file
+    except Exception as error:  # torch.load raises errors of many classes
         reason = f"it is damaged, or of an earlier version of this package ({type(error).__name__})"
         raise DamagedError(f"{path} cannot be read: {reason}; {cure}") from error
     if not isinstance(packed, dict) or packed.get("format") != _FORMAT:
@@ -130,7 +132,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _packed(value: Any, name: str) -> Any:
-    """The same in tensors, dicts, lists, tuples and plain values."""
+    """Return the value as tensors, dicts, lists, tuples and plain values."""
     if value is None or type(value) in (bool, int, float, str, bytes):
         return value
     if isinstance(value, torch.Tensor):
@@ -140,7 +142,7 @@ def _packed(value: Any, name: str) -> Any:
         if not array.dtype.hasobject:
             raw = torch.from_numpy(np.frombuffer(bytearray(array.tobytes()), np.uint8)) if array.size else None
             shape = list(array.shape)
-            dtype = array.dtype.name if array.dtype.kind == "V" else array.dtype.str  # bfloat16 has no string
+            dtype = array.dtype.name if array.dtype.kind == "V" else array.dtype.str  # bfloat16's string is just V2
             return {_ARRAY: dtype, "shape": shape, "bytes": raw, "scalar": isinstance(value, np.generic)}
     if isinstance(value, Mapping) and all(type(key) in (str, int) for key in value):
         return {key: _packed(inner, f"{name}.{key}") for key, inner in value.items()}
@@ -153,7 +155,7 @@ def _packed(value: Any, name: str) -> Any:
 
 
 def _restored(value: Any) -> Any:
-    """What was packed."""
+    """Return the value that `_packed` packed."""
     if isinstance(value, dict):
         if _ARRAY in value:
             raw = bytearray() if value["bytes"] is None else bytearray(value["bytes"].numpy())
@@ -166,7 +168,7 @@ def _restored(value: Any) -> Any:
 
 
 def _checksum(packed: dict[str, Any]) -> str:
-    """SHA-256 of names, values and the bytes of tensors."""
+    """Return the SHA-256 hash of names, values and the bytes of tensors."""
     digest = hashlib.sha256()
     for part in _parts(packed):
         digest.update(part)
@@ -194,7 +196,7 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors, by dotted name."""
+    """Yield all tensors with their dotted names."""
     if isinstance(value, torch.Tensor):
         yield name, value
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
@@ -203,7 +205,7 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _differences(saved: dict[str, Any], here: dict[str, Any], prefix: str = "") -> str:
-    """The settings in which two identities differ, but for those that may change."""
+    """Return a text that names the settings in which two identities differ, except those that may change."""
     if not prefix:
         saved, here = _fixed(saved), _fixed(here)
     found = []
@@ -217,12 +219,12 @@ def _differences(saved: dict[str, Any], here: dict[str, Any], prefix: str = "") 
 
 
 def _short(value: Any) -> str:
-    said = repr(value)
-    return said if len(said) <= 80 else f"{said[:77]}..."
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _fixed(identity: dict[str, Any]) -> dict[str, Any]:
-    """Without the settings that may change."""
+    """Return the identity without the settings that may change."""
     if not isinstance(identity.get("train"), dict):
         return identity
     kept = {name: value for name, value in identity["train"].items() if name not in MAY_CHANGE}

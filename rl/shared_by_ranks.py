@@ -1,4 +1,4 @@
-"""An engine and a selector that all ranks share: each calls the same methods and gets the same answers."""
+"""A rollout engine and a prompt selector that all ranks share: all call the same methods and get the same results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from rl.rollout import Completions, RolloutEngine, Sampling, check_request, join
 
 
 class SharedEngine:
-    """A `RolloutEngine` of which every rank has one: each completes its part of the prompts, and all get everything.
+    """A `RolloutEngine` that splits the prompts among the ranks and returns all completions on every rank.
 
-    Tokens are small beside what it takes to sample them, and with the whole batch on every rank filters, verdicts and
-    metrics need no exchange of their own.
+    Tokens are small compared with the work of sampling them. Because every rank holds the whole batch, filters,
+    verdicts and metrics need no further exchange.
 
     Args:
-        engine: this rank's own.
-        ranks: that share the work.
+        engine: The engine of this rank.
+        ranks: The ranks that share the work.
     """
 
     def __init__(self, engine: RolloutEngine, ranks: Ranks):
@@ -27,7 +27,7 @@ class SharedEngine:
         self._ranks = ranks
 
     def generate(self, prompts: Sequence[str], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
-        """See `RolloutEngine.generate`; the number of ranks changes the completions, as it does the seeds."""
+        """Complete the prompts, as `RolloutEngine.generate` does; another number of ranks gives other completions."""
         check_request(prompts, group_size)
         rank, count = self._ranks.rank, self._ranks.count
         if count == 1:
@@ -42,16 +42,22 @@ class SharedEngine:
         return _at(self._ranks.device, join_completions(parts))
 
     def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """See `RolloutEngine.update_weights`."""
+        """Hand the weights to the engine of this rank, and wait until all ranks have done so."""
         self._ranks.each(lambda: self._engine.update_weights(weights))
 
 
 class SharedSelector:
-    """A `PromptSelector` that only rank 0 holds: it chooses, predicts and observes, and the others hear of it.
+    """A `PromptSelector` that rank 0 holds; the other ranks receive the results of its methods.
+
+    Every method does what the method of `PromptSelector` with the same name does. Rank 0's arguments are used.
 
     Args:
-        make: makes the selector; called on rank 0 alone.
-        ranks: that share it.
+        make: A function that makes the selector. Rank 0 alone calls it.
+        ranks: The ranks that share the selector.
+
+    Attributes:
+        num_prompts: The size of the pool.
+        spec: The selector's method and settings.
     """
 
     def __init__(self, make: Callable[[], PromptSelector], ranks: Ranks):
@@ -62,54 +68,51 @@ class SharedSelector:
 
     @property
     def visits(self) -> np.ndarray:
-        """See `PromptSelector.visits`."""
+        """The number of visits to each prompt."""
         return self._ask(lambda selector: selector.visits)
 
     def prepare(self, batch_size: int) -> None:
-        """See `PromptSelector.prepare`."""
+        """Start to compute the next choice."""
         self._ask(lambda selector: selector.prepare(batch_size))
 
     def select(self, batch_size: int, candidates: Any = None, *, exclude: Any = None) -> np.ndarray:
-        """See `PromptSelector.select`."""
+        """Return the chosen rows of the pool."""
         return self._ask(lambda selector: selector.select(batch_size, candidates, exclude=exclude))
 
     def release(self, prompt_ids: Any) -> None:
-        """See `PromptSelector.release`."""
+        """Make prompts in flight eligible again."""
         self._ask(lambda selector: selector.release(prompt_ids))
 
     def end_step(self) -> None:
-        """See `PromptSelector.end_step`."""
+        """End the current step."""
         self._ask(lambda selector: selector.end_step())
 
     def predict(self, prompt_ids: Any = None) -> Prediction:
-        """See `PromptSelector.predict`."""
+        """Return the predictions for these prompts, or for the whole pool."""
         return self._ask(lambda selector: selector.predict(prompt_ids))
 
     def observe(self, prompt_ids: Any, successes: Any, group_size: Any, *, step: int | None = None) -> None:
-        """See `PromptSelector.observe`; what rank 0 is told counts, which is what all of them have gathered."""
+        """Update the posterior with counts, which are the same on all ranks after `SharedEngine.generate`."""
         self._ask(lambda selector: selector.observe(prompt_ids, successes, group_size, step=step))
 
     def wait(self) -> None:
-        """See `PromptSelector.wait`."""
+        """Wait until the last update is computed."""
         self._ask(lambda selector: selector.wait())
 
     def metrics(self) -> dict[str, float]:
-        """See `PromptSelector.metrics`."""
+        """Return the selector's metrics."""
         return self._ask(lambda selector: selector.metrics())
 
     def state_dict(self) -> dict[str, Any] | None:
-        """See `PromptSelector.state_dict`; None but on rank 0, which writes the checkpoints."""
+        """Return the selector's state on rank 0, which writes the checkpoints, and None on the other ranks."""
         return self._ranks.each(lambda: self._selector.state_dict() if self._selector else None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See `PromptSelector.load_state_dict`."""
+        """Restore the selector's state."""
         self._ask(lambda selector: selector.load_state_dict(state_dict))
 
     def _ask(self, question: Callable[[PromptSelector], Any]) -> Any:
         return self._ranks.on_main(lambda: question(self._selector))  # type: ignore[arg-type]
-
-
-AnySelector = PromptSelector | SharedSelector
 
 
 def _at(device: torch.device | str, completions: Completions) -> Completions:

@@ -1,4 +1,4 @@
-"""A run's metrics at Weights & Biases or trackio, beside those on disk."""
+"""A run's metrics at Weights & Biases or trackio, in addition to the metrics on disk."""
 
 import importlib
 import uuid
@@ -11,15 +11,15 @@ TRACKERS = ("wandb", "trackio")
 
 
 class Tracker:
-    """One run there, which goes on when it is opened again for the same folder.
+    """One run at the tracker. Opening it again for the same folder continues the same run.
 
     Args:
-        name: wandb, trackio, or empty: does nothing.
-        run_dir: the run's folder; made when missing. It keeps the run's id, and what wandb writes itself.
-        config: shown beside the metrics.
+        name: wandb, trackio, or an empty text for no tracker.
+        run_dir: The folder of the run, created if it is missing. It keeps the run's id and wandb's own files.
+        config: The settings that the tracker shows beside the metrics.
 
     Raises:
-        ValueError: an unknown name, or its package is not installed.
+        ValueError: The name is unknown, or its package is not installed.
     """
 
     def __init__(self, name: str, run_dir: Path, config: dict[str, Any]):
@@ -35,12 +35,12 @@ class Tracker:
         number = _kept_id(run_dir / f"{name}_id")
         shown = f"{run_dir.name}-{number}"
         options: dict[str, Any] = {"project": "jaxsel", "name": shown, "config": config, "resume": "allow"}
-        if name == "wandb":  # trackio knows a run by its name
+        if name == "wandb":  # trackio identifies a run by its name
             options |= {"id": number, "dir": str(run_dir)}
         self._module.init(**options)
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """One step's metrics; those without a value are left out."""
+        """Send the metrics of one step. Metrics without a value are left out."""
         if self._module is not None:
             values = {name: value for name, value in metrics.items() if value is not None and name != "step"}
             self._module.log(values, step=int(metrics["step"]))

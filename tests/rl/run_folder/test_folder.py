@@ -1,4 +1,4 @@
-"""A run's folder: its lock, its metrics, its policy; and bars in a log."""
+"""A run's folder, with its lock, its metrics and its policy; and progress bars in a log."""
 
 import errno
 import os
@@ -13,18 +13,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from jaxsel.integrations.atomic_files import replaced_folder
 from rl import progress
-from rl.lock import alone_in
 from rl.policy import load_policy
 from rl.ranks import Ranks
+from rl.run_folder.lock import alone_in
 from rl.run_log import RunLog, read_metrics
 from tests.support.runs import CONFIG, start
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from rl.lock import alone_in
+from rl.run_folder.lock import alone_in
 from rl.ranks import Ranks
 with alone_in(Path(sys.argv[1]), Ranks()):
     print("locked", flush=True)
@@ -89,7 +88,7 @@ def test_a_torn_line_is_named(tmp_path, torn):
     path.write_bytes(b'{"step": 0}\n' + torn + b'\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"line 2 of .*metrics.jsonl is damaged: .*; put back a copy of the file, or"):
         read_metrics(path)
-    path.write_bytes(b'{"step": 0}\n' + torn)  # of a crash
+    path.write_bytes(b'{"step": 0}\n' + torn)  # a crash leaves this
     assert read_metrics(path) == [{"step": 0}]
 
 

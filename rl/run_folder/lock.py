@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""A lock on a run's folder, so that one run at a time writes to it."""
 
 import fcntl
 import logging
@@ -14,21 +14,21 @@ from rl.ranks import Ranks
 LOCK = "run.lock"
 _log = logging.getLogger(__name__)
 _owners: dict[Path, int] = {}
-"""The folders that this process has locked, and the thread that did."""
+"""The folders that this process has locked, with the thread that holds each lock."""
 
 
 @contextmanager
 def alone_in(run_dir: Path, ranks: Ranks) -> Iterator[None]:
-    """Within it, no other run may use the folder; the lock of a process that was killed ends with the process.
+    """Keep other runs out of the folder during the `with` block. The lock of a killed process ends with the process.
 
-    The thread that has the lock may enter again. Rank 0 has it for all ranks.
+    The thread that holds the lock may enter again. Rank 0 holds it for all ranks.
 
     Args:
-        run_dir: made when missing.
-        ranks: of the run; all of them enter.
+        run_dir: The folder of the run, created if it is missing.
+        ranks: The ranks of the run; all of them must enter.
 
     Raises:
-        ValueError: another run uses the folder.
+        ValueError: Another run uses the folder.
     """
     held = ranks.on_main(lambda: _owners.get(run_dir.resolve()) == threading.get_ident())
     if held:
