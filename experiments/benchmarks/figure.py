@@ -1,4 +1,4 @@
-"""Milliseconds against pool size, both axes logarithmic: a column a method, a row an operation."""
+"""The figure: milliseconds against pool size on logarithmic axes, one column per method and one row per operation."""
 
 from pathlib import Path
 
@@ -20,14 +20,14 @@ STYLES = {
     "tfp": {"color": "#F0E442", "marker": "*", "label": "TFP", "markeredgecolor": "black"},
     "dynamax": {"color": "#F0E442", "marker": "P", "label": "Dynamax", "markeredgecolor": "black"},
     "dictionary": {"color": "#000000", "marker": "x", "label": "dictionary, Python loops"},
-    "list": {"color": "#CC79A7", "marker": "p", "label": "list, a call a prompt"},
+    "list": {"color": "#CC79A7", "marker": "p", "label": "list, one call per prompt"},
     "copy": {"color": "#777777", "linestyle": "--", "label": "copy of the same bytes"},
 }
 OPERATIONS = ("select", "observe", "observe + predict")
 
 
 def draw(rows: list[Row], path: Path, *, title: str) -> Path:
-    """Writes the figure; what was not measured leaves a gap."""
+    """Draw and write the figure; missing measurements leave gaps."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure, panels = plt.subplots(
         len(OPERATIONS),

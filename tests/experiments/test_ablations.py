@@ -3,8 +3,9 @@ import json
 import pytest
 from omegaconf.errors import ConfigAttributeError
 
-from experiments import ablations
-from experiments.ablations import SWEEPS, Sweep, beside, command, judge, needed, place
+from experiments.ablations import __main__ as ablations
+from experiments.ablations.presentation import judge
+from experiments.ablations.sweeps import SWEEPS, Sweep, beside, command, needed, place
 from experiments.running.config import configured
 
 

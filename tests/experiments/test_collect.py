@@ -10,7 +10,7 @@ from matplotlib.text import Text
 from experiments.collect.__main__ import main
 from experiments.collect.folders import find_runs, read_run
 from experiments.collect.groups import common, grouped
-from experiments.collect.report import draw
+from experiments.collect.sections import draw
 from rl.run_log import RunLog
 
 STEPS = 4
@@ -86,7 +86,7 @@ def test_means_and_standard_errors_by_hand(tmp_path, capsys):
     assert row in lines(capsys)
     for cell in ("0.500 (0.250)", "0.400 (0.100)", "3 of 3 runs count"):
         assert cell in page
-    assert "does not count" not in page.lower()
+    assert "do not count" not in page.lower()
     assert (tmp_path / "out" / "collected.png").stat().st_size > 10_000
 
 

@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 
 import jaxsel
-from experiments import gold_standard
-from experiments.gold_standard import LEVELS, PARTS, STYLES, Config, by_part, draw, learner, state_space
+from experiments.gold_standard import __main__ as gold_standard
+from experiments.gold_standard.cases import Config, learner, state_space
+from experiments.gold_standard.judge import LEVELS, PARTS, by_part
+from experiments.gold_standard.presentation import SOURCES, STYLES, draw
 from jaxsel import Prediction
 
 pytestmark = pytest.mark.slow
@@ -62,7 +64,7 @@ def test_numbers_by_hand():
 def test_the_figure_is_drawn(tmp_path):
     number = {"mean": 0.8, "standard_error": float("nan")}
     numbers = {f"coverage {level}": number for level in LEVELS}
-    summaries = {source: {name: {"visited": numbers} for name in STYLES} for source in gold_standard.SOURCES}
+    summaries = {source: {name: {"visited": numbers} for name in STYLES} for source in SOURCES}
     assert draw(summaries, tmp_path / "figure.png").stat().st_size > 0
 
 

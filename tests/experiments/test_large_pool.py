@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from experiments.large_pool import __main__ as large_pool
-from experiments.large_pool.report import find, summarise
 from experiments.large_pool.runs import ORACLE, Config, run
+from experiments.large_pool.summary import find, summarise
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 import jaxsel
-from experiments import reproduce
 from experiments.reporting.summaries import share_spent, spent_to_reach
-from experiments.reproduce import against, calibration, claims, judge, numbers, tables
+from experiments.reproduce import __main__ as reproduce
+from experiments.reproduce.judge import against, calibration, claims, judge, numbers
+from experiments.reproduce.presentation import tables
 from experiments.running.compare import SETTINGS
 from experiments.running.config import read_settings
 from experiments.running.runs import run
