@@ -118,10 +118,17 @@ def test_help_describes_every_parameter():
         assert word in text
 
 
+SMALL = [
+    *("warm_start.hidden_size=32", "warm_start.num_layers=1", "warm_start.feed_forward_size=32"),
+    *("warm_start.steps=2", "warm_start.batch_size=8", "pool_size=40", "held_out_size=4"),
+    *("method.batch_size=4", "train.group_size=2"),
+]
+
+
 @pytest.mark.slow
 def test_the_command_line_trains_and_resumes(tmp_path):
     arguments = [
-        *("pool_size=40", "held_out_size=4", "method.batch_size=4", "warm_start.steps=2", "train.group_size=2"),
+        *SMALL,
         *("train.steps=3", "train.checkpoint_every=2", "train.probe_every=0", f"hydra.run.dir={tmp_path}/run"),
     ]
     command = [sys.executable, "-m", "experiments.train", *arguments]
@@ -142,7 +149,7 @@ def test_the_command_line_trains_and_resumes(tmp_path):
 @pytest.mark.slow
 def test_the_command_line_trains_in_two_processes(tmp_path):
     arguments = [
-        *("pool_size=40", "held_out_size=4", "method.batch_size=4", "warm_start.steps=2", "train.group_size=2"),
+        *SMALL,
         *("train.steps=2", "train.probe_every=0", "parallel=fsdp", f"hydra.run.dir={tmp_path}/run"),
     ]
     launch([sys.executable, "-m", "experiments.train", *arguments], tmp_path)
