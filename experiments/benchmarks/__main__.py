@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     targets = cpu_targets(results["times"], results["memory"])
     head = provenance(config, config["seed"]) | {"load_average": load, "unit": "ms, medians"}
     path = output / "benchmark.json"
-    # "bars": the key for targets in the results that are committed
+    # "bars" is the key of targets in the committed results
     write_result(path, {**head, "bars": [target.as_dict() for target in targets], "results": results})
     title = f"{config['select']:,} of the pool chosen, {config['observe']:,} observed, {os.cpu_count()} CPU cores"
     figure.draw(results["times"], path.with_suffix(".png"), title=title)

@@ -1,6 +1,6 @@
 """The same benchmark on a GPU: times, bytes moved, share of the copy bandwidth, and parity of choices with the CPU.
 
-    make gpu PYTHON=python3      # installs nothing: uses the Python that is given
+    make gpu PYTHON=python3      # uses the given Python and installs nothing
 
 The command writes benchmark_gpu.json and, if Matplotlib is installed, benchmark_gpu.png. It ends with an error if JAX
 sees no GPU.

@@ -31,7 +31,7 @@ CONFIG = {"sizes": [N], "methods": ["dps"], "seed": 0, "largest_slow": N, **BATC
 
 
 def observe_all(*everyone, steps=30, seed=0):
-    """Everyone observes the same random batches."""
+    """Let all contenders observe the same random batches."""
     rng = np.random.default_rng(seed)
     for _ in range(steps):
         ids = rng.choice(N, 8, replace=False).astype(np.int32)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def records(mixed, accuracy, rollouts_per_step=100, steps=8):
-    """A run whose held-out accuracy rises linearly from 0 to `accuracy`, probed at every other step."""
+    """Return a run whose held-out accuracy rises linearly from 0 to `accuracy`, probed at every other step."""
     made = []
     for step in range(steps):
         record = {"step": step, "rollouts": rollouts_per_step * (step + 1), "train/mixed_share": mixed}

@@ -1,4 +1,4 @@
-"""Names of run folders, what a run may change, and command lines that end quietly."""
+"""Names of run folders, settings that a resumed run may change, and command lines that end quietly."""
 
 import os
 import signal
@@ -121,7 +121,7 @@ def test_every_command_line_ends_quietly():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_imports_stops_at_once_to_be_queued_again(number):
-    """Here it comes while hydra is imported: a module of that name sends it."""
+    """The signal arrives during the import of hydra, because a module of that name sends it."""
     code = f"import os, sys, time; os.kill(os.getpid(), {int(number)}); time.sleep(30)"
     script = f"""
 import runpy, sys, types
