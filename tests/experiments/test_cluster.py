@@ -132,7 +132,7 @@ def test_two_processes_share_a_pool_and_find_what_one_finds(submit, tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_by_submitit_survives_preemption(tmp_path):
-    """Two runs with equal results, because neither reaches a checkpoint; one gets a signal to stop and is queued again."""
+    """Two equal runs, because neither reaches a checkpoint; one gets a signal to stop and is queued again."""
     launcher = ["hydra/launcher=submitit_local", "hydra.launcher.stderr_to_stdout=true", "resume=true"]
     folder = [f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=${hydra.job.num}"]
     sweep = [sys.executable, "-m", "experiments.train", "-m", *launcher, *folder, "train.checkpoint_every=500,1000"]

@@ -27,7 +27,7 @@ def test_cases_leave_the_last_prompts_alone(make):
 
 
 def test_the_state_space_is_that_of_the_configuration():
-    """Check to 5 sigma, over 20,000 logits after 16 steps: means -0.5 + 16 * 0.03, variances 0.9^2 + 1.2^2 + 16 * 0.3^2."""
+    """Check 20,000 logits after 16 steps to 5 sigma: mean -0.5 + 16 * 0.03, variance 0.9^2 + 1.2^2 + 16 * 0.3^2."""
     truth = state_space(Config(num_prompts=20_000), 0).truth.astype(float)
     logits, variance = np.log(truth / (1 - truth)), 0.81 + 1.44 + 16 * 0.09
     assert logits.mean() == pytest.approx(-0.02, abs=5 * np.sqrt(variance / 20_000))
