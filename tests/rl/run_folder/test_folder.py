@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from jaxsel.integrations.atomic_files import replaced_folder
 from rl import progress
 from rl.policy import load_policy
 from rl.ranks import Ranks

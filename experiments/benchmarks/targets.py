@@ -1,4 +1,4 @@
-"""What the benchmark promises, and whether the rows of a run hold it."""
+"""The targets of the benchmark, and whether the rows of a run hold them."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,16 @@ from experiments.benchmarks.timing import Row
 _GIB = 2**30
 
 
-class Bar(NamedTuple):
-    """One promise, and what came out for the compiled functions alone and for `PromptSelector`; None: not measured."""
+class Target(NamedTuple):
+    """One target, with the value measured for the compiled functions alone and for `PromptSelector`.
+
+    Attributes:
+        text: Name of the measured quantity.
+        limit: Largest allowed value, or the smallest where `at_least` is set.
+        kernels: Value for the compiled functions alone; None: not measured.
+        public: Value for `PromptSelector`; None: not measured.
+        at_least: Whether the limit is a minimum.
+    """
 
     text: str
     limit: float
@@ -17,23 +25,26 @@ class Bar(NamedTuple):
     at_least: bool = False
 
     def verdict(self, measured: float | None) -> str:
-        """Of one of the two numbers."""
+        """Return whether a measured value holds the target."""
         if measured is None:
             return "not measured"
         return "holds" if (measured >= self.limit if self.at_least else measured <= self.limit) else "missed"
 
     def as_dict(self) -> dict[str, str | float | bool | None]:
-        """For JSON."""
+        """Return the target and its verdicts for JSON."""
         verdicts = {"kernels_verdict": self.verdict(self.kernels), "public_verdict": self.verdict(self.public)}
         return {**self._asdict(), **verdicts}
 
 
-def cpu_bars(rows: list[Row], memory: list[Row]) -> list[Bar]:
-    """On two CPU cores, as ratios in one run; dps kernels may copy a prediction out of the state or leave it there."""
+def cpu_targets(rows: list[Row], memory: list[Row]) -> list[Target]:
+    """Return the targets on two CPU cores, as ratios within one run.
+
+    For dps the faster kernels count: with a prediction that is copied out of the state, or left in it.
+    """
     million, ten_million = 10**6, 10**7
 
-    def both(limit: float, text: str, ratio, *, at_least: bool = False) -> Bar:
-        return Bar(text, limit, ratio("kernels"), ratio("jaxsel"), at_least)
+    def both(limit: float, text: str, ratio, *, at_least: bool = False) -> Target:
+        return Target(text, limit, ratio("kernels"), ratio("jaxsel"), at_least)
 
     def against(method: str, operation: str, peer: str, *, inverse: bool = False):
         def ratio(ours: str) -> float | None:
@@ -74,22 +85,22 @@ def cpu_bars(rows: list[Row], memory: list[Row]) -> list[Bar]:
             )
         )
         peaks = [r["peak_bytes"] / _GIB for r in memory if (r["method"], r["num_prompts"]) == (method, ten_million)]
-        found.append(Bar(f"{method} at 1e7: peak memory of a step, GiB", 1.5, None, peaks[0] if peaks else None))
+        found.append(Target(f"{method} at 1e7: peak memory of a step, GiB", 1.5, None, peaks[0] if peaks else None))
     return found
 
 
-def gpu_bars(rows: list[Row]) -> list[Bar]:
-    """On an H200."""
+def gpu_targets(rows: list[Row]) -> list[Target]:
+    """Return the targets on an H200."""
     found = []
     for method in ("mopps", "dps"):
         kernels, public = (_ms(rows, method, "select + observe", ours, 10**7) for ours in ("kernels", "jaxsel"))
-        found.append(Bar(f"{method} select + observe at 1e7, ms", 5, kernels, public))
+        found.append(Target(f"{method} select + observe at 1e7, ms", 5, kernels, public))
     copy = _ms(rows, "dps", "observe + predict", "copy", 10**7)
     kernels, public = (
         _divide(copy, _best(rows, "dps", "observe + predict", ours, 10**7)) for ours in ("kernels", "jaxsel")
     )
-    found.append(Bar("dps observe + predict at 1e7: share of the copy bandwidth", 0.5, kernels, public, at_least=True))
-    return found
+    text = "dps observe + predict at 1e7: share of the copy bandwidth"
+    return [*found, Target(text, 0.5, kernels, public, at_least=True)]
 
 
 def _ms(rows: list[Row], method: str, operation: str, implementation: str, num_prompts: int) -> float | None:
@@ -101,7 +112,7 @@ def _ms(rows: list[Row], method: str, operation: str, implementation: str, num_p
 
 
 def _best(rows: list[Row], method: str, operation: str, implementation: str, num_prompts: int) -> float | None:
-    """Kernels may copy a prediction or leave it in the state: whichever takes less."""
+    """Return the shorter time of kernels that copy a prediction out of the state and kernels that leave it there."""
     names = ("kernels", "fused kernels") if implementation == "kernels" else (implementation,)
     times = [_ms(rows, method, operation, name, num_prompts) for name in names]
     return min((time for time in times if time is not None), default=None)

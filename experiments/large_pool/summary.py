@@ -1,4 +1,4 @@
-"""Many runs as numbers, a table and a figure."""
+"""The numbers and the table of many runs."""
 
 import json
 from dataclasses import asdict
@@ -13,11 +13,11 @@ from experiments.reporting.spread import over_seeds
 from experiments.reporting.tables import terminal_table
 
 Found = dict[tuple[int, str], dict[str, list[dict[str, Any]]]]
-"""Runs, by size and what was chosen among, by method; one a seed."""
+"""Runs by (size, set to choose among), then by method, one per seed."""
 
 
 def find(config: Config, folder: Path) -> Found:
-    """All runs of these settings in the folder: smallest pools first, methods in their order, by seed."""
+    """Return all runs of these settings in the folder, ordered by size, method and seed."""
 
     def place(one: dict[str, Any]) -> tuple[Any, ...]:
         name = one["method"]
@@ -32,7 +32,7 @@ def find(config: Config, folder: Path) -> Found:
 
 
 def summarise(by_method: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Of one size and way to choose: every method's numbers, mean and standard error over seeds."""
+    """Return every method's means over seeds and their standard errors, for one size and set to choose among."""
     best = {one["seed"]: one["found"]["mixed_share"] for one in by_method.get(ORACLE, [])}
     summary = {}
     for name, runs in by_method.items():
@@ -56,6 +56,6 @@ _COLUMNS = {
 
 
 def table(title: str, summary: dict[str, Any]) -> Table:
-    """Methods by numbers: means over seeds, the errors of which are in the JSON."""
+    """Return a table of means over seeds, one row per method; the JSON has their standard errors."""
     rows = ([name, *(f"{numbers[column]['mean']:.3f}" for column in _COLUMNS)] for name, numbers in summary.items())
     return terminal_table(title, ("method", *_COLUMNS.values()), rows)

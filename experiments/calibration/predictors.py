@@ -1,4 +1,4 @@
-"""The methods that are judged: by hand as the papers set them, and fitted to the first half of the history."""
+"""The predictors to judge: with the papers' settings, and fitted to the first half of a history."""
 
 from typing import Any, NamedTuple
 
@@ -10,23 +10,23 @@ from jaxsel.integrations.embeddings import embed
 from jaxsel.integrations.history import Recorded
 
 FITTED = {"mopps": (jaxsel.beta_bernoulli, "counts"), "dps": (jaxsel.hidden_markov, "states")}
-"""The family of each, and the log score that it is fitted by."""
+"""The family of each fitted method, and the log score that it is fitted by."""
 
 
-class Methods(NamedTuple):
-    """Predictors by name, and how those that were fitted came out."""
+class Predictors(NamedTuple):
+    """Predictors by name, and the fits of the fitted ones."""
 
     predictors: dict[str, jaxsel.Predictor]
     fits: dict[str, jaxsel.Fitted]
 
 
 def middle(recorded: Recorded) -> int:
-    """The step at which the first half ends, which is fitted to."""
+    """Return the step at which the first half ends."""
     return recorded.history.num_steps // 2
 
 
-def methods(recorded: Recorded) -> Methods:
-    """Mopps and dps, both fitted, and where the prompts are known gps and ridge."""
+def make_predictors(recorded: Recorded) -> Predictors:
+    """Return mopps and dps, as set by hand and fitted, and where the history has texts or embeddings gps and ridge."""
     history = recorded.history
     early = history.before(middle(recorded))
     group_size = int(np.median(history.group_size))
@@ -49,7 +49,7 @@ def methods(recorded: Recorded) -> Methods:
             embeddings, group_size=group_size, context_size=min(256, -(-largest // 16) * 16)
         )
         predictors["ridge"] = ridge(np.asarray(embeddings, np.float32), group_size=group_size)
-    return Methods(predictors, fits)
+    return Predictors(predictors, fits)
 
 
 def _sized(family: object, group_size: int) -> dict[str, Any]:

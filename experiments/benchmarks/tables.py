@@ -1,10 +1,11 @@
-"""Tables of a run, as plain text; all times in milliseconds."""
+"""Tables of a benchmark run, as plain text; all times are in milliseconds."""
 
 from collections.abc import Iterator
 
-from experiments.benchmarks.bars import Bar
 from experiments.benchmarks.streaming import bytes_moved
+from experiments.benchmarks.targets import Target
 from experiments.benchmarks.timing import OPERATIONS, Row
+from experiments.reporting.tables import text_table
 
 NAMES = {
     "jaxsel": "PromptSelector",
@@ -21,28 +22,16 @@ NAMES = {
 }
 _ORDER = (*OPERATIONS, "one prompt", "save", "load")
 LEGEND = """\
-PromptSelector: the public class, NumPy in and out (its predict returns six fields).  kernels: the same functions
-compiled alone, batches on the device.  fused kernels: their prediction of the pool is what observe left in the
-state, as with all peers of dps: observe is the whole of observe + predict.  plain JAX: jax.random.beta +
-lax.top_k; for dps matrices [3, 3, N].  dictionary: per-prompt Python loops.  list: one random.choices a prompt.
-copy: the bytes that the operation has to move, streamed.  In brackets: times as long as the kernels; above 1 the
-kernels are quicker."""
-
-
-def text_table(title: str, headers: list[str], rows: list[list[str]]) -> str:
-    """Columns as wide as they need to be; text to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-    numeric = [all(cell == "-" or cell[:1].isdigit() for cell in column) for column in zip(*rows, strict=True)]
-
-    def line(row: list[str]) -> str:
-        cells = zip(row, widths, numeric or [False] * len(row), strict=True)
-        return "  ".join(f"{cell:>{width}}" if right else f"{cell:<{width}}" for cell, width, right in cells).rstrip()
-
-    return "\n".join([title, line(headers), "  ".join("-" * width for width in widths), *map(line, rows)])
+PromptSelector: the public class, with NumPy arrays in and out (its predict returns six fields).  kernels: the same
+functions compiled alone, with batches on the device.  fused kernels: observe leaves the prediction of the pool in the
+state, as all peers of dps do, so observe + predict costs what observe costs.  plain JAX: jax.random.beta + lax.top_k;
+for dps matrices [3, 3, N].  dictionary: per-prompt Python loops.  list: one random.choices per prompt.  copy: a stream
+over the bytes that the operation has to move.  In brackets: time relative to the kernels; above 1 the kernels are
+quicker."""
 
 
 def time_tables(rows: list[Row]) -> Iterator[str]:
-    """One table a method: its operations and pools below one another, implementations side by side."""
+    """Yield one table per method: a row per operation and pool, a column per implementation."""
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
         present = [name for name in NAMES if any(row["implementation"] == name for row in mine)]
@@ -53,11 +42,11 @@ def time_tables(rows: list[Row]) -> Iterator[str]:
             [operation, f"{size:,}", *(_cell(times.get(name), times.get("kernels"), name) for name in present)]
             for (operation, size), times in sorted(cells.items(), key=lambda item: _ORDER.index(item[0][0]))
         ]
-        yield text_table(f"{method}, ms", ["operation", "pool", *(NAMES[name] for name in present)], lines)
+        yield text_table(f"{method}, ms", ("operation", "pool", *(NAMES[name] for name in present)), lines)
 
 
 def streaming_table(rows: list[Row]) -> str:
-    """The share of the streaming limit that each operation reaches."""
+    """Return a table with the share of the streaming limit that each operation reaches."""
     lines = []
     for row in rows:
         moved = bytes_moved(row["method"], row["operation"], row["num_prompts"])
@@ -79,11 +68,11 @@ def streaming_table(rows: list[Row]) -> str:
         )
     headers = ["method", "operation", "pool", "MB moved", "copy, ms", "copy, GB/s"]
     headers += ["kernels", "fused kernels", "PromptSelector", "NumPy"]
-    return text_table("share of the streaming limit (bytes read and written)", headers, lines)
+    return text_table("share of the streaming limit (bytes read and written)", headers, lines, labels=2)
 
 
 def bytes_table(rows: list[Row], memory: list[Row]) -> str:
-    """Bytes a prompt, and the memory of a training step."""
+    """Return a table with the bytes per prompt and the memory of a training step."""
     peaks = {(row["method"], row["num_prompts"]): row["peak_bytes"] / 2**20 for row in memory}
     lines = []
     for row in rows:
@@ -91,22 +80,22 @@ def bytes_table(rows: list[Row], memory: list[Row]) -> str:
         sizes = (row["state"], row["all"], row["disk"])
         lines.append([row["method"], f"{row['num_prompts']:,}", *map(number, sizes), number(peak)])
     headers = ["method", "pool", "state", "with visits", "on disk", "peak of a step, MiB"]
-    return text_table("bytes a prompt", headers, lines)
+    return text_table("bytes per prompt", headers, lines)
 
 
-def bars_table(bars: list[Bar]) -> str:
-    """Bar, measured, holds."""
+def targets_table(targets: list[Target]) -> str:
+    """Return a table of the targets, with the measured values and whether they hold."""
     lines = []
-    for bar in bars:
-        limit = f"{'>=' if bar.at_least else '<='} {bar.limit:g}"
-        results = [(number(value), bar.verdict(value)) for value in (bar.kernels, bar.public)]
-        lines.append([bar.text, limit, *results[0], *results[1]])
-    headers = ["bar", "limit", "kernels", "holds", "PromptSelector", "holds"]
-    return text_table("bars", headers, lines)
+    for target in targets:
+        limit = f"{'>=' if target.at_least else '<='} {target.limit:g}"
+        results = [(number(value), target.verdict(value)) for value in (target.kernels, target.public)]
+        lines.append([target.text, limit, *results[0], *results[1]])
+    headers = ["target", "limit", "kernels", "holds", "PromptSelector", "holds"]
+    return text_table("targets", headers, lines)
 
 
 def number(value: float | None) -> str:
-    """Three figures; a dash for what was not measured."""
+    """Return the value to three significant figures, or a dash for None, which was not measured."""
     return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -121,5 +110,8 @@ def _percent(limit: float, time: float | None) -> str:
 
 
 def _moves_as_much(row: Row) -> bool:
-    """Who predicts when observing moves other bytes in each of the two; both together are the same for all."""
+    """Return whether the row's implementation moves as many bytes as the copy.
+
+    An implementation that predicts while it observes splits the bytes differently; only observe + predict compares.
+    """
     return not row["fused"] or row["operation"] == "observe + predict"

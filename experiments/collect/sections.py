@@ -1,40 +1,39 @@
-"""The groups as a table, a figure and sections of a page."""
+"""The groups as a table, a figure and the sections of a page."""
 
 import math
 import textwrap
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table as RichTable
-from rich.text import Text
+from rich.table import Table
 
 from experiments.collect.folders import Run
 from experiments.collect.groups import Group
 from experiments.reporting.drawing import plain
 from experiments.reporting.figures import held_out
-from experiments.reporting.page import Drawing, Section, Table
+from experiments.reporting.page import Drawing, Section
 from experiments.reporting.spread import shown, standard_error
+from experiments.reporting.tables import PageTable, terminal_table
 from jaxsel import plotting
 
 COLUMNS = ("runs of", "seeds", "steps", "rollouts", "mixed", "held-out", "Spearman", "selecting", "seconds")
-HOW_TO_READ = """Runs that differ in nothing but their seed are one row, named by the settings in which the rows differ:
-means over the seeds that finished, standard errors in brackets where there are several seeds. A dash stands where a
-seed has no such number.
+HOW_TO_READ = """Runs that differ only in their seed share one row, named by the settings in which the rows differ.
+Cells are means over the finished seeds, with standard errors in brackets where there are several seeds. A dash means
+that a seed has no such number.
 
-`mixed` is the share of groups of rollouts neither all right nor all wrong, which are those that teach, over all steps.
-`held-out` is the accuracy on prompts that are never trained on, mean of the last two probes. `Spearman` is the rank
-correlation of the success rates that the selector predicts with those that probes find, mean of the later half of the
-probes. `selecting` is the share of the time of a step (choosing, rolling out, updating) that went into choosing.
-`seconds` is all that was timed, probes too, and not the warm start: compare it on one machine."""
+`mixed` is the share of mixed groups over all steps: groups of rollouts with right and wrong answers, which teach the
+policy. `held-out` is the accuracy on prompts that are never trained on, the mean of the last two probes. `Spearman` is
+the rank correlation of predicted success rates with the success rates in probes, the mean over the later half of the
+probes. `selecting` is the share of a step's time (choosing, rolling out, updating) that choosing takes. `seconds` is
+all timed work, with probes and without the warm start: compare it on one machine only."""
 
-_WITH_BANDS = 8  # more of them hide each other
-_CHARACTERS = 15  # of a legend, an inch
-_ROOMY = 100  # characters; in less, columns stand closer
+_WITH_BANDS = 8  # bands of more lines hide each other
+_CHARACTERS = 15  # characters of a legend per inch
+_WIDE = 100  # characters; on narrower terminals columns stand closer
 
 
 def rows(groups: list[Group]) -> list[list[Any]]:
-    """One a group, in the order of `COLUMNS`."""
+    """Return one row per group, with cells in the order of `COLUMNS`."""
     return [
         [
             group.label,
@@ -49,32 +48,20 @@ def rows(groups: list[Group]) -> list[list[Any]]:
     ]
 
 
-def printed(groups: list[Group], title: str, width: int) -> RichTable:
-    """For a terminal of that many characters."""
-    gap = int(width >= _ROOMY)
-    table = RichTable(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, gap),
-        collapse_padding=True,
-    )
-    for name in COLUMNS:
-        justify = "left" if name == COLUMNS[0] else "right"
-        table.add_column(name, justify=justify, overflow="fold", min_width=len(name))
-    for row in rows(groups):
-        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else cell) for cell in row))
+def printed(groups: list[Group], title: str, width: int) -> Table:
+    """Return the table for a terminal of `width` characters."""
+    cells = ([f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows(groups))
+    table = terminal_table(title, COLUMNS, cells, fold=True, gap=int(width >= _WIDE))
+    table.show_edge = False
     return table
 
 
 def draw(groups: list[Group], panel: str | None = None) -> Figure:
-    """Held-out accuracy against rollouts: a panel for each set of held-out prompts, a line for each group.
+    """Draw held-out accuracy against rollouts, with a panel per set of held-out prompts and a line per group.
 
     Args:
-        groups: at least one.
-        panel: the only one to draw; its lines look as they do among all. None: all panels.
+        groups: One or more groups.
+        panel: Name of the only panel to draw, with the looks of lines among all panels; None: all panels.
     """
     looks = {line: number for number, line in enumerate(dict.fromkeys(group.line for group in groups))}
     drawn = [group for group in groups if panel in (None, group.panel)]
@@ -121,20 +108,20 @@ def _draw_line(axes: Any, group: Group, number: int, *, crowded: bool) -> Any:
 
 
 def sections(groups: list[Group], left_out: list[Run]) -> list[Section]:
-    """Of the page: what finished, and what did not."""
+    """Return the sections of the page: the finished runs, and the runs that do not count."""
     found = []
     if groups:
-        caption = "Mean over seeds of the accuracy on held-out prompts, against the rollouts spent on training."
+        caption = "Mean accuracy over seeds on held-out prompts, against the rollouts spent on training."
         drawings = []
         for panel in dict.fromkeys(group.panel for group in groups):
             figure = draw(groups, panel)
-            bands = " Bands are of one standard error." if any(axes.collections for axes in figure.axes) else ""
-            alt = f"Held-out accuracy against rollouts on {panel}, a line for each row of the table"
+            bands = " Bands show one standard error." if any(axes.collections for axes in figure.axes) else ""
+            alt = f"Held-out accuracy against rollouts on {panel}, one line per row of the table"
             drawings.append(Drawing(figure, alt, f"{caption}{bands}"))
-        table = Table(COLUMNS, rows(groups), "Means over seeds (standard error)")
-        found.append(Section("What finished", HOW_TO_READ, drawings, [table]))
+        table = PageTable(COLUMNS, rows(groups), "Means over seeds (standard error)")
+        found.append(Section("Finished runs", HOW_TO_READ, drawings, [table]))
     if left_out:
         listed = [[str(run.folder), run.trouble] for run in left_out]
-        table = Table(("run", "why"), listed, "In no row of the table and in no line of the figure")
-        found.append(Section("What does not count", tables=[table]))
+        table = PageTable(("run", "reason"), listed, "In no row of the table and in no line of the figure")
+        found.append(Section("Runs that do not count", tables=[table]))
     return found
