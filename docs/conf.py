@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxRole
+from sphinx.writers.html5 import HTML5Translator
 
 import jaxsel
 import jaxsel.base
@@ -34,11 +36,12 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 exclude_patterns = ["_build"]
 html_theme = "sphinx_book_theme"
 html_title = "jaxsel"
-html_theme_options = {"home_page_in_toc": True}
+html_theme_options = {"home_page_in_toc": True, "navbar_persistent": [], "footer_content_items": []}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_copyright = False
 html_show_sphinx = False
+html_math_renderer = "mathml"  # browsers read it themselves: MathJax would come from the network
 
 nb_execution_mode = "off"  # the notebooks keep the outputs of `make notebooks`
 myst_enable_extensions = ["dollarmath", "colon_fence"]
@@ -77,8 +80,11 @@ def public_names() -> dict[str, str]:
 NAMES = public_names()
 
 
-def found(name: str, module: str | None) -> str | None:
-    """Return the documented name of what `name` means in a module, or None where it is not public."""
+def found(name: str, module: str | None, class_name: str | None = None) -> str | None:
+    """Return the documented name of what `name` means in a module or class, or None where it is not public."""
+    owner = getattr(sys.modules.get(module or ""), class_name or "", object)
+    if any(name in vars(base) for base in owner.__mro__ if base not in (tuple, object)):
+        return f"{module}.{class_name}.{name}"
     candidates = (f"{module}.{name}", f"jaxsel.{name}", name)
     return next((NAMES[candidate] for candidate in candidates if candidate in NAMES), None)
 
@@ -89,7 +95,8 @@ class Public(SphinxRole):
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Return the node."""
         code = nodes.literal(self.text, self.text)
-        target = found(self.text.partition("(")[0], self.env.ref_context.get("py:module"))
+        context = self.env.ref_context
+        target = found(self.text.partition("(")[0], context.get("py:module"), context.get("py:class"))
         if target is None:
             return [code], []
         return [pending_xref("", code, refdomain="py", reftype="obj", reftarget=target, refdoc=self.env.docname)], []
@@ -155,6 +162,18 @@ def without_tuple_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
+def visit_inline_math(translator: HTML5Translator, node: nodes.math) -> None:
+    """Write a formula within a sentence as MathML."""
+    translator.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def visit_displayed_math(translator: HTML5Translator, node: nodes.math_block) -> None:
+    """Write a formula of its own line as MathML."""
+    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise nodes.SkipNode
+
+
 def links_of_included(app: Sphinx, path: Path, parent: str, content: list[str]) -> None:
     """Point the relative links of a Markdown file outside of docs/ to pages of the site, or else to copies of files."""
     pages = {ROOT / "README.md": "index", ROOT / "experiments/README.md": "experiments"}
@@ -176,6 +195,7 @@ def links_of_included(app: Sphinx, path: Path, parent: str, content: list[str]) 
 def setup(app: Sphinx) -> None:
     """Connect what is above."""
     app.add_role("public", Public())
+    app.add_html_math_renderer("mathml", (visit_inline_math, None), (visit_displayed_math, None))
     app.connect("autodoc-process-docstring", readable, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", as_written)
     app.connect("autodoc-skip-member", without_tuple_fields)
