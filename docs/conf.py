@@ -93,7 +93,7 @@ class Public(SphinxRole):
     """Text in single backticks: code, and a link where it names something that is documented."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        """Return the node."""
+        """Return the node: a link, or code without one."""
         code = nodes.literal(self.text, self.text)
         context = self.env.ref_context
         target = found(self.text.partition("(")[0], context.get("py:module"), context.get("py:class"))
@@ -193,7 +193,7 @@ def links_of_included(app: Sphinx, path: Path, parent: str, content: list[str]) 
 
 
 def setup(app: Sphinx) -> None:
-    """Connect what is above."""
+    """Register the role, the renderer of formulas and the handlers."""
     app.add_role("public", Public())
     app.add_html_math_renderer("mathml", (visit_inline_math, None), (visit_displayed_math, None))
     app.connect("autodoc-process-docstring", readable, priority=400)  # before napoleon
