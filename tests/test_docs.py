@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def snippets(page: str) -> list[str]:
 def test_snippets_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")  # a snippet reads a stored history
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": "snippets"}
+    names: dict[str, Any] = {"__name__": "snippets"}
     for snippet in snippets(page):
         exec(compile(snippet, page, "exec"), names)
     for name, value in names.items():
