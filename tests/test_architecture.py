@@ -154,3 +154,9 @@ def test_only_checkpoints_and_integrations_touch_files(path):
             assert name not in touching or through_checkpoint, f"{path}:{node.lineno} calls {name}"
     touching = {"os", "shutil", "tempfile", "orbax", "io"}
     assert not {name for name in imports(path) if name.partition(".")[0] in touching} - {"os.environ", "os.getpid"}
+
+
+@pytest.mark.parametrize("path", [*files("rl"), *files("experiments"), *files("tests")], ids=module_name)
+def test_names_that_moved_serve_only_users(path):
+    moved = ("rl.history.", "rl.logs.", "rl.embeddings.", "rl.cache.", "rl._files")
+    assert not [name for name in imports(path) if f"{name}.".startswith(moved)]
