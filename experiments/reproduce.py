@@ -41,7 +41,7 @@ from experiments.running.config import add_settings, configured
 from experiments.running.folders import name_of
 from experiments.running.runs import METHODS, PREDICTIVE
 from jaxsel import metrics
-from rl.history import read_history
+from jaxsel.integrations.history import read_history
 
 _COMPILING = 10  # steps in which functions are compiled
 Runs = dict[str, list[Records]]

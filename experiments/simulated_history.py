@@ -18,7 +18,7 @@ import numpy as np
 import jaxsel
 from experiments.running.command import quiet_pipe
 from jaxsel import simulate
-from rl.history import HistoryLog
+from jaxsel.integrations.history import HistoryLog
 
 GROUP_SIZE = 8
 METHODS = {"uniform": jaxsel.uniform, "mopps": jaxsel.mopps, "dps": jaxsel.dps, "threshold": jaxsel.threshold}

@@ -27,7 +27,8 @@ import numpy as np
 import jaxsel
 from experiments.reporting.provenance import RESULTS
 from jaxsel import simulate
-from rl.embeddings import embed
+from jaxsel.integrations.embeddings import embed
+from rl.progress import bar
 
 GROUP_SIZE = 8
 
@@ -75,7 +76,7 @@ def load_problems(source: str) -> Problems:
     subjects = np.unique(rows["type"], return_inverse=True)[1]
     texts = list(rows["problem"])
     fingerprint = f"sha256:{hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]}"
-    return Problems(np.array([_level(level) for level in levels]), subjects, embed(texts), fingerprint)
+    return Problems(np.array([_level(level) for level in levels]), subjects, embed(texts, progress=bar), fingerprint)
 
 
 def _level(value: Any) -> float:

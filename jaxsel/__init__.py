@@ -51,7 +51,7 @@ from jaxsel.selection.rules import within_bounds as within_bounds
 if _TYPE_CHECKING:
     from jaxsel import reference_models as reference_models
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> _Any:

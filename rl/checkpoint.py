@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl._files import replaced_when_complete
+from jaxsel.integrations.atomic_files import replaced_when_complete
 from rl.ranks import Ranks
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"

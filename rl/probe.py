@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from jaxsel import Prediction, metrics
+from jaxsel.integrations.history import Visits
 from rl import _checks
 from rl.groups import Groups, judge
-from rl.history import Visits
 from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine, Sampling
 from rl.shared import AnySelector

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from rl._files import named, replaced_when_complete
+from jaxsel.integrations.atomic_files import named, replaced_when_complete
 from rl.checkpoint import load_checkpoint as load_checkpoint
 from rl.checkpoint import save_checkpoint as save_checkpoint
 from rl.trackers import Tracker

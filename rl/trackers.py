@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Self
 
-from rl._files import replaced_when_complete
+from jaxsel.integrations.atomic_files import replaced_when_complete
 
 TRACKERS = ("wandb", "trackio")
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rl._files import replaced_folder
+from jaxsel.integrations.atomic_files import replaced_folder
+from jaxsel.integrations.history import HistoryLog, Unwritten
 from rl.checkpoint import NEWEST, check_finite, load_latest, save_checkpoint
 from rl.curriculum import Collected, Curriculum
 from rl.groups import Groups, judge
-from rl.history import HistoryLog, Unwritten
 from rl.learner import Learner
 from rl.lock import alone_in
 from rl.policy import Policy

@@ -46,7 +46,7 @@ class TrainConfig:
         probe_every: steps between probes; 0: only before the first step and after the last.
         checkpoint_every: steps between checkpoints, of which one is after the last step; 0: none.
         history: write what the selector observed, what it had predicted and what probes found to the folder `history`,
-            as Parquet; see `rl.history`.
+            as Parquet; see `jaxsel.integrations.history`.
         save_policy: write the policy after the last step to the folder `policy`, as Transformers' Auto classes and
             `load_policy` read it.
         seed: of the rollouts and the probes.

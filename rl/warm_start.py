@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from jaxsel.integrations.cache import cache_root
 from rl import _checks
-from rl.cache import cache_root
 from rl.policy import Policy, build_policy, load_policy
 from rl.progress import bar
 from rl.prompts import Demonstration, Task

@@ -28,7 +28,7 @@ from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.spread import shown
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import quiet_pipe
-from rl.history import read_history
+from jaxsel.integrations.history import read_history
 
 
 def labelled(arguments: list[str]) -> dict[str, list[Path]]:

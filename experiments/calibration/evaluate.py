@@ -9,7 +9,7 @@ from experiments.calibration import judge
 from experiments.calibration.judge import Replayed, Rows
 from experiments.calibration.methods import FITTED, methods, middle
 from experiments.reporting.spread import over_seeds
-from rl.history import Recorded
+from jaxsel.integrations.history import Recorded
 from rl.progress import bar
 
 CORRECTIONS = {

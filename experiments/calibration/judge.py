@@ -10,8 +10,8 @@ import numpy as np
 
 import jaxsel
 from jaxsel import Prediction, metrics
+from jaxsel.integrations.history import Recorded
 from jaxsel.predictors.recalibration import MAPS, Pairs, grouped, no_pairs, with_mixed, with_pairs
-from rl.history import Recorded
 
 WINDOW = 4096  # of `jaxsel.recalibrated`
 LEVELS = (0.5, 0.8, 0.9, 0.95)

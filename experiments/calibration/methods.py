@@ -6,8 +6,8 @@ import numpy as np
 
 import jaxsel
 from experiments.calibration.ridge import ridge
-from rl.embeddings import embed
-from rl.history import Recorded
+from jaxsel.integrations.embeddings import embed
+from jaxsel.integrations.history import Recorded
 
 FITTED = {"mopps": (jaxsel.beta_bernoulli, "counts"), "dps": (jaxsel.hidden_markov, "states")}
 """The family of each, and the log score that it is fitted by."""

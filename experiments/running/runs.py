@@ -13,9 +13,9 @@ from transformers.utils import logging
 import jaxsel
 from experiments.reporting.provenance import provenance, write_result
 from experiments.running.config import CONFIG, EngineConfig, MethodConfig, RunConfig, flat, flat_settings, read_settings
+from jaxsel.integrations.embeddings import embed
 from rl.checkpoint import MAY_CHANGE
 from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
-from rl.embeddings import embed
 from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
 from rl.lock import alone_in

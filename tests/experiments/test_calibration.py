@@ -13,7 +13,7 @@ from experiments.calibration.__main__ import labelled, main
 from experiments.calibration.evaluate import averaged, evaluate, pooled
 from experiments.simulated_history import record
 from jaxsel import metrics
-from rl.history import read_history
+from jaxsel.integrations.history import read_history
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from experiments.reproduce import against, calibration, claims, judge, numbers, 
 from experiments.running.compare import SETTINGS
 from experiments.running.config import read_settings
 from experiments.running.runs import run
-from rl.history import HistoryLog
+from jaxsel.integrations.history import HistoryLog
 
 
 def records(mixed, accuracies, rollouts_per_step=100, selecting=0.1):

@@ -18,7 +18,7 @@ SOLVED = Verdict(True, 1.0)
 
 @cache
 def reachable(numbers: tuple[int, ...]) -> frozenset[Fraction]:
-    """All values of expressions that use the numbers once each, by splitting them into two groups."""
+    """Return the values of all expressions that use each number once, by splitting the numbers into two groups."""
     if len(numbers) == 1:
         return frozenset([Fraction(numbers[0])])
     values = set()
@@ -31,7 +31,7 @@ def reachable(numbers: tuple[int, ...]) -> frozenset[Fraction]:
 
 
 def prompts_by_brute_force(counts, max_number, max_target, *, held_out):
-    """Training: texts in every order. Evaluation: texts with the numbers ascending."""
+    """Return all texts of a space: in every order for training, with ascending numbers for evaluation."""
     texts = set()
     for count in counts:
         for numbers in itertools.combinations_with_replacement(range(1, max_number + 1), count):
@@ -55,7 +55,7 @@ def read_prompt(text):
     return {"target": int(target), "numbers": [int(n) for n in numbers.split(" ")]}
 
 
-# The pools.
+# Tests of the pools.
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_the_global_generators_are_neither_read_nor_touched():
     assert random.getstate() == states
 
 
-# 12000 prompts of {2, 3} digits need the list: drawing has slowed down by then.
+# A pool of 12000 prompts of {2, 3} digits needs the list, because few draws are new near its end.
 @pytest.mark.parametrize(("shares", "sizes"), [({2: 1, 3: 1, 4: 1}, (0, 1, 700)), ({2: 1, 3: 1}, (8000, 8959))])
 def test_a_smaller_pool_is_the_beginning_of_a_larger_one(shares, sizes):
     largest = countdown.pool(sizes[-1], 2, shares=shares)
@@ -144,7 +144,7 @@ def test_a_smaller_pool_is_the_beginning_of_a_larger_one(shares, sizes):
     assert countdown.held_out(100, shares=shares).texts == countdown.held_out(200, shares=shares).texts[:100]
 
 
-# The evaluation split.
+# Tests of the evaluation split.
 
 
 def test_evaluation_is_disjoint_from_training_and_demonstrations_up_to_order():
@@ -161,7 +161,7 @@ def test_evaluation_is_disjoint_from_training_of_other_bounds():
     assert not evaluation & {instance_key(a) for a in countdown.pool(50_000, 0, max_number=12, max_target=120).answers}
 
 
-# Demonstrations.
+# Tests of demonstrations.
 
 
 @pytest.mark.parametrize("bounds", [{}, {"max_number": 99, "max_target": 999}])
@@ -187,14 +187,14 @@ def test_demonstrations_show_many_solutions_of_a_prompt_and_stay_mixed():
     for prompt, completion in shown:
         solutions.setdefault(prompt, set()).add(completion)
     assert np.mean([len(found) for found in solutions.values()]) > 3
-    # Blocks are drawn shape by shape; the order must not show it.
+    # Blocks are drawn shape by shape; the order of the instances must not reveal the shape.
     grouped = ["(" in d.completion for d in shown]
     changes = sum(a != b for a, b in itertools.pairwise(grouped))
     share = np.mean(grouped)
     assert changes > 0.9 * 2 * share * (1 - share) * len(shown)
 
 
-# The task.
+# Tests of the task.
 
 
 def test_make_closes_over_its_options():
@@ -233,8 +233,8 @@ def test_max_new_tokens_is_the_longest_completion_and_its_end(options, longest):
     [
         ({"max_number": 1}, "max_number=1 .*at least 2"),
         ({"max_number": 10**5}, "max_number=100000 .*int64"),
-        ({"max_target": 0}, "max_target=0; take at least 1"),
-        ({"max_target": 2**31}, "max_target=2147483648; take"),
+        ({"max_target": 0}, "max_target=0; give at least 1"),
+        ({"max_target": 2**31}, "max_target=2147483648; give"),
         ({"shares": {}}, "shares={} has no positive"),
         ({"shares": {3: 0.0}}, "shares={3: 0.0} has no positive"),
         ({"shares": {1: 1.0}}, "shares={1: 1.0}; map counts from 2 to 6"),
@@ -244,7 +244,7 @@ def test_max_new_tokens_is_the_longest_completion_and_its_end(options, longest):
         ({"shares": {3: float("nan")}}, "weights of 0 or more"),
         ({"shares": {3: float("inf")}}, "finite"),
         ({"demonstration_shares": {9: 1.0}}, "demonstration_shares={9: 1.0}; map counts"),
-        ({"format_credit": 1.0}, "format_credit=1.0; take at least 0 and less than 1"),
+        ({"format_credit": 1.0}, "format_credit=1.0; give at least 0 and less than 1"),
         ({"format_credit": -0.1}, "format_credit=-0.1"),
         ({"format_credit": float("nan")}, "format_credit=nan"),
     ],
@@ -255,17 +255,17 @@ def test_bad_options(options, message):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="num_prompts=-1; take 0 or more"):
+    with pytest.raises(ValueError, match="num_prompts=-1; give 0 or more"):
         countdown.pool(-1, 0)
-    with pytest.raises(ValueError, match="seed=-1; take 0 or more"):
+    with pytest.raises(ValueError, match="seed=-1; give 0 or more"):
         countdown.pool(1, -1)
-    with pytest.raises(ValueError, match="seed=-2; take 0 or more"):
+    with pytest.raises(ValueError, match="seed=-2; give 0 or more"):
         countdown.demonstrations(-2)
     with pytest.raises(ValueError, match="max_number=0"):
         countdown.demonstrations(0, max_number=0)
 
 
 def test_a_side_without_instances_says_so():
-    # Two numbers up to 2 reach the target 1 in three ways, none of which happens to be held out.
+    # Two numbers up to 2 reach the target 1 in three ways, and none of the three is held out.
     with pytest.raises(ValueError, match=r"no Countdown instance of 2 numbers .* for evaluation; raise max_number"):
         countdown.held_out(1, shares={2: 1}, max_number=2, max_target=1)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rl import _files, progress
+from jaxsel.integrations.atomic_files import replaced_folder
+from rl import progress
 from rl.lock import alone_in
 from rl.policy import load_policy
 from rl.ranks import Ranks
@@ -128,9 +129,9 @@ def test_no_policy_where_none_is_wanted(task, tmp_path):
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     folder = tmp_path / "policy"
     for text in ("one", "two"):
-        with _files.replaced_folder(folder) as new:
+        with replaced_folder(folder) as new:
             (new / "file").write_text(text)
-    with pytest.raises(OSError, match=r"cannot write .*policy: No space"), _files.replaced_folder(folder) as new:
+    with pytest.raises(OSError, match=r"cannot write .*policy: No space"), replaced_folder(folder) as new:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert (folder / "file").read_text() == "two"
 

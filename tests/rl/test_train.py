@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import jaxsel
+from jaxsel.integrations.history import read_history
 from rl.curriculum import DynamicSampling, HistoryResampling, Selected
 from rl.engines.hf import HFEngine
-from rl.history import read_history
 from rl.learner import Learner
 from rl.policy import build_policy
 from rl.prompts import Verdict

@@ -1,4 +1,4 @@
-"""Files that a crash does not spoil."""
+"""Files and folders that replace their earlier version only when they are complete, so a crash damages neither."""
 
 import os
 import shutil
@@ -10,14 +10,16 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def replaced_when_complete(path: Path, *, keep: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write: it takes the place of `path` when all of it is on disk, and an error leaves `path` as it was.
+    """Yield an open file that replaces `path` once all of its content is on disk.
+
+    An error leaves `path` as it was.
 
     Args:
-        path: to write.
-        keep: the earlier version of `path`, if there is one, moves there.
+        path: The file to write.
+        keep: The new name of the earlier version of `path`, if there is one. None: the earlier version is deleted.
 
     Raises:
-        OSError: the disk is full, or fails otherwise; the message names `path`.
+        OSError: The disk is full, or fails otherwise. The message names `path`.
     """
     partial = path.with_suffix(".partial")
     with named(path, "it stays as it was"), partial.open("wb") as file:
@@ -27,7 +29,7 @@ def replaced_when_complete(path: Path, *, keep: Path | None = None) -> Iterator[
             file.flush()
             os.fsync(file.fileno())
         except Exception as error:
-            partial.unlink(missing_ok=True)  # which takes room on a full disk
+            partial.unlink(missing_ok=True)  # it would take space on a full disk
             # Writers in C++ (torch, Arrow) replace a full disk's error by one of their own.
             if watched.failure is None or isinstance(error, OSError):
                 raise
@@ -40,10 +42,13 @@ def replaced_when_complete(path: Path, *, keep: Path | None = None) -> Iterator[
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill: it takes the place of `folder`, which this function wrote before, when it is complete.
+    """Yield an empty folder that replaces `folder` once the `with` block has filled it.
+
+    Args:
+        folder: The folder to write. If it exists, this function wrote it earlier.
 
     Raises:
-        OSError: the disk is full, or fails otherwise; the message names `folder`.
+        OSError: The disk is full, or fails otherwise. The message names `folder`.
     """
     partial, old = (folder.with_name(f"{folder.name}.{state}") for state in ("partial", "old"))
     with named(folder, "it stays as it was"):
@@ -59,19 +64,19 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def named(path: Path, consequence: str) -> Iterator[None]:
-    """Raises an `OSError` again with the file's name and what to do.
+    """Raise an `OSError` of the `with` block again, with the file's name and the cure.
 
     Args:
-        path: of the file that is written.
-        consequence: what the failure means for it.
+        path: The file that the block writes.
+        consequence: What the failure means for the file.
     """
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        cure = "free some space (or mend the disk) and start again with resume=true"
-        said = f"cannot write {path}: {reason}; {consequence}; {cure}"
-        raise (OSError(error.errno, said) if error.errno else OSError(said)) from error
+        cure = "free some space (or repair the disk) and start again; a training run continues with resume=true"
+        message = f"cannot write {path}: {reason}; {consequence}; {cure}"
+        raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
 
 
 class _Watched:

@@ -1,14 +1,15 @@
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import jaxsel
-from rl.logs import read_logs, read_trl, read_verl
+from jaxsel.integrations.trainer_logs import read_logs, read_trl, read_verl
 
-# step, prompt, reward; steps 3 and 7 of a trainer, in no order
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+# Rows of step, prompt and reward, from steps 3 and 7 of a trainer, in no order.
 ROWS = [
     (7, "b, with a comma", 1.0),
     (3, 'a "quoted"\nin two lines', 1.0),
@@ -41,7 +42,7 @@ WRITERS = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
 
 
 def check(found):
-    """What ROWS say."""
+    """Check that the log holds the visits of ROWS."""
     assert found.num_prompts == 3
     assert found.prompts == ['a "quoted"\nin two lines', "b, with a comma", "c"]
     assert found.steps.tolist() == [3, 7]
@@ -79,7 +80,7 @@ def test_other_names_and_another_threshold(tmp_path):
 def test_missing_rewards_are_no_information(tmp_path, missing):
     write_jsonl(tmp_path / "a.jsonl", [(0, "x", 1), (1, "x", missing), (2, "x", True), (2, "x", False)])
     found = read_logs(tmp_path / "a.jsonl")
-    assert found.history.step.tolist() == [0, 2]  # a step that says nothing passes all the same
+    assert found.history.step.tolist() == [0, 2]  # step 1 has no visit, but the clock counts it
     assert found.history.group_size.tolist() == [1, 2]
     assert found.history.successes.tolist() == [1, 1]
     assert found.steps.tolist() == [0, 1, 2]
@@ -93,7 +94,7 @@ def test_a_history_can_be_replayed(tmp_path):
 
 
 def write_verl(folder, steps):
-    """As verl 0.9.1 does: one file a step, named by it."""
+    """Write a log as verl 0.9.1 does: one file per step, named after the step."""
     folder.mkdir()
     for step, rows in steps.items():
         names = ("input", "output", "gts", "score", "step", "acc", "uid")
@@ -118,7 +119,7 @@ def test_verl(tmp_path):
 
 
 def write_trl(folder, step, rows, **rewards):
-    """As TRL 1.16.0 does: rows are prompt and completion, `rewards` the columns of the reward functions."""
+    """Write a log as TRL 1.16.0 does, from rows of prompt and completion and a column per reward function."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = {"step": [step] * len(rows), "prompt": [row[0] for row in rows], "completion": [row[1] for row in rows]}
     table = pa.table({**columns, **rewards, "advantage": [0.0] * len(rows)})
@@ -211,7 +212,7 @@ def test_a_line_cut_short_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"a\.jsonl, line 2, is no JSON"):
         read_logs(tmp_path)
     (tmp_path / "a.jsonl").write_text("[1, 2]\n")
-    with pytest.raises(ValueError, match=r"line 1, is \[1, 2\]; give one object a completion"):
+    with pytest.raises(ValueError, match=r"line 1, is \[1, 2\]; give one object per completion"):
         read_logs(tmp_path)
 
 

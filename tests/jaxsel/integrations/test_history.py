@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 
 import jaxsel
-from rl.history import HistoryLog, read_history
+
+pytest.importorskip("pyarrow")
+
+from jaxsel.integrations.history import HistoryLog, read_history
 
 N = 10
 
@@ -13,7 +16,7 @@ def selector():
 
 
 def record(log, selector, steps, *, flush_every=2):
-    """A run: what a selector chooses, learns and predicts, with a probe of the pool at even steps."""
+    """Run a selector for the given steps, and record its batches, its predictions and a probe at even steps."""
     for step in steps:
         ids = selector.select(3)
         successes = np.array([0, step % 9, 8])
@@ -66,7 +69,7 @@ def test_a_resumed_run_replaces_the_steps_that_it_does_again(tmp_path, first_ste
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(whole, 6)
-    run(cut, 5)  # steps 3 and 4 share no file with a boundary at 3
+    run(cut, 5)  # files hold steps 0-1, 2-3 and 4, so first_step=3 cuts a file
     resumed = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=N, seed=0)
     for step in range(first_step):
         resumed.observe(resumed.select(3), [0, step % 9, 8], 8)
