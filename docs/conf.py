@@ -114,12 +114,12 @@ def as_written(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str, str | None] | None:
     """Show annotations as the source has them: `Float[Array, "m"]` and `ArrayLike`, not what these stand for."""
-    if what not in ("class", "function", "method"):
+    if what not in ("class", "function", "method") or not getattr(obj, "__module__", "").startswith("jaxsel"):
         return None
-    if inspect.isclass(obj) and (getattr(obj, "_is_protocol", False) or issubclass(obj, Exception)):
-        return "", None
     if inspect.isclass(obj) and not issubclass(obj, tuple):
         obj = obj.__init__
+        if getattr(obj, "__module__", "").partition(".")[0] != "jaxsel":  # of a protocol, or of `object`
+            return "", None
     tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(obj)))).body[0]
     if isinstance(tree, ast.ClassDef):
         fields = [ast.unparse(node) for node in tree.body if isinstance(node, ast.AnnAssign)]
