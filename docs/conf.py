@@ -20,6 +20,9 @@ from sphinx.writers.html5 import HTML5Translator
 
 import jaxsel
 import jaxsel.base
+import jaxsel.integrations.embeddings
+import jaxsel.integrations.history
+import jaxsel.integrations.trainer_logs
 import jaxsel.metrics
 import jaxsel.plotting
 import jaxsel.reference_models
@@ -28,7 +31,10 @@ import jaxsel.simulate
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-MODULES = ("jaxsel", "jaxsel.metrics", "jaxsel.plotting", "jaxsel.reference_models", "jaxsel.replay", "jaxsel.simulate")
+MODULES = (
+    *("jaxsel", "jaxsel.metrics", "jaxsel.plotting", "jaxsel.reference_models", "jaxsel.replay", "jaxsel.simulate"),
+    *(f"jaxsel.integrations.{name}" for name in ("embeddings", "history", "trainer_logs")),
+)
 
 project = "jaxsel"
 release = jaxsel.__version__
@@ -66,8 +72,10 @@ def public_names() -> dict[str, str]:
     for module in MODULES:
         names[module] = module
         for name, value in vars(sys.modules[module]).items():
-            if getattr(value, "__module__", "").startswith("jaxsel"):
-                names[f"{module}.{name}"] = names[f"{value.__module__}.{name}"] = f"{module}.{name}"
+            owner = getattr(value, "__module__", "")
+            is_integration = module.startswith("jaxsel.integrations.")  # the other modules re-export
+            if owner == module or (owner.startswith("jaxsel") and not is_integration):
+                names[f"{module}.{name}"] = names[f"{owner}.{name}"] = f"{module}.{name}"
     # The page of `jaxsel.replay` documents these: a function and a module cannot share the name `jaxsel.replay`.
     names |= {f"jaxsel.{name}": f"jaxsel.replay.{name}" for name in ("History", "make_history")}
     # The page of `jaxsel` documents the protocols of the functions.
@@ -114,12 +122,12 @@ def as_written(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str, str | None] | None:
     """Show annotations as the source has them: `Float[Array, "m"]` and `ArrayLike`, not what these stand for."""
-    if what not in ("class", "function", "method"):
+    if what not in ("class", "function", "method") or not getattr(obj, "__module__", "").startswith("jaxsel"):
         return None
-    if inspect.isclass(obj) and (getattr(obj, "_is_protocol", False) or issubclass(obj, Exception)):
-        return "", None
     if inspect.isclass(obj) and not issubclass(obj, tuple):
         obj = obj.__init__
+        if getattr(obj, "__module__", "").partition(".")[0] != "jaxsel":  # of a protocol, or of `object`
+            return "", None
     tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(obj)))).body[0]
     if isinstance(tree, ast.ClassDef):
         fields = [ast.unparse(node) for node in tree.body if isinstance(node, ast.AnnAssign)]
