@@ -58,7 +58,7 @@ def to_jax(
     if not isinstance(tensor, torch.Tensor):
         raise ValueError(f"{name} is a {type(tensor).__name__}; give a torch tensor")
     if tensor.requires_grad:
-        raise ValueError(f"{name} requires a gradient, which ends at the hand-off; give {name}.detach()")
+        raise ValueError(f"{name} requires a gradient, which DLPack does not carry over; give {name}.detach()")
     if tensor.layout != torch.strided:
         raise ValueError(f"{name} has the layout {tensor.layout}; give {name}.to_dense()")
     _on_shared_device(name, tensor.device)
@@ -86,11 +86,11 @@ def to_torch(array: Shaped[jax.Array, "*shape"], *, copy: bool = True) -> Shaped
             type is one that torch lacks.
     """
     if isinstance(array, Tracer):
-        raise ValueError(f"array is traced ({array.aval}) and has no values yet; hand over what the function returns")
+        raise ValueError(f"array is traced ({array.aval}) and has no values yet; give the function's result")
     if not isinstance(array, jax.Array):
         raise ValueError(f"array is a {type(array).__name__}; give a JAX array (torch.from_numpy takes NumPy's)")
     if array.is_deleted():
-        raise ValueError("array was deleted, or donated to a jitted function; give what that returned")
+        raise ValueError("array was deleted, or donated to a jitted function; give its result")
     if array.dtype.name not in _BOTH_KNOW + _WIDE:
         raise ValueError(f"array has type {array.dtype}; give one of {', '.join(_BOTH_KNOW + _WIDE)}")
     if len(array.devices()) > 1:
@@ -142,7 +142,7 @@ def observe_rewards(
         shape = tuple(rewards.shape)
         raise ValueError(f"rewards has shape {shape} and type {rewards.dtype}; give real numbers, [b, n] or flat")
     if np.isnan(threshold):
-        raise ValueError(f"threshold is {threshold}; give a number that rewards of successes are above")
+        raise ValueError(f"threshold is {threshold}; give a number below the reward of every success")
     ids = _ids_beside(rewards, prompt_ids)
     rewards = rewards.detach()
     judged = rewards.isfinite()
@@ -176,7 +176,7 @@ def _passed_on(tensor: torch.Tensor) -> jax.Array:
 def _not_traced(name: str) -> None:
     """Refuse a tensor while JAX traces a function: it would become a constant of the compiled function."""
     if get_opaque_trace_state(convention="flax") != _EAGER:
-        raise ValueError(f"{name} was handed over while JAX traces a function; hand it over before, as an argument")
+        raise ValueError(f"{name} was given while JAX traces a function; convert it before, and pass it as an argument")
 
 
 def _on_shared_device(name: str, device: torch.device) -> None:
@@ -186,7 +186,7 @@ def _on_shared_device(name: str, device: torch.device) -> None:
         jax.devices("gpu" if device.type == "cuda" else "cpu")
     except RuntimeError as error:
         raise ValueError(
-            f"{name} lies on {device}, where JAX sees nothing ({error}); give {name}.cpu(), or install a JAX for it"
+            f"{name} lies on {device}, which JAX does not see ({error}); give {name}.cpu(), or install a JAX for it"
         ) from error
 
 

@@ -116,7 +116,7 @@ class Learner:
     def _step(self) -> tuple[float, bool]:
         """Take an optimiser step if the gradient norm is finite. Return the norm, and whether the step was taken."""
         norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)))
-        finite = all(self._ranks.gather(lambda: math.isfinite(norm)))  # or weights would differ
+        finite = all(self._ranks.gather(lambda: math.isfinite(norm)))  # or ranks would differ
         if finite:
             self._optimizer.step()
         else:

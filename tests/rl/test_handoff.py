@@ -154,16 +154,16 @@ def test_where_jax_sees_no_gpu(monkeypatch):
         raise RuntimeError(f"Unknown backend {platform}")
 
     monkeypatch.setattr(jax, "devices", no_gpu)
-    with pytest.raises(ValueError, match=r"rewards lies on cuda:0, where JAX sees nothing.*rewards.cpu\(\)"):
+    with pytest.raises(ValueError, match=r"rewards lies on cuda:0, which JAX does not see.*rewards.cpu\(\)"):
         _on_shared_device("rewards", torch.device("cuda:0"))
 
 
 @pytest.mark.parametrize("copy", [False, True])
 def test_no_hand_off_while_jax_traces(copy):
     tensor = torch.zeros(3)
-    with pytest.raises(ValueError, match=r"tensor was handed over while JAX traces.*hand it over before"):
+    with pytest.raises(ValueError, match=r"tensor was given while JAX traces.*convert it before"):
         jax.jit(lambda x: x + to_jax(tensor, copy=copy))(jnp.zeros(3))
-    with pytest.raises(ValueError, match=r"array is traced.*hand over what the function returns"):
+    with pytest.raises(ValueError, match=r"array is traced.*give the function's result"):
         jax.jit(lambda x: to_torch(x, copy=copy))(jnp.zeros(3))
     assert to_jax(tensor, copy=copy).shape == (3,), "a failed trace leaves nothing behind"
 
