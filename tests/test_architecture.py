@@ -158,5 +158,5 @@ def test_only_checkpoints_and_integrations_touch_files(path):
 
 @pytest.mark.parametrize("path", [*files("rl"), *files("experiments"), *files("tests")], ids=module_name)
 def test_names_that_moved_serve_only_users(path):
-    moved = ("rl.history.", "rl.logs.", "rl.embeddings.", "rl.cache.", "jaxsel.integrations.atomic_files")
+    moved = ("rl.history.", "rl.logs.", "rl.embeddings.")
     assert not [name for name in imports(path) if f"{name}.".startswith(moved)]
