@@ -1,4 +1,4 @@
-"""A tiny task for the training loop (copy a digit), a policy of a few thousand weights, and its runs."""
+"""A tiny task for the training loop (copy single digits), a policy of a few thousand weights, and its runs."""
 
 import random
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The work of two processes for test_ranks.py. One launch runs all cases, because imports take longer than they."""
+"""The two processes of test_ranks.py. One launch runs all cases, because imports take longer than the cases."""
 
 import os
 import socket
@@ -19,14 +19,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(rank: int, port: int) -> dict[str, str]:
-    """Return the environment that torchrun sets on a machine without GPUs."""
+    """Set the environment that torchrun sets on a machine without GPUs."""
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     names = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     return os.environ | names | {name: str(value) for name, value in own.items()}
 
 
 def launch(command: list[str], folder: Path, *, timeout: float = 300) -> None:
-    """Run a command on two ranks. If one fails or the time is over, both end."""
+    """Run a command on two ranks. The first failure or the timeout ends both."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -82,7 +82,7 @@ TRAIN["fsdp"] = replace(TRAIN["ddp"], micro_batch_size=5, advantage="gae", kl_we
 
 
 def main(folder: str) -> None:
-    """Run all cases on this rank; both ranks run the same ones."""
+    """Run every case on one rank. Both ranks run the same cases."""
     torch.set_num_threads(1)
     from rl.ranks import Ranks, join
     from tests.rl import conftest
@@ -104,7 +104,7 @@ def main(folder: str) -> None:
 
 
 def _error(call: Callable[[], Any]) -> str:
-    """Return the error of the call, with the note that names its rank."""
+    """Return the error of the call, with the note that names the rank."""
     try:
         call()
     except Exception as error:
@@ -113,7 +113,7 @@ def _error(call: Callable[[], Any]) -> str:
 
 
 def _update(task, ranks, options, rewards) -> dict[str, Any]:
-    """Take one step with weights that differ from the reference and a value head that is not 0."""
+    """Run one step with a policy that differs from the reference and with a trained value head."""
     from rl.learner import Learner
     from rl.policy import build_policy
     from tests.rl.test_learner import CONFIG, groups_of, shifted, value_head_of
@@ -219,7 +219,7 @@ def _selector(ranks) -> dict[str, Any]:
 
 
 def _train(task, ranks, folder: Path) -> dict[str, Any]:
-    """Train for five steps, once undisturbed and once killed at the fourth and resumed."""
+    """Run five steps without interruption, and five steps that are interrupted at the fourth."""
     import jaxsel
     from rl.curriculum import DynamicSampling, Selected
     from rl.engines.hf import HFEngine
