@@ -219,7 +219,7 @@ def test_on_the_cpu_shared_memory_is_not_donated():
 
 def test_the_state_of_a_selector_survives_its_next_update():
     selector = jaxsel.PromptSelector(MOPPS, num_prompts=32)
-    leaves = [leaf for leaf in jax.tree.leaves(selector._state) if leaf.ndim]
+    leaves = [leaf for leaf in jax.tree.leaves(selector._belief.state) if leaf.ndim]
     before = [to_torch(leaf) for leaf in leaves]
     expected = [tensor.clone() for tensor in before]
     selector.observe(np.arange(32), np.full(32, 3), 8)
