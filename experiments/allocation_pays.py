@@ -37,7 +37,7 @@ STYLES = {
     "bins": (COLOURS["orange"], "--", "s"),
     "marginal, rates alone": (COLOURS["sky blue"], "-.", "v"),
     "marginal": (COLOURS["blue"], "-", "o"),
-    "marginal, true rates": ("#999999", ":", "."),
+    "marginal, true rates": (COLOURS["light grey"], ":", "."),
 }
 
 

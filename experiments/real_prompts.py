@@ -122,7 +122,7 @@ def draw(summary: dict[str, Any], path: Path) -> Path:
     for row, metric in enumerate(("spearman", "mae")):
         for column, part in enumerate((UNSEEN, SEEN)):
             for name, by_horizon in summary.items():
-                colour, line, marker = STYLES.get(name, ("#999999", ":", "."))
+                colour, line, marker = STYLES.get(name, (COLOURS["light grey"], ":", "."))
                 cells = [by_horizon[t][part][metric] for t in by_horizon]
                 mean, error = (np.array([c[key] for c in cells], float) for key in ("mean", "standard_error"))
                 axes[row, column].errorbar(

@@ -37,7 +37,7 @@ def numbers(run: dict[str, float], uniform: dict[str, float]) -> dict[str, float
     }
 
 
-_ZERO_LINE = "#777777"
+_ZERO_LINE = plotting.COLOURS["grey"]
 _COLUMNS = {
     "gain": "gain over uniform",
     "share_of_steps": "of its steps",

@@ -23,7 +23,7 @@ STYLES = {
     "dynamax": {"color": COLOURS["yellow"], "marker": "P", "label": "Dynamax", "markeredgecolor": "black"},
     "dictionary": {"color": COLOURS["black"], "marker": "x", "label": "dictionary, Python loops"},
     "list": {"color": COLOURS["purple"], "marker": "p", "label": "list, one call per prompt"},
-    "copy": {"color": "#777777", "linestyle": "--", "label": "copy of the same bytes"},
+    "copy": {"color": COLOURS["grey"], "linestyle": "--", "label": "copy of the same bytes"},
 }
 OPERATIONS = ("select", "observe", "observe + predict")
 

@@ -39,7 +39,7 @@ def draw(summaries: dict[str, Any], path: Path) -> Path:
     size = {"figsize": (11, 5.2), "layout": "constrained"}
     figure, axes = drawing.plt.subplots(1, len(summaries), sharey=True, squeeze=False, **size)
     for ax, (source, summary) in zip(axes[0], summaries.items(), strict=True):
-        ax.axhspan(-3, 3, color="#DDDDDD", zorder=0, label="within 3 points")
+        ax.axhspan(-3, 3, color=plotting.COLOURS["pale grey"], zorder=0, label="within 3 points")
         for number, (name, (colour, marker)) in enumerate(STYLES.items()):
             cells = [summary[name]["visited"][f"coverage {level}"] for level in LEVELS]
             mean, error = (np.array([c[key] for c in cells], float) for key in ("mean", "standard_error"))
@@ -49,7 +49,7 @@ def draw(summaries: dict[str, Any], path: Path) -> Path:
                 at,
                 excess,
                 100 * error,
-                color=plotting.COLOURS[colour],
+                color=plotting.plotting.COLOURS[colour],
                 linestyle="",
                 marker=marker,
                 label=name,
