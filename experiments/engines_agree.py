@@ -1,11 +1,11 @@
-"""Training with vLLM's rollouts is training with the Hugging Face engine's.
+"""Training on vLLM's rollouts gives the same policy as training on the Hugging Face engine's rollouts.
 
     python -m experiments.engines_agree [--seeds 0 1 2] [--steps 40]
 
-Claim: from the same warm start, Countdown is learnt alike whichever engine rolls out, and what vLLM says of the tokens
-that it drew is what the trainer says, to 1e-3. So few steps teach a small policy its prompts, not the task: there are
-64, each seen twenty times. The engines draw different random numbers: they are compared in the mean over seeds. Needs
-vLLM: the environment that `make vllm` builds will do.
+Claim: from the same warm start, the policy learns Countdown equally well with both engines, and the log-probabilities
+of the drawn tokens agree between vLLM and the trainer to 1e-3. So few steps teach a small policy its prompts, not the
+task: there are 64 prompts, each seen twenty times. The engines draw different random numbers, so the comparison is of
+means over seeds. The command needs vLLM, for example the environment that `make vllm` builds.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from experiments.running.compare import SETTINGS, run_config
 from experiments.running.config import EngineConfig, RunConfig
 from experiments.running.folders import clear_run
 from experiments.running.runs import run
+from jaxsel.plotting import COLOURS
 
 ENGINES = {"hf": EngineConfig("hf"), "vllm": EngineConfig("vllm")}
 ROWS = {
@@ -37,17 +38,17 @@ ROWS = {
     "after": "accuracy on the prompts, after",
     "gap_mean": "|log-prob gap|, mean",
     "gap_max": "|log-prob gap|, largest",
-    "generating": "seconds generating, a step",
-    "handing_over": "seconds handing over weights, a step",
+    "generating": "seconds of generation per step",
+    "handing_over": "seconds of passing weights per step",
 }
 
 
 def main(arguments: list[str]) -> None:
-    """Runs both engines at every seed, writes the result and the figure, and prints the table."""
+    """Run both engines at every seed, write the result and the figure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--learning-rate", type=float, default=2e-4, help="of the policy")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="learning rate of the policy")
     parser.add_argument("--warm-start-steps", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path("runs/engines_agree"))
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> None:
 
 
 def setting(steps: int, learning_rate: float, warm_start_steps: int) -> RunConfig:
-    """The demo's setting of Countdown with larger steps and few prompts, drawn uniformly, so that rewards compare."""
+    """Return the demo's Countdown settings with larger steps and few prompts; uniform draws make rewards comparable."""
     config = run_config(SETTINGS["countdown"], "uniform", 0)
     return replace(
         config,
@@ -90,7 +91,7 @@ def setting(steps: int, learning_rate: float, warm_start_steps: int) -> RunConfi
 
 
 def measured(records: list[dict[str, Any]]) -> dict[str, float]:
-    """What one run showed."""
+    """Return the numbers of one run."""
     reward = column(records, "train/reward")
     ten = min(10, len(reward) // 2)
     return {
@@ -107,13 +108,16 @@ def measured(records: list[dict[str, Any]]) -> dict[str, float]:
 
 def _draw(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for (name, seeds), colour in zip(runs.items(), ("#0072B2", "#D55E00"), strict=True):
+    for (name, seeds), colour in zip(runs.items(), ("blue", "vermilion"), strict=True):
         rewards = np.array([column(records, "train/reward") for records in seeds])
         steps = np.arange(1, rewards.shape[1] + 1)
         for row in rewards:
-            axes.plot(steps, row, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, rewards.mean(0), color=colour, label={"hf": "Hugging Face engine", "vllm": "vLLM"}[name])
-    axes.set(xlabel="step", ylabel="mean reward of a step's rollouts", title="Countdown is learnt alike with both")
+            axes.plot(steps, row, color=COLOURS[colour], alpha=0.25, linewidth=0.8)
+        label = {"hf": "Hugging Face engine", "vllm": "vLLM"}[name]
+        axes.plot(steps, rewards.mean(0), color=COLOURS[colour], label=label)
+    axes.set(
+        xlabel="step", ylabel="mean reward of a step's rollouts", title="Both engines train equally well on Countdown"
+    )
     axes.legend(frameon=False)
     tidy(axes)
     return save(figure, path)

@@ -2,10 +2,10 @@
 
     python -m experiments.gps_ablations PROBLEMS [--seeds 0 1 2]
 
-Predictions: as in `experiments.real_prompts`, the same random batches for every variant, up to step 30. Choices: every
-variant of the selector chooses its own batches of the same learner for 50 steps. Diverse is a batch whose problems lie
-apart (mean pairwise cosine distance of their embeddings), that lies apart from the last four batches, and that reaches
-many of the 100 clusters of the pool (k-means on the directions of the embeddings).
+Predictions: as in `experiments.real_prompts`, every variant sees the same random batches, up to step 30. Choices: every
+variant of the selector chooses its own batches for the same learner, for 50 steps. Three numbers measure diversity.
+They are the mean pairwise cosine distance of embeddings in a batch, its distance to the last four batches, and the
+share of the pool's 100 clusters (k-means on the directions of the embeddings) in the batch.
 """
 
 import sys
@@ -38,6 +38,7 @@ from experiments.simulated_math import (
     split,
 )
 from jaxsel import simulate
+from jaxsel.plotting import COLOURS
 from rl.progress import bar
 
 PREDICTORS: dict[str, dict[str, Any]] = {
@@ -52,12 +53,12 @@ PREDICTORS: dict[str, dict[str, Any]] = {
     "no own evidence, squared error": {"decay": None, "likelihood": "squared_error"},
 }
 HORIZONS = (3, 10, 30)
-COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#000000")
+SELECTOR_COLOURS = ("blue", "sky blue", "green", "orange", "vermilion", "black")
 STEPS, BATCH, CLUSTERS, ANCHOR = 50, 256, 100, 4
 
 
 def selectors(embeddings: np.ndarray) -> dict[str, jaxsel.Selector]:
-    """Ways to choose; the predictor of all but the last two is gps's."""
+    """Return the selectors to compare; all but the last two use the predictor of gps."""
     return {
         "gps": jaxsel.gps(embeddings),
         "without the history anchor": jaxsel.gps(embeddings, anchor_batches=0),
@@ -69,7 +70,7 @@ def selectors(embeddings: np.ndarray) -> dict[str, jaxsel.Selector]:
 
 
 def choose(problems: Problems, selector: jaxsel.Selector, clusters: np.ndarray, seeds: list[int]) -> list[dict]:
-    """Means over the steps of runs that train on what they choose, one a seed."""
+    """Return means over the steps of runs that train on the chosen batches, one dictionary per seed."""
     select = jax.jit(lambda key, state, rows: selector.select(key, state, BATCH, rows).prompt_ids)
     update = jax.jit(selector.update, donate_argnums=1)
     return [_choose(problems, selector, select, update, clusters, seed) for seed in seeds]
@@ -90,7 +91,7 @@ def _choose(
         belief = update(jax.random.key(2 * t + 1), belief, rollouts(ids, successes))
         state = train(learner, state, rollouts(ids, successes))
         mean = directions[ids].mean(0)
-        # of unit vectors: 1 - |mean|^2 is the mean distance of all pairs, each with itself included
+        # for unit vectors, 1 - |mean|^2 is the mean distance of all pairs, including pairs of a vector with itself
         within = (1 - mean @ mean) * BATCH / (BATCH - 1)
         anchor = np.mean(means[-ANCHOR:], 0) if means else mean * np.nan
         records.append(
@@ -108,24 +109,25 @@ def _choose(
 
 def _choices_table(summary: dict[str, Any]) -> Table:
     rows = ([name, *map(shown, numbers.values())] for name, numbers in summary.items())
-    title = f"what {STEPS} steps chose: mean over seeds (standard error)"
+    title = f"choices of {STEPS} steps: mean over seeds (standard error)"
     return terminal_table(title, ("selector", *next(iter(summary.values()))), rows)
 
 
 def draw(predictions: dict[str, Any], choices: dict[str, Any], path: Path) -> Path:
-    """What each part is worth, for predictions and for choices."""
+    """Draw what each part of GPS is worth, for predictions and for choices."""
     figure, (left, right) = drawing.plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     names = list(predictions)[::-1]
-    for offset, (part, colour, marker) in enumerate(((UNSEEN, "#0072B2", "o"), (SEEN, "#D55E00", "^"))):
+    for offset, (part, colour, marker) in enumerate(((UNSEEN, "blue", "o"), (SEEN, "vermilion", "^"))):
         cells = [predictions[name][max(HORIZONS)][part]["mae"] for name in names]
         at = np.arange(len(names)) + 0.12 * (2 * offset - 1)
         mean, error = (np.array([c[key] for c in cells], float) for key in ("mean", "standard_error"))
-        left.errorbar(mean, at, xerr=error, color=colour, marker=marker, linestyle="none", label=f"prompts {part}")
+        look = {"color": COLOURS[colour], "marker": marker, "linestyle": "none"}
+        left.errorbar(mean, at, xerr=error, label=f"prompts {part}", **look)
     left.set_yticks(range(len(names)), names)
     left.set(xlabel=f"mean absolute error after {max(HORIZONS)} steps", title="predictions")
-    for (name, numbers), marker, colour in zip(choices.items(), "osD^vx", COLOURS, strict=True):
+    for (name, numbers), marker, colour in zip(choices.items(), "osD^vx", SELECTOR_COLOURS, strict=True):
         x, y = numbers["distance within"], numbers["mixed share"]
-        style = {"marker": marker, "color": colour, "linestyle": "none", "markersize": 8}
+        style = {"marker": marker, "color": COLOURS[colour], "linestyle": "none", "markersize": 8}
         right.errorbar(x["mean"], y["mean"], y["standard_error"], x["standard_error"], label=name, **style)
     right.legend(frameon=False, loc="lower right")
     right.set(xlabel="mean pairwise distance in a batch", ylabel="share of mixed groups", title="choices")
@@ -137,7 +139,7 @@ def draw(predictions: dict[str, Any], choices: dict[str, Any], path: Path) -> Pa
 
 
 def main(arguments: list[str]) -> None:
-    """Runs all seeds, prints the tables and draws the figure."""
+    """Run all seeds, print the tables, and write the result and the figure."""
     from sklearn.cluster import KMeans
 
     options = make_parser(__doc__).parse_args(arguments)

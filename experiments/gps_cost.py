@@ -2,12 +2,12 @@
 
     python -m experiments.gps_cost [--sizes 10000 100000 1000000]
 
-Random embeddings of 256 numbers in float16, batches of 256 prompts; a process of its own for every pool size. The peak
-is that of a matrix multiplication of 4096 x 4096 in float32, measured in the same process; the share of it counts the
-multiplications of the decoder alone, not what is looked up, drawn or added.
+Embeddings are 256 random numbers in float16, and batches have 256 prompts; every pool size has a process of its own.
+The peak rate is measured in the same process by a multiplication of 4096 x 4096 matrices in float32. A prediction's
+share of the peak counts the multiplications of the decoder alone, without look-ups, draws and additions.
 
-Claim: a pool of 1e6 prompts is predicted with less than 1 GiB beside its embeddings, and the time grows with the pool
-alone, that of an update not at all.
+Claim: the prediction of a pool of 1e6 prompts takes less than 1 GiB beside its embeddings. Its time grows with the pool
+alone, and the time of an update does not grow.
 """
 
 import argparse
@@ -27,13 +27,14 @@ import numpy as np
 import jaxsel
 from experiments.benchmarks.memory import resident_bytes
 from experiments.reporting.provenance import RESULTS, provenance, write_result
+from experiments.reporting.tables import text_table
 from experiments.running.command import quiet_pipe
 
 FEATURES, BATCH, GROUP_SIZE, WIDTH, DRAWS = 256, 256, 8, 64, 10
 
 
 def main(arguments: list[str]) -> None:
-    """Measures every size, prints a table and writes the result."""
+    """Measure every size, print a table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--repeats", type=int, default=7)
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measure(num_prompts: int, repeats: int) -> dict[str, Any]:
-    """Medians in seconds, and bytes, of one pool size."""
+    """Return the median seconds and the bytes of one pool size."""
     rng = np.random.default_rng(0)
     embeddings = np.empty((num_prompts, FEATURES), np.float16)
     for start in range(0, num_prompts, 2**16):
@@ -107,13 +108,13 @@ def _median(run: Callable[[], Any], repeats: int) -> float:
 
 
 def _matmul_peak(repeats: int, size: int = 4096) -> float:
-    """Floating-point operations a second."""
+    """Return the floating-point operations per second of a matrix multiplication."""
     matrix = jnp.ones((size, size))
     return 2 * size**3 / _median(lambda: jax.jit(jnp.matmul)(matrix, matrix), repeats)
 
 
 def _device_peak() -> int:
-    """On a GPU, the most that was allocated beside what lives on; 0 where the device does not say."""
+    """Return the peak of a GPU's allocations less the allocations in use; 0 where the device does not report them."""
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use", 0) and stats["peak_bytes_in_use"] - stats["bytes_in_use"]
 
@@ -131,15 +132,16 @@ def _in_process(num_prompts: int, repeats: int) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = {"prompts": [f"{row['num_prompts']:,}" for row in rows]}
+    lines = {}
     for name in rows[0]["seconds"]:
         lines[f"{name}, ms"] = [f"{1e3 * row['seconds'][name]:,.1f}" for row in rows]
     lines["embeddings, MiB"] = [f"{row['embedding_bytes'] / 2**20:,.0f}" for row in rows]
-    lines["most beside them, MiB"] = [f"{row['peak_bytes_beside'] / 2**20:,.0f}" for row in rows]
+    lines["peak beside them, MiB"] = [f"{row['peak_bytes_beside'] / 2**20:,.0f}" for row in rows]
     lines["matmul peak, GFLOP/s"] = [f"{row['matmul_peak_gflops']:,.0f}" for row in rows]
     lines["prediction's share of it"] = [f"{row['share_of_peak']:.0%}" for row in rows]
-    body = "\n".join(f"{name:<28}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in lines.items())
-    return f"GPS on {jax.devices()[0].device_kind}, medians\n{body}"
+    columns = ["prompts", *(f"{row['num_prompts']:,}" for row in rows)]
+    title = f"GPS on {jax.devices()[0].device_kind}, medians"
+    return text_table(title, columns, [[name, *cells] for name, cells in lines.items()])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Executes the notebooks from top to bottom, and says how long each took.
+"""Execute the notebooks from top to bottom, and print the seconds of each.
 
     python -m experiments.notebooks [NAME ...] [--out FOLDER] [--limit SECONDS]
 
-In place, so that the outputs kept in the repository are those of the code beside them; with --out, into another folder.
-What differs from run to run without meaning anything, such as times and versions, is not written. It fails where a cell
-fails or writes to stderr (warnings, progress bars), and where a notebook takes longer than the limit: two minutes.
+The command writes the outputs into the notebooks, so that the committed outputs match their code; with --out, it writes
+into another folder. It omits metadata such as times and versions, which differ from run to run. A notebook fails if a
+cell fails or writes to stderr (warnings, progress bars), or if it takes longer than the limit of two minutes.
 """
 
 import argparse
@@ -21,15 +21,12 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 
 
 def execute(source: Path, target: Path, limit: float) -> float:
-    """Runs a notebook in its own folder, by the interpreter that runs this, and writes it with its outputs.
-
-    Returns:
-        The seconds that it took, at most `limit`.
+    """Run a notebook in its own folder with this interpreter, write it with its outputs, and return the seconds.
 
     Raises:
-        RuntimeError: a cell failed or wrote to stderr, or the notebook took too long. Nothing is written then.
+        RuntimeError: A cell failed or wrote to stderr, or the notebook took longer than `limit`. Nothing is written.
     """
-    # of the extra `notebooks`
+    # packages of the extra `notebooks`
     import nbformat  # pyright: ignore[reportMissingImports]
     from jupyter_client.kernelspec import KernelSpecManager  # pyright: ignore[reportMissingImports]
     from jupyter_client.manager import AsyncKernelManager  # pyright: ignore[reportMissingImports]
@@ -41,7 +38,7 @@ def execute(source: Path, target: Path, limit: float) -> float:
         cell.metadata = {}
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as sockets:
-        # no folders to look in: a kernel named python3 that the user has installed may be of another interpreter
+        # search no folders: a user's kernel named python3 may belong to another interpreter
         specs = KernelSpecManager(kernel_dirs=[])
         kernel = AsyncKernelManager(kernel_spec_manager=specs, transport="ipc", ip=f"{sockets}/kernel")
         resources = {"metadata": {"path": str(source.parent)}}
@@ -67,19 +64,19 @@ def execute(source: Path, target: Path, limit: float) -> float:
 
 
 def complaints(cells: list[dict[str, Any]]) -> list[str]:
-    """What the cells wrote to stderr."""
+    """Return the texts that the cells wrote to stderr."""
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return ["".join(output["text"]) for output in outputs if output.get("name") == "stderr"]
 
 
 def main(arguments: list[str]) -> None:
-    """Executes the notebooks named, or all, and prints seconds."""
+    """Execute the named notebooks, or all of them, and print seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="such as 01_beta_posteriors_and_forgetting; none: all")
-    parser.add_argument("--out", type=Path, help="a folder to write to instead of notebooks/")
-    parser.add_argument("--limit", type=float, default=120, help="seconds a notebook; for a busy machine")
+    parser.add_argument("names", nargs="*", help="notebooks such as 01_beta_posteriors_and_forgetting; default: all")
+    parser.add_argument("--out", type=Path, help="folder to write to, instead of notebooks/")
+    parser.add_argument("--limit", type=float, default=120, help="seconds per notebook; raise it on a busy machine")
     options = parser.parse_args(arguments)
-    # tqdm, which numpyro imports, asks every notebook for widgets
+    # numpyro imports tqdm, which warns in every notebook without widgets
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     # a kernel starts in the folder of its notebook
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))

@@ -1,19 +1,20 @@
-"""Does one model of all prompts know those it never saw? GPS against per-prompt posteriors and ridge regression.
+"""Does one model of all prompts predict prompts that it never saw? GPS, per-prompt posteriors and ridge regression.
 
     python -m experiments.real_prompts PROBLEMS [--seeds 0 1 2]
 
-Real problems of MATH, embedded with WordLlama; a simulated learner (`experiments.simulated_math` says how it learns).
-Every predictor sees the same random batches of 256 of 5,000 problems, 8 rollouts each; 1,000 problems are never drawn.
-After 1, 3, 10, 30 and 100 steps its predicted success rates are compared with the true ones, on problems that were
-visited and on those that never were.
+The prompts are problems of MATH, embedded with WordLlama; the learner is simulated (`experiments.simulated_math`
+defines how it learns). Every predictor sees the same random batches of 256 out of 5,000 problems, with 8 rollouts each;
+1,000 problems are never drawn. After 1, 3, 10, 30 and 100 steps the predicted success rates are compared with the true
+success rates, on visited problems and on problems that were never visited.
 
-Claim: on never-visited prompts gps beats ridge regression on the same embeddings from step 10 on, and mopps and dps,
-which predict the same rate for all of them, at every horizon; on visited prompts it is as good as mopps. Rank
-correlation is kind to mopps, half of whose predictions are ties: the same with ties broken at random stands beside it.
+Claim: on never-visited prompts gps beats ridge regression on the same embeddings from step 10 on. There it also beats
+mopps and dps, which predict one rate for all these prompts, at every horizon. On visited prompts gps is as good as
+mopps. Half of mopps's predictions are ties, which rank correlation favours; the table also shows mopps with ties broken
+at random.
 
-No setting of gps was chosen on these seeds: seeds 100 and 101 served for that, which are other learners and splits of
-the same problems. gps reads the direction and length of an embedding and remembers 32 steps: ridge regression that is
-given the same stands beside it.
+No setting of gps was chosen on these seeds, but on seeds 100 and 101, which are other learners and splits of the same
+problems. gps reads the direction and length of an embedding and remembers 32 steps; the table also shows ridge
+regression with these features and steps.
 """
 
 import sys
@@ -46,6 +47,7 @@ from experiments.simulated_math import (
     split,
     ties_broken,
 )
+from jaxsel.plotting import COLOURS
 from rl.progress import bar
 
 HORIZONS = (1, 3, 10, 30, 100)
@@ -61,27 +63,27 @@ PREDICTORS: dict[str, Callable[[Problems], Predict]] = {
     "the same, last 32 steps": lambda problems: ridge(direction_and_length(problems.embeddings), last=32),
 }
 STYLES = {
-    "gps": ("#0072B2", "-", "o"),
-    "gps, no evidence of a prompt's own": ("#56B4E9", "--", "s"),
-    "mopps, decay 0.5": ("#D55E00", "-", "^"),
-    "mopps, ties broken at random": ("#D55E00", ":", "<"),
-    "mopps, decay 1": ("#E69F00", "--", "v"),
-    "dps": ("#CC79A7", "-.", "D"),
-    "ridge": ("#000000", "-", "x"),
-    "ridge, direction and length": ("#009E73", "--", "+"),
-    "the same, last 32 steps": ("#009E73", ":", "*"),
+    "gps": (COLOURS["blue"], "-", "o"),
+    "gps, no evidence of a prompt's own": (COLOURS["sky blue"], "--", "s"),
+    "mopps, decay 0.5": (COLOURS["vermilion"], "-", "^"),
+    "mopps, ties broken at random": (COLOURS["vermilion"], ":", "<"),
+    "mopps, decay 1": (COLOURS["orange"], "--", "v"),
+    "dps": (COLOURS["purple"], "-.", "D"),
+    "ridge": (COLOURS["black"], "-", "x"),
+    "ridge, direction and length": (COLOURS["green"], "--", "+"),
+    "the same, last 32 steps": (COLOURS["green"], ":", "*"),
 }
 SEEN, UNSEEN = "visited", "never visited"
 
 
 @dataclass(frozen=True)
 class Config:
-    """What the result depends on, besides the problems.
+    """The settings of the experiment, without the problems.
 
     Attributes:
-        batch_size: problems a step.
-        held_out: problems that are never drawn.
-        horizons: steps after which predictions are judged.
+        batch_size: Problems per step.
+        held_out: Number of problems that are never drawn.
+        horizons: Steps after which predictions are judged.
     """
 
     batch_size: int = 256
@@ -90,7 +92,7 @@ class Config:
 
 
 def run_seed(problems: Problems, config: Config, seed: int, predictors: dict[str, Predict]) -> dict[str, Any]:
-    """`{predictor: {horizon: {visited or not: scores}}}` of one learner."""
+    """Return `{predictor: {horizon: {visited or not: scores}}}` for one learner."""
     rows, _ = split(len(problems.levels), config.held_out, seed)
     recording = record(
         make_learner(problems, seed), rows, seed, steps=max(config.horizons), batch_size=config.batch_size
@@ -107,7 +109,7 @@ def run_seed(problems: Problems, config: Config, seed: int, predictors: dict[str
 
 
 def table(summary: dict[str, Any], part: str, metric: str) -> Table:
-    """Predictors by horizons."""
+    """Return a table of one metric, with one row per predictor and one column per horizon."""
     horizons = list(next(iter(summary.values())))
     rows = ([name, *(shown(by_step[t][part][metric]) for t in horizons)] for name, by_step in summary.items())
     title = f"{metric}, prompts {part}: mean over seeds (standard error)"
@@ -115,12 +117,12 @@ def table(summary: dict[str, Any], part: str, metric: str) -> Table:
 
 
 def draw(summary: dict[str, Any], path: Path) -> Path:
-    """Rank correlation and error against steps, on visited and never-visited prompts."""
+    """Draw rank correlation and error against steps, on never-visited and on visited prompts."""
     figure, axes = drawing.plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained", sharex=True, sharey="row")
     for row, metric in enumerate(("spearman", "mae")):
         for column, part in enumerate((UNSEEN, SEEN)):
             for name, by_horizon in summary.items():
-                colour, line, marker = STYLES.get(name, ("#999999", ":", "."))
+                colour, line, marker = STYLES.get(name, (COLOURS["light grey"], ":", "."))
                 cells = [by_horizon[t][part][metric] for t in by_horizon]
                 mean, error = (np.array([c[key] for c in cells], float) for key in ("mean", "standard_error"))
                 axes[row, column].errorbar(
@@ -138,14 +140,16 @@ def draw(summary: dict[str, Any], path: Path) -> Path:
         "mopps and dps predict one rate for all: no rank", (0.02, 0.93), xycoords="axes fraction", fontsize=9
     )
     figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle("One model of all prompts ranks those nobody rolled out (MATH problems, simulated learner)")
+    figure.suptitle("One model of all prompts ranks prompts without rollouts (MATH problems, simulated learner)")
     return drawing.save(figure, path)
 
 
 def main(arguments: list[str]) -> None:
-    """Runs all seeds, prints four tables and draws the figure."""
+    """Run all seeds, print four tables, and write the result and the figure."""
     parser = make_parser(__doc__)
-    parser.add_argument("--steps", type=int, default=max(HORIZONS), help="stop early, for a try")
+    parser.add_argument(
+        "--steps", type=int, default=max(HORIZONS), help="number of steps; fewer stop early, to try the command"
+    )
     options = parser.parse_args(arguments)
     console = Console()
     problems = load_problems(options.problems)

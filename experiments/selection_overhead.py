@@ -1,13 +1,13 @@
-"""What selection costs a training step, at a pool of a million prompts.
+"""What selection adds to a training step, with a pool of a million prompts.
 
     python -m experiments.selection_overhead [--pool-size 1000000] [--rounds 6] [--steps 12] [--unprepared]
 
-Claim: choosing the prompts and updating the belief add less than 1% to a step that chooses uniformly. Real steps of the
-built-in policy (2 million weights, 64 x 8 rollouts), torch on one core: rollouts, verification, update. One group in
-four is mixed, as in training (a policy that knows nothing would have nothing to update by). JAX chooses while torch
-updates the policy, so what counts is the whole step, and how much longer it is than uniform's, not what the loop waited
-for. Methods take turns, each a short run, for several rounds: what else the machine does comes and goes. A step of a
-policy that a GPU cluster trains takes seconds to minutes: the milliseconds are what to compare with it.
+Claim: choosing the prompts and updating the belief add less than 1% to a step that chooses uniformly. The steps are
+real steps of the built-in policy (2 million weights, 64 x 8 rollouts), with torch on one core: rollouts, verification,
+update. One group in four is mixed, as in training; an untrained policy would solve nothing and have nothing to learn
+from. JAX chooses while torch updates the policy. So the measure is how much longer the whole step takes than uniform's
+step, not how long the loop waits. Methods take turns in short runs for several rounds, because the load of the machine
+changes. A step of a policy on a GPU cluster takes seconds to minutes; compare the milliseconds with these.
 """
 
 import argparse
@@ -32,7 +32,8 @@ from experiments.reporting.tables import terminal_table
 from experiments.running.command import quiet_pipe
 from experiments.running.compare import SETTINGS, run_config
 from experiments.running.config import RunConfig
-from experiments.running.runs import make_curriculum, make_policy, make_task
+from experiments.running.curricula import make_curriculum
+from experiments.running.runs import make_policy, make_task
 from rl.engines.hf import HFEngine
 from rl.policy import Policy
 from rl.probe import Probe
@@ -44,12 +45,13 @@ _WARM_UP = 4  # steps, in which functions are compiled
 
 @dataclass(frozen=True)
 class Variant:
-    """What is measured.
+    """One way of selecting, which is measured.
 
     Attributes:
-        method: uniform, mopps, dps or gps.
-        among: "window": an epoch-shuffled one of four batches, one for uniform; or "whole pool".
-        prepared: the choice is dispatched before the policy is updated; otherwise when the next step asks for it.
+        method: Name of the method: uniform, mopps, dps or gps.
+        among: Prompts to choose among: "window" for an epoch-shuffled window of four batches (for uniform, one batch),
+            or "whole pool".
+        prepared: Whether the choice is dispatched before the policy is updated, or only when the next step needs it.
     """
 
     method: str
@@ -59,7 +61,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class World:
-    """What all runs share: pools of a million prompts take seconds to make."""
+    """The objects that all runs share, because a pool of a million prompts takes seconds to make."""
 
     config: RunConfig
     task: Task
@@ -68,14 +70,14 @@ class World:
 
 
 def main(arguments: list[str]) -> None:
-    """Measures every method against uniform."""
+    """Measure every method against uniform, print the table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pool-size", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=12, help=f"of a run; the first {_WARM_UP} do not count")
-    parser.add_argument("--methods", nargs="+", default=["mopps", "dps"], help="besides uniform")
+    parser.add_argument("--steps", type=int, default=12, help=f"steps per run; the first {_WARM_UP} do not count")
+    parser.add_argument("--methods", nargs="+", default=["mopps", "dps"], help="methods besides uniform")
     parser.add_argument("--among", nargs="+", choices=["window", "whole pool"], default=["window", "whole pool"])
-    parser.add_argument("--unprepared", action="store_true", help="measure each without `prepare` too")
+    parser.add_argument("--unprepared", action="store_true", help="also measure each method without `prepare`")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -95,7 +97,7 @@ def main(arguments: list[str]) -> None:
 
 
 def make_world(pool_size: int, steps: int) -> World:
-    """A policy of 2 million weights that steps on 64 prompts. What it knows does not matter to the time of a step."""
+    """Return a policy of 2 million weights that steps on 64 prompts; its skill does not change the time of a step."""
     config = run_config(SETTINGS["string_ops"], "uniform", seed=0)
     config = replace(
         config,
@@ -110,7 +112,7 @@ def make_world(pool_size: int, steps: int) -> World:
 
 
 def measure(world: World, variant: Variant) -> dict[str, float]:
-    """Median milliseconds of a step in a run of its own, and of what the loop waited for selection in it."""
+    """Return median milliseconds of a step, of its update, and of waiting for selection, in a run of its own."""
     config, policy = world.config, copy.deepcopy(world.policy)
     ratio = 0 if variant.among == "whole pool" else config.method.candidate_ratio
     method = replace(config.method, name=variant.method, candidate_ratio=ratio)
@@ -146,7 +148,7 @@ def measure(world: World, variant: Variant) -> dict[str, float]:
 
 
 def summary(runs: list[dict[str, float]], uniform: list[dict[str, float]]) -> dict[str, Any]:
-    """Over the rounds: medians, and the difference to uniform's step in the same round with its standard error."""
+    """Return medians over the rounds, and the mean difference to uniform's step in the same round with its error."""
     step, waited, other = (
         np.array([run[name] for run in of])
         for of, name in ((runs, "ms_step"), (runs, "ms_waited"), (uniform, "ms_step"))

@@ -1,21 +1,23 @@
-"""Selection pays: the demo's comparison, over seeds that vary the warm start, the pool and the sampling.
+"""Selection pays: the demo's comparison on several seeds, which vary the warm start, the pool and the sampling.
 
     python -m experiments.selection_pays [--task string_ops] [--seeds 6 7 8] [--out runs/selection_pays]
 
-Claims, each on the mean over seeds: mopps and dps
-1. show at least 1.5 times uniform's share of mixed groups over the first half of training,
-2. beat uniform's held-out accuracy at equal rollouts by more than twice the standard error of the paired difference,
-3. reach dynamic sampling's final held-out accuracy with at most 40% of its rollouts.
+Claims, each on the mean over seeds and for both mopps and dps:
+1. The share of mixed groups in the first half of training is at least 1.5 times uniform's.
+2. Held-out accuracy exceeds uniform's at equal rollouts by more than twice the standard error of the paired difference.
+3. The method reaches dynamic sampling's final held-out accuracy with at most 40% of its rollouts.
 
-Held-out accuracy is the mean of the last two probes (500 prompts, 8 fresh rollouts each). The results committed count
-rollouts to the first single probe that is above dynamic sampling's, and the code now to the mean of two neighbours,
-halfway between them: their 27% and 26% become a little more. Settings were chosen on seeds 101 to 103. A first run of
-300 steps on seeds 0 to 2 (selection_pays_string_ops_300_steps.json) missed claim 2 for mopps: one seed lost in its last
-60 steps what it had gained. A second, of 200 steps on seeds 3 to 5, missed it for dps with decay 0.5 a step
-(..._dps_decay_0.5.json). Both led to a change, made on seeds 101 to 103: 200 steps, and decay 0.9 for dps. Seeds 0 to 5
-ran again so (..._seeds_0_to_5.json); the claims are judged on seeds 6 to 8, never seen before. Differences to the
-papers: the policy has 0.3 million weights and is trained on the spot, and dynamic sampling runs for half of the others'
-steps.
+Held-out accuracy is the mean of the last two probes (500 prompts, 8 fresh rollouts each). The committed results count
+rollouts to the first single probe above dynamic sampling's accuracy. The code now counts rollouts to the mean of two
+neighbouring probes, halfway between them, which raises the 27% and 26% a little.
+
+Settings were chosen on seeds 101 to 103. A first experiment of 300 steps on seeds 0 to 2
+(selection_pays_string_ops_300_steps.json) missed claim 2 for mopps: one seed lost its gain in the last 60 steps. A
+second experiment of 200 steps on seeds 3 to 5 (..._dps_decay_0.5.json) missed claim 2 for dps with decay 0.5 per step.
+Both led to a change, made on seeds 101 to 103: 200 steps, and decay 0.9 for dps. Seeds 0 to 5 ran again with these
+settings (..._seeds_0_to_5.json). The claims are judged on seeds 6 to 8, which had never been used before. Differences
+to the papers: the policy has 0.3 million weights and is trained on the spot, and dynamic sampling runs for half of the
+others' steps.
 """
 
 import argparse
@@ -41,7 +43,7 @@ AllRuns = dict[str, list[Records]]
 
 
 def main(arguments: list[str]) -> None:
-    """Runs every method at every seed, writes the result and the figure, and prints the claims."""
+    """Run every method at every seed, write the result and the figure, and print the claims."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=sorted(SETTINGS), default="string_ops")
     parser.add_argument("--seeds", type=int, nargs="+", default=[6, 7, 8])
@@ -70,7 +72,7 @@ def main(arguments: list[str]) -> None:
 
 
 def judge_claims(runs: AllRuns, method: str) -> dict[str, Any]:
-    """The three claims for one method: per seed, mean, standard error, and whether it holds."""
+    """Judge the three claims for one method: per seed, mean, standard error, and whether each holds."""
     summaries = {name: [summary(records) for records in seeds] for name, seeds in runs.items()}
 
     def per_seed(name: str, key: str) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Records a simulated run as training runs are recorded: batches, predictions, and full-pool probes with the truth.
+"""Record a simulated run in the format of training runs: batches, predictions, and probes of the pool with true rates.
 
     python -m experiments.simulated_history FOLDER [--method uniform] [--seed 0] [--num-prompts 4096] [--steps 120]
 
-The learner is that of `jaxsel.simulate`, of the seed; its prompts have no text, and the image of their skills and
-difficulty that `simulate.embed` makes stands for the embedding. Before the first step, every `--probe-every` steps and
-after the last, every prompt of the pool is rolled out anew, which nobody learns from.
+The learner is `jaxsel.simulate`'s, drawn with the seed. Its prompts have no text; `simulate.embed` makes embeddings
+from their skills and difficulties. A probe rolls out every prompt of the pool anew before the first step, every
+`--probe-every` steps and after the last step; no method learns from probes.
 """
 
 import argparse
@@ -18,22 +18,26 @@ import numpy as np
 import jaxsel
 from experiments.running.command import quiet_pipe
 from jaxsel import simulate
-from rl.history import HistoryLog
+from jaxsel.integrations.history import HistoryLog
 
 GROUP_SIZE = 8
-METHODS = {"uniform": jaxsel.uniform, "mopps": jaxsel.mopps, "dps": jaxsel.dps, "threshold": jaxsel.threshold}
+SELECTORS = {"uniform": jaxsel.uniform, "mopps": jaxsel.mopps, "dps": jaxsel.dps, "threshold": jaxsel.threshold}
 
 
 def record(
     folder: Path, *, method: str, seed: int, num_prompts: int, batch_size: int, steps: int, probe_every: int
 ) -> Path:
-    """Runs the simulation and writes its history to the folder, which has to be without one."""
+    """Run the simulation and write its history to the folder.
+
+    Raises:
+        ValueError: The folder already holds a history.
+    """
     if any(folder.glob("part-*.parquet")):
         raise ValueError(f"{folder} already holds a history; give another folder")
     learner_key, embed_key = jax.random.split(jax.random.key(seed))
     learner = simulate.make_learner(learner_key, num_prompts)
     embeddings = np.asarray(simulate.embed(embed_key, learner), np.float16).astype(np.float32)
-    selector = jaxsel.PromptSelector(METHODS[method](), num_prompts=num_prompts, seed=seed)
+    selector = jaxsel.PromptSelector(SELECTORS[method](), num_prompts=num_prompts, seed=seed)
     log = HistoryLog(folder, num_prompts=num_prompts, spec=selector.spec, embeddings=embeddings)
     state, rng = simulate.initial_state(learner), np.random.default_rng([seed, 1])
     success_rate, train = jax.jit(simulate.success_rate), jax.jit(simulate.train)
@@ -59,10 +63,12 @@ def record(
 
 
 def main(arguments: list[str]) -> None:
-    """Records one run."""
+    """Record one run and print the folder of its history."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--method", choices=sorted(METHODS), default="uniform", help="who chooses the batches")
+    parser.add_argument(
+        "--method", choices=sorted(SELECTORS), default="uniform", help="method that chooses the batches"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-prompts", type=int, default=4096)
     parser.add_argument("--batch-size", type=int, default=128)

@@ -1,4 +1,4 @@
-r"""Real problems, a simulated learner: what a policy might make of the MATH training set.
+r"""A simulated learner on real problems: how a policy might learn the MATH training set.
 
 Problem i of subject k_i and level l_i, from 1 to 5, is solved with probability
 
@@ -6,9 +6,10 @@ Problem i of subject k_i and level l_i, from 1 to 5, is solved with probability
 
     noise_i ~ Normal(0, 1), skill[k] ~ Normal(0, 0.7^2) at first, boost_i = 0 at first
 
-so that the text, from which level and subject can be guessed, tells a part of it only. As it trains, skills and boosts
-rise as in `jaxsel.simulate`, with skill_gain = 1 and boost_gain = 0.5: a batch teaches its subjects, and each mixed
-group its own problem. Success rates go from 0.23 on average to about 0.5 in 100 steps of 256 x 8 rollouts.
+so that the text, which hints at level and subject, predicts p_i only in part. During training, skills and boosts rise
+as in `jaxsel.simulate`, with skill_gain = 1 and boost_gain = 0.5: a batch raises the skills of its subjects, and a
+mixed group the boost of its own problem. The mean success rate rises from 0.23 to about 0.5 in 100 steps of 256 x 8
+rollouts.
 
 A problem without a level counts as level 3. Split, noise and skills depend on the seed.
 """
@@ -27,13 +28,21 @@ import numpy as np
 import jaxsel
 from experiments.reporting.provenance import RESULTS
 from jaxsel import simulate
-from rl.embeddings import embed
+from jaxsel.integrations.embeddings import embed
+from rl.progress import bar
 
 GROUP_SIZE = 8
 
 
 class Problems(NamedTuple):
-    """N problems: their level, the number of their subject, the embedding of their text, and a hash of the texts."""
+    """N problems.
+
+    Attributes:
+        levels: Level of every problem, 1 to 5.
+        subjects: Number of every problem's subject.
+        embeddings: Embedding of every problem's text.
+        fingerprint: Hash of the texts.
+    """
 
     levels: np.ndarray
     subjects: np.ndarray
@@ -42,7 +51,13 @@ class Problems(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """T steps of uniformly drawn batches, and the true success rates of all problems before and after each."""
+    """T steps of uniformly drawn batches.
+
+    Attributes:
+        prompt_ids: Problems of every batch.
+        successes: Successes out of 8 rollouts for every problem of a batch.
+        truth: True success rates of all problems before the first step and after every step.
+    """
 
     prompt_ids: np.ndarray
     successes: np.ndarray
@@ -50,20 +65,20 @@ class Recording(NamedTuple):
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """The options of every experiment on these problems."""
+    """Return a parser of the options that all experiments on these problems share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problems", help="JSON lines, or a data set on the hub; see experiments.simulated_math")
+    parser.add_argument("problems", help="file of JSON lines, or data set on the hub; see load_problems")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser
 
 
 def load_problems(source: str) -> Problems:
-    """Reads problems, and embeds them with WordLlama.
+    """Read problems, and embed them with WordLlama.
 
     Args:
-        source: a file of JSON lines with `problem`, `level` or `difficulty`, and `type`; or a data set of that form on
-            the Hugging Face hub.
+        source: File of JSON lines with the fields `problem`, `level` or `difficulty`, and `type`; or a data set with
+            these fields on the Hugging Face hub.
     """
     from datasets import load_dataset
 
@@ -75,17 +90,17 @@ def load_problems(source: str) -> Problems:
     subjects = np.unique(rows["type"], return_inverse=True)[1]
     texts = list(rows["problem"])
     fingerprint = f"sha256:{hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]}"
-    return Problems(np.array([_level(level) for level in levels]), subjects, embed(texts), fingerprint)
+    return Problems(np.array([_level(level) for level in levels]), subjects, embed(texts, progress=bar), fingerprint)
 
 
 def _level(value: Any) -> float:
-    """5 for 5.0, "5" and "Level 5"; 3 where there is none."""
+    """Return the level as a number: 5 for 5.0, "5" and "Level 5"; 3 where there is none."""
     text = str(value).removeprefix("Level ")
     return float(text) if text.replace(".", "").isdigit() else 3.0
 
 
 def make_learner(problems: Problems, seed: int) -> simulate.Learner:
-    """See the head of this file."""
+    """Return the learner that the head of this file defines."""
     rng = np.random.default_rng(seed)
     difficulty = 1 + 1.2 * (problems.levels - 3) + rng.normal(size=len(problems.levels))
     skills = 0.7 * rng.normal(size=problems.subjects.max() + 1)
@@ -101,13 +116,13 @@ def make_learner(problems: Problems, seed: int) -> simulate.Learner:
 
 
 def split(num_problems: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on, and rows that are never visited."""
+    """Return the rows to train on and the rows that are never visited."""
     rows = np.random.default_rng([seed, 1]).permutation(num_problems).astype(np.int32)
     return np.sort(rows[held_out:]), np.sort(rows[:held_out])
 
 
 def record(learner: simulate.Learner, rows: np.ndarray, seed: int, *, steps: int, batch_size: int) -> Recording:
-    """Trains on random batches of the rows; every predictor can be shown the same."""
+    """Train on random batches of the rows, and return them for every predictor to observe."""
     rng = np.random.default_rng([seed, 2])
     state, success_rate, train = (
         simulate.initial_state(learner),
@@ -124,7 +139,7 @@ def record(learner: simulate.Learner, rows: np.ndarray, seed: int, *, steps: int
 
 
 def rollouts(prompt_ids: np.ndarray, successes: np.ndarray) -> jaxsel.Rollouts:
-    """A batch of groups of 8."""
+    """Return a batch of groups of 8 rollouts."""
     columns = (prompt_ids, successes, np.full(len(prompt_ids), GROUP_SIZE))
     return jaxsel.Rollouts(*(jnp.array(column, jnp.int32) for column in columns))
 
@@ -134,7 +149,7 @@ Predict = Callable[[Recording, Sequence[int]], dict[int, np.ndarray]]
 
 
 def online(predictor: jaxsel.Predictor) -> Predict:
-    """A predictor of jaxsel, updated step by step."""
+    """Return the predictions of a predictor of jaxsel, which is updated step by step."""
     update = jax.jit(predictor.update, donate_argnums=1)
     rates = jax.jit(lambda key, state: predictor.predict(key, state, None).success_rate)
 
@@ -150,7 +165,7 @@ def online(predictor: jaxsel.Predictor) -> Predict:
 
 
 def ties_broken(predict: Predict) -> Predict:
-    """The same, but equal predictions in a random order: rank correlation is kind to ties, at their mean rank."""
+    """Return the predictions with ties in a random order; rank correlation favours ties, which share a mean rank."""
 
     def break_ties(recording: Recording, horizons: Sequence[int]) -> dict[int, np.ndarray]:
         rng = np.random.default_rng(0)
@@ -161,12 +176,12 @@ def ties_broken(predict: Predict) -> Predict:
 
 
 def ridge(features: np.ndarray, *, last: int | None = None) -> Predict:
-    """Ridge regression of s / n on standardised features; the penalty by leave-one-out.
+    """Return a ridge regression of s / n on standardised features, with the penalty by leave-one-out.
 
     Args:
-        features: of all prompts.
-        last: fitted on the last so many steps, with the penalty by cross-validation that keeps the visits of a prompt
-            together (leaving out one visit leaves the prompt's others in); None: on everything observed.
+        features: Features of all prompts.
+        last: Number of last steps to fit on; None: all steps. With a number, cross-validation keeps the visits of a
+            prompt together, because leaving out one visit keeps the prompt's other visits in the fit.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import GroupKFold
@@ -187,13 +202,13 @@ def ridge(features: np.ndarray, *, last: int | None = None) -> Predict:
 
 
 def direction_and_length(embeddings: np.ndarray) -> np.ndarray:
-    """What gps reads of an embedding."""
+    """Return the features that gps reads from an embedding: its direction and the logarithm of its length."""
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return np.concatenate([embeddings / np.maximum(length, 1e-6), np.log(np.maximum(length, 1e-6))], 1)
 
 
 def scores(predicted: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> dict[str, float]:
-    """Rank correlation (NaN where all predictions are equal) and mean absolute error at these rows."""
+    """Return the rank correlation (NaN where all predictions are equal) and mean absolute error at these rows."""
     if len(rows) < 2:
         return {"spearman": float("nan"), "mae": float("nan")}
     prediction, rates = jnp.array(predicted[rows]), jnp.array(truth[rows])

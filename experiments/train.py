@@ -1,6 +1,6 @@
 """One training run from the command line: `python -m experiments.train --help`."""
 
-# ruff: noqa: E402 (signals are handled from the first line on, before the imports that take seconds)
+# ruff: noqa: E402 (signals are handled before the imports, which take seconds)
 
 import os
 import signal
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 def _stop_at_once(number: int, frame: FrameType | None) -> None:
-    """Before training there is nothing to finish; libraries that are being imported would swallow an exception."""
+    """End the process at once: before training there is nothing to save, and an importing library may catch errors."""
     del number, frame
     os.write(2, b"stopped before it trained, as it was asked to; resume to go on\n")
     os._exit(os.EX_TEMPFAIL)
@@ -54,7 +54,7 @@ ConfigStore.instance().store(
 
 @hydra.main(version_base="1.3", config_path=None, config_name="train")
 def main(config: DictConfig) -> None:
-    """Runs one configuration in Hydra's output folder."""
+    """Run one configuration in Hydra's output folder."""
     choices = OmegaConf.to_container(config)
     assert isinstance(choices, dict)
     resume, threads = choices.pop("resume"), choices.pop("threads")
@@ -69,9 +69,9 @@ def main(config: DictConfig) -> None:
     except PreemptedError as preempted:
         if ranks.is_main:
             print(f"{preempted} (resume=true); see {run_dir}", flush=True)
-        if "SUBMITIT_EXECUTOR" in os.environ:  # its handler queues the job again, with the same arguments, and exits
+        if "SUBMITIT_EXECUTOR" in os.environ:  # submitit's handler queues the job again with the same arguments
             signal.raise_signal(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
-        sys.exit(os.EX_TEMPFAIL)  # for a script that queues the run again
+        sys.exit(os.EX_TEMPFAIL)  # the exit code at which a script queues the run again
     last = records[-1]
     if ranks.is_main:
         print(

@@ -44,9 +44,9 @@ from jaxsel.selection.acquisition import target_success_rate as target_success_r
 from jaxsel.selection.acquisition import thompson as thompson
 from jaxsel.selection.allocation import allocate as allocate
 from jaxsel.selection.allocation import expected_solved as expected_solved
-from jaxsel.selection.rules import diverse as diverse
+from jaxsel.selection.composition import make_selector as make_selector
+from jaxsel.selection.diverse import diverse as diverse
 from jaxsel.selection.rules import gumbel_top_k as gumbel_top_k
-from jaxsel.selection.rules import make_selector as make_selector
 from jaxsel.selection.rules import random_subset as random_subset
 from jaxsel.selection.rules import top_k as top_k
 from jaxsel.selection.rules import within_bounds as within_bounds
@@ -54,11 +54,11 @@ from jaxsel.selection.rules import within_bounds as within_bounds
 if _TYPE_CHECKING:
     from jaxsel import reference_models as reference_models
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> _Any:
-    """Imports `reference_models` when it is first asked for: it takes as long as all the rest."""
+    """Import `reference_models` at its first use: its import takes as long as the rest of the package."""
     if name != "reference_models":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -1,4 +1,4 @@
-"""Checks of host-side input. Each raises a ValueError that names the argument, the value and the cure."""
+"""Checks of arguments on the host. Each raises a ValueError that names the argument, the value and the cure."""
 
 from collections.abc import Mapping
 from typing import Any, TypeGuard
@@ -10,70 +10,70 @@ from numpy.typing import ArrayLike
 
 
 def traced(value: Any) -> TypeGuard[jax.Array]:
-    """It has no value yet: a gradient is taken with respect to it, say. Nothing can be checked."""
+    """Return whether JAX traces the value, for example to take a gradient. A traced value cannot be checked."""
     return isinstance(value, Tracer)
 
 
-def sayable(value: Any) -> Any:
-    """What a spec, which is JSON-able, says of a value: itself, as lists; of one that is traced, that it is."""
+def json_value(value: Any) -> Any:
+    """Return the entry of a spec for a number or an array: a number or nested lists; "traced" for a traced value."""
     return "traced" if traced(value) else np.asarray(value).tolist()
 
 
 def finite(**arguments: float) -> None:
-    """Every argument is a finite number."""
+    """Check that every argument is a finite number."""
     for name, value in arguments.items():
         if not np.isfinite(value):
             raise ValueError(f"{name} is {value}; give a finite number")
 
 
 def positive(**arguments: float) -> None:
-    """Every argument is finite and above 0."""
+    """Check that every argument is finite and above 0."""
     for name, value in arguments.items():
         if not (np.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value}; give a finite number above 0")
 
 
 def positive_integer(**arguments: int) -> None:
-    """Every argument is an integer of at least 1."""
+    """Check that every argument is an integer of at least 1."""
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name} is {value!r}; give an integer of at least 1")
 
 
 def non_negative(**arguments: float) -> None:
-    """Every argument is finite and at least 0."""
+    """Check that every argument is finite and at least 0."""
     for name, value in arguments.items():
         if not (np.isfinite(value) and value >= 0):
             raise ValueError(f"{name} is {value}; give a finite number of at least 0")
 
 
 def unit_interval(**arguments: Any) -> None:
-    """Every argument lies in [0, 1]; what is traced may be anything."""
+    """Check that every argument lies in [0, 1]. Traced arguments are not checked."""
     for name, value in arguments.items():
         if not traced(value) and not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; give a number from 0 to 1")
 
 
 def integer_in(low: int, high: int, **arguments: int) -> None:
-    """Every argument is an integer with low <= value < high."""
+    """Check that every argument is an integer with low <= value < high."""
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value < high:
             raise ValueError(f"{name} is {value!r}; give an integer from {low} to {high - 1}")
 
 
 def one_of(options: Mapping[str, Any] | tuple[str, ...], **arguments: str) -> None:
-    """Every argument is one of the options."""
+    """Check that every argument is one of the options."""
     for name, value in arguments.items():
         if value not in options:
             raise ValueError(f"{name} is {value!r}; give one of {', '.join(map(repr, options))}")
 
 
 def integers(name: str, value: ArrayLike, *, low: int, high: int) -> np.ndarray:
-    """`value` as an int32 vector of integers with low <= value < high; whole floats are taken for integers."""
+    """Return `value` as an int32 vector of integers with low <= value < high. Whole floats count as integers."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} is no array on the host ({error}); give a vector of integers") from error
+        raise ValueError(f"{name} is not an array on the host ({error}); give a vector of integers") from error
     if array.size == 0:
         return np.zeros(0, np.int32)
     if array.ndim != 1:
@@ -90,11 +90,11 @@ def integers(name: str, value: ArrayLike, *, low: int, high: int) -> np.ndarray:
 
 
 def numbers(name: str, value: ArrayLike, *, low: float, high: float) -> np.ndarray:
-    """`value` as a float64 vector of numbers with low <= value <= high; what rounding puts past them is clipped."""
+    """Return `value` as a float64 vector of numbers from `low` to `high`. Excesses of up to 1e-6 are clipped."""
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} is no array on the host ({error}); give a vector of numbers") from error
+        raise ValueError(f"{name} is not an array on the host ({error}); give a vector of numbers") from error
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; give a vector")
     wrong = ~((array >= low - 1e-6) & (array <= high + 1e-6))
@@ -105,10 +105,10 @@ def numbers(name: str, value: ArrayLike, *, low: float, high: float) -> np.ndarr
 
 
 def rows(name: str, value: ArrayLike, num_prompts: int) -> np.ndarray:
-    """Rows of the pool as an int32 vector: given as integers, or as a boolean mask of the whole pool."""
+    """Return rows of the pool as an int32 vector, from integers or from a boolean mask of the whole pool."""
     try:
         mask = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # `integers` says so
+    except (TypeError, ValueError, RuntimeError):  # `integers` below raises the error
         mask = np.zeros(0)
     if mask.dtype.kind != "b":
         return integers(name, value, low=0, high=num_prompts)
@@ -118,16 +118,17 @@ def rows(name: str, value: ArrayLike, num_prompts: int) -> np.ndarray:
 
 
 def made(kind: type, **arguments: Any) -> None:
-    """Every argument is of this kind, and not the function that makes one."""
+    """Check that every argument is an instance of `kind`, and not the function that makes one."""
     for name, value in arguments.items():
         if not isinstance(value, kind):
             called = getattr(value, "__name__", None) if callable(value) else None
-            cure = f"call it: {called}(...)" if called else f"give a {kind.__name__}"
-            raise ValueError(f"{name} is {value!r:.200}, which is no {kind.__name__}; {cure}")
+            a_kind = f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
+            cure = f"call it: {called}(...)" if called else f"give {a_kind}"
+            raise ValueError(f"{name} is {value!r:.200}, which is not {a_kind}; {cure}")
 
 
 def distinct(name: str, value: np.ndarray) -> None:
-    """No entry of the vector stands in it twice."""
+    """Check that the entries of the vector are distinct."""
     unique, counts = np.unique(value, return_counts=True)
     if len(unique) != len(value):
         raise ValueError(f"{name} holds {unique[np.argmax(counts)]} {counts.max()} times; give distinct entries")

@@ -1,4 +1,4 @@
-"""What rollouts say: one row a visited prompt, and its solve state."""
+"""Visits: the rollouts of one training step, summed to one row per prompt, and their solve states."""
 
 from collections.abc import Sized
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike
 from jaxsel import _validate
 from jaxsel.base import MIXED, SOLVED, UNSOLVED, Rollouts, Scalar
 
-_LARGEST_COUNT = 2**24  # float32 counts whole numbers up to here
+_LARGEST_COUNT = 2**24  # float32 represents all integers up to here
 
 
 class Visits(NamedTuple):
-    """Rollouts on the host: one row a visited prompt, n > 0; ids ascend."""
+    """Rollouts of one step on the host: one row per visited prompt, with n > 0 and ascending ids."""
 
     prompt_ids: Int[np.ndarray, " v"]
     successes: Int[np.ndarray, " v"]
@@ -23,11 +23,11 @@ class Visits(NamedTuple):
 
 
 def checked_visits(prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike, num_prompts: int) -> Visits:
-    """What `merge_visits` does, for array-likes that may be wrong; a single `group_size` is one for all.
+    """Check array-likes from a user and merge them as `merge_visits` does. A scalar `group_size` holds for all rows.
 
     Raises:
-        ValueError: lengths that differ, ids that are no rows of the pool, counts that are not integers (or booleans,
-            for successes) with 0 <= successes <= group_size, or counts of a prompt that sum to too many.
+        ValueError: The lengths differ, an id is not a row of the pool, or a prompt's counts sum to 2^24 or more. Counts
+            must be integers with 0 <= successes <= group_size; successes may be booleans.
     """
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
     if np.ndim(group_size) == 0:
@@ -42,15 +42,15 @@ def checked_visits(prompt_ids: ArrayLike, successes: ArrayLike, group_size: Arra
 
 
 def merged(ids: Int[np.ndarray, " b"], successes: Int[np.ndarray, " b"], group_size: Int[np.ndarray, " b"]) -> Visits:
-    """Sum the counts of repeated ids, and leave out rows without rollouts.
+    """Sum the counts of repeated ids and drop rows without rollouts.
 
     Raises:
-        ValueError: rollouts of a prompt that sum to too many.
+        ValueError: The rollouts of one prompt sum to 2^24 or more.
     """
     rows = np.flatnonzero(group_size)
     rows = rows[ids[rows].argsort()]
     ids = ids[rows]
-    # not np.unique and np.bincount, which take as long as all the rest
+    # np.unique and np.bincount would take as long as all other lines together
     first = np.flatnonzero(np.concatenate([ids[:1] >= 0, ids[1:] != ids[:-1]]))
     s, n = (np.add.reduceat(column[rows], first, dtype=np.int64) for column in (successes, group_size))
     if (n >= _LARGEST_COUNT).any():
@@ -61,10 +61,10 @@ def merged(ids: Int[np.ndarray, " b"], successes: Int[np.ndarray, " b"], group_s
 
 
 def _counted(successes: ArrayLike) -> ArrayLike:
-    """Booleans as 0 and 1; everything else as it is."""
+    """Return booleans as 0 and 1, and any other value unchanged."""
     try:
         array = np.asarray(successes)
-    except (TypeError, ValueError, RuntimeError):  # whoever checks the values says so
+    except (TypeError, ValueError, RuntimeError):  # the check of the values raises the error
         return successes
     return array.astype(np.int32) if array.dtype.kind == "b" else successes
 
@@ -72,15 +72,15 @@ def _counted(successes: ArrayLike) -> ArrayLike:
 def checked_ids(
     prompt_ids: ArrayLike, successes: Int[Array, " b"], group_size: Int[Array, " b"], num_prompts: int
 ) -> Int[np.ndarray, " b"]:
-    """The ids beside counts that are not looked at.
+    """Check ids and the shapes of counts, without a look at the counts' values, and return the ids.
 
     Raises:
-        ValueError: counts that are no vectors, lengths that differ, or ids that are no rows of the pool.
+        ValueError: The counts are not vectors, the lengths differ, or an id is not a row of the pool.
     """
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
     if np.ndim(successes) != 1 or np.ndim(group_size) != 1:
         shapes = f"successes has shape {np.shape(successes)} and group_size {np.shape(group_size)}"
-        raise ValueError(f"{shapes}; give vectors with one entry a prompt")
+        raise ValueError(f"{shapes}; give vectors with one entry per prompt")
     _one_entry_each(ids, successes, group_size)
     return ids
 
@@ -88,14 +88,14 @@ def checked_ids(
 def _one_entry_each(ids: Sized, successes: Sized, group_size: Sized) -> None:
     if not len(ids) == len(successes) == len(group_size):
         lengths = f"{len(ids)} prompt_ids, {len(successes)} successes and {len(group_size)} group_size"
-        raise ValueError(f"there are {lengths}; give one entry a prompt")
+        raise ValueError(f"there are {lengths}; give one entry per prompt")
 
 
 def merge_visits(rollouts: Rollouts, num_prompts: int | Int[Array, ""]) -> Rollouts:
-    """Sums repeated ids, and points rows without information at `num_prompts`, which `mode="drop"` ignores.
+    """Sum the counts of repeated ids. Rows without information get the id `num_prompts`, which `mode="drop"` ignores.
 
-    Rows without information are those with n = 0 and those whose id is not in the pool. The length stays as it was;
-    what the merging leaves over points outside the pool too.
+    A row holds no information if n = 0 or if its id is not in the pool. The length does not change: merging leaves
+    rows over, and they get the id `num_prompts` too.
     """
     ids = rollouts.prompt_ids
     known = (ids >= 0) & (ids < num_prompts) & (rollouts.group_size > 0)
@@ -116,7 +116,7 @@ def accumulated(
     visits: Rollouts,
     discount: Float[Array, " b"] | Scalar,
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """S <- d * S + s and F <- d * F + (n - s) of the prompts in merged `visits`, d = `discount`."""
+    """Return S <- d * S + s and F <- d * F + (n - s) for the prompts in merged `visits`, with d = `discount`."""
     ids = visits.prompt_ids
 
     def visit(evidence: Float[Array, " N"], observed: Int[Array, " b"]) -> Float[Array, " N"]:
@@ -128,5 +128,5 @@ def accumulated(
 def solve_states(
     successes: Int[Array | np.ndarray, " m"], group_size: Int[Array | np.ndarray, " m"]
 ) -> Int[Array, " m"]:
-    """UNSOLVED, MIXED or SOLVED, for groups of at least one rollout."""
+    """Return UNSOLVED, MIXED or SOLVED for each group of at least one rollout."""
     return jnp.where(successes == 0, UNSOLVED, jnp.where(successes == group_size, SOLVED, MIXED))

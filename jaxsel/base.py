@@ -1,4 +1,14 @@
-"""The abstraction: what a training step observed, what a predictor says, what a selector chose. No mathematics."""
+"""The contract between the parts of jaxsel: three kinds of data and the tuples of pure functions that pass them on.
+
+A `Predictor` turns observed `Rollouts` into a state and the state into a `Prediction`. An `Acquisition` turns a
+prediction into one score per prompt. A `Rule` turns scores into a batch. `make_selector` composes the three into a
+`Selector`, which returns a `Selection`.
+
+As in optax, each of these is a NamedTuple of functions, and all memory is in an explicit state, a pytree of arrays.
+The functions neither change their arguments nor compile themselves: `jit`, `vmap` and donation belong to the caller.
+Letters: p is the probability that the policy solves a prompt; a group is n rollouts of one prompt, s of them correct.
+This file contains no mathematics.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -6,26 +16,27 @@ from typing import Any, NamedTuple, Protocol
 from jaxtyping import Array, Float, Int, Key
 
 State = Any
-"""A pytree of arrays: it can be jitted, donated, scanned over, sharded and saved.
+"""A pytree of arrays. It can be jitted, donated, scanned over, sharded and saved.
 
-It may have the methods of `StateMethods`, each of them optional.
+It may have any of the methods of `StateMethods`.
 """
 
 Scalar = float | Float[Array, ""]
-"""A number; traced, where a gradient is taken with respect to it."""
+"""A number, or a traced scalar where a gradient is taken with respect to it."""
 
 UNSOLVED, MIXED, SOLVED = 0, 1, 2
 """The solve state of a prompt in one group of n rollouts: s = 0, 0 < s < n, s = n."""
 
 
 class Rollouts(NamedTuple):
-    """What one training step observed.
+    """The rollouts that one training step observed, one row per group.
 
     Attributes:
-        prompt_ids: rows of the pool. Repeated ids are one visit with summed counts; ids outside the pool are ignored
-            (they pad a batch to a fixed length).
-        successes: s, the rollouts that were correct.
-        group_size: n, with 0 <= s <= n. n = 0 means "no information" (all rollouts failed) and is ignored.
+        prompt_ids: Rows of the pool. Repeated ids are one visit with summed counts. Ids outside the pool are ignored,
+            so that they can pad a batch to a fixed length.
+        successes: s, the number of correct rollouts.
+        group_size: n, the number of rollouts, with 0 <= s <= n. A row with n = 0 holds no information (all its
+            rollouts failed) and is ignored.
     """
 
     prompt_ids: Int[Array, " b"]
@@ -34,15 +45,17 @@ class Rollouts(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What to expect of each of m prompts before rolling it out.
+    """What a predictor expects of m prompts before their rollouts.
+
+    Under `jit`, a field that the caller does not use costs nothing.
 
     Attributes:
-        success_rate: posterior mean of p, the probability that the policy solves the prompt.
-        variance: posterior variance of p.
-        draw: one posterior sample of p (Thompson).
+        success_rate: The posterior mean of p.
+        variance: The posterior variance of p.
+        draw: One posterior sample of p, for Thompson sampling.
         unsolved: P(s = 0) for a group of n rollouts.
         mixed: P(0 < s < n).
-        solved: P(s = n). The three sum to 1.
+        solved: P(s = n). The three probabilities sum to 1.
     """
 
     success_rate: Float[Array, " m"]
@@ -54,11 +67,12 @@ class Prediction(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """Where the prompts of a state lie and which ones were observed last, for rules that look at that.
+    """The embeddings of the pool and the latest batches, for rules that measure distances between prompts.
 
     Attributes:
-        embeddings: one row per prompt.
-        latest: `count -> batches [count, c]`, the last ones, or as many as are kept; a group size of 0 is no prompt.
+        embeddings: One row per prompt of the pool.
+        latest: `count -> batches`, the last `count` batches as arrays `[count, c]`, or all stored batches if there are
+            fewer. An entry with a group size of 0 is padding.
     """
 
     embeddings: Float[Array, "N d"]
@@ -66,39 +80,46 @@ class Embedded(NamedTuple):
 
 
 class StateMethods(Protocol):
-    """What a state may say of itself. Every method is optional: ask with `said_by`, never with `isinstance`.
+    """The methods that a state may have. Every method is optional.
 
-    `isinstance` of a protocol looks at properties on one version of Python and past them on another.
+    Call them through `said_by`. Do not use `isinstance`: whether it evaluates properties depends on the version of
+    Python.
     """
 
     def partition_specs(self) -> State:
-        """On which axis of each array the prompts are; a state without it cannot be sharded.
+        """Return the axis of each array along which the prompts lie. A state without this method cannot be sharded.
 
-        On a mesh, rows of zeros may follow those of the pool. An array that is not split is whole on every device.
+        On a mesh, rows of zeros may pad the rows of the pool. An array without such an axis is copied to every device.
         """
         ...
 
     def constants(self) -> tuple[str, ...]:
-        """Names of fields that no update changes and that the predictor's spec tells apart: not in checkpoints."""
+        """Return the names of fields that checkpoints leave out.
+
+        No update changes these fields, and the predictor's `spec` identifies their values.
+        """
         ...
 
     def metrics(self) -> dict[str, Array]:
-        """Numbers to log, by name."""
+        """Return numbers to log, by name."""
         ...
 
     def embedded(self) -> Embedded | None:
-        """Where the prompts lie; None: the state has no embeddings. See `embedded_in`."""
+        """Return the embeddings and the latest batches, or None if the state has no embeddings. See `embedded_in`."""
         ...
 
 
 def said_by(state: State, name: str, default: Any) -> Any:
-    """What the state's method of that name returns; without such a method, the default."""
+    """Return the result of the state's method `name`, or `default` if the state has no such method."""
     method = getattr(state, name, None)
     return method() if callable(method) else default
 
 
 def embedded_in(state: State) -> Embedded | None:
-    """What the method `embedded` returns; without it, the state's own `embeddings` and `latest`, if it has both."""
+    """Return the embeddings and the latest batches that a state holds, or None if it holds none.
+
+    A state can have a method `embedded`, or an array `embeddings` together with a method `latest`.
+    """
     if callable(getattr(state, "embedded", None)):
         return state.embedded()
     if getattr(state, "embeddings", None) is None or not callable(getattr(state, "latest", None)):
@@ -107,12 +128,12 @@ def embedded_in(state: State) -> Embedded | None:
 
 
 class Selection(NamedTuple):
-    """The chosen prompts, best score first.
+    """A chosen batch, best score first.
 
     Attributes:
-        prompt_ids: distinct rows of the pool.
-        scores: their acquisition values.
-        prediction: what was predicted of them at selection time.
+        prompt_ids: Distinct rows of the pool.
+        scores: The acquisition's scores of the chosen prompts.
+        prediction: The prediction for the chosen prompts at the time of the selection.
     """
 
     prompt_ids: Int[Array, " b"]
@@ -121,16 +142,17 @@ class Selection(NamedTuple):
 
 
 class InitFn(Protocol):
-    """Makes the state of a pool that nothing is known of."""
+    """Returns the state of a pool without observations."""
 
     def __call__(self, key: Key[Array, ""], num_prompts: int) -> State: ...
 
 
 class PredictFn(Protocol):
-    """Predicts the prompts asked for; None: the whole pool, in the order of its rows.
+    """Predicts the prompts in `prompt_ids`, or the whole pool in the order of its rows if `prompt_ids` is None.
 
-    What is random depends on the key and on the prompt's id: with the same key a prompt has the same draw, whoever
-    else is asked for. On one shard of a pool, row 0 of `state` is the prompt `first_id`, and `prompt_ids` are its rows.
+    Random numbers depend on the key and on the prompt's id. With the same key a prompt gets the same draw, whichever
+    other prompts are predicted with it. A shard holds consecutive rows of the pool: row 0 of its `state` is the prompt
+    `first_id`, and `prompt_ids` are rows of the shard.
     """
 
     def __call__(
@@ -143,17 +165,21 @@ class PredictFn(Protocol):
 
 
 class UpdateFn(Protocol):
-    """One step of the belief: takes in what was observed and ages what was not, where the method says so."""
+    """Returns the state after one training step.
+
+    It adds the observed rollouts and, if the method forgets, discounts the older evidence.
+    """
 
     def __call__(self, key: Key[Array, ""], state: State, rollouts: Rollouts) -> State: ...
 
 
 class SelectFn(Protocol):
-    """Chooses `batch_size` distinct prompts among distinct `candidates`; None: among the whole pool.
+    """Chooses `batch_size` distinct prompts among distinct `candidates`, or among the whole pool if they are None.
 
-    `make_selector` gives it two further arguments. `excluded`, a mask of the pool, bans prompts. `count` is
-    traced: at most `batch_size`, so many are chosen, and -1 fills up the ids. Batches of many sizes then share a
-    compilation. A selector without these arguments is compiled anew for every size.
+    The functions of `make_selector` take two further arguments. `excluded`, a mask of the pool, marks prompts that must
+    not be chosen. `count`, a traced integer of at most `batch_size`, is the number of prompts to choose; -1 fills the
+    remaining ids. Batches of different sizes then share one compilation. A selector without `count` is compiled again
+    for every batch size.
     """
 
     def __call__(
@@ -166,14 +192,14 @@ class SelectFn(Protocol):
 
 
 class Predictor(NamedTuple):
-    """Predicts success rates. The functions are pure; keys are consumed once; `jit` belongs to the caller.
+    """A model of success rates as pure functions. Each function consumes its key.
 
     Attributes:
-        spec: JSON-able. `name` is its constructor; the other entries are the constructor's arguments, by keyword. An
-            array as long as the pool stands there as a fingerprint.
-        init: see `InitFn`.
-        predict: see `PredictFn`.
-        update: see `UpdateFn`.
+        spec: JSON-compatible description. `name` is the constructor; the other entries are the constructor's keyword
+            arguments. A fingerprint replaces an array that has one entry per prompt.
+        init: `(key, num_prompts) -> state`, see `InitFn`.
+        predict: `(key, state, prompt_ids) -> prediction`, see `PredictFn`.
+        update: `(key, state, rollouts) -> state`, see `UpdateFn`.
     """
 
     spec: dict[str, Any]
@@ -183,11 +209,12 @@ class Predictor(NamedTuple):
 
 
 class Acquisition(NamedTuple):
-    """Scores predictions: the higher, the more worth rolling out.
+    """A score for every prompt: the higher the score, the more the prompt is worth its rollouts.
 
     Attributes:
-        spec: JSON-able. `name` is its constructor; the other entries are the constructor's arguments, by keyword.
-        score: `Prediction -> scores`.
+        spec: JSON-compatible description. `name` is the constructor; the other entries are the constructor's keyword
+            arguments.
+        score: `prediction -> scores`, one score per prompt.
     """
 
     spec: dict[str, Any]
@@ -199,16 +226,22 @@ ChooseFn = Callable[..., Int[Array, " b"]]
 
 
 class Rule(NamedTuple):
-    """Chooses by scores.
+    """A choice of a batch by scores.
+
+    `choose` returns distinct positions in `scores`, in ascending order. It obeys three conditions:
+
+    * Random numbers depend on the key and on the prompt's id.
+    * Ids below 0 are padding. They are chosen after all other ids.
+    * A pool can be split into parts. Choosing again among the choices from all parts gives the choice from the whole
+      pool.
 
     Attributes:
-        spec: JSON-able. `name` is its constructor; the other entries are the constructor's arguments, by keyword.
-        choose: `(key, scores, batch_size, prompt_ids, state) -> positions` in the scores, distinct, ascending; no ids:
-            the positions are the ids. What is random depends on the key and on the prompt's id; ids below 0 are no
-            prompts, and come after all others. Chosen again among what was chosen of each part of a pool, the prompts
-            are those chosen of the whole. The state is the predictor's; None: a rule that looks at it cannot choose.
-        shortlist: `batch_size -> m`: only the m best scores count, and parts of a pool send those to be chosen among,
-            in place of their own choice. None: there is no such limit.
+        spec: JSON-compatible description. `name` is the constructor; the other entries are the constructor's keyword
+            arguments.
+        choose: `(key, scores, batch_size, prompt_ids, state) -> positions`. If `prompt_ids` is None, the positions are
+            the ids. `state` is the predictor's state; a rule that needs it cannot choose if it is None.
+        shortlist: `batch_size -> m`, for rules in which only the m best scores count. Each part of a split pool then
+            passes on its m best prompts instead of its own choice. None means that all scores count.
     """
 
     spec: dict[str, Any]
@@ -217,17 +250,20 @@ class Rule(NamedTuple):
 
 
 class Selector(NamedTuple):
-    """Chooses prompts: a predictor, an acquisition and a rule, composed by `make_selector`.
+    """A method of prompt selection as pure functions. Each function consumes its key.
+
+    `make_selector` composes a selector from a predictor, an acquisition and a rule.
 
     Attributes:
-        spec: JSON-able: `method`, a name, and the specs of its `predictor`, `acquisition` and `rule`. Logs hold it, and
-            checkpoints refuse another method by it.
-        init: see `InitFn`.
-        predict: see `PredictFn`.
-        select: see `SelectFn`.
-        update: see `UpdateFn`.
-        acquisition: what `select` scores predictions with; None: it is no composition, and cannot be sharded.
-        rule: what `select` chooses by; likewise.
+        spec: JSON-compatible description: `method`, a name, and the specs of the `predictor`, the `acquisition` and
+            the `rule`. Logs contain it, and a checkpoint refuses to load into a selector with another spec.
+        init: `(key, num_prompts) -> state`, see `InitFn`.
+        predict: `(key, state, prompt_ids) -> prediction`, see `PredictFn`.
+        select: `(key, state, batch_size, candidates) -> selection`, see `SelectFn`.
+        update: `(key, state, rollouts) -> state`, see `UpdateFn`.
+        acquisition: The acquisition that `select` uses. None means that the selector is not such a composition; it
+            then cannot be sharded.
+        rule: The rule that `select` uses. None has the same meaning.
     """
 
     spec: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The published methods, each one composition of a predictor, an acquisition and a rule."""
+"""The published methods. Each is a composition of a predictor, an acquisition and a rule."""
 
 from typing import Any
 
@@ -11,7 +11,9 @@ from jaxsel.predictors.amortized.predictor import amortized
 from jaxsel.predictors.beta import beta_bernoulli
 from jaxsel.predictors.hidden_markov import hidden_markov
 from jaxsel.selection import acquisition as acquisitions
-from jaxsel.selection.rules import diverse, make_selector, random_subset, top_k, within_bounds
+from jaxsel.selection.composition import make_selector
+from jaxsel.selection.diverse import diverse
+from jaxsel.selection.rules import random_subset, top_k, within_bounds
 
 
 def mopps(
@@ -25,20 +27,21 @@ def mopps(
     acquisition: Acquisition | None = None,
     rule: Rule | None = None,
 ) -> Selector:
-    """MoPPS: discounted Beta posteriors and Thompson sampling (arXiv 2507.04632).
+    """Return MoPPS: discounted Beta posteriors and Thompson sampling (arXiv 2507.04632).
 
     Args:
-        prior_alpha: see `beta_bernoulli`.
-        prior_beta: see `beta_bernoulli`.
-        decay: 1.0 on MATH, 0.5 on Countdown and Geometry3k in the paper.
-        target: the success rate to look for.
-        group_size: rollouts a prompt.
-        ageing: see `beta_bernoulli`.
-        acquisition: in place of `thompson(target)`.
-        rule: in place of `top_k()`.
+        prior_alpha: First parameter of the Beta prior, above 0: one for all prompts or one per prompt.
+        prior_beta: Second parameter of the Beta prior, in the same form.
+        decay: Factor on the earlier evidence at every visit, from 0 to 1. The paper uses 1.0 on MATH and 0.5 on
+            Countdown and Geometry3k.
+        target: Success rate that the batch should be close to.
+        group_size: Rollouts per prompt.
+        ageing: "visit" or "step": whether evidence decays at visits of its prompt or at every step.
+        acquisition: Replacement for `thompson(target)`.
+        rule: Replacement for `top_k()`.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
     """
     predictor = beta_bernoulli(
         prior_alpha=prior_alpha, prior_beta=prior_beta, decay=decay, group_size=group_size, ageing=ageing
@@ -49,10 +52,12 @@ def mopps(
 def threshold(
     *, lower: float = 0.3, upper: float = 0.7, decay: float = 0.5, group_size: int = 8, ageing: str = "visit"
 ) -> Selector:
-    """MoPPS's variant that takes random prompts whose draw lies in a band, and the nearest ones when these are too few.
+    """Return the variant of MoPPS that chooses random prompts whose posterior draw lies between two bounds.
+
+    If there are too few such prompts, the nearest ones fill the batch.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
     """
     _validate.unit_interval(lower=lower, upper=upper)
     predictor = beta_bernoulli(decay=decay, group_size=group_size, ageing=ageing)
@@ -67,17 +72,18 @@ def dps(
     entropy_weight: float = 0.0,
     rule: Rule | None = None,
 ) -> Selector:
-    """DPS: a hidden Markov model per prompt, and the largest predicted probability of a mixed group (arXiv 2603.10887).
+    """Return DPS: one hidden Markov model per prompt, and the largest predicted P(mixed) (arXiv 2603.10887).
 
     Args:
-        decay: 0.7 on MATH, 0.5 on Countdown and Geometry3k in the paper.
-        prior_counts: see `hidden_markov`.
-        initial_belief: see `hidden_markov`.
-        entropy_weight: of the entropy of the predicted solve state.
-        rule: in place of `top_k()`.
+        decay: Factor on the earlier transition counts at every step, from 0 to 1. The paper uses 0.7 on MATH and 0.5 on
+            Countdown and Geometry3k.
+        prior_counts: Prior counts of the transitions; see `hidden_markov`.
+        initial_belief: Probabilities of the three solve states before the first visit; see `hidden_markov`.
+        entropy_weight: Weight of the predicted solve state's entropy in the score.
+        rule: Replacement for `top_k()`.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
     """
     predictor = hidden_markov(decay=decay, prior_counts=prior_counts, initial_belief=initial_belief)
     acquisition = acquisitions.mixed_probability(entropy_weight=entropy_weight)
@@ -95,22 +101,22 @@ def gps(
     rule: Rule | None = None,
     **predictor: Any,
 ) -> Selector:
-    """GPS: one generative predictor for all prompts, and a batch that is diverse (arXiv 2602.01970).
+    """Return GPS: one generative predictor for all prompts, and a diverse batch (arXiv 2602.01970).
 
-    The paper's own predictor is `decay=None`; by default what was observed of a prompt itself counts as well.
+    By default the rollouts of a prompt itself count as evidence as well. `decay=None` gives the paper's own predictor.
 
     Args:
-        embeddings: one row a prompt of the pool, see `amortized`.
-        target: the success rate to look for.
-        diversity_weight: see `diverse`.
-        anchor_batches: see `diverse`.
-        shortlist: see `diverse`.
-        acquisition: in place of `target_success_rate(target)`.
-        rule: in place of `diverse(...)`.
-        **predictor: see `amortized`.
+        embeddings: One row per prompt of the pool; see `amortized`.
+        target: Success rate that the batch should be close to.
+        diversity_weight: Weight of the distances between prompts in the choice; see `diverse`.
+        anchor_batches: Number of latest batches whose distance counts as well; see `diverse`.
+        shortlist: Only the `shortlist * batch_size` best scores count. None: all scores count.
+        acquisition: Replacement for `target_success_rate(target)`.
+        rule: Replacement for `diverse(...)`.
+        **predictor: Arguments of `amortized`.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
     """
     acquisition = acquisition or acquisitions.target_success_rate(target)
     model = amortized(embeddings, **predictor)
@@ -121,10 +127,10 @@ def gps(
 
 
 def uniform(*, decay: float = 0.5, group_size: int = 8) -> Selector:
-    """Uniformly random prompts; the posterior of MoPPS is kept, so that its predictions can be compared.
+    """Return a selector of uniformly random prompts. It predicts with the posterior of MoPPS, for comparisons.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
     """
     predictor = beta_bernoulli(decay=decay, group_size=group_size)
     return make_selector(predictor, acquisitions.target_success_rate(), random_subset(), method="uniform")

@@ -1,8 +1,9 @@
-"""How good predictions were, and how much a batch taught. Pure functions of arrays; jit them at will.
+"""Metrics of predictions: errors, proper scores, correlations and calibration, and shares of mixed groups.
 
-Every metric takes `weights`, one a row: 1 counts, 0 does not, and such a row may hold anything. A part of the rows is
-a mask, so that no part is compiled anew; see `slices`. Where nothing counts a metric is NaN. `estimate` gives any of
-them a standard error in closed form, `bootstrap` one from resamples:
+All metrics are pure functions of arrays and can be jitted. Each takes `weights`, one per row: rows of weight 1 count,
+rows of weight 0 do not and may hold any value. A mask as weights restricts a metric to a part of the rows without
+another compilation; see `slices`. A metric of no rows is NaN. `estimate` adds a standard error in closed form to any
+metric, `bootstrap` one from resamples:
 
 >>> import jax, numpy as np
 >>> predicted, truth = np.array([0.1, 0.4, 0.6, 0.9]), np.array([0.2, 0.3, 0.6, 1.0])

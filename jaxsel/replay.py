@@ -1,4 +1,4 @@
-"""Recorded histories, and methods replayed on them one step ahead."""
+"""Histories, the recorded visits of a run, and replays: predictions of a method for each step of a history."""
 
 from jaxsel.evaluation.replay import History as History
 from jaxsel.evaluation.replay import Replay as Replay

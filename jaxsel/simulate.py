@@ -1,7 +1,7 @@
-"""Selection without a language model: methods against a pool that learns as it is trained on.
+"""Simulated training runs: a selector with a simulated learner in place of a language model.
 
-The pool is a `Learner`: prompts lean on a few skills, have a difficulty of their own, and learn from their own groups
-and those of their neighbours. A whole run is one scan.
+In a `Learner`, every prompt depends on a few skills and has its own difficulty. Training on a prompt raises its own
+success rate and the success rates of prompts that share its skills. A whole run is one scan.
 """
 
 from jaxsel.simulation.learner import Learner as Learner

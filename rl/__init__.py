@@ -1,4 +1,4 @@
-"""Torch: rollouts, rewards, policy. Importing any of it has JAX share the GPU with torch and vLLM."""
+"""Rollouts, rewards and policy updates with torch. Importing `rl` makes JAX share the GPU with torch and vLLM."""
 
 from rl._device_memory import share_device_memory
 

@@ -1,4 +1,4 @@
-"""Checks of settings. Each raises a ValueError that names the setting, its value and what to give."""
+"""Checks of settings. Each raises a ValueError that names the setting, its value and the accepted values."""
 
 import math
 import numbers
@@ -6,35 +6,35 @@ from typing import Any
 
 
 def integers(least: int, **settings: Any) -> None:
-    """Every setting is an integer of at least `least`; a boolean is none, and neither is 2.0."""
+    """Require every setting to be an integer of at least `least`. Booleans and floats such as 2.0 are refused."""
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
             raise ValueError(f"{name} is {value!r}; give an integer of at least {least}")
 
 
 def booleans(**settings: Any) -> None:
-    """Every setting is true or false, not a text that says so."""
+    """Require every setting to be True or False. Texts such as "true" are refused."""
     for name, value in settings.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; give True or False")
 
 
 def above_zero(*, infinite: bool = False, **settings: Any) -> None:
-    """Every setting is a number above 0, and finite unless `infinite`."""
+    """Require every setting to be a number above 0, and finite unless `infinite`."""
     for name, value in settings.items():
         if not (_is_number(value) and value > 0 and (infinite or value < math.inf)):
             raise ValueError(f"{name} is {value!r}; give a {'' if infinite else 'finite '}number above 0")
 
 
 def at_least_zero(*, infinite: bool = False, **settings: Any) -> None:
-    """Every setting is a number of at least 0, and finite unless `infinite`."""
+    """Require every setting to be a number of at least 0, and finite unless `infinite`."""
     for name, value in settings.items():
         if not (_is_number(value) and value >= 0 and (infinite or value < math.inf)):
             raise ValueError(f"{name} is {value!r}; give a {'' if infinite else 'finite '}number of at least 0")
 
 
 def from_zero_to_one(**settings: Any) -> None:
-    """Every setting is a number from 0 to 1."""
+    """Require every setting to be a number from 0 to 1."""
     for name, value in settings.items():
         if not (_is_number(value) and 0 <= value <= 1):
             raise ValueError(f"{name} is {value!r}; give a number from 0 to 1")

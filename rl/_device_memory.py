@@ -1,4 +1,4 @@
-"""One GPU for torch, vLLM and JAX: set before JAX starts, so this file imports none of them."""
+"""GPU memory shared by torch, vLLM and JAX. The setting precedes the start of JAX: this file imports none of them."""
 
 import os
 import sys
@@ -8,10 +8,10 @@ _VARIABLE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
 def share_device_memory() -> None:
-    """Has JAX take GPU memory as it needs it, not three quarters of the GPU when it starts.
+    """Make JAX allocate GPU memory on demand, instead of three quarters of the GPU at its start.
 
-    A value that the environment already has stays. JAX reads it once, when it first looks at its devices: where that
-    has happened on a GPU, a RuntimeWarning says so, and what to do.
+    A value that the environment already has is kept. JAX reads the value once, when it first looks at its devices. If
+    JAX has already done so on a GPU, a RuntimeWarning names the cure.
     """
     if _VARIABLE in os.environ:
         return
@@ -26,7 +26,7 @@ def share_device_memory() -> None:
 
 
 def _jax_has_a_gpu() -> bool:
-    """Whether JAX has started, and on a GPU. Does not start it, for which there is no public function."""
+    """Return whether JAX has started on a GPU, without starting JAX. JAX has no public function for this."""
     bridge = sys.modules.get("jax._src.xla_bridge")
     started = getattr(bridge, "backends_are_initialized", lambda: False)()
     return started and sys.modules["jax"].default_backend() == "gpu"

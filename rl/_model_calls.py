@@ -1,4 +1,4 @@
-"""How a Transformers model is called: its options, cache, padding, limits, and checkpointed layers."""
+"""Calls of Transformers models: options, caches, padding, length limits and gradient checkpointing."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-# Transformers 5.24 has one name; older releases and code from the hub have another per family of models.
+# Transformers 5.24 has one name; older releases and code from the hub have one name per family of models.
 _CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 _OPTIONAL = ("position_ids", "logits_to_keep")
 _ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
@@ -19,20 +19,20 @@ _PROBE_PADDING, _PROBE_LENGTH = 6, 3
 
 
 def accepted(model: torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    """The options without `position_ids` and `logits_to_keep` where the model's `forward` does not name them."""
+    """Drop `position_ids` and `logits_to_keep` from the options where the model's `forward` does not name them."""
     names = inspect.signature(model.forward).parameters
-    wrapped = not any(name in names for name in ("input_ids", "attention_mask"))  # a wrapper passes everything on
+    wrapped = not any(name in names for name in ("input_ids", "attention_mask"))  # a wrapper passes on every option
     return {name: value for name, value in options.items() if wrapped or name in names or name not in _OPTIONAL}
 
 
 def take_cache(output: Any) -> dict[str, Any]:
-    """The cache of a forward pass, as the option that hands it to the next pass; empty where the model has none."""
-    known = set(output.keys())  # asking for an old name itself is deprecated
+    """Return the cache of a forward pass as an option for the next pass; empty where the model has no cache."""
+    known = set(output.keys())  # reading a deprecated name would raise a warning
     return {name: output[name] for name in _CACHE_NAMES if name in known}
 
 
 def repeat_cache(cache: dict[str, Any], rows: torch.Tensor) -> bool:
-    """Make the given rows of the cache, int64 `[r]`, its rows; return whether the class of the cache can do that.
+    """Replace the cache's rows by the given ones, int64 `[r]`; return whether the class of the cache supports it.
 
     Every layer of Transformers implements `reorder_cache`, for beam search. `batch_repeat_interleave` is missing for
     recurrent layers and repeats only the attention of hybrid layers.
@@ -45,12 +45,12 @@ def repeat_cache(cache: dict[str, Any], rows: torch.Tensor) -> bool:
 
 
 def _reorders_everything(kind: type) -> bool:
-    """Whether `reorder_cache` is written for this class; a subclass may hold states that the inherited one misses."""
+    """Return whether this class defines `reorder_cache`; an inherited method may miss states of the subclass."""
     return kind.__module__ == Cache.__module__ or "reorder_cache" in vars(kind)
 
 
 def reads_mask(cache: dict[str, Any]) -> bool:
-    """Whether a pass that continues the cache needs the mask; purely recurrent models have no use for it.
+    """Return whether a pass that continues the cache needs the mask; purely recurrent models do not.
 
     Mamba multiplies the new token by the whole mask, which gives a wrong result.
     """
@@ -59,19 +59,19 @@ def reads_mask(cache: dict[str, Any]) -> bool:
 
 
 def without_padding(tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Left-padded rows without the columns that are padding in all of them."""
+    """Return left-padded rows without the columns that are padding in every row."""
     first = int(mask.any(0).to(torch.uint8).argmax())
     return tokens[:, first:], mask[:, first:]
 
 
 def same_length(mask: torch.Tensor) -> list[torch.Tensor]:
-    """Indices of the rows of a mask `[r, p]` in groups of equal length, the shortest rows first."""
+    """Return the row indices of a mask `[r, p]` in groups of equal length, shortest rows first."""
     lengths = mask.sum(1)
     return [(lengths == length).nonzero()[:, 0] for length in lengths.unique().tolist()]
 
 
 def only_attention(model: torch.nn.Module) -> bool:
-    """Whether this is a model of Transformers all of whose layers are attention, which the mask is made for."""
+    """Return whether this is a model of Transformers whose layers are all attention, which obeys the mask."""
     kinds = getattr(getattr(model, "config", None), "layer_types", None) or []
     known = type(model).__module__.startswith("transformers.models.")
     return known and not getattr(model, "_is_stateful", True) and _ATTENTION.issuperset(kinds)
@@ -79,14 +79,14 @@ def only_attention(model: torch.nn.Module) -> bool:
 
 @torch.no_grad()
 def masks_padding(forward: Callable[..., Any], vocabulary: int, device: torch.device) -> bool:
-    """Whether the mask hides left padding from the model, found by comparing a row with and without padding.
+    """Return whether the mask hides left padding from the model, by comparing a row with and without padding.
 
-    Some recurrent models read padded positions whatever the mask says.
+    Some recurrent models read padded positions although the mask excludes them.
 
     Args:
-        forward: called with tokens `[2, p]`, `attention_mask` and `position_ids`; returns an output with logits.
-        vocabulary: number of tokens.
-        device: of the model.
+        forward: Function of tokens `[2, p]`, `attention_mask` and `position_ids` that returns an output with logits.
+        vocabulary: Number of tokens in the vocabulary.
+        device: Device of the model.
     """
     tokens = torch.arange(2 * (_PROBE_PADDING + _PROBE_LENGTH), device=device).reshape(2, -1) % vocabulary
     mask = torch.ones_like(tokens)
@@ -104,14 +104,14 @@ def _last_logits(forward: Callable[..., Any], tokens: torch.Tensor, mask: torch.
 
 
 def configured_ends(model: PreTrainedModel) -> list[int]:
-    """The ends of sequence of the model's generation configuration; -1 stands for none in some of them."""
+    """Return the end-of-sequence tokens of the model's generation configuration; some use -1 for none."""
     configured: Any = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = configured if isinstance(configured, list | tuple) else [configured]
     return [int(token) for token in listed if token is not None and token >= 0]
 
 
 def longest_sequence(model: PreTrainedModel) -> int | None:
-    """Longest sequence in tokens; None where the configuration has no limit."""
+    """Return the longest sequence in tokens, or None where the configuration has no limit."""
     config = model.config.get_text_config()
     found = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "n_positions"))
     return next((limit for limit in found if isinstance(limit, int) and limit > 0), None)
@@ -119,12 +119,12 @@ def longest_sequence(model: PreTrainedModel) -> int | None:
 
 @contextmanager
 def checkpointed(model: PreTrainedModel) -> Iterator[None]:
-    """Within it the backward pass computes a layer's activations again; see `Policy.gradient_checkpointing`."""
+    """Recompute activations in the backward pass inside the `with` block; see `Policy.gradient_checkpointing`."""
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         name = type(model).__name__
-        raise ValueError(f"gradient_checkpointing is True, but {name} has no layers for it; set it to False")
-    forwards = [vars(layer).get("forward") for layer in layers]  # of its own where a library has put a hook there
+        raise ValueError(f"gradient_checkpointing is True, but {name} has no layers that support it; set it to False")
+    forwards = [vars(layer).get("forward") for layer in layers]  # not None where a library has put a hook on the layer
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
     try:

@@ -1,18 +1,18 @@
-"""What no model can read as a prompt."""
+"""Checks of prompts: each refuses a prompt that no model can read."""
 
 from collections.abc import Sequence
 from typing import Any
 
 
 def check_text(texts: Sequence[Any], name: str) -> None:
-    """Refuse prompts that are no text, empty, or not valid Unicode.
+    """Refuse prompts that are not text, empty, or not valid Unicode.
 
     Args:
-        texts: the prompts.
-        name: what the message calls them.
+        texts: The prompts.
+        name: Name of the prompts in the error message.
 
     Raises:
-        ValueError: the first such prompt, by its row.
+        ValueError: A prompt is refused; the message names the row of the first one.
     """
     for row, text in enumerate(texts):
         if not isinstance(text, str):
@@ -23,8 +23,8 @@ def check_text(texts: Sequence[Any], name: str) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"{name} has the lone surrogate {text[error.start]!r} in row {row}, which is no character; replace it, "
-                "for example by text.encode('utf-8', 'replace').decode()"
+                f"{name} has the lone surrogate {text[error.start]!r} in row {row}, which is not a character; replace "
+                "it, for example by text.encode('utf-8', 'replace').decode()"
             ) from None
 
 
@@ -32,28 +32,28 @@ def check_tokens(rows: Sequence[Sequence[int]]) -> None:
     """Refuse prompts without tokens.
 
     Raises:
-        ValueError: the first such prompt, by its row.
+        ValueError: A prompt has no tokens; the message names the row of the first one.
     """
     for row, tokens in enumerate(rows):
         if not tokens:
-            raise ValueError(f"prompts has no tokens in row {row}: the tokenizer drops its whole text; leave it out")
+            raise ValueError(f"prompts has no tokens in row {row}: the tokenizer drops all text; leave the row out")
 
 
 def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None, cure: str) -> None:
     """Refuse prompts that leave too few tokens for a completion.
 
     Args:
-        lengths: tokens per prompt.
-        max_new_tokens: longest completion.
-        limit: longest prompt and completion together; None: no limit.
-        cure: what else helps, for the message.
+        lengths: Tokens per prompt.
+        max_new_tokens: Length of the longest completion, in tokens.
+        limit: Longest prompt and completion together, in tokens. None: no limit.
+        cure: Other cures than shorter prompts, for the error message.
 
     Raises:
-        ValueError: the first prompt that is too long, by its row.
+        ValueError: A prompt is too long; the message names the row of the first one.
     """
     for row, length in enumerate(lengths):
         if limit is not None and length + max_new_tokens > limit:
             raise ValueError(
-                f"prompts has one of {length} tokens in row {row}, which with max_new_tokens {max_new_tokens} is more "
-                f"than the limit of {limit}; give shorter prompts, {cure}"
+                f"prompts has {length} tokens in row {row}, which with max_new_tokens={max_new_tokens} exceeds the "
+                f"limit of {limit}; give shorter prompts, {cure}"
             )

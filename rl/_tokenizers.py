@@ -1,4 +1,4 @@
-"""The tokenizer of single characters, and the one that a folder holds."""
+"""The tokenizer of single characters, and the loading of a tokenizer from a folder."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
 
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of one token per character, with `<pad>`, `<eos>` and `<unk>`.
+    """Return a tokenizer with one token per character, and with `<pad>`, `<eos>` and `<unk>`.
 
     Raises:
-        ValueError: a character stands in the alphabet twice.
+        ValueError: The alphabet repeats a character.
     """
     if len(set(alphabet)) != len(alphabet):
         raise ValueError(f"alphabet {alphabet!r} repeats a character; list each once")
@@ -32,8 +32,8 @@ def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or a hub name, with the splitting rules of its own tokenizer.json."""
+    """Load the tokenizer of a folder or a hub name, with the splitting rules of its own tokenizer.json."""
     # AutoTokenizer gives a model of type qwen2 Qwen's own splitting rules, even where tokenizer_config.json asks for
-    # those of tokenizer.json: the character tokenizer would lose its spaces.
+    # the rules in tokenizer.json. The character tokenizer would lose its spaces.
     generic = get_tokenizer_config(path).get("tokenizer_class") in _GENERIC_TOKENIZERS
     return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(path)

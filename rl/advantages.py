@@ -1,8 +1,8 @@
-"""Advantages from rewards: pure functions.
+"""Advantages from rewards, as pure functions.
 
-A reward of NaN or of plus or minus infinity means that a completion was not judged: it counts nowhere, and its
-advantage is 0. Sums are computed in float64. Rewards have no spread where their range is at most `RELATIVE_SPREAD`
-times the largest absolute reward: a difference that small is the rounding error of float32.
+A reward of NaN or of plus or minus infinity means that a completion was not judged. No mean or deviation includes it,
+and its advantage is 0. Sums are computed in float64. Rewards count as equal if their range is at most `RELATIVE_SPREAD`
+times the largest absolute reward: such a difference is the rounding error of float32.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 
 RELATIVE_SPREAD = 1e-6
-"""The range of rewards, relative to the largest of them, up to which they count as equal."""
+"""The range of rewards, relative to the largest absolute reward, up to which rewards count as equal."""
 
 
 def grpo(
@@ -20,16 +20,17 @@ def grpo(
 ) -> Float[torch.Tensor, "b n"]:
     r"""Group-relative advantages, $A_{ij} = (r_{ij} - \bar r_i) / (\sigma_i + \epsilon)$ (GRPO, arXiv 2402.03300).
 
-    Mean and (unbiased) standard deviation run over the rewards of the group that are known. A group without spread and
-    a reward that is not known have advantage 0: they give no gradient.
+    The mean and the (unbiased) standard deviation run over the finite rewards of the group. Groups of equal rewards and
+    rewards that are not finite have advantage 0: they give no gradient.
 
     Args:
-        rewards: one row per group; not finite where a rollout or its verification failed.
-        divide_by_std: false: $A_{ij} = r_{ij} - \bar r_i$, as in Dr. GRPO (arXiv 2503.20783).
-        epsilon: added to the standard deviation.
+        rewards: Rewards, one row per group; not finite where a rollout or its verification failed.
+        divide_by_std: Whether to divide by the standard deviation. False gives $A_{ij} = r_{ij} - \bar r_i$, as in
+            Dr. GRPO (arXiv 2503.20783).
+        epsilon: A constant that is added to the standard deviation.
 
     Returns:
-        Finite whatever the rewards.
+        The advantages, which are always finite.
     """
     centred, std, _ = _centre(rewards)
     return _like(rewards, centred / (std + epsilon) if divide_by_std else centred)
@@ -38,14 +39,14 @@ def grpo(
 def rloo(rewards: Float[torch.Tensor, "b n"]) -> Float[torch.Tensor, "b n"]:
     r"""Leave-one-out advantages, $A_{ij} = r_{ij} - \frac{1}{n - 1} \sum_{k \ne j} r_{ik}$ (RLOO, arXiv 2402.14740).
 
-    That is $\frac{n}{n - 1} (r_{ij} - \bar r_i)$ with n the rewards of the group that are known. A reward without
-    another one to compare it with has advantage 0, and so has a group without spread.
+    This equals $\frac{n}{n - 1} (r_{ij} - \bar r_i)$, where n is the number of finite rewards of the group. The
+    advantage is 0 for the only finite reward of a group, and for groups of equal rewards.
 
     Args:
-        rewards: one row per group; not finite where a rollout or its verification failed.
+        rewards: Rewards, one row per group; not finite where a rollout or its verification failed.
 
     Returns:
-        Finite whatever the rewards.
+        The advantages, which are always finite.
     """
     centred, _, count = _centre(rewards)
     return _like(rewards, centred * count / (count - 1).clamp_min(1))
@@ -56,21 +57,22 @@ def reinforce_pp(
 ) -> Float[torch.Tensor, "b n"]:
     r"""Advantages normalised over the batch, $A_{ij} = (r_{ij} - \bar r) / (\sigma + \epsilon)$ (arXiv 2501.03262).
 
-    REINFORCE++ without its penalty on the reward; mean and (unbiased) standard deviation run over all completions that
-    were judged, each counting once. A group of equal rewards has a gradient here, a batch of equal rewards has none.
+    This is REINFORCE++ without its penalty on the reward. The mean and the (unbiased) standard deviation run over all
+    judged completions, each with the same weight. A group of equal rewards has a gradient here, but a batch of equal
+    rewards has none.
 
     Args:
-        rewards: one row per group; not finite where a rollout or its verification failed.
-        group_baseline: REINFORCE++ w/ Baseline: the mean of the group is taken off before the batch is normalised, so
-            that a group of equal rewards has advantage 0.
-        epsilon: added to the standard deviation.
+        rewards: Rewards, one row per group; not finite where a rollout or its verification failed.
+        group_baseline: Whether to subtract the mean of each group before the batch is normalised, as in REINFORCE++ w/
+            Baseline. A group of equal rewards then has advantage 0.
+        epsilon: A constant that is added to the standard deviation.
 
     Returns:
-        Finite whatever the rewards.
+        The advantages, which are always finite.
     """
     if not group_baseline:
         return grpo(rewards.reshape(1, -1), epsilon=epsilon).reshape(rewards.shape)
-    centred, _, count = _centre(rewards)  # of mean 0 in every group, and so in the batch
+    centred, _, count = _centre(rewards)  # the mean is 0 in every group, and therefore in the batch
     std = (centred.square().sum() / (count.sum() - 1).clamp_min(1)).sqrt()
     return _like(rewards, centred / (std + epsilon))
 
@@ -86,25 +88,25 @@ def gae(
 ) -> tuple[Float[torch.Tensor, "r t"], Float[torch.Tensor, "r t"]]:
     r"""Generalised advantage estimation over the tokens of a completion (arXiv 1506.02438, equation 16).
 
-    $A_t = \delta_t + \gamma \lambda A_{t+1}$ with $\delta_t = r_t + \gamma V_{t+1} - V_t$. After the last token value
-    and advantage are 0, also where a completion was cut short. Tokens that the mask hides are stepped over: t + 1 is
-    the next token that counts.
+    $A_t = \delta_t + \gamma \lambda A_{t+1}$ with $\delta_t = r_t + \gamma V_{t+1} - V_t$. After the last token, value
+    and advantage are 0, also in a completion that was cut short. Tokens outside the mask are skipped: t + 1 is the next
+    token of the mask.
 
     Args:
-        rewards_per_token: the reward of a verified completion stands at its last token. One that is not finite, at a
-            token that counts, means that the whole completion was not judged.
-        values: of the state before each token; no gradient flows into them. A completion with a value that is not
-            finite is treated as one that was not judged.
-        mask: the tokens that count.
-        discount: $\gamma$, 0 to 1.
-        gae_lambda: $\lambda$, 0 to 1: 0 trusts the values, 1 the rewards.
+        rewards_per_token: Rewards per token. The reward of a verified completion belongs to its last token. If a reward
+            within the mask is not finite, the whole completion was not judged.
+        values: Values of the state before each token, through which no gradient flows. If a value within the mask is
+            not finite, the completion is treated as not judged.
+        mask: The tokens that count.
+        discount: $\gamma$, from 0 to 1.
+        gae_lambda: $\lambda$, from 0 to 1: 0 relies on the values, 1 on the rewards.
 
     Returns:
-        The advantages, 0 where the mask is false and in completions that were not judged; and the returns
-        $A_t + V_t$, what the values should have been: 0 where the mask is false, NaN in completions not judged.
+        The advantages, which are 0 outside the mask and in completions that were not judged. The returns $A_t + V_t$,
+        the targets of the values, which are 0 outside the mask and NaN in completions that were not judged.
 
     Raises:
-        ValueError: `discount` or `gae_lambda` is not in 0 to 1.
+        ValueError: `discount` or `gae_lambda` is not between 0 and 1.
     """
     for name, value in {"discount": discount, "gae_lambda": gae_lambda}.items():
         if not 0 <= value <= 1:
@@ -129,14 +131,14 @@ def normalise(
     scale: float = 0.0,
     epsilon: float = 1e-6,
 ) -> Float[torch.Tensor, "r t"]:
-    """Advantages of mean 0 and (unbiased) standard deviation 1 over the tokens that count, as TRL and verl do in PPO.
+    """Scale advantages to mean 0 and (unbiased) standard deviation 1 over the mask, as TRL and verl do in PPO.
 
     Args:
-        advantages: of tokens.
-        mask: the tokens that count; advantages of the others are ignored, and 0 in the result.
-        scale: the largest absolute value among the rewards and values that the advantages are differences of. All
-            results are 0 where the range of the advantages is within the rounding error of numbers of that size.
-        epsilon: added to the standard deviation.
+        advantages: Advantages per token.
+        mask: The tokens that count. The advantages of all other tokens are ignored, and are 0 in the result.
+        scale: The largest absolute value among the rewards and values whose differences the advantages are. All results
+            are 0 if the range of the advantages is within the rounding error of numbers of this size.
+        epsilon: A constant that is added to the standard deviation.
     """
     rows = torch.where(mask, advantages, torch.nan).reshape(1, -1)
     centred, std, _ = _centre(rows, scale)
@@ -150,15 +152,16 @@ FROM_REWARDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "reinforce_pp": reinforce_pp,
     "reinforce_pp_baseline": partial(reinforce_pp, group_baseline=True),
 }
-"""Advantages of completions by name; gae, of tokens, needs values as well."""
+"""The advantages per completion by name. `gae` gives advantages per token and needs values as well."""
 
 
 def _centre(
     rewards: Float[torch.Tensor, "b n"], scale: float = 0.0
 ) -> tuple[Float[torch.Tensor, "b n"], Float[torch.Tensor, "b 1"], Float[torch.Tensor, "b 1"]]:
-    """Known rewards minus their group's mean (0 without spread), their standard deviation and their number, in float64.
+    """Return finite rewards minus their group's mean, their standard deviation and their number, in float64.
 
-    Rewards have no spread where their range is small beside the largest of them, or beside `scale`.
+    The differences are 0 in a group of equal rewards. Rewards count as equal if their range is at most
+    `RELATIVE_SPREAD` times the largest absolute reward or `scale`, whichever is larger.
     """
     if not rewards.numel():
         nothing = rewards.new_zeros((len(rewards), 1), dtype=torch.float64)
@@ -176,7 +179,7 @@ def _centre(
 
 
 def _like(rewards: Float[torch.Tensor, "b n"], advantages: Float[torch.Tensor, "b n"]) -> Float[torch.Tensor, "b n"]:
-    """The advantages in the type of the rewards, within its range: 1e38 times 2 stays finite in float32."""
+    """Return the advantages in the type of the rewards, clamped to its range: 1e38 times 2 stays finite in float32."""
     dtype = rewards.dtype if rewards.is_floating_point() else torch.get_default_dtype()
     limits = torch.finfo(dtype)
     return advantages.nan_to_num(0.0).clamp(limits.min, limits.max).to(dtype)

@@ -1,31 +1,79 @@
-"""Which prompts a step rolls out, and which of their groups it trains on.
+"""Curricula: which prompts a step rolls out, and which of the resulting groups it trains on.
 
-A curriculum collects the groups of one step: it chooses prompts, has them rolled out, tells its selector what came out
-(before any filter), and returns the groups to train on.
+For each step, a curriculum chooses prompts and has them rolled out. Its selector observes the counts of all rollouts,
+before any filter. The curriculum then returns the groups to train on.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from jaxsel import Prediction
 from rl import _checks
 from rl.groups import Groups, join
 from rl.rollout import Completions
-from rl.shared import AnySelector
 
-_STREAM = 0x68697374  # others that draw from the same seed start with another number
+_STREAM = 0x68697374  # separates these random numbers from other uses of the same seed
 
 RollOut = Callable[[np.ndarray], Groups]
+"""A function that generates and judges the rollouts of the given rows of the pool."""
+
+
+class BatchSelector(Protocol):
+    """The methods of a selector that training calls. `jaxsel.PromptSelector` and `SharedSelector` have them."""
+
+    @property
+    def num_prompts(self) -> int:
+        """The size of the pool."""
+        ...
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The method and its settings."""
+        ...
+
+    def prepare(self, batch_size: int) -> None:
+        """Start to compute the next choice, without waiting for it."""
+        ...
+
+    def select(self, batch_size: int) -> np.ndarray:
+        """Return distinct rows of the pool."""
+        ...
+
+    def predict(self, prompt_ids: Any = None) -> Prediction:
+        """Return the predictions for these prompts, or for the whole pool."""
+        ...
+
+    def observe(self, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike) -> None:
+        """Update the posterior with the counts of successes and of judged rollouts per prompt."""
+        ...
+
+    def wait(self) -> None:
+        """Wait until the last update is computed."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Return the selector's metrics."""
+        ...
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the state for a checkpoint; None where another rank holds it."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state."""
+        ...
 
 
 class Collected(NamedTuple):
-    """What one step has to train on, and what it cost.
+    """The groups that one step trains on, and their cost.
 
     Attributes:
-        groups: to train on.
-        num_rollouts: generated for it, those that were filtered out included.
-        mixed_share: share of mixed groups among all that were generated, before any filter.
+        groups: The groups to train on.
+        num_rollouts: The number of generated rollouts, including the rollouts that were filtered out.
+        mixed_share: The share of mixed groups among all generated groups, before any filter.
     """
 
     groups: Groups
@@ -34,78 +82,88 @@ class Collected(NamedTuple):
 
 
 class Curriculum(Protocol):
-    """Chooses what a step trains on."""
+    """A rule for what a step trains on.
 
-    selector: AnySelector
+    Attributes:
+        selector: The selector that predicts and observes the prompts.
+    """
+
+    selector: BatchSelector
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What its choices depend on, the selector's method included; a resumed run has to have the same."""
+        """The settings that the choices depend on, including the selector's. A resumed run needs the same ones."""
         ...
 
     def collect(self, roll_out: RollOut) -> Collected:
-        """Chooses prompts, rolls them out, tells the selector, and returns what to train on."""
+        """Choose prompts, roll them out, let the selector observe the counts, and return the groups to train on."""
         ...
 
     def prepare(self) -> None:
-        """Starts to compute the first choice of the next `collect`, which stays the same, and does not wait for it."""
+        """Start to compute the first choice of the next `collect`, without waiting for it or changing it."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs to go on with the same choices."""
+        """Return the state that `load_state_dict` needs to continue with the same choices."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where the other curriculum was."""
+        """Restore the state, so that the next choices are the same as without the interruption."""
         ...
 
 
 class Selected:
-    """The prompts that the selector chooses, all of them (uniform, MoPPS, DPS, GPS, threshold)."""
+    """Train on every group that the selector chooses (uniform, MoPPS, DPS, GPS, threshold).
 
-    def __init__(self, selector: AnySelector, batch_size: int):
+    Args:
+        selector: The selector that chooses the prompts.
+        batch_size: The number of prompts per step.
+    """
+
+    def __init__(self, selector: BatchSelector, batch_size: int):
         _checks.integers(1, batch_size=batch_size)
         self.selector = selector
         self._batch_size = batch_size
 
     @property
     def spec(self) -> dict[str, Any]:
-        """See `Curriculum.spec`."""
+        """The settings that the choices depend on."""
         return self.selector.spec | {"curriculum": "selected", "batch_size": self._batch_size}
 
     def collect(self, roll_out: RollOut) -> Collected:
-        """See `Curriculum.collect`."""
+        """Return the groups to train on."""
         groups = _roll_out_and_observe(self.selector, self.selector.select(self._batch_size), roll_out)
         return Collected(groups, groups.num_rollouts, _mixed_share([groups]))
 
     def prepare(self) -> None:
-        """See `Curriculum.prepare`."""
+        """Start to compute the next choice."""
         self.selector.prepare(self._batch_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Curriculum.state_dict`."""
+        """Return the state for a checkpoint."""
         return {"selector": self.selector.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Curriculum.load_state_dict`."""
+        """Restore the state."""
         self.selector.load_state_dict(state["selector"])
 
 
 class DynamicSampling:
-    """Generates batch after batch and keeps the mixed groups until there are enough (DAPO, arXiv 2503.14476).
+    """Generate batches and keep their mixed groups until there are enough (DAPO, arXiv 2503.14476).
 
-    Every rollout counts. When `max_batches` did not give enough mixed groups, the step trains on those there are.
+    Every rollout counts towards `num_rollouts`. If `max_batches` batches give too few mixed groups, the step trains on
+    the mixed groups it has; if there are none, it trains on the last batch.
 
     Args:
-        selector: uniform, in the papers.
-        batch_size: mixed groups wanted.
-        max_batches: generation batches a step at most.
-        keep_surplus: keep mixed groups beyond `batch_size` for the next step; otherwise they are dropped. They are of
-            an older policy, which the clipped loss accounts for; with an importance cap their weights do instead, and
-            with rollouts of top-p below 1 and no cap nothing does.
+        selector: The selector that chooses the prompts; uniform in the papers.
+        batch_size: The number of mixed groups per step.
+        max_batches: The largest number of generated batches per step.
+        keep_surplus: Whether mixed groups beyond `batch_size` are kept for the next step. Otherwise they are dropped.
+            An older policy sampled the kept groups. The ratios of the clipped loss correct for that; with an importance
+            cap, its weights do instead. With top-p below 1 and no importance cap, nothing corrects for it.
     """
 
-    def __init__(self, selector: AnySelector, batch_size: int, *, max_batches: int = 10, keep_surplus: bool = False):
+    def __init__(self, selector: BatchSelector, batch_size: int, *, max_batches: int = 10, keep_surplus: bool = False):
         _checks.integers(1, max_batches=max_batches)
         _checks.booleans(keep_surplus=keep_surplus)
         _checks.integers(1, batch_size=batch_size)
@@ -117,12 +175,12 @@ class DynamicSampling:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """See `Curriculum.spec`."""
+        """The settings that the choices depend on."""
         own = {"batch_size": self._batch_size, "max_batches": self._max_batches, "keep_surplus": self._keep_surplus}
         return self.selector.spec | {"curriculum": "dynamic_sampling", **own}
 
     def collect(self, roll_out: RollOut) -> Collected:
-        """See `Curriculum.collect`."""
+        """Return the groups to train on."""
         kept = [] if self._surplus is None else [self._surplus]
         generated: list[Groups] = []
         while len(generated) < self._max_batches and sum(len(g.prompt_ids) for g in kept) < self._batch_size:
@@ -141,32 +199,33 @@ class DynamicSampling:
         )
 
     def prepare(self) -> None:
-        """See `Curriculum.prepare`."""
+        """Start to compute the next choice."""
         self.selector.prepare(self._batch_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Curriculum.state_dict`."""
+        """Return the state for a checkpoint."""
         return {"selector": self.selector.state_dict(), "surplus": self._surplus}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Curriculum.load_state_dict`."""
+        """Restore the state."""
         self.selector.load_state_dict(state["selector"])
-        surplus = state["surplus"]  # of a checkpoint, plain tuples
+        surplus = state["surplus"]  # a checkpoint holds plain tuples
         self._surplus = surplus and Groups(*surplus)._replace(completions=Completions(*surplus[1]))
 
 
 class HistoryResampling:
-    """Epochs over the prompts that were not solved n out of n in the epoch before (SRPO, arXiv 2504.14286).
+    """Go through the pool in epochs that leave out solved prompts (SRPO, arXiv 2504.14286).
 
-    What was solved stays out; when fewer than a batch are left, the next epoch is the whole pool again.
+    A prompt is solved if all of its judged rollouts in the last epoch were successes. A solved prompt stays out. If
+    fewer prompts than one batch are left, the next epoch is the whole pool again.
 
     Args:
-        selector: told what came out, so that its predictions can be judged; it chooses nothing.
-        batch_size: prompts a step.
-        seed: of the order within an epoch.
+        selector: A selector that observes the counts, so that its predictions can be evaluated. It chooses nothing.
+        batch_size: The number of prompts per step.
+        seed: The seed of the order within an epoch.
     """
 
-    def __init__(self, selector: AnySelector, batch_size: int, *, seed: int):
+    def __init__(self, selector: BatchSelector, batch_size: int, *, seed: int):
         _checks.integers(0, seed=seed)
         _checks.integers(1, batch_size=batch_size)
         self.selector = selector
@@ -178,19 +237,19 @@ class HistoryResampling:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """See `Curriculum.spec`."""
+        """The settings that the choices depend on."""
         own = {"batch_size": self._batch_size, "seed": self._seed}
         return self.selector.spec | {"curriculum": "history_resampling", **own}
 
     def collect(self, roll_out: RollOut) -> Collected:
-        """See `Curriculum.collect`."""
+        """Return the groups to train on."""
         groups = _roll_out_and_observe(self.selector, self._next_batch(), roll_out)
         unsolved = (groups.group_size == 0) | (groups.successes < groups.group_size)
         self._kept = np.concatenate([self._kept, groups.prompt_ids[unsolved]])
         return Collected(groups, groups.num_rollouts, _mixed_share([groups]))
 
     def prepare(self) -> None:
-        """Does nothing: the order of an epoch takes no time."""
+        """Do nothing: the order of an epoch takes no time."""
 
     def _next_batch(self) -> np.ndarray:
         if len(self._order) < min(self._batch_size, self.selector.num_prompts):
@@ -205,7 +264,7 @@ class HistoryResampling:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Curriculum.state_dict`."""
+        """Return the state for a checkpoint."""
         return {
             "selector": self.selector.state_dict(),
             "epoch": self._epoch,
@@ -214,18 +273,18 @@ class HistoryResampling:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Curriculum.load_state_dict`."""
+        """Restore the state."""
         self.selector.load_state_dict(state["selector"])
         self._epoch, self._kept, self._order = state["epoch"], state["kept"], state["order"]
 
 
-def _roll_out_and_observe(selector: AnySelector, prompt_ids: np.ndarray, roll_out: RollOut) -> Groups:
+def _roll_out_and_observe(selector: BatchSelector, prompt_ids: np.ndarray, roll_out: RollOut) -> Groups:
     groups = roll_out(prompt_ids)
     selector.observe(groups.prompt_ids, groups.successes, groups.group_size)
     return groups
 
 
 def _mixed_share(generated: list[Groups]) -> float:
-    """The share of mixed groups among those of which anything is known; NaN if there are none."""
+    """Return the share of mixed groups among the groups with a judged rollout; NaN if there are none."""
     known = sum(int((groups.group_size > 0).sum()) for groups in generated)
     return sum(int(groups.mixed.sum()) for groups in generated) / known if known else float("nan")

@@ -1,4 +1,4 @@
-"""Completions, judged: what the policy update and the selector need of a batch."""
+"""Judged completions of a batch, with what the policy update and the selector need of them."""
 
 import math
 from typing import NamedTuple
@@ -12,14 +12,15 @@ from rl.verification import Verifier
 
 
 class Groups(NamedTuple):
-    """Judged completions of `b` prompts, `n` each.
+    """Judged completions of `b` prompts, with `n` completions per prompt.
 
     Attributes:
-        prompt_ids: int32 `[b]`, rows of the pool.
-        completions: see `Completions`.
-        rewards: float32 `[b, n]`; NaN where the generation or its verification failed.
-        successes: int32 `[b]`, completions that were correct.
-        group_size: int32 `[b]`, completions that were judged: a failure to judge is no failure of the policy.
+        prompt_ids: Rows of the pool, int32 `[b]`.
+        completions: The completions, in the order of the prompts.
+        rewards: Rewards, float32 `[b, n]`; NaN where the generation or its verification failed.
+        successes: The number of correct completions per prompt, int32 `[b]`.
+        group_size: The number of judged completions per prompt, int32 `[b]`. A completion that could not be judged does
+            not count as a failure of the policy.
     """
 
     prompt_ids: np.ndarray
@@ -30,16 +31,16 @@ class Groups(NamedTuple):
 
     @property
     def num_rollouts(self) -> int:
-        """Completions generated, judged or not."""
+        """The number of generated completions, judged or not."""
         return self.rewards.numel()
 
     @property
     def mixed(self) -> np.ndarray:
-        """Neither all correct nor none, bool `[b]`."""
+        """Whether some but not all judged completions of a prompt are correct, bool `[b]`."""
         return (self.successes > 0) & (self.successes < self.group_size)
 
     def take(self, rows: np.ndarray) -> "Groups":
-        """The groups at the given positions."""
+        """Return the groups at the given positions."""
         index = torch.as_tensor(rows, dtype=torch.int64)
         return Groups(
             self.prompt_ids[rows],
@@ -53,14 +54,15 @@ class Groups(NamedTuple):
 def judge(
     task: Task, pool: PromptPool, prompt_ids: np.ndarray, completions: Completions, verifier: Verifier | None = None
 ) -> Groups:
-    """Verify every completion; `rl.verification` says what counts as not judged.
+    """Verify every completion. `rl.verification` explains which verdicts mean "not judged".
 
     Args:
-        task: its verifier judges.
-        pool: holds the answers.
-        prompt_ids: rows of the pool, one per group.
-        completions: of these prompts.
-        verifier: calls the task's verifier, and counts failures; None: called in this process without a time limit.
+        task: The task, whose verifier judges.
+        pool: The pool, which holds the answers.
+        prompt_ids: Rows of the pool, one per group.
+        completions: The completions of these prompts.
+        verifier: A wrapper that calls the task's verifier and counts its failures. None: call the verifier in this
+            process, without a time limit.
     """
     n = completions.group_size
     rows = [int(i) for i in np.repeat(prompt_ids, n)]
@@ -79,7 +81,7 @@ def judge(
 
 
 def join(parts: list[Groups]) -> Groups:
-    """Groups of several batches as one; prompts and completions are padded to the longest."""
+    """Join the groups of several batches; prompts and completions are padded to the longest."""
     return Groups(
         np.concatenate([part.prompt_ids for part in parts]),
         join_completions([part.completions for part in parts]),

@@ -1,4 +1,4 @@
-"""The learner: optimiser steps from judged completions."""
+"""The learner, which takes optimiser steps from judged completions."""
 
 import logging
 import math
@@ -20,17 +20,17 @@ _log = logging.getLogger(__name__)
 
 
 class Learner:
-    """Trains the policy in place, and owns what that takes: the optimiser, a value head (gae), a reference (kl_weight).
+    """The policy being trained, with its optimiser, a value head (for gae) and a reference policy (for `kl_weight`).
 
-    The reference is a frozen copy of the policy as it is handed over here, before anything is loaded into it.
+    The reference is a frozen copy of the policy given here, made before a checkpoint is loaded.
 
-    Several ranks give the same batch to `update`. Each has its share of the rows to train on; means, normalisation,
-    gradient and metrics are those of the whole batch.
+    All ranks give the same batch to `update`, and each trains on its share of the rows. Means, normalisation, gradient
+    and metrics refer to the whole batch.
 
     Args:
-        config: see `TrainConfig`.
-        policy: trained in place; sharded in place where the ranks are.
-        ranks: that train together, from the same weights; None: this process alone.
+        config: The settings of the training loop.
+        policy: The policy, which is trained in place. It is also sharded in place if the ranks are sharded.
+        ranks: The ranks that train together, starting from the same weights. None: this process alone.
     """
 
     def __init__(self, config: TrainConfig, policy: Policy, ranks: Ranks | None = None):
@@ -47,24 +47,25 @@ class Learner:
         )
 
     def update(self, groups: Groups, step: int) -> dict[str, float]:
-        """Optimiser steps on one batch of groups, `updates_per_batch` of them.
+        """Take `updates_per_batch` optimiser steps on one batch of groups, and return their metrics.
 
-        Trained on are the completions whose advantage is not 0; with gae and with a KL term all that were judged. With
-        gae the advantages are normalised over the tokens of the batch, as TRL and verl do.
+        The update uses the completions whose advantage is not 0. With gae or a KL term it uses all judged completions.
+        With gae the advantages are normalised over the tokens of the batch, as TRL and verl do.
 
-        A step whose gradient norm is not finite is skipped: weights and the optimiser's state stay as they were. Tokens
-        to which the engine gave no finite log-probability count nowhere.
+        An optimiser step whose gradient norm is not finite is skipped: the weights and the optimiser's state stay as
+        they were. A token without a finite log-probability from the engine is masked.
 
         Args:
-            groups: the batch.
-            step: of the run, from 0; the learning rate depends on it.
+            groups: The batch.
+            step: The number of the training step, from 0. The learning rate depends on it.
 
         Returns:
-            policy/loss, policy/grad_norm (before clipping) and the metrics of the losses, of the last pass over the
-            batch; policy/skipped_steps, of this call; policy/non_finite_log_probs, tokens of judged completions that
-            count nowhere for that reason; policy/log_prob_gap_mean and policy/log_prob_gap_max, between trainer and
-            engine, of the first, before anything has changed (of completions kept from earlier steps, with what was
-            learnt since), NaN where nothing is trained on.
+            Metrics `policy/...`. From the last pass over the batch: loss, grad_norm (before clipping) and the metrics
+            of the losses. From the whole call: skipped_steps, the number of skipped optimiser steps, and
+            non_finite_log_probs, the number of tokens of judged completions that were masked for that reason. From the
+            first pass, before the weights change: log_prob_gap_mean and log_prob_gap_max, between trainer and engine.
+            For completions kept from earlier steps, the gap includes the change of the weights since then. The gaps
+            are NaN if there is no completion to train on.
         """
         config = self._config
         for group in self._optimizer.param_groups:
@@ -89,11 +90,11 @@ class Learner:
         return _named(metrics | gap | health)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """A state dict of the policy's model for an engine, whole on every rank."""
+        """Return a state dict of the policy's model for an engine, with whole tensors on every rank."""
         return whole(self._policy.model.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes: policy, optimiser and value head; not the reference. Whole on rank 0, which saves it."""
+        """Return the state of policy, optimiser and value head, without the reference. Rank 0 gets whole tensors."""
         state = {
             "policy": self._policy.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -102,7 +103,7 @@ class Learner:
         return whole(state, keep=self._ranks.is_main)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where another learner of the same configuration was, on however many ranks."""
+        """Restore the state of a learner with the same settings, on any number of ranks."""
         _load(self._policy.model, state["policy"])
         moments = {
             i: {name: sharded_like(value, self._parameters[i]) for name, value in values.items()}
@@ -113,33 +114,34 @@ class Learner:
             _load(self._value_head, state["value_head"])
 
     def _step(self) -> tuple[float, bool]:
-        """One optimiser step, unless the gradient's norm is not finite; the norm, and whether the step was made."""
+        """Take an optimiser step if the gradient norm is finite. Return the norm, and whether the step was taken."""
         norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)))
-        finite = all(self._ranks.gather(lambda: math.isfinite(norm)))  # ranks that differ here would never agree again
+        finite = all(self._ranks.gather(lambda: math.isfinite(norm)))  # or ranks would differ
         if finite:
             self._optimizer.step()
         else:
-            _log.warning("the gradient's norm is %s: this optimiser step is skipped", norm)
+            _log.warning("the gradient norm is %s: this optimiser step is skipped", norm)
             self._optimizer.zero_grad()
         return norm, finite
 
     def _rows(self, groups: Groups) -> tuple["_Rows", dict[str, int], int]:
-        """What all ranks train on; what the means run over; how many tokens have no finite log-probability.
+        """Return the rows that all ranks train on, the divisors of the means, and the number of masked tokens.
 
-        The means run over all completions that were judged, with an advantage or without.
+        The means run over all judged completions, including those with advantage 0. Tokens are masked if they have no
+        finite log-probability.
         """
         config, completions = self._config, groups.completions
         device = completions.tokens.device
         judged = groups.rewards.isfinite().flatten().to(device)
         counts = completions.mask & completions.log_probs.isfinite()
         if config.advantage == "gae":
-            advantage = torch.zeros_like(groups.rewards)  # of tokens, once there are values
+            advantage = torch.zeros_like(groups.rewards)  # `_prepared` computes it per token, from the values
         else:
             advantage = advantages.FROM_REWARDS[config.advantage](groups.rewards)
         advantage = advantage.flatten().to(device)
         every = config.advantage == "gae" or config.kl_weight > 0
         learns = (judged if every else advantage != 0) & counts.any(1)
-        chosen = learns.nonzero()[:, 0]  # the others add nothing to the loss
+        chosen = learns.nonzero()[:, 0]  # all other completions add nothing to the loss
         prompt = chosen // completions.group_size
         rows = _Rows(
             completions.prompt_tokens[prompt],
@@ -157,7 +159,7 @@ class Learner:
 
     @torch.no_grad()
     def _prepared(self, rows: "_Rows") -> "_Rows":
-        """With what the reference and the value head say before the first optimiser step."""
+        """Return the rows with reference log-probabilities, values and advantages from before the first step."""
         config = self._config
         parts = list(rows.parts(config.micro_batch_size))
         if self._reference is not None:
@@ -177,7 +179,7 @@ class Learner:
         return rows
 
     def _backward(self, rows: "_Rows", totals: dict[str, int]) -> tuple[torch.Tensor, dict[str, float]]:
-        """The gradient of the whole batch, part by part; the log-probabilities of these rows; metrics, which add up."""
+        """Compute the gradient of the batch in parts. Return the log-probabilities of the rows, and the metrics."""
         self._optimizer.zero_grad()
         log_probs: list[torch.Tensor] = []
         metrics: dict[str, float] = {}
@@ -186,7 +188,7 @@ class Learner:
             with self._ranks.gradients_of(self._scorer, last=i == len(parts) - 1):
                 scored, values = self._scorer(*part.tokens_and_masks)
                 loss, more = self._loss(scored, values, part, totals)
-                (loss * self._ranks.count).backward()  # the exchange takes the mean over ranks
+                (loss * self._ranks.count).backward()  # the exchange averages over ranks
             log_probs.append(scored.detach())
             for name, value in more.items():
                 metrics[name] = metrics.get(name, 0.0) + value
@@ -227,7 +229,7 @@ class Learner:
 
 
 class _Scorer(torch.nn.Module):
-    """All that is trained, as one module: a gradient is exchanged, and weights are gathered, where it is called."""
+    """All trained weights as one module, whose call exchanges gradients and gathers weights among the ranks."""
 
     def __init__(self, policy: Policy, value_head: ValueHead | None, temperature: float):
         super().__init__()
@@ -235,18 +237,18 @@ class _Scorer(torch.nn.Module):
         self._policy, self._temperature = policy, temperature
 
     def forward(self, *tokens_and_masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probabilities `[r, t]` of completions, see `Policy.score`, and values where there is a head for them."""
+        """Return the log-probabilities `[r, t]` of completions, and their values if there is a value head."""
         scores = self._policy.score(*tokens_and_masks, temperature=self._temperature)
-        # FSDP hangs its work on what comes out, and would lose it with a view that is changed in place.
+        # FSDP attaches its hooks to the outputs, and an in-place change of a view would lose them.
         return scores.log_probs.clone(), self.value_head(scores.hidden) if self.value_head else None
 
 
 class _Rows(NamedTuple):
     """Completions to train on, one per row.
 
-    `mask` says which tokens the model reads, `counts` which of them the losses and their means see. Advantages are one
-    a completion, or one a token. Old log-probabilities of None are the trainer's own in the first pass, where they are
-    the current ones.
+    `mask` marks the tokens that the model reads, and `counts` marks the tokens among them that the losses include.
+    Advantages are one per completion or one per token. If the old log-probabilities are None, the first pass uses the
+    current log-probabilities as the old ones.
     """
 
     prompt_tokens: torch.Tensor
@@ -264,16 +266,16 @@ class _Rows(NamedTuple):
 
     @property
     def tokens_and_masks(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What `Policy.score` takes."""
+        """The arguments of `Policy.score`."""
         return self.prompt_tokens, self.prompt_mask, self.tokens, self.mask
 
     def parts(self, size: int) -> Iterator["_Rows"]:
-        """The rows in order, at most `size` at a time."""
+        """Yield the rows in order, at most `size` at a time."""
         for start in range(0, len(self.tokens), size):
             yield self._at(slice(start, start + size))
 
     def share(self, ranks: Ranks) -> "_Rows":
-        """Every count-th row. All ranks have as many, for they pass together: if need be one where no token counts."""
+        """Return this rank's share of the rows. All shares have the same size, if necessary by a row without tokens."""
         total = len(self.tokens)
         index = torch.arange(ranks.rank, -(-total // ranks.count) * ranks.count, ranks.count, device=self.tokens.device)
         rows = self._at(index % total)

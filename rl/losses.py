@@ -1,4 +1,4 @@
-"""Losses of policies and values: pure functions that return `(loss, metrics)`."""
+"""Losses of policies and values, as pure functions that return `(loss, metrics)`."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,43 +28,46 @@ def clipped_policy_loss(
     r"""PPO's clipped objective with DAPO's clip-higher and token mean (arXiv 2503.14476, equations 8 to 12).
 
     $-\frac{1}{\sum_i |o_i|} \sum_i \sum_t \min(\rho_{it} A_i, \mathrm{clip}(\rho_{it}, 1 - c_l, 1 + c_h) A_i)$ with
-    $\rho = \exp(\log p - \log p_\mathrm{old})$. No token, no loss: an empty mask gives 0.
+    $\rho = \exp(\log p - \log p_\mathrm{old})$. An empty mask gives the loss 0.
 
-    Every log-ratio is clamped to plus or minus `MAX_LOG_RATIO`; beyond it a token has no gradient. A token counts
-    nowhere if an old, reference or engine log-probability of it is not finite.
+    Every log-ratio is clamped to plus or minus `MAX_LOG_RATIO`; beyond it a token has no gradient. A token is masked if
+    its old, reference or engine log-probability is not finite.
 
     Options:
 
-    * `aggregation="sequence_mean"`: the mean over completions of each one's mean over its tokens, as in GRPO.
-    * `reference_log_probs`: adds `kl_weight` times the mean of $e^d - d - 1$, $d = \log p_\mathrm{ref} - \log p$
-      (Schulman's k3, arXiv 2402.03300, equation 4). It acts on every token, also where the advantage is 0.
-    * `engine_log_probs`: what the inference engine says of the tokens it sampled, where that differs from what the
-      trainer says. The objective of a token is weighted with $\min(p_\mathrm{old} / p_\mathrm{engine}, C)$ (truncated
-      importance sampling), a constant to the gradient; `old_log_probs` are then the trainer's own.
+    * `aggregation="sequence_mean"` takes the mean over the tokens of each completion, then the mean over completions,
+      as in GRPO.
+    * `reference_log_probs` adds `kl_weight` times the mean of $e^d - d - 1$, $d = \log p_\mathrm{ref} - \log p$
+      (Schulman's k3, arXiv 2402.03300, equation 4). The term acts on every token, also where the advantage is 0.
+    * `engine_log_probs` are the log-probabilities of the inference engine, where they differ from the trainer's. They
+      weight the objective of a token with $\min(p_\mathrm{old} / p_\mathrm{engine}, C)$ (truncated importance
+      sampling), which is constant for the gradient. `old_log_probs` are then the trainer's own.
 
     Args:
-        log_probs: of the sampled tokens under the policy being trained.
-        old_log_probs: under the policy that sampled them.
-        advantages: one a completion, or one a token.
-        mask: the tokens that count.
-        clip_low: how far the ratio may fall below 1.
-        clip_high: how far it may rise above 1.
+        log_probs: Log-probabilities of the sampled tokens under the policy being trained.
+        old_log_probs: Log-probabilities of the same tokens under the policy that sampled them.
+        advantages: Advantages, one per completion or one per token.
+        mask: The tokens that count.
+        clip_low: The largest decrease of the ratio below 1.
+        clip_high: The largest increase of the ratio above 1.
         aggregation: token_mean or sequence_mean.
-        num_tokens: what the sum of the token mean is divided by, when these rows are a part of a batch; None: the
-            tokens of the mask.
-        num_completions: likewise for the sequence mean; None: the rows with a token.
-        reference_log_probs: under a policy to stay close to; None: no such term.
-        kl_weight: of that term, at least 0.
-        engine_log_probs: under the inference engine; None: no such weights.
-        importance_cap: C, above 0.
+        num_tokens: The divisor of the token mean, if these rows are a part of a batch. None: the number of tokens in
+            the mask.
+        num_completions: The divisor of the sequence mean, if these rows are a part of a batch. None: the number of rows
+            with a token in the mask.
+        reference_log_probs: Log-probabilities under the reference policy. None: no KL term.
+        kl_weight: The weight of the KL term, at least 0.
+        engine_log_probs: Log-probabilities under the inference engine. None: no importance weights.
+        importance_cap: The cap C of the importance weights, above 0.
 
     Returns:
-        The loss, a scalar, and floats, means of the kind that the loss is: clip_share (of clipped tokens), approx_kl
-        (to the old policy); with `reference_log_probs` reference_kl. All of them add up over the parts of a batch.
+        The loss, a scalar, and metrics as floats with the same kind of mean: clip_share, the share of clipped tokens;
+        approx_kl, the KL divergence to the old policy; and with `reference_log_probs` reference_kl. The loss and all
+        metrics add up over the parts of a batch.
 
     Raises:
-        ValueError: an unknown `aggregation`, a negative `kl_weight`, an `importance_cap` that is not above 0, or a clip
-            out of its range.
+        ValueError: `aggregation` is unknown, `kl_weight` is negative, `importance_cap` is not above 0, or a clip is out
+            of its range.
     """
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"aggregation is {aggregation!r}; give one of {', '.join(AGGREGATIONS)}")
@@ -120,19 +123,20 @@ def clipped_value_loss(
     r"""PPO's clipped value loss, $\frac12$ the token mean of $\max((V - R)^2, (V_c - R)^2)$.
 
     $V_c = V_\mathrm{old} + \mathrm{clip}(V - V_\mathrm{old}, -c, c)$: a value that has moved further than c towards its
-    return has no gradient. No token, no loss.
+    return has no gradient. An empty mask gives the loss 0.
 
     Args:
-        values: of the value head being trained.
-        old_values: what it said when the advantages were estimated.
-        returns: see `advantages.gae`; a token whose return or old value is not finite counts nowhere.
-        mask: the tokens that count.
-        clip: c, above 0.
-        num_tokens: what the sum is divided by, when these rows are a part of a batch; None: the judged tokens of the
-            mask.
+        values: Values of the value head being trained.
+        old_values: Values of the same states at the time when the advantages were estimated.
+        returns: Returns, see `advantages.gae`. A token is masked if its return or its old value is not finite.
+        mask: The tokens that count.
+        clip: The bound c, above 0.
+        num_tokens: The divisor of the mean, if these rows are a part of a batch. None: the number of judged tokens in
+            the mask.
 
     Returns:
-        The loss, a scalar, and as a float value_clip_share, of the tokens without gradient for that reason.
+        The loss, a scalar, and the metric value_clip_share as a float: the share of tokens that the clip leaves without
+        a gradient.
 
     Raises:
         ValueError: `clip` is not above 0.
@@ -153,16 +157,16 @@ def log_prob_gap(
     engine_log_probs: Float[torch.Tensor, "r t"],
     mask: Bool[torch.Tensor, "r t"],
 ) -> dict[str, float]:
-    r"""How far trainer and inference engine are apart on the same tokens, under the same weights.
+    r"""Return the difference between the log-probabilities of the trainer and of the inference engine.
 
     Args:
-        log_probs: of the sampled tokens, as the trainer computes them.
-        engine_log_probs: as the engine that sampled them did.
-        mask: the tokens that count.
+        log_probs: Log-probabilities of the sampled tokens, as the trainer computes them.
+        engine_log_probs: Log-probabilities of the same tokens under the same weights, as the engine computed them.
+        mask: The tokens that count.
 
     Returns:
-        log_prob_gap_mean and log_prob_gap_max, of $|\log p - \log p_\mathrm{engine}|$ over the tokens for which it is
-        finite; 0 without such a token.
+        log_prob_gap_mean and log_prob_gap_max: the mean and the maximum of $|\log p - \log p_\mathrm{engine}|$ over the
+        tokens where it is finite, or 0 if there is no such token.
     """
     gap = log_probs - engine_log_probs
     gap = gap[mask & gap.isfinite()].abs()
@@ -172,7 +176,7 @@ def log_prob_gap(
 
 
 def check_clips(clip_low: float, clip_high: float) -> None:
-    """Refuse clips that would turn the range of ratios around, or let it reach 0.
+    """Refuse clips with which the range of ratios would be empty or would reach 0.
 
     Raises:
         ValueError: `clip_low` is not from 0 to below 1, or `clip_high` is negative.
@@ -186,5 +190,5 @@ def check_clips(clip_low: float, clip_high: float) -> None:
 def _log_ratio(
     log_probs: Float[torch.Tensor, "r t"], others: Float[torch.Tensor, "r t"], mask: Bool[torch.Tensor, "r t"]
 ) -> Float[torch.Tensor, "r t"]:
-    """Their difference, clamped; 0 where the mask is false."""
+    """Return the clamped difference of the log-probabilities; it is 0 outside the mask."""
     return torch.where(mask, log_probs - others, 0.0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)

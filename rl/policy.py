@@ -1,4 +1,4 @@
-"""The policy: a causal language model and its tokenizer, built small or loaded by path."""
+"""The policy: a causal language model and its tokenizer, built small or loaded from a path."""
 
 import copy
 from collections.abc import Iterator
@@ -34,11 +34,11 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 class Scores(NamedTuple):
-    """Completions under the current weights; what stands where their mask is false means nothing.
+    """What the current weights compute for completions; values at masked positions have no meaning.
 
     Attributes:
-        log_probs: float32 `[r, t]`, of the tokens.
-        hidden: `[r, t, h]`, the decoder's last hidden state before each token, which the output layer reads.
+        log_probs: Log-probability of each token, float32 `[r, t]`.
+        hidden: The decoder's last hidden state before each token, `[r, t, h]`; the output layer reads it.
     """
 
     log_probs: torch.Tensor
@@ -50,13 +50,13 @@ class Policy:
     """A causal language model with its tokenizer; the model is trained in place.
 
     Attributes:
-        model: the model; its weights are best float32, whatever the precision.
-        tokenizer: its tokenizer.
-        precision: float32: the model computes in the type of its weights; bfloat16: matrix products are in bfloat16
-            (torch.autocast), the weights stay as they are. It holds for updates and for the rollouts of `HFEngine`.
+        model: The language model. Its weights should be float32, whatever the precision.
+        tokenizer: The model's tokenizer.
+        precision: "float32" computes in the type of the weights. "bfloat16" computes matrix products in bfloat16
+            (torch.autocast) and keeps the weights as they are. It applies to updates and to rollouts of `HFEngine`.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: The precision is unknown.
     """
 
     model: PreTrainedModel
@@ -69,22 +69,22 @@ class Policy:
 
     @property
     def eos_token_id(self) -> int:
-        """The tokenizer's end of sequence, which ends a demonstration."""
+        """Return the tokenizer's end of sequence, which ends a demonstration."""
         return _single(self.tokenizer.eos_token_id)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """Every token that ends a completion: of the tokenizer and of the model's generation configuration, sorted."""
+        """Return the ends of sequence of the tokenizer and of the model's generation configuration, sorted."""
         return tuple(sorted({*configured_ends(self.model), self.eos_token_id}))
 
     @property
     def max_length(self) -> int | None:
-        """Longest prompt and completion together, in tokens; None where the model's configuration has no limit."""
+        """Return the limit of prompt and completion together, in tokens; None where the model has no limit."""
         return longest_sequence(self.model)
 
     @cached_property
     def masks_padding(self) -> bool:
-        """Whether prompts of different lengths can share a forward pass: a recurrent model is tried once."""
+        """Return whether prompts of different lengths can share a forward pass; a recurrent model is tested once."""
         if only_attention(self.model):
             return True
         embeddings: Any = self.model.get_input_embeddings()
@@ -93,18 +93,18 @@ class Policy:
 
     @property
     def pad_token_id(self) -> int:
-        """The token that fills up rows; the end of sequence where the tokenizer has none."""
+        """Return the padding token, or the end of sequence where the tokenizer has no padding token."""
         pad = self.tokenizer.pad_token_id
         return self.eos_token_id if pad is None else _single(pad)
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """Return the device of the model."""
         return self.model.device
 
     @property
     def hidden_size(self) -> int:
-        """Width of the decoder's last hidden states."""
+        """Return the width of the decoder's last hidden states."""
         return self._output_layer.weight.shape[1]
 
     @property
@@ -112,12 +112,12 @@ class Policy:
         return self.model.get_output_embeddings()  # type: ignore[return-value]
 
     def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left-padded tokens and their attention mask, both int64 `[len(texts), longest]`.
+        """Return left-padded tokens and their attention mask, both int64 `[len(texts), longest]`.
 
-        A tokenizer with a chat template sees every text as one user message.
+        A tokenizer with a chat template receives every text as one user message.
 
         Raises:
-            ValueError: a text that is empty, has no tokens, or holds a lone surrogate.
+            ValueError: A text is empty, has no tokens, or holds a lone surrogate.
         """
         check_text(texts, "prompts")
         if self.tokenizer.chat_template:
@@ -133,7 +133,7 @@ class Policy:
         return tokens.to(self.device), mask.to(self.device)
 
     def decode(self, completions: torch.Tensor) -> list[str]:
-        """The text of each row of tokens, without special tokens."""
+        """Return the text of each row of tokens, without special tokens."""
         return list(self.tokenizer.batch_decode(completions, skip_special_tokens=True))
 
     def score(
@@ -145,14 +145,14 @@ class Policy:
         *,
         temperature: float = 1.0,
     ) -> Scores:
-        """Log-probabilities and hidden states, with gradient, of completions under the current weights.
+        """Return log-probabilities and hidden states of completions under the current weights, with gradients.
 
         Args:
-            prompt_tokens: int64 `[r, p]`, left-padded, one row a completion.
-            prompt_mask: int64 `[r, p]`.
-            tokens: int64 `[r, t]`, right-padded completions.
-            mask: bool `[r, t]`.
-            temperature: of the sampling distribution.
+            prompt_tokens: Left-padded prompts, int64 `[r, p]`, one row per completion.
+            prompt_mask: Mask of the prompts, int64 `[r, p]`.
+            tokens: Right-padded completions, int64 `[r, t]`.
+            mask: Mask of the completions, bool `[r, t]`.
+            temperature: Temperature of the sampling distribution.
         """
         if prompt_mask.all() or self.masks_padding:
             return self._score(prompt_tokens, prompt_mask, tokens, mask, temperature)
@@ -176,7 +176,7 @@ class Policy:
         attention = torch.cat([prompt_mask, mask.to(prompt_mask.dtype)], 1)
         positions = (attention.cumsum(1) - 1).clamp_min(0)
         read: list[torch.Tensor] = []
-        # `output_hidden_states` would keep those of every layer.
+        # `output_hidden_states` would keep the hidden states of every layer.
         hook = self._output_layer.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
         try:
             output = self.forward(
@@ -188,12 +188,12 @@ class Policy:
             )
         finally:
             hook.remove()
-        scored = slice(-tokens.shape[1] - 1, -1)  # a model that knows no logits_to_keep returns all of them
+        scored = slice(-tokens.shape[1] - 1, -1)  # a model without the option logits_to_keep returns all positions
         log_probs = torch.log_softmax(output.logits[:, scored].float() / temperature, -1)
         return Scores(log_probs.gather(2, tokens[:, :, None])[:, :, 0], read[0][:, scored])
 
     def forward(self, tokens: torch.Tensor, **options: Any) -> Any:
-        """One pass of the model in the policy's precision; the options are the model's own."""
+        """Run one forward pass in the policy's precision, with options of the model's own."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self._call(tokens, **options)
 
@@ -202,26 +202,26 @@ class Policy:
 
     @contextmanager
     def gradient_checkpointing(self) -> Iterator[None]:
-        """Within it a layer's activations are computed again in the backward pass, not kept: less memory, more time.
+        """Recompute each layer's activations in the backward pass inside the `with` block: less memory, more time.
 
-        Transformers' own switch acts on layers in training mode alone, which is that of dropout too.
+        Transformers' own switch needs layers in training mode, which would turn dropout on.
 
         Raises:
-            ValueError: the model has no layers to do that with.
+            ValueError: The model has no layers that support this.
         """
         with checkpointed(self.model):
             yield
 
     def frozen_copy(self) -> "Policy":
-        """With weights of its own, which no gradient changes."""
+        """Return a copy with its own weights, which need no gradient."""
         return replace(self, model=copy.deepcopy(self.model).requires_grad_(False))
 
     def save(self, path: str | Path, weights: dict[str, torch.Tensor] | None = None) -> None:
-        """Writes a folder that `load_policy` and Transformers' Auto classes read.
+        """Write a folder that `load_policy` and Transformers' Auto classes can read.
 
         Args:
-            path: the folder.
-            weights: of the model, whole, where it is sharded; None: its own.
+            path: The folder to write.
+            weights: The complete weights of a sharded model. None: the model's own weights.
         """
         self.model.save_pretrained(path, state_dict=weights)
         self.tokenizer.save_pretrained(path)
@@ -232,19 +232,19 @@ class Policy:
 
 
 def _single(token_id: Any) -> int:
-    """Transformers declares the special tokens as numbers, lists or text; here they are one number."""
+    """Return a special token's number; Transformers declares it as a number, a list or a text."""
     return int(token_id)
 
 
 def build_policy(
     alphabet: str, *, hidden_size: int = 96, num_layers: int = 3, feed_forward_size: int = 256, seed: int = 0
 ) -> Policy:
-    """A small decoder (Qwen2 architecture) over single characters, with random weights drawn from `seed`.
+    """Build a small decoder (Qwen2 architecture) over single characters, with random weights drawn from `seed`.
 
-    The defaults have about 0.3 million parameters. Heads are 32 wide.
+    The defaults give about 0.3 million parameters. Each attention head is 32 wide.
 
     Raises:
-        ValueError: `hidden_size` is not a positive multiple of 32.
+        ValueError: `hidden_size` is not a positive multiple of 32, or `alphabet` repeats a character.
     """
     if hidden_size < 32 or hidden_size % 32:
         raise ValueError(f"hidden_size is {hidden_size}; give a positive multiple of 32, the width of a head")
@@ -269,16 +269,16 @@ def build_policy(
 
 
 def load_policy(path: str | Path, **model_options: Any) -> Policy:
-    """Any Hugging Face causal language model with its tokenizer, from a folder or a hub name.
+    """Load a Hugging Face causal language model and its tokenizer from a folder or a hub name.
 
-    Its weights are float32 whatever type they are stored in: small updates would be lost in bfloat16 ones.
+    The weights are loaded as float32, whatever type they are stored in: bfloat16 would lose small updates.
 
     Args:
-        path: a folder written by `save_pretrained`, or the name of a model on the hub.
-        **model_options: passed on to `AutoModelForCausalLM.from_pretrained`, for example `attn_implementation="eager"`.
+        path: A folder written by `save_pretrained`, or the name of a model on the hub.
+        **model_options: Options of `AutoModelForCausalLM.from_pretrained`, for example `attn_implementation="eager"`.
 
     Raises:
-        ValueError: the tokenizer has no end of sequence, so that completions could not end.
+        ValueError: The tokenizer has no end of sequence, so completions could not end.
     """
     tokenizer = load_tokenizer(path)
     if tokenizer.eos_token_id is None:

@@ -1,4 +1,4 @@
-"""A run whose machine is wanted back stops between two steps, with everything on disk."""
+"""Preemption: a signal stops a run between two steps, after its checkpoint is written."""
 
 import signal
 import threading
@@ -6,19 +6,19 @@ from types import FrameType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-"""SIGTERM, Ctrl-C (SIGINT), and what a scheduler sends some time before it takes the machine away: SLURM's
-`--signal=USR1@120`, submitit's USR2."""
+"""SIGTERM, Ctrl-C (SIGINT), and the signals that schedulers send before they take the machine away: USR1 with SLURM's
+`--signal=USR1@120`, USR2 with submitit."""
 
 
 class PreemptedError(Exception):
-    """The run stopped because it was asked to; resumed, it goes on as if it had not.
+    """The run stopped because of a signal. If it is resumed, it gives the numbers of an undisturbed run.
 
     Attributes:
-        step: steps done; 0: it had not begun, or not gone on.
+        step: The number of finished steps. 0: this process had not started to train.
     """
 
     def __init__(self, step: int):
-        super().__init__(step)  # what a copy in another process is made of
+        super().__init__(step)  # pickle makes the copy for another process from these arguments
         self.step = step
 
     def __str__(self) -> str:
@@ -27,13 +27,15 @@ class PreemptedError(Exception):
 
 
 class Preemption:
-    """While it is entered, a signal does not kill: it asks. A second one of the same kind does what it always does.
+    """A context that records the first signal of `SIGNALS` instead of ending the process.
+
+    A second signal of the same kind has its usual effect.
 
     Args:
-        at_once: a signal raises `PreemptedError` too: for what comes before training, and has nothing to finish.
+        at_once: Whether a signal also raises `PreemptedError`, for work before training that needs no clean end.
 
     Attributes:
-        asked: a signal came.
+        asked: Whether a signal has arrived.
     """
 
     def __init__(self, *, at_once: bool = False):
@@ -42,7 +44,7 @@ class Preemption:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        if threading.current_thread() is threading.main_thread():  # Python sets handlers in no other thread
             self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self
 

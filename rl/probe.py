@@ -1,4 +1,4 @@
-"""Fresh rollouts at fixed prompts, the same for every method: accuracy and prediction quality on equal terms."""
+"""Probes: fresh rollouts at fixed prompts, to compare the accuracy and the predictions of all methods."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,29 +6,31 @@ from typing import Any
 import numpy as np
 
 from jaxsel import Prediction, metrics
+from jaxsel.integrations.history import Visits
 from rl import _checks
+from rl.curriculum import BatchSelector
 from rl.groups import Groups, judge
-from rl.history import Visits
 from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine, Sampling
-from rl.shared import AnySelector
 from rl.verification import Verifier
 
-_STREAM = 0x70726F62  # others that draw from the same seed start with another number
+_STREAM = 0x70726F62  # separates these random numbers from other uses of the same seed
 
 
 class Probe:
-    """Rolls out a fixed random part of the pool and the held-out prompts. These rollouts are counted apart.
+    """Fresh rollouts of the held-out prompts and of a fixed random sample of the pool.
+
+    The selector does not observe these rollouts, and `rollouts` of the metrics does not count them.
 
     Args:
-        task: verifies completions.
-        pool: the training prompts.
-        held_out: prompts that are never trained on.
-        num_pool_prompts: size of the random part of the pool, at most the pool.
-        group_size: rollouts a prompt; the run's own, so that predictions of solve states are of the same n.
-        temperature: of the rollouts, the run's own.
-        top_p: likewise.
-        seed: of the choice of the part.
+        task: The task, whose verifier judges completions.
+        pool: The training prompts.
+        held_out: Prompts that are never trained on.
+        num_pool_prompts: The size of the sample; a larger number than the pool's size means the whole pool.
+        group_size: The number of rollouts per prompt. Give the run's own: solve states depend on it.
+        temperature: The temperature of the rollouts. Give the run's own.
+        top_p: The top-p of the rollouts. Give the run's own.
+        seed: The seed of the sample.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Probe:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What its numbers depend on; a resumed run has to have the same."""
+        """The settings that the metrics depend on. A resumed run needs the same ones."""
         return {
             "prompt_ids": self._prompt_ids.tolist(),
             "held_out": len(self._held_out),
@@ -66,21 +68,22 @@ class Probe:
     def measure(
         self,
         engine: RolloutEngine,
-        selector: AnySelector,
+        selector: BatchSelector,
         seed: int,
         record: Callable[[Visits, Prediction], None] | None = None,
         verifier: Verifier | None = None,
     ) -> dict[str, float]:
-        """Accuracies (mean over fresh rollouts) and how well the selector predicts the part of the pool.
+        """Return the accuracies and the quality of the selector's predictions, as metrics `probe/...`.
 
-        They are of the completions that were judged: where judged_share is below 1, those that came in time, perhaps.
+        An accuracy is the share of successes among the judged completions. If `probe/judged_share` is below 1, some
+        completions were not judged, perhaps because of the time limit: the accuracies may then be biased.
 
         Args:
-            engine: rolls out.
-            selector: is asked what it predicts; it sees nothing of the rollouts.
-            seed: of the rollouts.
-            record: is told what came of the part of the pool, and what was predicted.
-            verifier: calls the task's verifier; see `rl.groups.judge`.
+            engine: The engine that rolls out.
+            selector: The selector whose predictions for the sample are evaluated.
+            seed: The seed of the rollouts.
+            record: A function that receives the counts of the sample and the predictions for it.
+            verifier: The verifier, see `rl.groups.judge`.
         """
         part = self._roll_out(engine, self._pool_part, seed, verifier)
         held_out = self._roll_out(engine, self._held_out, seed + 1, verifier)
@@ -89,7 +92,7 @@ class Probe:
         cost = {"probe/rollouts": float(num_rollouts), "probe/judged_share": judged / num_rollouts}
         part = part.take(np.flatnonzero(part.group_size > 0))
         if len(part.prompt_ids) == 0 or not held_out.group_size.any():
-            return cost  # every generation failed: nothing is known
+            return cost  # without a judged completion there is no accuracy
         truth = part.successes / part.group_size
         prompt_ids = self._prompt_ids[part.prompt_ids]
         prediction = selector.predict(prompt_ids)

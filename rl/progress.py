@@ -1,4 +1,4 @@
-"""A progress bar: in a terminal it moves, in a file or a log it prints a line now and then."""
+"""A progress bar that moves in a terminal, and that writes a line every 30 seconds to a file or a log."""
 
 import re
 import sys
@@ -9,15 +9,15 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 SECONDS = 30.0
-"""Between two lines of a bar in a log; the first and the last come at once."""
+"""The seconds between two lines of a bar in a log. The first and the last line are written at once."""
 
 
 def bar(items: Iterable[T], **options: Any) -> "tqdm[T]":
-    """The items, with a bar on standard error.
+    """Return the items as an iterable that shows a progress bar on standard error.
 
     Args:
-        items: to go through.
-        **options: of `tqdm`.
+        items: The items to iterate over.
+        **options: Options of `tqdm`.
     """
     if sys.stderr.isatty():
         return tqdm(items, **options)
@@ -26,7 +26,7 @@ def bar(items: Iterable[T], **options: Any) -> "tqdm[T]":
 
 
 class _Lines:
-    """What tqdm writes, as whole lines without movements of the cursor."""
+    """A file that turns the output of tqdm into whole lines, without movements of the cursor."""
 
     def __init__(self, file: TextIO):
         self._file = file

@@ -1,4 +1,4 @@
-"""Prompts as columns, and the task that generates and verifies them."""
+"""The pool of prompts as columns, and the task that generates and verifies prompts."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +14,12 @@ class PromptPool:
     """Prompts that share row numbers: row `i` is `texts[i]`, `answers[i]`, `keys[i]`.
 
     Attributes:
-        texts: what the policy reads.
-        answers: what the verifier needs to judge a completion; JSON-able.
-        keys: unique names that survive shuffling and filtering of the data set.
+        texts: Texts that the policy reads.
+        answers: Reference answers that the verifier needs to judge a completion, as values that JSON can hold.
+        keys: Unique names that survive shuffling and filtering of the data set.
 
     Raises:
-        ValueError: columns of different lengths, or keys that repeat.
+        ValueError: The columns have different lengths, or a key repeats.
     """
 
     texts: Sequence[str]
@@ -37,7 +37,7 @@ class PromptPool:
         return len(self.texts)
 
     def take(self, prompt_ids: Sequence[int]) -> "PromptPool":
-        """The rows `prompt_ids`, in that order."""
+        """Return the pool of the rows `prompt_ids`, in that order."""
         return PromptPool(
             [self.texts[i] for i in prompt_ids],
             [self.answers[i] for i in prompt_ids],
@@ -46,11 +46,11 @@ class PromptPool:
 
 
 class Verdict(NamedTuple):
-    """What a verifier says of one completion.
+    """The judgement of one completion.
 
     Attributes:
-        success: solved or not; what the selector sees.
-        reward: what the policy is reinforced with; may hold a format credit that success does not.
+        success: Whether the completion solves the prompt; the selector observes this.
+        reward: Reward for the policy update. It may include a credit for the format, which success does not.
     """
 
     success: bool
@@ -58,7 +58,7 @@ class Verdict(NamedTuple):
 
 
 class Demonstration(NamedTuple):
-    """One prompt and a completion to imitate in the warm start."""
+    """A prompt, and a completion for the policy to imitate in the warm start."""
 
     prompt: str
     completion: str
@@ -68,15 +68,15 @@ class Task(NamedTuple):
     """A source of verifiable prompts.
 
     Attributes:
-        name: as in `--config task=...`, file names and logs.
-        alphabet: every character that prompts and completions use, for the character tokeniser.
-        max_new_tokens: longest completion, in tokens, end of sequence included.
-        pool: `(num_prompts, seed) -> PromptPool`, training prompts.
-        held_out: `(num_prompts,) -> PromptPool`, evaluation prompts: the same ones whatever the seed,
-            disjoint from every training pool and every demonstration.
-        demonstrations: `(seed) -> Iterator[Demonstration]`, endless.
-        verify: `(completion, answer) -> Verdict | None`; None means that no judgement was possible.
-        stop: texts that end a completion, besides the end of sequence.
+        name: Name of the task in `task=...` on the command line, in file names and in logs.
+        alphabet: All characters of prompts and completions, for the character tokeniser.
+        max_new_tokens: Longest completion in tokens, end of sequence included.
+        pool: Function `(num_prompts, seed) -> PromptPool` that makes training prompts.
+        held_out: Function `(num_prompts,) -> PromptPool` that makes evaluation prompts. They are the same in every
+            run, and disjoint from all training pools and demonstrations.
+        demonstrations: Function `(seed) -> Iterator[Demonstration]` whose iterator never ends.
+        verify: Function `(completion, answer) -> Verdict | None`. None means that no judgement was possible.
+        stop: Texts that end a completion, besides the end of sequence.
     """
 
     name: str
@@ -89,21 +89,27 @@ class Task(NamedTuple):
     stop: tuple[str, ...] = ()
 
 
-# Arrow's string arrays hold 2 GiB at most.
+# A string array of Arrow holds at most 2 GiB.
 _ROWS_AT_ONCE = 2**17
-# In the metadata of a file whose ground truths are JSON; text in any other file is the answer itself.
+# This metadata marks a file whose ground truths are JSON. In any other file, a text is the answer itself.
 _ENCODED = {b"jaxsel.ground_truth": b"json"}
 
 
 def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, ability: str) -> None:
-    """Writes a pool in verl's Parquet schema.
+    """Write a pool as a Parquet file in verl's schema.
 
-    Columns: `data_source`, `prompt` (a list of chat messages), `ability`, `reward_model` (`style`,
-    `ground_truth`) and `extra_info` (`index`: the row number, `key`). Where all answers are text, they are written as
-    they are. Otherwise all are written as JSON, and the file's metadata say so.
+    The columns are `data_source`, `prompt` (a list of chat messages), `ability`, `reward_model` (with `style` and
+    `ground_truth`) and `extra_info` (with `index`, the row number, and `key`). If every answer is a text, the answers
+    are written unchanged. Otherwise all answers are written as JSON, and the file's metadata say so.
+
+    Args:
+        pool: The prompts.
+        path: The file to write.
+        data_source: Value of the column `data_source`.
+        ability: Value of the column `ability`.
 
     Raises:
-        ValueError: a prompt that is empty or no valid Unicode.
+        ValueError: A prompt is empty or not valid Unicode.
     """
     import pyarrow.parquet as pq
 
@@ -139,15 +145,15 @@ def _verl_table(pool: PromptPool, rows: slice, data_source: str, ability: str, e
 
 
 def read_parquet(path: str | Path) -> PromptPool:
-    """Reads a Parquet file in verl's schema with the `datasets` library.
+    """Read a Parquet file in verl's schema with the `datasets` library.
 
-    Keys are `extra_info.key` where there is one, else `extra_info.index`. A prompt is plain text, or messages
-    joined by newlines. Answers are the file's ground truths as they are: text stays text, as in `"72"` or `"[0, 4]"`.
-    Only in a file that `write_parquet` marked so are they read as JSON.
+    A row's key is `extra_info.key` if it is there, and `extra_info.index` otherwise. A prompt is plain text, or a list
+    of messages whose texts are joined by newlines. Answers are the file's ground truths, unchanged: a text such as
+    `"72"` or `"[0, 4]"` stays a text. Answers are read as JSON only from a file that `write_parquet` marked as JSON.
 
     Raises:
-        ValueError: a column is missing, `extra_info.index` is missing or repeats (verl itself would silently take 0
-            for every row), a row has no ground truth, or a prompt is empty or no text.
+        ValueError: A column is missing, or `extra_info.index` is missing or repeats (verl itself would silently use 0
+            for every row). Or: a row has no ground truth, or a prompt is empty or not text.
     """
     import pyarrow.parquet as pq
     from datasets import Dataset
@@ -174,10 +180,10 @@ def read_parquet(path: str | Path) -> PromptPool:
 
 def _text(prompt: Any, row: int) -> Any:
     if not isinstance(prompt, list):
-        return prompt  # what is no text is refused together with empty texts
+        return prompt  # `check_text` refuses other types together with empty texts
     contents = [message.get("content") for message in prompt]
     if not all(isinstance(content, str) for content in contents):
-        raise ValueError(f"prompt has a message in row {row} whose content is no text; give text")
+        raise ValueError(f"prompt has a message in row {row} whose content is not text; give text")
     return "\n".join(map(str, contents))
 
 

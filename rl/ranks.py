@@ -1,4 +1,4 @@
-"""Training in several processes: what they agree on, and a module whose gradient is that of all."""
+"""Training in several processes: exchange of values, and modules whose gradient is the mean over all processes."""
 
 import os
 import pickle
@@ -18,28 +18,28 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 T = TypeVar("T")
 PARALLEL = ("ddp", "fsdp")
-_PATIENCE = timedelta(hours=2)  # of ranks that wait while rank 0 embeds a large pool, or warm-starts a policy
+_PATIENCE = timedelta(hours=2)  # rank 0 may embed a large pool or warm-start a policy while the others wait
 
 
 class Ranks:
-    """The processes of one run, numbered from 0; without an accelerator there is one.
+    """The processes of one run, numbered from 0.
 
-    Most methods wait for the other ranks, so all ranks call the same ones in the same order. An exception that one of
-    them meets in a function given here is raised on all, so that nobody waits for a rank that is gone.
+    Most methods wait for the other ranks. All ranks must therefore call the same methods in the same order. An
+    exception that a given function raises on one rank is raised on all ranks, so that no rank waits forever.
 
     Args:
-        accelerator: tells the ranks and how they talk; None: alone.
-        parallel: ddp: every rank holds the whole module that is trained; fsdp: each holds a part of every weight and of
+        accelerator: The accelerator that connects the ranks. None: this process is the only rank.
+        parallel: ddp: every rank holds the whole trained module; fsdp: each rank holds a part of every weight and of
             the optimiser's state (FSDP2).
 
     Attributes:
-        rank: the number of this process.
-        count: of processes.
-        device: where this rank computes: on a GPU where there is one.
-        sharded: whether the weights of what is trained are spread over the ranks.
+        rank: The number of this process.
+        count: The number of processes.
+        device: The device of this rank, which is a GPU if there is one.
+        sharded: Whether the trained weights are sharded over the ranks.
 
     Raises:
-        ValueError: an unknown `parallel`.
+        ValueError: `parallel` is unknown.
     """
 
     def __init__(self, accelerator: Accelerator | None = None, *, parallel: str = "ddp"):
@@ -49,36 +49,36 @@ class Ranks:
         self.rank = accelerator.process_index if accelerator else 0
         self.count = accelerator.num_processes if accelerator else 1
         device = accelerator.device if accelerator else torch.accelerator.current_accelerator() or torch.device("cpu")
-        self.device = torch.device("cpu") if device.type == "cpu" else device  # Accelerate numbers CPUs, others do not
+        self.device = torch.device("cpu") if device.type == "cpu" else device  # Accelerate calls it cpu:0
         self.sharded = self.count > 1 and parallel == "fsdp"
 
     @property
     def is_main(self) -> bool:
-        """Rank 0, which chooses prompts and writes files."""
+        """Whether this is rank 0, which chooses prompts and writes files."""
         return self.rank == 0
 
     def gather(self, compute: Callable[[], T]) -> list[T]:
-        """What `compute` returns on each rank, in order; it travels by pickle."""
+        """Return the results of `compute` on all ranks, in the order of the ranks. They are pickled."""
         if self.count == 1:
             return [compute()]
         own = _attempt(compute)
         return self._values(own, gather_object([own.portable()]))
 
     def on_main(self, compute: Callable[[], T]) -> T:
-        """What `compute` returns on rank 0; the others do not call it."""
+        """Return the result of `compute` on rank 0. The other ranks do not call it."""
         if self.count == 1:
             return compute()
         own = _attempt(compute) if self.is_main else _Outcome()
         return self._values(own, broadcast_object_list([own.portable()]))[0]
 
     def each(self, compute: Callable[[], T]) -> T:
-        """What `compute` returns on this rank, which stays here; returns when all ranks are done."""
+        """Return the result of `compute` on this rank, once all ranks have finished. The result is not sent."""
         values: list[T] = []
         self.gather(lambda: values.append(compute()))
         return values[0]
 
     def main_first(self, compute: Callable[[], T]) -> T:
-        """What `compute` returns on this rank; rank 0 goes first, and the others find the files that it wrote."""
+        """Return the result of `compute` on this rank. Rank 0 computes first, so that the others find its files."""
         if self.is_main:
             value = self.each(compute)
             self.each(lambda: None)
@@ -87,29 +87,29 @@ class Ranks:
         return self.each(compute)
 
     def stack(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows of all ranks, those of rank 0 first; every rank gives as many."""
+        """Concatenate the rows of all ranks in the order of the ranks. Every rank gives the same number of rows."""
         return rows if self._accelerator is None else self._accelerator.gather(rows)  # type: ignore[return-value]
 
     def own(self, rows: torch.Tensor) -> torch.Tensor:
-        """What this rank gave to `stack`."""
+        """Return the rows that this rank gave to `stack`."""
         return rows.chunk(self.count)[self.rank]
 
     def sum(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The sum over ranks of every metric."""
+        """Return the sum of every metric over the ranks."""
         parts = self.gather(lambda: metrics)
         return {name: sum(part[name] for part in parts) for name in metrics}
 
     def spread(self, module: torch.nn.Module) -> torch.nn.Module:
-        """The module to call in training: a backward pass leaves the mean of the ranks' gradients in the parameters.
+        """Return the module to call in training, whose backward pass averages the gradients over the ranks.
 
-        All ranks make as many passes. Where the weights are sharded, the decoder layers gather theirs one by one, and
-        the module's parameters are other objects afterwards.
+        All ranks must make the same number of passes. If the weights are sharded, each decoder layer gathers its
+        weights when it is called. The module then has new parameter objects.
         """
         if self._accelerator is None or self.count == 1:
             return module
         if not self.sharded:
             return self._accelerator.prepare_model(module)
-        # Accelerate's own preparation for FSDP2 ignores what it is asked for on the CPU.
+        # Accelerate's own preparation for FSDP2 ignores its settings on the CPU.
         mesh = init_device_mesh(self.device.type, (self.count,))
         for layer in [child for child in module.modules() if isinstance(child, GradientCheckpointingLayer)]:
             fully_shard(layer, mesh=mesh)
@@ -118,7 +118,7 @@ class Ranks:
 
     @contextmanager
     def gradients_of(self, module: torch.nn.Module, *, last: bool) -> Iterator[None]:
-        """Within it, a pass of a spread module exchanges gradients only if it is the last one before a step."""
+        """Exchange gradients in the `with` block only for the last backward pass before an optimiser step."""
         if isinstance(module, FSDPModule):
             module.set_requires_gradient_sync(last)
         if isinstance(module, DistributedDataParallel) and not last:
@@ -130,7 +130,7 @@ class Ranks:
     def _values(self, own: "_Outcome", outcomes: list[Any]) -> list[Any]:
         failed = {rank: outcome.error for rank, outcome in enumerate(outcomes) if outcome.error is not None}
         if own.error is not None:
-            failed = {self.rank: own.error}  # which has a traceback
+            failed = {self.rank: own.error}  # this error has a traceback
         if failed:
             rank, error = next(iter(failed.items()))
             error.add_note(f"on rank {rank}")
@@ -139,17 +139,17 @@ class Ranks:
 
 
 def join(parallel: str = "ddp") -> Ranks:
-    """The ranks that `torchrun` or `accelerate launch` started, or the only one where neither did.
+    """Return the ranks that `torchrun` or `accelerate launch` started, or a single rank if neither did.
 
     Raises:
-        ValueError: an unknown `parallel`.
-        RuntimeError: Accelerate did not find all of them.
+        ValueError: `parallel` is unknown.
+        RuntimeError: Accelerate did not connect all processes.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Ranks(parallel=parallel)
-    cpu = not torch.accelerator.is_available()  # unless told so, Accelerate joins no ranks on the CPU
-    # The policy has a precision of its own.
+    cpu = not torch.accelerator.is_available()  # without this argument Accelerate joins no ranks on the CPU
+    # The policy sets its own precision.
     accelerator = Accelerator(
         cpu=cpu, mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)]
     )
@@ -160,11 +160,12 @@ def join(parallel: str = "ddp") -> Ranks:
 
 
 def whole(state: Any, *, keep: bool = True) -> Any:
-    """A state dict with whole tensors in place of sharded ones; all ranks call it.
+    """Return a state dict with whole tensors in place of sharded tensors. All ranks must call it.
 
     Args:
-        state: nested dicts and lists.
-        keep: false: this rank only takes part, and has None in place of the sharded tensors.
+        state: A state dict of nested dicts and lists.
+        keep: Whether this rank keeps the whole tensors. False: it only takes part in the exchange, and gets None in
+            place of each sharded tensor.
     """
     if isinstance(state, DTensor):
         gathered = state.full_tensor()
@@ -177,7 +178,7 @@ def whole(state: Any, *, keep: bool = True) -> Any:
 
 
 def sharded_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The tensor, which every rank has, sharded as `like` is; unchanged where that is whole or of another shape."""
+    """Shard a tensor, which every rank holds, as `like` is; unchanged if `like` is whole or has another shape."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     tensor = tensor.to(like.device)
@@ -189,7 +190,7 @@ class _Outcome(NamedTuple):
     error: Exception | None = None
 
     def portable(self) -> "_Outcome":
-        """With an error that survives the journey, as not every class of exceptions does."""
+        """Return an outcome whose error can be pickled, which not every exception can."""
         if self.error is None:
             return self
         try:
@@ -202,5 +203,5 @@ class _Outcome(NamedTuple):
 def _attempt(compute: Callable[[], Any]) -> _Outcome:
     try:
         return _Outcome(compute())
-    except Exception as error:  # whatever it is, the other ranks have to hear of it
+    except Exception as error:  # the other ranks must raise every error too
         return _Outcome(error=error)

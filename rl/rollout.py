@@ -1,4 +1,4 @@
-"""What an engine that completes prompts promises."""
+"""The interface of rollout engines, which complete prompts."""
 
 import math
 import numbers
@@ -11,16 +11,16 @@ import torch
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn and where they end.
+    """Settings that say how completions are drawn and where they end.
 
     Attributes:
-        max_new_tokens: longest completion, the end of sequence included.
-        temperature: 0 is greedy.
-        top_p: draw from the likeliest tokens that have this probability together; 1: from all.
-        stop: a completion also ends with the token that brings one of these into its text, where it stays.
+        max_new_tokens: Longest completion in tokens, end of sequence included.
+        temperature: Temperature of the sampling distribution; 0 is greedy decoding.
+        top_p: Total probability of the likeliest tokens to draw from; 1 draws from all tokens.
+        stop: Texts that end a completion. The token that completes such a text is the last one and stays in the text.
 
     Raises:
-        ValueError: an attribute out of its range.
+        ValueError: An attribute is out of range.
     """
 
     max_new_tokens: int
@@ -30,26 +30,26 @@ class Sampling:
 
     def __post_init__(self):
         if not _is_count(self.max_new_tokens):
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}; give at least 1, an integer")
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}; give an integer of at least 1")
         if not (_is_number(self.temperature) and 0 <= self.temperature < math.inf):
-            raise ValueError(f"temperature is {self.temperature!r}; give a number of at least 0, and finite")
+            raise ValueError(f"temperature is {self.temperature!r}; give a finite number of at least 0")
         if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise ValueError(f"top_p is {self.top_p!r}; give a number above 0 and up to 1")
+            raise ValueError(f"top_p is {self.top_p!r}; give a number above 0 and at most 1")
         if isinstance(self.stop, str) or not all(isinstance(end, str) and end for end in self.stop):
-            raise ValueError(f"stop is {self.stop!r}; give a tuple of texts, none of them empty")
+            raise ValueError(f"stop is {self.stop!r}; give a tuple of texts that are not empty")
 
 
 class Completions(NamedTuple):
     """Completions of `b` prompts, `n` each; row `i * n + j` is completion `j` of prompt `i`.
 
     Attributes:
-        prompt_tokens: int64 `[b, p]`, left-padded.
-        prompt_mask: int64 `[b, p]`, 1 for a token and 0 for padding.
-        tokens: int64 `[b * n, t]`, right-padded, the end of sequence included.
-        mask: bool `[b * n, t]`, true up to and with the end of sequence.
-        log_probs: float32 `[b * n, t]`, of each sampled token under the sampling distribution, 0 for greedy tokens and
-            where masked.
-        texts: the completions as text, `b * n` of them; None for a generation that failed.
+        prompt_tokens: Left-padded prompts, int64 `[b, p]`.
+        prompt_mask: Mask of the prompts, int64 `[b, p]`: 1 for a token and 0 for padding.
+        tokens: Right-padded completions, int64 `[b * n, t]`, end of sequence included.
+        mask: Mask of the completions, bool `[b * n, t]`: true up to and including the end of sequence.
+        log_probs: Log-probability of each sampled token under the sampling distribution, float32 `[b * n, t]`. It is 0
+            for greedy tokens and for padding.
+        texts: The `b * n` completions as text; None for a generation that failed.
     """
 
     prompt_tokens: torch.Tensor
@@ -61,11 +61,11 @@ class Completions(NamedTuple):
 
     @property
     def group_size(self) -> int:
-        """Completions per prompt, n."""
+        """Return n, the number of completions per prompt."""
         return self.tokens.shape[0] // self.prompt_tokens.shape[0]
 
     def take(self, groups: torch.Tensor) -> "Completions":
-        """The groups of the given prompts only, int64 `[k]`."""
+        """Return the completions of the prompts at the given positions, int64 `[k]`."""
         n = self.group_size
         rows = (groups[:, None] * n + torch.arange(n, device=groups.device)).flatten()
         return Completions(
@@ -79,34 +79,34 @@ class Completions(NamedTuple):
 
 
 class RolloutEngine(Protocol):
-    """Completes prompts with the weights that it was given last; at first those of the policy it was made with."""
+    """Completes prompts with the weights of the last update; before any update, with the policy's first weights."""
 
     def generate(self, prompts: Sequence[str], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
-        """Draws `group_size` completions of every prompt; the same seed and weights give the same ones.
+        """Draw `group_size` completions per prompt; the same seed and weights give the same completions.
 
         Raises:
-            ValueError: no prompts, a prompt that is empty, too long for the model or no valid Unicode, or a group size
-                that is no integer of at least 1.
+            ValueError: There are no prompts, or a prompt is empty, too long for the model or not valid Unicode. Or:
+                `group_size` is not an integer of at least 1.
         """
         ...
 
     def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Takes over the policy's weights, a state dict of its model; called after every update."""
+        """Load the policy's weights, given as its model's state dict; the trainer calls this after every update."""
         ...
 
 
 def check_request(prompts: Sequence[str], group_size: int) -> None:
-    """Refuse what no engine can complete.
+    """Refuse arguments that no engine can complete.
 
     Raises:
-        ValueError: no prompts, one text instead of several, or a group size that is no integer of at least 1.
+        ValueError: There are no prompts, `prompts` is a single text, or `group_size` is not an integer of at least 1.
     """
     if isinstance(prompts, str):
         raise ValueError(f"prompts is the text {prompts!r}; give a list of texts")
     if not len(prompts):
         raise ValueError("prompts is empty; give at least one")
     if not _is_count(group_size):
-        raise ValueError(f"group_size is {group_size!r}; give at least 1, an integer")
+        raise ValueError(f"group_size is {group_size!r}; give an integer of at least 1")
 
 
 def _is_count(value: object) -> bool:
@@ -118,7 +118,7 @@ def _is_number(value: object) -> bool:
 
 
 def join_completions(parts: Sequence[Completions]) -> Completions:
-    """Completions of several batches as one; prompts and completions are padded to the longest."""
+    """Concatenate the completions of several batches; prompts and completions are padded to the longest."""
     return Completions(
         _stack([part.prompt_tokens for part in parts], pad_left=True),
         _stack([part.prompt_mask for part in parts], pad_left=True),
@@ -130,7 +130,7 @@ def join_completions(parts: Sequence[Completions]) -> Completions:
 
 
 def _stack(columns: list[torch.Tensor], *, pad_left: bool = False) -> torch.Tensor:
-    """Padding is 0, which every mask hides."""
+    """Concatenate columns of different width, padded with 0; every mask hides the padding."""
     width = max(column.shape[1] for column in columns)
     padded = []
     for column in columns:

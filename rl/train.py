@@ -1,32 +1,41 @@
-"""The training loop: choose, roll out, verify, learn."""
+"""The training loop: choose prompts, roll them out, verify the completions, update the policy.
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+    python -m experiments.train method.name=mopps train.steps=300
+
+A selector predicts how often the policy solves each prompt and chooses the batch. An engine samples a group of
+completions per prompt, and a verifier judges them. The selector observes the counts of successes, and the learner
+updates the policy with a clipped policy-gradient loss.
+
+The loop differs from the trainers of the papers in three ways:
+
+* The built-in policy has 0.3 million weights, few enough for a CPU. The papers train language models with 1.5 to 8
+  billion weights on GPU clusters.
+* The next batch is chosen while the policy is updated. The choice is the same as one made after the update, because it
+  depends on observed counts alone.
+* Probes measure accuracy and predictions on the same fixed prompts for every method. Their rollouts are counted apart
+  from the rollouts of training.
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rl._files import replaced_folder
-from rl.checkpoint import NEWEST, check_finite, load_latest, save_checkpoint
-from rl.curriculum import Collected, Curriculum
-from rl.groups import Groups, judge
-from rl.history import HistoryLog, Unwritten
+from rl.curriculum import Curriculum
 from rl.learner import Learner
-from rl.lock import alone_in
 from rl.policy import Policy
 from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
 from rl.progress import bar
 from rl.prompts import PromptPool, Task
 from rl.ranks import Ranks
-from rl.rollout import RolloutEngine, Sampling
-from rl.run_log import Records, RunLog, is_end, read_metrics
-from rl.shared import SharedEngine
-from rl.trackers import Tracker
+from rl.rollout import RolloutEngine
+from rl.rollout_worker import RolloutWorker
+from rl.run import Run
+from rl.run_folder.lock import alone_in
+from rl.run_folder.trackers import Tracker
+from rl.shared_by_ranks import SharedEngine
+from rl.step_metrics import Clock, summarise
 from rl.train_config import TrainConfig
 from rl.verification import Verifier
 
@@ -46,249 +55,126 @@ def train(
     ranks: Ranks | None = None,
     tracker: Tracker | None = None,
 ) -> list[dict[str, float]]:
-    """Trains the policy in place.
+    """Train the policy in place, and return the metrics of every step.
 
-    Writes `metrics.jsonl`, TensorBoard events, `checkpoint.pt` and the one before it, and after the last step the
-    folder `policy` to `run_dir`, which is locked meanwhile. A run that was killed at any moment and is started again
-    with `resume` gives the same numbers (times apart) as one that was not, on the CPU. It may go on with other values
-    of the settings in `rl.checkpoint.MAY_CHANGE`: a finished run with more steps, for example.
+    The run locks `run_dir`. It writes `metrics.jsonl`, TensorBoard events, `checkpoint.pt` and the checkpoint before
+    it, and after the last step the folder `policy`.
 
-    The belief is updated and the next batch chosen while the policy is updated: `seconds/selecting` is what the loop
-    waited for, not what selection computed.
+    A run that was killed at any moment is resumed with `resume`. On the CPU it then gives the same numbers, except
+    times, as an undisturbed run. A resumed run may change the settings in `rl.run_folder.checkpoint.MAY_CHANGE`: a
+    finished run can continue with more steps, for example.
+
+    `seconds/selecting` is the time that the loop waited for the selector, not the time that the selector computed.
 
     Args:
-        config: see `TrainConfig`.
-        task: verifies completions.
-        pool: the prompts to train on; its rows are the selector's.
-        policy: trained in place.
-        engine: rolls out with the policy's current weights.
-        curriculum: chooses prompts and filters groups.
-        probe: fresh rollouts at fixed prompts, counted apart.
-        run_dir: made when missing.
-        resume: go on from `run_dir`'s checkpoint, if there is one.
-        progress: wraps the range of steps, for a progress bar; None: `rl.progress.bar`.
-        ranks: the processes that train together; None: this one alone. All call this with the same arguments and the
-            same weights; each has an engine, which has a copy of the policy where `ranks.sharded`, and the curriculum's
-            selector is shared, see `SharedSelector`. Rank 0 writes, into a folder that all can read.
-        tracker: gets the metrics too, from rank 0.
+        config: The settings of the loop.
+        task: The task, whose verifier judges completions.
+        pool: The training prompts; row i of the pool is prompt i of the selector.
+        policy: The policy, which is trained in place.
+        engine: The rollout engine. It samples with the policy's current weights.
+        curriculum: The curriculum. It chooses prompts and filters groups.
+        probe: The probe: fresh rollouts at fixed prompts, which `rollouts` does not count.
+        run_dir: The folder of the run, created if it is missing.
+        resume: Whether to continue from a checkpoint in `run_dir`, if there is one.
+        progress: A function that wraps the range of steps, for a progress bar. None: `rl.progress.bar`.
+        ranks: The processes that train together. None: this process alone. All ranks call `train` with the same
+            arguments and the same weights. Each has its own engine, which holds a copy of the policy where
+            `ranks.sharded`. The curriculum's selector is a `SharedSelector`. Rank 0 writes to a folder that all ranks
+            can read.
+        tracker: A tracker that receives the metrics too, from rank 0.
 
     Returns:
-        The metrics of every step, what `metrics.jsonl` holds; seconds are those of this rank.
+        The lines of `metrics.jsonl`, one per step and one for the final probe. Seconds are measured on this rank.
 
     Raises:
-        ValueError: `run_dir` already holds a run and `resume` is false, its checkpoint is damaged or of another
+        ValueError: `run_dir` already holds a run and `resume` is false, its checkpoint is damaged or has another
             configuration, another run uses the folder, or a weight is no longer finite.
-        OSError: the disk is full.
-        PreemptedError: SIGTERM, Ctrl-C, SIGUSR1 or SIGUSR2 came; the step was finished and a checkpoint written.
+        OSError: The disk is full.
+        PreemptedError: SIGTERM, Ctrl-C, SIGUSR1 or SIGUSR2 arrived. The step is finished and its checkpoint written.
     """
     ranks = ranks or Ranks()
     with alone_in(run_dir, ranks):
-        return _train(config, task, pool, policy, engine, curriculum, probe, run_dir, resume, progress, ranks, tracker)
+        # Restore what an earlier process saved.
+        learner, engine = Learner(config, policy, ranks), SharedEngine(engine, ranks)
+        run = Run(run_dir, _identity(config, task, policy, curriculum, probe), config, learner, curriculum, ranks)
+        if resume:
+            run.restore()
+        if run.done:
+            engine.update_weights(learner.weights())
+
+        with run.open_logs(pool, resume=resume, tracker=tracker), _verifier(config, task, ranks) as verifier:
+            worker = RolloutWorker(config, task, pool, engine, curriculum, probe, verifier, run.visits)
+            steps = range(run.done, config.steps)
+            shown = progress(steps) if progress else bar(steps, unit="step", disable=not ranks.is_main)
+            with Preemption() as preemption:
+                _take_steps(run, worker, shown, preemption)
+
+                # Save the policy, and measure it a last time.
+                if config.save_policy:
+                    run.save_policy(policy)
+                if not run.finished:
+                    run.finish(worker.measure(config.steps))
+    return run.log.records
 
 
-def _train(
-    config: TrainConfig,
-    task: Task,
-    pool: PromptPool,
-    policy: Policy,
-    engine: RolloutEngine,
-    curriculum: Curriculum,
-    probe: Probe,
-    run_dir: Path,
-    resume: bool,
-    progress: Callable[[range], Any] | None,
-    ranks: Ranks,
-    tracker: Tracker | None,
-) -> list[dict[str, float]]:
-    learner, engine = Learner(config, policy, ranks), SharedEngine(engine, ranks)
-    identity = {
+def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemption: Preemption) -> None:
+    config, learner, curriculum = run.config, run.learner, run.curriculum
+    for step in steps:
+        clock = Clock()
+        record: dict[str, float] = {"step": step, "rollouts": run.num_rollouts}
+
+        # Measure accuracy and predictions at fixed prompts, before the first step and every `probe_every` steps.
+        if step == 0 or (config.probe_every and step % config.probe_every == 0):
+            with clock("probing"):
+                record |= worker.measure(step)
+            run.visits.flush()  # also in a run without checkpoints
+
+        # Choose prompts, roll them out, verify the completions, and let the selector observe the counts.
+        collected = worker.collect(step, clock)
+        run.num_rollouts += collected.num_rollouts
+
+        # Update the policy with torch, while JAX updates the selector and chooses the next batch.
+        if step + 1 < config.steps:
+            with clock("selecting"):
+                curriculum.prepare()
+        with clock("updating"):
+            record |= learner.update(collected.groups, step)
+        with clock("handing_over"):
+            worker.engine.update_weights(learner.weights())
+        with clock("selecting"):
+            curriculum.selector.wait()  # its update may take longer than the policy's
+
+        # Write the metrics of the step.
+        with clock("reporting"):
+            record |= curriculum.selector.metrics()
+        record |= summarise(collected) | worker.verifier.take_counts() | clock.seconds
+        run.log.write(record | {"rollouts": run.num_rollouts})
+        run.done = step + 1
+
+        # Save a checkpoint if one is due, and stop if a signal asked for it.
+        stopped = run.done < config.steps and any(run.ranks.gather(lambda: preemption.asked))
+        if stopped or run.checkpoint_is_due:
+            run.save()
+        if stopped:
+            raise PreemptedError(run.done)
+
+
+def _identity(config: TrainConfig, task: Task, policy: Policy, curriculum: Curriculum, probe: Probe) -> dict[str, Any]:
+    """Return the settings that the numbers of a run depend on: a resumed run needs the same ones."""
+    return {
         "train": asdict(config),
         "precision": policy.precision,
         "curriculum": curriculum.spec,
         "probe": probe.spec,
         "task": task.name,
     }
-    start, num_rollouts = 0, 0
-    if saved := load_latest(run_dir, identity, ranks) if resume else None:
-        _check_steps(config, saved["step"], run_dir)
-        learner.load_state_dict(saved["learner"])
-        curriculum.load_state_dict(saved["curriculum"])
-        start, num_rollouts = saved["step"], saved["num_rollouts"]
-        engine.update_weights(learner.weights())
-    elif resume:
-        ranks.on_main(lambda: _check_nothing_is_lost(config, run_dir))
-    log = ranks.each(lambda: _log(run_dir, start + (start == config.steps), resume, ranks, tracker))
-    finished = any(record["step"] == config.steps for record in log.records)  # and probed: nothing is done again
-    history = ranks.each(lambda: _history(config, run_dir, start + finished, curriculum, pool, ranks))
-    steps = range(start, config.steps)
-    verifier = ranks.each(lambda: _verifier(config, task, ranks))
-    with log, verifier, Preemption() as preemption:
-        for step in progress(steps) if progress else bar(steps, unit="step", disable=not ranks.is_main):
-            clock = _Clock()
-            record: dict[str, float] = {"step": step, "rollouts": num_rollouts}
-            if step == 0 or (config.probe_every and step % config.probe_every == 0):
-                with clock("probing"):
-                    record |= _probe(config, probe, engine, curriculum, step, history, verifier)
-                history.flush()  # whether or not there are checkpoints
-            collected = _collect(config, task, pool, engine, curriculum, step, clock, history, verifier)
-            if step + 1 < config.steps:
-                with clock("selecting"):
-                    curriculum.prepare()  # JAX chooses while torch updates the policy
-            with clock("updating"):
-                record |= learner.update(collected.groups, step)
-            with clock("handing_over"):
-                engine.update_weights(learner.weights())
-            with clock("selecting"):
-                curriculum.selector.wait()  # for its own update, where that takes longer than the policy's
-            with clock("reporting"):
-                record |= curriculum.selector.metrics()
-            num_rollouts += collected.num_rollouts
-            record |= _summary(collected) | verifier.take_counts() | clock.seconds
-            log.write(record | {"rollouts": num_rollouts})
-            done = step + 1
-            stopped = done < config.steps and any(ranks.gather(lambda: preemption.asked))
-            every = config.checkpoint_every
-            if stopped or (every and (done % every == 0 or done == config.steps)):
-                history.flush()  # first: what a checkpoint goes on from is on disk
-                content = {"learner": learner.state_dict(), "curriculum": curriculum.state_dict()}
-                content |= {"step": done, "num_rollouts": num_rollouts}
-                ranks.on_main(partial(save_checkpoint, run_dir / NEWEST, identity, **content))
-            if stopped:
-                raise PreemptedError(done)
-        if config.save_policy:
-            _save_policy(run_dir / "policy", policy, learner, ranks, again=not finished)
-        if not finished:
-            last = _probe(config, probe, engine, curriculum, config.steps, history, verifier)
-            history.flush()  # first: with the last line of the log the run is finished
-            log.write({"step": config.steps, "rollouts": num_rollouts} | last)
-    return log.records
-
-
-def _check_steps(config: TrainConfig, done: int, run_dir: Path) -> None:
-    if config.steps < done:
-        raise ValueError(f"steps is {config.steps}, but the run in {run_dir} has done {done}; give at least {done}")
-
-
-def _check_nothing_is_lost(config: TrainConfig, run_dir: Path) -> None:
-    """A run without a checkpoint starts anew, but not where steps would be done again that it should have kept."""
-    records, every = read_metrics(run_dir / "metrics.jsonl"), config.checkpoint_every
-    if records and (not every or len(records) > every or is_end(records[-1])):
-        raise ValueError(f"resume is true, but {run_dir} has no checkpoint; give another folder, or delete this one")
-
-
-def _save_policy(folder: Path, policy: Policy, learner: Learner, ranks: Ranks, *, again: bool) -> None:
-    """Writes the policy as a folder for Transformers, unless it is there and `again` is false."""
-    if ranks.on_main(lambda: again or not folder.exists()):
-        weights = learner.weights()
-
-        def write() -> None:
-            check_finite(weights, folder)
-            with replaced_folder(folder) as partial_folder:
-                policy.save(partial_folder, weights)
-
-        ranks.on_main(write)
-
-
-_ROLLOUT, _PROBE = 0, 1
-
-
-def _log(run_dir: Path, first_step: int, resume: bool, ranks: Ranks, tracker: Tracker | None) -> Records:
-    """What rank 0 writes, the others have in memory."""
-    if ranks.is_main:
-        return RunLog(run_dir, first_step=first_step, resume=resume, tracker=tracker)
-    return Records(run_dir, first_step=first_step)
-
-
-def _history(
-    config: TrainConfig, run_dir: Path, first_step: int, curriculum: Curriculum, pool: PromptPool, ranks: Ranks
-) -> HistoryLog | Unwritten:
-    if not (config.history and ranks.is_main):
-        return Unwritten()
-    return HistoryLog(
-        run_dir / "history", num_prompts=len(pool), spec=curriculum.spec, first_step=first_step, texts=pool.texts
-    )
 
 
 def _verifier(config: TrainConfig, task: Task, ranks: Ranks) -> Verifier:
-    own_process = config.verify_process and ranks.is_main
-    return Verifier(task.verify, timeout=config.verify_timeout, own_process=own_process, on_main=ranks.on_main)
+    """Return the verifier of the task; rank 0 alone starts a process for it."""
 
+    def make() -> Verifier:
+        own_process = config.verify_process and ranks.is_main
+        return Verifier(task.verify, timeout=config.verify_timeout, own_process=own_process, on_main=ranks.on_main)
 
-def _seed(config: TrainConfig, stream: int, *counters: int) -> int:
-    """A seed for every use, from the run's seed and the step: nothing of it has to be saved."""
-    return int(np.random.SeedSequence([config.seed, stream, *counters]).generate_state(1)[0])
-
-
-def _probe(
-    config: TrainConfig,
-    probe: Probe,
-    engine: RolloutEngine,
-    curriculum: Curriculum,
-    step: int,
-    history: HistoryLog | Unwritten,
-    verifier: Verifier,
-) -> dict[str, float]:
-    record = partial(history.probed, step) if config.history else None
-    return probe.measure(engine, curriculum.selector, _seed(config, _PROBE, step), record, verifier)
-
-
-def _collect(
-    config: TrainConfig,
-    task: Task,
-    pool: PromptPool,
-    engine: RolloutEngine,
-    curriculum: Curriculum,
-    step: int,
-    clock: "_Clock",
-    history: HistoryLog | Unwritten,
-    verifier: Verifier,
-) -> Collected:
-    batches = 0
-
-    def roll_out(prompt_ids: np.ndarray) -> Groups:
-        nonlocal batches
-        batches += 1
-        with clock("generating"):
-            completions = engine.generate(
-                pool.take(prompt_ids.tolist()).texts,
-                config.group_size,
-                Sampling(task.max_new_tokens, config.temperature, config.top_p, task.stop),
-                seed=_seed(config, _ROLLOUT, step, batches),
-            )
-            groups = judge(task, pool, prompt_ids, completions, verifier)
-        if config.history:
-            with clock("recording"):
-                visits = (groups.prompt_ids, groups.successes, groups.group_size)
-                history.observed(step, visits, curriculum.selector.predict(groups.prompt_ids))
-        return groups
-
-    with clock("selecting"):
-        collected = curriculum.collect(roll_out)
-    for other in ("generating", "recording"):  # which happen within
-        clock.seconds["seconds/selecting"] -= clock.seconds.get(f"seconds/{other}", 0.0)
-    return collected
-
-
-def _summary(collected: Collected) -> dict[str, float]:
-    groups = collected.groups
-    return {
-        "train/mixed_share": collected.mixed_share,
-        "train/batch_mixed_share": float(groups.mixed.sum() / max((groups.group_size > 0).sum(), 1)),
-        "train/judged_share": float(groups.group_size.mean() / groups.completions.group_size),
-        "train/reward": float(groups.rewards[groups.rewards.isfinite()].mean()),
-        "train/completion_length": float(groups.completions.mask.sum(1).float().mean()),
-    }
-
-
-class _Clock:
-    """Adds up the seconds spent under each name."""
-
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        key = f"seconds/{name}"
-        self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - start
+    return ranks.each(make)

@@ -1,4 +1,4 @@
-"""What a training run depends on."""
+"""The settings of a training run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,49 +7,58 @@ from rl import _checks, advantages, losses
 
 ADVANTAGES = (*advantages.FROM_REWARDS, "gae")
 GROUP_BASELINES = ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline")
-"""Advantages that compare a completion with the others of its prompt."""
+"""The advantages that compare a completion with the other completions of its prompt."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a run depends on, besides its policy, task, pool and curriculum.
+    """The settings of the training loop; policy, task, pool and curriculum are given beside them.
 
     Attributes:
-        steps: policy updates.
-        group_size: rollouts a prompt.
-        temperature: of the rollouts.
-        top_p: of the rollouts. The policy that is trained is not truncated: below 1, old log-probabilities are the
-            trainer's own, as with `importance_cap`, or its first ratios would be clipped for what the engine left out.
-        verify_timeout: seconds that a verifier may take for one completion, which otherwise was not judged; 0: no
-            limit.
-        verify_process: call the verifier in a process of its own, which is killed at the limit. Compiled code cannot be
-            interrupted otherwise. The verifier must be a function at the top of a module.
-        learning_rate: of AdamW, betas 0.9 and 0.99, no weight decay; linear warm-up over `warm_up_steps`.
-        warm_up_steps: see `learning_rate`.
-        max_grad_norm: gradients are clipped to this norm.
-        advantage: grpo: a reward minus its group's mean, over the group's standard deviation; dr_grpo: the same, not
-            divided; rloo: minus the mean of the group's other rewards; reinforce_pp: minus the batch's mean, over the
-            batch's standard deviation; reinforce_pp_baseline: minus the group's mean, over that of the batch; gae: PPO
-            with a value head, generalised advantage estimation over tokens, normalised over the batch.
-        aggregation: token_mean: every token of a step counts the same in the loss; sequence_mean: every completion.
-        clip_low: see `losses.clipped_policy_loss`.
-        clip_high: likewise.
-        kl_weight: of the KL divergence to the policy as it was at the start; 0: none, and no copy of it is kept.
-        importance_cap: above 0: old log-probabilities are the trainer's own, and tokens are weighted with their ratio
-            to the engine's, at most this; 0: old log-probabilities are the engine's.
-        gae_lambda: of gae, 0 to 1: 0 trusts the values, 1 the rewards.
-        value_weight: of gae: weight of the value loss beside the policy loss.
-        value_clip: of gae: how far a value may move in a step and still have a gradient.
-        updates_per_batch: passes over a step's batch; each is one optimiser step.
-        micro_batch_size: completions in one backward pass; bounds the memory, changes nothing else.
-        gradient_checkpointing: compute activations again in the backward pass; saves memory, changes nothing else.
-        probe_every: steps between probes; 0: only before the first step and after the last.
-        checkpoint_every: steps between checkpoints, of which one is after the last step; 0: none.
-        history: write what the selector observed, what it had predicted and what probes found to the folder `history`,
-            as Parquet; see `rl.history`.
-        save_policy: write the policy after the last step to the folder `policy`, as Transformers' Auto classes and
-            `load_policy` read it.
-        seed: of the rollouts and the probes.
+        steps: The number of policy updates.
+        group_size: The number of rollouts per prompt.
+        temperature: The sampling temperature of the rollouts.
+        top_p: The top-p of the rollouts. The trained policy is not truncated. Below 1, the trainer therefore computes
+            the old log-probabilities itself, as with `importance_cap`. Otherwise the first ratios would be clipped
+            because of the tokens that the engine left out.
+        verify_timeout: The time limit for the verification of one completion, in seconds. A completion that exceeds it
+            is not judged. 0: no limit.
+        verify_process: Whether the verifier runs in a process of its own, which is killed at the time limit. Compiled
+            code cannot be interrupted otherwise. The verifier must be a function at the top level of a module.
+        learning_rate: The learning rate of AdamW, with betas 0.9 and 0.99 and no weight decay.
+        warm_up_steps: The number of steps over which the learning rate rises linearly.
+        max_grad_norm: The norm that gradients are clipped to.
+        advantage: grpo: a reward minus its group's mean, divided by the group's standard deviation; dr_grpo: the same
+            without the division; rloo: a reward minus the mean of the group's other rewards; reinforce_pp: a reward
+            minus the batch's mean, divided by the batch's standard deviation; reinforce_pp_baseline: a reward minus its
+            group's mean, divided by the batch's standard deviation; gae: PPO with a value head and generalised
+            advantage estimation over tokens, normalised over the batch.
+        aggregation: token_mean: every token of a step has the same weight in the loss; sequence_mean: every completion
+            has the same weight.
+        clip_low: The largest decrease of a ratio below 1, see `losses.clipped_policy_loss`.
+        clip_high: The largest increase of a ratio above 1, see `losses.clipped_policy_loss`.
+        kl_weight: The weight of the KL divergence to the policy at the start of the run. 0: no such term, and no copy
+            of that policy is kept.
+        importance_cap: The largest weight of a token. Above 0, the trainer computes the old log-probabilities itself,
+            and a token's weight is the ratio of its old probability to the engine's. 0: the old log-probabilities are
+            the engine's, and tokens have no weights.
+        gae_lambda: The lambda of gae, from 0 to 1: 0 relies on the values, 1 on the rewards.
+        value_weight: The weight of the value loss beside the policy loss, for gae.
+        value_clip: The largest change of a value per step that still has a gradient, for gae.
+        updates_per_batch: The number of passes over a step's batch; each pass is one optimiser step.
+        micro_batch_size: The number of completions per backward pass. It bounds the memory and changes nothing else.
+        gradient_checkpointing: Whether the backward pass computes activations again. It saves memory and changes
+            nothing else.
+        probe_every: The number of steps between probes. 0: probe only before the first step and after the last.
+        checkpoint_every: The number of steps between checkpoints; the last step has one too. 0: no checkpoints.
+        history: Whether the run writes its counts, predictions and probes to the folder `history`, as Parquet files;
+            see `jaxsel.integrations.history`.
+        save_policy: Whether the run writes the policy after the last step to the folder `policy`. Transformers' Auto
+            classes and `load_policy` can load it.
+        seed: The seed of the rollouts and the probes.
+
+    Raises:
+        ValueError: A setting is out of its range, or two settings contradict each other.
     """
 
     steps: int = 300
@@ -93,7 +102,9 @@ class TrainConfig:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; give a number above 0 and up to 1")
         if self.verify_process and not self.verify_timeout:
-            raise ValueError("verify_timeout is 0 with verify_process; give the seconds after which it is killed")
+            raise ValueError(
+                "verify_timeout is 0 with verify_process; give the seconds after which the process is killed"
+            )
         for name, choices in {"advantage": ADVANTAGES, "aggregation": losses.AGGREGATIONS}.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give one of {', '.join(choices)}")

@@ -1,14 +1,14 @@
-"""Values for PPO."""
+"""The value head of PPO."""
 
 import torch
 from jaxtyping import Float
 
 
 class ValueHead(torch.nn.Module):
-    """One linear layer on the decoder's last hidden states, in float32; all values are 0 at the start.
+    """One linear layer on the decoder's last hidden states, in float32. All values are 0 at the start.
 
     Args:
-        hidden_size: width of the hidden states.
+        hidden_size: The width of the hidden states.
     """
 
     def __init__(self, hidden_size: int):
@@ -17,5 +17,5 @@ class ValueHead(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, hidden: Float[torch.Tensor, "r t h"]) -> Float[torch.Tensor, "r t"]:
-        """The reward to be expected from each state on."""
+        """Return the expected reward of each state."""
         return hidden.float() @ self.weight + self.bias

@@ -1,16 +1,18 @@
-"""Calls verifiers that may raise, hang or return anything, and says which completions they judged.
+"""Calls to verifiers that may raise an exception, hang or return anything.
 
-What a verifier returns is read by its type:
+The type of a verifier's return value decides its meaning:
 
-* `Verdict(success, reward)`, or a tuple or list of two: success is a boolean, or a number that is 0 or 1; the reward is
+* `Verdict(success, reward)`, or a tuple or list of two: success is a boolean, or a number that is 0 or 1. The reward is
   a finite number.
-* A boolean: success, with the reward 1 or 0. A number that is 0 or 1 means the same.
-* None, and a reward of NaN: the completion was not judged.
-* Everything else, text included, is odd: the completion was not judged either, which is counted and logged.
+* A boolean means success, with the reward 1 or 0. A number that is 0 or 1 means the same.
+* None, or a reward of NaN, means that the completion was not judged.
+* Any other value, text included, is odd: the completion counts as not judged, and the event is counted and logged.
 
-NumPy scalars and arrays or tensors without dimensions stand for their value. An exception and a call over the time
-limit mean "not judged" too. Verifiers run in this process, where the limit interrupts Python code, sleeps and regular
-expressions. A verifier that hangs in compiled code holds the interpreter: let it run in a process of its own.
+A NumPy scalar, array or tensor without dimensions stands for its value. An exception, or a call over the time limit,
+also means "not judged".
+
+By default a verifier runs in this process, where the limit interrupts Python code, sleeps and regular expressions. A
+verifier that hangs in compiled code blocks the interpreter: run such a verifier in its own process.
 """
 
 import logging
@@ -32,21 +34,23 @@ from rl.verification_process import Outcome, VerifierProcess
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _LARGEST = float(np.finfo(np.float32).max)
-_AGAIN = 0.1  # seconds; a verifier may catch the first interrupt
+_AGAIN = 0.1  # seconds between interrupts; a verifier may catch the first one
 KINDS = ("errors", "timeouts", "odd")
 
 
 class Verifier:
-    """Judges completions with a verifier, within a time limit for each.
+    """Judges completions with a verifier, within a time limit per completion.
 
     Args:
-        verify: see `Task.verify`.
-        timeout: seconds for one completion; 0: no limit.
-        own_process: call `verify` in a process that is killed at the limit, or when it dies, and then started anew.
-        on_main: with several ranks `Ranks.on_main`: rank 0 judges for all, since a time limit may differ between them.
+        verify: The verifier; see `Task.verify`.
+        timeout: Time limit in seconds per completion; 0 means no limit.
+        own_process: Whether to call `verify` in another process, which is killed at the limit and started again.
+        on_main: `Ranks.on_main`, where there are several ranks. Rank 0 then judges for all ranks, because a call may
+            exceed the time limit on one rank and not on another.
 
     Raises:
-        ValueError: `own_process` without a limit, or with a function that another process cannot import.
+        ValueError: `timeout` is negative or infinite. Or: `own_process` is true, and there is no limit or another
+            process cannot import the function.
     """
 
     def __init__(
@@ -73,25 +77,25 @@ class Verifier:
         self.close()
 
     def close(self) -> None:
-        """Kill the process, if there is one."""
+        """Kill the verifier's process, if there is one."""
         if self._process is not None:
             self._process.close()
 
     def __call__(
         self, texts: Sequence[str | None], answers: Sequence[Any], names: Sequence[str]
     ) -> list[Verdict | None]:
-        """A verdict for each text; None where there is no text or no judgement.
+        """Return one verdict per text; None where there is no text or no judgement.
 
         Args:
-            texts: completions; None for a generation that failed.
-            answers: what the verifier needs, one per text.
-            names: how the log calls each completion.
+            texts: The completions; None for a generation that failed.
+            answers: Reference answers for the verifier, one per text.
+            names: Names of the completions in the log, one per text.
         """
         rows = list(zip(texts, answers, names, strict=True))
         return self._on_main(lambda: [self._judged(*row) for row in rows])
 
     def take_counts(self) -> dict[str, float]:
-        """How many verdicts failed since the last call, as metrics `train/verifier_errors`, `_timeouts` and `_odd`."""
+        """Return how many verdicts failed since the last call: `train/verifier_errors`, `_timeouts` and `_odd`."""
         counts = self._on_main(lambda: self._counts)
         self._counts = Counter()
         return {f"train/verifier_{kind}": float(counts[kind]) for kind in KINDS}
@@ -122,30 +126,30 @@ class Verifier:
 
 
 def attempt(verify: Callable[[str, Any], Any], text: str, answer: Any, timeout: float = 0.0) -> Outcome:
-    """What a verifier says of one completion, whatever it does."""
+    """Call a verifier for one completion; return its verdict or the kind of failure, and never raise its exceptions."""
     try:
         return "verdict", as_verdict(within(timeout, lambda: verify(text, answer)))
     except VerifierTimeout:
         return "timeouts", f"took longer than {timeout:g} s"
     except OddVerdictError as error:
         return "odd", str(error)
-    except (Exception, SystemExit) as error:  # code that a model wrote may well call exit()
+    except (Exception, SystemExit) as error:  # code that a model wrote may call exit()
         return "errors", f"raised {type(error).__name__}: {error!s:.200}"
 
 
 class OddVerdictError(ValueError):
-    """What a verifier returned is no verdict."""
+    """A verifier returned a value that is not a verdict."""
 
 
 class VerifierTimeout(BaseException):
-    """A verifier is over its limit. Not an `Exception`, which verifiers catch around the code that they run."""
+    """A verifier exceeded its time limit. No subclass of `Exception`, because verifiers catch `Exception`."""
 
 
 def as_verdict(said: Any) -> Verdict | None:
-    """Read what a verifier returned, by the rules of this module.
+    """Convert a verifier's return value to a verdict, by the rules of this module.
 
     Raises:
-        OddVerdictError: it is no verdict.
+        OddVerdictError: The value is not a verdict.
     """
     said = _plain(said)
     if said is None:
@@ -162,14 +166,14 @@ def as_verdict(said: Any) -> Verdict | None:
 
 def _checked(said: Any, success: Any, reward: Any) -> Verdict | None:
     if not isinstance(reward, numbers.Real):
-        raise OddVerdictError(f"returned {said!r:.100}, whose reward is no number; return Verdict(success, reward)")
+        raise OddVerdictError(f"returned {said!r:.100}, whose reward is not a number; return Verdict(success, reward)")
     try:
         reward = float(reward)
     except OverflowError:
         reward = math.inf
     if math.isnan(reward):
         return None
-    if not isinstance(success, numbers.Real) or success not in (0, 1):  # True == 1; NaN is in nothing
+    if not isinstance(success, numbers.Real) or success not in (0, 1):  # True equals 1, and NaN equals nothing
         raise OddVerdictError(
             f"returned {said!r:.100}, whose success is neither true nor false; return Verdict(success, reward)"
         )
@@ -179,15 +183,17 @@ def _checked(said: Any, success: Any, reward: Any) -> Verdict | None:
 
 
 def _plain(value: Any) -> Any:
-    """The Python value of a NumPy scalar, and of an array or tensor without dimensions."""
+    """Return the Python value of a NumPy scalar, or of an array or tensor without dimensions."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def within(seconds: float, compute: Callable[[], T]) -> T:
-    """What `compute` returns; 0 seconds, or a thread that gets no signals: there is no limit.
+    """Return the result of `compute`, within a time limit.
+
+    There is no limit if `seconds` is 0, or outside the main thread, which alone receives signals.
 
     Raises:
-        VerifierTimeout: it took longer.
+        VerifierTimeout: `compute` took longer than `seconds`.
     """
     if not seconds or threading.current_thread() is not threading.main_thread():
         return compute()
@@ -203,7 +209,7 @@ def within(seconds: float, compute: Callable[[], T]) -> T:
     start = time.monotonic()
     handler = signal.signal(signal.SIGALRM, interrupt)
     delay, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
-    try:  # two of them: the signal may come while the inner `finally` begins, and the timer must not survive that
+    try:  # a second `try`: the signal may arrive as the inner `finally` begins, and the timer must still be stopped
         try:
             value = compute()
         finally:
@@ -212,8 +218,8 @@ def within(seconds: float, compute: Callable[[], T]) -> T:
         running = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-        if delay:  # of an alarm that was set before
+        if delay:  # an earlier alarm was running
             signal.setitimer(signal.ITIMER_REAL, max(delay - (time.monotonic() - start), 1e-3), interval)
-    if over:  # and `compute` caught it
+    if over:  # `compute` caught the interrupt
         raise VerifierTimeout
     return value

@@ -1,7 +1,7 @@
-"""A process that calls a verifier, is killed when it takes too long or dies, and is started anew.
+"""A process that calls a verifier; it is killed when a call takes too long, and started again.
 
-It is a fresh interpreter, not a fork: forking a process with the threads of JAX and torch can hang the child. It is in
-a session of its own and ignores what asks the trainer to stop, so that a stop changes no verdict.
+The process is a fresh interpreter and not a fork, because a fork of a process with the threads of JAX and torch can
+hang. It runs in its own session and ignores the signals that stop the trainer, so that a stop changes no verdict.
 """
 
 import contextlib
@@ -19,22 +19,22 @@ from typing import Any
 
 from rl.preemption import SIGNALS
 
-_START = 120.0  # seconds for an interpreter and the imports of the verifier's module
+_START = 120.0  # seconds to start the interpreter and import the verifier's module
 _COMMAND = "import sys; sys.path[:] = {path!r}; from rl.verification_process import serve; serve({fd})"
 
 Outcome = tuple[str, Any]
-"""("verdict", what was judged), or a kind of failure and what to log about it."""
+"""Either ("verdict", the verdict or None), or the kind of failure and the message to log."""
 
 
 class VerifierProcess:
     """Calls a verifier in another process.
 
     Args:
-        verify: a function that another process can import; see `Task.verify`.
-        timeout: seconds for one call, above 0.
+        verify: The verifier, a function that another process can import; see `Task.verify`.
+        timeout: Time limit in seconds per call, above 0.
 
     Raises:
-        ValueError: no limit, or a function that another process cannot import.
+        ValueError: There is no limit, or another process cannot import the function.
     """
 
     def __init__(self, verify: Callable[[str, Any], Any], timeout: float):
@@ -50,7 +50,7 @@ class VerifierProcess:
             raise ValueError(f"another process cannot call the verifier: {what}; define it at the top of a module")
 
     def __call__(self, text: str, answer: Any) -> Outcome:
-        """What the verifier says of one completion; the limit leaves out the start of a new process."""
+        """Return the outcome for one completion; the time limit excludes the start of a new process."""
         if self._connection is None:
             kind, what = self._start()
             if kind != "ready":
@@ -59,14 +59,14 @@ class VerifierProcess:
         assert self._connection is not None
         try:
             request = pickle.dumps((text, answer))
-        except Exception as error:  # an answer's own methods may raise anything
+        except Exception as error:  # the answer's own methods may raise anything
             return "errors", f"cannot be given the answer: {error}"
         try:
             self._connection.send_bytes(request)
             outcome = self._receive(self._timeout)
         except OSError as error:
             outcome = "died", f"lost the process that called it ({error})"
-        except BaseException:  # an interrupt: a late reply must not answer the next call
+        except BaseException:  # after an interrupt, a late reply must not answer the next call
             self.close()
             raise
         if outcome[0] in ("timeouts", "died"):
@@ -74,13 +74,13 @@ class VerifierProcess:
         return ("errors", outcome[1]) if outcome[0] == "died" else outcome
 
     def close(self) -> None:
-        """Kill the process and what it has started."""
+        """Kill the process and its children."""
         process, self._process = self._process, None
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):  # it and its children are gone already
+            with contextlib.suppress(ProcessLookupError):  # the process and its children have already ended
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
@@ -112,7 +112,7 @@ class VerifierProcess:
 
 
 def serve(fd: int) -> None:
-    """Run the process: unpickle the verifier, then answer requests until the trainer is gone."""
+    """Run the process: unpickle the verifier, then answer requests until the trainer ends."""
     for number in (signal.SIGINT, *SIGNALS):
         signal.signal(number, signal.SIG_IGN)
     connection = Connection(fd)
@@ -131,7 +131,7 @@ def serve(fd: int) -> None:
 
 
 def _listen(connection: Connection, requests: "queue.SimpleQueue[bytes]") -> None:
-    """Pass requests on; end the process with the trainer, even where a verifier hangs."""
+    """Queue the requests; end this process when the trainer ends, even while a verifier hangs."""
     while True:
         try:
             requests.put(connection.recv_bytes())

@@ -1,4 +1,4 @@
-"""Supervised warm start of the built-in policy, kept on disk after the first time."""
+"""Supervised warm start of the built-in policy, which is cached on disk."""
 
 import hashlib
 import itertools
@@ -13,27 +13,30 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from jaxsel.integrations.cache import cache_root
 from rl import _checks
-from rl.cache import cache_root
 from rl.policy import Policy, build_policy, load_policy
 from rl.progress import bar
 from rl.prompts import Demonstration, Task
 
-_FORMAT = 1  # raise it when the same configuration would give other weights
+_FORMAT = 1  # increase it when the same configuration would give other weights
 
 
 @dataclass(frozen=True)
 class WarmStartConfig:
-    """What the warm-started weights depend on, besides the task.
+    """The settings that the warm-started weights depend on, besides the task.
 
     Attributes:
-        hidden_size: width of the decoder.
-        num_layers: its depth.
-        feed_forward_size: width of its feed-forward layers.
-        steps: optimiser steps.
-        batch_size: demonstrations a step.
-        learning_rate: at its highest; linear warm-up, then cosine decay to a tenth.
-        seed: of the weights and of the demonstrations.
+        hidden_size: The width of the decoder.
+        num_layers: The number of decoder layers.
+        feed_forward_size: The width of the decoder's feed-forward layers.
+        steps: The number of optimiser steps.
+        batch_size: The number of demonstrations per step.
+        learning_rate: The peak of the learning rate, after a linear warm-up and before a cosine decay to a tenth.
+        seed: The seed of the weights and of the demonstrations.
+
+    Raises:
+        ValueError: A setting is out of its range.
     """
 
     hidden_size: int = 96
@@ -52,15 +55,17 @@ class WarmStartConfig:
 
 
 def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None, progress: bool = True) -> Policy:
-    """The built-in policy after supervised learning on the task's demonstrations; trained once, then read from disk.
+    """Return the built-in policy after supervised learning on the task's demonstrations.
+
+    The first call trains the policy, and later calls read it from disk.
 
     Args:
-        task: what to imitate.
-        config: what the weights depend on.
-        cache: the folder of finished policies; `cache_root()` when None.
-        progress: show a progress bar while training.
+        task: The task, whose demonstrations the policy imitates.
+        config: The settings that the weights depend on.
+        cache: The folder of finished policies. None: `cache_root()`.
+        progress: Whether to show a progress bar during training.
     """
-    # The demonstrations themselves are part of the name, so an edited task does not find the policy of the old one.
+    # The demonstrations are part of the name, so that an edited task does not load the policy of its old version.
     sample = list(itertools.islice(task.demonstrations(config.seed), 256))
     identity = json.dumps([_FORMAT, task.name, task.alphabet, asdict(config), sample], sort_keys=True)
     folder = (cache or cache_root()) / f"{task.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
@@ -70,7 +75,7 @@ def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None
 
 
 def _write_atomically(policy: Policy, folder: Path) -> None:
-    """A reader sees the whole folder or none; of two writers, one wins."""
+    """Write the folder so that readers see all of it or nothing. If two processes write it, one result is kept."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
@@ -115,7 +120,10 @@ def _schedule(step: int, steps: int) -> float:
 def _batches(
     demonstrations: Iterator[Demonstration], batch_size: int, policy: Policy
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless right-padded tokens and targets, int64 `[batch_size, t]`; targets are -100 on prompts and padding."""
+    """Yield right-padded tokens and targets without end, int64 `[batch_size, t]`.
+
+    Targets are -100 on prompts and padding.
+    """
     while True:
         block = list(itertools.islice(demonstrations, 16 * batch_size))
         prompts = _encode([d.prompt for d in block], policy)

@@ -1,4 +1,4 @@
-"""What every notebook has to be like, without executing it: `make notebooks` does that."""
+"""Checks of every notebook without its execution, which `make notebooks` does."""
 
 import ast
 import json
@@ -24,7 +24,7 @@ def source(cell):
 
 
 def texts(path):
-    """All that a reader sees, but the figures."""
+    """Return all visible text of the notebook."""
     for cell in json.loads(path.read_text())["cells"]:
         yield source(cell)
         for output in cell.get("outputs", []):

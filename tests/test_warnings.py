@@ -1,4 +1,4 @@
-"""Whose warnings fail the tests: our own code's, and nobody else's."""
+"""Warnings of our own code fail the tests, and warnings of other packages do not."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def test_warning(module):
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    """One run of pytest with this project's settings, over a warning from each module."""
+    """The output of pytest with this project's settings, for one warning per module."""
     file = tmp_path_factory.mktemp("warnings") / "test_warnings_of_others.py"
     modules = ["jaxsel", "jaxsel.beta", "rl.train", "experiments.demo", "tests.x", "jax", "rlax.base", "somebody"]
     file.write_text(WARNING.format(modules=modules))

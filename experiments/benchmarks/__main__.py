@@ -1,26 +1,28 @@
-"""What selection costs, beside every peer and beside the limit of the machine.
+"""What selection costs, compared with every peer and with the limit of the machine.
 
     python -m experiments.benchmarks                                  # 1e4 to 1e7 prompts
     python -m experiments.benchmarks --sizes 10000 100000 --repeats 10
 
-Select, observe and predict over the whole pool, save, load and memory of every method: jaxsel through
-`PromptSelector` and as compiled functions alone, NumPy, torch, plain JAX, Python loops. One process, the same
-observations, turn by turn, medians after a warm-up. Writes benchmark.json and benchmark.png.
+The benchmark measures select, observe and predict over the whole pool, save, load and memory of every method. It
+compares jaxsel (through `PromptSelector`, and its compiled functions alone) with NumPy, torch, plain JAX and Python
+loops. All implementations take turns in one process on the same observations; times are medians after a warm-up. The
+command writes benchmark.json and benchmark.png.
 """
 
 import argparse
 import os
 from typing import Any
 
-from experiments.benchmarks import figure, report, run
-from experiments.benchmarks.bars import cpu_bars
+from experiments.benchmarks import figure, run, tables
 from experiments.benchmarks.checkpoints import time_checkpoints
+from experiments.benchmarks.targets import cpu_targets
 from experiments.benchmarks.timing import make_data
 from experiments.reporting.provenance import provenance, write_result
 from experiments.running.command import quiet_pipe
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Measure everything, print the tables and write the results and the figure."""
     config = vars(_parser().parse_args(arguments))
     output = config.pop("output")
     load = [os.getloadavg()[0]]
@@ -38,18 +40,19 @@ def main(arguments: list[str] | None = None) -> None:
         if "threshold" in config["methods"] and size <= config["largest_slow"]:
             results["times"].append(run.time_one_draw(size, data))
     load.append(os.getloadavg()[0])
-    bars = cpu_bars(results["times"], results["memory"])
+    targets = cpu_targets(results["times"], results["memory"])
     head = provenance(config, config["seed"]) | {"load_average": load, "unit": "ms, medians"}
     path = output / "benchmark.json"
-    write_result(path, {**head, "bars": [bar.as_dict() for bar in bars], "results": results})
+    # "bars" is the key of targets in the committed results
+    write_result(path, {**head, "bars": [target.as_dict() for target in targets], "results": results})
     title = f"{config['select']:,} of the pool chosen, {config['observe']:,} observed, {os.cpu_count()} CPU cores"
     figure.draw(results["times"], path.with_suffix(".png"), title=title)
-    print(report.LEGEND)
-    for table in report.time_tables(results["times"]):
+    print(tables.LEGEND)
+    for table in tables.time_tables(results["times"]):
         print(f"\n{table}")
-    print(f"\n{report.streaming_table(results['times'])}")
-    print(f"\n{report.bytes_table(results['bytes'], results['memory'])}")
-    print(f"\n{report.bars_table(bars)}")
+    print(f"\n{tables.streaming_table(results['times'])}")
+    print(f"\n{tables.bytes_table(results['bytes'], results['memory'])}")
+    print(f"\n{tables.targets_table(targets)}")
     print(f"\nload average {load[0]:.1f} before, {load[1]:.1f} after; wrote {path} and {path.stem}.png")
 
 

@@ -1,4 +1,4 @@
-"""What saving and loading a `PromptSelector` takes, and the bytes of a prompt."""
+"""The time that saving and loading a `PromptSelector` takes, and the bytes per prompt."""
 
 import tempfile
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any
 
 import jaxsel
 from experiments.benchmarks.clock import median_milliseconds
-from experiments.benchmarks.ours import METHODS, PublicClass
+from experiments.benchmarks.ours import SELECTORS, PublicClass
 from experiments.benchmarks.timing import Data, Row, replay
 
 
 def time_checkpoints(method: str, num_prompts: int, data: Data, *, seed: int) -> tuple[list[Row], Row]:
-    """Rows of save and load, and the bytes a prompt of the state, of all that is kept, and on disk."""
+    """Return rows of save and load, and the bytes per prompt of the state, of all arrays, and on disk."""
     ours = PublicClass(method, num_prompts, seed)
-    replay(ours, data)  # what nobody has visited is zeros, which the disk compresses away
+    replay(ours, data)  # unvisited prompts are zeros, which the checkpoint compresses away
     arrays = ours.selector.state_dict()["arrays"]
     state = sum(len(array["data"]) for name, array in arrays.items() if name.startswith("state"))
     everything = sum(len(array["data"]) for array in arrays.values())
@@ -34,4 +34,4 @@ def time_checkpoints(method: str, num_prompts: int, data: Data, *, seed: int) ->
 
 
 def _load(folder: str, method: str, num_prompts: int) -> None:
-    jaxsel.PromptSelector.load(folder, METHODS[method](), num_prompts=num_prompts).wait()
+    jaxsel.PromptSelector.load(folder, SELECTORS[method](), num_prompts=num_prompts).wait()

@@ -1,4 +1,4 @@
-"""Wall time of a call."""
+"""Wall time of calls."""
 
 import time
 from collections.abc import Callable
@@ -8,15 +8,15 @@ import numpy as np
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
-    """Of one call."""
+    """Return the wall time of one call."""
     start = time.perf_counter()
     result = call()
     taken = 1000 * (time.perf_counter() - start)
-    del result  # what it takes to give its memory back is not counted
+    del result  # freeing its memory does not count
     return taken
 
 
 def median_milliseconds(call: Callable[[], Any], repeats: int) -> float:
-    """Of several, after one that does not count."""
+    """Return the median wall time of several calls, after one call that does not count."""
     call()
     return float(np.median([milliseconds(call) for _ in range(repeats)]))

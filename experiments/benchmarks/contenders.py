@@ -1,4 +1,4 @@
-"""Who takes part: jaxsel, and the peers that can be had here."""
+"""The implementations to compare: jaxsel, and the peers whose packages are installed."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ except ImportError:
 
 Make = Callable[[int, int], Peer]
 
-SLOW = {  # left out of the largest pools
+SLOW = {  # not measured in the largest pools
     jax_peers.JaxMopps,
     jax_peers.TfpMopps,
     jax_peers.DynamaxDps,
@@ -25,7 +25,7 @@ LONGEST_LIST = 10_000  # a draw walks the whole list, and a batch takes thousand
 
 
 def peers_of(method: str, *, device: str = "cpu") -> dict[str, Make]:
-    """The peers of a method that can be had here, by name; on a GPU those that know how to use one."""
+    """Return the installed peers of a method by name; on a GPU, only the peers that can use it."""
     found: dict[str, dict[str, Make]] = {
         "uniform": {"numpy": numpy_peers.NumpyUniform},
         "threshold": {"numpy": numpy_peers.NumpyThreshold, "list": python_peers.ListSampler},
@@ -50,7 +50,7 @@ def peers_of(method: str, *, device: str = "cpu") -> dict[str, Make]:
 def make_contenders(
     method: str, num_prompts: int, seed: int, *, largest_slow: int, device: str = "cpu"
 ) -> dict[str, Peer]:
-    """The method in jaxsel and its peers, by name; slow ones up to pools of `largest_slow`."""
+    """Return the method in jaxsel and its peers by name; slow peers only in pools of up to `largest_slow`."""
     contenders: dict[str, Peer] = {
         "jaxsel": PublicClass(method, num_prompts, seed),
         "kernels": Kernels(method, num_prompts, seed),

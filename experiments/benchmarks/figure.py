@@ -1,4 +1,4 @@
-"""Milliseconds against pool size, both axes logarithmic: a column a method, a row an operation."""
+"""The figure: milliseconds against pool size on logarithmic axes, one column per method and one row per operation."""
 
 from pathlib import Path
 
@@ -10,24 +10,26 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-# Okabe and Ito's palette: distinct for colour-blind readers. Markers carry the same message in grey.
+from jaxsel.plotting import COLOURS
+
+# markers tell the lines apart in greyscale prints
 STYLES = {
-    "kernels": {"color": "#0072B2", "marker": "o", "label": "jaxsel, kernels alone", "linewidth": 2.2},
-    "jaxsel": {"color": "#56B4E9", "marker": "D", "label": "jaxsel, PromptSelector"},
-    "numpy": {"color": "#E69F00", "marker": "s", "label": "NumPy, whole arrays"},
-    "torch": {"color": "#D55E00", "marker": "v", "label": "torch, whole tensors"},
-    "jax": {"color": "#009E73", "marker": "^", "label": "plain JAX"},
-    "tfp": {"color": "#F0E442", "marker": "*", "label": "TFP", "markeredgecolor": "black"},
-    "dynamax": {"color": "#F0E442", "marker": "P", "label": "Dynamax", "markeredgecolor": "black"},
-    "dictionary": {"color": "#000000", "marker": "x", "label": "dictionary, Python loops"},
-    "list": {"color": "#CC79A7", "marker": "p", "label": "list, a call a prompt"},
-    "copy": {"color": "#777777", "linestyle": "--", "label": "copy of the same bytes"},
+    "kernels": {"color": COLOURS["blue"], "marker": "o", "label": "jaxsel, kernels alone", "linewidth": 2.2},
+    "jaxsel": {"color": COLOURS["sky blue"], "marker": "D", "label": "jaxsel, PromptSelector"},
+    "numpy": {"color": COLOURS["orange"], "marker": "s", "label": "NumPy, whole arrays"},
+    "torch": {"color": COLOURS["vermilion"], "marker": "v", "label": "torch, whole tensors"},
+    "jax": {"color": COLOURS["green"], "marker": "^", "label": "plain JAX"},
+    "tfp": {"color": COLOURS["yellow"], "marker": "*", "label": "TFP", "markeredgecolor": "black"},
+    "dynamax": {"color": COLOURS["yellow"], "marker": "P", "label": "Dynamax", "markeredgecolor": "black"},
+    "dictionary": {"color": COLOURS["black"], "marker": "x", "label": "dictionary, Python loops"},
+    "list": {"color": COLOURS["purple"], "marker": "p", "label": "list, one call per prompt"},
+    "copy": {"color": COLOURS["grey"], "linestyle": "--", "label": "copy of the same bytes"},
 }
 OPERATIONS = ("select", "observe", "observe + predict")
 
 
 def draw(rows: list[Row], path: Path, *, title: str) -> Path:
-    """Writes the figure; what was not measured leaves a gap."""
+    """Draw and write the figure; missing measurements leave gaps."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure, panels = plt.subplots(
         len(OPERATIONS),

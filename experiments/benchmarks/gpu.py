@@ -1,8 +1,9 @@
 """The same benchmark on a GPU: times, bytes moved, share of the copy bandwidth, and parity of choices with the CPU.
 
-    make gpu PYTHON=python3      # installs nothing: uses the Python that is given
+    make gpu PYTHON=python3      # uses the given Python and installs nothing
 
-Exits with an error where JAX sees no GPU. Writes benchmark_gpu.json and, where matplotlib is there, benchmark_gpu.png.
+The command writes benchmark_gpu.json and, if Matplotlib is installed, benchmark_gpu.png. It ends with an error if JAX
+sees no GPU.
 """
 
 import argparse
@@ -13,12 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-import rl  # noqa: F401  (before JAX looks at its devices: torch lives on the same GPU)
-from experiments.benchmarks import report, run
-from experiments.benchmarks.bars import gpu_bars
+import rl  # noqa: F401  (imported before JAX looks at its devices, because torch uses the same GPU)
+from experiments.benchmarks import run, tables
 from experiments.benchmarks.ours import Kernels
+from experiments.benchmarks.targets import gpu_targets
 from experiments.benchmarks.timing import Data, Row, make_data, replay
 from experiments.reporting.provenance import provenance, write_result
+from experiments.reporting.tables import text_table
 from experiments.running.command import quiet_pipe
 
 try:
@@ -30,6 +32,7 @@ _OUT_OF_MEMORY = ("resource_exhausted", "out of memory")
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Measure on the GPU, or end with an error where there is none."""
     config = vars(_parser().parse_args(arguments))
     if jax.default_backend() != "gpu":
         sys.exit(
@@ -41,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def lane(config: dict[str, Any], output: Path, *, torch_device: str) -> None:
-    """Measures on JAX's default device, prints the tables and writes the results."""
+    """Measure on JAX's default device, print the tables and write the results."""
     device = jax.devices()[0]
     memory = (device.memory_stats() or {}).get("bytes_limit")
     print(device.device_kind + (f", {memory / 2**30:.0f} GiB for JAX" if memory else ""), flush=True)
@@ -67,7 +70,7 @@ def lane(config: dict[str, Any], output: Path, *, torch_device: str) -> None:
 
 
 def parity(method: str, num_prompts: int, data: Data, config: dict[str, Any]) -> Row:
-    """The share of prompts that the default device and the CPU both choose, after the same observations."""
+    """Return the share of prompts that the default device and the CPU both choose, after the same observations."""
     size = run.select_size(num_prompts, config)
     chosen = []
     for device in (jax.devices()[0], jax.devices("cpu")[0]):
@@ -79,16 +82,16 @@ def parity(method: str, num_prompts: int, data: Data, config: dict[str, Any]) ->
 
 
 def _write(config: dict[str, Any], results: dict[str, list[Row]], output: Path, device_kind: str) -> None:
-    bars = gpu_bars(results["times"])
+    targets = gpu_targets(results["times"])
     head = provenance(config, config["seed"]) | {"unit": "ms, medians"}
     path = output / "benchmark_gpu.json"
-    write_result(path, {**head, "bars": [bar.as_dict() for bar in bars], "results": results})
-    print(report.LEGEND)
-    for table in report.time_tables(results["times"]):
+    write_result(path, {**head, "bars": [target.as_dict() for target in targets], "results": results})
+    print(tables.LEGEND)
+    for table in tables.time_tables(results["times"]):
         print(f"\n{table}")
-    print(f"\n{report.streaming_table(results['times'])}")
+    print(f"\n{tables.streaming_table(results['times'])}")
     print(f"\n{_parity_table(results['parity'])}")
-    print(f"\n{report.bars_table(bars)}")
+    print(f"\n{tables.targets_table(targets)}")
     if figure is None:
         print("\nno figure: matplotlib is not installed")
     else:
@@ -99,12 +102,14 @@ def _write(config: dict[str, Any], results: dict[str, list[Row]], output: Path, 
 
 def _parity_table(rows: list[Row]) -> str:
     lines = [[row["method"], f"{row['num_prompts']:,}", f"{row['same']:.2%}"] for row in rows]
-    return report.text_table("chosen on the GPU and on the CPU alike", ["method", "pool", "same prompts"], lines)
+    return text_table("chosen on the GPU and on the CPU alike", ["method", "pool", "same prompts"], lines)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = run.make_parser("experiments.benchmarks.gpu", __doc__, sizes=[10**6, 10**7, 10**8], seconds=5.0)
-    parser.add_argument("--largest-parity", type=int, default=10**7, help="pool that the CPU chooses from too")
+    parser.add_argument(
+        "--largest-parity", type=int, default=10**7, help="largest pool for which the choices are compared"
+    )
     return parser
 
 

@@ -1,9 +1,9 @@
-"""What it costs to hand int32 over between torch and JAX: sharing, a copy on the device, a copy through the host.
+"""What passing int32 arrays between torch and JAX costs: sharing, a copy on the device, a copy through the host.
 
     python -m experiments.benchmarks.handoff [--sizes 1000 10000000] [--repeats 30]
 
-On the GPU where both torch and JAX see one, else on the CPU, where the host copy stays in memory too. A time ends when
-the result can be read. Writes handoff.json.
+The measurement uses the GPU if both torch and JAX see one, and the CPU otherwise, where the copy through the host stays
+in the same memory. A time ends when the result can be read. The command writes handoff.json.
 """
 
 import argparse
@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from experiments.benchmarks import report
 from experiments.benchmarks.clock import milliseconds
 from experiments.reporting.provenance import RESULTS, provenance, write_result
+from experiments.reporting.tables import text_table
 from experiments.running.command import quiet_pipe
 from rl.handoff import to_jax, to_torch
 
@@ -26,25 +26,26 @@ WAYS = ("shared", "copied", "through the host")
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Measure every size, print a table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6, 10**7], help="elements")
-    parser.add_argument("--repeats", type=int, default=30, help="of each, turn by turn")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
+    parser.add_argument("--repeats", type=int, default=30, help="repeats of each way; the ways take turns")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result")
     config = vars(parser.parse_args(arguments))
     output = config.pop("output")
     rows = [row for size in config["sizes"] for row in measure(size, config["repeats"], device_of_both())]
     write_result(output / "handoff.json", provenance(config, 0) | {"unit": "us, medians", "rows": rows})
     lines = [[row["direction"], f"{row['elements']:,}", *(f"{row[way]:,.0f}" for way in WAYS)] for row in rows]
-    print(report.text_table("hand-off of int32, medians in us", ["direction", "elements", *WAYS], lines))
+    print(text_table("hand-off of int32, medians in us", ["direction", "elements", *WAYS], lines))
 
 
 def device_of_both() -> str:
-    """Torch's name for the device."""
+    """Return torch's name of the device that torch and JAX share."""
     return "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
 
 
 def measure(size: int, repeats: int, device: str) -> list[dict[str, Any]]:
-    """Two rows, one a direction: the median microseconds of every way."""
+    """Return two rows, one per direction, with the median microseconds of every way."""
     tensor = torch.arange(size, dtype=torch.int32, device=device)
     array = jnp.arange(size, dtype=jnp.int32)
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -80,7 +81,7 @@ def measure(size: int, repeats: int, device: str) -> list[dict[str, Any]]:
 
 
 def _medians(calls: tuple[Callable[[], Any], ...], repeats: int) -> dict[str, float]:
-    """Turn by turn, after a turn that does not count."""
+    """Return the median microseconds of the calls, which take turns; the first turn does not count."""
     taken = [[1000 * milliseconds(call) for call in calls] for _ in range(repeats + 1)]
     return dict(zip(WAYS, np.median(taken[1:], axis=0).tolist(), strict=True))
 

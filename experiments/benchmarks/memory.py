@@ -2,8 +2,7 @@
 
     python -m experiments.benchmarks.memory mopps 10000000
 
-The most that the process ever had resident, less what it had before the pool was made (Python, JAX,
-its compiler).
+The result is the peak of resident memory, less the resident memory before the pool is made (Python, JAX, its compiler).
 """
 
 import argparse
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsel
-from experiments.benchmarks.ours import METHODS
+from experiments.benchmarks.ours import SELECTORS
 from experiments.benchmarks.peers.common import GROUP_SIZE
 from experiments.running.command import quiet_pipe
 
@@ -28,7 +27,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def measure(method: str, num_prompts: int, *, select_size: int, observe_size: int) -> dict[str, Any]:
-    """Runs this file for one method and pool; returns what it printed, in bytes."""
+    """Run this file for one method and pool, and return its result in bytes."""
     command = [sys.executable, "-m", "experiments.benchmarks.memory", method, str(num_prompts)]
     sizes = ["--select", str(select_size), "--observe", str(observe_size)]
     done = subprocess.run([*command, *sizes], cwd=_ROOT, capture_output=True, text=True)
@@ -38,15 +37,16 @@ def measure(method: str, num_prompts: int, *, select_size: int, observe_size: in
 
 
 def main() -> None:
+    """Measure one method and pool in this process, and print the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("method", choices=SELECTORS)
     parser.add_argument("num_prompts", type=int)
     parser.add_argument("--select", type=int, default=8192)
     parser.add_argument("--observe", type=int, default=1024)
     config = parser.parse_args()
     jax.block_until_ready(jnp.zeros(8) + 1)
     before = resident_bytes("VmRSS")
-    selector = jaxsel.PromptSelector(METHODS[config.method](), num_prompts=config.num_prompts)
+    selector = jaxsel.PromptSelector(SELECTORS[config.method](), num_prompts=config.num_prompts)
     for step in range(STEPS):
         ids = selector.select(config.select)[: config.observe]
         selector.observe(ids, np.random.default_rng(step).integers(0, GROUP_SIZE, len(ids)), GROUP_SIZE)
@@ -58,10 +58,9 @@ def main() -> None:
 
 
 def resident_bytes(name: str) -> int:
-    """The resident set: now ("VmRSS") or the largest so far ("VmHWM").
+    """Return the resident memory in bytes: now ("VmRSS") or at its peak ("VmHWM").
 
-    Linux says both in /proc. getrusage, for other systems, knows the largest alone, and on Linux begins with the
-    parent's.
+    Linux has both in /proc. Elsewhere getrusage gives the peak alone; on Linux its peak includes the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():

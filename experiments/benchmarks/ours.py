@@ -1,4 +1,4 @@
-"""jaxsel in three ways: its public class, its functions compiled alone, and the prediction read in their state."""
+"""jaxsel in three ways: the public class, its compiled functions alone, and predictions read from the state."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 import jaxsel
 from experiments.benchmarks.peers.common import BAND, DPS_DECAY, GROUP_SIZE, MOPPS_DECAY, Peer
 
-METHODS: dict[str, Callable[[], jaxsel.Selector]] = {
+SELECTORS: dict[str, Callable[[], jaxsel.Selector]] = {
     "uniform": functools.partial(jaxsel.uniform, decay=MOPPS_DECAY, group_size=GROUP_SIZE),
     "mopps": functools.partial(jaxsel.mopps, decay=MOPPS_DECAY, group_size=GROUP_SIZE),
     "threshold": functools.partial(
@@ -22,32 +22,32 @@ METHODS: dict[str, Callable[[], jaxsel.Selector]] = {
 
 
 class PublicClass(Peer):
-    """A `PromptSelector`: what a user pays, with its checks, counters and NumPy at the border."""
+    """A `PromptSelector` as a user calls it, with its checks, its counters and NumPy arrays in and out."""
 
     def __init__(self, method: str, num_prompts: int, seed: int):
         super().__init__(num_prompts, seed)
-        self.selector = jaxsel.PromptSelector(METHODS[method](), num_prompts=num_prompts, seed=seed)
+        self.selector = jaxsel.PromptSelector(SELECTORS[method](), num_prompts=num_prompts, seed=seed)
 
     def select(self, batch_size: int) -> np.ndarray:
-        """Chooses distinct prompts."""
+        """Choose distinct prompts."""
         return self.selector.select(batch_size)
 
     def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
-        """Takes in their outcome; `PromptSelector.observe` alone returns while the device still works."""
+        """Update the belief and wait, because `PromptSelector.observe` alone returns while the device still works."""
         self.selector.observe(prompt_ids, successes, group_size)
         self.selector.wait()
 
     def predict(self) -> jaxsel.Prediction:
-        """All six fields of the prediction, as NumPy arrays: more than the peers give."""
+        """Return all six fields of the prediction as NumPy arrays, which is more than the peers return."""
         return self.selector.predict()
 
 
 class Kernels(Peer):
-    """The functions of a selector, compiled alone: batches on the device, nothing returned to the host."""
+    """The compiled functions of a selector alone: batches are on the device, and nothing returns to the host."""
 
     def __init__(self, method: str, num_prompts: int, seed: int):
         super().__init__(num_prompts, seed)
-        selector = METHODS[method]()
+        selector = SELECTORS[method]()
         self.key = jax.random.key(seed)
         self.state = selector.init(self.key, num_prompts)
         self.turn = 0
@@ -69,29 +69,29 @@ class Kernels(Peer):
         self._observe = jax.jit(observe, donate_argnums=1)
 
     def place(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> tuple[Any, Any, Any]:
-        """Copies to the device."""
+        """Copy a batch to the device."""
         sizes = np.full(len(prompt_ids), group_size, np.int32)
         return jax.block_until_ready((jnp.asarray(prompt_ids), jnp.asarray(successes), jnp.asarray(sizes)))
 
     def select(self, batch_size: int) -> jax.Array:
-        """Chooses distinct prompts; waits for their scores and predictions too."""
+        """Choose distinct prompts, and wait for their scores and predictions too."""
         self.turn += 1
         return jax.block_until_ready(self._select(self.key, self.turn, self.state, batch_size)).prompt_ids
 
     def observe(self, prompt_ids: Any, successes: Any, group_size: Any) -> None:
-        """Takes in their outcome; the old state is donated."""
+        """Update the belief; the old state is donated."""
         self.state = jax.block_until_ready(self._observe(self.key, self.state, prompt_ids, successes, group_size))
 
     def predict(self) -> Any:
-        """What the peers predict; fields that nobody reads are not computed."""
+        """Return the fields that the peers predict; unread fields are not computed."""
         return jax.block_until_ready(self._predict(self.key, self.state))
 
 
 class FusedKernels(Kernels):
-    """The same for dps, with the prediction that an observation leaves in the state, as the peers of dps have it."""
+    """The compiled functions of dps with the prediction that observe leaves in the state, as the peers of dps do."""
 
     fused = True
 
     def predict(self) -> Any:
-        """The belief about the next solve state, as the last observation left it; no work."""
+        """Return the belief about the next solve state, which the last observation left; this takes no work."""
         return self.state.predicted

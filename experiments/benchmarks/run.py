@@ -1,4 +1,4 @@
-"""One run: its options, and everyone at every size in one process."""
+"""One benchmark run: its options, and the times of all implementations in one process."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.benchmarks import contenders, memory, timing
 from experiments.benchmarks.clock import median_milliseconds
-from experiments.benchmarks.ours import METHODS
+from experiments.benchmarks.ours import SELECTORS
 from experiments.benchmarks.peers.python_peers import ListSampler
 from experiments.benchmarks.streaming import Copy, streams
 from experiments.benchmarks.timing import Data, Row, take_turns
@@ -14,33 +14,35 @@ from experiments.reporting.provenance import RESULTS
 
 
 def make_parser(module: str, description: str | None, *, sizes: list[int], seconds: float) -> argparse.ArgumentParser:
-    """The options of a run, with the defaults in which two of them differ."""
+    """Return a parser of the options of a run, with the defaults that the CPU and the GPU benchmark set differently."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="of the pool")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="sizes of the pool")
+    parser.add_argument("--methods", nargs="+", choices=SELECTORS, default=list(SELECTORS))
     parser.add_argument(
-        "--select", type=int, default=8192, help="prompts chosen; --observe, in pools of under ten times"
+        "--select", type=int, default=8192, help="prompts chosen; pools of under ten times as many use --observe"
     )
     parser.add_argument("--observe", type=int, default=1024, help="prompts observed")
-    parser.add_argument("--repeats", type=int, default=30, help="turns for everyone")
-    parser.add_argument("--seconds", type=float, default=seconds, help="no further turn after as long")
-    parser.add_argument("--largest-slow", type=int, default=10**6, help="pool of Python loops and jax.random.beta")
+    parser.add_argument("--repeats", type=int, default=30, help="turns of every implementation")
+    parser.add_argument("--seconds", type=float, default=seconds, help="an implementation stops after this time")
+    parser.add_argument(
+        "--largest-slow", type=int, default=10**6, help="largest pool for Python loops and jax.random.beta"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result")
     return parser
 
 
 def select_size(num_prompts: int, config: dict[str, Any]) -> int:
-    """Prompts that are chosen: in a pool of less than ten batches, as many as are observed."""
+    """Return the number of prompts to choose; a pool of less than ten batches uses the number that is observed."""
     return config["select"] if num_prompts >= 10 * config["select"] else config["observe"]
 
 
 def time_method(
     method: str, num_prompts: int, data: Data, config: dict[str, Any], *, device: str = "cpu"
 ) -> tuple[list[Row], Row]:
-    """Rows of select, observe and predict of one method, and how the streaming limit was measured."""
+    """Return rows of select, observe and predict of one method, and how the streaming limit was measured."""
     copy = Copy(method, num_prompts)
     everyone = contenders.make_contenders(
         method, num_prompts, config["seed"], largest_slow=config["largest_slow"], device=device
@@ -61,7 +63,7 @@ def time_method(
 
 
 def time_one_draw(num_prompts: int, data: Data) -> Row:
-    """What a sampler pays that draws prompt by prompt: its whole batches are measured in small pools only."""
+    """Return the time of drawing one prompt from a list; drawing whole batches so is measured in small pools only."""
     sampler = ListSampler(num_prompts, seed=0)
     timing.replay(sampler, data)
     labels = {"method": "threshold", "num_prompts": num_prompts, "operation": "one prompt", "implementation": "list"}
@@ -69,7 +71,7 @@ def time_one_draw(num_prompts: int, data: Data) -> Row:
 
 
 def measure_memory(config: dict[str, Any]) -> list[Row]:
-    """The peak of a training step at the largest pool, by method."""
+    """Return every method's peak memory of a training step, at the largest pool."""
     size = max(config["sizes"])
     batch = {"select_size": select_size(size, config), "observe_size": config["observe"]}
     return [memory.measure(method, size, **batch) for method in config["methods"]]

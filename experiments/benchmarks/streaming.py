@@ -1,16 +1,16 @@
-"""The limit of the machine: the bytes that an operation has to move, moved by something that does nothing else.
+"""The limit of the machine: the time of moving an operation's bytes without doing anything else.
 
-What an operation has to move, a float being four bytes and everything else staying in registers:
+The floats (of four bytes) per prompt that an operation has to move, if everything else stays in registers:
 
-    beta select     reads 2 floats a prompt (successes, failures), writes a score and reads it again to choose
+    beta select     reads 2 (successes, failures), writes a score and reads it again to choose
     beta predict    reads 2, writes 1
-    beta observe    reads and writes 3 a visited row; no stream, so no share of one is given
-    dps select      reads P(mixed) to find the border, and again to choose
-    dps observe     reads 2 + 9 (what was predicted, transition counts), writes 2 + 2 (the belief after and before)
+    beta observe    reads and writes 3 per visited row; it does not stream over the pool, so it has no share
+    dps select      reads P(mixed) to find the threshold, and again to choose
+    dps observe     reads 2 + 9 (the prediction, transition counts), writes 2 + 2 (the belief after and before)
     dps predict     reads 2, writes 3
     uniform select  writes a random number and reads it again
 
-A copy of x bytes moves 2 x: it reads them and writes them.
+A copy of x bytes moves 2 x bytes: it reads and writes each of them.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from experiments.benchmarks.peers.common import Peer
 
 _FLOAT = 4
 _BETA = {"select": 2 + 2, "predict": 2 + 1}
-FLOATS_A_PROMPT = {
+FLOATS_PER_PROMPT = {
     "uniform": {"select": 2, "predict": _BETA["predict"]},
     "mopps": _BETA,
     "threshold": _BETA,
@@ -34,17 +34,17 @@ FLOATS_A_PROMPT = {
 
 
 def streams(method: str, operation: str) -> bool:
-    """Whether every part of the operation passes over the pool; a few rows are no stream."""
-    return all(part in FLOATS_A_PROMPT[method] for part in operation.split(" + "))
+    """Return whether every part of the operation passes over the whole pool."""
+    return all(part in FLOATS_PER_PROMPT[method] for part in operation.split(" + "))
 
 
 def bytes_moved(method: str, operation: str, num_prompts: int) -> int:
-    """What has to be read and written; 0 where the operation does not stream over the pool."""
-    return sum(_FLOAT * FLOATS_A_PROMPT[method].get(part, 0) * num_prompts for part in operation.split(" + "))
+    """Return the bytes to read and write; 0 where the operation does not stream over the pool."""
+    return sum(_FLOAT * FLOATS_PER_PROMPT[method].get(part, 0) * num_prompts for part in operation.split(" + "))
 
 
 class Copy(Peer):
-    """Streams through the bytes of each operation."""
+    """A peer that only moves the bytes of each operation."""
 
     def __init__(self, method: str, num_prompts: int, seed: int = 0):
         super().__init__(num_prompts, seed)
@@ -54,57 +54,54 @@ class Copy(Peer):
             self.kind[name], self.stream[name] = fastest_stream(size)
 
     def select(self, batch_size: int) -> np.ndarray:
-        """The bytes of a select; chooses nothing."""
+        """Move the bytes of a select, without choosing."""
         self.stream["select"]()
         return np.arange(batch_size)
 
     def observe(self, prompt_ids: Any, successes: Any, group_size: int) -> None:
-        """The bytes of an observe; learns nothing."""
+        """Move the bytes of an observe, without learning."""
         self.stream["observe"]()
 
     def predict(self) -> None:
-        """The bytes of a whole-pool predict; predicts nothing."""
+        """Move the bytes of a whole-pool predict, without predicting."""
         self.stream["predict"]()
 
 
 class CopyTo:
-    """`numpy.copyto` from one half to the other."""
+    """A stream by `numpy.copyto`, from one half of the bytes to the other."""
 
     def __init__(self, num_bytes: int):
         self.source = np.ones(num_bytes // 2 // _FLOAT, np.float32)
         self.target = np.empty_like(self.source)
 
     def __call__(self) -> None:
-        """Once."""
         np.copyto(self.target, self.source)
 
 
 class InPlace:
-    """A compiled multiplication in place: reads and writes every byte of a donated array."""
+    """A stream by a compiled multiplication in place, which reads and writes every byte of a donated array."""
 
     def __init__(self, num_bytes: int):
         self.array = jnp.ones(num_bytes // 2 // _FLOAT)
         self.scale = jax.jit(lambda x: x * 0.999, donate_argnums=0)
 
     def __call__(self) -> None:
-        """Once."""
         self.array = self.scale(self.array).block_until_ready()
 
 
 class OutOfPlace:
-    """A compiled addition into a fresh array."""
+    """A stream by a compiled addition into a fresh array."""
 
     def __init__(self, num_bytes: int):
         self.array = jnp.ones(num_bytes // 2 // _FLOAT)
         self.add = jax.jit(lambda x: x + 1)
 
     def __call__(self) -> None:
-        """Once."""
         self.add(self.array).block_until_ready()
 
 
 def fastest_stream(num_bytes: int) -> tuple[str, Callable[[], None]]:
-    """The fastest way found to read half of the bytes and write the other half, and its name."""
+    """Return the name of the fastest way to read half of the bytes and write the other half, and the way itself."""
     if num_bytes == 0:
         return "nothing", lambda: None
     kinds = [InPlace, OutOfPlace] if jax.default_backend() != "cpu" else [CopyTo, InPlace, OutOfPlace]

@@ -1,4 +1,4 @@
-"""Turn by turn: everyone does the same step in every round, so that what disturbs the machine disturbs all of them."""
+"""Times of implementations that take turns: all do the same step in every round, so disturbances affect all of them."""
 
 import gc
 from typing import Any, NamedTuple
@@ -12,21 +12,27 @@ Row = dict[str, Any]
 
 OPERATIONS = ("select", "observe", "predict", "select + observe", "observe + predict")
 WARM_UPS = 3
-HISTORY = 4  # batches that everyone has observed before, each a quarter of the pool
-LARGEST_HISTORY = 2_500_000
-OUTCOMES = 1_000_000  # different ones; larger pools repeat them
+HISTORY = 4  # batches, each a quarter of the pool, that all observe before the first turn
+LARGEST_HISTORY = 2_500_000  # prompts in such a batch
+OUTCOMES = 1_000_000  # distinct outcomes; larger pools repeat them
 
 
 class Data(NamedTuple):
-    """What everybody observes."""
+    """The observations, the same for all implementations.
 
-    successes: np.ndarray  # of a group of every prompt
-    history: list[np.ndarray]  # prompt ids
-    batches: list[np.ndarray]  # prompt ids, one batch a turn, over and over
+    Attributes:
+        successes: Successes in a group of every prompt.
+        history: Prompt ids of the batches before the first turn.
+        batches: Prompt ids of one batch per turn, repeated in a cycle.
+    """
+
+    successes: np.ndarray
+    history: list[np.ndarray]
+    batches: list[np.ndarray]
 
 
 def make_data(num_prompts: int, observe_size: int, seed: int) -> Data:
-    """Many prompts are never solved, many always, half of them sometimes."""
+    """Return observations of a pool in which many prompts are never solved, many always, and half sometimes."""
     rng = np.random.default_rng(seed)
     outcomes = rng.binomial(GROUP_SIZE, rng.beta(0.5, 0.5, min(num_prompts, OUTCOMES))).astype(np.int32)
 
@@ -38,7 +44,7 @@ def make_data(num_prompts: int, observe_size: int, seed: int) -> Data:
 
 
 def replay(contender: Peer, data: Data) -> None:
-    """Lets a contender observe the history."""
+    """Let a contender observe the history."""
     for ids in data.history:
         contender.observe(*contender.place(ids, data.successes[ids], GROUP_SIZE))
 
@@ -46,14 +52,14 @@ def replay(contender: Peer, data: Data) -> None:
 def take_turns(
     contenders: dict[str, Peer], data: Data, *, select_size: int, repeats: int, seconds: float
 ) -> dict[str, list[tuple[float, float, float]]]:
-    """Milliseconds of select, observe and predict, one entry a turn.
+    """Return the milliseconds of select, observe and predict, one entry per turn.
 
     Args:
-        contenders: by name.
-        data: what they observe, before and during.
-        select_size: prompts they choose.
-        repeats: turns for everyone.
-        seconds: who has taken as long, warm-up apart, takes no further turn.
+        contenders: Implementations by name.
+        data: Observations before and during the turns.
+        select_size: Number of prompts to choose.
+        repeats: Turns per contender.
+        seconds: Time after which a contender, without its warm-up, takes no further turn.
     """
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in contenders}
     for contender in contenders.values():
@@ -72,9 +78,9 @@ def take_turns(
 
 
 def rows(times: dict[str, list[tuple[float, float, float]]], fused: set[str], **labels: Any) -> list[Row]:
-    """One row an implementation and operation: median and quartiles in milliseconds.
+    """Return one row per implementation and operation, with median and quartiles in milliseconds.
 
-    The implementations in `fused` predict when they observe: their `predict`, which does nothing, has no row.
+    The implementations in `fused` predict when they observe; their `predict`, which does nothing, has no row.
     """
     found = []
     for name, taken in times.items():
@@ -98,7 +104,7 @@ def _warm_up(contender: Peer, data: Data, select_size: int, seconds: float) -> N
 
 
 def _step(contender: Peer, data: Data, turn: int, select_size: int) -> tuple[float, float, float]:
-    """One training step. What is observed is the same for all, whatever they chose."""
+    """Time one training step; all contenders observe the same prompts, whatever they choose."""
     ids = data.batches[turn % len(data.batches)]
     batch = contender.place(ids, data.successes[ids], GROUP_SIZE)
     return (

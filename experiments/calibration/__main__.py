@@ -2,13 +2,13 @@
 
     python -m experiments.calibration [LABEL=]HISTORY... [--out runs] [--name calibration]
 
-A history is the folder `history` of a run with `train.history=true` (best with `probe_size=0`, a probe of the whole
-pool), or what `experiments.simulated_history` writes. Histories of one label are one setting, its seeds. Without a
-label it is made of who chose and of the size of the pool.
+A history is the folder `history` of a run with `train.history=true`, or a folder that `experiments.simulated_history`
+writes. Best is `probe_size=0`, which probes the whole pool. Histories with the same label are the seeds of one setting.
+Without a label, the method that chose the batches and the size of the pool make the label.
 
-Claims: fitted on the first half of a history, decay and prior raise the one-step-ahead log score of mopps and of dps on
-the second; and after online recalibration the expected calibration error of P(mixed) is below 0.03 for every method on
-the simulator.
+Claims: decay and prior, fitted on the first half of a history, raise the one-step-ahead log score of mopps and of dps
+on the second half. After online recalibration the expected calibration error of P(mixed) is below 0.03 for every method
+on the simulator.
 """
 
 import argparse
@@ -22,17 +22,17 @@ from rich.table import Table
 
 from experiments.calibration.evaluate import CALIBRATION, Evaluation, averaged, evaluate
 from experiments.calibration.overview import compact, overview
-from experiments.calibration.report import HOW_TO_READ, section
+from experiments.calibration.sections import HOW_TO_READ, section
 from experiments.reporting.page import Section, write_page
 from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.spread import shown
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import quiet_pipe
-from rl.history import read_history
+from jaxsel.integrations.history import read_history
 
 
 def labelled(arguments: list[str]) -> dict[str, list[Path]]:
-    """Folders by label."""
+    """Return the folders by label."""
     found: dict[str, list[Path]] = {}
     for argument in arguments:
         label, _, folder = ("", "", argument) if Path(argument).exists() else argument.partition("=")
@@ -45,7 +45,7 @@ def labelled(arguments: list[str]) -> dict[str, list[Path]]:
 
 
 def table(label: str, mean: dict[str, Any]) -> Table:
-    """What the terminal shows of a setting."""
+    """Return the terminal's table of a setting, one row per method."""
     title = f"{label}: probes of the whole pool, second half. ECE: of P(mixed), as predicted and after recalibration"
     rows = []
     for name, scores in mean["probe"].items():
@@ -59,7 +59,7 @@ def table(label: str, mean: dict[str, Any]) -> Table:
 
 
 def main(arguments: list[str]) -> None:
-    """Evaluates, prints, writes."""
+    """Evaluate all histories, print the tables, and write JSON, page and figure."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.calibration",
         description=__doc__,
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("histories", nargs="+", metavar="[LABEL=]HISTORY")
     parser.add_argument("--out", type=Path, default=Path("runs"))
-    parser.add_argument("--name", default="calibration", help="of the files")
+    parser.add_argument("--name", default="calibration", help="name of the files")
     options = parser.parse_args(arguments)
     settings: dict[str, list[Evaluation]] = {
         label: [evaluate(read_history(path), name=str(path)) for path in paths]
@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> None:
     page = write_page(
         options.out / f"{options.name}.html",
         title="Are the predictions any good?",
-        lead="What each method would have predicted of recorded runs, judged on fresh rollouts of the whole pool.",
+        lead="What each method would have predicted in recorded runs, judged on fresh rollouts of the whole pool.",
         sections=[Section("How to read this", HOW_TO_READ), *(section(*of) for of in settings.items())],
         footer={"command": shlex.join(["python", "-m", "experiments.calibration", *arguments]), **made},
     )

@@ -1,4 +1,4 @@
-"""All numbers of a history, and their mean over the histories of a setting."""
+"""All numbers of one history, and their means over the histories of a setting."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 
 from experiments.calibration import judge
 from experiments.calibration.judge import Replayed, Rows
-from experiments.calibration.methods import FITTED, methods, middle
+from experiments.calibration.predictors import FITTED, make_predictors, middle
 from experiments.reporting.spread import over_seeds
-from rl.history import Recorded
+from jaxsel.integrations.history import Recorded
 from rl.progress import bar
 
 CORRECTIONS = {
@@ -22,12 +22,12 @@ ERROR, CALIBRATION = "error", "calibration error"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One history.
+    """The evaluation of one history.
 
     Attributes:
-        numbers: as JSON has them.
-        raw: probes of the second half, as each method predicted them.
-        corrected: the same, recalibrated by isotonic regression on the batches.
+        numbers: Numbers for JSON.
+        raw: Probes of the second half with each method's predictions.
+        corrected: Probes of the second half with predictions recalibrated by isotonic regression on the batches.
     """
 
     numbers: dict[str, Any]
@@ -36,17 +36,17 @@ class Evaluation:
 
 
 def evaluate(recorded: Recorded, *, name: str) -> Evaluation:
-    """Replays every method; fits on the first half of the steps, judges on the second.
+    """Replay every method; fit on the first half of the steps and judge on the second half.
 
     Raises:
-        ValueError: there is no probe in the second half.
+        ValueError: No batch has a verdict, or no probe lies in the second half.
     """
     half = middle(recorded)
     if not len(recorded.history.step):
         raise ValueError(f"{name} has no batch with a verdict; give the history of a run that was trained")
     if not (recorded.probes["clock"] >= half).any():
         raise ValueError(f"{name} has no probe after step {half}; record with probe_size=0 and a smaller probe_every")
-    chosen = methods(recorded)
+    chosen = make_predictors(recorded)
     seen: dict[str, Replayed] = {}
     for method, predictor in bar(chosen.predictors.items(), desc=name, unit="method"):
         seen[method] = judge.replayed(recorded, predictor)
@@ -99,9 +99,9 @@ def _by_part(rows: Rows) -> dict[str, Any]:
 
 
 def averaged(by_history: list[Any]) -> Any:
-    """Numbers `{mean, standard_error}`, nested in dictionaries: their mean over histories and its standard error.
+    """Return the means over histories of nested numbers `{mean, standard_error}`, with new standard errors.
 
-    Of one history alone, its own numbers. What not all of them have is left out.
+    A single history keeps its own numbers. Numbers that some histories lack are dropped.
     """
     first = by_history[0]
     if not isinstance(first, dict):
@@ -113,7 +113,7 @@ def averaged(by_history: list[Any]) -> Any:
 
 
 def pooled(rows: list[Rows]) -> Rows:
-    """The rows of several histories, whose prompts are others."""
+    """Return the rows of several histories, with distinct prompt ids for distinct histories."""
     shifts = np.cumsum([0, *(part.prompt_ids.max() + 1 for part in rows[:-1])])
     return judge.concatenated(
         [part._replace(prompt_ids=part.prompt_ids + s) for part, s in zip(rows, shifts, strict=True)]

@@ -1,4 +1,4 @@
-"""What a method would have predicted of a history, and how good that is: one step ahead, and on probes of the pool."""
+"""The predictions that a method would have made in a history, and their scores: one step ahead, and on probes."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,24 +10,24 @@ import numpy as np
 
 import jaxsel
 from jaxsel import Prediction, metrics
+from jaxsel.integrations.history import Recorded
 from jaxsel.predictors.recalibration import MAPS, Pairs, grouped, no_pairs, with_mixed, with_pairs
-from rl.history import Recorded
 
-WINDOW = 4096  # of `jaxsel.recalibrated`
+WINDOW = 4096  # pairs; the default of `jaxsel.recalibrated`
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
 class Rows(NamedTuple):
-    """Predictions and what came of them, one row a visit or a probed prompt.
+    """Predictions and outcomes, one row per visit or probed prompt.
 
     Attributes:
-        prediction: fields `[m]`.
-        step: of the clock, before which it was predicted.
-        prompt_ids: rows of the pool.
-        successes: s.
-        group_size: n, at least 1.
-        visits: to the prompt before.
-        waiting: steps since the last of them; -1: there was none.
+        prediction: Predictions, with fields of shape `[m]`.
+        step: Step before which each row was predicted.
+        prompt_ids: Rows of the pool.
+        successes: Numbers of successes s.
+        group_size: Numbers of rollouts n, at least 1.
+        visits: Numbers of earlier visits to the prompt.
+        waiting: Steps since the last visit; -1 where there was none.
     """
 
     prediction: Prediction
@@ -39,22 +39,27 @@ class Rows(NamedTuple):
     waiting: np.ndarray
 
     def taken(self, rows: np.ndarray) -> "Rows":
-        """Those of a mask."""
+        """Return the rows of a mask."""
         return jax.tree.map(lambda column: column[rows], self)
 
 
 class Replayed(NamedTuple):
-    """A history as a method saw it: every batch before it was observed, and every probe."""
+    """A method's predictions in a history.
+
+    Attributes:
+        ahead: Every batch, predicted before it was observed.
+        probes: Every probe.
+    """
 
     ahead: Rows
     probes: Rows
 
 
 def replayed(recorded: Recorded, predictor: jaxsel.Predictor) -> Replayed:
-    """Goes through the history with the predictor."""
+    """Return the predictor's predictions in the history, which it observes batch by batch."""
     history = recorded.history
     clocks = np.unique(_clocks(recorded))
-    selector = jaxsel.make_selector(predictor, jaxsel.thompson(), jaxsel.top_k())  # which never choose
+    selector = jaxsel.make_selector(predictor, jaxsel.thompson(), jaxsel.top_k())  # acquisition and rule are not used
     found = jaxsel.replay(history, selector, num_prompts=recorded.num_prompts, probe_steps=clocks.tolist())
     ahead = Rows(
         found.prediction, history.step, history.prompt_ids, history.successes, history.group_size, found.visits,
@@ -65,7 +70,7 @@ def replayed(recorded: Recorded, predictor: jaxsel.Predictor) -> Replayed:
 
 
 def _clocks(recorded: Recorded) -> np.ndarray:
-    """Of the probes; after batches at the end of which nothing was judged, that of the history's end."""
+    """Return the step of every probe, capped at the end of the history: its last batches may have no verdicts."""
     return np.minimum(recorded.probes["clock"], recorded.history.num_steps)
 
 
@@ -76,19 +81,19 @@ def _probed(recorded: Recorded, pool: Prediction, clock: int) -> Rows:
     before = history.step < clock
     visits = np.bincount(history.prompt_ids[before], minlength=recorded.num_prompts)
     last = np.full(recorded.num_prompts, -1)
-    last[history.prompt_ids[before]] = history.step[before]  # in the order of the steps: the last one stays
+    last[history.prompt_ids[before]] = history.step[before]  # rows are in the order of steps, so the last visit stays
     waiting = np.where(last < 0, -1, clock - last)
     prediction = jax.tree.map(lambda field: np.asarray(field)[ids], pool)
     return Rows(prediction, np.full(len(ids), clock), ids, s, n, visits[ids], waiting[ids])
 
 
 def concatenated(parts: Sequence[Rows]) -> Rows:
-    """One after the other."""
+    """Return the rows of all parts, one part after the other."""
     return jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
 
 
 def is_mixed(rows: Rows) -> np.ndarray:
-    """Whether the group had both right and wrong answers."""
+    """Return whether each group has both right and wrong answers."""
     return _mixed(rows.successes, rows.group_size)
 
 
@@ -105,12 +110,13 @@ _with_pairs = jax.jit(with_pairs)
 
 
 def recalibrated(seen: Replayed, *, method: str = "isotonic", on: str = "batches") -> Rows:
-    """The probes, with P(mixed) corrected by what was known before each: what `jaxsel.recalibrated` would have said.
+    """Return the probes with the P(mixed) that `jaxsel.recalibrated` would have predicted.
 
     Args:
-        seen: the history, as the method saw it.
-        method: "isotonic" or "beta".
-        on: what is learnt from: "batches", of which the method knows anyway, or earlier "probes", which cost rollouts.
+        seen: Predictions of the method in the history.
+        method: Map from predicted to corrected P(mixed), "isotonic" or "beta".
+        on: Outcomes that the map is fitted on: earlier "batches", which cost nothing, or earlier "probes", which cost
+            extra rollouts.
     """
     source = seen.ahead if on == "batches" else seen.probes
     clocks, pairs, step, corrected = (
@@ -123,8 +129,8 @@ def recalibrated(seen: Replayed, *, method: str = "isotonic", on: str = "batches
         while step < clock:
             rows = source.step == step
             if rows.any():
-                came = is_mixed(source)[rows].astype(np.float32)
-                pairs = _with_pairs(pairs, source.prediction.mixed[rows], came, np.ones(rows.sum(), bool))
+                mixed = is_mixed(source)[rows].astype(np.float32)
+                pairs = _with_pairs(pairs, source.prediction.mixed[rows], mixed, np.ones(rows.sum(), bool))
             step += 1
         rows = seen.probes.step == clock
         corrected[rows] = np.asarray(_corrected(method, pairs, seen.probes.prediction.mixed[rows]))
@@ -148,7 +154,7 @@ _METRICS: dict[str, Callable[..., Any]] = {
     "PIT distance": lambda p, s, n, u, **w: metrics.uniformity(u, **w).distance,
     "mixed, excess": lambda p, s, n, u, **w: metrics.mixed_shares(p, s, n, **w).excess,
 }
-"""Of a prediction, s, n and the PIT."""
+"""Metrics of a prediction, the successes s, the group sizes n and the PIT u."""
 
 
 @jax.jit
@@ -161,11 +167,11 @@ def _estimated(rows: Rows, pit: jax.Array, weights: jax.Array) -> dict[str, metr
 
 
 def judged(rows: Rows, part: np.ndarray | None = None) -> dict[str, dict[str, float]]:
-    """Every metric of the rows, with its standard error; rows of a prompt vary together.
+    """Return every metric of the rows with its standard error, which is clustered by prompt.
 
     Args:
-        rows: predictions and what came.
-        part: the rows that count; None: all.
+        rows: Predictions and outcomes.
+        part: Mask of the rows that count; None: all rows.
     """
     weights = np.ones(len(rows.step)) if part is None else np.asarray(part, float)
     pit = metrics.randomised_pit(jax.random.key(0), rows.prediction, rows.successes, rows.group_size)
@@ -177,12 +183,18 @@ def judged(rows: Rows, part: np.ndarray | None = None) -> dict[str, dict[str, fl
 
 
 def ceiling(rows: Rows) -> float:
-    """The rank correlation with s / n of someone who knows the true success rates."""
+    """Return the rank correlation with s / n that the true success rates would reach."""
     return float(metrics.spearman_ceiling(jax.random.key(0), rows.successes, rows.group_size))
 
 
 def gain(one: Rows, other: Rows, score: str) -> dict[str, float]:
-    """By how much the log score of the one is above that of the other, on the same rows."""
+    """Return the mean log score of `one` less the mean log score of `other` on the same rows.
+
+    Args:
+        one: Rows with the predictions of one method.
+        other: The same rows with the predictions of another method.
+        score: "counts" for the Beta-Binomial log score, or "states" for the log score of solve states.
+    """
     of = {"counts": metrics.beta_binomial_log_score, "states": metrics.solve_state_log_score}[score]
 
     def difference(first: Any, second: Any, s: Any, n: Any, *, weights: Any) -> jax.Array:
@@ -194,6 +206,6 @@ def gain(one: Rows, other: Rows, score: str) -> dict[str, float]:
 
 
 def parts_of(rows: Rows) -> dict[str, np.ndarray]:
-    """By visits to the prompt and steps since the last, as `metrics.slices` has them."""
+    """Return masks of the rows by number of visits and steps since the last visit, as `metrics.slices` names them."""
     found = metrics.slices(rows.visits, -rows.waiting, 0)
     return {name: np.asarray(part) for name, part in found.items()}

@@ -1,4 +1,4 @@
-"""What is kept of an evaluation: one figure of all settings, and fewer numbers of each history."""
+"""The committed result of an evaluation: one figure of all settings, and fewer numbers of each history."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ from experiments.calibration.evaluate import CALIBRATION
 from experiments.reporting import drawing
 from jaxsel import plotting
 
-_BAR = 0.03  # the calibration error that the claim allows
+_TARGET = 0.03  # the calibration error that the claim allows
 _WAYS = {"as predicted": ("black", "o"), "isotonic": ("blue", "D"), "isotonic, on probes": ("green", "s")}
 
 
 def overview(means: dict[str, Any], path: Path) -> Path:
-    """The calibration error of P(mixed) of every method and setting, as predicted and recalibrated."""
+    """Draw the calibration error of P(mixed) for every method and setting, as predicted and recalibrated."""
     size = (3.2 * len(means) + 1, 3.6)
     figure, axes = drawing.plt.subplots(1, len(means), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for ax, (label, mean) in zip(axes[0], means.items(), strict=True):
@@ -21,9 +21,9 @@ def overview(means: dict[str, Any], path: Path) -> Path:
         for way, (colour, marker) in _WAYS.items():
             scores = mean["recalibrated"].get(way, predicted)
             values, errors = ([scores[name][key] for name in names] for key in ("mean", "standard_error"))
-            look = {"color": plotting.COLOURS[colour], "marker": marker, "linestyle": "none", "capsize": 2}
+            look = {"color": plotting.plotting.COLOURS[colour], "marker": marker, "linestyle": "none", "capsize": 2}
             ax.errorbar(values, range(len(names)), xerr=errors, label=way, **look)
-        ax.axvline(_BAR, color="#777777", linewidth=1, linestyle=(0, (5, 3)))
+        ax.axvline(_TARGET, color=plotting.COLOURS["grey"], linewidth=1, linestyle=(0, (5, 3)))
         ax.set(xlabel="calibration error of P(mixed)", yticks=range(len(names)), yticklabels=names, xlim=(0, None))
         ax.set_title(label, fontsize=10)
         plotting.tidy(ax)
@@ -31,13 +31,13 @@ def overview(means: dict[str, Any], path: Path) -> Path:
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=len(_WAYS), frameon=False)
     figure.suptitle(
-        f"Recalibration on random batches is enough; on chosen ones some methods need probes (dashed: {_BAR})"
+        f"Recalibration on random batches is enough; on chosen ones some methods need probes (dashed: {_TARGET})"
     )
     return drawing.save(figure, path)
 
 
 def compact(numbers: dict[str, Any]) -> dict[str, Any]:
-    """What a result keeps of one history beside the mean of its setting."""
+    """Return the numbers of one history that a result keeps beside the mean of its setting."""
     kept = ("chosen_by", "num_prompts", "steps", "rollouts", "probe_rollouts", "ceiling", "fitted")
     probe = {method: {metric: score["mean"] for metric, score in of.items()} for method, of in numbers["probe"].items()}
     return {name: numbers[name] for name in kept} | {"probe": probe}

@@ -3,9 +3,9 @@ r"""Ridge regression of success rates on embeddings, as an online predictor: the
     w = argmin sum_i (s_i / n_i - mean - w . x_i)^2 + penalty |w|^2,    visits of k steps ago worth memory^k
 
 The penalty is the one of least generalised cross-validation error ("Generalized Cross-Validation as a Method for
-Choosing a Good Ridge Parameter", Golub, Heath and Wahba 1979), found anew for every prediction. What is left over of
-the visits' variance once the noise of their rollouts is taken off is the variance of p around the regression, alike for
-all prompts: so every prompt has a Beta distribution, and a probability of a mixed group.
+Choosing a Good Ridge Parameter", Golub, Heath and Wahba 1979), found anew for every prediction. The residual variance
+of the visits, less the noise of their rollouts, is the variance of p around the regression, the same for all prompts.
+So every prompt has a Beta distribution, and a probability of a mixed group.
 """
 
 from typing import Any, NamedTuple
@@ -21,20 +21,20 @@ from jaxsel.numerics import random
 from jaxsel.numerics.beta_binomial import solve_state_probabilities
 
 _PENALTIES = np.logspace(-1, 6, 29)
-_SMALLEST = 0.01  # of a rate and its complement: a line does not know that rates end at 0 and 1
+_SMALLEST = 0.01  # smallest rate and complement, because a line does not end at 0 and 1 as rates do
 
 
 class RidgeState(NamedTuple):
     """Discounted sums over visits, of features x and rates y.
 
     Attributes:
-        size: visits.
-        x: sum of x.
-        xx: of x x'.
-        y: of y.
-        xy: of x y.
-        yy: of y^2.
-        noise: of an unbiased estimate of each rate's sampling variance.
+        size: Discounted number of visits.
+        x: Sum of x.
+        xx: Sum of x x'.
+        y: Sum of y.
+        xy: Sum of x y.
+        yy: Sum of y^2.
+        noise: Sum of unbiased estimates of each rate's sampling variance.
     """
 
     size: Float[Array, ""]
@@ -54,7 +54,7 @@ class _Line(NamedTuple):
 
 
 def fitted(state: RidgeState) -> _Line:
-    """The regression with the best penalty."""
+    """Return the regression with the best penalty."""
     size = jnp.maximum(state.size, 2)
     middle, intercept = state.x / size, state.y / size
     values, vectors = jnp.linalg.eigh(state.xx - size * middle[:, None] * middle[None])
@@ -74,12 +74,12 @@ def fitted(state: RidgeState) -> _Line:
 
 
 def ridge(embeddings: np.ndarray, *, group_size: int = 8, memory: float = 0.97) -> jaxsel.Predictor:
-    """The predictor.
+    """Return the predictor.
 
     Args:
-        embeddings: one row a prompt of the pool.
-        group_size: n, the rollouts a prompt that `unsolved`, `mixed` and `solved` speak of.
-        memory: what a step leaves of the earlier visits.
+        embeddings: Embeddings, one row per prompt of the pool.
+        group_size: Rollouts per prompt n, to which `unsolved`, `mixed` and `solved` refer.
+        memory: Weight per step that earlier visits keep.
     """
     spread = embeddings.std(0)
     features = jnp.asarray((embeddings - embeddings.mean(0)) / np.where(spread > 0, spread, 1), jnp.float32)

@@ -1,9 +1,9 @@
-"""Gathers many runs into one table, one figure, one JSON and one page; runs that did not finish are named, not hidden.
+"""Gather many runs into one table, one figure, one JSON and one page, which also name the runs that did not finish.
 
     python -m experiments.collect RUNS... [--out runs] [--name collected]
 
-RUNS are folders of runs, or folders that hold some at any depth, such as that of a sweep. Runs of the same settings but
-for the seed are one row: means over the seeds that finished, standard errors in brackets.
+RUNS are folders of runs, or folders that contain runs at any depth, such as the folder of a sweep. Runs that differ
+only in the seed share one row, with means over the finished seeds and standard errors in brackets.
 """
 
 import argparse
@@ -15,25 +15,25 @@ from rich.console import Console
 
 from experiments.collect.folders import find_runs
 from experiments.collect.groups import common, grouped
-from experiments.collect.report import draw, printed, sections
+from experiments.collect.sections import draw, printed, sections
 from experiments.reporting import drawing
 from experiments.reporting.page import write_page
 from experiments.reporting.provenance import provenance, write_result
 from experiments.running.command import quiet_pipe
 
-_LOG_WIDTH = 160  # characters: nothing ends a line of a file
+_LOG_WIDTH = 160  # characters per line of a log, which no terminal limits
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the table and what does not count; writes JSON, figure and page."""
+    """Print the table and the runs that do not count, and write JSON, figure and page."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.collect",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of what is written")
-    parser.add_argument("--name", default="collected", help="of the files")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the files to write")
+    parser.add_argument("--name", default="collected", help="name of the files")
     options = parser.parse_args(arguments)
     try:
         runs = find_runs(options.runs)
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
     if groups:
         drawing.save(draw(groups), picture)
     else:
-        picture.unlink(missing_ok=True)  # that of an earlier call would be taken for this one's
+        picture.unlink(missing_ok=True)  # a figure of an earlier call would look like this call's
     page = write_page(
         options.out / f"{options.name}.html",
         title="Training runs",

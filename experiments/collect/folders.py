@@ -1,4 +1,4 @@
-"""Run folders as they are found: finished, stopped halfway, or torn by a crash."""
+"""Run folders in any condition: finished, stopped halfway, or damaged by a crash."""
 
 import re
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from experiments.reporting.summaries import Records, probes
 from experiments.running.config import CONFIG, flat, read_settings
 from rl.run_log import read_metrics
 
-# They say where, how often and who watched, not what a run is; the two inner seeds are replaced by the outer one.
+# Settings that do not change a run's result; the outer seed replaces the two inner seeds.
 _NO_DIFFERENCE = ("seed", "train.seed", "warm_start.seed", "resume", "threads", "tracker", "train.save_policy")
 
 
@@ -22,10 +22,10 @@ class Run:
     """One run folder.
 
     Attributes:
-        folder: as it was reached.
-        settings: flat: `method.name`; empty where they are lost.
-        records: of its steps; empty where they are lost.
-        trouble: why it does not count; empty: it finished.
+        folder: Path of the folder, as it was found.
+        settings: Settings by dotted name, such as `method.name`; empty where they are lost.
+        records: Metrics of every step; empty where they are lost.
+        trouble: Reason why the run does not count; empty for a finished run.
     """
 
     folder: Path
@@ -35,22 +35,22 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Of the run."""
+        """The seed of the run."""
         return self.settings.get("seed", 0)
 
     @property
     def choices(self) -> dict[str, Any]:
-        """The settings that make it another run than others of its seed."""
+        """The settings that change the result, without the seed."""
         return {name: value for name, value in self.settings.items() if name not in _NO_DIFFERENCE}
 
 
 def find_runs(places: list[Path]) -> list[Run]:
-    """All runs in and below the places, each once.
+    """Return all runs in and below the places, each once.
 
-    A job that never started has no folder yet, and is not among them.
+    A job that never started has no folder yet, so it is missing here.
 
     Raises:
-        ValueError: a place is no folder, or holds no run.
+        ValueError: A place is no folder, or contains no run.
     """
     found: dict[Path, Path] = {}
     for place in places:
@@ -65,7 +65,7 @@ def find_runs(places: list[Path]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    """What there is of a run, however far it came."""
+    """Return the part of a run that its folder holds."""
     settings, lost = _settings(folder)
     try:
         records = read_metrics(folder / "metrics.jsonl")
@@ -80,7 +80,7 @@ def read_run(folder: Path) -> Run:
 def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
     if not records:
         return "; ".join(filter(None, ("no steps", lost)))
-    last, updates = records[-1], "train/mixed_share" in records[-1]  # only the probe at the end has no update
+    last, updates = records[-1], "train/mixed_share" in records[-1]  # only the final probe has no update
     done, steps = last["step"] + updates, settings.get("train.steps")
     if lost:
         return f"{done} steps; {lost}"
@@ -94,9 +94,8 @@ def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
 
 
 def _settings(folder: Path) -> tuple[dict[str, Any], str]:
-    """The settings and, where they are lost, how."""
-    # config.json is the run's own; a command that was then refused for giving other settings has left these in Hydra's
-    # file.
+    """Return the settings, and where they are lost the reason."""
+    # config.json is the run's own; a later command that the run refused leaves its other settings in Hydra's file
     said = []
     for name, read in ((CONFIG, read_settings), (".hydra/config.yaml", _hydra_settings)):
         if not (folder / name).exists():
@@ -117,7 +116,7 @@ def _hydra_settings(folder: Path) -> dict[str, Any]:
 
 
 def _once(runs: list[Run]) -> list[Run]:
-    """A finished run that repeats another adds nothing: as a second seed it would make errors look smaller."""
+    """Mark finished runs that repeat another run: counted as a second seed, a copy makes errors look smaller."""
     first: dict[str, Path] = {}
     kept = []
     for run in runs:
@@ -129,7 +128,7 @@ def _once(runs: list[Run]) -> list[Run]:
 
 
 def _natural(path: Path) -> list[Any]:
-    """Seed 2 before seed 10."""
+    """Return a sort key that puts seed 2 before seed 10."""
     return [int(part) if number else part for number, part in _parts(str(path))]
 
 

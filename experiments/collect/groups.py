@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed, together, under a label that says what sets them apart from the others."""
+"""Groups of runs that differ only in the seed, with labels that name the settings in which the groups differ."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from experiments.collect.folders import Run
 from experiments.reporting.spread import over_seeds
 from experiments.reporting.summaries import summary
-from experiments.running.runs import METHODS
+from experiments.running.curricula import METHOD_NAMES
 
 _BY_VALUE = ("task", "method.name")
 _HELD_OUT = ("task", "held_out_size")
@@ -17,10 +17,10 @@ class Group:
     """Finished runs of the same settings.
 
     Attributes:
-        label: the settings in which the groups differ.
-        panel: the part of the label that says which held-out prompts it was probed on; never empty.
-        line: the other part; never empty.
-        runs: by seed.
+        label: Settings in which the groups differ.
+        panel: Part of the label that names the held-out prompts of the probes; never empty.
+        line: Rest of the label; never empty.
+        runs: Runs, ordered by seed.
     """
 
     label: str
@@ -29,12 +29,12 @@ class Group:
     runs: list[Run]
 
     def numbers(self) -> dict[str, dict[str, float]]:
-        """`summaries.summary`, as mean over seeds and its standard error."""
+        """Return `summaries.summary` of the runs, as the mean over seeds and its standard error."""
         return over_seeds([summary(run.records) for run in self.runs])
 
 
 def grouped(runs: list[Run]) -> list[Group]:
-    """The groups of the runs that finished: baselines first, numbers in order."""
+    """Return the groups of the finished runs, with baselines first and numbers in order."""
     done = sorted((run for run in runs if not run.trouble), key=lambda run: run.seed)
     names = dict.fromkeys([*_HELD_OUT, "method.name", *sorted({name for run in done for name in run.choices})])
     differ = [name for name in names if len({repr(run.choices.get(name)) for run in done}) > 1]
@@ -45,7 +45,7 @@ def grouped(runs: list[Run]) -> list[Group]:
 
 
 def common(runs: list[Run]) -> dict[str, Any]:
-    """The settings in which all finished runs agree."""
+    """Return the settings in which all finished runs agree."""
     done = [run.choices for run in runs if not run.trouble]
     return {
         name: value
@@ -79,11 +79,11 @@ def _said(name: str, value: Any, *, short: bool) -> str:
 
 
 def _printable(text: str) -> str:
-    """With escapes in place of what is no printable character: a new line, half of a pair of surrogates."""
+    """Return the text with escapes for characters that cannot be printed, such as a new line or a lone surrogate."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _rank(name: str, value: Any) -> tuple[bool, float, str]:
-    if name == "method.name" and value in METHODS:
-        return False, METHODS.index(value), ""
+    if name == "method.name" and value in METHOD_NAMES:
+        return False, METHOD_NAMES.index(value), ""
     return (False, value, "") if isinstance(value, int | float) else (True, 0, str(value))

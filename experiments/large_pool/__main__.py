@@ -1,21 +1,23 @@
-"""What is left of a method when the pool is so large that almost nothing is visited twice?
+"""What does a method still gain when the pool is so large that almost no prompt is visited twice?
 
     python -m experiments.large_pool [--sizes 1e5 1e6 1e7] [--steps 200] [--seeds 0 1 2] [--methods mopps dps ...]
 
-A simulated learner (`jaxsel.simulate`), 256 prompts a step, 8 rollouts each; a whole run is one `lax.scan`, on whatever
-devices there are, and on several, those of other processes included, with the pool spread over them
+A simulated learner (`jaxsel.simulate`) trains on 256 prompts per step with 8 rollouts each; a whole run is one
+`lax.scan`. On several devices, also of several processes, the pool is sharded over them
 (`experiments/cluster/several_nodes.sbatch`). Methods choose among the whole pool, or among a random subset of ten times
-the batch, another one at every step, as the papers do. Regret is what a batch's share of mixed groups lacks to that of
-an oracle, which knows the true success rates, takes those nearest to 1/2, and trains a learner of its own. Accuracy is
-the mean true success rate of 1,024 random prompts at the end, Spearman the rank correlation with what was predicted of
-them. Uniform stands for history resampling, which drops nothing before its first epoch ends, after 391 steps with 1e5
-prompts, and for dynamic sampling, which draws as uniform does and pays the rollouts of all groups for the mixed ones.
+the batch, redrawn at every step, as in the papers.
+
+Regret is the share of mixed groups in an oracle's batch less the share in the method's batch. The oracle takes the
+prompts whose true success rate is nearest to 1/2, and trains a learner of its own. Accuracy is the mean true success
+rate of 1,024 random prompts at the end; Spearman is the rank correlation of these rates with their predictions.
+Uniform stands for two other baselines. History resampling drops nothing before its first epoch ends, after 391 steps
+with 1e5 prompts. Dynamic sampling draws as uniform does, and pays the rollouts of all groups for the mixed groups.
 
 Claim: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. Open: how methods
-age as the pool grows, when with 1e7 prompts and 256 a step visits are rare.
+age as the pool grows, since visits are rare with 1e7 prompts and 256 prompts per step.
 
-A run is written to `--runs` when it ends, and is not run again; the result is of all that are there with these
-settings, so that seeds can be added to one size. Delete them when a method has changed.
+A finished run is kept in `--runs` and not run again. The result covers all kept runs with these settings, so that seeds
+can be added for one size. Delete the runs when a method has changed.
 """
 
 import argparse
@@ -30,19 +32,19 @@ from rich.console import Console
 from tqdm import tqdm
 
 import jaxsel
-from experiments.large_pool.report import find, summarise, table
 from experiments.large_pool.runs import AMONG, NAMES, ORACLE, Config, run
+from experiments.large_pool.summary import find, summarise, table
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.running.command import quiet_pipe
 
 try:
     from experiments.large_pool.figure import draw
-except ImportError:  # without matplotlib, as on some GPU machines
+except ImportError:  # some GPU machines have no Matplotlib
     draw = None
 
 
 def missing(config: Config, options: argparse.Namespace) -> Iterator[tuple[int, str, str, int, Path]]:
-    """The runs asked for that are not there."""
+    """Yield the requested runs that are not in `--runs` yet."""
     settings = "-".join(map(str, asdict(config).values()))
     wanted = itertools.product(options.sizes, options.among, (ORACLE, *options.methods), options.seeds)
     for size, among, name, seed in wanted:
@@ -52,27 +54,13 @@ def missing(config: Config, options: argparse.Namespace) -> Iterator[tuple[int, 
 
 
 def main(arguments: list[str]) -> None:
-    """Runs every size, method and seed; prints tables, writes JSON and figure."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.large_pool",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--sizes", type=lambda text: int(float(text)), nargs="+", default=[10**5, 10**6, 10**7])
-    parser.add_argument("--steps", type=int, default=Config.steps)
-    parser.add_argument("--batch-size", type=int, default=Config.batch_size)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--among", nargs="+", choices=AMONG, default=list(AMONG))
-    parser.add_argument("--runs", type=Path, default=Path("runs/large_pool"))
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--name", default="large_pool", help="of the result and the figure")
-    options = parser.parse_args(arguments)
+    """Run every size, method and seed, print tables, and write JSON and figure."""
+    options = _parser().parse_args(arguments)
     jaxsel.initialize_distributed()
     writes = jax.process_index() == 0
     config = Config(steps=options.steps, batch_size=options.batch_size)
     plan = list(missing(config, options))
-    moving = writes and sys.stderr.isatty()  # in a log, a line for each run; `rl.progress` would bring torch's settings
+    moving = writes and sys.stderr.isatty()  # a log gets one line per run; `rl.progress` would import torch
     for number, (size, among, name, seed, path) in enumerate(bar := tqdm(plan, unit="run", disable=not moving), 1):
         said = f"{name}, {size:,} prompts, among {AMONG[among]}"
         bar.set_postfix_str(said)
@@ -93,6 +81,24 @@ def main(arguments: list[str]) -> None:
     write_result(options.out / f"{options.name}.json", provenance(asdict(config), seeds) | {"summary": summary})
     if draw is not None:
         console.print(f"figure: {draw(found, options.out / f'{options.name}.png')}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.large_pool",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--sizes", type=lambda text: int(float(text)), nargs="+", default=[10**5, 10**6, 10**7])
+    parser.add_argument("--steps", type=int, default=Config.steps)
+    parser.add_argument("--batch-size", type=int, default=Config.batch_size)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--among", nargs="+", choices=AMONG, default=list(AMONG))
+    parser.add_argument("--runs", type=Path, default=Path("runs/large_pool"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="large_pool", help="name of the result and the figure")
+    return parser
 
 
 if __name__ == "__main__":

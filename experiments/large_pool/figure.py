@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments.large_pool.report import Found
 from experiments.large_pool.runs import AMONG, BLOCK
+from experiments.large_pool.summary import Found
 from experiments.reporting import drawing
 from experiments.reporting.figures import VARIANTS, with_band
 from jaxsel import plotting
 
 
 def draw(found: Found, path: Path) -> Path:
-    """The share of mixed groups over steps: a column a size, a row a way to choose."""
+    """Draw the share of mixed groups over steps, with one column per size and one row per set to choose among."""
     sizes, ways = (list(dict.fromkeys(key[part] for key in found)) for part in (0, 1))
     figure, axes = drawing.plt.subplots(
         len(ways),

@@ -1,4 +1,4 @@
-"""One simulated run in numbers."""
+"""One simulated run, and its numbers."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import jaxsel
 from jaxsel import simulate
 
 ORACLE = "oracle"
-METHODS: dict[str, Callable[[], jaxsel.Selector]] = {
+SELECTORS: dict[str, Callable[[], jaxsel.Selector]] = {
     "uniform": jaxsel.uniform,
     "mopps": jaxsel.mopps,
     "mopps_mean": lambda: jaxsel.mopps(acquisition=jaxsel.target_success_rate()),
@@ -20,27 +20,28 @@ METHODS: dict[str, Callable[[], jaxsel.Selector]] = {
     "threshold": jaxsel.threshold,
     "dps": jaxsel.dps,
 }
-"""But for gps, which is made of the pool's embeddings, and the oracle, which is made of its learner.
+"""Selectors that need nothing but settings. gps needs the pool's embeddings, and the oracle needs its learner.
 
-mopps_top_mixed takes the prompts of the highest P(mixed); mopps_mixed in `experiments.train` samples by it.
+mopps_top_mixed takes the prompts with the highest P(mixed); mopps_mixed in `experiments.train` samples in proportion to
+P(mixed).
 """
-NAMES = (*METHODS, "gps")
+NAMES = (*SELECTORS, "gps")
 AMONG = {"pool": "the whole pool", "subset": "a random subset"}
 BLOCK = 10
-"""Steps that are one point of a curve."""
-_STREAM = 0x6C617267  # others that draw from the same seed start with another number
+"""Steps per point of a curve."""
+_STREAM = 0x6C617267  # separates these draws from other draws with the same seed
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a run depends on, beside size, method and seed.
+    """The settings of a run, without size, method and seed.
 
     Attributes:
-        steps: of training.
-        batch_size: prompts a step.
-        group_size: rollouts a prompt.
-        subset: size of a random subset to choose among, in batches.
-        num_features: of the embeddings that gps is given.
+        steps: Number of training steps.
+        batch_size: Prompts per step.
+        group_size: Rollouts per prompt.
+        subset: Size of the random subset to choose among, in batches.
+        num_features: Number of features in the embeddings for gps.
     """
 
     steps: int = 200
@@ -51,7 +52,7 @@ class Config:
 
 
 def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> dict[str, Any]:
-    """One run in numbers; its seconds are without those of compilation, with those of making the pool and of probes."""
+    """Return the numbers of one run; its seconds include making the pool and probes, but not compilation."""
 
     def learner_of(seed: jax.Array | np.uint32) -> tuple[simulate.Learner, jax.Array]:
         learner_key, run_key = jax.random.split(jax.random.key(seed))
@@ -72,7 +73,7 @@ def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> d
             belief=belief,
         )
 
-    # not inside, where the embeddings of gps would be constants of what is compiled
+    # outside of `simulated`, where the embeddings of gps would become constants of the compiled function
     belief = None if selector is None else jax.jit(selector.init, static_argnums=1)(_own_key(seed, 1), num_prompts)
     compiled = jax.jit(simulated).lower(np.uint32(seed), belief).compile()
     start = time.perf_counter()
@@ -101,10 +102,10 @@ def _selector(
         features = embed(_own_key(seed, 0), learner_of(seed)[0], num_features=config.num_features)
         selector = jaxsel.gps(np.asarray(features, np.float16), context_size=config.batch_size)
     else:
-        selector = METHODS[name]()
+        selector = SELECTORS[name]()
     return selector if len(jax.devices()) == 1 else jaxsel.shard(selector, jaxsel.prompts_mesh(), num_prompts)
 
 
 def _own_key(seed: int, use: int) -> jax.Array:
-    """For what the pool and the run do not draw."""
+    """Return a key for draws outside of the pool and the run."""
     return jax.random.split(jax.random.fold_in(jax.random.key(_STREAM), seed))[use]

@@ -1,4 +1,4 @@
-"""What all figures share: drawn without a display, a light grid, no box, one resolution."""
+"""Figures without a display, and what all of them share: a light grid, no box, one resolution."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from jaxsel.plotting import tidy as tidy
 
 
 def plain(text: str) -> str:
-    """The text as it is in a figure, where two dollar signs would make a formula of what is between them."""
+    """Return the text with its dollar signs escaped: a figure typesets text between two of them as a formula."""
     return text.replace("$", r"\$")
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Writes the figure and closes it; returns the path."""
+    """Write the figure, close it and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)

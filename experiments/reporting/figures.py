@@ -1,4 +1,4 @@
-"""Figures of training runs."""
+"""Curves of training runs."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from jaxsel import plotting
 
 
 def draw_comparison(runs: dict[str, Records], path: Path, *, title: str) -> Path:
-    """Held-out accuracy against rollouts, and the share of mixed groups over steps."""
+    """Draw held-out accuracy against rollouts, and the share of mixed groups over steps."""
     return draw_seeds({method: [records] for method, records in runs.items()}, path, title=title)
 
 
 def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Path:
-    """The same for several seeds: the mean, and a band of one standard error around it."""
+    """Draw what `draw_comparison` draws for several seeds: the mean, and a band of one standard error around it."""
     figure, (left, right) = drawing.plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for method, seeds in runs.items():
         with_band(left, *held_out(seeds, "rollouts", 1000), look_of(method))
@@ -38,24 +38,27 @@ def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Pat
 
 
 VARIANTS = {"mopps_mean": 0, "mopps_mixed": 5, "mopps_top_mixed": 5, "oracle": 6}
-"""Looks of the methods that the library has none for: numbers of its cycle."""
+"""Looks for methods that have none in `jaxsel.plotting`: numbers in its cycle of looks."""
 
 
 def look_of(method: str) -> dict[str, Any]:
-    """A method's line, labelled."""
+    """Return the style and the label of a method's line."""
     known = plotting.style(VARIANTS.get(method, method))
     return {**known, "marker": "none", "label": drawing.plain(method.replace("_", " ")), "linewidth": 1.8}
 
 
 def held_out(seeds: list[Records], at: str, unit: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Held-out accuracy of every seed at the same rollouts or steps, in `unit`, as far as all seeds come."""
+    """Return common rollouts or steps, in `unit`, and the held-out accuracy of every seed at each.
+
+    The common grid ends where the shortest run ends.
+    """
     curves = [probes(records, "held_out_accuracy", at) for records in seeds]
     grid = np.linspace(0, min(spent[-1] for spent, _ in curves), len(curves[0][0]))
     return grid / unit, np.array([np.interp(grid, *curve) for curve in curves])
 
 
 def smoothed(values: np.ndarray, width: int = 20) -> np.ndarray:
-    """The mean of the last `width` values, at first of those there are."""
+    """Return running means of `width` values; the first means are over the values so far."""
     sums = np.cumsum(np.insert(values, 0, 0.0))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - width, 0)
@@ -63,7 +66,7 @@ def smoothed(values: np.ndarray, width: int = 20) -> np.ndarray:
 
 
 def with_band(axes: Any, x: np.ndarray, values: np.ndarray, style: dict[str, Any]) -> None:
-    """The mean over the first axis, the seeds, and a band of one standard error."""
+    """Draw the mean over the first axis, the seeds, and a band of one standard error around it."""
     mean = values.mean(0)
     axes.plot(x, mean, **style)
     if len(values) > 1:

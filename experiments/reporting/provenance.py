@@ -1,4 +1,4 @@
-"""What a result came from, and how it is written down."""
+"""The origin of a result (settings, seed, versions, commit, device), and files that are written atomically."""
 
 import json
 import math
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def provenance(config: dict[str, Any], seed: int | list[int]) -> dict[str, Any]:
-    """Configuration, seed, versions, git commit and device: the head of every result."""
+    """Return the head of every result: configuration, seed, versions, git commit and device."""
     return {
         "config": config,
         "seed": seed,
@@ -28,15 +28,15 @@ def provenance(config: dict[str, Any], seed: int | list[int]) -> dict[str, Any]:
 
 
 def write_result(path: Path, payload: dict[str, Any]) -> None:
-    """Writes JSON; a reader sees the old file or the whole new one."""
+    """Write JSON; a reader sees the old file or the whole new one."""
     write_text(path, json.dumps(_finite(payload), indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8; a reader sees the old file or the whole new one."""
+    """Write UTF-8 text; a reader sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # half of a pair of surrogates
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # for lone surrogates
     os.replace(partial, path)
 
 
@@ -51,7 +51,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """The commit, with `-dirty` when files differ from it; None outside of a checkout."""
+    """Return the commit, with `-dirty` where files differ from it, or None outside of a checkout."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
@@ -66,7 +66,7 @@ def _git_commit() -> str | None:
 
 
 def _finite(value: Any) -> Any:
-    """Infinity and not-a-number as null: JSON has no word for them."""
+    """Return the value with None for infinity and NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {name: _finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Numbers of several seeds: their mean and its standard error."""
+"""The mean over seeds and its standard error."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,10 @@ import numpy as np
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean over the first axis, the seeds; NaN for one alone, and where one is infinite."""
+    """Return the standard error of the mean over the first axis, the seeds.
+
+    It is NaN for a single seed, and where a value is infinite.
+    """
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan)
     with np.errstate(invalid="ignore"):
@@ -15,7 +18,10 @@ def standard_error(values: np.ndarray) -> np.ndarray:
 
 
 def over_seeds(values: Sequence[Any] | np.ndarray) -> dict[Any, Any]:
-    """Mean and standard error, for a result; of dictionaries that are alike, nested too, those of every number."""
+    """Return the mean over seeds and its standard error.
+
+    Dictionaries, nested ones too, become one dictionary of the same keys, with a mean and a standard error per number.
+    """
     if isinstance(values[0], dict):
         return {name: over_seeds([one[name] for one in values]) for name in values[0]}
     array = np.array(values, float)
@@ -23,14 +29,14 @@ def over_seeds(values: Sequence[Any] | np.ndarray) -> dict[Any, Any]:
 
 
 def of_seeds(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
-    """`over_seeds` of numbers, with those of every seed."""
+    """Return `over_seeds` of numbers, and the numbers themselves as `per_seed`."""
     return {"per_seed": [float(value) for value in values]} | over_seeds(values)
 
 
 def shown(number: dict[str, float], digits: int = 3) -> str:
-    """For a table: the mean, and the standard error where there is one; a dash where there is neither.
+    """Return a table's cell: the mean with its standard error in brackets, or a dash where the mean is NaN.
 
-    What is infinite, as the steps to an accuracy that is not reached, is "never".
+    An infinite mean, such as the steps to an accuracy that is never reached, becomes "never".
     """
     if not np.isfinite(number["mean"]):
         return "-" if np.isnan(number["mean"]) else "never"

@@ -1,25 +1,26 @@
-"""Training runs in numbers."""
+"""Numbers that summarise training runs."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
+from experiments.reporting.tables import terminal_table
+
 Records = list[dict[str, Any]]
-"""What `rl.train` returns and `metrics.jsonl` holds: one dictionary a step."""
+"""The metrics of a run as `rl.train` returns them and `metrics.jsonl` holds them: one dictionary per step."""
 _PARTS = ("selecting", "generating", "updating")
 
 
 def probes(records: Records, name: str, at: str = "rollouts") -> tuple[np.ndarray, np.ndarray]:
-    """Rollouts so far (or `at="step"`, the steps) and the value of `probe/NAME`, at every probe.
+    """Return the rollouts before every probe (or its step) and the value of `probe/NAME` there.
 
     Args:
-        records: of a run from its first step on: a step's probe comes before its rollouts, of which its record tells.
-        name: of the metric.
-        at: rollouts or step.
+        records: Metrics of a run from its first step on. A step is probed before its rollouts, which its record counts.
+        name: Name of the metric.
+        at: "rollouts" or "step".
     """
     before = [0, *(r["rollouts"] for r in records[:-1])]
     spent = before if at == "rollouts" else [r[at] for r in records]
@@ -29,14 +30,14 @@ def probes(records: Records, name: str, at: str = "rollouts") -> tuple[np.ndarra
 
 
 def curve(records: Records) -> dict[str, list[float]]:
-    """Held-out accuracy at every probe, and the steps and rollouts before it: for a result."""
+    """Return the held-out accuracy at every probe, with the steps and rollouts before it, for a result."""
     steps, values = probes(records, "held_out_accuracy", "step")
     rollouts = probes(records, "held_out_accuracy")[0]
     return {"step": steps.tolist(), "rollouts": rollouts.tolist(), "held_out_accuracy": values.round(4).tolist()}
 
 
 def column(records: Records, name: str) -> np.ndarray:
-    """One metric of every step that has it."""
+    """Return one metric, of the steps that have it."""
     return np.array([r[name] for r in records if _known(r.get(name))], float)
 
 
@@ -45,7 +46,7 @@ def _known(value: float | None) -> bool:
 
 
 def summary(records: Records) -> dict[str, float]:
-    """A finished run in numbers; NaN where it has none."""
+    """Return the numbers of a finished run; NaN where the run has no such number."""
     mixed = column(records, "train/mixed_share")
     spearman = probes(records, "spearman")[1]
     step_seconds = _step_seconds(records)
@@ -55,14 +56,14 @@ def summary(records: Records) -> dict[str, float]:
         "mixed_share_first_half": _mean(mixed[: len(mixed) // 2]),
         "mixed_share": _mean(mixed),
         "held_out_at_start": float(probes(records, "held_out_accuracy")[1][0]),
-        # The last two probes: one alone is noisier than the differences that matter.
+        # The mean of two probes: a single one is noisier than the differences between methods.
         "held_out_accuracy": float(probes(records, "held_out_accuracy")[1][-2:].mean()),
         "spearman": _mean(spearman[len(spearman) // 2 :]),
         **{f"seconds_{part}": float(column(records, f"seconds/{part}").sum()) for part in _PARTS},
         "share_selecting": float(column(records, "seconds/selecting").sum() / step_seconds.sum()),
-        # All that was timed, probes too.
+        # Everything that is timed, including probes.
         "seconds": float(sum(v for r in records for k, v in r.items() if k.startswith("seconds/") and _known(v))),
-        # Medians: in the first steps functions are compiled.
+        # Medians, because the first steps compile functions.
         "median_ms_selecting": float(1e3 * np.median(column(records, "seconds/selecting"))),
         "median_ms_step": float(1e3 * np.median(step_seconds)),
     }
@@ -78,43 +79,39 @@ def _step_seconds(records: Records) -> np.ndarray:
 
 
 def summary_table(runs: dict[str, Records]) -> Table:
-    """The summaries as a table for the terminal, 80 columns wide."""
+    """Return the summaries as a table for a terminal of 80 columns."""
     start = summary(next(iter(runs.values())))["held_out_at_start"]
-    table = Table(
-        title="Groups neither all right nor all wrong (mixed) are the ones that teach.",
-        caption=f"seconds selecting/generating/updating; held-out accuracy before training: {start:.3f}",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1),
+    table = terminal_table(
+        "Only mixed groups, with right and wrong answers, teach the policy.",
+        ("method", "steps", "rollouts", "mixed", "held-out", "Spearman", "sel/gen/upd"),
+        ([method, *_summary_cells(summary(records))] for method, records in runs.items()),
     )
-    table.add_column("method", min_width=len("dynamic_sampling"))
-    for name in ("steps", "rollouts", "mixed", "held-out", "Spearman", "sel/gen/upd"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for method, records in runs.items():
-        s = summary(records)
-        table.add_row(
-            method,
-            f"{s['steps']:.0f}",
-            f"{s['rollouts']:,.0f}",
-            f"{s['mixed_share']:.0%}",
-            f"{s['held_out_accuracy']:.3f}",
-            f"{s['spearman']:.2f}",
-            "/".join(f"{s[f'seconds_{part}']:.0f}" for part in _PARTS),
-        )
+    table.caption = f"seconds selecting/generating/updating; held-out accuracy before training: {start:.3f}"
     return table
 
 
-def held_out_curve(runs: Sequence[Records], of: str = "rollouts") -> tuple[np.ndarray, np.ndarray]:
-    """Held-out accuracy, the mean over seeds, at the mean of what was spent: rollouts, or `of="step"`, steps.
+def _summary_cells(numbers: dict[str, float]) -> list[str]:
+    return [
+        f"{numbers['steps']:.0f}",
+        f"{numbers['rollouts']:,.0f}",
+        f"{numbers['mixed_share']:.0%}",
+        f"{numbers['held_out_accuracy']:.3f}",
+        f"{numbers['spearman']:.2f}",
+        "/".join(f"{numbers[f'seconds_{part}']:.0f}" for part in _PARTS),
+    ]
 
-    Each two neighbouring probes are one, halfway between them: the curve ends in the final accuracy.
+
+def held_out_curve(runs: Sequence[Records], of: str = "rollouts") -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean over seeds of rollouts (or steps) and of held-out accuracy.
+
+    A point of the curve is the mean of two neighbouring probes, so the curve ends in the final accuracy.
     """
     spent, values = np.mean([probes(records, "held_out_accuracy", of) for records in runs], 0)
     return (spent[:-1] + spent[1:]) / 2, (values[:-1] + values[1:]) / 2
 
 
 def spent_to_reach(runs: Sequence[Records], accuracy: float, of: str = "rollouts") -> float:
-    """Where `held_out_curve` first reaches `accuracy`; inf if it never does."""
+    """Return the rollouts (or steps) at which `held_out_curve` first reaches `accuracy`; inf if it never does."""
     spent, values = held_out_curve(runs, of)
     reached = np.flatnonzero(values >= accuracy)
     if len(reached) == 0:
@@ -127,15 +124,16 @@ def spent_to_reach(runs: Sequence[Records], accuracy: float, of: str = "rollouts
 
 
 def share_spent(runs: Sequence[Records], others: Sequence[Records], of: str = "rollouts") -> dict[str, float]:
-    """What runs spend to the others' final accuracy, as a share of what the others spend to it; inf if never.
+    """Return the rollouts (or steps) of `runs` to the others' final accuracy, as a share of the others' rollouts.
 
-    It is read off the mean curves, for single seeds may stop short of a line that their mean crosses; the standard
-    error is the jackknife's, which leaves out one seed of both at a time.
+    The share is inf if `runs` never reach that accuracy. It is read off the mean curves, because a single seed may miss
+    an accuracy that the mean reaches. The standard error is the jackknife's, which leaves out one seed of both at a
+    time.
 
     Args:
-        runs: one a seed.
-        others: likewise, of the same seeds.
-        of: rollouts or step.
+        runs: Runs, one per seed.
+        others: Runs to compare with, of the same seeds.
+        of: "rollouts" or "step".
     """
 
     def share(seeds: Sequence[int]) -> float:

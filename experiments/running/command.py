@@ -1,4 +1,4 @@
-"""What every command line of this folder does around its main function."""
+"""The context in which every command of this folder runs its main function."""
 
 import os
 import select
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_pipe() -> Iterator[None]:
-    """Ends without a traceback where nobody reads the output any more, as in `--help | head`."""
+    """End without a traceback when the reader of the output has gone, as in `--help | head`."""
     try:
         try:
             yield
@@ -18,13 +18,13 @@ def quiet_pipe() -> Iterator[None]:
     except BrokenPipeError:
         output = sys.stdout.fileno()
         if not _abandoned(output):
-            raise  # it was another pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # for what Python flushes at its end
+            raise  # another pipe broke
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes the output once more when it ends
         sys.exit(0)
 
 
 def _abandoned(descriptor: int) -> bool:
-    """Whether the reading end of a pipe is closed."""
+    """Return whether the reading end of a pipe is closed."""
     poll = select.poll()
     poll.register(descriptor, 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

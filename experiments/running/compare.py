@@ -1,4 +1,4 @@
-"""Several runs side by side: methods on the same pool and warm start, as many at a time as there are cores."""
+"""Several runs side by side, such as all methods on one pool and warm start; as many at a time as there are cores."""
 
 import json
 import multiprocessing
@@ -24,19 +24,19 @@ DEMO_METHODS = (*BASELINES, "mopps", "dps")
 
 
 SETTINGS = {task: RunConfig(task=task) for task in ("string_ops", "countdown")}
-"""What all methods of a comparison share: the defaults, chosen on seeds 101 to 103, as `selection_pays` tells."""
+"""Settings that all methods of a comparison share: the defaults, chosen on seeds 101 to 103 (see `selection_pays`)."""
 
 
 def run_config(shared: RunConfig, method: str, seed: int, *, history: bool = False) -> RunConfig:
-    """The run of one method.
+    """Return the configuration of one method's run.
 
-    Dynamic sampling takes half the steps, each of which costs several times the rollouts, and is probed about as often.
+    Dynamic sampling takes half the steps, because each costs several times the rollouts, and as many probes.
 
     Args:
-        shared: settings of all methods.
-        method: name of the method.
-        seed: of the run.
-        history: see `TrainConfig`.
+        shared: Settings of all methods.
+        method: Name of the method.
+        seed: Seed of the run.
+        history: Whether the run records its history; see `TrainConfig`.
     """
     train = replace(shared.train, history=history)
     if method == "dynamic_sampling":
@@ -46,7 +46,7 @@ def run_config(shared: RunConfig, method: str, seed: int, *, history: bool = Fal
 
 
 def described(shared: RunConfig) -> dict[str, Any]:
-    """What all methods share, for a result, and the steps of dynamic sampling."""
+    """Return the settings that all methods share and the steps of dynamic sampling, for a result."""
     found: dict[str, Any] = asdict(shared) | {
         "dynamic_sampling_steps": run_config(shared, "dynamic_sampling", 0).train.steps
     }
@@ -55,23 +55,23 @@ def described(shared: RunConfig) -> dict[str, Any]:
 
 
 def run_methods(shared: RunConfig, seed: int, out: Path, methods: Sequence[str] = DEMO_METHODS) -> dict[str, Records]:
-    """Runs every method in `out/METHOD`."""
+    """Run every method in `out/METHOD` and return its metrics."""
     runs = run_many({out / method: run_config(shared, method, seed) for method in methods})
     return dict(zip(methods, runs.values(), strict=True))
 
 
 def run_many(configs: Mapping[Path, RunConfig], *, resume: bool = False) -> dict[Path, Records]:
-    """Runs every configuration in its folder, as many at a time as there are cores, torch on one each.
+    """Run every configuration in its folder, as many at a time as there are cores, each with one torch thread.
 
-    Small matrices gain little from a second thread, and two processes that fight for the cores lose much. A signal that
-    asks a process to stop has it write a checkpoint and end; it does not begin the next run.
+    Small matrices gain little from a second thread, and processes that compete for cores lose much. A process that
+    receives a signal to stop writes a checkpoint and ends, without starting the next run.
 
     Args:
-        configs: by folder.
-        resume: go on with runs that were interrupted, and leave alone those that are finished.
+        configs: Configurations by folder.
+        resume: Whether interrupted runs are resumed and finished runs are kept.
 
     Returns:
-        The metrics of every step, by folder, in the order they were given.
+        The metrics of every step by folder, in the order of `configs`.
     """
     done = {folder: finished(folder, config) for folder, config in configs.items()} if resume else {}
     missing = {folder: config for folder, config in configs.items() if not done.get(folder)}
@@ -80,7 +80,7 @@ def run_many(configs: Mapping[Path, RunConfig], *, resume: bool = False) -> dict
 
 
 def finished(folder: Path, config: RunConfig) -> Records:
-    """The metrics of a run with these settings that ended there; nothing where none did."""
+    """Return the metrics of a finished run with these settings in the folder; an empty list where there is none."""
     if not (folder / CONFIG).exists() or read_settings(folder) != flat_settings(config):
         return []
     records = read_metrics(folder / "metrics.jsonl")
@@ -88,7 +88,7 @@ def finished(folder: Path, config: RunConfig) -> Records:
 
 
 def commits(folders: Iterable[Path]) -> list[str]:
-    """Of the code that made the runs."""
+    """Return the commits of the code that made the runs."""
     return sorted({json.loads((folder / CONFIG).read_text())["git"] or "unknown" for folder in folders})
 
 
@@ -98,14 +98,14 @@ def _run_all(configs: Mapping[Path, RunConfig], resume: bool) -> dict[Path, Reco
     workers = min(len(configs), os.cpu_count() or 1)
     for position in range(workers):
         positions.put(position)
-    # A spawned process reads these when it starts; torch and XLA would each take every core otherwise.
+    # A spawned process reads these when it starts; without them torch and XLA each take every core.
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     os.environ.update(environment | os.environ)
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(context.RLock(), positions)
     ) as executor:
         policies = {(config.task, config.policy, config.seed): config for config in configs.values()}
-        list(executor.map(_warm_up, policies.values()))  # each once, before several runs need it
+        list(executor.map(_warm_up, policies.values()))  # warm up each policy once, before several runs need it
         futures = {folder: executor.submit(_run, config, folder, resume) for folder, config in configs.items()}
         return {folder: future.result() for folder, future in futures.items()}
 
@@ -134,6 +134,6 @@ def _run(config: RunConfig, run_dir: Path, resume: bool) -> Records:
     try:
         return run(config, run_dir, resume=resume, progress=bar)
     except PreemptedError as preempted:
-        # An exception would end the run but not the process, which takes the next one even where its parent is gone.
+        # An exception would end the run but not the process, which would start the next run even without its parent.
         print(f"{run_dir}: {preempted}", file=sys.stderr, flush=True)
         os._exit(os.EX_TEMPFAIL)

@@ -1,4 +1,4 @@
-"""What a training run depends on: the settings of `python -m experiments.train`, with their defaults."""
+"""The settings of a training run (`python -m experiments.train`), with their defaults."""
 
 import argparse
 import json
@@ -14,31 +14,31 @@ from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
 
 CONFIG = "config.json"
-"""The file in a run's folder that says what it comes from."""
+"""File in a run's folder with the run's settings, seed, versions and commit."""
 
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """How prompts are chosen.
+    """The method that chooses prompts, and its settings.
 
     Attributes:
         name: uniform, history_resampling, dynamic_sampling, mopps, mopps_mean, mopps_mixed, threshold, dps or gps.
-            mopps_mean takes the posterior mean in place of the Thompson draw (INSIGHT), mopps_mixed samples in
+            mopps_mean uses the posterior mean in place of the Thompson draw (INSIGHT); mopps_mixed samples in
             proportion to the probability of a mixed group (MaPP).
-        batch_size: prompts a step.
+        batch_size: Prompts per step.
         candidate_ratio: mopps, threshold, dps and gps choose among an epoch-shuffled window of candidate_ratio *
             batch_size prompts; 0: among the whole pool.
-        decay: mopps, threshold, gps: what a visit leaves of the earlier evidence, 0 to 1.
-        dps_decay: dps: what a step leaves, visit or not. Visits to a prompt are some eight steps apart: at 0.5 all is
-            forgotten in between.
-        target: mopps, gps: the success rate to look for.
+        decay: mopps, threshold and gps: share of the earlier evidence that a visit leaves, 0 to 1.
+        dps_decay: dps: share of the evidence that a step leaves, with or without a visit. Visits to a prompt are about
+            eight steps apart: at 0.5 almost nothing is left in between.
+        target: mopps and gps: target success rate.
         lower: threshold: lower end of the band of success rates.
-        upper: threshold: upper end.
+        upper: threshold: upper end of the band of success rates.
         prior_counts: dps: ones, progress, stability or local.
         entropy_weight: dps: weight of the entropy of the predicted solve state.
-        diversity_weight: gps: weight of the distances within a batch and to the last ones.
-        latent_size: gps: of the difficulty context; 0: none.
-        max_batches: dynamic_sampling: generation batches a step at most.
+        diversity_weight: gps: weight of the distances within a batch and to recent batches.
+        latent_size: gps: size of the latent difficulty context; 0: none.
+        max_batches: dynamic_sampling: maximum of generation batches per step.
         keep_surplus: dynamic_sampling: keep mixed groups beyond batch_size for the next step.
     """
 
@@ -68,17 +68,17 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What rolls out.
+    """The engine that generates rollouts.
 
     Attributes:
-        name: hf: the policy's own Transformers model; vllm.
-        own_process: vllm in a process of its own; otherwise in the trainer's.
-        timeout: vllm: seconds for the completions of one step, or of one half of a probe, after which those that are
-            missing are drawn once more and then given up; 0: no limit.
-        max_model_len: vllm: longest prompt and completion together, in tokens; 0: what the model allows, for which vLLM
-            reserves memory.
-        dtype: vllm: of its weights and arithmetic, for example bfloat16; empty: that of the policy's weights.
-        gpu_memory_utilization: vllm on a GPU: its share of the memory; the trainer and the selector need theirs.
+        name: hf: the policy's own Transformers model; vllm: a vLLM engine.
+        own_process: vllm: run in a process of its own, instead of in the trainer's.
+        timeout: vllm: seconds for the completions of one step, or of one half of a probe. Missing completions are then
+            drawn once more, and given up after as long again; 0: no limit.
+        max_model_len: vllm: maximum length of prompt and completion together, in tokens; 0: the model's maximum, for
+            which vLLM reserves memory.
+        dtype: vllm: dtype of weights and arithmetic, for example bfloat16; empty: the dtype of the policy's weights.
+        gpu_memory_utilization: vllm on a GPU: vLLM's share of the memory; trainer and selector need the rest.
     """
 
     name: str = "hf"
@@ -98,24 +98,25 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run; the defaults are those of the comparisons, see `experiments.running.compare`.
+    """One training run; the defaults are the settings of the comparisons (`experiments.running.compare`).
 
     Attributes:
         task: string_ops or countdown.
-        pool_size: training prompts.
-        held_out_size: prompts that are never trained on, for the probe.
-        probe_size: prompts of the pool in the probe, always the same; 0: all of them.
-        policy: a folder or hub name of a Hugging Face causal language model; empty: the built-in policy, warm-started.
-        precision: of updates and the Hugging Face engine: float32, or bfloat16 (torch.autocast; the weights stay
-            float32).
-        parallel: in several processes (torchrun): ddp: every process has the whole policy; fsdp: weights and optimiser
-            are spread over them (FSDP2), and each has a whole copy to roll out with.
-        tracker: wandb or trackio: metrics go there too; a run that goes on is one run there. Empty: only to the folder.
-        seed: of the warm start, the pool, the choices and the rollouts.
-        method: how prompts are chosen.
-        engine: what rolls out.
-        warm_start: the built-in policy; its seed is replaced by the one above.
-        train: the loop; its seed is replaced by the one above.
+        pool_size: Number of training prompts.
+        held_out_size: Number of held-out prompts, which the probe uses and training does not.
+        probe_size: Number of pool prompts in the probe, the same in every probe; 0: the whole pool.
+        policy: Folder or hub name of a Hugging Face causal language model; empty: the built-in policy, warm-started.
+        precision: Precision of updates and of the Hugging Face engine: float32, or bfloat16 (torch.autocast; the
+            weights stay float32).
+        parallel: Use of several processes (torchrun). ddp: every process has the whole policy; fsdp: weights and
+            optimiser are sharded (FSDP2), and every process has a whole copy for rollouts.
+        tracker: wandb or trackio: metrics go there too, and a resumed run stays one run there. Empty: only to the
+            folder.
+        seed: Seed of the warm start, the pool, the choices and the rollouts.
+        method: The method that chooses prompts.
+        engine: The engine that generates rollouts.
+        warm_start: The built-in policy; the seed above replaces its seed.
+        train: The training loop; the seed above replaces its seed.
     """
 
     task: str = "string_ops"
@@ -138,7 +139,10 @@ class RunConfig:
 
 
 def writable_config(base: RunConfig | None = None) -> DictConfig:
-    """The configuration, of the defaults if not of `base`, with its types; a frozen dataclass would be read-only."""
+    """Return the typed configuration of `base` (default: of the defaults) as one that can be changed.
+
+    OmegaConf makes the configuration of a frozen dataclass read-only.
+    """
     config = OmegaConf.structured(base or RunConfig)
     for node in (config, *(child for child in config.values() if isinstance(child, DictConfig))):
         OmegaConf.set_readonly(node, False)
@@ -146,10 +150,10 @@ def writable_config(base: RunConfig | None = None) -> DictConfig:
 
 
 def configured(settings: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
-    """The base, or the defaults, but for these settings, by dotted name as on the command line.
+    """Return `base` (default: the defaults) with these settings changed, by dotted name as on the command line.
 
     Raises:
-        OmegaConfBaseException: there is no such setting, or it is of another type.
+        OmegaConfBaseException: A setting does not exist, or its value has another type.
     """
     config = writable_config(base)
     for name, value in settings.items():
@@ -160,7 +164,7 @@ def configured(settings: Mapping[str, Any], base: RunConfig | None = None) -> Ru
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Adds `--set`: settings of all runs of an experiment, as pairs of dotted name and value."""
+    """Add the option `--set NAME=VALUE`, for settings of all runs of an experiment."""
 
     def pair(argument: str) -> tuple[str, str]:
         name, equals, value = argument.partition("=")
@@ -180,16 +184,16 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def flat_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings of a run by dotted name, as `read_settings` finds them."""
+    """Return the settings of a run by dotted name, as `read_settings` returns them."""
     return flat(json.loads(json.dumps(asdict(config))))
 
 
 def read_settings(run_dir: Path) -> dict[str, Any]:
-    """The settings of the run that a folder holds, by dotted name.
+    """Return the settings of the run in a folder, by dotted name.
 
     Raises:
-        OSError: there is no `config.json`.
-        ValueError: it is damaged.
+        OSError: There is no `config.json`.
+        ValueError: `config.json` is damaged.
     """
     try:
         found = json.loads((run_dir / CONFIG).read_text())
@@ -201,7 +205,7 @@ def read_settings(run_dir: Path) -> dict[str, Any]:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted name."""
+    """Return nested settings by dotted name."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}

@@ -1,4 +1,4 @@
-"""Names of run folders: built from settings, one name for one choice of settings, short enough for any file system."""
+"""Names of run folders: every choice of settings has one name, short enough for any file system."""
 
 import hashlib
 import json
@@ -14,22 +14,22 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.running.config import CONFIG, RunConfig, flat, flat_settings
-from rl.checkpoint import MAY_CHANGE
-from rl.lock import alone_in
 from rl.ranks import Ranks
+from rl.run_folder.checkpoint import MAY_CHANGE
+from rl.run_folder.lock import alone_in
 
 MAY_DIFFER = (
     *("engine.", "tracker", "parallel", "resume", "threads"),
     *(f"train.{name}" for name in MAY_CHANGE),
 )
-"""Beginnings of the settings with which a run may go on differently: they name no folder."""
-_LONGEST = 150  # characters; systems allow 255 bytes
+"""Beginnings of the settings that may change when a run is resumed; no folder is named after them."""
+_LONGEST = 150  # characters; file systems allow 255 bytes
 
 
 def name_of(settings: Mapping[str, Any]) -> str:
-    """A name for a folder, of letters that every file system takes: `method.name=mopps,seed=0`.
+    """Return a folder name such as `method.name=mopps,seed=0`, of characters that every file system allows.
 
-    Where the settings hold other characters, a slash for example, or many of them, it ends in a hash of all.
+    The name ends in a hash of all settings where they contain other characters, such as a slash, or are too long.
     """
     said = ",".join(f"{name}={value}" for name, value in settings.items())
     safe = re.sub(r"[^\w.,=+-]", "_", said, flags=re.ASCII)
@@ -37,7 +37,7 @@ def name_of(settings: Mapping[str, Any]) -> str:
 
 
 def of_run(config: DictConfig) -> str:
-    """The folder of one run: task, method, seed, and every other setting that is not the default."""
+    """Return the folder name of one run: task, method, seed, and every other setting that is not the default."""
     chosen = _chosen(config)
     task, method, seed = (OmegaConf.select(config, name) for name in ("task", "method.name", "seed"))
     for name in ("task", "method.name", "seed"):
@@ -47,11 +47,13 @@ def of_run(config: DictConfig) -> str:
 
 
 def of_sweep(config: DictConfig, swept: Sequence[str]) -> str:
-    """The folder of one run of a sweep: the settings that are swept, and a hash of the others that are not the default.
+    """Return the folder name of one run of a sweep.
+
+    The name consists of the swept settings and a hash of the other settings that are not the default.
 
     Args:
-        config: of the run.
-        swept: names of settings with several values on the command line.
+        config: Configuration of the run.
+        swept: Names of settings with several values on the command line.
     """
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     names = [*swept, *(str(name) for name in params if name not in swept)]
@@ -63,10 +65,10 @@ def of_sweep(config: DictConfig, swept: Sequence[str]) -> str:
 
 
 def clear_run(folder: Path) -> None:
-    """Deletes the run that the folder holds, so that another one can start there.
+    """Delete the run in the folder, so that another run can start there.
 
     Raises:
-        ValueError: the folder holds something else, or a run that goes on.
+        ValueError: The folder holds files but no run, or a run that is in progress.
     """
     if not folder.exists() or not any(folder.iterdir()):
         return
@@ -77,7 +79,7 @@ def clear_run(folder: Path) -> None:
 
 
 def swept_in(arguments: Iterable[str]) -> list[str]:
-    """The names of the settings that have several values on a command line."""
+    """Return the names of the settings that have several values on a command line."""
     parser, found = OverridesParser.create(), []
     for argument in arguments:
         if "=" not in argument or argument.startswith("-"):
@@ -85,7 +87,7 @@ def swept_in(arguments: Iterable[str]) -> list[str]:
         try:
             override = parser.parse_override(argument)
         except HydraException:
-            continue  # Hydra parses it again, and tells the user
+            continue  # Hydra parses it again and reports the error
         name = override.key_or_group
         if override.is_sweep_override() and not name.startswith("hydra"):
             found.append(name)
@@ -93,21 +95,21 @@ def swept_in(arguments: Iterable[str]) -> list[str]:
 
 
 def register() -> None:
-    """Makes the names known to the configuration, as `${run_folder:}` and `${sweep_folder:[NAMES]}`."""
+    """Register the resolvers `${run_folder:}` and `${sweep_folder:[NAMES]}`, which name folders in a configuration."""
     OmegaConf.register_new_resolver("run_folder", lambda *, _root_: of_run(_root_), replace=True)
     OmegaConf.register_new_resolver("sweep_folder", lambda swept, *, _root_: of_sweep(_root_, swept), replace=True)
 
 
 def sweep_subdir() -> str:
-    """The interpolation that names the folders of the sweep on this command line.
+    """Return the interpolation that names the folders of the sweep on this command line.
 
-    The names go into it, for the runs of a sweep may be in processes with other command lines.
+    It contains the names of the swept settings, because a run of the sweep may have another command line.
     """
     return f"${{sweep_folder:[{','.join(swept_in(sys.argv[1:]))}]}}"
 
 
 def _chosen(config: DictConfig) -> dict[str, Any]:
-    """The settings that are not the default, but for those with which a run may go on differently."""
+    """Return the settings that are not the default, without the settings that may change on resume."""
     settings = {name: value for name, value in config.items() if name != "hydra"}
     found = flat(OmegaConf.to_container(OmegaConf.create(settings), resolve=True))  # type: ignore[arg-type]
     defaults = flat_settings(RunConfig())

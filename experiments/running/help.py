@@ -1,11 +1,11 @@
-"""A configuration, described for `--help` by the docstrings of its dataclasses."""
+"""The text of `--help`: a configuration, described by the docstrings of its dataclasses."""
 
 import inspect
 import re
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-_HEAD = """Trains a policy on prompts that a method chooses.
+_HEAD = """Train a policy on prompts that a method chooses.
 
   python -m experiments.train method.name=dps train.steps=500 seed=3
   python -m experiments.train method.name=dps train.checkpoint_every=50 --resume
@@ -14,24 +14,26 @@ _HEAD = """Trains a policy on prompts that a method chooses.
   python -m experiments.train -m hydra/launcher=submitit_slurm resume=true ...    # on SLURM: experiments/cluster
   torchrun --nproc_per_node 2 -m experiments.train seed=3       # two processes train one policy
 
-Asked to stop (SIGTERM, Ctrl-C, SIGUSR1, SIGUSR2) a run finishes its step, writes a checkpoint and exits with 75;
-submitit queues it again. Asked twice, it ends at once. With resume=true it goes on; in a folder without a run it starts
-one. A run may go on with other values of train.steps (a finished run too), train.probe_every, train.checkpoint_every,
-train.micro_batch_size, train.gradient_checkpointing, train.save_policy, engine.*, parallel and tracker.
+After a signal to stop (SIGTERM, Ctrl-C, SIGUSR1, SIGUSR2) a run finishes its step, writes a checkpoint and exits with
+75; submitit then queues it again. A second signal ends it at once. With resume=true a run is resumed, or started where
+the folder holds none. A resumed run may change train.steps (so may a finished run), train.probe_every,
+train.checkpoint_every, train.micro_batch_size, train.gradient_checkpointing, train.save_policy, engine.*, parallel and
+tracker.
 
-Metrics go to metrics.jsonl and TensorBoard events in the run's folder, and to a tracker where one is given; the last
-two checkpoints and, after the last step, the policy as a Hugging Face folder lie there too. The folder is
-runs/TASK-METHOD-SEED,SETTINGS with the settings that are not the default; of a sweep runs/SETTINGS with those that are
-swept, and a hash of the others. hydra.run.dir=FOLDER (hydra.sweep.dir=FOLDER) says otherwise. One run at a time may use
-a folder. python -m experiments.collect FOLDER shows many runs side by side. Set any of these as NAME=VALUE:
+The run's folder holds the metrics (metrics.jsonl and TensorBoard events), the last two checkpoints and, after the last
+step, the policy as a Hugging Face folder. A tracker, where one is given, receives the metrics too. The folder is
+runs/TASK-METHOD-SEED,SETTINGS, where SETTINGS are the settings that are not the default. A run of a sweep has the
+folder runs/SETTINGS with the swept settings, and a hash of the other settings. hydra.run.dir=FOLDER (for a sweep
+hydra.sweep.dir=FOLDER) chooses another folder. Only one run at a time may use a folder.
+python -m experiments.collect FOLDER shows many runs side by side. Set any of these as NAME=VALUE:
 
-  --resume                     go on from the folder's checkpoint (the same as resume=true)
-  threads = 0                  threads for torch; 0: its own choice
+  --resume                     resume from the folder's checkpoint (the same as resume=true)
+  threads = 0                  threads for torch; 0: torch's own choice
 """
 
 
 def describe(config: Any) -> str:
-    """The help text: every parameter of a configuration with its value and what it means."""
+    """Return the help text, with every setting of a configuration, its default and its meaning."""
     return "\n".join([_HEAD, *_lines(config, "")])
 
 
@@ -50,7 +52,7 @@ def _lines(config: Any, prefix: str) -> list[str]:
 
 
 def _attributes(config: type) -> dict[str, str]:
-    """The `Attributes:` section of a Google docstring, one line an attribute."""
+    """Return the entries of the `Attributes:` section of a Google docstring, each on one line."""
     section = inspect.getdoc(config).split("Attributes:\n")[1]  # type: ignore[union-attr]
     entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
     return {name: re.sub(r"\s+", " ", text) for name, text in entries}

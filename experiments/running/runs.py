@@ -1,4 +1,4 @@
-"""One training run from its configuration: what every experiment of this folder starts from."""
+"""One training run from its configuration; every experiment of this folder uses it."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,118 +10,33 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-import jaxsel
 from experiments.reporting.provenance import provenance, write_result
-from experiments.running.config import CONFIG, EngineConfig, MethodConfig, RunConfig, flat, flat_settings, read_settings
-from rl.checkpoint import MAY_CHANGE
-from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
-from rl.embeddings import embed
+from experiments.running.config import CONFIG, EngineConfig, RunConfig, flat, flat_settings, read_settings
+from experiments.running.curricula import make_curriculum
 from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
-from rl.lock import alone_in
 from rl.policy import Policy, load_policy
 from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
-from rl.prompts import PromptPool, Task
+from rl.prompts import Task
 from rl.ranks import Ranks, join
 from rl.rollout import RolloutEngine
+from rl.run_folder.checkpoint import MAY_CHANGE
+from rl.run_folder.lock import alone_in
+from rl.run_folder.trackers import Tracker
 from rl.run_log import is_end, read_metrics
-from rl.shared import SharedSelector
 from rl.tasks import countdown, string_ops
-from rl.trackers import Tracker
 from rl.train import train
 from rl.warm_start import warm_start
 
 TASKS: dict[str, Callable[[], Task]] = {"string_ops": string_ops.make, "countdown": countdown.make}
 
 
-def _mopps(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
-    del pool
-    return jaxsel.mopps(decay=method.decay, target=method.target, group_size=group_size)
-
-
-def _mopps_mean(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
-    del pool
-    acquisition = jaxsel.target_success_rate(method.target)
-    return jaxsel.mopps(decay=method.decay, group_size=group_size, acquisition=acquisition)
-
-
-def _mopps_mixed(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
-    del pool
-    sampled = {"acquisition": jaxsel.mixed_probability(log=True), "rule": jaxsel.gumbel_top_k()}
-    return jaxsel.mopps(decay=method.decay, group_size=group_size, **sampled)
-
-
-def _threshold(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
-    del pool
-    return jaxsel.threshold(lower=method.lower, upper=method.upper, decay=method.decay, group_size=group_size)
-
-
-def _dps(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
-    del group_size, pool
-    return jaxsel.dps(decay=method.dps_decay, prior_counts=method.prior_counts, entropy_weight=method.entropy_weight)
-
-
-def _gps(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
-    return jaxsel.gps(
-        embed(pool.texts, progress=False),
-        target=method.target,
-        diversity_weight=method.diversity_weight,
-        decay=method.decay,
-        group_size=group_size,
-        latent_size=method.latent_size,
-        context_size=method.batch_size,
-    )
-
-
-PREDICTIVE = {
-    "mopps": _mopps,
-    "mopps_mean": _mopps_mean,
-    "mopps_mixed": _mopps_mixed,
-    "threshold": _threshold,
-    "dps": _dps,
-    "gps": _gps,
-}
-METHODS = ("uniform", "history_resampling", "dynamic_sampling", *PREDICTIVE)
-
-
-def make_curriculum(config: RunConfig, pool: PromptPool, ranks: Ranks | None = None) -> Curriculum:
-    """The curriculum that `config.method` names; of several ranks, the first has the selector.
-
-    Raises:
-        ValueError: there is no such method, or one of its parameters is out of range.
-    """
-    method, ranks = config.method, ranks or Ranks()
-    if method.name not in METHODS:
-        raise ValueError(f"method.name is {method.name!r}; give one of {', '.join(METHODS)}")
-
-    def make() -> jaxsel.PromptSelector:
-        return _selector(config, pool)
-
-    selector = make() if ranks.count == 1 else SharedSelector(make, ranks)
-    if method.name == "dynamic_sampling":
-        return DynamicSampling(
-            selector, method.batch_size, max_batches=method.max_batches, keep_surplus=method.keep_surplus
-        )
-    if method.name == "history_resampling":
-        return HistoryResampling(selector, method.batch_size, seed=config.seed)
-    return Selected(selector, method.batch_size)
-
-
-def _selector(config: RunConfig, pool: PromptPool) -> jaxsel.PromptSelector:
-    method, group_size = config.method, config.train.group_size
-    if method.name in PREDICTIVE:
-        selector, ratio = PREDICTIVE[method.name](method, group_size, pool), method.candidate_ratio or None
-    else:  # The baselines go through the pool in shuffled epochs; their selector only predicts, for comparison.
-        selector, ratio = jaxsel.uniform(decay=method.decay, group_size=group_size), 1
-    return jaxsel.PromptSelector(selector, keys=list(pool.keys), seed=config.seed, candidate_ratio=ratio)
-
-
 def make_task(name: str) -> Task:
-    """The task of that name.
+    """Return the task of that name.
 
     Raises:
-        ValueError: there is no such task.
+        ValueError: The task is unknown.
     """
     if name not in TASKS:
         raise ValueError(f"task is {name!r}; give one of {', '.join(TASKS)}")
@@ -129,8 +44,8 @@ def make_task(name: str) -> Task:
 
 
 def make_policy(config: RunConfig, task: Task, *, progress: bool = True) -> Policy:
-    """The policy before reinforcement learning: loaded by path, or built in and warm-started."""
-    logging.disable_progress_bar()  # of reading weights; a moment, for policies of this size
+    """Return the policy before reinforcement learning: loaded by path, or the built-in policy after its warm start."""
+    logging.disable_progress_bar()  # reading weights of policies of this size takes a moment
     if config.policy:
         policy = load_policy(config.policy)
     else:
@@ -140,10 +55,10 @@ def make_policy(config: RunConfig, task: Task, *, progress: bool = True) -> Poli
 
 @contextmanager
 def make_engine(config: EngineConfig, policy: Policy) -> Iterator[RolloutEngine]:
-    """The engine that `config.name` names, closed at the end.
+    """Open the engine that `config.name` names, and close it at the end.
 
     Raises:
-        ValueError: there is no such engine.
+        ValueError: The engine is unknown.
     """
     if config.name == "hf":
         yield HFEngine(policy)
@@ -170,18 +85,18 @@ def run(
     progress: Callable[[range], Any] | None = None,
     ranks: Ranks | None = None,
 ) -> list[dict[str, float]]:
-    """Trains, and returns the metrics of every step; `run_dir/config.json` says what they come from.
+    """Train, and return the metrics of every step; `run_dir/config.json` holds the settings and versions.
 
     Args:
-        config: see `RunConfig`.
-        run_dir: made when missing; the same for all ranks.
-        resume: see `train`.
-        progress: see `train`.
-        ranks: None: those that `torchrun` or `accelerate launch` started, or this process alone.
+        config: Settings of the run.
+        run_dir: Folder of the run, the same for all ranks; made when missing.
+        resume: Whether to resume from the folder's checkpoint; see `train`.
+        progress: Wrapper of the range of steps that shows progress; see `train`.
+        ranks: Processes that train together; None: the ranks of `torchrun` or `accelerate launch`, or this process.
 
     Raises:
-        ValueError: an argument out of its range, or a folder that holds another run, or where another one goes on.
-        PreemptedError: a signal asked it to stop, see `rl.preemption`.
+        ValueError: A setting is out of range, the folder holds another run, or another run uses the folder.
+        PreemptedError: A signal asked the run to stop; see `rl.preemption`.
     """
     ranks = ranks or join(config.parallel)
     with alone_in(run_dir, ranks):
@@ -224,7 +139,7 @@ def _run(
 
 
 def _preemptible(ranks: Ranks, load: Callable[[], Policy]) -> Policy:
-    """`ranks.main_first(load)`, which takes a while; asked to stop, no rank leaves another one waiting."""
+    """Return `ranks.main_first(load)`; a signal to stop during this long call ends all ranks together."""
 
     def stopped_at_once() -> Policy:
         with Preemption(at_once=True):
@@ -241,7 +156,7 @@ _MAY_CHANGE = ("engine.", "tracker", "parallel", *(f"train.{name}" for name in M
 
 
 def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None:
-    """Writes what the run comes from, before it does anything; or sees that it is the run that the folder holds."""
+    """Write the run's settings before it starts, or check that the folder holds the run to resume."""
     path, records = run_dir / CONFIG, read_metrics(run_dir / "metrics.jsonl")
     if records and resume and path.exists():
         _check_same(config, run_dir, sum(not is_end(record) for record in records))

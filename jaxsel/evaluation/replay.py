@@ -1,4 +1,4 @@
-"""What a run observed, and what any method would have predicted of it: evaluation without a rollout."""
+"""Histories, the recorded visits of a run, and replays: predictions of any method for them, without new rollouts."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -13,18 +13,18 @@ from jaxsel._visits import Visits, checked_visits
 from jaxsel.base import Prediction, Selector
 from jaxsel.runtime.prompt_selector import PromptSelector
 
-_ALWAYS_ALLOWED = 100_000  # steps of the clock
-_PER_STEP_WITH_ROWS = 100  # more of them than this are no clock of a method
+_ALWAYS_ALLOWED = 100_000  # a history of so few steps is always valid
+_PER_STEP_WITH_ROWS = 100  # more steps per step with rows suggest that `step` holds, for example, Unix times
 
 
 class History(NamedTuple):
-    """One row a visit, in the order of the steps, as `make_history` leaves them.
+    """The recorded visits of a run, one row per visit in the order of the steps. `make_history` returns it.
 
     Attributes:
-        step: of the method's clock, from 0: how often it had observed before. A step without rows still passes.
-        prompt_ids: rows of the pool, distinct within a step.
-        successes: s, rollouts that were correct.
-        group_size: n, at least 1.
+        step: Training steps, counted from 0. A step without rows still ages what a method believes.
+        prompt_ids: Rows of the pool, distinct within a step.
+        successes: s, the number of correct rollouts.
+        group_size: n, the number of rollouts, at least 1.
     """
 
     step: Int[np.ndarray, " r"]
@@ -34,28 +34,28 @@ class History(NamedTuple):
 
     @property
     def num_steps(self) -> int:
-        """From step 0 to the last one with a row."""
+        """Number of steps from step 0 to the last step with a row."""
         return int(self.step[-1]) + 1 if len(self.step) else 0
 
     def before(self, step: int) -> "History":
-        """The rows of earlier steps."""
+        """Return the history of the steps before `step`."""
         return History(*(column[self.step < step] for column in self))
 
     def batches(self) -> Iterator[Visits]:
-        """What every step observed, those without rows included."""
+        """Yield the visits of every step, including steps without rows."""
         ends = np.searchsorted(self.step, np.arange(self.num_steps), side="right")
         for rows in np.split(np.arange(len(self.step)), ends[:-1]):
             yield Visits(self.prompt_ids[rows], self.successes[rows], self.group_size[rows])
 
 
 class Replay(NamedTuple):
-    """What a method predicted of a history, one row a visit, each before it was observed.
+    """A method's predictions for a history, one row per visit, each made before the visit was observed.
 
     Attributes:
-        prediction: fields `[r]`.
-        visits: to that prompt before.
-        waiting: steps since the last of them; -1: there was none.
-        probes: the whole pool `[N]` at the steps that were asked for, before their observation.
+        prediction: Predictions for the visited prompts, with fields `[r]`.
+        visits: Number of earlier visits to the same prompt.
+        waiting: Steps since the prompt's last visit, or -1 without an earlier visit.
+        probes: Predictions for the whole pool, with fields `[N]`, by step. Each is made before the step is observed.
     """
 
     prediction: Prediction
@@ -67,25 +67,27 @@ class Replay(NamedTuple):
 def make_history(
     step: ArrayLike, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike, *, num_prompts: int
 ) -> History:
-    """A history of rows in any order: sorted by step; repeated ids of a step are one visit; n = 0 is left out.
+    """Return a history from rows in any order.
+
+    The rows are sorted by step. Repeated ids of a step are one visit with summed counts. Rows with n = 0 are dropped.
 
     Args:
-        step: see `History`, one a row.
-        prompt_ids: likewise.
-        successes: likewise.
-        group_size: one a row, or one for all.
-        num_prompts: the size of the pool.
+        step: Training step of each row, counted from 0.
+        prompt_ids: Row of the pool, one per row.
+        successes: s, one per row.
+        group_size: n, one per row or one for all rows.
+        num_prompts: Number of prompts in the pool.
 
     Raises:
-        ValueError: lengths that differ, ids that are no rows of the pool, counts that are not integers with
-            0 <= successes <= group_size, a step below 0, or steps that are far from consecutive, such as Unix times.
+        ValueError: The lengths differ, an id is not a row of the pool, or a step is below 0. Counts must be integers
+            with 0 <= successes <= group_size. Steps must be nearly consecutive: Unix times, for example, are refused.
     """
     steps = _validate.integers("step", step, low=0, high=2**31)
     check_steps(steps)
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
     if len(steps) != len(ids):
-        raise ValueError(f"there are {len(steps)} step and {len(ids)} prompt_ids; give one entry a visit")
-    # Pairs of step and id, numbered: visits to one prompt in different steps stay apart.
+        raise ValueError(f"there are {len(steps)} step and {len(ids)} prompt_ids; give one entry per visit")
+    # Each pair of step and id gets a number, so that visits to one prompt in different steps stay separate.
     pairs, row = np.unique(np.stack([steps, ids]), axis=1, return_inverse=True)
     visits = checked_visits(row.reshape(-1), successes, group_size, max(pairs.shape[1], 1))
     seen = pairs[:, visits.prompt_ids]
@@ -93,10 +95,10 @@ def make_history(
 
 
 def check_steps(steps: Int[np.ndarray, " r"]) -> None:
-    """Every step of the clock costs time and memory, with rows or without.
+    """Check that steps are nearly consecutive, because every step costs time and memory, even without rows.
 
     Raises:
-        ValueError: the steps are far from consecutive.
+        ValueError: The steps are far from consecutive.
     """
     num_steps, distinct = int(steps.max(initial=-1)) + 1, len(np.unique(steps))
     if num_steps > _ALWAYS_ALLOWED and num_steps > _PER_STEP_WITH_ROWS * distinct:
@@ -114,20 +116,20 @@ def replay(
     seed: int = 0,
     probe_steps: Sequence[int] = (),
 ) -> Replay:
-    """Goes through a history with another method, predicting every batch before it observes it.
+    """Predict and then observe every batch of a history with a method that need not be the one of the recorded run.
 
-    It says how well the method predicts the prompts that were chosen then, by another method perhaps; what it would
-    have chosen itself, it cannot say. Probes judge it on the whole pool.
+    The result shows how well the method predicts the recorded prompts, which another method may have chosen. It does
+    not show which prompts the method itself would have chosen. Probes judge the predictions on the whole pool.
 
     Args:
-        history: from `make_history`.
-        selector: for example `jaxsel.dps()`; a predictor alone goes through `make_selector`.
-        num_prompts: the size of the pool.
-        seed: see `PromptSelector`.
-        probe_steps: steps before which the whole pool is predicted; the one after the last may be among them.
+        history: Recorded visits, from `make_history`.
+        selector: Method, for example `jaxsel.dps()`. `make_selector` turns a predictor alone into a selector.
+        num_prompts: Number of prompts in the pool.
+        seed: Seed of the `PromptSelector`.
+        probe_steps: Steps before which the whole pool is predicted, from 0 to `history.num_steps`.
 
     Raises:
-        ValueError: a probe step outside of the history, or a selector that does not fit the pool.
+        ValueError: A probe step is outside of the history, or the selector does not fit the pool.
     """
     check_steps(history.step)
     wrong = [step for step in probe_steps if not 0 <= step <= history.num_steps]

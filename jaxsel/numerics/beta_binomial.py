@@ -1,7 +1,7 @@
-r"""A count of successes whose rate is a Beta variable.
+r"""The Beta-Binomial distribution: a count of successes whose rate is a Beta(a, b) variable.
 
-In terms of its mean m and of r = variance / (m (1 - m)) = 1 / (a + b + 1), where nothing is infinite: at r = 0 the rate
-is known and the count Binomial; at r = 1, the largest there is, the rate is 0 or 1.
+`log_prob` and `cdf` take the rate's mean m and its spread r = variance / (m (1 - m)) = 1 / (a + b + 1), which are both
+finite in all limits. At r = 0 the rate is known and the count is Binomial. At r = 1, the largest r, the rate is 0 or 1.
 
     P(s) = C(n, s) prod_{k < s} (m (1 - r) + k r) prod_{k < n - s} ((1 - m) (1 - r) + k r) / prod_{k < n} (1 - r + k r)
 """
@@ -12,19 +12,19 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 _CERTAIN = 1e-6
-_DIRECT = 16  # factors that are multiplied one by one
-_NODES = 16  # of the quadrature that stands for all others
+_DIRECT = 16  # number of factors that are multiplied one by one
+_NODES = 16  # nodes of the quadrature that replaces all further factors
 _Terms = tuple[Float[Array, " m"], Float[Array, " m"], Float[Array, " m"]]
 
 
 def solve_state_probabilities(
     alpha: Float[Array, "*shape"], beta: Float[Array, "*shape"], group_size: int
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"], Float[Array, "*shape"]]:
-    r"""P(s = 0), P(0 < s < n) and P(s = n) of a Beta-Binomial count.
+    r"""Return P(s = 0), P(0 < s < n) and P(s = n) of a Beta-Binomial count with n = `group_size`.
 
-    P(s = n) = B(a + n, b) / B(a, b), the product over k < n of (a + k) / (a + b + k), which keeps its precision
-    where the difference of log-gammas does not. The mixed probability is MaPP's (arXiv 2609.34990). In a group of one
-    it is exactly 0.
+    P(s = n) = B(a + n, b) / B(a, b) is the product over k < n of (a + k) / (a + b + k). The product is precise where
+    the difference of log-gammas is not. The mixed probability is MaPP's (arXiv 2609.34990). It is exactly 0 for a group
+    of one.
     """
     if group_size == 1:
         total = alpha + beta
@@ -33,14 +33,14 @@ def solve_state_probabilities(
         unsolved, solved = _product(beta, alpha, group_size), _product(alpha, beta, group_size)
         return unsolved, jnp.maximum(1 - unsolved - solved, 0), solved
     log_unsolved, log_solved = _log_product(beta, alpha, group_size), _log_product(alpha, beta, group_size)
-    # from the larger one first, whose distance to 1 is exact
+    # the larger probability first: -expm1 gives its distance to 1 exactly
     larger, smaller = jnp.maximum(log_unsolved, log_solved), jnp.minimum(log_unsolved, log_solved)
     mixed = jnp.maximum(-jnp.expm1(larger) - jnp.exp(smaller), 0)
     return jnp.exp(log_unsolved), mixed, jnp.exp(log_solved)
 
 
 def _product(a: Float[Array, "*shape"], b: Float[Array, "*shape"], group_size: int) -> Float[Array, "*shape"]:
-    """The product over k < n of (a + k) / (a + b + k)."""
+    """Return the product over k < n of (a + k) / (a + b + k)."""
     total, result = a + b, jnp.ones_like(a + b)
     for k in range(group_size):
         result = result * (a + k) / (total + k)
@@ -48,17 +48,17 @@ def _product(a: Float[Array, "*shape"], b: Float[Array, "*shape"], group_size: i
 
 
 def _log_product(a: Float[Array, "*shape"], b: Float[Array, "*shape"], group_size: int) -> Float[Array, "*shape"]:
-    r"""The logarithm of `_product`, minus the sum of f(a + k), f(x) = log(1 + b / x), in a graph of constant size.
+    r"""Return log `_product` = -sum_{k < n} f(a + k), f(x) = log(1 + b / x), by a graph of constant size.
 
-    The first terms are added one by one. The rest is an integral over x = e^u, by Gauss and Legendre, with the first
-    correction of Euler and Maclaurin at the midpoints: below 1e-6 of the sum for n up to a million. All terms have one
-    sign, so nothing cancels.
+    The first terms are added one by one. The others are an integral over x = e^u by Gauss-Legendre quadrature, with the
+    first Euler-Maclaurin correction at the midpoints. The error is below 1e-6 of the sum for n up to a million. All
+    terms have the same sign, so nothing cancels.
     """
     direct = jnp.zeros_like(a + b)
     for k in range(_DIRECT):
         direct = direct + jnp.log1p(b / (a + k))
     low, high = a + (_DIRECT - 0.5), a + (group_size - 0.5)
-    # log(high / low), which for large a is a small difference of large numbers
+    # log(high / low) without the difference of large numbers that a large a would give
     length = jnp.log1p(float(group_size - _DIRECT) / low)
     integral = jnp.zeros_like(direct)
     for node, weight in zip(*np.polynomial.legendre.leggauss(_NODES), strict=True):
@@ -69,7 +69,7 @@ def _log_product(a: Float[Array, "*shape"], b: Float[Array, "*shape"], group_siz
 
 
 def spread_of(mean: Float[Array, " m"], variance: Float[Array, " m"]) -> Float[Array, " m"]:
-    """The r of a mean and a variance; a variance that is larger than any on [0, 1] is cut."""
+    """Return r for a mean and a variance. The variance is cut to m (1 - m), the largest for a rate in [0, 1]."""
     largest = mean * (1 - mean)
     return jnp.clip(variance, 0, largest) / jnp.where(largest > 0, largest, 1)
 
@@ -77,7 +77,10 @@ def spread_of(mean: Float[Array, " m"], variance: Float[Array, " m"]) -> Float[A
 def log_prob(
     successes: Int[Array, " m"], group_size: Int[Array, " m"], mean: Float[Array, " m"], spread: Float[Array, " m"]
 ) -> Float[Array, " m"]:
-    """Of the count; minus infinity where it is impossible. As many passes over the rows as the largest group has."""
+    """Return the log probability of each count, minus infinity for an impossible one.
+
+    The number of passes over the rows is the largest group size.
+    """
     failures = group_size - successes
 
     def factor(k: Int[Array, ""], total: Float[Array, " m"]) -> Float[Array, " m"]:
@@ -85,7 +88,7 @@ def log_prob(
         failure = jnp.where(k < failures, ((1 - mean) * (1 - spread) + k * spread) / (k + 1), 1)
         return total + jnp.log(success * failure * jnp.where(k < group_size, (k + 1) / (1 - spread + k * spread), 1))
 
-    # at k = 0 one factor 1 - r cancels, also where it is 0
+    # at k = 0 one factor 1 - r cancels, even if it is 0
     both = jnp.where((successes > 0) & (failures > 0), 1 - spread, 1)
     first = jnp.where(successes > 0, mean, 1) * jnp.where(failures > 0, 1 - mean, 1) * both
     return jax.lax.fori_loop(1, jnp.max(group_size, initial=0), factor, jnp.log(first))
@@ -94,8 +97,11 @@ def log_prob(
 def cdf(
     successes: Int[Array, " m"], group_size: Int[Array, " m"], mean: Float[Array, " m"], spread: Float[Array, " m"]
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """F(s - 1) and F(s), as many passes over the rows as `log_prob` and as the largest count."""
-    # the recursion divides by the probability of failures, and what it adds up is no more precise than this
+    """Return F(s - 1) and F(s) for the distribution function F of each count.
+
+    The number of passes over the rows is the largest group size (for `log_prob`) plus the largest count.
+    """
+    # the recursion divides by the probability of failures, and its sums are not more precise than this
     mean, spread = jnp.clip(mean, _CERTAIN, 1 - _CERTAIN), jnp.minimum(spread, 1 - _CERTAIN)
 
     def add(j: Int[Array, ""], terms: _Terms) -> _Terms:

@@ -1,7 +1,7 @@
-"""Where a mask is true, and how often, without a sort and without a prefix sum over the whole of it.
+"""Positions and number of the true entries of a mask, without a sort and without a prefix sum over all its entries.
 
-All goes through words of 32 bits: XLA's CPU backend packs rows of 32 in one vectorised pass, while it writes out what a
-sum over the whole array would add, number by number, first.
+The mask is packed into words of 32 bits, which XLA's CPU backend does in one vectorised pass. For a sum over the whole
+array, the backend would first write the array's entries out as numbers.
 """
 
 import jax
@@ -12,10 +12,10 @@ _WORD = 32
 
 
 def true_positions(mask: Bool[Array, " m"], capacity: int) -> Int[Array, " {capacity}"]:
-    """The first `capacity` positions at which `mask` is true, ascending; filled up with m.
+    """Return the first `capacity` positions at which `mask` is true, in ascending order and padded with m.
 
-    `jnp.nonzero(mask, size=capacity)` sums and scatters m numbers. Here m bits are packed into words, the words' counts
-    are summed, and each position is looked up: a word by bisection, a bit in it by halving.
+    `jnp.nonzero(mask, size=capacity)` sums and scatters m numbers. This function packs m bits into words and sums the
+    counts of the words. It then finds each position: the word by bisection, the bit in the word by halving.
     """
     words = _packed(mask)
     ends = jnp.cumsum(jax.lax.population_count(words).astype(jnp.int32))
@@ -28,12 +28,12 @@ def true_positions(mask: Bool[Array, " m"], capacity: int) -> Int[Array, " {capa
 
 
 def count_true(mask: Bool[Array, " m"]) -> Int[Array, ""]:
-    """How many are true."""
+    """Return the number of true entries."""
     return jax.lax.population_count(_packed(mask)).astype(jnp.int32).sum()
 
 
 def _packed(mask: Bool[Array, " m"]) -> UInt32[Array, " w"]:
-    """At least one word; what the last one has too much is false."""
+    """Return the mask as words of 32 bits, at least one. The last word is padded with false."""
     num_words = max(1, -(-mask.shape[0] // _WORD))
     bits = jnp.pad(mask, (0, num_words * _WORD - mask.shape[0])).reshape(num_words, _WORD)
     place = jnp.uint32(1) << jnp.arange(_WORD, dtype=jnp.uint32)
@@ -41,7 +41,7 @@ def _packed(mask: Bool[Array, " m"]) -> UInt32[Array, " w"]:
 
 
 def _position_of_bit(word: UInt32[Array, " c"], rank: Int[Array, " c"]) -> Int[Array, " c"]:
-    """Where in the word its bit number `rank` is that is set, counted from the lowest."""
+    """Return the position of the set bit with number `rank` in each word, counted from the lowest set bit, 0."""
     position = jnp.zeros_like(rank)
     for width in (16, 8, 4, 2, 1):
         low = word & ((jnp.uint32(1) << width) - jnp.uint32(1))

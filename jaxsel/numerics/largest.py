@@ -1,4 +1,4 @@
-"""The k-th largest of an array, exactly, without sorting it where it is large."""
+"""The exact k-th largest entry of an array, without a sort of large arrays."""
 
 import math
 
@@ -14,13 +14,13 @@ _DEVIATIONS = 6.0
 
 
 def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: int | None = None) -> Float[Array, ""]:
-    """The k-th largest of `values`, 1 <= k <= m; NaN counts as minus infinity.
+    """Return the k-th largest entry of `values`, 1 <= k <= m. NaN counts as minus infinity.
 
-    A traced k needs `at_most`, a static bound of it: one compilation then serves every k up to there.
+    A traced k needs `at_most`, a static upper bound of k. One compilation then serves every k up to the bound.
 
-    A regular sample gives a bound that a little more than k values reach; those are gathered, and the answer is found
-    among them bit by bit, in 32 counts. Where the sample misleads, and only there, the counts are over all values.
-    Fewer than 32,768 values, and a k of a fifth of them or more, are left to `jax.lax.top_k`.
+    A regular sample gives a bound that slightly more than k values reach. These values are gathered, and 32 counts find
+    the answer among them bit by bit. Only if the sample misleads do the counts go over all values. `jax.lax.top_k`
+    handles fewer than 32,768 values, and a k of a fifth of the values or more.
     """
     size = values.shape[0]
     stride = size // _SAMPLE
@@ -33,12 +33,12 @@ def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: in
 
     bound = top_k(values[: stride * _SAMPLE : stride], sample_rank)[0][-1]
     above, at_least = count_true(values > bound), count_true(values >= bound)
-    few_enough = at_least <= capacity  # else many are equal to the bound, and only those above it are gathered
+    few_enough = at_least <= capacity  # otherwise many values equal the bound, and only larger values are gathered
 
     def among_the_gathered() -> Float[Array, ""]:
         position = true_positions((values > bound) | (few_enough & (values == bound)), capacity)
         gathered = jnp.where(position < size, values[jnp.minimum(position, size - 1)], -jnp.inf)
-        return _kth_largest_by_bits(gathered, k)  # in the cache, where counting is quicker than ranking
+        return _kth_largest_by_bits(gathered, k)  # in the CPU's cache, where counting is faster than ranking
 
     def on_the_bound_or_anywhere() -> Float[Array, ""]:
         return jax.lax.cond((above < k) & (k <= at_least), lambda: bound, lambda: _kth_largest_by_bits(values, k))
@@ -49,10 +49,10 @@ def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: in
 
 
 def top_k(values: Float[Array, " m"], k: int) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
-    """`jax.lax.top_k` behind a barrier: XLA's CPU backend sorts everything when the result is sliced right away.
+    """Return the k largest values and their positions. NaN counts as minus infinity.
 
-    NaN counts as minus infinity. One barrier for each result, not for the pair: on a mesh the CPU backend of jaxlib
-    0.10.2 aborts on a barrier of the pair.
+    This is `jax.lax.top_k` behind a barrier: XLA's CPU backend sorts everything if the result is sliced at once. Each
+    result has its own barrier, because on a mesh the CPU backend of jaxlib 0.10.2 aborts on a barrier of the pair.
     """
     largest, positions = jax.lax.top_k(_without_nan(values), k)
     return jax.lax.optimization_barrier(largest), jax.lax.optimization_barrier(positions)
@@ -63,7 +63,10 @@ def _without_nan(values: Float[Array, " m"]) -> Float[Array, " m"]:
 
 
 def _kth_largest_by_bits(values: Float[Array, " m"], k: int | Int[Array, ""]) -> Float[Array, ""]:
-    """The largest number that at least k values reach: its bits from the highest, in an order that integers share."""
+    """Return the largest number that at least k values reach.
+
+    The values are mapped to integers in the same order, and the number's bits are found from the highest to the lowest.
+    """
     ordered = _to_ordered(values)
 
     def with_next_bit(bit: Int[Array, ""], found: UInt32[Array, ""]) -> UInt32[Array, ""]:
@@ -77,7 +80,7 @@ _SIGN = np.uint32(1 << 31)
 
 
 def _to_ordered(values: Float[Array, "*shape"]) -> UInt32[Array, "*shape"]:
-    bits = jax.lax.bitcast_convert_type(_without_nan(values) + 0.0, jnp.uint32)  # + 0.0: minus zero is zero
+    bits = jax.lax.bitcast_convert_type(_without_nan(values) + 0.0, jnp.uint32)  # + 0.0 turns minus zero into zero
     is_negative: Bool[Array, "*shape"] = (bits & _SIGN) != 0
     return jnp.where(is_negative, ~bits, bits | _SIGN)
 

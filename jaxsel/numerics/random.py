@@ -1,19 +1,19 @@
-r"""Beta draws for whole arrays: one dense round of rejection sampling, then more rounds for the rejected elements.
+r"""Beta draws for whole arrays: one round of rejection sampling for all elements, then rounds for the rejected ones.
 
 A Gamma draw after Marsaglia and Tsang (ACM TOMS 26, 2000) is $d (1 + x / \sqrt{9 d})^3$ with $d = a - 1/3$ and a
-normal $x$, accepted with probability $e^{h(x)}$. A Beta draw is $X / (X + Y)$ for two Gamma draws. The two normals of
-one Box-Muller pair propose it, and one uniform number accepts both: its logarithm is compared with $h(x) + h(y)$.
-Shapes below 1 use $\mathrm{Gamma}(a) = \mathrm{Gamma}(a + 1)\, U^{1/a}$ in logarithms, so that nothing under- or
-overflows.
+normal $x$, accepted with probability $e^{h(x)}$. A Beta draw is $X / (X + Y)$ for two Gamma draws $X$ and $Y$. One
+Box-Muller pair gives the normals of both Gamma draws. One uniform number accepts both: its logarithm is compared with
+$h(x) + h(y)$. Shapes below 1 use $\mathrm{Gamma}(a) = \mathrm{Gamma}(a + 1)\, U^{1/a}$ in logarithms, so that nothing
+under- or overflows.
 
 More than 90% of the proposals are accepted, and 99% at the shapes of a visited prompt. The rejected elements are
-gathered into an array of 1/32 of the length and drawn again there until all are accepted.
+gathered into an array of 1/32 of the length, where further rounds draw them again until all are accepted.
 
 The random bits are a function of (key, round, word, id of the element). A draw therefore depends on its own id and
-parameters only, and not on the number, the order or the device of the others. The bits come from two or three rounds
-of a 32-bit finalizer (Wellons' lowbias32), each keyed by JAX's threefry. For a given key every word is a bijection of
-the id: no two of 2**32 ids share it. There is no cryptographic guarantee and no proof of independence; the tests check
-the distribution. Threefry for every word would take ten times as long on a CPU.
+parameters only. The number, order and devices of the other elements do not change it. Each word takes two or three
+rounds of a 32-bit finalizer (Wellons' lowbias32), each keyed by JAX's threefry. For a given key every word is a
+bijection of the id: no two of 2**32 ids share a word. There is no cryptographic guarantee and no proof of independence;
+the tests check the distribution. Threefry for every word would take ten times as long on a CPU.
 """
 
 import functools
@@ -29,25 +29,25 @@ from jaxsel.numerics.compaction import count_true, true_positions
 _Words = list[UInt32[Array, "..."]]
 _Parameters = tuple[Float[Array, "..."], ...]
 Elements = Callable[[Int[Array, "..."] | None], tuple[Int[Array, "..."], _Parameters]]
-"""Rows, or None for all -> their ids and their shape parameters."""
+"""`rows -> (ids, shape parameters)` of these rows, or of all rows for None."""
 _REJECTED = np.float32(np.inf)  # no draw is infinite
-_MAX_ROUNDS = 64  # each rejects 10% at most
+_MAX_ROUNDS = 64  # each round rejects 10% at most
 _SMALLEST = np.float32(1e-30)
 _LARGE_SHAPE = np.float32(3e3)
 
 
 def uniform(key: Key[Array, ""], ids: Int[Array, " m"]) -> Float[Array, " m"]:
-    """One number in (0, 1) for every id, the same wherever the id stands in the array; in steps of 2**-31 near 0."""
+    """Return one uniform number in (0, 1) per id, in steps of 2**-31 near 0. Positions in the array have no effect."""
     return jnp.minimum(_open_unit(words(key, ids, 1)[0]), np.float32(1 - 2**-24))
 
 
 def words(key: Key[Array, ""], ids: Int[Array, " m"], count: int) -> _Words:
-    """`count` random words of 32 bits for every id.
+    """Return `count` random words of 32 bits per id.
 
     Args:
-        key: consumed.
-        ids: names of the elements, from 0 to 2**32 - 1; two elements with one name share their words.
-        count: words an element.
+        key: A key, which this function consumes.
+        ids: Ids of the elements, from 0 to 2**32 - 1. Elements with the same id get the same words.
+        count: Words per element.
     """
     ids = ids.astype(jnp.uint32)
     keys = jax.random.bits(key, (count + 1,), jnp.uint32)
@@ -62,27 +62,27 @@ def beta(
     *,
     ids: Int[Array, "*shape"] | None = None,
 ) -> Float[Array, "*shape"]:
-    """One draw of Beta(a, b) for every element.
+    """Return one draw of Beta(a, b) per element.
 
     Args:
-        key: consumed.
-        a: first shape parameters, above 0.
-        b: second shape parameters, above 0.
-        ids: names of the elements, on which the random bits depend; None: their positions.
+        key: A key, which this function consumes.
+        a: First shape parameters, above 0.
+        b: Second shape parameters, above 0.
+        ids: Ids of the elements, on which the random bits depend. None: their positions.
 
     Returns:
-        Draws in [0, 1]; NaN where a parameter is NaN.
+        Draws in [0, 1], and NaN where a parameter is NaN.
     """
     return _draw_arrays(key, (a, b), ids)
 
 
 def beta_of(key: Key[Array, ""], elements: Elements, size: int) -> Float[Array, " {size}"]:
-    """`beta`, for parameters that are computed where they are needed, and never stored.
+    """Return one Beta draw per row, with parameters that are computed when needed and never stored.
 
     Args:
-        key: consumed.
-        elements: gives the ids, and as a pair the shape parameters, of the rows asked for; None: of all.
-        size: the number of rows.
+        key: A key, which this function consumes.
+        elements: Function from rows to their ids and the pair of their shape parameters; None means all rows.
+        size: Number of rows.
     """
     return _draw(key, elements, size)
 
@@ -97,7 +97,7 @@ def _draw_arrays(
     size = int(np.prod(shape))
     flat = tuple(jnp.broadcast_to(parameter, shape).ravel() for parameter in parameters)
     names = None if ids is None else jnp.broadcast_to(ids, shape).ravel()
-    # what comes before must not be merged into the loops: eager and compiled would differ in the last bit
+    # without it XLA merges earlier operations into the loops, and eager and compiled draws differ in the last bit
     names, flat = jax.lax.optimization_barrier((names, flat))
 
     def elements(rows: Int[Array, " c"] | None) -> tuple[Int[Array, "..."], _Parameters]:
@@ -109,7 +109,7 @@ def _draw_arrays(
 
 
 def _draw(key: Key[Array, ""], elements: Elements, size: int) -> Float[Array, " {size}"]:
-    """One dense round for all, then the rejected, `capacity` at a time, until none is left."""
+    """Run one round for all elements, then rounds for the rejected ones, `capacity` at a time, until none is left."""
     capacity = min(size, max(size // 32, 256))
 
     def one_round(number: Int[Array, ""] | int, rows: Int[Array, " c"] | None) -> Float[Array, "..."]:
@@ -125,7 +125,7 @@ def _draw(key: Key[Array, ""], elements: Elements, size: int) -> Float[Array, " 
             number, drawn = carry
             return number + 1, jnp.where(drawn == _REJECTED, one_round(number, rows), drawn)
 
-        # from round 1, whoever was settled before: a draw depends on its own id alone
+        # every block of rows starts at round 1, so that a draw depends on its own id alone
         _, drawn = jax.lax.while_loop(
             lambda carry: (carry[1] == _REJECTED).any() & (carry[0] <= _MAX_ROUNDS),
             again,
@@ -142,7 +142,7 @@ def _draw(key: Key[Array, ""], elements: Elements, size: int) -> Float[Array, " 
 
 
 def _propose_beta(bits: _Words, parameters: _Parameters) -> Float[Array, " m"]:
-    """Proposals of Beta(a, b)."""
+    """Return proposals of Beta(a, b), or `_REJECTED` where the test rejects them."""
     a, b = parameters
     x, y = _normal_pair(bits[0], bits[1])
     scale_x, root_x, log_accept_x = _marsaglia_tsang(a, x)
@@ -156,28 +156,31 @@ def _propose_beta(bits: _Words, parameters: _Parameters) -> Float[Array, " m"]:
 def _marsaglia_tsang(
     a: Float[Array, " m"], normal: Float[Array, " m"]
 ) -> tuple[Float[Array, " m"], Float[Array, " m"], Float[Array, " m"]]:
-    """d, 1 + x / sqrt(9 d), and the log of the probability with which d times its cube is taken for a Gamma draw."""
+    """Return d, the root 1 + x / sqrt(9 d), and the log probability of accepting d * root^3 as a Gamma draw."""
     scale = jnp.where(a < 1, a + 1, a) - np.float32(1 / 3)
     root = 1 + normal / jnp.sqrt(9 * scale)
     log_cube = 3 * jnp.log(jnp.maximum(root, _SMALLEST))
     square = normal * normal
     exact = 0.5 * square + scale * (1 - root**3 + log_cube)
-    # its terms cancel where the shape is large; there the first one of its series is left
+    # the terms of `exact` cancel for large shapes, where the first term of its series replaces them
     return scale, root, jnp.where(scale > _LARGE_SHAPE, -square * square / (108 * scale), exact)
 
 
 def _log_boost(a: Float[Array, " m"], word: UInt32[Array, " m"]) -> Float[Array, " m"]:
-    """Log U^(1/a), which takes Gamma(a + 1) to Gamma(a); 0 from a = 1 on. Bounded, so that differences are numbers."""
+    """Return log U^(1/a), which turns Gamma(a + 1) into Gamma(a), and 0 for a >= 1.
+
+    It is bounded, so that differences are finite.
+    """
     return jnp.where(a < 1, jnp.maximum(jnp.log(_open_unit(word)) / a, -1e38), 0)
 
 
 def _normal_pair(
     first: UInt32[Array, " m"], second: UInt32[Array, " m"]
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """Two independent normals (Box and Muller), up to 6.6 standard deviations.
+    """Return two independent normals (Box and Muller), up to 6.6 standard deviations.
 
-    The direction is an angle in the first eighth of the circle, whose sine and cosine are short polynomials, and three
-    random bits that mirror it.
+    The direction is an angle in the first eighth of the circle, which three random bits mirror. In that eighth, short
+    polynomials give the sine and the cosine.
     """
     radius = jnp.sqrt(-2 * jnp.log(_open_unit(first)))
     angle = ((second >> 8).astype(jnp.int32).astype(jnp.float32) + 0.5) * np.float32(2**-24 * np.pi / 4)
@@ -190,7 +193,7 @@ def _normal_pair(
 
 
 def _open_unit(word: UInt32[Array, " m"]) -> Float[Array, " m"]:
-    """Uniform in (0, 1], in steps of 2**-31 near 0."""
+    """Return uniform numbers in (0, 1], in steps of 2**-31 near 0."""
     return ((word >> 1).astype(jnp.int32).astype(jnp.float32) + 0.5) * np.float32(2**-31)
 
 

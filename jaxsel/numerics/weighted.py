@@ -1,4 +1,4 @@
-"""Sums over rows that count as often as their weight says. A row of weight 0 may hold anything, NaN too."""
+"""Weighted sums over rows. A row of weight 0 may hold any value, including NaN."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ _LANES = 256
 def counted(
     weights: Weights, **columns: Num[AnyArray, " m"] | Bool[AnyArray, " m"]
 ) -> tuple[Float[Array, " m"], *tuple[Num[Array, " m"] | Bool[Array, " m"], ...]]:
-    """The weights as float32, None as ones, and the columns, zero where the weight is.
+    """Return the weights as float32 (ones for None), and the columns with zeros in rows of weight 0.
 
     Raises:
-        ValueError: lengths that differ.
+        ValueError: The lengths differ.
     """
     rows = np.shape(next(iter(columns.values())))
     if weights is not None:
@@ -34,30 +34,30 @@ def counted(
 
 
 def ratio(numerator: Float[Array, "*shape"], denominator: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """NaN where the denominator is 0, and a gradient that is finite there."""
+    """Return numerator / denominator, or NaN for a denominator of 0. The gradient is finite everywhere."""
     some = denominator > 0
     return jnp.where(some, numerator / jnp.where(some, denominator, 1), jnp.nan)
 
 
 def root(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The square root, with a gradient that is finite at 0."""
+    """Return the square root, with a finite gradient at 0."""
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), x)
 
 
 def mean(values: Num[Array, " m"] | Bool[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, ""]:
-    """NaN when nothing counts."""
+    """Return the weighted mean, or NaN if all weights are 0."""
     return ratio(jnp.sum(weights * values), jnp.sum(weights))
 
 
 def bin_sums(values: Float[Array, " m"], bins: Int[Array, " m"], num_bins: int) -> Float[Array, " {num_bins}"]:
-    """The sum of each bin's values."""
-    # added up one after the other, a million numbers would lose their last four digits
+    """Return the sum of the values in each bin."""
+    # a sum of a million numbers one after the other would lose the last four digits
     lane = jnp.arange(bins.shape[0]) % _LANES
     return jax.ops.segment_sum(values, bins * _LANES + lane, num_bins * _LANES).reshape(num_bins, _LANES).sum(axis=1)
 
 
 def mid_ranks(x: Float[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " m"]:
-    """The share of the weight below each entry, plus half of the share that ties with it; NaN stays NaN."""
+    """Return the share of the weight below each entry, plus half the share of equal entries. NaN stays NaN."""
     if not x.size:
         return x
     order = jnp.argsort(x)

@@ -5,11 +5,11 @@ r"""A Beta posterior of every prompt's success rate, with forgetting: the predic
     beta  <- d * beta  + (1 - d) * beta0  + (n - s)
 
 "Can Prompt Difficulty be Online Predicted for Accelerating RL Finetuning of Reasoning Models?" (MoPPS, arXiv
-2507.04632). Written as alpha = alpha0 + S, beta = beta0 + F, the recursion is S <- d * S + s and F <- d * F + (n - s):
-the state holds S and F, and the prior joins when it is read.
+2507.04632). With alpha = alpha0 + S and beta = beta0 + F, the recursion is S <- d * S + s and F <- d * F + (n - s).
+The state holds S and F; the posterior adds the prior.
 
-With `ageing="step"` the decay acts at every step on every prompt, visited or not. In closed form: S and F of a prompt
-last visited k steps ago are worth d^k of what is stored, so an update still touches the visited rows only.
+With `ageing="step"` the decay acts at every step on every prompt, visited or not. An update still changes the visited
+rows only: k steps after a prompt's last visit, the posterior multiplies the stored S and F by d^k.
 """
 
 import hashlib
@@ -30,15 +30,15 @@ from jaxsel.numerics.beta_binomial import solve_state_probabilities
 
 
 class BetaState(NamedTuple):
-    """The posterior of N prompts.
+    """The evidence about N prompts and their prior.
 
     Attributes:
-        successes: S, discounted, as of the prompt's last visit.
-        failures: F, likewise.
-        last_step: the step of the last visit, 0 before the first.
-        step: steps taken.
-        prior_alpha: alpha0, one for all prompts or one each.
-        prior_beta: beta0, likewise.
+        successes: S, the discounted successes of each prompt at its last visit.
+        failures: F, the discounted failures of each prompt at its last visit.
+        last_step: The step of each prompt's last visit; 0 before the first visit.
+        step: The number of updates so far.
+        prior_alpha: alpha0, one number for all prompts or one per prompt.
+        prior_beta: beta0, one number for all prompts or one per prompt.
     """
 
     successes: Float[Array, " N"]
@@ -49,14 +49,17 @@ class BetaState(NamedTuple):
     prior_beta: Float[Array, ""] | Float[Array, " N"]
 
     def partition_specs(self) -> "BetaState":
-        """How the state lies on a mesh: the axis of the prompts is `prompts`, the rest is everywhere."""
+        """Return the specs for a mesh: vectors are split along `prompts`, and scalars are on every device."""
         return jax.tree.map(lambda leaf: P("prompts") if leaf.ndim else P(), self)
 
 
 def posterior(
     state: BetaState, decay_per_step: Scalar | None, prompt_ids: Int[Array, " m"] | None
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """The parameters alpha and beta of the prompts asked for; `decay_per_step` None is ageing by visit."""
+    """Return alpha and beta of these prompts, or of the whole pool if `prompt_ids` is None.
+
+    `decay_per_step` is the decay with `ageing="step"`, and None with `ageing="visit"`.
+    """
     rows = slice(None) if prompt_ids is None else prompt_ids
     discount = _discount(decay_per_step, state.step - state.last_step[rows])
     prior_alpha, prior_beta = (
@@ -73,9 +76,10 @@ def posterior_draw(
     prompt_ids: Int[Array, " m"] | None,
     first_id: Int[Array, ""] | int = 0,
 ) -> Float[Array, " m"]:
-    """One sample of p of the prompts asked for. Their parameters are read from the state, not stored on the way.
+    """Return one sample of p per prompt, for these prompts or for the whole pool if `prompt_ids` is None.
 
-    It has no gradient: what is drawn and rejected has none.
+    Each alpha and beta is computed where its sample is drawn, so the parameters of the pool are not stored. The sample
+    has no gradient, because rejection sampling has none.
     """
     state, decay_per_step = jax.lax.stop_gradient((state, decay_per_step))
 
@@ -89,7 +93,7 @@ def posterior_draw(
 
 
 def update(state: BetaState, rollouts: Rollouts, decay: Scalar, decay_per_step: Scalar | None) -> BetaState:
-    """One step: discounts the visited prompts and adds what was observed of them."""
+    """Return the state after one step: the evidence of visited prompts is discounted and gains their counts."""
     num_prompts = state.successes.shape[0]
     visits = merge_visits(rollouts, num_prompts)
     step = state.step + 1
@@ -100,6 +104,25 @@ def update(state: BetaState, rollouts: Rollouts, decay: Scalar, decay_per_step: 
     return state._replace(successes=successes, failures=failures, last_step=last_step, step=step)
 
 
+def predict(
+    key: Key[Array, ""],
+    state: BetaState,
+    decay_per_step: Scalar | None,
+    group_size: int,
+    prompt_ids: Int[Array, " m"] | None,
+    first_id: Int[Array, ""] | int = 0,
+) -> Prediction:
+    """Return the prediction for these prompts, or for the whole pool if `prompt_ids` is None."""
+    alpha, beta = posterior(state, decay_per_step, prompt_ids)
+    mean = alpha / (alpha + beta)
+    return Prediction(
+        mean,
+        mean * (1 - mean) / (alpha + beta + 1),
+        posterior_draw(key, state, decay_per_step, prompt_ids, first_id),
+        *solve_state_probabilities(alpha, beta, group_size),
+    )
+
+
 def _discount(decay_per_step: Scalar | None, age: Int[Array, " m"]) -> Float[Array, " m"] | float:
     return 1.0 if decay_per_step is None else jnp.asarray(decay_per_step, jnp.float32) ** age.astype(jnp.float32)
 
@@ -107,10 +130,12 @@ def _discount(decay_per_step: Scalar | None, age: Int[Array, " m"]) -> Float[Arr
 def informative_prior(
     successes: ArrayLike, group_size: ArrayLike, *, strength: float = 3.0
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """`prior_alpha`, `prior_beta` from a roll-out of the base model: `strength` * count + 1 (MoPPS, section 4).
+    """Return `prior_alpha` and `prior_beta` from rollouts of the base model: 1 + `strength` * count.
+
+    This is the informative prior of MoPPS, section 4.
 
     Raises:
-        ValueError: counts that are not integers with 0 <= successes <= group_size, or a strength below 0.
+        ValueError: The counts are not integers with 0 <= successes <= group_size, or the strength is below 0.
     """
     _validate.non_negative(strength=strength)
     successes = _validate.integers("successes", successes, low=0, high=2**31 - 1)
@@ -118,7 +143,7 @@ def informative_prior(
     sizes = _validate.integers("group_size", sizes, low=0, high=2**31 - 1)
     if (successes > sizes).any():
         at = int(np.argmax(successes > sizes))
-        raise ValueError(f"successes[{at}] is {successes[at]} of {sizes[at]}; give at most group_size")
+        raise ValueError(f"successes[{at}] is {successes[at]} of {sizes[at]} rollouts; give at most group_size")
     return 1 + np.float32(strength) * successes, 1 + np.float32(strength) * (sizes - successes)
 
 
@@ -130,17 +155,18 @@ def beta_bernoulli(
     group_size: int = 8,
     ageing: str = "visit",
 ) -> Predictor:
-    """Discounted Beta posteriors.
+    """Return the predictor of MoPPS: one Beta posterior per prompt, with discounted evidence.
 
     Args:
-        prior_alpha: alpha0, above 0: one for all prompts, or one each (see `informative_prior`).
-        prior_beta: beta0, likewise.
-        decay: what a visit leaves of the earlier evidence, from 0 (forget all) to 1 (never forget).
-        group_size: n, the rollouts a prompt that `unsolved`, `mixed` and `solved` speak of.
-        ageing: "visit" (the paper: a prompt ages when it is visited) or "step" (all prompts age at every step).
+        prior_alpha: alpha0, above 0: one number for all prompts, or one per prompt (see `informative_prior`).
+        prior_beta: beta0, above 0: one number for all prompts, or one per prompt.
+        decay: The factor of the earlier evidence at each visit, from 0 (forget everything) to 1 (forget nothing).
+        group_size: n, the rollouts per prompt for which `unsolved`, `mixed` and `solved` are predicted.
+        ageing: "visit" discounts a prompt's evidence when the prompt is visited, as in the paper. "step" discounts the
+            evidence of all prompts at every step.
 
     Raises:
-        ValueError: an argument out of its range; from `init`, a prior of another length than the pool.
+        ValueError: An argument is out of its range. From `init`: a prior and the pool differ in length.
     """
     _validate.unit_interval(decay=decay)
     _validate.positive_integer(group_size=group_size)
@@ -152,25 +178,20 @@ def beta_bernoulli(
         del key
         for name, value in priors.items():
             if value.ndim and len(value) != num_prompts:
-                raise ValueError(f"{name} has {len(value)} entries for {num_prompts} prompts; give one each")
+                raise ValueError(
+                    f"{name} has {len(value)} entries for {num_prompts} prompts; give one entry per prompt"
+                )
         zeros = jnp.zeros(num_prompts, jnp.float32)
         never = jnp.zeros(num_prompts, jnp.int32)
         return BetaState(zeros, zeros.copy(), never, jnp.int32(0), *map(jnp.array, priors.values()))
 
-    def predict(
+    def predict_state(
         key: Key[Array, ""],
         state: BetaState,
         prompt_ids: Int[Array, " m"] | None,
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
-        alpha, beta = posterior(state, decay_per_step, prompt_ids)
-        mean = alpha / (alpha + beta)
-        return Prediction(
-            mean,
-            mean * (1 - mean) / (alpha + beta + 1),
-            posterior_draw(key, state, decay_per_step, prompt_ids, first_id),
-            *solve_state_probabilities(alpha, beta, group_size),
-        )
+        return predict(key, state, decay_per_step, group_size, prompt_ids, first_id)
 
     def update_state(key: Key[Array, ""], state: BetaState, rollouts: Rollouts) -> BetaState:
         del key
@@ -178,12 +199,12 @@ def beta_bernoulli(
 
     spec = {
         "name": "beta_bernoulli",
-        "decay": _validate.sayable(decay),
+        "decay": _validate.json_value(decay),
         "group_size": group_size,
         "ageing": ageing,
         **{name: _describe(value) for name, value in priors.items()},
     }
-    return Predictor(spec, init, predict, update_state)
+    return Predictor(spec, init, predict_state, update_state)
 
 
 def _prior(name: str, value: ArrayLike | Array) -> np.ndarray | Array:
@@ -191,12 +212,12 @@ def _prior(name: str, value: ArrayLike | Array) -> np.ndarray | Array:
         return value
     prior = np.asarray(value, np.float32)
     if prior.ndim > 1 or not (np.isfinite(prior).all() and (prior > 0).all()):
-        raise ValueError(f"{name} is {prior}; give finite numbers above 0, one or a vector")
+        raise ValueError(f"{name} is {prior}; give finite numbers above 0, one for all prompts or one per prompt")
     return prior
 
 
 def _describe(prior: np.ndarray | Array) -> float | str:
-    """A prior in a spec: the number itself, or the fingerprint of a vector."""
+    """Return what a spec holds of a prior: the number itself, or the fingerprint of a vector."""
     if prior.ndim == 0:
-        return _validate.sayable(prior)
+        return _validate.json_value(prior)
     return f"sha256:{hashlib.sha256(np.asarray(prior).tobytes()).hexdigest()[:16]}"

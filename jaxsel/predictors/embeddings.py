@@ -1,4 +1,7 @@
-"""Embeddings of a pool: checked, named and scaled, a block at a time, so that they may lie in a memory-mapped file."""
+"""Checks, a fingerprint and scaled features for the embeddings of a pool.
+
+All functions read one block of rows at a time, so the embeddings may be in a memory-mapped file.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,39 +17,43 @@ _ROWS = 2**14
 
 
 class Features(NamedTuple):
-    """What the networks read of an embedding: its direction and the logarithm of its length.
+    """A map from embeddings to the inputs of the networks: direction and logarithm of length, each standardised.
 
-    Each is taken to mean 0 and variance 1 over the pool; what is the same everywhere, to 0.
+    Over the pool, each feature has mean 0 and variance 1. A feature that does not vary is 0.
+
+    Attributes:
+        shift: The mean of each raw feature over the pool.
+        scale: The reciprocal standard deviation of each raw feature, or 0 if the feature does not vary.
     """
 
     shift: Float[np.ndarray, " f"]
     scale: Float[np.ndarray, " f"]
 
     def __call__(self, embeddings: Float[Array, "*batch d"]) -> Float[Array, "*batch f"]:
-        """In float32, whatever the embeddings are kept in; f = d + 1."""
+        """Return the f = d + 1 features in float32, for embeddings of any floating-point type."""
         raw = _raw_features(embeddings)
         shift, scale = (jnp.broadcast_to(vector, raw.shape) for vector in self)
         return (raw - shift) * scale
 
 
 def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
-    """The embeddings, left where they are.
+    """Return the embeddings as an array, on the device or in the file where they are; float64 becomes float32.
 
     Raises:
-        ValueError: no matrix, no floating-point numbers, or a row whose length is not finite.
+        ValueError: The embeddings are no matrix of floating-point numbers, or the length of a row is not finite.
     """
     try:
         array = embeddings if isinstance(embeddings, jax.Array | np.ndarray) else np.asarray(embeddings)
     except (TypeError, ValueError, RuntimeError) as error:  # a torch tensor with gradient, on a GPU, or in bfloat16
         raise ValueError(
-            f"embeddings is no array on the host ({error}); give a matrix, of a torch tensor "
+            f"embeddings is no array on the host ({error}); give a matrix, or for a torch tensor "
             "embeddings.detach().float().cpu().numpy()"
         ) from error
     if array.dtype == np.float64:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"embeddings has shape {array.shape}; give a matrix, one row a prompt")
+        raise ValueError(f"embeddings has shape {array.shape}; give a matrix, one row per prompt")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"embeddings is of type {array.dtype}; give float16, bfloat16 or float32")
     first = 0
@@ -63,7 +70,7 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
 
 
 def fingerprint(embeddings: Float[np.ndarray | Array, "N d"]) -> str:
-    """A name for exactly these numbers."""
+    """Return a hash of the numbers, their type and their shape."""
     digest = hashlib.sha256(f"{embeddings.dtype} {embeddings.shape}".encode())
     for block in blocks(embeddings):
         digest.update(block.tobytes())
@@ -71,7 +78,7 @@ def fingerprint(embeddings: Float[np.ndarray | Array, "N d"]) -> str:
 
 
 def features(embeddings: Float[np.ndarray | Array, "N d"]) -> Features:
-    """Scaled by all rows of the pool."""
+    """Return the features, standardised over all rows of the pool."""
     count, total, squares = len(embeddings), np.float64(0), np.float64(0)
     for block in blocks(embeddings):
         raw = np.asarray(_raw_features(block), np.float64)
@@ -79,7 +86,7 @@ def features(embeddings: Float[np.ndarray | Array, "N d"]) -> Features:
     mean = total / count
     variance = np.maximum(squares / count - mean**2, 0)
     varies = variance > 1e-10 * mean**2 + 1e-20
-    varies[-1] = variance[-1] > 1e-6  # the lengths of unit vectors vary by rounding
+    varies[-1] = variance[-1] > 1e-6  # unit vectors differ in length through rounding alone
     scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
     return Features(np.asarray(mean, np.float32), np.asarray(scale, np.float32))
 

@@ -1,21 +1,24 @@
-r"""A predicted probability of a mixed group, corrected by what came of earlier predictions.
+r"""A correction of the predicted probability of a mixed group, learnt from the outcomes of earlier predictions.
 
     P(0 < s < n) <- g( P(0 < s < n) ),    g increasing, learnt online from pairs (predicted, came)
 
-The last `window` pairs are kept. Two kinds of g:
+A pair is the predicted probability of a mixed group, and 1 if the group was mixed or 0 if it was not. The state keeps
+the last `window` pairs. There are two kinds of g:
 
-    isotonic   the increasing function nearest to the pairs: pools neighbours that are in the wrong order ("Transforming
-               Classifier Scores into Accurate Multiclass Probability Estimates", Zadrozny and Elkan 2002)
-    beta       logit g(p) = a log p - b log(1 - p) + c, a and b at least 0: three numbers, for few pairs ("Beta
-               calibration", Kull, Silva Filho and Flach 2017)
+    isotonic   The increasing function nearest to the pairs. It pools neighbours that are in the wrong order
+               ("Transforming Classifier Scores into Accurate Multiclass Probability Estimates", Zadrozny and Elkan
+               2002).
+    beta       logit g(p) = a log p - b log(1 - p) + c, with a and b at least 0. It has three parameters, for few pairs
+               ("Beta calibration", Kull, Silva Filho and Flach 2017).
 
-Both see the pairs in groups of neighbours, as many in each: a predictor may tell prompts apart by the fourth digit, as
-dps does of prompts that wait for long. A few more pairs, evenly spread, say that the prediction was right: so g starts
-as the identity, and stays near it where nothing was ever predicted. Beyond the lowest and the highest group, isotonic
-is constant.
+Both kinds are fitted to groups of pairs with similar predictions; all groups are equally large. The groups adapt to the
+predictor: under dps, the predictions for prompts without a recent visit differ only in the fourth digit.
 
-What is learnt is how to correct the predictions of prompts that were *chosen*; of prompts with the same prediction that
-were not, for example because their draw lay elsewhere, it says as much as they are like those.
+A few prior pairs, with evenly spread predictions and equal outcomes, are added. So g starts as the identity, and stays
+near the identity where there are no predictions. Beyond the lowest and the highest group, isotonic is constant.
+
+The pairs are of *chosen* prompts. The correction holds for other prompts with the same prediction only as far as they
+resemble the chosen prompts. They may differ: a Thompson draw, for example, decides which prompts are chosen.
 """
 
 from collections.abc import Callable
@@ -31,20 +34,20 @@ from jaxsel.base import MIXED, Embedded, Prediction, Predictor, Rollouts, State,
 from jaxsel.numerics.weighted import bin_sums, mid_ranks
 
 _NUM_GROUPS = 64
-_CERTAIN = 1e-4  # no finite number of pairs shows that an event never comes
-_FIRST = 16  # pairs that say that the prediction was right
-_SMALLEST = 1e-6  # of a probability whose logarithm is taken
+_CERTAIN = 1e-4  # no finite number of pairs shows that an event never occurs
+_FIRST = 16  # the number of prior pairs, whose predictions were right
+_SMALLEST = 1e-6  # the smallest probability whose logarithm is taken
 _NEWTON_STEPS = 40
-_PRIOR_PRECISION = 0.1  # of a, b and c around the identity: a tenth of a pair's information
+_PRIOR_PRECISION = 0.1  # the precision of a, b and c around the identity: a tenth of a pair's information
 
 
 class Pairs(NamedTuple):
-    """The last W pairs, a ring.
+    """The last W pairs, in a ring buffer.
 
     Attributes:
-        predicted: the probability.
-        came: 1 if the event did.
-        number: of pairs so far, the forgotten ones too.
+        predicted: The predicted probability of the event, a mixed group.
+        came: 1 if the event occurred, and 0 otherwise.
+        number: The number of pairs so far, with those that the ring no longer holds.
     """
 
     predicted: Float[Array, " W"]
@@ -53,12 +56,12 @@ class Pairs(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Pairs with predictions next to each other, in increasing order; some may be empty.
+    """Groups of pairs with similar predictions, in increasing order of the predictions. A group may be empty.
 
     Attributes:
-        size: pairs in the group.
-        predicted: the mean of their predictions.
-        came: the share of the events that came.
+        size: The number of pairs in the group.
+        predicted: The mean prediction of the group.
+        came: The share of the group's pairs whose event occurred.
     """
 
     size: Float[Array, " k"]
@@ -67,18 +70,19 @@ class Groups(NamedTuple):
 
 
 def no_pairs(window: int) -> Pairs:
-    """A ring for the last `window` pairs."""
+    """Return an empty ring buffer for `window` pairs."""
     return Pairs(jnp.zeros(window, jnp.float32), jnp.zeros(window, jnp.float32), jnp.int32(0))
 
 
-def with_pairs(
-    pairs: Pairs, predicted: Float[Array, " m"], came: Float[Array, " m"], there: Bool[Array, " m"]
-) -> Pairs:
-    """The pairs of one more step, of the rows that are there; of more than the ring holds, the last."""
+def with_pairs(pairs: Pairs, predicted: Float[Array, " m"], came: Float[Array, " m"], mask: Bool[Array, " m"]) -> Pairs:
+    """Return the pairs with one more step's, for the rows where `mask` is true.
+
+    If the step has more pairs than the ring can hold, its last pairs are kept.
+    """
     window = pairs.predicted.shape[0]
-    after = pairs.number + jnp.cumsum(there, dtype=jnp.int32)  # the number of each
-    there = there & (after > after[-1:] - window)
-    at = jnp.where(there, (after - 1) % window, window)
+    after = pairs.number + jnp.cumsum(mask, dtype=jnp.int32)  # the running number of each pair
+    mask = mask & (after > after[-1:] - window)
+    at = jnp.where(mask, (after - 1) % window, window)
     return Pairs(
         pairs.predicted.at[at].set(predicted, mode="drop"),
         pairs.came.at[at].set(came, mode="drop"),
@@ -87,7 +91,7 @@ def with_pairs(
 
 
 def grouped(pairs: Pairs) -> Groups:
-    """As many pairs in each group, as far as equal predictions, which stay together, let them."""
+    """Return the pairs in groups of equal size, as far as possible: equal predictions stay in one group."""
     first = (jnp.arange(_FIRST, dtype=jnp.float32) + 0.5) / _FIRST
     predicted, came = jnp.concatenate([first, pairs.predicted]), jnp.concatenate([first, pairs.came])
     kept = jnp.arange(pairs.predicted.shape[0]) < pairs.number
@@ -98,10 +102,10 @@ def grouped(pairs: Pairs) -> Groups:
 
 
 def isotonic(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
-    """The increasing function nearest to the groups, in a straight line from one to the next.
+    """Return the increasing function nearest to the groups, linear between neighbouring groups.
 
-    Group k has the value max_{i <= k} min_{j >= k} of the mean of the groups i to j (Barlow et al. 1972, theorem 1.9):
-    as many numbers as pairs of groups, without a loop.
+    Group k has the value max_{i <= k} min_{j >= k} of the mean of the groups i to j (Barlow et al. 1972, theorem 1.9).
+    This needs one mean per pair of groups, and no loop.
     """
     some = groups.size > 0
     size, came = (
@@ -114,7 +118,7 @@ def isotonic(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"
     values = jnp.max(jnp.where((first <= last) & some[:, None], smallest, -jnp.inf), axis=0)
 
     def filled(x: Float[Array, " k"]) -> Float[Array, " k"]:
-        """An empty group is the one before it; the first, the one after it."""
+        """Return x, where an empty group gets the value of the last group before it, or else of the first after it."""
         return jnp.maximum(jax.lax.cummax(jnp.where(some, x, -jnp.inf)), jnp.min(jnp.where(some, x, jnp.inf)))
 
     knots, values = filled(groups.predicted), jnp.clip(filled(values), _CERTAIN, 1 - _CERTAIN)
@@ -122,7 +126,7 @@ def isotonic(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"
 
 
 def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
-    """The beta calibration likeliest to have led to the groups."""
+    """Return the beta calibration with the highest posterior density, given the groups."""
 
     def features(probability: Float[Array, " m"]) -> Float[Array, "m 3"]:
         p = jnp.clip(probability, _SMALLEST, 1 - _SMALLEST)
@@ -133,7 +137,10 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
     identity = jnp.array([1.0, 1.0, 0.0], jnp.float32)
 
     def fitted(free: Float[Array, " 3"]) -> tuple[Float[Array, " 3"], Float[Array, ""]]:
-        """The likeliest of the parameters that are free, with a prior around the identity, and its loss."""
+        """Return the best parameters, with 0 for those that are not free, and their loss.
+
+        The loss is infinite if a slope is negative.
+        """
 
         def newton(_: Int[Array, ""], parameters: Float[Array, " 3"]) -> Float[Array, " 3"]:
             rate = jax.nn.sigmoid(x @ parameters)
@@ -141,7 +148,7 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
             curvature = (x.T * (groups.size * rate * (1 - rate))[None]) @ x + _PRIOR_PRECISION * unit
             curvature = jnp.where(free[:, None] * free[None] > 0, curvature, unit)
             step = jnp.linalg.solve(curvature, gradient * free)
-            # from far off Newton's step may lead still further: no logit moves by more than 2
+            # far from the optimum Newton's step may overshoot, so no logit moves by more than 2
             return parameters + step / jnp.maximum(1, jnp.max(jnp.abs(x @ step)) / 2)
 
         parameters = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, identity * free)
@@ -150,7 +157,7 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
         off = 0.5 * _PRIOR_PRECISION * jnp.sum((parameters - identity) ** 2)
         return parameters, jnp.where((parameters[:2] >= 0).all(), jnp.sum(groups.size * surprise) + off, jnp.inf)
 
-    # with both slopes, with either alone, and with none, which is always allowed
+    # both slopes are free, or one of them, or none; the last fit never has a negative slope
     each, loss = jax.vmap(fitted)(jnp.array([[1.0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]], jnp.float32))
     parameters = each[jnp.argmin(loss)]
     return lambda probability: jax.nn.sigmoid(features(probability) @ parameters)
@@ -163,19 +170,22 @@ MAPS: dict[str, Callable[[Groups], Callable[[Float[Array, " m"]], Float[Array, "
 
 
 def with_mixed(prediction: Prediction, mixed: Float[Array, " m"]) -> Prediction:
-    """Another probability of a mixed group; the two other states share the rest in the proportion they had."""
+    """Return the prediction with these probabilities of a mixed group.
+
+    The ratio of P(s = 0) to P(s = n) stays as it was.
+    """
     rest = prediction.unsolved + prediction.solved
     unsolved = jnp.where(rest > 0, prediction.unsolved / jnp.where(rest > 0, rest, 1), 0.5) * (1 - mixed)
     return prediction._replace(unsolved=unsolved, mixed=mixed, solved=1 - mixed - unsolved)
 
 
 class RecalibratedState(NamedTuple):
-    """The state of the predictor itself, and what came of its predictions.
+    """The state of the inner predictor, and the outcomes of its predictions.
 
     Attributes:
-        inner: the predictor's own.
-        pairs: see `Pairs`.
-        num_prompts: the size of the pool.
+        inner: The state of the inner predictor.
+        pairs: The last pairs of a prediction and its outcome.
+        num_prompts: The size of the pool.
     """
 
     inner: State
@@ -183,39 +193,40 @@ class RecalibratedState(NamedTuple):
     num_prompts: Int[Array, ""]
 
     def embedded(self) -> Embedded | None:
-        """What the inner state says."""
+        """Return the embeddings and latest batches of the inner state, or None if it has none."""
         return embedded_in(self.inner)
 
     def constants(self) -> tuple[str, ...]:
-        """The names that the inner state gives."""
+        """Return the names of the inner state's constant fields, each with the prefix `inner.`."""
         return tuple(f"inner.{name}" for name in said_by(self.inner, "constants", ()))
 
     def metrics(self) -> dict[str, Any]:
-        """What the inner state says."""
+        """Return the metrics of the inner state."""
         return said_by(self.inner, "metrics", {})
 
 
 def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int = 4096) -> Predictor:
-    """A predictor whose probability of a mixed group keeps what it promises.
+    """Return the predictor with a calibrated probability of a mixed group.
 
-    P(s = 0) and P(s = n) share the rest in the proportion they had; success rate, variance and draw stay as they were.
-    The order of prompts stays too, but for ties: of "isotonic" there are many, so select with "beta".
+    The ratio of P(s = 0) to P(s = n) stays as it was, and so do success rate, variance and draw. The order of prompts
+    by P(0 < s < n) stays too, except for ties. "isotonic" makes many ties, so use "beta" to select by this probability.
 
-    The state cannot be sharded: a pair is made of a prediction, which one device has, and belongs to all of them.
+    The state cannot be sharded: a prediction is on one device, and its pair would be needed on all devices.
 
     Args:
-        predictor: for example `jaxsel.hidden_markov()`, whose probability never goes above 0.684.
-        method: "isotonic" or "beta".
-        window: pairs to learn from, the last ones.
+        predictor: The predictor to correct, for example `jaxsel.hidden_markov()`, whose probability of a mixed group
+            never exceeds 0.684.
+        method: The kind of the correction, "isotonic" or "beta".
+        window: The number of latest pairs to learn from.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
     """
     _validate.made(Predictor, predictor=predictor)
     _validate.one_of(MAPS, method=method)
     _validate.positive_integer(window=window)
 
-    groups_of_one = _group_size(predictor.spec) == 1  # never mixed, whatever was observed
+    groups_of_one = _group_size(predictor.spec) == 1  # a group of one rollout is never mixed
 
     def init(key: Key[Array, ""], num_prompts: int) -> RecalibratedState:
         return RecalibratedState(predictor.init(key, num_prompts), no_pairs(window), jnp.int32(num_prompts))
@@ -234,10 +245,10 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
     def update(key: Key[Array, ""], state: RecalibratedState, rollouts: Rollouts) -> RecalibratedState:
         prediction_key, update_key = jax.random.split(key)
         visits = merge_visits(rollouts, state.num_prompts)
-        there = visits.group_size > 0
-        before = predictor.predict(prediction_key, state.inner, jnp.where(there, visits.prompt_ids, 0))
+        is_visit = visits.group_size > 0
+        before = predictor.predict(prediction_key, state.inner, jnp.where(is_visit, visits.prompt_ids, 0))
         came = (solve_states(visits.successes, visits.group_size) == MIXED).astype(jnp.float32)
-        pairs = with_pairs(state.pairs, before.mixed, came, there)
+        pairs = with_pairs(state.pairs, before.mixed, came, is_visit)
         return RecalibratedState(predictor.update(update_key, state.inner, rollouts), pairs, state.num_prompts)
 
     spec = {"name": "recalibrated", "method": method, "window": window, "predictor": predictor.spec}
@@ -245,6 +256,6 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
 
 
 def _group_size(spec: dict[str, Any]) -> int | None:
-    """The group size that the predictor, or the one it recalibrates, speaks of."""
+    """Return the group size in the predictor's spec, or in the spec of the predictor that it recalibrates."""
     inner = spec.get("predictor")
     return spec.get("group_size", _group_size(inner) if isinstance(inner, dict) else None)

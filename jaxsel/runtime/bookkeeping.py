@@ -1,6 +1,6 @@
-"""What was observed, counted on the host: visits to every prompt, and how good the last prediction was.
+"""Counts of visits to every prompt, and errors of the last prediction, on the host.
 
-In NumPy: while it counts, the devices compute what comes next.
+The counting uses NumPy, so that the devices compute other things meanwhile.
 """
 
 from typing import NamedTuple
@@ -12,14 +12,16 @@ from numpy.typing import ArrayLike
 from jaxsel._visits import Visits, checked_visits
 from jaxsel.base import MIXED, SOLVED, UNSOLVED, Prediction
 
-_MOST_OPEN = 64  # selections that are remembered
+_MOST_OPEN = 64  # largest number of selections that are kept
 
 
 class Bookkeeping:
-    """Counts visits and remembers the last batch. Counts on a device are fetched when somebody asks, see `note_later`.
+    """Counts visits and compares the last batch with its prediction.
+
+    Counts on a device are fetched when they are needed, see `note_later`.
 
     Args:
-        visits: to every prompt so far; written to from now on.
+        visits: Number of visits to each prompt so far. This array is modified from now on.
     """
 
     def __init__(self, visits: Int[np.ndarray, " N"]):
@@ -32,18 +34,18 @@ class Bookkeeping:
 
     @property
     def visits(self) -> Int[np.ndarray, " N"]:
-        """To every prompt, with at least one rollout that counts; not a copy."""
+        """The number of visits with at least one rollout that counts, per prompt; not a copy."""
         self.settle()
         return self._visits
 
     @property
     def coverage(self) -> float:
-        """The share of the pool that was visited."""
+        """The visited share of the pool."""
         self.settle()
         return float(self._num_visited / len(self._visits))
 
     def note(self, visits: Visits) -> None:
-        """Takes in a batch."""
+        """Count a batch."""
         self.settle()
         self._num_visited += np.count_nonzero(self._visits[visits.prompt_ids] == 0)
         self._visits[visits.prompt_ids] += 1
@@ -53,15 +55,15 @@ class Bookkeeping:
     def note_later(
         self, prompt_ids: Int[np.ndarray, " b"], successes: Int[Array, " b"], group_size: Int[Array, " b"]
     ) -> None:
-        """Takes in a batch without waiting for its counts."""
+        """Keep a batch, to count it when its counts are needed; this call does not wait for a device."""
         self.settle()
         self._waiting = prompt_ids, successes, group_size
 
     def settle(self) -> None:
-        """Fetches the batch that waits.
+        """Fetch and count the batch that `note_later` kept.
 
         Raises:
-            ValueError: its counts are not those of rollouts. They go on waiting: this comes every time.
+            ValueError: its counts are not counts of rollouts. The batch stays, so that every call raises.
         """
         if self._waiting is not None:
             visits = checked_visits(*self._waiting, num_prompts=len(self._visits))
@@ -69,12 +71,12 @@ class Bookkeeping:
             self.note(visits)
 
     def opened(self, prompt_ids: Int[np.ndarray, " b"], prediction: Prediction) -> None:
-        """A selection was made; observations of its prompts are compared with its prediction."""
+        """Record a selection. Observations of its prompts will be compared with its prediction."""
         self._open = [*(one for one in self._open[-_MOST_OPEN + 1 :] if one.waits.any())]
         self._open.append(_OpenSelection(prompt_ids, prediction, np.ones(len(prompt_ids), bool)))
 
     def with_visits(self, visits: Visits) -> "Bookkeeping":
-        """A copy that has taken in one more batch."""
+        """Return a copy that has counted one more batch."""
         self.settle()
         copied = Bookkeeping(self._visits.copy())
         copied._open = [one._replace(waits=one.waits.copy()) for one in self._open]
@@ -82,7 +84,7 @@ class Bookkeeping:
         return copied
 
     def report(self) -> dict[str, float]:
-        """What was predicted of the prompts observed last, by the selections that they came from, against what came."""
+        """Return how the last observations compare with the predictions of the selections that chose the prompts."""
         self.settle()
         if self._last is None or len(self._last.prompt_ids) == 0:
             return {}
@@ -100,10 +102,10 @@ class Bookkeeping:
         return report
 
     def _matched(self, ids: Int[np.ndarray, " v"]) -> list["_Match"]:
-        """The observed ids, each with the selection it came from.
+        """Match the observed ids with the selections that chose them.
 
-        A selection that waits for more of them goes first, of equal ones the oldest. Prompts that no selection waits
-        for are of the newest one that holds them.
+        The selection that waits for the most of these ids is matched first; among equal selections, the oldest. Ids
+        that no selection waits for belong to the newest selection that contains them.
         """
         found = [_found(one.prompt_ids, ids) for one in self._open]
         waited = [int(one.waits[at].sum()) for one, (at, _) in zip(self._open, found, strict=True)]
@@ -122,7 +124,7 @@ class Bookkeeping:
 
 
 class _OpenSelection(NamedTuple):
-    """A selection, and which of its prompts were not observed yet. The prediction may be longer than the ids."""
+    """A selection and a mask of its prompts not yet observed. The prediction may be longer than the ids."""
 
     prompt_ids: Int[np.ndarray, " b"]
     prediction: Prediction
@@ -130,23 +132,23 @@ class _OpenSelection(NamedTuple):
 
 
 class _Match(NamedTuple):
-    """Positions in a selection, and the rows of the batch that were observed of them."""
+    """Positions in a selection, and the positions of the same prompts in the observed batch."""
 
     prediction: Prediction
     chosen: Int[np.ndarray, " k"]
     observed: Int[np.ndarray, " k"]
 
     def predicted(self) -> Float[np.ndarray, "4 k"]:
-        """P(UNSOLVED), P(MIXED), P(SOLVED) and the success rate."""
-        said = self.prediction
-        fields = said.unsolved, said.mixed, said.solved, said.success_rate
+        """Return P(UNSOLVED), P(MIXED), P(SOLVED) and the success rate."""
+        prediction = self.prediction
+        fields = prediction.unsolved, prediction.mixed, prediction.solved, prediction.success_rate
         return np.array([np.asarray(field)[self.chosen] for field in fields])
 
 
 def _found(
     prompt_ids: Int[np.ndarray, " b"], ids: Int[np.ndarray, " v"]
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
-    """Where the prompts stand that are in both: in `prompt_ids`, and in the ascending `ids`."""
+    """Return the positions of the common prompts in `prompt_ids` and in the ascending `ids`."""
     at = np.minimum(ids.searchsorted(prompt_ids), max(len(ids) - 1, 0))
     chosen = np.flatnonzero(ids[at] == prompt_ids) if len(ids) else np.zeros(0, np.int64)
     return chosen, at[chosen]

@@ -1,8 +1,8 @@
-"""The functions of a selector, compiled once, however many `PromptSelector`s it is given to.
+"""Compiles the functions of a selector once, for all `PromptSelector`s that use it.
 
-What is compiled is kept with the function it comes from, so that both are freed together: a selector may hold the
-embeddings of a pool. Random keys are made inside: a key of its own for every use, from the seed, the use and how often
-it came.
+A compiled function is an attribute of its original function, so that both are freed together. This matters because a
+selector may hold the embeddings of a pool. The compiled functions make their own random keys, one per call, from the
+seed, the kind of call and the number of earlier calls.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from jaxtyping import Array, Int, Key, Shaped, UInt32
 
 from jaxsel.base import Rollouts
 
-_SELECT, _PREDICT, _UPDATE, _INIT = range(4)  # streams of random keys
+_SELECT, _PREDICT, _UPDATE, _INIT = range(4)  # one stream of random keys per kind of call
 
 
 def initial_key(seed: np.uint32) -> Key[Array, ""]:
-    """The key of `Selector.init`."""
+    """Return the key of `Selector.init`."""
     return _key(seed, _INIT, 0)
 
 
@@ -34,7 +34,7 @@ def _kept_with_its_function(compile_it: Callable[[Any], Any]) -> Callable[[Any],
         if compiled_before is not None:
             return compiled_before
         compiled_now = compile_it(function)
-        with contextlib.suppress(AttributeError):  # a bound method: compiled anew for every `PromptSelector`
+        with contextlib.suppress(AttributeError):  # a bound method: each `PromptSelector` compiles it again
             setattr(function, name, compiled_now)
         return compiled_now
 
@@ -43,7 +43,10 @@ def _kept_with_its_function(compile_it: Callable[[Any], Any]) -> Callable[[Any],
 
 @_kept_with_its_function
 def compiled_select(select: Any) -> Any:
-    """`(state, seed, counter, batch_size, candidates, options) -> Selection`; options are further arguments by name."""
+    """Compile `select` to `(state, seed, counter, batch_size, candidates, options) -> Selection`.
+
+    `options` are further arguments of `select` by name.
+    """
 
     def run(state, seed, counter, batch_size, candidates, options):
         return select(_key(seed, _SELECT, counter), state, batch_size, candidates, **options)
@@ -53,19 +56,19 @@ def compiled_select(select: Any) -> Any:
 
 @_kept_with_its_function
 def compiled_predict(predict: Any) -> Any:
-    """`(state, seed, counter, prompt_ids) -> Prediction`."""
+    """Compile `predict` to `(state, seed, counter, prompt_ids) -> Prediction`."""
     return jax.jit(lambda state, seed, counter, ids: predict(_key(seed, _PREDICT, counter), state, ids))
 
 
 @_kept_with_its_function
 def compiled_update(update: Any) -> Any:
-    """`(state, seed, counter, visits) -> state`; the state that is given is donated."""
+    """Compile `update` to `(state, seed, counter, visits) -> state`; the given state is donated."""
     return jax.jit(_update_with_key(update), donate_argnums=0)
 
 
 @_kept_with_its_function
 def compiled_preview(update: Any) -> Any:
-    """`compiled_update`, but the state that is given stays as it is."""
+    """Compile `update` as `compiled_update` does, but without donating the given state."""
     return jax.jit(_update_with_key(update))
 
 
@@ -77,12 +80,12 @@ def _update_with_key(update: Any) -> Any:
 
 
 def bucket(size: int) -> int:
-    """The power of two, at least 8, that holds `size`."""
+    """Return the smallest power of two that is at least `size` and at least 8."""
     return max(8, 1 << max(size - 1, 0).bit_length())
 
 
 def lengthened(column: Shaped[Array | np.ndarray, " m"], fill: int = 0) -> Shaped[Array | np.ndarray, " p"]:
-    """The column, lengthened to a power of two, so that batches of many sizes share few compilations."""
+    """Pad the column to a power of two, so that batches of many sizes share few compilations."""
     missing = bucket(len(column)) - len(column)
     xp = jnp if isinstance(column, jax.Array) else np
     return xp.pad(column, (0, missing), constant_values=fill) if missing else column

@@ -1,4 +1,4 @@
-"""One thread at a time, in one process: what keeps the methods of a stateful object apart."""
+"""A lock that lets one thread of one process at a time run the methods of a stateful object."""
 
 import functools
 import threading
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class Guard:
-    """A re-entrant lock that refuses every process but the one that made it.
+    """A re-entrant lock that only the process that made it can acquire.
 
-    A forked child inherits locks that no thread of it will ever release, and JAX's threads are not there: it would
-    wait forever. The process is checked before the lock is touched.
+    A forked child inherits locks that none of its threads will ever release, and it lacks JAX's threads. It would wait
+    forever. The process is therefore checked before the lock is acquired.
     """
 
     def __init__(self):
@@ -31,7 +31,7 @@ class Guard:
 
 
 def guarded(method: Callable[..., Any]) -> Any:
-    """Let the method run under `self._guard`."""
+    """Wrap the method so that it runs while `self._guard` is held."""
 
     @functools.wraps(method)
     def run(self: Any, *arguments: Any, **named: Any) -> Any:

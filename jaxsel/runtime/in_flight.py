@@ -1,4 +1,4 @@
-"""Prompts that were handed out and not observed yet."""
+"""Prompts in flight: selected and not yet observed."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from jaxtyping import Bool, Int
 
 
 class InFlight:
-    """Remembers in which selection each prompt was handed out.
+    """A record of the selection in which each prompt was handed out.
 
     Args:
-        num_prompts: the size of the pool.
-        steps: number of later selections after which an unobserved prompt may be chosen again; None: never.
+        num_prompts: Size of the pool.
+        steps: Number of later selections after which an unobserved prompt may be chosen again; None: no limit.
     """
 
     def __init__(self, num_prompts: int, steps: int | None):
@@ -19,16 +19,16 @@ class InFlight:
         self._handed_out = np.zeros(num_prompts, np.int32)  # 1 + number of the selection; 0: not in flight
 
     def mask(self, selects: int) -> Bool[np.ndarray, " N"]:
-        """The prompts that are in flight before selection number `selects`."""
+        """Return a mask of the prompts that are in flight before selection number `selects`."""
         out = self._handed_out > 0
         return out if self._steps is None else out & (selects - self._handed_out < self._steps)
 
     def hand_out(self, prompt_ids: Int[np.ndarray, " b"], selects: int) -> None:
-        """The prompts were chosen by selection number `selects`."""
+        """Record that selection number `selects` chose the prompts."""
         self._handed_out[prompt_ids] = selects + 1
 
     def release(self, prompt_ids: Int[np.ndarray, " b"]) -> None:
-        """The prompts are not in flight any more."""
+        """Record that the prompts are no longer in flight."""
         self._handed_out[prompt_ids] = 0
 
     @property
@@ -37,14 +37,18 @@ class InFlight:
         return self._handed_out.copy()
 
     def put_back(self, array: Int[np.ndarray, " N"] | None) -> None:
-        """Go on from the state of a checkpoint; None: nothing is in flight."""
+        """Continue from the array of a checkpoint; None: no prompt is in flight."""
         self._handed_out = np.zeros_like(self._handed_out) if array is None else np.array(array, np.int32)
 
 
 def in_flight_as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's metadata, and arrays if it has them, with prompts in flight only where `here` has the array.
+    """Return a checkpoint with the array `in_flight` added or removed, as the arrays `here` have it or not.
 
-    A checkpoint of a selector that did not track them fits a selector that does, and the other way round.
+    A checkpoint of a selector that did not track prompts in flight then fits a selector that does, and vice versa.
+
+    Args:
+        saved: Checkpoint with `metadata`, and with `arrays` if it is a `state_dict`.
+        here: Arrays of the selector that reads the checkpoint.
     """
     shapes = saved["metadata"].get("shapes") if isinstance(saved.get("metadata"), dict) else None
     if not isinstance(shapes, dict) or ("in_flight" in here) == ("in_flight" in shapes):
@@ -65,6 +69,6 @@ def in_flight_as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, 
 
 
 def in_flight_as_saved(here: dict[str, Any], metadata: dict[str, Any], num_prompts: int) -> dict[str, Any]:
-    """The arrays `here`, with prompts in flight only where the checkpoint has them: to read it into."""
+    """Return the arrays `here`, with prompts in flight only if the checkpoint has them, so that it can be read."""
     arrays = {name: array for name, array in here.items() if name != "in_flight"}
     return arrays | ({"in_flight": np.zeros(num_prompts, np.int32)} if "in_flight" in metadata["shapes"] else {})

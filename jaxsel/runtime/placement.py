@@ -1,7 +1,7 @@
-"""Where the arrays of a pool lie: padded to what a mesh divides, copied to the host, and back to the devices.
+"""Pads arrays of a pool to a length that a mesh divides, and copies them to the host and back to the devices.
 
-On a mesh the axis `prompts` of an array is as long as the next multiple of the mesh's size. What is behind the pool's
-last prompt means nothing, and never reaches the host.
+On a mesh the length of an array along the axis `prompts` is the next multiple of the mesh's size. Entries after the
+pool's last prompt are padding, and never reach the host.
 """
 
 import functools
@@ -17,7 +17,7 @@ AXIS = "prompts"
 
 
 def padded(array: Shaped[Array, "..."], spec: P, length: int) -> Shaped[Array, "..."]:
-    """The array with zeros behind it, up to `length` on the axis that `spec` splits."""
+    """Return the array, padded with zeros to `length` along the axis that `spec` splits."""
     axes = tuple(spec)
     if AXIS not in axes:
         return array
@@ -26,14 +26,17 @@ def padded(array: Shaped[Array, "..."], spec: P, length: int) -> Shaped[Array, "
 
 
 def shape_of_pool(array: Shaped[Array | np.ndarray, "..."], num_prompts: int) -> tuple[int, ...]:
-    """The shape without padding."""
+    """Return the shape without padding."""
     axes = _axes(array)
     at = axes.index(AXIS) if AXIS in axes else None
     return tuple(num_prompts if axis == at else size for axis, size in enumerate(array.shape))
 
 
 def to_host(array: Shaped[Array | np.ndarray, "..."], num_prompts: int) -> Shaped[np.ndarray, "..."]:
-    """A copy without padding. Processes call it together: each gets the whole, one device's part after another."""
+    """Return a copy without padding.
+
+    All processes of a mesh call this together, and each gets the whole array. One device's part after another is sent.
+    """
     pool = tuple(map(slice, shape_of_pool(array, num_prompts)))
     if isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated:
         return np.array(np.asarray(array)[pool])
@@ -43,7 +46,7 @@ def to_host(array: Shaped[Array | np.ndarray, "..."], num_prompts: int) -> Shape
 
 
 def to_devices(array: Shaped[np.ndarray, "..."], like: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """A copy that lies as `like` does, padded to its shape: every device gets its own part only."""
+    """Return a copy with the shape and placement of `like`, padded with zeros. Every device gets its own part only."""
     if not _axes(like) and like.is_fully_addressable:
         return jnp.array(array, like.dtype)
     whole = np.zeros(like.shape, like.dtype)
@@ -52,7 +55,7 @@ def to_devices(array: Shaped[np.ndarray, "..."], like: Shaped[Array, "..."]) -> 
 
 
 def _axes(array: Shaped[Array | np.ndarray, "..."]) -> tuple[str | None, ...]:
-    """The mesh's axes that the array's are split on; none of what lies on one device or on the host."""
+    """Return the mesh axis that each array axis is split on; nothing for an array on one device or on the host."""
     return tuple(getattr(getattr(array, "sharding", None), "spec", ()))
 
 
@@ -60,7 +63,7 @@ def _axes(array: Shaped[Array | np.ndarray, "..."]) -> tuple[str | None, ...]:
 def _part_everywhere(
     mesh: Mesh, axes: tuple[str | None, ...], array: Shaped[Array, "..."], part: Int[Array, ""] | np.int32
 ) -> Shaped[Array, "..."]:
-    """What one device has of the array, on all of them."""
+    """Copy one device's part of the array to all devices."""
 
     def send(local: Shaped[Array, "..."], part: Int[Array, ""] | np.int32) -> Shaped[Array, "..."]:
         return jax.lax.psum(jnp.where(jax.lax.axis_index(AXIS) == part, local, 0), AXIS)

@@ -1,4 +1,4 @@
-"""The identity of a pool: its size, and a fingerprint of its keys."""
+"""The identity of a pool: its size and a fingerprint of its keys."""
 
 import hashlib
 from collections import Counter
@@ -20,7 +20,8 @@ def identify_pool(keys: Keys | None, num_prompts: int | None) -> tuple[int, str]
     """Return the size of the pool and a fingerprint of its keys.
 
     Raises:
-        ValueError: not exactly one of the two, keys that are no vector of distinct strings or integers, or no prompts.
+        ValueError: not exactly one of the two is given, the keys are not a vector of distinct strings or integers, or
+            the pool has no prompts.
     """
     if keys is not None and num_prompts is None:
         return _fingerprint(keys)
@@ -32,10 +33,10 @@ def identify_pool(keys: Keys | None, num_prompts: int | None) -> tuple[int, str]
 
 
 def size_of(fingerprint: str) -> int:
-    """The number of prompts that a fingerprint starts with.
+    """Return the number of prompts with which a fingerprint starts.
 
     Raises:
-        ValueError: it is no fingerprint of a pool.
+        ValueError: the text is no fingerprint of a pool.
     """
     size, _, rest = str(fingerprint).partition(" ")
     if not (size.isascii() and size.isdigit() and rest.startswith("prompts")):
@@ -54,7 +55,7 @@ def _fingerprint(keys: Keys) -> tuple[int, str]:
 
 
 def _rows(keys: Any) -> Any:
-    """The keys as something with a length that can be iterated over more than once."""
+    """Return the keys as an object with a length that can be iterated over more than once."""
     if isinstance(keys, str | bytes | Mapping | Set) or not (hasattr(keys, "__len__") or hasattr(keys, "__array__")):
         raise ValueError(f"keys has shape () and type {type(keys).__name__}; {_GIVE}")
     if not isinstance(keys, range) and not hasattr(keys, "__array__"):
@@ -69,7 +70,7 @@ def _rows(keys: Any) -> Any:
 
 
 def _plain(rows: Any) -> Iterator[Any]:
-    """Python's strings or integers, one by one; the first row of another type is named."""
+    """Yield the keys one by one; the error for a key of another type names its row."""
     wanted: type | None = None
     for start in range(0, len(rows), _AT_ONCE):
         part = rows[start : start + _AT_ONCE]
@@ -93,7 +94,7 @@ def _check_distinct(rows: Any) -> None:
 
 
 def _of_strings(rows: Any) -> tuple[str, ...]:
-    """One digest, of the keys joined by NUL. Where a key contains NUL, a second digest tells the pools apart."""
+    """Return a digest of the keys joined by NUL. If a key contains NUL, a second digest tells pools apart."""
     joined, prefixed, first, has_nul = hashlib.sha256(), hashlib.sha256(b"strings"), True, False
     for part in _in_parts(_plain(rows)):
         text = "\0".join(part)
@@ -107,7 +108,7 @@ def _of_strings(rows: Any) -> tuple[str, ...]:
 
 
 def _of_integers(rows: Any) -> tuple[str, ...]:
-    """One digest, of the keys as int64. Where int64 does not hold a key, a second digest tells the pools apart."""
+    """Return a digest of the keys as int64. If int64 cannot hold a key, a second digest tells pools apart."""
     if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.dtype != np.uint64:
         return _short(hashlib.sha256(rows.astype(np.int64).tobytes()))
     wrapped, decimal, fits = hashlib.sha256(), hashlib.sha256(b"integers"), True

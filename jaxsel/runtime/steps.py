@@ -1,4 +1,4 @@
-"""The open step: observations that wait to be taken in as one."""
+"""The open step: observations that wait to become one update."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from jaxsel._visits import Visits, merged
 
 
 class OpenStep:
-    """Observations of one step, merged, until the step ends.
+    """Collects and merges the observations of one step until the step ends.
 
-    Observations of a step that has ended already count in the step that is open then, or in the next one.
+    Observations of a step that has already ended count in the open step, or in the next step if none is open.
 
     Args:
-        ended: the number of the last step that ended; -1: none.
+        ended: Number of the last step that ended; -1: none has ended.
     """
 
     def __init__(self, ended: int = -1):
@@ -20,14 +20,14 @@ class OpenStep:
         self._number = -1
 
     def is_over(self, number: int) -> bool:
-        """Whether an observation of step `number` ends the step that is open."""
+        """Return whether an observation of step `number` ends the open step."""
         return self.visits is not None and self.ended < self._number < number
 
     def add(self, number: int, visits: Visits) -> None:
         """Merge the observations into the step.
 
         Raises:
-            ValueError: counts of a prompt that sum to too many. The step stays as it was.
+            ValueError: the counts of a prompt sum to too many. The step stays as it was.
         """
         if self.visits is not None:
             visits = merged(*(np.concatenate(columns) for columns in zip(self.visits, visits, strict=True)))
@@ -35,7 +35,7 @@ class OpenStep:
         self._number = max(self._number, number)
 
     def end(self) -> Visits | None:
-        """The observations of the step, None where there is no step; the next one begins."""
+        """End the step and return its observations; None if no step is open."""
         visits, self.visits = self.visits, None
         self.ended = max(self.ended, self._number)
         self._number = -1

@@ -1,16 +1,16 @@
-"""Candidates from an epoch-shuffled window, as the papers' data loaders give them."""
+"""Candidates from an epoch-shuffled window, as the papers' data loaders provide them."""
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-_STREAM = 0x77696E64  # others that draw from the same seed start with another number
+_STREAM = 0x77696E64  # other users of the same seed start with another number
 
 
 class EpochWindow:
-    """Deals the rows of a pool in shuffled order: every row once an epoch, no row twice in one window.
+    """Offers the rows of a pool in shuffled order: every row once per epoch, no row twice in one window.
 
-    A window that reaches over the end of an epoch is filled from the next one; rows that it holds already keep their
-    turn in the new epoch for a later window. The order depends on the seed and the number of the epoch alone.
+    A window that passes the end of an epoch is filled from the next epoch. Rows that it already contains are offered
+    again in the new epoch, in a later window. The order depends only on the seed and the number of the epoch.
     """
 
     def __init__(self, num_prompts: int, seed: int):
@@ -20,9 +20,9 @@ class EpochWindow:
         self._waiting = self._shuffled()
 
     def take(self, size: int, excluded: Bool[np.ndarray, " N"] | None = None) -> Int[np.ndarray, " c"]:
-        """The next `size` rows, distinct; at most the whole pool without the excluded rows.
+        """Return the next `size` distinct rows, at most the whole pool without the excluded rows.
 
-        Excluded rows are skipped and keep their turn: they are the first to come once they are not excluded.
+        Excluded rows are skipped. Once they are no longer excluded, they are the first rows of the next window.
         """
         if excluded is None:
             window, self._waiting = self._waiting[:size], self._waiting[size:]
@@ -40,13 +40,13 @@ class EpochWindow:
         return window
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """What `load_state_dict` needs to go on in the same order; of one shape at all times, filled up with -1."""
+        """Return what `load_state_dict` needs; padding with -1 keeps the shapes the same at all times."""
         missing = self._num_prompts - len(self._waiting)
         waiting = np.pad(self._waiting, (0, missing), constant_values=-1)
         return {"epoch": np.asarray(self._epoch, np.int32), "waiting": waiting}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Goes on where the other window was."""
+        """Continue where the other window stopped."""
         self._epoch = int(state["epoch"])
         waiting = np.asarray(state["waiting"], np.int32)
         self._waiting = waiting[waiting >= 0]

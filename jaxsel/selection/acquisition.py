@@ -1,4 +1,4 @@
-"""Prediction -> scores: what makes a prompt worth rolling out. The higher, the better."""
+"""Acquisitions: they score predictions. The higher the score, the more a prompt is worth rolling out."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,29 +10,30 @@ from jaxsel.numerics import beta_binomial
 
 
 def thompson(target: float = 0.5) -> Acquisition:
-    """Minus the squared distance of the posterior draw to `target` (MoPPS, arXiv 2507.04632)."""
+    """Score by minus the squared distance of the posterior draw to `target` (MoPPS, arXiv 2507.04632)."""
     _validate.unit_interval(target=target)
     return Acquisition({"name": "thompson", "target": target}, lambda p: -((p.draw - target) ** 2))
 
 
 def target_success_rate(target: float = 0.5) -> Acquisition:
-    """Minus the squared distance of the posterior mean to `target` (INSIGHT, arXiv 2603.01907; GPS)."""
+    """Score by minus the squared distance of the posterior mean to `target` (INSIGHT, arXiv 2603.01907; GPS)."""
     _validate.unit_interval(target=target)
     spec = {"name": "target_success_rate", "target": target}
     return Acquisition(spec, lambda p: -((p.success_rate - target) ** 2))
 
 
 def posterior_draw() -> Acquisition:
-    """The posterior draw itself, for rules that look for a band of success rates."""
+    """Score by the posterior draw itself, for rules that choose a band of success rates."""
     return Acquisition({"name": "posterior_draw"}, lambda p: p.draw)
 
 
 def mixed_probability(*, entropy_weight: float = 0.0, log: bool = False) -> Acquisition:
-    """P(0 < s < n), plus `entropy_weight` times the entropy of the solve state (DPS, arXiv 2603.10887).
+    """Score by P(0 < s < n) plus `entropy_weight` times the entropy of the solve state (DPS, arXiv 2603.10887).
 
     Args:
-        entropy_weight: of the bonus, at least 0.
-        log: take the logarithm, so that `gumbel_top_k` samples in proportion to it (MaPP, arXiv 2609.34990).
+        entropy_weight: Weight of the entropy, at least 0.
+        log: Whether the score is the logarithm of the sum. `gumbel_top_k` then samples in proportion to the sum
+            (MaPP, arXiv 2609.34990).
     """
     _validate.non_negative(entropy_weight=entropy_weight)
 
@@ -47,12 +48,12 @@ def mixed_probability(*, entropy_weight: float = 0.0, log: bool = False) -> Acqu
 
 
 def entropy() -> Acquisition:
-    """The entropy of the predicted solve state."""
+    """Score by the entropy of the predicted solve state."""
     return Acquisition({"name": "entropy"}, solve_state_entropy)
 
 
 def solve_state_entropy(prediction: Prediction) -> Float[Array, " m"]:
-    """Minus the sum of P log P over the three solve states, in nats; 0 log 0 is 0."""
+    """Return minus the sum of P log P over the three solve states, in nats; 0 log 0 is 0."""
 
     def term(belief: Float[Array, " m"]) -> Float[Array, " m"]:
         return belief * jnp.log(jnp.where(belief > 0, belief, 1.0))

@@ -1,4 +1,4 @@
-r"""Test time: how many samples each unseen prompt gets of a fixed budget, by frozen predictions.
+r"""Divides a fixed budget of samples among unseen prompts at test time, by frozen predictions.
 
 A prompt is solved at least once in k samples with probability E[1 - (1 - p)^k]; the k-th sample adds the gain
 
@@ -6,13 +6,15 @@ A prompt is solved at least once in k samples with probability E[1 - (1 - p)^k];
     g_1 = mean,    g_(k + 1) = g_k (b + k - 1) / (a + b + k) = g_k (r b + r (k - 1)) / (1 - r + r k)
 
 with r = variance / (mean (1 - mean)) = 1 / (a + b + 1) and r b = (1 - r) (1 - mean). In this form nothing is infinite:
-at r = 0, p is known and g_k = p (1 - p)^(k - 1); at r = 1, the largest there is, p is 0 or 1 and one sample tells. The
-gains of a prompt never increase, so that giving each sample to the largest next gain solves the most prompts that a
-budget can.
+at r = 0, p is known and g_k = p (1 - p)^(k - 1); at r = 1, the largest possible value, p is 0 or 1 and one sample
+decides which. The gains of a prompt never increase. The largest expected number of solved prompts therefore results
+from giving each sample to the prompt with the largest next gain.
 
-This is NumPy on the host in float64, once an evaluation: a step of the heap takes microseconds, a sample of a language
-model a thousand times that. "Small Generalizable Prompt Predictive Models Can Steer Efficient RL Post-Training of Large
-Reasoning Models" (GPS, arXiv 2602.01970) allocates by bins of the predicted success rate.
+The computation is NumPy on the host in float64, once per evaluation. A step of the heap takes microseconds; a sample of
+a language model takes a thousand times longer.
+
+"Small Generalizable Prompt Predictive Models Can Steer Efficient RL Post-Training of Large Reasoning Models" (GPS,
+arXiv 2602.01970) allocates by bins of the predicted success rate.
 """
 
 import heapq
@@ -40,29 +42,29 @@ def allocate(
     edges: Sequence[float] | np.ndarray = (0.1, 0.3, 0.7, 0.9),
     weights: Sequence[float] | np.ndarray = (1, 8, 4, 2, 1),
 ) -> Int[np.ndarray, " m"]:
-    """Spends exactly `budget` samples on m prompts.
+    """Spend exactly `budget` samples on m prompts.
 
     >>> import numpy as np
     >>> allocate(np.array([0.0, 0.1, 0.5, 1.0]), 12)
     array([0, 7, 4, 1], dtype=int32)
 
-    Equal prompts get equal numbers, give or take one, and a larger budget takes from none.
+    The numbers of samples of equal prompts differ by at most one. With a larger budget no prompt gets fewer samples.
 
     Args:
-        prediction: of the prompts, uncertain; or success rates, taken for certain.
-        budget: samples in all.
-        strategy: "marginal" solves as many prompts as can be expected, see `expected_solved`; what nobody gains from
-            any more goes to those with the fewest samples. "bins" (GPS) spends by bins of the success rate.
-            "uniform" spends evenly, the rest on the first rows.
-        at_least: samples that every prompt gets.
-        at_most: samples that no prompt gets more than; None: no limit.
-        edges: of the bins, increasing; a prompt on an edge belongs to the bin above it.
-        weights: samples a prompt of each bin, from hopeless to easy, in proportion as far as `at_least` and `at_most`
-            let them; bins of weight 0 get what the others have no room for. Rounded as Sainte-Laguë does. GPS gives no
-            numbers; these halve from the hardest bin worth trying to the easiest.
+        prediction: Prediction of m prompts with its uncertainty, or success rates that are taken as certain.
+        budget: Total number of samples.
+        strategy: "marginal" maximises the expected number of solved prompts, see `expected_solved`. Samples without any
+            gain go to the prompts with the fewest samples. "bins" (GPS) spends by bins of the success rate.
+            "uniform" spends evenly, and the remainder on the first rows.
+        at_least: Smallest number of samples per prompt.
+        at_most: Largest number of samples per prompt; None: no limit.
+        edges: Increasing edges of the bins. A prompt on an edge belongs to the bin above it.
+        weights: Relative number of samples per prompt of each bin, from hopeless to easy. `at_least` and `at_most` take
+            precedence. Bins of weight 0 get the samples that exceed the limits of the other bins. Rounding follows
+            Sainte-Laguë. GPS gives no numbers; the default halves from the hardest bin worth trying to the easiest.
 
     Raises:
-        ValueError: an argument out of its range, no prompt, or a budget that the limits do not allow.
+        ValueError: an argument is out of its range, there is no prompt, or the limits do not allow the budget.
     """
     mean, failing, spread = _moments(prediction)
     size = len(mean)
@@ -83,33 +85,34 @@ def allocate(
 
 
 def expected_solved(prediction: Prediction | Float[AnyArray, " m"], samples: Int[AnyArray, " m"]) -> float:
-    """How many prompts are solved at least once, as expected.
+    """Return the expected number of prompts that are solved at least once.
 
-    Of true success rates and the `samples` of an allocation, it is the exact pass@budget, times m.
+    For true success rates and the `samples` of an allocation, it is the exact pass@budget, times m.
 
     Args:
-        prediction: of the prompts, uncertain; or success rates, taken for certain.
-        samples: what each prompt gets.
+        prediction: Prediction of m prompts with its uncertainty, or success rates that are taken as certain.
+        samples: Number of samples of each prompt.
 
     Raises:
-        ValueError: success rates or variances out of their range, no prompt, or samples that are not one count each.
+        ValueError: success rates or variances are out of their range, there is no prompt, or `samples` does not hold
+            one count per prompt.
     """
     mean, failing, spread = _moments(prediction)
     samples = _validate.integers("samples", samples, low=0, high=2**31 - 1)
     if len(samples) != len(mean):
-        raise ValueError(f"samples has {len(samples)} entries for {len(mean)} prompts; give one each")
+        raise ValueError(f"samples has {len(samples)} entries for {len(mean)} prompts; give one count per prompt")
     order = np.argsort(-samples, kind="stable")
     gain, failing, spread, left = mean[order], failing[order], spread[order], -samples[order]
     solved = 0.0
     for k in range(1, samples.max() + 1):
-        some = slice(np.searchsorted(left, -k, side="right"))  # those with k samples or more
+        some = slice(np.searchsorted(left, -k, side="right"))  # the prompts with k samples or more
         solved += gain[some].sum()
         gain = _next_gain(gain[some], k, failing[some], spread[some])
     return float(solved)
 
 
 def _moments(prediction: Prediction | Float[AnyArray, " m"]) -> tuple[Float[np.ndarray, " m"], ...]:
-    """The means, r b and r, see above."""
+    """Return the means, r b and r, in the notation of the module's docstring."""
     if isinstance(prediction, Prediction):
         mean = _validate.numbers("success_rate", prediction.success_rate, low=0, high=1)
         variance = _validate.numbers("variance", prediction.variance, low=0, high=0.25)
@@ -117,21 +120,21 @@ def _moments(prediction: Prediction | Float[AnyArray, " m"]) -> tuple[Float[np.n
         mean = _validate.numbers("prediction", prediction, low=0, high=1)
         variance = np.zeros_like(mean)
     if not len(mean):
-        raise ValueError("prediction is of 0 prompts; give one at least")
+        raise ValueError("prediction has 0 prompts; give at least one")
     largest = mean * (1 - mean)
     spread = np.minimum(variance, largest) / np.where(largest > 0, largest, 1)
     return mean, (1 - spread) * (1 - mean), spread
 
 
 def _next_gain(gain: _Number, k: int, failing: _Number, spread: _Number) -> _Number:
-    """The gain of sample k + 1 from that of sample k; the ratio never exceeds 1, rounded or not."""
+    """Return the gain of sample k + 1 from the gain of sample k; the ratio never exceeds 1, even when rounded."""
     return gain * ((failing + spread * (k - 1)) / (1 - spread + spread * k))
 
 
 def _gains(
     mean: Float[np.ndarray, " m"], failing: Float[np.ndarray, " m"], spread: Float[np.ndarray, " m"], at_least: int
 ) -> tuple[Float[np.ndarray, " m"], _Following]:
-    """What each prompt's next sample costs: minus its gain. And what the one after it costs."""
+    """Return the cost of each prompt's next sample, which is minus its gain, and the function of later costs."""
     gain = mean
     for k in range(1, at_least + 1):
         gain = _next_gain(gain, k, failing, spread)
@@ -145,7 +148,10 @@ def _turns(
     weights: Sequence[float] | np.ndarray,
     at_least: int,
 ) -> tuple[Float[np.ndarray, " m"], _Following]:
-    """When each prompt's next sample is due: a bin's prompts take turns, a round in 1 / weight. And the one after."""
+    """Return the time at which each prompt's next sample is due, and the function that gives later times.
+
+    The prompts of a bin take turns. One round of a bin takes the time 1 / weight.
+    """
     edges, weights = np.asarray(edges, np.float64), np.asarray(weights, np.float64)
     if edges.ndim != 1 or not ((edges >= 0) & (edges <= 1)).all() or (np.diff(edges) <= 0).any():
         raise ValueError(f"edges is {edges.tolist()}; give increasing numbers from 0 to 1")
@@ -166,7 +172,10 @@ def _turns(
 def _cheapest(
     cost: Float[np.ndarray, " m"], following: _Following, budget: int, at_least: int, at_most: int
 ) -> Int[np.ndarray, " m"]:
-    """Takes the cheapest next sample until the budget is spent; of equal ones that of the fewest samples, then row."""
+    """Take the cheapest next sample until the budget is spent.
+
+    Among equal costs, the prompt with the fewest samples is first, then the one with the smallest row.
+    """
     samples = [at_least] * len(cost)
     heap = list(zip(cost.tolist(), samples, range(len(samples)), strict=True))
     heapq.heapify(heap)

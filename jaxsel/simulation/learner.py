@@ -1,17 +1,17 @@
-r"""A pool whose success rates drift as it is trained on; see `jaxsel.simulate`.
+r"""A simulated learner: a pool of prompts whose success rates change with training; see `jaxsel.simulate`.
 
     p_i = sigmoid( sum_j w_ij * skill[k_ij] - difficulty_i + boost_i )
 
-Every prompt i leans on a few of K skills (ids k_ij, loadings w_ij >= 0 with sum 1), has a difficulty that
-stays, and a boost of its own. Training on a group of n_i rollouts, s_i of them correct, follows the gradient
-dp/dlogit = p (1 - p) in its realised form, the variance of the rewards: 0 for s = 0 and s = n, as in GRPO.
+Every prompt i depends on a few of K skills (ids k_ij, loadings w_ij >= 0 with sum 1). It has a constant difficulty and
+its own boost. A step trains on groups of n_i rollouts, s_i of them correct. Its effect follows dp/dlogit = p (1 - p),
+estimated by the variance of the rewards: 0 for s = 0 and s = n, as in GRPO.
 
     v_i       = (s_i / n_i) (1 - s_i / n_i)
     skill[k] <- initial[k] + (1 - f) (skill[k] - initial[k]) + skill_gain * mean_i sum_j [k_ij = k] w_ij v_i
     boost_i  <- (1 - f) boost_i + boost_gain * v_i
 
-with f = `forgetting` and the mean over groups with n > 0. So a prompt learns from its own visits and those of
-its neighbours, the prompts with skills in common, and forgets what is not practised. Memory is O(N).
+with f = `forgetting` and the mean over groups with n > 0. The success rate of a prompt thus rises with its own visits
+and with visits to its neighbours, the prompts that share skills with it. Without visits it falls back. Memory is O(N).
 """
 
 from typing import NamedTuple
@@ -24,20 +24,20 @@ from jaxsel import _validate
 from jaxsel._visits import merge_visits
 from jaxsel.base import Prediction, Rollouts, Selection, Selector, State
 
-_LARGEST_LOGIT = 15.0  # float32 can still tell sigmoid(15) from 1
+_LARGEST_LOGIT = 15.0  # in float32, sigmoid(15) still differs from 1
 
 
 class Learner(NamedTuple):
-    """What training does not change: N prompts, m skills each, of K.
+    """The constants of a simulated learner: N prompts with m of K skills each.
 
     Attributes:
-        skill_ids: k, the skills that a prompt leans on; one may stand there twice.
-        loadings: w, how much it leans on each; columns sum to 1.
-        difficulty: in logits.
-        initial_skills: what the skills start from and are forgotten to, in logits.
-        skill_gain: what the mean group of a batch teaches the skills.
-        boost_gain: what a group teaches its own prompt.
-        forgetting: f, the share of everything learnt that a step loses.
+        skill_ids: k, the skills that each prompt depends on. A skill may occur twice in a column.
+        loadings: w, the weight of each skill. Columns sum to 1.
+        difficulty: Difficulty of each prompt, in logits.
+        initial_skills: Skills before training, in logits. Forgetting returns the skills to these values.
+        skill_gain: Gain of the skills per unit of the batch's mean reward variance.
+        boost_gain: Gain of a prompt's own boost per unit of its reward variance.
+        forgetting: f, the share of all gains that is lost per step.
     """
 
     skill_ids: Int[Array, "m N"]
@@ -50,7 +50,12 @@ class Learner(NamedTuple):
 
 
 class LearnerState(NamedTuple):
-    """What training changes: the skills, and every prompt's boost, in logits."""
+    """The variables of a simulated learner, which training changes.
+
+    Attributes:
+        skills: Skills, in logits.
+        boost: Boost of each prompt, in logits.
+    """
 
     skills: Float[Array, " K"]
     boost: Float[Array, " N"]
@@ -69,22 +74,24 @@ def make_learner(
     boost_gain: float = 0.5,
     forgetting: float = 0.0,
 ) -> Learner:
-    """A random pool: Gaussian difficulties and skills, random skills a prompt with exponential loadings.
+    """Return a random learner with Gaussian difficulties and skills, and random skills per prompt.
+
+    The loadings are exponential variables, scaled to sum 1 per prompt.
 
     Args:
-        key: consumed.
-        num_prompts: N.
-        num_skills: K; the fewer, the more neighbours a prompt has.
-        skills_per_prompt: m.
-        difficulty_mean: in logits; above 0, the pool is hard.
-        difficulty_spread: standard deviation; the larger, the fewer prompts are mixed.
-        skill_spread: standard deviation of the initial skills.
-        skill_gain: at least 0; at 0, prompts do not learn from each other.
-        boost_gain: at least 0; at 0, prompts do not learn of their own.
-        forgetting: from 0 to 1.
+        key: A key, which this function consumes.
+        num_prompts: N, the number of prompts.
+        num_skills: K, the number of skills. With fewer skills a prompt has more neighbours.
+        skills_per_prompt: m, the number of skills per prompt.
+        difficulty_mean: Mean difficulty, in logits. Above 0 most prompts are hard.
+        difficulty_spread: Standard deviation of the difficulty, in logits. A larger one gives fewer mixed groups.
+        skill_spread: Standard deviation of the initial skills, in logits.
+        skill_gain: Gain of the skills, at least 0. At 0, a visit does not change other prompts.
+        boost_gain: Gain of the boosts, at least 0. At 0, a visit changes a prompt only through its skills.
+        forgetting: Share of all gains that is lost per step, from 0 to 1.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
     """
     _validate.positive_integer(num_prompts=num_prompts, num_skills=num_skills, skills_per_prompt=skills_per_prompt)
     _validate.non_negative(difficulty_spread=difficulty_spread, skill_spread=skill_spread)
@@ -103,19 +110,20 @@ def make_learner(
 
 
 def embed(key: Key[Array, ""], learner: Learner, *, num_features: int = 32, noise: float = 0.5) -> Float[Array, "N f"]:
-    """In place of text embeddings: a random linear image of the loadings on the K skills and of the difficulty.
+    """Return synthetic embeddings: a random linear map of the loadings on the K skills and of the difficulty.
 
-    A skill has an image about sqrt(f) long, so neighbours are alike. A standard deviation of the difficulty has one of
-    length 1: a linear map recovers 1 / (1 + noise^2) of its variance at most. Memory is O(N (m + f)).
+    The image of a skill has a length of about sqrt(f), so neighbours are similar. The image of one standard deviation
+    of the difficulty has length 1. A linear map therefore recovers at most 1 / (1 + noise^2) of the difficulty's
+    variance. Memory is O(N (m + f)).
 
     Args:
-        key: consumed.
-        learner: from `make_learner`.
-        num_features: f; below K, the skills hide a part of the difficulty too.
-        noise: Gaussian, its standard deviation in every feature.
+        key: A key, which this function consumes.
+        learner: Simulated learner from `make_learner`.
+        num_features: f, the length of an embedding. Below K, the skills also hide a part of the difficulty.
+        noise: Standard deviation of the Gaussian noise in every feature.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument is out of its range.
     """
     _validate.positive_integer(num_features=num_features)
     _validate.non_negative(noise=noise)
@@ -127,14 +135,14 @@ def embed(key: Key[Array, ""], learner: Learner, *, num_features: int = 32, nois
 
 
 def initial_state(learner: Learner) -> LearnerState:
-    """The learner before any training."""
+    """Return the state of a learner before training."""
     return LearnerState(learner.initial_skills, jnp.zeros_like(learner.difficulty))
 
 
 def success_rate(
     learner: Learner, state: LearnerState, prompt_ids: Int[Array, " m"] | None = None
 ) -> Float[Array, " m"]:
-    """The true p of the prompts asked for, above 0 and below 1; None: of the whole pool."""
+    """Return the true p of the given prompts, or of the whole pool for None. It is above 0 and below 1."""
     rows = slice(None) if prompt_ids is None else prompt_ids
     ability = (learner.loadings[:, rows] * state.skills[learner.skill_ids[:, rows]]).sum(0)
     logit = ability - learner.difficulty[rows] + state.boost[rows]
@@ -144,14 +152,14 @@ def success_rate(
 def rollout(
     key: Key[Array, ""], learner: Learner, state: LearnerState, prompt_ids: Int[Array, " b"], group_size: int
 ) -> Rollouts:
-    """Draws s ~ Binomial(n, p) for every prompt, n = `group_size`."""
+    """Draw s ~ Binomial(n, p) for every prompt, with n = `group_size`."""
     rates = success_rate(learner, state, prompt_ids)
     correct = jax.random.bernoulli(key, rates[:, None], (len(prompt_ids), group_size))
     return Rollouts(prompt_ids, correct.sum(1, dtype=jnp.int32), jnp.full_like(prompt_ids, group_size))
 
 
 def train(learner: Learner, state: LearnerState, rollouts: Rollouts) -> LearnerState:
-    """One step on one batch; groups without a rollout and ids outside the pool teach nothing."""
+    """Return the state after a step on one batch. Groups with n = 0 and ids outside the pool have no effect."""
     ids, successes, group_size = merge_visits(rollouts, len(learner.difficulty))
     rate = successes.astype(jnp.float32) / jnp.maximum(group_size, 1).astype(jnp.float32)
     variance = rate * (1 - rate)
@@ -165,10 +173,10 @@ def train(learner: Learner, state: LearnerState, rollouts: Rollouts) -> LearnerS
 
 
 def oracle(learner: Learner, *, group_size: int = 8) -> Selector:
-    """Knows the true success rates and chooses those nearest to 1/2, which are the likeliest to be mixed.
+    """Return a selector with the true success rates. It chooses the rates nearest to 1/2, where P(mixed) is largest.
 
-    Its state is the learner's and its update trains it: it stays true as long as it is given every batch that
-    the learner is trained on, as `simulate` does.
+    Its state is a copy of the learner's state, and its update trains the copy. Its rates are true if it observes every
+    batch that the learner is trained on, as in `simulate`.
     """
     _validate.positive_integer(group_size=group_size)
 

@@ -1,4 +1,4 @@
-"""A whole run of a selector on a simulated learner, in one scan."""
+"""A whole run of a selector with a simulated learner, in one scan."""
 
 from typing import NamedTuple
 
@@ -15,17 +15,21 @@ from jaxsel.simulation.learner import Learner, LearnerState, initial_state, roll
 
 
 class Trace(NamedTuple):
-    """T steps. Predictions are judged before a step's rollouts, on a probe: random prompts, always the same.
+    """The record of T simulated steps.
+
+    The metrics judge the predictions that precede the step's rollouts, on a probe: random prompts, the same at all
+    steps.
 
     Attributes:
-        prompt_ids: the batches.
-        successes: of their rollouts; with them a run can be gone through again, see `jaxsel.replay`.
-        mixed_share: the share of a batch's groups with 0 < s < n.
-        mean_success_rate: true, of the probe.
-        spearman: rank correlation of predicted and true success rates; NaN while all predictions are equal.
-        mean_absolute_error: of the predicted success rates.
-        solve_state_accuracy: how often the likeliest state is that of a fresh group, which nobody trains on.
-        rollouts: spent up to and with this step, without those of the probe.
+        prompt_ids: Chosen batches.
+        successes: s of each group. With `make_history` the batches and their successes give a history.
+        mixed_share: Share of the batch's groups with 0 < s < n.
+        mean_success_rate: True mean success rate of the probe.
+        spearman: Rank correlation of predicted and true success rates; NaN while all predictions are equal.
+        mean_absolute_error: Mean absolute error of the predicted success rates.
+        solve_state_accuracy: Share of prompts whose likeliest predicted solve state is that of a fresh group. Fresh
+            groups are not trained on.
+        rollouts: Number of rollouts up to and including this step, without fresh groups of the probe.
     """
 
     prompt_ids: Int[Array, "T b"]
@@ -50,25 +54,25 @@ def simulate(
     num_probes: int = 1024,
     belief: State | None = None,
 ) -> Trace:
-    """Selects, rolls out, observes and trains `num_steps` times in one scan: `jit` it, `vmap` it over keys.
+    """Select, roll out, observe and train `num_steps` times in one scan. It can be jitted, and vmapped over keys.
 
-    Probe and candidates depend on the key alone: methods given the same key are compared on the same.
+    Probe and candidates depend on the key alone. Methods with the same key are therefore compared on the same prompts.
 
     Args:
-        key: consumed.
-        selector: the method, for example `jaxsel.mopps()` or `oracle(learner)`.
-        learner: from `make_learner`; trained from its `initial_state`.
-        num_steps: T.
-        batch_size: b, prompts a step.
-        group_size: rollouts a prompt.
-        candidate_ratio: choose among `candidate_ratio * batch_size` random prompts, others at every step;
-            None: among the whole pool.
-        num_probes: the size of the probe, at most the pool.
-        belief: the selector's state to start from; None: its `init`. Given from outside of a `jit`, embeddings that it
-            holds are an argument of what is compiled and no constant in it.
+        key: A key, which this function consumes.
+        selector: Method, for example `jaxsel.mopps()` or `oracle(learner)`.
+        learner: Simulated learner from `make_learner`, which starts from its `initial_state`.
+        num_steps: T, the number of steps.
+        batch_size: b, the prompts per step.
+        group_size: n, the rollouts per prompt.
+        candidate_ratio: Choose among `candidate_ratio * batch_size` random prompts, drawn anew at every step. None:
+            choose among the whole pool.
+        num_probes: Number of prompts in the probe, at most the pool.
+        belief: Initial state of the selector. None: its `init`. Embeddings in a state that is passed into a `jit` are
+            an argument of the compiled program and not a constant in it.
 
     Raises:
-        ValueError: an argument that is no integer of at least 1, or a batch larger than the pool.
+        ValueError: An argument is not an integer of at least 1, or the batch is larger than the pool.
     """
     num_prompts = len(learner.difficulty)
     _validate.positive_integer(num_steps=num_steps, batch_size=batch_size, group_size=group_size)
@@ -97,14 +101,14 @@ def simulate(
 
 
 def _random_rows(key: Key[Array, ""], num_prompts: int, size: int) -> Int[Array, " c"]:
-    """Distinct rows of the pool, without the sort of the whole pool that a permutation takes."""
+    """Return distinct rows of the pool, without the sort of the whole pool that a permutation needs."""
     return jax.lax.top_k(jax.random.uniform(key, (num_prompts,), jnp.float32), size)[1]
 
 
 def _random_candidates(key: Key[Array, ""], num_prompts: int, size: int) -> Int[Array, " c"]:
-    """Distinct rows, one of each of `size` parts of the pool: it takes no time, however large the pool.
+    """Return distinct rows, one from each of `size` equal parts of the pool, in time that is O(`size`).
 
-    Every row is as likely as any other. That no two are of one part means nothing: rows are in no order.
+    Every row is equally likely. The parts do not matter, because the pool's rows are in no particular order.
     """
     start_key, place_key = jax.random.split(key)
     width = num_prompts // size
@@ -115,7 +119,7 @@ def _random_candidates(key: Key[Array, ""], num_prompts: int, size: int) -> Int[
 def _traced(
     rollouts: Rollouts, prediction: Prediction, fresh: Rollouts, truth: Float[Array, " m"], t: Int[Array, ""]
 ) -> Trace:
-    """The record of step t; `prediction`, `fresh` groups and `truth` are of the probe."""
+    """Return the record of step t. `prediction`, `fresh` and `truth` belong to the prompts of the probe."""
     return Trace(
         rollouts.prompt_ids,
         rollouts.successes,

@@ -1,7 +1,7 @@
-"""A vLLM server in a process of its own: started by spawn, killed and started again when it dies or hangs."""
+"""A vLLM server in its own process, which is started by spawn and can be killed and started again."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-# vLLM has an environment of its own.
+# vLLM has its own environment.
 
 import signal
 import weakref
@@ -16,24 +16,27 @@ from rl.engines._vllm_server import Completion, Request, Server
 from rl.preemption import SIGNALS
 from rl.rollout import Sampling
 
-_GRACE = 30.0  # seconds that a server may take longer than the generation that it was asked for
-_START = 600.0  # seconds that it may take to load
+_GRACE = 30.0  # seconds that a server may need beyond the time limit of a generation
+_START = 600.0  # seconds that a server may need to start or to load weights
 
 
 class ServerError(RuntimeError):
-    """The server failed, died or did not answer."""
+    """The server failed, died or did not answer in time."""
 
 
 class OwnProcess:
-    """Has the methods of `Server`. The weights go through memory that both processes share.
+    """Runs a `Server` in another process and has the same methods. Both processes share memory for the weights.
 
-    On the CPU that is a copy of the state dict, which a new process starts from; on a GPU, CUDA IPC through vLLM's own
-    weight transfer, and a new process starts from what the trainer's tensors hold then.
+    On the CPU the shared memory is a copy of the state dict, and a new process loads that copy. On a GPU the weights go
+    through CUDA IPC by vLLM's own weight transfer, and a new process loads the current values of the trainer's tensors.
 
     Args:
-        server: the class to make there.
-        folder: see `Server`.
-        options: see `Server`.
+        server: The class to construct in the other process.
+        folder: The argument `folder` of `Server`.
+        options: The argument `options` of `Server`.
+
+    Raises:
+        ServerError: The process failed to start.
     """
 
     def __init__(self, server: type[Server], folder: str, options: dict[str, Any]):
@@ -50,19 +53,19 @@ class OwnProcess:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, eos_token_ids: Sequence[int], timeout: float | None
     ) -> list[Completion | None]:
-        """See `Server.generate`.
+        """Return completions, as `Server.generate` does.
 
         Raises:
-            ServerError: see there.
+            ServerError: The server failed, died or did not answer in time.
         """
         wait = None if timeout is None else timeout + _GRACE
         return self._ask("generate", list(requests), sampling, eos_token_ids, timeout, wait=wait)
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """See `Server.load`.
+        """Load a complete state dict, as `Server.load` does.
 
         Raises:
-            ServerError: see there.
+            ServerError: The server failed, died or did not answer in time.
         """
         self._weights = weights
         if self._on_gpu:
@@ -76,20 +79,20 @@ class OwnProcess:
         self._load_mailbox()
 
     def current_weights(self) -> Mapping[str, torch.Tensor]:
-        """Those that were loaded last."""
+        """Return the weights that were loaded last."""
         return self._weights
 
     def call(self, name: str, *arguments: Any) -> None:
-        """See `Server.call`."""
+        """Call a method of vLLM's interface for weight updates."""
         self._ask("call", name, *arguments, wait=_START)
 
     def renew(self) -> None:
-        """A new process, without weights."""
+        """Start a new process without weights."""
         self.close()
         self._start()
 
     def restart(self) -> None:
-        """A new process, with the weights that were loaded last."""
+        """Start a new process with the weights that were loaded last."""
         self.renew()
         if self._on_gpu:
             self.load(self._weights)
@@ -97,7 +100,7 @@ class OwnProcess:
             self._load_mailbox()
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._end()
 
     def _load_mailbox(self) -> None:
@@ -118,18 +121,18 @@ class OwnProcess:
         try:
             self._pipe.send((self._asked, name, arguments))
         except OSError as error:
-            raise ServerError(f"the vLLM process is gone (exit code {self._process.exitcode})") from error
+            raise ServerError(f"the vLLM process has ended (exit code {self._process.exitcode})") from error
         return self._receive(wait, self._asked)
 
     def _receive(self, wait: float | None, number: int) -> Any:
-        """The answer of that number; 0: that the server has started."""
+        """Return the answer to request `number`; the answer to request 0 says that the server has started."""
         try:
             while self._pipe.poll(wait):
                 answered, failed, answer = self._pipe.recv()
                 if answered == number and failed:
                     raise ServerError(f"vLLM raised {answer}")
                 if answered == number:
-                    return answer  # earlier ones were asked for by calls that were interrupted
+                    return answer  # earlier answers belong to interrupted calls
         except (EOFError, OSError) as error:
             self._process.join(1)
             raise ServerError(f"the vLLM process died (exit code {self._process.exitcode})") from error
@@ -137,12 +140,12 @@ class OwnProcess:
 
 
 def transfer_engine(server: OwnProcess) -> Any:
-    """VLLM's sender of weights by CUDA IPC, one process on one GPU, as its documentation (0.32) has it."""
+    """Return vLLM's sender of weights by CUDA IPC for one process on one GPU, as in vLLM's documentation (0.32)."""
     from vllm.distributed.weight_transfer import ParamMeta, WeightSource, WeightTransferTrainerFactory
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
     class StateDict(WeightSource):
-        """All of it: vLLM's own source leaves out the head of tied embeddings, which then keeps its old weights."""
+        """The complete state dict. vLLM's own source omits the head of tied embeddings, which keeps old weights."""
 
         def metadata(self) -> list[ParamMeta]:
             return [ParamMeta(name, w.dtype, tuple(w.shape)) for name, w in server.current_weights().items()]
@@ -169,9 +172,9 @@ def transfer_engine(server: OwnProcess) -> Any:
 
 
 def _serve(pipe: Connection, make: type[Server], folder: str, options: dict[str, Any]) -> None:
-    """The other process: answers until the pipe is closed."""
-    for sent in (signal.SIGINT, *SIGNALS):  # SLURM sends them to all processes of a step
-        signal.signal(sent, signal.SIG_IGN)  # the trainer decides what they mean
+    """Run the other process: answer requests until the pipe is closed."""
+    for sent in (signal.SIGINT, *SIGNALS):  # SLURM sends these signals to all processes of a step
+        signal.signal(sent, signal.SIG_IGN)  # the trainer alone reacts to them
     number = 0
     try:
         server = make(folder, options)
@@ -180,7 +183,7 @@ def _serve(pipe: Connection, make: type[Server], folder: str, options: dict[str,
             number, name, arguments = pipe.recv()
             try:
                 answer = (number, False, getattr(server, name)(*arguments))
-            except Exception as error:  # whatever it is, the trainer is to know, and this process goes on
+            except Exception as error:  # the trainer receives every error, and this process continues
                 answer = (number, True, repr(error))
             pipe.send(answer)
     except (EOFError, BrokenPipeError):
@@ -190,7 +193,7 @@ def _serve(pipe: Connection, make: type[Server], folder: str, options: dict[str,
 
 
 def _end(process: Any, pipe: Connection) -> None:
-    """Without waiting for what it is doing: it keeps nothing that matters."""
+    """Kill the process at once; it holds no state that must be saved."""
     pipe.close()
     process.kill()
     process.join()

@@ -1,7 +1,7 @@
-"""vLLM itself, in whichever process it runs: the one file that imports it, and only when a server is made."""
+"""The server that runs vLLM, in the trainer's process or in its own. Only this file runs a `vllm.LLM`."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-# vLLM has an environment of its own.
+# vLLM has its own environment.
 
 import gc
 import os
@@ -18,25 +18,25 @@ from rl.rollout import Sampling
 
 
 class Request(NamedTuple):
-    """One completion to draw: the tokens of its prompt, and its seed."""
+    """A request for one completion: the tokens of the prompt, and a seed."""
 
     prompt: list[int]
     seed: int
 
 
 class Completion(NamedTuple):
-    """Its tokens, the end of sequence included, and their log-probabilities under the sampling distribution."""
+    """Tokens, end of sequence included, and their log-probabilities under the sampling distribution."""
 
     tokens: list[int]
     log_probs: list[float]
 
 
 class Server:
-    """A `vllm.LLM` whose weights are random until they are loaded.
+    """A `vllm.LLM` whose weights are random until `load` is called.
 
     Args:
-        folder: of the model's configuration and its tokenizer.
-        options: of `vllm.LLM`.
+        folder: Folder with the model's configuration and its tokenizer.
+        options: Options of `vllm.LLM`.
     """
 
     def __init__(self, folder: str, options: dict[str, Any]):
@@ -44,7 +44,7 @@ class Server:
         with _random_state_kept():
             from vllm import LLM
 
-            # processed_logprobs: after temperature and truncation, which is what the token was drawn from
+            # "processed_logprobs" belong to the distribution of the drawn token, after temperature and truncation.
             defaults = {
                 "load_format": "dummy",
                 "generation_config": "vllm",
@@ -56,7 +56,7 @@ class Server:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, eos_token_ids: Sequence[int], timeout: float | None
     ) -> list[Completion | None]:
-        """Completions in the order of the requests; None where `timeout` seconds were not enough."""
+        """Return completions in the order of the requests; None for a completion that took over `timeout` seconds."""
         engine, deadline = self._llm.llm_engine, None if timeout is None else time.monotonic() + timeout
         done: dict[str, Completion] = {}
         names = [str(i) for i in range(len(requests))]
@@ -74,19 +74,19 @@ class Server:
         return [done.get(name) for name in names]
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Loads a whole state dict; nothing computed with the old weights is kept."""
-        # The prefix cache would not notice. Nor would tied embeddings whose head is not among the weights.
+        """Load a complete state dict, and drop all values that were computed with the old weights."""
+        # vLLM does not clear the prefix cache itself. It also keeps the old head if the weights lack a tied head.
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(weights))})
         self._llm.reset_prefix_cache()
 
     def call(self, name: str, *arguments: Any) -> None:
-        """A method of vLLM's interface for weight updates, for a transfer engine in the trainer's process."""
+        """Call a method of vLLM's interface for weight updates, for a transfer engine in the trainer's process."""
         getattr(self._llm, name)(*arguments)
         if name == "finish_weight_update":
             self._llm.reset_prefix_cache()
 
     def close(self) -> None:
-        """Frees what can be freed in a living process."""
+        """Free the memory that can be freed while the process runs."""
         from vllm.distributed import cleanup_dist_env_and_memory
 
         self._llm.llm_engine.engine_core.shutdown()
@@ -105,11 +105,11 @@ def _parameters(sampling: Sampling, eos_token_ids: Sequence[int], seed: int) -> 
         top_p=sampling.top_p,
         stop=list(sampling.stop) or None,
         include_stop_str_in_output=True,
-        detokenize=bool(sampling.stop),  # vLLM looks for stop strings in the text; otherwise nobody reads it
-        ignore_eos=True,  # vLLM's idea of it comes from three files; a completion ends at the policy's
+        detokenize=bool(sampling.stop),  # vLLM needs the text only to find stop strings
+        ignore_eos=True,  # vLLM reads its own ends from three files; a completion ends at the policy's ends
         stop_token_ids=list(eos_token_ids),
         seed=seed,
-        logprobs=0,  # of the drawn token alone
+        logprobs=0,  # only for the drawn token
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
@@ -121,8 +121,8 @@ def _completion(output: Any) -> Completion:
 
 
 def _prepare_environment() -> None:
-    """What vLLM reads when it is imported; values that are there already stay."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over within the process
+    """Set the environment variables that vLLM reads at import; only VLLM_ENABLE_V1_MULTIPROCESSING is overwritten."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the weights are loaded within the process
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if not torch.cuda.is_available():
@@ -132,7 +132,7 @@ def _prepare_environment() -> None:
 
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """VLLM seeds the generators of its process; the trainer's go on as if it had not."""
+    """Restore the states of all random generators after the block, because vLLM seeds them."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng():

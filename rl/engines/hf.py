@@ -1,4 +1,4 @@
-"""Rollouts with the policy's own Transformers model; the cache is filled once per prompt, for its whole group."""
+"""Rollouts with the policy's own Transformers model. Each prompt is read once, and its group shares the cache."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,15 @@ _log = logging.getLogger(__name__)
 
 
 class HFEngine:
-    """A `RolloutEngine` that samples from `policy.model` itself, so a weight update needs no hand-over.
+    """A `RolloutEngine` that samples from `policy.model` itself, so a weight update copies nothing.
 
     Args:
-        policy: the policy; only `update_weights` changes it, where it is a copy of the trained one.
-        max_prompts: prompts completed at once; more are done in chunks, with the same result per prompt only if the
-            chunks are the same.
+        policy: The policy. If it is a copy of the trained policy, `update_weights` changes its weights.
+        max_prompts: Number of prompts completed at once. A larger batch is split into chunks; a prompt gets the same
+            completions only if the chunks are the same.
+
+    Raises:
+        ValueError: `max_prompts` is less than 1.
     """
 
     def __init__(self, policy: Policy, *, max_prompts: int = 256):
@@ -30,7 +33,7 @@ class HFEngine:
         self._max_prompts = max_prompts
 
     def generate(self, prompts: Sequence[str], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
-        """See `RolloutEngine.generate`."""
+        """Complete the prompts; see `RolloutEngine.generate`."""
         check_request(prompts, group_size)
         generator = torch.Generator(self._policy.device).manual_seed(seed)
         prompt_tokens, prompt_mask = self._policy.encode(list(prompts))
@@ -51,7 +54,7 @@ class HFEngine:
         return Completions(prompt_tokens, prompt_mask, tokens, mask, log_probs, list(self._policy.decode(tokens)))
 
     def _chunks(self, prompt_mask: torch.Tensor) -> list[torch.Tensor]:
-        """Indices of the prompts that are completed at once, of equal length where the model reads padding."""
+        """Return the indices of prompts to complete together, of equal length if the model reads padding."""
         everything = torch.arange(len(prompt_mask), device=prompt_mask.device)
         together = prompt_mask.all() or self._policy.masks_padding
         groups = [everything] if together else same_length(prompt_mask)
@@ -59,7 +62,7 @@ class HFEngine:
 
     @torch.no_grad()
     def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """See `RolloutEngine.update_weights`; costs nothing where the weights are the policy's own."""
+        """Copy the weights into the policy; weights that are the policy's own are not copied."""
         for name, own in self._policy.model.state_dict().items():
             if weights[name].data_ptr() != own.data_ptr():
                 own.copy_(weights[name])
@@ -74,7 +77,7 @@ def _sample(
     sampling: Sampling,
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens, mask and log-probabilities `[b * n, max_new_tokens]` of one chunk of prompts."""
+    """Return tokens, mask and log-probabilities `[b * n, max_new_tokens]` for one chunk of prompts."""
     decoding = _Decoding(policy, prompt_tokens, prompt_mask, group_size)
     logits, ends = decoding.logits, torch.tensor(policy.eos_token_ids, device=prompt_tokens.device)
     rows, max_new_tokens = len(logits), sampling.max_new_tokens
@@ -97,13 +100,13 @@ def _sample(
 
 
 class _Decoding:
-    """The logits of completions that grow by one token at a time, `group_size` rows per prompt.
+    """Completions that grow by one token at a time, with `group_size` rows per prompt.
 
-    The prompts are read once and their cache is repeated. A model without a cache, or with one that cannot be repeated
-    safely, reads every row again for every token: the same result, slowly.
+    Each prompt is read once and its cache is repeated. A model without a cache that can be repeated safely reads every
+    row again for every token, which gives the same result slowly.
 
     Attributes:
-        logits: `[b * n, v]`, of the next token.
+        logits: Logits of the next token, `[b * n, v]`.
     """
 
     def __init__(self, policy: Policy, prompt_tokens: torch.Tensor, prompt_mask: torch.Tensor, group_size: int):
@@ -117,7 +120,7 @@ class _Decoding:
             self._use_cache, self._cache = False, {}
 
     def advance(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Append one token per row, int64 `[b * n]`; return the logits that follow."""
+        """Append one token per row, int64 `[b * n]`; return the logits of the next token."""
         self._tokens = torch.cat([self._tokens, tokens[:, None]], 1)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], 1)
         self.logits = self._read(self._tokens, self._mask)
@@ -140,12 +143,12 @@ class _Decoding:
 
 @cache
 def _warn_slow(model: str) -> None:
-    """Log once per kind of model."""
+    """Log a warning once per class of model."""
     _log.warning("%s has no cache that can be repeated; every new token reads the whole sequence again", model)
 
 
 def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token of each row of logits `[r, v]`, and its log-probability under the distribution it was drawn from."""
+    """Draw one token per row of logits `[r, v]`; return tokens and their log-probabilities under that distribution."""
     if sampling.temperature == 0:
         return logits.argmax(-1), logits.new_zeros(len(logits))
     logits = logits / sampling.temperature
@@ -157,7 +160,7 @@ def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) 
 
 
 def _truncated(logits: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Logits of the likeliest tokens that reach the probability `top_p` together, the last one included."""
+    """Mask all logits except the likeliest tokens that together reach the probability `top_p`."""
     ordered, order = logits.sort(-1, descending=True)
     probs = ordered.softmax(-1)
     before = probs.cumsum(-1) - probs
@@ -165,5 +168,5 @@ def _truncated(logits: torch.Tensor, top_p: float) -> torch.Tensor:
 
 
 def _stopped(texts: Sequence[str], stop: Sequence[str]) -> torch.Tensor:
-    """Which texts hold a stop string, bool `[r]`."""
+    """Return which texts contain a stop string, bool `[r]`."""
     return torch.tensor([any(end in text for end in stop) for text in texts])

@@ -1,4 +1,4 @@
-"""Rollouts with vLLM, in the trainer's process or in one of its own; weights are pushed into the running engine."""
+"""Rollouts with vLLM, in the trainer's process or in its own. Weight updates reach the running engine."""
 
 import logging
 import tempfile
@@ -20,27 +20,27 @@ _log = logging.getLogger(__name__)
 class VLLMEngine:
     """A `RolloutEngine` that completes prompts with vLLM.
 
-    A completion that failed, or was not done in time, is drawn once more; what fails again has the text None and no
-    tokens: no information, which is not a failure of the policy. An engine of its own that dies or hangs is started
-    again, with the current weights.
+    A completion that failed or was not ready in time is drawn once more. A completion that fails twice has the text
+    None and no tokens: it carries no information and does not count as a failure of the policy. If vLLM's own process
+    dies or hangs, it is started again with the current weights.
 
-    In the trainer's process, vLLM seeds its generators (which are put back), changes environment variables, and on the
-    CPU binds torch's threads and stops `torch.set_num_threads`. In its own process it disturbs nothing. That process is
-    spawned: guard the main module with `if __name__ == "__main__"`.
+    In the trainer's process, vLLM seeds the random generators (their states are restored) and changes environment
+    variables. On the CPU it also binds torch's threads and disables `torch.set_num_threads`. In its own process vLLM
+    changes nothing for the trainer. That process is spawned: guard the main module with `if __name__ == "__main__"`.
 
     Args:
-        policy: tells tokens, the ends of sequence and the first weights; read, never changed.
-        own_process: false: in the trainer's process.
-        timeout: seconds for one call of `generate`, retry not included; None: no limit.
-        max_model_len: longest prompt and completion together, in tokens, for which vLLM reserves memory; None: what the
-            model allows.
-        dtype: of vLLM's weights and arithmetic, as torch names it; None: that of the policy's weights. The policy's
-            `precision` is not vLLM's.
-        **options: more options of `vllm.LLM`, for example `gpu_memory_utilization`.
+        policy: The policy, which gives tokens, ends of sequence and the first weights. The engine never changes it.
+        own_process: Whether vLLM runs in its own process; false runs it in the trainer's process.
+        timeout: Time limit in seconds per call of `generate`, retry excluded. None: no limit.
+        max_model_len: Longest prompt and completion together, in tokens, for which vLLM reserves memory. None: the
+            model's limit.
+        dtype: Type of vLLM's weights and arithmetic, by torch's name. None: the type of the policy's weights. The
+            policy's `precision` does not apply to vLLM.
+        **options: More options of `vllm.LLM`, for example `gpu_memory_utilization`.
 
     Raises:
-        ValueError: `timeout` is not above 0, `own_process` is false where torch.distributed is running, or options that
-            spread the engine over several GPUs, to which weights could not be handed over.
+        ValueError: `timeout` is not above 0, or `own_process` is false while torch.distributed runs. Or: an option
+            spreads the engine over several GPUs, which weight updates do not support.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class VLLMEngine:
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout is {timeout}; give seconds above 0, or None")
         if not own_process and torch.distributed.is_initialized():
-            raise ValueError("own_process is false where torch.distributed runs, which vLLM starts too; give true")
+            raise ValueError("own_process is False while torch.distributed runs, and vLLM starts it too; give True")
         for name in ("tensor_parallel_size", "pipeline_parallel_size"):
             if options.get(name, 1) != 1:
-                raise ValueError(f"{name} is {options[name]}; give 1: the weights are handed over on one GPU")
+                raise ValueError(f"{name} is {options[name]}; give 1, because weight updates support one GPU only")
         self._policy = policy
         self._timeout = timeout
         self._max_length = max_model_len or policy.max_length
@@ -71,7 +71,7 @@ class VLLMEngine:
         policy.model.config.save_pretrained(self._folder.name)
         policy.tokenizer.save_pretrained(self._folder.name)
         options |= {
-            "max_model_len": self._max_length,  # None: vLLM's own limit
+            "max_model_len": self._max_length,  # None stands for vLLM's own limit
             "dtype": dtype or str(policy.model.dtype).removeprefix("torch."),
         }
         try:
@@ -82,16 +82,16 @@ class VLLMEngine:
             raise
 
     def generate(self, prompts: Sequence[str], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
-        """See `RolloutEngine.generate`.
+        """Complete the prompts; see `RolloutEngine.generate`.
 
         Raises:
-            ValueError: what `RolloutEngine.generate` refuses, or a temperature between 0 and 0.01.
-            RuntimeError: the last update of the weights failed halfway, or the engine is closed.
+            ValueError: `RolloutEngine.generate` refuses an argument, or the temperature is between 0 and 0.01.
+            RuntimeError: The last weight update failed halfway, or the engine is closed.
         """
         check_request(prompts, group_size)
         if 0 < sampling.temperature < 0.01:
             raise ValueError(
-                f"temperature is {sampling.temperature}, which vLLM raises to 0.01; give 0 or at least that"
+                f"temperature is {sampling.temperature}, which vLLM raises to 0.01; give 0 or at least 0.01"
             )
         self._check_open()
         if self._half_updated:
@@ -106,13 +106,13 @@ class VLLMEngine:
         return self._assembled(prompt_tokens, prompt_mask, drawn, greedy=sampling.temperature == 0)
 
     def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """See `RolloutEngine.update_weights`.
+        """Load the policy's weights into the running engine; see `RolloutEngine.update_weights`.
 
         Raises:
-            ValueError: names or shapes are not those of the policy's whole state dict (`named_parameters` leaves out
-                the head of tied embeddings, and vLLM would keep its old one). The engine stays as it was.
-            RuntimeError: vLLM failed, a new process of it too, or the engine is closed. Until an update succeeds, the
-                engine refuses to generate.
+            ValueError: Names or shapes differ from the policy's complete state dict. (`named_parameters` omits the head
+                of tied embeddings, and vLLM would keep the old head.) The engine keeps its weights.
+            RuntimeError: vLLM failed in its current process and in a new one, or the engine is closed. The engine
+                refuses to generate until an update succeeds.
         """
         shapes = {name: weight.shape for name, weight in weights.items()}
         wrong = [name for name in shapes | self._shapes if shapes.get(name) != self._shapes.get(name)]
@@ -120,19 +120,19 @@ class VLLMEngine:
             raise ValueError(f"weights do not fit the policy's at {', '.join(wrong)}; give its whole state_dict()")
         self._check_open()
         if self._half_updated:
-            self._server.renew()  # vLLM keeps what it was loading, and would go on with that
+            self._server.renew()  # otherwise vLLM would continue the interrupted update
         self._half_updated = True
         detached = {name: weight.detach() for name, weight in weights.items()}
         try:
             self._server.load(detached)
-        except ServerError:  # it may have died since the last call
-            _log.exception("vLLM failed to take over weights; trying with a new process")
+        except ServerError:  # the process may have died since the last call
+            _log.exception("vLLM failed to load weights; trying a new process")
             self._server.renew()
             self._server.load(detached)
         self._half_updated = False
 
     def close(self) -> None:
-        """Stops vLLM; the engine cannot be used any more."""
+        """Stop vLLM; the engine cannot be used afterwards."""
         if not self._closed and self._server is not None:
             self._server.close()
         self._closed = True
@@ -191,7 +191,7 @@ class VLLMEngine:
 
 
 class _Inside:
-    """A server in this process, with the methods of one in its own."""
+    """Runs a `Server` in this process, with the methods of `OwnProcess`."""
 
     def __init__(self, server: type[Server], folder: str, options: dict[str, Any]):
         self._make = lambda: server(folder, options)
@@ -213,7 +213,7 @@ class _Inside:
         self._server = self._make()
 
     def restart(self) -> None:
-        """There is no other process to start; what was waiting has been aborted."""
+        """Do nothing: there is no other process to start, and the waiting requests are already aborted."""
 
     def close(self) -> None:
         if self._server is not None:

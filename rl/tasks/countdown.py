@@ -1,12 +1,12 @@
-"""Countdown: reach the target with every number used exactly once and the operations + - * /.
+"""Countdown: reach the target by using every number exactly once with the operations + - * /.
 
-`3 5 7=22:` asks for `3*5+7` or another expression of the same value. Two numbers are easy for a small
-policy, four are hard, and the warm start makes the difference larger: its demonstrations are all correct, but
-mostly of two numbers.
+The prompt `3 5 7=22:` asks for `3*5+7` or another expression of the same value. Two numbers are easy for a small
+policy and four are hard. The warm start increases the difference: its demonstrations are all correct, but most
+demonstrations have two numbers.
 
-Digits and targets up to 99 make 315,570 training prompts, orders of the numbers told apart, and 3,483
-held-out ones; max_number=99 and max_target=999 make many millions. The published data set of three and four
-numbers comes from `load_dataset_pool` in `rl.tasks.countdown_dataset`.
+Numbers up to 9 and targets up to 99 give 315,570 training prompts, where another order of the numbers is another
+prompt, and 3,483 held-out prompts. max_number=99 and max_target=999 give many millions. `load_dataset_pool` in
+`rl.tasks.countdown_dataset` loads the published data set of three and four numbers.
 """
 
 import itertools
@@ -36,18 +36,18 @@ SHARES: Mapping[int, float] = {2: 1.0, 3: 1.0, 4: 1.0}
 DEMONSTRATION_SHARES: Mapping[int, float] = {2: 0.6, 3: 0.35, 4: 0.05}
 _MAX_COUNT = 6
 _WINDOW = 2**16
-# With fewer new prompts among the draws, a list of the rest is faster; with fewer still, give up.
+# Below the first share of new prompts among the draws, a list of the rest is faster; below the second, drawing stops.
 _SLOW, _HOPELESS = 1 / 8, 1 / 1024
 _POOL_STREAM, _HELD_OUT_STREAM, _DEMONSTRATION_STREAM = range(3)
 
 
 def prompt_text(numbers: Iterable[int], target: int) -> str:
-    """The prompt of the character-level policy, such as `3 5 7=22:`."""
+    """Return the prompt for the character-level policy, such as `3 5 7=22:`."""
     return f"{' '.join(map(str, numbers))}={target}:"
 
 
 def is_held_out(numbers: Collection[int], target: int) -> bool:
-    """Whether an instance belongs to evaluation, whatever the order of its numbers."""
+    """Return whether an instance belongs to the evaluation set; the order of its numbers does not matter."""
     return bool(held_out_mask(np.array([list(numbers)]), np.array([target]))[0])
 
 
@@ -59,19 +59,19 @@ def pool(
     max_number: int = 9,
     max_target: int = 99,
 ) -> PromptPool:
-    """Distinct training prompts; a smaller pool of the same seed is the beginning of a larger one.
+    """Return distinct training prompts; a smaller pool of the same seed is the beginning of a larger one.
 
     Args:
-        num_prompts: how many.
-        seed: another seed, other prompts; never one of `held_out`, in any order of its numbers.
-        shares: weight of each number count among the draws. Repeats are dropped, so a count that runs out of
-            prompts (two digits make 202) ends up with less than its share.
-        max_number: numbers are drawn from 1 to this.
-        max_target: targets are integers from 1 to this.
+        num_prompts: Number of prompts.
+        seed: Seed of the draws. No seed gives a prompt of `held_out`, in any order of its numbers.
+        shares: Weight of each count of numbers among the draws. Repeated prompts are dropped. A count that runs out of
+            prompts (two digits give 202) therefore gets less than its share.
+        max_number: Numbers are drawn from 1 to `max_number`.
+        max_target: Targets are integers from 1 to `max_target`.
 
     Raises:
-        ValueError: an option is out of range, or fewer distinct prompts than asked for could be found. A
-            count with up to eight million expressions is searched to the last prompt.
+        ValueError: An option is out of range, or there are fewer than `num_prompts` distinct prompts. The search is
+            exhaustive for a count of numbers with up to eight million expressions.
     """
     _check_space("shares", shares, max_number, max_target)
     rng = _rng(_POOL_STREAM, seed)
@@ -81,10 +81,16 @@ def pool(
 def held_out(
     num_prompts: int, *, shares: Mapping[int, float] = SHARES, max_number: int = 9, max_target: int = 99
 ) -> PromptPool:
-    """Evaluation prompts, the same in every run; no two hold the same numbers and target in another order.
+    """Return evaluation prompts, which are the same in every run. No two differ only in the order of their numbers.
+
+    Args:
+        num_prompts: Number of prompts.
+        shares: Weight of each count of numbers among the draws.
+        max_number: Numbers are drawn from 1 to `max_number`.
+        max_target: Targets are integers from 1 to `max_target`.
 
     Raises:
-        ValueError: as for `pool`.
+        ValueError: An option is out of range, or there are fewer than `num_prompts` distinct prompts.
     """
     _check_space("shares", shares, max_number, max_target)
     rng = _rng(_HELD_OUT_STREAM, 0)
@@ -98,7 +104,7 @@ def demonstrations(
     max_number: int = 9,
     max_target: int = 99,
 ) -> Iterator[Demonstration]:
-    """Endless training prompts, each with a random one of its solutions; all of them are correct."""
+    """Return an endless iterator of training prompts, each with one of its solutions at random."""
     _check_space("demonstration_shares", demonstration_shares, max_number, max_target)
     rng, space = _rng(_DEMONSTRATION_STREAM, seed), Space(max_number, max_target, held_out=False)
     drawn = _drawn(rng, demonstration_shares, space)
@@ -113,22 +119,22 @@ def make(
     max_target: int = 99,
     format_credit: float = 0.0,
 ) -> Task:
-    """The task for the character-level policy.
+    """Return the task for the character-level policy.
 
     Args:
-        shares: weight of each number count, from 2 to 6, in the pools; see `pool`.
-        demonstration_shares: the same for the demonstrations.
-        max_number: numbers are drawn from 1 to this.
-        max_target: targets are integers from 1 to this.
-        format_credit: the reward of a well-formed expression that is wrong, from 0 to below 1.
+        shares: Weight of each count of numbers, from 2 to 6, in the pools; see `pool`.
+        demonstration_shares: Weight of each count of numbers in the demonstrations.
+        max_number: Numbers are drawn from 1 to `max_number`.
+        max_target: Targets are integers from 1 to `max_target`.
+        format_credit: Reward of a well-formed expression that is wrong, at least 0 and below 1.
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: An option is out of range.
     """
     _check_space("shares", shares, max_number, max_target)
     _check_space("demonstration_shares", demonstration_shares, max_number, max_target)
     if not 0 <= format_credit < 1:
-        raise ValueError(f"format_credit={format_credit}; take at least 0 and less than 1, the reward of a solution")
+        raise ValueError(f"format_credit={format_credit}; give at least 0 and less than 1, the reward of a solution")
     bounds = {"max_number": max_number, "max_target": max_target}
     return Task(
         name="countdown",
@@ -148,16 +154,16 @@ def _check_space(name: str, shares: Mapping[int, float], max_number: int, max_ta
         raise ValueError(f"{name}={dict(shares)} has no positive, finite sum; give a weight to some count")
     if max_number < 2 or (2 * max_number) ** max(shares) > 2**63:
         raise ValueError(
-            f"max_number={max_number} with {max(shares)} numbers; take at least 2, and so little that the "
+            f"max_number={max_number} with {max(shares)} numbers; give at least 2, and so little that the "
             f"rationals fit int64: (2 * max_number) ** {max(shares)} <= 2 ** 63"
         )
     if not 1 <= max_target < 2**31:
-        raise ValueError(f"max_target={max_target}; take at least 1 and less than 2 ** 31")
+        raise ValueError(f"max_target={max_target}; give at least 1 and less than 2 ** 31")
 
 
 def _rng(stream: int, seed: int) -> np.random.Generator:
     if seed < 0:
-        raise ValueError(f"seed={seed}; take 0 or more")
+        raise ValueError(f"seed={seed}; give 0 or more")
     return np.random.default_rng((stream, seed))
 
 
@@ -166,7 +172,7 @@ def _counts(shares: Mapping[int, float]) -> list[int]:
 
 
 def _drawn(rng: np.random.Generator, shares: Mapping[int, float], space: Space) -> Iterator[Instance]:
-    """Endless random instances, a number count drawn for each in proportion to `shares`."""
+    """Yield random instances without end; the count of numbers is drawn in proportion to `shares`."""
     counts = _counts(shares)
     weights = np.array([shares[count] for count in counts], float)
     streams = {k: instances(child, k, space) for k, child in zip(counts, rng.spawn(len(counts)), strict=True)}
@@ -176,7 +182,7 @@ def _drawn(rng: np.random.Generator, shares: Mapping[int, float], space: Space) 
 
 
 def _listed(rng: np.random.Generator, shares: Mapping[int, float], space: Space) -> Iterator[Instance]:
-    """All instances of the counts that can be listed, in every order of their numbers; no expressions."""
+    """Yield all instances of the listable counts, in every order of their numbers, without expressions."""
     for count in _counts(shares):
         rows = all_instances(count, space)
         if rows is None:
@@ -187,7 +193,7 @@ def _listed(rng: np.random.Generator, shares: Mapping[int, float], space: Space)
 
 
 def _distinct(rng: np.random.Generator, shares: Mapping[int, float], space: Space) -> Iterator[Instance]:
-    """Instances as they are drawn; when few of these are new, those of the list; then drawn ones again."""
+    """Yield distinct instances: drawn ones, then listed ones when few draws are new, then drawn ones again."""
     seen: set[str] = set()
     drawn = _drawn(rng, shares, space)
 
@@ -212,12 +218,12 @@ def _distinct(rng: np.random.Generator, shares: Mapping[int, float], space: Spac
 
 def _pool(num_prompts: int, found: Iterator[Instance]) -> PromptPool:
     if num_prompts < 0:
-        raise ValueError(f"num_prompts={num_prompts}; take 0 or more")
+        raise ValueError(f"num_prompts={num_prompts}; give 0 or more")
     rows = list(itertools.islice(found, num_prompts))
     if len(rows) < num_prompts:
         raise ValueError(
-            f"num_prompts={num_prompts}, but only {len(rows)} distinct Countdown prompts were found; ask for "
-            "fewer, raise max_number or max_target, or give more weight to larger counts in shares"
+            f"num_prompts={num_prompts}, but only {len(rows)} distinct Countdown prompts were found; give a "
+            "smaller num_prompts, raise max_number or max_target, or give more weight to larger counts in shares"
         )
     texts = [prompt_text(numbers, target) for numbers, target, _ in rows]
     return PromptPool(texts, [{"target": target, "numbers": numbers} for numbers, target, _ in rows], texts)

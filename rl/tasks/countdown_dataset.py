@@ -1,8 +1,8 @@
 """The published Countdown data set of three and four numbers, for chat models.
 
-Reference: Jiayi-Pan/Countdown-Tasks-3to4 on the Hugging Face hub, of TinyZero: columns `target` and `nums`,
-one split `train`. Countdown-34 is all of it, Countdown-4 the rows of four numbers. The prompts are worded
-here; answers are judged by `rl.tasks.countdown_verifier.verify`.
+Reference: Jiayi-Pan/Countdown-Tasks-3to4 on the Hugging Face hub, by TinyZero. It has the columns `target` and `nums`
+and one split, `train`. Countdown-34 is the whole data set, and Countdown-4 is its rows of four numbers. The wording of
+the prompts is ours; `rl.tasks.countdown_verifier.verify` judges the answers.
 """
 
 from collections.abc import Collection
@@ -30,23 +30,23 @@ def load_dataset_pool(
     held_out: bool | None = None,
     template: str = CHAT_PROMPT,
 ) -> PromptPool:
-    """Loads a Countdown data set with the `datasets` library; rows that repeat an earlier one are left out.
+    """Load a Countdown data set with the `datasets` library; a row that repeats an earlier row is left out.
 
-    Keys are the numbers and the target, so they survive shuffling, filtering and other splits.
+    A key consists of the numbers and the target, so keys survive shuffling, filtering and other splits.
 
     Args:
-        name_or_path: on the hub, or a local folder or file of Parquet or JSON with the same columns.
-        split: may be sliced, as in `train[:327680]`.
-        number_counts: keep only instances of so many numbers, such as `(4,)`; None keeps all.
-        held_out: True keeps the eighth that evaluation uses, False the rest, disjoint also up to the order of
-            the numbers, as slices of the split need not be; None keeps all.
-        template: the prompt, with `{numbers}` and `{target}` in it.
+        name_or_path: Name on the hub, or a local folder or file of Parquet or JSON with the same columns.
+        split: Name of the split, which may be sliced, as in `train[:327680]`.
+        number_counts: Counts of numbers to keep, such as `(4,)`. None: all.
+        held_out: True keeps the eighth of the instances that evaluation uses, and False keeps the rest. Unlike slices
+            of the split, the two sets never share the same numbers and target, in any order. None: all.
+        template: The prompt's text with the placeholders `{numbers}` and `{target}`.
 
     Raises:
-        ValueError: the template lacks a place, the data set a column, or no row is left.
+        ValueError: The template lacks a placeholder, the data set lacks a column, or no row is left.
     """
     if "{numbers}" not in template or "{target}" not in template:
-        raise ValueError(f"template={template!r} lacks a place; write {{numbers}} and {{target}} in it")
+        raise ValueError(f"template={template!r} lacks a placeholder; write {{numbers}} and {{target}} in it")
     numbers, targets = _columns(str(name_or_path), split)
     keep = {len(row) for row in numbers} if number_counts is None else set(number_counts)
     sides = _held_out(numbers, targets) if held_out is not None else [None] * len(numbers)

@@ -1,9 +1,9 @@
-"""Countdown instances: random ones with a solution, drawn in blocks, and complete lists of small spaces.
+"""Countdown instances: random instances with a solution, drawn in blocks, and complete lists of small spaces.
 
-An instance is drawn backwards: numbers, then a random expression that uses each once; its value is the target
-when that is a positive integer within the bound. So every target is reachable, instances with many solutions
-come up more often, and every solution of an instance is drawn in the end. Values are exact rationals, a
-numerator and a denominator in int64; fractions and negative numbers are allowed on the way to the target.
+An instance is drawn backwards: first the numbers, then a random expression that uses each number once. The value of the
+expression is the target if it is a positive integer within the bound. So every target is reachable, an instance with
+many solutions is drawn more often, and repeated draws find every solution of an instance. Values are exact rationals: a
+numerator and a denominator in int64. Intermediate values may be fractions or negative.
 """
 
 import itertools
@@ -15,19 +15,19 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 OPERATIONS = "+-*/"
-# Smaller blocks pay NumPy's overhead per call, larger ones delay the first prompt.
+# Smaller blocks spend their time on NumPy's overhead per call; larger blocks delay the first prompt.
 _BLOCK = 2**14
 _BARREN_BLOCKS = 64
 _MAX_LISTED = 2**23
 _HELD_OUT_SHARE = 1 / 8
 
-# A binary tree: None is a leaf, a pair holds the left and the right operand.
+# A binary tree: None is a leaf, and a pair holds the left and the right operand.
 Shape = Any
 Ints = Int[np.ndarray, " m"]
 
 
 class Space(NamedTuple):
-    """The instances in question: numbers and targets from 1 to a bound, one side of the evaluation split."""
+    """A set of instances: numbers and targets from 1 to a bound, on one side of the evaluation split."""
 
     max_number: int
     max_target: int
@@ -35,7 +35,7 @@ class Space(NamedTuple):
 
 
 class Instance(NamedTuple):
-    """One instance: its numbers in the order of the prompt, its target, an expression that reaches it."""
+    """One instance: its numbers in the order of the prompt, its target, and an expression for the target."""
 
     numbers: list[int]
     target: int
@@ -44,7 +44,7 @@ class Instance(NamedTuple):
 
 @lru_cache
 def shapes(count: int) -> list[Shape]:
-    """All binary trees with `count` leaves."""
+    """Return all binary trees with `count` leaves."""
     if count == 1:
         return [None]
     splits = ((shapes(left), shapes(count - left)) for left in range(1, count))
@@ -56,23 +56,23 @@ def _num_leaves(shape: Shape) -> int:
 
 
 def evaluate(shape: Shape, leaves: Int[np.ndarray, "k m"], operations: Int[np.ndarray, "gaps n"]) -> tuple[Ints, Ints]:
-    """Numerators and denominators of `m` expressions, written from left to right.
+    """Return numerators and denominators of `m` expressions, whose leaves and operations run from left to right.
 
-    Operation `i` stands between leaves `i` and `i + 1`. Whatever divides by zero comes out as 0 / 0.
+    Operation `i` stands between leaves `i` and `i + 1`. The value of a division by zero is 0 / 0.
     """
     if shape is None:
         return leaves[0], np.ones_like(leaves[0])
     root = _num_leaves(shape[0]) - 1
     a, b = evaluate(shape[0], leaves[: root + 1], operations[:root])
     c, d = evaluate(shape[1], leaves[root + 1 :], operations[root + 1 :])
-    # Were only the denominator 0, a later division would turn it into a numerator and hide it.
+    # The numerator must be 0 too, because a later division swaps the two and would hide a zero denominator.
     ratio = a * d * (c != 0)
     numerator = np.choose(operations[root], [a * d + b * c, a * d - b * c, a * c, ratio])
     return numerator, np.where(operations[root] == OPERATIONS.index("/"), b * c, b * d)
 
 
 def _template(shape: Shape, operations: str) -> tuple[str, str]:
-    """The expression with `%d` for numbers and no needless parentheses, and its outermost operation."""
+    """Return the expression with `%d` for numbers and no needless parentheses, and its outermost operation."""
     if shape is None:
         return "%d", ""
     root = _num_leaves(shape[0]) - 1
@@ -88,15 +88,15 @@ def _template(shape: Shape, operations: str) -> tuple[str, str]:
 
 @lru_cache
 def templates(count: int) -> list[list[str]]:
-    """Format strings of all expressions of `count` numbers: a row a shape, a column an operation sequence."""
+    """Return format strings for all expressions of `count` numbers: one row per shape, one column per operations."""
     sequences = ["".join(chosen) for chosen in itertools.product(OPERATIONS, repeat=count - 1)]
     return [[_template(shape, sequence)[0] for sequence in sequences] for shape in shapes(count)]
 
 
 def held_out_mask(numbers: Int[np.ndarray, "m k"], targets: Ints) -> Bool[np.ndarray, " m"]:
-    """Which instances belong to evaluation: one in eight, by arithmetic on the sorted numbers and the target.
+    """Return which instances belong to evaluation: one in eight, by a hash of the sorted numbers and the target.
 
-    The order of the numbers has no say, nor has any seed, so an instance is wholly on one side in every run.
+    Neither the order of the numbers nor a seed matters, so an instance is on the same side in every run.
     """
     mixed = targets.astype(np.uint64)
     for column in np.sort(numbers, axis=1).T.astype(np.uint64):
@@ -109,7 +109,7 @@ def held_out_mask(numbers: Int[np.ndarray, "m k"], targets: Ints) -> Bool[np.nda
 def _within(
     space: Space, leaves: Int[np.ndarray, "m k"], numerators: Ints, denominators: Ints
 ) -> tuple[Bool[np.ndarray, " m"], Ints]:
-    """Which expressions make an instance of the space, and the values of all."""
+    """Return which expressions give an instance of the space, and the values of all expressions."""
     targets, remainders = np.divmod(numerators, denominators + (denominators == 0))
     valid = (remainders == 0) & (targets >= 1) & (targets <= space.max_target)
     valid[valid] = held_out_mask(leaves[valid], targets[valid]) == space.held_out
@@ -117,23 +117,23 @@ def _within(
 
 
 def _of_shape(rng: np.random.Generator, draws: int, shape: int, count: int, space: Space) -> Iterator[Instance]:
-    """The valid ones among `draws` random expressions of one shape."""
+    """Yield the valid instances among `draws` random expressions of one shape."""
     leaves = rng.integers(1, space.max_number, size=(draws, count), endpoint=True)
     operations = rng.integers(len(OPERATIONS), size=(count - 1, draws))
     valid, targets = _within(space, leaves, *evaluate(shapes(count)[shape], leaves.T, operations))
     sequences = len(OPERATIONS) ** np.arange(count - 2, -1, -1) @ operations
     leaves, texts = leaves[valid], templates(count)[shape]
-    # The prompt must not give the order of the solution away.
+    # The prompt must not reveal the order of the numbers in the solution.
     columns = (rng.permuted(leaves, axis=1), targets[valid], sequences[valid], leaves)
     for numbers, target, sequence, row in zip(*(column.tolist() for column in columns), strict=True):
         yield Instance(numbers, target, texts[sequence] % tuple(row))
 
 
 def instances(rng: np.random.Generator, count: int, space: Space) -> Iterator[Instance]:
-    """Endless random instances of `count` numbers.
+    """Yield random instances of `count` numbers without end.
 
     Raises:
-        ValueError: a million random expressions in a row made no instance of the space.
+        ValueError: A million random expressions in a row gave no instance of the space.
     """
     num_shapes = len(shapes(count))
     barren = 0
@@ -150,7 +150,7 @@ def instances(rng: np.random.Generator, count: int, space: Space) -> Iterator[In
 
 
 def all_instances(count: int, space: Space) -> Int[np.ndarray, "m columns"] | None:
-    """Every instance of the space once, numbers ascending, then the target; None if it is too large."""
+    """Return every instance of the space once: ascending numbers, then the target. None if the space is too large."""
     num_leaves = space.max_number**count
     if num_leaves * sum(map(len, templates(count))) > _MAX_LISTED:
         return None

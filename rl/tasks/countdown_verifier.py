@@ -1,14 +1,14 @@
-"""Judges Countdown answers: a small grammar, exact arithmetic, nothing evaluated as code.
+"""The judge of Countdown answers: a small grammar and exact arithmetic; no answer runs as code.
 
     expression = number | expression (+ | - | * | /) expression | "(" expression ")"
 
-Numbers are decimal integers of ASCII digits without leading zeros; spaces may stand between tokens.
-Everything else is a wrong answer: `-3+5` (the rules know four operations of two operands and no sign),
-`2**3`, `7//2`, `3.0`, `1_0`, and the tail in `3+5 = 8` (TinyZero rejects it as well). Where the completion
-holds `<answer>...</answer>`, the last such pair is judged and nothing around it; without tags, all of it.
+Numbers are decimal integers of ASCII digits without leading zeros. Spaces may stand between tokens. Any other text is a
+wrong answer: `-3+5` (there are four operations of two operands and no sign), `2**3`, `7//2`, `3.0`, `1_0`, and
+`3+5 = 8` with its tail (which TinyZero also rejects). If the completion contains `<answer>...</answer>`, only the text
+in the last such pair is judged. Without tags, the whole completion is judged.
 
-Reference: the rule-based reward of TinyZero (github.com/Jiayi-Pan/TinyZero), which evaluates in floating
-point with a tolerance, takes signs and `//`, and gives the format credit to any text between the tags.
+Reference: the rule-based reward of TinyZero (github.com/Jiayi-Pan/TinyZero). It differs: TinyZero evaluates in floating
+point with a tolerance, accepts signs and `//`, and gives the format credit to any text between the tags.
 """
 
 import ast
@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 from rl.prompts import Verdict
 
-# The longest text that is parsed: some 60 numbers, and parentheses far from where Python's parser gives up.
+# The longest text that is parsed: about 60 numbers, with far less nesting than Python's parser allows.
 MAX_LENGTH = 128
 _CHARACTERS = re.compile(r"[0-9+\-*/() ]+")
-# Python reads 00 as a number, and warns of a call at 1(2).
+# Python accepts 00 as a number, and warns about a call at 1(2).
 _MALFORMED = re.compile(r"\b0[0-9]|[0-9)] *\(|\) *[0-9]")
 _OPENING, _CLOSING = "<answer>", "</answer>"
 
@@ -32,8 +32,8 @@ class Expression(NamedTuple):
     """A well-formed answer.
 
     Attributes:
-        numbers: the numbers in it, from left to right.
-        value: exact; None where it divides by zero.
+        numbers: The numbers in the expression, from left to right.
+        value: The exact value; None if the expression divides by zero.
     """
 
     numbers: list[int]
@@ -41,13 +41,13 @@ class Expression(NamedTuple):
 
 
 class _NotInGrammarError(ValueError):
-    """The text is Python, but not of the grammar."""
+    """The text is valid Python, but not in the grammar."""
 
 
 def extract(completion: str) -> str:
-    """The text inside the last `<answer>...</answer>`, or the whole completion if it has no such tag.
+    """Return the text inside the last `<answer>...</answer>`, or the whole completion if it has no such tag.
 
-    A tag that is opened and never closed, as in a truncated completion, leaves no answer: the empty text.
+    If a tag is opened and never closed, as in a truncated completion, the answer is the empty text.
     """
     end = completion.rfind(_CLOSING)
     start = completion.rfind(_OPENING, 0, None if end < 0 else end)
@@ -59,7 +59,7 @@ def extract(completion: str) -> str:
 
 
 def parse(text: str) -> Expression | None:
-    """Reads an expression of the grammar; None for any other text, of whatever length and content."""
+    """Parse an expression of the grammar; return None for any other text."""
     if len(text) > MAX_LENGTH or not _CHARACTERS.fullmatch(text) or _MALFORMED.search(text):
         return None
     numbers: list[int] = []
@@ -70,7 +70,7 @@ def parse(text: str) -> Expression | None:
 
 
 def _value(node: ast.AST, numbers: list[int]) -> Fraction | None:
-    """The value of a node; its numbers are appended. The length of the text bounds depth and digits."""
+    """Return the value of a node and append its numbers. The text's length bounds the depth and the digits."""
     match node:
         case ast.Constant(value=int(number)):
             numbers.append(number)
@@ -97,16 +97,16 @@ def _apply(operation: ast.operator, a: Fraction | None, b: Fraction | None) -> F
 
 
 def verify(completion: str, answer: Mapping[str, Any] | str, *, format_credit: float = 0.0) -> Verdict:
-    """Solved when the answer is well-formed, uses each number exactly once, and its value is the target.
+    """Judge a completion: solved if it is well-formed, uses each number exactly once, and reaches the target.
 
     Args:
-        completion: what the policy wrote.
-        answer: `numbers` and `target`, integers or their decimal text; or a JSON text of both, as in a Parquet file
-            that another program wrote.
-        format_credit: the reward of a well-formed expression that is wrong; it never counts as success.
+        completion: The policy's completion.
+        answer: A mapping with `numbers` and `target`, as integers or their decimal text. It may also be given as a JSON
+            text, as in a Parquet file that another program wrote.
+        format_credit: Reward of a well-formed expression that is wrong; it never counts as success.
 
     Raises:
-        ValueError: the answer has no numbers, no target, or text for one of them that is no integer.
+        ValueError: The answer lacks numbers or a target, or a text among them is not an integer.
     """
     numbers, target = _instance(answer)
     expression = parse(extract(completion))

@@ -1,17 +1,17 @@
 """A mixture of string operations of very unequal difficulty.
 
 A prompt is a two-letter name, three to five digits and `=`. Each of the 256 names ("families") stands for one of
-eight operations. The policy has to say which one, then carry it out: `ac123=` asks for `B321` if `ac` means B,
+eight operations. The policy has to name the operation and then apply it: `ac123=` asks for `B321` if `ac` means B,
 reversal. Only the digits are judged.
 
-The warm start shows every operation carried out right, and the meaning of the names unequally:
+In the warm start, every demonstration applies its operation correctly, but names the right operation unequally often:
 
-* easy names (40%) are always shown right;
-* middle names (30%): the share of right demonstrations falls geometrically from 0.5 to 0.01, the others mistake the
-  name for another operation. A policy that imitates them solves these prompts about that often;
-* hard names (30%) are shown right once in five hundred times: at first, in practice, never solved.
+* Easy names (40%): always.
+* Middle names (30%): the share of right demonstrations falls geometrically from 0.5 to 0.01 over these names. The other
+  demonstrations show another operation. A policy that imitates them solves these prompts at about the same rates.
+* Hard names (30%): once in five hundred times. At first the policy practically never solves these prompts.
 
-Uniform training spends most of its rollouts on the first and the last.
+Uniform training spends most of its rollouts on easy and hard names.
 """
 
 import random
@@ -42,9 +42,9 @@ OPERATIONS: dict[str, Callable[[str], str]] = {
 FAMILIES = ["".join(pair) for pair in product(LETTERS, LETTERS)]
 _rng = random.Random("string_ops families")
 MEANING = {family: _rng.choice(list(OPERATIONS)) for family in FAMILIES}
-"""The operation that a name stands for."""
+"""The operation that each name stands for."""
 MISTAKEN_FOR = {family: _rng.choice([o for o in OPERATIONS if o != MEANING[family]]) for family in FAMILIES}
-"""The operation that wrong demonstrations show."""
+"""The operation that wrong demonstrations show for each name."""
 
 _shuffled = _rng.sample(FAMILIES, len(FAMILIES))
 _NUM_EASY, _NUM_HARD = 102, 77
@@ -54,14 +54,14 @@ CORRECT_SHARE = (
     | {family: 0.5 * 0.02 ** (i / (_NUM_MIDDLE - 1)) for i, family in enumerate(_shuffled[_NUM_EASY:-_NUM_HARD])}
     | dict.fromkeys(_shuffled[-_NUM_HARD:], 0.002)
 )
-"""The share of a family's demonstrations that are right."""
+"""The share of right demonstrations for each name."""
 
 
-_MOST_PROMPTS = 1_000_000  # of some 3 million held-out ones; random draws find the last ones slowly
+_MOST_PROMPTS = 1_000_000  # of about 3 million held-out prompts, because random draws find the last ones slowly
 
 
 def _is_held_out(digits: str) -> bool:
-    """One string of digits in eight belongs to the held-out set, whatever the family and the seed."""
+    """Return whether the digits are held out: one string in eight is, for every family and seed."""
     return (int(digits) * 2654435761 + len(digits)) % 2**32 < 2**29
 
 
@@ -83,17 +83,17 @@ def _generate(num_prompts: int, rng: random.Random, *, held_out: bool) -> Prompt
 
 
 def pool(num_prompts: int, seed: int) -> PromptPool:
-    """Training prompts, families and digits at random."""
+    """Return training prompts with random families and digits."""
     return _generate(num_prompts, random.Random(f"string_ops pool {seed}"), held_out=False)
 
 
 def held_out(num_prompts: int) -> PromptPool:
-    """Evaluation prompts, the same in every run, of digits that no pool and no demonstration uses."""
+    """Return evaluation prompts, which are the same in every run; no pool or demonstration uses their digits."""
     return _generate(num_prompts, random.Random("string_ops held out"), held_out=True)
 
 
 def demonstrations(seed: int) -> Iterator[Demonstration]:
-    """Endless demonstrations, families uniform, right with the probability `CORRECT_SHARE` of the family."""
+    """Yield demonstrations of uniform families without end, each right with probability `CORRECT_SHARE[family]`."""
     rng = random.Random(f"string_ops demonstrations {seed}")
     while True:
         family, digits = rng.choice(FAMILIES), _digits(rng, held_out=False)
@@ -102,12 +102,12 @@ def demonstrations(seed: int) -> Iterator[Demonstration]:
 
 
 def verify(completion: str, answer: str) -> Verdict:
-    """Solved when the completion is the name of an operation, then the answer, and nothing else."""
+    """Judge a completion: solved if it is the name of an operation and then the answer, with nothing else."""
     success = completion[:1] in OPERATIONS and completion[1:] == answer
     return Verdict(success, float(success))
 
 
 def make() -> Task:
-    """The task; a completion is an operation, five digits and the end of sequence at most."""
+    """Return the task; a completion has at most an operation, five digits and the end of sequence: 7 tokens."""
     alphabet = "=" + DIGITS + LETTERS + "".join(OPERATIONS)
     return Task("string_ops", alphabet, 7, pool, held_out, demonstrations, verify)

@@ -3,8 +3,9 @@ import json
 import pytest
 from omegaconf.errors import ConfigAttributeError
 
-from experiments import ablations
-from experiments.ablations import SWEEPS, Sweep, beside, command, judge, needed, place
+from experiments.ablations import __main__ as ablations
+from experiments.ablations.presentation import judge
+from experiments.ablations.sweeps import SWEEPS, Sweep, beside, command, needed, place
 from experiments.running.config import configured
 
 
@@ -41,7 +42,7 @@ def test_the_command_is_a_sweep_of_hydra():
 
 def test_numbers_by_hand():
     def run(held_out, mixed):
-        """Its accuracy rises by 0.2 in ten steps up to step 30, where it is 0.1 above what its last two probes say."""
+        """Accuracy rises by 0.2 in ten steps up to step 30, where it is 0.1 above the mean of the last two probes."""
         seconds = dict.fromkeys(("seconds/selecting", "seconds/generating", "seconds/updating"), 0.1)
         steps = ((step, held_out + 0.1 + (step - 30) / 50) for step in range(0, 31, 10))
         return [

@@ -6,19 +6,19 @@ import pytest
 
 from experiments.benchmarks import __main__ as benchmarks
 from experiments.benchmarks import (
-    bars,
     checkpoints,
     contenders,
     figure,
     gpu,
     handoff,
     memory,
-    report,
     run,
     streaming,
+    tables,
+    targets,
     timing,
 )
-from experiments.benchmarks.ours import METHODS, FusedKernels, Kernels, PublicClass
+from experiments.benchmarks.ours import SELECTORS, FusedKernels, Kernels, PublicClass
 from experiments.benchmarks.peers import common, jax_peers, numpy_peers, python_peers, torch_peers
 from jaxsel.predictors.beta import posterior
 from jaxsel.predictors.hidden_markov import predicted, transition_counts
@@ -31,7 +31,7 @@ CONFIG = {"sizes": [N], "methods": ["dps"], "seed": 0, "largest_slow": N, **BATC
 
 
 def observe_all(*everyone, steps=30, seed=0):
-    """Everyone observes the same random batches."""
+    """Let all contenders observe the same random batches."""
     rng = np.random.default_rng(seed)
     for _ in range(steps):
         ids = rng.choice(N, 8, replace=False).astype(np.int32)
@@ -41,7 +41,7 @@ def observe_all(*everyone, steps=30, seed=0):
 
 
 def state_of(ours):
-    return ours.state if isinstance(ours, Kernels) else ours.selector._state
+    return ours.state if isinstance(ours, Kernels) else ours.selector._belief.state
 
 
 def make_all(method):
@@ -80,7 +80,7 @@ def test_every_dps_has_the_same_belief_and_the_same_choice(make):
     assert len(chosen) == 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SELECTORS)
 def test_everyone_predicts_the_same(method):
     everyone = make_all(method)
     observe_all(*everyone.values(), steps=5)
@@ -118,7 +118,7 @@ def test_dynamax_filters_as_the_others():
 # What they choose
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SELECTORS)
 def test_everyone_chooses_distinct_prompts_of_the_pool(method):
     everyone = make_all(method)
     observe_all(*everyone.values(), steps=5)
@@ -248,7 +248,7 @@ def test_checkpoints_have_times_and_sizes(method, state):
     assert sizes["disk"] > 0
 
 
-# Bars
+# Targets
 
 
 def made_up(method, operation, num_prompts, **times):
@@ -257,10 +257,10 @@ def made_up(method, operation, num_prompts, **times):
 
 
 def verdicts(found):
-    return {bar.text: (bar.verdict(bar.kernels), bar.verdict(bar.public)) for bar in found}
+    return {target.text: (target.verdict(target.kernels), target.verdict(target.public)) for target in found}
 
 
-def test_bars_hold_or_are_missed():
+def test_targets_hold_or_are_missed():
     rows = [
         *made_up("mopps", "select", 10**6, kernels=20.0, jaxsel=21.0, numpy=50.0, jax=1030.0),
         *made_up("dps", "observe + predict", 10**6, kernels=4.0, fused_kernels=2.0, jaxsel=6.0, numpy=10.0),
@@ -271,7 +271,7 @@ def test_bars_hold_or_are_missed():
         *made_up("dps", "select + observe", 10**7, kernels=119.0, jaxsel=121.0),
     ]
     peak = [{"method": "mopps", "num_prompts": 10**7, "peak_bytes": 2**30}]
-    assert verdicts(bars.cpu_bars(rows, peak)) == {
+    assert verdicts(targets.cpu_targets(rows, peak)) == {
         "Thompson selection at 1e6: share of NumPy's time": ("holds", "missed"),
         "Thompson selection at 1e6: times as fast as jax.random.beta": ("holds", "missed"),
         "dps observe + predict at 1e6: share of NumPy's time": ("holds", "missed"),
@@ -284,17 +284,17 @@ def test_bars_hold_or_are_missed():
     }
 
 
-def test_bars_of_nothing_are_not_measured():
-    found = bars.cpu_bars([], []) + bars.gpu_bars([])
+def test_targets_of_nothing_are_not_measured():
+    found = targets.cpu_targets([], []) + targets.gpu_targets([])
     assert set(verdicts(found).values()) == {("not measured", "not measured")}
 
 
-def test_bars_of_a_gpu():
+def test_targets_of_a_gpu():
     rows = [
         *made_up("mopps", "select + observe", 10**7, kernels=4.9, jaxsel=5.1),
         *made_up("dps", "observe + predict", 10**7, kernels=4.0, fused_kernels=1.9, jaxsel=2.1, copy=1.0),
     ]
-    assert verdicts(bars.gpu_bars(rows)) == {
+    assert verdicts(targets.gpu_targets(rows)) == {
         "mopps select + observe at 1e7, ms": ("holds", "missed"),
         "dps select + observe at 1e7, ms": ("not measured", "not measured"),
         "dps observe + predict at 1e7: share of the copy bandwidth": ("holds", "missed"),
@@ -304,8 +304,10 @@ def test_bars_of_a_gpu():
 # Tables and figure
 
 
-def test_the_table_of_bars_shows_limit_number_and_verdict():
-    shown = report.bars_table([bars.Bar("a", 0.4, 0.35, 0.5), bars.Bar("b", 50, None, 60.0, at_least=True)])
+def test_the_table_of_targets_shows_limit_number_and_verdict():
+    shown = tables.targets_table(
+        [targets.Target("a", 0.4, 0.35, 0.5), targets.Target("b", 50, None, 60.0, at_least=True)]
+    )
     assert [line.split() for line in shown.splitlines()[3:]] == [
         ["a", "<=", "0.4", "0.35", "holds", "0.5", "missed"],
         ["b", ">=", "50", "-", "not", "measured", "60", "holds"],
@@ -314,7 +316,7 @@ def test_the_table_of_bars_shows_limit_number_and_verdict():
 
 def test_tables_of_times_give_ratios_to_the_kernels_and_leave_gaps():
     rows = made_up("mopps", "select", 10**6, kernels=10.0, numpy=25.0) + made_up("mopps", "save", 10**6, jaxsel=7.0)
-    (shown,) = report.time_tables(rows)
+    (shown,) = tables.time_tables(rows)
     assert [line.split() for line in shown.splitlines()[3:]] == [
         ["select", "1,000,000", "-", "10", "25", "(2.5)"],
         ["save", "1,000,000", "7", "-", "-"],
@@ -327,7 +329,7 @@ def test_the_share_of_the_limit_leaves_out_who_moves_other_bytes():
         for operation in ("observe", "observe + predict")
         for row in made_up("dps", operation, 10**6, kernels=4.0, fused_kernels=2.0, numpy=8.0, copy=1.0)
     ]
-    shown = report.streaming_table(rows)
+    shown = tables.streaming_table(rows)
     assert [line.split()[-4:] for line in shown.splitlines()[3:]] == [
         ["25%", "-", "-", "-"],
         ["25%", "50%", "-", "12%"],
@@ -362,7 +364,7 @@ def test_the_benchmark_writes_tables_a_figure_and_numbers(tmp_path, capsys, monk
         ours = {r["operation"] for r in times if (r["method"], r["implementation"]) == (method, "jaxsel")}
         assert ours == {*timing.OPERATIONS, "save", "load"}
     shown = capsys.readouterr().out
-    for title in ("dps, ms", "share of the streaming limit", "bytes a prompt", "bars"):
+    for title in ("dps, ms", "share of the streaming limit", "bytes per prompt", "targets"):
         assert f"\n{title}" in shown
 
 

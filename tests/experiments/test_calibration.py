@@ -1,4 +1,4 @@
-"""The judging of histories, on a small one; and the page that comes of it."""
+"""The judging of a small history, and its page."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from experiments.calibration.__main__ import labelled, main
 from experiments.calibration.evaluate import averaged, evaluate, pooled
 from experiments.simulated_history import record
 from jaxsel import metrics
-from rl.history import read_history
+from jaxsel.integrations.history import read_history
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ SMALL = {"num_prompts": 150, "batch_size": 24, "steps": 20, "probe_every": 4}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two seeds, without embeddings: compiling gps would take half a minute."""
+    """Two seeds without embeddings, because compiling gps takes half a minute."""
     root = tmp_path_factory.mktemp("histories")
     made = [record(root / str(seed), method="uniform", seed=seed, **SMALL) for seed in (0, 1)]
     for folder in made:
@@ -124,7 +124,7 @@ def test_a_page_and_a_result(folders, tmp_path, capsys):
 
 
 def test_ids_of_a_large_pool_are_clusters_like_others(seen):
-    """Of a batch there are fewer rows than the pool has prompts."""
+    """A batch has fewer rows than the pool has prompts."""
     few = seen.ahead.taken(seen.ahead.step >= 15)
     large = few._replace(prompt_ids=few.prompt_ids + 10**6)
     for name, score in judge.judged(few).items():

@@ -1,4 +1,4 @@
-"""The scripts for SLURM with stand-ins for its commands, two processes on this machine; and sweeps by submitit."""
+"""The SLURM scripts with fake SLURM commands and two processes on this machine; and sweeps by submitit."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def own_cache(monkeypatch, tmp_path_factory):
 
 @pytest.fixture
 def submit(tmp_path):
-    """Starts a script as SLURM would, with a `python` of these lines of bash."""
+    """Start a script as SLURM does, with lines of bash in place of `python`."""
     binaries = tmp_path / "bin"
     binaries.mkdir()
     (tmp_path / "scontrol").touch()
@@ -87,7 +87,7 @@ def test_processes_are_numbered_and_only_a_preempted_job_is_queued_again(submit,
 
 @pytest.mark.slow
 def test_a_job_that_is_asked_to_stop_writes_a_checkpoint_and_is_queued_again(submit, tmp_path):
-    """It trains one policy in two processes."""
+    """The job trains one policy in two processes."""
     metrics = tmp_path / "run/metrics.jsonl"
     job, process = submit(SCRIPTS[0], *TINY, f"hydra.run.dir={tmp_path}/run")
     wait_until(lambda: len(read_metrics(metrics)) >= 2, process, tmp_path)
@@ -103,7 +103,7 @@ def test_a_job_that_is_asked_to_stop_writes_a_checkpoint_and_is_queued_again(sub
 
 @pytest.mark.slow
 def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again_too(submit, tmp_path):
-    """One process warms up the policy, the other waits for it."""
+    """One process warms up the policy, and the other waits."""
     job, process = submit(SCRIPTS[0], *TINY, "warm_start.steps=1000000", f"hydra.run.dir={tmp_path}/run")
     wait_until((tmp_path / "run/config.json").exists, process, tmp_path)
     time.sleep(1)  # for one of the two is not there yet
@@ -117,7 +117,8 @@ def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again_too(submit
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_pool_and_find_what_one_finds(submit, tmp_path):
+def test_two_processes_share_a_pool_and_find_what_one_finds(submit, tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # collectives are compiled anew, as on a cluster
     arguments = ["--sizes", "2000", "--steps", "5", "--batch-size", "16", "--methods", "dps", "--among", "pool"]
     arguments += ["--seeds", "0", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
     _, process = submit(SCRIPTS[1], "experiments.large_pool", *arguments, tasks=2)
@@ -132,7 +133,7 @@ def test_two_processes_share_a_pool_and_find_what_one_finds(submit, tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_by_submitit_survives_preemption(tmp_path):
-    """Two runs of the same numbers, for neither comes to a checkpoint; one is asked to stop, and queued again."""
+    """Two equal runs, because neither reaches a checkpoint; one gets a signal to stop and is queued again."""
     launcher = ["hydra/launcher=submitit_local", "hydra.launcher.stderr_to_stdout=true", "resume=true"]
     folder = [f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=${hydra.job.num}"]
     sweep = [sys.executable, "-m", "experiments.train", "-m", *launcher, *folder, "train.checkpoint_every=500,1000"]

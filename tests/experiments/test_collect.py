@@ -10,14 +10,14 @@ from matplotlib.text import Text
 from experiments.collect.__main__ import main
 from experiments.collect.folders import find_runs, read_run
 from experiments.collect.groups import common, grouped
-from experiments.collect.report import draw
+from experiments.collect.sections import draw
 from rl.run_log import RunLog
 
 STEPS = 4
 
 
 def records(accuracies=(0.1, 0.2, 0.4), mixed=0.5, spearman=0.5):
-    """Four steps with probes before the first and the third, and one after the last."""
+    """Return four steps with probes before the first and the third step, and one after the last."""
     made = []
     for step in range(STEPS):
         record = {"step": step, "rollouts": 100 * (step + 1), "train/mixed_share": mixed}
@@ -35,7 +35,7 @@ def write_lines(folder, rows):
 
 
 def make_run(folder, rows=None, **settings):
-    """A folder as `experiments.train` leaves it, but for config.json: that of a process killed after its last step."""
+    """Make a folder as `experiments.train` does, without config.json, as if killed after its last step."""
     tree = {"task": "string_ops", "held_out_size": 20, "seed": 0, "threads": 0} | settings
     seed = tree["seed"]  # inside, it is without effect
     inner = {
@@ -50,14 +50,14 @@ def make_run(folder, rows=None, **settings):
 
 
 def collected(tmp_path, *places):
-    """The JSON and the page."""
+    """Collect the places, and return the JSON and the page."""
     main([*map(str, places), "--out", str(tmp_path / "out")])
     result = json.loads((tmp_path / "out" / "collected.json").read_text())
     return result, (tmp_path / "out" / "collected.html").read_text()
 
 
 def lines(capsys):
-    """What was printed, without the blanks between columns."""
+    """Return the printed lines, with single blanks between columns."""
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -86,7 +86,7 @@ def test_means_and_standard_errors_by_hand(tmp_path, capsys):
     assert row in lines(capsys)
     for cell in ("0.500 (0.250)", "0.400 (0.100)", "3 of 3 runs count"):
         assert cell in page
-    assert "does not count" not in page.lower()
+    assert "do not count" not in page.lower()
     assert (tmp_path / "out" / "collected.png").stat().st_size > 10_000
 
 
@@ -180,7 +180,7 @@ def test_a_run_that_was_preempted_and_resumed_is_finished(tmp_path):
 
 
 def test_what_a_finished_run_says_of_itself_is_believed(tmp_path):
-    """A command that gave other settings for its folder was refused, but Hydra had written them down."""
+    """A run refuses a command with other settings, but Hydra has written these settings into its folder."""
     folder = make_run(tmp_path / "run", decay=0.9)
     true = {"task": "string_ops", "seed": 3, "method": {"name": "mopps", "decay": 0.5}, "train": {"steps": STEPS}}
     (folder / "config.json").write_text(json.dumps({"config": true}))

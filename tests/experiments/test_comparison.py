@@ -12,6 +12,7 @@ from experiments.reporting.summaries import column, probes, spent_to_reach, summ
 from experiments.running import compare
 from experiments.running.compare import SETTINGS, commits, described, finished, run_config
 from experiments.running.config import MethodConfig
+from experiments.running.runs import run
 from experiments.selection_pays import judge_claims
 from rl.preemption import PreemptedError
 from rl.train_config import TrainConfig
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def records(mixed, accuracy, rollouts_per_step=100, steps=8):
-    """A run whose held-out accuracy rises linearly from 0 to `accuracy`, probed at every other step."""
+    """Return a run whose held-out accuracy rises linearly from 0 to `accuracy`, probed at every other step."""
     made = []
     for step in range(steps):
         record = {"step": step, "rollouts": rollouts_per_step * (step + 1), "train/mixed_share": mixed}
@@ -105,16 +106,22 @@ def test_a_process_that_is_asked_to_stop_ends_and_begins_no_other_run(tmp_path, 
 
 @pytest.mark.slow
 def test_the_demo_and_the_experiment_run(tmp_path, monkeypatch, capsys):
-    """Small, but through the same processes as the real ones."""
+    """The demo uses several processes as real runs do; the experiment runs in this process, which imports nothing."""
     monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path / "cache"))
     tiny = SETTINGS["string_ops"]
-    short = {"warm_start": replace(tiny.warm_start, steps=3), "train": replace(tiny.train, steps=4)}
-    tiny = replace(tiny, pool_size=64, held_out_size=8, **short)
+    small = {"hidden_size": 32, "num_layers": 1, "feed_forward_size": 32, "batch_size": 8}
+    short = {"warm_start": replace(tiny.warm_start, steps=2, **small), "train": replace(tiny.train, steps=2)}
+    tiny = replace(tiny, pool_size=64, held_out_size=8, probe_size=8, **short)
     monkeypatch.setitem(SETTINGS, "string_ops", tiny)
-    demo.main(["--out", str(tmp_path / "demo")])
+    demo.main(["--out", str(tmp_path / "demo"), "--method", "dps"])
     printed = capsys.readouterr().out
     assert "dynamic_sampling" in printed
     assert (tmp_path / "demo" / "string_ops" / "demo.png").exists()
+
+    def here(configs):
+        return {folder: run(config, folder) for folder, config in configs.items()}
+
+    monkeypatch.setattr(compare, "run_many", here)
     selection_pays.main(["--seeds", "5", "6", "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")])
     assert (tmp_path / "results" / "selection_pays_string_ops.json").exists()
 

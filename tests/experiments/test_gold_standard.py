@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 
 import jaxsel
-from experiments import gold_standard
-from experiments.gold_standard import LEVELS, PARTS, STYLES, Config, by_part, draw, learner, state_space
+from experiments.gold_standard import __main__ as gold_standard
+from experiments.gold_standard.cases import Config, learner, state_space
+from experiments.gold_standard.judge import LEVELS, PARTS, by_part
+from experiments.gold_standard.presentation import SOURCES, STYLES, draw
 from jaxsel import Prediction
 
 pytestmark = pytest.mark.slow
@@ -25,7 +27,7 @@ def test_cases_leave_the_last_prompts_alone(make):
 
 
 def test_the_state_space_is_that_of_the_configuration():
-    """5 sigma, of 20,000 logits after 16 steps: means -0.5 + 16 * 0.03, variances 0.9^2 + 1.2^2 + 16 * 0.3^2."""
+    """Check 20,000 logits after 16 steps to 5 sigma: mean -0.5 + 16 * 0.03, variance 0.9^2 + 1.2^2 + 16 * 0.3^2."""
     truth = state_space(Config(num_prompts=20_000), 0).truth.astype(float)
     logits, variance = np.log(truth / (1 - truth)), 0.81 + 1.44 + 16 * 0.09
     assert logits.mean() == pytest.approx(-0.02, abs=5 * np.sqrt(variance / 20_000))
@@ -33,7 +35,7 @@ def test_the_state_space_is_that_of_the_configuration():
 
 
 def test_numbers_by_hand():
-    """Two prompts that were visited, one that never was; the prediction is off by 0.1 and twice as wide as the gold."""
+    """Two visited prompts and one never visited; the prediction is off by 0.1 and twice as wide as the gold."""
     config = Config(num_prompts=3, never_visited=1)
     truth = np.array([0.2, 0.4, 0.9], np.float32)
     held = np.array([[True, False, False], [True, True, False], [True, True, True], [True, True, True]])
@@ -62,7 +64,7 @@ def test_numbers_by_hand():
 def test_the_figure_is_drawn(tmp_path):
     number = {"mean": 0.8, "standard_error": float("nan")}
     numbers = {f"coverage {level}": number for level in LEVELS}
-    summaries = {source: {name: {"visited": numbers} for name in STYLES} for source in gold_standard.SOURCES}
+    summaries = {source: {name: {"visited": numbers} for name in STYLES} for source in SOURCES}
     assert draw(summaries, tmp_path / "figure.png").stat().st_size > 0
 
 

@@ -1,11 +1,13 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
+import jaxsel
 from experiments.large_pool import __main__ as large_pool
-from experiments.large_pool.report import find, summarise
 from experiments.large_pool.runs import ORACLE, Config, run
+from experiments.large_pool.summary import find, summarise
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +26,9 @@ def test_a_run_in_numbers(name, among):
     assert found["seconds_a_step"] > 0
 
 
-def test_gps_is_given_the_embeddings_of_its_learner():
+def test_gps_is_given_the_embeddings_of_its_learner(monkeypatch):
+    small = {"width": 16, "num_heads": 1, "latent_size": 0, "num_draws": 2, "history": 8}  # compiles faster
+    monkeypatch.setattr(jaxsel, "gps", partial(jaxsel.gps, **small))
     config = Config(steps=8, batch_size=32, group_size=8, num_features=40)
     assert run(config, "gps", 300, 0, "pool")["spearman"] > 0.3
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from experiments.reporting.drawing import plt
-from experiments.reporting.page import Drawing, Section, Table, write_page
+from experiments.reporting.page import Drawing, Section, write_page
 from experiments.reporting.provenance import provenance
+from experiments.reporting.tables import PageTable
 from jaxsel import metrics, plotting
 
 LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
@@ -64,8 +65,8 @@ def demo(path):
             "What they are worth <script>alert('no')</script> & \"more\"",
             some,
             tables=[
-                Table(("method", *METRICS), rows, "Every metric of every method, on prompts that were not visited."),
-                Table(("part", "error"), [("all", "0.12 (0.01)"), ("unseen", "0.20 (0.02)")], "By part."),
+                PageTable(("method", *METRICS), rows, "Every metric of every method, on prompts never visited."),
+                PageTable(("part", "error"), [("all", "0.12 (0.01)"), ("unseen", "0.20 (0.02)")], "By part."),
             ],
         ),
     ]
@@ -172,7 +173,7 @@ def test_the_same_content_is_the_same_file(page, tmp_path):
 def test_an_error_leaves_the_page_as_it_was(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("before")
-    short = Section("a", tables=[Table(("x", "y"), [(1, 2), (1,)], "made up")])
+    short = Section("a", tables=[PageTable(("x", "y"), [(1, 2), (1,)], "made up")])
     with pytest.raises(ValueError, match=r"a row of 'made up' is \(1,\); give 2 cells"):
         write_page(path, title="t", lead="", sections=[short], footer={})
     silent = Section("a", figures=[Drawing(drawing("pit"), " ", "made up")])

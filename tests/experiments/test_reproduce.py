@@ -8,17 +8,18 @@ import pytest
 from rich.console import Console
 
 import jaxsel
-from experiments import reproduce
 from experiments.reporting.summaries import share_spent, spent_to_reach
-from experiments.reproduce import against, calibration, claims, judge, numbers, tables
+from experiments.reproduce import __main__ as reproduce
+from experiments.reproduce.judge import against, calibration, claims, judge, numbers
+from experiments.reproduce.presentation import tables
 from experiments.running.compare import SETTINGS
 from experiments.running.config import read_settings
 from experiments.running.runs import run
-from rl.history import HistoryLog
+from jaxsel.integrations.history import HistoryLog
 
 
 def records(mixed, accuracies, rollouts_per_step=100, selecting=0.1):
-    """A run probed before every second step and after the last; a step takes a second."""
+    """Return a run with probes before every second step and after the last; a step takes a second."""
     steps = 2 * len(accuracies) - 2
     made = []
     for step in range(steps + 1):
@@ -126,7 +127,7 @@ def test_every_method_runs_and_a_second_call_runs_nothing_again(tmp_path, monkey
     tiny = replace(tiny, pool_size=64, held_out_size=8, **short)
     monkeypatch.setitem(SETTINGS, "string_ops", tiny)
 
-    def here(configs, *, resume):  # that several processes do the same, the demo's test shows
+    def here(configs, *, resume):  # the demo's test covers several processes
         return {folder: run(config, folder, resume=resume) for folder, config in configs.items()}
 
     monkeypatch.setattr(reproduce, "run_many", here)

@@ -12,7 +12,7 @@ EMBEDDINGS = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32) * n
 
 
 def seen(seed: int, steps: int, slope: float = 0.15):
-    """Batches, and all of their rows: standardised features and shares of successes."""
+    """Return batches, the pool's standardised features, and the features and success shares of all visits."""
     rng = np.random.default_rng(seed)
     x = (EMBEDDINGS - EMBEDDINGS.mean(0)) / EMBEDDINGS.std(0)
     p = np.clip(0.5 + slope * x[:, 0] + 0.05 * rng.normal(size=N), 0, 1)
@@ -48,7 +48,7 @@ def test_it_is_that_of_scikit_learn_with_the_penalty_of_least_generalised_error(
 
 
 def test_the_variance_is_that_of_rates_around_the_line():
-    """Not that of the shares, which have the noise of their rollouts besides."""
+    """The success shares vary more, by the noise of their rollouts."""
     batches, *_ = seen(2, 200)
     found, _ = run(ridge(EMBEDDINGS, memory=1.0), batches)
     np.testing.assert_allclose(np.sqrt(found.variance[0]), 0.05, rtol=0.3)

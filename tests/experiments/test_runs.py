@@ -13,9 +13,10 @@ from experiments.collect.folders import read_run
 from experiments.running import help as help_text
 from experiments.running.compare import finished
 from experiments.running.config import EngineConfig, MethodConfig, RunConfig
-from experiments.running.runs import METHODS, make_curriculum, make_policy, make_task, run
-from rl.lock import alone_in
+from experiments.running.curricula import METHOD_NAMES, make_curriculum
+from experiments.running.runs import make_policy, make_task, run
 from rl.ranks import Ranks
+from rl.run_folder.lock import alone_in
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
@@ -38,7 +39,7 @@ def own_cache(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHOD_NAMES)
 @pytest.mark.parametrize("task", ["string_ops", "countdown"])
 def test_every_method_trains_on_every_task(tmp_path, method, task):
     config = replace(CONFIG, task=task, method=replace(CONFIG.method, name=method))
@@ -113,14 +114,21 @@ def test_help_describes_every_parameter():
     ):
         assert name in text
     assert not [line for line in text.splitlines() if line.rstrip().endswith("=")]
-    for word in ("submitit_slurm", "submitit_local", "exits with 75", "tracker = ''", *METHODS):
+    for word in ("submitit_slurm", "submitit_local", "exits with 75", "tracker = ''", *METHOD_NAMES):
         assert word in text
+
+
+SMALL = [
+    *("warm_start.hidden_size=32", "warm_start.num_layers=1", "warm_start.feed_forward_size=32"),
+    *("warm_start.steps=2", "warm_start.batch_size=8", "pool_size=40", "held_out_size=4"),
+    *("method.batch_size=4", "train.group_size=2"),
+]
 
 
 @pytest.mark.slow
 def test_the_command_line_trains_and_resumes(tmp_path):
     arguments = [
-        *("pool_size=40", "held_out_size=4", "method.batch_size=4", "warm_start.steps=2", "train.group_size=2"),
+        *SMALL,
         *("train.steps=3", "train.checkpoint_every=2", "train.probe_every=0", f"hydra.run.dir={tmp_path}/run"),
     ]
     command = [sys.executable, "-m", "experiments.train", *arguments]
@@ -141,7 +149,7 @@ def test_the_command_line_trains_and_resumes(tmp_path):
 @pytest.mark.slow
 def test_the_command_line_trains_in_two_processes(tmp_path):
     arguments = [
-        *("pool_size=40", "held_out_size=4", "method.batch_size=4", "warm_start.steps=2", "train.group_size=2"),
+        *SMALL,
         *("train.steps=2", "train.probe_every=0", "parallel=fsdp", f"hydra.run.dir={tmp_path}/run"),
     ]
     launch([sys.executable, "-m", "experiments.train", *arguments], tmp_path)

@@ -3,7 +3,7 @@ import pytest
 
 import jaxsel
 from experiments.simulated_history import main, record
-from rl.history import read_history
+from jaxsel.integrations.history import read_history
 
 SMALL = {"seed": 3, "num_prompts": 60, "batch_size": 8, "steps": 7, "probe_every": 3}
 

@@ -1,4 +1,4 @@
-"""What `import jaxsel` loads: JAX and NumPy, and the rest when it is used. Modules are counted, not seconds."""
+"""`import jaxsel` loads JAX and NumPy alone; other packages load at their first use. It counts modules, not time."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What every method obeys, so that the engines around them need to know none of them."""
+"""Conditions that every method obeys, so that other code can use any method."""
 
 import functools
 import json
@@ -41,7 +41,7 @@ def compiled_select(method: str) -> Any:
 
 @functools.cache
 def after_a_run(method: str):
-    """The state before and after twenty selections in one scan, what was selected, and all predictions."""
+    """Return the state before and after twenty selections in one scan, the selections, and all predictions."""
     selector = METHODS[method]
     history = random_history(4, num_prompts=N, steps=20, batch_size=BATCH)
 

@@ -1,4 +1,4 @@
-"""A spec says which method with which settings a selector is: JSON-able, nested, and enough to make it again."""
+"""A spec describes a selector's method and settings. It is JSON-compatible, and the selector can be rebuilt from it."""
 
 import inspect
 import json
@@ -84,7 +84,7 @@ MAKERS = (
 
 
 def made_of(part: dict[str, Any]) -> Any:
-    """A predictor, acquisition or rule, by its spec alone; arrays as long as the pool are given again."""
+    """Return a predictor, acquisition or rule from its spec, and from arrays with one entry per prompt."""
     make = {maker.__name__: maker for maker in MAKERS}[part["name"]]
     assert set(part) == {"name", *inspect.signature(make).parameters}
     arguments = {name: value for name, value in part.items() if name != "name"}

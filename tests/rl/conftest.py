@@ -1,4 +1,4 @@
-"""Fixtures of the tiny world in `tests.support.runs`."""
+"""Fixtures of the tiny task in `tests.support.runs`."""
 
 import itertools
 

@@ -122,7 +122,7 @@ def test_gae_between_its_extremes():
     monte_carlo, _ = advantages.gae(rewards, values, mask, gae_lambda=1.0)
     np.testing.assert_allclose(monte_carlo.numpy(), [[0.5, 0.75, 0.25]])  # reward to go minus value
     one_step, _ = advantages.gae(rewards, values, mask, gae_lambda=0.0)
-    np.testing.assert_allclose(one_step.numpy(), [[-0.25, 0.5, 0.25]])  # of the values' differences
+    np.testing.assert_allclose(one_step.numpy(), [[-0.25, 0.5, 0.25]])  # differences of the values
 
 
 def test_gae_steps_over_what_the_mask_hides():
@@ -228,7 +228,7 @@ def test_gae_of_an_infinite_reward_or_value_is_not_judged(unknown):
 
 
 def test_errors_of_rounding_are_not_normalised():
-    """A value head that is right but for rounding: at 1e4 that is 1e-3, which is no advantage."""
+    """The value head is exact except for rounding errors of 1e-3 at 1e4, which must give no advantage."""
     noise = torch.tensor([[0.0, 1e-3, -1e-3]])
     mask = torch.ones(1, 3, dtype=torch.bool)
     assert not advantages.normalise(noise, mask, scale=1e4).any()

@@ -20,7 +20,7 @@ ROWS = [
 
 @pytest.fixture
 def data_set(tmp_path, monkeypatch):
-    """Writes rows as a folder that `datasets` can load, and keeps its cache out of the home folder."""
+    """Return a function that writes rows as a folder for `datasets`, whose cache stays out of the home folder."""
     import datasets.config
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -100,7 +100,7 @@ def test_dataset_errors(data_set):
     folder, _ = data_set()
     with pytest.raises(ValueError, match=r"no row of .* is left; loosen number_counts"):
         load_dataset_pool(folder, number_counts=(5,))
-    with pytest.raises(ValueError, match=r"template='\{numbers\}' lacks a place"):
+    with pytest.raises(ValueError, match=r"template='\{numbers\}' lacks a placeholder"):
         load_dataset_pool(folder, template="{numbers}")
     other, _ = data_set([{"target": 3, "numbers": [1, 2]}], "jsonl")
     with pytest.raises(ValueError, match=r"has no column \['nums'\]"):

@@ -11,7 +11,7 @@ from rl.tasks import countdown
 from rl.tasks.countdown_instances import Space, evaluate, held_out_mask, instances, shapes, templates
 from rl.tasks.countdown_verifier import parse
 
-# Expressions.
+# Tests of expressions.
 
 
 @pytest.mark.parametrize(("count", "trees"), [(1, 1), (2, 1), (3, 2), (4, 5), (5, 14), (6, 42)])
@@ -60,7 +60,7 @@ def test_order_of_numbers_in_the_prompt_is_uniform():
     assert abs(sum(ascending) - len(ascending) / 2) < 5 * math.sqrt(len(ascending) / 4)
 
 
-# The evaluation split.
+# Tests of the evaluation split.
 
 
 @given(st.lists(st.integers(1, 99), min_size=2, max_size=6), st.integers(1, 999), st.randoms())
@@ -72,7 +72,7 @@ def test_the_order_of_numbers_has_no_say_in_the_split(numbers, target, order):
 
 
 def test_the_split_is_frozen():
-    # A change of these moves evaluation prompts of older runs into training.
+    # A change of these values would move evaluation prompts of older runs into training.
     sides = [countdown.is_held_out((3, 5, 7), target) for target in range(1, 100)]
     assert [target for target, side in enumerate(sides, 1) if side] == [
         *(1, 6, 8, 11, 25, 30, 33, 34, 37, 46, 54, 61, 75, 77, 89, 96)

@@ -27,8 +27,8 @@ def test_right_answers(completion):
 @pytest.mark.parametrize(
     ("completion", "target", "numbers"),
     [
-        ("8/(3-8/3)", 24, [3, 3, 8, 8]),  # needs fractions, and floating point misses it
-        ("1-2+3", 2, [1, 2, 3]),  # passes through a negative number
+        ("8/(3-8/3)", 24, [3, 3, 8, 8]),  # needs fractions; floating point misses the target
+        ("1-2+3", 2, [1, 2, 3]),  # an intermediate value is negative
         ("1/3*3", 1, [1, 3, 3]),
         ("8/4/2", 1, [2, 4, 8]),
         ("9-4-3", 2, [3, 4, 9]),
@@ -230,7 +230,7 @@ def test_all_short_texts_of_the_alphabet():
         for characters in itertools.product("01+-*/() ", repeat=size):
             accepted[size] += parse("".join(characters)) is not None
     assert accepted[1] == 2
-    # 10, 11 and a digit with a space on either side
+    # The number 10, the number 11, and a digit with a space on each side.
     assert accepted[2] == 2 + 2 * 2
 
 

@@ -10,10 +10,11 @@ from rl.groups import Groups
 from rl.rollout import Completions
 
 N, B, GROUP = 40, 8, 4
+MOPPS, DPS, UNIFORM = jaxsel.mopps(), jaxsel.dps(), jaxsel.uniform()  # a method keeps its compiled functions
 
 
 class FakeRollouts:
-    """Prompt i is never solved when i % 4 == 0, always when i % 4 == 1, else half the time; remembers what it did."""
+    """Prompt i is never solved when i % 4 == 0, always when i % 4 == 1, else half the time. Batches are recorded."""
 
     def __init__(self):
         self.batches = []
@@ -34,8 +35,8 @@ class FakeRollouts:
         return GROUP * sum(map(len, self.batches))
 
 
-def selector(method=None, ratio: int | None = 1):
-    return jaxsel.PromptSelector(method or jaxsel.uniform(), num_prompts=N, seed=0, candidate_ratio=ratio)
+def selector(method=UNIFORM, ratio: int | None = 1):
+    return jaxsel.PromptSelector(method, num_prompts=N, seed=0, candidate_ratio=ratio)
 
 
 @pytest.fixture
@@ -44,23 +45,23 @@ def roll_out():
 
 
 def test_selected_trains_on_what_it_selected(roll_out):
-    curriculum = Selected(selector(), B)
+    curriculum = Selected(chooser := selector(), B)
     collected = curriculum.collect(roll_out)
     assert collected.groups.prompt_ids.tolist() == roll_out.batches[0].tolist()
     assert collected.num_rollouts == B * GROUP
-    assert curriculum.selector.visits.sum() == B
+    assert chooser.visits.sum() == B
 
 
 def test_uniform_goes_through_the_pool_once_an_epoch(roll_out):
-    curriculum = Selected(selector(), B)
+    curriculum = Selected(chooser := selector(), B)
     for _ in range(N // B):
         curriculum.collect(roll_out)
-    assert (curriculum.selector.visits == 1).all()
+    assert (chooser.visits == 1).all()
 
 
 @pytest.mark.parametrize("keep_surplus", [False, True])
 def test_dynamic_sampling_fills_the_batch_with_mixed_groups(roll_out, keep_surplus):
-    curriculum = DynamicSampling(selector(), B, keep_surplus=keep_surplus)
+    curriculum = DynamicSampling(chooser := selector(), B, keep_surplus=keep_surplus)
     counted = 0
     for _ in range(6):
         before = roll_out.num_rollouts
@@ -69,12 +70,12 @@ def test_dynamic_sampling_fills_the_batch_with_mixed_groups(roll_out, keep_surpl
         assert roll_out.num_rollouts - before == collected.num_rollouts
         assert collected.groups.mixed.all()
         assert len(collected.groups.prompt_ids) == B
-        # tokens travel with their prompt
+        # tokens stay with their prompt
         ids = np.repeat(collected.groups.prompt_ids, GROUP)
         assert collected.groups.completions.tokens[:, 0].tolist() == ids.tolist()
     assert counted == roll_out.num_rollouts
-    # everything that was generated was observed, before the filter
-    assert curriculum.selector.visits.sum() * GROUP == counted
+    # the selector observed all generated groups, before the filter
+    assert chooser.visits.sum() * GROUP == counted
 
 
 def test_kept_surplus_saves_rollouts(roll_out):
@@ -134,8 +135,8 @@ def test_history_resampling_starts_over_when_everything_is_solved(roll_out):
 
 CURRICULA = [
     lambda: Selected(selector(), B),
-    lambda: Selected(selector(jaxsel.mopps(), 2), B),
-    lambda: Selected(selector(jaxsel.dps(), None), B),
+    lambda: Selected(selector(MOPPS, 2), B),
+    lambda: Selected(selector(DPS, None), B),
     lambda: DynamicSampling(selector(), B, keep_surplus=True),
     lambda: HistoryResampling(selector(), B, seed=3),
 ]
@@ -166,7 +167,7 @@ def test_preparing_changes_no_choice(make):
 
 
 def test_the_prepared_choice_is_the_first_of_the_next_step(roll_out):
-    for curriculum in (Selected(selector(jaxsel.mopps(), None), B), DynamicSampling(selector(), B)):
+    for curriculum in (Selected(selector(MOPPS, None), B), DynamicSampling(selector(), B)):
         curriculum.prepare()
         assert isinstance(curriculum.selector, jaxsel.PromptSelector)
         assert curriculum.selector._prepared is not None
@@ -178,7 +179,7 @@ def test_the_prepared_choice_is_the_first_of_the_next_step(roll_out):
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, True])
 def test_a_batch_size_out_of_range_is_refused(batch_size):
-    selector = jaxsel.PromptSelector(jaxsel.uniform(), num_prompts=8)
+    selector = jaxsel.PromptSelector(UNIFORM, num_prompts=8)
     for make in (Selected, DynamicSampling, partial(HistoryResampling, seed=0)):
         with pytest.raises(ValueError, match=f"batch_size is {batch_size}; give an integer of at least 1"):
             make(selector, batch_size)

@@ -1,4 +1,4 @@
-"""The hand-off between torch and JAX: every way in which sharing memory goes wrong, and what becomes of it."""
+"""Conversion between torch and JAX, with all known ways in which shared memory goes wrong."""
 
 import gc
 import math
@@ -19,6 +19,7 @@ from rl.handoff import _passed_on, _passing, observe_rewards, to_jax, to_torch
 
 ROOT = Path(__file__).parents[2]
 DTYPES = ["bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "bfloat16", "float32"]
+MOPPS, DPS = jaxsel.mopps(), jaxsel.dps()  # a method keeps its compiled functions
 VARIABLE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 gpu_only = [
     pytest.mark.gpu,
@@ -153,16 +154,16 @@ def test_where_jax_sees_no_gpu(monkeypatch):
         raise RuntimeError(f"Unknown backend {platform}")
 
     monkeypatch.setattr(jax, "devices", no_gpu)
-    with pytest.raises(ValueError, match=r"rewards lies on cuda:0, where JAX sees nothing.*rewards.cpu\(\)"):
+    with pytest.raises(ValueError, match=r"rewards lies on cuda:0, which JAX does not see.*rewards.cpu\(\)"):
         _on_shared_device("rewards", torch.device("cuda:0"))
 
 
 @pytest.mark.parametrize("copy", [False, True])
 def test_no_hand_off_while_jax_traces(copy):
     tensor = torch.zeros(3)
-    with pytest.raises(ValueError, match=r"tensor was handed over while JAX traces.*hand it over before"):
+    with pytest.raises(ValueError, match=r"tensor was given while JAX traces.*convert it before"):
         jax.jit(lambda x: x + to_jax(tensor, copy=copy))(jnp.zeros(3))
-    with pytest.raises(ValueError, match=r"array is traced.*hand over what the function returns"):
+    with pytest.raises(ValueError, match=r"array is traced.*give the function's result"):
         jax.jit(lambda x: to_torch(x, copy=copy))(jnp.zeros(3))
     assert to_jax(tensor, copy=copy).shape == (3,), "a failed trace leaves nothing behind"
 
@@ -217,8 +218,8 @@ def test_on_the_cpu_shared_memory_is_not_donated():
 
 
 def test_the_state_of_a_selector_survives_its_next_update():
-    selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=32)
-    leaves = [leaf for leaf in jax.tree.leaves(selector._state) if leaf.ndim]
+    selector = jaxsel.PromptSelector(MOPPS, num_prompts=32)
+    leaves = [leaf for leaf in jax.tree.leaves(selector._belief.state) if leaf.ndim]
     before = [to_torch(leaf) for leaf in leaves]
     expected = [tensor.clone() for tensor in before]
     selector.observe(np.arange(32), np.full(32, 3), 8)
@@ -235,10 +236,10 @@ SUCCESSES, GROUP_SIZE = [2, 0, 0, 3], [3, 4, 0, 3]
 
 
 class Seen:
-    """A selector that remembers what it was told, and merges as the real one does."""
+    """A selector that records its observations and also passes them to a real selector."""
 
     def __init__(self):
-        self.selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=8)
+        self.selector = jaxsel.PromptSelector(MOPPS, num_prompts=8)
 
     def observe(self, *given):
         self.given = given
@@ -251,7 +252,7 @@ class Seen:
 
 @pytest.fixture(params=["host", "device"])
 def way(request, monkeypatch):
-    """The way that counts go: on a GPU they stay on the device."""
+    """Observe counts on the host, or on the device as with a GPU."""
     monkeypatch.setattr("rl.handoff._stay_on_device", lambda counts: request.param == "device")
     return request.param
 
@@ -267,7 +268,7 @@ def test_rewards_are_counted(ids, dtype, way):
 
 
 def test_flat_rewards_are_those_of_groups(way):
-    flat, grouped = (jaxsel.PromptSelector(jaxsel.dps(), num_prompts=8) for _ in range(2))
+    flat, grouped = (jaxsel.PromptSelector(DPS, num_prompts=8) for _ in range(2))
     order = torch.randperm(REWARDS.numel(), generator=torch.Generator().manual_seed(0))
     observe_rewards(grouped, IDS, REWARDS)
     observe_rewards(flat, np.repeat(IDS, 4)[order], REWARDS.flatten()[order])
@@ -299,7 +300,7 @@ def test_rewards_without_nan(dtype, way):
 
 @pytest.mark.parametrize("shape", [(0,), (0, 4)])
 def test_no_rewards_are_a_step_all_the_same(shape, way):
-    selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=8)
+    selector = jaxsel.PromptSelector(MOPPS, num_prompts=8)
     observe_rewards(selector, [], torch.zeros(shape))
     assert selector.metrics()["selector/observes"] == 1
 
@@ -316,8 +317,8 @@ def test_rewards_with_gradient_are_counted():
         (IDS, REWARDS.numpy(), 0.5, "rewards is a ndarray; give a torch tensor"),
         (IDS, REWARDS[None], 0.5, r"rewards has shape \(1, 4, 4\).*\[b, n\] or flat"),
         (IDS, REWARDS.to(torch.complex64), 0.5, "give real numbers"),
-        (IDS[:3], REWARDS, 0.5, r"prompt_ids has shape \(3,\) for rewards \(4, 4\); give one id a row"),
-        (IDS, REWARDS.flatten(), 0.5, r"prompt_ids has shape \(4,\) for rewards \(16,\); give one id a row"),
+        (IDS[:3], REWARDS, 0.5, r"prompt_ids has shape \(3,\) for rewards \(4, 4\); give one id per row"),
+        (IDS, REWARDS.flatten(), 0.5, r"prompt_ids has shape \(4,\) for rewards \(16,\); give one id per row"),
         (IDS + 0.5, REWARDS, 0.5, "prompt_ids has type float64; give integers"),
         (torch.ones(4), REWARDS, 0.5, "prompt_ids has type float32; give integers"),
         (torch.ones(4).bfloat16(), REWARDS, 0.5, "prompt_ids has type torch.bfloat16; give integers"),
@@ -328,14 +329,14 @@ def test_rewards_with_gradient_are_counted():
     ],
 )
 def test_wrong_rewards_change_nothing(ids, rewards, threshold, message, way):
-    selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=8)
+    selector = jaxsel.PromptSelector(MOPPS, num_prompts=8)
     with pytest.raises(ValueError, match=message):
         observe_rewards(selector, ids, rewards, threshold=threshold)
     assert selector.metrics()["selector/observes"] == 0
 
 
 def test_both_ways_teach_the_same(monkeypatch):
-    selectors = [jaxsel.PromptSelector(jaxsel.dps(), num_prompts=8) for _ in range(2)]
+    selectors = [jaxsel.PromptSelector(DPS, num_prompts=8) for _ in range(2)]
     for selector, stays in zip(selectors, (True, False), strict=True):
         monkeypatch.setattr("rl.handoff._stay_on_device", lambda counts, stays=stays: stays)
         for step in range(5):
@@ -473,13 +474,13 @@ class TestOnAGpu:
             rewards, ids = rewards.flatten(), torch.tensor(np.repeat(IDS, 4)).cuda()
         observe_rewards(seen, ids, rewards)  # type: ignore[arg-type]
         assert all(isinstance(column, jax.Array) for column in seen.given[1:])
-        host = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=8)
+        host = jaxsel.PromptSelector(MOPPS, num_prompts=8)
         host.observe(IDS, SUCCESSES, GROUP_SIZE)
         jax.tree.map(np.testing.assert_array_equal, seen.selector.state_dict(), host.state_dict())
 
     def test_nothing_waits_for_the_rewards(self):
-        """Thousands of hand-overs while the GPU is busy: memory that torch gave out again would be counted wrongly."""
-        there, here = (jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=64) for _ in range(2))
+        """Convert thousands of tensors while the GPU is busy. Memory reused too early would give wrong counts."""
+        there, here = (jaxsel.PromptSelector(MOPPS, num_prompts=64) for _ in range(2))
         busy = torch.ones(4096, 4096, device="cuda")
         for step in range(200):
             successes = (np.arange(64) + step) % 9

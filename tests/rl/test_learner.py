@@ -22,7 +22,7 @@ REWARDS = torch.tensor([[1, 0, 0, 1], [1, 1, math.nan, 1], [math.nan] * 4, [0.2,
 
 
 def groups_of(task, policy, rewards=REWARDS, seed=0) -> Groups:
-    """Completions of 1 to 6 tokens with the given rewards."""
+    """Return groups of completions of 1 to 6 tokens with the given rewards."""
     b, n = rewards.shape
     completions = HFEngine(policy).generate(task.pool(b, 0).texts, n, Sampling(6), seed=seed)
     successes = (rewards == 1).sum(1).numpy().astype(np.int32)
@@ -31,7 +31,7 @@ def groups_of(task, policy, rewards=REWARDS, seed=0) -> Groups:
 
 
 def gradient(learner: Learner) -> list[torch.Tensor]:
-    """Of the first step, of every parameter: a tenth of it is Adam's first moment."""
+    """Return the gradient of every parameter in the first step, from Adam's first moment, which is a tenth of it."""
     return [10 * state["exp_avg"] for state in learner.state_dict()["optimizer"]["state"].values()]
 
 
@@ -62,7 +62,7 @@ def value_head_of(policy):
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
 @pytest.mark.parametrize("advantage", FROM_REWARDS)
 def test_one_step_is_the_policy_gradient_of_the_whole_batch(task, policy, advantage, aggregation):
-    """Ratios are 1 in the first step, so its gradient is that of the mean of advantage times log-probability."""
+    """Ratios are 1 in the first step, so the loss has the gradient of the mean advantage times log-probability."""
     groups = groups_of(task, policy)
     actual = first_gradient(policy, replace(CONFIG, advantage=advantage, aggregation=aggregation), groups)
     mask = groups.completions.mask
@@ -74,11 +74,11 @@ def test_one_step_is_the_policy_gradient_of_the_whole_batch(task, policy, advant
         objective = (per_token.sum(1) / length).sum() / judged.sum()
     assert_close(actual, torch.autograd.grad(-objective, list(policy.model.parameters())))
     assert any(one.abs().max() > 1e-3 for one in actual)
-    assert len(set(length[judged].tolist())) > 1  # or the two means would be one
+    assert len(set(length[judged].tolist())) > 1  # otherwise the two means would be equal
 
 
 def test_one_step_of_ppo_by_hand(task, policy):
-    """Completion by completion, without padding; the value clip does not bite before the values move."""
+    """The oracle takes each completion alone, without padding. The value clip has no effect before the values move."""
     groups = groups_of(task, policy)
     saved = value_head_of(policy)
     config = replace(CONFIG, advantage="gae", gae_lambda=0.9, value_weight=0.3)
@@ -110,7 +110,7 @@ def test_one_step_of_ppo_by_hand(task, policy):
 
 
 def test_ppo_learns_the_task(task, policy):
-    """From a tenth of the completions right, which is chance, to about half."""
+    """The share of correct completions rises from a tenth, which is chance, to about half."""
     learner = Learner(
         replace(CONFIG, advantage="gae", learning_rate=3e-3, micro_batch_size=32, max_grad_norm=1.0), policy
     )
@@ -128,7 +128,7 @@ def test_ppo_learns_the_task(task, policy):
 
 
 def test_the_first_values_are_zero(task, policy):
-    """With lambda 1 the returns are then the rewards: half their mean square over tokens is the value loss."""
+    """With lambda 1 the returns are the rewards, and the value loss is half their mean square over tokens."""
     groups = groups_of(task, policy)
     metrics = Learner(replace(CONFIG, advantage="gae", gae_lambda=1.0), policy).update(groups, 0)
     tokens = groups.completions.mask.sum(1)
@@ -167,7 +167,7 @@ def test_micro_batches_change_nothing_but_memory(task, policy, options):
 
 
 def test_the_kl_to_the_reference_acts_where_there_is_no_advantage(task, policy):
-    """The gradient of e^d - d - 1 is 1 - e^d a log-probability; the reference is from before anything was loaded."""
+    """The gradient of e^d - d - 1 is 1 - e^d per log-probability. The reference is made before a state is loaded."""
     learner = Learner(replace(CONFIG, kl_weight=0.5), replace(policy, model=copy.deepcopy(policy.model)))
     moved = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=1)
     learner.load_state_dict(learner.state_dict() | {"policy": moved.model.state_dict()})
@@ -194,13 +194,13 @@ def test_without_a_kl_weight_nothing_happens_where_there_is_no_advantage(task, p
 
 
 def shifted(groups, by):
-    """As if the engine had computed other log-probabilities than the trainer does."""
+    """Return groups whose engine log-probabilities differ from the trainer's."""
     return groups._replace(completions=groups.completions._replace(log_probs=groups.completions.log_probs + by))
 
 
 @pytest.mark.parametrize(("by", "weight"), [(0.5, math.exp(-0.5)), (-0.2, math.exp(0.2)), (-2.0, 3.0)])
 def test_importance_weights_correct_an_engine_that_is_off(task, policy, by, weight):
-    """Every token has trainer over engine e^-by, cut at 3; ratios are to the trainer's own, so nothing is clipped."""
+    """Every token has the weight e^-by, capped at 3. Ratios refer to the trainer's own policy: none is clipped."""
     groups = groups_of(task, policy)
     exact = first_gradient(policy, CONFIG, groups)
     config = replace(CONFIG, importance_cap=3.0)
@@ -212,7 +212,7 @@ def test_importance_weights_correct_an_engine_that_is_off(task, policy, by, weig
 
 
 def test_ratios_are_to_the_log_probabilities_of_the_first_pass(task, policy):
-    """Of the trainer, not of the engine, which is off by 1."""
+    """The old log-probabilities are the trainer's. The engine's differ by 1."""
     groups = shifted(groups_of(task, policy), 1.0)
     config = replace(CONFIG, importance_cap=2.0, updates_per_batch=2)
     other = replace(policy, model=copy.deepcopy(policy.model))
@@ -229,7 +229,7 @@ def test_ratios_are_to_the_log_probabilities_of_the_first_pass(task, policy):
 
 @pytest.mark.parametrize("importance_cap", [0.0, 2.0])
 def test_the_gap_is_that_of_the_tokens_trained_on_before_the_first_step(task, policy, importance_cap):
-    """The last group is off by 1 at first tokens and by 1/4 at the others; groups without signal are off by 100."""
+    """The last group differs by 1 at first tokens and by 1/4 at the others, groups without signal by 100."""
     groups = groups_of(task, policy, torch.tensor([[1.0, 1, 1], [math.nan, 0, 0], [0, 0, 1], [1, 0, 0]]))
     by = torch.full(groups.completions.mask.shape, -0.25)
     by[:, 0] = 1.0
@@ -307,7 +307,7 @@ def test_a_model_by_path_with_a_chat_template_trains(task, policy, tmp_path):
 
 
 def test_what_truncated_sampling_left_out_is_not_clipped(policy, task):
-    """Log-probabilities of top-p sampling are above the policy's; ratios to them would be clipped from the start."""
+    """Log-probabilities under top-p sampling exceed the policy's. Ratios to them would be clipped from the start."""
     groups = groups_of(task, policy)
     completions = groups.completions._replace(log_probs=groups.completions.log_probs + 0.5)
     groups = groups._replace(completions=completions)
@@ -324,7 +324,7 @@ def weights_of(learner: Learner) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("advantage", ["dr_grpo", "gae"])
 def test_a_gradient_that_is_not_finite_is_no_step(task, policy, advantage, caplog):
-    """Rewards near the end of float32: the gradient overflows. The steps after it are as if it had not been."""
+    """Rewards near the largest float32 make the gradient overflow. Later steps are as without this step."""
     good, huge = groups_of(task, policy), groups_of(task, policy, REWARDS * 3e38)
     config = replace(CONFIG, advantage=advantage, updates_per_batch=2)
     learner = Learner(config, replace(policy, model=copy.deepcopy(policy.model)))

@@ -152,7 +152,7 @@ def test_a_reference_without_weight_is_only_measured():
 
 
 def test_truncated_importance_sampling_by_hand():
-    """Trainer over engine: 1.5, 8 (cut to 2), 1 / 4 and one that the mask hides."""
+    """The weights, trainer over engine, are 1.5, 8 (capped at 2), 1 / 4 and a masked one."""
     old = torch.tensor([[math.log(1.5), math.log(8.0), -math.log(4.0), math.inf]])
     log_probs = old.detach().clone().requires_grad_()
     mask = torch.tensor([[True, True, True, False]])
@@ -175,7 +175,7 @@ def test_the_gap_between_trainer_and_engine_by_hand():
 
 
 def test_the_importance_weights_are_constants_to_the_gradient():
-    """Also where the trainer's log-probabilities are those being trained."""
+    """The weights have no gradient, even if the old log-probabilities are the trained ones."""
     log_probs = torch.tensor([[math.log(1.5)]], requires_grad=True)
     loss, _ = clipped_policy_loss(
         log_probs, log_probs, torch.ones(1), torch.ones(1, 1) > 0, engine_log_probs=torch.zeros(1, 1)
@@ -205,7 +205,7 @@ def test_an_option_out_of_range_is_refused(option, message):
 
 
 def test_the_value_loss_by_hand():
-    """Return 1, old value 0, clip 0.2: still; moved too far towards it; moved away; past it; hidden; not judged."""
+    """Return 1, old value 0, clip 0.2. Values: unmoved, clipped, moved away, beyond 1, masked, not judged."""
     values = torch.tensor([[0.0, 0.5, -0.5, 3.0, math.inf, 7.0]], requires_grad=True)
     returns = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, math.nan]])
     mask = torch.tensor([[True, True, True, True, False, True]])

@@ -102,7 +102,7 @@ def test_weights_are_float32_whatever_they_are_stored_in(tmp_path):
 
 
 def test_gradient_checkpointing_forgets_activations_and_is_gone_afterwards():
-    """Attention dropout, which training mode would switch on, stays off."""
+    """Attention dropout stays off, although training mode would turn it on."""
     policy = build_policy(ALPHABET, hidden_size=32, num_layers=2, feed_forward_size=32)
     for layer in policy.model.model.layers:
         layer.self_attn.attention_dropout = 0.5
@@ -151,7 +151,7 @@ def test_a_model_without_layers_to_checkpoint_is_refused():
 
 
 def test_any_causal_lm_by_path(tmp_path):
-    """Another architecture, saved on the spot, with a chat template."""
+    """Test another architecture, saved in this test, with a chat template."""
     tokenizer = character_tokenizer(ALPHABET + "<>")
     tokenizer.chat_template = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}"
     tiny_llama(tokenizer).save_pretrained(tmp_path)
@@ -171,7 +171,7 @@ def test_a_tokenizer_without_end_is_refused(tmp_path):
 
 
 def test_a_saved_policy_reads_every_character_as_before(tmp_path):
-    """AutoTokenizer alone would split like Qwen and lose the spaces."""
+    """Spaces survive; AutoTokenizer alone would split text as Qwen does and lose them."""
     policy = build_policy(ALPHABET, hidden_size=32, num_layers=1, feed_forward_size=32)
     policy.save(tmp_path)
     loaded = load_policy(tmp_path)

@@ -1,4 +1,4 @@
-"""A run that is asked to stop stops between two steps, and goes on to the same numbers."""
+"""A signal stops a run between two steps, and the resumed run gives the same numbers."""
 
 import os
 import pickle
@@ -15,7 +15,7 @@ import pytest
 
 from rl.preemption import SIGNALS, PreemptedError, Preemption
 from rl.run_log import read_metrics
-from tests.support.runs import CONFIG, SCRIPT, assert_same_run, start
+from tests.support.runs import CONFIG, LONG, SCRIPT, assert_same_run, start
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -93,24 +93,34 @@ def test_in_the_last_step_the_run_ends_as_it_would_have(task, tmp_path):
 
 @pytest.mark.slow
 def test_terminated_and_killed_at_random_moments(task, tmp_path):
-    """SIGTERM, SIGKILL, Ctrl-C and SIGUSR1, wherever they come; the numbers are those of an undisturbed run."""
-    config = replace(CONFIG, steps=200, checkpoint_every=5)
-    whole = start(task, tmp_path / "whole", config)
-    run_dir, rng = tmp_path / "cut", random.Random(0)
-    script = SCRIPT.format(run_dir=str(run_dir), steps=200)
-    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1):
-        done = len(read_metrics(run_dir / "metrics.jsonl"))
-        target = done + rng.randint(5, 30)
-        process = subprocess.Popen(
-            [sys.executable, "-c", script], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE
-        )
-        while process.poll() is None and len(read_metrics(run_dir / "metrics.jsonl")) < target:
-            time.sleep(0.005)
-        process.send_signal(number)
-        _, said = process.communicate()
-        assert (b"PreemptedError" in said) == (number != signal.SIGKILL)
-    assert 10 < len(read_metrics(run_dir / "metrics.jsonl")) < 200
-    assert_same_run(whole, start(task, run_dir, config, resume=True))
+    """Two processes get signals and SIGKILL while they train. The numbers equal those of an undisturbed run."""
+    whole = start(task, tmp_path / "whole", LONG)
+    run_dir, log, rng = tmp_path / "cut", tmp_path / "stderr", random.Random(0)
+    stopped = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    for numbers in ((*stopped, signal.SIGKILL), (signal.SIGKILL,)):
+        command = [sys.executable, "-c", SCRIPT.format(run_dir=str(run_dir))]
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=stderr)
+        try:
+            for count, number in enumerate(numbers, 1):
+                target = len(read_metrics(run_dir / "metrics.jsonl")) + rng.randint(5, 10)
+                wait_until(process, lambda target=target: len(read_metrics(run_dir / "metrics.jsonl")) >= target)
+                process.send_signal(number)
+                if number != signal.SIGKILL:
+                    wait_until(process, lambda count=count: log.read_bytes().count(b"PreemptedError: ") == count)
+            assert process.wait() == -signal.SIGKILL
+        finally:
+            process.kill()
+            process.wait()
+        assert log.read_bytes().count(b"PreemptedError: ") == len(numbers) - 1
+    assert 20 < len(read_metrics(run_dir / "metrics.jsonl")) < LONG.steps
+    assert_same_run(whole, start(task, run_dir, LONG, resume=True))
+
+
+def wait_until(process, is_done):
+    while not is_done():
+        assert process.poll() is None, "the run ended too early"
+        time.sleep(0.005)  # leave the cores to the run
 
 
 def test_the_error_says_the_same_in_another_process():

@@ -7,6 +7,7 @@ from rl.probe import Probe
 from rl.prompts import Verdict
 
 POOL_SIZE = 30
+MOPPS, UNIFORM = jaxsel.mopps(), jaxsel.uniform()  # a method keeps its compiled functions
 
 
 class PartlyFailing(HFEngine):
@@ -23,11 +24,11 @@ def make(task, **options):
 
 @pytest.fixture
 def selector():
-    return jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=POOL_SIZE, seed=3, candidate_ratio=1)
+    return jaxsel.PromptSelector(MOPPS, num_prompts=POOL_SIZE, seed=3, candidate_ratio=1)
 
 
 def test_a_perfect_prediction_scores_perfectly(task, policy, selector):
-    """Even prompts are always solved, odd ones never, and the selector has seen that often."""
+    """Even prompts are always solved and odd prompts never, and the selector has observed this often."""
     texts = task.pool(POOL_SIZE, 0).texts
     solved = np.arange(POOL_SIZE) % 2 == 0
     answers = {text: bool(solved[i]) for i, text in enumerate(texts)}
@@ -60,10 +61,10 @@ def test_nothing_known_is_said(task, policy, selector):
 
 
 def test_the_probe_is_no_stretch_of_the_epochs(task):
-    """The selector's window draws from the same seed; its epochs must not deal the probe's prompts in one go."""
+    """The selector's window uses the same seed. No batch of its epochs may equal the probe's prompts."""
     for seed in range(5):
         probe = set(make(task, seed=seed).spec["prompt_ids"])
-        selector = jaxsel.PromptSelector(jaxsel.uniform(), num_prompts=POOL_SIZE, seed=seed, candidate_ratio=1)
+        selector = jaxsel.PromptSelector(UNIFORM, num_prompts=POOL_SIZE, seed=seed, candidate_ratio=1)
         for _ in range(6):
             selector.select(12)
             dealt = {*selector.select(12).tolist()}

@@ -13,7 +13,7 @@ COLUMNS = {"data_source": "ours", "ability": "math"}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """Keeps the cache of `datasets` out of the home folder."""
+    """Keep the cache of `datasets` out of the home folder."""
     import datasets.config
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -25,7 +25,7 @@ def three():
 
 
 def verl_rows(**changes):
-    """Two rows as another program would write them."""
+    """Return two rows as another program would write them."""
     row = {
         "data_source": "theirs",
         "prompt": [{"role": "user", "content": "1+1="}],
@@ -43,7 +43,7 @@ def written(tmp_path, rows):
     return path
 
 
-# The pool.
+# Tests of the pool.
 
 
 def test_columns_of_different_lengths():
@@ -67,7 +67,7 @@ def test_take_refuses_a_row_twice(three):
         three.take([1, 1])
 
 
-# verl's Parquet schema, written.
+# Tests of writing verl's Parquet schema.
 
 
 def test_written_columns(tmp_path, three):
@@ -112,7 +112,7 @@ def test_an_answer_that_json_cannot_hold(tmp_path):
         write_parquet(PromptPool(["a"], [{1, 2}], ["x"]), tmp_path / "pool.parquet", **COLUMNS)
 
 
-# And read again.
+# Tests of reading verl's Parquet schema.
 
 
 def test_round_trip_of_countdown(tmp_path):
@@ -129,7 +129,7 @@ answers = st.recursive(
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
     max_leaves=6,
 )
-# Parquet holds UTF-8, which has no surrogates.
+# Parquet stores UTF-8, which has no surrogates.
 texts = st.text(st.characters(codec="utf-8"), min_size=1)
 
 
@@ -221,7 +221,7 @@ def test_a_countdown_file_that_lost_its_metadata_can_still_be_judged(tmp_path):
         ("", "has an empty text in row 0; leave the row out"),
         ([{"role": "user", "content": ""}], "has an empty text in row 0"),
         (None, "has NoneType in row 0; give text"),
-        ([{"role": "user", "content": None}], "content is no text; give text"),
+        ([{"role": "user", "content": None}], "content is not text; give text"),
     ],
 )
 def test_a_prompt_that_cannot_be_read(tmp_path, prompt, message):

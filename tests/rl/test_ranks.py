@@ -1,4 +1,4 @@
-"""Two processes on the CPU, against one."""
+"""Two processes on the CPU, compared with one."""
 
 import json
 
@@ -40,7 +40,7 @@ def assert_equal_weights(one, other):
 
 @pytest.mark.parametrize("name", UPDATES)
 def test_an_update_on_two_ranks_is_that_on_one(found, name):
-    """Moments are a tenth of the gradient; weights would hide a wrong factor, for Adam rescales it."""
+    """The moments are a tenth of the gradient. Weights would hide a wrong factor, because Adam rescales it."""
     alone = found[0][f"{name}, alone"]
     for kind, tolerance in zip(KINDS, (1e-6, 1e-5), strict=True):
         both = [rank[f"{name}, {kind}"] for rank in found]
@@ -136,7 +136,7 @@ def test_a_killed_run_on_two_ranks_continues_to_the_same_numbers(found, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_process_goes_on_from_a_checkpoint_of_two(found, folder, task, kind):
-    """Of the whole policy or of a sharded one, after the last step."""
+    """The checkpoint after the last step may hold a whole policy or one that was sharded."""
     saved = torch.load(folder / kind / "undisturbed" / "checkpoint.pt", weights_only=True)
     policy = build_policy(task.alphabet, hidden_size=32, num_layers=2, feed_forward_size=32, seed=5)
     learner = Learner(TRAIN[kind], policy)
@@ -149,7 +149,7 @@ def test_one_process_goes_on_from_a_checkpoint_of_two(found, folder, task, kind)
 
 
 def test_alone_nothing_travels():
-    ranks, local = Ranks(), lambda: lambda: 1  # which cannot be pickled
+    ranks, local = Ranks(), lambda: lambda: 1  # a lambda cannot be pickled
     assert ranks.gather(local)[0]() == ranks.on_main(local)() == ranks.each(local)() == ranks.main_first(local)() == 1
     assert ranks.is_main
     assert not Ranks(parallel="fsdp").sharded

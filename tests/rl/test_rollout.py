@@ -9,21 +9,21 @@ from rl.rollout import Sampling, check_request
 @pytest.mark.parametrize(
     ("name", "value", "cure"),
     [
-        ("max_new_tokens", 0, "give at least 1"),
-        ("max_new_tokens", 2.5, "give at least 1, an integer"),
-        ("max_new_tokens", True, "give at least 1, an integer"),
-        ("max_new_tokens", "3", "give at least 1, an integer"),
-        ("temperature", float("inf"), "and finite"),
-        ("temperature", None, "give a number"),
+        ("max_new_tokens", 0, "give an integer of at least 1"),
+        ("max_new_tokens", 2.5, "give an integer of at least 1"),
+        ("max_new_tokens", True, "give an integer of at least 1"),
+        ("max_new_tokens", "3", "give an integer of at least 1"),
+        ("temperature", float("inf"), "give a finite number"),
+        ("temperature", None, "give a finite number"),
         ("top_p", float("nan"), "give a number above 0"),
         ("top_p", True, "give a number above 0"),
-        ("stop", (None,), "none of them empty"),
-        ("temperature", -1.0, "give a number of at least 0"),
-        ("temperature", float("nan"), "give a number of at least 0"),
-        ("top_p", 0.0, "give a number above 0 and up to 1"),
-        ("top_p", 1.5, "give a number above 0 and up to 1"),
+        ("stop", (None,), "texts that are not empty"),
+        ("temperature", -1.0, "give a finite number of at least 0"),
+        ("temperature", float("nan"), "give a finite number of at least 0"),
+        ("top_p", 0.0, "give a number above 0 and at most 1"),
+        ("top_p", 1.5, "give a number above 0 and at most 1"),
         ("stop", "</answer>", "give a tuple of texts"),
-        ("stop", ("",), "none of them empty"),
+        ("stop", ("",), "texts that are not empty"),
     ],
 )
 def test_bad_sampling(name, value, cure):
@@ -33,7 +33,7 @@ def test_bad_sampling(name, value, cure):
 
 @pytest.mark.parametrize("group_size", [0, -1, True, 2.5, "2", float("nan"), None])
 def test_bad_group_size(group_size):
-    with pytest.raises(ValueError, match=r"group_size is .*; give at least 1, an integer"):
+    with pytest.raises(ValueError, match=r"group_size is .*; give an integer of at least 1"):
         check_request(["1="], group_size)
 
 

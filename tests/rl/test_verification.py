@@ -71,7 +71,7 @@ def test_what_is_odd_is_not_judged(said, caplog):
         "train/verifier_timeouts": 0.0,
         "train/verifier_odd": 2.0,
     }
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]  # once, with the row
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]  # one warning, which names the row
     assert "row 3, completion 'a'" in caplog.text
 
 
@@ -107,7 +107,7 @@ def _spin():
 
 
 def _stubborn():
-    for _ in range(2):  # it catches whatever it can
+    for _ in range(2):  # this verifier catches every exception
         with contextlib.suppress(BaseException):
             time.sleep(60)
 
@@ -197,7 +197,7 @@ with Preemption() as preemption, Verifier(verify, timeout=2.0, own_process={own_
 @pytest.mark.parametrize("own_process", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_stops_while_its_verifier_hangs(number, own_process):
-    """Both ask; the step is finished once the limit is over."""
+    """Both signals only request a stop, and the step ends once the time limit is over."""
     script = SCRIPT.format(own_process=own_process)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None

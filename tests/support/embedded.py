@@ -1,4 +1,4 @@
-"""A pool whose embeddings give its success rates away, and compiled predictors of it for all tests to share."""
+"""A pool whose embeddings determine its success rates, and compiled predictors that tests share."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 import jaxsel
-from jaxsel.predictors.amortized.predictor import AmortizedState
+from jaxsel.predictors.amortized.state import AmortizedState
 from tests.support.histories import random_history, rollouts
 
 N, DIM, CONTEXT, GROUP = 96, 4, 24, 8
@@ -64,7 +64,7 @@ def compiled(**options: Any) -> Compiled:
 
 
 def padded(prompt_ids, successes, group_size) -> jaxsel.Rollouts:
-    """All batches have one length: an update is compiled once."""
+    """Return a batch of N rows, so that all updates share one compilation."""
     columns = np.zeros((3, N), int)
     columns[0] = -1
     for column, values in zip(columns, (prompt_ids, successes, group_size), strict=True):
@@ -73,20 +73,20 @@ def padded(prompt_ids, successes, group_size) -> jaxsel.Rollouts:
 
 
 def history(steps: int, rate: np.ndarray = RATE, *, seed: int = 0) -> list[jaxsel.Rollouts]:
-    """As many prompts as are kept, of those in SEEN."""
+    """Return batches of CONTEXT prompts from SEEN."""
     rng = np.random.default_rng(seed)
     chosen = [rng.choice(SEEN, CONTEXT, replace=False) for _ in range(steps)]
     return [padded(ids, rng.binomial(GROUP, rate[ids]), np.full(CONTEXT, GROUP)) for ids in chosen]
 
 
 def wild_history(steps: int) -> list[jaxsel.Rollouts]:
-    """With repeated ids, ids outside the pool, and n = 0."""
+    """Return batches with repeated ids, ids outside the pool, and n = 0."""
     columns = random_history(0, num_prompts=N, steps=steps, batch_size=N)
     return [jax.tree.map(lambda column, t=t: column[t], columns) for t in range(steps)]
 
 
 def randomised(weights: Any, scale: float = 0.5) -> tuple[Any, Any]:
-    """A module, or a tree of arrays, with weights that are all different, none of them 0; and these weights."""
+    """Return a module, or a tree of arrays, with distinct weights other than 0, and these weights."""
     rng = np.random.default_rng(1)
     state = nnx.state(weights) if isinstance(weights, nnx.Module) else weights
     state = jax.tree.map(lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype), state)

@@ -1,4 +1,4 @@
-"""A stand-in for vLLM that can fail in every way: what an engine does about it needs no vLLM to be tested."""
+"""A stand-in for vLLM that fails on request, so that tests of an engine's reaction need no vLLM."""
 
 import os
 import time
@@ -8,10 +8,10 @@ from rl.engines._vllm_server import Completion
 
 
 class FakeServer:
-    """Completes every prompt with the token `weights["x"]`; at first it does what `options["trouble"]` says.
+    """Completes every prompt with the first weight of the head as token, after some failures.
 
-    Troubles: raise, die, hang (the process answers no more), slow (every second request is not done in time); each
-    happens as often as `options["times"]` says, counted in a file: a new process does not forget.
+    `options["trouble"]` names the failure: raise, die, hang (the process stops answering), slow (every second request
+    is late) or no start. It happens `options["times"]` times, counted in a file, which a new process reads.
     """
 
     def __init__(self, folder, options):

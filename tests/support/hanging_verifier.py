@@ -5,14 +5,14 @@ import time
 
 
 def verify(text: str, answer: str) -> bool:
-    """Hang on one text."""
+    """Judge a completion, and hang on the text "hang"."""
     if text == "hang":
         time.sleep(60)
     return text == answer
 
 
 def unreliable(text: str, answer: str) -> bool | str:
-    """Fail in the way that the text names; it hangs in compiled code, which no signal interrupts."""
+    """Fail in the way that the text names. The text "hang" hangs in compiled code, which no signal interrupts."""
     if text == "hang":
         return 7 ** (10**8) % 2 == 0
     if text == "die":

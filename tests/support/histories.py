@@ -1,4 +1,4 @@
-"""Rollouts to learn from: random histories, and what hypothesis draws."""
+"""Rollouts for tests: random batches, and a hypothesis strategy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ def rollouts(prompt_ids, successes, group_size) -> Rollouts:
 
 
 def random_history(seed: int, *, num_prompts: int, steps: int, batch_size: int) -> Rollouts:
-    """Vectors of `steps` x `batch_size`: with repeated ids, ids outside the pool, n = 0, and all of s from 0 to n."""
+    """Return batches `[steps, batch_size]` with repeated ids, ids outside the pool, n = 0, and s from 0 to n."""
     rng = np.random.default_rng(seed)
     shape = (steps, batch_size)
     prompt_ids = rng.integers(-1, num_prompts + 1, shape)
@@ -23,7 +23,7 @@ def random_history(seed: int, *, num_prompts: int, steps: int, batch_size: int) 
 
 @st.composite
 def batches(draw: st.DrawFn, *, num_prompts: int, batch_size: int) -> Rollouts:
-    """One step's rollouts, with everything that is allowed in them."""
+    """Draw one step's rollouts, including repeated ids, ids outside the pool and n = 0."""
     rows = st.integers(-1, num_prompts)
     prompt_ids = draw(st.lists(rows, min_size=batch_size, max_size=batch_size))
     group_size = draw(st.lists(st.integers(0, 8), min_size=batch_size, max_size=batch_size))

@@ -11,7 +11,7 @@ Weights = Mapping[Any, Any]
 
 
 def prompt_features(embeddings: ArrayLike) -> np.ndarray:
-    """[N, d + 1]: direction and logarithm of the length, each of mean 0 and variance 1 over the pool."""
+    """Return [N, d + 1]: direction and logarithm of the length, each with mean 0 and variance 1 over the pool."""
     vectors = np.asarray(embeddings, float)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     raw = np.concatenate([vectors / length, np.log(length)], 1)
@@ -19,7 +19,7 @@ def prompt_features(embeddings: ArrayLike) -> np.ndarray:
 
 
 def decoded(decoder: Weights, prompts: ArrayLike, latent: ArrayLike = ()) -> np.ndarray:
-    """[m, 2]: an MLP on [z, e], of every prompt, and a linear path from e around it."""
+    """Return [m, 2]: an MLP of [z, e] per prompt, plus a linear function of e."""
     prompts, latent = np.asarray(prompts, float), np.asarray(latent, float)
     first = _kernel(decoder["prompt"])
     if latent.size:
@@ -32,7 +32,7 @@ def decoded(decoder: Weights, prompts: ArrayLike, latent: ArrayLike = ()) -> np.
 
 
 def encoded(encoder: Weights, prompts: ArrayLike, successes: ArrayLike, group_size: ArrayLike):
-    """Mean and scale of the latent: a Transformer with its norms first, over visits without a position."""
+    """Return mean and scale of the latent: a pre-norm Transformer over visits without positions."""
     prompts, s, n = (np.asarray(column, float) for column in (prompts, successes, group_size))
     tokens = np.concatenate([prompts, np.log((s + 0.5) / (n - s + 0.5))[:, None], np.log(1 + n)[:, None]], 1)
     tokens = _linear(encoder["inputs"], tokens)
@@ -46,7 +46,7 @@ def encoded(encoder: Weights, prompts: ArrayLike, successes: ArrayLike, group_si
 
 
 def beta_shapes(outputs: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Of the decoder's two numbers a prompt: m = sigmoid of the first, c = 2 exp of the second, both bounded."""
+    """Return m = sigmoid of the decoder's first number per prompt and c = 2 exp of the second, both bounded."""
     logit, spread = np.moveaxis(np.asarray(outputs, float), -1, 0)
     concentration = 2 * np.exp(5 * np.tanh(spread / 5))
     return concentration * success_rate(outputs), concentration * special.expit(-8 * np.tanh(logit / 8))
@@ -66,7 +66,7 @@ def log_prob(likelihood: str, outputs: ArrayLike, successes: ArrayLike, group_si
 
 
 def kl_divergence(first: tuple[ArrayLike, ArrayLike], second: tuple[ArrayLike, ArrayLike]) -> float:
-    """KL(first || second) of independent normals, given as means and scales."""
+    """Return KL(first || second) of independent normals, given as means and scales."""
     (m, s), (m0, s0) = (tuple(np.asarray(part, float) for part in gaussian) for gaussian in (first, second))
     return float((np.log(s0 / s) + (s**2 + (m - m0) ** 2) / (2 * s0**2) - 0.5).sum())
 

@@ -1,4 +1,4 @@
-"""A selector that chooses and learns, and meshes of devices that there are not."""
+"""Choices of a selector that observes its batches, and meshes of simulated devices."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from jaxsel import PromptSelector
 
 
 def choices(selector: PromptSelector, steps: int = 3) -> list[list[int]]:
-    """What it selects next, learning on the way."""
+    """Return the next selections of a selector that observes each of them."""
     chosen = []
     for _ in range(steps):
         chosen.append(selector.select(4).tolist())
@@ -17,5 +17,5 @@ def choices(selector: PromptSelector, steps: int = 3) -> list[list[int]]:
 
 
 def mesh_of(size: int) -> jax.sharding.Mesh:
-    """The first devices of those that `conftest` has the CPU pretend to be."""
+    """Return a mesh of the first `size` CPU devices, which `conftest` simulates."""
     return jaxsel.prompts_mesh(jax.devices("cpu")[:size])

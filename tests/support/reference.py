@@ -1,4 +1,4 @@
-"""What jaxsel has to agree with, in float64 NumPy: slow, plain, one prompt and one step at a time."""
+"""Oracles for jaxsel in float64 NumPy: slow and plain, one prompt and one step at a time."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ UNSOLVED, MIXED, SOLVED = 0, 1, 2
 
 
 def merged(prompt_ids, successes, group_size, num_prompts: int) -> dict[int, tuple[int, int]]:
-    """{row: (s, n)} of the prompts that were visited: repeated ids summed up, n = 0 and strange ids left out."""
+    """Return {row: (s, n)} of the visited prompts. Repeated ids are summed; n = 0 and ids outside the pool are
+    dropped."""
     visits: dict[int, tuple[int, int]] = {}
     for row, s, n in zip(prompt_ids, successes, group_size, strict=True):
         if n > 0 and 0 <= row < num_prompts:
@@ -105,7 +106,7 @@ def solve_state(successes: int, group_size: int) -> int:
 def filtered_by_enumeration(
     initial: np.ndarray, transition: np.ndarray, observations: Sequence[int | None]
 ) -> np.ndarray:
-    """P(z_T | observations), by adding up the probabilities of all paths z_1, ..., z_T; T = 0: the initial belief."""
+    """Return P(z_T | observations), the sum over all paths z_1, ..., z_T. For T = 0 it is the initial belief."""
     if not observations:
         return initial
     posterior = np.zeros(3)
@@ -116,13 +117,27 @@ def filtered_by_enumeration(
     return posterior / posterior.sum()
 
 
+def filtered_with_known_transitions(
+    initial: np.ndarray, transition: np.ndarray, history: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the predicted and the filtered beliefs, each [T, 3, m], of recorded solve states [T, m]; -1: no visit."""
+    belief = np.tile(initial[:, None], history.shape[1])
+    predicted, filtered = [], []
+    for seen in history:
+        predicted.append(belief)
+        belief = np.where(seen >= 0, np.eye(3)[:, seen], belief)
+        filtered.append(belief)
+        belief = transition.T @ belief
+    return np.stack(predicted), np.stack(filtered)
+
+
 def largest(scores: np.ndarray, k: int) -> np.ndarray:
-    """The positions of the k largest scores, best first."""
+    """Return the positions of the k largest scores, best first."""
     return np.argsort(-scores, kind="stable")[:k]
 
 
 def inclusion_probabilities(weights: np.ndarray, k: int) -> np.ndarray:
-    """P(i is among k draws without replacement, each in proportion to the weights), over all ordered draws."""
+    """Return P(i is among k draws without replacement in proportion to the weights), over all ordered draws."""
     included = np.zeros(len(weights))
     for draws in itertools.permutations(range(len(weights)), k):
         left, probability = weights.sum(), 1.0
@@ -134,7 +149,7 @@ def inclusion_probabilities(weights: np.ndarray, k: int) -> np.ndarray:
 
 
 def assert_frequency(count: ArrayLike, trials: int, probability: ArrayLike) -> None:
-    """The binomial counts lie within five standard deviations of their mean."""
+    """Check that binomial counts lie within five standard deviations of their mean."""
     probability = np.asarray(probability)
     deviation = np.abs(np.asarray(count) - trials * probability)
     bound = 5 * np.sqrt(trials * probability * (1 - probability)) + 1e-9
@@ -160,9 +175,9 @@ def diversified(
     latest: np.ndarray | Sequence[np.ndarray] = (),
     shortlist: int | None = None,
 ) -> tuple[list[int], float]:
-    """The greedy batch in the order it is taken, and the smallest lead that one of it had over the next best.
+    """Return the greedy batch in the order of choice, and the smallest lead of a chosen prompt over the next best.
 
-    `latest` holds the embeddings of the prompts of the last batches; there may be none.
+    `latest` contains the embeddings of the prompts in the last batches, and may be empty.
     """
     ranked = largest(scores, len(scores))
     left = ranked[: shortlist * batch_size if shortlist else None].tolist()
@@ -181,6 +196,6 @@ def diversified(
 
 
 def cosine_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """1 of a vector of zeros to any other."""
+    """Return the cosine distance, which is 1 for a zero vector."""
     lengths = np.linalg.norm(first) * np.linalg.norm(second)
     return float(1 - first @ second / lengths) if lengths > 0 else 1.0

@@ -1,6 +1,7 @@
-"""A tiny world for the training loop: single digits to copy, a policy of a few thousand weights, and its runs."""
+"""A tiny task for the training loop (copy single digits), a policy of a few thousand weights, and its runs."""
 
 import random
+from dataclasses import replace
 
 import torch
 
@@ -14,17 +15,25 @@ from rl.train import train
 from rl.train_config import TrainConfig
 
 CONFIG = TrainConfig(steps=8, group_size=4, learning_rate=1e-3, probe_every=4, checkpoint_every=3)
+LONG = replace(CONFIG, steps=80, checkpoint_every=5)
 SCRIPT = """
-from dataclasses import replace
+import sys
 from pathlib import Path
 
 import torch
 
+from rl.preemption import PreemptedError
 from tests.support import runs
 
 torch.set_num_threads(1)
-runs.start(runs.TASK, Path({run_dir!r}), replace(runs.CONFIG, steps={steps}, checkpoint_every=5), resume=True)
+while True:
+    try:
+        runs.start(runs.TASK, Path({run_dir!r}), runs.LONG, resume=True)
+        break
+    except PreemptedError as error:
+        print(f"PreemptedError: {{error}}", file=sys.stderr, flush=True)
 """
+"""A script that trains, and that resumes at once whenever a signal stops the run."""
 
 
 def _pool(num_prompts: int, seed: int) -> PromptPool:
@@ -46,11 +55,15 @@ def _verify(completion: str, answer: str) -> Verdict:
 
 
 TASK = Task("copy", "0123456789=", 3, _pool, lambda n: _pool(n, -1), _demonstrations, _verify)
-"""Copy the first digit of the prompt; what follows it does not matter."""
+"""A task: copy the first digit of the prompt. The rest of the completion is ignored."""
 
 
-def selector(method=None, ratio: int | None = 2):
-    return jaxsel.PromptSelector(method or jaxsel.mopps(group_size=4), num_prompts=30, candidate_ratio=ratio)
+# All tests share these methods, because a method keeps its compiled functions.
+MOPPS, DPS, UNIFORM = jaxsel.mopps(group_size=4), jaxsel.dps(), jaxsel.uniform()
+
+
+def selector(method=MOPPS, ratio: int | None = 2):
+    return jaxsel.PromptSelector(method, num_prompts=30, candidate_ratio=ratio)
 
 
 def start(task, run_dir, config=CONFIG, curriculum=None, policy=None, **options):

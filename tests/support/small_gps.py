@@ -1,4 +1,4 @@
-"""GPS on a pool so small that compiling it is all it costs."""
+"""GPS on a pool so small that its compilation is its only cost."""
 
 from typing import Any
 

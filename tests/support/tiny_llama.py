@@ -1,4 +1,4 @@
-"""Another architecture than that of the built-in policy, with a chat template."""
+"""A model of another architecture than the built-in policy, with a chat template."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 
 def tiny_llama(tokenizer: PreTrainedTokenizerBase, **options: Any) -> LlamaForCausalLM:
-    """Random weights, the same every time; the tokenizer's special tokens."""
+    """Return a model with fixed random weights and the tokenizer's special tokens."""
     sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,

@@ -1,4 +1,4 @@
-"""What two processes do for test_ranks.py: one launch runs all cases, for the imports take longer than they do."""
+"""The two processes of test_ranks.py. One launch runs all cases, because imports take longer than the cases."""
 
 import os
 import socket
@@ -19,14 +19,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(rank: int, port: int) -> dict[str, str]:
-    """As torchrun sets it, on a machine without GPUs."""
+    """Set the environment that torchrun sets on a machine without GPUs."""
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     names = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     return os.environ | names | {name: str(value) for name, value in own.items()}
 
 
 def launch(command: list[str], folder: Path, *, timeout: float = 300) -> None:
-    """Runs a command on two ranks; the first that fails, or the time, ends both."""
+    """Run a command on two ranks. The first failure or the timeout ends both."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -48,7 +48,7 @@ def launch(command: list[str], folder: Path, *, timeout: float = 300) -> None:
 
 
 def run_all(folder: Path) -> list[dict[str, Any]]:
-    """What each rank found, by case."""
+    """Return the results of each rank by case."""
     launch([sys.executable, "-c", f"from tests.support.two_ranks import main; main({str(folder)!r})"], folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
@@ -82,7 +82,7 @@ TRAIN["fsdp"] = replace(TRAIN["ddp"], micro_batch_size=5, advantage="gae", kl_we
 
 
 def main(folder: str) -> None:
-    """One rank: every case, the same on both."""
+    """Run every case on one rank. Both ranks run the same cases."""
     torch.set_num_threads(1)
     from rl.ranks import Ranks, join
     from tests.rl import conftest
@@ -104,7 +104,7 @@ def main(folder: str) -> None:
 
 
 def _error(call: Callable[[], Any]) -> str:
-    """What the call raised, with the note that says on which rank."""
+    """Return the error of the call, with the note that names the rank."""
     try:
         call()
     except Exception as error:
@@ -113,7 +113,7 @@ def _error(call: Callable[[], Any]) -> str:
 
 
 def _update(task, ranks, options, rewards) -> dict[str, Any]:
-    """One step, away from the reference and with a value head that says something."""
+    """Run one step with a policy that differs from the reference and with a trained value head."""
     from rl.learner import Learner
     from rl.policy import build_policy
     from tests.rl.test_learner import CONFIG, groups_of, shifted, value_head_of
@@ -155,7 +155,7 @@ def _engine(task, ranks) -> dict[str, Any]:
     from rl.engines.hf import HFEngine
     from rl.policy import build_policy
     from rl.rollout import Sampling
-    from rl.shared import SharedEngine
+    from rl.shared_by_ranks import SharedEngine
 
     asked = []
 
@@ -180,7 +180,8 @@ def _engine(task, ranks) -> dict[str, Any]:
 
 def _selector(ranks) -> dict[str, Any]:
     import jaxsel
-    from rl.shared import SharedSelector
+    from rl.shared_by_ranks import SharedSelector
+    from tests.support.runs import MOPPS
 
     prepared = []
 
@@ -189,7 +190,7 @@ def _selector(ranks) -> dict[str, Any]:
             prepared.append(batch_size)
 
     def make(seed=0):
-        return Preparing(jaxsel.mopps(group_size=4), num_prompts=30, candidate_ratio=2, seed=seed)
+        return Preparing(MOPPS, num_prompts=30, candidate_ratio=2, seed=seed)
 
     selector = SharedSelector(make, ranks)
     selector.prepare(4)
@@ -218,16 +219,16 @@ def _selector(ranks) -> dict[str, Any]:
 
 
 def _train(task, ranks, folder: Path) -> dict[str, Any]:
-    """Five steps, undisturbed and cut at the fourth."""
+    """Run five steps without interruption, and five steps that are interrupted at the fourth."""
     import jaxsel
     from rl.curriculum import DynamicSampling, Selected
     from rl.engines.hf import HFEngine
     from rl.policy import build_policy
     from rl.probe import Probe
     from rl.ranks import whole
-    from rl.shared import SharedSelector
+    from rl.shared_by_ranks import SharedSelector
     from rl.train import train
-    from tests.support.runs import until_killed
+    from tests.support.runs import MOPPS, until_killed
 
     class Recording(SharedSelector):
         chosen: list[int]
@@ -242,8 +243,7 @@ def _train(task, ranks, folder: Path) -> dict[str, Any]:
     def start(run_dir: Path, **more: Any):
         policy = build_policy(task.alphabet, hidden_size=32, num_layers=2, feed_forward_size=32, seed=0)
         sampler = policy.frozen_copy() if ranks.sharded else policy
-        uniform = jaxsel.mopps(group_size=4)
-        selector = Recording(lambda: jaxsel.PromptSelector(uniform, num_prompts=30, candidate_ratio=2), ranks)
+        selector = Recording(lambda: jaxsel.PromptSelector(MOPPS, num_prompts=30, candidate_ratio=2), ranks)
         curriculum = DynamicSampling(selector, 4, max_batches=2) if ranks.sharded else Selected(selector, 4)
         probe = Probe(task, pool, task.held_out(5), num_pool_prompts=10, group_size=2)
         everything = {"task": task, "pool": pool, "policy": policy, "probe": probe, "run_dir": run_dir, "ranks": ranks}

@@ -1,4 +1,4 @@
-"""The checker of the import hook in conftest.py: beartype, with an int wherever a float is asked for (PEP 484)."""
+"""The checker of the import hook in conftest.py: beartype, which accepts an int for a float (PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 

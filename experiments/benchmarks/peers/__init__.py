@@ -1,5 +1,5 @@
-"""The same methods without jaxsel, to be measured beside it: one file a library, one class a method.
+"""The same methods without jaxsel, to compare with: one file per library, one class per method.
 
-For distinct prompts and at least one rollout each; a peer does nothing else: no checks, no random tie-break, no
-counters. `common.Peer` says what all of them can do.
+A peer takes distinct prompts with at least one rollout each. It does nothing else: it has no checks, no random
+tie-break and no counters. `common.Peer` is the interface of all peers.
 """

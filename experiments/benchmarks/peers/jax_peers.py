@@ -1,6 +1,6 @@
-"""What JAX gives without jaxsel: `jax.random.beta`, `lax.top_k` and [3, 3, N] matrices, compiled, the state donated.
+"""Plain JAX without jaxsel: `jax.random.beta`, `lax.top_k` and [3, 3, N] matrices, compiled with a donated state.
 
-TensorFlow Probability's Beta and Dynamax's filter take their places where they can be imported.
+Peers with TensorFlow Probability's Beta and Dynamax's filter take part where these packages can be imported.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.benchmarks.peers.common import DPS_DECAY, MOPPS_DECAY, Peer
 
-# An installed release may be too old for the installed JAX, which shows as any of these.
+# Any of these errors occurs where an installed release is too old for the installed JAX.
 UNUSABLE = (ImportError, AttributeError)
 try:
     from tensorflow_probability.substrates import jax as tfp  # type: ignore[import-not-found]
@@ -25,15 +25,15 @@ except UNUSABLE:
 
 
 class JaxPeer(Peer):
-    """Batches on the device."""
+    """A peer whose batches are on the device."""
 
     def place(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> tuple[Any, Any, int]:
-        """Copies to the device."""
+        """Copy a batch to the device."""
         return *jax.block_until_ready((jnp.asarray(prompt_ids), jnp.asarray(successes))), group_size
 
 
 class JaxMopps(JaxPeer):
-    """`jax.random.beta` and `jax.lax.top_k`."""
+    """MoPPS by `jax.random.beta` and `jax.lax.top_k`."""
 
     beta_draw: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = staticmethod(jax.random.beta)
 
@@ -50,32 +50,32 @@ class JaxMopps(JaxPeer):
         return jax.lax.top_k(-jnp.abs(self.beta_draw(key, alpha, beta) - 0.5), batch_size)[1]
 
     def select(self, batch_size: int) -> jax.Array:
-        """The draws nearest to one half."""
+        """Choose the prompts whose draws are nearest to one half."""
         self.key, key = jax.random.split(self.key)
         return self._select(key, self.alpha, self.beta, batch_size).block_until_ready()
 
     def observe(self, prompt_ids: Any, successes: Any, group_size: int) -> None:
-        """Discounts the visited prompts and adds their counts."""
+        """Discount the visited prompts and add their counts."""
         self.alpha, self.beta = jax.block_until_ready(
             self._observe(self.alpha, self.beta, prompt_ids, successes, group_size)
         )
 
     def predict(self) -> jax.Array:
-        """Posterior means."""
+        """Return posterior means."""
         return self._mean(self.alpha, self.beta).block_until_ready()
 
 
 class TfpMopps(JaxMopps):
-    """The same with TensorFlow Probability's draws."""
+    """MoPPS with TensorFlow Probability's draws."""
 
     @staticmethod
     def beta_draw(key, alpha, beta):
-        """One draw a prompt."""
+        """Draw once per prompt."""
         return tfp.distributions.Beta(alpha, beta).sample(seed=key)  # type: ignore[union-attr]
 
 
 class JaxDps(JaxPeer):
-    """The recursion as one writes it down: normalised matrices [3, 3, N] and an einsum, faster than a sum."""
+    """DPS as its formulas are written: normalised matrices [3, 3, N] and an einsum, which is faster than a sum."""
 
     fused = True
 
@@ -100,21 +100,21 @@ class JaxDps(JaxPeer):
         return filtered, jnp.einsum("in,ijn->jn", filtered, _normalised(counts))
 
     def select(self, batch_size: int) -> jax.Array:
-        """The largest predicted P(mixed)."""
+        """Choose the prompts with the largest predicted P(mixed)."""
         return self._select(self.predicted, batch_size).block_until_ready()
 
     def observe(self, prompt_ids: Any, successes: Any, group_size: int) -> None:
-        """One step of everybody's clock; the prediction of the next group comes with it."""
+        """Advance every prompt by one step, and predict its next group."""
         state = self._observe(self.counts, self.filtered, self.predicted, prompt_ids, successes, group_size)
         self.counts, self.filtered, self.predicted = jax.block_until_ready(state)
 
     def predict(self) -> jax.Array:
-        """What the last observation left; no work."""
+        """Return the prediction that the last observation left; this takes no work."""
         return self.predicted
 
 
 class DynamaxDps(JaxDps):
-    """The same with Dynamax's filter, over two steps of time so that it predicts, and mapped over the pool."""
+    """DPS with Dynamax's filter, mapped over the pool; it runs over two steps, so that it predicts the second."""
 
     def _filter(self, predicted, counts, ids, observed):
         seen = jnp.zeros_like(predicted).at[:, ids].set(jnp.where(observed > 0, 0.0, -1e9))

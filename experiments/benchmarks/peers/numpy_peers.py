@@ -1,4 +1,4 @@
-"""NumPy on whole arrays, one thread."""
+"""Methods in NumPy on whole arrays, with one thread."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from experiments.benchmarks.peers.common import BAND, DPS_DECAY, MOPPS_DECAY, Pe
 
 
 class NumpyMopps(Peer):
-    """`Generator.beta` of the whole pool and an argpartition."""
+    """MoPPS by `Generator.beta` over the whole pool and an argpartition."""
 
     def __init__(self, num_prompts: int, seed: int):
         super().__init__(num_prompts, seed)
@@ -15,37 +15,37 @@ class NumpyMopps(Peer):
         self.beta = np.ones(num_prompts, np.float32)
 
     def draw(self) -> np.ndarray:
-        """One draw of the posterior a prompt."""
+        """Draw once per prompt from the posterior."""
         return self.rng.beta(self.alpha, self.beta)
 
     def select(self, batch_size: int) -> np.ndarray:
-        """The draws nearest to one half."""
+        """Choose the prompts whose draws are nearest to one half."""
         return _argmax_many(-np.abs(self.draw() - 0.5), batch_size)
 
     def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
-        """Discounts the visited prompts and adds their counts."""
+        """Discount the visited prompts and add their counts."""
         d, ids = MOPPS_DECAY, prompt_ids
         self.alpha[ids] = d * self.alpha[ids] + (1 - d) + successes
         self.beta[ids] = d * self.beta[ids] + (1 - d) + group_size - successes
 
     def predict(self) -> np.ndarray:
-        """Posterior means."""
+        """Return posterior means."""
         return self.alpha / (self.alpha + self.beta)
 
 
 class NumpyUniform(NumpyMopps):
-    """`Generator.choice` without replacement, which does not look at the pool; the posterior is kept all the same."""
+    """Uniform choice by `Generator.choice` without replacement; the posterior is updated but not used."""
 
     def select(self, batch_size: int) -> np.ndarray:
-        """Random prompts."""
+        """Choose random prompts."""
         return self.rng.choice(self.num_prompts, batch_size, replace=False, shuffle=False)
 
 
 class NumpyThreshold(NumpyMopps):
-    """Random ones of those whose draw lies in the band."""
+    """Random choice among the prompts whose draw lies in the band."""
 
     def select(self, batch_size: int) -> np.ndarray:
-        """Random ones in the band, or the nearest to its middle when they are too few."""
+        """Choose random prompts in the band, or the prompts nearest to its middle when too few lie in it."""
         draw = self.draw()
         inside = np.flatnonzero((draw >= BAND[0]) & (draw <= BAND[1]))
         if len(inside) >= batch_size:
@@ -54,7 +54,7 @@ class NumpyThreshold(NumpyMopps):
 
 
 class NumpyDps(Peer):
-    """The recursion on whole arrays, float32, prompts on the fastest axis, in place where it can be."""
+    """DPS on whole float32 arrays with prompts on the last axis, in place where possible."""
 
     fused = True
 
@@ -66,11 +66,11 @@ class NumpyDps(Peer):
         self.weight = np.empty_like(self.filtered)
 
     def select(self, batch_size: int) -> np.ndarray:
-        """The largest predicted P(mixed)."""
+        """Choose the prompts with the largest predicted P(mixed)."""
         return _argmax_many(self.predicted[1], batch_size)
 
     def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
-        """One step of everybody's clock; the prediction of the next group comes with it."""
+        """Advance every prompt by one step, and predict its next group."""
         state = solve_state(successes, group_size)
         rows = self.counts[:, :, prompt_ids]
         into = np.take_along_axis(rows, state[None, None], axis=1)[:, 0]
@@ -85,7 +85,7 @@ class NumpyDps(Peer):
         np.einsum("in,ijn->jn", self.weight, self.counts, out=self.predicted)
 
     def predict(self) -> np.ndarray:
-        """What the last observation left; no work."""
+        """Return the prediction that the last observation left; this takes no work."""
         return self.predicted
 
 

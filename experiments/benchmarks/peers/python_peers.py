@@ -1,4 +1,4 @@
-"""Python loops over prompts, in the manner of the released code of MoPPS and DPS, and of a trainer's task sampler."""
+"""Python loops over prompts, as in the released code of MoPPS and DPS and in the task samplers of trainers."""
 
 import heapq
 import random
@@ -9,7 +9,7 @@ from experiments.benchmarks.peers.common import BAND, DPS_DECAY, MOPPS_DECAY, Pe
 
 
 class DictionaryMopps(Peer):
-    """A dictionary of posteriors and a Python loop over the pool."""
+    """MoPPS with a dictionary of posteriors and a Python loop over the pool."""
 
     def __init__(self, num_prompts: int, seed: int):
         super().__init__(num_prompts, seed)
@@ -17,26 +17,26 @@ class DictionaryMopps(Peer):
         self.posterior = dict.fromkeys(range(num_prompts), (1.0, 1.0))
 
     def select(self, batch_size: int) -> np.ndarray:
-        """The draws nearest to one half."""
+        """Choose the prompts whose draws are nearest to one half."""
         distance = {
             prompt: abs(self.rng.betavariate(alpha, beta) - 0.5) for prompt, (alpha, beta) in self.posterior.items()
         }
         return np.array(heapq.nsmallest(batch_size, distance, key=distance.__getitem__))
 
     def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
-        """Discounts the visited prompts and adds their counts."""
+        """Discount the visited prompts and add their counts."""
         d = MOPPS_DECAY
         for prompt, s in zip(prompt_ids.tolist(), successes.tolist(), strict=True):
             alpha, beta = self.posterior[prompt]
             self.posterior[prompt] = (d * alpha + (1 - d) + s, d * beta + (1 - d) + group_size - s)
 
     def predict(self) -> list[float]:
-        """Posterior means."""
+        """Return posterior means."""
         return [alpha / (alpha + beta) for alpha, beta in self.posterior.values()]
 
 
 class DictionaryDps(Peer):
-    """A dictionary of beliefs and transition counts, and a Python loop over the pool."""
+    """DPS with a dictionary of beliefs and transition counts, and a Python loop over the pool."""
 
     fused = True
 
@@ -47,11 +47,11 @@ class DictionaryDps(Peer):
         self.predicted = {prompt: [1 / 3] * 3 for prompt in range(num_prompts)}
 
     def select(self, batch_size: int) -> np.ndarray:
-        """The largest predicted P(mixed)."""
+        """Choose the prompts with the largest predicted P(mixed)."""
         return np.array(heapq.nlargest(batch_size, self.predicted, key=lambda prompt: self.predicted[prompt][1]))
 
     def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
-        """One step of everybody's clock; the prediction of the next group comes with it."""
+        """Advance every prompt by one step, and predict its next group."""
         states = solve_state(successes, group_size).tolist()
         observed = dict(zip(prompt_ids.tolist(), states, strict=True))
         for prompt, counts in self.counts.items():
@@ -74,15 +74,15 @@ class DictionaryDps(Peer):
             self.predicted[prompt] = [sum(weight[i] * counts[i][j] for i in range(3)) for j in range(3)]
 
     def predict(self) -> dict[int, list[float]]:
-        """What the last observation left; no work."""
+        """Return the prediction that the last observation left; this takes no work."""
         return self.predicted
 
 
 class ListSampler(Peer):
-    """A task at a time, weighted by the last success rate: every draw walks a list as long as the pool.
+    """One weighted draw per prompt, each over a list as long as the pool.
 
-    The weights stand in the place of threshold's band. As in the trainers that do this, a batch can hold a prompt
-    twice.
+    A prompt's weight depends on its last success rate, in place of threshold's band. As in the trainers that do this, a
+    batch can contain a prompt twice.
     """
 
     INSIDE, OUTSIDE = 1.0, 0.1
@@ -94,22 +94,22 @@ class ListSampler(Peer):
         self.success_rate: dict[int, float] = {}
 
     def weight(self, prompt: int) -> float:
-        """Of a prompt in a draw; unseen prompts count as in the band."""
+        """Return a prompt's weight in a draw; unseen prompts count as prompts in the band."""
         rate = self.success_rate.get(prompt)
         return self.INSIDE if rate is None or BAND[0] <= rate <= BAND[1] else self.OUTSIDE
 
     def draw(self) -> int:
-        """One prompt."""
+        """Draw one prompt."""
         return self.rng.choices(self.prompts, weights=[self.weight(prompt) for prompt in self.prompts])[0]
 
     def select(self, batch_size: int) -> np.ndarray:
-        """Draws as many."""
+        """Draw `batch_size` prompts, one after the other."""
         return np.array([self.draw() for _ in range(batch_size)])
 
     def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
-        """Keeps the last success rate."""
+        """Keep the last success rate of every prompt in the batch."""
         self.success_rate.update(zip(prompt_ids.tolist(), (successes / group_size).tolist(), strict=True))
 
     def predict(self) -> list[float]:
-        """The last success rates, one half where there is none."""
+        """Return the last success rates, one half for unseen prompts."""
         return [self.success_rate.get(prompt, 0.5) for prompt in self.prompts]

@@ -1,4 +1,4 @@
-"""Torch on whole tensors, on one thread or on all, whichever is faster."""
+"""Methods in torch on whole tensors, with one thread or all threads, whichever is faster."""
 
 import os
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from experiments.benchmarks.peers.common import DPS_DECAY, MOPPS_DECAY, Peer
 
 
 def has_gpu() -> bool:
-    """Whether torch sees one."""
+    """Return whether torch sees a GPU."""
     return torch.cuda.is_available()
 
 
 class TorchPeer(Peer):
-    """Batches and state on one device."""
+    """A peer whose batches and state are on one device."""
 
     def __init__(self, num_prompts: int, seed: int, device: str = "cpu"):
         super().__init__(num_prompts, seed)
@@ -25,12 +25,12 @@ class TorchPeer(Peer):
         torch.manual_seed(seed)
 
     def place(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> tuple[Any, Any, int]:
-        """Copies to the device."""
+        """Copy a batch to the device."""
         ids = torch.from_numpy(prompt_ids.astype(np.int64))
         return ids.to(self.device), torch.from_numpy(successes).to(self.device), group_size
 
     def tune(self, step: Callable[[], object]) -> None:
-        """Sets the number of threads, of this process: small tensors and busy machines are better off with one."""
+        """Set the number of threads of this process; one thread suits small tensors and busy machines."""
         times = {}
         for threads in (1, os.cpu_count() or 1):
             torch.set_num_threads(threads)
@@ -38,14 +38,14 @@ class TorchPeer(Peer):
         torch.set_num_threads(min(times, key=times.__getitem__))
 
     def wait(self, result: Any = None) -> Any:
-        """Returns when a GPU has done its work."""
+        """Wait for the GPU, and return the result."""
         if self.device != "cpu":
             torch.cuda.synchronize()
         return result
 
 
 class TorchMopps(TorchPeer):
-    """`torch.distributions.Beta` and `topk`."""
+    """MoPPS by `torch.distributions.Beta` and `topk`."""
 
     def __init__(self, num_prompts: int, seed: int, device: str = "cpu"):
         super().__init__(num_prompts, seed, device)
@@ -53,24 +53,24 @@ class TorchMopps(TorchPeer):
         self.beta = torch.ones(num_prompts, device=device)
 
     def select(self, batch_size: int) -> torch.Tensor:
-        """The draws nearest to one half."""
+        """Choose the prompts whose draws are nearest to one half."""
         draw = torch.distributions.Beta(self.alpha, self.beta, validate_args=False).sample()
         return self.wait((draw - 0.5).abs().neg().topk(batch_size).indices)
 
     def observe(self, prompt_ids: torch.Tensor, successes: torch.Tensor, group_size: int) -> None:
-        """Discounts the visited prompts and adds their counts."""
+        """Discount the visited prompts and add their counts."""
         d, ids = MOPPS_DECAY, prompt_ids
         self.alpha[ids] = d * self.alpha[ids] + (1 - d) + successes
         self.beta[ids] = d * self.beta[ids] + (1 - d) + group_size - successes
         self.wait()
 
     def predict(self) -> torch.Tensor:
-        """Posterior means."""
+        """Return posterior means."""
         return self.wait(self.alpha / (self.alpha + self.beta))
 
 
 class TorchDps(TorchPeer):
-    """The recursion on whole tensors, prompts on the fastest axis, in place where it can be."""
+    """DPS on whole tensors with prompts on the last axis, in place where possible."""
 
     fused = True
 
@@ -83,11 +83,11 @@ class TorchDps(TorchPeer):
         self.identity = torch.eye(3, device=device)
 
     def select(self, batch_size: int) -> torch.Tensor:
-        """The largest predicted P(mixed)."""
+        """Choose the prompts with the largest predicted P(mixed)."""
         return self.wait(self.predicted[1].topk(batch_size).indices)
 
     def observe(self, prompt_ids: torch.Tensor, successes: torch.Tensor, group_size: int) -> None:
-        """One step of everybody's clock; the prediction of the next group comes with it."""
+        """Advance every prompt by one step, and predict its next group."""
         state = 1 + (successes == group_size).long() - (successes == 0).long()
         rows, observed = self.counts[:, :, prompt_ids], self.identity[:, state]
         joint = self.filtered[:, None, prompt_ids] * rows / rows.sum(1, keepdim=True) * observed
@@ -103,5 +103,5 @@ class TorchDps(TorchPeer):
         self.wait()
 
     def predict(self) -> torch.Tensor:
-        """What the last observation left; no work."""
+        """Return the prediction that the last observation left; this takes no work."""
         return self.predicted

@@ -1,4 +1,4 @@
-"""Where parameters may lie, and the free numbers, logits and logs, that stand for them in an optimiser."""
+"""Domains of parameters, and the unbounded numbers (logits and logs) that represent a parameter in an optimiser."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_EDGE = 0.01  # a start at the end of its interval is moved in by so much: from there no gradient leads away
+_EDGE = 0.01  # distance by which a start at the end of its interval moves inside: at the end the gradient vanishes
 
 
 class Domain(NamedTuple):
-    """Where a parameter may lie, and the free numbers that stand for it.
+    """The values that a parameter may have, and their representation by unbounded numbers.
 
     Attributes:
-        freed: the parameter, inside of its domain, as free numbers.
-        bound: free numbers as the parameter.
-        inside: a value set by hand, in the scale of the domain.
+        freed: Function from a parameter in its domain to unbounded numbers.
+        bound: Function from unbounded numbers to the parameter; the inverse of `freed`.
+        inside: Function that scales a start value into the domain, for example to a sum of 1.
     """
 
     freed: Callable[[Any], Any]
@@ -30,10 +30,10 @@ def _logit(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 UNIT = Domain(_logit, jax.nn.sigmoid)
-"""Between 0 and 1."""
+"""Numbers between 0 and 1."""
 
 POSITIVE = Domain(lambda x: jnp.log(jnp.maximum(x, _EDGE)), jnp.exp)
-"""Above 0."""
+"""Numbers above 0."""
 
 SIMPLEX = Domain(
     lambda x: jnp.log(jnp.maximum(x[:-1], _EDGE)) - jnp.log(jnp.maximum(x[-1:], _EDGE)),
@@ -49,4 +49,4 @@ DOMAINS: Mapping[str, Domain] = {
     "prior_counts": POSITIVE,
     "initial_belief": SIMPLEX,
 }
-"""Of the parameters of the predictors here, by name."""
+"""The domains of this package's predictor parameters, by name."""

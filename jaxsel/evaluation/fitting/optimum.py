@@ -1,4 +1,4 @@
-"""Where a function of few numbers is smallest, and how sure that is. Derivatives go forwards, through any scan."""
+"""The minimum of a function of few numbers, and its covariance. All derivatives use forward mode, through any scan."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-_SLOPE = 1e-4  # of the mean score, on the free scale: float32 tells no smaller ones from 0
+_SLOPE = 1e-4  # gradient norm of the mean score on the unbounded scale: float32 does not resolve smaller ones
 
 
 def _forwards(function: Callable[[Float[Array, " k"]], Float[Array, ""]]) -> Callable[..., Float[Array, ""]]:
-    """The same function, with a gradient computed forwards for those who ask for it backwards."""
+    """Return the same function with a reverse-mode gradient that is computed in forward mode."""
     derived = jax.custom_vjp(function)
 
     def ahead(x: Float[Array, " k"]) -> tuple[Float[Array, ""], Float[Array, " k"]]:
@@ -25,8 +25,8 @@ def _forwards(function: Callable[[Float[Array, " k"]], Float[Array, ""]]) -> Cal
 def minimised(
     loss: Callable[[Float[Array, " k"]], Float[Array, ""]], start: Float[Array, " k"], max_steps: int
 ) -> tuple[Float[Array, " k"], Int[Array, ""], Array]:
-    """Where the loss is smallest, the steps that took, and whether it went down no further."""
-    import optax  # here, not above: `import jaxsel` would wait for it
+    """Minimise the loss by L-BFGS. Return the minimum, the number of steps and whether the optimiser converged."""
+    import optax  # here, not at the top: it would slow down `import jaxsel`
 
     loss, optimizer = _forwards(loss), optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
@@ -46,6 +46,6 @@ def minimised(
 
 
 def sandwich(curvature: Float[Array, "k k"], by_prompt: Float[Array, "p k"], prior: float) -> Float[Array, "k k"]:
-    """H^-1 (sum_i g_i g_i' + prior) H^-1, see `jaxsel.fitting`."""
+    """Return H^-1 (sum_i g_i g_i' + prior) H^-1, the covariance in the docstring of `jaxsel.evaluation.fitting.fit`."""
     bread = jnp.linalg.inv(curvature)
     return bread @ (by_prompt.T @ by_prompt + prior * jnp.eye(len(bread))) @ bread

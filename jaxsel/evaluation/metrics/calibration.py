@@ -1,4 +1,4 @@
-"""Whether predicted probabilities and posteriors mean what they say."""
+"""Calibration: whether predicted probabilities and posteriors agree with observed frequencies."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,17 +14,17 @@ from jaxsel.numerics.beta_binomial import cdf, spread_of
 from jaxsel.numerics.weighted import AnyArray, Weights, bin_sums, counted, mean, mid_ranks, ratio, root
 
 _LEVELS = (0.5, 0.8, 0.9, 0.95)
-_SMALLEST_SPREAD, _LARGEST_SPREAD = 1e-4, 1 - 1e-4  # between which the incomplete Beta function is precise in float32
+_SMALLEST_SPREAD, _LARGEST_SPREAD = 1e-4, 1 - 1e-4  # in between, the incomplete Beta function is precise in float32
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram: one entry a bin of the predicted probability, NaN where it is empty.
+    """The table of a reliability diagram, one entry per bin of the predicted probability. Empty bins are NaN.
 
     Attributes:
-        prediction: the mean of what was predicted.
-        outcome: the share of what came; of a calibrated prediction the same.
-        size: rows, or their weight.
-        standard_error: of `outcome`, from its variance within the bin.
+        prediction: Mean predicted probability in the bin.
+        outcome: Share of rows in which the event occurred. For calibrated predictions it estimates `prediction`.
+        size: Total weight of the rows in the bin, without weights their number.
+        standard_error: Standard error of `outcome`, from its variance within the bin.
     """
 
     prediction: Float[Array, " k"]
@@ -34,12 +34,12 @@ class Reliability(NamedTuple):
 
 
 class Uniformity(NamedTuple):
-    """How far values are from uniform on [0, 1].
+    """The deviation of values from the uniform distribution on [0, 1].
 
     Attributes:
-        shares: a histogram with bins of equal width, which sums to 1.
-        distance: the largest distance of the two distribution functions (Kolmogorov's). Of m uniform values it is
-            about 0.87 / sqrt(m), and above 1.36 / sqrt(m) in one case of twenty.
+        shares: Histogram with bins of equal width, which sums to 1.
+        distance: Kolmogorov distance, the largest difference between the two distribution functions. For m uniform
+            values it is about 0.87 / sqrt(m), and above 1.36 / sqrt(m) in one case out of twenty.
     """
 
     shares: Float[Array, " k"]
@@ -54,18 +54,18 @@ def reliability(
     binning: str = "width",
     weights: Weights = None,
 ) -> Reliability:
-    """Compares probabilities of an event, above all of a mixed group, with whether it came.
+    """Compare predicted probabilities of an event, for example of a mixed group, with how often the event occurred.
 
     Args:
-        probability: predicted, in [0, 1].
-        outcome: 0 or 1.
-        num_bins: k.
-        binning: "width": bins of equal width. "mass": as many rows in each, as far as equal predictions, which stay
-            together, let them.
-        weights: of the rows.
+        probability: Predicted probabilities, in [0, 1].
+        outcome: 1 where the event occurred, otherwise 0.
+        num_bins: k, the number of bins.
+        binning: "width": bins of equal width. "mass": bins with the same number of rows, as far as possible: equal
+            predictions are always in one bin.
+        weights: Weights of the rows.
 
     Raises:
-        ValueError: a `num_bins` below 1, an unknown `binning`, or lengths that differ.
+        ValueError: `num_bins` is below 1, `binning` is unknown, or the lengths differ.
     """
     _validate.positive_integer(num_bins=num_bins)
     _validate.one_of(("width", "mass"), binning=binning)
@@ -86,7 +86,10 @@ def expected_calibration_error(
     binning: str = "width",
     weights: Weights = None,
 ) -> Float[Array, ""]:
-    """The mean over the rows of |predicted - observed| of their bin, see `reliability`; never 0 for want of rows."""
+    """Return the mean over rows of |predicted - observed| in the row's bin, see `reliability`; NaN without rows.
+
+    It is biased upwards: with finitely many rows it is above 0 even for calibrated predictions.
+    """
     gap, count = _gaps(reliability(probability, outcome, num_bins=num_bins, binning=binning, weights=weights))
     return ratio(jnp.sum(gap * count), jnp.sum(count))
 
@@ -99,14 +102,14 @@ def maximum_calibration_error(
     binning: str = "width",
     weights: Weights = None,
 ) -> Float[Array, ""]:
-    """The largest |predicted - observed| of a bin, see `reliability`: most often of a bin of few rows."""
+    """Return the largest |predicted - observed| of all bins, see `reliability`. Bins of few rows often dominate it."""
     gap, count = _gaps(reliability(probability, outcome, num_bins=num_bins, binning=binning, weights=weights))
     return jnp.where(jnp.any(count > 0), jnp.max(gap), jnp.nan)
 
 
 def _gaps(table: Reliability) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
     some = table.size > 0
-    # an empty bin has no gap; a NaN of a bin with rows stays
+    # an empty bin has the gap 0; NaN in a bin with rows stays NaN
     gap = jnp.where(some, table.prediction, 0) - jnp.where(some, table.outcome, 0)
     return jnp.abs(gap), table.size
 
@@ -117,10 +120,11 @@ def randomised_pit(
     successes: Int[AnyArray, " m"],
     group_size: Int[AnyArray, " m"],
 ) -> Float[Array, " m"]:
-    r"""The probability integral transform of each count: u = F(s - 1) + v (F(s) - F(s - 1)), v uniform.
+    r"""Return the probability integral transform of each count: u = F(s - 1) + v (F(s) - F(s - 1)), v uniform.
 
-    F is the Beta-Binomial of the prediction, as in `beta_binomial_log_score`; of a calibrated prediction u is uniform
-    ("Predictive Model Assessment for Count Data", Czado, Gneiting and Held 2009). NaN where n = 0: weigh it 0.
+    F is the Beta-Binomial distribution function of the prediction, as in `beta_binomial_log_score`. For calibrated
+    predictions u is uniform ("Predictive Model Assessment for Count Data", Czado, Gneiting and Held 2009). It is NaN
+    where n = 0: give such rows the weight 0.
     """
     below, up_to = _pit_bounds(prediction, successes, group_size)
     u = below + jax.random.uniform(key, below.shape) * (up_to - below)
@@ -128,10 +132,10 @@ def randomised_pit(
 
 
 def rate_pit(prediction: Prediction, success_rate: Float[AnyArray, " m"]) -> Float[Array, " m"]:
-    """The posterior's P(p <= true success rate), where that is known, as in a simulation: uniform if calibrated.
+    """Return the posterior's P(p <= true success rate), for simulations. It is uniform for calibrated predictions.
 
-    The posterior is the Beta of the predicted mean and variance, with a standard deviation of at least a hundredth of
-    sqrt(mean (1 - mean)), which is as narrow as float32 resolves.
+    The posterior is the Beta distribution with the predicted mean and variance. Its standard deviation is at least a
+    hundredth of sqrt(mean (1 - mean)), because float32 resolves no narrower posterior.
     """
     columns = {"rate": prediction.success_rate, "variance": prediction.variance}
     _, rate, variance, truth = counted(None, **columns, success_rate=success_rate)
@@ -141,12 +145,13 @@ def rate_pit(prediction: Prediction, success_rate: Float[AnyArray, " m"]) -> Flo
 
 
 def uniformity(pit: Float[AnyArray, " m"], *, num_bins: int = 10, weights: Weights = None) -> Uniformity:
-    """Summarises what `randomised_pit` or `rate_pit` gave.
+    """Summarise the values of `randomised_pit` or `rate_pit`.
 
-    A histogram like a U says that posteriors are too narrow, like a hill too wide, and a slope that they are biased.
+    A U-shaped histogram means that the posteriors are too narrow, a hill that they are too wide, and a slope that they
+    are biased.
 
     Raises:
-        ValueError: a `num_bins` below 1, or lengths that differ.
+        ValueError: `num_bins` is below 1, or the lengths differ.
     """
     _validate.positive_integer(num_bins=num_bins)
     w, u = counted(weights, pit=pit)
@@ -168,21 +173,21 @@ def success_coverage(
     *,
     weights: Weights = None,
 ) -> Float[Array, " levels"]:
-    """How often the central predictive interval of each level holds the number of successes, where n > 0.
+    """Return how often the central predictive interval of each level contains the number of successes, for n > 0.
 
-    A count rarely has an interval of exactly a given probability, so a success at its border is counted in part: by
-    the share of [F(s - 1), F(s)] that lies between the tails. In this way the coverage of a calibrated prediction is
-    the level itself, for groups of any size, and no random number is needed.
+    A discrete count rarely has an interval of exactly a given probability. A count at the end of an interval therefore
+    counts in part: by the share of [F(s - 1), F(s)] that lies between the tails. The coverage of a calibrated
+    prediction is then the level itself, for any group size and without random numbers.
 
     Args:
-        prediction: its mean and variance, read as in `beta_binomial_log_score`.
-        successes: s, of fresh rollouts.
-        group_size: n.
-        levels: between 0 and 1.
-        weights: of the rows.
+        prediction: Predictions, whose mean and variance define F as in `beta_binomial_log_score`.
+        successes: s, the successes of fresh rollouts.
+        group_size: n, the number of fresh rollouts.
+        levels: Nominal levels between 0 and 1.
+        weights: Weights of the rows.
 
     Raises:
-        ValueError: a level out of its range, or lengths that differ.
+        ValueError: A level is out of its range, or the lengths differ.
     """
     w, s, n = counted(weights, successes=successes, group_size=group_size)
     below, up_to = _pit_bounds(prediction, s, n)
@@ -196,16 +201,16 @@ def rate_coverage(
     *,
     weights: Weights = None,
 ) -> Float[Array, " levels"]:
-    """How often the central posterior interval of each level holds the true success rate, where that is known.
+    """Return how often the central posterior interval of each level contains the true success rate, for simulations.
 
     Args:
-        prediction: its mean and variance, read as in `rate_pit`.
-        success_rate: the truth of a simulation. Shares of successes are no such truth: see `success_coverage`.
-        levels: between 0 and 1.
-        weights: of the rows.
+        prediction: Predictions, whose mean and variance define the posterior as in `rate_pit`.
+        success_rate: True success rates of a simulation. For shares of successes use `success_coverage`.
+        levels: Nominal levels between 0 and 1.
+        weights: Weights of the rows.
 
     Raises:
-        ValueError: a level out of its range, or lengths that differ.
+        ValueError: A level is out of its range, or the lengths differ.
     """
     w, u = counted(weights, success_rate=rate_pit(prediction, success_rate))
     return _coverage(u, u, levels, w)

@@ -1,4 +1,4 @@
-"""Correlations of predicted and observed success rates, and the ceilings that finite groups of rollouts put on them."""
+"""Correlations of predicted and observed success rates, and their ceilings, which finite groups of rollouts impose."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ from jaxsel.numerics.weighted import AnyArray, Weights, counted, mean, mid_ranks
 
 
 def pearson(x: Float[AnyArray, " m"], y: Float[AnyArray, " m"], *, weights: Weights = None) -> Float[Array, ""]:
-    """The linear correlation; NaN when one of the two is constant."""
+    """Return the linear correlation, or NaN if one of the two vectors is constant."""
     w, x, y = counted(weights, x=x, y=y)
 
     def deviations(values: Float[Array, " m"]) -> Float[Array, " m"]:
-        # relative to one of them, so that the deviations of a constant are exactly 0
+        # subtracting one of the values first makes the deviations of a constant exactly 0
         some = jax.lax.stop_gradient(jnp.max(jnp.where(w > 0, values, -jnp.inf), initial=-jnp.inf))
         values = jnp.where(w > 0, values - some, 0)
         return values - mean(values, w)
@@ -24,27 +24,33 @@ def pearson(x: Float[AnyArray, " m"], y: Float[AnyArray, " m"], *, weights: Weig
     dx, dy = deviations(x), deviations(y)
     xx, yy = jnp.sum(w * dx * dx), jnp.sum(w * dy * dy)
     varied = (xx > 0) & (yy > 0)
-    # two roots: the product of the sums would overflow
+    # two roots, because the product of the sums could overflow
     norm = jnp.sqrt(jnp.where(varied, xx, 1)) * jnp.sqrt(jnp.where(varied, yy, 1))
     return jnp.where(varied, jnp.sum(w * dx * dy) / norm, jnp.nan)
 
 
 def spearman(x: Float[AnyArray, " m"], y: Float[AnyArray, " m"], *, weights: Weights = None) -> Float[Array, ""]:
-    """The rank correlation, ties at their mean rank; NaN when one of the two is constant."""
+    """Return the rank correlation, with ties at their mean rank, or NaN if one of the two vectors is constant."""
     w, x, y = counted(weights, x=x, y=y)
     return pearson(mid_ranks(x, w), mid_ranks(y, w), weights=w)
 
 
 class _Rates(NamedTuple):
-    """What groups of rollouts say of the true success rates of their prompts."""
+    """Moments of the observed shares s / n and of the true success rates p.
+
+    Attributes:
+        mean: Mean of s / n, which estimates the mean of p.
+        variance: Variance of s / n.
+        signal: Estimated variance of p, which is a part of `variance`.
+    """
 
     mean: Float[Array, ""]
-    variance: Float[Array, ""]  # of s / n
-    signal: Float[Array, ""]  # the part of it that is the variance of p
+    variance: Float[Array, ""]
+    signal: Float[Array, ""]
 
 
 def _rates(s: Int[Array, " m"], n: Int[Array, " m"], w: Float[Array, " m"]) -> _Rates:
-    """Of rows with n > 1; the others have weight 0."""
+    """Return the moments of the rows with n > 1. All other rows must have the weight 0."""
     size = jnp.maximum(n, 2).astype(jnp.float32)
     share = jnp.where(w > 0, s / size, 0)
     average = mean(share, w)
@@ -55,12 +61,12 @@ def _rates(s: Int[Array, " m"], n: Int[Array, " m"], w: Float[Array, " m"]) -> _
 def pearson_ceiling(
     successes: Int[AnyArray, " m"], group_size: Int[AnyArray, " m"], *, weights: Weights = None
 ) -> Float[Array, ""]:
-    r"""The correlation with s / n of someone who knows the true success rates p: sqrt(var(p) / var(s / n)).
+    r"""Return the correlation of the true success rates p with s / n: sqrt(var(p) / var(s / n)).
 
-    By moments: var(p) = var(s / n) - E[p (1 - p) / n], and s (n - s) / (n^2 (n - 1)) is an unbiased estimate of a
-    group's p (1 - p) / n. Rows with n < 2 do not count; 0 where the outcomes vary no more than by chance. A measured
-    correlation over its ceiling is that with p itself ("The Proof and Measurement of Association between Two Things",
-    Spearman 1904).
+    Moments give var(p) = var(s / n) - E[p (1 - p) / n], and s (n - s) / (n^2 (n - 1)) is an unbiased estimate of a
+    group's p (1 - p) / n. Rows with n < 2 do not count. The ceiling is 0 if the outcomes vary no more than by chance. A
+    measured correlation divided by its ceiling is the correlation with p itself ("The Proof and Measurement of
+    Association between Two Things", Spearman 1904).
     """
     w, s, n = counted(weights, successes=successes, group_size=group_size)
     rates = _rates(s, n, jnp.where(n > 1, w, 0))
@@ -75,20 +81,21 @@ def spearman_ceiling(
     weights: Weights = None,
     num_draws: int = 2**16,
 ) -> Float[Array, ""]:
-    """The rank correlation with s / n of someone who knows the true success rates.
+    """Return the rank correlation of the true success rates with s / n.
 
-    Simulated: p of a Beta with the moments that `pearson_ceiling` finds, s of as many rollouts as random rows have.
-    The error is about 1 / sqrt(num_draws), and what a pool that is no Beta adds.
+    It is simulated: p is drawn from a Beta distribution with the moments of `pearson_ceiling`, and s with the group
+    sizes of random rows. The error is about 1 / sqrt(num_draws), plus the error of the Beta distribution as a model of
+    the pool.
 
     Args:
-        key: consumed.
-        successes: s.
-        group_size: n; rows with n < 2 do not count.
-        weights: of the rows.
-        num_draws: prompts to simulate.
+        key: A key, which this function consumes.
+        successes: s, the number of correct rollouts.
+        group_size: n, the number of rollouts. Rows with n < 2 do not count.
+        weights: Weights of the rows.
+        num_draws: Number of simulated prompts.
 
     Raises:
-        ValueError: a `num_draws` below 1, or lengths that differ.
+        ValueError: `num_draws` is below 1, or the lengths differ.
     """
     _validate.positive_integer(num_draws=num_draws)
     w, s, n = counted(weights, successes=successes, group_size=group_size)

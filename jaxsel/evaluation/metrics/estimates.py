@@ -1,4 +1,4 @@
-"""How far a metric may be from what more rows would say, and the parts of a pool to look at one by one."""
+"""Standard errors of metrics, and parts of a pool to evaluate separately."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -13,16 +13,16 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxsel import _validate
 from jaxsel.numerics.weighted import AnyArray, Weights
 
-# P(count <= k) of a Poisson(1) variable; from 10 on it is 1 in float32
+# P(count <= k) for a Poisson(1) variable and k < 10; for larger k it is 1 in float32
 _POISSON = np.exp(-1) * np.cumsum(1 / np.cumprod([1, *range(1, 10)], dtype=float))
 
 
 class Estimate(NamedTuple):
-    """A metric and its standard error, both of the metric's own structure.
+    """A metric and its standard error. Both are a float array or a pytree, as the metric returns it.
 
     Attributes:
-        value: of the rows that count.
-        standard_error: how much it would vary over other rows of the same kind.
+        value: The metric of the rows that count.
+        standard_error: The standard deviation of the metric over random samples of rows.
     """
 
     value: Any
@@ -35,15 +35,16 @@ def estimate(
     weights: Weights = None,
     clusters: Int[AnyArray, " c"] | None = None,
 ) -> Estimate:
-    r"""A metric with its standard error in closed form, from one pass backwards instead of many resamples.
+    r"""Return a metric with its standard error in closed form, from one backward pass instead of many resamples.
 
         error^2 = m / (m - 1) sum_i (w_i dT / dw_i)^2
 
-    is the infinitesimal jackknife of T ("The Jackknife, the Bootstrap and Other Resampling Plans", Efron 1982), or
-    delta method: for a mean it is the sample variance over m, for a Pearson correlation the textbook's, and it knows
-    that two terms of a difference are of the same rows. It is rough where the metric has a kink: near 0 for calibration
-    errors, and for a maximum. Rows are taken to be independent unless `clusters` says which belong together, as those
-    of a prompt at several steps do: then the sum is over clusters, each with the sum of its rows.
+    is the infinitesimal jackknife of the metric T with weights w ("The Jackknife, the Bootstrap and Other Resampling
+    Plans", Efron 1982), also called the delta method. For a mean error^2 is the sample variance over m, and for a
+    Pearson correlation it is the textbook's formula. For a difference of metrics it includes their covariance. It is
+    rough where the metric has a kink: for calibration errors near 0, and for a maximum. Rows count as independent
+    unless `clusters` groups them, for example the rows of one prompt at several steps. The sum is then over clusters,
+    each with the sum of its rows.
 
     >>> import numpy as np
     >>> from jaxsel.metrics import mean_absolute_error
@@ -51,14 +52,14 @@ def estimate(
     Estimate(value=Array(0.25, dtype=float32), standard_error=Array(0.25, dtype=float32))
 
     Args:
-        metric: called as `metric(*arrays, weights=weights)`, gives a float array or a pytree of them; weights do
-            not scale it: a mean, no sum.
-        arrays: whatever it takes, with the rows first.
-        weights: 1 for rows that count, 0 for others; None: all count.
-        clusters: any numbers, the same for rows that vary together, such as ids of prompts.
+        metric: Function called as `metric(*arrays, weights=weights)`. It returns a float array or a pytree of float
+            arrays. It must not scale with the weights: a mean, not a sum.
+        arrays: Arguments of the metric, with rows on the first axis.
+        weights: 1 for rows that count and 0 for other rows. None: all rows count.
+        clusters: Integers that are equal for dependent rows, for example prompt ids.
 
     Raises:
-        ValueError: clusters of another length.
+        ValueError: `clusters` has another length than the rows.
     """
     weights = _ones(arrays) if weights is None else jnp.asarray(weights, jnp.float32)
     together = _checked(clusters, weights)
@@ -86,20 +87,20 @@ def bootstrap(
     clusters: Int[AnyArray, " c"] | None = None,
     num_resamples: int = 200,
 ) -> Estimate:
-    """A metric with its standard error over resamples, in which every row, or cluster, counts Poisson(1) times.
+    """Return a metric with its standard error over resamples, in which every row or cluster counts Poisson(1) times.
 
-    One resample is in memory at a time. Those where the metric is NaN are left out.
+    Only one resample is in memory at a time. Resamples with a metric of NaN are left out.
 
     Args:
-        key: consumed.
-        metric: see `estimate`; it need not be smooth.
-        arrays: likewise.
-        weights: likewise.
-        clusters: likewise.
-        num_resamples: the error has itself a relative error of 1 / sqrt(2 num_resamples).
+        key: A key, which this function consumes.
+        metric: Function as in `estimate`. It need not be smooth.
+        arrays: Arguments of the metric, with rows on the first axis.
+        weights: 1 for rows that count and 0 for other rows. None: all rows count.
+        clusters: Integers that are equal for dependent rows, for example prompt ids.
+        num_resamples: Number of resamples. The relative error of the standard error is 1 / sqrt(2 num_resamples).
 
     Raises:
-        ValueError: fewer than 2 resamples, or clusters of another length.
+        ValueError: `num_resamples` is below 2, or `clusters` has another length than the rows.
     """
     _validate.integer_in(2, 2**31, num_resamples=num_resamples)
     weights = _ones(arrays) if weights is None else jnp.asarray(weights, jnp.float32)
@@ -121,8 +122,8 @@ def _checked(clusters: Int[AnyArray, " c"] | None, weights: Float[Array, " m"]) 
     if clusters is None:
         return None
     if np.shape(clusters) != weights.shape:
-        raise ValueError(f"clusters has shape {np.shape(clusters)} for {weights.shape[0]} rows; give one each")
-    return jnp.unique(jnp.asarray(clusters), return_inverse=True, size=weights.shape[0])[1]  # from 0 on
+        raise ValueError(f"clusters has shape {np.shape(clusters)} for {weights.shape[0]} rows; give one per row")
+    return jnp.unique(jnp.asarray(clusters), return_inverse=True, size=weights.shape[0])[1]  # numbered from 0
 
 
 def slices(
@@ -133,7 +134,7 @@ def slices(
     visit_edges: Sequence[int] = (1, 2, 5),
     waiting_edges: Sequence[int] = (1, 9, 65),
 ) -> dict[str, Bool[Array, " m"]]:
-    """Parts of the rows by how much a predictor saw of their prompts, as `weights` of the metrics.
+    """Return parts of the rows as `weights` for the metrics, by the number and age of the prompts' visits.
 
     >>> import numpy as np
     >>> parts = slices(np.array([0, 1, 3, 9]), np.array([0, 9, 2, 8]), 10)
@@ -142,14 +143,14 @@ def slices(
      'waiting 1-8': 3, 'waiting 9-64': 0, 'waiting 65+': 0}
 
     Args:
-        visits: how often each prompt was visited before.
-        last_visit: the step of its last visit; of no account where there was none.
-        step: the step that is predicted; a prompt of the step before waits 1.
-        visit_edges: where the bins of visits begin, increasing; the last has no end.
-        waiting_edges: likewise of the steps since the last visit.
+        visits: Number of earlier visits to the prompt of each row.
+        last_visit: Step of the last visit. It is ignored for prompts without a visit.
+        step: Predicted step. A prompt whose last visit was in the step before has waited 1 step.
+        visit_edges: Increasing lower ends of the bins of visits. The last bin has no upper end.
+        waiting_edges: Increasing lower ends of the bins of steps since the last visit.
 
     Raises:
-        ValueError: edges that do not increase.
+        ValueError: The edges do not increase.
     """
     visits, waiting = jnp.asarray(visits), jnp.asarray(step) - jnp.asarray(last_visit)
     seen = visits > 0

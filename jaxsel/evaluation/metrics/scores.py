@@ -16,13 +16,13 @@ Outcome = Float[AnyArray, " m"] | Int[AnyArray, " m"] | Bool[AnyArray, " m"]
 def mean_absolute_error(
     prediction: Float[AnyArray, " m"], truth: Float[AnyArray, " m"], *, weights: Weights = None
 ) -> Float[Array, ""]:
-    """The mean of |prediction - truth|."""
+    """Return the mean of |prediction - truth|."""
     w, x, y = counted(weights, prediction=prediction, truth=truth)
     return mean(jnp.abs(x - y), w)
 
 
 def brier_score(probability: Float[AnyArray, " m"], outcome: Outcome, *, weights: Weights = None) -> Float[Array, ""]:
-    """The mean of (probability - outcome)^2, for outcomes 0 and 1: lower is better."""
+    """Return the mean of (probability - outcome)^2 for outcomes 0 and 1. Lower is better."""
     w, p, y = counted(weights, probability=probability, outcome=outcome)
     return mean((p - y) ** 2, w)
 
@@ -34,9 +34,9 @@ def binomial_log_score(
     *,
     weights: Weights = None,
 ) -> Float[Array, ""]:
-    """The mean log probability of the counts, in nats, if p is what was predicted, where n > 0: higher is better.
+    """Return the mean Binomial log probability of the counts at the predicted p, in nats, for n > 0.
 
-    Minus infinity when something came that was predicted with certainty not to.
+    Higher is better. The score is minus infinity if an outcome of predicted probability 0 occurred.
     """
     w, p, s, n = counted(weights, success_rate=success_rate, successes=successes, group_size=group_size)
     return _mean_log_prob(s, n, p, jnp.zeros_like(p), w)
@@ -49,11 +49,11 @@ def beta_binomial_log_score(
     *,
     weights: Weights = None,
 ) -> Float[Array, ""]:
-    """The mean log probability of the counts, in nats, if p is a Beta variable, where n > 0: higher is better.
+    """Return the mean Beta-Binomial log probability of the counts, in nats, for n > 0. Higher is better.
 
-    The Beta has the predicted mean and variance: for Beta posteriors it is the posterior itself, for `dps`, which
-    knows solve states only, and for `gps`, a mixture, its nearest stand-in. No variance on [0, 1] is above
-    mean (1 - mean); what rounding adds to that is cut.
+    The Beta distribution of p has the predicted mean and variance. A Beta posterior is exactly this distribution. For
+    `dps`, which predicts solve states only, and for `gps`, a mixture, it is an approximation. A variance above
+    mean (1 - mean), which only rounding can cause, is cut.
     """
     columns = {"success_rate": prediction.success_rate, "variance": prediction.variance}
     w, s, n, p, variance = counted(weights, successes=successes, group_size=group_size, **columns)
@@ -70,18 +70,18 @@ def _mean_log_prob(
 def mixed_share(
     successes: Int[AnyArray, " m"], group_size: Int[AnyArray, " m"], *, weights: Weights = None
 ) -> Float[Array, ""]:
-    """The share of groups with 0 < s < n among those with n > 0: the ones that have a gradient."""
+    """Return the share of mixed groups, 0 < s < n, among groups with n > 0. Only mixed groups have a gradient."""
     w, s, n = counted(weights, successes=successes, group_size=group_size)
     return mean(solve_states(s, n) == MIXED, jnp.where(n > 0, w, 0))
 
 
 class MixedShares(NamedTuple):
-    """The share of mixed groups.
+    """The observed and predicted shares of mixed groups.
 
     Attributes:
-        realised: see `mixed_share`.
-        predicted: the mean of P(0 < s < n) of the same prompts.
-        excess: predicted less realised.
+        realised: Observed share, see `mixed_share`.
+        predicted: Mean of the predicted P(0 < s < n) for the same prompts.
+        excess: Difference `predicted - realised`.
     """
 
     realised: Float[Array, ""]
@@ -96,7 +96,7 @@ def mixed_shares(
     *,
     weights: Weights = None,
 ) -> MixedShares:
-    """The share of mixed groups, where n > 0, against what was predicted."""
+    """Return the observed and predicted shares of mixed groups among groups with n > 0."""
     w, p, s, n = counted(weights, mixed=prediction.mixed, successes=successes, group_size=group_size)
     realised, predicted = mixed_share(s, n, weights=w), mean(p, jnp.where(n > 0, w, 0))
     return MixedShares(realised, predicted, predicted - realised)

@@ -1,4 +1,4 @@
-"""How good predicted solve states were: none, some or all rollouts of a group correct. Part of `jaxsel.metrics`."""
+"""Metrics of predicted solve states: none, some or all rollouts of a group are correct. Part of `jaxsel.metrics`."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ def solve_state_accuracy(
     *,
     weights: Weights = None,
 ) -> Float[Array, ""]:
-    """How often the likeliest predicted solve state is the observed one, where n > 0 (DPS, arXiv 2603.10887)."""
+    """Return how often the likeliest predicted solve state is the observed one, for n > 0 (DPS, arXiv 2603.10887)."""
     counts = confusion_matrix(prediction, successes, group_size, weights=weights)
     return ratio(jnp.trace(counts), jnp.sum(counts))
 
@@ -29,7 +29,7 @@ def solve_state_log_score(
     *,
     weights: Weights = None,
 ) -> Float[Array, ""]:
-    """The mean log probability of the observed solve state, in nats, where n > 0: higher is better."""
+    """Return the mean log probability of the observed solve state, in nats, for n > 0. Higher is better."""
     columns = {"unsolved": prediction.unsolved, "mixed": prediction.mixed, "solved": prediction.solved}
     w, s, n, *states = counted(weights, successes=successes, group_size=group_size, **columns)
     w = jnp.where(n > 0, w, 0)
@@ -39,7 +39,7 @@ def solve_state_log_score(
 def log_prob(
     states: Float[Array, "3 m"], successes: Int[Array, " m"], group_size: Int[Array, " m"]
 ) -> Float[Array, " m"]:
-    """Of the observed solve state, given the probability of each."""
+    """Return the log probability of the observed solve state, given the probability of each state."""
     return jnp.log(jnp.take_along_axis(states, solve_states(successes, group_size)[None], axis=0)[0])
 
 
@@ -50,7 +50,7 @@ def confusion_matrix(
     *,
     weights: Weights = None,
 ) -> Float[Array, "3 3"]:
-    """How many groups with n > 0 were in each solve state (rows), by the likeliest predicted one (columns)."""
+    """Return the number of groups with n > 0 by observed solve state (rows) and likeliest predicted state (columns)."""
     columns = {"unsolved": prediction.unsolved, "mixed": prediction.mixed, "solved": prediction.solved}
     w, s, n, *states = counted(weights, successes=successes, group_size=group_size, **columns)
     cell = 3 * solve_states(s, n) + jnp.argmax(jnp.stack(states), axis=0)
@@ -58,11 +58,11 @@ def confusion_matrix(
 
 
 class F1(NamedTuple):
-    """The harmonic mean of precision and recall.
+    """F1 scores, the harmonic means of precision and recall.
 
     Attributes:
-        states: of each solve state, in the order UNSOLVED, MIXED, SOLVED; NaN where it was neither predicted nor seen.
-        macro: the mean of those that are not NaN.
+        states: F1 of UNSOLVED, MIXED and SOLVED. It is NaN for a state that was neither predicted nor observed.
+        macro: Mean of the entries of `states` that are not NaN.
     """
 
     states: Float[Array, "3"]
@@ -76,7 +76,7 @@ def solve_state_f1(
     *,
     weights: Weights = None,
 ) -> F1:
-    """F1 of the likeliest predicted solve state, where n > 0 (DPS, arXiv 2603.10887)."""
+    """Return the F1 scores of the likeliest predicted solve states, for n > 0 (DPS, arXiv 2603.10887)."""
     counts = confusion_matrix(prediction, successes, group_size, weights=weights)
     either = counts.sum(axis=0) + counts.sum(axis=1)
     states = ratio(2 * jnp.diagonal(counts), either)

@@ -1,4 +1,4 @@
-"""One look a method, in all figures, that is told apart by colour-blind readers and in grey."""
+"""All colours of the figures, and one look per method, distinct for colour-blind readers and in greyscale prints."""
 
 from typing import Any
 
@@ -11,8 +11,13 @@ COLOURS = {
     "blue": "#0072B2",
     "vermilion": "#D55E00",
     "purple": "#CC79A7",
+    "dark grey": "#333333",
+    "grey": "#777777",
+    "light grey": "#999999",
+    "pale grey": "#DDDDDD",
+    "white": "#FFFFFF",
 }
-"""The palette of "Color Universal Design" (Okabe and Ito 2008)."""
+"""The palette of "Color Universal Design" (Okabe and Ito 2008), and greys for everything that is not data."""
 
 METHODS = {
     "uniform": ("black", "-", "x"),
@@ -24,9 +29,9 @@ METHODS = {
     "gps": ("purple", "-", "D"),
     "ridge": ("orange", ":", "P"),
 }
-"""Colour, line style and marker of every method that has a look of its own."""
+"""Colour, line style and marker of every method that has its own look."""
 
-# For what has no look of its own, and none is that of a method. Not yellow: it is pale on white.
+# Looks without a name. None is the look of a method, and none is yellow, which is too pale on white.
 CYCLE = (
     ("blue", "--", "^"),
     ("vermilion", ":", "p"),
@@ -39,12 +44,13 @@ CYCLE = (
 
 
 def style(look: str | int) -> dict[str, Any]:
-    """Colour, line style and marker, as keywords of `axes.plot`: of a method by name, or one of a cycle by number.
+    """Return colour, line style and marker as keyword arguments of `axes.plot`.
 
-    From 7 on colours come again with other lines and markers; 49 looks are distinct.
+    A name gives the look of a method, a number gives one look of a cycle. From 7 on, the colours recur with other lines
+    and markers; 49 looks are distinct.
 
     Raises:
-        ValueError: no method has the name.
+        ValueError: No method has this name.
     """
     if isinstance(look, str) and look not in METHODS:
         raise ValueError(f"look is {look!r}; give one of {', '.join(map(repr, METHODS))}, or a number")

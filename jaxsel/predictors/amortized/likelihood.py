@@ -1,10 +1,10 @@
-r"""How the decoder's two numbers a prompt, `logit` and `spread`, say what may be observed of it.
+r"""Likelihoods of a prompt's successes, given the decoder's two outputs per prompt, `logit` and `spread`.
 
     beta_binomial   p ~ Beta(c m, c (1 - m)),  s | p ~ Binomial(n, p),  m = sigmoid(logit),  c = 2 exp(spread)
     binomial        s ~ Binomial(n, m)
     squared_error   s / n ~ Normal(m, 0.2^2)
 
-A Beta is conjugate: evidence of a prompt's own, S successes and F failures, makes it Beta(c m + S, c (1 - m) + F).
+A Beta is conjugate: a prompt's own evidence, S successes and F failures, makes it Beta(c m + S, c (1 - m) + F).
 """
 
 import math
@@ -19,19 +19,19 @@ from jaxtyping import Array, Float
 from jaxsel.base import Rollouts
 from jaxsel.numerics.beta_binomial import solve_state_probabilities
 
-_LARGEST_LOGIT = 8.0  # so that no number of groups without a success makes p = 0, and no gradient vanishes for good
+_LARGEST_LOGIT = 8.0  # a bound: however many groups have no success, p stays above 0 and gradients do not vanish
 _LARGEST_SPREAD = 5.0
 _RESIDUAL = 0.2
 
 
 class Belief(NamedTuple):
-    """What is believed of prompts, given a latent; one shape for all fields.
+    """The belief about prompts, given a latent; all fields have one shape.
 
     Attributes:
-        success_rate: the mean of p.
-        variance: of p.
-        alpha: of its Beta; where p is known, it is p.
-        beta: likewise; where p is known, it is 1 - p.
+        success_rate: The mean of p.
+        variance: The variance of p.
+        alpha: The first parameter of the Beta of p, or p itself if the belief is a single point.
+        beta: The second parameter of the Beta of p, or 1 - p if the belief is a single point.
         unsolved: P(s = 0).
         solved: P(s = n).
     """
@@ -45,12 +45,12 @@ class Belief(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """One way to read the decoder.
+    """One interpretation of the decoder's outputs.
 
     Attributes:
-        log_prob: of visits, each with a group of at least one rollout.
-        belief: `(outputs, S, F, group_size) -> Belief`, after evidence S and F of the prompt's own.
-        conjugate: such evidence counts.
+        log_prob: `(outputs, visits) -> log_probs`, for visits with at least one rollout each.
+        belief: `(outputs, S, F, group_size) -> belief`, given each prompt's own evidence S and F.
+        conjugate: Whether `belief` depends on the evidence S and F.
     """
 
     log_prob: Callable[[Float[Array, "*shape 2"], Rollouts], Float[Array, "*shape"]]
@@ -70,7 +70,7 @@ def _shapes(outputs: Float[Array, "*shape 2"]) -> tuple[Float[Array, "*shape"], 
 
 
 def _counts(batch: Rollouts) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """Successes and failures, in the type of the decoder's numbers."""
+    """Return successes and failures in float32, the type of the decoder's outputs."""
     return batch.successes.astype(jnp.float32), (batch.group_size - batch.successes).astype(jnp.float32)
 
 

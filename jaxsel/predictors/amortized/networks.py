@@ -1,4 +1,7 @@
-"""The networks of the amortised predictor, as Flax NNX modules; see `jaxsel.amortized` for what they stand for."""
+"""The networks of the amortised predictor, as Flax NNX modules; `predictor` in this package gives the formulas.
+
+Letters: f features per prompt, k dimensions of the latent z, c prompts in a set, w units in a hidden layer.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,36 +15,44 @@ from jaxsel.base import Rollouts
 from jaxsel.predictors.amortized.state import Fit
 
 _PRECISION = {"direct": 600.0, "prompt": 100.0, "hidden": 100.0, "outputs": 100.0}
-"""Of the prior of the decoder's weights, chosen on simulated learners that no result is reported on."""
+"""The precision of the prior of the decoder's weights, per layer.
+
+The values were chosen on simulated learners that no reported result uses.
+"""
 
 
 class Gaussian(NamedTuple):
-    """Independent normals, one for each of the k dimensions of the latent."""
+    """Independent normals, one per dimension of the latent."""
 
     mean: Float[Array, "*batch k"]
     scale: Float[Array, "*batch k"]
 
 
 class Features(NamedTuple):
-    """What the decoder needs of m prompts, whatever the latent."""
+    """The part of the decoder's computation for m prompts that does not depend on the latent.
+
+    Attributes:
+        hidden: The prompts' contribution to the first hidden layer, before its activation.
+        direct: The outputs of the linear path around the hidden layers.
+    """
 
     hidden: Float[Array, "*batch m w"]
     direct: Float[Array, "*batch m 2"]
 
 
 class SetEncoder(nnx.Module):
-    """A Gaussian of the latent, given a set of c prompts and what was observed of them.
+    """A map from a set of c prompts and their observed counts to a Gaussian of the latent.
 
-    A Transformer without positional encoding and a mean over its tokens: the order of the set means nothing. Prompts
-    with a group size of 0 are masked, so sets may vary in size; the empty set has a Gaussian too.
+    It is a Transformer without positional encoding, followed by a mean over its tokens, so the order of the set does
+    not matter. Prompts with a group size of 0 are masked. Sets may therefore differ in size, and may be empty.
 
     Args:
-        num_features: f, of a prompt.
-        latent_size: k.
-        width: of the tokens.
-        num_layers: of the Transformer.
-        num_heads: of its attention.
-        rngs: consumed.
+        num_features: f, the number of features per prompt.
+        latent_size: k, the dimension of the latent.
+        width: The size of the tokens.
+        num_layers: The number of Transformer layers.
+        num_heads: The number of attention heads.
+        rngs: The random keys of the first parameters.
     """
 
     def __init__(
@@ -58,7 +69,7 @@ class SetEncoder(nnx.Module):
         successes: Int[Array, "*batch c"],
         group_size: Int[Array, "*batch c"],
     ) -> Gaussian:
-        """Scales lie between 0.1 and 1, as in the code of GPS's predecessors."""
+        """Return the Gaussian; its scales lie between 0.1 and 1, as in the code of GPS's predecessors."""
         known = group_size > 0
         s, n = successes.astype(jnp.float32), group_size.astype(jnp.float32)
         odds = jnp.log((s + 0.5) / (n - s + 0.5))
@@ -86,16 +97,17 @@ class _EncoderLayer(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """An MLP on [latent, prompt] with a linear path around it.
+    """An MLP on [latent, prompt], with a linear path from the prompt around it.
 
-    Its first layer is a sum of a part of the prompt and one of the latent, so that the wide part, of the prompt, is
-    computed once for all latents. Everything starts at 0: a prompt that nothing is known of has even odds.
+    The first layer is a sum of a part that depends on the prompt and a part that depends on the latent. The part of the
+    prompt is the larger one, and is computed once for all latents. All outputs start at 0, so that a new decoder
+    predicts even odds for every prompt.
 
     Args:
-        num_features: f, of a prompt.
-        latent_size: k; 0: the prompt alone decides.
-        width: of the two hidden layers.
-        rngs: consumed.
+        num_features: f, the number of features per prompt.
+        latent_size: k, the dimension of the latent. With 0, the outputs depend on the prompt alone.
+        width: The size of the two hidden layers.
+        rngs: The random keys of the first parameters.
     """
 
     def __init__(self, num_features: int, latent_size: int, *, width: int, rngs: nnx.Rngs):
@@ -108,19 +120,19 @@ class Decoder(nnx.Module):
         self.outputs = nnx.Linear(width, 2, use_bias=False, kernel_init=zeros, rngs=rngs)
 
     def features(self, prompts: Float[Array, "*batch m f"]) -> Features:
-        """The part without the latent."""
+        """Return the part of the computation that does not depend on the latent."""
         direct = self.direct(prompts)
-        level = self.level[...] * prompts.shape[-1] ** 0.5  # learns as fast as all features together
+        level = self.level[...] * prompts.shape[-1] ** 0.5  # the factor lets it learn as fast as all features together
         return Features(self.prompt(prompts), direct + jnp.broadcast_to(level, direct.shape))
 
     def log_prior(self) -> Float[Array, ""]:
-        """Log density of the weights on prompts, independent normals around 0, but for a constant."""
+        """Return the log density of the regularised weights up to a constant; the prior is normal around 0."""
         layers = {"direct": self.direct, "prompt": self.prompt, "hidden": self.hidden, "outputs": self.outputs}
         squares = [_PRECISION[name] * (layer.kernel[...] ** 2).sum() for name, layer in layers.items()]
         return -0.5 * jnp.stack(squares).sum()
 
     def __call__(self, features: Features, latent: Float[Array, "*batch k"]) -> Float[Array, "*batch m 2"]:
-        """Two numbers a prompt, which the likelihood reads: the logit of the success rate, and its spread."""
+        """Return two outputs per prompt for the likelihood: the logit of the success rate, and its spread."""
         hidden = features.hidden
         if self.latent is not None:
             hidden = hidden + self.latent(latent)[..., None, :]
@@ -128,16 +140,16 @@ class Decoder(nnx.Module):
 
 
 class Networks(nnx.Module):
-    """The decoder, and the Gaussians of its latent.
+    """The decoder, with an encoder for the prior and one for the posterior of its latent.
 
     Args:
-        num_features: f, of a prompt.
-        latent_size: k; 0: there is no latent.
-        history_conditioned: the prior is encoded from the step before; otherwise it is a standard normal.
-        width: of all hidden layers.
-        num_layers: of the encoders.
-        num_heads: of the encoders.
-        key: consumed.
+        num_features: f, the number of features per prompt.
+        latent_size: k, the dimension of the latent. With 0, there is no latent and no encoder.
+        history_conditioned: Whether the prior is encoded from the step before; otherwise it is a standard normal.
+        width: The size of all hidden layers.
+        num_layers: The number of Transformer layers in each encoder.
+        num_heads: The number of attention heads in each encoder.
+        key: The random key of the first parameters.
     """
 
     def __init__(
@@ -169,7 +181,7 @@ class Networks(nnx.Module):
         successes: Int[Array, "*batch c"],
         group_size: Int[Array, "*batch c"],
     ) -> Gaussian:
-        """Of the latent, given the step before: p_eta(z_t | H_{t-1})."""
+        """Return p_eta(z_t | H_{t-1}), the Gaussian of the latent given the step before."""
         return self._encode(self.prior_encoder, prompts, successes, group_size)
 
     def posterior(
@@ -178,7 +190,7 @@ class Networks(nnx.Module):
         successes: Int[Array, "*batch c"],
         group_size: Int[Array, "*batch c"],
     ) -> Gaussian:
-        """Of the latent, given the step itself: q_phi(z_t | H_t)."""
+        """Return q_phi(z_t | H_t), the Gaussian of the latent given the step itself."""
         return self._encode(self.posterior_encoder, prompts, successes, group_size)
 
     def fit(
@@ -188,13 +200,13 @@ class Networks(nnx.Module):
         batches: Sequence[Rollouts],
         prompts: Sequence[Float[Array, "p c f"]],
     ) -> Fit:
-        """The ELBO of p steps, with one draw of each latent; without the norm of its gradient.
+        """Return the ELBO of p steps per visit, from one draw of each latent, with a gradient norm of 0.
 
         Args:
-            key: consumed.
-            log_prob: of visits, given the decoder's numbers.
-            batches: the steps before, and the steps themselves.
-            prompts: of both.
+            key: The random key of the draws.
+            log_prob: The log-probabilities of visits, given the decoder's outputs.
+            batches: The batches of the p steps before, and the batches of the p steps themselves.
+            prompts: The features of the prompts in both.
         """
         before, batch = batches
         known = batch.group_size > 0

@@ -13,13 +13,13 @@ from jaxsel.predictors.amortized.ring import batches_of
 
 
 class Fit(NamedTuple):
-    """How the last gradient step of an update went, in nats per prompt; 0 before the first.
+    """The quality of the fit at the last gradient step, in nats per visited prompt; all 0 before the first update.
 
     Attributes:
-        elbo: reconstruction - kl.
+        elbo: The difference reconstruction - kl.
         reconstruction: E_q[log p(s | z)].
         kl: KL(q || p_eta).
-        gradient_norm: before it is clipped.
+        gradient_norm: The norm of the loss's gradient before it is clipped.
     """
 
     elbo: Float[Array, ""]
@@ -28,18 +28,36 @@ class Fit(NamedTuple):
     gradient_norm: Float[Array, ""]
 
 
-class AmortizedState(NamedTuple):
-    """The networks, what they are trained on, and the evidence of N prompts of their own.
+class Trained(NamedTuple):
+    """The part of the state that training changes.
 
     Attributes:
-        embeddings: of the whole pool, in the type they were given in.
-        parameters: of the networks.
-        optimizer: state of the optimiser.
-        recent: the last W batches of at most c prompts, a ring.
-        successes: S, discounted, as of the prompt's last visit.
-        failures: F, likewise.
-        step: batches taken in.
-        fit: see `Fit`.
+        parameters: The parameters of the networks, as nested dictionaries.
+        optimizer: The state of the optimiser.
+        recent: The ring of the last W batches, with at most c prompts each.
+        step: The number of batches so far.
+        fit: The quality of the fit at the last gradient step.
+    """
+
+    parameters: PyTree[Array]
+    optimizer: PyTree[Array]
+    recent: Rollouts
+    step: Int[Array, ""]
+    fit: Fit
+
+
+class AmortizedState(NamedTuple):
+    """The networks, the data that they are trained on, and each prompt's own evidence.
+
+    Attributes:
+        embeddings: Embeddings of the whole pool, in the dtype they were given in.
+        parameters: The parameters of the networks, as nested dictionaries.
+        optimizer: The state of the optimiser.
+        recent: The ring of the last W batches, with at most c prompts each.
+        successes: S, the discounted successes of each prompt at its last visit.
+        failures: F, the discounted failures of each prompt at its last visit.
+        step: The number of batches so far.
+        fit: The quality of the fit at the last gradient step.
     """
 
     embeddings: Float[Array, "pool d"]
@@ -51,20 +69,24 @@ class AmortizedState(NamedTuple):
     step: Int[Array, ""]
     fit: Fit
 
+    def trained(self) -> Trained:
+        """Return the part of the state that training changes."""
+        return Trained(self.parameters, self.optimizer, self.recent, self.step, self.fit)
+
     def partition_specs(self) -> "AmortizedState":
-        """All of it is everywhere: every device trains the same networks, and decodes prompts of its own."""
+        """Return specs without a split: every device has the whole state and trains the same networks."""
         return jax.tree.map(lambda leaf: P(), self)
 
     def constants(self) -> tuple[str, ...]:
-        """Fields that no update changes, and that the predictor's spec names: a checkpoint does without them."""
+        """Return the fields that checkpoints leave out: no update changes them, and the spec has their fingerprint."""
         return ("embeddings",)
 
     def metrics(self) -> dict[str, Any]:
-        """Return the fit for logs; NaN before the first update, when the state itself holds zeros."""
+        """Return the fit for logs, with NaN before the first update; the state itself then holds zeros."""
         # a NaN in the state would stop every update under `jax_debug_nans`
         return self.fit._asdict() if int(self.step) else dict.fromkeys(Fit._fields, np.float32(np.nan))
 
     def latest(self, count: int) -> Rollouts:
-        """The last `count` batches, as many as are kept; see `Embedded`."""
+        """Return the last `count` batches, newest first, or all kept batches if there are fewer."""
         kept = self.recent.prompt_ids.shape[0]
         return batches_of(self.recent, self.step - 1 - jnp.arange(min(count, kept), dtype=jnp.int32))

@@ -1,4 +1,4 @@
-"""The arrays of any state by name, as checkpoints hold them."""
+"""Names and encodes the arrays of a state, as checkpoints hold them."""
 
 from typing import Any
 
@@ -10,25 +10,25 @@ from jaxsel.base import said_by as said_by
 
 
 def by_name(tree: Any) -> dict[str, Any]:
-    """The leaves, under their path: `state.successes`."""
+    """Return the leaves by their paths, for example `state.successes`."""
     return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def replaced(tree: Any, arrays: dict[str, Any]) -> Any:
-    """The tree, with `arrays` in place of the leaves that they are named after."""
+    """Return the tree with `arrays` in place of the leaves of the same names."""
     return jax.tree.map_with_path(lambda path, leaf: arrays.get(_name(path), leaf), tree)
 
 
 def encoded(array: Shaped[np.ndarray, "..."]) -> dict[str, Any]:
-    """The array as text, numbers and bytes, which `torch.load` reads without trusting the file."""
+    """Return the array as text, numbers and bytes, which `torch.load` reads without unpickling."""
     return {"dtype": array.dtype.name, "shape": list(array.shape), "data": array.tobytes()}
 
 
 def decoded(name: str, value: Any) -> Shaped[np.ndarray, "..."]:
-    """A copy of the array that `encoded` was given; an array, as earlier versions stored it, is copied too.
+    """Return a copy of the array that `encoded` was given, or of a plain array as earlier versions stored it.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value is neither of the two.
     """
     try:
         if not isinstance(value, dict):

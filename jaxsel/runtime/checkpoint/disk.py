@@ -1,4 +1,4 @@
-"""What checkpoints need of the disk: folders, locks, checksums, and arrays by Orbax. Orbax is imported when used."""
+"""Access to the disk for checkpoints: folders, locks, checksums, and arrays by Orbax, which is imported when used."""
 
 import contextlib
 import glob
@@ -24,13 +24,15 @@ def local_folder(path: str | os.PathLike[str]) -> Path:
     """Return the absolute path, with `~` as the home folder.
 
     Raises:
-        ValueError: it is the address of a store, a file, or no path.
+        ValueError: the path is the address of a remote store, a file, or no path.
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fsdecode(path):
         raise ValueError(f"path is {path!r}; give the folder of a checkpoint")
     name = os.path.expanduser(os.fsdecode(path))
     if _URL.match(name):
-        raise ValueError(f"path is {name}, which is no folder of this machine; give a folder, and copy it from there")
+        raise ValueError(
+            f"path is {name}, which is no folder of this machine; give a local folder, and copy it from there"
+        )
     folder = Path(name).absolute()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give the folder of a checkpoint")
@@ -41,7 +43,7 @@ def on_first_process(function: Callable[[], int]) -> int:
     """Call the function in process 0 alone. Every process returns its result, or raises if process 0 does.
 
     Raises:
-        ValueError: in the other processes, where process 0 raised anything.
+        ValueError: process 0 raised an error; the other processes raise this one.
     """
     if jax.process_count() == 1:
         return function()
@@ -51,7 +53,7 @@ def on_first_process(function: Callable[[], int]) -> int:
     if jax.process_index() == 0:
         try:
             result = function()
-        except Exception as error:  # the other processes wait: they have to hear of it
+        except Exception as error:  # the other processes wait for the outcome
             problem = error
     result = int(multihost_utils.broadcast_one_to_all(np.int32(result)))
     if problem is not None:
@@ -63,10 +65,10 @@ def on_first_process(function: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, shared: bool) -> Iterator[None]:
-    """Hold the lock of the folder, which a killed process releases. Where the system has no such locks, there is none.
+    """Hold the lock of the folder. A killed process releases it. On systems without such locks, do nothing.
 
     Raises:
-        ValueError: somebody else holds it for longer than a minute.
+        ValueError: another process or thread holds the lock for longer than a minute.
     """
     if os.name != "posix":
         yield
@@ -93,12 +95,12 @@ def locked(folder: Path, *, shared: bool) -> Iterator[None]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files in the folder and the folders in it, sorted."""
+    """Return all files in the folder and its subfolders, sorted."""
     return sorted(file for file in folder.rglob("*") if not file.is_dir())
 
 
 def sha256(file: Path, *, to_disk: bool = False) -> str:
-    """Return the checksum of the file, after its content has reached the disk if asked to."""
+    """Return the checksum of the file; with `to_disk`, the content is on the disk when this returns."""
     digest = hashlib.sha256()
     with open(file, "rb") as content:
         if to_disk:
@@ -109,7 +111,7 @@ def sha256(file: Path, *, to_disk: bool = False) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names of the folder's entries to the disk."""
+    """Write the names of the folder's entries to the disk."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -120,7 +122,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_arrays(folder: Path, arrays: PyTree[Array | np.ndarray]) -> None:
-    """Let Orbax write the folder; processes call it together."""
+    """Write the arrays to the folder with Orbax; all processes call this together."""
     with _quiet(), _without_patterns(folder) as plain:
         import orbax.checkpoint as ocp
 
@@ -129,7 +131,10 @@ def write_arrays(folder: Path, arrays: PyTree[Array | np.ndarray]) -> None:
 
 
 def read_arrays(folder: Path, like: PyTree[Array | np.ndarray], *, strict: bool) -> PyTree[Array | np.ndarray]:
-    """Return what Orbax wrote, as `like` is; not strict: jax arrays are cut or filled with zeros to their shapes."""
+    """Return the arrays that Orbax wrote, in the structure and placement of `like`.
+
+    Unless `strict`, jax arrays are cut or padded with zeros to the shapes in `like`.
+    """
     with _quiet(), _without_patterns(folder) as plain:
         import orbax.checkpoint as ocp
 
@@ -139,17 +144,17 @@ def read_arrays(folder: Path, like: PyTree[Array | np.ndarray], *, strict: bool)
 
 @contextlib.contextmanager
 def _without_patterns(folder: Path) -> Iterator[Path]:
-    """A path of the folder without the signs of patterns, since Orbax looks for its own files by `glob`.
+    """Yield a path to the folder without characters of patterns, since Orbax finds its own files with `glob`.
 
     Raises:
-        ValueError: several processes would have to agree on such a path.
+        ValueError: the path has such characters, and several processes would have to agree on another path.
     """
     name = str(folder)
     if glob.escape(name) == name and "\\" not in name and name.isprintable():
         yield folder
         return
     if jax.process_count() > 1:
-        raise ValueError(f"{name!r} has a sign such as [ or *, which several processes cannot share; give another")
+        raise ValueError(f"{name!r} has a character such as [ or *, which several processes cannot share; give another")
     with tempfile.TemporaryDirectory() as elsewhere:
         link = Path(elsewhere) / "folder"
         link.symlink_to(folder.parent, target_is_directory=True)
@@ -163,9 +168,9 @@ class _Errors(logging.Filter):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax tells each of its steps through absl, whose other users are heard as before and afterwards."""
+    """Hide Orbax's messages below errors; they go through absl, whose level and other filters stay as they are."""
     logger, errors = logging.getLogger("absl"), _Errors()
-    logger.addFilter(errors)  # one for each call: threads do not undo each other's
+    logger.addFilter(errors)  # one filter per call, so that one thread does not remove the filter of another
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
-"""Converts the belief of DPS from the layout that earlier versions saved.
+"""Converts the belief of DPS from the layout of earlier versions.
 
-In that layout `filtered` and `predicted` have no row for SOLVED, and the last column of `excess` is the sum of its row.
+In the earlier layout `filtered` and `predicted` have no row for SOLVED. The last column of `excess` is the sum of its
+row.
 """
 
 import functools
@@ -12,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-_ROUNDING = 1e-6  # of a total: a smaller difference may be nothing but rounding
+_ROUNDING = 1e-6  # share of a total: a smaller difference may be pure rounding
 
 
 def shapes_as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
-    """Return the shapes that a checkpoint's arrays have after the conversion to the layout of the shapes `here`."""
+    """Return the shapes of a checkpoint's arrays after their conversion to the layout of the shapes `here`."""
     return saved | {name: [3, *saved[name][1:]] for state in _earlier(saved, here) for name in _beliefs(state)}
 
 
@@ -25,19 +26,19 @@ def arrays_as_here(arrays: dict[str, Any], here: dict[str, Any]) -> dict[str, An
     arrays = dict(arrays)
     for state in _earlier({name: np.shape(array) for name, array in arrays.items()}, here):
         for name in _beliefs(state):
-            arrays[name] = _where_it_lies(_with_solved, arrays[name])
-        arrays[f"{state}.excess"] = _where_it_lies(_with_counts_to_solved, arrays[f"{state}.excess"])
+            arrays[name] = _applied(_with_solved, arrays[name])
+        arrays[f"{state}.excess"] = _applied(_with_counts_to_solved, arrays[f"{state}.excess"])
     return arrays
 
 
 def arrays_as_saved(arrays: dict[str, Any], saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
-    """Return the arrays in the layout of a checkpoint with the shapes `saved`, to read it into."""
+    """Return the arrays in the layout of a checkpoint with the shapes `saved`, so that it can be read."""
     names = [name for state in _earlier(saved, here) for name in _beliefs(state)]
-    return arrays | {name: _where_it_lies(_without_solved, arrays[name]) for name in names}
+    return arrays | {name: _applied(_without_solved, arrays[name]) for name in names}
 
 
 def _earlier(saved: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """The states whose beliefs have two rows in the checkpoint and three rows here."""
+    """Return the names of the states whose beliefs have two rows in the checkpoint and three rows here."""
     states = [name.removesuffix(".filtered") for name in here if name.endswith(".filtered")]
     return [
         state
@@ -55,8 +56,8 @@ def _is_belief(shape: Any, num_rows: int) -> bool:
     return isinstance(shape, list | tuple) and len(shape) == 2 and shape[0] == num_rows
 
 
-def _where_it_lies(function: Callable[..., Any], array: Any) -> Any:
-    """The function of the array, on the host or on the array's devices."""
+def _applied(function: Callable[..., Any], array: Any) -> Any:
+    """Apply the function to the array, on the host or on the array's devices."""
     if isinstance(array, np.ndarray):
         return function(np, array)
     return jax.jit(functools.partial(function, jnp), out_shardings=array.sharding)(array)

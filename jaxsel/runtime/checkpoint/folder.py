@@ -1,13 +1,13 @@
-"""Arrays and metadata on disk. Orbax writes the arrays, sharded; this file makes the checkpoint atomic and checked.
+"""Arrays and metadata on disk. Orbax writes the arrays, sharded; this file makes a checkpoint atomic and checked.
 
-A checkpoint is a folder of numbered versions. A version is written under another name, gets its number when it is
-complete, and only then the version before it is removed. A crash at any moment leaves one of the two.
+A checkpoint is a folder of numbered versions. A new version is written under a temporary name and gets its number when
+it is complete. Only then is the previous version removed. A crash at any moment leaves one complete version.
 
-    7/arrays/        what Orbax wrote
-    7/jaxsel.json    the metadata, and the SHA-256 of every other file: by this file a version is known as ours
+    7/arrays/        the arrays, written by Orbax
+    7/jaxsel.json    the metadata, and the SHA-256 of every other file; this file marks a version as one of jaxsel
 
-Only versions of ours are ever removed. Reading runs no code of the author: the files hold tensors and JSON.
-This file and `_disk` are the only ones of the package that touch the disk.
+Only versions of jaxsel are ever removed. Reading runs no code from the checkpoint: the files hold tensors and JSON.
+This module and `disk` are the only ones of the package that access the disk.
 """
 
 import errno
@@ -34,7 +34,7 @@ _WRITTEN_BEFORE = {
     "_CHECKPOINT_METADATA",
     "commit_success.txt",
     "descriptor",
-}  # by versions without _ABOUT
+}  # by versions of jaxsel without _ABOUT
 _PARTIAL = re.compile(r"\d+\.jaxsel-(partial|old)", re.ASCII)
 _PARTIAL_BEFORE = re.compile(r"\d+\.orbax-checkpoint-tmp.*", re.ASCII)
 
@@ -43,9 +43,9 @@ class Saved(NamedTuple):
     """One complete version.
 
     Attributes:
-        folder: of the version.
-        metadata: as they were given to `save`.
-        files: the SHA-256 of each file by its path below `folder`; None: an earlier jaxsel wrote none.
+        folder: Folder of the version.
+        metadata: The metadata that `save` was given.
+        files: SHA-256 of each file by its path below `folder`; None: an earlier jaxsel wrote no checksums.
     """
 
     folder: Path
@@ -56,11 +56,11 @@ class Saved(NamedTuple):
         """Return the arrays in the structure, types and placement of `like`.
 
         Args:
-            like: a pytree of arrays.
-            padded: jax arrays may have fewer or more rows than on disk. The rows at their end mean nothing.
+            like: Pytree of arrays.
+            padded: Whether jax arrays may have fewer or more rows than on disk. Rows at their end are padding.
 
         Raises:
-            ValueError: a file is damaged, or the structure or shapes are others.
+            ValueError: a file is damaged, or the structure or shapes differ from `like`.
         """
         disk.on_first_process(self._check_files)
         try:
@@ -71,7 +71,7 @@ class Saved(NamedTuple):
                 "arguments that it was saved with, or delete the folder if it is damaged"
             ) from error
         saved, here = (jax.tree.map(np.shape, tree) for tree in (arrays, like))
-        if saved != here:  # Orbax checks jax arrays alone
+        if saved != here:  # Orbax checks only jax arrays
             raise ValueError(f"the checkpoint {self.folder} holds arrays of shapes {saved}, here {here}; give the same")
         return arrays
 
@@ -86,16 +86,17 @@ class Saved(NamedTuple):
 
 
 def save(path: str | Path, arrays: PyTree[Array | np.ndarray], metadata: dict[str, Any]) -> None:
-    """Write a new version; when the call returns, it is on disk and the version before it is gone.
+    """Write a new version. When the call returns, it is on disk and the previous version is removed.
 
     Args:
-        path: the checkpoint's folder; made when missing. It is new, empty, or already holds a checkpoint of jaxsel.
-        arrays: a pytree of arrays.
-        metadata: JSON-able.
+        path: Folder of the checkpoint, which is created if it is missing. Otherwise it must be empty or hold a
+            checkpoint of jaxsel.
+        arrays: Pytree of arrays.
+        metadata: JSON-able metadata.
 
     Raises:
         ValueError: `path` is no folder on this machine's disks or holds something else, another process is writing
-            there, or the disk is full. What was there before is still there.
+            there, or the disk is full. A checkpoint that was there before is unchanged.
     """
     folder = disk.local_folder(path)
     with ExitStack() as stack:
@@ -115,7 +116,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """Return the metadata of the newest complete version.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        ValueError: there is no complete version, or it is damaged.
     """
     with opened(path) as saved:
         return saved.metadata
@@ -125,7 +126,7 @@ def restore(path: str | Path, like: PyTree[Array | np.ndarray], *, padded: bool 
     """Return the arrays of the newest complete version, see `Saved.restore`.
 
     Raises:
-        ValueError: there is none, it is damaged, or it has another structure or other shapes.
+        ValueError: there is no complete version, it is damaged, or it has another structure or other shapes.
     """
     with opened(path) as saved:
         return saved.restore(like, padded=padded)
@@ -133,10 +134,10 @@ def restore(path: str | Path, like: PyTree[Array | np.ndarray], *, padded: bool 
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Saved]:
-    """The newest complete version. No writer removes it in the meantime.
+    """Open the newest complete version. No writer removes it while it is open.
 
     Raises:
-        ValueError: there is none, or its metadata are damaged.
+        ValueError: there is no complete version, or its metadata are damaged.
     """
     folder = disk.local_folder(path)
     if not folder.is_dir():
@@ -147,7 +148,7 @@ def opened(path: str | Path) -> Iterator[Saved]:
 
 
 def _begin(folder: Path, stack: ExitStack) -> int:
-    """Lock the folder, check that it is ours or empty, and make the folder of the next version under another name."""
+    """Lock the folder, check that it is empty or of jaxsel, and make a folder with a temporary name for a version."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(disk.locked(folder, shared=False))
@@ -169,7 +170,7 @@ def _begin(folder: Path, stack: ExitStack) -> int:
 
 
 def _finish(partial: Path, final: Path, metadata: dict[str, Any]) -> int:
-    """Add the metadata and checksums, bring everything to the disk, and give the version its number."""
+    """Add the metadata and checksums, write everything to the disk, and give the version its number."""
     files = {
         file.relative_to(partial).as_posix(): disk.sha256(file, to_disk=True) for file in disk.files_below(partial)
     }
@@ -187,7 +188,7 @@ def _remove_older(folder: Path, version: int) -> int:
     try:
         for other, older in _versions(folder).items():
             if other < version and _holds_nothing_else(older):
-                old = folder / f"{other}.jaxsel-old"  # known as ours when it is half removed
+                old = folder / f"{other}.jaxsel-old"  # the name marks it as one of jaxsel, even when it is half removed
                 os.rename(older, old)
                 shutil.rmtree(old)
     except OSError as error:
@@ -210,7 +211,7 @@ def _newest(folder: Path, stack: ExitStack) -> int:
 
 
 def _versions(folder: Path) -> dict[int, Path]:
-    """Our complete versions by their number."""
+    """Return the complete versions of jaxsel by their number."""
     numbered = {entry for entry in folder.iterdir() if entry.name.isascii() and entry.name.isdigit()}
     return {int(entry.name): entry for entry in numbered if str(int(entry.name)) == entry.name and _is_ours(entry)}
 
@@ -223,12 +224,12 @@ def _is_ours(version: Path) -> bool:
     before = version / "metadata" / "metadata"
     try:
         return {"format", "spec", "pool"} <= set(json.loads(before.read_bytes()))
-    except (OSError, ValueError, TypeError):  # somebody else's
+    except (OSError, ValueError, TypeError):  # not written by jaxsel
         return False
 
 
 def _partial_versions(folder: Path) -> list[Path]:
-    """What crashes left of versions that we began to write or to remove."""
+    """Return the incomplete versions that a crash left while jaxsel wrote or removed them."""
 
     def is_ours(entry: Path) -> bool:
         if _PARTIAL.fullmatch(entry.name):
@@ -244,7 +245,7 @@ def _holds_nothing_else(version: Path) -> bool:
         return {entry.name for entry in version.iterdir()} <= _WRITTEN_BEFORE
     try:
         files = _read(version).files or {}
-    except ValueError:  # damaged: nobody knows what it held
+    except ValueError:  # damaged: its list of files cannot be trusted
         return False
     return {file.relative_to(version).as_posix() for file in disk.files_below(version)} <= {*files, _ABOUT}
 
@@ -274,8 +275,9 @@ def _damaged(version: Path) -> str:
 
 def _not_written(folder: Path, error: Exception) -> str:
     full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    cure = "free some space" if full else "see whether the folder can be written to"
-    return f"no checkpoint was written to {folder} ({_first_line(error)}); {cure}; what was there before is still there"
+    cure = "free some space" if full else "make the folder writable"
+    problem = f"no checkpoint was written to {folder} ({_first_line(error)})"
+    return f"{problem}; {cure}; a checkpoint that was there before is unchanged"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What a saved selector has to share with the one that goes on."""
+"""Checks that a checkpoint fits the selector that reads it: the same pool, method, hyperparameters and shapes."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ _ENTRIES = {"format": int, "spec": dict, "pool": str, "shapes": dict, "seed": in
 
 
 def readable(saved: Any) -> dict[str, Any]:
-    """The metadata themselves, where this version understands them.
+    """Return the given metadata if this version can read them.
 
     Raises:
-        ValueError: they are of another format, or of something other than a selector.
+        ValueError: the metadata have another format, or are not metadata of a selector.
     """
     known = isinstance(saved, dict) and all(isinstance(saved.get(name), kind) for name, kind in _ENTRIES.items())
     if not known or saved["format"] not in _READABLE:
@@ -29,7 +29,7 @@ def readable(saved: Any) -> dict[str, Any]:
 
 
 def check(saved: dict[str, Any], here: dict[str, Any]) -> None:
-    """Compares the metadata of a checkpoint with those of the selector that reads it.
+    """Compare the metadata of a checkpoint with the metadata of the selector that reads it.
 
     Raises:
         ValueError: another format, another pool, another method, other hyperparameters, or arrays of other shapes.
@@ -52,10 +52,10 @@ def check(saved: dict[str, Any], here: dict[str, Any]) -> None:
 
 
 def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of a `state_dict`, for the selector with the metadata `here`.
+    """Return the arrays of a `state_dict`, for the selector with the metadata `here`.
 
     Raises:
-        ValueError: see `check`; it is no state_dict, or its arrays are not of the shapes it says.
+        ValueError: see `check`; or the argument is no state_dict, or its arrays have other shapes than expected.
     """
     if not isinstance(state_dict, dict) or state_dict.keys() != {"arrays", "metadata"}:
         given = f"the keys {list(state_dict)}" if isinstance(state_dict, dict) else f"type {type(state_dict).__name__}"
@@ -72,12 +72,12 @@ def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str
 
 
 def _same_pool(saved: dict[str, Any], here: str) -> bool:
-    """Format 2 has one digest where today's fingerprint may end in a second one."""
+    """Return whether the pools are the same. Format 2 has one digest where a fingerprint now may have a second one."""
     return saved["pool"] == here or (saved["format"] == 2 and here.startswith(f"{saved['pool']}+"))
 
 
 def _side_by_side(spec: dict[str, Any]) -> dict[str, Any]:
-    """A spec as format 2 has it: the arguments of predictor, acquisition and rule are not nested."""
+    """Return a spec in format 2, where the arguments of predictor, acquisition and rule are not nested."""
     flat = {name: value for name, value in spec.items() if not isinstance(value, dict)}
     for part in ("predictor", "acquisition", "rule"):
         if isinstance(spec.get(part), dict):
@@ -101,7 +101,7 @@ def _differences(saved: dict[str, Any], here: dict[str, Any]) -> str:
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every entry under its path: `predictor.decay`."""
+    """Return every entry by its path, for example `predictor.decay`."""
     flat = {}
     for name, value in nested.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}

@@ -1,4 +1,4 @@
-"""Rebuild a selector from its spec. Checkpoints and pickles hold specs, never code."""
+"""Rebuilds a selector from its spec. Checkpoints and pickles hold specs, never code."""
 
 import inspect
 import math
@@ -19,7 +19,9 @@ from jaxsel.selection.acquisition import (
     target_success_rate,
     thompson,
 )
-from jaxsel.selection.rules import diverse, gumbel_top_k, make_selector, random_subset, top_k, within_bounds
+from jaxsel.selection.composition import make_selector
+from jaxsel.selection.diverse import diverse
+from jaxsel.selection.rules import gumbel_top_k, random_subset, top_k, within_bounds
 
 _PREDICTORS = {"beta_bernoulli": beta_bernoulli, "hidden_markov": hidden_markov, "state_space": state_space}
 _ACQUISITIONS: dict[str, Callable[..., Acquisition]] = {
@@ -42,14 +44,14 @@ _GIVE = "give the selector itself"
 
 
 def selector_from_spec(spec: dict[str, Any]) -> Selector:
-    """Compose the selector that has this spec. Nothing but constructors of this package is called.
+    """Compose the selector that has this spec. Only constructors of this package are called.
 
     Args:
-        spec: `Selector.spec` or `PromptSelector.spec`, in its flat form of earlier versions too.
+        spec: `Selector.spec` or `PromptSelector.spec`, also in the flat form of earlier versions.
 
     Raises:
-        ValueError: the spec names a part that is not ours, or the spec alone does not suffice: it holds no embeddings
-            and no prior as long as the pool.
+        ValueError: the spec names a part that jaxsel does not have, or it is not enough: it contains neither embeddings
+            nor a prior with one entry per prompt.
     """
     own = {name: value for name, value in spec.items() if name != "candidate_ratio"}
     try:
@@ -66,7 +68,7 @@ def selector_from_spec(spec: dict[str, Any]) -> Selector:
 
 def _predictor(spec: dict[str, Any]) -> Predictor:
     if spec["name"] == "amortized" or spec.get("embeddings") is not None:
-        raise ValueError("it does not hold the embeddings")
+        raise ValueError("a spec does not contain the embeddings")
     if spec["name"] == "recalibrated":
         options = {name: value for name, value in spec.items() if name not in ("name", "predictor")}
         return recalibrated(_predictor(spec["predictor"]), **options)
@@ -80,7 +82,7 @@ def _built(constructors: dict[str, Callable[..., Any]], spec: dict[str, Any]) ->
 
 
 def _nested(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The specs of predictor, acquisition and rule; a flat spec holds the arguments of all three side by side."""
+    """Return the specs of predictor, acquisition and rule; a flat spec has their arguments side by side."""
     if isinstance(spec["predictor"], dict):
         return {part: spec[part] for part in ("predictor", "acquisition", "rule")}
     named = spec | {"weight": spec["diversity_weight"]} if "diversity_weight" in spec else spec
@@ -102,7 +104,7 @@ def _part_of_flat(constructors: dict[str, Callable[..., Any]], spec: dict[str, A
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether every entry of `one` is in `other`, where floating-point numbers may differ in their last digits."""
+    """Return whether `other` has every entry of `one`; floating-point numbers may differ in their last digits."""
     if isinstance(one, dict) and isinstance(other, dict):
         return all(name in other and _same(value, other[name]) for name, value in one.items())
     if isinstance(one, list) and isinstance(other, list):

@@ -1,5 +1,6 @@
 """Fits against independent oracles: closed-form likelihoods in SciPy, and filters written as loops."""
 
+import functools
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ N = 60
 
 
 def recorded(seed: int, *, steps: int = 30, batch: int = 12, concentration: float = 2.0, drift: float = 0.0):
-    """Prompts 0 to 39 of 60, in batches of different sizes; success rates that stay, or walk."""
+    """A history of prompts 0 to 39 of 60 in batches of different sizes, with success rates that stay or walk."""
     rng = np.random.default_rng(seed)
     logit = np.log(rng.gamma(concentration * 0.3, size=40)) - np.log(rng.gamma(concentration * 0.7, size=40))
     rows = []
@@ -35,7 +36,7 @@ def recorded(seed: int, *, steps: int = 30, batch: int = 12, concentration: floa
 
 
 def marginal_log_likelihood(history, alpha, beta) -> np.ndarray:
-    """Of every visited prompt's counts, without forgetting: the one-step-ahead scores add up to it."""
+    """The log likelihood of every visited prompt's counts without forgetting, to which one-step-ahead scores add up."""
     ids = np.unique(history.prompt_ids)
     s, n = (
         np.array([column[history.prompt_ids == i].sum() for i in ids])
@@ -74,10 +75,16 @@ def test_without_forgetting_the_prior_is_that_of_a_beta_binomial_sample():
     np.testing.assert_allclose([*fitted.standard_errors.values()], errors, rtol=0.02)
 
 
+@functools.cache
+def fitted_beta(ageing: str):
+    """A history whose rates walk, and Beta posteriors that are fitted to it."""
+    history = recorded(1, drift=0.3)
+    return history, jaxsel.fit(history, jaxsel.beta_bernoulli, num_prompts=N, ageing=ageing, prior_width=1e3)
+
+
 @pytest.mark.parametrize("ageing", ["visit", "step"])
 def test_decay_and_prior_of_beta_posteriors_are_where_the_score_is_largest(ageing):
-    history = recorded(1, drift=0.3)
-    fitted = jaxsel.fit(history, jaxsel.beta_bernoulli, num_prompts=N, ageing=ageing, prior_width=1e3)
+    history, fitted = fitted_beta(ageing)
 
     def score(values) -> float:
         return beta_score(history, ageing=ageing, **dict(zip(fitted.parameters, values, strict=True)))
@@ -108,7 +115,7 @@ def state_score(history, **parameters) -> float:
 
 
 def assert_largest(score, best: np.ndarray) -> None:
-    """No step of a tenth in any direction leads higher."""
+    """No change of a parameter by a tenth gives a higher score."""
     top = score(best)
     for factor in (0.9, 1.1):
         for i in range(len(best)):
@@ -134,9 +141,8 @@ def test_decay_counts_and_belief_of_the_hidden_markov_model_are_where_the_score_
 
 
 def test_the_predictor_that_comes_back_is_the_fitted_one():
-    """Through the history again, it has the score that the fit says."""
-    history = recorded(3)
-    fitted = jaxsel.fit(history, jaxsel.beta_bernoulli, num_prompts=N)
+    """Replayed on the history, it has the score that the fit reports."""
+    history, fitted = fitted_beta("visit")
     selector = jaxsel.make_selector(fitted.predictor, jaxsel.thompson(), jaxsel.top_k())
     for method in (selector, jaxsel.mopps(**fitted.parameters)):
         prediction = jaxsel.replay(history, method, num_prompts=N).prediction
@@ -156,7 +162,7 @@ def test_prompts_that_were_never_visited_do_not_matter_and_their_rows_of_a_prior
 
 
 def test_what_the_history_does_not_tell_stays_near_the_start_with_a_wide_error():
-    """Nobody was ever unsolved: the counts from there stay as they were."""
+    """No prompt was ever unsolved, so the transition counts from UNSOLVED keep their start values."""
     ids = np.tile(np.arange(20), 10)
     successes = np.random.default_rng(0).integers(1, 9, len(ids))
     history = jaxsel.make_history(np.repeat(np.arange(10), 20), ids, successes, 8, num_prompts=20)
@@ -165,7 +171,7 @@ def test_what_the_history_does_not_tell_stays_near_the_start_with_a_wide_error()
     assert np.isfinite(counts).all()
     assert np.isfinite(errors).all()
     assert (errors / counts)[0].min() > 1  # on the scale of logs, next to the width 3 of the prior
-    assert counts[1, 0] < 0.1  # from mixed to unsolved: told by every row
+    assert counts[1, 0] < 0.1  # from mixed to unsolved: every row is evidence
 
 
 def test_a_family_of_ones_own_with_a_parameter_of_ones_own():

@@ -30,12 +30,12 @@ SOFT = np.array([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4], [0.0, 0.25, 0.75]])
 def axes():
     figure, axes = plt.subplots()
     yield axes
-    figure.canvas.draw()  # it can be drawn without a warning
+    figure.canvas.draw()  # drawing must not warn
     plt.close(figure)
 
 
 def bars_of(container):
-    """The ends of the error bars: [points, 2 ends, 2 coordinates]."""
+    """Return the ends of the error bars: [points, 2 ends, 2 coordinates]."""
     return np.array(container.lines[2][0].get_segments())
 
 
@@ -103,7 +103,7 @@ def test_pit_histogram_shows_shares_beside_what_chance_gives(axes):
     np.testing.assert_allclose(edges, stats.binom(100, 0.25).ppf([0.025, 0.975]) / 100)
     np.testing.assert_allclose(line.get_ydata(), 0.25)
     assert legend(axes) == ["95% by chance", "gps"]
-    assert labels(axes) == ("probability integral transform of what came", "share of rows")
+    assert labels(axes) == ("probability integral transform", "share of rows")
 
 
 def test_the_band_holds_95_of_100_by_enumeration(axes):

@@ -11,7 +11,7 @@ from scipy import stats
 
 import jaxsel
 from jaxsel import make_history, metrics, reference_models
-from jaxsel.evaluation.reference_models import _tabulated
+from jaxsel.evaluation.reference_models.model import tabulated
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def sampled(history, num_prompts, seed=0, **options):
 
 
 def walks(seed, num_prompts, steps, *, mean, spread, drift, volatility):
-    """True success rates [steps + 1, N], simulated step by step, which the model never does."""
+    """Return true success rates [steps + 1, N], simulated step by step, unlike in the model."""
     rng = np.random.default_rng(seed)
     x = [mean + spread * rng.normal(size=num_prompts)]
     for _ in range(steps):
@@ -34,7 +34,7 @@ def walks(seed, num_prompts, steps, *, mean, spread, drift, volatility):
 
 
 def visited_at_random(seed, rates, batch):
-    """The history of random batches of all but the last prompt."""
+    """Return a history of random batches that never contain the last prompt."""
     rng = np.random.default_rng([seed, 1])
     steps, num_prompts = len(rates) - 1, rates.shape[1]
     ids = np.stack([rng.choice(num_prompts - 1, batch, replace=False) for _ in range(steps)])
@@ -44,7 +44,7 @@ def visited_at_random(seed, rates, batch):
 
 
 def filtered_on_a_grid(history, prompt, step, *, mean, spread, drift, volatility):
-    """Density of x before the step: a hidden Markov model on the grid, moved and conditioned one step at a time."""
+    """Return the density of x before the step, from a hidden Markov model on the grid, one step at a time."""
     density = stats.norm.pdf(GRID, mean, spread)
     move = stats.norm.pdf(GRID[:, None], GRID[None] + drift, volatility)
     for t in range(step):
@@ -114,7 +114,7 @@ def test_a_history_without_a_visit_leaves_the_prior():
 
 @pytest.fixture(scope="module")
 def inferred():
-    """40 prompts whose embeddings tell half of what they start from; all is inferred."""
+    """A posterior of 40 prompts without known hyperparameters. Embeddings explain half of the initial logits."""
     rng = np.random.default_rng(2)
     embeddings = rng.normal(size=(40, 3)).astype(np.float32)
     x = KNOWN["mean"] + 1.5 * embeddings[:, 0] + rng.normal(size=40)
@@ -157,14 +157,14 @@ def test_the_order_of_rows_and_of_prompts_does_not_matter(inferred):
     embeddings, history, posterior = inferred
     order = np.random.default_rng(0).permutation(len(history.step))
     shuffled = make_history(*(column[order] for column in history), num_prompts=40)
-    # embeddings are standardised: their units say nothing
+    # embeddings are standardised, so that their units do not matter
     found = sampled(shuffled, 40, embeddings=4 * embeddings, prompt_ids=[35, 2])
     np.testing.assert_allclose(found.success_rate, posterior.success_rate[:, np.array([35, 2])], atol=1e-5)
 
 
 @pytest.mark.slow
 def test_a_model_of_the_wrong_scale_is_noticed():
-    """Of 120 prompts: nearly all that is said of a distance is chance below 0.13."""
+    """For 120 prompts, distances below 0.13 are within chance."""
     rates = walks(5, 121, 6, **KNOWN)
     history = visited_at_random(5, rates, 40)
     right, wrong = (
@@ -181,8 +181,8 @@ def test_a_model_of_the_wrong_scale_is_noticed():
 
 
 def test_the_density_is_that_of_the_formulas():
-    """Against SciPy, with the one latent of each visit put in by hand; two prompts, three visits, an embedding each."""
-    visits = _tabulated(make_history([1, 4, 0], [0, 0, 2], [3, 8, 0], 8, num_prompts=3))[1]
+    """Two prompts with three visits and one embedding each, with the latents set by hand, against SciPy."""
+    visits = tabulated(make_history([1, 4, 0], [0, 0, 2], [3, 8, 0], 8, num_prompts=3))[1]
     features = jnp.array([[1.0], [-2.0]])
     values = {"mean": 0.3, "spread": 1.2, "drift": 0.1, "volatility": 0.5, "weight_scale": 0.7}
     values |= {"raw_weights": np.array([0.4], np.float32), "eps": np.array([0.5, -1.0, 2.0], np.float32)}

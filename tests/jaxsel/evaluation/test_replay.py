@@ -1,23 +1,28 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 import jaxsel
 from jaxsel import PromptSelector, make_history, replay
+from tests.support import small_gps
 
 N = 12
+MOPPS, DPS = jaxsel.mopps(decay=0.5), jaxsel.dps(decay=0.7)
 
 
-def recorded(steps: int = 6, batch: int = 4):
-    """A live run: the rows it observed, and what it predicted of every batch before."""
-    selector = PromptSelector(jaxsel.mopps(decay=0.5), num_prompts=N, seed=3)
+@functools.cache
+def recorded():
+    """The rows that a live run observed, and its predictions of every batch and of the pool before each step."""
+    selector = PromptSelector(MOPPS, num_prompts=N, seed=3)
     rng = np.random.default_rng(0)
     rows, predictions, pools = [], [], []
-    for step in range(steps):
-        ids = np.sort(rng.choice(N, batch, replace=False))
+    for step in range(6):
+        ids = np.sort(rng.choice(N, 4, replace=False))
         predictions.append(selector.predict(ids))
         pools.append(selector.predict())
-        successes = rng.integers(0, 9, batch)
+        successes = rng.integers(0, 9, 4)
         selector.observe(ids, successes, 8)
         rows += [(step, i, s, 8) for i, s in zip(ids, successes, strict=True)]
     return np.array(rows).T, predictions, [*pools, selector.predict()]
@@ -25,9 +30,7 @@ def recorded(steps: int = 6, batch: int = 4):
 
 def test_a_replay_predicts_what_the_live_run_did():
     rows, predictions, pools = recorded()
-    found = replay(
-        make_history(*rows, num_prompts=N), jaxsel.mopps(decay=0.5), num_prompts=N, seed=3, probe_steps=(0, 4, 6)
-    )
+    found = replay(make_history(*rows, num_prompts=N), MOPPS, num_prompts=N, seed=3, probe_steps=(0, 4, 6))
     expected = jax.tree.map(lambda *fields: np.concatenate(fields), *predictions)
     jax.tree.map(np.testing.assert_array_equal, found.prediction, expected)
     assert sorted(found.probes) == [0, 4, 6]
@@ -44,7 +47,7 @@ def test_the_order_of_rows_does_not_matter():
 
 def test_visits_and_waiting_are_those_before_a_row():
     history = make_history([0, 0, 1, 4, 4], [3, 5, 3, 3, 7], [1] * 5, 8, num_prompts=N)
-    found = replay(history, jaxsel.mopps(), num_prompts=N)
+    found = replay(history, MOPPS, num_prompts=N)
     assert found.visits.tolist() == [0, 0, 1, 2, 0]
     assert found.waiting.tolist() == [-1, -1, 1, 3, -1]
 
@@ -58,10 +61,10 @@ def test_repeated_ids_are_one_visit_and_failures_none():
 
 
 def test_a_step_without_rows_ages_the_pool_all_the_same():
-    """The clock of dps runs: what it predicts after a gap is what it predicts after empty observations."""
+    """The steps of a gap age the beliefs of dps: its predictions are those after empty observations."""
     history = make_history([0, 3], [1, 1], [8, 8], 8, num_prompts=N)
-    found = replay(history, jaxsel.dps(decay=0.7), num_prompts=N)
-    live = PromptSelector(jaxsel.dps(decay=0.7), num_prompts=N)
+    found = replay(history, DPS, num_prompts=N)
+    live = PromptSelector(DPS, num_prompts=N)
     live.observe([1], [8], 8)
     live.observe([], [], [])
     live.observe([], [], [])
@@ -70,10 +73,9 @@ def test_a_step_without_rows_ages_the_pool_all_the_same():
 
 def test_other_methods_go_through_the_same_history():
     rows, *_ = recorded()
-    history = make_history(*rows, num_prompts=N)
-    embeddings = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
-    for method in (jaxsel.dps(), jaxsel.uniform(), jaxsel.gps(embeddings, context_size=4)):
-        found = replay(history, method, num_prompts=N)
+    for method, num_prompts in ((DPS, N), (jaxsel.uniform(), N), (small_gps.GPS, small_gps.N)):
+        history = make_history(*rows, num_prompts=num_prompts)
+        found = replay(history, method, num_prompts=num_prompts)
         assert found.prediction.success_rate.shape == (len(history.step),)
         total = found.prediction.unsolved + found.prediction.mixed + found.prediction.solved
         np.testing.assert_allclose(total, 1, atol=1e-5)
@@ -81,7 +83,7 @@ def test_other_methods_go_through_the_same_history():
 
 def test_an_empty_history():
     history = make_history([], [], [], [], num_prompts=N)
-    found = replay(history, jaxsel.mopps(), num_prompts=N, probe_steps=[0])
+    found = replay(history, MOPPS, num_prompts=N, probe_steps=[0])
     assert history.num_steps == 0
     assert len(found.visits) == len(found.prediction.mixed) == 0
     assert len(found.probes[0].mixed) == N
@@ -104,7 +106,7 @@ def test_bad_rows(columns, message):
 def test_a_probe_after_the_end():
     history = make_history([0], [0], [1], [8], num_prompts=N)
     with pytest.raises(ValueError, match="probe_steps holds 2; give steps from 0 to 1"):
-        replay(history, jaxsel.mopps(), num_prompts=N, probe_steps=[2])
+        replay(history, MOPPS, num_prompts=N, probe_steps=[2])
 
 
 @pytest.mark.parametrize("steps", [[1_700_000_000, 1_700_000_060], [0, 2**31 - 1], [0, 1, 150_000]])

@@ -22,7 +22,7 @@ def solve_states(group_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("group_size", [8, 16, 64, 1024])
 def test_a_mixed_group_is_as_probable_as_scipy_says(group_size):
     exact: Any = stats.betabinom(group_size, ALPHA.astype(float), BETA.astype(float))
-    # a sum: in float64, too, 1 minus the ends has lost what is small
+    # a sum, because even in float64 the difference 1 - P(0) - P(n) loses small values
     mixed = np.sum([exact.pmf(count) for count in range(1, group_size)], axis=0)
     unsolved, found, solved = solve_states(group_size)
     np.testing.assert_allclose(found, mixed, rtol=0, atol=1e-6)
@@ -40,7 +40,7 @@ def test_a_group_of_one_is_never_mixed():
 
 @pytest.mark.parametrize("group_size", [2**24, 2**33])
 def test_groups_of_more_rollouts_than_int32_holds(group_size):
-    """With a uniform rate every number of successes is as probable as any other."""
+    """With a uniform rate, all numbers of successes are equally probable."""
     one = jnp.ones(1)
     unsolved, mixed, solved = beta_binomial.solve_state_probabilities(one, one, group_size)
     np.testing.assert_allclose([unsolved, solved], 1 / (group_size + 1), rtol=5e-6)

@@ -18,7 +18,7 @@ compiled = jax.jit(random.beta)
 
 @pytest.fixture(scope="module")
 def grid() -> np.ndarray:
-    """Draws of every pair of parameters, [pairs, draws]."""
+    """Return draws for every pair of parameters, [pairs, draws]."""
     a, b = (jnp.repeat(jnp.array(column, jnp.float32), DRAWS) for column in zip(*PAIRS, strict=True))
     return np.asarray(compiled(KEY, a, b)).reshape(len(PAIRS), DRAWS)
 
@@ -27,7 +27,7 @@ def grid() -> np.ndarray:
 def test_draws_have_the_distribution(grid, a, b):
     draws, exact = grid[PAIRS.index((a, b))].astype(float), stats.beta(a, b)
     assert ((draws >= 0) & (draws <= 1)).all()
-    # Where float32 cannot tell the draws from 0 or 1 the two functions are not compared.
+    # Where float32 rounds the draws to 0 or 1, the two functions are not compared.
     at = np.clip(np.concatenate([draws, exact.ppf(np.linspace(0, 1, 200))]), 1e-37, 1 - 1e-6)
     empirical = np.searchsorted(np.sort(draws), at, side="right") / DRAWS
     assert np.abs(empirical - exact.cdf(at)).max() < 2.5 / np.sqrt(DRAWS)  # p = 7e-6
@@ -40,7 +40,7 @@ def test_draws_have_the_mean_and_the_variance(grid, a, b):
     spread = variance * np.sqrt((kurtosis + 2) / DRAWS)
     rounding = 1e-6
     assert abs(draws.mean() - mean) <= 5 * np.sqrt(variance / DRAWS) + rounding * mean
-    if kurtosis < 100:  # else the variance of so few draws is far from normal
+    if kurtosis < 100:  # otherwise the variance of so few draws is far from normal
         assert abs(draws.var() - variance) <= 5 * spread + rounding * mean
 
 
@@ -60,7 +60,7 @@ def test_a_draw_depends_on_its_own_index_alone(size):
 
 
 def test_the_end_of_a_large_array_draws_as_it_does_alone():
-    """A tenth of Beta(1, 1) is rejected: more than are drawn again at a time."""
+    """A tenth of the proposals of Beta(1, 1) is rejected, which is more than one further round handles."""
     size, half = 40_000, 20_000
     a = jnp.ones(size)
     alone = random.beta(KEY, a[half:], a[half:], ids=jnp.arange(half, size))
@@ -104,7 +104,7 @@ def test_draws_go_by_id():
 
 
 def test_words_of_ids_keys_and_words_are_independent():
-    """Chi-square over the joint 6-bit cells of pairs of words that have something in common."""
+    """Chi-square tests of the joint 6-bit cells of related pairs of words."""
     ids = jnp.arange(1 << 18, dtype=jnp.int32)
     other = jax.random.fold_in(KEY, 1)
     first, second = (np.asarray(word) for word in random.words(KEY, ids, 2))
@@ -122,7 +122,7 @@ def test_words_of_ids_keys_and_words_are_independent():
 
 
 def test_no_draw_is_repeated_in_a_hundred_million():
-    """Two words of one id are 64 bits: among 1e8 ids of one key, and of 100 keys, all differ."""
+    """Two words of an id are 64 bits. They differ among 1e8 ids of one key, and of 100 keys."""
     pair = jax.jit(lambda key, ids: random.words(key, ids, 2))
 
     def drawn(keys, ids):
@@ -135,7 +135,7 @@ def test_no_draw_is_repeated_in_a_hundred_million():
     numbers = drawn(jax.random.split(KEY, 100), jnp.arange(1_000_000, dtype=jnp.int32))
     numbers.sort()
     assert (numbers[1:] != numbers[:-1]).all()
-    # one key: each word is a bijection of the id, so a tenth of it in ids far apart says as much
+    # one key: each word is a bijection of the id, so a tenth of the ids, far apart, is as good a test
     words = np.sort(np.asarray(random.words(KEY, jnp.arange(0, 2**31 - 1, 214, dtype=jnp.int32), 1)[0]))
     assert (words[1:] != words[:-1]).all()
 

@@ -105,7 +105,7 @@ def test_permuting_the_pool_commutes_with_update(ageing, batch, order):
         KEY, predictor(0.7, ageing).init(KEY, N), jax.tree.map(lambda column: column[0], history)
     )
     order = np.array(order)
-    new_row = np.argsort(order)  # row i of the pool stands at new_row[i] of the permuted one
+    new_row = np.argsort(order)  # row i of the pool is row new_row[i] of the permuted pool
     known = (batch.prompt_ids >= 0) & (batch.prompt_ids < N)
     moved = batch._replace(
         prompt_ids=jnp.where(known, jnp.asarray(new_row, jnp.int32)[batch.prompt_ids], batch.prompt_ids)
@@ -168,7 +168,7 @@ def test_solve_states_are_those_of_the_beta_binomial(group_size):
     exact: Any = stats.betabinom(group_size, alpha, beta_)
     np.testing.assert_allclose(unsolved, exact.pmf(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(solved, exact.pmf(group_size), rtol=1e-4, atol=1e-6)
-    rounding = 2e-7 * max(group_size, 4)  # of so many factors
+    rounding = 2e-7 * max(group_size, 4)  # a product of so many factors
     np.testing.assert_allclose(mixed, 1 - exact.pmf(0) - exact.pmf(group_size), atol=rounding)
     np.testing.assert_allclose(unsolved + mixed + solved, 1, atol=1e-6)
     assert (np.asarray(mixed) >= 0).all()
@@ -207,7 +207,7 @@ def test_informative_prior_counts_successes_and_failures():
         ({"decay": float("nan")}, "decay is nan"),
         ({"group_size": 0}, "group_size is 0; give an integer of at least 1"),
         ({"ageing": "never"}, "ageing is 'never'; give one of 'visit', 'step'"),
-        ({"prior_alpha": 0.0}, r"prior_alpha is 0\.0; give finite numbers above 0"),
+        ({"prior_alpha": 0.0}, r"prior_alpha is 0\.0; give finite numbers above 0, one for all"),
         ({"prior_beta": [1.0, -1.0]}, "prior_beta is"),
         ({"prior_beta": float("inf")}, "prior_beta is inf"),
         ({"prior_alpha": np.ones((2, 2))}, "prior_alpha is"),
@@ -227,7 +227,7 @@ def test_a_prior_of_another_length_is_refused():
 @pytest.mark.parametrize(
     ("successes", "group_size", "message"),
     [
-        ([1, 9], 8, r"successes\[1\] is 9 of 8; give at most group_size"),
+        ([1, 9], 8, r"successes\[1\] is 9 of 8 rollouts; give at most group_size"),
         ([0.5], 8, "give integers"),
         ([-1], 8, r"successes\[0\] is -1"),
         ([1], -8, r"group_size\[0\] is -8"),

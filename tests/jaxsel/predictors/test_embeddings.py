@@ -99,7 +99,7 @@ def test_a_row_too_long_for_float32_is_named(dtype, large):
 @pytest.mark.parametrize(
     ("embeddings", "message"),
     [
-        (np.ones(4, np.float32), r"embeddings has shape \(4,\); give a matrix, one row a prompt"),
+        (np.ones(4, np.float32), r"embeddings has shape \(4,\); give a matrix, one row per prompt"),
         (np.ones((2, 3, 4), np.float32), r"embeddings has shape \(2, 3, 4\)"),
         (np.ones((0, 4), np.float32), r"embeddings has shape \(0, 4\)"),
         (np.ones((4, 0), np.float32), r"embeddings has shape \(4, 0\)"),
@@ -126,7 +126,7 @@ def test_the_fingerprint_tells_one_number_type_and_shape_apart():
 
 
 class TensorOnAnotherDevice:
-    """As a torch tensor with gradient, on a GPU, or in bfloat16."""
+    """A stand-in for a torch tensor that has a gradient, is on a GPU, or is in bfloat16."""
 
     def __array__(self, dtype=None, copy=None):
         raise RuntimeError("Can't call numpy() on Tensor that requires grad.")

@@ -11,7 +11,12 @@ import jaxsel
 from jaxsel import MIXED, SOLVED, UNSOLVED
 from jaxsel.predictors import hidden_markov
 from tests.support.histories import batches, random_history, rollouts
-from tests.support.reference import DpsModel, assert_frequency, filtered_by_enumeration
+from tests.support.reference import (
+    DpsModel,
+    assert_frequency,
+    filtered_by_enumeration,
+    filtered_with_known_transitions,
+)
 
 N, BATCH = 7, 6
 DECAYS = (0.0, 0.3, 0.5, 0.7, 0.95, 1.0)
@@ -24,7 +29,7 @@ compiled_update = jax.jit(hidden_markov.update, static_argnames="decay")
 
 @functools.partial(jax.jit, static_argnames="decay")
 def run(state: hidden_markov.HMMState, history: jaxsel.Rollouts, decay: float):
-    """The last state, and after every step the filtered and the predicted belief and the counts."""
+    """Return the last state, and the filtered belief, the predicted belief and the counts after every step."""
 
     def step(state, rollouts):
         state = hidden_markov.update(state, rollouts, decay)
@@ -70,7 +75,7 @@ TINY = {
 @pytest.mark.parametrize("prior", TINY)
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.7, 1.0])
 def test_tiny_prior_counts_follow_the_equations(decay, prior):
-    """What jumps rarely is told by ratios of tiny probabilities: they need their relative precision."""
+    """The posterior of a rare jump is a ratio of tiny probabilities, which need their relative precision."""
     history = random_history(6, num_prompts=N, steps=400, batch_size=2)
     model = DpsModel(N, decay=decay, prior_counts=TINY[prior], initial_belief=[0.5, 0.5 - 1e-9, 1e-9])
     state = initial(prior_counts=TINY[prior], initial_belief=[0.5, 0.5 - 1e-9, 1e-9])
@@ -87,7 +92,7 @@ def test_tiny_prior_counts_follow_the_equations(decay, prior):
 def test_filter_adds_up_all_hidden_paths(observations):
     transition = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.05, 0.15, 0.8]])
     belief = np.array([0.5, 0.3, 0.2])
-    # counts so large that what is observed leaves the matrix as it is
+    # with counts so large, observations do not change the transition matrix
     state = initial(1, prior_counts=1e8 * transition, initial_belief=belief)
     for seen in observations:
         batch = rollouts([0], *([0], [0])) if seen is None else rollouts([0], *([x] for x in SEEN[seen]))
@@ -117,7 +122,7 @@ def test_an_impossible_jump_moves_the_belief_and_stays_finite():
 @pytest.mark.parametrize("decay", [0.0, 0.7, 1.0])
 def test_ten_thousand_steps_stay_finite(decay, prior):
     history = random_history(3, num_prompts=N, steps=10_000, batch_size=2)
-    # row 0 is never seen: only its belief moves
+    # row 0 is never visited: only its belief changes
     history = history._replace(prompt_ids=jnp.where(history.prompt_ids == 0, -1, history.prompt_ids))
     state, (filtered, predicted, _) = run(initial(prior_counts=prior), history, decay)
     assert all(np.isfinite(leaf).all() for leaf in state)
@@ -235,43 +240,19 @@ def test_bad_arguments_are_named(arguments, message):
         jaxsel.hidden_markov(**arguments)
 
 
-@pytest.mark.parametrize("visited", [0.0, 0.3, 1.0])
-def test_the_filter_with_known_transitions_are_the_recursion(visited):
-    rng = np.random.default_rng(0)
-    steps, prompts = 37, 5
-    matrix = rng.dirichlet(np.ones(3), (3, prompts)).transpose(0, 2, 1).astype(np.float32)
-    initial_belief = rng.dirichlet(np.ones(3)).astype(np.float32)
-    history = np.where(rng.random((steps, prompts)) < visited, rng.integers(0, 3, (steps, prompts)), -1)
-    belief = np.tile(initial_belief[:, None], prompts)
-    ahead, expected = belief, []
-    for seen in history:
-        belief = np.where(seen >= 0, np.eye(3)[:, seen], ahead)
-        expected.append((ahead, belief))
-        ahead = np.stack([belief[:, m] @ matrix[:, :, m] for m in range(prompts)], 1)
-    before, after = (np.array(column) for column in zip(*expected, strict=True))
-    found = jax.jit(hidden_markov.forward_filter)(
-        jnp.array(matrix), jnp.array(initial_belief), jnp.array(history, jnp.int32)
-    )
-    np.testing.assert_allclose(found[0], before, atol=1e-6)
-    np.testing.assert_allclose(found[1], after, atol=1e-6)
-
-
-def test_the_learning_filter_with_endless_prior_counts_is_the_one_with_known_transitions():
+@pytest.mark.parametrize("visited", [0.0, 0.3, 0.75, 1.0])
+def test_the_learning_filter_with_endless_prior_counts_is_the_one_with_known_transitions(visited):
     rng = np.random.default_rng(1)
-    matrix, prompts, steps = rng.dirichlet(np.ones(3), 3), 4, 20
-    history = rng.integers(-1, 3, (steps, prompts))
-    state = jaxsel.hidden_markov(prior_counts=1e7 * matrix).init(KEY, prompts)
-    _, after = hidden_markov.forward_filter(
-        jnp.array(np.repeat(matrix[:, :, None], prompts, 2), jnp.float32), jnp.full(3, 1 / 3), jnp.array(history)
-    )
-    for seen, expected in zip(history, after, strict=True):
-        visits = jaxsel.Rollouts(
-            jnp.arange(prompts),
-            jnp.array(np.choose(np.maximum(seen, 0), [0, 4, 8])),
-            jnp.array(np.where(seen >= 0, 8, 0)),
-        )
+    matrix, belief, prompts, steps = rng.dirichlet(np.ones(3), 3), rng.dirichlet(np.ones(3)), 5, 37
+    history = np.where(rng.random((steps, prompts)) < visited, rng.integers(0, 3, (steps, prompts)), -1)
+    state = initial(prompts, prior_counts=1e7 * matrix, initial_belief=belief)
+    expected = filtered_with_known_transitions(belief, matrix, history)
+    for seen, before, after in zip(history, *expected, strict=True):
+        np.testing.assert_allclose(hidden_markov.predicted(state), before, atol=1e-5)
+        successes = np.choose(np.maximum(seen, 0), [0, 4, 8])
+        visits = rollouts(np.arange(prompts), successes, np.where(seen >= 0, 8, 0))
         state = compiled_update(state, visits, decay=0.7)
-        np.testing.assert_allclose(hidden_markov.filtered(state), expected, atol=1e-5)
+        np.testing.assert_allclose(hidden_markov.filtered(state), after, atol=1e-5)
 
 
 def test_a_very_unlikely_jump_counts_as_any_other():

@@ -23,7 +23,7 @@ COMPILED = {name: jax.jit(lambda pairs, p, of=of: of(grouped(pairs))(p)) for nam
 
 
 def pairs_of(seed: int, truth, size: int = 4000) -> Pairs:
-    """Events that come with probability `truth(predicted)`."""
+    """Return pairs whose events occur with probability `truth(predicted)`."""
     rng = np.random.default_rng(seed)
     predicted = rng.random(size, np.float32)
     came = (rng.random(size) < truth(predicted)).astype(np.float32)
@@ -31,7 +31,7 @@ def pairs_of(seed: int, truth, size: int = 4000) -> Pairs:
 
 
 def groups_of(seed: int, truth) -> tuple[Groups, np.ndarray, np.ndarray, np.ndarray]:
-    """The same in groups; and mean prediction, share that came and size of each in float64."""
+    """Return such pairs in groups, and each group's mean prediction, share of events and size in float64."""
     groups = grouped(pairs_of(seed, truth))
     size, predicted, came = (np.asarray(field, np.float64) for field in groups)
     return groups, predicted, came, size
@@ -40,7 +40,7 @@ def groups_of(seed: int, truth) -> tuple[Groups, np.ndarray, np.ndarray, np.ndar
 def test_groups_are_of_equal_size_and_in_order():
     _, predicted, _, size = groups_of(0, lambda p: p)
     assert (np.abs(size - size.mean()) <= 2).all()
-    assert size.sum() == 4000 + 16  # the first ones
+    assert size.sum() == 4000 + 16  # the prior pairs
     assert (np.diff(predicted) > 0).all()
 
 
@@ -87,7 +87,7 @@ def test_beta_is_the_penalised_likelihoods_largest(truth, shapes):
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), max_size=40))
 def test_maps_are_increasing_and_give_probabilities(method, seen):
     predicted, came = (jnp.array([row[i] for row in seen], jnp.float32).reshape(-1) for i in (0, 1))
-    pairs = with_pairs(no_pairs(30), predicted, came, jnp.ones(len(seen), bool))  # fewer than there may be
+    pairs = with_pairs(no_pairs(30), predicted, came, jnp.ones(len(seen), bool))  # the ring may overflow
     mapped = np.asarray(COMPILED[method](pairs, jnp.linspace(0, 1, 101)))
     assert (np.diff(mapped) >= -1e-6).all()
     assert (mapped >= 0).all()
@@ -114,7 +114,7 @@ def test_the_ring_holds_the_last_pairs_of_rows_that_are_there():
 
 @pytest.mark.parametrize("method", MAPS)
 def test_the_cap_of_dps_is_not_the_last_word(method):
-    """Prompts that are mixed at every visit: dps says at most 0.684, and comes to say what is true."""
+    """For prompts that are mixed at every visit, dps predicts at most 0.684; the correction learns the truth."""
     inner = jaxsel.hidden_markov()
     predictor = jaxsel.recalibrated(inner, method=method)
     batch = rollouts(np.arange(N), np.full(N, 4), np.full(N, 8))
@@ -132,7 +132,7 @@ def test_the_cap_of_dps_is_not_the_last_word(method):
 
 
 def test_a_pair_is_a_visit_and_its_prediction_from_before():
-    """Repeated ids are one visit; what is no visit is no pair."""
+    """Repeated ids are one visit; a row without rollouts, or with an id outside the pool, makes no pair."""
     predictor = jaxsel.recalibrated(jaxsel.beta_bernoulli(), window=10)
     state = predictor.init(KEY, N)
     prior = 1 - 2 / 9  # 1 - B(9, 1) / B(1, 1) - B(1, 9) / B(1, 1)
@@ -159,7 +159,7 @@ def test_the_order_of_prompts_stays():
 
 
 def test_a_state_with_embeddings_passes_them_on(tmp_path):
-    """To a rule that looks at them; and a checkpoint does without them."""
+    """A rule that needs the embeddings gets them, and a checkpoint leaves them out."""
     predictor = jaxsel.recalibrated(jaxsel.amortized(EMBEDDINGS, **TINY))
     selector = jaxsel.make_selector(predictor, jaxsel.target_success_rate(), jaxsel.diverse())
     live = jaxsel.PromptSelector(selector, num_prompts=N, seed=0)
@@ -203,7 +203,7 @@ def test_bad_arguments(options, message):
 
 @pytest.mark.parametrize("name", ["beta_bernoulli", "amortized"])
 def test_diverse_asks_a_recalibrated_state_as_it_asks_the_state_itself(name):
-    """Whatever `isinstance` makes of properties on this version of Python."""
+    """It does not depend on whether `isinstance` evaluates properties in this version of Python."""
     make = {"beta_bernoulli": jaxsel.beta_bernoulli, "amortized": lambda: jaxsel.amortized(EMBEDDINGS, **TINY)}[name]
     for predictor in (make(), jaxsel.recalibrated(make()), jaxsel.recalibrated(jaxsel.recalibrated(make()))):
         state = predictor.init(KEY, N)

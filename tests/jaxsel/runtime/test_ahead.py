@@ -1,4 +1,4 @@
-"""What is dispatched and not waited for: choices ahead of time, and counts that stay on the device."""
+"""Work that is dispatched and not waited for: prepared choices, and counts that stay on the device."""
 
 import copy
 
@@ -40,7 +40,7 @@ def refused(call, *arguments) -> None:
 
 
 def interrupted(selector: PromptSelector, prepares: bool) -> list:
-    """All that may come between a choice that is prepared and one that is made."""
+    """Return the results of all calls that may occur between `prepare` and `select`."""
     seen = []
 
     def prepare(batch_size: int = 4) -> None:
@@ -75,7 +75,7 @@ def test_what_is_prepared_changes_no_choice(ratio):
     assert_same_selector(ahead, plain)
 
 
-def test_on_a_mesh_neither(on_cpu):
+def test_a_prepared_choice_on_a_mesh_changes_no_choice(on_cpu):
     ahead, plain = make("dps", mesh=mesh_of(4)), make("dps")
     for _ in range(3):
         ahead.prepare(4)
@@ -87,15 +87,15 @@ def test_what_was_prepared_is_what_is_taken():
     selector.prepare(4)
     assert selector._prepared is not None
     ids = selector._prepared.selection.prompt_ids
-    selector.prepare(4)  # is there already
+    selector.prepare(4)  # the choice exists already
     assert selector._prepared.selection.prompt_ids is ids
     prediction = selector._prepared.selection.prediction
     assert selector.select(4).tolist() == ids[:4].tolist()
-    assert selector._books._open[-1].prediction is prediction
+    assert selector._belief.books._open[-1].prediction is prediction
     assert selector._prepared is None
 
 
-def test_checkpoints_know_nothing_of_what_was_prepared(tmp_path):
+def test_checkpoints_leave_prepared_choices_out(tmp_path):
     selector, plain = make(candidate_ratio=2), make(candidate_ratio=2)
     for each in (selector, plain):
         choices(each)
@@ -108,20 +108,22 @@ def test_checkpoints_know_nothing_of_what_was_prepared(tmp_path):
 
 
 def test_an_update_leaves_the_choice_that_still_reads_the_state_alone():
-    """The update donates what the choice reads; the pool is large: the choice takes longer than its dispatch."""
+    """The update donates arrays that the choice reads. In a large pool the choice takes longer than its dispatch."""
     selector, plain = make(num_prompts=300_000), make(num_prompts=300_000)
     for _ in range(3):
         selector.prepare(64)
         pending = selector._prepared.selection  # type: ignore[union-attr]
         ids = np.arange(64)
         selector.observe(ids, ids % 9, 8)
-        assert_same(jax.tree.map(np.asarray, pending), jax.tree.map(np.asarray, plain._choice(64, None).selection))
+        assert_same(
+            jax.tree.map(np.asarray, pending), jax.tree.map(np.asarray, plain._choice(64, None, None).selection)
+        )
         plain.observe(ids, ids % 9, 8)
     assert_same_selector(selector, plain)
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_bad_batch_sizes_are_named_ahead_too():
+def test_prepare_names_bad_batch_sizes():
     selector = make(candidate_ratio=2)
     selector.prepare(1)
     for batch_size, message in ((0, "batch_size is 0"), (True, "batch_size is True"), (N + 1, f"give at most {N}")):
@@ -132,8 +134,8 @@ def test_bad_batch_sizes_are_named_ahead_too():
 
 ROUNDS = [
     ([3, 1, 4], [0, 8, 2], [8, 8, 8]),
-    ([5, 5, 9, 2, 6], [1, 2, 0, 0, 3], [4, 4, 8, 0, 8]),  # repeated, and without rollouts
-    ([7, *range(8)], [1, 2, 3, 4, 5, 6, 7, 0, 0], [8] * 8 + [0]),  # more rows than visits, in another bucket
+    ([5, 5, 9, 2, 6], [1, 2, 0, 0, 3], [4, 4, 8, 0, 8]),  # repeated ids, and a group without rollouts
+    ([7, *range(8)], [1, 2, 3, 4, 5, 6, 7, 0, 0], [8] * 8 + [0]),  # more rows than visits, padded to another length
     ([1, 2], [0, 0], [0, 0]),
     ([], [], []),
 ]
@@ -152,7 +154,7 @@ def test_counts_on_the_device_teach_what_counts_on_the_host_do(method):
     assert_same_selector(there, here)
 
 
-def test_nobody_fetches_counts_before_they_are_asked_for(monkeypatch):
+def test_counts_are_fetched_only_when_they_are_needed(monkeypatch):
     selector = make()
     counts = jnp.array([1, 2]), jnp.array([8, 8])
     with monkeypatch.context() as patched:
@@ -173,7 +175,10 @@ def test_on_a_mesh_counts_come_from_one_device(on_cpu):
 
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [([1, N], r"prompt_ids\[1\] is 21"), ([1], "1 prompt_ids, 2 successes and 2 group_size; give one entry a prompt")],
+    [
+        ([1, N], r"prompt_ids\[1\] is 21"),
+        ([1], "1 prompt_ids, 2 successes and 2 group_size; give one entry per prompt"),
+    ],
 )
 def test_wrong_ids_are_named_at_once(ids, message):
     selector = make()
@@ -202,7 +207,7 @@ def test_the_report_is_what_metrics_say():
     choices(selector)
     ids = np.sort(selector.select(9))
     successes, group_size = np.arange(9), np.full(9, 8)
-    selection = selector._books._open[-1]
+    selection = selector._belief.books._open[-1]
     order = np.argsort(selection.prompt_ids)
     prediction = jax.tree.map(lambda field: np.asarray(field)[order], selection.prediction)
     selector.observe(ids, successes, group_size)

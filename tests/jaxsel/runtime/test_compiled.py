@@ -7,7 +7,7 @@ import jaxsel
 
 
 class Method:
-    """The functions of a selector as methods of an object."""
+    """An object whose methods are the functions of a selector."""
 
     def __init__(self):
         self._inner = jaxsel.mopps()
@@ -24,13 +24,13 @@ def test_a_selector_of_bound_methods_can_be_used():
     np.testing.assert_array_equal(chosen, jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=20, seed=1).select(4))
 
 
-def test_what_was_compiled_is_used_again():
+def test_selectors_of_one_method_share_compiled_functions():
     method = jaxsel.mopps()
     first, second = (jaxsel.PromptSelector(method, num_prompts=20, seed=seed) for seed in (0, 1))
-    assert first._select is second._select
+    assert first._chooser._select is second._chooser._select
 
 
-def test_what_was_compiled_is_freed_with_its_selector():
+def test_compiled_functions_are_freed_with_their_selector():
     method = jaxsel.mopps()
     selector = jaxsel.PromptSelector(method, num_prompts=20)
     selector.observe(selector.select(4), [1, 2, 3, 4], 8)

@@ -1,4 +1,4 @@
-"""GPS on a mesh: every device has all of the state, and predicts a part of the pool, which the mesh does not divide."""
+"""GPS on a mesh that does not divide the pool: every device has the whole state and predicts a part of the pool."""
 
 import functools
 from typing import Any
@@ -27,7 +27,7 @@ def start(method: str, devices: int | None) -> PromptSelector:
 
 @functools.cache
 def run(method: str, devices: int | None) -> tuple[list[list[int]], dict[str, Any], PromptSelector]:
-    """What was chosen and learnt, and the selector, which nobody changes."""
+    """Return the choices, the predictions afterwards, and the selector, which no test changes."""
     selector = start(method, devices)
     chosen = choices(selector, STEPS)
     learnt = {"pool": selector.predict(), "some": selector.predict(SOME), "metrics": selector.metrics()}
@@ -42,15 +42,15 @@ def assert_close(first: Any, second: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "devices"), [("gps", 2), ("no latent", 1), ("no latent", 4)])
 def test_a_mesh_chooses_and_predicts_as_one_device(method, devices):
-    """For so few steps: training is chaotic, and what the compiler rounds otherwise grows until choices differ."""
-    (chosen, learnt, sharded), (expected, likewise, plain) = run(method, devices), run(method, None)
+    """This holds for few steps only. Training is chaotic: differences in rounding grow until choices differ."""
+    (chosen, learnt, sharded), (expected, expected_learnt, plain) = run(method, devices), run(method, None)
     assert sharded.spec == plain.spec
     assert chosen == expected
-    assert_close(learnt, likewise)
+    assert_close(learnt, expected_learnt)
     assert_close(learnt["some"], jax.tree.map(lambda field: field[SOME], learnt["pool"]))
 
 
-def test_what_a_mesh_learnt_goes_on_on_one_device():
+def test_a_state_from_a_mesh_continues_on_one_device():
     _, learnt, sharded = run("gps", 2)
     restored, plain = PromptSelector(GPS, num_prompts=N), start("gps", None)
     restored.load_state_dict(sharded.state_dict())
@@ -59,7 +59,7 @@ def test_what_a_mesh_learnt_goes_on_on_one_device():
     assert choices(restored, 2) == choices(plain, STEPS + 2)[STEPS:]
 
 
-def test_on_a_mesh_too_candidates_bound_the_choice():
+def test_candidates_limit_the_choice_on_a_mesh():
     candidates = [3, 17, 5, 20, 8]
     selectors = [start("no latent", devices) for devices in (4, None)]
     for selector in selectors:
@@ -72,12 +72,12 @@ def test_on_a_mesh_too_candidates_bound_the_choice():
 def test_the_whole_pool_is_predicted_by_parts():
     _, _, plain = run("no latent", None)
     sharded = jaxsel.shard(NO_LATENT, mesh_of(4), N)
-    state = jax.tree.map(jnp.array, plain._state)
+    state = jax.tree.map(jnp.array, plain._belief.state)
     assert_close(jax.jit(sharded.predict)(KEY, state, None), jax.jit(NO_LATENT.predict)(KEY, state, None))
 
 
 def test_other_predictors_send_a_shortlist_too():
-    """A rule of which only the best scores count chooses the same of a pool that is split."""
+    """A rule that considers only the best scores makes the same choice from a pool that is split."""
     rule = jaxsel.top_k()._replace(shortlist=lambda batch_size: 2 * batch_size)
     method = jaxsel.mopps(acquisition=jaxsel.target_success_rate(), rule=rule)
     chosen = [choices(PromptSelector(method, num_prompts=N, mesh=mesh)) for mesh in (mesh_of(4), None)]

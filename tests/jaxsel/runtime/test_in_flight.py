@@ -1,4 +1,4 @@
-"""Which prompts may be chosen, and what is one step: exclusions, prompts in flight, observations in parts."""
+"""The prompts that may be chosen (exclusions, prompts in flight), and steps that are observed in parts."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_excluding_is_choosing_among_the_others(method):
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_on_a_mesh_the_same_are_excluded(size, on_cpu):
+def test_exclusions_are_the_same_on_a_mesh(size, on_cpu):
     there, here = make(METHODS["mopps"], mesh=mesh_of(size)), make(METHODS["mopps"])
     for batch_size in (3, 6):
         chosen = [s.select(batch_size, exclude=[0, 4, N - 1]).tolist() for s in (there, here)]
@@ -57,7 +57,7 @@ def test_the_window_skips_what_is_excluded():
     selector = make(METHODS["mopps"], candidate_ratio=1)
     first = np.concatenate([selector.select(4, exclude=[2, 3]) for _ in range(4)])
     assert not {2, 3} & set(first.tolist())
-    assert {2, 3} <= set(selector.select(5).tolist())  # the rest of the epoch
+    assert {2, 3} <= set(selector.select(5).tolist())  # the remaining rows of the epoch
 
 
 @pytest.mark.usefixtures("unchecked_types")
@@ -79,12 +79,12 @@ def test_sizes_share_few_compilations():
     selector = PromptSelector(method, num_prompts=64)
     for batch_size in range(1, 65):
         assert len(set(selector.select(batch_size).tolist())) == batch_size
-    assert selector._select._cache_size() == 4  # 8, 16, 32, 64
+    assert selector._chooser._select._cache_size() == 4  # 8, 16, 32, 64
     for size in range(33, 53):
         selector.select(3, np.arange(size))
     for size in range(1, 21):
         selector.select(3, exclude=np.arange(size))
-    assert selector._select._cache_size() == 6  # 64 candidates, and a mask
+    assert selector._chooser._select._cache_size() == 6  # two more: 64 candidates, and a mask
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_sizes_share_few_compilations():
     ids=lambda rule: str(next(iter(rule.spec.values()))),
 )
 def test_a_bound_on_the_batch_changes_no_choice(rule):
-    """What is compiled for up to 8 prompts chooses the 5 that are chosen by a program for 5."""
+    """A program for up to 8 prompts chooses the same 5 prompts as a program for 5."""
     method: Any = jaxsel.mopps(rule=rule)
     state = method.init(jax.random.key(0), N)
     for seed in range(3):
@@ -109,7 +109,7 @@ def test_prompts_in_flight_are_not_chosen_again(method):
     assert not set(first.tolist()) & set(second.tolist())
     with pytest.raises(ValueError, match=f"batch_size is 8 of {N - 16} prompts .* 16 of the pool are excluded or in f"):
         selector.select(8)
-    selector.observe(first, np.zeros(8, int), [0] * 4 + [8] * 4)  # without rollouts too
+    selector.observe(first, np.zeros(8, int), [0] * 4 + [8] * 4)  # half of the groups have no rollouts
     selector.release(second[:2])
     free = set(range(N)) - set(second[2:].tolist())
     assert set(selector.select(len(free)).tolist()) == free
@@ -149,7 +149,7 @@ def test_releasing_needs_tracking():
 
 
 def test_metrics_match_observations_to_their_own_selection():
-    """Two batches under way: each is compared with what was predicted when it was chosen."""
+    """With two batches in flight, each is compared with the prediction made when it was chosen."""
     selector, plain = make(METHODS["mopps"]), make(METHODS["mopps"])
     selector.observe([0, 1], [8, 0], 8)
     plain.observe([0, 1], [8, 0], 8)
@@ -161,7 +161,7 @@ def test_metrics_match_observations_to_their_own_selection():
     assert selector.metrics() == plain.metrics()
     selector.observe(late, [8, 8, 8], 8)
     order = np.argsort(late)
-    rates = np.array([0.9, 0.5, 0.5])  # of prompts 0, 2 and 3
+    rates = np.array([0.9, 0.5, 0.5])  # success rates of prompts 0, 2 and 3
     assert late[order].tolist() == [0, 2, 3]
     assert selector.metrics()["selector/success_rate_mae"] == pytest.approx(np.abs(rates - 1).mean())
 
@@ -178,7 +178,7 @@ def test_parts_of_a_step_are_one_observation(name):
             rows = slice(at, at + 3)
             parts.observe(ids[rows], successes[rows] // 2, 4, step=step)
             parts.observe(ids[rows], successes[rows] - successes[rows] // 2, 4, step=step)
-        # looking in the middle of a step shows all of it, and does not end it
+        # a look in the middle of a step includes its observations, and does not end it
         jax.tree.map(np.testing.assert_array_equal, parts.predict(), whole.predict())
         assert parts.metrics() == pytest.approx(whole.metrics(), nan_ok=True)
         np.testing.assert_array_equal(parts.visits, whole.visits)
@@ -203,7 +203,7 @@ def test_late_observations_count_in_the_current_step():
     late.observe([4], [0], 8, step=1)  # ends step 0
     late.observe([3], [5], 8, step=0)
     late.end_step()
-    late.observe([6], [5], 8, step=1)  # of a step that has ended, before the next begins
+    late.observe([6], [5], 8, step=1)  # its step has ended, and the next has not begun
     late.observe([7], [5], 8, step=2)
     for batch in (([1, 2], [3, 8], 8), ([3, 4], [5, 0], 8), ([6, 7], [5, 5], 8)):
         plain.observe(*batch)

@@ -1,4 +1,4 @@
-"""The fingerprint of a pool: the same for the same keys whatever holds them, another for all others, and cheap."""
+"""The fingerprint of a pool is the same for the same keys in any container, differs for other keys, and is cheap."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ import pytest
 
 from jaxsel.runtime.pool import identify_pool, size_of
 
-pytestmark = pytest.mark.usefixtures("unchecked_types")  # what users get who give a wrong type
+pytestmark = pytest.mark.usefixtures("unchecked_types")  # as for users, who have no type checker
 WORDS = ["a", "b", "é☃"]
 
 
@@ -54,7 +54,7 @@ def test_fingerprints_are_those_of_earlier_versions(keys, hashed):
         pa.chunked_array([WORDS[:1], WORDS[1:]]),
     ],
 )
-def test_strings_are_the_same_whatever_holds_them(keys):
+def test_strings_have_one_fingerprint_in_any_container(keys):
     assert name(keys) == name(WORDS)
 
 
@@ -69,7 +69,7 @@ def test_strings_are_the_same_whatever_holds_them(keys):
         pa.array([5, 6, 7]),
     ],
 )
-def test_integers_are_the_same_whatever_holds_them(keys):
+def test_integers_have_one_fingerprint_in_any_container(keys):
     assert name(keys) == name([5, 6, 7])
 
 
@@ -121,7 +121,7 @@ NAN, MANY = float("nan"), [str(i) for i in range(3000)]
         (["x" * 500, "x" * 500], r"keys holds x{60}\.\.\. 2 times"),
     ],
 )
-def test_what_is_no_vector_of_distinct_keys_is_named(keys, message):
+def test_keys_that_are_no_vector_of_distinct_entries_are_named(keys, message):
     with pytest.raises(ValueError, match=message):
         name(keys)
 
@@ -133,7 +133,7 @@ def test_a_fingerprint_says_the_size(keys):
 
 
 @pytest.mark.parametrize("text", ["", "prompts", "-3 prompts", "x prompts", "3", "²3 prompts"])
-def test_what_is_no_fingerprint_is_refused(text):
+def test_other_texts_than_fingerprints_are_refused(text):
     with pytest.raises(ValueError, match=re.escape(f"pool is {text!r}")):
         size_of(text)
 
@@ -143,6 +143,6 @@ def test_one_long_key_costs_its_own_length():
     tracemalloc.start()
     try:
         name(keys)
-        assert tracemalloc.get_traced_memory()[1] < 4e6  # 1.2 MB of text; rows as long as the longest take 4 GB
+        assert tracemalloc.get_traced_memory()[1] < 4e6  # 1.2 MB of text; rows padded to the longest key take 4 GB
     finally:
         tracemalloc.stop()

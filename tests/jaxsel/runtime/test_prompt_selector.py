@@ -73,7 +73,7 @@ def test_predictions_follow_the_equations_whatever_the_order_of_observations(met
     selector, model = make(METHODS[method]), model(N)
     for ids, successes, group_size in [
         ([1, 2, 3], [0, 4, 8], [8, 8, 8]),
-        ([3, 3, 1, 3], [1, 2, 0, 0], [4, 4, 8, 0]),  # repeated, and a group without rollouts
+        ([3, 3, 1, 3], [1, 2, 0, 0], [4, 4, 8, 0]),  # repeated ids, and a group without rollouts
         ([], [], []),
         ([19], [1], [1]),  # never selected, another group size
         (list(range(N)), [5] * N, [8] * N),
@@ -91,7 +91,7 @@ def torch_tensor(values: list) -> Any:
     "array",
     [list, tuple, np.array, jnp.array, np.float64, torch_tensor, functools.partial(np.array, dtype="u1")],
 )
-@pytest.mark.usefixtures("unchecked_types")  # at run time NumPy's ArrayLike leaves out tuples
+@pytest.mark.usefixtures("unchecked_types")  # checked at run time, NumPy's ArrayLike excludes tuples
 def test_all_kinds_of_arrays_are_taken(array):
     selector, plain = make(), make()
     selector.observe(array([1, 5, 2]), array([0, 3, 8]), array([8, 8, 8]))
@@ -131,11 +131,11 @@ def test_looking_does_not_change_later_choices(method):
         assert choices(watched, 1) == choices(plain, 1)
 
 
-def test_metrics_compare_the_last_selection_with_what_came():
+def test_metrics_compare_the_last_selection_with_its_observation():
     selector = make()
     assert selector.metrics() == {"selector/observes": 0, "selector/coverage": 0}
     ids = selector.select(4)
-    # a prompt seen twice, one seen late, one without rollouts, and one that was not selected
+    # a repeated prompt, a prompt of one group, a prompt without rollouts, and a prompt that was not selected
     stranger = min(set(range(N)) - set(ids.tolist()))
     selector.observe([ids[0], ids[0], ids[1], ids[2], stranger], [0, 2, 8, 0, 1], [4, 4, 8, 0, 2])
     assert selector.metrics() == pytest.approx(
@@ -172,7 +172,7 @@ BAD_CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: s.predict([np.nan]), r"prompt_ids is \[nan\]"),
     (lambda s: s.predict([1e300]), r"prompt_ids\[0\] is 1e\+300"),
     (lambda s: s.predict([2**70]), "prompt_ids is .* give integers"),
-    (lambda s: s.predict([[1], [2, 3]]), "prompt_ids is no array on the host .* give a vector of integers"),
+    (lambda s: s.predict([[1], [2, 3]]), "prompt_ids is not an array on the host .* give a vector of integers"),
     (lambda s: s.observe([1, N], [0, 0], 8), r"prompt_ids\[1\] is 20"),
     (lambda s: s.observe([-1], [0], 8), r"prompt_ids\[0\] is -1"),
     (lambda s: s.observe([1], [9], 8), r"successes\[0\] is 9 of 8 rollouts; give successes <= group_size"),
@@ -184,7 +184,7 @@ BAD_CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: s.observe([1], [0], None), "group_size is .* of type object; give integers"),
     (
         lambda s: s.observe([1, 2], [0], 8),
-        "2 prompt_ids, 1 successes and 2 group_size; give one entry a prompt",
+        "2 prompt_ids, 1 successes and 2 group_size; give one entry per prompt",
     ),
     (lambda s: s.observe([1, 2], [0, 0], [8]), "2 prompt_ids, 2 successes and 1 group_size"),
     (lambda s: s.observe([], [1], 8), "0 prompt_ids, 1 successes"),
@@ -239,7 +239,7 @@ def test_bad_arguments_are_named(arguments, message):
         np.array(["a", "b", "ccc"], np.dtypes.StringDType()),
     ],
 )
-def test_keys_identify_the_pool_whatever_holds_them(keys):
+def test_keys_identify_the_pool_in_any_container(keys):
     selector = make(keys=keys, num_prompts=None)
     assert selector.num_prompts == 3
     make(keys=("a", "b", "ccc"), num_prompts=None).load_state_dict(selector.state_dict())
@@ -267,7 +267,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_states_of_others_are_refused(other, tmp_path):
+def test_states_of_other_methods_or_pools_are_refused(other, tmp_path):
     method, arguments, message = OTHERS[other]
     selector = make()
     selector.save(tmp_path)
@@ -294,7 +294,7 @@ def test_arrays_of_other_shapes_are_refused():
 
 @pytest.mark.parametrize("candidate_ratio", [None, 3])
 @pytest.mark.parametrize("way", ["save", "state_dict"])
-def test_a_restored_selector_goes_on_as_the_other_would(method, way, candidate_ratio, tmp_path):
+def test_a_restored_selector_continues_like_the_original(method, way, candidate_ratio, tmp_path):
     selector = trained(method, seed=5, candidate_ratio=candidate_ratio)
     if way == "save":
         selector.save(tmp_path / "new" / "folder")
@@ -361,14 +361,14 @@ def test_hyperparameters_of_numpy_can_be_saved(tmp_path):
     PromptSelector.load(tmp_path, MOPPS, num_prompts=N, candidate_ratio=2)
 
 
-def test_every_prompt_is_a_candidate_once_an_epoch():
+def test_every_prompt_is_a_candidate_once_per_epoch():
     selector = make(jaxsel.uniform(), num_prompts=24, candidate_ratio=1)
     for _ in range(3):
         epoch = np.concatenate([selector.select(6) for _ in range(4)])
         assert sorted(epoch.tolist()) == list(range(24))
 
 
-@pytest.mark.parametrize("taken", [0, 1, 2, 3])  # 2: at the end of an epoch nothing waits
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])  # 2: the end of an epoch, where no row waits
 def test_a_checkpoint_can_be_written_anywhere_in_an_epoch(taken, tmp_path):
     selector = make(METHODS["dps"], candidate_ratio=2)
     for _ in range(taken):
@@ -398,11 +398,11 @@ def test_batches_of_many_sizes_share_few_compilations():
         ids = np.arange(size)
         selector.observe(ids, ids % 9, 8)
         selector.predict(ids)
-    assert selector._update._cache_size() == 4  # 8, 16, 32, 64
-    assert selector._predict._cache_size() == 4
+    assert selector._belief._update._cache_size() == 4  # 8, 16, 32, 64
+    assert selector._belief._predict._cache_size() == 4
     for _ in range(5):
         selector.observe(selector.select(4), [1] * 4, 8)
     other = PromptSelector(method, num_prompts=100, seed=9)
     other.observe(other.select(4), [1] * 4, 8)
-    assert selector._select._cache_size() == 1
-    assert selector._update._cache_size() == 4
+    assert selector._chooser._select._cache_size() == 1
+    assert selector._belief._update._cache_size() == 4

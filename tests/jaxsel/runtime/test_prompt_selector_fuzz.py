@@ -1,4 +1,4 @@
-"""Random walks over everything a PromptSelector can do, next to the slow models."""
+"""Random sequences of all calls of a PromptSelector, compared with slow reference models."""
 
 import contextlib
 import copy
@@ -64,7 +64,7 @@ def same(first: Any, second: Any) -> bool:
 
 
 class Walk(RuleBasedStateMachine):
-    """Whatever is called in whatever order, the posterior is the model's and no call reaches into another's."""
+    """In any order of calls, the posterior equals the reference model's, and no call changes another call's results."""
 
     method: jaxsel.Selector
     model_type: Any
@@ -107,7 +107,7 @@ class Walk(RuleBasedStateMachine):
     @rule(call=st.sampled_from(INVALID))
     def do_wrong(self, call):
         before = self.selector.state_dict()
-        with without_type_checks(), pytest.raises(ValueError):  # noqa: PT011  (messages have their own tests)
+        with without_type_checks(), pytest.raises(ValueError):  # noqa: PT011  (other tests check the messages)
             call(self.selector)
         assert same(before, self.selector.state_dict())
 

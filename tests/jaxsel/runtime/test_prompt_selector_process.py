@@ -1,4 +1,4 @@
-"""A PromptSelector among threads, processes and copies."""
+"""A PromptSelector shared by threads, forked, copied and pickled."""
 
 import copy
 import io
@@ -49,7 +49,7 @@ def test_four_threads_lose_nothing(method):
                 assert selector.metrics()["selector/observes"] > 0
                 selector.state_dict()["arrays"].clear()
                 selector.visits[:] = 0
-        except Exception as error:  # a thread has nobody else to tell
+        except Exception as error:  # an error in a thread would otherwise be lost
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -62,7 +62,7 @@ def test_four_threads_lose_nothing(method):
     assert selector.visits.sum() == 4 * (1 + 4 * calls)
 
 
-def test_what_is_handed_out_may_be_written_to(method):
+def test_returned_arrays_may_be_written_to(method):
     selector, plain = started(method), started(method)
     for _ in range(2):
         for array in (selector.select(5), *selector.predict(), *selector.predict([1, 2]), selector.visits):
@@ -74,7 +74,7 @@ def test_what_is_handed_out_may_be_written_to(method):
 
 
 @pytest.mark.parametrize("act", ["select", "predict", "save", "metrics", "state_dict", "copy"])
-def test_a_forked_child_is_told(act, tmp_path):
+def test_a_forked_child_gets_an_error(act, tmp_path):
     selector = started(METHODS["mopps"])
     call = {
         "select": lambda: selector.select(4),
@@ -85,9 +85,9 @@ def test_a_forked_child_is_told(act, tmp_path):
         "copy": lambda: copy.copy(selector),
     }[act]
     reading, writing = os.pipe()
-    selector._guard._lock.acquire()  # as if another thread were in the middle of something
+    selector._guard._lock.acquire()  # as if another thread were running a method
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # JAX and Python warn of every fork
+        warnings.simplefilter("ignore")  # JAX and Python warn about every fork
         child = os.fork()
     if child == 0:
         try:
@@ -107,13 +107,13 @@ def test_a_forked_child_is_told(act, tmp_path):
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
-def test_copies_go_on_alone_and_alike(method, way):
+def test_copies_continue_independently_with_the_same_choices(method, way):
     selector = started(method, candidate_ratio=3, track_in_flight=True)
     selector.select(3)
     copied = way(selector)
     assert copied.spec == selector.spec
     expected = choices(selector)
-    assert choices(copied) == expected  # after the other has donated its state
+    assert choices(copied) == expected  # after the original has donated its state
     first, second = selector.state_dict(), copied.state_dict()
     assert first["metadata"] == second["metadata"]
     jax.tree.map(np.testing.assert_array_equal, first["arrays"], second["arrays"])
@@ -127,7 +127,7 @@ def test_a_pickled_selector_belongs_to_the_same_pool():
         copied.load_state_dict(PromptSelector(METHODS["mopps"], keys=["a", "b", "d"]).state_dict())
 
 
-def test_what_cannot_be_pickled_says_what_to_do():
+def test_the_error_of_pickling_gives_the_cure():
     selector = PromptSelector(jaxsel.gps(EMBEDDINGS, **TINY), num_prompts=len(EMBEDDINGS))
     with pytest.raises(ValueError, match=r"pickle its state_dict\(\), make the selector again in the other process"):
         pickle.dump(selector, io.BytesIO())
@@ -162,7 +162,7 @@ def test_cycles_do_not_take_memory(method):
     assert cycles(2000) - before < 4096
 
 
-UNCALLED: Any = jaxsel  # for a type checker that would refuse it too
+UNCALLED: Any = jaxsel  # hides the wrong types from a static type checker
 
 
 @pytest.mark.usefixtures("unchecked_types")

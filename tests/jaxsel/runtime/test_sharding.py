@@ -1,4 +1,4 @@
-"""A pool on a mesh is chosen from, updated and saved as on one device."""
+"""Choices, updates and checkpoints of a pool on a mesh equal those of one device."""
 
 import functools
 import inspect
@@ -38,7 +38,7 @@ PRIOR = jaxsel.mopps(prior_alpha=np.linspace(1, 3, 101), acquisition=jaxsel.targ
 
 
 def played(selector: jaxsel.Selector, num_prompts: int, batch_size: int, among: tuple | None) -> dict[str, Any]:
-    """Four rounds on a pool that nothing is known of."""
+    """Return the selections and the state after four rounds, starting without observations."""
     candidates = None if among is None else jnp.arange(num_prompts)[slice(*among)]
 
     @jax.jit
@@ -62,7 +62,7 @@ def on_one_device(method: str, num_prompts: int, batch_size: int, among: tuple |
 
 
 def assert_same(first: Any, second: Any) -> None:
-    """The same integers, which all choices are; floats up to the compiler's last bit."""
+    """Compare integers, such as all choices, exactly, and floats up to rounding."""
     assert jax.tree.structure(first) == jax.tree.structure(second)
 
     def compare(a, b):
@@ -83,9 +83,9 @@ EVERY_SECOND = (None, None, -2)
     [
         *((method, 1001, 40, 8, None) for method in METHODS if method != "uniform"),
         *(("dps", 1001, 40, devices, None) for devices in (1, 2, 4)),
-        ("mopps", 40_000, 1000, 2, None),  # more draws rejected than are drawn again at a time
+        ("mopps", 40_000, 1000, 2, None),  # more draws are rejected than one pass draws again
         ("uniform", 1000, 40, 8, None),
-        ("mopps, gumbel", 13, 5, 8, None),  # two rows a device, none on the last
+        ("mopps, gumbel", 13, 5, 8, None),  # two rows per device, none on the last
         ("dps", 101, 5, 8, EVERY_SECOND),
     ],
 )
@@ -97,7 +97,7 @@ def test_choices_are_those_of_one_device(method, num_prompts, batch_size, device
 
 
 def compiled_texts(method: str, num_prompts: int, batch_size: int) -> dict[str, str]:
-    """What each device executes."""
+    """Return the program that each device executes, per function."""
     selector = jaxsel.shard(METHODS[method], mesh_of(8), num_prompts)
     state = selector.init(KEY, num_prompts)
     rollouts = jaxsel.Rollouts(*(jnp.ones(16, jnp.int32) for _ in range(3)))
@@ -161,13 +161,15 @@ def test_states_are_the_same_on_all_meshes():
     plain.load_state_dict(second)
     sharded.load_state_dict(first)
     assert play(plain) == play(sharded)
-    np.testing.assert_array_equal(arrays["visits"] > 0, arrays["state.last_step"] > 0)  # a snapshot
+    np.testing.assert_array_equal(
+        arrays["visits"] > 0, arrays["state.last_step"] > 0
+    )  # both arrays are of the same moment
 
 
 def test_other_pools_are_refused_on_any_mesh(tmp_path):
     selector = PromptSelector(DPS, num_prompts=15, mesh=mesh_of(8))
     selector.save(tmp_path)
-    for mesh in (None, mesh_of(8)):  # 16 rows on disk and here
+    for mesh in (None, mesh_of(8)):  # with padding, both pools have 16 rows
         with pytest.raises(ValueError, match=r"another pool .15 prompts without keys, here 16 prompts"):
             PromptSelector.load(tmp_path, DPS, num_prompts=16, mesh=mesh)
     state = selector.state_dict()
@@ -196,12 +198,15 @@ BAD_CALLS = [
         lambda: on_mesh(2, DPS._replace(rule=None)),
         "'dps'.* has no acquisition and rule; give a selector of make_selector",
     ),
-    (lambda: on_mesh(2, on_mesh(2)), "has no acquisition and rule; give a selector of make_selector, not sharded"),
+    (
+        lambda: on_mesh(2, on_mesh(2)),
+        "has no acquisition and rule; give a selector of make_selector, not a sharded one",
+    ),
     (
         lambda: on_mesh(2, DPS._replace(init=lambda key, num_prompts: {})),
         r"dict has no partition_specs\(\)",
     ),
-    (lambda: on_mesh(2, PRIOR), "prior_alpha has 101 entries for 10 prompts; give one each"),
+    (lambda: on_mesh(2, PRIOR), "prior_alpha has 101 entries for 10 prompts; give one entry per prompt"),
     (lambda: on_mesh(2).init(KEY, 11), "num_prompts is 11 of a pool sharded as 10 prompts; give the same"),
     (
         lambda: jaxsel.shard(DPS, jax.make_mesh((2,), ("x",)), 10),
@@ -226,7 +231,7 @@ COORDINATOR = {"JAX_COORDINATOR_ADDRESS": "n1:1234"}
     ("variables", "calls"),
     [
         ({}, []),
-        ({"SLURM_NTASKS": "2"}, []),  # not one of them: the script that starts them
+        ({"SLURM_NTASKS": "2"}, []),  # the batch script, which is not one of the tasks
         (SLURM | {"SLURM_NTASKS": "1"}, []),
         (SLURM, [DETECTED]),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, [DETECTED]),

@@ -7,11 +7,11 @@ from jaxsel.runtime.window import EpochWindow
 
 
 @pytest.mark.parametrize(("num_prompts", "size"), [(12, 4), (10, 4), (7, 7), (5, 3), (9, 1)])
-def test_every_row_comes_once_an_epoch(num_prompts, size):
+def test_every_row_occurs_once_per_epoch(num_prompts, size):
     window = EpochWindow(num_prompts, seed=0)
     dealt = np.concatenate([window.take(size) for _ in range(10 * num_prompts)])
     counts = np.array([np.bincount(dealt[: k * num_prompts], minlength=num_prompts) for k in range(1, 10)])
-    # a window that reaches over the end of an epoch leaves the turns of up to `size` rows for later
+    # a window that passes the end of an epoch leaves up to `size` rows of the new epoch for later
     assert (np.abs(counts - np.arange(1, 10)[:, None]) <= 1).all()
     if num_prompts % size == 0:
         assert (counts == np.arange(1, 10)[:, None]).all()
@@ -20,7 +20,7 @@ def test_every_row_comes_once_an_epoch(num_prompts, size):
 @hypothesis.given(
     num_prompts=st.integers(1, 20), sizes=st.lists(st.integers(1, 25), max_size=20), seed=st.integers(0, 99)
 )
-def test_windows_hold_distinct_rows_and_never_lag_by_more_than_an_epoch(num_prompts, sizes, seed):
+def test_windows_hold_distinct_rows_and_no_row_lags_by_more_than_an_epoch(num_prompts, sizes, seed):
     window, counts = EpochWindow(num_prompts, seed), np.zeros(num_prompts, int)
     for size in sizes:
         size = min(size, num_prompts)
@@ -40,7 +40,7 @@ def test_epochs_and_seeds_are_shuffled_differently():
 
 
 @pytest.mark.parametrize("taken", [0, 1, 4])
-def test_a_restored_window_goes_on_as_the_other_would(taken):
+def test_a_restored_window_continues_like_the_original(taken):
     window = EpochWindow(10, seed=3)
     for _ in range(taken):
         window.take(3)

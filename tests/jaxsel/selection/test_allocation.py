@@ -14,18 +14,18 @@ import jaxsel
 KEY = jax.random.key(0)
 STRATEGIES = ("marginal", "bins", "uniform")
 RATES = st.one_of(st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.floats(0, 1, width=32))
-# the share of the largest variance that there can be, which is mean (1 - mean)
+# variance as a share of the largest possible variance, which is mean (1 - mean)
 SPREADS = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))
 
 
 def predicted(mean, variance) -> jaxsel.Prediction:
-    """As an object: its other fields, which nobody may read, are NaN."""
+    """Return a Prediction whose other fields, which `allocate` must not read, are NaN."""
     mean, variance = jnp.asarray(mean, jnp.float32), jnp.asarray(variance, jnp.float32)
     return jaxsel.Prediction(mean, variance, *[jnp.full_like(mean, jnp.nan)] * 4)
 
 
 def chance(mean: float, variance: float, samples: int) -> float:
-    """E[1 - (1 - p)^k] by Beta functions; `variance` is 0 or far from it."""
+    """Return E[1 - (1 - p)^k] by Beta functions; `variance` is 0 or far from 0."""
     if variance == 0 or mean * (1 - mean) == 0:
         return 1 - (1 - mean) ** samples
     total = mean * (1 - mean) / variance - 1
@@ -46,13 +46,13 @@ def allocations(prompts: int, budget: int, at_least: int, at_most: int) -> Itera
     ),
     extra=st.integers(0, 7),
     at_least=st.integers(0, 1),
-    room=st.integers(2, 7),
+    margin=st.integers(2, 7),
 )
-def test_marginal_is_the_best_of_all_allocations(prompts, extra, at_least, room):
+def test_marginal_is_the_best_of_all_allocations(prompts, extra, at_least, margin):
     mean, spread = np.array(prompts).T
     prediction = predicted(mean, mean * (1 - mean) * spread)
     mean, variance = (np.asarray(x, np.float64) for x in prediction[:2])
-    budget, at_most = at_least * len(prompts) + min(extra, room * len(prompts)), at_least + room
+    budget, at_most = at_least * len(prompts) + min(extra, margin * len(prompts)), at_least + margin
     samples = jaxsel.allocate(prediction, budget, at_least=at_least, at_most=at_most)
 
     def solved(counts) -> float:
@@ -104,7 +104,7 @@ def test_expected_solved_is_what_is_solved():
 
 
 def test_uncertainty_saves_samples_on_what_may_be_hopeless():
-    """Both are solved one time in ten; of the second, nine in ten such prompts never are, and one always."""
+    """Both prompts have mean 0.1; the second is never solved with probability 0.9 and always with 0.1."""
     prediction = predicted([0.1, 0.1], [0.0, 0.09])
     np.testing.assert_array_equal(jaxsel.allocate(prediction, 20), [19, 1])
     np.testing.assert_array_equal(jaxsel.allocate(prediction.success_rate, 20), [10, 10])
@@ -116,20 +116,20 @@ def test_uncertainty_saves_samples_on_what_may_be_hopeless():
     prompts=st.lists(st.tuples(RATES, SPREADS), min_size=1, max_size=12),
     extra=st.integers(0, 100),
     at_least=st.integers(0, 3),
-    room=st.integers(1, 20),
+    margin=st.integers(1, 20),
 )
 def test_the_budget_is_spent_within_the_limits_and_a_larger_one_takes_from_none(
-    strategy, prompts, extra, at_least, room
+    strategy, prompts, extra, at_least, margin
 ):
     mean, spread = np.array(prompts).T
     prediction = predicted(mean, mean * (1 - mean) * spread)
-    extra = min(extra, room * len(prompts) - 1)
-    limits = {"strategy": strategy, "at_least": at_least, "at_most": at_least + room}
+    extra = min(extra, margin * len(prompts) - 1)
+    limits = {"strategy": strategy, "at_least": at_least, "at_most": at_least + margin}
     budget = at_least * len(prompts) + extra
     samples, more = (jaxsel.allocate(prediction, spend, **limits) for spend in (budget, budget + 1))
     assert samples.dtype == np.int32
     assert samples.sum() == budget
-    assert ((at_least <= samples) & (samples <= at_least + room)).all()
+    assert ((at_least <= samples) & (samples <= at_least + margin)).all()
     assert ((more - samples) >= 0).all()
     assert more.sum() == budget + 1
 
@@ -147,7 +147,7 @@ def test_equal_prompts_share_evenly_and_the_first_get_the_rest(strategy, rate):
                 assert (np.diff(equal) <= 0).all()
 
 
-def test_nothing_is_wasted_on_the_hopeless_and_the_certain_before_nobody_gains():
+def test_hopeless_and_certain_prompts_get_samples_only_without_any_gain_left():
     rates = np.array([0.0, 1.0, 0.5, 0.0])
     np.testing.assert_array_equal(jaxsel.allocate(rates, 30), [0, 1, 29, 0])
     np.testing.assert_array_equal(jaxsel.allocate(rates, 4, at_most=1), [1, 1, 1, 1])
@@ -196,7 +196,7 @@ def test_uniform_spends_the_rest_on_the_first_rows():
 
 
 @pytest.mark.parametrize("predictor", [jaxsel.beta_bernoulli(), jaxsel.hidden_markov()])
-def test_what_predictors_predict_is_welcome(predictor):
+def test_predictions_of_predictors_are_accepted(predictor):
     state = predictor.init(KEY, 500)
     rows = jnp.arange(300)
     state = jax.jit(predictor.update)(KEY, state, jaxsel.Rollouts(rows, rows % 9, jnp.full(300, 8)))
@@ -207,7 +207,7 @@ def test_what_predictors_predict_is_welcome(predictor):
     assert jaxsel.expected_solved(prediction, samples) > jaxsel.expected_solved(prediction, even)
 
 
-@pytest.mark.usefixtures("unchecked_types")  # a check of types for each sample takes its time
+@pytest.mark.usefixtures("unchecked_types")  # type checks for every sample are slow
 def test_a_million_samples_for_a_hundred_thousand_prompts():
     rng = np.random.default_rng(0)
     mean = rng.beta(0.5, 0.5, 100_000)
@@ -220,7 +220,7 @@ def test_a_million_samples_for_a_hundred_thousand_prompts():
     total = mean[inside] * (1 - mean[inside]) / variance[inside] - 1
     a, b = mean[inside] * total, (1 - mean[inside]) * total
     last, following = (np.exp(special.betaln(a + 1, b + k[inside]) - special.betaln(a, b)) for k in (one_less, samples))
-    # no sample would be worth more elsewhere
+    # no sample would have a larger gain at another prompt
     assert last[samples[inside] > 0].min() >= following.max() * (1 - 1e-6)
 
 
@@ -228,7 +228,7 @@ def test_rounding_past_the_limits_is_forgiven():
     prediction = predicted([1 + 1e-7, -1e-7, 0.5], [0.0, 0.0, 0.25 + 1e-7])
     np.testing.assert_array_equal(jaxsel.allocate(prediction, 3), [1, 1, 1])
     np.testing.assert_allclose(jaxsel.expected_solved(prediction, np.array([1, 1, 1])), 1.5)
-    # more than a mean of 0.1 allows is the most that it allows
+    # a variance above the limit for a mean of 0.1 counts as that limit
     np.testing.assert_allclose(jaxsel.expected_solved(predicted([0.1], [0.2]), np.array([9])), 0.1, rtol=1e-6)
 
 
@@ -244,8 +244,8 @@ HALVES = np.full(3, 0.5)
         ((np.array([0.5, 1.5]), 1), {}, r"prediction\[1\] is 1\.5; give numbers from 0 to 1"),
         ((np.array([-0.5]), 1), {}, r"prediction\[0\] is -0\.5"),
         ((np.zeros((2, 2)), 1), {}, r"prediction has shape \(2, 2\); give a vector"),
-        ((["easy"], 1), {}, "prediction is no array on the host .*; give a vector of numbers"),
-        ((np.zeros(0), 0), {}, "prediction is of 0 prompts; give one at least"),
+        ((["easy"], 1), {}, "prediction is not an array on the host .*; give a vector of numbers"),
+        ((np.zeros(0), 0), {}, "prediction has 0 prompts; give at least one"),
         ((predicted([0.5, 2.0], [0, 0]), 1), {}, r"success_rate\[1\] is 2\.0; give numbers from 0 to 1"),
         ((predicted([0.5], [0.3]), 1), {}, r"variance\[0\] is 0\.3\d*; give numbers from 0 to 0\.25"),
         ((predicted([0.5], [np.nan]), 1), {}, r"variance\[0\] is nan"),
@@ -274,7 +274,7 @@ def test_bad_arguments_are_named(arguments, options, message):
 
 
 def test_it_is_no_part_of_a_compiled_function():
-    with pytest.raises(ValueError, match="prediction is no array on the host"):
+    with pytest.raises(ValueError, match="prediction is not an array on the host"):
         jax.jit(lambda rates: jaxsel.allocate(rates, 3))(jnp.full(3, 0.5))
 
 
@@ -282,7 +282,7 @@ def test_it_is_no_part_of_a_compiled_function():
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        ([1, 2], "samples has 2 entries for 3 prompts; give one each"),
+        ([1, 2], "samples has 2 entries for 3 prompts; give one count per prompt"),
         ([1, -2, 3], r"samples\[1\] is -2; give integers from 0"),
         ([1, 0.5, 3], "give integers"),
     ],

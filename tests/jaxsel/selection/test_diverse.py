@@ -1,4 +1,4 @@
-"""The rule `diverse` is the greedy algorithm of its docstring, whatever the scores and wherever the prompts lie."""
+"""The rule `diverse` is the greedy algorithm of its docstring, for any scores and embeddings."""
 
 import functools
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jaxtyping import Array
 
 import jaxsel
-from jaxsel.selection import rules
+from jaxsel.selection.best import best
 from tests.support.reference import assert_frequency, cosine_distance, diversified
 
 KEY = jax.random.key(0)
@@ -20,7 +20,7 @@ POOL, CANDIDATES, FEATURES, BATCHES, VISITS = 20, 12, 3, 3, 4
 RULES = {
     "with anchors": {"weight": 0.3, "anchor_batches": 2, "shortlist": None},
     "without anchors": {"weight": 1.0, "anchor_batches": 0, "shortlist": None},
-    "of a shortlist": {"weight": 2.0, "anchor_batches": 9, "shortlist": 2},  # more anchors than there are
+    "of a shortlist": {"weight": 2.0, "anchor_batches": 9, "shortlist": 2},  # more anchor batches than exist
 }
 SCORES = st.one_of(st.sampled_from([0.0, 0.5, 1.0, -np.inf, np.inf, np.nan]), st.floats(-1000, 1000, width=32))
 
@@ -34,7 +34,7 @@ class Latest(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """The least that `diverse` asks of a state."""
+    """The smallest state that `diverse` can use."""
 
     embeddings: Array
     visits: Latest
@@ -49,7 +49,7 @@ def compiled(weight: float, anchor_batches: int, shortlist: int | None) -> Any:
     return jax.jit(rule.choose, static_argnums=2)
 
 
-best = jax.jit(rules.best, static_argnums=2)
+compiled_best = jax.jit(best, static_argnums=2)
 
 
 def pool(embeddings: Any, prompt_ids: Any = ((0,),), group_size: Any = ((0,),)) -> Pool:
@@ -58,7 +58,7 @@ def pool(embeddings: Any, prompt_ids: Any = ((0,),), group_size: Any = ((0,),)) 
 
 
 def random_pool(seed: int, visited: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Scores and ids of the candidates, embeddings of the pool (one is 0), the last batches' ids and group sizes."""
+    """Return candidates' scores and ids, embeddings (one is 0), and ids and group sizes of the last batches."""
     rng = np.random.default_rng(seed)
     embeddings = rng.normal(size=(POOL, FEATURES)).astype(np.float32)
     embeddings[seed % POOL] = 0
@@ -74,7 +74,7 @@ def latest_embeddings(embeddings, last_ids, sizes, anchor_batches: int) -> np.nd
 
 
 def mean_distance(embeddings: np.ndarray, others: np.ndarray | None = None) -> float:
-    """Of all pairs, or to all others."""
+    """Return the mean over all pairs of embeddings, or over all pairs with `others`."""
     if others is not None:
         return float(np.mean([cosine_distance(a, b) for a in embeddings for b in others]))
     pairs = [cosine_distance(a, b) for i, a in enumerate(embeddings) for b in embeddings[:i]]
@@ -95,7 +95,7 @@ def test_choices_are_those_of_the_formula(rule, batch_size, seed, visited):
         latest=latest_embeddings(embeddings.astype(float), last_ids, sizes, anchor_batches),
         shortlist=shortlist,
     )
-    hypothesis.assume(lead > 1e-5)  # else rounding decides
+    hypothesis.assume(lead > 1e-5)  # otherwise rounding decides
     choose = compiled(weight, anchor_batches, shortlist)
     chosen = choose(KEY, jnp.array(scores), batch_size, jnp.array(ids), pool(embeddings, last_ids, sizes))
     assert chosen.dtype == jnp.int32
@@ -126,11 +126,11 @@ def test_without_prompt_ids_positions_are_ids():
 
 @hypothesis.given(scores=st.lists(SCORES, min_size=CANDIDATES, max_size=CANDIDATES), seed=st.integers(0, 2**31))
 def test_without_weight_it_is_top_k(scores, seed):
-    """Of equal scores too it takes the same."""
+    """Ties are broken in the same way too."""
     _, ids, embeddings, last_ids, sizes = random_pool(seed, BATCHES)
     given = jax.random.key(seed), jnp.array(scores, jnp.float32), 4, jnp.array(ids)
     chosen = compiled(0.0, 4, 2)(*given, pool(embeddings, last_ids, sizes))
-    np.testing.assert_array_equal(chosen, best(*given))
+    np.testing.assert_array_equal(chosen, compiled_best(*given))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -139,7 +139,7 @@ def test_without_weight_it_is_top_k(scores, seed):
     absent=st.sets(st.integers(0, CANDIDATES - 1)),
     seed=st.integers(0, 2**31),
 )
-def test_what_has_no_score_comes_last_and_what_is_no_prompt_after_that(rule, scores, absent, seed):
+def test_rows_without_a_score_are_last_but_for_rows_of_no_prompt(rule, scores, absent, seed):
     _, ids, embeddings, last_ids, sizes = random_pool(seed, BATCHES)
     ids[list(absent)] = -1
     state, values = pool(embeddings, last_ids, sizes), np.array(scores, np.float32)
@@ -154,15 +154,15 @@ def test_what_has_no_score_comes_last_and_what_is_no_prompt_after_that(rule, sco
 
 def test_a_shortlist_bounds_what_can_be_chosen():
     scores, ids, embeddings, _, _ = random_pool(2, 0)
-    best = set(np.argsort(scores)[-4:].tolist())
+    largest = set(np.argsort(scores)[-4:].tolist())
     given = KEY, jnp.array(scores), 2, jnp.array(ids), pool(embeddings)
-    assert set(compiled(100.0, 0, 2)(*given).tolist()) <= best
-    assert not set(compiled(100.0, 0, None)(*given).tolist()) <= best
+    assert set(compiled(100.0, 0, 2)(*given).tolist()) <= largest
+    assert not set(compiled(100.0, 0, None)(*given).tolist()) <= largest
     np.testing.assert_array_equal(compiled(100.0, 0, 1)(*given), compiled(0.0, 0, 1)(*given))
 
 
 def test_ties_are_broken_uniformly_whatever_the_weight():
-    """As for a pool that nothing is known of, which would always give its first row."""
+    """Without observations all scores tie, and the choice would otherwise always be the first row."""
     trials, tied = 4000, np.array([1, 2, 4, 5])
     scores = jnp.zeros(7).at[tied].set(1.0)
     choose, state = jaxsel.diverse(shortlist=None).choose, pool(np.ones((7, 2), np.float32))
@@ -173,19 +173,19 @@ def test_ties_are_broken_uniformly_whatever_the_weight():
     assert_frequency(counts[tied], trials, 1 / 4)
 
 
-def test_parts_of_a_pool_send_enough_to_choose_as_of_the_whole():
+def test_shortlists_of_parts_suffice_for_the_choice_of_the_whole_pool():
     scores, _, embeddings, last_ids, sizes = random_pool(3, BATCHES)
     scores = jnp.round(jnp.array(scores), 1)  # with ties
     state, choose = pool(embeddings, last_ids, sizes), compiled(*RULES["of a shortlist"].values())
     whole = choose(KEY, scores, 2, jnp.arange(CANDIDATES), state)
     parts = map(jnp.array, np.split(np.arange(CANDIDATES), 2))
-    sent = jnp.concatenate([part[best(KEY, scores[part], 4, part)] for part in parts])
+    sent = jnp.concatenate([part[compiled_best(KEY, scores[part], 4, part)] for part in parts])
     assert len(sent) < CANDIDATES
     np.testing.assert_array_equal(sent[choose(KEY, scores[sent], 2, sent, state)], whole)
 
 
 def batches(weight: float, anchor_batches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of sixty random pools, the batch after one that was observed: its embeddings, those before, and its scores."""
+    """Return, for sixty random pools, the next batch's embeddings, the last batch's embeddings, and the next scores."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(60, 24, FEATURES)).astype(np.float32)
     scores = rng.random((60, 24)).astype(np.float32)

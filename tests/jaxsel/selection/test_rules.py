@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import jaxsel
 from jaxsel.numerics import random
-from jaxsel.selection import rules
+from jaxsel.selection.best import best
 from tests.support.reference import assert_frequency, inclusion_probabilities, largest
 
 KEY = jax.random.key(0)
@@ -26,7 +26,7 @@ SCORES = st.one_of(st.sampled_from([0.0, 0.5, 1.0, -np.inf, np.inf, np.nan]), st
 
 
 def choose(rule: jaxsel.Rule, key, scores, batch_size: int):
-    """By the positions as prompt ids."""
+    """Choose with the positions as prompt ids."""
     return rule.choose(key, scores, batch_size, jnp.arange(len(scores)), None)
 
 
@@ -39,7 +39,7 @@ compiled_by_id = jax.jit(RULES["top_k"].choose, static_argnums=2)
 
 
 def many(rule: jaxsel.Rule, batch_size: int):
-    """How often each is chosen, over many keys."""
+    """Return a function that counts how often each position is chosen over many keys."""
 
     def counts(scores):
         keys = jax.random.split(KEY, TRIALS)
@@ -97,20 +97,20 @@ def test_ties_are_broken_uniformly():
 
 @pytest.mark.parametrize("ids", [None, jnp.arange(40)])
 @pytest.mark.parametrize("count", [None, 4])
-def test_lots_that_collide_cost_no_better_prompt_its_place(ids, count, monkeypatch):
+def test_draws_that_collide_never_displace_a_better_prompt(ids, count, monkeypatch):
     monkeypatch.setattr(random, "uniform", lambda key, ids: jnp.full(ids.shape, 0.25, jnp.float32))
     scores = jnp.zeros(40).at[39].set(1.0)
     batch_size = 4 if count is None else 8
-    chosen = rules.best(KEY, scores, batch_size, ids, count=count if count is None else jnp.int32(count))
+    chosen = best(KEY, scores, batch_size, ids, count=count if count is None else jnp.int32(count))
     chosen = np.asarray(chosen)
     assert (chosen < 40).sum() == 4
     assert 39 in chosen
     np.testing.assert_array_equal(np.sort(chosen), chosen)
 
 
-def test_half_of_a_pool_that_nothing_tells_apart_is_a_random_half():
-    size = 100_000  # more than are simply ranked
-    choose_half = jax.jit(lambda key: rules.best(key, jnp.zeros(size), size // 2))
+def test_half_of_a_pool_with_equal_scores_is_a_random_half():
+    size = 100_000  # too large to be sorted
+    choose_half = jax.jit(lambda key: best(key, jnp.zeros(size), size // 2))
     first, second = (np.asarray(choose_half(jax.random.key(seed))) for seed in range(2))
     for chosen in (first, second):
         assert chosen.shape == np.unique(chosen).shape == (size // 2,)
@@ -119,7 +119,7 @@ def test_half_of_a_pool_that_nothing_tells_apart_is_a_random_half():
     assert_frequency(np.array([len(np.intersect1d(first, second))]), size, 1 / 4)
 
 
-def test_prompts_with_no_chance_are_chosen_at_random_when_nothing_else_is_left():
+def test_scores_of_minus_infinity_are_chosen_at_random_when_nothing_else_is_left():
     counts = many(RULES["top_k"], 3)([-np.inf, 1.0, np.nan, -np.inf, -np.inf])
     assert counts[1] == TRIALS
     assert_frequency(counts[[0, 2, 3, 4]], TRIALS, 2 / 4)
@@ -196,7 +196,7 @@ def test_bad_arguments_are_named(rule, message):
         rule()
 
 
-def test_specs_are_as_json_gives_them_back():
+def test_specs_survive_json():
     predictor = jaxsel.beta_bernoulli(decay=float(np.float32(0.5)), group_size=8)
     odd = predictor._replace(spec={"widths": (1, 2), "rate": np.float32(0.5), "size": np.int64(3)})
     spec = jaxsel.make_selector(odd, jaxsel.entropy(), jaxsel.top_k(), method="mine").spec
@@ -209,15 +209,15 @@ def test_specs_are_as_json_gives_them_back():
     }
 
 
-def test_the_lottery_of_a_large_pool_has_no_favourite_rows():
-    """Lots are so fine that hardly two of 3e7 prompts share the winning one."""
+def test_ties_of_a_large_pool_favour_no_rows():
+    """Draws are so fine that two of 3e7 prompts rarely share the smallest one."""
     size, trials = 30_000_000, 12
-    first = jax.jit(lambda key: rules.best(key, jnp.zeros(size), 1)[0] / size)
+    first = jax.jit(lambda key: best(key, jnp.zeros(size), 1)[0] / size)
     places = [float(first(key)) for key in jax.random.split(KEY, trials)]
     assert abs(np.mean(places) - 0.5) < 4 * np.sqrt(1 / 12 / trials)
-    lots = random.uniform(KEY, jnp.arange(1 << 22))
-    winners = jnp.sort(lots)[:1000]
-    assert len(np.unique(winners)) > 995
+    draws = random.uniform(KEY, jnp.arange(1 << 22))
+    smallest = jnp.sort(draws)[:1000]
+    assert len(np.unique(smallest)) > 995
 
 
 def test_scores_are_those_of_the_prediction_that_comes_with_them():

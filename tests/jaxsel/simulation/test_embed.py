@@ -22,7 +22,7 @@ def learner_and_embeddings(num_prompts: int, num_skills: int, num_features: int,
 
 
 def recovered(num_prompts: int, num_skills: int, num_features: int, noise: float) -> float:
-    """The share of the difficulty's variance that the best linear map of the embeddings explains."""
+    """Return the share of the difficulty's variance that the best linear map of the embeddings explains."""
     learner, embeddings = learner_and_embeddings(num_prompts, num_skills, num_features, noise)
     inputs = np.concatenate([embeddings, np.ones((num_prompts, 1))], 1).astype(float)
     difficulty = np.asarray(learner.difficulty, float)
@@ -56,7 +56,7 @@ def test_prompts_with_the_same_skills_lie_together():
 
 
 def test_the_image_is_linear_in_the_loadings():
-    """Prompt 2 leans on the skills of prompts 0 and 1, a quarter and three quarters; all are equally difficult."""
+    """Prompt 2 depends on the skills of prompts 0 and 1 with weights 1/4 and 3/4. All are equally difficult."""
     learner = simulate.make_learner(KEY, 3, num_skills=5, difficulty_spread=0.0)._replace(
         skill_ids=jnp.array([[0, 4, 0], [0, 4, 4]]), loadings=jnp.array([[0.5, 1.0, 0.25], [0.5, 0.0, 0.75]])
     )
@@ -91,7 +91,7 @@ def test_the_wrong_argument_is_named(options):
 
 @pytest.mark.slow
 def test_gps_ranks_prompts_it_has_not_seen():
-    """A run of one scan. MoPPS knows of the visited prompts alone, GPS of all by their embeddings."""
+    """MoPPS predicts visited prompts alone; GPS predicts all prompts through their embeddings."""
     learner, embeddings = learner_and_embeddings(400, 4, 8, 0.1)
     gps = jaxsel.gps(embeddings, width=16, num_heads=1, num_draws=4, context_size=32)
     run = functools.partial(simulate.simulate, KEY, num_steps=8, batch_size=24)

@@ -9,6 +9,7 @@ import jaxsel
 from jaxsel import simulate
 from jaxsel.base import Rollouts
 from jaxsel.simulate import Learner, LearnerState
+from tests.support.embedded import quick_jit
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,7 @@ METHODS = {
 
 @pytest.fixture
 def four():
-    """Prompts 0 and 1 share skill 0, prompts 2 and 3 share skill 1, prompt 3 leans on skill 2 too."""
+    """Prompts 0 and 1 share skill 0, prompts 2 and 3 share skill 1, and prompt 3 also depends on skill 2."""
     return Learner(
         skill_ids=jnp.array([[0, 0, 1, 1], [0, 0, 1, 2]]),
         loadings=jnp.array([[0.5, 0.25, 1.0, 0.5], [0.5, 0.75, 0.0, 0.5]]),
@@ -36,21 +37,22 @@ def four():
 
 
 def rollouts(*rows):
-    """One row a (prompt, successes, group size)."""
+    """Return rollouts from rows (prompt, successes, group size)."""
     return Rollouts(*jnp.array(rows, jnp.int32).T)
 
 
-@functools.cache  # compiling a run takes longer than running it
-def compiled(name, options):
+@functools.cache  # the compilation of a run takes longer than the run
+def compiled(name, options, jit=quick_jit):
     def one(key, learner):
         return simulate.simulate(key, METHODS[name](learner), learner, **dict(options))
 
-    return jax.jit(one)
+    return jit(one)
 
 
 def run(name, learner, seed=0, **options):
+    jit = quick_jit if options else jax.jit  # one test compares the short runs with eager JAX, bit by bit
     options = {"num_steps": 20, "batch_size": 8, **options}
-    return compiled(name, tuple(sorted(options.items())))(jax.random.key(seed), learner)
+    return compiled(name, tuple(sorted(options.items())), jit)(jax.random.key(seed), learner)
 
 
 def change(learner, state, batch):
@@ -200,26 +202,31 @@ def hundred():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_runs(name, hundred):
-    history = run(name, hundred)
-    assert history.prompt_ids.shape == (20, 8)
-    assert all(len(set(batch)) == 8 for batch in history.prompt_ids.tolist())
-    assert ((history.prompt_ids >= 0) & (history.prompt_ids < 100)).all()
-    for share in (history.mixed_share, history.mean_success_rate, history.solve_state_accuracy):
+    trace = run(name, hundred)
+    assert trace.prompt_ids.shape == (20, 8)
+    assert all(len(set(batch)) == 8 for batch in trace.prompt_ids.tolist())
+    assert ((trace.prompt_ids >= 0) & (trace.prompt_ids < 100)).all()
+    for share in (trace.mixed_share, trace.mean_success_rate, trace.solve_state_accuracy):
         assert ((share >= 0) & (share <= 1)).all()
-    assert np.isfinite(history.mean_absolute_error).all()
-    assert np.isfinite(history.spearman[1:]).all()
-    np.testing.assert_array_equal(history.rollouts, 64 * np.arange(1, 21))
+    assert np.isfinite(trace.mean_absolute_error).all()
+    assert np.isfinite(trace.spearman[1:]).all()
+    np.testing.assert_array_equal(trace.rollouts, 64 * np.arange(1, 21))
+
+
+@functools.cache
+def long_run(name):
+    learner = simulate.make_learner(jax.random.key(0), 200, num_skills=4, skill_gain=20.0, boost_gain=5.0)
+    return run(name, learner, num_steps=1000, candidate_ratio=3)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_long_run_among_random_candidates_stays_finite(name):
-    learner = simulate.make_learner(jax.random.key(0), 200, num_skills=4, skill_gain=20.0, boost_gain=5.0)
-    history = run(name, learner, num_steps=1000, candidate_ratio=3)
-    assert all(len(set(batch)) == 8 for batch in history.prompt_ids.tolist())
-    assert np.isfinite(history.mean_absolute_error).all()
-    assert np.isfinite(history.mean_success_rate).all()
-    assert np.isfinite(history.spearman[50:]).all()
-    assert 0 < history.mean_success_rate[-1] < 1
+    trace = long_run(name)
+    assert all(len(set(batch)) == 8 for batch in trace.prompt_ids.tolist())
+    assert np.isfinite(trace.mean_absolute_error).all()
+    assert np.isfinite(trace.mean_success_rate).all()
+    assert np.isfinite(trace.spearman[50:]).all()
+    assert 0 < trace.mean_success_rate[-1] < 1
 
 
 @pytest.mark.parametrize("name", ["mopps", "dps"])
@@ -235,40 +242,40 @@ def test_jit_is_eager_and_the_key_decides(name, hundred):
 
 def test_runs_over_many_keys_are_one_vmap(hundred):
     keys = jax.random.split(jax.random.key(0), 3)
-    one = compiled("mopps", (("batch_size", 8), ("num_steps", 20)))
+    one = compiled("mopps", (("batch_size", 8), ("num_steps", 20)), jax.jit)
     many = jax.jit(jax.vmap(one, in_axes=(0, None)))(keys, hundred)
     np.testing.assert_array_equal(many.prompt_ids[1], one(keys[1], hundred).prompt_ids)
 
 
 def test_the_history_is_that_of_the_model_step_by_step(hundred):
-    """The oracle's batches need no random numbers, so they can be told from the states alone."""
-    history = run("oracle", hundred)
+    """The oracle's batches need no random numbers, so that they follow from the states alone."""
+    trace = run("oracle", hundred)
     state = simulate.initial_state(hundred)
     rate = np.asarray(simulate.success_rate(hundred, state))
-    assert set(history.prompt_ids[0].tolist()) == set(np.argsort(abs(rate - 0.5))[:8].tolist())
-    # the default probe is larger than this pool, so it is the pool
-    np.testing.assert_allclose(history.mean_success_rate[0], rate.mean(), rtol=1e-5)
+    assert set(trace.prompt_ids[0].tolist()) == set(np.argsort(abs(rate - 0.5))[:8].tolist())
+    # the default probe is larger than this pool, so that the probe is the pool
+    np.testing.assert_allclose(trace.mean_success_rate[0], rate.mean(), rtol=1e-5)
 
 
 def test_methods_with_the_same_key_see_the_same_candidates(hundred):
-    # as many candidates as the batch holds: every method has to take them all
+    # as many candidates as the batch size, so that every method must choose them all
     uniform, oracle = (run(name, hundred, candidate_ratio=1).prompt_ids for name in ("uniform", "oracle"))
     np.testing.assert_array_equal(np.sort(uniform), np.sort(oracle))
     assert len(np.unique(uniform)) > 8
 
 
-def test_every_row_is_a_candidate_as_often_as_any_other(hundred):
-    uniform = run("uniform", hundred, num_steps=500, candidate_ratio=3).prompt_ids
-    times = np.bincount(uniform.ravel(), minlength=100)
-    assert abs(times - 40).max() < 5 * np.sqrt(40)  # 500 steps of 8 rows
+def test_every_row_is_a_candidate_as_often_as_any_other():
+    times = np.bincount(long_run("uniform").prompt_ids.ravel(), minlength=200)
+    assert abs(times - 40).max() < 5 * np.sqrt(40)  # 1000 steps of 8 of 200 rows
 
 
 def test_a_run_goes_on_from_a_belief(hundred):
     selector, key = METHODS["mopps"](hundred), jax.random.key(0)
     known = selector.init(key, 100)
-    known = known._replace(successes=known.successes + 50.0)  # nothing is near 1/2 but the others
+    known = known._replace(successes=known.successes + 50.0)  # only the eight others are near 1/2
     known = known._replace(successes=known.successes.at[:8].set(0.0))
-    trace = simulate.simulate(key, selector, hundred, num_steps=1, batch_size=8, belief=known)
+    one_step = functools.partial(simulate.simulate, selector=selector, num_steps=1, batch_size=8)
+    trace = quick_jit(lambda belief, learner: one_step(key, learner=learner, belief=belief))(known, hundred)
     assert set(trace.prompt_ids[0].tolist()) == set(range(8))
 
 
@@ -279,9 +286,9 @@ def test_methods_with_the_same_key_are_judged_on_the_same_probe(hundred):
 
 def test_the_oracle_knows_the_pool_all_along():
     learner = simulate.make_learner(jax.random.key(0), 100, forgetting=0.1)
-    history = run("oracle", learner)
-    np.testing.assert_allclose(history.mean_absolute_error, 0, atol=1e-6)
-    np.testing.assert_allclose(history.spearman, 1, atol=1e-4)
+    trace = run("oracle", learner)
+    np.testing.assert_allclose(trace.mean_absolute_error, 0, atol=1e-6)
+    np.testing.assert_allclose(trace.spearman, 1, atol=1e-4)
 
 
 def test_the_oracles_solve_states_are_those_of_the_binomial():
@@ -297,22 +304,22 @@ def test_the_oracles_solve_states_are_those_of_the_binomial():
 
 @pytest.fixture(scope="module")
 def four_seeds():
-    """Runs of 100 steps of 16 of 500 prompts; another pool and another key at every seed."""
+    """Runs of 100 steps with 16 of 500 prompts, each with its own pool and key."""
 
-    def histories(name):
+    def traces(name):
         def one(key):
             learner_key, run_key = jax.random.split(key)
             learner = simulate.make_learner(learner_key, 500)
             return simulate.simulate(run_key, METHODS[name](learner), learner, num_steps=100, batch_size=16)
 
-        return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 4))
+        return quick_jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 4))
 
-    return {name: histories(name) for name in ("uniform", "mopps", "dps", "oracle")}
+    return {name: traces(name) for name in ("uniform", "mopps", "dps", "oracle")}
 
 
 @pytest.mark.slow
 def test_selection_finds_mixed_groups_and_the_oracle_most(four_seeds):
-    shares = {name: history.mixed_share[:, 30:].mean(1) for name, history in four_seeds.items()}
+    shares = {name: trace.mixed_share[:, 30:].mean(1) for name, trace in four_seeds.items()}
     # a group is mixed or not: the standard error of a share of 70 x 16 groups is at most 0.015
     assert (shares["mopps"] > shares["uniform"] + 0.1).all()
     assert (shares["dps"] > shares["uniform"] + 0.1).all()
@@ -321,7 +328,7 @@ def test_selection_finds_mixed_groups_and_the_oracle_most(four_seeds):
 
 @pytest.mark.slow
 def test_training_on_chosen_prompts_raises_the_pool(four_seeds):
-    gains = {name: history.mean_success_rate[:, -1] for name, history in four_seeds.items()}
+    gains = {name: trace.mean_success_rate[:, -1] for name, trace in four_seeds.items()}
     assert (gains["uniform"] > four_seeds["uniform"].mean_success_rate[:, 0]).all()
     assert (gains["oracle"] > gains["mopps"]).all()
     assert (gains["mopps"] > gains["uniform"]).all()

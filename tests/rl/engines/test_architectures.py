@@ -1,4 +1,4 @@
-"""The engine with every kind of cache: attention, sliding windows, convolutions, recurrent states, none at all."""
+"""Tests of the engine with all kinds of cache: attention, sliding windows, convolutions, recurrent states, none."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ N = 3
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_sampled_log_probabilities_are_those_of_each_row_alone_and_of_scoring(kind):
-    """A row alone has no padding and no cache: the truth for prompts of different lengths that share a cache."""
+    """Compare with a forward pass of each row alone, which has neither padding nor a cache."""
     policy = tiny_model(kind)
     out = HFEngine(policy).generate(PROMPTS, N, Sampling(6), seed=0)
     rows = torch.arange(len(PROMPTS)).repeat_interleave(N)
@@ -86,7 +86,7 @@ def test_ends_of_sequence(configured, expected):
 
 
 def test_padding_that_is_an_end_of_sequence():
-    """A completion holds the end once; what follows is padding, whatever its token."""
+    """A completion holds the end of sequence once; all later positions are padding, whatever their token."""
     policy = tiny_model("llama")
     policy.tokenizer.pad_token = policy.tokenizer.eos_token
     out = HFEngine(policy).generate(PROMPTS, 20, Sampling(12), seed=0)
@@ -104,7 +104,7 @@ def test_padding_that_is_an_end_of_sequence():
         ("", "prompts has an empty text in row 1; leave the row out"),
         ("1\ud800", r"prompts has the lone surrogate '\\ud800' in row 1"),
         (None, "prompts has NoneType in row 1; give text"),
-        ("1" * 62, "prompts has one of 62 tokens in row 1, which with max_new_tokens 3 is more than the limit of 64"),
+        ("1" * 62, "prompts has 62 tokens in row 1, which with max_new_tokens=3 exceeds the limit of 64"),
     ],
 )
 def test_a_prompt_that_the_model_cannot_read(prompt, message):

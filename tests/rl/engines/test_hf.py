@@ -32,7 +32,7 @@ def test_shapes_and_texts(engine, policy):
 
 
 def test_log_probabilities_are_those_of_the_policy(engine, policy):
-    """The cached, grouped sampling loop against one plain forward pass."""
+    """Compare the cached, grouped sampling loop with one plain forward pass."""
     for temperature in (1.0, 0.7):
         out = engine.generate(PROMPTS, 4, Sampling(3, temperature), seed=1)
         rows = torch.arange(len(PROMPTS)).repeat_interleave(4)
@@ -88,14 +88,14 @@ def test_a_copy_of_the_policy_takes_over_weights(policy):
     engine.update_weights(policy.model.state_dict())
     assert engine.generate(PROMPTS, 2, GREEDY, seed=0).texts == wanted.texts
     before = [(p.data_ptr(), p.clone()) for p in policy.model.parameters()]
-    HFEngine(policy).update_weights(policy.model.state_dict())  # its own: nothing moves
+    HFEngine(policy).update_weights(policy.model.state_dict())  # these are its own weights, so nothing changes
     for parameter, (pointer, value) in zip(policy.model.parameters(), before, strict=True):
         assert parameter.data_ptr() == pointer
         assert torch.equal(parameter, value)
 
 
 def test_top_p_leaves_the_likeliest_tokens(engine, policy):
-    """Which tokens are drawn, and the probabilities they are said to have, against a plain computation."""
+    """Compare the drawn tokens and their reported probabilities with a plain computation."""
     out = engine.generate(["12="], 2000, Sampling(1, temperature=0.5, top_p=0.6), seed=0)
     with torch.no_grad():
         probs = (policy.model(out.prompt_tokens).logits[0, -1] / 0.5).softmax(-1)

@@ -1,4 +1,4 @@
-"""The real vLLM with a tiny model made on the spot: `make vllm` runs these in an environment of its own."""
+"""Tests of the real vLLM with a tiny random model; `make vllm` runs them in a separate environment."""
 
 import importlib.util
 import random
@@ -30,11 +30,11 @@ GREEDY = Sampling(24, temperature=0)
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Not in this file: vLLM binds torch's threads itself, and refuses."""
+    """Do nothing in this file: vLLM binds torch's threads itself and refuses another number."""
 
 
 def disturbed(policy: Policy, seed: int, size: float = 0.03) -> None:
-    """What an update does: every weight moves."""
+    """Change every weight, as an update does."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.model.parameters():
@@ -43,7 +43,7 @@ def disturbed(policy: Policy, seed: int, size: float = 0.03) -> None:
 
 def fresh_policy(seed: int = 0) -> Policy:
     policy = build_policy(ALPHABET, hidden_size=64, num_layers=2, feed_forward_size=128, seed=seed)
-    disturbed(policy, 100, 0.1)  # fresh weights are so small that all logits are alike
+    disturbed(policy, 100, 0.1)  # the first weights are so small that all logits are almost equal
     return policy
 
 
@@ -56,7 +56,7 @@ def log_probs_of_policy(policy, out, temperature=1.0):
 
 
 def assert_parity(engine, policy):
-    """Greedy tokens equal those of the Hugging Face engine; log-probabilities of drawn ones those of the policy."""
+    """Greedy tokens match the Hugging Face engine, and log-probabilities of drawn tokens match the policy."""
     ours, theirs = engine.generate(PROMPTS, 1, GREEDY, seed=0), HFEngine(policy).generate(PROMPTS, 1, GREEDY, seed=0)
     assert ours.tokens.tolist() == theirs.tokens.tolist()
     assert torch.equal(ours.mask, theirs.mask)
@@ -92,7 +92,7 @@ def test_parity_before_and_after_20_updates(pair):
 
 
 def test_it_generates_with_the_weights_it_was_given(pair):
-    """Otherwise the parity after updates could be that of weights which hardly matter."""
+    """The updates change the output; otherwise parity after an update would prove nothing."""
     engine, policy = pair
     old = engine.generate(PROMPTS, 1, GREEDY, seed=0)
     disturbed(policy, 50)
@@ -133,7 +133,7 @@ def test_a_completion_ends_with_the_end_of_sequence_or_a_stop_string(pair):
 
 
 def test_truncated_sampling_says_what_it_drew_from(pair):
-    """Of the likeliest tokens alone, with their probabilities made to add up to 1: above those of the policy."""
+    """Probabilities of top-p sampling are renormalised over the likeliest tokens, so they exceed the policy's."""
     engine, policy = pair
     out = engine.generate(PROMPTS, 8, Sampling(1, top_p=0.5), seed=0)
     rows = torch.arange(len(PROMPTS)).repeat_interleave(8)
@@ -157,7 +157,7 @@ def test_too_little_time_is_no_information(pair):
         assert engine.generate(PROMPTS, 2, GREEDY, seed=0).texts == [None] * 64
     finally:
         engine._timeout = None
-    assert_parity(engine, policy)  # nothing of the aborted requests is left
+    assert_parity(engine, policy)  # the aborted requests left nothing behind
 
 
 def test_a_killed_process_comes_back_with_the_current_weights():
@@ -170,11 +170,11 @@ def test_a_killed_process_comes_back_with_the_current_weights():
         assert_parity(engine, policy)
 
 
-# What goes wrong without our precautions: these tests keep them honest.
+# Tests that each precaution is still needed: without it, vLLM gives a wrong result.
 
 
 def test_vllm_keeps_an_old_head_without_a_word(pair):
-    """Tied embeddings: `named_parameters` names them once, and vLLM's head keeps the old ones."""
+    """`named_parameters` names tied embeddings once, and vLLM's head keeps the old weights."""
     engine, policy = pair
     disturbed(policy, 60)
     with pytest.raises(ValueError, match=r"lm_head.weight; give its whole state_dict"):
@@ -207,7 +207,7 @@ def test_an_update_that_fails_halfway_stops_generation(pair):
     good = policy.model.state_dict()
     last = list(good)[-2]
     engine._shapes = engine._shapes | {last: torch.Size([3, 3])}  # past the check; vLLM finds it after the others
-    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever vLLM makes of it
+    with pytest.raises(Exception):  # noqa: B017, PT011 - vLLM may raise any error
         engine.update_weights(good | {last: torch.zeros(3, 3)})
     with pytest.raises(RuntimeError, match="failed halfway; update them"):
         engine.generate(PROMPTS, 1, GREEDY, seed=0)

@@ -1,4 +1,4 @@
-"""What the engine does when vLLM fails, dies, hangs or is late; vLLM itself is not needed."""
+"""Tests of the engine when vLLM fails, dies, hangs or is late; they run without vLLM."""
 
 import os
 
@@ -59,7 +59,7 @@ def test_every_end_of_sequence_is_handed_over(make, policy):
     policy.model.generation_config.eos_token_id = [1, 7]
     out = make(own=False).generate(PROMPTS, 1, SAMPLING, seed=0)
     assert policy.eos_token_ids == (1, 7)
-    assert out.tokens[:, -1].tolist() == [7] * 3  # the fake ends with the last one that it is given
+    assert out.tokens[:, -1].tolist() == [7] * 3  # the fake server ends with the last end of sequence that it receives
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -101,7 +101,7 @@ def test_a_process_killed_before_an_update_is_started_again(make, policy):
 
 
 def test_a_new_process_has_the_weights_that_were_given_last(make, policy):
-    """Not what the trainer's tensors hold by now."""
+    """The new process starts with the last loaded weights, not with the trainer's current tensors."""
     engine = make()
     weights = head_of(policy, 7)
     engine.update_weights(weights)
@@ -150,13 +150,13 @@ def test_what_failed_twice_is_no_information(make, task, trouble):
     groups = judge(task._replace(verify=lambda *_: Verdict(True, 1.0)), task.pool(3, 0), np.arange(3), out)
     assert groups.group_size.tolist() == [0, 0, 0]
     assert groups.rewards.isnan().all()
-    assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts  # and the engine lives on
+    assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts  # and the engine still works
 
 
 def test_late_completions_alone_are_missing(make, task, policy):
     out = make("slow", times=2).generate(PROMPTS, 4, SAMPLING, seed=0)
     missing = [text is None for text in out.texts]
-    # of twelve every second is late; of those six, drawn again, every second again
+    # Every second one of twelve requests is late. The six are drawn again, and every second one is late again.
     assert missing == [i in (0, 4, 8) for i in range(12)]
     assert out.mask.any(1).tolist() == [not late for late in missing]
     groups = judge(task._replace(verify=lambda *_: Verdict(False, 0.0)), task.pool(3, 0), np.arange(3), out)
@@ -167,9 +167,9 @@ def test_an_update_that_fails_halfway_stops_generation(make, policy):
     engine = make(own=False)
     with pytest.raises(ValueError, match="lm_head"):
         engine.update_weights(dict(policy.model.named_parameters()))
-    assert None not in engine.generate(PROMPTS, 1, SAMPLING, seed=0).texts  # refused: nothing has happened
+    assert None not in engine.generate(PROMPTS, 1, SAMPLING, seed=0).texts  # the update was refused and changed nothing
     broken = head_of(policy, 5)
-    broken["lm_head.weight"] = torch.full_like(broken["lm_head.weight"], torch.nan)  # which has no integer
+    broken["lm_head.weight"] = torch.full_like(broken["lm_head.weight"], torch.nan)  # not an integer
     with pytest.raises(ValueError, match="NaN"):
         engine.update_weights(broken)
     with pytest.raises(RuntimeError, match="failed halfway; update them"):
@@ -201,7 +201,7 @@ def test_a_server_that_does_not_start_says_why(make):
     [
         ([], 1, "prompts is empty"),
         (["1="], 0, "group_size is 0"),
-        (["1" * 253], 1, "one of 253 tokens in row 0.*max_model_len"),
+        (["1" * 253], 1, "253 tokens in row 0.*max_model_len"),
     ],
 )
 def test_bad_requests(make, prompts, group_size, message):

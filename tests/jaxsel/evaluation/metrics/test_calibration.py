@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,13 +10,34 @@ from sklearn.calibration import calibration_curve
 import jaxsel
 from jaxsel import metrics
 from jaxsel.numerics.beta_binomial import cdf, spread_of
+from tests.support.embedded import quick_jit
 
 M = 40_000
+LEVELS = (0.0, 0.5, 0.8, 0.9, 0.95, 1.0)
+
+# Compiled once per shape. Without `jit`, JAX compiles every loop again at every call.
+quick_cdf = quick_jit(lambda s, n, rate, variance: cdf(s, n, rate, spread_of(rate, variance)))
+randomised_pit = quick_jit(metrics.randomised_pit)
+rate_pit = quick_jit(metrics.rate_pit)
+success_coverage = quick_jit(functools.partial(metrics.success_coverage, levels=LEVELS))
+rate_coverage = quick_jit(functools.partial(metrics.rate_coverage, levels=LEVELS))
+uniformity = quick_jit(metrics.uniformity)
+
+
+@functools.cache
+def reliability_and_errors(num_bins, binning):
+    of = {"num_bins": num_bins, "binning": binning}
+
+    def all_of(p, y):
+        errors = metrics.expected_calibration_error, metrics.maximum_calibration_error
+        return metrics.reliability(p, y, **of), *(error(p, y, **of) for error in errors)
+
+    return quick_jit(all_of)
 
 
 @pytest.fixture(scope="module")
 def calibrated():
-    """Beta posteriors, true rates drawn of them, and counts of groups of several sizes."""
+    """Beta posteriors, true rates drawn from them, and successes of groups of several sizes."""
     rng = np.random.default_rng(0)
     alpha, beta = rng.gamma(1, 2, (2, M)) + 0.2
     p, n = rng.beta(alpha, beta), rng.choice([0, 1, 4, 8], M)
@@ -27,7 +50,7 @@ def posterior(alpha, beta, narrower=1.0):
 
 
 def bins_by_hand(p, y, num_bins, bins):
-    """(prediction, outcome, count, standard error) of each bin, one at a time in float64."""
+    """Return (prediction, outcome, count, standard error) per bin, computed one bin at a time in float64."""
     rows = []
     for k in range(num_bins):
         inside = y[bins == k].astype(np.float64)
@@ -46,26 +69,23 @@ def test_reliability_is_that_of_every_bin_by_hand(binning, m):
     p = (np.round(rng.beta(2, 3, m) * 50) / 50 * 0.9).astype(np.float32)  # with ties and empty bins
     y = rng.uniform(size=m) < p
     share = p if binning == "width" else (stats.rankdata(p) - 0.5) / m
-    table = metrics.reliability(p, y, num_bins=10, binning=binning)
+    table, mean_error, largest_error = reliability_and_errors(10, binning)(p, y)
     expected = bins_by_hand(p, y, 10, np.minimum((share * np.float32(10)).astype(int), 9))
     np.testing.assert_allclose(np.stack(table), expected, rtol=1e-4, atol=1e-6)
     prediction, outcome, count, _ = expected
     gap = np.abs(prediction - outcome)
-    of = {"num_bins": 10, "binning": binning}
-    np.testing.assert_allclose(
-        metrics.expected_calibration_error(p, y, **of), np.nansum(gap * count) / m, rtol=1e-4, atol=1e-6
-    )
-    np.testing.assert_allclose(metrics.maximum_calibration_error(p, y, **of), np.nanmax(gap), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(mean_error, np.nansum(gap * count) / m, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(largest_error, np.nanmax(gap), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("binning", "strategy"), [("width", "uniform"), ("mass", "quantile")])
 def test_reliability_is_that_of_scikit_learn(binning, strategy):
     rng = np.random.default_rng(4)
-    p = rng.uniform(size=1000).astype(np.float32)
-    y = rng.uniform(size=1000) < p**2
+    p = rng.uniform(size=2000).astype(np.float32)
+    y = rng.uniform(size=2000) < p**2
     outcome, prediction = calibration_curve(y, p, n_bins=10, strategy=strategy)
-    table = metrics.reliability(p, y, num_bins=10, binning=binning)
-    # its quantiles lie between rows, so that a row may go to the next bin
+    table, *_ = reliability_and_errors(10, binning)(p, y)
+    # scikit-learn's quantiles lie between rows, so that a row may be in the next bin
     tolerance = 1e-5 if binning == "width" else 0.02
     np.testing.assert_allclose(table.prediction, prediction, atol=tolerance)
     np.testing.assert_allclose(table.outcome, outcome, atol=tolerance)
@@ -97,7 +117,7 @@ def test_cdf_is_that_of_scipy(group_size):
     prediction = posterior(alpha, beta)
     for s in np.unique([0, 1, group_size // 3, group_size]):
         successes, n = (jnp.full(12, number, jnp.int32) for number in (s, group_size))
-        found = cdf(successes, n, prediction.success_rate, spread_of(prediction.success_rate, prediction.variance))
+        found = quick_cdf(successes, n, prediction.success_rate, prediction.variance)
         exact = [stats.betabinom.cdf(count, group_size, alpha, beta) for count in (s - 1, s)]
         np.testing.assert_allclose(found, exact, atol=2e-4)
 
@@ -106,7 +126,7 @@ def test_cdf_is_that_of_scipy(group_size):
 def test_cdf_stays_finite_at_its_limits(rate, variance):
     s = jnp.arange(5)
     mean = jnp.full(5, rate)
-    below, up_to = cdf(s, jnp.full(5, 4), mean, spread_of(mean, jnp.full(5, variance)))
+    below, up_to = quick_cdf(s, jnp.full(5, 4), mean, jnp.full(5, variance))
     mass = [0.5, 0, 0, 0, 0.5] if rate == 0.5 else stats.binom.pmf(np.arange(5), 4, rate)
     np.testing.assert_allclose(up_to, np.cumsum(mass), atol=1e-5)
     np.testing.assert_allclose(below, np.cumsum(mass) - mass, atol=1e-5)
@@ -115,27 +135,25 @@ def test_cdf_stays_finite_at_its_limits(rate, variance):
 def test_calibrated_counts_have_a_uniform_pit_and_the_coverage_of_the_level(calibrated):
     prediction, _, s, n = calibrated
     known = n > 0
-    pit = metrics.randomised_pit(jax.random.key(0), prediction, s, n)
+    pit = randomised_pit(jax.random.key(0), prediction, s, n)
     np.testing.assert_array_equal(np.isnan(pit), ~known)
-    found = metrics.uniformity(pit, weights=known)
+    found = uniformity(pit, weights=known)
     exact = stats.kstest(np.asarray(pit)[known], "uniform")
     np.testing.assert_allclose(found.distance, exact.statistic, atol=1e-5)
     assert exact.pvalue > 1e-4
     histogram = np.histogram(np.asarray(pit)[known], 10, (0, 1))[0] / known.sum()
     np.testing.assert_allclose(found.shares, histogram, atol=2e-4)  # a row on an edge
-    levels = (0.0, 0.5, 0.9, 1.0)
-    coverage = metrics.success_coverage(prediction, s, n, levels)
+    coverage = success_coverage(prediction, s, n)
     # 5 sigma of 0 or 1; shares vary less
-    np.testing.assert_allclose(coverage, levels, atol=5 * 0.5 / np.sqrt(known.sum()))
+    np.testing.assert_allclose(coverage, LEVELS, atol=5 * 0.5 / np.sqrt(known.sum()))
 
 
 def test_success_coverage_is_the_share_of_random_pits_between_the_tails(calibrated):
     prediction, _, s, n = jax.tree.map(lambda column: column[:500], calibrated)
     keys = jax.random.split(jax.random.key(1), 100)
-    pits = np.asarray(jax.vmap(lambda key: metrics.randomised_pit(key, prediction, s, n))(keys))[:, n > 0]
-    for level in (0.5, 0.9):
+    pits = np.asarray(quick_jit(jax.vmap(lambda key: metrics.randomised_pit(key, prediction, s, n)))(keys))[:, n > 0]
+    for level, found in zip(LEVELS, success_coverage(prediction, s, n), strict=True):
         inside = np.mean(np.abs(pits - 0.5) <= level / 2)
-        found = metrics.success_coverage(prediction, s, n, (level,))
         np.testing.assert_allclose(found, inside, atol=5 * 0.5 / np.sqrt(pits.size))
 
 
@@ -143,22 +161,21 @@ def test_rates_have_the_pit_of_scipy_and_the_coverage_of_the_level(calibrated):
     prediction, p, *_ = calibrated
     rate, variance = (np.asarray(x, np.float64) for x in (prediction.success_rate, prediction.variance))
     concentration = rate * (1 - rate) / variance - 1
-    pit = metrics.rate_pit(prediction, p)
+    pit = rate_pit(prediction, p)
     exact = stats.beta(rate * concentration, (1 - rate) * concentration).cdf(p)
     np.testing.assert_allclose(pit, exact, atol=1e-3)
-    levels = (0.5, 0.8, 0.95)
-    coverage = metrics.rate_coverage(prediction, p, levels)
-    inside = [np.mean(np.abs(exact - 0.5) <= level / 2) for level in levels]
+    coverage = rate_coverage(prediction, p)
+    inside = [np.mean(np.abs(exact - 0.5) <= level / 2) for level in LEVELS]
     np.testing.assert_allclose(coverage, inside, atol=1e-3)
-    np.testing.assert_allclose(coverage, levels, atol=5 * 0.5 / np.sqrt(M))
+    np.testing.assert_allclose(coverage, LEVELS, atol=5 * 0.5 / np.sqrt(M))
 
 
 def test_posteriors_that_are_too_narrow_cover_too_little(calibrated):
     prediction, p, s, n = calibrated
     narrow = prediction._replace(variance=prediction.variance / 4)
-    assert metrics.rate_coverage(narrow, p, (0.9,))[0] < 0.65
-    assert metrics.success_coverage(narrow, s, n, (0.9,))[0] < 0.87
-    shares = metrics.uniformity(metrics.rate_pit(narrow, p)).shares
+    assert dict(zip(LEVELS, rate_coverage(narrow, p), strict=True))[0.9] < 0.65
+    assert dict(zip(LEVELS, success_coverage(narrow, s, n), strict=True))[0.9] < 0.87
+    shares = uniformity(rate_pit(narrow, p)).shares
     assert min(shares[0], shares[-1]) > 1.5 * max(shares[4], shares[5])
 
 
@@ -173,16 +190,12 @@ def test_rows_that_do_not_count_may_hold_anything(calibrated):
     spoilt = jax.tree.map(lambda column: jnp.where(part, column, jnp.nan), prediction)
     first = jax.tree.map(lambda column: column[:60], (prediction, p, s, n))
     np.testing.assert_allclose(
-        metrics.success_coverage(spoilt, s, n, weights=part),
-        metrics.success_coverage(first[0], *first[2:]),
-        rtol=1e-5,
+        success_coverage(spoilt, s, n, weights=part), success_coverage(first[0], *first[2:]), rtol=1e-5
     )
     np.testing.assert_allclose(
-        metrics.rate_coverage(spoilt, np.where(part, p, np.nan), weights=part),
-        metrics.rate_coverage(*first[:2]),
-        rtol=1e-5,
+        rate_coverage(spoilt, np.where(part, p, np.nan), weights=part), rate_coverage(*first[:2]), rtol=1e-5
     )
-    assert np.isnan(metrics.success_coverage(spoilt, s, n)).all()
+    assert np.isnan(success_coverage(spoilt, s, n)).all()
 
 
 @pytest.mark.usefixtures("unchecked_types")

@@ -11,7 +11,7 @@ from jaxsel import metrics
 
 
 def simulated(seed, m=1500):
-    """Groups of 8 of a uniform pool, whose mixed probability is predicted a little wrong, and a noisy guess of p."""
+    """Return groups of 8 from a uniform pool, slightly wrong predictions of P(mixed), and a noisy guess of p."""
     rng = np.random.default_rng(seed)
     p = rng.uniform(size=m)
     s = rng.binomial(8, p)
@@ -75,7 +75,7 @@ def test_a_difference_knows_that_its_terms_are_of_the_same_rows():
     found = metrics.estimate(metrics.mixed_shares, prediction, s, n)
     difference = np.asarray(mixed) - np.asarray((s > 0) & (s < n))
     np.testing.assert_allclose(found.standard_error.excess, stats.sem(difference), rtol=1e-4)
-    assert found.standard_error.excess < found.standard_error.realised  # the two vary together
+    assert found.standard_error.excess < found.standard_error.realised  # the two metrics are correlated
 
 
 def test_an_error_of_fewer_than_two_rows_is_nan():
@@ -144,14 +144,14 @@ def test_a_slice_compiles_nothing_anew():
 
 
 def clustered():
-    """Four rows each of 50 clusters that share an offset, in any order."""
+    """50 clusters of four rows with a common offset, in random order."""
     rng = np.random.default_rng(5)
     clusters = rng.permutation(np.repeat(np.arange(50), 4))
     return clusters, (rng.normal(size=50)[clusters] + 0.1 * rng.normal(size=200)).astype(np.float32)
 
 
 def test_rows_of_a_cluster_vary_together():
-    """The error of a mean of equal clusters is that of the mean of their means."""
+    """For clusters of equal size, the error of the mean is the error of the mean of cluster means."""
     clusters, x = clustered()
     means = np.array([x[clusters == c].mean() for c in range(50)])
     found = metrics.estimate(_weighted_mean, x, clusters=clusters)
@@ -161,7 +161,7 @@ def test_rows_of_a_cluster_vary_together():
 
 
 def test_clusters_may_have_any_numbers():
-    """More than there are rows, too, as ids of a large pool have."""
+    """Cluster numbers may exceed the number of rows, as ids of a large pool do."""
     clusters, x = clustered()
     wanted = metrics.estimate(_weighted_mean, x, clusters=clusters).standard_error
     for ids in (clusters + 1000, -7 * clusters, 10**6 - clusters):

@@ -24,7 +24,7 @@ UNIT = RNG.uniform(size=M).astype(np.float32)
 
 
 def beta_prediction(alpha, beta, group_size=8):
-    """What a calibrated Beta posterior says, from SciPy in float64."""
+    """Return the prediction of a calibrated Beta posterior, from SciPy in float64."""
     rate, variance = stats.beta(alpha, beta).stats()
     unsolved, solved = (stats.betabinom.pmf(s, group_size, alpha, beta) for s in (0, group_size))
     fields = (rate, variance, rate, unsolved, 1 - unsolved - solved, solved)
@@ -171,7 +171,7 @@ def test_a_nan_that_counts_is_not_hidden():
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
 def test_correlations_of_large_and_small_numbers(scale):
-    # the product of the two sums of squares is no float32
+    # the product of the two sums of squares overflows float32
     expected: Any = stats.pearsonr(TIED, OTHER)
     np.testing.assert_allclose(metrics.pearson(TIED * scale, OTHER * scale), expected.statistic, rtol=1e-5)
 
@@ -217,7 +217,7 @@ def test_a_certain_prediction_scores_all_or_nothing(rate, s, score):
 
 
 def test_a_rate_that_is_0_or_1_has_no_mixed_groups():
-    # the largest variance there is, and a larger one
+    # the largest possible variance, and a larger one
     for variance in (0.25, 0.3):
         fields = [jnp.asarray([value], jnp.float32) for value in (0.5, variance, 0.5, 0.5, 0, 0.5)]
         score = [

@@ -44,7 +44,7 @@ STEPS, HOLD = 120, 4
 
 @functools.cache
 def jumps(history_conditioned: bool):
-    """A policy that is good or bad at everything, for some steps each; what was predicted after the later ones."""
+    """Return the last state for a policy that jumps between good and bad, and late errors: of all steps, at jumps."""
     method = compiled(**LATENT, **({} if history_conditioned else {"history_conditioned": False}))
     rng = np.random.default_rng(5)
     level = np.repeat(rng.choice([-2.0, 2.0], STEPS // HOLD), HOLD)
@@ -68,7 +68,7 @@ def test_a_jump_of_all_rates_shows_after_one_batch():
 
 
 def mean_rate_after(history_conditioned: bool, rate: float) -> float:
-    """With the weights as they are, of the last batch alone."""
+    """Return the mean prediction after one more batch, with the weights from before that batch."""
     method = compiled(**LATENT, **({} if history_conditioned else {"history_conditioned": False}))
     state, (batch,) = jumps(history_conditioned)[0], history(1, np.full_like(RATE, rate))
     after = method.update(KEY, state, batch)._replace(parameters=state.parameters)

@@ -16,7 +16,7 @@ SUCCESSES = jnp.asarray([0, 8, 1, 1, 3, 16, 0, 5], jnp.int32)
 
 
 def randomised(module: nnx.Module, scale: float = 0.5) -> nnx.Module:
-    """The module with weights that are all different, none of them 0."""
+    """Return the module with weights that are all different and not 0."""
     rng = np.random.default_rng(1)
     graph, state = nnx.split(module)
     return nnx.merge(

@@ -211,7 +211,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 @pytest.mark.parametrize("num_prompts", [N - 1, N + 1])
 def test_embeddings_of_another_pool_are_refused(num_prompts):
-    with pytest.raises(ValueError, match=f"embeddings has {N} rows for {num_prompts} prompts; give one each"):
+    with pytest.raises(ValueError, match=f"embeddings has {N} rows for {num_prompts} prompts; give one row per prompt"):
         small().init(KEY, num_prompts)
 
 

@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 
 
 def batch(step: int) -> Rollouts:
-    """Everything in it tells the step."""
+    """Return a batch in which every number depends on the step."""
     return rollouts(*(np.full(WIDTH, 100 * column + step + 1) for column in range(3)))
 
 

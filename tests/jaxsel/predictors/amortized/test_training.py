@@ -71,13 +71,13 @@ def test_the_elbo_is_that_of_the_definition(likelihood):
 
 
 def _sets(batch: Rollouts) -> list[Rollouts]:
-    """The visits of every set, without those of nobody."""
+    """Return the visits of every set without its padding."""
     return [Rollouts._make(column[i][batch.group_size[i] > 0] for column in batch) for i in range(2)]
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_an_update_is_adam_on_the_penalised_log_likelihood(likelihood):
-    """Without a latent. The gradient is that of differences; what is known of a prompt itself is not trained on."""
+    """There is no latent. The oracle's gradient is numerical; like the update it ignores a prompt's own evidence."""
     method = compiled(**PLAIN_OF[likelihood])
     start = method.init()
     first, second = history(2)
@@ -115,7 +115,7 @@ def test_an_update_is_adam_on_the_penalised_log_likelihood(likelihood):
 
 
 def _adam(loss, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Where it ends, where it was a step before, and the norm of the gradient there."""
+    """Return the last point, the point before, and the norm of the gradient at the point before."""
     mean = square = np.zeros_like(x)
     before, norm, width = x, 0.0, 1e-5
     for t in range(STEPS):
@@ -132,7 +132,7 @@ def _adam(loss, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 
 @functools.cache
 def fits_of_the_newest_and_one_more():
-    """Of many keys: one gradient step on the newest batch and a replayed one, at the weights of the start."""
+    """Return, for many keys, the fit of one gradient step on the newest batch and a replayed one, at first weights."""
     method, keys = small(latent_size=4, decay=None, history=4, replayed=1, inner_steps=1), 150
     start = method.init(KEY, N)
     update = quick_jit(jax.vmap(method.update, in_axes=(0, 0, None)))
@@ -154,7 +154,7 @@ def fits_of_the_newest_and_one_more():
 
 @pytest.mark.parametrize("step", range(6))
 def test_any_step_that_is_kept_is_replayed_as_often_as_another(step):
-    """Of 4 steps the oldest is history alone. A new decoder gives all counts the same probability, which tells n."""
+    """The oldest of 4 steps is only history. A new decoder gives all counts one probability, which reveals n."""
     fit = fits_of_the_newest_and_one_more()[2][step]
     replayed = np.exp(-2 * np.asarray(fit.reconstruction)) / (step + 2) - 1
     ages = step + 1 - np.rint(replayed)

@@ -1,7 +1,6 @@
-"""A checkpoint survives whatever happens while the next one is written."""
+"""A checkpoint survives any failure while the next version is written."""
 
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -11,24 +10,11 @@ import time
 import numpy as np
 import pytest
 
-import jaxsel
 from jaxsel import PromptSelector
 from jaxsel.runtime.checkpoint import folder
+from tests.support.checkpoints import METHOD, load, observed
 
-METHOD = jaxsel.dps()
-N = 10
 ARRAYS = {"state.x": np.arange(4.0), "visits": np.arange(3, dtype=np.int32)}
-
-
-def observed(times: int) -> PromptSelector:
-    selector = PromptSelector(METHOD, num_prompts=N)
-    for _ in range(times):
-        selector.observe([3], [4], 8)
-    return selector
-
-
-def load(path: pathlib.Path) -> PromptSelector:
-    return PromptSelector.load(path, METHOD, num_prompts=N)
 
 
 def test_arrays_and_metadata_come_back(tmp_path):
@@ -40,7 +26,7 @@ def test_arrays_and_metadata_come_back(tmp_path):
         assert restored[name].dtype == array.dtype
 
 
-def test_the_last_version_counts_and_is_alone(tmp_path):
+def test_only_the_last_version_remains(tmp_path):
     for value in range(12):
         folder.save(str(tmp_path), ARRAYS, {"value": value})
     assert folder.read_metadata(str(tmp_path)) == {"value": 11}
@@ -48,9 +34,9 @@ def test_the_last_version_counts_and_is_alone(tmp_path):
 
 
 @pytest.mark.parametrize("like", [{"visits": np.zeros(3, np.int32)}, ARRAYS | {"visits": np.zeros(5, np.int32)}])
-def test_other_arrays_than_asked_for_are_an_error(like, tmp_path):
+def test_arrays_of_another_structure_or_shape_are_an_error(like, tmp_path):
     folder.save(tmp_path, ARRAYS, {})
-    with pytest.raises(ValueError):  # noqa: PT011  (the message is Orbax's)
+    with pytest.raises(ValueError):  # noqa: PT011  (Orbax words the message)
         folder.restore(tmp_path, like)
 
 
@@ -75,7 +61,7 @@ def a_partial_version(path):
 
 
 @pytest.mark.parametrize("prepare", [nothing, a_file, an_empty_folder, a_folder_of_numbers, a_partial_version])
-def test_what_is_no_checkpoint_is_named(prepare, tmp_path):
+def test_paths_without_a_checkpoint_are_named(prepare, tmp_path):
     prepare(tmp_path / "c")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=r"(there is no .*checkpoint|is a file).*; give (a|the) folder"):
@@ -92,7 +78,7 @@ def test_stray_folders_do_not_matter(stray, tmp_path):
     assert load(tmp_path).visits[3] == 5
 
 
-def test_partial_versions_are_cleared_away_by_the_next_save(tmp_path):
+def test_the_next_save_removes_partial_versions(tmp_path):
     observed(1).save(tmp_path)
     (tmp_path / "2.orbax-checkpoint-tmp" / "arrays").mkdir(parents=True)
     observed(2).save(tmp_path)
@@ -110,8 +96,8 @@ class InterruptionError(Exception):
     pass
 
 
-# The folders of a version and its arrays are made (mkdir), then filled, then get their final names (rename). The
-# version before it gets another name (the third rename) and goes last (rmtree).
+# `save` makes the folders of a version and its arrays (mkdir), fills them and gives them their final names (rename).
+# Then it renames the previous version (the third rename) and removes it (rmtree).
 @pytest.mark.parametrize(
     ("owner", "function", "calls_before"),
     [*((os, function, k) for function in ("mkdir", "rename") for k in range(3)), (shutil, "rmtree", 0)],

@@ -1,7 +1,6 @@
-"""What is kept today and was kept by earlier versions: folders, and dictionaries for checkpoints of torch."""
+"""Checkpoints of this version and of earlier versions: folders, and dictionaries for torch-style checkpoints."""
 
 import os
-import pathlib
 
 import jax
 import numpy as np
@@ -12,24 +11,11 @@ import jaxsel
 from jaxsel import PromptSelector
 from jaxsel.runtime.checkpoint import metadata as _metadata
 from jaxsel.runtime.checkpoint.arrays import decoded
-
-METHOD = jaxsel.dps()
-N = 10
-
-
-def observed(times: int) -> PromptSelector:
-    selector = PromptSelector(METHOD, num_prompts=N)
-    for _ in range(times):
-        selector.observe([3], [4], 8)
-    return selector
-
-
-def load(path: pathlib.Path) -> PromptSelector:
-    return PromptSelector.load(path, METHOD, num_prompts=N)
+from tests.support.checkpoints import METHOD, N, load, observed
 
 
 def in_the_earlier_layout(selector):
-    """The arrays of DPS without the beliefs in SOLVED, and with the sum of each row of counts as its last column."""
+    """Return the arrays of DPS without beliefs in SOLVED, with the sum of each row of counts as its last column."""
     arrays = {name: np.array(array) for name, array in selector._arrays().items()}
     for name in ("state.filtered", "state.predicted"):
         arrays[name] = arrays[name][:2]
@@ -45,7 +31,7 @@ def played(steps: int, **options) -> PromptSelector:
 
 
 def written_by_an_earlier_version(folder, selector, arrays=None, **changes):
-    """As it was: one Orbax version with the items `arrays` and `metadata`, flat specs, no checksums."""
+    """Write one Orbax version with the items `arrays` and `metadata`, flat specs and no checksums."""
     metadata = selector._metadata() | {"format": 2} | changes
     metadata["spec"] = _metadata._side_by_side(metadata["spec"])
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=True)) as manager:
@@ -107,8 +93,8 @@ def test_a_folder_without_beliefs_in_solved_goes_on_as_before(tmp_path, is_shard
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     written_by_an_earlier_version(tmp_path, here, arrays, shapes=shapes)
     selector = PromptSelector.load(tmp_path, METHOD, num_prompts=N, mesh=mesh)
-    lies = [leaf.sharding for leaf in jax.tree.leaves(selector._state)]
-    assert lies == [leaf.sharding for leaf in jax.tree.leaves(played(0, mesh=mesh)._state)]
+    lies = [leaf.sharding for leaf in jax.tree.leaves(selector._belief.state)]
+    assert lies == [leaf.sharding for leaf in jax.tree.leaves(played(0, mesh=mesh)._belief.state)]
     assert_goes_on_alike(selector, here)
 
 
@@ -154,7 +140,7 @@ def test_load_needs_the_folder_alone(pool, tmp_path):
         PromptSelector.load(tmp_path, keys=[f"x{i}" for i in range(N)])
 
 
-def test_load_asks_for_a_selector_that_cannot_be_rebuilt(tmp_path):
+def test_load_requires_a_selector_that_cannot_be_rebuilt(tmp_path):
     PromptSelector(jaxsel.mopps(prior_alpha=np.arange(1.0, N + 1)), num_prompts=N).save(tmp_path)
     with pytest.raises(ValueError, match="give the selector itself"):
         PromptSelector.load(tmp_path)

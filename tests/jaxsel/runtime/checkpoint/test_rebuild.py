@@ -1,4 +1,4 @@
-"""A selector comes back from its spec, with the same choices; what a spec cannot hold is refused."""
+"""A selector is rebuilt from its spec, with the same choices; specs that are not enough are refused."""
 
 import json
 
@@ -30,7 +30,7 @@ SELECTORS = {
 
 
 def flat_of(spec):
-    """The spec as earlier versions wrote it."""
+    """Return the spec as earlier versions wrote it."""
 
     def part(kind, own):
         flat = {kind: own["name"]} | {key: value for key, value in own.items() if key not in ("name", "predictor")}
@@ -85,6 +85,6 @@ def changed(selector, **entries):
         (lambda: {"method": "mine"}, "predictor"),
     ],
 )
-def test_a_spec_that_does_not_suffice_is_refused(spec, message):
+def test_a_spec_that_is_not_enough_is_refused(spec, message):
     with pytest.raises(ValueError, match=rf"(?s){message}.*give the selector"):
         selector_from_spec(spec())

@@ -1,4 +1,4 @@
-"""Checkpoints beside other people's files, under any name, on a bad disk, and with other writers."""
+"""Checkpoints beside files of other programs, under any name, on a bad disk, and with other writers."""
 
 import concurrent.futures
 import errno
@@ -11,23 +11,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-import jaxsel
 from jaxsel import PromptSelector
 from jaxsel.runtime.checkpoint import disk, folder
-
-METHOD = jaxsel.dps()
-N = 10
-
-
-def observed(times: int) -> PromptSelector:
-    selector = PromptSelector(METHOD, num_prompts=N)
-    for _ in range(times):
-        selector.observe([3], [4], 8)
-    return selector
-
-
-def load(path: pathlib.Path) -> PromptSelector:
-    return PromptSelector.load(path, METHOD, num_prompts=N)
+from tests.support.checkpoints import METHOD, N, load, observed
 
 
 def tree_of(folder: pathlib.Path) -> dict[str, bytes]:
@@ -77,7 +63,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("fill", FOREIGN)
-def test_a_folder_of_somebody_else_is_refused(fill, tmp_path):
+def test_a_folder_of_another_program_is_refused(fill, tmp_path):
     fill(tmp_path / "c")
     before = tree_of(tmp_path)
     with pytest.raises(ValueError, match=r"c holds .*, which PromptSelector.save did not write; give a new or empty"):
@@ -88,7 +74,7 @@ def test_a_folder_of_somebody_else_is_refused(fill, tmp_path):
 
 
 @pytest.mark.parametrize("fill", FOREIGN)
-def test_what_others_put_beside_a_checkpoint_stays(fill, tmp_path):
+def test_files_of_other_programs_beside_a_checkpoint_stay(fill, tmp_path):
     fill(tmp_path / "theirs")
     observed(1).save(tmp_path / "c")
     (tmp_path / "c" / "1").rename(tmp_path / "c" / "5")
@@ -109,7 +95,7 @@ def test_a_file_put_into_a_version_stays(tmp_path):
     assert load(tmp_path).visits[3] == 2
 
 
-def test_hidden_files_do_not_make_a_folder_somebody_elses(tmp_path):
+def test_a_folder_with_hidden_files_counts_as_empty(tmp_path):
     (tmp_path / ".gitkeep").touch()
     observed(1).save(tmp_path)
     assert load(tmp_path).visits[3] == 1
@@ -137,10 +123,10 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/c", "gs://b/c", "file:///c", pathlib.Path("hdfs://a/b"), "", "a\0b"])
-def test_what_is_no_local_folder_is_refused(path, tmp_path, monkeypatch):
+def test_other_paths_than_local_folders_are_refused(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for call in (observed(0).save, load):
-        with pytest.raises(ValueError, match=r"path is .*; give (a|the) folder"):
+        with pytest.raises(ValueError, match=r"path is .*; give (a local|the) folder"):
             call(path)
     assert os.listdir(tmp_path) == []
 

@@ -1,0 +1,72 @@
+"""What each setting is worth: one changes, the others stay, on string operations.
+
+    python -m experiments.ablations [--sweeps decay_of_dps ...] [--seeds 101 102 103] [--print]
+
+Claim: none. Settings are chosen on these seeds, and nothing is reported on them. `--print` prints the commands that do
+the same as Hydra sweeps, also on a cluster. A gain is over uniform prompts with the same batch size, group size and
+learning rate on the same seed; an accuracy is the mean of a run's last two probes. The share of uniform's steps to
+uniform's final accuracy is read off the mean curves of the seeds, as in `experiments.reproduce`. An interrupted run is
+resumed; delete `--out` to start anew.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.ablations.presentation import draw, judge, table
+from experiments.ablations.sweeps import SWEEPS, command, folder_of, needed, place
+from experiments.reporting.provenance import RESULTS, provenance, write_result
+from experiments.running.command import quiet_pipe
+from experiments.running.compare import commits, run_many
+from experiments.running.config import RunConfig, add_settings, configured
+
+
+def main(arguments: list[str]) -> None:
+    """Run what is missing, print tables, and write JSON and figure."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    console = Console()
+    if options.print:
+        for name in options.sweeps:
+            console.print(command(SWEEPS[name], options.seeds), soft_wrap=True, highlight=False)
+        return
+    common = dict(options.set)
+    if fixed := common.keys() & {"seed", "method.name", *(sweep.over for sweep in SWEEPS.values())}:
+        parser.error(f"--set {min(fixed)}: that is what runs differ in; set something else")
+    configs: dict[Path, RunConfig] = {}
+    folders: dict[str, list[Path]] = {}
+    for settings in needed(options.sweeps):
+        # named with the common settings too: not all of them stop a run from resuming where another one was
+        folders[place(settings)] = [options.out / folder_of(common | settings, seed) for seed in options.seeds]
+        for seed, folder in zip(options.seeds, folders[place(settings)], strict=True):
+            configs[folder] = configured(common | settings | {"seed": seed})
+    records = run_many(configs, resume=True)
+    found = {name: [records[folder] for folder in of_seeds] for name, of_seeds in folders.items()}
+    result = {name: judge(SWEEPS[name], found) for name in options.sweeps}
+    for name, by_value in result.items():
+        console.print(table(name, by_value))
+    made = provenance({"set": common}, options.seeds)
+    write_result(options.results / "ablations.json", made | {"commits": commits(configs), "sweeps": result})
+    console.print(f"figure: {draw(result, options.results / 'ablations.png')}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.ablations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--sweeps", nargs="+", choices=sorted(SWEEPS), default=list(SWEEPS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
+    add_settings(parser)
+    parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--print", action="store_true", help="print the commands of the same Hydra sweeps")
+    return parser
+
+
+if __name__ == "__main__":
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -1,0 +1,81 @@
+"""The sweeps: which settings change, and which runs that takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from experiments.running.config import RunConfig
+from experiments.running.folders import name_of
+
+SHARED = ("method.batch_size", "train.group_size", "train.learning_rate")
+"""Settings that the uniform run takes over from the run that is compared with it."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs that differ in one setting.
+
+    Attributes:
+        over: Name of the setting that changes.
+        values: Values of the setting.
+        fixed: Settings of all runs that differ from the defaults.
+    """
+
+    over: str
+    values: tuple[Any, ...]
+    fixed: dict[str, Any]
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Return the settings of every run, without the seed."""
+        return [self.fixed | {self.over: value} for value in self.values]
+
+
+_MOPPS, _DPS, _GPS = ({"method.name": name} for name in ("mopps", "dps", "gps"))
+SWEEPS = {
+    "decay_of_mopps": Sweep("method.decay", (0.0, 0.25, 0.5, 0.8, 1.0), _MOPPS),
+    "decay_of_dps": Sweep("method.dps_decay", (0.5, 0.7, 0.9, 0.97), _DPS),
+    "target_of_mopps": Sweep("method.target", (0.3, 0.5, 0.7), _MOPPS),
+    "acquisition_and_rule": Sweep("method.name", ("mopps", "mopps_mean", "mopps_mixed", "threshold"), {}),
+    "prior_counts_of_dps": Sweep("method.prior_counts", ("ones", "progress", "stability", "local"), _DPS),
+    "entropy_weight_of_dps": Sweep("method.entropy_weight", (0.0, 0.3, 1.0), _DPS),
+    "diversity_of_gps": Sweep("method.diversity_weight", (0.0, 0.1, 1.0), _GPS),
+    "candidates_of_mopps": Sweep("method.candidate_ratio", (2, 4, 8, 0), _MOPPS),
+    "candidates_of_dps": Sweep("method.candidate_ratio", (2, 4, 8, 0), _DPS),
+    "learning_rate": Sweep("train.learning_rate", (2e-5, 4e-5, 8e-5), _DPS),
+    "batch_size": Sweep("method.batch_size", (8, 16, 32), _MOPPS),
+    "group_size": Sweep("train.group_size", (4, 8, 16), _MOPPS),
+}
+
+
+def beside(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the uniform run to compare with."""
+    return {"method.name": "uniform"} | {name: settings[name] for name in SHARED if name in settings}
+
+
+def needed(sweeps: list[str]) -> list[dict[str, Any]]:
+    """Return the settings of all runs of the sweeps, each once."""
+    chosen = [settings for name in sweeps for settings in SWEEPS[name].settings()]
+    return list({place(settings): settings for settings in (*map(beside, chosen), *chosen)}.values())
+
+
+def place(settings: dict[str, Any]) -> str:
+    """Return a name for the settings that leaves out defaults, so that runs shared by several sweeps have one name."""
+    default = OmegaConf.structured(RunConfig)
+    other = {name: value for name, value in settings.items() if value != OmegaConf.select(default, name)}
+    method = other.pop("method.name", default.method.name)
+    return ",".join([method, *(f"{name}={value}" for name, value in sorted(other.items()))])
+
+
+def folder_of(settings: dict[str, Any], seed: int) -> Path:
+    """Return the folder of a run, relative to the folder of all runs."""
+    return Path(name_of({"method": place(settings)}).removeprefix("method=")) / f"seed-{seed}"
+
+
+def command(sweep: Sweep, seeds: list[int]) -> str:
+    """Return the command of the same runs as a Hydra sweep, without the uniform runs."""
+    values = ",".join(map(str, sweep.values))
+    fixed = [f"{name}={value}" for name, value in sweep.fixed.items() if name != sweep.over]
+    swept = [*fixed, f"{sweep.over}={values}", f"seed={','.join(map(str, seeds))}"]
+    return " ".join(["python -m experiments.train -m", *swept])

@@ -1,0 +1,108 @@
+"""The figures of a setting, for its section of the page."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.calibration.evaluate import CALIBRATION, ERROR
+from experiments.calibration.judge import LEVELS, Rows, is_mixed
+from experiments.reporting.page import Drawing
+from jaxsel import metrics, plotting
+
+_DRAWN = ("mopps", "dps", "gps", "ridge")
+
+
+def drawings(raw: dict[str, Rows], corrected: dict[str, Rows], by_part: dict[str, Any]) -> list[Drawing]:
+    """Return the figures of a setting.
+
+    Args:
+        raw: Probes with the predictions of every method.
+        corrected: Probes with recalibrated predictions.
+        by_part: Scores of every method, by visits and steps since the last visit.
+    """
+    names = [name for name in _DRAWN if name in raw]
+    staleness = "by earlier visits to the prompt and steps since the last visit."
+    return [
+        Drawing(
+            _figure(lambda axes: _reliability(axes, raw, names)),
+            "Reliability diagram of the predicted probability of a mixed group",
+            "As predicted. On the diagonal, as many groups are mixed as predicted; above it, more.",
+        ),
+        Drawing(
+            _figure(lambda axes: _reliability(axes, corrected, names)),
+            "Reliability diagram after recalibration",
+            "After isotonic recalibration, learnt online from the batches alone.",
+        ),
+        Drawing(
+            _figure(lambda axes: _coverage(axes, raw)),
+            "Coverage of central intervals of the number of correct answers",
+            "The share of outcomes in the intervals: below the diagonal the intervals are too narrow.",
+        ),
+        Drawing(
+            _pits({name: raw[name] for name in names}),
+            "PIT histograms",
+            "A U shape means too narrow predictions, a hill too wide ones.",
+        ),
+        Drawing(
+            _figure(lambda axes: _parts(axes, by_part, names, ERROR, "mean absolute error against s / n"), height=4.6),
+            "Error of the success rate by visits and staleness",
+            f"The error of the success rate, {staleness}",
+        ),
+        Drawing(
+            _figure(
+                lambda axes: _parts(axes, by_part, names, CALIBRATION, "expected calibration error of P(mixed)"),
+                height=4.6,
+            ),
+            "Calibration error by visits and staleness",
+            f"The calibration error of P(mixed), {staleness}",
+        ),
+    ]
+
+
+def _reliability(axes: Any, rows: dict[str, Rows], names: Sequence[str]) -> None:
+    for name in names:
+        table = metrics.reliability(rows[name].prediction.mixed, is_mixed(rows[name]), binning="mass", num_bins=10)
+        plotting.reliability_diagram(axes, table, label=name, event="a mixed group")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _coverage(axes: Any, rows: dict[str, Rows]) -> None:
+    for name, of in rows.items():
+        covered = metrics.success_coverage(of.prediction, of.successes, of.group_size, LEVELS)
+        plotting.coverage_curve(axes, np.array(LEVELS), covered, label=name)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _parts(axes: Any, by_part: dict[str, Any], names: Sequence[str], metric: str, label: str) -> None:
+    for position, name in enumerate(names):
+        found = {part: s[metric] for part, s in by_part[name].items() if np.isfinite(s[metric]["mean"])}
+        values, errors = ([s[key] for s in found.values()] for key in ("mean", "standard_error"))
+        place = {"position": position, "num_positions": len(names)}
+        plotting.by_part(axes, list(found), values, errors, label=name, metric=label, **place)
+    axes.figure.legend(loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
+
+
+def _figure(draw: Callable[[Any], None], height: float = 3.6) -> Figure:
+    figure = Figure((4.4, height), layout="constrained")
+    axes = figure.subplots()
+    draw(axes)
+    plotting.tidy(axes)
+    return figure
+
+
+def _pits(rows: dict[str, Rows]) -> Figure:
+    figure = Figure((4.4, 3.6), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True, sharey=True)
+    for ax, (name, of) in zip(axes.flat, rows.items(), strict=False):
+        pit = metrics.randomised_pit(jax.random.key(0), of.prediction, of.successes, of.group_size)
+        plotting.pit_histogram(ax, metrics.uniformity(pit).shares, label=name)
+        ax.set_title(name, fontsize=9)
+        ax.set_xlabel("")
+        ax.label_outer()
+    for ax in axes.flat[len(rows) :]:
+        ax.set_visible(False)
+    figure.supxlabel("probability integral transform of the outcome", fontsize=10)
+    return figure

@@ -1,0 +1,61 @@
+"""The numbers and the table of many runs."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from experiments.large_pool.runs import AMONG, NAMES, ORACLE, Config
+from experiments.reporting.spread import over_seeds
+from experiments.reporting.tables import terminal_table
+
+Found = dict[tuple[int, str], dict[str, list[dict[str, Any]]]]
+"""Runs by (size, set to choose among), then by method, one per seed."""
+
+
+def find(config: Config, folder: Path) -> Found:
+    """Return all runs of these settings in the folder, ordered by size, method and seed."""
+
+    def place(one: dict[str, Any]) -> tuple[Any, ...]:
+        name = one["method"]
+        return one["size"], list(AMONG).index(one["among"]), (ORACLE, *NAMES).index(name), one["seed"]
+
+    everything = (json.loads(path.read_text()) for path in folder.glob("*.json"))
+    known = (one for one in everything if one["config"] == asdict(config) and one["method"] in (ORACLE, *NAMES))
+    found: Found = {}
+    for one in sorted(known, key=place):
+        found.setdefault((one["size"], one["among"]), {}).setdefault(one["method"], []).append(one)
+    return found
+
+
+def summarise(by_method: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return every method's means over seeds and their standard errors, for one size and set to choose among."""
+    best = {one["seed"]: one["found"]["mixed_share"] for one in by_method.get(ORACLE, [])}
+    summary = {}
+    for name, runs in by_method.items():
+        regrets = [best.get(one["seed"], np.nan) - one["found"]["mixed_share"] for one in runs]
+        curve = np.array([one["found"]["mixed_shares"] for one in runs])
+        numbers = [{k: v for k, v in one["found"].items() if k != "mixed_shares"} for one in runs]
+        summary[name] = {"seeds": [one["seed"] for one in runs]} | over_seeds(numbers)
+        summary[name] |= {"regret": over_seeds(regrets), "mixed_shares": curve.mean(0).round(4).tolist()}
+    return summary
+
+
+_COLUMNS = {
+    "mixed_share": "mixed",
+    "regret": "regret",
+    "mean_success_rate": "accuracy",
+    "coverage": "visited",
+    "visited_before": "revisits",
+    "spearman": "Spearman",
+    "seconds_a_step": "s/step",
+}
+
+
+def table(title: str, summary: dict[str, Any]) -> Table:
+    """Return a table of means over seeds, one row per method; the JSON has their standard errors."""
+    rows = ([name, *(f"{numbers[column]['mean']:.3f}" for column in _COLUMNS)] for name, numbers in summary.items())
+    return terminal_table(title, ("method", *_COLUMNS.values()), rows)

@@ -1,0 +1,90 @@
+"""Checks of the arguments of `fit`, and the values that the fit starts from."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxsel.base import Predictor
+from jaxsel.evaluation.fitting.domains import Domain
+from jaxsel.evaluation.replay import History, check_steps
+from jaxsel.predictors.beta import beta_bernoulli
+from jaxsel.predictors.hidden_markov import PRIOR_COUNTS, hidden_markov
+
+_BY_HAND: dict[str, Any] = {"prior_counts": "ones", "initial_belief": np.full(3, 1 / 3)}
+_FITTED: dict[Any, tuple[str, ...]] = {
+    beta_bernoulli: ("decay", "prior_alpha", "prior_beta"),
+    hidden_markov: ("decay", "prior_counts", "initial_belief"),
+}
+
+
+def check_types(history: History, family: Callable[..., Predictor]) -> None:
+    """Check that `history` is a `History` and that `family` is callable."""
+    if not isinstance(history, History):
+        raise ValueError(f"history is {history!r}; give what make_history returns")
+    if not callable(family):
+        raise ValueError(f"family is {family!r}; give a constructor of predictors, for example jaxsel.beta_bernoulli")
+
+
+def check_rows(history: History, num_prompts: int) -> None:
+    """Check that the history has rows, that they are rows of the pool, and that its steps are nearly consecutive."""
+    if len(history.step) == 0:
+        raise ValueError("history has no rows; give one with visits")
+    if int(history.prompt_ids.max()) >= num_prompts:
+        raise ValueError(
+            f"num_prompts is {num_prompts}, but the history visits {history.prompt_ids.max()}; "
+            "give the size of the history's pool"
+        )
+    check_steps(history.step)
+
+
+def names_to_fit(
+    family: Callable[..., Predictor],
+    parameters: Sequence[str] | None,
+    start: Mapping[str, Any],
+    options: Mapping[str, Any],
+    domains: Mapping[str, Domain],
+) -> tuple[str, ...]:
+    """Return the names of the parameters to fit, and check that names, start values and options agree."""
+    own = tuple(name for name in _FITTED.get(family, ()) if name not in options)
+    names = own if parameters is None else tuple(parameters)
+    cure = f"give names out of {', '.join(domains)}, or your own names with their domains"
+    if len(set(names)) < len(names):
+        raise ValueError(f"parameters holds {', '.join(names)}; give every name once")
+    if not names:
+        raise ValueError(f"parameters is empty; {cure}")
+    for name in names:
+        if name not in domains:
+            raise ValueError(f"parameters holds {name!r}; {cure}")
+        if name in options:
+            raise ValueError(
+                f"{name} is {options[name]} and to be fitted, too; give it in start, or leave it out of parameters"
+            )
+    for name in start:
+        if name not in names:
+            raise ValueError(f"start holds {name!r}, which is not fitted; give it as an option")
+    return names
+
+
+def by_hand(family: Callable[..., Predictor], name: str, start: Mapping[str, Any]) -> Any:
+    """Return the start value of a parameter: the caller's value or the family's default."""
+    known = inspect.signature(family).parameters
+    own = known[name].default if name in known else inspect.Parameter.empty
+    value = start.get(name, _BY_HAND.get(name) if own in (None, inspect.Parameter.empty) else own)
+    if value is None:
+        raise ValueError(f"start holds no {name}, and {getattr(family, '__name__', family)} has no default; give one")
+    return value if isinstance(value, str | float) else np.asarray(value)
+
+
+def as_numbers(name: str, value: Any) -> Float[Array, "*shape"]:
+    """Return a start value as float32. The name of prior counts becomes their matrix."""
+    return jnp.asarray(PRIOR_COUNTS[value] if name == "prior_counts" and isinstance(value, str) else value, jnp.float32)
+
+
+def cut(name: str, value: Any, visited: Int[np.ndarray, " v"], num_prompts: int) -> Any:
+    """Return an option of the family for the visited prompts alone: vectors with one entry per prompt are cut."""
+    one_each = np.shape(value) == (num_prompts,) and name != "initial_belief"
+    return np.asarray(value)[visited] if one_each else value

@@ -1,0 +1,156 @@
+"""Sampling of the state-space model with NUTS, and predictions from its draws."""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+from numpy.typing import ArrayLike
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+from numpyro.handlers import condition
+from numpyro.infer import MCMC, NUTS
+
+from jaxsel import _validate
+from jaxsel.evaluation.reference_models.model import SCALARS, VisitTable, state_space_model, tabulated
+from jaxsel.evaluation.reference_models.posterior import Diagnostics, ReferencePosterior
+from jaxsel.evaluation.replay import History, make_history
+from jaxsel.predictors import embeddings as _embeddings
+
+_REPORTED = (*SCALARS, "weight_scale", "weights", "last_logit")
+
+
+def sample(
+    key: Key[Array, ""],
+    history: History,
+    *,
+    num_prompts: int,
+    prompt_ids: ArrayLike | None = None,
+    step: int | None = None,
+    embeddings: ArrayLike | None = None,
+    fixed: Mapping[str, float] | None = None,
+    num_warmup: int = 400,
+    num_samples: int = 400,
+    num_chains: int = 4,
+) -> ReferencePosterior:
+    """Sample success rates at a step, given the history before it. Check the diagnostics: a bad run raises no error.
+
+    Args:
+        key: A key, which this function consumes.
+        history: Recorded visits of any method, from `make_history`.
+        num_prompts: Number of prompts in the pool.
+        prompt_ids: Prompts to predict. None: the whole pool, in the order of its rows. A prompt without a visit is
+            drawn from the prior, given the sampled hyperparameters.
+        step: Step to predict, at least 0; visits at this step and later are ignored. None: the step after the history.
+        embeddings: One row per prompt of the pool, which this function standardises. None: the model treats all prompts
+            alike before their visits.
+        fixed: Known values of hyperparameters among mean, spread, drift and volatility.
+        num_warmup: Warm-up transitions per chain, in which the sampler adapts.
+        num_samples: Draws per chain after the warm-up.
+        num_chains: Number of chains, which run one after the other from random starts.
+
+    Raises:
+        ValueError: An argument is out of its range, or the history belongs to another pool.
+    """
+    _validate.positive_integer(num_prompts=num_prompts)
+    _validate.positive_integer(num_warmup=num_warmup, num_samples=num_samples, num_chains=num_chains)
+    history = make_history(*history, num_prompts=num_prompts)
+    step = history.num_steps if step is None else step
+    _validate.integer_in(0, 2**31, step=step)
+    given = range(num_prompts) if prompt_ids is None else prompt_ids
+    ids = _validate.integers("prompt_ids", given, low=0, high=num_prompts)  # pyright: ignore[reportArgumentType]
+    features, known = _standardised(embeddings, num_prompts), _checked(fixed)
+    visited, visits, last_step = tabulated(history.before(step))
+
+    nuts_key, ahead_key = jax.random.split(key)
+    chain_keys = jax.random.split(nuts_key, num_chains)
+    by_chain, diverging = _run_chains(chain_keys, visits, features[visited], known, num_warmup, num_samples)
+    diagnostics = Diagnostics(int(diverging.sum()), *_mixing(by_chain))
+    draws = {name: value.reshape(num_chains * num_samples, *value.shape[2:]) for name, value in by_chain.items()}
+    last_logit = draws.pop("last_logit")
+    draws |= {name: jnp.full(len(last_logit), value) for name, value in known.items()}
+    location, scale = _ahead(draws, last_logit, features, visited, last_step, ids, step)
+    # one key per id, so that a prompt's draws do not depend on the other prompts in `prompt_ids`
+    keys = jax.vmap(lambda row: jax.random.fold_in(ahead_key, row))(jnp.asarray(ids))
+    eps = jax.vmap(lambda key: jax.random.normal(key, (len(location),)), out_axes=1)(keys)
+    return ReferencePosterior(jax.nn.sigmoid(location + scale * eps), draws, diagnostics)
+
+
+@functools.partial(jax.jit, static_argnames=("num_warmup", "num_samples"))
+def _run_chains(
+    keys: Key[Array, " chains"],
+    visits: VisitTable,
+    features: Float[Array, "v d"],
+    known: dict[str, Float[Array, ""]],
+    num_warmup: int,
+    num_samples: int,
+) -> tuple[dict[str, Float[Array, "chains draws ..."]], Bool[Array, "chains draws"]]:
+    """Return the draws of the reported sites, and whether each transition diverged.
+
+    All histories of one shape share a compilation.
+    """
+
+    def chain(key: Key[Array, ""]):
+        # a smaller depth in the warm-up: far from the posterior, trees are deep and take most of the time
+        model = condition(state_space_model, known)  # pyright: ignore[reportArgumentType]
+        kernel = NUTS(model, max_tree_depth=(6, 10))  # pyright: ignore[reportArgumentType]
+        sampler = MCMC(kernel, num_warmup=num_warmup, num_samples=num_samples, progress_bar=False)
+        sampler.run(key, visits, features)
+        draws = {name: values for name, values in sampler.get_samples().items() if name in _REPORTED}
+        return draws, sampler.get_extra_fields()["diverging"]
+
+    return jax.lax.map(chain, keys)
+
+
+def _ahead(
+    draws: dict[str, Float[Array, "draws ..."]],
+    last_logit: Float[Array, "draws v"],
+    features: Float[Array, "N d"],
+    visited: Int[np.ndarray, " v"],
+    last_step: Int[np.ndarray, " v"],
+    ids: Int[np.ndarray, " m"],
+    step: int,
+) -> tuple[Float[Array, "draws m"], Float[Array, "draws m"]]:
+    """Return the mean and the standard deviation of x at the step, given each draw."""
+    row = np.full(len(features), -1)
+    row[visited] = np.arange(len(visited))
+    seen = row[ids] >= 0
+    gap = np.full(len(ids), step, np.float32)
+    gap[seen] = step - last_step[row[ids][seen]]
+    mean, spread, drift, volatility = (draws[name][:, None] for name in SCALARS)
+    start = jnp.broadcast_to(mean, (len(mean), len(ids)))
+    if "weights" in draws:
+        start = start + draws["weights"] @ features[ids].T
+    start = start.at[:, seen].set(last_logit[:, row[ids][seen]])
+    spread = jnp.where(seen[None], 0, spread)
+    return start + gap[None] * drift, jnp.sqrt(spread**2 + gap[None] * volatility**2)
+
+
+def _mixing(by_chain: dict[str, Float[Array, "chains draws ..."]]) -> tuple[float, float]:
+    """Return the largest split R-hat and the smallest effective sample size of all quantities that vary."""
+    columns = [np.asarray(value).reshape(*value.shape[:2], -1) for value in by_chain.values()]
+    values = np.concatenate(columns, axis=2).astype(np.float64)
+    values = values[:, :, np.ptp(values, axis=(0, 1)) > 0]
+    if values.shape[1] < 4 or not values.shape[2]:
+        return float("nan"), float("nan")
+    return float(np.max(split_gelman_rubin(values))), float(np.min(effective_sample_size(values)))
+
+
+def _standardised(embeddings: ArrayLike | None, num_prompts: int) -> Float[Array, "N d"]:
+    """Return embeddings whose columns have mean 0 and variance 1. A constant column becomes 0."""
+    if embeddings is None:
+        return jnp.zeros((num_prompts, 0))
+    array = np.asarray(_embeddings.checked(embeddings), np.float64)
+    if len(array) != num_prompts:
+        raise ValueError(f"embeddings has {len(array)} rows for {num_prompts} prompts; give one each")
+    deviation = array.std(0)
+    return jnp.asarray((array - array.mean(0)) / np.where(deviation > 0, deviation, 1), jnp.float32)
+
+
+def _checked(fixed: Mapping[str, float] | None) -> dict[str, Float[Array, ""]]:
+    known = {} if fixed is None else fixed
+    for name, value in known.items():
+        _validate.one_of(SCALARS, fixed=name)
+        (_validate.positive if name in ("spread", "volatility") else _validate.finite)(**{name: value})
+    return {name: jnp.float32(value) for name, value in known.items()}

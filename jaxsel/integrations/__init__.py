@@ -1,0 +1,1 @@
+"""Connections to other packages. Each module says which extra installs what it needs."""

@@ -1,0 +1,97 @@
+"""Files and folders that replace their earlier version only when they are complete, so a crash damages neither."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def replaced_when_complete(path: Path, *, keep: Path | None = None) -> Iterator[BinaryIO]:
+    """Yield an open file that replaces `path` once all of its content is on disk.
+
+    An error leaves `path` as it was.
+
+    Args:
+        path: The file to write.
+        keep: The new name of the earlier version of `path`, if there is one. None: the earlier version is deleted.
+
+    Raises:
+        OSError: The disk is full, or fails otherwise. The message names `path`.
+    """
+    partial = path.with_suffix(".partial")
+    with named(path, "it stays as it was"), partial.open("wb") as file:
+        watched: Any = _Watched(file)
+        try:
+            yield watched
+            file.flush()
+            os.fsync(file.fileno())
+        except Exception as error:
+            partial.unlink(missing_ok=True)  # it would take space on a full disk
+            # Writers in C++ (torch, Arrow) replace a full disk's error by one of their own.
+            if watched.failure is None or isinstance(error, OSError):
+                raise
+            raise watched.failure from error
+    with named(path, "it stays as it was"):
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(partial, path)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that replaces `folder` once the `with` block has filled it.
+
+    Args:
+        folder: The folder to write. If it exists, this function wrote it earlier.
+
+    Raises:
+        OSError: The disk is full, or fails otherwise. The message names `folder`.
+    """
+    partial, old = (folder.with_name(f"{folder.name}.{state}") for state in ("partial", "old"))
+    with named(folder, "it stays as it was"):
+        for left in (partial, old):  # by a crash
+            shutil.rmtree(left, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def named(path: Path, consequence: str) -> Iterator[None]:
+    """Raise an `OSError` of the `with` block again, with the file's name and the cure.
+
+    Args:
+        path: The file that the block writes.
+        consequence: What the failure means for the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        cure = "free some space (or repair the disk) and start again; a training run continues with resume=true"
+        message = f"cannot write {path}: {reason}; {consequence}; {cure}"
+        raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
+
+
+class _Watched:
+    """A file that remembers the first error of a write."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)

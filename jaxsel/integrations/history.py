@@ -1,0 +1,235 @@
+"""Histories of training runs, as folders of Parquet files that a crash does not damage.
+
+This module needs `pip install "jaxsel[history]"`. A file has one row per prompt and batch. Its columns are:
+
+* `step`: The training step.
+* `clock`: How many batches the selector had observed before this one.
+* `kind`: "rollout" where the selector observed the row; "probe" for fresh rollouts that the selector did not see.
+* `prompt_id`, `successes`, `group_size`: As in `jaxsel.Rollouts`. A group size of 0 means that nothing was judged.
+* The fields of `jaxsel.Prediction`: What the selector predicted before it observed the row.
+* `truth`: The true success rate where it is known, as in a simulation; otherwise NaN.
+
+The file `pool.parquet` holds the prompts, for the predictors that read texts or embeddings.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxsel.base import Prediction
+from jaxsel.evaluation.replay import History, make_history
+from jaxsel.integrations._extras import extra
+from jaxsel.integrations.atomic_files import replaced_when_complete
+
+with extra("history"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_COUNTS = ("step", "clock", "prompt_id", "successes", "group_size")
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.int32()) for name in _COUNTS),
+        ("kind", pa.string()),
+        *((name, pa.float32()) for name in (*Prediction._fields, "truth")),
+    ]
+)
+_ABOUT = b"jaxsel"
+_POOL = "pool.parquet"
+Visits = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rows of the pool, successes and group sizes, each `[b]`."""
+
+
+class HistoryLog:
+    """Collects rows in memory and writes them as one new file at each `flush`.
+
+    A reader sees a file completely or not at all.
+
+    Args:
+        folder: The folder of the history; it is made where it is missing.
+        num_prompts: Number of prompts in the pool, for the reader.
+        spec: The selector's `spec`, for the reader.
+        first_step: First training step to be recorded. Rows of this step and later steps are dropped from the folder,
+            because a resumed run repeats these steps.
+        texts: The prompts' texts.
+        embeddings: The prompts' embeddings `[N, d]`, for prompts without text.
+
+    Raises:
+        ValueError: The folder holds the history of another pool or method.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        num_prompts: int,
+        spec: dict[str, Any],
+        first_step: int = 0,
+        texts: Sequence[str] | None = None,
+        embeddings: np.ndarray | None = None,
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        about = {"num_prompts": num_prompts, "spec": spec}
+        self._schema = _SCHEMA.with_metadata({_ABOUT: json.dumps(about)})
+        self._tables: list[pa.Table] = []
+        self._clock = 0
+        kept = _parts(folder)
+        self._next = len(kept)
+        if kept and _about(kept[0]) != json.loads(json.dumps(about)):
+            raise ValueError(f"{folder} holds the history of another pool or method; give another folder")
+        _write_pool(folder / _POOL, texts, embeddings)
+        self._drop_from(first_step, kept)
+
+    def observed(self, step: int, visits: Visits, prediction: Prediction, truth: np.ndarray | None = None) -> None:
+        """Add a batch that the selector observes next; the next `flush` writes it.
+
+        Args:
+            step: The training step.
+            visits: The batch.
+            prediction: What the selector predicted for these prompts.
+            truth: True success rates `[b]`, where they are known.
+        """
+        self._add("rollout", step, visits, prediction, truth)
+        self._clock += 1
+
+    def probed(self, step: int, visits: Visits, prediction: Prediction, truth: np.ndarray | None = None) -> None:
+        """Add fresh rollouts that the selector does not see; the arguments are the same as for `observed`."""
+        self._add("probe", step, visits, prediction, truth)
+
+    def flush(self) -> None:
+        """Write the collected rows to disk."""
+        if self._tables:
+            _write(self._folder / f"part-{self._next:06d}.parquet", pa.concat_tables(self._tables))
+            self._next += 1
+            self._tables = []
+
+    def _drop_from(self, first_step: int, kept: list[Path]) -> None:
+        for number, part in enumerate(kept):
+            table = _read(part)
+            early = table.filter(pa.array(table["step"].to_numpy() < first_step))
+            if "rollout" in early["kind"].to_pylist():
+                self._clock = 1 + max(_columns(early, "rollout")["clock"].tolist())
+            if len(early) < len(table):
+                _write(part, early)
+                for later in kept[number + 1 :]:
+                    later.unlink()
+                self._next = number + 1
+                break
+
+    def _add(self, kind: str, step: int, visits: Visits, prediction: Prediction, truth: np.ndarray | None) -> None:
+        prompt_ids, successes, group_size = visits
+        size = len(prompt_ids)
+        columns = {"step": np.full(size, step), "clock": np.full(size, self._clock), "kind": np.full(size, kind)}
+        columns |= {"prompt_id": prompt_ids, "successes": successes, "group_size": group_size}
+        columns |= {name: np.asarray(field) for name, field in prediction._asdict().items()}
+        columns["truth"] = np.full(size, np.nan) if truth is None else truth
+        arrays = [pa.array(columns[field.name], field.type) for field in self._schema]
+        self._tables.append(pa.Table.from_arrays(arrays, schema=self._schema))
+
+
+class Unwritten:
+    """Has the methods of `HistoryLog` and writes nothing, for runs that are not recorded and for ranks above 0."""
+
+    def observed(self, step: int, visits: Visits, prediction: Prediction) -> None:
+        """Do nothing."""
+
+    def probed(self, step: int, visits: Visits, prediction: Prediction) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+
+class Recorded(NamedTuple):
+    """The history that `read_history` found.
+
+    Attributes:
+        num_prompts: Number of prompts in the pool.
+        spec: The `spec` of the selector that chose the batches.
+        history: The batches that the selector observed, for `jaxsel.replay`; its steps are the selector's clock.
+        rollouts: All rows that the selector observed, as columns by name.
+        probes: All rows of fresh rollouts that the selector did not see, as columns by name.
+        texts: The prompts' texts, where they were recorded.
+        embeddings: The prompts' embeddings `[N, d]`, where they were recorded.
+    """
+
+    num_prompts: int
+    spec: dict[str, Any]
+    history: History
+    rollouts: dict[str, np.ndarray]
+    probes: dict[str, np.ndarray]
+    texts: list[str] | None
+    embeddings: np.ndarray | None
+
+
+def read_history(folder: str | Path) -> Recorded:
+    """Read the history of a run, which may still be running, have ended or have crashed.
+
+    Raises:
+        ValueError: The folder holds no history, or one of its files is damaged.
+    """
+    parts = _parts(Path(folder))
+    if not parts:
+        raise ValueError(f"{folder} holds no history (part-*.parquet); give the folder `history` of a run")
+    tables = [_read(part) for part in parts]
+    table = pa.concat_tables(tables)
+    about = _about(parts[0])
+    rollouts, probes = (_columns(table, kind) for kind in ("rollout", "probe"))
+    history = make_history(
+        rollouts["clock"],
+        rollouts["prompt_id"],
+        rollouts["successes"],
+        rollouts["group_size"],
+        num_prompts=about["num_prompts"],
+    )
+    return Recorded(about["num_prompts"], about["spec"], history, rollouts, probes, *_read_pool(Path(folder) / _POOL))
+
+
+def _write_pool(path: Path, texts: Sequence[str] | None, embeddings: np.ndarray | None) -> None:
+    columns: dict[str, Any] = {} if texts is None else {"text": pa.array(texts, pa.string())}
+    if embeddings is not None:
+        rows = pa.array(np.asarray(embeddings, np.float32).ravel())
+        columns["embedding"] = pa.FixedSizeListArray.from_arrays(rows, embeddings.shape[1])
+    if columns:
+        _write(path, pa.table(columns))
+
+
+def _read_pool(path: Path) -> tuple[list[str] | None, np.ndarray | None]:
+    """Return the recorded texts and embeddings; None stands for a column that was not recorded."""
+    columns = _read(path) if path.exists() else pa.table({})
+    texts = columns["text"].to_pylist() if "text" in columns.column_names else None
+    if "embedding" not in columns.column_names:
+        return texts, None
+    lists = columns["embedding"].combine_chunks()
+    return texts, lists.flatten().to_numpy().reshape(len(lists), -1)
+
+
+def _about(part: Path) -> dict[str, Any]:
+    return json.loads(_read(part).schema.metadata[_ABOUT])
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); put back a copy of it, or delete the history and start the run anew"
+        ) from error
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with replaced_when_complete(path) as file:
+        pq.write_table(table, file)
+
+
+def _columns(table: pa.Table, kind: str) -> dict[str, np.ndarray]:
+    """Return the rows of one kind as NumPy columns."""
+    rows = table.filter(pa.array(np.array(table["kind"].to_pylist()) == kind))
+    return {name: rows[name].to_numpy() for name in rows.column_names if name != "kind"}

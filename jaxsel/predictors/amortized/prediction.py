@@ -1,0 +1,79 @@
+"""The prediction of an amortised predictor: the decoder's beliefs, averaged over draws of the latent."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jaxsel.base import Prediction
+from jaxsel.numerics import random
+from jaxsel.predictors.amortized.likelihood import Belief
+from jaxsel.predictors.amortized.model import Model
+from jaxsel.predictors.amortized.networks import Networks
+from jaxsel.predictors.amortized.promotion import with_standard_promotion
+from jaxsel.predictors.amortized.state import AmortizedState
+
+
+@with_standard_promotion
+def predict(
+    key: Key[Array, ""],
+    state: AmortizedState,
+    prompt_ids: Int[Array, " m"] | None,
+    first_id: Int[Array, ""] | int = 0,
+    *,
+    model: Model,
+) -> Prediction:
+    """Return the prediction for these prompts, or for the whole pool if `prompt_ids` is None.
+
+    Means, variances and probabilities are those of the mixture over `num_draws` latents. Each draw of p belongs to the
+    first latent, so the draws of all prompts are jointly one sample.
+    """
+    config, likelihood = model.config, model.likelihood
+    latent_key, draw_key = jax.random.split(key)
+    networks = model.networks(state.parameters)
+    latents = _latents(latent_key, networks, state, model)
+
+    def decode(rows: Int[Array, " b"]) -> Belief:
+        features = networks.decoder.features(model.features(state.embeddings[rows]))
+        evidence = state.successes[rows], state.failures[rows]
+
+        def belief(latent: Float[Array, " k"]) -> Belief:
+            return likelihood.belief(networks.decoder(features, latent), *evidence, config.group_size)
+
+        return _mixture(jax.vmap(belief)(latents))
+
+    rows = jnp.arange(state.successes.shape[0], dtype=jnp.int32) if prompt_ids is None else first_id + prompt_ids
+    rate, variance, alpha, beta, unsolved, solved = _in_blocks(decode, rows, config.block_size)
+    draw = random.beta(draw_key, alpha, beta, ids=rows) if likelihood.conjugate else alpha
+    mixed = jnp.zeros_like(rate) if config.group_size == 1 else jnp.maximum(1 - unsolved - solved, 0)
+    return Prediction(rate, variance, draw, unsolved, mixed, solved)
+
+
+def _latents(key: Key[Array, ""], networks: Networks, state: AmortizedState, model: Model) -> Float[Array, "draws k"]:
+    """Return draws from p_eta(z | H_t), the prior of the latent given the last step."""
+    last = state.latest(1)
+    prompts = model.features(state.embeddings[last.prompt_ids])
+    mean, scale = networks.prior(prompts, last.successes, last.group_size)
+    latent_size = model.config.latent_size
+    shape = (model.config.num_draws if latent_size else 1, latent_size)
+    return mean + scale * jax.random.normal(key, shape, jnp.float32)
+
+
+def _mixture(beliefs: Belief) -> Belief:
+    """Return the mixture of the beliefs over the first axis, one per latent; alpha and beta are the first latent's."""
+    rate = beliefs.success_rate.mean(0)
+    variance = (beliefs.variance + (beliefs.success_rate - rate[None]) ** 2).mean(0)
+    return Belief(rate, variance, beliefs.alpha[0], beliefs.beta[0], beliefs.unsolved.mean(0), beliefs.solved.mean(0))
+
+
+def _in_blocks(function: Callable[[Int[Array, " b"]], Belief], rows: Int[Array, " m"], block_size: int) -> Belief:
+    """Return the function of all rows, computed on `block_size` rows at a time.
+
+    The last block repeats its last row until it is full.
+    """
+    size = rows.shape[0]
+    if size <= block_size:
+        return function(rows)
+    blocks = jnp.pad(rows, (0, -size % block_size), mode="edge").reshape(-1, block_size)
+    return jax.tree.map(lambda field: field.reshape(-1)[:size], jax.lax.map(function, blocks))

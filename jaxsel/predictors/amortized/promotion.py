@@ -1,0 +1,21 @@
+"""Type promotion for functions that call Flax or Optax, which mix types where JAX may be set to refuse it."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import jax
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def with_standard_promotion(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Return the function, which then runs under standard promotion, whatever the user's setting is."""
+
+    @functools.wraps(function)
+    def run(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*arguments, **options)
+
+    return run

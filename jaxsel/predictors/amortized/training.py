@@ -1,0 +1,117 @@
+"""The first state of an amortised predictor, and its gradient steps on the last batches."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from jaxsel._visits import accumulated, merge_visits
+from jaxsel.base import Rollouts
+from jaxsel.predictors.amortized.config import Config
+from jaxsel.predictors.amortized.model import Model, new_parameters
+from jaxsel.predictors.amortized.promotion import with_standard_promotion
+from jaxsel.predictors.amortized.ring import at_most, batches_of, empty_ring, pushed
+from jaxsel.predictors.amortized.state import AmortizedState, Fit, Trained
+
+
+@with_standard_promotion
+def init(
+    key: Key[Array, ""], num_prompts: int, *, model: Model, embeddings: Float[np.ndarray | Array, "pool d"]
+) -> AmortizedState:
+    """Return the state of a pool without observations.
+
+    Raises:
+        ValueError: The embeddings do not have one row per prompt.
+    """
+    if len(embeddings) != num_prompts:
+        raise ValueError(f"embeddings has {len(embeddings)} rows for {num_prompts} prompts; give one row per prompt")
+    parameters = new_parameters(key, model)
+    return AmortizedState(
+        jnp.array(embeddings),
+        parameters,
+        model.optimizer.init(parameters),
+        empty_ring(model.config.history, model.config.context_size),
+        successes=jnp.zeros(num_prompts, jnp.float32),
+        failures=jnp.zeros(num_prompts, jnp.float32),
+        step=jnp.int32(0),
+        fit=Fit(*(jnp.float32(0) for _ in Fit._fields)),
+    )
+
+
+@with_standard_promotion
+def update(key: Key[Array, ""], state: AmortizedState, rollouts: Rollouts, *, model: Model) -> AmortizedState:
+    """Return the state after one step: the networks learn from the rollouts, and prompts gain their own evidence."""
+    visits = merge_visits(rollouts, state.embeddings.shape[0])
+    is_empty = ~(visits.group_size > 0).any()
+    # the branches return only what training changes: `cond` would copy the embeddings
+    trained = jax.lax.cond(
+        is_empty,
+        lambda: state.trained(),
+        lambda: learn(key, state.trained(), state.embeddings, visits, model=model),
+    )
+    state = state._replace(**trained._asdict())
+    if model.config.decay is None:
+        return state
+    successes, failures = accumulated(state.successes, state.failures, visits, model.config.decay)
+    return state._replace(successes=successes, failures=failures)
+
+
+def learn(
+    key: Key[Array, ""],
+    trained: Trained,
+    embeddings: Float[Array, "pool d"],
+    visits: Rollouts,
+    *,
+    model: Model,
+) -> Trained:
+    """Return `trained` after the merged `visits` of one step are stored and `inner_steps` gradient steps are taken."""
+    config = model.config
+    choice_key, training_key = jax.random.split(key)
+    kept = at_most(choice_key, visits, config.context_size)
+    recent = pushed(trained.recent, trained.step, kept)
+    num_visits = (recent.group_size > 0).sum(dtype=jnp.float32)
+
+    def descend(weights: _Weights, key: Key[Array, ""]) -> tuple[_Weights, Fit]:
+        age_key, latent_key = jax.random.split(key)
+        batches = _with_their_history(age_key, recent, trained.step, config)
+        prompts = [model.features(embeddings[batch.prompt_ids]) for batch in batches]
+
+        def loss(parameters: PyTree[Array]) -> tuple[Float[Array, ""], Fit]:
+            networks = model.networks(parameters)
+            fit = networks.fit(latent_key, model.likelihood.log_prob, batches, prompts)
+            return -fit.elbo - config.shrinkage * networks.decoder.log_prior() / num_visits, fit
+
+        return _gradient_step(loss, weights, model.optimizer)
+
+    keys = jax.random.split(training_key, config.inner_steps)
+    weights, fits = jax.lax.scan(descend, _Weights(trained.parameters, trained.optimizer), keys)
+    return Trained(*weights, recent, trained.step + 1, jax.tree.map(lambda field: field[-1], fits))
+
+
+class _Weights(NamedTuple):
+    parameters: PyTree[Array]
+    optimizer: PyTree[Array]
+
+
+def _with_their_history(
+    key: Key[Array, ""], recent: Rollouts, step: Int[Array, ""], config: Config
+) -> tuple[Rollouts, Rollouts]:
+    """Return the batches before those to train on, and the batches to train on: the newest and `replayed` others."""
+    ages = jax.random.randint(key, (config.replayed,), 0, jnp.clip(step + 1, 1, config.history - 1), jnp.int32)
+    steps = step - jnp.concatenate([jnp.zeros(1, jnp.int32), ages])
+    return batches_of(recent, steps - 1), batches_of(recent, steps)
+
+
+def _gradient_step(
+    loss: Callable[[PyTree[Array]], tuple[Float[Array, ""], Fit]],
+    weights: _Weights,
+    optimizer: optax.GradientTransformation,
+) -> tuple[_Weights, Fit]:
+    gradient, fit = jax.grad(loss, has_aux=True)(weights.parameters)
+    change, state = optimizer.update(gradient, weights.optimizer, weights.parameters)
+    fit = fit._replace(gradient_norm=optax.tree.norm(gradient))
+    return _Weights(optax.apply_updates(weights.parameters, change), state), fit

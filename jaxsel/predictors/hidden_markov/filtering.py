@@ -1,0 +1,111 @@
+"""The state of the hidden Markov model and its step: condition, count, predict. The package gives the formulas."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from jaxsel._visits import merge_visits, solve_states
+from jaxsel.base import Rollouts, Scalar
+from jaxsel.predictors.hidden_markov import memory
+
+
+class HMMState(NamedTuple):
+    """The belief about N prompts, which are on the last axis.
+
+    Read it with `filtered`, `predicted` and `transition_counts`; `memory` says why its fields are what they are.
+
+    Attributes:
+        filtered: P(z_t) given everything observed up to step t.
+        predicted: P(z_{t+1}) given everything observed up to step t.
+        excess: (counts - prior_counts) / scale, with the axes from, to, prompt.
+        scale: The factor of `excess`.
+        prior_counts: counts_0, with the axes from, to.
+    """
+
+    filtered: Float[Array, "3 N"]
+    predicted: Float[Array, "3 N"]
+    excess: Float[Array, "3 3 N"]
+    scale: Float[Array, ""]
+    prior_counts: Float[Array, "3 3"]
+
+    def partition_specs(self) -> "HMMState":
+        """Return the specs for a mesh: the axis of the prompts is `prompts`, and other fields are on every device."""
+        belief = P(None, "prompts")
+        return HMMState(belief, belief, P(None, None, "prompts"), P(), P())  # pyright: ignore[reportArgumentType]
+
+
+def filtered(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 m"]:
+    """Return P(z_t), the belief about the last solve state, for the whole pool if `prompt_ids` is None."""
+    return _normalised(state.filtered if prompt_ids is None else state.filtered[:, prompt_ids])
+
+
+def predicted(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 m"]:
+    """Return P(z_{t+1}), the belief about the next solve state, for the whole pool if `prompt_ids` is None."""
+    return _normalised(state.predicted if prompt_ids is None else state.predicted[:, prompt_ids])
+
+
+def transition_counts(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 3 m"]:
+    """Return the Dirichlet parameters of the rows of A, for the whole pool if `prompt_ids` is None.
+
+    The axes are from, to, prompt.
+    """
+    excess = state.excess if prompt_ids is None else state.excess[:, :, prompt_ids]
+    return state.prior_counts[:, :, None] + state.scale * excess
+
+
+def update(state: HMMState, rollouts: Rollouts, decay: Scalar) -> HMMState:
+    """Return the state after one step: beliefs conditioned, transitions counted, the next step predicted."""
+    visits = merge_visits(rollouts, state.filtered.shape[1])
+    observed = jax.nn.one_hot(solve_states(visits.successes, visits.group_size), 3, axis=0, dtype=jnp.float32)
+    excess, scale = memory.rescaled(state.excess, state.scale)
+    state = state._replace(excess=excess, scale=scale)
+    before = filtered(state, visits.prompt_ids)
+
+    state = condition(state, visits.prompt_ids, observed, before)
+    state = count(state, visits.prompt_ids, observed, before, decay)
+    return predict(state)
+
+
+def condition(
+    state: HMMState, ids: Int[Array, " b"], observed: Float[Array, "3 b"], before: Float[Array, "3 b"]
+) -> HMMState:
+    """Return the state with filtered_t: one-hot(z) for the visited prompts `ids`, predicted_t for all others.
+
+    `before` is filtered_{t-1} of the visited prompts. Only the order matters here: `before` is read first.
+    """
+    belief = memory.written_over(state.filtered, state.predicted, after=before)
+    return state._replace(filtered=belief.at[:, ids].set(observed, mode="drop"))
+
+
+def count(
+    state: HMMState,
+    ids: Int[Array, " b"],
+    observed: Float[Array, "3 b"],
+    before: Float[Array, "3 b"],
+    decay: Scalar,
+) -> HMMState:
+    """Return the state with counts_t: all counts decay towards counts_0, and the visited prompts gain xi_t."""
+    counts = transition_counts(state, ids)
+    joint = before[:, None] * counts / counts.sum(1, keepdims=True) * observed[None]
+    total = joint.sum((0, 1), keepdims=True)
+    # If the prior excludes the observed jump (a count of 0), the jump changes the belief and adds no count.
+    xi = jnp.where(total > 0, joint / jnp.where(total > 0, total, 1), 0)
+    scale = memory.decayed(state.scale, decay)
+    return state._replace(excess=state.excess.at[:, :, ids].add(xi / scale, mode="drop"), scale=scale)
+
+
+def predict(state: HMMState) -> HMMState:
+    """Return the state with predicted_{t+1} = filtered_t @ A_t."""
+    return state._replace(predicted=memory.propagated(state.filtered, state.excess, state.scale, state.prior_counts))
+
+
+def _normalised(belief: Float[Array, "3 m"]) -> Float[Array, "3 m"]:
+    """Return the belief without the rounding errors of many steps; only its reader needs it to sum to 1.
+
+    Columns of zeros, which pad the pool on a mesh, stay zeros.
+    """
+    total = belief[0] + belief[1] + belief[2]
+    return belief / jnp.where(total > 0, total, 1)[None]

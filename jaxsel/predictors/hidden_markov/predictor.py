@@ -1,0 +1,108 @@
+"""The predictor `jaxsel.hidden_markov`: its arguments, its first state and its predictions."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+from numpy.typing import ArrayLike
+
+from jaxsel import _validate
+from jaxsel.base import Prediction, Predictor, Rollouts, Scalar
+from jaxsel.numerics import random
+from jaxsel.predictors.hidden_markov.filtering import HMMState, predicted, update
+
+PRIOR_COUNTS = {
+    "ones": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
+    "progress": ((1.0, 1.0, 1.0), (0.5, 1.0, 1.0), (0.5, 0.5, 1.0)),
+    "stability": ((1.0, 0.5, 0.5), (0.5, 1.0, 0.5), (0.5, 0.5, 1.0)),
+    "local": ((1.0, 1.0, 0.0), (1.0, 1.0, 1.0), (0.0, 1.0, 1.0)),
+}
+"""The paper's prior transition counts: from the state of the row, to the state of the column."""
+
+_SMALLEST_ROW, _LARGEST_ROW = 1e-20, 1e20  # sums and products of rows in this range fit float32
+
+
+def hidden_markov(
+    *,
+    decay: Scalar = 0.7,
+    prior_counts: ArrayLike | Array | None = None,
+    initial_belief: ArrayLike | Array | None = None,
+) -> Predictor:
+    """Return the predictor of DPS: one hidden Markov model per prompt.
+
+    The model describes solve states, not success rates. For `success_rate`, `variance` and `draw`, p is 0, 1/2 and 1 in
+    the three states. Every update is one transition of the model, so observe exactly once per training step.
+
+    Args:
+        decay: The factor of the earlier transition counts at each step, from 0 to 1.
+        prior_counts: counts_0, a matrix [from, to] of numbers >= 0 with at least one number above 0 in each row, or the
+            name of an entry of `PRIOR_COUNTS`. None means "ones".
+        initial_belief: P(UNSOLVED), P(MIXED) and P(SOLVED) for the first step's group. None means uniform.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    _validate.unit_interval(decay=decay)
+    counts = _prior_matrix("ones" if prior_counts is None else prior_counts)
+    belief = _initial_belief(initial_belief)
+
+    def init(key: Key[Array, ""], num_prompts: int) -> HMMState:
+        del key
+        start = jnp.tile(jnp.array(belief)[:, None], num_prompts)
+        excess = jnp.zeros((3, 3, num_prompts), jnp.float32)
+        return HMMState(start, start.copy(), excess, jnp.float32(1), jnp.array(counts))
+
+    def predict(
+        key: Key[Array, ""],
+        state: HMMState,
+        prompt_ids: Int[Array, " m"] | None,
+        first_id: Int[Array, ""] | int = 0,
+    ) -> Prediction:
+        unsolved, mixed, solved = predicted(state, prompt_ids)
+        mean = solved + mixed / 2
+        rows = jnp.arange(mean.shape[0], dtype=jnp.int32) if prompt_ids is None else prompt_ids
+        uniform = random.uniform(key, first_id + rows)
+        draw = jnp.where(uniform < unsolved, 0.0, jnp.where(uniform < unsolved + mixed, 0.5, 1.0)).astype(mean.dtype)
+        variance = jnp.maximum(solved + mixed / 4 - mean**2, 0)
+        return Prediction(mean, variance, draw, unsolved, mixed, solved)
+
+    def update_state(key: Key[Array, ""], state: HMMState, rollouts: Rollouts) -> HMMState:
+        del key
+        return update(state, rollouts, decay)
+
+    spec = {
+        "name": "hidden_markov",
+        "decay": _validate.json_value(decay),
+        "prior_counts": _validate.json_value(counts),
+        "initial_belief": _validate.json_value(belief),
+    }
+    return Predictor(spec, init, predict, update_state)
+
+
+def _prior_matrix(prior_counts: ArrayLike | Array) -> Float[np.ndarray, "3 3"] | Float[Array, "3 3"]:
+    if _validate.traced(prior_counts):
+        return prior_counts
+    if isinstance(prior_counts, str):
+        _validate.one_of(PRIOR_COUNTS, prior_counts=prior_counts)
+    counts = np.asarray(PRIOR_COUNTS[prior_counts] if isinstance(prior_counts, str) else prior_counts, np.float32)
+    fits = counts.shape == (3, 3) and np.isfinite(counts).all() and (counts >= 0).all() and counts.sum(1).all()
+    if not fits:
+        raise ValueError(
+            f"prior_counts is {counts.tolist()}; give a 3 x 3 matrix of numbers >= 0, each row with one above 0"
+        )
+    sums = counts.sum(1, dtype=np.float64)
+    if sums.min() < _SMALLEST_ROW or sums.max() > _LARGEST_ROW:
+        raise ValueError(
+            f"prior_counts has rows that sum to {sums.tolist()}; give sums from {_SMALLEST_ROW} to {_LARGEST_ROW}"
+        )
+    return counts
+
+
+def _initial_belief(initial_belief: ArrayLike | Array | None) -> Float[np.ndarray, " 3"] | Float[Array, " 3"]:
+    if _validate.traced(initial_belief):
+        return initial_belief
+    belief = np.asarray((1, 1, 1) if initial_belief is None else initial_belief, np.float64)
+    if belief.shape != (3,) or not np.isfinite(belief).all() or (belief < 0).any() or belief.sum() == 0:
+        raise ValueError(f"initial_belief is {belief.tolist()}; give three numbers >= 0, not all 0")
+    # a belief from a spec is already normalised: dividing again could change its last bit
+    is_normalised = abs(belief.sum() - 1) < 1e-6
+    return (belief if is_normalised else belief / belief.sum()).astype(np.float32)

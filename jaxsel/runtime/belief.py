@@ -1,0 +1,125 @@
+"""The belief of a selector about its pool: the method's state on the devices, and counts of visits on the host."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+from numpy.typing import ArrayLike
+
+from jaxsel._visits import Visits, checked_ids
+from jaxsel.base import Prediction, Selector, State
+from jaxsel.runtime.bookkeeping import Bookkeeping
+from jaxsel.runtime.compiled import compiled_predict, compiled_preview, compiled_update, initial_key, lengthened
+from jaxsel.runtime.steps import OpenStep
+
+
+class Belief:
+    """The state of a method, which updates change.
+
+    Args:
+        selector: Method, sharded where the pool lies on a mesh.
+        num_prompts: Size of the pool.
+        seed: Seed of every random key.
+
+    Attributes:
+        state: State of the method. Each update donates it to the next state.
+        seed: Seed of every random key.
+        updates: Number of updates so far. The random keys depend on it.
+        books: Visits and the last report. `current_books` adds the open step.
+        step: Observations that wait for the end of their step.
+    """
+
+    def __init__(self, selector: Selector, num_prompts: int, seed: np.uint32):
+        self.state: State = selector.init(initial_key(seed), num_prompts)
+        self.seed = seed
+        self.updates = 0
+        self.books = Bookkeeping(np.zeros(num_prompts, np.int32))
+        self.step = OpenStep()
+        self._num_prompts = num_prompts
+        self._predict = compiled_predict(selector.predict)
+        self._update = compiled_update(selector.update)
+        self._preview = compiled_preview(selector.update)
+
+    def observe(self, visits: Visits, step: int | None) -> None:
+        """Learn from the visits: without a step now, otherwise when the step ends.
+
+        Raises:
+            ValueError: counts of a prompt that sum to too many in the step. The belief stays as it was.
+        """
+        if step is None or self.step.is_over(step):
+            self.end_step()
+        if step is None:
+            self._take_in(visits)
+        else:
+            self.books.settle()
+            self.step.add(step, visits)
+
+    def observe_on_device(
+        self, prompt_ids: ArrayLike, successes: Int[Array, " b"], group_size: Int[Array, " b"]
+    ) -> Int[np.ndarray, " b"]:
+        """Learn from counts on a device without waiting for them; return the ids as a vector.
+
+        Raises:
+            ValueError: lengths that differ, or ids that are no rows of the pool.
+        """
+        ids = checked_ids(prompt_ids, successes, group_size, self._num_prompts)
+        self.end_step()
+        here = jax.tree.leaves(self.state)[0].sharding
+        self._learn(ids, *(jax.device_put(column.astype(np.int32), here) for column in (successes, group_size)))
+        self.books.note_later(ids, successes, group_size)
+        return ids
+
+    def end_step(self) -> None:
+        """Learn from the observations of the open step, if one is open."""
+        visits = self.step.visits
+        if visits is not None:
+            self.books.settle()
+            self.step.end()
+            self._take_in(visits)
+
+    def predict(self, prompt_ids: Int[np.ndarray, " m"] | None) -> Prediction:
+        """Return the predictions of these prompts, None for the whole pool, as NumPy arrays."""
+        state, updates = self.current_state()
+        if prompt_ids is None:
+            return jax.tree.map(np.array, self._predict(state, self.seed, updates, None))
+        prediction = self._predict(state, self.seed, updates, lengthened(prompt_ids))
+        return jax.tree.map(lambda field: np.array(np.asarray(field)[: len(prompt_ids)]), prediction)
+
+    def current_state(self) -> tuple[State, int]:
+        """Return the state and the number of updates as they would be after the open step, which stays open."""
+        visits = self.step.visits
+        if visits is None:
+            return self.state, self.updates
+        return self._preview(self.state, self.seed, self.updates, self._batch(visits)), self.updates + 1
+
+    def current_books(self) -> Bookkeeping:
+        """Return the books as they would be after the open step, which stays open."""
+        return self.books if self.step.visits is None else self.books.with_visits(self.step.visits)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """The number of updates and the last ended step, if there is one, for a checkpoint."""
+        ended = {"ended_step": self.step.ended} if self.step.ended >= 0 else {}
+        return {"observes": self.updates, **ended}
+
+    def put_back(self, state: State, visits: Int[np.ndarray, " N"], counters: dict[str, Any], seed: np.uint32) -> None:
+        """Continue from a checkpoint. The next update donates the state: nothing else may hold its arrays."""
+        self.state = state
+        self.seed = seed
+        self.updates = int(counters["observes"])
+        self.books = Bookkeeping(np.array(visits, np.int32))
+        self.step = OpenStep(int(counters.get("ended_step", -1)))
+
+    def _take_in(self, visits: Visits) -> None:
+        self._learn(*visits)
+        self.books.note(visits)
+
+    def _learn(self, *rollouts: Int[Array | np.ndarray, " b"]) -> None:
+        """Update the state with ids, successes and group sizes."""
+        self.books.settle()
+        self.state = self._update(self.state, self.seed, self.updates, self._batch(rollouts))
+        self.updates += 1
+
+    def _batch(self, rollouts: Any) -> tuple[Any, ...]:
+        return lengthened(rollouts[0], self._num_prompts), *map(lengthened, rollouts[1:])

@@ -1,0 +1,75 @@
+"""The content of a checkpoint: arrays and metadata of a selector, and their placement in the selector that reads it."""
+
+from typing import Any
+
+import jax
+
+from jaxsel.base import State
+from jaxsel.runtime.checkpoint import metadata as _metadata
+from jaxsel.runtime.checkpoint.arrays import by_name, said_by
+from jaxsel.runtime.checkpoint.earlier_belief import arrays_as_here, arrays_as_saved
+from jaxsel.runtime.checkpoint.folder import Saved
+from jaxsel.runtime.in_flight import in_flight_as_here, in_flight_as_saved
+from jaxsel.runtime.placement import shape_of_pool, to_devices
+
+
+def named_arrays(state: State, others: dict[str, Any]) -> dict[str, Any]:
+    """Return all arrays by name, except the state's constants, which the method's constructor is given."""
+    constants = {f"state.{name}" for name in said_by(state, "constants", ())}
+    return {name: leaf for name, leaf in by_name({"state": state, **others}).items() if name not in constants}
+
+
+def metadata_of(
+    spec: dict[str, Any], pool: str, arrays: dict[str, Any], num_prompts: int, seed: int, counters: dict[str, int]
+) -> dict[str, Any]:
+    """Return the metadata of a checkpoint.
+
+    Args:
+        spec: Spec of the `PromptSelector`.
+        pool: Fingerprint of the pool.
+        arrays: Arrays of the checkpoint by name.
+        num_prompts: Size of the pool.
+        seed: Seed of the selector.
+        counters: Numbers of selections and updates, and the last step that ended.
+    """
+    return {
+        "format": _metadata.FORMAT,
+        "spec": spec,
+        "pool": pool,
+        "shapes": {name: list(shape_of_pool(leaf, num_prompts)) for name, leaf in arrays.items()},
+        "seed": seed,
+        "counters": counters,
+    }
+
+
+def from_state_dict(state_dict: dict[str, Any], here: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays of a `state_dict`, placed as the arrays `here` of the selector that reads it.
+
+    Args:
+        state_dict: Dictionary that `PromptSelector.state_dict` returned.
+        here: Arrays of the selector by name.
+        metadata: Metadata of the selector.
+
+    Raises:
+        ValueError: the checkpoint is of another method, other hyperparameters or another pool, or it is damaged.
+    """
+    arrays = _metadata.checked_arrays(in_flight_as_here(state_dict, here), metadata)
+    return arrays | {name: to_devices(arrays[name], leaf) for name, leaf in here.items() if isinstance(leaf, jax.Array)}
+
+
+def from_folder(saved: Saved, here: dict[str, Any], metadata: dict[str, Any], num_prompts: int) -> dict[str, Any]:
+    """Return the arrays of a folder, placed as the arrays `here` of the selector that reads it.
+
+    Args:
+        saved: Opened version of the folder.
+        here: Arrays of the selector by name.
+        metadata: Metadata of the selector.
+        num_prompts: Size of the pool.
+
+    Raises:
+        ValueError: the checkpoint is of another method, other hyperparameters or another pool, or it is damaged.
+    """
+    _metadata.check(in_flight_as_here({"metadata": saved.metadata}, here)["metadata"], metadata)
+    like = in_flight_as_saved(here, saved.metadata, num_prompts)
+    arrays = saved.restore(arrays_as_saved(like, saved.metadata["shapes"], metadata["shapes"]), padded=True)
+    return arrays_as_here(arrays, metadata["shapes"])

@@ -1,0 +1,32 @@
+"""The form in which a pickle holds a method: its spec where that suffices, since functions cannot be pickled."""
+
+import pickle
+from typing import Any
+
+from jaxsel.base import Selector
+from jaxsel.runtime.checkpoint.rebuild import selector_from_spec
+
+
+def picklable(method: Selector) -> dict[str, Any] | Selector:
+    """Return the spec of the method, or the method itself if its functions can be pickled and its spec is not enough.
+
+    Raises:
+        ValueError: the spec is not enough, and the functions cannot be pickled.
+    """
+    try:
+        selector_from_spec(method.spec)
+        return method.spec
+    except ValueError as error:
+        try:
+            pickle.dumps(method)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            raise ValueError(
+                f"this selector cannot be pickled: {error}; pickle its state_dict(), make the selector again in the "
+                "other process, and give it the state by load_state_dict"
+            ) from error
+        return method
+
+
+def unpickled(method: dict[str, Any] | Selector) -> Selector:
+    """Return the method that `picklable` was given."""
+    return method if isinstance(method, Selector) else selector_from_spec(method)

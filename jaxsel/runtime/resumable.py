@@ -1,0 +1,201 @@
+"""The parts of a selector, and how they are saved, loaded, copied and pickled."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxsel import _validate
+from jaxsel.base import Selector
+from jaxsel.runtime.belief import Belief
+from jaxsel.runtime.checkpoint import folder
+from jaxsel.runtime.checkpoint import metadata as _metadata
+from jaxsel.runtime.checkpoint.arrays import encoded, replaced
+from jaxsel.runtime.checkpoint.content import from_folder, from_state_dict, metadata_of, named_arrays
+from jaxsel.runtime.checkpoint.rebuild import selector_from_spec
+from jaxsel.runtime.choosing import Choice, Chooser
+from jaxsel.runtime.guard import Guard, guarded
+from jaxsel.runtime.in_flight import InFlight
+from jaxsel.runtime.pickling import picklable, unpickled
+from jaxsel.runtime.placement import to_host
+from jaxsel.runtime.pool import Keys, identify_pool, size_of
+from jaxsel.runtime.sharding import shard
+from jaxsel.selection.composition import takes_count
+
+_Own = TypeVar("_Own", bound="ResumableSelector")
+
+
+class ResumableSelector:
+    """A belief about a pool and a chooser, whose state outlives the process, see `PromptSelector`."""
+
+    def __init__(
+        self,
+        selector: Selector,
+        *,
+        keys: Keys | None = None,
+        num_prompts: int | None = None,
+        seed: int = 0,
+        candidate_ratio: int | None = None,
+        mesh: Mesh | None = None,
+        track_in_flight: bool = False,
+        in_flight_steps: int | None = None,
+    ):
+        _validate.made(Selector, selector=selector)
+        self._guard = Guard()
+        self.num_prompts, self._pool_fingerprint = identify_pool(keys, num_prompts)
+        _validate.integer_in(0, 2**32, seed=seed)
+        if candidate_ratio is not None:
+            _validate.positive_integer(candidate_ratio=candidate_ratio)
+            candidate_ratio = int(candidate_ratio)
+        if in_flight_steps is not None:
+            _validate.positive_integer(in_flight_steps=in_flight_steps)
+            if not track_in_flight:
+                raise ValueError(f"in_flight_steps is {in_flight_steps} without track_in_flight; give both")
+        self._method, self._mesh = selector, mesh
+        self._candidate_ratio, self._in_flight_steps = candidate_ratio, in_flight_steps
+        in_flight = InFlight(self.num_prompts, in_flight_steps) if track_in_flight else None
+        here = shard(selector, mesh, self.num_prompts) if mesh else selector
+        self._belief = Belief(here, self.num_prompts, np.uint32(seed))
+        self._chooser = Chooser(
+            here, takes_count(selector), self.num_prompts, np.uint32(seed), candidate_ratio, in_flight
+        )
+        self._prepared: Choice | None = None
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The method and its hyperparameters."""
+        return self._method.spec | {"candidate_ratio": self._candidate_ratio}
+
+    @guarded
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that `load_state_dict` needs, as numbers, strings and bytes, for torch-style checkpoints.
+
+        `torch.load` and other loaders that do not unpickle can read it.
+        """
+        self._belief.end_step()
+        arrays = {name: encoded(to_host(leaf, self.num_prompts)) for name, leaf in self._arrays().items()}
+        return {"arrays": arrays, "metadata": self._metadata()}
+
+    @guarded
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the state of another selector, with the seed of that selector.
+
+        Raises:
+            ValueError: another method, other hyperparameters or another pool. The state stays as it was.
+        """
+        arrays = from_state_dict(state_dict, self._arrays(), self._metadata())
+        self._put_back(arrays, state_dict["metadata"])
+
+    @guarded
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint to the folder `path`, in place of the checkpoint that is there.
+
+        The previous version is removed once the new version is complete. Files that `save` did not write stay.
+
+        Raises:
+            ValueError: the path is no folder on a disk of this machine, the folder holds something else, or the disk
+                is full.
+        """
+        self._belief.end_step()
+        folder.save(path, self._arrays(), self._metadata())
+
+    @classmethod
+    def load(
+        cls: type[_Own],
+        path: str | Path,
+        selector: Selector | None = None,
+        *,
+        keys: Keys | None = None,
+        num_prompts: int | None = None,
+        candidate_ratio: int | None = None,
+        mesh: Mesh | None = None,
+        track_in_flight: bool = False,
+        in_flight_steps: int | None = None,
+    ) -> _Own:
+        """Return the selector that `save` wrote, ready to continue. No code from the checkpoint is run.
+
+        Args:
+            path: Folder of the checkpoint.
+            selector: The same method. None: it is rebuilt, with its `candidate_ratio`, if the checkpoint suffices.
+            keys: The same keys, which are checked. Without `keys` and `num_prompts` the pool is the saved one.
+            num_prompts: Size of the pool, in place of keys.
+            candidate_ratio: The same ratio.
+            mesh: Any mesh or None.
+            track_in_flight: See the constructor. Prompts in flight are restored if they were saved.
+            in_flight_steps: See the constructor.
+
+        Raises:
+            ValueError: there is no complete checkpoint, it is damaged, its method cannot be rebuilt, or it is of
+                another method, other hyperparameters or another pool.
+        """
+        with folder.opened(path) as saved:
+            metadata = _metadata.readable(saved.metadata)
+            if selector is None:
+                selector = selector_from_spec(metadata["spec"])
+                candidate_ratio = candidate_ratio or metadata["spec"].get("candidate_ratio")
+            is_given = keys is not None or num_prompts is not None
+            loaded = cls(
+                selector,
+                keys=keys,
+                num_prompts=num_prompts if is_given else size_of(metadata["pool"]),
+                seed=metadata["seed"],
+                candidate_ratio=candidate_ratio,
+                mesh=mesh,
+                track_in_flight=track_in_flight,
+                in_flight_steps=in_flight_steps,
+            )
+            if not is_given:
+                loaded._pool_fingerprint = metadata["pool"]
+            arrays = from_folder(saved, loaded._arrays(), loaded._metadata(), loaded.num_prompts)
+            loaded._put_back(arrays, metadata)
+        return loaded
+
+    @guarded
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the method, the arguments of the constructor and the state; the functions are made anew."""
+        return {"method": picklable(self._method), "arguments": self._arguments(), "state": self.state_dict()}
+
+    def __setstate__(self, pickled: dict[str, Any]) -> None:
+        self._begin_as(unpickled(pickled["method"]), pickled["arguments"], None, pickled["state"])
+
+    @guarded
+    def __copy__(self: _Own) -> _Own:
+        """Return an independent selector: an update donates the state, which two selectors must not share."""
+        copied = object.__new__(type(self))
+        copied._begin_as(self._method, self._arguments(), self._mesh, self.state_dict())
+        return copied
+
+    def __deepcopy__(self: _Own, memo: dict[int, Any]) -> _Own:
+        return self.__copy__()  # the functions of the method can be shared
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "keys": None,
+            "num_prompts": self.num_prompts,
+            "seed": int(self._belief.seed),
+            "candidate_ratio": self._candidate_ratio,
+            "track_in_flight": self._chooser.in_flight is not None,
+            "in_flight_steps": self._in_flight_steps,
+        }
+
+    def _begin_as(self, method: Selector, arguments: dict[str, Any], mesh: Mesh | None, state: dict[str, Any]) -> None:
+        ResumableSelector.__init__(self, method, mesh=mesh, **arguments)
+        self._pool_fingerprint = state["metadata"]["pool"]
+        self.load_state_dict(state)
+
+    def _arrays(self) -> dict[str, Any]:
+        return named_arrays(self._belief.state, {"visits": self._belief.books.visits, **self._chooser.arrays()})
+
+    def _metadata(self) -> dict[str, Any]:
+        counters = {"selects": self._chooser.selects, **self._belief.counters}
+        seed = int(self._belief.seed)
+        return metadata_of(self.spec, self._pool_fingerprint, self._arrays(), self.num_prompts, seed, counters)
+
+    def _put_back(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
+        """Continue from the arrays and metadata of a checkpoint. Nothing else may hold the arrays."""
+        seed, counters = metadata["seed"], metadata["counters"]
+        state = replaced({"state": self._belief.state}, arrays)["state"]
+        self._belief.put_back(state, arrays["visits"], counters, np.uint32(seed))
+        self._chooser.put_back(arrays, int(counters["selects"]), seed)
+        self._prepared = None

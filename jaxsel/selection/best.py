@@ -1,0 +1,76 @@
+"""The largest scores, with ties broken at random: the choice that all rules are made of."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jaxsel.base import State
+from jaxsel.numerics import random
+from jaxsel.numerics.compaction import count_true, true_positions
+from jaxsel.numerics.largest import kth_largest
+
+
+def best(
+    key: Key[Array, ""],
+    scores: Float[Array, " m"],
+    batch_size: int,
+    prompt_ids: Int[Array, " m"] | None = None,
+    state: State = None,
+    count: Int[Array, ""] | None = None,
+) -> Int[Array, " b"]:
+    """Return the ascending positions of the `batch_size` largest scores, see `Rule.choose`.
+
+    Among scores equal to the smallest chosen one, the choice is random. Otherwise a pool without observations would
+    always give its first rows. Ties are broken by prompt id: the best of each part of a pool, put together, contain the
+    best of the pool. Scores of minus infinity and NaN are chosen when nothing else is left. Rows with an id below 0
+    come last of all.
+
+    With `count`, which may be traced and is at most `batch_size`, `count` positions are chosen. The value m, which is
+    no position, pads the result.
+    """
+    del state
+    wanted = batch_size if count is None else count
+    values = scores if prompt_ids is None else jnp.where(prompt_ids < 0, -jnp.inf, scores)
+    threshold = kth_largest(values, wanted, batch_size)
+    reaches = (values >= threshold) | (jnp.isnan(values) & (threshold == -jnp.inf))
+
+    def with_ties_broken() -> Int[Array, " b"]:
+        draw = random.uniform(key, ids_or_positions(prompt_ids, scores))
+        # the smallest draw wins: floating-point numbers are finest near 0
+        rank = jnp.where(values > threshold, 1.0, jnp.where(reaches, -draw, -2.0))
+        if prompt_ids is not None:
+            rank = jnp.where(prompt_ids < 0, -3.0, rank)
+        last = kth_largest(rank, wanted, batch_size)
+        # Several rows share the last rank where draws collide, and where fewer prompts exist than are wanted.
+        return jax.lax.cond(
+            count_true(rank >= last) == wanted,
+            lambda: true_positions(rank >= last, batch_size),
+            lambda: _first(rank, last, wanted, batch_size),
+        )
+
+    return jax.lax.cond(count_true(reaches) > wanted, with_ties_broken, lambda: true_positions(reaches, batch_size))
+
+
+def _first(
+    rank: Float[Array, " m"], last: Float[Array, ""], wanted: int | Int[Array, ""], batch_size: int
+) -> Int[Array, " b"]:
+    """Return the ascending positions of all ranks above `last`, and of the first ranks equal to it up to `wanted`."""
+    above, equal = (true_positions(mask, batch_size) for mask in (rank > last, rank == last))
+    missing = wanted - count_true(rank > last)
+    equal = jnp.where(jnp.arange(batch_size, dtype=jnp.int32) < missing, equal, len(rank))
+    return jnp.sort(jnp.concatenate([above, equal]))[:batch_size]
+
+
+def ids_or_positions(prompt_ids: Int[Array, " m"] | None, scores: Float[Array, " m"]) -> Int[Array, " m"]:
+    """Return the prompt ids; without ids, the positions of the scores."""
+    return jnp.arange(scores.shape[0], dtype=jnp.int32) if prompt_ids is None else prompt_ids
+
+
+def scores_and_ids(
+    positions: Int[Array, " b"], scores: Float[Array, " m"], prompt_ids: Int[Array, " m"] | None
+) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
+    """Return the scores and ids at the positions; the position m, which is padding, gives minus infinity and -1."""
+    is_position = positions < len(scores)
+    at = jnp.minimum(positions, len(scores) - 1)
+    ids = at if prompt_ids is None else prompt_ids[at]
+    return jnp.where(is_position, scores[at], -jnp.inf), jnp.where(is_position, ids, -1)

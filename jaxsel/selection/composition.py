@@ -1,0 +1,104 @@
+"""Composes a predictor, an acquisition and a rule into a selector."""
+
+import inspect
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxsel import _validate
+from jaxsel.base import Acquisition, ChooseFn, Predictor, Rule, Selection, Selector, State
+from jaxsel.numerics.largest import top_k as descending
+from jaxsel.selection.best import scores_and_ids
+
+
+def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *, method: str = "custom") -> Selector:
+    """Compose a selector: predict, score, choose.
+
+    Args:
+        predictor: Model of the prompts' success rates.
+        acquisition: Function from predictions to scores.
+        rule: Choice by scores.
+        method: Name of the composition in logs and checkpoints.
+
+    Raises:
+        ValueError: an argument is the constructor of a part instead of the part.
+    """
+    _validate.made(Predictor, predictor=predictor)
+    _validate.made(Acquisition, acquisition=acquisition)
+    _validate.made(Rule, rule=rule)
+
+    def select(
+        key: Key[Array, ""],
+        state: State,
+        batch_size: int,
+        candidates: Int[Array, " c"] | None = None,
+        excluded: Bool[Array, " N"] | None = None,
+        count: Int[Array, ""] | None = None,
+    ) -> Selection:
+        predict_key, rule_key = jax.random.split(key)
+        scores = acquisition.score(predictor.predict(predict_key, state, candidates))
+        among = without(candidates, excluded)
+        scores, prompt_ids = chosen_by_score(rule.choose, rule_key, scores, batch_size, among, state, count)
+        # A second prediction, with the same draws, of the batch alone: it spares the whole pool's other fields.
+        return Selection(prompt_ids, scores, predictor.predict(predict_key, state, prompt_ids))
+
+    spec = {"method": method, "predictor": predictor.spec, "acquisition": acquisition.spec, "rule": rule.spec}
+    # the form in which a checkpoint returns it: lists for tuples, Python's numbers for NumPy's
+    spec = json.loads(json.dumps(spec, default=np.generic.item))
+    return Selector(spec, predictor.init, predictor.predict, select, predictor.update, acquisition, rule)
+
+
+def takes_count(selector: Selector) -> bool:
+    """Return whether one compilation of `select` serves many batch sizes.
+
+    It does if both `select` and the rule have the argument `count`.
+    """
+    return all(
+        "count" in inspect.signature(function).parameters
+        for function in (selector.select, *((selector.rule.choose,) if selector.rule else ()))
+    )
+
+
+def without(candidates: Int[Array, " c"] | None, excluded: Bool[Array, " N"] | None) -> Int[Array, " m"] | None:
+    """Return the candidates (None: the whole pool) with -1 in place of excluded prompts."""
+    if excluded is None:
+        return candidates
+    ids = jnp.arange(len(excluded), dtype=jnp.int32) if candidates is None else candidates
+    return jnp.where(excluded[jnp.maximum(ids, 0)], -1, ids)
+
+
+def chosen_by_score(
+    choose: ChooseFn,
+    key: Key[Array, ""],
+    scores: Float[Array, " m"],
+    batch_size: int,
+    prompt_ids: Int[Array, " m"] | None,
+    state: State,
+    count: Int[Array, ""] | None = None,
+) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
+    """Return the scores and ids of the chosen prompts, largest score first, NaN last; no ids: the positions.
+
+    With `count`, only `count` prompts are chosen. The id -1 with the score minus infinity pads the result at its end.
+    """
+    positions = choose_positions(choose, key, scores, batch_size, prompt_ids, state, count)
+    scores, ids = scores_and_ids(positions, scores, prompt_ids)
+    order = descending(jnp.where(ids < 0, -jnp.inf, scores), batch_size)[1]
+    return scores[order], ids[order]
+
+
+def choose_positions(
+    choose: ChooseFn,
+    key: Key[Array, ""],
+    scores: Float[Array, " m"],
+    batch_size: int,
+    prompt_ids: Int[Array, " m"] | None,
+    state: State,
+    count: Int[Array, ""] | None,
+) -> Int[Array, " b"]:
+    """Return the rule's choice; `count` is passed only where it is given, see `takes_count`."""
+    if count is None:
+        return choose(key, scores, batch_size, prompt_ids, state)
+    return choose(key, scores, batch_size, prompt_ids, state, count=count)

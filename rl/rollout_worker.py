@@ -1,0 +1,96 @@
+"""Rollouts of a training run: for the policy update, and for the probes that measure its progress."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from jaxsel import Prediction
+from jaxsel.integrations.history import Visits
+from rl.curriculum import Collected, Curriculum
+from rl.groups import Groups, judge
+from rl.probe import Probe
+from rl.prompts import PromptPool, Task
+from rl.rollout import RolloutEngine, Sampling
+from rl.step_metrics import Clock
+from rl.train_config import TrainConfig
+from rl.verification import Verifier
+
+_ROLLOUT, _PROBE = 0, 1  # streams of random numbers
+
+
+class VisitLog(Protocol):
+    """A record of the counts that the selector observed, and of the predictions that preceded them."""
+
+    def observed(self, step: int, visits: Visits, prediction: Prediction) -> None:
+        """Record the counts of a batch that the selector observes next, and the prediction for this batch."""
+        ...
+
+    def probed(self, step: int, visits: Visits, prediction: Prediction) -> None:
+        """Record the counts of a probe, which the selector does not observe, and the prediction for its prompts."""
+        ...
+
+    def flush(self) -> None:
+        """Write the records to disk."""
+        ...
+
+
+@dataclass(frozen=True)
+class RolloutWorker:
+    """Everything that one step needs to generate, verify and record its rollouts.
+
+    Attributes:
+        config: The settings of the run.
+        task: The task, with its sampling limits.
+        pool: The training prompts.
+        engine: The rollout engine, with the current weights of the policy.
+        curriculum: The curriculum that chooses the prompts.
+        probe: The probe, whose prompts stay the same.
+        verifier: The verifier that judges the completions.
+        log: The record of counts and predictions; it is written to only if `config.history` is true.
+    """
+
+    config: TrainConfig
+    task: Task
+    pool: PromptPool
+    engine: RolloutEngine
+    curriculum: Curriculum
+    probe: Probe
+    verifier: Verifier
+    log: VisitLog
+
+    def collect(self, step: int, clock: Clock) -> Collected:
+        """Return the groups that the step trains on, with their rollouts generated, verified and observed."""
+        batches = 0
+
+        def roll_out(prompt_ids: np.ndarray) -> Groups:
+            nonlocal batches
+            batches += 1
+            with clock("generating"):
+                groups = self._roll_out(prompt_ids, self._seed(_ROLLOUT, step, batches))
+            if self.config.history:
+                with clock("recording"):
+                    visits = (groups.prompt_ids, groups.successes, groups.group_size)
+                    self.log.observed(step, visits, self.curriculum.selector.predict(groups.prompt_ids))
+            return groups
+
+        with clock.excluding("selecting", "generating", "recording"):
+            return self.curriculum.collect(roll_out)
+
+    def measure(self, step: int) -> dict[str, float]:
+        """Return the metrics of the probe before this step."""
+        record = partial(self.log.probed, step) if self.config.history else None
+        return self.probe.measure(
+            self.engine, self.curriculum.selector, self._seed(_PROBE, step), record, self.verifier
+        )
+
+    def _roll_out(self, prompt_ids: np.ndarray, seed: int) -> Groups:
+        texts = self.pool.take(prompt_ids.tolist()).texts
+        sampling = Sampling(self.task.max_new_tokens, self.config.temperature, self.config.top_p, self.task.stop)
+        completions = self.engine.generate(texts, self.config.group_size, sampling, seed=seed)
+        return judge(self.task, self.pool, prompt_ids, completions, self.verifier)
+
+    def _seed(self, stream: int, *counters: int) -> int:
+        """Return a seed that depends only on the run's seed, the stream and the counters: no checkpoint keeps it."""
+        return int(np.random.SeedSequence([self.config.seed, stream, *counters]).generate_state(1)[0])

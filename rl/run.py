@@ -1,0 +1,155 @@
+"""The state of a training run: how much of it is done, and how its folder restores and saves it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jaxsel.integrations.atomic_files import replaced_folder
+from jaxsel.integrations.history import HistoryLog, Unwritten
+from rl.curriculum import Curriculum
+from rl.learner import Learner
+from rl.policy import Policy
+from rl.prompts import PromptPool
+from rl.ranks import Ranks
+from rl.rollout_worker import VisitLog
+from rl.run_folder.checkpoint import NEWEST, check_finite, load_latest, save_checkpoint
+from rl.run_folder.log import Records, RunLog, is_end, read_metrics
+from rl.run_folder.trackers import Tracker
+from rl.train_config import TrainConfig
+
+
+class Run:
+    """A training run that can be killed at any moment and resumed from its folder.
+
+    `restore` and `save` are called on all ranks; rank 0 alone writes.
+
+    Args:
+        run_dir: The folder of the run.
+        identity: The settings that the results depend on. A checkpoint with other settings is refused.
+        config: The settings of the training loop.
+        learner: The learner; its weights and its optimiser are restored and saved.
+        curriculum: The curriculum; its selector is restored and saved with it.
+        ranks: The processes of the run.
+
+    Attributes:
+        config: The settings of the training loop.
+        learner: The learner.
+        curriculum: The curriculum.
+        ranks: The processes of the run.
+        done: The number of finished steps.
+        num_rollouts: The number of rollouts that these steps generated.
+        finished: Whether the final probe is done too. `open_logs` sets it.
+        log: The metrics of every step, set by `open_logs`.
+        visits: The record of counts and predictions, set by `open_logs`.
+    """
+
+    log: Records
+    visits: VisitLog
+
+    def __init__(
+        self,
+        run_dir: Path,
+        identity: dict[str, Any],
+        config: TrainConfig,
+        learner: Learner,
+        curriculum: Curriculum,
+        ranks: Ranks,
+    ):
+        self.config, self.learner, self.curriculum, self.ranks = config, learner, curriculum, ranks
+        self._run_dir, self._identity = run_dir, identity
+        self.done = 0
+        self.num_rollouts = 0
+        self.finished = False
+
+    def restore(self) -> None:
+        """Load the newest sound checkpoint; without one the run starts at its first step.
+
+        Raises:
+            ValueError: All checkpoints are damaged or have another identity, or the run has already done more steps
+                than `config.steps`, or it has done steps that no checkpoint holds and that would be done again.
+        """
+        saved = load_latest(self._run_dir, self._identity, self.ranks)
+        if saved is None:
+            return self.ranks.on_main(self._check_that_no_step_is_lost)
+        done, steps = saved["step"], self.config.steps
+        if steps < done:
+            raise ValueError(f"steps is {steps}, but the run in {self._run_dir} has done {done}; give at least {done}")
+        self.learner.load_state_dict(saved["learner"])
+        self.curriculum.load_state_dict(saved["curriculum"])
+        self.done, self.num_rollouts = done, saved["num_rollouts"]
+
+    def save(self) -> None:
+        """Replace the checkpoint; the earlier one stays beside it.
+
+        Raises:
+            ValueError: A weight or a moment of the optimiser is no longer finite.
+            OSError: The disk is full.
+        """
+        self.visits.flush()  # first: a resumed run relies on the records of all steps that its checkpoint has done
+        content = {"learner": self.learner.state_dict(), "curriculum": self.curriculum.state_dict()}
+        content |= {"step": self.done, "num_rollouts": self.num_rollouts}
+        self.ranks.on_main(partial(save_checkpoint, self._run_dir / NEWEST, self._identity, **content))
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Whether the settings ask for a checkpoint after the steps that are done."""
+        every = self.config.checkpoint_every
+        return bool(every) and (self.done % every == 0 or self.done == self.config.steps)
+
+    @contextmanager
+    def open_logs(self, pool: PromptPool, *, resume: bool, tracker: Tracker | None) -> Iterator[None]:
+        """Open the metrics and the record of visits, without the lines of steps that are done again.
+
+        Args:
+            pool: The training prompts; the record of visits keeps their texts.
+            resume: False refuses a folder that already holds a run.
+            tracker: Receives the metrics too, from rank 0.
+        """
+        steps = self.config.steps
+
+        def open_log() -> Records:
+            first_step = self.done + (self.done == steps)  # the final probe of a finished run is kept
+            if self.ranks.is_main:
+                return RunLog(self._run_dir, first_step=first_step, resume=resume, tracker=tracker)
+            return Records(self._run_dir, first_step=first_step)
+
+        def open_visits() -> VisitLog:
+            if not (self.config.history and self.ranks.is_main):
+                return Unwritten()
+            options = {"spec": self.curriculum.spec, "first_step": self.done + self.finished, "texts": pool.texts}
+            return HistoryLog(self._run_dir / "history", num_prompts=len(pool), **options)
+
+        self.log = self.ranks.each(open_log)
+        self.finished = any(record["step"] == steps for record in self.log.records)
+        self.visits = self.ranks.each(open_visits)
+        with self.log:
+            yield
+
+    def save_policy(self, policy: Policy) -> None:
+        """Write the policy to the folder `policy`, for Transformers; a finished run that has the folder keeps it."""
+        folder = self._run_dir / "policy"
+        if not self.ranks.on_main(lambda: not (self.finished and folder.exists())):
+            return
+        weights = self.learner.weights()
+
+        def write() -> None:
+            check_finite(weights, folder)
+            with replaced_folder(folder) as partial_folder:
+                policy.save(partial_folder, weights)
+
+        self.ranks.on_main(write)
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Write the metrics of the final probe: with their line in the log the run is finished."""
+        self.visits.flush()  # first: a finished run does not probe again
+        self.log.write({"step": self.config.steps, "rollouts": self.num_rollouts} | metrics)
+        self.finished = True
+
+    def _check_that_no_step_is_lost(self) -> None:
+        """Refuse to repeat steps that should have left a checkpoint, or that were to leave none."""
+        records, every = read_metrics(self._run_dir / "metrics.jsonl"), self.config.checkpoint_every
+        if records and (not every or len(records) > every or is_end(records[-1])):
+            cure = "give another folder, or delete this one"
+            raise ValueError(f"resume is true, but {self._run_dir} has no checkpoint; {cure}")

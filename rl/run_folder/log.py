@@ -1,0 +1,117 @@
+"""The metrics of a run on disk, as JSON lines and TensorBoard events."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from jaxsel.integrations.atomic_files import named, replaced_when_complete
+from rl.run_folder.trackers import Tracker
+
+_METRICS = "metrics.jsonl"
+
+
+class Records:
+    """The metrics of every step, in memory.
+
+    Args:
+        run_dir: A folder that may hold the metrics of earlier steps.
+        first_step: The step at which the run continues. Metrics from this step on are left out: the step is repeated.
+
+    Attributes:
+        records: The metrics of every step, in order.
+    """
+
+    def __init__(self, run_dir: Path, *, first_step: int):
+        self.records = [r for r in read_metrics(run_dir / _METRICS) if r["step"] < first_step]
+
+    def write(self, record: dict[str, float]) -> None:
+        """Add the metrics of one step. Values that are not finite become None."""
+        self.records.append(
+            {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in record.items()}
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: there is no file to close."""
+
+
+class RunLog(Records):
+    """The metrics of every step, in `metrics.jsonl` (one JSON object per step), in TensorBoard and at a tracker.
+
+    Args:
+        run_dir: The folder of the run, created if it is missing.
+        first_step: The step at which the run continues. Lines from this step on are dropped: the step is repeated.
+        resume: False refuses a folder that holds a run.
+        tracker: A tracker that receives the metrics too. It already has the metrics of repeated steps.
+
+    Raises:
+        ValueError: The folder holds a run and `resume` is false.
+    """
+
+    def __init__(self, run_dir: Path, *, first_step: int, resume: bool, tracker: Tracker | None = None):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path = run_dir / _METRICS
+        if path.exists() and not resume:
+            raise ValueError(f"run_dir {run_dir} already holds a run; resume it or give another folder")
+        super().__init__(run_dir, first_step=first_step)
+        self._path, self._tracker = path, tracker
+        # A finished run that continues had a final probe, with the number of a step that was not done yet.
+        self._tracked = {r["step"] for r in read_metrics(path) if r["step"] < first_step or not is_end(r)}
+        with replaced_when_complete(path) as file:
+            file.write("".join(f"{json.dumps(record)}\n" for record in self.records).encode())
+        self._file = path.open("a")
+        self._tensorboard = SummaryWriter(str(run_dir), purge_step=first_step)
+
+    def write(self, record: dict[str, float]) -> None:
+        """Write the metrics of one step. Values that are not finite become null."""
+        super().write(record)
+        with named(self._path, "the lines before are on disk, and the step is repeated"):
+            self._file.write(f"{json.dumps(self.records[-1])}\n")
+            self._file.flush()
+        with named(self._path.parent, "its metrics are on disk, but not its TensorBoard events"):
+            for name, value in self.records[-1].items():
+                if value is not None and name != "step":
+                    self._tensorboard.add_scalar(name, value, int(record["step"]))
+        if self._tracker is not None and record["step"] not in self._tracked:
+            self._tracker.write(self.records[-1])
+
+    def __exit__(self, *_: object) -> None:
+        with named(self._path, "the lines before are on disk"):
+            self._file.close()
+        with named(self._path.parent, "its metrics are on disk, but not its TensorBoard events"):
+            self._tensorboard.close()
+
+
+def is_end(record: dict[str, Any]) -> bool:
+    """Return whether a record is the final probe of a finished run, rather than the metrics of a step."""
+    return all(name in ("step", "rollouts") or name.startswith("probe/") for name in record)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a `metrics.jsonl`. A last line that a crash cut short is left out.
+
+    Raises:
+        ValueError: Another line is damaged.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    return [_record(path, number, line) for number, line in enumerate(lines[:-1], 1)]
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:  # the line is not JSON, or not UTF-8
+        record = None
+    if not isinstance(record, dict) or "step" not in record:
+        raise ValueError(
+            f"line {number} of {path} is damaged: {line[:60]!r}; put back a copy of the file, or delete the line: the "
+            "metrics of its step are then missing, unless the run resumes from an earlier step and repeats it"
+        )
+    return record

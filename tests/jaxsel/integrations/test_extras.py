@@ -1,0 +1,84 @@
+"""A missing package gives an error that names its extra, and the modules' earlier names still work."""
+
+import importlib
+import sys
+
+import pytest
+
+
+def without(monkeypatch, package, *modules):
+    """Make the package look uninstalled, and make the next import of the modules run again."""
+    for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    for module in modules:
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+
+def test_histories_name_the_extra_that_they_need(monkeypatch):
+    without(monkeypatch, "pyarrow", "jaxsel.integrations.history")
+    with pytest.raises(ImportError, match=r'pyarrow is not installed; pip install "jaxsel\[history\]"') as error:
+        importlib.import_module("jaxsel.integrations.history")
+    assert error.value.name == "pyarrow"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_logs_of_arrow_name_the_extra_that_they_need(monkeypatch, tmp_path, suffix):
+    from jaxsel.integrations.trainer_logs import read_logs
+
+    (tmp_path / f"log.{suffix}").write_text("step,prompt,reward\n1,a,1\n")
+    without(monkeypatch, "pyarrow")
+    with pytest.raises(ImportError, match=r'pyarrow.* is not installed; pip install "jaxsel\[history\]"'):
+        read_logs(tmp_path)
+
+
+def test_json_lines_need_no_extra(monkeypatch, tmp_path):
+    without(monkeypatch, "pyarrow", "jaxsel.integrations.trainer_logs")
+    from jaxsel.integrations.trainer_logs import read_logs
+
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "prompt": "a", "reward": 1}\n')
+    assert read_logs(tmp_path).prompts == ["a"]
+
+
+def test_a_progress_bar_names_the_extra_that_it_needs(monkeypatch):
+    import numpy as np
+
+    from jaxsel.integrations.embeddings import embed
+
+    def ones(texts):
+        return np.ones((len(texts), 2), np.float32)
+
+    without(monkeypatch, "tqdm")
+    assert embed(["a"], embedder=ones, progress=False).shape == (1, 2)
+    with pytest.raises(ImportError, match=r'tqdm is not installed; pip install "jaxsel\[embeddings\]"'):
+        embed(["a"], embedder=ones)
+
+
+def test_another_progress_bar():
+    import numpy as np
+
+    from jaxsel.integrations.embeddings import embed
+
+    seen = []
+
+    def bar(starts, **options):
+        seen.append((list(starts), options))
+        return starts
+
+    embed(["a", "b", "c"], embedder=lambda texts: np.ones((len(texts), 2)), batch_size=2, progress=bar)
+    assert seen == [([0, 2], {"desc": "embeddings", "unit": "batch"})]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("rl.history", "history", ["HistoryLog", "Recorded", "Unwritten", "Visits", "read_history"]),
+        ("rl.logs", "trainer_logs", ["Imported", "read_logs", "read_trl", "read_verl"]),
+        ("rl.embeddings", "embeddings", ["Embedder", "embed", "sentence_transformers", "wordllama"]),
+    ],
+)
+def test_earlier_names_are_kept(old, new, names):
+    pytest.importorskip("pyarrow")
+    moved = importlib.import_module(f"jaxsel.integrations.{new}")
+    for name in names:
+        assert getattr(importlib.import_module(old), name) is getattr(moved, name)

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+
+import jaxsel
+
+pytest.importorskip("pyarrow")
+
+from jaxsel.integrations.history import HistoryLog, read_history
+
+N = 10
+
+
+@pytest.fixture
+def selector():
+    return jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=N, seed=0)
+
+
+def record(log, selector, steps, *, flush_every=2):
+    """Run a selector for the given steps, and record its batches, its predictions and a probe at even steps."""
+    for step in steps:
+        ids = selector.select(3)
+        successes = np.array([0, step % 9, 8])
+        if step % 2 == 0:
+            everything = np.arange(N)
+            log.probed(step, (everything, everything % 5, np.full(N, 4)), selector.predict())
+        log.observed(step, (ids, successes, np.full(3, 8)), selector.predict(ids))
+        selector.observe(ids, successes, 8)
+        if (step + 1) % flush_every == 0:
+            log.flush()
+
+
+def make(folder, **options):
+    return HistoryLog(folder, num_prompts=N, spec={"method": "mopps"}, **options)
+
+
+def test_what_is_written_is_read(tmp_path, selector):
+    log = make(tmp_path)
+    record(log, selector, range(4))
+    found = read_history(tmp_path)
+    assert (found.num_prompts, found.spec) == (N, {"method": "mopps"})
+    assert found.history.num_steps == 4
+    assert len(found.rollouts["step"]) == 12
+    assert found.probes["step"].tolist() == [0] * N + [2] * N
+    assert found.probes["successes"][:N].tolist() == (np.arange(N) % 5).tolist()
+    again = jaxsel.replay(found.history, jaxsel.mopps(), num_prompts=N, seed=0, probe_steps=[0, 2])
+    order = np.lexsort([found.rollouts["prompt_id"], found.rollouts["clock"]])
+    np.testing.assert_array_equal(again.prediction.success_rate, found.rollouts["success_rate"][order])
+    np.testing.assert_array_equal(again.probes[2].mixed, found.probes["mixed"][N:])
+
+
+def test_what_was_not_flushed_is_lost_and_what_was_is_not(tmp_path, selector):
+    log = make(tmp_path)
+    record(log, selector, range(5))
+    assert read_history(tmp_path).history.num_steps == 4
+    (tmp_path / "part-000002.partial").write_bytes(b"cut short")
+    assert read_history(tmp_path).history.num_steps == 4
+    log.flush()
+    assert read_history(tmp_path).history.num_steps == 5
+
+
+@pytest.mark.parametrize("first_step", [0, 2, 3, 4])
+def test_a_resumed_run_replaces_the_steps_that_it_does_again(tmp_path, first_step):
+    def run(folder, cut):
+        fresh = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=N, seed=0)
+        log = make(folder)
+        record(log, fresh, range(cut))
+        log.flush()
+        return fresh
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run(whole, 6)
+    run(cut, 5)  # files hold steps 0-1, 2-3 and 4, so first_step=3 cuts a file
+    resumed = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=N, seed=0)
+    for step in range(first_step):
+        resumed.observe(resumed.select(3), [0, step % 9, 8], 8)
+    log = make(cut, first_step=first_step)
+    record(log, resumed, range(first_step, 6))
+    log.flush()
+    for name in ("rollouts", "probes"):
+        for key, column in getattr(read_history(whole), name).items():
+            np.testing.assert_array_equal(column, getattr(read_history(cut), name)[key], err_msg=f"{name}.{key}")
+
+
+def test_no_history(tmp_path):
+    with pytest.raises(ValueError, match="holds no history"):
+        read_history(tmp_path)
+
+
+def test_prompts_and_the_truth_of_a_simulation_are_read_again(tmp_path, selector):
+    texts, embeddings = [f"prompt {i}" for i in range(N)], np.arange(3.0 * N).reshape(N, 3)
+    log = make(tmp_path, texts=texts, embeddings=embeddings)
+    ids, truth = np.array([1, 4]), np.array([0.25, 0.5])
+    log.observed(0, (ids, ids, ids), selector.predict(ids), truth)
+    log.probed(1, (ids, ids, ids), selector.predict(ids))
+    log.flush()
+    found = read_history(tmp_path)
+    assert found.texts == texts
+    np.testing.assert_array_equal(found.embeddings, embeddings)
+    np.testing.assert_array_equal(found.rollouts["truth"], truth)
+    assert np.isnan(found.probes["truth"]).all()
+
+
+def test_the_history_of_another_pool_or_method_is_refused(tmp_path, selector):
+    log = make(tmp_path, texts=["a"] * N)
+    record(log, selector, range(1))
+    log.flush()
+    with pytest.raises(ValueError, match="holds the history of another pool or method; give another folder"):
+        HistoryLog(tmp_path, num_prompts=N + 1, spec={"method": "mopps"}, texts=["b"] * (N + 1))
+    with pytest.raises(ValueError, match="another pool or method"):
+        HistoryLog(tmp_path, num_prompts=N, spec={"method": "dps"})
+    assert read_history(tmp_path).texts == ["a"] * N
+
+
+def test_a_history_without_prompts(tmp_path, selector):
+    log = make(tmp_path)
+    record(log, selector, range(1))
+    log.flush()
+    assert read_history(tmp_path)[-2:] == (None, None)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_damaged_file_is_named(tmp_path, selector, share):
+    log = make(tmp_path)
+    record(log, selector, range(2))
+    (part,) = tmp_path.glob("part-*.parquet")
+    part.write_bytes(part.read_bytes()[: int(share * part.stat().st_size)])
+    for use in (read_history, make):
+        with pytest.raises(ValueError, match=r"part-000000.parquet is damaged .*; put back a copy of it, or delete"):
+            use(tmp_path)

@@ -1,0 +1,240 @@
+import json
+
+import numpy as np
+import pytest
+
+import jaxsel
+from jaxsel.integrations.trainer_logs import read_logs, read_trl, read_verl
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+# Rows of step, prompt and reward, from steps 3 and 7 of a trainer, in no order.
+ROWS = [
+    (7, "b, with a comma", 1.0),
+    (3, 'a "quoted"\nin two lines', 1.0),
+    (3, 'a "quoted"\nin two lines', 0.0),
+    (3, "b, with a comma", 0.0),
+    (7, "c", None),
+    (7, "b, with a comma", 0.6),
+    (7, "b, with a comma", 0.4),
+    (7, "b, with a comma", None),
+]
+NAMES = ("step", "prompt", "reward")
+
+
+def write_csv(path, rows, names=NAMES):
+    def cell(value):
+        return "" if value is None else '"' + str(value).replace('"', '""') + '"'
+
+    path.write_text("\n".join(",".join(map(cell, row)) for row in [names, *rows]) + "\n")
+
+
+def write_jsonl(path, rows, names=NAMES):
+    path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows))
+
+
+def write_parquet(path, rows, names=NAMES):
+    pq.write_table(pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))), path)
+
+
+WRITERS = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
+
+
+def check(found):
+    """Check that the log holds the visits of ROWS."""
+    assert found.num_prompts == 3
+    assert found.prompts == ['a "quoted"\nin two lines', "b, with a comma", "c"]
+    assert found.steps.tolist() == [3, 7]
+    assert found.history.step.tolist() == [0, 0, 1]
+    assert found.history.prompt_ids.tolist() == [0, 1, 1]
+    assert found.history.successes.tolist() == [1, 0, 2]
+    assert found.history.group_size.tolist() == [2, 1, 3]
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_completions_become_visits(tmp_path, suffix):
+    file = tmp_path / f"log{suffix}"
+    WRITERS[suffix](file, ROWS)
+    check(read_logs(file))
+    check(read_logs(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_folder_is_one_log(tmp_path, suffix):
+    for number, rows in enumerate([ROWS[:2], ROWS[2:3], ROWS[3:]]):
+        WRITERS[suffix](tmp_path / f"{number}{suffix}", rows)
+    (tmp_path / "notes.txt").write_text("not a log")
+    check(read_logs(tmp_path))
+
+
+def test_other_names_and_another_threshold(tmp_path):
+    write_csv(tmp_path / "a.csv", [(0, 17, -1.0), (0, 17, 0.2), (1, 4, -0.5)], ("iteration", "row", "return"))
+    found = read_logs(tmp_path / "a.csv", step="iteration", prompt="row", reward="return", threshold=0)
+    assert found.prompts == ["17", "4"]
+    assert found.history.successes.tolist() == [1, 0]
+    assert found.history.group_size.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_missing_rewards_are_no_information(tmp_path, missing):
+    write_jsonl(tmp_path / "a.jsonl", [(0, "x", 1), (1, "x", missing), (2, "x", True), (2, "x", False)])
+    found = read_logs(tmp_path / "a.jsonl")
+    assert found.history.step.tolist() == [0, 2]  # step 1 has no visit, but the clock counts it
+    assert found.history.group_size.tolist() == [1, 2]
+    assert found.history.successes.tolist() == [1, 1]
+    assert found.steps.tolist() == [0, 1, 2]
+
+
+def test_a_history_can_be_replayed(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", ROWS)
+    found = read_logs(tmp_path / "a.jsonl")
+    replayed = jaxsel.replay(found.history, jaxsel.mopps(decay=1.0), num_prompts=found.num_prompts)
+    np.testing.assert_allclose(replayed.prediction.success_rate, [1 / 2, 1 / 2, 1 / 3], rtol=1e-6)
+
+
+def write_verl(folder, steps):
+    """Write a log as verl 0.9.1 does: one file per step, named after the step."""
+    folder.mkdir()
+    for step, rows in steps.items():
+        names = ("input", "output", "gts", "score", "step", "acc", "uid")
+        rows = [(p, "text", "42", score, step, score > 0, f"{i}_0_0") for i, (p, score) in enumerate(rows)]
+        write_jsonl(folder / f"{step}.jsonl", rows, names)
+
+
+def test_verl(tmp_path):
+    steps = {
+        2: [("user\nx\n", 1.0), ("user\nx\n", 0.1), ("user\ny\n", 1.0)],
+        10: [("user\nx\n", 1.0)],
+        9: [("user\nz\n", 0.1)],
+    }
+    write_verl(tmp_path / "rollouts", steps)
+    found = read_verl(tmp_path / "rollouts")
+    assert found.steps.tolist() == [2, 9, 10]
+    assert found.prompts == ["user\nx\n", "user\ny\n", "user\nz\n"]
+    assert found.history.step.tolist() == [0, 0, 1, 2]
+    assert found.history.successes.tolist() == [1, 1, 0, 1]
+    assert found.history.group_size.tolist() == [2, 1, 1, 1]
+    assert read_verl(tmp_path / "rollouts", reward="acc").history.successes.tolist() == [2, 1, 1, 1]
+
+
+def write_trl(folder, step, rows, **rewards):
+    """Write a log as TRL 1.16.0 does, from rows of prompt and completion and a column per reward function."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {"step": [step] * len(rows), "prompt": [row[0] for row in rows], "completion": [row[1] for row in rows]}
+    table = pa.table({**columns, **rewards, "advantage": [0.0] * len(rows)})
+    pq.write_table(table, folder / f"completions_{step:05d}.parquet")
+
+
+def test_trl(tmp_path):
+    folder = tmp_path / "completions"
+    rows = [("x", "1"), ("x", "2"), ("y", "1"), ("y", "1")]
+    write_trl(folder, 1, rows, correct=[1.0, 0.0, 0.0, float("nan")])
+    write_trl(folder, 2, rows, correct=[1.0, 0.0, 0.0, float("nan")])  # the same batch, used for a second step
+    write_trl(folder, 3, [("x", "1"), ("z", "1")], correct=[1.0, 1.0])
+    for path in (tmp_path, folder):
+        found = read_trl(path)
+        assert found.prompts == ["x", "y", "z"]
+        assert found.steps.tolist() == [1, 3]
+        assert found.history.step.tolist() == [0, 0, 1, 1]
+        assert found.history.prompt_ids.tolist() == [0, 1, 0, 2]
+        assert found.history.successes.tolist() == [1, 0, 1, 1]
+        assert found.history.group_size.tolist() == [2, 1, 1, 1]
+
+
+def test_trl_with_conversations_and_several_rewards(tmp_path):
+    said, thought = {"role": "user", "content": "x"}, {"role": "user", "content": "x", "reasoning": None}
+    later = {"role": "user", "content": "y", "reasoning": "r"}
+    done = [{"role": "assistant", "content": "1"}]
+    write_trl(tmp_path, 1, [([said], done)], correct=[1.0], format=[0.0])
+    write_trl(tmp_path, 2, [([thought], done), ([later], done)], correct=[0.0, 0.0], format=[1.0, 0.0])
+    with pytest.raises(ValueError, match="'correct', 'format', 'advantage'; give the name of the reward function"):
+        read_trl(tmp_path)
+    found = read_trl(tmp_path, reward="correct")
+    assert [json.loads(prompt) for prompt in found.prompts] == [[said], [later]]
+    assert found.history.prompt_ids.tolist() == [0, 0, 1]
+    assert found.history.successes.tolist() == [1, 0, 0]
+    assert read_trl(tmp_path, reward="format").history.successes.tolist() == [0, 1, 0]
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere does not exist; give a file of \.csv, \.jsonl, \.parquet"):
+        read_logs(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no log"):
+        read_verl(tmp_path)
+    with pytest.raises(ValueError, match="holds no log"):
+        read_trl(tmp_path)
+    (tmp_path / "a.txt").write_text("step,prompt,reward\n")
+    with pytest.raises(ValueError, match=r"holds '\.txt'"):
+        read_logs(tmp_path / "a.txt")
+    write_csv(tmp_path / "a.csv", ROWS)
+    write_jsonl(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(ValueError, match=r"holds '\.csv', '\.jsonl'; give .* files of one kind"):
+        read_logs(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_missing_column_is_named_with_those_there_are(tmp_path, suffix):
+    file = tmp_path / f"a{suffix}"
+    WRITERS[suffix](file, ROWS)
+    expected = "no column 'score'; give the name of the reward among 'step', 'prompt', 'reward'"
+    with pytest.raises(ValueError, match=expected):
+        read_logs(file, reward="score")
+
+
+@pytest.mark.parametrize("content", ["", "step,prompt,reward\n"])
+def test_no_rows(tmp_path, content):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(ValueError, match="has no rows"):
+        read_logs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ((1, None, 1.0), "rows without a 'prompt'"),
+        ((None, "x", 1.0), "'step' that is no whole number"),
+        ((1.5, "x", 1.0), "'step' that is no whole number"),
+        (("first", "x", 1.0), "'step' holds 'first'; give a column of numbers"),
+        ((1, "x", "right"), "'reward' holds 'right'; give a column of numbers"),
+        ((1, "x", [1, 0]), r"'reward' holds \[1, 0\]; give a column of numbers"),
+        ((1, "x", None), "no reward in 'reward'"),
+    ],
+)
+def test_cells_that_say_nothing(tmp_path, row, message):
+    write_jsonl(tmp_path / "a.jsonl", [row])
+    with pytest.raises(ValueError, match=message):
+        read_logs(tmp_path)
+
+
+def test_a_line_cut_short_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"step": 1, "prompt": "x", "reward": 1}\n{"step": 1, "pro')
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2, is no JSON"):
+        read_logs(tmp_path)
+    (tmp_path / "a.jsonl").write_text("[1, 2]\n")
+    with pytest.raises(ValueError, match=r"line 1, is \[1, 2\]; give one object per completion"):
+        read_logs(tmp_path)
+
+
+def test_an_empty_prompt_of_a_csv_is_missing(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("step,prompt,reward\n1,,1\n1,a,0\n")
+    with pytest.raises(ValueError, match="prompt"):
+        read_logs(file)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_log(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"step": 1, "prompt": "a", "reward": 1}\n', encoding="utf-8-sig")
+    assert read_logs(file).prompts == ["a"]
+
+
+def test_infinite_rewards_are_no_information_and_an_infinite_step_is_refused(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("step,prompt,reward\n1,a,1\n1,a,inf\n1,b,-Infinity\n1,b,0\n1,b,nan\n")
+    history = read_logs(file).history
+    assert history.group_size.sum() == 2
+    assert history.successes.sum() == 1
+    file.write_text("step,prompt,reward\ninf,a,1\n")
+    with pytest.raises(ValueError, match="no whole number"):
+        read_logs(file)

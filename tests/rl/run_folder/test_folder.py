@@ -1,0 +1,174 @@
+"""A run's folder, with its lock, its metrics and its policy; and progress bars in a log."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from jaxsel.integrations.atomic_files import replaced_folder
+from rl import progress
+from rl.policy import load_policy
+from rl.ranks import Ranks
+from rl.run_folder.lock import alone_in
+from rl.run_log import RunLog, read_metrics
+from tests.support.runs import CONFIG, start
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from rl.run_folder.lock import alone_in
+from rl.ranks import Ranks
+with alone_in(Path(sys.argv[1]), Ranks()):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_belongs_to_one_run_until_its_process_is_gone(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"locked\n"
+            said = (
+                rf"run_dir {tmp_path} is in use by another run \(process {holder.pid} on .*\); wait .* another folder"
+            )
+            with pytest.raises(ValueError, match=said), alone_in(tmp_path, Ranks()):
+                pass
+        finally:
+            holder.send_signal(signal.SIGKILL)
+    with alone_in(tmp_path, Ranks()):
+        pass
+
+
+def test_two_threads_cannot_mix_but_one_may_enter_again(tmp_path):
+    said = []
+
+    def other():
+        try:
+            with alone_in(tmp_path, Ranks()):
+                said.append("in")
+        except ValueError as error:
+            said.append(str(error))
+
+    with alone_in(tmp_path, Ranks()), alone_in(tmp_path, Ranks()):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert "is in use by another run" in said[0]
+    other()
+    assert said[1] == "in"
+
+
+def test_a_second_run_changes_nothing(task, tmp_path):
+    with alone_in(tmp_path, Ranks()):
+        found = []
+
+        def second():
+            with pytest.raises(ValueError, match="is in use by another run"):
+                start(task, tmp_path)
+            found.append("refused")
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    assert found == ["refused"]
+    assert [file.name for file in tmp_path.iterdir()] == ["run.lock"]
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 1, "lo', b"0.25}", b"\xff\xfe\x00", b""])
+def test_a_torn_line_is_named(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0}\n' + torn + b'\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"line 2 of .*metrics.jsonl is damaged: .*; put back a copy of the file, or"):
+        read_metrics(path)
+    path.write_bytes(b'{"step": 0}\n' + torn)  # a crash leaves this
+    assert read_metrics(path) == [{"step": 0}]
+
+
+def test_a_full_disk_is_named_by_the_metrics(tmp_path):
+    named = r"cannot write .*metrics.jsonl: No space left.*resume=true"
+    log = RunLog(tmp_path, first_step=0, resume=False)
+    log.write({"step": 0})
+    log._file.close()
+    with open("/dev/full", "a") as full:
+        log._file = full
+        with pytest.raises(OSError, match=named) as error:
+            log.write({"step": 1})
+        with pytest.raises(OSError, match=named):
+            log.__exit__()
+    log._tensorboard.close()
+    assert error.value.errno == errno.ENOSPC
+
+
+def test_a_finished_run_leaves_its_policy(task, tmp_path):
+    _, policy = start(task, tmp_path, replace(CONFIG, steps=2))
+    loaded, model = load_policy(tmp_path / "policy"), AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    for name, weight in policy.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], weight)
+        assert torch.equal(model.state_dict()[name], weight)
+    assert loaded.encode(["012="])[0].tolist() == policy.encode(["012="])[0].tolist()
+    written = (tmp_path / "policy" / "model.safetensors").stat().st_mtime_ns
+    start(task, tmp_path, replace(CONFIG, steps=2), resume=True)
+    assert (tmp_path / "policy" / "model.safetensors").stat().st_mtime_ns == written
+    assert not [file.name for file in tmp_path.iterdir() if file.suffix in (".partial", ".old")]
+
+
+def test_no_policy_where_none_is_wanted(task, tmp_path):
+    start(task, tmp_path, replace(CONFIG, steps=1, save_policy=False))
+    assert not (tmp_path / "policy").exists()
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    folder = tmp_path / "policy"
+    for text in ("one", "two"):
+        with replaced_folder(folder) as new:
+            (new / "file").write_text(text)
+    with pytest.raises(OSError, match=r"cannot write .*policy: No space"), replaced_folder(folder) as new:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (folder / "file").read_text() == "two"
+
+
+class Stream:
+    def __init__(self, *, terminal: bool):
+        self.text, self._terminal = "", terminal
+
+    def isatty(self):
+        return self._terminal
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_a_bar_in_a_log_is_a_line_now_and_then(monkeypatch):
+    log = Stream(terminal=False)
+    monkeypatch.setattr(sys, "stderr", log)
+    for _ in progress.bar(range(300), desc="steps", unit="step"):
+        time.sleep(0.001)
+    lines = log.text.splitlines()
+    assert len(lines) == 2  # the first and the last
+    assert lines[-1].startswith("steps: 100%")
+    assert "\r" not in log.text
+    assert "\x1b" not in log.text
+    monkeypatch.setattr(progress, "SECONDS", 0.1)
+    for _ in progress.bar(range(60), position=1):
+        time.sleep(0.01)
+    assert 2 < len(log.text.splitlines()) - len(lines) < 10
+
+
+def test_a_bar_in_a_terminal_moves(monkeypatch):
+    terminal = Stream(terminal=True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for _ in progress.bar(range(3)):
+        pass
+    assert "\r" in terminal.text

@@ -1,0 +1,90 @@
+"""Weights & Biases and trackio, replaced by modules with the same interface."""
+
+import sys
+import types
+
+import pytest
+
+from rl.run_folder.trackers import TRACKERS, Tracker
+from rl.run_log import RunLog
+
+
+class Fake(types.ModuleType):
+    def __init__(self, name):
+        super().__init__(name)
+        self.calls = []
+
+    def log(self, metrics, step=None):
+        self.calls.append(("log", metrics, step))
+
+    def finish(self):
+        self.calls.append(("finish",))
+
+
+class Wandb(Fake):
+    """A module that accepts the arguments of `wandb` 0.31."""
+
+    def init(self, *, project, name, id, config, resume, dir):
+        self.calls.append(("init", {"project": project, "name": name, "id": id, "config": config, "resume": resume}))
+        self.dir = dir
+
+
+class Trackio(Fake):
+    """A module that accepts the arguments of `trackio` 0.43."""
+
+    def init(self, project, name=None, config=None, resume="never"):
+        self.calls.append(("init", {"project": project, "name": name, "config": config, "resume": resume}))
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    found = {"wandb": Wandb("wandb"), "trackio": Trackio("trackio")}
+    for name, module in found.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return found
+
+
+def write(tracker, run_dir, steps, *, first_step=0, resume=False):
+    with tracker, RunLog(run_dir, first_step=first_step, resume=resume, tracker=tracker) as log:
+        for step in steps:
+            log.write({"step": step, "a": step / 2, "b": float("nan")})
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_run_that_goes_on_is_one_run_there(modules, tmp_path, name):
+    run_dir = tmp_path / "mine"
+    calls = modules[name].calls
+    write(Tracker(name, run_dir, {"seed": 3}), run_dir, [0, 1, 2])
+    (_, options), *logged = calls
+    assert logged == [("log", {"a": step / 2}, step) for step in range(3)] + [("finish",)]
+    assert options["config"] == {"seed": 3}
+    assert options["resume"] == "allow"
+    assert options["name"].startswith("mine-")
+    calls.clear()
+    write(Tracker(name, run_dir, {"seed": 3}), run_dir, [1, 2, 3, 4], first_step=1, resume=True)
+    assert calls == [("init", options), ("log", {"a": 1.5}, 3), ("log", {"a": 2.0}, 4), ("finish",)]
+    calls.clear()
+    Tracker(name, tmp_path / "other/mine", {"seed": 3})
+    assert calls[0][1]["name"] != options["name"]
+
+
+def test_wandb_writes_to_the_folder_of_the_run(modules, tmp_path):
+    Tracker("wandb", tmp_path / "mine", {})
+    assert modules["wandb"].dir == str(tmp_path / "mine")
+    assert modules["wandb"].calls[0][1]["id"] == (tmp_path / "mine/wandb_id").read_text()
+
+
+def test_none_is_asked_for(modules, tmp_path):
+    write(Tracker("", tmp_path / "mine", {}), tmp_path / "mine", [0, 1])
+    assert not any(module.calls for module in modules.values())
+    assert not list((tmp_path / "mine").glob("*_id"))
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_what_is_not_there_is_named(monkeypatch, tmp_path, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ValueError, match=f"tracker is '{name}', which is not installed; pip install {name}"):
+        Tracker(name, tmp_path / "mine", {})
+    with pytest.raises(ValueError, match="tracker is 'comet'; give one of wandb, trackio, or nothing"):
+        Tracker("comet", tmp_path / "mine", {})
+    assert not (tmp_path / "mine").exists()
