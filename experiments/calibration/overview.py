@@ -21,7 +21,7 @@ def overview(means: dict[str, Any], path: Path) -> Path:
         for way, (colour, marker) in _WAYS.items():
             scores = mean["recalibrated"].get(way, predicted)
             values, errors = ([scores[name][key] for name in names] for key in ("mean", "standard_error"))
-            look = {"color": plotting.plotting.COLOURS[colour], "marker": marker, "linestyle": "none", "capsize": 2}
+            look = {"color": plotting.COLOURS[colour], "marker": marker, "linestyle": "none", "capsize": 2}
             ax.errorbar(values, range(len(names)), xerr=errors, label=way, **look)
         ax.axvline(_TARGET, color=plotting.COLOURS["grey"], linewidth=1, linestyle=(0, (5, 3)))
         ax.set(xlabel="calibration error of P(mixed)", yticks=range(len(names)), yticklabels=names, xlim=(0, None))

@@ -49,7 +49,7 @@ def draw(summaries: dict[str, Any], path: Path) -> Path:
                 at,
                 excess,
                 100 * error,
-                color=plotting.plotting.COLOURS[colour],
+                color=plotting.COLOURS[colour],
                 linestyle="",
                 marker=marker,
                 label=name,

@@ -20,12 +20,14 @@ SELECTORS: dict[str, Callable[[], jaxsel.Selector]] = {
     "threshold": jaxsel.threshold,
     "dps": jaxsel.dps,
 }
-"""Selectors that need nothing but settings. gps needs the pool's embeddings, and the oracle needs its learner.
+"""Selectors that need nothing but settings. gps and state_space need the pool's embeddings, and the oracle needs its
+learner.
 
 mopps_top_mixed takes the prompts with the highest P(mixed); mopps_mixed in `experiments.train` samples in proportion to
 P(mixed).
 """
-NAMES = (*SELECTORS, "gps")
+EMBEDDED = ("gps", "state_space")
+NAMES = (*SELECTORS, *EMBEDDED)
 AMONG = {"pool": "the whole pool", "subset": "a random subset"}
 BLOCK = 10
 """Steps per point of a curve."""
@@ -41,7 +43,7 @@ class Config:
         batch_size: Prompts per step.
         group_size: Rollouts per prompt.
         subset: Size of the random subset to choose among, in batches.
-        num_features: Number of features in the embeddings for gps.
+        num_features: Number of features in the embeddings.
     """
 
     steps: int = 200
@@ -73,7 +75,7 @@ def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> d
             belief=belief,
         )
 
-    # outside of `simulated`, where the embeddings of gps would become constants of the compiled function
+    # outside of `simulated`, where embeddings would become constants of the compiled function
     belief = None if selector is None else jax.jit(selector.init, static_argnums=1)(_own_key(seed, 1), num_prompts)
     compiled = jax.jit(simulated).lower(np.uint32(seed), belief).compile()
     start = time.perf_counter()
@@ -97,10 +99,15 @@ def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> d
 def _selector(
     config: Config, name: str, num_prompts: int, seed: int, learner_of: Callable[[int], tuple[simulate.Learner, Any]]
 ) -> jaxsel.Selector:
-    if name == "gps":
+    if name in EMBEDDED:
         embed = jax.jit(simulate.embed, static_argnames="num_features")
         features = embed(_own_key(seed, 0), learner_of(seed)[0], num_features=config.num_features)
-        selector = jaxsel.gps(np.asarray(features, np.float16), context_size=config.batch_size)
+        embeddings = np.asarray(features, np.float16)
+        if name == "gps":
+            selector = jaxsel.gps(embeddings, context_size=config.batch_size)
+        else:
+            predictor = jaxsel.state_space(embeddings, group_size=config.group_size)
+            selector = jaxsel.make_selector(predictor, jaxsel.expected_variance(), jaxsel.top_k(), method="state_space")
     else:
         selector = SELECTORS[name]()
     return selector if len(jax.devices()) == 1 else jaxsel.shard(selector, jaxsel.prompts_mesh(), num_prompts)

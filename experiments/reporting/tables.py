@@ -41,8 +41,13 @@ def terminal_table(
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap, 0, 0))
     for number, name in enumerate(columns):
         is_label = number < labels
-        width = {"overflow": "fold", "min_width": len(name)} if fold else {"no_wrap": is_label}
-        table.add_column(name, justify="left" if is_label else "right", **width)
+        table.add_column(
+            name,
+            justify="left" if is_label else "right",
+            overflow="fold" if fold else "ellipsis",
+            min_width=len(name) if fold else None,
+            no_wrap=is_label and not fold,
+        )
     for row in rows:
         table.add_row(*map(Text, row))  # plain text: square brackets are no markup
     return table

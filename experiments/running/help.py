@@ -15,8 +15,8 @@ _HEAD = """Train a policy on prompts that a method chooses.
   torchrun --nproc_per_node 2 -m experiments.train seed=3       # two processes train one policy
 
 After a signal to stop (SIGTERM, Ctrl-C, SIGUSR1, SIGUSR2) a run finishes its step, writes a checkpoint and
-exits with 75; submitit then queues it again. A second signal ends it at once. With resume=true a run is resumed, or started where
-the folder holds none. A resumed run may change train.steps (so may a finished run), train.probe_every,
+exits with 75; submitit then queues it again. A second signal ends it at once. With resume=true a run is resumed, or
+started where the folder holds none. A resumed run may change train.steps (so may a finished run), train.probe_every,
 train.checkpoint_every, train.micro_batch_size, train.gradient_checkpointing, train.save_policy, engine.*, parallel and
 tracker.
 
