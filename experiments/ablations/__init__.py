@@ -1,0 +1,1 @@
+"""What each part of a method contributes, measured by leaving it out."""

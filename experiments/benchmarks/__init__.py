@@ -1,0 +1,1 @@
+"""Speed and memory of the kernels, side by side with implementations in other libraries."""

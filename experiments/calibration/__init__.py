@@ -1,0 +1,1 @@
+"""How far the predicted probabilities agree with recorded outcomes."""

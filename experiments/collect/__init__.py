@@ -1,0 +1,1 @@
+"""One table, figure and page for many runs."""

@@ -1,0 +1,1 @@
+"""The quick predictors against reference posteriors that MCMC samples."""

@@ -1,0 +1,1 @@
+"""Methods on simulated pools of up to ten million prompts."""

@@ -1,0 +1,1 @@
+"""Tables, figures, pages and result files, for every experiment."""

@@ -1,0 +1,1 @@
+"""The published comparison of methods, at a small size."""

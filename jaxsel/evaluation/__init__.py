@@ -1,0 +1,1 @@
+"""How good predictions are: metrics, replays of recorded histories, fitted parameters, reference posteriors, plots."""

@@ -1,0 +1,1 @@
+"""Array functions that know nothing about prompts: random draws, the k largest, compaction, Beta-Binomial, weights."""

@@ -1,0 +1,1 @@
+"""Predictors of success rates: one model per file or package."""

@@ -1,0 +1,1 @@
+"""Engines that generate rollouts: Hugging Face Transformers, and vLLM in this process or its own."""

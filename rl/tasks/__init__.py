@@ -1,0 +1,1 @@
+"""Tasks: prompts with answers, and a verifier for completions."""

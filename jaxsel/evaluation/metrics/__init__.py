@@ -1,0 +1,1 @@
+"""Metrics of predictions; `jaxsel.metrics` lists the public ones."""

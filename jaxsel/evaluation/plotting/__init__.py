@@ -1,0 +1,1 @@
+"""Plots of calibration and beliefs; `jaxsel.plotting` lists the public ones."""

@@ -1,0 +1,1 @@
+"""The predictor of GPS: one network, trained online, predicts every prompt from its embedding."""

@@ -1,0 +1,1 @@
+"""A logistic state-space model of all prompts, filtered online."""

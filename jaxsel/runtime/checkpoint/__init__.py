@@ -1,0 +1,1 @@
+"""Checkpoints of selectors: what they contain, how they are written and read, and earlier formats."""
