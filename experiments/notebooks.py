@@ -1,4 +1,4 @@
-"""Execute the notebooks from top to bottom, and print the seconds of each.
+"""Execute the notebooks from top to bottom, and print how many seconds each takes.
 
     python -m experiments.notebooks [NAME ...] [--out FOLDER] [--limit SECONDS]
 
@@ -26,7 +26,7 @@ def execute(source: Path, target: Path, limit: float) -> float:
     Raises:
         RuntimeError: A cell failed or wrote to stderr, or the notebook took longer than `limit`. Nothing is written.
     """
-    # packages of the extra `notebooks`
+    # The extra `notebooks` installs these packages.
     import nbformat  # pyright: ignore[reportMissingImports]
     from jupyter_client.kernelspec import KernelSpecManager  # pyright: ignore[reportMissingImports]
     from jupyter_client.manager import AsyncKernelManager  # pyright: ignore[reportMissingImports]
@@ -38,7 +38,7 @@ def execute(source: Path, target: Path, limit: float) -> float:
         cell.metadata = {}
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as sockets:
-        # search no folders: a user's kernel named python3 may belong to another interpreter
+        # No folder is searched, because a kernel named python3 in a user's folder may belong to another interpreter.
         specs = KernelSpecManager(kernel_dirs=[])
         kernel = AsyncKernelManager(kernel_spec_manager=specs, transport="ipc", ip=f"{sockets}/kernel")
         resources = {"metadata": {"path": str(source.parent)}}
@@ -51,7 +51,7 @@ def execute(source: Path, target: Path, limit: float) -> float:
             raise RuntimeError(f"{source.name}: {error}") from error
     seconds = time.perf_counter() - start
     if seconds > limit:
-        raise RuntimeError(f"{source.name} took {seconds:.0f} s; keep to {limit:.0f} s")
+        raise RuntimeError(f"{source.name} took {seconds:.0f} s; the limit is {limit:.0f} s")
     for said in complaints(notebook.cells):
         raise RuntimeError(f"{source.name} wrote to stderr: {said}")
     notebook.metadata = {
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="folder to write to, instead of notebooks/")
     parser.add_argument("--limit", type=float, default=120, help="seconds per notebook; raise it on a busy machine")
     options = parser.parse_args(arguments)
-    # numpyro imports tqdm, which warns in every notebook without widgets
+    # numpyro imports tqdm. tqdm warns in every notebook if the package for widgets is not installed.
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     # a kernel starts in the folder of its notebook
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> None:
     known = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
     unknown = sorted(set(options.names) - set(known))
     if unknown:
-        parser.error(f"there is no {unknown[0]}; give one of {', '.join(known)}")
+        parser.error(f"there is no notebook {unknown[0]}; give one of {', '.join(known)}")
     failed = []
     for name in options.names or known:
         try:

@@ -1,9 +1,9 @@
-"""The same benchmark on a GPU: times, bytes moved, share of the copy bandwidth, and parity of choices with the CPU.
+"""The benchmark on a GPU: times, bytes moved, share of the copy bandwidth, and whether the CPU chooses the same.
 
     make gpu PYTHON=python3      # uses the given Python and installs nothing
 
-The command writes benchmark_gpu.json and, if Matplotlib is installed, benchmark_gpu.png. It ends with an error if JAX
-sees no GPU.
+This module writes benchmark_gpu.json and, if Matplotlib is installed, benchmark_gpu.png. It ends with an error if JAX
+sees no GPU. `make gpu` also runs the tests for a GPU and two other experiments.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""jaxsel in three ways: the public class, its compiled functions alone, and predictions read from the state."""
+"""Three ways to call jaxsel: the public class, the compiled functions alone, and predictions read from the state."""
 
 import functools
 from collections.abc import Callable
@@ -88,10 +88,10 @@ class Kernels(Peer):
 
 
 class FusedKernels(Kernels):
-    """The compiled functions of dps with the prediction that observe leaves in the state, as the peers of dps do."""
+    """The compiled functions of dps; like its peers, `predict` returns what `observe` left in the state."""
 
     fused = True
 
     def predict(self) -> Any:
-        """Return the belief about the next solve state, which the last observation left; this takes no work."""
+        """Return the belief about the next solve state, which the last observation left; nothing is computed."""
         return self.state.predicted

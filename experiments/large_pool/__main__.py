@@ -3,18 +3,19 @@
     python -m experiments.large_pool [--sizes 1e5 1e6 1e7] [--steps 200] [--seeds 0 1 2] [--methods mopps dps ...]
 
 A simulated learner (`jaxsel.simulate`) trains on 256 prompts per step with 8 rollouts each; a whole run is one
-`lax.scan`. On several devices, also of several processes, the pool is sharded over them
-(`experiments/cluster/several_nodes.sbatch`). Methods choose among the whole pool, or among a random subset of ten times
-the batch, redrawn at every step, as in the papers.
+`lax.scan`. If there are several devices, in one process or in many, the pool is sharded over all of them
+(`experiments/cluster/several_nodes.sbatch`). Methods choose among the whole pool, or among a random subset, as in the
+papers. The subset has ten times as many prompts as the batch, and is drawn anew at every step.
 
-Regret is the share of mixed groups in an oracle's batch less the share in the method's batch. The oracle takes the
+Regret is the share of mixed groups in an oracle's batch, minus the share in the method's batch. The oracle takes the
 prompts whose true success rate is nearest to 1/2, and trains a learner of its own. Accuracy is the mean true success
 rate of 1,024 random prompts at the end; Spearman is the rank correlation of these rates with their predictions.
-Uniform stands for two other baselines. History resampling drops nothing before its first epoch ends, after 391 steps
-with 1e5 prompts. Dynamic sampling draws as uniform does, and pays the rollouts of all groups for the mixed groups.
+Two baselines are not run, because uniform shows what they would do. History resampling drops no prompt before the end
+of its first epoch, which is step 391 with 1e5 prompts. Dynamic sampling draws as uniform does; it trains on the mixed
+groups, and pays the rollouts of all groups.
 
-Claim: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. Open: how methods
-age as the pool grows, since visits are rare with 1e7 prompts and 256 prompts per step.
+Claim: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. It is open
+how much methods gain in larger pools: with 1e7 prompts and 256 prompts per step, visits are rare.
 
 A finished run is kept in `--runs` and not run again. The result covers all kept runs with these settings, so that seeds
 can be added for one size. Delete the runs when a method has changed.
@@ -60,7 +61,8 @@ def main(arguments: list[str]) -> None:
     writes = jax.process_index() == 0
     config = Config(steps=options.steps, batch_size=options.batch_size)
     plan = list(missing(config, options))
-    moving = writes and sys.stderr.isatty()  # a log gets one line per run; `rl.progress` would import torch
+    # Only a terminal gets a moving bar; a log gets one line per run. `rl.progress` would import torch.
+    moving = writes and sys.stderr.isatty()
     for number, (size, among, name, seed, path) in enumerate(bar := tqdm(plan, unit="run", disable=not moving), 1):
         said = f"{name}, {size:,} prompts, among {AMONG[among]}"
         bar.set_postfix_str(said)

@@ -1,4 +1,4 @@
-"""The figure: how methods age as the pool grows."""
+"""The figure: the share of mixed groups over steps, for every size of the pool."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from jaxsel import plotting
 
 
 def draw(found: Found, path: Path) -> Path:
-    """Draw the share of mixed groups over steps, with one column per size and one row per set to choose among."""
+    """Draw the share of mixed groups over steps: one column per pool size, one row per set of candidates."""
     sizes, ways = (list(dict.fromkeys(key[part] for key in found)) for part in (0, 1))
     figure, axes = drawing.plt.subplots(
         len(ways),

@@ -13,7 +13,7 @@ from experiments.reporting.spread import over_seeds
 from experiments.reporting.tables import terminal_table
 
 Found = dict[tuple[int, str], dict[str, list[dict[str, Any]]]]
-"""Runs by (size, set to choose among), then by method, one per seed."""
+"""Runs by pool size and set of candidates, then by method; every method has one run per seed."""
 
 
 def find(config: Config, folder: Path) -> Found:
@@ -32,7 +32,7 @@ def find(config: Config, folder: Path) -> Found:
 
 
 def summarise(by_method: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return every method's means over seeds and their standard errors, for one size and set to choose among."""
+    """Return every method's means over seeds and their standard errors, for one size and one set of candidates."""
     best = {one["seed"]: one["found"]["mixed_share"] for one in by_method.get(ORACLE, [])}
     summary = {}
     for name, runs in by_method.items():
@@ -56,6 +56,6 @@ _COLUMNS = {
 
 
 def table(title: str, summary: dict[str, Any]) -> Table:
-    """Return a table of means over seeds, one row per method; the JSON has their standard errors."""
+    """Return a table of means over seeds, one row per method; the JSON file also has the standard errors."""
     rows = ([name, *(f"{numbers[column]['mean']:.3f}" for column in _COLUMNS)] for name, numbers in summary.items())
     return terminal_table(title, ("method", *_COLUMNS.values()), rows)

@@ -1,4 +1,4 @@
-"""Figures without a display, and what all of them share: a light grid, no box, one resolution."""
+"""Figures drawn without a display. All of them have a light grid, no box and the same resolution."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from jaxsel.plotting import tidy as tidy
 
 
 def plain(text: str) -> str:
-    """Return the text with its dollar signs escaped: a figure typesets text between two of them as a formula."""
+    """Return the text with escaped dollar signs, because Matplotlib reads text between two of them as a formula."""
     return text.replace("$", r"\$")
 
 

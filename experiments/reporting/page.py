@@ -20,15 +20,15 @@ from experiments.reporting.drawing import plt
 from experiments.reporting.provenance import write_text
 from experiments.reporting.tables import PageTable
 
-_DPI = 192  # resolution of a PNG: two pixels per CSS pixel, of which an inch has 96
-_WIDE = 6.5  # inches: a wider figure has a row of its own
+_DPI = 192  # resolution of a PNG: an inch has 96 CSS pixels, and each of them gets two pixels
+_WIDE = 6.5  # inches; a wider figure gets a row of its own
 
 
 class Drawing(NamedTuple):
     """A figure of a page.
 
     Attributes:
-        figure: Matplotlib figure. About 4 inches wide, its text stays readable on a phone, which scales figures down.
+        figure: Matplotlib figure. A phone scales it down; at a width of about 4 inches, its text stays readable.
         alt: Description for readers who cannot see the figure.
         caption: Text below the figure.
     """
@@ -61,7 +61,7 @@ def write_page(path: Path, *, title: str, lead: str, sections: Sequence[Section]
     Args:
         path: Path of the HTML file.
         title: Title of the page.
-        lead: Summary in a few sentences, with paragraphs and `code` as in `Section`.
+        lead: Summary in a few sentences, in the format of the text of a `Section`.
         sections: Sections in their order.
         footer: How the page was made: the command, `provenance(...)` and more; mappings may be nested.
 
@@ -105,7 +105,7 @@ def _paragraphs(text: str) -> list[Markup]:
 
 
 def _image(figure: Figure) -> dict[str, Any]:
-    """Return the figure as a data address, its size in CSS pixels and whether it is wide."""
+    """Return the figure as a `data:` URL, its size in CSS pixels, and whether it is wide."""
     # without a date and random ids, the same figure gives the same file
     with plt.rc_context({"svg.hashsalt": "jaxsel"}):
         svg = _bytes(figure, "svg", metadata={"Date": None})

@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def provenance(config: dict[str, Any], seed: int | list[int]) -> dict[str, Any]:
-    """Return the head of every result: configuration, seed, versions, git commit and device."""
+    """Return what every result starts with: configuration, seed, versions, git commit and device."""
     return {
         "config": config,
         "seed": seed,
@@ -36,7 +36,7 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text; a reader sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # for lone surrogates
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # UTF-8 has no lone surrogates
     os.replace(partial, path)
 
 

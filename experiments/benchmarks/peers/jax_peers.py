@@ -1,4 +1,4 @@
-"""Plain JAX without jaxsel: `jax.random.beta`, `lax.top_k` and [3, 3, N] matrices, compiled with a donated state.
+"""Methods in JAX without jaxsel: `jax.random.beta`, `lax.top_k` and [3, 3, N] matrices, compiled with a donated state.
 
 Peers with TensorFlow Probability's Beta and Dynamax's filter take part where these packages can be imported.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.benchmarks.peers.common import DPS_DECAY, MOPPS_DECAY, Peer
 
-# Any of these errors occurs where an installed release is too old for the installed JAX.
+# An import raises one of these errors if the package is missing, or if its release does not fit the installed JAX.
 UNUSABLE = (ImportError, AttributeError)
 try:
     from tensorflow_probability.substrates import jax as tfp  # type: ignore[import-not-found]
@@ -75,7 +75,7 @@ class TfpMopps(JaxMopps):
 
 
 class JaxDps(JaxPeer):
-    """DPS as its formulas are written: normalised matrices [3, 3, N] and an einsum, which is faster than a sum."""
+    """DPS as its formulas are written: normalised matrices [3, 3, N], and an einsum because a sum is slower."""
 
     fused = True
 
@@ -104,17 +104,17 @@ class JaxDps(JaxPeer):
         return self._select(self.predicted, batch_size).block_until_ready()
 
     def observe(self, prompt_ids: Any, successes: Any, group_size: int) -> None:
-        """Advance every prompt by one step, and predict its next group."""
+        """Advance every prompt by one step, and predict the solve state of its next group."""
         state = self._observe(self.counts, self.filtered, self.predicted, prompt_ids, successes, group_size)
         self.counts, self.filtered, self.predicted = jax.block_until_ready(state)
 
     def predict(self) -> jax.Array:
-        """Return the prediction that the last observation left; this takes no work."""
+        """Return the prediction that the last observation left; nothing is computed."""
         return self.predicted
 
 
 class DynamaxDps(JaxDps):
-    """DPS with Dynamax's filter, mapped over the pool; it runs over two steps, so that it predicts the second."""
+    """DPS with Dynamax's filter, mapped over the pool. The filter takes two steps: it predicts the second one."""
 
     def _filter(self, predicted, counts, ids, observed):
         seen = jnp.zeros_like(predicted).at[:, ids].set(jnp.where(observed > 0, 0.0, -1e9))

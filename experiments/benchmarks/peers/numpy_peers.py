@@ -85,7 +85,7 @@ class NumpyDps(Peer):
         np.einsum("in,ijn->jn", self.weight, self.counts, out=self.predicted)
 
     def predict(self) -> np.ndarray:
-        """Return the prediction that the last observation left; this takes no work."""
+        """Return the prediction that the last observation left; nothing is computed."""
         return self.predicted
 
 

@@ -74,7 +74,7 @@ class DictionaryDps(Peer):
             self.predicted[prompt] = [sum(weight[i] * counts[i][j] for i in range(3)) for j in range(3)]
 
     def predict(self) -> dict[int, list[float]]:
-        """Return the prediction that the last observation left; this takes no work."""
+        """Return the prediction that the last observation left; nothing is computed."""
         return self.predicted
 
 

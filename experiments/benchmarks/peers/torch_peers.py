@@ -30,7 +30,7 @@ class TorchPeer(Peer):
         return ids.to(self.device), torch.from_numpy(successes).to(self.device), group_size
 
     def tune(self, step: Callable[[], object]) -> None:
-        """Set the number of threads of this process; one thread suits small tensors and busy machines."""
+        """Use one thread or all, whichever is faster; one is faster for small tensors and on busy machines."""
         times = {}
         for threads in (1, os.cpu_count() or 1):
             torch.set_num_threads(threads)
@@ -70,7 +70,7 @@ class TorchMopps(TorchPeer):
 
 
 class TorchDps(TorchPeer):
-    """DPS on whole tensors with prompts on the last axis, in place where possible."""
+    """DPS on whole tensors with prompts on the last axis, updated in place where possible."""
 
     fused = True
 
@@ -87,7 +87,7 @@ class TorchDps(TorchPeer):
         return self.wait(self.predicted[1].topk(batch_size).indices)
 
     def observe(self, prompt_ids: torch.Tensor, successes: torch.Tensor, group_size: int) -> None:
-        """Advance every prompt by one step, and predict its next group."""
+        """Advance every prompt by one step, and predict the solve state of its next group."""
         state = 1 + (successes == group_size).long() - (successes == 0).long()
         rows, observed = self.counts[:, :, prompt_ids], self.identity[:, state]
         joint = self.filtered[:, None, prompt_ids] * rows / rows.sum(1, keepdim=True) * observed
@@ -103,5 +103,5 @@ class TorchDps(TorchPeer):
         self.wait()
 
     def predict(self) -> torch.Tensor:
-        """Return the prediction that the last observation left; this takes no work."""
+        """Return the prediction that the last observation left; nothing is computed."""
         return self.predicted
