@@ -6,8 +6,8 @@ The floats (of four bytes) per prompt that an operation has to move, if everythi
     beta predict    reads 2, writes 1
     beta observe    reads and writes 3 per visited row; it does not stream over the pool, so it has no share
     dps select      reads P(mixed) to find the threshold, and again to choose
-    dps observe     reads 2 + 9 (the prediction, transition counts), writes 2 + 2 (the belief after and before)
-    dps predict     reads 2, writes 3
+    dps observe     reads 3 + 9 (the prediction, transition counts), writes 3 + 3 (the filtered and the next belief)
+    dps predict     reads 3, writes 3
     uniform select  writes a random number and reads it again
 
 A copy of x bytes moves 2 x bytes: it reads and writes each of them.
@@ -29,7 +29,7 @@ FLOATS_PER_PROMPT = {
     "uniform": {"select": 2, "predict": _BETA["predict"]},
     "mopps": _BETA,
     "threshold": _BETA,
-    "dps": {"select": 2, "observe": 2 + 9 + 2 + 2, "predict": 2 + 3},
+    "dps": {"select": 2, "observe": 3 + 9 + 3 + 3, "predict": 3 + 3},
 }
 
 

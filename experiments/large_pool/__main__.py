@@ -4,8 +4,9 @@
 
 A simulated learner (`jaxsel.simulate`) trains on 256 prompts per step with 8 rollouts each; a whole run is one
 `lax.scan`. If there are several devices, in one process or in many, the pool is sharded over all of them
-(`experiments/cluster/several_nodes.sbatch`). Methods choose among the whole pool, or among a random subset, as in the
-papers. The subset has ten times as many prompts as the batch, and is drawn anew at every step.
+(`experiments/cluster/several_nodes.sbatch`). Methods choose among the whole pool, or among a random subset. The
+subset has ten times as many prompts as the batch, and is drawn anew at every step; the papers use an epoch-shuffled
+window of that size instead.
 
 Regret is the share of mixed groups in an oracle's batch, minus the share in the method's batch. The oracle takes the
 prompts whose true success rate is nearest to 1/2, and trains a learner of its own. Accuracy is the mean true success

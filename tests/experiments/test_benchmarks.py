@@ -206,7 +206,7 @@ def test_small_pools_choose_what_they_observe():
 
 
 def test_bytes_that_have_to_be_moved():
-    assert streaming.bytes_moved("dps", "observe + predict", 10**6) == 80_000_000
+    assert streaming.bytes_moved("dps", "observe + predict", 10**6) == 96_000_000
     assert streaming.bytes_moved("mopps", "select", 1000) == 16_000
     assert streaming.bytes_moved("mopps", "observe", 1000) == 0
     assert streaming.streams("dps", "select + observe")
