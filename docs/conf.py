@@ -185,12 +185,16 @@ def visit_displayed_math(translator: HTML5Translator, node: nodes.math_block) ->
 def links_of_included(app: Sphinx, path: Path, parent: str, content: list[str]) -> None:
     """Point the relative links of a Markdown file outside of docs/ to pages of the site, or else to copies of files."""
     pages = {ROOT / "README.md": "index", ROOT / "experiments/README.md": "experiments"}
+    pages |= {ROOT / "experiments/results/README.md": "results"}
     pages |= {file: f"notebooks/{file.stem}" for file in (ROOT / "notebooks").glob("*.ipynb")}
 
     def moved(match: re.Match[str]) -> str:
         image, text, target = match.groups()
+        target, hash_sign, heading = target.partition("#")
         file = (DOCS / path.parent / target).resolve()
         page = pages.get(file, str(file.relative_to(DOCS).with_suffix("")) if DOCS in file.parents else None)
+        if page and heading:
+            return f"[{text}]({os.path.relpath(DOCS / page, (DOCS / parent).parent)}.md{hash_sign}{heading})"
         if page:
             return f"{{doc}}`{text} </{page}>`"
         if file.is_dir():
