@@ -201,7 +201,7 @@ def links_of_included(app: Sphinx, path: Path, parent: str, content: list[str]) 
             return text
         return f"{image}[{text}]({'' if image else 'path:'}{os.path.relpath(file, (DOCS / parent).parent)})"
 
-    content[0] = re.sub(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)#]+)\)", moved, content[0])
+    content[0] = re.sub(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)]+)\)", moved, content[0])
 
 
 def setup(app: Sphinx) -> None:
