@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 try:
-    importlib.metadata.version("pip")  # importing pip would switch setuptools off in this process, and vLLM imports that
+    importlib.metadata.version(
+        "pip"
+    )  # not `import pip`: it disables setuptools here, which vLLM imports
 except importlib.metadata.PackageNotFoundError:
     pytest.skip("no pip in this environment", allow_module_level=True)
 pytestmark = pytest.mark.slow

@@ -28,7 +28,7 @@ METHODS = {
     "dps": ("vermilion", "-", "s"),
     "gps": ("purple", "-", "D"),
     "ridge": ("orange", ":", "P"),
-    "state_space": ("sky blue", "-", "*"),
+    "state_space": ("black", "-.", "*"),
 }
 """Colour, line style and marker of every method that has its own look."""
 
