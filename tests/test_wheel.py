@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 
 try:
-    importlib.metadata.version(
-        "pip"
-    )  # not `import pip`: it disables setuptools here, which vLLM imports
+    importlib.metadata.version("pip")  # not `import pip`: it disables setuptools here, which vLLM imports
 except importlib.metadata.PackageNotFoundError:
     pytest.skip("no pip in this environment", allow_module_level=True)
 pytestmark = pytest.mark.slow
