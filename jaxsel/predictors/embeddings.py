@@ -4,7 +4,7 @@ All functions read one block of rows at a time, so the embeddings may be in a me
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -79,16 +79,28 @@ def fingerprint(embeddings: Float[np.ndarray | Array, "N d"]) -> str:
 
 def features(embeddings: Float[np.ndarray | Array, "N d"]) -> Features:
     """Return the features, standardised over all rows of the pool."""
-    count, total, squares = len(embeddings), np.float64(0), np.float64(0)
-    for block in blocks(embeddings):
-        raw = np.asarray(_raw_features(block), np.float64)
-        total, squares = total + raw.sum(0), squares + (raw**2).sum(0)
+    shift, scale = standardisation(_raw_features(block) for block in blocks(embeddings))
+    if scale[-1] >= 1e3:  # a variance of at most 1e-6: unit vectors differ in length through rounding alone
+        scale[-1] = 0
+    return Features(shift, scale)
+
+
+def standardisation(
+    matrices: Iterable[Float[np.ndarray | Array, "m f"]],
+) -> tuple[Float[np.ndarray, " f"], Float[np.ndarray, " f"]]:
+    """Return the mean of each column over all matrices, and its reciprocal standard deviation.
+
+    The reciprocal is 0 for a column that does not vary.
+    """
+    count, total, squares = 0, np.float64(0), np.float64(0)
+    for matrix in matrices:
+        rows = np.asarray(matrix, np.float64)
+        count, total, squares = count + len(rows), total + rows.sum(0), squares + (rows**2).sum(0)
     mean = total / count
     variance = np.maximum(squares / count - mean**2, 0)
     varies = variance > 1e-10 * mean**2 + 1e-20
-    varies[-1] = variance[-1] > 1e-6  # unit vectors differ in length through rounding alone
     scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
-    return Features(np.asarray(mean, np.float32), np.asarray(scale, np.float32))
+    return np.asarray(mean, np.float32), np.asarray(scale, np.float32)
 
 
 def _raw_features(embeddings: Float[np.ndarray | Array, "*batch d"]) -> Float[Array, "*batch f"]:
@@ -98,5 +110,6 @@ def _raw_features(embeddings: Float[np.ndarray | Array, "*batch d"]) -> Float[Ar
 
 
 def blocks(embeddings: Float[np.ndarray | Array, "N d"]) -> Iterator[np.ndarray]:
+    """Yield the embeddings on the host, one block of rows at a time."""
     for start in range(0, len(embeddings), _ROWS):
         yield np.asarray(embeddings[start : start + _ROWS])

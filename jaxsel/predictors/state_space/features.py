@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxsel.predictors.embeddings import blocks
+from jaxsel.predictors.embeddings import blocks, standardisation
 
-_ROWS = 2**14  # of the pool at a time: the products of a block stay in the cache
+_ROWS = 2**14  # rows per block: the products of a block stay in the cache
 
 
 class Scaling(NamedTuple):
     """The affine map from embeddings to features.
 
     Attributes:
-        shift: mean of every feature over the pool.
-        scale: 1 / standard deviation; 0 for a feature that is the same everywhere.
+        shift: Mean of each feature over the pool.
+        scale: Reciprocal standard deviation of each feature; 0 for a feature that does not vary.
     """
 
     shift: Float[np.ndarray, " d"]
@@ -30,25 +30,17 @@ class Scaling(NamedTuple):
 
 
 def scaling_of(embeddings: Float[np.ndarray | Array, "N d"]) -> Scaling:
-    """Return the scaling by all rows of the pool, which are read a block at a time."""
-    count, total, squares = len(embeddings), np.float64(0), np.float64(0)
-    for block in blocks(embeddings):
-        rows = np.asarray(block, np.float64)
-        total, squares = total + rows.sum(0), squares + (rows**2).sum(0)
-    mean = total / count
-    variance = np.maximum(squares / count - mean**2, 0)
-    varies = variance > 1e-10 * mean**2 + 1e-20
-    scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
-    return Scaling(np.asarray(mean, np.float32), np.asarray(scale, np.float32))
+    """Return the scaling that standardises the features over the pool."""
+    return Scaling(*standardisation(blocks(embeddings)))
 
 
 class Forms(NamedTuple):
-    """What the weights say of m prompts, with the features phi and a root R of the covariance of weights and level.
+    """Linear and quadratic forms of m prompts' features phi, with a root R of the covariance of weights and level.
 
     Attributes:
         mean: phi . w.
-        square: |R' phi|^2.
-        cross: R' phi . R' (level).
+        square: |R' phi|^2, the variance of phi . w.
+        cross: R' phi . R' (level), the covariance of phi . w and the level.
     """
 
     mean: Float[Array, " m"]
@@ -59,17 +51,17 @@ class Forms(NamedTuple):
 def linear_forms(
     embeddings: Float[Array, "N d"], scaling: Scaling, weights: Float[Array, " g"], root: Float[Array, "g g"]
 ) -> Forms:
-    """Return the forms of all rows, a block of rows at a time; g = f + 1, the level last."""
+    """Return the forms of all rows, computed one block at a time. There are g = f + 1 weights, the level last."""
     size = embeddings.shape[0]
     rows = min(size, _ROWS)
     columns = jnp.concatenate([weights[:-1, None], root[:-1] @ root[-1][:, None], root[:-1]], 1)
-    # the affine map goes into the columns: the features themselves would take a pass over the pool
+    # the columns absorb the affine map, so that no features are computed for the whole pool
     scale = jnp.asarray(scaling.scale)
     constants = columns[-1] - (scaling.shift * scale) @ columns[:-1]
     columns = scale[:, None] * columns[:-1]
 
     def one_block(number: Int[Array, ""], forms: Forms) -> Forms:
-        # the last block ends with the pool, and repeats rows of the block before it
+        # the last block ends at the end of the pool and overlaps with the block before it
         start = jnp.minimum(number * rows, size - rows)
         products = _products(jax.lax.dynamic_slice_in_dim(embeddings, start, rows), columns, constants)
         return jax.tree.map(lambda form, new: jax.lax.dynamic_update_slice_in_dim(form, new, start, 0), forms, products)

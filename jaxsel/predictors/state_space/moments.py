@@ -1,9 +1,10 @@
 r"""Expectations over a Gaussian logit, by two quadratures.
 
-For a prediction, eta ~ N(mu, v) and p = sigmoid(eta): the trapezoidal rule on equally spaced nodes. It converges
-exponentially for smooth functions, and exp(-eta) at the nodes is a geometric sequence: no exponential per node.
+A prediction needs moments of p = sigmoid(eta) for eta ~ N(mu, v). It uses the trapezoidal rule on equally spaced nodes,
+which converges exponentially for smooth functions. At these nodes exp(-eta) is a geometric sequence, so that no node
+needs an exponential.
 
-For an update, the posterior of eta after s of n successes: Gauss and Hermite, around the mode of the posterior.
+An update needs the posterior of eta after s of n successes. It uses Gauss-Hermite quadrature around the posterior mode.
 """
 
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 LARGEST_VARIANCE = 36.0
-"""Of a logit, for which the trapezoidal rule keeps its precision."""
+"""The largest variance of a logit for which the trapezoidal rule keeps its precision."""
 
 _HALF = 18  # nodes on each side of the mean
 _REACH = 4.2  # standard deviations
@@ -50,24 +51,20 @@ def moments(mean: Float[Array, " m"], variance: Float[Array, " m"], group_size: 
     for weight in _WEIGHTS:
         p = 1 / (1 + odds_against)
         q = odds_against * p
-        terms = p, p * q, _power(q, group_size), _power(p, group_size)
+        # powers by repeated squaring: they have no logarithm of 0
+        terms = p, p * q, jax.lax.integer_pow(q, group_size), jax.lax.integer_pow(p, group_size)
         totals = [total + np.float32(weight) * term for total, term in zip(totals, terms, strict=True)]
         odds_against = odds_against * ratio
     return Moments(*totals)
 
 
-def _power(base: Float[Array, " m"], exponent: int) -> Float[Array, " m"]:
-    """Return an integer power by repeated squaring, which has no logarithm of 0."""
-    return jax.lax.integer_pow(base, exponent)
-
-
 class Posterior(NamedTuple):
-    """What s of n successes say of eta ~ N(mu, v).
+    """The posterior of eta ~ N(mu, v) after s of n successes.
 
     Attributes:
         log_evidence: log E[p^s (1 - p)^(n - s)], the log score without its binomial coefficient.
-        shift: posterior mean of eta, minus mu.
-        variance: posterior variance of eta.
+        shift: Posterior mean of eta, minus mu.
+        variance: Posterior variance of eta.
     """
 
     log_evidence: Float[Array, " b"]
