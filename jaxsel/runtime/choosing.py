@@ -112,6 +112,8 @@ class Chooser:
 
     def _banned(self, exclude: ArrayLike | None) -> Bool[np.ndarray, " N"] | None:
         """Return a mask of the prompts that must not be chosen; None: every prompt may be chosen."""
+        if self.in_flight is None and exclude is None:
+            return None  # without a mask of the whole pool, which most selections do not need
         banned = np.zeros(self._num_prompts, bool) if self.in_flight is None else self.in_flight.mask(self.selects)
         if exclude is not None:
             banned[_validate.rows("exclude", exclude, self._num_prompts)] = True
