@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +14,10 @@ from experiments.running.compare import finished
 from experiments.running.config import EngineConfig, MethodConfig, RunConfig
 from experiments.running.curricula import METHOD_NAMES, make_curriculum
 from experiments.running.runs import make_policy, make_task, run
-from rl.ranks import Ranks
-from rl.run_folder.lock import alone_in
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
+from tests.support.folders_in_use import assert_refused_while_in_use
 from tests.support.two_ranks import launch
 
 pytestmark = pytest.mark.slow
@@ -175,19 +173,7 @@ def test_a_finished_run_goes_on_with_more_steps_and_its_folder_says_so(tmp_path)
 
 
 def test_the_loser_of_two_runs_changes_nothing(tmp_path):
-    with alone_in(tmp_path, Ranks()):
-        found = []
-
-        def second():
-            with pytest.raises(ValueError, match="is in use by another run"):
-                run(CONFIG, tmp_path)
-            found.append("refused")
-
-        thread = threading.Thread(target=second)
-        thread.start()
-        thread.join()
-    assert found == ["refused"]
-    assert [file.name for file in tmp_path.iterdir()] == ["run.lock"]
+    assert_refused_while_in_use(tmp_path, lambda: run(CONFIG, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from rl.policy import load_policy
 from rl.ranks import Ranks
 from rl.run_folder.lock import alone_in
 from rl.run_log import RunLog, read_metrics
+from tests.support.folders_in_use import assert_refused_while_in_use
 from tests.support.runs import CONFIG, start
 
 HOLDER = """
@@ -68,19 +69,7 @@ def test_two_threads_cannot_mix_but_one_may_enter_again(tmp_path):
 
 
 def test_a_second_run_changes_nothing(task, tmp_path):
-    with alone_in(tmp_path, Ranks()):
-        found = []
-
-        def second():
-            with pytest.raises(ValueError, match="is in use by another run"):
-                start(task, tmp_path)
-            found.append("refused")
-
-        thread = threading.Thread(target=second)
-        thread.start()
-        thread.join()
-    assert found == ["refused"]
-    assert [file.name for file in tmp_path.iterdir()] == ["run.lock"]
+    assert_refused_while_in_use(tmp_path, lambda: start(task, tmp_path))
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 1, "lo', b"0.25}", b"\xff\xfe\x00", b""])
