@@ -18,7 +18,7 @@ from rich.console import Console
 from experiments.ablations.presentation import draw, judge, table
 from experiments.ablations.sweeps import SWEEPS, command, folder_of, needed, place
 from experiments.reporting.provenance import RESULTS, provenance, write_result
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import commits, run_many
 from experiments.running.config import RunConfig, add_settings, configured
 
@@ -53,11 +53,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.ablations",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser("experiments.ablations", __doc__)
     parser.add_argument("--sweeps", nargs="+", choices=sorted(SWEEPS), default=list(SWEEPS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
     add_settings(parser)

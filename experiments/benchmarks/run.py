@@ -11,13 +11,12 @@ from experiments.benchmarks.peers.python_peers import ListSampler
 from experiments.benchmarks.streaming import Copy, streams
 from experiments.benchmarks.timing import Data, Row, take_turns
 from experiments.reporting.provenance import RESULTS
+from experiments.running.command import module_parser
 
 
 def make_parser(module: str, description: str | None, *, sizes: list[int], seconds: float) -> argparse.ArgumentParser:
     """Return a parser of the options of a run, with the defaults that the CPU and the GPU benchmark set differently."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = module_parser(module, description)
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="sizes of the pool")
     parser.add_argument("--methods", nargs="+", choices=SELECTORS, default=list(SELECTORS))
     parser.add_argument(

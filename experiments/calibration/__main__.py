@@ -11,7 +11,6 @@ on the second half. After online recalibration the expected calibration error of
 on the simulator.
 """
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
@@ -27,7 +26,7 @@ from experiments.reporting.page import Section, write_page
 from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.spread import shown
 from experiments.reporting.tables import terminal_table
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 from jaxsel.integrations.history import read_history
 
 
@@ -60,11 +59,7 @@ def table(label: str, mean: dict[str, Any]) -> Table:
 
 def main(arguments: list[str]) -> None:
     """Evaluate all histories, print the tables, and write JSON, page and figure."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.calibration",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser("experiments.calibration", __doc__)
     parser.add_argument("histories", nargs="+", metavar="[LABEL=]HISTORY")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--name", default="calibration", help="name of the files")

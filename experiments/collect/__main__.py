@@ -6,7 +6,6 @@ RUNS are folders of runs, or folders that contain runs at any depth, such as the
 only in the seed share one row, with means over the finished seeds and standard errors in brackets.
 """
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
@@ -19,18 +18,14 @@ from experiments.collect.sections import draw, printed, sections
 from experiments.reporting import drawing
 from experiments.reporting.page import write_page
 from experiments.reporting.provenance import provenance, write_result
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 
 _LOG_WIDTH = 160  # characters per line of a log, which no terminal limits
 
 
 def main(arguments: list[str]) -> None:
     """Print the table and the runs that do not count, and write JSON, figure and page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.collect",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser("experiments.collect", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the files to write")
     parser.add_argument("--name", default="collected", help="name of the files")

@@ -18,7 +18,6 @@ quantiles of its draws. Intervals of the other methods are quantiles of the Beta
 a belief about three solve states, the Beta is a stand-in.
 """
 
-import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +29,7 @@ from experiments.gold_standard.cases import Config, learner, state_space
 from experiments.gold_standard.judge import PARTS, run_seed, summarise
 from experiments.gold_standard.presentation import SOURCES, draw, table
 from experiments.reporting.provenance import RESULTS, provenance, write_result
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 from rl.progress import bar
 
 
@@ -54,11 +53,7 @@ def run(config: Config, seeds: list[int], learner_seeds: list[int], out: Path) -
 
 def main(arguments: list[str]) -> None:
     """Run all seeds with the options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.gold_standard",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser("experiments.gold_standard", __doc__)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--learner-seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -37,7 +37,7 @@ import jaxsel
 from experiments.large_pool.runs import AMONG, NAMES, ORACLE, Config, run
 from experiments.large_pool.summary import find, summarise, table
 from experiments.reporting.provenance import RESULTS, provenance, write_result
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 
 try:
     from experiments.large_pool.figure import draw
@@ -87,11 +87,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.large_pool",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser("experiments.large_pool", __doc__)
     parser.add_argument("--sizes", type=lambda text: int(float(text)), nargs="+", default=[10**5, 10**6, 10**7])
     parser.add_argument("--steps", type=int, default=Config.steps)
     parser.add_argument("--batch-size", type=int, default=Config.batch_size)

@@ -28,7 +28,7 @@ from rich.console import Console
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reproduce.judge import Runs, calibration, claims, curves, judge
 from experiments.reproduce.presentation import draw, tables
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import SETTINGS, commits, described, run_config, run_many
 from experiments.running.config import RunConfig, add_settings, configured
 from experiments.running.curricula import METHOD_NAMES
@@ -74,11 +74,7 @@ def compare(task: str, shared: RunConfig, out: Path, options: argparse.Namespace
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.reproduce",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser("experiments.reproduce", __doc__)
     parser.add_argument("--tasks", nargs="+", choices=sorted(SETTINGS), default=["string_ops", "countdown"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
     parser.add_argument("--methods", nargs="+", choices=METHOD_NAMES, default=list(METHOD_NAMES))

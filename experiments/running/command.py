@@ -1,10 +1,18 @@
-"""The context in which every command of this folder runs its main function."""
+"""What the commands of this folder share: their parser, and the context in which they run their main function."""
 
+import argparse
 import os
 import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def module_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Return a parser for `python -m MODULE`; of a package, argparse would show only the name `__main__.py`."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 @contextmanager
