@@ -1,4 +1,4 @@
-"""Curricula: which prompts a step rolls out, and which of the resulting groups it trains on.
+"""Curricula choose the prompts that a step rolls out, and select the groups that it trains on.
 
 For each step, a curriculum chooses prompts and has them rolled out. Its selector observes the counts of all rollouts,
 before any filter. The curriculum then returns the groups to train on.

@@ -73,14 +73,15 @@ def expected_variance() -> Acquisition:
 def expected_signal(group_size: int = 8) -> Acquisition:
     """Score by E[sqrt(s (n - s))] / n, the expected standard deviation of the rewards of a group.
 
-    The success rate is taken for a Beta variable with the predicted mean and variance, which is exact for
-    `beta_bernoulli`; s is then Beta-Binomial. GRPO with normalised advantages moves the policy in proportion to it.
+    The success rate is modelled as a Beta variable with the predicted mean and variance, so that s is Beta-Binomial.
+    This is exact for `beta_bernoulli`. With normalised advantages, GRPO's gradient for a group is sqrt(s (n - s)) / n
+    times the difference between the mean gradients of its correct and its wrong rollouts.
 
     Args:
-        group_size: n, rollouts per prompt.
+        group_size: n, the number of rollouts per prompt.
 
     Raises:
-        ValueError: The group size is no integer of at least 1.
+        ValueError: The group size is not an integer of at least 1.
     """
     _validate.positive_integer(group_size=group_size)
 

@@ -27,8 +27,8 @@ class Trace(NamedTuple):
         mean_success_rate: True mean success rate of the probe.
         spearman: Rank correlation of predicted and true success rates; NaN while all predictions are equal.
         mean_absolute_error: Mean absolute error of the predicted success rates.
-        solve_state_accuracy: Share of prompts whose likeliest predicted solve state is that of a fresh group. Fresh
-            groups are not trained on.
+        solve_state_accuracy: Share of prompts for which the likeliest predicted solve state occurs in a fresh group of
+            rollouts. The learner does not train on fresh groups.
         rollouts: Number of rollouts up to and including this step, without fresh groups of the probe.
     """
 

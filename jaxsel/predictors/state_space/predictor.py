@@ -8,15 +8,16 @@ r"""A logistic state-space model of all prompts, filtered online.
     Var u_it grows by q_u per step, at most back to tau2, while the prompt is not visited
     s_it   ~ Binomial(n_it, sigmoid(eta_it))
 
-Given w, prompts are independent, so that the state holds for each prompt the mean of its logit at a reference value of
-w . phi, the variance, and implicitly the slope: a visited prompt hardly depends on what is learnt of w afterwards.
+Given w, prompts are independent. The state therefore holds the mean of each prompt's logit at a reference value of
+w . phi, and its variance, which implies the slope in w . phi. Later changes of w hardly move a visited prompt.
 
-An update is one step of assumed-density filtering. Every prompt's binomial likelihood is replaced by the Gaussian that
-gives its logit the exact posterior mean and variance (see `moments`), and the Gaussian model of weights and prompts is
-conditioned on all of these at once, which takes O(b f^2 + f^3) for b prompts and f features, whatever the pool. A
-prompt that is unlike its neighbours gets the variance that a Student t distribution gives an outlier.
+An update is one step of assumed-density filtering. A Gaussian replaces every prompt's binomial likelihood and gives its
+logit the exact posterior mean and variance (see `moments`). The Gaussian model of weights and prompts is conditioned on
+the whole batch at once. This takes O(b f^2 + f^3) for b prompts and f features, whatever the size of the pool. The
+variance of an outlier, a prompt unlike similar prompts, is widened as under a Student t distribution.
 
-Nothing is set by hand: see `settings` for tau2, q_v, q_u, gain and progress, and `weights` for drift and prior of w.
+The model learns tau2, q_v, q_u, gain and progress (see `settings`), and the drift of the level and the prior of w (see
+`weights`). Other constants are fixed: degrees of freedom, rates of forgetting, and the variance of the shared error.
 """
 
 from typing import NamedTuple
@@ -125,7 +126,7 @@ def logits(
 
 
 class Sites(NamedTuple):
-    """The Gaussian likelihood of every visited prompt's logit: its precision, and that times its residual."""
+    """The Gaussian likelihood of every visited prompt's logit: its precision, and the precision times the residual."""
 
     precision: Float[Array, " b"]
     weighted_residual: Float[Array, " b"]

@@ -6,8 +6,8 @@ empirical Fisher information in place of the curvature:
     F     <- d F + sum_i J_i J_i'
     theta <- theta + (F + F0)^-1 (sum_i J_i + (1 - d) F0 (theta0 - theta))
 
-F0 is the precision of a prior around theta0. The steps shrink as evidence gathers, so there is no learning rate; what
-was observed 1 / (1 - d) steps ago is forgotten, so that settings follow a policy that changes.
+F0 is the precision of a prior around theta0. The steps shrink as information accumulates, so there is no learning rate.
+Observations older than about 1 / (1 - d) steps are forgotten, so that the settings follow a policy that changes.
 """
 
 from typing import NamedTuple
@@ -21,14 +21,14 @@ _KEPT = 0.98  # d
 
 
 class Settings(NamedTuple):
-    """Theta: numbers of the model that nobody sets by hand, in logits and steps.
+    """Theta: the learned settings of the model, in units of logits and steps.
 
     Attributes:
-        log_prior: log of tau2, the variance of a prompt's own part before its first visit.
-        log_visit: log of q_v, the variance that a visit adds.
-        log_step: log of q_u, the variance that a step adds to what is not visited.
-        gain: what a group with as many failures as successes teaches its own prompt.
-        progress: what a step teaches every prompt.
+        log_prior: Logarithm of tau2, the variance of a prompt's own part before its first visit.
+        log_visit: Logarithm of q_v, the variance that a visit adds.
+        log_step: Logarithm of q_u, the variance that a step adds for a prompt without a visit.
+        gain: Increase of a prompt's logit after a group with as many failures as successes.
+        progress: Increase of every prompt's logit per step.
     """
 
     log_prior: Float[Array, ""]
@@ -46,11 +46,11 @@ _LARGEST_STEP = np.array([0.5, 0.5, 0.5, 0.1, 0.01], np.float32)
 
 
 class Learning(NamedTuple):
-    """Settings and what is known of them.
+    """The settings and the information about them.
 
     Attributes:
-        theta: the settings as a vector, in the order of `Settings`.
-        information: F.
+        theta: Settings as a vector, in the order of `Settings`.
+        information: F, the empirical Fisher information.
     """
 
     theta: Float[Array, " 5"]
@@ -68,8 +68,8 @@ def first_guess() -> Learning:
 
 
 def learned(learning: Learning, jacobian: Float[Array, "b 5"]) -> Learning:
-    """Take one step along the log scores' gradients; rows without an observation are 0."""
-    # a prompt that is far off must not decide alone
+    """Take one step along the gradients of the log scores, one row per prompt. Rows without an observation are 0."""
+    # the length of a row is limited, so that no single prompt determines the step
     length = jnp.sqrt(((jacobian * _SPREAD[None]) ** 2).sum(1, keepdims=True))
     jacobian = jacobian / jnp.maximum(1, length / 5)
     information = _KEPT * learning.information + jacobian.T @ jacobian

@@ -23,7 +23,7 @@ class StateSpaceState(NamedTuple):
         variance: Variance of the logit given w, as of the prompt's last visit.
         lesson: 4 s (n - s) / n^2 of the last visit: 1 for an even group, 0 for an unsolved or solved group.
         last_step: Step of the last visit, 0 before the first visit.
-        step: Batches taken in.
+        step: Number of batches observed.
         learning: Settings of the model and the information about them.
         log_score: Mean log score of the last batch per prompt, in nats, before its update; 0 before the first.
     """
@@ -71,7 +71,7 @@ class Given(NamedTuple):
         mean: Mean at phi . w = `reference` and level 0.
         reference: phi . w at the last visit.
         variance: Variance given w, tau2 before the first visit.
-        slope: How much the mean moves with phi . w; 1 before the first visit.
+        slope: Change of the mean per unit of phi . w; 1 before the first visit.
     """
 
     mean: Float[Array, " m"]
@@ -83,8 +83,8 @@ class Given(NamedTuple):
 def given_weights(state: StateSpaceState, settings: Settings, rows: Int[Array, " m"] | slice) -> Given:
     """Return the logits given w under the given settings.
 
-    A visit leaves eta = c + (v / tau2) phi . w plus noise of variance v: the better a prompt is known itself, the less
-    depends on what is learnt of the weights afterwards.
+    After a visit, eta = c + (v / tau2) phi . w plus noise of variance v. The smaller v is, the less later changes
+    of the weights move the logit.
     """
     last = state.last_step[rows]
     prior = jnp.exp(settings.log_prior)

@@ -2,25 +2,25 @@ r"""The weights that all prompts share: a Gaussian filter in information form.
 
     w ~ N(w, S),    S = (J + diag(lambda))^-1
 
-J gathers what the batches say, sum_i iota_i x_i x_i', and lambda is the precision of the prior. A sum of squares and a
-positive diagonal stay symmetric and positive definite in float32, whatever the number of steps.
+J sums the information of all batches, sum_i iota_i x_i x_i', and lambda is the precision of the prior. J is a sum of
+squares and lambda is positive, so the precision matrix stays symmetric and positive definite in float32.
 
-The last weight is the level, which moves the logits of all prompts alike as the policy learns or forgets. It starts at
-0. Revisits determine it, and first visits determine the other weights.
+The last weight is the level. It moves the logits of all prompts alike as the policy learns or forgets, and starts at 0.
+Repeated visits determine the level, and first visits determine the other weights.
 
-How fast the level drifts is not set: before a batch is taken in, J loses the share of the level's information that
-makes the batch likely. The statistic is the level's part of g = sum_i iota_i x_i r_i with residuals r, whose variance
-is that of A + A S A / kept, A = sum_i iota_i x_i x_i'. Shares from "stands still" to "forget all" compete by their
-discounted evidence. After a jump of the policy the information is lost at once; while the pool stands still it is kept.
+The model learns how fast the level drifts. Before each update, J keeps only a share of the level's information. Each
+candidate share is scored by the level's component of the gradient g = sum_i iota_i x_i r_i, with residuals r. For a
+given share, the covariance of g is A + A S A / share, with A = sum_i iota_i x_i x_i'. The expected share under the
+discounted evidence is used: near 1 while the pool stands still, and near 0 after a jump of the policy.
 
-The other weights forget too slowly to notice: a selector looks at few kinds of prompts for long, and what it learnt of
-the others from its first batches must outlast that.
+The other weights forget very slowly. A selector visits few kinds of prompts for many steps, and the information about
+all other kinds must last that long.
 
-A selector concentrates on prompts that are alike, and a linear model is off by about the same for all of them. The
-first visits of a batch therefore share an error of a fixed variance: a hundred visits say little more than ten.
+A selector visits similar prompts, for which a linear model has about the same error. The first visits of one batch
+therefore share an error of fixed variance, so that a hundred first visits carry little more information than ten.
 
 lambda follows MacKay's fixed point lambda = gamma / |w|^2 with gamma = sum_j (1 - lambda S_jj), the number of weights
-that the data determine: noise features end with weights of 0.
+that the data determine. The weights of noise features approach 0.
 """
 
 from typing import NamedTuple
@@ -32,24 +32,24 @@ from jaxtyping import Array, Float
 
 _CONSTANT = 0.1  # precision of the prior of the constant
 _LEVEL = 100.0  # precision of the prior of the level
-_SIGNAL = 4.0  # variance of the logits that the features explain, before any observation
+_SIGNAL = 4.0  # prior variance of the features' part of the logits
 _SHARES = np.array([0.9999, 0.999, 0.997, 0.99, 0.97, 0.9, 0.5, 0.1, 0.01, 1e-4], np.float32)
 _SURPRISE = np.array([0, -0.5, -1, -2, -4, -6, -8, -9, -10, -12], np.float32)  # log prior odds of the shares
 _COMMON = 1.0  # variance of the error that the first visits of a batch share
-_KEPT = np.float32(0.9999)  # of the information about all weights but the level, per batch
+_KEPT = np.float32(0.9999)  # share of the information about all weights except the level that each batch keeps
 _PACE = 1.25  # the largest factor by which lambda changes in a step
-_MEMORY = 0.98  # of the evidence for a share, per step
+_MEMORY = 0.98  # factor of the earlier evidence for each share, per step
 
 
 class Weights(NamedTuple):
     """The belief about the weights of d features, of the constant and of the level; f = d + 2.
 
     Attributes:
-        mean: w.
+        mean: Mean of w.
         information: J.
-        precision: lambda of the features.
-        evidence: discounted log evidence for every share of the level's information kept.
-        kept: the share that the last batch led to.
+        precision: lambda of the features' weights.
+        evidence: Discounted log evidence for each candidate share.
+        kept: Share of the level's information that the last update kept.
     """
 
     mean: Float[Array, " f"]
@@ -95,16 +95,16 @@ def updated(
     precision: Float[Array, " b"],
     weighted_residual: Float[Array, " b"],
 ) -> tuple[Weights, Float[Array, " f"], Float[Array, "f f"]]:
-    """Take in a batch; return the belief, the change of the mean that the batch caused, and the new root of S.
+    """Update the weights with a batch. Return the belief, the change of its mean, and the new root of S.
 
     Args:
-        weights: the belief before.
+        weights: Belief before the batch.
         root: `covariance_root(weights)`.
-        design: x_i.
-        precision: iota_i of every observation, 0 for none.
-        weighted_residual: iota_i r_i.
+        design: x_i of every observation.
+        precision: iota_i of every observation; 0 for a row without an observation.
+        weighted_residual: iota_i r_i of every observation.
     """
-    # the correction of rank one for a common error, which moves a prompt as the constant does
+    # a correction of rank one for the shared error, which moves a logit as the constant does
     slope = design[:, -2]
     loading = (precision * slope) @ design
     share_of_common = loading / (1 / _COMMON + (precision * slope**2).sum())
@@ -121,13 +121,13 @@ def updated(
 
 
 def shrunk(weights: Weights, root: Float[Array, "f f"]) -> Weights:
-    """Move the precision of the prior to its fixed point, and the mean as if the prior had always been that."""
+    """Move lambda towards its fixed point, and the mean to its value under the new lambda."""
     size = len(weights.mean)
     if size == 2:
         return weights
     features, variance = weights.mean[:-2], (root[:-2] ** 2).sum(1)
     determined = jnp.clip(1 - weights.precision * variance, 0, 1).sum()
-    # as if one more weight of the first guess had been seen
+    # one more weight, as the first guess expects it, keeps the fixed point finite
     guess = _prior_precision(size - 2)
     fixed_point = (determined + 1) / ((features**2).sum() + 1 / guess)
     fixed_point = jnp.clip(fixed_point, weights.precision / _PACE, weights.precision * _PACE)
@@ -141,8 +141,8 @@ def shrunk(weights: Weights, root: Float[Array, "f f"]) -> Weights:
 def _forgotten(
     evidence: Float[Array, " k"], root: Float[Array, "f f"], gathered: Float[Array, "f f"], gradient: Float[Array, " f"]
 ) -> tuple[Float[Array, " k"], Float[Array, ""]]:
-    """Return the evidence for every share with this batch's, and the expected share."""
-    doubt = gathered[-1] @ root  # what S adds to the variance of the level's gradient
+    """Return the evidence for each share after this batch, and the expected share."""
+    doubt = gathered[-1] @ root  # its square is the part of S in the variance of the level's gradient
     expected = jnp.maximum(gathered[-1, -1] + (doubt**2).sum() / jnp.asarray(_SHARES), 1e-20)
     score = -0.5 * (jnp.log(expected) + gradient[-1] ** 2 / expected)
     evidence = _MEMORY * evidence + score - score.max()
