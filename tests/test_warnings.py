@@ -36,6 +36,7 @@ def outcome(tmp_path_factory):
     return subprocess.run([*command, file], capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["jaxsel", "jaxsel.beta", "rl.train", "experiments.demo", "tests.x"])
 def test_a_warning_of_our_own_fails(outcome, module):
     assert f"test_warning[{module}] - DeprecationWarning: old" in outcome

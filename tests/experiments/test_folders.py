@@ -102,6 +102,7 @@ def test_only_a_run_is_deleted(tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
+@pytest.mark.slow
 def test_help_into_a_closed_pipe_is_quiet():
     started = []
     for module in ("experiments.train", "experiments.collect"):  # both at the same time, because imports take seconds

@@ -21,6 +21,7 @@ print(json.dumps([imported, loaded(), "reference_models" in dir(jaxsel), jaxsel.
 """
 
 
+@pytest.mark.slow
 def test_the_core_loads_nothing_heavy():
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, check=True)

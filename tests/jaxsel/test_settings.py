@@ -46,6 +46,7 @@ def choices(method: str, setting) -> tuple[list[list[int]], jaxsel.Prediction]:
         return chosen, live.predict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_choices_do_not_depend_on_settings(method):
     expected, prediction = choices(method, strict_and_without_nans)

@@ -61,6 +61,7 @@ def read_prompt(text):
 # Tests of the pools.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shares", "max_number", "max_target"),
     [({2: 1}, 9, 99), ({3: 1}, 5, 30), ({2: 1, 3: 1}, 7, 60), ({4: 1}, 4, 20), ({2: 1, 3: 2, 4: 3}, 4, 40)],
@@ -73,6 +74,7 @@ def test_pool_of_a_small_space_is_exactly_what_brute_force_finds(shares, max_num
         countdown.pool(len(expected) + 1, 0, **bounds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [{2: 1}, {3: 1}, {2: 1, 3: 1}])
 def test_held_out_of_a_small_space_is_exactly_what_brute_force_finds(shares):
     expected = prompts_by_brute_force(shares, 9, 99, held_out=True)
@@ -82,6 +84,7 @@ def test_held_out_of_a_small_space_is_exactly_what_brute_force_finds(shares):
         countdown.held_out(len(expected) + 1, shares=shares)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", [{}, {"max_number": 25, "max_target": 300}])
 def test_every_target_is_reachable(bounds):
     found = countdown.pool(250, 3, **bounds)
@@ -139,6 +142,7 @@ def test_the_global_generators_are_neither_read_nor_touched():
 
 
 # A pool of 12000 prompts of {2, 3} digits needs the list, because few draws are new near its end.
+@pytest.mark.slow
 @pytest.mark.parametrize(("shares", "sizes"), [({2: 1, 3: 1, 4: 1}, (0, 1, 700)), ({2: 1, 3: 1}, (8000, 8959))])
 def test_a_smaller_pool_is_the_beginning_of_a_larger_one(shares, sizes):
     largest = countdown.pool(sizes[-1], 2, shares=shares)
@@ -150,6 +154,7 @@ def test_a_smaller_pool_is_the_beginning_of_a_larger_one(shares, sizes):
 # Tests of the evaluation split.
 
 
+@pytest.mark.slow
 def test_evaluation_is_disjoint_from_training_and_demonstrations_up_to_order():
     evaluation = {instance_key(answer) for answer in countdown.held_out(3400).answers}
     assert len(evaluation) == 3400

@@ -380,12 +380,14 @@ def run(module: str, monkeypatch: pytest.MonkeyPatch, value: str | None) -> list
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "expected"), [(None, "false"), ("true", "true")])
 def test_jax_is_set_up_before_it_is_imported(monkeypatch, value, expected):
     lines = run("rl.handoff", monkeypatch, value)
     assert lines == [f"when jax is imported: {expected}", f"in the end: {expected} True True"]
 
 
+@pytest.mark.slow
 def test_experiments_set_jax_up_before_it_looks_at_its_devices(monkeypatch):
     assert run("experiments.running.runs", monkeypatch, None)[-1] == "in the end: false True True"
 

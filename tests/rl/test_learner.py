@@ -109,6 +109,7 @@ def test_one_step_of_ppo_by_hand(task, policy):
     assert_close(first_gradient(policy, config, groups, saved), wanted, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_ppo_learns_the_task(task, policy):
     """The share of correct completions rises from a tenth, which is chance, to about half."""
     learner = Learner(
@@ -272,6 +273,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(task, policy, advanta
     assert torch.equal(completions.log_probs, again.log_probs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -194,6 +194,7 @@ with Preemption() as preemption, Verifier(verify, timeout=2.0, own_process={own_
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own_process", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_stops_while_its_verifier_hangs(number, own_process):

@@ -58,6 +58,7 @@ def test_what_was_not_flushed_is_lost_and_what_was_is_not(tmp_path, selector):
     assert read_history(tmp_path).history.num_steps == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_step", [0, 2, 3, 4])
 def test_a_resumed_run_replaces_the_steps_that_it_does_again(tmp_path, first_step):
     def run(folder, cut):

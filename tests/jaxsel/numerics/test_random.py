@@ -121,6 +121,7 @@ def test_words_of_ids_keys_and_words_are_independent():
         assert stats.chisquare(cells).pvalue > 1e-6, name
 
 
+@pytest.mark.slow
 def test_no_draw_is_repeated_in_a_hundred_million():
     """Two words of an id are 64 bits. They differ among 1e8 ids of one key, and of 100 keys."""
     pair = jax.jit(lambda key, ids: random.words(key, ids, 2))

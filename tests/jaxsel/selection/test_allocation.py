@@ -207,6 +207,7 @@ def test_predictions_of_predictors_are_accepted(predictor):
     assert jaxsel.expected_solved(prediction, samples) > jaxsel.expected_solved(prediction, even)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_types")  # type checks for every sample are slow
 def test_a_million_samples_for_a_hundred_thousand_prompts():
     rng = np.random.default_rng(0)

@@ -209,6 +209,7 @@ def test_specs_survive_json():
     }
 
 
+@pytest.mark.slow
 def test_ties_of_a_large_pool_favour_no_rows():
     """Draws are so fine that two of 3e7 prompts rarely share the smallest one."""
     size, trials = 30_000_000, 12

@@ -14,6 +14,7 @@ from rl.prompts import Verdict
 from rl.rollout import Sampling
 from tests.support.fake_server import FakeServer
 
+pytestmark = pytest.mark.slow
 PROMPTS = ["12=", "3=", "456="]
 SAMPLING = Sampling(4)
 

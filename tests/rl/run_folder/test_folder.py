@@ -33,6 +33,7 @@ with alone_in(Path(sys.argv[1]), Ranks()):
 """
 
 
+@pytest.mark.slow
 def test_a_folder_belongs_to_one_run_until_its_process_is_gone(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE) as holder:
         try:
