@@ -17,6 +17,7 @@ from jaxsel.base import Selection as Selection
 from jaxsel.base import Selector as Selector
 from jaxsel.evaluation.fitting.fit import Fitted as Fitted
 from jaxsel.evaluation.fitting.fit import fit as fit
+from jaxsel.methods import adaptive as adaptive
 from jaxsel.methods import dps as dps
 from jaxsel.methods import gps as gps
 from jaxsel.methods import mopps as mopps

@@ -1,4 +1,4 @@
-"""The published methods. Each is a composition of a predictor, an acquisition and a rule."""
+"""The methods: the published ones and our own. Each is a composition of a predictor, an acquisition and a rule."""
 
 from typing import Any
 
@@ -10,10 +10,11 @@ from jaxsel.base import Acquisition, Rule, Selector
 from jaxsel.predictors.amortized.predictor import amortized
 from jaxsel.predictors.beta import beta_bernoulli
 from jaxsel.predictors.hidden_markov import hidden_markov
+from jaxsel.predictors.state_space.predictor import state_space
 from jaxsel.selection import acquisition as acquisitions
 from jaxsel.selection.composition import make_selector
 from jaxsel.selection.diverse import diverse
-from jaxsel.selection.rules import random_subset, top_k, within_bounds
+from jaxsel.selection.rules import gumbel_top_k, random_subset, top_k, within_bounds
 
 
 def mopps(
@@ -124,6 +125,35 @@ def gps(
         raise ValueError(f"anchor_batches is {anchor_batches}; give at most history, which is {model.spec['history']}")
     rule = rule or diverse(weight=diversity_weight, anchor_batches=anchor_batches, shortlist=shortlist)
     return make_selector(model, acquisition, rule, method="gps")
+
+
+def adaptive(
+    embeddings: ArrayLike | Array | None = None,
+    *,
+    group_size: int = 8,
+    temperature: float = 1 / 30,
+    acquisition: Acquisition | None = None,
+    rule: Rule | None = None,
+) -> Selector:
+    """Return our own method: a state-space model of the pool, and a batch sampled by what its groups will teach.
+
+    The probability that a prompt is drawn is proportional to E[p (1 - p)] to the power of 1 / temperature. A batch of
+    the largest values alone would hold one kind of prompts, which training moves faster than the model can follow.
+
+    Args:
+        embeddings: One row per prompt of the pool; see `state_space`. None: prompts share only a common level.
+        group_size: Rollouts per prompt.
+        temperature: Spread of the draws, above 0. At 1/30, prompts with 93% of the largest value are drawn a tenth as
+            often; at 1/3, those with 46%.
+        acquisition: Replacement for `expected_variance(log=True)`.
+        rule: Replacement for `gumbel_top_k(temperature)`.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    acquisition = acquisition or acquisitions.expected_variance(log=True)
+    rule = rule or gumbel_top_k(temperature)
+    return make_selector(state_space(embeddings, group_size=group_size), acquisition, rule, method="adaptive")
 
 
 def uniform(*, decay: float = 0.5, group_size: int = 8) -> Selector:

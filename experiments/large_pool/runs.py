@@ -20,13 +20,13 @@ SELECTORS: dict[str, Callable[[], jaxsel.Selector]] = {
     "threshold": jaxsel.threshold,
     "dps": jaxsel.dps,
 }
-"""Selectors that need nothing but settings. gps and state_space need the pool's embeddings, and the oracle needs its
-learner.
+"""Selectors that need nothing but settings. gps, state_space and adaptive need the pool's embeddings, and the oracle
+needs its learner.
 
 mopps_top_mixed takes the prompts with the highest P(mixed); mopps_mixed in `experiments.train` samples in proportion to
-P(mixed).
+P(mixed). state_space takes the prompts with the largest E[p (1 - p)]; adaptive samples by it.
 """
-EMBEDDED = ("gps", "state_space")
+EMBEDDED = ("gps", "state_space", "adaptive")
 NAMES = (*SELECTORS, *EMBEDDED)
 AMONG = {"pool": "the whole pool", "subset": "a random subset"}
 BLOCK = 10
@@ -105,6 +105,8 @@ def _selector(
         embeddings = np.asarray(features, np.float16)
         if name == "gps":
             selector = jaxsel.gps(embeddings, context_size=config.batch_size)
+        elif name == "adaptive":
+            selector = jaxsel.adaptive(embeddings, group_size=config.group_size)
         else:
             predictor = jaxsel.state_space(embeddings, group_size=config.group_size)
             selector = jaxsel.make_selector(predictor, jaxsel.expected_variance(), jaxsel.top_k(), method="state_space")

@@ -22,12 +22,12 @@ class MethodConfig:
     """The method that chooses prompts, and its settings.
 
     Attributes:
-        name: uniform, history_resampling, dynamic_sampling, mopps, mopps_mean, mopps_mixed, threshold, dps or gps.
-            mopps_mean uses the posterior mean in place of the Thompson draw (INSIGHT); mopps_mixed samples in
+        name: uniform, history_resampling, dynamic_sampling, mopps, mopps_mean, mopps_mixed, threshold, dps, gps or
+            adaptive. mopps_mean uses the posterior mean in place of the Thompson draw (INSIGHT); mopps_mixed samples in
             proportion to the probability of a mixed group (MaPP).
         batch_size: Prompts per step.
-        candidate_ratio: mopps, threshold, dps and gps choose among an epoch-shuffled window of candidate_ratio *
-            batch_size prompts; 0: among the whole pool.
+        candidate_ratio: mopps, threshold, dps, gps and adaptive choose among an epoch-shuffled window of
+            candidate_ratio * batch_size prompts; 0: among the whole pool.
         decay: mopps, threshold and gps: share of the earlier evidence that a visit leaves, 0 to 1.
         dps_decay: dps: share of the evidence that a step leaves, with or without a visit. Visits to a prompt are about
             eight steps apart: at 0.5 almost nothing is left in between.
@@ -38,6 +38,7 @@ class MethodConfig:
         entropy_weight: dps: weight of the entropy of the predicted solve state.
         diversity_weight: gps: weight of the distances within a batch and to recent batches.
         latent_size: gps: size of the latent difficulty context; 0: none.
+        temperature: adaptive: spread of the draws.
         max_batches: dynamic_sampling: maximum of generation batches per step.
         keep_surplus: dynamic_sampling: keep mixed groups beyond batch_size for the next step.
     """
@@ -54,6 +55,7 @@ class MethodConfig:
     entropy_weight: float = 0.0
     diversity_weight: float = 0.1
     latent_size: int = 16
+    temperature: float = 1 / 30
     max_batches: int = 10
     keep_surplus: bool = False
 
@@ -63,6 +65,7 @@ class MethodConfig:
         _checks.from_zero_to_one(decay=self.decay, dps_decay=self.dps_decay, target=self.target)
         _checks.from_zero_to_one(lower=self.lower, upper=self.upper)
         _checks.at_least_zero(entropy_weight=self.entropy_weight, diversity_weight=self.diversity_weight)
+        _checks.above_zero(temperature=self.temperature)
         _checks.booleans(keep_surplus=self.keep_surplus)
 
 

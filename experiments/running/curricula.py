@@ -48,6 +48,11 @@ def _gps(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Sele
     )
 
 
+def _adaptive(method: MethodConfig, group_size: int, pool: PromptPool) -> jaxsel.Selector:
+    embeddings = embed(pool.texts, progress=False)
+    return jaxsel.adaptive(embeddings, group_size=group_size, temperature=method.temperature)
+
+
 PREDICTIVE = {
     "mopps": _mopps,
     "mopps_mean": _mopps_mean,
@@ -55,6 +60,7 @@ PREDICTIVE = {
     "threshold": _threshold,
     "dps": _dps,
     "gps": _gps,
+    "adaptive": _adaptive,
 }
 """Methods that predict success rates: by name, a function that makes their selector."""
 METHOD_NAMES = ("uniform", "history_resampling", "dynamic_sampling", *PREDICTIVE)

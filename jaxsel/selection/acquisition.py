@@ -41,7 +41,7 @@ def mixed_probability(*, entropy_weight: float = 0.0, log: bool = False) -> Acqu
         value = prediction.mixed
         if entropy_weight:
             value = value + entropy_weight * solve_state_entropy(prediction)
-        return jnp.log(value) if log else value
+        return _log(value) if log else value
 
     spec = {"name": "mixed_probability", "entropy_weight": entropy_weight, "log": log}
     return Acquisition(spec, score)
@@ -61,16 +61,24 @@ def solve_state_entropy(prediction: Prediction) -> Float[Array, " m"]:
     return -(term(prediction.unsolved) + term(prediction.mixed) + term(prediction.solved))
 
 
-def expected_variance() -> Acquisition:
+def expected_variance(*, log: bool = False) -> Acquisition:
     """Score by E[p (1 - p)], the expected variance of the rewards, which is the size of GRPO's signal.
 
     It is `success_rate - variance - success_rate ** 2`, exact for every predictor. Unlike P(mixed), it tells a prompt
     with p = 0.5 from one with p = 0.2.
+
+    Args:
+        log: Whether the score is the logarithm. `gumbel_top_k` then samples in proportion to a power of E[p (1 - p)].
     """
-    return Acquisition({"name": "expected_variance"}, lambda p: p.success_rate - p.variance - p.success_rate**2)
+
+    def score(prediction: Prediction) -> Float[Array, " m"]:
+        value = prediction.success_rate - prediction.variance - prediction.success_rate**2
+        return _log(value) if log else value
+
+    return Acquisition({"name": "expected_variance", "log": log}, score)
 
 
-def expected_signal(group_size: int = 8) -> Acquisition:
+def expected_signal(group_size: int = 8, *, log: bool = False) -> Acquisition:
     """Score by E[sqrt(s (n - s))] / n, the expected standard deviation of the rewards of a group.
 
     The success rate is modelled as a Beta variable with the predicted mean and variance, so that s is Beta-Binomial.
@@ -79,6 +87,7 @@ def expected_signal(group_size: int = 8) -> Acquisition:
 
     Args:
         group_size: n, the number of rollouts per prompt.
+        log: Whether the score is the logarithm. `gumbel_top_k` then samples in proportion to a power of the signal.
 
     Raises:
         ValueError: The group size is not an integer of at least 1.
@@ -93,6 +102,11 @@ def expected_signal(group_size: int = 8) -> Acquisition:
             successes = jnp.full(mean.shape, s, jnp.int32)
             probability = jnp.exp(beta_binomial.log_prob(successes, jnp.full_like(successes, group_size), mean, spread))
             total = total + np.float32(np.sqrt(s * (group_size - s)) / group_size) * probability
-        return total
+        return _log(total) if log else total
 
-    return Acquisition({"name": "expected_signal", "group_size": group_size}, score)
+    return Acquisition({"name": "expected_signal", "group_size": group_size, "log": log}, score)
+
+
+def _log(value: Float[Array, " m"]) -> Float[Array, " m"]:
+    """Return the logarithm; a value that rounding moved below 0 counts as 0."""
+    return jnp.log(jnp.maximum(value, 0))

@@ -33,9 +33,10 @@ def test_gps_is_given_the_embeddings_of_its_learner(monkeypatch):
     assert run(config, "gps", 300, 0, "pool")["spearman"] > 0.3
 
 
-def test_the_state_space_model_is_given_them_too():
+@pytest.mark.parametrize("name", ["state_space", "adaptive"])
+def test_the_state_space_model_is_given_them_too(name):
     config = Config(steps=8, batch_size=32, group_size=8, num_features=40)
-    assert run(config, "state_space", 300, 0, "pool")["spearman"] > 0.3
+    assert run(config, name, 300, 0, "pool")["spearman"] > 0.3
 
 
 def test_the_same_seed_is_the_same_run_and_the_oracle_is_best():

@@ -28,7 +28,8 @@ METHODS = {
     "dps": ("vermilion", "-", "s"),
     "gps": ("purple", "-", "D"),
     "ridge": ("orange", ":", "P"),
-    "state_space": ("black", "-.", "*"),
+    "state_space": ("black", ":", "h"),
+    "adaptive": ("black", "-.", "*"),
 }
 """Colour, line style and marker of every method that has its own look."""
 

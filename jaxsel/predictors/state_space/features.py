@@ -35,26 +35,34 @@ def scaling_of(embeddings: Float[np.ndarray | Array, "N d"]) -> Scaling:
 
 
 class Forms(NamedTuple):
-    """Linear and quadratic forms of m prompts' features phi, with a root R of the covariance of weights and level.
+    """Linear and quadratic forms of m prompts' features phi.
 
     Attributes:
         mean: phi . w.
-        square: |R' phi|^2, the variance of phi . w.
-        cross: R' phi . R' (level), the covariance of phi . w and the level.
+        drift: phi . d.
+        variance: The variance of phi . w.
     """
 
     mean: Float[Array, " m"]
-    square: Float[Array, " m"]
-    cross: Float[Array, " m"]
+    drift: Float[Array, " m"]
+    variance: Float[Array, " m"]
 
 
 def linear_forms(
     embeddings: Float[Array, "N d"], scaling: Scaling, weights: Float[Array, " g"], root: Float[Array, "g g"]
 ) -> Forms:
-    """Return the forms of all rows, computed one block at a time. There are g = f + 1 weights, the level last."""
-    size = embeddings.shape[0]
+    """Return the forms of all rows, computed one block at a time.
+
+    Args:
+        embeddings: One row per prompt.
+        scaling: Map from embeddings to features.
+        weights: Mean of w and d; g = 2 f.
+        root: A root of their covariance.
+    """
+    size, features = embeddings.shape[0], len(weights) // 2
     rows = min(size, _ROWS)
-    columns = jnp.concatenate([weights[:-1, None], root[:-1] @ root[-1][:, None], root[:-1]], 1)
+    root_of_w = jnp.linalg.qr(root[:features].T, mode="r").T  # as few columns as w has weights
+    columns = jnp.concatenate([weights[:features, None], weights[features:, None], root_of_w], 1)
     # the columns absorb the affine map, so that no features are computed for the whole pool
     scale = jnp.asarray(scaling.scale)
     constants = columns[-1] - (scaling.shift * scale) @ columns[:-1]
@@ -74,4 +82,4 @@ def linear_forms(
 
 def _products(embeddings: Float[Array, "m d"], columns: Float[Array, "d c"], constants: Float[Array, " c"]) -> Forms:
     product = embeddings.astype(jnp.float32) @ columns + constants[None]
-    return Forms(product[:, 0], (product[:, 2:] ** 2).sum(1), product[:, 1])
+    return Forms(product[:, 0], product[:, 1], (product[:, 2:] ** 2).sum(1))

@@ -1,22 +1,22 @@
 r"""A logistic state-space model of all prompts, filtered online.
 
-    eta_it = w_t . phi(e_i) + g_t + u_it          logit of the success rate; phi: embedding features and a constant
-    w_t    = w_{t-1} + drift                      shared by all prompts
-    g_t    = g_{t-1} + progress + drift           level: what moves all prompts alike
+    eta_it = (w + d_t) . phi(e_i) + u_it          logit of the success rate; phi: embedding features and a constant
+    d_t    = d_{t-1} + N(0, Q_t)                  drift of the shared weights w; its constant also grows by progress
     u_it   ~ N(0, tau2) before the first visit
     u_it   <- u_it + gain * 4 s (n - s) / n^2     at a visit, variance + q_v: training on a prompt teaches it
     Var u_it grows by q_u per step, at most back to tau2, while the prompt is not visited
     s_it   ~ Binomial(n_it, sigmoid(eta_it))
 
-Given w, prompts are independent. The state therefore holds the mean of each prompt's logit at a reference value of
-w . phi, and its variance, which implies the slope in w . phi. Later changes of w hardly move a visited prompt.
+Given w and d, prompts are independent. The state therefore holds the mean of each prompt's logit at a reference value
+of w . phi, and its variance, which implies the slope in w . phi. Later news about w hardly moves a visited prompt; the
+drift since the visit moves every prompt with such features.
 
 An update is one step of assumed-density filtering. A Gaussian replaces every prompt's binomial likelihood and gives its
 logit the exact posterior mean and variance (see `moments`). The Gaussian model of weights and prompts is conditioned on
 the whole batch at once. This takes O(b f^2 + f^3) for b prompts and f features, whatever the size of the pool. The
 variance of an outlier, a prompt unlike similar prompts, is widened as under a Student t distribution.
 
-The model learns tau2, q_v, q_u, gain and progress (see `settings`), and the drift of the level and the prior of w (see
+The model learns tau2, q_v, q_u, gain and progress (see `settings`), and the speed of the drift and the prior of w (see
 `weights`). Other constants are fixed: degrees of freedom, rates of forgetting, and the variance of the shared error.
 """
 
@@ -113,15 +113,17 @@ def logits(
     """Return the predictive mean and variance of the prompts' logits; None: of the whole pool."""
     rows = slice(None) if prompt_ids is None else prompt_ids
     weights, root = state.weights.mean, covariance_root(state.weights)
+    size = len(weights) // 2
     given = given_weights(state, state.learning.settings, rows)
     if state.embeddings is None or scaling is None:
-        constant = weights[0], (root[0] ** 2).sum(), root[0] @ root[1]
+        constant = weights[0], weights[1], (root[0] ** 2).sum()
         forms = Forms(*(jnp.broadcast_to(value, given.mean.shape) for value in constant))
     else:
         forms = linear_forms(state.embeddings[rows], scaling, weights, root)
-    mean = weights[-1] + given.mean + given.slope * (forms.mean - given.reference)
-    slope = given.slope
-    shared = slope**2 * forms.square + 2 * slope * forms.cross + (root[-1] ** 2).sum()
+    mean = forms.drift + given.mean + given.slope * (forms.mean - given.reference)
+    # the drift's variance is small: its mean over standardised features is enough
+    of_drift, with_drift = (root[size:] ** 2).sum(), (root[:size] * root[size:]).sum()
+    shared = given.slope**2 * forms.variance + 2 * given.slope * with_drift + of_drift
     return mean, jnp.clip(given.variance + shared, _SMALLEST, LARGEST_VARIANCE)
 
 
@@ -145,9 +147,10 @@ def filtered(state: StateSpaceState, scaling: Scaling | None, rollouts: Rollouts
 
     root = covariance_root(state.weights)
     given = given_weights(state, state.learning.settings, rows)
-    shared = features @ state.weights.mean[:-1]
-    mean = state.weights.mean[-1] + given.mean + given.slope * (shared - given.reference)
-    design = jnp.concatenate([given.slope[:, None] * features, jnp.ones_like(features[:, :1])], 1)
+    size = features.shape[1]
+    shared, drift = features @ state.weights.mean[:size], features @ state.weights.mean[size:]
+    mean = drift + given.mean + given.slope * (shared - given.reference)
+    design = jnp.concatenate([given.slope[:, None] * features, features], 1)
     doubt = ((design @ root) ** 2).sum(1)
     total = jnp.clip(given.variance + doubt, _SMALLEST, LARGEST_VARIANCE)
     alone = posterior(mean, total, visits.successes, visits.group_size)
@@ -180,8 +183,8 @@ def filtered(state: StateSpaceState, scaling: Scaling | None, rollouts: Rollouts
     return StateSpaceState(
         state.embeddings,
         new[0],
-        put(state.mean, mean - weights.mean[-1]),
-        put(state.reference, features @ weights.mean[:-1]),
+        put(state.mean, mean - features @ weights.mean[size:]),
+        put(state.reference, features @ weights.mean[:size]),
         put(state.variance, variance * noise),
         put(state.lesson, 4 * s * (n - s) / n**2),
         put(state.last_step, step),

@@ -18,7 +18,7 @@ class StateSpaceState(NamedTuple):
     Attributes:
         embeddings: Embeddings of the whole pool, in the dtype they were given in; None without embeddings.
         weights: Belief about the weights that all prompts share.
-        mean: Mean of every prompt's logit without the level, as of its last visit.
+        mean: Mean of every prompt's logit without the drift, as of its last visit.
         reference: phi . w at the prompt's last visit.
         variance: Variance of the logit given w, as of the prompt's last visit.
         lesson: 4 s (n - s) / n^2 of the last visit: 1 for an even group, 0 for an unsolved or solved group.
@@ -52,7 +52,7 @@ class StateSpaceState(NamedTuple):
         settings = self.learning.settings
         return {
             "log_score": self.log_score if int(self.step) else np.float32(np.nan),
-            "prior_location": self.weights.mean[-2],
+            "prior_location": self.weights.mean[len(self.weights.mean) // 2 - 1],
             "prior_scale": jnp.exp(0.5 * settings.log_prior),
             "visit_variance": jnp.exp(settings.log_visit),
             "step_variance": jnp.exp(settings.log_step),
@@ -60,15 +60,15 @@ class StateSpaceState(NamedTuple):
             "gain": settings.gain,
             "progress": settings.progress,
             "weight_precision": self.weights.precision,
-            "kept_of_level": self.weights.kept,
+            "kept_of_drift": self.weights.kept,
         }
 
 
 class Given(NamedTuple):
-    """The logits of m prompts at the current step, given w and the level.
+    """The logits of m prompts at the current step, given w and d.
 
     Attributes:
-        mean: Mean at phi . w = `reference` and level 0.
+        mean: Mean at phi . w = `reference` and phi . d = 0.
         reference: phi . w at the last visit.
         variance: Variance given w, tau2 before the first visit.
         slope: Change of the mean per unit of phi . w; 1 before the first visit.

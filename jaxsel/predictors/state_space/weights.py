@@ -1,26 +1,27 @@
 r"""The weights that all prompts share: a Gaussian filter in information form.
 
-    w ~ N(w, S),    S = (J + diag(lambda))^-1
+    (w, d) ~ N(mean, S),    S = (J + diag(prior))^-1
 
-J sums the information of all batches, sum_i iota_i x_i x_i', and lambda is the precision of the prior. J is a sum of
-squares and lambda is positive, so the precision matrix stays symmetric and positive definite in float32.
+w holds the weights before training, and d their drift since then: phi . (w + d) is the part of a logit that prompts
+share. J sums the information of all batches, sum_i iota_i x_i x_i', with x_i = (slope_i phi_i, phi_i). J is a sum of
+squares and the prior's precision is positive, so the matrix stays symmetric and positive definite in float32.
 
-The last weight is the level. It moves the logits of all prompts alike as the policy learns or forgets, and starts at 0.
-Repeated visits determine the level, and first visits determine the other weights.
+First visits determine w, and repeated visits determine d. The drift reads the features too, since training on some
+kinds of prompts teaches these kinds more than others. The last weight of d is the level, which moves all prompts alike.
 
-The model learns how fast the level drifts. Before each update, J keeps only a share of the level's information. Each
-candidate share is scored by the level's component of the gradient g = sum_i iota_i x_i r_i, with residuals r. For a
-given share, the covariance of g is A + A S A / share, with A = sum_i iota_i x_i x_i'. The expected share under the
-discounted evidence is used: near 1 while the pool stands still, and near 0 after a jump of the policy.
+The model learns how fast d changes. Before each update, J keeps only a share of the information about d. Each candidate
+share is scored by the level's component of the gradient g = sum_i iota_i x_i r_i, with residuals r. For a given share,
+the covariance of g is A + A S A / share, with A = sum_i iota_i x_i x_i'. The expected share under the discounted
+evidence is used: near 1 while the pool stands still, and near 0 after a jump of the policy.
 
-The other weights forget very slowly. A selector visits few kinds of prompts for many steps, and the information about
-all other kinds must last that long.
+w is forgotten very slowly. A selector visits few kinds of prompts for many steps, and the information about all other
+kinds must last that long.
 
 A selector visits similar prompts, for which a linear model has about the same error. The first visits of one batch
 therefore share an error of fixed variance, so that a hundred first visits carry little more information than ten.
 
-lambda follows MacKay's fixed point lambda = gamma / |w|^2 with gamma = sum_j (1 - lambda S_jj), the number of weights
-that the data determine. The weights of noise features approach 0.
+The precision lambda of the features' weights in w follows MacKay's fixed point lambda = gamma / |w|^2 with
+gamma = sum_j (1 - lambda S_jj), the number of weights that the data determine. Weights of noise features approach 0.
 """
 
 from typing import NamedTuple
@@ -32,38 +33,40 @@ from jaxtyping import Array, Float
 
 _CONSTANT = 0.1  # precision of the prior of the constant
 _LEVEL = 100.0  # precision of the prior of the level
+_DRIFT = 0.1  # prior variance of the features' part of the drift, in the logit of a prompt
 _SIGNAL = 4.0  # prior variance of the features' part of the logits
 _SHARES = np.array([0.9999, 0.999, 0.997, 0.99, 0.97, 0.9, 0.5, 0.1, 0.01, 1e-4], np.float32)
 _SURPRISE = np.array([0, -0.5, -1, -2, -4, -6, -8, -9, -10, -12], np.float32)  # log prior odds of the shares
 _COMMON = 1.0  # variance of the error that the first visits of a batch share
-_KEPT = np.float32(0.9999)  # share of the information about all weights except the level that each batch keeps
+_KEPT = np.float32(0.9999)  # share of the information about w that each batch keeps
 _PACE = 1.25  # the largest factor by which lambda changes in a step
 _MEMORY = 0.98  # factor of the earlier evidence for each share, per step
 
 
 class Weights(NamedTuple):
-    """The belief about the weights of d features, of the constant and of the level; f = d + 2.
+    """The belief about g = 2 f weights: w and then d, each of f - 1 features and the constant.
 
     Attributes:
-        mean: Mean of w.
+        mean: Mean of w and d.
         information: J.
-        precision: lambda of the features' weights.
+        precision: lambda of the features' weights in w.
         evidence: Discounted log evidence for each candidate share.
-        kept: Share of the level's information that the last update kept.
+        kept: Share of the information about d that the last update kept.
     """
 
-    mean: Float[Array, " f"]
-    information: Float[Array, "f f"]
+    mean: Float[Array, " g"]
+    information: Float[Array, "g g"]
     precision: Float[Array, ""]
     evidence: Float[Array, " k"]
     kept: Float[Array, ""]
 
 
 def no_weights(num_features: int) -> Weights:
-    """Return the belief before any observation; d = `num_features`."""
+    """Return the belief before any observation; f = `num_features` + 1."""
+    size = 2 * (num_features + 1)
     return Weights(
-        jnp.zeros(num_features + 2, jnp.float32),
-        jnp.zeros((num_features + 2, num_features + 2), jnp.float32),
+        jnp.zeros(size, jnp.float32),
+        jnp.zeros((size, size), jnp.float32),
         jnp.float32(_prior_precision(num_features)),
         jnp.zeros(len(_SHARES), jnp.float32),
         jnp.float32(1),
@@ -74,12 +77,13 @@ def _prior_precision(num_features: int) -> float:
     return max(num_features, 1) / _SIGNAL
 
 
-def _prior(precision: Float[Array, ""], size: int) -> Float[Array, " f"]:
-    others = jnp.array([_CONSTANT, _LEVEL], jnp.float32)
-    return jnp.concatenate([jnp.broadcast_to(precision, (size - 2,)), others])
+def _prior(precision: Float[Array, ""], size: int) -> Float[Array, " g"]:
+    features = size // 2 - 1
+    others = jnp.array([_CONSTANT, *[features / _DRIFT] * features, _LEVEL], jnp.float32)
+    return jnp.concatenate([jnp.broadcast_to(precision, (features,)), others])
 
 
-def covariance_root(weights: Weights) -> Float[Array, "f f"]:
+def covariance_root(weights: Weights) -> Float[Array, "g g"]:
     """Return a root of S: S = root root'."""
     size = len(weights.mean)
     total = weights.information + jnp.diag(_prior(weights.precision, size))
@@ -90,11 +94,11 @@ def covariance_root(weights: Weights) -> Float[Array, "f f"]:
 
 def updated(
     weights: Weights,
-    root: Float[Array, "f f"],
-    design: Float[Array, "b f"],
+    root: Float[Array, "g g"],
+    design: Float[Array, "b g"],
     precision: Float[Array, " b"],
     weighted_residual: Float[Array, " b"],
-) -> tuple[Weights, Float[Array, " f"], Float[Array, "f f"]]:
+) -> tuple[Weights, Float[Array, " g"], Float[Array, "g g"]]:
     """Update the weights with a batch. Return the belief, the change of its mean, and the new root of S.
 
     Args:
@@ -105,14 +109,14 @@ def updated(
         weighted_residual: iota_i r_i of every observation.
     """
     # a correction of rank one for the shared error, which moves a logit as the constant does
-    slope = design[:, -2]
+    size = len(weights.mean)
+    slope = design[:, size // 2 - 1]
     loading = (precision * slope) @ design
     share_of_common = loading / (1 / _COMMON + (precision * slope**2).sum())
     gathered = (design * precision[:, None]).T @ design - share_of_common[:, None] * loading[None]
     gradient = weighted_residual @ design - share_of_common * (weighted_residual * slope).sum()
     evidence, kept = _forgotten(weights.evidence, root, gathered, gradient)
-    size = len(weights.mean)
-    share = jnp.sqrt(jnp.where(jnp.arange(size) < size - 1, _KEPT, kept))
+    share = jnp.sqrt(jnp.where(jnp.arange(size) < size // 2, _KEPT, kept))
     information = weights.information * share[:, None] * share[None] + gathered
     after = weights._replace(information=information, evidence=evidence, kept=kept)
     root = covariance_root(after)
@@ -120,15 +124,16 @@ def updated(
     return after._replace(mean=weights.mean + change), change, root
 
 
-def shrunk(weights: Weights, root: Float[Array, "f f"]) -> Weights:
+def shrunk(weights: Weights, root: Float[Array, "g g"]) -> Weights:
     """Move lambda towards its fixed point, and the mean to its value under the new lambda."""
     size = len(weights.mean)
     if size == 2:
         return weights
-    features, variance = weights.mean[:-2], (root[:-2] ** 2).sum(1)
+    num_features = size // 2 - 1
+    features, variance = weights.mean[:num_features], (root[:num_features] ** 2).sum(1)
     determined = jnp.clip(1 - weights.precision * variance, 0, 1).sum()
     # one more weight, as the first guess expects it, keeps the fixed point finite
-    guess = _prior_precision(size - 2)
+    guess = _prior_precision(num_features)
     fixed_point = (determined + 1) / ((features**2).sum() + 1 / guess)
     fixed_point = jnp.clip(fixed_point, weights.precision / _PACE, weights.precision * _PACE)
     precision = jnp.clip(fixed_point, 0.05, 1e4 * guess)
@@ -139,7 +144,7 @@ def shrunk(weights: Weights, root: Float[Array, "f f"]) -> Weights:
 
 
 def _forgotten(
-    evidence: Float[Array, " k"], root: Float[Array, "f f"], gathered: Float[Array, "f f"], gradient: Float[Array, " f"]
+    evidence: Float[Array, " k"], root: Float[Array, "g g"], gathered: Float[Array, "g g"], gradient: Float[Array, " g"]
 ) -> tuple[Float[Array, " k"], Float[Array, ""]]:
     """Return the evidence for each share after this batch, and the expected share."""
     doubt = gathered[-1] @ root  # its square is the part of S in the variance of the level's gradient

@@ -221,3 +221,19 @@ def test_bad_arguments_are_named():
         jaxsel.state_space(group_size=0)
     with pytest.raises(ValueError, match=f"embeddings has {N} rows for 3 prompts; give one row per prompt"):
         predictor().init(KEY, 3)
+
+
+def test_training_on_one_kind_of_prompts_moves_this_kind_alone():
+    """Prompts of two kinds start alike. The rates of the kind that is chosen rise; the other kind is not visited."""
+    kind = np.repeat([1.0, -1.0], 100)
+    other = np.random.default_rng(0).normal(size=(200, 3))
+    method = jaxsel.state_space(np.c_[kind, other].astype(np.float32))
+    state, update = method.init(KEY, 200), jax.jit(method.update)
+    rng = np.random.default_rng(1)
+    for t in range(60):
+        ids = rng.choice(100 if t >= 20 else 200, 32, replace=False)
+        rate = 1 / (1 + np.exp(-(0.06 * max(t - 20, 0) - 1.0)))
+        state = update(KEY, state, rollouts(ids, rng.binomial(8, rate, 32), [8] * 32))
+    rate = np.asarray(method.predict(KEY, state, None).success_rate)
+    assert rate[:100].mean() > 0.7
+    assert rate[100:].mean() < 0.55

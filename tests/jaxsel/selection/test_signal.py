@@ -53,6 +53,16 @@ def test_beliefs_that_are_certain_are_scored_without_nan(acquisition):
     json.dumps(acquisition.spec)
 
 
+@pytest.mark.parametrize("acquisition", [jaxsel.expected_variance, jaxsel.expected_signal])
+def test_logarithms_rank_alike_and_are_minus_infinity_for_certain_prompts(acquisition):
+    belief = beta_prediction()
+    np.testing.assert_allclose(acquisition(log=True).score(belief), np.log(acquisition().score(belief)), rtol=1e-6)
+    mean = np.array([0.0, 0.5, 1.0])
+    score = np.asarray(acquisition(log=True).score(prediction_of(mean, np.zeros(3))))
+    assert not np.isnan(score).any()
+    assert (score[[0, 2]] < -13).all()
+
+
 def test_a_bad_group_size_is_named():
     with pytest.raises(ValueError, match="group_size is 0; give an integer of at least 1"):
         jaxsel.expected_signal(0)
