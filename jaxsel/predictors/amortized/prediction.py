@@ -8,14 +8,14 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxsel.base import Prediction
 from jaxsel.numerics import random
+from jaxsel.predictors.amortized.dtype_promotion import with_standard_dtype_promotion
 from jaxsel.predictors.amortized.likelihood import Belief
 from jaxsel.predictors.amortized.model import Model
 from jaxsel.predictors.amortized.networks import Networks
-from jaxsel.predictors.amortized.promotion import with_standard_promotion
 from jaxsel.predictors.amortized.state import AmortizedState
 
 
-@with_standard_promotion
+@with_standard_dtype_promotion
 def predict(
     key: Key[Array, ""],
     state: AmortizedState,

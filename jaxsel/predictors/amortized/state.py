@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsel.base import Rollouts
-from jaxsel.predictors.amortized.ring import batches_of
+from jaxsel.predictors.amortized.ring_buffer import batches_of
 
 
 class Fit(NamedTuple):

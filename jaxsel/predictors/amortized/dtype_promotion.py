@@ -10,7 +10,7 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-def with_standard_promotion(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+def with_standard_dtype_promotion(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Return the function, which then runs under standard promotion, whatever the user's setting is."""
 
     @functools.wraps(function)
