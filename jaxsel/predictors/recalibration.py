@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
 from jaxsel._visits import merge_visits, solve_states
-from jaxsel.base import MIXED, Embedded, Prediction, Predictor, Rollouts, State, embedded_in, said_by
+from jaxsel.base import MIXED, Embedded, Prediction, Predictor, Rollouts, State, call_optional, embedded_in
 from jaxsel.numerics.weighted import bin_sums, mid_ranks
 
 _NUM_GROUPS = 64
@@ -198,11 +198,11 @@ class RecalibratedState(NamedTuple):
 
     def constants(self) -> tuple[str, ...]:
         """Return the names of the inner state's constant fields, each with the prefix `inner.`."""
-        return tuple(f"inner.{name}" for name in said_by(self.inner, "constants", ()))
+        return tuple(f"inner.{name}" for name in call_optional(self.inner, "constants", ()))
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics of the inner state."""
-        return said_by(self.inner, "metrics", {})
+        return call_optional(self.inner, "metrics", {})
 
 
 def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int = 4096) -> Predictor:

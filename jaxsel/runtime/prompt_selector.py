@@ -7,10 +7,9 @@ from numpy.typing import ArrayLike
 
 from jaxsel import _validate
 from jaxsel._visits import checked_visits
-from jaxsel.base import Prediction
-from jaxsel.runtime.checkpoint.arrays import said_by
+from jaxsel.base import Prediction, call_optional
 from jaxsel.runtime.choosing import Choice
-from jaxsel.runtime.guard import guarded
+from jaxsel.runtime.locking import locked
 from jaxsel.runtime.resumable import ResumableSelector
 
 
@@ -55,12 +54,12 @@ class PromptSelector(ResumableSelector):
     """
 
     @property
-    @guarded
+    @locked
     def visits(self) -> Int[np.ndarray, " N"]:
         """The number of visits to each prompt; a visit has at least one rollout that counts."""
         return self._belief.current_books().visits.copy()
 
-    @guarded
+    @locked
     def select(
         self, batch_size: int, candidates: ArrayLike | None = None, *, exclude: ArrayLike | None = None
     ) -> Int[np.ndarray, " b"]:
@@ -85,7 +84,7 @@ class PromptSelector(ResumableSelector):
         self._belief.books.opened(ids.copy(), choice.selection.prediction)
         return ids
 
-    @guarded
+    @locked
     def release(self, prompt_ids: ArrayLike) -> None:
         """Allow prompts in flight to be chosen again without an observation, see `track_in_flight`.
 
@@ -97,7 +96,7 @@ class PromptSelector(ResumableSelector):
         self._chooser.in_flight.release(_validate.rows("prompt_ids", prompt_ids, self.num_prompts))
         self._prepared = None
 
-    @guarded
+    @locked
     def prepare(self, batch_size: int) -> None:
         """Start to compute the result of the next `select(batch_size)` and return at once.
 
@@ -108,7 +107,7 @@ class PromptSelector(ResumableSelector):
         """
         self._prepared = self._choice(batch_size, None, None)
 
-    @guarded
+    @locked
     def predict(self, prompt_ids: ArrayLike | None = None) -> Prediction:
         """Return predictions as NumPy arrays, one entry per id; no ids: one per prompt of the pool.
 
@@ -123,7 +122,7 @@ class PromptSelector(ResumableSelector):
             return self._belief.predict(None)
         return self._belief.predict(_validate.integers("prompt_ids", prompt_ids, low=0, high=self.num_prompts))
 
-    @guarded
+    @locked
     def observe(
         self, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike, *, step: int | None = None
     ) -> None:
@@ -150,7 +149,7 @@ class PromptSelector(ResumableSelector):
         self._belief.observe(visits, None if step is None else int(step))
         self._observed(prompt_ids)
 
-    @guarded
+    @locked
     def observe_on_device(
         self, prompt_ids: ArrayLike, successes: Int[Array, " b"], group_size: Int[Array, " b"]
     ) -> None:
@@ -165,18 +164,18 @@ class PromptSelector(ResumableSelector):
             return self.observe(prompt_ids, successes, group_size)
         self._observed(self._belief.observe_on_device(prompt_ids, successes, group_size))
 
-    @guarded
+    @locked
     def end_step(self) -> None:
         """End the step that `observe(..., step=...)` began, and start to update the state with its observations."""
         self._belief.end_step()
 
-    @guarded
+    @locked
     def wait(self) -> None:
         """Wait until the state includes the last observation; `observe` itself returns while the device computes."""
         self._belief.end_step()
         jax.block_until_ready(self._belief.state)
 
-    @guarded
+    @locked
     def metrics(self) -> dict[str, float]:
         """Return the visited share of the pool, errors of the last predictions, and metrics of the method, by name."""
         (state, updates), books = self._belief.current_state(), self._belief.current_books()
@@ -184,7 +183,7 @@ class PromptSelector(ResumableSelector):
             "selector/observes": float(updates),
             "selector/coverage": books.coverage,
             **{f"selector/{name}": value for name, value in books.report().items()},
-            **{f"selector/{name}": float(value) for name, value in said_by(state, "metrics", {}).items()},
+            **{f"selector/{name}": float(value) for name, value in call_optional(state, "metrics", {}).items()},
         }
 
     def _choice(self, batch_size: int, candidates: ArrayLike | None, exclude: ArrayLike | None) -> Choice:

@@ -6,8 +6,6 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from jaxsel.base import said_by as said_by
-
 
 def by_name(tree: Any) -> dict[str, Any]:
     """Return the leaves by their paths, for example `state.successes`."""

@@ -4,10 +4,10 @@ from typing import Any
 
 import jax
 
-from jaxsel.base import State
+from jaxsel.base import State, call_optional
 from jaxsel.runtime.checkpoint import metadata as _metadata
-from jaxsel.runtime.checkpoint.arrays import by_name, said_by
-from jaxsel.runtime.checkpoint.earlier_belief import arrays_as_here, arrays_as_saved
+from jaxsel.runtime.checkpoint.arrays import by_name
+from jaxsel.runtime.checkpoint.earlier_dps_layout import arrays_as_here, arrays_as_saved
 from jaxsel.runtime.checkpoint.folder import Saved
 from jaxsel.runtime.in_flight import in_flight_as_here, in_flight_as_saved
 from jaxsel.runtime.placement import shape_of_pool, to_devices
@@ -15,7 +15,7 @@ from jaxsel.runtime.placement import shape_of_pool, to_devices
 
 def named_arrays(state: State, others: dict[str, Any]) -> dict[str, Any]:
     """Return all arrays by name, except the state's constants, which the method's constructor is given."""
-    constants = {f"state.{name}" for name in said_by(state, "constants", ())}
+    constants = {f"state.{name}" for name in call_optional(state, "constants", ())}
     return {name: leaf for name, leaf in by_name({"state": state, **others}).items() if name not in constants}
 
 

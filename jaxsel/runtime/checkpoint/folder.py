@@ -152,9 +152,9 @@ def _begin(folder: Path, stack: ExitStack) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(disk.locked(folder, shared=False))
-        ours, partial = _versions(folder), _partial_versions(folder)
+        complete, partial = _versions(folder), _partial_versions(folder)
         others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-        if others and not ours and not partial:
+        if others and not complete and not partial:
             some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
             raise ValueError(
                 f"{folder} holds {some}, which PromptSelector.save did not write; give a new or empty folder, "
@@ -188,7 +188,7 @@ def _remove_older(folder: Path, version: int) -> int:
     try:
         for other, older in _versions(folder).items():
             if other < version and _holds_nothing_else(older):
-                old = folder / f"{other}.jaxsel-old"  # the name marks it as one of jaxsel, even when it is half removed
+                old = folder / f"{other}.jaxsel-old"  # the name marks it as jaxsel's, even when it is half removed
                 os.rename(older, old)
                 shutil.rmtree(old)
     except OSError as error:
@@ -213,10 +213,12 @@ def _newest(folder: Path, stack: ExitStack) -> int:
 def _versions(folder: Path) -> dict[int, Path]:
     """Return the complete versions of jaxsel by their number."""
     numbered = {entry for entry in folder.iterdir() if entry.name.isascii() and entry.name.isdigit()}
-    return {int(entry.name): entry for entry in numbered if str(int(entry.name)) == entry.name and _is_ours(entry)}
+    versions = (entry for entry in numbered if str(int(entry.name)) == entry.name and _is_complete_version(entry))
+    return {int(entry.name): entry for entry in versions}
 
 
-def _is_ours(version: Path) -> bool:
+def _is_complete_version(version: Path) -> bool:
+    """Return whether jaxsel wrote this folder as a version of a checkpoint, now or in an earlier release."""
     if version.is_symlink() or not (version / _ARRAYS).is_dir():
         return False
     if (version / _ABOUT).is_file():
@@ -231,13 +233,13 @@ def _is_ours(version: Path) -> bool:
 def _partial_versions(folder: Path) -> list[Path]:
     """Return the incomplete versions that a crash left while jaxsel wrote or removed them."""
 
-    def is_ours(entry: Path) -> bool:
+    def is_incomplete(entry: Path) -> bool:
         if _PARTIAL.fullmatch(entry.name):
             return True
         inside = {name.name.partition(".")[0] for name in entry.iterdir()}
         return bool(_PARTIAL_BEFORE.fullmatch(entry.name)) and inside <= _WRITTEN_BEFORE
 
-    return [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink() and is_ours(entry)]
+    return [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink() and is_incomplete(entry)]
 
 
 def _holds_nothing_else(version: Path) -> bool:
