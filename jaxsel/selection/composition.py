@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxsel import _validate
 from jaxsel.base import Acquisition, ChooseFn, Predictor, Rule, Selection, Selector, State
 from jaxsel.numerics.largest import top_k as descending
-from jaxsel.selection.best import scores_and_ids
+from jaxsel.selection.largest_scores import scores_and_ids
 
 
 def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *, method: str = "custom") -> Selector:

@@ -8,7 +8,7 @@ from jaxsel import _validate
 from jaxsel.base import Embedded, Rule, State, embedded_in
 from jaxsel.numerics import random
 from jaxsel.numerics.compaction import true_positions
-from jaxsel.selection.best import best, scores_and_ids
+from jaxsel.selection.largest_scores import choose_top_k, scores_and_ids
 
 _HUGE = 1e30
 
@@ -79,9 +79,11 @@ def _shortlisted(
     """Return the positions of the scores that are considered, in a random order."""
     size = min(len(scores), shortlist * batch_size) if shortlist else len(scores)
     wanted = None if count is None else jnp.minimum(count * shortlist, size) if shortlist else jnp.int32(size)
-    among = best(key, scores, max(size, batch_size), prompt_ids, count=wanted)  # raises if there are too few scores
+    among = choose_top_k(
+        key, scores, max(size, batch_size), prompt_ids, count=wanted
+    )  # raises if there are too few scores
     draw = random.uniform(key, scores_and_ids(among, scores, prompt_ids)[1])
-    # argmax takes the first of equal values: the smallest draw, as in `best`
+    # argmax takes the first of equal values: the smallest draw, as in `choose_top_k`
     return among[jnp.argsort(draw)]
 
 

@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Int, Key
 from jaxsel import _validate
 from jaxsel.base import ChooseFn, Rule, State
 from jaxsel.numerics import random
-from jaxsel.selection.best import best, ids_or_positions
+from jaxsel.selection.largest_scores import choose_top_k, ids_or_positions
 
 
 def top_k() -> Rule:
     """Choose the largest scores; ties are broken at random."""
-    return Rule({"name": "top_k"}, best)
+    return Rule({"name": "top_k"}, choose_top_k)
 
 
 def within_bounds(lower: float, upper: float) -> Rule:
@@ -32,7 +32,7 @@ def within_bounds(lower: float, upper: float) -> Rule:
     def nearness(key, scores, _):
         return key, -jnp.maximum(jnp.maximum(lower - scores, scores - upper), 0)
 
-    return Rule({"name": "within_bounds", "lower": lower, "upper": upper}, _best_by(nearness))
+    return Rule({"name": "within_bounds", "lower": lower, "upper": upper}, _top_k_by(nearness))
 
 
 def gumbel_top_k(temperature: float = 1.0) -> Rule:
@@ -54,15 +54,15 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
         gumbel = -jnp.log(-jnp.log1p(-uniform))  # finest where it is largest
         return tie_key, scores / temperature + gumbel
 
-    return Rule({"name": "gumbel_top_k", "temperature": temperature}, _best_by(perturbed))
+    return Rule({"name": "gumbel_top_k", "temperature": temperature}, _top_k_by(perturbed))
 
 
 def random_subset() -> Rule:
     """Choose uniformly at random, whatever the scores are."""
-    return Rule({"name": "random_subset"}, _best_by(lambda key, scores, _: (key, jnp.zeros_like(scores))))
+    return Rule({"name": "random_subset"}, _top_k_by(lambda key, scores, _: (key, jnp.zeros_like(scores))))
 
 
-def _best_by(values_of: Callable[..., Any]) -> ChooseFn:
+def _top_k_by(values_of: Callable[..., Any]) -> ChooseFn:
     """Return a `ChooseFn` that chooses the largest values.
 
     Args:
@@ -79,6 +79,6 @@ def _best_by(values_of: Callable[..., Any]) -> ChooseFn:
     ) -> Int[Array, " b"]:
         del state
         tie_key, values = values_of(key, scores, prompt_ids)
-        return best(tie_key, values, batch_size, prompt_ids, count=count)
+        return choose_top_k(tie_key, values, batch_size, prompt_ids, count=count)
 
     return choose
