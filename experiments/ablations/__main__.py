@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.ablations.presentation import draw, judge, table
+from experiments.ablations.presentation import draw, sweep_numbers, table
 from experiments.ablations.sweeps import SWEEPS, command, folder_of, needed, place
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.running.command import module_parser, quiet_pipe
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
             configs[folder] = configured(common | settings | {"seed": seed})
     records = run_many(configs, resume=True)
     found = {name: [records[folder] for folder in of_seeds] for name, of_seeds in folders.items()}
-    result = {name: judge(SWEEPS[name], found) for name in options.sweeps}
+    result = {name: sweep_numbers(SWEEPS[name], found) for name in options.sweeps}
     for name, by_value in result.items():
         console.print(table(name, by_value))
     made = provenance({"set": common}, options.seeds)

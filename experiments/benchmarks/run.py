@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.benchmarks import contenders, memory, timing
 from experiments.benchmarks.clock import median_milliseconds
-from experiments.benchmarks.ours import SELECTORS
+from experiments.benchmarks.jaxsel_calls import SELECTORS
 from experiments.benchmarks.peers.python_peers import ListSampler
 from experiments.benchmarks.streaming import Copy, streams
 from experiments.benchmarks.timing import Data, Row, take_turns

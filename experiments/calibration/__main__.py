@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> None:
     page = write_page(
         options.out / f"{options.name}.html",
         title="Are the predictions any good?",
-        lead="What each method would have predicted in recorded runs, judged on fresh rollouts of the whole pool.",
+        lead="What each method would have predicted in recorded runs, scored on fresh rollouts of the whole pool.",
         sections=[Section("How to read this", HOW_TO_READ), *(section(*of) for of in settings.items())],
         footer={"command": shlex.join(["python", "-m", "experiments.calibration", *arguments]), **made},
     )

@@ -25,19 +25,19 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.gold_standard.cases import Config, learner, state_space
-from experiments.gold_standard.judge import PARTS, run_seed, summarise
+from experiments.gold_standard.cases import Config, learner_case, state_space_case
 from experiments.gold_standard.presentation import SOURCES, draw, table
+from experiments.gold_standard.scoring import PARTS, run_seed, summarise
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.running.command import module_parser, quiet_pipe
 from rl.progress import bar
 
 
 def run(config: Config, seeds: list[int], learner_seeds: list[int], out: Path) -> dict[str, Any]:
-    """Judge all methods on both kinds of data, print the tables, and write the result and the figure."""
+    """Score all methods on both kinds of data, print the tables, and write the result and the figure."""
     console = Console(width=200)
     by_source = {}
-    for source, make, chosen in (("state space", state_space, seeds), ("learner", learner, learner_seeds)):
+    for source, make, chosen in (("state space", state_space_case, seeds), ("learner", learner_case, learner_seeds)):
         if not chosen:
             continue
         by_source[source] = [run_seed(config, make(config, seed), seed) for seed in bar(chosen, desc=source)]

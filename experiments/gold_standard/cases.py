@@ -66,7 +66,7 @@ def recorded(config: Config, ids: np.ndarray, successes: np.ndarray) -> jaxsel.H
     return jaxsel.make_history(step, ids.ravel(), successes.ravel(), config.group_size, num_prompts=config.num_prompts)
 
 
-def state_space(config: Config, seed: int) -> Case:
+def state_space_case(config: Config, seed: int) -> Case:
     """Return a case drawn from the state-space model: every logit is a random walk."""
     rng = np.random.default_rng([seed, 0])
     embeddings = rng.normal(size=(config.num_prompts, 8))
@@ -80,7 +80,7 @@ def state_space(config: Config, seed: int) -> Case:
     return Case(recorded(config, ids, successes), embeddings.astype(np.float32), rates[-1].astype(np.float32))
 
 
-def learner(config: Config, seed: int) -> Case:
+def learner_case(config: Config, seed: int) -> Case:
     """Return a case of a simulated learner with 16 skills, which trains on the drawn batches."""
     pool_key, embedding_key, steps_key = jax.random.split(jax.random.key(seed), 3)
     pool = simulate.make_learner(

@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments.reporting.provenance import RESULTS, provenance, write_result
-from experiments.reproduce.judge import Runs, calibration, claims, curves, judge
+from experiments.reproduce.claims import Runs, calibration, check_claims, curves, method_numbers
 from experiments.reproduce.presentation import draw, tables
 from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import SETTINGS, commits, described, run_config, run_many
@@ -62,10 +62,10 @@ def compare(task: str, shared: RunConfig, out: Path, options: argparse.Namespace
     records = run_many(configs, resume=True)
     runs = {m: [records[folders[m, s]] for s in options.seeds] for m in options.methods}
     errors = {m: [calibration(folders[m, s] / "history") for s in options.seeds] for m in options.methods}
-    methods = judge(runs, errors)
+    methods = method_numbers(runs, errors)
     result = provenance(described(shared), options.seeds) | {
         "commits": commits(configs),
-        "claims": claims(methods),
+        "claims": check_claims(methods),
         "methods": methods,
         "curves": curves(runs),
     }

@@ -166,7 +166,7 @@ def _estimated(rows: Rows, pit: jax.Array, weights: jax.Array) -> dict[str, metr
     }
 
 
-def judged(rows: Rows, part: np.ndarray | None = None) -> dict[str, dict[str, float]]:
+def scores(rows: Rows, part: np.ndarray | None = None) -> dict[str, dict[str, float]]:
     """Return every metric of the rows with its standard error, which is clustered by prompt.
 
     Args:
