@@ -16,8 +16,8 @@ Settings were chosen on seeds 101 to 103. A first experiment of 300 steps on see
 second experiment of 200 steps on seeds 3 to 5 (..._dps_decay_0.5.json) missed claim 2 for dps with decay 0.5 per step.
 Both led to a change, made on seeds 101 to 103: 200 steps, and decay 0.9 for dps. Seeds 0 to 5 ran again with these
 settings (..._seeds_0_to_5.json). The claims are checked on seeds 6 to 8, which had never been used before. Differences
-to the papers: the policy has 0.3 million weights and is trained on the spot, and dynamic sampling runs for half of the
-others' steps.
+from the papers: the policy has 0.3 million weights and is trained on the spot, and dynamic sampling runs for half of
+the others' steps.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The time that saving and loading a `PromptSelector` takes, and the bytes per prompt."""
+"""The time to save and load a `PromptSelector`, and its bytes per prompt."""
 
 import tempfile
 from pathlib import Path

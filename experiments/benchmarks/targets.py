@@ -1,4 +1,4 @@
-"""The targets of the benchmark, and whether the rows of a run hold them."""
+"""The targets of the benchmark, and whether the rows of a run meet them."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ class Target(NamedTuple):
 
     Attributes:
         text: Name of the measured quantity.
-        limit: Largest allowed value, or the smallest where `at_least` is set.
+        limit: Largest allowed value, or the smallest allowed value if `at_least` is set.
         kernels: Value for the compiled functions alone; None: not measured.
         public: Value for `PromptSelector`; None: not measured.
         at_least: Whether the limit is a minimum.
@@ -25,7 +25,7 @@ class Target(NamedTuple):
     at_least: bool = False
 
     def verdict(self, measured: float | None) -> str:
-        """Return whether a measured value holds the target."""
+        """Return whether a measured value meets the target: "holds", "missed" or "not measured"."""
         if measured is None:
             return "not measured"
         return "holds" if (measured >= self.limit if self.at_least else measured <= self.limit) else "missed"

@@ -22,8 +22,8 @@ class Config:
         batch_size: Prompts per step.
         group_size: Rollouts per prompt.
         mean: Mean of the logits at step 0.
-        spread: Standard deviation of the logits at step 0 that embeddings do not explain.
-        told: Standard deviation of the logits at step 0 that embeddings explain.
+        spread: Standard deviation of the part of the logits at step 0 that embeddings do not explain.
+        told: Standard deviation of the part of the logits at step 0 that embeddings explain.
         drift: Mean change of every logit per step.
         volatility: Standard deviation of that change per step.
         num_warmup: Warm-up transitions of each chain.

@@ -14,8 +14,9 @@ the last `window` pairs. There are two kinds of g:
 Both kinds are fitted to groups of pairs with similar predictions; all groups are equally large. The groups adapt to the
 predictor: under dps, the predictions for prompts without a recent visit differ only in the fourth digit.
 
-A few prior pairs, with evenly spread predictions and equal outcomes, are added. So g starts as the identity, and stays
-near the identity where there are no predictions. Beyond the lowest and the highest group, isotonic is constant.
+A few prior pairs are added, whose outcomes equal their evenly spread predictions. They make g start as the identity,
+and keep it near the identity where there are no predictions. Below the lowest group and above the highest group, the
+isotonic g is constant.
 
 The pairs are of *chosen* prompts. The correction holds for other prompts with the same prediction only as far as they
 resemble the chosen prompts. They may differ: a Thompson draw, for example, decides which prompts are chosen.
@@ -47,7 +48,7 @@ class Pairs(NamedTuple):
     Attributes:
         predicted: The predicted probability of the event, a mixed group.
         came: 1 if the event occurred, and 0 otherwise.
-        number: The number of pairs so far, with those that the ring no longer holds.
+        number: The number of pairs so far, including pairs that the buffer no longer holds.
     """
 
     predicted: Float[Array, " W"]
@@ -75,9 +76,9 @@ def no_pairs(window: int) -> Pairs:
 
 
 def with_pairs(pairs: Pairs, predicted: Float[Array, " m"], came: Float[Array, " m"], mask: Bool[Array, " m"]) -> Pairs:
-    """Return the pairs with one more step's, for the rows where `mask` is true.
+    """Return the pairs with the rows of one more step appended, for which `mask` is true.
 
-    If the step has more pairs than the ring can hold, its last pairs are kept.
+    If the step has more pairs than the buffer can hold, its last pairs are kept.
     """
     window = pairs.predicted.shape[0]
     after = pairs.number + jnp.cumsum(mask, dtype=jnp.int32)  # the running number of each pair
@@ -137,7 +138,7 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
     identity = jnp.array([1.0, 1.0, 0.0], jnp.float32)
 
     def fitted(free: Float[Array, " 3"]) -> tuple[Float[Array, " 3"], Float[Array, ""]]:
-        """Return the best parameters, with 0 for those that are not free, and their loss.
+        """Return the best parameters, where a fixed one is 0, and their loss.
 
         The loss is infinite if a slope is negative.
         """
@@ -157,7 +158,7 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
         off = 0.5 * _PRIOR_PRECISION * jnp.sum((parameters - identity) ** 2)
         return parameters, jnp.where((parameters[:2] >= 0).all(), jnp.sum(groups.size * surprise) + off, jnp.inf)
 
-    # both slopes are free, or one of them, or none; the last fit never has a negative slope
+    # with both slopes free, with one of them, and with none; the last fit never has a negative slope
     each, loss = jax.vmap(fitted)(jnp.array([[1.0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]], jnp.float32))
     parameters = each[jnp.argmin(loss)]
     return lambda probability: jax.nn.sigmoid(features(probability) @ parameters)

@@ -63,7 +63,7 @@ class Bookkeeping:
         """Fetch and count the batch that `note_later` kept.
 
         Raises:
-            ValueError: its counts are not counts of rollouts. The batch stays, so that every call raises.
+            ValueError: The kept counts are not valid counts of rollouts. The batch stays, so that every call raises.
         """
         if self._waiting is not None:
             visits = checked_visits(*self._waiting, num_prompts=len(self._visit_counts))

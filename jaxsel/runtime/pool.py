@@ -20,7 +20,7 @@ def identify_pool(keys: Keys | None, num_prompts: int | None) -> tuple[int, str]
     """Return the size of the pool and a fingerprint of its keys.
 
     Raises:
-        ValueError: not exactly one of the two is given, the keys are not a vector of distinct strings or integers, or
+        ValueError: Not exactly one of the two is given, the keys are not a vector of distinct strings or integers, or
             the pool has no prompts.
     """
     if keys is not None and num_prompts is None:
@@ -36,11 +36,11 @@ def size_of(fingerprint: str) -> int:
     """Return the number of prompts with which a fingerprint starts.
 
     Raises:
-        ValueError: the text is no fingerprint of a pool.
+        ValueError: The text is not a fingerprint of a pool.
     """
     size, _, rest = str(fingerprint).partition(" ")
     if not (size.isascii() and size.isdigit() and rest.startswith("prompts")):
-        raise ValueError(f"pool is {fingerprint!r}, which is no fingerprint of a pool; give keys or num_prompts")
+        raise ValueError(f"pool is {fingerprint!r}, which is not a fingerprint of a pool; give keys or num_prompts")
     return int(size)
 
 
@@ -63,7 +63,7 @@ def _rows(keys: Any) -> Any:
     try:
         array = np.asarray(keys)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"keys is no array on the host ({error}); {_GIVE}") from error
+        raise ValueError(f"keys is not an array on the host ({error}); {_GIVE}") from error
     if array.ndim != 1 or array.dtype.kind not in "iuUTO":
         raise ValueError(f"keys has shape {array.shape} and type {array.dtype}; {_GIVE}")
     return array

@@ -49,7 +49,7 @@ class PromptSelector(ResumableSelector):
         in_flight_steps: Number of later selections after which a prompt is no longer in flight; None: no limit.
 
     Raises:
-        ValueError: not exactly one of `keys` and `num_prompts` is given, keys repeat, an argument is out of its range,
+        ValueError: Not exactly one of `keys` and `num_prompts` is given, keys repeat, an argument is out of its range,
             or the selector cannot be sharded, see `shard`.
     """
 
@@ -89,7 +89,7 @@ class PromptSelector(ResumableSelector):
         """Allow prompts in flight to be chosen again without an observation, see `track_in_flight`.
 
         Raises:
-            ValueError: ids that are no rows of the pool, or a selector that does not track prompts in flight.
+            ValueError: An id is not a row of the pool, or the selector does not track prompts in flight.
         """
         if self._chooser.in_flight is None:
             raise ValueError("this selector does not track prompts in flight; make it with track_in_flight=True")
@@ -103,7 +103,7 @@ class PromptSelector(ResumableSelector):
         This changes no choice: `observe`, and `select` with other arguments, discard the prepared selection.
 
         Raises:
-            ValueError: see `select`.
+            ValueError: The same as for `select`.
         """
         self._prepared = self._choice(batch_size, None, None)
 
@@ -112,7 +112,7 @@ class PromptSelector(ResumableSelector):
         """Return predictions as NumPy arrays, one entry per id; no ids: one per prompt of the pool.
 
         Raises:
-            ValueError: ids that are no rows of the pool.
+            ValueError: An id is not a row of the pool.
         """
         if prompt_ids is None and self._mesh is not None:
             # in parts, so that no device holds the whole pool
@@ -140,7 +140,7 @@ class PromptSelector(ResumableSelector):
                 a step that has already ended count in the open step, or in the next step if none is open.
 
         Raises:
-            ValueError: lengths that differ, ids that are no rows of the pool, or counts that are not integers with
+            ValueError: The lengths differ, an id is not a row of the pool, or the counts are not integers with
                 0 <= successes <= group_size. The state stays as it was.
         """
         visits = checked_visits(prompt_ids, successes, group_size, self.num_prompts)
@@ -156,8 +156,8 @@ class PromptSelector(ResumableSelector):
         """Learn from counts that a device holds or still computes; ids are on the host. On a mesh, same as `observe`.
 
         Raises:
-            ValueError: lengths that differ, or ids that are no rows of the pool; the state stays as it was. Wrong
-                counts raise it later: in `visits`, `metrics`, a checkpoint or the next observation. The state has used
+            ValueError: The lengths differ, or an id is not a row of the pool. The state stays as it was. Wrong counts
+                raise the error later: in `visits`, `metrics`, a checkpoint or the next observation. The state has used
                 the wrong counts by then, so discard this selector and load a checkpoint.
         """
         if self._mesh is not None:

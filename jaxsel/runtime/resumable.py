@@ -82,7 +82,8 @@ class ResumableSelector:
         """Continue from the state of another selector, with the seed of that selector.
 
         Raises:
-            ValueError: another method, other hyperparameters or another pool. The state stays as it was.
+            ValueError: The state belongs to another method, other hyperparameters or another pool. The selector stays
+                as it was.
         """
         arrays = from_state_dict(state_dict, self._arrays(), self._metadata())
         self._put_back(arrays, state_dict["metadata"])
@@ -94,7 +95,7 @@ class ResumableSelector:
         The previous version is removed once the new version is complete. Files that `save` did not write stay.
 
         Raises:
-            ValueError: the path is no folder on a disk of this machine, the folder holds something else, or the disk
+            ValueError: The path is not a folder on a disk of this machine, the folder holds something else, or the disk
                 is full.
         """
         self._belief.end_step()
@@ -126,8 +127,8 @@ class ResumableSelector:
             in_flight_steps: See the constructor.
 
         Raises:
-            ValueError: there is no complete checkpoint, it is damaged, its method cannot be rebuilt, or it is of
-                another method, other hyperparameters or another pool.
+            ValueError: There is no complete checkpoint, it is damaged, its method cannot be rebuilt, or it belongs
+                to another method, other hyperparameters or another pool.
         """
         with folder.opened(path) as saved:
             metadata = _metadata.readable(saved.metadata)

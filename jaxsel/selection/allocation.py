@@ -64,7 +64,7 @@ def allocate(
             Sainte-Laguë. GPS gives no numbers; the default halves from the hardest bin worth trying to the easiest.
 
     Raises:
-        ValueError: an argument is out of its range, there is no prompt, or the limits do not allow the budget.
+        ValueError: An argument is out of its range, there is no prompt, or the limits do not allow the budget.
     """
     mean, failing, spread = _moments(prediction)
     size = len(mean)
@@ -94,7 +94,7 @@ def expected_solved(prediction: Prediction | Float[AnyArray, " m"], samples: Int
         samples: Number of samples of each prompt.
 
     Raises:
-        ValueError: success rates or variances are out of their range, there is no prompt, or `samples` does not hold
+        ValueError: Success rates or variances are out of their range, there is no prompt, or `samples` does not hold
             one count per prompt.
     """
     mean, failing, spread = _moments(prediction)

@@ -24,7 +24,7 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         method: Name of the composition in logs and checkpoints.
 
     Raises:
-        ValueError: an argument is the constructor of a part instead of the part.
+        ValueError: An argument is the constructor of a part instead of the part.
     """
     _validate.made(Predictor, predictor=predictor)
     _validate.made(Acquisition, acquisition=acquisition)

@@ -30,7 +30,7 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
             a float32 copy of all embeddings and one pass over it per chosen prompt.
 
     Raises:
-        ValueError: an argument out of its range. `Rule.choose` raises it for a state without embeddings.
+        ValueError: An argument is out of its range. `Rule.choose` raises it for a state without embeddings.
     """
     _validate.non_negative(weight=weight)
     _validate.integer_in(0, 2**16, anchor_batches=anchor_batches)

@@ -86,7 +86,7 @@ def test_runs_become_a_result_and_a_figure(tmp_path, monkeypatch, capsys):
 def test_settings_of_all_runs_have_a_name_and_a_value(capsys):
     with pytest.raises(SystemExit):
         ablations.main(["--set", "pool_size"])
-    assert "--set: pool_size is no NAME=VALUE" in capsys.readouterr().err
+    assert "--set: pool_size is not NAME=VALUE" in capsys.readouterr().err
 
 
 def test_what_runs_differ_in_cannot_be_set_for_all(capsys):

@@ -26,7 +26,7 @@ def predict(
 ) -> Prediction:
     """Return the prediction for these prompts, or for the whole pool if `prompt_ids` is None.
 
-    Means, variances and probabilities are those of the mixture over `num_draws` latents. Each draw of p belongs to the
+    Means, variances and probabilities belong to the mixture over `num_draws` latents. Each draw of p belongs to the
     first latent, so the draws of all prompts are jointly one sample.
     """
     config, likelihood = model.config, model.likelihood

@@ -76,8 +76,8 @@ def amortized(
         block_size: The number of prompts that are decoded at a time, which bounds the memory of a prediction.
 
     Raises:
-        ValueError: An argument is out of its range, or the embeddings are no finite matrix. From `init`: the embeddings
-            do not have one row per prompt.
+        ValueError: An argument is out of its range, or the embeddings are not a finite matrix. From `init`: the
+            embeddings do not have one row per prompt.
     """
     config = Config(
         decay=decay,

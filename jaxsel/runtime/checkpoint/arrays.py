@@ -26,7 +26,7 @@ def decoded(name: str, value: Any) -> Shaped[np.ndarray, "..."]:
     """Return a copy of the array that `encoded` was given, or of a plain array as earlier versions stored it.
 
     Raises:
-        ValueError: the value is neither of the two.
+        ValueError: The value is neither of the two.
     """
     try:
         if not isinstance(value, dict):

@@ -51,7 +51,7 @@ def from_state_dict(state_dict: dict[str, Any], here: dict[str, Any], metadata: 
         metadata: Metadata of the selector.
 
     Raises:
-        ValueError: the checkpoint is of another method, other hyperparameters or another pool, or it is damaged.
+        ValueError: The checkpoint belongs to another method, other hyperparameters or another pool, or it is damaged.
     """
     arrays = _metadata.checked_arrays(in_flight_as_here(state_dict, here), metadata)
     return arrays | {name: to_devices(arrays[name], leaf) for name, leaf in here.items() if isinstance(leaf, jax.Array)}
@@ -67,7 +67,7 @@ def from_folder(saved: Saved, here: dict[str, Any], metadata: dict[str, Any], nu
         num_prompts: Size of the pool.
 
     Raises:
-        ValueError: the checkpoint is of another method, other hyperparameters or another pool, or it is damaged.
+        ValueError: The checkpoint belongs to another method, other hyperparameters or another pool, or it is damaged.
     """
     _metadata.check(in_flight_as_here({"metadata": saved.metadata}, here)["metadata"], metadata)
     like = in_flight_as_saved(here, saved.metadata, num_prompts)

@@ -60,7 +60,7 @@ class Saved(NamedTuple):
             padded: Whether jax arrays may have fewer or more rows than on disk. Rows at their end are padding.
 
         Raises:
-            ValueError: a file is damaged, or the structure or shapes differ from `like`.
+            ValueError: A file is damaged, or the structure or shapes differ from `like`.
         """
         disk.on_first_process(self._check_files)
         try:
@@ -95,7 +95,7 @@ def save(path: str | Path, arrays: PyTree[Array | np.ndarray], metadata: dict[st
         metadata: JSON-able metadata.
 
     Raises:
-        ValueError: `path` is no folder on this machine's disks or holds something else, another process is writing
+        ValueError: `path` is not a folder on this machine's disks or holds something else, another process is writing
             there, or the disk is full. A checkpoint that was there before is unchanged.
     """
     folder = disk.local_folder(path)
@@ -116,7 +116,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """Return the metadata of the newest complete version.
 
     Raises:
-        ValueError: there is no complete version, or it is damaged.
+        ValueError: There is no complete version, or it is damaged.
     """
     with opened(path) as saved:
         return saved.metadata
@@ -126,7 +126,7 @@ def restore(path: str | Path, like: PyTree[Array | np.ndarray], *, padded: bool 
     """Return the arrays of the newest complete version, see `Saved.restore`.
 
     Raises:
-        ValueError: there is no complete version, it is damaged, or it has another structure or other shapes.
+        ValueError: There is no complete version, it is damaged, or it has another structure or other shapes.
     """
     with opened(path) as saved:
         return saved.restore(like, padded=padded)
@@ -137,7 +137,7 @@ def opened(path: str | Path) -> Iterator[Saved]:
     """Open the newest complete version. No writer removes it while it is open.
 
     Raises:
-        ValueError: there is no complete version, or its metadata are damaged.
+        ValueError: There is no complete version, or its metadata are damaged.
     """
     folder = disk.local_folder(path)
     if not folder.is_dir():

@@ -16,7 +16,7 @@ def readable(saved: Any) -> dict[str, Any]:
     """Return the given metadata if this version can read them.
 
     Raises:
-        ValueError: the metadata have another format, or are not metadata of a selector.
+        ValueError: The metadata have another format, or are not metadata of a selector.
     """
     known = isinstance(saved, dict) and all(isinstance(saved.get(name), kind) for name, kind in _ENTRIES.items())
     if not known or saved["format"] not in _READABLE:
@@ -32,7 +32,7 @@ def check(saved: dict[str, Any], here: dict[str, Any]) -> None:
     """Compare the metadata of a checkpoint with the metadata of the selector that reads it.
 
     Raises:
-        ValueError: another format, another pool, another method, other hyperparameters, or arrays of other shapes.
+        ValueError: The checkpoint has another format, pool or method, other hyperparameters, or arrays of other shapes.
     """
     readable(saved)
     if not _same_pool(saved, here["pool"]):
@@ -55,7 +55,7 @@ def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str
     """Return the arrays of a `state_dict`, for the selector with the metadata `here`.
 
     Raises:
-        ValueError: see `check`; or the argument is no state_dict, or its arrays have other shapes than expected.
+        ValueError: The argument is not a state_dict, its arrays have unexpected shapes, or `check` fails.
     """
     if not isinstance(state_dict, dict) or state_dict.keys() != {"arrays", "metadata"}:
         given = f"the keys {list(state_dict)}" if isinstance(state_dict, dict) else f"type {type(state_dict).__name__}"
