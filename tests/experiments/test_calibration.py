@@ -1,4 +1,4 @@
-"""The judging of a small history, and its page."""
+"""Scores of the predictions in a small history, and the page about them."""
 
 import json
 from pathlib import Path
