@@ -59,6 +59,6 @@ def on_cpu() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _free_compiled_code():
-    """Free the compiled code after each file: the code of all files needs more memory mappings than a process may have."""
+    """Free the compiled code after each file: all of it together needs more memory mappings than a process may have."""
     yield
     jax.clear_caches()

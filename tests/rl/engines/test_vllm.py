@@ -179,7 +179,7 @@ def test_vllm_keeps_an_old_head_without_a_word(pair):
     disturbed(policy, 60)
     with pytest.raises(ValueError, match=r"lm_head.weight; give its whole state_dict"):
         engine.update_weights(dict(policy.model.named_parameters()))
-    engine._server.load({name: weight.detach() for name, weight in policy.model.named_parameters()})  # bypasses the check
+    engine._server.load({name: weight.detach() for name, weight in policy.model.named_parameters()})  # unchecked
     out = engine.generate(PROMPTS, 1, Sampling(24), seed=0)
     assert (out.log_probs - log_probs_of_policy(policy, out))[out.mask].abs().max() > 1e-2
     engine.update_weights(policy.model.state_dict())
