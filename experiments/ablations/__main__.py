@@ -24,7 +24,7 @@ from experiments.running.config import RunConfig, add_settings, configured
 
 
 def main(arguments: list[str]) -> None:
-    """Run what is missing, print tables, and write JSON and figure."""
+    """Do the runs that are missing, print tables, and write JSON and figure."""
     parser = _parser()
     options = parser.parse_args(arguments)
     console = Console()

@@ -29,8 +29,8 @@ def time_checkpoints(method: str, num_prompts: int, data: Data, *, seed: int) ->
         {**labels, "operation": operation, "implementation": "jaxsel", "ms": ms, "repeats": 3}
         for operation, ms in times.items()
     ]
-    a_prompt = {"state": state / num_prompts, "all": everything / num_prompts, "disk": on_disk / num_prompts}
-    return rows, {**labels, **a_prompt}
+    per_prompt = {"state": state / num_prompts, "all": everything / num_prompts, "disk": on_disk / num_prompts}
+    return rows, {**labels, **per_prompt}
 
 
 def _load(folder: str, method: str, num_prompts: int) -> None:

@@ -36,7 +36,7 @@ from experiments.running.folders import name_of
 
 
 def main(arguments: list[str]) -> None:
-    """Run what is missing, write the result of every task and the figure, and print tables and claims."""
+    """Do the runs that are missing, write the result of every task and the figure, and print tables and claims."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not {"uniform", "dynamic_sampling"} <= set(options.methods):

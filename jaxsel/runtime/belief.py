@@ -42,7 +42,7 @@ class Belief:
         self._preview = compiled_preview(selector.update)
 
     def observe(self, visits: Visits, step: int | None) -> None:
-        """Learn from the visits: without a step now, otherwise when the step ends.
+        """Update the state with the visits: at once if `step` is None, otherwise when the step ends.
 
         Raises:
             ValueError: The counts of a prompt in the step sum to 2^24 or more. The belief stays as it was.

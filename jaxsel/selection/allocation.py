@@ -59,9 +59,10 @@ def allocate(
         at_least: Smallest number of samples per prompt.
         at_most: Largest number of samples per prompt; None: no limit.
         edges: Increasing edges of the bins. A prompt on an edge belongs to the bin above it.
-        weights: Relative number of samples per prompt of each bin, from hopeless to easy. `at_least` and `at_most` take
-            precedence. Bins of weight 0 get the samples that exceed the limits of the other bins. Rounding follows
-            Sainte-Laguë. GPS gives no numbers; the default halves from the hardest bin worth trying to the easiest.
+        weights: Relative number of samples per prompt of each bin, from the hardest bin to the easiest. `at_least` and
+            `at_most` take precedence. Bins of weight 0 get the samples that exceed the limits of the other bins.
+            Rounding follows Sainte-Laguë. The GPS paper gives no numbers. By default the second bin has the largest
+            weight, and each later bin has half the weight of the bin before it.
 
     Raises:
         ValueError: An argument is out of its range, there is no prompt, or the limits do not allow the budget.

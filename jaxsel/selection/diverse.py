@@ -88,7 +88,7 @@ def _shortlisted(
 
 
 def _finite(scores: Float[Array, " s"], ids: Int[Array, " s"]) -> Float[Array, " s"]:
-    """Return the scores, clipped to finite values; rows of no prompt get a value below all others."""
+    """Return the scores, clipped to finite values; padding gets a value below all others."""
     clipped = jnp.clip(jnp.where(jnp.isnan(scores), -jnp.inf, scores), -_HUGE, _HUGE)
     return jnp.where(ids < 0, -2 * _HUGE, clipped)
 

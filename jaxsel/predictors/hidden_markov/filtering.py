@@ -15,7 +15,7 @@ from jaxsel.predictors.hidden_markov import memory
 class HMMState(NamedTuple):
     """The belief about N prompts, which are on the last axis.
 
-    Read it with `filtered`, `predicted` and `transition_counts`; `memory` says why its fields are what they are.
+    Read it with `filtered`, `predicted` and `transition_counts`; the module `memory` explains the choice of the fields.
 
     Attributes:
         filtered: P(z_t) given everything observed up to step t.

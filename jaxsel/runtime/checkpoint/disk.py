@@ -144,7 +144,7 @@ def read_arrays(folder: Path, like: PyTree[Array | np.ndarray], *, strict: bool)
 
 @contextlib.contextmanager
 def _without_patterns(folder: Path) -> Iterator[Path]:
-    """Yield a path to the folder without characters of patterns, since Orbax finds its own files with `glob`.
+    """Yield a path to the folder without pattern characters such as [ or *, because Orbax finds its files with `glob`.
 
     Raises:
         ValueError: The path has such characters, and several processes would have to agree on another path.

@@ -148,7 +148,7 @@ def opened(path: str | Path) -> Iterator[Saved]:
 
 
 def _begin(folder: Path, stack: ExitStack) -> int:
-    """Lock the folder, check that it is empty or of jaxsel, and make a folder with a temporary name for a version."""
+    """Lock the folder, check its content, and make a subfolder with a temporary name for the new version."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(disk.locked(folder, shared=False))
