@@ -1,6 +1,6 @@
 r"""A correction of the predicted probability of a mixed group, learnt from the outcomes of earlier predictions.
 
-    P(0 < s < n) <- g( P(0 < s < n) ),    g increasing, learnt online from pairs (predicted, came)
+    P(0 < s < n) <- g( P(0 < s < n) ),    g increasing, learnt online from pairs (prediction, outcome)
 
 A pair is the predicted probability of a mixed group, and 1 if the group was mixed or 0 if it was not. The state keeps
 the last `window` pairs. There are two kinds of g:
@@ -47,7 +47,7 @@ class Pairs(NamedTuple):
 
     Attributes:
         predicted: The predicted probability of the event, a mixed group.
-        came: 1 if the event occurred, and 0 otherwise.
+        came: 1 if the event occurred, and 0 otherwise. Checkpoints contain this name.
         number: The number of pairs so far, including pairs that the buffer no longer holds.
     """
 
@@ -62,12 +62,12 @@ class Groups(NamedTuple):
     Attributes:
         size: The number of pairs in the group.
         predicted: The mean prediction of the group.
-        came: The share of the group's pairs whose event occurred.
+        occurred: The share of the group's pairs whose event occurred.
     """
 
     size: Float[Array, " k"]
     predicted: Float[Array, " k"]
-    came: Float[Array, " k"]
+    occurred: Float[Array, " k"]
 
 
 def no_pairs(window: int) -> Pairs:
@@ -75,7 +75,9 @@ def no_pairs(window: int) -> Pairs:
     return Pairs(jnp.zeros(window, jnp.float32), jnp.zeros(window, jnp.float32), jnp.int32(0))
 
 
-def with_pairs(pairs: Pairs, predicted: Float[Array, " m"], came: Float[Array, " m"], mask: Bool[Array, " m"]) -> Pairs:
+def with_pairs(
+    pairs: Pairs, predicted: Float[Array, " m"], occurred: Float[Array, " m"], mask: Bool[Array, " m"]
+) -> Pairs:
     """Return the pairs with the rows of one more step appended, for which `mask` is true.
 
     If the step has more pairs than the buffer can hold, its last pairs are kept.
@@ -86,7 +88,7 @@ def with_pairs(pairs: Pairs, predicted: Float[Array, " m"], came: Float[Array, "
     at = jnp.where(mask, (after - 1) % window, window)
     return Pairs(
         pairs.predicted.at[at].set(predicted, mode="drop"),
-        pairs.came.at[at].set(came, mode="drop"),
+        pairs.came.at[at].set(occurred, mode="drop"),
         after[-1] if after.size else pairs.number,
     )
 
@@ -94,11 +96,13 @@ def with_pairs(pairs: Pairs, predicted: Float[Array, " m"], came: Float[Array, "
 def grouped(pairs: Pairs) -> Groups:
     """Return the pairs in groups of equal size, as far as possible: equal predictions stay in one group."""
     first = (jnp.arange(_FIRST, dtype=jnp.float32) + 0.5) / _FIRST
-    predicted, came = jnp.concatenate([first, pairs.predicted]), jnp.concatenate([first, pairs.came])
+    predicted, occurred = jnp.concatenate([first, pairs.predicted]), jnp.concatenate([first, pairs.came])
     kept = jnp.arange(pairs.predicted.shape[0]) < pairs.number
     weights = jnp.concatenate([jnp.ones(_FIRST, jnp.float32), kept.astype(jnp.float32)])
     group = jnp.clip((mid_ranks(predicted, weights) * _NUM_GROUPS).astype(jnp.int32), 0, _NUM_GROUPS - 1)
-    size, *sums = (bin_sums(weights * values, group, _NUM_GROUPS) for values in (jnp.ones_like(came), predicted, came))
+    size, *sums = (
+        bin_sums(weights * values, group, _NUM_GROUPS) for values in (jnp.ones_like(occurred), predicted, occurred)
+    )
     return Groups(size, *(total / jnp.maximum(size, 1) for total in sums))
 
 
@@ -109,12 +113,15 @@ def isotonic(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"
     This needs one mean per pair of groups, and no loop.
     """
     some = groups.size > 0
-    size, came = (
-        jnp.concatenate([jnp.zeros(1, jnp.float32), jnp.cumsum(x)]) for x in (groups.size, groups.size * groups.came)
+    size, occurred = (
+        jnp.concatenate([jnp.zeros(1, jnp.float32), jnp.cumsum(x)])
+        for x in (groups.size, groups.size * groups.occurred)
     )
     first, last = jnp.arange(_NUM_GROUPS)[:, None], jnp.arange(_NUM_GROUPS)[None]
     together = size[last + 1] - size[first]
-    mean = jnp.where(together > 0, (came[last + 1] - came[first]) / jnp.where(together > 0, together, 1), jnp.inf)
+    mean = jnp.where(
+        together > 0, (occurred[last + 1] - occurred[first]) / jnp.where(together > 0, together, 1), jnp.inf
+    )
     smallest = jax.lax.cummin(jnp.where(first <= last, mean, jnp.inf), axis=1, reverse=True)
     values = jnp.max(jnp.where((first <= last) & some[:, None], smallest, -jnp.inf), axis=0)
 
@@ -145,7 +152,7 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
 
         def newton(_: Int[Array, ""], parameters: Float[Array, " 3"]) -> Float[Array, " 3"]:
             rate = jax.nn.sigmoid(x @ parameters)
-            gradient = x.T @ (groups.size * (groups.came - rate)) - _PRIOR_PRECISION * (parameters - identity)
+            gradient = x.T @ (groups.size * (groups.occurred - rate)) - _PRIOR_PRECISION * (parameters - identity)
             curvature = (x.T * (groups.size * rate * (1 - rate))[None]) @ x + _PRIOR_PRECISION * unit
             curvature = jnp.where(free[:, None] * free[None] > 0, curvature, unit)
             step = jnp.linalg.solve(curvature, gradient * free)
@@ -154,7 +161,7 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
 
         parameters = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, identity * free)
         logit = x @ parameters
-        surprise = jax.nn.softplus(logit) - groups.came * logit
+        surprise = jax.nn.softplus(logit) - groups.occurred * logit
         off = 0.5 * _PRIOR_PRECISION * jnp.sum((parameters - identity) ** 2)
         return parameters, jnp.where((parameters[:2] >= 0).all(), jnp.sum(groups.size * surprise) + off, jnp.inf)
 
@@ -248,8 +255,8 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
         visits = merge_visits(rollouts, state.num_prompts)
         is_visit = visits.group_size > 0
         before = predictor.predict(prediction_key, state.inner, jnp.where(is_visit, visits.prompt_ids, 0))
-        came = (solve_states(visits.successes, visits.group_size) == MIXED).astype(jnp.float32)
-        pairs = with_pairs(state.pairs, before.mixed, came, is_visit)
+        occurred = (solve_states(visits.successes, visits.group_size) == MIXED).astype(jnp.float32)
+        pairs = with_pairs(state.pairs, before.mixed, occurred, is_visit)
         return RecalibratedState(predictor.update(update_key, state.inner, rollouts), pairs, state.num_prompts)
 
     spec = {"name": "recalibrated", "method": method, "window": window, "predictor": predictor.spec}

@@ -20,18 +20,18 @@ from tests.support.runs import CONFIG, LONG, SCRIPT, assert_same_run, start
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_asks_once_and_then_does_what_it_did(number):
-    came = []
-    before = signal.signal(number, lambda *_: came.append(number))
+    received = []
+    before = signal.signal(number, lambda *_: received.append(number))
     try:
         with Preemption() as preemption:
             assert not preemption.asked
             os.kill(os.getpid(), number)
             assert preemption.asked
-            assert not came
+            assert not received
             os.kill(os.getpid(), number)
-            assert came == [number]
+            assert received == [number]
         os.kill(os.getpid(), number)
-        assert came == [number, number]
+        assert received == [number, number]
     finally:
         signal.signal(number, before)
 
