@@ -236,5 +236,5 @@ def test_infinite_rewards_are_no_information_and_an_infinite_step_is_refused(tmp
     assert history.group_size.sum() == 2
     assert history.successes.sum() == 1
     file.write_text("step,prompt,reward\ninf,a,1\n")
-    with pytest.raises(ValueError, match="no whole number"):
+    with pytest.raises(ValueError, match="not a whole number"):
         read_logs(file)
