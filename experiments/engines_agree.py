@@ -3,9 +3,9 @@
     python -m experiments.engines_agree [--seeds 0 1 2] [--steps 40]
 
 Claim: from the same warm start, the policy learns Countdown equally well with both engines, and the log-probabilities
-of the drawn tokens agree between vLLM and the trainer to 1e-3. So few steps teach a small policy its prompts, not the
-task: there are 64 prompts, each seen twenty times. The engines draw different random numbers, so the comparison is of
-means over seeds. The command needs vLLM, for example the environment that `make vllm` builds.
+of the drawn tokens agree between vLLM and the trainer to 1e-3. In so few steps, a small policy learns the 64 prompts,
+each seen twenty times, and not the task. The engines draw different random numbers, so means over seeds are compared.
+The command needs vLLM, for example the environment that `make vllm` builds.
 """
 
 import argparse

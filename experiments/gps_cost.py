@@ -6,8 +6,8 @@ Embeddings are 256 random numbers in float16, and batches have 256 prompts; ever
 The peak rate is measured in the same process by a multiplication of 4096 x 4096 matrices in float32. A prediction's
 share of the peak counts the multiplications of the decoder alone, without look-ups, draws and additions.
 
-Claim: the prediction of a pool of 1e6 prompts takes less than 1 GiB beside its embeddings. Its time grows with the pool
-alone, and the time of an update does not grow.
+Claim: the prediction of a pool of 1e6 prompts takes less than 1 GiB beside its embeddings. Its time
+grows in proportion to the pool, and the time of an update does not grow.
 """
 
 import argparse

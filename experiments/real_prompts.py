@@ -12,9 +12,9 @@ mopps and dps, which predict one rate for all these prompts, at every horizon. O
 mopps. Half of mopps's predictions are ties, which rank correlation favours; the table also shows mopps with ties broken
 at random.
 
-No setting of gps was chosen on these seeds, but on seeds 100 and 101, which are other learners and splits of the same
-problems. gps reads the direction and length of an embedding and remembers 32 steps; the table also shows ridge
-regression with these features and steps.
+The settings of gps were chosen on other seeds, 100 and 101, which give other learners and splits of the same problems.
+gps reads the direction and length of an embedding and remembers 32 steps; the table also shows ridge regression with
+these features and steps.
 """
 
 import sys
@@ -83,7 +83,7 @@ class Config:
     Attributes:
         batch_size: Problems per step.
         held_out: Number of problems that are never drawn.
-        horizons: Steps after which predictions are judged.
+        horizons: Steps after which predictions are scored.
     """
 
     batch_size: int = 256

@@ -148,7 +148,7 @@ def measure(world: World, variant: Variant) -> dict[str, float]:
 
 
 def summary(runs: list[dict[str, float]], uniform: list[dict[str, float]]) -> dict[str, Any]:
-    """Return medians over the rounds, and the mean difference to uniform's step in the same round with its error."""
+    """Return medians over the rounds, and the mean difference from uniform's step in the same round with its error."""
     step, waited, other = (
         np.array([run[name] for run in of])
         for of, name in ((runs, "ms_step"), (runs, "ms_waited"), (uniform, "ms_step"))

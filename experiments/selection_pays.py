@@ -15,9 +15,9 @@ Settings were chosen on seeds 101 to 103. A first experiment of 300 steps on see
 (selection_pays_string_ops_300_steps.json) missed claim 2 for mopps: one seed lost its gain in the last 60 steps. A
 second experiment of 200 steps on seeds 3 to 5 (..._dps_decay_0.5.json) missed claim 2 for dps with decay 0.5 per step.
 Both led to a change, made on seeds 101 to 103: 200 steps, and decay 0.9 for dps. Seeds 0 to 5 ran again with these
-settings (..._seeds_0_to_5.json). The claims are judged on seeds 6 to 8, which had never been used before. Differences
-to the papers: the policy has 0.3 million weights and is trained on the spot, and dynamic sampling runs for half of the
-others' steps.
+settings (..._seeds_0_to_5.json). The claims are checked on seeds 6 to 8, which had never been used before. Differences
+from the papers: the policy has 0.3 million weights and is trained on the spot, and dynamic sampling runs for half of
+the others' steps.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
             clear_run(out / method)
         for method, records in run_methods(shared, seed, out).items():
             runs[method].append(records)
-    claims = {method: judge_claims(runs, method) for method in PREDICTIVE}
+    claims = {method: check_claims(runs, method) for method in PREDICTIVE}
     name = f"selection_pays_{options.task}"
     payload = provenance(described(shared), options.seeds) | {
         "claims": claims,
@@ -71,8 +71,8 @@ def main(arguments: list[str]) -> None:
     Console().print(_table(runs, claims))
 
 
-def judge_claims(runs: AllRuns, method: str) -> dict[str, Any]:
-    """Judge the three claims for one method: per seed, mean, standard error, and whether each holds."""
+def check_claims(runs: AllRuns, method: str) -> dict[str, Any]:
+    """Check the three claims for one method: per seed, mean, standard error, and whether each holds."""
     summaries = {name: [summary(records) for records in seeds] for name, seeds in runs.items()}
 
     def per_seed(name: str, key: str) -> np.ndarray:

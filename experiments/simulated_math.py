@@ -8,8 +8,8 @@ Problem i of subject k_i and level l_i, from 1 to 5, is solved with probability
 
 so that the text, which hints at level and subject, predicts p_i only in part. During training, skills and boosts rise
 as in `jaxsel.simulate`, with skill_gain = 1 and boost_gain = 0.5: a batch raises the skills of its subjects, and a
-mixed group the boost of its own problem. The mean success rate rises from 0.23 to about 0.5 in 100 steps of 256 x 8
-rollouts.
+mixed group raises the boost of its own problem. The mean success rate rises from 0.23 to about 0.5 in 100 steps of 256
+x 8 rollouts.
 
 A problem without a level counts as level 3. Split, noise and skills depend on the seed.
 """
@@ -100,7 +100,7 @@ def _level(value: Any) -> float:
 
 
 def make_learner(problems: Problems, seed: int) -> simulate.Learner:
-    """Return the learner that the head of this file defines."""
+    """Return the learner that this module's docstring defines."""
     rng = np.random.default_rng(seed)
     difficulty = 1 + 1.2 * (problems.levels - 3) + rng.normal(size=len(problems.levels))
     skills = 0.7 * rng.normal(size=problems.subjects.max() + 1)

@@ -82,8 +82,8 @@ class Embedded(NamedTuple):
 class StateMethods(Protocol):
     """The methods that a state may have. Every method is optional.
 
-    Call them through `said_by`. Do not use `isinstance`: whether it evaluates properties depends on the version of
-    Python.
+    Call them through `call_optional`. Do not use `isinstance`: whether it evaluates properties depends on the version
+    of Python.
     """
 
     def partition_specs(self) -> State:
@@ -109,7 +109,7 @@ class StateMethods(Protocol):
         ...
 
 
-def said_by(state: State, name: str, default: Any) -> Any:
+def call_optional(state: State, name: str, default: Any) -> Any:
     """Return the result of the state's method `name`, or `default` if the state has no such method."""
     method = getattr(state, name, None)
     return method() if callable(method) else default

@@ -3,7 +3,7 @@
 All metrics are pure functions of arrays and can be jitted. Each takes `weights`, one per row: rows of weight 1 count,
 rows of weight 0 do not and may hold any value. A mask as weights restricts a metric to a part of the rows without
 another compilation; see `slices`. A metric of no rows is NaN. `estimate` adds a standard error in closed form to any
-metric, `bootstrap` one from resamples:
+metric, and `bootstrap` adds a standard error from resamples:
 
 >>> import jax, numpy as np
 >>> predicted, truth = np.array([0.1, 0.4, 0.6, 0.9]), np.array([0.2, 0.3, 0.6, 1.0])

@@ -11,7 +11,7 @@ markers distinguish the methods in greyscale prints.
         plotting.reliability_diagram(axes, table, label=method, event="a mixed group")
     axes.legend()
 
-NaN, the value of a metric of no rows, leaves a gap in a line.
+A metric of no rows is NaN, which leaves a gap in the line.
 """
 
 from jaxsel.evaluation.plotting.axes import tidy as tidy

@@ -17,7 +17,7 @@ def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
         ValueError: The alphabet repeats a character.
     """
     if len(set(alphabet)) != len(alphabet):
-        raise ValueError(f"alphabet {alphabet!r} repeats a character; list each once")
+        raise ValueError(f"alphabet {alphabet!r} repeats a character; give each character once")
     vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *alphabet])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -33,7 +33,7 @@ def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a folder or a hub name, with the splitting rules of its own tokenizer.json."""
-    # AutoTokenizer gives a model of type qwen2 Qwen's own splitting rules, even where tokenizer_config.json asks for
-    # the rules in tokenizer.json. The character tokenizer would lose its spaces.
+    # For a model of type qwen2, AutoTokenizer uses Qwen's splitting rules, even if tokenizer_config.json asks for the
+    # rules in tokenizer.json. The character tokenizer would then lose its spaces.
     generic = get_tokenizer_config(path).get("tokenizer_class") in _GENERIC_TOKENIZERS
     return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(path)

@@ -1,4 +1,4 @@
-"""Judged completions of a batch, with what the policy update and the selector need of them."""
+"""Judged completions of a batch, with the numbers that the policy update and the selector need."""
 
 import math
 from typing import NamedTuple

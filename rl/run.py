@@ -148,7 +148,7 @@ class Run:
         self.finished = True
 
     def _check_that_no_step_is_lost(self) -> None:
-        """Refuse to repeat steps that should have left a checkpoint, or that were to leave none."""
+        """Refuse to repeat recorded steps if their checkpoint is missing, or if the settings ask for no checkpoints."""
         records, every = read_metrics(self._run_dir / "metrics.jsonl"), self.config.checkpoint_every
         if records and (not every or len(records) > every or is_end(records[-1])):
             cure = "give another folder, or delete this one"

@@ -85,16 +85,16 @@ class VerifierProcess:
             process.wait()
 
     def _start(self) -> Outcome:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = _COMMAND.format(path=sys.path, fd=theirs.fileno())
+        parent_end, child_end = socket.socketpair()
+        with child_end:
+            command = _COMMAND.format(path=sys.path, fd=child_end.fileno())
             self._process = subprocess.Popen(
                 [sys.executable, "-c", command],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[child_end.fileno()],
                 start_new_session=True,
             )
-        self._connection = Connection(ours.detach())
+        self._connection = Connection(parent_end.detach())
         try:
             self._connection.send_bytes(self._verify)
             return self._receive(_START)

@@ -1,9 +1,9 @@
-"""Shapes, types and ranks are part of what is tested: every annotation of jaxsel is checked at every call."""
+"""Settings of all tests. Every call checks the shapes and types that the annotations of jaxsel give."""
 
 import os
 from collections.abc import Iterator
 
-# Before torch is imported, here and in the processes that tests start: tiny tensors gain nothing from more threads
+# Set before torch is imported, also for the processes that tests start: tiny tensors gain nothing from more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
@@ -14,18 +14,18 @@ import pytest
 try:
     import tests.support.typechecker  # noqa: F401  (the hook looks it up by name)
 
-    # Before anything imports jaxsel.
+    # The hook must exist before anything imports jaxsel.
     jaxtyping.install_import_hook("jaxsel", "tests.support.typechecker.check")
-except ImportError:  # no beartype: a machine with a GPU, where `make gpu` installs nothing
+except ImportError:  # beartype is missing on a machine where `make gpu` runs, which installs nothing
     pass
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_num_cpu_devices", 8)  # for meshes; all else runs on the first
+jax.config.update("jax_num_cpu_devices", 8)  # for meshes; all other computations run on the first device
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keeps what XLA compiles between files, workers and runs; `pytest --cache-clear` forgets it."""
-    cache = getattr(config, "cache", None)  # `-p no:cacheprovider` has none
+    """Cache the programs that XLA compiles, for all files, workers and runs; `pytest --cache-clear` deletes them."""
+    cache = getattr(config, "cache", None)  # there is none with `-p no:cacheprovider`
     if cache is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("xla")))
@@ -44,7 +44,7 @@ hypothesis.settings.load_profile("jaxsel")
 
 @pytest.fixture
 def unchecked_types() -> Iterator[None]:
-    """Switches the checks of annotations off, to see what users get who give a wrong type."""
+    """Switch the checks of annotations off, to test the errors that users get for a wrong type."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -52,13 +52,13 @@ def unchecked_types() -> Iterator[None]:
 
 @pytest.fixture
 def on_cpu() -> Iterator[None]:
-    """Everything on the CPU, where a mesh can be pretended."""
+    """Run on the CPU, which can simulate the devices of a mesh."""
     with jax.default_device(jax.devices("cpu")[0]):
         yield
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _free_compiled_code():
-    """Of each file's tests: what all of them compile together takes more memory mappings than a process may have."""
+    """Free the compiled code after each file: all of it together needs more memory mappings than a process may have."""
     yield
     jax.clear_caches()

@@ -1,12 +1,12 @@
-"""What each setting is worth: one changes, the others stay, on string operations.
+"""The worth of each setting: runs on string operations that differ from the defaults in one setting.
 
     python -m experiments.ablations [--sweeps decay_of_dps ...] [--seeds 101 102 103] [--print]
 
-Claim: none. Settings are chosen on these seeds, and nothing is reported on them. `--print` prints the commands that do
-the same as Hydra sweeps, also on a cluster. A gain is over uniform prompts with the same batch size, group size and
-learning rate on the same seed; an accuracy is the mean of a run's last two probes. The share of uniform's steps to
-uniform's final accuracy is read off the mean curves of the seeds, as in `experiments.reproduce`. An interrupted run is
-resumed; delete `--out` to start anew.
+There is no claim: settings are chosen on these seeds, and no result is reported on them. `--print` prints the commands
+of the same runs as Hydra sweeps, which also run on a cluster. A gain is over uniform prompts with the same batch size,
+group size and learning rate on the same seed; an accuracy is the mean of a run's last two probes. The share of
+uniform's steps to uniform's final accuracy is measured on the mean curves of the seeds, as in `experiments.reproduce`.
+An interrupted run is resumed; delete `--out` to start anew.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.ablations.presentation import draw, judge, table
+from experiments.ablations.presentation import draw, sweep_numbers, table
 from experiments.ablations.sweeps import SWEEPS, command, folder_of, needed, place
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.running.command import module_parser, quiet_pipe
@@ -24,7 +24,7 @@ from experiments.running.config import RunConfig, add_settings, configured
 
 
 def main(arguments: list[str]) -> None:
-    """Run what is missing, print tables, and write JSON and figure."""
+    """Do the runs that are missing, print tables, and write JSON and figure."""
     parser = _parser()
     options = parser.parse_args(arguments)
     console = Console()
@@ -38,13 +38,13 @@ def main(arguments: list[str]) -> None:
     configs: dict[Path, RunConfig] = {}
     folders: dict[str, list[Path]] = {}
     for settings in needed(options.sweeps):
-        # named with the common settings too: not all of them stop a run from resuming where another one was
+        # the name includes the common settings, because not all of them stop a run from resuming another run
         folders[place(settings)] = [options.out / folder_of(common | settings, seed) for seed in options.seeds]
         for seed, folder in zip(options.seeds, folders[place(settings)], strict=True):
             configs[folder] = configured(common | settings | {"seed": seed})
     records = run_many(configs, resume=True)
     found = {name: [records[folder] for folder in of_seeds] for name, of_seeds in folders.items()}
-    result = {name: judge(SWEEPS[name], found) for name in options.sweeps}
+    result = {name: sweep_numbers(SWEEPS[name], found) for name in options.sweeps}
     for name, by_value in result.items():
         console.print(table(name, by_value))
     made = provenance({"set": common}, options.seeds)

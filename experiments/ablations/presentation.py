@@ -14,11 +14,11 @@ from experiments.reporting.tables import terminal_table
 from jaxsel import plotting
 
 
-def judge(sweep: Sweep, found: dict[str, list[Records]]) -> dict[str, Any]:
+def sweep_numbers(sweep: Sweep, found: dict[str, list[Records]]) -> dict[str, Any]:
     """Return the numbers of every value: the mean over seeds and its standard error.
 
     Args:
-        sweep: Sweep to judge.
+        sweep: Sweep to summarise.
         found: All runs, one per seed, by `place`.
     """
     result = {}

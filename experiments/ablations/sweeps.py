@@ -1,4 +1,4 @@
-"""The sweeps: which settings change, and which runs that takes."""
+"""The sweeps: which settings change, and which runs they need."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What selection costs, compared with every peer and with the limit of the machine.
+"""The cost of selection, compared with other implementations and with the limit of the machine.
 
     python -m experiments.benchmarks                                  # 1e4 to 1e7 prompts
     python -m experiments.benchmarks --sizes 10000 100000 --repeats 10

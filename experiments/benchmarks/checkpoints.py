@@ -1,4 +1,4 @@
-"""The time that saving and loading a `PromptSelector` takes, and the bytes per prompt."""
+"""The time to save and load a `PromptSelector`, and its bytes per prompt."""
 
 import tempfile
 from pathlib import Path
@@ -6,21 +6,21 @@ from typing import Any
 
 import jaxsel
 from experiments.benchmarks.clock import median_milliseconds
-from experiments.benchmarks.ours import SELECTORS, PublicClass
+from experiments.benchmarks.jaxsel_calls import SELECTORS, PublicClass
 from experiments.benchmarks.timing import Data, Row, replay
 
 
 def time_checkpoints(method: str, num_prompts: int, data: Data, *, seed: int) -> tuple[list[Row], Row]:
     """Return rows of save and load, and the bytes per prompt of the state, of all arrays, and on disk."""
-    ours = PublicClass(method, num_prompts, seed)
-    replay(ours, data)  # unvisited prompts are zeros, which the checkpoint compresses away
-    arrays = ours.selector.state_dict()["arrays"]
+    public = PublicClass(method, num_prompts, seed)
+    replay(public, data)  # unvisited prompts are zeros, which the checkpoint compresses away
+    arrays = public.selector.state_dict()["arrays"]
     state = sum(len(array["data"]) for name, array in arrays.items() if name.startswith("state"))
     everything = sum(len(array["data"]) for array in arrays.values())
     del arrays
     with tempfile.TemporaryDirectory() as folder:
         times = {
-            "save": median_milliseconds(lambda: ours.selector.save(folder), repeats=3),
+            "save": median_milliseconds(lambda: public.selector.save(folder), repeats=3),
             "load": median_milliseconds(lambda: _load(folder, method, num_prompts), repeats=3),
         }
         on_disk = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
@@ -29,8 +29,8 @@ def time_checkpoints(method: str, num_prompts: int, data: Data, *, seed: int) ->
         {**labels, "operation": operation, "implementation": "jaxsel", "ms": ms, "repeats": 3}
         for operation, ms in times.items()
     ]
-    a_prompt = {"state": state / num_prompts, "all": everything / num_prompts, "disk": on_disk / num_prompts}
-    return rows, {**labels, **a_prompt}
+    per_prompt = {"state": state / num_prompts, "all": everything / num_prompts, "disk": on_disk / num_prompts}
+    return rows, {**labels, **per_prompt}
 
 
 def _load(folder: str, method: str, num_prompts: int) -> None:

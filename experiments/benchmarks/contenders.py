@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from experiments.benchmarks.ours import FusedKernels, Kernels, PublicClass
+from experiments.benchmarks.jaxsel_calls import FusedKernels, Kernels, PublicClass
 from experiments.benchmarks.peers import jax_peers, numpy_peers, python_peers
 from experiments.benchmarks.peers.common import Peer
 

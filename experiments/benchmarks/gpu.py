@@ -16,7 +16,7 @@ import numpy as np
 
 import rl  # noqa: F401  (imported before JAX looks at its devices, because torch uses the same GPU)
 from experiments.benchmarks import run, tables
-from experiments.benchmarks.ours import Kernels
+from experiments.benchmarks.jaxsel_calls import Kernels
 from experiments.benchmarks.targets import gpu_targets
 from experiments.benchmarks.timing import Data, Row, make_data, replay
 from experiments.reporting.provenance import provenance, write_result

@@ -1,4 +1,4 @@
-"""What passing int32 arrays between torch and JAX costs: sharing, a copy on the device, a copy through the host.
+"""The cost of passing int32 arrays between torch and JAX: shared, copied on the device, or copied through the host.
 
     python -m experiments.benchmarks.handoff [--sizes 1000 10000000] [--repeats 30]
 

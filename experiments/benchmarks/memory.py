@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsel
-from experiments.benchmarks.ours import SELECTORS
+from experiments.benchmarks.jaxsel_calls import SELECTORS
 from experiments.benchmarks.peers.common import GROUP_SIZE
 from experiments.running.command import quiet_pipe
 

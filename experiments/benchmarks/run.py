@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.benchmarks import contenders, memory, timing
 from experiments.benchmarks.clock import median_milliseconds
-from experiments.benchmarks.ours import SELECTORS
+from experiments.benchmarks.jaxsel_calls import SELECTORS
 from experiments.benchmarks.peers.python_peers import ListSampler
 from experiments.benchmarks.streaming import Copy, streams
 from experiments.benchmarks.timing import Data, Row, take_turns
@@ -62,7 +62,7 @@ def time_method(
 
 
 def time_one_draw(num_prompts: int, data: Data) -> Row:
-    """Return the time of drawing one prompt from a list; drawing whole batches so is measured in small pools only."""
+    """Return the time of drawing one prompt from a list. Whole batches are drawn this way in small pools only."""
     sampler = ListSampler(num_prompts, seed=0)
     timing.replay(sampler, data)
     labels = {"method": "threshold", "num_prompts": num_prompts, "operation": "one prompt", "implementation": "list"}

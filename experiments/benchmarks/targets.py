@@ -1,4 +1,4 @@
-"""The targets of the benchmark, and whether the rows of a run hold them."""
+"""The targets of the benchmark, and whether the rows of a run meet them."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ class Target(NamedTuple):
 
     Attributes:
         text: Name of the measured quantity.
-        limit: Largest allowed value, or the smallest where `at_least` is set.
+        limit: Largest allowed value, or the smallest allowed value if `at_least` is set.
         kernels: Value for the compiled functions alone; None: not measured.
         public: Value for `PromptSelector`; None: not measured.
         at_least: Whether the limit is a minimum.
@@ -25,7 +25,7 @@ class Target(NamedTuple):
     at_least: bool = False
 
     def verdict(self, measured: float | None) -> str:
-        """Return whether a measured value holds the target."""
+        """Return whether a measured value meets the target: "holds", "missed" or "not measured"."""
         if measured is None:
             return "not measured"
         return "holds" if (measured >= self.limit if self.at_least else measured <= self.limit) else "missed"
@@ -39,7 +39,7 @@ class Target(NamedTuple):
 def cpu_targets(rows: list[Row], memory: list[Row]) -> list[Target]:
     """Return the targets on two CPU cores, as ratios within one run.
 
-    For dps the faster kernels count: with a prediction that is copied out of the state, or left in it.
+    For dps, the faster of two kernels counts: one copies the prediction out of the state, the other leaves it there.
     """
     million, ten_million = 10**6, 10**7
 
@@ -47,15 +47,16 @@ def cpu_targets(rows: list[Row], memory: list[Row]) -> list[Target]:
         return Target(text, limit, ratio("kernels"), ratio("jaxsel"), at_least)
 
     def against(method: str, operation: str, peer: str, *, inverse: bool = False):
-        def ratio(ours: str) -> float | None:
-            mine, theirs = _best(rows, method, operation, ours, million), _ms(rows, method, operation, peer, million)
-            return _divide(theirs, mine) if inverse else _divide(mine, theirs)
+        def ratio(implementation: str) -> float | None:
+            jaxsel_ms = _best(rows, method, operation, implementation, million)
+            peer_ms = _ms(rows, method, operation, peer, million)
+            return _divide(peer_ms, jaxsel_ms) if inverse else _divide(jaxsel_ms, peer_ms)
 
         return ratio
 
     def growth(method: str, operation: str, small: int, large: int):
-        return lambda ours: _divide(
-            _ms(rows, method, operation, ours, large), _ms(rows, method, operation, ours, small)
+        return lambda implementation: _divide(
+            _ms(rows, method, operation, implementation, large), _ms(rows, method, operation, implementation, small)
         )
 
     step = "observe + predict"
@@ -93,11 +94,11 @@ def gpu_targets(rows: list[Row]) -> list[Target]:
     """Return the targets on an H200."""
     found = []
     for method in ("mopps", "dps"):
-        kernels, public = (_ms(rows, method, "select + observe", ours, 10**7) for ours in ("kernels", "jaxsel"))
+        kernels, public = (_ms(rows, method, "select + observe", name, 10**7) for name in ("kernels", "jaxsel"))
         found.append(Target(f"{method} select + observe at 1e7, ms", 5, kernels, public))
     copy = _ms(rows, "dps", "observe + predict", "copy", 10**7)
     kernels, public = (
-        _divide(copy, _best(rows, "dps", "observe + predict", ours, 10**7)) for ours in ("kernels", "jaxsel")
+        _divide(copy, _best(rows, "dps", "observe + predict", name, 10**7)) for name in ("kernels", "jaxsel")
     )
     text = "dps observe + predict at 1e7: share of the copy bandwidth"
     return [*found, Target(text, 0.5, kernels, public, at_least=True)]

@@ -1,4 +1,4 @@
-"""Times of implementations that take turns: all do the same step in every round, so disturbances affect all of them."""
+"""Times of implementations that take turns: each does the same step in every round, so that disturbances affect all."""
 
 import gc
 from typing import Any, NamedTuple

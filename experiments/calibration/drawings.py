@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.calibration.evaluate import CALIBRATION, ERROR
-from experiments.calibration.judge import LEVELS, Rows, is_mixed
+from experiments.calibration.scoring import LEVELS, Rows, is_mixed
 from experiments.reporting.page import Drawing
 from jaxsel import metrics, plotting
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.calibration import judge
-from experiments.calibration.judge import Replayed, Rows
+from experiments.calibration import scoring
 from experiments.calibration.predictors import FITTED, make_predictors, middle
+from experiments.calibration.scoring import Replayed, Rows
 from experiments.reporting.spread import over_seeds
 from jaxsel.integrations.history import Recorded
 from rl.progress import bar
@@ -36,7 +36,7 @@ class Evaluation:
 
 
 def evaluate(recorded: Recorded, *, name: str) -> Evaluation:
-    """Replay every method; fit on the first half of the steps and judge on the second half.
+    """Replay every method; fit on the first half of the steps and score the second half.
 
     Raises:
         ValueError: No batch has a verdict, or no probe lies in the second half.
@@ -49,11 +49,11 @@ def evaluate(recorded: Recorded, *, name: str) -> Evaluation:
     chosen = make_predictors(recorded)
     seen: dict[str, Replayed] = {}
     for method, predictor in bar(chosen.predictors.items(), desc=name, unit="method"):
-        seen[method] = judge.replayed(recorded, predictor)
+        seen[method] = scoring.replayed(recorded, predictor)
     raw = {method: _late(replayed.probes, half) for method, replayed in seen.items()}
     ahead = {method: _late(replayed.ahead, half) for method, replayed in seen.items()}
     corrected = {
-        correction: {method: _late(judge.recalibrated(replayed, **how), half) for method, replayed in seen.items()}
+        correction: {method: _late(scoring.recalibrated(replayed, **how), half) for method, replayed in seen.items()}
         for correction, how in CORRECTIONS.items()
     }
     some = next(iter(raw.values()))
@@ -65,11 +65,11 @@ def evaluate(recorded: Recorded, *, name: str) -> Evaluation:
         "probe_rollouts": int(recorded.probes["group_size"].sum()),
         "probes": len(np.unique(some.step)),
         "probed": len(np.unique(some.prompt_ids)),
-        "ceiling": judge.ceiling(some),
-        "probe": {method: judge.judged(rows) for method, rows in raw.items()},
-        "ahead": {method: judge.judged(rows) for method, rows in ahead.items()},
+        "ceiling": scoring.ceiling(some),
+        "probe": {method: scoring.scores(rows) for method, rows in raw.items()},
+        "ahead": {method: scoring.scores(rows) for method, rows in ahead.items()},
         "recalibrated": {
-            correction: {method: judge.judged(rows)[CALIBRATION] for method, rows in by_method.items()}
+            correction: {method: scoring.scores(rows)[CALIBRATION] for method, rows in by_method.items()}
             for correction, by_method in corrected.items()
         },
         "fitted": {
@@ -77,7 +77,7 @@ def evaluate(recorded: Recorded, *, name: str) -> Evaluation:
                 "parameters": fit.parameters,
                 "standard_errors": fit.standard_errors,
                 "converged": fit.converged,
-                "gain": judge.gain(ahead[f"{method}, fitted"], ahead[method], FITTED[method][1]),
+                "gain": scoring.gain(ahead[f"{method}, fitted"], ahead[method], FITTED[method][1]),
             }
             for method, fit in chosen.fits.items()
         },
@@ -92,8 +92,8 @@ def _late(rows: Rows, half: int) -> Rows:
 
 def _by_part(rows: Rows) -> dict[str, Any]:
     found = {}
-    for part, mask in judge.parts_of(rows).items():
-        scores = judge.judged(rows, mask)
+    for part, mask in scoring.parts_of(rows).items():
+        scores = scoring.scores(rows, mask)
         found[part] = {name: scores[name] for name in (ERROR, CALIBRATION)} | {"rows": int(mask.sum())}
     return found
 
@@ -115,6 +115,6 @@ def averaged(by_history: list[Any]) -> Any:
 def pooled(rows: list[Rows]) -> Rows:
     """Return the rows of several histories, with distinct prompt ids for distinct histories."""
     shifts = np.cumsum([0, *(part.prompt_ids.max() + 1 for part in rows[:-1])])
-    return judge.concatenated(
+    return scoring.concatenated(
         [part._replace(prompt_ids=part.prompt_ids + s) for part, s in zip(rows, shifts, strict=True)]
     )

@@ -1,4 +1,4 @@
-"""The predictors to judge: with the papers' settings, and fitted to the first half of a history."""
+"""The predictors to score: with the papers' settings, and fitted to the first half of a history."""
 
 from typing import Any, NamedTuple
 

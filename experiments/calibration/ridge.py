@@ -1,11 +1,11 @@
 r"""Ridge regression of success rates on embeddings, as an online predictor: the baseline that GPS has to beat.
 
-    w = argmin sum_i (s_i / n_i - mean - w . x_i)^2 + penalty |w|^2,    visits of k steps ago worth memory^k
+    w = argmin sum_i (s_i / n_i - mean - w . x_i)^2 + penalty |w|^2,    a visit k steps ago has the weight memory^k
 
-The penalty is the one of least generalised cross-validation error ("Generalized Cross-Validation as a Method for
-Choosing a Good Ridge Parameter", Golub, Heath and Wahba 1979), found anew for every prediction. The residual variance
-of the visits, less the noise of their rollouts, is the variance of p around the regression, the same for all prompts.
-So every prompt has a Beta distribution, and a probability of a mixed group.
+The penalty minimises the generalised cross-validation error ("Generalized Cross-Validation as a Method for
+Choosing a Good Ridge Parameter", Golub, Heath and Wahba 1979), and is computed anew for every prediction. The residual
+variance of the visits, less the noise of their rollouts, is the variance of p around the regression, the same for all
+prompts. Each prompt thus has a Beta distribution, which gives the probability of a mixed group.
 """
 
 from typing import Any, NamedTuple

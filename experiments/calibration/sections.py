@@ -32,7 +32,7 @@ and otherwise over prompts.
 `Spearman` is the rank correlation of the predicted success rate with s / n; even the true rates do not exceed the
 ceiling. `error` is the mean absolute error against s / n, which includes the noise of n rollouts. Log scores are in
 nats: for the number of correct answers (as a Beta-Binomial of the predicted mean and variance) and for the solve state
-(none, some or all correct). `Brier` and `ECE`, the expected calibration error, judge P(mixed), the probability that
+(none, some or all correct). `Brier` and `ECE`, the expected calibration error, score P(mixed), the probability that
 some but not all answers are correct. `90% covers` is the share of outcomes in the central 90% interval: above 0.9 the
 intervals are too wide. `PIT distance` measures how far the ranks of outcomes among predictions are from uniform: 0 is
 perfect."""

@@ -50,12 +50,12 @@ def find_runs(places: list[Path]) -> list[Run]:
     A job that never started has no folder yet, so it is missing here.
 
     Raises:
-        ValueError: A place is no folder, or contains no run.
+        ValueError: A place is not a folder, or contains no run.
     """
     found: dict[Path, Path] = {}
     for place in places:
         if not place.is_dir():
-            raise ValueError(f"{place} is no folder; give folders of runs or sweeps")
+            raise ValueError(f"{place} is not a folder; give folders of runs or sweeps")
         marks = [mark for name in ("metrics.jsonl", ".hydra") for mark in place.rglob(name)]
         if not marks:
             raise ValueError(f"there is no run in {place}; give a folder with a metrics.jsonl in it or below it")

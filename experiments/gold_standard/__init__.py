@@ -1,1 +1,1 @@
-"""The quick predictors against reference posteriors that MCMC samples."""
+"""Comparison of the quick predictors with reference posteriors, sampled by MCMC."""

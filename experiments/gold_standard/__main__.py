@@ -1,12 +1,12 @@
-"""Is the gold standard gold, and how far are the cheap posteriors from it?
+"""Is the gold standard calibrated, and how far are the quick posteriors from it?
 
     python -m experiments.gold_standard [--seeds 0 1 2 3 4] [--learner-seeds 0 1]
 
-Claim: on data of the model itself the central 90% intervals of `jaxsel.reference_models` hold the true success rates of
-90% +- 3% of the prompts, and the intervals of mopps, dps and gps do not.
+Claim: on data of the model itself the central 90% intervals of `jaxsel.reference_models` contain the true success rates
+of 90% +- 3% of the prompts, and the intervals of mopps, dps and gps do not.
 
 A history has 300 prompts, 60 of which are never drawn, and 16 steps of random batches of 60 x 8 rollouts. The methods
-predict the success rates at step 16. There are two kinds of data, the second of which is not the model's:
+predict the success rates at step 16. There are two kinds of data. The second kind does not follow the model:
 
 * the state-space model itself, at the hyperparameters of `Config`, with embeddings of 8 features: a random direction of
   the features moves the starting logits;
@@ -14,8 +14,8 @@ predict the success rates at step 16. There are two kinds of data, the second of
 
 mopps and dps see no embeddings, and are compared with the gold standard without embeddings; gps is compared with the
 gold standard that sees them. Fresh groups of 8 rollouts give the log score. Intervals of the gold standard are
-quantiles of its draws. Intervals of the other methods are quantiles of the Beta with their mean and variance; for dps,
-a belief about three solve states, the Beta is a stand-in.
+quantiles of its draws. Intervals of the other methods are quantiles of the Beta distribution with their mean and
+variance. For dps this is an approximation, because its belief is about three solve states.
 """
 
 import sys
@@ -25,19 +25,19 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.gold_standard.cases import Config, learner, state_space
-from experiments.gold_standard.judge import PARTS, run_seed, summarise
+from experiments.gold_standard.cases import Config, learner_case, state_space_case
 from experiments.gold_standard.presentation import SOURCES, draw, table
+from experiments.gold_standard.scoring import PARTS, run_seed, summarise
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.running.command import module_parser, quiet_pipe
 from rl.progress import bar
 
 
 def run(config: Config, seeds: list[int], learner_seeds: list[int], out: Path) -> dict[str, Any]:
-    """Judge all methods on both kinds of data, print the tables, and write the result and the figure."""
+    """Score all methods on both kinds of data, print the tables, and write the result and the figure."""
     console = Console(width=200)
     by_source = {}
-    for source, make, chosen in (("state space", state_space, seeds), ("learner", learner, learner_seeds)):
+    for source, make, chosen in (("state space", state_space_case, seeds), ("learner", learner_case, learner_seeds)):
         if not chosen:
             continue
         by_source[source] = [run_seed(config, make(config, seed), seed) for seed in bar(chosen, desc=source)]

@@ -22,8 +22,8 @@ class Config:
         batch_size: Prompts per step.
         group_size: Rollouts per prompt.
         mean: Mean of the logits at step 0.
-        spread: Standard deviation of the logits at step 0 that embeddings do not explain.
-        told: Standard deviation of the logits at step 0 that embeddings explain.
+        spread: Standard deviation of the part of the logits at step 0 that embeddings do not explain.
+        told: Standard deviation of the part of the logits at step 0 that embeddings explain.
         drift: Mean change of every logit per step.
         volatility: Standard deviation of that change per step.
         num_warmup: Warm-up transitions of each chain.
@@ -66,7 +66,7 @@ def recorded(config: Config, ids: np.ndarray, successes: np.ndarray) -> jaxsel.H
     return jaxsel.make_history(step, ids.ravel(), successes.ravel(), config.group_size, num_prompts=config.num_prompts)
 
 
-def state_space(config: Config, seed: int) -> Case:
+def state_space_case(config: Config, seed: int) -> Case:
     """Return a case drawn from the state-space model: every logit is a random walk."""
     rng = np.random.default_rng([seed, 0])
     embeddings = rng.normal(size=(config.num_prompts, 8))
@@ -80,7 +80,7 @@ def state_space(config: Config, seed: int) -> Case:
     return Case(recorded(config, ids, successes), embeddings.astype(np.float32), rates[-1].astype(np.float32))
 
 
-def learner(config: Config, seed: int) -> Case:
+def learner_case(config: Config, seed: int) -> Case:
     """Return a case of a simulated learner with 16 skills, which trains on the drawn batches."""
     pool_key, embedding_key, steps_key = jax.random.split(jax.random.key(seed), 3)
     pool = simulate.make_learner(

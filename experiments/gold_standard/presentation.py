@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from experiments.gold_standard.judge import GOLD, GOLD_EMBEDDED, LEVELS
+from experiments.gold_standard.scoring import GOLD, GOLD_EMBEDDED, LEVELS
 from experiments.reporting import drawing
 from experiments.reporting.spread import shown
 from experiments.reporting.tables import terminal_table

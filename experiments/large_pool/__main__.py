@@ -15,8 +15,8 @@ Two baselines are not run, because uniform shows what they would do. History res
 of its first epoch, which is step 391 with 1e5 prompts. Dynamic sampling draws as uniform does; it trains on the mixed
 groups, and pays the rollouts of all groups.
 
-Claim: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. It is open
-how much methods gain in larger pools: with 1e7 prompts and 256 prompts per step, visits are rare.
+Claim: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. There is no
+claim about the gain in larger pools: with 1e7 prompts and 256 prompts per step, visits are rare.
 
 A finished run is kept in `--runs` and not run again. The result covers all kept runs with these settings, so that seeds
 can be added for one size. Delete the runs when a method has changed.

@@ -36,7 +36,7 @@ _STREAM = 0x6C617267  # separates these draws from other draws with the same see
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of a run, without size, method and seed.
+    """The settings of a run, except pool size, method and seed.
 
     Attributes:
         steps: Number of training steps.
@@ -75,7 +75,7 @@ def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> d
             belief=belief,
         )
 
-    # outside of `simulated`, where embeddings would become constants of the compiled function
+    # not inside `simulated`, where the embeddings would become constants of the compiled function
     belief = None if selector is None else jax.jit(selector.init, static_argnums=1)(_own_key(seed, 1), num_prompts)
     compiled = jax.jit(simulated).lower(np.uint32(seed), belief).compile()
     start = time.perf_counter()
@@ -116,5 +116,5 @@ def _selector(
 
 
 def _own_key(seed: int, use: int) -> jax.Array:
-    """Return a key for draws outside of the pool and the run."""
+    """Return a key for draws that belong neither to the pool nor to the run."""
     return jax.random.split(jax.random.fold_in(jax.random.key(_STREAM), seed))[use]

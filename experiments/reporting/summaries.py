@@ -18,7 +18,8 @@ def probes(records: Records, name: str, at: str = "rollouts") -> tuple[np.ndarra
     """Return the rollouts before every probe (or its step) and the value of `probe/NAME` there.
 
     Args:
-        records: Metrics of a run from its first step on. A step is probed before its rollouts, which its record counts.
+        records: Metrics of a run from its first step on. The probe of a step precedes its rollouts, but
+            the record of the step already counts these rollouts.
         name: Name of the metric.
         at: "rollouts" or "step".
     """
@@ -30,14 +31,14 @@ def probes(records: Records, name: str, at: str = "rollouts") -> tuple[np.ndarra
 
 
 def curve(records: Records) -> dict[str, list[float]]:
-    """Return the held-out accuracy at every probe, with the steps and rollouts before it, for a result."""
+    """Return the held-out accuracy at every probe, with the steps and rollouts before it, for a JSON result."""
     steps, values = probes(records, "held_out_accuracy", "step")
     rollouts = probes(records, "held_out_accuracy")[0]
     return {"step": steps.tolist(), "rollouts": rollouts.tolist(), "held_out_accuracy": values.round(4).tolist()}
 
 
 def column(records: Records, name: str) -> np.ndarray:
-    """Return one metric, of the steps that have it."""
+    """Return the values of one metric, in the steps that have it."""
     return np.array([r[name] for r in records if _known(r.get(name))], float)
 
 
@@ -46,7 +47,7 @@ def _known(value: float | None) -> bool:
 
 
 def summary(records: Records) -> dict[str, float]:
-    """Return the numbers of a finished run; NaN where the run has no such number."""
+    """Return the numbers of a finished run. A number that the run lacks is NaN."""
     mixed = column(records, "train/mixed_share")
     spearman = probes(records, "spearman")[1]
     step_seconds = _step_seconds(records)
@@ -56,12 +57,12 @@ def summary(records: Records) -> dict[str, float]:
         "mixed_share_first_half": _mean(mixed[: len(mixed) // 2]),
         "mixed_share": _mean(mixed),
         "held_out_at_start": float(probes(records, "held_out_accuracy")[1][0]),
-        # The mean of two probes: a single one is noisier than the differences between methods.
+        # The mean of two probes, because a single probe is noisier than the differences between methods.
         "held_out_accuracy": float(probes(records, "held_out_accuracy")[1][-2:].mean()),
         "spearman": _mean(spearman[len(spearman) // 2 :]),
         **{f"seconds_{part}": float(column(records, f"seconds/{part}").sum()) for part in _PARTS},
         "share_selecting": float(column(records, "seconds/selecting").sum() / step_seconds.sum()),
-        # Everything that is timed, including probes.
+        # All seconds that were measured, including the probes.
         "seconds": float(sum(v for r in records for k, v in r.items() if k.startswith("seconds/") and _known(v))),
         # Medians, because the first steps compile functions.
         "median_ms_selecting": float(1e3 * np.median(column(records, "seconds/selecting"))),
@@ -124,11 +125,11 @@ def spent_to_reach(runs: Sequence[Records], accuracy: float, of: str = "rollouts
 
 
 def share_spent(runs: Sequence[Records], others: Sequence[Records], of: str = "rollouts") -> dict[str, float]:
-    """Return the rollouts (or steps) of `runs` to the others' final accuracy, as a share of the others' rollouts.
+    """Return how many rollouts (or steps) `runs` need to reach the others' final accuracy, as a share of the others'.
 
-    The share is inf if `runs` never reach that accuracy. It is read off the mean curves, because a single seed may miss
-    an accuracy that the mean reaches. The standard error is the jackknife's, which leaves out one seed of both at a
-    time.
+    The share is inf if `runs` never reach that accuracy. It is measured on the mean curves, because a single seed may
+    miss an accuracy that the mean reaches. The standard error is the jackknife's: it leaves out one seed of
+    both groups at a time.
 
     Args:
         runs: Runs, one per seed.

@@ -49,7 +49,7 @@ def terminal_table(
             no_wrap=is_label and not fold,
         )
     for row in rows:
-        table.add_row(*map(Text, row))  # plain text: square brackets are no markup
+        table.add_row(*map(Text, row))  # plain text: square brackets are not markup
     return table
 
 

@@ -7,14 +7,14 @@ Claims, each on the mean over seeds and for every method that predicts; the resu
 1. The method reaches dynamic sampling's final held-out accuracy with at most 30% of its rollouts.
 2. The method reaches uniform's final held-out accuracy in at most 1 / 1.5 of uniform's steps.
 3. The share of mixed groups is at least 1.5 times uniform's.
-4. A step waits less than 1% of its time for choosing and learning, which run while the policy is updated.
+4. A step spends less than 1% of its time waiting for choosing and learning, which run while the policy is updated.
 
 An accuracy is the mean of two neighbouring probes (500 held-out prompts, 8 fresh rollouts each), reached halfway
-between the two probes: a single probe would cross a threshold early by its noise. The crossing is read off the mean
-curve of the seeds. A share is relative to what the baseline spent until the middle of its own last two probes.
+between the two probes: a single probe would cross a threshold early by its noise. The crossing is measured on
+the mean curve of the seeds. A share is relative to what the baseline spent until the middle of its own last two probes.
 All settings were chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start, pool and
-sampling together. Differences to the papers: the policy has 0.3 million weights and is trained on the spot, and dynamic
-sampling runs for half of the others' steps, at about three times their rollouts per step. An interrupted run is
+sampling together. Differences from the papers: the policy has 0.3 million weights and is trained on the spot, and
+dynamic sampling runs for half of the others' steps, at about three times their rollouts per step. An interrupted run is
 resumed; delete `--out` to start anew.
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments.reporting.provenance import RESULTS, provenance, write_result
-from experiments.reproduce.judge import Runs, calibration, claims, curves, judge
+from experiments.reproduce.claims import Runs, calibration, check_claims, curves, method_numbers
 from experiments.reproduce.presentation import draw, tables
 from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import SETTINGS, commits, described, run_config, run_many
@@ -36,7 +36,7 @@ from experiments.running.folders import name_of
 
 
 def main(arguments: list[str]) -> None:
-    """Run what is missing, write the result of every task and the figure, and print tables and claims."""
+    """Do the runs that are missing, write the result of every task and the figure, and print tables and claims."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not {"uniform", "dynamic_sampling"} <= set(options.methods):
@@ -62,10 +62,10 @@ def compare(task: str, shared: RunConfig, out: Path, options: argparse.Namespace
     records = run_many(configs, resume=True)
     runs = {m: [records[folders[m, s]] for s in options.seeds] for m in options.methods}
     errors = {m: [calibration(folders[m, s] / "history") for s in options.seeds] for m in options.methods}
-    methods = judge(runs, errors)
+    methods = method_numbers(runs, errors)
     result = provenance(described(shared), options.seeds) | {
         "commits": commits(configs),
-        "claims": claims(methods),
+        "claims": check_claims(methods),
         "methods": methods,
         "curves": curves(runs),
     }

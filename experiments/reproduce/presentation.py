@@ -12,7 +12,7 @@ from experiments.reporting.figures import held_out, look_of, smoothed, with_band
 from experiments.reporting.spread import shown
 from experiments.reporting.summaries import column
 from experiments.reporting.tables import terminal_table
-from experiments.reproduce.judge import Runs
+from experiments.reproduce.claims import Runs
 
 _OUTCOME = {
     "held_out_accuracy": "held-out",

@@ -1,4 +1,4 @@
-"""What the commands of this folder share: their parser, and the context in which they run their main function."""
+"""Parts that all commands of this folder use: a parser, and the context in which they run their main function."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""Several runs side by side, such as all methods on one pool and warm start; as many at a time as there are cores."""
+"""Several runs in parallel, such as all methods on one pool and warm start. There is one run per core at a time."""
 
 import json
 import multiprocessing

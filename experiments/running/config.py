@@ -28,9 +28,9 @@ class MethodConfig:
         batch_size: Prompts per step.
         candidate_ratio: mopps, threshold, dps, gps and adaptive choose among an epoch-shuffled window of
             candidate_ratio * batch_size prompts; 0: among the whole pool.
-        decay: mopps, threshold and gps: share of the earlier evidence that a visit leaves, 0 to 1.
-        dps_decay: dps: share of the evidence that a step leaves, with or without a visit. Visits to a prompt are about
-            eight steps apart: at 0.5 almost nothing is left in between.
+        decay: mopps, threshold and gps: share of the earlier evidence that remains after a visit, 0 to 1.
+        dps_decay: dps: share of the evidence that remains after a step, with or without a visit. Visits to a prompt are
+            about eight steps apart: at 0.5 almost none of the evidence remains at the next visit.
         target: mopps and gps: target success rate.
         lower: threshold: lower end of the band of success rates.
         upper: threshold: upper end of the band of success rates.
@@ -172,7 +172,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     def pair(argument: str) -> tuple[str, str]:
         name, equals, value = argument.partition("=")
         if not equals:
-            raise argparse.ArgumentTypeError(f"{argument} is no NAME=VALUE; give for example train.steps=100")
+            raise argparse.ArgumentTypeError(f"{argument} is not NAME=VALUE; give for example train.steps=100")
         return name, value
 
     parser.add_argument(

@@ -89,7 +89,7 @@ def run(
 
     Args:
         config: Settings of the run.
-        run_dir: Folder of the run, the same for all ranks; made when missing.
+        run_dir: Folder of the run, the same for all ranks, created if it is missing.
         resume: Whether to resume from the folder's checkpoint; see `train`.
         progress: Wrapper of the range of steps that shows progress; see `train`.
         ranks: Processes that train together; None: the ranks of `torchrun` or `accelerate launch`, or this process.

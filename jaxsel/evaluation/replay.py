@@ -119,7 +119,7 @@ def replay(
     """Predict and then observe every batch of a history with a method that need not be the one of the recorded run.
 
     The result shows how well the method predicts the recorded prompts, which another method may have chosen. It does
-    not show which prompts the method itself would have chosen. Probes judge the predictions on the whole pool.
+    not show which prompts the method itself would have chosen. Probes show how well it predicts the whole pool.
 
     Args:
         history: Recorded visits, from `make_history`.

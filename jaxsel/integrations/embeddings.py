@@ -168,7 +168,7 @@ def _compute(texts: list[str], encode: Encode, batch_size: int, dtype: str, prog
             vectors = np.empty((len(unique), block.shape[1]), dtype)
         if block.shape[1] != vectors.shape[1]:
             raise ValueError(
-                f"embedder returned {block.shape[1]} numbers per text after {vectors.shape[1]}; keep to one d"
+                f"embedder returned {block.shape[1]} numbers per text after {vectors.shape[1]}; return one length"
             )
         stored = vectors[start : start + len(batch)]
         with np.errstate(over="ignore"):

@@ -48,7 +48,7 @@ class HistoryLog:
     A reader sees a file completely or not at all.
 
     Args:
-        folder: The folder of the history; it is made where it is missing.
+        folder: The folder of the history, created if it is missing.
         num_prompts: Number of prompts in the pool, for the reader.
         spec: The selector's `spec`, for the reader.
         first_step: First training step to be recorded. Rows of this step and later steps are dropped from the folder,
@@ -90,7 +90,7 @@ class HistoryLog:
             step: The training step.
             visits: The batch.
             prediction: What the selector predicted for these prompts.
-            truth: True success rates `[b]`, where they are known.
+            truth: True success rates `[b]`; None if they are unknown.
         """
         self._add("rollout", step, visits, prediction, truth)
         self._clock += 1

@@ -178,7 +178,7 @@ def _read_jsonl(file: Path, wanted: list[str]) -> Found:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {number}, is no JSON ({error}); delete or repair the line") from error
+                raise ValueError(f"{file}, line {number}, is not JSON ({error}); delete or repair the line") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{file}, line {number}, is {line.strip():.40}; give one object per completion")
             names.update(dict.fromkeys(row))
@@ -218,7 +218,7 @@ def _imported(path: str | Path, tables: Iterator[Table], columns: dict[str, str]
     given, reward = np.array(steps), np.array(rewards)
     if not np.isfinite(given).all() or not np.array_equal(given, np.trunc(given)):
         raise ValueError(
-            f"{path} has {columns['step']!r} that is no whole number; give the column of the training step"
+            f"{path} has {columns['step']!r} that is not a whole number; give the column of the training step"
         )
     known = np.isfinite(reward)
     if not known.any():

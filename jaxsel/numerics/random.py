@@ -3,10 +3,10 @@ r"""Beta draws for whole arrays: one round of rejection sampling for all element
 A Gamma draw after Marsaglia and Tsang (ACM TOMS 26, 2000) is $d (1 + x / \sqrt{9 d})^3$ with $d = a - 1/3$ and a
 normal $x$, accepted with probability $e^{h(x)}$. A Beta draw is $X / (X + Y)$ for two Gamma draws $X$ and $Y$. One
 Box-Muller pair gives the normals of both Gamma draws. One uniform number accepts both: its logarithm is compared with
-$h(x) + h(y)$. Shapes below 1 use $\mathrm{Gamma}(a) = \mathrm{Gamma}(a + 1)\, U^{1/a}$ in logarithms, so that nothing
-under- or overflows.
+$h(x) + h(y)$. Shape parameters below 1 use $\mathrm{Gamma}(a) = \mathrm{Gamma}(a + 1)\, U^{1/a}$ in logarithms, which
+neither underflow nor overflow.
 
-More than 90% of the proposals are accepted, and 99% at the shapes of a visited prompt. The rejected elements are
+More than 90% of the proposals are accepted; for a visited prompt it is 99%. The rejected elements are
 gathered into an array of 1/32 of the length, where further rounds draw them again until all are accepted.
 
 The random bits are a function of (key, round, word, id of the element). A draw therefore depends on its own id and
@@ -29,7 +29,7 @@ from jaxsel.numerics.compaction import count_true, true_positions
 _Words = list[UInt32[Array, "..."]]
 _Parameters = tuple[Float[Array, "..."], ...]
 Elements = Callable[[Int[Array, "..."] | None], tuple[Int[Array, "..."], _Parameters]]
-"""`rows -> (ids, shape parameters)` of these rows, or of all rows for None."""
+"""A function `rows -> (ids, shape parameters)`. The argument None means all rows."""
 _REJECTED = np.float32(np.inf)  # no draw is infinite
 _MAX_ROUNDS = 64  # each round rejects 10% at most
 _SMALLEST = np.float32(1e-30)
@@ -97,7 +97,7 @@ def _draw_arrays(
     size = int(np.prod(shape))
     flat = tuple(jnp.broadcast_to(parameter, shape).ravel() for parameter in parameters)
     names = None if ids is None else jnp.broadcast_to(ids, shape).ravel()
-    # without it XLA merges earlier operations into the loops, and eager and compiled draws differ in the last bit
+    # without the barrier, XLA merges earlier operations into the loops: eager and compiled draws differ in the last bit
     names, flat = jax.lax.optimization_barrier((names, flat))
 
     def elements(rows: Int[Array, " c"] | None) -> tuple[Int[Array, "..."], _Parameters]:
@@ -131,7 +131,7 @@ def _draw(key: Key[Array, ""], elements: Elements, size: int) -> Float[Array, " 
             again,
             (jnp.int32(1), jnp.where(rejected < size, _REJECTED, 0)),
         )
-        drawn = jnp.where(drawn == _REJECTED, jnp.nan, drawn)  # fewer than one in 1e60
+        drawn = jnp.where(drawn == _REJECTED, jnp.nan, drawn)  # fewer than one draw in 1e60
         return value.at[rejected].set(drawn, mode="drop")
 
     value = one_round(0, None)
@@ -169,7 +169,7 @@ def _marsaglia_tsang(
 def _log_boost(a: Float[Array, " m"], word: UInt32[Array, " m"]) -> Float[Array, " m"]:
     """Return log U^(1/a), which turns Gamma(a + 1) into Gamma(a), and 0 for a >= 1.
 
-    It is bounded, so that differences are finite.
+    The result is bounded, so that differences are finite.
     """
     return jnp.where(a < 1, jnp.maximum(jnp.log(_open_unit(word)) / a, -1e38), 0)
 

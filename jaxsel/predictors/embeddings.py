@@ -40,13 +40,13 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
     """Return the embeddings as an array, on the device or in the file where they are; float64 becomes float32.
 
     Raises:
-        ValueError: The embeddings are no matrix of floating-point numbers, or the length of a row is not finite.
+        ValueError: The embeddings are not a matrix of floating-point numbers, or the length of a row is not finite.
     """
     try:
         array = embeddings if isinstance(embeddings, jax.Array | np.ndarray) else np.asarray(embeddings)
     except (TypeError, ValueError, RuntimeError) as error:  # a torch tensor with gradient, on a GPU, or in bfloat16
         raise ValueError(
-            f"embeddings is no array on the host ({error}); give a matrix, or for a torch tensor "
+            f"embeddings is not an array on the host ({error}); give a matrix, or for a torch tensor "
             "embeddings.detach().float().cpu().numpy()"
         ) from error
     if array.dtype == np.float64:

@@ -1,6 +1,6 @@
 r"""A correction of the predicted probability of a mixed group, learnt from the outcomes of earlier predictions.
 
-    P(0 < s < n) <- g( P(0 < s < n) ),    g increasing, learnt online from pairs (predicted, came)
+    P(0 < s < n) <- g( P(0 < s < n) ),    g increasing, learnt online from pairs (prediction, outcome)
 
 A pair is the predicted probability of a mixed group, and 1 if the group was mixed or 0 if it was not. The state keeps
 the last `window` pairs. There are two kinds of g:
@@ -14,8 +14,9 @@ the last `window` pairs. There are two kinds of g:
 Both kinds are fitted to groups of pairs with similar predictions; all groups are equally large. The groups adapt to the
 predictor: under dps, the predictions for prompts without a recent visit differ only in the fourth digit.
 
-A few prior pairs, with evenly spread predictions and equal outcomes, are added. So g starts as the identity, and stays
-near the identity where there are no predictions. Beyond the lowest and the highest group, isotonic is constant.
+A few prior pairs are added, whose outcomes equal their evenly spread predictions. They make g start as the identity,
+and keep it near the identity where there are no predictions. Below the lowest group and above the highest group, the
+isotonic g is constant.
 
 The pairs are of *chosen* prompts. The correction holds for other prompts with the same prediction only as far as they
 resemble the chosen prompts. They may differ: a Thompson draw, for example, decides which prompts are chosen.
@@ -30,7 +31,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
 from jaxsel._visits import merge_visits, solve_states
-from jaxsel.base import MIXED, Embedded, Prediction, Predictor, Rollouts, State, embedded_in, said_by
+from jaxsel.base import MIXED, Embedded, Prediction, Predictor, Rollouts, State, call_optional, embedded_in
 from jaxsel.numerics.weighted import bin_sums, mid_ranks
 
 _NUM_GROUPS = 64
@@ -46,8 +47,8 @@ class Pairs(NamedTuple):
 
     Attributes:
         predicted: The predicted probability of the event, a mixed group.
-        came: 1 if the event occurred, and 0 otherwise.
-        number: The number of pairs so far, with those that the ring no longer holds.
+        came: 1 if the event occurred, and 0 otherwise. Checkpoints contain this name.
+        number: The number of pairs so far, including pairs that the buffer no longer holds.
     """
 
     predicted: Float[Array, " W"]
@@ -61,12 +62,12 @@ class Groups(NamedTuple):
     Attributes:
         size: The number of pairs in the group.
         predicted: The mean prediction of the group.
-        came: The share of the group's pairs whose event occurred.
+        occurred: The share of the group's pairs whose event occurred.
     """
 
     size: Float[Array, " k"]
     predicted: Float[Array, " k"]
-    came: Float[Array, " k"]
+    occurred: Float[Array, " k"]
 
 
 def no_pairs(window: int) -> Pairs:
@@ -74,10 +75,12 @@ def no_pairs(window: int) -> Pairs:
     return Pairs(jnp.zeros(window, jnp.float32), jnp.zeros(window, jnp.float32), jnp.int32(0))
 
 
-def with_pairs(pairs: Pairs, predicted: Float[Array, " m"], came: Float[Array, " m"], mask: Bool[Array, " m"]) -> Pairs:
-    """Return the pairs with one more step's, for the rows where `mask` is true.
+def with_pairs(
+    pairs: Pairs, predicted: Float[Array, " m"], occurred: Float[Array, " m"], mask: Bool[Array, " m"]
+) -> Pairs:
+    """Return the pairs with the rows of one more step appended, for which `mask` is true.
 
-    If the step has more pairs than the ring can hold, its last pairs are kept.
+    If the step has more pairs than the buffer can hold, its last pairs are kept.
     """
     window = pairs.predicted.shape[0]
     after = pairs.number + jnp.cumsum(mask, dtype=jnp.int32)  # the running number of each pair
@@ -85,7 +88,7 @@ def with_pairs(pairs: Pairs, predicted: Float[Array, " m"], came: Float[Array, "
     at = jnp.where(mask, (after - 1) % window, window)
     return Pairs(
         pairs.predicted.at[at].set(predicted, mode="drop"),
-        pairs.came.at[at].set(came, mode="drop"),
+        pairs.came.at[at].set(occurred, mode="drop"),
         after[-1] if after.size else pairs.number,
     )
 
@@ -93,11 +96,13 @@ def with_pairs(pairs: Pairs, predicted: Float[Array, " m"], came: Float[Array, "
 def grouped(pairs: Pairs) -> Groups:
     """Return the pairs in groups of equal size, as far as possible: equal predictions stay in one group."""
     first = (jnp.arange(_FIRST, dtype=jnp.float32) + 0.5) / _FIRST
-    predicted, came = jnp.concatenate([first, pairs.predicted]), jnp.concatenate([first, pairs.came])
+    predicted, occurred = jnp.concatenate([first, pairs.predicted]), jnp.concatenate([first, pairs.came])
     kept = jnp.arange(pairs.predicted.shape[0]) < pairs.number
     weights = jnp.concatenate([jnp.ones(_FIRST, jnp.float32), kept.astype(jnp.float32)])
     group = jnp.clip((mid_ranks(predicted, weights) * _NUM_GROUPS).astype(jnp.int32), 0, _NUM_GROUPS - 1)
-    size, *sums = (bin_sums(weights * values, group, _NUM_GROUPS) for values in (jnp.ones_like(came), predicted, came))
+    size, *sums = (
+        bin_sums(weights * values, group, _NUM_GROUPS) for values in (jnp.ones_like(occurred), predicted, occurred)
+    )
     return Groups(size, *(total / jnp.maximum(size, 1) for total in sums))
 
 
@@ -108,12 +113,15 @@ def isotonic(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"
     This needs one mean per pair of groups, and no loop.
     """
     some = groups.size > 0
-    size, came = (
-        jnp.concatenate([jnp.zeros(1, jnp.float32), jnp.cumsum(x)]) for x in (groups.size, groups.size * groups.came)
+    size, occurred = (
+        jnp.concatenate([jnp.zeros(1, jnp.float32), jnp.cumsum(x)])
+        for x in (groups.size, groups.size * groups.occurred)
     )
     first, last = jnp.arange(_NUM_GROUPS)[:, None], jnp.arange(_NUM_GROUPS)[None]
     together = size[last + 1] - size[first]
-    mean = jnp.where(together > 0, (came[last + 1] - came[first]) / jnp.where(together > 0, together, 1), jnp.inf)
+    mean = jnp.where(
+        together > 0, (occurred[last + 1] - occurred[first]) / jnp.where(together > 0, together, 1), jnp.inf
+    )
     smallest = jax.lax.cummin(jnp.where(first <= last, mean, jnp.inf), axis=1, reverse=True)
     values = jnp.max(jnp.where((first <= last) & some[:, None], smallest, -jnp.inf), axis=0)
 
@@ -137,14 +145,14 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
     identity = jnp.array([1.0, 1.0, 0.0], jnp.float32)
 
     def fitted(free: Float[Array, " 3"]) -> tuple[Float[Array, " 3"], Float[Array, ""]]:
-        """Return the best parameters, with 0 for those that are not free, and their loss.
+        """Return the best parameters, where a fixed one is 0, and their loss.
 
         The loss is infinite if a slope is negative.
         """
 
         def newton(_: Int[Array, ""], parameters: Float[Array, " 3"]) -> Float[Array, " 3"]:
             rate = jax.nn.sigmoid(x @ parameters)
-            gradient = x.T @ (groups.size * (groups.came - rate)) - _PRIOR_PRECISION * (parameters - identity)
+            gradient = x.T @ (groups.size * (groups.occurred - rate)) - _PRIOR_PRECISION * (parameters - identity)
             curvature = (x.T * (groups.size * rate * (1 - rate))[None]) @ x + _PRIOR_PRECISION * unit
             curvature = jnp.where(free[:, None] * free[None] > 0, curvature, unit)
             step = jnp.linalg.solve(curvature, gradient * free)
@@ -153,11 +161,11 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
 
         parameters = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, identity * free)
         logit = x @ parameters
-        surprise = jax.nn.softplus(logit) - groups.came * logit
+        surprise = jax.nn.softplus(logit) - groups.occurred * logit
         off = 0.5 * _PRIOR_PRECISION * jnp.sum((parameters - identity) ** 2)
         return parameters, jnp.where((parameters[:2] >= 0).all(), jnp.sum(groups.size * surprise) + off, jnp.inf)
 
-    # both slopes are free, or one of them, or none; the last fit never has a negative slope
+    # with both slopes free, with one of them, and with none; the last fit never has a negative slope
     each, loss = jax.vmap(fitted)(jnp.array([[1.0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]], jnp.float32))
     parameters = each[jnp.argmin(loss)]
     return lambda probability: jax.nn.sigmoid(features(probability) @ parameters)
@@ -198,11 +206,11 @@ class RecalibratedState(NamedTuple):
 
     def constants(self) -> tuple[str, ...]:
         """Return the names of the inner state's constant fields, each with the prefix `inner.`."""
-        return tuple(f"inner.{name}" for name in said_by(self.inner, "constants", ()))
+        return tuple(f"inner.{name}" for name in call_optional(self.inner, "constants", ()))
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics of the inner state."""
-        return said_by(self.inner, "metrics", {})
+        return call_optional(self.inner, "metrics", {})
 
 
 def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int = 4096) -> Predictor:
@@ -247,8 +255,8 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
         visits = merge_visits(rollouts, state.num_prompts)
         is_visit = visits.group_size > 0
         before = predictor.predict(prediction_key, state.inner, jnp.where(is_visit, visits.prompt_ids, 0))
-        came = (solve_states(visits.successes, visits.group_size) == MIXED).astype(jnp.float32)
-        pairs = with_pairs(state.pairs, before.mixed, came, is_visit)
+        occurred = (solve_states(visits.successes, visits.group_size) == MIXED).astype(jnp.float32)
+        pairs = with_pairs(state.pairs, before.mixed, occurred, is_visit)
         return RecalibratedState(predictor.update(update_key, state.inner, rollouts), pairs, state.num_prompts)
 
     spec = {"name": "recalibrated", "method": method, "window": window, "predictor": predictor.spec}

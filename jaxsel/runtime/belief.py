@@ -42,10 +42,10 @@ class Belief:
         self._preview = compiled_preview(selector.update)
 
     def observe(self, visits: Visits, step: int | None) -> None:
-        """Learn from the visits: without a step now, otherwise when the step ends.
+        """Update the state with the visits: at once if `step` is None, otherwise when the step ends.
 
         Raises:
-            ValueError: counts of a prompt that sum to too many in the step. The belief stays as it was.
+            ValueError: The counts of a prompt in the step sum to 2^24 or more. The belief stays as it was.
         """
         if step is None or self.step.is_over(step):
             self.end_step()
@@ -61,7 +61,7 @@ class Belief:
         """Learn from counts on a device without waiting for them; return the ids as a vector.
 
         Raises:
-            ValueError: lengths that differ, or ids that are no rows of the pool.
+            ValueError: The lengths differ, or an id is not a row of the pool.
         """
         ids = checked_ids(prompt_ids, successes, group_size, self._num_prompts)
         self.end_step()

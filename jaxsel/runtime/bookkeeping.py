@@ -21,12 +21,12 @@ class Bookkeeping:
     Counts on a device are fetched when they are needed, see `note_later`.
 
     Args:
-        visits: Number of visits to each prompt so far. This array is modified from now on.
+        visit_counts: Number of visits to each prompt so far. This array is modified from now on.
     """
 
-    def __init__(self, visits: Int[np.ndarray, " N"]):
-        self._visits = visits
-        self._num_visited = np.count_nonzero(visits)
+    def __init__(self, visit_counts: Int[np.ndarray, " N"]):
+        self._visit_counts = visit_counts
+        self._num_visited = np.count_nonzero(visit_counts)
         self._last: Visits | None = None
         self._open: list[_OpenSelection] = []
         self._matches: list[_Match] = []
@@ -36,19 +36,19 @@ class Bookkeeping:
     def visits(self) -> Int[np.ndarray, " N"]:
         """The number of visits with at least one rollout that counts, per prompt; not a copy."""
         self.settle()
-        return self._visits
+        return self._visit_counts
 
     @property
     def coverage(self) -> float:
         """The visited share of the pool."""
         self.settle()
-        return float(self._num_visited / len(self._visits))
+        return float(self._num_visited / len(self._visit_counts))
 
     def note(self, visits: Visits) -> None:
         """Count a batch."""
         self.settle()
-        self._num_visited += np.count_nonzero(self._visits[visits.prompt_ids] == 0)
-        self._visits[visits.prompt_ids] += 1
+        self._num_visited += np.count_nonzero(self._visit_counts[visits.prompt_ids] == 0)
+        self._visit_counts[visits.prompt_ids] += 1
         self._last = visits
         self._matches = self._matched(visits.prompt_ids)
 
@@ -63,10 +63,10 @@ class Bookkeeping:
         """Fetch and count the batch that `note_later` kept.
 
         Raises:
-            ValueError: its counts are not counts of rollouts. The batch stays, so that every call raises.
+            ValueError: The kept counts are not valid counts of rollouts. The batch stays, so that every call raises.
         """
         if self._waiting is not None:
-            visits = checked_visits(*self._waiting, num_prompts=len(self._visits))
+            visits = checked_visits(*self._waiting, num_prompts=len(self._visit_counts))
             self._waiting = None
             self.note(visits)
 
@@ -78,7 +78,7 @@ class Bookkeeping:
     def with_visits(self, visits: Visits) -> "Bookkeeping":
         """Return a copy that has counted one more batch."""
         self.settle()
-        copied = Bookkeeping(self._visits.copy())
+        copied = Bookkeeping(self._visit_counts.copy())
         copied._open = [one._replace(waits=one.waits.copy()) for one in self._open]
         copied.note(visits)
         return copied

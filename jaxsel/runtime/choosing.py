@@ -70,7 +70,7 @@ class Chooser:
         """Start to compute a choice. The belief's open step ends; nothing else changes until `take`.
 
         Raises:
-            ValueError: wrong candidates or exclusions, or fewer prompts to choose from than `batch_size`.
+            ValueError: The candidates or exclusions are wrong, or there are fewer candidates than `batch_size`.
         """
         banned = self._banned(exclude)
         among = None if candidates is None else self._allowed(candidates, banned)

@@ -42,7 +42,7 @@ class InFlight:
 
 
 def in_flight_as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint with the array `in_flight` added or removed, as the arrays `here` have it or not.
+    """Return a checkpoint that has the array `in_flight` if and only if the arrays `here` have it.
 
     A checkpoint of a selector that did not track prompts in flight then fits a selector that does, and vice versa.
 

@@ -11,7 +11,7 @@ def picklable(method: Selector) -> dict[str, Any] | Selector:
     """Return the spec of the method, or the method itself if its functions can be pickled and its spec is not enough.
 
     Raises:
-        ValueError: the spec is not enough, and the functions cannot be pickled.
+        ValueError: The spec is not enough, and the functions cannot be pickled.
     """
     try:
         selector_from_spec(method.spec)

@@ -20,7 +20,7 @@ def identify_pool(keys: Keys | None, num_prompts: int | None) -> tuple[int, str]
     """Return the size of the pool and a fingerprint of its keys.
 
     Raises:
-        ValueError: not exactly one of the two is given, the keys are not a vector of distinct strings or integers, or
+        ValueError: Not exactly one of the two is given, the keys are not a vector of distinct strings or integers, or
             the pool has no prompts.
     """
     if keys is not None and num_prompts is None:
@@ -36,11 +36,11 @@ def size_of(fingerprint: str) -> int:
     """Return the number of prompts with which a fingerprint starts.
 
     Raises:
-        ValueError: the text is no fingerprint of a pool.
+        ValueError: The text is not a fingerprint of a pool.
     """
     size, _, rest = str(fingerprint).partition(" ")
     if not (size.isascii() and size.isdigit() and rest.startswith("prompts")):
-        raise ValueError(f"pool is {fingerprint!r}, which is no fingerprint of a pool; give keys or num_prompts")
+        raise ValueError(f"pool is {fingerprint!r}, which is not a fingerprint of a pool; give keys or num_prompts")
     return int(size)
 
 
@@ -63,7 +63,7 @@ def _rows(keys: Any) -> Any:
     try:
         array = np.asarray(keys)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"keys is no array on the host ({error}); {_GIVE}") from error
+        raise ValueError(f"keys is not an array on the host ({error}); {_GIVE}") from error
     if array.ndim != 1 or array.dtype.kind not in "iuUTO":
         raise ValueError(f"keys has shape {array.shape} and type {array.dtype}; {_GIVE}")
     return array
@@ -94,7 +94,7 @@ def _check_distinct(rows: Any) -> None:
 
 
 def _of_strings(rows: Any) -> tuple[str, ...]:
-    """Return a digest of the keys joined by NUL. If a key contains NUL, a second digest tells pools apart."""
+    """Return a digest of the keys joined by NUL. If a key contains NUL, a second digest distinguishes pools."""
     joined, prefixed, first, has_nul = hashlib.sha256(), hashlib.sha256(b"strings"), True, False
     for part in _in_parts(_plain(rows)):
         text = "\0".join(part)
@@ -108,7 +108,7 @@ def _of_strings(rows: Any) -> tuple[str, ...]:
 
 
 def _of_integers(rows: Any) -> tuple[str, ...]:
-    """Return a digest of the keys as int64. If int64 cannot hold a key, a second digest tells pools apart."""
+    """Return a digest of the keys as int64. If int64 cannot hold a key, a second digest distinguishes pools."""
     if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.dtype != np.uint64:
         return _short(hashlib.sha256(rows.astype(np.int64).tobytes()))
     wrapped, decimal, fits = hashlib.sha256(), hashlib.sha256(b"integers"), True

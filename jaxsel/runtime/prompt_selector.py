@@ -7,10 +7,9 @@ from numpy.typing import ArrayLike
 
 from jaxsel import _validate
 from jaxsel._visits import checked_visits
-from jaxsel.base import Prediction
-from jaxsel.runtime.checkpoint.arrays import said_by
+from jaxsel.base import Prediction, call_optional
 from jaxsel.runtime.choosing import Choice
-from jaxsel.runtime.guard import guarded
+from jaxsel.runtime.locking import locked
 from jaxsel.runtime.resumable import ResumableSelector
 
 
@@ -50,17 +49,17 @@ class PromptSelector(ResumableSelector):
         in_flight_steps: Number of later selections after which a prompt is no longer in flight; None: no limit.
 
     Raises:
-        ValueError: not exactly one of `keys` and `num_prompts` is given, keys repeat, an argument is out of its range,
+        ValueError: Not exactly one of `keys` and `num_prompts` is given, keys repeat, an argument is out of its range,
             or the selector cannot be sharded, see `shard`.
     """
 
     @property
-    @guarded
+    @locked
     def visits(self) -> Int[np.ndarray, " N"]:
         """The number of visits to each prompt; a visit has at least one rollout that counts."""
         return self._belief.current_books().visits.copy()
 
-    @guarded
+    @locked
     def select(
         self, batch_size: int, candidates: ArrayLike | None = None, *, exclude: ArrayLike | None = None
     ) -> Int[np.ndarray, " b"]:
@@ -85,35 +84,35 @@ class PromptSelector(ResumableSelector):
         self._belief.books.opened(ids.copy(), choice.selection.prediction)
         return ids
 
-    @guarded
+    @locked
     def release(self, prompt_ids: ArrayLike) -> None:
         """Allow prompts in flight to be chosen again without an observation, see `track_in_flight`.
 
         Raises:
-            ValueError: ids that are no rows of the pool, or a selector that does not track prompts in flight.
+            ValueError: An id is not a row of the pool, or the selector does not track prompts in flight.
         """
         if self._chooser.in_flight is None:
             raise ValueError("this selector does not track prompts in flight; make it with track_in_flight=True")
         self._chooser.in_flight.release(_validate.rows("prompt_ids", prompt_ids, self.num_prompts))
         self._prepared = None
 
-    @guarded
+    @locked
     def prepare(self, batch_size: int) -> None:
         """Start to compute the result of the next `select(batch_size)` and return at once.
 
         This changes no choice: `observe`, and `select` with other arguments, discard the prepared selection.
 
         Raises:
-            ValueError: see `select`.
+            ValueError: The same as for `select`.
         """
         self._prepared = self._choice(batch_size, None, None)
 
-    @guarded
+    @locked
     def predict(self, prompt_ids: ArrayLike | None = None) -> Prediction:
         """Return predictions as NumPy arrays, one entry per id; no ids: one per prompt of the pool.
 
         Raises:
-            ValueError: ids that are no rows of the pool.
+            ValueError: An id is not a row of the pool.
         """
         if prompt_ids is None and self._mesh is not None:
             # in parts, so that no device holds the whole pool
@@ -123,7 +122,7 @@ class PromptSelector(ResumableSelector):
             return self._belief.predict(None)
         return self._belief.predict(_validate.integers("prompt_ids", prompt_ids, low=0, high=self.num_prompts))
 
-    @guarded
+    @locked
     def observe(
         self, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike, *, step: int | None = None
     ) -> None:
@@ -141,7 +140,7 @@ class PromptSelector(ResumableSelector):
                 a step that has already ended count in the open step, or in the next step if none is open.
 
         Raises:
-            ValueError: lengths that differ, ids that are no rows of the pool, or counts that are not integers with
+            ValueError: The lengths differ, an id is not a row of the pool, or the counts are not integers with
                 0 <= successes <= group_size. The state stays as it was.
         """
         visits = checked_visits(prompt_ids, successes, group_size, self.num_prompts)
@@ -150,33 +149,33 @@ class PromptSelector(ResumableSelector):
         self._belief.observe(visits, None if step is None else int(step))
         self._observed(prompt_ids)
 
-    @guarded
+    @locked
     def observe_on_device(
         self, prompt_ids: ArrayLike, successes: Int[Array, " b"], group_size: Int[Array, " b"]
     ) -> None:
         """Learn from counts that a device holds or still computes; ids are on the host. On a mesh, same as `observe`.
 
         Raises:
-            ValueError: lengths that differ, or ids that are no rows of the pool; the state stays as it was. Wrong
-                counts raise it later: in `visits`, `metrics`, a checkpoint or the next observation. The state has used
+            ValueError: The lengths differ, or an id is not a row of the pool. The state stays as it was. Wrong counts
+                raise the error later: in `visits`, `metrics`, a checkpoint or the next observation. The state has used
                 the wrong counts by then, so discard this selector and load a checkpoint.
         """
         if self._mesh is not None:
             return self.observe(prompt_ids, successes, group_size)
         self._observed(self._belief.observe_on_device(prompt_ids, successes, group_size))
 
-    @guarded
+    @locked
     def end_step(self) -> None:
         """End the step that `observe(..., step=...)` began, and start to update the state with its observations."""
         self._belief.end_step()
 
-    @guarded
+    @locked
     def wait(self) -> None:
         """Wait until the state includes the last observation; `observe` itself returns while the device computes."""
         self._belief.end_step()
         jax.block_until_ready(self._belief.state)
 
-    @guarded
+    @locked
     def metrics(self) -> dict[str, float]:
         """Return the visited share of the pool, errors of the last predictions, and metrics of the method, by name."""
         (state, updates), books = self._belief.current_state(), self._belief.current_books()
@@ -184,7 +183,7 @@ class PromptSelector(ResumableSelector):
             "selector/observes": float(updates),
             "selector/coverage": books.coverage,
             **{f"selector/{name}": value for name, value in books.report().items()},
-            **{f"selector/{name}": float(value) for name, value in said_by(state, "metrics", {}).items()},
+            **{f"selector/{name}": float(value) for name, value in call_optional(state, "metrics", {}).items()},
         }
 
     def _choice(self, batch_size: int, candidates: ArrayLike | None, exclude: ArrayLike | None) -> Choice:

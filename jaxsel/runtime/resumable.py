@@ -15,8 +15,8 @@ from jaxsel.runtime.checkpoint.arrays import encoded, replaced
 from jaxsel.runtime.checkpoint.content import from_folder, from_state_dict, metadata_of, named_arrays
 from jaxsel.runtime.checkpoint.rebuild import selector_from_spec
 from jaxsel.runtime.choosing import Choice, Chooser
-from jaxsel.runtime.guard import Guard, guarded
 from jaxsel.runtime.in_flight import InFlight
+from jaxsel.runtime.locking import ProcessBoundLock, locked
 from jaxsel.runtime.pickling import picklable, unpickled
 from jaxsel.runtime.placement import to_host
 from jaxsel.runtime.pool import Keys, identify_pool, size_of
@@ -42,7 +42,7 @@ class ResumableSelector:
         in_flight_steps: int | None = None,
     ):
         _validate.made(Selector, selector=selector)
-        self._guard = Guard()
+        self._lock = ProcessBoundLock()
         self.num_prompts, self._pool_fingerprint = identify_pool(keys, num_prompts)
         _validate.integer_in(0, 2**32, seed=seed)
         if candidate_ratio is not None:
@@ -67,7 +67,7 @@ class ResumableSelector:
         """The method and its hyperparameters."""
         return self._method.spec | {"candidate_ratio": self._candidate_ratio}
 
-    @guarded
+    @locked
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs, as numbers, strings and bytes, for torch-style checkpoints.
 
@@ -77,24 +77,25 @@ class ResumableSelector:
         arrays = {name: encoded(to_host(leaf, self.num_prompts)) for name, leaf in self._arrays().items()}
         return {"arrays": arrays, "metadata": self._metadata()}
 
-    @guarded
+    @locked
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the state of another selector, with the seed of that selector.
 
         Raises:
-            ValueError: another method, other hyperparameters or another pool. The state stays as it was.
+            ValueError: The state belongs to another method, other hyperparameters or another pool. The selector stays
+                as it was.
         """
         arrays = from_state_dict(state_dict, self._arrays(), self._metadata())
         self._put_back(arrays, state_dict["metadata"])
 
-    @guarded
+    @locked
     def save(self, path: str | Path) -> None:
         """Write a checkpoint to the folder `path`, in place of the checkpoint that is there.
 
         The previous version is removed once the new version is complete. Files that `save` did not write stay.
 
         Raises:
-            ValueError: the path is no folder on a disk of this machine, the folder holds something else, or the disk
+            ValueError: The path is not a folder on a disk of this machine, the folder holds something else, or the disk
                 is full.
         """
         self._belief.end_step()
@@ -126,8 +127,8 @@ class ResumableSelector:
             in_flight_steps: See the constructor.
 
         Raises:
-            ValueError: there is no complete checkpoint, it is damaged, its method cannot be rebuilt, or it is of
-                another method, other hyperparameters or another pool.
+            ValueError: There is no complete checkpoint, it is damaged, its method cannot be rebuilt, or it belongs
+                to another method, other hyperparameters or another pool.
         """
         with folder.opened(path) as saved:
             metadata = _metadata.readable(saved.metadata)
@@ -151,7 +152,7 @@ class ResumableSelector:
             loaded._put_back(arrays, metadata)
         return loaded
 
-    @guarded
+    @locked
     def __getstate__(self) -> dict[str, Any]:
         """Return the method, the arguments of the constructor and the state; the functions are made anew."""
         return {"method": picklable(self._method), "arguments": self._arguments(), "state": self.state_dict()}
@@ -159,7 +160,7 @@ class ResumableSelector:
     def __setstate__(self, pickled: dict[str, Any]) -> None:
         self._begin_as(unpickled(pickled["method"]), pickled["arguments"], None, pickled["state"])
 
-    @guarded
+    @locked
     def __copy__(self: _Own) -> _Own:
         """Return an independent selector: an update donates the state, which two selectors must not share."""
         copied = object.__new__(type(self))

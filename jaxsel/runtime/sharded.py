@@ -28,8 +28,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel.base import ChooseFn, InitFn, PredictFn, Prediction, Rollouts, Selection, State, UpdateFn
 from jaxsel.runtime.placement import AXIS, padded
-from jaxsel.selection.best import best, scores_and_ids
 from jaxsel.selection.composition import choose_positions, chosen_by_score, without
+from jaxsel.selection.largest_scores import choose_top_k, scores_and_ids
 
 _WHOLE = P()  # the same on every device
 
@@ -196,7 +196,7 @@ def _finalists(
         chosen = choose_positions(parts.choose, key, scores, min(batch_size, layout.rows), ids, state, at_most)
     else:
         at_most = None if count is None else jnp.minimum(shortlist(count), layout.rows)
-        chosen = best(key, scores, min(shortlist(batch_size), layout.rows), ids, count=at_most)
+        chosen = choose_top_k(key, scores, min(shortlist(batch_size), layout.rows), ids, count=at_most)
     return jax.lax.all_gather(scores_and_ids(chosen, scores, ids), AXIS, tiled=True)
 
 

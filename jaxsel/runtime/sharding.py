@@ -56,7 +56,7 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
         num_prompts: Size of the pool. The mesh need not divide it.
 
     Raises:
-        ValueError: the selector is no composition, the state has no `partition_specs`, or the mesh has other axes.
+        ValueError: The selector is not a composition, the state has no `partition_specs`, or the mesh has other axes.
     """
     _validate.made(Selector, selector=selector)
     if selector.acquisition is None or selector.rule is None:

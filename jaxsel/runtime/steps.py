@@ -27,7 +27,7 @@ class OpenStep:
         """Merge the observations into the step.
 
         Raises:
-            ValueError: the counts of a prompt sum to too many. The step stays as it was.
+            ValueError: The counts of a prompt sum to 2^24 or more. The step stays as it was.
         """
         if self.visits is not None:
             visits = merged(*(np.concatenate(columns) for columns in zip(self.visits, visits, strict=True)))

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Int
 
-_STREAM = 0x77696E64  # other users of the same seed start with another number
+_STREAM = 0x77696E64  # separates this order from other random numbers with the same seed
 
 
 class EpochWindow:

@@ -1,4 +1,4 @@
-"""Acquisitions: they score predictions. The higher the score, the more a prompt is worth rolling out."""
+"""Acquisitions, which score predictions. The higher the score, the more a prompt is worth its rollouts."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,8 +64,8 @@ def solve_state_entropy(prediction: Prediction) -> Float[Array, " m"]:
 def expected_variance(*, log: bool = False) -> Acquisition:
     """Score by E[p (1 - p)], the expected variance of the rewards, which is the size of GRPO's signal.
 
-    It is `success_rate - variance - success_rate ** 2`, exact for every predictor. Unlike P(mixed), it tells a prompt
-    with p = 0.5 from one with p = 0.2.
+    It is `success_rate - variance - success_rate ** 2`, exact for every predictor. Unlike P(mixed), it clearly
+    distinguishes a prompt with p = 0.5 from a prompt with p = 0.2.
 
     Args:
         log: Whether the score is the logarithm. `gumbel_top_k` then samples in proportion to a power of E[p (1 - p)].

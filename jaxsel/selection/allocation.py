@@ -59,12 +59,13 @@ def allocate(
         at_least: Smallest number of samples per prompt.
         at_most: Largest number of samples per prompt; None: no limit.
         edges: Increasing edges of the bins. A prompt on an edge belongs to the bin above it.
-        weights: Relative number of samples per prompt of each bin, from hopeless to easy. `at_least` and `at_most` take
-            precedence. Bins of weight 0 get the samples that exceed the limits of the other bins. Rounding follows
-            Sainte-Laguë. GPS gives no numbers; the default halves from the hardest bin worth trying to the easiest.
+        weights: Relative number of samples per prompt of each bin, from the hardest bin to the easiest. `at_least` and
+            `at_most` take precedence. Bins of weight 0 get the samples that exceed the limits of the other bins.
+            Rounding follows Sainte-Laguë. The GPS paper gives no numbers. By default the second bin has the largest
+            weight, and each later bin has half the weight of the bin before it.
 
     Raises:
-        ValueError: an argument is out of its range, there is no prompt, or the limits do not allow the budget.
+        ValueError: An argument is out of its range, there is no prompt, or the limits do not allow the budget.
     """
     mean, failing, spread = _moments(prediction)
     size = len(mean)
@@ -94,7 +95,7 @@ def expected_solved(prediction: Prediction | Float[AnyArray, " m"], samples: Int
         samples: Number of samples of each prompt.
 
     Raises:
-        ValueError: success rates or variances are out of their range, there is no prompt, or `samples` does not hold
+        ValueError: Success rates or variances are out of their range, there is no prompt, or `samples` does not hold
             one count per prompt.
     """
     mean, failing, spread = _moments(prediction)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxsel import _validate
 from jaxsel.base import Acquisition, ChooseFn, Predictor, Rule, Selection, Selector, State
 from jaxsel.numerics.largest import top_k as descending
-from jaxsel.selection.best import scores_and_ids
+from jaxsel.selection.largest_scores import scores_and_ids
 
 
 def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *, method: str = "custom") -> Selector:
@@ -24,7 +24,7 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         method: Name of the composition in logs and checkpoints.
 
     Raises:
-        ValueError: an argument is the constructor of a part instead of the part.
+        ValueError: An argument is the constructor of a part instead of the part.
     """
     _validate.made(Predictor, predictor=predictor)
     _validate.made(Acquisition, acquisition=acquisition)
@@ -42,11 +42,11 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         scores = acquisition.score(predictor.predict(predict_key, state, candidates))
         among = without(candidates, excluded)
         scores, prompt_ids = chosen_by_score(rule.choose, rule_key, scores, batch_size, among, state, count)
-        # A second prediction, with the same draws, of the batch alone: it spares the whole pool's other fields.
+        # A second prediction of the batch, with the same draws: other fields are not computed for the whole pool.
         return Selection(prompt_ids, scores, predictor.predict(predict_key, state, prompt_ids))
 
     spec = {"method": method, "predictor": predictor.spec, "acquisition": acquisition.spec, "rule": rule.spec}
-    # the form in which a checkpoint returns it: lists for tuples, Python's numbers for NumPy's
+    # in the form in which a checkpoint returns it: lists instead of tuples, Python's numbers instead of NumPy's
     spec = json.loads(json.dumps(spec, default=np.generic.item))
     return Selector(spec, predictor.init, predictor.predict, select, predictor.update, acquisition, rule)
 

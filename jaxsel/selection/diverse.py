@@ -8,7 +8,7 @@ from jaxsel import _validate
 from jaxsel.base import Embedded, Rule, State, embedded_in
 from jaxsel.numerics import random
 from jaxsel.numerics.compaction import true_positions
-from jaxsel.selection.best import best, scores_and_ids
+from jaxsel.selection.largest_scores import choose_top_k, scores_and_ids
 
 _HUGE = 1e30
 
@@ -30,7 +30,7 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
             a float32 copy of all embeddings and one pass over it per chosen prompt.
 
     Raises:
-        ValueError: an argument out of its range. `Rule.choose` raises it for a state without embeddings.
+        ValueError: An argument is out of its range. `Rule.choose` raises it for a state without embeddings.
     """
     _validate.non_negative(weight=weight)
     _validate.integer_in(0, 2**16, anchor_batches=anchor_batches)
@@ -79,14 +79,16 @@ def _shortlisted(
     """Return the positions of the scores that are considered, in a random order."""
     size = min(len(scores), shortlist * batch_size) if shortlist else len(scores)
     wanted = None if count is None else jnp.minimum(count * shortlist, size) if shortlist else jnp.int32(size)
-    among = best(key, scores, max(size, batch_size), prompt_ids, count=wanted)  # raises if there are too few scores
+    among = choose_top_k(
+        key, scores, max(size, batch_size), prompt_ids, count=wanted
+    )  # raises if there are too few scores
     draw = random.uniform(key, scores_and_ids(among, scores, prompt_ids)[1])
-    # argmax takes the first of equal values: the smallest draw, as in `best`
+    # argmax takes the first of equal values: the smallest draw, as in `choose_top_k`
     return among[jnp.argsort(draw)]
 
 
 def _finite(scores: Float[Array, " s"], ids: Int[Array, " s"]) -> Float[Array, " s"]:
-    """Return the scores, clipped to finite values; rows of no prompt get a value below all others."""
+    """Return the scores, clipped to finite values; padding gets a value below all others."""
     clipped = jnp.clip(jnp.where(jnp.isnan(scores), -jnp.inf, scores), -_HUGE, _HUGE)
     return jnp.where(ids < 0, -2 * _HUGE, clipped)
 

@@ -1,4 +1,4 @@
-"""Rules: they choose prompts by their scores."""
+"""The rules, which choose prompts by their scores."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,21 +10,21 @@ from jaxtyping import Array, Float, Int, Key
 from jaxsel import _validate
 from jaxsel.base import ChooseFn, Rule, State
 from jaxsel.numerics import random
-from jaxsel.selection.best import best, ids_or_positions
+from jaxsel.selection.largest_scores import choose_top_k, ids_or_positions
 
 
 def top_k() -> Rule:
     """Choose the largest scores; ties are broken at random."""
-    return Rule({"name": "top_k"}, best)
+    return Rule({"name": "top_k"}, choose_top_k)
 
 
 def within_bounds(lower: float, upper: float) -> Rule:
     """Choose at random among the scores in [lower, upper] (MoPPS's `threshold`).
 
-    If too few scores lie in the band, the nearest ones outside it are added.
+    If too few scores lie between the bounds, the rule adds the scores nearest to them.
 
     Raises:
-        ValueError: bounds that are not numbers with lower <= upper.
+        ValueError: The bounds are not numbers with lower <= upper.
     """
     if not lower <= upper:
         raise ValueError(f"lower is {lower} and upper is {upper}; give lower <= upper")
@@ -32,37 +32,37 @@ def within_bounds(lower: float, upper: float) -> Rule:
     def nearness(key, scores, _):
         return key, -jnp.maximum(jnp.maximum(lower - scores, scores - upper), 0)
 
-    return Rule({"name": "within_bounds", "lower": lower, "upper": upper}, _best_by(nearness))
+    return Rule({"name": "within_bounds", "lower": lower, "upper": upper}, _top_k_by(nearness))
 
 
 def gumbel_top_k(temperature: float = 1.0) -> Rule:
     """Sample without replacement, each draw with probability proportional to exp(score / temperature).
 
-    (Kool, van Hoof, Welling, arXiv 1903.06059.)
+    Reference: "Stochastic Beams and Where to Find Them" (Kool, van Hoof and Welling, arXiv 1903.06059).
 
     Args:
         temperature: Divisor of the scores, above 0. The larger it is, the less the scores matter.
 
     Raises:
-        ValueError: a temperature that is not a finite number above 0.
+        ValueError: The temperature is not a finite number above 0.
     """
     _validate.positive(temperature=temperature)
 
     def perturbed(key, scores, prompt_ids):
         noise_key, tie_key = jax.random.split(key)
         uniform = random.uniform(noise_key, ids_or_positions(prompt_ids, scores))
-        gumbel = -jnp.log(-jnp.log1p(-uniform))  # finest where it is largest
+        gumbel = -jnp.log(-jnp.log1p(-uniform))  # large near uniform = 0, where floats are finest
         return tie_key, scores / temperature + gumbel
 
-    return Rule({"name": "gumbel_top_k", "temperature": temperature}, _best_by(perturbed))
+    return Rule({"name": "gumbel_top_k", "temperature": temperature}, _top_k_by(perturbed))
 
 
 def random_subset() -> Rule:
     """Choose uniformly at random, whatever the scores are."""
-    return Rule({"name": "random_subset"}, _best_by(lambda key, scores, _: (key, jnp.zeros_like(scores))))
+    return Rule({"name": "random_subset"}, _top_k_by(lambda key, scores, _: (key, jnp.zeros_like(scores))))
 
 
-def _best_by(values_of: Callable[..., Any]) -> ChooseFn:
+def _top_k_by(values_of: Callable[..., Any]) -> ChooseFn:
     """Return a `ChooseFn` that chooses the largest values.
 
     Args:
@@ -79,6 +79,6 @@ def _best_by(values_of: Callable[..., Any]) -> ChooseFn:
     ) -> Int[Array, " b"]:
         del state
         tie_key, values = values_of(key, scores, prompt_ids)
-        return best(tie_key, values, batch_size, prompt_ids, count=count)
+        return choose_top_k(tie_key, values, batch_size, prompt_ids, count=count)
 
     return choose

@@ -10,8 +10,9 @@ estimated by the variance of the rewards: 0 for s = 0 and s = n, as in GRPO.
     skill[k] <- initial[k] + (1 - f) (skill[k] - initial[k]) + skill_gain * mean_i sum_j [k_ij = k] w_ij v_i
     boost_i  <- (1 - f) boost_i + boost_gain * v_i
 
-with f = `forgetting` and the mean over groups with n > 0. The success rate of a prompt thus rises with its own visits
-and with visits to its neighbours, the prompts that share skills with it. Without visits it falls back. Memory is O(N).
+Here f is `forgetting`, and the mean runs over groups with n > 0. The success rate of a prompt thus rises with its own
+visits and with visits to its neighbours, the prompts that share skills with it. Without visits it falls back towards
+its initial value. Memory is O(N).
 """
 
 from typing import NamedTuple
@@ -84,7 +85,7 @@ def make_learner(
         num_skills: K, the number of skills. With fewer skills a prompt has more neighbours.
         skills_per_prompt: m, the number of skills per prompt.
         difficulty_mean: Mean difficulty, in logits. Above 0 most prompts are hard.
-        difficulty_spread: Standard deviation of the difficulty, in logits. A larger one gives fewer mixed groups.
+        difficulty_spread: Standard deviation of the difficulty, in logits. A larger value gives fewer mixed groups.
         skill_spread: Standard deviation of the initial skills, in logits.
         skill_gain: Gain of the skills, at least 0. At 0, a visit does not change other prompts.
         boost_gain: Gain of the boosts, at least 0. At 0, a visit changes a prompt only through its skills.
@@ -173,7 +174,7 @@ def train(learner: Learner, state: LearnerState, rollouts: Rollouts) -> LearnerS
 
 
 def oracle(learner: Learner, *, group_size: int = 8) -> Selector:
-    """Return a selector with the true success rates. It chooses the rates nearest to 1/2, where P(mixed) is largest.
+    """Return a selector with the true success rates. It chooses prompts near 1/2, where P(mixed) is largest.
 
     Its state is a copy of the learner's state, and its update trains the copy. Its rates are true if it observes every
     batch that the learner is trained on, as in `simulate`.

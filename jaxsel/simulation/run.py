@@ -17,7 +17,7 @@ from jaxsel.simulation.learner import Learner, LearnerState, initial_state, roll
 class Trace(NamedTuple):
     """The record of T simulated steps.
 
-    The metrics judge the predictions that precede the step's rollouts, on a probe: random prompts, the same at all
+    The metrics score the predictions that precede the step's rollouts, on a probe: random prompts, the same at all
     steps.
 
     Attributes:

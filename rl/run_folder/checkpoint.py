@@ -123,7 +123,7 @@ def _read(path: Path) -> dict[str, Any]:
         reason = f"it is damaged, or of an earlier version of this package ({type(error).__name__})"
         raise DamagedError(f"{path} cannot be read: {reason}; {cure}") from error
     if not isinstance(packed, dict) or packed.get("format") != _FORMAT:
-        raise DamagedError(f"{path} is no checkpoint of this version; {cure}")
+        raise DamagedError(f"{path} is not a checkpoint of this version; {cure}")
     checksum = packed.pop("checksum", None)
     del packed["format"]
     if checksum != _checksum(packed):

@@ -2,7 +2,7 @@
 
 Reference: Jiayi-Pan/Countdown-Tasks-3to4 on the Hugging Face hub, by TinyZero. It has the columns `target` and `nums`
 and one split, `train`. Countdown-34 is the whole data set, and Countdown-4 is its rows of four numbers. The wording of
-the prompts is ours; `rl.tasks.countdown_verifier.verify` judges the answers.
+the prompts is our own; `rl.tasks.countdown_verifier.verify` judges the answers.
 """
 
 from collections.abc import Collection

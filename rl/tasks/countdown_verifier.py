@@ -1,4 +1,4 @@
-"""The judge of Countdown answers: a small grammar and exact arithmetic; no answer runs as code.
+"""The verifier of Countdown answers: a small grammar and exact arithmetic; no answer runs as code.
 
     expression = number | expression (+ | - | * | /) expression | "(" expression ")"
 

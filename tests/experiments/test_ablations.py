@@ -4,7 +4,7 @@ import pytest
 from omegaconf.errors import ConfigAttributeError
 
 from experiments.ablations import __main__ as ablations
-from experiments.ablations.presentation import judge
+from experiments.ablations.presentation import sweep_numbers
 from experiments.ablations.sweeps import SWEEPS, Sweep, beside, command, needed, place
 from experiments.running.config import configured
 
@@ -52,7 +52,7 @@ def test_numbers_by_hand():
 
     found = {"uniform": [run(0.4, 0.2), run(0.5, 0.2)], "mopps": [run(0.5, 0.3), run(0.8, 0.5)]}
     found["mopps,method.target=0.3"] = [run(0.3, 0.3), run(0.4, 0.5)]
-    result = judge(Sweep("method.target", (0.3, 0.5), {"method.name": "mopps"}), found)
+    result = sweep_numbers(Sweep("method.target", (0.3, 0.5), {"method.name": "mopps"}), found)
     assert result["0.5"]["gain"] == {"mean": pytest.approx(0.2), "standard_error": pytest.approx(0.1)}
     # at step 15 a mean of two probes is that of uniform at step 25
     assert result["0.5"]["share_of_steps"]["mean"] == pytest.approx(15 / 25)
@@ -86,7 +86,7 @@ def test_runs_become_a_result_and_a_figure(tmp_path, monkeypatch, capsys):
 def test_settings_of_all_runs_have_a_name_and_a_value(capsys):
     with pytest.raises(SystemExit):
         ablations.main(["--set", "pool_size"])
-    assert "--set: pool_size is no NAME=VALUE" in capsys.readouterr().err
+    assert "--set: pool_size is not NAME=VALUE" in capsys.readouterr().err
 
 
 def test_what_runs_differ_in_cannot_be_set_for_all(capsys):

@@ -18,7 +18,7 @@ from experiments.benchmarks import (
     targets,
     timing,
 )
-from experiments.benchmarks.ours import SELECTORS, FusedKernels, Kernels, PublicClass
+from experiments.benchmarks.jaxsel_calls import SELECTORS, FusedKernels, Kernels, PublicClass
 from experiments.benchmarks.peers import common, jax_peers, numpy_peers, python_peers, torch_peers
 from jaxsel.predictors.beta import posterior
 from jaxsel.predictors.hidden_markov import predicted, transition_counts

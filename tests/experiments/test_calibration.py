@@ -1,4 +1,4 @@
-"""The judging of a small history, and its page."""
+"""Scores of the predictions in a small history, and the page about them."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxsel
-from experiments.calibration import judge
+from experiments.calibration import scoring
 from experiments.calibration.__main__ import labelled, main
 from experiments.calibration.evaluate import averaged, evaluate, pooled
 from experiments.simulated_history import record
@@ -32,7 +32,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seen(folders):
-    return judge.replayed(read_history(folders[0]), jaxsel.beta_bernoulli())
+    return scoring.replayed(read_history(folders[0]), jaxsel.beta_bernoulli())
 
 
 def test_probes_are_predicted_before_and_know_what_was_visited(folders, seen):
@@ -51,8 +51,10 @@ def test_probes_are_predicted_before_and_know_what_was_visited(folders, seen):
 @pytest.mark.parametrize("method", ["isotonic", "beta"])
 def test_recalibration_afterwards_is_that_of_the_predictor(folders, seen, method):
     recorded = read_history(folders[0])
-    live = judge.replayed(recorded, jaxsel.recalibrated(jaxsel.beta_bernoulli(), method=method, window=judge.WINDOW))
-    afterwards = judge.recalibrated(seen, method=method)
+    live = scoring.replayed(
+        recorded, jaxsel.recalibrated(jaxsel.beta_bernoulli(), method=method, window=scoring.WINDOW)
+    )
+    afterwards = scoring.recalibrated(seen, method=method)
     for name in ("unsolved", "mixed", "solved"):
         expected = getattr(live.probes.prediction, name)
         np.testing.assert_allclose(getattr(afterwards.prediction, name), expected, atol=1e-5)
@@ -60,20 +62,20 @@ def test_recalibration_afterwards_is_that_of_the_predictor(folders, seen, method
 
 
 def test_on_probes_only_earlier_ones_count(seen):
-    corrected = judge.recalibrated(seen, on="probes")
+    corrected = scoring.recalibrated(seen, on="probes")
     first = seen.probes.step == 0
     np.testing.assert_allclose(corrected.prediction.mixed[first], seen.probes.prediction.mixed[first], atol=0.05)
     late = seen.probes.step >= 12
-    errors = [judge.judged(rows.taken(late))["calibration error"]["mean"] for rows in (seen.probes, corrected)]
+    errors = [scoring.scores(rows.taken(late))["calibration error"]["mean"] for rows in (seen.probes, corrected)]
     assert errors[1] < 0.6 * errors[0]
 
 
 def test_numbers_are_those_of_the_metrics_of_the_part(seen):
     rows = seen.probes
-    part = judge.parts_of(rows)["visits 1"]
+    part = scoring.parts_of(rows)["visits 1"]
     np.testing.assert_array_equal(part, rows.visits == 1)
     few = rows.taken(part)
-    found, alone = judge.judged(rows, part), judge.judged(few)
+    found, alone = scoring.scores(rows, part), scoring.scores(few)
     for name in ("spearman", "error", "log score", "state log score", "Brier", "calibration error", "mixed, excess"):
         for key in ("mean", "standard_error"):
             assert found[name][key] == pytest.approx(alone[name][key], rel=2e-3, abs=1e-5), name
@@ -83,9 +85,9 @@ def test_numbers_are_those_of_the_metrics_of_the_part(seen):
 
 def test_the_gain_of_a_better_predictor_is_the_difference_of_the_scores(folders, seen):
     fitted = jaxsel.beta_bernoulli(decay=0.9, prior_alpha=0.3, prior_beta=0.3)
-    other = judge.replayed(read_history(folders[0]), fitted).ahead
-    gain = judge.gain(other, seen.ahead, "counts")
-    scores = [judge.judged(rows)["log score"]["mean"] for rows in (other, seen.ahead)]
+    other = scoring.replayed(read_history(folders[0]), fitted).ahead
+    gain = scoring.gain(other, seen.ahead, "counts")
+    scores = [scoring.scores(rows)["log score"]["mean"] for rows in (other, seen.ahead)]
     assert gain["mean"] == pytest.approx(scores[0] - scores[1], abs=1e-4)
     assert gain["mean"] > 2 * gain["standard_error"] > 0
 
@@ -93,7 +95,7 @@ def test_the_gain_of_a_better_predictor_is_the_difference_of_the_scores(folders,
 def test_pooled_rows_keep_prompts_of_other_histories_apart(seen):
     both = pooled([seen.probes, seen.probes])
     assert len(np.unique(both.prompt_ids)) == 2 * len(np.unique(seen.probes.prompt_ids))
-    one, two = (judge.judged(rows)["error"] for rows in (seen.probes, both))
+    one, two = (scoring.scores(rows)["error"] for rows in (seen.probes, both))
     assert two["mean"] == pytest.approx(one["mean"], rel=1e-5)
     assert two["standard_error"] == pytest.approx(one["standard_error"] / np.sqrt(2), rel=0.01)
 
@@ -127,8 +129,8 @@ def test_ids_of_a_large_pool_are_clusters_like_others(seen):
     """A batch has fewer rows than the pool has prompts."""
     few = seen.ahead.taken(seen.ahead.step >= 15)
     large = few._replace(prompt_ids=few.prompt_ids + 10**6)
-    for name, score in judge.judged(few).items():
-        assert judge.judged(large)[name] == pytest.approx(score, rel=1e-5, nan_ok=True), name
+    for name, score in scoring.scores(few).items():
+        assert scoring.scores(large)[name] == pytest.approx(score, rel=1e-5, nan_ok=True), name
 
 
 def test_what_only_some_histories_have_is_left_out():
@@ -139,7 +141,7 @@ def test_what_only_some_histories_have_is_left_out():
 def test_probes_after_a_batch_that_nobody_judged(folders):
     recorded = read_history(folders[0])
     late = {**recorded.probes, "clock": np.where(recorded.probes["clock"] == 20, 21, recorded.probes["clock"])}
-    found = judge.replayed(recorded._replace(probes=late), jaxsel.beta_bernoulli())
+    found = scoring.replayed(recorded._replace(probes=late), jaxsel.beta_bernoulli())
     assert found.probes.step.max() == 20
 
 

@@ -106,7 +106,7 @@ def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again_too(submit
     """One process warms up the policy, and the other waits."""
     job, process = submit(SCRIPTS[0], *TINY, "warm_start.steps=1000000", f"hydra.run.dir={tmp_path}/run")
     wait_until((tmp_path / "run/config.json").exists, process, tmp_path)
-    time.sleep(1)  # for one of the two is not there yet
+    time.sleep(1)  # one of the two processes may not have started yet
     for pid in (tmp_path / "pids").read_text().split():
         os.kill(int(pid), signal.SIGUSR1)
     assert process.wait(timeout=120) == os.EX_TEMPFAIL, logs(tmp_path)
@@ -118,7 +118,7 @@ def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again_too(submit
 
 @pytest.mark.slow
 def test_two_processes_share_a_pool_and_find_what_one_finds(submit, tmp_path, monkeypatch):
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # collectives are compiled anew, as on a cluster
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # collectives are compiled, as on a cluster
     arguments = ["--sizes", "2000", "--steps", "5", "--batch-size", "16", "--methods", "dps", "--among", "pool"]
     arguments += ["--seeds", "0", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
     _, process = submit(SCRIPTS[1], "experiments.large_pool", *arguments, tasks=2)
@@ -140,7 +140,7 @@ def test_a_sweep_by_submitit_survives_preemption(tmp_path):
     process = subprocess.Popen([*sweep, *TINY], cwd=ROOT)
     wait_until(lambda: len(read_metrics(tmp_path / "0/metrics.jsonl")) >= 2, process, tmp_path)
     job = min(int(path.name) for path in (tmp_path / ".submitit").iterdir() if path.name.isdigit())
-    os.kill(job, signal.SIGTERM)  # which it hands on
+    os.kill(job, signal.SIGTERM)  # the job passes the signal on to its run
     assert process.wait() == 0
     log = (tmp_path / f".submitit/{job}/{job}_0_log.out").read_text()
     assert "as it was asked to" in log

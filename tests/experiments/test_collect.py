@@ -37,14 +37,14 @@ def write_lines(folder, rows):
 def make_run(folder, rows=None, **settings):
     """Make a folder as `experiments.train` does, without config.json, as if killed after its last step."""
     tree = {"task": "string_ops", "held_out_size": 20, "seed": 0, "threads": 0} | settings
-    seed = tree["seed"]  # inside, it is without effect
+    seed = tree["seed"]  # the seeds in the inner settings have no effect
     inner = {
         "method": {"name": tree.pop("method", "mopps"), "decay": tree.pop("decay", 0.5)},
         "warm_start": {"steps": tree.pop("warm_steps", 20), "seed": seed},
         "train": {"steps": tree.pop("steps", STEPS), "seed": seed},
     }
     (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "config.yaml").write_text(json.dumps(tree | inner))  # which is YAML too
+    (folder / ".hydra" / "config.yaml").write_text(json.dumps(tree | inner))  # JSON is also YAML
     write_lines(folder, records() if rows is None else rows)
     return folder
 
@@ -72,7 +72,7 @@ def test_means_and_standard_errors_by_hand(tmp_path, capsys):
     assert mopps["seeds"] == [0, 1]
     assert [folder.rpartition("/")[2] for folder in mopps["folders"]] == ["a", "b"]
     expected = {
-        "held_out_accuracy": (0.4, 0.1),  # of 0.3 and 0.5, the means of the last two probes
+        "held_out_accuracy": (0.4, 0.1),  # mean and error of 0.3 and 0.5, which are the means of the last two probes
         "mixed_share": (0.5, 0.25),
         "share_selecting": (0.25, 0),
         "seconds": (2.6, 0),  # four steps of 0.4 and two probes of 0.5
@@ -292,7 +292,7 @@ def test_every_task_has_its_panel_and_a_line_looks_the_same_in_all(tmp_path):
     np.testing.assert_allclose(rollouts, [0, 0.2, 0.4])
     np.testing.assert_allclose(accuracy, [0.1, 0.2, 0.4])  # probes at 0, 200 and 400
     assert len(shown[0].collections) == 2  # bands
-    assert len(shown[1].collections) == 0  # of one seed there is none
+    assert len(shown[1].collections) == 0  # a single seed has no band
     (alone,) = draw(grouped(find_runs([tmp_path])), "countdown, held_out_size=30").axes
     assert alone.lines[0].get_color() == shown[1].lines[0].get_color()
 
@@ -308,7 +308,7 @@ def test_many_groups_are_told_apart(tmp_path):
     assert not axes.collections  # no bands
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
-    assert legend.y1 < axes.get_window_extent().y0 - 20  # below the numbers of the axis, too
+    assert legend.y1 < axes.get_window_extent().y0 - 20  # below the numbers of the axis
     assert figure.bbox.x0 <= legend.x0
     assert legend.x1 <= figure.bbox.x1
     assert axes.get_window_extent().height > 200  # pixels, 100 an inch
@@ -329,7 +329,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # the font has no such letter; the table and the page do
+@pytest.mark.filterwarnings("ignore:Glyph")  # the font of the figure lacks the letter; the table and the page show it
 @pytest.mark.parametrize("name", ["policy", "method", "task"])
 def test_any_text_may_be_a_setting(tmp_path, name):
     for number, text in enumerate(HOSTILE):
@@ -351,7 +351,7 @@ def test_any_text_may_be_a_setting(tmp_path, name):
 def test_settings_that_cannot_be_read_are_named(tmp_path):
     folder = make_run(tmp_path / "run")
     (folder / "config.json").write_text("{")
-    assert read_run(folder).trouble == ""  # Hydra's file has them
+    assert read_run(folder).trouble == ""  # the settings are in Hydra's file
     (folder / CONFIG).write_text("task: [string")
     trouble = read_run(folder).trouble
     assert "config.json cannot be read; .hydra/config.yaml cannot be read" in trouble

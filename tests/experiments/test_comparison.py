@@ -13,7 +13,7 @@ from experiments.running import compare
 from experiments.running.compare import SETTINGS, commits, described, finished, run_config
 from experiments.running.config import MethodConfig
 from experiments.running.runs import run
-from experiments.selection_pays import judge_claims
+from experiments.selection_pays import check_claims
 from rl.preemption import PreemptedError
 from rl.train_config import TrainConfig
 
@@ -66,7 +66,7 @@ def test_rollouts_to_reach(accuracy, expected):
 
 def test_claims_hold_and_fail():
     runs = {name: [r, r] for name, r in RUNS.items()}
-    good, bad = judge_claims(runs, "mopps"), judge_claims(runs, "dps")
+    good, bad = check_claims(runs, "mopps"), check_claims(runs, "dps")
     assert good["mixed_share_ratio"]["mean"] == pytest.approx(2.5)
     assert all(claim["holds"] for claim in good.values())
     share = (500 + 200 * (0.4375 - 0.375) / 0.15) / 2800  # of 2,800 between the last two probes

@@ -4,9 +4,9 @@ import pytest
 
 import jaxsel
 from experiments.gold_standard import __main__ as gold_standard
-from experiments.gold_standard.cases import Config, learner, state_space
-from experiments.gold_standard.judge import LEVELS, PARTS, by_part
+from experiments.gold_standard.cases import Config, learner_case, state_space_case
 from experiments.gold_standard.presentation import SOURCES, STYLES, draw
+from experiments.gold_standard.scoring import LEVELS, PARTS, by_part
 from jaxsel import Prediction
 
 pytestmark = pytest.mark.slow
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 SMALL = Config(num_prompts=12, never_visited=3, steps=4, batch_size=5, num_warmup=30, num_samples=30)
 
 
-@pytest.mark.parametrize("make", [state_space, learner])
+@pytest.mark.parametrize("make", [state_space_case, learner_case])
 def test_cases_leave_the_last_prompts_alone(make):
     case = make(SMALL, 0)
     assert len(case.history.step) == 20
@@ -28,7 +28,7 @@ def test_cases_leave_the_last_prompts_alone(make):
 
 def test_the_state_space_is_that_of_the_configuration():
     """Check 20,000 logits after 16 steps to 5 sigma: mean -0.5 + 16 * 0.03, variance 0.9^2 + 1.2^2 + 16 * 0.3^2."""
-    truth = state_space(Config(num_prompts=20_000), 0).truth.astype(float)
+    truth = state_space_case(Config(num_prompts=20_000), 0).truth.astype(float)
     logits, variance = np.log(truth / (1 - truth)), 0.81 + 1.44 + 16 * 0.09
     assert logits.mean() == pytest.approx(-0.02, abs=5 * np.sqrt(variance / 20_000))
     assert logits.var() == pytest.approx(variance, rel=5 * np.sqrt(2 / 20_000))

@@ -70,7 +70,7 @@ def demo(path):
             ],
         ),
     ]
-    lead = "A demonstration of the page: what was predicted before any rollout, against what came <b>afterwards</b>."
+    lead = "A demonstration of the page: predictions before any rollout, against the outcomes <b>afterwards</b>."
     command = "python -m experiments.calibration --seeds 0 1 2 --steps 200 --output runs/calibration"
     footer = {"command": command, **provenance({"pool": 4096, "steps": 200, "tasks": ["parity", "copy"]}, [0, 1, 2])}
     return write_page(path, title="Are the predictions calibrated?", lead=lead, sections=sections, footer=footer)

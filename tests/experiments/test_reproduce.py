@@ -10,7 +10,7 @@ from rich.console import Console
 import jaxsel
 from experiments.reporting.summaries import share_spent, spent_to_reach
 from experiments.reproduce import __main__ as reproduce
-from experiments.reproduce.judge import against, calibration, claims, judge, numbers
+from experiments.reproduce.claims import against, calibration, check_claims, method_numbers, numbers
 from experiments.reproduce.presentation import tables
 from experiments.running.compare import SETTINGS
 from experiments.running.config import read_settings
@@ -83,8 +83,8 @@ def test_a_run_beside_uniform():
     assert found["mixed_share_ratio"] == pytest.approx(2.5)
 
 
-def test_claims_are_judged_for_every_predictive_method_and_can_fail():
-    result = judge(RUNS, SEEN)
+def test_claims_are_checked_for_every_predictive_method_and_can_fail():
+    result = method_numbers(RUNS, SEEN)
     assert result["mopps"]["calibration_error"] == {
         "per_seed": [0.1, 0.3],
         "mean": pytest.approx(0.2),
@@ -92,17 +92,17 @@ def test_claims_are_judged_for_every_predictive_method_and_can_fail():
     }
     assert result["mopps"]["share_of_steps"]["mean"] == pytest.approx(9.375 / 15)
     assert result["mopps"]["share_of_rollouts"] == {"mean": pytest.approx(937.5 / 6000), "standard_error": 0}
-    held = claims(result)
+    held = check_claims(result)
     assert all(claim["holds"] == {"mopps": True, "dps": False} for claim in held.values())
     assert all(claim["says"].endswith("holds for mopps; missed by dps") for claim in held.values())
     assert held["share_of_rollouts"]["means"]["dps"] == math.inf
     del result["mopps"]
-    assert all(claim["says"].endswith("holds for none; missed by dps") for claim in claims(result).values())
+    assert all(claim["says"].endswith("holds for none; missed by dps") for claim in check_claims(result).values())
 
 
 def test_tables_fit_a_terminal_and_say_never():
     console = Console(width=80, record=True)
-    for table in tables("string_ops", judge(RUNS, SEEN)):
+    for table in tables("string_ops", method_numbers(RUNS, SEEN)):
         console.print(table)
     printed = console.export_text()
     assert "never" in printed  # dps

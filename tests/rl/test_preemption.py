@@ -20,18 +20,18 @@ from tests.support.runs import CONFIG, LONG, SCRIPT, assert_same_run, start
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_asks_once_and_then_does_what_it_did(number):
-    came = []
-    before = signal.signal(number, lambda *_: came.append(number))
+    received = []
+    before = signal.signal(number, lambda *_: received.append(number))
     try:
         with Preemption() as preemption:
             assert not preemption.asked
             os.kill(os.getpid(), number)
             assert preemption.asked
-            assert not came
+            assert not received
             os.kill(os.getpid(), number)
-            assert came == [number]
+            assert received == [number]
         os.kill(os.getpid(), number)
-        assert came == [number, number]
+        assert received == [number, number]
     finally:
         signal.signal(number, before)
 
@@ -94,7 +94,7 @@ def test_in_the_last_step_the_run_ends_as_it_would_have(task, tmp_path):
 
 @pytest.mark.slow
 def test_terminated_and_killed_at_random_moments(task, tmp_path):
-    """Two processes get signals and SIGKILL while they train. The numbers equal those of an undisturbed run."""
+    """Two processes get signals and SIGKILL while they train. The numbers equal the numbers of an undisturbed run."""
     whole = start(task, tmp_path / "whole", LONG)
     run_dir, log, rng = tmp_path / "cut", tmp_path / "stderr", random.Random(0)
     stopped = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

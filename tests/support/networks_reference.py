@@ -57,7 +57,7 @@ def success_rate(outputs: ArrayLike) -> np.ndarray:
 
 
 def log_prob(likelihood: str, outputs: ArrayLike, successes: ArrayLike, group_size: ArrayLike) -> np.ndarray:
-    """Of visits."""
+    """Return the log probability of the successes of each visit."""
     if likelihood == "beta_binomial":
         return stats.betabinom.logpmf(successes, group_size, *beta_shapes(outputs))
     if likelihood == "binomial":

@@ -21,7 +21,7 @@ def merged(prompt_ids, successes, group_size, num_prompts: int) -> dict[int, tup
 
 
 class MoppsModel:
-    """METHODS, section 1: alpha and beta of every prompt, in a dictionary."""
+    """MoPPS (arXiv 2507.04632): alpha and beta of every prompt, in a dictionary."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class MoppsModel:
 
 
 class DpsModel:
-    """METHODS, section 2: belief and transition counts of every prompt, updated in a loop."""
+    """DPS (arXiv 2603.10887): belief and transition counts of every prompt, updated in a loop."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class DpsModel:
             self.ahead[row] = after @ _row_normalised(self.counts[row])
 
     def predicted(self) -> np.ndarray:
-        """[3, N]."""
+        """Return the predicted beliefs, [3, N]."""
         return np.array(self.ahead).T
 
     def success_rate(self) -> np.ndarray:
@@ -157,7 +157,7 @@ def assert_frequency(count: ArrayLike, trials: int, probability: ArrayLike) -> N
 
 
 def own_evidence(batches, num_prompts: int, decay: float) -> np.ndarray:
-    """[2, N]: S <- d * S + s and F <- d * F + (n - s) at every visit of a prompt."""
+    """Return S and F as [2, N], with S <- d * S + s and F <- d * F + (n - s) at every visit of a prompt."""
     evidence = np.zeros((2, num_prompts))
     for batch in batches:
         visits = merged(batch.prompt_ids, batch.successes, batch.group_size, num_prompts)

@@ -14,7 +14,7 @@ BAND = (0.3, 0.7)
 class Peer(ABC):
     """One implementation of one method, over the whole pool. Calls return when the work is done."""
 
-    fused = False  # whether `observe` predicts too, which leaves no work for `predict`
+    fused = False  # whether `observe` also predicts, so that `predict` has no work left
 
     def __init__(self, num_prompts: int, seed: int):
         self.num_prompts, self.seed = num_prompts, seed

@@ -45,7 +45,7 @@ class NumpyThreshold(NumpyMopps):
     """Random choice among the prompts whose draw lies in the band."""
 
     def select(self, batch_size: int) -> np.ndarray:
-        """Choose random prompts in the band, or the prompts nearest to its middle when too few lie in it."""
+        """Choose random prompts in the band, or the prompts nearest to its middle if too few lie in the band."""
         draw = self.draw()
         inside = np.flatnonzero((draw >= BAND[0]) & (draw <= BAND[1]))
         if len(inside) >= batch_size:
@@ -54,7 +54,7 @@ class NumpyThreshold(NumpyMopps):
 
 
 class NumpyDps(Peer):
-    """DPS on whole float32 arrays with prompts on the last axis, in place where possible."""
+    """DPS on whole float32 arrays with prompts on the last axis, updated in place where possible."""
 
     fused = True
 

@@ -1,7 +1,7 @@
 r"""Fits of parameters to a history: decay, prior counts and initial belief, which the papers set by hand.
 
-Before every batch, a predictor gives a probability of the outcomes that the batch then has. Summed over the history,
-with theta the predictor's parameters,
+Before every batch, a predictor assigns a probability to each possible outcome of the batch. With the parameters theta
+of the predictor, the sum over the history
 
     L(theta) = sum_t sum_{i in batch t} log P_theta( outcome_i | everything observed before t )
 
@@ -10,10 +10,10 @@ Potential Developments", Dawid 1984). Its maximum can therefore be compared with
 
     cov = H^-1 ( sum_i g_i g_i' + 1 / w^2 ) H^-1,    H = 1 / w^2 - d^2 L / d theta^2
 
-with g_i the gradient of the rows of prompt i. They are valid even if the model is wrong (White 1982). All of this uses
-an unbounded scale of logits and logs; the delta method converts the errors to the parameters' scale. On the unbounded
-scale, the likelihood is multiplied by a Gaussian around the start values, of a wide standard deviation w. A parameter
-that the history does not determine thus stays finite.
+where g_i is the gradient of the rows of prompt i. These errors are valid even if the model is wrong (White 1982). All
+of this uses an unbounded scale of logits and logs; the delta method converts the errors to the parameters' scale. On
+the unbounded scale, the likelihood is multiplied by a Gaussian around the start values, of a wide standard deviation w.
+A parameter that the history does not determine thus stays finite.
 
 There are few parameters and histories are long. Derivatives therefore use forward mode, which stores no scan for a
 backward pass.
@@ -137,7 +137,7 @@ def fit(
     score_by_hand = float(mean_score(first))
     if not np.isfinite(score_by_hand):
         raise ValueError(
-            f"start gives a log score of {score_by_hand}: an outcome occurred that it holds impossible; give no zeros"
+            f"start gives a log score of {score_by_hand}: an outcome with probability 0 occurred; give no zeros"
         )
     best, errors, steps, converged = _best(
         scores, first, domains, batches, len(visited), num_rows, prior_width, max_steps

@@ -26,7 +26,7 @@ def minimised(
     loss: Callable[[Float[Array, " k"]], Float[Array, ""]], start: Float[Array, " k"], max_steps: int
 ) -> tuple[Float[Array, " k"], Int[Array, ""], Array]:
     """Minimise the loss by L-BFGS. Return the minimum, the number of steps and whether the optimiser converged."""
-    import optax  # here, not at the top: it would slow down `import jaxsel`
+    import optax  # imported here, because at the top it would slow down `import jaxsel`
 
     loss, optimizer = _forwards(loss), optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)

@@ -23,7 +23,7 @@ class Reliability(NamedTuple):
     Attributes:
         prediction: Mean predicted probability in the bin.
         outcome: Share of rows in which the event occurred. For calibrated predictions it estimates `prediction`.
-        size: Total weight of the rows in the bin, without weights their number.
+        size: Total weight of the rows in the bin; without weights, the number of rows.
         standard_error: Standard error of `outcome`, from its variance within the bin.
     """
 
@@ -147,8 +147,8 @@ def rate_pit(prediction: Prediction, success_rate: Float[AnyArray, " m"]) -> Flo
 def uniformity(pit: Float[AnyArray, " m"], *, num_bins: int = 10, weights: Weights = None) -> Uniformity:
     """Summarise the values of `randomised_pit` or `rate_pit`.
 
-    A U-shaped histogram means that the posteriors are too narrow, a hill that they are too wide, and a slope that they
-    are biased.
+    A U-shaped histogram means that the posteriors are too narrow. A peak in the middle means that they are too wide,
+    and a slope means that they are biased.
 
     Raises:
         ValueError: `num_bins` is below 1, or the lengths differ.

@@ -1,4 +1,4 @@
-"""What the charts share: a light grid, the diagonal, checks of their columns and the looks of their lines."""
+"""Parts that all charts share: a light grid, the diagonal, checks of their columns and the styles of their lines."""
 
 from typing import Any
 

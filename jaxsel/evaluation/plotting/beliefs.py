@@ -1,4 +1,4 @@
-"""Charts of what a method believes of single prompts: Beta densities, and probabilities of solve states."""
+"""Charts of the beliefs about single prompts: Beta densities, and probabilities of solve states."""
 
 from collections.abc import Sequence
 from typing import Any

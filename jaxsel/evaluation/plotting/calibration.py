@@ -84,7 +84,7 @@ def pit_histogram(
 ) -> Axes:
     """Draw the histogram of `metrics.uniformity` against a flat one.
 
-    A U-shaped histogram means that the posteriors are too narrow, a hill that they are too wide.
+    A U-shaped histogram means that the posteriors are too narrow. A peak in the middle means that they are too wide.
 
     Args:
         axes: Axes to draw on, one per histogram.

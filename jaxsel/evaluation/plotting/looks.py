@@ -33,7 +33,7 @@ METHODS = {
 }
 """Colour, line style and marker of every method that has its own look."""
 
-# Looks without a name. None is the look of a method, and none is yellow, which is too pale on white.
+# Looks without a name. They differ from the looks of the methods, and avoid yellow, which is too pale on white.
 CYCLE = (
     ("blue", "--", "^"),
     ("vermilion", ":", "p"),

@@ -41,7 +41,7 @@ class VisitTable(NamedTuple):
     Attributes:
         row: Row of each visit in the tables below.
         column: Column of each visit in the tables below.
-        gap: Steps since the prompt's visit before, or since step 0 in the first column.
+        gap: Steps since the prompt's previous visit, or since step 0 in the first column.
         successes: s, the number of correct rollouts.
         group_size: n, the number of rollouts.
     """

@@ -29,7 +29,7 @@ class ReferencePosterior(NamedTuple):
     """Posterior draws of the success rates of m prompts at one step.
 
     Attributes:
-        success_rate: Draws of p, one row per draw. The draws of one chain follow those of the chain before.
+        success_rate: Draws of p, one row per draw. All draws of one chain precede the draws of the next chain.
         hyperparameters: Draws of mean, spread, drift and volatility; with embeddings also of weight_scale and weights.
         diagnostics: Diagnostics of the sampler.
     """

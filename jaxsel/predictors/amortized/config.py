@@ -31,8 +31,8 @@ def check(config: Config) -> None:
     """Check that every setting is in its range and that the settings fit together.
 
     Raises:
-        ValueError: A setting is out of its range, `width` is no multiple of `num_heads`, or a `decay` is given with a
-            likelihood that is not conjugate.
+        ValueError: A setting is out of its range, `width` is not a multiple of `num_heads`, or a `decay` is given with
+            a likelihood that is not conjugate.
     """
     _validate.positive_integer(
         group_size=config.group_size,

@@ -8,14 +8,14 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxsel.base import Prediction
 from jaxsel.numerics import random
+from jaxsel.predictors.amortized.dtype_promotion import with_standard_dtype_promotion
 from jaxsel.predictors.amortized.likelihood import Belief
 from jaxsel.predictors.amortized.model import Model
 from jaxsel.predictors.amortized.networks import Networks
-from jaxsel.predictors.amortized.promotion import with_standard_promotion
 from jaxsel.predictors.amortized.state import AmortizedState
 
 
-@with_standard_promotion
+@with_standard_dtype_promotion
 def predict(
     key: Key[Array, ""],
     state: AmortizedState,
@@ -26,7 +26,7 @@ def predict(
 ) -> Prediction:
     """Return the prediction for these prompts, or for the whole pool if `prompt_ids` is None.
 
-    Means, variances and probabilities are those of the mixture over `num_draws` latents. Each draw of p belongs to the
+    Means, variances and probabilities belong to the mixture over `num_draws` latents. Each draw of p belongs to the
     first latent, so the draws of all prompts are jointly one sample.
     """
     config, likelihood = model.config, model.likelihood

@@ -10,7 +10,7 @@ The networks are trained online. A few gradient steps after every step of the po
 
 for the newest step and for random steps among the last `history`, with a Gaussian prior on the decoder's weights. A
 prediction draws z from p_eta(z | H_t) and decodes every prompt. The paper published no code and no values for sizes,
-learning rates, likelihood and history: the values here are ours.
+learning rates, likelihood and history. The values here are our own choice.
 
 With the Beta-Binomial likelihood the decoder gives every prompt a Beta prior. `decay` goes beyond the paper: it adds a
 prompt's own evidence to this prior, as MoPPS does, with S <- d * S + s and F <- d * F + (n - s) at every visit. The
@@ -76,8 +76,8 @@ def amortized(
         block_size: The number of prompts that are decoded at a time, which bounds the memory of a prediction.
 
     Raises:
-        ValueError: An argument is out of its range, or the embeddings are no finite matrix. From `init`: the embeddings
-            do not have one row per prompt.
+        ValueError: An argument is out of its range, or the embeddings are not a finite matrix. From `init`: the
+            embeddings do not have one row per prompt.
     """
     config = Config(
         decay=decay,

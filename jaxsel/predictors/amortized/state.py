@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsel.base import Rollouts
-from jaxsel.predictors.amortized.ring import batches_of
+from jaxsel.predictors.amortized.ring_buffer import batches_of
 
 
 class Fit(NamedTuple):
@@ -34,7 +34,7 @@ class Trained(NamedTuple):
     Attributes:
         parameters: The parameters of the networks, as nested dictionaries.
         optimizer: The state of the optimiser.
-        recent: The ring of the last W batches, with at most c prompts each.
+        recent: The ring buffer of the last W batches, with at most c prompts each.
         step: The number of batches so far.
         fit: The quality of the fit at the last gradient step.
     """
@@ -53,7 +53,7 @@ class AmortizedState(NamedTuple):
         embeddings: Embeddings of the whole pool, in the dtype they were given in.
         parameters: The parameters of the networks, as nested dictionaries.
         optimizer: The state of the optimiser.
-        recent: The ring of the last W batches, with at most c prompts each.
+        recent: The ring buffer of the last W batches, with at most c prompts each.
         successes: S, the discounted successes of each prompt at its last visit.
         failures: F, the discounted failures of each prompt at its last visit.
         step: The number of batches so far.

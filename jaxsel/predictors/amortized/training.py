@@ -12,13 +12,13 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from jaxsel._visits import accumulated, merge_visits
 from jaxsel.base import Rollouts
 from jaxsel.predictors.amortized.config import Config
+from jaxsel.predictors.amortized.dtype_promotion import with_standard_dtype_promotion
 from jaxsel.predictors.amortized.model import Model, new_parameters
-from jaxsel.predictors.amortized.promotion import with_standard_promotion
-from jaxsel.predictors.amortized.ring import at_most, batches_of, empty_ring, pushed
+from jaxsel.predictors.amortized.ring_buffer import at_most, batches_of, empty_ring_buffer, pushed
 from jaxsel.predictors.amortized.state import AmortizedState, Fit, Trained
 
 
-@with_standard_promotion
+@with_standard_dtype_promotion
 def init(
     key: Key[Array, ""], num_prompts: int, *, model: Model, embeddings: Float[np.ndarray | Array, "pool d"]
 ) -> AmortizedState:
@@ -34,7 +34,7 @@ def init(
         jnp.array(embeddings),
         parameters,
         model.optimizer.init(parameters),
-        empty_ring(model.config.history, model.config.context_size),
+        empty_ring_buffer(model.config.history, model.config.context_size),
         successes=jnp.zeros(num_prompts, jnp.float32),
         failures=jnp.zeros(num_prompts, jnp.float32),
         step=jnp.int32(0),
@@ -42,7 +42,7 @@ def init(
     )
 
 
-@with_standard_promotion
+@with_standard_dtype_promotion
 def update(key: Key[Array, ""], state: AmortizedState, rollouts: Rollouts, *, model: Model) -> AmortizedState:
     """Return the state after one step: the networks learn from the rollouts, and prompts gain their own evidence."""
     visits = merge_visits(rollouts, state.embeddings.shape[0])

@@ -15,7 +15,7 @@ from jaxsel.predictors.hidden_markov import memory
 class HMMState(NamedTuple):
     """The belief about N prompts, which are on the last axis.
 
-    Read it with `filtered`, `predicted` and `transition_counts`; `memory` says why its fields are what they are.
+    Read it with `filtered`, `predicted` and `transition_counts`; the module `memory` explains the choice of the fields.
 
     Attributes:
         filtered: P(z_t) given everything observed up to step t.
@@ -74,7 +74,8 @@ def condition(
 ) -> HMMState:
     """Return the state with filtered_t: one-hot(z) for the visited prompts `ids`, predicted_t for all others.
 
-    `before` is filtered_{t-1} of the visited prompts. Only the order matters here: `before` is read first.
+    `before` is filtered_{t-1} of the visited prompts. It does not affect the result, but it must be read before its
+    buffer is overwritten.
     """
     belief = memory.written_over(state.filtered, state.predicted, after=before)
     return state._replace(filtered=belief.at[:, ids].set(observed, mode="drop"))

@@ -1,4 +1,4 @@
-"""How a step of the hidden Markov model moves as little memory as it can, which is what bounds its speed.
+"""Steps of the hidden Markov model that move little memory, because memory traffic limits their speed.
 
 Counts are kept as counts_0 + scale * excess. The decay of all counts then multiplies the one number `scale`, and only
 visited prompts touch `excess`. The state keeps the predicted belief beside the filtered one, so that a prediction of
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxsel.base import Scalar
 
 _SMALLEST_SCALE = 2.0**-20
-_NOTHING = 2.0**-100  # stands for a scale of 0, by which nothing can be divided
+_NOTHING = 2.0**-100  # replaces a scale of 0, because `excess` is divided by the scale
 
 
 def rescaled(excess: Float[Array, "3 3 N"], scale: Float[Array, ""]) -> tuple[Float[Array, "3 3 N"], Float[Array, ""]]:

@@ -7,9 +7,9 @@ r"""A logistic state-space model of all prompts, filtered online.
     Var u_it grows by q_u per step, at most back to tau2, while the prompt is not visited
     s_it   ~ Binomial(n_it, sigmoid(eta_it))
 
-Given w and d, prompts are independent. The state therefore holds the mean of each prompt's logit at a reference value
-of w . phi, and its variance, which implies the slope in w . phi. Later news about w hardly moves a visited prompt; the
-drift since the visit moves every prompt with such features.
+Given w and d, prompts are independent. The state therefore holds two numbers for each prompt's logit: its mean at a
+reference value of w . phi, and its variance. The variance implies how the mean changes with w . phi. Later changes of w
+hardly move the logit of a visited prompt. The drift since the visit moves the logits of all prompts with such features.
 
 An update is one step of assumed-density filtering. A Gaussian replaces every prompt's binomial likelihood and gives its
 logit the exact posterior mean and variance (see `moments`). The Gaussian model of weights and prompts is conditioned on
@@ -52,8 +52,8 @@ def state_space(embeddings: ArrayLike | Array | None = None, *, group_size: int 
         group_size: n, the rollouts per prompt that `unsolved`, `mixed` and `solved` refer to.
 
     Raises:
-        ValueError: An argument is out of its range, or the embeddings are no finite matrix; `init` raises it where the
-            embeddings belong to another pool.
+        ValueError: An argument is out of its range, or the embeddings are not a finite matrix. `init` raises it if the
+            embeddings do not have one row per prompt.
     """
     _validate.positive_integer(group_size=group_size)
     matrix = None if embeddings is None else _embeddings.checked(embeddings)
@@ -110,7 +110,7 @@ def state_space(embeddings: ArrayLike | Array | None = None, *, group_size: int 
 def logits(
     state: StateSpaceState, scaling: Scaling | None, prompt_ids: Int[Array, " m"] | None
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """Return the predictive mean and variance of the prompts' logits; None: of the whole pool."""
+    """Return the predictive mean and variance of the prompts' logits, or of the whole pool if `prompt_ids` is None."""
     rows = slice(None) if prompt_ids is None else prompt_ids
     weights, root = state.weights.mean, covariance_root(state.weights)
     size = len(weights) // 2

@@ -1,7 +1,7 @@
 r"""The settings of the model, learned from the log score of every batch before its update.
 
-With l_i the log probability of prompt i's successes and J_i = dl_i / d theta, a step is one of Newton's with the
-empirical Fisher information in place of the curvature:
+With l_i the log probability of prompt i's successes and J_i = dl_i / d theta, an update is a Newton step with
+the empirical Fisher information in place of the curvature:
 
     F     <- d F + sum_i J_i J_i'
     theta <- theta + (F + F0)^-1 (sum_i J_i + (1 - d) F0 (theta0 - theta))

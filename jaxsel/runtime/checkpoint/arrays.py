@@ -6,8 +6,6 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from jaxsel.base import said_by as said_by
-
 
 def by_name(tree: Any) -> dict[str, Any]:
     """Return the leaves by their paths, for example `state.successes`."""
@@ -28,7 +26,7 @@ def decoded(name: str, value: Any) -> Shaped[np.ndarray, "..."]:
     """Return a copy of the array that `encoded` was given, or of a plain array as earlier versions stored it.
 
     Raises:
-        ValueError: the value is neither of the two.
+        ValueError: The value is neither of the two.
     """
     try:
         if not isinstance(value, dict):

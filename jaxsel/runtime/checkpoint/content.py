@@ -4,10 +4,10 @@ from typing import Any
 
 import jax
 
-from jaxsel.base import State
+from jaxsel.base import State, call_optional
 from jaxsel.runtime.checkpoint import metadata as _metadata
-from jaxsel.runtime.checkpoint.arrays import by_name, said_by
-from jaxsel.runtime.checkpoint.earlier_belief import arrays_as_here, arrays_as_saved
+from jaxsel.runtime.checkpoint.arrays import by_name
+from jaxsel.runtime.checkpoint.earlier_dps_layout import arrays_as_here, arrays_as_saved
 from jaxsel.runtime.checkpoint.folder import Saved
 from jaxsel.runtime.in_flight import in_flight_as_here, in_flight_as_saved
 from jaxsel.runtime.placement import shape_of_pool, to_devices
@@ -15,7 +15,7 @@ from jaxsel.runtime.placement import shape_of_pool, to_devices
 
 def named_arrays(state: State, others: dict[str, Any]) -> dict[str, Any]:
     """Return all arrays by name, except the state's constants, which the method's constructor is given."""
-    constants = {f"state.{name}" for name in said_by(state, "constants", ())}
+    constants = {f"state.{name}" for name in call_optional(state, "constants", ())}
     return {name: leaf for name, leaf in by_name({"state": state, **others}).items() if name not in constants}
 
 
@@ -51,7 +51,7 @@ def from_state_dict(state_dict: dict[str, Any], here: dict[str, Any], metadata: 
         metadata: Metadata of the selector.
 
     Raises:
-        ValueError: the checkpoint is of another method, other hyperparameters or another pool, or it is damaged.
+        ValueError: The checkpoint belongs to another method, other hyperparameters or another pool, or it is damaged.
     """
     arrays = _metadata.checked_arrays(in_flight_as_here(state_dict, here), metadata)
     return arrays | {name: to_devices(arrays[name], leaf) for name, leaf in here.items() if isinstance(leaf, jax.Array)}
@@ -67,7 +67,7 @@ def from_folder(saved: Saved, here: dict[str, Any], metadata: dict[str, Any], nu
         num_prompts: Size of the pool.
 
     Raises:
-        ValueError: the checkpoint is of another method, other hyperparameters or another pool, or it is damaged.
+        ValueError: The checkpoint belongs to another method, other hyperparameters or another pool, or it is damaged.
     """
     _metadata.check(in_flight_as_here({"metadata": saved.metadata}, here)["metadata"], metadata)
     like = in_flight_as_saved(here, saved.metadata, num_prompts)

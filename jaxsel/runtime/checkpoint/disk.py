@@ -24,14 +24,14 @@ def local_folder(path: str | os.PathLike[str]) -> Path:
     """Return the absolute path, with `~` as the home folder.
 
     Raises:
-        ValueError: the path is the address of a remote store, a file, or no path.
+        ValueError: The path is the address of a remote store, a file, or not a path at all.
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fsdecode(path):
         raise ValueError(f"path is {path!r}; give the folder of a checkpoint")
     name = os.path.expanduser(os.fsdecode(path))
     if _URL.match(name):
         raise ValueError(
-            f"path is {name}, which is no folder of this machine; give a local folder, and copy it from there"
+            f"path is {name}, which is not a folder on this machine; give a local folder, and copy it from there"
         )
     folder = Path(name).absolute()
     if folder.exists() and not folder.is_dir():
@@ -43,7 +43,7 @@ def on_first_process(function: Callable[[], int]) -> int:
     """Call the function in process 0 alone. Every process returns its result, or raises if process 0 does.
 
     Raises:
-        ValueError: process 0 raised an error; the other processes raise this one.
+        ValueError: Process 0 raised an error; the other processes raise this one.
     """
     if jax.process_count() == 1:
         return function()
@@ -68,7 +68,7 @@ def locked(folder: Path, *, shared: bool) -> Iterator[None]:
     """Hold the lock of the folder. A killed process releases it. On systems without such locks, do nothing.
 
     Raises:
-        ValueError: another process or thread holds the lock for longer than a minute.
+        ValueError: Another process or thread holds the lock for longer than a minute.
     """
     if os.name != "posix":
         yield
@@ -144,10 +144,10 @@ def read_arrays(folder: Path, like: PyTree[Array | np.ndarray], *, strict: bool)
 
 @contextlib.contextmanager
 def _without_patterns(folder: Path) -> Iterator[Path]:
-    """Yield a path to the folder without characters of patterns, since Orbax finds its own files with `glob`.
+    """Yield a path to the folder without pattern characters such as [ or *, because Orbax finds its files with `glob`.
 
     Raises:
-        ValueError: the path has such characters, and several processes would have to agree on another path.
+        ValueError: The path has such characters, and several processes would have to agree on another path.
     """
     name = str(folder)
     if glob.escape(name) == name and "\\" not in name and name.isprintable():

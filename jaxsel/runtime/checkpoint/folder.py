@@ -60,7 +60,7 @@ class Saved(NamedTuple):
             padded: Whether jax arrays may have fewer or more rows than on disk. Rows at their end are padding.
 
         Raises:
-            ValueError: a file is damaged, or the structure or shapes differ from `like`.
+            ValueError: A file is damaged, or the structure or shapes differ from `like`.
         """
         disk.on_first_process(self._check_files)
         try:
@@ -95,7 +95,7 @@ def save(path: str | Path, arrays: PyTree[Array | np.ndarray], metadata: dict[st
         metadata: JSON-able metadata.
 
     Raises:
-        ValueError: `path` is no folder on this machine's disks or holds something else, another process is writing
+        ValueError: `path` is not a folder on this machine's disks or holds something else, another process is writing
             there, or the disk is full. A checkpoint that was there before is unchanged.
     """
     folder = disk.local_folder(path)
@@ -116,7 +116,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """Return the metadata of the newest complete version.
 
     Raises:
-        ValueError: there is no complete version, or it is damaged.
+        ValueError: There is no complete version, or it is damaged.
     """
     with opened(path) as saved:
         return saved.metadata
@@ -126,7 +126,7 @@ def restore(path: str | Path, like: PyTree[Array | np.ndarray], *, padded: bool 
     """Return the arrays of the newest complete version, see `Saved.restore`.
 
     Raises:
-        ValueError: there is no complete version, it is damaged, or it has another structure or other shapes.
+        ValueError: There is no complete version, it is damaged, or it has another structure or other shapes.
     """
     with opened(path) as saved:
         return saved.restore(like, padded=padded)
@@ -137,7 +137,7 @@ def opened(path: str | Path) -> Iterator[Saved]:
     """Open the newest complete version. No writer removes it while it is open.
 
     Raises:
-        ValueError: there is no complete version, or its metadata are damaged.
+        ValueError: There is no complete version, or its metadata are damaged.
     """
     folder = disk.local_folder(path)
     if not folder.is_dir():
@@ -148,13 +148,13 @@ def opened(path: str | Path) -> Iterator[Saved]:
 
 
 def _begin(folder: Path, stack: ExitStack) -> int:
-    """Lock the folder, check that it is empty or of jaxsel, and make a folder with a temporary name for a version."""
+    """Lock the folder, check its content, and make a subfolder with a temporary name for the new version."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(disk.locked(folder, shared=False))
-        ours, partial = _versions(folder), _partial_versions(folder)
+        complete, partial = _versions(folder), _partial_versions(folder)
         others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-        if others and not ours and not partial:
+        if others and not complete and not partial:
             some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
             raise ValueError(
                 f"{folder} holds {some}, which PromptSelector.save did not write; give a new or empty folder, "
@@ -188,7 +188,7 @@ def _remove_older(folder: Path, version: int) -> int:
     try:
         for other, older in _versions(folder).items():
             if other < version and _holds_nothing_else(older):
-                old = folder / f"{other}.jaxsel-old"  # the name marks it as one of jaxsel, even when it is half removed
+                old = folder / f"{other}.jaxsel-old"  # the name marks it as jaxsel's, even when it is half removed
                 os.rename(older, old)
                 shutil.rmtree(old)
     except OSError as error:
@@ -213,10 +213,12 @@ def _newest(folder: Path, stack: ExitStack) -> int:
 def _versions(folder: Path) -> dict[int, Path]:
     """Return the complete versions of jaxsel by their number."""
     numbered = {entry for entry in folder.iterdir() if entry.name.isascii() and entry.name.isdigit()}
-    return {int(entry.name): entry for entry in numbered if str(int(entry.name)) == entry.name and _is_ours(entry)}
+    versions = (entry for entry in numbered if str(int(entry.name)) == entry.name and _is_complete_version(entry))
+    return {int(entry.name): entry for entry in versions}
 
 
-def _is_ours(version: Path) -> bool:
+def _is_complete_version(version: Path) -> bool:
+    """Return whether jaxsel wrote this folder as a version of a checkpoint, now or in an earlier release."""
     if version.is_symlink() or not (version / _ARRAYS).is_dir():
         return False
     if (version / _ABOUT).is_file():
@@ -231,13 +233,13 @@ def _is_ours(version: Path) -> bool:
 def _partial_versions(folder: Path) -> list[Path]:
     """Return the incomplete versions that a crash left while jaxsel wrote or removed them."""
 
-    def is_ours(entry: Path) -> bool:
+    def is_incomplete(entry: Path) -> bool:
         if _PARTIAL.fullmatch(entry.name):
             return True
         inside = {name.name.partition(".")[0] for name in entry.iterdir()}
         return bool(_PARTIAL_BEFORE.fullmatch(entry.name)) and inside <= _WRITTEN_BEFORE
 
-    return [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink() and is_ours(entry)]
+    return [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink() and is_incomplete(entry)]
 
 
 def _holds_nothing_else(version: Path) -> bool:

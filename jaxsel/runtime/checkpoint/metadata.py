@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsel.runtime.checkpoint import earlier_belief
+from jaxsel.runtime.checkpoint import earlier_dps_layout
 from jaxsel.runtime.checkpoint.arrays import decoded
 
 FORMAT = 3  # nested specs
@@ -16,7 +16,7 @@ def readable(saved: Any) -> dict[str, Any]:
     """Return the given metadata if this version can read them.
 
     Raises:
-        ValueError: the metadata have another format, or are not metadata of a selector.
+        ValueError: The metadata have another format, or are not metadata of a selector.
     """
     known = isinstance(saved, dict) and all(isinstance(saved.get(name), kind) for name, kind in _ENTRIES.items())
     if not known or saved["format"] not in _READABLE:
@@ -32,7 +32,7 @@ def check(saved: dict[str, Any], here: dict[str, Any]) -> None:
     """Compare the metadata of a checkpoint with the metadata of the selector that reads it.
 
     Raises:
-        ValueError: another format, another pool, another method, other hyperparameters, or arrays of other shapes.
+        ValueError: The checkpoint has another format, pool or method, other hyperparameters, or arrays of other shapes.
     """
     readable(saved)
     if not _same_pool(saved, here["pool"]):
@@ -46,7 +46,7 @@ def check(saved: dict[str, Any], here: dict[str, Any]) -> None:
     different = _differences(*specs)
     if different:
         raise ValueError(f"the checkpoint is of another method or other hyperparameters ({different}); give the same")
-    different = _differences(earlier_belief.shapes_as_here(saved["shapes"], here["shapes"]), here["shapes"])
+    different = _differences(earlier_dps_layout.shapes_as_here(saved["shapes"], here["shapes"]), here["shapes"])
     if different:
         raise ValueError(f"the checkpoint holds arrays of other shapes ({different}); give what this version saved")
 
@@ -55,7 +55,7 @@ def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str
     """Return the arrays of a `state_dict`, for the selector with the metadata `here`.
 
     Raises:
-        ValueError: see `check`; or the argument is no state_dict, or its arrays have other shapes than expected.
+        ValueError: The argument is not a state_dict, its arrays have unexpected shapes, or `check` fails.
     """
     if not isinstance(state_dict, dict) or state_dict.keys() != {"arrays", "metadata"}:
         given = f"the keys {list(state_dict)}" if isinstance(state_dict, dict) else f"type {type(state_dict).__name__}"
@@ -64,11 +64,11 @@ def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str
     if not isinstance(state_dict["arrays"], dict):
         raise ValueError(f"arrays is of type {type(state_dict['arrays']).__name__}; give what state_dict() returned")
     arrays = {name: decoded(name, array) for name, array in state_dict["arrays"].items()}
-    shapes = earlier_belief.shapes_as_here({name: array.shape for name, array in arrays.items()}, here["shapes"])
+    shapes = earlier_dps_layout.shapes_as_here({name: array.shape for name, array in arrays.items()}, here["shapes"])
     given, expected = ({name: tuple(shape) for name, shape in held.items()} for held in (shapes, here["shapes"]))
     if given != expected:
         raise ValueError(f"state_dict holds arrays of shapes {given}; this selector has {expected}")
-    return earlier_belief.arrays_as_here(arrays, here["shapes"])
+    return earlier_dps_layout.arrays_as_here(arrays, here["shapes"])
 
 
 def _same_pool(saved: dict[str, Any], here: str) -> bool:

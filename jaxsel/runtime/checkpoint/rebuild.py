@@ -47,11 +47,11 @@ def selector_from_spec(spec: dict[str, Any]) -> Selector:
     """Compose the selector that has this spec. Only constructors of this package are called.
 
     Args:
-        spec: `Selector.spec` or `PromptSelector.spec`, also in the flat form of earlier versions.
+        spec: `Selector.spec` or `PromptSelector.spec`, also in the flat form that earlier versions wrote.
 
     Raises:
-        ValueError: the spec names a part that jaxsel does not have, or it is not enough: it contains neither embeddings
-            nor a prior with one entry per prompt.
+        ValueError: The spec names a part that jaxsel does not have. Or the selector had embeddings or a prior with one
+            entry per prompt, which a spec does not contain.
     """
     own = {name: value for name, value in spec.items() if name != "candidate_ratio"}
     try:
@@ -62,7 +62,7 @@ def selector_from_spec(spec: dict[str, Any]) -> Selector:
         raise ValueError(f"no selector can be rebuilt from the spec {own} ({error}); {_GIVE}") from error
     if not _same(parts, _nested(selector.spec)):
         raise ValueError(f"the spec {own} would be rebuilt as {selector.spec}; {_GIVE}")
-    # an initial belief that is normalized twice may differ in its last digit
+    # normalising an initial belief a second time may change its last digit
     return selector._replace(spec=own) if own.keys() == selector.spec.keys() else selector
 
 
@@ -82,7 +82,7 @@ def _built(constructors: dict[str, Callable[..., Any]], spec: dict[str, Any]) ->
 
 
 def _nested(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the specs of predictor, acquisition and rule; a flat spec has their arguments side by side."""
+    """Return the specs of predictor, acquisition and rule. A flat spec holds the arguments of all three in one dict."""
     if isinstance(spec["predictor"], dict):
         return {part: spec[part] for part in ("predictor", "acquisition", "rule")}
     named = spec | {"weight": spec["diversity_weight"]} if "diversity_weight" in spec else spec

@@ -244,7 +244,7 @@ def test_an_empty_history():
 
 def test_a_jump_that_the_start_holds_impossible():
     history = jaxsel.make_history([0, 1], [0, 0], [0, 8], 8, num_prompts=N)
-    with pytest.raises(ValueError, match="it holds impossible; give no zeros"):
+    with pytest.raises(ValueError, match="an outcome with probability 0 occurred; give no zeros"):
         jaxsel.fit(
             history, jaxsel.hidden_markov, num_prompts=N, start={"prior_counts": hidden_markov.PRIOR_COUNTS["local"]}
         )

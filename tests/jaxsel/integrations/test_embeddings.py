@@ -440,7 +440,11 @@ def changed(row, value, dtype=np.float64):
         (lambda texts: lengths(texts)[:, :0], {}, r"shape \(5, 0\); return \[5, d\]"),
         (lambda texts: lengths(texts)[:4], {}, r"shape \(4, 3\); return \[5, d\]"),
         (lambda texts: lengths([*texts, "a"]), {}, r"shape \(6, 3\); return \[5, d\]"),
-        (lambda texts: lengths(texts)[:, : len(texts)], {"batch_size": 3}, "returned 2 numbers per text after 3; keep"),
+        (
+            lambda texts: lengths(texts)[:, : len(texts)],
+            {"batch_size": 3},
+            "returned 2 numbers per text after 3; return one length",
+        ),
         (lambda texts: np.array([["a"]] * len(texts)), {}, "returned type <U1; return numbers"),
         (lambda texts: lengths(texts) * 1j, {}, "returned type complex64; return numbers"),
         (changed(1, np.nan), {}, r"returned nan for texts\[4\]; return finite numbers within float32"),

@@ -193,8 +193,8 @@ def test_no_rows(tmp_path, content):
     ("row", "message"),
     [
         ((1, None, 1.0), "rows without a 'prompt'"),
-        ((None, "x", 1.0), "'step' that is no whole number"),
-        ((1.5, "x", 1.0), "'step' that is no whole number"),
+        ((None, "x", 1.0), "'step' that is not a whole number"),
+        ((1.5, "x", 1.0), "'step' that is not a whole number"),
         (("first", "x", 1.0), "'step' holds 'first'; give a column of numbers"),
         ((1, "x", "right"), "'reward' holds 'right'; give a column of numbers"),
         ((1, "x", [1, 0]), r"'reward' holds \[1, 0\]; give a column of numbers"),
@@ -209,7 +209,7 @@ def test_cells_that_say_nothing(tmp_path, row, message):
 
 def test_a_line_cut_short_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"step": 1, "prompt": "x", "reward": 1}\n{"step": 1, "pro')
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2, is no JSON"):
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2, is not JSON"):
         read_logs(tmp_path)
     (tmp_path / "a.jsonl").write_text("[1, 2]\n")
     with pytest.raises(ValueError, match=r"line 1, is \[1, 2\]; give one object per completion"):
@@ -236,5 +236,5 @@ def test_infinite_rewards_are_no_information_and_an_infinite_step_is_refused(tmp
     assert history.group_size.sum() == 2
     assert history.successes.sum() == 1
     file.write_text("step,prompt,reward\ninf,a,1\n")
-    with pytest.raises(ValueError, match="no whole number"):
+    with pytest.raises(ValueError, match="not a whole number"):
         read_logs(file)

@@ -135,5 +135,5 @@ class TensorOnAnotherDevice:
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("embeddings", [TensorOnAnotherDevice(), [[1.0, 2.0], [3.0]]])
 def test_embeddings_that_are_no_array_are_named(embeddings):
-    with pytest.raises(ValueError, match=r"embeddings is no array on the host \(.*give a matrix.*detach\(\)"):
+    with pytest.raises(ValueError, match=r"embeddings is not an array on the host \(.*give a matrix.*detach\(\)"):
         _embeddings.checked(embeddings)

@@ -26,15 +26,15 @@ def pairs_of(seed: int, truth, size: int = 4000) -> Pairs:
     """Return pairs whose events occur with probability `truth(predicted)`."""
     rng = np.random.default_rng(seed)
     predicted = rng.random(size, np.float32)
-    came = (rng.random(size) < truth(predicted)).astype(np.float32)
-    return with_pairs(no_pairs(size), jnp.array(predicted), jnp.array(came), jnp.ones(size, bool))
+    occurred = (rng.random(size) < truth(predicted)).astype(np.float32)
+    return with_pairs(no_pairs(size), jnp.array(predicted), jnp.array(occurred), jnp.ones(size, bool))
 
 
 def groups_of(seed: int, truth) -> tuple[Groups, np.ndarray, np.ndarray, np.ndarray]:
     """Return such pairs in groups, and each group's mean prediction, share of events and size in float64."""
     groups = grouped(pairs_of(seed, truth))
-    size, predicted, came = (np.asarray(field, np.float64) for field in groups)
-    return groups, predicted, came, size
+    size, predicted, occurred = (np.asarray(field, np.float64) for field in groups)
+    return groups, predicted, occurred, size
 
 
 def test_groups_are_of_equal_size_and_in_order():
@@ -46,8 +46,8 @@ def test_groups_are_of_equal_size_and_in_order():
 
 def test_equal_predictions_stay_together_and_leave_groups_empty():
     predicted = jnp.array(np.repeat([0.2, 0.6], [300, 100]), jnp.float32)
-    came = jnp.array(np.arange(400) % 4 == 0, jnp.float32)
-    groups = grouped(with_pairs(no_pairs(1000), predicted, came, jnp.ones(400, bool)))
+    occurred = jnp.array(np.arange(400) % 4 == 0, jnp.float32)
+    groups = grouped(with_pairs(no_pairs(1000), predicted, occurred, jnp.ones(400, bool)))
     assert (np.asarray(groups.size) == 0).any()
     assert np.sort(np.asarray(groups.size))[-2] >= 100
     for of in MAPS.values():
@@ -56,8 +56,8 @@ def test_equal_predictions_stay_together_and_leave_groups_empty():
 
 @pytest.mark.parametrize("truth", [lambda p: p**2, lambda p: 0.5 + 0 * p, lambda p: 1 - p, lambda p: p > 0.3])
 def test_isotonic_is_that_of_scikit_learn(truth):
-    groups, at, came, size = groups_of(0, truth)
-    expected = IsotonicRegression().fit(at, came, size).predict(at)
+    groups, at, occurred, size = groups_of(0, truth)
+    expected = IsotonicRegression().fit(at, occurred, size).predict(at)
     np.testing.assert_allclose(recalibration.isotonic(groups)(jnp.array(at, jnp.float32)), expected, atol=2e-4)
 
 
@@ -68,12 +68,12 @@ def test_beta_is_the_penalised_likelihoods_largest(truth, shapes):
     predicted = rng.beta(shapes[0], shapes[1], 1000).astype(np.float32)
     event = (rng.random(1000) < truth(predicted)).astype(np.float32)
     groups = grouped(with_pairs(no_pairs(1000), jnp.array(predicted), jnp.array(event), jnp.ones(1000, bool)))
-    size, at, came = (np.asarray(field, np.float64) for field in groups)
+    size, at, occurred = (np.asarray(field, np.float64) for field in groups)
 
     def loss(parameters) -> float:
         a, b, c = parameters
         logit = a * np.log(at) - b * np.log1p(-at) + c
-        likelihood = size * (came * -np.logaddexp(0, -logit) + (1 - came) * -np.logaddexp(0, logit))
+        likelihood = size * (occurred * -np.logaddexp(0, -logit) + (1 - occurred) * -np.logaddexp(0, logit))
         return -likelihood.sum() + 0.05 * ((a - 1) ** 2 + (b - 1) ** 2 + c**2)
 
     found = scipy.optimize.minimize(loss, [1.0, 1.0, 0.0], bounds=[(0, None), (0, None), (None, None)])
@@ -86,8 +86,8 @@ def test_beta_is_the_penalised_likelihoods_largest(truth, shapes):
 @pytest.mark.parametrize("method", MAPS)
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), max_size=40))
 def test_maps_are_increasing_and_give_probabilities(method, seen):
-    predicted, came = (jnp.array([row[i] for row in seen], jnp.float32).reshape(-1) for i in (0, 1))
-    pairs = with_pairs(no_pairs(30), predicted, came, jnp.ones(len(seen), bool))  # the ring may overflow
+    predicted, occurred = (jnp.array([row[i] for row in seen], jnp.float32).reshape(-1) for i in (0, 1))
+    pairs = with_pairs(no_pairs(30), predicted, occurred, jnp.ones(len(seen), bool))  # the ring buffer may overflow
     mapped = np.asarray(COMPILED[method](pairs, jnp.linspace(0, 1, 101)))
     assert (np.diff(mapped) >= -1e-6).all()
     assert (mapped >= 0).all()

@@ -85,7 +85,7 @@ def test_a_forked_child_gets_an_error(act, tmp_path):
         "copy": lambda: copy.copy(selector),
     }[act]
     reading, writing = os.pipe()
-    selector._guard._lock.acquire()  # as if another thread were running a method
+    selector._lock._lock.acquire()  # as if another thread were running a method
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX and Python warn about every fork
         child = os.fork()
@@ -96,7 +96,7 @@ def test_a_forked_child_gets_an_error(act, tmp_path):
             os.write(writing, str(error).encode())
         finally:
             os._exit(0)
-    selector._guard._lock.release()
+    selector._lock._lock.release()
     os.waitpid(child, 0)
     os.close(writing)
     assert (

@@ -1,4 +1,4 @@
-"""Choices, updates and checkpoints of a pool on a mesh equal those of one device."""
+"""A pool on a mesh has the same choices, updates and checkpoints as on one device."""
 
 import functools
 import inspect

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jaxtyping import Array
 
 import jaxsel
-from jaxsel.selection.best import best
+from jaxsel.selection.largest_scores import choose_top_k
 from tests.support.reference import assert_frequency, cosine_distance, diversified
 
 KEY = jax.random.key(0)
@@ -49,7 +49,7 @@ def compiled(weight: float, anchor_batches: int, shortlist: int | None) -> Any:
     return jax.jit(rule.choose, static_argnums=2)
 
 
-compiled_best = jax.jit(best, static_argnums=2)
+compiled_top_k = jax.jit(choose_top_k, static_argnums=2)
 
 
 def pool(embeddings: Any, prompt_ids: Any = ((0,),), group_size: Any = ((0,),)) -> Pool:
@@ -130,7 +130,7 @@ def test_without_weight_it_is_top_k(scores, seed):
     _, ids, embeddings, last_ids, sizes = random_pool(seed, BATCHES)
     given = jax.random.key(seed), jnp.array(scores, jnp.float32), 4, jnp.array(ids)
     chosen = compiled(0.0, 4, 2)(*given, pool(embeddings, last_ids, sizes))
-    np.testing.assert_array_equal(chosen, compiled_best(*given))
+    np.testing.assert_array_equal(chosen, compiled_top_k(*given))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -179,7 +179,7 @@ def test_shortlists_of_parts_suffice_for_the_choice_of_the_whole_pool():
     state, choose = pool(embeddings, last_ids, sizes), compiled(*RULES["of a shortlist"].values())
     whole = choose(KEY, scores, 2, jnp.arange(CANDIDATES), state)
     parts = map(jnp.array, np.split(np.arange(CANDIDATES), 2))
-    sent = jnp.concatenate([part[compiled_best(KEY, scores[part], 4, part)] for part in parts])
+    sent = jnp.concatenate([part[compiled_top_k(KEY, scores[part], 4, part)] for part in parts])
     assert len(sent) < CANDIDATES
     np.testing.assert_array_equal(sent[choose(KEY, scores[sent], 2, sent, state)], whole)
 

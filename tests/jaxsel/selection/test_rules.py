@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import jaxsel
 from jaxsel.numerics import random
-from jaxsel.selection.best import best
+from jaxsel.selection.largest_scores import choose_top_k
 from tests.support.reference import assert_frequency, inclusion_probabilities, largest
 
 KEY = jax.random.key(0)
@@ -101,7 +101,7 @@ def test_draws_that_collide_never_displace_a_better_prompt(ids, count, monkeypat
     monkeypatch.setattr(random, "uniform", lambda key, ids: jnp.full(ids.shape, 0.25, jnp.float32))
     scores = jnp.zeros(40).at[39].set(1.0)
     batch_size = 4 if count is None else 8
-    chosen = best(KEY, scores, batch_size, ids, count=count if count is None else jnp.int32(count))
+    chosen = choose_top_k(KEY, scores, batch_size, ids, count=count if count is None else jnp.int32(count))
     chosen = np.asarray(chosen)
     assert (chosen < 40).sum() == 4
     assert 39 in chosen
@@ -110,7 +110,7 @@ def test_draws_that_collide_never_displace_a_better_prompt(ids, count, monkeypat
 
 def test_half_of_a_pool_with_equal_scores_is_a_random_half():
     size = 100_000  # too large to be sorted
-    choose_half = jax.jit(lambda key: best(key, jnp.zeros(size), size // 2))
+    choose_half = jax.jit(lambda key: choose_top_k(key, jnp.zeros(size), size // 2))
     first, second = (np.asarray(choose_half(jax.random.key(seed))) for seed in range(2))
     for chosen in (first, second):
         assert chosen.shape == np.unique(chosen).shape == (size // 2,)
@@ -213,7 +213,7 @@ def test_specs_survive_json():
 def test_ties_of_a_large_pool_favour_no_rows():
     """Draws are so fine that two of 3e7 prompts rarely share the smallest one."""
     size, trials = 30_000_000, 12
-    first = jax.jit(lambda key: best(key, jnp.zeros(size), 1)[0] / size)
+    first = jax.jit(lambda key: choose_top_k(key, jnp.zeros(size), 1)[0] / size)
     places = [float(first(key)) for key in jax.random.split(KEY, trials)]
     assert abs(np.mean(places) - 0.5) < 4 * np.sqrt(1 / 12 / trials)
     draws = random.uniform(KEY, jnp.arange(1 << 22))

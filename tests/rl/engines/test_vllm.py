@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vLLM in this environment; see `make vllm`"),
-    # of vLLM and what it imports
+    # vLLM and the packages that it imports cause these warnings
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 
@@ -179,7 +179,7 @@ def test_vllm_keeps_an_old_head_without_a_word(pair):
     disturbed(policy, 60)
     with pytest.raises(ValueError, match=r"lm_head.weight; give its whole state_dict"):
         engine.update_weights(dict(policy.model.named_parameters()))
-    engine._server.load({name: weight.detach() for name, weight in policy.model.named_parameters()})  # past the check
+    engine._server.load({name: weight.detach() for name, weight in policy.model.named_parameters()})  # unchecked
     out = engine.generate(PROMPTS, 1, Sampling(24), seed=0)
     assert (out.log_probs - log_probs_of_policy(policy, out))[out.mask].abs().max() > 1e-2
     engine.update_weights(policy.model.state_dict())
@@ -206,7 +206,7 @@ def test_an_update_that_fails_halfway_stops_generation(pair):
     disturbed(policy, 80)
     good = policy.model.state_dict()
     last = list(good)[-2]
-    engine._shapes = engine._shapes | {last: torch.Size([3, 3])}  # past the check; vLLM finds it after the others
+    engine._shapes = engine._shapes | {last: torch.Size([3, 3])}  # bypasses the check; vLLM finds it after the others
     with pytest.raises(Exception):  # noqa: B017, PT011 - vLLM may raise any error
         engine.update_weights(good | {last: torch.zeros(3, 3)})
     with pytest.raises(RuntimeError, match="failed halfway; update them"):

@@ -115,14 +115,14 @@ def test_many_keys_in_a_scan_are_each_the_loop_alone():
 
     @quick_jit
     @jax.vmap
-    def learners(key):
+    def trained(key):
         def step(state, batch):
             return method.method.update(key, state, batch), None
 
         return jax.lax.scan(step, method.method.init(key, N), stacked)[0]
 
     keys = jax.random.split(KEY, 2)
-    many = learners(keys)
+    many = trained(keys)
     for i, key in enumerate(keys):
         state = functools.reduce(functools.partial(method.update, key), batches, method.init(key))
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], many), state)

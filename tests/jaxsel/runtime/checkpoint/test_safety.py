@@ -31,7 +31,7 @@ def weights(folder):
     (folder / "7" / "model.safetensors").write_text("weights")
 
 
-def items_named_as_ours(folder):
+def items_named_as_in_a_version(folder):
     for item in ("arrays", "metadata"):
         (folder / "3" / item).mkdir(parents=True)
     (folder / "3" / "metadata" / "metadata").write_text('{"format": 1}')
@@ -55,7 +55,7 @@ def a_run(folder):
 FOREIGN = [
     steps_of_a_policy,
     weights,
-    items_named_as_ours,
+    items_named_as_in_a_version,
     a_partial_step,
     a_file_named_as_a_version,
     a_run,

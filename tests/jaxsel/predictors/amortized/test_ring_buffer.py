@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxsel import Rollouts
-from jaxsel.predictors.amortized.ring import at_most, batches_of, empty_ring, pushed
+from jaxsel.predictors.amortized.ring_buffer import at_most, batches_of, empty_ring_buffer, pushed
 from tests.support.histories import rollouts
 from tests.support.reference import assert_frequency
 
@@ -19,8 +19,8 @@ def batch(step: int) -> Rollouts:
     return rollouts(*(np.full(WIDTH, 100 * column + step + 1) for column in range(3)))
 
 
-def ring(length: int, steps: int) -> Rollouts:
-    history = empty_ring(length, WIDTH)
+def ring_buffer(length: int, steps: int) -> Rollouts:
+    history = empty_ring_buffer(length, WIDTH)
     for step in range(steps):
         history = pushed(history, jnp.int32(step), batch(step))
     return history
@@ -30,7 +30,7 @@ def ring(length: int, steps: int) -> Rollouts:
 def test_the_last_batches_are_kept_in_order(steps):
     kept = np.arange(max(0, steps - 4), steps)
     for asked in (kept, kept[::-1], kept[[0, -1, 0]]):
-        found = batches_of(ring(4, steps), jnp.asarray(asked, jnp.int32))
+        found = batches_of(ring_buffer(4, steps), jnp.asarray(asked, jnp.int32))
         expected = [batch(int(step)) for step in asked]
         for field in Rollouts._fields:
             np.testing.assert_array_equal(getattr(found, field), [getattr(one, field) for one in expected])
@@ -38,18 +38,18 @@ def test_the_last_batches_are_kept_in_order(steps):
 
 @pytest.mark.parametrize("steps", [0, 1, 4, 9])
 def test_before_step_0_nothing_was_observed(steps):
-    found = batches_of(ring(4, steps), jnp.asarray([-1, -2, -4, -5]))
+    found = batches_of(ring_buffer(4, steps), jnp.asarray([-1, -2, -4, -5]))
     np.testing.assert_array_equal(found.group_size, 0)
 
 
 def test_a_new_ring_holds_no_visit():
-    history = empty_ring(5, 7)
+    history = empty_ring_buffer(5, 7)
     assert {column.shape for column in history} == {(5, 7)}
     np.testing.assert_array_equal(history.group_size, 0)
 
 
 def test_pushing_keeps_types():
-    before, after = empty_ring(4, WIDTH), ring(4, 6)
+    before, after = empty_ring_buffer(4, WIDTH), ring_buffer(4, 6)
     assert [column.dtype for column in before] == [column.dtype for column in after]
 
 

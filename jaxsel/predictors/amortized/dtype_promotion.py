@@ -1,4 +1,4 @@
-"""Type promotion for functions that call Flax or Optax, which mix types where JAX may be set to refuse it."""
+"""Standard dtype promotion for calls of Flax and Optax, which mix dtypes even if the user's JAX setting forbids it."""
 
 import functools
 from collections.abc import Callable
@@ -10,8 +10,8 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-def with_standard_promotion(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Return the function, which then runs under standard promotion, whatever the user's setting is."""
+def with_standard_dtype_promotion(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Return a function that runs the given one under standard dtype promotion, whatever the user's setting is."""
 
     @functools.wraps(function)
     def run(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:

@@ -27,7 +27,7 @@ class Rows(NamedTuple):
         successes: Numbers of successes s.
         group_size: Numbers of rollouts n, at least 1.
         visits: Numbers of earlier visits to the prompt.
-        waiting: Steps since the last visit; -1 where there was none.
+        waiting: Steps since the last visit; -1 without an earlier visit.
     """
 
     prediction: Prediction
@@ -70,7 +70,7 @@ def replayed(recorded: Recorded, predictor: jaxsel.Predictor) -> Replayed:
 
 
 def _clocks(recorded: Recorded) -> np.ndarray:
-    """Return the step of every probe, capped at the end of the history: its last batches may have no verdicts."""
+    """Return the step of every probe, capped at the end of the history: the last batches may lack verdicts."""
     return np.minimum(recorded.probes["clock"], recorded.history.num_steps)
 
 
@@ -166,7 +166,7 @@ def _estimated(rows: Rows, pit: jax.Array, weights: jax.Array) -> dict[str, metr
     }
 
 
-def judged(rows: Rows, part: np.ndarray | None = None) -> dict[str, dict[str, float]]:
+def scores(rows: Rows, part: np.ndarray | None = None) -> dict[str, dict[str, float]]:
     """Return every metric of the rows with its standard error, which is clustered by prompt.
 
     Args:

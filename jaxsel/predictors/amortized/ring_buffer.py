@@ -10,20 +10,20 @@ from jaxtyping import Array, Int, Key
 from jaxsel.base import Rollouts
 
 
-def empty_ring(length: int, batch_size: int) -> Rollouts:
-    """Return an empty ring for `length` batches of at most `batch_size` visits."""
+def empty_ring_buffer(length: int, batch_size: int) -> Rollouts:
+    """Return an empty buffer for `length` batches of at most `batch_size` visits."""
     return Rollouts(*(jnp.zeros((length, batch_size), jnp.int32) for _ in Rollouts._fields))
 
 
-def pushed(ring: Rollouts, step: Int[Array, ""], batch: Rollouts) -> Rollouts:
-    """Return the ring with the batch of this step in place of its oldest batch."""
-    slot = step % ring.prompt_ids.shape[0]
-    return jax.tree.map(lambda column, new: column.at[slot].set(new), ring, batch)
+def pushed(buffer: Rollouts, step: Int[Array, ""], batch: Rollouts) -> Rollouts:
+    """Return the buffer with the batch of this step in place of its oldest batch."""
+    slot = step % buffer.prompt_ids.shape[0]
+    return jax.tree.map(lambda column, new: column.at[slot].set(new), buffer, batch)
 
 
-def batches_of(ring: Rollouts, steps: Int[Array, " p"]) -> Rollouts:
+def batches_of(buffer: Rollouts, steps: Int[Array, " p"]) -> Rollouts:
     """Return the batches of these steps; a batch before step 0 is empty."""
-    batches = jax.tree.map(lambda column: column[steps % ring.prompt_ids.shape[0]], ring)
+    batches = jax.tree.map(lambda column: column[steps % buffer.prompt_ids.shape[0]], buffer)
     return batches._replace(group_size=jnp.where(steps[:, None] < 0, 0, batches.group_size))
 
 

@@ -1,4 +1,4 @@
-"""The numbers of every method, and the verdict on the four claims."""
+"""The numbers of every method, and whether the four claims hold."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def calibration(history: Path) -> float:
     return float(metrics.expected_calibration_error(found["mixed"][late], mixed[late]))
 
 
-def judge(runs: Runs, calibration_errors: dict[str, list[float]]) -> dict[str, Any]:
+def method_numbers(runs: Runs, calibration_errors: dict[str, list[float]]) -> dict[str, Any]:
     """Return the numbers of every method: per seed, their mean and its standard error.
 
     Args:
@@ -70,8 +70,8 @@ def against(records: Records, uniform: Records) -> dict[str, float]:
     }
 
 
-def claims(result: dict[str, Any]) -> dict[str, Any]:
-    """Judge the four claims for every method that predicts; no method is picked on the reported seeds."""
+def check_claims(result: dict[str, Any]) -> dict[str, Any]:
+    """Check the four claims for every method that predicts; no method is picked on the reported seeds."""
     wanted = {
         "share_of_rollouts": ("at most", 0.3, "of dynamic sampling's rollouts to its final held-out accuracy"),
         "share_of_steps": ("at most", 1 / 1.5, "of uniform's steps to its final held-out accuracy"),

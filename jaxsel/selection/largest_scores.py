@@ -1,4 +1,4 @@
-"""The largest scores, with ties broken at random: the choice that all rules are made of."""
+"""The choice of the k largest scores, with ties broken at random. All rules use it."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxsel.numerics.compaction import count_true, true_positions
 from jaxsel.numerics.largest import kth_largest
 
 
-def best(
+def choose_top_k(
     key: Key[Array, ""],
     scores: Float[Array, " m"],
     batch_size: int,
@@ -21,9 +21,9 @@ def best(
     """Return the ascending positions of the `batch_size` largest scores, see `Rule.choose`.
 
     Among scores equal to the smallest chosen one, the choice is random. Otherwise a pool without observations would
-    always give its first rows. Ties are broken by prompt id: the best of each part of a pool, put together, contain the
-    best of the pool. Scores of minus infinity and NaN are chosen when nothing else is left. Rows with an id below 0
-    come last of all.
+    always give its first rows. The random numbers that break ties depend on the prompt ids alone: the largest scores
+    of the parts of a pool therefore contain the largest scores of the pool. Scores of minus infinity and NaN are chosen
+    when nothing else is left. Rows with an id below 0 come last of all.
 
     With `count`, which may be traced and is at most `batch_size`, `count` positions are chosen. The value m, which is
     no position, pads the result.

@@ -7,7 +7,7 @@ from os import getpid
 from typing import Any
 
 
-class Guard:
+class ProcessBoundLock:
     """A re-entrant lock that only the process that made it can acquire.
 
     A forked child inherits locks that none of its threads will ever release, and it lacks JAX's threads. It would wait
@@ -30,12 +30,12 @@ class Guard:
         self._lock.release()
 
 
-def guarded(method: Callable[..., Any]) -> Any:
-    """Wrap the method so that it runs while `self._guard` is held."""
+def locked(method: Callable[..., Any]) -> Any:
+    """Wrap the method so that it runs while `self._lock` is held."""
 
     @functools.wraps(method)
     def run(self: Any, *arguments: Any, **named: Any) -> Any:
-        with self._guard:
+        with self._lock:
             return method(self, *arguments, **named)
 
     return run

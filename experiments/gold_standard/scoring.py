@@ -1,4 +1,4 @@
-"""How well every method's posterior holds the true success rates."""
+"""How often every method's posterior intervals contain the true success rates, and other scores."""
 
 import time
 from typing import Any
@@ -80,7 +80,7 @@ def by_part(
         gold: Prediction of the gold standard.
         truth: True success rates.
         fresh: Successes in fresh groups of every prompt.
-        held: Whether the central interval of each level holds the truth, one row per level.
+        held: Whether the central interval of each level contains the truth, one row per level.
         pit: Probability integral transform of the truth.
     """
     drawn = np.arange(config.num_prompts) < config.num_prompts - config.never_visited
