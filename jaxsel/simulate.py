@@ -4,6 +4,7 @@ In a `Learner`, every prompt depends on a few skills and has its own difficulty.
 success rate and the success rates of prompts that share its skills. A whole run is one scan.
 """
 
+from jaxsel.simulation.learner import TRAINING_LIKE as TRAINING_LIKE
 from jaxsel.simulation.learner import Learner as Learner
 from jaxsel.simulation.learner import LearnerState as LearnerState
 from jaxsel.simulation.learner import embed as embed

@@ -48,8 +48,8 @@ def main(arguments: list[str]) -> None:
     for name, by_value in result.items():
         console.print(table(name, by_value))
     made = provenance({"set": common}, options.seeds)
-    write_result(options.results / "ablations.json", made | {"commits": commits(configs), "sweeps": result})
-    console.print(f"figure: {draw(result, options.results / 'ablations.png')}")
+    write_result(options.results / f"{options.name}.json", made | {"commits": commits(configs), "sweeps": result})
+    console.print(f"figure: {draw(result, options.results / f'{options.name}.png')}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add_settings(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="ablations", help="name of the result and the figure")
     parser.add_argument("--print", action="store_true", help="print the commands of the same Hydra sweeps")
     return parser
 

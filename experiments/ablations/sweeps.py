@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from experiments.running.config import RunConfig
 from experiments.running.folders import name_of
 
-SHARED = ("method.batch_size", "train.group_size", "train.learning_rate")
+SHARED = ("pool_size", "method.batch_size", "train.group_size", "train.learning_rate")
 """Settings that the uniform run takes over from the run that is compared with it."""
 
 
@@ -33,6 +33,7 @@ class Sweep:
 
 
 _MOPPS, _DPS, _GPS = ({"method.name": name} for name in ("mopps", "dps", "gps"))
+_LARGE = {"pool_size": 20_000, "method.candidate_ratio": 0}
 SWEEPS = {
     "decay_of_mopps": Sweep("method.decay", (0.0, 0.25, 0.5, 0.8, 1.0), _MOPPS),
     "decay_of_dps": Sweep("method.dps_decay", (0.5, 0.7, 0.9, 0.97), _DPS),
@@ -45,6 +46,10 @@ SWEEPS = {
     "candidates_of_dps": Sweep("method.candidate_ratio", (2, 4, 8, 0), _DPS),
     "learning_rate": Sweep("train.learning_rate", (2e-5, 4e-5, 8e-5), _DPS),
     "batch_size": Sweep("method.batch_size", (8, 16, 32), _MOPPS),
+    "temperature_of_adaptive": Sweep(
+        "method.temperature", (1.0, 0.333, 0.1, 0.0333), _LARGE | {"method.name": "adaptive"}
+    ),
+    "methods_in_a_large_pool": Sweep("method.name", ("mopps", "dps"), _LARGE),
     "group_size": Sweep("train.group_size", (4, 8, 16), _MOPPS),
 }
 

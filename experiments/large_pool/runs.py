@@ -20,13 +20,15 @@ SELECTORS: dict[str, Callable[[], jaxsel.Selector]] = {
     "threshold": jaxsel.threshold,
     "dps": jaxsel.dps,
 }
-"""Selectors that need nothing but settings. gps, state_space and adaptive need the pool's embeddings, and the oracle
-needs its learner.
+"""Selectors that need nothing but settings. The others need the pool's embeddings; the oracle needs its learner.
 
 mopps_top_mixed takes the prompts with the highest P(mixed); mopps_mixed in `experiments.train` samples in proportion to
-P(mixed). state_space takes the prompts with the largest E[p (1 - p)]; adaptive samples by it.
+P(mixed). state_space takes the prompts with the largest E[p (1 - p)]. adaptive samples by it, and
+adaptive_sharp at the temperature `SHARP`.
 """
-EMBEDDED = ("gps", "state_space", "adaptive")
+SHARP = 1 / 30
+"""Temperature at which `adaptive` is nearly greedy."""
+EMBEDDED = ("gps", "state_space", "adaptive", "adaptive_sharp")
 NAMES = (*SELECTORS, *EMBEDDED)
 AMONG = {"pool": "the whole pool", "subset": "a random subset"}
 BLOCK = 10
@@ -105,8 +107,9 @@ def _selector(
         embeddings = np.asarray(features, np.float16)
         if name == "gps":
             selector = jaxsel.gps(embeddings, context_size=config.batch_size)
-        elif name == "adaptive":
-            selector = jaxsel.adaptive(embeddings, group_size=config.group_size)
+        elif name.startswith("adaptive"):
+            sharp = {"temperature": SHARP} if name == "adaptive_sharp" else {}
+            selector = jaxsel.adaptive(embeddings, group_size=config.group_size, **sharp)
         else:
             predictor = jaxsel.state_space(embeddings, group_size=config.group_size)
             selector = jaxsel.make_selector(predictor, jaxsel.expected_variance(), jaxsel.top_k(), method="state_space")

@@ -55,7 +55,7 @@ class MethodConfig:
     entropy_weight: float = 0.0
     diversity_weight: float = 0.1
     latent_size: int = 16
-    temperature: float = 1 / 30
+    temperature: float = 0.333
     max_batches: int = 10
     keep_surplus: bool = False
 

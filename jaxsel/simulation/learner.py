@@ -6,13 +6,19 @@ Every prompt i depends on a few of K skills (ids k_ij, loadings w_ij >= 0 with s
 its own boost. A step trains on groups of n_i rollouts, s_i of them correct. Its effect follows dp/dlogit = p (1 - p),
 estimated by the variance of the rewards: 0 for s = 0 and s = n, as in GRPO.
 
-    v_i       = (s_i / n_i) (1 - s_i / n_i)
-    skill[k] <- initial[k] + (1 - f) (skill[k] - initial[k]) + skill_gain * mean_i sum_j [k_ij = k] w_ij v_i
+    v_i       = ((s_i / n_i) (1 - s_i / n_i))^signal
+    taught_k  = skill_gain * mean_i sum_j [k_ij = k] w_ij v_i exp(-memorization boost_i)
+    lost      = interference * skill_gain * mean_i v_i / K
+    skill[k] <- initial[k] + (1 - f) (skill[k] - initial[k]) + taught_k - lost
     boost_i  <- (1 - f) boost_i + boost_gain * v_i
 
-Here f is `forgetting`, and the mean runs over groups with n > 0. The success rate of a prompt thus rises with its own
+Here f is `forgetting`, and the means run over groups with n > 0. The success rate of a prompt thus rises with its own
 visits and with visits to its neighbours, the prompts that share skills with it. Without visits it falls back towards
 its initial value. Memory is O(N).
+
+By default nothing else is lost. With interference, training on some skills lowers all skills a little. With
+memorization, a prompt that was trained often teaches its own answer and no longer its skills. `TRAINING_LIKE` has
+values at which methods are ordered as in training runs; see `experiments.simulator_agrees`.
 """
 
 from typing import NamedTuple
@@ -25,6 +31,16 @@ from jaxsel import _validate
 from jaxsel._visits import merge_visits
 from jaxsel.base import Prediction, Rollouts, Selection, Selector, State
 
+TRAINING_LIKE = {
+    "difficulty_mean": 1.5,
+    "difficulty_spread": 10.0,
+    "skill_gain": 3.0,
+    "boost_gain": 1.0,
+    "interference": 0.5,
+    "memorization": 0.5,
+    "signal": 0.5,
+}
+"""Arguments of `make_learner`, fitted by hand to runs of a small language model on string operations."""
 _LARGEST_LOGIT = 15.0  # in float32, sigmoid(15) still differs from 1
 
 
@@ -39,6 +55,9 @@ class Learner(NamedTuple):
         skill_gain: Gain of the skills per unit of the batch's mean reward variance.
         boost_gain: Gain of a prompt's own boost per unit of its reward variance.
         forgetting: f, the share of all gains that is lost per step.
+        interference: What all skills lose together, as a share of what one step teaches.
+        memorization: How fast the transfer to the skills falls with a prompt's own boost.
+        signal: Power of the reward variance in the effect of a group. GRPO normalises advantages: 1/2.
     """
 
     skill_ids: Int[Array, "m N"]
@@ -48,6 +67,9 @@ class Learner(NamedTuple):
     skill_gain: Float[Array, ""]
     boost_gain: Float[Array, ""]
     forgetting: Float[Array, ""]
+    interference: Float[Array, ""] | float = 0.0
+    memorization: Float[Array, ""] | float = 0.0
+    signal: Float[Array, ""] | float = 1.0
 
 
 class LearnerState(NamedTuple):
@@ -74,6 +96,9 @@ def make_learner(
     skill_gain: float = 2.0,
     boost_gain: float = 0.5,
     forgetting: float = 0.0,
+    interference: float = 0.0,
+    memorization: float = 0.0,
+    signal: float = 1.0,
 ) -> Learner:
     """Return a random learner with Gaussian difficulties and skills, and random skills per prompt.
 
@@ -90,6 +115,11 @@ def make_learner(
         skill_gain: Gain of the skills, at least 0. At 0, a visit does not change other prompts.
         boost_gain: Gain of the boosts, at least 0. At 0, a visit changes a prompt only through its skills.
         forgetting: Share of all gains that is lost per step, from 0 to 1.
+        interference: Share of a step's gains that all skills lose together, at least 0. At 1, a batch of one skill
+            takes from the others what it gives to this skill.
+        memorization: Rate at which a prompt's boost ends its transfer to the skills, at least 0, per logit.
+        signal: Power of the reward variance in the effect of a group, above 0: 1 without normalised advantages, 1/2
+            with them.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -98,6 +128,8 @@ def make_learner(
     _validate.non_negative(difficulty_spread=difficulty_spread, skill_spread=skill_spread)
     _validate.non_negative(skill_gain=skill_gain, boost_gain=boost_gain)
     _validate.unit_interval(forgetting=forgetting)
+    _validate.non_negative(interference=interference, memorization=memorization)
+    _validate.positive(signal=signal)
     ids_key, loadings_key, difficulty_key, skills_key = jax.random.split(key, 4)
     shape = (skills_per_prompt, num_prompts)
     loadings = jax.random.exponential(loadings_key, shape, jnp.float32)
@@ -106,7 +138,7 @@ def make_learner(
         loadings / loadings.sum(0, keepdims=True),
         difficulty_mean + difficulty_spread * jax.random.normal(difficulty_key, (num_prompts,), jnp.float32),
         skill_spread * jax.random.normal(skills_key, (num_skills,), jnp.float32),
-        *(jnp.float32(rate) for rate in (skill_gain, boost_gain, forgetting)),
+        *map(jnp.float32, (skill_gain, boost_gain, forgetting, interference, memorization, signal)),
     )
 
 
@@ -163,13 +195,16 @@ def train(learner: Learner, state: LearnerState, rollouts: Rollouts) -> LearnerS
     """Return the state after a step on one batch. Groups with n = 0 and ids outside the pool have no effect."""
     ids, successes, group_size = merge_visits(rollouts, len(learner.difficulty))
     rate = successes.astype(jnp.float32) / jnp.maximum(group_size, 1).astype(jnp.float32)
-    variance = rate * (1 - rate)
-    lesson = learner.loadings[:, ids] * variance[None] / jnp.maximum((group_size > 0).sum(dtype=jnp.float32), 1)
+    effect = (rate * (1 - rate)) ** learner.signal
+    share = learner.skill_gain * effect / jnp.maximum((group_size > 0).sum(dtype=jnp.float32), 1)
+    new_to_it = jnp.exp(-learner.memorization * state.boost[ids])
+    lesson = learner.loadings[:, ids] * (share * new_to_it)[None]
+    lost = learner.interference * share.sum() / len(state.skills)
     kept = 1 - learner.forgetting
-    skills = learner.initial_skills + kept * (state.skills - learner.initial_skills)
+    skills = learner.initial_skills + kept * (state.skills - learner.initial_skills) - lost
     return LearnerState(
-        skills.at[learner.skill_ids[:, ids]].add(learner.skill_gain * lesson),
-        (kept * state.boost).at[ids].add(learner.boost_gain * variance, mode="drop"),
+        skills.at[learner.skill_ids[:, ids]].add(lesson),
+        (kept * state.boost).at[ids].add(learner.boost_gain * effect, mode="drop"),
     )
 
 

@@ -78,6 +78,19 @@ def test_training_is_the_formula(four):
     np.testing.assert_allclose(trained.boost, [3 + v0, 0, 0, 6 + v3], rtol=1e-6)
 
 
+def test_interference_memorization_and_normalised_advantages_are_the_formula(four):
+    settings = {"interference": 0.6, "memorization": 0.5, "signal": 0.5}
+    four = four._replace(**{name: jnp.float32(value) for name, value in settings.items()})
+    state = LearnerState(jnp.array([1.0, 1.5, 2.0]), jnp.array([4.0, 0.0, 0.0, 8.0]))
+    trained = simulate.train(four, state, rollouts((0, 4, 8), (3, 2, 8), (2, 8, 8)))
+    v0, v3 = 0.5, np.sqrt(3 / 16)
+    u0, u3 = v0 * np.exp(-2), v3 * np.exp(-4)
+    taught = 2 * np.array([u0, u3 / 2, u3 / 2]) / 3
+    lost = 0.6 * 2 * (v0 + v3) / 3 / 3
+    np.testing.assert_allclose(trained.skills, np.array([1.0, 1.5, 2.0]) + taught - lost, rtol=1e-6)
+    np.testing.assert_allclose(trained.boost, [4 + v0, 0, 0, 8 + v3], rtol=1e-6)
+
+
 def test_a_visit_moves_the_prompt_more_than_its_neighbour_and_the_strangers_not_at_all(four):
     moved = change(four, simulate.initial_state(four), rollouts((0, 4, 8)))
     assert moved[0] > moved[1] > 0
@@ -178,6 +191,9 @@ def test_make_learner_gives_sparse_normalised_loadings_and_the_asked_for_spread(
         {"skill_gain": -1.0},
         {"boost_gain": float("nan")},
         {"forgetting": 1.5},
+        {"interference": -0.1},
+        {"memorization": -1.0},
+        {"signal": 0.0},
     ],
 )
 def test_make_learner_names_the_wrong_argument(options):
