@@ -21,7 +21,7 @@ memorization, a prompt that was trained often teaches its own answer and no long
 values at which methods are ordered as in training runs; see `experiments.simulator_agrees`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from jaxsel import _validate
 from jaxsel._visits import merge_visits
 from jaxsel.base import Prediction, Rollouts, Selection, Selector, State
 
-TRAINING_LIKE = {
+TRAINING_LIKE: dict[str, Any] = {
     "difficulty_mean": 1.5,
     "difficulty_spread": 10.0,
     "skill_gain": 3.0,
