@@ -116,7 +116,7 @@ def measure(world: World, variant: Variant) -> dict[str, float]:
     config, policy = world.config, copy.deepcopy(world.policy)
     ratio = 0 if variant.among == "whole pool" else config.method.candidate_ratio
     method = replace(config.method, name=variant.method, candidate_ratio=ratio)
-    curriculum = make_curriculum(replace(config, method=method), world.pool)
+    curriculum = make_curriculum(replace(config, method=method), world.pool, policy=policy)
     if not variant.prepared:
         curriculum.prepare = lambda: None
     seconds: list[float] = []

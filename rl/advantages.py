@@ -13,6 +13,10 @@ from jaxtyping import Bool, Float
 
 RELATIVE_SPREAD = 1e-6
 """The range of rewards, relative to the largest absolute reward, up to which rewards count as equal."""
+SMALLEST_RATE = 1e-6
+"""The smallest mean of a belief in `mapp`; the largest mean is 1 minus this number."""
+PSEUDO_COUNTS = (1e-3, 1e6)
+"""The smallest and the largest a + b of a belief Beta(a, b) in `mapp`."""
 
 
 def grpo(
@@ -75,6 +79,49 @@ def reinforce_pp(
     centred, _, count = _centre(rewards)  # the mean is 0 in every group, and therefore in the batch
     std = (centred.square().sum() / (count.sum() - 1).clamp_min(1)).sqrt()
     return _like(rewards, centred / (std + epsilon))
+
+
+def mapp(
+    rewards: Float[torch.Tensor, "b n"], success_rate: Float[torch.Tensor, " b"], variance: Float[torch.Tensor, " b"]
+) -> Float[torch.Tensor, "b n"]:
+    r"""Advantages denoised by a belief about the success rate, as in MaPP (arXiv 2609.34990).
+
+    Let a prompt have n judged completions, S of them correct. GRPO with the population's standard deviation gives a
+    correct completion the advantage $\sqrt{(n - S) / S}$. MaPP replaces it by its mean over the other completions:
+
+    $$A_{ij} = \sum_{S = 1}^{n - 1} w_S(a, b) \sqrt{\tfrac{n - S}{S}} \text{ if completion j is correct, else }
+    -\sum_{S = 1}^{n - 1} w_S(b, a) \sqrt{\tfrac{n - S}{S}}.$$
+
+    $w_S(a, b)$ is the Beta-Binomial probability of S - 1 successes among n - 1 completions. Beta(a, b) is the belief
+    before the step, with the counts of the group's other judged completions added. A belief that is not a Beta
+    distribution is replaced by the Beta distribution with its mean and variance. Means are clipped to
+    `SMALLEST_RATE`, and a + b is clipped to `PSEUDO_COUNTS`.
+
+    A group of equal rewards has a gradient here if the belief leaves a chance that the other completions differ.
+
+    Args:
+        rewards: 1 for a correct completion, 0 for a wrong one, and not finite where a rollout or its verification
+            failed.
+        success_rate: The mean of the belief before the step, one per group.
+        variance: The variance of the belief before the step, one per group.
+
+    Returns:
+        The advantages. Their absolute values are at most $\sqrt{n - 1}$.
+
+    Raises:
+        ValueError: A finite reward is neither 0 nor 1, or a belief is not finite or out of its range.
+    """
+    known = rewards.isfinite()
+    correct = torch.where(known, rewards.double(), 0.0)
+    if not ((correct == 0) | (correct == 1)).all():
+        raise ValueError("rewards holds a number other than 0 and 1; give 1 for a correct completion and 0 for a wrong")
+    alpha, beta = (column[:, None] for column in _beta(success_rate.double(), variance.double()))
+    count, successes = (column.double().sum(1, keepdim=True) for column in (known, correct))
+    a = alpha + successes - correct
+    b = beta + (count - successes) - (1 - correct)
+    # where a completion was not judged, a or b may be below 0, and the result is not used
+    sizes = _expected_size(torch.where(correct == 1, a, b), torch.where(correct == 1, b, a), count)
+    return _like(rewards, torch.where(known, (2 * correct - 1) * sizes, 0.0))
 
 
 @torch.no_grad()
@@ -152,7 +199,37 @@ FROM_REWARDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "reinforce_pp": reinforce_pp,
     "reinforce_pp_baseline": partial(reinforce_pp, group_baseline=True),
 }
-"""The advantages per completion by name. `gae` gives advantages per token and needs values as well."""
+"""The advantages that need rewards alone, by name. `mapp` needs a belief too, and `gae` needs values."""
+
+
+def _beta(
+    mean: Float[torch.Tensor, " b"], variance: Float[torch.Tensor, " b"]
+) -> tuple[Float[torch.Tensor, " b"], Float[torch.Tensor, " b"]]:
+    """Return a and b of the Beta distributions with these means and variances, within the limits of `mapp`."""
+    for name, values, high in (("success_rate", mean, 1.0), ("variance", variance, torch.inf)):
+        wrong = ~(values.isfinite() & (values >= 0) & (values <= high))
+        if wrong.any():
+            row = int(wrong.to(torch.uint8).argmax())
+            raise ValueError(f"{name}[{row}] is {float(values[row])}; give a finite belief about a number from 0 to 1")
+    mean = mean.clamp(SMALLEST_RATE, 1 - SMALLEST_RATE)
+    total = (mean * (1 - mean) / variance - 1).clamp(*PSEUDO_COUNTS)
+    return mean * total, (1 - mean) * total
+
+
+def _expected_size(
+    a: Float[torch.Tensor, "b n"], b: Float[torch.Tensor, "b n"], count: Float[torch.Tensor, "b 1"]
+) -> Float[torch.Tensor, "b n"]:
+    r"""Return $\sum_{S = 1}^{m - 1} w_S(a, b) \sqrt{(m - S) / S}$ with m = `count`; see `mapp`."""
+    a, b, m = a[:, :, None], b[:, :, None], count[:, :, None]
+    s = torch.arange(1, a.shape[1], dtype=a.dtype, device=a.device)
+    others = (m - s).clamp_min(0)
+    binomial = torch.lgamma(m.clamp_min(1)) - torch.lgamma(s) - torch.lgamma(others + 1)
+    log_w = binomial + _log_beta(a + s - 1, b + others) - _log_beta(a, b)
+    return torch.where(others > 0, log_w.exp() * (others / s).sqrt(), 0.0).sum(2)
+
+
+def _log_beta(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
 
 
 def _centre(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from rl import advantages
 from rl.prompts import PromptPool, Task
 from rl.rollout import Completions, join_completions
 from rl.verification import Verifier
@@ -21,6 +22,9 @@ class Groups(NamedTuple):
         successes: The number of correct completions per prompt, int32 `[b]`.
         group_size: The number of judged completions per prompt, int32 `[b]`. A completion that could not be judged does
             not count as a failure of the policy.
+        correct: Whether each completion is judged and correct, bool `[b, n]`; None if only the counts are known.
+        belief: The mean and the variance of each prompt's success rate that the selector predicted before it observed
+            the group, float64 `[b, 2]`; None if nothing needs them.
     """
 
     prompt_ids: np.ndarray
@@ -28,6 +32,8 @@ class Groups(NamedTuple):
     rewards: torch.Tensor
     successes: np.ndarray
     group_size: np.ndarray
+    correct: np.ndarray | None = None
+    belief: np.ndarray | None = None
 
     @property
     def num_rollouts(self) -> int:
@@ -48,6 +54,8 @@ class Groups(NamedTuple):
             self.rewards[index],
             self.successes[rows],
             self.group_size[rows],
+            None if self.correct is None else self.correct[rows],
+            None if self.belief is None else self.belief[rows],
         )
 
 
@@ -77,7 +85,24 @@ def judge(
         rewards.to(torch.float32).reshape(-1, n),
         success.sum(1, dtype=np.int32),
         judged.sum(1, dtype=np.int32),
+        success,
     )
+
+
+def advantages_of(groups: Groups, name: str) -> torch.Tensor:
+    """Return the advantage that `name` names, one per completion `[b, n]`.
+
+    Raises:
+        ValueError: The name is mapp, and the groups have no verdicts per completion or no belief.
+    """
+    if name != "mapp":
+        return advantages.FROM_REWARDS[name](groups.rewards)
+    if groups.correct is None or groups.belief is None:
+        missing = "correct" if groups.correct is None else "belief"
+        raise ValueError(f"groups.{missing} is None with the advantage mapp; give it, or another advantage")
+    correct, belief = (torch.as_tensor(array).to(groups.rewards.device) for array in (groups.correct, groups.belief))
+    verdicts = torch.where(groups.rewards.isfinite(), correct.to(groups.rewards.dtype), torch.nan)
+    return advantages.mapp(verdicts, *belief.unbind(1))
 
 
 def join(parts: list[Groups]) -> Groups:
@@ -88,4 +113,11 @@ def join(parts: list[Groups]) -> Groups:
         torch.cat([part.rewards for part in parts]),
         np.concatenate([part.successes for part in parts]),
         np.concatenate([part.group_size for part in parts]),
+        _joined([part.correct for part in parts]),
+        _joined([part.belief for part in parts]),
     )
+
+
+def _joined(columns: list[np.ndarray | None]) -> np.ndarray | None:
+    known = [column for column in columns if column is not None]
+    return np.concatenate(known) if len(known) == len(columns) else None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rl import advantages, losses
-from rl.groups import Groups
+from rl.groups import Groups, advantages_of
 from rl.policy import Policy
 from rl.ranks import Ranks, sharded_like, whole
 from rl.train_config import TrainConfig
@@ -134,12 +134,10 @@ class Learner:
         device = completions.tokens.device
         judged = groups.rewards.isfinite().flatten().to(device)
         counts = completions.mask & completions.log_probs.isfinite()
-        if config.advantage == "gae":
-            advantage = torch.zeros_like(groups.rewards)  # `_prepared` computes it per token, from the values
-        else:
-            advantage = advantages.FROM_REWARDS[config.advantage](groups.rewards)
+        per_token = config.advantage == "gae"  # `_prepared` computes it, from the values
+        advantage = torch.zeros_like(groups.rewards) if per_token else advantages_of(groups, config.advantage)
         advantage = advantage.flatten().to(device)
-        every = config.advantage == "gae" or config.kl_weight > 0
+        every = per_token or config.kl_weight > 0
         learns = (judged if every else advantage != 0) & counts.any(1)
         chosen = learns.nonzero()[:, 0]  # all other completions add nothing to the loss
         prompt = chosen // completions.group_size

@@ -73,7 +73,7 @@ class RolloutWorker:
                 with clock("recording"):
                     visits = (groups.prompt_ids, groups.successes, groups.group_size)
                     self.log.observed(step, visits, self.curriculum.selector.predict(groups.prompt_ids))
-            return groups
+            return self._with_belief(groups) if self.config.advantage == "mapp" else groups
 
         with clock.excluding("selecting", "generating", "recording"):
             return self.curriculum.collect(roll_out)
@@ -90,6 +90,11 @@ class RolloutWorker:
         sampling = Sampling(self.task.max_new_tokens, self.config.temperature, self.config.top_p, self.task.stop)
         completions = self.engine.generate(texts, self.config.group_size, sampling, seed=seed)
         return judge(self.task, self.pool, prompt_ids, completions, self.verifier)
+
+    def _with_belief(self, groups: Groups) -> Groups:
+        """Return the groups with what the selector believes of their prompts. It observes the groups only later."""
+        predicted = self.curriculum.selector.predict(groups.prompt_ids)
+        return groups._replace(belief=np.stack([predicted.success_rate, predicted.variance], 1).astype(np.float64))
 
     def _seed(self, stream: int, *counters: int) -> int:
         """Return a seed that depends only on the run's seed, the stream and the counters: no checkpoint keeps it."""

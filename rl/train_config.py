@@ -5,8 +5,8 @@ from typing import Any
 
 from rl import _checks, advantages, losses
 
-ADVANTAGES = (*advantages.FROM_REWARDS, "gae")
-GROUP_BASELINES = ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline")
+ADVANTAGES = (*advantages.FROM_REWARDS, "mapp", "gae")
+GROUP_BASELINES = ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline", "mapp")
 """The advantages that compare a completion with the other completions of its prompt."""
 
 
@@ -31,8 +31,9 @@ class TrainConfig:
         advantage: grpo: a reward minus its group's mean, divided by the group's standard deviation; dr_grpo: the same
             without the division; rloo: a reward minus the mean of the group's other rewards; reinforce_pp: a reward
             minus the batch's mean, divided by the batch's standard deviation; reinforce_pp_baseline: a reward minus its
-            group's mean, divided by the batch's standard deviation; gae: PPO with a value head and generalised
-            advantage estimation over tokens, normalised over the batch.
+            group's mean, divided by the batch's standard deviation; mapp: the expectation of grpo's advantage under the
+            selector's belief, where only the verdict counts and not the reward; gae: PPO with a value head and
+            generalised advantage estimation over tokens, normalised over the batch.
         aggregation: token_mean: every token of a step has the same weight in the loss; sequence_mean: every completion
             has the same weight.
         clip_low: The largest decrease of a ratio below 1, see `losses.clipped_policy_loss`.

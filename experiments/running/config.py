@@ -15,6 +15,8 @@ from rl.warm_start import WarmStartConfig
 
 CONFIG = "config.json"
 """File in a run's folder with the run's settings, seed, versions and commit."""
+EMBEDDINGS = ("wordllama", "policy", "both")
+"""The embeddings of the pool that gps and adaptive can use."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class MethodConfig:
         prior_counts: dps: ones, progress, stability or local.
         entropy_weight: dps: weight of the entropy of the predicted solve state.
         diversity_weight: gps: weight of the distances within a batch and to recent batches.
+        embeddings: gps and adaptive: wordllama; policy: hidden states of each prompt's last token in the policy at the
+            start of the run; both: wordllama and policy, one after the other.
         latent_size: gps: size of the latent difficulty context; 0: none.
         temperature: adaptive: spread of the draws.
         max_batches: dynamic_sampling: maximum of generation batches per step.
@@ -54,6 +58,7 @@ class MethodConfig:
     prior_counts: str = "ones"
     entropy_weight: float = 0.0
     diversity_weight: float = 0.1
+    embeddings: str = "wordllama"
     latent_size: int = 16
     temperature: float = 0.333
     max_batches: int = 10
@@ -67,6 +72,8 @@ class MethodConfig:
         _checks.at_least_zero(entropy_weight=self.entropy_weight, diversity_weight=self.diversity_weight)
         _checks.above_zero(temperature=self.temperature)
         _checks.booleans(keep_surplus=self.keep_surplus)
+        if self.embeddings not in EMBEDDINGS:
+            raise ValueError(f"embeddings is {self.embeddings!r}; give one of {', '.join(EMBEDDINGS)}")
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _run(
             pool=pool,
             policy=policy,
             engine=engine,
-            curriculum=make_curriculum(config, pool, ranks),
+            curriculum=make_curriculum(config, pool, ranks, policy=policy, run_dir=run_dir),
             probe=Probe(
                 task,
                 pool,

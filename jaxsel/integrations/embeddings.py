@@ -77,14 +77,7 @@ def embed(
     _validate.positive_integer(batch_size=batch_size)
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype is {dtype!r}; give 'float32' or 'float16'")
-    if isinstance(embedder, str) and embedder == "wordllama":
-        embedder = wordllama()
-    if isinstance(embedder, Embedder):
-        name, encode = embedder
-    elif callable(embedder):
-        name, encode = None, embedder
-    else:
-        raise ValueError(f"embedder is {embedder!r}; give 'wordllama', an Embedder or a function of texts")
+    name, encode = _named(embedder)
     if cache is None or name is None:
         return _compute(texts, encode, batch_size, dtype, progress)
 
@@ -138,6 +131,40 @@ def sentence_transformers(
 
     name = f"sentence-transformers {version} {json.dumps([model, revision, _files(Path(model))])}"
     return Embedder(name, encode)
+
+
+def concatenated(*embedders: Literal["wordllama"] | Embedder | Encode) -> Embedder | Encode:
+    """Return an embedder whose vector of a text is the vectors of several embedders, one after the other.
+
+    The parts are not scaled. `adaptive` and `gps` scale every number to variance 1 over the pool, but `gps` divides a
+    vector by its length first. If one of the embedders is a function without a name, so is the result, and it is never
+    cached.
+
+    Args:
+        *embedders: "wordllama", an `Embedder` or a function, as for `embed`.
+
+    Raises:
+        ValueError: There is no embedder, or one is of another kind.
+        ImportError: WordLlama is needed and not installed.
+    """
+    if not embedders:
+        raise ValueError("embedders is empty; give at least one embedder")
+    names, functions = zip(*map(_named, embedders), strict=True)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return np.concatenate([_checked_block(np.asarray(part(texts)), len(texts)) for part in functions], 1)
+
+    return encode if None in names else Embedder(f"concatenated {json.dumps(names)}", encode)
+
+
+def _named(embedder: Literal["wordllama"] | Embedder | Encode) -> tuple[str | None, Encode]:
+    if isinstance(embedder, str) and embedder == "wordllama":
+        return wordllama()
+    if isinstance(embedder, Embedder):
+        return embedder
+    if callable(embedder):
+        return None, embedder
+    raise ValueError(f"embedder is {embedder!r}; give 'wordllama', an Embedder or a function of texts")
 
 
 def _checked(texts: Sequence[str] | np.ndarray) -> list[str]:

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from experiments.collect.folders import read_run
+from experiments.running import embeddings
 from experiments.running import help as help_text
 from experiments.running.compare import finished
 from experiments.running.config import EngineConfig, MethodConfig, RunConfig
 from experiments.running.curricula import METHOD_NAMES, make_curriculum
+from experiments.running.embeddings import pool_embeddings
 from experiments.running.runs import make_policy, make_task, run
+from rl.hidden_states import hidden_states
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
@@ -46,6 +49,46 @@ def test_every_method_trains_on_every_task(tmp_path, method, task):
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["config"]["method"]["name"] == method
     assert {"seed", "versions", "git", "device"} <= written.keys()
+
+
+@pytest.mark.parametrize(("method", "kind"), [("gps", "policy"), ("adaptive", "both")])
+def test_methods_with_embeddings_can_use_the_policy_at_the_start_of_the_run(tmp_path, monkeypatch, method, kind):
+    """A resumed run reads the saved vectors, although its policy's arithmetic may now round differently."""
+    config = replace(CONFIG, method=replace(CONFIG.method, name=method, embeddings=kind))
+    task = make_task(config.task)
+    pool = task.pool(config.pool_size, config.seed)
+    first = run(config, tmp_path / "run")
+    vectors = np.load(tmp_path / "run" / "embeddings.npy")
+    own = hidden_states(make_policy(config, task, progress=False))(pool.texts)
+    assert vectors.shape == (40, 32 if kind == "policy" else 256 + 32)
+    np.testing.assert_allclose(vectors[:, -32:], own, atol=2e-6)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["embedding_seconds"] > 0
+    longer = replace(config, train=replace(config.train, steps=4))
+    whole = run(longer, tmp_path / "whole")
+    monkeypatch.setattr(embeddings, "hidden_states", None)
+    resumed = run(longer, tmp_path / "run", resume=True)
+    assert [r["policy/loss"] for r in resumed[:-1]] == [r["policy/loss"] for r in whole[:-1]]
+    assert len(first) == 3
+
+
+def test_a_folder_whose_run_never_took_a_step_has_its_embeddings_computed_again(tmp_path):
+    pool = make_task("string_ops").pool(10, 0)
+    policies = [make_policy(replace(CONFIG, seed=seed), make_task("string_ops"), progress=False) for seed in (0, 1)]
+    one, other = (pool_embeddings("policy", pool, policy, tmp_path) for policy in policies)
+    assert np.abs(one - other).max() > 0.01
+    np.testing.assert_array_equal(np.load(tmp_path / "embeddings.npy"), other)
+    (tmp_path / "checkpoint.pt").touch()
+    np.testing.assert_array_equal(pool_embeddings("policy", pool, policies[0], tmp_path), other)
+
+
+def test_embeddings_of_the_policy_need_the_policy():
+    pool = make_task("string_ops").pool(10, 0)
+    config = replace(CONFIG, method=MethodConfig("adaptive", embeddings="policy"))
+    with pytest.raises(ValueError, match=r"policy is None with method\.embeddings 'policy'; give the policy"):
+        make_curriculum(config, pool)
+    assert make_curriculum(replace(config, method=replace(config.method, name="mopps")), pool)
+    with pytest.raises(ValueError, match="embeddings is 'bert'; give one of wordllama, policy, both"):
+        MethodConfig(embeddings="bert")
 
 
 def test_the_seed_varies_pool_choices_and_warm_start(tmp_path):

@@ -1,10 +1,13 @@
+import itertools
 import math
 
 import numpy as np
+import pytest
 import torch
 
+from rl import advantages
 from rl.engines.hf import HFEngine
-from rl.groups import join, judge
+from rl.groups import advantages_of, join, judge
 from rl.prompts import PromptPool, Verdict
 from rl.rollout import Sampling
 
@@ -41,6 +44,7 @@ def test_what_was_not_judged_lowers_n_and_is_no_failure(task, policy):
     assert groups.group_size.tolist() == [2, 0]
     assert groups.rewards.isnan().tolist() == [[False, True, True, False], [True] * 4]
     assert groups.mixed.tolist() == [True, False]
+    np.testing.assert_array_equal(np.asarray(groups.correct), [[True, False, False, False], [False] * 4])
 
 
 def test_infinite_rewards_and_odd_verdicts_are_not_judged(task, policy):
@@ -86,3 +90,33 @@ def test_joined_prompts_mean_the_same_to_the_policy(task, policy):
     with torch.no_grad():
         again = policy.score(c.prompt_tokens[rows], c.prompt_mask[rows], c.tokens, c.mask).log_probs
     torch.testing.assert_close(again[c.mask], c.log_probs[c.mask], atol=1e-5, rtol=1e-4)
+
+
+def test_verdicts_and_beliefs_follow_their_groups(task, policy):
+    said = itertools.cycle([Verdict(True, 0.3), Verdict(False, 0.2), Verdict(False, 0.0)])
+    graded = task._replace(verify=lambda *_: next(said))
+    parts = [judge(graded, POOL, np.array(ids), generate(policy, ids)) for ids in ([0, 1], [2])]
+    parts = [
+        part._replace(belief=np.stack([part.prompt_ids / 10 + 0.1, part.prompt_ids / 100 + 0.01], 1)) for part in parts
+    ]
+    joined = join(parts)
+    both = joined.take(np.array([2, 0]))
+    for groups, ids in ((joined, [0, 1, 2]), (both, [2, 0])):
+        correct = np.arange(12).reshape(3, 4) % 3 == 0
+        np.testing.assert_array_equal(np.asarray(groups.correct), correct[ids])
+        np.testing.assert_allclose(np.asarray(groups.belief), [[i / 10 + 0.1, i / 100 + 0.01] for i in ids])
+    assert join([parts[0]._replace(belief=None), parts[1]]).belief is None
+    assert join([parts[0], parts[1]._replace(correct=None)]).correct is None
+
+
+def test_mapp_reads_verdicts_and_not_rewards(task, policy):
+    """A wrong completion with a reward for its format is wrong, and one that was not judged takes no part."""
+    verdicts = iter([Verdict(True, 0.9), Verdict(False, 0.4), None, Verdict(False, 0.0)])
+    groups = judge(task._replace(verify=lambda *_: next(verdicts)), POOL, np.array([1]), generate(policy, [1]))
+    groups = groups._replace(belief=np.array([[0.3, 0.02]]))
+    expected = advantages.mapp(torch.tensor([[1.0, 0, math.nan, 0]]), torch.tensor([0.3]), torch.tensor([0.02]))
+    np.testing.assert_allclose(advantages_of(groups, "mapp").numpy(), expected.numpy(), rtol=1e-5)
+    assert advantages_of(groups, "grpo").tolist() == advantages.grpo(groups.rewards).tolist()
+    for name in ("correct", "belief"):
+        with pytest.raises(ValueError, match=rf"groups.{name} is None with the advantage mapp; give it"):
+            advantages_of(groups._replace(**{name: None}), "mapp")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rl.advantages import FROM_REWARDS
+from rl.advantages import FROM_REWARDS, mapp
 from rl.engines.hf import HFEngine
 from rl.groups import Groups, judge
 from rl.learner import Learner
@@ -27,7 +27,9 @@ def groups_of(task, policy, rewards=REWARDS, seed=0) -> Groups:
     completions = HFEngine(policy).generate(task.pool(b, 0).texts, n, Sampling(6), seed=seed)
     successes = (rewards == 1).sum(1).numpy().astype(np.int32)
     group_size = (~rewards.isnan()).sum(1).numpy().astype(np.int32)
-    return Groups(np.arange(b, dtype=np.int32), completions, rewards, successes, group_size)
+    belief = np.stack([np.linspace(0.2, 0.7, b), np.full(b, 0.02)], 1)
+    correct = (rewards == 1).numpy()
+    return Groups(np.arange(b, dtype=np.int32), completions, rewards, successes, group_size, correct, belief)
 
 
 def gradient(learner: Learner) -> list[torch.Tensor]:
@@ -75,6 +77,18 @@ def test_one_step_is_the_policy_gradient_of_the_whole_batch(task, policy, advant
     assert_close(actual, torch.autograd.grad(-objective, list(policy.model.parameters())))
     assert any(one.abs().max() > 1e-3 for one in actual)
     assert len(set(length[judged].tolist())) > 1  # otherwise the two means would be equal
+
+
+def test_one_step_with_mapp_is_the_policy_gradient_of_every_judged_completion(task, policy):
+    groups = groups_of(task, policy)
+    actual = first_gradient(policy, replace(CONFIG, advantage="mapp"), groups)
+    verdicts = torch.where(REWARDS.isnan(), REWARDS, (REWARDS == 1).float())
+    advantages = mapp(verdicts, *torch.as_tensor(groups.belief).T).reshape(-1, 1)
+    mask, judged = groups.completions.mask, ~REWARDS.isnan().flatten()
+    assert (advantages[judged] != 0).all()  # also in the group whose judged rewards are all 1
+    per_token = torch.where(mask, log_probs_of(policy, groups), 0.0) * advantages
+    objective = per_token.sum() / mask.sum(1)[judged].sum()
+    assert_close(actual, torch.autograd.grad(-objective, list(policy.model.parameters())))
 
 
 def test_one_step_of_ppo_by_hand(task, policy):

@@ -101,6 +101,61 @@ def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, undisturbed,
 
 
 @pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])
+def test_a_killed_run_with_mapp_continues_to_the_same_numbers(task, tmp_path, name):
+    """The surplus of dynamic sampling keeps its beliefs in the checkpoint. No advantage without beliefs is the same."""
+    config = replace(CONFIG, advantage="mapp")
+    whole = start(task, tmp_path / "whole", config, curriculum=CURRICULA[name]())
+    with pytest.raises(KeyboardInterrupt):
+        start(task, tmp_path / "cut", config, curriculum=CURRICULA[name](), progress=until_killed(5))
+    assert_same_run(whole, start(task, tmp_path / "cut", config, curriculum=CURRICULA[name](), resume=True))
+    recorded = start(task, tmp_path / "recorded", replace(config, history=True), curriculum=CURRICULA[name]())
+    assert_same_run(whole, recorded)  # one more prediction changes nothing
+    losses = [record["policy/loss"] for record in start(task, tmp_path / "grpo", curriculum=CURRICULA[name]())[0][:-1]]
+    assert losses != [record["policy/loss"] for record in whole[0][:-1]]
+
+
+@pytest.mark.slow
+def test_mapp_learns_the_task(task, tmp_path):
+    config = TrainConfig(steps=120, group_size=8, learning_rate=3e-3, probe_every=0, warm_up_steps=1, advantage="mapp")
+    rewards = [record["train/reward"] for record in start(task, tmp_path, config)[0][:-1]]
+    assert np.mean(rewards[:20]) < 0.2
+    assert np.mean(rewards[-20:]) > 0.35  # grpo reaches the same
+
+
+def test_mapp_learns_from_equal_verdicts_that_the_belief_did_not_expect(task, tmp_path):
+    """With the belief of the first step, Beta(1, 1), four failures are a surprise; grpo has no gradient."""
+    never = task._replace(verify=lambda *_: Verdict(False, 1.0))  # the verdict counts, not the reward
+    config = replace(CONFIG, steps=1, probe_every=0)
+    for advantage, learns in {"mapp": True, "grpo": False}.items():
+        records, _ = start(never, tmp_path / advantage, replace(config, advantage=advantage))
+        assert (records[0]["policy/grad_norm"] > 0) == learns
+
+
+def test_the_belief_is_the_prediction_before_the_step(task, tmp_path, monkeypatch):
+    beliefs, update = [], Learner.update
+    monkeypatch.setattr(Learner, "update", lambda *a: beliefs.append(a[1]) or update(*a))
+    start(task, tmp_path, replace(CONFIG, advantage="mapp"), curriculum=Selected(selector(), 4))
+    again = selector()
+    for groups in beliefs:
+        assert again.select(4).tolist() == groups.prompt_ids.tolist()
+        predicted = again.predict(groups.prompt_ids)
+        np.testing.assert_array_equal(groups.belief, np.stack([predicted.success_rate, predicted.variance], 1))
+        again.observe(groups.prompt_ids, groups.successes, groups.group_size)
+    assert len({tuple(groups.belief[0]) for groups in beliefs}) > 1
+
+
+def test_mapp_needs_a_selector_that_predicts(task, tmp_path):
+    class Silent(jaxsel.PromptSelector):
+        def predict(self, prompt_ids=None):
+            found = super().predict(prompt_ids)
+            return found._replace(variance=np.full_like(found.variance, math.nan))
+
+    silent = Selected(Silent(UNIFORM, num_prompts=30), 4)
+    with pytest.raises(ValueError, match=r"variance\[0\] is nan; give a finite belief"):
+        start(task, tmp_path, replace(CONFIG, advantage="mapp"), curriculum=silent)
+
+
+@pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])
 def test_the_history_of_a_run_is_what_its_selector_saw(task, tmp_path, name):
     """A replay gives the recorded predictions. A run that is cut and resumed has the same history."""
     config = replace(CONFIG, history=True)
@@ -214,7 +269,7 @@ def test_a_configuration_out_of_range_is_refused(name, value):
         TrainConfig(**{name: value})
 
 
-@pytest.mark.parametrize("advantage", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"])
+@pytest.mark.parametrize("advantage", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline", "mapp"])
 def test_one_rollout_has_no_group_to_be_compared_with(advantage):
     with pytest.raises(ValueError, match=r"group_size is 1 with the advantage .*; give at least 2, or the advantage"):
         TrainConfig(group_size=1, advantage=advantage)
@@ -246,7 +301,7 @@ def test_a_verifier_that_fails_in_every_way_ends_no_run(task, tmp_path):
 @pytest.mark.parametrize(
     ("name", "choices"),
     [
-        ("advantage", "grpo, dr_grpo, rloo, reinforce_pp, reinforce_pp_baseline, gae"),
+        ("advantage", "grpo, dr_grpo, rloo, reinforce_pp, reinforce_pp_baseline, mapp, gae"),
         ("aggregation", "token_mean, sequence_mean"),
     ],
 )

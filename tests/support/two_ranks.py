@@ -61,6 +61,7 @@ UPDATES: dict[str, tuple[dict[str, Any], list[list[float]]]] = {
     "clipped": ({"max_grad_norm": 0.01, "advantage": "reinforce_pp"}, SEVEN_ROWS),
     "kl": ({"kl_weight": 0.5}, SEVEN_ROWS),
     "importance": ({"importance_cap": 2.0, "updates_per_batch": 2}, SEVEN_ROWS),
+    "mapp": ({"advantage": "mapp"}, SEVEN_ROWS),
     "gae": ({"advantage": "gae", "aggregation": "sequence_mean"}, SEVEN_ROWS),
     "everything": (
         {
@@ -79,6 +80,7 @@ UPDATES: dict[str, tuple[dict[str, Any], list[list[float]]]] = {
 
 TRAIN = {"ddp": TrainConfig(steps=5, group_size=4, learning_rate=1e-3, probe_every=2, checkpoint_every=2)}
 TRAIN["fsdp"] = replace(TRAIN["ddp"], micro_batch_size=5, advantage="gae", kl_weight=0.1)
+TRAIN["ddp"] = replace(TRAIN["ddp"], advantage="mapp")  # every rank needs the beliefs of the selector on rank 0
 
 
 def main(folder: str) -> None:

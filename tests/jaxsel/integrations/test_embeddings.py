@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxsel.integrations import embeddings as module
-from jaxsel.integrations.embeddings import Embedder, embed, sentence_transformers
+from jaxsel.integrations.embeddings import Embedder, concatenated, embed, sentence_transformers
 from rl.tasks import countdown
 
 if importlib.util.find_spec("wordllama") is None:
@@ -383,6 +384,55 @@ def test_a_package_that_is_missing(monkeypatch, make, extra):
     monkeypatch.setattr(module.metadata, "version", missing)
     with pytest.raises(ImportError, match=rf'is not installed; pip install "jaxsel\[{extra}\]"'):
         make()
+
+
+# Tests of several embedders side by side.
+
+
+def vowels(texts):
+    return np.array([[sum(text.count(vowel) for vowel in "aeiou")] for text in texts], np.float32)
+
+
+def test_concatenated_vectors_stand_in_the_order_of_the_embedders():
+    both = embed(TEXTS, embedder=concatenated(lengths, vowels), progress=False)
+    np.testing.assert_array_equal(both, np.concatenate([lengths(TEXTS), vowels(TEXTS)], 1))
+    with_words = embed(TEXTS, embedder=concatenated(vowels, "wordllama"), cache=None, progress=False)
+    np.testing.assert_array_equal(with_words, np.concatenate([vowels(TEXTS), wordllama(TEXTS)], 1))
+
+
+def test_concatenated_results_are_cached_if_every_embedder_has_a_name(counted, tmp_path):
+    def call(*embedders):
+        return embed(TEXTS, embedder=concatenated(*embedders), cache=tmp_path, progress=False)
+
+    named, words = Embedder("lengths 1", counted), Embedder("vowels", vowels)
+    first = call(named, words)
+    counted.batches.clear()
+    np.testing.assert_array_equal(call(named, words), first)
+    assert counted.batches == []
+    np.testing.assert_array_equal(call(words, named), np.roll(first, 1, axis=1))
+    assert len(files(tmp_path)) == 2
+    call(named, vowels)
+    assert len(files(tmp_path)) == 2  # a function without a name is never cached
+
+
+def test_names_of_concatenated_embedders_do_not_collide():
+    def name(*names):
+        found = concatenated(*(Embedder(one, lengths) for one in names))
+        assert isinstance(found, Embedder)
+        return found.name
+
+    assert len({name("a", "b"), name("b", "a"), name("ab"), name("a"), name('a", "b'), name("a", "a")}) == 6
+
+
+def test_what_cannot_be_concatenated(unchecked_types):
+    with pytest.raises(ValueError, match="embedders is empty; give at least one"):
+        concatenated()
+    unknown: Any = "bert"
+    with pytest.raises(ValueError, match="embedder is 'bert'; give 'wordllama', an Embedder or a function"):
+        concatenated(lengths, unknown)
+    wrong = concatenated(lengths, lambda texts: lengths(texts)[1:])
+    with pytest.raises(ValueError, match=r"embedder returned shape \(4, 3\); return \[5, d\]"):
+        embed(TEXTS, embedder=wrong, progress=False)
 
 
 # Tests of refused arguments.

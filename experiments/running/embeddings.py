@@ -1,0 +1,61 @@
+"""Embeddings of a run's pool: by WordLlama, by the policy at the start of the run, or by both."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from experiments.reporting.provenance import write_result
+from experiments.running.config import CONFIG
+from jaxsel.integrations.atomic_files import replaced_when_complete
+from jaxsel.integrations.embeddings import concatenated, embed
+from rl.hidden_states import hidden_states
+from rl.policy import Policy
+from rl.prompts import PromptPool
+from rl.run_folder.checkpoint import NEWEST, PREVIOUS
+
+FILE = "embeddings.npy"
+"""File in a run's folder with the policy's embeddings at the start of the run."""
+
+
+def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir: Path | None) -> np.ndarray:
+    """Return one vector per prompt of the pool.
+
+    Embeddings by the policy are saved in the run's folder, and `config.json` notes the seconds they took. A run with a
+    checkpoint reads them again: its selector accepts only the same bits, which another machine may not reproduce.
+
+    Args:
+        kind: wordllama, policy or both; see `MethodConfig`.
+        pool: The training prompts.
+        policy: The policy at the start of the run.
+        run_dir: The run's folder. None: the embeddings are not saved.
+
+    Raises:
+        ValueError: The kind needs a policy, and there is none.
+    """
+    if kind == "wordllama":
+        return embed(pool.texts, progress=False)
+    if policy is None:
+        raise ValueError(f"policy is None with method.embeddings {kind!r}; give the policy of the run, or wordllama")
+    if run_dir is not None and (run_dir / FILE).exists() and _has_checkpoint(run_dir):
+        return np.load(run_dir / FILE)
+    start = time.perf_counter()
+    own = hidden_states(policy)
+    vectors = embed(pool.texts, embedder=concatenated("wordllama", own) if kind == "both" else own, progress=False)
+    if run_dir is not None:
+        _save(vectors, time.perf_counter() - start, run_dir)
+    return vectors
+
+
+def _has_checkpoint(run_dir: Path) -> bool:
+    return any((run_dir / name).exists() for name in (NEWEST, PREVIOUS))
+
+
+def _save(vectors: np.ndarray, seconds: float, run_dir: Path) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with replaced_when_complete(run_dir / FILE) as file:
+        np.save(file, vectors)
+    if (run_dir / CONFIG).exists():
+        found = json.loads((run_dir / CONFIG).read_text())
+        write_result(run_dir / CONFIG, found | {"embedding_seconds": round(seconds, 3)})
