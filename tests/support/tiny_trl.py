@@ -1,0 +1,113 @@
+"""A policy of a few thousand weights in TRL's trainers, for test_trl.py and for the processes that it starts."""
+
+import json
+import os
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+import jaxsel
+from jaxsel.integrations.trl import SelectsPrompts
+from rl.policy import build_policy
+
+N, K, G = 24, 4, 4  # prompts of the pool, prompts per generation, completions per prompt
+DATA = Dataset.from_dict(
+    {"prompt": [f"{i % 10}{i // 10}=" for i in range(N)], "row": list(range(N)), "key": [f"p{i}" for i in range(N)]}
+)
+
+
+def reward(completions, row, **_):
+    """Return 0 or 1 by chance, but the same in every process; later rows succeed more often."""
+    return [float(zlib.crc32(f"{c} {r}".encode()) % 100 < 30 + 3 * r) for c, r in zip(completions, row, strict=True)]
+
+
+class Spy:
+    """Keeps what each generation was trained on: the mode, the rows and the gathered rewards."""
+
+    def _calculate_rewards(self, inputs, *args, **kwargs):
+        rewards = super()._calculate_rewards(inputs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        seen = self.__dict__.setdefault("seen", [])
+        seen.append((self.model.training, [row["row"] for row in inputs], rewards.tolist()))  # pyright: ignore[reportAttributeAccessIssue]
+        return rewards
+
+
+def trainer(folder: Path | str, base: Any = GRPOTrainer, config: Any = GRPOConfig, **options: Any) -> Any:
+    """Return a trainer; the options go to `SelectsPrompts`, to TRL's trainer or else to its configuration."""
+    ours = {"selector", "success", "threshold", "key_column", "history", "reward_funcs", "train_dataset"}
+    ours |= {"eval_dataset", "callbacks"}
+    given = {name: options.pop(name) for name in ours & options.keys()}
+    policy = build_policy("0123456789=", hidden_size=32, num_layers=1, feed_forward_size=32)
+    settings = {
+        "per_device_train_batch_size": K * G,
+        "num_generations": G,
+        "max_completion_length": 3,
+        "max_steps": 3,
+        "learning_rate": 1e-2,
+        "beta": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+    defaults = {"selector": jaxsel.mopps(), "reward_funcs": reward, "train_dataset": DATA}
+    kind = type("Trainer", (SelectsPrompts, Spy, base), {})
+    args = config(output_dir=str(folder), **settings | options)
+    return kind(model=policy.model, args=args, processing_class=policy.tokenizer, **defaults | given)
+
+
+def in_two_processes(folder: str) -> None:
+    """Train with two processes and write what each has seen."""
+    torch.set_num_threads(1)
+    rank = os.environ["RANK"]
+    run = trainer(folder, per_device_train_batch_size=6, save_strategy="steps", save_steps=2, max_steps=4)
+    run.train()
+    first = run.seen
+    again = trainer(folder, per_device_train_batch_size=6, save_strategy="steps", save_steps=2, max_steps=4)
+    again.train(resume_from_checkpoint=str(Path(folder) / "checkpoint-2"))
+    found = {"seen": first, "resumed": again.seen, "has_edge": run.edge is not None}
+    found["logs"] = [sorted(log) for log in run.state.log_history]
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+
+
+def failing_in_two_processes(folder: str) -> None:
+    """Give the first process a selector of another size, and write the error of each process."""
+    torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
+    wrong = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=N + 1, track_in_flight=True) if rank == 0 else None
+    try:
+        trainer(folder, per_device_train_batch_size=6, selector=wrong)
+    except Exception as error:
+        Path(folder, f"{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+
+
+def until_killed(folder: str, steps: str, pace: str) -> None:
+    """Train with a checkpoint after every step, resuming from the last one, at a pace that leaves time for a kill."""
+    torch.set_num_threads(1)
+    output = Path(folder)
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 3}
+    run = trainer(output / "run", history=output / "history", key_column="key", max_steps=int(steps), **options)
+    (output / "started").touch()
+    plain = run._generate_and_score_completions
+
+    def paced(inputs: Any) -> Any:
+        time.sleep(float(pace))
+        return plain(inputs)
+
+    run._generate_and_score_completions = paced
+    has_checkpoint = any((output / "run").glob("checkpoint-*/trainer_state.json"))
+    run.train(resume_from_checkpoint=has_checkpoint)
+    (output / "done").touch()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
