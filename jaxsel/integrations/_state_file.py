@@ -29,10 +29,13 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     arrays = state["selector"]["arrays"]
     shapes = {name: {"dtype": array["dtype"], "shape": array["shape"]} for name, array in arrays.items()}
     about = {**state, "selector": {**state["selector"], "arrays": shapes}}
-    content = {f"array {name}": np.frombuffer(array["data"], np.uint8) for name, array in arrays.items()}
+    content: dict[str, Any] = {
+        f"array {name}": np.frombuffer(array["data"], np.uint8) for name, array in arrays.items()
+    }
+    content[_ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_when_complete(path) as file:
-        np.savez(file, **{_ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)}, **content)
+        np.savez(file, **content)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,9 @@ def check_hooks(trainer: type) -> None:
 def versions() -> str:
     """Return the versions that were tested, the installed version, and what to do about a difference."""
     with extra("trl"):
-        import trl
-
+        version = metadata.version("trl")
     cure = 'pip install "trl>=1.3,<=1.16"'
-    return f"jaxsel was tested with {TESTED}, and this is TRL {trl.__version__}; if TRL has changed: {cure}"
+    return f"jaxsel was tested with {TESTED}, and this is TRL {version}; if TRL has changed: {cure}"
 
 
 def checked_keys(dataset: Any, key_column: str | None, num_prompts: int) -> list[Any] | None:

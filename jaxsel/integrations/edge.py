@@ -142,10 +142,11 @@ class TrainerEdge:
         successes, group_size = counted(ids, rewards, self._success, self._threshold)
         self._open_history()
         visits = checked_visits(ids, successes, group_size, self.selector.num_prompts)
-        prediction = None if self._recorder is None else self.selector.predict(visits.prompt_ids)
+        recorder = self._recorder
+        prediction = None if recorder is None else self.selector.predict(visits.prompt_ids)
         self.selector.observe(ids, successes, group_size, step=step)
-        if prediction is not None:
-            self._recorder.add(step, visits, prediction)
+        if recorder is not None and prediction is not None:
+            recorder.add(step, visits, prediction)
         self._waiting = self._waiting[~np.isin(self._waiting, ids)]  # else they could be chosen and handed out twice
         self._judged_share = float((group_size > 0).mean()) if len(ids) else math.nan
 

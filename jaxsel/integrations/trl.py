@@ -112,7 +112,11 @@ class SelectsPrompts(_Trainer):
         """
         self._warn_about_resuming()
         start = self._on_main(lambda: self._load_selector(resume_from_checkpoint))
-        return super().train(start, *args, **kwargs)
+        try:
+            return super().train(start, *args, **kwargs)
+        finally:
+            if self.edge is not None:
+                self.edge.flush()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model as TRL does, and the selector's state with each checkpoint.
@@ -144,8 +148,9 @@ class SelectsPrompts(_Trainer):
         """Return this process's rows of the training data, each prompt once per completion."""
         rank, group = self.accelerator.process_index, self.num_generations
         total = count * self.accelerator.num_processes
-        self._chosen = self._on_main(lambda: self.edge and self.edge.next_batch(total // group))
-        return rows(self.train_dataset, np.repeat(self._chosen, group)[rank * count : (rank + 1) * count])
+        chosen = self._on_main(lambda: self.edge and self.edge.next_batch(total // group))
+        self._chosen = chosen
+        return rows(self.train_dataset, np.repeat(chosen, group)[rank * count : (rank + 1) * count])
 
     def _observe(self, rewards: Any) -> None:
         chosen, edge = self._chosen, self.edge

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
 import jaxsel
 from jaxsel.integrations.trl import SelectsPrompts
@@ -66,28 +66,21 @@ def trainer(folder: Path | str, base: Any = GRPOTrainer, config: Any = GRPOConfi
 
 
 def in_two_processes(folder: str) -> None:
-    """Train with two processes and write what each has seen."""
-    torch.set_num_threads(1)
-    rank = os.environ["RANK"]
-    run = trainer(folder, per_device_train_batch_size=6, save_strategy="steps", save_steps=2, max_steps=4)
-    run.train()
-    first = run.seen
-    again = trainer(folder, per_device_train_batch_size=6, save_strategy="steps", save_steps=2, max_steps=4)
-    again.train(resume_from_checkpoint=str(Path(folder) / "checkpoint-2"))
-    found = {"seen": first, "resumed": again.seen, "has_edge": run.edge is not None}
-    found["logs"] = [sorted(log) for log in run.state.log_history]
-    Path(folder, f"{rank}.json").write_text(json.dumps(found))
-
-
-def failing_in_two_processes(folder: str) -> None:
-    """Give the first process a selector of another size, and write the error of each process."""
+    """Train with two processes, resume, and fail in the first process; write what each process has seen."""
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
+    options = {"per_device_train_batch_size": 6, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    run, again = trainer(folder, **options), trainer(folder, **options)
+    run.train()
+    again.train(resume_from_checkpoint=str(Path(folder) / "checkpoint-2"))
+    found = {"seen": run.seen, "resumed": again.seen, "has_edge": run.edge is not None}
+    found["logs"] = [sorted(log) for log in run.state.log_history]
     wrong = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=N + 1, track_in_flight=True) if rank == 0 else None
     try:
-        trainer(folder, per_device_train_batch_size=6, selector=wrong)
+        trainer(folder, selector=wrong, **options)
     except Exception as error:
-        Path(folder, f"{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+        found["error"] = f"{type(error).__name__}: {error}"
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
 
 
 def until_killed(folder: str, steps: str, pace: str) -> None:
