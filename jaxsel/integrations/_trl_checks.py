@@ -16,7 +16,7 @@ from jaxsel.integrations._extras import extra
 from jaxsel.runtime.pool import identify_pool
 from jaxsel.runtime.prompt_selector import PromptSelector
 
-TESTED = "TRL 1.3.0 to 1.16.0"
+TESTED = "TRL 1.3.0 and 1.16.0"
 """The versions of TRL that this module was tested with."""
 _HOOKS = {
     "_generate_and_score_completions": ["self", "inputs"],
@@ -55,6 +55,19 @@ def versions() -> str:
     return f"jaxsel was tested with {TESTED}, and this is TRL {version}; if TRL has changed: {cure}"
 
 
+def check_rows(dataset: Any) -> None:
+    """Refuse a stream, whose rows have no numbers.
+
+    Raises:
+        ValueError: The data is a stream, or there is none.
+    """
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise ValueError(
+            f"train_dataset is a {type(dataset).__name__}, whose rows cannot be chosen by number; load it without "
+            "streaming=True, or take a part of the stream: datasets.Dataset.from_list(list(stream.take(100_000)))"
+        )
+
+
 def checked_keys(dataset: Any, key_column: str | None, num_prompts: int) -> list[Any] | None:
     """Return the keys of the training data, None without a key column.
 
@@ -66,11 +79,7 @@ def checked_keys(dataset: Any, key_column: str | None, num_prompts: int) -> list
     Raises:
         ValueError: The data cannot be chosen from by row or has too few rows, or the keys are missing or repeat.
     """
-    if dataset is None or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise ValueError(
-            f"train_dataset is a {type(dataset).__name__}, whose rows cannot be chosen by number; load it without "
-            "streaming=True, or take a part of the stream: datasets.Dataset.from_list(list(stream.take(100_000)))"
-        )
+    check_rows(dataset)
     if len(dataset) < num_prompts:
         raise ValueError(
             f"train_dataset has {len(dataset)} rows, and each generation takes {num_prompts} different prompts; give "

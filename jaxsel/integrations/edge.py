@@ -4,6 +4,7 @@ An adapter for a trainer translates that trainer's calls into the calls of `Trai
 `pip install "jaxsel[history]"`; everything else needs nothing more than jaxsel.
 """
 
+import importlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ class TrainerEdge:
     Raises:
         ValueError: The selector does not track prompts in flight, the keys are those of another pool, or an argument
             is out of range.
+        ImportError: A history is asked for, and pyarrow is not installed.
     """
 
     def __init__(
@@ -82,6 +84,10 @@ class TrainerEdge:
         self._draw_size = int(draw_size or 1)
         self._row_of = None if keys is None else _row_of(keys, selector.pool)
         self._history, self._texts = None if history is None else Path(history), texts
+        if history is not None:
+            importlib.import_module(
+                "jaxsel.integrations.history"
+            )  # a missing package fails here, not at the first batch
         self._recorder: Any = None
         self._waiting = np.zeros(0, np.int32)
         self._clock, self._ended, self._judged_share = 0, -1, math.nan

@@ -26,6 +26,7 @@ from jaxsel.base import Selector
 from jaxsel.integrations._rewards import checked_threshold, one_reward
 from jaxsel.integrations._trl_checks import (
     check_hooks,
+    check_rows,
     checked_keys,
     newest_complete,
     prompt_selector,
@@ -89,6 +90,7 @@ class SelectsPrompts(_Trainer):
         **kwargs: Any,
     ):
         check_hooks(type(self))
+        check_rows(kwargs["train_dataset"] if "train_dataset" in kwargs else [*args, *[None] * 4][3])
         super().__init__(*args, **kwargs)
         dataset, num_prompts = self.train_dataset, self.args.generation_batch_size // self.num_generations
         keys = checked_keys(dataset, key_column, num_prompts)
