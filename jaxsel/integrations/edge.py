@@ -85,9 +85,7 @@ class TrainerEdge:
         self._row_of = None if keys is None else _row_of(keys, selector.pool)
         self._history, self._texts = None if history is None else Path(history), texts
         if history is not None:
-            importlib.import_module(
-                "jaxsel.integrations.history"
-            )  # a missing package fails here, not at the first batch
+            importlib.import_module("jaxsel.integrations.history")  # if it is missing, fail before the first batch
         self._recorder: Any = None
         self._waiting = np.zeros(0, np.int32)
         self._clock, self._ended, self._judged_share = 0, -1, math.nan

@@ -255,7 +255,7 @@ def test_skipping_no_data_warns(tmp_path):
         trainer(tmp_path, ignore_data_skip=True, max_steps=1).train()
 
 
-def start(folder, *, steps=6, pace=0.0):
+def start(folder, *, steps, pace=0.0):
     command = [sys.executable, "-m", "tests.support.tiny_trl", "until_killed", str(folder), str(steps), str(pace)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     (folder / "started").unlink(missing_ok=True)
@@ -267,18 +267,21 @@ def test_kills_lose_no_observation_and_count_none_twice(tmp_path):
     for name in ("through", "killed"):
         (tmp_path / name).mkdir()
     killed, rng = tmp_path / "killed", np.random.default_rng(0)
-    for _ in range(int(os.environ.get("KILLS", "2"))):
-        process = start(killed, pace=0.3)
+    kills = int(os.environ.get("KILLS", "2"))
+    steps = 5 * kills + 2  # more than there is time for
+    for _ in range(kills):
+        process = start(killed, steps=steps, pace=0.3)
         while not (killed / "started").exists() and process.poll() is None:
             time.sleep(0.05)
         time.sleep(rng.uniform(0.3, 1.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert start(killed).wait(timeout=120) == 0, (killed / "log").read_text()[-2000:]
-    until_killed(str(tmp_path / "through"), "6", "0")
+        assert not (killed / "done").exists()
+    assert start(killed, steps=steps).wait(timeout=300) == 0, (killed / "log").read_text()[-2000:]
+    until_killed(str(tmp_path / "through"), str(steps), "0")
     expected, found = (read_history(tmp_path / name / "history").rollouts for name in ("through", "killed"))
-    assert sorted(set(expected["clock"].tolist())) == list(range(6))
-    assert len(expected["clock"]) == 6 * K
+    assert sorted(set(expected["clock"].tolist())) == list(range(steps))
+    assert len(expected["clock"]) == steps * K
     for name, column in expected.items():
         np.testing.assert_array_equal(column, found[name], err_msg=name)
 
