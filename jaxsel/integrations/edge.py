@@ -178,7 +178,11 @@ class TrainerEdge:
 
     @guarded
     def metrics(self) -> dict[str, float]:
-        """Return the finite metrics of the selector, and how many prompts are in flight, by names "selector/..."."""
+        """Return the finite metrics of the selector, by names "selector/...".
+
+        Two are added: `in_flight`, the number of prompts that were handed out and did not come back, and
+        `judged_share`, the share of the last observed groups that had a judged completion.
+        """
         in_flight = self.selector.in_flight
         own = {"selector/in_flight": float(len(() if in_flight is None else in_flight) - len(self._waiting))}
         own |= {"selector/judged_share": self._judged_share}

@@ -166,8 +166,10 @@ class SelectsPrompts(_Trainer):
     def _load_selector(self, resume: str | bool | None) -> str | bool | None:
         """Load the selector's state, and return the checkpoint that TRL has to resume from."""
         folder = newest_complete(Path(self.args.output_dir)) if resume is True else resume or None
-        if folder is not None and self.edge is not None:
-            self.edge.load(Path(str(folder)) / STATE_FILE)
+        if self.edge is not None:
+            if folder is not None:
+                self.edge.load(Path(str(folder)) / STATE_FILE)
+            self.edge.release()  # an earlier call of `train` may have been interrupted before the rewards
         return resume if folder is None else str(folder)
 
     def _warn_about_resuming(self) -> None:

@@ -244,6 +244,17 @@ def test_no_checkpoint_to_resume_from_is_trls_error(tmp_path):
         trainer(tmp_path / "nothing").train(resume_from_checkpoint=True)
 
 
+def test_training_again_after_an_interruption_keeps_the_whole_pool(tmp_path):
+    def interrupted(completions, **_):
+        raise KeyboardInterrupt
+
+    run = trainer(tmp_path, reward_funcs=interrupted)
+    for _ in range(N // K + 1):
+        with pytest.raises(KeyboardInterrupt):
+            run.train()
+    assert len(run.edge.selector.in_flight) == K
+
+
 def test_saving_inside_a_generation_warns(tmp_path):
     options = {"save_strategy": "steps", "save_steps": 3, "max_steps": 2, "num_iterations": 2}
     with pytest.warns(UserWarning, match="save_steps is 3, which is between two generations.* give a multiple of 2"):
