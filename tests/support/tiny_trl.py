@@ -87,9 +87,8 @@ def until_killed(folder: str, steps: str, pace: str) -> None:
     """Train with a checkpoint after every step, resuming from the last one, at a pace that leaves time for a kill."""
     torch.set_num_threads(1)
     output = Path(folder)
-    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 3}
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1}
     run = trainer(output / "run", history=output / "history", key_column="key", max_steps=int(steps), **options)
-    (output / "started").touch()
     plain = run._generate_and_score_completions
 
     def paced(inputs: Any) -> Any:

@@ -269,9 +269,12 @@ def test_skipping_no_data_warns(tmp_path):
 def start(folder, *, steps, pace=0.0):
     command = [sys.executable, "-m", "tests.support.tiny_trl", "until_killed", str(folder), str(steps), str(pace)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    (folder / "started").unlink(missing_ok=True)
     with (folder / "log").open("a") as log:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def checkpoints(folder):
+    return len(list((folder / "run").glob("checkpoint-*/trainer_state.json")))
 
 
 def test_kills_lose_no_observation_and_count_none_twice(tmp_path):
@@ -282,9 +285,10 @@ def test_kills_lose_no_observation_and_count_none_twice(tmp_path):
     steps = 5 * kills + 2  # more than there is time for
     for _ in range(kills):
         process = start(killed, steps=steps, pace=0.3)
-        while not (killed / "started").exists() and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0.3, 1.5))
+        before = checkpoints(killed)
+        while checkpoints(killed) == before and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 1))  # while it generates, updates or saves
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (killed / "done").exists()
