@@ -87,9 +87,9 @@ def run(method: str, seed: int, steps: int, pool_size: int) -> dict[str, Any]:
     cpu: list[float] = []
 
     def correct(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-        rewards = [
-            float(string_ops.verify(text, right).success) for text, right in zip(completions, answer, strict=True)
-        ]
+        cpu.append(time.process_time())
+        pairs = zip(completions, answer, strict=True)
+        rewards = [float(string_ops.verify(text, right).success) for text, right in pairs]
         groups.append(np.reshape(rewards, (-1, GROUP)).mean(1))
         return rewards
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -83,23 +82,22 @@ def in_two_processes(folder: str) -> None:
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
 
 
-def until_killed(folder: str, steps: str, pace: str) -> None:
-    """Train with a checkpoint after every step, resuming from the last one, at a pace that leaves time for a kill."""
+def until_killed(folder: Path, steps: int, pace: float = 0.0) -> None:
+    """Train with a checkpoint after every step, from the last one if there is one, at a pace that leaves time to kill.
+
+    Args:
+        folder: Folder of the run and of its history.
+        steps: Number of steps.
+        pace: Seconds to wait before each generation.
+    """
     torch.set_num_threads(1)
-    output = Path(folder)
-    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1}
-    run = trainer(output / "run", history=output / "history", key_column="key", max_steps=int(steps), **options)
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "key_column": "key", "max_steps": steps}
+    run = trainer(folder / "run", history=folder / "history", **options)
     plain = run._generate_and_score_completions
 
     def paced(inputs: Any) -> Any:
-        time.sleep(float(pace))
+        time.sleep(pace)
         return plain(inputs)
 
     run._generate_and_score_completions = paced
-    has_checkpoint = any((output / "run").glob("checkpoint-*/trainer_state.json"))
-    run.train(resume_from_checkpoint=has_checkpoint)
-    (output / "done").touch()
-
-
-if __name__ == "__main__":
-    globals()[sys.argv[1]](*sys.argv[2:])
+    run.train(resume_from_checkpoint=any((folder / "run").glob("checkpoint-*/trainer_state.json")))

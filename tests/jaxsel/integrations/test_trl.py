@@ -3,13 +3,11 @@
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +38,6 @@ pytestmark = [
     # of TRL and what it imports
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
-ROOT = Path(__file__).parents[3]
 BOTH = pytest.mark.parametrize(("base", "config"), [(GRPOTrainer, GRPOConfig), (RLOOTrainer, RLOOConfig)])
 
 
@@ -266,34 +263,30 @@ def test_skipping_no_data_warns(tmp_path):
         trainer(tmp_path, ignore_data_skip=True, max_steps=1).train()
 
 
-def start(folder, *, steps, pace=0.0):
-    command = [sys.executable, "-m", "tests.support.tiny_trl", "until_killed", str(folder), str(steps), str(pace)]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    with (folder / "log").open("a") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-
-
 def checkpoints(folder):
     return len(list((folder / "run").glob("checkpoint-*/trainer_state.json")))
 
 
 def test_kills_lose_no_observation_and_count_none_twice(tmp_path):
-    for name in ("through", "killed"):
-        (tmp_path / name).mkdir()
-    killed, rng = tmp_path / "killed", np.random.default_rng(0)
-    kills = int(os.environ.get("KILLS", "2"))
+    context = multiprocessing.get_context("forkserver")  # imports once, and not again for each process
+    context.set_forkserver_preload(["tests.support.tiny_trl"])
+    kills, rng = int(os.environ.get("KILLS", "3")), np.random.default_rng(0)
     steps = 5 * kills + 2  # more than there is time for
     for _ in range(kills):
-        process = start(killed, steps=steps, pace=0.3)
-        before = checkpoints(killed)
-        while checkpoints(killed) == before and process.poll() is None:
+        before = checkpoints(tmp_path / "killed")
+        process = context.Process(target=until_killed, args=(tmp_path / "killed", steps, 0.3))
+        process.start()
+        while checkpoints(tmp_path / "killed") == before and process.is_alive():
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 1))  # while it generates, updates or saves
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (killed / "done").exists()
-    assert start(killed, steps=steps).wait(timeout=300) == 0, (killed / "log").read_text()[-2000:]
-    until_killed(str(tmp_path / "through"), str(steps), "0")
+        assert process.is_alive()
+        process.kill()
+        process.join()
+    for name in ("killed", "through"):
+        process = context.Process(target=until_killed, args=(tmp_path / name, steps))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
     expected, found = (read_history(tmp_path / name / "history").rollouts for name in ("through", "killed"))
     assert sorted(set(expected["clock"].tolist())) == list(range(steps))
     assert len(expected["clock"]) == steps * K
