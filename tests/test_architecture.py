@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PREDICTORS = tuple(f"jaxsel.predictors.{name}" for name in ("beta", "hidden_markov", "amortized", "state_space"))
 PUBLIC = ("metrics", "plotting", "reference_models", "replay", "simulate")
-INTEGRATIONS = ("integrations.embeddings", "integrations.history", "integrations.trainer_logs")
+INTEGRATIONS = tuple(f"integrations.{name}" for name in ("edge", "embeddings", "history", "trainer_logs", "trl"))
 # jaxsel.integrations may import the packages in OTHERS, except those in NEVER; no other part of jaxsel imports either.
 OTHERS = {"torch", "trl", "verl", "ray", "vllm", "transformers", "datasets", "rl", "experiments"}
-OTHERS |= {"pyarrow", "tqdm", "wordllama", "sentence_transformers"}
+OTHERS |= {"accelerate", "pyarrow", "tqdm", "wordllama", "sentence_transformers"}
 NEVER = {"torch", "datasets", "rl", "experiments"}
 # A part of jaxsel imports from the parts above it in this list, and from no other.
 LAYERS = (

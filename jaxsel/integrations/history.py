@@ -53,6 +53,8 @@ class HistoryLog:
         spec: The selector's `spec`, for the reader.
         first_step: First training step to be recorded. Rows of this step and later steps are dropped from the folder,
             because a resumed run repeats these steps.
+        first_clock: Number of batches to keep, in place of `first_step`, for runs whose steps are observed in parts or
+            late. Later batches are dropped from the folder.
         texts: The prompts' texts.
         embeddings: The prompts' embeddings `[N, d]`, for prompts without text.
 
@@ -67,6 +69,7 @@ class HistoryLog:
         num_prompts: int,
         spec: dict[str, Any],
         first_step: int = 0,
+        first_clock: int | None = None,
         texts: Sequence[str] | None = None,
         embeddings: np.ndarray | None = None,
     ):
@@ -81,7 +84,11 @@ class HistoryLog:
         if kept and _about(kept[0]) != json.loads(json.dumps(about)):
             raise ValueError(f"{folder} holds the history of another pool or method; give another folder")
         _write_pool(folder / _POOL, texts, embeddings)
-        self._drop_from(first_step, kept)
+        if first_clock is None:
+            self._drop_from("step", first_step, kept)
+        else:
+            self._drop_from("clock", first_clock, kept)
+            self._clock = first_clock
 
     def observed(self, step: int, visits: Visits, prediction: Prediction, truth: np.ndarray | None = None) -> None:
         """Add a batch that the selector observes next; the next `flush` writes it.
@@ -106,10 +113,10 @@ class HistoryLog:
             self._next += 1
             self._tables = []
 
-    def _drop_from(self, first_step: int, kept: list[Path]) -> None:
+    def _drop_from(self, column: str, first: int, kept: list[Path]) -> None:
         for number, part in enumerate(kept):
             table = _read(part)
-            early = table.filter(pa.array(table["step"].to_numpy() < first_step))
+            early = table.filter(pa.array(table[column].to_numpy() < first))
             if "rollout" in early["kind"].to_pylist():
                 self._clock = 1 + max(_columns(early, "rollout")["clock"].tolist())
             if len(early) < len(table):

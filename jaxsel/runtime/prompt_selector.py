@@ -59,6 +59,13 @@ class PromptSelector(ResumableSelector):
         """The number of visits to each prompt; a visit has at least one rollout that counts."""
         return self._belief.current_books().visits.copy()
 
+    @property
+    @locked
+    def in_flight(self) -> Int[np.ndarray, " k"] | None:
+        """Rows of the prompts that are in flight, in ascending order; None if the selector does not track them."""
+        tracked = self._chooser.in_flight
+        return None if tracked is None else np.flatnonzero(tracked.mask(self._chooser.selects)).astype(np.int32)
+
     @locked
     def select(
         self, batch_size: int, candidates: ArrayLike | None = None, *, exclude: ArrayLike | None = None

@@ -67,6 +67,11 @@ class ResumableSelector:
         """The method and its hyperparameters."""
         return self._method.spec | {"candidate_ratio": self._candidate_ratio}
 
+    @property
+    def pool(self) -> str:
+        """The fingerprint of the pool: its size and a digest of its keys. Checkpoints record it."""
+        return self._pool_fingerprint
+
     @locked
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs, as numbers, strings and bytes, for torch-style checkpoints.

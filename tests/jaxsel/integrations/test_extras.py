@@ -22,6 +22,24 @@ def test_histories_name_the_extra_that_they_need(monkeypatch):
     assert error.value.name == "pyarrow"
 
 
+def test_a_trainer_of_trl_names_the_extra_that_it_needs(monkeypatch):
+    without(monkeypatch, "trl", "jaxsel.integrations.trl")
+    module = importlib.import_module("jaxsel.integrations.trl")
+    with pytest.raises(ImportError, match=r'trl.* is not installed; pip install "jaxsel\[trl\]"'):
+        type("Trainer", (module.SelectsPrompts,), {})(selector=None)
+
+
+def test_a_recorded_edge_names_the_extra_that_it_needs(monkeypatch, tmp_path):
+    import jaxsel
+    from jaxsel.integrations.edge import TrainerEdge
+
+    selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=4, track_in_flight=True)
+    without(monkeypatch, "pyarrow", "jaxsel.integrations.history", "jaxsel.integrations._recorder")
+    TrainerEdge(selector).next_batch(2)
+    with pytest.raises(ImportError, match=r'pyarrow is not installed; pip install "jaxsel\[history\]"'):
+        TrainerEdge(selector, history=tmp_path)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_logs_of_arrow_name_the_extra_that_they_need(monkeypatch, tmp_path, suffix):
     from jaxsel.integrations.trainer_logs import read_logs

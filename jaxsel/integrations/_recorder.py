@@ -1,0 +1,66 @@
+"""The history of a run whose steps may be observed in parts: one batch per step of the selector's clock."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxsel._visits import Visits
+from jaxsel.base import Prediction
+from jaxsel.integrations.history import HistoryLog
+from jaxsel.runtime.steps import OpenStep
+
+
+class Recorder:
+    """Joins the observations of one step, by the rule of `PromptSelector.observe`, and writes them as one batch.
+
+    Args:
+        log: The history.
+        ended: The last step that has ended, as a checkpoint of the selector has it; -1: none has.
+        clock: Number of batches in the history.
+    """
+
+    def __init__(self, log: HistoryLog, *, ended: int, clock: int):
+        self._log = log
+        self._open = OpenStep(ended)
+        self._parts: list[tuple[int | None, Visits, Prediction]] = []
+        self.clock = clock
+
+    def add(self, step: int | None, visits: Visits, prediction: Prediction) -> None:
+        """Add what the selector has observed, and what it predicted before."""
+        if step is None or self._open.is_over(step):
+            self.end_step()
+        if step is not None:
+            self._open.add(step, visits)
+        self._parts.append((step, visits, prediction))
+        if step is None:
+            self.end_step()
+
+    def end_step(self) -> None:
+        """Make one batch of the observations since the last batch, if there are any."""
+        self._open.end()
+        if not self._parts:
+            return
+        steps, visits, predictions = zip(*self._parts, strict=True)
+        step = max((step for step in steps if step is not None), default=self.clock)
+        columns = tuple(np.concatenate(columns) for columns in zip(*visits, strict=True))
+        prediction = jax.tree.map(lambda *fields: np.concatenate(fields), *predictions)
+        self._log.observed(step, (columns[0], columns[1], columns[2]), prediction)
+        self.clock += 1
+        self._parts = []
+
+    def flush(self) -> None:
+        """End the step and write all batches to disk."""
+        self.end_step()
+        self._log.flush()
+
+
+def open_history(folder: Path, *, clock: int, **options: object) -> HistoryLog:
+    """Open the history of a run that has observed `clock` batches.
+
+    Raises:
+        ValueError: The run begins anew, and the folder already holds a history.
+    """
+    if clock == 0 and any(folder.glob("part-*.parquet")):
+        raise ValueError(f"history is {folder}, which holds another run; give another folder, or resume that run")
+    return HistoryLog(folder, first_clock=clock, **options)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,89 @@
+"""Counts of successes and of judged completions, from the rewards that a trainer computes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxsel import _validate
+
+_GIVE = "give one list of rewards per prompt, an array [b, n], or one reward per entry of prompt_ids"
+
+
+def one_reward(names: Sequence[str], success: str | None) -> str:
+    """Return the name of the reward that tells whether a completion is correct.
+
+    Raises:
+        ValueError: `success` is None and there are several rewards, or `success` is not exactly one of the names.
+    """
+    listed = ", ".join(map(repr, names))
+    if success is None and len(names) != 1:
+        raise ValueError(f"success is None and the rewards are {listed}; give the name of the one that is correctness")
+    chosen = names[0] if success is None else success
+    if list(names).count(chosen) != 1:
+        times = "none" if chosen not in names else "several"
+        raise ValueError(f"success is {chosen!r}, which {times} of the rewards {listed} has as its name; give one name")
+    return chosen
+
+
+def counted(
+    prompt_ids: Int[np.ndarray, " b"], rewards: Any, success: str | None, threshold: float
+) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+    """Return the number of successes and of judged completions, one entry per id.
+
+    A reward of None, NaN or infinity means that the completion was not judged: it is neither a success nor a failure.
+
+    Args:
+        prompt_ids: Rows of the pool.
+        rewards: One sequence of rewards per id, of any lengths, or one reward per id; or a mapping from the names of
+            several rewards to such a value.
+        success: Name of the reward to use, where `rewards` is a mapping.
+        threshold: The largest reward that is not a success.
+
+    Raises:
+        ValueError: The named reward is missing, the lengths differ, or a reward is not a number.
+    """
+    if isinstance(rewards, Mapping):
+        rewards = rewards[one_reward(list(rewards), success)]
+    flat, lengths = _flat(rewards)
+    if len(lengths) != len(prompt_ids):
+        raise ValueError(f"there are {len(prompt_ids)} prompt_ids and rewards for {len(lengths)}; {_GIVE}")
+    judged = np.isfinite(flat)
+    group = np.repeat(np.arange(len(lengths)), lengths)
+    counts = (np.bincount(group, kept, minlength=len(lengths)) for kept in (judged & (flat > threshold), judged))
+    successes, group_size = (count.astype(np.int32) for count in counts)
+    return successes, group_size
+
+
+def checked_threshold(threshold: float) -> float:
+    """Return the threshold if it is a finite number.
+
+    Raises:
+        ValueError: It is not.
+    """
+    _validate.finite(threshold=threshold)
+    return float(threshold)
+
+
+def _flat(rewards: Any) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " b"]]:
+    """Return all rewards in one vector, with NaN for None, and the number of rewards per prompt."""
+    try:
+        array = np.asarray(rewards, np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        return _joined(rewards)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"rewards has shape {array.shape}; {_GIVE}")
+    return array.ravel(), np.full(len(array), array.shape[1] if array.ndim == 2 else 1)
+
+
+def _joined(rewards: Any) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " b"]]:
+    """Join groups of different sizes."""
+    try:
+        groups = [np.asarray(group, np.float64) for group in rewards]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"rewards holds something other than numbers and None ({error}); {_GIVE}") from error
+    for row, group in enumerate(groups):
+        if group.ndim != 1:
+            raise ValueError(f"rewards[{row}] has shape {group.shape}; {_GIVE}")
+    return np.concatenate([np.zeros(0), *groups]), np.array([len(group) for group in groups], np.int64)

@@ -1,0 +1,392 @@
+"""The part that all trainers' adapters share, against the selector alone and by its guarantees."""
+
+import math
+import threading
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+import jaxsel
+from jaxsel.integrations.edge import TrainerEdge
+
+N = 30
+KEYS = [f"p{row}" for row in range(N)]
+
+
+def selector(method=None, **options):
+    defaults = {"keys": KEYS, "seed": 0, "track_in_flight": True}
+    return jaxsel.PromptSelector(method or jaxsel.mopps(), **defaults | options)
+
+
+def edge(method=None, *, in_flight_steps=None, **options):
+    return TrainerEdge(selector(method, in_flight_steps=in_flight_steps), **options)
+
+
+def rewards_of(ids, round_=0, size=4):
+    """Return deterministic rewards per prompt that the prompt and the round determine."""
+    return [np.random.default_rng([int(i), round_]).random(size).tolist() for i in ids]
+
+
+# Handing out
+
+
+def test_a_batch_is_what_the_selector_alone_chooses():
+    alone, ours = selector(), edge()
+    for round_ in range(5):
+        ids = alone.select(6)
+        np.testing.assert_array_equal(ours.next_batch(6), ids)
+        rewards = np.array(rewards_of(ids, round_))
+        alone.observe(ids, (rewards > 0.5).sum(1), 4)
+        ours.observe(ids, rewards)
+    np.testing.assert_array_equal(alone.predict().success_rate, ours.selector.predict().success_rate)
+
+
+def test_prompts_one_by_one_are_one_batch_that_was_split():
+    together, one_by_one = edge(), edge(draw_size=8)
+    batch = together.next_batch(8)
+    assert [one_by_one.next_prompt() for _ in range(8)] == batch.tolist()
+    assert one_by_one.selector.state_dict()["metadata"]["counters"]["selects"] == 1
+    assert set(one_by_one.next_batch(8)) & set(batch) == set()
+
+
+def test_a_call_takes_what_waits_before_it_draws():
+    ours = edge(draw_size=8)
+    first = ours.next_batch(3)
+    second = ours.next_batch(8)  # 5 wait, 3 are missing, and 8 are drawn
+    assert len(second) == 8
+    assert len(set(first) | set(second)) == 11
+    assert ours.metrics()["selector/in_flight"] == 11
+    assert len(ours.selector.in_flight) == 16
+
+
+def test_the_last_free_prompts_are_handed_out_and_no_more():
+    ours = edge(draw_size=8)
+    seen = [ours.next_prompt() for _ in range(N)]
+    assert sorted(seen) == list(range(N))
+    with pytest.raises(ValueError, match="batch_size is 1 of 0 prompts to choose from"):
+        ours.next_prompt()
+    ours.observe([7], [[1.0]])
+    assert ours.next_prompt() == 7
+
+
+def test_a_refused_batch_hands_out_nothing():
+    ours = edge(draw_size=8)
+    ours.next_batch(5)
+    with pytest.raises(ValueError, match="to choose from"):
+        ours.next_batch(N)
+    assert sorted([*ours.next_batch(25)]) == sorted(set(range(N)) - set(edge(draw_size=8).next_batch(5)))
+
+
+@pytest.mark.parametrize("draw_size", [None, 7])
+def test_threads_never_get_the_same_prompt(draw_size):
+    ours, got, lock = edge(draw_size=draw_size), [], threading.Lock()
+    start = threading.Barrier(5)
+
+    def worker():
+        start.wait()
+        for _ in range(6):
+            prompt = ours.next_prompt()
+            with lock:
+                got.append(prompt)
+
+    threads = [threading.Thread(target=worker) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == list(range(N))
+
+
+def test_a_prompt_comes_again_after_it_was_observed_released_or_timed_out():
+    few = jaxsel.PromptSelector(jaxsel.uniform(), num_prompts=4, track_in_flight=True, in_flight_steps=1)
+    ours = TrainerEdge(few)
+    first = ours.next_batch(2)
+    second = ours.next_batch(2)
+    assert set(first) | set(second) == set(range(4))
+    assert set(ours.next_batch(2)) == set(first)  # one selection later
+    ours.observe(first, [[1.0], [0.0]])
+    ours.release(first)
+    ours.release(second)
+    assert set(ours.next_batch(4)) == set(range(4))
+
+
+def test_release_without_ids_gives_back_everything():
+    ours = edge(draw_size=8)
+    ours.next_batch(3)
+    ours.release()
+    assert len(ours.selector.in_flight) == 0
+    assert sorted(ours.next_batch(N)) == list(range(N))
+
+
+def test_an_observed_prompt_that_still_waits_is_not_handed_out_twice():
+    ours = edge(jaxsel.uniform(), draw_size=20)
+    ours.next_batch(1)
+    (waiting, *_) = sorted(set(ours.selector.in_flight) - {*edge(jaxsel.uniform(), draw_size=20).next_batch(1)})
+    ours.observe([waiting], [[1.0]])  # late, from an earlier hand-out
+    assert len(set(ours.next_batch(29))) == 29
+
+
+# Observing
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        [[1.0, 0.0, None], [0.5, 0.6, math.nan], [math.inf], []],
+        {"format": [0, 0, 0, 0], "accuracy": [[1, 0, None], [0.5, 0.6, None], [None], []]},
+    ],
+)
+def test_groups_of_any_size_and_rewards_that_are_missing(rewards):
+    ours, alone = edge(success="accuracy"), selector()
+    ids = ours.next_batch(4)
+    ours.observe(ids, rewards)
+    alone.select(4)
+    alone.observe(ids, [1, 1, 0, 0], [2, 2, 0, 0])
+    np.testing.assert_array_equal(ours.selector.predict().success_rate, alone.predict().success_rate)
+    assert ours.selector.visits.sum() == 2
+    assert len(ours.selector.in_flight) == 0  # groups without a judged completion came back too
+    assert ours.metrics()["selector/judged_share"] == 0.5
+
+
+def test_one_reward_per_completion():
+    flat, grouped = edge(), edge()
+    flat.observe([3, 4, 3, 4], [1, None, 0, 1])
+    grouped.observe([3, 4], [[1, 0], [None, 1]])
+    np.testing.assert_array_equal(flat.selector.predict().success_rate, grouped.selector.predict().success_rate)
+    np.testing.assert_array_equal(flat.selector.visits, grouped.selector.visits)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([None, 0.0, 0.5, 0.51, 1.0, math.nan]), max_size=5), min_size=1, max_size=6),
+    st.sampled_from([0.0, 0.5, 0.9]),
+)
+def test_counts_are_those_of_a_loop(groups, threshold):
+    from jaxsel.integrations._rewards import counted
+
+    successes, group_size = counted(np.arange(len(groups)), groups, None, threshold)
+    known = [[x for x in group if x is not None and math.isfinite(x)] for group in groups]
+    assert group_size.tolist() == [len(group) for group in known]
+    assert successes.tolist() == [sum(x > threshold for x in group) for group in known]
+
+
+def test_late_observations_and_parts_of_a_step():
+    ours, alone = edge(jaxsel.dps()), selector(jaxsel.dps())
+    ids, late = ours.next_batch(4), [5, 6]
+    alone.select(4)
+    for part in (ids[:2], ids[2:]):
+        ours.observe(part, rewards_of(part), step=3)
+    ours.observe(late, rewards_of(late), step=1)
+    everything = [*ids, *late]
+    alone.observe(everything, (np.array(rewards_of(everything)) > 0.5).sum(1), 4)
+    np.testing.assert_array_equal(ours.next_batch(4), alone.select(4))
+    np.testing.assert_array_equal(ours.selector.predict().mixed, alone.predict().mixed)
+
+
+def test_rows_by_key():
+    ours = edge(keys=KEYS)
+    assert ours.rows(["p3", "p0"]).tolist() == [3, 0]
+    numbered = jaxsel.PromptSelector(jaxsel.mopps(), keys=np.array([10, 20]), track_in_flight=True)
+    assert TrainerEdge(numbered, keys=np.array([10, 20])).rows(np.array([20])).tolist() == [1]
+
+
+def test_metrics_are_finite_floats_with_one_prefix():
+    ours = edge()
+    assert ours.metrics()["selector/in_flight"] == 0
+    ids = ours.next_batch(4)
+    ours.observe(ids, rewards_of(ids))
+    metrics = ours.metrics()
+    assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
+    assert all(name.startswith("selector/") for name in metrics)
+    assert metrics["selector/observes"] == 1
+
+
+# State
+
+
+def play(ours, rounds, first=0):
+    chosen = []
+    for round_ in range(first, first + rounds):
+        ids = ours.next_batch(3)
+        chosen.append(ids.tolist())
+        ours.observe(ids, rewards_of(ids, round_), step=round_)
+    return chosen
+
+
+@pytest.mark.parametrize("method", [jaxsel.mopps, jaxsel.dps, jaxsel.uniform, jaxsel.adaptive])
+@pytest.mark.parametrize("draw_size", [None, 5])
+def test_resumes_to_the_same_bits(tmp_path, method, draw_size):
+    through = edge(method(), draw_size=draw_size)
+    play(through, 4)
+    waits = through.next_batch(2)
+    through.save(tmp_path / "checkpoint-4" / "selector.npz")
+    resumed = TrainerEdge(selector(method(), seed=9), draw_size=draw_size)
+    resumed.load(tmp_path / "checkpoint-4" / "selector.npz")
+    for ours in (through, resumed):
+        ours.observe(waits, rewards_of(waits))
+    assert play(through, 6, 4) == play(resumed, 6, 4)
+    a, b = through.state_dict(), resumed.state_dict()
+    assert a == b
+
+
+def test_a_state_dict_is_plain():
+    ours = edge(draw_size=5)
+    play(ours, 2)
+    state = ours.state_dict()
+    again = edge(draw_size=5)
+    again.load_state_dict(state)
+    assert play(ours, 2, 2) == play(again, 2, 2)
+
+
+def test_loading_changes_nothing_when_it_fails(tmp_path):
+    other = edge(jaxsel.dps())
+    other.save(tmp_path / "selector.npz")
+    ours = edge(draw_size=8)
+    play(ours, 2)
+    before = ours.state_dict()
+    with pytest.raises(ValueError, match="another method"):
+        ours.load(tmp_path / "selector.npz")
+    with pytest.raises(ValueError, match="does not exist; resume from an earlier checkpoint"):
+        ours.load(tmp_path / "elsewhere.npz")
+    with pytest.raises(ValueError, match="give what TrainerEdge"):
+        ours.load_state_dict({"selector": {}})
+    assert ours.state_dict() == before
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"text"])
+def test_a_damaged_file_is_said_to_be_damaged(tmp_path, damage):
+    path = tmp_path / "selector.npz"
+    edge().save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match="is damaged"):
+        edge().load(path)
+
+
+def test_a_flipped_byte_is_noticed(tmp_path):
+    path = tmp_path / "selector.npz"
+    edge().save(path)
+    data = bytearray(path.read_bytes())
+    at = data.find(b'"waiting"')
+    data[at + 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged"):
+        edge().load(path)
+
+
+def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
+    path = tmp_path / "selector.npz"
+    ours = edge()
+    ours.save(path)
+    before = path.read_bytes()
+
+    def full(file, **arrays):
+        file.write(b"part")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        ours.save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["selector.npz"]
+
+
+# History
+
+
+def test_the_history_replays(tmp_path):
+    read_history = pytest.importorskip("jaxsel.integrations.history").read_history
+    ours = edge(jaxsel.dps(), history=tmp_path / "history", texts=KEYS)
+    play(ours, 5)
+    ours.flush()
+    found = read_history(tmp_path / "history")
+    assert found.history.num_steps == 5
+    assert (found.num_prompts, found.spec, found.texts) == (N, ours.selector.spec, KEYS)
+    again = jaxsel.replay(found.history, jaxsel.dps(), num_prompts=N, seed=0)
+    order = np.lexsort([found.rollouts["prompt_id"], found.rollouts["clock"]])
+    np.testing.assert_array_equal(again.prediction.success_rate, found.rollouts["success_rate"][order])
+
+
+def test_parts_of_a_step_are_one_batch_of_the_history(tmp_path):
+    read_history = pytest.importorskip("jaxsel.integrations.history").read_history
+    ours = edge(history=tmp_path)
+    for step in range(3):
+        for part in np.split(ours.next_batch(4), 2):
+            ours.observe(part, rewards_of(part, step), step=step)
+    ours.observe([1], [[None]])  # a batch without judged completions ages the pool all the same
+    ours.observe([2], [[1.0]])
+    ours.flush()
+    found = read_history(tmp_path)
+    assert found.history.num_steps == ours.metrics()["selector/observes"] == 5
+    assert found.rollouts["step"].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [4]
+
+
+def test_a_resumed_run_goes_on_with_the_history_of_its_checkpoint(tmp_path):
+    read_history = pytest.importorskip("jaxsel.integrations.history").read_history
+    ours = edge(history=tmp_path / "a")
+    play(ours, 2)
+    ours.save(tmp_path / "selector.npz")
+    play(ours, 3, 2)
+    ours.flush()
+    once = read_history(tmp_path / "a").rollouts
+    resumed = edge(history=tmp_path / "a")
+    resumed.load(tmp_path / "selector.npz")
+    play(resumed, 3, 2)
+    resumed.flush()
+    again = read_history(tmp_path / "a").rollouts
+    for name, column in once.items():
+        np.testing.assert_array_equal(column, again[name])
+
+
+def test_a_new_run_does_not_drop_the_history_of_another(tmp_path):
+    pytest.importorskip("pyarrow")
+    ours = edge(history=tmp_path)
+    play(ours, 2)
+    ours.flush()
+    with pytest.raises(ValueError, match="which holds another run"):
+        edge(history=tmp_path).next_batch(2)
+
+
+# What is refused
+
+
+def test_what_cannot_be_made():
+    with pytest.raises(ValueError, match="track_in_flight=True"):
+        TrainerEdge(jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=3))
+    with pytest.raises(ValueError, match="draw_size is 0"):
+        edge(draw_size=0)
+    with pytest.raises(ValueError, match="threshold is nan"):
+        edge(threshold=math.nan)
+    with pytest.raises(ValueError, match="keys are not the keys of the selector"):
+        edge(keys=KEYS[::-1])
+
+
+@pytest.mark.parametrize(
+    ("ids", "rewards", "message"),
+    [
+        ([1, 2], [[1.0]], "there are 2 prompt_ids and rewards for 1"),
+        ([N], [[1.0]], rf"prompt_ids\[0\] is {N}"),
+        ([1], [["right"]], "rewards holds something other than numbers"),
+        ([1], np.zeros((1, 2, 2)), r"rewards has shape \(1, 2, 2\)"),
+        ([1], {"a": [1], "b": [1]}, "success is None and the rewards are 'a', 'b'"),
+    ],
+)
+def test_what_is_not_observed(ids, rewards, message):
+    ours = edge()
+    play(ours, 1)
+    before = ours.state_dict()
+    with pytest.raises(ValueError, match=message):
+        ours.observe(ids, rewards)
+    assert ours.state_dict() == before
+
+
+def test_a_reward_that_does_not_exist():
+    with pytest.raises(ValueError, match="success is 'accuracy', which none of the rewards 'a', 'b' has as its name"):
+        edge(success="accuracy").observe([1], {"a": [1], "b": [1]})
+
+
+def test_keys_that_do_not_exist():
+    with pytest.raises(ValueError, match=r"keys\[1\] is 'x'"):
+        edge(keys=KEYS).rows(["p1", "x"])
+    with pytest.raises(ValueError, match="made without keys"):
+        edge().rows(["p1"])
