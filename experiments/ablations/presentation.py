@@ -71,7 +71,7 @@ def draw(result: dict[str, Any], path: Path) -> Path:
         axes[row, column].set_title(name.replace("_", " "), fontsize=10)
     for row, label in enumerate(("share of mixed groups", "gain over uniform") * blocks):
         axes[row, 0].set_ylabel(label, fontsize=9)
-    figure.suptitle("One setting at a time (crosses: uniform prompts; bars: one standard error)")
+    figure.suptitle("One setting at a time\n(crosses: uniform prompts; bars: one standard error)")
     return drawing.save(figure, path)
 
 
