@@ -39,6 +39,7 @@ from jaxsel.runtime.sharding import shard as shard
 from jaxsel.selection.acquisition import entropy as entropy
 from jaxsel.selection.acquisition import expected_signal as expected_signal
 from jaxsel.selection.acquisition import expected_variance as expected_variance
+from jaxsel.selection.acquisition import mixed_near_target as mixed_near_target
 from jaxsel.selection.acquisition import mixed_probability as mixed_probability
 from jaxsel.selection.acquisition import posterior_draw as posterior_draw
 from jaxsel.selection.acquisition import target_success_rate as target_success_rate
@@ -47,10 +48,12 @@ from jaxsel.selection.allocation import allocate as allocate
 from jaxsel.selection.allocation import expected_solved as expected_solved
 from jaxsel.selection.composition import make_selector as make_selector
 from jaxsel.selection.diverse import diverse as diverse
+from jaxsel.selection.exploring import exploring as exploring
 from jaxsel.selection.rules import gumbel_top_k as gumbel_top_k
 from jaxsel.selection.rules import random_subset as random_subset
 from jaxsel.selection.rules import top_k as top_k
 from jaxsel.selection.rules import within_bounds as within_bounds
+from jaxsel.selection.stratified import stratified as stratified
 
 if _TYPE_CHECKING:
     from jaxsel import reference_models as reference_models

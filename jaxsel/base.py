@@ -242,11 +242,13 @@ class Rule(NamedTuple):
             the ids. `state` is the predictor's state; a rule that needs it cannot choose if it is None.
         shortlist: `batch_size -> m`, for rules in which only the m best scores count. Each part of a split pool then
             passes on its m best prompts instead of its own choice. None means that all scores count.
+        num_prompts: Size of the pool that the rule is made for. None means that it fits every pool.
     """
 
     spec: dict[str, Any]
     choose: ChooseFn
     shortlist: Callable[[int], int] | None = None
+    num_prompts: int | None = None
 
 
 class Selector(NamedTuple):
@@ -262,8 +264,10 @@ class Selector(NamedTuple):
         select: `(key, state, batch_size, candidates) -> selection`, see `SelectFn`.
         update: `(key, state, rollouts) -> state`, see `UpdateFn`.
         acquisition: The acquisition that `select` uses. None means that the selector is not such a composition; it
-            then cannot be sharded.
+            then cannot be sharded, unless it has `transforms`.
         rule: The rule that `select` uses. None has the same meaning.
+        transforms: The selector that this one is made from, and the function that made it, for a selector such as
+            `exploring(...)`. `shard` shards the inner selector and applies the function again.
     """
 
     spec: dict[str, Any]
@@ -273,3 +277,4 @@ class Selector(NamedTuple):
     update: UpdateFn
     acquisition: Acquisition | None = None
     rule: Rule | None = None
+    transforms: "tuple[Selector, Callable[[Selector], Selector]] | None" = None

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Key
 
 from jaxsel import _validate
-from jaxsel.base import Selector
+from jaxsel.base import Selector, State
 from jaxsel.runtime.placement import AXIS
 from jaxsel.runtime.sharded import Parts, sharded_functions
 
@@ -51,7 +52,8 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
     (`prompt_ids` None) is copied to every device.
 
     Args:
-        selector: Selector made by `make_selector`, with a predictor whose state has `partition_specs`.
+        selector: Selector made by `make_selector`, with a predictor whose state has `partition_specs`, or a selector
+            such as `exploring(...)` that transforms one.
         mesh: Mesh with the one axis `prompts`, see `prompts_mesh`.
         num_prompts: Size of the pool. The mesh need not divide it.
 
@@ -59,6 +61,9 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
         ValueError: The selector is not a composition, the state has no `partition_specs`, or the mesh has other axes.
     """
     _validate.made(Selector, selector=selector)
+    if selector.transforms is not None:
+        inner, again = selector.transforms
+        return _whole_beside(again(shard(inner, mesh, num_prompts)), mesh)
     if selector.acquisition is None or selector.rule is None:
         raise ValueError(
             f"selector {selector.spec} has no acquisition and rule; give a selector of make_selector, not a sharded one"
@@ -70,3 +75,17 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
         selector.init, selector.predict, selector.update, selector.acquisition.score, rule.choose, rule.shortlist
     )
     return selector._replace(**sharded_functions(parts, mesh, num_prompts), acquisition=None, rule=None)
+
+
+def _whole_beside(selector: Selector, mesh: Mesh) -> Selector:
+    """Return the selector with every array of its state on the mesh: copied to all devices if it is not there yet."""
+
+    def place(leaf: Array) -> Array:
+        is_there = _validate.traced(leaf) or isinstance(leaf.sharding, NamedSharding)
+        return leaf if is_there else jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
+
+    def init(key: Key[Array, ""], size: int) -> State:
+        return jax.tree.map(place, selector.init(key, size))
+
+    # a sharded selector cannot be sharded again
+    return selector._replace(init=init, transforms=None)

@@ -1,5 +1,7 @@
 """Acquisitions, which score predictions. The higher the score, the more a prompt is worth its rollouts."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -45,6 +47,34 @@ def mixed_probability(*, entropy_weight: float = 0.0, log: bool = False) -> Acqu
 
     spec = {"name": "mixed_probability", "entropy_weight": entropy_weight, "log": log}
     return Acquisition(spec, score)
+
+
+def mixed_near_target(target: float = 0.5, *, log: bool = False) -> Acquisition:
+    r"""Score by P(0 < s < n) times a Gaussian kernel in arc length around `target` (ARCUS, arXiv 2609.38018).
+
+        P(0 < s < n) exp(-(psi(mean) - psi(target))^2 / (2 width^2)),    psi(p) = arcsin sqrt(p)
+        width = min(sin, cos)(psi(target)) / sqrt(2),    so that 2 width^2 = min(target, 1 - target)
+
+    The mean is the predicted success rate. The target stays where it is; ARCUS also moves it during training.
+
+    Args:
+        target: Success rate at the centre of the kernel, above 0 and below 1.
+        log: Whether the score is the logarithm. ARCUS samples with `gumbel_top_k(0.3)` in proportion to a power of the
+            score.
+
+    Raises:
+        ValueError: The target is not above 0 and below 1.
+    """
+    if not 0 < target < 1:
+        raise ValueError(f"target is {target}; give a number above 0 and below 1")
+    centre, twice_squared_width = math.asin(math.sqrt(target)), min(target, 1 - target)
+
+    def score(prediction: Prediction) -> Float[Array, " m"]:
+        angle = jnp.arcsin(jnp.sqrt(jnp.clip(prediction.success_rate, 0, 1)))
+        exponent = -((angle - centre) ** 2) / twice_squared_width
+        return _log(prediction.mixed) + exponent if log else prediction.mixed * jnp.exp(exponent)
+
+    return Acquisition({"name": "mixed_near_target", "target": target, "log": log}, score)
 
 
 def entropy() -> Acquisition:

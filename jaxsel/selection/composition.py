@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         method: Name of the composition in logs and checkpoints.
 
     Raises:
-        ValueError: An argument is the constructor of a part instead of the part.
+        ValueError: An argument is the constructor of a part instead of the part. From `init`: the rule is made for a
+            pool of another size.
     """
     _validate.made(Predictor, predictor=predictor)
     _validate.made(Acquisition, acquisition=acquisition)
@@ -48,7 +50,24 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
     spec = {"method": method, "predictor": predictor.spec, "acquisition": acquisition.spec, "rule": rule.spec}
     # in the form in which a checkpoint returns it: lists instead of tuples, Python's numbers instead of NumPy's
     spec = json.loads(json.dumps(spec, default=np.generic.item))
-    return Selector(spec, predictor.init, predictor.predict, select, predictor.update, acquisition, rule)
+    init = _init_of(predictor, rule)
+    return Selector(spec, init, predictor.predict, select, predictor.update, acquisition, rule)
+
+
+def _init_of(predictor: Predictor, rule: Rule) -> Callable[..., State]:
+    """Return the predictor's `init`, with a check of the pool's size if the rule is made for one size."""
+    if rule.num_prompts is None:
+        return predictor.init
+
+    def init(key: Key[Array, ""], num_prompts: int) -> State:
+        if num_prompts != rule.num_prompts:
+            raise ValueError(
+                f"num_prompts is {num_prompts} with a rule for {rule.num_prompts} prompts, {rule.spec}; "
+                "give the rule one entry per prompt"
+            )
+        return predictor.init(key, num_prompts)
+
+    return init
 
 
 def takes_count(selector: Selector) -> bool:

@@ -22,6 +22,10 @@ METHODS = {
     "state space": lambda: jaxsel.make_selector(
         jaxsel.state_space(EMBEDDINGS), jaxsel.expected_variance(), jaxsel.top_k()
     ),
+    "stratified": lambda: jaxsel.dps(rule=jaxsel.stratified(jaxsel.gumbel_top_k(), np.arange(N) % 3)),
+    "exploring": lambda: jaxsel.exploring(
+        jaxsel.mopps(acquisition=jaxsel.mixed_near_target(log=True)), share=0.3, after=1
+    ),
     "recalibrated": lambda: jaxsel.make_selector(
         jaxsel.recalibrated(jaxsel.hidden_markov()), jaxsel.mixed_probability(), jaxsel.top_k()
     ),

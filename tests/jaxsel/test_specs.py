@@ -26,6 +26,7 @@ def predictor_of(selector: jaxsel.Selector) -> jaxsel.Predictor:
     return jaxsel.Predictor(selector.spec["predictor"], selector.init, selector.predict, selector.update)
 
 
+STRATA = np.arange(N) % 3
 METHODS = {
     "mopps": jaxsel.mopps(),
     "mopps, decay": jaxsel.mopps(decay=0.7),
@@ -40,6 +41,8 @@ METHODS = {
     "dps": jaxsel.dps(),
     "dps, prior": jaxsel.dps(prior_counts="progress"),
     "dps, belief": jaxsel.dps(initial_belief=[0.3, 0.3, 0.1]),
+    "dps, strata": jaxsel.dps(rule=jaxsel.stratified(jaxsel.gumbel_top_k(0.3), STRATA)),
+    "dps, shares": jaxsel.dps(rule=jaxsel.stratified(jaxsel.top_k(), STRATA, shares={0: 0.5, 1: 0.25, 2: 0.25})),
     "dps, entropy": jaxsel.dps(entropy_weight=0.1),
     "adaptive": jaxsel.adaptive(),
     "adaptive, temperature": jaxsel.adaptive(temperature=0.5),
@@ -54,6 +57,7 @@ METHODS |= {
     name: jaxsel.make_selector(predictor, acquisition, jaxsel.top_k(), method="custom")
     for name, predictor, acquisition in [
         ("custom, state space", jaxsel.state_space(), jaxsel.expected_variance()),
+        ("custom, near", jaxsel.state_space(), jaxsel.mixed_near_target(0.4, log=True)),
         ("custom, signal", jaxsel.state_space(), jaxsel.expected_signal()),
         ("custom, embeddings", jaxsel.state_space(EMBEDDINGS, group_size=4), jaxsel.expected_variance()),
     ]
@@ -74,6 +78,7 @@ MAKERS = (
     jaxsel.target_success_rate,
     jaxsel.posterior_draw,
     jaxsel.mixed_probability,
+    jaxsel.mixed_near_target,
     jaxsel.entropy,
     jaxsel.expected_variance,
     jaxsel.expected_signal,
@@ -82,6 +87,7 @@ MAKERS = (
     jaxsel.gumbel_top_k,
     jaxsel.random_subset,
     jaxsel.diverse,
+    jaxsel.stratified,
     jaxsel.recalibrated,
 )
 
@@ -91,9 +97,9 @@ def made_of(part: dict[str, Any]) -> Any:
     make = {maker.__name__: maker for maker in MAKERS}[part["name"]]
     assert set(part) == {"name", *inspect.signature(make).parameters}
     arguments = {name: value for name, value in part.items() if name != "name"}
-    if make is jaxsel.recalibrated:
-        arguments["predictor"] = made_of(arguments["predictor"])
-    given = {"embeddings": EMBEDDINGS, "prior_alpha": np.linspace(1, 2, N)}
+    for inner in arguments.keys() & {"predictor", "rule"}:
+        arguments[inner] = made_of(arguments[inner])
+    given = {"embeddings": EMBEDDINGS, "prior_alpha": np.linspace(1, 2, N), "strata": STRATA}
     return make(
         **{name: given[name] if str(value).startswith("sha256:") else value for name, value in arguments.items()}
     )
@@ -123,6 +129,14 @@ def test_a_selector_can_be_made_again_of_its_spec(name):
     spec = ALL[name].spec
     parts = (made_of(spec[part]) for part in ("predictor", "acquisition", "rule"))
     assert jaxsel.make_selector(*parts, method=spec["method"]).spec == spec
+
+
+@pytest.mark.parametrize("name", ["dps", "dps, strata", "recalibrated mopps"])
+def test_exploring_keeps_the_method_and_its_rule(name):
+    plain = ALL[name].spec
+    spec = jaxsel.exploring(ALL[name], share=0.2, after=5).spec
+    assert json.loads(json.dumps(spec)) == spec
+    assert spec == plain | {"rule": {"name": "exploring", "rule": plain["rule"], "share": 0.2, "after": 5}}
 
 
 def test_a_prompt_selector_says_what_it_chooses_among_beside_the_method():

@@ -14,6 +14,7 @@ from jaxsel.selection.acquisition import (
     entropy,
     expected_signal,
     expected_variance,
+    mixed_near_target,
     mixed_probability,
     posterior_draw,
     target_success_rate,
@@ -21,6 +22,7 @@ from jaxsel.selection.acquisition import (
 )
 from jaxsel.selection.composition import make_selector
 from jaxsel.selection.diverse import diverse
+from jaxsel.selection.exploring import exploring
 from jaxsel.selection.rules import gumbel_top_k, random_subset, top_k, within_bounds
 
 _PREDICTORS = {"beta_bernoulli": beta_bernoulli, "hidden_markov": hidden_markov, "state_space": state_space}
@@ -29,6 +31,7 @@ _ACQUISITIONS: dict[str, Callable[..., Acquisition]] = {
     "target_success_rate": target_success_rate,
     "posterior_draw": posterior_draw,
     "mixed_probability": mixed_probability,
+    "mixed_near_target": mixed_near_target,
     "entropy": entropy,
     "expected_variance": expected_variance,
     "expected_signal": expected_signal,
@@ -50,20 +53,30 @@ def selector_from_spec(spec: dict[str, Any]) -> Selector:
         spec: `Selector.spec` or `PromptSelector.spec`, also in the flat form that earlier versions wrote.
 
     Raises:
-        ValueError: The spec names a part that jaxsel does not have. Or the selector had embeddings or a prior with one
-            entry per prompt, which a spec does not contain.
+        ValueError: The spec names a part that jaxsel does not have. Or the selector had embeddings, strata, or a prior
+            with one entry per prompt, which a spec does not contain.
     """
     own = {name: value for name, value in spec.items() if name != "candidate_ratio"}
     try:
         parts = _nested(own)
-        predictor, acquisition = _predictor(parts["predictor"]), _built(_ACQUISITIONS, parts["acquisition"])
-        selector = make_selector(predictor, acquisition, _built(_RULES, parts["rule"]), method=own["method"])
+        selector = _composed(parts, own["method"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no selector can be rebuilt from the spec {own} ({error}); {_GIVE}") from error
     if not _same(parts, _nested(selector.spec)):
         raise ValueError(f"the spec {own} would be rebuilt as {selector.spec}; {_GIVE}")
     # normalising an initial belief a second time may change its last digit
     return selector._replace(spec=own) if own.keys() == selector.spec.keys() else selector
+
+
+def _composed(parts: dict[str, dict[str, Any]], method: str) -> Selector:
+    rule = parts["rule"]
+    if rule["name"] == "exploring":
+        options = {name: value for name, value in rule.items() if name not in ("name", "rule")}
+        return exploring(_composed(parts | {"rule": rule["rule"]}, method), **options)
+    if rule["name"] == "stratified":
+        raise ValueError("a spec does not contain the strata")
+    predictor, acquisition = _predictor(parts["predictor"]), _built(_ACQUISITIONS, parts["acquisition"])
+    return make_selector(predictor, acquisition, _built(_RULES, rule), method=method)
 
 
 def _predictor(spec: dict[str, Any]) -> Predictor:

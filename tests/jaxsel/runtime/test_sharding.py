@@ -32,6 +32,8 @@ METHODS = {
     "dps, NaN": jaxsel.make_selector(jaxsel.hidden_markov(), MOSTLY_NAN, jaxsel.top_k()),
     "threshold": jaxsel.threshold(),
     "uniform": jaxsel.uniform(),
+    "stratified": jaxsel.dps(rule=jaxsel.stratified(jaxsel.gumbel_top_k(0.3), np.arange(1001) ** 2 % 7)),
+    "exploring": jaxsel.exploring(jaxsel.dps(entropy_weight=0.3), share=0.2, after=2),
 }
 DPS = METHODS["dps"]
 PRIOR = jaxsel.mopps(prior_alpha=np.linspace(1, 3, 101), acquisition=jaxsel.target_success_rate())
@@ -82,11 +84,14 @@ EVERY_SECOND = (None, None, -2)
     ("method", "num_prompts", "batch_size", "devices", "among"),
     [
         *((method, 1001, 40, 8, None) for method in METHODS if method != "uniform"),
-        *(("dps", 1001, 40, devices, None) for devices in (1, 2, 4)),
+        *((method, 1001, 40, devices, None) for method in ("dps", "exploring") for devices in (1, 2, 4)),
+        ("stratified", 1001, 40, 3, None),
+        ("stratified", 1001, 5, 8, EVERY_SECOND),
         ("mopps", 40_000, 1000, 2, None),  # more draws are rejected than one pass draws again
         ("uniform", 1000, 40, 8, None),
         ("mopps, gumbel", 13, 5, 8, None),  # two rows per device, none on the last
         ("dps", 101, 5, 8, EVERY_SECOND),
+        ("exploring", 101, 5, 8, EVERY_SECOND),
     ],
 )
 def test_choices_are_those_of_one_device(method, num_prompts, batch_size, devices, among):
@@ -134,13 +139,14 @@ def play(selector: PromptSelector, rounds: int = 2) -> list[list[int]]:
     return chosen
 
 
-def test_checkpoints_go_from_mesh_to_mesh(tmp_path):
-    plain = PromptSelector(DPS, num_prompts=1001, seed=2)
-    selector = PromptSelector(DPS, num_prompts=1001, seed=2, mesh=mesh_of(8))
+@pytest.mark.parametrize("method", [DPS, METHODS["exploring"]], ids=["dps", "exploring"])
+def test_checkpoints_go_from_mesh_to_mesh(method, tmp_path):
+    plain = PromptSelector(method, num_prompts=1001, seed=2)
+    selector = PromptSelector(method, num_prompts=1001, seed=2, mesh=mesh_of(8))
     for mesh in (mesh_of(2), None, mesh_of(4)):
         assert play(selector, 1) == play(plain, 1)
         selector.save(tmp_path)
-        selector = PromptSelector.load(tmp_path, DPS, num_prompts=1001, mesh=mesh)
+        selector = PromptSelector.load(tmp_path, method, num_prompts=1001, mesh=mesh)
     assert play(selector) == play(plain)
     assert selector.metrics() == pytest.approx(plain.metrics(), rel=1e-5)
 
@@ -206,6 +212,11 @@ BAD_CALLS = [
         lambda: on_mesh(2, DPS._replace(init=lambda key, num_prompts: {})),
         r"dict has no partition_specs\(\)",
     ),
+    (
+        lambda: on_mesh(2, on_mesh(2, METHODS["exploring"])),
+        "has no acquisition and rule; give a selector of make_selector, not a sharded one",
+    ),
+    (lambda: on_mesh(2, METHODS["stratified"]), "num_prompts is 10 with a rule for 1001 prompts"),
     (lambda: on_mesh(2, PRIOR), "prior_alpha has 101 entries for 10 prompts; give one entry per prompt"),
     (lambda: on_mesh(2).init(KEY, 11), "num_prompts is 11 of a pool sharded as 10 prompts; give the same"),
     (

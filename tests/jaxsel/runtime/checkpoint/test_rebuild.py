@@ -23,6 +23,9 @@ SELECTORS = {
         jaxsel.within_bounds(-np.inf, 0),
         method="mine",
     ),
+    "near": lambda: jaxsel.make_selector(
+        jaxsel.beta_bernoulli(), jaxsel.mixed_near_target(0.4, log=True), jaxsel.gumbel_top_k(0.3)
+    ),
     "entropy": lambda: jaxsel.make_selector(
         jaxsel.recalibrated(jaxsel.beta_bernoulli()), jaxsel.entropy(), jaxsel.random_subset()
     ),
@@ -54,9 +57,12 @@ def play(selector):
     return chosen
 
 
-@pytest.mark.parametrize("name", SELECTORS)
+NESTED = {"exploring": lambda: jaxsel.exploring(jaxsel.dps(), share=0.5, after=2)}  # earlier versions have no such spec
+
+
+@pytest.mark.parametrize("name", [*SELECTORS, *NESTED])
 def test_a_rebuilt_selector_makes_the_same_choices(name):
-    selector = SELECTORS[name]()
+    selector = (SELECTORS | NESTED)[name]()
     rebuilt = selector_from_spec(json.loads(json.dumps(selector.spec)) | {"candidate_ratio": 3})
     assert rebuilt.spec == selector.spec
     assert play(rebuilt) == play(selector)
@@ -83,6 +89,11 @@ def changed(selector, **entries):
         (lambda: changed(jaxsel.mopps(), predictor={"name": "theirs"}), "theirs"),
         (lambda: changed(jaxsel.mopps(), rule="os.system"), "os.system|rule"),
         (lambda: {"method": "mine"}, "predictor"),
+        (lambda: jaxsel.mopps(rule=jaxsel.stratified(jaxsel.top_k(), np.arange(N))).spec, "strata"),
+        (
+            lambda: jaxsel.exploring(jaxsel.mopps(rule=jaxsel.stratified(jaxsel.top_k(), np.arange(N)))).spec,
+            "strata",
+        ),
     ],
 )
 def test_a_spec_that_is_not_enough_is_refused(spec, message):

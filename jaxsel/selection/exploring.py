@@ -1,0 +1,167 @@
+"""The selector `exploring`: a part of every batch for the prompts that waited longest for a visit.
+
+It transforms a selector, not a rule, because a rule has no memory and few predictors remember the last visit. The last
+visits lie beside the inner state, so that every predictor can be combined with it, whatever its state holds.
+"""
+
+import functools
+import inspect
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxsel import _validate
+from jaxsel.base import Embedded, Prediction, Rollouts, Selection, Selector, State, call_optional, embedded_in
+from jaxsel.numerics.compaction import count_true
+from jaxsel.selection.composition import takes_count, without
+from jaxsel.selection.largest_scores import choose_top_k, ids_or_positions, scores_and_ids
+
+
+class ExploringState(NamedTuple):
+    """The state of the inner selector, and the last visit of every prompt.
+
+    Attributes:
+        inner: State of the inner selector.
+        last_visit: Step of the last visit, counted from 0; -1 before the first visit.
+        step: Number of steps so far.
+    """
+
+    inner: State
+    last_visit: Int[Array, " N"]
+    step: Int[Array, ""]
+
+    def constants(self) -> tuple[str, ...]:
+        """Return the names of the inner state's constant fields, each with the prefix `inner.`."""
+        return tuple(f"inner.{name}" for name in call_optional(self.inner, "constants", ()))
+
+    def embedded(self) -> Embedded | None:
+        """Return the embeddings and latest batches of the inner state, or None if it has none."""
+        return embedded_in(self.inner)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of the inner state, and the largest number of steps that a prompt waits for a visit."""
+        return call_optional(self.inner, "metrics", {}) | {"longest_wait": self.step - 1 - self.last_visit.min()}
+
+
+def exploring(selector: Selector, *, share: float = 0.1, after: int | None = None) -> Selector:
+    """Return the selector with a part of every batch for the prompts that waited longest for a visit.
+
+    Prompts that were never visited waited longest. Among equal waits the choice is random. The inner selector chooses
+    the other prompts.
+
+    With `after`, no prompt starves: where every chosen prompt is observed, a prompt of a pool of N prompts waits at
+    most after + N / batch_size steps. If `after` is below N / batch_size, many prompts are overdue, and the scores
+    decide little.
+
+    A prompt whose rollouts all fail stays unvisited. Exclude such prompts, or they are chosen again and again.
+
+    Args:
+        selector: Selector of `make_selector`, for example `jaxsel.adaptive()`.
+        share: Smallest part of each batch for the longest waits, from 0 to 1, rounded up to whole prompts.
+        after: Number of steps without a visit after which a prompt comes ahead of all scores. Such prompts may fill
+            the batch. None: no number of steps.
+
+    Raises:
+        ValueError: An argument is out of its range, or the selector does not fit.
+    """
+    _check(selector, share, after)
+
+    def init(key: Key[Array, ""], num_prompts: int) -> ExploringState:
+        return ExploringState(selector.init(key, num_prompts), jnp.full(num_prompts, -1, jnp.int32), jnp.int32(0))
+
+    def predict(
+        key: Key[Array, ""],
+        state: ExploringState,
+        prompt_ids: Int[Array, " m"] | None,
+        first_id: Int[Array, ""] | int = 0,
+    ) -> Prediction:
+        return selector.predict(key, state.inner, prompt_ids, first_id)
+
+    def select(
+        key: Key[Array, ""],
+        state: ExploringState,
+        batch_size: int,
+        candidates: Int[Array, " c"] | None = None,
+        excluded: Bool[Array, " N"] | None = None,
+        count: Int[Array, ""] | None = None,
+    ) -> Selection:
+        wait_key, select_key = jax.random.split(key)
+        wanted = jnp.int32(batch_size) if count is None else count
+        ids, number = _longest_waits(wait_key, state, batch_size, without(candidates, excluded), wanted, share, after)
+        taken = _with_rows(excluded, ids, len(state.last_visit))
+        # One key for both calls: a prompt has the same draw in both. A rule cannot choose 0 prompts, hence the 1.
+        choose: Any = functools.partial(selector.select, select_key, state.inner, batch_size)
+        longest = choose(ids, None, jnp.maximum(number, 1))
+        others = choose(candidates, taken, jnp.maximum(wanted - number, 1))
+        return _together(longest, number, others, wanted - number)
+
+    def update(key: Key[Array, ""], state: ExploringState, rollouts: Rollouts) -> ExploringState:
+        inner, last_visit = selector.update(key, state.inner, rollouts), _last_visit(state, rollouts)
+        return ExploringState(inner, last_visit, state.step + 1)
+
+    share, after = float(share), None if after is None else int(after)
+    rule = {"name": "exploring", "rule": selector.spec.get("rule"), "share": share, "after": after}
+    again = functools.partial(exploring, share=share, after=after)
+    return Selector(selector.spec | {"rule": rule}, init, predict, select, update, transforms=(selector, again))
+
+
+def _check(selector: Selector, share: float, after: int | None) -> None:
+    _validate.made(Selector, selector=selector)
+    _validate.unit_interval(share=share)
+    if after is not None:
+        _validate.positive_integer(after=after)
+    if not share and after is None:
+        raise ValueError("share is 0 and after is None; give a share above 0 or after")
+    if "excluded" not in inspect.signature(selector.select).parameters or not takes_count(selector):
+        raise ValueError(f"selector {selector.spec} cannot exclude and count prompts; give a selector of make_selector")
+
+
+def _last_visit(state: ExploringState, rollouts: Rollouts) -> Int[Array, " N"]:
+    num_prompts, ids = len(state.last_visit), rollouts.prompt_ids
+    is_visit = (ids >= 0) & (ids < num_prompts) & (rollouts.group_size > 0)
+    return state.last_visit.at[jnp.where(is_visit, ids, num_prompts)].set(state.step, mode="drop")
+
+
+def _with_rows(mask: Bool[Array, " N"] | None, ids: Int[Array, " b"], num_prompts: int) -> Bool[Array, " N"]:
+    """Return the mask of the pool, which also marks these ids; ids below 0 are padding."""
+    mask = jnp.zeros(num_prompts, bool) if mask is None else mask
+    return mask.at[jnp.where(ids < 0, num_prompts, ids)].set(True, mode="drop")
+
+
+def _longest_waits(
+    key: Key[Array, ""],
+    state: ExploringState,
+    batch_size: int,
+    prompt_ids: Int[Array, " m"] | None,
+    wanted: Int[Array, ""],
+    share: float,
+    after: int | None,
+) -> tuple[Int[Array, " b"], Int[Array, ""]]:
+    """Return the ids of the prompts that are chosen for their wait, padded with -1, and the number of these prompts."""
+    last_visit = state.last_visit if prompt_ids is None else state.last_visit[jnp.maximum(prompt_ids, 0)]
+    wait = (state.step - last_visit).astype(jnp.float32)  # 1 for a prompt of the last step
+    # without 1e-3, a product such as 0.1 * 70 that float32 rounds up would give one prompt more
+    number = jnp.ceil(share * wanted.astype(jnp.float32) - 1e-3).astype(jnp.int32)
+    if after is not None:
+        is_overdue = (wait > after) & (ids_or_positions(prompt_ids, wait) >= 0)
+        number = jnp.minimum(jnp.maximum(number, count_true(is_overdue).astype(jnp.int32)), wanted)
+    positions = choose_top_k(key, wait, batch_size, prompt_ids, count=jnp.maximum(number, 1))
+    return jnp.where(number > 0, scores_and_ids(positions, wait, prompt_ids)[1], -1), number
+
+
+def _together(first: Selection, num_first: Int[Array, ""], second: Selection, num_second: Int[Array, ""]) -> Selection:
+    """Return the first rows of both selections as one selection, best score first and padded with the id -1."""
+    batch_size = len(first.prompt_ids)
+    place = jnp.arange(batch_size, dtype=jnp.int32)
+    is_padding = jnp.concatenate([place >= num_first, place >= num_second])
+    ids, scores, prediction = jax.tree.map(lambda *columns: jnp.concatenate(columns), first, second)
+    order = jnp.lexsort((_descending(scores), is_padding.astype(jnp.int32)))[:batch_size]
+    ids, scores = jnp.where(is_padding, -1, ids), jnp.where(is_padding, -jnp.inf, scores)
+    return Selection(ids[order], scores[order], jax.tree.map(lambda field: field[order], prediction))
+
+
+def _descending(scores: Float[Array, " m"]) -> Float[Array, " m"]:
+    """Return numbers whose ascending order is the descending order of the scores, NaN last."""
+    return jnp.where(jnp.isnan(scores), jnp.inf, -scores)

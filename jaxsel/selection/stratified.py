@@ -1,0 +1,212 @@
+"""The rule `stratified`: a quota of every batch for each stratum of the pool, such as a data source or a domain."""
+
+import functools
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, UInt
+from numpy.typing import ArrayLike
+
+from jaxsel import _validate
+from jaxsel.base import Rule, State
+from jaxsel.numerics import random
+from jaxsel.numerics.compaction import count_true, true_positions
+from jaxsel.selection.largest_scores import ids_or_positions
+
+_LARGEST_TOTAL = 2**31 - 1  # of the weights: uint32 then holds twice a remainder
+_EVERY_SCORE = 2**31 - 1  # shortlist that passes on a whole part of the pool
+_GIVE = "give one integer or one string per prompt"
+
+
+class _Batch(NamedTuple):
+    """The chosen positions, padded with the number of scores, and the number of chosen positions."""
+
+    positions: Int[Array, " b"]
+    size: Int[Array, ""]
+
+
+def stratified(rule: Rule, strata: ArrayLike, *, shares: Mapping[Any, float] | None = None) -> Rule:
+    r"""Give every stratum its share of the batch; the rule chooses within each stratum.
+
+    In a batch of b prompts, a stratum with the share w has the quota floor(b w). The places that are left go to the
+    strata with the largest remainders b w - floor(b w), at random where remainders are equal. If a stratum has too few
+    candidates for its quota, the rule chooses the missing prompts among all other candidates.
+
+    The rule runs once per stratum that has a quota, each time over all candidates.
+
+    Args:
+        rule: Rule that chooses within a stratum, for example `top_k()`.
+        strata: Stratum of every prompt of the pool, as integers or strings.
+        shares: Share of every stratum, as numbers of at least 0 in any unit. None: its share of the pool.
+
+    Raises:
+        ValueError: `strata` is no vector of integers or strings, `shares` does not name exactly the strata, or the rule
+            does not fit. From `Selector.init`: the pool has another size.
+    """
+    _validate.made(Rule, rule=rule)
+    if "count" not in inspect.signature(rule.choose).parameters:
+        raise ValueError(f"rule {rule.spec} has no argument count in choose; add it, see Rule")
+    labels, codes = _coded(strata)
+    if rule.num_prompts not in (None, len(codes)):
+        raise ValueError(f"strata has {len(codes)} entries, and rule is for {rule.num_prompts} prompts; give the same")
+    weights = np.bincount(codes, minlength=len(labels)) if shares is None else _weights(labels, shares)
+
+    def choose(
+        key: Key[Array, ""],
+        scores: Float[Array, " m"],
+        batch_size: int,
+        prompt_ids: Int[Array, " m"] | None = None,
+        state: State = None,
+        count: Int[Array, ""] | None = None,
+    ) -> Int[Array, " b"]:
+        if prompt_ids is None and len(scores) != len(codes):
+            raise ValueError(f"strata has {len(codes)} entries for {len(scores)} prompts; give one entry per prompt")
+        tie_key, rule_key = jax.random.split(key)
+        wanted = jnp.int32(batch_size) if count is None else count
+        ids = ids_or_positions(prompt_ids, scores)
+        stratum = jnp.where(ids < 0, len(labels), jnp.asarray(codes)[jnp.maximum(ids, 0)].astype(jnp.int32))
+        quota = quotas(tie_key, wanted, batch_size, weights)
+        # one key for all strata: a part of the pool then ranks its prompts as the whole pool does
+        choose_among = functools.partial(rule.choose, rule_key, scores, batch_size, state=state)
+        return _by_quota(choose_among, ids, stratum, quota, wanted, batch_size)
+
+    spec = {
+        "name": "stratified",
+        "rule": rule.spec,
+        "strata": _fingerprint(labels, codes),
+        "shares": None if shares is None else {str(label): float(share) for label, share in shares.items()},
+    }
+    return Rule(spec, choose, None if rule.shortlist is None else lambda batch_size: _EVERY_SCORE, len(codes))
+
+
+def _by_quota(
+    choose_among: Callable[..., Int[Array, " b"]],
+    ids: Int[Array, " m"],
+    stratum: Int[Array, " m"],
+    quota: Int[Array, " k"],
+    wanted: Int[Array, ""],
+    batch_size: int,
+) -> Int[Array, " b"]:
+    """Return the ascending positions of each stratum's quota, then of other prompts, then of rows without a prompt."""
+    size = len(ids)
+
+    def with_more(batch: _Batch, among: Bool[Array, " m"], at_most: Int[Array, ""]) -> _Batch:
+        number = jnp.minimum(at_most, count_true(among).astype(jnp.int32))  # x64 counts in int64
+
+        def add() -> _Batch:
+            return _appended(batch, choose_among(prompt_ids=jnp.where(among, ids, -1), count=number), number)
+
+        return jax.lax.cond(number > 0, add, lambda: batch)
+
+    def with_stratum(k: Int[Array, ""], batch: _Batch) -> _Batch:
+        return with_more(batch, stratum == k, quota[k])
+
+    batch = _Batch(jnp.full(batch_size, size, jnp.int32), jnp.int32(0))
+    batch = jax.lax.fori_loop(0, len(quota), with_stratum, batch)
+    batch = with_more(batch, _is_left(batch, size) & (ids >= 0), wanted - batch.size)
+    missing = wanted - batch.size
+    rows = true_positions(_is_left(batch, size), batch_size)
+    rows = jnp.where(jnp.arange(batch_size, dtype=jnp.int32) < missing, rows, size)
+    return jnp.sort(_appended(batch, rows, missing).positions)
+
+
+def quotas(key: Key[Array, ""], size: Int[Array, ""], at_most: int, weights: Int[np.ndarray, " k"]) -> Int[Array, " k"]:
+    """Return the number of prompts per stratum in a batch of `size` prompts, by largest remainder.
+
+    Args:
+        key: Key of the order among equal remainders.
+        size: Size of the batch.
+        at_most: Static bound of the size.
+        weights: Shares in a common unit. Their sum is below 2^31.
+    """
+    whole, remainder = _divided(size, at_most, weights)
+    order = jnp.lexsort((random.uniform(key, jnp.arange(len(weights), dtype=jnp.int32)), -remainder))
+    is_added = jnp.arange(len(weights), dtype=jnp.int32) < size - whole.sum(dtype=jnp.int32)
+    return whole.at[order].add(is_added.astype(jnp.int32))
+
+
+def _divided(
+    size: Int[Array, ""], at_most: int, weights: Int[np.ndarray, " k"]
+) -> tuple[Int[Array, " k"], Int[Array, " k"]]:
+    """Return quotient and remainder of `size * weights` and the sum of the weights, bit by bit, without overflow."""
+    weight, total = jnp.asarray(weights, jnp.uint32), np.uint32(weights.sum())
+    quotient, remainder = jnp.zeros_like(weight), jnp.zeros_like(weight)
+    for bit in reversed(range(at_most.bit_length())):
+        is_set = ((size >> bit) & 1).astype(jnp.uint32)
+        quotient = quotient + quotient
+        for term in (remainder, weight * is_set):
+            remainder = remainder + term
+            exceeds = remainder >= total
+            quotient = quotient + exceeds.astype(jnp.uint32)
+            remainder = jnp.where(exceeds, remainder - total, remainder)
+    return quotient.astype(jnp.int32), remainder.astype(jnp.int32)
+
+
+def _appended(batch: _Batch, positions: Int[Array, " b"], number: Int[Array, ""]) -> _Batch:
+    """Return the batch with `number` more positions, which padding follows."""
+    at = batch.size + jnp.arange(len(positions), dtype=jnp.int32)
+    return _Batch(batch.positions.at[at].set(positions, mode="drop"), batch.size + number)
+
+
+def _is_left(batch: _Batch, num_scores: int) -> Bool[Array, " m"]:
+    return jnp.ones(num_scores, bool).at[batch.positions].set(False, mode="drop")
+
+
+def _coded(strata: ArrayLike) -> tuple[list[int] | list[str], UInt[np.ndarray, " N"]]:
+    """Return the sorted labels, and the number of every prompt's label, in the smallest type."""
+    try:
+        array = np.asarray(strata)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"strata is no array on the host ({error}); {_GIVE}") from error
+    if array.ndim != 1 or len(array) == 0:
+        raise ValueError(f"strata has shape {array.shape}; {_GIVE}")
+    if array.dtype.kind in "iu":
+        distinct, codes = np.unique(array, return_inverse=True)
+        labels = distinct.tolist()
+    else:
+        values = array.tolist()
+        for row, value in enumerate(values):
+            if not isinstance(value, str):
+                raise ValueError(f"strata[{row}] is {value!r} of type {type(value).__name__}; {_GIVE}")
+        labels = sorted(set(values))
+        code = {label: number for number, label in enumerate(labels)}
+        codes = np.fromiter((code[value] for value in values), np.int64, len(values))
+    return labels, codes.astype(np.min_scalar_type(len(labels)))
+
+
+def _weights(labels: list[int] | list[str], shares: Mapping[Any, float]) -> Int[np.ndarray, " k"]:
+    """Return integers in the ratio of the shares: exactly, where the shares are fractions of small numbers."""
+    if not isinstance(shares, Mapping):
+        raise ValueError(f"shares is {shares!r:.200}; give a dictionary from every stratum to its share")
+    given, names = {str(label): float(share) for label, share in shares.items()}, [str(label) for label in labels]
+    if given.keys() != set(names):
+        missing, unknown = sorted(set(names) - given.keys()), sorted(given.keys() - set(names))
+        raise ValueError(f"shares lacks the strata {missing} and has {unknown}; give one share per stratum of strata")
+    for name, share in given.items():
+        _validate.non_negative(**{f"shares[{name!r}]": share})
+    if not any(given.values()):
+        raise ValueError("shares is 0 for every stratum; give a number above 0 for at least one stratum")
+    values = [given[name] for name in names]
+    fractions = [Fraction(value).limit_denominator(10_000) for value in values]
+    unit = math.lcm(*(fraction.denominator for fraction in fractions))
+    weights = [int(fraction * unit) for fraction in fractions]
+    is_exact = all(
+        math.isclose(fraction, value, rel_tol=1e-9) for fraction, value in zip(fractions, values, strict=True)
+    )
+    if not is_exact or sum(weights) > _LARGEST_TOTAL:
+        weights = [round(value / max(values) * (_LARGEST_TOTAL // 2 // len(values))) for value in values]
+    return np.array(weights, np.int64)
+
+
+def _fingerprint(labels: list[int] | list[str], codes: UInt[np.ndarray, " N"]) -> str:
+    digest = hashlib.sha256(json.dumps(labels).encode())
+    digest.update(codes.tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
