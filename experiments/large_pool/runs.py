@@ -107,9 +107,10 @@ def _selector(
         embeddings = np.asarray(features, np.float16)
         if name == "gps":
             selector = jaxsel.gps(embeddings, context_size=config.batch_size)
-        elif name.startswith("adaptive"):
-            sharp = {"temperature": SHARP} if name == "adaptive_sharp" else {}
-            selector = jaxsel.adaptive(embeddings, group_size=config.group_size, **sharp)
+        elif name == "adaptive":
+            selector = jaxsel.adaptive(embeddings, group_size=config.group_size)
+        elif name == "adaptive_sharp":
+            selector = jaxsel.adaptive(embeddings, group_size=config.group_size, temperature=SHARP)
         else:
             predictor = jaxsel.state_space(embeddings, group_size=config.group_size)
             selector = jaxsel.make_selector(predictor, jaxsel.expected_variance(), jaxsel.top_k(), method="state_space")
