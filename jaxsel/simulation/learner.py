@@ -17,8 +17,8 @@ visits and with visits to its neighbours, the prompts that share skills with it.
 its initial value. Memory is O(N).
 
 By default nothing else is lost. With interference, training on some skills lowers all skills a little. With
-memorization, a prompt that was trained often teaches its own answer and no longer its skills. `TRAINING_LIKE` has
-values at which methods are ordered as in training runs; see `experiments.simulator_agrees`.
+memorization, a prompt that was trained often teaches its own answer and no longer its skills. With the values of
+`TRAINING_LIKE`, a greedy choice from a large pool does harm, as in training; see `experiments.simulator_agrees`.
 """
 
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ TRAINING_LIKE: dict[str, Any] = {
     "memorization": 0.5,
     "signal": 0.5,
 }
-"""Arguments of `make_learner`, fitted by hand to runs of a small language model on string operations."""
+"""Arguments of `make_learner`, fitted by hand to runs of a small language model on 20,000 string operations."""
 _LARGEST_LOGIT = 15.0  # in float32, sigmoid(15) still differs from 1
 
 
