@@ -4,8 +4,8 @@
 
 Predictions: as in `experiments.real_prompts`, every variant sees the same random batches, up to step 30. Choices: every
 variant of the selector chooses its own batches for the same learner, for 50 steps. Three numbers measure diversity.
-They are the mean pairwise cosine distance of embeddings in a batch, its distance to the last four batches, and the
-share of the pool's 100 clusters (k-means on the directions of the embeddings) in the batch.
+They are the mean pairwise cosine distance of embeddings in a batch, the mean distance of the batch to the last four
+batches, and the share of the pool's 100 clusters (k-means on the directions of the embeddings) that the batch contains.
 """
 
 import sys

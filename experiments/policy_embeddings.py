@@ -4,8 +4,8 @@
 
 Claim: a linear regression on the vectors of WordLlama and of the policy together ranks prompts better than a regression
 on either alone, on both tasks. The policy is the built-in one after its warm start, as at the start of a run. The rate
-of a prompt comes from rollouts. Ridge regression predicts the rates of a tenth of the prompts from the other prompts,
-among which its penalty is chosen too. The measure is Spearman's correlation of the predictions and the rates. The rates
+of a prompt comes from rollouts. Ridge regression predicts the rates in ten-fold cross-validation, and chooses its
+penalty on the training folds alone. The measure is Spearman's correlation of the predictions and the rates. The rates
 are noisy, so no prediction reaches 1.
 """
 
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measured(config: RunConfig, num_rollouts: int) -> dict[str, float]:
-    """Return the correlations of one policy and pool, and the seconds of embedding the pool."""
+    """Return the correlations for one policy and pool, and the time to embed the pool, in seconds."""
     task = make_task(config.task)
     policy = make_policy(config, task, progress=False)
     pool = task.pool(config.pool_size, config.seed)
@@ -96,7 +96,7 @@ def success_rates(task: Task, policy: Policy, pool: PromptPool, num_rollouts: in
 
 
 def correlation(embeddings: np.ndarray, rates: np.ndarray) -> float:
-    """Return Spearman's correlation of the rates and of their predictions from other prompts' rates."""
+    """Return Spearman's correlation of the rates with their predictions in cross-validation."""
     model = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES))
     parts = KFold(_PARTS, shuffle=True, random_state=0)
     return float(metrics.spearman(np.asarray(cross_val_predict(model, embeddings, rates, cv=parts)), rates))

@@ -9,7 +9,8 @@ mopps, dps and adaptive with their default settings.
 Everything is real except the size: TRL's own GRPOTrainer trains the built-in policy of 0.3 million weights, which was
 warm-started on string operations, with 16 prompts and 128 completions per step. Seeds vary the warm start, the pool and
 the sampling. Stock is the same class without `SelectsPrompts`. Times are medians over steps without the first ones,
-which compile. CPU time is that of all threads, and depends less on what else the machine does.
+which compile. CPU time is the sum over all threads, and depends less on the other load of the machine than wall-clock
+time.
 """
 
 import argparse
@@ -140,7 +141,7 @@ def run(method: str, seed: int, steps: int, pool_size: int) -> dict[str, Any]:
 
 
 def timed(edge: Any) -> list[float]:
-    """Measure the edge's methods, and return a list that gets the seconds of every step."""
+    """Wrap the edge's methods in timers. Return a list to which every step adds its time, in seconds."""
     seconds: list[float] = []
 
     def clocked(name: str) -> Any:

@@ -1,17 +1,17 @@
-"""Does the simulated learner order methods as training does?
+"""Does the simulated learner rank methods in the same order as training does?
 
     python -m experiments.simulator_agrees [--seeds 0 1 2 3] [--settings training_like default]
 
-The reference is real: gains in held-out accuracy over uniform prompts on string operations, from the results of
-`experiments.ablations` (pools of 500 prompts, three seeds, and of 20,000 prompts, two seeds). The same methods and
-settings choose for a simulated learner with the same pool, batch and number of steps. Its held-out accuracy is the mean
-success rate of prompts that share the pool's skills and are not in the pool.
+The reference is real training on string operations: gains in held-out accuracy over uniform prompts, from the results
+of `experiments.ablations` (pools of 500 prompts, three seeds, and of 20,000 prompts, two seeds). In the simulation, the
+same methods choose prompts for a simulated learner, with pools and batches of the same sizes and as many steps. Its
+held-out accuracy is the mean success rate of prompts outside the pool that need the same skills.
 
-Two settings are compared: the defaults of `simulate.make_learner`, where nothing is lost, and
-`simulate.TRAINING_LIKE`, with interference and memorisation. The latter were fitted by hand to these pairs, so the
-agreement is in-sample.
+Two settings are compared: the defaults of `simulate.make_learner`, where nothing is lost, and `simulate.TRAINING_LIKE`,
+with interference and memorisation. The values of the second were fitted by hand to the same gains, so the agreement is
+in-sample.
 
-Claim: with TRAINING_LIKE the rank correlation of simulated and real gains is at least 0.7. It is missed, see
+Claim: with TRAINING_LIKE the rank correlation of simulated and real gains is at least 0.7. The claim is missed; see
 experiments/README.md.
 """
 
@@ -49,9 +49,9 @@ class Pair(NamedTuple):
     Attributes:
         pool: Number of prompts.
         window: Candidates per step, in batches; None: the whole pool.
-        make: From embeddings to the selector.
+        make: Function that makes the selector from embeddings.
         sweep: Name of the ablation with the real gain.
-        value: The ablation's value of the setting.
+        value: Value of the setting in this ablation.
     """
 
     pool: int

@@ -183,8 +183,8 @@ def normalise(
     Args:
         advantages: Advantages per token.
         mask: The tokens that count. The advantages of all other tokens are ignored, and are 0 in the result.
-        scale: The largest absolute value among the rewards and values whose differences the advantages are. All results
-            are 0 if the range of the advantages is within the rounding error of numbers of this size.
+        scale: The largest absolute value among the rewards and values from which the advantages were computed. All
+            results are 0 if the range of the advantages is within the rounding error of numbers of this size.
         epsilon: A constant that is added to the standard deviation.
     """
     rows = torch.where(mask, advantages, torch.nan).reshape(1, -1)
@@ -256,7 +256,7 @@ def _centre(
 
 
 def _like(rewards: Float[torch.Tensor, "b n"], advantages: Float[torch.Tensor, "b n"]) -> Float[torch.Tensor, "b n"]:
-    """Return the advantages in the type of the rewards, clamped to its range: 1e38 times 2 stays finite in float32."""
+    """Return the advantages in the dtype of the rewards, clamped to its range, so that none overflows to infinity."""
     dtype = rewards.dtype if rewards.is_floating_point() else torch.get_default_dtype()
     limits = torch.finfo(dtype)
     return advantages.nan_to_num(0.0).clamp(limits.min, limits.max).to(dtype)

@@ -23,9 +23,9 @@ def hidden_states(
 ) -> Callable[[Sequence[str]], Float[np.ndarray, "b h"]]:
     """Return a function that embeds texts, for `jaxsel.integrations.embeddings.embed`.
 
-    The function has no name, so `embed` never caches its results: another policy would find them under the same name.
-    A tokenizer with a chat template receives every text as one user message, as in rollouts. A prompt's vector does not
-    depend on the other prompts, up to the rounding of the model's arithmetic.
+    `embed` never caches the results of this function, because they are valid only for the present weights of the
+    policy. A tokenizer with a chat template receives every text as one user message, as in rollouts. A prompt's vector
+    does not depend on the other prompts, up to the rounding of the model's arithmetic.
 
     Args:
         policy: The policy. `Policy(model, tokenizer)` makes one from any causal language model of Transformers. The

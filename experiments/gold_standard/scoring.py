@@ -34,7 +34,7 @@ def cheap(config: Config, case: Case) -> dict[str, jaxsel.Prediction]:
 
 
 def run_seed(config: Config, case: Case, seed: int) -> dict[str, Any]:
-    """Return `{method: {part of the pool: numbers}}` and the diagnostics of the gold standards."""
+    """Return `{method: {part of the pool: scores}}` and the diagnostics of the gold standards."""
     results: dict[str, Any] = {"diagnostics": {}}
     fresh = np.random.default_rng([seed, 2]).binomial(config.group_size, case.truth).astype(np.int32)
     golds = {}
@@ -72,7 +72,7 @@ def by_part(
     held: np.ndarray,
     pit: Any,
 ) -> dict[str, dict[str, float]]:
-    """Return the numbers on all prompts, on visited prompts and on prompts that were never visited.
+    """Return the scores on all prompts, on visited prompts and on prompts that were never visited.
 
     Args:
         config: Settings of the experiment.
@@ -104,5 +104,5 @@ def by_part(
 
 
 def summarise(by_seed: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean and the standard error over seeds, of every number of every method."""
+    """Return the mean and the standard error of every score of every method, over seeds."""
     return over_seeds([{name: results[name] for name in METHOD_NAMES} for results in by_seed])

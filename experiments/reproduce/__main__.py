@@ -1,21 +1,21 @@
-"""The published comparison, small: all methods on the same pool, warm start and evaluation prompts.
+"""The published comparison at a small scale: all methods use the same pool, warm start and evaluation prompts.
 
     python -m experiments.reproduce [--tasks string_ops countdown] [--seeds 10 11 12 13 14] [--out runs/reproduce]
 
-Claims, each on the mean over seeds and for every method that predicts; the result names the methods that miss a claim.
-(The best of six methods, picked on the reported seeds, would look better than it is.)
+Each claim is about every method that predicts, and about the mean over seeds. The result names the methods that miss a
+claim. (A claim about the best of six methods would be too optimistic, because the same seeds would choose this method.)
 1. The method reaches dynamic sampling's final held-out accuracy with at most 30% of its rollouts.
 2. The method reaches uniform's final held-out accuracy in at most 1 / 1.5 of uniform's steps.
 3. The share of mixed groups is at least 1.5 times uniform's.
-4. A step spends less than 1% of its time waiting for choosing and learning, which run while the policy is updated.
+4. A step waits less than 1% of its time for the selector, which chooses and learns while the policy is updated.
 
-An accuracy is the mean of two neighbouring probes (500 held-out prompts, 8 fresh rollouts each), reached halfway
-between the two probes: a single probe would cross a threshold early by its noise. The crossing is measured on
-the mean curve of the seeds. A share is relative to what the baseline spent until the middle of its own last two probes.
-All settings were chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start, pool and
-sampling together. Differences from the papers: the policy has 0.3 million weights and is trained on the spot, and
-dynamic sampling runs for half of the others' steps, at about three times their rollouts per step. An interrupted run is
-resumed; delete `--out` to start anew.
+An accuracy is the mean of two neighbouring probes (500 held-out prompts, 8 fresh rollouts each), and belongs to the
+middle between them. A single noisy probe would cross a threshold too early. The crossing is measured on the mean curve
+of the seeds. A share is relative to what the baseline spent up to the middle of its last two probes. All settings were
+chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start, pool and sampling together.
+Differences from the papers: the policy has 0.3 million weights and is trained on the spot, and dynamic sampling runs
+for half of the others' steps, at about three times their rollouts per step. An interrupted run is resumed; delete
+`--out` to start anew.
 """
 
 import argparse

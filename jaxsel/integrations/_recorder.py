@@ -1,4 +1,4 @@
-"""The history of a run whose steps may be observed in parts: one batch per step of the selector's clock."""
+"""A recorder of a run's history. A step may be observed in parts, and becomes one batch of the history."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from jaxsel.runtime.steps import OpenStep
 
 
 class Recorder:
-    """Joins the observations of one step, by the rule of `PromptSelector.observe`, and writes them as one batch.
+    """Joins the observations of one step as `PromptSelector.observe` does, and writes them as one batch.
 
     Args:
         log: The history.
-        ended: The last step that has ended, as a checkpoint of the selector has it; -1: none has.
+        ended: The last step that had ended in the checkpoint of the selector; -1: no step had ended.
         clock: Number of batches in the history.
     """
 
@@ -27,7 +27,7 @@ class Recorder:
         self.clock = clock
 
     def add(self, step: int | None, visits: Visits, prediction: Prediction) -> None:
-        """Add what the selector has observed, and what it predicted before."""
+        """Add an observation, and what the selector predicted before it."""
         if step is None or self._open.is_over(step):
             self.end_step()
         if step is not None:

@@ -19,7 +19,7 @@ def one_reward(names: Sequence[str], success: str | None) -> str:
     """
     listed = ", ".join(map(repr, names))
     if success is None and len(names) != 1:
-        raise ValueError(f"success is None and the rewards are {listed}; give the name of the one that is correctness")
+        raise ValueError(f"success is None and the rewards are {listed}; give the name of the correctness reward")
     chosen = names[0] if success is None else success
     if list(names).count(chosen) != 1:
         times = "none" if chosen not in names else "several"
@@ -60,7 +60,7 @@ def checked_threshold(threshold: float) -> float:
     """Return the threshold if it is a finite number.
 
     Raises:
-        ValueError: It is not.
+        ValueError: The threshold is not a finite number.
     """
     _validate.finite(threshold=threshold)
     return float(threshold)

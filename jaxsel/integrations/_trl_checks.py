@@ -25,7 +25,7 @@ _HOOKS = {
 
 
 def check_hooks(trainer: type) -> None:
-    """Refuse a trainer that lacks one of the methods that `SelectsPrompts` overrides, or has other parameters.
+    """Refuse a trainer if a method that `SelectsPrompts` overrides is missing or has other parameters.
 
     Raises:
         RuntimeError: A method is missing or differs.
@@ -56,10 +56,10 @@ def versions() -> str:
 
 
 def check_rows(dataset: Any) -> None:
-    """Refuse a stream, whose rows have no numbers.
+    """Refuse a stream, because its rows cannot be read by number.
 
     Raises:
-        ValueError: The data is a stream, or there is none.
+        ValueError: The data is a stream or is missing.
     """
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise ValueError(
@@ -69,7 +69,7 @@ def check_rows(dataset: Any) -> None:
 
 
 def checked_keys(dataset: Any, key_column: str | None, num_prompts: int) -> list[Any] | None:
-    """Return the keys of the training data, None without a key column.
+    """Return the keys of the training data, or None without a key column.
 
     Args:
         dataset: The trainer's training data.
@@ -77,7 +77,7 @@ def checked_keys(dataset: Any, key_column: str | None, num_prompts: int) -> list
         num_prompts: Number of prompts per generation.
 
     Raises:
-        ValueError: The data cannot be chosen from by row or has too few rows, or the keys are missing or repeat.
+        ValueError: Rows cannot be read by number, there are too few rows, or the keys are missing or repeat.
     """
     check_rows(dataset)
     if len(dataset) < num_prompts:
@@ -104,7 +104,7 @@ def prompt_selector(
     """Return the selector for the training data.
 
     Raises:
-        ValueError: It is of another size or has other keys.
+        ValueError: The selector is of another size or has other keys.
     """
     pool: dict[str, Any] = {"num_prompts": len(dataset)} if keys is None else {"keys": keys}
     if isinstance(selector, Selector):
@@ -128,7 +128,7 @@ def rows(dataset: Any, ids: Int[np.ndarray, " b"]) -> list[dict[str, Any]]:
 
 
 def text(prompt: Any) -> str:
-    """Return the prompt as one text: a conversation as JSON."""
+    """Return the prompt as one text. A conversation becomes JSON."""
     return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False, sort_keys=True, default=str)
 
 

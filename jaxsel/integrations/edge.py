@@ -1,7 +1,7 @@
-"""What the adapters of all trainers share: it hands out prompts, judges rewards, and saves with the trainer.
+"""The common part of all adapters for trainers: it hands out prompts, judges rewards and saves its state.
 
 An adapter for a trainer translates that trainer's calls into the calls of `TrainerEdge`. A recorded history needs
-`pip install "jaxsel[history]"`; everything else needs nothing more than jaxsel.
+`pip install "jaxsel[history]"`; everything else needs jaxsel alone.
 """
 
 import importlib
@@ -127,16 +127,16 @@ class TrainerEdge:
     def observe(
         self, prompt_ids: ArrayLike, rewards: ArrayLike | Sequence[Any] | Mapping[str, Any], *, step: int | None = None
     ) -> None:
-        """Learn from the rewards of completions, before any filter or mask of the trainer.
+        """Let the selector learn from rewards. Call this before the trainer filters or masks completions.
 
-        Groups may have any sizes, also 0 where all completions failed, and may arrive late or in parts.
+        Groups may have any sizes and may arrive late or in parts. A group is empty if all its generations failed.
 
         Args:
             prompt_ids: Rows of the pool; `rows` finds them by key.
             rewards: One sequence of rewards per id, an array `[b, n]`, or one reward per id, where ids may repeat. Or a
                 mapping from the names of several rewards to such a value.
-            step: The trainer's number of the step. Calls with the same number are one step of the method's clock
-                together; without a number, each call is a step. See `PromptSelector.observe`.
+            step: The trainer's number of the step. All calls with the same number form one step of the selector;
+                without a number, each call is a step. See `PromptSelector.observe`.
 
         Raises:
             ValueError: The named reward is missing, lengths differ, a reward is not a number, or an id is not a row of
@@ -156,7 +156,7 @@ class TrainerEdge:
 
     @locked
     def end_step(self) -> None:
-        """End the step that `observe(..., step=...)` began; otherwise it ends with the next batch or checkpoint."""
+        """End the step that `observe(..., step=...)` began. Without this call, the next batch or checkpoint ends it."""
         if self._recorder is not None:
             self._recorder.end_step()
         self.selector.end_step()
@@ -178,10 +178,10 @@ class TrainerEdge:
 
     @locked
     def metrics(self) -> dict[str, float]:
-        """Return the finite metrics of the selector, by names "selector/...".
+        """Return the finite metrics of the selector, under names that begin with "selector/".
 
-        Two are added: `in_flight`, the number of prompts that were handed out and did not come back, and
-        `judged_share`, the share of the last observed groups that had a judged completion.
+        The edge adds two metrics. `in_flight` is the number of prompts that were handed out and are still in flight.
+        `judged_share` is the share of the last observed groups that had a judged completion.
         """
         in_flight = self.selector.in_flight
         own = {"selector/in_flight": float(len(() if in_flight is None else in_flight) - len(self._waiting))}
@@ -197,13 +197,13 @@ class TrainerEdge:
     @locked
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs, as numbers, strings, lists and bytes."""
-        self.flush()  # first: a resumed run relies on the batches that its checkpoint counts
+        self.flush()  # flush first: a resumed run needs every batch that its checkpoint counts
         clock = self._clock if self._recorder is None else self._recorder.clock
         return {"selector": self.selector.state_dict(), "waiting": self._waiting.tolist(), "clock": clock}
 
     @locked
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the state of another edge. What was recorded after that state is dropped from the history.
+        """Continue from the state of another edge. The history drops the batches that were recorded after that state.
 
         Raises:
             ValueError: The state is of another method, other hyperparameters or another pool. Nothing changes then.
@@ -236,12 +236,12 @@ class TrainerEdge:
         self.load_state_dict(read_state(Path(path)))
 
     def _draw(self, missing: int) -> Int[np.ndarray, " d"]:
-        """Choose the missing prompts, and up to `draw_size` prompts where so many are not in flight."""
+        """Choose the missing prompts, and more up to `draw_size` in total, as far as prompts are not in flight."""
         in_flight = self.selector.in_flight
         free = self.selector.num_prompts - len(() if in_flight is None else in_flight)
         chosen = self.selector.select(max(missing, min(self._draw_size, free)))
         if self._recorder is not None:
-            self._recorder.end_step()  # as the selector does
+            self._recorder.end_step()  # because `select` ends the selector's step too
         return chosen
 
     def _open_history(self) -> None:

@@ -42,7 +42,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX reads it 
 
 STATE_FILE = "selector.npz"
 """Name of the file with the selector's state in each folder `checkpoint-N`."""
-_Trainer: Any = object  # GRPOTrainer or RLOOTrainer follows in the order of base classes
+_Trainer: Any = object  # stands for GRPOTrainer or RLOOTrainer, the next base class
 
 
 class SelectsPrompts(_Trainer):
@@ -62,10 +62,10 @@ class SelectsPrompts(_Trainer):
             prompt per row of the training data and `track_in_flight=True`.
         success: Name of the reward function that tells whether a completion is correct, as TRL logs it. None: there is
             only one.
-        threshold: The largest reward that is not a success. Rewards of None were not judged, and never count as
-            failures.
-        key_column: Column of the training data with a unique name for each prompt. Checkpoints then refuse data with
-            other prompts or another order. None: only the number of rows is checked.
+        threshold: The largest reward that is not a success. A completion with the reward None was not judged, and never
+            counts as a failure.
+        key_column: Column of the training data with a unique name for each prompt. Resuming then fails on data with
+            other prompts or another order. None: resuming checks only the number of rows.
         history: Folder in which to record what was observed, for `jaxsel.integrations.history.read_history`.
         **kwargs: Arguments of TRL's trainer.
 
@@ -169,7 +169,7 @@ class SelectsPrompts(_Trainer):
         if self.edge is not None:
             if folder is not None:
                 self.edge.load(Path(str(folder)) / STATE_FILE)
-            self.edge.release()  # an earlier call of `train` may have been interrupted before the rewards
+            self.edge.release()  # an interrupted call of `train` may have left prompts without rewards
         return resume if folder is None else str(folder)
 
     def _warn_about_resuming(self) -> None:
@@ -190,7 +190,7 @@ class SelectsPrompts(_Trainer):
             )
 
     def _on_main(self, ask: Callable[[], Any]) -> Any:
-        """Return the answer of the first process in all processes; its error ends all of them."""
+        """Call `ask` in the first process, and return its answer in all processes. Its error ends all of them."""
         from accelerate.utils import broadcast_object_list
 
         answer, failure = [None, None], None

@@ -1,6 +1,6 @@
 """Counts of visits to every prompt, and errors of the last prediction, on the host.
 
-The counting uses NumPy, so that the devices compute other things meanwhile.
+The counting uses NumPy, so that the devices can compute something else at the same time.
 """
 
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Bookkeeping:
 
     @property
     def visits(self) -> Int[np.ndarray, " N"]:
-        """The number of visits with at least one rollout that counts, per prompt; not a copy."""
+        """The number of visits per prompt, not a copy. A visit has at least one judged rollout."""
         self.settle()
         return self._visit_counts
 
@@ -55,15 +55,15 @@ class Bookkeeping:
     def note_later(
         self, prompt_ids: Int[np.ndarray, " b"], successes: Int[Array, " b"], group_size: Int[Array, " b"]
     ) -> None:
-        """Keep a batch, to count it when its counts are needed; this call does not wait for a device."""
+        """Store a batch and count it later, when its counts are needed. This call does not wait for a device."""
         self.settle()
         self._waiting = prompt_ids, successes, group_size
 
     def settle(self) -> None:
-        """Fetch and count the batch that `note_later` kept.
+        """Fetch and count the batch that `note_later` stored.
 
         Raises:
-            ValueError: The kept counts are not valid counts of rollouts. The batch stays, so that every call raises.
+            ValueError: The stored counts are not valid counts of rollouts. The batch stays stored: every call raises.
         """
         if self._waiting is not None:
             visits = checked_visits(*self._waiting, num_prompts=len(self._visit_counts))
@@ -104,8 +104,8 @@ class Bookkeeping:
     def _matched(self, ids: Int[np.ndarray, " v"]) -> list["_Match"]:
         """Match the observed ids with the selections that chose them.
 
-        The selection that waits for the most of these ids is matched first; among equal selections, the oldest. Ids
-        that no selection waits for belong to the newest selection that contains them.
+        The selection that waits for the most of these ids is matched first; among equal selections, the oldest is
+        matched first. Ids that no selection waits for are matched with the newest selection that contains them.
         """
         found = [_found(one.prompt_ids, ids) for one in self._open]
         waited = [int(one.waits[at].sum()) for one, (at, _) in zip(self._open, found, strict=True)]

@@ -1,4 +1,4 @@
-"""The form in which a pickle holds a method: its spec where that suffices, since functions cannot be pickled."""
+"""Conversion of a method for a pickle, which holds the method's spec where possible: closures cannot be pickled."""
 
 import pickle
 from typing import Any
@@ -8,10 +8,10 @@ from jaxsel.runtime.checkpoint.rebuild import selector_from_spec
 
 
 def picklable(method: Selector) -> dict[str, Any] | Selector:
-    """Return the spec of the method, or the method itself if its functions can be pickled and its spec is not enough.
+    """Return the spec of the method if the method can be made from it again, and otherwise the method itself.
 
     Raises:
-        ValueError: The spec is not enough, and the functions cannot be pickled.
+        ValueError: The method cannot be made from its spec, and its functions cannot be pickled.
     """
     try:
         selector_from_spec(method.spec)

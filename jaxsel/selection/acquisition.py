@@ -1,4 +1,4 @@
-"""Acquisitions, which score predictions. The higher the score, the more a prompt is worth its rollouts."""
+"""Acquisitions, which score predictions. A prompt with a higher score is a better choice for training."""
 
 import math
 

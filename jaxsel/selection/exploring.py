@@ -1,7 +1,7 @@
 """The selector `exploring`: a part of every batch for the prompts that waited longest for a visit.
 
-It transforms a selector, not a rule, because a rule has no memory and few predictors remember the last visit. The last
-visits lie beside the inner state, so that every predictor can be combined with it, whatever its state holds.
+It transforms a selector, not a rule, because a rule has no memory and few predictors remember the last visit. The steps
+of the last visits are stored beside the inner state, so that `exploring` works with every predictor.
 """
 
 import functools
@@ -52,19 +52,20 @@ def exploring(selector: Selector, *, share: float = 0.1, after: int | None = Non
     the other prompts.
 
     With `after`, no prompt starves: where every chosen prompt is observed, a prompt of a pool of N prompts waits at
-    most after + N / batch_size steps. If `after` is below N / batch_size, many prompts are overdue, and the scores
-    decide little.
+    most after + N / batch_size steps. If `after` is below N / batch_size, most prompts are chosen for their wait and
+    few for their scores.
 
-    A prompt whose rollouts all fail stays unvisited. Exclude such prompts, or they are chosen again and again.
+    A prompt whose rollouts are never judged (n = 0) stays unvisited. Exclude such prompts, or they are chosen again and
+    again.
 
     Args:
         selector: Selector of `make_selector`, for example `jaxsel.adaptive()`.
         share: Smallest part of each batch for the longest waits, from 0 to 1, rounded up to whole prompts.
-        after: Number of steps without a visit after which a prompt comes ahead of all scores. Such prompts may fill
-            the batch. None: no number of steps.
+        after: Number of steps without a visit after which a prompt is chosen whatever its score. Such prompts may fill
+            the batch. None: only `share` limits the waits.
 
     Raises:
-        ValueError: An argument is out of its range, or the selector does not fit.
+        ValueError: An argument is out of its range, or the selector cannot exclude and count prompts.
     """
     _check(selector, share, after)
 
@@ -91,7 +92,7 @@ def exploring(selector: Selector, *, share: float = 0.1, after: int | None = Non
         wanted = jnp.int32(batch_size) if count is None else count
         ids, number = _longest_waits(wait_key, state, batch_size, without(candidates, excluded), wanted, share, after)
         taken = _with_rows(excluded, ids, len(state.last_visit))
-        # One key for both calls: a prompt has the same draw in both. A rule cannot choose 0 prompts, hence the 1.
+        # Both calls use one key, so that a prompt has the same draw in both. A rule cannot choose 0 prompts, hence 1.
         choose: Any = functools.partial(selector.select, select_key, state.inner, batch_size)
         longest = choose(ids, None, jnp.maximum(number, 1))
         others = choose(candidates, taken, jnp.maximum(wanted - number, 1))
@@ -125,7 +126,7 @@ def _last_visit(state: ExploringState, rollouts: Rollouts) -> Int[Array, " N"]:
 
 
 def _with_rows(mask: Bool[Array, " N"] | None, ids: Int[Array, " b"], num_prompts: int) -> Bool[Array, " N"]:
-    """Return the mask of the pool, which also marks these ids; ids below 0 are padding."""
+    """Return the mask of the pool with these ids set to True as well; ids below 0 are padding."""
     mask = jnp.zeros(num_prompts, bool) if mask is None else mask
     return mask.at[jnp.where(ids < 0, num_prompts, ids)].set(True, mode="drop")
 

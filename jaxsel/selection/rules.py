@@ -51,7 +51,7 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
     def perturbed(key, scores, prompt_ids):
         noise_key, tie_key = jax.random.split(key)
         uniform = random.uniform(noise_key, ids_or_positions(prompt_ids, scores))
-        gumbel = -jnp.log(-jnp.log1p(-uniform))  # large near uniform = 0, where floats are finest
+        gumbel = -jnp.log(-jnp.log1p(-uniform))  # largest near uniform = 0, where floats are densest
         return tie_key, scores / temperature + gumbel
 
     return Rule({"name": "gumbel_top_k", "temperature": temperature}, _top_k_by(perturbed))

@@ -21,8 +21,8 @@ from jaxsel.numerics import random
 from jaxsel.numerics.compaction import count_true, true_positions
 from jaxsel.selection.largest_scores import ids_or_positions
 
-_LARGEST_TOTAL = 2**31 - 1  # of the weights: uint32 then holds twice a remainder
-_EVERY_SCORE = 2**31 - 1  # shortlist that passes on a whole part of the pool
+_LARGEST_TOTAL = 2**31 - 1  # largest sum of the weights; twice a remainder then fits in uint32
+_EVERY_SCORE = 2**31 - 1  # length of a shortlist that contains all prompts of a part of the pool
 _GIVE = "give one integer or one string per prompt"
 
 
@@ -49,7 +49,7 @@ def stratified(rule: Rule, strata: ArrayLike, *, shares: Mapping[Any, float] | N
 
     Raises:
         ValueError: `strata` is no vector of integers or strings, `shares` does not name exactly the strata, or the rule
-            does not fit. From `Selector.init`: the pool has another size.
+            takes no `count` or is for another pool. `Selector.init` raises it if the pool has another size.
     """
     _validate.made(Rule, rule=rule)
     if "count" not in inspect.signature(rule.choose).parameters:
@@ -74,7 +74,7 @@ def stratified(rule: Rule, strata: ArrayLike, *, shares: Mapping[Any, float] | N
         ids = ids_or_positions(prompt_ids, scores)
         stratum = jnp.where(ids < 0, len(labels), jnp.asarray(codes)[jnp.maximum(ids, 0)].astype(jnp.int32))
         quota = quotas(tie_key, wanted, batch_size, weights)
-        # one key for all strata: a part of the pool then ranks its prompts as the whole pool does
+        # all strata use one key, so that a part of a split pool ranks its prompts as the whole pool does
         choose_among = functools.partial(rule.choose, rule_key, scores, batch_size, state=state)
         return _by_quota(choose_among, ids, stratum, quota, wanted, batch_size)
 
@@ -95,11 +95,11 @@ def _by_quota(
     wanted: Int[Array, ""],
     batch_size: int,
 ) -> Int[Array, " b"]:
-    """Return the ascending positions of each stratum's quota, then of other prompts, then of rows without a prompt."""
+    """Return the positions of the batch, ascending: the quotas, then other prompts, then padding rows if needed."""
     size = len(ids)
 
     def with_more(batch: _Batch, among: Bool[Array, " m"], at_most: Int[Array, ""]) -> _Batch:
-        number = jnp.minimum(at_most, count_true(among).astype(jnp.int32))  # x64 counts in int64
+        number = jnp.minimum(at_most, count_true(among).astype(jnp.int32))  # with x64 the count is an int64
 
         def add() -> _Batch:
             return _appended(batch, choose_among(prompt_ids=jnp.where(among, ids, -1), count=number), number)
@@ -122,7 +122,7 @@ def quotas(key: Key[Array, ""], size: Int[Array, ""], at_most: int, weights: Int
     """Return the number of prompts per stratum in a batch of `size` prompts, by largest remainder.
 
     Args:
-        key: Key of the order among equal remainders.
+        key: Key that orders equal remainders.
         size: Size of the batch.
         at_most: Static bound of the size.
         weights: Shares in a common unit. Their sum is below 2^31.
@@ -136,7 +136,7 @@ def quotas(key: Key[Array, ""], size: Int[Array, ""], at_most: int, weights: Int
 def _divided(
     size: Int[Array, ""], at_most: int, weights: Int[np.ndarray, " k"]
 ) -> tuple[Int[Array, " k"], Int[Array, " k"]]:
-    """Return quotient and remainder of `size * weights` and the sum of the weights, bit by bit, without overflow."""
+    """Divide `size * weights` by the sum of the weights, bit by bit, without overflow: quotient and remainder."""
     weight, total = jnp.asarray(weights, jnp.uint32), np.uint32(weights.sum())
     quotient, remainder = jnp.zeros_like(weight), jnp.zeros_like(weight)
     for bit in reversed(range(at_most.bit_length())):
@@ -151,7 +151,7 @@ def _divided(
 
 
 def _appended(batch: _Batch, positions: Int[Array, " b"], number: Int[Array, ""]) -> _Batch:
-    """Return the batch with `number` more positions, which padding follows."""
+    """Return the batch with the first `number` of the positions appended; the others are padding."""
     at = batch.size + jnp.arange(len(positions), dtype=jnp.int32)
     return _Batch(batch.positions.at[at].set(positions, mode="drop"), batch.size + number)
 
@@ -161,7 +161,7 @@ def _is_left(batch: _Batch, num_scores: int) -> Bool[Array, " m"]:
 
 
 def _coded(strata: ArrayLike) -> tuple[list[int] | list[str], UInt[np.ndarray, " N"]]:
-    """Return the sorted labels, and the number of every prompt's label, in the smallest type."""
+    """Return the sorted labels, and the index of every prompt's label in the smallest integer type."""
     try:
         array = np.asarray(strata)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -183,7 +183,7 @@ def _coded(strata: ArrayLike) -> tuple[list[int] | list[str], UInt[np.ndarray, "
 
 
 def _weights(labels: list[int] | list[str], shares: Mapping[Any, float]) -> Int[np.ndarray, " k"]:
-    """Return integers in the ratio of the shares: exactly, where the shares are fractions of small numbers."""
+    """Return integers in the ratio of the shares. The ratio is exact if the shares are fractions of small integers."""
     if not isinstance(shares, Mapping):
         raise ValueError(f"shares is {shares!r:.200}; give a dictionary from every stratum to its share")
     given, names = {str(label): float(share) for label, share in shares.items()}, [str(label) for label in labels]

@@ -18,7 +18,8 @@ its initial value. Memory is O(N).
 
 By default nothing else is lost. With interference, training on some skills lowers all skills a little. With
 memorization, a prompt that was trained often teaches its own answer and no longer its skills. With the values of
-`TRAINING_LIKE`, a greedy choice from a large pool does harm, as in training; see `experiments.simulator_agrees`.
+`TRAINING_LIKE`, a greedy choice from a large pool is worse than a random choice, as in real training; see
+`experiments.simulator_agrees`.
 """
 
 from typing import Any, NamedTuple
@@ -55,9 +56,9 @@ class Learner(NamedTuple):
         skill_gain: Gain of the skills per unit of the batch's mean reward variance.
         boost_gain: Gain of a prompt's own boost per unit of its reward variance.
         forgetting: f, the share of all gains that is lost per step.
-        interference: What all skills lose together, as a share of what one step teaches.
+        interference: Sum of the losses of all skills in a step, as a share of their summed gains without memorization.
         memorization: How fast the transfer to the skills falls with a prompt's own boost.
-        signal: Power of the reward variance in the effect of a group. GRPO normalises advantages: 1/2.
+        signal: Power of the reward variance in the effect of a group; 1/2 for normalised advantages, as in GRPO.
     """
 
     skill_ids: Int[Array, "m N"]
@@ -115,9 +116,9 @@ def make_learner(
         skill_gain: Gain of the skills, at least 0. At 0, a visit does not change other prompts.
         boost_gain: Gain of the boosts, at least 0. At 0, a visit changes a prompt only through its skills.
         forgetting: Share of all gains that is lost per step, from 0 to 1.
-        interference: Share of a step's gains that all skills lose together, at least 0. At 1, a batch of one skill
-            takes from the others what it gives to this skill.
-        memorization: Rate at which a prompt's boost ends its transfer to the skills, at least 0, per logit.
+        interference: Sum of the losses of all skills in a step, as a share of the sum of their gains without
+            memorization, at least 0.
+        memorization: Rate at which the transfer to the skills falls with a prompt's boost, at least 0, per logit.
         signal: Power of the reward variance in the effect of a group, above 0: 1 without normalised advantages, 1/2
             with them.
 

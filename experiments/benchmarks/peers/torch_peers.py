@@ -58,7 +58,7 @@ class TorchMopps(TorchPeer):
         return self.wait((draw - 0.5).abs().neg().topk(batch_size).indices)
 
     def observe(self, prompt_ids: torch.Tensor, successes: torch.Tensor, group_size: int) -> None:
-        """Discount the visited prompts and add their counts."""
+        """Discount the counts of the visited prompts, and add the new counts."""
         d, ids = MOPPS_DECAY, prompt_ids
         self.alpha[ids] = d * self.alpha[ids] + (1 - d) + successes
         self.beta[ids] = d * self.beta[ids] + (1 - d) + group_size - successes
@@ -103,5 +103,5 @@ class TorchDps(TorchPeer):
         self.wait()
 
     def predict(self) -> torch.Tensor:
-        """Return the prediction that the last observation left; nothing is computed."""
+        """Return the prediction that `observe` has already computed."""
         return self.predicted

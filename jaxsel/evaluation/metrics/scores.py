@@ -52,8 +52,8 @@ def beta_binomial_log_score(
     """Return the mean Beta-Binomial log probability of the counts, in nats, for n > 0. Higher is better.
 
     The Beta distribution of p has the predicted mean and variance. A Beta posterior is exactly this distribution. For
-    `dps`, which predicts solve states only, and for `gps`, a mixture, it is an approximation. A variance above
-    mean (1 - mean), which only rounding can cause, is cut.
+    `dps`, which predicts solve states only, and for `gps`, a mixture, it is an approximation. Only rounding can cause
+    a variance above mean (1 - mean); such a variance is reduced to this bound.
     """
     columns = {"success_rate": prediction.success_rate, "variance": prediction.variance}
     w, s, n, p, variance = counted(weights, successes=successes, group_size=group_size, **columns)

@@ -1,4 +1,4 @@
-"""The features that the shared weights read: embeddings at mean 0 and variance 1 over the pool, and a constant."""
+"""The features phi of a prompt: its embedding, standardised to mean 0 and variance 1 over the pool, and a constant."""
 
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ def scaling_of(embeddings: Float[np.ndarray | Array, "N d"]) -> Scaling:
 
 
 class Forms(NamedTuple):
-    """Linear and quadratic forms of m prompts' features phi.
+    """Linear and quadratic forms of m prompts' features phi, with the weights w and their drift d (see `weights`).
 
     Attributes:
         mean: phi . w.
@@ -57,11 +57,11 @@ def linear_forms(
         embeddings: One row per prompt.
         scaling: Map from embeddings to features.
         weights: Mean of w and d; g = 2 f.
-        root: A root of their covariance.
+        root: A square root R of their covariance R R'.
     """
     size, features = embeddings.shape[0], len(weights) // 2
     rows = min(size, _ROWS)
-    root_of_w = jnp.linalg.qr(root[:features].T, mode="r").T  # as few columns as w has weights
+    root_of_w = jnp.linalg.qr(root[:features].T, mode="r").T  # f instead of 2 f columns
     columns = jnp.concatenate([weights[:features, None], weights[features:, None], root_of_w], 1)
     # the columns absorb the affine map, so that no features are computed for the whole pool
     scale = jnp.asarray(scaling.scale)

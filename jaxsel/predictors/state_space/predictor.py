@@ -9,12 +9,12 @@ r"""A logistic state-space model of all prompts, filtered online.
 
 Given w and d, prompts are independent. The state therefore holds two numbers for each prompt's logit: its mean at a
 reference value of w . phi, and its variance. The variance implies how the mean changes with w . phi. Later changes of w
-hardly move the logit of a visited prompt. The drift since the visit moves the logits of all prompts with such features.
+hardly move the logit of a visited prompt. The drift since the visit moves the logits of visited prompts too.
 
 An update is one step of assumed-density filtering. A Gaussian replaces every prompt's binomial likelihood and gives its
 logit the exact posterior mean and variance (see `moments`). The Gaussian model of weights and prompts is conditioned on
-the whole batch at once. This takes O(b f^2 + f^3) for b prompts and f features, whatever the size of the pool. The
-variance of an outlier, a prompt unlike similar prompts, is widened as under a Student t distribution.
+the whole batch at once. This takes O(b f^2 + f^3) for b prompts and f features, whatever the size of the pool. An
+outlier is a prompt whose result is far from its prediction. Its variance is widened as under a Student t distribution.
 
 The model learns tau2, q_v, q_u, gain and progress (see `settings`), and the speed of the drift and the prior of w (see
 `weights`). Other constants are fixed: degrees of freedom, rates of forgetting, and the variance of the shared error.
@@ -110,7 +110,7 @@ def state_space(embeddings: ArrayLike | Array | None = None, *, group_size: int 
 def logits(
     state: StateSpaceState, scaling: Scaling | None, prompt_ids: Int[Array, " m"] | None
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """Return the predictive mean and variance of the prompts' logits, or of the whole pool if `prompt_ids` is None."""
+    """Return the predictive mean and variance of the given prompts' logits; None means the whole pool."""
     rows = slice(None) if prompt_ids is None else prompt_ids
     weights, root = state.weights.mean, covariance_root(state.weights)
     size = len(weights) // 2
@@ -121,7 +121,7 @@ def logits(
     else:
         forms = linear_forms(state.embeddings[rows], scaling, weights, root)
     mean = forms.drift + given.mean + given.slope * (forms.mean - given.reference)
-    # the drift's variance is small: its mean over standardised features is enough
+    # the drift's variance is small, so its mean over standardised features replaces its value for each prompt
     of_drift, with_drift = (root[size:] ** 2).sum(), (root[:size] * root[size:]).sum()
     shared = given.slope**2 * forms.variance + 2 * given.slope * with_drift + of_drift
     return mean, jnp.clip(given.variance + shared, _SMALLEST, LARGEST_VARIANCE)
@@ -178,7 +178,7 @@ def filtered(state: StateSpaceState, scaling: Scaling | None, rollouts: Rollouts
     new = jax.tree.map(lambda after, before: jnp.where(some, after, before), new, old)
 
     def put(column: Float[Array, " N"] | Int[Array, " N"], values: Array) -> Array:
-        return column.at[visits.prompt_ids].set(values, mode="drop")  # rows without information point past the pool
+        return column.at[visits.prompt_ids].set(values, mode="drop")  # rows without a visit have ids outside the pool
 
     return StateSpaceState(
         state.embeddings,

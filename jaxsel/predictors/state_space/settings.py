@@ -24,7 +24,7 @@ class Settings(NamedTuple):
     """Theta: the learned settings of the model, in units of logits and steps.
 
     Attributes:
-        log_prior: Logarithm of tau2, the variance of a prompt's own part before its first visit.
+        log_prior: Logarithm of tau2, the variance of u, a prompt's own part of the logit, before its first visit.
         log_visit: Logarithm of q_v, the variance that a visit adds.
         log_step: Logarithm of q_u, the variance that a step adds for a prompt without a visit.
         gain: Increase of a prompt's logit after a group with as many failures as successes.
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
 
 
 _START = np.array([np.log(6.0), np.log(0.05), np.log(0.003), 0.0, 0.0], np.float32)
-_SPREAD = np.array([1.0, 1.0, 1.5, 0.2, 0.01], np.float32)  # of the prior around the start
+_SPREAD = np.array([1.0, 1.0, 1.5, 0.2, 0.01], np.float32)  # standard deviations of the prior around the start
 _LOWEST = np.array([np.log(0.05), np.log(1e-3), np.log(1e-5), -1.0, -0.2], np.float32)
 _HIGHEST = np.array([np.log(25.0), np.log(4.0), np.log(1.0), 1.0, 0.2], np.float32)
 _LARGEST_STEP = np.array([0.5, 0.5, 0.5, 0.1, 0.01], np.float32)

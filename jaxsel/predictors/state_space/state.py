@@ -21,11 +21,11 @@ class StateSpaceState(NamedTuple):
         mean: Mean of every prompt's logit without the drift, as of its last visit.
         reference: phi . w at the prompt's last visit.
         variance: Variance of the logit given w, as of the prompt's last visit.
-        lesson: 4 s (n - s) / n^2 of the last visit: 1 for an even group, 0 for an unsolved or solved group.
+        lesson: 4 s (n - s) / n^2 of the last visit: 1 for s = n / 2, 0 for s = 0 and s = n.
         last_step: Step of the last visit, 0 before the first visit.
         step: Number of batches observed.
         learning: Settings of the model and the information about them.
-        log_score: Mean log score of the last batch per prompt, in nats, before its update; 0 before the first.
+        log_score: Mean log score per prompt of the last batch, in nats, before its update; 0 before the first batch.
     """
 
     embeddings: Float[Array, "pool d"] | None
@@ -44,11 +44,11 @@ class StateSpaceState(NamedTuple):
         return jax.tree.map(lambda leaf: P(), self)
 
     def constants(self) -> tuple[str, ...]:
-        """Return the fields that no update changes and that the predictor's spec identifies."""
+        """Return the names of the fields that no update changes. The predictor's spec has their fingerprint."""
         return () if self.embeddings is None else ("embeddings",)
 
     def metrics(self) -> dict[str, Any]:
-        """Return the learned settings, in logits and steps, and the last log score; NaN before the first update."""
+        """Return the learned settings, in logits and steps, and the last log score (NaN before the first update)."""
         settings = self.learning.settings
         return {
             "log_score": self.log_score if int(self.step) else np.float32(np.nan),
@@ -81,7 +81,7 @@ class Given(NamedTuple):
 
 
 def given_weights(state: StateSpaceState, settings: Settings, rows: Int[Array, " m"] | slice) -> Given:
-    """Return the logits given w under the given settings.
+    """Return the distributions of the prompts' logits for known w and d, with these settings.
 
     After a visit, eta = c + (v / tau2) phi . w plus noise of variance v. The smaller v is, the less later changes
     of the weights move the logit.

@@ -3,16 +3,18 @@ r"""The weights that all prompts share: a Gaussian filter in information form.
     (w, d) ~ N(mean, S),    S = (J + diag(prior))^-1
 
 w holds the weights before training, and d their drift since then: phi . (w + d) is the part of a logit that prompts
-share. J sums the information of all batches, sum_i iota_i x_i x_i', with x_i = (slope_i phi_i, phi_i). J is a sum of
-squares and the prior's precision is positive, so the matrix stays symmetric and positive definite in float32.
+share. J sums the information of all batches, sum_i iota_i x_i x_i', with x_i = (slope_i phi_i, phi_i). Here iota_i is
+the precision of observation i. J is a sum of squares and the prior's precision is positive, so J + diag(prior) stays
+symmetric and positive definite in float32.
 
-First visits determine w, and repeated visits determine d. The drift reads the features too, since training on some
+First visits determine w, and repeated visits determine d. The drift depends on the features too, since training on some
 kinds of prompts teaches these kinds more than others. The last weight of d is the level, which moves all prompts alike.
 
-The model learns how fast d changes. Before each update, J keeps only a share of the information about d. Each candidate
-share is scored by the level's component of the gradient g = sum_i iota_i x_i r_i, with residuals r. For a given share,
-the covariance of g is A + A S A / share, with A = sum_i iota_i x_i x_i'. The expected share under the discounted
-evidence is used: near 1 while the pool stands still, and near 0 after a jump of the policy.
+The model learns how fast d changes. Before each update, J keeps only a share of the information about d. The data
+decide between candidate shares. Let g = sum_i iota_i x_i r_i be the gradient, with residuals r. For a given share, g
+has the covariance A + A S A / share, with A = sum_i iota_i x_i x_i'. The score of a share is the log density of one
+component of g, the level's. Scores of earlier batches are discounted. The update uses the mean of the shares under
+their posterior. It is near 1 while success rates do not change, and near 0 after an abrupt change of the policy.
 
 w is forgotten very slowly. A selector visits few kinds of prompts for many steps, and the information about all other
 kinds must last that long.
@@ -33,8 +35,8 @@ from jaxtyping import Array, Float
 
 _CONSTANT = 0.1  # precision of the prior of the constant
 _LEVEL = 100.0  # precision of the prior of the level
-_DRIFT = 0.1  # prior variance of the features' part of the drift, in the logit of a prompt
-_SIGNAL = 4.0  # prior variance of the features' part of the logits
+_DRIFT = 0.1  # prior variance of the features' part of the drift, per prompt, in logits^2
+_SIGNAL = 4.0  # prior variance of the features' part of w . phi, per prompt, in logits^2
 _SHARES = np.array([0.9999, 0.999, 0.997, 0.99, 0.97, 0.9, 0.5, 0.1, 0.01, 1e-4], np.float32)
 _SURPRISE = np.array([0, -0.5, -1, -2, -4, -6, -8, -9, -10, -12], np.float32)  # log prior odds of the shares
 _COMMON = 1.0  # variance of the error that the first visits of a batch share
@@ -84,7 +86,7 @@ def _prior(precision: Float[Array, ""], size: int) -> Float[Array, " g"]:
 
 
 def covariance_root(weights: Weights) -> Float[Array, "g g"]:
-    """Return a root of S: S = root root'."""
+    """Return a square root of S: S = root root'."""
     size = len(weights.mean)
     total = weights.information + jnp.diag(_prior(weights.precision, size))
     # P = L L', S = L^-T L^-1
@@ -108,7 +110,7 @@ def updated(
         precision: iota_i of every observation; 0 for a row without an observation.
         weighted_residual: iota_i r_i of every observation.
     """
-    # a correction of rank one for the shared error, which moves a logit as the constant does
+    # the shared error acts on a logit as the constant of w does, so that its correction has rank one
     size = len(weights.mean)
     slope = design[:, size // 2 - 1]
     loading = (precision * slope) @ design
@@ -132,7 +134,7 @@ def shrunk(weights: Weights, root: Float[Array, "g g"]) -> Weights:
     num_features = size // 2 - 1
     features, variance = weights.mean[:num_features], (root[:num_features] ** 2).sum(1)
     determined = jnp.clip(1 - weights.precision * variance, 0, 1).sum()
-    # one more weight, as the first guess expects it, keeps the fixed point finite
+    # one imaginary weight of the size that the first guess expects keeps the fixed point finite
     guess = _prior_precision(num_features)
     fixed_point = (determined + 1) / ((features**2).sum() + 1 / guess)
     fixed_point = jnp.clip(fixed_point, weights.precision / _PACE, weights.precision * _PACE)
@@ -147,7 +149,7 @@ def _forgotten(
     evidence: Float[Array, " k"], root: Float[Array, "g g"], gathered: Float[Array, "g g"], gradient: Float[Array, " g"]
 ) -> tuple[Float[Array, " k"], Float[Array, ""]]:
     """Return the evidence for each share after this batch, and the expected share."""
-    doubt = gathered[-1] @ root  # its square is the part of S in the variance of the level's gradient
+    doubt = gathered[-1] @ root  # its squared length is the level's entry of A S A
     expected = jnp.maximum(gathered[-1, -1] + (doubt**2).sum() / jnp.asarray(_SHARES), 1e-20)
     score = -0.5 * (jnp.log(expected) + gradient[-1] ** 2 / expected)
     evidence = _MEMORY * evidence + score - score.max()
