@@ -54,7 +54,7 @@ def unit_interval(**arguments: Any) -> None:
             raise ValueError(f"{name} is {value}; give a number from 0 to 1")
 
 
-def integer_in(low: int, high: int, **arguments: int) -> None:
+def integer_in(low: int, high: int, **arguments: Any) -> None:
     """Check that every argument is an integer with low <= value < high."""
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value < high:

@@ -69,7 +69,7 @@ def checked_threshold(threshold: float) -> float:
 def _flat(rewards: Any) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " b"]]:
     """Return all rewards in one vector, with NaN for None, and the number of rewards per prompt."""
     try:
-        array = np.asarray(rewards, np.float64)
+        array = _numbers(rewards)
     except (TypeError, ValueError, RuntimeError):
         return _joined(rewards)
     if array.ndim not in (1, 2):
@@ -77,10 +77,18 @@ def _flat(rewards: Any) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " b"]]
     return array.ravel(), np.full(len(array), array.shape[1] if array.ndim == 2 else 1)
 
 
+def _numbers(rewards: Any) -> Float[np.ndarray, "..."]:
+    """Return the rewards in float64, with NaN for None; NumPy would also read text as numbers."""
+    given = np.asarray(rewards)
+    if given.dtype.kind in "USO" and any(isinstance(reward, str | bytes) for reward in given.flat):
+        raise TypeError("a reward is text")
+    return given.astype(np.float64)
+
+
 def _joined(rewards: Any) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " b"]]:
     """Join groups of different sizes."""
     try:
-        groups = [np.asarray(group, np.float64) for group in rewards]
+        groups = [_numbers(group) for group in rewards]
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"rewards holds something other than numbers and None ({error}); {_GIVE}") from error
     for row, group in enumerate(groups):

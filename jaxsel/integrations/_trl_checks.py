@@ -133,10 +133,18 @@ def text(prompt: Any) -> str:
 
 
 def newest_complete(output_dir: Path) -> Path | None:
-    """Return the newest checkpoint that was not cut short by a crash; None if there is none."""
+    """Return the newest checkpoint that was not cut short by a crash; None if the folder has no checkpoint.
+
+    Raises:
+        ValueError: All checkpoints were cut short.
+    """
     numbered = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in output_dir.glob("checkpoint-*")]
     found = sorted((int(match[1]), path) for match, path in numbered if match is not None)
-    return next((path for _, path in reversed(found) if _is_complete(path)), None)
+    complete = next((path for _, path in reversed(found) if _is_complete(path)), None)
+    if found and complete is None:
+        names = ", ".join(path.name for _, path in found)
+        raise ValueError(f"{output_dir} has only checkpoints that were cut short ({names}); delete them to start anew")
+    return complete
 
 
 def _is_complete(checkpoint: Path) -> bool:

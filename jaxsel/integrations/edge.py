@@ -156,7 +156,9 @@ class TrainerEdge:
 
     @locked
     def end_step(self) -> None:
-        """End the step that `observe(..., step=...)` began. Without this call, the next batch or checkpoint ends it."""
+        """End the step that `observe(..., step=...)` began. Without this call, it ends when the
+        selector next chooses prompts, or at a checkpoint.
+        """
         if self._recorder is not None:
             self._recorder.end_step()
         self.selector.end_step()
@@ -213,6 +215,8 @@ class TrainerEdge:
         waiting = _validate.integers(
             "state_dict['waiting']", state_dict["waiting"], low=0, high=self.selector.num_prompts
         )
+        _validate.distinct("state_dict['waiting']", waiting)
+        _validate.integer_in(0, 2**31, clock=state_dict["clock"])
         self.selector.load_state_dict(state_dict["selector"])
         self._waiting, self._clock = waiting, int(state_dict["clock"])
         self._ended = int(state_dict["selector"]["metadata"]["counters"].get("ended_step", -1))

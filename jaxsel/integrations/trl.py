@@ -101,7 +101,7 @@ class SelectsPrompts(_Trainer):
 
         def make_edge() -> None:
             own = prompt_selector(selector, dataset, keys, self.args.seed)
-            texts = None if history is None else [text(row) for row in dataset["prompt"]]
+            texts = None if history is None else [text(dataset[row]["prompt"]) for row in range(len(dataset))]
             self.edge = TrainerEdge(own, threshold=threshold, history=history, texts=texts)
 
         self._on_main(make_edge)

@@ -60,7 +60,8 @@ def exploring(selector: Selector, *, share: float = 0.1, after: int | None = Non
 
     Args:
         selector: Selector of `make_selector`, for example `jaxsel.adaptive()`.
-        share: Smallest part of each batch for the longest waits, from 0 to 1, rounded up to whole prompts.
+        share: Smallest part of each batch for the longest waits, from 0 to 1, rounded up to whole prompts: a batch
+            of one prompt is chosen for its wait alone.
         after: Number of steps without a visit after which a prompt is chosen whatever its score. Such prompts may fill
             the batch. None: only `share` limits the waits.
 

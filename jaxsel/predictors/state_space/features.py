@@ -40,7 +40,7 @@ class Forms(NamedTuple):
     Attributes:
         mean: phi . w.
         drift: phi . d.
-        variance: The variance of phi . w.
+        variance: The variance of phi . (w + d).
     """
 
     mean: Float[Array, " m"]
@@ -61,8 +61,8 @@ def linear_forms(
     """
     size, features = embeddings.shape[0], len(weights) // 2
     rows = min(size, _ROWS)
-    root_of_w = jnp.linalg.qr(root[:features].T, mode="r").T  # f instead of 2 f columns
-    columns = jnp.concatenate([weights[:features, None], weights[features:, None], root_of_w], 1)
+    root_of_sum = jnp.linalg.qr((root[:features] + root[features:]).T, mode="r").T  # f instead of 2 f columns
+    columns = jnp.concatenate([weights[:features, None], weights[features:, None], root_of_sum], 1)
     # the columns absorb the affine map, so that no features are computed for the whole pool
     scale = jnp.asarray(scaling.scale)
     constants = columns[-1] - (scaling.shift * scale) @ columns[:-1]

@@ -116,14 +116,15 @@ def logits(
     size = len(weights) // 2
     given = given_weights(state, state.learning.settings, rows)
     if state.embeddings is None or scaling is None:
-        constant = weights[0], weights[1], (root[0] ** 2).sum()
+        constant = weights[0], weights[1], ((root[0] + root[1]) ** 2).sum()
         forms = Forms(*(jnp.broadcast_to(value, given.mean.shape) for value in constant))
     else:
         forms = linear_forms(state.embeddings[rows], scaling, weights, root)
     mean = forms.drift + given.mean + given.slope * (forms.mean - given.reference)
-    # the drift's variance is small, so its mean over standardised features replaces its value for each prompt
-    of_drift, with_drift = (root[size:] ** 2).sum(), (root[:size] * root[size:]).sum()
-    shared = given.slope**2 * forms.variance + 2 * given.slope * with_drift + of_drift
+    # slope w + d = slope (w + d) + (1 - slope) d. The second part is small: its mean variance over standardised
+    # features replaces the variance of each prompt, and its covariance with the first part is left out.
+    of_drift = (root[size:] ** 2).sum()
+    shared = given.slope**2 * forms.variance + (1 - given.slope) ** 2 * of_drift
     return mean, jnp.clip(given.variance + shared, _SMALLEST, LARGEST_VARIANCE)
 
 

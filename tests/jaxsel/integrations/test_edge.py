@@ -251,6 +251,10 @@ def test_loading_changes_nothing_when_it_fails(tmp_path):
         ours.load(tmp_path / "elsewhere.npz")
     with pytest.raises(ValueError, match="give what TrainerEdge"):
         ours.load_state_dict({"selector": {}})
+    sound = edge().state_dict()
+    for name, wrong in (("clock", "x"), ("clock", -1), ("waiting", [1, 1, 1]), ("waiting", [10**6])):
+        with pytest.raises(ValueError, match=name):
+            ours.load_state_dict(sound | {name: wrong})
     assert ours.state_dict() == before
 
 
@@ -367,6 +371,8 @@ def test_what_cannot_be_made():
         ([1, 2], [[1.0]], "there are 2 prompt_ids and rewards for 1"),
         ([N], [[1.0]], rf"prompt_ids\[0\] is {N}"),
         ([1], [["right"]], "rewards holds something other than numbers"),
+        ([1], [["0.9", "0.1"]], "rewards holds something other than numbers"),
+        ([1, 2], [["0.9"], [0.1, None]], "rewards holds something other than numbers"),
         ([1], np.zeros((1, 2, 2)), r"rewards has shape \(1, 2, 2\)"),
         ([1], {"a": [1], "b": [1]}, "success is None and the rewards are 'a', 'b'"),
     ],

@@ -120,6 +120,12 @@ def test_the_newest_checkpoint_that_is_complete(tmp_path):
             (folder / "trainer_state.json").write_text(state)
     (tmp_path / "checkpoint-best").mkdir()
     assert checks.newest_complete(tmp_path) == tmp_path / "checkpoint-9"
+    for step in (2, 9):
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"cut short \(checkpoint-2, checkpoint-9, checkpoint-10, checkpoint-11\); del"
+    ):
+        checks.newest_complete(tmp_path)
 
 
 @pytest.mark.parametrize(("batches", "accumulation", "expected"), [(1, 1, 1), (4, 2, 2), (4, 1, 4), (6, 4, 3)])

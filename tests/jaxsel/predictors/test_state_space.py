@@ -9,6 +9,9 @@ import pytest
 
 import jaxsel
 from jaxsel import PromptSelector, simulate
+from jaxsel.predictors.state_space.features import scaling_of
+from jaxsel.predictors.state_space.predictor import logits
+from jaxsel.predictors.state_space.state import given_weights
 from jaxsel.predictors.state_space.weights import covariance_root
 from tests.support.histories import random_history, rollouts
 from tests.support.playing import choices, mesh_of
@@ -237,3 +240,27 @@ def test_training_on_one_kind_of_prompts_moves_this_kind_alone():
     rate = np.asarray(method.predict(KEY, state, None).success_rate)
     assert rate[:100].mean() > 0.7
     assert rate[100:].mean() < 0.55
+
+
+def test_predictions_have_the_variance_that_the_update_uses():
+    """The embeddings are correlated and explain the pool, where an average over prompts would be most wrong."""
+    rng = np.random.default_rng(2)
+    embeddings = (rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6))).astype(np.float32)
+    method = jaxsel.state_space(embeddings)
+    state, update = method.init(KEY, 300), jax.jit(method.update)
+    truth = 1 / (1 + np.exp(-embeddings[:, 0]))
+    for _ in range(40):
+        ids = rng.choice(200, 16, replace=False)
+        state = update(KEY, state, rollouts(ids, rng.binomial(8, truth[ids]), [8] * 16))
+    scaling = scaling_of(embeddings)
+    features = np.asarray(scaling(jnp.asarray(embeddings)), np.float64)
+    given = given_weights(state, state.learning.settings, slice(None))
+    slope = np.asarray(given.slope, np.float64)[:, None]
+    root = np.asarray(covariance_root(state.weights), np.float64)
+    exact = ((np.concatenate([slope * features, features], 1) @ root) ** 2).sum(1)
+    found = np.asarray(logits(state, scaling, None)[1] - given.variance)
+    is_new = np.asarray(state.last_step) == 0
+    np.testing.assert_allclose(found[is_new], exact[is_new], rtol=1e-3)
+    assert (found > 0).all()
+    total = np.asarray(given.variance) + exact
+    np.testing.assert_allclose((found - exact) / total, 0, atol=0.15)

@@ -184,7 +184,8 @@ def test_shares_are_the_expected_part_of_every_batch():
         ids = live.select(16)
         assert len(set(ids.tolist())) == 16
         found = dict(zip(*np.unique(names[ids], return_counts=True), strict=True))
-        assert found == {"code": 2, "logic": 4, "maths": 10} or step  # later windows may lack prompts of a stratum
+        if step == 0:  # later windows may lack prompts of a stratum
+            assert found == {"code": 2, "logic": 4, "maths": 10}
         live.observe(ids, ids % 9, 8)
 
 
