@@ -92,7 +92,7 @@ def checked_keys(dataset: Any, key_column: str | None, num_prompts: int) -> list
         raise ValueError(f"key_column is {key_column!r}, which train_dataset lacks; give one of {columns}")
     keys = list(dataset[key_column]) if hasattr(dataset, "column_names") else [row[key_column] for row in dataset]
     try:
-        identify_pool(keys, None)
+        identify_pool(np.array(keys, object), None)
     except ValueError as error:
         raise ValueError(f"the column {key_column!r} of train_dataset names no prompts: {error}") from error
     return keys
