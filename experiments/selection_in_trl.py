@@ -13,8 +13,8 @@ which compile. CPU time is the sum over all threads, and depends less on the oth
 time.
 """
 
-import argparse
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +27,7 @@ import jaxsel
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import standard_error
 from experiments.reporting.tables import text_table
+from experiments.running.command import module_parser, quiet_pipe
 from jaxsel.integrations.trl import SelectsPrompts
 from rl.tasks import string_ops
 from rl.warm_start import WarmStartConfig, warm_start
@@ -36,9 +37,9 @@ METHODS = {"mopps": jaxsel.mopps, "dps": jaxsel.dps, "adaptive": jaxsel.adaptive
 WARM_UP = 5  # steps
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str]) -> None:
     """Run every method at every seed, print a table and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = module_parser("experiments.selection_in_trl", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--pool", type=int, default=200, help="prompts")
@@ -179,4 +180,5 @@ def accuracy(policy: Any, task: Any) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with quiet_pipe():
+        main(sys.argv[1:])
