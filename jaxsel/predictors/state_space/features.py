@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxsel.predictors.embeddings import blocks, standardisation
+from jaxsel.predictors.state_space.weights import Weights
 
 _ROWS = 2**14  # rows per block: the products of a block stay in the cache
 
@@ -49,20 +50,20 @@ class Forms(NamedTuple):
 
 
 def linear_forms(
-    embeddings: Float[Array, "N d"], scaling: Scaling, weights: Float[Array, " g"], root: Float[Array, "g g"]
+    embeddings: Float[Array, "N d"], scaling: Scaling, weights: Weights, root: Float[Array, "g g"]
 ) -> Forms:
     """Return the forms of all rows, computed one block at a time.
 
     Args:
         embeddings: One row per prompt.
         scaling: Map from embeddings to features.
-        weights: Mean of w and d; g = 2 f.
+        weights: The belief about w and d; g = 2 f.
         root: A square root R of their covariance R R'.
     """
-    size, features = embeddings.shape[0], len(weights) // 2
+    size, features = embeddings.shape[0], len(weights.initial)
     rows = min(size, _ROWS)
     root_of_sum = jnp.linalg.qr((root[:features] + root[features:]).T, mode="r").T  # f instead of 2 f columns
-    columns = jnp.concatenate([weights[:features, None], weights[features:, None], root_of_sum], 1)
+    columns = jnp.concatenate([weights.initial[:, None], weights.drift[:, None], root_of_sum], 1)
     # the columns absorb the affine map, so that no features are computed for the whole pool
     scale = jnp.asarray(scaling.scale)
     constants = columns[-1] - (scaling.shift * scale) @ columns[:-1]

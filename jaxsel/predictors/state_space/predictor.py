@@ -112,18 +112,17 @@ def logits(
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
     """Return the predictive mean and variance of the given prompts' logits; None means the whole pool."""
     rows = slice(None) if prompt_ids is None else prompt_ids
-    weights, root = state.weights.mean, covariance_root(state.weights)
-    size = len(weights) // 2
+    weights, root = state.weights, covariance_root(state.weights)
     given = given_weights(state, state.learning.settings, rows)
     if state.embeddings is None or scaling is None:
-        constant = weights[0], weights[1], ((root[0] + root[1]) ** 2).sum()
+        constant = weights.initial[0], weights.drift[0], ((root[0] + root[1]) ** 2).sum()
         forms = Forms(*(jnp.broadcast_to(value, given.mean.shape) for value in constant))
     else:
         forms = linear_forms(state.embeddings[rows], scaling, weights, root)
     mean = forms.drift + given.mean + given.slope * (forms.mean - given.reference)
     # slope w + d = slope (w + d) + (1 - slope) d. The second part is small: its mean variance over standardised
     # features replaces the variance of each prompt, and its covariance with the first part is left out.
-    of_drift = (root[size:] ** 2).sum()
+    of_drift = (root[len(weights.initial) :] ** 2).sum()
     shared = given.slope**2 * forms.variance + (1 - given.slope) ** 2 * of_drift
     return mean, jnp.clip(given.variance + shared, _SMALLEST, LARGEST_VARIANCE)
 
@@ -148,8 +147,7 @@ def filtered(state: StateSpaceState, scaling: Scaling | None, rollouts: Rollouts
 
     root = covariance_root(state.weights)
     given = given_weights(state, state.learning.settings, rows)
-    size = features.shape[1]
-    shared, drift = features @ state.weights.mean[:size], features @ state.weights.mean[size:]
+    shared, drift = features @ state.weights.initial, features @ state.weights.drift
     mean = drift + given.mean + given.slope * (shared - given.reference)
     design = jnp.concatenate([given.slope[:, None] * features, features], 1)
     doubt = ((design @ root) ** 2).sum(1)
@@ -184,8 +182,8 @@ def filtered(state: StateSpaceState, scaling: Scaling | None, rollouts: Rollouts
     return StateSpaceState(
         state.embeddings,
         new[0],
-        put(state.mean, mean - features @ weights.mean[size:]),
-        put(state.reference, features @ weights.mean[:size]),
+        put(state.mean, mean - features @ weights.drift),
+        put(state.reference, features @ weights.initial),
         put(state.variance, variance * noise),
         put(state.lesson, 4 * s * (n - s) / n**2),
         put(state.last_step, step),

@@ -52,11 +52,11 @@ class StateSpaceState(NamedTuple):
         settings = self.learning.settings
         return {
             "log_score": self.log_score if int(self.step) else np.float32(np.nan),
-            "prior_location": self.weights.mean[len(self.weights.mean) // 2 - 1],
+            "prior_location": self.weights.initial[-1],
             "prior_scale": jnp.exp(0.5 * settings.log_prior),
             "visit_variance": jnp.exp(settings.log_visit),
             "step_variance": jnp.exp(settings.log_step),
-            "level": self.weights.mean[-1],
+            "level": self.weights.drift[-1],
             "gain": settings.gain,
             "progress": settings.progress,
             "weight_precision": self.weights.precision,

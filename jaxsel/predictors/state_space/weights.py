@@ -62,6 +62,16 @@ class Weights(NamedTuple):
     evidence: Float[Array, " k"]
     kept: Float[Array, ""]
 
+    @property
+    def initial(self) -> Float[Array, " f"]:
+        """The mean of w; the constant is last."""
+        return self.mean[: len(self.mean) // 2]
+
+    @property
+    def drift(self) -> Float[Array, " f"]:
+        """The mean of d; the level is last."""
+        return self.mean[len(self.mean) // 2 :]
+
 
 def no_weights(num_features: int) -> Weights:
     """Return the belief before any observation; f = `num_features` + 1."""
