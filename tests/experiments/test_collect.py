@@ -329,6 +329,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph")  # the font of the figure lacks the letter; the table and the page show it
 @pytest.mark.parametrize("name", ["policy", "method", "task"])
 def test_any_text_may_be_a_setting(tmp_path, name):

@@ -6,6 +6,8 @@ from sklearn.linear_model import Ridge
 from experiments.calibration.ridge import _PENALTIES, ridge
 from tests.support.histories import rollouts
 
+pytestmark = pytest.mark.slow
+
 N, D = 80, 6
 KEY = jax.random.key(0)
 EMBEDDINGS = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32) * np.linspace(0.1, 3, D, dtype=np.float32)

@@ -5,6 +5,8 @@ import jaxsel
 from experiments.simulated_history import main, record
 from jaxsel.integrations.history import read_history
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"seed": 3, "num_prompts": 60, "batch_size": 8, "steps": 7, "probe_every": 3}
 
 

@@ -61,6 +61,7 @@ def test_a_call_takes_what_waits_before_it_draws():
     assert len(ours.selector.in_flight) == 16
 
 
+@pytest.mark.slow
 def test_the_last_free_prompts_are_handed_out_and_no_more():
     ours = edge(draw_size=8)
     seen = [ours.next_prompt() for _ in range(N)]
@@ -214,7 +215,9 @@ def play(ours, rounds, first=0):
     return chosen
 
 
-@pytest.mark.parametrize("method", [jaxsel.mopps, jaxsel.dps, jaxsel.uniform, jaxsel.adaptive])
+@pytest.mark.parametrize(
+    "method", [jaxsel.mopps, jaxsel.dps, jaxsel.uniform, pytest.param(jaxsel.adaptive, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("draw_size", [None, 5])
 def test_resumes_to_the_same_bits(tmp_path, method, draw_size):
     through = edge(method(), draw_size=draw_size)

@@ -51,6 +51,7 @@ def check_belief(state) -> None:
     np.testing.assert_allclose(information, information.T, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embedded", [True, False])
 def test_ten_thousand_steps_stay_positive_definite(embedded):
     history = random_history(3, num_prompts=N, steps=100, batch_size=BATCH)
@@ -192,6 +193,7 @@ def test_a_prompt_unlike_its_neighbours_is_believed_itself():
     assert prediction.success_rate[1] < 0.15
 
 
+@pytest.mark.slow
 def test_checkpoints_replay_recalibration_and_simulation(tmp_path):
     live = PromptSelector(selector(), num_prompts=N, seed=1)
     begun = choices(live)
@@ -210,6 +212,7 @@ def test_checkpoints_replay_recalibration_and_simulation(tmp_path):
     assert np.isfinite(trace.mean_absolute_error).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 8])
 @pytest.mark.usefixtures("on_cpu")
 def test_choices_on_a_mesh_are_those_of_one_device(devices):
@@ -242,6 +245,7 @@ def test_training_on_one_kind_of_prompts_moves_this_kind_alone():
     assert rate[100:].mean() < 0.55
 
 
+@pytest.mark.slow
 def test_predictions_have_the_variance_that_the_update_uses():
     """The embeddings are correlated and explain the pool, where an average over prompts would be most wrong."""
     rng = np.random.default_rng(2)

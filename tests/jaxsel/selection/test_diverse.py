@@ -15,6 +15,8 @@ import jaxsel
 from jaxsel.selection.largest_scores import choose_top_k
 from tests.support.reference import assert_frequency, cosine_distance, diversified
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 POOL, CANDIDATES, FEATURES, BATCHES, VISITS = 20, 12, 3, 3, 4
 RULES = {

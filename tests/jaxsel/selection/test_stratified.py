@@ -189,6 +189,7 @@ def test_shares_are_the_expected_part_of_every_batch():
         live.observe(ids, ids % 9, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shares", "batch_size"),
     [({2: 0.1, 5: 0.3, 7: 0.6}, 10), ({2: 1 / 3, 5: 1 / 6, 7: 1 / 2}, 12), ({2: 1e-9, 5: 0.5, 7: 0.5}, 8)],

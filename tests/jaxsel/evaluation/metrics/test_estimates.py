@@ -46,6 +46,7 @@ METRICS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METRICS)
 def test_standard_errors_are_the_spread_over_fresh_data(name):
     metric = METRICS[name]

@@ -26,6 +26,8 @@ from tests.support.embedded import (
 )
 from tests.support.reference import own_evidence
 
+pytestmark = pytest.mark.slow
+
 FEATURES = reference.prompt_features(EMBEDDINGS)
 IDS = jnp.asarray([7, 0, 95, 40, 41, 8, 3, 7, 22])
 

@@ -60,7 +60,7 @@ def play(selector):
 NESTED = {"exploring": lambda: jaxsel.exploring(jaxsel.dps(), share=0.5, after=2)}  # earlier versions have no such spec
 
 
-@pytest.mark.parametrize("name", [*SELECTORS, *NESTED])
+@pytest.mark.parametrize("name", [*SELECTORS, *(pytest.param(name, marks=pytest.mark.slow) for name in NESTED)])
 def test_a_rebuilt_selector_makes_the_same_choices(name):
     selector = (SELECTORS | NESTED)[name]()
     rebuilt = selector_from_spec(json.loads(json.dumps(selector.spec)) | {"candidate_ratio": 3})
