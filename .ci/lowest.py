@@ -1,4 +1,4 @@
-"""Prints the oldest version that pyproject.toml allows of each dependency, as pip's constraints."""
+"""Prints pip constraints with the oldest version of each dependency that pyproject.toml allows."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""GPU memory shared by torch, vLLM and JAX. The setting precedes the start of JAX: this file imports none of them."""
+"""GPU memory shared by torch, vLLM and JAX. The setting must precede JAX's start: this file imports none of them."""
 
 import os
 import sys

@@ -19,7 +19,7 @@ _PROBE_PADDING, _PROBE_LENGTH = 6, 3
 
 
 def accepted(model: torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    """Drop `position_ids` and `logits_to_keep` from the options where the model's `forward` does not name them."""
+    """Return the options without `position_ids` and `logits_to_keep` where the model's `forward` does not name them."""
     names = inspect.signature(model.forward).parameters
     wrapped = not any(name in names for name in ("input_ids", "attention_mask"))  # a wrapper passes on every option
     return {name: value for name, value in options.items() if wrapped or name in names or name not in _OPTIONAL}
@@ -32,10 +32,10 @@ def take_cache(output: Any) -> dict[str, Any]:
 
 
 def repeat_cache(cache: dict[str, Any], rows: torch.Tensor) -> bool:
-    """Replace the cache's rows by the given ones, int64 `[r]`; return whether the class of the cache supports it.
+    """Replace the cache by its rows `rows`, int64 `[r]`; return False, without a change, if that is not possible.
 
-    Every layer of Transformers implements `reorder_cache`, for beam search. `batch_repeat_interleave` is missing for
-    recurrent layers and repeats only the attention of hybrid layers.
+    Every cache layer of Transformers implements `reorder_cache`, for beam search. `batch_repeat_interleave` is missing
+    for recurrent layers and repeats only the attention of hybrid layers.
     """
     if not cache or not all(_reorders_everything(type(part)) for part in cache.values()):
         return False
@@ -45,7 +45,7 @@ def repeat_cache(cache: dict[str, Any], rows: torch.Tensor) -> bool:
 
 
 def _reorders_everything(kind: type) -> bool:
-    """Return whether this class defines `reorder_cache`; an inherited method may miss states of the subclass."""
+    """Return whether Transformers or the class itself defines `reorder_cache`; an inherited one may miss states."""
     return kind.__module__ == Cache.__module__ or "reorder_cache" in vars(kind)
 
 
@@ -104,7 +104,7 @@ def _last_logits(forward: Callable[..., Any], tokens: torch.Tensor, mask: torch.
 
 
 def configured_ends(model: PreTrainedModel) -> list[int]:
-    """Return the end-of-sequence tokens of the model's generation configuration; some use -1 for none."""
+    """Return the end-of-sequence tokens of the model's generation configuration, where -1 means none."""
     configured: Any = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = configured if isinstance(configured, list | tuple) else [configured]
     return [int(token) for token in listed if token is not None and token >= 0]

@@ -114,7 +114,8 @@ def mapp(
     known = rewards.isfinite()
     correct = torch.where(known, rewards.double(), 0.0)
     if not ((correct == 0) | (correct == 1)).all():
-        raise ValueError("rewards holds a number other than 0 and 1; give 1 for a correct completion and 0 for a wrong")
+        cure = "give 1 for a correct completion and 0 for a wrong one"
+        raise ValueError(f"rewards holds a number other than 0 and 1; {cure}")
     alpha, beta = (column[:, None] for column in _beta(success_rate.double(), variance.double()))
     count, successes = (column.double().sum(1, keepdim=True) for column in (known, correct))
     a = alpha + successes - correct

@@ -155,12 +155,12 @@ class DynamicSampling:
     the mixed groups it has; if there are none, it trains on the last batch.
 
     Args:
-        selector: The selector that chooses the prompts; uniform in the papers.
+        selector: The selector that chooses the prompts. The papers choose them uniformly.
         batch_size: The number of mixed groups per step.
         max_batches: The largest number of generated batches per step.
         keep_surplus: Whether mixed groups beyond `batch_size` are kept for the next step. Otherwise they are dropped.
-            An older policy sampled the kept groups. The ratios of the clipped loss correct for that; with an importance
-            cap, its weights do instead. With top-p below 1 and no importance cap, nothing corrects for it.
+            An older policy sampled the kept groups. The ratios of the clipped loss correct for the older policy. With
+            an importance cap, the importance weights do. With top-p below 1 and no importance cap, nothing does.
     """
 
     def __init__(self, selector: BatchSelector, batch_size: int, *, max_batches: int = 10, keep_surplus: bool = False):

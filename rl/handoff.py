@@ -1,8 +1,8 @@
 """Conversion of arrays between torch and JAX through DLPack; no other file of `rl` imports both.
 
 Arrays stay on their device and never pass through the host. `copy=True`, the default, copies an array on its device and
-waits for the copy, so that later writes on one side never show on the other. `copy=False` shares the memory. It has
-three rules:
+waits for the copy, so that later writes on one side never show on the other. `copy=False` shares the memory. Shared
+memory has three rules:
 
 * A write in place changes the array of both frameworks, including "immutable" JAX arrays. Do not write to a tensor
   before JAX has finished computing with the shared array (`jax.block_until_ready`).
@@ -116,7 +116,7 @@ def observe_rewards(
     *,
     threshold: float = 0.5,
 ) -> None:
-    """Update the selector with the rewards of rollouts. Each call is one step of the method's clock.
+    """Update the selector with the rewards of rollouts. Each call is one step, see `PromptSelector.observe`.
 
     A completion is a success if its reward is above `threshold`. A reward of NaN or of plus or minus infinity means
     that the completion was not judged. It counts neither as a success nor as a failure, as in `rl.groups`. Give a

@@ -62,10 +62,10 @@ class Learner:
         Returns:
             Metrics `policy/...`. From the last pass over the batch: loss, grad_norm (before clipping) and the metrics
             of the losses. From the whole call: skipped_steps, the number of skipped optimiser steps, and
-            non_finite_log_probs, the number of tokens of judged completions that were masked for that reason. From the
-            first pass, before the weights change: log_prob_gap_mean and log_prob_gap_max, between trainer and engine.
-            For completions kept from earlier steps, the gap includes the change of the weights since then. The gaps
-            are NaN if there is no completion to train on.
+            non_finite_log_probs, the number of tokens of judged completions without a finite log-probability from the
+            engine. From the first pass, before the weights change: log_prob_gap_mean and log_prob_gap_max, between
+            trainer and engine. For completions kept from earlier steps, the gap includes the change of the weights
+            since then. The gaps are NaN if there is no completion to train on.
         """
         config = self._config
         for group in self._optimizer.param_groups:
@@ -116,7 +116,7 @@ class Learner:
     def _step(self) -> tuple[float, bool]:
         """Take an optimiser step if the gradient norm is finite. Return the norm, and whether the step was taken."""
         norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)))
-        finite = all(self._ranks.gather(lambda: math.isfinite(norm)))  # or ranks would differ
+        finite = all(self._ranks.gather(lambda: math.isfinite(norm)))  # otherwise only some ranks might take the step
         if finite:
             self._optimizer.step()
         else:
@@ -273,7 +273,7 @@ class _Rows(NamedTuple):
             yield self._at(slice(start, start + size))
 
     def share(self, ranks: Ranks) -> "_Rows":
-        """Return this rank's share of the rows. All shares have the same size, if necessary by a row without tokens."""
+        """Return this rank's share of the rows. Rows without tokens make all shares the same size."""
         total = len(self.tokens)
         index = torch.arange(ranks.rank, -(-total // ranks.count) * ranks.count, ranks.count, device=self.tokens.device)
         rows = self._at(index % total)

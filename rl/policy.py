@@ -176,7 +176,7 @@ class Policy:
         attention = torch.cat([prompt_mask, mask.to(prompt_mask.dtype)], 1)
         positions = (attention.cumsum(1) - 1).clamp_min(0)
         read: list[torch.Tensor] = []
-        # `output_hidden_states` would keep the hidden states of every layer.
+        # The hook reads the last hidden states alone; `output_hidden_states` would keep those of every layer.
         hook = self._output_layer.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
         try:
             output = self.forward(
@@ -232,7 +232,7 @@ class Policy:
 
 
 def _single(token_id: Any) -> int:
-    """Return a special token's number; Transformers declares it as a number, a list or a text."""
+    """Return a special token's number, whose type Transformers declares as int, list or str."""
     return int(token_id)
 
 

@@ -20,7 +20,7 @@ _STREAM = 0x70726F62  # separates these random numbers from other uses of the sa
 class Probe:
     """Fresh rollouts of the held-out prompts and of a fixed random sample of the pool.
 
-    The selector does not observe these rollouts, and `rollouts` of the metrics does not count them.
+    The selector does not observe these rollouts, and the metric `rollouts` does not count them.
 
     Args:
         task: The task, whose verifier judges completions.

@@ -155,7 +155,8 @@ def join(parallel: str = "ddp") -> Ranks:
     )
     ranks = Ranks(accelerator, parallel=parallel)
     if ranks.count != count:
-        raise RuntimeError(f"WORLD_SIZE is {count}, but Accelerate joined {ranks.count} processes")
+        cure = "start them with torchrun or accelerate launch"
+        raise RuntimeError(f"WORLD_SIZE is {count}, but Accelerate joined {ranks.count} processes; {cure}")
     return ranks
 
 
@@ -190,7 +191,7 @@ class _Outcome(NamedTuple):
     error: Exception | None = None
 
     def portable(self) -> "_Outcome":
-        """Return an outcome whose error can be pickled, which not every exception can."""
+        """Return the outcome, with a RuntimeError in place of an error that cannot be pickled."""
         if self.error is None:
             return self
         try:

@@ -17,7 +17,7 @@ class Sampling:
         max_new_tokens: Longest completion in tokens, end of sequence included.
         temperature: Temperature of the sampling distribution; 0 is greedy decoding.
         top_p: Total probability of the likeliest tokens to draw from; 1 draws from all tokens.
-        stop: Texts that end a completion. The token that completes such a text is the last one and stays in the text.
+        stop: Texts that end a completion. The token that completes such a text is the completion's last token.
 
     Raises:
         ValueError: An attribute is out of range.

@@ -92,10 +92,10 @@ class RolloutWorker:
         return judge(self.task, self.pool, prompt_ids, completions, self.verifier)
 
     def _with_belief(self, groups: Groups) -> Groups:
-        """Return the groups with what the selector believes of their prompts. It observes the groups only later."""
+        """Return the groups with the selector's belief about their prompts. The selector observes the groups later."""
         predicted = self.curriculum.selector.predict(groups.prompt_ids)
         return groups._replace(belief=np.stack([predicted.success_rate, predicted.variance], 1).astype(np.float64))
 
     def _seed(self, stream: int, *counters: int) -> int:
-        """Return a seed that depends only on the run's seed, the stream and the counters: no checkpoint keeps it."""
+        """Return a seed from the run's seed, the stream and the counters alone, so that checkpoints need no seed."""
         return int(np.random.SeedSequence([self.config.seed, stream, *counters]).generate_state(1)[0])

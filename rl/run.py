@@ -142,7 +142,7 @@ class Run:
         self.ranks.on_main(write)
 
     def finish(self, metrics: dict[str, float]) -> None:
-        """Write the metrics of the final probe: with their line in the log the run is finished."""
+        """Write the metrics of the final probe. Their line in the log marks the run as finished."""
         self.visits.flush()  # first: a finished run does not probe again
         self.log.write({"step": self.config.steps, "rollouts": self.num_rollouts} | metrics)
         self.finished = True

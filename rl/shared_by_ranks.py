@@ -14,7 +14,7 @@ from rl.rollout import Completions, RolloutEngine, Sampling, check_request, join
 class SharedEngine:
     """A `RolloutEngine` that splits the prompts among the ranks and returns all completions on every rank.
 
-    Tokens are small compared with the work of sampling them. Because every rank holds the whole batch, filters,
+    Sending tokens takes little time compared with sampling them. Because every rank holds the whole batch, filters,
     verdicts and metrics need no further exchange.
 
     Args:

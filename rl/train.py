@@ -73,14 +73,14 @@ def train(
         policy: The policy, which is trained in place.
         engine: The rollout engine. It samples with the policy's current weights.
         curriculum: The curriculum. It chooses prompts and filters groups.
-        probe: The probe: fresh rollouts at fixed prompts, which `rollouts` does not count.
+        probe: The probe: fresh rollouts at fixed prompts, which the metric `rollouts` does not count.
         run_dir: The folder of the run, created if it is missing.
         resume: Whether to continue from a checkpoint in `run_dir`, if there is one.
         progress: A function that wraps the range of steps, for a progress bar. None: `rl.progress.bar`.
         ranks: The processes that train together. None: this process alone. All ranks call `train` with the same
-            arguments and the same weights. Each has its own engine, which holds a copy of the policy where
-            `ranks.sharded`. The curriculum's selector is a `SharedSelector`. Rank 0 writes to a folder that all ranks
-            can read.
+            arguments and the same weights. Each rank has its own engine, which holds a copy of the policy if
+            `ranks.sharded` is true. The curriculum's selector is a `SharedSelector`. Rank 0 writes to a folder that all
+            ranks can read.
         tracker: A tracker that receives the metrics too, from rank 0.
 
     Returns:

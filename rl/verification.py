@@ -6,7 +6,8 @@ The type of a verifier's return value decides its meaning:
   a finite number.
 * A boolean means success, with the reward 1 or 0. A number that is 0 or 1 means the same.
 * None, or a reward of NaN, means that the completion was not judged.
-* Any other value, text included, is odd: the completion counts as not judged, and the event is counted and logged.
+* Any other value, text included, is odd: the completion counts as not judged. Odd values are counted, and the first one
+  is logged.
 
 A NumPy scalar, array or tensor without dimensions stands for its value. An exception, or a call over the time limit,
 also means "not judged".
@@ -116,8 +117,8 @@ class Verifier:
         if kind not in self._logged:
             self._logged.add(kind)
             _log.warning(
-                "the verifier %s on %s, completion %.200r: not judged; further ones are only counted, in "
-                "train/verifier_%s",
+                "the verifier %s on %s, completion %.200r: not judged; later failures of this kind are only counted, "
+                "in train/verifier_%s",
                 what,
                 name,
                 text,

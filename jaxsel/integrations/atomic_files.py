@@ -1,4 +1,4 @@
-"""Files and folders that replace their earlier version only when they are complete, so a crash damages neither."""
+"""Files and folders that replace their earlier version only when complete, so that a crash damages neither."""
 
 import os
 import shutil

@@ -85,7 +85,7 @@ class TrainerEdge:
         self._row_of = None if keys is None else _row_of(keys, selector.pool)
         self._history, self._texts = None if history is None else Path(history), texts
         if history is not None:
-            importlib.import_module("jaxsel.integrations.history")  # if it is missing, fail before the first batch
+            importlib.import_module("jaxsel.integrations.history")  # if pyarrow is missing, fail before the first batch
         self._recorder: Any = None
         self._waiting = np.zeros(0, np.int32)
         self._clock, self._ended, self._judged_share = 0, -1, math.nan
@@ -156,8 +156,9 @@ class TrainerEdge:
 
     @locked
     def end_step(self) -> None:
-        """End the step that `observe(..., step=...)` began. Without this call, it ends when the
-        selector next chooses prompts, or at a checkpoint.
+        """End the step that `observe(..., step=...)` began.
+
+        Without this call, the step ends when a later step begins, when prompts are chosen, or at a checkpoint.
         """
         if self._recorder is not None:
             self._recorder.end_step()
@@ -240,7 +241,7 @@ class TrainerEdge:
         self.load_state_dict(read_state(Path(path)))
 
     def _draw(self, missing: int) -> Int[np.ndarray, " d"]:
-        """Choose the missing prompts, and more up to `draw_size` in total, as far as prompts are not in flight."""
+        """Choose the missing prompts, and further ones up to `draw_size` in total if they are not in flight."""
         in_flight = self.selector.in_flight
         free = self.selector.num_prompts - len(() if in_flight is None else in_flight)
         chosen = self.selector.select(max(missing, min(self._draw_size, free)))

@@ -134,7 +134,7 @@ def sentence_transformers(
 
 
 def concatenated(*embedders: Literal["wordllama"] | Embedder | Encode) -> Embedder | Encode:
-    """Return an embedder whose vector of a text is the vectors of several embedders, one after the other.
+    """Return an embedder that joins the vectors of several embedders, one after the other, to one vector per text.
 
     The parts are not scaled. `adaptive` and `gps` scale every number to variance 1 over the pool, but `gps` divides a
     vector by its length first. If one of the embedders is a function without a name, so is the result, and it is never

@@ -3,8 +3,8 @@
 A log has one row per completion, with the training step, the prompt and the reward. It is a file of CSV, JSON lines or
 Parquet, or a folder of such files. CSV and Parquet need `pip install "jaxsel[history]"`; JSON lines need nothing more.
 
-Rows of the same step and prompt become one visit. All rollouts of a step are taken to have the same weights. Where a
-trainer takes several batches between two updates, give a column that numbers the updates as `step`.
+Rows of the same step and prompt become one visit. The same weights are assumed to have generated all rollouts of a
+step. Where a trainer takes several batches between two updates, give a column that numbers the updates as `step`.
 
 A log holds only what the trainer kept. Some trainers filter groups before they log them (dynamic sampling), or log
 only every tenth step. The history then lacks the other groups, and most of the filtered ones were not mixed.
@@ -218,11 +218,11 @@ def _imported(path: str | Path, tables: Iterator[Table], columns: dict[str, str]
     given, reward = np.array(steps), np.array(rewards)
     if not np.isfinite(given).all() or not np.array_equal(given, np.trunc(given)):
         raise ValueError(
-            f"{path} has {columns['step']!r} that is not a whole number; give the column of the training step"
+            f"{path} has a {columns['step']!r} that is not a whole number; give the column of the training step"
         )
     known = np.isfinite(reward)
     if not known.any():
-        raise ValueError(f"{path} has no reward in {columns['reward']!r}; give the column that holds them")
+        raise ValueError(f"{path} has no reward in {columns['reward']!r}; give the column that holds the rewards")
     names, clock = np.unique(given, return_inverse=True)
     ids: dict[Any, int] = {}
     for row in np.argsort(clock, kind="stable"):

@@ -52,9 +52,9 @@ class SelectsPrompts(_Trainer):
     TRL's trainer and those below.
 
     Prompts are selected whenever TRL generates, after the rewards of the previous generation were observed. Evaluation
-    neither selects nor observes. Each folder `checkpoint-N` gets a file `selector.npz`, and a resumed run makes the
-    same choices as the uninterrupted run, if it was saved between two generations. TRL's logs get the metrics
-    "selector/...". With several processes, the first one holds the selector, and all get its choice.
+    neither selects nor observes. Each folder `checkpoint-N` gets a file `selector.npz`. A resumed run makes the same
+    choices as the uninterrupted run if TRL generates new completions right after the checkpoint. TRL's logs get the
+    metrics "selector/...". With several processes, the first one holds the selector, and all get its choice.
 
     Args:
         *args: Arguments of TRL's trainer.
@@ -178,8 +178,9 @@ class SelectsPrompts(_Trainer):
         saves = args.save_steps * args.gradient_accumulation_steps
         if args.save_strategy == "steps" and args.save_steps >= 1 and saves % batches:
             warnings.warn(
-                f"save_steps is {args.save_steps}, which is between two generations: a resumed run generates again and "
-                f"chooses other prompts; give a multiple of {steps(batches, args.gradient_accumulation_steps)}",
+                f"save_steps is {args.save_steps}, so TRL saves while it still uses a generation: a resumed run "
+                "generates again and chooses other prompts; give a multiple of "
+                f"{steps(batches, args.gradient_accumulation_steps)}",
                 stacklevel=3,
             )
         if args.ignore_data_skip:

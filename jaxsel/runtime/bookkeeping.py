@@ -124,7 +124,7 @@ class Bookkeeping:
 
 
 class _OpenSelection(NamedTuple):
-    """A selection and a mask of its prompts not yet observed. The prediction may be longer than the ids."""
+    """A selection and a mask of its prompts that are not yet observed. The prediction may be longer than the ids."""
 
     prompt_ids: Int[np.ndarray, " b"]
     prediction: Prediction

@@ -94,7 +94,7 @@ def _check_distinct(rows: Any) -> None:
 
 
 def _of_strings(rows: Any) -> tuple[str, ...]:
-    """Return a digest of the keys joined by NUL. If a key contains NUL, a second digest distinguishes pools."""
+    """Return a digest of the keys joined by NUL. If a key contains NUL, a second digest tells such pools apart."""
     joined, prefixed, first, has_nul = hashlib.sha256(), hashlib.sha256(b"strings"), True, False
     for part in _in_parts(_plain(rows)):
         text = "\0".join(part)
@@ -108,7 +108,7 @@ def _of_strings(rows: Any) -> tuple[str, ...]:
 
 
 def _of_integers(rows: Any) -> tuple[str, ...]:
-    """Return a digest of the keys as int64. If int64 cannot hold a key, a second digest distinguishes pools."""
+    """Return a digest of the keys as int64. If int64 cannot hold a key, a second digest tells such pools apart."""
     if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.dtype != np.uint64:
         return _short(hashlib.sha256(rows.astype(np.int64).tobytes()))
     wrapped, decimal, fits = hashlib.sha256(), hashlib.sha256(b"integers"), True

@@ -27,8 +27,9 @@ class PromptSelector(ResumableSelector):
     `metrics` never change a later choice. The mesh changes no choice either, except with GPS, see
     `jaxsel.runtime.sharded`.
 
-    Each call of `observe` is one step of the method's clock. Calls that name the same `step` are one step together. It
-    ends when another step begins, and at `select`, `prepare`, `wait`, `end_step` and every checkpoint.
+    Each call of `observe` is one step. Methods such as DPS age all beliefs once per step. Calls that name the same
+    `step` are one step together. Their step ends when a later step begins, at a call without `step`, and at `select`,
+    `prepare`, `wait`, `end_step` and every checkpoint.
 
     Threads may share a selector: one method runs at a time. A forked child process gets an error. A selector can be
     copied. It can be pickled if its method can be rebuilt from `spec`; the unpickled selector lies on one device.
@@ -133,7 +134,7 @@ class PromptSelector(ResumableSelector):
     def observe(
         self, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike, *, step: int | None = None
     ) -> None:
-        """Learn from the outcome of rollouts. Each call is one step of the method's clock, unless it names its `step`.
+        """Learn from the outcome of rollouts. Each call is one step, unless it names its `step`.
 
         Late observations are welcome, and so are prompts that were never selected. To observe a batch in parts, pass
         the same `step` with each part: together they count as one call. Repeated ids are one visit with summed counts.
@@ -160,7 +161,7 @@ class PromptSelector(ResumableSelector):
     def observe_on_device(
         self, prompt_ids: ArrayLike, successes: Int[Array, " b"], group_size: Int[Array, " b"]
     ) -> None:
-        """Learn from counts that a device holds or still computes; ids are on the host. On a mesh, same as `observe`.
+        """Learn from counts that a device holds or still computes; ids are on the host. On a mesh this is `observe`.
 
         Raises:
             ValueError: The lengths differ, or an id is not a row of the pool. The state stays as it was. Wrong counts

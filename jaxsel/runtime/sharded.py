@@ -35,7 +35,7 @@ _WHOLE = P()  # the same on every device
 
 
 class Parts(NamedTuple):
-    """The functions of a selector: the key under which its sharded functions are kept, so they are compiled once."""
+    """The functions of a selector. They are the cache key of its sharded functions, which are thus compiled once."""
 
     init: InitFn
     predict: PredictFn
@@ -141,7 +141,8 @@ def _look_up(
     first_row = layout.first_row()
     row = prompt_ids - first_row
     is_here = (row >= 0) & (row < layout.rows)
-    # % rows, not 0: equal rows would have equal draws, and rejected draws are redrawn a few rows at a time
+    # Prompts of other devices read different rows here, not all row 0. Equal rows have equal draws, which would be
+    # rejected all together, and rejected draws are drawn again for a few rows at a time.
     prediction = parts.predict(key, state, row % layout.rows, first_id + first_row)
     return jax.tree.map(lambda field: jax.lax.psum(jnp.where(is_here, field, 0), AXIS), prediction)
 

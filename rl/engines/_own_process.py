@@ -1,7 +1,7 @@
 """A vLLM server in its own process, which is started by spawn and can be killed and started again."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-# vLLM has its own environment.
+# vLLM is installed in an environment of its own, which pyright does not read.
 
 import signal
 import weakref
@@ -145,7 +145,7 @@ def transfer_engine(server: OwnProcess) -> Any:
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
     class StateDict(WeightSource):
-        """The complete state dict. vLLM's own source omits the head of tied embeddings, which keeps old weights."""
+        """The complete state dict. vLLM's own source omits a tied head, which would keep its old weights."""
 
         def metadata(self) -> list[ParamMeta]:
             return [ParamMeta(name, w.dtype, tuple(w.shape)) for name, w in server.current_weights().items()]

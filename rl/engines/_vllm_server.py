@@ -1,7 +1,7 @@
 """The server that runs vLLM, in the trainer's process or in its own. Only this file runs a `vllm.LLM`."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-# vLLM has its own environment.
+# vLLM is installed in an environment of its own, which pyright does not read.
 
 import gc
 import os
@@ -106,7 +106,7 @@ def _parameters(sampling: Sampling, eos_token_ids: Sequence[int], seed: int) -> 
         stop=list(sampling.stop) or None,
         include_stop_str_in_output=True,
         detokenize=bool(sampling.stop),  # vLLM needs the text only to find stop strings
-        ignore_eos=True,  # vLLM reads its own ends from three files; a completion ends at the policy's ends
+        ignore_eos=True,  # vLLM reads end tokens from three files; the policy's end tokens are given below
         stop_token_ids=list(eos_token_ids),
         seed=seed,
         logprobs=0,  # only for the drawn token

@@ -15,10 +15,10 @@ _log = logging.getLogger(__name__)
 
 
 class HFEngine:
-    """A `RolloutEngine` that samples from `policy.model` itself, so a weight update copies nothing.
+    """A `RolloutEngine` that samples from `policy.model` itself.
 
     Args:
-        policy: The policy. If it is a copy of the trained policy, `update_weights` changes its weights.
+        policy: The trained policy, for which `update_weights` copies nothing, or a copy whose weights it overwrites.
         max_prompts: Number of prompts completed at once. A larger batch is split into chunks; a prompt gets the same
             completions only if the chunks are the same.
 

@@ -65,7 +65,7 @@ def pool(
         num_prompts: Number of prompts.
         seed: Seed of the draws. No seed gives a prompt of `held_out`, in any order of its numbers.
         shares: Weight of each count of numbers among the draws. Repeated prompts are dropped. A count that runs out of
-            prompts (two digits give 202) therefore gets less than its share.
+            prompts (two numbers up to 9 give 202) therefore gets less than its share.
         max_number: Numbers are drawn from 1 to `max_number`.
         max_target: Targets are integers from 1 to `max_target`.
 
@@ -154,8 +154,8 @@ def _check_space(name: str, shares: Mapping[int, float], max_number: int, max_ta
         raise ValueError(f"{name}={dict(shares)} has no positive, finite sum; give a weight to some count")
     if max_number < 2 or (2 * max_number) ** max(shares) > 2**63:
         raise ValueError(
-            f"max_number={max_number} with {max(shares)} numbers; give at least 2, and so little that the "
-            f"rationals fit int64: (2 * max_number) ** {max(shares)} <= 2 ** 63"
+            f"max_number={max_number} with {max(shares)} numbers; give at least 2, and so small a number that "
+            f"the rationals fit int64: (2 * max_number) ** {max(shares)} <= 2 ** 63"
         )
     if not 1 <= max_target < 2**31:
         raise ValueError(f"max_target={max_target}; give at least 1 and less than 2 ** 31")

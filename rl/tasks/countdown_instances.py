@@ -88,7 +88,7 @@ def _template(shape: Shape, operations: str) -> tuple[str, str]:
 
 @lru_cache
 def templates(count: int) -> list[list[str]]:
-    """Return format strings for all expressions of `count` numbers: one row per shape, one column per operations."""
+    """Return format strings for all expressions of `count` numbers: rows are shapes, columns are operations."""
     sequences = ["".join(chosen) for chosen in itertools.product(OPERATIONS, repeat=count - 1)]
     return [[_template(shape, sequence)[0] for sequence in sequences] for shape in shapes(count)]
 

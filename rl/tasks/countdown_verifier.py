@@ -7,7 +7,7 @@ wrong answer: `-3+5` (there are four operations of two operands and no sign), `2
 `3+5 = 8` with its tail (which TinyZero also rejects). If the completion contains `<answer>...</answer>`, only the text
 in the last such pair is judged. Without tags, the whole completion is judged.
 
-Reference: the rule-based reward of TinyZero (github.com/Jiayi-Pan/TinyZero). It differs: TinyZero evaluates in floating
+Reference: the rule-based reward of TinyZero (github.com/Jiayi-Pan/TinyZero), which differs: it evaluates in floating
 point with a tolerance, accepts signs and `//`, and gives the format credit to any text between the tags.
 """
 

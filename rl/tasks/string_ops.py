@@ -2,14 +2,14 @@
 
 A prompt is a two-letter name, three to five digits and `=`. Each of the 256 names ("families") stands for one of
 eight operations. The policy has to name the operation and then apply it: `ac123=` asks for `B321` if `ac` means B,
-reversal. Only the digits are judged.
+reversal. A completion is correct if it names any operation and its digits are right.
 
 In the warm start, every demonstration applies its operation correctly, but names the right operation unequally often:
 
 * Easy names (40%): always.
 * Middle names (30%): the share of right demonstrations falls geometrically from 0.5 to 0.01 over these names. The other
   demonstrations show another operation. A policy that imitates them solves these prompts at about the same rates.
-* Hard names (30%): once in five hundred times. At first the policy practically never solves these prompts.
+* Hard names (30%): in one of 500 demonstrations. At first the policy practically never solves these prompts.
 
 Uniform training spends most of its rollouts on easy and hard names.
 """
@@ -57,7 +57,7 @@ CORRECT_SHARE = (
 """The share of right demonstrations for each name."""
 
 
-_MOST_PROMPTS = 1_000_000  # of about 3 million held-out prompts, because random draws find the last ones slowly
+_MOST_PROMPTS = 1_000_000  # of 3.6 million held-out prompts, because random draws find the last ones slowly
 
 
 def _is_held_out(digits: str) -> bool:

@@ -43,7 +43,7 @@ def on_first_process(function: Callable[[], int]) -> int:
     """Call the function in process 0 alone. Every process returns its result, or raises if process 0 does.
 
     Raises:
-        ValueError: Process 0 raised an error; the other processes raise this one.
+        ValueError: Process 0 raised an error. It raises that error itself, and the other processes raise this one.
     """
     if jax.process_count() == 1:
         return function()
@@ -168,7 +168,7 @@ class _Errors(logging.Filter):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide Orbax's messages below errors; they go through absl, whose level and other filters stay as they are."""
+    """Hide Orbax's messages below the level ERROR. They go through absl, whose level and filters stay."""
     logger, errors = logging.getLogger("absl"), _Errors()
     logger.addFilter(errors)  # one filter per call, so that one thread does not remove the filter of another
     try:

@@ -7,7 +7,7 @@ it is complete. Only then is the previous version removed. A crash at any moment
     7/jaxsel.json    the metadata, and the SHA-256 of every other file; this file marks a version as one of jaxsel
 
 Only versions of jaxsel are ever removed. Reading runs no code from the checkpoint: the files hold tensors and JSON.
-This module and `disk` are the only ones of the package that access the disk.
+Apart from `jaxsel.integrations`, only this module and `disk` access the disk.
 """
 
 import errno

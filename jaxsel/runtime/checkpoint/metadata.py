@@ -72,7 +72,7 @@ def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str
 
 
 def _same_pool(saved: dict[str, Any], here: str) -> bool:
-    """Return whether the pools are the same. Format 2 has one digest where a fingerprint now may have a second one."""
+    """Return whether the pools are the same. In format 2 a fingerprint lacks the second digest that some pools have."""
     return saved["pool"] == here or (saved["format"] == 2 and here.startswith(f"{saved['pool']}+"))
 
 

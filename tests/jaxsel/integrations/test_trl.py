@@ -254,7 +254,7 @@ def test_training_again_after_an_interruption_keeps_the_whole_pool(tmp_path):
 
 def test_saving_inside_a_generation_warns(tmp_path):
     options = {"save_strategy": "steps", "save_steps": 3, "max_steps": 2, "num_iterations": 2}
-    with pytest.warns(UserWarning, match="save_steps is 3, which is between two generations.* give a multiple of 2"):
+    with pytest.warns(UserWarning, match="save_steps is 3, so TRL saves while it still.* give a multiple of 2"):
         trainer(tmp_path, **options).train()
 
 
