@@ -1,16 +1,15 @@
-"""Selection finds mixed groups in TRL: stock shuffling against three methods in the same GRPOTrainer.
+"""Selection finds mixed groups in TRL: TRL's own shuffling (stock) against three methods in the same GRPOTrainer.
 
     make trl
     .venv-trl/bin/python -m experiments.selection_in_trl [--seeds 0 1 2] [--steps 40] [--pool 200]
 
-Claim, on the mean over seeds: in the second half of training, the share of mixed groups is at least twice stock's, for
-mopps, dps and adaptive with their default settings.
+Claim, on the mean over seeds: in the second half of training, mopps, dps and adaptive with their default settings have
+at least twice the share of mixed groups that stock has.
 
-Everything is real except the size: TRL's own GRPOTrainer trains the built-in policy of 0.3 million weights, which was
-warm-started on string operations, with 16 prompts and 128 completions per step. Seeds vary the warm start, the pool and
-the sampling. Stock is the same class without `SelectsPrompts`. Times are medians over steps without the first ones,
-which compile. CPU time is the sum over all threads, and depends less on the other load of the machine than wall-clock
-time.
+TRL's own GRPOTrainer trains the built-in policy of 0.3 million weights, which was warm-started on string operations. A
+step has 16 prompts and 128 completions. Seeds vary the warm start, the pool and the sampling. Stock is the trainer
+without `SelectsPrompts`. Times are medians over steps without the first ones, which compile. CPU time is the sum over
+all threads, and depends less on the other load of the machine than wall-clock time.
 """
 
 import os

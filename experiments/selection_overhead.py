@@ -4,10 +4,11 @@
 
 Claim: choosing the prompts and updating the belief add less than 1% to a step that chooses uniformly. The steps are
 real steps of the built-in policy (2 million weights, 64 x 8 rollouts), with torch on one core: rollouts, verification,
-update. One group in four is mixed, as in training; an untrained policy would solve nothing and have nothing to learn
-from. JAX chooses while torch updates the policy. So the measure is how much longer the whole step takes than uniform's
-step, not how long the loop waits. Methods take turns in short runs for several rounds, because the load of the machine
-changes. A step of a policy on a GPU cluster takes seconds to minutes; compare the milliseconds with these.
+update. The verdicts are invented: one group in four is mixed, as in training, because an untrained policy would solve
+nothing. JAX chooses while torch updates the policy. So the measure is how much longer the whole step takes than
+uniform's step, not how long the loop waits. Methods take turns in short runs for several rounds, because the load of
+the machine changes. A step of a policy on a GPU cluster takes seconds to minutes; compare the milliseconds with such a
+step.
 """
 
 import argparse
@@ -45,7 +46,7 @@ _WARM_UP = 4  # steps, in which functions are compiled
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of selecting, which is measured.
+    """One way of selecting prompts, to be measured.
 
     Attributes:
         method: Name of the method: uniform, mopps, dps or gps.
@@ -97,7 +98,7 @@ def main(arguments: list[str]) -> None:
 
 
 def make_world(pool_size: int, steps: int) -> World:
-    """Return a policy of 2 million weights that steps on 64 prompts; its skill does not change the time of a step."""
+    """Return a pool, and an untrained policy of 2 million weights: its skill does not change the time of a step."""
     config = run_config(SETTINGS["string_ops"], "uniform", seed=0)
     config = replace(
         config,

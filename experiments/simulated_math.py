@@ -6,10 +6,10 @@ Problem i of subject k_i and level l_i, from 1 to 5, is solved with probability
 
     noise_i ~ Normal(0, 1), skill[k] ~ Normal(0, 0.7^2) at first, boost_i = 0 at first
 
-so that the text, which hints at level and subject, predicts p_i only in part. During training, skills and boosts rise
-as in `jaxsel.simulate`, with skill_gain = 1 and boost_gain = 0.5: a batch raises the skills of its subjects, and a
-mixed group raises the boost of its own problem. The mean success rate rises from 0.23 to about 0.5 in 100 steps of 256
-x 8 rollouts.
+The text hints at level and subject, so it predicts p_i only in part. During training, skills and boosts rise as in
+`jaxsel.simulate`, with skill_gain = 1 and boost_gain = 0.5: a batch raises the skills of its subjects, and a mixed
+group raises the boost of its own problem. The mean success rate rises from 0.23 to about 0.5 in 100 steps of 256 x 8
+rollouts.
 
 A problem without a level counts as level 3. Split, noise and skills depend on the seed.
 """
@@ -122,7 +122,7 @@ def split(num_problems: int, held_out: int, seed: int) -> tuple[np.ndarray, np.n
 
 
 def record(learner: simulate.Learner, rows: np.ndarray, seed: int, *, steps: int, batch_size: int) -> Recording:
-    """Train on random batches of the rows, and return them for every predictor to observe."""
+    """Return batches of random rows, on which the learner trains and which every predictor observes."""
     rng = np.random.default_rng([seed, 2])
     state, success_rate, train = (
         simulate.initial_state(learner),

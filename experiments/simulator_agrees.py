@@ -4,8 +4,8 @@
 
 The reference is real training on string operations: gains in held-out accuracy over uniform prompts, from the results
 of `experiments.ablations` (pools of 500 prompts, three seeds, and of 20,000 prompts, two seeds). In the simulation, the
-same methods choose prompts for a simulated learner, with pools and batches of the same sizes and as many steps. Its
-held-out accuracy is the mean success rate of prompts outside the pool that need the same skills.
+same methods choose prompts for a simulated learner, with pools and batches of the same sizes and as many steps. The
+learner's held-out accuracy is the mean success rate of prompts outside the pool that need the same skills.
 
 Two settings are compared: the defaults of `simulate.make_learner`, where nothing is lost, and `simulate.TRAINING_LIKE`,
 with interference and memorisation. The values of the second were fitted by hand to the same gains, so the agreement is

@@ -6,7 +6,7 @@ There is no claim: settings are chosen on these seeds, and no result is reported
 of the same runs as Hydra sweeps, which also run on a cluster. A gain is over uniform prompts with the same batch size,
 group size and learning rate on the same seed; an accuracy is the mean of a run's last two probes. The share of
 uniform's steps to uniform's final accuracy is measured on the mean curves of the seeds, as in `experiments.reproduce`.
-An interrupted run is resumed; delete `--out` to start anew.
+The command resumes an interrupted run; delete `--out` to start anew.
 """
 
 import argparse
@@ -34,11 +34,11 @@ def main(arguments: list[str]) -> None:
         return
     common = dict(options.set)
     if fixed := common.keys() & {"seed", "method.name", *(sweep.over for sweep in SWEEPS.values())}:
-        parser.error(f"--set {min(fixed)}: that is what runs differ in; set something else")
+        parser.error(f"--set {min(fixed)}: the runs differ in this setting; give another setting")
     configs: dict[Path, RunConfig] = {}
     folders: dict[str, list[Path]] = {}
     for settings in needed(options.sweeps):
-        # the name includes the common settings, because not all of them stop a run from resuming another run
+        # the name includes the common settings: some of them may change on resume, so a run could resume another run
         folders[place(settings)] = [options.out / folder_of(common | settings, seed) for seed in options.seeds]
         for seed, folder in zip(options.seeds, folders[place(settings)], strict=True):
             configs[folder] = configured(common | settings | {"seed": seed})

@@ -20,7 +20,7 @@ class Sweep:
     Attributes:
         over: Name of the setting that changes.
         values: Values of the setting.
-        fixed: Settings of all runs that differ from the defaults.
+        fixed: Settings that are the same in all runs but not the defaults.
     """
 
     over: str
@@ -66,7 +66,7 @@ def needed(sweeps: list[str]) -> list[dict[str, Any]]:
 
 
 def place(settings: dict[str, Any]) -> str:
-    """Return a name for the settings that leaves out defaults, so that runs shared by several sweeps have one name."""
+    """Return a name for the settings without defaults, so that a run has the same name in several sweeps."""
     default = OmegaConf.structured(RunConfig)
     other = {name: value for name, value in settings.items() if value != OmegaConf.select(default, name)}
     method = other.pop("method.name", default.method.name)

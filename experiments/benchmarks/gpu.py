@@ -1,4 +1,4 @@
-"""The benchmark on a GPU: times, bytes moved, share of the copy bandwidth, and whether the CPU chooses the same.
+"""The benchmark on a GPU: times, bytes moved, share of the copy bandwidth, and whether the CPU chooses alike.
 
     make gpu PYTHON=python3      # uses the given Python and installs nothing
 

@@ -3,8 +3,8 @@
     python -m experiments.calibration [LABEL=]HISTORY... [--out runs] [--name calibration]
 
 A history is the folder `history` of a run with `train.history=true`, or a folder that `experiments.simulated_history`
-writes. Record with `probe_size=0`, which probes the whole pool. Histories with the same label are the seeds of one
-setting. Without a label, the method that chose the batches and the size of the pool make the label.
+writes. Record a run with `probe_size=0`, which probes the whole pool. Histories with the same label are the seeds of
+one setting. Without a label, the method that chose the batches and the size of the pool make the label.
 
 Claims: decay and prior, fitted on the first half of a history, raise the one-step-ahead log score of mopps and of dps
 on the second half. After online recalibration the expected calibration error of P(mixed) is below 0.03 for every method

@@ -21,7 +21,7 @@ from jaxsel.numerics import random
 from jaxsel.numerics.beta_binomial import solve_state_probabilities
 
 _PENALTIES = np.logspace(-1, 6, 29)
-_SMALLEST = 0.01  # smallest rate and complement, because a line does not end at 0 and 1 as rates do
+_SMALLEST = 0.01  # rates stay this far from 0 and 1, which a regression line can cross
 
 
 class RidgeState(NamedTuple):

@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
     if groups:
         drawing.save(draw(groups), picture)
     else:
-        picture.unlink(missing_ok=True)  # a figure of an earlier call would look like this call's
+        picture.unlink(missing_ok=True)  # the figure of an earlier call would look like the figure of this call
     page = write_page(
         options.out / f"{options.name}.html",
         title="Training runs",

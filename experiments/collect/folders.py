@@ -85,7 +85,7 @@ def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
     if lost:
         return f"{done} steps; {lost}"
     if done > steps:
-        return f"{done} steps, but its settings say {steps}: they are of another run"
+        return f"{done} steps, but the settings say {steps}: they belong to another run"
     if done < steps or updates:
         return f"{done} of {steps} steps{', but not the probe after the last' if done == steps else ''}"
     if not len(probes([last], "held_out_accuracy")[1]):
@@ -94,8 +94,8 @@ def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
 
 
 def _settings(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return the settings, and where they are lost the reason."""
-    # config.json is the run's own; a later command that the run refused leaves its other settings in Hydra's file
+    """Return the settings, and the reason if they are lost."""
+    # config.json holds the run's own settings; Hydra's file may hold those of a later command, which the run refused
     said = []
     for name, read in ((CONFIG, read_settings), (".hydra/config.yaml", _hydra_settings)):
         if not (folder / name).exists():
@@ -116,7 +116,7 @@ def _hydra_settings(folder: Path) -> dict[str, Any]:
 
 
 def _once(runs: list[Run]) -> list[Run]:
-    """Mark finished runs that repeat another run: counted as a second seed, a copy makes errors look smaller."""
+    """Mark finished runs that repeat another run: a copy that counts as a second seed makes errors look smaller."""
     first: dict[str, Path] = {}
     kept = []
     for run in runs:

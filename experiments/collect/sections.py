@@ -23,11 +23,11 @@ that a seed has no such number.
 
 `mixed` is the share of mixed groups over all steps: groups of rollouts with right and wrong answers, which teach the
 policy. `held-out` is the accuracy on prompts that are never trained on, the mean of the last two probes. `Spearman` is
-the rank correlation of predicted success rates with the success rates in probes, the mean over the later half of the
+the rank correlation of predicted success rates with the success rates in probes, as the mean over the later half of the
 probes. `selecting` is the share of a step's time (choosing, rolling out, updating) that choosing takes. `seconds` is
 all timed work, with probes and without the warm start: compare it on one machine only."""
 
-_WITH_BANDS = 8  # bands of more lines hide each other
+_WITH_BANDS = 8  # the most lines that get bands; more bands would hide each other
 _CHARACTERS = 15  # characters of a legend per inch
 _WIDE = 100  # characters; on narrower terminals columns stand closer
 
@@ -61,7 +61,7 @@ def draw(groups: list[Group], panel: str | None = None) -> Figure:
 
     Args:
         groups: One or more groups.
-        panel: Name of the only panel to draw, with the looks of lines among all panels; None: all panels.
+        panel: Name of the only panel to draw; lines look as they do in the figure of all panels. None: all panels.
     """
     looks = {line: number for number, line in enumerate(dict.fromkeys(group.line for group in groups))}
     drawn = [group for group in groups if panel in (None, group.panel)]

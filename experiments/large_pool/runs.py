@@ -20,11 +20,11 @@ SELECTORS: dict[str, Callable[[], jaxsel.Selector]] = {
     "threshold": jaxsel.threshold,
     "dps": jaxsel.dps,
 }
-"""Selectors that need nothing but settings. The others need the pool's embeddings; the oracle needs its learner.
+"""Selectors that need nothing but settings. The other methods need the pool's embeddings; the oracle needs its learner.
 
 mopps_top_mixed takes the prompts with the highest P(mixed); mopps_mixed in `experiments.train` samples in proportion to
-P(mixed). state_space takes the prompts with the largest E[p (1 - p)]. adaptive samples by it, and
-adaptive_sharp at the temperature `SHARP`.
+P(mixed). state_space takes the prompts with the largest E[p (1 - p)]. adaptive samples in proportion to a power of
+E[p (1 - p)], and adaptive_sharp does so at the temperature `SHARP`.
 """
 SHARP = 1 / 30
 """Temperature at which `adaptive` is nearly greedy."""

@@ -10,12 +10,12 @@ claim. (A claim about the best of six methods would be too optimistic, because t
 4. A step waits less than 1% of its time for the selector, which chooses and learns while the policy is updated.
 
 An accuracy is the mean of two neighbouring probes (500 held-out prompts, 8 fresh rollouts each), and belongs to the
-middle between them. A single noisy probe would cross a threshold too early. The crossing is measured on the mean curve
-of the seeds. A share is relative to what the baseline spent up to the middle of its last two probes. All settings were
-chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start, pool and sampling together.
-Differences from the papers: the policy has 0.3 million weights and is trained on the spot, and dynamic sampling runs
-for half of the others' steps, at about three times their rollouts per step. An interrupted run is resumed; delete
-`--out` to start anew.
+point halfway between them. A single noisy probe would cross a threshold too early. The crossing is measured on the mean
+curve of the seeds. A share is relative to what the baseline spent up to halfway between its last two probes. All
+settings were chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start, pool and
+sampling together. Differences from the papers: the policy has 0.3 million weights and is trained on the spot, and
+dynamic sampling runs for half of the others' steps, at about three times their rollouts per step. The command resumes
+an interrupted run; delete `--out` to start anew.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
         parser.error("methods are compared with uniform and dynamic_sampling; name both")
     common = dict(options.set)
     if fixed := common.keys() & {"task", "seed", "method.name", "train.history"}:
-        parser.error(f"--set {min(fixed)}: the experiment sets that itself; set something else")
+        parser.error(f"--set {min(fixed)}: the experiment itself sets this; give another setting")
     out = options.out / name_of(dict(sorted(common.items())))
     console, drawn = Console(), {}
     for task in options.tasks:

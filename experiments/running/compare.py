@@ -30,7 +30,7 @@ SETTINGS = {task: RunConfig(task=task) for task in ("string_ops", "countdown")}
 def run_config(shared: RunConfig, method: str, seed: int, *, history: bool = False) -> RunConfig:
     """Return the configuration of one method's run.
 
-    Dynamic sampling takes half the steps, because each costs several times the rollouts, and as many probes.
+    Dynamic sampling takes half as many steps, because each costs several times the rollouts. It has as many probes.
 
     Args:
         shared: Settings of all methods.
@@ -98,7 +98,7 @@ def _run_all(configs: Mapping[Path, RunConfig], resume: bool) -> dict[Path, Reco
     workers = min(len(configs), os.cpu_count() or 1)
     for position in range(workers):
         positions.put(position)
-    # A spawned process reads these when it starts; without them torch and XLA each take every core.
+    # A spawned process reads these when it starts; without OMP_NUM_THREADS, torch would take every core.
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     os.environ.update(environment | os.environ)
     with ProcessPoolExecutor(

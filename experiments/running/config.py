@@ -42,7 +42,7 @@ class MethodConfig:
         embeddings: gps and adaptive: wordllama; policy: hidden states of each prompt's last token in the policy at the
             start of the run; both: wordllama and policy, one after the other.
         latent_size: gps: size of the latent difficulty context; 0: none.
-        temperature: adaptive: spread of the draws.
+        temperature: adaptive: temperature of the sampling; the smaller, the greedier.
         max_batches: dynamic_sampling: maximum of generation batches per step.
         keep_surplus: dynamic_sampling: keep mixed groups beyond batch_size for the next step.
     """
@@ -120,8 +120,8 @@ class RunConfig:
             weights stay float32).
         parallel: Use of several processes (torchrun). ddp: every process has the whole policy; fsdp: weights and
             optimiser are sharded (FSDP2), and every process has a whole copy for rollouts.
-        tracker: wandb or trackio: metrics go there too, and a resumed run stays one run there. Empty: only to the
-            folder.
+        tracker: wandb or trackio: metrics also go to that tracker, where a resumed run stays one run. Empty: metrics
+            go only to the folder.
         seed: Seed of the warm start, the pool, the choices and the rollouts.
         method: The method that chooses prompts.
         engine: The engine that generates rollouts.
@@ -149,7 +149,7 @@ class RunConfig:
 
 
 def writable_config(base: RunConfig | None = None) -> DictConfig:
-    """Return the typed configuration of `base` (default: of the defaults) as one that can be changed.
+    """Return the typed configuration of `base` (default: of the defaults) in a form that can be changed.
 
     OmegaConf makes the configuration of a frozen dataclass read-only.
     """

@@ -29,7 +29,7 @@ _LONGEST = 150  # characters; file systems allow 255 bytes
 def name_of(settings: Mapping[str, Any]) -> str:
     """Return a folder name such as `method.name=mopps,seed=0`, of characters that every file system allows.
 
-    The name ends in a hash of all settings where they contain other characters, such as a slash, or are too long.
+    If the settings contain other characters, such as a slash, or are too long, the name ends in a hash of them.
     """
     said = ",".join(f"{name}={value}" for name, value in settings.items())
     safe = re.sub(r"[^\w.,=+-]", "_", said, flags=re.ASCII)
@@ -87,7 +87,7 @@ def swept_in(arguments: Iterable[str]) -> list[str]:
         try:
             override = parser.parse_override(argument)
         except HydraException:
-            continue  # Hydra parses it again and reports the error
+            continue  # Hydra parses the argument again and reports the error
         name = override.key_or_group
         if override.is_sweep_override() and not name.startswith("hydra"):
             found.append(name)

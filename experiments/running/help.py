@@ -15,16 +15,16 @@ _HEAD = """Train a policy on prompts that a method chooses.
   torchrun --nproc_per_node 2 -m experiments.train seed=3       # two processes train one policy
 
 After a signal to stop (SIGTERM, Ctrl-C, SIGUSR1, SIGUSR2) a run finishes its step, writes a checkpoint and
-exits with 75; submitit then queues it again. A second signal ends it at once. With resume=true a run is resumed, or
-started where the folder holds none. A resumed run may change train.steps (so may a finished run), train.probe_every,
-train.checkpoint_every, train.micro_batch_size, train.gradient_checkpointing, train.save_policy, engine.*, parallel and
-tracker.
+exits with 75; submitit then queues it again. A second signal ends it at once. With resume=true a run is resumed; if the
+folder holds no run, a new run starts. A resumed run may change train.steps (so may a finished run), train.probe_every,
+train.checkpoint_every, train.micro_batch_size, train.gradient_checkpointing, train.save_policy, train.verify_timeout,
+train.verify_process, engine.*, parallel and tracker.
 
 The run's folder holds the metrics (metrics.jsonl and TensorBoard events), the last two checkpoints and, after the last
-step, the policy as a Hugging Face folder. A tracker, where one is given, receives the metrics too. The folder is
+step, the policy as a Hugging Face folder. If a tracker is given, it receives the metrics too. The folder is
 runs/TASK-METHOD-SEED,SETTINGS, where SETTINGS are the settings that are not the default. A run of a sweep has the
-folder runs/SETTINGS with the swept settings, and a hash of the other settings. hydra.run.dir=FOLDER (for a sweep
-hydra.sweep.dir=FOLDER) chooses another folder. Only one run at a time may use a folder.
+folder runs/SETTINGS, with the swept settings and a hash of the other changed settings. hydra.run.dir=FOLDER (for a
+sweep hydra.sweep.dir=FOLDER) chooses another folder. Only one run at a time may use a folder.
 python -m experiments.collect FOLDER shows many runs side by side. Set any of these as NAME=VALUE:
 
   --resume                     resume from the folder's checkpoint (the same as resume=true)

@@ -92,7 +92,7 @@ def test_settings_of_all_runs_have_a_name_and_a_value(capsys):
 def test_what_runs_differ_in_cannot_be_set_for_all(capsys):
     with pytest.raises(SystemExit):
         ablations.main(["--set", "pool_size=64", "--set", "train.group_size=4"])
-    assert "--set train.group_size: that is what runs differ in" in capsys.readouterr().err
+    assert "--set train.group_size: the runs differ in this setting" in capsys.readouterr().err
 
 
 def test_print_runs_nothing(monkeypatch, capsys):

@@ -134,7 +134,7 @@ CONFIG = ".hydra/config.yaml"
         (spoil(CONFIG, b"task"), "4 steps; .hydra/config.yaml is incomplete"),
         (spoil(CONFIG, b"- 1"), "4 steps; .hydra/config.yaml cannot be read"),
         (spoil(CONFIG, b"task: string_ops\n"), "4 steps; .hydra/config.yaml is incomplete"),
-        (spoil(CONFIG, b"train: {steps: 2}\n"), "4 steps, but its settings say 2: they are of another run"),
+        (spoil(CONFIG, b"train: {steps: 2}\n"), "4 steps, but the settings say 2: they belong to another run"),
     ],
 )
 def test_a_run_that_crashed_is_named_and_counts_nowhere(tmp_path, capsys, crash, trouble):

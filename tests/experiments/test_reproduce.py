@@ -154,4 +154,4 @@ def test_methods_to_compare_with_are_needed(capsys):
 def test_what_the_experiment_sets_cannot_be_set(capsys):
     with pytest.raises(SystemExit):
         reproduce.main(["--set", "pool_size=64", "--set", "task=countdown"])
-    assert "--set task: the experiment sets that itself" in capsys.readouterr().err
+    assert "--set task: the experiment itself sets this" in capsys.readouterr().err

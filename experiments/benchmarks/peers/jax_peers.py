@@ -114,7 +114,7 @@ class JaxDps(JaxPeer):
 
 
 class DynamaxDps(JaxDps):
-    """DPS with Dynamax's filter, mapped over the pool. The filter takes two steps: it predicts the second one."""
+    """DPS with Dynamax's filter, mapped over the pool. The filter runs over the observed step and the next step."""
 
     def _filter(self, predicted, counts, ids, observed):
         seen = jnp.zeros_like(predicted).at[:, ids].set(jnp.where(observed > 0, 0.0, -1e9))
