@@ -13,6 +13,7 @@ This file contains no mathematics.
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 State = Any
@@ -97,6 +98,14 @@ class StateMethods(Protocol):
         """Return the names of fields that checkpoints leave out.
 
         No update changes these fields, and the predictor's `spec` identifies their values.
+        """
+        ...
+
+    def with_rows(self, rows: Int[np.ndarray, " N"], fresh: State) -> State:
+        """Return the state for a changed pool. A state without this method keeps its pool.
+
+        Prompt i of the new pool is prompt `rows[i]` of the old pool, or a new prompt where `rows[i]` is -1. `fresh` is
+        the initial state of the new pool. It has the entries of new prompts and all constants.
         """
         ...
 

@@ -116,7 +116,7 @@ def prompt_selector(
             f"selector has {selector.num_prompts} prompts and train_dataset {len(dataset)} rows; make the selector "
             "with one prompt per row, or give the method alone, for example selector=jaxsel.adaptive()"
         )
-    if keys is not None and selector.pool != identify_pool(keys, None)[1]:
+    if keys is not None and selector.pool != identify_pool(keys, None).fingerprint:
         raise ValueError("selector has other keys than the key column of train_dataset; give it the column as keys=")
     return selector
 

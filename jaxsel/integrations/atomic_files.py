@@ -52,6 +52,8 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     """
     partial, old = (folder.with_name(f"{folder.name}.{state}") for state in ("partial", "old"))
     with named(folder, "it stays as it was"):
+        if old.exists() and not folder.exists():  # a crash between the two renames below
+            os.replace(old, folder)
         for left in (partial, old):  # by a crash
             shutil.rmtree(left, ignore_errors=True)
         partial.mkdir(parents=True)

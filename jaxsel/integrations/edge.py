@@ -262,6 +262,6 @@ class TrainerEdge:
 
 
 def _row_of(keys: Keys, pool: str) -> dict[Any, int]:
-    if identify_pool(keys, None)[1] != pool:
+    if identify_pool(keys, None).fingerprint != pool:
         raise ValueError("keys are not the keys of the selector; give the same keys in the same order")
     return {key: row for row, key in enumerate(keys.tolist() if isinstance(keys, np.ndarray) else keys)}

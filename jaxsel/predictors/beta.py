@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, Key
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
+from jaxsel._rows import moved
 from jaxsel._visits import accumulated, merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts, Scalar
 from jaxsel.numerics import random
@@ -51,6 +52,11 @@ class BetaState(NamedTuple):
     def partition_specs(self) -> "BetaState":
         """Return the specs for a mesh: vectors are split along `prompts`, and scalars are on every device."""
         return jax.tree.map(lambda leaf: P("prompts") if leaf.ndim else P(), self)
+
+    def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "BetaState") -> "BetaState":
+        """Return the state for a changed pool, see `StateMethods.with_rows`. The prior is the prior of `fresh`."""
+        successes, failures, last_step = (moved(old, new, rows) for old, new in zip(self[:3], fresh[:3], strict=True))
+        return fresh._replace(successes=successes, failures=failures, last_step=last_step, step=self.step)
 
 
 def posterior(

@@ -27,9 +27,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
+from jaxsel._rows import on_changed_pool
 from jaxsel._visits import merge_visits, solve_states
 from jaxsel.base import MIXED, Embedded, Prediction, Predictor, Rollouts, State, call_optional, embedded_in
 from jaxsel.numerics.weighted import bin_sums, mid_ranks
@@ -207,6 +209,10 @@ class RecalibratedState(NamedTuple):
     def constants(self) -> tuple[str, ...]:
         """Return the names of the inner state's constant fields, each with the prefix `inner.`."""
         return tuple(f"inner.{name}" for name in call_optional(self.inner, "constants", ()))
+
+    def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "RecalibratedState") -> "RecalibratedState":
+        """Return the state for a changed pool, see `StateMethods.with_rows`. The pairs stay."""
+        return RecalibratedState(on_changed_pool(self.inner, rows, fresh.inner), self.pairs, fresh.num_prompts)
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics of the inner state."""

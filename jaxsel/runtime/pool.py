@@ -1,12 +1,13 @@
-"""The identity of a pool: its size and a fingerprint of its keys."""
+"""The identity of a pool: its size, a fingerprint of its keys, and a hash of every key."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int, UInt32
 
 from jaxsel import _validate
 
@@ -16,18 +17,33 @@ _SHOWN = 60  # characters of a key
 _GIVE = "give a vector of strings or integers"
 
 
-def identify_pool(keys: Keys | None, num_prompts: int | None) -> tuple[int, str]:
-    """Return the size of the pool and a fingerprint of its keys.
+class Pool(NamedTuple):
+    """The identity of a pool.
+
+    Attributes:
+        size: Number of prompts.
+        fingerprint: The size and a digest of the keys in their order.
+        key_hashes: A 64-bit hash of every key as two numbers, to find the same prompts in another pool; None: the pool
+            has no keys.
+    """
+
+    size: int
+    fingerprint: str
+    key_hashes: UInt32[np.ndarray, "N 2"] | None
+
+
+def identify_pool(keys: Keys | None, num_prompts: int | None) -> Pool:
+    """Return the identity of the pool.
 
     Raises:
         ValueError: Not exactly one of the two is given, the keys are not a vector of distinct strings or integers, or
             the pool has no prompts.
     """
     if keys is not None and num_prompts is None:
-        return _fingerprint(keys)
+        return _with_keys(keys)
     if keys is None and num_prompts is not None:
         _validate.positive_integer(num_prompts=num_prompts)
-        return int(num_prompts), f"{num_prompts} prompts without keys"
+        return Pool(int(num_prompts), f"{num_prompts} prompts without keys", None)
     given = "keys and num_prompts are both" if keys is None else f"num_prompts is {num_prompts} and keys is not"
     raise ValueError(f"{given} None; give one of them")
 
@@ -44,14 +60,49 @@ def size_of(fingerprint: str) -> int:
     return int(size)
 
 
-def _fingerprint(keys: Keys) -> tuple[int, str]:
+def rows_in(old: Pool, new: Pool) -> Int[np.ndarray, " N"]:
+    """Return the row in the old pool of every prompt of the new pool; -1 for a prompt that the old pool lacks.
+
+    Raises:
+        ValueError: A pool has no keys, or no prompt is in both pools.
+    """
+    for name, pool in (("old", old), ("new", new)):
+        if pool.key_hashes is None:
+            raise ValueError(
+                f"the {name} pool is {pool.fingerprint!r}; give both pools keys, so that prompts are found"
+            )
+    before, after = _joined(old), _joined(new)
+    order = before.argsort()
+    at = np.minimum(before[order].searchsorted(after), len(before) - 1)
+    rows = np.where(before[order][at] == after, order[at], -1).astype(np.int32)
+    if (rows < 0).all():
+        raise ValueError(
+            f"no key of the pool {new.fingerprint} is in the pool {old.fingerprint}; give keys that name the same "
+            "prompts, or start without the checkpoint"
+        )
+    return rows
+
+
+def _joined(pool: Pool) -> Int[np.ndarray, " N"]:
+    """Return the hashes as one integer per key.
+
+    Raises:
+        ValueError: Two keys have the same hash.
+    """
+    hashes = np.ascontiguousarray(pool.key_hashes).view(np.int64)[:, 0]
+    if len(np.unique(hashes)) < len(hashes):
+        raise ValueError(f"two keys of the pool {pool.fingerprint} have the same 64-bit hash; change one of the keys")
+    return hashes
+
+
+def _with_keys(keys: Keys) -> Pool:
     rows = _rows(keys)
     size = len(rows)
     if size == 0:
         raise ValueError("keys has shape (0,); give one key for each prompt of the pool")
     _check_distinct(rows)
-    digests = _of_strings(rows) if isinstance(next(_plain(rows)), str) else _of_integers(rows)
-    return size, f"{size} prompts, sha256:{'+'.join(digests)}"
+    digests, hashes = _of_strings(rows) if isinstance(next(_plain(rows)), str) else _of_integers(rows)
+    return Pool(size, f"{size} prompts, sha256:{'+'.join(digests)}", hashes)
 
 
 def _rows(keys: Any) -> Any:
@@ -93,30 +144,42 @@ def _check_distinct(rows: Any) -> None:
     raise ValueError(f"keys holds {_shown(key)} {times} times; give distinct entries (see the rows {at})")
 
 
-def _of_strings(rows: Any) -> tuple[str, ...]:
-    """Return a digest of the keys joined by NUL. If a key contains NUL, a second digest tells such pools apart."""
+def _of_strings(rows: Any) -> tuple[tuple[str, ...], UInt32[np.ndarray, "N 2"]]:
+    """Return a digest of the keys joined by NUL, and the hashes. If a key contains NUL, there is a second digest."""
     joined, prefixed, first, has_nul = hashlib.sha256(), hashlib.sha256(b"strings"), True, False
+    hashes = []
     for part in _in_parts(_plain(rows)):
         text = "\0".join(part)
         joined.update(("" if first else "\0").encode() + text.encode("utf-8", "surrogatepass"))
         first, has_nul = False, has_nul or text.count("\0") >= len(part)
+        hashes.append(_hashes(part))
     if has_nul:
         for key in _plain(rows):
             encoded = key.encode("utf-8", "surrogatepass")
             prefixed.update(len(encoded).to_bytes(8, "little") + encoded)
-    return _short(joined, prefixed) if has_nul else _short(joined)
+    return _short(joined, prefixed) if has_nul else _short(joined), np.concatenate(hashes)
 
 
-def _of_integers(rows: Any) -> tuple[str, ...]:
-    """Return a digest of the keys as int64. If int64 cannot hold a key, a second digest tells such pools apart."""
+def _of_integers(rows: Any) -> tuple[tuple[str, ...], UInt32[np.ndarray, "N 2"]]:
+    """Return a digest of the keys as int64, and the hashes. If int64 cannot hold a key, there is a second digest."""
     if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.dtype != np.uint64:
-        return _short(hashlib.sha256(rows.astype(np.int64).tobytes()))
-    wrapped, decimal, fits = hashlib.sha256(), hashlib.sha256(b"integers"), True
+        bits = rows.astype(np.int64)
+        return _short(hashlib.sha256(bits.tobytes())), bits.view(np.uint32).reshape(-1, 2)
+    wrapped, decimal, fits, hashes = hashlib.sha256(), hashlib.sha256(b"integers"), True, []
     for part in _in_parts(int(key) for key in _plain(rows)):
-        fits = fits and min(part) >= -(2**63) and max(part) < 2**63
-        wrapped.update(np.array([key % 2**64 for key in part], np.uint64).tobytes())
+        bits = np.array([key % 2**64 for key in part], np.uint64)
+        wrapped.update(bits.tobytes())
         decimal.update("".join(f" {key}" for key in part).encode())
-    return _short(wrapped) if fits else _short(wrapped, decimal)
+        hashes.append(bits.view(np.uint32).reshape(-1, 2))
+        wide = [at for at, key in enumerate(part) if not -(2**63) <= key < 2**63]
+        if wide:
+            fits, hashes[-1][wide] = False, _hashes([str(part[at]) for at in wide])
+    return _short(wrapped) if fits else _short(wrapped, decimal), np.concatenate(hashes)
+
+
+def _hashes(keys: list[str]) -> UInt32[np.ndarray, "k 2"]:
+    digests = (hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest() for key in keys)
+    return np.frombuffer(b"".join(digests), np.uint32).reshape(-1, 2)
 
 
 def _in_parts(keys: Iterable[Any]) -> Iterator[list[Any]]:

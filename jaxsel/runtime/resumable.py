@@ -3,23 +3,32 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from jaxsel import _validate
 from jaxsel.base import Selector
 from jaxsel.runtime.belief import Belief
+from jaxsel.runtime.changed_pool import carried, warn_of_change
 from jaxsel.runtime.checkpoint import folder
 from jaxsel.runtime.checkpoint import metadata as _metadata
-from jaxsel.runtime.checkpoint.arrays import encoded, replaced
-from jaxsel.runtime.checkpoint.content import from_folder, from_state_dict, metadata_of, named_arrays
+from jaxsel.runtime.checkpoint.arrays import decoded, encoded, replaced
+from jaxsel.runtime.checkpoint.content import (
+    from_folder,
+    from_state_dict,
+    metadata_of,
+    named_arrays,
+    of_another_pool,
+)
 from jaxsel.runtime.checkpoint.rebuild import selector_from_spec
 from jaxsel.runtime.choosing import Choice, Chooser
 from jaxsel.runtime.in_flight import InFlight
 from jaxsel.runtime.locking import ProcessBoundLock, locked
 from jaxsel.runtime.pickling import picklable, unpickled
-from jaxsel.runtime.placement import to_host
-from jaxsel.runtime.pool import Keys, identify_pool, size_of
+from jaxsel.runtime.placement import to_devices, to_host
+from jaxsel.runtime.pool import Keys, Pool, identify_pool, rows_in, size_of
 from jaxsel.runtime.sharding import shard
 from jaxsel.selection.composition import takes_count
 
@@ -43,7 +52,8 @@ class ResumableSelector:
     ):
         _validate.made(Selector, selector=selector)
         self._lock = ProcessBoundLock()
-        self.num_prompts, self._pool_fingerprint = identify_pool(keys, num_prompts)
+        self._pool = identify_pool(keys, num_prompts)
+        self.num_prompts = self._pool.size
         _validate.integer_in(0, 2**32, seed=seed)
         if candidate_ratio is not None:
             _validate.positive_integer(candidate_ratio=candidate_ratio)
@@ -70,7 +80,7 @@ class ResumableSelector:
     @property
     def pool(self) -> str:
         """The fingerprint of the pool: its size and a digest of its keys. Checkpoints record it."""
-        return self._pool_fingerprint
+        return self._pool.fingerprint
 
     @locked
     def state_dict(self) -> dict[str, Any]:
@@ -124,7 +134,10 @@ class ResumableSelector:
         Args:
             path: Folder of the checkpoint.
             selector: The same method. None: it is rebuilt, with its `candidate_ratio`, if the checkpoint suffices.
-            keys: The same keys, which are checked. Without `keys` and `num_prompts` the pool is the saved one.
+                For a changed pool, it is the same method made for the new pool.
+            keys: Keys of the pool; None, without `num_prompts`: the pool is the saved one. Where prompts were added,
+                removed or reordered, each prompt keeps its belief by its key, see `with_pool`, and a warning gives the
+                numbers.
             num_prompts: Size of the pool, in place of keys.
             candidate_ratio: The same ratio.
             mesh: Any mesh or None.
@@ -132,8 +145,8 @@ class ResumableSelector:
             in_flight_steps: See the constructor.
 
         Raises:
-            ValueError: There is no complete checkpoint, it is damaged, its method cannot be rebuilt, or it belongs
-                to another method, other hyperparameters or another pool.
+            ValueError: There is no complete checkpoint, it is damaged, its method cannot be rebuilt, it belongs to
+                another method or other hyperparameters, or its pool has no key in common with this one.
         """
         with folder.opened(path) as saved:
             metadata = _metadata.readable(saved.metadata)
@@ -152,10 +165,36 @@ class ResumableSelector:
                 in_flight_steps=in_flight_steps,
             )
             if not is_given:
-                loaded._pool_fingerprint = metadata["pool"]
-            arrays = from_folder(saved, loaded._arrays(), loaded._metadata(), loaded.num_prompts)
-            loaded._put_back(arrays, metadata)
+                loaded._expect_pool(metadata)
+            if loaded.pool == metadata["pool"] or not {"keys"} <= loaded._arrays().keys() & metadata["shapes"].keys():
+                loaded._put_back(from_folder(saved, loaded._arrays(), loaded._metadata()), metadata)
+            else:
+                arrays = of_another_pool(saved, loaded._arrays())
+                warn_of_change(len(arrays["visits"]), loaded._take_over(arrays, metadata))
         return loaded
+
+    @locked
+    def with_pool(self: _Own, keys: Keys, selector: Selector | None = None) -> _Own:
+        """Return a selector for a changed pool. This selector stays as it was.
+
+        Every prompt keeps its belief, its visits and its place in the window by its key. New prompts start with the
+        belief of a prompt without visits. What the method learnt about all prompts stays. Rows change their meaning:
+        observe the prompts that are still in flight before this call, or translate their rows by the keys.
+
+        Args:
+            keys: Keys of the new pool. This selector needs keys too.
+            selector: The same method, made for the new pool, where an argument has one entry per prompt: embeddings,
+                priors, strata. None: the method itself.
+
+        Raises:
+            ValueError: A pool has no keys, no key is in both pools, the method differs in more than its pool, or it
+                cannot change its pool.
+        """
+        arguments = self._arguments() | {"keys": keys, "num_prompts": None}
+        changed = type(self)(self._method if selector is None else selector, mesh=self._mesh, **arguments)
+        state = self.state_dict()
+        changed._take_over({name: decoded(name, array) for name, array in state["arrays"].items()}, state["metadata"])
+        return changed
 
     @locked
     def __getstate__(self) -> dict[str, Any]:
@@ -187,16 +226,37 @@ class ResumableSelector:
 
     def _begin_as(self, method: Selector, arguments: dict[str, Any], mesh: Mesh | None, state: dict[str, Any]) -> None:
         ResumableSelector.__init__(self, method, mesh=mesh, **arguments)
-        self._pool_fingerprint = state["metadata"]["pool"]
+        self._expect_pool(state["metadata"])
         self.load_state_dict(state)
 
+    def _expect_pool(self, metadata: dict[str, Any]) -> None:
+        """Take the fingerprint of a checkpoint's pool, and make room for its keys, before the checkpoint is read."""
+        shape = metadata["shapes"].get("keys")
+        hashes = None if shape is None else np.zeros((self.num_prompts, 2), np.uint32)
+        self._pool = Pool(self.num_prompts, metadata["pool"], hashes)
+
+    def _take_over(self, saved: dict[str, np.ndarray], metadata: dict[str, Any]) -> Int[np.ndarray, " N"]:
+        """Continue from a checkpoint of another pool. Return the row in that pool of every prompt, or -1."""
+        _metadata.check_method(metadata, self._metadata(), other_pool=True)
+        rows = rows_in(Pool(len(saved["visits"]), metadata["pool"], saved.get("keys")), self._pool)
+        here = self._arrays()
+        fresh = {name: to_host(leaf, self.num_prompts) for name, leaf in here.items()}
+        state = replaced({"state": self._belief.state}, fresh)["state"]
+        arrays = carried(saved, fresh, state, rows, metadata["seed"])
+        for name, leaf in here.items():
+            if isinstance(leaf, jax.Array):
+                arrays[name] = to_devices(np.asarray(arrays[name]), leaf)
+        self._put_back(arrays, metadata)
+        return rows
+
     def _arrays(self) -> dict[str, Any]:
-        return named_arrays(self._belief.state, {"visits": self._belief.books.visits, **self._chooser.arrays()})
+        keys = {} if self._pool.key_hashes is None else {"keys": self._pool.key_hashes}
+        return named_arrays(self._belief.state, {"visits": self._belief.books.visits, **self._chooser.arrays(), **keys})
 
     def _metadata(self) -> dict[str, Any]:
         counters = {"selects": self._chooser.selects, **self._belief.counters}
         seed = int(self._belief.seed)
-        return metadata_of(self.spec, self._pool_fingerprint, self._arrays(), self.num_prompts, seed, counters)
+        return metadata_of(self.spec, self.pool, self._arrays(), self.num_prompts, seed, counters)
 
     def _put_back(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Continue from the arrays and metadata of a checkpoint. Nothing else may hold the arrays."""
@@ -204,4 +264,6 @@ class ResumableSelector:
         state = replaced({"state": self._belief.state}, arrays)["state"]
         self._belief.put_back(state, arrays["visits"], counters, np.uint32(seed))
         self._chooser.put_back(arrays, int(counters["selects"]), seed)
+        if "keys" in arrays:
+            self._pool = self._pool._replace(key_hashes=arrays["keys"])
         self._prepared = None

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Bool, Int
 
+from jaxsel._rows import new_rows
+
 _STREAM = 0x77696E64  # separates this order from other random numbers with the same seed
 
 
@@ -50,6 +52,18 @@ class EpochWindow:
         self._epoch = int(state["epoch"])
         waiting = np.asarray(state["waiting"], np.int32)
         self._waiting = waiting[waiting >= 0]
+
+    def on_changed_pool(self, rows: Int[np.ndarray, " N"]) -> None:
+        """Continue with a changed pool: prompt i of it is the earlier prompt `rows[i]`, or a new prompt at -1.
+
+        Prompts that wait keep their order. New prompts wait at random places among them.
+        """
+        waiting = new_rows(rows, self._num_prompts)[self._waiting]
+        waiting, new = waiting[waiting >= 0], np.flatnonzero(rows < 0).astype(np.int32)
+        rng = np.random.default_rng([_STREAM, self._seed, self._epoch, len(rows)])
+        places = np.sort(rng.integers(0, len(waiting) + 1, len(new)))
+        self._waiting = np.insert(waiting, places, rng.permutation(new))
+        self._num_prompts = len(rows)
 
     def _shuffled(self) -> Int[np.ndarray, " N"]:
         rng = np.random.default_rng([_STREAM, self._seed, self._epoch])

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
+from jaxsel._rows import moved, on_changed_pool
 from jaxsel.base import Embedded, Prediction, Rollouts, Selection, Selector, State, call_optional, embedded_in
 from jaxsel.numerics.compaction import count_true
 from jaxsel.selection.composition import takes_count, without
@@ -39,6 +41,11 @@ class ExploringState(NamedTuple):
     def embedded(self) -> Embedded | None:
         """Return the embeddings and latest batches of the inner state, or None if it has none."""
         return embedded_in(self.inner)
+
+    def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "ExploringState") -> "ExploringState":
+        """Return the state for a changed pool, see `StateMethods.with_rows`. New prompts were never visited."""
+        inner = on_changed_pool(self.inner, rows, fresh.inner)
+        return ExploringState(inner, moved(self.last_visit, fresh.last_visit, rows), self.step)
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics of the inner state, and the largest number of steps that a prompt waits for a visit."""

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxsel._rows import moved, renumbered
 from jaxsel.base import Rollouts
 from jaxsel.predictors.amortized.ring_buffer import batches_of
 
@@ -80,6 +81,15 @@ class AmortizedState(NamedTuple):
     def constants(self) -> tuple[str, ...]:
         """Return the fields that checkpoints leave out: no update changes them, and the spec has their fingerprint."""
         return ("embeddings",)
+
+    def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "AmortizedState") -> "AmortizedState":
+        """Return the state for a changed pool, see `StateMethods.with_rows`. The networks stay as they are trained."""
+        return self._replace(
+            embeddings=fresh.embeddings,
+            recent=renumbered(self.recent, rows, len(self.successes)),
+            successes=moved(self.successes, fresh.successes, rows),
+            failures=moved(self.failures, fresh.failures, rows),
+        )
 
     def metrics(self) -> dict[str, Any]:
         """Return the fit for logs, with NaN before the first update; the state itself then holds zeros."""

@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from jaxsel._rows import moved
 from jaxsel._visits import merge_visits, solve_states
 from jaxsel.base import Rollouts, Scalar
 from jaxsel.predictors.hidden_markov import memory
@@ -35,6 +37,11 @@ class HMMState(NamedTuple):
         """Return the specs for a mesh: the axis of the prompts is `prompts`, and other fields are on every device."""
         belief = P(None, "prompts")
         return HMMState(belief, belief, P(None, None, "prompts"), P(), P())  # pyright: ignore[reportArgumentType]
+
+    def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "HMMState") -> "HMMState":
+        """Return the state for a changed pool, see `StateMethods.with_rows`."""
+        filtered, predicted, excess = (moved(old, new, rows) for old, new in zip(self[:3], fresh[:3], strict=True))
+        return fresh._replace(filtered=filtered, predicted=predicted, excess=excess, scale=self.scale)
 
 
 def filtered(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 m"]:

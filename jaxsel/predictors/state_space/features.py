@@ -21,8 +21,8 @@ class Scaling(NamedTuple):
         scale: Reciprocal standard deviation of each feature; 0 for a feature that does not vary.
     """
 
-    shift: Float[np.ndarray, " d"]
-    scale: Float[np.ndarray, " d"]
+    shift: Float[Array | np.ndarray, " d"]
+    scale: Float[Array | np.ndarray, " d"]
 
     def __call__(self, embeddings: Float[Array, "m d"]) -> Float[Array, "m f"]:
         """Return the features in float32, the constant 1 last; f = d + 1."""
@@ -49,18 +49,15 @@ class Forms(NamedTuple):
     variance: Float[Array, " m"]
 
 
-def linear_forms(
-    embeddings: Float[Array, "N d"], scaling: Scaling, weights: Weights, root: Float[Array, "g g"]
-) -> Forms:
+def linear_forms(embeddings: Float[Array, "N d"], scaling: Scaling, weights: Weights) -> Forms:
     """Return the forms of all rows, computed one block at a time.
 
     Args:
         embeddings: One row per prompt.
         scaling: Map from embeddings to features.
         weights: The belief about w and d; g = 2 f.
-        root: A square root R of their covariance R R'.
     """
-    size, features = embeddings.shape[0], len(weights.initial)
+    size, features, root = embeddings.shape[0], len(weights.initial), weights.root
     rows = min(size, _ROWS)
     root_of_sum = jnp.linalg.qr((root[:features] + root[features:]).T, mode="r").T  # f instead of 2 f columns
     columns = jnp.concatenate([weights.initial[:, None], weights.drift[:, None], root_of_sum], 1)

@@ -36,7 +36,7 @@ from jaxsel.predictors.state_space.features import Forms, Scaling, linear_forms,
 from jaxsel.predictors.state_space.moments import LARGEST_VARIANCE, Posterior, moments, posterior
 from jaxsel.predictors.state_space.settings import Learning, first_guess, learned
 from jaxsel.predictors.state_space.state import StateSpaceState, given_weights
-from jaxsel.predictors.state_space.weights import covariance_root, no_weights, shrunk, updated
+from jaxsel.predictors.state_space.weights import no_weights, shrunk, updated
 
 _FREEDOM = 5.0  # degrees of freedom of the Student t distribution
 _SMALLEST = 1e-4  # variance of a logit
@@ -66,6 +66,7 @@ def state_space(embeddings: ArrayLike | Array | None = None, *, group_size: int 
         zeros = jnp.zeros(num_prompts, jnp.float32)
         return StateSpaceState(
             None if matrix is None else jnp.array(matrix),
+            None if scaling is None else Scaling(*map(jnp.asarray, scaling)),
             no_weights(0 if matrix is None else matrix.shape[1]),
             zeros,
             zeros.copy(),
@@ -83,7 +84,7 @@ def state_space(embeddings: ArrayLike | Array | None = None, *, group_size: int 
         prompt_ids: Int[Array, " m"] | None,
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
-        mean, variance = logits(state, scaling, prompt_ids)
+        mean, variance = logits(state, prompt_ids)
         rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
         rate, spread, unsolved, solved = moments(mean, variance, group_size)
         normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
@@ -99,7 +100,7 @@ def state_space(embeddings: ArrayLike | Array | None = None, *, group_size: int 
 
     def update(key: Key[Array, ""], state: StateSpaceState, rollouts: Rollouts) -> StateSpaceState:
         del key
-        return filtered(state, scaling, rollouts)
+        return filtered(state, rollouts)
 
     fingerprint = None if matrix is None else _embeddings.fingerprint(matrix)
     return Predictor(
@@ -108,17 +109,17 @@ def state_space(embeddings: ArrayLike | Array | None = None, *, group_size: int 
 
 
 def logits(
-    state: StateSpaceState, scaling: Scaling | None, prompt_ids: Int[Array, " m"] | None
+    state: StateSpaceState, prompt_ids: Int[Array, " m"] | None
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
     """Return the predictive mean and variance of the given prompts' logits; None means the whole pool."""
     rows = slice(None) if prompt_ids is None else prompt_ids
-    weights, root = state.weights, covariance_root(state.weights)
+    weights, root = state.weights, state.weights.root
     given = given_weights(state, state.learning.settings, rows)
-    if state.embeddings is None or scaling is None:
+    if state.embeddings is None or state.scaling is None:
         constant = weights.initial[0], weights.drift[0], ((root[0] + root[1]) ** 2).sum()
         forms = Forms(*(jnp.broadcast_to(value, given.mean.shape) for value in constant))
     else:
-        forms = linear_forms(state.embeddings[rows], scaling, weights, root)
+        forms = linear_forms(state.embeddings[rows], state.scaling, weights)
     mean = forms.drift + given.mean + given.slope * (forms.mean - given.reference)
     # slope w + d = slope (w + d) + (1 - slope) d. The second part is small: its mean variance over standardised
     # features replaces the variance of each prompt, and its covariance with the first part is left out.
@@ -134,23 +135,22 @@ class Sites(NamedTuple):
     weighted_residual: Float[Array, " b"]
 
 
-def filtered(state: StateSpaceState, scaling: Scaling | None, rollouts: Rollouts) -> StateSpaceState:
+def filtered(state: StateSpaceState, rollouts: Rollouts) -> StateSpaceState:
     """Condition the state on one batch and move it to the next step; an empty batch changes nothing."""
     num_prompts = len(state.mean)
     visits = merge_visits(rollouts, num_prompts)
     rows = jnp.minimum(visits.prompt_ids, num_prompts - 1)
     is_visit = visits.group_size > 0
-    if state.embeddings is None or scaling is None:
+    if state.embeddings is None or state.scaling is None:
         features = jnp.ones((len(rows), 1), jnp.float32)
     else:
-        features = scaling(state.embeddings[rows])
+        features = state.scaling(state.embeddings[rows])
 
-    root = covariance_root(state.weights)
     given = given_weights(state, state.learning.settings, rows)
     shared, drift = features @ state.weights.initial, features @ state.weights.drift
     mean = drift + given.mean + given.slope * (shared - given.reference)
     design = jnp.concatenate([given.slope[:, None] * features, features], 1)
-    doubt = ((design @ root) ** 2).sum(1)
+    doubt = ((design @ state.weights.root) ** 2).sum(1)
     total = jnp.clip(given.variance + doubt, _SMALLEST, LARGEST_VARIANCE)
     alone = posterior(mean, total, visits.successes, visits.group_size)
     jacobian = _jacobian(state, rows, alone, total)
@@ -160,12 +160,10 @@ def filtered(state: StateSpaceState, scaling: Scaling | None, rollouts: Rollouts
     variance = given.variance * _inflation(alone, total)
     sites = _sites(mean, jnp.clip(variance + doubt, _SMALLEST, LARGEST_VARIANCE), visits)
     noise = 1 / (1 + variance * sites.precision)
-    weights, change, root = updated(
-        state.weights, root, design, sites.precision * noise, sites.weighted_residual * noise
-    )
+    weights, change = updated(state.weights, design, sites.precision * noise, sites.weighted_residual * noise)
     moved = design @ change
     mean = mean + moved + variance * noise * (sites.weighted_residual - sites.precision * moved)
-    weights = shrunk(weights, root)
+    weights = shrunk(weights)
     n = jnp.maximum(visits.group_size, 1).astype(jnp.float32)
     s = visits.successes.astype(jnp.float32)
 
@@ -181,6 +179,7 @@ def filtered(state: StateSpaceState, scaling: Scaling | None, rollouts: Rollouts
 
     return StateSpaceState(
         state.embeddings,
+        state.scaling,
         new[0],
         put(state.mean, mean - features @ weights.drift),
         put(state.reference, features @ weights.initial),

@@ -8,6 +8,8 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from jaxsel._rows import moved
+from jaxsel.predictors.state_space.features import Scaling
 from jaxsel.predictors.state_space.settings import Learning, Settings
 from jaxsel.predictors.state_space.weights import Weights
 
@@ -17,6 +19,7 @@ class StateSpaceState(NamedTuple):
 
     Attributes:
         embeddings: Embeddings of the whole pool, in the dtype they were given in; None without embeddings.
+        scaling: Map from embeddings to features, which standardises them over the first pool; None without embeddings.
         weights: Belief about the weights that all prompts share.
         mean: Mean of every prompt's logit without the drift, as of its last visit.
         reference: phi . w at the prompt's last visit.
@@ -29,6 +32,7 @@ class StateSpaceState(NamedTuple):
     """
 
     embeddings: Float[Array, "pool d"] | None
+    scaling: Scaling | None
     weights: Weights
     mean: Float[Array, " N"]
     reference: Float[Array, " N"]
@@ -46,6 +50,12 @@ class StateSpaceState(NamedTuple):
     def constants(self) -> tuple[str, ...]:
         """Return the names of the fields that no update changes. The predictor's spec has their fingerprint."""
         return () if self.embeddings is None else ("embeddings",)
+
+    def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "StateSpaceState") -> "StateSpaceState":
+        """Return the state for a changed pool, see `StateMethods.with_rows`. The weights and the scaling stay."""
+        names = ("mean", "reference", "variance", "lesson", "last_step")
+        columns = {name: moved(getattr(self, name), getattr(fresh, name), rows) for name in names}
+        return self._replace(embeddings=fresh.embeddings, **columns)
 
     def metrics(self) -> dict[str, Any]:
         """Return the learned settings, in logits and steps, and the last log score (NaN before the first update)."""

@@ -54,6 +54,7 @@ class Weights(NamedTuple):
         precision: lambda of the features' weights in w.
         evidence: Discounted log evidence for each candidate share.
         kept: Share of the information about d that the last update kept.
+        root: A square root of the covariance S: S = root root'.
     """
 
     mean: Float[Array, " g"]
@@ -61,6 +62,7 @@ class Weights(NamedTuple):
     precision: Float[Array, ""]
     evidence: Float[Array, " k"]
     kept: Float[Array, ""]
+    root: Float[Array, "g g"]
 
     @property
     def initial(self) -> Float[Array, " f"]:
@@ -76,12 +78,14 @@ class Weights(NamedTuple):
 def no_weights(num_features: int) -> Weights:
     """Return the belief before any observation; f = `num_features` + 1."""
     size = 2 * (num_features + 1)
+    nothing, precision = jnp.zeros((size, size), jnp.float32), jnp.float32(_prior_precision(num_features))
     return Weights(
         jnp.zeros(size, jnp.float32),
-        jnp.zeros((size, size), jnp.float32),
-        jnp.float32(_prior_precision(num_features)),
+        nothing,
+        precision,
         jnp.zeros(len(_SHARES), jnp.float32),
         jnp.float32(1),
+        _covariance_root(nothing, precision),
     )
 
 
@@ -95,27 +99,23 @@ def _prior(precision: Float[Array, ""], size: int) -> Float[Array, " g"]:
     return jnp.concatenate([jnp.broadcast_to(precision, (features,)), others])
 
 
-def covariance_root(weights: Weights) -> Float[Array, "g g"]:
-    """Return a square root of S: S = root root'."""
-    size = len(weights.mean)
-    total = weights.information + jnp.diag(_prior(weights.precision, size))
-    # P = L L', S = L^-T L^-1
-    lower = jnp.linalg.cholesky(total)
+def _covariance_root(information: Float[Array, "g g"], precision: Float[Array, ""]) -> Float[Array, "g g"]:
+    size = len(information)
+    # S^-1 = L L', S = L^-T L^-1
+    lower = jnp.linalg.cholesky(information + jnp.diag(_prior(precision, size)))
     return jax.scipy.linalg.solve_triangular(lower, jnp.eye(size, dtype=jnp.float32), lower=True).T
 
 
 def updated(
     weights: Weights,
-    root: Float[Array, "g g"],
     design: Float[Array, "b g"],
     precision: Float[Array, " b"],
     weighted_residual: Float[Array, " b"],
-) -> tuple[Weights, Float[Array, " g"], Float[Array, "g g"]]:
-    """Update the weights with a batch. Return the belief, the change of its mean, and the new root of S.
+) -> tuple[Weights, Float[Array, " g"]]:
+    """Update the weights with a batch. Return the belief, and the change of its mean.
 
     Args:
         weights: Belief before the batch.
-        root: `covariance_root(weights)`.
         design: x_i of every observation.
         precision: iota_i of every observation; 0 for a row without an observation.
         weighted_residual: iota_i r_i of every observation.
@@ -127,32 +127,31 @@ def updated(
     share_of_common = loading / (1 / _COMMON + (precision * slope**2).sum())
     gathered = (design * precision[:, None]).T @ design - share_of_common[:, None] * loading[None]
     gradient = weighted_residual @ design - share_of_common * (weighted_residual * slope).sum()
-    evidence, kept = _forgotten(weights.evidence, root, gathered, gradient)
+    evidence, kept = _forgotten(weights.evidence, weights.root, gathered, gradient)
     share = jnp.sqrt(jnp.where(jnp.arange(size) < size // 2, _KEPT, kept))
     information = weights.information * share[:, None] * share[None] + gathered
-    after = weights._replace(information=information, evidence=evidence, kept=kept)
-    root = covariance_root(after)
+    root = _covariance_root(information, weights.precision)
     change = root @ (gradient @ root)
-    return after._replace(mean=weights.mean + change), change, root
+    mean = weights.mean + change
+    return Weights(mean, information, weights.precision, evidence, kept, root), change
 
 
-def shrunk(weights: Weights, root: Float[Array, "g g"]) -> Weights:
+def shrunk(weights: Weights) -> Weights:
     """Move lambda towards its fixed point, and the mean to its value under the new lambda."""
     size = len(weights.mean)
     if size == 2:
         return weights
     num_features = size // 2 - 1
-    features, variance = weights.mean[:num_features], (root[:num_features] ** 2).sum(1)
+    features, variance = weights.mean[:num_features], (weights.root[:num_features] ** 2).sum(1)
     determined = jnp.clip(1 - weights.precision * variance, 0, 1).sum()
     # one imaginary weight of the size that the first guess expects keeps the fixed point finite
     guess = _prior_precision(num_features)
     fixed_point = (determined + 1) / ((features**2).sum() + 1 / guess)
     fixed_point = jnp.clip(fixed_point, weights.precision / _PACE, weights.precision * _PACE)
     precision = jnp.clip(fixed_point, 0.05, 1e4 * guess)
-    after = weights._replace(precision=precision)
     total = weights.information + jnp.diag(_prior(weights.precision, size))
-    after_root = covariance_root(after)
-    return after._replace(mean=after_root @ ((total @ weights.mean) @ after_root))
+    root = _covariance_root(weights.information, precision)
+    return weights._replace(mean=root @ ((total @ weights.mean) @ root), precision=precision, root=root)
 
 
 def _forgotten(

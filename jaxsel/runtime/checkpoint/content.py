@@ -3,13 +3,14 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxsel.base import State, call_optional
 from jaxsel.runtime.checkpoint import metadata as _metadata
 from jaxsel.runtime.checkpoint.arrays import by_name
 from jaxsel.runtime.checkpoint.earlier_dps_layout import arrays_as_here, arrays_as_saved
 from jaxsel.runtime.checkpoint.folder import Saved
-from jaxsel.runtime.in_flight import in_flight_as_here, in_flight_as_saved
+from jaxsel.runtime.checkpoint.optional_arrays import as_here, as_saved
 from jaxsel.runtime.placement import shape_of_pool, to_devices
 
 
@@ -53,23 +54,40 @@ def from_state_dict(state_dict: dict[str, Any], here: dict[str, Any], metadata: 
     Raises:
         ValueError: The checkpoint belongs to another method, other hyperparameters or another pool, or it is damaged.
     """
-    arrays = _metadata.checked_arrays(in_flight_as_here(state_dict, here), metadata)
+    arrays = _metadata.checked_arrays(as_here(state_dict, here), metadata)
     return arrays | {name: to_devices(arrays[name], leaf) for name, leaf in here.items() if isinstance(leaf, jax.Array)}
 
 
-def from_folder(saved: Saved, here: dict[str, Any], metadata: dict[str, Any], num_prompts: int) -> dict[str, Any]:
+def from_folder(saved: Saved, here: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
     """Return the arrays of a folder, placed as the arrays `here` of the selector that reads it.
 
     Args:
         saved: Opened version of the folder.
         here: Arrays of the selector by name.
         metadata: Metadata of the selector.
-        num_prompts: Size of the pool.
 
     Raises:
         ValueError: The checkpoint belongs to another method, other hyperparameters or another pool, or it is damaged.
     """
-    _metadata.check(in_flight_as_here({"metadata": saved.metadata}, here)["metadata"], metadata)
-    like = in_flight_as_saved(here, saved.metadata, num_prompts)
+    _metadata.check(as_here({"metadata": saved.metadata}, here)["metadata"], metadata)
+    like = as_saved(here, saved.metadata)
     arrays = saved.restore(arrays_as_saved(like, saved.metadata["shapes"], metadata["shapes"]), padded=True)
     return arrays_as_here(arrays, metadata["shapes"])
+
+
+def of_another_pool(saved: Saved, here: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the arrays of a folder on the host, with the shapes that they were saved with.
+
+    Args:
+        saved: Opened version of the folder.
+        here: Arrays by name of a selector that differs in its pool only.
+
+    Raises:
+        ValueError: The folder is damaged, or it holds other arrays.
+    """
+    shapes = saved.metadata["shapes"]
+    dtypes = {name: array.dtype for name, array in as_saved(here, saved.metadata).items()}
+    if dtypes.keys() != shapes.keys():
+        different = ", ".join(sorted(dtypes.keys() ^ shapes.keys()))
+        raise ValueError(f"the checkpoint or this selector alone holds the arrays {different}; give the saved method")
+    return saved.restore({name: np.zeros(shapes[name], dtype) for name, dtype in dtypes.items()})

@@ -37,18 +37,32 @@ def check(saved: dict[str, Any], here: dict[str, Any]) -> None:
     readable(saved)
     if not _same_pool(saved, here["pool"]):
         raise ValueError(
-            f"the checkpoint is of another pool ({saved['pool']}, here {here['pool']}); "
-            "give the same keys in the same order"
+            f"the checkpoint is of another pool ({saved['pool']}, here {here['pool']}); give the same keys in the same "
+            "order, or ask for a changed pool with PromptSelector.load(path, keys=...) or with_pool"
         )
-    specs = [saved["spec"], here["spec"]]
-    if saved["format"] == 2:
-        specs = [_side_by_side(spec) for spec in specs]
-    different = _differences(*specs)
-    if different:
-        raise ValueError(f"the checkpoint is of another method or other hyperparameters ({different}); give the same")
+    check_method(saved, here)
     different = _differences(earlier_dps_layout.shapes_as_here(saved["shapes"], here["shapes"]), here["shapes"])
     if different:
         raise ValueError(f"the checkpoint holds arrays of other shapes ({different}); give what this version saved")
+
+
+def check_method(saved: dict[str, Any], here: dict[str, Any], *, other_pool: bool = False) -> None:
+    """Compare the specs of a checkpoint and of the selector that reads it.
+
+    Args:
+        saved: Metadata of the checkpoint.
+        here: Metadata of the selector.
+        other_pool: Whether fingerprints may differ. An array with an entry per prompt differs between pools.
+
+    Raises:
+        ValueError: The method or its hyperparameters differ.
+    """
+    specs = [saved["spec"], here["spec"]]
+    if saved["format"] == 2:
+        specs = [_side_by_side(spec) for spec in specs]
+    different = _differences(*specs, but_fingerprints=other_pool)
+    if different:
+        raise ValueError(f"the checkpoint is of another method or other hyperparameters ({different}); give the same")
 
 
 def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -94,10 +108,16 @@ def _part_side_by_side(part: str, spec: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _differences(saved: dict[str, Any], here: dict[str, Any]) -> str:
+def _differences(saved: dict[str, Any], here: dict[str, Any], *, but_fingerprints: bool = False) -> str:
     saved, here = _flat(saved), _flat(here)
     names = sorted(name for name in saved.keys() | here.keys() if saved.get(name) != here.get(name))
+    if but_fingerprints:
+        names = [name for name in names if not all(_is_fingerprint(side.get(name)) for side in (saved, here))]
     return ", ".join(f"{name}: saved {saved.get(name)!r}, here {here.get(name)!r}" for name in names)
+
+
+def _is_fingerprint(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("sha256:")
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,7 +12,6 @@ from jaxsel import PromptSelector, simulate
 from jaxsel.predictors.state_space.features import scaling_of
 from jaxsel.predictors.state_space.predictor import logits
 from jaxsel.predictors.state_space.state import given_weights
-from jaxsel.predictors.state_space.weights import covariance_root
 from tests.support.histories import random_history, rollouts
 from tests.support.playing import choices, mesh_of
 
@@ -45,7 +44,7 @@ def check_belief(state) -> None:
     for leaf in jax.tree.leaves(state):
         assert np.isfinite(np.asarray(leaf, np.float32)).all()
     assert (np.asarray(state.variance) >= 0).all()
-    covariance = np.asarray(covariance_root(state.weights), np.float64)
+    covariance = np.asarray(state.weights.root, np.float64)
     assert (np.linalg.eigvalsh(covariance @ covariance.T) > 0).all()
     information = np.asarray(state.weights.information, np.float64)
     np.testing.assert_allclose(information, information.T, rtol=1e-4, atol=1e-4)
@@ -260,9 +259,9 @@ def test_predictions_have_the_variance_that_the_update_uses():
     features = np.asarray(scaling(jnp.asarray(embeddings)), np.float64)
     given = given_weights(state, state.learning.settings, slice(None))
     slope = np.asarray(given.slope, np.float64)[:, None]
-    root = np.asarray(covariance_root(state.weights), np.float64)
+    root = np.asarray(state.weights.root, np.float64)
     exact = ((np.concatenate([slope * features, features], 1) @ root) ** 2).sum(1)
-    found = np.asarray(logits(state, scaling, None)[1] - given.variance)
+    found = np.asarray(logits(state, None)[1] - given.variance)
     is_new = np.asarray(state.last_step) == 0
     np.testing.assert_allclose(found[is_new], exact[is_new], rtol=1e-3)
     assert (found > 0).all()

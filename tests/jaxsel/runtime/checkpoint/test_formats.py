@@ -52,7 +52,7 @@ def test_a_checkpoint_of_an_earlier_version_loads_and_can_be_saved_to(tmp_path):
 def test_the_fingerprint_of_earlier_versions_opens_a_pool_with_nul_in_a_key(tmp_path):
     keys = ["a\0b", "c"]
     selector = PromptSelector(METHOD, keys=keys)
-    written_by_an_earlier_version(tmp_path, selector, pool=selector._pool_fingerprint.partition("+")[0])
+    written_by_an_earlier_version(tmp_path, selector, pool=selector.pool.partition("+")[0])
     PromptSelector.load(tmp_path, METHOD, keys=keys)
     PromptSelector(METHOD, keys=["a", "b\0c"]).save(tmp_path / "new")
     with pytest.raises(ValueError, match="another pool"):

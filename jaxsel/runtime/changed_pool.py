@@ -1,0 +1,71 @@
+"""A checkpoint for a pool whose prompts were added, removed or reordered: every prompt keeps its belief by its key."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxsel._rows import moved, on_changed_pool
+from jaxsel.base import State
+from jaxsel.runtime.checkpoint.arrays import replaced
+from jaxsel.runtime.checkpoint.content import named_arrays
+from jaxsel.runtime.window import EpochWindow
+
+_OF_CHOOSER = ("visits", "in_flight", "keys", "window.epoch", "window.waiting")
+
+
+def carried(
+    saved: dict[str, np.ndarray], fresh: dict[str, np.ndarray], state: State, rows: Int[np.ndarray, " N"], seed: int
+) -> dict[str, Any]:
+    """Return the arrays of a checkpoint for a changed pool.
+
+    Args:
+        saved: Arrays of the checkpoint by name.
+        fresh: Arrays of a new selector for the changed pool by name.
+        state: State of the new selector, with the arrays of `fresh`.
+        rows: Row of every prompt in the pool of the checkpoint; -1 for a new prompt.
+        seed: Seed of the selector.
+
+    Raises:
+        ValueError: The arrays of the checkpoint have other shapes than those of the new selector, apart from the size
+            of the pool, or the state cannot change its pool.
+    """
+    num_old = len(saved["visits"])
+    _check_shapes(saved, fresh, num_old, len(rows))
+    old = replaced({"state": state}, {name: saved[name] for name in fresh if name.startswith("state.")})["state"]
+    arrays = named_arrays(on_changed_pool(old, rows, state), {})
+    for name in ("visits", "in_flight"):
+        if name in fresh:
+            old_column = saved.get(name, np.zeros(num_old, np.int32))
+            arrays[name] = np.asarray(moved(old_column, fresh[name], rows))
+    if "window.epoch" in fresh:
+        window = EpochWindow(num_old, seed)
+        window.load_state_dict({name: saved[f"window.{name}"] for name in ("epoch", "waiting")})
+        window.on_changed_pool(rows)
+        arrays |= {f"window.{name}": array for name, array in window.state_dict().items()}
+    return arrays | {"keys": fresh["keys"]}
+
+
+def warn_of_change(num_old: int, rows: Int[np.ndarray, " N"]) -> None:
+    """Warn that prompts were added or removed, with their numbers. A new order alone changes nothing that matters."""
+    added, kept = int((rows < 0).sum()), int((rows >= 0).sum())
+    if added or kept < num_old:
+        warnings.warn(
+            f"the checkpoint is of another pool: {kept} prompts keep their beliefs by their keys, {added} are new, "
+            f"{num_old - kept} are dropped; give the saved keys to continue with the saved pool",
+            stacklevel=3,
+        )
+
+
+def _check_shapes(saved: dict[str, np.ndarray], fresh: dict[str, np.ndarray], num_old: int, num_new: int) -> None:
+    """Check that shapes agree, apart from a last axis of the prompts."""
+    names = {name for name in saved.keys() | fresh.keys() if name not in _OF_CHOOSER}
+    for name in sorted(names):
+        before, after = (np.shape(arrays[name]) if name in arrays else None for arrays in (saved, fresh))
+        is_resized = before and after and (*before[:-1], num_new) == after and before[-1] == num_old
+        if before != after and not is_resized:
+            raise ValueError(
+                f"the checkpoint holds {name} of shape {before}, here {after}; give a method that differs from the "
+                "saved one in nothing but the pool"
+            )

@@ -1,0 +1,39 @@
+"""Arrays that a checkpoint may lack: prompts in flight, which not every selector tracks, and hashes of the keys.
+
+A checkpoint without one of them fits a selector that has it, and vice versa.
+"""
+
+from typing import Any
+
+import numpy as np
+
+_DEFAULTS = {"in_flight": np.zeros_like, "keys": np.copy}  # without the array, no prompt is in flight; keys are equal
+_DTYPES = {"in_flight": np.int32, "keys": np.uint32}
+
+
+def as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint that has exactly those optional arrays that the arrays `here` have.
+
+    Args:
+        saved: Checkpoint with `metadata`, and with `arrays` if it is a `state_dict`.
+        here: Arrays of the selector that reads the checkpoint.
+    """
+    shapes = saved["metadata"].get("shapes") if isinstance(saved.get("metadata"), dict) else None
+    if not isinstance(shapes, dict):
+        return saved
+    missing = {name: fill(here[name]) for name, fill in _DEFAULTS.items() if name in here and name not in shapes}
+    surplus = {name for name in _DEFAULTS if name in shapes and name not in here}
+
+    def fitted(held: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+        return {name: entry for name, entry in held.items() if name not in surplus} | added
+
+    shapes = fitted(shapes, {name: list(array.shape) for name, array in missing.items()})
+    arrays = {"arrays": fitted(saved["arrays"], missing)} if isinstance(saved.get("arrays"), dict) else {}
+    return saved | arrays | {"metadata": saved["metadata"] | {"shapes": shapes}}
+
+
+def as_saved(here: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays `here` with exactly those optional arrays that the checkpoint has, so that it can be read."""
+    arrays = {name: array for name, array in here.items() if name not in _DEFAULTS}
+    optional = {name: metadata["shapes"][name] for name in _DTYPES if name in metadata["shapes"]}
+    return arrays | {name: np.zeros(shape, _DTYPES[name]) for name, shape in optional.items()}

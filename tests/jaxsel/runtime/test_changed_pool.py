@@ -1,0 +1,187 @@
+"""Prompts are added to a pool, removed from it and reordered: every prompt keeps its belief by its key."""
+
+import copy
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+import jaxsel
+from jaxsel import PromptSelector
+from tests.support.small_gps import TINY
+
+KEYS = [f"prompt {row}" for row in range(24)]
+CHANGED = {
+    "added": [*KEYS, "new 1", "new 2"],
+    "removed": KEYS[3:],
+    "reordered": KEYS[::-1],
+    "all": ["new 1", *KEYS[:2:-2], "new 2"],
+}
+FEATURES = {
+    key: np.random.default_rng(number).normal(size=3).astype(np.float32)
+    for number, key in enumerate([*KEYS, "new 1", "new 2"])
+}
+
+
+def embeddings(keys):
+    return np.stack([FEATURES[key] for key in keys])
+
+
+def strata(keys):
+    return [len(key) for key in keys]
+
+
+METHODS = {
+    "mopps": lambda keys: jaxsel.mopps(),
+    "priors": lambda keys: jaxsel.mopps(prior_alpha=1 + embeddings(keys)[:, 0] ** 2, ageing="step"),
+    "dps": lambda keys: jaxsel.dps(),
+    "gps": lambda keys: jaxsel.gps(embeddings(keys), **TINY),
+    "adaptive": lambda keys: jaxsel.adaptive(embeddings(keys)),
+    "exploring": lambda keys: jaxsel.exploring(jaxsel.adaptive(), share=0.5),
+    "recalibrated": lambda keys: jaxsel.make_selector(
+        jaxsel.recalibrated(jaxsel.hidden_markov()),
+        jaxsel.mixed_probability(),
+        jaxsel.stratified(jaxsel.top_k(), strata(keys)),
+    ),
+}
+SOME = ["mopps", "dps"]
+ALL = [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+
+
+def played(method, keys=KEYS, steps=3, **options):
+    """A selector after a few steps, and the number of visits per key."""
+    selector = PromptSelector(method(keys), keys=keys, seed=4, **options)
+    for step in range(steps):
+        ids = selector.select(4)
+        selector.observe(ids, (ids + step) % 9, 8)
+    return selector
+
+
+def test_every_prompt_keeps_its_prediction_and_its_visits():
+    selector = played(METHODS["mopps"])
+    before = selector.predict()
+    for keys in CHANGED.values():
+        changed = selector.with_pool(keys)
+        after = changed.predict()
+        for row, key in enumerate(keys):
+            if key in KEYS:
+                old = KEYS.index(key)
+                assert after.success_rate[row] == before.success_rate[old]
+                assert changed.visits[row] == selector.visits[old]
+            else:
+                assert after.success_rate[row] == 0.5
+                assert changed.visits[row] == 0
+    assert selector.num_prompts == len(KEYS)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_beliefs_of_every_method_move_with_their_prompts(name):
+    """A reordered pool predicts the same per key, and so does a pool that was changed and changed back."""
+    selector = played(METHODS[name])
+    before = selector.predict()
+    keys = CHANGED["reordered"]
+    after = selector.with_pool(keys, METHODS[name](keys)).predict()
+    # the draws depend on the row
+    for field in ("success_rate", "variance", "unsolved", "mixed", "solved"):
+        np.testing.assert_allclose(getattr(after, field)[::-1], getattr(before, field), rtol=2e-4, atol=1e-6)
+    there_and_back = selector.with_pool(CHANGED["added"], METHODS[name](CHANGED["added"]))
+    there_and_back = there_and_back.with_pool(KEYS, METHODS[name](KEYS))
+    for old, new in zip(before, there_and_back.predict(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    first, second = there_and_back.select(6), selector.select(6)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_changed_pool_goes_on(name):
+    keys = CHANGED["all"]
+    changed = played(METHODS[name]).with_pool(keys, METHODS[name](keys))
+    ids = changed.select(5)
+    changed.observe(ids, [0, 8, 4, 3, 2], 8)
+    assert len(set(ids.tolist())) == 5
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(changed.predict()))
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_checkpoint_may_be_opened_onto_a_changed_pool(tmp_path, change):
+    selector, keys = played(METHODS["dps"]), CHANGED[change]
+    selector.save(tmp_path / "saved")
+    added, removed = set(keys) - set(KEYS), set(KEYS) - set(keys)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = PromptSelector.load(tmp_path / "saved", jaxsel.dps(), keys=keys)
+    expected = f"{len(keys) - len(added)} prompts keep their beliefs by their keys, {len(added)} are new, "
+    assert [expected + f"{len(removed)} are dropped" in str(one.message) for one in caught] == [True] * (
+        change != "reordered"
+    )
+    same = selector.with_pool(keys)
+    assert loaded.pool == same.pool == PromptSelector(jaxsel.dps(), keys=keys).pool
+    for ours, theirs in zip(loaded.predict(), same.predict(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(loaded.select(4), same.select(4))
+    loaded.save(tmp_path / "again")
+    assert PromptSelector.load(tmp_path / "again").pool == loaded.pool
+
+
+def test_the_window_and_prompts_in_flight_move_too():
+    selector = played(METHODS["mopps"], candidate_ratio=2, track_in_flight=True)
+    waits = selector.select(3)
+    keys = CHANGED["all"]
+    changed = selector.with_pool(keys)
+    in_flight = {KEYS[row] for row in waits} & set(keys)
+    assert {keys[row] for row in changed.in_flight} == in_flight
+    seen = {row for _ in range(4) for row in changed.select(2).tolist()}
+    assert not {keys[row] for row in seen} & in_flight
+
+
+def test_every_new_prompt_is_offered_in_the_epoch_in_which_it_came():
+    selector = PromptSelector(jaxsel.uniform(), keys=KEYS, candidate_ratio=1)
+    first = [KEYS[row] for row in selector.select(8)]
+    keys = CHANGED["added"]
+    changed = selector.with_pool(keys)
+    rest = [keys[row] for _ in range(3) for row in changed.select(6)]
+    assert sorted(first + rest) == sorted(keys)
+
+
+def test_a_mesh_gives_the_same(tmp_path):
+    mesh = jaxsel.prompts_mesh(jax.devices("cpu")[:4])
+    selector, sharded = played(METHODS["dps"]), played(METHODS["dps"], mesh=mesh)
+    keys = CHANGED["all"]
+    for ours, theirs in zip(selector.with_pool(keys).predict(), sharded.with_pool(keys).predict(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_copies_and_state_dicts_know_the_keys(tmp_path):
+    selector = played(METHODS["mopps"])
+    assert copy.copy(selector).with_pool(CHANGED["added"]).num_prompts == 26
+    selector.save(tmp_path / "saved")
+    assert PromptSelector.load(tmp_path / "saved").with_pool(CHANGED["removed"]).num_prompts == 21
+
+
+@pytest.mark.parametrize("keys", [list(range(24)), [2**64 + row for row in range(24)], ["\0", *KEYS[1:]]])
+def test_keys_of_any_kind(keys):
+    selector = played(METHODS["mopps"], keys)
+    changed = selector.with_pool(keys[::-1])
+    np.testing.assert_array_equal(changed.visits[::-1], selector.visits)
+    assert selector.with_pool(np.array(keys, object)).pool == selector.pool
+
+
+def test_what_cannot_be_carried_is_refused(tmp_path):
+    selector = played(METHODS["mopps"])
+    with pytest.raises(ValueError, match=r"no key of the pool .* is in the pool"):
+        selector.with_pool(["a", "b"])
+    with pytest.raises(ValueError, match="the old pool is '24 prompts without keys'; give both pools keys"):
+        PromptSelector(jaxsel.mopps(), num_prompts=24).with_pool(KEYS)
+    with pytest.raises(ValueError, match=r"other hyperparameters .*decay"):
+        selector.with_pool(KEYS[1:], jaxsel.mopps(decay=0.9))
+    with pytest.raises(ValueError, match=r"of shape \(.*\), here \(.*\); give a method"):
+        played(METHODS["adaptive"]).with_pool(KEYS[1:], jaxsel.adaptive(np.zeros((23, 2), np.float32)))
+    with pytest.raises(ValueError, match="embeddings has 24 rows for 23 prompts"):
+        played(METHODS["adaptive"]).with_pool(KEYS[1:])
+    selector.save(tmp_path / "saved")
+    other = PromptSelector(jaxsel.mopps(), keys=KEYS[1:])
+    with pytest.raises(ValueError, match=r"another pool .* or ask for a changed pool"):
+        other.load_state_dict(selector.state_dict())
+    with pytest.raises(ValueError, match="another pool"):
+        PromptSelector.load(tmp_path / "saved", jaxsel.mopps(), num_prompts=23)
