@@ -87,10 +87,10 @@ class StateMethods(Protocol):
     """
 
     def partition_specs(self) -> State:
-        """Return the state with a `PartitionSpec` in place of each array. Without this method it cannot be sharded.
+        """Return the state with a `PartitionSpec` in place of each array. The axis of the prompts is named `prompts`.
 
-        A spec names the axis of the prompts `prompts`. On a mesh, zeros may pad this axis. An array without this axis
-        is copied to every device.
+        On a mesh, zeros may pad this axis. An array without this axis is copied to every device. A state without this
+        method cannot be sharded.
         """
         ...
 

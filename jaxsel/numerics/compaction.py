@@ -41,7 +41,7 @@ def _packed(mask: Bool[Array, " m"]) -> UInt32[Array, " w"]:
 
 
 def _position_of_bit(word: UInt32[Array, " c"], rank: Int[Array, " c"]) -> Int[Array, " c"]:
-    """Return the position of one set bit in each word. The lowest set bit has the rank 0."""
+    """Return the position of the set bit with this rank in each word. The lowest set bit has the rank 0."""
     position = jnp.zeros_like(rank)
     for width in (16, 8, 4, 2, 1):
         low = word & ((jnp.uint32(1) << width) - jnp.uint32(1))

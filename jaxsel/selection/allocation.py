@@ -135,7 +135,7 @@ def _next_gain(gain: _Number, k: int, failing: _Number, spread: _Number) -> _Num
 def _gains(
     mean: Float[np.ndarray, " m"], failing: Float[np.ndarray, " m"], spread: Float[np.ndarray, " m"], at_least: int
 ) -> tuple[Float[np.ndarray, " m"], _Following]:
-    """Return the cost of each prompt's next sample, minus its gain, and the function that gives later costs."""
+    """Return the cost of each prompt's next sample (its negative gain), and the function that gives later costs."""
     gain = mean
     for k in range(1, at_least + 1):
         gain = _next_gain(gain, k, failing, spread)

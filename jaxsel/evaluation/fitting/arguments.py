@@ -87,6 +87,6 @@ def as_numbers(name: str, value: Any) -> Float[Array, "*shape"]:
 
 
 def cut(name: str, value: Any, visited: Int[np.ndarray, " v"], num_prompts: int) -> Any:
-    """Return an option of the family for the visited prompts alone: their entries, if it has one entry per prompt."""
+    """Return an option of the family; a vector with one entry per prompt is cut to the visited prompts."""
     one_each = np.shape(value) == (num_prompts,) and name != "initial_belief"
     return np.asarray(value)[visited] if one_each else value

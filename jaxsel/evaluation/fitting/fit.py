@@ -6,14 +6,14 @@ of the predictor, its one-step-ahead log score is the sum over the history
     L(theta) = sum_t sum_{i in batch t} log P_theta( outcome_i | everything observed before t )
 
 This score is also the log likelihood of the predictor as a model ("Present Position and Potential Developments", Dawid
-1984). Its maximum can therefore be compared between methods. The covariance of the fitted parameters is
+1984). Its maximum can therefore be compared between methods. The fitted parameters have standard errors from
 
     cov = H^-1 ( sum_i g_i g_i' + 1 / w^2 ) H^-1,    H = 1 / w^2 - d^2 L / d theta^2
 
-where g_i is the gradient of the rows of prompt i. Its standard errors are valid even if the model is wrong (White
-1982). The fit uses an unbounded scale of logits and logs, and the delta method converts the errors to the parameters'
-scale. On the unbounded scale, the parameters have a Gaussian prior around the start values, with a wide standard
-deviation w. A parameter that the history does not determine thus stays finite.
+where g_i is the gradient of the rows of prompt i. These errors are valid even if the model is wrong (White 1982). The
+fit uses an unbounded scale of logits and logs, and the delta method converts the errors to the parameters' scale. On
+the unbounded scale, the parameters have a Gaussian prior around the start values, with a wide standard deviation w. A
+parameter that the history does not determine thus stays finite.
 
 There are few parameters and histories are long. Derivatives therefore use forward mode, which stores no steps for a
 backward pass.
