@@ -15,7 +15,7 @@ def traced(value: Any) -> TypeGuard[jax.Array]:
 
 
 def json_value(value: Any) -> Any:
-    """Return the entry of a spec for a number or an array: a number or nested lists; "traced" for a traced value."""
+    """Return a number or an array as a spec holds it: a number, nested lists, or "traced" if JAX traces it."""
     return "traced" if traced(value) else np.asarray(value).tolist()
 
 

@@ -1,13 +1,13 @@
-"""The contract between the parts of jaxsel: three kinds of data and the tuples of pure functions that pass them on.
+"""The interfaces between the parts of jaxsel: three kinds of data, and tuples of pure functions that exchange them.
 
 A `Predictor` turns observed `Rollouts` into a state and the state into a `Prediction`. An `Acquisition` turns a
 prediction into one score per prompt. A `Rule` turns scores into a batch. `make_selector` composes the three into a
 `Selector`, which returns a `Selection`.
 
-As in optax, each of these is a NamedTuple of functions, and all memory is in an explicit state, a pytree of arrays.
-The functions neither change their arguments nor compile themselves: `jit`, `vmap` and donation belong to the caller.
-Letters: p is the probability that the policy solves a prompt; a group is n rollouts of one prompt, s of them correct.
-This file contains no mathematics.
+As in optax, predictors, acquisitions, rules and selectors are NamedTuples of functions. All memory is in an explicit
+state, a pytree of arrays. The functions neither change their arguments nor compile themselves: `jit`, `vmap` and
+donation belong to the caller. Letters: p is the probability that the policy solves a prompt; a group is n rollouts of
+one prompt, s of them correct.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ It may have any of the methods of `StateMethods`.
 """
 
 Scalar = float | Float[Array, ""]
-"""A number, or a traced scalar where a gradient is taken with respect to it."""
+"""A number, or a traced scalar, for example for a gradient with respect to it."""
 
 UNSOLVED, MIXED, SOLVED = 0, 1, 2
 """The solve state of a prompt in one group of n rollouts: s = 0, 0 < s < n, s = n."""
@@ -36,8 +36,8 @@ class Rollouts(NamedTuple):
         prompt_ids: Rows of the pool. Repeated ids are one visit with summed counts. Ids outside the pool are ignored,
             so that they can pad a batch to a fixed length.
         successes: s, the number of correct rollouts.
-        group_size: n, the number of rollouts, with 0 <= s <= n. A row with n = 0 holds no information (all its
-            rollouts failed) and is ignored.
+        group_size: n, the number of judged rollouts, with 0 <= s <= n. A row with n = 0, in which no rollout was
+            judged, is ignored.
     """
 
     prompt_ids: Int[Array, " b"]
@@ -83,14 +83,15 @@ class Embedded(NamedTuple):
 class StateMethods(Protocol):
     """The methods that a state may have. Every method is optional.
 
-    Call them through `call_optional`. Do not use `isinstance`: whether it evaluates properties depends on the version
-    of Python.
+    Call them through `call_optional`. Do not test for them with `isinstance`: in some versions of Python, the test
+    evaluates properties.
     """
 
     def partition_specs(self) -> State:
-        """Return the axis of each array along which the prompts lie. A state without this method cannot be sharded.
+        """Return the state with a `PartitionSpec` in place of each array. The axis of the prompts is named `prompts`.
 
-        On a mesh, rows of zeros may pad the rows of the pool. An array without such an axis is copied to every device.
+        On a mesh, zeros may pad this axis. An array without this axis is copied to every device. A state without this
+        method cannot be sharded.
         """
         ...
 
@@ -125,9 +126,9 @@ def call_optional(state: State, name: str, default: Any) -> Any:
 
 
 def embedded_in(state: State) -> Embedded | None:
-    """Return the embeddings and the latest batches that a state holds, or None if it holds none.
+    """Return the embeddings and the latest batches of a state, or None if the state lacks one of the two.
 
-    A state can have a method `embedded`, or an array `embeddings` together with a method `latest`.
+    The state gives them by a method `embedded`, or by an array `embeddings` together with a method `latest`.
     """
     if callable(getattr(state, "embedded", None)):
         return state.embedded()
@@ -160,8 +161,8 @@ class PredictFn(Protocol):
     """Predicts the prompts in `prompt_ids`, or the whole pool in the order of its rows if `prompt_ids` is None.
 
     Random numbers depend on the key and on the prompt's id. With the same key a prompt gets the same draw, whichever
-    other prompts are predicted with it. A shard holds consecutive rows of the pool: row 0 of its `state` is the prompt
-    `first_id`, and `prompt_ids` are rows of the shard.
+    other prompts are predicted with it. On a mesh, each device holds consecutive rows of the pool: row 0 of its `state`
+    is the prompt `first_id`, and `prompt_ids` count from that row.
     """
 
     def __call__(
@@ -176,14 +177,14 @@ class PredictFn(Protocol):
 class UpdateFn(Protocol):
     """Returns the state after one training step.
 
-    It adds the observed rollouts and, if the method forgets, discounts the older evidence.
+    The update adds the observed rollouts. A method that forgets also discounts the older evidence.
     """
 
     def __call__(self, key: Key[Array, ""], state: State, rollouts: Rollouts) -> State: ...
 
 
 class SelectFn(Protocol):
-    """Chooses `batch_size` distinct prompts among distinct `candidates`, or among the whole pool if they are None.
+    """Chooses `batch_size` distinct prompts among the distinct `candidates`, or among the whole pool for None.
 
     The functions of `make_selector` take two further arguments. `excluded`, a mask of the pool, marks prompts that must
     not be chosen. `count`, a traced integer of at most `batch_size`, is the number of prompts to choose; -1 fills the
@@ -237,7 +238,7 @@ ChooseFn = Callable[..., Int[Array, " b"]]
 class Rule(NamedTuple):
     """A choice of a batch by scores.
 
-    `choose` returns distinct positions in `scores`, in ascending order. It obeys three conditions:
+    `choose` returns distinct positions in `scores`, in ascending order. It must obey three conditions:
 
     * Random numbers depend on the key and on the prompt's id.
     * Ids below 0 are padding. They are chosen after all other ids.
@@ -248,7 +249,7 @@ class Rule(NamedTuple):
         spec: JSON-compatible description. `name` is the constructor; the other entries are the constructor's keyword
             arguments.
         choose: `(key, scores, batch_size, prompt_ids, state) -> positions`. If `prompt_ids` is None, the positions are
-            the ids. `state` is the predictor's state; a rule that needs it cannot choose if it is None.
+            the ids. `state` is the predictor's state, or None for a rule that does not need it.
         shortlist: `batch_size -> m`, for rules in which only the m best scores count. Each part of a split pool then
             passes on its m best prompts instead of its own choice. None means that all scores count.
         num_prompts: Size of the pool that the rule is made for. None means that it fits every pool.
@@ -272,11 +273,11 @@ class Selector(NamedTuple):
         predict: `(key, state, prompt_ids) -> prediction`, see `PredictFn`.
         select: `(key, state, batch_size, candidates) -> selection`, see `SelectFn`.
         update: `(key, state, rollouts) -> state`, see `UpdateFn`.
-        acquisition: The acquisition that `select` uses. None means that the selector is not such a composition; it
-            then cannot be sharded, unless it has `transforms`.
+        acquisition: The acquisition that `select` uses. None means that the selector is not a composition of
+            `make_selector`. Such a selector cannot be sharded, unless it has `transforms`.
         rule: The rule that `select` uses. None has the same meaning.
-        transforms: The selector that this one is made from, and the function that made it, for a selector such as
-            `exploring(...)`. `shard` shards the inner selector and applies the function again.
+        transforms: For a selector made from another, such as `exploring(...)`: the inner selector, and the function
+            from the inner selector to this one. `shard` shards the inner selector and applies the function again.
     """
 
     spec: dict[str, Any]

@@ -104,14 +104,14 @@ def gps(
 ) -> Selector:
     """Return GPS: one generative predictor for all prompts, and a diverse batch (arXiv 2602.01970).
 
-    By default the rollouts of a prompt itself count as evidence as well. `decay=None` gives the paper's own predictor.
+    By default, a prompt's own rollouts also count as evidence. `decay=None` gives the paper's predictor.
 
     Args:
         embeddings: One row per prompt of the pool; see `amortized`.
         target: Success rate that the batch should be close to.
         diversity_weight: Weight of the distances between prompts in the choice; see `diverse`.
-        anchor_batches: Number of latest batches whose distance counts as well; see `diverse`.
-        shortlist: Only the `shortlist * batch_size` best scores count. None: all scores count.
+        anchor_batches: Number of latest batches from which the distances also count; see `diverse`.
+        shortlist: Only the `shortlist * batch_size` best scores are considered. None: all scores are.
         acquisition: Replacement for `target_success_rate(target)`.
         rule: Replacement for `diverse(...)`.
         **predictor: Arguments of `amortized`.
@@ -135,16 +135,17 @@ def adaptive(
     acquisition: Acquisition | None = None,
     rule: Rule | None = None,
 ) -> Selector:
-    """Return our own method: a state-space model of the pool, and a batch sampled by what its groups will teach.
+    """Return our own method: a state-space model of the pool, and a batch sampled by the expected reward variance.
 
-    The probability that a prompt is drawn is proportional to E[p (1 - p)] to the power of 1 / temperature. A batch of
-    the largest values alone would hold one kind of prompts, which training moves faster than the model can follow.
+    Each draw of a prompt has a probability proportional to E[p (1 - p)] to the power of 1 / temperature. A batch of
+    the largest values alone would hold one kind of prompts. Training changes these prompts faster than the model can
+    follow.
 
     Args:
         embeddings: One row per prompt of the pool; see `state_space`. None: prompts share only a common level.
         group_size: Rollouts per prompt.
-        temperature: Spread of the draws, above 0. A prompt with 46% of the largest value is drawn a tenth as often at
-            1/3, and a prompt with 93% at 1/30. In training runs, 1/30 was as harmful as a greedy choice.
+        temperature: Spread of the draws, above 0. A prompt is drawn a tenth as often as the best prompt if its value
+            is 46% of the largest (at 1/3) or 93% (at 1/30). In training runs, 1/30 was as harmful as a greedy choice.
         acquisition: Replacement for `expected_variance(log=True)`.
         rule: Replacement for `gumbel_top_k(temperature)`.
 
@@ -157,7 +158,7 @@ def adaptive(
 
 
 def uniform(*, decay: float = 0.5, group_size: int = 8) -> Selector:
-    """Return a selector of uniformly random prompts. It predicts with the posterior of MoPPS, for comparisons.
+    """Return a selector of uniformly random prompts. For comparisons, it predicts with the posterior of MoPPS.
 
     Raises:
         ValueError: An argument is out of its range.

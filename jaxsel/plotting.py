@@ -11,7 +11,7 @@ markers distinguish the methods in greyscale prints.
         plotting.reliability_diagram(axes, table, label=method, event="a mixed group")
     axes.legend()
 
-A metric of no rows is NaN, which leaves a gap in the line.
+Where a metric has no rows, it is NaN, and the line has a gap.
 """
 
 from jaxsel.evaluation.plotting.axes import tidy as tidy

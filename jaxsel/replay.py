@@ -1,4 +1,4 @@
-"""Histories, the recorded visits of a run, and replays: predictions of a method for each step of a history."""
+"""Histories, which record the visits of a run, and replays, which predict each step of a history with any method."""
 
 from jaxsel.evaluation.replay import History as History
 from jaxsel.evaluation.replay import Replay as Replay

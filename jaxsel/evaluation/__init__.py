@@ -1,1 +1,1 @@
-"""How good predictions are: metrics, replays of recorded histories, fitted parameters, reference posteriors, plots."""
+"""Evaluation of predictions: metrics, replays of histories, fitted parameters, reference posteriors and plots."""

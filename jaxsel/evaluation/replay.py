@@ -1,4 +1,4 @@
-"""Histories, the recorded visits of a run, and replays: predictions of any method for them, without new rollouts."""
+"""Histories, which record the visits of a run, and replays, which predict them with any method without new rollouts."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -14,14 +14,14 @@ from jaxsel.base import Prediction, Selector
 from jaxsel.runtime.prompt_selector import PromptSelector
 
 _ALWAYS_ALLOWED = 100_000  # a history of so few steps is always valid
-_PER_STEP_WITH_ROWS = 100  # more steps per step with rows suggest that `step` holds, for example, Unix times
+_PER_STEP_WITH_ROWS = 100  # the largest ratio of all steps to steps with rows; Unix times, for example, exceed it
 
 
 class History(NamedTuple):
     """The recorded visits of a run, one row per visit in the order of the steps. `make_history` returns it.
 
     Attributes:
-        step: Training steps, counted from 0. A step without rows still ages what a method believes.
+        step: Training steps, counted from 0. A step without rows is still one update of a replayed method.
         prompt_ids: Rows of the pool, distinct within a step.
         successes: s, the number of correct rollouts.
         group_size: n, the number of rollouts, at least 1.
@@ -67,9 +67,9 @@ class Replay(NamedTuple):
 def make_history(
     step: ArrayLike, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike, *, num_prompts: int
 ) -> History:
-    """Return a history from rows in any order.
+    """Return a history, sorted by step, from rows in any order.
 
-    The rows are sorted by step. Repeated ids of a step are one visit with summed counts. Rows with n = 0 are dropped.
+    Repeated ids of a step become one visit with summed counts. Rows with n = 0 are dropped.
 
     Args:
         step: Training step of each row, counted from 0.
@@ -87,7 +87,7 @@ def make_history(
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
     if len(steps) != len(ids):
         raise ValueError(f"there are {len(steps)} step and {len(ids)} prompt_ids; give one entry per visit")
-    # Each pair of step and id gets a number, so that visits to one prompt in different steps stay separate.
+    # each pair of a step and an id gets its own number, so that only visits of the same step are merged
     pairs, row = np.unique(np.stack([steps, ids]), axis=1, return_inverse=True)
     visits = checked_visits(row.reshape(-1), successes, group_size, max(pairs.shape[1], 1))
     seen = pairs[:, visits.prompt_ids]
@@ -116,17 +116,18 @@ def replay(
     seed: int = 0,
     probe_steps: Sequence[int] = (),
 ) -> Replay:
-    """Predict and then observe every batch of a history with a method that need not be the one of the recorded run.
+    """Predict and then observe every batch of a history with a method. Another method may have chosen the batches.
 
-    The result shows how well the method predicts the recorded prompts, which another method may have chosen. It does
-    not show which prompts the method itself would have chosen. Probes show how well it predicts the whole pool.
+    The result shows how well the method predicts the recorded prompts. It does not show which prompts the method would
+    have chosen. Predictions at `probe_steps` show how well the method predicts the whole pool.
 
     Args:
         history: Recorded visits, from `make_history`.
         selector: Method, for example `jaxsel.dps()`. `make_selector` turns a predictor alone into a selector.
         num_prompts: Number of prompts in the pool.
         seed: Seed of the `PromptSelector`.
-        probe_steps: Steps before which the whole pool is predicted, from 0 to `history.num_steps`.
+        probe_steps: Steps at which the whole pool is predicted before the step is observed, from 0 to
+            `history.num_steps`.
 
     Raises:
         ValueError: A probe step is outside of the history, or the selector does not fit the pool.

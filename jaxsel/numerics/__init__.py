@@ -1,1 +1,1 @@
-"""Array functions that know nothing about prompts: random draws, the k largest, compaction, Beta-Binomial, weights."""
+"""General array functions: random draws, the k-th largest, positions in masks, Beta-Binomial, weighted sums."""

@@ -1,7 +1,7 @@
 r"""The Beta-Binomial distribution: a count of successes whose rate is a Beta(a, b) variable.
 
-`log_prob` and `cdf` take the rate's mean m and its spread r = variance / (m (1 - m)) = 1 / (a + b + 1), which are both
-finite in all limits. At r = 0 the rate is known and the count is Binomial. At r = 1, the largest r, the rate is 0 or 1.
+`log_prob` and `cdf` take the rate's mean m and its spread r = variance / (m (1 - m)) = 1 / (a + b + 1). Both are finite
+in all limits. At r = 0 the rate is known and the count is Binomial. At r = 1, the largest r, the rate is 0 or 1.
 
     P(s) = C(n, s) prod_{k < s} (m (1 - r) + k r) prod_{k < n - s} ((1 - m) (1 - r) + k r) / prod_{k < n} (1 - r + k r)
 """
@@ -23,8 +23,7 @@ def solve_state_probabilities(
     r"""Return P(s = 0), P(0 < s < n) and P(s = n) of a Beta-Binomial count with n = `group_size`.
 
     P(s = n) = B(a + n, b) / B(a, b) is the product over k < n of (a + k) / (a + b + k). The product is precise where
-    the difference of log-gammas is not. The mixed probability is MaPP's (arXiv 2609.34990). It is exactly 0 for a group
-    of one.
+    the difference of log-gammas is not. P(0 < s < n) is MaPP's score (arXiv 2609.34990), and exactly 0 for n = 1.
     """
     if group_size == 1:
         total = alpha + beta
@@ -88,7 +87,7 @@ def log_prob(
         failure = jnp.where(k < failures, ((1 - mean) * (1 - spread) + k * spread) / (k + 1), 1)
         return total + jnp.log(success * failure * jnp.where(k < group_size, (k + 1) / (1 - spread + k * spread), 1))
 
-    # at k = 0 one factor 1 - r cancels, even if it is 0
+    # at k = 0 a factor 1 - r cancels; it may be 0
     both = jnp.where((successes > 0) & (failures > 0), 1 - spread, 1)
     first = jnp.where(successes > 0, mean, 1) * jnp.where(failures > 0, 1 - mean, 1) * both
     return jax.lax.fori_loop(1, jnp.max(group_size, initial=0), factor, jnp.log(first))
@@ -101,7 +100,7 @@ def cdf(
 
     The number of passes over the rows is the largest group size (for `log_prob`) plus the largest count.
     """
-    # the recursion divides by the probability of failures, and its sums are not more precise than this
+    # the recursion divides by the probability of a failure, and its sums are no more precise than `_CERTAIN`
     mean, spread = jnp.clip(mean, _CERTAIN, 1 - _CERTAIN), jnp.minimum(spread, 1 - _CERTAIN)
 
     def add(j: Int[Array, ""], terms: _Terms) -> _Terms:

@@ -1,7 +1,7 @@
 """Positions and number of the true entries of a mask, without a sort and without a prefix sum over all its entries.
 
-The mask is packed into words of 32 bits, which XLA's CPU backend does in one vectorised pass. For a sum over the whole
-array, the backend would first write the array's entries out as numbers.
+The mask is packed into words of 32 bits, which XLA's CPU backend does in one vectorised pass. To sum the mask itself,
+the backend would first write its entries to memory as numbers.
 """
 
 import jax
@@ -41,7 +41,7 @@ def _packed(mask: Bool[Array, " m"]) -> UInt32[Array, " w"]:
 
 
 def _position_of_bit(word: UInt32[Array, " c"], rank: Int[Array, " c"]) -> Int[Array, " c"]:
-    """Return the position of the set bit with number `rank` in each word, counted from the lowest set bit, 0."""
+    """Return the position of the set bit with this rank in each word. The lowest set bit has the rank 0."""
     position = jnp.zeros_like(rank)
     for width in (16, 8, 4, 2, 1):
         low = word & ((jnp.uint32(1) << width) - jnp.uint32(1))

@@ -18,9 +18,9 @@ def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: in
 
     A traced k needs `at_most`, a static upper bound of k. One compilation then serves every k up to the bound.
 
-    A regular sample gives a bound that slightly more than k values reach. These values are gathered, and 32 counts find
-    the answer among them bit by bit. Only if the sample misleads do the counts go over all values. `jax.lax.top_k`
-    handles fewer than 32,768 values, and a k of a fifth of the values or more.
+    A sample at regular positions gives a bound that slightly more than k values reach. These values are gathered, and
+    32 counts find the answer among them bit by bit. If the sample misleads, the counts go over all values.
+    `jax.lax.top_k` handles fewer than 32,768 values, and a k of a fifth of the values or more.
     """
     size = values.shape[0]
     stride = size // _SAMPLE
@@ -33,7 +33,7 @@ def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: in
 
     bound = top_k(values[: stride * _SAMPLE : stride], sample_rank)[0][-1]
     above, at_least = count_true(values > bound), count_true(values >= bound)
-    few_enough = at_least <= capacity  # otherwise many values equal the bound, and only larger values are gathered
+    few_enough = at_least <= capacity  # if not, many values equal the bound, and only larger values are gathered
 
     def among_the_gathered() -> Float[Array, ""]:
         position = true_positions((values > bound) | (few_enough & (values == bound)), capacity)
@@ -51,8 +51,8 @@ def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: in
 def top_k(values: Float[Array, " m"], k: int) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
     """Return the k largest values and their positions. NaN counts as minus infinity.
 
-    This is `jax.lax.top_k` behind a barrier: XLA's CPU backend sorts everything if the result is sliced at once. Each
-    result has its own barrier, because on a mesh the CPU backend of jaxlib 0.10.2 aborts on a barrier of the pair.
+    This is `jax.lax.top_k` behind a barrier. Without the barrier, XLA's CPU backend sorts all values if the result is
+    sliced. Each result has its own barrier: on a mesh the CPU backend of jaxlib 0.10.2 aborts on a barrier of the pair.
     """
     largest, positions = jax.lax.top_k(_without_nan(values), k)
     return jax.lax.optimization_barrier(largest), jax.lax.optimization_barrier(positions)

@@ -1,16 +1,16 @@
 r"""Beta draws for whole arrays: one round of rejection sampling for all elements, then rounds for the rejected ones.
 
 A Gamma draw after Marsaglia and Tsang (ACM TOMS 26, 2000) is $d (1 + x / \sqrt{9 d})^3$ with $d = a - 1/3$ and a
-normal $x$, accepted with probability $e^{h(x)}$. A Beta draw is $X / (X + Y)$ for two Gamma draws $X$ and $Y$. One
-Box-Muller pair gives the normals of both Gamma draws. One uniform number accepts both: its logarithm is compared with
-$h(x) + h(y)$. Shape parameters below 1 use $\mathrm{Gamma}(a) = \mathrm{Gamma}(a + 1)\, U^{1/a}$ in logarithms, which
-neither underflow nor overflow.
+normal $x$. It is accepted with probability $e^{h(x)}$. A Beta draw is $X / (X + Y)$ for two Gamma draws $X$ and $Y$.
+One Box-Muller pair gives the normals of both Gamma draws. One uniform number accepts both: its logarithm is compared
+with $h(x) + h(y)$. Shape parameters below 1 use $\mathrm{Gamma}(a) = \mathrm{Gamma}(a + 1)\, U^{1/a}$ in logarithms,
+which neither underflow nor overflow.
 
-More than 90% of the proposals are accepted; for a visited prompt it is 99%. The rejected elements are
-gathered into an array of 1/32 of the length, where further rounds draw them again until all are accepted.
+More than 90% of the proposals are accepted, and 99% for visited prompts. Further rounds draw the rejected elements
+again, in an array of 1/32 of the length, until all are accepted.
 
-The random bits are a function of (key, round, word, id of the element). A draw therefore depends on its own id and
-parameters only. The number, order and devices of the other elements do not change it. Each word takes two or three
+The random bits are a function of (key, round, word, id of the element). A draw therefore depends only on the key and on
+the element's id and parameters, not on the number, order and devices of other elements. Each word takes two or three
 rounds of a 32-bit finalizer (Wellons' lowbias32), each keyed by JAX's threefry. For a given key every word is a
 bijection of the id: no two of 2**32 ids share a word. There is no cryptographic guarantee and no proof of independence;
 the tests check the distribution. Threefry for every word would take ten times as long on a CPU.
@@ -77,7 +77,7 @@ def beta(
 
 
 def beta_of(key: Key[Array, ""], elements: Elements, size: int) -> Float[Array, " {size}"]:
-    """Return one Beta draw per row, with parameters that are computed when needed and never stored.
+    """Return one Beta draw per row. The parameters are computed where they are needed and not stored.
 
     Args:
         key: A key, which this function consumes.
@@ -97,7 +97,7 @@ def _draw_arrays(
     size = int(np.prod(shape))
     flat = tuple(jnp.broadcast_to(parameter, shape).ravel() for parameter in parameters)
     names = None if ids is None else jnp.broadcast_to(ids, shape).ravel()
-    # without the barrier, XLA merges earlier operations into the loops: eager and compiled draws differ in the last bit
+    # without the barrier, XLA merges earlier operations into the loops, and a jitted caller gets other last bits
     names, flat = jax.lax.optimization_barrier((names, flat))
 
     def elements(rows: Int[Array, " c"] | None) -> tuple[Int[Array, "..."], _Parameters]:
@@ -162,7 +162,7 @@ def _marsaglia_tsang(
     log_cube = 3 * jnp.log(jnp.maximum(root, _SMALLEST))
     square = normal * normal
     exact = 0.5 * square + scale * (1 - root**3 + log_cube)
-    # the terms of `exact` cancel for large shapes, where the first term of its series replaces them
+    # for large shapes the terms of `exact` cancel, so the first term of its series replaces them
     return scale, root, jnp.where(scale > _LARGE_SHAPE, -square * square / (108 * scale), exact)
 
 
@@ -179,8 +179,8 @@ def _normal_pair(
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
     """Return two independent normals (Box and Muller), up to 6.6 standard deviations.
 
-    The direction is an angle in the first eighth of the circle, which three random bits mirror. In that eighth, short
-    polynomials give the sine and the cosine.
+    The direction is an angle in the first eighth of the circle, where short polynomials give its sine and cosine. Three
+    random bits mirror it into the other eighths.
     """
     radius = jnp.sqrt(-2 * jnp.log(_open_unit(first)))
     angle = ((second >> 8).astype(jnp.int32).astype(jnp.float32) + 0.5) * np.float32(2**-24 * np.pi / 4)

@@ -166,7 +166,7 @@ def beta_bernoulli(
     Args:
         prior_alpha: alpha0, above 0: one number for all prompts, or one per prompt (see `informative_prior`).
         prior_beta: beta0, above 0: one number for all prompts, or one per prompt.
-        decay: The factor of the earlier evidence at each visit, from 0 (forget everything) to 1 (forget nothing).
+        decay: The factor on the earlier evidence, from 0 (forget everything) to 1 (forget nothing). See `ageing`.
         group_size: n, the rollouts per prompt for which `unsolved`, `mixed` and `solved` are predicted.
         ageing: "visit" discounts a prompt's evidence when the prompt is visited, as in the paper. "step" discounts the
             evidence of all prompts at every step.
@@ -223,7 +223,7 @@ def _prior(name: str, value: ArrayLike | Array) -> np.ndarray | Array:
 
 
 def _describe(prior: np.ndarray | Array) -> float | str:
-    """Return what a spec holds of a prior: the number itself, or the fingerprint of a vector."""
+    """Return the entry of a spec for a prior: the number itself, or the fingerprint of a vector."""
     if prior.ndim == 0:
         return _validate.json_value(prior)
     return f"sha256:{hashlib.sha256(np.asarray(prior).tobytes()).hexdigest()[:16]}"

@@ -1,4 +1,4 @@
-"""Checks, a fingerprint and scaled features for the embeddings of a pool.
+"""Checks, a fingerprint and standardised features for the embeddings of a pool.
 
 All functions read one block of rows at a time, so the embeddings may be in a memory-mapped file.
 """

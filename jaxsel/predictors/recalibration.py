@@ -1,6 +1,6 @@
-r"""A correction of the predicted probability of a mixed group, learnt from the outcomes of earlier predictions.
+r"""A correction of the predicted probability of a mixed group, learned from the outcomes of earlier predictions.
 
-    P(0 < s < n) <- g( P(0 < s < n) ),    g increasing, learnt online from pairs (prediction, outcome)
+    P(0 < s < n) <- g( P(0 < s < n) ),    g increasing, learned online from pairs (prediction, outcome)
 
 A pair is the predicted probability of a mixed group, and 1 if the group was mixed or 0 if it was not. The state keeps
 the last `window` pairs. There are two kinds of g:
@@ -11,15 +11,17 @@ the last `window` pairs. There are two kinds of g:
     beta       logit g(p) = a log p - b log(1 - p) + c, with a and b at least 0. It has three parameters, for few pairs
                ("Beta calibration", Kull, Silva Filho and Flach 2017).
 
-Both kinds are fitted to groups of pairs with similar predictions; all groups are equally large. The groups adapt to the
-predictor: under dps, the predictions for prompts without a recent visit differ only in the fourth digit.
+Both kinds are fitted to groups of pairs with similar predictions. All groups are equally large, because bins of equal
+width could leave most pairs in one bin: under dps, the predictions for prompts without a recent visit differ only in
+the fourth digit.
 
-A few prior pairs are added, whose outcomes equal their evenly spread predictions. They make g start as the identity,
-and keep it near the identity where there are no predictions. Below the lowest group and above the highest group, the
-isotonic g is constant.
+A few prior pairs are added. Their predictions are evenly spread, and their outcomes equal their predictions. They make
+g start as the identity, and keep it near the identity where there are no predictions. Below the lowest group and above
+the highest group, the isotonic g is constant.
 
-The pairs are of *chosen* prompts. The correction holds for other prompts with the same prediction only as far as they
-resemble the chosen prompts. They may differ: a Thompson draw, for example, decides which prompts are chosen.
+The pairs come from *chosen* prompts. The correction holds for other prompts with the same prediction only as far as
+they resemble the chosen prompts. They may differ, because the choice uses more than this prediction, for example a
+Thompson draw.
 """
 
 from collections.abc import Callable
@@ -37,11 +39,11 @@ from jaxsel.base import MIXED, Embedded, Prediction, Predictor, Rollouts, State,
 from jaxsel.numerics.weighted import bin_sums, mid_ranks
 
 _NUM_GROUPS = 64
-_CERTAIN = 1e-4  # no finite number of pairs shows that an event never occurs
-_FIRST = 16  # the number of prior pairs, whose predictions were right
+_CERTAIN = 1e-4  # the smallest isotonic probability: no finite number of pairs shows that an event never occurs
+_FIRST = 16  # the number of prior pairs
 _SMALLEST = 1e-6  # the smallest probability whose logarithm is taken
 _NEWTON_STEPS = 40
-_PRIOR_PRECISION = 0.1  # the precision of a, b and c around the identity: a tenth of a pair's information
+_PRIOR_PRECISION = 0.1  # the precision of the Gaussian prior of a, b and c around the identity
 
 
 class Pairs(NamedTuple):
@@ -49,7 +51,7 @@ class Pairs(NamedTuple):
 
     Attributes:
         predicted: The predicted probability of the event, a mixed group.
-        came: 1 if the event occurred, and 0 otherwise. Checkpoints contain this name.
+        came: 1 if the event occurred, and 0 otherwise. Checkpoints contain the name `came`.
         number: The number of pairs so far, including pairs that the buffer no longer holds.
     """
 
@@ -80,7 +82,7 @@ def no_pairs(window: int) -> Pairs:
 def with_pairs(
     pairs: Pairs, predicted: Float[Array, " m"], occurred: Float[Array, " m"], mask: Bool[Array, " m"]
 ) -> Pairs:
-    """Return the pairs with the rows of one more step appended, for which `mask` is true.
+    """Return the pairs with new pairs appended: the rows of one step for which `mask` is true.
 
     If the step has more pairs than the buffer can hold, its last pairs are kept.
     """
@@ -128,7 +130,7 @@ def isotonic(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"
     values = jnp.max(jnp.where((first <= last) & some[:, None], smallest, -jnp.inf), axis=0)
 
     def filled(x: Float[Array, " k"]) -> Float[Array, " k"]:
-        """Return x, where an empty group gets the value of the last group before it, or else of the first after it."""
+        """Return x with the values of empty groups replaced by the last value before them, or by the first value."""
         return jnp.maximum(jax.lax.cummax(jnp.where(some, x, -jnp.inf)), jnp.min(jnp.where(some, x, jnp.inf)))
 
     knots, values = filled(groups.predicted), jnp.clip(filled(values), _CERTAIN, 1 - _CERTAIN)
@@ -147,9 +149,9 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
     identity = jnp.array([1.0, 1.0, 0.0], jnp.float32)
 
     def fitted(free: Float[Array, " 3"]) -> tuple[Float[Array, " 3"], Float[Array, ""]]:
-        """Return the best parameters, where a fixed one is 0, and their loss.
+        """Return the best parameters and their loss. Parameters that are not `free` are 0.
 
-        The loss is infinite if a slope is negative.
+        The loss is infinite if a slope, a or b, is negative.
         """
 
         def newton(_: Int[Array, ""], parameters: Float[Array, " 3"]) -> Float[Array, " 3"]:
@@ -167,7 +169,7 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
         off = 0.5 * _PRIOR_PRECISION * jnp.sum((parameters - identity) ** 2)
         return parameters, jnp.where((parameters[:2] >= 0).all(), jnp.sum(groups.size * surprise) + off, jnp.inf)
 
-    # with both slopes free, with one of them, and with none; the last fit never has a negative slope
+    # both slopes are free, then one of them, then none; the last fit never has a negative slope
     each, loss = jax.vmap(fitted)(jnp.array([[1.0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]], jnp.float32))
     parameters = each[jnp.argmin(loss)]
     return lambda probability: jax.nn.sigmoid(features(probability) @ parameters)
@@ -180,10 +182,7 @@ MAPS: dict[str, Callable[[Groups], Callable[[Float[Array, " m"]], Float[Array, "
 
 
 def with_mixed(prediction: Prediction, mixed: Float[Array, " m"]) -> Prediction:
-    """Return the prediction with these probabilities of a mixed group.
-
-    The ratio of P(s = 0) to P(s = n) stays as it was.
-    """
+    """Return the prediction with new probabilities of a mixed group, and the old ratio of P(s = 0) to P(s = n)."""
     rest = prediction.unsolved + prediction.solved
     unsolved = jnp.where(rest > 0, prediction.unsolved / jnp.where(rest > 0, rest, 1), 0.5) * (1 - mixed)
     return prediction._replace(unsolved=unsolved, mixed=mixed, solved=1 - mixed - unsolved)
@@ -222,10 +221,11 @@ class RecalibratedState(NamedTuple):
 def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int = 4096) -> Predictor:
     """Return the predictor with a calibrated probability of a mixed group.
 
-    The ratio of P(s = 0) to P(s = n) stays as it was, and so do success rate, variance and draw. The order of prompts
-    by P(0 < s < n) stays too, except for ties. "isotonic" makes many ties, so use "beta" to select by this probability.
+    The correction does not change the success rate, the variance, the draw, or the ratio of P(s = 0) to P(s = n). It
+    keeps the order of prompts by P(0 < s < n), except for ties. "isotonic" makes many ties, so use "beta" to select by
+    this probability.
 
-    The state cannot be sharded: a prediction is on one device, and its pair would be needed on all devices.
+    The state cannot be sharded: each device would predict its own prompts, but the correction needs all pairs.
 
     Args:
         predictor: The predictor to correct, for example `jaxsel.hidden_markov()`, whose probability of a mixed group

@@ -1,1 +1,1 @@
-"""From predictions to a batch: acquisitions score prompts, rules choose them, and `make_selector` composes both."""
+"""From predictions to a batch: acquisitions score prompts, rules choose prompts, and `make_selector` composes both."""

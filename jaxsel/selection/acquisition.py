@@ -55,7 +55,7 @@ def mixed_near_target(target: float = 0.5, *, log: bool = False) -> Acquisition:
         P(0 < s < n) exp(-(psi(mean) - psi(target))^2 / (2 width^2)),    psi(p) = arcsin sqrt(p)
         width = min(sin, cos)(psi(target)) / sqrt(2),    so that 2 width^2 = min(target, 1 - target)
 
-    The mean is the predicted success rate. The target stays where it is; ARCUS also moves it during training.
+    The mean is the predicted success rate. The target is constant; ARCUS also moves its target during training.
 
     Args:
         target: Success rate at the centre of the kernel, above 0 and below 1.
@@ -94,8 +94,8 @@ def solve_state_entropy(prediction: Prediction) -> Float[Array, " m"]:
 def expected_variance(*, log: bool = False) -> Acquisition:
     """Score by E[p (1 - p)], the expected variance of the rewards, which is the size of GRPO's signal.
 
-    It is `success_rate - variance - success_rate ** 2`, exact for every predictor. Unlike P(mixed), it clearly
-    distinguishes a prompt with p = 0.5 from a prompt with p = 0.2.
+    The score is `success_rate - variance - success_rate ** 2`, exact for every predictor. Unlike P(0 < s < n), it
+    clearly distinguishes a prompt with p = 0.5 from a prompt with p = 0.2.
 
     Args:
         log: Whether the score is the logarithm. `gumbel_top_k` then samples in proportion to a power of E[p (1 - p)].
@@ -112,8 +112,8 @@ def expected_signal(group_size: int = 8, *, log: bool = False) -> Acquisition:
     """Score by E[sqrt(s (n - s))] / n, the expected standard deviation of the rewards of a group.
 
     The success rate is modelled as a Beta variable with the predicted mean and variance, so that s is Beta-Binomial.
-    This is exact for `beta_bernoulli`. With normalised advantages, GRPO's gradient for a group is sqrt(s (n - s)) / n
-    times the difference between the mean gradients of its correct and its wrong rollouts.
+    This is exact for `beta_bernoulli`. With normalised advantages, GRPO's gradient for a group is the difference
+    between the mean gradients of its correct and its wrong rollouts, times sqrt(s (n - s)) / n.
 
     Args:
         group_size: n, the number of rollouts per prompt.

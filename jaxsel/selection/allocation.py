@@ -1,17 +1,17 @@
-r"""Divides a fixed budget of samples among unseen prompts at test time, by frozen predictions.
+r"""The division of a fixed budget of samples among unseen prompts at test time, by frozen predictions.
 
-A prompt is solved at least once in k samples with probability E[1 - (1 - p)^k]; the k-th sample adds the gain
+A prompt is solved at least once in k samples with probability E[1 - (1 - p)^k]. The k-th sample adds the gain
 
     g_k = E[p (1 - p)^(k - 1)],    p ~ Beta(a, b) of the predicted mean and variance
     g_1 = mean,    g_(k + 1) = g_k (b + k - 1) / (a + b + k) = g_k (r b + r (k - 1)) / (1 - r + r k)
 
-with r = variance / (mean (1 - mean)) = 1 / (a + b + 1) and r b = (1 - r) (1 - mean). In this form nothing is infinite:
-at r = 0, p is known and g_k = p (1 - p)^(k - 1); at r = 1, the largest possible value, p is 0 or 1 and one sample
-decides which. The gains of a prompt never increase. The largest expected number of solved prompts therefore results
-from giving each sample to the prompt with the largest next gain.
+with r = variance / (mean (1 - mean)) = 1 / (a + b + 1) and r b = (1 - r) (1 - mean). In this form nothing is infinite.
+At r = 0, p is known and g_k = p (1 - p)^(k - 1). At r = 1, the largest possible value, p is 0 or 1, and one sample
+shows which. The gains of a prompt never increase with k. To maximise the expected number of solved prompts, each sample
+therefore goes to the prompt with the largest next gain.
 
-The computation is NumPy on the host in float64, once per evaluation. A step of the heap takes microseconds; a sample of
-a language model takes a thousand times longer.
+The computation runs once per evaluation, in NumPy on the host in float64. A step of the heap takes microseconds; a
+sample of a language model takes a thousand times longer.
 
 "Small Generalizable Prompt Predictive Models Can Steer Efficient RL Post-Training of Large Reasoning Models" (GPS,
 arXiv 2602.01970) allocates by bins of the predicted success rate.
@@ -42,7 +42,7 @@ def allocate(
     edges: Sequence[float] | np.ndarray = (0.1, 0.3, 0.7, 0.9),
     weights: Sequence[float] | np.ndarray = (1, 8, 4, 2, 1),
 ) -> Int[np.ndarray, " m"]:
-    """Spend exactly `budget` samples on m prompts.
+    """Return the number of samples for each of m prompts. The numbers sum to `budget`.
 
     >>> import numpy as np
     >>> allocate(np.array([0.0, 0.1, 0.5, 1.0]), 12)
@@ -51,18 +51,18 @@ def allocate(
     The numbers of samples of equal prompts differ by at most one. With a larger budget no prompt gets fewer samples.
 
     Args:
-        prediction: Prediction of m prompts with its uncertainty, or success rates that are taken as certain.
+        prediction: Prediction of m prompts, or success rates that are taken as certain.
         budget: Total number of samples.
         strategy: "marginal" maximises the expected number of solved prompts, see `expected_solved`. Samples without any
-            gain go to the prompts with the fewest samples. "bins" (GPS) spends by bins of the success rate.
-            "uniform" spends evenly, and the remainder on the first rows.
+            gain go to the prompts with the fewest samples. "bins" (GPS) divides the budget by bins of the success rate.
+            "uniform" divides it evenly; the first rows get the remainder.
         at_least: Smallest number of samples per prompt.
         at_most: Largest number of samples per prompt; None: no limit.
         edges: Increasing edges of the bins. A prompt on an edge belongs to the bin above it.
         weights: Relative number of samples per prompt of each bin, from the hardest bin to the easiest. `at_least` and
-            `at_most` take precedence. Bins of weight 0 get the samples that exceed the limits of the other bins.
-            Rounding follows Sainte-Laguë. The GPS paper gives no numbers. By default the second bin has the largest
-            weight, and each later bin has half the weight of the bin before it.
+            `at_most` take precedence. Bins of weight 0 get more than `at_least` only after all other prompts have
+            `at_most`. Rounding follows Sainte-Laguë. The GPS paper gives no numbers. By default the second bin has the
+            largest weight, and each later bin has half the weight of the bin before it.
 
     Raises:
         ValueError: An argument is out of its range, there is no prompt, or the limits do not allow the budget.
@@ -88,10 +88,10 @@ def allocate(
 def expected_solved(prediction: Prediction | Float[AnyArray, " m"], samples: Int[AnyArray, " m"]) -> float:
     """Return the expected number of prompts that are solved at least once.
 
-    For true success rates and the `samples` of an allocation, it is the exact pass@budget, times m.
+    For true success rates, this number divided by m is the exact mean probability of solving a prompt with `samples`.
 
     Args:
-        prediction: Prediction of m prompts with its uncertainty, or success rates that are taken as certain.
+        prediction: Prediction of m prompts, or success rates that are taken as certain.
         samples: Number of samples of each prompt.
 
     Raises:
@@ -128,14 +128,14 @@ def _moments(prediction: Prediction | Float[AnyArray, " m"]) -> tuple[Float[np.n
 
 
 def _next_gain(gain: _Number, k: int, failing: _Number, spread: _Number) -> _Number:
-    """Return the gain of sample k + 1 from the gain of sample k; the ratio never exceeds 1, even when rounded."""
+    """Return the gain of sample k + 1 from the gain of sample k. Even with rounding, their ratio is at most 1."""
     return gain * ((failing + spread * (k - 1)) / (1 - spread + spread * k))
 
 
 def _gains(
     mean: Float[np.ndarray, " m"], failing: Float[np.ndarray, " m"], spread: Float[np.ndarray, " m"], at_least: int
 ) -> tuple[Float[np.ndarray, " m"], _Following]:
-    """Return the cost of each prompt's next sample, which is minus its gain, and the function of later costs."""
+    """Return the cost of each prompt's next sample (its negative gain), and the function that gives later costs."""
     gain = mean
     for k in range(1, at_least + 1):
         gain = _next_gain(gain, k, failing, spread)
@@ -173,9 +173,9 @@ def _turns(
 def _cheapest(
     cost: Float[np.ndarray, " m"], following: _Following, budget: int, at_least: int, at_most: int
 ) -> Int[np.ndarray, " m"]:
-    """Take the cheapest next sample until the budget is spent.
+    """Return the number of samples per prompt after the cheapest next samples have used up the budget.
 
-    Among equal costs, the prompt with the fewest samples is first, then the one with the smallest row.
+    Among equal costs, the prompt with the fewest samples comes first, then the prompt with the smallest row.
     """
     samples = [at_least] * len(cost)
     heap = list(zip(cost.tolist(), samples, range(len(samples)), strict=True))

@@ -1,4 +1,4 @@
-"""Composes a predictor, an acquisition and a rule into a selector."""
+"""The composition of a predictor, an acquisition and a rule into a selector."""
 
 import inspect
 import json
@@ -16,17 +16,17 @@ from jaxsel.selection.largest_scores import scores_and_ids
 
 
 def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *, method: str = "custom") -> Selector:
-    """Compose a selector: predict, score, choose.
+    """Return a selector that predicts, scores and chooses with these parts.
 
     Args:
         predictor: Model of the prompts' success rates.
         acquisition: Function from predictions to scores.
-        rule: Choice by scores.
+        rule: Choice of a batch by scores.
         method: Name of the composition in logs and checkpoints.
 
     Raises:
-        ValueError: An argument is the constructor of a part instead of the part. From `init`: the rule is made for a
-            pool of another size.
+        ValueError: An argument is not a part, but for example its constructor. From `init`: the rule is made for a pool
+            of another size.
     """
     _validate.made(Predictor, predictor=predictor)
     _validate.made(Acquisition, acquisition=acquisition)
@@ -44,11 +44,11 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         scores = acquisition.score(predictor.predict(predict_key, state, candidates))
         among = without(candidates, excluded)
         scores, prompt_ids = chosen_by_score(rule.choose, rule_key, scores, batch_size, among, state, count)
-        # A second prediction of the batch, with the same draws: other fields are not computed for the whole pool.
+        # a second prediction with the same draws, so that fields that no score uses are computed for the batch alone
         return Selection(prompt_ids, scores, predictor.predict(predict_key, state, prompt_ids))
 
     spec = {"method": method, "predictor": predictor.spec, "acquisition": acquisition.spec, "rule": rule.spec}
-    # in the form in which a checkpoint returns it: lists instead of tuples, Python's numbers instead of NumPy's
+    # as a checkpoint returns the spec: lists instead of tuples, Python's numbers instead of NumPy's
     spec = json.loads(json.dumps(spec, default=np.generic.item))
     init = _init_of(predictor, rule)
     return Selector(spec, init, predictor.predict, select, predictor.update, acquisition, rule)
@@ -71,10 +71,7 @@ def _init_of(predictor: Predictor, rule: Rule) -> Callable[..., State]:
 
 
 def takes_count(selector: Selector) -> bool:
-    """Return whether one compilation of `select` serves many batch sizes.
-
-    It does if both `select` and the rule have the argument `count`.
-    """
+    """Return whether one compilation of `select` serves many batch sizes: `select` and the rule take a `count`."""
     return all(
         "count" in inspect.signature(function).parameters
         for function in (selector.select, *((selector.rule.choose,) if selector.rule else ()))
@@ -98,9 +95,10 @@ def chosen_by_score(
     state: State,
     count: Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
-    """Return the scores and ids of the chosen prompts, largest score first, NaN last; no ids: the positions.
+    """Return the scores and ids of the chosen prompts, largest score first and NaN last.
 
-    With `count`, only `count` prompts are chosen. The id -1 with the score minus infinity pads the result at its end.
+    Without `prompt_ids`, the ids are the positions. With `count`, only `count` prompts are chosen, and the id -1 with
+    the score minus infinity pads the result at its end.
     """
     positions = choose_positions(choose, key, scores, batch_size, prompt_ids, state, count)
     scores, ids = scores_and_ids(positions, scores, prompt_ids)
@@ -117,7 +115,7 @@ def choose_positions(
     state: State,
     count: Int[Array, ""] | None,
 ) -> Int[Array, " b"]:
-    """Return the rule's choice; `count` is passed only where it is given, see `takes_count`."""
+    """Return the rule's choice. A `count` of None is not passed on, because not every rule takes one."""
     if count is None:
         return choose(key, scores, batch_size, prompt_ids, state)
     return choose(key, scores, batch_size, prompt_ids, state, count=count)

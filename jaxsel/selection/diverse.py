@@ -1,4 +1,4 @@
-"""The rule `diverse`: good scores whose embeddings lie apart (GPS, arXiv 2602.01970)."""
+"""The rule `diverse`: prompts with good scores whose embeddings lie apart (GPS, arXiv 2602.01970)."""
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ _HUGE = 1e30
 
 
 def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | None = 8) -> Rule:
-    r"""Choose good scores that lie apart from each other and from the last batches (GPS, arXiv 2602.01970).
+    r"""Choose prompts with good scores, apart from each other and from the last batches (GPS, arXiv 2602.01970).
 
-    Greedy max-sum diversification chooses one prompt after another. Each time it takes the prompt i with the largest
+    Greedy max-sum diversification chooses one prompt after another. Each choice is the prompt i with the largest
 
         score_i + weight * ( sum_{j chosen} d(i, j) / (batch_size - 1) + mean_{h in H} d(i, h) )
 
@@ -24,13 +24,14 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
     The paper gives neither the distance nor the weight.
 
     Args:
-        weight: Weight of the distances, each of which is from 0 to 2. With 0 the rule is `top_k`.
+        weight: Weight of the distances, which range from 0 to 2. With 0 the rule is `top_k`.
         anchor_batches: Number of batches in H. With 0 only the distances within the batch count.
         shortlist: Only the `shortlist * batch_size` best scores are considered. None considers all scores: this takes
-            a float32 copy of all embeddings and one pass over it per chosen prompt.
+            a float32 copy of all embeddings and one pass over the copy per chosen prompt.
 
     Raises:
-        ValueError: An argument is out of its range. `Rule.choose` raises it for a state without embeddings.
+        ValueError: An argument is out of its range. From `Rule.choose`: the state does not give embeddings and the
+            latest batches, see `embedded_in`.
     """
     _validate.non_negative(weight=weight)
     _validate.integer_in(0, 2**16, anchor_batches=anchor_batches)
@@ -64,7 +65,9 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
 def _embedded(state: State) -> Embedded:
     embedded = embedded_in(state)
     if embedded is None:
-        raise ValueError(f"the state {type(state).__name__} has no embeddings; give the rule diverse with amortized")
+        raise ValueError(
+            f"the state {type(state).__name__} lacks embeddings or latest batches; give the rule diverse with amortized"
+        )
     return embedded
 
 
@@ -79,11 +82,10 @@ def _shortlisted(
     """Return the positions of the scores that are considered, in a random order."""
     size = min(len(scores), shortlist * batch_size) if shortlist else len(scores)
     wanted = None if count is None else jnp.minimum(count * shortlist, size) if shortlist else jnp.int32(size)
-    among = choose_top_k(
-        key, scores, max(size, batch_size), prompt_ids, count=wanted
-    )  # raises if there are too few scores
+    # raises an error if there are fewer scores than `batch_size`
+    among = choose_top_k(key, scores, max(size, batch_size), prompt_ids, count=wanted)
     draw = random.uniform(key, scores_and_ids(among, scores, prompt_ids)[1])
-    # argmax takes the first of equal values: the smallest draw, as in `choose_top_k`
+    # argmax takes the first of equal values, which has the smallest draw, as in `choose_top_k`
     return among[jnp.argsort(draw)]
 
 
@@ -115,14 +117,14 @@ def _greedily_chosen(
 
 
 def _directions(embedded: Embedded, ids: Int[Array, "*batch m"]) -> Float[Array, "*batch m d"]:
-    """Return embeddings of length 1; a zero vector stays zero, at the distance 1 from all vectors."""
+    """Return the embeddings, scaled to length 1. A zero vector stays zero and has the distance 1 to all vectors."""
     vectors = embedded.embeddings[jnp.maximum(ids, 0)].astype(jnp.float32)
     length = jnp.sqrt((vectors * vectors).sum(-1, keepdims=True))
     return vectors / jnp.where(length > 0, length, 1)
 
 
 def _distance_to_latest(direction: Float[Array, "m d"], embedded: Embedded, count: int) -> Float[Array, " m"]:
-    """Return the mean cosine distance to the prompts of the last batches; 0 before the first batch."""
+    """Return the mean cosine distance to the prompts of the last `count` batches; 0 before the first batch."""
     latest = embedded.latest(count)
     known = latest.group_size > 0
     total = jnp.where(known[..., None], _directions(embedded, latest.prompt_ids), 0).sum((0, 1))

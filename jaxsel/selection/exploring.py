@@ -1,7 +1,7 @@
 """The selector `exploring`: a part of every batch for the prompts that waited longest for a visit.
 
-It transforms a selector, not a rule, because a rule has no memory and few predictors remember the last visit. The steps
-of the last visits are stored beside the inner state, so that `exploring` works with every predictor.
+`exploring` transforms a selector and not a rule, because a rule has no state and not every predictor remembers the last
+visits. It stores the steps of the last visits beside the inner state, and so works with every predictor.
 """
 
 import functools
@@ -48,27 +48,27 @@ class ExploringState(NamedTuple):
         return ExploringState(inner, moved(self.last_visit, fresh.last_visit, rows), self.step)
 
     def metrics(self) -> dict[str, Any]:
-        """Return the metrics of the inner state, and the largest number of steps that a prompt waits for a visit."""
+        """Return the metrics of the inner state, and the largest number of steps that a prompt has waited so far."""
         return call_optional(self.inner, "metrics", {}) | {"longest_wait": self.step - 1 - self.last_visit.min()}
 
 
 def exploring(selector: Selector, *, share: float = 0.1, after: int | None = None) -> Selector:
     """Return the selector with a part of every batch for the prompts that waited longest for a visit.
 
-    Prompts that were never visited waited longest. Among equal waits the choice is random. The inner selector chooses
-    the other prompts.
+    Prompts without a visit count as the longest waits. Among equal waits the choice is random. The inner selector
+    chooses the other prompts.
 
-    With `after`, no prompt starves: where every chosen prompt is observed, a prompt of a pool of N prompts waits at
-    most after + N / batch_size steps. If `after` is below N / batch_size, most prompts are chosen for their wait and
-    few for their scores.
+    With `after`, every wait is bounded: in a pool of N prompts it is at most after + N / batch_size steps, if every
+    chosen prompt is observed. If `after` is below N / batch_size, most prompts are chosen for their wait and few for
+    their scores.
 
     A prompt whose rollouts are never judged (n = 0) stays unvisited. Exclude such prompts, or they are chosen again and
     again.
 
     Args:
         selector: Selector of `make_selector`, for example `jaxsel.adaptive()`.
-        share: Smallest part of each batch for the longest waits, from 0 to 1, rounded up to whole prompts: a batch
-            of one prompt is chosen for its wait alone.
+        share: Smallest part of each batch for the longest waits, from 0 to 1, rounded up to whole prompts. A batch of
+            one prompt thus depends on waits alone.
         after: Number of steps without a visit after which a prompt is chosen whatever its score. Such prompts may fill
             the batch. None: only `share` limits the waits.
 
@@ -100,7 +100,7 @@ def exploring(selector: Selector, *, share: float = 0.1, after: int | None = Non
         wanted = jnp.int32(batch_size) if count is None else count
         ids, number = _longest_waits(wait_key, state, batch_size, without(candidates, excluded), wanted, share, after)
         taken = _with_rows(excluded, ids, len(state.last_visit))
-        # Both calls use one key, so that a prompt has the same draw in both. A rule cannot choose 0 prompts, hence 1.
+        # both calls use one key, so that a prompt has the same draw in both; a rule chooses at least 1 prompt
         choose: Any = functools.partial(selector.select, select_key, state.inner, batch_size)
         longest = choose(ids, None, jnp.maximum(number, 1))
         others = choose(candidates, taken, jnp.maximum(wanted - number, 1))
@@ -122,7 +122,7 @@ def _check(selector: Selector, share: float, after: int | None) -> None:
     if after is not None:
         _validate.positive_integer(after=after)
     if not share and after is None:
-        raise ValueError("share is 0 and after is None; give a share above 0 or after")
+        raise ValueError("share is 0 and after is None; give a share above 0, or give after")
     if "excluded" not in inspect.signature(selector.select).parameters or not takes_count(selector):
         raise ValueError(f"selector {selector.spec} cannot exclude and count prompts; give a selector of make_selector")
 
@@ -151,7 +151,7 @@ def _longest_waits(
     """Return the ids of the prompts that are chosen for their wait, padded with -1, and the number of these prompts."""
     last_visit = state.last_visit if prompt_ids is None else state.last_visit[jnp.maximum(prompt_ids, 0)]
     wait = (state.step - last_visit).astype(jnp.float32)  # 1 for a prompt of the last step
-    # without 1e-3, a product such as 0.1 * 70 that float32 rounds up would give one prompt more
+    # minus 1e-3, because float32 may round a product such as 0.1 * 70 up, and `ceil` would add a prompt
     number = jnp.ceil(share * wanted.astype(jnp.float32) - 1e-3).astype(jnp.int32)
     if after is not None:
         is_overdue = (wait > after) & (ids_or_positions(prompt_ids, wait) >= 0)
@@ -161,7 +161,7 @@ def _longest_waits(
 
 
 def _together(first: Selection, num_first: Int[Array, ""], second: Selection, num_second: Int[Array, ""]) -> Selection:
-    """Return the first rows of both selections as one selection, best score first and padded with the id -1."""
+    """Return one selection of the first rows of both selections, best score first and padded with the id -1."""
     batch_size = len(first.prompt_ids)
     place = jnp.arange(batch_size, dtype=jnp.int32)
     is_padding = jnp.concatenate([place >= num_first, place >= num_second])

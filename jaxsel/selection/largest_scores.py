@@ -20,10 +20,10 @@ def choose_top_k(
 ) -> Int[Array, " b"]:
     """Return the ascending positions of the `batch_size` largest scores, see `Rule.choose`.
 
-    Among scores equal to the smallest chosen one, the choice is random. Otherwise a pool without observations would
-    always give its first rows. The random numbers that break ties depend on the prompt ids alone: the largest scores
-    of the parts of a pool therefore contain the largest scores of the pool. Scores of minus infinity and NaN are chosen
-    when nothing else is left. Rows with an id below 0 come last of all.
+    Ties with the smallest chosen score are broken at random, so that a pool without observations does not always give
+    its first rows. The random numbers depend on the key and the prompt ids alone. The choices from the parts of a pool
+    therefore contain the choice from the pool. Scores of minus infinity and NaN are chosen when no other scores are
+    left. Rows with an id below 0 come last of all.
 
     With `count`, which may be traced and is at most `batch_size`, `count` positions are chosen. The value m, which is
     no position, pads the result.
@@ -41,7 +41,7 @@ def choose_top_k(
         if prompt_ids is not None:
             rank = jnp.where(prompt_ids < 0, -3.0, rank)
         last = kth_largest(rank, wanted, batch_size)
-        # Several rows share the last rank where draws collide, and where fewer prompts exist than are wanted.
+        # several rows have the last rank if draws collide, or if there are fewer prompts than wanted
         return jax.lax.cond(
             count_true(rank >= last) == wanted,
             lambda: true_positions(rank >= last, batch_size),
@@ -54,7 +54,7 @@ def choose_top_k(
 def _first(
     rank: Float[Array, " m"], last: Float[Array, ""], wanted: int | Int[Array, ""], batch_size: int
 ) -> Int[Array, " b"]:
-    """Return the ascending positions of all ranks above `last`, and of the first ranks equal to it up to `wanted`."""
+    """Return `wanted` ascending positions: of all ranks above `last`, and of the first ranks equal to `last`."""
     above, equal = (true_positions(mask, batch_size) for mask in (rank > last, rank == last))
     missing = wanted - count_true(rank > last)
     equal = jnp.where(jnp.arange(batch_size, dtype=jnp.int32) < missing, equal, len(rank))
@@ -69,7 +69,7 @@ def ids_or_positions(prompt_ids: Int[Array, " m"] | None, scores: Float[Array, "
 def scores_and_ids(
     positions: Int[Array, " b"], scores: Float[Array, " m"], prompt_ids: Int[Array, " m"] | None
 ) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
-    """Return the scores and ids at the positions; the position m, which is padding, gives minus infinity and -1."""
+    """Return the scores and ids at the positions. The position m, which is padding, gives minus infinity and -1."""
     is_position = positions < len(scores)
     at = jnp.minimum(positions, len(scores) - 1)
     ids = at if prompt_ids is None else prompt_ids[at]

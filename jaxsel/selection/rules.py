@@ -19,9 +19,9 @@ def top_k() -> Rule:
 
 
 def within_bounds(lower: float, upper: float) -> Rule:
-    """Choose at random among the scores in [lower, upper] (MoPPS's `threshold`).
+    """Choose at random among the scores in [lower, upper], as the method `threshold` does.
 
-    If too few scores lie between the bounds, the rule adds the scores nearest to them.
+    If too few scores lie between the bounds, the rule adds the scores nearest to the bounds.
 
     Raises:
         ValueError: The bounds are not numbers with lower <= upper.
@@ -41,7 +41,7 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
     Reference: "Stochastic Beams and Where to Find Them" (Kool, van Hoof and Welling, arXiv 1903.06059).
 
     Args:
-        temperature: Divisor of the scores, above 0. The larger it is, the less the scores matter.
+        temperature: Divisor of the scores, above 0. The larger the temperature, the less the scores matter.
 
     Raises:
         ValueError: The temperature is not a finite number above 0.

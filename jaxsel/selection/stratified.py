@@ -21,13 +21,13 @@ from jaxsel.numerics import random
 from jaxsel.numerics.compaction import count_true, true_positions
 from jaxsel.selection.largest_scores import ids_or_positions
 
-_LARGEST_TOTAL = 2**31 - 1  # largest sum of the weights; twice a remainder then fits in uint32
+_LARGEST_TOTAL = 2**31 - 1  # largest sum of the weights, so that twice a remainder fits in uint32
 _EVERY_SCORE = 2**31 - 1  # length of a shortlist that contains all prompts of a part of the pool
 _GIVE = "give one integer or one string per prompt"
 
 
 class _Batch(NamedTuple):
-    """The chosen positions, padded with the number of scores, and the number of chosen positions."""
+    """The chosen positions, and how many they are. The number of scores, which is no position, pads the positions."""
 
     positions: Int[Array, " b"]
     size: Int[Array, ""]
@@ -36,9 +36,9 @@ class _Batch(NamedTuple):
 def stratified(rule: Rule, strata: ArrayLike, *, shares: Mapping[Any, float] | None = None) -> Rule:
     r"""Give every stratum its share of the batch; the rule chooses within each stratum.
 
-    In a batch of b prompts, a stratum with the share w has the quota floor(b w). The places that are left go to the
-    strata with the largest remainders b w - floor(b w), at random where remainders are equal. If a stratum has too few
-    candidates for its quota, the rule chooses the missing prompts among all other candidates.
+    In a batch of b prompts, a stratum with the share w has the quota floor(b w). The remaining places go to the strata
+    with the largest remainders b w - floor(b w); equal remainders are ordered at random. If a stratum has fewer
+    candidates than its quota, the rule chooses the missing prompts among all other candidates.
 
     The rule runs once per stratum that has a quota, each time over all candidates.
 
@@ -48,15 +48,17 @@ def stratified(rule: Rule, strata: ArrayLike, *, shares: Mapping[Any, float] | N
         shares: Share of every stratum, as numbers of at least 0 in any unit. None: its share of the pool.
 
     Raises:
-        ValueError: `strata` is no vector of integers or strings, `shares` does not name exactly the strata, or the rule
-            takes no `count` or is for another pool. `Selector.init` raises it if the pool has another size.
+        ValueError: `strata` is not a vector of integers or strings, or `shares` does not name exactly the strata. Also
+            for a rule that takes no `count` or is for another pool. From `Selector.init`: the pool has another size.
     """
     _validate.made(Rule, rule=rule)
     if "count" not in inspect.signature(rule.choose).parameters:
         raise ValueError(f"rule {rule.spec} has no argument count in choose; add it, see Rule")
     labels, codes = _coded(strata)
     if rule.num_prompts not in (None, len(codes)):
-        raise ValueError(f"strata has {len(codes)} entries, and rule is for {rule.num_prompts} prompts; give the same")
+        raise ValueError(
+            f"strata has {len(codes)} entries, and rule is for {rule.num_prompts} prompts; use one pool for both"
+        )
     weights = np.bincount(codes, minlength=len(labels)) if shares is None else _weights(labels, shares)
 
     def choose(
@@ -95,7 +97,7 @@ def _by_quota(
     wanted: Int[Array, ""],
     batch_size: int,
 ) -> Int[Array, " b"]:
-    """Return the positions of the batch, ascending: the quotas, then other prompts, then padding rows if needed."""
+    """Return the ascending positions of the batch: the quotas, then other prompts, then padding rows if needed."""
     size = len(ids)
 
     def with_more(batch: _Batch, among: Bool[Array, " m"], at_most: Int[Array, ""]) -> _Batch:
@@ -125,7 +127,7 @@ def quotas(key: Key[Array, ""], size: Int[Array, ""], at_most: int, weights: Int
         key: Key that orders equal remainders.
         size: Size of the batch.
         at_most: Static bound of the size.
-        weights: Shares in a common unit. Their sum is below 2^31.
+        weights: Shares of the strata in a common unit, with a sum below 2^31.
     """
     whole, remainder = _divided(size, at_most, weights)
     order = jnp.lexsort((random.uniform(key, jnp.arange(len(weights), dtype=jnp.int32)), -remainder))
@@ -136,7 +138,7 @@ def quotas(key: Key[Array, ""], size: Int[Array, ""], at_most: int, weights: Int
 def _divided(
     size: Int[Array, ""], at_most: int, weights: Int[np.ndarray, " k"]
 ) -> tuple[Int[Array, " k"], Int[Array, " k"]]:
-    """Divide `size * weights` by the sum of the weights, bit by bit, without overflow: quotient and remainder."""
+    """Return quotient and remainder of `size * weights` by the sum of the weights, bit by bit without overflow."""
     weight, total = jnp.asarray(weights, jnp.uint32), np.uint32(weights.sum())
     quotient, remainder = jnp.zeros_like(weight), jnp.zeros_like(weight)
     for bit in reversed(range(at_most.bit_length())):
@@ -165,7 +167,7 @@ def _coded(strata: ArrayLike) -> tuple[list[int] | list[str], UInt[np.ndarray, "
     try:
         array = np.asarray(strata)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"strata is no array on the host ({error}); {_GIVE}") from error
+        raise ValueError(f"strata is not an array on the host ({error}); {_GIVE}") from error
     if array.ndim != 1 or len(array) == 0:
         raise ValueError(f"strata has shape {array.shape}; {_GIVE}")
     if array.dtype.kind in "iu":

@@ -3,8 +3,8 @@ r"""A simulated learner: a pool of prompts whose success rates change with train
     p_i = sigmoid( sum_j w_ij * skill[k_ij] - difficulty_i + boost_i )
 
 Every prompt i depends on a few of K skills (ids k_ij, loadings w_ij >= 0 with sum 1). It has a constant difficulty and
-its own boost. A step trains on groups of n_i rollouts, s_i of them correct. Its effect follows dp/dlogit = p (1 - p),
-estimated by the variance of the rewards: 0 for s = 0 and s = n, as in GRPO.
+its own boost. A step trains on groups of n_i rollouts, s_i of them correct. The effect v_i of a group follows
+dp/dlogit = p (1 - p), estimated by the variance of the rewards. As in GRPO, it is 0 for s = 0 and s = n.
 
     v_i       = ((s_i / n_i) (1 - s_i / n_i))^signal
     taught_k  = skill_gain * mean_i sum_j [k_ij = k] w_ij v_i exp(-memorization boost_i)
@@ -13,13 +13,12 @@ estimated by the variance of the rewards: 0 for s = 0 and s = n, as in GRPO.
     boost_i  <- (1 - f) boost_i + boost_gain * v_i
 
 Here f is `forgetting`, and the means run over groups with n > 0. The success rate of a prompt thus rises with its own
-visits and with visits to its neighbours, the prompts that share skills with it. Without visits it falls back towards
-its initial value. Memory is O(N).
+visits and with visits to its neighbours, the prompts that share skills with it. Memory is O(N).
 
-By default nothing else is lost. With interference, training on some skills lowers all skills a little. With
-memorization, a prompt that was trained often teaches its own answer and no longer its skills. With the values of
-`TRAINING_LIKE`, a greedy choice from a large pool is worse than a random choice, as in real training; see
-`experiments.simulator_agrees`.
+By default nothing is lost. With forgetting, success rates without visits fall back towards their initial values. With
+interference, training on some skills lowers all skills a little. With memorization, a prompt that was trained often
+teaches its own answer and no longer its skills. With the values of `TRAINING_LIKE`, a greedy choice from a large pool
+is worse than a random choice, as in real training; see `experiments.simulator_agrees`.
 """
 
 from typing import Any, NamedTuple
@@ -53,11 +52,11 @@ class Learner(NamedTuple):
         loadings: w, the weight of each skill. Columns sum to 1.
         difficulty: Difficulty of each prompt, in logits.
         initial_skills: Skills before training, in logits. Forgetting returns the skills to these values.
-        skill_gain: Gain of the skills per unit of the batch's mean reward variance.
-        boost_gain: Gain of a prompt's own boost per unit of its reward variance.
+        skill_gain: Gain of all skills together per unit of the batch's mean effect v.
+        boost_gain: Gain of a prompt's own boost per unit of its effect v.
         forgetting: f, the share of all gains that is lost per step.
-        interference: Sum of the losses of all skills in a step, as a share of their summed gains without memorization.
-        memorization: How fast the transfer to the skills falls with a prompt's own boost.
+        interference: Loss of all skills together in a step, as a share of their gain without memorization.
+        memorization: Rate at which the transfer to the skills falls with a prompt's boost, per logit.
         signal: Power of the reward variance in the effect of a group; 1/2 for normalised advantages, as in GRPO.
     """
 
@@ -116,8 +115,7 @@ def make_learner(
         skill_gain: Gain of the skills, at least 0. At 0, a visit does not change other prompts.
         boost_gain: Gain of the boosts, at least 0. At 0, a visit changes a prompt only through its skills.
         forgetting: Share of all gains that is lost per step, from 0 to 1.
-        interference: Sum of the losses of all skills in a step, as a share of the sum of their gains without
-            memorization, at least 0.
+        interference: Loss of all skills together in a step, as a share of their gain without memorization, at least 0.
         memorization: Rate at which the transfer to the skills falls with a prompt's boost, at least 0, per logit.
         signal: Power of the reward variance in the effect of a group, above 0: 1 without normalised advantages, 1/2
             with them.
@@ -147,8 +145,8 @@ def embed(key: Key[Array, ""], learner: Learner, *, num_features: int = 32, nois
     """Return synthetic embeddings: a random linear map of the loadings on the K skills and of the difficulty.
 
     The image of a skill has a length of about sqrt(f), so neighbours are similar. The image of one standard deviation
-    of the difficulty has length 1. A linear map therefore recovers at most 1 / (1 + noise^2) of the difficulty's
-    variance. Memory is O(N (m + f)).
+    of the difficulty has length 1, so a linear map recovers at most 1 / (1 + noise^2) of the difficulty's variance.
+    Memory is O(N (m + f)).
 
     Args:
         key: A key, which this function consumes.
@@ -176,7 +174,7 @@ def initial_state(learner: Learner) -> LearnerState:
 def success_rate(
     learner: Learner, state: LearnerState, prompt_ids: Int[Array, " m"] | None = None
 ) -> Float[Array, " m"]:
-    """Return the true p of the given prompts, or of the whole pool for None. It is above 0 and below 1."""
+    """Return the true p, above 0 and below 1, of the given prompts, or of the whole pool for None."""
     rows = slice(None) if prompt_ids is None else prompt_ids
     ability = (learner.loadings[:, rows] * state.skills[learner.skill_ids[:, rows]]).sum(0)
     logit = ability - learner.difficulty[rows] + state.boost[rows]
@@ -186,7 +184,7 @@ def success_rate(
 def rollout(
     key: Key[Array, ""], learner: Learner, state: LearnerState, prompt_ids: Int[Array, " b"], group_size: int
 ) -> Rollouts:
-    """Draw s ~ Binomial(n, p) for every prompt, with n = `group_size`."""
+    """Return rollouts with s ~ Binomial(n, p) for every prompt, n = `group_size`."""
     rates = success_rate(learner, state, prompt_ids)
     correct = jax.random.bernoulli(key, rates[:, None], (len(prompt_ids), group_size))
     return Rollouts(prompt_ids, correct.sum(1, dtype=jnp.int32), jnp.full_like(prompt_ids, group_size))
@@ -210,10 +208,10 @@ def train(learner: Learner, state: LearnerState, rollouts: Rollouts) -> LearnerS
 
 
 def oracle(learner: Learner, *, group_size: int = 8) -> Selector:
-    """Return a selector with the true success rates. It chooses prompts near 1/2, where P(mixed) is largest.
+    """Return a selector with the true success rates. It chooses rates near 1/2, where P(0 < s < n) is largest.
 
-    Its state is a copy of the learner's state, and its update trains the copy. Its rates are true if it observes every
-    batch that the learner is trained on, as in `simulate`.
+    The selector's state is a copy of the learner's state, and its update trains the copy. The rates are true if the
+    selector observes every batch that the learner is trained on, as in `simulate`.
     """
     _validate.positive_integer(group_size=group_size)
 

@@ -17,8 +17,7 @@ from jaxsel.simulation.learner import Learner, LearnerState, initial_state, roll
 class Trace(NamedTuple):
     """The record of T simulated steps.
 
-    The metrics score the predictions that precede the step's rollouts, on a probe: random prompts, the same at all
-    steps.
+    The metrics score the predictions before the step's rollouts, on a probe: random prompts, the same at all steps.
 
     Attributes:
         prompt_ids: Chosen batches.
@@ -27,9 +26,9 @@ class Trace(NamedTuple):
         mean_success_rate: True mean success rate of the probe.
         spearman: Rank correlation of predicted and true success rates; NaN while all predictions are equal.
         mean_absolute_error: Mean absolute error of the predicted success rates.
-        solve_state_accuracy: Share of prompts for which the likeliest predicted solve state occurs in a fresh group of
-            rollouts. The learner does not train on fresh groups.
-        rollouts: Number of rollouts up to and including this step, without fresh groups of the probe.
+        solve_state_accuracy: Share of the probe's prompts for which a fresh group of rollouts has the likeliest
+            predicted solve state. The learner does not train on fresh groups.
+        rollouts: Number of rollouts up to and including this step, without the fresh groups.
     """
 
     prompt_ids: Int[Array, "T b"]
@@ -54,9 +53,9 @@ def simulate(
     num_probes: int = 1024,
     belief: State | None = None,
 ) -> Trace:
-    """Select, roll out, observe and train `num_steps` times in one scan. It can be jitted, and vmapped over keys.
+    """Select, roll out, observe and train `num_steps` times in one scan. The function can be jitted and vmapped.
 
-    Probe and candidates depend on the key alone. Methods with the same key are therefore compared on the same prompts.
+    Probe and candidates depend on the key alone, so methods with the same key are compared on the same prompts.
 
     Args:
         key: A key, which this function consumes.
@@ -67,9 +66,9 @@ def simulate(
         group_size: n, the rollouts per prompt.
         candidate_ratio: Choose among `candidate_ratio * batch_size` random prompts, drawn anew at every step. None:
             choose among the whole pool.
-        num_probes: Number of prompts in the probe, at most the pool.
-        belief: Initial state of the selector. None: its `init`. Embeddings in a state that is passed into a `jit` are
-            an argument of the compiled program and not a constant in it.
+        num_probes: Number of prompts in the probe. In a smaller pool, the probe is the whole pool.
+        belief: Initial state of the selector. None: from the selector's `init`. Pass a state with large embeddings into
+            a `jit` as an argument, so that the compiled program does not contain the embeddings as constants.
 
     Raises:
         ValueError: An argument is not an integer of at least 1, or the batch is larger than the pool.
@@ -106,9 +105,9 @@ def _random_rows(key: Key[Array, ""], num_prompts: int, size: int) -> Int[Array,
 
 
 def _random_candidates(key: Key[Array, ""], num_prompts: int, size: int) -> Int[Array, " c"]:
-    """Return distinct rows, one from each of `size` equal parts of the pool, in time that is O(`size`).
+    """Return distinct rows, one from each of `size` equal parts of the pool, in O(`size`) time.
 
-    Every row is equally likely. The parts do not matter, because the pool's rows are in no particular order.
+    Every row is equally likely. The parts do not matter, because a simulated pool's rows are in random order.
     """
     start_key, place_key = jax.random.split(key)
     width = num_prompts // size

@@ -30,9 +30,9 @@ def check_types(history: History, family: Callable[..., Predictor]) -> None:
 
 
 def check_rows(history: History, num_prompts: int) -> None:
-    """Check that the history has rows, that they are rows of the pool, and that its steps are nearly consecutive."""
+    """Check that the history has visits, only to prompts of the pool, and that its steps are nearly consecutive."""
     if len(history.step) == 0:
-        raise ValueError("history has no rows; give one with visits")
+        raise ValueError("history has no rows; give a history with visits")
     if int(history.prompt_ids.max()) >= num_prompts:
         raise ValueError(
             f"num_prompts is {num_prompts}, but the history visits {history.prompt_ids.max()}; "
@@ -61,7 +61,7 @@ def names_to_fit(
             raise ValueError(f"parameters holds {name!r}; {cure}")
         if name in options:
             raise ValueError(
-                f"{name} is {options[name]} and to be fitted, too; give it in start, or leave it out of parameters"
+                f"{name} is {options[name]}, but parameters holds it too; give it in start, or drop it from parameters"
             )
     for name in start:
         if name not in names:
@@ -75,7 +75,9 @@ def by_hand(family: Callable[..., Predictor], name: str, start: Mapping[str, Any
     own = known[name].default if name in known else inspect.Parameter.empty
     value = start.get(name, _BY_HAND.get(name) if own in (None, inspect.Parameter.empty) else own)
     if value is None:
-        raise ValueError(f"start holds no {name}, and {getattr(family, '__name__', family)} has no default; give one")
+        raise ValueError(
+            f"start holds no {name}, and {getattr(family, '__name__', family)} has no default; give a value"
+        )
     return value if isinstance(value, str | float) else np.asarray(value)
 
 
@@ -85,6 +87,6 @@ def as_numbers(name: str, value: Any) -> Float[Array, "*shape"]:
 
 
 def cut(name: str, value: Any, visited: Int[np.ndarray, " v"], num_prompts: int) -> Any:
-    """Return an option of the family for the visited prompts alone: vectors with one entry per prompt are cut."""
+    """Return an option of the family; a vector with one entry per prompt is cut to the visited prompts."""
     one_each = np.shape(value) == (num_prompts,) and name != "initial_belief"
     return np.asarray(value)[visited] if one_each else value

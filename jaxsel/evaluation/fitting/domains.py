@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_EDGE = 0.01  # distance by which a start at the end of its interval moves inside: at the end the gradient vanishes
+_EDGE = 0.01  # smallest distance of a start value from the end of its interval, where the gradient vanishes
 
 
 class Domain(NamedTuple):

@@ -1,21 +1,21 @@
-r"""Fits of parameters to a history: decay, prior counts and initial belief, which the papers set by hand.
+r"""Fits of parameters to a history: for example decay and prior, which the papers set by hand.
 
 Before every batch, a predictor assigns a probability to each possible outcome of the batch. With the parameters theta
-of the predictor, the sum over the history
+of the predictor, its one-step-ahead log score is the sum over the history
 
     L(theta) = sum_t sum_{i in batch t} log P_theta( outcome_i | everything observed before t )
 
-is the one-step-ahead log score. It is also the log likelihood of the predictor as a model ("Present Position and
-Potential Developments", Dawid 1984). Its maximum can therefore be compared with other methods and has standard errors
+This score is also the log likelihood of the predictor as a model ("Present Position and Potential Developments", Dawid
+1984). Its maximum can therefore be compared between methods. The fitted parameters have standard errors from
 
     cov = H^-1 ( sum_i g_i g_i' + 1 / w^2 ) H^-1,    H = 1 / w^2 - d^2 L / d theta^2
 
-where g_i is the gradient of the rows of prompt i. These errors are valid even if the model is wrong (White 1982). All
-of this uses an unbounded scale of logits and logs; the delta method converts the errors to the parameters' scale. On
-the unbounded scale, the likelihood is multiplied by a Gaussian around the start values, of a wide standard deviation w.
-A parameter that the history does not determine thus stays finite.
+where g_i is the gradient of the rows of prompt i. These errors are valid even if the model is wrong (White 1982). The
+fit uses an unbounded scale of logits and logs, and the delta method converts the errors to the parameters' scale. On
+the unbounded scale, the parameters have a Gaussian prior around the start values, with a wide standard deviation w. A
+parameter that the history does not determine thus stays finite.
 
-There are few parameters and histories are long. Derivatives therefore use forward mode, which stores no scan for a
+There are few parameters and histories are long. Derivatives therefore use forward mode, which stores no steps for a
 backward pass.
 """
 
@@ -48,8 +48,8 @@ class Fitted(NamedTuple):
     """A predictor with the parameters that predict a history best.
 
     Attributes:
-        predictor: Predictor of the family with the fitted parameters. `jaxsel.mopps(**parameters)`, for example, is a
-            selector with them.
+        predictor: Predictor of the family with the fitted parameters. A method takes the same parameters, for example
+            `jaxsel.mopps(**parameters)`.
         parameters: Fitted parameters by name, each a number or nested lists.
         standard_errors: Standard errors of the parameters, in the same form.
         log_score: Mean one-step-ahead log score per row, in nats.
@@ -97,11 +97,11 @@ def fit(
     Args:
         history: Recorded visits. A held-out part of the history shows how well the fit generalises.
         family: Constructor of predictors: `jaxsel.beta_bernoulli`, `jaxsel.hidden_markov`, or one that uses its
-            parameters in JAX and accepts traced values. Its pool consists of the visited prompts alone.
+            parameters in JAX and accepts traced values. During the fit, the pool consists of the visited prompts alone.
         num_prompts: Number of prompts in the history's pool.
-        parameters: Names of the parameters to fit. None: decay and prior of the two families above, without the
-            parameters that are given as options.
-        start: Start values by name. The family's defaults replace missing ones.
+        parameters: Names of the parameters to fit. None, for the two families above: their parameters in `DOMAINS`
+            that are not given as options.
+        start: Start values by name. Missing values are the family's defaults.
         score: "counts": the Beta-Binomial log probability of the number of successes, for predictors of success rates.
             "states": the log probability of the solve state, for groups of the predictor's group size. None: "states"
             for `hidden_markov`, which predicts solve states only, otherwise "counts".
@@ -111,8 +111,8 @@ def fit(
         **options: Further arguments of the family. A vector with one entry per prompt is cut to the visited prompts.
 
     Raises:
-        ValueError: The history is empty, the score is unknown, or a parameter has no domain or is also an option. The
-            start values give an observed outcome the probability 0.
+        ValueError: The history is empty, the score is unknown, or a parameter has no domain or is also an option. Also
+            for start values that give an observed outcome the probability 0.
     """
     _validate.positive_integer(num_prompts=num_prompts, max_steps=max_steps)
     _validate.positive(prior_width=prior_width)
@@ -137,7 +137,7 @@ def fit(
     score_by_hand = float(mean_score(first))
     if not np.isfinite(score_by_hand):
         raise ValueError(
-            f"start gives a log score of {score_by_hand}: an outcome with probability 0 occurred; give no zeros"
+            f"start gives a log score of {score_by_hand}: an outcome with probability 0 occurred; give values above 0"
         )
     best, errors, steps, converged = _best(
         scores, first, domains, batches, len(visited), num_rows, prior_width, max_steps
@@ -157,7 +157,7 @@ def _best(
     prior_width: float,
     max_steps: int,
 ) -> tuple[_Values, _Values, int, bool]:
-    """Return the values with the largest posterior density, their standard errors, the steps and the convergence."""
+    """Return the values of largest posterior density, their errors, the steps and whether the optimiser converged."""
     free_start, bound = _freed(start, domains)
 
     def loss(free: Float[Array, " k"]) -> Float[Array, ""]:

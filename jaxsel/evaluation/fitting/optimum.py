@@ -1,4 +1,4 @@
-"""The minimum of a function of few numbers, and its covariance. All derivatives use forward mode, through any scan."""
+"""The minimum of a function of few numbers, and the covariance there. All derivatives use forward mode."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-_SLOPE = 1e-4  # gradient norm of the mean score on the unbounded scale: float32 does not resolve smaller ones
+_SLOPE = 1e-4  # gradient norm at convergence; in float32, rounding errors hide smaller gradients
 
 
 def _forwards(function: Callable[[Float[Array, " k"]], Float[Array, ""]]) -> Callable[..., Float[Array, ""]]:

@@ -14,7 +14,7 @@ from jaxsel.numerics.beta_binomial import cdf, spread_of
 from jaxsel.numerics.weighted import AnyArray, Weights, bin_sums, counted, mean, mid_ranks, ratio, root
 
 _LEVELS = (0.5, 0.8, 0.9, 0.95)
-_SMALLEST_SPREAD, _LARGEST_SPREAD = 1e-4, 1 - 1e-4  # in between, the incomplete Beta function is precise in float32
+_SMALLEST_SPREAD, _LARGEST_SPREAD = 1e-4, 1 - 1e-4  # the incomplete Beta function is precise between them
 
 
 class Reliability(NamedTuple):
@@ -22,7 +22,7 @@ class Reliability(NamedTuple):
 
     Attributes:
         prediction: Mean predicted probability in the bin.
-        outcome: Share of rows in which the event occurred. For calibrated predictions it estimates `prediction`.
+        outcome: Share of rows in which the event occurred. If predictions are calibrated, it estimates `prediction`.
         size: Total weight of the rows in the bin; without weights, the number of rows.
         standard_error: Standard error of `outcome`, from its variance within the bin.
     """
@@ -39,7 +39,7 @@ class Uniformity(NamedTuple):
     Attributes:
         shares: Histogram with bins of equal width, which sums to 1.
         distance: Kolmogorov distance, the largest difference between the two distribution functions. For m uniform
-            values it is about 0.87 / sqrt(m), and above 1.36 / sqrt(m) in one case out of twenty.
+            values its mean is about 0.87 / sqrt(m). It is above 1.36 / sqrt(m) in one case out of twenty.
     """
 
     shares: Float[Array, " k"]
@@ -54,14 +54,14 @@ def reliability(
     binning: str = "width",
     weights: Weights = None,
 ) -> Reliability:
-    """Compare predicted probabilities of an event, for example of a mixed group, with how often the event occurred.
+    """Return the table of predicted probabilities of an event, for example of a mixed group, and its frequencies.
 
     Args:
         probability: Predicted probabilities, in [0, 1].
         outcome: 1 where the event occurred, otherwise 0.
         num_bins: k, the number of bins.
-        binning: "width": bins of equal width. "mass": bins with the same number of rows, as far as possible: equal
-            predictions are always in one bin.
+        binning: "width" gives bins of equal width. "mass" gives bins with the same number of rows, as far as possible:
+            equal predictions are always in one bin.
         weights: Weights of the rows.
 
     Raises:
@@ -88,7 +88,7 @@ def expected_calibration_error(
 ) -> Float[Array, ""]:
     """Return the mean over rows of |predicted - observed| in the row's bin, see `reliability`; NaN without rows.
 
-    It is biased upwards: with finitely many rows it is above 0 even for calibrated predictions.
+    The error is biased upwards: with finitely many rows it is above 0 even for calibrated predictions.
     """
     gap, count = _gaps(reliability(probability, outcome, num_bins=num_bins, binning=binning, weights=weights))
     return ratio(jnp.sum(gap * count), jnp.sum(count))
@@ -123,8 +123,8 @@ def randomised_pit(
     r"""Return the probability integral transform of each count: u = F(s - 1) + v (F(s) - F(s - 1)), v uniform.
 
     F is the Beta-Binomial distribution function of the prediction, as in `beta_binomial_log_score`. For calibrated
-    predictions u is uniform ("Predictive Model Assessment for Count Data", Czado, Gneiting and Held 2009). It is NaN
-    where n = 0: give such rows the weight 0.
+    predictions u is uniform ("Predictive Model Assessment for Count Data", Czado, Gneiting and Held 2009). Where n = 0,
+    u is NaN: give such rows the weight 0.
     """
     below, up_to = _pit_bounds(prediction, successes, group_size)
     u = below + jax.random.uniform(key, below.shape) * (up_to - below)
@@ -134,8 +134,8 @@ def randomised_pit(
 def rate_pit(prediction: Prediction, success_rate: Float[AnyArray, " m"]) -> Float[Array, " m"]:
     """Return the posterior's P(p <= true success rate), for simulations. It is uniform for calibrated predictions.
 
-    The posterior is the Beta distribution with the predicted mean and variance. Its standard deviation is at least a
-    hundredth of sqrt(mean (1 - mean)), because float32 resolves no narrower posterior.
+    The posterior is the Beta distribution with the predicted mean and variance. A standard deviation below a hundredth
+    of sqrt(mean (1 - mean)) is raised to this bound, because float32 resolves no narrower posterior.
     """
     columns = {"rate": prediction.success_rate, "variance": prediction.variance}
     _, rate, variance, truth = counted(None, **columns, success_rate=success_rate)
@@ -145,7 +145,7 @@ def rate_pit(prediction: Prediction, success_rate: Float[AnyArray, " m"]) -> Flo
 
 
 def uniformity(pit: Float[AnyArray, " m"], *, num_bins: int = 10, weights: Weights = None) -> Uniformity:
-    """Summarise the values of `randomised_pit` or `rate_pit`.
+    """Return how far the values of `randomised_pit` or `rate_pit` are from uniform.
 
     A U-shaped histogram means that the posteriors are too narrow. A peak in the middle means that they are too wide,
     and a slope means that they are biased.
@@ -176,8 +176,8 @@ def success_coverage(
     """Return how often the central predictive interval of each level contains the number of successes, for n > 0.
 
     A discrete count rarely has an interval of exactly a given probability. A count at the end of an interval therefore
-    counts in part: by the share of [F(s - 1), F(s)] that lies between the tails. The coverage of a calibrated
-    prediction is then the level itself, for any group size and without random numbers.
+    counts in part: by the share of [F(s - 1), F(s)] that lies between the tails. The expected coverage of a calibrated
+    prediction is then the level, for any group size and without random numbers.
 
     Args:
         prediction: Predictions, whose mean and variance define F as in `beta_binomial_log_score`.

@@ -1,4 +1,4 @@
-"""Correlations of predicted and observed success rates, and their ceilings, which finite groups of rollouts impose."""
+"""Correlations of predicted and observed success rates, and the ceilings that finite groups of rollouts impose."""
 
 from typing import NamedTuple
 
@@ -61,11 +61,11 @@ def _rates(s: Int[Array, " m"], n: Int[Array, " m"], w: Float[Array, " m"]) -> _
 def pearson_ceiling(
     successes: Int[AnyArray, " m"], group_size: Int[AnyArray, " m"], *, weights: Weights = None
 ) -> Float[Array, ""]:
-    r"""Return the correlation of the true success rates p with s / n: sqrt(var(p) / var(s / n)).
+    r"""Return the estimated correlation of the true success rates p with s / n: sqrt(var(p) / var(s / n)).
 
-    Moments give var(p) = var(s / n) - E[p (1 - p) / n], and s (n - s) / (n^2 (n - 1)) is an unbiased estimate of a
-    group's p (1 - p) / n. Rows with n < 2 do not count. The ceiling is 0 if the outcomes vary no more than by chance. A
-    measured correlation divided by its ceiling is the correlation with p itself ("The Proof and Measurement of
+    Here var(p) = var(s / n) - E[p (1 - p) / n], and s (n - s) / (n^2 (n - 1)) is an unbiased estimate of a group's
+    p (1 - p) / n. Rows with n < 2 do not count. The ceiling is 0 if the outcomes vary no more than by chance. A
+    measured correlation divided by its ceiling estimates the correlation with p itself ("The Proof and Measurement of
     Association between Two Things", Spearman 1904).
     """
     w, s, n = counted(weights, successes=successes, group_size=group_size)
@@ -81,11 +81,10 @@ def spearman_ceiling(
     weights: Weights = None,
     num_draws: int = 2**16,
 ) -> Float[Array, ""]:
-    """Return the rank correlation of the true success rates with s / n.
+    """Return the rank correlation of the true success rates with s / n, from a simulation.
 
-    It is simulated: p is drawn from a Beta distribution with the moments of `pearson_ceiling`, and s with the group
-    sizes of random rows. The error is about 1 / sqrt(num_draws), plus the error of the Beta distribution as a model of
-    the pool.
+    The simulation draws p from a Beta distribution with the moments of `pearson_ceiling`, and s with the group sizes of
+    random rows. The error is about 1 / sqrt(num_draws), plus the error of the Beta distribution as a model of the pool.
 
     Args:
         key: A key, which this function consumes.

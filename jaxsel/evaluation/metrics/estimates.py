@@ -1,4 +1,4 @@
-"""Standard errors of metrics, and parts of a pool to evaluate separately."""
+"""Standard errors of metrics, and weights that restrict a metric to a part of the pool."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -18,10 +18,10 @@ _POISSON = np.exp(-1) * np.cumsum(1 / np.cumprod([1, *range(1, 10)], dtype=float
 
 
 class Estimate(NamedTuple):
-    """A metric and its standard error. Both are a float array or a pytree, as the metric returns it.
+    """A metric and its standard error. Each is a float array or a pytree of float arrays, as the metric returns.
 
     Attributes:
-        value: The metric of the rows that count.
+        value: The metric over the rows that count.
         standard_error: The standard deviation of the metric over random samples of rows.
     """
 
@@ -39,12 +39,13 @@ def estimate(
 
         error^2 = m / (m - 1) sum_i (w_i dT / dw_i)^2
 
-    is the infinitesimal jackknife of the metric T with weights w ("The Jackknife, the Bootstrap and Other Resampling
-    Plans", Efron 1982), also called the delta method. For a mean error^2 is the sample variance over m, and for a
-    Pearson correlation it is the textbook's formula. For a difference of metrics it includes their covariance. It is
-    rough where the metric has a kink: for calibration errors near 0, and for a maximum. Rows count as independent
-    unless `clusters` groups them, for example the rows of one prompt at several steps. The sum is then over clusters,
-    each with the sum of its rows.
+    This is the infinitesimal jackknife, or delta method, for a metric T of m rows with weights w ("The Jackknife, the
+    Bootstrap and Other Resampling Plans", Efron 1982). For a mean, error^2 is the sample variance divided by m. For a
+    Pearson correlation, it is the textbook's formula. For a difference of metrics, it includes their covariance. It is
+    rough where the metric has a kink: for calibration errors near 0, and for a maximum.
+
+    Rows count as independent unless `clusters` groups them, for example the rows of one prompt at several steps. Then m
+    is the number of clusters, and each square is of the sum over a cluster's rows.
 
     >>> import numpy as np
     >>> from jaxsel.metrics import mean_absolute_error
@@ -53,7 +54,7 @@ def estimate(
 
     Args:
         metric: Function called as `metric(*arrays, weights=weights)`. It returns a float array or a pytree of float
-            arrays. It must not scale with the weights: a mean, not a sum.
+            arrays. Its value must not scale with the weights: it may be a mean, but not a sum.
         arrays: Arguments of the metric, with rows on the first axis.
         weights: 1 for rows that count and 0 for other rows. None: all rows count.
         clusters: Integers that are equal for dependent rows, for example prompt ids.
@@ -87,9 +88,9 @@ def bootstrap(
     clusters: Int[AnyArray, " c"] | None = None,
     num_resamples: int = 200,
 ) -> Estimate:
-    """Return a metric with its standard error over resamples, in which every row or cluster counts Poisson(1) times.
+    """Return a metric with its standard error over resamples. In each, every row or cluster counts Poisson(1) times.
 
-    Only one resample is in memory at a time. Resamples with a metric of NaN are left out.
+    Only one resample is in memory at a time. Resamples in which the metric is NaN are left out.
 
     Args:
         key: A key, which this function consumes.
@@ -122,7 +123,9 @@ def _checked(clusters: Int[AnyArray, " c"] | None, weights: Float[Array, " m"]) 
     if clusters is None:
         return None
     if np.shape(clusters) != weights.shape:
-        raise ValueError(f"clusters has shape {np.shape(clusters)} for {weights.shape[0]} rows; give one per row")
+        raise ValueError(
+            f"clusters has shape {np.shape(clusters)} for {weights.shape[0]} rows; give one integer per row"
+        )
     return jnp.unique(jnp.asarray(clusters), return_inverse=True, size=weights.shape[0])[1]  # numbered from 0
 
 
@@ -144,8 +147,8 @@ def slices(
 
     Args:
         visits: Number of earlier visits to the prompt of each row.
-        last_visit: Step of the last visit. It is ignored for prompts without a visit.
-        step: Predicted step. A prompt whose last visit was in the step before has waited 1 step.
+        last_visit: Step of the last visit, ignored for prompts without a visit.
+        step: Step that is predicted. A prompt that was visited in the step before has waited 1 step.
         visit_edges: Increasing lower ends of the bins of visits. The last bin has no upper end.
         waiting_edges: Increasing lower ends of the bins of steps since the last visit.
 

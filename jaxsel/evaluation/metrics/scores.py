@@ -51,9 +51,9 @@ def beta_binomial_log_score(
 ) -> Float[Array, ""]:
     """Return the mean Beta-Binomial log probability of the counts, in nats, for n > 0. Higher is better.
 
-    The Beta distribution of p has the predicted mean and variance. A Beta posterior is exactly this distribution. For
-    `dps`, which predicts solve states only, and for `gps`, a mixture, it is an approximation. Only rounding can cause
-    a variance above mean (1 - mean); such a variance is reduced to this bound.
+    The Beta distribution of p has the predicted mean and variance. This is exact for Beta posteriors, as in `mopps`,
+    and an approximation for other predictions, as in `dps` and `gps`. Rounding may raise a variance above
+    mean (1 - mean); such a variance is reduced to this bound.
     """
     columns = {"success_rate": prediction.success_rate, "variance": prediction.variance}
     w, s, n, p, variance = counted(weights, successes=successes, group_size=group_size, **columns)
@@ -70,7 +70,7 @@ def _mean_log_prob(
 def mixed_share(
     successes: Int[AnyArray, " m"], group_size: Int[AnyArray, " m"], *, weights: Weights = None
 ) -> Float[Array, ""]:
-    """Return the share of mixed groups, 0 < s < n, among groups with n > 0. Only mixed groups have a gradient."""
+    """Return the share of mixed groups, 0 < s < n, among groups with n > 0. Only mixed groups give GRPO a gradient."""
     w, s, n = counted(weights, successes=successes, group_size=group_size)
     return mean(solve_states(s, n) == MIXED, jnp.where(n > 0, w, 0))
 

@@ -1,4 +1,4 @@
-"""Metrics of predicted solve states: none, some or all rollouts of a group are correct. Part of `jaxsel.metrics`."""
+"""Metrics of predicted solve states: whether none, some or all rollouts of a group are correct."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ def solve_state_accuracy(
     *,
     weights: Weights = None,
 ) -> Float[Array, ""]:
-    """Return how often the likeliest predicted solve state is the observed one, for n > 0 (DPS, arXiv 2603.10887)."""
+    """Return the share of groups (n > 0) whose solve state is the likeliest predicted one (DPS, arXiv 2603.10887)."""
     counts = confusion_matrix(prediction, successes, group_size, weights=weights)
     return ratio(jnp.trace(counts), jnp.sum(counts))
 
@@ -50,7 +50,7 @@ def confusion_matrix(
     *,
     weights: Weights = None,
 ) -> Float[Array, "3 3"]:
-    """Return the number of groups with n > 0 by observed solve state (rows) and likeliest predicted state (columns)."""
+    """Return the number of groups (n > 0) by observed solve state (rows) and likeliest predicted state (columns)."""
     columns = {"unsolved": prediction.unsolved, "mixed": prediction.mixed, "solved": prediction.solved}
     w, s, n, *states = counted(weights, successes=successes, group_size=group_size, **columns)
     cell = 3 * solve_states(s, n) + jnp.argmax(jnp.stack(states), axis=0)

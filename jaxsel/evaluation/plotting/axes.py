@@ -1,4 +1,4 @@
-"""Parts that all charts share: a light grid, the diagonal, checks of their columns and the styles of their lines."""
+"""Parts that all charts share: a light grid, the diagonal, checks of columns of numbers, and styles of lines."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from jaxsel.evaluation.plotting.looks import COLOURS, METHODS, style
 
 REFERENCE = {"color": COLOURS["grey"], "linewidth": 1.0, "linestyle": (0, (5, 3)), "zorder": 1}
-"""Keywords of a line to compare data with, such as the diagonal."""
+"""Keyword arguments of `axes.plot` for a line of reference, such as the diagonal."""
 
 
 def tidy(axes: Axes) -> Axes:
@@ -20,14 +20,14 @@ def tidy(axes: Axes) -> Axes:
 
 
 def diagonal(axes: Axes) -> None:
-    """Draw the diagonal, on which predictions are right, unless the axes already have it."""
+    """Draw the diagonal, where predictions are right, unless the axes already have it."""
     if not any(line.get_gid() == "diagonal" for line in axes.lines):
         axes.plot([0, 1], [0, 1], **REFERENCE, gid="diagonal")
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
 
 
 def look_of(axes: Axes, label: str, look: str | int | None) -> dict[str, Any]:
-    """Return the `style` of a look. None: the look of the method `label`, or else the next look of the cycle."""
+    """Return the `style` of a look. None: the look of the method named `label`, or else the next look of the cycle."""
     if look is None:
         look = label if label in METHODS else len(axes.get_legend_handles_labels()[1])
     return style(look)

@@ -32,7 +32,7 @@ def beta_densities(axes: Axes, alpha: ArrayLike, beta: ArrayLike, *, labels: Seq
     a, b, _ = vectors(alpha=alpha, beta=beta, labels=np.arange(len(labels))).values()
     for one_a, one_b in zip(a, b, strict=True):
         _validate.positive(alpha=one_a, beta=one_b)
-    # without the ends 0 and 1, where the density may be infinite
+    # the grid leaves out 0 and 1, where the density may be infinite
     p = (np.arange(1000) + 0.5) / 1000
     for number, (one_a, one_b, label) in enumerate(zip(a, b, labels, strict=True)):
         look = {**style(number), "marker": "none"}
@@ -43,12 +43,12 @@ def beta_densities(axes: Axes, alpha: ArrayLike, beta: ArrayLike, *, labels: Seq
 
 
 def belief_areas(axes: Axes, steps: ArrayLike, beliefs: ArrayLike) -> Axes:
-    """Draw the probabilities of a prompt's solve states over training, as areas that fill [0, 1], and their legend.
+    """Draw the probabilities of a prompt's solve states over training as areas that fill [0, 1], with a legend.
 
     Args:
         axes: Axes to draw on.
         steps: T training steps.
-        beliefs: `[T, 3]`, P(UNSOLVED), P(MIXED) and P(SOLVED), which sum to 1.
+        beliefs: P(UNSOLVED), P(MIXED) and P(SOLVED) of shape `[T, 3]`, which sum to 1 in each row.
 
     Raises:
         ValueError: `beliefs` has another shape, or a row does not sum to 1.

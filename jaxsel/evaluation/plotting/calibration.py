@@ -22,8 +22,8 @@ def reliability_diagram(
 
     Args:
         axes: Axes to draw on.
-        table: Result of `metrics.reliability`. Marker areas are in proportion to the rows of the bins. The largest
-            marker is equally large for all tables.
+        table: Result of `metrics.reliability`. Marker areas are proportional to the bins' numbers of rows. The largest
+            marker has the same size for all tables.
         label: Name of the method in the legend.
         look: Look of the method, see `style`. None: the look of the label, or the next look of the cycle.
         event: Name of the event that the probabilities predict.
@@ -36,7 +36,7 @@ def reliability_diagram(
     axes.errorbar(x, y, error, **bars)
     area = _LARGEST_MARKER * size / size.max() if size.size else size
     axes.scatter(x, y, area, color=look_of_line["color"], marker=look_of_line["marker"], alpha=0.85, zorder=3)
-    # an empty line for the legend, where all markers have one size
+    # an empty line for the legend, because in the legend all markers have one size
     axes.plot([], [], **look_of_line, label=label)
     diagonal(axes)
     axes.set(xlabel=f"predicted probability of {event}", ylabel="observed share")
@@ -58,9 +58,9 @@ def coverage_curve(
 
     Args:
         axes: Axes to draw on.
-        levels: Levels that were given to `metrics.success_coverage` or `metrics.rate_coverage`.
-        coverage: Result of that metric.
-        standard_error: Standard errors of the coverage, drawn as bars of one standard error.
+        levels: Nominal levels of the intervals.
+        coverage: Result of `metrics.success_coverage` or `metrics.rate_coverage` for these levels.
+        standard_error: Standard errors of the coverage, drawn as bars of one standard error. None: no bars.
         label: Name of the method in the legend.
         look: Look of the method, see `style`. None: the look of the label, or the next look of the cycle.
 
@@ -82,15 +82,15 @@ def pit_histogram(
     label: str,
     look: str | int | None = None,
 ) -> Axes:
-    """Draw the histogram of `metrics.uniformity` against a flat one.
+    """Draw the histogram of `metrics.uniformity`, with a line for the uniform distribution.
 
     A U-shaped histogram means that the posteriors are too narrow. A peak in the middle means that they are too wide.
 
     Args:
-        axes: Axes to draw on, one per histogram.
+        axes: Axes to draw on; each histogram needs its own.
         shares: Shares of the bins, which have equal widths.
-        num_rows: m, the number of rows. For m uniform values each bar ends in the band with a probability of at least
-            95%. None: no band.
+        num_rows: Number of rows, for a band. For uniform values, each bar ends in the band with a probability of at
+            least 95%. None: no band.
         label: Name of the method in the legend.
         look: Look of the method, see `style`. None: the look of the label, or the next look of the cycle.
 

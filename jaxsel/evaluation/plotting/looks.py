@@ -31,9 +31,9 @@ METHODS = {
     "state_space": ("black", ":", "h"),
     "adaptive": ("black", "-.", "*"),
 }
-"""Colour, line style and marker of every method that has its own look."""
+"""Colour, line style and marker of every method with its own look."""
 
-# Looks without a name. They differ from the looks of the methods, and avoid yellow, which is too pale on white.
+# Looks for other labels. They differ from the looks of the methods, and avoid yellow, which is too pale on white.
 CYCLE = (
     ("blue", "--", "^"),
     ("vermilion", ":", "p"),
@@ -48,8 +48,8 @@ CYCLE = (
 def style(look: str | int) -> dict[str, Any]:
     """Return colour, line style and marker as keyword arguments of `axes.plot`.
 
-    A name gives the look of a method, a number gives one look of a cycle. From 7 on, the colours recur with other lines
-    and markers; 49 looks are distinct.
+    A method's name gives its look, and a number gives a look of a cycle. From 7 on, the colours recur with other lines
+    and markers. The cycle has 49 distinct looks.
 
     Raises:
         ValueError: No method has this name.

@@ -5,20 +5,20 @@ r"""The gold standard of calibration: a state-space model of every prompt's succ
     x_{i,t+1} = x_{i,t} + drift + volatility * eps_{i,t}    eps ~ Normal(0, 1)
     s_{i,t}   ~ Binomial(n_{i,t}, sigmoid(x_{i,t}))         at the steps of the prompt's visits
 
-    mean       ~ Normal(0, 2)       the median prompt of the pool has a success rate from 2% to 98%
+    mean       ~ Normal(0, 2)       at two standard deviations, a median prompt has a success rate of 2% or 98%
     spread     ~ HalfNormal(3)      from pools of equal prompts to pools of prompts that are never or always solved
-    drift      ~ Normal(0, 0.3)     a step moves p = 1/2 by 0.07, far more than the average training step
-    volatility ~ HalfNormal(0.5)    a step moves p = 1/2 of a single prompt by 0.12
+    drift      ~ Normal(0, 0.3)     at 0.3, a step moves p = 1/2 by 0.07, far more than the average training step
+    volatility ~ HalfNormal(0.5)    at 0.5, a step typically moves p = 1/2 of a single prompt by 0.12
     w_j        ~ Normal(0, weight_scale / sqrt(d)),  weight_scale ~ HalfNormal(1)    a common shrinkage of all d weights
 
 Between visits k steps apart, x changes by Normal(k * drift, volatility * sqrt(k)). From mean_i to the first visit, at
-step k, it changes by Normal(k * drift, sqrt(spread^2 + k * volatility^2)). The model therefore needs one latent
-variable per visit, in non-centred form, and no others.
+step k, x changes by Normal(k * drift, sqrt(spread^2 + k * volatility^2)). The model therefore has one latent variable
+per visit, in non-centred form, beside the hyperparameters.
 
-The posterior of interest is the one that a predictor approximates: p at a step, given the history before the step. It
-is the latent of the prompt's last visit, moved forward by the steps since then. Sampling takes about ten seconds for
-300 prompts with four visits each. The result shows how far the fast predictors are from the posterior. (NUTS: "The
-No-U-Turn Sampler", Hoffman and Gelman 2014.)
+A predictor approximates the posterior of p at a step, given the history before the step. The reference posterior moves
+x forward from the prompt's last visit to this step. It shows how far the fast predictors are from the posterior.
+Sampling takes about ten seconds for 300 prompts with four visits each. (NUTS: "The No-U-Turn Sampler", Hoffman and
+Gelman 2014.)
 """
 
 from typing import NamedTuple
@@ -54,9 +54,9 @@ class VisitTable(NamedTuple):
 
 
 def state_space_model(visits: VisitTable, features: Float[Array, "v d"]) -> None:
-    """Define the model in the docstring of this file for NumPyro.
+    """Define the model of this module's docstring for NumPyro.
 
-    Its deterministic site `last_logit` is x at the last visit of each prompt.
+    The deterministic site `last_logit` is x at the last visit of each prompt.
 
     Args:
         visits: Visits of the visited prompts.
@@ -79,7 +79,7 @@ def state_space_model(visits: VisitTable, features: Float[Array, "v d"]) -> None
     # a product with a triangular matrix of ones, because cumulative sums are slow on a CPU
     x = means[:, None] + (visits.gap * drift + scale * eps) @ jnp.triu(jnp.ones((scale.shape[1],) * 2))
     numpyro.deterministic("last_logit", x[:, -1])
-    # s log sigmoid(x) + (n - s) log sigmoid(-x): the gradient of NumPyro's Binomial in its logits is wrong at 0
+    # s log sigmoid(x) + (n - s) log sigmoid(-x), because NumPyro's Binomial has a wrong gradient at a logit of 0
     numpyro.factor("successes", (visits.successes * x + visits.group_size * jax.nn.log_sigmoid(-x)).sum())
 
 

@@ -34,7 +34,9 @@ def sample(
     num_samples: int = 400,
     num_chains: int = 4,
 ) -> ReferencePosterior:
-    """Sample success rates at a step, given the history before it. Check the diagnostics: a bad run raises no error.
+    """Return draws of success rates at a step, given the history before the step.
+
+    Check the diagnostics of the result: a failed run raises no error.
 
     Args:
         key: A key, which this function consumes.
@@ -92,7 +94,7 @@ def _run_chains(
     """
 
     def chain(key: Key[Array, ""]):
-        # a smaller depth in the warm-up: far from the posterior, trees are deep and take most of the time
+        # a depth of 6 in the warm-up: far from the posterior, trees would be deeper and take most of the time
         model = condition(state_space_model, known)  # pyright: ignore[reportArgumentType]
         kernel = NUTS(model, max_tree_depth=(6, 10))  # pyright: ignore[reportArgumentType]
         sampler = MCMC(kernel, num_warmup=num_warmup, num_samples=num_samples, progress_bar=False)
@@ -112,7 +114,7 @@ def _ahead(
     ids: Int[np.ndarray, " m"],
     step: int,
 ) -> tuple[Float[Array, "draws m"], Float[Array, "draws m"]]:
-    """Return the mean and the standard deviation of x at the step, given each draw."""
+    """Return the mean and the standard deviation of each prompt's x at the step, given each draw."""
     row = np.full(len(features), -1)
     row[visited] = np.arange(len(visited))
     seen = row[ids] >= 0
@@ -143,7 +145,7 @@ def _standardised(embeddings: ArrayLike | None, num_prompts: int) -> Float[Array
         return jnp.zeros((num_prompts, 0))
     array = np.asarray(_embeddings.checked(embeddings), np.float64)
     if len(array) != num_prompts:
-        raise ValueError(f"embeddings has {len(array)} rows for {num_prompts} prompts; give one each")
+        raise ValueError(f"embeddings has {len(array)} rows for {num_prompts} prompts; give one row per prompt")
     deviation = array.std(0)
     return jnp.asarray((array - array.mean(0)) / np.where(deviation > 0, deviation, 1), jnp.float32)
 

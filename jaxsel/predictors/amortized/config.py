@@ -1,4 +1,4 @@
-"""The settings of the amortised predictor, and the values that they may have."""
+"""The settings of the amortised predictor, and a check of their values."""
 
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ def check(config: Config) -> None:
     """Check that every setting is in its range and that the settings fit together.
 
     Raises:
-        ValueError: A setting is out of its range, `width` is not a multiple of `num_heads`, or a `decay` is given with
+        ValueError: A setting is out of its range, or `width` is not a multiple of `num_heads`. Also for a `decay` with
             a likelihood that is not conjugate.
     """
     _validate.positive_integer(
@@ -56,5 +56,6 @@ def check(config: Config) -> None:
     _validate.unit_interval(decay=config.decay)
     if not LIKELIHOODS[config.likelihood].conjugate:
         raise ValueError(
-            f"decay is {config.decay} with likelihood {config.likelihood!r}; give decay=None, or beta_binomial"
+            f"decay is {config.decay} with likelihood {config.likelihood!r}; give decay=None, or "
+            "likelihood='beta_binomial'"
         )

@@ -4,7 +4,7 @@ r"""Likelihoods of a prompt's successes, given the decoder's two outputs per pro
     binomial        s ~ Binomial(n, m)
     squared_error   s / n ~ Normal(m, 0.2^2)
 
-A Beta is conjugate: a prompt's own evidence, S successes and F failures, makes it Beta(c m + S, c (1 - m) + F).
+A Beta is conjugate: with a prompt's own evidence, S successes and F failures, it becomes Beta(c m + S, c (1 - m) + F).
 """
 
 import math
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from jaxsel.base import Rollouts
 from jaxsel.numerics.beta_binomial import solve_state_probabilities
 
-_LARGEST_LOGIT = 8.0  # a bound: however many groups have no success, p stays above 0 and gradients do not vanish
+_LARGEST_LOGIT = 8.0  # keeps p above 0 and gradients from vanishing, however many groups have no success
 _LARGEST_SPREAD = 5.0
 _RESIDUAL = 0.2
 

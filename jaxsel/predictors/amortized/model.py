@@ -1,4 +1,4 @@
-"""The fixed parts of an amortised predictor, which its functions need beside the state."""
+"""The parts of an amortised predictor that training does not change; its functions need them beside the state."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class Model(NamedTuple):
         features: The map from embeddings to the inputs of the networks.
         graph: The structure of the networks, without their parameters.
         likelihood: The interpretation of the decoder's outputs.
-        optimizer: Adam with clipped gradients and a learning rate that falls during the first ten updates.
+        optimizer: Adam with clipped gradients. The learning rate falls during the first ten updates.
     """
 
     config: Config

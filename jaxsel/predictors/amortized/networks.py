@@ -1,4 +1,4 @@
-"""The networks of the amortised predictor, as Flax NNX modules; `predictor` in this package gives the formulas.
+"""The networks of the amortised predictor, as Flax NNX modules. The module `predictor` gives the formulas.
 
 Letters: f features per prompt, k dimensions of the latent z, c prompts in a set, w units in a hidden layer.
 """
@@ -15,14 +15,14 @@ from jaxsel.base import Rollouts
 from jaxsel.predictors.amortized.state import Fit
 
 _PRECISION = {"direct": 600.0, "prompt": 100.0, "hidden": 100.0, "outputs": 100.0}
-"""The precision of the prior of the decoder's weights, per layer.
+"""The precision of the prior on the decoder's weights, per layer.
 
 The values were chosen on simulated learners that no reported result uses.
 """
 
 
 class Gaussian(NamedTuple):
-    """Independent normals, one per dimension of the latent."""
+    """Independent normal distributions, one per dimension of the latent."""
 
     mean: Float[Array, "*batch k"]
     scale: Float[Array, "*batch k"]
@@ -43,8 +43,8 @@ class Features(NamedTuple):
 class SetEncoder(nnx.Module):
     """A map from a set of c prompts and their observed counts to a Gaussian of the latent.
 
-    It is a Transformer without positional encoding, followed by a mean over its tokens, so the order of the set does
-    not matter. Prompts with a group size of 0 are masked. Sets may therefore differ in size, and may be empty.
+    The encoder is a Transformer without positional encoding, followed by a mean over the tokens, so the order of the
+    prompts does not matter. Prompts with a group size of 0 are masked. Sets may therefore differ in size, and be empty.
 
     Args:
         num_features: f, the number of features per prompt.
@@ -97,11 +97,11 @@ class _EncoderLayer(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """An MLP on [latent, prompt], with a linear path from the prompt around it.
+    """An MLP on [latent, prompt], with a linear path from the prompt to the outputs beside it.
 
-    The first layer is a sum of a part that depends on the prompt and a part that depends on the latent. The part of the
-    prompt is the larger one, and is computed once for all latents. All outputs start at 0, so that a new decoder
-    predicts even odds for every prompt.
+    The first layer is the sum of a part that depends on the prompt and a part that depends on the latent. The prompt's
+    part costs more, and is computed once for all latents. All outputs start at 0, so that a new decoder predicts even
+    odds for every prompt.
 
     Args:
         num_features: f, the number of features per prompt.
@@ -122,7 +122,7 @@ class Decoder(nnx.Module):
     def features(self, prompts: Float[Array, "*batch m f"]) -> Features:
         """Return the part of the computation that does not depend on the latent."""
         direct = self.direct(prompts)
-        level = self.level[...] * prompts.shape[-1] ** 0.5  # the factor lets it learn as fast as all features together
+        level = self.level[...] * prompts.shape[-1] ** 0.5  # the factor makes it learn as fast as all features together
         return Features(self.prompt(prompts), direct + jnp.broadcast_to(level, direct.shape))
 
     def log_prior(self) -> Float[Array, ""]:
@@ -140,12 +140,12 @@ class Decoder(nnx.Module):
 
 
 class Networks(nnx.Module):
-    """The decoder, with an encoder for the prior and one for the posterior of its latent.
+    """The decoder, an encoder for the prior of the latent, and an encoder for the posterior of the latent.
 
     Args:
         num_features: f, the number of features per prompt.
         latent_size: k, the dimension of the latent. With 0, there is no latent and no encoder.
-        history_conditioned: Whether the prior is encoded from the step before; otherwise it is a standard normal.
+        history_conditioned: Whether an encoder computes the prior from the step before; if not, it is standard normal.
         width: The size of all hidden layers.
         num_layers: The number of Transformer layers in each encoder.
         num_heads: The number of attention heads in each encoder.
@@ -200,13 +200,13 @@ class Networks(nnx.Module):
         batches: Sequence[Rollouts],
         prompts: Sequence[Float[Array, "p c f"]],
     ) -> Fit:
-        """Return the ELBO of p steps per visit, from one draw of each latent, with a gradient norm of 0.
+        """Return the ELBO of p steps, per visit, from one draw of each step's latent. The gradient norm is set to 0.
 
         Args:
             key: The random key of the draws.
-            log_prob: The log-probabilities of visits, given the decoder's outputs.
-            batches: The batches of the p steps before, and the batches of the p steps themselves.
-            prompts: The features of the prompts in both.
+            log_prob: The log probabilities of visits, given the decoder's outputs.
+            batches: The batches of the steps before the p steps, and the batches of the p steps.
+            prompts: The features of the prompts in these two, in the same order.
         """
         before, batch = batches
         known = batch.group_size > 0

@@ -26,7 +26,7 @@ def predict(
 ) -> Prediction:
     """Return the prediction for these prompts, or for the whole pool if `prompt_ids` is None.
 
-    Means, variances and probabilities belong to the mixture over `num_draws` latents. Each draw of p belongs to the
+    Means, variances and probabilities come from the mixture over `num_draws` latents. All draws of p come from the
     first latent, so the draws of all prompts are jointly one sample.
     """
     config, likelihood = model.config, model.likelihood
@@ -51,7 +51,7 @@ def predict(
 
 
 def _latents(key: Key[Array, ""], networks: Networks, state: AmortizedState, model: Model) -> Float[Array, "draws k"]:
-    """Return draws from p_eta(z | H_t), the prior of the latent given the last step."""
+    """Return draws of the latent from p_eta(z | H_t), its prior given the last step."""
     last = state.latest(1)
     prompts = model.features(state.embeddings[last.prompt_ids])
     mean, scale = networks.prior(prompts, last.successes, last.group_size)
@@ -61,7 +61,7 @@ def _latents(key: Key[Array, ""], networks: Networks, state: AmortizedState, mod
 
 
 def _mixture(beliefs: Belief) -> Belief:
-    """Return the mixture of the beliefs over the first axis, one per latent; alpha and beta are the first latent's."""
+    """Return the mixture over the first axis, one belief per latent. Its alpha and beta are the first latent's."""
     rate = beliefs.success_rate.mean(0)
     variance = (beliefs.variance + (beliefs.success_rate - rate[None]) ** 2).mean(0)
     return Belief(rate, variance, beliefs.alpha[0], beliefs.beta[0], beliefs.unsolved.mean(0), beliefs.solved.mean(0))

@@ -4,7 +4,7 @@ r"""One generative predictor for all prompts, seen or not: the predictor of GPS 
     z_t ~ p_eta(z | H_{t-1})            a Gaussian latent, the difficulty of all prompts at step t
     s_i ~ p_psi(s | n_i, e_i, z_t)      the decoder and its likelihood
 
-The networks are trained online. A few gradient steps after every step of the policy raise
+The networks are trained online. After every step of the policy, a few gradient steps raise
 
     ELBO_t = E_q[ sum_i log p_psi(s_i | n_i, e_i, z_t) ] - KL( q_phi(z | H_t) || p_eta(z | H_{t-1}) )
 
@@ -12,10 +12,10 @@ for the newest step and for random steps among the last `history`, with a Gaussi
 prediction draws z from p_eta(z | H_t) and decodes every prompt. The paper published no code and no values for sizes,
 learning rates, likelihood and history. The values here are our own choice.
 
-With the Beta-Binomial likelihood the decoder gives every prompt a Beta prior. `decay` goes beyond the paper: it adds a
-prompt's own evidence to this prior, as MoPPS does, with S <- d * S + s and F <- d * F + (n - s) at every visit. The
-decoder is trained on the same visits, so they count slightly more than once. `decay=None` is the paper's predictor,
-which predicts a visited prompt from its embedding alone.
+With the Beta-Binomial likelihood, the decoder gives every prompt a Beta prior. `decay` goes beyond the paper: as in
+MoPPS, a prompt's own evidence is added to this prior, with S <- d * S + s and F <- d * F + (n - s) at every visit. The
+decoder is trained on the same visits, so they count slightly more than once. `decay=None` gives the paper's predictor,
+which predicts a visited prompt from its embedding and the latent alone.
 """
 
 import functools
@@ -54,25 +54,23 @@ def amortized(
         embeddings: One row per prompt of the pool, in float16, bfloat16 or float32. A NumPy array may be memory-mapped.
             The state holds a copy on the device in the same dtype (float64 becomes float32). The predictor also keeps a
             reference to the array.
-        decay: The factor of a prompt's earlier own evidence at each visit, from 0 to 1. None uses no own evidence, as
-            in the paper.
+        decay: The factor on a prompt's earlier evidence at each visit, from 0 to 1. None: a prompt's own rollouts are
+            no evidence, as in the paper.
         group_size: n, the rollouts per prompt for which `unsolved`, `mixed` and `solved` are predicted.
         likelihood: "beta_binomial", "binomial" or "squared_error".
         latent_size: The dimension of z. With 0 there is no latent, and the decoder alone predicts.
-        history_conditioned: Whether the prior of z is p_eta(z | H_{t-1}); otherwise it is a standard normal.
+        history_conditioned: Whether the prior of z is p_eta(z | H_{t-1}). If not, it is a standard normal.
         num_draws: M, the number of draws of z per prediction.
         width: The size of all hidden layers.
         num_layers: The number of Transformer layers in each encoder.
         num_heads: The number of attention heads in each encoder.
-        context_size: c, the largest number of a step's prompts to train on. From a larger step, a random choice of c
-            prompts is kept.
-        history: W, the number of steps that are kept to train on. With 2, only the newest step is trained on, and the
-            other step is its history.
+        context_size: c, the largest number of prompts to keep per step. Of a larger step, c random prompts are kept.
+        history: W, the number of steps that are kept, at least 2. The oldest one serves only as H_{t-1} of the next.
         inner_steps: The number of gradient steps per update.
         replayed: The number of random kept steps that every gradient step uses beside the newest step.
-        learning_rate: The last learning rate of Adam. The first updates begin at five times this rate. Gradients are
-            clipped to norm 1.
-        shrinkage: A factor of the precision of the prior on the decoder's weights: the larger, the smaller the weights.
+        learning_rate: The final learning rate of Adam. Training starts at five times this rate and reaches it after ten
+            updates. Gradients are clipped to norm 1.
+        shrinkage: A factor on the precision of the prior on the decoder's weights: the larger, the smaller the weights.
         block_size: The number of prompts that are decoded at a time, which bounds the memory of a prediction.
 
     Raises:

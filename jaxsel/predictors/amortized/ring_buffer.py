@@ -16,7 +16,7 @@ def empty_ring_buffer(length: int, batch_size: int) -> Rollouts:
 
 
 def pushed(buffer: Rollouts, step: Int[Array, ""], batch: Rollouts) -> Rollouts:
-    """Return the buffer with the batch of this step in place of its oldest batch."""
+    """Return the buffer with the batch of this step in place of the buffer's oldest batch."""
     slot = step % buffer.prompt_ids.shape[0]
     return jax.tree.map(lambda column, new: column.at[slot].set(new), buffer, batch)
 

@@ -14,7 +14,7 @@ from jaxsel.predictors.amortized.ring_buffer import batches_of
 
 
 class Fit(NamedTuple):
-    """The quality of the fit at the last gradient step, in nats per visited prompt; all 0 before the first update.
+    """The quality of the fit at the last gradient step, in nats per visit. All fields are 0 before the first update.
 
     Attributes:
         elbo: The difference reconstruction - kl.
@@ -79,7 +79,7 @@ class AmortizedState(NamedTuple):
         return jax.tree.map(lambda leaf: P(), self)
 
     def constants(self) -> tuple[str, ...]:
-        """Return the fields that checkpoints leave out: no update changes them, and the spec has their fingerprint."""
+        """Return the names of the fields that no update changes. The predictor's spec has their fingerprint."""
         return ("embeddings",)
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "AmortizedState") -> "AmortizedState":

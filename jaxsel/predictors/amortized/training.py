@@ -68,7 +68,7 @@ def learn(
     *,
     model: Model,
 ) -> Trained:
-    """Return `trained` after the merged `visits` of one step are stored and `inner_steps` gradient steps are taken."""
+    """Return `trained` after one step: its merged `visits` are stored, then `inner_steps` gradient steps follow."""
     config = model.config
     choice_key, training_key = jax.random.split(key)
     kept = at_most(choice_key, visits, config.context_size)
@@ -100,7 +100,7 @@ class _Weights(NamedTuple):
 def _with_their_history(
     key: Key[Array, ""], recent: Rollouts, step: Int[Array, ""], config: Config
 ) -> tuple[Rollouts, Rollouts]:
-    """Return the batches before those to train on, and the batches to train on: the newest and `replayed` others."""
+    """Return the batch before each batch to train on, and the batches to train on: the newest and `replayed` others."""
     ages = jax.random.randint(key, (config.replayed,), 0, jnp.clip(step + 1, 1, config.history - 1), jnp.int32)
     steps = step - jnp.concatenate([jnp.zeros(1, jnp.int32), ages])
     return batches_of(recent, steps - 1), batches_of(recent, steps)

@@ -9,7 +9,7 @@ One step, for every prompt (A = row-normalised counts, d = `decay`):
                  counts_t = d * counts_{t-1} + (1 - d) * counts_0 + xi_t
     predict      predicted_{t+1} = filtered_t @ A_t
 
-The initial belief stands for both filtered_0 and predicted_1: the model starts with the first step's state.
+filtered_0 and predicted_1 both equal the initial belief, which is about the solve state at the first step.
 
 "Dynamics-Predictive Sampling for Active RL Finetuning of Large Reasoning Models" (DPS, arXiv 2603.10887).
 """

@@ -17,13 +17,13 @@ from jaxsel.predictors.hidden_markov import memory
 class HMMState(NamedTuple):
     """The belief about N prompts, which are on the last axis.
 
-    Read it with `filtered`, `predicted` and `transition_counts`; the module `memory` explains the choice of the fields.
+    Read the state with `filtered`, `predicted` and `transition_counts`. The module `memory` explains the fields.
 
     Attributes:
         filtered: P(z_t) given everything observed up to step t.
         predicted: P(z_{t+1}) given everything observed up to step t.
         excess: (counts - prior_counts) / scale, with the axes from, to, prompt.
-        scale: The factor of `excess`.
+        scale: The factor of `excess` in the counts. It decays at every step.
         prior_counts: counts_0, with the axes from, to.
     """
 
@@ -81,8 +81,8 @@ def condition(
 ) -> HMMState:
     """Return the state with filtered_t: one-hot(z) for the visited prompts `ids`, predicted_t for all others.
 
-    `before` is filtered_{t-1} of the visited prompts. It does not affect the result, but it must be read before its
-    buffer is overwritten.
+    `before` is filtered_{t-1} of the visited prompts. It does not affect the result, but must be read from the old
+    belief before the new belief overwrites the buffer.
     """
     belief = memory.written_over(state.filtered, state.predicted, after=before)
     return state._replace(filtered=belief.at[:, ids].set(observed, mode="drop"))
@@ -111,7 +111,7 @@ def predict(state: HMMState) -> HMMState:
 
 
 def _normalised(belief: Float[Array, "3 m"]) -> Float[Array, "3 m"]:
-    """Return the belief without the rounding errors of many steps; only its reader needs it to sum to 1.
+    """Return the belief, scaled to sum 1: over many steps, rounding errors move the sum away from 1.
 
     Columns of zeros, which pad the pool on a mesh, stay zeros.
     """

@@ -1,8 +1,8 @@
 """Steps of the hidden Markov model that move little memory, because memory traffic limits their speed.
 
 Counts are kept as counts_0 + scale * excess. The decay of all counts then multiplies the one number `scale`, and only
-visited prompts touch `excess`. The state keeps the predicted belief beside the filtered one, so that a prediction of
-the pool reads it and computes nothing.
+visited prompts touch `excess`. The state keeps the predicted belief beside the filtered belief, so that a prediction of
+the pool is read from memory and not computed.
 
 No value is computed as a difference, so small probabilities keep their relative precision. They need it, because the
 posterior of a transition is a ratio of small probabilities.
@@ -19,9 +19,9 @@ _NOTHING = 2.0**-100  # replaces a scale of 0, because `excess` is divided by th
 
 
 def rescaled(excess: Float[Array, "3 3 N"], scale: Float[Array, ""]) -> tuple[Float[Array, "3 3 N"], Float[Array, ""]]:
-    """Return `excess` and `scale` with the same product, and a scale of 1 if it would soon underflow.
+    """Return `excess` and `scale` with the same product. A scale that would soon underflow becomes 1.
 
-    Call it before `excess` is read: after a read, the compiler would copy `excess`.
+    Call this function before `excess` is read: after a read, the compiler would copy `excess`.
     """
     return jax.lax.cond(
         scale < _SMALLEST_SCALE,
@@ -33,7 +33,7 @@ def rescaled(excess: Float[Array, "3 3 N"], scale: Float[Array, ""]) -> tuple[Fl
 
 
 def decayed(scale: Float[Array, ""], decay: Scalar) -> Float[Array, ""]:
-    """Return the scale after one step; it stays above 0 for a decay of 0 too."""
+    """Return the scale after one step, above 0 even for a decay of 0."""
     return jnp.maximum(scale * decay, _NOTHING)
 
 
@@ -42,9 +42,9 @@ def written_over(
 ) -> Float[Array, "3 N"]:
     """Return `new`, in the buffer of `old`, once `after` has been read from `old`.
 
-    The condition always holds. Without it the compiler must not write over a buffer that is still to be read. It then
-    copies the belief three times in every step, into memory that it requests from the system. These copies take half
-    of the time at 1e7 prompts.
+    The condition in the code always holds, and makes the write wait for the read. Without it, the compiler copies the
+    belief three times in every step, into memory that it requests from the system. At 1e7 prompts these copies take
+    half of the time.
     """
     return jnp.where(old >= after.min(initial=0) - 1, new, old)
 
@@ -59,7 +59,7 @@ def propagated(
     total = prior_counts.sum(1)
 
     def row(j: int) -> Float[Array, " N"]:
-        # Each row has its own divisions: the compiler would store shared quotients in memory, which costs more.
+        # each row repeats the divisions: the compiler would store shared quotients in memory, which costs more
         first, second, third = (
             belief[i]
             * (prior_counts[i, j] + scale * excess[i, j])

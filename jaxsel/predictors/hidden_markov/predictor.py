@@ -16,7 +16,7 @@ PRIOR_COUNTS = {
     "stability": ((1.0, 0.5, 0.5), (0.5, 1.0, 0.5), (0.5, 0.5, 1.0)),
     "local": ((1.0, 1.0, 0.0), (1.0, 1.0, 1.0), (0.0, 1.0, 1.0)),
 }
-"""The paper's prior transition counts: from the state of the row, to the state of the column."""
+"""The paper's prior counts of transitions from the row's state to the column's: UNSOLVED, MIXED, SOLVED."""
 
 _SMALLEST_ROW, _LARGEST_ROW = 1e-20, 1e20  # sums and products of rows in this range fit float32
 
@@ -33,9 +33,9 @@ def hidden_markov(
     the three states. Every update is one transition of the model, so observe exactly once per training step.
 
     Args:
-        decay: The factor of the earlier transition counts at each step, from 0 to 1.
-        prior_counts: counts_0, a matrix [from, to] of numbers >= 0 with at least one number above 0 in each row, or the
-            name of an entry of `PRIOR_COUNTS`. None means "ones".
+        decay: The factor on the earlier transition counts at each step, from 0 to 1.
+        prior_counts: counts_0, a matrix [from, to] of numbers >= 0, at least one above 0 in each row; or the name of
+            an entry of `PRIOR_COUNTS`. None means "ones".
         initial_belief: P(UNSOLVED), P(MIXED) and P(SOLVED) for the first step's group. None means uniform.
 
     Raises:
@@ -103,6 +103,6 @@ def _initial_belief(initial_belief: ArrayLike | Array | None) -> Float[np.ndarra
     belief = np.asarray((1, 1, 1) if initial_belief is None else initial_belief, np.float64)
     if belief.shape != (3,) or not np.isfinite(belief).all() or (belief < 0).any() or belief.sum() == 0:
         raise ValueError(f"initial_belief is {belief.tolist()}; give three numbers >= 0, not all 0")
-    # a belief from a spec is already normalised: dividing again could change its last bit
+    # a belief from a spec is already normalised, and another division could change its last bit
     is_normalised = abs(belief.sum() - 1) < 1e-6
     return (belief if is_normalised else belief / belief.sum()).astype(np.float32)

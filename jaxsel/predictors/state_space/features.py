@@ -36,11 +36,11 @@ def scaling_of(embeddings: Float[np.ndarray | Array, "N d"]) -> Scaling:
 
 
 class Forms(NamedTuple):
-    """Linear and quadratic forms of m prompts' features phi, with the weights w and their drift d (see `weights`).
+    """The shared part of m prompts' logits, from their features phi, the weights w and the drift d (see `weights`).
 
     Attributes:
-        mean: phi . w.
-        drift: phi . d.
+        mean: phi . w, at the mean of w.
+        drift: phi . d, at the mean of d.
         variance: The variance of phi . (w + d).
     """
 
@@ -50,7 +50,7 @@ class Forms(NamedTuple):
 
 
 def linear_forms(embeddings: Float[Array, "N d"], scaling: Scaling, weights: Weights) -> Forms:
-    """Return the forms of all rows, computed one block at a time.
+    """Return the forms of all rows of the embeddings, computed one block at a time.
 
     Args:
         embeddings: One row per prompt.

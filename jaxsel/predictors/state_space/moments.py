@@ -43,7 +43,7 @@ class Moments(NamedTuple):
 
 
 def moments(mean: Float[Array, " m"], variance: Float[Array, " m"], group_size: int) -> Moments:
-    """Return the expectations for groups of n rollouts. Errors are at most 3e-5 for n = 8, and 1.1e-4 for n = 64."""
+    """Return the moments for groups of n rollouts. Errors are at most 3e-5 for n = 8, and 1.1e-4 for n = 64."""
     mean = jnp.clip(mean, -_LARGEST_LOGIT, _LARGEST_LOGIT)
     step = jnp.sqrt(jnp.minimum(variance, LARGEST_VARIANCE)) * np.float32(_OFFSETS[1] - _OFFSETS[0])
     odds_against, ratio = jnp.exp(_HALF * step - mean), jnp.exp(-step)
@@ -51,7 +51,7 @@ def moments(mean: Float[Array, " m"], variance: Float[Array, " m"], group_size: 
     for weight in _WEIGHTS:
         p = 1 / (1 + odds_against)
         q = odds_against * p
-        # `integer_pow` multiplies; a power by exp and log would need the logarithm of 0
+        # `integer_pow` multiplies; a power as exp of log would need the logarithm of 0
         terms = p, p * q, jax.lax.integer_pow(q, group_size), jax.lax.integer_pow(p, group_size)
         totals = [total + np.float32(weight) * term for total, term in zip(totals, terms, strict=True)]
         odds_against = odds_against * ratio
@@ -91,7 +91,7 @@ def posterior(
     shift = mode[None] + width[None] * nodes
     eta = mean[None] + shift
     log_likelihood = s[None] * jax.nn.log_sigmoid(eta) + (n - s)[None] * jax.nn.log_sigmoid(-eta)
-    # divided by the Gaussian density at the nodes, which the quadrature weights already contain
+    # the quadrature weights contain the Gaussian density at the nodes, so the integrand is divided by it
     log_ratio = log_likelihood - 0.5 * shift**2 / variance[None] + 0.5 * nodes**2
     largest = log_ratio.max(0)
     weights = jnp.asarray(_HERMITE_WEIGHTS / _HERMITE_WEIGHTS.sum(), jnp.float32)[:, None]

@@ -1,23 +1,24 @@
 r"""A logistic state-space model of all prompts, filtered online.
 
     eta_it = (w + d_t) . phi(e_i) + u_it          logit of the success rate; phi: embedding features and a constant
-    d_t    = d_{t-1} + N(0, Q_t)                  drift of the shared weights w; its constant also grows by progress
-    u_it   ~ N(0, tau2) before the first visit
-    u_it   <- u_it + gain * 4 s (n - s) / n^2     at a visit, variance + q_v: training on a prompt teaches it
+    d_t    = d_{t-1} + N(0, Q_t)                  drift of the shared weights w; its last entry also grows by progress
+    u_it   ~ N(0, tau2)                           before the first visit
+    u_it   <- u_it + gain * 4 s (n - s) / n^2     at a visit, and Var u_it grows by q_v: the policy trains on the prompt
     Var u_it grows by q_u per step, at most back to tau2, while the prompt is not visited
     s_it   ~ Binomial(n_it, sigmoid(eta_it))
 
-Given w and d, prompts are independent. The state therefore holds two numbers for each prompt's logit: its mean at a
-reference value of w . phi, and its variance. The variance implies how the mean changes with w . phi. Later changes of w
-hardly move the logit of a visited prompt. The drift since the visit moves the logits of visited prompts too.
+Given w and d, prompts are independent. The state therefore holds each prompt's mean logit at a reference value of
+w . phi, and the variance of the logit. The variance implies how the mean changes with w . phi. Later changes of w
+hardly move the logit of a visited prompt, but the drift moves all logits.
 
 An update is one step of assumed-density filtering. A Gaussian replaces every prompt's binomial likelihood and gives its
 logit the exact posterior mean and variance (see `moments`). The Gaussian model of weights and prompts is conditioned on
-the whole batch at once. This takes O(b f^2 + f^3) for b prompts and f features, whatever the size of the pool. An
-outlier is a prompt whose result is far from its prediction. Its variance is widened as under a Student t distribution.
+the whole batch at once. This takes O(b f^2 + f^3) for b prompts and f features, whatever the size of the pool. The
+variance of an outlier, whose result is far from its prediction, is widened as under a Student t distribution.
 
-The model learns tau2, q_v, q_u, gain and progress (see `settings`), and the speed of the drift and the prior of w (see
-`weights`). Other constants are fixed: degrees of freedom, rates of forgetting, and the variance of the shared error.
+The model learns tau2, q_v, q_u, gain and progress (see `settings`). It also learns the speed of the drift and the prior
+of w (see `weights`). Other constants are fixed: the degrees of freedom of the Student t distribution, the rates of
+forgetting, and the variance of the error that first visits share.
 """
 
 from typing import NamedTuple
@@ -43,16 +44,16 @@ _SMALLEST = 1e-4  # variance of a logit
 
 
 def state_space(embeddings: ArrayLike | Array | None = None, *, group_size: int = 8) -> Predictor:
-    """Predict by the logistic state-space model, with embeddings or without.
+    """Return the predictor of `adaptive`: a logistic state-space model of all prompts.
 
     Args:
-        embeddings: One row per prompt of the pool, in float16, bfloat16 or float32; a NumPy array may be memory-mapped.
-            They are copied to the device once and stay in their dtype (float64 becomes float32). None: prompts share
-            only the constant.
-        group_size: n, the rollouts per prompt that `unsolved`, `mixed` and `solved` refer to.
+        embeddings: One row per prompt of the pool, in float16, bfloat16 or float32. A NumPy array may be memory-mapped.
+            The state holds a copy on the device in the same dtype (float64 becomes float32). None: prompts share only
+            the constant.
+        group_size: n, the rollouts per prompt for which `unsolved`, `mixed` and `solved` are predicted.
 
     Raises:
-        ValueError: An argument is out of its range, or the embeddings are not a finite matrix. `init` raises it if the
+        ValueError: An argument is out of its range, or the embeddings are not a finite matrix. From `init`: the
             embeddings do not have one row per prompt.
     """
     _validate.positive_integer(group_size=group_size)
@@ -121,22 +122,22 @@ def logits(
     else:
         forms = linear_forms(state.embeddings[rows], state.scaling, weights)
     mean = forms.drift + given.mean + given.slope * (forms.mean - given.reference)
-    # slope w + d = slope (w + d) + (1 - slope) d. The second part is small: its mean variance over standardised
-    # features replaces the variance of each prompt, and its covariance with the first part is left out.
+    # slope w + d = slope (w + d) + (1 - slope) d. The second part is small: all prompts get its mean variance over
+    # standardised features, and its covariance with the first part is left out.
     of_drift = (root[len(weights.initial) :] ** 2).sum()
     shared = given.slope**2 * forms.variance + (1 - given.slope) ** 2 * of_drift
     return mean, jnp.clip(given.variance + shared, _SMALLEST, LARGEST_VARIANCE)
 
 
 class Sites(NamedTuple):
-    """The Gaussian likelihood of every visited prompt's logit: its precision, and the precision times the residual."""
+    """The Gaussian that replaces each visited prompt's likelihood: its precision, and precision times residual."""
 
     precision: Float[Array, " b"]
     weighted_residual: Float[Array, " b"]
 
 
 def filtered(state: StateSpaceState, rollouts: Rollouts) -> StateSpaceState:
-    """Condition the state on one batch and move it to the next step; an empty batch changes nothing."""
+    """Return the state after one batch, moved on to the next step; an empty batch changes nothing."""
     num_prompts = len(state.mean)
     visits = merge_visits(rollouts, num_prompts)
     rows = jnp.minimum(visits.prompt_ids, num_prompts - 1)
@@ -199,7 +200,7 @@ def _sites(mean: Float[Array, " b"], total: Float[Array, " b"], visits: Rollouts
 
 
 def _inflation(alone: Posterior, total: Float[Array, " b"]) -> Float[Array, " b"]:
-    """Return the factor by which a Student t distribution widens the variance of an outlier; 1 for all others."""
+    """Return the factor by which a Student t distribution widens an outlier's variance, and 1 for other prompts."""
     surprise = (alone.shift**2 + alone.variance) / total
     return jnp.maximum((_FREEDOM + surprise) / (_FREEDOM + 1), 1)
 

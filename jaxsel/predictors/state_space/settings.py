@@ -1,13 +1,13 @@
-r"""The settings of the model, learned from the log score of every batch before its update.
+r"""The settings theta of the model, learned from the log scores of every batch before its update.
 
-With l_i the log probability of prompt i's successes and J_i = dl_i / d theta, an update is a Newton step with
-the empirical Fisher information in place of the curvature:
+Let l_i be the log probability of prompt i's successes, and J_i = dl_i / d theta. An update is a Newton step with the
+empirical Fisher information F in place of the curvature:
 
     F     <- d F + sum_i J_i J_i'
     theta <- theta + (F + F0)^-1 (sum_i J_i + (1 - d) F0 (theta0 - theta))
 
 F0 is the precision of a prior around theta0. The steps shrink as information accumulates, so there is no learning rate.
-Observations older than about 1 / (1 - d) steps are forgotten, so that the settings follow a policy that changes.
+Observations older than about 1 / (1 - d) steps are forgotten, so that the settings follow changes of the policy.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ _KEPT = 0.98  # d
 
 
 class Settings(NamedTuple):
-    """Theta: the learned settings of the model, in units of logits and steps.
+    """The learned settings theta, in units of logits and steps.
 
     Attributes:
         log_prior: Logarithm of tau2, the variance of u, a prompt's own part of the logit, before its first visit.
@@ -68,8 +68,11 @@ def first_guess() -> Learning:
 
 
 def learned(learning: Learning, jacobian: Float[Array, "b 5"]) -> Learning:
-    """Take one step along the gradients of the log scores, one row per prompt. Rows without an observation are 0."""
-    # the length of a row is limited, so that no single prompt determines the step
+    """Return the settings after one Newton step.
+
+    The Jacobian has the gradient of each prompt's log score in a row, and zeros in rows without an observation.
+    """
+    # a limit on the length of a row, so that no single prompt determines the step
     length = jnp.sqrt(((jacobian * _SPREAD[None]) ** 2).sum(1, keepdims=True))
     jacobian = jacobian / jnp.maximum(1, length / 5)
     information = _KEPT * learning.information + jacobian.T @ jacobian

@@ -21,9 +21,9 @@ class StateSpaceState(NamedTuple):
         embeddings: Embeddings of the whole pool, in the dtype they were given in; None without embeddings.
         scaling: Map from embeddings to features, which standardises them over the first pool; None without embeddings.
         weights: Belief about the weights that all prompts share.
-        mean: Mean of every prompt's logit without the drift, as of its last visit.
-        reference: phi . w at the prompt's last visit.
-        variance: Variance of the logit given w, as of the prompt's last visit.
+        mean: Mean of each prompt's logit without the drift, right after its last visit.
+        reference: phi . w at the mean of w, right after the prompt's last visit.
+        variance: Variance of the logit given w and d, right after the prompt's last visit.
         lesson: 4 s (n - s) / n^2 of the last visit: 1 for s = n / 2, 0 for s = 0 and s = n.
         last_step: Step of the last visit, 0 before the first visit.
         step: Number of batches observed.
@@ -44,7 +44,7 @@ class StateSpaceState(NamedTuple):
     log_score: Float[Array, ""]
 
     def partition_specs(self) -> "StateSpaceState":
-        """Return specs that put the whole state on every device, as each batch changes weights that all devices use."""
+        """Return specs that put the whole state on every device, because all devices use the same weights."""
         return jax.tree.map(lambda leaf: P(), self)
 
     def constants(self) -> tuple[str, ...]:
@@ -93,8 +93,8 @@ class Given(NamedTuple):
 def given_weights(state: StateSpaceState, settings: Settings, rows: Int[Array, " m"] | slice) -> Given:
     """Return the distributions of the prompts' logits for known w and d, with these settings.
 
-    After a visit, eta = c + (v / tau2) phi . w plus noise of variance v. The smaller v is, the less later changes
-    of the weights move the logit.
+    After a visit, eta is a constant plus (v / tau2) phi . w plus noise of variance v. The smaller v is, the less later
+    changes of w move the logit.
     """
     last = state.last_step[rows]
     prior = jnp.exp(settings.log_prior)

@@ -3,27 +3,29 @@ r"""The weights that all prompts share: a Gaussian filter in information form.
     (w, d) ~ N(mean, S),    S = (J + diag(prior))^-1
 
 w holds the weights before training, and d their drift since then: phi . (w + d) is the part of a logit that prompts
-share. J sums the information of all batches, sum_i iota_i x_i x_i', with x_i = (slope_i phi_i, phi_i). Here iota_i is
-the precision of observation i. J is a sum of squares and the prior's precision is positive, so J + diag(prior) stays
+share. J is the information of all batches, sum_i iota_i x_i x_i' with x_i = (slope_i phi_i, phi_i). Here iota_i is the
+precision of observation i. J is a sum of squares and the prior's precision is positive, so J + diag(prior) stays
 symmetric and positive definite in float32.
 
-First visits determine w, and repeated visits determine d. The drift depends on the features too, since training on some
-kinds of prompts teaches these kinds more than others. The last weight of d is the level, which moves all prompts alike.
+First visits determine w, and repeated visits determine d. The drift depends on the features too, because training on
+some kinds of prompts teaches these kinds more than others. The last weight of d is the level, which moves all prompts
+alike.
 
 The model learns how fast d changes. Before each update, J keeps only a share of the information about d. The data
-decide between candidate shares. Let g = sum_i iota_i x_i r_i be the gradient, with residuals r. For a given share, g
-has the covariance A + A S A / share, with A = sum_i iota_i x_i x_i'. The score of a share is the log density of one
-component of g, the level's. Scores of earlier batches are discounted. The update uses the mean of the shares under
-their posterior. It is near 1 while success rates do not change, and near 0 after an abrupt change of the policy.
+decide between candidate shares. Let h = sum_i iota_i x_i r_i be the gradient, with residuals r. For a given share, h
+has the covariance A + A S A / share, with A = sum_i iota_i x_i x_i'. The score of a share is the log density of the
+level's component of h. Scores of earlier batches are discounted. The update uses the posterior mean of the share. This
+mean is near 1 while success rates do not change, and near 0 after an abrupt change of the policy.
 
-w is forgotten very slowly. A selector visits few kinds of prompts for many steps, and the information about all other
-kinds must last that long.
+w is forgotten very slowly. A selector may visit few kinds of prompts for many steps, and the information about all
+other kinds must last that long.
 
-A selector visits similar prompts, for which a linear model has about the same error. The first visits of one batch
-therefore share an error of fixed variance, so that a hundred first visits carry little more information than ten.
+A selector visits similar prompts, for which a linear model has similar errors. The model therefore gives the first
+visits of one batch a common error of fixed variance. A hundred first visits then carry little more information than
+ten.
 
-The precision lambda of the features' weights in w follows MacKay's fixed point lambda = gamma / |w|^2 with
-gamma = sum_j (1 - lambda S_jj), the number of weights that the data determine. Weights of noise features approach 0.
+The prior precision lambda of the features' weights in w follows MacKay's fixed point lambda = gamma / |w|^2. Here
+gamma = sum_j (1 - lambda S_jj) is the number of weights that the data determine. Weights of noise features approach 0.
 """
 
 from typing import NamedTuple
@@ -51,7 +53,7 @@ class Weights(NamedTuple):
     Attributes:
         mean: Mean of w and d.
         information: J.
-        precision: lambda of the features' weights in w.
+        precision: lambda, the prior precision of the features' weights in w.
         evidence: Discounted log evidence for each candidate share.
         kept: Share of the information about d that the last update kept.
         root: A square root of the covariance S: S = root root'.
@@ -112,7 +114,7 @@ def updated(
     precision: Float[Array, " b"],
     weighted_residual: Float[Array, " b"],
 ) -> tuple[Weights, Float[Array, " g"]]:
-    """Update the weights with a batch. Return the belief, and the change of its mean.
+    """Return the belief after a batch, and the change of its mean.
 
     Args:
         weights: Belief before the batch.
@@ -120,7 +122,7 @@ def updated(
         precision: iota_i of every observation; 0 for a row without an observation.
         weighted_residual: iota_i r_i of every observation.
     """
-    # the shared error acts on a logit as the constant of w does, so that its correction has rank one
+    # the common error acts on a logit as the constant of w does, so its correction has rank one
     size = len(weights.mean)
     slope = design[:, size // 2 - 1]
     loading = (precision * slope) @ design
@@ -137,14 +139,14 @@ def updated(
 
 
 def shrunk(weights: Weights) -> Weights:
-    """Move lambda towards its fixed point, and the mean to its value under the new lambda."""
+    """Return the belief with lambda moved towards its fixed point, and the mean that follows from the new lambda."""
     size = len(weights.mean)
     if size == 2:
         return weights
     num_features = size // 2 - 1
     features, variance = weights.mean[:num_features], (weights.root[:num_features] ** 2).sum(1)
     determined = jnp.clip(1 - weights.precision * variance, 0, 1).sum()
-    # one imaginary weight of the size that the first guess expects keeps the fixed point finite
+    # one imaginary weight, of the size that the first lambda implies, keeps the fixed point finite
     guess = _prior_precision(num_features)
     fixed_point = (determined + 1) / ((features**2).sum() + 1 / guess)
     fixed_point = jnp.clip(fixed_point, weights.precision / _PACE, weights.precision * _PACE)
@@ -157,7 +159,7 @@ def shrunk(weights: Weights) -> Weights:
 def _forgotten(
     evidence: Float[Array, " k"], root: Float[Array, "g g"], gathered: Float[Array, "g g"], gradient: Float[Array, " g"]
 ) -> tuple[Float[Array, " k"], Float[Array, ""]]:
-    """Return the evidence for each share after this batch, and the expected share."""
+    """Return the evidence for each candidate share after this batch, and the posterior mean of the share."""
     doubt = gathered[-1] @ root  # its squared length is the level's entry of A S A
     expected = jnp.maximum(gathered[-1, -1] + (doubt**2).sum() / jnp.asarray(_SHARES), 1e-20)
     score = -0.5 * (jnp.log(expected) + gradient[-1] ** 2 / expected)

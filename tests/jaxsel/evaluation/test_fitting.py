@@ -203,7 +203,7 @@ def test_a_start_at_the_end_of_its_interval_moves():
     [
         ({"parameters": ["ageing"]}, "parameters holds 'ageing'; give names out of decay"),
         ({"parameters": []}, "parameters is empty"),
-        ({"parameters": ["decay"], "decay": 0.5}, "decay is 0.5 and to be fitted, too; give it in start"),
+        ({"parameters": ["decay"], "decay": 0.5}, "decay is 0.5, but parameters holds it too; give it in start"),
         ({"start": {"memory": 1.0}}, "start holds 'memory', which is not fitted"),
         ({"start": {"decay": 1.5}}, "decay is 1.5; give a number from 0 to 1"),
         ({"start": {"prior_alpha": -1.0}}, "prior_alpha is -1.0; give finite numbers above 0"),
@@ -244,7 +244,7 @@ def test_an_empty_history():
 
 def test_a_jump_that_the_start_holds_impossible():
     history = jaxsel.make_history([0, 1], [0, 0], [0, 8], 8, num_prompts=N)
-    with pytest.raises(ValueError, match="an outcome with probability 0 occurred; give no zeros"):
+    with pytest.raises(ValueError, match="an outcome with probability 0 occurred; give values above 0"):
         jaxsel.fit(
             history, jaxsel.hidden_markov, num_prompts=N, start={"prior_counts": hidden_markov.PRIOR_COUNTS["local"]}
         )

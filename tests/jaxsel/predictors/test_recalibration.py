@@ -209,7 +209,9 @@ def test_diverse_asks_a_recalibrated_state_as_it_asks_the_state_itself(name):
         state = predictor.init(KEY, N)
         if name == "beta_bernoulli":
             assert embedded_in(state) is None
-            with pytest.raises(ValueError, match="has no embeddings; give the rule diverse with amortized"):
+            with pytest.raises(
+                ValueError, match="lacks embeddings or latest batches; give the rule diverse with amortized"
+            ):
                 jaxsel.diverse().choose(KEY, jnp.zeros(N), 4, None, state)
         else:
             embedded = embedded_in(state)

@@ -86,5 +86,7 @@ def test_other_predictors_send_a_shortlist_too():
 
 def test_a_predictor_without_embeddings_cannot_diversify_on_a_mesh():
     selector = PromptSelector(jaxsel.mopps(rule=jaxsel.diverse()), num_prompts=N, mesh=mesh_of(2))
-    with pytest.raises(ValueError, match="the state BetaState has no embeddings; give the rule diverse with amortized"):
+    with pytest.raises(
+        ValueError, match="the state BetaState lacks embeddings or latest batches; give the rule diverse with amortized"
+    ):
         selector.select(4)

@@ -220,7 +220,9 @@ def test_the_next_batch_lies_away_from_the_last():
 
 
 def test_a_state_without_embeddings_is_refused():
-    with pytest.raises(ValueError, match="the state NoneType has no embeddings; give the rule diverse with amortized"):
+    with pytest.raises(
+        ValueError, match="the state NoneType lacks embeddings or latest batches; give the rule diverse with amortized"
+    ):
         jaxsel.diverse().choose(KEY, jnp.ones(3), 2, None, None)
 
 

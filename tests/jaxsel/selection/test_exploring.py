@@ -234,7 +234,7 @@ def no_options(key, state, batch_size, candidates=None):
         (lambda: greedy(share=1.5), r"share is 1\.5; give a number from 0 to 1"),
         (lambda: greedy(share=float("nan")), "share is nan"),
         (lambda: greedy(after=0), "after is 0; give an integer of at least 1"),
-        (lambda: greedy(share=0), "share is 0 and after is None; give a share above 0 or after"),
+        (lambda: greedy(share=0), "share is 0 and after is None; give a share above 0, or give after"),
         (lambda: jaxsel.exploring(GREEDY._replace(select=no_options)), "'greedy'.* cannot exclude and count prompts"),
         (
             lambda: jaxsel.exploring(

@@ -240,7 +240,7 @@ def no_count(key, scores, batch_size, prompt_ids=None, state=None):
         (lambda: jaxsel.stratified(jaxsel.Rule({"name": "mine"}, no_count), STRATA), "'mine'.* no argument count"),
         (
             lambda: jaxsel.stratified(TOP, STRATA[1:]),
-            "strata has 23 entries, and rule is for 24 prompts; give the same",
+            "strata has 23 entries, and rule is for 24 prompts; use one pool for both",
         ),
         (lambda: jaxsel.stratified(jaxsel.top_k(), []), r"strata has shape \(0,\); give one integer or one string"),
         (lambda: jaxsel.stratified(jaxsel.top_k(), 3), r"strata has shape \(\)"),

@@ -182,7 +182,10 @@ def test_the_spec_tells_embeddings_apart_and_the_state_leaves_them_to_it():
     [
         ({"decay": 1.5}, r"decay is 1\.5; give a number from 0 to 1"),
         ({"decay": float("nan")}, "decay is nan"),
-        ({"likelihood": "binomial"}, r"decay is 0\.5 with likelihood 'binomial'; give decay=None, or beta_binomial"),
+        (
+            {"likelihood": "binomial"},
+            r"decay is 0\.5 with likelihood 'binomial'; give decay=None, or likelihood='beta_binomial'",
+        ),
         ({"likelihood": "squared_error", "decay": 0.0}, r"decay is 0\.0 with likelihood 'squared_error'"),
         ({"likelihood": "normal"}, "likelihood is 'normal'; give one of 'beta_binomial', 'binomial', 'squared_error'"),
         ({"width": 10, "num_heads": 4}, "width is 10 with 4 heads; give a multiple of num_heads"),
