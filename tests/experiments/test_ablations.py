@@ -9,7 +9,7 @@ from experiments.ablations.sweeps import SWEEPS, Sweep, beside, command, needed,
 from experiments.running.config import configured
 
 
-def test_settings_are_those_of_the_command_line():
+def test_configured_takes_the_setting_names_of_the_command_line():
     config = configured({"method.name": "dps", "method.dps_decay": 0.7, "train.group_size": 4, "seed": 3})
     assert (config.method.name, config.method.dps_decay, config.train.group_size, config.seed) == ("dps", 0.7, 4, 3)
     with pytest.raises(ConfigAttributeError, match="dekay"):
@@ -17,7 +17,7 @@ def test_settings_are_those_of_the_command_line():
 
 
 @pytest.mark.parametrize("sweep", SWEEPS.values(), ids=SWEEPS)
-def test_every_sweep_can_be_made_and_has_a_run_of_the_defaults_or_of_its_fixed_settings(sweep):
+def test_every_sweep_has_one_config_per_value_and_a_run_with_only_its_fixed_settings(sweep):
     configs = [configured(settings) for settings in sweep.settings()]
     assert len({str(config) for config in configs}) == len(sweep.values)
     assert configured(sweep.fixed) in configs
@@ -30,7 +30,7 @@ def test_runs_that_sweeps_share_are_run_once():
     assert place({"method.decay": 0.5}) == "mopps"  # the defaults
 
 
-def test_uniform_has_the_same_sizes():
+def test_the_uniform_run_beside_a_method_keeps_the_batch_size():
     settings = {"method.name": "dps", "method.dps_decay": 0.7, "method.batch_size": 8}
     assert beside(settings) == {"method.name": "uniform", "method.batch_size": 8}
 
@@ -40,7 +40,7 @@ def test_the_command_is_a_sweep_of_hydra():
     assert said.startswith("python -m experiments.train -m method.name=dps method.dps_decay=0.5,0.7,0.9,0.97 seed=1,2")
 
 
-def test_numbers_by_hand():
+def test_gains_and_shares_of_steps_by_hand():
     def run(held_out, mixed):
         """Accuracy rises by 0.2 in ten steps up to step 30, where it is 0.1 above the mean of the last two probes."""
         seconds = dict.fromkeys(("seconds/selecting", "seconds/generating", "seconds/updating"), 0.1)
@@ -83,13 +83,13 @@ def test_runs_become_a_result_and_a_figure(tmp_path, monkeypatch, capsys):
     assert "prior counts of dps" in capsys.readouterr().out
 
 
-def test_settings_of_all_runs_have_a_name_and_a_value(capsys):
+def test_set_needs_a_name_and_a_value(capsys):
     with pytest.raises(SystemExit):
         ablations.main(["--set", "pool_size"])
     assert "--set: pool_size is not NAME=VALUE" in capsys.readouterr().err
 
 
-def test_what_runs_differ_in_cannot_be_set_for_all(capsys):
+def test_settings_that_sweeps_vary_cannot_be_set_for_all_runs(capsys):
     with pytest.raises(SystemExit):
         ablations.main(["--set", "pool_size=64", "--set", "train.group_size=4"])
     assert "--set train.group_size: that is what runs differ in" in capsys.readouterr().err

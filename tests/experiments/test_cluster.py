@@ -102,7 +102,7 @@ def test_a_job_that_is_asked_to_stop_writes_a_checkpoint_and_is_queued_again(sub
 
 
 @pytest.mark.slow
-def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again_too(submit, tmp_path):
+def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again(submit, tmp_path):
     """One process warms up the policy, and the other waits."""
     job, process = submit(SCRIPTS[0], *TINY, "warm_start.steps=1000000", f"hydra.run.dir={tmp_path}/run")
     wait_until((tmp_path / "run/config.json").exists, process, tmp_path)
@@ -117,7 +117,7 @@ def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again_too(submit
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_pool_and_find_what_one_finds(submit, tmp_path, monkeypatch):
+def test_two_processes_share_a_pool_and_get_the_numbers_of_one_process(submit, tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # collectives are compiled, as on a cluster
     arguments = ["--sizes", "2000", "--steps", "5", "--batch-size", "16", "--methods", "dps", "--among", "pool"]
     arguments += ["--seeds", "0", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]

@@ -41,7 +41,7 @@ RUNS = {
 }
 
 
-def test_columns_and_probes_skip_what_is_missing():
+def test_columns_and_probes_skip_missing_values():
     assert column(RUNS["mopps"], "train/mixed_share").tolist() == [0.5] * 8
     rollouts, values = probes(RUNS["mopps"], "held_out_accuracy")
     assert rollouts.tolist() == [0, 200, 400, 600, 800]
@@ -126,7 +126,7 @@ def test_the_demo_and_the_experiment_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "results" / "selection_pays_string_ops.json").exists()
 
 
-def test_dynamic_sampling_takes_half_the_steps_of_the_others():
+def test_dynamic_sampling_takes_half_the_steps_of_other_methods():
     shared = replace(SETTINGS["countdown"], pool_size=64)
     config, dynamic = (run_config(shared, method, 3, history=True) for method in ("gps", "dynamic_sampling"))
     assert config == replace(shared, seed=3, method=MethodConfig("gps"), train=TrainConfig(steps=200, history=True))

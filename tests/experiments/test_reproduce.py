@@ -67,7 +67,7 @@ def test_shares_are_of_mean_curves_with_the_error_of_the_jackknife():
     assert found["standard_error"] == pytest.approx((1 / 1.6 - 1 / 2) / 2)
 
 
-def test_a_run_by_itself():
+def test_numbers_of_a_run_alone():
     one = numbers(RUNS["uniform"][0], 0.25)
     assert one["rollouts"] == 1600
     assert one["held_out_accuracy"] == pytest.approx(0.75)
@@ -77,7 +77,7 @@ def test_a_run_by_itself():
     assert one["selecting"] == pytest.approx(0.1)
 
 
-def test_a_run_beside_uniform():
+def test_numbers_of_a_run_against_uniform():
     found = against(RUNS["mopps"][0], RUNS["uniform"][0])
     assert found["gain"] == pytest.approx(0.6 * 0.75)
     assert found["mixed_share_ratio"] == pytest.approx(2.5)
@@ -110,7 +110,7 @@ def test_tables_fit_a_terminal_and_say_never():
     assert "…" not in printed
 
 
-def test_the_calibration_error_is_that_of_the_second_half(tmp_path):
+def test_the_calibration_error_uses_only_the_second_half(tmp_path):
     log = HistoryLog(tmp_path, num_prompts=4, spec={})
     ids, n = np.arange(4), np.full(4, 8)
     log.probed(0, (ids, np.full(4, 8), n), jaxsel.Prediction(*6 * [jnp.full(4, 0.9)]))
@@ -151,7 +151,7 @@ def test_methods_to_compare_with_are_needed(capsys):
     assert "name both" in capsys.readouterr().err
 
 
-def test_what_the_experiment_sets_cannot_be_set(capsys):
+def test_settings_of_the_experiment_cannot_be_set(capsys):
     with pytest.raises(SystemExit):
         reproduce.main(["--set", "pool_size=64", "--set", "task=countdown"])
     assert "--set task: the experiment sets that itself" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def run(predictor, batches):
     return predictor.predict(KEY, state, None), state
 
 
-def test_it_is_that_of_scikit_learn_with_the_penalty_of_least_generalised_error():
+def test_predictions_equal_scikit_learns_ridge_with_the_least_generalised_error():
     batches, pool, x, y = seen(1, 12)
 
     def error(penalty: float) -> float:
@@ -47,7 +47,7 @@ def test_it_is_that_of_scikit_learn_with_the_penalty_of_least_generalised_error(
     np.testing.assert_allclose(found.unsolved + found.mixed + found.solved, 1, atol=1e-5)
 
 
-def test_the_variance_is_that_of_rates_around_the_line():
+def test_the_variance_measures_the_spread_of_rates_around_the_line():
     """The success shares vary more, by the noise of their rollouts."""
     batches, *_ = seen(2, 200)
     found, _ = run(ridge(EMBEDDINGS, memory=1.0), batches)
@@ -64,7 +64,7 @@ def test_old_visits_fade():
         assert slope == pytest.approx(0.15 * sign, abs=0.04)
 
 
-def test_what_was_never_seen_and_what_is_no_visit():
+def test_before_any_visit_rates_are_one_half_and_rows_without_a_visit_change_nothing():
     predictor = ridge(EMBEDDINGS)
     state = predictor.init(KEY, N)
     blank = predictor.predict(KEY, state, None)

@@ -92,7 +92,7 @@ ESTIMATORS = {
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_what_holds_for_every_estimator(name):
+def test_every_estimator_is_finite_centred_and_shift_invariant(name):
     estimate = ESTIMATORS[name]
     rewards = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     rewards[0, 1], rewards[2] = NAN, NAN
@@ -128,7 +128,7 @@ def test_gae_between_its_extremes():
     np.testing.assert_allclose(one_step.numpy(), [[-0.25, 0.5, 0.25]])  # differences of the values
 
 
-def test_gae_steps_over_what_the_mask_hides():
+def test_gae_skips_masked_tokens():
     rewards = torch.tensor([[0.0, 1.0, 4.0]])
     values = torch.tensor([[3.0, 2.0, 1.0]])
     dense = advantages.gae(rewards, values, torch.ones(1, 3, dtype=torch.bool), discount=0.9)
@@ -151,7 +151,7 @@ def test_gae_of_a_completion_without_judgement_is_zero_everywhere():
     assert not result.requires_grad
 
 
-def test_advantages_are_normalised_over_the_tokens_that_count():
+def test_advantages_are_normalised_over_unmasked_tokens():
     mask = torch.tensor([[True, False, True], [True, True, True]])
     result = advantages.normalise(torch.tensor([[1.0, NAN, 2.0], [3.0, 5.0, -1.0]]), mask)
     known = np.array([1.0, 2.0, 3.0, 5.0, -1.0])
@@ -195,7 +195,7 @@ def test_rounding_errors_are_no_spread(name):
 
 @pytest.mark.parametrize("group", [[1.0, 1.001], [0.0, 1e-3], [0.0, 1e-9], [1e4, 1e4 + 1], [-5.0, -5.001]])
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_small_differences_have_their_advantage(name, group):
+def test_small_differences_give_an_advantage(name, group):
     result = ESTIMATORS[name](torch.tensor([group])).flatten().tolist()
     sign = math.copysign(1, group[1] - group[0])
     assert result[1] * sign > 0
@@ -221,7 +221,7 @@ def test_advantages_are_finite_whatever_the_rewards(name):
 
 
 @pytest.mark.parametrize("unknown", [math.inf, -math.inf])
-def test_gae_of_an_infinite_reward_or_value_is_not_judged(unknown):
+def test_gae_treats_an_infinite_reward_or_value_as_not_judged(unknown):
     mask = torch.ones(3, 2, dtype=torch.bool)
     rewards, values = torch.tensor([[0.0, unknown], [0.0, 1.0], [0.0, 1.0]]), torch.full((3, 2), 0.5)
     values[1, 0] = unknown
@@ -268,7 +268,7 @@ def mapp(rewards, mean, variance, dtype=torch.float64):
     st.floats(0.001, 0.999),
     st.floats(0.001, 0.98),
 )
-def test_mapp_is_the_plain_loop_over_the_counts(rewards, mean, spread):
+def test_mapp_equals_a_plain_loop_over_the_counts(rewards, mean, spread):
     variance = mean * (1 - mean) * spread
     np.testing.assert_allclose(mapp([rewards], mean, variance)[0], denoised(rewards, mean, variance), rtol=1e-7)
 
@@ -326,7 +326,7 @@ def test_a_surprising_group_of_equal_rewards_moves_the_policy_more_than_an_expec
     assert found[0, 0] > 4 * found[1, 0] > 0
 
 
-def test_mapp_has_no_rows_of_an_empty_batch():
+def test_mapp_of_an_empty_batch_is_empty():
     assert mapp(np.zeros((0, 4)), 0.5, 0.1).shape == (0, 4)
 
 
@@ -340,6 +340,6 @@ def test_mapp_has_no_rows_of_an_empty_batch():
         ([[1.0, 0.0]] * 3, 0.5, [0.1, 0.1, math.inf], r"variance\[2\] is inf; give"),
     ],
 )
-def test_what_mapp_refuses(rewards, mean, variance, message):
+def test_mapp_refuses_bad_rewards_and_beliefs(rewards, mean, variance, message):
     with pytest.raises(ValueError, match=message):
         mapp(rewards, mean, variance)

@@ -206,7 +206,7 @@ def test_demonstrations_show_many_solutions_of_a_prompt_and_stay_mixed():
 # Tests of the task.
 
 
-def test_make_closes_over_its_options():
+def test_make_applies_its_options():
     task = countdown.make(shares={3: 1}, demonstration_shares={2: 1}, max_number=20, max_target=40, format_credit=0.2)
     assert task.name == "countdown"
     bounds = {"max_number": 20, "max_target": 40}

@@ -218,7 +218,7 @@ def test_any_text_gets_a_verdict(text):
 
 @given(st.text(alphabet="0123456789+-*/() ", max_size=140))
 @settings(derandomize=True, deadline=None, max_examples=2000)
-def test_text_of_the_alphabet_is_read_as_python_reads_it(text):
+def test_accepted_text_has_the_value_that_python_gives(text):
     expression = parse(text)
     if expression is not None and expression.value is not None:
         assert eval(text.strip(), {"__builtins__": {}}) == pytest.approx(float(expression.value))
@@ -278,6 +278,6 @@ def test_answers_given_as_text(answer):
 
 
 @pytest.mark.parametrize("answer", ["", "8", "null", '{"numbers": [3, 5]}', {"numbers": [3, "x"], "target": 8}, {}])
-def test_an_answer_that_is_none_names_itself(answer):
+def test_a_malformed_answer_is_named(answer):
     with pytest.raises(ValueError, match=r"answer is .*; give numbers and target"):
         verify("3+5", answer)

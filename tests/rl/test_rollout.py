@@ -46,6 +46,6 @@ def test_good_requests():
     assert Sampling(three, half, 1).top_p == 1
 
 
-def test_one_text_is_no_list_of_prompts():
+def test_a_single_text_is_refused():
     with pytest.raises(ValueError, match="prompts is the text '1='; give a list"):
         check_request("1=", 1)

@@ -71,7 +71,7 @@ def given_hyperparameters():
 
 
 @pytest.mark.parametrize("prompt", [0, 3, 7, 11, 19])
-def test_the_filtering_posterior_is_that_on_a_grid(given_hyperparameters, prompt):
+def test_the_filtering_posterior_equals_a_filter_on_a_grid(given_hyperparameters, prompt):
     """The last prompt was never visited."""
     density = filtered_on_a_grid(HISTORY, prompt, 6, **KNOWN)
     mean, deviation, unsolved, solved = moments(density)
@@ -85,7 +85,7 @@ def test_the_filtering_posterior_is_that_on_a_grid(given_hyperparameters, prompt
     np.testing.assert_allclose([low[0, prompt], high[0, prompt]], 1 / (1 + np.exp(-logit)), atol=0.04)
 
 
-def test_without_volatility_all_visits_speak_of_one_rate():
+def test_without_volatility_all_visits_share_one_rate():
     still = KNOWN | {"drift": 0.0, "volatility": 1e-4}
     history = make_history([0, 2, 9], [1, 1, 1], [2, 5, 3], 8, num_prompts=3)
     density = stats.norm.pdf(GRID, -0.5, 1.5) * stats.binom.pmf(10, 24, 1 / (1 + np.exp(-GRID)))
@@ -144,7 +144,7 @@ def test_shapes_and_diagnostics(inferred):
     assert float(metrics.rate_coverage(prediction, prediction.success_rate, [0.5])[0]) > 0.9
 
 
-def test_what_nobody_visited_is_predicted_by_its_embedding(inferred):
+def test_unvisited_prompts_are_predicted_from_their_embeddings(inferred):
     embeddings, _, posterior = inferred
     mean = np.asarray(posterior.prediction(8).success_rate)
     assert np.corrcoef(mean[30:], embeddings[30:, 0])[0, 1] > 0.9
@@ -163,7 +163,7 @@ def test_the_order_of_rows_and_of_prompts_does_not_matter(inferred):
 
 
 @pytest.mark.slow
-def test_a_model_of_the_wrong_scale_is_noticed():
+def test_a_wrong_volatility_shows_in_pit_and_coverage():
     """For 120 prompts, distances below 0.13 are within chance."""
     rates = walks(5, 121, 6, **KNOWN)
     history = visited_at_random(5, rates, 40)
@@ -180,7 +180,7 @@ def test_a_model_of_the_wrong_scale_is_noticed():
     assert covered[1] < 0.9 - 5 * np.sqrt(0.09 / 120)
 
 
-def test_the_density_is_that_of_the_formulas():
+def test_the_log_density_equals_the_formulas():
     """Two prompts with three visits and one embedding each, with the latents set by hand, against SciPy."""
     visits = tabulated(make_history([1, 4, 0], [0, 0, 2], [3, 8, 0], 8, num_prompts=3))[1]
     features = jnp.array([[1.0], [-2.0]])
@@ -230,5 +230,5 @@ def test_bad_questions_are_refused(given_hyperparameters):
         given_hyperparameters.intervals([1.5])
 
 
-def test_it_is_part_of_the_package():
+def test_the_package_holds_reference_models():
     assert jaxsel.reference_models is reference_models

@@ -76,7 +76,7 @@ def test_the_whole_pool_is_predicted_by_parts():
     assert_close(jax.jit(sharded.predict)(KEY, state, None), jax.jit(NO_LATENT.predict)(KEY, state, None))
 
 
-def test_other_predictors_send_a_shortlist_too():
+def test_shortlists_of_all_devices_suffice_for_the_choice():
     """A rule that considers only the best scores makes the same choice from a pool that is split."""
     rule = jaxsel.top_k()._replace(shortlist=lambda batch_size: 2 * batch_size)
     method = jaxsel.mopps(acquisition=jaxsel.target_success_rate(), rule=rule)

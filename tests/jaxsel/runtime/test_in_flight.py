@@ -37,7 +37,7 @@ def test_excluded_prompts_are_not_chosen(name):
         selector.select(3, [1, 2, 3, 4], exclude=mask)
 
 
-def test_excluding_is_choosing_among_the_others(method):
+def test_excluding_equals_choosing_among_the_others(method):
     first, second, banned = make(method), make(method), [1, 5, 7]
     others = np.setdiff1d(np.arange(N), banned)
     mask = np.isin(np.arange(N), others)
@@ -53,7 +53,7 @@ def test_exclusions_are_the_same_on_a_mesh(size, on_cpu):
         assert chosen[0] == chosen[1]
 
 
-def test_the_window_skips_what_is_excluded():
+def test_the_window_skips_excluded_rows():
     selector = make(METHODS["mopps"], candidate_ratio=1)
     first = np.concatenate([selector.select(4, exclude=[2, 3]) for _ in range(4)])
     assert not {2, 3} & set(first.tolist())
@@ -185,7 +185,7 @@ def test_parts_of_a_step_are_one_observation(name):
     assert parts.state_dict()["metadata"]["counters"]["observes"] == 3
 
 
-def test_looking_does_not_end_a_step():
+def test_reading_does_not_end_a_step():
     looked, plain = make(METHODS["dps"]), make(METHODS["dps"])
     for selector in (looked, plain):
         selector.observe([1], [3], 8, step=0)
@@ -211,7 +211,7 @@ def test_late_observations_count_in_the_current_step():
     assert late.metrics()["selector/observes"] == 3
 
 
-def test_a_call_without_a_step_ends_the_one_before():
+def test_an_observation_without_a_step_ends_the_open_step():
     parts, plain = make(METHODS["mopps"]), make(METHODS["mopps"])
     parts.observe([1], [3], 8, step=0)
     parts.observe([1], [3], 8)

@@ -32,7 +32,7 @@ def name(keys):
         ([2**63 - 1, -(2**63)], np.array([2**63 - 1, -(2**63)]).tobytes()),
     ],
 )
-def test_fingerprints_are_those_of_earlier_versions(keys, hashed):
+def test_fingerprints_equal_those_of_earlier_versions(keys, hashed):
     assert identify_pool(keys, None) == (
         len(keys),
         f"{len(keys)} prompts, sha256:{hashlib.sha256(hashed).hexdigest()[:16]}",
@@ -133,12 +133,12 @@ def test_a_fingerprint_says_the_size(keys):
 
 
 @pytest.mark.parametrize("text", ["", "prompts", "-3 prompts", "x prompts", "3", "²3 prompts"])
-def test_other_texts_than_fingerprints_are_refused(text):
+def test_texts_other_than_fingerprints_are_refused(text):
     with pytest.raises(ValueError, match=re.escape(f"pool is {text!r}")):
         size_of(text)
 
 
-def test_one_long_key_costs_its_own_length():
+def test_one_long_key_takes_no_memory_for_the_others():
     keys = [f"prompt {i} " + "x" * 100 for i in range(10_000)] + ["y" * 100_000]
     tracemalloc.start()
     try:

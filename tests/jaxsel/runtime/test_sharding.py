@@ -94,7 +94,7 @@ EVERY_SECOND = (None, None, -2)
         ("exploring", 101, 5, 8, EVERY_SECOND),
     ],
 )
-def test_choices_are_those_of_one_device(method, num_prompts, batch_size, devices, among):
+def test_a_mesh_chooses_like_one_device(method, num_prompts, batch_size, devices, among):
     sharded = jaxsel.shard(METHODS[method], mesh_of(devices), num_prompts)
     assert sharded.spec == METHODS[method].spec
     here = played(sharded, num_prompts, batch_size, among)

@@ -74,7 +74,7 @@ def test_no_prompt_starves(batch_size, after, selector):
     assert len(np.unique(batches[: int(after + N / batch_size)])) == N
 
 
-def test_without_it_the_greedy_selector_starves_most_prompts():
+def test_the_greedy_selector_alone_starves_most_prompts():
     chosen = jax.jit(GREEDY.select, static_argnums=2)(KEY, GREEDY.init(KEY, N), 8).prompt_ids
     np.testing.assert_array_equal(chosen, np.arange(8))
 
@@ -150,7 +150,7 @@ def test_candidates_exclusions_and_counts_are_obeyed(count):
     assert np.isin([1, 2, 9, 11, 20][:by_score], real).all()
 
 
-def test_scores_that_are_all_equal_to_minus_infinity_leave_no_padding_in_the_batch():
+def test_scores_of_minus_infinity_leave_no_padding_in_the_batch():
     nowhere = jaxsel.Acquisition({"name": "none"}, lambda p: jnp.full_like(p.draw, -jnp.inf))
     method = jaxsel.exploring(jaxsel.make_selector(ROW, nowhere, jaxsel.top_k()), share=0.2)
     ids = np.asarray(jax.jit(method.select, static_argnums=2)(KEY, method.init(KEY, N), 10).prompt_ids)
@@ -164,14 +164,14 @@ def test_a_whole_pool_can_be_chosen():
     np.testing.assert_array_equal(np.sort(ids), np.arange(N))
 
 
-def test_thompson_draws_are_those_of_the_prediction():
+def test_scores_use_the_draws_of_the_returned_prediction():
     method = jaxsel.exploring(jaxsel.mopps(), share=0.5)
     chosen = jax.jit(method.select, static_argnums=2)(KEY, method.init(KEY, N), 8)
     np.testing.assert_allclose(chosen.scores, jaxsel.thompson().score(chosen.prediction), atol=1e-6)
 
 
 @pytest.mark.slow
-def test_it_goes_with_every_part_of_a_run(tmp_path):
+def test_exploring_works_with_every_part_of_a_run(tmp_path):
     """Strata, recalibration, windows, prompts in flight, checkpoints and copies."""
     strata = np.arange(N) % 2
     rule = jaxsel.stratified(jaxsel.gumbel_top_k(), strata)
@@ -199,7 +199,7 @@ def test_it_goes_with_every_part_of_a_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_simulation_and_replay_take_it():
+def test_simulation_and_replay_accept_exploring():
     learner = jaxsel.simulate.make_learner(KEY, 200)
     run = functools.partial(jaxsel.simulate.simulate, num_steps=30, batch_size=10)
     greedily = jaxsel.dps()

@@ -114,7 +114,7 @@ def test_the_best_of_every_stratum_are_chosen(batch_size):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_stratum_alone_is_what_the_inner_rule_chooses_from_it(rule):
+def test_the_inner_rule_chooses_the_same_from_a_stratum_alone(rule):
     scores = jnp.asarray(SCORES)
     chosen = np.asarray(compiled(rule)(KEY, scores, 6))
     for label, size in ((7, 3), (2, 2), (5, 1)):

@@ -31,7 +31,7 @@ def test_shapes_and_texts(engine, policy):
         assert (tokens[~mask] == policy.pad_token_id).all()
 
 
-def test_log_probabilities_are_those_of_the_policy(engine, policy):
+def test_log_probabilities_match_the_policy(engine, policy):
     """Compare the cached, grouped sampling loop with one plain forward pass."""
     for temperature in (1.0, 0.7):
         out = engine.generate(PROMPTS, 4, Sampling(3, temperature), seed=1)
@@ -177,7 +177,7 @@ def test_every_end_of_sequence_of_the_generation_config_ends_a_completion(policy
 
 
 @pytest.mark.parametrize("group_size", [True, 2.5, -1, None])
-def test_a_group_size_that_is_no_count(engine, group_size):
+def test_a_group_size_that_is_no_count_is_refused(engine, group_size):
     with pytest.raises(ValueError, match="group_size is "):
         engine.generate(PROMPTS, group_size, SAMPLING, seed=0)
 

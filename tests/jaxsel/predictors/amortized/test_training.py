@@ -33,7 +33,7 @@ STEPS = 5
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_the_elbo_is_that_of_the_definition(likelihood):
+def test_the_elbo_equals_its_definition(likelihood):
     networks = Networks(FEATURES.shape[1], 3, history_conditioned=True, width=16, num_layers=1, num_heads=2, key=KEY)
     networks, weights = randomised(networks)
     rng, trials = np.random.default_rng(0), 2000
@@ -153,7 +153,7 @@ def fits_of_the_newest_and_one_more():
 
 
 @pytest.mark.parametrize("step", range(6))
-def test_any_step_that_is_kept_is_replayed_as_often_as_another(step):
+def test_every_kept_step_is_replayed_equally_often(step):
     """The oldest of 4 steps is only history. A new decoder gives all counts one probability, which reveals n."""
     fit = fits_of_the_newest_and_one_more()[2][step]
     replayed = np.exp(-2 * np.asarray(fit.reconstruction)) / (step + 2) - 1
