@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PREDICTORS = tuple(f"jaxsel.predictors.{name}" for name in ("beta", "hidden_markov", "amortized", "state_space"))
 PUBLIC = ("metrics", "plotting", "reference_models", "replay", "simulate")
 INTEGRATIONS = tuple(f"integrations.{name}" for name in ("edge", "embeddings", "history", "trainer_logs", "trl"))
-# jaxsel.integrations may import the packages in OTHERS, except those in NEVER; no other part of jaxsel imports either.
+# Of the packages in OTHERS, jaxsel.integrations may import all but those in NEVER. Other parts of jaxsel import none.
 OTHERS = {"torch", "trl", "verl", "ray", "vllm", "transformers", "datasets", "rl", "experiments"}
 OTHERS |= {"accelerate", "pyarrow", "tqdm", "wordllama", "sentence_transformers"}
 NEVER = {"torch", "datasets", "rl", "experiments"}
@@ -97,7 +97,7 @@ def test_predictors_never_import_each_other(path):
 
 def test_imports_have_no_cycle():
     graph = {module_name(path): modules(path, "jaxsel") for path in files("jaxsel")}
-    graphlib.TopologicalSorter(graph).prepare()  # a circle raises
+    graphlib.TopologicalSorter(graph).prepare()  # raises if there is a cycle
 
 
 @pytest.mark.parametrize("name", PUBLIC)

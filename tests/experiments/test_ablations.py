@@ -42,7 +42,7 @@ def test_the_command_is_a_sweep_of_hydra():
 
 def test_gains_and_shares_of_steps_by_hand():
     def run(held_out, mixed):
-        """Accuracy rises by 0.2 in ten steps up to step 30, where it is 0.1 above the mean of the last two probes."""
+        """Return a run whose accuracy rises by 0.2 in ten steps; the mean of its last two probes is `held_out`."""
         seconds = dict.fromkeys(("seconds/selecting", "seconds/generating", "seconds/updating"), 0.1)
         steps = ((step, held_out + 0.1 + (step - 30) / 50) for step in range(0, 31, 10))
         return [
@@ -54,7 +54,7 @@ def test_gains_and_shares_of_steps_by_hand():
     found["mopps,method.target=0.3"] = [run(0.3, 0.3), run(0.4, 0.5)]
     result = sweep_numbers(Sweep("method.target", (0.3, 0.5), {"method.name": "mopps"}), found)
     assert result["0.5"]["gain"] == {"mean": pytest.approx(0.2), "standard_error": pytest.approx(0.1)}
-    # at step 15 a mean of two probes is that of uniform at step 25
+    # at step 15, the mean of two probes equals the mean that uniform reaches at step 25
     assert result["0.5"]["share_of_steps"]["mean"] == pytest.approx(15 / 25)
     assert result["0.3"]["share_of_steps"]["mean"] == float("inf")
     assert result["0.3"]["gain"]["mean"] == pytest.approx(-0.1)

@@ -73,7 +73,7 @@ def test_all_dps_implementations_have_the_same_belief_and_choice(make):
         np.testing.assert_allclose(peer.counts, counts, atol=1e-4)
     np.testing.assert_allclose(np.array([loops.predicted[i] for i in range(N)]).T, belief, atol=1e-4)
     np.testing.assert_allclose(np.stack([loops.counts[i] for i in range(N)], axis=2), counts, atol=1e-4)
-    # the gap between the fourth and the fifth is wider than twice the error allowed above
+    # the fourth and the fifth largest belief differ by more than twice the tolerance above, so the choice is clear
     ranked = np.sort(belief[1])[::-1]
     assert ranked[3] - ranked[4] > 2e-4
     chosen = {frozenset(np.asarray(contender.select(4)).tolist()) for contender in (ours, loops, *arrays)}
@@ -88,7 +88,7 @@ def test_all_contenders_predict_the_same(method):
     expected = public.success_rate
     if method == "dps":
         expected = np.stack([public.unsolved, public.mixed, public.solved])
-    everyone.pop("list", None)  # a success rate, not a posterior
+    everyone.pop("list", None)  # it predicts success rates, not a posterior
     for contender in everyone.values():
         given = contender.predict()
         if isinstance(given, dict):
@@ -115,7 +115,7 @@ def test_dynamax_and_numpy_filter_alike():
     np.testing.assert_allclose(peer.filtered, numpy.filtered, atol=1e-4)
 
 
-# What they choose
+# Choices
 
 
 @pytest.mark.parametrize("method", SELECTORS)
@@ -152,7 +152,7 @@ def test_the_list_sampler_prefers_prompts_in_the_band():
     contender = python_peers.ListSampler(N, 0)
     contender.observe(np.arange(N), np.where(np.arange(N) < 30, 4, 8), common.GROUP_SIZE)
     chosen = contender.select(1100)
-    # 30 of weight 1 against 30 of weight 0.1: ten elevenths, five standard deviations
+    # 30 prompts have weight 1 and 30 have weight 0.1: 10/11 of the draws, within five standard deviations
     assert abs((chosen < 30).sum() - 1000) < 5 * np.sqrt(1100 * 10 / 121)
 
 
@@ -244,7 +244,7 @@ def test_checkpoints_have_times_and_sizes(method, state):
     assert [row["operation"] for row in rows] == ["save", "load"]
     assert all(row["ms"] > 0 for row in rows)
     assert state <= sizes["state"] < state + 0.1
-    assert sizes["all"] == pytest.approx(sizes["state"] + 4)  # how often each prompt was visited
+    assert sizes["all"] == pytest.approx(sizes["state"] + 4)  # four bytes per prompt count its visits
     assert sizes["disk"] > 0
 
 

@@ -22,7 +22,7 @@ SMALL = {"num_prompts": 150, "batch_size": 24, "steps": 20, "probe_every": 4}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two seeds without embeddings, because compiling gps takes half a minute."""
+    """Record two seeds without embeddings, because compiling gps takes half a minute."""
     root = tmp_path_factory.mktemp("histories")
     made = [record(root / str(seed), method="uniform", seed=seed, **SMALL) for seed in (0, 1)]
     for folder in made:
@@ -126,7 +126,7 @@ def test_a_page_and_a_result(folders, tmp_path, capsys):
 
 
 def test_prompt_ids_above_the_number_of_rows_are_valid_clusters(seen):
-    """A batch has fewer rows than the pool has prompts."""
+    """Ids may exceed the number of rows, because a batch is smaller than its pool."""
     few = seen.ahead.taken(seen.ahead.step >= 15)
     large = few._replace(prompt_ids=few.prompt_ids + 10**6)
     for name, score in scoring.scores(few).items():

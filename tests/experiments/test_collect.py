@@ -37,7 +37,7 @@ def write_lines(folder, rows):
 def make_run(folder, rows=None, **settings):
     """Make a folder as `experiments.train` does, without config.json, as if killed after its last step."""
     tree = {"task": "string_ops", "held_out_size": 20, "seed": 0, "threads": 0} | settings
-    seed = tree["seed"]  # the seeds in the inner settings have no effect
+    seed = tree["seed"]  # runs that differ only in their seeds form one group
     inner = {
         "method": {"name": tree.pop("method", "mopps"), "decay": tree.pop("decay", 0.5)},
         "warm_start": {"steps": tree.pop("warm_steps", 20), "seed": seed},
@@ -180,7 +180,7 @@ def test_a_run_that_was_preempted_and_resumed_is_finished(tmp_path):
 
 
 def test_config_json_wins_over_hydras_settings(tmp_path):
-    """A run refuses a command with other settings, but Hydra has written these settings into its folder."""
+    """When a run refuses a command with other settings, Hydra has already written them into its folder."""
     folder = make_run(tmp_path / "run", decay=0.9)
     true = {"task": "string_ops", "seed": 3, "method": {"name": "mopps", "decay": 0.5}, "train": {"steps": STEPS}}
     (folder / "config.json").write_text(json.dumps({"config": true}))
@@ -329,7 +329,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # the font of the figure lacks the letter; the table and the page show it
+@pytest.mark.filterwarnings("ignore:Glyph")  # the figure's font lacks some characters
 @pytest.mark.parametrize("name", ["policy", "method", "task"])
 def test_any_text_may_be_a_setting(tmp_path, name):
     for number, text in enumerate(HOSTILE):

@@ -122,7 +122,7 @@ def test_every_command_line_ends_quietly():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_imports_stops_at_once_to_be_queued_again(number):
-    """The signal arrives during the import of hydra, because a module of that name sends it."""
+    """An import hook sends the signal when hydra is imported."""
     code = f"import os, sys, time; os.kill(os.getpid(), {int(number)}); time.sleep(30)"
     script = f"""
 import runpy, sys, types

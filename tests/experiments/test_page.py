@@ -82,7 +82,7 @@ def page(tmp_path_factory):
 
 
 class Outline(HTMLParser):
-    """All tags with their attributes, and the text."""
+    """The tags of a page with their attributes, and its text."""
 
     def __init__(self, html):
         super().__init__()
@@ -204,7 +204,7 @@ def browser():
 
 
 class Shown:
-    """The page in a window, with everything that went wrong while it was loaded."""
+    """The page in a browser window, with the errors and requests of its loading."""
 
     def __init__(self, browser, path, size, scheme="light"):
         self.context = browser.new_context(viewport=size, color_scheme=scheme)

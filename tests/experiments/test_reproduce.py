@@ -49,7 +49,7 @@ def test_steps_and_rollouts_to_an_accuracy():
     assert spent_to_reach(runs, 0.25, "step") == pytest.approx(5)
     assert spent_to_reach(runs, 0.25) == pytest.approx(500)  # a probe comes before the rollouts of its step
     assert spent_to_reach(runs, 0.3, "step") == pytest.approx(6)
-    assert spent_to_reach(runs, 0.0, "step") == 1  # between the first two
+    assert spent_to_reach(runs, 0.0, "step") == 1  # midway between the first two probes
     assert spent_to_reach(runs, 0.76, "step") == math.inf
 
 
@@ -59,7 +59,7 @@ def test_shares_are_of_mean_curves_with_the_error_of_the_jackknife():
     slow, fast = (records(0.5, [factor * value for value in RISE]) for factor in (0.9, 1.6))
     assert share_spent([slow], [uniform], "step")["mean"] == math.inf
     found = share_spent([slow, fast], [uniform, uniform], "step")
-    assert found["mean"] == pytest.approx((0.75 / 1.25 * 20) / 15)  # their mean rises 1.25 times as fast
+    assert found["mean"] == pytest.approx((0.75 / 1.25 * 20) / 15)  # the mean of both curves rises 1.25 times as fast
     assert np.isnan(found["standard_error"])
     faster = records(0.5, [2 * value for value in RISE])
     found = share_spent([fast, faster], [uniform, uniform], "step")
@@ -105,7 +105,7 @@ def test_tables_fit_a_terminal_and_say_never():
     for table in tables("string_ops", method_numbers(RUNS, SEEN)):
         console.print(table)
     printed = console.export_text()
-    assert "never" in printed  # dps
+    assert "never" in printed  # dps never reaches the accuracy
     assert "0.62 (0.00)" in printed
     assert "…" not in printed
 
@@ -141,7 +141,7 @@ def test_every_method_runs_and_a_second_call_runs_nothing_again(tmp_path, monkey
     assert set(json.loads(written)["methods"]) == {"uniform", "dynamic_sampling", "mopps_mixed"}
     assert (tmp_path / "results" / "reproduce_4.png").stat().st_size > 20_000
     assert "of dynamic sampling's rollouts" in capsys.readouterr().out
-    reproduce.main(arguments)  # the seconds of a second run would be others
+    reproduce.main(arguments)  # a second run would write other seconds
     assert (tmp_path / "results" / "reproduce_4_string_ops.json").read_text() == written
 
 

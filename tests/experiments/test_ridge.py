@@ -48,7 +48,7 @@ def test_predictions_equal_scikit_learns_ridge_with_the_least_generalised_error(
 
 
 def test_the_variance_measures_the_spread_of_rates_around_the_line():
-    """The success shares vary more, by the noise of their rollouts."""
+    """The success shares vary more than the rates, by the noise of their rollouts."""
     batches, *_ = seen(2, 200)
     found, _ = run(ridge(EMBEDDINGS, memory=1.0), batches)
     np.testing.assert_allclose(np.sqrt(found.variance[0]), 0.05, rtol=0.3)
@@ -69,7 +69,7 @@ def test_before_any_visit_rates_are_one_half_and_rows_without_a_visit_change_not
     state = predictor.init(KEY, N)
     blank = predictor.predict(KEY, state, None)
     np.testing.assert_array_equal(blank.success_rate, 0.5)
-    np.testing.assert_allclose(blank.mixed, 7 / 9, rtol=1e-3)  # a uniform rate
+    np.testing.assert_allclose(blank.mixed, 7 / 9, rtol=1e-3)  # 1 - 2 / 9, for a uniform rate and 8 rollouts
     after = predictor.update(KEY, state, rollouts([-1, 3, N], [1, 0, 2], [8, 0, 8]))
     jax.tree.map(np.testing.assert_array_equal, after, state)
     one = predictor.predict(KEY, predictor.update(KEY, state, rollouts([4], [8], [8])), None)

@@ -53,7 +53,7 @@ def test_every_method_trains_on_every_task(tmp_path, method, task):
 
 @pytest.mark.parametrize(("method", "kind"), [("gps", "policy"), ("adaptive", "both")])
 def test_methods_with_embeddings_can_use_the_policy_at_the_start_of_the_run(tmp_path, monkeypatch, method, kind):
-    """A resumed run reads the saved vectors, although its policy's arithmetic may now round differently."""
+    """A resumed run reads the saved vectors, because its policy may round differently."""
     config = replace(CONFIG, method=replace(CONFIG.method, name=method, embeddings=kind))
     task = make_task(config.task)
     pool = task.pool(config.pool_size, config.seed)
@@ -104,14 +104,14 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path):
     config = replace(CONFIG, method=replace(CONFIG.method, name="uniform"))
     with pytest.raises(ValueError, match=r"method.name is 'mops'"):
         run(replace(config, method=MethodConfig("mops")), tmp_path)
-    records = run(config, tmp_path, resume=True)  # nothing had begun
+    records = run(config, tmp_path, resume=True)  # there is no run yet
     before = (tmp_path / "config.json").read_text()
     others = {"pool_size": 30, "warm_start": replace(config.warm_start, steps=3), "policy": "some/model"}
     for name, other in others.items():
         with pytest.raises(ValueError, match=f"{name}.* is .*, but .* holds a run with {name}"):
             run(replace(config, **{name: other}), tmp_path, resume=True)
     assert (tmp_path / "config.json").read_text() == before
-    assert run(replace(config, parallel="fsdp"), tmp_path, resume=True) == records  # the same run, done
+    assert run(replace(config, parallel="fsdp"), tmp_path, resume=True) == records  # `parallel` may change
 
 
 def test_unknown_names_are_refused():

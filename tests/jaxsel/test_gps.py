@@ -26,7 +26,7 @@ SWITCHED_OFF: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def without(choice: str) -> jaxsel.Selector:
-    """Return NO_LATENT with another way to choose. It shares the compiled predictions of NO_LATENT."""
+    """Return NO_LATENT with another way to choose. Both share the compiled predictions."""
     other = jaxsel.gps(EMBEDDINGS, **TINY | {"latent_size": 0, "decay": None} | SWITCHED_OFF[choice])
     return other._replace(init=NO_LATENT.init, predict=NO_LATENT.predict, update=NO_LATENT.update)
 
@@ -230,7 +230,7 @@ def test_windows_hold_every_prompt_once_an_epoch():
             history_conditioned=False,
             likelihood="squared_error",
             decay=None,
-            rule=jaxsel.top_k(),  # it compiles faster than `diverse`, which `NO_LATENT` has
+            rule=jaxsel.top_k(),  # compiles faster than `diverse`, the rule of NO_LATENT
         ),
     ],
     ids=["no latent", "no history"],

@@ -186,7 +186,7 @@ def test_equal_rewards_have_no_advantage_at_any_scale(name, dtype):
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_rounding_errors_are_no_spread(name):
-    """The same score, summed in two orders."""
+    """The two rewards are the same score, summed in two orders."""
     one, other = np.float32(8.24), np.nextafter(np.float32(8.24), np.float32(9))
     rewards = torch.tensor([[one, other] * 4])
     assert rewards.unique().numel() == 2
@@ -244,7 +244,7 @@ def beta(mean, variance):
 
 
 def denoised(rewards, mean, variance):
-    """Return MaPP's advantages by a plain loop in float64 over the completions of one group and over S."""
+    """Return MaPP's advantages by a float64 loop over the completions of a group and over numbers of equal answers."""
     judged = [r for r in rewards if math.isfinite(r)]
     n, found = len(judged), []
     for r in rewards:
@@ -274,14 +274,18 @@ def test_mapp_equals_a_plain_loop_over_the_counts(rewards, mean, spread):
 
 
 def test_mapp_by_hand():
-    # Beta(1, 1) and the other answer: (1, 2) for the correct one, (2, 1) for the wrong one; only S = 1 has a size, 1.
+    # With the other answer, Beta(1, 1) becomes Beta(1, 2) for the correct answer and Beta(2, 1) for the wrong one.
+    # Only 1 equal answer of 2 has an advantage, and its size is 1.
     np.testing.assert_allclose(mapp([[1.0, 0.0]], 1 / 2, 1 / 12), [[2 / 3, -2 / 3]], rtol=1e-12)
     np.testing.assert_allclose(mapp([[1.0, 1.0]], 1 / 2, 1 / 12), [[1 / 3, 1 / 3]], rtol=1e-12)
     np.testing.assert_allclose(mapp([[0.0, 0.0]], 1 / 2, 1 / 12), [[-1 / 3, -1 / 3]], rtol=1e-12)
 
 
 def test_mapp_with_a_certain_belief_is_grpo_in_groups_drawn_at_that_rate():
-    """The mean of sqrt((n - S) / S) over Binomial draws of the others, however many answers of this group are right."""
+    """The size is the mean of sqrt((n - S) / S) over Binomial draws of the others, whatever the verdicts of this group.
+
+    S is the number of equal answers, among n.
+    """
     n, rate = 6, 0.3
     size = np.arange(1, n)
     right = (binom.pmf(size - 1, n - 1, rate) * np.sqrt((n - size) / size)).sum()

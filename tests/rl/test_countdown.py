@@ -141,7 +141,7 @@ def test_the_global_generators_are_neither_read_nor_touched():
     assert random.getstate() == states
 
 
-# A pool of 12000 prompts of {2, 3} digits needs the list, because few draws are new near its end.
+# The second case takes all 8959 prompts. Few draws are new near their end, so the rest comes from a list.
 @pytest.mark.slow
 @pytest.mark.parametrize(("shares", "sizes"), [({2: 1, 3: 1, 4: 1}, (0, 1, 700)), ({2: 1, 3: 1}, (8000, 8959))])
 def test_a_smaller_pool_is_the_beginning_of_a_larger_one(shares, sizes):

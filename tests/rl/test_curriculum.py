@@ -14,7 +14,7 @@ MOPPS, DPS, UNIFORM = jaxsel.mopps(), jaxsel.dps(), jaxsel.uniform()  # a method
 
 
 class FakeRollouts:
-    """Prompt i is never solved when i % 4 == 0, always when i % 4 == 1, else half the time. Batches are recorded."""
+    """Records batches. Prompt i is solved never if i % 4 == 0, always if i % 4 == 1, and else half of the time."""
 
     def __init__(self):
         self.batches = []

@@ -165,7 +165,7 @@ def test_a_hand_off_while_jax_traces_is_refused(copy):
         jax.jit(lambda x: x + to_jax(tensor, copy=copy))(jnp.zeros(3))
     with pytest.raises(ValueError, match=r"array is traced.*give the function's result"):
         jax.jit(lambda x: to_torch(x, copy=copy))(jnp.zeros(3))
-    assert to_jax(tensor, copy=copy).shape == (3,), "a failed trace leaves nothing behind"
+    assert to_jax(tensor, copy=copy).shape == (3,), "the failed trace has left something behind"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_copy_survives_donation_and_a_donated_array_is_refused():
         to_torch(array)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what the CPU does")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="tests the CPU")
 def test_on_the_cpu_shared_memory_is_not_donated():
     add = jax.jit(lambda x: x.at[0].add(1), donate_argnums=0)
     array = jnp.arange(1000) + 0

@@ -63,7 +63,7 @@ def test_embed_computes_equal_texts_once_and_never_caches_the_vectors(small, tmp
     np.testing.assert_array_equal(vectors[1], vectors[3])
     assert list(tmp_path.iterdir()) == []
     with torch.no_grad():
-        small.model.model.norm.weight.mul_(2)  # the next step of training
+        small.model.model.norm.weight.mul_(2)  # as a step of training does
     again = embed(TEXTS, embedder=hidden_states(small), cache=tmp_path, progress=False)
     np.testing.assert_allclose(again, 2 * vectors, rtol=1e-6)
 

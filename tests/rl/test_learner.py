@@ -215,7 +215,7 @@ def shifted(groups, by):
 
 @pytest.mark.parametrize(("by", "weight"), [(0.5, math.exp(-0.5)), (-0.2, math.exp(0.2)), (-2.0, 3.0)])
 def test_importance_weights_correct_a_deviating_engine(task, policy, by, weight):
-    """Every token has the weight e^-by, capped at 3. Ratios refer to the trainer's own policy: none is clipped."""
+    """Every token has the weight e^-by, capped at 3. Ratios refer to the trainer's own policy, so none is clipped."""
     groups = groups_of(task, policy)
     exact = first_gradient(policy, CONFIG, groups)
     config = replace(CONFIG, importance_cap=3.0)
@@ -244,7 +244,7 @@ def test_ratios_are_to_the_log_probabilities_of_the_first_pass(task, policy):
 
 @pytest.mark.parametrize("importance_cap", [0.0, 2.0])
 def test_the_gap_is_measured_on_trained_tokens_before_the_first_step(task, policy, importance_cap):
-    """The last group differs by 1 at first tokens and by 1/4 at the others, groups without signal by 100."""
+    """The last two groups differ by 1 at first tokens and by 1/4 at others; the groups without signal differ by 100."""
     groups = groups_of(task, policy, torch.tensor([[1.0, 1, 1], [math.nan, 0, 0], [0, 0, 1], [1, 0, 0]]))
     by = torch.full(groups.completions.mask.shape, -0.25)
     by[:, 0] = 1.0
@@ -258,7 +258,7 @@ def test_the_gap_is_measured_on_trained_tokens_before_the_first_step(task, polic
 
 
 def test_the_gap_of_bfloat16(task, policy):
-    """A bfloat16 engine and trainer see the same policy; a float32 engine samples from another one."""
+    """A bfloat16 engine and trainer see the same policy; a float32 engine samples from another policy."""
     rounded = replace(policy, precision="bfloat16")
     gaps = {}
     for name, sampler, trainer in (("32", policy, policy), ("16", rounded, rounded), ("mixed", policy, rounded)):
@@ -340,7 +340,7 @@ def weights_of(learner: Learner) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("advantage", ["dr_grpo", "gae"])
 def test_a_step_with_a_non_finite_gradient_is_skipped(task, policy, advantage, caplog):
-    """Rewards near the largest float32 make the gradient overflow. Later steps are as without this step."""
+    """Rewards near the largest float32 make the gradient overflow. Later steps equal those without this batch."""
     good, huge = groups_of(task, policy), groups_of(task, policy, REWARDS * 3e38)
     config = replace(CONFIG, advantage=advantage, updates_per_batch=2)
     learner = Learner(config, replace(policy, model=copy.deepcopy(policy.model)))

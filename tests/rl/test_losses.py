@@ -205,7 +205,10 @@ def test_an_option_out_of_range_is_refused(option, message):
 
 
 def test_the_value_loss_by_hand():
-    """Return 1, old value 0, clip 0.2. Values: unmoved, clipped, moved away, beyond 1, masked, not judged."""
+    """The return is 1, the old value 0, the clip 0.2.
+
+    The values are unmoved, clipped, moved away, beyond 1, masked and not judged.
+    """
     values = torch.tensor([[0.0, 0.5, -0.5, 3.0, math.inf, 7.0]], requires_grad=True)
     returns = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, math.nan]])
     mask = torch.tensor([[True, True, True, True, False, True]])

@@ -49,7 +49,7 @@ def test_ctrl_c_stops_as_a_scheduler_does(task, tmp_path):
                 os.kill(os.getpid(), signal.SIGINT)
             yield step
 
-    before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in the background of a shell
+    before = signal.getsignal(signal.SIGINT)  # SIG_IGN where the tests run in the background of a shell
     with pytest.raises(PreemptedError, match="stopped after step 3"):
         start(task, tmp_path, progress=pressed)
     assert (tmp_path / "checkpoint.pt").exists()

@@ -40,7 +40,7 @@ def assert_equal_weights(one, other):
 
 @pytest.mark.parametrize("name", UPDATES)
 def test_two_ranks_update_like_one(found, name):
-    """The moments are a tenth of the gradient. Weights would hide a wrong factor, because Adam rescales it."""
+    """The moments are a tenth of the gradient. Adam rescales the gradient, so the weights would hide a wrong factor."""
     alone = found[0][f"{name}, alone"]
     for kind, tolerance in zip(KINDS, (1e-6, 1e-5), strict=True):
         both = [rank[f"{name}, {kind}"] for rank in found]
@@ -130,7 +130,7 @@ def test_a_killed_run_on_two_ranks_continues_to_the_same_numbers(found, kind):
         whole, resumed = (result[f"train, {kind}"][name] for name in ("undisturbed", "resumed"))
         assert whole["records"] == resumed["records"]
         assert_equal_weights(whole["weights"], resumed["weights"])
-        assert len(resumed["chosen"]) < len(whole["chosen"])  # it did not start again
+        assert len(resumed["chosen"]) < len(whole["chosen"])  # the run did not start from its beginning
         assert "already holds a run" in result[f"train, {kind}"]["refused"]
 
 

@@ -83,7 +83,7 @@ CURRICULA = {
 
 @pytest.fixture(scope="module")
 def undisturbed(task, tmp_path_factory):
-    """The whole run of a curriculum, made once for all moments of a kill. Tests must not change it."""
+    """Return the uninterrupted run of a curriculum, computed once for all tests. Tests must not change it."""
     return functools.cache(
         lambda name: start(task, tmp_path_factory.mktemp("undisturbed"), curriculum=CURRICULA[name]())
     )
@@ -102,7 +102,7 @@ def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, undisturbed,
 
 @pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])
 def test_a_killed_run_with_mapp_continues_to_the_same_numbers(task, tmp_path, name):
-    """The surplus of dynamic sampling keeps its beliefs in the checkpoint. No advantage without beliefs is the same."""
+    """The surplus of dynamic sampling keeps its beliefs in the checkpoint. The losses of grpo differ."""
     config = replace(CONFIG, advantage="mapp")
     whole = start(task, tmp_path / "whole", config, curriculum=CURRICULA[name]())
     with pytest.raises(KeyboardInterrupt):

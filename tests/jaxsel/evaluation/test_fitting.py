@@ -36,7 +36,10 @@ def recorded(seed: int, *, steps: int = 30, batch: int = 12, concentration: floa
 
 
 def marginal_log_likelihood(history, alpha, beta) -> np.ndarray:
-    """The log likelihood of every visited prompt's counts without forgetting, to which one-step-ahead scores add up."""
+    """Return the log likelihood of every visited prompt's counts without forgetting.
+
+    The one-step-ahead scores of a prompt add up to it.
+    """
     ids = np.unique(history.prompt_ids)
     s, n = (
         np.array([column[history.prompt_ids == i].sum() for i in ids])
@@ -49,7 +52,7 @@ def marginal_log_likelihood(history, alpha, beta) -> np.ndarray:
 
 
 def derivatives(function, x, step=1e-4):
-    """Central differences, in float64."""
+    """Return central differences, in float64."""
     return np.stack([(function(x + d) - function(x - d)) / (2 * step) for d in step * np.eye(len(x))], -1)
 
 
@@ -115,7 +118,7 @@ def state_score(history, **parameters) -> float:
 
 
 def assert_largest(score, best: np.ndarray) -> None:
-    """No change of a parameter by a tenth gives a higher score."""
+    """Check that no change of a parameter by a tenth gives a higher score."""
     top = score(best)
     for factor in (0.9, 1.1):
         for i in range(len(best)):
@@ -141,7 +144,7 @@ def test_fitted_parameters_of_the_hidden_markov_model_maximise_the_score():
 
 
 def test_the_returned_predictor_has_the_reported_score():
-    """Replayed on the history, it has the score that the fit reports."""
+    """A replay of the history gives the score that the fit reports."""
     history, fitted = fitted_beta("visit")
     selector = jaxsel.make_selector(fitted.predictor, jaxsel.thompson(), jaxsel.top_k())
     for method in (selector, jaxsel.mopps(**fitted.parameters)):
@@ -170,8 +173,8 @@ def test_parameters_without_evidence_stay_near_their_start_with_a_wide_error():
     counts, errors = (np.array(of["prior_counts"]) for of in (fitted.parameters, fitted.standard_errors))
     assert np.isfinite(counts).all()
     assert np.isfinite(errors).all()
-    assert (errors / counts)[0].min() > 1  # on the scale of logs, next to the width 3 of the prior
-    assert counts[1, 0] < 0.1  # from mixed to unsolved: every row is evidence
+    assert (errors / counts)[0].min() > 1  # relative errors; the prior's width in logs is 3
+    assert counts[1, 0] < 0.1  # from MIXED to UNSOLVED: every row is evidence against it
 
 
 def test_a_custom_family_with_a_custom_parameter_is_fitted():

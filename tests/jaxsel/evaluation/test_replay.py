@@ -61,7 +61,7 @@ def test_repeated_ids_are_one_visit_and_rows_without_rollouts_none():
 
 
 def test_a_step_without_rows_ages_the_pool():
-    """The steps of a gap age the beliefs of dps: its predictions are those after empty observations."""
+    """Missing steps age the beliefs of dps like empty observations."""
     history = make_history([0, 3], [1, 1], [8, 8], 8, num_prompts=N)
     found = replay(history, DPS, num_prompts=N)
     live = PromptSelector(DPS, num_prompts=N)

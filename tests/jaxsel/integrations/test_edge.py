@@ -1,4 +1,4 @@
-"""The part that all trainers' adapters share, against the selector alone and by its guarantees."""
+"""`TrainerEdge`, the part that the adapters of all trainers share, compared with a plain selector."""
 
 import math
 import threading
@@ -25,7 +25,7 @@ def edge(method=None, *, in_flight_steps=None, **options):
 
 
 def rewards_of(ids, round_=0, size=4):
-    """Return deterministic rewards per prompt that the prompt and the round determine."""
+    """Return rewards of each prompt that depend only on the prompt and the round."""
     return [np.random.default_rng([int(i), round_]).random(size).tolist() for i in ids]
 
 
@@ -124,7 +124,7 @@ def test_an_observed_prompt_that_still_waits_is_not_handed_out_twice():
     ours = edge(jaxsel.uniform(), draw_size=20)
     ours.next_batch(1)
     (waiting, *_) = sorted(set(ours.selector.in_flight) - {*edge(jaxsel.uniform(), draw_size=20).next_batch(1)})
-    ours.observe([waiting], [[1.0]])  # late, from an earlier hand-out
+    ours.observe([waiting], [[1.0]])  # a late reward from an earlier hand-out
     assert len(set(ours.next_batch(29))) == 29
 
 
@@ -146,7 +146,7 @@ def test_groups_may_differ_in_size_and_missing_rewards_do_not_count(rewards):
     alone.observe(ids, [1, 1, 0, 0], [2, 2, 0, 0])
     np.testing.assert_array_equal(ours.selector.predict().success_rate, alone.predict().success_rate)
     assert ours.selector.visits.sum() == 2
-    assert len(ours.selector.in_flight) == 0  # groups without a judged completion came back too
+    assert len(ours.selector.in_flight) == 0  # groups without a judged completion are no longer in flight either
     assert ours.metrics()["selector/judged_share"] == 0.5
 
 
@@ -317,7 +317,7 @@ def test_parts_of_a_step_are_one_batch_of_the_history(tmp_path):
     for step in range(3):
         for part in np.split(ours.next_batch(4), 2):
             ours.observe(part, rewards_of(part, step), step=step)
-    ours.observe([1], [[None]])  # a batch without judged completions ages the pool all the same
+    ours.observe([1], [[None]])  # a batch without judged completions also ages the pool
     ours.observe([2], [[1.0]])
     ours.flush()
     found = read_history(tmp_path)
@@ -351,7 +351,7 @@ def test_a_new_run_does_not_drop_the_history_of_another(tmp_path):
         edge(history=tmp_path).next_batch(2)
 
 
-# What is refused
+# Refused arguments
 
 
 def test_bad_arguments_are_refused():

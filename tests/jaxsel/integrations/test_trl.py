@@ -47,7 +47,7 @@ def one_thread():
 
 
 class Noting(jaxsel.PromptSelector):
-    """Keeps the calls of `select` and `observe`."""
+    """A selector that records the calls of `select` and `observe`."""
 
     def __init__(self, method=None, **options):
         super().__init__(method or jaxsel.mopps(), **{"num_prompts": N, "seed": 0, "track_in_flight": True} | options)
@@ -70,7 +70,7 @@ def counts(rewards, threshold=0.5, column=0):
     return [sum(x > threshold for x in group) for group in known], [len(group) for group in known]
 
 
-# What is trained on
+# Prompts and rewards of the generations
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_resumed_run_has_the_same_choices_and_rewards(tmp_path, method):
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert resumed.seen == through.seen[2:]
     assert resumed.edge.state_dict() == through.edge.state_dict()
-    shutil.rmtree(tmp_path / "checkpoint-5")  # of the end of training
+    shutil.rmtree(tmp_path / "checkpoint-5")  # written at the end of training
     last = trainer(tmp_path, **options)
     last.train(resume_from_checkpoint=True)  # from checkpoint-4
     assert last.seen == through.seen[4:]
@@ -271,7 +271,7 @@ def test_killed_runs_lose_and_repeat_no_observation(tmp_path):
     context = multiprocessing.get_context("forkserver")  # imports once, and not again for each process
     context.set_forkserver_preload(["tests.support.tiny_trl"])
     kills, rng = int(os.environ.get("KILLS", "3")), np.random.default_rng(0)
-    steps = 5 * kills + 2  # more than there is time for
+    steps = 5 * kills + 2  # more steps than there is time for
     for _ in range(kills):
         before = checkpoints(tmp_path / "killed")
         process = context.Process(target=until_killed, args=(tmp_path / "killed", steps, 0.3))
@@ -320,7 +320,7 @@ def test_two_processes_train_on_one_choice(tmp_path):
     assert second["error"].startswith("RuntimeError: the first process failed: ValueError: selector has 25 prompts")
 
 
-# What is refused before training
+# Refused before training
 
 
 def stream():

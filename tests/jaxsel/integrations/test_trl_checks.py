@@ -1,4 +1,4 @@
-"""What is checked before training in TRL, without TRL: with lists of rows, empty classes and folders."""
+"""The checks before training in TRL. They need no TRL here: rows are lists, and trainers are empty classes."""
 
 import sys
 import types
@@ -20,7 +20,7 @@ def calculate(self, inputs, prompts, completions, completion_ids_list): ...
 
 @pytest.fixture
 def of_trl(monkeypatch):
-    """Return a function that makes a class of a pretended TRL with these methods."""
+    """Return a function that makes a trainer class of a fake TRL with the given methods."""
     monkeypatch.setitem(sys.modules, "trl", types.ModuleType("trl"))
     monkeypatch.setattr(checks.metadata, "version", lambda name: "9.9")
     return lambda **methods: type("GRPOTrainer", (), {"__module__": "trl.trainer.grpo_trainer", **methods})

@@ -30,7 +30,7 @@ def test_draws_have_the_distribution(grid, a, b):
     # Where float32 rounds the draws to 0 or 1, the two functions are not compared.
     at = np.clip(np.concatenate([draws, exact.ppf(np.linspace(0, 1, 200))]), 1e-37, 1 - 1e-6)
     empirical = np.searchsorted(np.sort(draws), at, side="right") / DRAWS
-    assert np.abs(empirical - exact.cdf(at)).max() < 2.5 / np.sqrt(DRAWS)  # p = 7e-6
+    assert np.abs(empirical - exact.cdf(at)).max() < 2.5 / np.sqrt(DRAWS)  # a Kolmogorov test with p = 7e-6
 
 
 @pytest.mark.parametrize(("a", "b"), PAIRS)
@@ -60,7 +60,7 @@ def test_a_draw_depends_only_on_its_index(size):
 
 
 def test_the_second_half_of_a_large_array_draws_the_same_alone():
-    """A tenth of the proposals of Beta(1, 1) is rejected, which is more than one further round handles."""
+    """Beta(1, 1) rejects a tenth of its proposals, which is more than one round draws again."""
     size, half = 40_000, 20_000
     a = jnp.ones(size)
     alone = random.beta(KEY, a[half:], a[half:], ids=jnp.arange(half, size))
@@ -123,7 +123,7 @@ def test_words_of_ids_keys_and_words_are_independent():
 
 @pytest.mark.slow
 def test_no_pair_of_words_repeats_in_a_hundred_million():
-    """Two words of an id are 64 bits. They differ among 1e8 ids of one key, and of 100 keys."""
+    """Two words of an id are 64 bits. They differ among 1e8 pairs of 100 keys and 1e6 ids."""
     pair = jax.jit(lambda key, ids: random.words(key, ids, 2))
 
     def drawn(keys, ids):
@@ -136,7 +136,7 @@ def test_no_pair_of_words_repeats_in_a_hundred_million():
     numbers = drawn(jax.random.split(KEY, 100), jnp.arange(1_000_000, dtype=jnp.int32))
     numbers.sort()
     assert (numbers[1:] != numbers[:-1]).all()
-    # one key: each word is a bijection of the id, so a tenth of the ids, far apart, is as good a test
+    # each word of one key is a bijection of the id, which 1e7 ids spread over int32 test
     words = np.sort(np.asarray(random.words(KEY, jnp.arange(0, 2**31 - 1, 214, dtype=jnp.int32), 1)[0]))
     assert (words[1:] != words[:-1]).all()
 

@@ -75,7 +75,7 @@ TINY = {
 @pytest.mark.parametrize("prior", TINY)
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.7, 1.0])
 def test_tiny_prior_counts_follow_the_equations(decay, prior):
-    """The posterior of a rare jump is a ratio of tiny probabilities, which need their relative precision."""
+    """The posterior of a rare jump is a ratio of tiny probabilities, which must keep their relative precision."""
     history = random_history(6, num_prompts=N, steps=400, batch_size=2)
     model = DpsModel(N, decay=decay, prior_counts=TINY[prior], initial_belief=[0.5, 0.5 - 1e-9, 1e-9])
     state = initial(prior_counts=TINY[prior], initial_belief=[0.5, 0.5 - 1e-9, 1e-9])

@@ -31,7 +31,7 @@ def pairs_of(seed: int, truth, size: int = 4000) -> Pairs:
 
 
 def groups_of(seed: int, truth) -> tuple[Groups, np.ndarray, np.ndarray, np.ndarray]:
-    """Return such pairs in groups, and each group's mean prediction, share of events and size in float64."""
+    """Return pairs in groups, and each group's mean prediction, share of events and size in float64."""
     groups = grouped(pairs_of(seed, truth))
     size, predicted, occurred = (np.asarray(field, np.float64) for field in groups)
     return groups, predicted, occurred, size
@@ -203,7 +203,7 @@ def test_bad_arguments(options, message):
 
 @pytest.mark.parametrize("name", ["beta_bernoulli", "amortized"])
 def test_diverse_treats_a_recalibrated_state_like_the_inner_state(name):
-    """It does not depend on whether `isinstance` evaluates properties in this version of Python."""
+    """The choice does not depend on whether this version's `isinstance` evaluates properties."""
     make = {"beta_bernoulli": jaxsel.beta_bernoulli, "amortized": lambda: jaxsel.amortized(EMBEDDINGS, **TINY)}[name]
     for predictor in (make(), jaxsel.recalibrated(make()), jaxsel.recalibrated(jaxsel.recalibrated(make()))):
         state = predictor.init(KEY, N)

@@ -1,4 +1,4 @@
-"""The state-space predictor: its filter, its learned settings, and what every engine asks of a predictor."""
+"""The state-space predictor: its filter, its learned settings, and its use in replays, simulations and checkpoints."""
 
 import functools
 
@@ -133,7 +133,7 @@ def test_embeddings_stay_in_their_dtype(dtype, tmp_path):
 
 
 def played_pool(rate: np.ndarray, embeddings, steps: int, jump: float = 0.0):
-    """The mean log score of the second half, and the state, of a pool of which random prompts are rolled out."""
+    """Return the last state, the log score of every step and the predictor, for random batches of a pool."""
     rng = np.random.default_rng(1)
     method = jaxsel.state_space(embeddings)
     update = jax.jit(method.update)
@@ -243,7 +243,7 @@ def test_training_on_one_kind_of_prompts_moves_only_this_kind():
 
 
 def test_predictions_have_the_variance_that_the_update_uses():
-    """The embeddings are correlated and explain the pool, where an average over prompts would be most wrong."""
+    """The embeddings are correlated and explain the pool; there, an average over prompts would be most wrong."""
     rng = np.random.default_rng(2)
     embeddings = (rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6))).astype(np.float32)
     method = jaxsel.state_space(embeddings)

@@ -178,7 +178,7 @@ def test_parts_of_a_step_are_one_observation(name):
             rows = slice(at, at + 3)
             parts.observe(ids[rows], successes[rows] // 2, 4, step=step)
             parts.observe(ids[rows], successes[rows] - successes[rows] // 2, 4, step=step)
-        # a look in the middle of a step includes its observations, and does not end it
+        # reading in the middle of a step includes its observations and does not end it
         jax.tree.map(np.testing.assert_array_equal, parts.predict(), whole.predict())
         assert parts.metrics() == pytest.approx(whole.metrics(), nan_ok=True)
         np.testing.assert_array_equal(parts.visits, whole.visits)
@@ -203,7 +203,7 @@ def test_late_observations_count_in_the_current_step():
     late.observe([4], [0], 8, step=1)  # ends step 0
     late.observe([3], [5], 8, step=0)
     late.end_step()
-    late.observe([6], [5], 8, step=1)  # its step has ended, and the next has not begun
+    late.observe([6], [5], 8, step=1)  # step 1 has ended, and step 2 has not begun
     late.observe([7], [5], 8, step=2)
     for batch in (([1, 2], [3, 8], 8), ([3, 4], [5, 0], 8), ([6, 7], [5, 5], 8)):
         plain.observe(*batch)

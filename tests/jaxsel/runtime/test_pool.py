@@ -12,7 +12,7 @@ import pytest
 
 from jaxsel.runtime.pool import identify_pool, size_of
 
-pytestmark = pytest.mark.usefixtures("unchecked_types")  # as for users, who have no type checker
+pytestmark = pytest.mark.usefixtures("unchecked_types")  # users run without the type checker
 WORDS = ["a", "b", "é☃"]
 
 

@@ -317,7 +317,7 @@ def test_state_dicts_hold_nothing_but_numbers_strings_and_bytes(method):
     assert all(type(leaf) in plain for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("num_prompts", [N, 100_000])  # large arrays share memory where small ones are copied
+@pytest.mark.parametrize("num_prompts", [N, 100_000])  # JAX shares the memory of large arrays and copies small ones
 def test_state_dicts_are_snapshots(method, num_prompts):
     selector = make(method, num_prompts=num_prompts, candidate_ratio=2)
     selector.observe([1, 2], [3, 4], 8)

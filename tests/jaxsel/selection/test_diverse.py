@@ -185,7 +185,7 @@ def test_shortlists_of_parts_suffice_for_the_choice_of_the_whole_pool():
 
 
 def batches(weight: float, anchor_batches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, for sixty random pools, the next batch's embeddings, the last batch's embeddings, and the next scores."""
+    """Return the next and the last batch's embeddings and the next batch's scores, for sixty random pools."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(60, 24, FEATURES)).astype(np.float32)
     scores = rng.random((60, 24)).astype(np.float32)

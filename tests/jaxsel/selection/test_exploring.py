@@ -19,7 +19,7 @@ SHARE, AFTER = 0.25, 12
 
 
 def minus_row(key, state, prompt_ids, first_id: Any = 0) -> jaxsel.Prediction:
-    """Predict nonsense: minus the prompt's row, whose largest values are always the first rows."""
+    """Predict minus the prompt's row, so that the first rows always score best."""
     rows = jnp.arange(len(state)) if prompt_ids is None else prompt_ids
     return jaxsel.Prediction(*[-(first_id + rows).astype(jnp.float32)] * 6)
 
@@ -88,7 +88,7 @@ def test_every_batch_holds_the_longest_waits_and_the_best_others(share, after):
         number = min(batch_size, max(int(np.ceil(share * batch_size)), overdue))
         shortest = np.sort(wait)[N - number] if number else np.inf
         longest = np.flatnonzero(wait > shortest)
-        # of equal waits, the inner selector would take the lowest rows, so the highest were taken for their wait
+        # among equal waits, the inner selector takes the lowest rows, so the highest rows were taken for their wait
         equal = np.sort(ids[wait[ids] == shortest])[::-1][: number - len(longest)]
         explored = np.concatenate([longest, equal])
         assert len(explored) == number
@@ -172,7 +172,7 @@ def test_scores_use_the_draws_of_the_returned_prediction():
 
 @pytest.mark.slow
 def test_exploring_works_with_every_part_of_a_run(tmp_path):
-    """Strata, recalibration, windows, prompts in flight, checkpoints and copies."""
+    """The run uses strata, recalibration, windows, prompts in flight, checkpoints and copies."""
     strata = np.arange(N) % 2
     rule = jaxsel.stratified(jaxsel.gumbel_top_k(), strata)
     predictor = jaxsel.recalibrated(jaxsel.hidden_markov(), window=16)

@@ -1,4 +1,4 @@
-"""Acquisitions by what a group is expected to teach, against SciPy."""
+"""The acquisitions `expected_variance` and `expected_signal`, against SciPy."""
 
 import json
 from typing import Any

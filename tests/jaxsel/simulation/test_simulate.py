@@ -264,7 +264,7 @@ def test_vmap_over_keys_equals_single_runs(hundred):
 
 
 def test_the_first_step_of_a_trace_matches_the_initial_learner(hundred):
-    """The oracle's batches need no random numbers, so that they follow from the states alone."""
+    """The oracle needs no random numbers, so that its batch follows from the state of the learner alone."""
     trace = run("oracle", hundred)
     state = simulate.initial_state(hundred)
     rate = np.asarray(simulate.success_rate(hundred, state))
@@ -282,13 +282,13 @@ def test_methods_with_the_same_key_see_the_same_candidates(hundred):
 
 def test_every_row_is_a_candidate_as_often_as_any_other():
     times = np.bincount(long_run("uniform").prompt_ids.ravel(), minlength=200)
-    assert abs(times - 40).max() < 5 * np.sqrt(40)  # 1000 steps of 8 of 200 rows
+    assert abs(times - 40).max() < 5 * np.sqrt(40)  # 1000 steps choose 8 of 200 rows
 
 
 def test_a_run_starts_from_a_given_belief(hundred):
     selector, key = METHODS["mopps"](hundred), jax.random.key(0)
     known = selector.init(key, 100)
-    known = known._replace(successes=known.successes + 50.0)  # only the eight others are near 1/2
+    known = known._replace(successes=known.successes + 50.0)  # only the first eight stay near 1/2
     known = known._replace(successes=known.successes.at[:8].set(0.0))
     one_step = functools.partial(simulate.simulate, selector=selector, num_steps=1, batch_size=8)
     trace = quick_jit(lambda belief, learner: one_step(key, learner=learner, belief=belief))(known, hundred)

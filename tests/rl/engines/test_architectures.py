@@ -86,7 +86,7 @@ def test_ends_of_sequence(configured, expected):
 
 
 def test_padding_may_be_the_end_of_sequence():
-    """A completion holds the end of sequence once; all later positions are padding, whatever their token."""
+    """A completion holds the end of sequence once. All later positions are padding, although their token is equal."""
     policy = tiny_model("llama")
     policy.tokenizer.pad_token = policy.tokenizer.eos_token
     out = HFEngine(policy).generate(PROMPTS, 20, Sampling(12), seed=0)

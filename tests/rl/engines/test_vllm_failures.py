@@ -157,7 +157,7 @@ def test_requests_that_fail_twice_are_missing(make, task, trouble):
 def test_only_late_completions_are_missing(make, task, policy):
     out = make("slow", times=2).generate(PROMPTS, 4, SAMPLING, seed=0)
     missing = [text is None for text in out.texts]
-    # Every second one of twelve requests is late. The six are drawn again, and every second one is late again.
+    # Every second of twelve requests is late. These six are drawn again, and every second of them is late again.
     assert missing == [i in (0, 4, 8) for i in range(12)]
     assert out.mask.any(1).tolist() == [not late for late in missing]
     groups = judge(task._replace(verify=lambda *_: Verdict(False, 0.0)), task.pool(3, 0), np.arange(3), out)

@@ -54,7 +54,7 @@ def test_everything_that_a_run_keeps_comes_back(tmp_path):
     assert isinstance(found["plain"]["scalar"], np.floating)  # pyright: ignore[reportArgumentType]
     assert torch.equal(found["pair"][0], torch.ones(2, dtype=torch.bfloat16))
     assert found["pair"][1] == ["x", None]
-    found["arrays"]["int"][0] = 7  # it may be written to
+    found["arrays"]["int"][0] = 7  # loaded arrays are writable
     assert torch.load(path, weights_only=True)["plain"]["a"][0] == 1
 
 

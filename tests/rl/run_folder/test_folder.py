@@ -79,7 +79,7 @@ def test_a_torn_line_is_named(tmp_path, torn):
     path.write_bytes(b'{"step": 0}\n' + torn + b'\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"line 2 of .*metrics.jsonl is damaged: .*; put back a copy of the file, or"):
         read_metrics(path)
-    path.write_bytes(b'{"step": 0}\n' + torn)  # a crash leaves this
+    path.write_bytes(b'{"step": 0}\n' + torn)  # a crash leaves such a last line
     assert read_metrics(path) == [{"step": 0}]
 
 

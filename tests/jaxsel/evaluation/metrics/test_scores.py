@@ -247,9 +247,9 @@ def test_ceilings_of_constants():
     key = jax.random.key(0)
     assert np.isnan(metrics.pearson_ceiling(n // 2, n))
     assert np.isnan(metrics.spearman_ceiling(key, n // 2, n))
-    nearly = np.where(np.arange(100) % 2, 4, 5).astype(np.int32)  # varies less than by chance
+    nearly = np.where(np.arange(100) % 2, 4, 5).astype(np.int32)  # the counts vary less than binomial counts
     assert metrics.pearson_ceiling(nearly, n) == metrics.spearman_ceiling(key, nearly, n) == 0
-    ends = np.where(np.arange(100) % 2, 0, 8).astype(np.int32)  # no noise at all
+    ends = np.where(np.arange(100) % 2, 0, 8).astype(np.int32)  # such groups have no binomial noise
     np.testing.assert_allclose(metrics.pearson_ceiling(ends, n), 1, rtol=1e-6)
     np.testing.assert_allclose(metrics.spearman_ceiling(key, ends, n), 1, atol=1e-3)
 

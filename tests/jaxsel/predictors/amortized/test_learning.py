@@ -44,7 +44,7 @@ STEPS, HOLD = 120, 4
 
 @functools.cache
 def jumps(history_conditioned: bool):
-    """Return the last state for a policy that jumps between good and bad, and late errors: of all steps, at jumps."""
+    """Return the last state, the late errors and those at jumps, for a policy that jumps between good and bad."""
     method = compiled(**LATENT, **({} if history_conditioned else {"history_conditioned": False}))
     rng = np.random.default_rng(5)
     level = np.repeat(rng.choice([-2.0, 2.0], STEPS // HOLD), HOLD)

@@ -33,7 +33,7 @@ ON_DEVICE = jnp.asarray(OUTPUTS, jnp.float32), rollouts(0 * S, S, TOTAL)
 def test_log_probabilities_equal_scipys(name):
     exact = reference.log_prob(name, OUTPUTS, S, TOTAL)
     ours = jax.jit(LIKELIHOODS[name].log_prob)(*ON_DEVICE)
-    rounding = 1e-4 + 1e-6 * (sum(reference.beta_shapes(OUTPUTS)) + TOTAL)  # the logarithms of Gamma round
+    rounding = 1e-4 + 1e-6 * (sum(reference.beta_shapes(OUTPUTS)) + TOTAL)  # logarithms of Gamma have rounding errors
     assert (np.abs(ours - exact) <= 2e-5 * np.abs(exact) + rounding).all()
 
 

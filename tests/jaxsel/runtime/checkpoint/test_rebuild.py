@@ -1,4 +1,4 @@
-"""A selector is rebuilt from its spec, with the same choices; specs that are not enough are refused."""
+"""A selector is rebuilt from its spec, with the same choices; specs that cannot be rebuilt are refused."""
 
 import json
 
