@@ -116,7 +116,7 @@ def test_zero_share_leaves_a_count_out():
 
 
 @pytest.mark.parametrize("count", [5, 6])
-def test_five_and_six_numbers(count):
+def test_five_and_six_numbers_are_supported(count):
     task = countdown.make(shares={count: 1}, demonstration_shares={count: 1})
     assert all(len(answer["numbers"]) == count for answer in task.pool(100, 0).answers)
     for prompt, completion in itertools.islice(task.demonstrations(0), 300):
@@ -258,12 +258,12 @@ def test_max_new_tokens_is_the_longest_completion_and_its_end(options, longest):
         ({"format_credit": float("nan")}, "format_credit=nan"),
     ],
 )
-def test_bad_options(options, message):
+def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         countdown.make(**options)
 
 
-def test_bad_arguments():
+def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="num_prompts=-1; give 0 or more"):
         countdown.pool(-1, 0)
     with pytest.raises(ValueError, match="seed=-1; give 0 or more"):
@@ -274,7 +274,7 @@ def test_bad_arguments():
         countdown.demonstrations(0, max_number=0)
 
 
-def test_a_side_without_instances_says_so():
+def test_a_side_without_instances_is_an_error():
     # Two numbers up to 2 reach the target 1 in three ways, and none of the three is held out.
     with pytest.raises(ValueError, match=r"no Countdown instance of 2 numbers .* for evaluation; raise max_number"):
         countdown.held_out(1, shares={2: 1}, max_number=2, max_target=1)

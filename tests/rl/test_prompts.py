@@ -142,7 +142,7 @@ def test_round_trip_of_any_text_and_answer(tmp_path_factory, rows):
     assert read_parquet(path) == pool
 
 
-def test_rows_of_another_program(tmp_path):
+def test_rows_of_another_program_are_read(tmp_path):
     pool = read_parquet(written(tmp_path, verl_rows()))
     assert pool == PromptPool(["1+1=", "1+1="], ["2", "2"], ["0", "7"])
 
@@ -153,7 +153,7 @@ def test_messages_are_joined(tmp_path):
     assert pool.texts == ["Be brief.\n1+1="] * 2
 
 
-def test_a_prompt_of_plain_text(tmp_path):
+def test_a_prompt_of_plain_text_is_read(tmp_path):
     assert read_parquet(written(tmp_path, verl_rows(prompt="1+1="))).texts == ["1+1="] * 2
 
 

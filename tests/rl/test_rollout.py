@@ -26,18 +26,18 @@ from rl.rollout import Sampling, check_request
         ("stop", ("",), "texts that are not empty"),
     ],
 )
-def test_bad_sampling(name, value, cure):
+def test_bad_sampling_is_refused(name, value, cure):
     with pytest.raises(ValueError, match=rf"{name} is .*{cure}"):
         Sampling(**{"max_new_tokens": 3, name: value})
 
 
 @pytest.mark.parametrize("group_size", [0, -1, True, 2.5, "2", float("nan"), None])
-def test_bad_group_size(group_size):
+def test_a_bad_group_size_is_refused(group_size):
     with pytest.raises(ValueError, match=r"group_size is .*; give an integer of at least 1"):
         check_request(["1="], group_size)
 
 
-def test_good_requests():
+def test_good_requests_are_accepted():
     check_request(["1="], 1)
     prompts: Any = np.array(["1=", "2="])
     three: Any = np.int64(3)

@@ -95,7 +95,7 @@ def test_without_volatility_all_visits_share_one_rate():
     assert found.variance[0] ** 0.5 == pytest.approx(deviation, rel=0.1)
 
 
-def test_an_earlier_step_does_not_see_what_came_later(given_hyperparameters):
+def test_an_earlier_step_does_not_see_later_visits(given_hyperparameters):
     early = sampled(HISTORY, 20, fixed=KNOWN, step=3).prediction(8)
     late = given_hyperparameters.prediction(8)
     for prompt in (0, 3, 7):

@@ -112,7 +112,7 @@ def test_the_history_of_another_pool_or_method_is_refused(tmp_path, selector):
     assert read_history(tmp_path).texts == ["a"] * N
 
 
-def test_a_history_without_prompts(tmp_path, selector):
+def test_a_history_without_prompts_is_read(tmp_path, selector):
     log = make(tmp_path)
     record(log, selector, range(1))
     log.flush()

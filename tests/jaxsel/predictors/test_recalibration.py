@@ -196,7 +196,7 @@ def test_a_recalibrated_predictor_cannot_be_sharded():
         ({"window": 0}, "window is 0; give an integer of at least 1"),
     ],
 )
-def test_bad_arguments(options, message):
+def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         jaxsel.recalibrated(jaxsel.beta_bernoulli(), **options)
 

@@ -127,7 +127,7 @@ def test_keys_that_are_no_vector_of_distinct_entries_are_named(keys, message):
 
 
 @pytest.mark.parametrize("keys", [WORDS, [1, 2], [2**70], ["a\0"]])
-def test_a_fingerprint_says_the_size(keys):
+def test_a_fingerprint_holds_the_size(keys):
     assert size_of(name(keys)) == len(keys)
     assert size_of(identify_pool(None, 12)[1]) == 12
 

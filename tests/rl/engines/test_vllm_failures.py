@@ -205,7 +205,7 @@ def test_a_server_that_does_not_start_gives_the_reason(make):
         (["1" * 253], 1, "253 tokens in row 0.*max_model_len"),
     ],
 )
-def test_bad_requests(make, prompts, group_size, message):
+def test_bad_requests_are_refused(make, prompts, group_size, message):
     with pytest.raises(ValueError, match=message):
         make(own=False).generate(prompts, group_size, SAMPLING, seed=0)
 

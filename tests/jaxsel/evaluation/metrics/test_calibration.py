@@ -97,7 +97,7 @@ def test_the_ends_belong_to_the_outer_bins():
     assert np.isnan(table.standard_error).all()
 
 
-def test_arguments_out_of_range(calibrated):
+def test_arguments_out_of_range_are_refused(calibrated):
     p, y = np.array([0.5]), np.array([1])
     with pytest.raises(ValueError, match="num_bins is 0"):
         metrics.reliability(p, y, num_bins=0)
