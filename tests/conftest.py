@@ -1,4 +1,4 @@
-"""Settings of all tests. Every call checks the shapes and types that the annotations of jaxsel give."""
+"""Settings of all tests. Every call of a jaxsel function is checked against its annotated shapes and types."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ try:
 
     # The hook must exist before anything imports jaxsel.
     jaxtyping.install_import_hook("jaxsel", "tests.support.typechecker.check")
-except ImportError:  # beartype is missing on a machine where `make gpu` runs, which installs nothing
+except ImportError:  # `make gpu` installs nothing, so that beartype may be missing
     pass
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

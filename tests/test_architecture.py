@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PREDICTORS = tuple(f"jaxsel.predictors.{name}" for name in ("beta", "hidden_markov", "amortized", "state_space"))
 PUBLIC = ("metrics", "plotting", "reference_models", "replay", "simulate")
 INTEGRATIONS = tuple(f"integrations.{name}" for name in ("edge", "embeddings", "history", "trainer_logs", "trl"))
-# jaxsel.integrations may import the packages in OTHERS, except those in NEVER; no other part of jaxsel imports either.
+# Of the packages in OTHERS, jaxsel.integrations may import all but those in NEVER. Other parts of jaxsel import none.
 OTHERS = {"torch", "trl", "verl", "ray", "vllm", "transformers", "datasets", "rl", "experiments"}
 OTHERS |= {"accelerate", "pyarrow", "tqdm", "wordllama", "sentence_transformers"}
 NEVER = {"torch", "datasets", "rl", "experiments"}
@@ -73,13 +73,13 @@ def top_levels(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", files("jaxsel"), ids=module_name)
-def test_only_integrations_import_trainers_and_files_of_data(path):
+def test_only_integrations_import_trainers_and_data_formats(path):
     is_integration = part(module_name(path)) == "integrations"
     assert not top_levels(path) & (NEVER if is_integration else OTHERS)
 
 
 @pytest.mark.parametrize("path", files("jaxsel"), ids=module_name)
-def test_arrows_of_jaxsel_point_one_way(path):
+def test_parts_of_jaxsel_import_only_lower_layers(path):
     name = module_name(path)
     assert part(name) in LAYER, f"{name} has no place in the layers of this test"
     for other in modules(path, "jaxsel"):
@@ -95,13 +95,13 @@ def test_predictors_never_import_each_other(path):
     assert not [other for other in modules(path, "jaxsel") if other.startswith(others)]
 
 
-def test_no_module_imports_itself_through_others():
+def test_imports_have_no_cycle():
     graph = {module_name(path): modules(path, "jaxsel") for path in files("jaxsel")}
-    graphlib.TopologicalSorter(graph).prepare()  # a circle raises
+    graphlib.TopologicalSorter(graph).prepare()  # raises if there is a cycle
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_documented_modules_only_name_what_others_hold(name):
+def test_public_modules_only_reexport(name):
     statements = ast.parse((ROOT / "jaxsel" / f"{name}.py").read_text()).body
     assert ast.get_docstring(ast.Module(statements, []))
     assert all(isinstance(statement, ast.ImportFrom) for statement in statements[1:])
@@ -132,7 +132,7 @@ def test_only_plotting_draws(path):
 
 
 @pytest.mark.parametrize("path", files("rl"), ids=module_name)
-def test_torch_and_jax_meet_in_the_handoff_alone(path):
+def test_only_the_handoff_of_rl_imports_jax(path):
     imported = top_levels(path)
     assert "experiments" not in imported
     if module_name(path) != "rl.handoff":
@@ -157,6 +157,6 @@ def test_only_checkpoints_and_integrations_touch_files(path):
 
 
 @pytest.mark.parametrize("path", [*files("rl"), *files("experiments"), *files("tests")], ids=module_name)
-def test_names_that_moved_serve_only_users(path):
+def test_our_own_code_does_not_import_moved_names(path):
     moved = ("rl.history.", "rl.logs.", "rl.embeddings.")
     assert not [name for name in imports(path) if f"{name}.".startswith(moved)]

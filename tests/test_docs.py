@@ -1,4 +1,4 @@
-"""The documentation's code runs, and its API pages name every public object. `make docs` holds the links."""
+"""The documentation's code runs, and its API pages name every public object. `make docs` checks the links."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""Checks of every notebook without its execution, which `make notebooks` does."""
+"""Checks of every notebook without running it; `make notebooks` runs the notebooks."""
 
 import ast
 import json

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-# Without it, pip downloads hatchling.
+# If hatchling is missing, pip downloads it for the build.
 BUILDS_OFFLINE = importlib.util.find_spec("hatchling") is not None
 
 

@@ -9,7 +9,7 @@ from experiments.ablations.sweeps import SWEEPS, Sweep, beside, command, needed,
 from experiments.running.config import configured
 
 
-def test_settings_are_those_of_the_command_line():
+def test_configured_takes_the_setting_names_of_the_command_line():
     config = configured({"method.name": "dps", "method.dps_decay": 0.7, "train.group_size": 4, "seed": 3})
     assert (config.method.name, config.method.dps_decay, config.train.group_size, config.seed) == ("dps", 0.7, 4, 3)
     with pytest.raises(ConfigAttributeError, match="dekay"):
@@ -17,7 +17,7 @@ def test_settings_are_those_of_the_command_line():
 
 
 @pytest.mark.parametrize("sweep", SWEEPS.values(), ids=SWEEPS)
-def test_every_sweep_can_be_made_and_has_a_run_of_the_defaults_or_of_its_fixed_settings(sweep):
+def test_every_sweep_has_one_config_per_value_and_a_run_with_only_its_fixed_settings(sweep):
     configs = [configured(settings) for settings in sweep.settings()]
     assert len({str(config) for config in configs}) == len(sweep.values)
     assert configured(sweep.fixed) in configs
@@ -30,7 +30,7 @@ def test_runs_that_sweeps_share_are_run_once():
     assert place({"method.decay": 0.5}) == "mopps"  # the defaults
 
 
-def test_uniform_has_the_same_sizes():
+def test_the_uniform_run_beside_a_method_keeps_the_batch_size():
     settings = {"method.name": "dps", "method.dps_decay": 0.7, "method.batch_size": 8}
     assert beside(settings) == {"method.name": "uniform", "method.batch_size": 8}
 
@@ -40,9 +40,9 @@ def test_the_command_is_a_sweep_of_hydra():
     assert said.startswith("python -m experiments.train -m method.name=dps method.dps_decay=0.5,0.7,0.9,0.97 seed=1,2")
 
 
-def test_numbers_by_hand():
+def test_gains_and_shares_of_steps_by_hand():
     def run(held_out, mixed):
-        """Accuracy rises by 0.2 in ten steps up to step 30, where it is 0.1 above the mean of the last two probes."""
+        """Return a run whose accuracy rises by 0.2 in ten steps; the mean of its last two probes is `held_out`."""
         seconds = dict.fromkeys(("seconds/selecting", "seconds/generating", "seconds/updating"), 0.1)
         steps = ((step, held_out + 0.1 + (step - 30) / 50) for step in range(0, 31, 10))
         return [
@@ -54,7 +54,7 @@ def test_numbers_by_hand():
     found["mopps,method.target=0.3"] = [run(0.3, 0.3), run(0.4, 0.5)]
     result = sweep_numbers(Sweep("method.target", (0.3, 0.5), {"method.name": "mopps"}), found)
     assert result["0.5"]["gain"] == {"mean": pytest.approx(0.2), "standard_error": pytest.approx(0.1)}
-    # at step 15 a mean of two probes is that of uniform at step 25
+    # at step 15, the mean of two probes equals the mean that uniform reaches at step 25
     assert result["0.5"]["share_of_steps"]["mean"] == pytest.approx(15 / 25)
     assert result["0.3"]["share_of_steps"]["mean"] == float("inf")
     assert result["0.3"]["gain"]["mean"] == pytest.approx(-0.1)
@@ -83,13 +83,13 @@ def test_runs_become_a_result_and_a_figure(tmp_path, monkeypatch, capsys):
     assert "prior counts of dps" in capsys.readouterr().out
 
 
-def test_settings_of_all_runs_have_a_name_and_a_value(capsys):
+def test_set_needs_a_name_and_a_value(capsys):
     with pytest.raises(SystemExit):
         ablations.main(["--set", "pool_size"])
     assert "--set: pool_size is not NAME=VALUE" in capsys.readouterr().err
 
 
-def test_what_runs_differ_in_cannot_be_set_for_all(capsys):
+def test_settings_that_sweeps_vary_cannot_be_set_for_all_runs(capsys):
     with pytest.raises(SystemExit):
         ablations.main(["--set", "pool_size=64", "--set", "train.group_size=4"])
     assert "--set train.group_size: the runs differ in this setting" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def make_all(method):
 
 
 @pytest.mark.parametrize("make", [PublicClass, Kernels])
-def test_every_mopps_has_the_same_posterior(make):
+def test_all_mopps_implementations_have_the_same_posterior(make):
     ours, numpy, loops = make("mopps", N, 0), numpy_peers.NumpyMopps(N, 0), python_peers.DictionaryMopps(N, 0)
     others = [numpy, numpy_peers.NumpyUniform(N, 0), torch_peers.TorchMopps(N, 0), jax_peers.JaxMopps(N, 0)]
     observe_all(ours, loops, *others)
@@ -63,7 +63,7 @@ def test_every_mopps_has_the_same_posterior(make):
 
 
 @pytest.mark.parametrize("make", [PublicClass, Kernels, FusedKernels])
-def test_every_dps_has_the_same_belief_and_the_same_choice(make):
+def test_all_dps_implementations_have_the_same_belief_and_choice(make):
     ours, loops = make("dps", N, 0), python_peers.DictionaryDps(N, 0)
     arrays = [numpy_peers.NumpyDps(N, 0), torch_peers.TorchDps(N, 0), jax_peers.JaxDps(N, 0)]
     observe_all(ours, loops, *arrays)
@@ -73,7 +73,7 @@ def test_every_dps_has_the_same_belief_and_the_same_choice(make):
         np.testing.assert_allclose(peer.counts, counts, atol=1e-4)
     np.testing.assert_allclose(np.array([loops.predicted[i] for i in range(N)]).T, belief, atol=1e-4)
     np.testing.assert_allclose(np.stack([loops.counts[i] for i in range(N)], axis=2), counts, atol=1e-4)
-    # the gap between the fourth and the fifth is wider than twice the error allowed above
+    # the fourth and the fifth largest belief differ by more than twice the tolerance above, so the choice is clear
     ranked = np.sort(belief[1])[::-1]
     assert ranked[3] - ranked[4] > 2e-4
     chosen = {frozenset(np.asarray(contender.select(4)).tolist()) for contender in (ours, loops, *arrays)}
@@ -81,14 +81,14 @@ def test_every_dps_has_the_same_belief_and_the_same_choice(make):
 
 
 @pytest.mark.parametrize("method", SELECTORS)
-def test_everyone_predicts_the_same(method):
+def test_all_contenders_predict_the_same(method):
     everyone = make_all(method)
     observe_all(*everyone.values(), steps=5)
     public = everyone.pop("jaxsel").predict()
     expected = public.success_rate
     if method == "dps":
         expected = np.stack([public.unsolved, public.mixed, public.solved])
-    everyone.pop("list", None)  # a success rate, not a posterior
+    everyone.pop("list", None)  # it predicts success rates, not a posterior
     for contender in everyone.values():
         given = contender.predict()
         if isinstance(given, dict):
@@ -106,7 +106,7 @@ def test_tensorflow_probability_draws_from_the_posterior():
     assert abs(float(draws.mean()) - 0.75) < 5 * np.sqrt(3 / 80 / 20_000)
 
 
-def test_dynamax_filters_as_the_others():
+def test_dynamax_and_numpy_filter_alike():
     if jax_peers.hmm_filter is None:
         pytest.skip("no Dynamax that fits this JAX")
     peer, numpy = jax_peers.DynamaxDps(N, 0), numpy_peers.NumpyDps(N, 0)
@@ -115,11 +115,11 @@ def test_dynamax_filters_as_the_others():
     np.testing.assert_allclose(peer.filtered, numpy.filtered, atol=1e-4)
 
 
-# What they choose
+# Choices
 
 
 @pytest.mark.parametrize("method", SELECTORS)
-def test_everyone_chooses_distinct_prompts_of_the_pool(method):
+def test_contenders_choose_prompts_of_the_pool_and_all_but_the_list_distinct_ones(method):
     everyone = make_all(method)
     observe_all(*everyone.values(), steps=5)
     for name, contender in everyone.items():
@@ -141,18 +141,18 @@ def test_thompson_sampling_finds_the_prompts_near_one_half(make):
     assert (np.asarray(contender.select(10)) < 10).mean() >= 0.9
 
 
-def test_the_band_is_filled_by_the_nearest_when_too_few_lie_in_it():
+def test_a_band_with_too_few_prompts_is_filled_up():
     contender = numpy_peers.NumpyThreshold(N, 0)
     for _ in range(10):
         contender.observe(np.arange(N), np.full(N, 8, np.int32), common.GROUP_SIZE)
     assert len(set(contender.select(50).tolist())) == 50
 
 
-def test_the_list_prefers_prompts_in_the_band():
+def test_the_list_sampler_prefers_prompts_in_the_band():
     contender = python_peers.ListSampler(N, 0)
     contender.observe(np.arange(N), np.where(np.arange(N) < 30, 4, 8), common.GROUP_SIZE)
     chosen = contender.select(1100)
-    # 30 of weight 1 against 30 of weight 0.1: ten elevenths, five standard deviations
+    # 30 prompts have weight 1 and 30 have weight 0.1: 10/11 of the draws, within five standard deviations
     assert abs((chosen < 30).sum() - 1000) < 5 * np.sqrt(1100 * 10 / 121)
 
 
@@ -166,7 +166,7 @@ def test_slow_peers_are_left_out_of_large_pools():
 # Timing
 
 
-def test_everyone_observes_the_same_and_who_has_had_his_time_takes_no_further_turn():
+def test_contenders_observe_the_same_data_and_stop_when_their_time_is_over():
     data = timing.make_data(N, 8, 0)
     everyone: dict[str, common.Peer] = {"a": numpy_peers.NumpyMopps(N, 0), "b": numpy_peers.NumpyMopps(N, 1)}
     times = timing.take_turns(everyone, data, select_size=4, repeats=5, seconds=0.0)
@@ -176,7 +176,7 @@ def test_everyone_observes_the_same_and_who_has_had_his_time_takes_no_further_tu
     assert [len(taken) for taken in times.values()] == [5, 5]
 
 
-def test_rows_are_medians_and_fused_peers_have_no_row_for_doing_nothing():
+def test_rows_are_medians_and_fused_peers_have_no_row_for_predict():
     times = {"numpy": [(1.0, 20.0, 0.1), (3.0, 10.0, 0.3), (2.0, 90.0, 0.2)]}
     found = {row["operation"]: row for row in timing.rows(times, set(), method="dps", num_prompts=N)}
     medians = {operation: row["ms"] for operation, row in found.items()}
@@ -197,7 +197,7 @@ def test_data_of_large_pools_repeats_its_outcomes(monkeypatch):
     assert [len(set(ids.tolist())) for ids in data.history] == [7] * timing.HISTORY
 
 
-def test_small_pools_choose_what_they_observe():
+def test_small_pools_select_as_many_prompts_as_they_observe():
     config = {"select": 8192, "observe": 1024}
     assert [run.select_size(n, config) for n in (10**4, 10**5, 10**7)] == [1024, 8192, 8192]
 
@@ -205,7 +205,7 @@ def test_small_pools_choose_what_they_observe():
 # The limit of the machine
 
 
-def test_bytes_that_have_to_be_moved():
+def test_bytes_moved_by_every_operation():
     assert streaming.bytes_moved("dps", "observe + predict", 10**6) == 96_000_000
     assert streaming.bytes_moved("mopps", "select", 1000) == 16_000
     assert streaming.bytes_moved("mopps", "observe", 1000) == 0
@@ -233,7 +233,7 @@ def test_the_peak_of_a_step_holds_the_state():
     assert measured["before_bytes"] > 0
 
 
-def test_a_measurement_of_memory_that_fails_says_why():
+def test_a_failed_measurement_of_memory_gives_the_reason():
     with pytest.raises(RuntimeError, match="invalid choice"):
         memory.measure("nonsense", N, select_size=4, observe_size=4)
 
@@ -244,7 +244,7 @@ def test_checkpoints_have_times_and_sizes(method, state):
     assert [row["operation"] for row in rows] == ["save", "load"]
     assert all(row["ms"] > 0 for row in rows)
     assert state <= sizes["state"] < state + 0.1
-    assert sizes["all"] == pytest.approx(sizes["state"] + 4)  # how often each prompt was visited
+    assert sizes["all"] == pytest.approx(sizes["state"] + 4)  # four bytes per prompt count its visits
     assert sizes["disk"] > 0
 
 
@@ -284,7 +284,7 @@ def test_targets_hold_or_are_missed():
     }
 
 
-def test_targets_of_nothing_are_not_measured():
+def test_targets_without_rows_are_not_measured():
     found = targets.cpu_targets([], []) + targets.gpu_targets([])
     assert set(verdicts(found).values()) == {("not measured", "not measured")}
 
@@ -323,7 +323,7 @@ def test_tables_of_times_give_ratios_to_the_kernels_and_leave_gaps():
     ]
 
 
-def test_the_share_of_the_limit_leaves_out_who_moves_other_bytes():
+def test_the_share_of_the_limit_leaves_out_contenders_that_move_other_bytes():
     rows = [
         {**row, "fused": row["implementation"] in ("numpy", "fused kernels")}
         for operation in ("observe", "observe + predict")
@@ -398,7 +398,7 @@ def test_the_gpu_lane_does_without_matplotlib(tmp_path, capsys, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["benchmark_gpu.json"]
 
 
-def test_pools_that_do_not_fit_are_left_out_and_other_errors_are_not(tmp_path, capsys, monkeypatch):
+def test_pools_that_do_not_fit_are_left_out_and_other_errors_are_raised(tmp_path, capsys, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError(message)
 

@@ -22,7 +22,7 @@ SMALL = {"num_prompts": 150, "batch_size": 24, "steps": 20, "probe_every": 4}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two seeds without embeddings, because compiling gps takes half a minute."""
+    """Record two seeds without embeddings, because compiling gps takes half a minute."""
     root = tmp_path_factory.mktemp("histories")
     made = [record(root / str(seed), method="uniform", seed=seed, **SMALL) for seed in (0, 1)]
     for folder in made:
@@ -35,7 +35,7 @@ def seen(folders):
     return scoring.replayed(read_history(folders[0]), jaxsel.beta_bernoulli())
 
 
-def test_probes_are_predicted_before_and_know_what_was_visited(folders, seen):
+def test_probes_carry_the_visits_before_their_step(folders, seen):
     recorded = read_history(folders[0])
     assert np.unique(seen.probes.step).tolist() == [0, 4, 8, 12, 16, 20]
     np.testing.assert_array_equal(seen.probes.successes, recorded.probes["successes"])
@@ -49,7 +49,7 @@ def test_probes_are_predicted_before_and_know_what_was_visited(folders, seen):
 
 
 @pytest.mark.parametrize("method", ["isotonic", "beta"])
-def test_recalibration_afterwards_is_that_of_the_predictor(folders, seen, method):
+def test_recalibration_afterwards_equals_the_recalibrated_predictor(folders, seen, method):
     recorded = read_history(folders[0])
     live = scoring.replayed(
         recorded, jaxsel.recalibrated(jaxsel.beta_bernoulli(), method=method, window=scoring.WINDOW)
@@ -61,7 +61,7 @@ def test_recalibration_afterwards_is_that_of_the_predictor(folders, seen, method
     assert not np.allclose(afterwards.prediction.mixed, seen.probes.prediction.mixed, atol=0.05)
 
 
-def test_on_probes_only_earlier_ones_count(seen):
+def test_recalibration_on_probes_uses_only_earlier_probes(seen):
     corrected = scoring.recalibrated(seen, on="probes")
     first = seen.probes.step == 0
     np.testing.assert_allclose(corrected.prediction.mixed[first], seen.probes.prediction.mixed[first], atol=0.05)
@@ -70,7 +70,7 @@ def test_on_probes_only_earlier_ones_count(seen):
     assert errors[1] < 0.6 * errors[0]
 
 
-def test_numbers_are_those_of_the_metrics_of_the_part(seen):
+def test_scores_of_a_part_equal_the_metrics_of_its_rows(seen):
     rows = seen.probes
     part = scoring.parts_of(rows)["visits 1"]
     np.testing.assert_array_equal(part, rows.visits == 1)
@@ -125,27 +125,27 @@ def test_a_page_and_a_result(folders, tmp_path, capsys):
     assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_ids_of_a_large_pool_are_clusters_like_others(seen):
-    """A batch has fewer rows than the pool has prompts."""
+def test_prompt_ids_above_the_number_of_rows_are_valid_clusters(seen):
+    """Ids may exceed the number of rows, because a batch is smaller than its pool."""
     few = seen.ahead.taken(seen.ahead.step >= 15)
     large = few._replace(prompt_ids=few.prompt_ids + 10**6)
     for name, score in scoring.scores(few).items():
         assert scoring.scores(large)[name] == pytest.approx(score, rel=1e-5, nan_ok=True), name
 
 
-def test_what_only_some_histories_have_is_left_out():
+def test_averages_leave_out_methods_that_some_histories_lack():
     number = {"mean": 1.0, "standard_error": 0.1}
     assert list(averaged([{"mopps": number, "gps": number}, {"mopps": number}])) == ["mopps"]
 
 
-def test_probes_after_a_batch_that_nobody_judged(folders):
+def test_probes_after_an_unjudged_batch_are_replayed(folders):
     recorded = read_history(folders[0])
     late = {**recorded.probes, "clock": np.where(recorded.probes["clock"] == 20, 21, recorded.probes["clock"])}
     found = scoring.replayed(recorded._replace(probes=late), jaxsel.beta_bernoulli())
     assert found.probes.step.max() == 20
 
 
-def test_a_folder_may_have_the_names_of_a_sweep(tmp_path, monkeypatch):
+def test_a_folder_name_may_contain_equals_signs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record(tmp_path / "task=a,seed=1", method="uniform", seed=0, **SMALL | {"steps": 1})
     (label,) = labelled(["task=a,seed=1"])
@@ -157,11 +157,11 @@ def test_labels():
     assert [str(path) for path in labelled(["a b=x/y", "a b=z", "c=d"])["a b"]] == ["x/y", "z"]
 
 
-def test_a_label_of_ones_own_making(folders):
+def test_a_folder_without_a_label_is_labelled_by_its_history(folders):
     assert [*labelled([str(folders[0])])] == ["chosen by uniform, 150 prompts"]
 
 
-def test_a_history_without_late_probes(tmp_path):
+def test_a_history_without_late_probes_is_refused(tmp_path):
     folder = record(tmp_path, method="uniform", seed=0, **SMALL | {"steps": 4, "probe_every": 4})
     recorded = read_history(folder)
     early = recorded._replace(probes=jax.tree.map(lambda column: column[:150], recorded.probes))

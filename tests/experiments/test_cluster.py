@@ -1,4 +1,4 @@
-"""The SLURM scripts with fake SLURM commands and two processes on this machine; and sweeps by submitit."""
+"""The SLURM scripts, run by fake SLURM commands as two processes on this machine, and sweeps by submitit."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def submit(tmp_path):
     def start(script: Path, *arguments: str, tasks: int = 2, python: str = f'exec {sys.executable} "$@"'):
         (binaries / "python").write_text(f"#!/bin/bash\n{python}\n")
         (binaries / "python").chmod(0o755)
-        job = random.SystemRandom().randrange(10**6)  # from which the ports follow
+        job = random.SystemRandom().randrange(10**6)  # the scripts derive their ports from this number
         own = {"FAKE": tmp_path, "SLURM_JOB_ID": job, "SLURM_NTASKS": tasks, "SLURM_JOB_NODELIST": "n[1-2]"}
         own |= {"PATH": f"{binaries}:{ROOT / 'tests/support/slurm'}:{os.environ['PATH']}", "PYTHONPATH": ROOT}
         own |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
@@ -102,7 +102,7 @@ def test_a_job_that_is_asked_to_stop_writes_a_checkpoint_and_is_queued_again(sub
 
 
 @pytest.mark.slow
-def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again_too(submit, tmp_path):
+def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again(submit, tmp_path):
     """One process warms up the policy, and the other waits."""
     job, process = submit(SCRIPTS[0], *TINY, "warm_start.steps=1000000", f"hydra.run.dir={tmp_path}/run")
     wait_until((tmp_path / "run/config.json").exists, process, tmp_path)
@@ -117,7 +117,7 @@ def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again_too(submit
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_pool_and_find_what_one_finds(submit, tmp_path, monkeypatch):
+def test_two_processes_share_a_pool_and_get_the_numbers_of_one_process(submit, tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # collectives are compiled, as on a cluster
     arguments = ["--sizes", "2000", "--steps", "5", "--batch-size", "16", "--methods", "dps", "--among", "pool"]
     arguments += ["--seeds", "0", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
@@ -133,7 +133,7 @@ def test_two_processes_share_a_pool_and_find_what_one_finds(submit, tmp_path, mo
 
 @pytest.mark.slow
 def test_a_sweep_by_submitit_survives_preemption(tmp_path):
-    """Two equal runs, because neither reaches a checkpoint; one gets a signal to stop and is queued again."""
+    """The two runs are equal, because neither reaches its `checkpoint_every`. One is asked to stop and queued again."""
     launcher = ["hydra/launcher=submitit_local", "hydra.launcher.stderr_to_stdout=true", "resume=true"]
     folder = [f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=${hydra.job.num}"]
     sweep = [sys.executable, "-m", "experiments.train", "-m", *launcher, *folder, "train.checkpoint_every=500,1000"]

@@ -37,7 +37,7 @@ def write_lines(folder, rows):
 def make_run(folder, rows=None, **settings):
     """Make a folder as `experiments.train` does, without config.json, as if killed after its last step."""
     tree = {"task": "string_ops", "held_out_size": 20, "seed": 0, "threads": 0} | settings
-    seed = tree["seed"]  # the seeds in the inner settings have no effect
+    seed = tree["seed"]  # runs that differ only in their seeds form one group
     inner = {
         "method": {"name": tree.pop("method", "mopps"), "decay": tree.pop("decay", 0.5)},
         "warm_start": {"steps": tree.pop("warm_steps", 20), "seed": seed},
@@ -148,13 +148,13 @@ def test_a_run_that_crashed_is_named_and_counts_nowhere(tmp_path, capsys, crash,
     assert "1 of 2 runs count" in page
 
 
-def test_a_run_that_never_wrote_a_line_and_whose_settings_are_torn(tmp_path):
+def test_the_trouble_of_a_run_without_metrics_and_with_empty_settings(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / CONFIG).touch()
     assert read_run(tmp_path).trouble == "no steps; .hydra/config.yaml is empty"
 
 
-def test_none_finished(tmp_path, capsys):
+def test_without_a_finished_run_the_page_names_the_trouble_and_the_old_figure_is_removed(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "collected.png").write_text("of an earlier call")
     result, page = collected(tmp_path, make_run(tmp_path / "run", []))
@@ -179,8 +179,8 @@ def test_a_run_that_was_preempted_and_resumed_is_finished(tmp_path):
     assert run.records == records()
 
 
-def test_what_a_finished_run_says_of_itself_is_believed(tmp_path):
-    """A run refuses a command with other settings, but Hydra has written these settings into its folder."""
+def test_config_json_wins_over_hydras_settings(tmp_path):
+    """When a run refuses a command with other settings, Hydra has already written them into its folder."""
     folder = make_run(tmp_path / "run", decay=0.9)
     true = {"task": "string_ops", "seed": 3, "method": {"name": "mopps", "decay": 0.5}, "train": {"steps": STEPS}}
     (folder / "config.json").write_text(json.dumps({"config": true}))
@@ -219,14 +219,14 @@ def test_labels_say_where_groups_differ_in_order(tmp_path):
     assert not {"method.decay", "method.name", "seed", "threads"} & alike.keys()
 
 
-def test_labels_keep_a_prefix_that_tells_apart(tmp_path):
+def test_labels_keep_prefixes_that_tell_settings_apart(tmp_path):
     make_run(tmp_path / "a")
     rows = [*records(), {**records()[-1], "step": 5}]
     make_run(tmp_path / "b", rows, steps=5, warm_steps=100)
     assert labels(tmp_path) == ["train.steps=4, warm_start.steps=20", "train.steps=5, warm_start.steps=100"]
 
 
-def test_a_setting_that_older_runs_do_not_have(tmp_path):
+def test_a_setting_that_a_run_lacks_is_labelled_unset(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", policy="")
     assert sorted(labels(tmp_path)) == ["policy=''", "policy=unset"]
@@ -271,7 +271,7 @@ def test_a_place_without_a_run_is_an_error_of_one_line(tmp_path, capsys, folder)
     assert capsys.readouterr().out == ""
 
 
-def test_every_task_has_its_panel_and_a_line_looks_the_same_in_all(tmp_path):
+def test_every_task_has_its_panel_and_a_group_the_same_colour_in_all(tmp_path):
     for task in ("string_ops", "countdown"):
         for method in ("uniform", "mopps"):
             for seed in (0, 1):
@@ -297,7 +297,7 @@ def test_every_task_has_its_panel_and_a_line_looks_the_same_in_all(tmp_path):
     assert alone.lines[0].get_color() == shown[1].lines[0].get_color()
 
 
-def test_many_groups_are_told_apart(tmp_path):
+def test_twenty_groups_have_distinct_lines_and_a_legend_below(tmp_path):
     for number in range(20):
         for seed in (0, 1):
             make_run(tmp_path / f"{number}-{seed}", decay=number / 20, seed=seed)
@@ -330,7 +330,7 @@ HOSTILE = [
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Glyph")  # the font of the figure lacks the letter; the table and the page show it
+@pytest.mark.filterwarnings("ignore:Glyph")  # the figure's font lacks some characters
 @pytest.mark.parametrize("name", ["policy", "method", "task"])
 def test_any_text_may_be_a_setting(tmp_path, name):
     for number, text in enumerate(HOSTILE):

@@ -41,7 +41,7 @@ RUNS = {
 }
 
 
-def test_columns_and_probes_skip_what_is_missing():
+def test_columns_and_probes_skip_missing_values():
     assert column(RUNS["mopps"], "train/mixed_share").tolist() == [0.5] * 8
     rollouts, values = probes(RUNS["mopps"], "held_out_accuracy")
     assert rollouts.tolist() == [0, 200, 400, 600, 800]
@@ -69,10 +69,11 @@ def test_claims_hold_and_fail():
     good, bad = check_claims(runs, "mopps"), check_claims(runs, "dps")
     assert good["mixed_share_ratio"]["mean"] == pytest.approx(2.5)
     assert all(claim["holds"] for claim in good.values())
-    share = (500 + 200 * (0.4375 - 0.375) / 0.15) / 2800  # of 2,800 between the last two probes
+    share = (500 + 200 * (0.4375 - 0.375) / 0.15) / 2800  # of dynamic sampling's rollouts, between two probes
     assert good["share_of_dynamic_sampling_rollouts"]["mean"] == pytest.approx(share)
     assert not any(claim["holds"] for claim in bad.values())
-    assert math.isnan(bad["share_of_dynamic_sampling_rollouts"]["standard_error"])  # never reached: infinite
+    # dps never reaches the accuracy, so its share is infinite
+    assert math.isnan(bad["share_of_dynamic_sampling_rollouts"]["standard_error"])
 
 
 def test_figures_and_table_are_drawn(tmp_path):
@@ -106,7 +107,7 @@ def test_a_process_that_is_asked_to_stop_ends_and_begins_no_other_run(tmp_path, 
 
 @pytest.mark.slow
 def test_the_demo_and_the_experiment_run(tmp_path, monkeypatch, capsys):
-    """The demo uses several processes as real runs do; the experiment runs in this process, which imports nothing."""
+    """The demo starts processes as real runs do. The experiment runs in this process, which spares their imports."""
     monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path / "cache"))
     tiny = SETTINGS["string_ops"]
     small = {"hidden_size": 32, "num_layers": 1, "feed_forward_size": 32, "batch_size": 8}
@@ -126,7 +127,7 @@ def test_the_demo_and_the_experiment_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "results" / "selection_pays_string_ops.json").exists()
 
 
-def test_dynamic_sampling_takes_half_the_steps_of_the_others():
+def test_dynamic_sampling_takes_half_the_steps_of_other_methods():
     shared = replace(SETTINGS["countdown"], pool_size=64)
     config, dynamic = (run_config(shared, method, 3, history=True) for method in ("gps", "dynamic_sampling"))
     assert config == replace(shared, seed=3, method=MethodConfig("gps"), train=TrainConfig(steps=200, history=True))
@@ -142,7 +143,7 @@ def test_a_run_is_finished_if_it_ended_with_these_settings(tmp_path):
     assert finished(tmp_path, config) == []
     write_result(tmp_path / "config.json", {"config": asdict(config), "git": "abc"})
     (tmp_path / "metrics.jsonl").write_text('{"step": 199, "rollouts": 8}\n')
-    assert finished(tmp_path, config) == []  # it goes on, or crashed
+    assert finished(tmp_path, config) == []  # the run is not at its end, or it crashed
     (tmp_path / "metrics.jsonl").write_text('{"step": 200, "rollouts": 8}\n')
     assert finished(tmp_path, config) == [{"step": 200, "rollouts": 8}]
     assert finished(tmp_path, replace(config, seed=4)) == []

@@ -46,13 +46,13 @@ def test_the_folder_of_a_run_names_its_own_settings():
     assert all(name.count("/") == 1 for name in names)
 
 
-def test_what_a_run_may_change_does_not_name_another_folder():
+def test_settings_that_a_resumed_run_may_change_keep_its_folder():
     changed = ["train.steps=7", "train.checkpoint_every=3", "train.probe_every=2", "train.micro_batch_size=8"]
     changed += ["train.gradient_checkpointing=true", "resume=true", "threads=1", "engine.name=vllm"]
     assert folder(*changed) == folder()
 
 
-def test_swept_settings_are_those_with_several_values():
+def test_settings_with_several_values_are_swept():
     arguments = [
         "-m",
         "method.name=uniform,mopps",
@@ -122,7 +122,7 @@ def test_every_command_line_ends_quietly():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_imports_stops_at_once_to_be_queued_again(number):
-    """The signal arrives during the import of hydra, because a module of that name sends it."""
+    """An import hook sends the signal when hydra is imported."""
     code = f"import os, sys, time; os.kill(os.getpid(), {int(number)}); time.sleep(30)"
     script = f"""
 import runpy, sys, types
@@ -138,6 +138,6 @@ runpy.run_module("experiments.train", run_name="__main__")
     assert done.stderr == b"stopped before it trained, as it was asked to; resume to go on\n"
 
 
-def test_the_run_of_a_sweep_finds_its_own_name():
+def test_a_run_is_named_after_its_task_method_and_seed():
     config = configured("seed=2", "method.name=dps")
     assert of_run(config) == "string_ops-dps-2"

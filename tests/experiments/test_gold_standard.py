@@ -15,7 +15,7 @@ SMALL = Config(num_prompts=12, never_visited=3, steps=4, batch_size=5, num_warmu
 
 
 @pytest.mark.parametrize("make", [state_space_case, learner_case])
-def test_cases_leave_the_last_prompts_alone(make):
+def test_cases_never_visit_the_last_prompts(make):
     case = make(SMALL, 0)
     assert len(case.history.step) == 20
     assert case.history.prompt_ids.max() < 9
@@ -26,7 +26,7 @@ def test_cases_leave_the_last_prompts_alone(make):
     assert not np.array_equal(case.truth, make(SMALL, 1).truth)
 
 
-def test_the_state_space_is_that_of_the_configuration():
+def test_the_state_space_has_the_configured_moments():
     """Check 20,000 logits after 16 steps to 5 sigma: mean -0.5 + 16 * 0.03, variance 0.9^2 + 1.2^2 + 16 * 0.3^2."""
     truth = state_space_case(Config(num_prompts=20_000), 0).truth.astype(float)
     logits, variance = np.log(truth / (1 - truth)), 0.81 + 1.44 + 16 * 0.09
@@ -34,8 +34,8 @@ def test_the_state_space_is_that_of_the_configuration():
     assert logits.var() == pytest.approx(variance, rel=5 * np.sqrt(2 / 20_000))
 
 
-def test_numbers_by_hand():
-    """Two visited prompts and one never visited; the prediction is off by 0.1 and twice as wide as the gold."""
+def test_coverage_and_distances_of_every_part_by_hand():
+    """Two prompts were visited and one never. The prediction is off by 0.1 and twice as wide as the gold standard."""
     config = Config(num_prompts=3, never_visited=1)
     truth = np.array([0.2, 0.4, 0.9], np.float32)
     held = np.array([[True, False, False], [True, True, False], [True, True, True], [True, True, True]])

@@ -16,7 +16,7 @@ TINY = Config(steps=12, batch_size=8, group_size=4, subset=3, num_features=4)
 
 @pytest.mark.parametrize("among", ["pool", "subset"])
 @pytest.mark.parametrize("name", [ORACLE, "mopps_top_mixed", "dps"])
-def test_a_run_in_numbers(name, among):
+def test_the_numbers_of_a_run_are_consistent(name, among):
     found = run(TINY, name, 200, 0, among)
     assert len(found["mixed_shares"]) == 2
     assert (10 * found["mixed_shares"][0] + 2 * found["mixed_shares"][1]) / 12 == pytest.approx(found["mixed_share"])
@@ -34,7 +34,7 @@ def test_gps_is_given_the_embeddings_of_its_learner(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["state_space", "adaptive"])
-def test_the_state_space_model_is_given_them_too(name):
+def test_the_state_space_model_is_given_the_embeddings_of_its_learner(name):
     config = Config(steps=8, batch_size=32, group_size=8, num_features=40)
     assert run(config, name, 300, 0, "pool")["spearman"] > 0.3
 
@@ -51,7 +51,7 @@ def pretended(config, seed, share):
     return found | {"mixed_shares": [share, share], "seconds_a_step": 0.1, "mean_absolute_error": 0.1}
 
 
-def test_runs_are_found_again_and_regret_is_of_the_same_seed(tmp_path, monkeypatch, capsys):
+def test_finished_runs_are_reused_and_regret_compares_equal_seeds(tmp_path, monkeypatch, capsys):
     calls = []
 
     def pretend(config, name, size, seed, among):

@@ -82,7 +82,7 @@ def page(tmp_path_factory):
 
 
 class Outline(HTMLParser):
-    """All tags with their attributes, and the text."""
+    """The tags of a page with their attributes, and its text."""
 
     def __init__(self, html):
         super().__init__()
@@ -104,7 +104,7 @@ def outline(page):
     return Outline(page.read_text(encoding="utf-8"))
 
 
-def test_nothing_leaves_the_file(page, outline):
+def test_the_page_loads_nothing_from_outside(page, outline):
     addresses = [a[name] for _, a in outline.tags for name in ("src", "href", "srcset", "action", "data") if name in a]
     assert addresses
     assert all(address.startswith(("#", "data:")) for address in addresses)
@@ -125,7 +125,7 @@ def test_every_figure_has_a_text_alternative_and_a_caption(outline):
     assert not outline.all("svg")
 
 
-def test_figures_are_of_the_smaller_format_and_keep_their_size(outline):
+def test_figures_take_the_smaller_format_and_keep_their_size(outline):
     images = outline.all("img")
     kinds = [image["src"].partition(";base64,")[0].removeprefix("data:image/") for image in images]
     assert kinds[2] == "png"
@@ -151,7 +151,7 @@ def test_ids_are_unique_and_links_of_the_contents_find_their_sections(outline):
     assert outline.all("html") == [{"lang": "en"}]
 
 
-def test_cells_are_numbers_of_one_precision(outline):
+def test_the_numbers_of_a_column_have_one_precision(outline):
     cells = [text for text in outline.text if text.strip()]
     start = cells.index("ridge")
     assert cells[start : start + 8] == ["ridge", *["\N{EN DASH}"] * 6, "\N{MINUS SIGN}0.250"]
@@ -160,7 +160,7 @@ def test_cells_are_numbers_of_one_precision(outline):
     assert numbers == [False, *[True] * 7, False, True]
 
 
-def test_the_footer_says_what_made_the_page(outline):
+def test_the_footer_names_the_command_and_versions(outline):
     text = "".join(outline.text)
     for said in ("python -m experiments.calibration --seeds 0 1 2", "4096", "parity, copy", "jaxlib", "git"):
         assert said in text
@@ -204,7 +204,7 @@ def browser():
 
 
 class Shown:
-    """The page in a window, with everything that went wrong while it was loaded."""
+    """The page in a browser window, with the errors and requests of its loading."""
 
     def __init__(self, browser, path, size, scheme="light"):
         self.context = browser.new_context(viewport=size, color_scheme=scheme)
@@ -282,7 +282,7 @@ def test_lines_of_text_are_of_a_readable_length(shown):
     assert 20 < longest < 80
 
 
-def test_wide_tables_scroll_in_their_box_under_a_first_column_that_stays(shown):
+def test_wide_tables_scroll_in_their_box_and_their_first_column_stays(shown):
     inner, outer, moved, first = shown.run(
         """(() => {
             const box = document.querySelector('.scroll')
@@ -297,7 +297,7 @@ def test_wide_tables_scroll_in_their_box_under_a_first_column_that_stays(shown):
     assert first == pytest.approx(0, abs=1)
 
 
-def test_numbers_end_at_the_right(shown):
+def test_numbers_are_aligned_right(shown):
     assert shown.run("getComputedStyle(document.querySelector('td.number')).textAlign") == "right"
     assert "tabular-nums" in shown.run("getComputedStyle(document.querySelector('td.number')).fontVariantNumeric")
 

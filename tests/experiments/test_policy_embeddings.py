@@ -12,7 +12,7 @@ from rl.prompts import Verdict
 RNG = np.random.default_rng(0)
 
 
-def test_features_that_tell_the_rate_rank_the_prompts_and_noise_does_not():
+def test_informative_features_rank_the_prompts_and_noise_does_not():
     rates = RNG.uniform(size=300)
     noise = RNG.normal(size=(300, 5))
     told = np.concatenate([noise, 1000 + 5 * rates[:, None] + RNG.normal(scale=0.1, size=(300, 1))], 1)
@@ -32,7 +32,7 @@ def test_rates_are_the_shares_of_correct_completions_in_the_order_of_the_pool(mo
 
 
 @pytest.mark.slow
-def test_it_is_measured_from_the_command_line(tmp_path, monkeypatch, capsys):
+def test_the_command_line_measures_the_embeddings(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path / "cache"))
     arguments = ["--tasks", "string_ops", "--seeds", "0", "1", "--prompts", "40", "--rollouts", "2"]
     policy_embeddings.main([*arguments, "--warm-start-steps", "2", "--results", str(tmp_path)])

@@ -49,7 +49,7 @@ def test_steps_and_rollouts_to_an_accuracy():
     assert spent_to_reach(runs, 0.25, "step") == pytest.approx(5)
     assert spent_to_reach(runs, 0.25) == pytest.approx(500)  # a probe comes before the rollouts of its step
     assert spent_to_reach(runs, 0.3, "step") == pytest.approx(6)
-    assert spent_to_reach(runs, 0.0, "step") == 1  # between the first two
+    assert spent_to_reach(runs, 0.0, "step") == 1  # midway between the first two probes
     assert spent_to_reach(runs, 0.76, "step") == math.inf
 
 
@@ -59,7 +59,7 @@ def test_shares_are_of_mean_curves_with_the_error_of_the_jackknife():
     slow, fast = (records(0.5, [factor * value for value in RISE]) for factor in (0.9, 1.6))
     assert share_spent([slow], [uniform], "step")["mean"] == math.inf
     found = share_spent([slow, fast], [uniform, uniform], "step")
-    assert found["mean"] == pytest.approx((0.75 / 1.25 * 20) / 15)  # their mean rises 1.25 times as fast
+    assert found["mean"] == pytest.approx((0.75 / 1.25 * 20) / 15)  # the mean of both curves rises 1.25 times as fast
     assert np.isnan(found["standard_error"])
     faster = records(0.5, [2 * value for value in RISE])
     found = share_spent([fast, faster], [uniform, uniform], "step")
@@ -67,7 +67,7 @@ def test_shares_are_of_mean_curves_with_the_error_of_the_jackknife():
     assert found["standard_error"] == pytest.approx((1 / 1.6 - 1 / 2) / 2)
 
 
-def test_a_run_by_itself():
+def test_numbers_of_a_run_alone():
     one = numbers(RUNS["uniform"][0], 0.25)
     assert one["rollouts"] == 1600
     assert one["held_out_accuracy"] == pytest.approx(0.75)
@@ -77,7 +77,7 @@ def test_a_run_by_itself():
     assert one["selecting"] == pytest.approx(0.1)
 
 
-def test_a_run_beside_uniform():
+def test_numbers_of_a_run_against_uniform():
     found = against(RUNS["mopps"][0], RUNS["uniform"][0])
     assert found["gain"] == pytest.approx(0.6 * 0.75)
     assert found["mixed_share_ratio"] == pytest.approx(2.5)
@@ -105,12 +105,12 @@ def test_tables_fit_a_terminal_and_say_never():
     for table in tables("string_ops", method_numbers(RUNS, SEEN)):
         console.print(table)
     printed = console.export_text()
-    assert "never" in printed  # dps
+    assert "never" in printed  # dps never reaches the accuracy
     assert "0.62 (0.00)" in printed
     assert "…" not in printed
 
 
-def test_the_calibration_error_is_that_of_the_second_half(tmp_path):
+def test_the_calibration_error_uses_only_the_second_half(tmp_path):
     log = HistoryLog(tmp_path, num_prompts=4, spec={})
     ids, n = np.arange(4), np.full(4, 8)
     log.probed(0, (ids, np.full(4, 8), n), jaxsel.Prediction(*6 * [jnp.full(4, 0.9)]))
@@ -141,7 +141,7 @@ def test_every_method_runs_and_a_second_call_runs_nothing_again(tmp_path, monkey
     assert set(json.loads(written)["methods"]) == {"uniform", "dynamic_sampling", "mopps_mixed"}
     assert (tmp_path / "results" / "reproduce_4.png").stat().st_size > 20_000
     assert "of dynamic sampling's rollouts" in capsys.readouterr().out
-    reproduce.main(arguments)  # the seconds of a second run would be others
+    reproduce.main(arguments)  # a second run would write other seconds
     assert (tmp_path / "results" / "reproduce_4_string_ops.json").read_text() == written
 
 
@@ -151,7 +151,7 @@ def test_methods_to_compare_with_are_needed(capsys):
     assert "name both" in capsys.readouterr().err
 
 
-def test_what_the_experiment_sets_cannot_be_set(capsys):
+def test_settings_of_the_experiment_cannot_be_set(capsys):
     with pytest.raises(SystemExit):
         reproduce.main(["--set", "pool_size=64", "--set", "task=countdown"])
     assert "--set task: the experiment itself sets this" in capsys.readouterr().err

@@ -33,7 +33,7 @@ def run(predictor, batches):
     return predictor.predict(KEY, state, None), state
 
 
-def test_it_is_that_of_scikit_learn_with_the_penalty_of_least_generalised_error():
+def test_predictions_equal_scikit_learns_ridge_with_the_least_generalised_error():
     batches, pool, x, y = seen(1, 12)
 
     def error(penalty: float) -> float:
@@ -49,8 +49,8 @@ def test_it_is_that_of_scikit_learn_with_the_penalty_of_least_generalised_error(
     np.testing.assert_allclose(found.unsolved + found.mixed + found.solved, 1, atol=1e-5)
 
 
-def test_the_variance_is_that_of_rates_around_the_line():
-    """The success shares vary more, by the noise of their rollouts."""
+def test_the_variance_measures_the_spread_of_rates_around_the_line():
+    """The success shares vary more than the rates, by the noise of their rollouts."""
     batches, *_ = seen(2, 200)
     found, _ = run(ridge(EMBEDDINGS, memory=1.0), batches)
     np.testing.assert_allclose(np.sqrt(found.variance[0]), 0.05, rtol=0.3)
@@ -66,12 +66,12 @@ def test_old_visits_fade():
         assert slope == pytest.approx(0.15 * sign, abs=0.04)
 
 
-def test_what_was_never_seen_and_what_is_no_visit():
+def test_before_any_visit_rates_are_one_half_and_rows_without_a_visit_change_nothing():
     predictor = ridge(EMBEDDINGS)
     state = predictor.init(KEY, N)
     blank = predictor.predict(KEY, state, None)
     np.testing.assert_array_equal(blank.success_rate, 0.5)
-    np.testing.assert_allclose(blank.mixed, 7 / 9, rtol=1e-3)  # a uniform rate
+    np.testing.assert_allclose(blank.mixed, 7 / 9, rtol=1e-3)  # 1 - 2 / 9, for a uniform rate and 8 rollouts
     after = predictor.update(KEY, state, rollouts([-1, 3, N], [1, 0, 2], [8, 0, 8]))
     jax.tree.map(np.testing.assert_array_equal, after, state)
     one = predictor.predict(KEY, predictor.update(KEY, state, rollouts([4], [8], [8])), None)

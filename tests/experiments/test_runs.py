@@ -53,7 +53,7 @@ def test_every_method_trains_on_every_task(tmp_path, method, task):
 
 @pytest.mark.parametrize(("method", "kind"), [("gps", "policy"), ("adaptive", "both")])
 def test_methods_with_embeddings_can_use_the_policy_at_the_start_of_the_run(tmp_path, monkeypatch, method, kind):
-    """A resumed run reads the saved vectors, although its policy's arithmetic may now round differently."""
+    """A resumed run reads the saved vectors, because its policy may round differently."""
     config = replace(CONFIG, method=replace(CONFIG.method, name=method, embeddings=kind))
     task = make_task(config.task)
     pool = task.pool(config.pool_size, config.seed)
@@ -71,7 +71,7 @@ def test_methods_with_embeddings_can_use_the_policy_at_the_start_of_the_run(tmp_
     assert len(first) == 3
 
 
-def test_a_folder_whose_run_never_took_a_step_has_its_embeddings_computed_again(tmp_path):
+def test_embeddings_are_computed_again_until_the_run_has_a_checkpoint(tmp_path):
     pool = make_task("string_ops").pool(10, 0)
     policies = [make_policy(replace(CONFIG, seed=seed), make_task("string_ops"), progress=False) for seed in (0, 1)]
     one, other = (pool_embeddings("policy", pool, policy, tmp_path) for policy in policies)
@@ -100,18 +100,18 @@ def test_the_seed_varies_pool_choices_and_warm_start(tmp_path):
     assert one[0] != other[0]
 
 
-def test_a_run_goes_on_with_its_own_settings_alone(tmp_path):
+def test_a_run_resumes_only_with_its_own_settings(tmp_path):
     config = replace(CONFIG, method=replace(CONFIG.method, name="uniform"))
     with pytest.raises(ValueError, match=r"method.name is 'mops'"):
         run(replace(config, method=MethodConfig("mops")), tmp_path)
-    records = run(config, tmp_path, resume=True)  # nothing had begun
+    records = run(config, tmp_path, resume=True)  # there is no run yet
     before = (tmp_path / "config.json").read_text()
     others = {"pool_size": 30, "warm_start": replace(config.warm_start, steps=3), "policy": "some/model"}
     for name, other in others.items():
         with pytest.raises(ValueError, match=f"{name}.* is .*, but .* holds a run with {name}"):
             run(replace(config, **{name: other}), tmp_path, resume=True)
     assert (tmp_path / "config.json").read_text() == before
-    assert run(replace(config, parallel="fsdp"), tmp_path, resume=True) == records  # the same run, done
+    assert run(replace(config, parallel="fsdp"), tmp_path, resume=True) == records  # `parallel` may change
 
 
 def test_unknown_names_are_refused():
@@ -122,7 +122,7 @@ def test_unknown_names_are_refused():
         make_task("chess")
 
 
-def test_the_tracker_gets_every_step_and_is_refused_before_anything_is_done(tmp_path, monkeypatch):
+def test_the_tracker_gets_every_step_and_an_unknown_one_is_refused_before_the_run(tmp_path, monkeypatch):
     sent = []
     fake = SimpleNamespace(init=lambda **options: None, log=lambda metrics, step: sent.append(step))
     monkeypatch.setitem(sys.modules, "trackio", fake)
@@ -201,7 +201,7 @@ def test_the_command_line_trains_in_two_processes(tmp_path):
     assert (written["processes"], written["config"]["parallel"]) == (2, "fsdp")
 
 
-def test_a_finished_run_goes_on_with_more_steps_and_its_folder_says_so(tmp_path):
+def test_a_finished_run_goes_on_with_more_steps_and_its_folder_records_them(tmp_path):
     config = replace(CONFIG, method=replace(CONFIG.method, name="uniform"))
     run(config, tmp_path)
     longer = replace(config, train=replace(config.train, steps=4, micro_batch_size=8))
@@ -215,7 +215,7 @@ def test_a_finished_run_goes_on_with_more_steps_and_its_folder_says_so(tmp_path)
     assert read_run(tmp_path).trouble == ""
 
 
-def test_the_loser_of_two_runs_changes_nothing(tmp_path):
+def test_a_second_run_in_a_used_folder_is_refused_and_changes_nothing(tmp_path):
     assert_refused_while_in_use(tmp_path, lambda: run(CONFIG, tmp_path))
 
 

@@ -24,7 +24,7 @@ def test_a_simulation_is_recorded_as_its_selector_saw_it(tmp_path):
     np.testing.assert_array_equal(again.probes[3].success_rate, found.probes["success_rate"][rows])
 
 
-def test_the_truth_is_what_rollouts_are_drawn_from_and_it_rises(tmp_path):
+def test_rollouts_are_drawn_from_the_recorded_rates_and_the_rates_rise(tmp_path):
     found = read_history(record(tmp_path, method="uniform", **SMALL | {"num_prompts": 400, "batch_size": 100}))
     for columns in (found.probes, found.rollouts):
         p = columns["truth"].astype(float)

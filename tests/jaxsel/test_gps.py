@@ -26,7 +26,7 @@ SWITCHED_OFF: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def without(choice: str) -> jaxsel.Selector:
-    """Return NO_LATENT with another way to choose. It shares the compiled predictions of NO_LATENT."""
+    """Return NO_LATENT with another way to choose. Both share the compiled predictions."""
     other = jaxsel.gps(EMBEDDINGS, **TINY | {"latent_size": 0, "decay": None} | SWITCHED_OFF[choice])
     return other._replace(init=NO_LATENT.init, predict=NO_LATENT.predict, update=NO_LATENT.update)
 
@@ -93,7 +93,7 @@ def test_before_the_first_observation_nothing_is_known():
     np.testing.assert_allclose(selector.predict().success_rate, 0.5, atol=1e-6)
 
 
-def test_what_is_observed_of_a_prompt_counts_for_it():
+def test_observations_of_a_prompt_move_its_prediction():
     selector = make()
     selector.observe([1, 2], [0, 8], 8)
     unsolved, solved = selector.predict([1, 2]).success_rate
@@ -109,7 +109,7 @@ def test_the_seed_decides_from_the_first_batch_on():
     assert choices(make(seed=3)) == choices(make(seed=3))
 
 
-def test_looking_does_not_change_later_choices():
+def test_reading_does_not_change_later_choices():
     watched, plain = trained(), trained()
     for _ in range(2):
         watched.predict()
@@ -119,7 +119,7 @@ def test_looking_does_not_change_later_choices():
 
 
 @pytest.mark.parametrize(("way", "method", "candidate_ratio"), [("state_dict", GPS, None), ("save", NO_LATENT, 2)])
-def test_a_restored_selector_goes_on_as_the_other_would(way, method, candidate_ratio, tmp_path):
+def test_a_restored_selector_continues_like_the_original(way, method, candidate_ratio, tmp_path):
     selector = trained(method, seed=5, candidate_ratio=candidate_ratio)
     if way == "save":
         selector.save(tmp_path)
@@ -171,7 +171,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_states_of_others_are_refused(other, tmp_path):
+def test_states_of_other_methods_or_pools_are_refused(other, tmp_path):
     method, arguments, message = OTHERS[other]
     selector, receiver = make(), make(method(), **arguments)
     before = receiver.state_dict()
@@ -230,12 +230,12 @@ def test_windows_hold_every_prompt_once_an_epoch():
             history_conditioned=False,
             likelihood="squared_error",
             decay=None,
-            rule=jaxsel.top_k(),  # it compiles faster than `diverse`, which `NO_LATENT` has
+            rule=jaxsel.top_k(),  # compiles faster than `diverse`, the rule of NO_LATENT
         ),
     ],
     ids=["no latent", "no history"],
 )
-def test_the_choices_of_the_predictor_can_be_switched_off(method):
+def test_the_options_of_the_predictor_can_be_switched_off(method):
     selector = make(method)
     choices(selector)
     assert all(np.isfinite(value) for value in selector.metrics().values())
@@ -244,13 +244,13 @@ def test_the_choices_of_the_predictor_can_be_switched_off(method):
 
 
 @pytest.mark.parametrize("choice", SWITCHED_OFF)
-def test_the_choices_of_the_selection_can_be_switched_off(choice):
+def test_the_options_of_the_selection_can_be_switched_off(choice):
     selector = trained(without(choice))
     assert_valid(selector, 4)
     assert selector.spec != NO_LATENT.spec | {"candidate_ratio": None}
 
 
-def test_without_diversity_it_takes_the_success_rates_next_to_the_target():
+def test_without_diversity_gps_takes_the_success_rates_next_to_the_target():
     selector = trained(without("diversity"))
     distance = abs(selector.predict().success_rate - 0.5)
     chosen = selector.select(4)

@@ -114,7 +114,7 @@ def test_update_keeps_the_structure_of_the_state(method):
         assert (before.shape, before.dtype) == (now.shape, now.dtype)
 
 
-def test_the_spec_is_json_and_of_this_method_alone(method):
+def test_the_spec_is_json_and_unique_to_its_method(method):
     spec = METHODS[method].spec
     assert json.loads(json.dumps(spec)) == spec
     assert [name for name, other in METHODS.items() if other.spec == spec] == [method]

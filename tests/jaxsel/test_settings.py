@@ -17,7 +17,7 @@ METHODS = {
     "mopps": jaxsel.mopps,
     "mopps by step": lambda: jaxsel.mopps(ageing="step"),
     "dps": lambda: jaxsel.dps(entropy_weight=0.1),
-    # with one of the two encoders, because their compilation takes most of the time
+    # one of the two encoders only, because compiling them takes most of the time
     "gps": lambda: jaxsel.gps(EMBEDDINGS, **ONE_ENCODER),
     "state space": lambda: jaxsel.make_selector(
         jaxsel.state_space(EMBEDDINGS), jaxsel.expected_variance(), jaxsel.top_k()
@@ -34,7 +34,7 @@ METHODS = {
 
 @contextlib.contextmanager
 def strict_and_without_nans():
-    """Two settings that only raise errors and change no number, so that the run under them is the reference, too."""
+    """Apply two settings that raise errors and change no number, so that this run is also the reference."""
     with jax.numpy_dtype_promotion("strict"), jax.debug_nans(True):
         yield
 

@@ -106,7 +106,7 @@ def made_of(part: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_spec_is_json_and_no_other_method_has_it(name):
+def test_a_spec_is_json_and_unique(name):
     spec = ALL[name].spec
     assert json.loads(json.dumps(spec)) == spec
     assert set(spec) == {"method", "predictor", "acquisition", "rule"}
@@ -114,7 +114,7 @@ def test_a_spec_is_json_and_no_other_method_has_it(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_recalibration_keeps_the_method_and_what_it_recalibrates(name):
+def test_recalibration_keeps_the_specs_of_the_method_and_the_inner_predictor(name):
     plain, corrected = METHODS[name].spec, ALL[f"recalibrated {name}"].spec
     assert corrected["method"] == plain["method"] == name.partition(",")[0]
     assert corrected["predictor"]["name"] == "recalibrated"
@@ -125,7 +125,7 @@ def test_recalibration_keeps_the_method_and_what_it_recalibrates(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_selector_can_be_made_again_of_its_spec(name):
+def test_a_selector_can_be_made_again_from_its_spec(name):
     spec = ALL[name].spec
     parts = (made_of(spec[part]) for part in ("predictor", "acquisition", "rule"))
     assert jaxsel.make_selector(*parts, method=spec["method"]).spec == spec
@@ -139,12 +139,12 @@ def test_exploring_keeps_the_method_and_its_rule(name):
     assert spec == plain | {"rule": {"name": "exploring", "rule": plain["rule"], "share": 0.2, "after": 5}}
 
 
-def test_a_prompt_selector_says_what_it_chooses_among_beside_the_method():
+def test_the_spec_of_a_prompt_selector_adds_the_candidate_ratio():
     live = jaxsel.PromptSelector(ALL["recalibrated dps"], num_prompts=N, candidate_ratio=2)
     assert live.spec == ALL["recalibrated dps"].spec | {"candidate_ratio": 2}
 
 
-def test_an_initial_belief_comes_back_as_it_went():
+def test_an_initial_belief_survives_a_round_trip_through_the_spec():
     beliefs = np.asarray(jax.random.dirichlet(jax.random.key(0), np.ones(3), (200,)), np.float64)
     for belief in beliefs * 7:
         said = jaxsel.hidden_markov(initial_belief=belief).spec["initial_belief"]

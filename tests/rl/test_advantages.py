@@ -92,7 +92,7 @@ ESTIMATORS = {
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_what_holds_for_every_estimator(name):
+def test_every_estimator_is_finite_centred_and_shift_invariant(name):
     estimate = ESTIMATORS[name]
     rewards = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     rewards[0, 1], rewards[2] = NAN, NAN
@@ -128,7 +128,7 @@ def test_gae_between_its_extremes():
     np.testing.assert_allclose(one_step.numpy(), [[-0.25, 0.5, 0.25]])  # differences of the values
 
 
-def test_gae_steps_over_what_the_mask_hides():
+def test_gae_skips_masked_tokens():
     rewards = torch.tensor([[0.0, 1.0, 4.0]])
     values = torch.tensor([[3.0, 2.0, 1.0]])
     dense = advantages.gae(rewards, values, torch.ones(1, 3, dtype=torch.bool), discount=0.9)
@@ -151,7 +151,7 @@ def test_gae_of_a_completion_without_judgement_is_zero_everywhere():
     assert not result.requires_grad
 
 
-def test_advantages_are_normalised_over_the_tokens_that_count():
+def test_advantages_are_normalised_over_unmasked_tokens():
     mask = torch.tensor([[True, False, True], [True, True, True]])
     result = advantages.normalise(torch.tensor([[1.0, NAN, 2.0], [3.0, 5.0, -1.0]]), mask)
     known = np.array([1.0, 2.0, 3.0, 5.0, -1.0])
@@ -186,7 +186,7 @@ def test_equal_rewards_have_no_advantage_at_any_scale(name, dtype):
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_rounding_errors_are_no_spread(name):
-    """The same score, summed in two orders."""
+    """The two rewards are the same score, summed in two orders."""
     one, other = np.float32(8.24), np.nextafter(np.float32(8.24), np.float32(9))
     rewards = torch.tensor([[one, other] * 4])
     assert rewards.unique().numel() == 2
@@ -195,7 +195,7 @@ def test_rounding_errors_are_no_spread(name):
 
 @pytest.mark.parametrize("group", [[1.0, 1.001], [0.0, 1e-3], [0.0, 1e-9], [1e4, 1e4 + 1], [-5.0, -5.001]])
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_small_differences_have_their_advantage(name, group):
+def test_small_differences_give_an_advantage(name, group):
     result = ESTIMATORS[name](torch.tensor([group])).flatten().tolist()
     sign = math.copysign(1, group[1] - group[0])
     assert result[1] * sign > 0
@@ -221,7 +221,7 @@ def test_advantages_are_finite_whatever_the_rewards(name):
 
 
 @pytest.mark.parametrize("unknown", [math.inf, -math.inf])
-def test_gae_of_an_infinite_reward_or_value_is_not_judged(unknown):
+def test_gae_treats_an_infinite_reward_or_value_as_not_judged(unknown):
     mask = torch.ones(3, 2, dtype=torch.bool)
     rewards, values = torch.tensor([[0.0, unknown], [0.0, 1.0], [0.0, 1.0]]), torch.full((3, 2), 0.5)
     values[1, 0] = unknown
@@ -244,7 +244,7 @@ def beta(mean, variance):
 
 
 def denoised(rewards, mean, variance):
-    """Return MaPP's advantages by a plain loop in float64 over the completions of one group and over S."""
+    """Return MaPP's advantages by a float64 loop over the completions of a group and over numbers of equal answers."""
     judged = [r for r in rewards if math.isfinite(r)]
     n, found = len(judged), []
     for r in rewards:
@@ -268,20 +268,24 @@ def mapp(rewards, mean, variance, dtype=torch.float64):
     st.floats(0.001, 0.999),
     st.floats(0.001, 0.98),
 )
-def test_mapp_is_the_plain_loop_over_the_counts(rewards, mean, spread):
+def test_mapp_equals_a_plain_loop_over_the_counts(rewards, mean, spread):
     variance = mean * (1 - mean) * spread
     np.testing.assert_allclose(mapp([rewards], mean, variance)[0], denoised(rewards, mean, variance), rtol=1e-7)
 
 
 def test_mapp_by_hand():
-    # Beta(1, 1) and the other answer: (1, 2) for the correct one, (2, 1) for the wrong one; only S = 1 has a size, 1.
+    # With the other answer, Beta(1, 1) becomes Beta(1, 2) for the correct answer and Beta(2, 1) for the wrong one.
+    # Only 1 equal answer of 2 has an advantage, and its size is 1.
     np.testing.assert_allclose(mapp([[1.0, 0.0]], 1 / 2, 1 / 12), [[2 / 3, -2 / 3]], rtol=1e-12)
     np.testing.assert_allclose(mapp([[1.0, 1.0]], 1 / 2, 1 / 12), [[1 / 3, 1 / 3]], rtol=1e-12)
     np.testing.assert_allclose(mapp([[0.0, 0.0]], 1 / 2, 1 / 12), [[-1 / 3, -1 / 3]], rtol=1e-12)
 
 
 def test_mapp_with_a_certain_belief_is_grpo_in_groups_drawn_at_that_rate():
-    """The mean of sqrt((n - S) / S) over Binomial draws of the others, however many answers of this group are right."""
+    """The size is the mean of sqrt((n - S) / S) over Binomial draws of the others, whatever the verdicts of this group.
+
+    S is the number of equal answers, among n.
+    """
     n, rate = 6, 0.3
     size = np.arange(1, n)
     right = (binom.pmf(size - 1, n - 1, rate) * np.sqrt((n - size) / size)).sum()
@@ -326,7 +330,7 @@ def test_a_surprising_group_of_equal_rewards_moves_the_policy_more_than_an_expec
     assert found[0, 0] > 4 * found[1, 0] > 0
 
 
-def test_mapp_has_no_rows_of_an_empty_batch():
+def test_mapp_of_an_empty_batch_is_empty():
     assert mapp(np.zeros((0, 4)), 0.5, 0.1).shape == (0, 4)
 
 
@@ -340,6 +344,6 @@ def test_mapp_has_no_rows_of_an_empty_batch():
         ([[1.0, 0.0]] * 3, 0.5, [0.1, 0.1, math.inf], r"variance\[2\] is inf; give"),
     ],
 )
-def test_what_mapp_refuses(rewards, mean, variance, message):
+def test_mapp_refuses_bad_rewards_and_beliefs(rewards, mean, variance, message):
     with pytest.raises(ValueError, match=message):
         mapp(rewards, mean, variance)

@@ -116,7 +116,7 @@ def test_zero_share_leaves_a_count_out():
 
 
 @pytest.mark.parametrize("count", [5, 6])
-def test_five_and_six_numbers(count):
+def test_five_and_six_numbers_are_supported(count):
     task = countdown.make(shares={count: 1}, demonstration_shares={count: 1})
     assert all(len(answer["numbers"]) == count for answer in task.pool(100, 0).answers)
     for prompt, completion in itertools.islice(task.demonstrations(0), 300):
@@ -141,7 +141,7 @@ def test_the_global_generators_are_neither_read_nor_touched():
     assert random.getstate() == states
 
 
-# A pool of 12000 prompts of {2, 3} digits needs the list, because few draws are new near its end.
+# The second case takes all 8959 prompts. Few draws are new near their end, so the rest comes from a list.
 @pytest.mark.slow
 @pytest.mark.parametrize(("shares", "sizes"), [({2: 1, 3: 1, 4: 1}, (0, 1, 700)), ({2: 1, 3: 1}, (8000, 8959))])
 def test_a_smaller_pool_is_the_beginning_of_a_larger_one(shares, sizes):
@@ -206,7 +206,7 @@ def test_demonstrations_show_many_solutions_of_a_prompt_and_stay_mixed():
 # Tests of the task.
 
 
-def test_make_closes_over_its_options():
+def test_make_applies_its_options():
     task = countdown.make(shares={3: 1}, demonstration_shares={2: 1}, max_number=20, max_target=40, format_credit=0.2)
     assert task.name == "countdown"
     bounds = {"max_number": 20, "max_target": 40}
@@ -258,12 +258,12 @@ def test_max_new_tokens_is_the_longest_completion_and_its_end(options, longest):
         ({"format_credit": float("nan")}, "format_credit=nan"),
     ],
 )
-def test_bad_options(options, message):
+def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         countdown.make(**options)
 
 
-def test_bad_arguments():
+def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="num_prompts=-1; give 0 or more"):
         countdown.pool(-1, 0)
     with pytest.raises(ValueError, match="seed=-1; give 0 or more"):
@@ -274,7 +274,7 @@ def test_bad_arguments():
         countdown.demonstrations(0, max_number=0)
 
 
-def test_a_side_without_instances_says_so():
+def test_a_side_without_instances_is_an_error():
     # Two numbers up to 2 reach the target 1 in three ways, and none of the three is held out.
     with pytest.raises(ValueError, match=r"no Countdown instance of 2 numbers .* for evaluation; raise max_number"):
         countdown.held_out(1, shares={2: 1}, max_number=2, max_target=1)

@@ -91,12 +91,12 @@ def test_sides_of_the_dataset_are_disjoint_up_to_order(data_set):
     assert len(load_dataset_pool(folder)) == 340
 
 
-def test_own_template(data_set):
+def test_a_custom_template_is_filled_in(data_set):
     pool = load_dataset_pool(data_set()[0], template='{"n": [{numbers}], "t": {target}}')
     assert pool.texts[0] == '{"n": [3, 5, 7], "t": 22}'
 
 
-def test_dataset_errors(data_set):
+def test_unusable_datasets_are_refused(data_set):
     folder, _ = data_set()
     with pytest.raises(ValueError, match=r"no row of .* is left; loosen number_counts"):
         load_dataset_pool(folder, number_counts=(5,))

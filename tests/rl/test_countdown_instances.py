@@ -65,7 +65,7 @@ def test_order_of_numbers_in_the_prompt_is_uniform():
 
 @given(st.lists(st.integers(1, 99), min_size=2, max_size=6), st.integers(1, 999), st.randoms())
 @settings(derandomize=True, deadline=None)
-def test_the_order_of_numbers_has_no_say_in_the_split(numbers, target, order):
+def test_the_order_of_numbers_does_not_affect_the_split(numbers, target, order):
     shuffled = list(numbers)
     order.shuffle(shuffled)
     assert countdown.is_held_out(numbers, target) == countdown.is_held_out(shuffled, target)

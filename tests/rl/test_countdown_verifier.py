@@ -19,7 +19,7 @@ SOLVED, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
     "completion",
     ["3*5+7", "7+5*3", "7+(3*5)", " 3 * 5 + 7 ", "((3)*(5))+((7))", "3*5+7\n", "(((((((3*5+7)))))))"],
 )
-def test_right_answers(completion):
+def test_right_answers_are_successes(completion):
     assert verify(completion, ANSWER) == SOLVED
     assert verify(f"<think>3*5 is 15</think><answer>{completion}</answer>", ANSWER) == SOLVED
 
@@ -137,14 +137,14 @@ TOO_LONG = {
 
 
 @pytest.mark.parametrize("name", WELL_FORMED_BUT_WRONG)
-def test_well_formed_but_wrong(name):
+def test_wrong_answers_get_at_most_the_format_credit(name):
     completion = WELL_FORMED_BUT_WRONG[name]
     assert verify(completion, ANSWER) == WRONG
     assert verify(completion, ANSWER, format_credit=0.1) == Verdict(False, 0.1)
 
 
 @pytest.mark.parametrize("name", [*MALFORMED, *TOO_LONG])
-def test_malformed(name):
+def test_malformed_completions_get_no_credit(name):
     completion = (MALFORMED | TOO_LONG)[name]
     for text in (completion, f"<answer>{completion}</answer>"):
         assert verify(text, ANSWER, format_credit=0.1) == WRONG
@@ -184,7 +184,7 @@ def test_length_bound_is_exact():
         ("<ANSWER>3+5</ANSWER>", "<ANSWER>3+5</ANSWER>"),
     ],
 )
-def test_extract(completion, extracted):
+def test_extract_takes_the_text_of_the_answer(completion, extracted):
     assert extract(completion) == extracted
 
 
@@ -193,7 +193,7 @@ def test_only_the_last_answer_counts():
     assert verify("<answer>3+5+7</answer><answer>3*5+7</answer>", ANSWER) == SOLVED
 
 
-def test_a_parse_from_deep_in_the_stack():
+def test_parsing_works_deep_in_the_call_stack():
     def deep(levels):
         return verify("+".join("1" * 64), ANSWER) if levels == 0 else deep(levels - 1)
 
@@ -218,7 +218,7 @@ def test_any_text_gets_a_verdict(text):
 
 @given(st.text(alphabet="0123456789+-*/() ", max_size=140))
 @settings(derandomize=True, deadline=None, max_examples=2000)
-def test_text_of_the_alphabet_is_read_as_python_reads_it(text):
+def test_accepted_text_has_the_value_that_python_gives(text):
     expression = parse(text)
     if expression is not None and expression.value is not None:
         assert eval(text.strip(), {"__builtins__": {}}) == pytest.approx(float(expression.value))
@@ -278,6 +278,6 @@ def test_answers_given_as_text(answer):
 
 
 @pytest.mark.parametrize("answer", ["", "8", "null", '{"numbers": [3, 5]}', {"numbers": [3, "x"], "target": 8}, {}])
-def test_an_answer_that_is_none_names_itself(answer):
+def test_a_malformed_answer_is_named(answer):
     with pytest.raises(ValueError, match=r"answer is .*; give numbers and target"):
         verify("3+5", answer)

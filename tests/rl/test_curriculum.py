@@ -14,7 +14,7 @@ MOPPS, DPS, UNIFORM = jaxsel.mopps(), jaxsel.dps(), jaxsel.uniform()  # a method
 
 
 class FakeRollouts:
-    """Prompt i is never solved when i % 4 == 0, always when i % 4 == 1, else half the time. Batches are recorded."""
+    """Records batches. Prompt i is solved never if i % 4 == 0, always if i % 4 == 1, and else half of the time."""
 
     def __init__(self):
         self.batches = []
@@ -44,7 +44,7 @@ def roll_out():
     return FakeRollouts()
 
 
-def test_selected_trains_on_what_it_selected(roll_out):
+def test_selected_trains_on_its_selection(roll_out):
     curriculum = Selected(chooser := selector(), B)
     collected = curriculum.collect(roll_out)
     assert collected.groups.prompt_ids.tolist() == roll_out.batches[0].tolist()
@@ -87,7 +87,7 @@ def test_kept_surplus_saves_rollouts(roll_out):
     assert other.num_rollouts < roll_out.num_rollouts
 
 
-def test_dynamic_sampling_stops_at_the_cap_with_what_there_is(roll_out):
+def test_dynamic_sampling_stops_at_the_cap_with_a_partial_batch(roll_out):
     collected = DynamicSampling(selector(), B, max_batches=1).collect(roll_out)
     assert len(roll_out.batches) == 1
     assert 0 < len(collected.groups.prompt_ids) < B
@@ -110,7 +110,7 @@ def test_a_cap_below_one_is_refused():
         DynamicSampling(selector(), B, max_batches=0)
 
 
-def test_history_resampling_drops_what_was_solved_in_the_epoch_before(roll_out):
+def test_history_resampling_drops_prompts_solved_in_the_previous_epoch(roll_out):
     curriculum = HistoryResampling(selector(), B, seed=0)
     for _ in range(N // B):
         curriculum.collect(roll_out)

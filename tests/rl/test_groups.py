@@ -35,7 +35,7 @@ def test_judge_counts_successes_against_the_right_answer(task, policy):
     assert groups.mixed.tolist() == [False, False]
 
 
-def test_what_was_not_judged_lowers_n_and_is_no_failure(task, policy):
+def test_unjudged_completions_lower_n_and_are_no_failures(task, policy):
     verdicts = iter([Verdict(True, 1.0), None, Verdict(True, math.nan), Verdict(False, 0.0)])
     completions = generate(policy, [0, 1])
     completions = completions._replace(texts=[*completions.texts[:4], None, None, None, None])
@@ -82,7 +82,7 @@ def test_join_then_take_gives_the_parts_back(task, policy):
     torch.testing.assert_close(part.rewards, parts[1].rewards)
 
 
-def test_joined_prompts_mean_the_same_to_the_policy(task, policy):
+def test_joining_changes_no_log_probability(task, policy):
     """Padding to the longest prompt and completion changes no log-probability."""
     parts = [judge(task, POOL, np.array([i], np.int32), generate(policy, [i], i)) for i in range(3)]
     c = join(parts).completions

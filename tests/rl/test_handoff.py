@@ -103,7 +103,7 @@ def test_views_are_copied_before_the_call_returns(view, copy):
     np.testing.assert_array_equal(array, expected)
 
 
-def test_lazily_negated():
+def test_a_lazily_negated_tensor_keeps_its_values():
     tensor = torch._neg_view(torch.ones(100))  # type: ignore[attr-defined]  # DLPack alone hands over +1
     assert (np.asarray(to_jax(tensor, copy=False)) == -1).all()
 
@@ -116,12 +116,12 @@ def test_int64_that_fits_becomes_int32():
 
 
 @pytest.mark.parametrize("value", [2**31 + 5, -(2**31) - 1])
-def test_int64_that_does_not_fit(value):
+def test_int64_that_does_not_fit_is_refused(value):
     with pytest.raises(ValueError, match=f"ids holds {value}.*give integers from -2147483648 to 2147483647"):
         to_jax(torch.tensor([0, value]), name="ids")
 
 
-def test_wide_types_stay_where_jax_keeps_them():
+def test_wide_types_are_kept_with_x64():
     with jax.enable_x64(True):
         for tensor in (torch.tensor([2**40]), torch.tensor([1 / 3], dtype=torch.float64)):
             array = to_jax(tensor)
@@ -142,12 +142,12 @@ def test_wide_types_stay_where_jax_keeps_them():
     ],
 )
 @pytest.mark.parametrize("copy", [False, True])
-def test_tensors_that_cannot_be_handed_over(tensor, message, copy):
+def test_tensors_that_cannot_be_handed_over_are_refused(tensor, message, copy):
     with pytest.raises(ValueError, match=message):
         to_jax(tensor, copy=copy)
 
 
-def test_where_jax_sees_no_gpu(monkeypatch):
+def test_a_gpu_tensor_is_refused_where_jax_sees_no_gpu(monkeypatch):
     from rl.handoff import _on_shared_device
 
     def no_gpu(platform):
@@ -159,13 +159,13 @@ def test_where_jax_sees_no_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_no_hand_off_while_jax_traces(copy):
+def test_a_hand_off_while_jax_traces_is_refused(copy):
     tensor = torch.zeros(3)
     with pytest.raises(ValueError, match=r"tensor was given while JAX traces.*convert it before"):
         jax.jit(lambda x: x + to_jax(tensor, copy=copy))(jnp.zeros(3))
     with pytest.raises(ValueError, match=r"array is traced.*give the function's result"):
         jax.jit(lambda x: to_torch(x, copy=copy))(jnp.zeros(3))
-    assert to_jax(tensor, copy=copy).shape == (3,), "a failed trace leaves nothing behind"
+    assert to_jax(tensor, copy=copy).shape == (3,), "the failed trace has left something behind"
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ def test_no_hand_off_while_jax_traces(copy):
         (jnp.zeros(2, jnp.int4), "array has type int4; give one of"),
     ],
 )
-def test_arrays_that_cannot_be_handed_over(array, message):
+def test_arrays_that_cannot_be_handed_over_are_refused(array, message):
     with pytest.raises(ValueError, match=message):
         to_torch(array)
 
 
-def test_an_array_on_several_devices():
+def test_an_array_on_several_devices_is_refused():
     mesh = jaxsel.prompts_mesh()
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     with pytest.raises(ValueError, match="array lies on 8 devices; put it on one"):
@@ -195,7 +195,7 @@ def test_the_array_is_computed_before_torch_reads_it(copy):
     assert (to_torch(product, copy=copy) == 600**2).all()
 
 
-def test_donation_after_the_hand_off():
+def test_a_copy_survives_donation_and_a_donated_array_is_refused():
     add = jax.jit(lambda x: x.at[0].add(1), donate_argnums=0)
     array = jnp.arange(1000) + 0
     copied = to_torch(array)
@@ -206,7 +206,7 @@ def test_donation_after_the_hand_off():
         to_torch(array)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what the CPU does")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="tests the CPU")
 def test_on_the_cpu_shared_memory_is_not_donated():
     add = jax.jit(lambda x: x.at[0].add(1), donate_argnums=0)
     array = jnp.arange(1000) + 0
@@ -267,7 +267,7 @@ def test_rewards_are_counted(ids, dtype, way):
     assert seen.selector.visits.tolist() == [1, 0, 1, 0, 0, 1, 0, 0]
 
 
-def test_flat_rewards_are_those_of_groups(way):
+def test_flat_rewards_teach_the_same_as_grouped_rewards(way):
     flat, grouped = (jaxsel.PromptSelector(DPS, num_prompts=8) for _ in range(2))
     order = torch.randperm(REWARDS.numel(), generator=torch.Generator().manual_seed(0))
     observe_rewards(grouped, IDS, REWARDS)
@@ -299,7 +299,7 @@ def test_rewards_without_nan(dtype, way):
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 4)])
-def test_no_rewards_are_a_step_all_the_same(shape, way):
+def test_empty_rewards_count_as_a_step(shape, way):
     selector = jaxsel.PromptSelector(MOPPS, num_prompts=8)
     observe_rewards(selector, [], torch.zeros(shape))
     assert selector.metrics()["selector/observes"] == 1
@@ -335,7 +335,7 @@ def test_wrong_rewards_change_nothing(ids, rewards, threshold, message, way):
     assert selector.metrics()["selector/observes"] == 0
 
 
-def test_both_ways_teach_the_same(monkeypatch):
+def test_counts_on_the_device_and_on_the_host_teach_the_same(monkeypatch):
     selectors = [jaxsel.PromptSelector(DPS, num_prompts=8) for _ in range(2)]
     for selector, stays in zip(selectors, (True, False), strict=True):
         monkeypatch.setattr("rl.handoff._stay_on_device", lambda counts, stays=stays: stays)
@@ -392,12 +392,12 @@ def test_experiments_set_jax_up_before_it_looks_at_its_devices(monkeypatch):
     assert run("experiments.running.runs", monkeypatch, None)[-1] == "in the end: false True True"
 
 
-def test_setting_jax_up_imports_neither(monkeypatch):
+def test_setting_jax_up_imports_neither_jax_nor_torch(monkeypatch):
     assert run("rl", monkeypatch, None) == ["in the end: false False False"]
 
 
 @pytest.mark.parametrize("started", [False, True])
-def test_too_late_on_a_gpu(monkeypatch, recwarn, started):
+def test_setting_jax_up_too_late_on_a_gpu_warns(monkeypatch, recwarn, started):
     jnp.zeros(1).block_until_ready()
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -411,7 +411,7 @@ def test_too_late_on_a_gpu(monkeypatch, recwarn, started):
     assert not recwarn
 
 
-def test_on_a_cpu_it_is_never_too_late(monkeypatch):
+def test_setting_jax_up_late_on_a_cpu_does_not_warn(monkeypatch):
     jnp.zeros(1).block_until_ready()
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
@@ -427,7 +427,7 @@ class TestOnAGpu:
             pytest.skip("JAX sees no GPU")
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_nothing_leaves_the_device(self, dtype):
+    def test_conversions_stay_on_the_device(self, dtype):
         tensor = torch.arange(2**16, device="cuda").to(getattr(torch, dtype))
         shared = to_jax(tensor, copy=False)
         assert same_memory(shared, tensor)
@@ -480,7 +480,7 @@ class TestOnAGpu:
         host.observe(IDS, SUCCESSES, GROUP_SIZE)
         jax.tree.map(np.testing.assert_array_equal, seen.selector.state_dict(), host.state_dict())
 
-    def test_nothing_waits_for_the_rewards(self):
+    def test_counts_are_right_while_the_gpu_is_busy(self):
         """Convert thousands of tensors while the GPU is busy. Memory reused too early would give wrong counts."""
         there, here = (jaxsel.PromptSelector(MOPPS, num_prompts=64) for _ in range(2))
         busy = torch.ones(4096, 4096, device="cuda")

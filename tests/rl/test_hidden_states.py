@@ -63,12 +63,12 @@ def test_embed_computes_equal_texts_once_and_never_caches_the_vectors(small, tmp
     np.testing.assert_array_equal(vectors[1], vectors[3])
     assert list(tmp_path.iterdir()) == []
     with torch.no_grad():
-        small.model.model.norm.weight.mul_(2)  # the next step of training
+        small.model.model.norm.weight.mul_(2)  # as a step of training does
     again = embed(TEXTS, embedder=hidden_states(small), cache=tmp_path, progress=False)
     np.testing.assert_allclose(again, 2 * vectors, rtol=1e-6)
 
 
-def test_beside_another_embedder_nothing_is_cached_either(small, tmp_path):
+def test_concatenated_with_another_embedder_nothing_is_cached(small, tmp_path):
     def lengths(texts):
         return np.array([[float(len(text))] for text in texts])
 
@@ -106,6 +106,6 @@ def test_a_chat_template_is_applied_as_in_rollouts(small):
         ({}, ["1=", "1" * 257], "prompts has 257 tokens in row 1.* exceeds the limit of 256; give shorter prompts"),
     ],
 )
-def test_what_is_refused(small, options, texts, message, unchecked_types):
+def test_bad_arguments_are_refused(small, options, texts, message, unchecked_types):
     with pytest.raises(ValueError, match=message):
         hidden_states(small, **options)(texts)

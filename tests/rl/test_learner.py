@@ -214,8 +214,8 @@ def shifted(groups, by):
 
 
 @pytest.mark.parametrize(("by", "weight"), [(0.5, math.exp(-0.5)), (-0.2, math.exp(0.2)), (-2.0, 3.0)])
-def test_importance_weights_correct_an_engine_that_is_off(task, policy, by, weight):
-    """Every token has the weight e^-by, capped at 3. Ratios refer to the trainer's own policy: none is clipped."""
+def test_importance_weights_correct_a_deviating_engine(task, policy, by, weight):
+    """Every token has the weight e^-by, capped at 3. Ratios refer to the trainer's own policy, so none is clipped."""
     groups = groups_of(task, policy)
     exact = first_gradient(policy, CONFIG, groups)
     config = replace(CONFIG, importance_cap=3.0)
@@ -243,8 +243,8 @@ def test_ratios_are_to_the_log_probabilities_of_the_first_pass(task, policy):
 
 
 @pytest.mark.parametrize("importance_cap", [0.0, 2.0])
-def test_the_gap_is_that_of_the_tokens_trained_on_before_the_first_step(task, policy, importance_cap):
-    """The last group differs by 1 at first tokens and by 1/4 at the others, groups without signal by 100."""
+def test_the_gap_is_measured_on_trained_tokens_before_the_first_step(task, policy, importance_cap):
+    """The last two groups differ by 1 at first tokens and by 1/4 at others; the groups without signal differ by 100."""
     groups = groups_of(task, policy, torch.tensor([[1.0, 1, 1], [math.nan, 0, 0], [0, 0, 1], [1, 0, 0]]))
     by = torch.full(groups.completions.mask.shape, -0.25)
     by[:, 0] = 1.0
@@ -258,7 +258,7 @@ def test_the_gap_is_that_of_the_tokens_trained_on_before_the_first_step(task, po
 
 
 def test_the_gap_of_bfloat16(task, policy):
-    """A bfloat16 engine and trainer see the same policy; a float32 engine samples from another one."""
+    """A bfloat16 engine and trainer see the same policy; a float32 engine samples from another policy."""
     rounded = replace(policy, precision="bfloat16")
     gaps = {}
     for name, sampler, trainer in (("32", policy, policy), ("16", rounded, rounded), ("mixed", policy, rounded)):
@@ -322,7 +322,7 @@ def test_a_model_by_path_with_a_chat_template_trains(task, policy, tmp_path):
     assert len(moved) == len(before)
 
 
-def test_what_truncated_sampling_left_out_is_not_clipped(policy, task):
+def test_truncated_sampling_is_not_clipped_in_the_first_step(policy, task):
     """Log-probabilities under top-p sampling exceed the policy's. Ratios to them would be clipped from the start."""
     groups = groups_of(task, policy)
     completions = groups.completions._replace(log_probs=groups.completions.log_probs + 0.5)
@@ -339,8 +339,8 @@ def weights_of(learner: Learner) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("advantage", ["dr_grpo", "gae"])
-def test_a_gradient_that_is_not_finite_is_no_step(task, policy, advantage, caplog):
-    """Rewards near the largest float32 make the gradient overflow. Later steps are as without this step."""
+def test_a_step_with_a_non_finite_gradient_is_skipped(task, policy, advantage, caplog):
+    """Rewards near the largest float32 make the gradient overflow. Later steps equal those without this batch."""
     good, huge = groups_of(task, policy), groups_of(task, policy, REWARDS * 3e38)
     config = replace(CONFIG, advantage=advantage, updates_per_batch=2)
     learner = Learner(config, replace(policy, model=copy.deepcopy(policy.model)))
@@ -362,7 +362,7 @@ def test_a_gradient_that_is_not_finite_is_no_step(task, policy, advantage, caplo
 
 @pytest.mark.parametrize("options", [{}, {"importance_cap": 2.0}, {"advantage": "gae"}, {"kl_weight": 0.1}])
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
-def test_tokens_that_the_engine_gave_no_log_probability_do_not_count(task, policy, bad, options):
+def test_tokens_without_a_finite_log_probability_do_not_count(task, policy, bad, options):
     groups = groups_of(task, policy)
     log_probs = groups.completions.log_probs.clone()
     log_probs[0, 0] = log_probs[5] = bad  # one token, and a whole completion
@@ -379,7 +379,7 @@ def test_tokens_that_the_engine_gave_no_log_probability_do_not_count(task, polic
 
 @pytest.mark.parametrize("unknown", [math.inf, -math.inf])
 @pytest.mark.parametrize("advantage", ["grpo", "reinforce_pp", "gae"])
-def test_infinite_rewards_train_as_rewards_that_are_unknown(task, policy, advantage, unknown):
+def test_infinite_rewards_train_like_unknown_rewards(task, policy, advantage, unknown):
     config = replace(CONFIG, advantage=advantage)
     known = groups_of(task, policy)
     wanted = first_gradient(policy, config, known)
@@ -387,7 +387,7 @@ def test_infinite_rewards_train_as_rewards_that_are_unknown(task, policy, advant
 
 
 @pytest.mark.parametrize("advantage", ["grpo", "gae"])
-def test_completions_without_tokens_are_no_step(task, policy, advantage):
+def test_completions_without_tokens_have_no_loss_and_no_gradient(task, policy, advantage):
     groups = groups_of(task, policy)
     nothing = groups.completions._replace(mask=groups.completions.mask & False)
     metrics = Learner(replace(CONFIG, advantage=advantage), policy).update(groups._replace(completions=nothing), 0)

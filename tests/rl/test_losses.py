@@ -41,7 +41,7 @@ def test_the_mean_runs_over_tokens_not_over_completions():
     assert loss.item() == pytest.approx(-(3 - 1) / 4)
 
 
-def test_what_the_mask_hides_does_not_count_even_when_it_is_not_finite():
+def test_masked_tokens_do_not_count_even_if_not_finite():
     mask = torch.tensor([[True, False]])
     log_probs = torch.tensor([[0.0, -math.inf]], requires_grad=True)
     loss, metrics = clipped_policy_loss(log_probs, torch.zeros(1, 2), torch.ones(1), mask)
@@ -64,7 +64,7 @@ def test_parts_of_a_batch_add_up_to_the_batch():
     assert torch.stack(parts).sum().item() == pytest.approx(whole.item(), rel=1e-6)
 
 
-def test_no_token_no_loss():
+def test_without_tokens_the_loss_is_0():
     empty = torch.zeros(2, 3, dtype=torch.bool)
     loss, metrics = clipped_policy_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2), empty)
     assert loss.item() == 0
@@ -82,7 +82,7 @@ def test_the_sequence_mean_by_hand():
     np.testing.assert_allclose(gradient.numpy(), [[-1 / 3, -1 / 3, -1 / 3], [0.5, 0, 0]], rtol=1e-6)
 
 
-def test_the_metrics_are_means_of_the_kind_that_the_loss_is():
+def test_the_metrics_use_the_aggregation_of_the_loss():
     log_probs = torch.tensor([[math.log(2.0), 0.0, 0.0], [0.0, 0.0, 0.0]])
     for aggregation, share in {"token_mean": 1 / 4, "sequence_mean": 1 / 6}.items():
         _, metrics = clipped_policy_loss(
@@ -205,7 +205,10 @@ def test_an_option_out_of_range_is_refused(option, message):
 
 
 def test_the_value_loss_by_hand():
-    """Return 1, old value 0, clip 0.2. Values: unmoved, clipped, moved away, beyond 1, masked, not judged."""
+    """The return is 1, the old value 0, the clip 0.2.
+
+    The values are unmoved, clipped, moved away, beyond 1, masked and not judged.
+    """
     values = torch.tensor([[0.0, 0.5, -0.5, 3.0, math.inf, 7.0]], requires_grad=True)
     returns = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, math.nan]])
     mask = torch.tensor([[True, True, True, True, False, True]])
@@ -216,7 +219,7 @@ def test_the_value_loss_by_hand():
     assert metrics == {"value_clip_share": 1 / 4}
 
 
-def test_the_value_loss_in_parts_and_of_nothing():
+def test_parts_of_the_value_loss_add_up_and_an_empty_mask_gives_0():
     values = torch.tensor([[1.0], [2.0]])
     mask = torch.ones(2, 1, dtype=torch.bool)
     whole, _ = clipped_value_loss(values, values, torch.zeros(2, 1), mask)
@@ -303,7 +306,7 @@ def test_a_return_or_old_value_that_is_not_finite_counts_nowhere(bad):
     assert metrics["value_clip_share"] == 0
 
 
-def test_the_gap_leaves_out_what_is_not_finite():
+def test_the_gap_leaves_out_non_finite_log_probabilities():
     gap = log_prob_gap(
         torch.tensor([[-1.0, -1.0]]), torch.tensor([[-math.inf, -1.5]]), torch.ones(1, 2, dtype=torch.bool)
     )

@@ -62,7 +62,7 @@ def test_log_probs_do_not_depend_on_padding():
     torch.testing.assert_close(padded[0][mask[0]], alone[0][mask[0]], atol=1e-5, rtol=1e-4)
 
 
-def test_hidden_states_are_those_before_each_token():
+def test_hidden_states_are_taken_before_each_token():
     policy = build_policy(ALPHABET, seed=3)
     tokens, prompt_mask = policy.encode(["12="])
     completion = torch.tensor([[5, 6, 1]])
@@ -101,7 +101,7 @@ def test_weights_are_float32_whatever_they_are_stored_in(tmp_path):
     assert load_policy(tmp_path, dtype="auto").model.dtype == torch.bfloat16
 
 
-def test_gradient_checkpointing_forgets_activations_and_is_gone_afterwards():
+def test_gradient_checkpointing_recomputes_activations_and_ends_with_its_block():
     """Attention dropout stays off, although training mode would turn it on."""
     policy = build_policy(ALPHABET, hidden_size=32, num_layers=2, feed_forward_size=32)
     for layer in policy.model.model.layers:

@@ -19,7 +19,7 @@ from tests.support.runs import CONFIG, LONG, SCRIPT, assert_same_run, start
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_asks_once_and_then_does_what_it_did(number):
+def test_a_first_signal_asks_to_stop_and_the_next_has_its_former_effect(number):
     received = []
     before = signal.signal(number, lambda *_: received.append(number))
     try:
@@ -49,14 +49,14 @@ def test_ctrl_c_stops_as_a_scheduler_does(task, tmp_path):
                 os.kill(os.getpid(), signal.SIGINT)
             yield step
 
-    before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in the background of a shell
+    before = signal.getsignal(signal.SIGINT)  # SIG_IGN where the tests run in the background of a shell
     with pytest.raises(PreemptedError, match="stopped after step 3"):
         start(task, tmp_path, progress=pressed)
     assert (tmp_path / "checkpoint.pt").exists()
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_in_another_thread_nothing_is_caught():
+def test_in_another_thread_no_signal_is_caught():
     entered = []
     thread = threading.Thread(target=lambda: entered.append(Preemption().__enter__()))
     handlers = [signal.getsignal(number) for number in SIGNALS]
@@ -87,7 +87,7 @@ def test_the_step_is_finished_and_a_checkpoint_written_though_none_was_due(task,
     assert_same_run(whole, start(task, tmp_path / "cut", config, resume=True))
 
 
-def test_in_the_last_step_the_run_ends_as_it_would_have(task, tmp_path):
+def test_a_signal_in_the_last_step_changes_nothing(task, tmp_path):
     whole = start(task, tmp_path / "whole")
     assert_same_run(whole, start(task, tmp_path / "asked", progress=asked_at(CONFIG.steps - 1)))
 
@@ -124,6 +124,6 @@ def wait_until(process, is_done):
         time.sleep(0.005)  # leave the cores to the run
 
 
-def test_the_error_says_the_same_in_another_process():
+def test_the_error_survives_pickling():
     error = pickle.loads(pickle.dumps(PreemptedError(7)))
     assert (error.step, str(error)) == (7, "stopped after step 7, as it was asked to; resume to go on")

@@ -54,13 +54,13 @@ def test_failed_generations_count_nowhere(task, policy, selector):
     assert only_failures["probe/pool_accuracy"] == 1
 
 
-def test_nothing_known_is_said(task, policy, selector):
+def test_without_judged_completions_only_rollouts_and_judged_share_are_reported(task, policy, selector):
     task = task._replace(verify=lambda *_: None)
     found = make(task, group_size=2).measure(HFEngine(policy), selector, 0)
     assert found == {"probe/rollouts": (12 + 5) * 2, "probe/judged_share": 0}
 
 
-def test_the_probe_is_no_stretch_of_the_epochs(task):
+def test_the_probe_is_no_batch_of_the_epochs(task):
     """The selector's window uses the same seed. No batch of its epochs may equal the probe's prompts."""
     for seed in range(5):
         probe = set(make(task, seed=seed).spec["prompt_ids"])

@@ -46,12 +46,12 @@ def written(tmp_path, rows):
 # Tests of the pool.
 
 
-def test_columns_of_different_lengths():
+def test_columns_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="'texts': 2, 'answers': 1, 'keys': 2"):
         PromptPool(["a", "b"], ["1"], ["x", "y"])
 
 
-def test_keys_that_repeat():
+def test_repeated_keys_are_refused():
     with pytest.raises(ValueError, match="keys repeat; give every prompt a unique key"):
         PromptPool(["a", "b"], ["1", "2"], ["x", "x"])
 
@@ -107,7 +107,7 @@ def test_an_empty_pool_keeps_its_schema(tmp_path):
     assert pq.read_table(path).column_names[1] == "prompt"
 
 
-def test_an_answer_that_json_cannot_hold(tmp_path):
+def test_an_answer_that_json_cannot_hold_is_refused(tmp_path):
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_parquet(PromptPool(["a"], [{1, 2}], ["x"]), tmp_path / "pool.parquet", **COLUMNS)
 
@@ -142,7 +142,7 @@ def test_round_trip_of_any_text_and_answer(tmp_path_factory, rows):
     assert read_parquet(path) == pool
 
 
-def test_rows_of_another_program(tmp_path):
+def test_rows_of_another_program_are_read(tmp_path):
     pool = read_parquet(written(tmp_path, verl_rows()))
     assert pool == PromptPool(["1+1=", "1+1="], ["2", "2"], ["0", "7"])
 
@@ -153,7 +153,7 @@ def test_messages_are_joined(tmp_path):
     assert pool.texts == ["Be brief.\n1+1="] * 2
 
 
-def test_a_prompt_of_plain_text(tmp_path):
+def test_a_prompt_of_plain_text_is_read(tmp_path):
     assert read_parquet(written(tmp_path, verl_rows(prompt="1+1="))).texts == ["1+1="] * 2
 
 
@@ -170,19 +170,19 @@ def test_a_prompt_of_plain_text(tmp_path):
         ({"target": 22, "numbers": [3, 5, 7]}, {"target": 22, "numbers": [3, 5, 7]}),
     ],
 )
-def test_ground_truth_is_kept_as_it_is(tmp_path, stored, answer):
+def test_ground_truth_is_kept_unchanged(tmp_path, stored, answer):
     path = written(tmp_path, verl_rows(reward_model={"style": "rule", "ground_truth": stored}))
     assert read_parquet(path).answers == [answer] * 2
 
 
 @pytest.mark.parametrize("info", [{"split": "train"}, {"index": 3}, {"index": None, "split": "train"}, None])
-def test_index_missing_or_repeated(tmp_path, info):
+def test_a_missing_or_repeated_index_is_refused(tmp_path, info):
     with pytest.raises(ValueError, match=r"extra_info.index in .* is missing or repeats; give every row"):
         read_parquet(written(tmp_path, verl_rows(extra_info=info)))
 
 
 @pytest.mark.parametrize("column", ["prompt", "reward_model", "extra_info"])
-def test_column_missing(tmp_path, column):
+def test_a_missing_column_is_refused(tmp_path, column):
     rows = [{name: value for name, value in row.items() if name != column} for row in verl_rows()]
     with pytest.raises(ValueError, match=rf"has no column \['{column}'\]"):
         read_parquet(written(tmp_path, rows))
@@ -224,7 +224,7 @@ def test_a_countdown_file_that_lost_its_metadata_can_still_be_judged(tmp_path):
         ([{"role": "user", "content": None}], "content is not text; give text"),
     ],
 )
-def test_a_prompt_that_cannot_be_read(tmp_path, prompt, message):
+def test_a_prompt_that_cannot_be_read_is_refused(tmp_path, prompt, message):
     with pytest.raises(ValueError, match=message):
         read_parquet(written(tmp_path, verl_rows(prompt=prompt)))
 
@@ -236,7 +236,7 @@ def test_a_lone_surrogate_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("judged", [{"style": "rule"}, None])
-def test_a_row_without_ground_truth(tmp_path, judged):
+def test_a_row_without_ground_truth_is_refused(tmp_path, judged):
     with pytest.raises(ValueError, match="no ground_truth in row 0"):
         read_parquet(written(tmp_path, verl_rows(reward_model=judged)))
 

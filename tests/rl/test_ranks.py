@@ -39,8 +39,8 @@ def assert_equal_weights(one, other):
 
 
 @pytest.mark.parametrize("name", UPDATES)
-def test_an_update_on_two_ranks_is_that_on_one(found, name):
-    """The moments are a tenth of the gradient. Weights would hide a wrong factor, because Adam rescales it."""
+def test_two_ranks_update_like_one(found, name):
+    """The moments are a tenth of the gradient. Adam rescales the gradient, so the weights would hide a wrong factor."""
     alone = found[0][f"{name}, alone"]
     for kind, tolerance in zip(KINDS, (1e-6, 1e-5), strict=True):
         both = [rank[f"{name}, {kind}"] for rank in found]
@@ -54,7 +54,7 @@ def test_an_update_on_two_ranks_is_that_on_one(found, name):
         assert max(moment.abs().max() for moment in alone["moments"]) > 1e-4
 
 
-def test_what_ranks_agree_on(found):
+def test_ranks_share_their_values(found):
     for rank, agreed in enumerate(result["agree"] for result in found):
         assert agreed["gathered"] == [0, 10]
         assert agreed["from main"] == "from 0"
@@ -72,7 +72,7 @@ def test_an_error_on_one_rank_is_raised_on_all(found):
         assert agreed["failed on both"] == f"ValueError: bad {rank}; on rank {rank}"
 
 
-def test_every_rank_completes_its_part_and_gets_all(found):
+def test_every_rank_completes_its_part_and_gets_all_completions(found):
     one, other = (result["engine"] for result in found)
     assert [prompts for prompts, _ in one["asked"]] == [["12="], ["12="], ["12=", "3="]]
     assert [prompts for prompts, _ in other["asked"]] == [["3=", "4567="]] * 2 + [["4567="], ["4567=", "8="]]
@@ -90,7 +90,7 @@ def test_every_rank_completes_its_part_and_gets_all(found):
         assert result["none"] == "ValueError: prompts is empty; give at least one"
 
 
-def test_one_rank_holds_the_selector_and_all_hear_of_it(found):
+def test_one_rank_holds_the_selector_and_all_get_its_results(found):
     for rank, shared in enumerate(result["selector"] for result in found):
         assert shared["holds"] == shared["saves"] == (rank == 0)
         assert shared["prepared"] == [4] * (rank == 0)
@@ -130,7 +130,7 @@ def test_a_killed_run_on_two_ranks_continues_to_the_same_numbers(found, kind):
         whole, resumed = (result[f"train, {kind}"][name] for name in ("undisturbed", "resumed"))
         assert whole["records"] == resumed["records"]
         assert_equal_weights(whole["weights"], resumed["weights"])
-        assert len(resumed["chosen"]) < len(whole["chosen"])  # it did not start again
+        assert len(resumed["chosen"]) < len(whole["chosen"])  # the run did not start from its beginning
         assert "already holds a run" in result[f"train, {kind}"]["refused"]
 
 
@@ -148,7 +148,7 @@ def test_one_process_goes_on_from_a_checkpoint_of_two(found, folder, task, kind)
     assert all(values["exp_avg"].shape == learner._parameters[i].shape for i, values in moments.items())
 
 
-def test_alone_nothing_travels():
+def test_a_single_process_sends_nothing():
     ranks, local = Ranks(), lambda: lambda: 1  # a lambda cannot be pickled
     assert ranks.gather(local)[0]() == ranks.on_main(local)() == ranks.each(local)() == ranks.main_first(local)() == 1
     assert ranks.is_main
@@ -157,7 +157,7 @@ def test_alone_nothing_travels():
     assert ranks.spread(module) is module
 
 
-def test_what_cannot_be_joined_is_refused(monkeypatch):
+def test_unknown_and_incomplete_groups_of_processes_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="parallel is 'tp'; give one of ddp, fsdp"):
         join("tp")
 

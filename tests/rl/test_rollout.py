@@ -26,18 +26,18 @@ from rl.rollout import Sampling, check_request
         ("stop", ("",), "texts that are not empty"),
     ],
 )
-def test_bad_sampling(name, value, cure):
+def test_bad_sampling_is_refused(name, value, cure):
     with pytest.raises(ValueError, match=rf"{name} is .*{cure}"):
         Sampling(**{"max_new_tokens": 3, name: value})
 
 
 @pytest.mark.parametrize("group_size", [0, -1, True, 2.5, "2", float("nan"), None])
-def test_bad_group_size(group_size):
+def test_a_bad_group_size_is_refused(group_size):
     with pytest.raises(ValueError, match=r"group_size is .*; give an integer of at least 1"):
         check_request(["1="], group_size)
 
 
-def test_good_requests():
+def test_good_requests_are_accepted():
     check_request(["1="], 1)
     prompts: Any = np.array(["1=", "2="])
     three: Any = np.int64(3)
@@ -46,6 +46,6 @@ def test_good_requests():
     assert Sampling(three, half, 1).top_p == 1
 
 
-def test_one_text_is_no_list_of_prompts():
+def test_a_single_text_is_refused():
     with pytest.raises(ValueError, match="prompts is the text '1='; give a list"):
         check_request("1=", 1)

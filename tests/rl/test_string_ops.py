@@ -46,7 +46,7 @@ def test_held_out_digits_are_nowhere_else():
     assert string_ops.held_out(10).texts == string_ops.held_out(500).texts[:10]
 
 
-def test_demonstrations_are_right_as_often_as_said():
+def test_demonstrations_are_right_as_often_as_stated():
     shown = list(itertools.islice(string_ops.demonstrations(0), 60_000))
     right, total = Counter(), Counter()
     for prompt, completion in shown:
@@ -86,6 +86,6 @@ def test_completions_fit():
 
 
 @pytest.mark.parametrize("num_prompts", [0, -1, 10**7])
-def test_pools_that_cannot_be_are_refused(num_prompts):
+def test_impossible_pool_sizes_are_refused(num_prompts):
     with pytest.raises(ValueError, match=f"num_prompts is {num_prompts}; give"):
         string_ops.pool(num_prompts, 0)

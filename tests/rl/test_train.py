@@ -27,7 +27,7 @@ def test_the_policy_learns(task, tmp_path):
     assert records[-1]["probe/held_out_accuracy"] > records[0]["probe/held_out_accuracy"] + 0.1
 
 
-def test_what_is_logged(task, tmp_path):
+def test_metrics_are_logged(task, tmp_path):
     records, _ = start(task, tmp_path)
     assert [r["step"] for r in records] == list(range(9))
     assert records == read_metrics(tmp_path / "metrics.jsonl")
@@ -48,7 +48,7 @@ def test_a_batch_without_signal_changes_nothing(task, tmp_path):
     assert {r["policy/loss"] for r in records[:-1]} == {0.0}
 
 
-def test_failed_generations_are_no_failures(task, tmp_path):
+def test_failed_generations_are_not_observed(task, tmp_path):
     class Failing(HFEngine):
         def generate(self, prompts, group_size, sampling, *, seed):
             out = super().generate(prompts, group_size, sampling, seed=seed)
@@ -83,7 +83,7 @@ CURRICULA = {
 
 @pytest.fixture(scope="module")
 def undisturbed(task, tmp_path_factory):
-    """The whole run of a curriculum, made once for all moments of a kill. Tests must not change it."""
+    """Return the uninterrupted run of a curriculum, computed once for all tests. Tests must not change it."""
     return functools.cache(
         lambda name: start(task, tmp_path_factory.mktemp("undisturbed"), curriculum=CURRICULA[name]())
     )
@@ -102,7 +102,7 @@ def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, undisturbed,
 
 @pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])
 def test_a_killed_run_with_mapp_continues_to_the_same_numbers(task, tmp_path, name):
-    """The surplus of dynamic sampling keeps its beliefs in the checkpoint. No advantage without beliefs is the same."""
+    """The surplus of dynamic sampling keeps its beliefs in the checkpoint. The losses of grpo differ."""
     config = replace(CONFIG, advantage="mapp")
     whole = start(task, tmp_path / "whole", config, curriculum=CURRICULA[name]())
     with pytest.raises(KeyboardInterrupt):
@@ -156,7 +156,7 @@ def test_mapp_needs_a_selector_that_predicts(task, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])
-def test_the_history_of_a_run_is_what_its_selector_saw(task, tmp_path, name):
+def test_the_history_of_a_run_holds_the_observations_of_its_selector(task, tmp_path, name):
     """A replay gives the recorded predictions. A run that is cut and resumed has the same history."""
     config = replace(CONFIG, history=True)
     curriculum = CURRICULA[name]()
@@ -185,7 +185,7 @@ def test_the_history_of_a_run_is_what_its_selector_saw(task, tmp_path, name):
             np.testing.assert_array_equal(values, other[column], err_msg=column)
 
 
-def test_a_finished_run_resumes_to_itself_and_rolls_nothing_out(task, tmp_path, monkeypatch):
+def test_resuming_a_finished_run_changes_and_generates_nothing(task, tmp_path, monkeypatch):
     config = TrainConfig(**{**CONFIG.__dict__, "checkpoint_every": 4, "history": True})
     first = start(task, tmp_path, config)
     seen = read_history(tmp_path / "history").probes["step"]
@@ -270,7 +270,7 @@ def test_a_configuration_out_of_range_is_refused(name, value):
 
 
 @pytest.mark.parametrize("advantage", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline", "mapp"])
-def test_one_rollout_has_no_group_to_be_compared_with(advantage):
+def test_a_group_of_one_rollout_is_refused(advantage):
     with pytest.raises(ValueError, match=r"group_size is 1 with the advantage .*; give at least 2, or the advantage"):
         TrainConfig(group_size=1, advantage=advantage)
     for other in ("reinforce_pp", "gae"):

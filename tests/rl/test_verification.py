@@ -44,7 +44,7 @@ RIGHT, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
         (Verdict(True, None), None),  # type: ignore[arg-type]
     ],
 )
-def test_what_is_a_verdict(said, verdict):
+def test_accepted_verdicts(said, verdict):
     result = as_verdict(said)
     assert result == verdict
     if result is not None:
@@ -61,7 +61,7 @@ def test_what_is_a_verdict(said, verdict):
         *((True, "1.0"), (True, math.inf), (True, -math.inf), (True, 1e39), (True, 10**400), (True, np.array([1.0]))),
     ],
 )
-def test_what_is_odd_is_not_judged(said, caplog):
+def test_odd_verdicts_are_not_judged(said, caplog):
     with pytest.raises(OddVerdictError, match=r"returned .*; return"):
         as_verdict(said)
     verifier = Verifier(lambda *_: said)
@@ -89,7 +89,7 @@ def test_a_verifier_that_raises_judges_the_others(error, caplog):
     assert type(error).__name__ in caplog.text
 
 
-def test_ctrl_c_is_no_verdict():
+def test_ctrl_c_is_raised():
     def verify(text, answer):
         raise KeyboardInterrupt
 
@@ -158,7 +158,7 @@ def test_a_process_is_killed_and_started_anew():
     assert process.poll() is not None
 
 
-def test_an_answer_that_cannot_travel_and_a_process_that_was_killed_end_nothing():
+def test_unpicklable_answers_and_killed_processes_are_counted_as_errors():
     with Verifier(unreliable, timeout=1.0, own_process=True) as verifier:
         assert verifier(["a", "a"], [lambda: "a", "a"], ["row"] * 2) == [None, RIGHT]
         assert verifier._process is not None

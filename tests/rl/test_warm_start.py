@@ -13,7 +13,7 @@ def weights(policy):
     return policy.model.state_dict()["model.embed_tokens.weight"]
 
 
-def test_it_imitates_and_is_read_from_disk_the_second_time(task, tmp_path, monkeypatch):
+def test_warm_start_imitates_and_reads_the_cache_the_second_time(task, tmp_path, monkeypatch):
     first = warm_start(task, CONFIG, cache=tmp_path, progress=False)
     monkeypatch.setattr(module, "_train", lambda *_: pytest.fail("trained again"))
     second = warm_start(task, CONFIG, cache=tmp_path, progress=False)
@@ -41,7 +41,7 @@ def test_training_is_deterministic(task, tmp_path):
     assert torch.equal(weights(one), weights(same))
 
 
-def test_an_interrupted_write_leaves_nothing_that_is_read(task, tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_no_file(task, tmp_path, monkeypatch):
     short = replace(CONFIG, steps=2)
     monkeypatch.setattr(module.Policy, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

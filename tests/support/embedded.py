@@ -17,7 +17,7 @@ N, DIM, CONTEXT, GROUP = 96, 4, 24, 8
 KEY = jax.random.key(0)
 SEEN, UNSEEN = np.arange(0, N, 2), np.arange(1, N, 2)
 TWINS = (0, 1)
-"""One embedding, in SEEN and in UNSEEN."""
+"""Two prompts with equal embeddings, one in SEEN and one in UNSEEN."""
 
 _rng = np.random.default_rng(0)
 EMBEDDINGS = _rng.normal(size=(N, DIM)).astype(np.float32)
@@ -34,7 +34,7 @@ PLAIN_OF = {
 }
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""For functions that run for milliseconds and compile for seconds."""
+"""`jax.jit` for functions that run for milliseconds and compile for seconds."""
 
 
 class Compiled(NamedTuple):

@@ -8,10 +8,10 @@ from rl.engines._vllm_server import Completion
 
 
 class FakeServer:
-    """Completes every prompt with the first weight of the head as token, after some failures.
+    """A server that fails as requested, and then completes every prompt with the head's first weight as token.
 
     `options["trouble"]` names the failure: raise, die, hang (the process stops answering), slow (every second request
-    is late) or no start. It happens `options["times"]` times, counted in a file, which a new process reads.
+    is late) or no start. It happens `options["times"]` times. A file holds the count, which a new process reads.
     """
 
     def __init__(self, folder, options):

@@ -46,7 +46,10 @@ def encoded(encoder: Weights, prompts: ArrayLike, successes: ArrayLike, group_si
 
 
 def beta_shapes(outputs: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return m = sigmoid of the decoder's first number per prompt and c = 2 exp of the second, both bounded."""
+    """Return alpha = c m and beta = c (1 - m).
+
+    m is the sigmoid of the first output and c is 2 exp of the second; both outputs are bounded.
+    """
     logit, spread = np.moveaxis(np.asarray(outputs, float), -1, 0)
     concentration = 2 * np.exp(5 * np.tanh(spread / 5))
     return concentration * success_rate(outputs), concentration * special.expit(-8 * np.tanh(logit / 8))

@@ -120,7 +120,7 @@ def filtered_by_enumeration(
 def filtered_with_known_transitions(
     initial: np.ndarray, transition: np.ndarray, history: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the predicted and the filtered beliefs, each [T, 3, m], of recorded solve states [T, m]; -1: no visit."""
+    """Return the predicted and the filtered beliefs, each [T, 3, m], for solve states [T, m], where -1 is no visit."""
     belief = np.tile(initial[:, None], history.shape[1])
     predicted, filtered = [], []
     for seen in history:

@@ -22,12 +22,12 @@ DATA = Dataset.from_dict(
 
 
 def reward(completions, row, **_):
-    """Return 0 or 1 by chance, but the same in every process; later rows succeed more often."""
+    """Return pseudo-random rewards, 0 or 1, that are equal in all processes. Later rows succeed more often."""
     return [float(zlib.crc32(f"{c} {r}".encode()) % 100 < 30 + 3 * r) for c, r in zip(completions, row, strict=True)]
 
 
 class Spy:
-    """Keeps what each generation was trained on: the mode, the rows and the gathered rewards."""
+    """A mixin that records each generation: the mode, the rows and the gathered rewards."""
 
     def _calculate_rewards(self, inputs, *args, **kwargs):
         rewards = super()._calculate_rewards(inputs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
@@ -83,12 +83,12 @@ def in_two_processes(folder: str) -> None:
 
 
 def until_killed(folder: Path, steps: int, pace: float = 0.0) -> None:
-    """Train with a checkpoint after every step, from the last one if there is one, at a pace that leaves time to kill.
+    """Train with a checkpoint after every step, from the last checkpoint if there is one.
 
     Args:
         folder: Folder of the run and of its history.
         steps: Number of steps.
-        pace: Seconds to wait before each generation.
+        pace: Seconds to wait before each generation, which leave time to kill the process.
     """
     torch.set_num_threads(1)
     options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "key_column": "key", "max_steps": steps}

@@ -36,7 +36,10 @@ def recorded(seed: int, *, steps: int = 30, batch: int = 12, concentration: floa
 
 
 def marginal_log_likelihood(history, alpha, beta) -> np.ndarray:
-    """The log likelihood of every visited prompt's counts without forgetting, to which one-step-ahead scores add up."""
+    """Return the log likelihood of every visited prompt's counts without forgetting.
+
+    The one-step-ahead scores of a prompt add up to it.
+    """
     ids = np.unique(history.prompt_ids)
     s, n = (
         np.array([column[history.prompt_ids == i].sum() for i in ids])
@@ -49,11 +52,11 @@ def marginal_log_likelihood(history, alpha, beta) -> np.ndarray:
 
 
 def derivatives(function, x, step=1e-4):
-    """Central differences, in float64."""
+    """Return central differences, in float64."""
     return np.stack([(function(x + d) - function(x - d)) / (2 * step) for d in step * np.eye(len(x))], -1)
 
 
-def test_without_forgetting_the_prior_is_that_of_a_beta_binomial_sample():
+def test_without_forgetting_the_fit_maximises_the_beta_binomial_likelihood():
     history = recorded(0)
     fitted = jaxsel.fit(
         history, jaxsel.beta_bernoulli, num_prompts=N, decay=1.0, prior_width=1e3
@@ -83,7 +86,7 @@ def fitted_beta(ageing: str):
 
 
 @pytest.mark.parametrize("ageing", ["visit", "step"])
-def test_decay_and_prior_of_beta_posteriors_are_where_the_score_is_largest(ageing):
+def test_fitted_decay_and_prior_of_beta_posteriors_maximise_the_score(ageing):
     history, fitted = fitted_beta(ageing)
 
     def score(values) -> float:
@@ -115,7 +118,7 @@ def state_score(history, **parameters) -> float:
 
 
 def assert_largest(score, best: np.ndarray) -> None:
-    """No change of a parameter by a tenth gives a higher score."""
+    """Check that no change of a parameter by a tenth gives a higher score."""
     top = score(best)
     for factor in (0.9, 1.1):
         for i in range(len(best)):
@@ -124,7 +127,7 @@ def assert_largest(score, best: np.ndarray) -> None:
             assert score(other) < top + 1e-5, (i, factor)
 
 
-def test_decay_counts_and_belief_of_the_hidden_markov_model_are_where_the_score_is_largest():
+def test_fitted_parameters_of_the_hidden_markov_model_maximise_the_score():
     history = recorded(2, steps=20, drift=0.3, concentration=0.5)
     fitted = jaxsel.fit(history, jaxsel.hidden_markov, num_prompts=N, prior_width=1e3)
     found = fitted.parameters
@@ -140,8 +143,8 @@ def test_decay_counts_and_belief_of_the_hidden_markov_model_are_where_the_score_
     assert_largest(score, np.concatenate([[found["decay"]], found["initial_belief"], np.ravel(found["prior_counts"])]))
 
 
-def test_the_predictor_that_comes_back_is_the_fitted_one():
-    """Replayed on the history, it has the score that the fit reports."""
+def test_the_returned_predictor_has_the_reported_score():
+    """A replay of the history gives the score that the fit reports."""
     history, fitted = fitted_beta("visit")
     selector = jaxsel.make_selector(fitted.predictor, jaxsel.thompson(), jaxsel.top_k())
     for method in (selector, jaxsel.mopps(**fitted.parameters)):
@@ -150,7 +153,7 @@ def test_the_predictor_that_comes_back_is_the_fitted_one():
         np.testing.assert_allclose(score, fitted.log_score, rtol=1e-5)
 
 
-def test_prompts_that_were_never_visited_do_not_matter_and_their_rows_of_a_prior_are_cut():
+def test_never_visited_prompts_and_their_prior_do_not_change_the_fit():
     history = recorded(4)
     prior = np.linspace(0.5, 2, N)
     one = jaxsel.fit(history, jaxsel.beta_bernoulli, num_prompts=N, parameters=["decay"], prior_alpha=prior)
@@ -161,7 +164,7 @@ def test_prompts_that_were_never_visited_do_not_matter_and_their_rows_of_a_prior
     assert other.predictor.init(jax.random.key(0), N + 1000).prior_alpha.shape == (N + 1000,)
 
 
-def test_what_the_history_does_not_tell_stays_near_the_start_with_a_wide_error():
+def test_parameters_without_evidence_stay_near_their_start_with_a_wide_error():
     """No prompt was ever unsolved, so the transition counts from UNSOLVED keep their start values."""
     ids = np.tile(np.arange(20), 10)
     successes = np.random.default_rng(0).integers(1, 9, len(ids))
@@ -170,11 +173,11 @@ def test_what_the_history_does_not_tell_stays_near_the_start_with_a_wide_error()
     counts, errors = (np.array(of["prior_counts"]) for of in (fitted.parameters, fitted.standard_errors))
     assert np.isfinite(counts).all()
     assert np.isfinite(errors).all()
-    assert (errors / counts)[0].min() > 1  # on the scale of logs, next to the width 3 of the prior
-    assert counts[1, 0] < 0.1  # from mixed to unsolved: every row is evidence
+    assert (errors / counts)[0].min() > 1  # relative errors; the prior's width in logs is 3
+    assert counts[1, 0] < 0.1  # from MIXED to UNSOLVED: every row is evidence against it
 
 
-def test_a_family_of_ones_own_with_a_parameter_of_ones_own():
+def test_a_custom_family_with_a_custom_parameter_is_fitted():
     def constant(*, rate) -> Any:
         def predict(key, state, prompt_ids, first_id=0):
             p = jnp.broadcast_to(rate, prompt_ids.shape)
@@ -215,12 +218,12 @@ def test_a_start_at_the_end_of_its_interval_moves():
         ({"num_prompts": 0}, "num_prompts is 0"),
     ],
 )
-def test_bad_arguments(options, message):
+def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         jaxsel.fit(recorded(0), jaxsel.beta_bernoulli, **{"num_prompts": N, **options})
 
 
-def test_a_belief_by_hand_need_not_sum_to_1():
+def test_a_start_belief_need_not_sum_to_1():
     history = recorded(0, steps=6)
     one, other = (
         jaxsel.fit(
@@ -232,17 +235,17 @@ def test_a_belief_by_hand_need_not_sum_to_1():
     assert other.by_hand == pytest.approx(state_score(history, decay=0.7), rel=1e-5)
 
 
-def test_an_unknown_name_of_prior_counts():
+def test_an_unknown_name_of_prior_counts_is_refused():
     with pytest.raises(ValueError, match="prior_counts is 'flat'; give one of 'ones'"):
         jaxsel.fit(recorded(0), jaxsel.hidden_markov, num_prompts=N, start={"prior_counts": "flat"})
 
 
-def test_an_empty_history():
+def test_an_empty_history_is_refused():
     with pytest.raises(ValueError, match="history has no rows"):
         jaxsel.fit(jaxsel.make_history([], [], [], [], num_prompts=N), jaxsel.hidden_markov, num_prompts=N)
 
 
-def test_a_jump_that_the_start_holds_impossible():
+def test_an_observed_jump_with_start_probability_0_is_refused():
     history = jaxsel.make_history([0, 1], [0, 0], [0, 8], 8, num_prompts=N)
     with pytest.raises(ValueError, match="an outcome with probability 0 occurred; give values above 0"):
         jaxsel.fit(

@@ -64,7 +64,7 @@ def test_reliability_of_no_rows_is_an_empty_figure(axes):
     assert len(axes.collections[-1].get_offsets()) == 0
 
 
-def test_reliability_of_what_metrics_compute(axes):
+def test_the_reliability_diagram_takes_the_result_of_the_metric(axes):
     predicted = np.array([0.2, 0.2, 0.7, 0.7], np.float32)
     plotting.reliability_diagram(axes, metrics.reliability(predicted, np.array([0, 1, 1, 1]), num_bins=2), label="gps")
     np.testing.assert_allclose(axes.collections[-1].get_offsets(), [[0.2, 0.5], [0.7, 1]], rtol=1e-6)
@@ -84,7 +84,7 @@ def test_coverage_without_errors_has_no_bars(axes):
     assert not axes.containers[0].has_yerr
 
 
-def test_the_diagonal_is_drawn_once_and_is_no_method(axes):
+def test_the_diagonal_is_drawn_once_and_has_no_legend_entry(axes):
     plotting.coverage_curve(axes, LEVELS, COVERED, label="mopps")
     plotting.coverage_curve(axes, LEVELS, COVERED, label="dps")
     (diagonal,) = (line for line in axes.lines if line.get_gid() == "diagonal")
@@ -92,7 +92,7 @@ def test_the_diagonal_is_drawn_once_and_is_no_method(axes):
     assert legend(axes) == ["mopps", "dps"]
 
 
-def test_pit_histogram_shows_shares_beside_what_chance_gives(axes):
+def test_pit_histogram_shows_shares_and_the_band_of_chance(axes):
     shares = np.array([0.1, 0.3, 0.2, 0.4])
     plotting.pit_histogram(axes, shares, num_rows=100, label="gps")
     (bars,) = axes.containers
@@ -135,7 +135,7 @@ def test_parts_stand_side_by_side(axes):
     assert labels(axes) == ("MAE", "part of the pool")
 
 
-def test_over_steps_is_a_line_in_a_band(axes):
+def test_over_steps_draws_a_line_in_a_band(axes):
     steps, values, error = [0, 5, 10], [0.1, np.nan, 0.4], [0.05, 0.05, 0.1]
     plotting.over_steps(axes, steps, values, standard_error=error, label="uniform", metric="accuracy")
     np.testing.assert_array_equal(axes.lines[0].get_xydata(), np.transpose([steps, values]))

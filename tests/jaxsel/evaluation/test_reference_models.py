@@ -25,7 +25,7 @@ def sampled(history, num_prompts, seed=0, **options):
 
 
 def walks(seed, num_prompts, steps, *, mean, spread, drift, volatility):
-    """Return true success rates [steps + 1, N], simulated step by step, unlike in the model."""
+    """Return true success rates [steps + 1, N], simulated at every step; the model has latents at visits only."""
     rng = np.random.default_rng(seed)
     x = [mean + spread * rng.normal(size=num_prompts)]
     for _ in range(steps):
@@ -71,8 +71,8 @@ def given_hyperparameters():
 
 
 @pytest.mark.parametrize("prompt", [0, 3, 7, 11, 19])
-def test_the_filtering_posterior_is_that_on_a_grid(given_hyperparameters, prompt):
-    """The last prompt was never visited."""
+def test_the_filtering_posterior_equals_a_filter_on_a_grid(given_hyperparameters, prompt):
+    """Prompt 19 was never visited."""
     density = filtered_on_a_grid(HISTORY, prompt, 6, **KNOWN)
     mean, deviation, unsolved, solved = moments(density)
     found = given_hyperparameters.prediction(8)
@@ -85,7 +85,7 @@ def test_the_filtering_posterior_is_that_on_a_grid(given_hyperparameters, prompt
     np.testing.assert_allclose([low[0, prompt], high[0, prompt]], 1 / (1 + np.exp(-logit)), atol=0.04)
 
 
-def test_without_volatility_all_visits_speak_of_one_rate():
+def test_without_volatility_all_visits_share_one_rate():
     still = KNOWN | {"drift": 0.0, "volatility": 1e-4}
     history = make_history([0, 2, 9], [1, 1, 1], [2, 5, 3], 8, num_prompts=3)
     density = stats.norm.pdf(GRID, -0.5, 1.5) * stats.binom.pmf(10, 24, 1 / (1 + np.exp(-GRID)))
@@ -95,7 +95,7 @@ def test_without_volatility_all_visits_speak_of_one_rate():
     assert found.variance[0] ** 0.5 == pytest.approx(deviation, rel=0.1)
 
 
-def test_an_earlier_step_does_not_see_what_came_later(given_hyperparameters):
+def test_an_earlier_step_does_not_see_later_visits(given_hyperparameters):
     early = sampled(HISTORY, 20, fixed=KNOWN, step=3).prediction(8)
     late = given_hyperparameters.prediction(8)
     for prompt in (0, 3, 7):
@@ -114,7 +114,7 @@ def test_a_history_without_a_visit_leaves_the_prior():
 
 @pytest.fixture(scope="module")
 def inferred():
-    """A posterior of 40 prompts without known hyperparameters. Embeddings explain half of the initial logits."""
+    """A posterior of 40 prompts with unknown hyperparameters. Embeddings explain 70% of the variance of the logits."""
     rng = np.random.default_rng(2)
     embeddings = rng.normal(size=(40, 3)).astype(np.float32)
     x = KNOWN["mean"] + 1.5 * embeddings[:, 0] + rng.normal(size=40)
@@ -144,7 +144,7 @@ def test_shapes_and_diagnostics(inferred):
     assert float(metrics.rate_coverage(prediction, prediction.success_rate, [0.5])[0]) > 0.9
 
 
-def test_what_nobody_visited_is_predicted_by_its_embedding(inferred):
+def test_unvisited_prompts_are_predicted_from_their_embeddings(inferred):
     embeddings, _, posterior = inferred
     mean = np.asarray(posterior.prediction(8).success_rate)
     assert np.corrcoef(mean[30:], embeddings[30:, 0])[0, 1] > 0.9
@@ -163,8 +163,8 @@ def test_the_order_of_rows_and_of_prompts_does_not_matter(inferred):
 
 
 @pytest.mark.slow
-def test_a_model_of_the_wrong_scale_is_noticed():
-    """For 120 prompts, distances below 0.13 are within chance."""
+def test_a_wrong_volatility_shows_in_pit_and_coverage():
+    """For 120 prompts, chance alone gives PIT distances below 0.13."""
     rates = walks(5, 121, 6, **KNOWN)
     history = visited_at_random(5, rates, 40)
     right, wrong = (
@@ -180,8 +180,8 @@ def test_a_model_of_the_wrong_scale_is_noticed():
     assert covered[1] < 0.9 - 5 * np.sqrt(0.09 / 120)
 
 
-def test_the_density_is_that_of_the_formulas():
-    """Two prompts with three visits and one embedding each, with the latents set by hand, against SciPy."""
+def test_the_log_density_equals_the_formulas():
+    """Compare with SciPy: two visited prompts with three visits, one embedding feature, and latents set by hand."""
     visits = tabulated(make_history([1, 4, 0], [0, 0, 2], [3, 8, 0], 8, num_prompts=3))[1]
     features = jnp.array([[1.0], [-2.0]])
     values = {"mean": 0.3, "spread": 1.2, "drift": 0.1, "volatility": 0.5, "weight_scale": 0.7}
@@ -230,5 +230,5 @@ def test_bad_questions_are_refused(given_hyperparameters):
         given_hyperparameters.intervals([1.5])
 
 
-def test_it_is_part_of_the_package():
+def test_the_package_holds_reference_models():
     assert jaxsel.reference_models is reference_models

@@ -28,7 +28,7 @@ def recorded():
     return np.array(rows).T, predictions, [*pools, selector.predict()]
 
 
-def test_a_replay_predicts_what_the_live_run_did():
+def test_a_replay_gives_the_predictions_of_the_live_run():
     rows, predictions, pools = recorded()
     found = replay(make_history(*rows, num_prompts=N), MOPPS, num_prompts=N, seed=3, probe_steps=(0, 4, 6))
     expected = jax.tree.map(lambda *fields: np.concatenate(fields), *predictions)
@@ -45,14 +45,14 @@ def test_the_order_of_rows_does_not_matter():
     jax.tree.map(np.testing.assert_array_equal, history, shuffled)
 
 
-def test_visits_and_waiting_are_those_before_a_row():
+def test_visits_and_waiting_count_the_steps_before_a_row():
     history = make_history([0, 0, 1, 4, 4], [3, 5, 3, 3, 7], [1] * 5, 8, num_prompts=N)
     found = replay(history, MOPPS, num_prompts=N)
     assert found.visits.tolist() == [0, 0, 1, 2, 0]
     assert found.waiting.tolist() == [-1, -1, 1, 3, -1]
 
 
-def test_repeated_ids_are_one_visit_and_failures_none():
+def test_repeated_ids_are_one_visit_and_rows_without_rollouts_none():
     history = make_history([1, 1, 1, 2, 2], [4, 4, 2, 4, 9], [3, 5, 1, 2, 0], [8, 8, 8, 8, 0], num_prompts=N)
     assert history.step.tolist() == [1, 1, 2]
     assert history.prompt_ids.tolist() == [2, 4, 4]
@@ -60,8 +60,8 @@ def test_repeated_ids_are_one_visit_and_failures_none():
     assert history.group_size.tolist() == [8, 16, 8]
 
 
-def test_a_step_without_rows_ages_the_pool_all_the_same():
-    """The steps of a gap age the beliefs of dps: its predictions are those after empty observations."""
+def test_a_step_without_rows_ages_the_pool():
+    """Missing steps age the beliefs of dps like empty observations."""
     history = make_history([0, 3], [1, 1], [8, 8], 8, num_prompts=N)
     found = replay(history, DPS, num_prompts=N)
     live = PromptSelector(DPS, num_prompts=N)
@@ -71,7 +71,7 @@ def test_a_step_without_rows_ages_the_pool_all_the_same():
     np.testing.assert_array_equal(found.prediction.solved[1], live.predict([1]).solved[0])
 
 
-def test_other_methods_go_through_the_same_history():
+def test_every_method_replays_the_history():
     rows, *_ = recorded()
     for method, num_prompts in ((DPS, N), (jaxsel.uniform(), N), (small_gps.GPS, small_gps.N)):
         history = make_history(*rows, num_prompts=num_prompts)
@@ -81,7 +81,7 @@ def test_other_methods_go_through_the_same_history():
         np.testing.assert_allclose(total, 1, atol=1e-5)
 
 
-def test_an_empty_history():
+def test_an_empty_history_gives_no_predictions():
     history = make_history([], [], [], [], num_prompts=N)
     found = replay(history, MOPPS, num_prompts=N, probe_steps=[0])
     assert history.num_steps == 0
@@ -98,19 +98,19 @@ def test_an_empty_history():
         (([0], [0], [9], [8]), r"successes\[0\] is 9 of 8 rollouts"),
     ],
 )
-def test_bad_rows(columns, message):
+def test_bad_rows_are_refused(columns, message):
     with pytest.raises(ValueError, match=message):
         make_history(*columns, num_prompts=N)
 
 
-def test_a_probe_after_the_end():
+def test_a_probe_after_the_end_is_refused():
     history = make_history([0], [0], [1], [8], num_prompts=N)
     with pytest.raises(ValueError, match="probe_steps holds 2; give steps from 0 to 1"):
         replay(history, MOPPS, num_prompts=N, probe_steps=[2])
 
 
 @pytest.mark.parametrize("steps", [[1_700_000_000, 1_700_000_060], [0, 2**31 - 1], [0, 1, 150_000]])
-def test_steps_that_are_no_clock_of_a_method_are_refused(steps):
+def test_steps_with_large_gaps_are_refused(steps):
     message = r"step goes up to \d+, but only \d steps have rows; number the steps 0, 1, 2"
     with pytest.raises(ValueError, match=message):
         jaxsel.make_history(steps, [0] * len(steps), [1] * len(steps), 8, num_prompts=3)

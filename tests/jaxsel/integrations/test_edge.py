@@ -1,4 +1,4 @@
-"""The part that all trainers' adapters share, against the selector alone and by its guarantees."""
+"""`TrainerEdge`, the part that the adapters of all trainers share, compared with a plain selector."""
 
 import math
 import threading
@@ -25,14 +25,14 @@ def edge(method=None, *, in_flight_steps=None, **options):
 
 
 def rewards_of(ids, round_=0, size=4):
-    """Return deterministic rewards per prompt that the prompt and the round determine."""
+    """Return rewards of each prompt that depend only on the prompt and the round."""
     return [np.random.default_rng([int(i), round_]).random(size).tolist() for i in ids]
 
 
 # Handing out
 
 
-def test_a_batch_is_what_the_selector_alone_chooses():
+def test_an_edge_chooses_and_learns_like_a_plain_selector():
     alone, ours = selector(), edge()
     for round_ in range(5):
         ids = alone.select(6)
@@ -43,7 +43,7 @@ def test_a_batch_is_what_the_selector_alone_chooses():
     np.testing.assert_array_equal(alone.predict().success_rate, ours.selector.predict().success_rate)
 
 
-def test_prompts_one_by_one_are_one_batch_that_was_split():
+def test_single_prompts_come_from_one_drawn_batch():
     together, one_by_one = edge(), edge(draw_size=8)
     batch = together.next_batch(8)
     assert [one_by_one.next_prompt() for _ in range(8)] == batch.tolist()
@@ -51,7 +51,7 @@ def test_prompts_one_by_one_are_one_batch_that_was_split():
     assert set(one_by_one.next_batch(8)) & set(batch) == set()
 
 
-def test_a_call_takes_what_waits_before_it_draws():
+def test_waiting_prompts_are_handed_out_before_new_draws():
     ours = edge(draw_size=8)
     first = ours.next_batch(3)
     second = ours.next_batch(8)  # 5 wait, 3 are missing, and 8 are drawn
@@ -113,7 +113,7 @@ def test_a_prompt_comes_again_after_it_was_observed_released_or_timed_out():
     assert set(ours.next_batch(4)) == set(range(4))
 
 
-def test_release_without_ids_gives_back_everything():
+def test_release_without_ids_releases_all_prompts():
     ours = edge(draw_size=8)
     ours.next_batch(3)
     ours.release()
@@ -125,7 +125,7 @@ def test_an_observed_prompt_that_still_waits_is_not_handed_out_twice():
     ours = edge(jaxsel.uniform(), draw_size=20)
     ours.next_batch(1)
     (waiting, *_) = sorted(set(ours.selector.in_flight) - {*edge(jaxsel.uniform(), draw_size=20).next_batch(1)})
-    ours.observe([waiting], [[1.0]])  # late, from an earlier hand-out
+    ours.observe([waiting], [[1.0]])  # a late reward from an earlier hand-out
     assert len(set(ours.next_batch(29))) == 29
 
 
@@ -139,7 +139,7 @@ def test_an_observed_prompt_that_still_waits_is_not_handed_out_twice():
         {"format": [0, 0, 0, 0], "accuracy": [[1, 0, None], [0.5, 0.6, None], [None], []]},
     ],
 )
-def test_groups_of_any_size_and_rewards_that_are_missing(rewards):
+def test_groups_may_differ_in_size_and_missing_rewards_do_not_count(rewards):
     ours, alone = edge(success="accuracy"), selector()
     ids = ours.next_batch(4)
     ours.observe(ids, rewards)
@@ -147,11 +147,11 @@ def test_groups_of_any_size_and_rewards_that_are_missing(rewards):
     alone.observe(ids, [1, 1, 0, 0], [2, 2, 0, 0])
     np.testing.assert_array_equal(ours.selector.predict().success_rate, alone.predict().success_rate)
     assert ours.selector.visits.sum() == 2
-    assert len(ours.selector.in_flight) == 0  # groups without a judged completion came back too
+    assert len(ours.selector.in_flight) == 0  # groups without a judged completion are no longer in flight either
     assert ours.metrics()["selector/judged_share"] == 0.5
 
 
-def test_one_reward_per_completion():
+def test_flat_rewards_teach_the_same_as_grouped_rewards():
     flat, grouped = edge(), edge()
     flat.observe([3, 4, 3, 4], [1, None, 0, 1])
     grouped.observe([3, 4], [[1, 0], [None, 1]])
@@ -163,7 +163,7 @@ def test_one_reward_per_completion():
     st.lists(st.lists(st.sampled_from([None, 0.0, 0.5, 0.51, 1.0, math.nan]), max_size=5), min_size=1, max_size=6),
     st.sampled_from([0.0, 0.5, 0.9]),
 )
-def test_counts_are_those_of_a_loop(groups, threshold):
+def test_counts_equal_a_loop(groups, threshold):
     from jaxsel.integrations._rewards import counted
 
     successes, group_size = counted(np.arange(len(groups)), groups, None, threshold)
@@ -219,7 +219,7 @@ def play(ours, rounds, first=0):
     "method", [jaxsel.mopps, jaxsel.dps, jaxsel.uniform, pytest.param(jaxsel.adaptive, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("draw_size", [None, 5])
-def test_resumes_to_the_same_bits(tmp_path, method, draw_size):
+def test_a_resumed_edge_gives_the_same_bits(tmp_path, method, draw_size):
     through = edge(method(), draw_size=draw_size)
     play(through, 4)
     waits = through.next_batch(2)
@@ -233,7 +233,7 @@ def test_resumes_to_the_same_bits(tmp_path, method, draw_size):
     assert a == b
 
 
-def test_a_state_dict_is_plain():
+def test_a_state_dict_restores_an_edge():
     ours = edge(draw_size=5)
     play(ours, 2)
     state = ours.state_dict()
@@ -262,7 +262,7 @@ def test_loading_changes_nothing_when_it_fails(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"text"])
-def test_a_damaged_file_is_said_to_be_damaged(tmp_path, damage):
+def test_a_damaged_file_is_named(tmp_path, damage):
     path = tmp_path / "selector.npz"
     edge().save(path)
     path.write_bytes(damage(path.read_bytes()))
@@ -320,7 +320,7 @@ def test_parts_of_a_step_are_one_batch_of_the_history(tmp_path):
     for step in range(3):
         for part in np.split(ours.next_batch(4), 2):
             ours.observe(part, rewards_of(part, step), step=step)
-    ours.observe([1], [[None]])  # a batch without judged completions ages the pool all the same
+    ours.observe([1], [[None]])  # a batch without judged completions also ages the pool
     ours.observe([2], [[1.0]])
     ours.flush()
     found = read_history(tmp_path)
@@ -354,10 +354,10 @@ def test_a_new_run_does_not_drop_the_history_of_another(tmp_path):
         edge(history=tmp_path).next_batch(2)
 
 
-# What is refused
+# Refused arguments
 
 
-def test_what_cannot_be_made():
+def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="track_in_flight=True"):
         TrainerEdge(jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=3))
     with pytest.raises(ValueError, match="draw_size is 0"):
@@ -380,7 +380,7 @@ def test_what_cannot_be_made():
         ([1], {"a": [1], "b": [1]}, "success is None and the rewards are 'a', 'b'"),
     ],
 )
-def test_what_is_not_observed(ids, rewards, message):
+def test_bad_observations_are_refused_and_change_nothing(ids, rewards, message):
     ours = edge()
     play(ours, 1)
     before = ours.state_dict()
@@ -389,12 +389,12 @@ def test_what_is_not_observed(ids, rewards, message):
     assert ours.state_dict() == before
 
 
-def test_a_reward_that_does_not_exist():
+def test_an_unknown_reward_name_is_refused():
     with pytest.raises(ValueError, match="success is 'accuracy', which none of the rewards 'a', 'b' has as its name"):
         edge(success="accuracy").observe([1], {"a": [1], "b": [1]})
 
 
-def test_keys_that_do_not_exist():
+def test_unknown_keys_are_refused():
     with pytest.raises(ValueError, match=r"keys\[1\] is 'x'"):
         edge(keys=KEYS).rows(["p1", "x"])
     with pytest.raises(ValueError, match="made without keys"):

@@ -56,7 +56,7 @@ def distances(vectors):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 1024])
-def test_one_row_a_text_and_each_text_once(counted, batch_size):
+def test_every_text_has_a_row_and_equal_texts_are_embedded_once(counted, batch_size):
     vectors = embed(TEXTS, embedder=counted, batch_size=batch_size, progress=False)
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, lengths(TEXTS))
@@ -77,7 +77,7 @@ def test_the_progress_bar_can_be_switched_off(capsys):
     assert "3/3" in capsys.readouterr().err
 
 
-def test_half_the_bytes():
+def test_float16_takes_half_the_bytes():
     vectors = embed(TEXTS, embedder=lengths, dtype="float16", progress=False)
     assert vectors.dtype == np.float16
     np.testing.assert_array_equal(vectors, lengths(TEXTS))
@@ -100,7 +100,7 @@ def files(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_second_time_the_embedder_is_not_asked(cached, counted):
+def test_a_second_call_reads_the_cache(cached, counted):
     first = cached()
     counted.batches.clear()
     second = cached(batch_size=3)
@@ -139,7 +139,7 @@ def test_float16_on_disk(cached, tmp_path):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_other_content_embedder_or_type_is_another_file(cached, counted, tmp_path, change):
+def test_other_texts_another_embedder_or_type_get_another_file(cached, counted, tmp_path, change):
     cached()
     counted.batches.clear()
     np.testing.assert_array_equal(cached(**change), lengths(change.get("texts", TEXTS)))
@@ -183,7 +183,7 @@ def test_a_corrupt_file_is_computed_again(cached, counted, tmp_path, how):
     assert (tmp_path / name).read_bytes() == content
 
 
-def test_the_file_of_other_texts_under_this_name_is_computed_again(cached, tmp_path):
+def test_a_file_that_holds_other_texts_is_computed_again(cached, tmp_path):
     cached()
     (name,) = files(tmp_path)
     cached(TEXTS[::-1])
@@ -193,7 +193,7 @@ def test_the_file_of_other_texts_under_this_name_is_computed_again(cached, tmp_p
 
 
 @pytest.mark.parametrize(("owner", "function"), [(np, "save"), (os, "replace")])
-def test_an_interrupted_write_leaves_nothing_that_is_read(cached, counted, tmp_path, monkeypatch, owner, function):
+def test_an_interrupted_write_leaves_no_file(cached, counted, tmp_path, monkeypatch, owner, function):
     def interrupt(path, *_):
         with open(path, "wb") as file:
             file.write(b"half of it")
@@ -208,7 +208,7 @@ def test_an_interrupted_write_leaves_nothing_that_is_read(cached, counted, tmp_p
     assert len(counted.batches) == 2
 
 
-def test_an_interrupted_write_leaves_the_last_file(cached, tmp_path, monkeypatch):
+def test_an_interrupted_write_keeps_the_earlier_file(cached, tmp_path, monkeypatch):
     cached()
     before = files(tmp_path)
     monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("no space"))
@@ -249,7 +249,7 @@ def test_the_default_folder(cached, counted, tmp_path, monkeypatch):
 # Tests of WordLlama.
 
 
-def test_wordllama_is_the_packages_own_embedding_to_the_bit():
+def test_wordllama_vectors_equal_the_packages_own_bit_for_bit():
     texts = [*countdown.pool(50, 0).texts, "", "   ", "\n", "naïve 日本語 🙂", "word " * 3000]
     vectors = wordllama(texts)
     assert vectors.shape == (len(texts), 256)
@@ -262,7 +262,7 @@ def test_wordllama_is_the_packages_own_embedding_to_the_bit():
         model.tokenizer.no_padding()
 
 
-def test_a_row_depends_on_its_text_alone():
+def test_a_row_depends_only_on_its_text():
     texts = ["a", "What is 3 + 4?", "word " * 500, "", "Name a prime."]
     alone = np.concatenate([wordllama([text]) for text in texts])
     for batch_size in (1, 2, 5):
@@ -270,7 +270,7 @@ def test_a_row_depends_on_its_text_alone():
     np.testing.assert_array_equal(wordllama([*texts, *texts[::-1]]), np.concatenate([alone, alone[::-1]]))
 
 
-def test_the_empty_text_alone_is_zero():
+def test_only_the_empty_text_has_a_zero_vector():
     vectors = wordllama(["", " ", "\n\t", "a"])
     np.testing.assert_array_equal((vectors == 0).all(1), [True, False, False, False])
 
@@ -288,7 +288,7 @@ def test_similar_prompts_are_nearer():
     assert max(between[0, 1], between[2, 3]) < between[:2, 2:].min()
 
 
-def test_the_order_of_words_and_digits_is_lost():
+def test_wordllama_ignores_the_order_of_words_and_digits():
     close = distances(wordllama(["Use 12, 34.", "Use 13, 24.", "34. Use 12,", "Use 12, 35."]))[0]
     assert close[1] < 1e-5
     assert close[3] > 0.01
@@ -345,7 +345,7 @@ def package(monkeypatch):
     return calls
 
 
-def test_sentence_transformers_loads_once_and_when_it_is_needed(package, tmp_path):
+def test_sentence_transformers_loads_its_model_once_at_first_use(package, tmp_path):
     embedder = sentence_transformers("some/model", revision="abc", device="cpu", batch_size=7)
     assert package == []
     for _ in range(2):
@@ -357,7 +357,7 @@ def test_sentence_transformers_loads_once_and_when_it_is_needed(package, tmp_pat
     assert package[1:] == [(["one", "three", ""], options), (["fifteen", " "], options)]
 
 
-def test_names_of_models(package, tmp_path, monkeypatch):
+def test_names_tell_models_revisions_and_versions_apart(package, tmp_path, monkeypatch):
     def name(*arguments, **options):
         return sentence_transformers(*arguments, **options).name
 
@@ -377,7 +377,7 @@ def test_names_of_models(package, tmp_path, monkeypatch):
     [(module.wordllama, "embeddings"), (lambda: sentence_transformers("a/b"), "sentence-transformers")],
     ids=["wordllama", "sentence-transformers"],
 )
-def test_a_package_that_is_missing(monkeypatch, make, extra):
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, make, extra):
     def missing(name):
         raise module.metadata.PackageNotFoundError(name)
 
@@ -424,7 +424,7 @@ def test_names_of_concatenated_embedders_do_not_collide():
     assert len({name("a", "b"), name("b", "a"), name("ab"), name("a"), name('a", "b'), name("a", "a")}) == 6
 
 
-def test_what_cannot_be_concatenated(unchecked_types):
+def test_bad_embedders_to_concatenate_are_refused(unchecked_types):
     with pytest.raises(ValueError, match="embedders is empty; give at least one"):
         concatenated()
     unknown: Any = "bert"
@@ -449,7 +449,7 @@ def test_what_cannot_be_concatenated(unchecked_types):
         (["a", "\ud800"], r"texts\[1\] is '\\ud800', which UTF-8 cannot hold"),
     ],
 )
-def test_texts_that_are_refused(counted, texts, message, unchecked_types):
+def test_bad_texts_are_refused(counted, texts, message, unchecked_types):
     with pytest.raises(ValueError, match=message):
         embed(texts, embedder=counted, progress=False)
     assert counted.batches == []
@@ -466,7 +466,7 @@ def test_texts_that_are_refused(counted, texts, message, unchecked_types):
         ({"embedder": None}, "embedder is None; give 'wordllama'"),
     ],
 )
-def test_arguments_that_are_refused(options, message, unchecked_types):
+def test_bad_arguments_are_refused(options, message, unchecked_types):
     with pytest.raises(ValueError, match=message):
         embed(TEXTS, **{"embedder": lengths, "progress": False, **options})
 
@@ -503,11 +503,11 @@ def changed(row, value, dtype=np.float64):
         (changed(0, 70000), {"dtype": "float16"}, r"returned 70000.0 for texts\[4\]; .* within float16"),
     ],
 )
-def test_results_that_are_refused(embedder, options, message):
+def test_bad_results_of_an_embedder_are_refused(embedder, options, message):
     with pytest.raises(ValueError, match=message):
         embed(TEXTS, embedder=embedder, progress=False, **options)
 
 
-def test_whole_numbers_are_taken():
+def test_integer_vectors_are_accepted():
     vectors = embed(TEXTS, embedder=lambda texts: lengths(texts).astype(np.int64), progress=False)
     np.testing.assert_array_equal(vectors, lengths(TEXTS))

@@ -41,7 +41,7 @@ def test_a_recorded_edge_names_the_extra_that_it_needs(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_logs_of_arrow_name_the_extra_that_they_need(monkeypatch, tmp_path, suffix):
+def test_csv_and_parquet_logs_name_the_extra_that_they_need(monkeypatch, tmp_path, suffix):
     from jaxsel.integrations.trainer_logs import read_logs
 
     (tmp_path / f"log.{suffix}").write_text("step,prompt,reward\n1,a,1\n")
@@ -72,7 +72,7 @@ def test_a_progress_bar_names_the_extra_that_it_needs(monkeypatch):
         embed(["a"], embedder=ones)
 
 
-def test_another_progress_bar():
+def test_a_custom_progress_bar_gets_the_batch_starts():
     import numpy as np
 
     from jaxsel.integrations.embeddings import embed
@@ -95,7 +95,7 @@ def test_another_progress_bar():
         ("rl.embeddings", "embeddings", ["Embedder", "embed", "sentence_transformers", "wordllama"]),
     ],
 )
-def test_earlier_names_are_kept(old, new, names):
+def test_earlier_module_names_still_work(old, new, names):
     pytest.importorskip("pyarrow")
     moved = importlib.import_module(f"jaxsel.integrations.{new}")
     for name in names:

@@ -33,7 +33,7 @@ def make(folder, **options):
     return HistoryLog(folder, num_prompts=N, spec={"method": "mopps"}, **options)
 
 
-def test_what_is_written_is_read(tmp_path, selector):
+def test_a_written_history_is_read_back(tmp_path, selector):
     log = make(tmp_path)
     record(log, selector, range(4))
     found = read_history(tmp_path)
@@ -48,7 +48,7 @@ def test_what_is_written_is_read(tmp_path, selector):
     np.testing.assert_array_equal(again.probes[2].mixed, found.probes["mixed"][N:])
 
 
-def test_what_was_not_flushed_is_lost_and_what_was_is_not(tmp_path, selector):
+def test_only_flushed_steps_are_read(tmp_path, selector):
     log = make(tmp_path)
     record(log, selector, range(5))
     assert read_history(tmp_path).history.num_steps == 4
@@ -60,7 +60,7 @@ def test_what_was_not_flushed_is_lost_and_what_was_is_not(tmp_path, selector):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first_step", [0, 2, 3, 4])
-def test_a_resumed_run_replaces_the_steps_that_it_does_again(tmp_path, first_step):
+def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path, first_step):
     def run(folder, cut):
         fresh = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=N, seed=0)
         log = make(folder)
@@ -82,7 +82,7 @@ def test_a_resumed_run_replaces_the_steps_that_it_does_again(tmp_path, first_ste
             np.testing.assert_array_equal(column, getattr(read_history(cut), name)[key], err_msg=f"{name}.{key}")
 
 
-def test_no_history(tmp_path):
+def test_a_folder_without_a_history_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no history"):
         read_history(tmp_path)
 
@@ -112,7 +112,7 @@ def test_the_history_of_another_pool_or_method_is_refused(tmp_path, selector):
     assert read_history(tmp_path).texts == ["a"] * N
 
 
-def test_a_history_without_prompts(tmp_path, selector):
+def test_a_history_without_prompts_is_read(tmp_path, selector):
     log = make(tmp_path)
     record(log, selector, range(1))
     log.flush()

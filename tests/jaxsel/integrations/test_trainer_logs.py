@@ -68,7 +68,7 @@ def test_a_folder_is_one_log(tmp_path, suffix):
     check(read_logs(tmp_path))
 
 
-def test_other_names_and_another_threshold(tmp_path):
+def test_other_column_names_and_another_threshold_are_accepted(tmp_path):
     write_csv(tmp_path / "a.csv", [(0, 17, -1.0), (0, 17, 0.2), (1, 4, -0.5)], ("iteration", "row", "return"))
     found = read_logs(tmp_path / "a.csv", step="iteration", prompt="row", reward="return", threshold=0)
     assert found.prompts == ["17", "4"]
@@ -77,7 +77,7 @@ def test_other_names_and_another_threshold(tmp_path):
 
 
 @pytest.mark.parametrize("missing", [None, float("nan")])
-def test_missing_rewards_are_no_information(tmp_path, missing):
+def test_missing_rewards_do_not_count(tmp_path, missing):
     write_jsonl(tmp_path / "a.jsonl", [(0, "x", 1), (1, "x", missing), (2, "x", True), (2, "x", False)])
     found = read_logs(tmp_path / "a.jsonl")
     assert found.history.step.tolist() == [0, 2]  # step 1 has no visit, but the clock counts it
@@ -157,7 +157,7 @@ def test_trl_with_conversations_and_several_rewards(tmp_path):
     assert read_trl(tmp_path, reward="format").history.successes.tolist() == [0, 1, 0]
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_missing_and_unknown_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere does not exist; give a file of \.csv, \.jsonl, \.parquet"):
         read_logs(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no log"):
@@ -174,7 +174,7 @@ def test_files_that_are_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_a_missing_column_is_named_with_those_there_are(tmp_path, suffix):
+def test_a_missing_column_is_named_with_the_existing_columns(tmp_path, suffix):
     file = tmp_path / f"a{suffix}"
     WRITERS[suffix](file, ROWS)
     expected = "no column 'score'; give the name of the reward among 'step', 'prompt', 'reward'"
@@ -183,7 +183,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("content", ["", "step,prompt,reward\n"])
-def test_no_rows(tmp_path, content):
+def test_a_log_without_rows_is_refused(tmp_path, content):
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(ValueError, match="has no rows"):
         read_logs(tmp_path)
@@ -201,7 +201,7 @@ def test_no_rows(tmp_path, content):
         ((1, "x", None), "no reward in 'reward'"),
     ],
 )
-def test_cells_that_say_nothing(tmp_path, row, message):
+def test_bad_cells_are_refused(tmp_path, row, message):
     write_jsonl(tmp_path / "a.jsonl", [row])
     with pytest.raises(ValueError, match=message):
         read_logs(tmp_path)
@@ -216,20 +216,20 @@ def test_a_line_cut_short_is_named(tmp_path):
         read_logs(tmp_path)
 
 
-def test_an_empty_prompt_of_a_csv_is_missing(tmp_path):
+def test_an_empty_prompt_in_a_csv_is_refused(tmp_path):
     file = tmp_path / "log.csv"
     file.write_text("step,prompt,reward\n1,,1\n1,a,0\n")
     with pytest.raises(ValueError, match="prompt"):
         read_logs(file)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_log(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     file = tmp_path / "log.jsonl"
     file.write_text('{"step": 1, "prompt": "a", "reward": 1}\n', encoding="utf-8-sig")
     assert read_logs(file).prompts == ["a"]
 
 
-def test_infinite_rewards_are_no_information_and_an_infinite_step_is_refused(tmp_path):
+def test_infinite_rewards_do_not_count_and_an_infinite_step_is_refused(tmp_path):
     file = tmp_path / "log.csv"
     file.write_text("step,prompt,reward\n1,a,1\n1,a,inf\n1,b,-Infinity\n1,b,0\n1,b,nan\n")
     history = read_logs(file).history

@@ -47,7 +47,7 @@ def one_thread():
 
 
 class Noting(jaxsel.PromptSelector):
-    """Keeps the calls of `select` and `observe`."""
+    """A selector that records the calls of `select` and `observe`."""
 
     def __init__(self, method=None, **options):
         super().__init__(method or jaxsel.mopps(), **{"num_prompts": N, "seed": 0, "track_in_flight": True} | options)
@@ -70,7 +70,7 @@ def counts(rewards, threshold=0.5, column=0):
     return [sum(x > threshold for x in group) for group in known], [len(group) for group in known]
 
 
-# What is trained on
+# Prompts and rewards of the generations
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_each_generation_is_on_prompts_chosen_after_the_last_rewards(tmp_path, b
         assert selector.said[2 * number + 1][1:] == (ids, *counts(rewards))
 
 
-def test_choices_are_those_of_the_selector_alone(tmp_path):
+def test_a_trainer_chooses_like_a_plain_selector(tmp_path):
     run = trainer(tmp_path, selector=jaxsel.dps(), seed=7)
     run.train()
     alone = jaxsel.PromptSelector(jaxsel.dps(), num_prompts=N, seed=7)
@@ -186,7 +186,7 @@ def _of_chats(completions, row, **_):
 
 
 @pytest.mark.parametrize("method", [jaxsel.mopps, jaxsel.dps, jaxsel.adaptive])
-def test_resumes_to_the_same_choices_and_rewards(tmp_path, method):
+def test_a_resumed_run_has_the_same_choices_and_rewards(tmp_path, method):
     options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 5, "selector": method(), "key_column": "key"}
     through = trainer(tmp_path, **options)
     through.train()
@@ -194,13 +194,13 @@ def test_resumes_to_the_same_choices_and_rewards(tmp_path, method):
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert resumed.seen == through.seen[2:]
     assert resumed.edge.state_dict() == through.edge.state_dict()
-    shutil.rmtree(tmp_path / "checkpoint-5")  # of the end of training
+    shutil.rmtree(tmp_path / "checkpoint-5")  # written at the end of training
     last = trainer(tmp_path, **options)
     last.train(resume_from_checkpoint=True)  # from checkpoint-4
     assert last.seen == through.seen[4:]
 
 
-def test_resumes_between_generations_of_several_steps(tmp_path):
+def test_a_run_resumes_between_generations_of_several_steps(tmp_path):
     options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, "num_iterations": 2}
     through = trainer(tmp_path, **options)
     through.train()
@@ -209,7 +209,7 @@ def test_resumes_between_generations_of_several_steps(tmp_path):
     assert resumed.seen == through.seen[2:]
 
 
-def test_last_is_the_newest_checkpoint_that_is_complete(tmp_path):
+def test_true_resumes_from_the_newest_complete_checkpoint(tmp_path):
     options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3}
     through = trainer(tmp_path, **options)
     through.train()
@@ -236,7 +236,7 @@ def test_a_checkpoint_of_another_pool_is_refused(tmp_path):
         trainer(tmp_path, train_dataset=DATA.select(range(N - 1, -1, -1)), **options).train(True)
 
 
-def test_no_checkpoint_to_resume_from_is_trls_error(tmp_path):
+def test_resuming_without_a_checkpoint_raises_trls_error(tmp_path):
     with pytest.raises((ValueError, FileNotFoundError)):
         trainer(tmp_path / "nothing").train(resume_from_checkpoint=True)
 
@@ -258,7 +258,7 @@ def test_saving_inside_a_generation_warns(tmp_path):
         trainer(tmp_path, **options).train()
 
 
-def test_skipping_no_data_warns(tmp_path):
+def test_ignore_data_skip_warns(tmp_path):
     with pytest.warns(UserWarning, match="ignore_data_skip is True"):
         trainer(tmp_path, ignore_data_skip=True, max_steps=1).train()
 
@@ -267,11 +267,11 @@ def checkpoints(folder):
     return len(list((folder / "run").glob("checkpoint-*/trainer_state.json")))
 
 
-def test_kills_lose_no_observation_and_count_none_twice(tmp_path):
+def test_killed_runs_lose_and_repeat_no_observation(tmp_path):
     context = multiprocessing.get_context("forkserver")  # imports once, and not again for each process
     context.set_forkserver_preload(["tests.support.tiny_trl"])
     kills, rng = int(os.environ.get("KILLS", "3")), np.random.default_rng(0)
-    steps = 5 * kills + 2  # more than there is time for
+    steps = 5 * kills + 2  # more steps than there is time for
     for _ in range(kills):
         before = checkpoints(tmp_path / "killed")
         process = context.Process(target=until_killed, args=(tmp_path / "killed", steps, 0.3))
@@ -320,7 +320,7 @@ def test_two_processes_train_on_one_choice(tmp_path):
     assert second["error"].startswith("RuntimeError: the first process failed: ValueError: selector has 25 prompts")
 
 
-# What is refused before training
+# Refused before training
 
 
 def stream():
@@ -349,7 +349,7 @@ def stream():
         ({"threshold": math.nan}, "threshold is nan"),
     ],
 )
-def test_what_is_refused(unchecked_types, tmp_path, options, message):
+def test_bad_arguments_are_refused_before_training(unchecked_types, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, **options)
 

@@ -1,4 +1,4 @@
-"""What is checked before training in TRL, without TRL: with lists of rows, empty classes and folders."""
+"""The checks before training in TRL. They need no TRL here: rows are lists, and trainers are empty classes."""
 
 import sys
 import types
@@ -20,7 +20,7 @@ def calculate(self, inputs, prompts, completions, completion_ids_list): ...
 
 @pytest.fixture
 def of_trl(monkeypatch):
-    """Return a function that makes a class of a pretended TRL with these methods."""
+    """Return a function that makes a trainer class of a fake TRL with the given methods."""
     monkeypatch.setitem(sys.modules, "trl", types.ModuleType("trl"))
     monkeypatch.setattr(checks.metadata, "version", lambda name: "9.9")
     return lambda **methods: type("GRPOTrainer", (), {"__module__": "trl.trainer.grpo_trainer", **methods})
@@ -62,7 +62,7 @@ def test_streams_and_no_data_are_refused():
             checks.check_rows(data)
 
 
-def test_keys_are_those_of_the_column():
+def test_keys_are_read_from_the_column():
     assert checks.checked_keys(ROWS, "key", 5) == [f"p{row}" for row in range(5)]
     assert checks.checked_keys(ROWS, None, 5) is None
 
@@ -74,7 +74,7 @@ def test_keys_are_those_of_the_column():
         ("id", 5, r"key_column is 'id', which train_dataset lacks; give one of \['prompt', 'key'\]"),
     ],
 )
-def test_what_is_refused(column, size, message):
+def test_too_few_rows_and_unknown_columns_are_refused(column, size, message):
     with pytest.raises(ValueError, match=message):
         checks.checked_keys(ROWS, column, size)
 
@@ -111,7 +111,7 @@ def test_texts_of_prompts():
     assert checks.text([{"role": "user", "content": "zwölf"}]) == '[{"content": "zwölf", "role": "user"}]'
 
 
-def test_the_newest_checkpoint_that_is_complete(tmp_path):
+def test_the_newest_complete_checkpoint_is_found(tmp_path):
     assert checks.newest_complete(tmp_path) is None
     for step, state in ((2, "{}"), (9, "{}"), (10, '{"cut sho'), (11, None)):
         folder = tmp_path / f"checkpoint-{step}"
@@ -129,6 +129,6 @@ def test_the_newest_checkpoint_that_is_complete(tmp_path):
 
 
 @pytest.mark.parametrize(("batches", "accumulation", "expected"), [(1, 1, 1), (4, 2, 2), (4, 1, 4), (6, 4, 3)])
-def test_steps_of_a_whole_number_of_generations(batches, accumulation, expected):
+def test_steps_are_the_fewest_for_a_whole_number_of_generations(batches, accumulation, expected):
     assert checks.steps(batches, accumulation) == expected
     assert expected * accumulation % batches == 0

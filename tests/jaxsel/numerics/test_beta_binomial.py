@@ -20,7 +20,7 @@ def solve_states(group_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("group_size", [8, 16, 64, 1024])
-def test_a_mixed_group_is_as_probable_as_scipy_says(group_size):
+def test_solve_state_probabilities_equal_scipys(group_size):
     exact: Any = stats.betabinom(group_size, ALPHA.astype(float), BETA.astype(float))
     # a sum, because even in float64 the difference 1 - P(0) - P(n) loses small values
     mixed = np.sum([exact.pmf(count) for count in range(1, group_size)], axis=0)

@@ -12,7 +12,7 @@ compiled = jax.jit(true_positions, static_argnums=1)
 
 @pytest.mark.parametrize("size", [1, 31, 32, 33, 1000, 4096, 100_003])
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
-def test_positions_are_those_of_numpy(size, share):
+def test_positions_equal_numpys(size, share):
     mask = np.random.default_rng(0).random(size) < share
     expected = np.flatnonzero(mask)
     for capacity in {1, max(1, len(expected)), len(expected) + 7}:

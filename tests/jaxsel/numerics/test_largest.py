@@ -47,14 +47,14 @@ KINDS = (
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 100, 3_000, 150_000, SIZE])
-def test_it_is_the_one_that_sorting_finds(kind, k):
+def test_the_kth_largest_equals_sorting(kind, k):
     x = values(kind)
     assert compiled(jnp.array(x), k) == np.sort(np.where(np.isnan(x), -np.inf, x))[-k]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 3_000, SIZE])
-def test_bit_by_bit_finds_the_same(kind, k):
+def test_the_search_by_bits_equals_sorting(kind, k):
     x = values(kind)
     assert by_bits(jnp.array(x), k) == np.sort(np.where(np.isnan(x), -np.inf, x))[-k]
 

@@ -30,7 +30,7 @@ def test_draws_have_the_distribution(grid, a, b):
     # Where float32 rounds the draws to 0 or 1, the two functions are not compared.
     at = np.clip(np.concatenate([draws, exact.ppf(np.linspace(0, 1, 200))]), 1e-37, 1 - 1e-6)
     empirical = np.searchsorted(np.sort(draws), at, side="right") / DRAWS
-    assert np.abs(empirical - exact.cdf(at)).max() < 2.5 / np.sqrt(DRAWS)  # p = 7e-6
+    assert np.abs(empirical - exact.cdf(at)).max() < 2.5 / np.sqrt(DRAWS)  # a Kolmogorov test with p = 7e-6
 
 
 @pytest.mark.parametrize(("a", "b"), PAIRS)
@@ -54,13 +54,13 @@ def test_draws_of_neighbours_and_of_other_keys_are_independent():
 
 
 @pytest.mark.parametrize("size", [1, 257, 3000])
-def test_a_draw_depends_on_its_own_index_alone(size):
+def test_a_draw_depends_only_on_its_index(size):
     a, b = jnp.tile(jnp.array([0.2, 1.0, 9.0, 1.0]), 1250), jnp.tile(jnp.array([2.0, 1.0]), 2500)
     np.testing.assert_array_equal(compiled(KEY, a[:size], b[:size]), compiled(KEY, a, b)[:size])
 
 
-def test_the_end_of_a_large_array_draws_as_it_does_alone():
-    """A tenth of the proposals of Beta(1, 1) is rejected, which is more than one further round handles."""
+def test_the_second_half_of_a_large_array_draws_the_same_alone():
+    """Beta(1, 1) rejects a tenth of its proposals, which is more than one round draws again."""
     size, half = 40_000, 20_000
     a = jnp.ones(size)
     alone = random.beta(KEY, a[half:], a[half:], ids=jnp.arange(half, size))
@@ -80,7 +80,7 @@ def test_other_elements_do_not_matter():
     np.testing.assert_array_equal(first[:50], second[:50])
 
 
-def test_eager_is_jit_also_within_other_code():
+def test_eager_equals_jit_also_inside_other_code():
     a, b = jnp.array([0.5, 1.0, 3.0, 1e4]), jnp.array([2.0, 0.1, 3.0, 1.0])
     within = jax.jit(lambda key, a, b: 2 * random.beta(key, a - 1 + 1, b / 2 * 2))
     np.testing.assert_array_equal(random.beta(KEY, a, b), compiled(KEY, a, b))
@@ -94,7 +94,7 @@ def test_parameters_of_any_shape_and_broadcast():
     np.testing.assert_array_equal(draws.ravel(), random.beta(KEY, jnp.full(60, 2.0), jnp.full(60, 3.0)))
 
 
-def test_draws_go_by_id():
+def test_draws_depend_on_the_id():
     ids = jnp.array([7, 1_000_000_007, 0, 31])
     a, b = jnp.linspace(0.5, 9.0, 40), jnp.linspace(3.0, 1.0, 40)
     some = random.beta(KEY, a[ids % 40], b[ids % 40], ids=ids)
@@ -122,8 +122,8 @@ def test_words_of_ids_keys_and_words_are_independent():
 
 
 @pytest.mark.slow
-def test_no_draw_is_repeated_in_a_hundred_million():
-    """Two words of an id are 64 bits. They differ among 1e8 ids of one key, and of 100 keys."""
+def test_no_pair_of_words_repeats_in_a_hundred_million():
+    """Two words of an id are 64 bits. They differ among 1e8 pairs of 100 keys and 1e6 ids."""
     pair = jax.jit(lambda key, ids: random.words(key, ids, 2))
 
     def drawn(keys, ids):
@@ -136,12 +136,12 @@ def test_no_draw_is_repeated_in_a_hundred_million():
     numbers = drawn(jax.random.split(KEY, 100), jnp.arange(1_000_000, dtype=jnp.int32))
     numbers.sort()
     assert (numbers[1:] != numbers[:-1]).all()
-    # one key: each word is a bijection of the id, so a tenth of the ids, far apart, is as good a test
+    # each word of one key is a bijection of the id, which 1e7 ids spread over int32 test
     words = np.sort(np.asarray(random.words(KEY, jnp.arange(0, 2**31 - 1, 214, dtype=jnp.int32), 1)[0]))
     assert (words[1:] != words[:-1]).all()
 
 
-def test_nan_parameters_and_no_others_give_nan():
+def test_only_nan_parameters_give_nan():
     a = jnp.ones(3000).at[::2].set(jnp.nan)
     np.testing.assert_array_equal(np.isnan(compiled(KEY, a, jnp.ones(3000))), np.isnan(a))
 
@@ -153,5 +153,5 @@ def test_extreme_parameters_stay_in_the_interval(a, b):
     assert ((draws >= 0) & (draws <= 1)).all()
 
 
-def test_no_elements_no_draws():
+def test_empty_parameters_give_no_draws():
     assert compiled(KEY, jnp.ones(0), jnp.ones(0)).shape == (0,)

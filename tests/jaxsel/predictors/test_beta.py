@@ -71,7 +71,7 @@ def test_repeated_ids_are_one_visit_with_summed_counts(ageing):
 
 
 @pytest.mark.parametrize("nothing", [([0, 1], [0, 0], [0, 0]), ([-1, N], [3, 2], [8, 8]), ([], [], [])])
-def test_what_says_nothing_changes_nothing(nothing):
+def test_a_batch_without_visits_changes_nothing(nothing):
     state = compiled_update(0.5)(KEY, predictor(0.5).init(KEY, N), rollouts([0, 3], [1, 3], [4, 4]))
     after = compiled_update(0.5)(KEY, state, rollouts(*nothing))
     for before, now in zip(parameters(state, 0.5, "visit"), parameters(after, 0.5, "visit"), strict=True):
@@ -131,7 +131,7 @@ def test_untouched_rows_stay_as_they_are(batch):
 
 
 @pytest.mark.parametrize("ageing", ["visit", "step"])
-def test_eager_is_jit(ageing):
+def test_eager_equals_jit(ageing):
     method = predictor(0.7, ageing)
     state, batch = method.init(KEY, N), rollouts([0, 3, 3, N], [1, 3, 0, 1], [4, 4, 8, 1])
     eager, jitted = method.update(KEY, state, batch), compiled_update(0.7, ageing)(KEY, state, batch)
@@ -159,7 +159,7 @@ def test_ten_thousand_steps_stay_finite(decay, ageing):
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 8, 64])
-def test_solve_states_are_those_of_the_beta_binomial(group_size):
+def test_solve_states_equal_scipys_beta_binomial(group_size):
     grid = np.array([1e-3, 0.1, 0.5, 1.0, 3.0, 20.0, 500.0, 1e5])
     alpha, beta_ = (column.ravel() for column in np.meshgrid(grid, grid))
     unsolved, mixed, solved = beta.solve_state_probabilities(
@@ -168,13 +168,13 @@ def test_solve_states_are_those_of_the_beta_binomial(group_size):
     exact: Any = stats.betabinom(group_size, alpha, beta_)
     np.testing.assert_allclose(unsolved, exact.pmf(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(solved, exact.pmf(group_size), rtol=1e-4, atol=1e-6)
-    rounding = 2e-7 * max(group_size, 4)  # a product of so many factors
+    rounding = 2e-7 * max(group_size, 4)  # a product has this many factors
     np.testing.assert_allclose(mixed, 1 - exact.pmf(0) - exact.pmf(group_size), atol=rounding)
     np.testing.assert_allclose(unsolved + mixed + solved, 1, atol=1e-6)
     assert (np.asarray(mixed) >= 0).all()
 
 
-def test_prediction_is_the_posterior_of_the_rows_asked_for():
+def test_prediction_is_the_posterior_of_the_requested_rows():
     method = predictor(0.5, "visit", vector_prior=True)
     state = method.update(KEY, method.init(KEY, N), rollouts([4, 0], [5, 8], [8, 8]))
     model = MoppsModel(N, prior_alpha=VECTOR_PRIOR[0], prior_beta=VECTOR_PRIOR[1])
@@ -187,7 +187,7 @@ def test_prediction_is_the_posterior_of_the_rows_asked_for():
         np.testing.assert_allclose(getattr(some, field), getattr(whole, field)[np.array([4, 1])], rtol=1e-6)
 
 
-def test_draws_are_of_the_posterior():
+def test_draws_follow_the_posterior():
     method = jaxsel.beta_bernoulli(prior_alpha=2.0, prior_beta=0.5)
     draws = method.predict(KEY, method.init(KEY, 20_000), None).draw
     assert stats.kstest(np.asarray(draws), stats.beta(2.0, 0.5).cdf).statistic < 2.5 / np.sqrt(20_000)

@@ -22,14 +22,14 @@ def test_features_are_direction_and_length_scaled_over_the_pool():
     np.testing.assert_allclose(ours.std(0), 1, rtol=1e-5)
 
 
-def test_features_of_some_rows_are_those_of_the_pool():
+def test_features_of_some_rows_are_scaled_over_the_pool():
     some = np.array([[7, 3], [3, 0]])
     ours = _embeddings.features(VECTORS)(jnp.asarray(VECTORS[some]))
     np.testing.assert_array_equal(ours, features(VECTORS)[some])
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_a_common_length_means_nothing(scale):
+def test_a_common_scale_does_not_change_the_features(scale):
     vectors = VECTORS * np.float32(scale)
     ours, expected = features(vectors), features(VECTORS)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
@@ -37,33 +37,33 @@ def test_a_common_length_means_nothing(scale):
 
 @pytest.mark.parametrize("dim", [4, 256])
 @pytest.mark.parametrize("dtype", TYPES)
-def test_the_length_of_unit_vectors_is_0_and_not_their_rounding(dtype, dim):
+def test_the_length_feature_of_unit_vectors_is_0_despite_rounding(dtype, dim):
     vectors = np.random.default_rng(1).normal(size=(200, dim))
     unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(dtype)
     np.testing.assert_array_equal(features(unit)[:, -1], 0)
     np.testing.assert_allclose(features(unit)[:, :-1].std(0), 1, rtol=1e-4)
 
 
-def test_what_is_the_same_everywhere_is_0():
+def test_features_of_equal_rows_are_0():
     vectors = np.tile(VECTORS[:1], (9, 1))
     np.testing.assert_array_equal(features(vectors), 0)
     np.testing.assert_array_equal(features(vectors[:1]), 0)
 
 
-def test_a_row_of_zeros_has_features():
+def test_a_row_of_zeros_has_finite_features():
     vectors = VECTORS.copy()
     vectors[3] = 0
     assert np.isfinite(features(vectors)).all()
 
 
-def test_scales_are_those_of_all_blocks():
+def test_scales_use_the_rows_of_all_blocks():
     many = np.concatenate([np.tile(VECTORS, (400, 1)), 5 + VECTORS])
     assert len(many) > _embeddings._ROWS
     np.testing.assert_allclose(features(many), prompt_features(many), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_types_are_kept_and_computed_with_in_float32(dtype):
+def test_types_are_kept_and_features_are_float32(dtype):
     vectors = VECTORS.astype(dtype)
     assert _embeddings.checked(vectors) is vectors
     ours = features(vectors)
@@ -110,12 +110,12 @@ def test_a_row_too_long_for_float32_is_named(dtype, large):
         (np.ones((4, 2), complex), "embeddings is of type complex128"),
     ],
 )
-def test_what_is_no_matrix_of_numbers_is_refused(embeddings, message):
+def test_anything_but_a_matrix_of_floats_is_refused(embeddings, message):
     with pytest.raises(ValueError, match=message):
         _embeddings.checked(embeddings)
 
 
-def test_the_fingerprint_tells_one_number_type_and_shape_apart():
+def test_the_fingerprint_depends_on_every_number_the_type_and_the_shape():
     changed = VECTORS.copy()
     changed[-1, -1] = np.nextafter(changed[-1, -1], np.float32(9))
     half = VECTORS.astype(np.float16)
@@ -134,6 +134,6 @@ class TensorOnAnotherDevice:
 
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("embeddings", [TensorOnAnotherDevice(), [[1.0, 2.0], [3.0]]])
-def test_embeddings_that_are_no_array_are_named(embeddings):
+def test_embeddings_other_than_host_arrays_are_refused(embeddings):
     with pytest.raises(ValueError, match=r"embeddings is not an array on the host \(.*give a matrix.*detach\(\)"):
         _embeddings.checked(embeddings)

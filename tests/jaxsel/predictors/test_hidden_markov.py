@@ -75,7 +75,7 @@ TINY = {
 @pytest.mark.parametrize("prior", TINY)
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.7, 1.0])
 def test_tiny_prior_counts_follow_the_equations(decay, prior):
-    """The posterior of a rare jump is a ratio of tiny probabilities, which need their relative precision."""
+    """The posterior of a rare jump is a ratio of tiny probabilities, which must keep their relative precision."""
     history = random_history(6, num_prompts=N, steps=400, batch_size=2)
     model = DpsModel(N, decay=decay, prior_counts=TINY[prior], initial_belief=[0.5, 0.5 - 1e-9, 1e-9])
     state = initial(prior_counts=TINY[prior], initial_belief=[0.5, 0.5 - 1e-9, 1e-9])
@@ -89,7 +89,7 @@ def test_tiny_prior_counts_follow_the_equations(decay, prior):
     "observations",
     [(), (None,), (MIXED,), (None, None, None), (UNSOLVED, None, SOLVED), (SOLVED, MIXED, None, None, None)],
 )
-def test_filter_adds_up_all_hidden_paths(observations):
+def test_the_filter_equals_the_sum_over_all_hidden_paths(observations):
     transition = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.05, 0.15, 0.8]])
     belief = np.array([0.5, 0.3, 0.2])
     # with counts so large, observations do not change the transition matrix
@@ -142,7 +142,7 @@ def test_repeated_ids_are_one_visit_with_summed_counts():
 
 
 @pytest.mark.parametrize("nothing", [([0, 1], [0, 0], [0, 0]), ([-1, N], [3, 2], [8, 8]), ([], [], [])])
-def test_what_says_nothing_is_a_step_without_visits(nothing):
+def test_a_batch_without_visits_only_ages_the_state(nothing):
     state = compiled_update(initial(), rollouts([0, 3], [1, 4], [4, 4]), decay=0.7)
     expected = hidden_markov.predicted(state)
     after = compiled_update(state, rollouts(*nothing), decay=0.7)
@@ -183,7 +183,7 @@ def test_beliefs_sum_to_1(steps):
         assert (np.asarray(belief) >= 0).all()
 
 
-def test_eager_is_jit():
+def test_eager_equals_jit():
     state, batch = initial(), rollouts([0, 3, 3, N], [1, 3, 0, 1], [4, 4, 8, 1])
     eager = hidden_markov.update(state, batch, 0.7)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
@@ -241,7 +241,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 @pytest.mark.parametrize("visited", [0.0, 0.3, 0.75, 1.0])
-def test_the_learning_filter_with_endless_prior_counts_is_the_one_with_known_transitions(visited):
+def test_huge_prior_counts_give_the_filter_with_known_transitions(visited):
     rng = np.random.default_rng(1)
     matrix, belief, prompts, steps = rng.dirichlet(np.ones(3), 3), rng.dirichlet(np.ones(3)), 5, 37
     history = np.where(rng.random((steps, prompts)) < visited, rng.integers(0, 3, (steps, prompts)), -1)
@@ -255,7 +255,7 @@ def test_the_learning_filter_with_endless_prior_counts_is_the_one_with_known_tra
         np.testing.assert_allclose(hidden_markov.filtered(state), after, atol=1e-5)
 
 
-def test_a_very_unlikely_jump_counts_as_any_other():
+def test_a_very_unlikely_jump_counts_like_any_other():
     prior = np.array([[1.0, 0.0, 2.0], [0.0, 2.0, 2.0], [2.0, 0.0, 1.0]])
     state = initial(1, prior_counts=prior)
     model = DpsModel(1, decay=0.999, prior_counts=prior)

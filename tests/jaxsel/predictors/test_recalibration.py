@@ -31,7 +31,7 @@ def pairs_of(seed: int, truth, size: int = 4000) -> Pairs:
 
 
 def groups_of(seed: int, truth) -> tuple[Groups, np.ndarray, np.ndarray, np.ndarray]:
-    """Return such pairs in groups, and each group's mean prediction, share of events and size in float64."""
+    """Return pairs in groups, and each group's mean prediction, share of events and size in float64."""
     groups = grouped(pairs_of(seed, truth))
     size, predicted, occurred = (np.asarray(field, np.float64) for field in groups)
     return groups, predicted, occurred, size
@@ -55,7 +55,7 @@ def test_equal_predictions_stay_together_and_leave_groups_empty():
 
 
 @pytest.mark.parametrize("truth", [lambda p: p**2, lambda p: 0.5 + 0 * p, lambda p: 1 - p, lambda p: p > 0.3])
-def test_isotonic_is_that_of_scikit_learn(truth):
+def test_isotonic_equals_scikit_learns(truth):
     groups, at, occurred, size = groups_of(0, truth)
     expected = IsotonicRegression().fit(at, occurred, size).predict(at)
     np.testing.assert_allclose(recalibration.isotonic(groups)(jnp.array(at, jnp.float32)), expected, atol=2e-4)
@@ -63,7 +63,7 @@ def test_isotonic_is_that_of_scikit_learn(truth):
 
 @pytest.mark.parametrize("shapes", [(1, 1), (8, 2), (2, 8)])
 @pytest.mark.parametrize("truth", [lambda p: p**2, lambda p: 0.5 + 0.4 * p, lambda p: 1 - p, lambda p: p])
-def test_beta_is_the_penalised_likelihoods_largest(truth, shapes):
+def test_beta_maximises_the_penalised_likelihood(truth, shapes):
     rng = np.random.default_rng(1)
     predicted = rng.beta(shapes[0], shapes[1], 1000).astype(np.float32)
     event = (rng.random(1000) < truth(predicted)).astype(np.float32)
@@ -100,7 +100,7 @@ def test_without_pairs_nothing_is_corrected(method):
     np.testing.assert_allclose(MAPS[method](grouped(no_pairs(100)))(grid), grid, atol=0.03)
 
 
-def test_the_ring_holds_the_last_pairs_of_rows_that_are_there():
+def test_the_ring_buffer_holds_the_last_pairs_of_valid_rows():
     pairs = no_pairs(4)
     for step in range(3):
         predicted = jnp.arange(3.0) / 10 + step
@@ -113,7 +113,7 @@ def test_the_ring_holds_the_last_pairs_of_rows_that_are_there():
 
 
 @pytest.mark.parametrize("method", MAPS)
-def test_the_cap_of_dps_is_not_the_last_word(method):
+def test_recalibration_lifts_the_cap_of_dps(method):
     """For prompts that are mixed at every visit, dps predicts at most 0.684; the correction learns the truth."""
     inner = jaxsel.hidden_markov()
     predictor = jaxsel.recalibrated(inner, method=method)
@@ -131,7 +131,7 @@ def test_the_cap_of_dps_is_not_the_last_word(method):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
 
 
-def test_a_pair_is_a_visit_and_its_prediction_from_before():
+def test_a_pair_is_a_visit_and_the_prediction_before_it():
     """Repeated ids are one visit; a row without rollouts, or with an id outside the pool, makes no pair."""
     predictor = jaxsel.recalibrated(jaxsel.beta_bernoulli(), window=10)
     state = predictor.init(KEY, N)
@@ -158,7 +158,7 @@ def test_the_order_of_prompts_stays():
     assert not np.allclose(corrected, plain, atol=0.02)
 
 
-def test_a_state_with_embeddings_passes_them_on(tmp_path):
+def test_a_recalibrated_state_passes_on_its_embeddings(tmp_path):
     """A rule that needs the embeddings gets them, and a checkpoint leaves them out."""
     predictor = jaxsel.recalibrated(jaxsel.amortized(EMBEDDINGS, **TINY))
     selector = jaxsel.make_selector(predictor, jaxsel.target_success_rate(), jaxsel.diverse())
@@ -183,7 +183,7 @@ def test_another_recalibration_is_another_method(tmp_path):
         jaxsel.PromptSelector.load(tmp_path / "saved", selector(method="beta"), num_prompts=N)
 
 
-def test_it_cannot_be_sharded():
+def test_a_recalibrated_predictor_cannot_be_sharded():
     selector = jaxsel.make_selector(jaxsel.recalibrated(jaxsel.beta_bernoulli()), jaxsel.thompson(), jaxsel.top_k())
     with pytest.raises(ValueError, match="RecalibratedState has no partition_specs"):
         jaxsel.shard(selector, jaxsel.prompts_mesh(), N).init(KEY, N)
@@ -196,14 +196,14 @@ def test_it_cannot_be_sharded():
         ({"window": 0}, "window is 0; give an integer of at least 1"),
     ],
 )
-def test_bad_arguments(options, message):
+def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         jaxsel.recalibrated(jaxsel.beta_bernoulli(), **options)
 
 
 @pytest.mark.parametrize("name", ["beta_bernoulli", "amortized"])
-def test_diverse_asks_a_recalibrated_state_as_it_asks_the_state_itself(name):
-    """It does not depend on whether `isinstance` evaluates properties in this version of Python."""
+def test_diverse_treats_a_recalibrated_state_like_the_inner_state(name):
+    """The choice does not depend on whether this version's `isinstance` evaluates properties."""
     make = {"beta_bernoulli": jaxsel.beta_bernoulli, "amortized": lambda: jaxsel.amortized(EMBEDDINGS, **TINY)}[name]
     for predictor in (make(), jaxsel.recalibrated(make()), jaxsel.recalibrated(jaxsel.recalibrated(make()))):
         state = predictor.init(KEY, N)

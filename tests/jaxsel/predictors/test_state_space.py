@@ -1,4 +1,4 @@
-"""The state-space predictor: its filter, its learned settings, and what every engine asks of a predictor."""
+"""The state-space predictor: its filter, its learned settings, and its use in replays, simulations and checkpoints."""
 
 import functools
 
@@ -63,7 +63,7 @@ def test_ten_thousand_steps_stay_positive_definite(embedded):
     np.testing.assert_allclose(prediction.unsolved + prediction.mixed + prediction.solved, 1, atol=1e-6)
 
 
-def test_same_rollouts_again_and_again_make_it_certain_and_no_more():
+def test_repeated_equal_rollouts_make_the_belief_narrow_but_never_certain():
     state = predictor().init(KEY, N)
     for _ in range(50):
         state = compiled_update()(KEY, state, rollouts([4], [4], [8]))
@@ -91,7 +91,7 @@ def test_an_empty_batch_changes_nothing(nothing):
 
 
 @pytest.mark.parametrize("embedded", [True, False])
-def test_eager_is_jit_and_has_no_nan(embedded):
+def test_eager_equals_jit_and_has_no_nan(embedded):
     method, batch = predictor(embedded), rollouts([0, 3, 3, N], [1, 3, 8, 1], [4, 4, 8, 1])
     state = compiled_update(embedded)(KEY, method.init(KEY, N), batch)
     with jax.debug_nans(True):
@@ -133,7 +133,7 @@ def test_embeddings_stay_in_their_dtype(dtype, tmp_path):
 
 
 def played_pool(rate: np.ndarray, embeddings, steps: int, jump: float = 0.0):
-    """The mean log score of the second half, and the state, of a pool of which random prompts are rolled out."""
+    """Return the last state, the log score of every step and the predictor, for random batches of a pool."""
     rng = np.random.default_rng(1)
     method = jaxsel.state_space(embeddings)
     update = jax.jit(method.update)
@@ -151,7 +151,7 @@ RATES = 1 / (1 + np.exp(-np.random.default_rng(5).normal(-0.5, 3.0, 2000)))
 NOISE = np.random.default_rng(6).normal(size=(2000, 32)).astype(np.float32)
 
 
-def test_noise_costs_nothing_and_features_that_tell_pay():
+def test_noise_features_cost_little_and_informative_features_pay():
     logit = np.log(RATES / (1 - RATES))
     told = (logit[:, None] * np.ones(4) / 3 + 0.3 * NOISE[:, :4]).astype(np.float32)
     scores = {
@@ -177,14 +177,14 @@ def test_a_jump_of_the_policy_is_followed():
     assert scores[-10:].mean() > scores[30] + 0.5
 
 
-def test_a_pool_that_stands_still_is_believed_to():
+def test_a_constant_pool_is_predicted_with_little_visit_variance():
     few = RATES[:64]
     state, _, method = played_pool(few, None, 80)
     assert np.abs(np.asarray(method.predict(KEY, state, None).success_rate) - few).mean() < 0.04
     assert float(state.metrics()["visit_variance"]) < 0.03
 
 
-def test_a_prompt_unlike_its_neighbours_is_believed_itself():
+def test_a_prompt_unlike_all_others_is_predicted_from_its_own_visits():
     tight = np.where(np.arange(256) == 3, 0.98, 0.03)
     state, _, method = played_pool(tight, None, 40)
     prediction = method.predict(KEY, state, jnp.array([3, 4]))
@@ -214,7 +214,7 @@ def test_checkpoints_replay_recalibration_and_simulation(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 8])
 @pytest.mark.usefixtures("on_cpu")
-def test_choices_on_a_mesh_are_those_of_one_device(devices):
+def test_a_mesh_chooses_like_one_device(devices):
     plain = PromptSelector(selector(), num_prompts=N, seed=1)
     sharded = PromptSelector(selector(), num_prompts=N, seed=1, mesh=mesh_of(devices))
     assert choices(plain, 6) == choices(sharded, 6)
@@ -228,7 +228,7 @@ def test_bad_arguments_are_named():
         predictor().init(KEY, 3)
 
 
-def test_training_on_one_kind_of_prompts_moves_this_kind_alone():
+def test_training_on_one_kind_of_prompts_moves_only_this_kind():
     """Prompts of two kinds start alike. The rates of the kind that is chosen rise; the other kind is not visited."""
     kind = np.repeat([1.0, -1.0], 100)
     other = np.random.default_rng(0).normal(size=(200, 3))
@@ -246,7 +246,7 @@ def test_training_on_one_kind_of_prompts_moves_this_kind_alone():
 
 @pytest.mark.slow
 def test_predictions_have_the_variance_that_the_update_uses():
-    """The embeddings are correlated and explain the pool, where an average over prompts would be most wrong."""
+    """The embeddings are correlated and explain the pool; there, an average over prompts would be most wrong."""
     rng = np.random.default_rng(2)
     embeddings = (rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6))).astype(np.float32)
     method = jaxsel.state_space(embeddings)

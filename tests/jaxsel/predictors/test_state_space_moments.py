@@ -25,7 +25,7 @@ def test_expectations_are_exact_enough_to_be_probabilities(group_size):
 
 
 @pytest.mark.parametrize("group_size", [1, 8, 64, 1000])
-def test_posterior_is_that_of_the_binomial(group_size):
+def test_the_posterior_of_binomial_counts_equals_quadrature(group_size):
     s = (np.arange(len(MEAN)) * 5) % (group_size + 1)
     log_joint = s[:, None] * log_expit(LOGIT) + (group_size - s)[:, None] * log_expit(-LOGIT) + np.log(DENSITY)
     # where the data lie far outside of the prior, the grid is too coarse to be the truth

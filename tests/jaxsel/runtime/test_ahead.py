@@ -69,7 +69,7 @@ def interrupted(selector: PromptSelector, prepares: bool) -> list:
 
 
 @pytest.mark.parametrize("ratio", [None, 3])
-def test_what_is_prepared_changes_no_choice(ratio):
+def test_preparing_changes_no_choice(ratio):
     ahead, plain = make(candidate_ratio=ratio), make(candidate_ratio=ratio)
     assert_same(interrupted(ahead, True), interrupted(plain, False))
     assert_same_selector(ahead, plain)
@@ -82,7 +82,7 @@ def test_a_prepared_choice_on_a_mesh_changes_no_choice(on_cpu):
         assert choices(ahead, 1) == choices(plain, 1)
 
 
-def test_what_was_prepared_is_what_is_taken():
+def test_select_takes_the_prepared_choice():
     selector = make()
     selector.prepare(4)
     assert selector._prepared is not None
@@ -107,7 +107,7 @@ def test_checkpoints_leave_prepared_choices_out(tmp_path):
     assert choices(restored) == choices(selector) == expected
 
 
-def test_an_update_leaves_the_choice_that_still_reads_the_state_alone():
+def test_an_update_does_not_change_a_choice_that_still_reads_the_state():
     """The update donates arrays that the choice reads. In a large pool the choice takes longer than its dispatch."""
     selector, plain = make(num_prompts=300_000), make(num_prompts=300_000)
     for _ in range(3):
@@ -142,7 +142,7 @@ ROUNDS = [
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_counts_on_the_device_teach_what_counts_on_the_host_do(method):
+def test_counts_on_the_device_and_on_the_host_teach_the_same(method):
     there, here = make(method), make(method)
     for ids, successes, group_size in ROUNDS:
         there.select(4)
@@ -187,7 +187,7 @@ def test_wrong_ids_are_named_at_once(ids, message):
     assert_same_selector(selector, make())
 
 
-def test_wrong_counts_are_named_whenever_they_are_looked_at(tmp_path):
+def test_wrong_counts_are_named_by_every_later_call(tmp_path):
     selector = make()
     selector.observe_on_device([1, 2], jnp.array([1, 9]), jnp.array([8, 8]))
     for look in (
@@ -202,7 +202,7 @@ def test_wrong_counts_are_named_whenever_they_are_looked_at(tmp_path):
             look()
 
 
-def test_the_report_is_what_metrics_say():
+def test_reported_metrics_equal_the_metric_functions():
     selector = make("dps")
     choices(selector)
     ids = np.sort(selector.select(9))

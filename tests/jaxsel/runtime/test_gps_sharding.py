@@ -27,7 +27,7 @@ def start(method: str, devices: int | None) -> PromptSelector:
 
 @functools.cache
 def run(method: str, devices: int | None) -> tuple[list[list[int]], dict[str, Any], PromptSelector]:
-    """Return the choices, the predictions afterwards, and the selector, which no test changes."""
+    """Return the choices, the predictions afterwards, and the selector, which tests must not change."""
     selector = start(method, devices)
     chosen = choices(selector, STEPS)
     learnt = {"pool": selector.predict(), "some": selector.predict(SOME), "metrics": selector.metrics()}
@@ -42,7 +42,7 @@ def assert_close(first: Any, second: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "devices"), [("gps", 2), ("no latent", 1), ("no latent", 4)])
 def test_a_mesh_chooses_and_predicts_as_one_device(method, devices):
-    """This holds for few steps only. Training is chaotic: differences in rounding grow until choices differ."""
+    """Both are equal for few steps only. Training is chaotic: differences in rounding grow until choices differ."""
     (chosen, learnt, sharded), (expected, expected_learnt, plain) = run(method, devices), run(method, None)
     assert sharded.spec == plain.spec
     assert chosen == expected
@@ -76,7 +76,7 @@ def test_the_whole_pool_is_predicted_by_parts():
     assert_close(jax.jit(sharded.predict)(KEY, state, None), jax.jit(NO_LATENT.predict)(KEY, state, None))
 
 
-def test_other_predictors_send_a_shortlist_too():
+def test_shortlists_of_all_devices_suffice_for_the_choice():
     """A rule that considers only the best scores makes the same choice from a pool that is split."""
     rule = jaxsel.top_k()._replace(shortlist=lambda batch_size: 2 * batch_size)
     method = jaxsel.mopps(acquisition=jaxsel.target_success_rate(), rule=rule)

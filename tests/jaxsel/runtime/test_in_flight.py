@@ -37,7 +37,7 @@ def test_excluded_prompts_are_not_chosen(name):
         selector.select(3, [1, 2, 3, 4], exclude=mask)
 
 
-def test_excluding_is_choosing_among_the_others(method):
+def test_excluding_equals_choosing_among_the_others(method):
     first, second, banned = make(method), make(method), [1, 5, 7]
     others = np.setdiff1d(np.arange(N), banned)
     mask = np.isin(np.arange(N), others)
@@ -54,7 +54,7 @@ def test_exclusions_are_the_same_on_a_mesh(size, on_cpu):
         assert chosen[0] == chosen[1]
 
 
-def test_the_window_skips_what_is_excluded():
+def test_the_window_skips_excluded_rows():
     selector = make(METHODS["mopps"], candidate_ratio=1)
     first = np.concatenate([selector.select(4, exclude=[2, 3]) for _ in range(4)])
     assert not {2, 3} & set(first.tolist())
@@ -181,14 +181,14 @@ def test_parts_of_a_step_are_one_observation(name):
             rows = slice(at, at + 3)
             parts.observe(ids[rows], successes[rows] // 2, 4, step=step)
             parts.observe(ids[rows], successes[rows] - successes[rows] // 2, 4, step=step)
-        # a look in the middle of a step includes its observations, and does not end it
+        # reading in the middle of a step includes its observations and does not end it
         jax.tree.map(np.testing.assert_array_equal, parts.predict(), whole.predict())
         assert parts.metrics() == pytest.approx(whole.metrics(), nan_ok=True)
         np.testing.assert_array_equal(parts.visits, whole.visits)
     assert parts.state_dict()["metadata"]["counters"]["observes"] == 3
 
 
-def test_looking_does_not_end_a_step():
+def test_reading_does_not_end_a_step():
     looked, plain = make(METHODS["dps"]), make(METHODS["dps"])
     for selector in (looked, plain):
         selector.observe([1], [3], 8, step=0)
@@ -206,7 +206,7 @@ def test_late_observations_count_in_the_current_step():
     late.observe([4], [0], 8, step=1)  # ends step 0
     late.observe([3], [5], 8, step=0)
     late.end_step()
-    late.observe([6], [5], 8, step=1)  # its step has ended, and the next has not begun
+    late.observe([6], [5], 8, step=1)  # step 1 has ended, and step 2 has not begun
     late.observe([7], [5], 8, step=2)
     for batch in (([1, 2], [3, 8], 8), ([3, 4], [5, 0], 8), ([6, 7], [5, 5], 8)):
         plain.observe(*batch)
@@ -214,7 +214,7 @@ def test_late_observations_count_in_the_current_step():
     assert late.metrics()["selector/observes"] == 3
 
 
-def test_a_call_without_a_step_ends_the_one_before():
+def test_an_observation_without_a_step_ends_the_open_step():
     parts, plain = make(METHODS["mopps"]), make(METHODS["mopps"])
     parts.observe([1], [3], 8, step=0)
     parts.observe([1], [3], 8)

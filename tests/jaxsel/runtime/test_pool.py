@@ -12,7 +12,7 @@ import pytest
 
 from jaxsel.runtime.pool import identify_pool, size_of
 
-pytestmark = pytest.mark.usefixtures("unchecked_types")  # as for users, who have no type checker
+pytestmark = pytest.mark.usefixtures("unchecked_types")  # users run without the type checker
 WORDS = ["a", "b", "é☃"]
 
 
@@ -32,7 +32,7 @@ def name(keys):
         ([2**63 - 1, -(2**63)], np.array([2**63 - 1, -(2**63)]).tobytes()),
     ],
 )
-def test_fingerprints_are_those_of_earlier_versions(keys, hashed):
+def test_fingerprints_equal_those_of_earlier_versions(keys, hashed):
     assert identify_pool(keys, None)[:2] == (
         len(keys),
         f"{len(keys)} prompts, sha256:{hashlib.sha256(hashed).hexdigest()[:16]}",
@@ -127,18 +127,18 @@ def test_keys_that_are_no_vector_of_distinct_entries_are_named(keys, message):
 
 
 @pytest.mark.parametrize("keys", [WORDS, [1, 2], [2**70], ["a\0"]])
-def test_a_fingerprint_says_the_size(keys):
+def test_a_fingerprint_holds_the_size(keys):
     assert size_of(name(keys)) == len(keys)
     assert size_of(identify_pool(None, 12).fingerprint) == 12
 
 
 @pytest.mark.parametrize("text", ["", "prompts", "-3 prompts", "x prompts", "3", "²3 prompts"])
-def test_other_texts_than_fingerprints_are_refused(text):
+def test_texts_other_than_fingerprints_are_refused(text):
     with pytest.raises(ValueError, match=re.escape(f"pool is {text!r}")):
         size_of(text)
 
 
-def test_one_long_key_costs_its_own_length():
+def test_one_long_key_takes_no_memory_for_the_others():
     keys = [f"prompt {i} " + "x" * 100 for i in range(10_000)] + ["y" * 100_000]
     tracemalloc.start()
     try:

@@ -58,7 +58,7 @@ def test_select_respects_candidates(method):
     assert sorted(trained(method).select(5, np.array(candidates)).tolist()) == sorted(candidates)
 
 
-def test_predictions_are_numpy_and_follow_the_rows_asked_for(method):
+def test_predictions_are_numpy_and_follow_the_requested_rows(method):
     selector = trained(method)
     whole, some = selector.predict(), selector.predict([7, 2, 7])
     for field, all_rows in zip(some, whole, strict=True):
@@ -92,7 +92,7 @@ def torch_tensor(values: list) -> Any:
     [list, tuple, np.array, jnp.array, np.float64, torch_tensor, functools.partial(np.array, dtype="u1")],
 )
 @pytest.mark.usefixtures("unchecked_types")  # checked at run time, NumPy's ArrayLike excludes tuples
-def test_all_kinds_of_arrays_are_taken(array):
+def test_all_kinds_of_arrays_are_accepted(array):
     selector, plain = make(), make()
     selector.observe(array([1, 5, 2]), array([0, 3, 8]), array([8, 8, 8]))
     plain.observe([1, 5, 2], [0, 3, 8], 8)
@@ -116,12 +116,12 @@ def test_equal_seeds_and_observations_give_equal_choices(method):
     assert choices(make(method, seed=2**32 - 1)) != choices(make(method, seed=0))
 
 
-def test_ties_of_an_unknown_pool_are_not_its_first_rows():
+def test_ties_of_an_unknown_pool_are_broken_at_random():
     chosen = [make(METHODS["dps"], seed=seed).select(4).tolist() for seed in range(10)]
     assert len({tuple(ids) for ids in chosen}) > 5
 
 
-def test_looking_does_not_change_later_choices(method):
+def test_reading_does_not_change_later_choices(method):
     watched, plain = trained(method), trained(method)
     for _ in range(3):
         watched.predict()
@@ -317,7 +317,7 @@ def test_state_dicts_hold_nothing_but_numbers_strings_and_bytes(method):
     assert all(type(leaf) in plain for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("num_prompts", [N, 100_000])  # large arrays share memory where small ones are copied
+@pytest.mark.parametrize("num_prompts", [N, 100_000])  # JAX shares the memory of large arrays and copies small ones
 def test_state_dicts_are_snapshots(method, num_prompts):
     selector = make(method, num_prompts=num_prompts, candidate_ratio=2)
     selector.observe([1, 2], [3, 4], 8)
@@ -384,7 +384,7 @@ def test_windows_larger_than_the_pool_are_the_pool():
     assert len(set(selector.select(4).tolist())) == 4
 
 
-def test_own_candidates_leave_the_window_alone():
+def test_given_candidates_do_not_advance_the_window():
     first, second = (make(METHODS["dps"], candidate_ratio=2, seed=1) for _ in range(2))
     first.select(2, [1, 2, 3])
     second.select(2, [4, 5, 6])

@@ -34,7 +34,7 @@ def started(method: jaxsel.Selector, **arguments: Any) -> PromptSelector:
     return selector
 
 
-def test_four_threads_lose_nothing(method):
+def test_four_threads_lose_no_observation(method):
     selector, calls, errors = started(method), 25, []
     selector.predict([1, 2, 3])
 
@@ -148,7 +148,7 @@ def test_spawn_takes_a_selector():
 
 
 @pytest.mark.slow
-def test_cycles_do_not_take_memory(method):
+def test_repeated_steps_do_not_take_memory(method):
     selector = started(method)
 
     def cycles(count: int) -> int:

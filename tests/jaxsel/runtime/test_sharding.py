@@ -94,7 +94,7 @@ EVERY_SECOND = (None, None, -2)
         ("exploring", 101, 5, 8, EVERY_SECOND),
     ],
 )
-def test_choices_are_those_of_one_device(method, num_prompts, batch_size, devices, among):
+def test_a_mesh_chooses_like_one_device(method, num_prompts, batch_size, devices, among):
     sharded = jaxsel.shard(METHODS[method], mesh_of(devices), num_prompts)
     assert sharded.spec == METHODS[method].spec
     here = played(sharded, num_prompts, batch_size, among)
@@ -121,7 +121,7 @@ def test_only_batches_travel_between_devices(method):
     moved = {}
     for name, text in texts.items():
         assert re.search(r"\[[\d,]*\b10001\b", text)
-        assert not re.search(rf"\[[\d,]*\b{num_prompts}\b", text), "no array is as long as the pool"
+        assert not re.search(rf"\[[\d,]*\b{num_prompts}\b", text), f"{name}: an array is as long as the pool"
         shapes = re.findall(r" = (.*) (?:all|collective|reduce-scatter|send|recv)[a-z-]*\(", text)
         sizes = [
             np.prod([int(n) for n in dims.split(",") if n]) for s in shapes for dims in re.findall(r"\[([\d,]*)\]", s)
@@ -169,7 +169,7 @@ def test_states_are_the_same_on_all_meshes():
     assert play(plain) == play(sharded)
     np.testing.assert_array_equal(
         arrays["visits"] > 0, arrays["state.last_step"] > 0
-    )  # both arrays are of the same moment
+    )  # both arrays were copied at the same moment
 
 
 def test_other_pools_are_refused_on_any_mesh(tmp_path):

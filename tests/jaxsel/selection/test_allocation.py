@@ -92,7 +92,7 @@ def test_expected_solved_is_the_integral_over_the_beta(a, b, samples):
     np.testing.assert_allclose(solved, integral / special.beta(a, b), rtol=1e-5)
 
 
-def test_expected_solved_is_what_is_solved():
+def test_expected_solved_matches_simulated_rollouts():
     rng = np.random.default_rng(0)
     a, b, samples = rng.uniform(0.2, 5, 50), rng.uniform(0.2, 5, 50), rng.integers(0, 8, 50)
     rates = rng.beta(a, b, (20_000, 50))
@@ -103,7 +103,7 @@ def test_expected_solved_is_what_is_solved():
     np.testing.assert_allclose(jaxsel.expected_solved(mean, samples), (1 - (1 - mean) ** samples).sum(), rtol=1e-12)
 
 
-def test_uncertainty_saves_samples_on_what_may_be_hopeless():
+def test_uncertainty_saves_samples_on_prompts_that_may_be_hopeless():
     """Both prompts have mean 0.1; the second is never solved with probability 0.9 and always with 0.1."""
     prediction = predicted([0.1, 0.1], [0.0, 0.09])
     np.testing.assert_array_equal(jaxsel.allocate(prediction, 20), [19, 1])
@@ -118,7 +118,7 @@ def test_uncertainty_saves_samples_on_what_may_be_hopeless():
     at_least=st.integers(0, 3),
     margin=st.integers(1, 20),
 )
-def test_the_budget_is_spent_within_the_limits_and_a_larger_one_takes_from_none(
+def test_the_budget_is_spent_within_the_limits_and_a_larger_budget_lowers_no_count(
     strategy, prompts, extra, at_least, margin
 ):
     mean, spread = np.array(prompts).T
@@ -274,7 +274,7 @@ def test_bad_arguments_are_named(arguments, options, message):
         jaxsel.allocate(*arguments, **{"strategy": "bins", **options})
 
 
-def test_it_is_no_part_of_a_compiled_function():
+def test_allocate_inside_jit_is_refused():
     with pytest.raises(ValueError, match="prediction is not an array on the host"):
         jax.jit(lambda rates: jaxsel.allocate(rates, 3))(jnp.full(3, 0.5))
 

@@ -86,7 +86,7 @@ def mean_distance(embeddings: np.ndarray, others: np.ndarray | None = None) -> f
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("batch_size", [1, 4, CANDIDATES])
 @hypothesis.given(seed=st.integers(0, 2**31), visited=st.integers(0, BATCHES))
-def test_choices_are_those_of_the_formula(rule, batch_size, seed, visited):
+def test_choices_equal_the_greedy_formula(rule, batch_size, seed, visited):
     weight, anchor_batches, shortlist = RULES[rule].values()
     scores, ids, embeddings, last_ids, sizes = random_pool(seed, visited)
     expected, lead = diversified(
@@ -127,7 +127,7 @@ def test_without_prompt_ids_positions_are_ids():
 
 
 @hypothesis.given(scores=st.lists(SCORES, min_size=CANDIDATES, max_size=CANDIDATES), seed=st.integers(0, 2**31))
-def test_without_weight_it_is_top_k(scores, seed):
+def test_without_weight_diverse_equals_top_k(scores, seed):
     """Ties are broken in the same way too."""
     _, ids, embeddings, last_ids, sizes = random_pool(seed, BATCHES)
     given = jax.random.key(seed), jnp.array(scores, jnp.float32), 4, jnp.array(ids)
@@ -141,7 +141,7 @@ def test_without_weight_it_is_top_k(scores, seed):
     absent=st.sets(st.integers(0, CANDIDATES - 1)),
     seed=st.integers(0, 2**31),
 )
-def test_rows_without_a_score_are_last_but_for_rows_of_no_prompt(rule, scores, absent, seed):
+def test_nan_and_minus_infinity_come_last_but_before_rows_of_no_prompt(rule, scores, absent, seed):
     _, ids, embeddings, last_ids, sizes = random_pool(seed, BATCHES)
     ids[list(absent)] = -1
     state, values = pool(embeddings, last_ids, sizes), np.array(scores, np.float32)
@@ -154,7 +154,7 @@ def test_rows_without_a_score_are_last_but_for_rows_of_no_prompt(rule, scores, a
     np.testing.assert_array_equal(np.sort(kind[chosen]), np.sort(kind)[-4:])
 
 
-def test_a_shortlist_bounds_what_can_be_chosen():
+def test_only_prompts_of_the_shortlist_are_chosen():
     scores, ids, embeddings, _, _ = random_pool(2, 0)
     largest = set(np.argsort(scores)[-4:].tolist())
     given = KEY, jnp.array(scores), 2, jnp.array(ids), pool(embeddings)
@@ -187,7 +187,7 @@ def test_shortlists_of_parts_suffice_for_the_choice_of_the_whole_pool():
 
 
 def batches(weight: float, anchor_batches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, for sixty random pools, the next batch's embeddings, the last batch's embeddings, and the next scores."""
+    """Return the next and the last batch's embeddings and the next batch's scores, for sixty random pools."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(60, 24, FEATURES)).astype(np.float32)
     scores = rng.random((60, 24)).astype(np.float32)
@@ -245,6 +245,6 @@ def test_bad_arguments_are_named(arguments, message):
         jaxsel.diverse(**arguments)
 
 
-def test_more_than_there_are_is_an_error():
+def test_choosing_more_than_the_candidates_is_an_error():
     with pytest.raises(ValueError, match="k"):
         jaxsel.diverse().choose(KEY, jnp.ones(3), 4, None, pool(np.ones((3, 2), np.float32)))

@@ -19,7 +19,7 @@ SHARE, AFTER = 0.25, 12
 
 
 def minus_row(key, state, prompt_ids, first_id: Any = 0) -> jaxsel.Prediction:
-    """Predict nonsense: minus the prompt's row, whose largest values are always the first rows."""
+    """Predict minus the prompt's row, so that the first rows always score best."""
     rows = jnp.arange(len(state)) if prompt_ids is None else prompt_ids
     return jaxsel.Prediction(*[-(first_id + rows).astype(jnp.float32)] * 6)
 
@@ -74,7 +74,7 @@ def test_no_prompt_starves(batch_size, after, selector):
     assert len(np.unique(batches[: int(after + N / batch_size)])) == N
 
 
-def test_without_it_the_greedy_selector_starves_most_prompts():
+def test_the_greedy_selector_alone_starves_most_prompts():
     chosen = jax.jit(GREEDY.select, static_argnums=2)(KEY, GREEDY.init(KEY, N), 8).prompt_ids
     np.testing.assert_array_equal(chosen, np.arange(8))
 
@@ -88,7 +88,7 @@ def test_every_batch_holds_the_longest_waits_and_the_best_others(share, after):
         number = min(batch_size, max(int(np.ceil(share * batch_size)), overdue))
         shortest = np.sort(wait)[N - number] if number else np.inf
         longest = np.flatnonzero(wait > shortest)
-        # of equal waits, the inner selector would take the lowest rows, so the highest were taken for their wait
+        # among equal waits, the inner selector takes the lowest rows, so the highest rows were taken for their wait
         equal = np.sort(ids[wait[ids] == shortest])[::-1][: number - len(longest)]
         explored = np.concatenate([longest, equal])
         assert len(explored) == number
@@ -150,7 +150,7 @@ def test_candidates_exclusions_and_counts_are_obeyed(count):
     assert np.isin([1, 2, 9, 11, 20][:by_score], real).all()
 
 
-def test_scores_that_are_all_equal_to_minus_infinity_leave_no_padding_in_the_batch():
+def test_scores_of_minus_infinity_leave_no_padding_in_the_batch():
     nowhere = jaxsel.Acquisition({"name": "none"}, lambda p: jnp.full_like(p.draw, -jnp.inf))
     method = jaxsel.exploring(jaxsel.make_selector(ROW, nowhere, jaxsel.top_k()), share=0.2)
     ids = np.asarray(jax.jit(method.select, static_argnums=2)(KEY, method.init(KEY, N), 10).prompt_ids)
@@ -164,15 +164,15 @@ def test_a_whole_pool_can_be_chosen():
     np.testing.assert_array_equal(np.sort(ids), np.arange(N))
 
 
-def test_thompson_draws_are_those_of_the_prediction():
+def test_scores_use_the_draws_of_the_returned_prediction():
     method = jaxsel.exploring(jaxsel.mopps(), share=0.5)
     chosen = jax.jit(method.select, static_argnums=2)(KEY, method.init(KEY, N), 8)
     np.testing.assert_allclose(chosen.scores, jaxsel.thompson().score(chosen.prediction), atol=1e-6)
 
 
 @pytest.mark.slow
-def test_it_goes_with_every_part_of_a_run(tmp_path):
-    """Strata, recalibration, windows, prompts in flight, checkpoints and copies."""
+def test_exploring_works_with_every_part_of_a_run(tmp_path):
+    """The run uses strata, recalibration, windows, prompts in flight, checkpoints and copies."""
     strata = np.arange(N) % 2
     rule = jaxsel.stratified(jaxsel.gumbel_top_k(), strata)
     predictor = jaxsel.recalibrated(jaxsel.hidden_markov(), window=16)
@@ -199,7 +199,7 @@ def test_it_goes_with_every_part_of_a_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_simulation_and_replay_take_it():
+def test_simulation_and_replay_accept_exploring():
     learner = jaxsel.simulate.make_learner(KEY, 200)
     run = functools.partial(jaxsel.simulate.simulate, num_steps=30, batch_size=10)
     greedily = jaxsel.dps()

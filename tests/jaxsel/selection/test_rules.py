@@ -50,7 +50,7 @@ def many(rule: jaxsel.Rule, batch_size: int):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 50])
-def test_top_k_takes_what_numpy_takes(batch_size):
+def test_top_k_equals_numpy(batch_size):
     scores = np.random.default_rng(0).permutation(50).astype(np.float32) - 20
     chosen = compiled("top_k")(KEY, jnp.asarray(scores), batch_size)
     np.testing.assert_array_equal(chosen, np.sort(largest(scores, batch_size)))
@@ -125,7 +125,7 @@ def test_scores_of_minus_infinity_are_chosen_at_random_when_nothing_else_is_left
     assert_frequency(counts[[0, 2, 3, 4]], TRIALS, 2 / 4)
 
 
-def test_within_bounds_takes_random_ones_of_the_band():
+def test_within_bounds_takes_random_prompts_of_the_band():
     scores = [0.1, 0.3, 0.5, 0.7, 0.9, 0.69, 0.31]
     counts = many(RULES["within_bounds"], 2)(scores)
     band = np.array([False, True, True, True, False, True, True])
@@ -159,12 +159,12 @@ def test_random_subset_is_uniform_whatever_the_scores():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_eager_is_jit(rule):
+def test_eager_equals_jit(rule):
     scores = jnp.array([0.1, 0.5, 0.5, 0.9, 0.2])
     np.testing.assert_array_equal(choose(RULES[rule], KEY, scores, 2), compiled(rule)(KEY, scores, 2))
 
 
-def test_a_selector_returns_the_scores_and_predictions_of_what_it_chose():
+def test_a_selector_returns_the_scores_and_predictions_of_its_choice():
     selector = jaxsel.make_selector(jaxsel.beta_bernoulli(), jaxsel.target_success_rate(), jaxsel.top_k())
     state = selector.init(KEY, 10)
     successes, rows = np.arange(9), np.arange(9)[::-1]
@@ -177,7 +177,7 @@ def test_a_selector_returns_the_scores_and_predictions_of_what_it_chose():
     assert all(first >= second for first, second in pairwise(np.asarray(chosen.scores)))
 
 
-def test_more_than_there_are_is_an_error():
+def test_choosing_more_than_the_candidates_is_an_error():
     with pytest.raises(ValueError, match="k"):
         choose(jaxsel.top_k(), KEY, jnp.ones(3), 4)
 
@@ -221,7 +221,7 @@ def test_ties_of_a_large_pool_favour_no_rows():
     assert len(np.unique(smallest)) > 995
 
 
-def test_scores_are_those_of_the_prediction_that_comes_with_them():
+def test_scores_match_the_returned_prediction():
     selector, size = jaxsel.mopps(), 40_000
     chosen = jax.jit(selector.select, static_argnums=2)(KEY, selector.init(KEY, size), 1000)
     np.testing.assert_allclose(chosen.scores, jaxsel.thompson(0.5).score(chosen.prediction), atol=1e-6)

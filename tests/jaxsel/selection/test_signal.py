@@ -1,4 +1,4 @@
-"""Acquisitions by what a group is expected to teach, against SciPy."""
+"""The acquisitions `expected_variance` and `expected_signal`, against SciPy."""
 
 import json
 from typing import Any
@@ -25,13 +25,13 @@ def beta_prediction() -> jaxsel.Prediction:
     return prediction_of(rate.mean(), rate.var())
 
 
-def test_expected_variance_is_that_of_the_belief():
+def test_expected_variance_equals_its_closed_form():
     exact = ALPHA * BETA / ((ALPHA + BETA) * (ALPHA + BETA + 1))
     np.testing.assert_allclose(jaxsel.expected_variance().score(beta_prediction()), exact, rtol=1e-4)
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 8, 16])
-def test_expected_signal_is_that_of_the_beta_binomial(group_size):
+def test_expected_signal_equals_the_sum_over_the_beta_binomial(group_size):
     s = np.arange(group_size + 1)[:, None]
     count: Any = stats.betabinom(group_size, ALPHA[None], BETA[None])
     probability = count.pmf(s)
@@ -54,7 +54,7 @@ def test_beliefs_that_are_certain_are_scored_without_nan(acquisition):
 
 
 @pytest.mark.parametrize("acquisition", [jaxsel.expected_variance, jaxsel.expected_signal])
-def test_logarithms_rank_alike_and_are_minus_infinity_for_certain_prompts(acquisition):
+def test_log_scores_are_logarithms_and_very_low_for_certain_prompts(acquisition):
     belief = beta_prediction()
     np.testing.assert_allclose(acquisition(log=True).score(belief), np.log(acquisition().score(belief)), rtol=1e-6)
     mean = np.array([0.0, 0.5, 1.0])

@@ -98,9 +98,9 @@ def test_quotas_of_every_size(weights):
 def test_equal_remainders_are_rounded_up_equally_often():
     trials = 4000
     keys = jax.random.split(KEY, trials)
-    found = jax.vmap(lambda key: quotas(key, jnp.int32(6), 6, np.array([3, 1, 1, 1])))(keys)  # 3, and three ones
+    found = jax.vmap(lambda key: quotas(key, jnp.int32(6), 6, np.array([3, 1, 1, 1])))(keys)  # parts of 3, 1, 1 and 1
     np.testing.assert_array_equal(found, np.tile([3, 1, 1, 1], (trials, 1)))
-    found = jax.vmap(lambda key: quotas(key, jnp.int32(5), 5, np.array([1, 1, 1])))(keys)  # 5/3 each
+    found = jax.vmap(lambda key: quotas(key, jnp.int32(5), 5, np.array([1, 1, 1])))(keys)  # parts of 5/3 each
     assert_frequency(np.asarray(found).sum(0) - trials, trials, 2 / 3)
 
 
@@ -114,7 +114,7 @@ def test_the_best_of_every_stratum_are_chosen(batch_size):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_stratum_alone_is_what_the_inner_rule_chooses_from_it(rule):
+def test_the_inner_rule_chooses_the_same_from_a_stratum_alone(rule):
     scores = jnp.asarray(SCORES)
     chosen = np.asarray(compiled(rule)(KEY, scores, 6))
     for label, size in ((7, 3), (2, 2), (5, 1)):

@@ -34,7 +34,7 @@ def test_without_noise_a_linear_map_recovers_the_difficulty():
     assert recovered(500, 8, 8, 0.0) > 0.9999
 
 
-def test_with_fewer_features_than_skills_it_does_not():
+def test_with_fewer_features_than_skills_a_linear_map_recovers_a_part():
     assert 0.1 < recovered(2000, 32, 16, 0.0) < 0.9
 
 
@@ -55,7 +55,7 @@ def test_prompts_with_the_same_skills_lie_together():
     assert abs(alike[common == 0].mean()) < 0.1
 
 
-def test_the_image_is_linear_in_the_loadings():
+def test_embeddings_are_linear_in_the_loadings():
     """Prompt 2 depends on the skills of prompts 0 and 1 with weights 1/4 and 3/4. All are equally difficult."""
     learner = simulate.make_learner(KEY, 3, num_skills=5, difficulty_spread=0.0)._replace(
         skill_ids=jnp.array([[0, 4, 0], [0, 4, 4]]), loadings=jnp.array([[0.5, 1.0, 0.25], [0.5, 0.0, 0.75]])
@@ -90,8 +90,8 @@ def test_the_wrong_argument_is_named(options):
 
 
 @pytest.mark.slow
-def test_gps_ranks_prompts_it_has_not_seen():
-    """MoPPS predicts visited prompts alone; GPS predicts all prompts through their embeddings."""
+def test_gps_ranks_unvisited_prompts():
+    """MoPPS learns only about visited prompts. GPS learns about all prompts through their embeddings."""
     learner, embeddings = learner_and_embeddings(400, 4, 8, 0.1)
     gps = jaxsel.gps(embeddings, width=16, num_heads=1, num_draws=4, context_size=32)
     run = functools.partial(simulate.simulate, KEY, num_steps=8, batch_size=24)

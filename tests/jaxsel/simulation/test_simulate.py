@@ -91,13 +91,13 @@ def test_interference_memorization_and_normalised_advantages_are_the_formula(fou
     np.testing.assert_allclose(trained.boost, [4 + v0, 0, 0, 8 + v3], rtol=1e-6)
 
 
-def test_a_visit_moves_the_prompt_more_than_its_neighbour_and_the_strangers_not_at_all(four):
+def test_a_visit_moves_the_prompt_more_than_its_neighbour_and_unrelated_prompts_not_at_all(four):
     moved = change(four, simulate.initial_state(four), rollouts((0, 4, 8)))
     assert moved[0] > moved[1] > 0
     np.testing.assert_array_equal(moved[2:], 0)
 
 
-def test_without_the_boost_gain_the_visit_goes_to_the_skills_alone(four):
+def test_without_the_boost_gain_a_visit_changes_only_skills(four):
     four = four._replace(boost_gain=jnp.float32(0))
     state = simulate.initial_state(four)
     trained = simulate.train(four, state, rollouts((0, 4, 8)))
@@ -127,7 +127,7 @@ def test_repeated_ids_are_one_group(four):
     jax.tree.map(np.testing.assert_array_equal, apart, simulate.train(four, state, rollouts((0, 4, 8))))
 
 
-def test_what_is_not_practised_is_forgotten(four):
+def test_without_practice_skills_are_forgotten(four):
     four = four._replace(forgetting=jnp.float32(0.1))
     state = simulate.train(four, simulate.initial_state(four), rollouts((0, 4, 8)))
     nothing = rollouts((0, 0, 8))
@@ -160,7 +160,7 @@ def test_draws_have_the_binomial_mean_and_variance():
     np.testing.assert_array_equal(drawn.prompt_ids, np.arange(num_prompts))
 
 
-def test_make_learner_gives_sparse_normalised_loadings_and_the_asked_for_spread():
+def test_make_learner_gives_sparse_normalised_loadings_and_the_requested_spread():
     size = 50_000
     learner = simulate.make_learner(
         jax.random.key(0),
@@ -246,7 +246,7 @@ def test_a_long_run_among_random_candidates_stays_finite(name):
 
 
 @pytest.mark.parametrize("name", ["mopps", "dps"])
-def test_jit_is_eager_and_the_key_decides(name, hundred):
+def test_eager_equals_jit_and_the_key_decides(name, hundred):
     selector = METHODS[name](hundred)
     eager = simulate.simulate(jax.random.key(0), selector, hundred, num_steps=20, batch_size=8)
     once, again, other = (run(name, hundred, seed) for seed in (0, 0, 1))
@@ -256,15 +256,15 @@ def test_jit_is_eager_and_the_key_decides(name, hundred):
     assert not np.array_equal(once.prompt_ids, other.prompt_ids)
 
 
-def test_runs_over_many_keys_are_one_vmap(hundred):
+def test_vmap_over_keys_equals_single_runs(hundred):
     keys = jax.random.split(jax.random.key(0), 3)
     one = compiled("mopps", (("batch_size", 8), ("num_steps", 20)), jax.jit)
     many = jax.jit(jax.vmap(one, in_axes=(0, None)))(keys, hundred)
     np.testing.assert_array_equal(many.prompt_ids[1], one(keys[1], hundred).prompt_ids)
 
 
-def test_the_history_is_that_of_the_model_step_by_step(hundred):
-    """The oracle's batches need no random numbers, so that they follow from the states alone."""
+def test_the_first_step_of_a_trace_matches_the_initial_learner(hundred):
+    """The oracle needs no random numbers, so that its batch follows from the state of the learner alone."""
     trace = run("oracle", hundred)
     state = simulate.initial_state(hundred)
     rate = np.asarray(simulate.success_rate(hundred, state))
@@ -282,13 +282,13 @@ def test_methods_with_the_same_key_see_the_same_candidates(hundred):
 
 def test_every_row_is_a_candidate_as_often_as_any_other():
     times = np.bincount(long_run("uniform").prompt_ids.ravel(), minlength=200)
-    assert abs(times - 40).max() < 5 * np.sqrt(40)  # 1000 steps of 8 of 200 rows
+    assert abs(times - 40).max() < 5 * np.sqrt(40)  # 1000 steps choose 8 of 200 rows
 
 
-def test_a_run_goes_on_from_a_belief(hundred):
+def test_a_run_starts_from_a_given_belief(hundred):
     selector, key = METHODS["mopps"](hundred), jax.random.key(0)
     known = selector.init(key, 100)
-    known = known._replace(successes=known.successes + 50.0)  # only the eight others are near 1/2
+    known = known._replace(successes=known.successes + 50.0)  # only the first eight stay near 1/2
     known = known._replace(successes=known.successes.at[:8].set(0.0))
     one_step = functools.partial(simulate.simulate, selector=selector, num_steps=1, batch_size=8)
     trace = quick_jit(lambda belief, learner: one_step(key, learner=learner, belief=belief))(known, hundred)
@@ -300,14 +300,14 @@ def test_methods_with_the_same_key_are_judged_on_the_same_probe(hundred):
     assert len(first) == 1
 
 
-def test_the_oracle_knows_the_pool_all_along():
+def test_the_oracle_predicts_the_pool_exactly_at_every_step():
     learner = simulate.make_learner(jax.random.key(0), 100, forgetting=0.1)
     trace = run("oracle", learner)
     np.testing.assert_allclose(trace.mean_absolute_error, 0, atol=1e-6)
     np.testing.assert_allclose(trace.spearman, 1, atol=1e-4)
 
 
-def test_the_oracles_solve_states_are_those_of_the_binomial():
+def test_the_oracles_solve_states_are_binomial():
     learner = simulate.make_learner(jax.random.key(0), 20)
     selector = simulate.oracle(learner, group_size=5)
     state = selector.init(jax.random.key(0), 20)

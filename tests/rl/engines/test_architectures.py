@@ -15,7 +15,7 @@ N = 3
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_sampled_log_probabilities_are_those_of_each_row_alone_and_of_scoring(kind):
+def test_sampled_log_probabilities_match_each_row_alone_and_scoring(kind):
     """Compare with a forward pass of each row alone, which has neither padding nor a cache."""
     policy = tiny_model(kind)
     out = HFEngine(policy).generate(PROMPTS, N, Sampling(6), seed=0)
@@ -85,8 +85,8 @@ def test_ends_of_sequence(configured, expected):
     assert policy.eos_token_ids == expected
 
 
-def test_padding_that_is_an_end_of_sequence():
-    """A completion holds the end of sequence once; all later positions are padding, whatever their token."""
+def test_padding_may_be_the_end_of_sequence():
+    """A completion holds the end of sequence once. All later positions are padding, although their token is equal."""
     policy = tiny_model("llama")
     policy.tokenizer.pad_token = policy.tokenizer.eos_token
     out = HFEngine(policy).generate(PROMPTS, 20, Sampling(12), seed=0)
@@ -107,16 +107,16 @@ def test_padding_that_is_an_end_of_sequence():
         ("1" * 62, "prompts has 62 tokens in row 1, which with max_new_tokens=3 exceeds the limit of 64"),
     ],
 )
-def test_a_prompt_that_the_model_cannot_read(prompt, message):
+def test_a_prompt_that_the_model_cannot_read_is_refused(prompt, message):
     with pytest.raises(ValueError, match=message):
         HFEngine(tiny_model("qwen2")).generate(["1=", prompt], 2, Sampling(3), seed=0)
 
 
-def test_a_prompt_as_long_as_the_model_allows():
+def test_a_prompt_as_long_as_the_model_allows_is_completed():
     assert HFEngine(tiny_model("gpt2")).generate(["1" * 61], 2, Sampling(3), seed=0).mask.any()
 
 
-def test_a_prompt_without_tokens():
+def test_a_prompt_without_tokens_is_refused():
     policy = tiny_model("qwen2")
     tokenizer: Any = policy.tokenizer
     tokenizer.backend_tokenizer.normalizer = normalizers.Strip()
@@ -124,7 +124,7 @@ def test_a_prompt_without_tokens():
         policy.encode(["1=", "  "])
 
 
-def test_a_model_without_a_longest_prompt():
+def test_a_model_without_a_limit_takes_long_prompts():
     policy = tiny_model("mamba")
     config: Any = policy.model.config
     del config.max_position_embeddings

@@ -31,7 +31,7 @@ def test_shapes_and_texts(engine, policy):
         assert (tokens[~mask] == policy.pad_token_id).all()
 
 
-def test_log_probabilities_are_those_of_the_policy(engine, policy):
+def test_log_probabilities_match_the_policy(engine, policy):
     """Compare the cached, grouped sampling loop with one plain forward pass."""
     for temperature in (1.0, 0.7):
         out = engine.generate(PROMPTS, 4, Sampling(3, temperature), seed=1)
@@ -135,12 +135,12 @@ def test_chunks_cover_all_prompts(policy):
     ("prompts", "group_size", "message"),
     [([], 1, "prompts is empty"), (PROMPTS, 0, "group_size is 0")],
 )
-def test_bad_input(engine, prompts, group_size, message):
+def test_bad_requests_are_refused(engine, prompts, group_size, message):
     with pytest.raises(ValueError, match=message):
         engine.generate(prompts, group_size, SAMPLING, seed=0)
 
 
-def test_bad_chunk_size(policy):
+def test_a_bad_chunk_size_is_refused(policy):
     with pytest.raises(ValueError, match="max_prompts is 0"):
         HFEngine(policy, max_prompts=0)
 
@@ -177,7 +177,7 @@ def test_every_end_of_sequence_of_the_generation_config_ends_a_completion(policy
 
 
 @pytest.mark.parametrize("group_size", [True, 2.5, -1, None])
-def test_a_group_size_that_is_no_count(engine, group_size):
+def test_a_group_size_that_is_no_count_is_refused(engine, group_size):
     with pytest.raises(ValueError, match="group_size is "):
         engine.generate(PROMPTS, group_size, SAMPLING, seed=0)
 
@@ -187,6 +187,6 @@ def test_a_group_size_that_is_no_count(engine, group_size):
     [{"temperature": math.inf}, {"temperature": math.nan}, {"temperature": -1}, {"top_p": math.nan}, {"top_p": 0}]
     + [{"max_new_tokens": value} for value in (0, 2.5, True, None)],
 )
-def test_sampling_out_of_range(options):
+def test_sampling_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} is .*; give"):
         Sampling(**{"max_new_tokens": 3} | options)

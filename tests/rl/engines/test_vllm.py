@@ -91,7 +91,7 @@ def test_parity_before_and_after_20_updates(pair):
     assert_parity(engine, policy)
 
 
-def test_it_generates_with_the_weights_it_was_given(pair):
+def test_the_engine_generates_with_the_weights_of_its_last_update(pair):
     """The updates change the output; otherwise parity after an update would prove nothing."""
     engine, policy = pair
     old = engine.generate(PROMPTS, 1, GREEDY, seed=0)
@@ -132,7 +132,7 @@ def test_a_completion_ends_with_the_end_of_sequence_or_a_stop_string(pair):
     assert engine.generate(PROMPTS, 1, greedy, seed=0).texts == theirs.texts
 
 
-def test_truncated_sampling_says_what_it_drew_from(pair):
+def test_truncated_sampling_reports_renormalised_probabilities(pair):
     """Probabilities of top-p sampling are renormalised over the likeliest tokens, so they exceed the policy's."""
     engine, policy = pair
     out = engine.generate(PROMPTS, 8, Sampling(1, top_p=0.5), seed=0)
@@ -150,7 +150,7 @@ def test_truncated_sampling_says_what_it_drew_from(pair):
     assert (out.log_probs > log_probs_of_policy(policy, out) + 1e-2).any()
 
 
-def test_too_little_time_is_no_information(pair):
+def test_completions_that_time_out_are_missing(pair):
     engine, policy = pair
     engine._timeout = 1e-6
     try:
@@ -173,7 +173,7 @@ def test_a_killed_process_comes_back_with_the_current_weights():
 # Tests that each precaution is still needed: without it, vLLM gives a wrong result.
 
 
-def test_vllm_keeps_an_old_head_without_a_word(pair):
+def test_vllm_silently_keeps_an_old_head(pair):
     """`named_parameters` names tied embeddings once, and vLLM's head keeps the old weights."""
     engine, policy = pair
     disturbed(policy, 60)

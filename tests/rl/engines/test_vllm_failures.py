@@ -45,7 +45,7 @@ def head_of(policy, token):
     return weights | {"lm_head.weight": torch.full_like(weights["lm_head.weight"], token)}
 
 
-def test_what_comes_back(make, policy):
+def test_completions_come_back_with_tokens_log_probabilities_and_texts(make, policy):
     out = make().generate(PROMPTS, 2, SAMPLING, seed=0)
     assert out.group_size == 2
     assert out.tokens.tolist() == [[5, policy.eos_token_id]] * 6
@@ -56,7 +56,7 @@ def test_what_comes_back(make, policy):
     assert (greedy.log_probs == 0).all()
 
 
-def test_every_end_of_sequence_is_handed_over(make, policy):
+def test_every_end_of_sequence_is_passed_to_the_server(make, policy):
     policy.model.generation_config.eos_token_id = [1, 7]
     out = make(own=False).generate(PROMPTS, 1, SAMPLING, seed=0)
     assert policy.eos_token_ids == (1, 7)
@@ -65,12 +65,12 @@ def test_every_end_of_sequence_is_handed_over(make, policy):
 
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("trouble", ["raise", "slow"])
-def test_what_failed_once_is_drawn_again(make, trouble, own):
+def test_failed_requests_are_drawn_again(make, trouble, own):
     engine = make(trouble, times=1, own=own)
     assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts
 
 
-def test_a_signal_that_asks_the_trainer_to_stop_leaves_the_process_alone(make):
+def test_a_signal_that_asks_the_trainer_to_stop_does_not_end_the_process(make):
     engine = make()
     process = process_of(engine)
     assert process.pid is not None
@@ -143,7 +143,7 @@ def test_a_closed_engine_stays_closed(make, policy, own):
 
 
 @pytest.mark.parametrize("trouble", ["raise", "die"])
-def test_what_failed_twice_is_no_information(make, task, trouble):
+def test_requests_that_fail_twice_are_missing(make, task, trouble):
     engine = make(trouble, times=2)
     out = engine.generate(PROMPTS, 2, SAMPLING, seed=0)
     assert out.texts == [None] * 6
@@ -154,10 +154,10 @@ def test_what_failed_twice_is_no_information(make, task, trouble):
     assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts  # and the engine still works
 
 
-def test_late_completions_alone_are_missing(make, task, policy):
+def test_only_late_completions_are_missing(make, task, policy):
     out = make("slow", times=2).generate(PROMPTS, 4, SAMPLING, seed=0)
     missing = [text is None for text in out.texts]
-    # Every second one of twelve requests is late. The six are drawn again, and every second one is late again.
+    # Every second of twelve requests is late. These six are drawn again, and every second of them is late again.
     assert missing == [i in (0, 4, 8) for i in range(12)]
     assert out.mask.any(1).tolist() == [not late for late in missing]
     groups = judge(task._replace(verify=lambda *_: Verdict(False, 0.0)), task.pool(3, 0), np.arange(3), out)
@@ -192,7 +192,7 @@ def test_the_process_ends_with_the_engine(make):
     assert process.exitcode is not None
 
 
-def test_a_server_that_does_not_start_says_why(make):
+def test_a_server_that_does_not_start_gives_the_reason(make):
     with pytest.raises(RuntimeError, match="no such model"):
         make("no start")
 
@@ -205,21 +205,21 @@ def test_a_server_that_does_not_start_says_why(make):
         (["1" * 253], 1, "253 tokens in row 0.*max_model_len"),
     ],
 )
-def test_bad_requests(make, prompts, group_size, message):
+def test_bad_requests_are_refused(make, prompts, group_size, message):
     with pytest.raises(ValueError, match=message):
         make(own=False).generate(prompts, group_size, SAMPLING, seed=0)
 
 
-def test_a_temperature_that_vllm_would_change(make):
+def test_a_temperature_that_vllm_would_change_is_refused(make):
     with pytest.raises(ValueError, match=r"temperature is 0\.005, which vLLM raises to 0\.01; give 0 or"):
         make(own=False).generate(PROMPTS, 1, Sampling(4, temperature=0.005), seed=0)
 
 
-def test_several_gpus_an_engine(policy):
+def test_several_gpus_per_engine_are_refused(policy):
     with pytest.raises(ValueError, match="tensor_parallel_size is 2; give 1"):
         VLLMEngine(policy, tensor_parallel_size=2)
 
 
-def test_bad_timeout(make):
+def test_a_bad_timeout_is_refused(make):
     with pytest.raises(ValueError, match="timeout is 0; give seconds above 0"):
         make(timeout=0)

@@ -54,17 +54,17 @@ def test_everything_that_a_run_keeps_comes_back(tmp_path):
     assert isinstance(found["plain"]["scalar"], np.floating)  # pyright: ignore[reportArgumentType]
     assert torch.equal(found["pair"][0], torch.ones(2, dtype=torch.bfloat16))
     assert found["pair"][1] == ["x", None]
-    found["arrays"]["int"][0] = 7  # it may be written to
+    found["arrays"]["int"][0] = 7  # loaded arrays are writable
     assert torch.load(path, weights_only=True)["plain"]["a"][0] == 1
 
 
-def test_what_it_cannot_hold_is_named(tmp_path):
+def test_an_object_that_a_checkpoint_cannot_hold_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"state.0.thing is a Evil, which a checkpoint cannot hold"):
         save_checkpoint(tmp_path / "checkpoint.pt", ME, state=[{"thing": Evil()}])
     assert not list(tmp_path.iterdir())
 
 
-def test_no_code_of_the_author_is_run(tmp_path, monkeypatch):
+def test_loading_runs_no_code_from_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"identity": ME, "format": 1, "step": Evil()}, tmp_path / "checkpoint.pt")
     with pytest.raises(DamagedError, match=r"checkpoint.pt cannot be read: .* put back a copy"):
@@ -74,7 +74,7 @@ def test_no_code_of_the_author_is_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("where", ["policy", "optimizer"])
-def test_what_is_not_finite_does_not_replace_what_is(tmp_path, bad, where):
+def test_non_finite_weights_do_not_replace_a_checkpoint(tmp_path, bad, where):
     path = tmp_path / "checkpoint.pt"
     learner = {"policy": {"w": torch.ones(3)}, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
     save_checkpoint(path, ME, learner=learner, step=1)
@@ -85,7 +85,7 @@ def test_what_is_not_finite_does_not_replace_what_is(tmp_path, bad, where):
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_a_setting_that_differs_is_named_and_some_may(tmp_path):
+def test_a_changed_setting_is_named_unless_it_may_change(tmp_path):
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, ME, step=1)
     assert load_checkpoint(path, ME | {"train": {"steps": 9, "learning_rate": 0.1, "probe_every": 2}})["step"] == 1
@@ -224,7 +224,7 @@ def test_a_run_whose_weights_are_lost_ends_and_keeps_its_checkpoint(task, tmp_pa
     assert all(weight.isfinite().all() for weight in saved["learner"]["policy"].values())
 
 
-def test_a_finished_run_goes_on_to_more_steps_as_one_that_never_ended(task, tmp_path):
+def test_a_finished_run_with_more_steps_equals_an_uninterrupted_run(task, tmp_path):
     """A resumed run may change settings that affect no number it has written."""
     whole = start(task, tmp_path / "whole", replace(CONFIG, steps=8, history=True))
     short = replace(CONFIG, steps=5, checkpoint_every=2, micro_batch_size=64, history=True)
@@ -238,7 +238,7 @@ def test_a_finished_run_goes_on_to_more_steps_as_one_that_never_ended(task, tmp_
         start(task, tmp_path / "longer", replace(short, steps=9, history=False), resume=True)
 
 
-def test_a_finished_run_without_checkpoints_is_not_done_again(task, tmp_path):
+def test_a_finished_run_without_checkpoints_is_not_overwritten(task, tmp_path):
     start(task, tmp_path, replace(CONFIG, steps=2, checkpoint_every=0))
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with pytest.raises(ValueError, match="has no checkpoint"):
@@ -246,6 +246,6 @@ def test_a_finished_run_without_checkpoints_is_not_done_again(task, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def test_the_digest_tells_values_from_each_other():
+def test_the_checksum_tells_values_and_types_apart():
     values = [[1], ["1"], [1.0], (1,), [[1]], {"a": 1}, {"a": "1"}, [torch.ones(1)], [torch.ones(1, dtype=torch.int32)]]
     assert len({rl.run_folder.checkpoint._checksum({"x": value}) for value in values}) == len(values)

@@ -50,7 +50,7 @@ def test_a_folder_belongs_to_one_run_until_its_process_is_gone(tmp_path):
         pass
 
 
-def test_two_threads_cannot_mix_but_one_may_enter_again(tmp_path):
+def test_a_second_thread_is_refused_but_the_holder_may_enter_again(tmp_path):
     said = []
 
     def other():
@@ -69,7 +69,7 @@ def test_two_threads_cannot_mix_but_one_may_enter_again(tmp_path):
     assert said[1] == "in"
 
 
-def test_a_second_run_changes_nothing(task, tmp_path):
+def test_a_second_run_is_refused_and_changes_nothing(task, tmp_path):
     assert_refused_while_in_use(tmp_path, lambda: start(task, tmp_path))
 
 
@@ -79,7 +79,7 @@ def test_a_torn_line_is_named(tmp_path, torn):
     path.write_bytes(b'{"step": 0}\n' + torn + b'\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"line 2 of .*metrics.jsonl is damaged: .*; put back a copy of the file, or"):
         read_metrics(path)
-    path.write_bytes(b'{"step": 0}\n' + torn)  # a crash leaves this
+    path.write_bytes(b'{"step": 0}\n' + torn)  # a crash leaves such a last line
     assert read_metrics(path) == [{"step": 0}]
 
 
@@ -111,7 +111,7 @@ def test_a_finished_run_leaves_its_policy(task, tmp_path):
     assert not [file.name for file in tmp_path.iterdir() if file.suffix in (".partial", ".old")]
 
 
-def test_no_policy_where_none_is_wanted(task, tmp_path):
+def test_save_policy_false_writes_no_policy(task, tmp_path):
     start(task, tmp_path, replace(CONFIG, steps=1, save_policy=False))
     assert not (tmp_path / "policy").exists()
 
@@ -140,7 +140,7 @@ class Stream:
         pass
 
 
-def test_a_bar_in_a_log_is_a_line_now_and_then(monkeypatch):
+def test_a_bar_in_a_log_writes_only_a_few_lines(monkeypatch):
     log = Stream(terminal=False)
     monkeypatch.setattr(sys, "stderr", log)
     for _ in progress.bar(range(300), desc="steps", unit="step"):

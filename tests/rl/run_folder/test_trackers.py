@@ -51,7 +51,7 @@ def write(tracker, run_dir, steps, *, first_step=0, resume=False):
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_a_run_that_goes_on_is_one_run_there(modules, tmp_path, name):
+def test_a_resumed_run_stays_one_run_in_the_tracker(modules, tmp_path, name):
     run_dir = tmp_path / "mine"
     calls = modules[name].calls
     write(Tracker(name, run_dir, {"seed": 3}), run_dir, [0, 1, 2])
@@ -74,14 +74,14 @@ def test_wandb_writes_to_the_folder_of_the_run(modules, tmp_path):
     assert modules["wandb"].calls[0][1]["id"] == (tmp_path / "mine/wandb_id").read_text()
 
 
-def test_none_is_asked_for(modules, tmp_path):
+def test_without_a_tracker_nothing_is_sent(modules, tmp_path):
     write(Tracker("", tmp_path / "mine", {}), tmp_path / "mine", [0, 1])
     assert not any(module.calls for module in modules.values())
     assert not list((tmp_path / "mine").glob("*_id"))
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_what_is_not_there_is_named(monkeypatch, tmp_path, name):
+def test_missing_packages_and_unknown_trackers_are_named(monkeypatch, tmp_path, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match=f"tracker is '{name}', which is not installed; pip install {name}"):
         Tracker(name, tmp_path / "mine", {})

@@ -64,7 +64,7 @@ def bins_by_hand(p, y, num_bins, bins):
 
 @pytest.mark.parametrize("binning", ["width", "mass"])
 @pytest.mark.parametrize("m", [7, 2000])
-def test_reliability_is_that_of_every_bin_by_hand(binning, m):
+def test_reliability_equals_a_loop_over_the_bins(binning, m):
     rng = np.random.default_rng(3)
     p = (np.round(rng.beta(2, 3, m) * 50) / 50 * 0.9).astype(np.float32)  # with ties and empty bins
     y = rng.uniform(size=m) < p
@@ -79,7 +79,7 @@ def test_reliability_is_that_of_every_bin_by_hand(binning, m):
 
 
 @pytest.mark.parametrize(("binning", "strategy"), [("width", "uniform"), ("mass", "quantile")])
-def test_reliability_is_that_of_scikit_learn(binning, strategy):
+def test_reliability_equals_scikit_learns(binning, strategy):
     rng = np.random.default_rng(4)
     p = rng.uniform(size=2000).astype(np.float32)
     y = rng.uniform(size=2000) < p**2
@@ -97,7 +97,7 @@ def test_the_ends_belong_to_the_outer_bins():
     assert np.isnan(table.standard_error).all()
 
 
-def test_arguments_out_of_range(calibrated):
+def test_arguments_out_of_range_are_refused(calibrated):
     p, y = np.array([0.5]), np.array([1])
     with pytest.raises(ValueError, match="num_bins is 0"):
         metrics.reliability(p, y, num_bins=0)
@@ -110,7 +110,7 @@ def test_arguments_out_of_range(calibrated):
 
 
 @pytest.mark.parametrize("group_size", [1, 8, 200])
-def test_cdf_is_that_of_scipy(group_size):
+def test_cdf_equals_scipys(group_size):
     rate = np.repeat([0.02, 0.3, 0.97], 4)
     concentration = np.tile([0.05, 1, 30, 1000], 3)
     alpha, beta = concentration * rate, concentration * (1 - rate)
@@ -132,7 +132,7 @@ def test_cdf_stays_finite_at_its_limits(rate, variance):
     np.testing.assert_allclose(below, np.cumsum(mass) - mass, atol=1e-5)
 
 
-def test_calibrated_counts_have_a_uniform_pit_and_the_coverage_of_the_level(calibrated):
+def test_calibrated_counts_have_a_uniform_pit_and_cover_at_the_level(calibrated):
     prediction, _, s, n = calibrated
     known = n > 0
     pit = randomised_pit(jax.random.key(0), prediction, s, n)
@@ -142,9 +142,9 @@ def test_calibrated_counts_have_a_uniform_pit_and_the_coverage_of_the_level(cali
     np.testing.assert_allclose(found.distance, exact.statistic, atol=1e-5)
     assert exact.pvalue > 1e-4
     histogram = np.histogram(np.asarray(pit)[known], 10, (0, 1))[0] / known.sum()
-    np.testing.assert_allclose(found.shares, histogram, atol=2e-4)  # a row on an edge
+    np.testing.assert_allclose(found.shares, histogram, atol=2e-4)  # one row may lie on an edge
     coverage = success_coverage(prediction, s, n)
-    # 5 sigma of 0 or 1; shares vary less
+    # 5 sigma of a share of 1/2; other shares vary less
     np.testing.assert_allclose(coverage, LEVELS, atol=5 * 0.5 / np.sqrt(known.sum()))
 
 
@@ -157,7 +157,7 @@ def test_success_coverage_is_the_share_of_random_pits_between_the_tails(calibrat
         np.testing.assert_allclose(found, inside, atol=5 * 0.5 / np.sqrt(pits.size))
 
 
-def test_rates_have_the_pit_of_scipy_and_the_coverage_of_the_level(calibrated):
+def test_rate_pit_equals_scipys_and_calibrated_rates_cover_at_the_level(calibrated):
     prediction, p, *_ = calibrated
     rate, variance = (np.asarray(x, np.float64) for x in (prediction.success_rate, prediction.variance))
     concentration = rate * (1 - rate) / variance - 1
@@ -179,12 +179,12 @@ def test_posteriors_that_are_too_narrow_cover_too_little(calibrated):
     assert min(shares[0], shares[-1]) > 1.5 * max(shares[4], shares[5])
 
 
-def test_a_known_rate_is_covered_where_it_is_right():
+def test_the_rate_pit_of_a_certain_prediction_is_0_or_1():
     exact = jaxsel.Prediction(*(jnp.asarray([0.3, 0.3]) * scale for scale in (1, 0, 1, 0, 0, 0)))
     np.testing.assert_allclose(metrics.rate_pit(exact, np.array([0.2, 0.4])), [0, 1], atol=1e-5)
 
 
-def test_rows_that_do_not_count_may_hold_anything(calibrated):
+def test_rows_of_weight_0_may_hold_anything(calibrated):
     prediction, p, s, n = jax.tree.map(lambda column: jnp.asarray(column[:100]), calibrated)
     part = np.arange(100) < 60
     spoilt = jax.tree.map(lambda column: jnp.where(part, column, jnp.nan), prediction)
@@ -199,7 +199,7 @@ def test_rows_that_do_not_count_may_hold_anything(calibrated):
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_vectors_of_two_lengths_are_refused(calibrated):
+def test_vectors_of_different_lengths_are_refused(calibrated):
     prediction, p, s, n = calibrated
     for call in (
         lambda: metrics.rate_pit(prediction, p[:50]),

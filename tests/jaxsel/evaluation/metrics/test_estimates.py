@@ -63,14 +63,14 @@ def test_standard_errors_are_the_spread_over_fresh_data(name):
     np.testing.assert_allclose(resampled.standard_error, spread, rtol=5 / np.sqrt(400))
 
 
-def test_the_error_of_a_mean_is_the_textbooks():
+def test_the_error_of_a_mean_equals_scipys():
     rng = np.random.default_rng(0)
     x, y, part = rng.normal(size=60), rng.normal(size=60), rng.uniform(size=60) < 0.5
     found = metrics.estimate(metrics.mean_absolute_error, x, y, weights=part)
     np.testing.assert_allclose(found.standard_error, stats.sem(np.abs(x - y)[part]), rtol=1e-5)
 
 
-def test_a_difference_knows_that_its_terms_are_of_the_same_rows():
+def test_the_error_of_a_difference_counts_the_correlation_of_its_terms():
     *_, mixed, s, n = simulated(0)
     prediction = jaxsel.Prediction(*6 * [mixed])
     found = metrics.estimate(metrics.mixed_shares, prediction, s, n)
@@ -89,7 +89,7 @@ def test_an_error_of_fewer_than_two_rows_is_nan():
     assert np.isnan(empty.standard_error)
 
 
-def test_errors_stay_finite_beside_empty_bins_and_perfect_ones():
+def test_errors_stay_finite_with_empty_bins_and_perfect_predictions():
     p, y = jnp.asarray([0.1, 0.1, 0.9, 0.9]), jnp.asarray([0, 1, 1, 1])
     table = metrics.estimate(metrics.reliability, p, y)
     np.testing.assert_array_equal(np.isfinite(table.standard_error.outcome), np.asarray(table.value.size) > 0)
@@ -130,7 +130,7 @@ def test_edges_have_to_increase(edges):
         metrics.slices(np.array([1]), np.array([0]), 1, waiting_edges=edges)
 
 
-def test_a_slice_compiles_nothing_anew():
+def test_another_slice_compiles_nothing():
     compiled = []
 
     @jax.jit
@@ -161,7 +161,7 @@ def test_rows_of_a_cluster_vary_together():
     assert alone.standard_error < 0.6 * found.standard_error
 
 
-def test_clusters_may_have_any_numbers():
+def test_clusters_may_have_any_integers_as_ids():
     """Cluster numbers may exceed the number of rows, as ids of a large pool do."""
     clusters, x = clustered()
     wanted = metrics.estimate(_weighted_mean, x, clusters=clusters).standard_error
@@ -173,7 +173,7 @@ def test_clusters_may_have_any_numbers():
     np.testing.assert_allclose(resampled.standard_error, wanted, rtol=0.2)
 
 
-def test_resampled_clusters_agree():
+def test_the_bootstrap_over_clusters_agrees_with_the_closed_form():
     clusters, x = clustered()
     both = (
         metrics.estimate(_weighted_mean, x, clusters=clusters),
@@ -182,7 +182,7 @@ def test_resampled_clusters_agree():
     np.testing.assert_allclose(both[1].standard_error, both[0].standard_error, rtol=0.2)
 
 
-def test_a_cluster_that_does_not_count_is_none():
+def test_a_cluster_of_weight_0_does_not_count():
     clusters, x = clustered()
     weights = (clusters < 10).astype(np.float32)
     few = metrics.estimate(_weighted_mean, x, weights=weights, clusters=clusters)
@@ -194,6 +194,6 @@ def _weighted_mean(x, *, weights):
     return jnp.sum(weights * x) / jnp.sum(weights)
 
 
-def test_clusters_of_another_length():
+def test_clusters_of_another_length_are_refused():
     with pytest.raises(ValueError, match=r"clusters has shape \(3,\) for 4 rows"):
         metrics.estimate(_weighted_mean, np.ones(4, np.float32), clusters=np.arange(3))

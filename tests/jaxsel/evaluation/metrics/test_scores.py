@@ -61,7 +61,7 @@ SCORES = {
 
 
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
-def test_correlations_are_those_of_scipy(array):
+def test_correlations_equal_scipys(array):
     x, y = array(TIED.astype(np.float32)), array(OTHER)
     pearson: Any = stats.pearsonr(TIED, OTHER)
     spearman: Any = stats.spearmanr(TIED, OTHER)
@@ -142,7 +142,7 @@ def test_weights_are_a_slice_of_a_prediction(name):
 
 
 @pytest.mark.parametrize("name", [*SCORES, *OF_PREDICTION])
-def test_nothing_that_counts_is_nan_and_compiled_is_eager(name):
+def test_metrics_without_counted_rows_are_nan_and_eager_equals_jit(name):
     metric, arrays = SCORES[name] if name in SCORES else (OF_PREDICTION[name], COUNTS)
     compiled = jax.jit(lambda weights: metric(*arrays, weights=weights))
     eager = metric(*arrays, weights=jnp.ones(M))
@@ -156,12 +156,12 @@ def test_nothing_that_counts_is_nan_and_compiled_is_eager(name):
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_vectors_of_two_lengths_are_refused():
+def test_vectors_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match=r"x has shape \(200,\), y has shape \(200,\), weights has shape \(3,\)"):
         metrics.pearson(TIED, OTHER, weights=np.ones(3))
 
 
-def test_a_nan_that_counts_is_not_hidden():
+def test_a_nan_in_a_counted_row_makes_the_metric_nan():
     spoilt = np.where(np.arange(M) == 7, np.nan, UNIT).astype(np.float32)
     for metric in (metrics.pearson, metrics.spearman, metrics.mean_absolute_error, metrics.brier_score):
         assert np.isnan(metric(spoilt, OTHER))
@@ -176,20 +176,20 @@ def test_correlations_of_large_and_small_numbers(scale):
     np.testing.assert_allclose(metrics.pearson(TIED * scale, OTHER * scale), expected.statistic, rtol=1e-5)
 
 
-def test_sums_of_many_rows_keep_their_digits():
+def test_sums_of_many_rows_keep_their_precision():
     values = RNG.uniform(size=2**21).astype(np.float32)
     bins = RNG.integers(0, 3, 2**21).astype(np.int32)
     exact = np.bincount(bins, values.astype(np.float64))
     np.testing.assert_allclose(bin_sums(jnp.asarray(values), jnp.asarray(bins), 3), exact, rtol=2e-6)
 
 
-def test_errors_and_brier_score_are_those_of_scikit_learn():
+def test_the_brier_score_equals_scikit_learns():
     np.testing.assert_allclose(metrics.brier_score(UNIT, TIED > 0.5), brier_score_loss(TIED > 0.5, UNIT), rtol=1e-5)
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 8, 300])
 @pytest.mark.parametrize("concentration", [0.01, 1, 30, 1e4])
-def test_beta_binomial_log_score_is_that_of_scipy(group_size, concentration):
+def test_beta_binomial_log_score_equals_scipys(group_size, concentration):
     rate = np.array([0.02, 0.3, 0.5, 0.97])
     alpha, beta = concentration * rate, concentration * (1 - rate)
     counts = np.unique([0, 1, group_size // 2, group_size])
@@ -204,19 +204,19 @@ def test_beta_binomial_log_score_is_that_of_scipy(group_size, concentration):
         )
 
 
-def test_binomial_log_score_is_that_of_scipy_and_ignores_groups_without_rollouts():
+def test_binomial_log_score_equals_scipys_and_ignores_groups_without_rollouts():
     known = GROUP_SIZE > 0
     expected = stats.binom.logpmf(SUCCESSES, GROUP_SIZE, UNIT)[known].mean()
     np.testing.assert_allclose(metrics.binomial_log_score(UNIT, SUCCESSES, GROUP_SIZE), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("rate", "s", "score"), [(0.0, 0, 0), (1.0, 3, 0), (0.0, 1, -np.inf), (1.0, 2, -np.inf)])
-def test_a_certain_prediction_scores_all_or_nothing(rate, s, score):
+def test_a_certain_prediction_scores_0_or_minus_infinity(rate, s, score):
     s, n = np.array([s], np.int32), np.array([3], np.int32)
     assert metrics.binomial_log_score(np.array([rate], np.float32), s, n) == score
 
 
-def test_a_rate_that_is_0_or_1_has_no_mixed_groups():
+def test_the_largest_variance_makes_mixed_groups_impossible():
     # the largest possible variance, and a larger one
     for variance in (0.25, 0.3):
         fields = [jnp.asarray([value], jnp.float32) for value in (0.5, variance, 0.5, 0.5, 0, 0.5)]
@@ -227,7 +227,7 @@ def test_a_rate_that_is_0_or_1_has_no_mixed_groups():
 
 
 @pytest.mark.parametrize("shapes", [(0.4, 0.6), (3, 1), (20, 20)])
-def test_ceilings_are_the_correlations_of_who_knows_the_rates(shapes):
+def test_ceilings_are_the_correlations_of_the_true_rates(shapes):
     rng = np.random.default_rng(1)
     p, n = rng.beta(shapes[0], shapes[1], 100_000), rng.choice([1, 4, 8], 100_000)
     s = rng.binomial(n, p)
@@ -247,9 +247,9 @@ def test_ceilings_of_constants():
     key = jax.random.key(0)
     assert np.isnan(metrics.pearson_ceiling(n // 2, n))
     assert np.isnan(metrics.spearman_ceiling(key, n // 2, n))
-    nearly = np.where(np.arange(100) % 2, 4, 5).astype(np.int32)  # varies less than by chance
+    nearly = np.where(np.arange(100) % 2, 4, 5).astype(np.int32)  # the counts vary less than binomial counts
     assert metrics.pearson_ceiling(nearly, n) == metrics.spearman_ceiling(key, nearly, n) == 0
-    ends = np.where(np.arange(100) % 2, 0, 8).astype(np.int32)  # no noise at all
+    ends = np.where(np.arange(100) % 2, 0, 8).astype(np.int32)  # such groups have no binomial noise
     np.testing.assert_allclose(metrics.pearson_ceiling(ends, n), 1, rtol=1e-6)
     np.testing.assert_allclose(metrics.spearman_ceiling(key, ends, n), 1, atol=1e-3)
 
@@ -262,7 +262,7 @@ def test_mixed_shares_compare_the_same_groups():
     np.testing.assert_allclose(shares, (realised, predicted, predicted - realised), rtol=1e-5)
 
 
-def test_confusion_and_f1_are_those_of_scikit_learn():
+def test_confusion_and_f1_equal_scikit_learns():
     known = GROUP_SIZE > 0
     observed = np.where(SUCCESSES == 0, 0, np.where(SUCCESSES == GROUP_SIZE, 2, 1))[known]
     likeliest = np.argmax([PREDICTION.unsolved, PREDICTION.mixed, PREDICTION.solved], axis=0)[known]

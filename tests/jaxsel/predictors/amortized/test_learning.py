@@ -17,7 +17,7 @@ def rates(method, state) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_embeddings_tell_is_learnt_for_prompts_never_visited(name):
+def test_rates_of_unvisited_prompts_are_learnt_from_their_embeddings(name):
     method = compiled(**METHODS[name])
     predicted = rates(method, method.after(history(25, seed=1)))[UNSEEN]
     assert np.corrcoef(predicted, RATE[UNSEEN])[0, 1] > 0.8
@@ -27,7 +27,7 @@ def test_what_embeddings_tell_is_learnt_for_prompts_never_visited(name):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_one_outcome_for_long_is_believed_and_unlearnt(name, rate):
+def test_a_long_constant_outcome_is_learnt_and_unlearnt(name, rate):
     method = compiled(**METHODS[name])
     state = method.after(history(60, np.full_like(RATE, rate)))
     prediction = method.predict(KEY, state, None)
@@ -44,7 +44,7 @@ STEPS, HOLD = 120, 4
 
 @functools.cache
 def jumps(history_conditioned: bool):
-    """Return the last state for a policy that jumps between good and bad, and late errors: of all steps, at jumps."""
+    """Return the last state, the late errors and those at jumps, for a policy that jumps between good and bad."""
     method = compiled(**LATENT, **({} if history_conditioned else {"history_conditioned": False}))
     rng = np.random.default_rng(5)
     level = np.repeat(rng.choice([-2.0, 2.0], STEPS // HOLD), HOLD)
@@ -75,6 +75,6 @@ def mean_rate_after(history_conditioned: bool, rate: float) -> float:
     return float(rates(method, after).mean())
 
 
-def test_the_last_batch_alone_moves_predictions():
+def test_with_history_the_last_batch_moves_predictions_at_fixed_weights():
     assert mean_rate_after(True, 0.9) - mean_rate_after(True, 0.1) > 0.3
     assert mean_rate_after(False, 0.9) == mean_rate_after(False, 0.1)

@@ -30,10 +30,10 @@ ON_DEVICE = jnp.asarray(OUTPUTS, jnp.float32), rollouts(0 * S, S, TOTAL)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_log_probabilities_are_those_of_scipy(name):
+def test_log_probabilities_equal_scipys(name):
     exact = reference.log_prob(name, OUTPUTS, S, TOTAL)
     ours = jax.jit(LIKELIHOODS[name].log_prob)(*ON_DEVICE)
-    rounding = 1e-4 + 1e-6 * (sum(reference.beta_shapes(OUTPUTS)) + TOTAL)  # the logarithms of Gamma round
+    rounding = 1e-4 + 1e-6 * (sum(reference.beta_shapes(OUTPUTS)) + TOTAL)  # logarithms of Gamma have rounding errors
     assert (np.abs(ours - exact) <= 2e-5 * np.abs(exact) + rounding).all()
 
 
@@ -46,7 +46,7 @@ def test_probabilities_of_all_counts_sum_to_1(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_those_of_scipy_and_point_to_what_was_observed(name):
+def test_gradients_equal_scipys_and_point_to_the_observed_outcome(name):
     def total(outputs, batch):
         return LIKELIHOODS[name].log_prob(outputs, batch).sum()
 
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_scipy_and_point_to_what_was_observed(name):
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 8, 64])
-def test_the_belief_is_a_beta_after_the_evidence(group_size):
+def test_the_belief_is_the_beta_posterior_of_the_evidence(group_size):
     outputs, evidence = grid(EVIDENCE)
     alpha, beta = (shape + column for shape, column in zip(reference.beta_shapes(outputs), evidence.T, strict=True))
     columns = (jnp.asarray(column, jnp.float32) for column in (outputs, *evidence.T))
@@ -91,7 +91,7 @@ def test_the_belief_without_a_beta_is_a_point(name, group_size):
     np.testing.assert_allclose(ours.solved, stats.binom.pmf(group_size, group_size, rate), rtol=1e-4, atol=1e-6)
 
 
-def test_evidence_counts_where_the_likelihood_is_conjugate():
+def test_evidence_counts_only_with_a_conjugate_likelihood():
     for name, likelihood in LIKELIHOODS.items():
         assert likelihood.conjugate == (name == "beta_binomial")
         without, with_ = likelihood.belief(jnp.zeros((2, 2)), jnp.asarray([0.0, 6.0]), jnp.zeros(2), 8).success_rate

@@ -51,13 +51,13 @@ def assert_same(ours, expected, atol: float = 2e-6) -> None:
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_the_encoder_is_the_transformer_written_out(num_layers):
+def test_the_encoder_equals_the_transformer_in_numpy(num_layers):
     module = encoder(num_layers)
     expected = encoded(weights_of(module), PROMPTS, SUCCESSES, GROUP_SIZE)
     assert_same(module(PROMPTS, SUCCESSES, GROUP_SIZE), expected)
 
 
-def test_the_order_of_the_set_means_nothing():
+def test_the_order_of_the_set_does_not_matter():
     whole = encode(PROMPTS, SUCCESSES, GROUP_SIZE)
     order = RNG.permutation(C)
     assert_same(encode(PROMPTS[order], SUCCESSES[order], GROUP_SIZE[order]), whole)
@@ -110,7 +110,7 @@ def test_scales_lie_between_a_tenth_and_one():
     assert (scale > 0.99).any()
 
 
-def test_the_number_of_rollouts_counts_too():
+def test_the_encoding_depends_on_the_number_of_rollouts():
     half_of_two, half_of_eight = (encode(PROMPTS, jnp.full(C, n // 2), jnp.full(C, n)) for n in (2, 8))
     assert np.abs(half_of_two.mean - half_of_eight.mean).max() > 1e-3
 
@@ -169,14 +169,14 @@ def test_prior_and_posterior_have_networks_of_their_own():
 
 
 @pytest.mark.parametrize("history_conditioned", [False, True])
-def test_without_a_latent_there_is_a_decoder_alone(history_conditioned):
+def test_without_a_latent_there_is_only_a_decoder(history_conditioned):
     module = networks(0, history_conditioned=history_conditioned)
     assert set(weights_of(module)) == {"decoder"}
     assert module.prior(PROMPTS, SUCCESSES, GROUP_SIZE).mean.shape == (0,)
     assert module.posterior(PROMPTS, SUCCESSES, GROUP_SIZE).scale.shape == (0,)
 
 
-def test_a_key_is_a_network():
+def test_the_key_determines_the_weights():
     one, same, other = (weights_of(networks(key=jax.random.key(seed))) for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, one, same)
     assert not np.array_equal(one["decoder"]["hidden"]["kernel"], other["decoder"]["hidden"]["kernel"])

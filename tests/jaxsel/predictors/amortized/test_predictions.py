@@ -42,7 +42,7 @@ def assert_close(ours, expected, rtol: float = 1e-5, atol: float = 1e-6) -> None
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), ours, expected)
 
 
-def test_a_prompt_is_believed_to_be_a_beta_after_its_own_evidence():
+def test_the_belief_of_a_prompt_is_the_beta_posterior_of_its_own_evidence():
     method = compiled(**PLAIN)
     past = wild_history(6)
     state = method.after(past)
@@ -60,7 +60,7 @@ def test_a_prompt_is_believed_to_be_a_beta_after_its_own_evidence():
     assert stats.kstest(exact.cdf(draws).ravel(), "uniform").statistic < 2 / np.sqrt(draws.size)
 
 
-def test_without_decay_a_visited_prompt_is_like_any_other():
+def test_without_decay_a_prompt_keeps_no_evidence_of_its_own():
     method, state = learnt()
     batch = padded([TWINS[0], 4], [GROUP, 0], [GROUP, GROUP])
     state = method.update(KEY, state, batch)
@@ -92,7 +92,7 @@ def test_probabilities_sum_to_1_and_variances_are_possible():
         assert (np.asarray(prediction.variance) <= mean * (1 - mean) + 1e-6).all()
 
 
-def test_asked_alone_a_prompt_is_predicted_as_in_the_pool():
+def test_a_prompt_is_predicted_alike_alone_and_in_the_pool():
     method, state = learnt()
     whole = jax.tree.map(lambda field: field[IDS], method.predict(KEY, state, None))
     assert_close(method.predict(KEY, state, IDS), whole)
@@ -101,13 +101,13 @@ def test_asked_alone_a_prompt_is_predicted_as_in_the_pool():
 
 
 @pytest.mark.parametrize(("block_size", "ids"), [(7, None), (8, None), (7, IDS)], ids=["uneven", "even", "ids"])
-def test_blocks_leave_no_trace(block_size, ids):
+def test_blocks_do_not_change_predictions(block_size, ids):
     method, state = learnt()
     in_blocks = compiled(**LATENT, block_size=block_size)
     assert_close(in_blocks.predict(KEY, state, ids), method.predict(KEY, state, ids))
 
 
-def test_a_key_is_a_prediction():
+def test_the_key_determines_the_prediction():
     method, state = learnt()
     one, same, other = (method.predict(jax.random.key(seed), state, None) for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, one, same)
@@ -128,7 +128,7 @@ def test_only_the_last_batch_conditions_the_latent():
     assert np.abs(method.predict(KEY, third, None).success_rate - one.success_rate).max() > 1e-3
 
 
-def test_variance_and_mean_are_those_of_the_draws():
+def test_variance_and_mean_match_the_draws():
     method = compiled(**LATENT, num_draws=64)
     state = method.init()._replace(parameters=randomised(learnt()[1].parameters)[0])
     ids, trials = jnp.asarray(UNSEEN[:8]), 4000

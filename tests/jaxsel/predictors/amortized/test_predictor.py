@@ -48,7 +48,7 @@ def learnt():
 @pytest.mark.parametrize(
     "nothing", [padded([], [], []), padded([0, 1], [0, 0], [0, 0]), padded([-1, N, 2**30], [3, 2, 1], [8, 8, 8])]
 )
-def test_what_says_nothing_changes_nothing(nothing):
+def test_a_batch_without_visits_changes_nothing(nothing):
     method, state = learnt()
     for before in (method.init(), state):
         assert_same(method.update(KEY, before, nothing), before)
@@ -63,7 +63,7 @@ def test_repeated_ids_are_one_visit_with_summed_counts():
         assert_same(method.update(KEY, state, repeated), method.update(KEY, state, summed))
 
 
-def test_of_a_large_batch_random_visits_are_kept_and_all_are_evidence():
+def test_a_large_batch_keeps_random_visits_and_counts_all_as_evidence():
     method = compiled(**PLAIN)
     kept = []
     for seed in range(20):
@@ -102,14 +102,14 @@ def test_an_update_keeps_shapes_and_types(options, size):
     assert types(after) == types(state)
 
 
-def test_eager_is_jit():
+def test_eager_equals_jit():
     method, state = learnt()
     batch = wild_history(1)[0]
     assert_close(method.method.update(KEY, state, batch), method.update(KEY, state, batch))
     assert_close(method.method.predict(KEY, state, None), method.predict(KEY, state, None))
 
 
-def test_many_keys_in_a_scan_are_each_the_loop_alone():
+def test_a_vmapped_scan_over_keys_equals_a_loop_per_key():
     method, batches = compiled(**PLAIN), wild_history(3)
     stacked = jax.tree.map(lambda *columns: jnp.stack(columns), *batches)
 
@@ -140,7 +140,7 @@ def test_the_same_keys_and_data_give_the_same_bits():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_embeddings_stay_in_their_type_and_count_as_they_are(dtype):
+def test_embeddings_keep_their_type_and_are_used_as_given(dtype):
     given = EMBEDDINGS.astype(dtype)
     method = small(given, **PLAIN)
     state = method.init(KEY, N)
@@ -163,7 +163,7 @@ def test_embeddings_may_lie_in_a_file(tmp_path):
     assert_same(small(jnp.asarray(EMBEDDINGS)).init(KEY, N), same.init(KEY, N))
 
 
-def test_the_spec_tells_embeddings_apart_and_the_state_leaves_them_to_it():
+def test_the_spec_tells_embeddings_apart_and_the_state_declares_them_constant():
     spec = small().spec
     assert json.loads(json.dumps(spec)) == spec
     assert spec == small(EMBEDDINGS.copy()).spec
@@ -225,7 +225,7 @@ def test_counts_that_are_no_integers_are_refused(arguments):
         jaxsel.amortized(EMBEDDINGS, **arguments)
 
 
-def test_one_prompt_is_a_pool_and_decay_0_keeps_its_last_visit():
+def test_a_pool_of_one_prompt_with_decay_0_keeps_only_the_last_visit():
     method = small(EMBEDDINGS[:1], **PLAIN, decay=0.0)
     update, state = quick_jit(method.update), method.init(KEY, 1)
     for group_size in range(1, 21):

@@ -62,7 +62,7 @@ def rows(visits) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 9])
-def test_visits_are_chosen_whole_and_once_and_the_rest_is_empty(count):
+def test_visits_are_chosen_whole_and_once_and_padded(count):
     for seed in range(5):
         chosen = rows(at_most(jax.random.key(seed), VISITS, count))
         visits = [row for row in chosen if row[2] > 0]
@@ -91,6 +91,6 @@ def test_every_pair_of_visits_is_as_likely_as_another():
     assert_frequency(count, trials, np.full(6, 1 / 6))
 
 
-def test_of_nothing_there_is_nothing():
+def test_without_visits_there_is_only_padding():
     for visits in (rollouts([], [], []), rollouts([4, 2], [0, 0], [0, 0])):
         assert rows(at_most(KEY, visits, 3)) == [(0, 0, 0)] * 3

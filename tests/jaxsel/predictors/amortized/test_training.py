@@ -33,7 +33,7 @@ STEPS = 5
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_the_elbo_is_that_of_the_definition(likelihood):
+def test_the_elbo_equals_its_definition(likelihood):
     networks = Networks(FEATURES.shape[1], 3, history_conditioned=True, width=16, num_layers=1, num_heads=2, key=KEY)
     networks, weights = randomised(networks)
     rng, trials = np.random.default_rng(0), 2000
@@ -77,7 +77,7 @@ def _sets(batch: Rollouts) -> list[Rollouts]:
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_an_update_is_adam_on_the_penalised_log_likelihood(likelihood):
-    """There is no latent. The oracle's gradient is numerical; like the update it ignores a prompt's own evidence."""
+    """There is no latent. The oracle's numerical gradient ignores a prompt's own evidence, as the update does."""
     method = compiled(**PLAIN_OF[likelihood])
     start = method.init()
     first, second = history(2)
@@ -132,7 +132,7 @@ def _adam(loss, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 
 @functools.cache
 def fits_of_the_newest_and_one_more():
-    """Return, for many keys, the fit of one gradient step on the newest batch and a replayed one, at first weights."""
+    """Return, for many keys, the fits of a step from the initial weights on the newest batch and a replayed batch."""
     method, keys = small(latent_size=4, decay=None, history=4, replayed=1, inner_steps=1), 150
     start = method.init(KEY, N)
     update = quick_jit(jax.vmap(method.update, in_axes=(0, 0, None)))
@@ -153,8 +153,8 @@ def fits_of_the_newest_and_one_more():
 
 
 @pytest.mark.parametrize("step", range(6))
-def test_any_step_that_is_kept_is_replayed_as_often_as_another(step):
-    """The oldest of 4 steps is only history. A new decoder gives all counts one probability, which reveals n."""
+def test_every_kept_step_is_replayed_equally_often(step):
+    """The oldest of 4 steps serves only as history. A new decoder makes all counts equally likely, which reveals n."""
     fit = fits_of_the_newest_and_one_more()[2][step]
     replayed = np.exp(-2 * np.asarray(fit.reconstruction)) / (step + 2) - 1
     ages = step + 1 - np.rint(replayed)

@@ -118,7 +118,7 @@ def test_a_state_dict_with_wrong_arrays_leaves_the_state(wrong):
     assert selector.visits[3] == 2
 
 
-def test_torch_reads_a_state_dict_without_trusting_it(tmp_path):
+def test_torch_loads_a_state_dict_with_weights_only(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"selector": observed(3).state_dict()}, tmp_path / "trainer.pt")
     selector = observed(0)
@@ -127,7 +127,7 @@ def test_torch_reads_a_state_dict_without_trusting_it(tmp_path):
 
 
 @pytest.mark.parametrize("pool", [{"num_prompts": N}, {"keys": [f"k{i}" for i in range(N)]}, {"keys": range(N)}])
-def test_load_needs_the_folder_alone(pool, tmp_path):
+def test_load_needs_only_the_folder(pool, tmp_path):
     selector = PromptSelector(METHOD, seed=3, candidate_ratio=2, **pool)
     selector.observe(selector.select(4), [1, 2, 3, 4], 8)
     selector.save(tmp_path)

@@ -1,4 +1,4 @@
-"""A selector is rebuilt from its spec, with the same choices; specs that are not enough are refused."""
+"""A selector is rebuilt from its spec, with the same choices; specs that cannot be rebuilt are refused."""
 
 import json
 
@@ -96,6 +96,6 @@ def changed(selector, **entries):
         ),
     ],
 )
-def test_a_spec_that_is_not_enough_is_refused(spec, message):
+def test_a_spec_that_cannot_be_rebuilt_is_refused(spec, message):
     with pytest.raises(ValueError, match=rf"(?s){message}.*give the selector"):
         selector_from_spec(spec())

@@ -123,7 +123,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/c", "gs://b/c", "file:///c", pathlib.Path("hdfs://a/b"), "", "a\0b"])
-def test_other_paths_than_local_folders_are_refused(path, tmp_path, monkeypatch):
+def test_paths_other_than_local_folders_are_refused(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for call in (observed(0).save, load):
         with pytest.raises(ValueError, match=r"path is .*; give (a local|the) folder"):
@@ -177,7 +177,7 @@ def test_a_checkpoint_of_something_else_is_refused(metadata, tmp_path):
             PromptSelector.load(tmp_path, **arguments)
 
 
-def test_other_users_of_absl_are_heard(tmp_path):
+def test_absl_logs_of_other_libraries_stay_visible(tmp_path):
     logger, heard = logging.getLogger("absl"), []
     before = logger.level, list(logger.filters)
     handler = logging.Handler()
