@@ -166,7 +166,8 @@ class ResumableSelector:
             )
             if not is_given:
                 loaded._expect_pool(metadata)
-            if loaded.pool == metadata["pool"] or not {"keys"} <= loaded._arrays().keys() & metadata["shapes"].keys():
+            both_have_keys = loaded._pool.key_hashes is not None and "keys" in metadata["shapes"]
+            if _metadata.same_pool(metadata, loaded.pool) or not both_have_keys:
                 loaded._put_back(from_folder(saved, loaded._arrays(), loaded._metadata()), metadata)
             else:
                 arrays = of_another_pool(saved, loaded._arrays())

@@ -35,7 +35,7 @@ def check(saved: dict[str, Any], here: dict[str, Any]) -> None:
         ValueError: The checkpoint has another format, pool or method, other hyperparameters, or arrays of other shapes.
     """
     readable(saved)
-    if not _same_pool(saved, here["pool"]):
+    if not same_pool(saved, here["pool"]):
         raise ValueError(
             f"the checkpoint is of another pool ({saved['pool']}, here {here['pool']}); give the same keys in the same "
             "order, or ask for a changed pool with PromptSelector.load(path, keys=...) or with_pool"
@@ -85,7 +85,7 @@ def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str
     return earlier_dps_layout.arrays_as_here(arrays, here["shapes"])
 
 
-def _same_pool(saved: dict[str, Any], here: str) -> bool:
+def same_pool(saved: dict[str, Any], here: str) -> bool:
     """Return whether the pools are the same. In format 2 a fingerprint lacks the second digest that some pools have."""
     return saved["pool"] == here or (saved["format"] == 2 and here.startswith(f"{saved['pool']}+"))
 
