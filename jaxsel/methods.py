@@ -10,6 +10,7 @@ from jaxsel.base import Acquisition, Rule, Selector
 from jaxsel.predictors.amortized.predictor import amortized
 from jaxsel.predictors.beta import beta_bernoulli
 from jaxsel.predictors.hidden_markov import hidden_markov
+from jaxsel.predictors.priors import initial_beliefs
 from jaxsel.predictors.state_space.predictor import state_space
 from jaxsel.selection import acquisition as acquisitions
 from jaxsel.selection.composition import make_selector
@@ -51,17 +52,35 @@ def mopps(
 
 
 def threshold(
-    *, lower: float = 0.3, upper: float = 0.7, decay: float = 0.5, group_size: int = 8, ageing: str = "visit"
+    *,
+    lower: float = 0.3,
+    upper: float = 0.7,
+    prior_alpha: ArrayLike = 1.0,
+    prior_beta: ArrayLike = 1.0,
+    decay: float = 0.5,
+    group_size: int = 8,
+    ageing: str = "visit",
 ) -> Selector:
     """Return the variant of MoPPS that chooses random prompts whose posterior draw lies between two bounds.
 
     If there are too few such prompts, the nearest ones fill the batch.
 
+    Args:
+        lower: Lower bound, from 0 to 1.
+        upper: Upper bound, from 0 to 1.
+        prior_alpha: See `mopps`.
+        prior_beta: See `mopps`.
+        decay: See `mopps`.
+        group_size: Rollouts per prompt.
+        ageing: See `mopps`.
+
     Raises:
         ValueError: An argument is out of its range.
     """
     _validate.unit_interval(lower=lower, upper=upper)
-    predictor = beta_bernoulli(decay=decay, group_size=group_size, ageing=ageing)
+    predictor = beta_bernoulli(
+        prior_alpha=prior_alpha, prior_beta=prior_beta, decay=decay, group_size=group_size, ageing=ageing
+    )
     return make_selector(predictor, acquisitions.posterior_draw(), within_bounds(lower, upper), method="threshold")
 
 
@@ -70,6 +89,9 @@ def dps(
     decay: float = 0.7,
     prior_counts: ArrayLike | None = None,
     initial_belief: ArrayLike | None = None,
+    prior_alpha: ArrayLike = 1.0,
+    prior_beta: ArrayLike = 1.0,
+    group_size: int = 8,
     entropy_weight: float = 0.0,
     rule: Rule | None = None,
 ) -> Selector:
@@ -80,13 +102,19 @@ def dps(
             Countdown and Geometry3k.
         prior_counts: Prior counts of the transitions; see `hidden_markov`.
         initial_belief: Probabilities of the three solve states before the first visit; see `hidden_markov`.
+        prior_alpha: First parameter of a Beta prior of the success rate, one number or one per prompt (see
+            `informative_prior`). It replaces `initial_belief` for every prompt whose prior is not uniform.
+        prior_beta: Second parameter, in the same form.
+        group_size: Rollouts per prompt, for the priors; DPS itself does not need it.
         entropy_weight: Weight of the predicted solve state's entropy in the score.
         rule: Replacement for `top_k()`.
 
     Raises:
         ValueError: An argument is out of its range.
     """
-    predictor = hidden_markov(decay=decay, prior_counts=prior_counts, initial_belief=initial_belief)
+    _validate.positive_integer(group_size=group_size)
+    belief = initial_beliefs(prior_alpha, prior_beta, group_size, otherwise=initial_belief)
+    predictor = hidden_markov(decay=decay, prior_counts=prior_counts, initial_belief=belief)
     acquisition = acquisitions.mixed_probability(entropy_weight=entropy_weight)
     return make_selector(predictor, acquisition, rule or top_k(), method="dps")
 
@@ -98,6 +126,8 @@ def gps(
     diversity_weight: float = 0.1,
     anchor_batches: int = 4,
     shortlist: int | None = 8,
+    prior_alpha: ArrayLike = 1.0,
+    prior_beta: ArrayLike = 1.0,
     acquisition: Acquisition | None = None,
     rule: Rule | None = None,
     **predictor: Any,
@@ -112,6 +142,8 @@ def gps(
         diversity_weight: Weight of the distances between prompts in the choice; see `diverse`.
         anchor_batches: Number of latest batches from which the distances also count; see `diverse`.
         shortlist: Only the `shortlist * batch_size` best scores are considered. None: all scores are.
+        prior_alpha: First parameter of a Beta prior, one number or one per prompt; see `amortized`.
+        prior_beta: Second parameter, in the same form.
         acquisition: Replacement for `target_success_rate(target)`.
         rule: Replacement for `diverse(...)`.
         **predictor: Arguments of `amortized`.
@@ -120,7 +152,7 @@ def gps(
         ValueError: An argument is out of its range.
     """
     acquisition = acquisition or acquisitions.target_success_rate(target)
-    model = amortized(embeddings, **predictor)
+    model = amortized(embeddings, prior_alpha=prior_alpha, prior_beta=prior_beta, **predictor)
     if rule is None and anchor_batches > model.spec["history"]:
         raise ValueError(f"anchor_batches is {anchor_batches}; give at most history, which is {model.spec['history']}")
     rule = rule or diverse(weight=diversity_weight, anchor_batches=anchor_batches, shortlist=shortlist)
@@ -132,6 +164,8 @@ def adaptive(
     *,
     group_size: int = 8,
     temperature: float = 1 / 3,
+    prior_alpha: ArrayLike = 1.0,
+    prior_beta: ArrayLike = 1.0,
     acquisition: Acquisition | None = None,
     rule: Rule | None = None,
 ) -> Selector:
@@ -146,6 +180,8 @@ def adaptive(
         group_size: Rollouts per prompt.
         temperature: Spread of the draws, above 0. A prompt is drawn a tenth as often as the best prompt if its value
             is 46% of the largest (at 1/3) or 93% (at 1/30). In training runs, 1/30 was as harmful as a greedy choice.
+        prior_alpha: First parameter of a Beta prior, one number or one per prompt; see `state_space`.
+        prior_beta: Second parameter, in the same form.
         acquisition: Replacement for `expected_variance(log=True)`.
         rule: Replacement for `gumbel_top_k(temperature)`.
 
@@ -154,14 +190,23 @@ def adaptive(
     """
     acquisition = acquisition or acquisitions.expected_variance(log=True)
     rule = rule or gumbel_top_k(temperature)
-    return make_selector(state_space(embeddings, group_size=group_size), acquisition, rule, method="adaptive")
+    model = state_space(embeddings, group_size=group_size, prior_alpha=prior_alpha, prior_beta=prior_beta)
+    return make_selector(model, acquisition, rule, method="adaptive")
 
 
-def uniform(*, decay: float = 0.5, group_size: int = 8) -> Selector:
+def uniform(
+    *, prior_alpha: ArrayLike = 1.0, prior_beta: ArrayLike = 1.0, decay: float = 0.5, group_size: int = 8
+) -> Selector:
     """Return a selector of uniformly random prompts. For comparisons, it predicts with the posterior of MoPPS.
+
+    Args:
+        prior_alpha: See `mopps`.
+        prior_beta: See `mopps`.
+        decay: See `mopps`.
+        group_size: Rollouts per prompt.
 
     Raises:
         ValueError: An argument is out of its range.
     """
-    predictor = beta_bernoulli(decay=decay, group_size=group_size)
+    predictor = beta_bernoulli(prior_alpha=prior_alpha, prior_beta=prior_beta, decay=decay, group_size=group_size)
     return make_selector(predictor, acquisitions.target_success_rate(), random_subset(), method="uniform")

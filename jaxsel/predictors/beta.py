@@ -12,7 +12,6 @@ With `ageing="step"` the decay acts at every step on every prompt, visited or no
 rows only: k steps after a prompt's last visit, the posterior multiplies the stored S and F by d^k.
 """
 
-import hashlib
 from typing import NamedTuple
 
 import jax
@@ -28,6 +27,7 @@ from jaxsel._visits import accumulated, merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts, Scalar
 from jaxsel.numerics import random
 from jaxsel.numerics.beta_binomial import solve_state_probabilities
+from jaxsel.predictors.priors import check_length, checked_prior, described
 
 
 class BetaState(NamedTuple):
@@ -133,26 +133,6 @@ def _discount(decay_per_step: Scalar | None, age: Int[Array, " m"]) -> Float[Arr
     return 1.0 if decay_per_step is None else jnp.asarray(decay_per_step, jnp.float32) ** age.astype(jnp.float32)
 
 
-def informative_prior(
-    successes: ArrayLike, group_size: ArrayLike, *, strength: float = 3.0
-) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """Return `prior_alpha` and `prior_beta` from rollouts of the base model: 1 + `strength` * count.
-
-    This is the informative prior of MoPPS, section 4.
-
-    Raises:
-        ValueError: The counts are not integers with 0 <= successes <= group_size, or the strength is below 0.
-    """
-    _validate.non_negative(strength=strength)
-    successes = _validate.integers("successes", successes, low=0, high=2**31 - 1)
-    sizes = np.broadcast_to(np.asarray(group_size), successes.shape)
-    sizes = _validate.integers("group_size", sizes, low=0, high=2**31 - 1)
-    if (successes > sizes).any():
-        at = int(np.argmax(successes > sizes))
-        raise ValueError(f"successes[{at}] is {successes[at]} of {sizes[at]} rollouts; give at most group_size")
-    return 1 + np.float32(strength) * successes, 1 + np.float32(strength) * (sizes - successes)
-
-
 def beta_bernoulli(
     *,
     prior_alpha: ArrayLike | Array = 1.0,
@@ -177,16 +157,15 @@ def beta_bernoulli(
     _validate.unit_interval(decay=decay)
     _validate.positive_integer(group_size=group_size)
     _validate.one_of(("visit", "step"), ageing=ageing)
-    priors = {name: _prior(name, value) for name, value in (("prior_alpha", prior_alpha), ("prior_beta", prior_beta))}
+    priors = {
+        "prior_alpha": checked_prior("prior_alpha", prior_alpha),
+        "prior_beta": checked_prior("prior_beta", prior_beta),
+    }
     decay_per_step = decay if ageing == "step" else None
 
     def init(key: Key[Array, ""], num_prompts: int) -> BetaState:
         del key
-        for name, value in priors.items():
-            if value.ndim and len(value) != num_prompts:
-                raise ValueError(
-                    f"{name} has {len(value)} entries for {num_prompts} prompts; give one entry per prompt"
-                )
+        check_length(num_prompts, **priors)
         zeros = jnp.zeros(num_prompts, jnp.float32)
         never = jnp.zeros(num_prompts, jnp.int32)
         return BetaState(zeros, zeros.copy(), never, jnp.int32(0), *map(jnp.array, priors.values()))
@@ -208,22 +187,6 @@ def beta_bernoulli(
         "decay": _validate.json_value(decay),
         "group_size": group_size,
         "ageing": ageing,
-        **{name: _describe(value) for name, value in priors.items()},
+        **{name: described(value) for name, value in priors.items()},
     }
     return Predictor(spec, init, predict_state, update_state)
-
-
-def _prior(name: str, value: ArrayLike | Array) -> np.ndarray | Array:
-    if _validate.traced(value):
-        return value
-    prior = np.asarray(value, np.float32)
-    if prior.ndim > 1 or not (np.isfinite(prior).all() and (prior > 0).all()):
-        raise ValueError(f"{name} is {prior}; give finite numbers above 0, one for all prompts or one per prompt")
-    return prior
-
-
-def _describe(prior: np.ndarray | Array) -> float | str:
-    """Return the entry of a spec for a prior: the number itself, or the fingerprint of a vector."""
-    if prior.ndim == 0:
-        return _validate.json_value(prior)
-    return f"sha256:{hashlib.sha256(np.asarray(prior).tobytes()).hexdigest()[:16]}"

@@ -77,8 +77,8 @@ def rows_in(old: Pool, new: Pool) -> Int[np.ndarray, " N"]:
     rows = np.where(before[order][at] == after, order[at], -1).astype(np.int32)
     if (rows < 0).all():
         raise ValueError(
-            f"no key of the pool {new.fingerprint} is in the pool {old.fingerprint}; give keys that name the same "
-            "prompts, or start without the checkpoint"
+            f"the pool {new.fingerprint} is quite another pool than {old.fingerprint}: they share no key; give keys "
+            "that name the same prompts, or start with a new selector"
         )
     return rows
 

@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 from jaxsel.base import Predictor
 from jaxsel.predictors import embeddings as _embeddings
 from jaxsel.predictors.amortized.config import Config, check
+from jaxsel.predictors.priors import checked_prior, described
 
 
 def amortized(
@@ -47,6 +48,8 @@ def amortized(
     learning_rate: float = 1e-3,
     shrinkage: float = 1.0,
     block_size: int = 4096,
+    prior_alpha: ArrayLike = 1.0,
+    prior_beta: ArrayLike = 1.0,
 ) -> Predictor:
     """Return the predictor of GPS: one latent-variable model of all prompts, given their embeddings.
 
@@ -72,10 +75,13 @@ def amortized(
             updates. Gradients are clipped to norm 1.
         shrinkage: A factor on the precision of the prior on the decoder's weights: the larger, the smaller the weights.
         block_size: The number of prompts that are decoded at a time, which bounds the memory of a prediction.
+        prior_alpha: alpha, one number for all prompts or one per prompt (see `informative_prior`). A prompt starts with
+            the evidence of alpha - 1 successes and beta - 1 failures, at least 0, beside what the networks predict.
+        prior_beta: beta, in the same form.
 
     Raises:
-        ValueError: An argument is out of its range, or the embeddings are not a finite matrix. From `init`: the
-            embeddings do not have one row per prompt.
+        ValueError: An argument is out of its range, the embeddings are not a finite matrix, or `decay` is None and a
+            prior is given. From `init`: embeddings or priors do not have one row per prompt.
     """
     config = Config(
         decay=decay,
@@ -97,15 +103,21 @@ def amortized(
     )
     check(config)
     embeddings = _embeddings.checked(embeddings)
+    alpha, beta = checked_prior("prior_alpha", prior_alpha), checked_prior("prior_beta", prior_beta)
+    if decay is None and not ((alpha == 1).all() and (beta == 1).all()):
+        raise ValueError(
+            "decay is None, so a prompt's own evidence does not count; leave out the priors or give a decay"
+        )
     # imported here, because Flax and Optax would add seconds to `import jaxsel`
     from jaxsel.predictors.amortized.model import built
     from jaxsel.predictors.amortized.prediction import predict
     from jaxsel.predictors.amortized.training import init, update
 
+    prior = {"prior_alpha": described(alpha), "prior_beta": described(beta)}
     model = built(config, _embeddings.features(embeddings))
     return Predictor(
-        {"name": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **config._asdict()},
-        functools.partial(init, model=model, embeddings=embeddings),
+        {"name": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **config._asdict(), **prior},
+        functools.partial(init, model=model, embeddings=embeddings, prior=(alpha, beta)),
         functools.partial(predict, model=model),
         functools.partial(update, model=model),
     )

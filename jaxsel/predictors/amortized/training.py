@@ -16,27 +16,34 @@ from jaxsel.predictors.amortized.dtype_promotion import with_standard_dtype_prom
 from jaxsel.predictors.amortized.model import Model, new_parameters
 from jaxsel.predictors.amortized.ring_buffer import at_most, batches_of, empty_ring_buffer, pushed
 from jaxsel.predictors.amortized.state import AmortizedState, Fit, Trained
+from jaxsel.predictors.priors import evidence
 
 
 @with_standard_dtype_promotion
 def init(
-    key: Key[Array, ""], num_prompts: int, *, model: Model, embeddings: Float[np.ndarray | Array, "pool d"]
+    key: Key[Array, ""],
+    num_prompts: int,
+    *,
+    model: Model,
+    embeddings: Float[np.ndarray | Array, "pool d"],
+    prior: tuple[np.ndarray | Array, np.ndarray | Array],
 ) -> AmortizedState:
     """Return the state of a pool without observations.
 
     Raises:
-        ValueError: The embeddings do not have one row per prompt.
+        ValueError: Embeddings or priors do not have one row per prompt.
     """
     if len(embeddings) != num_prompts:
         raise ValueError(f"embeddings has {len(embeddings)} rows for {num_prompts} prompts; give one row per prompt")
+    successes, failures = evidence(num_prompts, *prior)
     parameters = new_parameters(key, model)
     return AmortizedState(
         jnp.array(embeddings),
         parameters,
         model.optimizer.init(parameters),
         empty_ring_buffer(model.config.history, model.config.context_size),
-        successes=jnp.zeros(num_prompts, jnp.float32),
-        failures=jnp.zeros(num_prompts, jnp.float32),
+        successes=jnp.array(successes),
+        failures=jnp.array(failures),
         step=jnp.int32(0),
         fit=Fit(*(jnp.float32(0) for _ in Fit._fields)),
     )

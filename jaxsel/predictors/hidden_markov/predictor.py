@@ -9,6 +9,7 @@ from jaxsel import _validate
 from jaxsel.base import Prediction, Predictor, Rollouts, Scalar
 from jaxsel.numerics import random
 from jaxsel.predictors.hidden_markov.filtering import HMMState, predicted, update
+from jaxsel.predictors.priors import described
 
 PRIOR_COUNTS = {
     "ones": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
@@ -47,7 +48,9 @@ def hidden_markov(
 
     def init(key: Key[Array, ""], num_prompts: int) -> HMMState:
         del key
-        start = jnp.tile(jnp.array(belief)[:, None], num_prompts)
+        if belief.ndim == 2 and len(belief) != num_prompts:
+            raise ValueError(f"initial_belief has {len(belief)} rows for {num_prompts} prompts; give one per prompt")
+        start = jnp.array(belief).T if belief.ndim == 2 else jnp.tile(jnp.array(belief)[:, None], num_prompts)
         excess = jnp.zeros((3, 3, num_prompts), jnp.float32)
         return HMMState(start, start.copy(), excess, jnp.float32(1), jnp.array(counts))
 
@@ -73,7 +76,7 @@ def hidden_markov(
         "name": "hidden_markov",
         "decay": _validate.json_value(decay),
         "prior_counts": _validate.json_value(counts),
-        "initial_belief": _validate.json_value(belief),
+        "initial_belief": _validate.json_value(belief) if belief.ndim == 1 else described(belief),
     }
     return Predictor(spec, init, predict, update_state)
 
@@ -97,12 +100,15 @@ def _prior_matrix(prior_counts: ArrayLike | Array) -> Float[np.ndarray, "3 3"] |
     return counts
 
 
-def _initial_belief(initial_belief: ArrayLike | Array | None) -> Float[np.ndarray, " 3"] | Float[Array, " 3"]:
+def _initial_belief(initial_belief: ArrayLike | Array | None) -> Float[np.ndarray | Array, "*pool 3"]:
     if _validate.traced(initial_belief):
         return initial_belief
     belief = np.asarray((1, 1, 1) if initial_belief is None else initial_belief, np.float64)
-    if belief.shape != (3,) or not np.isfinite(belief).all() or (belief < 0).any() or belief.sum() == 0:
-        raise ValueError(f"initial_belief is {belief.tolist()}; give three numbers >= 0, not all 0")
+    has_shape = belief.ndim in (1, 2) and belief.shape[-1] == 3
+    total = belief.sum(-1, keepdims=True) if has_shape else np.zeros(1)
+    if not np.isfinite(belief).all() or (belief < 0).any() or not total.all():
+        shown = belief.tolist() if belief.size <= 9 else f"of shape {belief.shape}"
+        raise ValueError(f"initial_belief is {shown}; give three numbers >= 0, not all 0, for all or for each prompt")
     # a belief from a spec is already normalised, and another division could change its last bit
-    is_normalised = abs(belief.sum() - 1) < 1e-6
-    return (belief if is_normalised else belief / belief.sum()).astype(np.float32)
+    is_normalised = np.abs(total - 1) < 1e-6
+    return np.where(is_normalised, belief, belief / total).astype(np.float32)

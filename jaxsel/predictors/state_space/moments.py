@@ -73,7 +73,10 @@ class Posterior(NamedTuple):
 
 
 def posterior(
-    mean: Float[Array, " b"], variance: Float[Array, " b"], successes: Int[Array, " b"], group_size: Int[Array, " b"]
+    mean: Float[Array, " b"],
+    variance: Float[Array, " b"],
+    successes: Float[Array, " b"] | Int[Array, " b"],
+    group_size: Float[Array, " b"] | Int[Array, " b"],
 ) -> Posterior:
     """Return evidence, mean and variance; with n = 0 the posterior is the prior."""
     s, n = successes.astype(jnp.float32), group_size.astype(jnp.float32)

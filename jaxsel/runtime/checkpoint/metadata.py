@@ -9,6 +9,7 @@ from jaxsel.runtime.checkpoint.arrays import decoded
 
 FORMAT = 3  # nested specs
 _READABLE = (2, FORMAT)
+_ADDED = {"prior_alpha": 1.0, "prior_beta": 1.0}  # arguments that earlier versions lacked, and what they had instead
 _ENTRIES = {"format": int, "spec": dict, "pool": str, "shapes": dict, "seed": int, "counters": dict}
 
 
@@ -110,6 +111,8 @@ def _part_side_by_side(part: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 def _differences(saved: dict[str, Any], here: dict[str, Any], *, but_fingerprints: bool = False) -> str:
     saved, here = _flat(saved), _flat(here)
+    added = {name: _ADDED[name.rpartition(".")[2]] for name in here if name.rpartition(".")[2] in _ADDED}
+    saved = added | saved
     names = sorted(name for name in saved.keys() | here.keys() if saved.get(name) != here.get(name))
     if but_fingerprints:
         names = [name for name in names if not all(_is_fingerprint(side.get(name)) for side in (saved, here))]

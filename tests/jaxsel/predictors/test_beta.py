@@ -193,13 +193,6 @@ def test_draws_follow_the_posterior():
     assert stats.kstest(np.asarray(draws), stats.beta(2.0, 0.5).cdf).statistic < 2.5 / np.sqrt(20_000)
 
 
-def test_informative_prior_counts_successes_and_failures():
-    alpha, beta_ = jaxsel.informative_prior(np.array([0, 3, 8]), 8)
-    np.testing.assert_array_equal(alpha, [1, 10, 25])
-    np.testing.assert_array_equal(beta_, [25, 16, 1])
-    np.testing.assert_array_equal(jaxsel.informative_prior([1], [2], strength=0.0), [[1], [1]])
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -222,20 +215,6 @@ def test_a_prior_of_another_length_is_refused():
     method = jaxsel.beta_bernoulli(prior_alpha=np.ones(3), prior_beta=np.ones(3))
     with pytest.raises(ValueError, match="prior_alpha has 3 entries for 4 prompts"):
         method.init(KEY, 4)
-
-
-@pytest.mark.parametrize(
-    ("successes", "group_size", "message"),
-    [
-        ([1, 9], 8, r"successes\[1\] is 9 of 8 rollouts; give at most group_size"),
-        ([0.5], 8, "give integers"),
-        ([-1], 8, r"successes\[0\] is -1"),
-        ([1], -8, r"group_size\[0\] is -8"),
-    ],
-)
-def test_informative_prior_refuses_bad_counts(successes, group_size, message):
-    with pytest.raises(ValueError, match=message):
-        jaxsel.informative_prior(successes, group_size)
 
 
 def test_the_spec_tells_priors_apart():

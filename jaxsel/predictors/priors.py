@@ -1,0 +1,125 @@
+"""Beta priors of success rates, from solve rates that were published or measured before training."""
+
+import hashlib
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
+
+from jaxsel import _validate
+from jaxsel.numerics.beta_binomial import solve_state_probabilities
+
+
+def informative_prior(
+    successes: ArrayLike | Sequence[float | None],
+    group_size: ArrayLike | Sequence[float | None],
+    *,
+    strength: float = 3.0,
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """Return `prior_alpha` and `prior_beta` from earlier rollouts: 1 + `strength` * count.
+
+    This is the informative prior of MoPPS, section 4, where the base model's rollouts are counted. Every method takes
+    the two results. With published solve rates, give `rates * group_size` as successes.
+
+    >>> jaxsel.informative_prior([4, 0, None], 4)
+    (array([13.,  1.,  1.]), array([ 1., 13.,  1.]))
+
+    Args:
+        successes: Correct rollouts per prompt. They need not be integers. None or NaN: nothing is known about the
+            prompt, and its prior is uniform.
+        group_size: Rollouts per prompt, one number for all prompts or one per prompt; None or NaN as for `successes`.
+        strength: Weight of an earlier rollout; 1 is as much as a rollout of the current policy.
+
+    Raises:
+        ValueError: A count is not a number with 0 <= successes <= group_size, or the strength is below 0.
+    """
+    _validate.non_negative(strength=strength)
+    s = _counts("successes", successes)
+    n = _counts("group_size", group_size)
+    try:
+        n = np.broadcast_to(n, s.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"successes has {len(s)} entries and group_size {len(n)}; give one number or one per prompt"
+        ) from error
+    if (s > n).any():
+        at = int(np.argmax(s > n))
+        raise ValueError(f"successes[{at}] is {s[at]:g} of {n[at]:g} rollouts; give at most group_size")
+    is_known = np.isfinite(s) & np.isfinite(n)
+    alpha, beta = (1 + strength * np.where(is_known, count, 0) for count in (s, n - s))
+    return alpha, beta
+
+
+def checked_prior(name: str, value: ArrayLike | Array) -> np.ndarray | Array:
+    """Return one parameter of a Beta prior: a scalar, or a vector with one entry per prompt.
+
+    Raises:
+        ValueError: The parameter is not finite and above 0, or it has another shape.
+    """
+    if _validate.traced(value):
+        return value
+    prior = np.asarray(value, np.float32)
+    if prior.ndim > 1 or not (np.isfinite(prior).all() and (prior > 0).all()):
+        raise ValueError(f"{name} is {prior}; give finite numbers above 0, one for all prompts or one per prompt")
+    return prior
+
+
+def check_length(num_prompts: int, **priors: np.ndarray | Array) -> None:
+    """Raise a ValueError if a prior with one entry per prompt does not fit the pool."""
+    for name, value in priors.items():
+        if value.ndim and len(value) != num_prompts:
+            raise ValueError(f"{name} has {len(value)} entries for {num_prompts} prompts; give one entry per prompt")
+
+
+def described(prior: np.ndarray | Array) -> float | str:
+    """Return what a spec holds of a prior: the number itself, or the fingerprint of a vector."""
+    if prior.ndim == 0:
+        return _validate.json_value(prior)
+    return f"sha256:{hashlib.sha256(np.asarray(prior).tobytes()).hexdigest()[:16]}"
+
+
+def evidence(
+    num_prompts: int, prior_alpha: np.ndarray | Array, prior_beta: np.ndarray | Array
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """Return the successes and failures that turn the uniform prior into these priors; at least 0."""
+    check_length(num_prompts, prior_alpha=prior_alpha, prior_beta=prior_beta)
+    counts = (np.maximum(np.asarray(prior, np.float32) - 1, 0) for prior in (prior_alpha, prior_beta))
+    successes, failures = (np.broadcast_to(count, (num_prompts,)) for count in counts)
+    return successes, failures
+
+
+def initial_beliefs(
+    prior_alpha: ArrayLike, prior_beta: ArrayLike, group_size: int, otherwise: ArrayLike | None
+) -> ArrayLike | None:
+    """Return P(UNSOLVED), P(MIXED) and P(SOLVED) of the first group, one row per prior; `otherwise` if none is known.
+
+    Args:
+        prior_alpha: First parameter of the Beta priors.
+        prior_beta: Second parameter, in the same form or one number.
+        group_size: Rollouts per prompt.
+        otherwise: Weights of the three solve states for a prompt with the uniform prior, about which nothing is known.
+            None: equal weights.
+    """
+    alpha, beta = checked_prior("prior_alpha", prior_alpha), checked_prior("prior_beta", prior_beta)
+    if np.all(alpha == 1) and np.all(beta == 1):
+        return otherwise
+    alpha, beta = np.broadcast_arrays(alpha, beta)
+    beliefs = np.stack(solve_state_probabilities(jnp.asarray(alpha), jnp.asarray(beta), group_size), -1)
+    is_known = (alpha != 1) | (beta != 1)
+    return np.where(is_known[..., None], beliefs, np.asarray((1, 1, 1) if otherwise is None else otherwise) / 1)
+
+
+def _counts(name: str, value: ArrayLike | Sequence[float | None]) -> Float[np.ndarray, " N"]:
+    """Return counts of at least 0 as a vector, NaN where they are missing."""
+    try:
+        counts = np.atleast_1d(np.asarray(value, np.float64))  # None becomes NaN
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is no vector of numbers ({error}); give one number per prompt, or None") from error
+    if counts.ndim != 1:
+        raise ValueError(f"{name} has shape {counts.shape}; give one number per prompt")
+    if (wrong := (counts < 0) | np.isinf(counts)).any():
+        at = int(np.argmax(wrong))
+        raise ValueError(f"{name}[{at}] is {counts[at]:g}; give a number of at least 0, or None")
+    return counts

@@ -1,0 +1,43 @@
+"""A first belief of the state-space predictor from solve rates that were known before training."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxsel.base import Rollouts
+from jaxsel.predictors.state_space.filtering import after_visits, shared_part
+from jaxsel.predictors.state_space.moments import posterior
+from jaxsel.predictors.state_space.state import StateSpaceState
+
+_TEACHING = 4096  # prompts whose rates determine the weights; their errors are shared, so more would add little
+
+
+def with_rates(
+    state: StateSpaceState, successes: Float[np.ndarray, " N"], failures: Float[np.ndarray, " N"]
+) -> StateSpaceState:
+    """Return a state without observations that knows earlier rollouts of another policy.
+
+    The rates of evenly spaced prompts determine the weights. Then each logit is conditioned on its own rollouts. The
+    settings of the model stay as they are, because earlier rollouts say nothing about training.
+
+    Args:
+        state: State before the first batch.
+        successes: Successes per prompt, not necessarily integers.
+        failures: Failures per prompt. Nothing is known about a prompt with neither.
+    """
+    known = np.flatnonzero(successes + failures)
+    if len(known) == 0:
+        return state
+    rows = known[np.linspace(0, len(known) - 1, min(len(known), _TEACHING)).astype(np.int64)].astype(np.int32)
+    s, n = jnp.asarray(successes), jnp.asarray(successes + failures)
+    weights = after_visits(state, Rollouts(jnp.asarray(rows), s[rows], n[rows])).weights
+    state = state._replace(weights=weights._replace(kept=state.weights.kept, evidence=state.weights.evidence))
+    shared, prior = shared_part(state, None), jnp.exp(state.learning.settings.log_prior)
+    alone = posterior(shared.mean, jnp.full_like(s, prior), s, n)
+    return state._replace(
+        mean=jnp.where(n > 0, shared.mean + alone.shift, 0),
+        reference=jnp.where(n > 0, shared.mean, 0),
+        variance=jnp.where(n > 0, alone.variance, 0),
+        last_step=(n > 0).astype(jnp.int32),
+        step=jnp.int32(1),
+    )

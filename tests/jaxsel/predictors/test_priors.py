@@ -1,0 +1,114 @@
+"""Solve rates from before training are the first belief of every method."""
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+import jaxsel
+from tests.support.small_gps import TINY
+
+KEY = jax.random.key(0)
+RATES = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0, np.nan])
+ALPHA, BETA = jaxsel.informative_prior(RATES * 16, 16)
+EMBEDDINGS = np.stack([np.nan_to_num(RATES, nan=0.9), np.ones(8)], 1).astype(np.float32)
+PRIOR = {"prior_alpha": ALPHA, "prior_beta": BETA}
+METHODS = {
+    "mopps": lambda **prior: jaxsel.mopps(**prior),
+    "threshold": lambda **prior: jaxsel.threshold(**prior),
+    "uniform": lambda **prior: jaxsel.uniform(**prior),
+    "dps": lambda **prior: jaxsel.dps(**prior),
+    "gps": lambda **prior: jaxsel.gps(EMBEDDINGS, **TINY, **prior),
+    "adaptive": lambda **prior: jaxsel.adaptive(**prior),
+    "adaptive with embeddings": lambda **prior: jaxsel.adaptive(EMBEDDINGS, **prior),
+}
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name == "gps" else name for name in METHODS]
+
+
+def test_informative_prior_counts_successes_and_failures():
+    alpha, beta_ = jaxsel.informative_prior(np.array([0, 3, 8]), 8)
+    np.testing.assert_array_equal(alpha, [1, 10, 25])
+    np.testing.assert_array_equal(beta_, [25, 16, 1])
+    np.testing.assert_array_equal(jaxsel.informative_prior([1], [2], strength=0.0), [[1], [1]])
+
+
+def test_counts_may_be_fractions_and_missing():
+    alpha, beta = jaxsel.informative_prior([0.5, None, np.nan, 2], [4, 4, 4, None], strength=2)
+    np.testing.assert_array_equal(alpha, [2, 1, 1, 1])
+    np.testing.assert_array_equal(beta, [8, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("successes", "group_size", "message"),
+    [
+        ([1, 9], 8, r"successes\[1\] is 9 of 8 rollouts; give at most group_size"),
+        (["x"], 8, "successes is no vector of numbers"),
+        ([[1]], 8, r"successes has shape \(1, 1\)"),
+        ([1, 2], [8, 8, 8], "successes has 2 entries and group_size 3"),
+        ([np.inf], 8, r"successes\[0\] is inf; give a number of at least 0, or None"),
+        ([-1], 8, r"successes\[0\] is -1"),
+        ([1], -8, r"group_size\[0\] is -8"),
+    ],
+)
+def test_informative_prior_refuses_bad_counts(successes, group_size, message):
+    with pytest.raises(ValueError, match=message):
+        jaxsel.informative_prior(successes, group_size)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_first_predictions_follow_the_rates(name):
+    selector = jaxsel.PromptSelector(METHODS[name](**PRIOR), num_prompts=8)
+    prediction = selector.predict()
+    known = prediction.success_rate[:-1]
+    assert (np.diff(known) > -1e-6).all()
+    assert known[0] < 0.2
+    assert known[-1] > 0.8
+    assert np.argmax(prediction.mixed[:-1]) in (2, 3, 4)
+    # nothing is known about the last prompt, so that it is the least certain one
+    plain = jaxsel.PromptSelector(METHODS[name](), num_prompts=8).predict()
+    if name != "adaptive with embeddings":
+        assert prediction.variance[-1] == pytest.approx(plain.variance[-1], abs=0.06)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_uniform_prior_changes_nothing(name):
+    plain, flat = METHODS[name](), METHODS[name](prior_alpha=np.ones(8), prior_beta=np.ones(8))
+    for one, other in zip(*(jaxsel.PromptSelector(m, num_prompts=8).predict() for m in (plain, flat)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_priors_of_another_pool_are_refused(name):
+    method = METHODS[name](prior_alpha=np.full(7, 2.0))
+    with pytest.raises(ValueError, match=r"has 7 (entries|rows) for 8 prompts"):
+        jaxsel.PromptSelector(method, num_prompts=8)
+    with pytest.raises(ValueError, match="prior_alpha is 0"):
+        METHODS[name](prior_alpha=0.0)
+
+
+def test_dps_starts_with_the_beta_binomial_of_the_prior():
+    unsolved, mixed, solved = jaxsel.PromptSelector(
+        jaxsel.dps(prior_alpha=ALPHA, prior_beta=BETA, group_size=4), num_prompts=8
+    ).predict()[3:]
+    for counted, found in ((0, unsolved), (4, solved)):
+        exact = stats.betabinom.pmf(counted, 4, ALPHA[:-1], BETA[:-1])
+        np.testing.assert_allclose(found[:-1], exact, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose((unsolved[-1], mixed[-1], solved[-1]), 1 / 3, rtol=1e-6)
+
+
+def test_known_rates_teach_the_weights():
+    """The prompt without a rate has the features of the prompts that are usually solved."""
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(300, 4)).astype(np.float32)
+    rates = 1 / (1 + np.exp(-2 * embeddings[:, 0]))
+    known = np.arange(300) % 3 > 0
+    alpha, beta = jaxsel.informative_prior(np.where(known, rates * 16, np.nan), 16, strength=1)
+    method = jaxsel.state_space(embeddings, prior_alpha=alpha, prior_beta=beta)
+    predicted = np.asarray(method.predict(KEY, method.init(KEY, 300), None).success_rate)
+    assert np.corrcoef(stats.rankdata(predicted[~known]), stats.rankdata(rates[~known]))[0, 1] > 0.95
+    assert np.abs(predicted[known] - rates[known]).max() < 0.15
+
+
+def test_the_papers_own_gps_takes_no_prior():
+    with pytest.raises(ValueError, match="decay is None, so a prompt's own evidence does not count"):
+        jaxsel.gps(EMBEDDINGS, decay=None, **PRIOR, **TINY)
