@@ -23,6 +23,7 @@ def informative_prior(
     This is the informative prior of MoPPS, section 4, where the base model's rollouts are counted. Every method takes
     the two results. With published solve rates, give `rates * group_size` as successes.
 
+    >>> import jaxsel
     >>> jaxsel.informative_prior([4, 0, None], 4)
     (array([13.,  1.,  1.]), array([ 1., 13.,  1.]))
 
