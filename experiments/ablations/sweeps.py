@@ -52,6 +52,15 @@ SWEEPS = {
     "methods_in_a_large_pool": Sweep("method.name", ("mopps", "dps"), _LARGE),
     "group_size": Sweep("train.group_size", (4, 8, 16), _MOPPS),
 }
+_RATES = (1e-5, 2e-5, 4e-5, 8e-5)
+SWEEPS |= {
+    f"learning_rate_in_a_large_pool_of_{name}": Sweep("train.learning_rate", _RATES, _LARGE | settings)
+    for name, settings in {
+        "dps": _DPS,
+        "adaptive": {"method.name": "adaptive"},
+        "adaptive_at_temperature_1": {"method.name": "adaptive", "method.temperature": 1.0},
+    }.items()
+}
 
 
 def beside(settings: dict[str, Any]) -> dict[str, Any]:
