@@ -70,6 +70,12 @@ def read_rows(source: Source, wanted: Callable[[str], bool] = lambda name: True)
             rows = {".json": _json, ".csv": _csv, ".tsv": _tsv}.get(suffix, _json_lines)(file, source.name)
     except UnicodeDecodeError as error:
         raise ValueError(f"{source.name} is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except (OSError, EOFError) as error:
+        ending = _compression(source.name)[1]
+        if not ending:
+            raise
+        what = f"is no {COMPRESSIONS[ending]} file that can be read ({error})"
+        raise ValueError(f"{source.name} {what}; compress it again, or drop {ending} from its name") from None
     return FileRows(source.name, rows, list(dict.fromkeys(name for row in rows for name in row)), {})
 
 

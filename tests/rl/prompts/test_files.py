@@ -7,6 +7,8 @@ import json
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rl.prompts import read_prompts
 
@@ -128,6 +130,32 @@ def test_a_text_that_is_not_utf8(tmp_path):
     (tmp_path / "a.csv").write_bytes("question,answer\nn\xe9,1\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"a.csv is not UTF-8 at byte 17; save it as UTF-8"):
         read_prompts(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("cut", [lambda data: data[:-9], lambda data: data[:3], lambda data: b"plain text"])
+@pytest.mark.parametrize("ending", ["gz", "bz2"])
+def test_a_damaged_compression(tmp_path, ending, cut):
+    data = {"gz": gzip, "bz2": bz2}[ending].compress(b'{"prompt": "a", "label": "b"}\n' * 999)
+    (tmp_path / f"a.jsonl.{ending}").write_bytes(cut(data))
+    with pytest.raises(ValueError, match=rf"a.jsonl.{ending} is no (gzip|bz2) file .* or drop .{ending} from its name"):
+        read_prompts(tmp_path / f"a.jsonl.{ending}")
+
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1)
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4, unique_by=lambda row: row[0]))
+@settings(derandomize=True, max_examples=50, deadline=None)
+def test_any_text_comes_back(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("any")
+    records = [{"question": question, "answer": answer} for question, answer in rows]
+    files = [as_csv(folder / "a.csv", records), as_csv(folder / "a.tsv", records, "\t")]
+    files += [folder / "a.json", folder / "a.jsonl"]
+    files[2].write_text(json.dumps(records, ensure_ascii=False))
+    files[3].write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    for file in files:
+        pool = read_prompts(file)
+        assert list(zip(pool.texts, pool.answers, strict=True)) == rows
 
 
 def test_an_empty_file_is_an_empty_pool(write):

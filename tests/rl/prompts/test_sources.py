@@ -43,9 +43,7 @@ def test_every_file_of_a_folder_has_columns_of_its_own(write, tmp_path):
 def test_splits_of_a_folder_are_not_mixed(write, tmp_path, names):
     for name in names:
         write(f"data/{name}", rows(name))
-    with pytest.raises(
-        ValueError, match=r"split is None, and .* holds the splits \['test', 'train'\]; name one"
-    ):
+    with pytest.raises(ValueError, match=r"split is None, and .* holds the splits \['test', 'train'\]; name one"):
         read_prompts(tmp_path / "data")
     assert read_prompts(tmp_path / "data", split="test").texts == [names[1]]
     with pytest.raises(ValueError, match=r"split is 'val', and .* holds the splits \['test', 'train'\]"):
