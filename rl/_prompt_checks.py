@@ -1,31 +1,6 @@
 """Checks of prompts: each refuses a prompt that no model can read."""
 
 from collections.abc import Sequence
-from typing import Any
-
-
-def check_text(texts: Sequence[Any], name: str) -> None:
-    """Refuse prompts that are not text, empty, or not valid Unicode.
-
-    Args:
-        texts: The prompts.
-        name: Name of the prompts in the error message.
-
-    Raises:
-        ValueError: A prompt is refused; the message names the row of the first one.
-    """
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"{name} has {type(text).__name__} in row {row}; give text")
-        if not text:
-            raise ValueError(f"{name} has an empty text in row {row}; leave the row out")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{name} has the lone surrogate {text[error.start]!r} in row {row}, which is not a character; replace "
-                "it, for example by text.encode('utf-8', 'replace').decode()"
-            ) from None
 
 
 def check_tokens(rows: Sequence[Sequence[int]]) -> None:

@@ -16,16 +16,17 @@ from rl import _checks
 from rl._model_calls import same_length, without_padding
 from rl._prompt_checks import check_lengths
 from rl.policy import Policy
+from rl.prompts.messages import Prompt
 
 
 def hidden_states(
     policy: Policy, *, layer: int = -1, batch_size: int = 64
-) -> Callable[[Sequence[str]], Float[np.ndarray, "b h"]]:
-    """Return a function that embeds texts, for `jaxsel.integrations.embeddings.embed`.
+) -> Callable[[Sequence[Prompt]], Float[np.ndarray, "b h"]]:
+    """Return a function that embeds prompts, for `jaxsel.integrations.embeddings.embed`.
 
     `embed` never caches the results of this function, because they are valid only for the present weights of the
-    policy. A tokenizer with a chat template receives every text as one user message, as in rollouts. A prompt's vector
-    does not depend on the other prompts, up to the rounding of the model's arithmetic.
+    policy. A tokenizer with a chat template receives messages with their roles, and every text as one user message, as
+    in rollouts. A prompt's vector does not depend on the other prompts, up to the rounding of the model's arithmetic.
 
     Args:
         policy: The policy. `Policy(model, tokenizer)` makes one from any causal language model of Transformers. The
@@ -46,8 +47,8 @@ def hidden_states(
         raise ValueError(f"layer is {layer!r}; give an integer, for example -1 for the last layer")
 
     @torch.inference_mode()
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        tokens, mask = policy.encode(list(texts))
+    def encode(texts: Sequence[Prompt]) -> np.ndarray:
+        tokens, mask = policy.encode(texts)
         check_lengths(mask.sum(1).tolist(), 0, policy.max_length, "or a model with more positions")
         batches = _batches(policy, mask, batch_size)
         parts = [_last_states(policy, tokens[rows], mask[rows], layer) for rows in batches]

@@ -1,7 +1,7 @@
 """The policy: a causal language model and its tokenizer, built small or loaded from a path."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +17,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from rl._chat import rendered
 from rl._model_calls import (
     accepted,
     checkpointed,
@@ -27,8 +28,9 @@ from rl._model_calls import (
     same_length,
     without_padding,
 )
-from rl._prompt_checks import check_text, check_tokens
+from rl._prompt_checks import check_tokens
 from rl._tokenizers import character_tokenizer, load_tokenizer
+from rl.prompts.messages import Prompt, check_prompts
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -111,17 +113,17 @@ class Policy:
     def _output_layer(self) -> torch.nn.Linear:
         return self.model.get_output_embeddings()  # type: ignore[return-value]
 
-    def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return left-padded tokens and their attention mask, both int64 `[len(texts), longest]`.
+    def encode(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return left-padded tokens and their attention mask, both int64 `[len(prompts), longest]`.
 
-        A tokenizer with a chat template receives every text as one user message.
+        A tokenizer with a chat template receives messages with their roles, and every text as one user message.
 
         Raises:
-            ValueError: A text is empty, has no tokens, or holds a lone surrogate.
+            ValueError: A prompt is empty, has no tokens, holds a lone surrogate, or holds images. Or: it has messages
+                that the tokenizer has no chat template for.
         """
-        check_text(texts, "prompts")
-        if self.tokenizer.chat_template:
-            texts = [self._chat(text) for text in texts]
+        check_prompts(prompts, "prompts")
+        texts = rendered(self.tokenizer, prompts)
         rows = self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
         check_tokens(rows)
         width = max(len(row) for row in rows)
@@ -225,10 +227,6 @@ class Policy:
         """
         self.model.save_pretrained(path, state_dict=weights)
         self.tokenizer.save_pretrained(path)
-
-    def _chat(self, text: str) -> str:
-        message = [{"role": "user", "content": text}]
-        return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
 
 def _single(token_id: Any) -> int:

@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from rl.prompts.messages import Prompt
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -81,12 +83,13 @@ class Completions(NamedTuple):
 class RolloutEngine(Protocol):
     """Completes prompts with the weights of the last update; before any update, with the policy's first weights."""
 
-    def generate(self, prompts: Sequence[str], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
+    def generate(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
         """Draw `group_size` completions per prompt; the same seed and weights give the same completions.
 
         Raises:
             ValueError: There are no prompts, or a prompt is empty, too long for the model or not valid Unicode. Or:
-                `group_size` is not an integer of at least 1.
+                the policy has no chat template for messages, or a message holds images, which the engine cannot read.
+                Or: `group_size` is not an integer of at least 1.
         """
         ...
 
@@ -95,7 +98,7 @@ class RolloutEngine(Protocol):
         ...
 
 
-def check_request(prompts: Sequence[str], group_size: int) -> None:
+def check_request(prompts: Sequence[Prompt], group_size: int) -> None:
     """Refuse arguments that no engine can complete.
 
     Raises:

@@ -118,7 +118,7 @@ class Run:
         def open_visits() -> VisitLog:
             if not (self.config.history and self.ranks.is_main):
                 return Unwritten()
-            options = {"spec": self.curriculum.spec, "first_step": self.done + self.finished, "texts": pool.texts}
+            options = {"spec": self.curriculum.spec, "first_step": self.done + self.finished, "texts": pool.plain_texts}
             return HistoryLog(self._run_dir / "history", num_prompts=len(pool), **options)
 
         self.log = self.ranks.each(open_log)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from jaxsel import Prediction, PromptSelector
+from rl.prompts.messages import Prompt
 from rl.ranks import Ranks
 from rl.rollout import Completions, RolloutEngine, Sampling, check_request, join_completions
 
@@ -26,7 +27,7 @@ class SharedEngine:
         self._engine = engine
         self._ranks = ranks
 
-    def generate(self, prompts: Sequence[str], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
+    def generate(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
         """Complete the prompts, as `RolloutEngine.generate` does; another number of ranks gives other completions."""
         check_request(prompts, group_size)
         rank, count = self._ranks.rank, self._ranks.count

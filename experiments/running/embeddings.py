@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,17 +37,29 @@ def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir:
         ValueError: The kind needs a policy, and there is none.
     """
     if kind == "wordllama":
-        return embed(pool.texts, progress=False)
+        return embed(pool.plain_texts, progress=False)
     if policy is None:
         raise ValueError(f"policy is None with method.embeddings {kind!r}; give the policy of the run, or wordllama")
     if run_dir is not None and (run_dir / FILE).exists() and _has_checkpoint(run_dir):
         return np.load(run_dir / FILE)
     start = time.perf_counter()
-    own = hidden_states(policy)
-    vectors = embed(pool.texts, embedder=concatenated("wordllama", own) if kind == "both" else own, progress=False)
+    own = _of_prompts(hidden_states(policy), pool)
+    vectors = embed(
+        pool.plain_texts, embedder=concatenated("wordllama", own) if kind == "both" else own, progress=False
+    )
     if run_dir is not None:
         _save(vectors, time.perf_counter() - start, run_dir)
     return vectors
+
+
+def _of_prompts(encode: Callable[[Sequence[Any]], np.ndarray], pool: PromptPool) -> Callable[..., np.ndarray]:
+    """Return an embedder of the pool's plain texts, which gives the policy the prompts themselves, roles included."""
+    prompts = dict(zip(pool.plain_texts, pool.texts, strict=True))
+
+    def embedder(texts: Sequence[str]) -> np.ndarray:
+        return encode([prompts[text] for text in texts])
+
+    return embedder
 
 
 def _has_checkpoint(run_dir: Path) -> bool:

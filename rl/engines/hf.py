@@ -9,6 +9,7 @@ import torch
 from rl._model_calls import reads_mask, repeat_cache, same_length, take_cache, without_padding
 from rl._prompt_checks import check_lengths
 from rl.policy import Policy
+from rl.prompts.messages import Prompt
 from rl.rollout import Completions, Sampling, check_request
 
 _log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class HFEngine:
         self._policy = policy
         self._max_prompts = max_prompts
 
-    def generate(self, prompts: Sequence[str], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
+    def generate(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
         """Complete the prompts; see `RolloutEngine.generate`."""
         check_request(prompts, group_size)
         generator = torch.Generator(self._policy.device).manual_seed(seed)

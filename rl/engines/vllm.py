@@ -12,6 +12,7 @@ from rl._prompt_checks import check_lengths
 from rl.engines._own_process import OwnProcess, ServerError
 from rl.engines._vllm_server import Completion, Request, Server
 from rl.policy import Policy
+from rl.prompts.messages import Prompt
 from rl.rollout import Completions, Sampling, check_request
 
 _log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class VLLMEngine:
             self.close()
             raise
 
-    def generate(self, prompts: Sequence[str], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
+    def generate(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
         """Complete the prompts; see `RolloutEngine.generate`.
 
         Raises:

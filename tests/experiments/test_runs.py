@@ -17,6 +17,7 @@ from experiments.running.curricula import METHOD_NAMES, make_curriculum
 from experiments.running.embeddings import pool_embeddings
 from experiments.running.runs import make_policy, make_task, run
 from rl.hidden_states import hidden_states
+from rl.prompts import PromptPool
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
@@ -234,3 +235,14 @@ def test_a_second_run_in_a_used_folder_is_refused_and_changes_nothing(tmp_path):
 def test_a_setting_out_of_range_is_refused(make, name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}; give"):
         make(**{name: value})
+
+
+def test_embeddings_of_chat_messages_are_those_of_the_policys_own_prompts():
+    policy = make_policy(CONFIG, make_task(CONFIG.task), progress=False)
+    policy.tokenizer.chat_template = "{% for m in messages %}{{ m['role'][0] ~ m['content'] }}{% endfor %}"
+    messages = [{"role": "system", "content": "s1"}, {"role": "user", "content": "u2"}]
+    pool = PromptPool(["12", messages, "3"], ["1", "2", "3"], ["a", "b", "c"])
+    np.testing.assert_allclose(
+        pool_embeddings("policy", pool, policy, None), hidden_states(policy)(pool.texts), atol=2e-6
+    )
+    assert pool_embeddings("wordllama", pool, None, None).shape == (3, 256)

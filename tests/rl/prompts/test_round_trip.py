@@ -4,19 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl import prompts
-from rl.prompts import PromptPool, read_parquet, write_parquet
+from rl.prompts import PromptPool, read_parquet, write, write_parquet
 from rl.tasks import countdown
 
 COLUMNS = {"data_source": "ours", "ability": "math"}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Keep the cache of `datasets` out of the home folder."""
-    import datasets.config
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture
@@ -47,12 +38,12 @@ def written(tmp_path, rows):
 
 
 def test_columns_of_different_lengths_are_refused():
-    with pytest.raises(ValueError, match="'texts': 2, 'answers': 1, 'keys': 2"):
+    with pytest.raises(ValueError, match=r"'texts': 2, 'answers': 1, 'keys': 2"):
         PromptPool(["a", "b"], ["1"], ["x", "y"])
 
 
 def test_repeated_keys_are_refused():
-    with pytest.raises(ValueError, match="keys repeat; give every prompt a unique key"):
+    with pytest.raises(ValueError, match=r"keys repeat; give every prompt a unique key"):
         PromptPool(["a", "b"], ["1", "2"], ["x", "x"])
 
 
@@ -63,7 +54,7 @@ def test_length_and_take(three):
 
 
 def test_take_refuses_a_row_twice(three):
-    with pytest.raises(ValueError, match="keys repeat"):
+    with pytest.raises(ValueError, match=r"keys repeat"):
         three.take([1, 1])
 
 
@@ -84,6 +75,20 @@ def test_written_columns(tmp_path, three):
     }
 
 
+def test_messages_and_rates_come_back(tmp_path):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1="}]
+    pool = PromptPool(["2+2=", messages, "3+3="], ["4", "2", "6"], ["a", "b", "c"], [0.5, None, 1.0])
+    write_parquet(pool, tmp_path / "pool.parquet", **COLUMNS)
+    assert read_parquet(tmp_path / "pool.parquet") == pool
+    assert read_parquet(tmp_path / "pool.parquet").take([1]).rates == [None]
+
+
+def test_images_are_not_written_as_text(tmp_path):
+    messages = [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]
+    with pytest.raises(ValueError, match=r"pool.texts has a message with more than a role and a text in row 1"):
+        write_parquet(PromptPool(["a", messages], ["1", "2"], ["x", "y"]), tmp_path / "pool.parquet", **COLUMNS)
+
+
 def test_written_schema_is_what_arrow_infers_from_rows(tmp_path, three):
     path = tmp_path / "pool.parquet"
     write_parquet(three, path, **COLUMNS)
@@ -93,7 +98,7 @@ def test_written_schema_is_what_arrow_infers_from_rows(tmp_path, three):
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 3, 4])
 def test_index_counts_on_through_the_chunks(tmp_path, three, monkeypatch, rows_at_once):
-    monkeypatch.setattr(prompts, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(write, "_ROWS_AT_ONCE", rows_at_once)
     path = tmp_path / "pool.parquet"
     write_parquet(three, path, **COLUMNS)
     assert [info["index"] for info in pq.read_table(path)["extra_info"].to_pylist()] == [0, 1, 2]
@@ -108,7 +113,7 @@ def test_an_empty_pool_keeps_its_schema(tmp_path):
 
 
 def test_an_answer_that_json_cannot_hold_is_refused(tmp_path):
-    with pytest.raises(TypeError, match="not JSON serializable"):
+    with pytest.raises(TypeError, match=r"not JSON serializable"):
         write_parquet(PromptPool(["a"], [{1, 2}], ["x"]), tmp_path / "pool.parquet", **COLUMNS)
 
 
@@ -147,10 +152,11 @@ def test_rows_of_another_program_are_read(tmp_path):
     assert pool == PromptPool(["1+1=", "1+1="], ["2", "2"], ["0", "7"])
 
 
-def test_messages_are_joined(tmp_path):
+def test_messages_keep_their_roles(tmp_path):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1="}]
     pool = read_parquet(written(tmp_path, verl_rows(prompt=messages)))
-    assert pool.texts == ["Be brief.\n1+1="] * 2
+    assert pool.texts == [messages] * 2
+    assert pool.plain_texts == ["system: Be brief.\nuser: 1+1="] * 2
 
 
 def test_a_prompt_of_plain_text_is_read(tmp_path):
@@ -177,14 +183,21 @@ def test_ground_truth_is_kept_unchanged(tmp_path, stored, answer):
 
 @pytest.mark.parametrize("info", [{"split": "train"}, {"index": 3}, {"index": None, "split": "train"}, None])
 def test_a_missing_or_repeated_index_is_refused(tmp_path, info):
-    with pytest.raises(ValueError, match=r"extra_info.index in .* is missing or repeats; give every row"):
+    with pytest.raises(ValueError, match=r"row 1 of .*theirs.parquet repeats row 0 of .* no column tells them apart; "):
         read_parquet(written(tmp_path, verl_rows(extra_info=info)))
 
 
-@pytest.mark.parametrize("column", ["prompt", "reward_model", "extra_info"])
-def test_a_missing_column_is_refused(tmp_path, column):
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("prompt", "theirs.parquet has no column prompt, .* for the prompt but data_source, ability, reward_model"),
+        ("reward_model", "has no column reward_model.ground_truth, .* for the answer but .* or give answer='' if"),
+        ("extra_info", "1 prompts repeat an earlier one .* no column tells them apart; merge=True reads them as one"),
+    ],
+)
+def test_column_missing(tmp_path, column, message):
     rows = [{name: value for name, value in row.items() if name != column} for row in verl_rows()]
-    with pytest.raises(ValueError, match=rf"has no column \['{column}'\]"):
+    with pytest.raises(ValueError, match=message):
         read_parquet(written(tmp_path, rows))
 
 
@@ -218,15 +231,22 @@ def test_a_countdown_file_that_lost_its_metadata_can_still_be_judged(tmp_path):
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("", "has an empty text in row 0; leave the row out"),
+        ("", "has an empty text in row 0 of .*theirs.parquet; leave the row out"),
         ([{"role": "user", "content": ""}], "has an empty text in row 0"),
-        (None, "has NoneType in row 0; give text"),
-        ([{"role": "user", "content": None}], "content is not text; give text"),
+        ([], "has no messages in row 0"),
+        ([{"role": "user", "content": None}], "content is not text in row 0 of .*theirs.parquet; give text"),
     ],
 )
 def test_a_prompt_that_cannot_be_read_is_refused(tmp_path, prompt, message):
     with pytest.raises(ValueError, match=message):
         read_parquet(written(tmp_path, verl_rows(prompt=prompt)))
+
+
+def test_a_null_among_the_prompts(tmp_path):
+    rows = verl_rows()
+    rows[0]["prompt"] = None
+    with pytest.raises(ValueError, match=r"prompt has NoneType in row 0 of .*; give text"):
+        read_parquet(written(tmp_path, rows))
 
 
 def test_a_lone_surrogate_is_not_written(tmp_path):
@@ -236,9 +256,11 @@ def test_a_lone_surrogate_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("judged", [{"style": "rule"}, None])
-def test_a_row_without_ground_truth_is_refused(tmp_path, judged):
-    with pytest.raises(ValueError, match="no ground_truth in row 0"):
-        read_parquet(written(tmp_path, verl_rows(reward_model=judged)))
+def test_a_row_without_ground_truth(tmp_path, judged):
+    rows = verl_rows()
+    rows[0]["reward_model"] = judged
+    with pytest.raises(ValueError, match=r"reward_model.ground_truth has no answer in row 0 of .*; give one"):
+        read_parquet(written(tmp_path, rows))
 
 
 def test_a_key_of_zero_is_a_key(tmp_path):

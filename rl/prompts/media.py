@@ -1,0 +1,114 @@
+"""Images, videos and sounds in columns beside the prompt: each goes to its place in the messages."""
+
+import re
+from collections.abc import Container, Iterator, Mapping
+from typing import Any
+
+from rl.prompts.messages import Fault, Message, Prompt
+
+COLUMNS = {"image": ("image", "images"), "video": ("video", "videos"), "audio": ("audio", "audios")}
+"""The columns of each type of part. A cell holds one item, a list of items, or null."""
+
+_MARK = re.compile("<(image|video|audio)>")
+
+
+class MediaError(ValueError):
+    """A row's items do not fit its prompt; `fault` says why."""
+
+    def __init__(self, fault: Fault):
+        super().__init__(fault.what)
+        self.fault = fault
+
+
+def row_media(row: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the items of a row by type, such as `{"image": [item]}`, without types that have none."""
+    found = {kind: [item for name in names for item in _items(row.get(name))] for kind, names in COLUMNS.items()}
+    return {kind: items for kind, items in found.items() if items}
+
+
+def with_media(prompt: Prompt, media: Mapping[str, list[Any]]) -> list[Message]:
+    """Return messages that hold the items, each as a part such as `{"type": "image", "image": item}`.
+
+    Empty parts such as `{"type": "image"}` (TRL) take the items in order. Otherwise the marks `<image>`, `<video>` and
+    `<audio>` in the texts do (verl). Without both, the items go in front of the first user message.
+
+    Raises:
+        MediaError: The prompt has another number of places than items.
+    """
+    messages: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    waiting = {kind: iter(items) for kind, items in media.items()}
+    if not any(_is_empty(part, media) for part in _all_parts(messages)):
+        marked = any(isinstance(m.get("content"), str) and _marks(m["content"], media) for m in messages)
+        messages = _split_at_marks(messages, media) if marked else _with_places_in_front(messages, media)
+    messages = [_with_places_filled(message, waiting) for message in messages]
+    for kind, rest in waiting.items():
+        if list(rest):
+            raise _mismatch(kind)
+    return messages
+
+
+def _items(cell: Any) -> list[Any]:
+    return [item for item in (cell if isinstance(cell, list) else [cell]) if item is not None]
+
+
+def _all_parts(messages: list[Message]) -> Iterator[Any]:
+    for message in messages:
+        if isinstance(message.get("content"), list):
+            yield from message["content"]
+
+
+def _is_empty(part: Any, kinds: Container[str]) -> bool:
+    return isinstance(part, dict) and set(part) == {"type"} and part["type"] in kinds
+
+
+def _marks(text: str, media: Mapping[str, list[Any]]) -> list[str]:
+    return [kind for kind in _MARK.findall(text) if kind in media]
+
+
+def _split_at_marks(messages: list[Message], media: Mapping[str, list[Any]]) -> list[Message]:
+    return [
+        {**message, "content": _parts_of(message["content"], media)}
+        if isinstance(message.get("content"), str) and _marks(message["content"], media)
+        else message
+        for message in messages
+    ]
+
+
+def _parts_of(text: str, media: Mapping[str, list[Any]]) -> list[Message]:
+    parts = []
+    for piece in re.split(f"(<(?:{'|'.join(media)})>)", text):
+        kind = piece[1:-1]
+        if kind in media and piece == f"<{kind}>":
+            parts.append({"type": kind})
+        elif piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
+
+
+def _with_places_in_front(messages: list[Message], media: Mapping[str, list[Any]]) -> list[Message]:
+    places = [{"type": kind} for kind, items in media.items() for _ in items]
+    for i, message in enumerate(messages):
+        if message.get("role") == "user":
+            content = message.get("content")
+            own = [{"type": "text", "text": content}] if isinstance(content, str) else list(content or [])
+            return [*messages[:i], {**message, "content": places + own}, *messages[i + 1 :]]
+    raise MediaError(Fault("has no user message for the row's images", "add one"))
+
+
+def _with_places_filled(message: Message, waiting: Mapping[str, Iterator[Any]]) -> Message:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [_filled(part, waiting) if _is_empty(part, waiting) else part for part in content]}
+
+
+def _filled(part: dict[str, Any], waiting: Mapping[str, Iterator[Any]]) -> dict[str, Any]:
+    kind = part["type"]
+    for item in waiting[kind]:
+        return {"type": kind, kind: item}
+    raise _mismatch(kind)
+
+
+def _mismatch(kind: str) -> MediaError:
+    what = f"has another number of places for {kind} parts than the row has in {' and '.join(COLUMNS[kind])}"
+    return MediaError(Fault(what, f"give one part of type {kind}, or one mark <{kind}>, per item"))

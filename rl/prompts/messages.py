@@ -1,0 +1,166 @@
+"""Prompts as text or as chat messages: their checks, their one form, and their rendering as plain text."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Message = dict[str, Any]
+Prompt = str | list[Message]
+"""A text, or chat messages with `role` and `content`. The content is a text, or a list of parts such as
+`{"type": "text", "text": "..."}` and `{"type": "image", "image": ...}`."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with a prompt, and the cure, as the middle and the end of an error message."""
+
+    what: str
+    cure: str
+
+
+def fault(prompt: Any) -> Fault | None:
+    """Return what makes a prompt unreadable for every model, or None."""
+    if isinstance(prompt, str):
+        return _fault_of_text(prompt) if prompt else Fault("has an empty text", "leave the row out")
+    if not isinstance(prompt, list):
+        return Fault(f"has {type(prompt).__name__}", "give text or chat messages")
+    if not prompt:
+        return Fault("has no messages", "leave the row out")
+    found = next((odd for odd in map(_fault_of_message, prompt) if odd), None)
+    if found is None and not any(text.strip() for text in _texts(prompt)) and not media_kinds(prompt):
+        return Fault("has an empty text", "leave the row out")
+    return found
+
+
+def check_prompts(prompts: Sequence[Any], name: str) -> None:
+    """Refuse prompts that are neither text nor chat messages, that are empty, or that are not valid Unicode.
+
+    Args:
+        prompts: The prompts.
+        name: Name of the prompts in the error message.
+
+    Raises:
+        ValueError: A prompt is refused; the message names the row of the first one.
+    """
+    for row, prompt in enumerate(prompts):
+        odd = fault(prompt)
+        if odd is not None:
+            raise ValueError(f"{name} {odd.what} in row {row}; {odd.cure}")
+
+
+def normalised(value: Any) -> Any:
+    """Return a prompt in the one form that a pool holds; its roles, texts and parts stay as they are.
+
+    A null field of a message or of a part is left out: Arrow writes null where another row has the field, and chat
+    templates take a present field for a used one. One user message with nothing but a text becomes that text, because
+    a chat template gets every text as one user message.
+    """
+    if not isinstance(value, list):
+        return value
+    messages = [_without_nulls(message) for message in value]
+    if len(messages) == 1 and isinstance(messages[0], dict):
+        only = messages[0]
+        if set(only) == {"role", "content"} and only["role"] == "user" and isinstance(only["content"], str):
+            return only["content"]
+    return messages
+
+
+def plain_text(prompt: Prompt) -> str:
+    """Return a prompt as one text for embeddings and logs: a text unchanged, messages with their roles in front."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(map(_message_as_text, prompt))
+
+
+def media_kinds(prompt: Prompt) -> set[str]:
+    """Return the types of the parts that are not text, such as `{"image"}`."""
+    if isinstance(prompt, str):
+        return set()
+    kinds = map(_kind, _parts(prompt))
+    return {kind for kind in kinds if kind is not None and kind != "text"}
+
+
+def joined_texts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message whose list of text parts is one text, with a newline between two parts."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return dict(message)
+    return {**message, "content": "\n".join(part["text"] for part in content)}
+
+
+def _fault_of_text(text: str) -> Fault | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        cure = "it is no character: replace it, for example by text.encode('utf-8', 'replace').decode()"
+        return Fault(f"has the lone surrogate {text[error.start]!r}", cure)
+    return None
+
+
+def _fault_of_message(message: Any) -> Fault | None:
+    if not isinstance(message, dict):
+        return Fault(f"has a message that is {type(message).__name__}", "give a record with role and content")
+    if not isinstance(message.get("role"), str) or not message["role"]:
+        return Fault(f"has a message without role, but with {sorted(message)}", "name its fields role and content")
+    content = message.get("content")
+    if content is None and message.get("tool_calls"):
+        return None
+    if not isinstance(content, str | list):
+        return Fault(f"has a message of role {message['role']} whose content is not text", "give text, or parts")
+    if isinstance(content, list):
+        odd = next((part for part in content if _kind(part) is None), None)
+        if odd is not None:
+            return Fault(f"has the content part {odd!r:.60}", "give a record with its type, and a text for type text")
+    return next((odd for odd in map(_fault_of_text, _texts([message])) if odd), None)
+
+
+def _kind(part: Any) -> str | None:
+    """Return the type of a part, or None if it is no part; "image_url" and "input_image" are images."""
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        return None
+    if part["type"] in ("text", "input_text"):
+        return "text" if isinstance(part.get("text"), str) else None
+    return part["type"].removeprefix("input_").removesuffix("_url")
+
+
+def _parts(messages: Sequence[Message]) -> Iterator[Any]:
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            yield from content
+
+
+def _texts(messages: Sequence[Message]) -> Iterator[str]:
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            yield content
+        elif isinstance(content, list):
+            yield from (part["text"] for part in content if _kind(part) == "text")
+
+
+def _message_as_text(message: Message) -> str:
+    others = {name: value for name, value in message.items() if name not in ("role", "content")}
+    calls = f" {json.dumps(others, default=repr)}" if others else ""
+    return f"{message['role']}: {_content_as_text(message.get('content'))}{calls}"
+
+
+def _content_as_text(content: Any) -> str:
+    if isinstance(content, list):
+        return "\n".join(part["text"] if _kind(part) == "text" else f"[{_kind(part)}]" for part in content)
+    return content or ""
+
+
+def _without_nulls(message: Any) -> Any:
+    if not isinstance(message, dict):
+        return message
+    kept = _without_null_fields(message)
+    if "content" in message and "content" not in kept and "tool_calls" in kept:
+        kept["content"] = None
+    content = kept.get("content")
+    return kept | {"content": [_without_null_fields(part) for part in content]} if isinstance(content, list) else kept
+
+
+def _without_null_fields(part: Any) -> Any:
+    if not isinstance(part, dict):
+        return part
+    return {name: value for name, value in part.items() if value is not None}

@@ -1,0 +1,39 @@
+"""Solve rates beside the prompts, for a prior of the selector."""
+
+import math
+from collections.abc import Iterable
+from decimal import Decimal
+from fractions import Fraction
+from numbers import Real
+from typing import Any
+
+_MISSING = {"", "n/a", "na", "nan", "none", "null"}
+
+
+def as_rate(value: Any) -> float | None:
+    """Return a solve rate; None if the value says that there is none. Texts such as "0.5" and "3/8" are read too.
+
+    Raises:
+        ValueError: The value is no number from 0 to 1.
+    """
+    if isinstance(value, str):
+        if value.strip().lower() in _MISSING:
+            return None
+        try:
+            value = Fraction(value)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"{value!r}") from None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+        raise ValueError(f"{value!r}")
+    rate = float(value)
+    if not (math.isnan(rate) or 0 <= rate <= 1):
+        raise ValueError(f"{value!r}")
+    return None if math.isnan(rate) else rate
+
+
+def mean_rate(rates: Iterable[float | None]) -> float | None:
+    """Return the mean of the rates that are there; None if there are none."""
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) / len(known) if known else None

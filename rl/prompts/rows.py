@@ -1,0 +1,86 @@
+"""The rows of a prompt file, each with its prompt, answer, solve rate and identity."""
+
+import json
+from typing import Any
+
+from rl.prompts.files import FileRows
+from rl.prompts.identity import Item, digest, identity_of
+from rl.prompts.media import MediaError, row_media, with_media
+from rl.prompts.messages import Fault, Prompt, fault, normalised
+from rl.prompts.rates import as_rate
+from rl.prompts.schemas import ENCODED, Columns, cell
+
+
+class _OddRowError(ValueError):
+    """A row that cannot be read; the message names file and row."""
+
+
+def read_items(file: FileRows, columns: Columns, key: str | None, skipped: list[str] | None) -> list[Item]:
+    """Return the rows of a file as items.
+
+    Args:
+        file: The file.
+        columns: Its columns.
+        key: Name of the keys' column; None: no column was named.
+        skipped: Receives one message per odd row, which is left out. None: refuse odd rows.
+
+    Raises:
+        ValueError: A row is odd; the message names file and row.
+    """
+    items: list[Item] = []
+    encoded = ENCODED.items() <= file.metadata.items()
+    for number, row in enumerate(file.rows):
+        place = f"row {number} of {file.name}"
+        try:
+            prompt = _prompt(row, columns.prompt, place)
+            answer = _answer(row, columns.answer, place, encoded)
+            rate = _rate(row, columns.rate, place)
+        except _OddRowError as error:
+            if skipped is None:
+                raise ValueError(f"{error}, or leave out odd rows by skip_odd=True") from None
+            skipped.append(str(error))
+            continue
+        items.append(Item(prompt, answer, rate, place, digest(prompt), identity_of(row, key)))
+    return items
+
+
+def _prompt(row: dict[str, Any], column: str, place: str) -> Prompt:
+    value = cell(row, column)
+    if column.rpartition(".")[2] == "messages" and isinstance(value, list) and len(value) > 1:
+        last = value[-1]
+        value = value[:-1] if isinstance(last, dict) and last.get("role") == "assistant" else value
+    found, media = normalised(value), row_media(row)
+    odd = fault(found)
+    if odd is None and media:
+        try:
+            found = with_media(found, media)
+        except MediaError as error:
+            odd = error.fault
+    if odd is not None:
+        raise _odd_row(column, odd, place)
+    return found
+
+
+def _odd_row(column: str, odd: Fault, place: str) -> _OddRowError:
+    return _OddRowError(f"{column} {odd.what} in {place}; {odd.cure}")
+
+
+def _answer(row: dict[str, Any], column: str, place: str, encoded: bool) -> Any:
+    if not column:
+        return None
+    value = cell(row, column)
+    if value is None:
+        raise _odd_row(column, Fault("has no answer", "give one"), place)
+    if not encoded or column != "reward_model.ground_truth":
+        return value
+    return json.loads(value)
+
+
+def _rate(row: dict[str, Any], column: str, place: str) -> float | None:
+    if not column:
+        return None
+    try:
+        return as_rate(cell(row, column))
+    except ValueError as error:
+        odd = Fault(f"has the solve rate {error}", "give a number from 0 to 1, or rate='' to read no rates")
+        raise _odd_row(column, odd, place) from None

@@ -1,0 +1,79 @@
+"""Prompt files in verl's Parquet schema."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from rl.prompts.messages import Prompt, check_prompts
+from rl.prompts.pool import PromptPool
+from rl.prompts.schemas import ENCODED
+
+# A string array of Arrow holds at most 2 GiB.
+_ROWS_AT_ONCE = 2**17
+
+
+def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, ability: str) -> None:
+    """Write a pool as a Parquet file in verl's schema.
+
+    The columns are `data_source`, `prompt` (a list of chat messages), `ability`, `reward_model` (with `style` and
+    `ground_truth`) and `extra_info` (with `index`, the row number, and `key`, and with `solve_rate` if the pool has
+    rates). If every answer is a text, the answers
+    are written unchanged. Otherwise all answers are written as JSON, and the file's metadata say so.
+
+    Args:
+        pool: The prompts.
+        path: The file to write.
+        data_source: Value of the column `data_source`.
+        ability: Value of the column `ability`.
+
+    Raises:
+        ValueError: A prompt is empty or not valid Unicode. Or: a message holds more than a role and a text.
+    """
+    import pyarrow.parquet as pq
+
+    check_prompts(pool.texts, "pool.texts")
+    encoded = not all(isinstance(answer, str) for answer in pool.answers)
+
+    def table(start: int):
+        found = _verl_table(pool, slice(start, start + _ROWS_AT_ONCE), data_source, ability, encoded)
+        return found.replace_schema_metadata(ENCODED) if encoded else found
+
+    with pq.ParquetWriter(path, table(0).schema) as writer:
+        for start in range(0, len(pool), _ROWS_AT_ONCE):
+            writer.write_table(table(start))
+
+
+def _verl_table(pool: PromptPool, rows: slice, data_source: str, ability: str, encoded: bool):
+    import pyarrow as pa
+
+    struct, text = pa.StructArray.from_arrays, pa.string()
+    prompts = [_messages(prompt, row) for row, prompt in enumerate(pool.texts[rows], rows.start)]
+    roles = pa.array([message["role"] for messages in prompts for message in messages], text)
+    contents = pa.array([message["content"] for messages in prompts for message in messages], text)
+    offsets = pa.array([0, *itertools.accumulate(map(len, prompts))], pa.int32())
+    answers = pa.array([json.dumps(answer) if encoded else answer for answer in pool.answers[rows]], text)
+    info = {"index": pa.array(range(len(pool))[rows], pa.int64()), "key": pa.array(pool.keys[rows], text)}
+    if pool.rates is not None:
+        info["solve_rate"] = pa.array(pool.rates[rows], pa.float64())
+    count = len(prompts)
+    columns = {
+        "data_source": pa.repeat(data_source, count),
+        "prompt": pa.ListArray.from_arrays(offsets, struct([roles, contents], ["role", "content"])),
+        "ability": pa.repeat(ability, count),
+        "reward_model": struct([pa.repeat("rule", count), answers], ["style", "ground_truth"]),
+        "extra_info": struct(list(info.values()), list(info)),
+    }
+    return pa.table(columns)
+
+
+def _messages(prompt: Prompt, row: int) -> list[dict[str, Any]]:
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    for message in prompt:
+        if set(message) != {"role", "content"} or not isinstance(message["content"], str):
+            raise ValueError(
+                f"pool.texts has a message with more than a role and a text in row {row}, which verl's schema of texts "
+                "cannot hold; write JSON lines"
+            )
+    return prompt
