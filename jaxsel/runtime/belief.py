@@ -34,7 +34,7 @@ class Belief:
         self.state: State = selector.init(initial_key(seed), num_prompts)
         self.seed = seed
         self.updates = 0
-        self.books = Bookkeeping(np.zeros(num_prompts, np.int32))
+        self.books = Bookkeeping(np.zeros(num_prompts, np.int32), np.full(num_prompts, -1, np.int32), 0)
         self.step = OpenStep()
         self._num_prompts = num_prompts
         self._predict = compiled_predict(selector.predict)
@@ -103,12 +103,18 @@ class Belief:
         ended = {"ended_step": self.step.ended} if self.step.ended >= 0 else {}
         return {"observes": self.updates, **ended}
 
-    def put_back(self, state: State, visits: Int[np.ndarray, " N"], counters: dict[str, Any], seed: np.uint32) -> None:
+    def arrays(self) -> dict[str, Any]:
+        """Return the arrays of the books, for a checkpoint."""
+        return {"visits": self.books.visits, "last_visit": self.books.last_visit}
+
+    def put_back(self, state: State, arrays: dict[str, Any], counters: dict[str, Any], seed: np.uint32) -> None:
         """Continue from a checkpoint. The next update donates the state: nothing else may hold its arrays."""
         self.state = state
         self.seed = seed
         self.updates = int(counters["observes"])
-        self.books = Bookkeeping(np.array(visits, np.int32))
+        visits = np.array(arrays["visits"], np.int32)
+        never = np.full(len(visits), -1, np.int32)  # checkpoints of earlier versions lack the last visits
+        self.books = Bookkeeping(visits, np.array(arrays.get("last_visit", never), np.int32), self.updates)
         self.step = OpenStep(int(counters.get("ended_step", -1)))
 
     def _take_in(self, visits: Visits) -> None:

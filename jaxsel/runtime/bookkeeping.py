@@ -22,10 +22,14 @@ class Bookkeeping:
 
     Args:
         visit_counts: Number of visits to each prompt so far. This array is modified from now on.
+        last_visit: Step of the last visit to each prompt; -1 before the first visit. This array is modified too.
+        steps: Number of steps so far.
     """
 
-    def __init__(self, visit_counts: Int[np.ndarray, " N"]):
+    def __init__(self, visit_counts: Int[np.ndarray, " N"], last_visit: Int[np.ndarray, " N"], steps: int):
         self._visit_counts = visit_counts
+        self._last_visit = last_visit
+        self._steps = steps
         self._num_visited = np.count_nonzero(visit_counts)
         self._last: Visits | None = None
         self._open: list[_OpenSelection] = []
@@ -39,6 +43,12 @@ class Bookkeeping:
         return self._visit_counts
 
     @property
+    def last_visit(self) -> Int[np.ndarray, " N"]:
+        """The step of the last visit per prompt, counted from 0, not a copy; -1 before the first visit."""
+        self.settle()
+        return self._last_visit
+
+    @property
     def coverage(self) -> float:
         """The visited share of the pool."""
         self.settle()
@@ -49,6 +59,8 @@ class Bookkeeping:
         self.settle()
         self._num_visited += np.count_nonzero(self._visit_counts[visits.prompt_ids] == 0)
         self._visit_counts[visits.prompt_ids] += 1
+        self._last_visit[visits.prompt_ids] = self._steps
+        self._steps += 1
         self._last = visits
         self._matches = self._matched(visits.prompt_ids)
 
@@ -78,7 +90,7 @@ class Bookkeeping:
     def with_visits(self, visits: Visits) -> "Bookkeeping":
         """Return a copy that has counted one more batch."""
         self.settle()
-        copied = Bookkeeping(self._visit_counts.copy())
+        copied = Bookkeeping(self._visit_counts.copy(), self._last_visit.copy(), self._steps)
         copied._open = [one._replace(waits=one.waits.copy()) for one in self._open]
         copied.note(visits)
         return copied

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxsel._rows import moved, on_changed_pool
+from jaxsel._rows import on_changed_pool
 from jaxsel.base import State
 from jaxsel.runtime.checkpoint.arrays import replaced
 from jaxsel.runtime.checkpoint.content import named_arrays
 from jaxsel.runtime.window import EpochWindow
 
-_OF_CHOOSER = ("visits", "in_flight", "keys", "window.epoch", "window.waiting")
+_OF_CHOOSER = ("visits", "last_visit", "in_flight", "keys", "window.epoch", "window.waiting")
 
 
 def carried(
@@ -35,10 +35,10 @@ def carried(
     _check_shapes(saved, fresh, num_old, len(rows))
     old = replaced({"state": state}, {name: saved[name] for name in fresh if name.startswith("state.")})["state"]
     arrays = named_arrays(on_changed_pool(old, rows, state), {})
-    for name in ("visits", "in_flight"):
+    for name, nothing in (("visits", 0), ("last_visit", -1), ("in_flight", 0)):
         if name in fresh:
-            old_column = saved.get(name, np.zeros(num_old, np.int32))
-            arrays[name] = np.asarray(moved(old_column, fresh[name], rows))
+            old_column = saved.get(name, np.full(num_old, nothing, np.int32))
+            arrays[name] = np.where(rows >= 0, old_column[rows], nothing).astype(np.int32)
     if "window.epoch" in fresh:
         window = EpochWindow(num_old, seed)
         window.load_state_dict({name: saved[f"window.{name}"] for name in ("epoch", "waiting")})

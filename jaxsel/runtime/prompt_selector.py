@@ -10,7 +10,9 @@ from jaxsel._visits import checked_visits
 from jaxsel.base import Prediction, call_optional
 from jaxsel.runtime.choosing import Choice
 from jaxsel.runtime.locking import locked
+from jaxsel.runtime.pool import Keys, identify_pool
 from jaxsel.runtime.resumable import ResumableSelector
+from jaxsel.runtime.table import pool_table
 
 
 class PromptSelector(ResumableSelector):
@@ -129,6 +131,30 @@ class PromptSelector(ResumableSelector):
         if prompt_ids is None:
             return self._belief.predict(None)
         return self._belief.predict(_validate.integers("prompt_ids", prompt_ids, low=0, high=self.num_prompts))
+
+    @locked
+    def table(self, keys: Keys | None = None, *, level: float = 0.9) -> dict[str, np.ndarray]:
+        """Return visits and predictions of the whole pool as columns, for `pandas.DataFrame` or `pyarrow.table`.
+
+        The columns are `key` (if keys are given), `visits`, `last_visit` (the number of the observation, counted from
+        0; -1 before the first visit), `success_rate`, `lower` and `upper` (its central interval), and `mixed`. The
+        interval belongs to the Beta distribution with the predicted mean and variance.
+
+        Args:
+            keys: The keys that this selector was made with; it stores only their hashes.
+            level: Probability of the interval, above 0 and below 1.
+
+        Raises:
+            ValueError: The keys are those of another pool, or the level is out of its range.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level is {level}; give a number above 0 and below 1")
+        if keys is not None and identify_pool(keys, None).fingerprint != self.pool:
+            raise ValueError(
+                f"keys are not those of this selector's pool ({self.pool}); give the same in the same order"
+            )
+        books = self._belief.current_books()
+        return pool_table(self.predict(), books.visits, books.last_visit, keys, level)
 
     @locked
     def observe(

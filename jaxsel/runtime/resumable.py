@@ -252,7 +252,7 @@ class ResumableSelector:
 
     def _arrays(self) -> dict[str, Any]:
         keys = {} if self._pool.key_hashes is None else {"keys": self._pool.key_hashes}
-        return named_arrays(self._belief.state, {"visits": self._belief.books.visits, **self._chooser.arrays(), **keys})
+        return named_arrays(self._belief.state, {**self._belief.arrays(), **self._chooser.arrays(), **keys})
 
     def _metadata(self) -> dict[str, Any]:
         counters = {"selects": self._chooser.selects, **self._belief.counters}
@@ -263,7 +263,7 @@ class ResumableSelector:
         """Continue from the arrays and metadata of a checkpoint. Nothing else may hold the arrays."""
         seed, counters = metadata["seed"], metadata["counters"]
         state = replaced({"state": self._belief.state}, arrays)["state"]
-        self._belief.put_back(state, arrays["visits"], counters, np.uint32(seed))
+        self._belief.put_back(state, arrays, counters, np.uint32(seed))
         self._chooser.put_back(arrays, int(counters["selects"]), seed)
         if "keys" in arrays:
             self._pool = self._pool._replace(key_hashes=arrays["keys"])

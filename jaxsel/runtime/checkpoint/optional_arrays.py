@@ -1,4 +1,4 @@
-"""Arrays that a checkpoint may lack: prompts in flight, which not every selector tracks, and hashes of the keys.
+"""Arrays that a checkpoint may lack: prompts in flight, hashes of the keys, and the steps of the last visits.
 
 A checkpoint without one of them fits a selector that has it, and vice versa.
 """
@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 
-_DEFAULTS = {"in_flight": np.zeros_like, "keys": np.copy}  # without the array, no prompt is in flight; keys are equal
-_DTYPES = {"in_flight": np.int32, "keys": np.uint32}
+_DEFAULTS = {  # without the array: no prompt is in flight, the keys are those here, no last visit is known
+    "in_flight": np.zeros_like,
+    "keys": np.copy,
+    "last_visit": lambda here: np.full_like(here, -1),
+}
+_DTYPES = {"in_flight": np.int32, "keys": np.uint32, "last_visit": np.int32}
 
 
 def as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
