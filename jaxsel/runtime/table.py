@@ -16,15 +16,16 @@ def pool_table(
     level: float,
 ) -> dict[str, np.ndarray]:
     """Return the columns by name, see `PromptSelector.table`."""
-    lower, upper = interval(prediction.success_rate, prediction.variance, level)
+    rate, variance, mixed = map(np.asarray, (prediction.success_rate, prediction.variance, prediction.mixed))
+    lower, upper = interval(rate, variance, level)
     return {
         **({} if keys is None else {"key": np.array(keys, object)}),
         "visits": visits.copy(),
         "last_visit": last_visit.copy(),
-        "success_rate": prediction.success_rate,
+        "success_rate": rate,
         "lower": lower,
         "upper": upper,
-        "mixed": prediction.mixed,
+        "mixed": mixed,
     }
 
 
