@@ -151,25 +151,40 @@ class Selected:
 class DynamicSampling:
     """Generate batches and keep their mixed groups until there are enough (DAPO, arXiv 2503.14476).
 
-    Every rollout counts towards `num_rollouts`. If `max_batches` batches give too few mixed groups, the step trains on
-    the mixed groups it has; if there are none, it trains on the last batch.
+    With a selector that predicts, selection and filtering work together: the selector raises the share of groups that
+    the filter keeps. It observes all groups, each generated batch as one step. Every rollout counts towards
+    `num_rollouts`. If `max_batches` batches give too few mixed groups, the step trains on the mixed groups it has; if
+    there are none, it trains on the last batch.
 
     Args:
         selector: The selector that chooses the prompts. The papers choose them uniformly.
         batch_size: The number of mixed groups per step.
         max_batches: The largest number of generated batches per step.
+        margin: The smallest share of successes, and of failures, in a group that is kept, from 0 to 1/2. With 0 every
+            mixed group is kept.
         keep_surplus: Whether mixed groups beyond `batch_size` are kept for the next step. Otherwise they are dropped.
             An older policy sampled the kept groups. The ratios of the clipped loss correct for the older policy. With
             an importance cap, the importance weights do. With top-p below 1 and no importance cap, nothing does.
     """
 
-    def __init__(self, selector: BatchSelector, batch_size: int, *, max_batches: int = 10, keep_surplus: bool = False):
+    def __init__(
+        self,
+        selector: BatchSelector,
+        batch_size: int,
+        *,
+        max_batches: int = 10,
+        margin: float = 0.0,
+        keep_surplus: bool = False,
+    ):
         _checks.integers(1, max_batches=max_batches)
+        if not 0 <= margin <= 0.5:
+            raise ValueError(f"margin is {margin}; give a number from 0 to 0.5")
         _checks.booleans(keep_surplus=keep_surplus)
         _checks.integers(1, batch_size=batch_size)
         self.selector = selector
         self._batch_size = batch_size
         self._max_batches = max_batches
+        self._margin = float(margin)
         self._keep_surplus = keep_surplus
         self._surplus: Groups | None = None
 
@@ -177,7 +192,7 @@ class DynamicSampling:
     def spec(self) -> dict[str, Any]:
         """The settings that the choices depend on."""
         own = {"batch_size": self._batch_size, "max_batches": self._max_batches, "keep_surplus": self._keep_surplus}
-        return self.selector.spec | {"curriculum": "dynamic_sampling", **own}
+        return self.selector.spec | {"curriculum": "dynamic_sampling", "margin": self._margin, **own}
 
     def collect(self, roll_out: RollOut) -> Collected:
         """Return the groups to train on."""
@@ -186,8 +201,9 @@ class DynamicSampling:
         while len(generated) < self._max_batches and sum(len(g.prompt_ids) for g in kept) < self._batch_size:
             groups = _roll_out_and_observe(self.selector, self.selector.select(self._batch_size), roll_out)
             generated.append(groups)
-            if groups.mixed.any():
-                kept.append(groups.take(np.flatnonzero(groups.mixed)))
+            is_kept = groups.within(self._margin)
+            if is_kept.any():
+                kept.append(groups.take(np.flatnonzero(is_kept)))
         everything = join(kept) if kept else generated[-1]
         rows = np.arange(len(everything.prompt_ids))
         rest = rows[self._batch_size :]

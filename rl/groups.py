@@ -45,6 +45,11 @@ class Groups(NamedTuple):
         """Whether some but not all judged completions of a prompt are correct, bool `[b]`."""
         return (self.successes > 0) & (self.successes < self.group_size)
 
+    def within(self, margin: float) -> np.ndarray:
+        """Whether a group is mixed with a success rate from `margin` to 1 - `margin`, bool `[b]`."""
+        rate = self.successes / np.maximum(self.group_size, 1)
+        return self.mixed & (rate >= margin - 1e-6) & (rate <= 1 - margin + 1e-6)
+
     def take(self, rows: np.ndarray) -> "Groups":
         """Return the groups at the given positions."""
         index = torch.as_tensor(rows, dtype=torch.int64)

@@ -52,6 +52,9 @@ SWEEPS = {
     "methods_in_a_large_pool": Sweep("method.name", ("mopps", "dps"), _LARGE),
     "group_size": Sweep("train.group_size", (4, 8, 16), _MOPPS),
 }
+SWEEPS["margin_of_filtered_adaptive"] = Sweep(
+    "method.margin", (0.0, 0.2), _LARGE | {"method.name": "adaptive", "method.filter": True}
+)
 _RATES = (1e-5, 2e-5, 4e-5, 8e-5)
 SWEEPS |= {
     f"learning_rate_in_a_large_pool_of_{name}": Sweep("train.learning_rate", _RATES, _LARGE | settings)

@@ -43,8 +43,10 @@ class MethodConfig:
             start of the run; both: wordllama and policy, one after the other.
         latent_size: gps: size of the latent difficulty context; 0: none.
         temperature: adaptive: temperature of the sampling; the smaller, the greedier.
-        max_batches: dynamic_sampling: maximum of generation batches per step.
-        keep_surplus: dynamic_sampling: keep mixed groups beyond batch_size for the next step.
+        filter: Whether a method that predicts trains on mixed groups alone, as dynamic_sampling does.
+        margin: With a filter: smallest share of successes, and of failures, in a group that is kept, 0 to 1/2.
+        max_batches: With a filter: maximum of generation batches per step.
+        keep_surplus: With a filter: keep mixed groups beyond batch_size for the next step.
     """
 
     name: str = "mopps"
@@ -61,6 +63,8 @@ class MethodConfig:
     embeddings: str = "wordllama"
     latent_size: int = 16
     temperature: float = 0.333
+    filter: bool = False
+    margin: float = 0.0
     max_batches: int = 10
     keep_surplus: bool = False
 
@@ -71,7 +75,11 @@ class MethodConfig:
         _checks.from_zero_to_one(lower=self.lower, upper=self.upper)
         _checks.at_least_zero(entropy_weight=self.entropy_weight, diversity_weight=self.diversity_weight)
         _checks.above_zero(temperature=self.temperature)
-        _checks.booleans(keep_surplus=self.keep_surplus)
+        _checks.booleans(keep_surplus=self.keep_surplus, filter=self.filter)
+        if not 0 <= self.margin <= 0.5:
+            raise ValueError(f"margin is {self.margin}; give a number from 0 to 0.5")
+        if self.filter and self.name in ("uniform", "history_resampling"):
+            raise ValueError(f"filter is true with {self.name}; give dynamic_sampling or a method that predicts")
         if self.embeddings not in EMBEDDINGS:
             raise ValueError(f"embeddings is {self.embeddings!r}; give one of {', '.join(EMBEDDINGS)}")
 

@@ -103,10 +103,9 @@ def make_curriculum(
         return _selector(config, pool, partial(pool_embeddings, method.embeddings, pool, policy, run_dir))
 
     selector = make() if ranks.count == 1 else SharedSelector(make, ranks)
-    if method.name == "dynamic_sampling":
-        return DynamicSampling(
-            selector, method.batch_size, max_batches=method.max_batches, keep_surplus=method.keep_surplus
-        )
+    if method.filter or method.name == "dynamic_sampling":
+        options = {"max_batches": method.max_batches, "margin": method.margin, "keep_surplus": method.keep_surplus}
+        return DynamicSampling(selector, method.batch_size, **options)
     if method.name == "history_resampling":
         return HistoryResampling(selector, method.batch_size, seed=config.seed)
     return Selected(selector, method.batch_size)

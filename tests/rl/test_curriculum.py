@@ -87,6 +87,28 @@ def test_kept_surplus_saves_rollouts(roll_out):
     assert other.num_rollouts < roll_out.num_rollouts
 
 
+def test_a_margin_keeps_balanced_groups_only(roll_out):
+    def unbalanced(prompt_ids):
+        groups = roll_out(prompt_ids)
+        return groups._replace(successes=np.where(prompt_ids % 4 == 2, 1, groups.successes).astype(np.int32))
+
+    for margin, kept in ((0.0, {2, 3}), (0.25, {2, 3}), (0.26, {3}), (0.5, {3})):
+        collected = DynamicSampling(selector(), B, margin=margin).collect(unbalanced)
+        assert set((collected.groups.prompt_ids % 4).tolist()) == kept
+    with pytest.raises(ValueError, match=r"margin is 0\.6; give a number from 0 to 0.5"):
+        DynamicSampling(selector(), B, margin=0.6)
+
+
+def test_a_selector_that_predicts_needs_fewer_rollouts_for_mixed_groups():
+    rollouts = []
+    for method in (UNIFORM, jaxsel.mopps(acquisition=jaxsel.mixed_probability())):
+        fake, curriculum = FakeRollouts(), DynamicSampling(selector(method, None), B)
+        for _ in range(20):
+            assert curriculum.collect(fake).groups.mixed.all()
+        rollouts.append(fake.num_rollouts)
+    assert rollouts[1] < 0.8 * rollouts[0]
+
+
 def test_dynamic_sampling_stops_at_the_cap_with_a_partial_batch(roll_out):
     collected = DynamicSampling(selector(), B, max_batches=1).collect(roll_out)
     assert len(roll_out.batches) == 1
