@@ -26,6 +26,7 @@ from jaxsel.methods import uniform as uniform
 from jaxsel.predictors.amortized.predictor import amortized as amortized
 from jaxsel.predictors.beta import beta_bernoulli as beta_bernoulli
 from jaxsel.predictors.hidden_markov import hidden_markov as hidden_markov
+from jaxsel.predictors.kalman import kalman as kalman
 from jaxsel.predictors.priors import informative_prior as informative_prior
 from jaxsel.predictors.recalibration import recalibrated as recalibrated
 from jaxsel.predictors.state_space.predictor import state_space as state_space

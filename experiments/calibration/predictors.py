@@ -1,4 +1,4 @@
-"""The predictors to score: with the papers' settings, and fitted to the first half of a history."""
+"""The predictors to score: with their defaults, and fitted to the first half of a history."""
 
 from typing import Any, NamedTuple
 
@@ -26,7 +26,10 @@ def middle(recorded: Recorded) -> int:
 
 
 def make_predictors(recorded: Recorded) -> Predictors:
-    """Return mopps and dps, as set by hand and fitted, and where the history has texts or embeddings gps and ridge."""
+    """Return mopps and dps, as set by hand and fitted, and state_space.
+
+    Where the history has texts or embeddings, there are gps and ridge too, and state_space uses the embeddings.
+    """
     history = recorded.history
     early = history.before(middle(recorded))
     group_size = int(np.median(history.group_size))
@@ -43,6 +46,7 @@ def make_predictors(recorded: Recorded) -> Predictors:
     embeddings = recorded.embeddings
     if embeddings is None and recorded.texts is not None:
         embeddings = embed(recorded.texts, progress=False)
+    predictors["state_space"] = jaxsel.state_space(embeddings, group_size=group_size)
     if embeddings is not None:
         largest = int(np.bincount(history.step).max())
         predictors["gps"] = jaxsel.amortized(

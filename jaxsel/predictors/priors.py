@@ -18,10 +18,10 @@ def informative_prior(
     *,
     strength: float = 3.0,
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """Return `prior_alpha` and `prior_beta` from earlier rollouts: 1 + `strength` * count.
+    """Return 1 + strength * successes and 1 + strength * failures, from rollouts before training.
 
-    This is the informative prior of MoPPS, section 4, where the base model's rollouts are counted. Every method takes
-    the two results. With published solve rates, give `rates * group_size` as successes.
+    This is the informative prior of MoPPS, section 4, where the base model's rollouts are counted. Pass the two results
+    as `prior_alpha` and `prior_beta` to any method. For published solve rates, give `rates * group_size` as successes.
 
     >>> import jaxsel
     >>> jaxsel.informative_prior([4, 0, None], 4)
@@ -75,7 +75,7 @@ def check_length(num_prompts: int, **priors: np.ndarray | Array) -> None:
 
 
 def described(prior: np.ndarray | Array) -> float | str:
-    """Return what a spec holds of a prior: the number itself, or the fingerprint of a vector."""
+    """Return the entry for a prior in a method's spec: the number itself, or the fingerprint of a vector."""
     if prior.ndim == 0:
         return _validate.json_value(prior)
     return f"sha256:{hashlib.sha256(np.asarray(prior).tobytes()).hexdigest()[:16]}"
@@ -84,7 +84,10 @@ def described(prior: np.ndarray | Array) -> float | str:
 def evidence(
     num_prompts: int, prior_alpha: np.ndarray | Array, prior_beta: np.ndarray | Array
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """Return the successes and failures that turn the uniform prior into these priors; at least 0."""
+    """Return the successes and failures that turn the uniform prior into these priors.
+
+    A parameter below 1 counts as 1, because counts cannot be negative.
+    """
     check_length(num_prompts, prior_alpha=prior_alpha, prior_beta=prior_beta)
     counts = (np.maximum(np.asarray(prior, np.float32) - 1, 0) for prior in (prior_alpha, prior_beta))
     successes, failures = (np.broadcast_to(count, (num_prompts,)) for count in counts)
@@ -94,7 +97,9 @@ def evidence(
 def initial_beliefs(
     prior_alpha: ArrayLike, prior_beta: ArrayLike, group_size: int, otherwise: ArrayLike | None
 ) -> ArrayLike | None:
-    """Return P(UNSOLVED), P(MIXED) and P(SOLVED) of the first group, one row per prior; `otherwise` if none is known.
+    """Return P(UNSOLVED), P(MIXED) and P(SOLVED) of the first group, one row per prior.
+
+    A row with the uniform prior gets the weights `otherwise`. If all priors are uniform, the result is `otherwise`.
 
     Args:
         prior_alpha: First parameter of the Beta priors.

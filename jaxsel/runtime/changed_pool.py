@@ -1,4 +1,4 @@
-"""A checkpoint for a pool whose prompts were added, removed or reordered: every prompt keeps its belief by its key."""
+"""Opens a checkpoint onto a pool whose prompts were added, removed or reordered. Prompts are matched by their keys."""
 
 import warnings
 from typing import Any
@@ -24,12 +24,12 @@ def carried(
         saved: Arrays of the checkpoint by name.
         fresh: Arrays of a new selector for the changed pool by name.
         state: State of the new selector, with the arrays of `fresh`.
-        rows: Row of every prompt in the pool of the checkpoint; -1 for a new prompt.
+        rows: For each prompt of the new pool, its row in the checkpoint's pool; -1 for a new prompt.
         seed: Seed of the selector.
 
     Raises:
         ValueError: The arrays of the checkpoint have other shapes than those of the new selector, apart from the size
-            of the pool, or the state cannot change its pool.
+            of the pool, or the state has no `with_rows`.
     """
     num_old = len(saved["visits"])
     _check_shapes(saved, fresh, num_old, len(rows))
@@ -48,24 +48,28 @@ def carried(
 
 
 def warn_of_change(num_old: int, rows: Int[np.ndarray, " N"]) -> None:
-    """Warn that prompts were added or removed, with their numbers. A new order alone changes nothing that matters."""
+    """Warn if prompts were added or removed, and say how many. A new order alone is no reason: beliefs follow the keys."""
     added, kept = int((rows < 0).sum()), int((rows >= 0).sum())
     if added or kept < num_old:
         warnings.warn(
-            f"the checkpoint is of another pool: {kept} prompts keep their beliefs by their keys, {added} are new, "
-            f"{num_old - kept} are dropped; give the saved keys to continue with the saved pool",
+            f"the checkpoint is of another pool: {kept} prompts were matched by their keys and keep their "
+            f"beliefs, {added} are new, {num_old - kept} are dropped; give the saved keys to continue with the saved pool",
             stacklevel=3,
         )
 
 
 def _check_shapes(saved: dict[str, np.ndarray], fresh: dict[str, np.ndarray], num_old: int, num_new: int) -> None:
-    """Check that shapes agree, apart from a last axis of the prompts."""
+    """Check that shapes agree, except for the length of a last axis that runs over the prompts.
+
+    Raises:
+        ValueError: An array is missing on one side, or its shapes differ otherwise.
+    """
     names = {name for name in saved.keys() | fresh.keys() if name not in _OF_CHOOSER}
     for name in sorted(names):
         before, after = (np.shape(arrays[name]) if name in arrays else None for arrays in (saved, fresh))
         is_resized = before and after and (*before[:-1], num_new) == after and before[-1] == num_old
         if before != after and not is_resized:
-            raise ValueError(
-                f"the checkpoint holds {name} of shape {before}, here {after}; give a method that differs from the "
-                "saved one in nothing but the pool"
-            )
+            found = f"has shape {before} in the checkpoint and {after} here"
+            if before is None or after is None:
+                found = f"is missing {'in the checkpoint' if before is None else 'here'}"
+            raise ValueError(f"{name} {found}; give a method that differs from the saved one in nothing but the pool")

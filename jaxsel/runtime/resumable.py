@@ -36,7 +36,7 @@ _Own = TypeVar("_Own", bound="ResumableSelector")
 
 
 class ResumableSelector:
-    """A belief about a pool and a chooser, whose state outlives the process, see `PromptSelector`."""
+    """The base class of `PromptSelector`: it holds a belief about a pool and a chooser, and saves and restores both."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class ResumableSelector:
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs, as numbers, strings and bytes, for torch-style checkpoints.
 
-        `torch.load` and other loaders that do not unpickle can read it.
+        `torch.load` with `weights_only=True` can read it, and so can other loaders that run no code.
         """
         self._belief.end_step()
         arrays = {name: encoded(to_host(leaf, self.num_prompts)) for name, leaf in self._arrays().items()}
@@ -133,13 +133,14 @@ class ResumableSelector:
 
         Args:
             path: Folder of the checkpoint.
-            selector: The same method. None: it is rebuilt, with its `candidate_ratio`, if the checkpoint suffices.
-                For a changed pool, it is the same method made for the new pool.
-            keys: Keys of the pool; None, without `num_prompts`: the pool is the saved one. Where prompts were added,
-                removed or reordered, each prompt keeps its belief by its key, see `with_pool`, and a warning gives the
-                numbers.
+            selector: The saved method, for a changed pool made for the new pool. None: the method and its
+                `candidate_ratio` are rebuilt from the checkpoint. A checkpoint does not hold embeddings, strata and
+                priors with one entry per prompt, so methods with one of them must be given.
+            keys: Keys of the pool. If both `keys` and `num_prompts` are None, the pool is the saved one. If prompts were
+                added, removed or reordered, they are matched by their keys as in `with_pool`, and a warning says how
+                many were added and dropped.
             num_prompts: Size of the pool, in place of keys.
-            candidate_ratio: The same ratio.
+            candidate_ratio: The saved ratio. It can be left out if `selector` is None.
             mesh: Any mesh or None.
             track_in_flight: See the constructor. Prompts in flight are restored if they were saved.
             in_flight_steps: See the constructor.
@@ -178,18 +179,19 @@ class ResumableSelector:
     def with_pool(self: _Own, keys: Keys, selector: Selector | None = None) -> _Own:
         """Return a selector for a changed pool. This selector stays as it was.
 
-        Every prompt keeps its belief, its visits and its place in the window by its key. New prompts start with the
-        belief of a prompt without visits. What the method learnt about all prompts stays. Rows change their meaning:
-        observe the prompts that are still in flight before this call, or translate their rows by the keys.
+        Prompts are matched by their keys. Each keeps its belief, its visits and its place in the shuffled order of the
+        candidates. New prompts start with the belief of a prompt without visits. What the method learnt across prompts,
+        such as shared weights, is kept. Rows change their meaning: before this call, observe the prompts that are still
+        in flight, or translate their rows by the keys.
 
         Args:
             keys: Keys of the new pool. This selector needs keys too.
-            selector: The same method, made for the new pool, where an argument has one entry per prompt: embeddings,
-                priors, strata. None: the method itself.
+            selector: The same method, made for the new pool. It is needed if an argument has one entry per prompt:
+                embeddings, priors, strata. None: the current method.
 
         Raises:
-            ValueError: A pool has no keys, no key is in both pools, the method differs in more than its pool, or it
-                cannot change its pool.
+            ValueError: A pool has no keys, no key is in both pools, the new method has other settings, or the state of
+                the method has no `with_rows`.
         """
         arguments = self._arguments() | {"keys": keys, "num_prompts": None}
         changed = type(self)(self._method if selector is None else selector, mesh=self._mesh, **arguments)
@@ -231,13 +233,17 @@ class ResumableSelector:
         self.load_state_dict(state)
 
     def _expect_pool(self, metadata: dict[str, Any]) -> None:
-        """Take the fingerprint of a checkpoint's pool, and make room for its keys, before the checkpoint is read."""
+        """Adopt the fingerprint of a checkpoint's pool, and allocate its keys, before the arrays are loaded."""
         shape = metadata["shapes"].get("keys")
         hashes = None if shape is None else np.zeros((self.num_prompts, 2), np.uint32)
         self._pool = Pool(self.num_prompts, metadata["pool"], hashes)
 
     def _take_over(self, saved: dict[str, np.ndarray], metadata: dict[str, Any]) -> Int[np.ndarray, " N"]:
-        """Continue from a checkpoint of another pool. Return the row in that pool of every prompt, or -1."""
+        """Continue from a checkpoint of another pool.
+
+        Returns:
+            The row in the checkpoint's pool of each prompt of this pool, or -1 if the prompt is new.
+        """
         _metadata.check_method(metadata, self._metadata(), other_pool=True)
         rows = rows_in(Pool(len(saved["visits"]), metadata["pool"], saved.get("keys")), self._pool)
         here = self._arrays()
@@ -260,7 +266,7 @@ class ResumableSelector:
         return metadata_of(self.spec, self.pool, self._arrays(), self.num_prompts, seed, counters)
 
     def _put_back(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
-        """Continue from the arrays and metadata of a checkpoint. Nothing else may hold the arrays."""
+        """Continue from the arrays and metadata of a checkpoint. The next update donates the arrays: keep no reference."""
         seed, counters = metadata["seed"], metadata["counters"]
         state = replaced({"state": self._belief.state}, arrays)["state"]
         self._belief.put_back(state, arrays, counters, np.uint32(seed))

@@ -1,4 +1,4 @@
-"""Prompts as text or as chat messages: their checks, their one form, and their rendering as plain text."""
+"""Prompts as teyt or as chat messages: their checks, their one form, and their rendering as plain text."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ def fault(prompt: Any) -> Fault | None:
     if isinstance(prompt, str):
         return _fault_of_text(prompt) if prompt else Fault("has an empty text", "leave the row out")
     if not isinstance(prompt, list):
-        return Fault(f"has {type(prompt).__name__}", "give text or chat messages")
+        return Fault(f"has a value of type {type(prompt).__name__}", "give text or chat messages")
     if not prompt:
         return Fault("has no messages", "leave the row out")
     found = next((odd for odd in map(_fault_of_message, prompt) if odd), None)

@@ -57,6 +57,7 @@ METHODS |= {
     name: jaxsel.make_selector(predictor, acquisition, jaxsel.top_k(), method="custom")
     for name, predictor, acquisition in [
         ("custom, state space", jaxsel.state_space(), jaxsel.expected_variance()),
+        ("custom, kalman", jaxsel.kalman(scale="logit", step_variance=0.1), jaxsel.expected_variance()),
         ("custom, near", jaxsel.state_space(), jaxsel.mixed_near_target(0.4, log=True)),
         ("custom, signal", jaxsel.state_space(), jaxsel.expected_signal()),
         ("custom, embeddings", jaxsel.state_space(EMBEDDINGS, group_size=4), jaxsel.expected_variance()),
@@ -74,6 +75,7 @@ MAKERS = (
     jaxsel.hidden_markov,
     jaxsel.amortized,
     jaxsel.state_space,
+    jaxsel.kalman,
     jaxsel.thompson,
     jaxsel.target_success_rate,
     jaxsel.posterior_draw,

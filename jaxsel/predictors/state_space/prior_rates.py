@@ -9,16 +9,17 @@ from jaxsel.predictors.state_space.filtering import after_visits, shared_part
 from jaxsel.predictors.state_space.moments import posterior
 from jaxsel.predictors.state_space.state import StateSpaceState
 
-_TEACHING = 4096  # prompts whose rates determine the weights; their errors are shared, so more would add little
+_TEACHING = 4096  # prompts that the weights are fitted to; first visits share an error, so that more add little
 
 
 def with_rates(
     state: StateSpaceState, successes: Float[np.ndarray, " N"], failures: Float[np.ndarray, " N"]
 ) -> StateSpaceState:
-    """Return a state without observations that knows earlier rollouts of another policy.
+    """Return the initial state, conditioned on rollouts of an earlier policy.
 
-    The rates of evenly spaced prompts determine the weights. Then each logit is conditioned on its own rollouts. The
-    settings of the model stay as they are, because earlier rollouts say nothing about training.
+    The shared weights are fitted to at most 4,096 prompts with rollouts, evenly spaced by row. Then each logit is
+    conditioned on its own rollouts. The settings of the model stay as they are, because earlier rollouts say nothing
+    about how rates change during training.
 
     Args:
         state: State before the first batch.

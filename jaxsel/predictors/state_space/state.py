@@ -26,7 +26,7 @@ class StateSpaceState(NamedTuple):
         variance: Variance of the logit given w and d, right after the prompt's last visit.
         lesson: 4 s (n - s) / n^2 of the last visit: 1 for s = n / 2, 0 for s = 0 and s = n.
         last_step: Step of the last visit, 0 before the first visit.
-        step: Number of batches observed.
+        step: Number of batches observed, plus 1 if the state began with rates from before training.
         learning: Settings of the model and the information about them.
         log_score: Mean log score per prompt of the last batch, in nats, before its update; 0 before the first batch.
     """
@@ -61,7 +61,7 @@ class StateSpaceState(NamedTuple):
         """Return the learned settings, in logits and steps, and the last log score (NaN before the first update)."""
         settings = self.learning.settings
         return {
-            "log_score": self.log_score if int(self.step) else np.float32(np.nan),
+            "log_score": self.log_score if float(self.log_score) else np.float32(np.nan),
             "prior_location": self.weights.initial[-1],
             "prior_scale": jnp.exp(0.5 * settings.log_prior),
             "visit_variance": jnp.exp(settings.log_visit),

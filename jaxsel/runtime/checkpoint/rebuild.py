@@ -8,6 +8,7 @@ from typing import Any
 from jaxsel.base import Acquisition, Predictor, Rule, Selector
 from jaxsel.predictors.beta import beta_bernoulli
 from jaxsel.predictors.hidden_markov import hidden_markov
+from jaxsel.predictors.kalman import kalman
 from jaxsel.predictors.recalibration import recalibrated
 from jaxsel.predictors.state_space.predictor import state_space
 from jaxsel.selection.acquisition import (
@@ -25,7 +26,12 @@ from jaxsel.selection.diverse import diverse
 from jaxsel.selection.exploring import exploring
 from jaxsel.selection.rules import gumbel_top_k, random_subset, top_k, within_bounds
 
-_PREDICTORS = {"beta_bernoulli": beta_bernoulli, "hidden_markov": hidden_markov, "state_space": state_space}
+_PREDICTORS = {
+    "beta_bernoulli": beta_bernoulli,
+    "hidden_markov": hidden_markov,
+    "state_space": state_space,
+    "kalman": kalman,
+}
 _ACQUISITIONS: dict[str, Callable[..., Acquisition]] = {
     "thompson": thompson,
     "target_success_rate": target_success_rate,

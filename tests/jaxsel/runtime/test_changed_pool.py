@@ -39,6 +39,7 @@ METHODS = {
     "gps": lambda keys: jaxsel.gps(embeddings(keys), **TINY),
     "adaptive": lambda keys: jaxsel.adaptive(embeddings(keys)),
     "exploring": lambda keys: jaxsel.exploring(jaxsel.adaptive(), share=0.5),
+    "kalman": lambda keys: jaxsel.make_selector(jaxsel.kalman(), jaxsel.expected_variance(), jaxsel.top_k()),
     "recalibrated": lambda keys: jaxsel.make_selector(
         jaxsel.recalibrated(jaxsel.hidden_markov()),
         jaxsel.mixed_probability(),
@@ -111,7 +112,8 @@ def test_a_checkpoint_may_be_opened_onto_a_changed_pool(tmp_path, change):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loaded = PromptSelector.load(tmp_path / "saved", jaxsel.dps(), keys=keys)
-    expected = f"{len(keys) - len(added)} prompts keep their beliefs by their keys, {len(added)} are new, "
+    matched = f"{len(keys) - len(added)} prompts were matched by their keys and keep their beliefs"
+    expected = f"{matched}, {len(added)} are new, "
     assert [expected + f"{len(removed)} are dropped" in str(one.message) for one in caught] == [True] * (
         change != "reordered"
     )
@@ -175,7 +177,7 @@ def test_what_cannot_be_carried_is_refused(tmp_path):
         PromptSelector(jaxsel.mopps(), num_prompts=24).with_pool(KEYS)
     with pytest.raises(ValueError, match=r"other hyperparameters .*decay"):
         selector.with_pool(KEYS[1:], jaxsel.mopps(decay=0.9))
-    with pytest.raises(ValueError, match=r"of shape \(.*\), here \(.*\); give a method"):
+    with pytest.raises(ValueError, match=r"has shape \(.*\) in the checkpoint and \(.*\) here; give a method"):
         played(METHODS["adaptive"]).with_pool(KEYS[1:], jaxsel.adaptive(np.zeros((23, 2), np.float32)))
     with pytest.raises(ValueError, match="embeddings has 24 rows for 23 prompts"):
         played(METHODS["adaptive"]).with_pool(KEYS[1:])

@@ -142,8 +142,14 @@ def test_a_key_that_repeats_with_its_prompt_merges(write):
 
 ODD = {
     "no answer": ({"prompt": "q", "answer": None}, "answer has no answer in row 1 of .*data.jsonl; give one"),
-    "no prompt": ({"answer": "1"}, "prompt has NoneType in row 1 of .*data.jsonl; give text or chat messages"),
-    "a number": ({"prompt": 3, "answer": "1"}, "prompt has int in row 1 of .*; give text or chat messages"),
+    "no prompt": (
+        {"answer": "1"},
+        "prompt has a value of type NoneType in row 1 of .*data.jsonl; give text or chat messages",
+    ),
+    "a number": (
+        {"prompt": 3, "answer": "1"},
+        "prompt has a value of type int in row 1 of .*; give text or chat messages",
+    ),
     "an empty text": ({"prompt": "", "answer": "1"}, "prompt has an empty text in row 1 of .*; leave the row out"),
     "a surrogate": ({"prompt": "\ud800", "answer": "1"}, r"prompt has the lone surrogate '\\ud800' in row 1 of"),
     "other fields": (
@@ -151,7 +157,10 @@ ODD = {
         r"prompt has a message without role, but with \['from', 'value'\] in row 1 of .*; name its fields role and",
     ),
     "texts as messages": ({"prompt": ["q"], "answer": "1"}, "prompt has a message that is str in row 1 of"),
-    "one message": ({"prompt": {"role": "user", "content": "q"}, "answer": "1"}, "prompt has dict in row 1 of"),
+    "one message": (
+        {"prompt": {"role": "user", "content": "q"}, "answer": "1"},
+        "prompt has a value of type dict in row 1 of",
+    ),
     "a null content": (
         {"prompt": [{"role": "user", "content": None}], "answer": "1"},
         "prompt has a message of role user whose content is not text in row 1 of .*; give text, or parts",

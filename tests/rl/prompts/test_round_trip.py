@@ -245,7 +245,7 @@ def test_a_prompt_that_cannot_be_read_is_refused(tmp_path, prompt, message):
 def test_a_null_among_the_prompts(tmp_path):
     rows = verl_rows()
     rows[0]["prompt"] = None
-    with pytest.raises(ValueError, match=r"prompt has NoneType in row 0 of .*; give text"):
+    with pytest.raises(ValueError, match=r"prompt has a value of type NoneType in row 0 of .*; give text"):
         read_parquet(written(tmp_path, rows))
 
 

@@ -1,0 +1,173 @@
+r"""A Kalman filter per prompt, on a scale where the noise of a success rate is nearly Gaussian.
+
+    x_t = x_{t-1} + N(0, q)            per step, q = `step_variance`
+    z   = x_t + N(0, R)                at a visit with s of n successes
+
+    arcsine     p = sin(x)^2           z = arcsin sqrt((s + 3/8) / (n + 3/4)),    R = 1 / (4 n + 2)
+    logit       p = sigmoid(x)         z = log((s + 1/2) / (n - s + 1/2)),        R = 1 / (s + 1/2) + 1 / (n - s + 1/2)
+
+"arcsine" is the filter of ARCUS, whose noise does not depend on p (Anscombe 1948). "logit" is the filter of KGPS (arXiv
+2607.27610). The prior has the mean and variance that x has for a uniform p. Prompts share nothing; `state_space` is a
+filter in which they do. An update changes visited rows only. A prediction k steps later adds k q to the variance, at
+most up to the prior's variance.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, Key
+
+from jaxsel import _validate
+from jaxsel._rows import moved
+from jaxsel._visits import merge_visits
+from jaxsel.base import Prediction, Predictor, Rollouts
+from jaxsel.numerics import random
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+
+
+class Scale(NamedTuple):
+    """A scale of success rates.
+
+    Attributes:
+        rate: The success rate at x.
+        observed: z and R for s successes in groups of n.
+        mean: Mean of x for a uniform success rate.
+        variance: Variance of x for a uniform success rate.
+    """
+
+    rate: Callable[[Float[Array, "..."]], Float[Array, "..."]]
+    observed: Callable[[Float[Array, " b"], Float[Array, " b"]], tuple[Float[Array, " b"], Float[Array, " b"]]]
+    mean: float
+    variance: float
+
+
+def _arcsine(s: Float[Array, " b"], n: Float[Array, " b"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    return jnp.arcsin(jnp.sqrt((s + 0.375) / (n + 0.75))), 1 / (4 * n + 2)
+
+
+def _logit(s: Float[Array, " b"], n: Float[Array, " b"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    return jnp.log((s + 0.5) / (n - s + 0.5)), 1 / (s + 0.5) + 1 / (n - s + 0.5)
+
+
+SCALES = {
+    "arcsine": Scale(lambda x: jnp.sin(jnp.clip(x, 0, math.pi / 2)) ** 2, _arcsine, math.pi / 4, math.pi**2 / 16 - 0.5),
+    "logit": Scale(jax.nn.sigmoid, _logit, 0.0, math.pi**2 / 3),
+}
+
+
+class KalmanState(NamedTuple):
+    """The Gaussian beliefs about N prompts.
+
+    Attributes:
+        mean: Mean of x at each prompt's last visit.
+        variance: Variance of x at each prompt's last visit.
+        last_step: Step of the last visit; 0 before the first visit.
+        step: Number of updates so far.
+    """
+
+    mean: Float[Array, " N"]
+    variance: Float[Array, " N"]
+    last_step: Int[Array, " N"]
+    step: Int[Array, ""]
+
+    def partition_specs(self) -> "KalmanState":
+        """Return the specs for a mesh: vectors are split along `prompts`, and the step is on every device."""
+        return jax.tree.map(lambda leaf: P("prompts") if leaf.ndim else P(), self)
+
+    def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "KalmanState") -> "KalmanState":
+        """Return the state for a changed pool, see `StateMethods.with_rows`."""
+        mean, variance, last_step = (moved(old, new, rows) for old, new in zip(self[:3], fresh[:3], strict=True))
+        return KalmanState(mean, variance, last_step, self.step)
+
+
+def kalman(*, scale: str = "arcsine", step_variance: float = 0.002, group_size: int = 8) -> Predictor:
+    """Return a predictor with one Kalman filter per prompt.
+
+    Args:
+        scale: "arcsine" or "logit", see the module.
+        step_variance: q, by which the variance of x grows per step, at least 0: in radians^2 or in logits^2.
+        group_size: n, the rollouts per prompt for which `unsolved`, `mixed` and `solved` are predicted.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    _validate.one_of(SCALES, scale=scale)
+    _validate.non_negative(step_variance=step_variance)
+    _validate.positive_integer(group_size=group_size)
+    chosen, q = SCALES[scale], float(step_variance)
+
+    def init(key: Key[Array, ""], num_prompts: int) -> KalmanState:
+        del key
+        mean = jnp.full(num_prompts, chosen.mean, jnp.float32)
+        variance = jnp.full(num_prompts, chosen.variance, jnp.float32)
+        return KalmanState(mean, variance, jnp.zeros(num_prompts, jnp.int32), jnp.int32(0))
+
+    def predict(
+        key: Key[Array, ""],
+        state: KalmanState,
+        prompt_ids: Int[Array, " m"] | None,
+        first_id: Int[Array, ""] | int = 0,
+    ) -> Prediction:
+        mean, variance = believed(state, state.step, q, chosen, prompt_ids)
+        rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
+        normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
+        return predicted(mean, jnp.sqrt(variance), normal, chosen, group_size)
+
+    def update(key: Key[Array, ""], state: KalmanState, rollouts: Rollouts) -> KalmanState:
+        del key
+        return filtered(state, rollouts, q, chosen)
+
+    spec = {"name": "kalman", "scale": scale, "step_variance": q, "group_size": group_size}
+    return Predictor(spec, init, predict, update)
+
+
+def believed(
+    state: KalmanState, step: Int[Array, ""], q: float, scale: Scale, prompt_ids: Int[Array, " m"] | None
+) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """Return the mean and variance of x at this step, for these prompts or the whole pool if `prompt_ids` is None."""
+    rows = slice(None) if prompt_ids is None else prompt_ids
+    age = (step - state.last_step[rows]).astype(jnp.float32)
+    return state.mean[rows], jnp.minimum(state.variance[rows] + q * age, scale.variance)
+
+
+def filtered(state: KalmanState, rollouts: Rollouts, q: float, scale: Scale) -> KalmanState:
+    """Return the state after one step: the visited prompts are conditioned on their rollouts."""
+    num_prompts = len(state.mean)
+    visits = merge_visits(rollouts, num_prompts)
+    ids, step = visits.prompt_ids, state.step + 1
+    mean, variance = believed(state, step, q, scale, jnp.minimum(ids, num_prompts - 1))
+    z, noise = scale.observed(visits.successes.astype(jnp.float32), visits.group_size.astype(jnp.float32))
+    gain = variance / (variance + noise)
+    return KalmanState(
+        state.mean.at[ids].set(mean + gain * (z - mean), mode="drop"),
+        state.variance.at[ids].set(gain * noise, mode="drop"),
+        state.last_step.at[ids].set(step, mode="drop"),
+        step,
+    )
+
+
+def predicted(
+    mean: Float[Array, " m"],
+    deviation: Float[Array, " m"],
+    normal: Float[Array, " m"],
+    scale: Scale,
+    group_size: int,
+) -> Prediction:
+    """Return the prediction for Gaussian x, by Gauss-Hermite quadrature with 24 nodes."""
+    totals = [jnp.zeros_like(mean)] * 4
+    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+        p = scale.rate(mean + np.float32(node) * deviation)
+        powers = jax.lax.integer_pow(1 - p, group_size), jax.lax.integer_pow(p, group_size)
+        terms = p, p * p, *powers
+        totals = [total + np.float32(weight) * term for total, term in zip(totals, terms, strict=True)]
+    rate, square, unsolved, solved = totals
+    mixed = jnp.zeros_like(rate) if group_size == 1 else jnp.maximum(1 - unsolved - solved, 0)
+    draw = scale.rate(mean + deviation * normal)
+    return Prediction(rate, jnp.maximum(square - rate**2, 0), draw, unsolved, mixed, solved)

@@ -1,0 +1,108 @@
+"""The Kalman filters are those of their formulas, one prompt at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+import jaxsel
+from jaxsel.predictors.kalman import SCALES
+from tests.support.histories import random_history, rollouts
+
+KEY = jax.random.key(0)
+N, BATCH, STEPS, Q = 9, 5, 30, 0.01
+EACH = pytest.mark.parametrize("scale", SCALES)
+
+
+def oracle(scale, history):
+    """Return mean and variance of x for every prompt after the history, in float64."""
+    prior = SCALES[scale].variance
+    mean, variance = np.full(N, SCALES[scale].mean), np.full(N, prior)
+    for ids, successes, sizes in zip(*map(np.asarray, history), strict=True):
+        variance = np.minimum(variance + Q, prior)
+        for prompt in range(N):
+            s, n = successes[ids == prompt].sum(), sizes[ids == prompt].sum()
+            if n == 0:
+                continue
+            if scale == "arcsine":
+                z, noise = np.arcsin(np.sqrt((s + 3 / 8) / (n + 3 / 4))), 1 / (4 * n + 2)
+            else:
+                z, noise = np.log((s + 0.5) / (n - s + 0.5)), 1 / (s + 0.5) + 1 / (n - s + 0.5)
+            gain = variance[prompt] / (variance[prompt] + noise)
+            mean[prompt] += gain * (z - mean[prompt])
+            variance[prompt] *= 1 - gain
+    return mean, variance
+
+
+@EACH
+def test_an_update_is_the_recursion_of_the_formula(scale):
+    method = jaxsel.kalman(scale=scale, step_variance=Q)
+    history = random_history(2, num_prompts=N, steps=STEPS, batch_size=BATCH)
+    update = jax.jit(method.update)
+    state = method.init(KEY, N)
+    for step in range(STEPS):
+        state = update(KEY, state, jax.tree.map(lambda column, step=step: column[step], history))
+    mean, variance = oracle(scale, history)
+    age = np.asarray(state.step - state.last_step)
+    np.testing.assert_allclose(state.mean, mean, rtol=1e-4, atol=1e-5)
+    grown = np.minimum(np.asarray(state.variance) + Q * age, SCALES[scale].variance)
+    np.testing.assert_allclose(grown, variance, rtol=1e-4)
+
+
+@EACH
+def test_predictions_are_integrals_over_the_belief(scale):
+    method = jaxsel.kalman(scale=scale, group_size=4)
+    state = method.update(KEY, method.init(KEY, 4), rollouts([0, 1, 2], [1, 8, 4], [8, 8, 8]))
+    prediction = method.predict(KEY, state, None)
+    for row in range(4):
+
+        def expected(function, mean=float(state.mean[row]), deviation=float(state.variance[row]) ** 0.5):
+            def integrand(x):
+                return function(float(SCALES[scale].rate(jnp.float32(x)))) * stats.norm.pdf(x, mean, deviation)
+
+            low, high = stats.norm.ppf([1e-7, 1 - 1e-7], mean, deviation)
+            return integrate.quad(integrand, low, high, epsabs=1e-5, limit=60)[0]
+
+        assert prediction.success_rate[row] == pytest.approx(expected(lambda p: p), abs=3e-3)
+        assert prediction.solved[row] == pytest.approx(expected(lambda p: p**4), abs=6e-3)
+        assert prediction.unsolved[row] == pytest.approx(expected(lambda p: (1 - p) ** 4), abs=6e-3)
+    total = prediction.unsolved + prediction.mixed + prediction.solved
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+@EACH
+def test_the_prior_is_close_to_uniform(scale):
+    method = jaxsel.kalman(scale=scale)
+    prediction = method.predict(KEY, method.init(KEY, 5000), None)
+    assert prediction.success_rate[0] == pytest.approx(0.5, abs=1e-5)
+    assert prediction.variance[0] == pytest.approx(1 / 12, abs=0.01)
+    assert np.asarray(prediction.draw).std() == pytest.approx(np.sqrt(prediction.variance[0]), rel=0.05)
+
+
+def test_a_group_of_one_is_never_mixed():
+    method = jaxsel.kalman(group_size=1)
+    assert (method.predict(KEY, method.init(KEY, 3), None).mixed == 0).all()
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_mesh_makes_the_same_choices(tmp_path):
+    method = jaxsel.make_selector(jaxsel.kalman(), jaxsel.expected_variance(), jaxsel.top_k())
+    mesh = jaxsel.prompts_mesh(jax.devices("cpu")[:3])
+    one, three = (jaxsel.PromptSelector(method, num_prompts=20, mesh=where) for where in (None, mesh))
+    for step in range(3):
+        ids = one.select(4)
+        assert ids.tolist() == three.select(4).tolist()
+        for selector in (one, three):
+            selector.observe(ids, (ids + step) % 9, 8)
+    three.save(tmp_path)
+    assert jaxsel.PromptSelector.load(tmp_path).select(4).tolist() == one.select(4).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"scale": "probit"}, "scale is 'probit'; give one of"), ({"step_variance": -1.0}, "step_variance is -1")],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        jaxsel.kalman(**arguments)
