@@ -48,12 +48,12 @@ def carried(
 
 
 def warn_of_change(num_old: int, rows: Int[np.ndarray, " N"]) -> None:
-    """Warn if prompts were added or removed, and say how many. A new order alone is no reason: beliefs follow the keys."""
+    """Warn if prompts were added or removed, and say how many. A new order alone needs no warning."""
     added, kept = int((rows < 0).sum()), int((rows >= 0).sum())
     if added or kept < num_old:
         warnings.warn(
-            f"the checkpoint is of another pool: {kept} prompts were matched by their keys and keep their "
-            f"beliefs, {added} are new, {num_old - kept} are dropped; give the saved keys to continue with the saved pool",
+            f"the checkpoint is of another pool: {kept} prompts were matched by their keys and keep their beliefs, "
+            f"{added} are new, {num_old - kept} are dropped; give the saved keys to continue with the saved pool",
             stacklevel=3,
         )
 

@@ -136,8 +136,8 @@ class ResumableSelector:
             selector: The saved method, for a changed pool made for the new pool. None: the method and its
                 `candidate_ratio` are rebuilt from the checkpoint. A checkpoint does not hold embeddings, strata and
                 priors with one entry per prompt, so methods with one of them must be given.
-            keys: Keys of the pool. If both `keys` and `num_prompts` are None, the pool is the saved one. If prompts were
-                added, removed or reordered, they are matched by their keys as in `with_pool`, and a warning says how
+            keys: Keys of the pool. If both `keys` and `num_prompts` are None, the pool is the saved one. Prompts that
+                were added, removed or reordered are matched by their keys as in `with_pool`, and a warning says how
                 many were added and dropped.
             num_prompts: Size of the pool, in place of keys.
             candidate_ratio: The saved ratio. It can be left out if `selector` is None.
@@ -266,7 +266,7 @@ class ResumableSelector:
         return metadata_of(self.spec, self.pool, self._arrays(), self.num_prompts, seed, counters)
 
     def _put_back(self, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
-        """Continue from the arrays and metadata of a checkpoint. The next update donates the arrays: keep no reference."""
+        """Continue from the arrays and metadata of a checkpoint. The next update donates the arrays."""
         seed, counters = metadata["seed"], metadata["counters"]
         state = replaced({"state": self._belief.state}, arrays)["state"]
         self._belief.put_back(state, arrays, counters, np.uint32(seed))

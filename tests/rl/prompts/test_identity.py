@@ -144,11 +144,11 @@ ODD = {
     "no answer": ({"prompt": "q", "answer": None}, "answer has no answer in row 1 of .*data.jsonl; give one"),
     "no prompt": (
         {"answer": "1"},
-        "prompt has a value of type NoneType in row 1 of .*data.jsonl; give text or chat messages",
+        "prompt has a value of type NoneType in row 1 of .*data.jsonl; give text",
     ),
     "a number": (
         {"prompt": 3, "answer": "1"},
-        "prompt has a value of type int in row 1 of .*; give text or chat messages",
+        "prompt has a value of type int in row 1 of .*; give text",
     ),
     "an empty text": ({"prompt": "", "answer": "1"}, "prompt has an empty text in row 1 of .*; leave the row out"),
     "a surrogate": ({"prompt": "\ud800", "answer": "1"}, r"prompt has the lone surrogate '\\ud800' in row 1 of"),
