@@ -1,5 +1,6 @@
 """The numbers of every sweep, its table and the figure."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def draw(result: dict[str, Any], path: Path) -> Path:
     for at, (name, by_value) in enumerate(result.items()):
         row, column = 2 * (at // columns), at % columns
         _draw_sweep(axes[row, column], axes[row + 1, column], by_value)
-        axes[row, column].set_title(name.replace("_", " "), fontsize=10)
+        axes[row, column].set_title(textwrap.fill(name.replace("_", " "), 30), fontsize=10)
     for row, label in enumerate(("share of mixed groups", "gain over uniform") * blocks):
         axes[row, 0].set_ylabel(label, fontsize=9)
     figure.suptitle("One setting at a time\n(crosses: uniform prompts; bars: one standard error)")
