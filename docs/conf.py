@@ -49,7 +49,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_copyright = False
 html_show_sphinx = False
-html_math_renderer = "mathml"  # browsers read it themselves: MathJax would come from the network
+html_math_renderer = "mathml"  # browsers show MathML without help; MathJax would come from the network
 
 nb_execution_mode = "off"  # the notebooks keep the outputs of `make notebooks`
 myst_enable_extensions = ["dollarmath", "colon_fence"]
@@ -58,24 +58,27 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
-napoleon_attr_annotations = False  # the signature has the types of the fields
+napoleon_attr_annotations = False  # the signature shows the types of the fields
 python_maximum_signature_line_length = 90
 default_role = "public"
 nitpicky = True
 nitpick_ignore_regex = [
-    # Annotations name types of other projects and aliases: links to them would need inventories from the network.
+    # Annotations also name aliases and types of other projects; links to these would need inventories from the network.
     ("py:class", r"(?!jaxsel\.).*"),
 ]
 
 
 def public_names() -> dict[str, str]:
-    """Map the full names of public objects, in public modules and in their own, to the documented names."""
+    """Map every full name of a public object to its documented name.
+
+    A full name begins with a public module that has the object, or with the module that defines it.
+    """
     names = {}
     for module in MODULES:
         names[module] = module
         for name, value in vars(sys.modules[module]).items():
             owner = getattr(value, "__module__", "")
-            is_integration = module.startswith("jaxsel.integrations.")  # the other modules re-export
+            is_integration = module.startswith("jaxsel.integrations.")  # the other modules re-export objects
             if owner == module or (owner.startswith("jaxsel") and not is_integration):
                 names[f"{module}.{name}"] = names[f"{owner}.{name}"] = f"{module}.{name}"
     # The page of `jaxsel.replay` documents these: a function and a module cannot share the name `jaxsel.replay`.
@@ -91,7 +94,7 @@ NAMES = public_names()
 
 
 def found(name: str, module: str | None, class_name: str | None = None) -> str | None:
-    """Return the documented name of what `name` means in a module or class, or None where it is not public."""
+    """Look up `name` as code in a module or class does; return its documented name, or None if it is not public."""
     owner = getattr(sys.modules.get(module or ""), class_name or "", object)
     if any(name in vars(base) for base in owner.__mro__ if base not in (tuple, object)):
         return f"{module}.{class_name}.{name}"
@@ -100,10 +103,10 @@ def found(name: str, module: str | None, class_name: str | None = None) -> str |
 
 
 class Public(SphinxRole):
-    """Text in single backticks: code, and a link where it names something that is documented."""
+    """Text in single backticks: shown as code, with a link if it names a documented object."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        """Return the node: a link, or code without one."""
+        """Return the node: code, inside a link if there is a target."""
         code = nodes.literal(self.text, self.text)
         context = self.env.ref_context
         target = found(self.text.partition("(")[0], context.get("py:module"), context.get("py:class"))
@@ -123,12 +126,12 @@ def documented(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: 
 def as_written(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str, str | None] | None:
-    """Show annotations as the source has them: `Float[Array, "m"]` and `ArrayLike`, not what these stand for."""
+    """Show annotations as the source has them: `Float[Array, "m"]` and `ArrayLike`, not the types behind them."""
     if what not in ("class", "function", "method") or not getattr(obj, "__module__", "").startswith("jaxsel"):
         return None
     if inspect.isclass(obj) and not issubclass(obj, tuple):
         obj = obj.__init__
-        if getattr(obj, "__module__", "").partition(".")[0] != "jaxsel":  # of a protocol, or of `object`
+        if getattr(obj, "__module__", "").partition(".")[0] != "jaxsel":  # `__init__` of a protocol or of `object`
             return "", None
     tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(obj)))).body[0]
     if isinstance(tree, ast.ClassDef):
@@ -141,12 +144,12 @@ def as_written(
 
 
 def shapes(signature: str) -> str:
-    """Drop the blank with which jaxtyping's shapes of one axis begin."""
+    """Drop the space at the start of a jaxtyping shape of one axis: `" m"` becomes `"m"`."""
     return re.sub(r"(\[[\w.| ]+, ') ", r"\1", signature)
 
 
 def readable(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Keep the line breaks of indented formulas and code, and bars that are not reStructuredText's substitutions."""
+    """Keep the line breaks of indented formulas and code, and show a bar (`|x|`) as a bar, not as a substitution."""
     lines[:] = marked(lines)
 
 
@@ -168,7 +171,7 @@ def marked(lines: list[str]) -> Iterator[str]:
 
 
 def without_tuple_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out "Alias for field number 0": a named tuple's docstring describes its fields."""
+    """Skip the fields of named tuples, documented as "Alias for field number 0"; the class docstring describes them."""
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
@@ -179,13 +182,13 @@ def visit_inline_math(translator: HTML5Translator, node: nodes.math) -> None:
 
 
 def visit_displayed_math(translator: HTML5Translator, node: nodes.math_block) -> None:
-    """Write a formula of its own line as MathML."""
+    """Write a formula on a line of its own as MathML."""
     translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 
 
 def links_of_included(app: Sphinx, path: Path, parent: str, content: list[str]) -> None:
-    """Point the relative links of a Markdown file outside of docs/ to pages of the site, or else to copies of files."""
+    """Rewrite the relative links of an included Markdown file: to pages of the site, or else to copies of the files."""
     pages = {ROOT / "README.md": "index", ROOT / "experiments/README.md": "experiments"}
     pages |= {ROOT / "experiments/results/README.md": "results"}
     pages |= {file: f"notebooks/{file.stem}" for file in (ROOT / "notebooks").glob("*.ipynb")}

@@ -11,9 +11,10 @@ from experiments.benchmarks.timing import Data, Row, replay
 
 
 def time_checkpoints(method: str, num_prompts: int, data: Data, *, seed: int) -> tuple[list[Row], Row]:
-    """Return rows of save and load, and the bytes per prompt of the state, of all arrays, and on disk."""
+    """Return rows with the times of save and load, and a row of bytes per prompt: state, all arrays, and on disk."""
     public = PublicClass(method, num_prompts, seed)
-    replay(public, data)  # unvisited prompts are zeros, which the checkpoint compresses away
+    # Without visits, the state would be zeros, which a checkpoint compresses: the size on disk would be too small.
+    replay(public, data)
     arrays = public.selector.state_dict()["arrays"]
     state = sum(len(array["data"]) for name, array in arrays.items() if name.startswith("state"))
     everything = sum(len(array["data"]) for array in arrays.values())

@@ -1,4 +1,4 @@
-"""The benchmark on a GPU: times, bytes moved, share of the copy bandwidth, and whether the CPU chooses alike.
+"""The benchmark on a GPU: times, bytes moved, share of the copy bandwidth, and agreement with the CPU's choices.
 
     make gpu PYTHON=python3      # uses the given Python and installs nothing
 
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-import rl  # noqa: F401  (imported before JAX looks at its devices, because torch uses the same GPU)
+import rl  # noqa: F401  (imported before JAX first uses its devices: it makes JAX share the GPU with torch)
 from experiments.benchmarks import run, tables
 from experiments.benchmarks.jaxsel_calls import Kernels
 from experiments.benchmarks.targets import gpu_targets
@@ -32,7 +32,7 @@ _OUT_OF_MEMORY = ("resource_exhausted", "out of memory")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure on the GPU, or end with an error where there is none."""
+    """Measure on the GPU, or end with an error if JAX sees none."""
     config = vars(_parser().parse_args(arguments))
     if jax.default_backend() != "gpu":
         sys.exit(
@@ -95,20 +95,20 @@ def _write(config: dict[str, Any], results: dict[str, list[Row]], output: Path, 
     if figure is None:
         print("\nno figure: matplotlib is not installed")
     else:
-        title = f"{config['select']:,} of the pool chosen, {config['observe']:,} observed, {device_kind}"
+        title = f"{config['select']:,} prompts chosen and {config['observe']:,} observed per step, {device_kind}"
         figure.draw(results["times"], path.with_suffix(".png"), title=title)
     print(f"\nwrote {path}")
 
 
 def _parity_table(rows: list[Row]) -> str:
     lines = [[row["method"], f"{row['num_prompts']:,}", f"{row['same']:.2%}"] for row in rows]
-    return text_table("chosen on the GPU and on the CPU alike", ["method", "pool", "same prompts"], lines)
+    return text_table("prompts chosen by the GPU and by the CPU", ["method", "pool", "in both"], lines)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = run.make_parser("experiments.benchmarks.gpu", __doc__, sizes=[10**6, 10**7, 10**8], seconds=5.0)
     parser.add_argument(
-        "--largest-parity", type=int, default=10**7, help="largest pool for which the choices are compared"
+        "--largest-parity", type=int, default=10**7, help="largest pool whose choices are compared with the CPU's"
     )
     return parser
 

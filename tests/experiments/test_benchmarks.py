@@ -387,7 +387,7 @@ def test_the_gpu_lane_from_end_to_end(tmp_path, capsys):
         "torch",
         "copy",
     }
-    assert "chosen on the GPU and on the CPU alike" in capsys.readouterr().out
+    assert "prompts chosen by the GPU and by the CPU" in capsys.readouterr().out
 
 
 def test_the_gpu_lane_does_without_matplotlib(tmp_path, capsys, monkeypatch):
