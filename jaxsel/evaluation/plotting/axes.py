@@ -1,4 +1,4 @@
-"""Parts that all charts share: a light grid, the diagonal, checks of columns of numbers, and styles of lines."""
+"""Parts that the charts share: a light grid, the diagonal, checks of columns of numbers, and styles of lines."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from jaxsel.evaluation.plotting.looks import COLOURS, METHODS, style
 
 REFERENCE = {"color": COLOURS["grey"], "linewidth": 1.0, "linestyle": (0, (5, 3)), "zorder": 1}
-"""Keyword arguments of `axes.plot` for a line of reference, such as the diagonal."""
+"""Keyword arguments of `axes.plot` for a reference line, such as the diagonal."""
 
 
 def tidy(axes: Axes) -> Axes:
@@ -20,21 +20,24 @@ def tidy(axes: Axes) -> Axes:
 
 
 def diagonal(axes: Axes) -> None:
-    """Draw the diagonal, where predictions are right, unless the axes already have it."""
+    """Draw the diagonal, on which predictions are right, unless the axes already have one."""
     if not any(line.get_gid() == "diagonal" for line in axes.lines):
         axes.plot([0, 1], [0, 1], **REFERENCE, gid="diagonal")
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
 
 
 def look_of(axes: Axes, label: str, look: str | int | None) -> dict[str, Any]:
-    """Return the `style` of a look. None: the look of the method named `label`, or else the next look of the cycle."""
+    """Return the `style` of a look (colour, line style and marker).
+
+    Without a look, use the look of the method that `label` names, or else the next unused number.
+    """
     if look is None:
         look = label if label in METHODS else len(axes.get_legend_handles_labels()[1])
     return style(look)
 
 
 def vectors(**columns: Any) -> dict[str, np.ndarray]:
-    """Return the columns as float64 vectors, and check that they have one length."""
+    """Return the columns as float64 vectors, and check that their lengths are equal."""
     arrays = {name: np.asarray(column, np.float64) for name, column in columns.items()}
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1 or len(shapes.pop()) != 1:

@@ -43,11 +43,11 @@ def beta_densities(axes: Axes, alpha: ArrayLike, beta: ArrayLike, *, labels: Seq
 
 
 def belief_areas(axes: Axes, steps: ArrayLike, beliefs: ArrayLike) -> Axes:
-    """Draw the probabilities of a prompt's solve states over training as areas that fill [0, 1], with a legend.
+    """Draw how the probabilities of a prompt's three solve states change over training, as stacked areas with a legend.
 
     Args:
         axes: Axes to draw on.
-        steps: T training steps.
+        steps: The T training steps.
         beliefs: P(UNSOLVED), P(MIXED) and P(SOLVED) of shape `[T, 3]`, which sum to 1 in each row.
 
     Raises:

@@ -22,10 +22,11 @@ def reliability_diagram(
 
     Args:
         axes: Axes to draw on.
-        table: Result of `metrics.reliability`. Marker areas are proportional to the bins' numbers of rows. The largest
-            marker has the same size for all tables.
+        table: Result of `metrics.reliability`. A marker's area is proportional to the number of rows in its bin; the
+            fullest bin of every table has the same area.
         label: Name of the method in the legend.
-        look: Look of the method, see `style`. None: the look of the label, or the next look of the cycle.
+        look: Colour, line style and marker: a method's name or a number, see `style`. None: the look of the method that
+            `label` names, or else the next unused number.
         event: Name of the event that the probabilities predict.
     """
     columns = vectors(**table._asdict())
@@ -62,7 +63,8 @@ def coverage_curve(
         coverage: Result of `metrics.success_coverage` or `metrics.rate_coverage` for these levels.
         standard_error: Standard errors of the coverage, drawn as bars of one standard error. None: no bars.
         label: Name of the method in the legend.
-        look: Look of the method, see `style`. None: the look of the label, or the next look of the cycle.
+        look: Colour, line style and marker: a method's name or a number, see `style`. None: the look of the method that
+            `label` names, or else the next unused number.
 
     Raises:
         ValueError: The lengths differ.
@@ -89,10 +91,11 @@ def pit_histogram(
     Args:
         axes: Axes to draw on; each histogram needs its own.
         shares: Shares of the bins, which have equal widths.
-        num_rows: Number of rows, for a band. For uniform values, each bar ends in the band with a probability of at
-            least 95%. None: no band.
+        num_rows: Number of PIT values in the histogram, for a band. If the values are uniform, each bar ends in the
+            band with a probability of at least 95%. None: no band.
         label: Name of the method in the legend.
-        look: Look of the method, see `style`. None: the look of the label, or the next look of the cycle.
+        look: Colour, line style and marker: a method's name or a number, see `style`. None: the look of the method that
+            `label` names, or else the next unused number.
 
     Raises:
         ValueError: `num_rows` is below 1.

@@ -22,7 +22,7 @@ def by_part(
     position: int = 0,
     num_positions: int = 1,
 ) -> Axes:
-    """Draw a metric by parts of the pool, one row per part from top to bottom, with bars of one standard error.
+    """Draw the metric of every part of the pool, one row per part from top to bottom, with bars of one standard error.
 
     Args:
         axes: Axes to draw on.
@@ -31,8 +31,9 @@ def by_part(
         standard_errors: Standard errors of the metric, one per part.
         label: Name of the method in the legend.
         metric: Name and unit of the metric, for the axis.
-        look: Look of the method, see `style`. None: the look of the label, or the next look of the cycle.
-        position: Position of the method among the methods in each row, from 0.
+        look: Colour, line style and marker: a method's name or a number, see `style`. None: the look of the method that
+            `label` names, or else the next unused number.
+        position: Place of this method among the methods in each row, from 0 (top).
         num_positions: Number of methods in each row.
 
     Raises:
@@ -67,7 +68,8 @@ def over_steps(
         standard_error: Standard errors of the metric, one per step. None: no band.
         label: Name of the method in the legend.
         metric: Name and unit of the metric, for the axis.
-        look: Look of the method, see `style`. None: the look of the label, or the next look of the cycle.
+        look: Colour, line style and marker: a method's name or a number, see `style`. None: the look of the method that
+            `label` names, or else the next unused number.
 
     Raises:
         ValueError: The lengths differ.

@@ -1,4 +1,8 @@
-"""All colours of the figures, and one look per method, distinct for colour-blind readers and in greyscale prints."""
+"""The colours of all figures, and the looks of the methods.
+
+A look is a colour, a line style and a marker. The looks of two methods differ for colour-blind readers and in greyscale
+prints.
+"""
 
 from typing import Any
 
@@ -17,7 +21,7 @@ COLOURS = {
     "pale grey": "#DDDDDD",
     "white": "#FFFFFF",
 }
-"""The palette of "Color Universal Design" (Okabe and Ito 2008), and greys for everything that is not data."""
+"""The palette of "Color Universal Design" (Okabe and Ito 2008), and greys for grids, bands and reference lines."""
 
 METHODS = {
     "uniform": ("black", "-", "x"),
@@ -31,9 +35,9 @@ METHODS = {
     "state_space": ("black", ":", "h"),
     "adaptive": ("black", "-.", "*"),
 }
-"""Colour, line style and marker of every method with its own look."""
+"""Looks of the methods: colour, line style and marker by method name."""
 
-# Looks for other labels. They differ from the looks of the methods, and avoid yellow, which is too pale on white.
+# Looks for labels that name no method. They differ from the methods' looks, and avoid yellow, too pale on white.
 CYCLE = (
     ("blue", "--", "^"),
     ("vermilion", ":", "p"),
@@ -48,8 +52,9 @@ CYCLE = (
 def style(look: str | int) -> dict[str, Any]:
     """Return colour, line style and marker as keyword arguments of `axes.plot`.
 
-    A method's name gives its look, and a number gives a look of a cycle. From 7 on, the colours recur with other lines
-    and markers. The cycle has 49 distinct looks.
+    Args:
+        look: Name of a method in `METHODS`, or a number from 0. The numbers 0 to 48 have distinct looks: 7 colours,
+            each with 7 pairs of line and marker. Larger numbers repeat them.
 
     Raises:
         ValueError: No method has this name.
