@@ -20,7 +20,7 @@ class Journal:
 
     def __init__(self, path: Path):
         self.path = path
-        self._file = path.open("ab", buffering=0)
+        path.touch()
 
     def append(self, call: dict[str, Any]) -> None:
         """Add a call. It is on disk when this returns.
@@ -28,14 +28,15 @@ class Journal:
         Raises:
             OSError: The disk is full, or fails otherwise. The journal stays as it was.
         """
-        line, end = _line(call), self._file.seek(0, os.SEEK_END)
-        with named(self.path, "the call was not carried out"):
+        line = _line(call)
+        with named(self.path, "the call was not carried out"), self.path.open("ab", buffering=0) as file:
+            end = file.tell()
             try:
-                if self._file.write(line) != len(line):
+                if file.write(line) != len(line):
                     raise OSError("the disk is full")
-                os.fsync(self._file.fileno())
+                os.fsync(file.fileno())
             except OSError:
-                self._file.truncate(end)
+                file.truncate(end)
                 raise
 
     def read(self) -> list[dict[str, Any]]:
@@ -53,16 +54,12 @@ class Journal:
             if call is not None:
                 calls.append(call)
                 end += len(line)
-        self._file.truncate(end)
+        os.truncate(self.path, end)
         return calls
 
     def clear(self) -> None:
         """Remove all calls, because a saved state includes them."""
-        self._file.truncate(0)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        os.truncate(self.path, 0)
 
 
 def _line(call: dict[str, Any]) -> bytes:

@@ -69,10 +69,6 @@ class Served:
             self._write()
         self._recover()
 
-    def close(self) -> None:
-        """Close the journal."""
-        self._journal.close()
-
     def call(self, client: str, number: int, method: str, arguments: dict[str, str]) -> Answer:
         """Carry out a call, unless it was carried out before: then return its answer again.
 

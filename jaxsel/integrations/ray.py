@@ -152,9 +152,9 @@ class SelectorHandle:
     @locked
     def _call(self, method: str, **arguments: Any) -> Any:
         """Make a call that changes the state, once."""
-        encoded = {name: encoded(name, value) for name, value in arguments.items()}
+        texts = {name: encoded(name, value) for name, value in arguments.items()}
         self._number += 1  # also if the call fails, because it may have been carried out
-        answer = self._ask("call", self._client, self._number, method, encoded)
+        answer = self._ask("call", self._client, self._number, method, texts)
         self._order = answer.order
         return answer.value
 
