@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,19 +75,20 @@ class Server:
         return self._served
 
 
-def _locked(folder: Path) -> Any:
+def _locked(folder: Path) -> int:
     """Return an open file whose lock keeps other servers out of the folder until this process ends.
 
     Raises:
         ValueError: Another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file, deadline = (folder / LOCK_FILE).open("a"), time.monotonic() + _PATIENCE
+    file, deadline = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644), time.monotonic() + _PATIENCE
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
+                os.close(file)
                 raise ValueError(f"folder {folder} is in use by another server; give each server its own") from None
             time.sleep(0.05)
             continue

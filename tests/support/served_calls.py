@@ -15,7 +15,7 @@ METHOD = jaxsel.mopps()
 
 def make(num_prompts: int = N, **options: Any) -> jaxsel.PromptSelector:
     defaults = {"seed": 0, "track_in_flight": True}
-    return jaxsel.PromptSelector(METHOD, num_prompts=num_prompts, **defaults | options)
+    return jaxsel.PromptSelector(METHOD, keys=list(range(num_prompts)), **defaults | options)
 
 
 def rewards_of(ids: Any, round_: int = 0, size: int = 4) -> list[list[float | None]]:

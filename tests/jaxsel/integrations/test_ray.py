@@ -97,7 +97,7 @@ def test_concurrent_callers_never_get_the_same_prompt(started):
 
 
 def test_errors_are_those_of_an_edge(started):
-    selector, alone = started(keys=range(N)), TrainerEdge(make(), keys=range(N))
+    selector, alone = started(keys=list(range(N))), TrainerEdge(make(), keys=list(range(N)))
     calls = [
         ("next_batch", N + 1),
         ("next_batch", 0),
@@ -120,7 +120,7 @@ def test_errors_are_those_of_an_edge(started):
 
 
 def test_a_server_has_the_methods_of_an_edge(started):
-    selector, alone = started(keys=range(N)), TrainerEdge(make(), keys=range(N))
+    selector, alone = started(keys=list(range(N))), TrainerEdge(make(), keys=list(range(N)))
     for both in (selector, alone):
         ids = both.next_batch(4)
         both.observe(ids[:2], np.array([[1, 0], [0, 0]]), step=1)
