@@ -12,8 +12,7 @@ from jaxsel.integrations.ray import SelectorHandle
 from tests.support.served_calls import rewards_of
 
 
-@ray.remote(num_cpus=0)
-class Worker:
+class _Worker:
     """Trains on its own batches, and records its calls with their place in the order of all calls."""
 
     def __init__(self, selector: SelectorHandle):
@@ -39,6 +38,9 @@ class Worker:
         answer = getattr(self._selector, method)(**arguments)
         self._calls.append((self._selector._order, method, arguments, np.asarray(answer).tolist()))
         return answer
+
+
+Worker: Any = ray.remote(num_cpus=0)(_Worker)
 
 
 def process_of(selector: SelectorHandle) -> int:

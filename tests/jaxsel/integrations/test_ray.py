@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pickle
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,11 +89,11 @@ def test_killed_servers_lose_and_repeat_no_call_of_three_workers(started, tmp_pa
 def test_concurrent_callers_never_get_the_same_prompt(started):
     selector = started(draw_size=6)
 
-    @ray.remote(num_cpus=0)
     def take(handle):
         return [handle.next_prompt() for _ in range(N // 3)]
 
-    taken = ray.get([take.remote(selector) for _ in range(3)])
+    remote_take: Any = ray.remote(num_cpus=0)(take)
+    taken = ray.get([remote_take.remote(selector) for _ in range(3)])
     assert sorted(prompt for prompts in taken for prompt in prompts) == list(range(N))
 
 
