@@ -146,7 +146,7 @@ def test_servers_of_other_names_are_independent(started):
 def test_serving_again_connects_to_the_running_server_if_it_is_the_same(started, tmp_path):
     started().observe([1], [[1.0]])
     assert started().metrics()["selector/observes"] == 1
-    with pytest.raises(ValueError, match=r"selector is mopps for 31 prompts .* has mopps for 30 prompts"):
+    with pytest.raises(ValueError, match=r"selector is mopps for 31 prompts.* has mopps for 30 prompts"):
         started(selector=functools.partial(make, N + 1))
     with pytest.raises(ValueError, match="or other hyperparameters; give another name"):
         started(selector=functools.partial(make, candidate_ratio=2))
