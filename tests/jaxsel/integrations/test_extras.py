@@ -29,6 +29,15 @@ def test_a_trainer_of_trl_names_the_extra_that_it_needs(monkeypatch):
         type("Trainer", (module.SelectsPrompts,), {})(selector=None)
 
 
+@pytest.mark.parametrize("name", ["serve", "connect"])
+def test_a_server_names_the_extra_that_it_needs(monkeypatch, tmp_path, name):
+    without(monkeypatch, "ray", "jaxsel.integrations.ray")
+    module = importlib.import_module("jaxsel.integrations.ray")
+    arguments = {"selector": lambda: None, "folder": tmp_path} if name == "serve" else {}
+    with pytest.raises(ImportError, match=r'ray.* is not installed; pip install "jaxsel\[ray\]"'):
+        getattr(module, name)("selector", **arguments)
+
+
 def test_a_recorded_edge_names_the_extra_that_it_needs(monkeypatch, tmp_path):
     import jaxsel
     from jaxsel.integrations.edge import TrainerEdge
