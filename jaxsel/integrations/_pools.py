@@ -11,7 +11,13 @@ from jaxsel.runtime.prompt_selector import PromptSelector
 
 
 def selector_of_rows(
-    selector: Selector | PromptSelector, num_rows: int, *, keys: list[Any] | None, seed: int, data: str
+    selector: Selector | PromptSelector,
+    num_rows: int,
+    *,
+    keys: list[Any] | None,
+    seed: int,
+    data: str,
+    in_flight_steps: int | None = None,
 ) -> PromptSelector:
     """Return the selector with one prompt per row; a method becomes one.
 
@@ -21,6 +27,7 @@ def selector_of_rows(
         keys: Names of the prompts; None: the selector knows only their number.
         seed: Seed of the selector that is made from a method.
         data: Name of the argument that holds the data, for errors.
+        in_flight_steps: See `PromptSelector`, for the selector that is made from a method.
 
     Raises:
         ValueError: The selector is of another size or has other keys, or the keys repeat.
@@ -33,7 +40,7 @@ def selector_of_rows(
             raise ValueError(f"the key column of {data} names no prompts: {error}") from error
     if isinstance(selector, Selector):
         pool: dict[str, Any] = {"num_prompts": num_rows} if keys is None else {"keys": keys}
-        return PromptSelector(selector, seed=seed, track_in_flight=True, **pool)
+        return PromptSelector(selector, seed=seed, track_in_flight=True, in_flight_steps=in_flight_steps, **pool)
     _validate.made(PromptSelector, selector=selector)
     if selector.num_prompts != num_rows:
         raise ValueError(
