@@ -2,6 +2,7 @@
 
 import asyncio
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ class Slime:
     """slime's loop: it gets groups, generates, and hands all of them to the function that processes samples."""
 
     def __init__(self, folder):
-        samples = [
+        samples: list[Any] = [
             SimpleNamespace(prompt=f"{row}=", metadata={"own": row}, reward=None, index=None, group_index=None)
             for row in range(N)
         ]
@@ -158,7 +159,7 @@ def test_a_sample_without_a_reward_is_not_a_failure(tmp_path):
             lambda: SlimeSource([], edge(), group_size=G, folder="."),
             "samples has 0 entries and the selector 12 prompts",
         ),
-        (lambda: SlimeSource([None] * N, edge(), group_size=0, folder="."), "group_size is 0"),
+        (lambda: SlimeSource([], edge(), group_size=0, folder="."), "group_size is 0"),
         (lambda: PrimeSampler([1], edge(), lambda group: (0, [])), "tasks has 1 entries"),
         (lambda: TinkerDataset([], edge(), batch_size=K, num_batches=1), "builders has 0 entries"),
         (lambda: TinkerDataset([], edge(), batch_size=K, num_batches=0), "num_batches is 0"),
