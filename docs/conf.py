@@ -23,9 +23,12 @@ import jaxsel.base
 import jaxsel.integrations.edge
 import jaxsel.integrations.embeddings
 import jaxsel.integrations.history
+import jaxsel.integrations.protocols
 import jaxsel.integrations.ray
 import jaxsel.integrations.trainer_logs
+import jaxsel.integrations.trinity
 import jaxsel.integrations.trl
+import jaxsel.integrations.tunix
 import jaxsel.metrics
 import jaxsel.plotting
 import jaxsel.reference_models
@@ -36,7 +39,8 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 MODULES = (
     *("jaxsel", "jaxsel.metrics", "jaxsel.plotting", "jaxsel.reference_models", "jaxsel.replay", "jaxsel.simulate"),
-    *(f"jaxsel.integrations.{name}" for name in ("edge", "embeddings", "history", "ray", "trainer_logs", "trl")),
+    *(f"jaxsel.integrations.{name}" for name in ("edge", "embeddings", "history", "trainer_logs")),
+    *(f"jaxsel.integrations.{name}" for name in ("protocols", "ray", "trinity", "trl", "tunix")),
 )
 
 project = "jaxsel"

@@ -1,0 +1,86 @@
+"""Whole batches in terms of the steps and checkpoints of google-tunix, for `jaxsel.integrations.tunix`."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+
+class Plan:
+    """Translates between Tunix's counters and whole batches.
+
+    A batch has `parts` micro-batches, and Tunix trains on each of them `num_iterations` times. Tunix counts all these
+    passes. On resume it skips as many micro-batches as it counted passes.
+
+    Args:
+        learner: Tunix's learner.
+        batch_size: Number of prompts per batch.
+
+    Raises:
+        ValueError: The micro-batches do not divide a batch.
+    """
+
+    def __init__(self, learner: Any, batch_size: int):
+        cluster = learner.rl_cluster
+        config, self._trainer = cluster.cluster_config.training_config, cluster.actor_trainer
+        self.root: str | None = config.checkpoint_root_directory
+        micro = config.train_micro_batch_size or config.mini_batch_size or batch_size
+        if batch_size % micro:
+            raise ValueError(f"batch_size is {batch_size}, which Tunix's micro-batches of {micro} do not divide")
+        self._parts = batch_size // micro
+        self._passes = self._parts * int(getattr(learner.algo_config, "num_iterations", 1))
+        self._accumulated = config.gradient_accumulation_steps or 1
+        self._per_batch = self._passes // self._accumulated  # Tunix's steps per batch
+        every = getattr(config.checkpointing_options, "save_interval_steps", 1)
+        if self.root is not None and every % self._per_batch:
+            warnings.warn(
+                f"a batch has {self._per_batch} of Tunix's steps, and a checkpoint between two of them cannot be "
+                f"resumed; give checkpointing_options a save_interval_steps that is a multiple of {self._per_batch}",
+                stacklevel=3,
+            )
+
+    def steps(self) -> int:
+        """Return the number of Tunix's steps in the checkpoint; 0 without a checkpoint."""
+        return int(self._trainer.train_steps)
+
+    def resumed(self) -> int:
+        """Return the number of batches in the checkpoint that Tunix resumed from.
+
+        Raises:
+            ValueError: The checkpoint lies inside a batch.
+        """
+        if self._trainer.iter_steps % self._passes:
+            raise ValueError(
+                f"Tunix resumed from step {self.steps()}, inside a batch of {self._per_batch} steps; delete this "
+                f"checkpoint, and save at multiples of {self._per_batch} steps"
+            )
+        return int(self._trainer.iter_steps) // self._passes
+
+    def replayed(self) -> int:
+        """Return the number of batches that Tunix skips."""
+        return int(self._trainer.iter_steps) // self._parts
+
+    def checkpoints(self) -> set[int]:
+        """Return the numbers of batches of the complete checkpoints."""
+        from etils import epath  # reads remote folders too; orbax-checkpoint needs it
+
+        folder = epath.Path(str(self._trainer.config.checkpoint_root_directory))
+        steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
+        return {step // self._per_batch for step in steps if step % self._per_batch == 0}
+
+
+def state_folder_of(given: Path | None, root: str) -> Path:
+    """Return the folder for the files with the selector's state.
+
+    Raises:
+        ValueError: Tunix's checkpoints are remote, and no local folder is given.
+    """
+    if given is None and "://" in root:
+        raise ValueError(
+            f"checkpoint_root_directory is {root}; give state_folder, a local folder that survives a crash"
+        )
+    return Path(root) / "selector" if given is None else given
+
+
+def state_file(folder: Path, batch: int) -> Path:
+    """Return the path of the selector's state after this number of batches."""
+    return folder / f"batch-{batch:08d}.npz"

@@ -1,0 +1,170 @@
+"""The adapters for slime, prime-rl and the Tinker cookbook, on stubs: the real trainers were never tried."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import jaxsel
+from jaxsel.integrations.edge import TrainerEdge
+from jaxsel.integrations.protocols import ROW, PrimeSampler, SlimeSource, TinkerDataset
+
+N, K, G = 12, 4, 4
+
+
+def edge(**options):
+    return TrainerEdge(jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=N, seed=0, track_in_flight=True), **options)
+
+
+def rewards_of(row):
+    return [float(at < row % (G + 1)) for at in range(G)]
+
+
+def expected(steps):
+    """Return what a plain selector chooses."""
+    selector, chosen = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=N, seed=0), []
+    for _ in range(steps):
+        chosen.append(selector.select(K).tolist())
+        selector.observe(chosen[-1], [int(sum(rewards_of(row))) for row in chosen[-1]], G)
+    return chosen
+
+
+class Slime:
+    """slime's loop: it gets groups, generates, and hands all of them to the function that processes samples."""
+
+    def __init__(self, folder):
+        samples: list[Any] = [
+            SimpleNamespace(prompt=f"{row}=", metadata={"own": row}, reward=None, index=None, group_index=None)
+            for row in range(N)
+        ]
+        self.source = SlimeSource(samples, edge(), group_size=G, folder=folder)
+
+    def step(self):
+        groups = self.source.get_samples(K)
+        for group in groups:
+            for sample, reward in zip(group, rewards_of(group[0].metadata[ROW]), strict=True):
+                sample.reward = {"accuracy": reward, "style": 1.0}
+        self.source.observe(groups, "accuracy")
+        return [group[0].metadata[ROW] for group in groups]
+
+
+class Prime:
+    """prime-rl's loop: it takes tasks one by one and observes finalized groups."""
+
+    def __init__(self, folder):
+        self.sampler = PrimeSampler(
+            range(N), edge(draw_size=K), lambda group: (group[0].task, [r.reward for r in group])
+        )
+
+    def step(self):
+        tasks = [next(self.sampler) for _ in range(K)]
+        self.sampler.edge.selector.wait()
+        for task in tasks:  # a group per call is a step per call, so that only the first choices equal `expected`
+            self.sampler.observe([SimpleNamespace(task=task, reward=reward) for reward in rewards_of(task)])
+        return tasks
+
+
+class TinkerBuilder:
+    logging_tags = "sums"
+
+    def __init__(self, row):
+        self.row = row
+
+    async def make_envs(self):
+        return ["env"] * G
+
+    async def compute_group_rewards(self, trajectory_group):
+        return [(reward - 0.25, {}) for reward in rewards_of(self.row)]
+
+
+class Tinker:
+    """The cookbook's loop: it gets a batch of builders and asks each for the rewards of its group."""
+
+    def __init__(self, folder):
+        self.dataset, self.steps = (
+            TinkerDataset([TinkerBuilder(i) for i in range(N)], edge(), batch_size=K, num_batches=3),
+            0,
+        )
+
+    def step(self):
+        batch = self.dataset.get_batch(self.steps)
+        self.steps += 1
+        trajectories = [SimpleNamespace(transitions=[SimpleNamespace(reward=0.25)]) for _ in range(G)]
+        for builder in batch:
+            assert asyncio.run(builder.make_envs()) == ["env"] * G
+            asyncio.run(builder.compute_group_rewards(trajectories))
+            assert builder.logging_tags == "sums"
+        return [builder.row for builder in batch]
+
+
+@pytest.mark.parametrize("trainer", [Slime, Tinker])
+def test_the_choices_are_those_of_a_plain_selector(trainer, tmp_path):
+    run = trainer(tmp_path)
+    assert [run.step() for _ in range(3)] == expected(3)
+
+
+def test_tasks_of_prime_rl_are_selected_and_observed(tmp_path):
+    run = Prime(tmp_path)
+    chosen = [run.step() for _ in range(3)]
+    assert chosen[0] == expected(1)[0]
+    assert [len(set(rows)) for rows in chosen] == [K] * 3
+    assert run.sampler.metrics()["observes"] == 3 * K
+    assert run.sampler.metrics()["in_flight"] == 0
+
+
+def test_a_resumed_slime_source_continues_the_choices(tmp_path):
+    run = Slime(tmp_path)
+    run.step()
+    run.source.save(7)
+    again = Slime(tmp_path)
+    again.source.load(-1)
+    again.source.load(7)
+    assert [again.step() for _ in range(2)] == expected(3)[1:]
+    with pytest.raises(ValueError, match=r"selector_8.npz does not exist"):
+        again.source.load(8)
+
+
+def test_a_resumed_sampler_of_prime_rl_continues_the_choices(tmp_path):
+    run, again = Prime(tmp_path), Prime(tmp_path)
+    run.step()
+    again.sampler.load_state_dict(run.sampler.state_dict())
+    assert again.step() == run.step()
+
+
+def test_groups_that_slime_gives_back_are_handed_out_first(tmp_path):
+    source = Slime(tmp_path).source
+    first = source.get_samples(3)
+    source.add_samples(first[1:])
+    assert source.get_samples(2) == first[1:]
+    assert len(source) == N
+    indices = [sample.index for group in first + source.get_samples(2) for sample in group]
+    assert indices == list(range(5 * G))
+    assert first[0][0].metadata["own"] == first[0][0].metadata[ROW]
+
+
+def test_a_sample_without_a_reward_is_not_a_failure(tmp_path):
+    source = Slime(tmp_path).source
+    groups = source.get_samples(2)
+    groups[0][0].reward = 1.0  # the three others failed
+    source.observe(groups)
+    assert source.edge.selector.visits.sum() == 1
+    assert source.edge.metrics()["selector/judged_share"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: SlimeSource([], edge(), group_size=G, folder="."),
+            "samples has 0 entries and the selector 12 prompts",
+        ),
+        (lambda: SlimeSource([], edge(), group_size=0, folder="."), "group_size is 0"),
+        (lambda: PrimeSampler([1], edge(), lambda group: (0, [])), "tasks has 1 entries"),
+        (lambda: TinkerDataset([], edge(), batch_size=K, num_batches=1), "builders has 0 entries"),
+        (lambda: TinkerDataset([], edge(), batch_size=K, num_batches=0), "num_batches is 0"),
+    ],
+)
+def test_wrong_arguments_are_refused(unchecked_types, build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,263 @@
+"""The training data for google-tunix without Tunix: what is refused, the columns, and Tunix's counters.
+
+The learner here is a stub with the public attributes that the adapter reads; test_tunix.py has the real one.
+"""
+
+import functools
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import jaxsel
+from jaxsel.integrations.tunix import ROW, SelectedPrompts
+
+ROWS = [{"prompts": f"{row}=", "answer": row, "key": f"p{row}"} for row in range(12)]
+
+
+def correct(prompts, completions, **_):
+    return [1.0] * len(prompts)
+
+
+def style(prompts, completions, **_):
+    return [1.0] * len(prompts)
+
+
+def made(**options):
+    return SelectedPrompts(**{"rows": ROWS, "batch_size": 4, "selector": jaxsel.mopps()} | options)
+
+
+def learner(reward_fns, root=None, *, iterations=1, mini=None, micro=None, done=0, interval=1):
+    """Return a stub that has passed over `done` micro-batches."""
+    accumulated = None if micro is None else mini // micro
+    config = {"checkpoint_root_directory": root, "mini_batch_size": mini, "train_micro_batch_size": micro}
+    config |= {"gradient_accumulation_steps": accumulated}
+    config["checkpointing_options"] = SimpleNamespace(save_interval_steps=interval)
+    actor = SimpleNamespace(
+        iter_steps=done,
+        train_steps=done // (accumulated or 1),
+        config=SimpleNamespace(checkpoint_root_directory=f"{root}/actor"),
+    )
+    cluster = SimpleNamespace(
+        cluster_config=SimpleNamespace(training_config=SimpleNamespace(**config)), actor_trainer=actor
+    )
+    return SimpleNamespace(
+        rl_cluster=cluster,
+        algo_config=SimpleNamespace(num_iterations=iterations),
+        reward_manager=SimpleNamespace(reward_fns=reward_fns),
+    )
+
+
+def played(data, judges, batches, count):
+    """Take batches and reward them, as Tunix does with two completions per prompt; return the selected rows."""
+    chosen = []
+    for _ in range(count):
+        batch = {name: np.repeat(column, 2, axis=0) for name, column in next(batches).items()}
+        for judge in judges:
+            judge(completions=["a"] * len(batch["prompts"]), mode="train", **batch)
+        chosen.append(batch[ROW].tolist())
+    return chosen
+
+
+# Refused before training
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rows": iter(ROWS)}, "rows is a list_iterator, whose rows cannot be read by number; give a list"),
+        ({"rows": {"prompts": ["a"] * 9}}, "rows is a dict, whose rows cannot be read by number"),
+        ({"rows": ROWS[:3]}, "rows has 3 rows, and a batch takes 4 different prompts"),
+        ({"rows": [{"prompt": "a"}] * 4}, r"rows\[0\] is {'prompt': 'a'}; give .* where 'prompts' is one text"),
+        ({"rows": [{"prompts": ["a"]}] * 4}, "where 'prompts' is one text"),
+        ({"rows": [{"prompts": "a", "mode": 1}] * 4}, "rows has the column 'mode', a name that Tunix passes itself"),
+        ({"rows": [{"prompts": "a", ROW: 1}] * 4}, f"rows has the column '{ROW}'"),
+        ({"key_column": "id"}, r"key_column is 'id', which rows lacks; give one of \['answer', 'key', 'prompts'\]"),
+        ({"key_column": "prompts", "rows": [{"prompts": "a"}] * 4}, "the key column of rows names no prompts: keys"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"save_every": True}, "save_every is True"),
+        ({"threshold": math.nan}, "threshold is nan"),
+        ({"selector": jaxsel.mopps}, r"call it: mopps\(...\)"),
+        ({"selector": jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=9)}, "selector has 9 prompts and rows 12 rows"),
+        ({"selector": jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=12)}, "track_in_flight=True"),
+        (
+            {
+                "key_column": "key",
+                "selector": jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=12, track_in_flight=True),
+            },
+            "selector has other keys than the key column of rows",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused_before_training(unchecked_types, options, message):
+    with pytest.raises(ValueError, match=message):
+        made(**options)
+
+
+@pytest.mark.parametrize(
+    ("success", "reward_fns", "message"),
+    [
+        ("accuracy", correct, "success is 'accuracy', which none of the rewards 'correct' has"),
+        (None, [correct, style], "success is None and the rewards are 'correct', 'style'"),
+        (None, functools.partial(correct), r"reward_fns\[0\] is functools.partial.*, which has no __name__"),
+    ],
+)
+def test_reward_functions_without_one_named_success_are_refused(success, reward_fns, message):
+    with pytest.raises(ValueError, match=message):
+        made(success=success).watched(reward_fns)
+
+
+def test_a_learner_with_other_reward_functions_is_refused():
+    data = made()
+    data.watched(correct)
+    with pytest.raises(ValueError, match=r"reward_fns are not watched; give it reward_fns=prompts\.watched"):
+        data.batches(learner([correct]))
+    with pytest.raises(ValueError, match="are not watched"):
+        data.batches(learner(made().watched(correct)))
+
+
+def test_micro_batches_that_do_not_divide_a_batch_are_refused():
+    data = made()
+    with pytest.raises(ValueError, match="batch_size is 4, which Tunix's micro-batches of 3 do not divide"):
+        data.batches(learner(data.watched(correct), mini=3))
+
+
+def test_remote_checkpoints_need_a_local_folder(tmp_path):
+    data = made()
+    with pytest.raises(ValueError, match="checkpoint_root_directory is gs://bucket/run; give state_folder, a local"):
+        data.batches(learner(data.watched(correct), "gs://bucket/run"))
+
+
+# Batches
+
+
+def test_batches_hold_the_selected_rows_unchanged():
+    rows = [
+        {"prompts": f"q{i}\0", "n": i, "x": i / 3, "any": [i] * (i % 3), "grid": np.full((2, 2), i), "mixed": i or 0.5}
+        for i in range(12)
+    ]
+    data = made(rows=rows, batch_size=12)  # all rows, so that one column has integers and floats
+    batch = next(data.batches(learner(data.watched(correct))))
+    assert sorted(batch) == sorted([*rows[0], ROW])
+    for name, column in batch.items():
+        if name != ROW:
+            for value, row in zip(column, batch[ROW], strict=True):
+                np.testing.assert_array_equal(value, rows[row][name])
+    assert (batch["n"].dtype.kind, batch["x"].dtype.kind, batch["grid"].shape) == ("i", "f", (12, 2, 2))
+    assert {type(value) for value in batch["mixed"]} == {int, float}
+    assert [len(np.repeat(column, 3, axis=0)) for column in batch.values()] == [36] * 7
+
+
+def test_a_row_with_other_columns_is_named():
+    data = made(rows=[*ROWS[:3], {"prompts": "a"}], selector=jaxsel.uniform())
+    with pytest.raises(ValueError, match=r"row 3 has the columns \['prompts'\], and row 0 has"):
+        next(data.batches(learner(data.watched(correct))))
+
+
+def test_the_other_reward_functions_stay_as_they_are():
+    watched = made(success="correct").watched([style, correct])
+    assert watched[0] is style
+    assert watched[1] is not correct
+    assert [judge.__name__ for judge in watched] == ["style", "correct"]
+
+
+@pytest.mark.parametrize("rewards", [[1.0], [[1.0, 1.0]] * 8, [1.0] * 9])
+def test_rewards_of_another_length_are_refused(rewards):
+    def wrong(prompts, completions, **_):
+        return rewards
+
+    data = made()
+    judges = data.watched(wrong)
+    batches = data.batches(learner(judges))
+    with pytest.raises(ValueError, match=r"the reward function returned rewards of shape .* for 8 completions"):
+        played(data, judges, batches, 1)
+    assert data.edge.metrics()["selector/observes"] == 0
+
+
+def test_an_evaluation_is_not_observed_even_if_its_data_has_selected_rows():
+    data = made()
+    judge = data.watched(correct)[0]
+    judge(prompts=["a"], completions=["b"], mode="eval", **{ROW: np.array([1])})
+    judge(prompts=["a"], completions=["b"], mode="train")
+    assert data.edge.metrics()["selector/observes"] == 0
+    assert data.metrics(prompts=["a"]) == {}
+    assert data.metrics(prompts=["a"], **{ROW: np.array([1])})["selector/observes"] == (0, np.mean)
+
+
+# Tunix's counters
+
+
+@pytest.mark.parametrize(
+    ("options", "passes", "skipped"),
+    [
+        ({}, 1, 1),
+        ({"iterations": 3, "interval": 3}, 3, 3),
+        ({"mini": 4, "micro": 1}, 4, 1),
+        ({"mini": 2, "micro": 1, "interval": 2}, 4, 1),
+        ({"mini": 2, "micro": 2, "iterations": 2, "interval": 4}, 4, 2),
+    ],
+)
+def test_a_resumed_run_skips_what_tunix_skips_and_continues_the_choices(tmp_path, options, passes, skipped):
+    """Per batch there are `passes` over micro-batches, and Tunix skips `skipped` batches when it resumes."""
+    data = made(selector=jaxsel.dps())
+    judges = data.watched(correct)
+    through = played(data, judges, data.batches(learner(judges, str(tmp_path), **options)), 5)
+    again = made(selector=jaxsel.dps())
+    judges = again.watched(correct)
+    batches = again.batches(learner(judges, str(tmp_path), done=2 * passes, **options))
+    for _ in range(2 * skipped):
+        assert len(next(batches)["prompts"]) == 4
+    assert played(again, judges, batches, 3) == through[2:]
+    assert again.edge.state_dict() == data.edge.state_dict()
+
+
+def test_states_of_a_discarded_future_are_deleted_and_other_files_stay(tmp_path):
+    data = made()
+    judges = data.watched(correct)
+    played(data, judges, data.batches(learner(judges, str(tmp_path))), 3)
+    (tmp_path / "selector" / "batch-notes.npz").write_text("mine")
+    again = made()
+    judges = again.watched(correct)
+    again.batches(learner(judges, str(tmp_path), done=2))
+    names = sorted(path.name for path in (tmp_path / "selector").iterdir())
+    assert names == ["batch-00000001.npz", "batch-00000002.npz", "batch-notes.npz"]
+
+
+def test_states_of_deleted_checkpoints_are_deleted(tmp_path):
+    for step in (2, 4):
+        (tmp_path / "actor" / str(step)).mkdir(parents=True)
+    (tmp_path / "actor" / "7.orbax-checkpoint-tmp").mkdir()  # is being written
+    data = made()
+    judges = data.watched(correct)
+    played(data, judges, data.batches(learner(judges, str(tmp_path))), 6)
+    names = sorted(int(path.stem.removeprefix("batch-")) for path in (tmp_path / "selector").iterdir())
+    assert names == [2, 4, 5, 6]
+
+
+def test_files_are_as_far_apart_as_asked(tmp_path):
+    data = made(save_every=3, state_folder=tmp_path / "here")
+    judges = data.watched(correct)
+    played(data, judges, data.batches(learner(judges, "gs://never-read")), 0)
+    data = made(save_every=3)
+    judges = data.watched(correct)
+    played(data, judges, data.batches(learner(judges, str(tmp_path))), 7)
+    assert sorted(path.name for path in (tmp_path / "selector").iterdir()) == [
+        "batch-00000003.npz",
+        "batch-00000006.npz",
+    ]
+
+
+def test_resuming_inside_a_batch_or_without_a_state_is_refused(tmp_path):
+    data = made()
+    judges = data.watched(correct)
+    with pytest.raises(ValueError, match="resumed from step 3, inside a batch of 2 steps; delete this checkpoint"):
+        data.batches(learner(judges, str(tmp_path), mini=2, micro=1, done=6, interval=2))
+    with pytest.raises(ValueError, match=r"resumed from step 6, and .*batch-00000006.npz does not exist; delete"):
+        data.batches(learner(judges, str(tmp_path), done=6))
+
+
+def test_checkpoints_inside_a_batch_warn(tmp_path):
+    data = made()
+    with pytest.warns(UserWarning, match="a batch has 2 of Tunix's steps.* that is a multiple of 2"):
+        data.batches(learner(data.watched(correct), str(tmp_path), iterations=2))
