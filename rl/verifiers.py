@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 VERIFIERS: Mapping[str, str] = {
     "exact": "rl.verifiers:exact",
+    "math": "rl.tasks.math_verifier:verify",
     "countdown": "rl.tasks.countdown_verifier:verify",
     "string_ops": "rl.tasks.string_ops:verify",
 }
 """The names of the verifiers, each with its module and function."""
-OWN_PROCESS: frozenset[str] = frozenset()
+OWN_PROCESS = frozenset({"math"})
 """The verifiers that always run in a process of their own, because compiled code may keep them for long."""
 
 _CURE = f"give one of {', '.join(VERIFIERS)}, or module:function for a function verify(completion, answer)"

@@ -118,8 +118,8 @@ class RunConfig:
     Attributes:
         task: string_ops or countdown; or a file, several files ([a.parquet,b.parquet]), a folder or the hub name of a
             data set, with a verifier and a policy.
-        verifier: For a data set: exact, countdown or string_ops; or module:function, a function verify(completion,
-            answer, **columns).
+        verifier: For a data set: exact, math, countdown or string_ops; or module:function, a function
+            verify(completion, answer, **columns).
         pool_size: Number of training prompts; of a data set at most this number, and 0: all.
         held_out_size: Number of held-out prompts, which the probe uses and training does not; of a data set as above.
         probe_size: Number of pool prompts in the probe, the same in every probe; 0: the whole pool.
