@@ -127,7 +127,8 @@ def words(text: str) -> str | None:
     r"""Return the words of an answer in lower case, such as "monday" for \text{Monday}; None if it is no text."""
     bare = re.sub(_TEXT, r"\1", plain(text)).strip()
     bare = bare.removeprefix("(").removesuffix(")")
-    return " ".join(bare.lower().split()) if re.fullmatch(r"[A-Za-z][A-Za-z' .-]*", bare) else None
+    listed = re.sub(r"\s*,\s*", ",", bare.lower())
+    return " ".join(listed.split()) if re.fullmatch(r"[A-Za-z][A-Za-z', .-]*", bare) else None
 
 
 def is_text(text: str) -> bool:

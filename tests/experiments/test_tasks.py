@@ -59,6 +59,30 @@ def test_a_file_with_a_verifier_is_trained_on(tmp_path, file, model):
         run(replace(longer, verifier="countdown"), tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
+def test_math_is_trained_on_with_its_own_template_and_verifier(tmp_path, file, model):
+    config = replace(CONFIG, task=f"math:{file}", verifier="", policy=model)
+    task = task_of(config)
+    assert task.own_process
+    assert task.pool(1, 0).texts[0].endswith(r"write the final answer inside \boxed{}.")
+    assert task.verify(r"\boxed{7.0}", "7")
+    records = run(config, tmp_path / "run")
+    assert records[1]["train/verifier_errors"] == records[1]["train/verifier_odd"] == 0
+
+
+def test_gsm8k_reads_whole_solutions_as_answers(tmp_path):
+    path = tmp_path / "gsm8k.jsonl"
+    lines = [{"question": f"{i}?", "answer": f"Because.\n#### {1000 + i:,}"} for i in range(4)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    task = make_task(f"gsm8k:{path}", "", DataConfig(held_out_share=0.5))
+    pool = task.pool(0, 0)
+    assert pool.texts[0].startswith(("0?\n", "1?\n", "2?\n"))
+    assert task.verify(f"So\n#### {1000 + int(pool.texts[0][0])}", pool.answers[0])
+    assert not task.verify("#### 999", pool.answers[0])
+    own = make_task(f"gsm8k:{path}", "", DataConfig(template="Solve {prompt}"))
+    assert own.pool(1, 0).texts[0].startswith("Solve ")
+
+
 def test_the_built_in_policy_is_refused_before_anything_is_written(tmp_path, file):
     with pytest.raises(ValueError, match=r"policy is '' with the task .*; give policy=PATH"):
         run(replace(CONFIG, task=file), tmp_path / "run")
@@ -81,6 +105,8 @@ def test_settings_of_the_command_line_make_the_task(file, model):
         ((["a.json", "b.json"],), r"verifier is '' with the data set \['a.json', 'b.json'\]; give one of"),
         (("openai/gsm8k",), "verifier is '' with the data set openai/gsm8k; give one of"),
         (("data.parquet", "judge"), "verifier is 'judge'; give one of exact"),
+        (("math",), "task is 'math'; give math:PATH, gsm8k or gsm8k:PATH"),
+        (("math:a.json", "exact"), "verifier is 'exact' with the task math:a.json, which has its own; leave it out"),
         (("chess",), "task is 'chess'; give one of string_ops, .* with verifier=NAME"),
         (("countdown", "exact"), "verifier is 'exact' with the built-in task countdown, which has its own; leave it"),
         (("countdown", "", DataConfig(max_new_tokens=9)), "data is .* with the built-in task countdown"),

@@ -38,6 +38,8 @@ RIGHT = {
     "120_5": ["120_{5}", "120"],
     "2:1": ["2 : 1"],
     r"\text{Monday}": ["Monday", r"\text{ monday }", r"\textbf{Monday}"],
+    r"\text{A, C}": ["A,C", r"\text{A,C}"],
+    "2^{4181}": [r"2 \cdot 2^{4180}"],
     r"\text{(B)}": ["B", r"\text{B}"],
     r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}": [r"\begin{bmatrix}1\\ 4/2\end{bmatrix}"],
     "10^{-7}": ["0.0000001"],
