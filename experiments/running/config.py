@@ -116,8 +116,8 @@ class RunConfig:
     """One training run; the defaults are the settings of the comparisons (`experiments.running.compare`).
 
     Attributes:
-        task: string_ops or countdown; math:PATH or gsm8k, for a policy that reads their texts; or a file, several files
-            ([a.parquet,b.parquet]), a folder or the hub name of a data set, with a verifier and a policy.
+        task: string_ops or countdown. With a policy also math:PATH, gsm8k or reasoning_gym:NAME; or, with a verifier
+            too, a file, several files ([a.parquet,b.parquet]), a folder or the hub name of a data set.
         verifier: For a data set: exact, math, countdown or string_ops; or module:function, a function
             verify(completion, answer, **columns).
         pool_size: Number of training prompts; of a data set at most this number, and 0: all.
