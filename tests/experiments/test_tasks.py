@@ -70,6 +70,15 @@ def test_math_is_trained_on_with_its_own_template_and_verifier(tmp_path, file, m
     assert records[1]["train/verifier_errors"] == records[1]["train/verifier_odd"] == 0
 
 
+@pytest.mark.slow
+def test_a_task_of_reasoning_gym_is_trained_on(tmp_path, model):
+    pytest.importorskip("reasoning_gym")
+    config = replace(CONFIG, task="reasoning_gym:basic_arithmetic", verifier="", policy=model)
+    records = run(config, tmp_path / "run")
+    assert [record["step"] for record in records] == [0, 1, 2]
+    assert records[1]["train/verifier_errors"] == records[1]["train/verifier_odd"] == 0
+
+
 def test_gsm8k_reads_whole_solutions_as_answers(tmp_path):
     path = tmp_path / "gsm8k.jsonl"
     lines = [{"question": f"{i}?", "answer": f"Because.\n#### {1000 + i:,}"} for i in range(4)]
