@@ -53,8 +53,10 @@ class TestWithTheLibrary:
         for text, answer in zip(pool.texts, pool.answers, strict=True):
             entry = reasoning_gym._dataset("basic_arithmetic", answer["seed"])[answer["index"]]
             assert entry["question"] in text
-            assert task.verify(f"<answer>{entry['answer']}</answer>", answer).success
-            assert not task.verify(f"<answer>{entry['answer']}1</answer>", answer).success
+            assert task.verify(f"<answer>{entry['answer']}</answer>", answer) == (True, 1.0)
+            wrong = task.verify(f"<answer>{entry['answer']}1</answer>", answer)
+            assert wrong is not None
+            assert not wrong.success
             assert task.verify("I do not know.", answer) == (False, 0.0)
 
     def test_a_million_prompts_take_less_than_a_minute(self):
