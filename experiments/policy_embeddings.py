@@ -29,7 +29,8 @@ from experiments.reporting.spread import of_seeds, shown
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import quiet_pipe
 from experiments.running.config import RunConfig
-from experiments.running.runs import TASKS, make_policy, make_task
+from experiments.running.runs import make_policy
+from experiments.running.tasks import TASKS, task_of
 from jaxsel import metrics
 from jaxsel.integrations.embeddings import embed
 from rl.engines.hf import HFEngine
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> None:
 
 def measured(config: RunConfig, num_rollouts: int) -> dict[str, float]:
     """Return the correlations for one policy and pool, and the time to embed the pool, in seconds."""
-    task = make_task(config.task)
+    task = task_of(config)
     policy = make_policy(config, task, progress=False)
     pool = task.pool(config.pool_size, config.seed)
     rates = success_rates(task, policy, pool, num_rollouts)

@@ -34,7 +34,8 @@ from experiments.running.command import quiet_pipe
 from experiments.running.compare import SETTINGS, run_config
 from experiments.running.config import RunConfig
 from experiments.running.curricula import make_curriculum
-from experiments.running.runs import make_policy, make_task
+from experiments.running.runs import make_policy
+from experiments.running.tasks import task_of
 from rl.engines.hf import HFEngine
 from rl.policy import Policy
 from rl.probe import Probe
@@ -108,7 +109,7 @@ def make_world(pool_size: int, steps: int) -> World:
         train=replace(config.train, steps=steps, probe_every=0, checkpoint_every=0),
     )
     verdicts = itertools.cycle([Verdict(True, 1.0)] + (4 * config.train.group_size - 1) * [Verdict(False, 0.0)])
-    task = make_task(config.task)._replace(verify=lambda completion, answer: next(verdicts))
+    task = task_of(config)._replace(verify=lambda completion, answer: next(verdicts))
     return World(config, task, task.pool(pool_size, config.seed), make_policy(config, task, progress=False))
 
 

@@ -174,7 +174,7 @@ def _verifier(config: TrainConfig, task: Task, ranks: Ranks) -> Verifier:
     """Return the verifier of the task; rank 0 alone starts a process for it."""
 
     def make() -> Verifier:
-        own_process = config.verify_process and ranks.is_main
+        own_process = (config.verify_process or task.own_process) and ranks.is_main
         return Verifier(task.verify, timeout=config.verify_timeout, own_process=own_process, on_main=ranks.on_main)
 
     return ranks.each(make)

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from experiments.reporting.summaries import Records
 from experiments.running.config import CONFIG, RunConfig, flat_settings, read_settings
-from experiments.running.runs import make_policy, make_task, run
+from experiments.running.runs import make_policy, run
+from experiments.running.tasks import task_of
 from rl import progress
 from rl.preemption import PreemptedError
 from rl.run_log import read_metrics
@@ -104,7 +105,7 @@ def _run_all(configs: Mapping[Path, RunConfig], resume: bool) -> dict[Path, Reco
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(context.RLock(), positions)
     ) as executor:
-        policies = {(config.task, config.policy, config.seed): config for config in configs.values()}
+        policies = {(str(config.task), config.policy, config.seed): config for config in configs.values()}
         list(executor.map(_warm_up, policies.values()))  # warm up each policy once, before several runs need it
         futures = {folder: executor.submit(_run, config, folder, resume) for folder, config in configs.items()}
         return {folder: future.result() for folder, future in futures.items()}
@@ -123,7 +124,7 @@ def _start_worker(lock: Any, positions: Any) -> None:
 
 
 def _warm_up(config: RunConfig) -> None:
-    make_policy(config, make_task(config.task))
+    make_policy(config, task_of(config))
 
 
 def _run(config: RunConfig, run_dir: Path, resume: bool) -> Records:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rl import _checks
+from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
 
@@ -47,6 +48,8 @@ class MethodConfig:
         margin: With a filter: smallest share of successes, and of failures, in a group that is kept, 0 to 1/2.
         max_batches: With a filter: maximum of generation batches per step.
         keep_surplus: With a filter: keep mixed groups beyond batch_size for the next step.
+        prior_rollouts: Number of rollouts behind each solve rate of the data set, from which every method gets its
+            prior (jaxsel.informative_prior, where each of these rollouts counts three times); 0: no such prior.
     """
 
     name: str = "mopps"
@@ -67,6 +70,7 @@ class MethodConfig:
     margin: float = 0.0
     max_batches: int = 10
     keep_surplus: bool = False
+    prior_rollouts: float = 0.0
 
     def __post_init__(self):
         _checks.integers(1, batch_size=self.batch_size, max_batches=self.max_batches)
@@ -74,6 +78,7 @@ class MethodConfig:
         _checks.from_zero_to_one(decay=self.decay, dps_decay=self.dps_decay, target=self.target)
         _checks.from_zero_to_one(lower=self.lower, upper=self.upper)
         _checks.at_least_zero(entropy_weight=self.entropy_weight, diversity_weight=self.diversity_weight)
+        _checks.at_least_zero(prior_rollouts=self.prior_rollouts)
         _checks.above_zero(temperature=self.temperature)
         _checks.booleans(keep_surplus=self.keep_surplus, filter=self.filter)
         if not 0 <= self.margin <= 0.5:
@@ -119,9 +124,12 @@ class RunConfig:
     """One training run; the defaults are the settings of the comparisons (`experiments.running.compare`).
 
     Attributes:
-        task: string_ops or countdown.
-        pool_size: Number of training prompts.
-        held_out_size: Number of held-out prompts, which the probe uses and training does not.
+        task: string_ops or countdown. With a policy also math:PATH, gsm8k or reasoning_gym:NAME; or, with a verifier
+            too, a file, several files ([a.parquet,b.parquet]), a folder or the hub name of a data set.
+        verifier: For a data set: exact, math, countdown or string_ops; or module:function, a function
+            verify(completion, answer, **columns).
+        pool_size: Number of training prompts; of a data set at most this number, and 0: all.
+        held_out_size: Number of held-out prompts, which the probe uses and training does not; of a data set as above.
         probe_size: Number of pool prompts in the probe, the same in every probe; 0: the whole pool.
         policy: Folder or hub name of a Hugging Face causal language model; empty: the built-in policy, warm-started.
         precision: Precision of updates and of the Hugging Face engine: float32, or bfloat16 (torch.autocast; the
@@ -131,13 +139,15 @@ class RunConfig:
         tracker: wandb or trackio: metrics also go to that tracker, where a resumed run stays one run. Empty: metrics
             go only to the folder.
         seed: Seed of the warm start, the pool, the choices and the rollouts.
+        data: How a data set becomes a task.
         method: The method that chooses prompts.
         engine: The engine that generates rollouts.
         warm_start: The built-in policy; the seed above replaces its seed.
         train: The training loop; the seed above replaces its seed.
     """
 
-    task: str = "string_ops"
+    task: Any = "string_ops"
+    verifier: str = ""
     pool_size: int = 500
     held_out_size: int = 500
     probe_size: int = 200
@@ -146,14 +156,18 @@ class RunConfig:
     parallel: str = "ddp"
     tracker: str = ""
     seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=2500))
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=200))
 
     def __post_init__(self):
-        _checks.integers(1, pool_size=self.pool_size, held_out_size=self.held_out_size)
+        _checks.integers(0, pool_size=self.pool_size, held_out_size=self.held_out_size)
         _checks.integers(0, probe_size=self.probe_size, seed=self.seed)
+        names = self.task if isinstance(self.task, list | tuple) else [self.task]
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"task is {self.task!r}; give the name of a task, a path, or a list of paths")
 
 
 def writable_config(base: RunConfig | None = None) -> DictConfig:

@@ -1,8 +1,9 @@
 """Curricula: the methods that choose prompts, made from their settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,47 +20,60 @@ Embeddings = Callable[[], np.ndarray]
 """A function that computes the embeddings of the pool; methods without embeddings do not call it."""
 
 
-def _mopps(method: MethodConfig, group_size: int, embeddings: Embeddings) -> jaxsel.Selector:
-    del embeddings
-    return jaxsel.mopps(decay=method.decay, target=method.target, group_size=group_size)
+class Given(NamedTuple):
+    """What a method is made from, besides its own settings.
+
+    Attributes:
+        group_size: Rollouts per prompt.
+        embeddings: Function that computes the embeddings of the pool.
+        priors: `prior_alpha` and `prior_beta` from the solve rates of the pool; empty: uniform priors.
+    """
+
+    group_size: int
+    embeddings: Embeddings
+    priors: Mapping[str, Any]
 
 
-def _mopps_mean(method: MethodConfig, group_size: int, embeddings: Embeddings) -> jaxsel.Selector:
-    del embeddings
-    acquisition = jaxsel.target_success_rate(method.target)
-    return jaxsel.mopps(decay=method.decay, group_size=group_size, acquisition=acquisition)
+def _mopps(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
+    settings: dict[str, Any] = {"decay": method.decay, "target": method.target, "group_size": given.group_size}
+    return jaxsel.mopps(**settings, **given.priors, **replaced)
 
 
-def _mopps_mixed(method: MethodConfig, group_size: int, embeddings: Embeddings) -> jaxsel.Selector:
-    del embeddings
-    sampled = {"acquisition": jaxsel.mixed_probability(log=True), "rule": jaxsel.gumbel_top_k()}
-    return jaxsel.mopps(decay=method.decay, group_size=group_size, **sampled)
+def _mopps_mean(method: MethodConfig, given: Given) -> jaxsel.Selector:
+    return _mopps(method, given, acquisition=jaxsel.target_success_rate(method.target))
 
 
-def _threshold(method: MethodConfig, group_size: int, embeddings: Embeddings) -> jaxsel.Selector:
-    del embeddings
-    return jaxsel.threshold(lower=method.lower, upper=method.upper, decay=method.decay, group_size=group_size)
+def _mopps_mixed(method: MethodConfig, given: Given) -> jaxsel.Selector:
+    return _mopps(method, given, acquisition=jaxsel.mixed_probability(log=True), rule=jaxsel.gumbel_top_k())
 
 
-def _dps(method: MethodConfig, group_size: int, embeddings: Embeddings) -> jaxsel.Selector:
-    del group_size, embeddings
-    return jaxsel.dps(decay=method.dps_decay, prior_counts=method.prior_counts, entropy_weight=method.entropy_weight)
+def _threshold(method: MethodConfig, given: Given) -> jaxsel.Selector:
+    bounds = {"lower": method.lower, "upper": method.upper}
+    return jaxsel.threshold(**bounds, decay=method.decay, group_size=given.group_size, **given.priors)
 
 
-def _gps(method: MethodConfig, group_size: int, embeddings: Embeddings) -> jaxsel.Selector:
+def _dps(method: MethodConfig, given: Given) -> jaxsel.Selector:
+    settings: dict[str, Any] = {"prior_counts": method.prior_counts, "entropy_weight": method.entropy_weight}
+    return jaxsel.dps(decay=method.dps_decay, **settings, group_size=given.group_size, **given.priors)
+
+
+def _gps(method: MethodConfig, given: Given) -> jaxsel.Selector:
     return jaxsel.gps(
-        embeddings(),
+        given.embeddings(),
         target=method.target,
         diversity_weight=method.diversity_weight,
         decay=method.decay,
-        group_size=group_size,
+        group_size=given.group_size,
         latent_size=method.latent_size,
         context_size=method.batch_size,
+        **given.priors,
     )
 
 
-def _adaptive(method: MethodConfig, group_size: int, embeddings: Embeddings) -> jaxsel.Selector:
-    return jaxsel.adaptive(embeddings(), group_size=group_size, temperature=method.temperature)
+def _adaptive(method: MethodConfig, given: Given) -> jaxsel.Selector:
+    return jaxsel.adaptive(
+        given.embeddings(), group_size=given.group_size, temperature=method.temperature, **given.priors
+    )
 
 
 PREDICTIVE = {
@@ -113,8 +127,22 @@ def make_curriculum(
 
 def _selector(config: RunConfig, pool: PromptPool, embeddings: Embeddings) -> jaxsel.PromptSelector:
     method, group_size = config.method, config.train.group_size
+    given = Given(group_size, embeddings, _priors(method, pool))
     if method.name in PREDICTIVE:
-        selector, ratio = PREDICTIVE[method.name](method, group_size, embeddings), method.candidate_ratio or None
+        selector, ratio = PREDICTIVE[method.name](method, given), method.candidate_ratio or None
     else:  # the baselines go through the pool in shuffled epochs; their selector only predicts, for comparison
-        selector, ratio = jaxsel.uniform(decay=method.decay, group_size=group_size), 1
+        selector, ratio = jaxsel.uniform(decay=method.decay, group_size=group_size, **given.priors), 1
     return jaxsel.PromptSelector(selector, keys=list(pool.keys), seed=config.seed, candidate_ratio=ratio)
+
+
+def _priors(method: MethodConfig, pool: PromptPool) -> dict[str, Any]:
+    n = method.prior_rollouts
+    if not n:
+        return {}
+    if pool.rates is None:
+        raise ValueError(
+            f"method.prior_rollouts is {n:g}, and the pool has no solve rates; name their column by data.rate, or give "
+            "method.prior_rollouts=0"
+        )
+    alpha, beta = jaxsel.informative_prior([None if rate is None else rate * n for rate in pool.rates], n)
+    return {"prior_alpha": alpha, "prior_beta": beta}

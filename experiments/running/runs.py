@@ -13,6 +13,7 @@ from transformers.utils import logging
 from experiments.reporting.provenance import provenance, write_result
 from experiments.running.config import CONFIG, EngineConfig, RunConfig, flat, flat_settings, read_settings
 from experiments.running.curricula import make_curriculum
+from experiments.running.tasks import task_of
 from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
 from rl.policy import Policy, load_policy
@@ -25,22 +26,8 @@ from rl.run_folder.checkpoint import MAY_CHANGE
 from rl.run_folder.lock import alone_in
 from rl.run_folder.trackers import Tracker
 from rl.run_log import is_end, read_metrics
-from rl.tasks import countdown, string_ops
 from rl.train import train
 from rl.warm_start import warm_start
-
-TASKS: dict[str, Callable[[], Task]] = {"string_ops": string_ops.make, "countdown": countdown.make}
-
-
-def make_task(name: str) -> Task:
-    """Return the task of that name.
-
-    Raises:
-        ValueError: The task is unknown.
-    """
-    if name not in TASKS:
-        raise ValueError(f"task is {name!r}; give one of {', '.join(TASKS)}")
-    return TASKS[name]()
 
 
 def make_policy(config: RunConfig, task: Task, *, progress: bool = True) -> Policy:
@@ -106,7 +93,7 @@ def run(
 def _run(
     config: RunConfig, run_dir: Path, resume: bool, progress: Callable[[range], Any] | None, ranks: Ranks
 ) -> list[dict[str, float]]:
-    task = make_task(config.task)
+    task = task_of(config)
     pool = task.pool(config.pool_size, config.seed)
     ranks.on_main(lambda: _claim(config, run_dir, resume, ranks))
     policy = _preemptible(ranks, lambda: make_policy(config, task, progress=ranks.is_main))

@@ -30,6 +30,7 @@ class Item(NamedTuple):
         place: The row and the file, for messages.
         digest: A digest of the prompt.
         identity: The columns of the row that can identify it.
+        others: Other columns of the row, for a verifier.
     """
 
     prompt: Prompt
@@ -38,6 +39,7 @@ class Item(NamedTuple):
     place: str
     digest: str
     identity: Mapping[str, Any]
+    others: Mapping[str, Any]
 
 
 def digest(prompt: Prompt) -> str:

@@ -78,7 +78,8 @@ class Task(NamedTuple):
 
     Attributes:
         name: Name of the task in `task=...` on the command line, in file names and in logs.
-        alphabet: All characters of prompts and completions, for the character tokeniser.
+        alphabet: All characters of prompts and completions, for the character tokeniser. Empty: the built-in policy
+            cannot read this task.
         max_new_tokens: Longest completion in tokens, end of sequence included.
         pool: Function `(num_prompts, seed) -> PromptPool` that makes training prompts.
         held_out: Function `(num_prompts,) -> PromptPool` that makes evaluation prompts. They are the same in every
@@ -86,6 +87,8 @@ class Task(NamedTuple):
         demonstrations: Function `(seed) -> Iterator[Demonstration]` whose iterator never ends.
         verify: Function `(completion, answer) -> Verdict | None`. None means that no judgement was possible.
         stop: Texts that end a completion, besides the end of sequence.
+        own_process: Whether the verifier always runs in a process of its own, which is killed at the time limit; see
+            `TrainConfig.verify_process`. A verifier needs this if compiled code may keep it for long.
     """
 
     name: str
@@ -96,3 +99,4 @@ class Task(NamedTuple):
     demonstrations: Callable[[int], Iterator[Demonstration]]
     verify: Callable[[str, Any], Verdict | None]
     stop: tuple[str, ...] = ()
+    own_process: bool = False

@@ -1,7 +1,8 @@
 """Reading prompt files into a pool."""
 
 import logging
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rl.prompts.files import read_rows
 from rl.prompts.identity import Item, described, keys_of, merged, repeats, same_answer
@@ -23,6 +24,7 @@ class Report(NamedTuple):
         columns: The columns of the first file.
         key: Name of what identifies a prompt: a column, several columns, or the text.
         skipped: One message per row that was left out because it is odd.
+        others: The other columns of every prompt that the reader was asked for.
     """
 
     pool: PromptPool
@@ -31,6 +33,7 @@ class Report(NamedTuple):
     columns: Columns
     key: str
     skipped: list[str]
+    others: list[Mapping[str, Any]]
 
     @property
     def conflicts(self) -> int:
@@ -105,18 +108,22 @@ def read_report(
     config: str | None = None,
     merge: bool = False,
     skip_odd: bool = False,
+    others: Sequence[str] | None = (),
 ) -> Report:
-    """Read prompts as `read_prompts` does, and return them with what was found, without warnings."""
+    """Read prompts as `read_prompts` does, and return them with what was found, without warnings.
+
+    `others` names columns to keep in `Report.others` besides; None keeps all.
+    """
     named = [name for name in (prompt, answer, key, rate) if name]
     sources = find_sources(source, split=split, config=config)
-    files = [read_rows(one, lambda name: is_wanted(name, named)) for one in sources]
+    files = [read_rows(one, lambda name: others is None or is_wanted(name, [*named, *others])) for one in sources]
     filled = [file for file in files if file.rows]  # an empty file has no columns
     columns = [find_columns(file, prompt, answer, rate) for file in filled]
     skipped: list[str] = []
     items = [
         item
         for file, own in zip(filled, columns, strict=True)
-        for item in read_items(file, own, key, skipped if skip_odd else None)
+        for item in read_items(file, own, key, skipped if skip_odd else None, others)
     ]
     kept = merged(items) if merge else items
     key_name, keys = keys_of(kept, key)
@@ -128,4 +135,5 @@ def read_report(
         columns[0] if columns else Columns(prompt or "", answer or "", rate or ""),
         key_name,
         skipped,
+        [item.others for item in kept],
     )

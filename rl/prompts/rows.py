@@ -1,6 +1,7 @@
 """The rows of a prompt file, each with its prompt, answer, solve rate and identity."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rl.prompts.files import FileRows
@@ -15,7 +16,9 @@ class _OddRowError(ValueError):
     """A row that cannot be read; the message names file and row."""
 
 
-def read_items(file: FileRows, columns: Columns, key: str | None, skipped: list[str] | None) -> list[Item]:
+def read_items(
+    file: FileRows, columns: Columns, key: str | None, skipped: list[str] | None, others: Sequence[str] | None = ()
+) -> list[Item]:
     """Return the rows of a file as items.
 
     Args:
@@ -23,6 +26,7 @@ def read_items(file: FileRows, columns: Columns, key: str | None, skipped: list[
         columns: Its columns.
         key: Name of the keys' column; None: no column was named.
         skipped: Receives one message per odd row, which is left out. None: refuse odd rows.
+        others: Names of other columns to keep; None: all. A row without one of them has no value for it.
 
     Raises:
         ValueError: A row is odd; the message names file and row.
@@ -40,7 +44,8 @@ def read_items(file: FileRows, columns: Columns, key: str | None, skipped: list[
                 raise ValueError(f"{error}, or leave out odd rows by skip_odd=True") from None
             skipped.append(str(error))
             continue
-        items.append(Item(prompt, answer, rate, place, digest(prompt), identity_of(row, key)))
+        kept = row if others is None else {name: row[name] for name in others if name in row}
+        items.append(Item(prompt, answer, rate, place, digest(prompt), identity_of(row, key), kept))
     return items
 
 

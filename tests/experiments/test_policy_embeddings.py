@@ -5,7 +5,7 @@ import pytest
 
 from experiments import policy_embeddings
 from experiments.policy_embeddings import correlation, success_rates
-from experiments.running.runs import make_task
+from experiments.running.tasks import make_task
 from rl.policy import build_policy
 from rl.prompts import Verdict
 

@@ -15,7 +15,8 @@ from experiments.running.compare import finished
 from experiments.running.config import EngineConfig, MethodConfig, RunConfig
 from experiments.running.curricula import METHOD_NAMES, make_curriculum
 from experiments.running.embeddings import pool_embeddings
-from experiments.running.runs import make_policy, make_task, run
+from experiments.running.runs import make_policy, run
+from experiments.running.tasks import make_task
 from rl.hidden_states import hidden_states
 from rl.prompts import PromptPool
 from rl.run_log import read_metrics

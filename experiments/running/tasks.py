@@ -1,0 +1,64 @@
+"""Tasks from their settings: the built-in tasks by name, and any data set with a verifier."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from experiments.running.config import RunConfig
+from rl.prompts import Task
+from rl.prompts.files import format_of
+from rl.tasks import countdown, data, presets, reasoning_gym, string_ops
+from rl.tasks.data_config import DataConfig
+from rl.verifiers import VERIFIERS
+
+TASKS: dict[str, Callable[[], Task]] = {"string_ops": string_ops.make, "countdown": countdown.make}
+"""The built-in tasks, which need neither data nor a policy."""
+
+
+def task_of(config: RunConfig) -> Task:
+    """Return the task of a run.
+
+    Raises:
+        ValueError: The task or its verifier is unknown, or the built-in policy cannot read the task.
+    """
+    task = make_task(config.task, config.verifier, config.data)
+    if not task.alphabet and not config.policy:
+        task.demonstrations(config.seed)  # refuses, before anything is read or written
+    return task
+
+
+def make_task(task: str | Sequence[str], verifier: str = "", config: DataConfig | None = None) -> Task:
+    """Return the task of that name, or of that data set.
+
+    Args:
+        task: The name of a built-in task; or a file, several files, a folder, or the hub name of a data set.
+        verifier: The verifier of a data set; see `rl.verifiers`.
+        config: How a data set becomes a task. None: the defaults.
+
+    Raises:
+        ValueError: The task is unknown, or a data set has no verifier, or a built-in task has settings of data sets.
+    """
+    config = config or DataConfig()
+    if isinstance(task, str) and task in TASKS:
+        if verifier or config != DataConfig():
+            given = f"verifier is {verifier!r}" if verifier else f"data is {config}"
+            raise ValueError(f"{given} with the built-in task {task}, which has its own; leave it out")
+        return TASKS[task]()
+    if isinstance(task, str) and (presets.is_preset(task) or task.startswith(reasoning_gym.PREFIX)):
+        if verifier:
+            raise ValueError(f"verifier is {verifier!r} with the task {task}, which has its own; leave it out")
+        return (presets if presets.is_preset(task) else reasoning_gym).make(task, config)
+    if verifier:
+        return data.make(task if isinstance(task, str) else list(task), verifier, config)
+    if isinstance(task, str) and not _is_data(task):
+        raise ValueError(
+            f"task is {task!r}; give one of {', '.join(TASKS)}, math:PATH, gsm8k, reasoning_gym:NAME, or a file, a "
+            "folder or the hub name of a data set with verifier=NAME"
+        )
+    raise ValueError(
+        f"verifier is '' with the data set {task}; give one of {', '.join(VERIFIERS)}, or module:function for a "
+        "function verify(completion, answer)"
+    )
+
+
+def _is_data(name: str) -> bool:
+    return "/" in name or os.path.exists(name) or format_of(name) is not None

@@ -1,0 +1,148 @@
+"""A task from any data set of prompts: files, a folder, or a data set on the Hugging Face hub, with a verifier.
+
+    python -m experiments.train task=train.parquet verifier=exact policy=Qwen/Qwen2.5-0.5B-Instruct
+
+The policy must be a Hugging Face model, because the built-in policy reads only the characters of its own tasks.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl.prompts import Demonstration, Prompt, PromptPool, Task, read_report
+from rl.prompts.identity import described, digest
+from rl.prompts.sources import Sources
+from rl.tasks.data_config import NONE, DataConfig
+from rl.tasks.held_out import held_out_rows, order_of
+from rl.tasks.templates import filled
+from rl.verifiers import OWN_PROCESS, RowAnswer, Wanted, find_verifier, wanted_columns, with_columns
+
+_log = logging.getLogger(__name__)
+_ARGUMENTS = ("completion", "answer")  # columns of these names are not passed a second time
+
+
+def make(source: Sources, verifier: str | Callable[..., Any], config: DataConfig | None = None) -> Task:
+    """Return the task of a data set. The data are read when its first pool is asked for.
+
+    A pool has at most as many prompts as are asked for: the data set may have fewer. 0 asks for all prompts.
+
+    Args:
+        source: A file, several files, a folder, or the name of a data set on the hub; see `rl.prompts.read_prompts`.
+        verifier: The name of a verifier, `module:function`, or a function; see `rl.verifiers`.
+        config: The settings. None: the defaults.
+
+    Raises:
+        ValueError: The verifier is missing or unknown, or cannot be imported.
+    """
+    config = config or DataConfig()
+    name = str(source) if isinstance(source, str | Path) else " ".join(map(str, source))
+    verify = find_verifier(verifier) if isinstance(verifier, str) else verifier
+    wanted = wanted_columns(verify)
+    data = _Data(source, config, wanted)
+    return Task(
+        name=name,
+        alphabet="",
+        max_new_tokens=config.max_new_tokens,
+        pool=data.pool,
+        held_out=data.held_out,
+        demonstrations=partial(no_demonstrations, name),
+        verify=verify if wanted.names == () else with_columns(verify),
+        stop=tuple(config.stop),
+        own_process=verifier in OWN_PROCESS if isinstance(verifier, str) else False,
+    )
+
+
+def no_demonstrations(name: str, seed: int) -> Iterator[Demonstration]:
+    """Refuse to give demonstrations: a task without them needs a policy that exists already.
+
+    Raises:
+        ValueError: Always.
+    """
+    del seed
+    raise ValueError(
+        f"policy is '' with the task {name}, whose texts the built-in policy cannot read: it knows only the characters "
+        "of string_ops and countdown; give policy=PATH, the folder or hub name of a Hugging Face model"
+    )
+
+
+class _Data:
+    """The two disjoint sides of a data set, read once."""
+
+    def __init__(self, source: Sources, config: DataConfig, wanted: Wanted):
+        self._source, self._config, self._wanted = source, config, wanted
+
+    def pool(self, num_prompts: int, seed: int) -> PromptPool:
+        """Return training prompts, chosen by the seed, in the order of the data."""
+        training, _ = self._sides
+        rows = np.random.default_rng(seed).permutation(len(training))[: num_prompts or None]
+        return self._templated(training.take(np.sort(rows).tolist()))
+
+    def held_out(self, num_prompts: int) -> PromptPool:
+        """Return held-out prompts, the same in every run; fewer are the first of more."""
+        _, held_out = self._sides
+        order = order_of(list(map(digest, held_out.texts)), self._config.held_out_seed)
+        return self._templated(held_out.take(order[: num_prompts or None]))
+
+    @cached_property
+    def _sides(self) -> tuple[PromptPool, PromptPool]:
+        config = self._config
+        whole = self._read(self._source, config.split)
+        digests = list(map(digest, whole.texts))
+        if config.held_out or config.held_out_split:
+            held_out = self._read(config.held_out or self._source, config.held_out_split)
+            apart = set(map(digest, held_out.texts))
+            inside = np.array([one in apart for one in digests], bool)
+            if inside.any():
+                _log.warning("%d training prompts are left out, because they are held out too", inside.sum())
+        else:
+            inside = held_out_rows(digests, config.held_out_share, config.held_out_seed)
+            held_out = whole.take(np.flatnonzero(inside).tolist())
+        if inside.all():
+            raise ValueError(f"every prompt of {self._source} is held out; give other prompts or a smaller share")
+        return whole.take(np.flatnonzero(~inside).tolist()), held_out
+
+    def _read(self, source: Sources, split: str) -> PromptPool:
+        config = self._config
+        report = read_report(
+            source,
+            prompt=config.prompt or None,
+            answer=_column(config.answer),
+            key=config.key or None,
+            rate=_column(config.rate),
+            split=split or None,
+            config=config.config or None,
+            merge=config.merge,
+            skip_odd=config.skip_odd,
+            others=self._wanted.names,
+        )
+        if report.repeats and not config.merge:
+            _log.warning("%s; data.merge=true merges those with equal answers", described(report.repeats))
+        if report.skipped:
+            _log.warning("%d odd rows are left out: %s", len(report.skipped), "; ".join(report.skipped[:3]))
+        if self._wanted.names == ():
+            return report.pool
+        answers = [self._row(*row) for row in zip(report.pool.answers, report.others, strict=True)]
+        return PromptPool(report.pool.texts, answers, report.pool.keys, report.pool.rates)
+
+    def _row(self, answer: Any, others: Mapping[str, Any]) -> RowAnswer:
+        missing = [name for name in self._wanted.needed if name not in others]
+        if missing:
+            raise ValueError(
+                f"the verifier needs the columns {missing}, which {self._source} lacks; rename a column, or give the "
+                "arguments of the verifier default values"
+            )
+        return RowAnswer(
+            answer, {name: value for name, value in others.items() if name not in ("completion", "answer")}
+        )
+
+    def _templated(self, pool: PromptPool) -> PromptPool:
+        texts: list[Prompt] = [filled(self._config.template, prompt) for prompt in pool.texts]
+        return PromptPool(texts, pool.answers, pool.keys, pool.rates)
+
+
+def _column(name: str) -> str | None:
+    return "" if name == NONE else name or None

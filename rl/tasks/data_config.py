@@ -1,0 +1,59 @@
+"""The settings that turn a data set into a task."""
+
+from dataclasses import dataclass, field
+
+from rl import _checks
+from rl.tasks.held_out import check_share
+from rl.tasks.templates import check_template
+
+NONE = "none"
+"""The name of a column that says: the data have no such column."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a data set becomes a task.
+
+    Attributes:
+        template: Text with the placeholder {prompt}, which is replaced by the prompt, or by the text of its last
+            message of role user. Empty: the prompt itself.
+        max_new_tokens: Longest completion in tokens.
+        stop: Texts that end a completion, besides the end of sequence.
+        prompt: Column of the prompts; empty: found by name.
+        answer: Column of the answers; empty: found by name; none: the data have no answers.
+        key: Column of the keys; empty: the first that tells all rows apart.
+        rate: Column of the solve rates; empty: found by name, if there is one; none: read no rates.
+        split: Split of a folder or of a data set on the hub, such as train; empty: the only one.
+        config: Configuration of a data set on the hub.
+        held_out: File or folder of the held-out prompts; empty: they come from the data set itself.
+        held_out_split: Split of the held-out prompts, such as test; empty: no split, but a share.
+        held_out_share: Share of the distinct prompts that is held out, without a file or a split of held-out prompts.
+        held_out_seed: Seed of the choice of the held-out prompts; the seed of the run does not change them.
+        merge: Whether rows with the same prompt and answer become one row.
+        skip_odd: Whether rows that cannot be read are left out with a warning, instead of refused.
+    """
+
+    template: str = ""
+    max_new_tokens: int = 512
+    stop: list[str] = field(default_factory=list)
+    prompt: str = ""
+    answer: str = ""
+    key: str = ""
+    rate: str = ""
+    split: str = ""
+    config: str = ""
+    held_out: str = ""
+    held_out_split: str = ""
+    held_out_share: float = 0.1
+    held_out_seed: int = 0
+    merge: bool = False
+    skip_odd: bool = False
+
+    def __post_init__(self):
+        _checks.integers(1, max_new_tokens=self.max_new_tokens)
+        _checks.integers(0, held_out_seed=self.held_out_seed)
+        _checks.booleans(merge=self.merge, skip_odd=self.skip_odd)
+        check_share(self.held_out_share)
+        check_template(self.template)
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(f"stop is {self.stop!r}; give a list of texts that are not empty")

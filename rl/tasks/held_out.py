@@ -1,0 +1,41 @@
+"""The choice of held-out prompts by their content, so that it survives shuffling, and equal prompts stay together."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+
+from rl import _checks
+
+
+def check_share(share: float) -> None:
+    """Refuse a share of held-out prompts that leaves nothing on one side.
+
+    Raises:
+        ValueError: The share is not above 0 and below 1.
+    """
+    _checks.from_zero_to_one(held_out_share=share)
+    if not 0 < share < 1:
+        raise ValueError(f"held_out_share is {share}; give a number above 0 and below 1")
+
+
+def order_of(digests: Sequence[str], seed: int) -> list[int]:
+    """Return the rows in a random order that depends on the seed and on each prompt's digest alone."""
+    return sorted(range(len(digests)), key=lambda row: _rank(digests[row], seed))
+
+
+def held_out_rows(digests: Sequence[str], share: float, seed: int) -> np.ndarray:
+    """Return whether each row is held out, bool `[N]`: those of the distinct prompts that are first in a random order.
+
+    Args:
+        digests: One digest per prompt; equal prompts have equal digests.
+        share: Share of the distinct prompts, rounded, but at least one prompt.
+        seed: Seed of the order.
+    """
+    distinct = sorted(set(digests), key=lambda digest: _rank(digest, seed))
+    chosen = set(distinct[: max(1, round(share * len(distinct)))])
+    return np.array([digest in chosen for digest in digests], bool)
+
+
+def _rank(digest: str, seed: int) -> bytes:
+    return blake2b(f"{seed} {digest}".encode(), digest_size=16).digest()

@@ -1,0 +1,128 @@
+r"""The verifier of mathematical answers: the final answer, by the library math-verify.
+
+A completion is right if its final answer (see `rl.tasks.math_answers`) equals the reference answer. math-verify reads
+both as SymPy expressions and compares them. These rules come before it, because it accepts more than an examiner:
+
+* Two units must be the same unit: 5 cm is not 5 m. A unit on one side alone does not count.
+* A percentage equals its value: 25% is 1/4. Also right is 25 for 25%, and 25% for the integer 25, because references
+  often leave the sign out.
+* Two bases must be the same: 120_5 is not 120_6. The parts of a ratio a:b are compared one by one.
+* Words are compared as words, in any case. A set is no point and no interval. The order of a point counts.
+* Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not. Tiny numbers are no exception:
+  they may differ by one part in 100,000.
+
+The verifier has no time limit of its own: `rl.verification` gives it one, in a process that is killed.
+"""
+
+import itertools
+import logging
+import re
+from typing import Any
+
+import sympy
+from latex2sympy2_extended.sets import FiniteSet
+from math_verify import LatexExtractionConfig, parse
+from math_verify import verify as equal
+
+from rl.tasks.math_answers import Answer, final_answer, is_text, parts, plain, reference_answer, words
+
+_EXTRACTION = [LatexExtractionConfig(boxed_match_priority=0)]
+_TOLERANCE = 1e-5  # relative
+# math-verify warns that it has no time limit; `rl.verification` has one.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
+
+
+def verify(completion: str, answer: Any) -> bool:
+    """Judge a completion by its final answer, see the module.
+
+    Args:
+        completion: The completion, which must box its answer or write it after `####`.
+        answer: The reference: an answer, a number, or a solution that ends in its answer.
+    """
+    said = final_answer(completion)
+    return said is not None and same_answer(reference_answer(answer), said)
+
+
+def same_answer(reference: str, said: str) -> bool:
+    """Return whether an answer equals the reference."""
+    if _squeezed(reference) == _squeezed(said):
+        return True
+    if is_text(reference) or is_text(said):
+        return words(reference) is not None and words(reference) == words(said)
+    gold, own = parts(reference), parts(said)
+    if (gold.unit and own.unit and gold.unit != own.unit) or (gold.base and own.base and gold.base != own.base):
+        return False
+    if ":" in gold.value or ":" in own.value:
+        return _same_ratio(gold.value, own.value)
+    return _same_value(gold, own)
+
+
+def _same_value(gold: Answer, own: Answer) -> bool:
+    if gold.percent == own.percent:
+        return _equal(gold.value, own.value)
+    if gold.percent:
+        return _equal(gold.value, own.value) or _equal(_hundredth(gold.value), own.value)
+    is_whole = re.fullmatch(r"-?\d+", gold.value) is not None and abs(int(gold.value)) > 1
+    return _equal(gold.value, _hundredth(own.value)) or (is_whole and _equal(gold.value, own.value))
+
+
+def _same_ratio(gold: str, own: str) -> bool:
+    left, right = gold.split(":"), own.split(":")
+    return len(left) == len(right) and all(map(_equal, left, right))
+
+
+def _hundredth(value: str) -> str:
+    return rf"\frac{{{value}}}{{100}}"
+
+
+def _equal(gold: str, own: str) -> bool:
+    """Return whether two values are equal by math-verify and by the rules that it lacks."""
+    if _squeezed(gold) == _squeezed(own):
+        return True
+    if re.search(r"\d\s+\d", own) or {_kind(gold), _kind(own)} == {"set", "point"}:
+        return False
+    left, right = _parsed(gold), _parsed(own)
+    if not left or not right or _reordered(left[0], right[0], gold):
+        return False
+    # A text would be compared with the text that could not be parsed.
+    if isinstance(left[0], str) or isinstance(right[0], str):
+        return False
+    return equal(left[:1], right[:1], allow_set_relation_comp=True, timeout_seconds=None) and _close(left[0], right[0])
+
+
+def _parsed(value: str) -> list[Any]:
+    return parse(rf"\boxed{{{value}}}", _EXTRACTION, parsing_timeout=None)  # type: ignore[arg-type]
+
+
+def _kind(value: str) -> str:
+    """Return "set" for a list in braces, "point" for a list in other brackets, and "" for anything else."""
+    value = value.strip()
+    if "," not in value:
+        return ""
+    if value.startswith(r"\{") and value.endswith(r"\}"):
+        return "set"
+    return "point" if value[0] in "([" and value[-1] in ")]" and _closes_last(value) else ""
+
+
+def _closes_last(value: str) -> bool:
+    """Return whether the first bracket of a value closes at its end, unlike in a union of two intervals."""
+    depths = list(itertools.accumulate((letter in "([") - (letter in ")]") for letter in value))
+    return 0 not in depths[:-1]
+
+
+def _reordered(gold: Any, own: Any, text: str) -> bool:
+    """Return whether a point is compared with a list without order."""
+    return _kind(text) == "point" and isinstance(own, FiniteSet | sympy.FiniteSet) and not isinstance(gold, type(own))
+
+
+def _close(gold: Any, own: Any) -> bool:
+    """Return whether two numbers are close, relative to their size; True for anything but numbers."""
+    try:
+        left, right = complex(sympy.N(gold)), complex(sympy.N(own))
+        return abs(left - right) <= _TOLERANCE * max(abs(left), abs(right))
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        return True
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"\s+", "", plain(text))

@@ -1,0 +1,159 @@
+"""The tasks of the library reasoning-gym, whose prompts are generated when they are read.
+
+    python -m experiments.train task=reasoning_gym:basic_arithmetic pool_size=1000000 policy=Qwen/Qwen2.5-0.5B-Instruct
+
+The library is no part of an extra: it pins a version of tabulate that our tested versions exclude. Install it by
+`pip install reasoning-gym`. A pool holds its keys and no texts: text i is generated from the index i.
+"""
+
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from hashlib import blake2b
+from typing import Any, NamedTuple, overload
+
+from rl.prompts import PromptPool, Task, Verdict
+from rl.tasks.data import no_demonstrations
+from rl.tasks.data_config import DataConfig
+from rl.tasks.templates import filled
+
+PREFIX = "reasoning_gym:"
+TEMPLATE = "{prompt}\n\nThink first, then write the answer between <answer> and </answer>."
+# The library seeds prompt i with seed + i. Seeds of pools are therefore this far apart.
+_SPACING = 10_000_000
+_MOST_PROMPTS = 5_000_000
+_TRIES = 1000
+
+
+class Generated(Sequence[Any]):
+    """A column whose entries are computed when they are read, so that a million of them take no memory."""
+
+    def __init__(self, count: int, entry: Callable[[int], Any]):
+        self._rows, self._entry = range(count), entry
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Any: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Any]: ...
+    def __getitem__(self, at: int | slice) -> Any:
+        if isinstance(at, slice):
+            return [self._entry(row) for row in self._rows[at]]
+        return self._entry(self._rows[at])
+
+
+def make(name: str, config: DataConfig | None = None) -> Task:
+    """Return the task `reasoning_gym:NAME` of the library.
+
+    The text of a prompt decides whether it is held out, so that no training pool holds a held-out prompt.
+
+    Args:
+        name: Such as `reasoning_gym:basic_arithmetic`.
+        config: The settings, of which template, max_new_tokens, stop, held_out_share and held_out_seed count.
+
+    Raises:
+        ValueError: The library is missing, or has no such task.
+    """
+    config = config or DataConfig()
+    kind = name.removeprefix(PREFIX)
+    known = _library("reasoning_gym.factory").DATASETS
+    if kind not in known:
+        raise ValueError(f"task is {name!r}; give {PREFIX} and one of {', '.join(sorted(known))}")
+    template = config.template or TEMPLATE
+    split = Split(config.held_out_share, config.held_out_seed)
+    return Task(
+        name=name,
+        alphabet="",
+        max_new_tokens=config.max_new_tokens,
+        pool=partial(_pool, kind, template, split),
+        held_out=partial(_held_out, kind, template, split),
+        demonstrations=partial(no_demonstrations, name),
+        verify=partial(score, kind),
+        stop=tuple(config.stop),
+        own_process=True,
+    )
+
+
+def score(kind: str, completion: str, answer: dict[str, int]) -> Verdict:
+    """Judge a completion by the library's own verifier: solved if the score is 1, and the reward is the score."""
+    said = _library("reasoning_gym.utils").extract_answer(completion)
+    if said is None:
+        return Verdict(False, 0.0)
+    dataset = _dataset(kind, answer["seed"])
+    found = float(dataset.score_answer(said, dataset[answer["index"]]))
+    return Verdict(found >= 1, found)
+
+
+def strata(kind: str, pool: PromptPool) -> list[str]:
+    """Return the difficulty of every prompt as text, for `jaxsel.stratified`; this generates all prompts.
+
+    The settings of the whole task, which are ranges, are left out: what varies between prompts is what remains.
+    """
+    entries = (_dataset(kind, answer["seed"])[answer["index"]] for answer in pool.answers)
+    return [_difficulty(entry["metadata"]) for entry in entries]
+
+
+def _difficulty(metadata: dict[str, Any]) -> str:
+    names = metadata.get("difficulty", {})
+    own = {name: metadata[name] for name in names if isinstance(metadata.get(name), int | float | str)}
+    return json.dumps(own or names, sort_keys=True, default=str)
+
+
+def _pool(kind: str, template: str, split: "Split", num_prompts: int, seed: int) -> PromptPool:
+    return _generated(kind, template, split, num_prompts, _SPACING * (1 + seed), held_out=False)
+
+
+def _held_out(kind: str, template: str, split: "Split", num_prompts: int) -> PromptPool:
+    return _generated(kind, template, split, num_prompts, 0, held_out=True)
+
+
+def _generated(kind: str, template: str, split: "Split", num_prompts: int, seed: int, *, held_out: bool) -> PromptPool:
+    if not 1 <= num_prompts <= _MOST_PROMPTS:
+        raise ValueError(f"num_prompts is {num_prompts}; give an integer from 1 to {_MOST_PROMPTS}")
+    dataset = _dataset(kind, seed)
+
+    @lru_cache(2**12)
+    def index(row: int) -> int:
+        """Return the first index of the row's own indices whose prompt is on the right side."""
+        for at in range(row, row + _TRIES * num_prompts, num_prompts):
+            if split.is_held_out(dataset[at]["question"]) == held_out:
+                return at
+        raise ValueError(f"held_out_share is {split.share}, and {kind} has too few prompts for it; give another share")
+
+    return PromptPool(
+        Generated(num_prompts, lambda row: filled(template, dataset[index(row)]["question"])),
+        Generated(num_prompts, lambda row: {"seed": seed, "index": index(row)}),
+        [f"{kind}/{seed}/{row}" for row in range(num_prompts)],
+    )
+
+
+class Split(NamedTuple):
+    """The two sides of all prompts of a task: the text of a prompt and the seed decide.
+
+    Attributes:
+        share: Share of the prompts that is held out.
+        seed: Seed of the choice.
+    """
+
+    share: float
+    seed: int
+
+    def is_held_out(self, text: str) -> bool:
+        """Return whether a prompt is held out."""
+        digest = blake2b(f"{self.seed} {text}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) < self.share * 2**64
+
+
+@lru_cache(64)
+def _dataset(kind: str, seed: int) -> Any:
+    return _library("reasoning_gym").create_dataset(kind, seed=seed, size=_SPACING)
+
+
+def _library(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"task needs the library reasoning-gym ({error}); pip install reasoning-gym") from error

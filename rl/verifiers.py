@@ -1,0 +1,104 @@
+"""Verifiers by name, and any Python function as a verifier.
+
+A verifier is one of the names in `VERIFIERS`, or `module:function` for a function `verify(completion, answer)`. What it
+may return is said in `rl.verification`: a boolean, a number that is 0 or 1, or a `Verdict`. A function may take further
+arguments: each gets the value of the data's column of that name, and `**columns` gets all columns.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+VERIFIERS: Mapping[str, str] = {
+    "exact": "rl.verifiers:exact",
+    "math": "rl.tasks.math_verifier:verify",
+    "countdown": "rl.tasks.countdown_verifier:verify",
+    "string_ops": "rl.tasks.string_ops:verify",
+}
+"""The names of the verifiers, each with its module and function."""
+OWN_PROCESS = frozenset({"math"})
+"""The verifiers that always run in a process of their own, because compiled code may keep them for long."""
+
+_CURE = f"give one of {', '.join(VERIFIERS)}, or module:function for a function verify(completion, answer)"
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class RowAnswer(NamedTuple):
+    """The answer of a prompt together with the other columns of its row, for a verifier that takes columns."""
+
+    answer: Any
+    columns: Mapping[str, Any]
+
+
+class Wanted(NamedTuple):
+    """The columns that a verifier takes besides completion and answer.
+
+    Attributes:
+        names: The columns; None: all columns of the data.
+        needed: The columns without which the verifier cannot be called.
+    """
+
+    names: tuple[str, ...] | None
+    needed: tuple[str, ...]
+
+
+def exact(completion: str, answer: Any) -> bool:
+    """Judge a completion: solved if it is the answer as a text, apart from spaces at both ends."""
+    return completion.strip() == str(answer).strip()
+
+
+def find_verifier(name: str) -> Callable[..., Any]:
+    """Return the verifier of a name.
+
+    Args:
+        name: One of `VERIFIERS`, or `module:function`.
+
+    Raises:
+        ValueError: There is no such name, or the function cannot be imported.
+    """
+    module, colon, function = VERIFIERS.get(name, name).partition(":")
+    if not (module and colon and function):
+        raise ValueError(f"verifier is {name!r}; {_CURE}")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in function.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # the module may raise anything
+        raise ValueError(f"verifier is {name!r}, which cannot be imported ({error}); {_CURE}") from error
+    if not callable(found):
+        raise ValueError(f"verifier is {name!r}, which is {type(found).__name__} and no function; {_CURE}")
+    return found
+
+
+def wanted_columns(verify: Callable[..., Any]) -> Wanted:
+    """Return the columns that a verifier takes besides completion and answer.
+
+    Raises:
+        ValueError: The function cannot be called with a completion and an answer.
+    """
+    try:
+        parameters = list(inspect.signature(verify).parameters.values())
+    except (TypeError, ValueError):  # a compiled function does not say its parameters
+        return Wanted((), ())
+    first = [one for one in parameters if one.kind in _POSITIONAL]
+    if len(first) < 2 and not any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters):
+        raise ValueError(f"verifier is {_name(verify)}, which does not take a completion and an answer; {_CURE}")
+    named = first[2:] + [one for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY]
+    needed = tuple(one.name for one in named if one.default is inspect.Parameter.empty)
+    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    return Wanted(None if takes_all else tuple(one.name for one in named), needed)
+
+
+def with_columns(verify: Callable[..., Any]) -> Callable[[str, RowAnswer], Any]:
+    """Return a verifier of `RowAnswer`s, which another process can import if it can import `verify`."""
+    return partial(_call, verify)
+
+
+def _call(verify: Callable[..., Any], completion: str, row: RowAnswer) -> Any:
+    return verify(completion, row.answer, **row.columns)
+
+
+def _name(verify: Callable[..., Any]) -> str:
+    return f"{getattr(verify, '__module__', '')}:{getattr(verify, '__qualname__', repr(verify))}"

@@ -1,0 +1,158 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rl.prompts import PromptPool
+from rl.tasks.data import make
+from rl.tasks.data_config import DataConfig
+from rl.tasks.held_out import held_out_rows
+from rl.verifiers import RowAnswer
+from tests.support import verifiers
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def numbered(count: int) -> list[dict[str, Any]]:
+    return [{"question": f"What is {i} + 1?", "answer": str(i + 1), "solve_rate": i / count} for i in range(count)]
+
+
+def texts(*pools: PromptPool) -> set[str]:
+    return {text for pool in pools for text in pool.texts}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write(tmp_path / "sums.jsonl", numbered(40))
+
+
+def test_training_and_held_out_prompts_are_all_prompts_and_disjoint(file):
+    task = make(file, "exact", DataConfig(held_out_share=0.25))
+    training, held_out = task.pool(0, 0), task.held_out(0)
+    assert (len(training), len(held_out)) == (30, 10)
+    assert texts(training, held_out) == {row["question"] for row in numbered(40)}
+    for pool in (training, held_out):
+        for text, answer, rate in zip(pool.texts, pool.answers, pool.rates or (), strict=True):
+            assert int(answer) == int(text.split()[2]) + 1
+            assert rate == int(text.split()[2]) / 40
+            assert task.verify(f" {answer}", answer)
+
+
+def test_only_their_own_seed_changes_the_held_out_prompts(file, tmp_path):
+    first = make(file, "exact", DataConfig(held_out_share=0.25))
+    shuffled = write(tmp_path / "shuffled.jsonl", numbered(40)[::-1])
+    assert make(shuffled, "exact", DataConfig(held_out_share=0.25)).held_out(0).texts == first.held_out(0).texts
+    assert make(file, "exact", DataConfig(held_out_share=0.25, held_out_seed=1)).held_out(0).texts != (
+        first.held_out(0).texts
+    )
+    assert first.pool(9, 0).texts != first.pool(9, 1).texts
+    assert first.held_out(4).texts == first.held_out(0).texts[:4]
+    assert len(first.pool(999, 0)) == 30
+
+
+@given(
+    digests=st.lists(st.sampled_from("abcdefghij"), min_size=2, max_size=30),
+    share=st.floats(0.01, 0.99),
+    seed=st.integers(0, 3),
+)
+def test_equal_prompts_are_held_out_together(digests, share, seed):
+    inside = held_out_rows(digests, share, seed)
+    apart = {digest for digest, one in zip(digests, inside, strict=True) if one}
+    assert inside.tolist() == [digest in apart for digest in digests]
+    assert len(apart) == max(1, round(share * len(set(digests))))
+
+
+@pytest.mark.parametrize("by", ["file", "split"])
+def test_given_held_out_prompts_are_left_out_of_training(tmp_path, caplog, by):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "train.jsonl", numbered(10))
+    write(folder / "test.jsonl", [*numbered(12)[8:], {"question": "Why?", "answer": "no", "solve_rate": 1}])
+    config = (
+        DataConfig(split="train", held_out_split="test")
+        if by == "split"
+        else DataConfig(split="train", held_out=str(folder / "test.jsonl"))
+    )
+    task = make(folder, "exact", config)
+    assert texts(task.pool(0, 0)) == {row["question"] for row in numbered(8)}
+    assert len(task.held_out(0)) == 5
+    assert "2 training prompts are left out, because they are held out too" in caplog.text
+
+
+def test_several_files_are_one_data_set(tmp_path):
+    halves = [write(tmp_path / "a.jsonl", numbered(8)[:4]), write(tmp_path / "b.jsonl", numbered(8)[4:])]
+    task = make(halves, "exact")
+    assert len(task.pool(0, 0)) + len(task.held_out(0)) == 8
+    assert task.name == f"{halves[0]} {halves[1]}"
+
+
+def test_a_template_surrounds_texts_and_the_last_message_of_the_user(tmp_path):
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "{a}"}]
+    path = write(tmp_path / "mixed.jsonl", [{"prompt": messages, "answer": "1"}, {"prompt": "{b}", "answer": "2"}])
+    task = make(path, "exact", DataConfig(template="<{prompt}>", held_out_share=0.5))
+    found = [*task.pool(0, 0).texts, *task.held_out(0).texts]
+    assert "<{b}>" in found
+    assert [messages[0], {"role": "user", "content": "<{a}>"}] in found
+
+
+def test_a_verifier_gets_the_columns_that_it_names(tmp_path):
+    rows = [{**row, "unit": "m", "level": 3} for row in numbered(4)]
+    path = write(tmp_path / "units.jsonl", rows)
+    named, every = make(path, verifiers.with_unit), make(path, "tests.support.verifiers:with_all")
+    answer = named.pool(1, 0).answers[0]
+    assert answer == RowAnswer(answer.answer, {"unit": "m"})
+    assert named.verify(f"{answer.answer} m", answer)
+    assert every.verify("level,question,solve_rate,unit", every.pool(1, 0).answers[0])
+    lacking = make(write(tmp_path / "none.jsonl", numbered(4)), verifiers.with_unit)
+    with pytest.raises(ValueError, match=r"needs the columns \['unit'\], which .*none.jsonl lacks; rename"):
+        lacking.pool(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"template": "Solve it."}, "template is 'Solve it.'; write {prompt}"),
+        ({"held_out_share": 0.0}, "held_out_share is 0.0; give a number above 0"),
+        ({"held_out_share": 1.5}, "held_out_share is 1.5; give"),
+        ({"held_out_seed": -1}, "held_out_seed is -1; give"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; give"),
+        ({"stop": "###"}, "stop is '###'; give a list"),
+        ({"stop": [""]}, r"stop is \[''\]; give a list"),
+        ({"merge": "yes"}, "merge is 'yes'; give True or False"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(settings, fault):
+    with pytest.raises(ValueError, match=fault):
+        DataConfig(**settings)
+
+
+def test_a_data_set_without_training_prompts_is_refused(tmp_path):
+    task = make(write(tmp_path / "one.jsonl", numbered(1)), "exact")
+    with pytest.raises(ValueError, match=r"every prompt of .*one.jsonl is held out; give other prompts"):
+        task.pool(1, 0)
+
+
+def test_repeated_prompts_are_named_in_a_warning(tmp_path, caplog):
+    rows = [{**row, "index": at} for at, row in enumerate([*numbered(4), *numbered(2)])]
+    path = write(tmp_path / "again.jsonl", rows)
+    assert len(make(path, "exact", DataConfig(held_out_share=0.25)).pool(0, 0)) >= 4
+    assert "2 prompts repeat an earlier one" in caplog.text
+    merged = make(path, "exact", DataConfig(merge=True, held_out_share=0.25))
+    assert len(merged.pool(0, 0)) + len(merged.held_out(0)) == 4
+
+
+def test_the_built_in_policy_is_refused_with_the_cure(file):
+    with pytest.raises(ValueError, match=r"policy is '' with the task .*give policy=PATH, the folder or hub name"):
+        make(file, "exact").demonstrations(0)
+
+
+def test_the_pool_of_a_seed_keeps_the_order_of_the_file(file):
+    numbers = [int(text.split()[2]) for text in make(file, "exact").pool(20, 3).texts]
+    assert np.all(np.diff(numbers) > 0)

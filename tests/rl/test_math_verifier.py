@@ -1,0 +1,125 @@
+r"""The verifier `math` on right answers in other forms, and on wrong answers that are close.
+
+`python -m tests.support.math_counts FILES` prints the same counts for reference answers and solutions of prompt files.
+"""
+
+import time
+
+import pytest
+
+from rl.tasks.math_answers import final_answer, parts, reference_answer
+from rl.tasks.math_verifier import same_answer, verify
+from rl.verification import Verifier
+from rl.verifiers import OWN_PROCESS, find_verifier
+from tests.support.near_misses import near_misses
+
+# Other forms of an answer that are right.
+RIGHT = {
+    r"\frac{3}{4}": ["0.75", r"\dfrac34", "3/4", r"75\%", r"\tfrac{6}{8}", r"$\frac{3}{4}$", r"\( \frac{3}{4} \)"],
+    r"\frac{1}{3}": ["0.333333", r"\frac{2}{6}", "1/3"],
+    r"25\%": ["25", "0.25", r"\frac14", "25%", r"25 \%", "25 percent"],
+    "25": [r"25\%", "25.0", "25.", r"25\text{ apples}", "x=25", r"\$25"],
+    r"5\text{ cm}": ["5", "5 centimeters", r"5\,\mathrm{cm}", "5 cm"],
+    "3 hours": [r"3\text{ hour}", "3", r"\text{3 hours}"],
+    r"12\text{ square feet}": [r"12\text{ ft}^2", "12"],
+    r"90^\circ": ["90", r"90^{\circ}", r"90\text{ degrees}", "90°"],
+    r"\$5.50": ["5.5", r"5.50\text{ dollars}", "$5.50"],
+    "(1,3)": ["( 1, 3 )", r"\left(1, \frac{6}{2}\right)"],
+    "[2,5]": [r"\left[2,5.0\right]", r"x \in [2,5]", r"2 \le x \le 5"],
+    r"(-\infty,1)\cup(4,\infty)": [r"(4,\infty)\cup(-\infty,1)"],
+    r"\{1,2,3\}": ["3,2,1", r"\{3,1,2\}"],
+    "1,-2": ["-2, 1", r"\{1,-2\}"],
+    r"\pm 2": ["2,-2", "-2, 2"],
+    "1,000,000": ["1000000", "1{,}000{,}000", r"1\,000\,000", "10^6"],
+    "x^2+1": ["1+x^2", "1 + x^{2}"],
+    "(x+1)^2": ["x^2+2x+1"],
+    "y=2x+1": ["2x+1", "y = 1+2x"],
+    "3+4i": ["4i+3"],
+    "120_5": ["120_{5}", "120"],
+    "2:1": ["2 : 1"],
+    r"\text{Monday}": ["Monday", r"\text{ monday }", r"\textbf{Monday}"],
+    r"\text{A, C}": ["A,C", r"\text{A,C}"],
+    "2^{4181}": [r"2 \cdot 2^{4180}"],
+    r"\text{(B)}": ["B", r"\text{B}"],
+    r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}": [r"\begin{bmatrix}1\\ 4/2\end{bmatrix}"],
+    "10^{-7}": ["0.0000001"],
+    r"\frac{\sqrt3}{3}": [r"\frac{1}{\sqrt3}"],
+    r"33\frac{1}{3}": [r"\frac{100}{3}"],
+    "055": ["55", r"\textbf{(55) }"],
+}
+COMPLETIONS = [
+    (r"It was \boxed{6}. No: \boxed{7}", 7),
+    (r"<think>\boxed{6}</think> \boxed{7}", "7"),
+    ("7 is it.\n#### 7", "7"),
+    ("#### 1,234 ", "So 1000 + 234\n#### 1234"),
+    (r"\boxed{6}" + "\n#### 7", "7"),
+    (r"#### 6 \boxed{7}", ["7"]),
+    (r"\fbox{\frac{1}{2}}", r"Half, so $\boxed{\frac{1}{2}}$."),
+    (r"\boxed 7", 7.0),
+    (r"\boxed{\{x \mid x > 7\}}", r"\{x \mid x > 7\}"),
+]
+
+
+@pytest.mark.parametrize("reference", RIGHT)
+def test_other_forms_of_an_answer_are_right(reference):
+    wrong = [said for said in [reference, *RIGHT[reference]] if not verify(rf"So \boxed{{{said}}}.", reference)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("completion", "answer"), COMPLETIONS)
+def test_the_last_answer_counts(completion, answer):
+    assert verify(completion, answer)
+
+
+@pytest.mark.slow
+def test_no_near_miss_is_right():
+    misses = near_misses()
+    accepted = [pair for pair in misses if verify(pair[1], pair[0])]
+    print(f"{len(accepted)} of {len(misses)} near misses are accepted")
+    assert accepted == []
+    assert len(set(misses)) >= 200
+
+
+@pytest.mark.slow
+def test_the_near_misses_are_wrong_for_no_other_reason_than_their_answer():
+    """Each reference of the near misses is right in the same form; otherwise a verifier that refuses all would pass."""
+    references = {answer for answer, _ in near_misses()}
+    assert [answer for answer in references if not verify(rf"\boxed{{{reference_answer(answer)}}}", answer)] == []
+
+
+@pytest.mark.parametrize("number", [-3, 0, 1, 17, 1000, 123456])
+def test_whole_numbers_are_equal_exactly_if_they_are_the_same_number(number):
+    for other in range(number - 2, number + 3):
+        assert same_answer(str(number), f"{other:,}") == (other == number)
+        assert same_answer(str(number), rf"\frac{{{3 * other}}}{{3}}") == (other == number)
+
+
+def test_parts_of_an_answer():
+    assert parts(r"12\text{ square feet}")[:2] == ("12", "ft^2")
+    assert parts(r"5\% ").percent
+    assert parts("3 apples")[:2] == ("3", "")
+    assert parts("2x")[:2] == ("2x", "")
+    assert final_answer(r"\boxed{a \} b}") == r"a \} b"
+
+
+@pytest.mark.slow
+def test_a_verifier_that_hangs_is_killed_and_the_next_completion_is_judged():
+    """SymPy computes this power in compiled code, which no signal interrupts."""
+    assert "math" in OWN_PROCESS
+    hanging = r"\boxed{7^{10^9} - 7^{10^9} + \frac{10^9!}{3}}"
+    start = time.monotonic()
+    with Verifier(find_verifier("math"), timeout=1.0, own_process=True) as verifier:
+        found = verifier([hanging, r"\boxed{7}"], ["2", "7"], ["a", "b"])
+        counts = verifier.take_counts()
+    assert time.monotonic() - start < 60
+    assert found[1] is not None
+    assert found[1].success
+    assert found[0] is None or not found[0].success
+    assert counts["train/verifier_timeouts"] == (found[0] is None)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", r"\boxed{" * 50, r"\boxed{\frac{}}", r"\boxed{(}", r"\boxed{,}", r"\boxed{x_}"]
+)
+def test_odd_texts_are_wrong_and_raise_nothing(text):
+    assert not verify(text, "3")

@@ -1,0 +1,76 @@
+"""Tasks of reasoning-gym, with the library itself where it is installed."""
+
+import sys
+import time
+
+import pytest
+
+from rl.tasks import reasoning_gym
+from rl.tasks.data_config import DataConfig
+from rl.tasks.reasoning_gym import Generated, Split
+
+NAME = "reasoning_gym:basic_arithmetic"
+
+
+def test_a_missing_library_is_named_with_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
+    with pytest.raises(ValueError, match=r"task needs the library reasoning-gym .*; pip install reasoning-gym"):
+        reasoning_gym.make(NAME)
+
+
+def test_a_generated_column_computes_only_what_is_read():
+    read = []
+    column = Generated(10**6, lambda row: read.append(row) or 2 * row)
+    assert len(column) == 10**6
+    assert (column[3], column[-1], column[2:4]) == (6, 2 * 10**6 - 2, [4, 6])
+    assert read == [3, 10**6 - 1, 2, 3]
+    with pytest.raises(IndexError):
+        column[10**6]
+
+
+def test_about_the_share_of_all_texts_is_held_out_and_the_seed_chooses():
+    sides = [[Split(0.25, seed).is_held_out(str(i)) for i in range(4000)] for seed in (0, 1)]
+    for side in sides:
+        assert abs(sum(side) - 1000) < 5 * (4000 * 0.25 * 0.75) ** 0.5
+    assert sides[0] != sides[1]
+
+
+class TestWithTheLibrary:
+    @pytest.fixture(autouse=True)
+    def _needs_the_library(self):
+        pytest.importorskip("reasoning_gym")
+
+    def test_training_and_held_out_prompts_never_meet(self):
+        task = reasoning_gym.make(NAME, DataConfig(held_out_share=0.3, template="{prompt}"))
+        held_out = set(task.held_out(200).texts)
+        assert held_out.isdisjoint(text for seed in (0, 1) for text in task.pool(500, seed).texts)
+        assert task.pool(5, 0).texts[:] != task.pool(5, 1).texts[:]
+        assert list(task.held_out(200).texts) == list(task.held_out(200).texts)
+
+    def test_the_librarys_own_verifier_judges(self):
+        task = reasoning_gym.make(NAME)
+        pool = task.pool(20, 0)
+        for text, answer in zip(pool.texts, pool.answers, strict=True):
+            entry = reasoning_gym._dataset("basic_arithmetic", answer["seed"])[answer["index"]]
+            assert entry["question"] in text
+            assert task.verify(f"<answer>{entry['answer']}</answer>", answer) == (True, 1.0)
+            wrong = task.verify(f"<answer>{entry['answer']}1</answer>", answer)
+            assert wrong is not None
+            assert not wrong.success
+            assert task.verify("I do not know.", answer) == (False, 0.0)
+
+    def test_a_million_prompts_take_less_than_a_minute(self):
+        start = time.monotonic()
+        pool = reasoning_gym.make(NAME).pool(10**6, 0)
+        assert len(pool) == 10**6
+        assert pool.texts[999_999] != pool.texts[0]
+        assert time.monotonic() - start < 60
+
+    def test_strata_are_the_difficulties(self):
+        found = reasoning_gym.strata("basic_arithmetic", reasoning_gym.make(NAME).pool(50, 0))
+        assert len(found) == 50
+        assert 1 < len(set(found)) < 50
+
+    def test_an_unknown_task_is_refused(self):
+        with pytest.raises(ValueError, match="task is 'reasoning_gym:nope'; give reasoning_gym: and one of ab, "):
+            reasoning_gym.make("reasoning_gym:nope")

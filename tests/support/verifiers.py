@@ -1,0 +1,32 @@
+"""Verifiers that users might write, in a module that imports little."""
+
+from typing import Any
+
+from rl.prompts import Verdict
+
+
+def boolean(completion: str, answer: str) -> bool:
+    return completion == answer
+
+
+def number(completion: str, answer: str) -> int:
+    return int(completion == answer)
+
+
+def verdict(completion: str, answer: str) -> Verdict:
+    return Verdict(completion == answer, 0.5)
+
+
+def with_unit(completion: str, answer: str, unit: str, sign: str = "") -> bool:
+    return completion == f"{sign}{answer} {unit}"
+
+
+def with_all(completion: str, answer: str, **columns: Any) -> bool:
+    return completion == ",".join(sorted(columns))
+
+
+def of_one(completion: str) -> bool:
+    return bool(completion)
+
+
+not_a_function = 3
