@@ -10,7 +10,6 @@ import inspect
 import json
 import os
 import types
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +51,7 @@ Reward = Callable[[int, int, int], Any]
 
 def coin(rates: Sequence[float]) -> Reward:
     """Return rewards, 0 or 1, that depend only on the row, the number of the completion and the step."""
-    return lambda row, number, step: float(zlib.crc32(f"{row} {number} {step}".encode()) % 1000 < 1000 * rates[row])
+    return lambda row, number, step: float(np.random.default_rng([row, number, step]).random() < rates[row])
 
 
 def start() -> None:
@@ -115,6 +114,7 @@ def train(
     steps: int = 4,
     prompts: int = K,
     completions: int = G,
+    late: int = 0,
 ) -> Run:
     """Train on `folder/train.parquet`, which is made with N rows if it is missing, and return what happened.
 
@@ -126,6 +126,7 @@ def train(
         steps: Number of the last step.
         prompts: Prompts per step.
         completions: Completions per prompt.
+        late: Number of prompts of each call whose completions arrive only at the next call.
     """
     if not (folder / "train.parquet").exists():
         write_rows(folder / "train.parquet", numbered(N))
@@ -157,7 +158,7 @@ def train(
     run = Run({"sync": _Sync, "colocate_async": _Async}[mode](config=_configuration([*own, *overrides])))
     try:
         run.trainer.init()
-        run.trainer.fit(Coin(run, reward, completions))
+        run.trainer.fit(Coin(run, reward, completions, late))
     finally:
         left = tq.kv_list("train") or {}
         if left.get("train"):
@@ -169,8 +170,9 @@ def train(
 class Coin:
     """Stands for verl's manager of agent loops: generates at once, and flips coins for the rewards."""
 
-    def __init__(self, run: Run, reward: Reward, completions: int):
-        self._run, self._reward, self._completions = run, reward, completions
+    def __init__(self, run: Run, reward: Reward, completions: int, late: int):
+        self._run, self._reward, self._completions, self._late = run, reward, completions, late
+        self._waiting: list[tuple[dict[str, Any], int]] = []
 
     def generate_sequences(self, batch: Any) -> None:
         asyncio.run(self._generate(batch))
@@ -178,12 +180,14 @@ class Coin:
     async def _generate(self, batch: Any) -> None:
         step = int(getattr(batch["global_steps"], "data", batch["global_steps"]))
         prompts = [_entry(batch, at) for at in range(len(batch))]
-        self._run.asked.append([prompt["extra_info"]["row"] for prompt in prompts])
-        for prompt in prompts:
-            await self._group(prompt, step)
+        self._run.asked.append([_row(prompt) for prompt in prompts])
+        now = len(prompts) - self._late
+        waiting, self._waiting = self._waiting, [(prompt, step) for prompt in prompts[now:]]
+        for prompt, begun in [*waiting, *((prompt, step) for prompt in prompts[:now])]:
+            await self._group(prompt, begun)
 
     async def _group(self, prompt: dict[str, Any], step: int) -> None:
-        row, rewards = prompt["extra_info"]["row"], []
+        row, rewards = _row(prompt), []
         for number in range(self._completions):
             try:
                 rewards.append(self._reward(row, number, step))
@@ -214,12 +218,14 @@ def _completion(reward: Any) -> Any:
 def _entry(batch: Any, at: int) -> dict[str, Any]:
     """Return the fields of a prompt, as AgentLoopWorkerTQ.generate_sequences does."""
     entries = {name: values[at] for name, values in batch.items() if name != "global_steps"}
-    found: dict[str, Any] = {
+    return {
         name: value if isinstance(value, torch.Tensor) else getattr(value, "data", value)
         for name, value in entries.items()
     }
-    found["extra_info"] = {**found["extra_info"], "row": int(found["reward_model"]["ground_truth"])}
-    return found
+
+
+def _row(prompt: dict[str, Any]) -> int:
+    return int(prompt["reward_model"]["ground_truth"])
 
 
 async def _nothing(*_: Any, **__: Any) -> None:
