@@ -25,6 +25,7 @@ import jaxsel.integrations.embeddings
 import jaxsel.integrations.history
 import jaxsel.integrations.trainer_logs
 import jaxsel.integrations.trl
+import jaxsel.integrations.verl
 import jaxsel.metrics
 import jaxsel.plotting
 import jaxsel.reference_models
@@ -35,7 +36,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 MODULES = (
     *("jaxsel", "jaxsel.metrics", "jaxsel.plotting", "jaxsel.reference_models", "jaxsel.replay", "jaxsel.simulate"),
-    *(f"jaxsel.integrations.{name}" for name in ("edge", "embeddings", "history", "trainer_logs", "trl")),
+    *(f"jaxsel.integrations.{name}" for name in ("edge", "embeddings", "history", "trainer_logs", "trl", "verl")),
 )
 
 project = "jaxsel"

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PREDICTORS = tuple(f"jaxsel.predictors.{name}" for name in ("beta", "hidden_markov", "amortized", "state_space"))
 PUBLIC = ("metrics", "plotting", "reference_models", "replay", "simulate")
-INTEGRATIONS = tuple(f"integrations.{name}" for name in ("edge", "embeddings", "history", "trainer_logs", "trl"))
+INTEGRATIONS = tuple(
+    f"integrations.{name}" for name in ("edge", "embeddings", "history", "trainer_logs", "trl", "verl")
+)
 # Of the packages in OTHERS, jaxsel.integrations may import all but those in NEVER. Other parts of jaxsel import none.
 OTHERS = {"torch", "trl", "verl", "ray", "vllm", "transformers", "datasets", "rl", "experiments"}
 OTHERS |= {"accelerate", "pyarrow", "tqdm", "wordllama", "sentence_transformers"}

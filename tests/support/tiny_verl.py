@@ -57,7 +57,7 @@ def coin(rates: Sequence[float]) -> Reward:
 def start() -> None:
     """Start Ray and TransferQueue. TransferQueue hangs if Ray has fewer than 8 logical CPUs."""
     torch.set_num_threads(1)
-    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tq.init(_configuration([]).transfer_queue)
 
 
@@ -183,19 +183,21 @@ class Coin:
         self._run.asked.append([_row(prompt) for prompt in prompts])
         now = len(prompts) - self._late
         waiting, self._waiting = self._waiting, [(prompt, step) for prompt in prompts[now:]]
-        for prompt, begun in [*waiting, *((prompt, step) for prompt in prompts[:now])]:
-            await self._group(prompt, begun)
+        ready = [*waiting, *((prompt, step) for prompt in prompts[:now])]
+        await asyncio.gather(*(self._group(prompt, begun) for prompt, begun in ready))
 
     async def _group(self, prompt: dict[str, Any], step: int) -> None:
-        row, rewards = _row(prompt), []
+        row, rewards, writes = _row(prompt), [], []
         for number in range(self._completions):
             try:
                 rewards.append(self._reward(row, number, step))
             except Exception:
                 continue
-            await _POSTPROCESS(_WORKER, _completion(rewards[-1]), False, session_id=number, global_steps=step, **prompt)
+            done = _completion(rewards[-1])
+            writes.append(_POSTPROCESS(_WORKER, done, False, session_id=number, global_steps=step, **prompt))
         failed = len(rewards) < self._completions
         self._run.groups.append((step, row, rewards))
+        await asyncio.gather(*writes)
         await tq.async_kv_put(
             key=prompt["uid"], partition_id="train", tag={"status": "failure" if failed else "finished"}
         )

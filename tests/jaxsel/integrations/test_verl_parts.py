@@ -103,7 +103,7 @@ def test_a_method_is_made_with_its_arguments():
 
 def test_a_function_may_make_a_method_or_a_selector():
     own = Options("jaxsel.methods:dps", {"decay": 0.6})
-    assert prompt_selector(own, N, None).spec == jaxsel.dps(decay=0.6).spec
+    assert prompt_selector(own, N, None).spec == jaxsel.PromptSelector(jaxsel.dps(decay=0.6), num_prompts=N).spec
     selector = prompt_selector(Options(f"{__name__}:made", {"num_prompts": N}), N, None)
     assert selector.num_prompts == N
 
