@@ -61,7 +61,7 @@ def run(method: str, seed: int, steps: int, pool_size: int) -> dict[str, Any]:
     """Run verl's training loop once and return the shares of mixed groups."""
     from tests.support import tiny_verl
 
-    rates = np.random.default_rng(seed).beta(0.3, 0.3, size=pool_size)
+    rates = np.random.default_rng(seed).beta(0.3, 0.3, size=pool_size).tolist()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tiny_verl.write_rows(folder / "train.parquet", tiny_verl.numbered(pool_size))

@@ -39,7 +39,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-RATES = np.random.default_rng(0).beta(0.5, 0.5, size=N)
+RATES = np.random.default_rng(0).beta(0.5, 0.5, size=N).tolist()
 FLIP = coin(RATES)
 BOTH = pytest.mark.parametrize("mode", ["sync", "colocate_async"])
 
