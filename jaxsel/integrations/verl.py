@@ -11,8 +11,8 @@ This module needs `pip install "jaxsel[verl]"`. It does not import verl before v
 
 `SelectedPrompts` is verl's data set of prompts. It answers each request of verl's data loader with the prompt that the
 selector chooses next. `replay_buffer` makes verl's replay buffer, which also lets the selector observe each finished
-group before any filter. Both run in the process of the trainer and share the selector. The entries of `data.jaxsel` are
-those of `jaxsel.integrations.verl.Options`.
+group before any filter. Both run in the process of the trainer and share the selector. The guide on verl lists all
+entries of `data.jaxsel`.
 
 Importing this module makes JAX allocate GPU memory on demand, unless the environment says otherwise.
 """
@@ -21,7 +21,6 @@ import os
 from typing import Any
 
 from jaxsel.integrations._extras import extra
-from jaxsel.integrations._verl_options import Options as Options
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX reads it when it first looks at its devices
 
