@@ -160,9 +160,8 @@ def train(
         run.trainer.init()
         run.trainer.fit(Coin(run, reward, completions, late))
     finally:
-        left = tq.kv_list("train") or {}
-        if left.get("train"):
-            tq.kv_clear(keys=list(left["train"]), partition_id="train")
+        if left := list((tq.kv_list("train") or {}).get("train", ())):
+            tq.kv_clear(keys=left, partition_id="train")
     run.logs = [json.loads(line)["data"] for line in log.read_text().splitlines()]
     return run
 
@@ -230,8 +229,7 @@ def _row(prompt: dict[str, Any]) -> int:
     return int(prompt["reward_model"]["ground_truth"])
 
 
-async def _nothing(*_: Any, **__: Any) -> None:
-    return None
+async def _nothing(*_: Any, **__: Any) -> None: ...
 
 
 class _Anything:
@@ -269,8 +267,7 @@ class _OnCPU:
 
     _balance_batch = _compute_old_log_prob = _compute_ref_log_prob = _compute_advantage = _update_actor = _same
 
-    def _compute_metrics(self, *_: Any, **__: Any) -> None:
-        return None
+    def _compute_metrics(self, *_: Any, **__: Any) -> None: ...
 
 
 class _Sync(_OnCPU, PPOTrainerSync): ...

@@ -17,20 +17,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer  # pyright: ignore[re
 
 import jaxsel
 from jaxsel.integrations.history import read_history
-from tests.support.tiny_verl import (
-    DAPO,
-    SELECTED,
-    G,
-    K,
-    N,
-    coin,
-    mixed_share,
-    numbered,
-    start,
-    stop,
-    train,
-    write_rows,
-)
+from tests.support.tiny_verl import DAPO, SELECTED, G, K, N, coin, mixed_share, numbered, start, stop, train, write_rows
 
 pytestmark = [
     pytest.mark.verl,
