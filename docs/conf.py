@@ -29,6 +29,7 @@ import jaxsel.integrations.trainer_logs
 import jaxsel.integrations.trinity
 import jaxsel.integrations.trl
 import jaxsel.integrations.tunix
+import jaxsel.integrations.verl
 import jaxsel.metrics
 import jaxsel.plotting
 import jaxsel.reference_models
@@ -40,7 +41,7 @@ ROOT = DOCS.parent
 MODULES = (
     *("jaxsel", "jaxsel.metrics", "jaxsel.plotting", "jaxsel.reference_models", "jaxsel.replay", "jaxsel.simulate"),
     *(f"jaxsel.integrations.{name}" for name in ("edge", "embeddings", "history", "trainer_logs")),
-    *(f"jaxsel.integrations.{name}" for name in ("protocols", "ray", "trinity", "trl", "tunix")),
+    *(f"jaxsel.integrations.{name}" for name in ("protocols", "ray", "trinity", "trl", "tunix", "verl")),
 )
 
 project = "jaxsel"

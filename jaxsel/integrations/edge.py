@@ -184,6 +184,13 @@ class TrainerEdge:
         self.selector.release(ids)
         self._waiting = self._waiting[~np.isin(self._waiting, ids)]
 
+    @property
+    @locked
+    def handed_out(self) -> Int[np.ndarray, " k"]:
+        """Rows of the prompts that were handed out and are still in flight, in ascending order."""
+        in_flight = self.selector.in_flight
+        return np.setdiff1d(() if in_flight is None else in_flight, self._waiting).astype(np.int32)
+
     @locked
     def metrics(self) -> dict[str, float]:
         """Return the finite metrics of the selector, under names that begin with "selector/".

@@ -38,6 +38,18 @@ def test_a_server_names_the_extra_that_it_needs(monkeypatch, tmp_path, name):
         getattr(module, name)("selector", **arguments)
 
 
+@pytest.mark.parametrize("ask", [lambda module: module.replay_buffer(), lambda module: module.SelectedPrompts])
+def test_the_adapter_for_verl_names_the_extra_that_it_needs(monkeypatch, ask):
+    parts = [f"jaxsel.integrations.{name}" for name in ("verl", "_verl_buffer", "_verl_dataset")]
+    without(monkeypatch, "verl", *parts)
+    monkeypatch.setitem(sys.modules, "transfer_queue", None)
+    module = importlib.import_module("jaxsel.integrations.verl")
+    with pytest.raises(ImportError, match=r'is not installed; pip install "jaxsel\[verl\]"'):
+        ask(module)
+    with pytest.raises(AttributeError, match="has no attribute 'Selected'"):
+        _ = module.Selected
+
+
 def test_a_recorded_edge_names_the_extra_that_it_needs(monkeypatch, tmp_path):
     import jaxsel
     from jaxsel.integrations.edge import TrainerEdge
