@@ -13,7 +13,7 @@ _LANES = 256
 
 def counted(
     weights: Weights, **columns: Num[AnyArray, " m"] | Bool[AnyArray, " m"]
-) -> tuple[Float[Array, " m"], *tuple[Num[Array, " m"] | Bool[Array, " m"], ...]]:
+) -> tuple[Num[Array, " m"] | Bool[Array, " m"], ...]:
     """Return the weights as float32 (ones for None), and the columns with zeros in rows of weight 0.
 
     Raises:
