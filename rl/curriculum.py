@@ -151,17 +151,15 @@ class Selected:
 class DynamicSampling:
     """Generate batches and keep their mixed groups until there are enough (DAPO, arXiv 2503.14476).
 
-    With a selector that predicts, selection and filtering work together: the selector raises the share of groups that
-    the filter keeps. It observes all groups, each generated batch as one step. Every rollout counts towards
-    `num_rollouts`. If `max_batches` batches give too few mixed groups, the step trains on the mixed groups it has; if
-    there are none, it trains on the last batch.
+    A selector that predicts raises the share of groups that are kept. It observes all groups, each batch as one step.
+    Every rollout counts towards `num_rollouts`. If `max_batches` batches give too few mixed groups, the step trains on
+    the mixed groups it has; if there are none, it trains on the last batch.
 
     Args:
         selector: The selector that chooses the prompts. The papers choose them uniformly.
         batch_size: The number of mixed groups per step.
         max_batches: The largest number of generated batches per step.
-        margin: The smallest share of successes, and of failures, in a group that is kept, from 0 to 1/2. With 0 every
-            mixed group is kept.
+        margin: The smallest share of successes, and of failures, in a group that is kept; 0: mixed groups, up to 1/2.
         keep_surplus: Whether mixed groups beyond `batch_size` are kept for the next step. Otherwise they are dropped.
             An older policy sampled the kept groups. The ratios of the clipped loss correct for the older policy. With
             an importance cap, the importance weights do. With top-p below 1 and no importance cap, nothing does.
@@ -208,11 +206,8 @@ class DynamicSampling:
         rows = np.arange(len(everything.prompt_ids))
         rest = rows[self._batch_size :]
         self._surplus = everything.take(rest) if self._keep_surplus and len(rest) else None
-        return Collected(
-            everything.take(rows[: self._batch_size]),
-            sum(groups.num_rollouts for groups in generated),
-            _mixed_share(generated),
-        )
+        num_rollouts = sum(groups.num_rollouts for groups in generated)
+        return Collected(everything.take(rows[: self._batch_size]), num_rollouts, _mixed_share(generated))
 
     def prepare(self) -> None:
         """Start to compute the next choice."""
@@ -281,12 +276,8 @@ class HistoryResampling:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
-        return {
-            "selector": self.selector.state_dict(),
-            "epoch": self._epoch,
-            "kept": self._kept,
-            "order": self._order,
-        }
+        own = {"epoch": self._epoch, "kept": self._kept, "order": self._order}
+        return {"selector": self.selector.state_dict()} | own
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state."""
