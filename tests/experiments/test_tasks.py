@@ -18,6 +18,8 @@ from rl.prompts import PromptPool
 from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 CONFIG = RunConfig(
     pool_size=8,
     held_out_size=2,

@@ -102,7 +102,7 @@ def test_messages_that_the_template_refuses(chat):
         ([], "prompts has no messages in row 1"),
         ([{"role": "user", "content": None}], "content is not text in row 1"),
         ([{"content": "2="}], r"prompts has a message without role, but with \['content'\] in row 1"),
-        (None, "prompts has NoneType in row 1; give text or chat messages"),
+        (None, "prompts has a value of type NoneType in row 1; give text or chat messages"),
     ],
 )
 def test_prompts_that_no_policy_can_read(chat, prompt, message):

@@ -14,6 +14,8 @@ from rl.tasks.held_out import held_out_rows
 from rl.verifiers import RowAnswer
 from tests.support import verifiers
 
+pytestmark = pytest.mark.slow
+
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("\n".join(map(json.dumps, rows)))

@@ -13,6 +13,8 @@ from rl.verification import Verifier
 from rl.verifiers import OWN_PROCESS, find_verifier
 from tests.support.near_misses import near_misses
 
+pytestmark = pytest.mark.slow
+
 # Other forms of an answer that are right.
 RIGHT = {
     r"\frac{3}{4}": ["0.75", r"\dfrac34", "3/4", r"75\%", r"\tfrac{6}{8}", r"$\frac{3}{4}$", r"\( \frac{3}{4} \)"],

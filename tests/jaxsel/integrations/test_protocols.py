@@ -10,6 +10,8 @@ import jaxsel
 from jaxsel.integrations.edge import TrainerEdge
 from jaxsel.integrations.protocols import ROW, PrimeSampler, SlimeSource, TinkerDataset
 
+pytestmark = pytest.mark.slow
+
 N, K, G = 12, 4, 4
 
 

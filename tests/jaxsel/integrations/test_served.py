@@ -15,6 +15,8 @@ from jaxsel.integrations.edge import TrainerEdge
 from jaxsel.integrations.history import read_history
 from tests.support.served_calls import Client, Killed, N, direct, make, play, rewards_of
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 8
 
 

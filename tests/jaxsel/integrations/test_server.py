@@ -10,6 +10,8 @@ from jaxsel.integrations import _server
 from jaxsel.integrations._server import LOCK_FILE, Server
 from tests.support.served_calls import N, make
 
+pytestmark = pytest.mark.slow
+
 HOLD = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.flock(file, 2); print('held', flush=True); input()"
 
 

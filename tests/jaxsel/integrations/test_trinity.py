@@ -12,6 +12,8 @@ import pytest
 import jaxsel
 from jaxsel.integrations import trinity
 
+pytestmark = pytest.mark.slow
+
 N, K, G = 24, 4, 8
 needs_trinity = pytest.mark.skipif(importlib.util.find_spec("trinity") is None, reason="no trinity-rft installed")
 

@@ -13,6 +13,8 @@ import pytest
 import jaxsel
 from jaxsel.integrations.tunix import ROW, SelectedPrompts
 
+pytestmark = pytest.mark.slow
+
 ROWS = [{"prompts": f"{row}=", "answer": row, "key": f"p{row}"} for row in range(12)]
 
 

@@ -11,6 +11,8 @@ from jaxsel.integrations._verl_options import Options, pool_keys, prompt_selecto
 from jaxsel.integrations._verl_outcomes import Outcomes, one_per_session, reward_of
 from jaxsel.integrations.edge import TrainerEdge
 
+pytestmark = pytest.mark.slow
+
 N = 6
 
 

@@ -103,7 +103,7 @@ def test_padding_may_be_the_end_of_sequence():
     [
         ("", "prompts has an empty text in row 1; leave the row out"),
         ("1\ud800", r"prompts has the lone surrogate '\\ud800' in row 1"),
-        (None, "prompts has NoneType in row 1; give text"),
+        (None, "prompts has a value of type NoneType in row 1; give text"),
         ("1" * 62, "prompts has 62 tokens in row 1, which with max_new_tokens=3 exceeds the limit of 64"),
     ],
 )
