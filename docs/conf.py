@@ -143,7 +143,7 @@ def as_written(
     if isinstance(tree, ast.ClassDef):
         fields = [ast.unparse(node) for node in tree.body if isinstance(node, ast.AnnAssign)]
         return shapes(f"({', '.join(fields)})"), None
-    assert isinstance(tree, ast.FunctionDef)
+    assert isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef)
     if tree.args.args and tree.args.args[0].arg in ("self", "cls"):
         del tree.args.args[0]
     return shapes(f"({ast.unparse(tree.args)})"), shapes(ast.unparse(tree.returns)) if tree.returns else None
