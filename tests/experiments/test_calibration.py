@@ -112,7 +112,7 @@ def test_a_page_and_a_result(folders, tmp_path, capsys):
     assert "fitted" in capsys.readouterr().out
     setting = json.loads((tmp_path / "calibration.json").read_text())["settings"]["small"]
     (found,) = setting["histories"]
-    assert set(found["probe"]) == {"mopps", "mopps, fitted", "dps", "dps, fitted"}
+    assert set(found["probe"]) == {"mopps", "mopps, fitted", "dps", "dps, fitted", "state_space"}
     mean = setting["mean"]
     assert {m: s["mean"] for m, s in mean["probe"]["dps"].items()} == found["probe"]["dps"]
     for method in ("mopps", "dps"):
