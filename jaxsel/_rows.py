@@ -1,5 +1,7 @@
 """Rows of a pool that changes: prompts that stay keep their entries, and new prompts get fresh ones."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Shaped
@@ -14,6 +16,11 @@ def moved(
 ) -> Shaped[Array, "*axes N"]:
     """Return entry `rows[i]` of `old` as entry i, and entry i of `fresh` where `rows[i]` is -1."""
     return jnp.where(rows >= 0, jnp.asarray(old)[..., np.maximum(rows, 0)], jnp.asarray(fresh))
+
+
+def with_moved(state: Any, fresh: Any, names: tuple[str, ...], rows: Int[np.ndarray, " N"]) -> Any:
+    """Return the NamedTuple `state` in which the named fields are `moved`."""
+    return state._replace(**{name: moved(getattr(state, name), getattr(fresh, name), rows) for name in names})
 
 
 def new_rows(rows: Int[np.ndarray, " N"], num_old: int) -> Int[np.ndarray, " O"]:

@@ -40,5 +40,12 @@ def from_zero_to_one(**settings: Any) -> None:
             raise ValueError(f"{name} is {value!r}; give a number from 0 to 1")
 
 
+def from_zero_to_half(**settings: Any) -> None:
+    """Require every setting to be a number from 0 to 0.5."""
+    for name, value in settings.items():
+        if not (_is_number(value) and 0 <= value <= 0.5):
+            raise ValueError(f"{name} is {value!r}; give a number from 0 to 0.5")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -175,8 +175,7 @@ class DynamicSampling:
         keep_surplus: bool = False,
     ):
         _checks.integers(1, max_batches=max_batches)
-        if not 0 <= margin <= 0.5:
-            raise ValueError(f"margin is {margin}; give a number from 0 to 0.5")
+        _checks.from_zero_to_half(margin=margin)
         _checks.booleans(keep_surplus=keep_surplus)
         _checks.integers(1, batch_size=batch_size)
         self.selector = selector

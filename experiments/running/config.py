@@ -81,8 +81,7 @@ class MethodConfig:
         _checks.at_least_zero(prior_rollouts=self.prior_rollouts)
         _checks.above_zero(temperature=self.temperature)
         _checks.booleans(keep_surplus=self.keep_surplus, filter=self.filter)
-        if not 0 <= self.margin <= 0.5:
-            raise ValueError(f"margin is {self.margin}; give a number from 0 to 0.5")
+        _checks.from_zero_to_half(margin=self.margin)
         if self.filter and self.name in ("uniform", "history_resampling"):
             raise ValueError(f"filter is true with {self.name}; give dynamic_sampling or a method that predicts")
         if self.embeddings not in EMBEDDINGS:

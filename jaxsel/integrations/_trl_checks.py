@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxsel import _validate
 from jaxsel.base import Selector
 from jaxsel.integrations._extras import extra
-from jaxsel.runtime.pool import identify_pool
+from jaxsel.integrations._pools import check_keys, selector_of_rows
 from jaxsel.runtime.prompt_selector import PromptSelector
 
 TESTED = "TRL 1.3.0 and 1.16.0"
@@ -91,10 +90,7 @@ def checked_keys(dataset: Any, key_column: str | None, num_prompts: int) -> list
     if key_column not in columns:
         raise ValueError(f"key_column is {key_column!r}, which train_dataset lacks; give one of {columns}")
     keys = list(dataset[key_column]) if hasattr(dataset, "column_names") else [row[key_column] for row in dataset]
-    try:
-        identify_pool(np.array(keys, object), None)
-    except ValueError as error:
-        raise ValueError(f"the column {key_column!r} of train_dataset names no prompts: {error}") from error
+    check_keys(keys, f"the column {key_column!r} of train_dataset")
     return keys
 
 
@@ -106,19 +102,7 @@ def prompt_selector(
     Raises:
         ValueError: The selector is of another size or has other keys.
     """
-    pool: dict[str, Any] = {"num_prompts": len(dataset)} if keys is None else {"keys": keys}
-    if isinstance(selector, Selector):
-        return PromptSelector(selector, seed=seed, track_in_flight=True, **pool)
-    _validate.made(PromptSelector, selector=selector)
-    assert isinstance(selector, PromptSelector)
-    if selector.num_prompts != len(dataset):
-        raise ValueError(
-            f"selector has {selector.num_prompts} prompts and train_dataset {len(dataset)} rows; make the selector "
-            "with one prompt per row, or give the method alone, for example selector=jaxsel.adaptive()"
-        )
-    if keys is not None and selector.pool != identify_pool(keys, None).fingerprint:
-        raise ValueError("selector has other keys than the key column of train_dataset; give it the column as keys=")
-    return selector
+    return selector_of_rows(selector, len(dataset), keys=keys, seed=seed, data="train_dataset")
 
 
 def rows(dataset: Any, ids: Int[np.ndarray, " b"]) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from jaxsel import _validate, methods
 from jaxsel.base import Selector
+from jaxsel.integrations._pools import check_keys
 from jaxsel.integrations._rewards import checked_threshold
-from jaxsel.runtime.pool import identify_pool
+from jaxsel.runtime.pool import fingerprint_of
 from jaxsel.runtime.prompt_selector import PromptSelector
 
 INDEX = "extra_info.index"
@@ -95,10 +96,7 @@ def pool_keys(rows: Any, key: str | None) -> list[Any] | None:
             raise ValueError(f"row {at} of data.train_files has no {key}{also}; number the rows in the file, {cure}")
     if key == INDEX and "data_source" in rows.column_names:  # files of several sources each count from 0
         keys = [f"{source}/{index}" for source, index in zip(rows["data_source"], keys, strict=True)]
-    try:
-        identify_pool(np.array(keys, object), None)
-    except ValueError as error:
-        raise ValueError(f"{key} in data.train_files names no prompts: {error}; {cure}") from error
+    check_keys(keys, f"{key} in data.train_files", cure=f"; {cure}")
     return keys
 
 
@@ -123,7 +121,7 @@ def prompt_selector(options: Options, num_prompts: int, keys: list[Any] | None) 
             f"the selector of {options.method} has {made.num_prompts} prompts and data.train_files {num_prompts}, "
             "after verl's filter of long prompts; make it with one prompt per row, or return the method alone"
         )
-    if keys is not None and made.pool != identify_pool(np.array(keys, object), None).fingerprint:
+    if keys is not None and made.pool != fingerprint_of(np.array(keys, object)):
         raise ValueError(
             f"the selector of {options.method} has other keys than data.train_files; give it {keys[:2]}..., or set "
             "+data.jaxsel.key=null"

@@ -19,7 +19,7 @@ from jaxsel._visits import checked_visits
 from jaxsel.integrations._rewards import checked_threshold, counted
 from jaxsel.integrations._state_file import read_state, write_state
 from jaxsel.runtime.locking import ProcessBoundLock, locked
-from jaxsel.runtime.pool import Keys, identify_pool
+from jaxsel.runtime.pool import Keys, fingerprint_of
 from jaxsel.runtime.prompt_selector import PromptSelector
 
 _ENTRIES = {"selector", "waiting", "clock"}
@@ -274,6 +274,6 @@ class TrainerEdge:
 
 
 def _row_of(keys: Keys, pool: str) -> dict[Any, int]:
-    if identify_pool(keys, None).fingerprint != pool:
+    if fingerprint_of(keys) != pool:
         raise ValueError("keys are not the keys of the selector; give the same keys in the same order")
     return {key: row for row, key in enumerate(keys.tolist() if isinstance(keys, np.ndarray) else keys)}

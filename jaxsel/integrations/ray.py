@@ -211,8 +211,8 @@ def serve(
             lost, but a restart repeats them, so a small number makes restarts quicker. A save waits for the end of a
             step that `observe(..., step=...)` began.
         namespace: Ray's namespace.
-        actor_options: Options of Ray's actor in place of those chosen here, for example `{"num_cpus": 0}`. The server
-            asks for one CPU, and JAX uses the CPU only.
+        actor_options: Options of Ray's actor, for example `{"num_cpus": 0}`. They replace the defaults of `serve`: the
+            server asks for one CPU, and its JAX uses no GPU.
         patience: Seconds to wait for the server to start or restart.
         **options: Arguments of `jaxsel.integrations.edge.TrainerEdge`: `success`, `threshold`, `draw_size`, `keys`,
             `history` and `texts`.

@@ -26,7 +26,7 @@ import numpy as np
 
 import jaxsel.methods
 from jaxsel import _validate
-from jaxsel.integrations._pools import selector_of_rows
+from jaxsel.integrations._pools import check_keys, selector_of_rows
 from jaxsel.integrations.edge import TrainerEdge
 
 METHODS: dict[str, Callable[..., Any]] = {
@@ -67,6 +67,8 @@ class TrinitySelector:
         steps = options.pop("in_flight_steps", _IN_FLIGHT_STEPS)
         keys = None if key_column is None else _keys(data_source.dataset, key_column)
         method, size = _method(name, options), data_source.dataset_size
+        if keys is not None:
+            check_keys(keys, "the key column of the taskset")
         own = selector_of_rows(method, size, keys=keys, seed=config.seed, data="the taskset", in_flight_steps=steps)
         self.edge = TrainerEdge(own)
 

@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from jaxsel import _validate
 from jaxsel.base import Selector
-from jaxsel.integrations._pools import selector_of_rows
+from jaxsel.integrations._pools import check_keys, selector_of_rows
 from jaxsel.integrations._rewards import one_reward
 from jaxsel.integrations._tunix_plan import Plan, state_file, state_folder_of
 from jaxsel.integrations.edge import TrainerEdge
@@ -81,6 +81,8 @@ class SelectedPrompts:
         columns = _checked_columns(rows, batch_size, key_column)
         self._rows, self._columns, self._batch_size, self._success = rows, columns, batch_size, success
         keys = None if key_column is None else [rows[row][key_column] for row in range(len(rows))]
+        if keys is not None:
+            check_keys(keys, "the key column of rows")
         own = selector_of_rows(selector, len(rows), keys=keys, seed=seed, data="rows")
         texts = None if history is None else [str(rows[row]["prompts"]) for row in range(len(rows))]
         self.edge = TrainerEdge(own, threshold=threshold, history=history, texts=texts)

@@ -38,6 +38,13 @@ def solve_state_probabilities(
     return jnp.exp(log_unsolved), mixed, jnp.exp(log_solved)
 
 
+def mixed_of(
+    unsolved: Float[Array, "*shape"], solved: Float[Array, "*shape"], group_size: int
+) -> Float[Array, "*shape"]:
+    """Return P(0 < s < n) = 1 - P(s = 0) - P(s = n), never below 0, and exactly 0 for n = 1."""
+    return jnp.zeros_like(solved) if group_size == 1 else jnp.maximum(1 - unsolved - solved, 0)
+
+
 def _product(a: Float[Array, "*shape"], b: Float[Array, "*shape"], group_size: int) -> Float[Array, "*shape"]:
     """Return the product over k < n of (a + k) / (a + b + k)."""
     total, result = a + b, jnp.ones_like(a + b)

@@ -22,12 +22,12 @@ from jaxtyping import Array, Float, Int, Key
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
-from jaxsel._rows import moved
+from jaxsel._rows import with_moved
 from jaxsel._visits import accumulated, merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts, Scalar
 from jaxsel.numerics import random
 from jaxsel.numerics.beta_binomial import solve_state_probabilities
-from jaxsel.predictors.priors import check_length, checked_prior, described
+from jaxsel.predictors.priors import check_length, checked_priors, described
 
 
 class BetaState(NamedTuple):
@@ -55,8 +55,8 @@ class BetaState(NamedTuple):
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "BetaState") -> "BetaState":
         """Return the state for a changed pool, see `StateMethods.with_rows`. The prior is the prior of `fresh`."""
-        successes, failures, last_step = (moved(old, new, rows) for old, new in zip(self[:3], fresh[:3], strict=True))
-        return fresh._replace(successes=successes, failures=failures, last_step=last_step, step=self.step)
+        carried = with_moved(self, fresh, ("successes", "failures", "last_step"), rows)
+        return carried._replace(prior_alpha=fresh.prior_alpha, prior_beta=fresh.prior_beta)
 
 
 def posterior(
@@ -157,10 +157,7 @@ def beta_bernoulli(
     _validate.unit_interval(decay=decay)
     _validate.positive_integer(group_size=group_size)
     _validate.one_of(("visit", "step"), ageing=ageing)
-    priors = {
-        "prior_alpha": checked_prior("prior_alpha", prior_alpha),
-        "prior_beta": checked_prior("prior_beta", prior_beta),
-    }
+    priors = checked_priors(prior_alpha, prior_beta)
     decay_per_step = decay if ageing == "step" else None
 
     def init(key: Key[Array, ""], num_prompts: int) -> BetaState:

@@ -23,10 +23,11 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from jaxsel import _validate
-from jaxsel._rows import moved
+from jaxsel._rows import with_moved
 from jaxsel._visits import merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts
 from jaxsel.numerics import random
+from jaxsel.numerics.beta_binomial import mixed_of
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
@@ -83,8 +84,7 @@ class KalmanState(NamedTuple):
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "KalmanState") -> "KalmanState":
         """Return the state for a changed pool, see `StateMethods.with_rows`."""
-        mean, variance, last_step = (moved(old, new, rows) for old, new in zip(self[:3], fresh[:3], strict=True))
-        return KalmanState(mean, variance, last_step, self.step)
+        return with_moved(self, fresh, ("mean", "variance", "last_step"), rows)
 
 
 def kalman(*, scale: str = "arcsine", step_variance: float = 0.002, group_size: int = 8) -> Predictor:
@@ -168,6 +168,6 @@ def predicted(
         terms = p, p * p, *powers
         totals = [total + np.float32(weight) * term for total, term in zip(totals, terms, strict=True)]
     rate, square, unsolved, solved = totals
-    mixed = jnp.zeros_like(rate) if group_size == 1 else jnp.maximum(1 - unsolved - solved, 0)
+    mixed = mixed_of(unsolved, solved, group_size)
     draw = scale.rate(mean + deviation * normal)
     return Prediction(rate, jnp.maximum(square - rate**2, 0), draw, unsolved, mixed, solved)

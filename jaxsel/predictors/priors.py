@@ -67,6 +67,14 @@ def checked_prior(name: str, value: ArrayLike | Array) -> np.ndarray | Array:
     return prior
 
 
+def checked_priors(prior_alpha: ArrayLike | Array, prior_beta: ArrayLike | Array) -> dict[str, np.ndarray | Array]:
+    """Return both parameters of a Beta prior by name, see `checked_prior`."""
+    return {
+        "prior_alpha": checked_prior("prior_alpha", prior_alpha),
+        "prior_beta": checked_prior("prior_beta", prior_beta),
+    }
+
+
 def check_length(num_prompts: int, **priors: np.ndarray | Array) -> None:
     """Raise a ValueError if a prior with one entry per prompt does not fit the pool."""
     for name, value in priors.items():
@@ -108,7 +116,7 @@ def initial_beliefs(
         otherwise: Weights of the three solve states for a prompt with the uniform prior, about which nothing is known.
             None: equal weights.
     """
-    alpha, beta = checked_prior("prior_alpha", prior_alpha), checked_prior("prior_beta", prior_beta)
+    alpha, beta = checked_priors(prior_alpha, prior_beta).values()
     if np.all(alpha == 1) and np.all(beta == 1):
         return otherwise
     alpha, beta = np.broadcast_arrays(alpha, beta)

@@ -1,6 +1,7 @@
 """The identity of a pool: its size, a fingerprint of its keys, and a hash of every key."""
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
@@ -14,6 +15,7 @@ from jaxsel import _validate
 Keys = Sequence[str] | Sequence[int] | np.ndarray
 _AT_ONCE = 1024  # keys
 _SHOWN = 60  # characters of a key
+_LEAST, _LARGEST = -(2**63), 2**63 - 1  # of int64
 _GIVE = "give a vector of strings or integers"
 
 
@@ -40,7 +42,8 @@ def identify_pool(keys: Keys | None, num_prompts: int | None) -> Pool:
             the pool has no prompts.
     """
     if keys is not None and num_prompts is None:
-        return _with_keys(keys)
+        rows = _checked(keys)
+        return Pool(len(rows), _fingerprint(rows), _hashes_of(rows))
     if keys is None and num_prompts is not None:
         _validate.positive_integer(num_prompts=num_prompts)
         return Pool(int(num_prompts), f"{num_prompts} prompts without keys", None)
@@ -58,6 +61,15 @@ def size_of(fingerprint: str) -> int:
     if not (size.isascii() and size.isdigit() and rest.startswith("prompts")):
         raise ValueError(f"pool is {fingerprint!r}, which is not a fingerprint of a pool; give keys or num_prompts")
     return int(size)
+
+
+def fingerprint_of(keys: Keys) -> str:
+    """Return the fingerprint of a pool with these keys, without the hashes of the keys.
+
+    Raises:
+        ValueError: The keys are not a vector of distinct strings or integers, or the pool has no prompts.
+    """
+    return _fingerprint(_checked(keys))
 
 
 def rows_in(old: Pool, new: Pool) -> Int[np.ndarray, " N"]:
@@ -95,14 +107,18 @@ def _joined(pool: Pool) -> Int[np.ndarray, " N"]:
     return hashes
 
 
-def _with_keys(keys: Keys) -> Pool:
+def _checked(keys: Keys) -> Any:
+    """Return the keys as rows, see `_rows`, which are distinct strings or distinct integers."""
     rows = _rows(keys)
-    size = len(rows)
-    if size == 0:
+    if len(rows) == 0:
         raise ValueError("keys has shape (0,); give one key for each prompt of the pool")
     _check_distinct(rows)
-    digests, hashes = _of_strings(rows) if isinstance(next(_plain(rows)), str) else _of_integers(rows)
-    return Pool(size, f"{size} prompts, sha256:{'+'.join(digests)}", hashes)
+    return rows
+
+
+def _fingerprint(rows: Any) -> str:
+    digests = _of_strings(rows) if isinstance(next(_plain(rows)), str) else _of_integers(rows)
+    return f"{len(rows)} prompts, sha256:{'+'.join(digests)}"
 
 
 def _rows(keys: Any) -> Any:
@@ -144,42 +160,45 @@ def _check_distinct(rows: Any) -> None:
     raise ValueError(f"keys holds {_shown(key)} {times} times; give distinct entries (see the rows {at})")
 
 
-def _of_strings(rows: Any) -> tuple[tuple[str, ...], UInt32[np.ndarray, "N 2"]]:
-    """Return a digest of the keys joined by NUL, and the hashes. If a key contains NUL, there is a second digest."""
+def _of_strings(rows: Any) -> tuple[str, ...]:
+    """Return a digest of the keys joined by NUL. If a key contains NUL, a second digest tells such pools apart."""
     joined, prefixed, first, has_nul = hashlib.sha256(), hashlib.sha256(b"strings"), True, False
-    hashes = []
     for part in _in_parts(_plain(rows)):
         text = "\0".join(part)
         joined.update(("" if first else "\0").encode() + text.encode("utf-8", "surrogatepass"))
         first, has_nul = False, has_nul or text.count("\0") >= len(part)
-        hashes.append(_hashes(part))
     if has_nul:
         for key in _plain(rows):
             encoded = key.encode("utf-8", "surrogatepass")
             prefixed.update(len(encoded).to_bytes(8, "little") + encoded)
-    return _short(joined, prefixed) if has_nul else _short(joined), np.concatenate(hashes)
+    return _short(joined, prefixed) if has_nul else _short(joined)
 
 
-def _of_integers(rows: Any) -> tuple[tuple[str, ...], UInt32[np.ndarray, "N 2"]]:
-    """Return a digest of the keys as int64, and the hashes. If int64 cannot hold a key, there is a second digest."""
+def _of_integers(rows: Any) -> tuple[str, ...]:
+    """Return a digest of the keys as int64. If int64 cannot hold a key, a second digest tells such pools apart."""
     if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.dtype != np.uint64:
-        bits = rows.astype(np.int64)
-        return _short(hashlib.sha256(bits.tobytes())), bits.view(np.uint32).reshape(-1, 2)
-    wrapped, decimal, fits, hashes = hashlib.sha256(), hashlib.sha256(b"integers"), True, []
+        return _short(hashlib.sha256(rows.astype(np.int64).tobytes()))
+    wrapped, decimal, fits = hashlib.sha256(), hashlib.sha256(b"integers"), True
     for part in _in_parts(int(key) for key in _plain(rows)):
-        bits = np.array([key % 2**64 for key in part], np.uint64)
-        wrapped.update(bits.tobytes())
+        fits = fits and min(part) >= _LEAST and max(part) <= _LARGEST
+        wrapped.update(np.array([key % 2**64 for key in part], np.uint64).tobytes())
         decimal.update("".join(f" {key}" for key in part).encode())
-        hashes.append(bits.view(np.uint32).reshape(-1, 2))
-        wide = [at for at, key in enumerate(part) if not -(2**63) <= key < 2**63]
-        if wide:
-            fits, hashes[-1][wide] = False, _hashes([str(part[at]) for at in wide])
-    return _short(wrapped) if fits else _short(wrapped, decimal), np.concatenate(hashes)
+    return _short(wrapped) if fits else _short(wrapped, decimal)
 
 
-def _hashes(keys: list[str]) -> UInt32[np.ndarray, "k 2"]:
-    digests = (hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest() for key in keys)
-    return np.frombuffer(b"".join(digests), np.uint32).reshape(-1, 2)
+def _hashes_of(rows: Any) -> UInt32[np.ndarray, "N 2"]:
+    """Return a hash of every key: an int64 is its own hash, and any other key has the hash of its text."""
+    if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.dtype != np.uint64:
+        return rows.astype(np.int64).view(np.uint32).reshape(-1, 2)
+    return np.frombuffer(b"".join(map(_hash, _plain(rows))), np.uint32).reshape(-1, 2)
+
+
+def _hash(key: str | int) -> bytes:
+    if not isinstance(key, str):
+        if _LEAST <= key <= _LARGEST:
+            return int(key).to_bytes(8, sys.byteorder, signed=True)
+        key = str(key)
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _in_parts(keys: Iterable[Any]) -> Iterator[list[Any]]:

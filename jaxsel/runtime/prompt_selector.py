@@ -10,7 +10,7 @@ from jaxsel._visits import checked_visits
 from jaxsel.base import Prediction, call_optional
 from jaxsel.runtime.choosing import Choice
 from jaxsel.runtime.locking import locked
-from jaxsel.runtime.pool import Keys, identify_pool
+from jaxsel.runtime.pool import Keys, fingerprint_of
 from jaxsel.runtime.resumable import ResumableSelector
 from jaxsel.runtime.table import pool_table
 
@@ -155,7 +155,7 @@ class PromptSelector(ResumableSelector):
         """
         if not 0 < level < 1:
             raise ValueError(f"level is {level}; give a number above 0 and below 1")
-        if keys is not None and identify_pool(keys, None).fingerprint != self.pool:
+        if keys is not None and fingerprint_of(keys) != self.pool:
             raise ValueError(
                 f"keys are not those of this selector's pool ({self.pool}); give the same in the same order"
             )

@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxsel import _validate
 from jaxsel._visits import merge_visits
 from jaxsel.base import Prediction, Rollouts, Selection, Selector, State
+from jaxsel.numerics.beta_binomial import mixed_of
 
 TRAINING_LIKE: dict[str, Any] = {
     "difficulty_mean": 1.5,
@@ -228,7 +229,7 @@ def oracle(learner: Learner, *, group_size: int = 8) -> Selector:
         del key, first_id
         rate = success_rate(learner, state, prompt_ids)
         unsolved, solved = (1 - rate) ** group_size, rate**group_size
-        mixed = jnp.zeros_like(rate) if group_size == 1 else jnp.maximum(1 - unsolved - solved, 0)
+        mixed = mixed_of(unsolved, solved, group_size)
         return Prediction(rate, jnp.zeros_like(rate), rate, unsolved, mixed, solved)
 
     def select(

@@ -22,7 +22,7 @@ GSM8K = "openai/gsm8k"
 
 
 def is_preset(name: str) -> bool:
-    """Return whether a name is that of a task of this module, alone or followed by a colon and a path."""
+    """Return whether this module has a task of this name; a colon and a path may follow the name."""
     return name.partition(":")[0] in TEMPLATES
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxsel.base import Prediction
 from jaxsel.numerics import random
+from jaxsel.numerics.beta_binomial import mixed_of
 from jaxsel.predictors.amortized.dtype_promotion import with_standard_dtype_promotion
 from jaxsel.predictors.amortized.likelihood import Belief
 from jaxsel.predictors.amortized.model import Model
@@ -46,7 +47,7 @@ def predict(
     rows = jnp.arange(state.successes.shape[0], dtype=jnp.int32) if prompt_ids is None else first_id + prompt_ids
     rate, variance, alpha, beta, unsolved, solved = _in_blocks(decode, rows, config.block_size)
     draw = random.beta(draw_key, alpha, beta, ids=rows) if likelihood.conjugate else alpha
-    mixed = jnp.zeros_like(rate) if config.group_size == 1 else jnp.maximum(1 - unsolved - solved, 0)
+    mixed = mixed_of(unsolved, solved, config.group_size)
     return Prediction(rate, variance, draw, unsolved, mixed, solved)
 
 

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 from jaxsel.base import Predictor
 from jaxsel.predictors import embeddings as _embeddings
 from jaxsel.predictors.amortized.config import Config, check
-from jaxsel.predictors.priors import checked_prior, described
+from jaxsel.predictors.priors import checked_priors, described
 
 
 def amortized(
@@ -103,8 +103,8 @@ def amortized(
     )
     check(config)
     embeddings = _embeddings.checked(embeddings)
-    alpha, beta = checked_prior("prior_alpha", prior_alpha), checked_prior("prior_beta", prior_beta)
-    if decay is None and not ((alpha == 1).all() and (beta == 1).all()):
+    priors = checked_priors(prior_alpha, prior_beta)
+    if decay is None and not all((prior == 1).all() for prior in priors.values()):
         raise ValueError(
             "decay is None, so a prompt's own evidence does not count; leave out the priors or give a decay"
         )
@@ -113,11 +113,11 @@ def amortized(
     from jaxsel.predictors.amortized.prediction import predict
     from jaxsel.predictors.amortized.training import init, update
 
-    prior = {"prior_alpha": described(alpha), "prior_beta": described(beta)}
     model = built(config, _embeddings.features(embeddings))
+    spec = {"name": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **config._asdict()}
     return Predictor(
-        {"name": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **config._asdict(), **prior},
-        functools.partial(init, model=model, embeddings=embeddings, prior=(alpha, beta)),
+        spec | {name: described(prior) for name, prior in priors.items()},
+        functools.partial(init, model=model, embeddings=embeddings, priors=priors),
         functools.partial(predict, model=model),
         functools.partial(update, model=model),
     )

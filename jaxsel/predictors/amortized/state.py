@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxsel._rows import moved, renumbered
+from jaxsel._rows import renumbered, with_moved
 from jaxsel.base import Rollouts
 from jaxsel.predictors.amortized.ring_buffer import batches_of
 
@@ -84,12 +84,9 @@ class AmortizedState(NamedTuple):
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "AmortizedState") -> "AmortizedState":
         """Return the state for a changed pool, see `StateMethods.with_rows`. The networks stay as they are trained."""
-        return self._replace(
-            embeddings=fresh.embeddings,
-            recent=renumbered(self.recent, rows, len(self.successes)),
-            successes=moved(self.successes, fresh.successes, rows),
-            failures=moved(self.failures, fresh.failures, rows),
-        )
+        recent = renumbered(self.recent, rows, len(self.successes))
+        carried = with_moved(self, fresh, ("successes", "failures"), rows)
+        return carried._replace(embeddings=fresh.embeddings, recent=recent)
 
     def metrics(self) -> dict[str, Any]:
         """Return the fit for logs, with NaN before the first update; the state itself then holds zeros."""

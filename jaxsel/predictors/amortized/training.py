@@ -26,7 +26,7 @@ def init(
     *,
     model: Model,
     embeddings: Float[np.ndarray | Array, "pool d"],
-    prior: tuple[np.ndarray | Array, np.ndarray | Array],
+    priors: dict[str, np.ndarray | Array],
 ) -> AmortizedState:
     """Return the state of a pool without observations.
 
@@ -35,7 +35,7 @@ def init(
     """
     if len(embeddings) != num_prompts:
         raise ValueError(f"embeddings has {len(embeddings)} rows for {num_prompts} prompts; give one row per prompt")
-    successes, failures = evidence(num_prompts, *prior)
+    successes, failures = evidence(num_prompts, **priors)
     parameters = new_parameters(key, model)
     return AmortizedState(
         jnp.array(embeddings),

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from jaxsel._rows import moved
+from jaxsel._rows import with_moved
 from jaxsel._visits import merge_visits, solve_states
 from jaxsel.base import Rollouts, Scalar
 from jaxsel.predictors.hidden_markov import memory
@@ -40,8 +40,7 @@ class HMMState(NamedTuple):
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "HMMState") -> "HMMState":
         """Return the state for a changed pool, see `StateMethods.with_rows`."""
-        filtered, predicted, excess = (moved(old, new, rows) for old, new in zip(self[:3], fresh[:3], strict=True))
-        return fresh._replace(filtered=filtered, predicted=predicted, excess=excess, scale=self.scale)
+        return with_moved(self, fresh, ("filtered", "predicted", "excess"), rows)
 
 
 def filtered(state: HMMState, prompt_ids: Int[Array, " m"] | None = None) -> Float[Array, "3 m"]:

@@ -29,8 +29,9 @@ from numpy.typing import ArrayLike
 from jaxsel import _validate
 from jaxsel.base import Prediction, Predictor, Rollouts
 from jaxsel.numerics import random
+from jaxsel.numerics.beta_binomial import mixed_of
 from jaxsel.predictors import embeddings as _embeddings
-from jaxsel.predictors.priors import checked_prior, described, evidence
+from jaxsel.predictors.priors import checked_priors, described, evidence
 from jaxsel.predictors.state_space.features import Scaling, scaling_of
 from jaxsel.predictors.state_space.filtering import filtered, logits
 from jaxsel.predictors.state_space.moments import moments
@@ -66,13 +67,13 @@ def state_space(
     _validate.positive_integer(group_size=group_size)
     matrix = None if embeddings is None else _embeddings.checked(embeddings)
     scaling = None if matrix is None else scaling_of(matrix)
-    alpha, beta = checked_prior("prior_alpha", prior_alpha), checked_prior("prior_beta", prior_beta)
+    priors = checked_priors(prior_alpha, prior_beta)
 
     def init(key: Key[Array, ""], num_prompts: int) -> StateSpaceState:
         del key
         if matrix is not None and len(matrix) != num_prompts:
             raise ValueError(f"embeddings has {len(matrix)} rows for {num_prompts} prompts; give one row per prompt")
-        rates = evidence(num_prompts, alpha, beta)
+        rates = evidence(num_prompts, **priors)
         zeros = jnp.zeros(num_prompts, jnp.float32)
         state = StateSpaceState(
             None if matrix is None else jnp.array(matrix),
@@ -99,7 +100,7 @@ def state_space(
         rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
         rate, spread, unsolved, solved = moments(mean, variance, group_size)
         normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
-        mixed = jnp.zeros_like(rate) if group_size == 1 else jnp.maximum(1 - unsolved - solved, 0)
+        mixed = mixed_of(unsolved, solved, group_size)
         return Prediction(
             rate,
             jnp.maximum(rate * (1 - rate) - spread, 0),
@@ -117,7 +118,6 @@ def state_space(
         "name": "state_space",
         "embeddings": None if matrix is None else _embeddings.fingerprint(matrix),
         "group_size": group_size,
-        "prior_alpha": described(alpha),
-        "prior_beta": described(beta),
+        **{name: described(prior) for name, prior in priors.items()},
     }
     return Predictor(spec, init, predict, update)

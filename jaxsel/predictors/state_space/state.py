@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from jaxsel._rows import moved
+from jaxsel._rows import with_moved
 from jaxsel.predictors.state_space.features import Scaling
 from jaxsel.predictors.state_space.settings import Learning, Settings
 from jaxsel.predictors.state_space.weights import Weights
@@ -54,8 +54,7 @@ class StateSpaceState(NamedTuple):
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "StateSpaceState") -> "StateSpaceState":
         """Return the state for a changed pool, see `StateMethods.with_rows`. The weights and the scaling stay."""
         names = ("mean", "reference", "variance", "lesson", "last_step")
-        columns = {name: moved(getattr(self, name), getattr(fresh, name), rows) for name in names}
-        return self._replace(embeddings=fresh.embeddings, **columns)
+        return with_moved(self, fresh, names, rows)._replace(embeddings=fresh.embeddings)
 
     def metrics(self) -> dict[str, Any]:
         """Return the learned settings, in logits and steps, and the last log score (NaN before the first update)."""
