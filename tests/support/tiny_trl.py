@@ -80,6 +80,8 @@ def in_two_processes(folder: str) -> None:
     except Exception as error:
         found["error"] = f"{type(error).__name__}: {error}"
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()  # a rank that ends with the group still open aborts now and then
 
 
 def until_killed(folder: Path, steps: int, pace: float = 0.0) -> None:
