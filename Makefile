@@ -18,7 +18,7 @@ PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:
 NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
 CORE := jax jaxlib beartype hypothesis pytest pytest-xdist scipy matplotlib scikit-learn
 
-.PHONY: env demo test lint check newest lowest reproduce bench notebooks docs trl ray tunix verl vllm gpu clean
+.PHONY: env demo test lint style types fast check newest lowest reproduce bench notebooks docs trl ray tunix verl vllm gpu clean
 
 env: .venv/.installed
 
@@ -36,15 +36,22 @@ demo: env
 test: env
 	$(BIN)/python $(PYTEST)
 
-lint: env
+lint: style types
+
+style: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+
+types: env
 	$(BIN)/pyright
 
-# Run this after every edit: the linters and the tests that are not slow
-check: lint
+fast: env
 	$(BIN)/python $(PYTEST) $(FAST)
+
+# Run this after every edit: the linters and the tests that are not slow. pyright runs beside the tests.
+check: style
+	$(MAKE) -j 2 types fast
 
 # Tests the newest releases that pyproject.toml allows, and then the part without torch on the newest Python
 newest:

@@ -15,6 +15,8 @@ from experiments.reporting.provenance import provenance
 from experiments.reporting.tables import PageTable
 from jaxsel import metrics, plotting
 
+pytestmark = pytest.mark.slow  # 6 s: a browser
+
 LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
 QUIET = (
     "no-sandbox",

@@ -216,7 +216,11 @@ def play(ours, rounds, first=0):
 
 
 @pytest.mark.parametrize(
-    "method", [jaxsel.mopps, jaxsel.dps, jaxsel.uniform, pytest.param(jaxsel.adaptive, marks=pytest.mark.slow)]
+    "method",
+    [
+        jaxsel.mopps,
+        *(pytest.param(m, marks=pytest.mark.slow) for m in (jaxsel.dps, jaxsel.uniform, jaxsel.adaptive)),
+    ],
 )
 @pytest.mark.parametrize("draw_size", [None, 5])
 def test_a_resumed_edge_gives_the_same_bits(tmp_path, method, draw_size):

@@ -10,6 +10,8 @@ import jaxsel
 from jaxsel.predictors.kalman import SCALES
 from tests.support.histories import random_history, rollouts
 
+pytestmark = pytest.mark.slow  # 4 s
+
 KEY = jax.random.key(0)
 N, BATCH, STEPS, Q = 9, 5, 30, 0.01
 EACH = pytest.mark.parametrize("scale", SCALES)

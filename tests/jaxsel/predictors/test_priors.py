@@ -8,6 +8,8 @@ from scipy import stats
 import jaxsel
 from tests.support.small_gps import TINY
 
+pytestmark = pytest.mark.slow  # 8 s: every method with every kind of prior
+
 KEY = jax.random.key(0)
 RATES = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0, np.nan])
 ALPHA, BETA = jaxsel.informative_prior(RATES * 16, 16)
@@ -22,7 +24,6 @@ METHODS = {
     "adaptive": lambda **prior: jaxsel.adaptive(**prior),
     "adaptive with embeddings": lambda **prior: jaxsel.adaptive(EMBEDDINGS, **prior),
 }
-EACH = [pytest.param(name, marks=pytest.mark.slow) if name == "gps" else name for name in METHODS]
 
 
 def test_informative_prior_counts_successes_and_failures():
@@ -55,7 +56,7 @@ def test_informative_prior_refuses_bad_counts(successes, group_size, message):
         jaxsel.informative_prior(successes, group_size)
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", METHODS)
 def test_first_predictions_follow_the_rates(name):
     selector = jaxsel.PromptSelector(METHODS[name](**PRIOR), num_prompts=8)
     prediction = selector.predict()
@@ -70,14 +71,14 @@ def test_first_predictions_follow_the_rates(name):
         assert prediction.variance[-1] == pytest.approx(plain.variance[-1], abs=0.06)
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_uniform_prior_changes_nothing(name):
     plain, flat = METHODS[name](), METHODS[name](prior_alpha=np.ones(8), prior_beta=np.ones(8))
     for one, other in zip(*(jaxsel.PromptSelector(m, num_prompts=8).predict() for m in (plain, flat)), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", METHODS)
 def test_priors_of_another_pool_are_refused(name):
     method = METHODS[name](prior_alpha=np.full(7, 2.0))
     with pytest.raises(ValueError, match=r"has 7 (entries|rows) for 8 prompts"):

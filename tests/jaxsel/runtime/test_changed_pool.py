@@ -11,6 +11,8 @@ import jaxsel
 from jaxsel import PromptSelector
 from tests.support.small_gps import TINY
 
+pytestmark = pytest.mark.slow  # 12 s: every method, before and after the change
+
 KEYS = [f"prompt {row}" for row in range(24)]
 CHANGED = {
     "added": [*KEYS, "new 1", "new 2"],
@@ -46,8 +48,6 @@ METHODS = {
         jaxsel.stratified(jaxsel.top_k(), strata(keys)),
     ),
 }
-SOME = ["mopps", "dps"]
-ALL = [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 
 
 def played(method, keys=KEYS, steps=3, **options):
@@ -76,7 +76,7 @@ def test_every_prompt_keeps_its_prediction_and_its_visits():
     assert selector.num_prompts == len(KEYS)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", METHODS)
 def test_beliefs_of_every_method_move_with_their_prompts(name):
     """A reordered pool predicts the same per key, and so does a pool that was changed and changed back."""
     selector = played(METHODS[name])
@@ -94,7 +94,7 @@ def test_beliefs_of_every_method_move_with_their_prompts(name):
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_changed_pool_goes_on(name):
     keys = CHANGED["all"]
     changed = played(METHODS[name]).with_pool(keys, METHODS[name](keys))

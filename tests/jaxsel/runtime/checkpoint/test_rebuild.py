@@ -9,6 +9,8 @@ import jaxsel
 from jaxsel import PromptSelector
 from jaxsel.runtime.checkpoint.rebuild import selector_from_spec
 
+pytestmark = pytest.mark.slow  # 6 s: every composition is compiled twice
+
 N = 24
 UNEVEN = [0.1, 0.2, 0.71]
 SELECTORS = {
@@ -60,7 +62,7 @@ def play(selector):
 NESTED = {"exploring": lambda: jaxsel.exploring(jaxsel.dps(), share=0.5, after=2)}  # earlier versions have no such spec
 
 
-@pytest.mark.parametrize("name", [*SELECTORS, *(pytest.param(name, marks=pytest.mark.slow) for name in NESTED)])
+@pytest.mark.parametrize("name", [*SELECTORS, *NESTED])
 def test_a_rebuilt_selector_makes_the_same_choices(name):
     selector = (SELECTORS | NESTED)[name]()
     rebuilt = selector_from_spec(json.loads(json.dumps(selector.spec)) | {"candidate_ratio": 3})
