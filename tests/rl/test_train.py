@@ -100,6 +100,7 @@ def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, undisturbed,
     assert read_metrics(tmp_path / "cut" / "metrics.jsonl") == resumed[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])
 def test_a_killed_run_with_mapp_continues_to_the_same_numbers(task, tmp_path, name):
     """The surplus of dynamic sampling keeps its beliefs in the checkpoint. The losses of grpo differ."""

@@ -151,6 +151,7 @@ RATES = 1 / (1 + np.exp(-np.random.default_rng(5).normal(-0.5, 3.0, 2000)))
 NOISE = np.random.default_rng(6).normal(size=(2000, 32)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_noise_features_cost_little_and_informative_features_pay():
     logit = np.log(RATES / (1 - RATES))
     told = (logit[:, None] * np.ones(4) / 3 + 0.3 * NOISE[:, :4]).astype(np.float32)

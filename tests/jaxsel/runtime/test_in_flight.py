@@ -11,6 +11,8 @@ from jaxsel import PromptSelector
 from tests.support.playing import choices, mesh_of
 from tests.support.small_gps import EMBEDDINGS, TINY
 
+pytestmark = pytest.mark.slow  # 7 s: a selector is compiled per test
+
 N = len(EMBEDDINGS)
 METHODS = {"mopps": jaxsel.mopps(), "dps": jaxsel.dps(), "gps": jaxsel.gps(EMBEDDINGS, **TINY)}
 
@@ -24,7 +26,7 @@ def make(method: jaxsel.Selector, **arguments: Any) -> PromptSelector:
     return PromptSelector(method, num_prompts=N, seed=3, **arguments)
 
 
-@pytest.mark.parametrize("name", ["mopps", "dps", pytest.param("gps", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mopps", "dps", "gps"])
 def test_excluded_prompts_are_not_chosen(name):
     selector, banned = make(METHODS[name]), np.arange(0, N, 2)
     mask = np.isin(np.arange(N), banned)
@@ -45,7 +47,6 @@ def test_excluding_equals_choosing_among_the_others(method):
         assert first.select(6, exclude=banned).tolist() == second.select(6, candidates).tolist()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_exclusions_are_the_same_on_a_mesh(size, on_cpu):
     there, here = make(METHODS["mopps"], mesh=mesh_of(size)), make(METHODS["mopps"])
@@ -88,7 +89,6 @@ def test_sizes_share_few_compilations():
     assert selector._chooser._select._cache_size() == 6  # two more: 64 candidates, and a mask
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule",
     [jaxsel.top_k(), jaxsel.gumbel_top_k(), jaxsel.within_bounds(0.3, 0.7), jaxsel.random_subset()],
@@ -168,7 +168,6 @@ def test_metrics_match_observations_to_their_own_selection():
     assert selector.metrics()["selector/success_rate_mae"] == pytest.approx(np.abs(rates - 1).mean())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_parts_of_a_step_are_one_observation(name):
     whole, parts = make(METHODS[name]), make(METHODS[name])

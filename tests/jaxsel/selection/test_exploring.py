@@ -13,6 +13,8 @@ import jaxsel
 from jaxsel.runtime.checkpoint.rebuild import selector_from_spec
 from tests.support.reference import assert_frequency
 
+pytestmark = pytest.mark.slow  # 7 s
+
 KEY = jax.random.key(0)
 N = 40
 SHARE, AFTER = 0.25, 12
@@ -170,7 +172,6 @@ def test_scores_use_the_draws_of_the_returned_prediction():
     np.testing.assert_allclose(chosen.scores, jaxsel.thompson().score(chosen.prediction), atol=1e-6)
 
 
-@pytest.mark.slow
 def test_exploring_works_with_every_part_of_a_run(tmp_path):
     """The run uses strata, recalibration, windows, prompts in flight, checkpoints and copies."""
     strata = np.arange(N) % 2
@@ -198,7 +199,6 @@ def test_exploring_works_with_every_part_of_a_run(tmp_path):
         jaxsel.PromptSelector.load(tmp_path, other, num_prompts=N, candidate_ratio=3, track_in_flight=True)
 
 
-@pytest.mark.slow
 def test_simulation_and_replay_accept_exploring():
     learner = jaxsel.simulate.make_learner(KEY, 200)
     run = functools.partial(jaxsel.simulate.simulate, num_steps=30, batch_size=10)

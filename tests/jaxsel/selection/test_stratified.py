@@ -15,6 +15,8 @@ import jaxsel
 from jaxsel.selection.stratified import quotas
 from tests.support.reference import assert_frequency, largest
 
+pytestmark = pytest.mark.slow  # 10 s: every rule in every stratum
+
 KEY = jax.random.key(0)
 N = 24
 STRATA = np.repeat([7, 2, 5], [12, 8, 4])  # labels in no order: 2 is stratum 0, 5 is 1, 7 is 2
@@ -150,7 +152,6 @@ def test_a_stratum_with_too_few_candidates_leaves_its_places_to_the_best_others(
     np.testing.assert_array_equal(only_fives.choose(KEY, scores, 3, ids, None), [3, 4, 5])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rule", [*RULES, "diverse"])
 @pytest.mark.parametrize("count", [None, 9])
 def test_parts_of_a_pool_give_the_choice_of_the_pool(rule, count):
@@ -174,7 +175,6 @@ def test_parts_of_a_pool_give_the_choice_of_the_pool(rule, count):
     np.testing.assert_array_equal(finalists[found], whole[whole < N])
 
 
-@pytest.mark.slow
 def test_shares_are_the_expected_part_of_every_batch():
     names = np.array(["maths", "code", "logic"])[np.arange(60) % 3]
     shares = {"code": 1, "logic": 2, "maths": 5}
@@ -189,7 +189,6 @@ def test_shares_are_the_expected_part_of_every_batch():
         live.observe(ids, ids % 9, 8)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shares", "batch_size"),
     [({2: 0.1, 5: 0.3, 7: 0.6}, 10), ({2: 1 / 3, 5: 1 / 6, 7: 1 / 2}, 12), ({2: 1e-9, 5: 0.5, 7: 0.5}, 8)],
@@ -214,7 +213,6 @@ def test_labels_may_be_strings_of_any_kind_and_specs_tell_strata_apart():
     assert all(rule.num_prompts == N for rule in rules)
 
 
-@pytest.mark.slow
 def test_a_checkpoint_refuses_other_strata(tmp_path):
     def selector(strata):
         return jaxsel.mopps(rule=jaxsel.stratified(jaxsel.top_k(), strata, shares={2: 1, 5: 1, 7: 2}))
