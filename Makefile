@@ -5,10 +5,6 @@ METHOD ?= mopps dps
 SEED ?= 0
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
-TRL_BIN := .venv-trl/bin
-RAY_BIN := .venv-ray/bin
-TUNIX_BIN := .venv-tunix/bin
-VERL_BIN := .venv-verl/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 FAST := -m "not slow and not gpu and not ray and not trl and not tunix and not verl and not vllm"
@@ -16,9 +12,11 @@ FAST := -m "not slow and not gpu and not ray and not trl and not tunix and not v
 PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null); do \
 	$$p -c "" 2>/dev/null && echo $$p; done; done
 NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
+LANES := trl trl-oldest ray tunix verl vllm newest newest-core lowest
+OLDEST_TRL = $(shell sed -n 's/.*"trl>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 CORE := jax jaxlib beartype hypothesis pytest pytest-xdist scipy matplotlib scikit-learn
 
-.PHONY: env demo test lint style types fast check newest lowest reproduce bench notebooks docs trl ray tunix verl vllm gpu clean
+.PHONY: env demo test lint style types fast check newest lowest reproduce bench notebooks docs trl trl-oldest ray tunix verl trainers vllm gpu clean
 
 env: .venv/.installed
 
@@ -94,41 +92,34 @@ docs: .venv/.docs
 	$(BIN)/python $(PIP) -c constraints.txt -e ".[docs]"
 	touch $@
 
-# Tests the adapter with the real TRL in .venv-trl, because the trainer in rl/ needs no TRL
-trl: .venv-trl/.installed
-	$(TRL_BIN)/python -m pytest -m trl tests/jaxsel/integrations
+# Tests an adapter with the real trainer, or the server with the real Ray, in an environment of its own: `make trl`.
+# Trinity-RFT has no such target, because its adapter's tests need only the fast tests' environment.
+trl ray tunix verl: %: .venv-%/.installed
+	.venv-$*/bin/python -m pytest -m $* tests/jaxsel/integrations
 
-.venv-trl/.installed: pyproject.toml constraints.txt
-	test -x $(TRL_BIN)/python || $(PYTHON) -m venv .venv-trl
-	$(TRL_BIN)/python $(PIP) -c constraints.txt -e ".[rl,trl,dev]"
+# The oldest TRL that pyproject.toml allows
+trl-oldest: .venv-trl-oldest/.installed
+	.venv-trl-oldest/bin/python -m pytest -m trl tests/jaxsel/integrations
+
+# All of them, in about an hour. The environments of verl and Tunix take gigabytes, so that .ci/run leaves both out.
+trainers:
+	for lane in trl trl-oldest ray tunix verl; do $(MAKE) $$lane || exit 1; done
+
+EXTRAS_trl := rl,trl
+EXTRAS_ray := history,ray
+EXTRAS_tunix := tunix
+EXTRAS_verl := verl
+
+# Tunix and verl need other versions of Transformers, and therefore constraints of their own
+.venv-%/.installed: pyproject.toml $(wildcard constraints*.txt)
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python $(PIP) -c $(or $(wildcard constraints-$*.txt),constraints.txt) -e ".[$(EXTRAS_$*),dev]"
 	touch $@
 
-# Tests the server with the real Ray in .venv-ray, because nothing else here needs Ray
-ray: .venv-ray/.installed
-	$(RAY_BIN)/python -m pytest -m ray tests/jaxsel/integrations
-
-.venv-ray/.installed: pyproject.toml constraints.txt
-	test -x $(RAY_BIN)/python || $(PYTHON) -m venv .venv-ray
-	$(RAY_BIN)/python $(PIP) -c constraints.txt -e ".[history,ray,dev]"
-	touch $@
-
-# Tests the adapter with the real google-tunix in .venv-tunix, because Tunix needs other versions of Transformers and
-# safetensors. .ci/run leaves it out.
-tunix: .venv-tunix/.installed
-	$(TUNIX_BIN)/python -m pytest -m tunix tests/jaxsel/integrations
-
-.venv-tunix/.installed: pyproject.toml constraints-tunix.txt
-	test -x $(TUNIX_BIN)/python || $(PYTHON) -m venv .venv-tunix
-	$(TUNIX_BIN)/python $(PIP) -c constraints-tunix.txt -e ".[tunix,dev]"
-	touch $@
-
-# Tests the adapter with the real verl, Ray and TransferQueue in .venv-verl, which takes 3 GB and is not part of CI
-verl: .venv-verl/.installed
-	$(VERL_BIN)/python -m pytest -m verl tests/jaxsel/integrations
-
-.venv-verl/.installed: pyproject.toml constraints-verl.txt
-	test -x $(VERL_BIN)/python || $(PYTHON) -m venv .venv-verl
-	$(VERL_BIN)/python $(PIP) -c constraints-verl.txt -e ".[verl,dev]"
+.venv-trl-oldest/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv-trl-oldest
+	sed "s/^trl==.*/trl==$(OLDEST_TRL)/" constraints.txt >.venv-trl-oldest/constraints.txt
+	.venv-trl-oldest/bin/python $(PIP) -c .venv-trl-oldest/constraints.txt -e ".[$(EXTRAS_trl),dev]"
 	touch $@
 
 # Tests with a third party's build of vLLM for the CPU in .venv-vllm, because vLLM needs other versions of NumPy and torch.
@@ -153,4 +144,4 @@ gpu:
 	$(PYTHON) -m experiments.large_pool --sizes 1e6 1e7 --seeds 0 --runs runs/large_pool_gpu --name large_pool_gpu
 
 clean:
-	rm -rf .venv .venv-trl .venv-ray .venv-tunix .venv-verl .venv-vllm .venv-newest .venv-newest-core .venv-lowest runs docs/_build
+	rm -rf .venv $(LANES:%=.venv-%) runs docs/_build
