@@ -123,8 +123,9 @@ class RunConfig:
     """One training run; the defaults are the settings of the comparisons (`experiments.running.compare`).
 
     Attributes:
-        task: string_ops or countdown. With a policy also math:PATH, gsm8k or reasoning_gym:NAME; or, with a verifier
-            too, a file, several files ([a.parquet,b.parquet]), a folder or the hub name of a data set.
+        task: string_ops or countdown. With a policy also countdown-34 or countdown-4 (each perhaps with :PATH),
+            math:PATH, gsm8k or reasoning_gym:NAME; or, with a verifier too, a file, several files
+            ([a.parquet,b.parquet]), a folder or the hub name of a data set.
         verifier: For a data set: exact, math, countdown or string_ops; or module:function, a function
             verify(completion, answer, **columns).
         pool_size: Number of training prompts; of a data set at most this number, and 0: all.
