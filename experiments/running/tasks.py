@@ -43,7 +43,7 @@ def make_task(task: str | Sequence[str], verifier: str = "", config: DataConfig 
             given = f"verifier is {verifier!r}" if verifier else f"data is {config}"
             raise ValueError(f"{given} with the built-in task {task}, which has its own; leave it out")
         return TASKS[task]()
-    named = _named(task) if isinstance(task, str) else None
+    named = named_task(task) if isinstance(task, str) else None
     if named is not None:
         if verifier:
             raise ValueError(f"verifier is {verifier!r} with the task {task}, which has its own; leave it out")
@@ -61,7 +61,7 @@ def make_task(task: str | Sequence[str], verifier: str = "", config: DataConfig 
     )
 
 
-def _named(task: str) -> Callable[..., Task] | None:
+def named_task(task: str) -> Callable[..., Task] | None:
     """Return the function that makes a task for Hugging Face models by its name; None for another name."""
     if task.startswith(reasoning_gym.PREFIX):
         return reasoning_gym.make
