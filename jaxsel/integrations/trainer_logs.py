@@ -145,7 +145,8 @@ def read_prime_rl(path: str | Path, *, prompt: str = "prompt", threshold: float 
     """Read the folder of prime-rl's rollouts: `step_12/train_rollouts.jsonl` and so on, whose folder says the step.
 
     Every row has `prompt`, `completion`, `reward` and `example_id` among its fields (read in the orchestrator's
-    `save_rollouts`). `example_id` numbers the rows of one environment alone.
+    `save_rollouts`). `example_id` numbers the rows of one environment alone. Newer versions write traces with other
+    fields: read these by `read_logs` with the names of their fields.
 
     Args:
         path: The folder `rollouts`, or one above it. Evaluations beside the training rollouts are not read.
