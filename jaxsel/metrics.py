@@ -1,5 +1,7 @@
 """Metrics of predictions: errors, proper scores, correlations and calibration, and shares of mixed groups.
 
+`mean_at_k` and `pass_at_k` are scores of a policy instead.
+
 All metrics are pure functions of arrays and can be jitted. Each takes `weights`, one per row: rows of weight 1 count,
 rows of weight 0 do not and may hold any value. A mask as weights restricts a metric to a part of the rows without
 another compilation; see `slices`. A metric of no rows is NaN. `estimate` adds a standard error in closed form to any
@@ -36,6 +38,8 @@ from jaxsel.evaluation.metrics.estimates import Estimate as Estimate
 from jaxsel.evaluation.metrics.estimates import bootstrap as bootstrap
 from jaxsel.evaluation.metrics.estimates import estimate as estimate
 from jaxsel.evaluation.metrics.estimates import slices as slices
+from jaxsel.evaluation.metrics.pass_at_k import mean_at_k as mean_at_k
+from jaxsel.evaluation.metrics.pass_at_k import pass_at_k as pass_at_k
 from jaxsel.evaluation.metrics.scores import MixedShares as MixedShares
 from jaxsel.evaluation.metrics.scores import beta_binomial_log_score as beta_binomial_log_score
 from jaxsel.evaluation.metrics.scores import binomial_log_score as binomial_log_score

@@ -9,15 +9,17 @@ import numpy as np
 from jaxsel import Prediction
 from jaxsel.integrations.history import Visits
 from rl.curriculum import Collected, Curriculum
+from rl.evaluation import Evaluation
 from rl.groups import Groups, judge
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
+from rl.ranks import Ranks
 from rl.rollout import RolloutEngine, Sampling
 from rl.step_metrics import Clock
 from rl.train_config import TrainConfig
 from rl.verification import Verifier
 
-_ROLLOUT, _PROBE = 0, 1  # streams of random numbers
+_ROLLOUT, _PROBE, _EVALUATION = 0, 1, 2  # streams of random numbers
 
 
 class VisitLog(Protocol):
@@ -47,8 +49,10 @@ class RolloutWorker:
         engine: The rollout engine, with the current weights of the policy.
         curriculum: The curriculum that chooses the prompts.
         probe: The probe, whose prompts stay the same.
+        evaluation: The evaluation sets.
         verifier: The verifier that judges the completions.
         log: The record of counts and predictions; it is written to only if `config.history` is true.
+        ranks: The processes of the run.
     """
 
     config: TrainConfig
@@ -57,8 +61,10 @@ class RolloutWorker:
     engine: RolloutEngine
     curriculum: Curriculum
     probe: Probe
+    evaluation: Evaluation
     verifier: Verifier
     log: VisitLog
+    ranks: Ranks
 
     def collect(self, step: int, clock: Clock) -> Collected:
         """Return the groups that the step trains on, with their rollouts generated, verified and observed."""
@@ -84,6 +90,11 @@ class RolloutWorker:
         return self.probe.measure(
             self.engine, self.curriculum.selector, self._seed(_PROBE, step), record, self.verifier
         )
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Return the metrics of the evaluation sets before this step."""
+        seed = self._seed(_EVALUATION, step)
+        return self.evaluation.measure(self.engine, seed, timeout=self.config.verify_timeout, ranks=self.ranks)
 
     def _roll_out(self, prompt_ids: np.ndarray, seed: int) -> Groups:
         texts = self.pool.take(prompt_ids.tolist()).texts

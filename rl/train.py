@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.curriculum import Curriculum
+from rl.evaluation import Evaluation
 from rl.learner import Learner
 from rl.policy import Policy
 from rl.preemption import PreemptedError, Preemption
@@ -54,6 +55,7 @@ def train(
     progress: Callable[[range], Any] | None = None,
     ranks: Ranks | None = None,
     tracker: Tracker | None = None,
+    evaluation: Evaluation | None = None,
 ) -> list[dict[str, float]]:
     """Train the policy in place, and return the metrics of every step.
 
@@ -82,6 +84,7 @@ def train(
             `ranks.sharded` is true. The curriculum's selector is a `SharedSelector`. Rank 0 writes to a folder that all
             ranks can read.
         tracker: A tracker that receives the metrics too, from rank 0.
+        evaluation: Evaluation sets, which are measured beside the probe. None: no sets.
 
     Returns:
         The lines of `metrics.jsonl`, one per step and one for the final probe. Seconds are measured on this rank.
@@ -103,7 +106,18 @@ def train(
             engine.update_weights(learner.weights())
 
         with run.open_logs(pool, resume=resume, tracker=tracker), _verifier(config, task, ranks) as verifier:
-            worker = RolloutWorker(config, task, pool, engine, curriculum, probe, verifier, run.visits)
+            worker = RolloutWorker(
+                config,
+                task,
+                pool,
+                engine=engine,
+                curriculum=curriculum,
+                probe=probe,
+                evaluation=evaluation or Evaluation(),
+                verifier=verifier,
+                log=run.visits,
+                ranks=ranks,
+            )
             steps = range(run.done, config.steps)
             shown = progress(steps) if progress else bar(steps, unit="step", disable=not ranks.is_main)
             with Preemption() as preemption:
@@ -113,7 +127,7 @@ def train(
                 if config.save_policy:
                     run.save_policy(policy)
                 if not run.finished:
-                    run.finish(worker.measure(config.steps))
+                    run.finish(worker.measure(config.steps) | worker.evaluate(config.steps))
     return run.log.records
 
 
@@ -128,6 +142,9 @@ def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemptio
             with clock("probing"):
                 record |= worker.measure(step)
             run.visits.flush()  # also in a run without checkpoints
+        if worker.evaluation.is_due(step):
+            with clock("evaluating"):
+                record |= worker.evaluate(step)
 
         # Choose prompts, roll them out, verify the completions, and let the selector observe the counts.
         collected = worker.collect(step, clock)

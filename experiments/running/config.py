@@ -123,8 +123,9 @@ class RunConfig:
     """One training run; the defaults are the settings of the comparisons (`experiments.running.compare`).
 
     Attributes:
-        task: string_ops or countdown. With a policy also math:PATH, gsm8k or reasoning_gym:NAME; or, with a verifier
-            too, a file, several files ([a.parquet,b.parquet]), a folder or the hub name of a data set.
+        task: string_ops or countdown. With a policy also countdown-34 or countdown-4 (each perhaps with :PATH),
+            math:PATH, gsm8k or reasoning_gym:NAME; or, with a verifier too, a file, several files
+            ([a.parquet,b.parquet]), a folder or the hub name of a data set.
         verifier: For a data set: exact, math, countdown or string_ops; or module:function, a function
             verify(completion, answer, **columns).
         pool_size: Number of training prompts; of a data set at most this number, and 0: all.
@@ -135,6 +136,15 @@ class RunConfig:
             weights stay float32).
         parallel: Use of several processes (torchrun). ddp: every process has the whole policy; fsdp: weights and
             optimiser are sharded (FSDP2), and every process has a whole copy for rollouts.
+        eval: Evaluation sets, such as [aime24.parquet,math500.json]: files, folders or hub names of data sets, of which
+            all prompts count; math:PATH for one with the template and the verifier of this task; or tasks such as
+            countdown-4, of which held_out_size held-out prompts count. Metrics: eval/NAME/mean@K and eval/NAME/pass@K,
+            each with its standard error over problems (.../stderr).
+        eval_verifier: Verifier of the evaluation sets that are data sets; empty: the run's own verifier.
+        eval_k: Completions per problem of an evaluation set.
+        eval_every: Steps between evaluations; 0: only before the first step and after the last.
+        eval_temperature: Temperature of these completions; 0: the likeliest token at each place.
+        eval_top_p: Total probability of the likeliest tokens that these completions are drawn from.
         tracker: wandb or trackio: metrics also go to that tracker, where a resumed run stays one run. Empty: metrics
             go only to the folder.
         seed: Seed of the warm start, the pool, the choices and the rollouts.
@@ -153,6 +163,12 @@ class RunConfig:
     policy: str = ""
     precision: str = "float32"
     parallel: str = "ddp"
+    eval: list[str] = field(default_factory=list)
+    eval_verifier: str = ""
+    eval_k: int = 8
+    eval_every: int = 0
+    eval_temperature: float = 1.0
+    eval_top_p: float = 1.0
     tracker: str = ""
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
@@ -163,7 +179,13 @@ class RunConfig:
 
     def __post_init__(self):
         _checks.integers(0, pool_size=self.pool_size, held_out_size=self.held_out_size)
-        _checks.integers(0, probe_size=self.probe_size, seed=self.seed)
+        _checks.integers(0, probe_size=self.probe_size, seed=self.seed, eval_every=self.eval_every)
+        _checks.integers(1, eval_k=self.eval_k)
+        _checks.at_least_zero(eval_temperature=self.eval_temperature)
+        if not 0 < self.eval_top_p <= 1:
+            raise ValueError(f"eval_top_p is {self.eval_top_p}; give a number above 0 and up to 1")
+        if isinstance(self.eval, str) or not all(isinstance(name, str) and name for name in self.eval):
+            raise ValueError(f"eval is {self.eval!r}; give a list of files or tasks, as in eval=[a.parquet,b.json]")
         names = self.task if isinstance(self.task, list | tuple) else [self.task]
         if not names or not all(isinstance(name, str) and name for name in names):
             raise ValueError(f"task is {self.task!r}; give the name of a task, a path, or a list of paths")

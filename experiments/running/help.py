@@ -18,7 +18,7 @@ After a signal to stop (SIGTERM, Ctrl-C, SIGUSR1, SIGUSR2) a run finishes its st
 exits with 75; submitit then queues it again. A second signal ends it at once. With resume=true a run is resumed; if the
 folder holds no run, a new run starts. A resumed run may change train.steps (so may a finished run), train.probe_every,
 train.checkpoint_every, train.micro_batch_size, train.gradient_checkpointing, train.save_policy, train.verify_timeout,
-train.verify_process, engine.*, parallel and tracker.
+train.verify_process, eval and eval_*, engine.*, parallel and tracker.
 
 The run's folder holds the metrics (metrics.jsonl and TensorBoard events), the last two checkpoints and, after the last
 step, the policy as a Hugging Face folder. If a tracker is given, it receives the metrics too. The folder is
@@ -34,17 +34,18 @@ python -m experiments.collect FOLDER shows many runs side by side. Set any of th
 
 def describe(config: Any) -> str:
     """Return the help text, with every setting of a configuration, its default and its meaning."""
-    return "\n".join([_HEAD, *_lines(config, "")])
+    return "\n".join([_HEAD, *settings_of(config)])
 
 
-def _lines(config: Any, prefix: str) -> list[str]:
+def settings_of(config: Any, prefix: str = "") -> list[str]:
+    """Return one line per setting of a configuration, with its default and its meaning."""
     meanings = _attributes(type(config))
     lines: list[str] = []
     for parameter in fields(config):
         default = getattr(config, parameter.name)
         name = f"{prefix}{parameter.name}"
         if is_dataclass(default):
-            lines += ["", f"  {name}: {meanings[parameter.name]}", *_lines(default, f"{name}.")]
+            lines += ["", f"  {name}: {meanings[parameter.name]}", *settings_of(default, f"{name}.")]
         else:
             shown = "''" if default == "" else default
             lines.append(f"  {f'{name} = {shown}':<36} {meanings[parameter.name]}")

@@ -13,6 +13,7 @@ from transformers.utils import logging
 from experiments.reporting.provenance import provenance, write_result
 from experiments.running.config import CONFIG, EngineConfig, RunConfig, flat, flat_settings, read_settings
 from experiments.running.curricula import make_curriculum
+from experiments.running.evaluation_sets import evaluation_of
 from experiments.running.tasks import task_of
 from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
@@ -94,7 +95,7 @@ def _run(
     config: RunConfig, run_dir: Path, resume: bool, progress: Callable[[range], Any] | None, ranks: Ranks
 ) -> list[dict[str, float]]:
     task = task_of(config)
-    pool = task.pool(config.pool_size, config.seed)
+    pool, evaluation = task.pool(config.pool_size, config.seed), evaluation_of(config)
     ranks.on_main(lambda: _claim(config, run_dir, resume, ranks))
     policy = _preemptible(ranks, lambda: make_policy(config, task, progress=ranks.is_main))
     policy.model.to(ranks.device)  # type: ignore[arg-type]
@@ -122,6 +123,7 @@ def _run(
             progress=progress,
             ranks=ranks,
             tracker=tracker,
+            evaluation=evaluation,
         )
 
 
@@ -139,7 +141,7 @@ def _preemptible(ranks: Ranks, load: Callable[[], Policy]) -> Policy:
     return policy
 
 
-_MAY_CHANGE = ("engine.", "tracker", "parallel", *(f"train.{name}" for name in MAY_CHANGE))
+_MAY_CHANGE = ("engine.", "tracker", "parallel", "eval", *(f"train.{name}" for name in MAY_CHANGE))
 
 
 def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from experiments.running.config import RunConfig
 from rl.prompts import Task
 from rl.prompts.files import format_of
-from rl.tasks import countdown, data, presets, reasoning_gym, string_ops
+from rl.tasks import countdown, countdown_chat, data, presets, reasoning_gym, string_ops
 from rl.tasks.data_config import DataConfig
 from rl.verifiers import VERIFIERS
 
@@ -43,21 +43,31 @@ def make_task(task: str | Sequence[str], verifier: str = "", config: DataConfig 
             given = f"verifier is {verifier!r}" if verifier else f"data is {config}"
             raise ValueError(f"{given} with the built-in task {task}, which has its own; leave it out")
         return TASKS[task]()
-    if isinstance(task, str) and (presets.is_preset(task) or task.startswith(reasoning_gym.PREFIX)):
+    named = named_task(task) if isinstance(task, str) else None
+    if named is not None:
         if verifier:
             raise ValueError(f"verifier is {verifier!r} with the task {task}, which has its own; leave it out")
-        return (presets if presets.is_preset(task) else reasoning_gym).make(task, config)
+        return named(task, config)
     if verifier:
         return data.make(task if isinstance(task, str) else list(task), verifier, config)
     if isinstance(task, str) and not _is_data(task):
         raise ValueError(
-            f"task is {task!r}; give one of {', '.join(TASKS)}, math:PATH, gsm8k, reasoning_gym:NAME, or a file, a "
-            "folder or the hub name of a data set with verifier=NAME"
+            f"task is {task!r}; give one of {', '.join(TASKS)}, {', '.join(countdown_chat.COUNTS)}, math:PATH, gsm8k, "
+            "reasoning_gym:NAME, or a file, a folder or the hub name of a data set with verifier=NAME"
         )
     raise ValueError(
         f"verifier is '' with the data set {task}; give one of {', '.join(VERIFIERS)}, or module:function for a "
         "function verify(completion, answer)"
     )
+
+
+def named_task(task: str) -> Callable[..., Task] | None:
+    """Return the function that makes a task for Hugging Face models by its name; None for another name."""
+    if task.startswith(reasoning_gym.PREFIX):
+        return reasoning_gym.make
+    if countdown_chat.is_task(task):
+        return countdown_chat.make
+    return presets.make if presets.is_preset(task) else None
 
 
 def _is_data(name: str) -> bool:

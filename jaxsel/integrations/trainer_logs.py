@@ -1,65 +1,72 @@
-"""Histories from the logs of other trainers, for `jaxsel.replay`.
+"""Histories from the logs of other trainers, for `jaxsel.replay` and to warm-start a selector.
 
-A log has one row per completion, with the training step, the prompt and the reward. It is a file of CSV, JSON lines or
-Parquet, or a folder of such files. CSV and Parquet need `pip install "jaxsel[history]"`; JSON lines need nothing more.
+A log has one row per completion, with the training step, the prompt and the reward; a row whose reward is a list holds
+a whole group. A log is a file of CSV, JSON lines or Parquet, or a folder of such files. CSV and JSON lines may be
+compressed (.gz). Parquet needs `pip install "jaxsel[history]"`; the other kinds need nothing more.
 
 Rows of the same step and prompt become one visit. The same weights are assumed to have generated all rollouts of a
 step. Where a trainer takes several batches between two updates, give a column that numbers the updates as `step`.
 
 A log holds only what the trainer kept. Some trainers filter groups before they log them (dynamic sampling), or log
 only every tenth step. The history then lacks the other groups, and most of the filtered ones were not mixed.
+
+Rows are read one at a time, so that memory holds the prompts and the counts of the visits, and no completion. A log
+names prompts in its own way; `on_pool` finds them in your pool, and `warm_start` lets a selector observe them.
 """
 
-import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from jaxtyping import Int
+from jaxsel.integrations._log_counts import Columns, Imported, imported, name_of
+from jaxsel.integrations._log_files import find_files, names_of
+from jaxsel.integrations._log_pool import OnPool, on_pool, warm_start
 
-from jaxsel.evaluation.replay import History, make_history
-from jaxsel.integrations._extras import extra
-
-
-class Imported(NamedTuple):
-    """The content of a log.
-
-    Attributes:
-        history: The visits, for `jaxsel.replay`. Step `t` of its clock is the training step `steps[t]`.
-        num_prompts: Number of distinct prompts in the log, which are the pool.
-        prompts: Texts or names of the prompts, as they stand in the log, ordered by first visit. The text of a
-            conversation is the JSON of its messages.
-        steps: The training steps that were logged, as the trainer numbers them.
-    """
-
-    history: History
-    num_prompts: int
-    prompts: list[str]
-    steps: Int[np.ndarray, " t"]
+__all__ = [
+    "Imported",
+    "OnPool",
+    "on_pool",
+    "read_logs",
+    "read_nemo_rl",
+    "read_open_instruct",
+    "read_prime_rl",
+    "read_slime",
+    "read_trl",
+    "read_verl",
+    "warm_start",
+]
 
 
 def read_logs(
-    path: str | Path, *, step: str = "step", prompt: str = "prompt", reward: str = "reward", threshold: float = 0.5
+    path: str | Path,
+    *,
+    step: str = "step",
+    prompt: str = "prompt",
+    reward: str = "reward",
+    threshold: float = 0.5,
+    files: str | None = None,
 ) -> Imported:
-    """Read a log whose columns may have any names.
+    """Read a log whose columns may have any names. A dot goes into a record, as in `info.prompt_id`.
 
     Args:
-        path: A file, or a folder of files of one kind: .csv, .jsonl or .parquet. Subfolders are not read.
-        step: Name of the column with the training step, a whole number.
+        path: A file, or a folder of files of one kind: .csv, .jsonl or .parquet. Subfolders are read if the folder
+            itself holds no log, as where a trainer writes one folder per step.
+        step: Name of the column with the training step, a whole number. A row without this column has the step that
+            the name of its file or folder says, such as `train_data_step12.jsonl`, `step_12/` or `12.jsonl`.
         prompt: Name of the column with the prompt: its text, its name or number, or a list of messages.
-        reward: Name of the column with the reward. An empty cell, null, NaN or infinity means "not judged", and never
-            counts as a failure.
+        reward: Name of the column with the reward, or with a list of rewards. An empty cell, null, NaN or infinity
+            means "not judged", and never counts as a failure.
         threshold: A completion is correct when its reward is larger than this.
+        files: Glob pattern of the files in the folder, such as `**/train_*.jsonl`, where other files lie beside them.
 
     Raises:
         ValueError: The path does not exist, a file is of another kind, or a column is missing. Or: a step or a reward
-            is not a number, a prompt is missing, there are no rows, or no row has a reward.
+            is not a number, a prompt is missing, there are no rows, or no row has a reward. The message names file and
+            row.
         ImportError: pyarrow is needed and not installed.
     """
-    columns = {"step": step, "prompt": prompt, "reward": reward}
-    return _imported(path, _tables(_files(Path(path)), columns), columns, threshold)
+    columns = Columns(step, prompt, reward)
+    return imported(Path(path), find_files(Path(path), files), columns, threshold)
 
 
 def read_verl(path: str | Path, *, reward: str = "score", threshold: float = 0.5) -> Imported:
@@ -104,161 +111,98 @@ def read_trl(path: str | Path, *, reward: str | None = None, threshold: float = 
     folder = Path(path)
     if (folder / "completions").is_dir():
         folder = folder / "completions"
-    files = _files(folder)
+    files = find_files(folder, None)
     if reward is None:
-        names = _READERS[files[0].suffix](files[0], [])[0]
+        names = names_of(files[0])
         rewards = [name for name in names if name not in ("step", "prompt", "completion", "advantage")]
         if len(rewards) != 1:
             raise ValueError(f"{path} has the columns {_listed(names)}; give the name of the reward function as reward")
         reward = rewards[0]
-    columns = {"step": "step", "prompt": "prompt", "reward": reward}
-    tables = _tables(files, {**columns, "completion": "completion"})
-    return _imported(path, _without_repeats(tables), columns, threshold)
+    return imported(folder, files, Columns("step", "prompt", reward), threshold, repeated_by="completion")
 
 
-Table = dict[str, list[Any]]
-"""The requested columns, by their meaning: "step", "prompt", "reward" or "completion"."""
+def read_nemo_rl(path: str | Path, *, threshold: float = 0.5) -> Imported:
+    """Read the folder of NeMo-RL's logs: `train_data_step12.jsonl` and so on, whose name says the step.
+
+    Every row holds lists of one entry: `content`, the texts of the messages with their chat template, of which the last
+    is the completion, and `rewards`. With dynamic sampling, `rewards` are those before shaping (read in `grpo_train` of
+    nemo_rl/algorithms/grpo.py and `log_batched_dict_as_jsonl` of nemo_rl/utils/logger.py). Of a conversation of several
+    turns, all messages but the last are taken as the prompt.
+
+    Args:
+        path: The folder, in which validation files may lie too.
+        threshold: A completion is correct when its reward is larger than this.
+
+    Raises:
+        ValueError: As for `read_logs`.
+    """
+    files = find_files(Path(path), "**/train_data_step*.jsonl*")
+    columns = Columns("step", "content", "rewards", _without_completion)
+    return imported(Path(path), files, columns, threshold)
 
 
-def _files(path: Path) -> list[Path]:
-    """Return the file itself, or the files of the folder."""
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; give a file of {_KINDS}, or a folder of such files")
-    found = sorted(file for file in path.iterdir() if file.suffix in _READERS) if path.is_dir() else [path]
-    kinds = sorted({file.suffix for file in found})
-    if len(kinds) != 1 or kinds[0] not in _READERS:
-        holds = f"holds {_listed(kinds)}" if found else "holds no log"
-        raise ValueError(f"{path} {holds}; give a file of {_KINDS}, or a folder of files of one kind")
-    return found
+def read_prime_rl(path: str | Path, *, prompt: str = "prompt", threshold: float = 0.5) -> Imported:
+    """Read the folder of prime-rl's rollouts: `step_12/train_rollouts.jsonl` and so on, whose folder says the step.
+
+    Every row has `prompt`, `completion`, `reward` and `example_id` among its fields (read in the orchestrator's
+    `save_rollouts`). `example_id` numbers the rows of one environment alone. Newer versions write traces with other
+    fields: read these by `read_logs` with the names of their fields.
+
+    Args:
+        path: The folder `rollouts`, or one above it. Evaluations beside the training rollouts are not read.
+        prompt: Name of the field that names the prompt, such as example_id.
+        threshold: A completion is correct when its reward is larger than this.
+
+    Raises:
+        ValueError: As for `read_logs`.
+    """
+    return read_logs(path, prompt=prompt, threshold=threshold, files="**/train_rollouts.jsonl*")
 
 
-def _tables(files: Sequence[Path], columns: dict[str, str]) -> Iterator[Table]:
-    """Read file by file, so that no more than one file's completions are in memory."""
-    for file in files:
-        names, found = _READERS[file.suffix](file, list(columns.values()))
-        for what, name in columns.items():
-            if names and name not in names:
-                raise ValueError(f"{file} has no column {name!r}; give the name of the {what} among {_listed(names)}")
-        yield {what: found[name] for what, name in columns.items()} if names else {what: [] for what in columns}
+def read_slime(path: str | Path, *, reward: str = "reward", threshold: float = 0.5) -> Imported:
+    """Read samples of slime as JSON lines, one file per rollout, such as `12.jsonl` or `rollout_12.jsonl`.
+
+    Every row is `Sample.to_dict()`, with `prompt` and `reward`; a reward may be a record, as in `reward="reward.acc"`.
+    slime's own `--save-debug-rollout-data` writes files of torch, which this package does not open. Write them as JSON
+    lines first: `for s in torch.load(file)["samples"]: print(json.dumps(s, default=str))`. Files of evaluations, whose
+    names begin with `eval_`, are not read.
+
+    Args:
+        path: The folder.
+        reward: Name of the reward, with a dot for an entry of a record.
+        threshold: A completion is correct when its reward is larger than this.
+
+    Raises:
+        ValueError: As for `read_logs`.
+    """
+    files = [file for file in find_files(Path(path), None) if not file.name.startswith("eval_")]
+    return imported(Path(path), files, Columns("rollout_id", "prompt", reward), threshold)
 
 
-Found = tuple[list[str], dict[str, list[Any]]]
-"""The names of all columns, and the requested columns as far as they exist. A file without rows has no names."""
+def read_open_instruct(path: str | Path, *, threshold: float = 0.5) -> Imported:
+    """Read the folder that open-instruct writes with `--save_traces`: `RUN_rollouts_000000.jsonl` and so on.
+
+    Every row has `step`, `prompt_tokens` and `reward` (read in `RolloutRecord` of open_instruct/rl_utils.py). Prompts
+    are named by the JSON of their tokens, because `prompt_idx` counts anew in every batch: give `on_pool` such names as
+    keys. The file `RUN_metadata.jsonl` beside them is not read.
+
+    Args:
+        path: The folder.
+        threshold: A completion is correct when its reward is larger than this. open-instruct's reward is 10 for a right
+            answer by default, and may hold format credits.
+
+    Raises:
+        ValueError: As for `read_logs`.
+    """
+    return read_logs(path, prompt="prompt_tokens", threshold=threshold, files="*_rollouts_*.jsonl*")
 
 
-def _read_parquet(file: Path, wanted: list[str]) -> Found:
-    with extra("history"):
-        import pyarrow.parquet as pq
-
-    names = pq.read_schema(file).names
-    table = pq.read_table(file, columns=[name for name in wanted if name in names])
-    return names, table.to_pydict()
-
-
-def _read_csv(file: Path, wanted: list[str]) -> Found:
-    if not file.stat().st_size:
-        return [], {}
-    with extra("history"):
-        import pyarrow as pa
-        import pyarrow.csv as pa_csv
-
-    text = pa_csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=True)
-    table = pa_csv.read_csv(file, parse_options=pa_csv.ParseOptions(newlines_in_values=True), convert_options=text)
-    return table.column_names, table.select([name for name in wanted if name in table.column_names]).to_pydict()
-
-
-def _read_jsonl(file: Path, wanted: list[str]) -> Found:
-    """Read by the standard library: Python writes NaN for a missing reward, which no other reader accepts."""
-    names: dict[str, None] = {}
-    columns = {name: [] for name in wanted}
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {number}, is not JSON ({error}); delete or repair the line") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{file}, line {number}, is {line.strip():.40}; give one object per completion")
-            names.update(dict.fromkeys(row))
-            for name, column in columns.items():
-                column.append(row.get(name))
-    return list(names), columns
-
-
-_READERS: dict[str, Callable[[Path, list[str]], Found]] = {
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
-_KINDS = ", ".join(_READERS)
-
-
-def _without_repeats(tables: Iterator[Table]) -> Iterator[Table]:
-    """Leave out a file that repeats the completions of the file before."""
-    previous = None
-    for table in tables:
-        content = {what: [_name(value) for value in values] for what, values in table.items() if what != "step"}
-        if content != previous:
-            yield table
-        previous = content
-
-
-def _imported(path: str | Path, tables: Iterator[Table], columns: dict[str, str], threshold: float) -> Imported:
-    steps, prompts, rewards = [], [], []
-    for table in tables:
-        steps += [_number(value, columns["step"]) for value in table["step"]]
-        prompts += [_name(value) for value in table["prompt"]]
-        rewards += [_number(value, columns["reward"]) for value in table["reward"]]
-    if not steps:
-        raise ValueError(f"{path} has no rows; give a log with at least one completion")
-    if None in prompts:
-        raise ValueError(f"{path} has rows without a {columns['prompt']!r}; give the column that names the prompt")
-    given, reward = np.array(steps), np.array(rewards)
-    if not np.isfinite(given).all() or not np.array_equal(given, np.trunc(given)):
-        raise ValueError(
-            f"{path} has a {columns['step']!r} that is not a whole number; give the column of the training step"
-        )
-    known = np.isfinite(reward)
-    if not known.any():
-        raise ValueError(f"{path} has no reward in {columns['reward']!r}; give the column that holds the rewards")
-    names, clock = np.unique(given, return_inverse=True)
-    ids: dict[Any, int] = {}
-    for row in np.argsort(clock, kind="stable"):
-        ids.setdefault(prompts[row], len(ids))
-    history = make_history(
-        clock,
-        np.array([ids[name] for name in prompts]),
-        (known & (reward > threshold)).astype(np.int32),
-        known.astype(np.int32),
-        num_prompts=len(ids),
-    )
-    return Imported(history, len(ids), list(ids), names.astype(np.int64))
-
-
-def _number(value: Any, column: str) -> float:
-    """Return the cell as a number: NaN where it is empty, 1 and 0 for true and false, also as words."""
-    if isinstance(value, str):
-        value = {"": None, "none": None, "null": None, "true": 1, "false": 0}.get(value.strip().lower(), value)
-    try:
-        return math.nan if value is None else float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{column!r} holds {value!r:.40}; give a column of numbers") from error
-
-
-def _name(value: Any) -> str | None:
-    """Return the name of a prompt: a text as it is, a number in digits, a conversation as JSON."""
-    if isinstance(value, list | dict):
-        return json.dumps(_without_nulls(value), ensure_ascii=False, sort_keys=True)
-    return None if value is None else str(value)
-
-
-def _without_nulls(value: Any) -> Any:
-    """Drop null fields: Parquet adds them to messages, so the same prompt may differ from file to file."""
-    if isinstance(value, dict):
-        return {name: _without_nulls(field) for name, field in value.items() if field is not None}
-    return [_without_nulls(entry) for entry in value] if isinstance(value, list) else value
+def _without_completion(content: Any) -> str | None:
+    """Return the name of NeMo-RL's prompt: the texts of all messages but the last, in a list of one conversation."""
+    texts = content[0] if isinstance(content, list) and len(content) == 1 else content
+    if not isinstance(texts, list) or len(texts) < 2:
+        return None
+    return name_of("".join(map(str, texts[:-1])))
 
 
 def _listed(names: Sequence[str]) -> str:

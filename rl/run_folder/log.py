@@ -89,7 +89,7 @@ class RunLog(Records):
 
 def is_end(record: dict[str, Any]) -> bool:
     """Return whether a record is the final probe of a finished run, rather than the metrics of a step."""
-    return all(name in ("step", "rollouts") or name.startswith("probe/") for name in record)
+    return all(name in ("step", "rollouts") or name.startswith(("probe/", "eval/")) for name in record)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -5,8 +5,8 @@ policy and four are hard. The warm start increases the difference: its demonstra
 demonstrations have two numbers.
 
 Numbers up to 9 and targets up to 99 give 315,570 training prompts, where another order of the numbers is another
-prompt, and 3,483 held-out prompts. max_number=99 and max_target=999 give many millions. `load_dataset_pool` in
-`rl.tasks.countdown_dataset` loads the published data set of three and four numbers.
+prompt, and 3,483 held-out prompts. max_number=99 and max_target=999 give many millions. `rl.tasks.countdown_chat` has
+the published tasks of three and four numbers for language models.
 """
 
 import itertools

@@ -1,17 +1,19 @@
 """The published Countdown data set of three and four numbers, for chat models.
 
 Reference: Jiayi-Pan/Countdown-Tasks-3to4 on the Hugging Face hub, by TinyZero. It has the columns `target` and `nums`
-and one split, `train`. Countdown-34 is the whole data set, and Countdown-4 is its rows of four numbers. The wording of
-the prompts is our own; `rl.tasks.countdown_verifier.verify` judges the answers.
+and one split, `train`. Countdown-34 is the whole data set, and Countdown-4 is its rows of four numbers.
+`rl.tasks.countdown_published` makes such instances on the spot. `rl.tasks.countdown_verifier.verify` judges answers.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rl.prompts import PromptPool
 from rl.tasks.countdown_instances import held_out_mask
+from rl.tasks.countdown_verifier import numbers_of
 
 DATA_SET = "Jiayi-Pan/Countdown-Tasks-3to4"
 CHAT_PROMPT = (
@@ -32,10 +34,11 @@ def load_dataset_pool(
 ) -> PromptPool:
     """Load a Countdown data set with the `datasets` library; a row that repeats an earlier row is left out.
 
-    A key consists of the numbers and the target, so keys survive shuffling, filtering and other splits.
+    Numbers and targets may be given as text, such as `[3, 5, 7]` and `22`, as CSV holds them. A key consists of the
+    numbers and the target, so keys survive shuffling, filtering and other splits.
 
     Args:
-        name_or_path: Name on the hub, or a local folder or file of Parquet or JSON with the same columns.
+        name_or_path: Name on the hub, or a local folder or file of Parquet, JSON or CSV with the same columns.
         split: Name of the split, which may be sliced, as in `train[:327680]`.
         number_counts: Counts of numbers to keep, such as `(4,)`. None: all.
         held_out: True keeps the eighth of the instances that evaluation uses, and False keeps the rest. Unlike slices
@@ -43,7 +46,8 @@ def load_dataset_pool(
         template: The prompt's text with the placeholders `{numbers}` and `{target}`.
 
     Raises:
-        ValueError: The template lacks a placeholder, the data set lacks a column, or no row is left.
+        ValueError: The template lacks a placeholder, the data set lacks a column, a row holds no integers, or no row is
+            left.
     """
     if "{numbers}" not in template or "{target}" not in template:
         raise ValueError(f"template={template!r} lacks a placeholder; write {{numbers}} and {{target}} in it")
@@ -60,7 +64,7 @@ def load_dataset_pool(
             f"no row of {name_or_path} is left; loosen number_counts={number_counts} or held_out={held_out}"
         )
     return PromptPool(
-        texts=[_chat_prompt(template, *row) for row in rows.values()],
+        texts=[prompt_of(template, *row) for row in rows.values()],
         answers=[{"target": target, "numbers": row} for row, target in rows.values()],
         keys=list(rows),
     )
@@ -76,7 +80,19 @@ def _columns(name_or_path: str, split: str) -> tuple[list[list[int]], list[int]]
     if missing:
         raise ValueError(f"name_or_path={name_or_path} has no column {sorted(missing)}; rename its columns")
     table = dataset.with_format("arrow")[:]
-    return table["nums"].to_pylist(), table["target"].to_pylist()
+    columns = table["nums"].to_pylist(), table["target"].to_pylist()
+    rows = [_row(name_or_path, at, *row) for at, row in enumerate(zip(*columns, strict=True))]
+    return [numbers for numbers, _ in rows], [target for _, target in rows]
+
+
+def _row(source: str, at: int, nums: Any, target: Any) -> tuple[list[int], int]:
+    try:
+        numbers, (goal,) = numbers_of(nums), numbers_of([target])
+        if numbers and all(type(number) is int and number >= 0 for number in (*numbers, goal)):
+            return numbers, goal
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"row {at} of {source} has nums {nums!r} and target {target!r}; give integers of at least 0")
 
 
 def _held_out(numbers: list[list[int]], targets: list[int]) -> list[bool]:
@@ -87,5 +103,6 @@ def _held_out(numbers: list[list[int]], targets: list[int]) -> list[bool]:
     return sides.tolist()
 
 
-def _chat_prompt(template: str, numbers: list[int], target: int) -> str:
+def prompt_of(template: str, numbers: Iterable[int], target: int) -> str:
+    """Return the template with an instance in the places of `{numbers}` and `{target}`."""
     return template.replace("{numbers}", ", ".join(map(str, numbers))).replace("{target}", str(target))

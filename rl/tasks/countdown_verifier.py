@@ -1,14 +1,32 @@
-"""The verifier of Countdown answers: a small grammar and exact arithmetic; no answer runs as code.
+r"""The verifier of Countdown answers: a small grammar and exact arithmetic; no answer runs as code.
 
     expression = number | expression (+ | - | * | /) expression | "(" expression ")"
 
-Numbers are decimal integers of ASCII digits without leading zeros. Spaces may stand between tokens. Any other text is a
-wrong answer: `-3+5` (there are four operations of two operands and no sign), `2**3`, `7//2`, `3.0`, `1_0`, and
-`3+5 = 8` with its tail (which TinyZero also rejects). If the completion contains `<answer>...</answer>`, only the text
-in the last such pair is judged. Without tags, the whole completion is judged.
+Numbers are decimal integers of ASCII digits without leading zeros. If the completion contains `<answer>` tags, only the
+text of the last pair `<answer>...</answer>` without a tag inside is judged. Tags without such a pair are a wrong
+answer. Without tags, the whole completion is judged, because the built-in policy writes none.
 
-Reference: the rule-based reward of TinyZero (github.com/Jiayi-Pan/TinyZero), which differs: it evaluates in floating
-point with a tolerance, accepts signs and `//`, and gives the format credit to any text between the tags.
+Language models write the same expression in several ways, which all count:
+
+* spaces, tabs and line breaks between numbers and operations;
+* `×`, `⋅`, `\times` or `\cdot` for `*`, `÷`, `\div` for `/`, and `−` or another Unicode minus or hyphen for `-`;
+* `\left(` and `\right)`, and one pair of `$ $`, `$$ $$`, `\( \)` or `\[ \]` around the whole answer;
+* `= 22` at the end, if 22 is the target.
+
+Any other text is a wrong answer: `-3+5` (there are four operations of two operands and no sign), `2**3`, `7//2`, `3.0`,
+`1_0`, `3x5`, `22 = 3*5+7`, and `3*5+7 = 23`.
+
+Reference: the rule-based reward of TinyZero (github.com/Jiayi-Pan/TinyZero, verl/utils/reward_score/countdown.py). It
+differs in these choices:
+
+* It reads the last line of the completion alone, and its pair of tags begins at the first `<answer>` of the line.
+* It gives 0.1 to any text between tags that is not right. `format_credit` gives a credit to well-formed expressions
+  alone, is 0 by default, and never counts as success.
+* It calls `eval` on texts of digits, `+-*/().` and spaces. So signs, `//` and `**` are right answers there, and `2.5`
+  counts as the two numbers 2 and 5.
+* It computes in floating point with a tolerance of 1e-5. With four numbers up to 99, no other value is as close to a
+  target of 1 or more, so only the arithmetic is another one.
+* It rejects `= 22` at the end and all operations of LaTeX and Unicode.
 """
 
 import ast
@@ -16,16 +34,25 @@ import json
 import re
 from collections.abc import Mapping
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from rl.prompts import Verdict
 
 # The longest text that is parsed: about 60 numbers, with far less nesting than Python's parser allows.
 MAX_LENGTH = 128
+_MAX_WRITTEN = 8 * MAX_LENGTH  # before LaTeX and spaces are shortened
 _CHARACTERS = re.compile(r"[0-9+\-*/() ]+")
 # Python accepts 00 as a number, and warns about a call at 1(2).
 _MALFORMED = re.compile(r"\b0[0-9]|[0-9)] *\(|\) *[0-9]")
-_OPENING, _CLOSING = "<answer>", "</answer>"
+_SPACE = " \t\r\n"
+_TAG = re.compile(r"</?answer>")
+_OPERATIONS = str.maketrans(
+    {**dict.fromkeys("×⋅∗", "*"), **dict.fromkeys("÷∕⁄", "/"), **dict.fromkeys("−‐‑‒–﹣－", "-")}  # noqa: RUF001
+)
+_LATEX = {"times": "*", "cdot": "*", "div": "/", "left": "", "right": ""}
+_COMMAND = re.compile(rf"\\({'|'.join(_LATEX)})(?![A-Za-z])")
+_DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 
 class Expression(NamedTuple):
@@ -45,17 +72,30 @@ class _NotInGrammarError(ValueError):
 
 
 def extract(completion: str) -> str:
-    """Return the text inside the last `<answer>...</answer>`, or the whole completion if it has no such tag.
+    """Return the text inside the last `<answer>...</answer>`, or the whole completion if it has no tag.
 
-    If a tag is opened and never closed, as in a truncated completion, the answer is the empty text.
+    A pair is an opening tag whose next tag is a closing one. If tags form no pair, as in a truncated completion, the
+    answer is the empty text.
     """
-    end = completion.rfind(_CLOSING)
-    start = completion.rfind(_OPENING, 0, None if end < 0 else end)
-    if start < 0 and end < 0:
-        return completion.strip(" \t\r\n")
-    if start < 0 or end < 0:
-        return ""
-    return completion[start + len(_OPENING) : end].strip(" \t\r\n")
+    tags = list(_TAG.finditer(completion))
+    if not tags:
+        return completion.strip(_SPACE)
+    inside = [(a.end(), b.start()) for a, b in pairwise(tags) if (a[0], b[0]) == ("<answer>", "</answer>")]
+    start, end = inside[-1] if inside else (0, 0)
+    return completion[start:end].strip(_SPACE)
+
+
+def plain(text: str) -> str:
+    """Return an answer with ASCII operations, single spaces and no LaTeX delimiters; a long text stays as it is."""
+    if len(text) > _MAX_WRITTEN:
+        return text
+    text = text.translate(_OPERATIONS).strip(_SPACE)
+    for left, right in _DELIMITERS:
+        if len(text) >= len(left + right) and text.startswith(left) and text.endswith(right):
+            text = text[len(left) : -len(right)]
+            break
+    text = _COMMAND.sub(lambda found: _LATEX[found[1]], text)
+    return re.sub(rf"[{_SPACE}]+", " ", text).strip(" ")
 
 
 def parse(text: str) -> Expression | None:
@@ -101,15 +141,16 @@ def verify(completion: str, answer: Mapping[str, Any] | str, *, format_credit: f
 
     Args:
         completion: The policy's completion.
-        answer: A mapping with `numbers` and `target`, as integers or their decimal text. It may also be given as a JSON
-            text, as in a Parquet file that another program wrote.
+        answer: A mapping with `numbers` and `target`, as integers or their decimal text. The numbers may be one text,
+            such as `[3, 5, 7]`. The mapping may also be given as a JSON text, as in a Parquet file that another program
+            wrote.
         format_credit: Reward of a well-formed expression that is wrong; it never counts as success.
 
     Raises:
         ValueError: The answer lacks numbers or a target, or a text among them is not an integer.
     """
     numbers, target = _instance(answer)
-    expression = parse(extract(completion))
+    expression = parse(_without_result(plain(extract(completion)), target))
     if expression is None:
         return Verdict(False, 0.0)
     numbers_match = sorted(expression.numbers) == sorted(numbers)
@@ -117,13 +158,36 @@ def verify(completion: str, answer: Mapping[str, Any] | str, *, format_credit: f
     return Verdict(success, 1.0 if success else format_credit)
 
 
+def _without_result(text: str, target: Any) -> str:
+    """Return the text without `= target` at its end. Another result stays, and is then no part of the grammar."""
+    expression, equals, result = text.rpartition("=")
+    return expression.rstrip(" ") if equals and result.strip(" ") == str(target) else text
+
+
 def _instance(answer: Mapping[str, Any] | str) -> tuple[list[Any], Any]:
     try:
         found: Any = json.loads(answer) if isinstance(answer, str) else answer
-        return [_number(number) for number in found["numbers"]], _number(found["target"])
+        return numbers_of(found["numbers"]), _number(found["target"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"answer is {answer!r}; give numbers and target, integers or their decimal text") from error
 
 
+def numbers_of(value: Any) -> list[Any]:
+    """Return numbers that are given as a list, or as a text such as `[3, 5, 7]` or `3 5 7`.
+
+    Raises:
+        TypeError: The value is no list.
+        ValueError: A text among the numbers is not an integer.
+    """
+    if isinstance(value, str):
+        inside = value.strip()
+        inside = inside[1:-1] if inside.startswith("[") and inside.endswith("]") else inside
+        value = re.split(r"[,\s]+", inside.strip())
+    return [_number(number) for number in value]
+
+
 def _number(value: Any) -> Any:
+    """Return an integer for its decimal text and for a whole number in floating point, as a CSV reader may give it."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return int(value) if isinstance(value, str) else value

@@ -25,7 +25,9 @@ _log = logging.getLogger(__name__)
 _ARGUMENTS = ("completion", "answer")  # columns of these names are not passed a second time
 
 
-def make(source: Sources, verifier: str | Callable[..., Any], config: DataConfig | None = None) -> Task:
+def make(
+    source: Sources, verifier: str | Callable[..., Any], config: DataConfig | None = None, *, whole: bool = False
+) -> Task:
     """Return the task of a data set. The data are read when its first pool is asked for.
 
     A pool has at most as many prompts as are asked for: the data set may have fewer. 0 asks for all prompts.
@@ -34,6 +36,7 @@ def make(source: Sources, verifier: str | Callable[..., Any], config: DataConfig
         source: A file, several files, a folder, or the name of a data set on the hub; see `rl.prompts.read_prompts`.
         verifier: The name of a verifier, `module:function`, or a function; see `rl.verifiers`.
         config: The settings. None: the defaults.
+        whole: Whether all prompts are held out, in the order of the data, and none are for training: an evaluation set.
 
     Raises:
         ValueError: The verifier is missing or unknown, or cannot be imported.
@@ -48,7 +51,7 @@ def make(source: Sources, verifier: str | Callable[..., Any], config: DataConfig
         alphabet="",
         max_new_tokens=config.max_new_tokens,
         pool=data.pool,
-        held_out=data.held_out,
+        held_out=data.all if whole else data.held_out,
         demonstrations=partial(no_demonstrations, name),
         verify=verify if wanted.names == () else with_columns(verify),
         stop=tuple(config.stop),
@@ -86,6 +89,11 @@ class _Data:
         _, held_out = self._sides
         order = order_of(list(map(digest, held_out.texts)), self._config.held_out_seed)
         return self._templated(held_out.take(order[: num_prompts or None]))
+
+    def all(self, num_prompts: int) -> PromptPool:
+        """Return all prompts, or the first ones."""
+        found = self._read(self._source, self._config.split)
+        return self._templated(found.take(range(len(found))[: num_prompts or None]))
 
     @cached_property
     def _sides(self) -> tuple[PromptPool, PromptPool]:

@@ -26,12 +26,13 @@ def is_preset(name: str) -> bool:
     return name.partition(":")[0] in TEMPLATES
 
 
-def make(name: str, config: DataConfig | None = None) -> Task:
+def make(name: str, config: DataConfig | None = None, *, whole: bool = False) -> Task:
     """Return the task of a name such as `math:problems.jsonl`.
 
     Args:
         name: `math:PATH`, `gsm8k` or `gsm8k:PATH`.
         config: The settings. An empty template is replaced by the task's own.
+        whole: Whether all prompts of a path are held out; see `rl.tasks.data.make`.
 
     Raises:
         ValueError: `math` has no path, or the name is unknown.
@@ -44,7 +45,7 @@ def make(name: str, config: DataConfig | None = None) -> Task:
         config = replace(config, template=TEMPLATES[kind])
     if not source:
         config = _on_the_hub(config)
-    return data.make(source or GSM8K, "math", config)._replace(name=name)
+    return data.make(source or GSM8K, "math", config, whole=whole and bool(source))._replace(name=name)
 
 
 def _on_the_hub(config: DataConfig) -> DataConfig:

@@ -13,10 +13,11 @@ from experiments.running.config import MethodConfig, RunConfig, configured
 from experiments.running.curricula import METHOD_NAMES, make_curriculum
 from experiments.running.runs import run
 from experiments.running.tasks import make_task, task_of
-from rl.policy import build_policy
+from rl.policy import Policy, build_policy, character_tokenizer
 from rl.prompts import PromptPool
 from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig
+from tests.support.tiny_llama import tiny_llama
 
 pytestmark = pytest.mark.slow
 
@@ -81,6 +82,25 @@ def test_a_task_of_reasoning_gym_is_trained_on(tmp_path, model):
     assert records[1]["train/verifier_errors"] == records[1]["train/verifier_odd"] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["countdown-34", "countdown-4:FILE"])
+def test_published_countdown_is_trained_on(tmp_path, kind, monkeypatch):
+    import datasets.config
+
+    tokenizer = character_tokenizer(ALPHABET)
+    Policy(tiny_llama(tokenizer, max_position_embeddings=1024), tokenizer).save(
+        tmp_path / "model"
+    )  # the prompts are long
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "nums.jsonl"
+    path.write_text("\n".join(json.dumps({"nums": [1, 2, 3, i], "target": 6 + i}) for i in range(10, 40)))
+    config = replace(CONFIG, task=kind.replace("FILE", str(path)), verifier="", policy=str(tmp_path / "model"))
+    records = run(config, tmp_path / "run")
+    assert [record["step"] for record in records] == [0, 1, 2]
+    assert records[1]["train/verifier_errors"] == records[1]["train/verifier_odd"] == 0
+
+
 def test_gsm8k_reads_whole_solutions_as_answers(tmp_path):
     path = tmp_path / "gsm8k.jsonl"
     lines = [{"question": f"{i}?", "answer": f"Because.\n#### {1000 + i:,}"} for i in range(4)]
@@ -119,6 +139,8 @@ def test_settings_of_the_command_line_make_the_task(file, model):
         (("math",), "task is 'math'; give math:PATH, gsm8k or gsm8k:PATH"),
         (("math:a.json", "exact"), "verifier is 'exact' with the task math:a.json, which has its own; leave it out"),
         (("chess",), "task is 'chess'; give one of string_ops, .* with verifier=NAME"),
+        (("countdown-34", "exact"), "verifier is 'exact' with the task countdown-34, which has its own; leave it out"),
+        (("countdown-5",), "task is 'countdown-5'; give one of string_ops, countdown, countdown-34, countdown-4, math"),
         (("countdown", "exact"), "verifier is 'exact' with the built-in task countdown, which has its own; leave it"),
         (("countdown", "", DataConfig(max_new_tokens=9)), "data is .* with the built-in task countdown"),
     ],

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rl.prompts import Verdict
 from rl.tasks import countdown_verifier
-from rl.tasks.countdown_verifier import MAX_LENGTH, Expression, extract, parse, verify
+from rl.tasks.countdown_verifier import MAX_LENGTH, Expression, extract, parse, plain, verify
 
 ANSWER = {"target": 22, "numbers": [3, 5, 7]}
 SOLVED, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
@@ -17,7 +17,20 @@ SOLVED, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
 
 @pytest.mark.parametrize(
     "completion",
-    ["3*5+7", "7+5*3", "7+(3*5)", " 3 * 5 + 7 ", "((3)*(5))+((7))", "3*5+7\n", "(((((((3*5+7)))))))"],
+    [
+        *("3*5+7", "7+5*3", "7+(3*5)", " 3 * 5 + 7 ", "((3)*(5))+((7))", "3*5+7\n", "(((((((3*5+7)))))))"),
+        *("3*5+7=22", "3*5+7 = 22", "3 * 5 + 7\n= 22", "3*5\n+7", "3*5\t+7", "\t3\r\n*\r\n5\t+ 7\r\n"),
+        *(
+            "3\u00d75+7",
+            "3\u22c55+7",
+            "3\u22175+7",
+            r"3 \times 5 + 7",
+            r"3\times5+7",
+            r"3\cdot 5+7",
+            r"\left(3*5\right)+7",
+        ),
+        *("$3*5+7$", "$$3*5+7$$", r"\(3*5+7\)", r"\[ 3 \times 5 + 7 = 22 \]", "$\n3*5+7\n$", "$ 3*5+7 = 22 $"),
+    ],
 )
 def test_right_answers_are_successes(completion):
     assert verify(completion, ANSWER) == SOLVED
@@ -54,6 +67,8 @@ WELL_FORMED_BUT_WRONG = {
     "sixty numbers": "+".join("1" * 60),
     "long numbers": "9" * 60 + "*" + "9" * 60,
     "a long power by hand": "*".join(["99"] * 40),
+    "typographic minus": "7\u22123",
+    "another value with the target as its result": "3*5-7=22",
     "many parentheses": "(" * 60 + "22" + ")" * 60,
 }
 MALFORMED = {
@@ -73,8 +88,6 @@ MALFORMED = {
     "exponent": "3e0*5+7",
     "hexadecimal": "0x3*5+7",
     "complex": "3j*5+7",
-    "tail": "3*5+7=22",
-    "tail with spaces": "3*5+7 = 22",
     "equation": "22=3*5+7",
     "comparison": "3*5+7==22",
     "name": "a*5+7",
@@ -93,8 +106,6 @@ MALFORMED = {
     "statement": "3*5+7;",
     "comment": "3*5+7#",
     "two expressions": "3*5+7\n3*5+7",
-    "line break inside": "3*5\n+7",
-    "tab inside": "3*5\t+7",
     "two numbers in a row": "3 5 7",
     "operator missing": "3*5 7",
     "operand missing": "3*5+",
@@ -107,8 +118,35 @@ MALFORMED = {
     "superscript": "3*5+7\u00b2",
     "circled digit": "\u2462*5+7",
     "mathematical digits": "\U0001d7d1*5+7",
-    "typographic operators": "3\u00d75+7",
-    "typographic minus": "7\u22123",
+    "typographic sign": "\u22123*5+7",
+    "another result": "3*5+7=23",
+    "the negative result": "3*5+7=-22",
+    "the result in floating point": "3*5+7=22.0",
+    "the result and more": "3*5+7=22 apples",
+    "the result twice": "3*5+7=22=22",
+    "the result alone": "=22",
+    "an empty result": "3*5+7=",
+    "nearly equal": "3*5+7\u224822",
+    "the letter x": "3x5+7",
+    "the letter chi": "3\u03c75+7",
+    "a dot for a product": "3.5+7",
+    "a colon for a quotient": "3:5+7",
+    "em dash": "7\u20143",
+    "one dollar": "$3*5+7",
+    "crossed delimiters": r"\[3*5+7\)",
+    "delimiters inside": "$3$*$5$+$7$",
+    "delimiters twice": r"$\(3*5+7\)$",
+    "the result outside": "$3*5+7$=22",
+    "a dollar alone": "$",
+    "fraction": r"\frac{3}{5}+7",
+    "box": r"\boxed{3*5+7}",
+    "an unknown command": r"3\timesx 5+7",
+    "an escaped product": r"3\*5+7",
+    "the command in words": "3 times 5 + 7",
+    "brackets": "[3*5+7]",
+    "braces": "{3*5+7}",
+    "percent": "3*5+7%",
+    "a thousand separator": "3,0*5+7",
     "no-break space": "3*5\u00a0+7",
     "zero-width space": "3*5\u200b+7",
     "null byte": "3*5+7\0",
@@ -116,7 +154,6 @@ MALFORMED = {
     "lone surrogate": "3*5+7\ud800",
     "prose": "The answer is 3*5+7",
     "markdown": "`3*5+7`",
-    "LaTeX": r"3 \times 5 + 7",
     "emoji": "\U0001f642",
 }
 TOO_LONG = {
@@ -177,6 +214,11 @@ def test_length_bound_is_exact():
         ("<answer>1</answer> no, <answer>2</answer>", "2"),
         ("<answer>1</answer> no, <answer>2", "1"),
         ("<answer>1<answer>2</answer>", "2"),
+        ("<answer><answer>1</answer></answer>", "1"),
+        ("<answer>1</answer></answer>", "1"),
+        ("<answer><answer>1</answer>2</answer>", "1"),
+        ("<answer>1</answer><answer><answer>2</answer>", "2"),
+        ("</answer><answer>1</answer><answer>", "1"),
         ("<answer>3+5", ""),
         ("3+5</answer>", ""),
         ("</answer>3+5<answer>", ""),
@@ -267,6 +309,11 @@ def test_random_expressions_have_their_exact_value(expression):
     [
         {"numbers": [3, 5], "target": "8"},
         {"numbers": ["3", "5"], "target": 8},
+        {"numbers": "[3, 5]", "target": "8"},
+        {"numbers": "3 5", "target": 8.0},
+        {"numbers": "3, 5", "target": " 8 "},
+        {"numbers": (3.0, 5.0), "target": 8},
+        '{"numbers": "[5,3]", "target": "8"}',
         '{"numbers": [3, 5], "target": "8"}',
         '{"target": 8, "numbers": [5, 3]}',
     ],
@@ -277,7 +324,38 @@ def test_answers_given_as_text(answer):
     assert not verify("8", answer).success
 
 
-@pytest.mark.parametrize("answer", ["", "8", "null", '{"numbers": [3, 5]}', {"numbers": [3, "x"], "target": 8}, {}])
+@pytest.mark.parametrize("said", ["3+5=8", "3+5 = 8", "8 = 3+5", "3+5=9"])
+def test_a_result_counts_only_if_it_is_the_target(said):
+    for target, numbers in ((8, [3, 5]), ("8", ["3", "5"]), (8.0, [3, 5])):
+        assert verify(said, {"target": target, "numbers": numbers}).success == (said.replace(" ", "") == "3+5=8")
+    assert verify("3+5+1=8", {"target": 8, "numbers": [3, 5]}, format_credit=0.1) == Verdict(False, 0.1)
+
+
+def test_every_way_to_write_a_minus_or_a_quotient():
+    for minus in "-\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d":
+        assert verify(f"7{minus}3", {"target": 4, "numbers": [3, 7]}) == SOLVED
+        assert verify(f"3{minus}7", {"target": 4, "numbers": [3, 7]}) == WRONG
+        assert verify(f"{minus}3+7", {"target": 4, "numbers": [3, 7]}) == WRONG
+    for quotient in ("/", "\u00f7", "\u2215", "\u2044", r"\div ", r" \div "):
+        assert verify(f"6{quotient}3", {"target": 2, "numbers": [3, 6]}) == SOLVED
+        assert verify(f"3{quotient}6", {"target": 2, "numbers": [3, 6]}) == WRONG
+
+
+@given(st.text(alphabet="0123456789+-*/()= $\\[]\t\n\u00d7\u2212", max_size=40))
+@settings(derandomize=True, deadline=None, max_examples=1000)
+def test_the_plain_form_of_a_plain_form_is_itself_in_the_grammar(text):
+    """What is accepted after the changes is an expression of the grammar, whose digits are those of the text."""
+    expression = parse(plain(text))
+    if expression is not None:
+        digits = "".join(letter for letter in text if letter.isdigit())
+        assert "".join(map(str, expression.numbers)) == digits
+        assert "=" not in text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "8", "null", '{"numbers": [3, 5]}', {"numbers": [3, "x"], "target": 8}, {"numbers": "3 x", "target": 8}, {}],
+)
 def test_a_malformed_answer_is_named(answer):
     with pytest.raises(ValueError, match=r"answer is .*; give numbers and target"):
         verify("3+5", answer)

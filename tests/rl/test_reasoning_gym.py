@@ -71,6 +71,25 @@ class TestWithTheLibrary:
         assert len(found) == 50
         assert 1 < len(set(found)) < 50
 
+    def test_an_answer_that_the_library_cannot_read_is_wrong(self):
+        task = reasoning_gym.make("reasoning_gym:prime_factorization")
+        assert task.verify("<answer>many primes</answer>", task.pool(1, 0).answers[0]) == (False, 0.0)
+
+    @pytest.mark.parametrize("kind", ["word_ladder", "gsm_symbolic", "graph_color", "basic_arithmetic"])
+    def test_tasks_of_many_forms_have_pools_and_strata(self, kind):
+        pool = reasoning_gym.make(f"reasoning_gym:{kind}").pool(3, 0)
+        assert len(set(pool.texts)) == 3
+        assert len(reasoning_gym.strata(kind, pool)) == 3
+
+    def test_more_prompts_than_a_task_generates_are_refused(self):
+        with pytest.raises(ValueError, match="word_ladder has too few prompts for 20000 of this side; give fewer"):
+            list(reasoning_gym.make("reasoning_gym:word_ladder").pool(20_000, 0).texts[:60])
+
+    @pytest.mark.parametrize("kind", ["composite", "game_of_life_halting"])
+    def test_tasks_that_cannot_be_judged_are_refused(self, kind):
+        with pytest.raises(ValueError, match=rf"task is 'reasoning_gym:{kind}', wh.*; give another task"):
+            reasoning_gym.make(f"reasoning_gym:{kind}")
+
     def test_an_unknown_task_is_refused(self):
         with pytest.raises(ValueError, match="task is 'reasoning_gym:nope'; give reasoning_gym: and one of ab, "):
             reasoning_gym.make("reasoning_gym:nope")

@@ -61,21 +61,24 @@ def test_a_recorded_edge_names_the_extra_that_it_needs(monkeypatch, tmp_path):
         TrainerEdge(selector, history=tmp_path)
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_csv_and_parquet_logs_name_the_extra_that_they_need(monkeypatch, tmp_path, suffix):
+def test_parquet_logs_name_the_extra_that_they_need(monkeypatch, tmp_path):
     from jaxsel.integrations.trainer_logs import read_logs
 
-    (tmp_path / f"log.{suffix}").write_text("step,prompt,reward\n1,a,1\n")
+    (tmp_path / "log.parquet").write_text("step,prompt,reward\n1,a,1\n")
     without(monkeypatch, "pyarrow")
     with pytest.raises(ImportError, match=r'pyarrow.* is not installed; pip install "jaxsel\[history\]"'):
         read_logs(tmp_path)
 
 
-def test_json_lines_need_no_extra(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [("jsonl", '{"step": 1, "prompt": "a", "reward": 1}\n'), ("csv", "step,prompt,reward\n1,a,1\n")],
+)
+def test_json_lines_and_csv_need_no_extra(monkeypatch, tmp_path, suffix, content):
     without(monkeypatch, "pyarrow", "jaxsel.integrations.trainer_logs")
     from jaxsel.integrations.trainer_logs import read_logs
 
-    (tmp_path / "log.jsonl").write_text('{"step": 1, "prompt": "a", "reward": 1}\n')
+    (tmp_path / f"log.{suffix}").write_text(content)
     assert read_logs(tmp_path).prompts == ["a"]
 
 

@@ -192,17 +192,19 @@ def test_a_log_without_rows_is_refused(tmp_path, content):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ((1, None, 1.0), "rows without a 'prompt'"),
-        ((None, "x", 1.0), "'step' that is not a whole number"),
-        ((1.5, "x", 1.0), "'step' that is not a whole number"),
-        (("first", "x", 1.0), "'step' holds 'first'; give a column of numbers"),
-        ((1, "x", "right"), "'reward' holds 'right'; give a column of numbers"),
-        ((1, "x", [1, 0]), r"'reward' holds \[1, 0\]; give a column of numbers"),
+        ((1, None, 1.0), r"a\.jsonl, line 2, has no prompt in 'prompt'"),
+        ((None, "x", 1.0), r"a\.jsonl, line 2, has a 'step' that is not a whole number"),
+        ((1.5, "x", 1.0), "'step' that is not a whole number but 1.5; give the column of the training step, or delete"),
+        (("first", "x", 1.0), r"a\.jsonl, line 2: 'step' holds 'first'; give a column of numbers, or delete the row"),
+        ((1, "x", "right"), r"a\.jsonl, line 2: 'reward' holds 'right'; give a column of numbers"),
+        ((1, "x", [1, "yes"]), "line 2: 'reward' holds 'yes'; give a column of numbers"),
+        ((1, "x", {"acc": 1}), "'reward' holds {'acc': 1}; give a column of numbers"),
         ((1, "x", None), "no reward in 'reward'"),
     ],
 )
 def test_bad_cells_are_refused(tmp_path, row, message):
-    write_jsonl(tmp_path / "a.jsonl", [row])
+    good = [] if row[2] is None else [(1, "x", 1.0)]
+    write_jsonl(tmp_path / "a.jsonl", [*good, row])
     with pytest.raises(ValueError, match=message):
         read_logs(tmp_path)
 

@@ -1,0 +1,202 @@
+"""How well does a policy solve evaluation sets? mean@k and pass@k with standard errors: `--help` lists the settings."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from experiments.reporting.provenance import provenance, write_result
+from experiments.reporting.tables import terminal_table
+from experiments.running.command import quiet_pipe
+from experiments.running.config import EngineConfig
+from experiments.running.evaluation_sets import evaluation_set
+from experiments.running.help import settings_of
+from experiments.running.runs import make_engine
+from rl import _checks
+from rl.evaluation import Counts, Evaluation, EvaluationSet, scores
+from rl.policy import load_policy
+from rl.tasks.data_config import DataConfig
+
+_HEAD = """Score a policy on evaluation sets.
+
+  python -m experiments.evaluate policy=runs/mine/policy task=aime24.parquet verifier=math k=8
+  python -m experiments.evaluate policy=Qwen/Qwen2.5-3B task=[countdown-34,countdown-4,math:MATH500.json] samples=16
+
+Every problem gets `samples` completions. mean@n is the mean share of correct ones. pass@k is the unbiased estimate of
+the probability that one of k completions is correct, for k and the smaller powers of two. Standard errors are over
+problems. The table is printed, and the JSON file also holds the counts of every problem. Set any of these as
+NAME=VALUE:
+"""
+_MARK = "evaluation_sets"
+_LOG_WIDTH = 160  # characters per line of a log, which no terminal limits
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """One evaluation of a policy.
+
+    Attributes:
+        policy: Folder or hub name of a Hugging Face causal language model, such as the folder policy of a run.
+        task: A file, a folder or the hub name of a data set, of which all prompts count; math:PATH for one with the
+            template and the verifier of this task; countdown-34, countdown-4, gsm8k or reasoning_gym:NAME. A list
+            evaluates several: [a.parquet,countdown-4].
+        verifier: For data sets: exact, math, countdown or string_ops; or module:function.
+        k: Largest k of pass@k.
+        samples: Completions per problem; 0: k.
+        size: Number of held-out problems of a task; of a data set all problems count.
+        temperature: Temperature of the completions; 0: the likeliest token at each place.
+        top_p: Total probability of the likeliest tokens to draw from.
+        template: Text with the placeholder {prompt}; empty: the prompt itself, or the task's own template.
+        max_new_tokens: Longest completion in tokens.
+        stop: Texts that end a completion.
+        verify_timeout: Seconds per completion, after which a verifier has not judged.
+        precision: Precision of the Hugging Face engine: float32 or bfloat16.
+        device: Device of the policy, such as cuda; empty: cuda if there is one, or cpu.
+        seed: Seed of the completions.
+        out: The JSON file. An older file of this command is replaced; another file is refused.
+        engine: The engine that generates completions.
+    """
+
+    policy: str = ""
+    task: Any = ""
+    verifier: str = ""
+    k: int = 8
+    samples: int = 0
+    size: int = 500
+    temperature: float = 1.0
+    top_p: float = 1.0
+    template: str = ""
+    max_new_tokens: int = 512
+    stop: list[str] = field(default_factory=list)
+    verify_timeout: float = 10.0
+    precision: str = "float32"
+    device: str = ""
+    seed: int = 0
+    out: str = "evaluation.json"
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self):
+        _checks.integers(1, k=self.k, size=self.size)
+        _checks.integers(0, samples=self.samples, seed=self.seed)
+        _checks.above_zero(verify_timeout=self.verify_timeout)
+        if self.samples and self.samples < self.k:
+            raise ValueError(f"samples is {self.samples} with k={self.k}; give at least k, or 0")
+        if not self.policy:
+            raise ValueError("policy is ''; give policy=PATH, the folder or hub name of a Hugging Face model")
+        names = self.tasks
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"task is {self.task!r}; give the name of a task, a path, or a list of these")
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the evaluation sets."""
+        return list(self.task) if isinstance(self.task, list | tuple) else [self.task]
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Return the scores and the counts of every set, by its name.
+
+    Raises:
+        ValueError: A setting is out of range, or a set or the policy cannot be read.
+    """
+    data = DataConfig(config.template, config.max_new_tokens, config.stop)
+    sets = [evaluation_set(name, config.verifier, data, config.size) for name in config.tasks]
+    evaluation = Evaluation(
+        sets, k=config.samples or config.k, temperature=config.temperature, top_p=config.top_p
+    )  # refuses sets of one name before the policy is loaded
+    policy = replace(load_policy(config.policy), precision=config.precision)
+    policy.model.to(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
+    found = {}
+    with make_engine(config.engine, policy) as engine:
+        for number, one in enumerate(sets):
+            seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
+            counts = evaluation.count(one, engine, seed, timeout=config.verify_timeout)
+            found[one.name] = _result(one, counts, powers_up_to(config.k))
+    return found
+
+
+def powers_up_to(k: int) -> list[int]:
+    """Return the powers of two from 2 to below k, and k. pass@1 is the mean."""
+    return [*(2**i for i in range(1, (k - 1).bit_length())), k]
+
+
+def _result(one: EvaluationSet, counts: Counts, ks: Sequence[int]) -> dict[str, Any]:
+    return {
+        "problems": len(one.problems),
+        "rollouts": counts.num_rollouts,
+        "scores": scores(counts, ks),
+        "not_judged": dict(counts.failures),
+        "keys": list(one.problems.keys),
+        "successes": counts.successes.tolist(),
+        "group_size": counts.group_size.tolist(),
+    }
+
+
+def table(results: dict[str, Any]) -> Any:
+    """Return the scores as a table, in percent with standard errors in brackets."""
+    names = list(dict.fromkeys(name for one in results.values() for name in one["scores"] if "@" in name))
+    names = [name for name in names if not name.endswith("/stderr")]
+    rows = []
+    for name, one in results.items():
+        said = one["scores"]
+        cells = [f"{100 * said[score]:.1f} ({100 * said[f'{score}/stderr']:.1f})" for score in names]
+        rows.append([name, f"{one['problems']:,}", *cells, f"{said['judged_share']:.3f}", f"{said['tokens']:.0f}"])
+    return terminal_table("", ["set", "problems", *names, "judged", "tokens"], rows)
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluate, print the table and write the JSON file."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print("\n".join([_HEAD, *settings_of(EvaluateConfig(policy="PATH", task="FILE"))]))
+        return
+    config = parsed(arguments)
+    out = Path(config.out)
+    _check_replaceable(out)
+    results = evaluate(config)
+    write_result(out, provenance(asdict(config), config.seed) | {_MARK: results})
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _LOG_WIDTH)
+    console.print(table(results), soft_wrap=False)
+    console.print(f"percent, standard errors over problems in brackets; see {out}")
+
+
+def parsed(arguments: list[str]) -> EvaluateConfig:
+    """Return the settings of the command line.
+
+    Raises:
+        ValueError: A setting does not exist or has another type.
+    """
+    settings = OmegaConf.structured(EvaluateConfig)
+    for node in (settings, settings.engine):
+        OmegaConf.set_readonly(node, False)
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(settings, OmegaConf.from_dotlist(arguments)))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{str(error).splitlines()[0]}; see python -m experiments.evaluate --help") from None
+    assert isinstance(config, EvaluateConfig)
+    return config
+
+
+def _check_replaceable(out: Path) -> None:
+    if not out.exists():
+        return
+    try:
+        ours = _MARK in json.loads(out.read_text())
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise ValueError(f"out is {out}, which exists and is no evaluation; give another file")
+
+
+if __name__ == "__main__":
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -1,0 +1,79 @@
+"""Evaluation sets by name: any prompt file with a verifier, or the held-out prompts of a task."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.running.config import RunConfig
+from experiments.running.tasks import TASKS, make_task, named_task
+from rl.evaluation import Evaluation, EvaluationSet
+from rl.prompts import Task
+from rl.prompts.files import COMPRESSIONS, FORMATS
+from rl.tasks import data, presets
+from rl.tasks.data_config import DataConfig
+
+
+def evaluation_of(config: RunConfig) -> Evaluation:
+    """Return the evaluation sets of a run.
+
+    Files get the template `data.template`. A task has its own template, unless the run trains on the same task.
+
+    Raises:
+        ValueError: A set is unknown, has no verifier or no prompts, or two sets have the same name.
+    """
+    trained = _kind(config.task) if isinstance(config.task, str) else ""
+    settings = DataConfig(config.data.template, config.data.max_new_tokens, config.data.stop)
+    sets = []
+    for name in config.eval:
+        own_template = named_task(name) is not None and _kind(name) != trained
+        used = replace(settings, template="") if own_template else settings
+        sets.append(evaluation_set(name, config.eval_verifier or config.verifier, used, config.held_out_size))
+    return Evaluation(
+        sets, k=config.eval_k, every=config.eval_every, temperature=config.eval_temperature, top_p=config.eval_top_p
+    )
+
+
+def evaluation_set(name: str, verifier: str, config: DataConfig, size: int = 0) -> EvaluationSet:
+    """Return one evaluation set.
+
+    Args:
+        name: A file, a folder or the hub name of a data set, of which all prompts count; `math:PATH` for such a data
+            set with the template and the verifier of this task; or another task, of which the held-out prompts count.
+        verifier: The verifier of data sets; tasks have their own.
+        config: Template, longest completion and stop texts.
+        size: Number of held-out prompts of a task.
+
+    Raises:
+        ValueError: There is no such task or file, it holds no prompts, or a data set has no verifier.
+    """
+    task, source = _task_of(name, verifier, config)
+    problems = task.held_out(0 if source else size)
+    if not len(problems):
+        raise ValueError(f"{name} holds no prompts; give another evaluation set")
+    return EvaluationSet(_short(source or name), task, problems)
+
+
+def _task_of(name: str, verifier: str, config: DataConfig) -> tuple[Task, str]:
+    """Return the task, and the path or hub name of a data set whose prompts all count."""
+    _, _, path = name.partition(":")
+    if name in TASKS:
+        return TASKS[name](), ""
+    if presets.is_preset(name) and path:
+        return presets.make(name, config, whole=True), path
+    if named_task(name) is not None:
+        return make_task(name, "", config), ""
+    if not verifier:
+        make_task(name)  # refuses an unknown task by its name
+    return data.make(name, verifier, config, whole=True), name
+
+
+def _kind(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def _short(name: str) -> str:
+    """Return the last part of a path, without the ends that tell a file's format."""
+    last = Path(name).name
+    for ends in (COMPRESSIONS, FORMATS):
+        found = next((end for end in ends if last.lower().endswith(end)), "")
+        last = last[: len(last) - len(found)]
+    return last or name

@@ -1,0 +1,177 @@
+"""The files of a log, read row by row: CSV, JSON lines and Parquet, the first two also compressed by gzip."""
+
+import csv
+import gzip
+import itertools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxsel.integrations._extras import extra
+
+_STEP = re.compile(r"(?:step|rollout|iteration|iter)[_-]?(\d+)", re.IGNORECASE)
+_SHOWN_ROWS = 100  # rows of JSON lines whose fields an error message lists
+
+
+class Row(NamedTuple):
+    """One row of a file.
+
+    Attributes:
+        place: The file and the row, for error messages.
+        cells: The values by the name of their column; of Parquet, the wanted columns alone.
+    """
+
+    place: str
+    cells: dict[str, Any]
+
+
+def find_files(path: Path, pattern: str | None) -> list[Path]:
+    """Return the file itself, or the files of a folder, in the order of the numbers in their names.
+
+    A folder without logs may hold one folder per step; its subfolders then count.
+
+    Args:
+        path: The file or the folder.
+        pattern: A glob pattern of the files, relative to the folder. None: all files that can be read.
+
+    Raises:
+        ValueError: There is no such path, no file, or there are files of several kinds.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give a file of {KINDS}, or a folder of such files")
+    if path.is_dir():
+        found = list(path.glob(pattern or "*"))
+        if pattern is None and not any(map(kind_of, found)):
+            found = list(path.rglob("*"))
+        found = sorted((file for file in found if file.is_file() and kind_of(file)), key=_natural)
+    else:
+        found = [path]
+    kinds = sorted({kind_of(file) or file.suffix for file in found})
+    if len(kinds) != 1 or kinds[0] not in _READERS:
+        holds = f"holds {', '.join(map(repr, kinds))}" if found else "holds no log"
+        named = f" named {pattern}" if pattern else ""
+        raise ValueError(f"{path} {holds}{named}; give a file of {KINDS}, or a folder of files of one kind")
+    return found
+
+
+def kind_of(file: Path) -> str | None:
+    """Return the kind of a file by its name, without the ending of a compression; None if it cannot be read."""
+    stem = file.name.removesuffix(".gz")
+    found = next((kind for kind in _READERS if stem.endswith(kind)), None)
+    return None if found == ".parquet" and stem != file.name else found
+
+
+def step_of(file: Path, root: Path) -> int | None:
+    """Return the step that the name of a file, or of a folder between it and the root, says; None if none does.
+
+    A bare number is a step, except as the folder of a file that is itself the root.
+    """
+    stem = file.name.partition(".")[0]
+    folders = file.relative_to(root).parent.parts if root.is_dir() else (file.resolve().parent.name,)
+    for name in (stem, *reversed(folders)):
+        bare = name.isdecimal() and (root.is_dir() or name == stem)
+        numbers = [name] if bare else _STEP.findall(name)
+        if numbers:
+            return int(numbers[-1])
+    return None
+
+
+def rows_of(file: Path, wanted: list[str]) -> Iterator[Row]:
+    """Yield the rows of a file, one at a time.
+
+    Args:
+        file: The file.
+        wanted: The columns that are needed. A dot goes into a record.
+
+    Raises:
+        ValueError: The file is damaged; the message names the row.
+    """
+    kind = kind_of(file)
+    assert kind is not None, "find_files returns readable files alone"
+    return _READERS[kind](file, wanted)
+
+
+def names_of(file: Path) -> list[str]:
+    """Return the names of a file's columns; of JSON lines, the fields of the first rows."""
+    if kind_of(file) == ".parquet":
+        return _parquet().read_schema(file).names
+    rows = itertools.islice(rows_of(file, []), _SHOWN_ROWS)
+    return list(dict.fromkeys(name for row in rows for name in row.cells))
+
+
+def _natural(file: Path) -> list[tuple[int, int | str]]:
+    """Return a sort key by which step_9 comes before step_10."""
+    parts = re.split(r"(\d+)", str(file))
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
+def _opened(file: Path) -> AbstractContextManager[Iterable[str]]:
+    if file.name.endswith(".gz"):
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
+    return file.open(encoding="utf-8-sig", newline="")
+
+
+def _parquet() -> Any:
+    with extra("history"):
+        import pyarrow.parquet as pq
+    return pq
+
+
+def _read_parquet(file: Path, wanted: list[str]) -> Iterator[Row]:
+    parquet = _parquet().ParquetFile(file)
+    heads = {name if name in parquet.schema_arrow.names else name.partition(".")[0] for name in wanted}
+    columns = [name for name in parquet.schema_arrow.names if name in heads]
+    number = 0
+    for batch in parquet.iter_batches(columns=columns):
+        for cells in batch.to_pylist():
+            number += 1
+            yield Row(f"{file}, row {number}", cells)
+
+
+def _read_csv(file: Path, wanted: list[str]) -> Iterator[Row]:
+    """Read by the standard library, so that NA and 1e5 stay texts; an empty cell is missing."""
+    del wanted
+    limit = csv.field_size_limit(sys.maxsize)  # the default refuses long completions
+    try:
+        with _opened(file) as lines:
+            for number, cells in enumerate(csv.DictReader(lines, strict=True), 1):
+                if None in cells or None in cells.values():
+                    raise ValueError(
+                        f"{file}, row {number}, has more or fewer cells than the header; put quotes around cells that "
+                        "hold a comma or a line break"
+                    )
+                yield Row(f"{file}, row {number}", {name: value or None for name, value in cells.items()})
+    except csv.Error as error:
+        raise ValueError(f"{file} is no CSV ({error}); repair it, or write it again") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _read_jsonl(file: Path, wanted: list[str]) -> Iterator[Row]:
+    """Read by the standard library: Python writes NaN for a missing reward, which no other reader accepts."""
+    del wanted
+    with _opened(file) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            place = f"{file}, line {number}"
+            try:
+                cells = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{place}, is not JSON ({error}); delete or repair the line") from error
+            if not isinstance(cells, dict):
+                raise ValueError(f"{place}, is {line.strip():.40}; give one object per completion")
+            yield Row(place, cells)
+
+
+_READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
+KINDS = ", ".join(_READERS)
+"""The kinds of files, for error messages."""

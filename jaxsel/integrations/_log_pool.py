@@ -1,0 +1,142 @@
+"""Prompts of a log as rows of a pool, so that a log can warm-start a selector."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxsel.evaluation.replay import History, make_history
+from jaxsel.runtime.prompt_selector import PromptSelector
+
+_SCANS = 32  # searches of the whole pool for one prompt of a log
+
+
+class OnPool(NamedTuple):
+    """A history whose prompt ids are rows of a pool.
+
+    Attributes:
+        history: The visits of the prompts that are in the pool. Its steps are those of the log.
+        num_prompts: Number of prompts in the pool.
+        unmatched: Prompts of the log that are not in the pool, or whose text several rows of it have.
+    """
+
+    history: History
+    num_prompts: int
+    unmatched: list[str]
+
+
+def on_pool(
+    history: History, logged: Sequence[str], prompts: Sequence[Any], *, keys: Sequence[Any] | None = None
+) -> OnPool:
+    """Return a log's history with the rows of your pool as prompt ids.
+
+    A prompt of the log belongs to the row with the same key, the same text or messages, the same text of the last user
+    message, or whose text stands in it alone between the words of a chat template.
+
+    Args:
+        history: The history of a log, such as `Imported.history`.
+        logged: The prompts of the log, such as `Imported.prompts`.
+        prompts: The prompts of the pool: texts or lists of messages.
+        keys: The keys of the pool's rows, for logs that name prompts by key. None: no keys.
+
+    Raises:
+        ValueError: No prompt of the log is in the pool, or there is another number of keys than of prompts.
+    """
+    if keys is not None and len(keys) != len(prompts):
+        raise ValueError(f"keys has {len(keys)} entries for {len(prompts)} prompts; give one key per prompt")
+    pool = _Pool(prompts, keys)
+    rows = [pool.find(name) for name in logged]
+    if all(row is None for row in rows):
+        shown = f"{logged[0]:.60}" if logged else ""
+        raise ValueError(
+            f"no prompt of the log, such as {shown!r}, is in the pool; give the prompts or keys of its pool"
+        )
+    found = np.array([-1 if row is None else row for row in rows])[history.prompt_ids]
+    known = found >= 0
+    kept = make_history(
+        history.step[known],
+        found[known],
+        history.successes[known],
+        history.group_size[known],
+        num_prompts=len(prompts),
+    )
+    return OnPool(kept, len(prompts), [name for name, row in zip(logged, rows, strict=True) if row is None])
+
+
+def warm_start(selector: PromptSelector, history: History) -> None:
+    """Let a selector observe a history, one call per step; steps without visits age the belief too.
+
+    Args:
+        selector: The selector of the pool.
+        history: The history on the same pool, as `on_pool` returns it.
+    """
+    for visits in history.batches():
+        selector.observe(*visits)
+
+
+class _Pool:
+    """The rows of a pool by key and by text."""
+
+    def __init__(self, prompts: Sequence[Any], keys: Sequence[Any] | None):
+        self._by_key = {str(key): row for row, key in enumerate(keys)} if keys is not None else {}
+        self._by_text: dict[str, int | None] = {}
+        for row, prompt in enumerate(prompts):
+            for text in _texts(prompt):
+                seen = self._by_text.setdefault(text, row)
+                if seen != row:
+                    self._by_text[text] = None  # several rows have this text
+        self._around: list[tuple[str, str]] = []
+        self._scans = 0
+
+    def find(self, name: str) -> int | None:
+        """Return the row of a prompt of the log; None if no row or more than one has it."""
+        if name in self._by_key:
+            return self._by_key[name]
+        for text in _texts(_decoded(name)):
+            if text in self._by_text:
+                return self._by_text[text]
+        text = _texts(_decoded(name))[-1]
+        for before, after in self._around:
+            if len(text) >= len(before + after) and text.startswith(before) and text.endswith(after):
+                inside = text[len(before) : len(text) - len(after)]
+                if inside in self._by_text:
+                    return self._by_text[inside]
+        return self._inside(text)
+
+    def _inside(self, text: str) -> int | None:
+        """Return the row of the longest text of the pool inside a text, and remember the words around it."""
+        if self._scans >= _SCANS:
+            return None
+        self._scans += 1
+        for candidate in sorted((own for own in self._by_text if own and own in text), key=len, reverse=True):
+            at = text.find(candidate)
+            before, after = text[:at], text[at + len(candidate) :]
+            if not (before[-1:].isalnum() or after[:1].isalnum()):
+                self._around.append((before, after))
+                return self._by_text[candidate]
+        return None
+
+
+def _decoded(name: str) -> Any:
+    """Return the messages of a conversation, which a log's prompt holds as JSON; any other text is itself."""
+    if not name.startswith("[{"):
+        return name
+    try:
+        return json.loads(name)
+    except ValueError:
+        return name
+
+
+def _texts(prompt: Any) -> list[str]:
+    """Return the texts by which a prompt is known, the plainest last."""
+    if isinstance(prompt, str):
+        return list(dict.fromkeys([_whole([{"role": "user", "content": prompt}]), prompt, prompt.strip()]))
+    messages = [dict(message) for message in prompt]
+    users = [message.get("content") for message in messages if message.get("role") == "user"]
+    last = users[-1] if len(users) == 1 and len(messages) <= 2 else None
+    return [_whole(messages), *([last.strip()] if isinstance(last, str) else [])]
+
+
+def _whole(messages: Sequence[dict[str, Any]]) -> str:
+    return json.dumps([(message.get("role"), message.get("content")) for message in messages], ensure_ascii=False)

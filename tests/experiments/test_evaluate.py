@@ -1,0 +1,178 @@
+"""Evaluation sets by name, the command that evaluates, and training runs with evaluation sets."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments import evaluate
+from experiments.evaluate import EvaluateConfig, parsed, powers_up_to
+from experiments.running.config import MethodConfig, RunConfig, configured
+from experiments.running.evaluation_sets import evaluation_of, evaluation_set
+from experiments.running.runs import run
+from rl.policy import build_policy
+from rl.tasks.data_config import DataConfig
+from rl.train_config import TrainConfig
+
+ALPHABET = "".join(map(chr, range(32, 127))) + "\n"
+
+
+def judge(completion, answer):
+    """Judge by the answer alone: an answer above 5 is right."""
+    return int(answer) > 5
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    build_policy(ALPHABET, hidden_size=32, num_layers=1, feed_forward_size=16, seed=0).save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Return sets of the forms that AIME, AMC, MATH and verl's files have."""
+    rows = [{"problem": f"{i}+1=", "answer": str(i + 1), "url": "x", "solution": "..."} for i in range(8)]
+    (tmp_path / "aime24.json").write_text(json.dumps(rows))
+    (tmp_path / "amc23.jsonl").write_text(
+        "\n".join(json.dumps({"question": r["problem"], "answer": 6.0}) for r in rows)
+    )
+    lines = [{"content": r["problem"], "answer": r["answer"]} for r in rows]
+    (tmp_path / "MATH500.json").write_text("\n".join(map(json.dumps, lines)))
+    return {path.name: str(path) for path in tmp_path.iterdir()}
+
+
+def test_all_prompts_of_a_file_count_in_their_order(files):
+    for name, short in (("aime24.json", "aime24"), ("amc23.jsonl", "amc23"), ("MATH500.json", "MATH500")):
+        found = evaluation_set(files[name], "math", DataConfig(), size=2)
+        assert found.name == short
+        assert found.problems.texts == [f"{i}+1=" for i in range(8)]
+        assert found.task.verify(r"So \boxed{6}.", found.problems.answers[5])
+        boxed = evaluation_set(f"math:{files[name]}", "", DataConfig())
+        assert (boxed.name, len(boxed.problems)) == (short, 8)
+        assert boxed.problems.texts[3] == "3+1=\n\nReason step by step, and write the final answer inside \\boxed{}."
+
+
+def test_of_a_task_the_held_out_prompts_count():
+    for name in ("countdown-4", "countdown-34", "countdown", "string_ops"):
+        found = evaluation_set(name, "", DataConfig(), size=7)
+        assert (found.name, len(found.problems)) == (name, 7)
+    assert found.task.alphabet
+
+
+def test_a_run_evaluates_with_its_own_template_only_on_its_own_task(files):
+    settings = {"task": "countdown-34", "data.template": "T {prompt}", "eval_verifier": "exact", "held_out_size": 3}
+    settings |= {"eval": ["countdown-4", f"math:{files['aime24.json']}", files["amc23.jsonl"]], "eval_k": 4}
+    evaluation = evaluation_of(configured(settings))
+    starts = [one.problems.texts[0][:2] for one in evaluation.sets]
+    assert starts == ["A ", "0+", "T "]
+    assert [len(one.problems) for one in evaluation.sets] == [3, 8, 8]
+    assert evaluation.k == 4
+    same = evaluation_of(configured(settings | {"eval": ["countdown-34"]}))
+    assert same.sets[0].problems.texts[0].startswith("T Using the numbers [")
+
+
+@pytest.mark.parametrize(
+    ("names", "verifier", "fault"),
+    [
+        (["aime24.json"], "", "verifier is '' with the data set .*aime24.json; give one of exact"),
+        (["chess"], "", "task is 'chess'; give one of string_ops"),
+        (["aime24.json", "math:aime24.json"], "exact", "the evaluation sets are named aime24, aime24; give every"),
+        (["aime24.json"], "judge", "verifier is 'judge'; give one of exact"),
+        (["nowhere.json"], "exact", "source is 'nowhere.json', where there is no file"),
+    ],
+)
+def test_unusable_sets_are_refused(files, names, verifier, fault):
+    names = [name.replace("aime24.json", files["aime24.json"]) for name in names]
+    with pytest.raises(ValueError, match=fault):
+        evaluation_of(RunConfig(eval=names, eval_verifier=verifier))
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"eval": "a.json"}, "eval is 'a.json'; give a list"),
+        ({"eval_k": 0}, "eval_k is 0; give an integer of at least 1"),
+        ({"eval_every": -1}, "eval_every is -1; give an integer of at least 0"),
+        ({"eval_top_p": 0.0}, "eval_top_p is 0.0; give a number above 0"),
+        ({"eval_temperature": -1.0}, "eval_temperature is -1.0; give a finite number"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, fault):
+    with pytest.raises(ValueError, match=fault):
+        RunConfig(**settings)
+
+
+@pytest.mark.parametrize(("k", "powers"), [(1, [1]), (2, [2]), (3, [2, 3]), (8, [2, 4, 8]), (9, [2, 4, 8, 9])])
+def test_pass_at_k_is_reported_for_k_and_smaller_powers_of_two(k, powers):
+    assert powers_up_to(k) == powers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["task=a.json"], "policy is ''; give policy=PATH"),
+        (["policy=p"], "task is ''; give the name of a task, a path"),
+        (["policy=p", "task=a", "k=4", "samples=2"], "samples is 2 with k=4; give at least k"),
+        (["policy=p", "task=a", "heat=1"], "Key 'heat' not in 'EvaluateConfig'; see python -m"),
+        (["policy=p", "task=a", "k=many"], "Value 'many' .*; see python -m"),
+    ],
+)
+def test_a_command_line_is_refused(arguments, fault):
+    with pytest.raises(ValueError, match=fault):
+        parsed(arguments)
+
+
+def test_the_settings_of_the_command_line():
+    config = parsed(["policy=p", "task=[a.json,countdown-4]", "engine.name=vllm", "k=2"])
+    assert config == EvaluateConfig(policy="p", task=["a.json", "countdown-4"], k=2, engine=replace(config.engine))
+    assert (config.tasks, config.engine.name) == (["a.json", "countdown-4"], "vllm")
+
+
+def test_the_command_prints_a_table_and_writes_json(files, model, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    command = [f"policy={model}", f"task=[{files['aime24.json']},math:{files['MATH500.json']}]", "k=2", "samples=3"]
+    command += [f"verifier={__name__}:judge", "max_new_tokens=2", f"out={out}", "device=cpu"]
+    evaluate.main(command)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "aime24" in line]
+    each = np.array([0] * 5 + [1] * 3)
+    error = 100 * each.std(ddof=1) / 8**0.5
+    assert line.split() == ["aime24", "8", *2 * ["37.5", f"({error:.1f})"], "1.000", "2"]
+    found = json.loads(out.read_text())["evaluation_sets"]
+    assert found["aime24"]["successes"] == [0] * 5 + [3] * 3
+    assert found["aime24"]["scores"]["pass@2/stderr"] == pytest.approx(error / 100)
+    assert len(found["aime24"]["keys"]) == found["MATH500"]["problems"] == 8
+    evaluate.main(command)  # replaces its own file
+    out.write_text("{}")
+    with pytest.raises(ValueError, match=r"out is .*scores.json, which exists and is no evaluation; give another"):
+        evaluate.main(command)
+
+
+def test_help_names_every_setting(capsys):
+    evaluate.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"  {name} = " in text for name in ("policy", "task", "verifier", "k", "samples", "engine.name", "out"))
+
+
+@pytest.mark.slow
+def test_a_training_run_logs_its_evaluation_sets(files, model, tmp_path):
+    config = RunConfig(
+        task=files["aime24.json"],
+        verifier=f"{__name__}:judge",
+        policy=model,
+        eval=[files["aime24.json"], files["amc23.jsonl"]],
+        eval_k=2,
+        eval_every=2,
+        held_out_size=2,
+        data=DataConfig(max_new_tokens=2),
+        method=MethodConfig("mopps", batch_size=2, candidate_ratio=2),
+        train=TrainConfig(steps=3, group_size=2, probe_every=0, checkpoint_every=1),
+    )
+    records = run(config, tmp_path / "run")
+    assert [record["step"] for record in records if "eval/aime24/mean@2" in record] == [0, 2, 3]
+    assert records[0]["eval/aime24/mean@2"] == records[0]["eval/aime24/pass@2"] == 3 / 8
+    assert records[0]["eval/amc23/mean@2"] == 1
+    more = replace(config, eval=[files["MATH500.json"]], eval_verifier="math", eval_every=1)
+    records = run(replace(more, train=replace(config.train, steps=4)), tmp_path / "run", resume=True)
+    assert [record["step"] for record in records if "eval/MATH500/pass@2/stderr" in record] == [3, 4]
