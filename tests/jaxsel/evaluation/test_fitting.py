@@ -176,7 +176,8 @@ def test_parameters_without_evidence_stay_near_their_start_with_a_wide_error():
     counts, errors = (np.array(of["prior_counts"]) for of in (fitted.parameters, fitted.standard_errors))
     assert np.isfinite(counts).all()
     assert np.isfinite(errors).all()
-    assert (errors / counts)[0].min() > 1  # from UNSOLVED; the fit's prior of log(count) has width 3
+    # relative errors of the counts from UNSOLVED; the fit's prior of log(count) has a standard deviation of 3
+    assert (errors / counts)[0].min() > 1
     assert counts[1, 0] < 0.1  # from MIXED to UNSOLVED, which never happens in the history
 
 

@@ -28,7 +28,7 @@ def sampled(history, num_prompts, seed=0, **options):
 
 
 def walks(seed, num_prompts, steps, *, mean, spread, drift, volatility):
-    """Return success rates [steps + 1, N] that move at every step; the model has latent variables at visits only."""
+    """Return success rates [steps + 1, N] that move at every step; the model has latents at observed steps only."""
     rng = np.random.default_rng(seed)
     x = [mean + spread * rng.normal(size=num_prompts)]
     for _ in range(steps):
@@ -172,7 +172,7 @@ def test_the_order_of_rows_and_of_prompts_does_not_matter(inferred):
 def test_a_wrong_volatility_shows_in_pit_and_coverage():
     """If the model is right, the PIT (probability integral transform) of the true rates is uniform.
 
-    For 120 prompts, chance alone gives a distance from uniformity above 0.13 in 3% of cases only.
+    For 120 prompts, chance alone gives a Kolmogorov distance from uniformity above 0.13 in 3% of cases only.
     """
     rates = walks(5, 121, 6, **KNOWN)
     history = visited_at_random(5, rates, 40)
@@ -190,7 +190,7 @@ def test_a_wrong_volatility_shows_in_pit_and_coverage():
 
 
 def test_the_log_density_equals_the_formulas():
-    """Compare with SciPy: two visited prompts with three visits, one embedding feature, and latents set by hand."""
+    """Compare with SciPy: three groups of two prompts, one embedding feature, and latent variables set by hand."""
     visits = tabulated(make_history([1, 4, 0], [0, 0, 2], [3, 8, 0], 8, num_prompts=3))[1]
     features = jnp.array([[1.0], [-2.0]])
     values = {"mean": 0.3, "spread": 1.2, "drift": 0.1, "volatility": 0.5, "weight_scale": 0.7}

@@ -151,7 +151,7 @@ def test_groups_may_differ_in_size_and_missing_rewards_do_not_count(rewards):
     alone.observe(ids, [1, 1, 0, 0], [2, 2, 0, 0])
     np.testing.assert_array_equal(ours.selector.predict().success_rate, alone.predict().success_rate)
     assert ours.selector.visits.sum() == 2
-    assert len(ours.selector.in_flight) == 0  # also not the groups without a finite reward
+    assert len(ours.selector.in_flight) == 0  # groups without a finite reward are not in flight either
     assert ours.metrics()["selector/judged_share"] == 0.5
 
 

@@ -83,7 +83,7 @@ def test_float16_takes_half_the_bytes():
     np.testing.assert_array_equal(vectors, lengths(TEXTS))
 
 
-# Tests of the cache, a folder with one file of vectors per list of texts and embedder.
+# Tests of the cache, a folder of files, each with an embedder's vectors of one list of texts.
 
 
 @pytest.fixture

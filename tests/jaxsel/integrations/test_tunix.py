@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True, scope="module")
 def settings_of_tunix():
-    """Allow rank promotion, on which Tunix relies, by a global setting: the threads in which it trains see no other."""
+    """Allow JAX's rank promotion, on which Tunix relies. Its training threads see only global settings."""
     jax.config.update("jax_numpy_rank_promotion", "allow")
     yield
     jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -202,7 +202,7 @@ def test_an_evaluation_is_not_observed_even_if_its_data_has_selected_rows():
     ],
 )
 def test_a_resumed_run_skips_what_tunix_skips_and_continues_the_choices(tmp_path, options, passes, skipped):
-    """A batch takes `passes` steps over micro-batches; resuming, Tunix skips `skipped` batches for each trained one."""
+    """A batch takes `passes` steps over micro-batches. On resuming, Tunix skips `skipped` batches per trained batch."""
     data = made(selector=jaxsel.dps())
     judges = data.watched(correct)
     through = played(data, judges, data.batches(learner(judges, str(tmp_path), **options)), 5)

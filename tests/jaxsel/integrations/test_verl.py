@@ -40,7 +40,7 @@ def ray_and_transfer_queue():
 
 @pytest.fixture(autouse=True)
 def observed(monkeypatch):
-    """Return the list of all observed groups: (row of the pool, successes, completions that count, step)."""
+    """Return the list of all observed groups: (row of the pool, successes, completions with a reward, step)."""
     found: list[tuple[int, int, int, int]] = []
     plain = jaxsel.PromptSelector.observe
 
@@ -284,7 +284,7 @@ def test_rows_without_an_index_are_refused_unless_another_key_is_named(tmp_path,
 
 
 def test_a_sampler_without_the_replay_buffer_is_refused(tmp_path):
-    gc.collect()  # frees the replay buffers of earlier runs
+    gc.collect()  # frees replay buffers of earlier runs, which would count
     with pytest.raises(ValueError, match=r"trainer.v1.sampler.custom_sampler.name=replay_buffer"):
         train(tmp_path, *SELECTED[:2], *SELECTED[4:], reward=FLIP)
 

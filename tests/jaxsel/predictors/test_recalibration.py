@@ -91,7 +91,7 @@ def test_beta_maximises_the_penalised_likelihood(truth, shapes):
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), max_size=40))
 def test_maps_are_increasing_and_give_probabilities(method, seen):
     predicted, occurred = (jnp.array([row[i] for row in seen], jnp.float32).reshape(-1) for i in (0, 1))
-    pairs = with_pairs(no_pairs(30), predicted, occurred, jnp.ones(len(seen), bool))  # 30 of up to 40 pairs are kept
+    pairs = with_pairs(no_pairs(30), predicted, occurred, jnp.ones(len(seen), bool))  # at most 30 pairs are kept
     mapped = np.asarray(COMPILED[method](pairs, jnp.linspace(0, 1, 101)))
     assert (np.diff(mapped) >= -1e-6).all()
     assert (mapped >= 0).all()
@@ -207,7 +207,7 @@ def test_bad_arguments_are_refused(options, message):
 
 @pytest.mark.parametrize("name", ["beta_bernoulli", "amortized"])
 def test_diverse_treats_a_recalibrated_state_like_the_inner_state(name):
-    """`diverse` finds the embeddings of the inner state, or finds that it has none, through any number of wrappers."""
+    """`diverse` treats a predictor and its recalibrated versions alike, with embeddings in the state or without."""
     make = {"beta_bernoulli": jaxsel.beta_bernoulli, "amortized": lambda: jaxsel.amortized(EMBEDDINGS, **TINY)}[name]
     for predictor in (make(), jaxsel.recalibrated(make()), jaxsel.recalibrated(jaxsel.recalibrated(make()))):
         state = predictor.init(KEY, N)

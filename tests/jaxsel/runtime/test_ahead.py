@@ -138,7 +138,8 @@ def test_prepare_names_bad_batch_sizes():
 ROUNDS = [
     ([3, 1, 4], [0, 8, 2], [8, 8, 8]),
     ([5, 5, 9, 2, 6], [1, 2, 0, 0, 3], [4, 4, 8, 0, 8]),  # repeated ids, and a group without rollouts
-    ([7, *range(8)], [1, 2, 3, 4, 5, 6, 7, 0, 0], [8] * 8 + [0]),  # 9 rows of 8 prompts, padded to 16 and to 8
+    # 9 rows of 8 prompts: padded to 16 on the device, and to 8 on the host, which merges rows of a prompt
+    ([7, *range(8)], [1, 2, 3, 4, 5, 6, 7, 0, 0], [8] * 8 + [0]),
     ([1, 2], [0, 0], [0, 0]),
     ([], [], []),
 ]

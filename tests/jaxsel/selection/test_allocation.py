@@ -25,7 +25,7 @@ def predicted(mean, variance) -> jaxsel.Prediction:
 
 
 def chance(mean: float, variance: float, samples: int) -> float:
-    """Return the probability that one of k = `samples` rollouts succeeds, E[1 - (1 - p)^k] for a Beta-distributed p.
+    """Return P(a success in k = `samples` rollouts) = E[1 - (1 - p)^k], where p has a Beta distribution.
 
     `variance` must be 0 or far from 0, because the Beta functions lose their precision near 0.
     """

@@ -1,6 +1,6 @@
 """Tests of `exploring`, a selector that gives a part of every batch to the prompts with the longest waits.
 
-A prompt waits since the step in which its rollouts were last observed. The others are chosen by an inner selector.
+A prompt waits since the step in which its rollouts were last observed. An inner selector chooses the rest of the batch.
 """
 
 import functools

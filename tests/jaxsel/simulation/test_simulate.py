@@ -272,7 +272,7 @@ def test_the_first_step_of_a_trace_matches_the_initial_learner(hundred):
     state = simulate.initial_state(hundred)
     rate = np.asarray(simulate.success_rate(hundred, state))
     assert set(trace.prompt_ids[0].tolist()) == set(np.argsort(abs(rate - 0.5))[:8].tolist())
-    # metrics are measured on a probe, a sample of the pool; by default it is larger than this pool, so it is the pool
+    # the mean is over a probe of the pool, by default 1024 prompts; this pool has 100, so it is over all
     np.testing.assert_allclose(trace.mean_success_rate[0], rate.mean(), rtol=1e-5)
 
 

@@ -112,7 +112,7 @@ def of_rows(rows):
 def test_weights_are_a_slice(name, dtype):
     metric, arrays = SCORES[name]
     part = RNG.uniform(size=M) < 0.4
-    # rows of weight 0 hold NaN, which must not matter
+    # in float columns, rows of weight 0 hold NaN, which must not matter
     spoilt = [np.where(part, array, np.nan) if array.dtype.kind == "f" else array for array in arrays]
     metric = jax.jit(metric)
     found = leaves(metric(*spoilt, weights=part.astype(dtype)))
@@ -217,7 +217,7 @@ def test_a_certain_prediction_scores_0_or_minus_infinity(rate, s, score):
 
 
 def test_the_largest_variance_makes_mixed_groups_impossible():
-    # the largest possible variance, and a larger one
+    # the largest possible variance for a mean of 0.5, and a larger one
     for variance in (0.25, 0.3):
         fields = [jnp.asarray([value], jnp.float32) for value in (0.5, variance, 0.5, 0.5, 0, 0.5)]
         score = [

@@ -1,4 +1,4 @@
-"""A selector is rebuilt from its spec, with the same choices; specs that cannot be rebuilt are refused."""
+"""A selector is rebuilt from its spec (its description in JSON), with the same choices, or the spec is refused."""
 
 import json
 
