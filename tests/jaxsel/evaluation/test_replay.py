@@ -64,7 +64,7 @@ def test_repeated_ids_are_one_visit_and_rows_without_rollouts_none():
 
 
 def test_a_step_without_rows_ages_the_pool():
-    """A step without rows changes the beliefs of dps as an empty observation does."""
+    """A step without rows changes the beliefs of dps, a hidden Markov model, as an empty observation does."""
     history = make_history([0, 3], [1, 1], [8, 8], 8, num_prompts=N)
     found = replay(history, DPS, num_prompts=N)
     live = PromptSelector(DPS, num_prompts=N)

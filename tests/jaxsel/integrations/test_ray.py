@@ -1,4 +1,4 @@
-"""Tests with the real Ray on a CPU; `make ray` runs them in a separate environment."""
+"""Tests of selectors on a server, with the real Ray on a CPU; `make ray` runs them in a separate environment."""
 
 import contextlib
 import functools

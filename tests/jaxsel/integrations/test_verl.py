@@ -53,7 +53,7 @@ def observed(monkeypatch):
 
 
 def counts(groups):
-    """Return each group's row, its rewards above 0.5 and its rewards that are not missing."""
+    """Return each group's row, and the numbers of its rewards above 0.5 and of its rewards that are not missing."""
     known = [(row, [x for x in rewards if x is not None and not math.isnan(x)]) for _, row, rewards in groups]
     return [(row, sum(x > 0.5 for x in rewards), len(rewards)) for row, rewards in known]
 

@@ -1,4 +1,4 @@
-"""Prompts are added to a pool, removed from it and reordered: every prompt keeps its belief by its key."""
+"""Prompts are added to a pool, removed from it and reordered. What was learned about a prompt follows its key."""
 
 import copy
 import warnings

@@ -62,7 +62,7 @@ def test_the_window_skips_excluded_rows():
     selector = make(METHODS["mopps"], candidate_ratio=1)
     first = np.concatenate([selector.select(4, exclude=[2, 3]) for _ in range(4)])
     assert not {2, 3} & set(first.tolist())
-    assert {2, 3} <= set(selector.select(5).tolist())  # the last 5 of the 21 rows of the epoch
+    assert {2, 3} <= set(selector.select(5).tolist())  # candidates come in epochs of all 21 rows; 5 are left
 
 
 @pytest.mark.usefixtures("unchecked_types")

@@ -15,9 +15,10 @@ from tests.support.checkpoints import METHOD, N, load, observed
 
 
 def in_the_earlier_layout(selector):
-    """Return a dps selector's arrays as earlier versions saved them.
+    """Return the arrays of a selector with a hidden Markov model as earlier versions saved them.
 
-    Their beliefs lack the state SOLVED, and the last column of their transition counts holds the sum of each row.
+    Their beliefs lack the probability of the state SOLVED. The last column of the transition counts holds each row's
+    sum.
     """
     arrays = {name: np.array(array) for name, array in selector._arrays().items()}
     for name in ("state.filtered", "state.predicted"):
@@ -34,7 +35,7 @@ def played(steps: int, **options) -> PromptSelector:
 
 
 def written_by_an_earlier_version(folder, selector, arrays=None, **changes):
-    """Write a checkpoint as earlier versions did: Orbax items `arrays` and `metadata`, a flat spec, no checksums."""
+    """Write a checkpoint as earlier versions did: Orbax items `arrays` and `metadata`, no nested spec, no checksums."""
     metadata = selector._metadata() | {"format": 2} | changes
     metadata["spec"] = _metadata._side_by_side(metadata["spec"])
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=True)) as manager:
