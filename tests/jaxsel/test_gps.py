@@ -1,4 +1,4 @@
-"""GPS end to end: a small pool with embeddings behind `PromptSelector`."""
+"""The method `gps`, which predicts success rates from embeddings, end to end: a `PromptSelector` with a small pool."""
 
 import functools
 from typing import Any
@@ -26,7 +26,7 @@ SWITCHED_OFF: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def without(choice: str) -> jaxsel.Selector:
-    """Return NO_LATENT with another way to choose. Both share the compiled predictions."""
+    """Return NO_LATENT (gps without latent variables) with another way to choose, and the same compiled predictor."""
     other = jaxsel.gps(EMBEDDINGS, **TINY | {"latent_size": 0, "decay": None} | SWITCHED_OFF[choice])
     return other._replace(init=NO_LATENT.init, predict=NO_LATENT.predict, update=NO_LATENT.update)
 

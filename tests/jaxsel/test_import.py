@@ -1,4 +1,4 @@
-"""`import jaxsel` loads JAX and NumPy alone; other packages load at their first use. Modules are counted, not time."""
+"""`import jaxsel` and a first batch load no heavy package. The test looks at loaded modules, not at the time."""
 
 import json
 import subprocess

@@ -41,7 +41,7 @@ def compiled_select(method: str) -> Any:
 
 @functools.cache
 def after_a_run(method: str):
-    """Return the state before and after twenty selections in one scan, the selections, and all predictions."""
+    """Run twenty steps in one scan; return the states before and after, the selections and the last predictions."""
     selector = METHODS[method]
     history = random_history(4, num_prompts=N, steps=20, batch_size=BATCH)
 

@@ -1,4 +1,4 @@
-"""The methods under JAX's other settings: the same choices, in float32."""
+"""Under other settings of JAX, all methods make the same choices and predict in float32."""
 
 import contextlib
 from typing import Any
@@ -17,7 +17,7 @@ METHODS = {
     "mopps": jaxsel.mopps,
     "mopps by step": lambda: jaxsel.mopps(ageing="step"),
     "dps": lambda: jaxsel.dps(entropy_weight=0.1),
-    # one of the two encoders only, because compiling them takes most of the time
+    # gps with one of its two encoders, because compiling them takes most of the time
     "gps": lambda: jaxsel.gps(EMBEDDINGS, **ONE_ENCODER),
     "state space": lambda: jaxsel.make_selector(
         jaxsel.state_space(EMBEDDINGS), jaxsel.expected_variance(), jaxsel.top_k()

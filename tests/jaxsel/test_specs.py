@@ -95,7 +95,7 @@ MAKERS = (
 
 
 def made_of(part: dict[str, Any]) -> Any:
-    """Return a predictor, acquisition or rule from its spec, and from arrays with one entry per prompt."""
+    """Return the predictor, acquisition or rule of a spec. A spec has only hashes of arrays; `given` has the arrays."""
     make = {maker.__name__: maker for maker in MAKERS}[part["name"]]
     assert set(part) == {"name", *inspect.signature(make).parameters}
     arguments = {name: value for name, value in part.items() if name != "name"}

@@ -1,4 +1,7 @@
-"""Fits against independent oracles: closed-form likelihoods in SciPy, and filters written as loops."""
+"""Tests of `fit`, which fits a predictor's parameters to a recorded history of groups of rollouts.
+
+The fits are compared with independent computations: closed-form likelihoods in SciPy, and filters written as loops.
+"""
 
 import functools
 from typing import Any
@@ -23,7 +26,7 @@ N = 60
 
 
 def recorded(seed: int, *, steps: int = 30, batch: int = 12, concentration: float = 2.0, drift: float = 0.0):
-    """A history of prompts 0 to 39 of 60 in batches of different sizes, with success rates that stay or walk."""
+    """Return a history of prompts 0 to 39 of 60, in random batches. With `drift`, the rates change at every step."""
     rng = np.random.default_rng(seed)
     logit = np.log(rng.gamma(concentration * 0.3, size=40)) - np.log(rng.gamma(concentration * 0.7, size=40))
     rows = []
@@ -36,9 +39,9 @@ def recorded(seed: int, *, steps: int = 30, batch: int = 12, concentration: floa
 
 
 def marginal_log_likelihood(history, alpha, beta) -> np.ndarray:
-    """Return the log likelihood of every visited prompt's counts without forgetting.
+    """Return, for every prompt in the history, the log likelihood of all its counts under one Beta prior.
 
-    The one-step-ahead scores of a prompt add up to it.
+    It is the sum of the log scores of the one-step-ahead predictions of a predictor that forgets nothing.
     """
     ids = np.unique(history.prompt_ids)
     s, n = (
@@ -52,7 +55,7 @@ def marginal_log_likelihood(history, alpha, beta) -> np.ndarray:
 
 
 def derivatives(function, x, step=1e-4):
-    """Return central differences, in float64."""
+    """Return the derivatives of `function` at x as central differences, in float64."""
     return np.stack([(function(x + d) - function(x - d)) / (2 * step) for d in step * np.eye(len(x))], -1)
 
 
@@ -80,7 +83,7 @@ def test_without_forgetting_the_fit_maximises_the_beta_binomial_likelihood():
 
 @functools.cache
 def fitted_beta(ageing: str):
-    """A history whose rates walk, and Beta posteriors that are fitted to it."""
+    """Return a history whose success rates change at every step, and the fit of `beta_bernoulli` to it."""
     history = recorded(1, drift=0.3)
     return history, jaxsel.fit(history, jaxsel.beta_bernoulli, num_prompts=N, ageing=ageing, prior_width=1e3)
 
@@ -118,7 +121,7 @@ def state_score(history, **parameters) -> float:
 
 
 def assert_largest(score, best: np.ndarray) -> None:
-    """Check that no change of a parameter by a tenth gives a higher score."""
+    """Check that changing one parameter by a tenth gives no higher score."""
     top = score(best)
     for factor in (0.9, 1.1):
         for i in range(len(best)):
@@ -165,7 +168,7 @@ def test_never_visited_prompts_and_their_prior_do_not_change_the_fit():
 
 
 def test_parameters_without_evidence_stay_near_their_start_with_a_wide_error():
-    """No prompt was ever unsolved, so the transition counts from UNSOLVED keep their start values."""
+    """No group is unsolved (without a success), so the history tells nothing about transitions from UNSOLVED."""
     ids = np.tile(np.arange(20), 10)
     successes = np.random.default_rng(0).integers(1, 9, len(ids))
     history = jaxsel.make_history(np.repeat(np.arange(10), 20), ids, successes, 8, num_prompts=20)
@@ -173,8 +176,9 @@ def test_parameters_without_evidence_stay_near_their_start_with_a_wide_error():
     counts, errors = (np.array(of["prior_counts"]) for of in (fitted.parameters, fitted.standard_errors))
     assert np.isfinite(counts).all()
     assert np.isfinite(errors).all()
-    assert (errors / counts)[0].min() > 1  # relative errors; the prior's width in logs is 3
-    assert counts[1, 0] < 0.1  # from MIXED to UNSOLVED: every row is evidence against it
+    # relative errors of the counts from UNSOLVED; the fit's prior of log(count) has a standard deviation of 3
+    assert (errors / counts)[0].min() > 1
+    assert counts[1, 0] < 0.1  # from MIXED to UNSOLVED, which never happens in the history
 
 
 def test_a_custom_family_with_a_custom_parameter_is_fitted():

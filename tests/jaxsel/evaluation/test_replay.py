@@ -14,7 +14,10 @@ MOPPS, DPS = jaxsel.mopps(decay=0.5), jaxsel.dps(decay=0.7)
 
 @functools.cache
 def recorded():
-    """The rows that a live run observed, and its predictions of every batch and of the pool before each step."""
+    """Return the rows that a live run observed, and its predictions of each batch and of the pool.
+
+    A batch is predicted before its step, and the pool before each step and after the last.
+    """
     selector = PromptSelector(MOPPS, num_prompts=N, seed=3)
     rng = np.random.default_rng(0)
     rows, predictions, pools = [], [], []
@@ -61,7 +64,7 @@ def test_repeated_ids_are_one_visit_and_rows_without_rollouts_none():
 
 
 def test_a_step_without_rows_ages_the_pool():
-    """Missing steps age the beliefs of dps like empty observations."""
+    """A step without rows changes the beliefs of dps, a hidden Markov model, as an empty observation does."""
     history = make_history([0, 3], [1, 1], [8, 8], 8, num_prompts=N)
     found = replay(history, DPS, num_prompts=N)
     live = PromptSelector(DPS, num_prompts=N)

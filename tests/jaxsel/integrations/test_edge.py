@@ -1,4 +1,8 @@
-"""`TrainerEdge`, the part that the adapters of all trainers share, compared with a plain selector."""
+"""Tests of `TrainerEdge`, the part that the adapters of all trainers share.
+
+An edge hands out the prompts that a `PromptSelector` chooses, and turns rewards into its observations. Many tests
+compare an edge (`ours`) with a `PromptSelector` that is called directly (`alone`).
+"""
 
 import math
 import threading
@@ -29,7 +33,7 @@ def rewards_of(ids, round_=0, size=4):
     return [np.random.default_rng([int(i), round_]).random(size).tolist() for i in ids]
 
 
-# Handing out
+# Handing out prompts
 
 
 def test_an_edge_chooses_and_learns_like_a_plain_selector():
@@ -54,7 +58,7 @@ def test_single_prompts_come_from_one_drawn_batch():
 def test_waiting_prompts_are_handed_out_before_new_draws():
     ours = edge(draw_size=8)
     first = ours.next_batch(3)
-    second = ours.next_batch(8)  # 5 wait, 3 are missing, and 8 are drawn
+    second = ours.next_batch(8)  # 5 drawn prompts wait; for the 3 missing ones, 8 are drawn
     assert len(second) == 8
     assert len(set(first) | set(second)) == 11
     assert ours.metrics()["selector/in_flight"] == 11
@@ -106,7 +110,7 @@ def test_a_prompt_comes_again_after_it_was_observed_released_or_timed_out():
     first = ours.next_batch(2)
     second = ours.next_batch(2)
     assert set(first) | set(second) == set(range(4))
-    assert set(ours.next_batch(2)) == set(first)  # one selection later
+    assert set(ours.next_batch(2)) == set(first)  # timed out after one later selection
     ours.observe(first, [[1.0], [0.0]])
     ours.release(first)
     ours.release(second)
@@ -129,7 +133,7 @@ def test_an_observed_prompt_that_still_waits_is_not_handed_out_twice():
     assert len(set(ours.next_batch(29))) == 29
 
 
-# Observing
+# Observing rewards
 
 
 @pytest.mark.parametrize(
@@ -147,7 +151,7 @@ def test_groups_may_differ_in_size_and_missing_rewards_do_not_count(rewards):
     alone.observe(ids, [1, 1, 0, 0], [2, 2, 0, 0])
     np.testing.assert_array_equal(ours.selector.predict().success_rate, alone.predict().success_rate)
     assert ours.selector.visits.sum() == 2
-    assert len(ours.selector.in_flight) == 0  # groups without a judged completion are no longer in flight either
+    assert len(ours.selector.in_flight) == 0  # groups without a finite reward are not in flight either
     assert ours.metrics()["selector/judged_share"] == 0.5
 
 
@@ -203,7 +207,7 @@ def test_metrics_are_finite_floats_with_one_prefix():
     assert metrics["selector/observes"] == 1
 
 
-# State
+# Saved state
 
 
 def play(ours, rounds, first=0):
@@ -302,7 +306,7 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["selector.npz"]
 
 
-# History
+# Recorded history
 
 
 def test_the_history_replays(tmp_path):
@@ -324,7 +328,7 @@ def test_parts_of_a_step_are_one_batch_of_the_history(tmp_path):
     for step in range(3):
         for part in np.split(ours.next_batch(4), 2):
             ours.observe(part, rewards_of(part, step), step=step)
-    ours.observe([1], [[None]])  # a batch without judged completions also ages the pool
+    ours.observe([1], [[None]])  # a batch without finite rewards also counts as a step
     ours.observe([2], [[1.0]])
     ours.flush()
     found = read_history(tmp_path)

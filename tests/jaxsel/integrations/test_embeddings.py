@@ -29,7 +29,7 @@ def lengths(texts):
 
 
 class Counted:
-    """The embedder `lengths`, which records its batches."""
+    """The embedder `lengths`, which also records the batches of texts that it gets."""
 
     def __init__(self):
         self.batches = []
@@ -52,7 +52,7 @@ def distances(vectors):
     return np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
 
 
-# Tests with any embedder.
+# Tests with any embedder, which is a function from texts to vectors.
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 1024])
@@ -83,7 +83,7 @@ def test_float16_takes_half_the_bytes():
     np.testing.assert_array_equal(vectors, lengths(TEXTS))
 
 
-# Tests of the cache.
+# Tests of the cache, a folder of files, each with an embedder's vectors of one list of texts.
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_the_default_folder(cached, counted, tmp_path, monkeypatch):
     assert len(files(tmp_path / "new" / "folder")) == 1
 
 
-# Tests of WordLlama.
+# Tests of WordLlama, the default embedder.
 
 
 def test_wordllama_vectors_equal_the_packages_own_bit_for_bit():
@@ -328,7 +328,7 @@ def test_a_fresh_process_needs_no_network_no_home_and_keeps_its_logs(tmp_path):
 
 @pytest.fixture
 def package(monkeypatch):
-    """Install a stand-in for the package; return the list of calls to its model."""
+    """Replace sentence-transformers by a stand-in; return the list of calls that its model gets."""
     calls = []
 
     class SentenceTransformer:
@@ -386,7 +386,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, make, extra):
         make()
 
 
-# Tests of several embedders side by side.
+# Tests of `concatenated`, which joins the vectors of several embedders.
 
 
 def vowels(texts):
@@ -412,7 +412,7 @@ def test_concatenated_results_are_cached_if_every_embedder_has_a_name(counted, t
     np.testing.assert_array_equal(call(words, named), np.roll(first, 1, axis=1))
     assert len(files(tmp_path)) == 2
     call(named, vowels)
-    assert len(files(tmp_path)) == 2  # a function without a name is never cached
+    assert len(files(tmp_path)) == 2  # `vowels` alone has no name, so its vectors are not cached
 
 
 def test_names_of_concatenated_embedders_do_not_collide():
@@ -471,12 +471,12 @@ def test_bad_arguments_are_refused(options, message, unchecked_types):
         embed(TEXTS, **{"embedder": lengths, "progress": False, **options})
 
 
-def changed(row, value, dtype=np.float64):
+def changed(column, value, dtype=np.float64):
     """Return the embedder `lengths` with one number changed in the vector of "fifteen"."""
 
     def encode(texts):
         vectors = lengths(texts).astype(dtype)
-        vectors[[text == "fifteen" for text in texts], row] = value
+        vectors[[text == "fifteen" for text in texts], column] = value
         return vectors
 
     return encode

@@ -1,4 +1,4 @@
-"""A missing package gives an error that names its extra, and the modules' earlier names still work."""
+"""A missing package gives an error that names the pip extra with it. Earlier names of modules still work."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""The adapters for slime, prime-rl and the Tinker cookbook, on stubs: the real trainers were never tried."""
+"""Tests of the adapters for slime, prime-rl and the Tinker cookbook, on stubs of these trainers' loops."""
 
 import asyncio
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ def rewards_of(row):
 
 
 def expected(steps):
-    """Return what a plain selector chooses."""
+    """Return what a `PromptSelector` alone chooses in these steps."""
     selector, chosen = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=N, seed=0), []
     for _ in range(steps):
         chosen.append(selector.select(K).tolist())
@@ -33,7 +33,7 @@ def expected(steps):
 
 
 class Slime:
-    """slime's loop: it gets groups, generates, and hands all of them to the function that processes samples."""
+    """A stub of slime's loop: it gets groups of samples, sets their rewards, and has all groups observed."""
 
     def __init__(self, folder):
         samples: list[Any] = [
@@ -52,7 +52,7 @@ class Slime:
 
 
 class Prime:
-    """prime-rl's loop: it takes tasks one by one and observes finalized groups."""
+    """A stub of prime-rl's loop: it takes tasks one by one, and has each finished group observed."""
 
     def __init__(self, folder):
         self.sampler = PrimeSampler(
@@ -62,7 +62,7 @@ class Prime:
     def step(self):
         tasks = [next(self.sampler) for _ in range(K)]
         self.sampler.edge.selector.wait()
-        for task in tasks:  # a group per call is a step per call, so that only the first choices equal `expected`
+        for task in tasks:  # one call, thus one step, per group: only the first batch equals `expected`
             self.sampler.observe([SimpleNamespace(task=task, reward=reward) for reward in rewards_of(task)])
         return tasks
 
@@ -81,7 +81,7 @@ class TinkerBuilder:
 
 
 class Tinker:
-    """The cookbook's loop: it gets a batch of builders and asks each for the rewards of its group."""
+    """A stub of the cookbook's loop: it gets a batch of builders, and asks each for the rewards of its group."""
 
     def __init__(self, folder):
         self.dataset, self.steps = (
@@ -148,7 +148,7 @@ def test_groups_that_slime_gives_back_are_handed_out_first(tmp_path):
 def test_a_sample_without_a_reward_is_not_a_failure(tmp_path):
     source = Slime(tmp_path).source
     groups = source.get_samples(2)
-    groups[0][0].reward = 1.0  # the three others failed
+    groups[0][0].reward = 1.0  # the three others have no reward
     source.observe(groups)
     assert source.edge.selector.visits.sum() == 1
     assert source.edge.metrics()["selector/judged_share"] == 0.5

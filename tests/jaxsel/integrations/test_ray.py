@@ -1,4 +1,4 @@
-"""Tests with the real Ray on a CPU; `make ray` runs them in a separate environment."""
+"""Tests of selectors on a server, with the real Ray on a CPU; `make ray` runs them in a separate environment."""
 
 import contextlib
 import functools
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster(tmp_path_factory):
-    """Start Ray, whose processes share compiled programs: a restart then takes seconds and no minute."""
+    """Start Ray. Its processes share compiled programs, so a server restarts in seconds, not in a minute."""
     names = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla"))}
     names |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "OMP_NUM_THREADS": "1"}
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
@@ -49,12 +49,12 @@ def started(tmp_path):
 
     yield start
     for handle in handles:
-        with contextlib.suppress(ValueError):  # it has stopped
+        with contextlib.suppress(ValueError):  # the server has stopped already
             _end(ray.get_actor(handle.name, namespace=handle.namespace), handle)
 
 
 def assert_like_one_process(calls, expected):
-    """Check that the calls of all workers, in the server's order, give the same answers in one process."""
+    """Check that `expected` gives the answers that workers got, if it is called in the server's order."""
     orders = [order for order, *_ in calls]
     assert orders == list(range(1, len(calls) + 1))  # no call is lost, and none counts twice
     for _, method, arguments, answer in calls:

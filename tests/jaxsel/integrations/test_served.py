@@ -1,4 +1,8 @@
-"""The state machine behind a server, killed at all places where it writes, compared with an edge that lives on."""
+"""Tests of `Served`, the part of a server that writes every call of its `TrainerEdge` to a journal on disk.
+
+A `TrainerEdge` hands out prompts and observes their rewards. A served edge is killed wherever it writes, and compared
+with an edge that lives on.
+"""
 
 import errno
 import json
@@ -43,7 +47,7 @@ def test_a_server_does_what_an_edge_does(tmp_path, steps, draw_size):
 
 
 def killing(monkeypatch, owner, name, when, moment):
-    """Kill the process at some calls of a function: before it starts, or after it has returned."""
+    """Let some calls of a function raise `Killed`, as if the process ended before or after the call."""
     original = getattr(owner, name)
 
     def run(*args, **kwargs):
@@ -246,7 +250,7 @@ def test_calls_for_another_meaning_of_success_are_refused(tmp_path):
     client("observe", prompt_ids=[1], rewards=[[0.7]])
     with pytest.raises(ValueError, match=r"has calls for a server with \{\}; serve with these options"):
         start(tmp_path, threshold=0.9)
-    client("observe", prompt_ids=[1], rewards=[[0.7]])  # this saves
+    client("observe", prompt_ids=[1], rewards=[[0.7]])  # the second observation triggers a save
     start(tmp_path, threshold=0.9)
 
 

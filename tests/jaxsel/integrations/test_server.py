@@ -1,4 +1,4 @@
-"""The actor behind a server, without Ray: its folder's lock, and the error that kept it from starting."""
+"""Tests of `Server`, the actor behind a server on Ray, without Ray: the lock of its folder, and its errors."""
 
 import functools
 import subprocess
@@ -34,7 +34,8 @@ def test_a_folder_in_use_is_refused_until_its_process_is_killed(tmp_path, monkey
 
 def test_only_the_same_server_is_accepted(tmp_path):
     server = Server("token", make, str(tmp_path), 10, {})
-    server.accept("token", functools.partial(make, N + 1), str(tmp_path))  # the call that made it need not be checked
+    # the token tells that the call which made the server asks, so the server compares nothing
+    server.accept("token", functools.partial(make, N + 1), str(tmp_path))
     server.accept("other", make, str(tmp_path))
     with pytest.raises(ValueError, match=rf"mopps for {N + 1} prompts.*, but the running server .* for {N} prompts"):
         server.accept("other", functools.partial(make, N + 1), str(tmp_path))

@@ -9,7 +9,7 @@ from jaxsel.integrations.trainer_logs import read_logs, read_trl, read_verl
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-# Rows of step, prompt and reward, from steps 3 and 7 of a trainer, in no order.
+# Rows of a log, (step, prompt, reward), from steps 3 and 7 of a trainer, in no particular order.
 ROWS = [
     (7, "b, with a comma", 1.0),
     (3, 'a "quoted"\nin two lines', 1.0),
@@ -42,7 +42,7 @@ WRITERS = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
 
 
 def check(found):
-    """Check that the log holds the visits of ROWS."""
+    """Check that `found` holds the groups of ROWS: one per step and prompt with at least one reward."""
     assert found.num_prompts == 3
     assert found.prompts == ['a "quoted"\nin two lines', "b, with a comma", "c"]
     assert found.steps.tolist() == [3, 7]
@@ -80,7 +80,7 @@ def test_other_column_names_and_another_threshold_are_accepted(tmp_path):
 def test_missing_rewards_do_not_count(tmp_path, missing):
     write_jsonl(tmp_path / "a.jsonl", [(0, "x", 1), (1, "x", missing), (2, "x", True), (2, "x", False)])
     found = read_logs(tmp_path / "a.jsonl")
-    assert found.history.step.tolist() == [0, 2]  # step 1 has no visit, but the clock counts it
+    assert found.history.step.tolist() == [0, 2]  # step 1 has no reward, but it counts as a step
     assert found.history.group_size.tolist() == [1, 2]
     assert found.history.successes.tolist() == [1, 1]
     assert found.steps.tolist() == [0, 1, 2]

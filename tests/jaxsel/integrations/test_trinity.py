@@ -1,4 +1,4 @@
-"""The selector for Trinity-RFT on a stub of its interface, and on Trinity's own classes where it is installed."""
+"""Tests of the selector for Trinity-RFT, on stubs of Trinity's classes, and on the real ones where installed."""
 
 import importlib.util
 import json
@@ -35,12 +35,12 @@ def made(seed=0, size=N, **kwargs):
 
 
 def shares(indices):
-    """Return pseudo-random shares of G rollouts, larger for later rows."""
+    """Return for each row a fixed share of successes among G rollouts, which looks random."""
     return [min(G, (7 * row + row**2) % (G + 1)) / G for row in indices]
 
 
 def played(selector, steps):
-    """Return the choices of some steps with feedback."""
+    """Let the selector choose and get feedback for some steps; return its choices."""
     chosen = []
     for _ in range(steps):
         chosen.append(selector.get_indices(K))
@@ -50,7 +50,7 @@ def played(selector, steps):
 
 @pytest.fixture
 def registry(monkeypatch):
-    """Stand in for trinity.buffer.selector, with Trinity's rules for names."""
+    """Replace trinity.buffer.selector by a stub. Like Trinity, its registry refuses a second class of one name."""
 
     class Registry:
         def __init__(self):
@@ -104,7 +104,7 @@ def test_prompts_without_feedback_are_free_again_after_some_batches():
     [(0.0, (0, 8)), (1.0, (8, 8)), (0.5, (4, 8)), (2 / 7, (2, 7)), (1 / 3, (2, 6)), (np.nan, (0, 0)), (None, (0, 0))],
 )
 def test_a_mean_becomes_the_largest_group_with_this_mean(monkeypatch, mean, expected):
-    """A rollout may have failed, and then the mean is over fewer. A mean of nothing is not a failure."""
+    """If rollouts fail, Trinity's mean is over fewer than G = 8. A mean over no rollouts (NaN, None) is no failure."""
     selector, seen = made(), []
     monkeypatch.setattr(selector.edge.selector, "observe", lambda ids, s, n, **_: seen.append((s.tolist(), n.tolist())))
     selector.feedback([5], [mean if mean is None else float(np.float32(mean))])
@@ -268,7 +268,7 @@ def test_trinity_loads_the_plugin_reads_feeds_back_and_resumes(tmp_path, monkeyp
     plugins.mkdir()
     (plugins / "select_prompts.py").write_text("from jaxsel.integrations.trinity import register\n\nregister()\n")
     monkeypatch.setenv(plugin_loader.PLUGIN_DIRS_ENV_VAR, str(plugins))
-    monkeypatch.setattr(plugin_loader.shutil, "copy2", lambda *paths: None)  # it would copy into Trinity's own folder
+    monkeypatch.setattr(plugin_loader.shutil, "copy2", lambda *paths: None)  # no copy into Trinity's own folder
     plugin_loader.load_plugins()
     assert issubclass(SELECTORS.get("jaxsel"), BaseSelector)
 

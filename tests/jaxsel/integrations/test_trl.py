@@ -35,7 +35,7 @@ from tests.support.two_ranks import launch
 pytestmark = [
     pytest.mark.trl,
     pytest.mark.slow,
-    # of TRL and what it imports
+    # warnings of TRL and of what it imports
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 BOTH = pytest.mark.parametrize(("base", "config"), [(GRPOTrainer, GRPOConfig), (RLOOTrainer, RLOOConfig)])
@@ -64,13 +64,13 @@ class Noting(jaxsel.PromptSelector):
 
 
 def counts(rewards, threshold=0.5, column=0):
-    """Return the successes and judged completions of each group, by loops."""
+    """Return two counts per group of G rewards: those above the threshold, and those that are not NaN."""
     groups = [rewards[i : i + G] for i in range(0, len(rewards), G)]
     known = [[row[column] for row in group if not math.isnan(row[column])] for group in groups]
     return [sum(x > threshold for x in group) for group in known], [len(group) for group in known]
 
 
-# Prompts and rewards of the generations
+# Which prompts TRL generates for, and which rewards the selector observes
 
 
 @pytest.mark.parametrize(
@@ -194,9 +194,9 @@ def test_a_resumed_run_has_the_same_choices_and_rewards(tmp_path, method):
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert resumed.seen == through.seen[2:]
     assert resumed.edge.state_dict() == through.edge.state_dict()
-    shutil.rmtree(tmp_path / "checkpoint-5")  # written at the end of training
+    shutil.rmtree(tmp_path / "checkpoint-5")  # TRL writes it at the end of training
     last = trainer(tmp_path, **options)
-    last.train(resume_from_checkpoint=True)  # from checkpoint-4
+    last.train(resume_from_checkpoint=True)  # from the newest checkpoint, checkpoint-4
     assert last.seen == through.seen[4:]
 
 
@@ -214,7 +214,7 @@ def test_true_resumes_from_the_newest_complete_checkpoint(tmp_path):
     through = trainer(tmp_path, **options)
     through.train()
     state = tmp_path / "checkpoint-3" / "trainer_state.json"
-    state.write_text(state.read_text()[:100])  # as a crash leaves it
+    state.write_text(state.read_text()[:100])  # as a crash during the write leaves it
     (tmp_path / "checkpoint-2" / "trainer_state.json").unlink()
     resumed = trainer(tmp_path, **options)
     resumed.train(resume_from_checkpoint=True)
@@ -268,17 +268,17 @@ def checkpoints(folder):
 
 
 def test_killed_runs_lose_and_repeat_no_observation(tmp_path):
-    context = multiprocessing.get_context("forkserver")  # imports once, and not again for each process
+    context = multiprocessing.get_context("forkserver")  # its server imports once for all processes
     context.set_forkserver_preload(["tests.support.tiny_trl"])
     kills, rng = int(os.environ.get("KILLS", "3")), np.random.default_rng(0)
-    steps = 5 * kills + 2  # more steps than there is time for
+    steps = 5 * kills + 2  # too many for a run to finish before it is killed
     for _ in range(kills):
         before = checkpoints(tmp_path / "killed")
         process = context.Process(target=until_killed, args=(tmp_path / "killed", steps, 0.3))
         process.start()
         while checkpoints(tmp_path / "killed") == before and process.is_alive():
             time.sleep(0.02)
-        time.sleep(rng.uniform(0, 1))  # while it generates, updates or saves
+        time.sleep(rng.uniform(0, 1))  # so the kill hits a run that generates, updates or saves
         assert process.is_alive()
         process.kill()
         process.join()
@@ -320,7 +320,7 @@ def test_two_processes_train_on_one_choice(tmp_path):
     assert second["error"].startswith("RuntimeError: the first process failed: ValueError: selector has 25 prompts")
 
 
-# Refused before training
+# What is refused before training
 
 
 def stream():

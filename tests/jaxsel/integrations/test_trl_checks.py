@@ -30,7 +30,7 @@ def test_the_methods_of_the_tested_versions_are_accepted(of_trl):
     theirs = of_trl(_generate_and_score_completions=generate, _calculate_rewards=calculate)
 
     class Own(theirs):
-        def _calculate_rewards(self, *arguments): ...  # a user's own class in between may take anything
+        def _calculate_rewards(self, *arguments): ...  # a subclass of the user may take anything
 
     checks.check_hooks(Own)
 

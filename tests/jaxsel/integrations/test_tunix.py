@@ -1,4 +1,4 @@
-"""Tests with the real google-tunix and a policy of a few thousand weights; `make tunix` runs them in an environment."""
+"""Tests with the real google-tunix and a policy of a few thousand weights; `make tunix` runs them."""
 
 import importlib.util
 import shutil
@@ -19,27 +19,27 @@ from tests.support.tiny_tunix import ROWS, G, Judge, K, N, learner, prompts, tra
 pytestmark = [
     pytest.mark.tunix,
     pytest.mark.slow,
-    # of Tunix and what it imports
+    # warnings of Tunix and of what it imports
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def settings_of_tunix():
-    """Tunix relies on rank promotion, and it trains in threads that see only global settings."""
+    """Allow JAX's rank promotion, on which Tunix relies. Its training threads see only global settings."""
     jax.config.update("jax_numpy_rank_promotion", "allow")
     yield
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def counts(rewards, threshold=0.5):
-    """Return the successes and judged completions of each group, by loops."""
+    """Return two counts per group of G rewards: those above the threshold, and those that are not None."""
     groups = [[x for x in rewards[i : i + G] if x is not None] for i in range(0, len(rewards), G)]
     return [sum(x > threshold for x in group) for group in groups], [len(group) for group in groups]
 
 
 def choices_of(selector, seen):
-    """Return what a plain selector chooses when it observes the same rewards."""
+    """Return what `selector` chooses, without Tunix, when it observes the rewards in `seen`."""
     chosen = []
     for _, rows, rewards in seen:
         ids = selector.select(len(rows) // G)

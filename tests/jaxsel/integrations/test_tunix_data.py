@@ -1,6 +1,7 @@
-"""The training data for google-tunix without Tunix: what is refused, the columns, and Tunix's counters.
+"""Tests of `SelectedPrompts`, the training data for google-tunix, without Tunix.
 
-The learner here is a stub with the public attributes that the adapter reads; test_tunix.py has the real one.
+They cover refused arguments, the columns of batches, and Tunix's counters of steps. The learner here is a stub with the
+public attributes that `SelectedPrompts` reads; test_tunix.py has the real one.
 """
 
 import functools
@@ -31,7 +32,7 @@ def made(**options):
 
 
 def learner(reward_fns, root=None, *, iterations=1, mini=None, micro=None, done=0, interval=1):
-    """Return a stub that has passed over `done` micro-batches."""
+    """Return a stub of Tunix's learner that has trained on `done` micro-batches."""
     accumulated = None if micro is None else mini // micro
     config = {"checkpoint_root_directory": root, "mini_batch_size": mini, "train_micro_batch_size": micro}
     config |= {"gradient_accumulation_steps": accumulated}
@@ -62,7 +63,7 @@ def played(data, judges, batches, count):
     return chosen
 
 
-# Refused before training
+# What is refused before training
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_batches_hold_the_selected_rows_unchanged():
         {"prompts": f"q{i}\0", "n": i, "x": i / 3, "any": [i] * (i % 3), "grid": np.full((2, 2), i), "mixed": i or 0.5}
         for i in range(12)
     ]
-    data = made(rows=rows, batch_size=12)  # all rows, so that one column has integers and floats
+    data = made(rows=rows, batch_size=12)  # all rows, so "mixed" has integers and floats
     batch = next(data.batches(learner(data.watched(correct))))
     assert sorted(batch) == sorted([*rows[0], ROW])
     for name, column in batch.items():
@@ -201,7 +202,7 @@ def test_an_evaluation_is_not_observed_even_if_its_data_has_selected_rows():
     ],
 )
 def test_a_resumed_run_skips_what_tunix_skips_and_continues_the_choices(tmp_path, options, passes, skipped):
-    """Per batch there are `passes` over micro-batches, and Tunix skips `skipped` batches when it resumes."""
+    """A batch takes `passes` steps over micro-batches. On resuming, Tunix skips `skipped` batches per trained batch."""
     data = made(selector=jaxsel.dps())
     judges = data.watched(correct)
     through = played(data, judges, data.batches(learner(judges, str(tmp_path), **options)), 5)
@@ -229,7 +230,7 @@ def test_states_of_a_discarded_future_are_deleted_and_other_files_stay(tmp_path)
 def test_states_of_deleted_checkpoints_are_deleted(tmp_path):
     for step in (2, 4):
         (tmp_path / "actor" / str(step)).mkdir(parents=True)
-    (tmp_path / "actor" / "7.orbax-checkpoint-tmp").mkdir()  # is being written
+    (tmp_path / "actor" / "7.orbax-checkpoint-tmp").mkdir()  # a checkpoint that is still being written
     data = made()
     judges = data.watched(correct)
     played(data, judges, data.batches(learner(judges, str(tmp_path))), 6)

@@ -22,7 +22,7 @@ from tests.support.tiny_verl import DAPO, SELECTED, G, K, N, coin, mixed_share, 
 pytestmark = [
     pytest.mark.verl,
     pytest.mark.slow,
-    # of verl and what it imports
+    # warnings of verl and of what it imports
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -40,7 +40,7 @@ def ray_and_transfer_queue():
 
 @pytest.fixture(autouse=True)
 def observed(monkeypatch):
-    """Return the visits that selectors observe: row, successes, judged completions and step."""
+    """Return the list of all observed groups: (row of the pool, successes, completions with a reward, step)."""
     found: list[tuple[int, int, int, int]] = []
     plain = jaxsel.PromptSelector.observe
 
@@ -53,7 +53,7 @@ def observed(monkeypatch):
 
 
 def counts(groups):
-    """Return row, successes and judged completions of each group, by loops."""
+    """Return each group's row, and the numbers of its rewards above 0.5 and of its rewards that are not missing."""
     known = [(row, [x for x in rewards if x is not None and not math.isnan(x)]) for _, row, rewards in groups]
     return [(row, sum(x > 0.5 for x in rewards), len(rewards)) for row, rewards in known]
 
@@ -97,7 +97,7 @@ def test_dapos_filter_is_kept_and_filtered_groups_are_observed(tmp_path, mode, o
     assert equal
     assert evicted == equal if mode == "sync" else equal - K <= evicted <= equal
     assert counted(observed) == Counter(counts(run.groups)[: len(observed)])
-    assert len(observed) >= len(run.groups) - K  # in the asynchronous mode the last groups may be unused
+    assert len(observed) >= len(run.groups) - K  # an asynchronous run may end before it uses the last groups
     stock = train(tmp_path, *DAPO, "data.dataloader_num_workers=0", reward=FLIP, mode=mode)
     assert any("training/filter_groups/evicted_samples" in log for log in stock.logs)
 
@@ -127,7 +127,7 @@ def test_a_reward_of_none_or_nan_is_not_a_failure(tmp_path, mode, observed):
 @BOTH
 def test_failed_completions_are_not_counted(tmp_path, mode, observed):
     def failing(row, number, step):
-        if row % 3 == 0 and (row % 2 == 0 or number == 1):  # every sixth prompt fails altogether
+        if row % 3 == 0 and (row % 2 == 0 or number == 1):  # for every sixth prompt, all completions fail
             raise RuntimeError("no answer")
         return FLIP(row, number, step)
 
@@ -232,7 +232,7 @@ def test_a_checkpoint_of_another_pool_is_refused(tmp_path):
             train(tmp_path, *SELECTED, "trainer.resume_mode=auto", reward=FLIP)
 
 
-# Refused before training
+# What is refused before training
 
 
 def other_size(num_prompts):
@@ -284,7 +284,7 @@ def test_rows_without_an_index_are_refused_unless_another_key_is_named(tmp_path,
 
 
 def test_a_sampler_without_the_replay_buffer_is_refused(tmp_path):
-    gc.collect()  # buffers of earlier runs
+    gc.collect()  # frees replay buffers of earlier runs, which would count
     with pytest.raises(ValueError, match=r"trainer.v1.sampler.custom_sampler.name=replay_buffer"):
         train(tmp_path, *SELECTED[:2], *SELECTED[4:], reward=FLIP)
 

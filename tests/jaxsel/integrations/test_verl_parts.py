@@ -1,4 +1,8 @@
-"""The parts of the adapter for verl that need no verl: options, keys, the selector and the collected outcomes."""
+"""Tests of the parts of the adapter for verl that need no verl.
+
+These are its options, the keys of prompts, the selector, and `Outcomes`, which collects the rewards of finished groups
+until a step observes them.
+"""
 
 import math
 from types import SimpleNamespace
@@ -17,7 +21,7 @@ N = 6
 
 
 class Table(dict):
-    """Stands for verl's table of prompts."""
+    """A stand-in for verl's table of prompts."""
 
     column_names = property(lambda self: list(self))
 
@@ -153,13 +157,13 @@ def test_collected_groups_are_observed_together_also_after_a_checkpoint():
         np.testing.assert_array_equal(one.edge.selector.visits, alone.visits)
         np.testing.assert_array_equal(one.edge.selector.predict().success_rate, alone.predict().success_rate)
         assert one.edge.metrics()["selector/observes"] == 1
-        one.tell(2, drained=False)  # nothing is left
+        one.tell(2, drained=False)  # nothing is left to observe
         assert one.edge.metrics()["selector/observes"] == 1
 
 
 def test_prompts_without_a_finished_group_are_given_back_when_nothing_is_generated():
     mine = outcomes(draw_size=4)
-    ids = [mine.edge.next_prompt() for _ in range(3)]  # a fourth prompt waits
+    ids = [mine.edge.next_prompt() for _ in range(3)]  # 4 are drawn, and the fourth waits
     mine.add("a", ids[0], [1.0])
     mine.tell(1, drained=False)
     assert mine.edge.handed_out.tolist() == sorted(ids[1:])

@@ -1,4 +1,4 @@
-"""The probability of a mixed group against SciPy's Beta-Binomial distribution."""
+"""The probabilities of an unsolved, mixed and solved group, compared with SciPy's Beta-Binomial distribution."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def solve_states(group_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("group_size", [8, 16, 64, 1024])
 def test_solve_state_probabilities_equal_scipys(group_size):
     exact: Any = stats.betabinom(group_size, ALPHA.astype(float), BETA.astype(float))
-    # a sum, because even in float64 the difference 1 - P(0) - P(n) loses small values
+    # P(mixed) is summed, because even in float64 the difference 1 - P(0) - P(n) loses small values
     mixed = np.sum([exact.pmf(count) for count in range(1, group_size)], axis=0)
     unsolved, found, solved = solve_states(group_size)
     np.testing.assert_allclose(found, mixed, rtol=0, atol=1e-6)

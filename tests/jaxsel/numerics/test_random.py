@@ -27,7 +27,7 @@ def grid() -> np.ndarray:
 def test_draws_have_the_distribution(grid, a, b):
     draws, exact = grid[PAIRS.index((a, b))].astype(float), stats.beta(a, b)
     assert ((draws >= 0) & (draws <= 1)).all()
-    # Where float32 rounds the draws to 0 or 1, the two functions are not compared.
+    # Where float32 rounds the draws to 0 or 1, the two distribution functions are not compared.
     at = np.clip(np.concatenate([draws, exact.ppf(np.linspace(0, 1, 200))]), 1e-37, 1 - 1e-6)
     empirical = np.searchsorted(np.sort(draws), at, side="right") / DRAWS
     assert np.abs(empirical - exact.cdf(at)).max() < 2.5 / np.sqrt(DRAWS)  # a Kolmogorov test with p = 7e-6
@@ -60,7 +60,7 @@ def test_a_draw_depends_only_on_its_index(size):
 
 
 def test_the_second_half_of_a_large_array_draws_the_same_alone():
-    """Beta(1, 1) rejects a tenth of its proposals, which is more than one round draws again."""
+    """Beta(1, 1) rejects about a tenth of the 40,000 proposals; one further round draws only 1/32 of them again."""
     size, half = 40_000, 20_000
     a = jnp.ones(size)
     alone = random.beta(KEY, a[half:], a[half:], ids=jnp.arange(half, size))
@@ -104,7 +104,7 @@ def test_draws_depend_on_the_id():
 
 
 def test_words_of_ids_keys_and_words_are_independent():
-    """Chi-square tests of the joint 6-bit cells of related pairs of words."""
+    """Test pairs of random 32-bit words by chi-square, each word reduced to its first 6 bits."""
     ids = jnp.arange(1 << 18, dtype=jnp.int32)
     other = jax.random.fold_in(KEY, 1)
     first, second = (np.asarray(word) for word in random.words(KEY, ids, 2))
@@ -123,7 +123,7 @@ def test_words_of_ids_keys_and_words_are_independent():
 
 @pytest.mark.slow
 def test_no_pair_of_words_repeats_in_a_hundred_million():
-    """Two words of an id are 64 bits. They differ among 1e8 pairs of 100 keys and 1e6 ids."""
+    """Two 32-bit words per id make a number of 64 bits. It differs for all 1e8 pairs of 100 keys and 1e6 ids."""
     pair = jax.jit(lambda key, ids: random.words(key, ids, 2))
 
     def drawn(keys, ids):
@@ -136,7 +136,7 @@ def test_no_pair_of_words_repeats_in_a_hundred_million():
     numbers = drawn(jax.random.split(KEY, 100), jnp.arange(1_000_000, dtype=jnp.int32))
     numbers.sort()
     assert (numbers[1:] != numbers[:-1]).all()
-    # each word of one key is a bijection of the id, which 1e7 ids spread over int32 test
+    # for one key, the first word is a bijection of the id; 1e7 ids that are spread over int32 test it
     words = np.sort(np.asarray(random.words(KEY, jnp.arange(0, 2**31 - 1, 214, dtype=jnp.int32), 1)[0]))
     assert (words[1:] != words[:-1]).all()
 

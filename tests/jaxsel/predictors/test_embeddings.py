@@ -126,7 +126,7 @@ def test_the_fingerprint_depends_on_every_number_the_type_and_the_shape():
 
 
 class TensorOnAnotherDevice:
-    """A stand-in for a torch tensor that has a gradient, is on a GPU, or is in bfloat16."""
+    """A stand-in for a torch tensor that NumPy cannot convert, because it requires a gradient."""
 
     def __array__(self, dtype=None, copy=None):
         raise RuntimeError("Can't call numpy() on Tensor that requires grad.")

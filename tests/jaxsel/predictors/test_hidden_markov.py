@@ -29,7 +29,7 @@ compiled_update = jax.jit(hidden_markov.update, static_argnames="decay")
 
 @functools.partial(jax.jit, static_argnames="decay")
 def run(state: hidden_markov.HMMState, history: jaxsel.Rollouts, decay: float):
-    """Return the last state, and the filtered belief, the predicted belief and the counts after every step."""
+    """Return the last state, and after every step the filtered belief, predicted belief and transition counts."""
 
     def step(state, rollouts):
         state = hidden_markov.update(state, rollouts, decay)
@@ -75,7 +75,7 @@ TINY = {
 @pytest.mark.parametrize("prior", TINY)
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.7, 1.0])
 def test_tiny_prior_counts_follow_the_equations(decay, prior):
-    """The posterior of a rare jump is a ratio of tiny probabilities, which must keep their relative precision."""
+    """The posterior of a rare transition is a ratio of tiny probabilities. These must keep their relative precision."""
     history = random_history(6, num_prompts=N, steps=400, batch_size=2)
     model = DpsModel(N, decay=decay, prior_counts=TINY[prior], initial_belief=[0.5, 0.5 - 1e-9, 1e-9])
     state = initial(prior_counts=TINY[prior], initial_belief=[0.5, 0.5 - 1e-9, 1e-9])
@@ -92,7 +92,7 @@ def test_tiny_prior_counts_follow_the_equations(decay, prior):
 def test_the_filter_equals_the_sum_over_all_hidden_paths(observations):
     transition = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.05, 0.15, 0.8]])
     belief = np.array([0.5, 0.3, 0.2])
-    # with counts so large, observations do not change the transition matrix
+    # the prior counts are so large that observations do not change the transition matrix
     state = initial(1, prior_counts=1e8 * transition, initial_belief=belief)
     for seen in observations:
         batch = rollouts([0], *([0], [0])) if seen is None else rollouts([0], *([x] for x in SEEN[seen]))
@@ -122,7 +122,7 @@ def test_an_impossible_jump_moves_the_belief_and_stays_finite():
 @pytest.mark.parametrize("decay", [0.0, 0.7, 1.0])
 def test_ten_thousand_steps_stay_finite(decay, prior):
     history = random_history(3, num_prompts=N, steps=10_000, batch_size=2)
-    # row 0 is never visited: only its belief changes
+    # row 0 is never observed, so that its belief changes by the passing of steps alone
     history = history._replace(prompt_ids=jnp.where(history.prompt_ids == 0, -1, history.prompt_ids))
     state, (filtered, predicted, _) = run(initial(prior_counts=prior), history, decay)
     assert all(np.isfinite(leaf).all() for leaf in state)

@@ -1,4 +1,4 @@
-"""The Kalman filters are those of their formulas, one prompt at a time."""
+"""Tests of the predictor `kalman`, compared with its formulas for one prompt at a time."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import jaxsel
 from jaxsel.predictors.kalman import SCALES
 from tests.support.histories import random_history, rollouts
 
-pytestmark = pytest.mark.slow  # 4 s
+pytestmark = pytest.mark.slow  # takes 4 s
 
 KEY = jax.random.key(0)
 N, BATCH, STEPS, Q = 9, 5, 30, 0.01
@@ -18,7 +18,7 @@ EACH = pytest.mark.parametrize("scale", SCALES)
 
 
 def oracle(scale, history):
-    """Return mean and variance of x for every prompt after the history, in float64."""
+    """Return mean and variance of every prompt's success rate on this scale, after the history, in float64."""
     prior = SCALES[scale].variance
     mean, variance = np.full(N, SCALES[scale].mean), np.full(N, prior)
     for ids, successes, sizes in zip(*map(np.asarray, history), strict=True):

@@ -1,4 +1,4 @@
-"""Solve rates from before training are the first belief of every method."""
+"""Success rates that are known before training give every method its first belief."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from scipy import stats
 import jaxsel
 from tests.support.small_gps import TINY
 
-pytestmark = pytest.mark.slow  # 8 s: every method with every kind of prior
+pytestmark = pytest.mark.slow  # takes 8 s: every method with several priors
 
 KEY = jax.random.key(0)
 RATES = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0, np.nan])
@@ -65,7 +65,7 @@ def test_first_predictions_follow_the_rates(name):
     assert known[0] < 0.2
     assert known[-1] > 0.8
     assert np.argmax(prediction.mixed[:-1]) in (2, 3, 4)
-    # nothing is known about the last prompt, so that it is the least certain one
+    # nothing is known about the last prompt, so its variance is about that without a prior
     plain = jaxsel.PromptSelector(METHODS[name](), num_prompts=8).predict()
     if name != "adaptive with embeddings":
         assert prediction.variance[-1] == pytest.approx(plain.variance[-1], abs=0.06)
@@ -98,7 +98,7 @@ def test_dps_starts_with_the_beta_binomial_of_the_prior():
 
 
 def test_known_rates_teach_the_weights():
-    """The prompt without a rate has the features of the prompts that are usually solved."""
+    """Two thirds of the rates are known. They teach how embeddings determine rates, which predicts the other third."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(300, 4)).astype(np.float32)
     rates = 1 / (1 + np.exp(-2 * embeddings[:, 0]))

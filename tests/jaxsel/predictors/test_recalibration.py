@@ -1,4 +1,8 @@
-"""Calibration maps against scikit-learn and SciPy, and the predictor around them."""
+"""Tests of `recalibrated`, a predictor that corrects the P(mixed) of an inner predictor by a calibration map.
+
+A group of rollouts is mixed if it has successes and failures. The maps are learned from pairs: a predicted P(mixed),
+and 1 if the group was mixed or 0 if not. Here they are compared with scikit-learn and SciPy.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +27,7 @@ COMPILED = {name: jax.jit(lambda pairs, p, of=of: of(grouped(pairs))(p)) for nam
 
 
 def pairs_of(seed: int, truth, size: int = 4000) -> Pairs:
-    """Return pairs whose events occur with probability `truth(predicted)`."""
+    """Return random pairs whose events occur with probability `truth(predicted)`."""
     rng = np.random.default_rng(seed)
     predicted = rng.random(size, np.float32)
     occurred = (rng.random(size) < truth(predicted)).astype(np.float32)
@@ -31,7 +35,7 @@ def pairs_of(seed: int, truth, size: int = 4000) -> Pairs:
 
 
 def groups_of(seed: int, truth) -> tuple[Groups, np.ndarray, np.ndarray, np.ndarray]:
-    """Return pairs in groups, and each group's mean prediction, share of events and size in float64."""
+    """Return the groups of random pairs, and each group's mean prediction, share of events and size in float64."""
     groups = grouped(pairs_of(seed, truth))
     size, predicted, occurred = (np.asarray(field, np.float64) for field in groups)
     return groups, predicted, occurred, size
@@ -40,7 +44,7 @@ def groups_of(seed: int, truth) -> tuple[Groups, np.ndarray, np.ndarray, np.ndar
 def test_groups_are_of_equal_size_and_in_order():
     _, predicted, _, size = groups_of(0, lambda p: p)
     assert (np.abs(size - size.mean()) <= 2).all()
-    assert size.sum() == 4000 + 16  # the prior pairs
+    assert size.sum() == 4000 + 16  # `grouped` adds 16 prior pairs
     assert (np.diff(predicted) > 0).all()
 
 
@@ -87,7 +91,7 @@ def test_beta_maximises_the_penalised_likelihood(truth, shapes):
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), max_size=40))
 def test_maps_are_increasing_and_give_probabilities(method, seen):
     predicted, occurred = (jnp.array([row[i] for row in seen], jnp.float32).reshape(-1) for i in (0, 1))
-    pairs = with_pairs(no_pairs(30), predicted, occurred, jnp.ones(len(seen), bool))  # the ring buffer may overflow
+    pairs = with_pairs(no_pairs(30), predicted, occurred, jnp.ones(len(seen), bool))  # at most 30 pairs are kept
     mapped = np.asarray(COMPILED[method](pairs, jnp.linspace(0, 1, 101)))
     assert (np.diff(mapped) >= -1e-6).all()
     assert (mapped >= 0).all()
@@ -114,7 +118,7 @@ def test_the_ring_buffer_holds_the_last_pairs_of_valid_rows():
 
 @pytest.mark.parametrize("method", MAPS)
 def test_recalibration_lifts_the_cap_of_dps(method):
-    """For prompts that are mixed at every visit, dps predicts at most 0.684; the correction learns the truth."""
+    """If all groups are mixed, the inner predictor gives P(mixed) of at most 0.684. The correction learns over 0.95."""
     inner = jaxsel.hidden_markov()
     predictor = jaxsel.recalibrated(inner, method=method)
     batch = rollouts(np.arange(N), np.full(N, 4), np.full(N, 8))
@@ -132,14 +136,14 @@ def test_recalibration_lifts_the_cap_of_dps(method):
 
 
 def test_a_pair_is_a_visit_and_the_prediction_before_it():
-    """Repeated ids are one visit; a row without rollouts, or with an id outside the pool, makes no pair."""
+    """Rows with equal ids make one pair; a row without rollouts, or with an id outside the pool, makes none."""
     predictor = jaxsel.recalibrated(jaxsel.beta_bernoulli(), window=10)
     state = predictor.init(KEY, N)
-    prior = 1 - 2 / 9  # 1 - B(9, 1) / B(1, 1) - B(1, 9) / B(1, 1)
+    prior = 1 - 2 / 9  # P(mixed) of 8 rollouts under Beta(1, 1)
     state = predictor.update(KEY, state, rollouts([3, 3, 5, 7, -1, N], [8, 0, 8, 0, 4, 4], [8, 8, 8, 0, 8, 8]))
     assert int(state.pairs.number) == 2
     np.testing.assert_allclose(state.pairs.predicted[:2], prior, rtol=1e-5)
-    assert state.pairs.came[:2].tolist() == [1, 0]  # prompt 3: 8 of 16
+    assert state.pairs.came[:2].tolist() == [1, 0]  # prompt 3 has 8 of 16 successes, prompt 5 has 8 of 8
 
 
 def test_the_order_of_prompts_stays():
@@ -159,7 +163,7 @@ def test_the_order_of_prompts_stays():
 
 
 def test_a_recalibrated_state_passes_on_its_embeddings(tmp_path):
-    """A rule that needs the embeddings gets them, and a checkpoint leaves them out."""
+    """The rule `diverse` finds the embeddings in the state, and a checkpoint leaves them out."""
     predictor = jaxsel.recalibrated(jaxsel.amortized(EMBEDDINGS, **TINY))
     selector = jaxsel.make_selector(predictor, jaxsel.target_success_rate(), jaxsel.diverse())
     live = jaxsel.PromptSelector(selector, num_prompts=N, seed=0)
@@ -203,7 +207,7 @@ def test_bad_arguments_are_refused(options, message):
 
 @pytest.mark.parametrize("name", ["beta_bernoulli", "amortized"])
 def test_diverse_treats_a_recalibrated_state_like_the_inner_state(name):
-    """The choice does not depend on whether this version's `isinstance` evaluates properties."""
+    """`diverse` treats a predictor and its recalibrated versions alike, with embeddings in the state or without."""
     make = {"beta_bernoulli": jaxsel.beta_bernoulli, "amortized": lambda: jaxsel.amortized(EMBEDDINGS, **TINY)}[name]
     for predictor in (make(), jaxsel.recalibrated(make()), jaxsel.recalibrated(jaxsel.recalibrated(make()))):
         state = predictor.init(KEY, N)

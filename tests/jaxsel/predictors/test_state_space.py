@@ -133,7 +133,11 @@ def test_embeddings_stay_in_their_dtype(dtype, tmp_path):
 
 
 def played_pool(rate: np.ndarray, embeddings, steps: int, jump: float = 0.0):
-    """Return the last state, the log score of every step and the predictor, for random batches of a pool."""
+    """Let a predictor observe random batches of prompts with these success rates.
+
+    From half of the steps on, `jump` is added to all logits. Returns the last state, the log score of every step, and
+    the predictor.
+    """
     rng = np.random.default_rng(1)
     method = jaxsel.state_space(embeddings)
     update = jax.jit(method.update)
@@ -230,7 +234,10 @@ def test_bad_arguments_are_named():
 
 
 def test_training_on_one_kind_of_prompts_moves_only_this_kind():
-    """Prompts of two kinds start alike. The rates of the kind that is chosen rise; the other kind is not visited."""
+    """The first feature tells two kinds of prompts apart, which start with equal rates.
+
+    After 20 steps only one kind is chosen. Its rates rise, and the other kind is not observed again.
+    """
     kind = np.repeat([1.0, -1.0], 100)
     other = np.random.default_rng(0).normal(size=(200, 3))
     method = jaxsel.state_space(np.c_[kind, other].astype(np.float32))
@@ -247,7 +254,10 @@ def test_training_on_one_kind_of_prompts_moves_only_this_kind():
 
 @pytest.mark.slow
 def test_predictions_have_the_variance_that_the_update_uses():
-    """The embeddings are correlated and explain the pool; there, an average over prompts would be most wrong."""
+    """The embeddings are correlated and determine the success rates.
+
+    With such embeddings, a variance that is averaged over prompts would be most wrong.
+    """
     rng = np.random.default_rng(2)
     embeddings = (rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6))).astype(np.float32)
     method = jaxsel.state_space(embeddings)

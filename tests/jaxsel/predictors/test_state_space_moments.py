@@ -28,7 +28,7 @@ def test_expectations_are_exact_enough_to_be_probabilities(group_size):
 def test_the_posterior_of_binomial_counts_equals_quadrature(group_size):
     s = (np.arange(len(MEAN)) * 5) % (group_size + 1)
     log_joint = s[:, None] * log_expit(LOGIT) + (group_size - s)[:, None] * log_expit(-LOGIT) + np.log(DENSITY)
-    # where the data lie far outside of the prior, the grid is too coarse to be the truth
+    # where the counts lie far outside of the prior, the grid is too coarse for an exact posterior
     inside = np.abs(OFFSETS[log_joint.argmax(1)]) < 6
     largest = log_joint.max(1, keepdims=True)
     weight = np.exp(log_joint - largest)

@@ -1,4 +1,7 @@
-"""Work that is dispatched and not waited for: prepared choices, and counts that stay on the device."""
+"""Tests of work that is dispatched to the device and not waited for.
+
+`PromptSelector.prepare` starts the next choice, and `observe_on_device` takes counts that stay on the device.
+"""
 
 import copy
 
@@ -87,7 +90,7 @@ def test_select_takes_the_prepared_choice():
     selector.prepare(4)
     assert selector._prepared is not None
     ids = selector._prepared.selection.prompt_ids
-    selector.prepare(4)  # the choice exists already
+    selector.prepare(4)  # changes nothing, because the choice exists already
     assert selector._prepared.selection.prompt_ids is ids
     prediction = selector._prepared.selection.prediction
     assert selector.select(4).tolist() == ids[:4].tolist()
@@ -108,7 +111,7 @@ def test_checkpoints_leave_prepared_choices_out(tmp_path):
 
 
 def test_an_update_does_not_change_a_choice_that_still_reads_the_state():
-    """The update donates arrays that the choice reads. In a large pool the choice takes longer than its dispatch."""
+    """The update donates arrays that a prepared choice reads. The pool is so large that the choice still runs then."""
     selector, plain = make(num_prompts=300_000), make(num_prompts=300_000)
     for _ in range(3):
         selector.prepare(64)
@@ -135,7 +138,8 @@ def test_prepare_names_bad_batch_sizes():
 ROUNDS = [
     ([3, 1, 4], [0, 8, 2], [8, 8, 8]),
     ([5, 5, 9, 2, 6], [1, 2, 0, 0, 3], [4, 4, 8, 0, 8]),  # repeated ids, and a group without rollouts
-    ([7, *range(8)], [1, 2, 3, 4, 5, 6, 7, 0, 0], [8] * 8 + [0]),  # more rows than visits, padded to another length
+    # 9 rows of 8 prompts: padded to 16 on the device, and to 8 on the host, which merges rows of a prompt
+    ([7, *range(8)], [1, 2, 3, 4, 5, 6, 7, 0, 0], [8] * 8 + [0]),
     ([1, 2], [0, 0], [0, 0]),
     ([], [], []),
 ]

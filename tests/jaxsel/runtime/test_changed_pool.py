@@ -1,4 +1,4 @@
-"""Prompts are added to a pool, removed from it and reordered: every prompt keeps its belief by its key."""
+"""Prompts are added to a pool, removed from it and reordered. What was learned about a prompt follows its key."""
 
 import copy
 import warnings
@@ -11,7 +11,7 @@ import jaxsel
 from jaxsel import PromptSelector
 from tests.support.small_gps import TINY
 
-pytestmark = pytest.mark.slow  # 12 s: every method, before and after the change
+pytestmark = pytest.mark.slow  # takes 12 s: every method, before and after the change
 
 KEYS = [f"prompt {row}" for row in range(24)]
 CHANGED = {
@@ -51,7 +51,7 @@ METHODS = {
 
 
 def played(method, keys=KEYS, steps=3, **options):
-    """A selector after a few steps, and the number of visits per key."""
+    """Return a selector after a few steps of choices and observations."""
     selector = PromptSelector(method(keys), keys=keys, seed=4, **options)
     for step in range(steps):
         ids = selector.select(4)
@@ -83,7 +83,7 @@ def test_beliefs_of_every_method_move_with_their_prompts(name):
     before = selector.predict()
     keys = CHANGED["reordered"]
     after = selector.with_pool(keys, METHODS[name](keys)).predict()
-    # the draws depend on the row
+    # all fields but `draw`, because random draws depend on the row
     for field in ("success_rate", "variance", "unsolved", "mixed", "solved"):
         np.testing.assert_allclose(getattr(after, field)[::-1], getattr(before, field), rtol=2e-4, atol=1e-6)
     there_and_back = selector.with_pool(CHANGED["added"], METHODS[name](CHANGED["added"]))

@@ -7,7 +7,7 @@ import jaxsel
 
 
 class Method:
-    """An object whose methods are the functions of a selector."""
+    """An object whose method `select` becomes a function of a selector."""
 
     def __init__(self):
         self._inner = jaxsel.mopps()

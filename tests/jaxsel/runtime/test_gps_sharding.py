@@ -1,4 +1,4 @@
-"""GPS on a mesh that does not divide the pool: every device has the whole state and predicts a part of the pool."""
+"""The method `gps` on a mesh of devices: every device has the whole state and predicts a part of the pool."""
 
 import functools
 from typing import Any
@@ -27,7 +27,7 @@ def start(method: str, devices: int | None) -> PromptSelector:
 
 @functools.cache
 def run(method: str, devices: int | None) -> tuple[list[list[int]], dict[str, Any], PromptSelector]:
-    """Return the choices, the predictions afterwards, and the selector, which tests must not change."""
+    """Return the choices of a run, its last predictions, and its selector, which tests must not change."""
     selector = start(method, devices)
     chosen = choices(selector, STEPS)
     learnt = {"pool": selector.predict(), "some": selector.predict(SOME), "metrics": selector.metrics()}
@@ -42,7 +42,7 @@ def assert_close(first: Any, second: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "devices"), [("gps", 2), ("no latent", 1), ("no latent", 4)])
 def test_a_mesh_chooses_and_predicts_as_one_device(method, devices):
-    """Both are equal for few steps only. Training is chaotic: differences in rounding grow until choices differ."""
+    """The runs are short, because training is chaotic: differences in rounding grow until choices differ."""
     (chosen, learnt, sharded), (expected, expected_learnt, plain) = run(method, devices), run(method, None)
     assert sharded.spec == plain.spec
     assert chosen == expected

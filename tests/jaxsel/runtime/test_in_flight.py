@@ -1,4 +1,7 @@
-"""The prompts that may be chosen (exclusions, prompts in flight), and steps that are observed in parts."""
+"""Tests of which prompts a `PromptSelector` may choose, and of steps that are observed in parts.
+
+A prompt is in flight from its selection until it is observed, released or timed out. It is not chosen meanwhile.
+"""
 
 from typing import Any
 
@@ -11,7 +14,7 @@ from jaxsel import PromptSelector
 from tests.support.playing import choices, mesh_of
 from tests.support.small_gps import EMBEDDINGS, TINY
 
-pytestmark = pytest.mark.slow  # 7 s: a selector is compiled per test
+pytestmark = pytest.mark.slow  # takes 7 s: a selector is compiled per test
 
 N = len(EMBEDDINGS)
 METHODS = {"mopps": jaxsel.mopps(), "dps": jaxsel.dps(), "gps": jaxsel.gps(EMBEDDINGS, **TINY)}
@@ -59,7 +62,7 @@ def test_the_window_skips_excluded_rows():
     selector = make(METHODS["mopps"], candidate_ratio=1)
     first = np.concatenate([selector.select(4, exclude=[2, 3]) for _ in range(4)])
     assert not {2, 3} & set(first.tolist())
-    assert {2, 3} <= set(selector.select(5).tolist())  # the remaining rows of the epoch
+    assert {2, 3} <= set(selector.select(5).tolist())  # candidates come in epochs of all 21 rows; 5 are left
 
 
 @pytest.mark.usefixtures("unchecked_types")
@@ -81,12 +84,12 @@ def test_sizes_share_few_compilations():
     selector = PromptSelector(method, num_prompts=64)
     for batch_size in range(1, 65):
         assert len(set(selector.select(batch_size).tolist())) == batch_size
-    assert selector._chooser._select._cache_size() == 4  # 8, 16, 32, 64
+    assert selector._chooser._select._cache_size() == 4  # programs for batches of up to 8, 16, 32 and 64
     for size in range(33, 53):
         selector.select(3, np.arange(size))
     for size in range(1, 21):
         selector.select(3, exclude=np.arange(size))
-    assert selector._chooser._select._cache_size() == 6  # two more: 64 candidates, and a mask
+    assert selector._chooser._select._cache_size() == 6  # two more: for 64 candidates, and for a mask of exclusions
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def test_metrics_match_observations_to_their_own_selection():
     assert selector.metrics() == plain.metrics()
     selector.observe(late, [8, 8, 8], 8)
     order = np.argsort(late)
-    rates = np.array([0.9, 0.5, 0.5])  # success rates of prompts 0, 2 and 3
+    rates = np.array([0.9, 0.5, 0.5])  # predicted for the prompts 0, 2 and 3 when they were chosen
     assert late[order].tolist() == [0, 2, 3]
     assert selector.metrics()["selector/success_rate_mae"] == pytest.approx(np.abs(rates - 1).mean())
 

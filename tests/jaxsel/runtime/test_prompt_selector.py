@@ -75,7 +75,7 @@ def test_predictions_follow_the_equations_whatever_the_order_of_observations(met
         ([1, 2, 3], [0, 4, 8], [8, 8, 8]),
         ([3, 3, 1, 3], [1, 2, 0, 0], [4, 4, 8, 0]),  # repeated ids, and a group without rollouts
         ([], [], []),
-        ([19], [1], [1]),  # never selected, another group size
+        ([19], [1], [1]),  # a prompt that was not observed before, with another group size
         (list(range(N)), [5] * N, [8] * N),
     ]:
         selector.observe(ids, successes, group_size)
@@ -91,7 +91,7 @@ def torch_tensor(values: list) -> Any:
     "array",
     [list, tuple, np.array, jnp.array, np.float64, torch_tensor, functools.partial(np.array, dtype="u1")],
 )
-@pytest.mark.usefixtures("unchecked_types")  # checked at run time, NumPy's ArrayLike excludes tuples
+@pytest.mark.usefixtures("unchecked_types")  # the run-time check of types refuses tuples as ArrayLike
 def test_all_kinds_of_arrays_are_accepted(array):
     selector, plain = make(), make()
     selector.observe(array([1, 5, 2]), array([0, 3, 8]), array([8, 8, 8]))
@@ -106,7 +106,7 @@ def test_visits_count_steps_with_rollouts():
     selector.observe([1, 1, 2, 3], [0, 1, 0, 0], [8, 8, 8, 0])
     selector.observe([1], [0], 8)
     assert selector.visits[:4].tolist() == [0, 2, 1, 0]
-    selector.visits[0] = 7  # a copy
+    selector.visits[0] = 7  # changes a copy
     assert selector.visits[0] == 0
 
 
@@ -135,7 +135,7 @@ def test_metrics_compare_the_last_selection_with_its_observation():
     selector = make()
     assert selector.metrics() == {"selector/observes": 0, "selector/coverage": 0}
     ids = selector.select(4)
-    # a repeated prompt, a prompt of one group, a prompt without rollouts, and a prompt that was not selected
+    # of the 4 selected prompts, the first has two groups, the second one, the third no rollouts; `stranger` is a fifth
     stranger = min(set(range(N)) - set(ids.tolist()))
     selector.observe([ids[0], ids[0], ids[1], ids[2], stranger], [0, 2, 8, 0, 1], [4, 4, 8, 0, 2])
     assert selector.metrics() == pytest.approx(
@@ -317,7 +317,7 @@ def test_state_dicts_hold_nothing_but_numbers_strings_and_bytes(method):
     assert all(type(leaf) in plain for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("num_prompts", [N, 100_000])  # JAX shares the memory of large arrays and copies small ones
+@pytest.mark.parametrize("num_prompts", [N, 100_000])  # JAX copies small arrays, and shares large ones with NumPy
 def test_state_dicts_are_snapshots(method, num_prompts):
     selector = make(method, num_prompts=num_prompts, candidate_ratio=2)
     selector.observe([1, 2], [3, 4], 8)
@@ -368,7 +368,7 @@ def test_every_prompt_is_a_candidate_once_per_epoch():
         assert sorted(epoch.tolist()) == list(range(24))
 
 
-@pytest.mark.parametrize("taken", [0, 1, 2, 3])  # 2: the end of an epoch, where no row waits
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])  # 2 x 10 candidates are one epoch of 20 rows
 def test_a_checkpoint_can_be_written_anywhere_in_an_epoch(taken, tmp_path):
     selector = make(METHODS["dps"], candidate_ratio=2)
     for _ in range(taken):
@@ -398,7 +398,7 @@ def test_batches_of_many_sizes_share_few_compilations():
         ids = np.arange(size)
         selector.observe(ids, ids % 9, 8)
         selector.predict(ids)
-    assert selector._belief._update._cache_size() == 4  # 8, 16, 32, 64
+    assert selector._belief._update._cache_size() == 4  # ids are padded to 8, 16, 32 or 64
     assert selector._belief._predict._cache_size() == 4
     for _ in range(5):
         selector.observe(selector.select(4), [1] * 4, 8)

@@ -113,7 +113,7 @@ def test_copies_continue_independently_with_the_same_choices(method, way):
     copied = way(selector)
     assert copied.spec == selector.spec
     expected = choices(selector)
-    assert choices(copied) == expected  # after the original has donated its state
+    assert choices(copied) == expected  # although the original has donated its state meanwhile
     first, second = selector.state_dict(), copied.state_dict()
     assert first["metadata"] == second["metadata"]
     jax.tree.map(np.testing.assert_array_equal, first["arrays"], second["arrays"])

@@ -1,4 +1,4 @@
-"""A pool on a mesh has the same choices, updates and checkpoints as on one device."""
+"""A prompt pool that is split over a mesh of devices has the same choices, updates and checkpoints as on one device."""
 
 import functools
 import inspect
@@ -40,7 +40,7 @@ PRIOR = jaxsel.mopps(prior_alpha=np.linspace(1, 3, 101), acquisition=jaxsel.targ
 
 
 def played(selector: jaxsel.Selector, num_prompts: int, batch_size: int, among: tuple | None) -> dict[str, Any]:
-    """Return the selections and the state after four rounds, starting without observations."""
+    """Return the selections of four rounds, and the state after them. `among` slices the pool into candidates."""
     candidates = None if among is None else jnp.arange(num_prompts)[slice(*among)]
 
     @jax.jit
@@ -87,9 +87,9 @@ EVERY_SECOND = (None, None, -2)
         *((method, 1001, 40, devices, None) for method in ("dps", "exploring") for devices in (1, 2, 4)),
         ("stratified", 1001, 40, 3, None),
         ("stratified", 1001, 5, 8, EVERY_SECOND),
-        ("mopps", 40_000, 1000, 2, None),  # more draws are rejected than one pass draws again
+        ("mopps", 40_000, 1000, 2, None),  # more Beta draws are rejected than one further round draws
         ("uniform", 1000, 40, 8, None),
-        ("mopps, gumbel", 13, 5, 8, None),  # two rows per device, none on the last
+        ("mopps, gumbel", 13, 5, 8, None),  # at most two rows per device, none on the last
         ("dps", 101, 5, 8, EVERY_SECOND),
         ("exploring", 101, 5, 8, EVERY_SECOND),
     ],
@@ -102,7 +102,7 @@ def test_a_mesh_chooses_like_one_device(method, num_prompts, batch_size, devices
 
 
 def compiled_texts(method: str, num_prompts: int, batch_size: int) -> dict[str, str]:
-    """Return the program that each device executes, per function."""
+    """Return, for each function of the sharded selector, the text of the program that each device executes."""
     selector = jaxsel.shard(METHODS[method], mesh_of(8), num_prompts)
     state = selector.init(KEY, num_prompts)
     rollouts = jaxsel.Rollouts(*(jnp.ones(16, jnp.int32) for _ in range(3)))
@@ -169,13 +169,13 @@ def test_states_are_the_same_on_all_meshes():
     assert play(plain) == play(sharded)
     np.testing.assert_array_equal(
         arrays["visits"] > 0, arrays["state.last_step"] > 0
-    )  # both arrays were copied at the same moment
+    )  # holds if both arrays were copied at the same moment
 
 
 def test_other_pools_are_refused_on_any_mesh(tmp_path):
     selector = PromptSelector(DPS, num_prompts=15, mesh=mesh_of(8))
     selector.save(tmp_path)
-    for mesh in (None, mesh_of(8)):  # with padding, both pools have 16 rows
+    for mesh in (None, mesh_of(8)):  # on 8 devices, both pools are padded to 16 rows
         with pytest.raises(ValueError, match=r"another pool .15 prompts without keys, here 16 prompts"):
             PromptSelector.load(tmp_path, DPS, num_prompts=16, mesh=mesh)
     state = selector.state_dict()
@@ -242,7 +242,7 @@ COORDINATOR = {"JAX_COORDINATOR_ADDRESS": "n1:1234"}
     ("variables", "calls"),
     [
         ({}, []),
-        ({"SLURM_NTASKS": "2"}, []),  # the batch script, which is not one of the tasks
+        ({"SLURM_NTASKS": "2"}, []),  # Slurm's batch script, which is none of the 2 tasks
         (SLURM | {"SLURM_NTASKS": "1"}, []),
         (SLURM, [DETECTED]),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, [DETECTED]),

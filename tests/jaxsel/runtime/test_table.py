@@ -1,4 +1,4 @@
-"""The table of a pool holds what the selector knows, for other programs."""
+"""Tests of `PromptSelector.table`, which gives other programs what the selector knows about every prompt."""
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ KEYS = [f"prompt {row}" for row in range(6)]
 def selector():
     selector = PromptSelector(jaxsel.mopps(decay=1.0), keys=KEYS)
     selector.observe([0, 1], [8, 2], 8)
-    selector.observe([1, 3], [1, 0], [8, 0])  # prompt 3 had no judged rollout
-    selector.observe([2], [4], 8, step=7)  # the open step counts too
+    selector.observe([1, 3], [1, 0], [8, 0])  # prompt 3 has no rollouts
+    selector.observe([2], [4], 8, step=7)  # counts too, although step 7 has not ended
     return selector
 
 

@@ -11,7 +11,7 @@ def test_every_row_occurs_once_per_epoch(num_prompts, size):
     window = EpochWindow(num_prompts, seed=0)
     dealt = np.concatenate([window.take(size) for _ in range(10 * num_prompts)])
     counts = np.array([np.bincount(dealt[: k * num_prompts], minlength=num_prompts) for k in range(1, 10)])
-    # a window that passes the end of an epoch leaves up to `size` rows of the new epoch for later
+    # a window that passes the end of an epoch leaves the rows that it already has to later windows of the new epoch
     assert (np.abs(counts - np.arange(1, 10)[:, None]) <= 1).all()
     if num_prompts % size == 0:
         assert (counts == np.arange(1, 10)[:, None]).all()

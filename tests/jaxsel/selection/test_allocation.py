@@ -25,7 +25,10 @@ def predicted(mean, variance) -> jaxsel.Prediction:
 
 
 def chance(mean: float, variance: float, samples: int) -> float:
-    """Return E[1 - (1 - p)^k] by Beta functions; `variance` is 0 or far from 0."""
+    """Return P(a success in k = `samples` rollouts) = E[1 - (1 - p)^k], where p has a Beta distribution.
+
+    `variance` must be 0 or far from 0, because the Beta functions lose their precision near 0.
+    """
     if variance == 0 or mean * (1 - mean) == 0:
         return 1 - (1 - mean) ** samples
     total = mean * (1 - mean) / variance - 1
@@ -81,7 +84,7 @@ def test_marginal_takes_the_largest_gain_at_every_step(certain):
 @pytest.mark.parametrize(("a", "b"), [(1, 1), (0.5, 3), (20, 0.5), (0.6, 0.6), (300, 700)])
 @pytest.mark.parametrize("samples", [0, 1, 2, 7, 50, 1000])
 def test_expected_solved_is_the_integral_over_the_beta(a, b, samples):
-    def integrand(angle: float) -> float:  # with p = sin(angle)^2, finite at both ends
+    def integrand(angle: float) -> float:  # p = sin(angle)^2 makes it finite at both ends
         density = 2 * np.sin(angle) ** (2 * a - 1) * np.cos(angle) ** (2 * b - 1)
         return density * (1 - np.cos(angle) ** (2 * samples))
 
@@ -104,7 +107,7 @@ def test_expected_solved_matches_simulated_rollouts():
 
 
 def test_uncertainty_saves_samples_on_prompts_that_may_be_hopeless():
-    """Both prompts have mean 0.1; the second is never solved with probability 0.9 and always with 0.1."""
+    """Both success rates have mean 0.1. The second one is 0 with probability 0.9, and 1 with probability 0.1."""
     prediction = predicted([0.1, 0.1], [0.0, 0.09])
     np.testing.assert_array_equal(jaxsel.allocate(prediction, 20), [19, 1])
     np.testing.assert_array_equal(jaxsel.allocate(prediction.success_rate, 20), [10, 10])
@@ -208,7 +211,7 @@ def test_predictions_of_predictors_are_accepted(predictor):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unchecked_types")  # type checks for every sample are slow
+@pytest.mark.usefixtures("unchecked_types")  # run-time type checks for every sample are slow
 def test_a_million_samples_for_a_hundred_thousand_prompts():
     rng = np.random.default_rng(0)
     mean = rng.beta(0.5, 0.5, 100_000)
@@ -221,7 +224,7 @@ def test_a_million_samples_for_a_hundred_thousand_prompts():
     total = mean[inside] * (1 - mean[inside]) / variance[inside] - 1
     a, b = mean[inside] * total, (1 - mean[inside]) * total
     last, following = (np.exp(special.betaln(a + 1, b + k[inside]) - special.betaln(a, b)) for k in (one_less, samples))
-    # no sample would have a larger gain at another prompt
+    # moving any sample to another prompt gains nothing
     assert last[samples[inside] > 0].min() >= following.max() * (1 - 1e-6)
 
 
@@ -229,7 +232,7 @@ def test_rounding_past_the_limits_is_forgiven():
     prediction = predicted([1 + 1e-7, -1e-7, 0.5], [0.0, 0.0, 0.25 + 1e-7])
     np.testing.assert_array_equal(jaxsel.allocate(prediction, 3), [1, 1, 1])
     np.testing.assert_allclose(jaxsel.expected_solved(prediction, np.array([1, 1, 1])), 1.5)
-    # a variance above the limit for a mean of 0.1 counts as that limit
+    # 0.2 exceeds the largest variance for a mean of 0.1, which is 0.09, and counts as 0.09
     np.testing.assert_allclose(jaxsel.expected_solved(predicted([0.1], [0.2]), np.array([9])), 0.1, rtol=1e-6)
 
 

@@ -1,4 +1,8 @@
-"""The rule `diverse` is the greedy algorithm of its docstring, for any scores and embeddings."""
+"""Tests of the rule `diverse`, which chooses prompts with good scores whose embeddings lie apart.
+
+It chooses prompt by prompt. Each choice has the largest sum of its score and `weight` times its distances to the
+prompts chosen before, and to the prompts of the last `anchor_batches` batches.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -22,13 +26,13 @@ POOL, CANDIDATES, FEATURES, BATCHES, VISITS = 20, 12, 3, 3, 4
 RULES = {
     "with anchors": {"weight": 0.3, "anchor_batches": 2, "shortlist": None},
     "without anchors": {"weight": 1.0, "anchor_batches": 0, "shortlist": None},
-    "of a shortlist": {"weight": 2.0, "anchor_batches": 9, "shortlist": 2},  # more anchor batches than exist
+    "of a shortlist": {"weight": 2.0, "anchor_batches": 9, "shortlist": 2},  # more batches than exist
 }
 SCORES = st.one_of(st.sampled_from([0.0, 0.5, 1.0, -np.inf, np.inf, np.nan]), st.floats(-1000, 1000, width=32))
 
 
 class Latest(NamedTuple):
-    """Batches of visits, newest first."""
+    """The last batches of rollouts, newest first."""
 
     prompt_ids: Array
     successes: Array
@@ -60,7 +64,7 @@ def pool(embeddings: Any, prompt_ids: Any = ((0,),), group_size: Any = ((0,),)) 
 
 
 def random_pool(seed: int, visited: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return candidates' scores and ids, embeddings (one is 0), and ids and group sizes of the last batches."""
+    """Return scores and ids of candidates, embeddings of the pool (one is 0), and ids and sizes of the last batches."""
     rng = np.random.default_rng(seed)
     embeddings = rng.normal(size=(POOL, FEATURES)).astype(np.float32)
     embeddings[seed % POOL] = 0
@@ -76,7 +80,7 @@ def latest_embeddings(embeddings, last_ids, sizes, anchor_batches: int) -> np.nd
 
 
 def mean_distance(embeddings: np.ndarray, others: np.ndarray | None = None) -> float:
-    """Return the mean over all pairs of embeddings, or over all pairs with `others`."""
+    """Return the mean cosine distance of all pairs of embeddings, or of all pairs with `others`."""
     if others is not None:
         return float(np.mean([cosine_distance(a, b) for a in embeddings for b in others]))
     pairs = [cosine_distance(a, b) for i, a in enumerate(embeddings) for b in embeddings[:i]]
@@ -97,11 +101,11 @@ def test_choices_equal_the_greedy_formula(rule, batch_size, seed, visited):
         latest=latest_embeddings(embeddings.astype(float), last_ids, sizes, anchor_batches),
         shortlist=shortlist,
     )
-    hypothesis.assume(lead > 1e-5)  # otherwise rounding decides
+    hypothesis.assume(lead > 1e-5)  # with a smaller lead over the next best, rounding could decide
     choose = compiled(weight, anchor_batches, shortlist)
     chosen = choose(KEY, jnp.array(scores), batch_size, jnp.array(ids), pool(embeddings, last_ids, sizes))
     assert chosen.dtype == jnp.int32
-    np.testing.assert_array_equal(chosen, sorted(expected))  # ascending
+    np.testing.assert_array_equal(chosen, sorted(expected))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -164,7 +168,7 @@ def test_only_prompts_of_the_shortlist_are_chosen():
 
 
 def test_ties_are_broken_uniformly_whatever_the_weight():
-    """Without observations all scores tie, and the choice would otherwise always be the first row."""
+    """Before the first observation all scores tie. Broken by position, ties would always give the first row."""
     trials, tied = 4000, np.array([1, 2, 4, 5])
     scores = jnp.zeros(7).at[tied].set(1.0)
     choose, state = jaxsel.diverse(shortlist=None).choose, pool(np.ones((7, 2), np.float32))
@@ -177,7 +181,7 @@ def test_ties_are_broken_uniformly_whatever_the_weight():
 
 def test_shortlists_of_parts_suffice_for_the_choice_of_the_whole_pool():
     scores, _, embeddings, last_ids, sizes = random_pool(3, BATCHES)
-    scores = jnp.round(jnp.array(scores), 1)  # with ties
+    scores = jnp.round(jnp.array(scores), 1)  # rounded, so that some scores tie
     state, choose = pool(embeddings, last_ids, sizes), compiled(*RULES["of a shortlist"].values())
     whole = choose(KEY, scores, 2, jnp.arange(CANDIDATES), state)
     parts = map(jnp.array, np.split(np.arange(CANDIDATES), 2))
@@ -187,7 +191,7 @@ def test_shortlists_of_parts_suffice_for_the_choice_of_the_whole_pool():
 
 
 def batches(weight: float, anchor_batches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the next and the last batch's embeddings and the next batch's scores, for sixty random pools."""
+    """Return embeddings of the chosen and of the last batch, and scores of the chosen batch, for 60 random pools."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(60, 24, FEATURES)).astype(np.float32)
     scores = rng.random((60, 24)).astype(np.float32)

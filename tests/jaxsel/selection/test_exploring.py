@@ -1,4 +1,7 @@
-"""The selector `exploring`: the longest waits, the part of the batch they get, and that no prompt starves."""
+"""Tests of `exploring`, a selector that gives a part of every batch to the prompts with the longest waits.
+
+A prompt waits since the step in which its rollouts were last observed. An inner selector chooses the rest of the batch.
+"""
 
 import functools
 import json
@@ -13,7 +16,7 @@ import jaxsel
 from jaxsel.runtime.checkpoint.rebuild import selector_from_spec
 from tests.support.reference import assert_frequency
 
-pytestmark = pytest.mark.slow  # 7 s
+pytestmark = pytest.mark.slow  # takes 7 s
 
 KEY = jax.random.key(0)
 N = 40
@@ -41,7 +44,7 @@ def greedy(**options) -> jaxsel.Selector:
 
 @functools.cache
 def played(share: float, after: int | None, num_steps: int, batch_size: int, selector: str = "greedy") -> np.ndarray:
-    """Return the chosen prompts of every step; all of them are observed."""
+    """Return the prompts that are chosen, and then observed, in every step."""
     inner = GREEDY if selector == "greedy" else jaxsel.mopps()
     method = jaxsel.exploring(inner, share=share, after=after)
 
@@ -60,7 +63,7 @@ def played(share: float, after: int | None, num_steps: int, batch_size: int, sel
 
 
 def waits(batches: np.ndarray) -> list[np.ndarray]:
-    """Return, before every step, the number of steps since each prompt's last visit; one more if there was none."""
+    """Return, for every step, how many steps before it each prompt was chosen last; at the start, all waits are 1."""
     last, found = np.full(N, -1), []
     for step, ids in enumerate(batches):
         found.append(step - last)
@@ -90,7 +93,8 @@ def test_every_batch_holds_the_longest_waits_and_the_best_others(share, after):
         number = min(batch_size, max(int(np.ceil(share * batch_size)), overdue))
         shortest = np.sort(wait)[N - number] if number else np.inf
         longest = np.flatnonzero(wait > shortest)
-        # among equal waits, the inner selector takes the lowest rows, so the highest rows were taken for their wait
+        # which of the prompts with the wait `shortest` are explored is random, and the inner selector takes the lowest
+        # rows; counting the highest of the chosen ones as explored gives the same batch
         equal = np.sort(ids[wait[ids] == shortest])[::-1][: number - len(longest)]
         explored = np.concatenate([longest, equal])
         assert len(explored) == number
@@ -112,7 +116,7 @@ def test_never_visited_prompts_come_first_and_at_random():
 
     found = np.asarray(counts(jax.random.split(KEY, trials)))
     assert found.sum() == 8 * trials
-    # 4 of the 20 unvisited rows 0 to 9 and 30 to 39; then the 4 first of the rest
+    # each batch has 4 of the 20 unvisited rows (0 to 9, 30 to 39), and then the first 4 of the other rows
     assert found[10:30].sum() == 0
     assert_frequency(found[30:], trials, 4 / 20)
 
@@ -173,7 +177,7 @@ def test_scores_use_the_draws_of_the_returned_prediction():
 
 
 def test_exploring_works_with_every_part_of_a_run(tmp_path):
-    """The run uses strata, recalibration, windows, prompts in flight, checkpoints and copies."""
+    """The run uses strata, recalibration, windows of candidates, prompts in flight, a checkpoint and a copy."""
     strata = np.arange(N) % 2
     rule = jaxsel.stratified(jaxsel.gumbel_top_k(), strata)
     predictor = jaxsel.recalibrated(jaxsel.hidden_markov(), window=16)

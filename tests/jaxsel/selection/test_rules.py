@@ -26,7 +26,7 @@ SCORES = st.one_of(st.sampled_from([0.0, 0.5, 1.0, -np.inf, np.inf, np.nan]), st
 
 
 def choose(rule: jaxsel.Rule, key, scores, batch_size: int):
-    """Choose with the positions as prompt ids."""
+    """Choose among prompts whose ids are their positions in `scores`."""
     return rule.choose(key, scores, batch_size, jnp.arange(len(scores)), None)
 
 
@@ -109,7 +109,7 @@ def test_draws_that_collide_never_displace_a_better_prompt(ids, count, monkeypat
 
 
 def test_half_of_a_pool_with_equal_scores_is_a_random_half():
-    size = 100_000  # too large to be sorted
+    size = 100_000
     choose_half = jax.jit(lambda key: choose_top_k(key, jnp.zeros(size), size // 2))
     first, second = (np.asarray(choose_half(jax.random.key(seed))) for seed in range(2))
     for chosen in (first, second):
@@ -211,7 +211,7 @@ def test_specs_survive_json():
 
 @pytest.mark.slow
 def test_ties_of_a_large_pool_favour_no_rows():
-    """Draws are so fine that two of 3e7 prompts rarely share the smallest one."""
+    """Random draws break ties. They are so fine that two of 3e7 prompts rarely share the smallest draw."""
     size, trials = 30_000_000, 12
     first = jax.jit(lambda key: choose_top_k(key, jnp.zeros(size), 1)[0] / size)
     places = [float(first(key)) for key in jax.random.split(KEY, trials)]

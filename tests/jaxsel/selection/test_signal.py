@@ -1,4 +1,4 @@
-"""The acquisitions `expected_variance` and `expected_signal`, against SciPy."""
+"""The acquisitions (scores) `expected_variance` and `expected_signal`, compared with SciPy."""
 
 import json
 from typing import Any

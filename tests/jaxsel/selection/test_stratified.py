@@ -1,4 +1,8 @@
-"""The rule `stratified`: exact quotas by largest remainder, the inner rule within a stratum, and the filled rest."""
+"""Tests of the rule `stratified`, which gives every stratum (the prompts with one label) a quota of the batch.
+
+Quotas are rounded by largest remainder. An inner rule chooses within each stratum, and places that a stratum cannot
+fill go to the best prompts of the others.
+"""
 
 import functools
 from fractions import Fraction
@@ -15,11 +19,11 @@ import jaxsel
 from jaxsel.selection.stratified import quotas
 from tests.support.reference import assert_frequency, largest
 
-pytestmark = pytest.mark.slow  # 10 s: every rule in every stratum
+pytestmark = pytest.mark.slow  # takes 10 s: every inner rule in every stratum
 
 KEY = jax.random.key(0)
 N = 24
-STRATA = np.repeat([7, 2, 5], [12, 8, 4])  # labels in no order: 2 is stratum 0, 5 is 1, 7 is 2
+STRATA = np.repeat([7, 2, 5], [12, 8, 4])  # unsorted labels; sorted, 2 is stratum 0, 5 is 1, 7 is 2
 SCORES = np.random.default_rng(1).permutation(N).astype(np.float32)
 TOP = jaxsel.stratified(jaxsel.top_k(), STRATA)
 INNER = {
@@ -32,7 +36,7 @@ RULES = {name: jaxsel.stratified(rule, STRATA) for name, rule in INNER.items()}
 
 
 class Embedded(NamedTuple):
-    """A state with embeddings, for `diverse`."""
+    """A selector's state with embeddings, which the rule `diverse` needs."""
 
     embeddings: jax.Array
 
@@ -55,7 +59,7 @@ def parts_of(size: int, weights) -> list[Fraction]:
 
 
 def assert_largest_remainder(found: np.ndarray, size: int, weights) -> None:
-    """Compare with exact fractions: every quota is a part rounded down or up, and the largest remainders went up."""
+    """Check that quotas are the exact parts of `size` rounded down or up, and that the largest remainders went up."""
     parts = parts_of(size, weights)
     up = found - np.array([int(part) for part in parts])
     assert found.sum() == size
@@ -146,7 +150,7 @@ def test_candidates_counts_and_padding_by_numpy(data):
 
 
 def test_a_stratum_with_too_few_candidates_leaves_its_places_to_the_best_others():
-    ids = jnp.asarray([0, 1, 2, 12, 13, 20])  # three of stratum 7, two of 2 and one of 5
+    ids = jnp.asarray([0, 1, 2, 12, 13, 20])  # three of stratum 7, two of stratum 2, one of stratum 5
     scores = jnp.asarray([1.0, 2.0, 3.0, 9.0, 8.0, 0.0])
     only_fives = jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: 0, 5: 1, 7: 0})
     np.testing.assert_array_equal(only_fives.choose(KEY, scores, 3, ids, None), [3, 4, 5])
@@ -155,7 +159,7 @@ def test_a_stratum_with_too_few_candidates_leaves_its_places_to_the_best_others(
 @pytest.mark.parametrize("rule", [*RULES, "diverse"])
 @pytest.mark.parametrize("count", [None, 9])
 def test_parts_of_a_pool_give_the_choice_of_the_pool(rule, count):
-    """As on a mesh: each part of the pool chooses, and the chosen prompts of all parts are chosen from again."""
+    """As on a mesh of devices, the rule chooses from each part of the pool, and then from what it chose."""
     rules = RULES | {"diverse": jaxsel.stratified(jaxsel.diverse(weight=0.0, shortlist=None), STRATA)}
     state = Embedded(jnp.asarray(np.random.default_rng(0).normal(size=(N, 3)), jnp.float32))
     scores, batch_size = jnp.asarray(SCORES), 12
@@ -184,7 +188,7 @@ def test_shares_are_the_expected_part_of_every_batch():
         ids = live.select(16)
         assert len(set(ids.tolist())) == 16
         found = dict(zip(*np.unique(names[ids], return_counts=True), strict=True))
-        if step == 0:  # later windows may lack prompts of a stratum
+        if step == 0:  # later windows of candidates may lack prompts of a stratum
             assert found == {"code": 2, "logic": 4, "maths": 10}
         live.observe(ids, ids % 9, 8)
 

@@ -91,7 +91,7 @@ def test_the_wrong_argument_is_named(options):
 
 @pytest.mark.slow
 def test_gps_ranks_unvisited_prompts():
-    """MoPPS learns only about visited prompts. GPS learns about all prompts through their embeddings."""
+    """MoPPS learns only about observed prompts. GPS learns about all prompts through their embeddings."""
     learner, embeddings = learner_and_embeddings(400, 4, 8, 0.1)
     gps = jaxsel.gps(embeddings, width=16, num_heads=1, num_draws=4, context_size=32)
     run = functools.partial(simulate.simulate, KEY, num_steps=8, batch_size=24)

@@ -24,7 +24,10 @@ METHODS = {
 
 @pytest.fixture
 def four():
-    """Prompts 0 and 1 share skill 0, prompts 2 and 3 share skill 1, and prompt 3 also depends on skill 2."""
+    """Return a simulated learner with three skills and four prompts.
+
+    Prompts 0 and 1 need skill 0, prompts 2 and 3 need skill 1, and prompt 3 also needs skill 2.
+    """
     return Learner(
         skill_ids=jnp.array([[0, 0, 1, 1], [0, 0, 1, 2]]),
         loadings=jnp.array([[0.5, 0.25, 1.0, 0.5], [0.5, 0.75, 0.0, 0.5]]),
@@ -50,7 +53,7 @@ def compiled(name, options, jit=quick_jit):
 
 
 def run(name, learner, seed=0, **options):
-    jit = quick_jit if options else jax.jit  # one test compares the short runs with eager JAX, bit by bit
+    jit = quick_jit if options else jax.jit  # a test compares runs without options with eager JAX
     options = {"num_steps": 20, "batch_size": 8, **options}
     return compiled(name, tuple(sorted(options.items())), jit)(jax.random.key(seed), learner)
 
@@ -264,17 +267,17 @@ def test_vmap_over_keys_equals_single_runs(hundred):
 
 
 def test_the_first_step_of_a_trace_matches_the_initial_learner(hundred):
-    """The oracle needs no random numbers, so that its batch follows from the state of the learner alone."""
+    """The oracle knows the success rates and draws no random numbers, so the learner's state determines its batch."""
     trace = run("oracle", hundred)
     state = simulate.initial_state(hundred)
     rate = np.asarray(simulate.success_rate(hundred, state))
     assert set(trace.prompt_ids[0].tolist()) == set(np.argsort(abs(rate - 0.5))[:8].tolist())
-    # the default probe is larger than this pool, so that the probe is the pool
+    # the mean is over a probe of the pool, by default 1024 prompts; this pool has 100, so it is over all
     np.testing.assert_allclose(trace.mean_success_rate[0], rate.mean(), rtol=1e-5)
 
 
 def test_methods_with_the_same_key_see_the_same_candidates(hundred):
-    # as many candidates as the batch size, so that every method must choose them all
+    # with this ratio there are as many candidates as places in the batch, so every method chooses them all
     uniform, oracle = (run(name, hundred, candidate_ratio=1).prompt_ids for name in ("uniform", "oracle"))
     np.testing.assert_array_equal(np.sort(uniform), np.sort(oracle))
     assert len(np.unique(uniform)) > 8
@@ -282,14 +285,14 @@ def test_methods_with_the_same_key_see_the_same_candidates(hundred):
 
 def test_every_row_is_a_candidate_as_often_as_any_other():
     times = np.bincount(long_run("uniform").prompt_ids.ravel(), minlength=200)
-    assert abs(times - 40).max() < 5 * np.sqrt(40)  # 1000 steps choose 8 of 200 rows
+    assert abs(times - 40).max() < 5 * np.sqrt(40)  # 1000 steps x 8 chosen rows / 200 rows = 40
 
 
 def test_a_run_starts_from_a_given_belief(hundred):
     selector, key = METHODS["mopps"](hundred), jax.random.key(0)
     known = selector.init(key, 100)
-    known = known._replace(successes=known.successes + 50.0)  # only the first eight stay near 1/2
-    known = known._replace(successes=known.successes.at[:8].set(0.0))
+    known = known._replace(successes=known.successes + 50.0)  # predicts success rates near 1
+    known = known._replace(successes=known.successes.at[:8].set(0.0))  # predicts 1/2 for the first eight prompts
     one_step = functools.partial(simulate.simulate, selector=selector, num_steps=1, batch_size=8)
     trace = quick_jit(lambda belief, learner: one_step(key, learner=learner, belief=belief))(known, hundred)
     assert set(trace.prompt_ids[0].tolist()) == set(range(8))
@@ -320,7 +323,7 @@ def test_the_oracles_solve_states_are_binomial():
 
 @pytest.fixture(scope="module")
 def four_seeds():
-    """Runs of 100 steps with 16 of 500 prompts, each with its own pool and key."""
+    """Return four runs per method, each with its own pool of 500 prompts: 100 steps that choose 16 prompts."""
 
     def traces(name):
         def one(key):
@@ -336,7 +339,7 @@ def four_seeds():
 @pytest.mark.slow
 def test_selection_finds_mixed_groups_and_the_oracle_most(four_seeds):
     shares = {name: trace.mixed_share[:, 30:].mean(1) for name, trace in four_seeds.items()}
-    # a group is mixed or not: the standard error of a share of 70 x 16 groups is at most 0.015
+    # a group either has successes and failures or not, so the standard error of a share of 70 x 16 groups is <= 0.015
     assert (shares["mopps"] > shares["uniform"] + 0.1).all()
     assert (shares["dps"] > shares["uniform"] + 0.1).all()
     assert (shares["oracle"] >= shares["mopps"]).all()

@@ -37,7 +37,7 @@ def reliability_and_errors(num_bins, binning):
 
 @pytest.fixture(scope="module")
 def calibrated():
-    """Beta posteriors, true rates drawn from them, and successes of groups of several sizes."""
+    """Return Beta posteriors, true success rates drawn from them, and successes and sizes of groups of rollouts."""
     rng = np.random.default_rng(0)
     alpha, beta = rng.gamma(1, 2, (2, M)) + 0.2
     p, n = rng.beta(alpha, beta), rng.choice([0, 1, 4, 8], M)
@@ -85,7 +85,7 @@ def test_reliability_equals_scikit_learns(binning, strategy):
     y = rng.uniform(size=2000) < p**2
     outcome, prediction = calibration_curve(y, p, n_bins=10, strategy=strategy)
     table, *_ = reliability_and_errors(10, binning)(p, y)
-    # scikit-learn's quantiles lie between rows, so that a row may be in the next bin
+    # scikit-learn interpolates quantiles between rows, so that a row may fall into the next bin
     tolerance = 1e-5 if binning == "width" else 0.02
     np.testing.assert_allclose(table.prediction, prediction, atol=tolerance)
     np.testing.assert_allclose(table.outcome, outcome, atol=tolerance)
@@ -142,9 +142,9 @@ def test_calibrated_counts_have_a_uniform_pit_and_cover_at_the_level(calibrated)
     np.testing.assert_allclose(found.distance, exact.statistic, atol=1e-5)
     assert exact.pvalue > 1e-4
     histogram = np.histogram(np.asarray(pit)[known], 10, (0, 1))[0] / known.sum()
-    np.testing.assert_allclose(found.shares, histogram, atol=2e-4)  # one row may lie on an edge
+    np.testing.assert_allclose(found.shares, histogram, atol=2e-4)  # a row on an edge may be in either bin
     coverage = success_coverage(prediction, s, n)
-    # 5 sigma of a share of 1/2; other shares vary less
+    # 5 standard errors of a share of 1/2; those of other shares are smaller
     np.testing.assert_allclose(coverage, LEVELS, atol=5 * 0.5 / np.sqrt(known.sum()))
 
 

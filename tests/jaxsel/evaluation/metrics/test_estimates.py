@@ -11,7 +11,7 @@ from jaxsel import metrics
 
 
 def simulated(seed, m=1500):
-    """Return groups of 8 from a uniform pool, slightly wrong predictions of P(mixed), and a noisy guess of p."""
+    """Return noisy guesses of uniform success rates, observed rates, too low P(mixed), successes and group sizes."""
     rng = np.random.default_rng(seed)
     p = rng.uniform(size=m)
     s = rng.binomial(8, p)
@@ -58,7 +58,7 @@ def test_standard_errors_are_the_spread_over_fresh_data(name):
         jax.random.key(0), metric, *data
     )
     np.testing.assert_allclose(closed.value, resampled.value, rtol=1e-6)
-    # 5 sigma of the spread and of the bootstrap, 1 / sqrt(2 * 400) each
+    # 5 relative standard errors; those of the spread and of the bootstrap are 1 / sqrt(2 * 400) each
     np.testing.assert_allclose(closed.standard_error, spread, rtol=5 / np.sqrt(800))
     np.testing.assert_allclose(resampled.standard_error, spread, rtol=5 / np.sqrt(400))
 
@@ -76,7 +76,7 @@ def test_the_error_of_a_difference_counts_the_correlation_of_its_terms():
     found = metrics.estimate(metrics.mixed_shares, prediction, s, n)
     difference = np.asarray(mixed) - np.asarray((s > 0) & (s < n))
     np.testing.assert_allclose(found.standard_error.excess, stats.sem(difference), rtol=1e-4)
-    assert found.standard_error.excess < found.standard_error.realised  # the two metrics are correlated
+    assert found.standard_error.excess < found.standard_error.realised  # the two shares are correlated
 
 
 def test_an_error_of_fewer_than_two_rows_is_nan():
@@ -102,7 +102,7 @@ def test_resamples_are_poisson():
 
     x = jnp.ones(1000)
     found = metrics.bootstrap(jax.random.key(1), total, x, num_resamples=1000)
-    # a sum of m counts of variance 1; 5 sigma
+    # a sum of 1000 Poisson counts of variance 1; the tolerance is 5 relative standard errors
     np.testing.assert_allclose(found.standard_error, np.sqrt(1000), rtol=5 / np.sqrt(2000))
     with pytest.raises(ValueError, match="num_resamples is 1"):
         metrics.bootstrap(jax.random.key(1), total, x, num_resamples=1)
@@ -145,14 +145,14 @@ def test_another_slice_compiles_nothing():
 
 
 def clustered():
-    """50 clusters of four rows with a common offset, in random order."""
+    """Return the cluster and the value of each of 200 rows. The four rows of a cluster share a random offset."""
     rng = np.random.default_rng(5)
     clusters = rng.permutation(np.repeat(np.arange(50), 4))
     return clusters, (rng.normal(size=50)[clusters] + 0.1 * rng.normal(size=200)).astype(np.float32)
 
 
 def test_rows_of_a_cluster_vary_together():
-    """For clusters of equal size, the error of the mean is the error of the mean of cluster means."""
+    """For clusters of equal size, the standard error of the mean is that of the mean of cluster means."""
     clusters, x = clustered()
     means = np.array([x[clusters == c].mean() for c in range(50)])
     found = metrics.estimate(_weighted_mean, x, clusters=clusters)

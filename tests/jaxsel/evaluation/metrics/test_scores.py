@@ -24,7 +24,7 @@ UNIT = RNG.uniform(size=M).astype(np.float32)
 
 
 def beta_prediction(alpha, beta, group_size=8):
-    """Return the prediction of a calibrated Beta posterior, from SciPy in float64."""
+    """Return the prediction for success rates with Beta distributions, which SciPy computes in float64."""
     rate, variance = stats.beta(alpha, beta).stats()
     unsolved, solved = (stats.betabinom.pmf(s, group_size, alpha, beta) for s in (0, group_size))
     fields = (rate, variance, rate, unsolved, 1 - unsolved - solved, solved)
@@ -112,7 +112,7 @@ def of_rows(rows):
 def test_weights_are_a_slice(name, dtype):
     metric, arrays = SCORES[name]
     part = RNG.uniform(size=M) < 0.4
-    # a row of weight 0 may hold anything
+    # in float columns, rows of weight 0 hold NaN, which must not matter
     spoilt = [np.where(part, array, np.nan) if array.dtype.kind == "f" else array for array in arrays]
     metric = jax.jit(metric)
     found = leaves(metric(*spoilt, weights=part.astype(dtype)))
@@ -171,7 +171,7 @@ def test_a_nan_in_a_counted_row_makes_the_metric_nan():
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
 def test_correlations_of_large_and_small_numbers(scale):
-    # the product of the two sums of squares overflows float32
+    # in float32, the product of the two sums of squares overflows for 1e15 and underflows for 1e-15
     expected: Any = stats.pearsonr(TIED, OTHER)
     np.testing.assert_allclose(metrics.pearson(TIED * scale, OTHER * scale), expected.statistic, rtol=1e-5)
 
@@ -217,7 +217,7 @@ def test_a_certain_prediction_scores_0_or_minus_infinity(rate, s, score):
 
 
 def test_the_largest_variance_makes_mixed_groups_impossible():
-    # the largest possible variance, and a larger one
+    # the largest possible variance for a mean of 0.5, and a larger one
     for variance in (0.25, 0.3):
         fields = [jnp.asarray([value], jnp.float32) for value in (0.5, variance, 0.5, 0.5, 0, 0.5)]
         score = [
@@ -234,7 +234,7 @@ def test_ceilings_are_the_correlations_of_the_true_rates(shapes):
     some = n > 1
     truth: Any = stats.spearmanr(p[some], (s / n)[some])
     counts = s.astype(np.int32), n.astype(np.int32)
-    # 5 sigma: a correlation of m rows has an error of at most 1 / sqrt(m)
+    # 5 standard errors: that of a correlation of m rows is at most 1 / sqrt(m)
     np.testing.assert_allclose(
         metrics.pearson_ceiling(*counts), np.corrcoef(p[some], (s / n)[some])[0, 1], atol=5 / np.sqrt(some.sum())
     )

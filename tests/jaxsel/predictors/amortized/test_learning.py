@@ -44,7 +44,10 @@ STEPS, HOLD = 120, 4
 
 @functools.cache
 def jumps(history_conditioned: bool):
-    """Return the last state, the late errors and those at jumps, for a policy that jumps between good and bad."""
+    """Predict a policy that jumps between good and bad.
+
+    Returns the last state, the mean error of each step in the second half, and those of the steps with a jump.
+    """
     method = compiled(**LATENT, **({} if history_conditioned else {"history_conditioned": False}))
     rng = np.random.default_rng(5)
     level = np.repeat(rng.choice([-2.0, 2.0], STEPS // HOLD), HOLD)

@@ -18,7 +18,7 @@ NAMES = tuple(LIKELIHOODS)
 
 
 def grid(*others: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return all combinations of outputs with the rows of the other arrays."""
+    """Return all combinations of a network's outputs (logit, spread) with the rows of the other arrays."""
     axes = np.meshgrid(LOGITS, SPREADS, *(np.arange(len(other)) for other in others))
     logit, spread, *rows = (axis.ravel() for axis in axes)
     return np.stack([logit, spread], 1), *(other[row] for other, row in zip(others, rows, strict=True))
@@ -33,7 +33,7 @@ ON_DEVICE = jnp.asarray(OUTPUTS, jnp.float32), rollouts(0 * S, S, TOTAL)
 def test_log_probabilities_equal_scipys(name):
     exact = reference.log_prob(name, OUTPUTS, S, TOTAL)
     ours = jax.jit(LIKELIHOODS[name].log_prob)(*ON_DEVICE)
-    rounding = 1e-4 + 1e-6 * (sum(reference.beta_shapes(OUTPUTS)) + TOTAL)  # logarithms of Gamma have rounding errors
+    rounding = 1e-4 + 1e-6 * (sum(reference.beta_shapes(OUTPUTS)) + TOTAL)  # log-gamma has rounding errors
     assert (np.abs(ours - exact) <= 2e-5 * np.abs(exact) + rounding).all()
 
 

@@ -71,13 +71,13 @@ def test_the_elbo_equals_its_definition(likelihood):
 
 
 def _sets(batch: Rollouts) -> list[Rollouts]:
-    """Return the visits of every set without its padding."""
+    """Return the rows with rollouts of each of the two sets in a batch; the other rows are padding."""
     return [Rollouts._make(column[i][batch.group_size[i] > 0] for column in batch) for i in range(2)]
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_an_update_is_adam_on_the_penalised_log_likelihood(likelihood):
-    """There is no latent. The oracle's numerical gradient ignores a prompt's own evidence, as the update does."""
+    """The network has no latent variable. The loss uses features alone, and not the earlier counts of a prompt."""
     method = compiled(**PLAIN_OF[likelihood])
     start = method.init()
     first, second = history(2)
@@ -115,7 +115,7 @@ def test_an_update_is_adam_on_the_penalised_log_likelihood(likelihood):
 
 
 def _adam(loss, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the last point, the point before, and the norm of the gradient at the point before."""
+    """Run STEPS steps of Adam from x. Return the last point, the point before, and the gradient's norm there."""
     mean = square = np.zeros_like(x)
     before, norm, width = x, 0.0, 1e-5
     for t in range(STEPS):
@@ -132,7 +132,11 @@ def _adam(loss, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 
 @functools.cache
 def fits_of_the_newest_and_one_more():
-    """Return, for many keys, the fits of a step from the initial weights on the newest batch and a replayed batch."""
+    """Return the initial weights, six batches, and the fits for many keys after each batch.
+
+    Each fit is one step from the initial weights, on the newest batch and one replayed batch. All groups of the n-th
+    batch have n rollouts.
+    """
     method, keys = small(latent_size=4, decay=None, history=4, replayed=1, inner_steps=1), 150
     start = method.init(KEY, N)
     update = quick_jit(jax.vmap(method.update, in_axes=(0, 0, None)))
@@ -154,7 +158,11 @@ def fits_of_the_newest_and_one_more():
 
 @pytest.mark.parametrize("step", range(6))
 def test_every_kept_step_is_replayed_equally_often(step):
-    """The oldest of 4 steps serves only as history. A new decoder makes all counts equally likely, which reveals n."""
+    """Of the 4 kept steps, the oldest is never replayed: it is only the history of the next.
+
+    An untrained decoder gives each of the n + 1 counts of a group the probability 1 / (n + 1). Every step has another
+    n, so the reconstruction tells which step was replayed.
+    """
     fit = fits_of_the_newest_and_one_more()[2][step]
     replayed = np.exp(-2 * np.asarray(fit.reconstruction)) / (step + 2) - 1
     ages = step + 1 - np.rint(replayed)

@@ -36,7 +36,7 @@ def test_only_the_last_version_remains(tmp_path):
 @pytest.mark.parametrize("like", [{"visits": np.zeros(3, np.int32)}, ARRAYS | {"visits": np.zeros(5, np.int32)}])
 def test_arrays_of_another_structure_or_shape_are_an_error(like, tmp_path):
     folder.save(tmp_path, ARRAYS, {})
-    with pytest.raises(ValueError):  # noqa: PT011  (Orbax words the message)
+    with pytest.raises(ValueError):  # noqa: PT011  (the messages differ)
         folder.restore(tmp_path, like)
 
 
@@ -115,7 +115,7 @@ def test_an_interrupted_save_leaves_a_checkpoint(owner, function, calls_before, 
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, interrupted)
-        with pytest.raises(Exception):  # noqa: B017, PT011  (Orbax wraps it)
+        with pytest.raises(Exception):  # noqa: B017, PT011  (`save` wraps some errors)
             observed(2).save(tmp_path)
     assert calls > calls_before
     complete = function == "rmtree" or (function, calls_before) == ("rename", 2)

@@ -15,7 +15,11 @@ from tests.support.checkpoints import METHOD, N, load, observed
 
 
 def in_the_earlier_layout(selector):
-    """Return the arrays of DPS without beliefs in SOLVED, with the sum of each row of counts as its last column."""
+    """Return the arrays of a selector with a hidden Markov model as earlier versions saved them.
+
+    Their beliefs lack the probability of the state SOLVED. The last column of the transition counts holds each row's
+    sum.
+    """
     arrays = {name: np.array(array) for name, array in selector._arrays().items()}
     for name in ("state.filtered", "state.predicted"):
         arrays[name] = arrays[name][:2]
@@ -31,7 +35,7 @@ def played(steps: int, **options) -> PromptSelector:
 
 
 def written_by_an_earlier_version(folder, selector, arrays=None, **changes):
-    """Write one Orbax version with the items `arrays` and `metadata`, flat specs and no checksums."""
+    """Write a checkpoint as earlier versions did: Orbax items `arrays` and `metadata`, no nested spec, no checksums."""
     metadata = selector._metadata() | {"format": 2} | changes
     metadata["spec"] = _metadata._side_by_side(metadata["spec"])
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=True)) as manager:

@@ -1,4 +1,4 @@
-"""A selector is rebuilt from its spec, with the same choices; specs that cannot be rebuilt are refused."""
+"""A selector is rebuilt from its spec (its description in JSON), with the same choices, or the spec is refused."""
 
 import json
 
@@ -9,7 +9,7 @@ import jaxsel
 from jaxsel import PromptSelector
 from jaxsel.runtime.checkpoint.rebuild import selector_from_spec
 
-pytestmark = pytest.mark.slow  # 6 s: every composition is compiled twice
+pytestmark = pytest.mark.slow  # takes 6 s: every selector is compiled twice
 
 N = 24
 UNEVEN = [0.1, 0.2, 0.71]
@@ -35,7 +35,7 @@ SELECTORS = {
 
 
 def flat_of(spec):
-    """Return the spec as earlier versions wrote it."""
+    """Return the spec as earlier versions wrote it, with the settings of all parts side by side."""
 
     def part(kind, own):
         flat = {kind: own["name"]} | {key: value for key, value in own.items() if key not in ("name", "predictor")}
@@ -59,7 +59,7 @@ def play(selector):
     return chosen
 
 
-NESTED = {"exploring": lambda: jaxsel.exploring(jaxsel.dps(), share=0.5, after=2)}  # earlier versions have no such spec
+NESTED = {"exploring": lambda: jaxsel.exploring(jaxsel.dps(), share=0.5, after=2)}  # earlier versions had no such spec
 
 
 @pytest.mark.parametrize("name", [*SELECTORS, *NESTED])
