@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from experiments.running.config import RunConfig
 from rl.prompts import Task
 from rl.prompts.files import format_of
-from rl.tasks import countdown, data, presets, reasoning_gym, string_ops
+from rl.tasks import countdown, data, presets, reasoning_gym, string_ops, word_problems
 from rl.tasks.data_config import DataConfig
 from rl.verifiers import VERIFIERS
 
@@ -22,7 +23,12 @@ def task_of(config: RunConfig) -> Task:
     """
     task = make_task(config.task, config.verifier, config.data)
     if not task.alphabet and not config.policy:
-        task.demonstrations(config.seed)  # refuses, before anything is read or written
+        raise ValueError(
+            f"policy is '' with the task {task.name}, whose texts the built-in policy cannot read: it knows only the "
+            "characters of string_ops and countdown; give policy=PATH, the folder or hub name of a Hugging Face model"
+        )
+    if config.policy and config.fine_tuning.steps:
+        next(task.demonstrations(config.fine_tuning.seed))  # a task without demonstrations refuses here
     return task
 
 
@@ -43,21 +49,30 @@ def make_task(task: str | Sequence[str], verifier: str = "", config: DataConfig 
             given = f"verifier is {verifier!r}" if verifier else f"data is {config}"
             raise ValueError(f"{given} with the built-in task {task}, which has its own; leave it out")
         return TASKS[task]()
-    if isinstance(task, str) and (presets.is_preset(task) or task.startswith(reasoning_gym.PREFIX)):
+    if isinstance(task, str) and (make := _with_own_verifier(task)):
         if verifier:
             raise ValueError(f"verifier is {verifier!r} with the task {task}, which has its own; leave it out")
-        return (presets if presets.is_preset(task) else reasoning_gym).make(task, config)
+        return make(config)
     if verifier:
         return data.make(task if isinstance(task, str) else list(task), verifier, config)
     if isinstance(task, str) and not _is_data(task):
         raise ValueError(
-            f"task is {task!r}; give one of {', '.join(TASKS)}, math:PATH, gsm8k, reasoning_gym:NAME, or a file, a "
-            "folder or the hub name of a data set with verifier=NAME"
+            f"task is {task!r}; give one of {', '.join(TASKS)}, word_problems, math:PATH, gsm8k, reasoning_gym:NAME, "
+            "or a file, a folder or the hub name of a data set with verifier=NAME"
         )
     raise ValueError(
         f"verifier is '' with the data set {task}; give one of {', '.join(VERIFIERS)}, or module:function for a "
         "function verify(completion, answer)"
     )
+
+
+def _with_own_verifier(name: str) -> Callable[[DataConfig], Task] | None:
+    """Return the function that makes a task of that name from its settings; None if there is no such task."""
+    if name == word_problems.NAME:
+        return word_problems.make
+    if presets.is_preset(name):
+        return partial(presets.make, name)
+    return partial(reasoning_gym.make, name) if name.startswith(reasoning_gym.PREFIX) else None
 
 
 def _is_data(name: str) -> bool:

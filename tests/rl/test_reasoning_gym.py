@@ -7,7 +7,8 @@ import pytest
 
 from rl.tasks import reasoning_gym
 from rl.tasks.data_config import DataConfig
-from rl.tasks.reasoning_gym import Generated, Split
+from rl.tasks.held_out import Split
+from rl.tasks.reasoning_gym import Generated
 
 NAME = "reasoning_gym:basic_arithmetic"
 
