@@ -18,7 +18,7 @@ PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:
 NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
 CORE := jax jaxlib beartype hypothesis pytest pytest-xdist scipy matplotlib scikit-learn
 
-.PHONY: env demo test lint check newest lowest reproduce bench notebooks docs trl ray tunix verl vllm gpu clean
+.PHONY: env demo test lint check newest lowest reproduce pretrained bench notebooks docs trl ray tunix verl vllm gpu clean
 
 env: .venv/.installed
 
@@ -69,6 +69,14 @@ reproduce: env
 
 bench: env
 	$(BIN)/python -m experiments.benchmarks
+
+# Compares methods with a real language model, in hours on one core; continues after an interruption
+pretrained: .venv/.pretrained
+	$(BIN)/python -m experiments.pretrained
+
+.venv/.pretrained: .venv/.installed
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[pretrained]"
+	touch $@
 
 # Executes the notebooks in place, or into the folder OUT. LIMIT is the time limit per notebook, 120 seconds by default:
 # make notebooks OUT=folder LIMIT=300
