@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"no seed of {options.seeds} has finished runs of {', '.join(options.methods)} in {options.out}")
     runs: Runs = {m: [records[m, s] for s in seeds] for m in options.methods}
     kept = [folders[m, s] for s in seeds for m in options.methods]
-    result = provenance(described(shared), seeds) | {"commits": commits(kept)} | compared(runs)
+    result: dict[str, Any] = provenance(described(shared), seeds) | {"commits": commits(kept)} | compared(runs)
     write_result(options.results / f"{options.name}.json", result)
     title = f"SmolLM2-135M on {shared.task}: mean of {len(seeds)} seeds, band: one standard error"
     figure = draw_seeds(runs, options.results / f"{options.name}.png", title=title)

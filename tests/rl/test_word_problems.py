@@ -22,9 +22,10 @@ def test_solutions_calculate_correctly_with_numbers_of_the_story_and_pass_the_ve
             assert sign != "/" or int(left) % int(right) == 0
             assert {int(left), int(right)} <= known, f"{line} in {shown.prompt}"
             known.add(int(result))
-        assert last == f"#### {result}"
-        assert word_problems.verify(shown.completion, {"answer": int(result)}) == (True, 1.0)
-        assert not word_problems.verify(shown.completion, {"answer": int(result) + 1}).success
+        answer = int(lines[-1].partition("=")[2])
+        assert last == f"#### {answer}"
+        assert word_problems.verify(shown.completion, {"answer": answer}) == (True, 1.0)
+        assert not word_problems.verify(shown.completion, {"answer": answer + 1}).success
 
 
 def test_a_stratum_is_the_number_of_steps_and_the_size_of_the_numbers():
