@@ -46,7 +46,7 @@ SETTINGS = RunConfig(
     probe_size=32,
     data=DataConfig(template="{prompt}", max_new_tokens=40),  # fine-tuning teaches the form; a short prompt saves time
     method=MethodConfig(batch_size=8, candidate_ratio=0),
-    engine=EngineConfig(max_prompts=8),  # a larger batch copies more of the cache for every token than it saves
+    engine=EngineConfig(max_prompts=8),  # bounds the memory of a probe
     fine_tuning=FineTuningConfig(steps=60, batch_size=8, learning_rate=1e-4),
     train=TrainConfig(
         steps=100,
