@@ -16,7 +16,7 @@ LANES := trl trl-oldest ray tunix verl vllm newest newest-core lowest
 OLDEST_TRL = $(shell sed -n 's/.*"trl>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 CORE := jax jaxlib beartype hypothesis matplotlib pandas pyarrow pytest pytest-xdist scikit-learn scipy
 
-.PHONY: env demo test lint style types fast check newest lowest reproduce bench notebooks docs trl trl-oldest ray tunix verl trainers vllm gpu clean
+.PHONY: env demo test lint style types fast check newest lowest reproduce pretrained bench notebooks docs trl trl-oldest ray tunix verl trainers vllm gpu clean
 
 env: .venv/.installed
 
@@ -74,6 +74,14 @@ reproduce: env
 
 bench: env
 	$(BIN)/python -m experiments.benchmarks
+
+# Compares methods with a real language model, in hours on one core; continues after an interruption
+pretrained: .venv/.pretrained
+	$(BIN)/python -m experiments.pretrained
+
+.venv/.pretrained: .venv/.installed
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[pretrained]"
+	touch $@
 
 # Executes the notebooks in place, or into the folder OUT. LIMIT is the time limit per notebook, 120 seconds by default:
 # make notebooks OUT=folder LIMIT=300

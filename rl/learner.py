@@ -39,7 +39,7 @@ class Learner:
         self._ranks = ranks or Ranks()
         self._reference = policy.frozen_copy() if config.kl_weight else None
         self._value_head = ValueHead(policy.hidden_size).to(policy.device) if config.advantage == "gae" else None
-        scorer = _Scorer(policy, self._value_head, config.temperature)
+        scorer = _Scorer(policy, self._value_head, config)
         self._scorer = self._ranks.spread(scorer)
         self._parameters = list(scorer.parameters())
         self._optimizer = torch.optim.AdamW(
@@ -229,14 +229,15 @@ class Learner:
 class _Scorer(torch.nn.Module):
     """All trained weights as one module, whose call exchanges gradients and gathers weights among the ranks."""
 
-    def __init__(self, policy: Policy, value_head: ValueHead | None, temperature: float):
+    def __init__(self, policy: Policy, value_head: ValueHead | None, config: TrainConfig):
         super().__init__()
         self.model, self.value_head = policy.model, value_head
-        self._policy, self._temperature = policy, temperature
+        self._policy = policy
+        self._options: dict[str, Any] = {"temperature": config.temperature, "share_prompts": config.share_prompts}
 
     def forward(self, *tokens_and_masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the log-probabilities `[r, t]` of completions, and their values if there is a value head."""
-        scores = self._policy.score(*tokens_and_masks, temperature=self._temperature)
+        scores = self._policy.score(*tokens_and_masks, **self._options)
         # FSDP attaches its hooks to the outputs, and an in-place change of a view would lose them.
         return scores.log_probs.clone(), self.value_head(scores.hidden) if self.value_head else None
 

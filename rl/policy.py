@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import (
@@ -26,25 +26,13 @@ from rl._model_calls import (
     masks_padding,
     only_attention,
     same_length,
-    without_padding,
 )
 from rl._prompt_checks import check_tokens
+from rl._scoring import Rows, Scores, score_groups, score_rows
 from rl._tokenizers import character_tokenizer, load_tokenizer
 from rl.prompts.messages import Prompt, check_prompts
 
 PRECISIONS = ("float32", "bfloat16")
-
-
-class Scores(NamedTuple):
-    """What the current weights compute for completions; values at masked positions have no meaning.
-
-    Attributes:
-        log_probs: Log-probability of each token, float32 `[r, t]`.
-        hidden: The decoder's last hidden state before each token, `[r, t, h]`; the output layer reads it.
-    """
-
-    log_probs: torch.Tensor
-    hidden: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -146,6 +134,7 @@ class Policy:
         mask: torch.Tensor,
         *,
         temperature: float = 1.0,
+        share_prompts: bool = False,
     ) -> Scores:
         """Return log-probabilities and hidden states of completions under the current weights, with gradients.
 
@@ -155,44 +144,21 @@ class Policy:
             tokens: Right-padded completions, int64 `[r, t]`.
             mask: Mask of the completions, bool `[r, t]`.
             temperature: Temperature of the sampling distribution.
+            share_prompts: Whether rows with the same prompt read it once, where the model allows it: less time, and the
+                same result up to rounding. Not inside `gradient_checkpointing`, which would read the cache twice.
         """
+        rows = Rows(prompt_tokens, prompt_mask, tokens, mask)
         if prompt_mask.all() or self.masks_padding:
-            return self._score(prompt_tokens, prompt_mask, tokens, mask, temperature)
+            share = share_prompts and only_attention(self.model)
+            shared = score_groups(self.forward, self._output_layer, rows, temperature) if share else None
+            return shared or score_rows(self.forward, self._output_layer, rows, temperature)
         groups = same_length(prompt_mask)
         parts = [
-            self._score(prompt_tokens[group], prompt_mask[group], tokens[group], mask[group], temperature)
+            score_rows(self.forward, self._output_layer, Rows(*(column[group] for column in rows)), temperature)
             for group in groups
         ]
         order = torch.cat(groups).argsort()
         return Scores(*(torch.cat(column)[order] for column in zip(*parts, strict=True)))
-
-    def _score(
-        self,
-        prompt_tokens: torch.Tensor,
-        prompt_mask: torch.Tensor,
-        tokens: torch.Tensor,
-        mask: torch.Tensor,
-        temperature: float,
-    ) -> Scores:
-        prompt_tokens, prompt_mask = without_padding(prompt_tokens, prompt_mask)
-        attention = torch.cat([prompt_mask, mask.to(prompt_mask.dtype)], 1)
-        positions = (attention.cumsum(1) - 1).clamp_min(0)
-        read: list[torch.Tensor] = []
-        # The hook reads the last hidden states alone; `output_hidden_states` would keep those of every layer.
-        hook = self._output_layer.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
-        try:
-            output = self.forward(
-                torch.cat([prompt_tokens, tokens], 1),
-                attention_mask=attention,
-                position_ids=positions,
-                use_cache=False,
-                logits_to_keep=tokens.shape[1] + 1,
-            )
-        finally:
-            hook.remove()
-        scored = slice(-tokens.shape[1] - 1, -1)  # a model without the option logits_to_keep returns all positions
-        log_probs = torch.log_softmax(output.logits[:, scored].float() / temperature, -1)
-        return Scores(log_probs.gather(2, tokens[:, :, None])[:, :, 0], read[0][:, scored])
 
     def forward(self, tokens: torch.Tensor, **options: Any) -> Any:
         """Run one forward pass in the policy's precision, with options of the model's own."""

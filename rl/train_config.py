@@ -50,6 +50,9 @@ class TrainConfig:
         micro_batch_size: The number of completions per backward pass. It bounds the memory and changes nothing else.
         gradient_checkpointing: Whether the backward pass computes activations again. It saves memory and changes
             nothing else.
+        share_prompts: Whether the update reads the prompt of a group once, and not once per completion. It saves time,
+            the more the longer the prompts are, and changes nothing but rounding. It needs an attention model, and has
+            no effect on other models.
         probe_every: The number of steps between probes. 0: probe only before the first step and after the last.
         checkpoint_every: The number of steps between checkpoints; the last step has one too. 0: no checkpoints.
         history: Whether the run writes its counts, predictions and probes to the folder `history`, as Parquet files;
@@ -83,6 +86,7 @@ class TrainConfig:
     updates_per_batch: int = 1
     micro_batch_size: int = 256
     gradient_checkpointing: bool = False
+    share_prompts: bool = False
     probe_every: int = 25
     checkpoint_every: int = 25
     history: bool = False
@@ -94,6 +98,7 @@ class TrainConfig:
         _checks.integers(1, micro_batch_size=self.micro_batch_size)
         _checks.integers(0, **self._chosen("probe_every", "checkpoint_every", "seed"))
         _checks.booleans(**self._chosen("gradient_checkpointing", "history", "verify_process", "save_policy"))
+        _checks.booleans(share_prompts=self.share_prompts)
         _checks.above_zero(**self._chosen("temperature", "learning_rate", "value_weight"))
         _checks.above_zero(infinite=True, **self._chosen("max_grad_norm", "value_clip"))
         _checks.at_least_zero(kl_weight=self.kl_weight, verify_timeout=self.verify_timeout)
@@ -102,6 +107,8 @@ class TrainConfig:
         losses.check_clips(self.clip_low, self.clip_high)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; give a number above 0 and up to 1")
+        if self.share_prompts and self.gradient_checkpointing:
+            raise ValueError("share_prompts is True with gradient_checkpointing, which excludes it; give one of them")
         if self.verify_process and not self.verify_timeout:
             raise ValueError(
                 "verify_timeout is 0 with verify_process; give the seconds after which the process is killed"

@@ -4,8 +4,6 @@ import hashlib
 import itertools
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from jaxsel.integrations.cache import cache_root
 from rl import _checks
+from rl._written_once import written_once
 from rl.policy import Policy, build_policy, load_policy
 from rl.progress import bar
 from rl.prompts import Demonstration, Task
@@ -70,22 +69,8 @@ def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None
     identity = json.dumps([_FORMAT, task.name, task.alphabet, asdict(config), sample], sort_keys=True)
     folder = (cache or cache_root()) / f"{task.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not folder.exists():
-        _write_atomically(_train(task, config, progress), folder)
+        written_once(folder, _train(task, config, progress).save)
     return load_policy(folder)
-
-
-def _write_atomically(policy: Policy, folder: Path) -> None:
-    """Write the folder so that readers see all of it or nothing. If two processes write it, one result is kept."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    try:
-        policy.save(partial)
-        partial.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _train(task: Task, config: WarmStartConfig, progress: bool) -> Policy:

@@ -16,7 +16,7 @@ from experiments.reporting.summaries import Records
 from experiments.running.config import CONFIG, RunConfig, flat_settings, read_settings
 from experiments.running.runs import make_policy, run
 from experiments.running.tasks import task_of
-from rl import progress
+from rl import _checks, progress
 from rl.preemption import PreemptedError
 from rl.run_log import read_metrics
 
@@ -61,7 +61,9 @@ def run_methods(shared: RunConfig, seed: int, out: Path, methods: Sequence[str] 
     return dict(zip(methods, runs.values(), strict=True))
 
 
-def run_many(configs: Mapping[Path, RunConfig], *, resume: bool = False) -> dict[Path, Records]:
+def run_many(
+    configs: Mapping[Path, RunConfig], *, resume: bool = False, workers: int | None = None
+) -> dict[Path, Records]:
     """Run every configuration in its folder, as many at a time as there are cores, each with one torch thread.
 
     Small matrices gain little from a second thread, and processes that compete for cores lose much. A process that
@@ -70,13 +72,18 @@ def run_many(configs: Mapping[Path, RunConfig], *, resume: bool = False) -> dict
     Args:
         configs: Configurations by folder.
         resume: Whether interrupted runs are resumed and finished runs are kept.
+        workers: The number of runs at a time, which start in the order of `configs`. None: the number of cores.
+
+    Raises:
+        ValueError: `workers` is less than 1.
 
     Returns:
         The metrics of every step by folder, in the order of `configs`.
     """
+    _checks.integers(1, workers=1 if workers is None else workers)
     done = {folder: finished(folder, config) for folder, config in configs.items()} if resume else {}
     missing = {folder: config for folder, config in configs.items() if not done.get(folder)}
-    done |= _run_all(missing, resume) if missing else {}
+    done |= _run_all(missing, resume, workers or os.cpu_count() or 1) if missing else {}
     return {folder: done[folder] for folder in configs}
 
 
@@ -93,10 +100,10 @@ def commits(folders: Iterable[Path]) -> list[str]:
     return sorted({json.loads((folder / CONFIG).read_text())["git"] or "unknown" for folder in folders})
 
 
-def _run_all(configs: Mapping[Path, RunConfig], resume: bool) -> dict[Path, Records]:
+def _run_all(configs: Mapping[Path, RunConfig], resume: bool, workers: int) -> dict[Path, Records]:
     context = multiprocessing.get_context("spawn")
     positions = context.Queue()
-    workers = min(len(configs), os.cpu_count() or 1)
+    workers = min(len(configs), workers)
     for position in range(workers):
         positions.put(position)
     # A spawned process reads these when it starts; without OMP_NUM_THREADS, torch would take every core.

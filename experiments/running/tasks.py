@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from experiments.running.config import RunConfig
 from rl.prompts import Task
 from rl.prompts.files import format_of
-from rl.tasks import countdown, countdown_chat, data, presets, reasoning_gym, string_ops
+from rl.tasks import countdown, countdown_chat, data, presets, reasoning_gym, string_ops, word_problems
 from rl.tasks.data_config import DataConfig
 from rl.verifiers import VERIFIERS
 
@@ -22,7 +22,12 @@ def task_of(config: RunConfig) -> Task:
     """
     task = make_task(config.task, config.verifier, config.data)
     if not task.alphabet and not config.policy:
-        task.demonstrations(config.seed)  # refuses, before anything is read or written
+        raise ValueError(
+            f"policy is '' with the task {task.name}, whose texts the built-in policy cannot read: it knows only the "
+            "characters of string_ops and countdown; give policy=PATH, the folder or hub name of a Hugging Face model"
+        )
+    if config.policy and config.fine_tuning.steps:
+        next(task.demonstrations(config.fine_tuning.seed))  # a task without demonstrations refuses here
     return task
 
 
@@ -52,8 +57,8 @@ def make_task(task: str | Sequence[str], verifier: str = "", config: DataConfig 
         return data.make(task if isinstance(task, str) else list(task), verifier, config)
     if isinstance(task, str) and not _is_data(task):
         raise ValueError(
-            f"task is {task!r}; give one of {', '.join(TASKS)}, {', '.join(countdown_chat.COUNTS)}, math:PATH, gsm8k, "
-            "reasoning_gym:NAME, or a file, a folder or the hub name of a data set with verifier=NAME"
+            f"task is {task!r}; give one of {', '.join(TASKS)}, {', '.join(countdown_chat.COUNTS)}, word_problems, "
+            "math:PATH, gsm8k, reasoning_gym:NAME, or a file, a folder or the hub name of a data set with verifier=NAME"
         )
     raise ValueError(
         f"verifier is '' with the data set {task}; give one of {', '.join(VERIFIERS)}, or module:function for a "
@@ -63,6 +68,8 @@ def make_task(task: str | Sequence[str], verifier: str = "", config: DataConfig 
 
 def named_task(task: str) -> Callable[..., Task] | None:
     """Return the function that makes a task for Hugging Face models by its name; None for another name."""
+    if task == word_problems.NAME:
+        return lambda _, config: word_problems.make(config)
     if task.startswith(reasoning_gym.PREFIX):
         return reasoning_gym.make
     if countdown_chat.is_task(task):

@@ -20,7 +20,7 @@ from rl.ranks import Ranks
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 MAY_CHANGE = (
     *("steps", "probe_every", "checkpoint_every", "micro_batch_size", "gradient_checkpointing", "save_policy"),
-    *("verify_timeout", "verify_process"),
+    *("share_prompts", "verify_timeout", "verify_process"),
 )
 """The settings of `TrainConfig` that a resumed run may change: they affect no number that it has already written."""
 _ARRAY = "numpy array"

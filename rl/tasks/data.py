@@ -60,15 +60,15 @@ def make(
 
 
 def no_demonstrations(name: str, seed: int) -> Iterator[Demonstration]:
-    """Refuse to give demonstrations: a task without them needs a policy that exists already.
+    """Refuse to give demonstrations, which a data set does not have.
 
     Raises:
         ValueError: Always.
     """
     del seed
     raise ValueError(
-        f"policy is '' with the task {name}, whose texts the built-in policy cannot read: it knows only the characters "
-        "of string_ops and countdown; give policy=PATH, the folder or hub name of a Hugging Face model"
+        f"fine_tuning.steps is above 0 with the task {name}, which has no demonstrations; give fine_tuning.steps=0, or "
+        "fine-tune the policy elsewhere and give its folder as policy=PATH"
     )
 
 

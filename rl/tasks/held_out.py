@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,3 +40,20 @@ def held_out_rows(digests: Sequence[str], share: float, seed: int) -> np.ndarray
 
 def _rank(digest: str, seed: int) -> bytes:
     return blake2b(f"{seed} {digest}".encode(), digest_size=16).digest()
+
+
+class Split(NamedTuple):
+    """The two sides of all prompts of a task: the text of a prompt and the seed decide.
+
+    Attributes:
+        share: Share of the prompts that is held out.
+        seed: Seed of the choice.
+    """
+
+    share: float
+    seed: int
+
+    def is_held_out(self, text: str) -> bool:
+        """Return whether a prompt is held out."""
+        digest = blake2b(f"{self.seed} {text}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) < self.share * 2**64

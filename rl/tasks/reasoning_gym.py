@@ -12,21 +12,22 @@ word_ladder generate 10,000 and 20,000 prompts at most, so that their pools must
 """
 
 import importlib
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
-from hashlib import blake2b
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
-from rl.prompts import PromptPool, Task, Verdict
-from rl.tasks.data import no_demonstrations
+from rl.prompts import Demonstration, PromptPool, Task, Verdict
 from rl.tasks.data_config import DataConfig
+from rl.tasks.held_out import Split
 from rl.tasks.templates import filled
 
 PREFIX = "reasoning_gym:"
 TEMPLATE = "{prompt}\n\nThink first, then write the answer between <answer> and </answer>."
 # The library seeds prompt i with seed + i. Seeds of pools are therefore this far apart.
 _SPACING = 10_000_000
+_FIRST_OF_DEMONSTRATIONS = 300  # seeds of runs are smaller, and NumPy's older generators want seeds below 2**32
 _MOST_PROMPTS = 5_000_000
 _TRIES = 1000
 _SIZES = {"acre": 10_000, "word_ladder": 20_000}  # tasks that generate all prompts at once, or refuse more
@@ -82,7 +83,7 @@ def make(name: str, config: DataConfig | None = None) -> Task:
         max_new_tokens=config.max_new_tokens,
         pool=partial(_pool, kind, template, split),
         held_out=partial(_held_out, kind, template, split),
-        demonstrations=partial(no_demonstrations, name),
+        demonstrations=partial(_demonstrations, kind, template, split),
         verify=partial(score, kind),
         stop=tuple(config.stop),
         own_process=True,
@@ -124,15 +125,24 @@ def _difficulty(metadata: dict[str, Any]) -> str:
     return json.dumps(own or names, sort_keys=True, default=str)
 
 
-def _pool(kind: str, template: str, split: "Split", num_prompts: int, seed: int) -> PromptPool:
+def _pool(kind: str, template: str, split: Split, num_prompts: int, seed: int) -> PromptPool:
     return _generated(kind, template, split, num_prompts, _SPACING * (1 + seed), held_out=False)
 
 
-def _held_out(kind: str, template: str, split: "Split", num_prompts: int) -> PromptPool:
+def _held_out(kind: str, template: str, split: Split, num_prompts: int) -> PromptPool:
     return _generated(kind, template, split, num_prompts, 0, held_out=True)
 
 
-def _generated(kind: str, template: str, split: "Split", num_prompts: int, seed: int, *, held_out: bool) -> PromptPool:
+def _demonstrations(kind: str, template: str, split: Split, seed: int) -> Iterator[Demonstration]:
+    """Yield training prompts without end, each with the library's own answer in the form that `score` reads."""
+    dataset = _dataset(kind, _SPACING * (_FIRST_OF_DEMONSTRATIONS + seed))
+    for at in itertools.count():
+        entry = dataset[at % _size(kind)]
+        if not split.is_held_out(entry["question"]):
+            yield Demonstration(str(filled(template, entry["question"])), f"<answer>{entry['answer']}</answer>")
+
+
+def _generated(kind: str, template: str, split: Split, num_prompts: int, seed: int, *, held_out: bool) -> PromptPool:
     if not 1 <= num_prompts <= _MOST_PROMPTS:
         raise ValueError(f"num_prompts is {num_prompts}; give an integer from 1 to {_MOST_PROMPTS}")
     dataset = _dataset(kind, seed)
@@ -153,23 +163,6 @@ def _generated(kind: str, template: str, split: "Split", num_prompts: int, seed:
         Generated(num_prompts, lambda row: {"seed": seed, "index": index(row)}),
         [f"{kind}/{seed}/{row}" for row in range(num_prompts)],
     )
-
-
-class Split(NamedTuple):
-    """The two sides of all prompts of a task: the text of a prompt and the seed decide.
-
-    Attributes:
-        share: Share of the prompts that is held out.
-        seed: Seed of the choice.
-    """
-
-    share: float
-    seed: int
-
-    def is_held_out(self, text: str) -> bool:
-        """Return whether a prompt is held out."""
-        digest = blake2b(f"{self.seed} {text}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest) < self.share * 2**64
 
 
 def _size(kind: str) -> int:

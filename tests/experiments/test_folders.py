@@ -48,7 +48,13 @@ def test_the_folder_of_a_run_names_its_own_settings():
 
 def test_settings_that_a_resumed_run_may_change_keep_its_folder():
     changed = ["train.steps=7", "train.checkpoint_every=3", "train.probe_every=2", "train.micro_batch_size=8"]
-    changed += ["train.gradient_checkpointing=true", "resume=true", "threads=1", "engine.name=vllm"]
+    changed += [
+        "train.gradient_checkpointing=true",
+        "train.share_prompts=true",
+        "resume=true",
+        "threads=1",
+        "engine.name=vllm",
+    ]
     assert folder(*changed) == folder()
 
 

@@ -287,6 +287,26 @@ def test_gradient_checkpointing_changes_nothing_but_memory(task, policy, advanta
     assert torch.equal(completions.log_probs, again.log_probs)
 
 
+@pytest.mark.parametrize("micro_batch_size", [3, 256])
+@pytest.mark.parametrize("advantage", ["grpo", "gae"])
+def test_shared_prompts_change_nothing_but_time(task, policy, advantage, micro_batch_size):
+    groups = groups_of(task, policy)
+    read = []
+    policy.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, arguments: read.append(arguments[0].numel())
+    )
+    config = replace(CONFIG, advantage=advantage, micro_batch_size=micro_batch_size)
+    plain = first_gradient(policy, config, groups)
+    whole, _ = sum(read), read.clear()
+    assert_close(first_gradient(policy, replace(config, share_prompts=True), groups), plain)
+    assert sum(read) < whole
+
+
+def test_shared_prompts_exclude_gradient_checkpointing():
+    with pytest.raises(ValueError, match="share_prompts is True with gradient_checkpointing, which excludes it"):
+        TrainConfig(share_prompts=True, gradient_checkpointing=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",

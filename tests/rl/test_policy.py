@@ -73,6 +73,19 @@ def test_hidden_states_are_taken_before_each_token():
     torch.testing.assert_close(policy.model.lm_head(scores.hidden), whole.logits[:, 2:5])
 
 
+def test_sharing_prompts_changes_no_score():
+    policy = build_policy(ALPHABET, seed=3)
+    tokens, prompt_mask = policy.encode(["1=", "12345=", "1=", "22=", "12345="])
+    completions = torch.tensor([[5, 6, 1, 0], [5, 1, 0, 0], [7, 7, 7, 1], [1, 0, 0, 0], [9, 8, 7, 6]])
+    for width in (4, 1):
+        arguments = (tokens, prompt_mask, completions[:, :width], completions[:, :width] > 0)
+        apart = policy.score(*arguments, temperature=0.7)
+        shared = policy.score(*arguments, temperature=0.7, share_prompts=True)
+        for one, other in zip(shared, apart, strict=True):
+            kept = arguments[3]
+            torch.testing.assert_close(one[kept], other[kept], atol=1e-5, rtol=1e-4)
+
+
 def test_an_unknown_precision_is_refused():
     policy = build_policy(ALPHABET, hidden_size=32, num_layers=1, feed_forward_size=32)
     with pytest.raises(ValueError, match="precision is 'fp16'; give one of float32, bfloat16"):

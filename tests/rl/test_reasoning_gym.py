@@ -1,5 +1,6 @@
 """Tasks of reasoning-gym, with the library itself where it is installed."""
 
+import itertools
 import sys
 import time
 
@@ -7,7 +8,8 @@ import pytest
 
 from rl.tasks import reasoning_gym
 from rl.tasks.data_config import DataConfig
-from rl.tasks.reasoning_gym import Generated, Split
+from rl.tasks.held_out import Split
+from rl.tasks.reasoning_gym import Generated
 
 NAME = "reasoning_gym:basic_arithmetic"
 
@@ -58,6 +60,17 @@ class TestWithTheLibrary:
             assert wrong is not None
             assert not wrong.success
             assert task.verify("I do not know.", answer) == (False, 0.0)
+
+    @pytest.mark.parametrize("kind", ["chain_sum", "basic_arithmetic"])
+    def test_demonstrations_are_right_and_not_held_out(self, kind):
+        task = reasoning_gym.make(f"reasoning_gym:{kind}", DataConfig(held_out_share=0.3, template="{prompt}"))
+        shown = list(itertools.islice(task.demonstrations(1), 20))
+        assert not any(Split(0.3, 0).is_held_out(str(one.prompt)) for one in shown)
+        dataset = reasoning_gym._dataset(kind, reasoning_gym._SPACING * (reasoning_gym._FIRST_OF_DEMONSTRATIONS + 1))
+        rows = {dataset[at]["question"]: at for at in range(200)}
+        for one in shown:
+            answer = {"seed": dataset.seed, "index": rows[str(one.prompt)]}
+            assert task.verify(one.completion, answer) == (True, 1.0)
 
     def test_a_million_prompts_take_less_than_a_minute(self):
         start = time.monotonic()

@@ -20,9 +20,11 @@ def test_sampled_log_probabilities_match_each_row_alone_and_scoring(kind):
     policy = tiny_model(kind)
     out = HFEngine(policy).generate(PROMPTS, N, Sampling(6), seed=0)
     rows = torch.arange(len(PROMPTS)).repeat_interleave(N)
-    with torch.no_grad():
-        scored = policy.score(out.prompt_tokens[rows], out.prompt_mask[rows], out.tokens, out.mask).log_probs
-    torch.testing.assert_close(scored[out.mask], out.log_probs[out.mask], atol=1e-5, rtol=0)
+    arguments = (out.prompt_tokens[rows], out.prompt_mask[rows], out.tokens, out.mask)
+    for share_prompts in (False, True):
+        with torch.no_grad():
+            scored = policy.score(*arguments, share_prompts=share_prompts).log_probs
+        torch.testing.assert_close(scored[out.mask], out.log_probs[out.mask], atol=1e-5, rtol=0)
     for row, prompt in enumerate(rows):
         kept, read = out.tokens[row][out.mask[row]], out.prompt_tokens[prompt][out.prompt_mask[prompt].bool()]
         with torch.no_grad():

@@ -1,0 +1,142 @@
+"""Supervised warm start of a pretrained policy on the demonstrations of a task, which is cached on disk.
+
+A pretrained model rarely answers in the form that a verifier reads. A few hundred steps on demonstrations teach the
+form, after which some rollouts of most prompts are correct and GRPO has something to compare. The loss is the mean of
+-log p over the tokens of the completions, end of sequence included; prompts are rendered as in the rollouts.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from jaxsel.integrations.cache import cache_root
+from rl import _checks
+from rl._written_once import written_once
+from rl.policy import Policy, load_policy
+from rl.progress import bar
+from rl.prompts import Demonstration, Task
+
+_FORMAT = 1  # increase it when the same configuration would give other weights
+_WARM_UP = 20  # steps
+
+
+@dataclass(frozen=True)
+class FineTuningConfig:
+    """The settings of supervised learning before a run, for a policy that is loaded.
+
+    Attributes:
+        steps: The number of optimiser steps on demonstrations of the task; 0: none.
+        batch_size: The number of demonstrations per step.
+        learning_rate: The peak of the learning rate, after a linear warm-up and before a linear decay to 0.
+        seed: The seed of the demonstrations. The seed of the run does not change it, so that all seeds start from the
+            same weights.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    steps: int = 0
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    seed: int = 0
+
+    def __post_init__(self):
+        _checks.integers(1, batch_size=self.batch_size)
+        _checks.integers(0, steps=self.steps, seed=self.seed)
+        _checks.above_zero(learning_rate=self.learning_rate)
+
+
+def fine_tune(
+    policy: Policy, task: Task, config: FineTuningConfig, *, cache: Path | None = None, progress: bool = True
+) -> Policy:
+    """Return the policy after supervised learning on the task's demonstrations.
+
+    The first call trains the policy in place, and later calls read the result from disk.
+
+    Args:
+        policy: A policy with any tokenizer, with or without a chat template.
+        task: The task, whose demonstrations the policy imitates.
+        config: The settings.
+        cache: The folder of finished policies. None: `cache_root()`.
+        progress: Whether to show a progress bar during training.
+
+    Raises:
+        ValueError: The task has no demonstrations.
+    """
+    if not config.steps:
+        return policy
+    name = "".join(letter if letter.isalnum() else "_" for letter in task.name)[:40]
+    folder = (cache or cache_root()) / f"{name}-{_identity(policy, task, config)}"
+    if not folder.exists():
+        _train(policy, task, config, progress)
+        written_once(folder, policy.save)
+    tuned = load_policy(folder)
+    tuned.model.to(policy.device)  # type: ignore[arg-type]
+    return replace(tuned, precision=policy.precision)
+
+
+def _identity(policy: Policy, task: Task, config: FineTuningConfig) -> str:
+    """Return a hash of everything that the result depends on: weights, tokens of demonstrations, and settings."""
+    sample = list(itertools.islice(task.demonstrations(config.seed), 64))
+    batches = [_encode(policy, [demonstration]) for demonstration in sample]
+    tokens = [[batch[0].tolist(), batch[2].tolist()] for batch in batches]
+    found = hashlib.sha256(json.dumps([_FORMAT, policy.precision, asdict(config), tokens]).encode())
+    for weight in policy.model.state_dict().values():
+        found.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
+
+
+def _train(policy: Policy, task: Task, config: FineTuningConfig, progress: bool) -> None:
+    parameters = [weight for weight in policy.model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    demonstrations = iter(task.demonstrations(config.seed))
+    shown = bar(range(config.steps), desc=f"fine-tuning ({task.name})", unit="step", disable=not progress)
+    for step in shown:
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _schedule(step, config.steps)
+        loss = _loss(policy, list(itertools.islice(demonstrations, config.batch_size)))
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        if not math.isfinite(norm):
+            raise ValueError(
+                f"the gradient norm of fine-tuning step {step} is {norm:.3g}; lower fine_tuning.learning_rate, "
+                f"which is {config.learning_rate}"
+            )
+        optimizer.step()
+
+
+def _schedule(step: int, steps: int) -> float:
+    return min((step + 1) / _WARM_UP, (steps - step) / steps)
+
+
+def _loss(policy: Policy, demonstrations: Sequence[Demonstration]) -> torch.Tensor:
+    prompt_tokens, prompt_mask, tokens, mask = _encode(policy, demonstrations)
+    return -policy.score(prompt_tokens, prompt_mask, tokens, mask).log_probs[mask].mean()
+
+
+def _encode(policy: Policy, demonstrations: Sequence[Demonstration]) -> tuple[torch.Tensor, ...]:
+    """Return the arguments of `Policy.score`: left-padded prompts, right-padded completions, and their masks."""
+    prompts = policy.encode([demonstration.prompt for demonstration in demonstrations])
+    rows = [
+        [*policy.tokenizer(one.completion, add_special_tokens=False)["input_ids"], policy.eos_token_id]
+        for one in demonstrations
+    ]
+    return *prompts, *_right_padded(rows, policy)
+
+
+def _right_padded(rows: Iterable[Sequence[int]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = list(rows)
+    shape = (len(rows), max(map(len, rows)))
+    tokens = torch.full(shape, policy.pad_token_id, device=policy.device)
+    mask = torch.zeros(shape, dtype=torch.bool, device=policy.device)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = True
+    return tokens, mask
