@@ -159,7 +159,7 @@ BAD_CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: s.select(N + 1), f"batch_size is 21 of {N} prompts to choose from; give at most {N}"),
     (lambda s: s.select(3, [1, 2]), "batch_size is 3 of 2 prompts to choose from; give at most 2"),
     (lambda s: s.select(1, []), "batch_size is 1 of 0 prompts"),
-    (lambda s: s.select(1, [1, 2, 1]), "candidates holds 1 2 times; give distinct entries"),
+    (lambda s: s.select(1, [1, 2, 1]), "candidates holds the entry 1 2 times; give distinct entries"),
     (lambda s: s.select(1, [-1]), r"candidates\[0\] is -1; give integers from 0 to 19"),
     (lambda s: s.predict([1, N]), r"prompt_ids\[1\] is 20; give integers from 0 to 19"),
     (lambda s: s.predict([[1, 2]]), r"prompt_ids has shape \(1, 2\); give a vector"),
