@@ -139,7 +139,8 @@ def gps(
 ) -> Selector:
     """Return GPS: one generative predictor for all prompts, and a diverse batch (arXiv 2602.01970).
 
-    By default, a prompt's own rollouts also count as evidence. `decay=None` gives the paper's predictor.
+    By default, a prompt's own rollouts also count as evidence. `decay=None`, an argument of `amortized`, gives the
+    paper's predictor.
 
     Args:
         embeddings: One row per prompt of the pool; see `amortized`.

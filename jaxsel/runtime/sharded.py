@@ -1,11 +1,12 @@
 """A selector's functions for a pool on a mesh: every device holds some prompts, and only batches travel between them.
 
     predict, score, choose      on each device, among its own prompts
-    all-gather                  the scores and prompt ids that each device chose, at most batch_size per device
+    all-gather                  the scores and prompt ids that each device chose, at most batch_size per device (for a
+                                rule with a shortlist, at most the length of the shortlist)
     choose again                among the gathered prompts, identically on every device
 
 The choices equal the choices of one device, whatever the mesh. A rule makes the same choice among the prompts chosen
-from each part as among all prompts, and random numbers depend on the prompt's id (see `Rule` and `PredictFn`). An
+from each part as among all prompts (see `Rule`). Random numbers depend on the prompt's id (see `PredictFn`). An
 update needs no communication.
 
 A state may be whole on every device, as with GPS's networks. Then every device makes the same update and predicts its

@@ -147,7 +147,7 @@ def embed(key: Key[Array, ""], learner: Learner, *, num_features: int = 32, nois
     """Return synthetic embeddings: a random linear map of the loadings on the K skills and of the difficulty.
 
     The image of a skill has a norm of about sqrt(f), so prompts that share skills are similar. The image of one
-    standard deviation of the difficulty has norm 1, so a linear map recovers at most 1 / (1 + noise^2) of the
+    standard deviation of the difficulty has norm 1. A linear map therefore recovers at most 1 / (1 + noise^2) of the
     difficulty's variance. Memory is O(N (m + f)).
 
     Args:

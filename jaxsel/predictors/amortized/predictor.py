@@ -14,9 +14,9 @@ prompt. The paper published no code and no values for sizes, learning rates, lik
 our own choice.
 
 With the Beta-Binomial likelihood, the decoder gives every prompt a Beta prior. `decay` goes beyond the paper: as in
-MoPPS, a prompt's own evidence is added to this prior, with S <- d * S + s and F <- d * F + (n - s) at every visit. The
-decoder is trained on the same visits, so they count slightly more than once. `decay=None` gives the paper's predictor,
-which predicts a visited prompt from its embedding and the latent alone.
+MoPPS, a prompt's own successes S and failures F are added to this prior. At every visit, S <- d * S + s and F <- d * F
++ (n - s) with d = `decay`. The decoder is trained on the same visits, so they count slightly more than once.
+`decay=None` gives the paper's predictor, which predicts a visited prompt from its embedding and the latent alone.
 """
 
 import functools

@@ -107,7 +107,7 @@ class _Weights(NamedTuple):
 def _with_their_history(
     key: Key[Array, ""], recent: Rollouts, step: Int[Array, ""], config: Config
 ) -> tuple[Rollouts, Rollouts]:
-    """Return the batch before each batch to train on, and the batches to train on: the newest and `replayed` others."""
+    """Return the batches to train on, the newest and `replayed` random ones, after the batch before each."""
     ages = jax.random.randint(key, (config.replayed,), 0, jnp.clip(step + 1, 1, config.history - 1), jnp.int32)
     steps = step - jnp.concatenate([jnp.zeros(1, jnp.int32), ages])
     return batches_of(recent, steps - 1), batches_of(recent, steps)

@@ -19,7 +19,7 @@ PRIOR_COUNTS = {
 }
 """The DPS paper's prior counts of transitions from the row's state to the column's: UNSOLVED, MIXED, SOLVED."""
 
-_SMALLEST_ROW, _LARGEST_ROW = 1e-20, 1e20  # sums and products of rows in this range fit float32
+_SMALLEST_ROW, _LARGEST_ROW = 1e-20, 1e20  # if the sums of rows are in this range, they and their products fit float32
 
 
 def hidden_markov(

@@ -1,4 +1,4 @@
-"""Rebuilds a selector from its spec, the names and arguments of its parts, which a checkpoint holds in place of code."""
+"""Rebuilds a selector from its spec: the names and arguments of its parts. A checkpoint holds a spec and no code."""
 
 import inspect
 import math
