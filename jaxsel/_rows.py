@@ -1,4 +1,7 @@
-"""Rows of a pool that changes: prompts that stay keep their entries, and new prompts get fresh ones."""
+"""Arrays with one entry per prompt, for a changed pool: prompts that stay keep their entries, new prompts get new ones.
+
+`rows[i]` is the row in the old pool of prompt i of the new pool, or -1 for a new prompt.
+"""
 
 from typing import Any
 
@@ -19,7 +22,7 @@ def moved(
 
 
 def with_moved(state: Any, fresh: Any, names: tuple[str, ...], rows: Int[np.ndarray, " N"]) -> Any:
-    """Return the NamedTuple `state` in which the named fields are `moved`."""
+    """Return the NamedTuple `state` with its named fields moved to the new rows, see `moved`."""
     return state._replace(**{name: moved(getattr(state, name), getattr(fresh, name), rows) for name in names})
 
 
@@ -39,11 +42,11 @@ def renumbered(batches: Rollouts, rows: Int[np.ndarray, " N"], num_old: int) -> 
 
 
 def on_changed_pool(state: State, rows: Int[np.ndarray, " N"], fresh: State) -> State:
-    """Return the result of the state's `with_rows`.
+    """Return the state for a changed pool, by the method `with_rows` of the state (see `StateMethods`).
 
     Raises:
         ValueError: The state has no such method.
     """
     if not callable(getattr(state, "with_rows", None)):
-        raise ValueError(f"the state {type(state).__name__} has no with_rows(); write one as BetaState does")
+        raise ValueError(f"the state {type(state).__name__} has no with_rows(); write one, see StateMethods")
     return state.with_rows(rows, fresh)

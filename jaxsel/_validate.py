@@ -15,7 +15,10 @@ def traced(value: Any) -> TypeGuard[jax.Array]:
 
 
 def json_value(value: Any) -> Any:
-    """Return a number or an array as a spec holds it: a number, nested lists, or "traced" if JAX traces it."""
+    """Return a number or an array for a spec, the JSON description of a method: a number, lists, or "traced".
+
+    "traced" stands for a value that JAX traces.
+    """
     return "traced" if traced(value) else np.asarray(value).tolist()
 
 
@@ -108,7 +111,7 @@ def rows(name: str, value: ArrayLike, num_prompts: int) -> np.ndarray:
     """Return rows of the pool as an int32 vector, from integers or from a boolean mask of the whole pool."""
     try:
         mask = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # `integers` below raises the error
+    except (TypeError, ValueError, RuntimeError):  # `integers` below raises the error for this value
         mask = np.zeros(0)
     if mask.dtype.kind != "b":
         return integers(name, value, low=0, high=num_prompts)
@@ -118,7 +121,7 @@ def rows(name: str, value: ArrayLike, num_prompts: int) -> np.ndarray:
 
 
 def made(kind: type, **arguments: Any) -> None:
-    """Check that every argument is an instance of `kind`, and not the function that makes one."""
+    """Check that every argument is an instance of `kind`, for example a `Rule` and not the function `top_k`."""
     for name, value in arguments.items():
         if not isinstance(value, kind):
             called = getattr(value, "__name__", None) if callable(value) else None
@@ -131,4 +134,5 @@ def distinct(name: str, value: np.ndarray) -> None:
     """Check that the entries of the vector are distinct."""
     unique, counts = np.unique(value, return_counts=True)
     if len(unique) != len(value):
-        raise ValueError(f"{name} holds {unique[np.argmax(counts)]} {counts.max()} times; give distinct entries")
+        repeated = unique[np.argmax(counts)].item()
+        raise ValueError(f"{name} holds the entry {repeated!r} {counts.max()} times; give distinct entries")

@@ -1,4 +1,7 @@
-"""Visits: the rollouts of one training step, summed to one row per prompt, and their solve states."""
+"""Visits: the rollouts of one training step, summed to one row per prompt, and their solve states.
+
+A group is n rollouts of one prompt, s of them correct. Its solve state is unsolved (s = 0), solved (s = n) or mixed.
+"""
 
 from collections.abc import Sized
 from typing import NamedTuple
@@ -15,7 +18,7 @@ _LARGEST_COUNT = 2**24  # float32 represents all integers up to here
 
 
 class Visits(NamedTuple):
-    """Rollouts of one step on the host: one row per visited prompt, with n > 0 and ascending ids."""
+    """Rollouts of one step as NumPy arrays: one row per prompt with at least one rollout, with ascending ids."""
 
     prompt_ids: Int[np.ndarray, " v"]
     successes: Int[np.ndarray, " v"]
@@ -26,8 +29,8 @@ def checked_visits(prompt_ids: ArrayLike, successes: ArrayLike, group_size: Arra
     """Check a user's ids and counts and merge them as `merge_visits` does. A scalar `group_size` holds for all rows.
 
     Raises:
-        ValueError: The lengths differ, an id is not a row of the pool, or a prompt's counts sum to 2^24 or more. Counts
-            must be integers with 0 <= successes <= group_size; successes may be booleans.
+        ValueError: The lengths differ, an id is not a row of the pool, or a prompt's rollouts sum to 2^24 or more. Also
+            for counts that are not integers with 0 <= successes <= group_size; successes may be booleans.
     """
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
     if np.ndim(group_size) == 0:
@@ -50,7 +53,7 @@ def merged(ids: Int[np.ndarray, " b"], successes: Int[np.ndarray, " b"], group_s
     rows = np.flatnonzero(group_size)
     rows = rows[ids[rows].argsort()]
     ids = ids[rows]
-    # np.unique and np.bincount would double the time of this function
+    # first row of each id; np.unique and np.bincount would double the time of this function
     first = np.flatnonzero(np.concatenate([ids[:1] >= 0, ids[1:] != ids[:-1]]))
     s, n = (np.add.reduceat(column[rows], first, dtype=np.int64) for column in (successes, group_size))
     if (n >= _LARGEST_COUNT).any():
@@ -64,7 +67,7 @@ def _counted(successes: ArrayLike) -> ArrayLike:
     """Return booleans as 0 and 1, and any other value unchanged."""
     try:
         array = np.asarray(successes)
-    except (TypeError, ValueError, RuntimeError):  # the check of the values raises the error
+    except (TypeError, ValueError, RuntimeError):  # `_validate.integers` raises the error for this value
         return successes
     return array.astype(np.int32) if array.dtype.kind == "b" else successes
 
@@ -116,7 +119,10 @@ def accumulated(
     visits: Rollouts,
     discount: Float[Array, " b"] | Scalar,
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """Return S <- d * S + s and F <- d * F + (n - s) for the prompts in merged `visits`, with d = `discount`."""
+    """Return the discounted sums S of successes and F of failures, after these visits.
+
+    For the prompts in the merged `visits`, S <- d * S + s and F <- d * F + (n - s) with d = `discount`.
+    """
     ids = visits.prompt_ids
 
     def visit(evidence: Float[Array, " N"], observed: Int[Array, " b"]) -> Float[Array, " N"]:

@@ -23,7 +23,7 @@ It may have any of the methods of `StateMethods`.
 """
 
 Scalar = float | Float[Array, ""]
-"""A number, or a traced scalar, for example for a gradient with respect to it."""
+"""A number, or a scalar that JAX traces, for example to take a gradient with respect to it."""
 
 UNSOLVED, MIXED, SOLVED = 0, 1, 2
 """The solve state of a prompt in one group of n rollouts: s = 0, 0 < s < n, s = n."""
@@ -36,8 +36,7 @@ class Rollouts(NamedTuple):
         prompt_ids: Rows of the pool. Repeated ids are one visit with summed counts. Ids outside the pool are ignored,
             so that they can pad a batch to a fixed length.
         successes: s, the number of correct rollouts.
-        group_size: n, the number of judged rollouts, with 0 <= s <= n. A row with n = 0, in which no rollout was
-            judged, is ignored.
+        group_size: n, the number of rollouts that got a reward, with 0 <= s <= n. A row with n = 0 is ignored.
     """
 
     prompt_ids: Int[Array, " b"]
@@ -72,8 +71,8 @@ class Embedded(NamedTuple):
 
     Attributes:
         embeddings: One row per prompt of the pool.
-        latest: `count -> batches`, the last `count` batches as arrays `[count, c]`, or all stored batches if there are
-            fewer. An entry with a group size of 0 is padding.
+        latest: `count -> batches`. Returns the last `count` batches as `Rollouts` with the shape `[count, c]`, c
+            entries per batch, or all stored batches if there are fewer. An entry with a group size of 0 is padding.
     """
 
     embeddings: Float[Array, "N d"]
@@ -160,9 +159,9 @@ class InitFn(Protocol):
 class PredictFn(Protocol):
     """Predicts the prompts in `prompt_ids`, or the whole pool in the order of its rows if `prompt_ids` is None.
 
-    Random numbers depend on the key and on the prompt's id. With the same key a prompt gets the same draw, whichever
-    other prompts are predicted with it. On a mesh, each device holds consecutive rows of the pool: row 0 of its `state`
-    is the prompt `first_id`, and `prompt_ids` count from that row.
+    Random numbers depend only on the key and on the prompt's id. With the same key a prompt gets the same draw,
+    whichever other prompts are predicted with it. On a mesh, each device holds consecutive rows of the pool: row 0 of
+    its `state` is the prompt `first_id`, and `prompt_ids` count from that row.
     """
 
     def __call__(
@@ -186,10 +185,10 @@ class UpdateFn(Protocol):
 class SelectFn(Protocol):
     """Chooses `batch_size` distinct prompts among the distinct `candidates`, or among the whole pool for None.
 
-    The functions of `make_selector` take two further arguments. `excluded`, a mask of the pool, marks prompts that must
-    not be chosen. `count`, a traced integer of at most `batch_size`, is the number of prompts to choose; -1 fills the
-    remaining ids. Batches of different sizes then share one compilation. A selector without `count` is compiled again
-    for every batch size.
+    The `select` of a selector made by `make_selector` takes two further arguments. `excluded`, a mask of the pool,
+    marks prompts that must not be chosen. `count`, a traced integer of at most `batch_size`, is the number of prompts
+    to choose. The result still has `batch_size` ids, and -1 fills the remaining ones. Batches of different sizes then
+    share one compilation. A selector without `count` is compiled again for every batch size.
     """
 
     def __call__(
@@ -249,7 +248,8 @@ class Rule(NamedTuple):
         spec: JSON-compatible description. `name` is the constructor; the other entries are the constructor's keyword
             arguments.
         choose: `(key, scores, batch_size, prompt_ids, state) -> positions`. If `prompt_ids` is None, the positions are
-            the ids. `state` is the predictor's state, or None for a rule that does not need it.
+            the ids. `state` is the predictor's state, or None for a rule that does not need it. A rule may also take
+            `count`, a traced number of positions to choose. The length of `scores` then pads the result.
         shortlist: `batch_size -> m`, for rules in which only the m best scores count. Each part of a split pool then
             passes on its m best prompts instead of its own choice. None means that all scores count.
         num_prompts: Size of the pool that the rule is made for. None means that it fits every pool.

@@ -1,4 +1,8 @@
-"""The methods: the published ones and our own. Each is a composition of a predictor, an acquisition and a rule."""
+"""The methods: the published ones and our own. Each is a composition of a predictor, an acquisition and a rule.
+
+The predictor predicts every prompt's success rate, the acquisition turns predictions into scores, and the rule chooses
+a batch by the scores.
+"""
 
 from typing import Any
 
@@ -101,11 +105,12 @@ def dps(
         decay: Factor on the earlier transition counts at every step, from 0 to 1. The paper uses 0.7 on MATH and 0.5 on
             Countdown and Geometry3k.
         prior_counts: Prior counts of the transitions; see `hidden_markov`.
-        initial_belief: Probabilities of the three solve states before the first visit; see `hidden_markov`.
+        initial_belief: Probabilities before the first visit that a group of rollouts is all wrong, mixed or all right
+            (its solve state); see `hidden_markov`.
         prior_alpha: First parameter of a Beta prior of the success rate, one number or one per prompt (see
             `informative_prior`). It replaces `initial_belief` for every prompt whose prior is not uniform.
         prior_beta: Second parameter, in the same form.
-        group_size: Rollouts per prompt, for the priors; DPS itself does not need it.
+        group_size: Rollouts per prompt, which only the Beta priors need.
         entropy_weight: Weight of the predicted solve state's entropy in the score.
         rule: Replacement for `top_k()`.
 
@@ -134,7 +139,8 @@ def gps(
 ) -> Selector:
     """Return GPS: one generative predictor for all prompts, and a diverse batch (arXiv 2602.01970).
 
-    By default, a prompt's own rollouts also count as evidence. `decay=None` gives the paper's predictor.
+    By default, a prompt's own rollouts also count as evidence. `decay=None`, an argument of `amortized`, gives the
+    paper's predictor.
 
     Args:
         embeddings: One row per prompt of the pool; see `amortized`.
@@ -171,9 +177,9 @@ def adaptive(
 ) -> Selector:
     """Return our own method: a state-space model of the pool, and a batch sampled by the expected reward variance.
 
-    Each draw of a prompt has a probability proportional to E[p (1 - p)] to the power of 1 / temperature. A batch of
-    the largest values alone would hold one kind of prompts. Training changes these prompts faster than the model can
-    follow.
+    Each draw of a prompt has a probability proportional to E[p (1 - p)] to the power of 1 / temperature, with the
+    success rate p. A batch of the largest values alone would hold one kind of prompts. Training changes the success
+    rates of these prompts faster than the model can follow.
 
     Args:
         embeddings: One row per prompt of the pool; see `state_space`. None: prompts share only a common level.
@@ -197,7 +203,7 @@ def adaptive(
 def uniform(
     *, prior_alpha: ArrayLike = 1.0, prior_beta: ArrayLike = 1.0, decay: float = 0.5, group_size: int = 8
 ) -> Selector:
-    """Return a selector of uniformly random prompts. For comparisons, it predicts with the posterior of MoPPS.
+    """Return a selector of uniformly random prompts. It predicts as MoPPS does, so that predictions can be compared.
 
     Args:
         prior_alpha: See `mopps`.

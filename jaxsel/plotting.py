@@ -11,7 +11,7 @@ markers distinguish the methods in greyscale prints.
         plotting.reliability_diagram(axes, table, label=method, event="a mixed group")
     axes.legend()
 
-Where a metric has no rows, it is NaN, and the line has a gap.
+A metric of no prompts is NaN, and leaves a gap in its line.
 """
 
 from jaxsel.evaluation.plotting.axes import tidy as tidy

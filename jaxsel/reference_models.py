@@ -1,4 +1,4 @@
-"""Reference posteriors by MCMC, the gold standard for comparisons with the fast predictors; see `sample`."""
+"""Posteriors of success rates by MCMC, with which the fast predictors can be compared; see `sample`."""
 
 from jaxsel.evaluation.reference_models.model import VisitTable as VisitTable
 from jaxsel.evaluation.reference_models.model import state_space_model as state_space_model

@@ -1,4 +1,8 @@
-"""Histories, which record the visits of a run, and replays, which predict each step of a history with any method."""
+"""Histories and replays.
+
+A history records the visits of a run: which prompts each step rolled out, and how many rollouts were correct. A replay
+predicts each step of a history with any method.
+"""
 
 from jaxsel.evaluation.replay import History as History
 from jaxsel.evaluation.replay import Replay as Replay

@@ -1,7 +1,8 @@
 """Simulated training runs: a selector with a simulated learner in place of a language model.
 
 In a `Learner`, every prompt depends on a few skills and has its own difficulty. Training on a prompt raises its own
-success rate and the success rates of prompts that share its skills. A whole run is one scan.
+success rate and the success rates of prompts that share its skills. `simulate` computes a whole run in one
+`jax.lax.scan`.
 """
 
 from jaxsel.simulation.learner import TRAINING_LIKE as TRAINING_LIKE

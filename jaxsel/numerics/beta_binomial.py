@@ -1,4 +1,4 @@
-r"""The Beta-Binomial distribution: a count of successes whose rate is a Beta(a, b) variable.
+r"""The Beta-Binomial distribution: the count s of successes in n trials whose success rate is a Beta(a, b) variable.
 
 `log_prob` and `cdf` take the rate's mean m and its spread r = variance / (m (1 - m)) = 1 / (a + b + 1). Both are finite
 in all limits. At r = 0 the rate is known and the count is Binomial. At r = 1, the largest r, the rate is 0 or 1.
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-_CERTAIN = 1e-6
+_CERTAIN = 1e-6  # least distance in `cdf` of the mean from 0 and 1, and of the spread from 1
 _DIRECT = 16  # number of factors that are multiplied one by one
 _NODES = 16  # nodes of the quadrature that replaces all further factors
 _Terms = tuple[Float[Array, " m"], Float[Array, " m"], Float[Array, " m"]]
@@ -107,7 +107,7 @@ def cdf(
 
     The number of passes over the rows is the largest group size (for `log_prob`) plus the largest count.
     """
-    # the recursion divides by the probability of a failure, and its sums are no more precise than `_CERTAIN`
+    # the recursion divides by the probability of a failure, so this must not be 0; its sums are no more precise anyway
     mean, spread = jnp.clip(mean, _CERTAIN, 1 - _CERTAIN), jnp.minimum(spread, 1 - _CERTAIN)
 
     def add(j: Int[Array, ""], terms: _Terms) -> _Terms:

@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jaxsel.numerics.compaction import count_true, true_positions
 
-_SAMPLE = 16_384
-_DEVIATIONS = 6.0
+_SAMPLE = 16_384  # size of the sample
+_DEVIATIONS = 6.0  # margin of the bound, in standard deviations of the sample's counts
 
 
 def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: int | None = None) -> Float[Array, ""]:
@@ -18,9 +18,9 @@ def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: in
 
     A traced k needs `at_most`, a static upper bound of k. One compilation then serves every k up to the bound.
 
-    A sample at regular positions gives a bound that slightly more than k values reach. These values are gathered, and
-    32 counts find the answer among them bit by bit. If the sample misleads, the counts go over all values.
-    `jax.lax.top_k` handles fewer than 32,768 values, and a k of a fifth of the values or more.
+    A sample of the values at regular positions gives a bound that slightly more than k values reach. These values are
+    gathered, and 32 counts find the answer among them, one bit each. If the sample misleads, the counts go over all
+    values. `jax.lax.top_k` handles arrays of fewer than 32,768 values, and a k above about a fifth of the values.
     """
     size = values.shape[0]
     stride = size // _SAMPLE

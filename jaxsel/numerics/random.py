@@ -1,19 +1,19 @@
 r"""Beta draws for whole arrays: one round of rejection sampling for all elements, then rounds for the rejected ones.
 
-A Gamma draw after Marsaglia and Tsang (ACM TOMS 26, 2000) is $d (1 + x / \sqrt{9 d})^3$ with $d = a - 1/3$ and a
+A draw of Gamma(a) after Marsaglia and Tsang (ACM TOMS 26, 2000) is $d (1 + x / \sqrt{9 d})^3$ with $d = a - 1/3$ and a
 normal $x$. It is accepted with probability $e^{h(x)}$. A Beta draw is $X / (X + Y)$ for two Gamma draws $X$ and $Y$.
 One Box-Muller pair gives the normals of both Gamma draws. One uniform number accepts both: its logarithm is compared
 with $h(x) + h(y)$. Shape parameters below 1 use $\mathrm{Gamma}(a) = \mathrm{Gamma}(a + 1)\, U^{1/a}$ in logarithms,
 which neither underflow nor overflow.
 
-More than 90% of the proposals are accepted, and 99% for visited prompts. Further rounds draw the rejected elements
-again, in an array of 1/32 of the length, until all are accepted.
+More than 90% of the proposals are accepted, and about 99% for large shape parameters. Further rounds draw the rejected
+elements again, in an array of 1/32 of the length, until all are accepted.
 
 The random bits are a function of (key, round, word, id of the element). A draw therefore depends only on the key and on
 the element's id and parameters, not on the number, order and devices of other elements. Each word takes two or three
 rounds of a 32-bit finalizer (Wellons' lowbias32), each keyed by JAX's threefry. For a given key every word is a
-bijection of the id: no two of 2**32 ids share a word. There is no cryptographic guarantee and no proof of independence;
-the tests check the distribution. Threefry for every word would take ten times as long on a CPU.
+bijection of the id: no two of the 2**32 ids have the same word. There is no cryptographic guarantee and no proof of
+independence; the tests check the distribution. Threefry for every word would take ten times as long on a CPU.
 """
 
 import functools

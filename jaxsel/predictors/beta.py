@@ -1,6 +1,6 @@
 r"""A Beta posterior of every prompt's success rate, with forgetting: the predictor of MoPPS.
 
-    p ~ Beta(alpha0, beta0),    s | p ~ Binomial(n, p)
+    p ~ Beta(alpha0, beta0),    s | p ~ Binomial(n, p)      s of n rollouts are correct
     alpha <- d * alpha + (1 - d) * alpha0 + s           at every visit, d = `decay`
     beta  <- d * beta  + (1 - d) * beta0  + (n - s)
 
@@ -8,8 +8,8 @@ r"""A Beta posterior of every prompt's success rate, with forgetting: the predic
 2507.04632). With alpha = alpha0 + S and beta = beta0 + F, the recursion is S <- d * S + s and F <- d * F + (n - s).
 The state holds S and F; the posterior adds the prior.
 
-With `ageing="step"` the decay acts at every step on every prompt, visited or not. An update still changes the visited
-rows only: k steps after a prompt's last visit, the posterior multiplies the stored S and F by d^k.
+With `ageing="step"` the decay acts at every step on every prompt, visited or not. An update still changes the arrays
+for visited prompts only: k steps after a prompt's last visit, the posterior multiplies the stored S and F by d^k.
 """
 
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from jaxsel.predictors.priors import check_length, checked_priors, described
 
 
 class BetaState(NamedTuple):
-    """The evidence about N prompts and their prior.
+    """The evidence about N prompts, as counts of successes and failures, and their prior.
 
     Attributes:
         successes: S, the discounted successes of each prompt at its last visit.
@@ -85,7 +85,7 @@ def posterior_draw(
     """Return one sample of p per prompt, for these prompts or for the whole pool if `prompt_ids` is None.
 
     Each alpha and beta is computed where its sample is drawn, so the parameters of the pool are not stored. The sample
-    has no gradient, because rejection sampling has none.
+    has no gradient, because rejection sampling is not differentiable.
     """
     state, decay_per_step = jax.lax.stop_gradient((state, decay_per_step))
 

@@ -17,9 +17,9 @@ _ROWS = 2**14
 
 
 class Features(NamedTuple):
-    """A map from embeddings to the inputs of the networks: direction and logarithm of length, each standardised.
+    """A map from embeddings to the inputs of the networks of `amortized`: direction and logarithm of the norm.
 
-    Over the pool, each feature has mean 0 and variance 1. A feature that does not vary is 0.
+    Over the pool, each feature has mean 0 and variance 1. A feature that does not vary, up to rounding, is 0.
 
     Attributes:
         shift: The mean of each raw feature over the pool.
@@ -40,11 +40,12 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
     """Return the embeddings as an array, on the device or in the file where they are; float64 becomes float32.
 
     Raises:
-        ValueError: The embeddings are not a matrix of floating-point numbers, or the length of a row is not finite.
+        ValueError: The embeddings are not a matrix of floating-point numbers, or the norm of a row is not finite in
+            float32.
     """
     try:
         array = embeddings if isinstance(embeddings, jax.Array | np.ndarray) else np.asarray(embeddings)
-    except (TypeError, ValueError, RuntimeError) as error:  # a torch tensor with gradient, on a GPU, or in bfloat16
+    except (TypeError, ValueError, RuntimeError) as error:  # for example a torch tensor on a GPU
         raise ValueError(
             f"embeddings is not an array on the host ({error}); give a matrix, or for a torch tensor "
             "embeddings.detach().float().cpu().numpy()"
@@ -63,7 +64,7 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
         if not finite.all():
             row = first + int(np.argmin(finite))
             raise ValueError(
-                f"embeddings[{row}] is not of finite length in float32; embed that prompt again or drop it"
+                f"embeddings[{row}] has a norm that is not finite in float32; embed that prompt again or drop it"
             )
         first += len(block)
     return array
@@ -78,9 +79,9 @@ def fingerprint(embeddings: Float[np.ndarray | Array, "N d"]) -> str:
 
 
 def features(embeddings: Float[np.ndarray | Array, "N d"]) -> Features:
-    """Return the features, standardised over all rows of the pool."""
+    """Return the map to the features, with the mean and deviation of each feature over the pool."""
     shift, scale = standardisation(_raw_features(block) for block in blocks(embeddings))
-    if scale[-1] >= 1e3:  # a variance of at most 1e-6: unit vectors differ in length through rounding alone
+    if scale[-1] >= 1e3:  # the log norm has a variance of at most 1e-6, as unit vectors have through rounding
         scale[-1] = 0
     return Features(shift, scale)
 

@@ -6,10 +6,11 @@ r"""A Kalman filter per prompt, on a scale where the noise of a success rate is 
     arcsine     p = sin(x)^2           z = arcsin sqrt((s + 3/8) / (n + 3/4)),    R = 1 / (4 n + 2)
     logit       p = sigmoid(x)         z = log((s + 1/2) / (n - s + 1/2)),        R = 1 / (s + 1/2) + 1 / (n - s + 1/2)
 
-"arcsine" is the filter of ARCUS, whose noise does not depend on p (Anscombe 1948). "logit" is the filter of KGPS (arXiv
-2607.27610). The prior has the mean and variance that x has for a uniform p. Prompts share nothing; `state_space` is a
-filter in which they do. An update changes visited rows only. A prediction k steps later adds k q to the variance, at
-most up to the prior's variance.
+"arcsine" is the filter of ARCUS (arXiv 2609.38018); on its scale, the noise does not depend on p (Anscombe 1948).
+"logit" is the filter of KGPS (arXiv 2607.27610). The prior has the mean and variance that x has for a uniform p. What
+one prompt shows has no effect on other prompts; `state_space` is a filter in which it has. An update changes the
+beliefs about visited prompts only. A prediction k steps later adds k q to the variance, at most up to the prior's
+variance.
 """
 
 import math
@@ -91,7 +92,7 @@ def kalman(*, scale: str = "arcsine", step_variance: float = 0.002, group_size: 
     """Return a predictor with one Kalman filter per prompt.
 
     Args:
-        scale: "arcsine" or "logit", see the module.
+        scale: The scale of x, "arcsine" or "logit", see the docstring of the module.
         step_variance: q, by which the variance of x grows per step, at least 0: in radians^2 or in logits^2.
         group_size: n, the rollouts per prompt for which `unsolved`, `mixed` and `solved` are predicted.
 

@@ -30,8 +30,9 @@ def informative_prior(
     Args:
         successes: Correct rollouts per prompt. They need not be integers. None or NaN: nothing is known about the
             prompt, and its prior is uniform.
-        group_size: Rollouts per prompt, one number for all prompts or one per prompt; None or NaN as for `successes`.
-        strength: Weight of an earlier rollout; 1 is as much as a rollout of the current policy.
+        group_size: Rollouts per prompt, one number for all prompts or one per prompt. None or NaN means the same as for
+            `successes`.
+        strength: Weight of a rollout before training. At 1, it counts as much as a rollout of the current policy.
 
     Raises:
         ValueError: A count is not a number with 0 <= successes <= group_size, or the strength is below 0.
@@ -105,16 +106,16 @@ def evidence(
 def initial_beliefs(
     prior_alpha: ArrayLike, prior_beta: ArrayLike, group_size: int, otherwise: ArrayLike | None
 ) -> ArrayLike | None:
-    """Return P(UNSOLVED), P(MIXED) and P(SOLVED) of the first group, one row per prior.
+    """Return P(UNSOLVED), P(MIXED) and P(SOLVED) of a prompt's first group of rollouts, one row per prior.
 
-    A row with the uniform prior gets the weights `otherwise`. If all priors are uniform, the result is `otherwise`.
+    A prior with both parameters 1 is uniform: nothing is known about the prompt, and its row is `otherwise`. If all
+    priors are uniform, the result is `otherwise` alone.
 
     Args:
         prior_alpha: First parameter of the Beta priors.
         prior_beta: Second parameter, in the same form or one number.
         group_size: Rollouts per prompt.
-        otherwise: Weights of the three solve states for a prompt with the uniform prior, about which nothing is known.
-            None: equal weights.
+        otherwise: Weights of the three solve states for a prompt with the uniform prior. None: equal weights.
     """
     alpha, beta = checked_priors(prior_alpha, prior_beta).values()
     if np.all(alpha == 1) and np.all(beta == 1):
@@ -130,7 +131,7 @@ def _counts(name: str, value: ArrayLike | Sequence[float | None]) -> Float[np.nd
     try:
         counts = np.atleast_1d(np.asarray(value, np.float64))  # None becomes NaN
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is no vector of numbers ({error}); give one number per prompt, or None") from error
+        raise ValueError(f"{name} is not a vector of numbers ({error}); give one number per prompt, or None") from error
     if counts.ndim != 1:
         raise ValueError(f"{name} has shape {counts.shape}; give one number per prompt")
     if (wrong := (counts < 0) | np.isinf(counts)).any():

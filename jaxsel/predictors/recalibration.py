@@ -2,8 +2,9 @@ r"""A correction of the predicted probability of a mixed group, learned from the
 
     P(0 < s < n) <- g( P(0 < s < n) ),    g increasing, learned online from pairs (prediction, outcome)
 
-A pair is the predicted probability of a mixed group, and 1 if the group was mixed or 0 if it was not. The state keeps
-the last `window` pairs. There are two kinds of g:
+A group of n rollouts of one prompt, s of them correct, is mixed if 0 < s < n. A pair is the predicted probability of a
+mixed group, and 1 if the group was mixed or 0 if it was not. The state keeps the last `window` pairs. There are two
+kinds of g:
 
     isotonic   The increasing function nearest to the pairs. It pools neighbours that are in the wrong order
                ("Transforming Classifier Scores into Accurate Multiclass Probability Estimates", Zadrozny and Elkan
@@ -11,17 +12,17 @@ the last `window` pairs. There are two kinds of g:
     beta       logit g(p) = a log p - b log(1 - p) + c, with a and b at least 0. It has three parameters, for few pairs
                ("Beta calibration", Kull, Silva Filho and Flach 2017).
 
-Both kinds are fitted to groups of pairs with similar predictions. All groups are equally large, because bins of equal
-width could leave most pairs in one bin: under dps, the predictions for prompts without a recent visit differ only in
-the fourth digit.
+Both kinds of g are fitted to at most 64 groups of pairs with similar predictions. These groups hold equally many pairs
+each, because bins of equal width could leave most pairs in one bin. The method `dps`, for example, predicts nearly the
+same for all prompts without a recent visit: the predictions differ only in the fourth digit.
 
-A few prior pairs are added. Their predictions are evenly spread, and their outcomes equal their predictions. They make
-g start as the identity, and keep it near the identity where there are no predictions. Below the lowest group and above
-the highest group, the isotonic g is constant.
+Sixteen prior pairs are added. Their predictions are evenly spread, and their outcomes equal their predictions. They
+make g start near the identity, and keep it near the identity where there are no predictions. Below the lowest group and
+above the highest group, the isotonic g is constant.
 
-The pairs come from *chosen* prompts. The correction holds for other prompts with the same prediction only as far as
-they resemble the chosen prompts. They may differ, because the choice uses more than this prediction, for example a
-Thompson draw.
+The pairs come from *observed* prompts, which a selector has chosen. The correction holds for other prompts with the
+same prediction only as far as they resemble the chosen ones. The two may differ, because the choice uses more than this
+prediction, for example a draw from the posterior.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ from jaxsel._visits import merge_visits, solve_states
 from jaxsel.base import MIXED, Embedded, Prediction, Predictor, Rollouts, State, call_optional, embedded_in
 from jaxsel.numerics.weighted import bin_sums, mid_ranks
 
-_NUM_GROUPS = 64
+_NUM_GROUPS = 64  # groups of pairs
 _CERTAIN = 1e-4  # the smallest isotonic probability: no finite number of pairs shows that an event never occurs
 _FIRST = 16  # the number of prior pairs
 _SMALLEST = 1e-6  # the smallest probability whose logarithm is taken
@@ -51,7 +52,7 @@ class Pairs(NamedTuple):
 
     Attributes:
         predicted: The predicted probability of the event, a mixed group.
-        came: 1 if the event occurred, and 0 otherwise. Checkpoints contain the name `came`.
+        came: 1 if the event occurred, and 0 otherwise. The name stays, because checkpoints contain it.
         number: The number of pairs so far, including pairs that the buffer no longer holds.
     """
 
@@ -98,7 +99,7 @@ def with_pairs(
 
 
 def grouped(pairs: Pairs) -> Groups:
-    """Return the pairs in groups of equal size, as far as possible: equal predictions stay in one group."""
+    """Return the pairs and the prior pairs in groups of about equal size. Equal predictions stay in one group."""
     first = (jnp.arange(_FIRST, dtype=jnp.float32) + 0.5) / _FIRST
     predicted, occurred = jnp.concatenate([first, pairs.predicted]), jnp.concatenate([first, pairs.came])
     kept = jnp.arange(pairs.predicted.shape[0]) < pairs.number
@@ -114,7 +115,7 @@ def isotonic(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"
     """Return the increasing function nearest to the groups, linear between neighbouring groups.
 
     Group k has the value max_{i <= k} min_{j >= k} of the mean of the groups i to j (Barlow et al. 1972, theorem 1.9).
-    This needs one mean per pair of groups, and no loop.
+    The code computes the mean for every i and j, and needs no loop.
     """
     some = groups.size > 0
     size, occurred = (
@@ -151,7 +152,7 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
     def fitted(free: Float[Array, " 3"]) -> tuple[Float[Array, " 3"], Float[Array, ""]]:
         """Return the best parameters and their loss. Parameters that are not `free` are 0.
 
-        The loss is infinite if a slope, a or b, is negative.
+        The loss is infinite if one of the slopes a and b is negative.
         """
 
         def newton(_: Int[Array, ""], parameters: Float[Array, " 3"]) -> Float[Array, " 3"]:
@@ -169,7 +170,7 @@ def beta(groups: Groups) -> Callable[[Float[Array, " m"]], Float[Array, " m"]]:
         off = 0.5 * _PRIOR_PRECISION * jnp.sum((parameters - identity) ** 2)
         return parameters, jnp.where((parameters[:2] >= 0).all(), jnp.sum(groups.size * surprise) + off, jnp.inf)
 
-    # both slopes are free, then one of them, then none; the last fit never has a negative slope
+    # four fits: both slopes a and b are free, then one of them, then none; the last fit never has a negative slope
     each, loss = jax.vmap(fitted)(jnp.array([[1.0, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]], jnp.float32))
     parameters = each[jnp.argmin(loss)]
     return lambda probability: jax.nn.sigmoid(features(probability) @ parameters)

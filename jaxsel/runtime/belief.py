@@ -1,4 +1,7 @@
-"""The belief of a selector about its pool: the method's state on the devices, and counts of visits on the host."""
+"""The belief of a selector about its pool: the method's state on the devices, and counts of visits on the host.
+
+A visit is one step in which rollouts of a prompt are observed.
+"""
 
 from typing import Any
 
@@ -18,7 +21,7 @@ class Belief:
     """The state of a method, which updates change.
 
     Args:
-        selector: Method, sharded where the pool lies on a mesh.
+        selector: Method, sharded if the pool is spread over a mesh of devices.
         num_prompts: Size of the pool.
         seed: Seed of every random key.
 
@@ -26,8 +29,8 @@ class Belief:
         state: State of the method. Each update donates it to the next state.
         seed: Seed of every random key.
         updates: Number of updates so far. The random keys depend on it.
-        books: Visits and the last report. `current_books` adds the open step.
-        step: Observations that wait for the end of their step.
+        books: Counts of visits, and errors of the last predictions. `current_books` adds the open step.
+        step: The open step: observations that are not yet in the state, because their step has not ended.
     """
 
     def __init__(self, selector: Selector, num_prompts: int, seed: np.uint32):
@@ -79,7 +82,7 @@ class Belief:
             self._take_in(visits)
 
     def predict(self, prompt_ids: Int[np.ndarray, " m"] | None) -> Prediction:
-        """Return the predictions of these prompts, None for the whole pool, as NumPy arrays."""
+        """Return predictions as NumPy arrays, for these prompts or for the whole pool if `prompt_ids` is None."""
         state, updates = self.current_state()
         if prompt_ids is None:
             return jax.tree.map(np.array, self._predict(state, self.seed, updates, None))
@@ -87,14 +90,14 @@ class Belief:
         return jax.tree.map(lambda field: np.array(np.asarray(field)[: len(prompt_ids)]), prediction)
 
     def current_state(self) -> tuple[State, int]:
-        """Return the state and the number of updates as they would be after the open step, which stays open."""
+        """Return the state and the number of updates as they would be if the open step ended. It stays open."""
         visits = self.step.visits
         if visits is None:
             return self.state, self.updates
         return self._preview(self.state, self.seed, self.updates, self._batch(visits)), self.updates + 1
 
     def current_books(self) -> Bookkeeping:
-        """Return the books as they would be after the open step, which stays open."""
+        """Return the books as they would be if the open step ended. It stays open."""
         return self.books if self.step.visits is None else self.books.with_visits(self.step.visits)
 
     @property

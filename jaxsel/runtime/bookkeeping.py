@@ -12,13 +12,14 @@ from numpy.typing import ArrayLike
 from jaxsel._visits import Visits, checked_visits
 from jaxsel.base import MIXED, SOLVED, UNSOLVED, Prediction
 
-_MOST_OPEN = 64  # largest number of selections that are kept
+_MOST_OPEN = 64  # largest number of selections that are kept to be compared with observations
 
 
 class Bookkeeping:
-    """Counts visits and compares the last batch with its prediction.
+    """Counts visits and compares the last observed batch with its prediction.
 
-    Counts on a device are fetched when they are needed, see `note_later`.
+    A visit is one step in which rollouts of a prompt are observed. Counts on a device are fetched when they are needed,
+    see `note_later`.
 
     Args:
         visit_counts: Number of visits to each prompt so far. This array is modified from now on.
@@ -38,7 +39,7 @@ class Bookkeeping:
 
     @property
     def visits(self) -> Int[np.ndarray, " N"]:
-        """The number of visits per prompt, not a copy. A visit has at least one judged rollout."""
+        """The number of visits per prompt, not a copy. A visit has at least one rollout with a reward."""
         self.settle()
         return self._visit_counts
 
@@ -67,7 +68,7 @@ class Bookkeeping:
     def note_later(
         self, prompt_ids: Int[np.ndarray, " b"], successes: Int[Array, " b"], group_size: Int[Array, " b"]
     ) -> None:
-        """Store a batch and count it later, when its counts are needed. This call does not wait for a device."""
+        """Store a batch and count it later, when its counts are needed. This call waits only for an earlier batch."""
         self.settle()
         self._waiting = prompt_ids, successes, group_size
 
@@ -75,7 +76,8 @@ class Bookkeeping:
         """Fetch and count the batch that `note_later` stored.
 
         Raises:
-            ValueError: The stored counts are not valid counts of rollouts. The batch stays stored: every call raises.
+            ValueError: The stored counts are not valid counts of rollouts. The batch stays stored, so every later call
+                raises too.
         """
         if self._waiting is not None:
             visits = checked_visits(*self._waiting, num_prompts=len(self._visit_counts))
@@ -116,8 +118,9 @@ class Bookkeeping:
     def _matched(self, ids: Int[np.ndarray, " v"]) -> list["_Match"]:
         """Match the observed ids with the selections that chose them.
 
-        The selection that waits for the most of these ids is matched first; among equal selections, the oldest is
-        matched first. Ids that no selection waits for are matched with the newest selection that contains them.
+        A selection waits for its prompts that are not yet observed. The selection that waits for the most of these ids
+        is matched first; among equal selections, the oldest. Ids that no selection waits for are matched with the
+        newest selection that contains them.
         """
         found = [_found(one.prompt_ids, ids) for one in self._open]
         waited = [int(one.waits[at].sum()) for one, (at, _) in zip(self._open, found, strict=True)]
@@ -136,7 +139,7 @@ class Bookkeeping:
 
 
 class _OpenSelection(NamedTuple):
-    """A selection and a mask of its prompts that are not yet observed. The prediction may be longer than the ids."""
+    """A selection and a mask of its prompts that are not yet observed. Padding may follow in the prediction."""
 
     prompt_ids: Int[np.ndarray, " b"]
     prediction: Prediction

@@ -23,7 +23,7 @@ def carried(
     Args:
         saved: Arrays of the checkpoint by name.
         fresh: Arrays of a new selector for the changed pool by name.
-        state: State of the new selector, with the arrays of `fresh`.
+        state: State of the method in the new selector, with the arrays of `fresh`.
         rows: For each prompt of the new pool, its row in the checkpoint's pool; -1 for a new prompt.
         seed: Seed of the selector.
 

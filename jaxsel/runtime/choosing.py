@@ -22,7 +22,7 @@ class Choice(NamedTuple):
     Attributes:
         batch_size: Number of chosen prompts.
         selection: The chosen prompts. It may be longer than `batch_size`; the rest is padding.
-        window: The epoch's window after its candidates are taken; None: the selector has no window.
+        window: The window after it gave its candidates (see `EpochWindow`); None: the selector has no window.
     """
 
     batch_size: int
@@ -33,9 +33,12 @@ class Choice(NamedTuple):
 class Chooser:
     """Chooses among the whole pool, a window of it or given candidates, without prompts that must not be chosen.
 
+    A window holds the next prompts in a shuffled order of the pool. Prompts in flight are selected and not yet
+    observed.
+
     Args:
-        selector: Method, sharded where the pool lies on a mesh.
-        takes_count: Whether `select` and its rule have the argument `count`.
+        selector: Method, sharded if the pool is spread over a mesh of devices.
+        takes_count: Whether `select` and its rule have the argument `count`, the number of prompts to choose.
         num_prompts: Size of the pool.
         seed: Seed of the window's order.
         candidate_ratio: Number of candidates per chosen prompt in a window; None: there is no window.
@@ -113,7 +116,7 @@ class Chooser:
     def _banned(self, exclude: ArrayLike | None) -> Bool[np.ndarray, " N"] | None:
         """Return a mask of the prompts that must not be chosen; None: every prompt may be chosen."""
         if self.in_flight is None and exclude is None:
-            return None  # without a mask of the whole pool, which most selections do not need
+            return None  # most selections need no mask of the whole pool, so none is made
         banned = np.zeros(self._num_prompts, bool) if self.in_flight is None else self.in_flight.mask(self.selects)
         if exclude is not None:
             banned[_validate.rows("exclude", exclude, self._num_prompts)] = True

@@ -2,7 +2,7 @@
 
 A compiled function is an attribute of its original function, so that both are freed together. This matters because a
 selector may hold the embeddings of a pool. The compiled functions make their own random keys, one per call, from the
-seed, the kind of call and the number of earlier calls.
+seed, the kind of call and a counter of earlier calls.
 """
 
 import contextlib
@@ -34,7 +34,8 @@ def _kept_with_its_function(compile_it: Callable[[Any], Any]) -> Callable[[Any],
         if compiled_before is not None:
             return compiled_before
         compiled_now = compile_it(function)
-        with contextlib.suppress(AttributeError):  # a bound method: each `PromptSelector` compiles it again
+        # a bound method takes no attribute, so each `PromptSelector` compiles it again
+        with contextlib.suppress(AttributeError):
             setattr(function, name, compiled_now)
         return compiled_now
 

@@ -1,4 +1,7 @@
-"""Conversion of a method for a pickle, which holds the method's spec where possible: closures cannot be pickled."""
+"""Conversion of a method for a pickle. Closures cannot be pickled, so the pickle holds the method's spec if possible.
+
+The spec is the JSON description of the method, from which the method can be made again.
+"""
 
 import pickle
 from typing import Any

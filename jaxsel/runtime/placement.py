@@ -1,7 +1,7 @@
-"""Pads arrays of a pool to a length that a mesh divides, and copies them to the host and back to the devices.
+"""Pads arrays of a pool for a mesh of devices, and copies them to the host and back to the devices.
 
-On a mesh the length of an array along the axis `prompts` is the next multiple of the mesh's size. Entries after the
-pool's last prompt are padding, and never reach the host.
+On a mesh the length of an array along the axis `prompts` is the next multiple of the number of devices. Entries after
+the pool's last prompt are padding, and never reach the host.
 """
 
 import functools
@@ -26,16 +26,17 @@ def padded(array: Shaped[Array, "..."], spec: P, length: int) -> Shaped[Array, "
 
 
 def shape_of_pool(array: Shaped[Array | np.ndarray, "..."], num_prompts: int) -> tuple[int, ...]:
-    """Return the shape without padding."""
+    """Return the shape without the padding along the axis of the prompts."""
     axes = _axes(array)
     at = axes.index(AXIS) if AXIS in axes else None
     return tuple(num_prompts if axis == at else size for axis, size in enumerate(array.shape))
 
 
 def to_host(array: Shaped[Array | np.ndarray, "..."], num_prompts: int) -> Shaped[np.ndarray, "..."]:
-    """Return a copy without padding.
+    """Return a copy on the host, without padding.
 
-    All processes of a mesh call this together, and each gets the whole array. One device's part after another is sent.
+    All processes of a mesh call this together, and each gets the whole array. The devices send their parts one after
+    the other, so that no device holds the whole array.
     """
     pool = tuple(map(slice, shape_of_pool(array, num_prompts)))
     if isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated:

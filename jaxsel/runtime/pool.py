@@ -1,4 +1,4 @@
-"""The identity of a pool: its size, a fingerprint of its keys, and a hash of every key."""
+"""The identity of a pool: its size, a fingerprint of its keys (the names of its prompts), and a hash of every key."""
 
 import hashlib
 import sys
@@ -52,7 +52,7 @@ def identify_pool(keys: Keys | None, num_prompts: int | None) -> Pool:
 
 
 def size_of(fingerprint: str) -> int:
-    """Return the number of prompts with which a fingerprint starts.
+    """Return the number of prompts, with which every fingerprint of a pool starts.
 
     Raises:
         ValueError: The text is not a fingerprint of a pool.
@@ -89,7 +89,7 @@ def rows_in(old: Pool, new: Pool) -> Int[np.ndarray, " N"]:
     rows = np.where(before[order][at] == after, order[at], -1).astype(np.int32)
     if (rows < 0).all():
         raise ValueError(
-            f"the pool {new.fingerprint} is quite another pool than {old.fingerprint}: they share no key; give keys "
+            f"the pool {new.fingerprint!r} and the pool {old.fingerprint!r} share no key; give keys "
             "that name the same prompts, or start with a new selector"
         )
     return rows
@@ -157,11 +157,14 @@ def _check_distinct(rows: Any) -> None:
         return
     key, times = Counter(_plain(rows)).most_common(1)[0]
     at = ", ".join(str(row) for row, other in islice(((r, k) for r, k in enumerate(_plain(rows)) if k == key), 2))
-    raise ValueError(f"keys holds {_shown(key)} {times} times; give distinct entries (see the rows {at})")
+    raise ValueError(f"keys holds the entry {_shown(key)} {times} times; give distinct entries (see the rows {at})")
 
 
 def _of_strings(rows: Any) -> tuple[str, ...]:
-    """Return a digest of the keys joined by NUL. If a key contains NUL, a second digest tells such pools apart."""
+    r"""Return a digest of the keys joined by NUL, and a second digest if a key contains NUL.
+
+    Without the second digest, the pools ["a", "b\0c"] and ["a\0b", "c"] would have the same fingerprint.
+    """
     joined, prefixed, first, has_nul = hashlib.sha256(), hashlib.sha256(b"strings"), True, False
     for part in _in_parts(_plain(rows)):
         text = "\0".join(part)
@@ -175,7 +178,10 @@ def _of_strings(rows: Any) -> tuple[str, ...]:
 
 
 def _of_integers(rows: Any) -> tuple[str, ...]:
-    """Return a digest of the keys as int64. If int64 cannot hold a key, a second digest tells such pools apart."""
+    """Return a digest of the keys as int64, and a second digest if int64 cannot hold a key.
+
+    Without the second digest, the pools [-1] and [2**64 - 1] would have the same fingerprint.
+    """
     if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and rows.dtype != np.uint64:
         return _short(hashlib.sha256(rows.astype(np.int64).tobytes()))
     wrapped, decimal, fits = hashlib.sha256(), hashlib.sha256(b"integers"), True
@@ -212,5 +218,5 @@ def _short(*digests: Any) -> tuple[str, ...]:
 
 
 def _shown(key: Any) -> str:
-    shown = key if isinstance(key, str) and key.isprintable() else repr(key)
+    shown = repr(str(key) if isinstance(key, str) else key)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."

@@ -26,7 +26,7 @@ class PromptSelector(ResumableSelector):
     [0.1 0.4 0.9 0.6]
 
     The same seed and the same observations give the same choices, also across `save` and `load`. `predict` and
-    `metrics` never change a later choice. The mesh changes no choice either, except with GPS, see
+    `metrics` never change a later choice. A mesh of devices changes no choice either, except with GPS, see
     `jaxsel.runtime.sharded`.
 
     Each call of `observe` is one step. Methods such as DPS age all beliefs once per step. Calls that name the same
@@ -42,13 +42,13 @@ class PromptSelector(ResumableSelector):
         keys: Unique names of the prompts, strings or integers, in the order of the pool. Checkpoints record them.
         num_prompts: Size of the pool, in place of `keys`.
         seed: Seed of every random choice, from 0 to 2**32 - 1.
-        candidate_ratio: If given, each batch is chosen from an epoch-shuffled window of `candidate_ratio * batch_size`
-            prompts, as in the papers. None: from the whole pool.
+        candidate_ratio: If given, each batch is chosen from a window: the next `candidate_ratio * batch_size` prompts
+            in an order that is shuffled for every epoch, as in the papers. None: from the whole pool.
         mesh: Mesh of devices that the pool is spread over, see `prompts_mesh`; None: one device holds the pool. If
             several processes share the mesh, each calls the same methods with the same arguments and gets the same
             results.
-        track_in_flight: Whether selected prompts are not chosen again until they are observed or released. Trainers
-            that select before they have observed need it.
+        track_in_flight: Whether selected prompts are in flight, and not chosen again, until they are observed or
+            released. Trainers that select a batch before they have observed the last one need it.
         in_flight_steps: Number of later selections after which a prompt is no longer in flight; None: no limit.
 
     Raises:
@@ -59,20 +59,20 @@ class PromptSelector(ResumableSelector):
     @property
     @locked
     def visits(self) -> Int[np.ndarray, " N"]:
-        """The number of visits to each prompt; a visit has at least one rollout that counts."""
+        """The number of visits to each prompt: steps with at least one of its rollouts observed."""
         return self._belief.current_books().visits.copy()
 
     @property
     @locked
     def in_flight(self) -> Int[np.ndarray, " k"] | None:
-        """Rows of the prompts that are in flight, in ascending order; None if the selector does not track them."""
+        """Rows of the prompts in flight, see `track_in_flight`, in ascending order; None without tracking."""
         tracked = self._chooser.in_flight
         return None if tracked is None else np.flatnonzero(tracked.mask(self._chooser.selects)).astype(np.int32)
 
     @property
     @locked
     def step_is_open(self) -> bool:
-        """Whether observations wait for the end of their step, see `observe`."""
+        """Whether a step that `observe(..., step=...)` began has not ended, so that its observations wait."""
         return self._belief.step.visits is not None
 
     @locked
@@ -142,9 +142,10 @@ class PromptSelector(ResumableSelector):
     def table(self, keys: Keys | None = None, *, level: float = 0.9) -> dict[str, np.ndarray]:
         """Return visits and predictions of the whole pool as columns, for `pandas.DataFrame` or `pyarrow.table`.
 
-        The columns are `key` (if keys are given), `visits`, `last_visit` (the number of the observation, counted from
-        0; -1 before the first visit), `success_rate`, `lower` and `upper` (its central interval), and `mixed`. The
-        interval belongs to the Beta distribution with the predicted mean and variance.
+        The columns are `key` (if keys are given), `visits`, `last_visit` (the step of the last visit, counted from 0;
+        -1 before the first visit), `success_rate`, `lower` and `upper` (its central interval), and `mixed` (the
+        probability that a group of rollouts is mixed). The interval is that of the Beta distribution with the predicted
+        mean and variance.
 
         Args:
             keys: The keys that this selector was made with; it stores only their hashes.
@@ -170,12 +171,12 @@ class PromptSelector(ResumableSelector):
 
         Late observations are welcome, and so are prompts that were never selected. To observe a batch in parts, pass
         the same `step` with each part: together they count as one call. Repeated ids are one visit with summed counts.
-        A prompt with group_size 0 (all its rollouts failed) does not count as visited.
+        A prompt with group_size 0 (none of its rollouts got a reward) does not count as visited.
 
         Args:
             prompt_ids: Rows of the pool.
             successes: s, correct rollouts per row; booleans are 0 and 1.
-            group_size: n, rollouts per row, or one number for all rows.
+            group_size: n, rollouts per row that got a reward, or one number for all rows.
             step: The trainer's number of the step. A larger number than before ends the previous step. Observations of
                 a step that has already ended count in the open step, or in the next step if none is open.
 
@@ -193,7 +194,9 @@ class PromptSelector(ResumableSelector):
     def observe_on_device(
         self, prompt_ids: ArrayLike, successes: Int[Array, " b"], group_size: Int[Array, " b"]
     ) -> None:
-        """Learn from counts that a device holds or still computes; ids are on the host. On a mesh this is `observe`.
+        """Do the same as `observe`, with counts that a device holds or still computes. Ids are on the host.
+
+        Without a mesh, this call does not wait for the counts.
 
         Raises:
             ValueError: The lengths differ, or an id is not a row of the pool. The state stays as it was. Wrong counts
@@ -217,7 +220,10 @@ class PromptSelector(ResumableSelector):
 
     @locked
     def metrics(self) -> dict[str, float]:
-        """Return the visited share of the pool, errors of the last predictions, and metrics of the method, by name."""
+        """Return updates so far, the visited share of the pool, and metrics of predictions and method, by name.
+
+        The metrics of predictions compare the last observed batch with its prediction.
+        """
         (state, updates), books = self._belief.current_state(), self._belief.current_books()
         return {
             "selector/observes": float(updates),
@@ -235,7 +241,7 @@ class PromptSelector(ResumableSelector):
         return self._chooser.choose(self._belief, int(batch_size), candidates, exclude)
 
     def _observed(self, prompt_ids: ArrayLike) -> None:
-        """Discard the prepared choice, and release observed prompts, with or without rollouts that count."""
+        """Discard the prepared choice, and release the observed prompts, also those with group_size 0."""
         self._prepared = None
         if self._chooser.in_flight is not None:
             ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=self.num_prompts)

@@ -1,4 +1,4 @@
-"""The parts of a selector, and how they are saved, loaded, copied and pickled."""
+"""The base class of `PromptSelector`: its parts, and how they are saved, loaded, copied and pickled."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ _Own = TypeVar("_Own", bound="ResumableSelector")
 
 
 class ResumableSelector:
-    """The base class of `PromptSelector`: it holds a belief about a pool and a chooser, and saves and restores both."""
+    """Holds a belief about a pool and a chooser of batches, and saves and restores both."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class ResumableSelector:
         if in_flight_steps is not None:
             _validate.positive_integer(in_flight_steps=in_flight_steps)
             if not track_in_flight:
-                raise ValueError(f"in_flight_steps is {in_flight_steps} without track_in_flight; give both")
+                raise ValueError(f"in_flight_steps is {in_flight_steps} without track_in_flight; make it True as well")
         self._method, self._mesh = selector, mesh
         self._candidate_ratio, self._in_flight_steps = candidate_ratio, in_flight_steps
         in_flight = InFlight(self.num_prompts, in_flight_steps) if track_in_flight else None
@@ -133,15 +133,15 @@ class ResumableSelector:
 
         Args:
             path: Folder of the checkpoint.
-            selector: The saved method, for a changed pool made for the new pool. None: the method and its
-                `candidate_ratio` are rebuilt from the checkpoint. A checkpoint does not hold embeddings, strata and
-                priors with one entry per prompt, so methods with one of them must be given.
+            selector: The saved method, or for a changed pool the same method made for the new pool. None: the method
+                and its `candidate_ratio` are rebuilt from the checkpoint. A checkpoint does not hold embeddings, strata
+                and priors with one entry per prompt, so a method that has them must be given.
             keys: Keys of the pool. If both `keys` and `num_prompts` are None, the pool is the saved one. Prompts that
                 were added, removed or reordered are matched by their keys as in `with_pool`, and a warning says how
                 many were added and dropped.
             num_prompts: Size of the pool, in place of keys.
             candidate_ratio: The saved ratio. It can be left out if `selector` is None.
-            mesh: Any mesh or None.
+            mesh: Mesh of devices to spread the pool over, which may differ from the saved one; None: one device.
             track_in_flight: See the constructor. Prompts in flight are restored if they were saved.
             in_flight_steps: See the constructor.
 
@@ -181,8 +181,8 @@ class ResumableSelector:
 
         Prompts are matched by their keys. Each keeps its belief, its visits and its place in the shuffled order of the
         candidates. New prompts start with the belief of a prompt without visits. What the method learnt across prompts,
-        such as shared weights, is kept. Rows change their meaning: before this call, observe the prompts that are still
-        in flight, or translate their rows by the keys.
+        such as shared weights, is kept. Rows change their meaning: before this call, observe the prompts that are
+        selected and not yet observed, or translate their rows by the keys.
 
         Args:
             keys: Keys of the new pool. This selector needs keys too.
@@ -201,7 +201,7 @@ class ResumableSelector:
 
     @locked
     def __getstate__(self) -> dict[str, Any]:
-        """Return the method, the arguments of the constructor and the state; the functions are made anew."""
+        """Return the method, the arguments of the constructor and the state, from which `__setstate__` starts."""
         return {"method": picklable(self._method), "arguments": self._arguments(), "state": self.state_dict()}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:

@@ -1,19 +1,20 @@
 """A selector's functions for a pool on a mesh: every device holds some prompts, and only batches travel between them.
 
     predict, score, choose      on each device, among its own prompts
-    all-gather                  the scores and prompt ids that each device chose, at most batch_size per device
+    all-gather                  the scores and prompt ids that each device chose, at most batch_size per device (for a
+                                rule with a shortlist, at most the length of the shortlist)
     choose again                among the gathered prompts, identically on every device
 
 The choices equal the choices of one device, whatever the mesh. A rule makes the same choice among the prompts chosen
-from each part as among all prompts, and random numbers depend on the prompt's id (see `Rule` and `PredictFn`). An
+from each part as among all prompts (see `Rule`). Random numbers depend on the prompt's id (see `PredictFn`). An
 update needs no communication.
 
-A state may be whole on every device (GPS's networks). Then every device makes the same update and predicts its part of
-the pool. Different compilations round differently and training amplifies the difference, so that GPS's choices agree
-for only some tens of steps.
+A state may be whole on every device, as with GPS's networks. Then every device makes the same update and predicts its
+part of the pool. Compilations for different meshes round differently, and the training of the networks amplifies the
+difference. With GPS, the choices therefore agree for only some tens of steps.
 
-Where the mesh does not divide the pool, rows of padding follow in the state. They are never chosen, and only the shapes
-of the state show them.
+If the size of the pool is not a multiple of the number of devices, the arrays of the state end with rows of padding.
+They are never chosen, and only the shapes of the state show them.
 """
 
 import functools
@@ -81,7 +82,7 @@ def sharded_functions(parts: Parts, mesh: Mesh, num_prompts: int) -> dict[str, A
 
     def init(key: Key[Array, ""], size: int) -> State:
         if size != num_prompts:
-            raise ValueError(f"num_prompts is {size} of a pool sharded as {num_prompts} prompts; give the same")
+            raise ValueError(f"num_prompts is {size} of a pool sharded as {num_prompts} prompts; give {num_prompts}")
         shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), layout.specs)
         return jax.jit(functools.partial(_padded_init, parts, layout), out_shardings=shardings)(key)
 
@@ -116,7 +117,7 @@ def sharded_functions(parts: Parts, mesh: Mesh, num_prompts: int) -> dict[str, A
 def _layout(parts: Parts, mesh: Mesh, num_prompts: int) -> _Layout:
     state = jax.eval_shape(lambda: parts.init(jax.random.key(0), num_prompts))
     if not hasattr(state, "partition_specs"):
-        raise ValueError(f"the state {type(state).__name__} has no partition_specs(); write one as BetaState does")
+        raise ValueError(f"the state {type(state).__name__} has no partition_specs(); write one, see StateMethods")
     specs = state.partition_specs()
     is_split = any(AXIS in tuple(spec) for spec in jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, P)))
     return _Layout(mesh, num_prompts, -(-num_prompts // mesh.size), specs, is_split)

@@ -55,7 +55,7 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
         selector: Selector made by `make_selector`, with a predictor whose state has `partition_specs`, or a selector
             such as `exploring(...)` that transforms one.
         mesh: Mesh with the one axis `prompts`, see `prompts_mesh`.
-        num_prompts: Size of the pool. The mesh need not divide it.
+        num_prompts: Size of the pool, which need not be a multiple of the number of devices.
 
     Raises:
         ValueError: The selector is not a composition, the state has no `partition_specs`, or the mesh has other axes.

@@ -1,11 +1,11 @@
-"""Candidates from an epoch-shuffled window, as the papers' data loaders provide them."""
+"""Candidates from a window that moves over a shuffled pool, as the data loaders of the papers provide them."""
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxsel._rows import new_rows
 
-_STREAM = 0x77696E64  # separates this order from other random numbers with the same seed
+_STREAM = 0x77696E64  # makes this order independent of other random numbers with the same seed
 
 
 class EpochWindow:
@@ -48,15 +48,15 @@ class EpochWindow:
         return {"epoch": np.asarray(self._epoch, np.int32), "waiting": waiting}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Continue where the other window stopped."""
+        """Continue from what the `state_dict` of another window returned."""
         self._epoch = int(state["epoch"])
         waiting = np.asarray(state["waiting"], np.int32)
         self._waiting = waiting[waiting >= 0]
 
     def on_changed_pool(self, rows: Int[np.ndarray, " N"]) -> None:
-        """Continue with a changed pool: prompt i of it is the earlier prompt `rows[i]`, or a new prompt at -1.
+        """Continue with a changed pool, where prompt i was prompt `rows[i]` before, or is new if `rows[i]` is -1.
 
-        Prompts that wait keep their order. New prompts wait at random places among them.
+        Prompts that this epoch has not yet offered keep their order. New prompts get random places among them.
         """
         waiting = new_rows(rows, self._num_prompts)[self._waiting]
         waiting, new = waiting[waiting >= 0], np.flatnonzero(rows < 0).astype(np.int32)

@@ -1,6 +1,7 @@
-r"""The division of a fixed budget of samples among unseen prompts at test time, by frozen predictions.
+r"""The division of a fixed budget of samples among unseen prompts at test time, by predictions that stay fixed.
 
-A prompt is solved at least once in k samples with probability E[1 - (1 - p)^k]. The k-th sample adds the gain
+A prompt with the success rate p is solved at least once in k samples with probability E[1 - (1 - p)^k]. The k-th sample
+adds the gain
 
     g_k = E[p (1 - p)^(k - 1)],    p ~ Beta(a, b) of the predicted mean and variance
     g_1 = mean,    g_(k + 1) = g_k (b + k - 1) / (a + b + k) = g_k (r b + r (k - 1)) / (1 - r + r k)
@@ -88,7 +89,7 @@ def allocate(
 def expected_solved(prediction: Prediction | Float[AnyArray, " m"], samples: Int[AnyArray, " m"]) -> float:
     """Return the expected number of prompts that are solved at least once.
 
-    For true success rates, this number divided by m is the exact mean probability of solving a prompt with `samples`.
+    With true success rates, this number divided by m is the exact mean probability that a prompt is solved.
 
     Args:
         prediction: Prediction of m prompts, or success rates that are taken as certain.

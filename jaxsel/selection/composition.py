@@ -25,8 +25,8 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         method: Name of the composition in logs and checkpoints.
 
     Raises:
-        ValueError: An argument is not a part, but for example its constructor. From `init`: the rule is made for a pool
-            of another size.
+        ValueError: An argument is not such a part, but for example its constructor. From `init`: the rule is made for a
+            pool of another size.
     """
     _validate.made(Predictor, predictor=predictor)
     _validate.made(Acquisition, acquisition=acquisition)
@@ -48,7 +48,7 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         return Selection(prompt_ids, scores, predictor.predict(predict_key, state, prompt_ids))
 
     spec = {"method": method, "predictor": predictor.spec, "acquisition": acquisition.spec, "rule": rule.spec}
-    # as a checkpoint returns the spec: lists instead of tuples, Python's numbers instead of NumPy's
+    # in the form that a checkpoint returns: lists instead of tuples, Python's numbers instead of NumPy's
     spec = json.loads(json.dumps(spec, default=np.generic.item))
     init = _init_of(predictor, rule)
     return Selector(spec, init, predictor.predict, select, predictor.update, acquisition, rule)
@@ -71,7 +71,7 @@ def _init_of(predictor: Predictor, rule: Rule) -> Callable[..., State]:
 
 
 def takes_count(selector: Selector) -> bool:
-    """Return whether one compilation of `select` serves many batch sizes: `select` and the rule take a `count`."""
+    """Return whether `select` and the rule take a `count`, so that one compilation serves many batch sizes."""
     return all(
         "count" in inspect.signature(function).parameters
         for function in (selector.select, *((selector.rule.choose,) if selector.rule else ()))
@@ -115,7 +115,7 @@ def choose_positions(
     state: State,
     count: Int[Array, ""] | None,
 ) -> Int[Array, " b"]:
-    """Return the rule's choice. A `count` of None is not passed on, because not every rule takes one."""
+    """Return the rule's choice. A `count` of None is not passed on, because not every rule takes a `count`."""
     if count is None:
         return choose(key, scores, batch_size, prompt_ids, state)
     return choose(key, scores, batch_size, prompt_ids, state, count=count)

@@ -14,7 +14,7 @@ _HUGE = 1e30
 
 
 def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | None = 8) -> Rule:
-    r"""Choose prompts with good scores, apart from each other and from the last batches (GPS, arXiv 2602.01970).
+    r"""Choose prompts with good scores, far from each other and from the last batches (GPS, arXiv 2602.01970).
 
     Greedy max-sum diversification chooses one prompt after another. Each choice is the prompt i with the largest
 
@@ -30,8 +30,8 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
             a float32 copy of all embeddings and one pass over the copy per chosen prompt.
 
     Raises:
-        ValueError: An argument is out of its range. From `Rule.choose`: the state does not give embeddings and the
-            latest batches, see `embedded_in`.
+        ValueError: An argument is out of its range. From `Rule.choose`: the predictor's state does not give embeddings
+            and the latest batches, see `jaxsel.base.embedded_in`.
     """
     _validate.non_negative(weight=weight)
     _validate.integer_in(0, 2**16, anchor_batches=anchor_batches)
@@ -82,10 +82,10 @@ def _shortlisted(
     """Return the positions of the scores that are considered, in a random order."""
     size = min(len(scores), shortlist * batch_size) if shortlist else len(scores)
     wanted = None if count is None else jnp.minimum(count * shortlist, size) if shortlist else jnp.int32(size)
-    # raises an error if there are fewer scores than `batch_size`
+    # at least `batch_size`, so that `choose_top_k` raises an error if there are fewer scores
     among = choose_top_k(key, scores, max(size, batch_size), prompt_ids, count=wanted)
     draw = random.uniform(key, scores_and_ids(among, scores, prompt_ids)[1])
-    # argmax takes the first of equal values, which has the smallest draw, as in `choose_top_k`
+    # the argmax of the greedy choice takes the first of equal values: the smallest draw wins, as in `choose_top_k`
     return among[jnp.argsort(draw)]
 
 
@@ -117,7 +117,7 @@ def _greedily_chosen(
 
 
 def _directions(embedded: Embedded, ids: Int[Array, "*batch m"]) -> Float[Array, "*batch m d"]:
-    """Return the embeddings, scaled to length 1. A zero vector stays zero and has the distance 1 to all vectors."""
+    """Return the embeddings, scaled to norm 1. A zero vector stays zero and has the distance 1 to all vectors."""
     vectors = embedded.embeddings[jnp.maximum(ids, 0)].astype(jnp.float32)
     length = jnp.sqrt((vectors * vectors).sum(-1, keepdims=True))
     return vectors / jnp.where(length > 0, length, 1)

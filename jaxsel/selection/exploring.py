@@ -1,7 +1,8 @@
 """The selector `exploring`: a part of every batch for the prompts that waited longest for a visit.
 
 `exploring` transforms a selector and not a rule, because a rule has no state and not every predictor remembers the last
-visits. It stores the steps of the last visits beside the inner state, and so works with every predictor.
+visits. It stores the steps of the last visits beside the state of the given (inner) selector, and so works with every
+predictor.
 """
 
 import functools
@@ -48,22 +49,22 @@ class ExploringState(NamedTuple):
         return ExploringState(inner, moved(self.last_visit, fresh.last_visit, rows), self.step)
 
     def metrics(self) -> dict[str, Any]:
-        """Return the metrics of the inner state, and the largest number of steps that a prompt has waited so far."""
+        """Return the metrics of the inner state, and `longest_wait`, the longest current wait of a prompt in steps."""
         return call_optional(self.inner, "metrics", {}) | {"longest_wait": self.step - 1 - self.last_visit.min()}
 
 
 def exploring(selector: Selector, *, share: float = 0.1, after: int | None = None) -> Selector:
     """Return the selector with a part of every batch for the prompts that waited longest for a visit.
 
-    Prompts without a visit count as the longest waits. Among equal waits the choice is random. The inner selector
-    chooses the other prompts.
+    Prompts that were never visited count as the longest waits. Among equal waits the choice is random. The inner
+    selector chooses the other prompts.
 
     With `after`, every wait is bounded: in a pool of N prompts it is at most after + N / batch_size steps, if every
     chosen prompt is observed. If `after` is below N / batch_size, most prompts are chosen for their wait and few for
     their scores.
 
-    A prompt whose rollouts are never judged (n = 0) stays unvisited. Exclude such prompts, or they are chosen again and
-    again.
+    A prompt whose rollouts never get a reward (a group size of 0) stays unvisited. Exclude such prompts, or they are
+    chosen again and again.
 
     Args:
         selector: Selector of `make_selector`, for example `jaxsel.adaptive()`.
@@ -73,7 +74,7 @@ def exploring(selector: Selector, *, share: float = 0.1, after: int | None = Non
             the batch. None: only `share` limits the waits.
 
     Raises:
-        ValueError: An argument is out of its range, or the selector cannot exclude and count prompts.
+        ValueError: An argument is out of its range, or the selector's `select` has no arguments `excluded` and `count`.
     """
     _check(selector, share, after)
 

@@ -25,8 +25,8 @@ def choose_top_k(
     therefore contain the choice from the pool. Scores of minus infinity and NaN are chosen when no other scores are
     left. Rows with an id below 0 come last of all.
 
-    With `count`, which may be traced and is at most `batch_size`, `count` positions are chosen. The value m, which is
-    no position, pads the result.
+    With `count`, which may be traced and is at most `batch_size`, `count` positions are chosen. The number m of scores,
+    which is no position, pads the result.
     """
     del state
     wanted = batch_size if count is None else count
@@ -69,7 +69,7 @@ def ids_or_positions(prompt_ids: Int[Array, " m"] | None, scores: Float[Array, "
 def scores_and_ids(
     positions: Int[Array, " b"], scores: Float[Array, " m"], prompt_ids: Int[Array, " m"] | None
 ) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
-    """Return the scores and ids at the positions. The position m, which is padding, gives minus infinity and -1."""
+    """Return the scores and ids at the positions. The position m, the padding, gives minus infinity and -1."""
     is_position = positions < len(scores)
     at = jnp.minimum(positions, len(scores) - 1)
     ids = at if prompt_ids is None else prompt_ids[at]

@@ -14,12 +14,12 @@ from jaxsel.selection.largest_scores import choose_top_k, ids_or_positions
 
 
 def top_k() -> Rule:
-    """Choose the largest scores; ties are broken at random."""
+    """Choose the prompts with the largest scores; ties are broken at random."""
     return Rule({"name": "top_k"}, choose_top_k)
 
 
 def within_bounds(lower: float, upper: float) -> Rule:
-    """Choose at random among the scores in [lower, upper], as the method `threshold` does.
+    """Choose at random among the prompts with scores in [lower, upper], as the method `threshold` does.
 
     If too few scores lie between the bounds, the rule adds the scores nearest to the bounds.
 

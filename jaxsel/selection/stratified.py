@@ -22,19 +22,19 @@ from jaxsel.numerics.compaction import count_true, true_positions
 from jaxsel.selection.largest_scores import ids_or_positions
 
 _LARGEST_TOTAL = 2**31 - 1  # largest sum of the weights, so that twice a remainder fits in uint32
-_EVERY_SCORE = 2**31 - 1  # length of a shortlist that contains all prompts of a part of the pool
+_EVERY_SCORE = 2**31 - 1  # value of `Rule.shortlist` that stands for all prompts of a part of the pool
 _GIVE = "give one integer or one string per prompt"
 
 
 class _Batch(NamedTuple):
-    """The chosen positions, and how many they are. The number of scores, which is no position, pads the positions."""
+    """The chosen positions in the scores, and how many they are. The number of scores pads the positions."""
 
     positions: Int[Array, " b"]
     size: Int[Array, ""]
 
 
 def stratified(rule: Rule, strata: ArrayLike, *, shares: Mapping[Any, float] | None = None) -> Rule:
-    r"""Give every stratum its share of the batch; the rule chooses within each stratum.
+    r"""Return a rule that gives every stratum its share of the batch; the given rule chooses within each stratum.
 
     In a batch of b prompts, a stratum with the share w has the quota floor(b w). The remaining places go to the strata
     with the largest remainders b w - floor(b w); equal remainders are ordered at random. If a stratum has fewer
@@ -49,11 +49,12 @@ def stratified(rule: Rule, strata: ArrayLike, *, shares: Mapping[Any, float] | N
 
     Raises:
         ValueError: `strata` is not a vector of integers or strings, or `shares` does not name exactly the strata. Also
-            for a rule that takes no `count` or is for another pool. From `Selector.init`: the pool has another size.
+            for a rule whose `choose` takes no `count`, or that is made for a pool of another size. From
+            `Selector.init`: `strata` does not have one entry per prompt.
     """
     _validate.made(Rule, rule=rule)
     if "count" not in inspect.signature(rule.choose).parameters:
-        raise ValueError(f"rule {rule.spec} has no argument count in choose; add it, see Rule")
+        raise ValueError(f"rule {rule.spec} has no argument count in its choose; add it, see Rule.choose")
     labels, codes = _coded(strata)
     if rule.num_prompts not in (None, len(codes)):
         raise ValueError(
@@ -76,7 +77,7 @@ def stratified(rule: Rule, strata: ArrayLike, *, shares: Mapping[Any, float] | N
         ids = ids_or_positions(prompt_ids, scores)
         stratum = jnp.where(ids < 0, len(labels), jnp.asarray(codes)[jnp.maximum(ids, 0)].astype(jnp.int32))
         quota = quotas(tie_key, wanted, batch_size, weights)
-        # all strata use one key, so that a part of a split pool ranks its prompts as the whole pool does
+        # all strata use one key, so that a part of a pool on several devices ranks its prompts as the whole pool does
         choose_among = functools.partial(rule.choose, rule_key, scores, batch_size, state=state)
         return _by_quota(choose_among, ids, stratum, quota, wanted, batch_size)
 
@@ -97,7 +98,7 @@ def _by_quota(
     wanted: Int[Array, ""],
     batch_size: int,
 ) -> Int[Array, " b"]:
-    """Return the ascending positions of the batch: the quotas, then other prompts, then padding rows if needed."""
+    """Return the ascending positions of the batch: the quotas, then other prompts, then rows with ids below 0."""
     size = len(ids)
 
     def with_more(batch: _Batch, among: Bool[Array, " m"], at_most: Int[Array, ""]) -> _Batch:
@@ -191,7 +192,7 @@ def _weights(labels: list[int] | list[str], shares: Mapping[Any, float]) -> Int[
     given, names = {str(label): float(share) for label, share in shares.items()}, [str(label) for label in labels]
     if given.keys() != set(names):
         missing, unknown = sorted(set(names) - given.keys()), sorted(given.keys() - set(names))
-        raise ValueError(f"shares lacks the strata {missing} and has {unknown}; give one share per stratum of strata")
+        raise ValueError(f"shares lacks the strata {missing} and has the unknown {unknown}; give one share per stratum")
     for name, share in given.items():
         _validate.non_negative(**{f"shares[{name!r}]": share})
     if not any(given.values()):

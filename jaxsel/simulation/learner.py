@@ -4,7 +4,7 @@ r"""A simulated learner: a pool of prompts whose success rates change with train
 
 Every prompt i depends on a few of K skills (ids k_ij, loadings w_ij >= 0 with sum 1). It has a constant difficulty and
 its own boost. A step trains on groups of n_i rollouts, s_i of them correct. The effect v_i of a group follows
-dp/dlogit = p (1 - p), estimated by the variance of the rewards. As in GRPO, it is 0 for s = 0 and s = n.
+dp/dlogit = p (1 - p), which the variance of the rewards estimates. As in GRPO, it is 0 for s = 0 and s = n.
 
     v_i       = ((s_i / n_i) (1 - s_i / n_i))^signal
     taught_k  = skill_gain * mean_i sum_j [k_ij = k] w_ij v_i exp(-memorization boost_i)
@@ -17,8 +17,9 @@ visits and with visits to its neighbours, the prompts that share skills with it.
 
 By default nothing is lost. With forgetting, success rates without visits fall back towards their initial values. With
 interference, training on some skills lowers all skills a little. With memorization, a prompt that was trained often
-teaches its own answer and no longer its skills. With the values of `TRAINING_LIKE`, a greedy choice from a large pool
-is worse than a random choice, as in real training; see `experiments.simulator_agrees`.
+raises only its own success rate and no longer its skills. With the values of `TRAINING_LIKE`, a greedy choice from a
+large pool is worse than a random choice, as in training runs of a small language model; see
+`experiments.simulator_agrees`.
 """
 
 from typing import Any, NamedTuple
@@ -57,8 +58,8 @@ class Learner(NamedTuple):
         boost_gain: Gain of a prompt's own boost per unit of its effect v.
         forgetting: f, the share of all gains that is lost per step.
         interference: Loss of all skills together in a step, as a share of their gain without memorization.
-        memorization: Rate at which the transfer to the skills falls with a prompt's boost, per logit.
-        signal: Power of the reward variance in the effect of a group; 1/2 for normalised advantages, as in GRPO.
+        memorization: Rate at which a visit's gain of the skills falls with the prompt's boost, per logit.
+        signal: Power of the reward variance in the effect v of a group; 1/2 for normalised advantages, as in GRPO.
     """
 
     skill_ids: Int[Array, "m N"]
@@ -108,7 +109,7 @@ def make_learner(
     Args:
         key: A key, which this function consumes.
         num_prompts: N, the number of prompts.
-        num_skills: K, the number of skills. With fewer skills a prompt has more neighbours.
+        num_skills: K, the number of skills. With fewer skills a prompt shares skills with more prompts.
         skills_per_prompt: m, the number of skills per prompt.
         difficulty_mean: Mean difficulty, in logits. Above 0 most prompts are hard.
         difficulty_spread: Standard deviation of the difficulty, in logits. A larger value gives fewer mixed groups.
@@ -117,7 +118,7 @@ def make_learner(
         boost_gain: Gain of the boosts, at least 0. At 0, a visit changes a prompt only through its skills.
         forgetting: Share of all gains that is lost per step, from 0 to 1.
         interference: Loss of all skills together in a step, as a share of their gain without memorization, at least 0.
-        memorization: Rate at which the transfer to the skills falls with a prompt's boost, at least 0, per logit.
+        memorization: Rate at which a visit's gain of the skills falls with the prompt's boost, at least 0, per logit.
         signal: Power of the reward variance in the effect of a group, above 0: 1 without normalised advantages, 1/2
             with them.
 
@@ -145,14 +146,14 @@ def make_learner(
 def embed(key: Key[Array, ""], learner: Learner, *, num_features: int = 32, noise: float = 0.5) -> Float[Array, "N f"]:
     """Return synthetic embeddings: a random linear map of the loadings on the K skills and of the difficulty.
 
-    The image of a skill has a length of about sqrt(f), so neighbours are similar. The image of one standard deviation
-    of the difficulty has length 1, so a linear map recovers at most 1 / (1 + noise^2) of the difficulty's variance.
-    Memory is O(N (m + f)).
+    The image of a skill has a norm of about sqrt(f), so prompts that share skills are similar. The image of one
+    standard deviation of the difficulty has norm 1. A linear map therefore recovers at most 1 / (1 + noise^2) of the
+    difficulty's variance. Memory is O(N (m + f)).
 
     Args:
         key: A key, which this function consumes.
         learner: Simulated learner from `make_learner`.
-        num_features: f, the length of an embedding. Below K, the skills also hide a part of the difficulty.
+        num_features: f, the number of entries of an embedding. Below K, the skills also hide a part of the difficulty.
         noise: Standard deviation of the Gaussian noise in every feature.
 
     Raises:

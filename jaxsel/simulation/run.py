@@ -1,4 +1,4 @@
-"""A whole run of a selector with a simulated learner, in one scan."""
+"""A whole run of a selector with a simulated learner, in one `jax.lax.scan`."""
 
 from typing import NamedTuple
 
@@ -17,17 +17,19 @@ from jaxsel.simulation.learner import Learner, LearnerState, initial_state, roll
 class Trace(NamedTuple):
     """The record of T simulated steps.
 
-    The metrics score the predictions before the step's rollouts, on a probe: random prompts, the same at all steps.
+    The probe is a set of random prompts, the same at all steps. `spearman`, `mean_absolute_error` and
+    `solve_state_accuracy` score the predictions for the probe before the step's rollouts.
 
     Attributes:
         prompt_ids: Chosen batches.
-        successes: s of each group. With `make_history` the batches and their successes give a history.
-        mixed_share: Share of the batch's groups with 0 < s < n.
-        mean_success_rate: True mean success rate of the probe.
+        successes: s, the correct rollouts of each chosen prompt, out of n. `jaxsel.evaluation.replay.make_history`
+            turns the batches and their successes into a history, on which other predictors can be replayed.
+        mixed_share: Share of the batch's prompts with 0 < s < n.
+        mean_success_rate: Mean of the true success rates of the probe.
         spearman: Rank correlation of predicted and true success rates; NaN while all predictions are equal.
         mean_absolute_error: Mean absolute error of the predicted success rates.
-        solve_state_accuracy: Share of the probe's prompts for which a fresh group of rollouts has the likeliest
-            predicted solve state. The learner does not train on fresh groups.
+        solve_state_accuracy: How often the likeliest predicted solve state (unsolved, mixed or solved) is that of a
+            fresh group of rollouts of a probed prompt. The learner does not train on fresh groups.
         rollouts: Number of rollouts up to and including this step, without the fresh groups.
     """
 
@@ -107,7 +109,8 @@ def _random_rows(key: Key[Array, ""], num_prompts: int, size: int) -> Int[Array,
 def _random_candidates(key: Key[Array, ""], num_prompts: int, size: int) -> Int[Array, " c"]:
     """Return distinct rows, one from each of `size` equal parts of the pool, in O(`size`) time.
 
-    Every row is equally likely. The parts do not matter, because a simulated pool's rows are in random order.
+    Every row is equally likely, but two rows of one part are never drawn together. This does no harm, because the rows
+    of a simulated pool are in random order.
     """
     start_key, place_key = jax.random.split(key)
     width = num_prompts // size

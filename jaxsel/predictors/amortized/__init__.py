@@ -1,1 +1,1 @@
-"""The predictor of GPS: one network, trained online, predicts every prompt from its embedding."""
+"""The predictor of GPS: networks that are trained online predict every prompt from its embedding."""

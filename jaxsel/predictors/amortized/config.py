@@ -32,7 +32,7 @@ def check(config: Config) -> None:
 
     Raises:
         ValueError: A setting is out of its range, or `width` is not a multiple of `num_heads`. Also for a `decay` with
-            a likelihood that is not conjugate.
+            a likelihood other than "beta_binomial".
     """
     _validate.positive_integer(
         group_size=config.group_size,

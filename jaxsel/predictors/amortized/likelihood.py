@@ -4,6 +4,8 @@ r"""Likelihoods of a prompt's successes, given the decoder's two outputs per pro
     binomial        s ~ Binomial(n, m)
     squared_error   s / n ~ Normal(m, 0.2^2)
 
+A prompt has s successes in n rollouts. The larger `spread` is, the narrower is the Beta.
+
 A Beta is conjugate: with a prompt's own evidence, S successes and F failures, it becomes Beta(c m + S, c (1 - m) + F).
 """
 
@@ -25,7 +27,7 @@ _RESIDUAL = 0.2
 
 
 class Belief(NamedTuple):
-    """The belief about prompts, given a latent; all fields have one shape.
+    """The belief about prompts, given a value of the latent variable. All fields have one shape.
 
     Attributes:
         success_rate: The mean of p.

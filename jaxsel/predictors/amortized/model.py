@@ -1,4 +1,8 @@
-"""The parts of an amortised predictor that training does not change; its functions need them beside the state."""
+"""The parts of an amortised predictor that training does not change.
+
+Amortised means that the same networks predict every prompt. The functions of the predictor need these parts beside the
+state.
+"""
 
 from typing import NamedTuple
 
@@ -20,7 +24,7 @@ class Model(NamedTuple):
         config: The settings.
         features: The map from embeddings to the inputs of the networks.
         graph: The structure of the networks, without their parameters.
-        likelihood: The interpretation of the decoder's outputs.
+        likelihood: The probability of successes, given the outputs of the decoder, the network that predicts.
         optimizer: Adam with clipped gradients. The learning rate falls during the first ten updates.
     """
 

@@ -69,7 +69,7 @@ class SetEncoder(nnx.Module):
         successes: Int[Array, "*batch c"],
         group_size: Int[Array, "*batch c"],
     ) -> Gaussian:
-        """Return the Gaussian; its scales lie between 0.1 and 1, as in the code of GPS's predecessors."""
+        """Return the Gaussian. Its scales lie between 0.1 and 1, as is usual for neural processes."""
         known = group_size > 0
         s, n = successes.astype(jnp.float32), group_size.astype(jnp.float32)
         odds = jnp.log((s + 0.5) / (n - s + 0.5))
@@ -122,17 +122,17 @@ class Decoder(nnx.Module):
     def features(self, prompts: Float[Array, "*batch m f"]) -> Features:
         """Return the part of the computation that does not depend on the latent."""
         direct = self.direct(prompts)
-        level = self.level[...] * prompts.shape[-1] ** 0.5  # the factor makes it learn as fast as all features together
+        level = self.level[...] * prompts.shape[-1] ** 0.5  # so the level learns as fast as all features together
         return Features(self.prompt(prompts), direct + jnp.broadcast_to(level, direct.shape))
 
     def log_prior(self) -> Float[Array, ""]:
-        """Return the log density of the regularised weights up to a constant; the prior is normal around 0."""
+        """Return the log density of the weights of four layers under a normal prior around 0, up to a constant."""
         layers = {"direct": self.direct, "prompt": self.prompt, "hidden": self.hidden, "outputs": self.outputs}
         squares = [_PRECISION[name] * (layer.kernel[...] ** 2).sum() for name, layer in layers.items()]
         return -0.5 * jnp.stack(squares).sum()
 
     def __call__(self, features: Features, latent: Float[Array, "*batch k"]) -> Float[Array, "*batch m 2"]:
-        """Return two outputs per prompt for the likelihood: the logit of the success rate, and its spread."""
+        """Return two outputs per prompt, `logit` and `spread`, which the module `likelihood` explains."""
         hidden = features.hidden
         if self.latent is not None:
             hidden = hidden + self.latent(latent)[..., None, :]
@@ -145,7 +145,8 @@ class Networks(nnx.Module):
     Args:
         num_features: f, the number of features per prompt.
         latent_size: k, the dimension of the latent. With 0, there is no latent and no encoder.
-        history_conditioned: Whether an encoder computes the prior from the step before; if not, it is standard normal.
+        history_conditioned: Whether an encoder computes the prior from the step before. If not, the prior is a standard
+            normal.
         width: The size of all hidden layers.
         num_layers: The number of Transformer layers in each encoder.
         num_heads: The number of attention heads in each encoder.

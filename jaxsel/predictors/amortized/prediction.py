@@ -27,8 +27,8 @@ def predict(
 ) -> Prediction:
     """Return the prediction for these prompts, or for the whole pool if `prompt_ids` is None.
 
-    Means, variances and probabilities come from the mixture over `num_draws` latents. All draws of p come from the
-    first latent, so the draws of all prompts are jointly one sample.
+    Means, variances and probabilities come from the mixture over `num_draws` draws of the latent variable. The draws of
+    the success rate all use the first of these, so that they are jointly one sample for all prompts.
     """
     config, likelihood = model.config, model.likelihood
     latent_key, draw_key = jax.random.split(key)
@@ -52,7 +52,7 @@ def predict(
 
 
 def _latents(key: Key[Array, ""], networks: Networks, state: AmortizedState, model: Model) -> Float[Array, "draws k"]:
-    """Return draws of the latent from p_eta(z | H_t), its prior given the last step."""
+    """Return draws of the latent z from its prior, given the rollouts H_t of the last step: p_eta(z | H_t)."""
     last = state.latest(1)
     prompts = model.features(state.embeddings[last.prompt_ids])
     mean, scale = networks.prior(prompts, last.successes, last.group_size)

@@ -8,14 +8,15 @@ The networks are trained online. After every step of the policy, a few gradient 
 
     ELBO_t = E_q[ sum_i log p_psi(s_i | n_i, e_i, z_t) ] - KL( q_phi(z | H_t) || p_eta(z | H_{t-1}) )
 
-for the newest step and for random steps among the last `history`, with a Gaussian prior on the decoder's weights. A
-prediction draws z from p_eta(z | H_t) and decodes every prompt. The paper published no code and no values for sizes,
-learning rates, likelihood and history. The values here are our own choice.
+for the newest step and for random steps among the last `history`, with a Gaussian prior on the decoder's weights. q_phi
+is the posterior of z, given by a second encoder network. A prediction draws z from p_eta(z | H_t) and decodes every
+prompt. The paper published no code and no values for sizes, learning rates, likelihood and history. The values here are
+our own choice.
 
 With the Beta-Binomial likelihood, the decoder gives every prompt a Beta prior. `decay` goes beyond the paper: as in
-MoPPS, a prompt's own evidence is added to this prior, with S <- d * S + s and F <- d * F + (n - s) at every visit. The
-decoder is trained on the same visits, so they count slightly more than once. `decay=None` gives the paper's predictor,
-which predicts a visited prompt from its embedding and the latent alone.
+MoPPS, a prompt's own successes S and failures F are added to this prior. At every visit, S <- d * S + s and F <- d * F
++ (n - s) with d = `decay`. The decoder is trained on the same visits, so they count slightly more than once.
+`decay=None` gives the paper's predictor, which predicts a visited prompt from its embedding and the latent alone.
 """
 
 import functools
@@ -57,18 +58,18 @@ def amortized(
         embeddings: One row per prompt of the pool, in float16, bfloat16 or float32. A NumPy array may be memory-mapped.
             The state holds a copy on the device in the same dtype (float64 becomes float32). The predictor also keeps a
             reference to the array.
-        decay: The factor on a prompt's earlier evidence at each visit, from 0 to 1. None: a prompt's own rollouts are
-            no evidence, as in the paper.
+        decay: The factor on a prompt's earlier evidence at each visit, from 0 to 1. None: a prompt's own rollouts do
+            not count as evidence, as in the paper.
         group_size: n, the rollouts per prompt for which `unsolved`, `mixed` and `solved` are predicted.
         likelihood: "beta_binomial", "binomial" or "squared_error".
         latent_size: The dimension of z. With 0 there is no latent, and the decoder alone predicts.
         history_conditioned: Whether the prior of z is p_eta(z | H_{t-1}). If not, it is a standard normal.
-        num_draws: M, the number of draws of z per prediction.
+        num_draws: The number of draws of z per prediction.
         width: The size of all hidden layers.
         num_layers: The number of Transformer layers in each encoder.
         num_heads: The number of attention heads in each encoder.
-        context_size: c, the largest number of prompts to keep per step. Of a larger step, c random prompts are kept.
-        history: W, the number of steps that are kept, at least 2. The oldest one serves only as H_{t-1} of the next.
+        context_size: The largest number of prompts to keep per step. Of a larger step, a random choice is kept.
+        history: The number of steps that are kept, at least 2. The oldest one serves only as H_{t-1} of the next step.
         inner_steps: The number of gradient steps per update.
         replayed: The number of random kept steps that every gradient step uses beside the newest step.
         learning_rate: The final learning rate of Adam. Training starts at five times this rate and reaches it after ten
@@ -106,7 +107,8 @@ def amortized(
     priors = checked_priors(prior_alpha, prior_beta)
     if decay is None and not all((prior == 1).all() for prior in priors.values()):
         raise ValueError(
-            "decay is None, so a prompt's own evidence does not count; leave out the priors or give a decay"
+            "decay is None, so a prompt's own evidence does not count; leave out prior_alpha and prior_beta, or "
+            "give a decay"
         )
     # imported here, because Flax and Optax would add seconds to `import jaxsel`
     from jaxsel.predictors.amortized.model import built

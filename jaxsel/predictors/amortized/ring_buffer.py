@@ -1,6 +1,6 @@
 """A ring buffer of the last batches of visits, with arrays of one shape for batches of all sizes.
 
-An entry with a group size of 0 is padding.
+A visit holds one prompt's counts of successes and rollouts in one step. An entry with a group size of 0 is padding.
 """
 
 import jax

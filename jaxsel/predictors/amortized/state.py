@@ -16,11 +16,13 @@ from jaxsel.predictors.amortized.ring_buffer import batches_of
 class Fit(NamedTuple):
     """The quality of the fit at the last gradient step, in nats per visit. All fields are 0 before the first update.
 
+    z is the latent variable, q its posterior and p_eta its prior, as in the module `predictor`.
+
     Attributes:
         elbo: The difference reconstruction - kl.
-        reconstruction: E_q[log p(s | z)].
+        reconstruction: E_q[log p(s | z)], the expected log probability of the successes s.
         kl: KL(q || p_eta).
-        gradient_norm: The norm of the loss's gradient before it is clipped.
+        gradient_norm: The norm of the loss's gradient before clipping.
     """
 
     elbo: Float[Array, ""]
@@ -35,8 +37,8 @@ class Trained(NamedTuple):
     Attributes:
         parameters: The parameters of the networks, as nested dictionaries.
         optimizer: The state of the optimiser.
-        recent: The ring buffer of the last W batches, with at most c prompts each.
-        step: The number of batches so far.
+        recent: The ring buffer of the last `history` batches, with at most `context_size` prompts each.
+        step: The number of batches with a visit so far.
         fit: The quality of the fit at the last gradient step.
     """
 
@@ -48,16 +50,16 @@ class Trained(NamedTuple):
 
 
 class AmortizedState(NamedTuple):
-    """The networks, the data that they are trained on, and each prompt's own evidence.
+    """The networks, the batches that they are trained on, and each prompt's own counts as evidence.
 
     Attributes:
         embeddings: Embeddings of the whole pool, in the dtype they were given in.
         parameters: The parameters of the networks, as nested dictionaries.
         optimizer: The state of the optimiser.
-        recent: The ring buffer of the last W batches, with at most c prompts each.
+        recent: The ring buffer of the last `history` batches, with at most `context_size` prompts each.
         successes: S, the discounted successes of each prompt at its last visit.
         failures: F, the discounted failures of each prompt at its last visit.
-        step: The number of batches so far.
+        step: The number of batches with a visit so far.
         fit: The quality of the fit at the last gradient step.
     """
 
@@ -89,7 +91,7 @@ class AmortizedState(NamedTuple):
         return carried._replace(embeddings=fresh.embeddings, recent=recent)
 
     def metrics(self) -> dict[str, Any]:
-        """Return the fit for logs, with NaN before the first update; the state itself then holds zeros."""
+        """Return the fit for logs, with NaN before the first update, when the state holds zeros."""
         # a NaN in the state would stop every update under `jax_debug_nans`
         return self.fit._asdict() if int(self.step) else dict.fromkeys(Fit._fields, np.float32(np.nan))
 

@@ -51,7 +51,7 @@ def init(
 
 @with_standard_dtype_promotion
 def update(key: Key[Array, ""], state: AmortizedState, rollouts: Rollouts, *, model: Model) -> AmortizedState:
-    """Return the state after one step: the networks learn from the rollouts, and prompts gain their own evidence."""
+    """Return the state after one step: the networks learn from the rollouts, and each prompt gains its own counts."""
     visits = merge_visits(rollouts, state.embeddings.shape[0])
     is_empty = ~(visits.group_size > 0).any()
     # the branches return only what training changes: `cond` would copy the embeddings
@@ -75,7 +75,7 @@ def learn(
     *,
     model: Model,
 ) -> Trained:
-    """Return `trained` after one step: its merged `visits` are stored, then `inner_steps` gradient steps follow."""
+    """Return `trained` after one step: the merged `visits` are stored, then `inner_steps` gradient steps follow."""
     config = model.config
     choice_key, training_key = jax.random.split(key)
     kept = at_most(choice_key, visits, config.context_size)
@@ -107,7 +107,7 @@ class _Weights(NamedTuple):
 def _with_their_history(
     key: Key[Array, ""], recent: Rollouts, step: Int[Array, ""], config: Config
 ) -> tuple[Rollouts, Rollouts]:
-    """Return the batch before each batch to train on, and the batches to train on: the newest and `replayed` others."""
+    """Return the batches to train on, the newest and `replayed` random ones, after the batch before each."""
     ages = jax.random.randint(key, (config.replayed,), 0, jnp.clip(step + 1, 1, config.history - 1), jnp.int32)
     steps = step - jnp.concatenate([jnp.zeros(1, jnp.int32), ages])
     return batches_of(recent, steps - 1), batches_of(recent, steps)

@@ -2,6 +2,9 @@ r"""A hidden Markov model of every prompt's solve state, filtered online: the pr
 
     z in {UNSOLVED: s = 0, MIXED: 0 < s < n, SOLVED: s = n}, A[i, j] = P(z' = j | z = i),  rows of A ~ Dirichlet(counts)
 
+A group is n rollouts of one prompt, s of them correct, and z is its solve state. filtered_t is P(z_t) given the groups
+up to step t, and predicted_t is P(z_t) given the groups before step t.
+
 One step, for every prompt (A = row-normalised counts, d = `decay`):
 
     condition    filtered_t = one-hot(z observed) if visited, else predicted_t
@@ -9,7 +12,7 @@ One step, for every prompt (A = row-normalised counts, d = `decay`):
                  counts_t = d * counts_{t-1} + (1 - d) * counts_0 + xi_t
     predict      predicted_{t+1} = filtered_t @ A_t
 
-filtered_0 and predicted_1 both equal the initial belief, which is about the solve state at the first step.
+filtered_0 and predicted_1 both equal the initial belief, the probabilities of the solve states at the first step.
 
 "Dynamics-Predictive Sampling for Active RL Finetuning of Large Reasoning Models" (DPS, arXiv 2603.10887).
 """

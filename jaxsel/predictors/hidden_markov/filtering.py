@@ -1,4 +1,8 @@
-"""The state of the hidden Markov model and its step: condition, count, predict. The package gives the formulas."""
+"""The state of the hidden Markov model and its step: condition, count, predict.
+
+The docstring of the package gives the formulas. z_t is the solve state of a prompt at step t: UNSOLVED, MIXED or
+SOLVED. A is the matrix of transition probabilities, the row-normalised counts.
+"""
 
 from typing import NamedTuple
 
@@ -22,7 +26,7 @@ class HMMState(NamedTuple):
     Attributes:
         filtered: P(z_t) given everything observed up to step t.
         predicted: P(z_{t+1}) given everything observed up to step t.
-        excess: (counts - prior_counts) / scale, with the axes from, to, prompt.
+        excess: (counts - prior_counts) / scale for the counts of transitions, with the axes from, to, prompt.
         scale: The factor of `excess` in the counts. It decays at every step.
         prior_counts: counts_0, with the axes from, to.
     """
@@ -78,10 +82,10 @@ def update(state: HMMState, rollouts: Rollouts, decay: Scalar) -> HMMState:
 def condition(
     state: HMMState, ids: Int[Array, " b"], observed: Float[Array, "3 b"], before: Float[Array, "3 b"]
 ) -> HMMState:
-    """Return the state with filtered_t: one-hot(z) for the visited prompts `ids`, predicted_t for all others.
+    """Return the state with filtered_t: `observed` for the visited prompts `ids`, predicted_t for all others.
 
-    `before` is filtered_{t-1} of the visited prompts. It does not affect the result, but must be read from the old
-    belief before the new belief overwrites the buffer.
+    `before` is filtered_{t-1} of the visited prompts. It does not affect the result. It is an argument because it must
+    be read from the buffer before filtered_t overwrites the buffer.
     """
     belief = memory.written_over(state.filtered, state.predicted, after=before)
     return state._replace(filtered=belief.at[:, ids].set(observed, mode="drop"))

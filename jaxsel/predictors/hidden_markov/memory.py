@@ -1,11 +1,11 @@
 """Steps of the hidden Markov model that move little memory, because memory traffic limits their speed.
 
-Counts are kept as counts_0 + scale * excess. The decay of all counts then multiplies the one number `scale`, and only
-visited prompts touch `excess`. The state keeps the predicted belief beside the filtered belief, so that a prediction of
-the pool is read from memory and not computed.
+The counts of transitions are kept as counts_0 + scale * excess. The decay of all counts then multiplies the one number
+`scale`, and an update changes `excess` for visited prompts only. The state keeps the predicted belief beside the
+filtered belief, so that a prediction of the pool is read from memory and not computed.
 
-No value is computed as a difference, so small probabilities keep their relative precision. They need it, because the
-posterior of a transition is a ratio of small probabilities.
+No value is computed as a difference, so small probabilities keep their relative precision. The posterior of a
+transition is a ratio of small probabilities and needs this precision.
 """
 
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxsel.base import Scalar
 
-_SMALLEST_SCALE = 2.0**-20
+_SMALLEST_SCALE = 2.0**-20  # below it, `rescaled` makes the scale 1
 _NOTHING = 2.0**-100  # replaces a scale of 0, because `excess` is divided by the scale
 
 
@@ -42,9 +42,9 @@ def written_over(
 ) -> Float[Array, "3 N"]:
     """Return `new`, in the buffer of `old`, once `after` has been read from `old`.
 
-    The condition in the code always holds, and makes the write wait for the read. Without it, the compiler copies the
-    belief three times in every step, into memory that it requests from the system. At 1e7 prompts these copies take
-    half of the time.
+    The condition of `jnp.where` always holds, and makes the write wait for the read. Without it, the compiler copies
+    the belief three times in every step, into memory that it requests from the system. At 1e7 prompts these copies take
+    half of the time of a step.
     """
     return jnp.where(old >= after.min(initial=0) - 1, new, old)
 

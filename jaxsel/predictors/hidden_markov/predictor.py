@@ -17,9 +17,9 @@ PRIOR_COUNTS = {
     "stability": ((1.0, 0.5, 0.5), (0.5, 1.0, 0.5), (0.5, 0.5, 1.0)),
     "local": ((1.0, 1.0, 0.0), (1.0, 1.0, 1.0), (0.0, 1.0, 1.0)),
 }
-"""The paper's prior counts of transitions from the row's state to the column's: UNSOLVED, MIXED, SOLVED."""
+"""The DPS paper's prior counts of transitions from the row's state to the column's: UNSOLVED, MIXED, SOLVED."""
 
-_SMALLEST_ROW, _LARGEST_ROW = 1e-20, 1e20  # sums and products of rows in this range fit float32
+_SMALLEST_ROW, _LARGEST_ROW = 1e-20, 1e20  # if the sums of rows are in this range, they and their products fit float32
 
 
 def hidden_markov(
@@ -31,13 +31,14 @@ def hidden_markov(
     """Return the predictor of DPS: one hidden Markov model per prompt.
 
     The model describes solve states, not success rates. For `success_rate`, `variance` and `draw`, p is 0, 1/2 and 1 in
-    the three states. Every update is one transition of the model, so observe exactly once per training step.
+    the three states. Every update is one transition of the model, so update exactly once per training step.
 
     Args:
         decay: The factor on the earlier transition counts at each step, from 0 to 1.
         prior_counts: counts_0, a matrix [from, to] of numbers >= 0, at least one above 0 in each row; or the name of
             an entry of `PRIOR_COUNTS`. None means "ones".
-        initial_belief: P(UNSOLVED), P(MIXED) and P(SOLVED) for the first step's group. None means uniform.
+        initial_belief: P(UNSOLVED), P(MIXED) and P(SOLVED) for a prompt's group in the first step, three numbers for
+            all prompts or one row per prompt. None means uniform.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -108,7 +109,7 @@ def _initial_belief(initial_belief: ArrayLike | Array | None) -> Float[np.ndarra
     total = belief.sum(-1, keepdims=True) if has_shape else np.zeros(1)
     if not np.isfinite(belief).all() or (belief < 0).any() or not total.all():
         shown = belief.tolist() if belief.size <= 9 else f"of shape {belief.shape}"
-        raise ValueError(f"initial_belief is {shown}; give three numbers >= 0, not all 0, for all or for each prompt")
+        raise ValueError(f"initial_belief is {shown}; give three numbers >= 0, not all 0, for all prompts or for each")
     # a belief from a spec is already normalised, and another division could change its last bit
     is_normalised = np.abs(total - 1) < 1e-6
     return np.where(is_normalised, belief, belief / total).astype(np.float32)

@@ -50,7 +50,7 @@ class Forms(NamedTuple):
 
 
 def linear_forms(embeddings: Float[Array, "N d"], scaling: Scaling, weights: Weights) -> Forms:
-    """Return the forms of all rows of the embeddings, computed one block at a time.
+    """Return the shared part of the logits of all rows of the embeddings, computed one block at a time.
 
     Args:
         embeddings: One row per prompt.
@@ -59,9 +59,9 @@ def linear_forms(embeddings: Float[Array, "N d"], scaling: Scaling, weights: Wei
     """
     size, features, root = embeddings.shape[0], len(weights.initial), weights.root
     rows = min(size, _ROWS)
-    root_of_sum = jnp.linalg.qr((root[:features] + root[features:]).T, mode="r").T  # f instead of 2 f columns
+    root_of_sum = jnp.linalg.qr((root[:features] + root[features:]).T, mode="r").T  # of w + d, f columns instead of 2 f
     columns = jnp.concatenate([weights.initial[:, None], weights.drift[:, None], root_of_sum], 1)
-    # the columns absorb the affine map, so that no features are computed for the whole pool
+    # columns and constants absorb the affine map, so that no features are computed for the whole pool
     scale = jnp.asarray(scaling.scale)
     constants = columns[-1] - (scaling.shift * scale) @ columns[:-1]
     columns = scale[:, None] * columns[:-1]

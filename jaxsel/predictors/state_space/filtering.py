@@ -1,4 +1,8 @@
-"""One step of the state-space filter, and the predictive distribution of logits. The predictor gives the formulas."""
+"""One step of the state-space filter, and the predictive distribution of the logits of success rates.
+
+The docstring of the module `predictor` gives the formulas. The letters here: phi are a prompt's features, w the weights
+that all prompts share, and d the drift of w since training began. A prompt has s of n rollouts correct.
+"""
 
 from typing import NamedTuple
 
@@ -15,7 +19,7 @@ from jaxsel.predictors.state_space.state import StateSpaceState, given_weights
 from jaxsel.predictors.state_space.weights import shrunk, updated
 
 _FREEDOM = 5.0  # degrees of freedom of the Student t distribution
-_SMALLEST = 1e-4  # variance of a logit
+_SMALLEST = 1e-4  # smallest variance of a logit
 
 
 def logits(
@@ -27,8 +31,8 @@ def logits(
     given = given_weights(state, state.learning.settings, rows)
     forms = shared_part(state, prompt_ids)
     mean = forms.drift + given.mean + given.slope * (forms.mean - given.reference)
-    # slope w + d = slope (w + d) + (1 - slope) d. The second part is small: all prompts get its mean variance over
-    # standardised features, and its covariance with the first part is left out.
+    # The logit moves with phi . (slope w + d) = phi . (slope (w + d) + (1 - slope) d). The second part is small: all
+    # prompts get its mean variance over standardised features, and its covariance with the first part is left out.
     of_drift = (root[len(weights.initial) :] ** 2).sum()
     shared = given.slope**2 * forms.variance + (1 - given.slope) ** 2 * of_drift
     return mean, jnp.clip(given.variance + shared, _SMALLEST, LARGEST_VARIANCE)
@@ -44,19 +48,24 @@ def shared_part(state: StateSpaceState, prompt_ids: Int[Array, " m"] | None) -> 
 
 
 class Sites(NamedTuple):
-    """The Gaussian that replaces each visited prompt's likelihood: its precision, and precision times residual."""
+    """The Gaussian that replaces each visited prompt's likelihood.
+
+    Attributes:
+        precision: Precision of the Gaussian.
+        weighted_residual: The precision times the distance of the Gaussian's mean from the predicted mean.
+    """
 
     precision: Float[Array, " b"]
     weighted_residual: Float[Array, " b"]
 
 
 def filtered(state: StateSpaceState, rollouts: Rollouts) -> StateSpaceState:
-    """Return the state after one batch, moved on to the next step; an empty batch changes nothing."""
+    """Return the state after the batch of one step. The step counter moves on, but an empty batch changes nothing."""
     return after_visits(state, merge_visits(rollouts, len(state.mean)))
 
 
 def after_visits(state: StateSpaceState, visits: Rollouts) -> StateSpaceState:
-    """Return the state after one batch with distinct prompts, as `merge_visits` returns it; counts may be fractions."""
+    """Return the state after a batch with distinct prompts, as `merge_visits` returns it. Counts may be fractions."""
     num_prompts = len(state.mean)
     rows = jnp.minimum(visits.prompt_ids, num_prompts - 1)
     is_visit = visits.group_size > 0
@@ -118,7 +127,7 @@ def _sites(mean: Float[Array, " b"], total: Float[Array, " b"], visits: Rollouts
 
 
 def _inflation(alone: Posterior, total: Float[Array, " b"]) -> Float[Array, " b"]:
-    """Return the factor by which a Student t distribution widens an outlier's variance, and 1 for other prompts."""
+    """Return the factor by which a Student t distribution widens an outlier's variance; it is 1 for other prompts."""
     surprise = (alone.shift**2 + alone.variance) / total
     return jnp.maximum((_FREEDOM + surprise) / (_FREEDOM + 1), 1)
 
@@ -129,7 +138,7 @@ def _jacobian(
     alone: Posterior,
     total: Float[Array, " b"],
 ) -> Float[Array, "b 5"]:
-    """Return the derivatives of every prompt's log score with respect to the settings."""
+    """Return the derivatives of the log probability of every prompt's rollouts with respect to the settings."""
 
     def predicted(theta: Float[Array, " 5"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
         settings = Learning(theta, state.learning.information).settings

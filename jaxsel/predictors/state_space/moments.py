@@ -1,4 +1,4 @@
-r"""Expectations over a Gaussian logit, by two quadratures.
+r"""Expectations over the Gaussian logit eta of a success rate, by two quadratures.
 
 A prediction needs moments of p = sigmoid(eta) for eta ~ N(mu, v). It uses the trapezoidal rule on equally spaced nodes,
 which converges exponentially for smooth functions. At these nodes exp(-eta) is a geometric sequence, so that no node
@@ -43,7 +43,7 @@ class Moments(NamedTuple):
 
 
 def moments(mean: Float[Array, " m"], variance: Float[Array, " m"], group_size: int) -> Moments:
-    """Return the moments for groups of n rollouts. Errors are at most 3e-5 for n = 8, and 1.1e-4 for n = 64."""
+    """Return the moments, n = `group_size`. Errors are at most 3e-5 for n = 8, and 1.1e-4 for n = 64."""
     mean = jnp.clip(mean, -_LARGEST_LOGIT, _LARGEST_LOGIT)
     step = jnp.sqrt(jnp.minimum(variance, LARGEST_VARIANCE)) * np.float32(_OFFSETS[1] - _OFFSETS[0])
     odds_against, ratio = jnp.exp(_HALF * step - mean), jnp.exp(-step)
@@ -78,7 +78,7 @@ def posterior(
     successes: Float[Array, " b"] | Int[Array, " b"],
     group_size: Float[Array, " b"] | Int[Array, " b"],
 ) -> Posterior:
-    """Return evidence, mean and variance; with n = 0 the posterior is the prior."""
+    """Return the posterior after `successes` of `group_size` rollouts; without rollouts it is the prior."""
     s, n = successes.astype(jnp.float32), group_size.astype(jnp.float32)
 
     def newton(_: Int[Array, ""], shift: Float[Array, " b"]) -> Float[Array, " b"]:

@@ -1,14 +1,15 @@
 r"""A logistic state-space model of all prompts, filtered online.
 
-    eta_it = (w + d_t) . phi(e_i) + u_it          logit of the success rate; phi: embedding features and a constant
-    d_t    = d_{t-1} + N(0, Q_t)                  drift of the shared weights w; its last entry also grows by progress
+    eta_it = (w + d_t) . phi(e_i) + u_it          logit of prompt i's success rate at step t; e_i is its embedding, phi
+                                                  its features: the standardised embedding and a constant
+    d_t    = d_{t-1} + N(0, Q_t)                  drift of the shared weights w; its last entry also grows by `progress`
     u_it   ~ N(0, tau2)                           before the first visit
-    u_it   <- u_it + gain * 4 s (n - s) / n^2     at a visit, and Var u_it grows by q_v: the policy trains on the prompt
+    u_it   <- u_it + `gain` * 4 s (n - s) / n^2   at a visit, and Var u_it grows by q_v: the policy trains on the prompt
     Var u_it grows by q_u per step, at most back to tau2, while the prompt is not visited
     s_it   ~ Binomial(n_it, sigmoid(eta_it))
 
-Given w and d, prompts are independent. The state therefore holds each prompt's mean logit at a reference value of
-w . phi, and the variance of the logit. The variance implies how the mean changes with w . phi. Later changes of w
+Given w and d, prompts are independent. The state therefore holds each prompt's mean logit at one value of w . phi, its
+reference, and the variance of the logit. The variance implies how the mean changes with w . phi. Later changes of w
 hardly move the logit of a visited prompt, but the drift moves all logits.
 
 An update is one step of assumed-density filtering. A Gaussian replaces every prompt's binomial likelihood and gives its
@@ -16,9 +17,9 @@ logit the exact posterior mean and variance (see `moments`). The Gaussian model 
 the whole batch at once. This takes O(b f^2 + f^3) for b prompts and f features, whatever the size of the pool. The
 variance of an outlier, whose result is far from its prediction, is widened as under a Student t distribution.
 
-The model learns tau2, q_v, q_u, gain and progress (see `settings`). It also learns the speed of the drift and the prior
-of w (see `weights`). Other constants are fixed: the degrees of freedom of the Student t distribution, the rates of
-forgetting, and the variance of the error that first visits share.
+The model learns tau2, q_v, q_u, `gain` and `progress` (see `settings`). It also learns the speed of the drift and the
+prior of w (see `weights`). Other constants are fixed: the degrees of freedom of the Student t distribution, the rates
+of forgetting, and the variance of the error that the model gives to all first visits of one batch.
 """
 
 import jax

@@ -9,7 +9,9 @@ from jaxsel.predictors.state_space.filtering import after_visits, shared_part
 from jaxsel.predictors.state_space.moments import posterior
 from jaxsel.predictors.state_space.state import StateSpaceState
 
-_TEACHING = 4096  # prompts that the weights are fitted to; first visits share an error, so that more add little
+# Number of prompts that the weights are fitted to. More would add little, because the model gives first visits a common
+# error.
+_TEACHING = 4096
 
 
 def with_rates(
@@ -17,9 +19,9 @@ def with_rates(
 ) -> StateSpaceState:
     """Return the initial state, conditioned on rollouts of an earlier policy.
 
-    The shared weights are fitted to at most 4,096 prompts with rollouts, evenly spaced by row. Then each logit is
-    conditioned on its own rollouts. The settings of the model stay as they are, because earlier rollouts say nothing
-    about how rates change during training.
+    The weights that all prompts share are fitted to at most 4,096 prompts with rollouts, evenly spaced by row. Then
+    each prompt's logit is conditioned on its own rollouts. The settings of the model stay as they are, because earlier
+    rollouts say nothing about how rates change during training.
 
     Args:
         state: State before the first batch.

@@ -1,7 +1,7 @@
-r"""The settings theta of the model, learned from the log scores of every batch before its update.
+r"""The settings theta of the state-space model, learned from every batch.
 
-Let l_i be the log probability of prompt i's successes, and J_i = dl_i / d theta. An update is a Newton step with the
-empirical Fisher information F in place of the curvature:
+Let l_i be the log probability that the model gave to prompt i's rollouts before the update, and J_i = dl_i / d theta.
+An update is a Newton step with the empirical Fisher information F in place of the curvature:
 
     F     <- d F + sum_i J_i J_i'
     theta <- theta + (F + F0)^-1 (sum_i J_i + (1 - d) F0 (theta0 - theta))
@@ -21,12 +21,12 @@ _KEPT = 0.98  # d
 
 
 class Settings(NamedTuple):
-    """The learned settings theta, in units of logits and steps.
+    """The learned settings theta, in units of logits and steps. The logit is that of a prompt's success rate.
 
     Attributes:
         log_prior: Logarithm of tau2, the variance of u, a prompt's own part of the logit, before its first visit.
-        log_visit: Logarithm of q_v, the variance that a visit adds.
-        log_step: Logarithm of q_u, the variance that a step adds for a prompt without a visit.
+        log_visit: Logarithm of q_v, the variance that a visit adds to u.
+        log_step: Logarithm of q_u, the variance that a step adds to u for a prompt without a visit.
         gain: Increase of a prompt's logit after a group with as many failures as successes.
         progress: Increase of every prompt's logit per step.
     """
@@ -58,7 +58,7 @@ class Learning(NamedTuple):
 
     @property
     def settings(self) -> Settings:
-        """The settings by name."""
+        """The settings theta by name."""
         return Settings(*self.theta)
 
 
@@ -70,9 +70,9 @@ def first_guess() -> Learning:
 def learned(learning: Learning, jacobian: Float[Array, "b 5"]) -> Learning:
     """Return the settings after one Newton step.
 
-    The Jacobian has the gradient of each prompt's log score in a row, and zeros in rows without an observation.
+    A row of the Jacobian is the gradient of one prompt's l_i, or zeros for a row without an observation.
     """
-    # a limit on the length of a row, so that no single prompt determines the step
+    # a limit of 5 on the norm of each row, so that no single prompt determines the step
     length = jnp.sqrt(((jacobian * _SPREAD[None]) ** 2).sum(1, keepdims=True))
     jacobian = jacobian / jnp.maximum(1, length / 5)
     information = _KEPT * learning.information + jacobian.T @ jacobian

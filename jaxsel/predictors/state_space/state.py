@@ -1,4 +1,9 @@
-"""The state of the state-space predictor."""
+"""The state of the state-space predictor.
+
+The model of a prompt's success rate is sigmoid(eta) with the logit eta = phi . (w + d) + u. The features phi are the
+standardised embedding and a constant. All prompts share the weights w before training and their drift d since then. u
+is the prompt's own part, with the variance tau2 before the first visit.
+"""
 
 from typing import Any, NamedTuple
 
@@ -15,20 +20,21 @@ from jaxsel.predictors.state_space.weights import Weights
 
 
 class StateSpaceState(NamedTuple):
-    """The belief about the weights and about N prompts.
+    """The belief about the weights w and d and about N prompts.
 
     Attributes:
         embeddings: Embeddings of the whole pool, in the dtype they were given in; None without embeddings.
         scaling: Map from embeddings to features, which standardises them over the first pool; None without embeddings.
         weights: Belief about the weights that all prompts share.
-        mean: Mean of each prompt's logit without the drift, right after its last visit.
+        mean: Mean of each prompt's logit minus phi . d, right after its last visit.
         reference: phi . w at the mean of w, right after the prompt's last visit.
         variance: Variance of the logit given w and d, right after the prompt's last visit.
-        lesson: 4 s (n - s) / n^2 of the last visit: 1 for s = n / 2, 0 for s = 0 and s = n.
+        lesson: 4 s (n - s) / n^2 for s of n correct rollouts at the last visit: 1 for s = n / 2, 0 for s = 0 and s = n.
         last_step: Step of the last visit, 0 before the first visit.
-        step: Number of batches observed, plus 1 if the state began with rates from before training.
+        step: Number of batches with a visit, plus 1 if the state began with rollouts from before training.
         learning: Settings of the model and the information about them.
-        log_score: Mean log score per prompt of the last batch, in nats, before its update; 0 before the first batch.
+        log_score: Mean log probability of a prompt's rollouts in the last batch, in nats and predicted before the
+            update; 0 before the first batch.
     """
 
     embeddings: Float[Array, "pool d"] | None
@@ -57,7 +63,7 @@ class StateSpaceState(NamedTuple):
         return with_moved(self, fresh, names, rows)._replace(embeddings=fresh.embeddings)
 
     def metrics(self) -> dict[str, Any]:
-        """Return the learned settings, in logits and steps, and the last log score (NaN before the first update)."""
+        """Return the learned settings, in logits and steps, and `log_score`, which is NaN before the first batch."""
         settings = self.learning.settings
         return {
             "log_score": self.log_score if float(self.log_score) else np.float32(np.nan),
@@ -92,8 +98,8 @@ class Given(NamedTuple):
 def given_weights(state: StateSpaceState, settings: Settings, rows: Int[Array, " m"] | slice) -> Given:
     """Return the distributions of the prompts' logits for known w and d, with these settings.
 
-    After a visit, eta is a constant plus (v / tau2) phi . w plus noise of variance v. The smaller v is, the less later
-    changes of w move the logit.
+    After a visit, eta - phi . d is a constant plus (v / tau2) phi . w plus noise, with the noise's variance v =
+    `variance`. The smaller v is, the less later changes of w move the logit.
     """
     last = state.last_step[rows]
     prior = jnp.exp(settings.log_prior)

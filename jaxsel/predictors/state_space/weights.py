@@ -2,26 +2,28 @@ r"""The weights that all prompts share: a Gaussian filter in information form.
 
     (w, d) ~ N(mean, S),    S = (J + diag(prior))^-1
 
-w holds the weights before training, and d their drift since then: phi . (w + d) is the part of a logit that prompts
-share. J is the information of all batches, sum_i iota_i x_i x_i' with x_i = (slope_i phi_i, phi_i). Here iota_i is the
-precision of observation i. J is a sum of squares and the prior's precision is positive, so J + diag(prior) stays
-symmetric and positive definite in float32.
+w holds the weights before training, and d their drift since then. phi are the features of a prompt, and phi . (w + d)
+is the part of the logit of its success rate that depends on w and d. J is the information of all batches, sum_i iota_i
+x_i x_i' with x_i = (slope_i phi_i, phi_i). Here iota_i is the precision of observation i. slope_i is the change of
+prompt i's expected logit per unit of phi_i . w: 1 before its first visit, and smaller afterwards. J is a sum of squares
+and the prior's precision is positive, so J + diag(prior) stays symmetric and positive definite in float32.
 
 First visits determine w, and repeated visits determine d. The drift depends on the features too, because training on
 some kinds of prompts teaches these kinds more than others. The last weight of d is the level, which moves all prompts
 alike.
 
 The model learns how fast d changes. Before each update, J keeps only a share of the information about d. The data
-decide between candidate shares. Let h = sum_i iota_i x_i r_i be the gradient, with residuals r. For a given share, h
-has the covariance A + A S A / share, with A = sum_i iota_i x_i x_i'. The score of a share is the log density of the
-level's component of h. Scores of earlier batches are discounted. The update uses the posterior mean of the share. This
-mean is near 1 while success rates do not change, and near 0 after an abrupt change of the policy.
+decide between ten candidate shares. Let h = sum_i iota_i x_i r_i be the gradient, with residuals r_i: observed minus
+predicted logits. For a given share, h has the covariance A + A S A / share, with A = sum_i iota_i x_i x_i'. The score
+of a share is the log density of the level's component of h. Scores of earlier batches are discounted. The update uses
+the posterior mean of the share. This mean is near 1 while success rates do not change, and near 0 after an abrupt
+change of the policy.
 
 w is forgotten very slowly. A selector may visit few kinds of prompts for many steps, and the information about all
 other kinds must last that long.
 
 A selector visits similar prompts, for which a linear model has similar errors. The model therefore gives the first
-visits of one batch a common error of fixed variance. A hundred first visits then carry little more information than
+visits of one batch an error of fixed variance in common. A hundred first visits then carry little more information than
 ten.
 
 The prior precision lambda of the features' weights in w follows MacKay's fixed point lambda = gamma / |w|^2. Here
@@ -35,8 +37,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-_CONSTANT = 0.1  # precision of the prior of the constant
-_LEVEL = 100.0  # precision of the prior of the level
+_CONSTANT = 0.1  # prior precision of the constant's weight in w
+_LEVEL = 100.0  # prior precision of the level, the constant's weight in d
 _DRIFT = 0.1  # prior variance of the features' part of the drift, per prompt, in logits^2
 _SIGNAL = 4.0  # prior variance of the features' part of w . phi, per prompt, in logits^2
 _SHARES = np.array([0.9999, 0.999, 0.997, 0.99, 0.97, 0.9, 0.5, 0.1, 0.01, 1e-4], np.float32)

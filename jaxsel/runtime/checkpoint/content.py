@@ -15,7 +15,7 @@ from jaxsel.runtime.placement import shape_of_pool, to_devices
 
 
 def named_arrays(state: State, others: dict[str, Any]) -> dict[str, Any]:
-    """Return all arrays by name, except the state's constants, which the method's constructor is given."""
+    """Return all arrays by name, except the state's constants, such as embeddings, which a checkpoint does not hold."""
     constants = {f"state.{name}" for name in call_optional(state, "constants", ())}
     return {name: leaf for name, leaf in by_name({"state": state, **others}).items() if name not in constants}
 
@@ -26,7 +26,7 @@ def metadata_of(
     """Return the metadata of a checkpoint.
 
     Args:
-        spec: Spec of the `PromptSelector`.
+        spec: `PromptSelector.spec`, the description of its method.
         pool: Fingerprint of the pool.
         arrays: Arrays of the checkpoint by name.
         num_prompts: Size of the pool.

@@ -65,7 +65,7 @@ def on_first_process(function: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, shared: bool) -> Iterator[None]:
-    """Hold the lock of the folder. A killed process releases it. On systems without such locks, do nothing.
+    """Hold the lock of the folder. A killed process releases it. On systems without such locks, hold nothing.
 
     Raises:
         ValueError: Another process or thread holds the lock for longer than a minute.
@@ -144,7 +144,7 @@ def read_arrays(folder: Path, like: PyTree[Array | np.ndarray], *, strict: bool)
 
 @contextlib.contextmanager
 def _without_patterns(folder: Path) -> Iterator[Path]:
-    """Yield a path to the folder without pattern characters such as [ or *, because Orbax finds its files with `glob`.
+    """Yield a path to the folder without characters such as [ or *, because Orbax finds files with `glob`.
 
     Raises:
         ValueError: The path has such characters, and several processes would have to agree on another path.
@@ -154,7 +154,9 @@ def _without_patterns(folder: Path) -> Iterator[Path]:
         yield folder
         return
     if jax.process_count() > 1:
-        raise ValueError(f"{name!r} has a character such as [ or *, which several processes cannot share; give another")
+        raise ValueError(
+            f"{name!r} has a character such as [ or *, which several processes cannot share; give another path"
+        )
     with tempfile.TemporaryDirectory() as elsewhere:
         link = Path(elsewhere) / "folder"
         link.symlink_to(folder.parent, target_is_directory=True)

@@ -1,7 +1,8 @@
-"""Converts the belief of DPS from the layout of earlier versions.
+"""Converts the state of DPS from the layout of earlier versions.
 
-In the earlier layout `filtered` and `predicted` have no row for SOLVED. The last column of `excess` is the sum of its
-row.
+`filtered` and `predicted` are beliefs with the rows UNSOLVED, MIXED and SOLVED. `excess` holds scaled counts of
+transitions, from the state of its row to the state of its column. In the earlier layout the beliefs have no row for
+SOLVED, and the last column of `excess` is the sum of its row.
 """
 
 import functools
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-_ROUNDING = 1e-6  # share of a total: a smaller difference may be pure rounding
+_ROUNDING = 1e-6  # a remainder of a smaller share of its total may be pure rounding, and becomes 0
 
 
 def shapes_as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:

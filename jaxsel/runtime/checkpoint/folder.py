@@ -1,4 +1,4 @@
-"""Arrays and metadata on disk. Orbax writes the arrays, sharded; this file makes a checkpoint atomic and checked.
+"""Arrays and metadata on disk. Orbax writes the arrays; this module makes a checkpoint atomic and checked.
 
 A checkpoint is a folder of numbered versions. A new version is written under a temporary name and gets its number when
 it is complete. Only then is the previous version removed. A crash at any moment leaves one complete version.
@@ -34,7 +34,7 @@ _WRITTEN_BEFORE = {
     "_CHECKPOINT_METADATA",
     "commit_success.txt",
     "descriptor",
-}  # by versions of jaxsel without _ABOUT
+}  # files and folders in a version that an earlier jaxsel wrote, without _ABOUT
 _PARTIAL = re.compile(r"\d+\.jaxsel-(partial|old)", re.ASCII)
 _PARTIAL_BEFORE = re.compile(r"\d+\.orbax-checkpoint-tmp.*", re.ASCII)
 

@@ -7,14 +7,14 @@ import numpy as np
 from jaxsel.runtime.checkpoint import earlier_dps_layout
 from jaxsel.runtime.checkpoint.arrays import decoded
 
-FORMAT = 3  # nested specs
+FORMAT = 3  # in which the specs of predictor, acquisition and rule are nested in the spec of the method
 _READABLE = (2, FORMAT)
 _ADDED = {"prior_alpha": 1.0, "prior_beta": 1.0}  # arguments that earlier versions lacked, and what they had instead
 _ENTRIES = {"format": int, "spec": dict, "pool": str, "shapes": dict, "seed": int, "counters": dict}
 
 
 def readable(saved: Any) -> dict[str, Any]:
-    """Return the given metadata if this version can read them.
+    """Return the given metadata of a checkpoint if this version can read them.
 
     Raises:
         ValueError: The metadata have another format, or are not metadata of a selector.
@@ -53,7 +53,8 @@ def check_method(saved: dict[str, Any], here: dict[str, Any], *, other_pool: boo
     Args:
         saved: Metadata of the checkpoint.
         here: Metadata of the selector.
-        other_pool: Whether fingerprints may differ. An array with an entry per prompt differs between pools.
+        other_pool: Whether fingerprints of arrays may differ, because an array with one entry per prompt differs
+            between pools.
 
     Raises:
         ValueError: The method or its hyperparameters differ.

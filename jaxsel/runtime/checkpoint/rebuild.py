@@ -1,4 +1,4 @@
-"""Rebuilds a selector from its spec. Checkpoints and pickles hold specs, never code."""
+"""Rebuilds a selector from its spec: the names and arguments of its parts. A checkpoint holds a spec and no code."""
 
 import inspect
 import math
@@ -59,8 +59,8 @@ def selector_from_spec(spec: dict[str, Any]) -> Selector:
         spec: `Selector.spec` or `PromptSelector.spec`, also in the flat form that earlier versions wrote.
 
     Raises:
-        ValueError: The spec names a part that jaxsel does not have. Or the selector had embeddings, strata, or a prior
-            with one entry per prompt, which a spec does not contain.
+        ValueError: The spec names a part that jaxsel does not have. Also for a selector with embeddings, strata, or a
+            prior with one entry per prompt, because a spec does not contain these arrays.
     """
     own = {name: value for name, value in spec.items() if name != "candidate_ratio"}
     try:
@@ -70,7 +70,7 @@ def selector_from_spec(spec: dict[str, Any]) -> Selector:
         raise ValueError(f"no selector can be rebuilt from the spec {own} ({error}); {_GIVE}") from error
     if not _same(parts, _nested(selector.spec)):
         raise ValueError(f"the spec {own} would be rebuilt as {selector.spec}; {_GIVE}")
-    # normalising an initial belief a second time may change its last digit
+    # the given spec, because normalising an initial belief a second time may change its last digit
     return selector._replace(spec=own) if own.keys() == selector.spec.keys() else selector
 
 

@@ -217,7 +217,7 @@ def test_the_log_density_equals_the_formulas():
         ({"step": -1}, "step is -1"),
         ({"step": 1.5}, "step is 1.5"),
         ({"embeddings": np.ones((3, 2), np.float32)}, "embeddings has 3 rows for 20 prompts"),
-        ({"embeddings": np.full((20, 2), np.nan, np.float32)}, r"embeddings\[0\] is not of finite length"),
+        ({"embeddings": np.full((20, 2), np.nan, np.float32)}, r"embeddings\[0\] has a norm that is not finite"),
         ({"fixed": {"decay": 0.5}}, "fixed is 'decay'; give one of 'mean', 'spread', 'drift', 'volatility'"),
         ({"fixed": {"volatility": 0.0}}, "volatility is 0.0; give a finite number above 0"),
         ({"fixed": {"mean": np.inf}}, "mean is inf; give a finite number"),

@@ -338,7 +338,7 @@ def stream():
         ({"key_column": "id"}, "key_column is 'id', which train_dataset lacks; give one of"),
         (
             {"key_column": "id", "train_dataset": DATA.add_column("id", ["a"] * N)},
-            "the column 'id' of train_dataset names no prompts: keys holds a 24 times",
+            "the column 'id' of train_dataset names no prompts: keys holds the entry 'a' 24 times",
         ),
         (
             {"key_column": "key", "selector": Noting(num_prompts=None, keys=[f"q{i}" for i in range(N)])},

@@ -43,7 +43,7 @@ def test_counts_may_be_fractions_and_missing():
     ("successes", "group_size", "message"),
     [
         ([1, 9], 8, r"successes\[1\] is 9 of 8 rollouts; give at most group_size"),
-        (["x"], 8, "successes is no vector of numbers"),
+        (["x"], 8, "successes is not a vector of numbers"),
         ([[1]], 8, r"successes has shape \(1, 1\)"),
         ([1, 2], [8, 8, 8], "successes has 2 entries and group_size 3"),
         ([np.inf], 8, r"successes\[0\] is inf; give a number of at least 0, or None"),

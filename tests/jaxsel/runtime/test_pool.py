@@ -115,10 +115,10 @@ NAN, MANY = float("nan"), [str(i) for i in range(3000)]
         ((word for word in "ab"), "and type generator; give"),
         (7, "and type int; give"),
         ([], r"keys has shape \(0,\); give one key for each prompt"),
-        (["a", "b", "a"], r"keys holds a 2 times; give distinct entries \(see the rows 0, 2\)"),
-        ([5, 6, 6, 6], r"keys holds 6 3 times; give distinct entries \(see the rows 1, 2\)"),
-        (np.array([5, 6, 6]), r"keys holds 6 2 times"),
-        (["x" * 500, "x" * 500], r"keys holds x{60}\.\.\. 2 times"),
+        (["a", "b", "a"], r"keys holds the entry 'a' 2 times; give distinct entries \(see the rows 0, 2\)"),
+        ([5, 6, 6, 6], r"keys holds the entry 6 3 times; give distinct entries \(see the rows 1, 2\)"),
+        (np.array([5, 6, 6]), r"keys holds the entry 6 2 times"),
+        (["x" * 500, "x" * 500], r"keys holds the entry 'x{59}\.\.\. 2 times"),
     ],
 )
 def test_keys_that_are_no_vector_of_distinct_entries_are_named(keys, message):

@@ -218,7 +218,7 @@ BAD_CALLS = [
     ),
     (lambda: on_mesh(2, METHODS["stratified"]), "num_prompts is 10 with a rule for 1001 prompts"),
     (lambda: on_mesh(2, PRIOR), "prior_alpha has 101 entries for 10 prompts; give one entry per prompt"),
-    (lambda: on_mesh(2).init(KEY, 11), "num_prompts is 11 of a pool sharded as 10 prompts; give the same"),
+    (lambda: on_mesh(2).init(KEY, 11), "num_prompts is 11 of a pool sharded as 10 prompts; give 10"),
     (
         lambda: jaxsel.shard(DPS, jax.make_mesh((2,), ("x",)), 10),
         r"mesh has the axes \('x',\); give one of prompts_mesh",

@@ -251,7 +251,7 @@ def no_count(key, scores, batch_size, prompt_ids=None, state=None):
         (lambda: jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: 1, 5: 1}), r"lacks the strata \['7'\]"),
         (
             lambda: jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: 1, 5: 1, 7: 1, 8: 1}),
-            r"and has \['8'\]; give one",
+            r"and has the unknown \['8'\]; give one",
         ),
         (lambda: jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: 1, 5: -1, 7: 1}), r"shares\['5'\] is -1\.0"),
         (lambda: jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: 0, 5: 0, 7: 0}), "shares is 0 for every stratum"),
