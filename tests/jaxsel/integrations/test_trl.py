@@ -338,13 +338,13 @@ def stream():
         ({"key_column": "id"}, "key_column is 'id', which train_dataset lacks; give one of"),
         (
             {"key_column": "id", "train_dataset": DATA.add_column("id", ["a"] * N)},
-            "the column 'id' of train_dataset names no prompts: keys holds a 24 times",
+            "the column 'id' of train_dataset does not identify the prompts: keys holds a 24 times",
         ),
         (
             {"key_column": "key", "selector": Noting(num_prompts=None, keys=[f"q{i}" for i in range(N)])},
             "selector has other keys than the key column",
         ),
-        ({"success": "accuracy"}, "success is 'accuracy', which none of the rewards 'reward' has"),
+        ({"success": "accuracy"}, "success is 'accuracy', but the rewards are named 'reward'"),
         ({"reward_funcs": [reward, lambda **_: []]}, "success is None and the rewards are 'reward', '<lambda>'"),
         ({"threshold": math.nan}, "threshold is nan"),
     ],
