@@ -26,7 +26,7 @@ SWITCHED_OFF: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def without(choice: str) -> jaxsel.Selector:
-    """Return NO_LATENT with another way to choose. Both share the compiled predictions."""
+    """Return GPS without a latent and with one part of its choice changed. All variants share compiled predictions."""
     other = jaxsel.gps(EMBEDDINGS, **TINY | {"latent_size": 0, "decay": None} | SWITCHED_OFF[choice])
     return other._replace(init=NO_LATENT.init, predict=NO_LATENT.predict, update=NO_LATENT.update)
 

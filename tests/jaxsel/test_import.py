@@ -1,4 +1,4 @@
-"""`import jaxsel` loads JAX and NumPy alone; other packages load at their first use. Modules are counted, not time."""
+"""`import jaxsel` loads JAX and NumPy alone; other packages load at their first use. The tests measure no times."""
 
 import json
 import subprocess

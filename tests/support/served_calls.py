@@ -1,4 +1,4 @@
-"""Calls to a `TrainerEdge`, made directly or through a server, and the pool that they are about."""
+"""Calls of a trainer that selects prompts, made to a `TrainerEdge` itself or to a server that holds one."""
 
 from collections.abc import Callable
 from typing import Any

@@ -23,7 +23,7 @@ N = 60
 
 
 def recorded(seed: int, *, steps: int = 30, batch: int = 12, concentration: float = 2.0, drift: float = 0.0):
-    """A history of prompts 0 to 39 of 60 in batches of different sizes, with success rates that stay or walk."""
+    """Return a history of prompts 0 to 39 of 60, in batches of unequal sizes. With a drift, the rates walk randomly."""
     rng = np.random.default_rng(seed)
     logit = np.log(rng.gamma(concentration * 0.3, size=40)) - np.log(rng.gamma(concentration * 0.7, size=40))
     rows = []
@@ -36,9 +36,9 @@ def recorded(seed: int, *, steps: int = 30, batch: int = 12, concentration: floa
 
 
 def marginal_log_likelihood(history, alpha, beta) -> np.ndarray:
-    """Return the log likelihood of every visited prompt's counts without forgetting.
+    """Return the log likelihood of every visited prompt's counts under a Beta prior, without forgetting.
 
-    The one-step-ahead scores of a prompt add up to it.
+    The log scores of a prompt's visits, each predicted from the visits before, add up to it.
     """
     ids = np.unique(history.prompt_ids)
     s, n = (
@@ -80,7 +80,7 @@ def test_without_forgetting_the_fit_maximises_the_beta_binomial_likelihood():
 
 @functools.cache
 def fitted_beta(ageing: str):
-    """A history whose rates walk, and Beta posteriors that are fitted to it."""
+    """Return a history whose success rates follow random walks, and the fit of Beta posteriors to it."""
     history = recorded(1, drift=0.3)
     return history, jaxsel.fit(history, jaxsel.beta_bernoulli, num_prompts=N, ageing=ageing, prior_width=1e3)
 

@@ -1,4 +1,4 @@
-"""The sampled posterior against filters on a grid of logits, and against data of the model itself."""
+"""The posterior that MCMC samples, against filters on a grid of logits and against data of the model itself."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def sampled(history, num_prompts, seed=0, **options):
 
 
 def walks(seed, num_prompts, steps, *, mean, spread, drift, volatility):
-    """Return true success rates [steps + 1, N], simulated at every step; the model has latents at visits only."""
+    """Return success rates [steps + 1, N], simulated at every step, although the model has latents at visits only."""
     rng = np.random.default_rng(seed)
     x = [mean + spread * rng.normal(size=num_prompts)]
     for _ in range(steps):

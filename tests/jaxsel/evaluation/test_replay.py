@@ -14,7 +14,7 @@ MOPPS, DPS = jaxsel.mopps(decay=0.5), jaxsel.dps(decay=0.7)
 
 @functools.cache
 def recorded():
-    """The rows that a live run observed, and its predictions of every batch and of the pool before each step."""
+    """Return what a selector observed in six steps, and its predictions of each batch and of the pool before it."""
     selector = PromptSelector(MOPPS, num_prompts=N, seed=3)
     rng = np.random.default_rng(0)
     rows, predictions, pools = [], [], []
@@ -61,7 +61,7 @@ def test_repeated_ids_are_one_visit_and_rows_without_rollouts_none():
 
 
 def test_a_step_without_rows_ages_the_pool():
-    """Missing steps age the beliefs of dps like empty observations."""
+    """Steps without rows age the beliefs of dps as observations of no prompt do."""
     history = make_history([0, 3], [1, 1], [8, 8], 8, num_prompts=N)
     found = replay(history, DPS, num_prompts=N)
     live = PromptSelector(DPS, num_prompts=N)

@@ -54,7 +54,7 @@ def test_single_prompts_come_from_one_drawn_batch():
 def test_waiting_prompts_are_handed_out_before_new_draws():
     ours = edge(draw_size=8)
     first = ours.next_batch(3)
-    second = ours.next_batch(8)  # 5 wait, 3 are missing, and 8 are drawn
+    second = ours.next_batch(8)  # 5 prompts of the first draw wait; 3 are missing, so 8 more are drawn
     assert len(second) == 8
     assert len(set(first) | set(second)) == 11
     assert ours.metrics()["selector/in_flight"] == 11
@@ -106,7 +106,7 @@ def test_a_prompt_comes_again_after_it_was_observed_released_or_timed_out():
     first = ours.next_batch(2)
     second = ours.next_batch(2)
     assert set(first) | set(second) == set(range(4))
-    assert set(ours.next_batch(2)) == set(first)  # one selection later
+    assert set(ours.next_batch(2)) == set(first)  # timed out after one later selection
     ours.observe(first, [[1.0], [0.0]])
     ours.release(first)
     ours.release(second)

@@ -29,7 +29,7 @@ def lengths(texts):
 
 
 class Counted:
-    """The embedder `lengths`, which records its batches."""
+    """An embedder that returns the vectors of `lengths` and records its batches."""
 
     def __init__(self):
         self.batches = []

@@ -16,7 +16,7 @@ def selector():
 
 
 def record(log, selector, steps, *, flush_every=2):
-    """Run a selector for the given steps, and record its batches, its predictions and a probe at even steps."""
+    """Run a selector for some steps, and record batches, predictions and, at even steps, rollouts of the whole pool."""
     for step in steps:
         ids = selector.select(3)
         successes = np.array([0, step % 9, 8])

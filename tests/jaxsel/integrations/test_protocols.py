@@ -24,7 +24,7 @@ def rewards_of(row):
 
 
 def expected(steps):
-    """Return what a plain selector chooses."""
+    """Return what a `PromptSelector` chooses without an adapter, if it observes whole batches."""
     selector, chosen = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=N, seed=0), []
     for _ in range(steps):
         chosen.append(selector.select(K).tolist())
@@ -62,7 +62,8 @@ class Prime:
     def step(self):
         tasks = [next(self.sampler) for _ in range(K)]
         self.sampler.edge.selector.wait()
-        for task in tasks:  # a group per call is a step per call, so that only the first choices equal `expected`
+        # each call observes one group and is one step, so that later choices differ from those of `expected`
+        for task in tasks:
             self.sampler.observe([SimpleNamespace(task=task, reward=reward) for reward in rewards_of(task)])
         return tasks
 

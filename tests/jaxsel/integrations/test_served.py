@@ -1,4 +1,4 @@
-"""The state machine behind a server, killed at all places where it writes, compared with an edge that lives on."""
+"""The selector in a server, killed at all places where it writes, against a `TrainerEdge` that is never killed."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ def journal(folder):
     return [json.loads(line[9:]) for line in (folder / JOURNAL_FILE).read_text().splitlines()]
 
 
-# The same state as an edge that was called directly
+# The same state as a `TrainerEdge` that was called directly
 
 
 @pytest.mark.parametrize(("steps", "draw_size"), [(False, None), (True, None), (True, 6)])

@@ -34,7 +34,8 @@ def test_a_folder_in_use_is_refused_until_its_process_is_killed(tmp_path, monkey
 
 def test_only_the_same_server_is_accepted(tmp_path):
     server = Server("token", make, str(tmp_path), 10, {})
-    server.accept("token", functools.partial(make, N + 1), str(tmp_path))  # the call that made it need not be checked
+    # the token is that of the call that made the server, so the other pool is not looked at
+    server.accept("token", functools.partial(make, N + 1), str(tmp_path))
     server.accept("other", make, str(tmp_path))
     with pytest.raises(ValueError, match=rf"mopps for {N + 1} prompts.*, but the running server .* for {N} prompts"):
         server.accept("other", functools.partial(make, N + 1), str(tmp_path))

@@ -80,7 +80,7 @@ def test_other_column_names_and_another_threshold_are_accepted(tmp_path):
 def test_missing_rewards_do_not_count(tmp_path, missing):
     write_jsonl(tmp_path / "a.jsonl", [(0, "x", 1), (1, "x", missing), (2, "x", True), (2, "x", False)])
     found = read_logs(tmp_path / "a.jsonl")
-    assert found.history.step.tolist() == [0, 2]  # step 1 has no visit, but the clock counts it
+    assert found.history.step.tolist() == [0, 2]  # step 1 has no known reward, but keeps its number
     assert found.history.group_size.tolist() == [1, 2]
     assert found.history.successes.tolist() == [1, 1]
     assert found.steps.tolist() == [0, 1, 2]

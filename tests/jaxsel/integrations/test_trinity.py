@@ -35,7 +35,7 @@ def made(seed=0, size=N, **kwargs):
 
 
 def shares(indices):
-    """Return pseudo-random shares of G rollouts, larger for later rows."""
+    """Return for each row a share of successes among G rollouts, computed from the row."""
     return [min(G, (7 * row + row**2) % (G + 1)) / G for row in indices]
 
 
@@ -104,7 +104,7 @@ def test_prompts_without_feedback_are_free_again_after_some_batches():
     [(0.0, (0, 8)), (1.0, (8, 8)), (0.5, (4, 8)), (2 / 7, (2, 7)), (1 / 3, (2, 6)), (np.nan, (0, 0)), (None, (0, 0))],
 )
 def test_a_mean_becomes_the_largest_group_with_this_mean(monkeypatch, mean, expected):
-    """A rollout may have failed, and then the mean is over fewer. A mean of nothing is not a failure."""
+    """Rollouts without a reward make the mean one of fewer rollouts. A missing mean is not a failure."""
     selector, seen = made(), []
     monkeypatch.setattr(selector.edge.selector, "observe", lambda ids, s, n, **_: seen.append((s.tolist(), n.tolist())))
     selector.feedback([5], [mean if mean is None else float(np.float32(mean))])

@@ -35,7 +35,7 @@ from tests.support.two_ranks import launch
 pytestmark = [
     pytest.mark.trl,
     pytest.mark.slow,
-    # of TRL and what it imports
+    # TRL and the packages that it imports cause these warnings
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 BOTH = pytest.mark.parametrize(("base", "config"), [(GRPOTrainer, GRPOConfig), (RLOOTrainer, RLOOConfig)])
@@ -278,7 +278,7 @@ def test_killed_runs_lose_and_repeat_no_observation(tmp_path):
         process.start()
         while checkpoints(tmp_path / "killed") == before and process.is_alive():
             time.sleep(0.02)
-        time.sleep(rng.uniform(0, 1))  # while it generates, updates or saves
+        time.sleep(rng.uniform(0, 1))  # so that the kill comes while it generates, updates or saves
         assert process.is_alive()
         process.kill()
         process.join()

@@ -1,4 +1,4 @@
-"""Tests with the real google-tunix and a policy of a few thousand weights; `make tunix` runs them in an environment."""
+"""Tests with the real google-tunix and a tiny policy; `make tunix` runs them in a separate environment."""
 
 import importlib.util
 import shutil
@@ -19,14 +19,14 @@ from tests.support.tiny_tunix import ROWS, G, Judge, K, N, learner, prompts, tra
 pytestmark = [
     pytest.mark.tunix,
     pytest.mark.slow,
-    # of Tunix and what it imports
+    # Tunix and the packages that it imports cause these warnings
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def settings_of_tunix():
-    """Tunix relies on rank promotion, and it trains in threads that see only global settings."""
+    """Allow rank promotion, which Tunix relies on. It trains in threads, so the setting has to be global."""
     jax.config.update("jax_numpy_rank_promotion", "allow")
     yield
     jax.config.update("jax_numpy_rank_promotion", "raise")

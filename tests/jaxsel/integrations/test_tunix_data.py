@@ -31,7 +31,7 @@ def made(**options):
 
 
 def learner(reward_fns, root=None, *, iterations=1, mini=None, micro=None, done=0, interval=1):
-    """Return a stub that has passed over `done` micro-batches."""
+    """Return a stub of Tunix's learner that has trained on `done` micro-batches."""
     accumulated = None if micro is None else mini // micro
     config = {"checkpoint_root_directory": root, "mini_batch_size": mini, "train_micro_batch_size": micro}
     config |= {"gradient_accumulation_steps": accumulated}
@@ -201,7 +201,7 @@ def test_an_evaluation_is_not_observed_even_if_its_data_has_selected_rows():
     ],
 )
 def test_a_resumed_run_skips_what_tunix_skips_and_continues_the_choices(tmp_path, options, passes, skipped):
-    """Per batch there are `passes` over micro-batches, and Tunix skips `skipped` batches when it resumes."""
+    """Tunix trains `passes` times on micro-batches per batch. For each, a resumed run skips `skipped` batches."""
     data = made(selector=jaxsel.dps())
     judges = data.watched(correct)
     through = played(data, judges, data.batches(learner(judges, str(tmp_path), **options)), 5)

@@ -22,7 +22,7 @@ from tests.support.tiny_verl import DAPO, SELECTED, G, K, N, coin, mixed_share, 
 pytestmark = [
     pytest.mark.verl,
     pytest.mark.slow,
-    # of verl and what it imports
+    # verl and the packages that it imports cause these warnings
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -284,7 +284,7 @@ def test_rows_without_an_index_are_refused_unless_another_key_is_named(tmp_path,
 
 
 def test_a_sampler_without_the_replay_buffer_is_refused(tmp_path):
-    gc.collect()  # buffers of earlier runs
+    gc.collect()  # frees the replay buffers of earlier tests, which the check would find
     with pytest.raises(ValueError, match=r"trainer.v1.sampler.custom_sampler.name=replay_buffer"):
         train(tmp_path, *SELECTED[:2], *SELECTED[4:], reward=FLIP)
 

@@ -1,4 +1,4 @@
-"""The parts of the adapter for verl that need no verl: options, keys, the selector and the collected outcomes."""
+"""The parts of the adapter for verl that need no verl: options, keys, the selector and the collected rewards."""
 
 import math
 from types import SimpleNamespace

@@ -5,7 +5,7 @@ import pytest
 
 from jaxsel.numerics import largest
 
-SIZE = 200_000  # large enough for the sampled bound
+SIZE = 200_000  # large enough for `kth_largest` to look at a sample of the values first
 compiled = jax.jit(largest.kth_largest, static_argnums=1)
 by_bits = jax.jit(largest._kth_largest_by_bits, static_argnums=1)
 

@@ -60,7 +60,7 @@ def test_a_draw_depends_only_on_its_index(size):
 
 
 def test_the_second_half_of_a_large_array_draws_the_same_alone():
-    """Beta(1, 1) rejects a tenth of its proposals, which is more than one round draws again."""
+    """A tenth of the proposals for Beta(1, 1) is rejected: too many for a single round of new proposals."""
     size, half = 40_000, 20_000
     a = jnp.ones(size)
     alone = random.beta(KEY, a[half:], a[half:], ids=jnp.arange(half, size))
@@ -104,7 +104,7 @@ def test_draws_depend_on_the_id():
 
 
 def test_words_of_ids_keys_and_words_are_independent():
-    """Chi-square tests of the joint 6-bit cells of related pairs of words."""
+    """Test pairs of related words by chi-square: six bits of both words together are uniform."""
     ids = jnp.arange(1 << 18, dtype=jnp.int32)
     other = jax.random.fold_in(KEY, 1)
     first, second = (np.asarray(word) for word in random.words(KEY, ids, 2))
@@ -136,7 +136,7 @@ def test_no_pair_of_words_repeats_in_a_hundred_million():
     numbers = drawn(jax.random.split(KEY, 100), jnp.arange(1_000_000, dtype=jnp.int32))
     numbers.sort()
     assert (numbers[1:] != numbers[:-1]).all()
-    # each word of one key is a bijection of the id, which 1e7 ids spread over int32 test
+    # for one key, different ids have different words: tested on 1e7 ids that are spread over int32
     words = np.sort(np.asarray(random.words(KEY, jnp.arange(0, 2**31 - 1, 214, dtype=jnp.int32), 1)[0]))
     assert (words[1:] != words[:-1]).all()
 

@@ -168,7 +168,7 @@ def test_solve_states_equal_scipys_beta_binomial(group_size):
     exact: Any = stats.betabinom(group_size, alpha, beta_)
     np.testing.assert_allclose(unsolved, exact.pmf(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(solved, exact.pmf(group_size), rtol=1e-4, atol=1e-6)
-    rounding = 2e-7 * max(group_size, 4)  # a product has this many factors
+    rounding = 2e-7 * max(group_size, 4)  # a probability is a product of this many rounded factors
     np.testing.assert_allclose(mixed, 1 - exact.pmf(0) - exact.pmf(group_size), atol=rounding)
     np.testing.assert_allclose(unsolved + mixed + solved, 1, atol=1e-6)
     assert (np.asarray(mixed) >= 0).all()

@@ -29,7 +29,7 @@ compiled_update = jax.jit(hidden_markov.update, static_argnames="decay")
 
 @functools.partial(jax.jit, static_argnames="decay")
 def run(state: hidden_markov.HMMState, history: jaxsel.Rollouts, decay: float):
-    """Return the last state, and the filtered belief, the predicted belief and the counts after every step."""
+    """Return the last state and, after every step, the filtered belief, the predicted belief and the counts."""
 
     def step(state, rollouts):
         state = hidden_markov.update(state, rollouts, decay)

@@ -1,4 +1,4 @@
-"""The Kalman filters are those of their formulas, one prompt at a time."""
+"""The Kalman filters equal their formulas, which the reference evaluates for one prompt at a time."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ EACH = pytest.mark.parametrize("scale", SCALES)
 
 
 def oracle(scale, history):
-    """Return mean and variance of x for every prompt after the history, in float64."""
+    """Return, in float64, mean and variance of every prompt's transformed success rate after the history."""
     prior = SCALES[scale].variance
     mean, variance = np.full(N, SCALES[scale].mean), np.full(N, prior)
     for ids, successes, sizes in zip(*map(np.asarray, history), strict=True):

@@ -1,4 +1,4 @@
-"""Solve rates from before training are the first belief of every method."""
+"""Solve rates that were measured before the training are the first belief of every method."""
 
 import jax
 import numpy as np
@@ -65,7 +65,7 @@ def test_first_predictions_follow_the_rates(name):
     assert known[0] < 0.2
     assert known[-1] > 0.8
     assert np.argmax(prediction.mixed[:-1]) in (2, 3, 4)
-    # nothing is known about the last prompt, so that it is the least certain one
+    # the last prompt has no solve rate, so its variance is that of a method without priors
     plain = jaxsel.PromptSelector(METHODS[name](), num_prompts=8).predict()
     if name != "adaptive with embeddings":
         assert prediction.variance[-1] == pytest.approx(plain.variance[-1], abs=0.06)
@@ -98,7 +98,7 @@ def test_dps_starts_with_the_beta_binomial_of_the_prior():
 
 
 def test_known_rates_teach_the_weights():
-    """The prompt without a rate has the features of the prompts that are usually solved."""
+    """A third of the prompts has no solve rate: their predictions follow from the embeddings."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(300, 4)).astype(np.float32)
     rates = 1 / (1 + np.exp(-2 * embeddings[:, 0]))

@@ -23,7 +23,7 @@ COMPILED = {name: jax.jit(lambda pairs, p, of=of: of(grouped(pairs))(p)) for nam
 
 
 def pairs_of(seed: int, truth, size: int = 4000) -> Pairs:
-    """Return pairs whose events occur with probability `truth(predicted)`."""
+    """Return pairs of a predicted probability and whether the event occurred, with probability `truth(predicted)`."""
     rng = np.random.default_rng(seed)
     predicted = rng.random(size, np.float32)
     occurred = (rng.random(size) < truth(predicted)).astype(np.float32)
@@ -40,7 +40,7 @@ def groups_of(seed: int, truth) -> tuple[Groups, np.ndarray, np.ndarray, np.ndar
 def test_groups_are_of_equal_size_and_in_order():
     _, predicted, _, size = groups_of(0, lambda p: p)
     assert (np.abs(size - size.mean()) <= 2).all()
-    assert size.sum() == 4000 + 16  # the prior pairs
+    assert size.sum() == 4000 + 16  # 16 pairs belong to the prior
     assert (np.diff(predicted) > 0).all()
 
 
@@ -159,7 +159,7 @@ def test_the_order_of_prompts_stays():
 
 
 def test_a_recalibrated_state_passes_on_its_embeddings(tmp_path):
-    """A rule that needs the embeddings gets them, and a checkpoint leaves them out."""
+    """The rule `diverse` gets the embeddings of the inner predictor, and a checkpoint leaves them out."""
     predictor = jaxsel.recalibrated(jaxsel.amortized(EMBEDDINGS, **TINY))
     selector = jaxsel.make_selector(predictor, jaxsel.target_success_rate(), jaxsel.diverse())
     live = jaxsel.PromptSelector(selector, num_prompts=N, seed=0)
@@ -203,7 +203,7 @@ def test_bad_arguments_are_refused(options, message):
 
 @pytest.mark.parametrize("name", ["beta_bernoulli", "amortized"])
 def test_diverse_treats_a_recalibrated_state_like_the_inner_state(name):
-    """The choice does not depend on whether this version's `isinstance` evaluates properties."""
+    """The choice does not depend on whether `isinstance` of this Python evaluates the state's properties."""
     make = {"beta_bernoulli": jaxsel.beta_bernoulli, "amortized": lambda: jaxsel.amortized(EMBEDDINGS, **TINY)}[name]
     for predictor in (make(), jaxsel.recalibrated(make()), jaxsel.recalibrated(jaxsel.recalibrated(make()))):
         state = predictor.init(KEY, N)

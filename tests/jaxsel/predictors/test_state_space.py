@@ -230,7 +230,7 @@ def test_bad_arguments_are_named():
 
 
 def test_training_on_one_kind_of_prompts_moves_only_this_kind():
-    """Prompts of two kinds start alike. The rates of the kind that is chosen rise; the other kind is not visited."""
+    """The prompts are of two kinds with equal rates. From step 20 on, only one kind is visited, and its rates rise."""
     kind = np.repeat([1.0, -1.0], 100)
     other = np.random.default_rng(0).normal(size=(200, 3))
     method = jaxsel.state_space(np.c_[kind, other].astype(np.float32))
@@ -247,7 +247,7 @@ def test_training_on_one_kind_of_prompts_moves_only_this_kind():
 
 @pytest.mark.slow
 def test_predictions_have_the_variance_that_the_update_uses():
-    """The embeddings are correlated and explain the pool; there, an average over prompts would be most wrong."""
+    """The embeddings are correlated and determine the rates: a variance averaged over prompts would be very wrong."""
     rng = np.random.default_rng(2)
     embeddings = (rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6))).astype(np.float32)
     method = jaxsel.state_space(embeddings)

@@ -1,4 +1,4 @@
-"""Work that is dispatched and not waited for: prepared choices, and counts that stay on the device."""
+"""Work that the device does while Python goes on: choices that `prepare` starts, and counts that stay on the device."""
 
 import copy
 

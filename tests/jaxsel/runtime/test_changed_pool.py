@@ -51,7 +51,7 @@ METHODS = {
 
 
 def played(method, keys=KEYS, steps=3, **options):
-    """A selector after a few steps, and the number of visits per key."""
+    """Return a selector that has chosen and observed for a few steps."""
     selector = PromptSelector(method(keys), keys=keys, seed=4, **options)
     for step in range(steps):
         ids = selector.select(4)
@@ -83,7 +83,7 @@ def test_beliefs_of_every_method_move_with_their_prompts(name):
     before = selector.predict()
     keys = CHANGED["reordered"]
     after = selector.with_pool(keys, METHODS[name](keys)).predict()
-    # the draws depend on the row
+    # without the field `draw`, because random draws depend on the row, which has changed
     for field in ("success_rate", "variance", "unsolved", "mixed", "solved"):
         np.testing.assert_allclose(getattr(after, field)[::-1], getattr(before, field), rtol=2e-4, atol=1e-6)
     there_and_back = selector.with_pool(CHANGED["added"], METHODS[name](CHANGED["added"]))

@@ -42,7 +42,7 @@ def assert_close(first: Any, second: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "devices"), [("gps", 2), ("no latent", 1), ("no latent", 4)])
 def test_a_mesh_chooses_and_predicts_as_one_device(method, devices):
-    """Both are equal for few steps only. Training is chaotic: differences in rounding grow until choices differ."""
+    """Mesh and device agree for a few steps only: training amplifies differences in rounding until choices differ."""
     (chosen, learnt, sharded), (expected, expected_learnt, plain) = run(method, devices), run(method, None)
     assert sharded.spec == plain.spec
     assert chosen == expected

@@ -1,4 +1,4 @@
-"""The prompts that may be chosen (exclusions, prompts in flight), and steps that are observed in parts."""
+"""Prompts that may not be chosen (excluded, or still waiting for rewards), and steps that are observed in parts."""
 
 from typing import Any
 
@@ -81,7 +81,7 @@ def test_sizes_share_few_compilations():
     selector = PromptSelector(method, num_prompts=64)
     for batch_size in range(1, 65):
         assert len(set(selector.select(batch_size).tolist())) == batch_size
-    assert selector._chooser._select._cache_size() == 4  # 8, 16, 32, 64
+    assert selector._chooser._select._cache_size() == 4  # for batches of up to 8, 16, 32 and 64
     for size in range(33, 53):
         selector.select(3, np.arange(size))
     for size in range(1, 21):

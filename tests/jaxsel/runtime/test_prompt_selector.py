@@ -368,7 +368,7 @@ def test_every_prompt_is_a_candidate_once_per_epoch():
         assert sorted(epoch.tolist()) == list(range(24))
 
 
-@pytest.mark.parametrize("taken", [0, 1, 2, 3])  # 2: the end of an epoch, where no row waits
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])  # after 2 batches an epoch ends, and no shuffled row is left
 def test_a_checkpoint_can_be_written_anywhere_in_an_epoch(taken, tmp_path):
     selector = make(METHODS["dps"], candidate_ratio=2)
     for _ in range(taken):
@@ -398,7 +398,7 @@ def test_batches_of_many_sizes_share_few_compilations():
         ids = np.arange(size)
         selector.observe(ids, ids % 9, 8)
         selector.predict(ids)
-    assert selector._belief._update._cache_size() == 4  # 8, 16, 32, 64
+    assert selector._belief._update._cache_size() == 4  # for batches of up to 8, 16, 32 and 64
     assert selector._belief._predict._cache_size() == 4
     for _ in range(5):
         selector.observe(selector.select(4), [1] * 4, 8)

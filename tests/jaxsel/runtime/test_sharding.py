@@ -87,7 +87,7 @@ EVERY_SECOND = (None, None, -2)
         *((method, 1001, 40, devices, None) for method in ("dps", "exploring") for devices in (1, 2, 4)),
         ("stratified", 1001, 40, 3, None),
         ("stratified", 1001, 5, 8, EVERY_SECOND),
-        ("mopps", 40_000, 1000, 2, None),  # more draws are rejected than one pass draws again
+        ("mopps", 40_000, 1000, 2, None),  # so many Beta draws are rejected that one more round is not enough
         ("uniform", 1000, 40, 8, None),
         ("mopps, gumbel", 13, 5, 8, None),  # two rows per device, none on the last
         ("dps", 101, 5, 8, EVERY_SECOND),
@@ -102,7 +102,7 @@ def test_a_mesh_chooses_like_one_device(method, num_prompts, batch_size, devices
 
 
 def compiled_texts(method: str, num_prompts: int, batch_size: int) -> dict[str, str]:
-    """Return the program that each device executes, per function."""
+    """Return, for each function of the selector, the text of the program that every device executes."""
     selector = jaxsel.shard(METHODS[method], mesh_of(8), num_prompts)
     state = selector.init(KEY, num_prompts)
     rollouts = jaxsel.Rollouts(*(jnp.ones(16, jnp.int32) for _ in range(3)))

@@ -12,7 +12,7 @@ BELIEF = np.array([[1.0, 0.5, 0.2, 0.0], [0.0, 0.3, 0.6, 0.0], [0.0, 0.2, 0.2, 1
 
 
 def near(target: float) -> np.ndarray:
-    """Return P(mixed) times the density of a normal distribution over angles, divided by its largest value."""
+    """Return P(mixed) times a normal density of the angle arcsin(sqrt(p)), divided by its largest value."""
     centre = np.arcsin(np.sqrt(target))
     width = min(np.sin(centre), np.cos(centre)) / np.sqrt(2)
     density = stats.norm.pdf(np.arcsin(np.sqrt(RATE)), centre, width)

@@ -1,4 +1,4 @@
-"""The selector `exploring`: the longest waits, the part of the batch they get, and that no prompt starves."""
+"""The selector `exploring`: the prompts that waited longest get a part of each batch, and no prompt waits forever."""
 
 import functools
 import json
@@ -112,7 +112,7 @@ def test_never_visited_prompts_come_first_and_at_random():
 
     found = np.asarray(counts(jax.random.split(KEY, trials)))
     assert found.sum() == 8 * trials
-    # 4 of the 20 unvisited rows 0 to 9 and 30 to 39; then the 4 first of the rest
+    # 4 random rows of the 20 unvisited ones (0 to 9 and 30 to 39); then the inner selector takes the 4 lowest rows left
     assert found[10:30].sum() == 0
     assert_frequency(found[30:], trials, 4 / 20)
 

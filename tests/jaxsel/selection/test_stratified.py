@@ -1,4 +1,4 @@
-"""The rule `stratified`: exact quotas by largest remainder, the inner rule within a stratum, and the filled rest."""
+"""The rule `stratified`: quotas by largest remainder, the inner rule in a stratum, and places that others fill."""
 
 import functools
 from fractions import Fraction

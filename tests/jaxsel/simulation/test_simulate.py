@@ -264,7 +264,7 @@ def test_vmap_over_keys_equals_single_runs(hundred):
 
 
 def test_the_first_step_of_a_trace_matches_the_initial_learner(hundred):
-    """The oracle needs no random numbers, so that its batch follows from the state of the learner alone."""
+    """The method `oracle` knows the true rates. It draws no random numbers, so the learner alone decides its batch."""
     trace = run("oracle", hundred)
     state = simulate.initial_state(hundred)
     rate = np.asarray(simulate.success_rate(hundred, state))

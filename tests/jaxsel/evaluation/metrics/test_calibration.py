@@ -142,7 +142,7 @@ def test_calibrated_counts_have_a_uniform_pit_and_cover_at_the_level(calibrated)
     np.testing.assert_allclose(found.distance, exact.statistic, atol=1e-5)
     assert exact.pvalue > 1e-4
     histogram = np.histogram(np.asarray(pit)[known], 10, (0, 1))[0] / known.sum()
-    np.testing.assert_allclose(found.shares, histogram, atol=2e-4)  # one row may lie on an edge
+    np.testing.assert_allclose(found.shares, histogram, atol=2e-4)  # one row may lie on the edge of a bin
     coverage = success_coverage(prediction, s, n)
     # 5 sigma of a share of 1/2; other shares vary less
     np.testing.assert_allclose(coverage, LEVELS, atol=5 * 0.5 / np.sqrt(known.sum()))

@@ -58,7 +58,7 @@ def test_standard_errors_are_the_spread_over_fresh_data(name):
         jax.random.key(0), metric, *data
     )
     np.testing.assert_allclose(closed.value, resampled.value, rtol=1e-6)
-    # 5 sigma of the spread and of the bootstrap, 1 / sqrt(2 * 400) each
+    # 5 sigma: the spread of 400 values and the bootstrap of 400 resamples have relative errors of 1 / sqrt(2 * 400)
     np.testing.assert_allclose(closed.standard_error, spread, rtol=5 / np.sqrt(800))
     np.testing.assert_allclose(resampled.standard_error, spread, rtol=5 / np.sqrt(400))
 
@@ -102,7 +102,7 @@ def test_resamples_are_poisson():
 
     x = jnp.ones(1000)
     found = metrics.bootstrap(jax.random.key(1), total, x, num_resamples=1000)
-    # a sum of m counts of variance 1; 5 sigma
+    # a sum of 1000 Poisson counts has a variance of 1000; the bounds are 5 sigma
     np.testing.assert_allclose(found.standard_error, np.sqrt(1000), rtol=5 / np.sqrt(2000))
     with pytest.raises(ValueError, match="num_resamples is 1"):
         metrics.bootstrap(jax.random.key(1), total, x, num_resamples=1)

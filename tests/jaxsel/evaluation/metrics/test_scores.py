@@ -24,7 +24,7 @@ UNIT = RNG.uniform(size=M).astype(np.float32)
 
 
 def beta_prediction(alpha, beta, group_size=8):
-    """Return the prediction of a calibrated Beta posterior, from SciPy in float64."""
+    """Return the prediction of a posterior Beta(alpha, beta), from SciPy in float64."""
     rate, variance = stats.beta(alpha, beta).stats()
     unsolved, solved = (stats.betabinom.pmf(s, group_size, alpha, beta) for s in (0, group_size))
     fields = (rate, variance, rate, unsolved, 1 - unsolved - solved, solved)

@@ -44,7 +44,10 @@ STEPS, HOLD = 120, 4
 
 @functools.cache
 def jumps(history_conditioned: bool):
-    """Return the last state, the late errors and those at jumps, for a policy that jumps between good and bad."""
+    """Train on a policy that jumps between good and bad every few steps.
+
+    Return the last state, the mean errors of the later steps, and those of the steps right after a jump.
+    """
     method = compiled(**LATENT, **({} if history_conditioned else {"history_conditioned": False}))
     rng = np.random.default_rng(5)
     level = np.repeat(rng.choice([-2.0, 2.0], STEPS // HOLD), HOLD)

@@ -18,7 +18,7 @@ NAMES = tuple(LIKELIHOODS)
 
 
 def grid(*others: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return all combinations of outputs with the rows of the other arrays."""
+    """Return all combinations of the decoder's two outputs with the rows of the other arrays."""
     axes = np.meshgrid(LOGITS, SPREADS, *(np.arange(len(other)) for other in others))
     logit, spread, *rows = (axis.ravel() for axis in axes)
     return np.stack([logit, spread], 1), *(other[row] for other, row in zip(others, rows, strict=True))

@@ -28,7 +28,7 @@ from tests.support.embedded import (
 )
 from tests.support.histories import rollouts
 
-pytestmark = pytest.mark.slow  # 10 s: a network is compiled for each shape
+pytestmark = pytest.mark.slow  # 10 s: the networks are compiled for each shape
 
 EVERYTHING = padded(np.arange(N), np.arange(N) % (GROUP + 1), np.full(N, GROUP))
 

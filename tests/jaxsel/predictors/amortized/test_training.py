@@ -71,13 +71,16 @@ def test_the_elbo_equals_its_definition(likelihood):
 
 
 def _sets(batch: Rollouts) -> list[Rollouts]:
-    """Return the visits of every set without its padding."""
+    """Return both rows of `batch`, each as a batch of its own without padding (groups of no rollouts)."""
     return [Rollouts._make(column[i][batch.group_size[i] > 0] for column in batch) for i in range(2)]
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_an_update_is_adam_on_the_penalised_log_likelihood(likelihood):
-    """There is no latent. The oracle's numerical gradient ignores a prompt's own evidence, as the update does."""
+    """The reference is Adam with numerical gradients, for networks without a latent.
+
+    Its loss is the negative log likelihood of the batch plus the penalty of a Gaussian prior of the weights.
+    """
     method = compiled(**PLAIN_OF[likelihood])
     start = method.init()
     first, second = history(2)
@@ -132,7 +135,11 @@ def _adam(loss, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 
 @functools.cache
 def fits_of_the_newest_and_one_more():
-    """Return, for many keys, the fits of a step from the initial weights on the newest batch and a replayed batch."""
+    """Train six times from the initial weights, each time on the newest batch and on a kept one, for 150 random keys.
+
+    Return the initial weights, the six batches and, for each of the six, the measurements of the fit per key. A group
+    of batch t has t + 1 rollouts.
+    """
     method, keys = small(latent_size=4, decay=None, history=4, replayed=1, inner_steps=1), 150
     start = method.init(KEY, N)
     update = quick_jit(jax.vmap(method.update, in_axes=(0, 0, None)))
@@ -154,7 +161,11 @@ def fits_of_the_newest_and_one_more():
 
 @pytest.mark.parametrize("step", range(6))
 def test_every_kept_step_is_replayed_equally_often(step):
-    """The oldest of 4 steps serves only as history. A new decoder makes all counts equally likely, which reveals n."""
+    """Four batches are kept; the oldest of them is never replayed, but only is the history of the next one.
+
+    An untrained decoder gives each of the counts 0 to n the probability 1 / (n + 1). Each batch has its own group size
+    n, so the mean log probability tells which batch was replayed.
+    """
     fit = fits_of_the_newest_and_one_more()[2][step]
     replayed = np.exp(-2 * np.asarray(fit.reconstruction)) / (step + 2) - 1
     ages = step + 1 - np.rint(replayed)

@@ -15,7 +15,10 @@ from tests.support.checkpoints import METHOD, N, load, observed
 
 
 def in_the_earlier_layout(selector):
-    """Return the arrays of DPS without beliefs in SOLVED, with the sum of each row of counts as its last column."""
+    """Return the arrays of DPS as earlier versions stored them.
+
+    They left out the belief in SOLVED, and the last column of the counts held the sum of the row.
+    """
     arrays = {name: np.array(array) for name, array in selector._arrays().items()}
     for name in ("state.filtered", "state.predicted"):
         arrays[name] = arrays[name][:2]
@@ -31,7 +34,7 @@ def played(steps: int, **options) -> PromptSelector:
 
 
 def written_by_an_earlier_version(folder, selector, arrays=None, **changes):
-    """Write one Orbax version with the items `arrays` and `metadata`, flat specs and no checksums."""
+    """Write a checkpoint by Orbax as earlier versions did: without checksums, and with a spec that is not nested."""
     metadata = selector._metadata() | {"format": 2} | changes
     metadata["spec"] = _metadata._side_by_side(metadata["spec"])
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=True)) as manager:

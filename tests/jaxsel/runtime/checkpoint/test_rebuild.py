@@ -35,7 +35,7 @@ SELECTORS = {
 
 
 def flat_of(spec):
-    """Return the spec as earlier versions wrote it."""
+    """Return the spec as earlier versions wrote it: without a dictionary per part."""
 
     def part(kind, own):
         flat = {kind: own["name"]} | {key: value for key, value in own.items() if key not in ("name", "predictor")}
