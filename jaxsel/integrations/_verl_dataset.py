@@ -24,8 +24,8 @@ class SelectedPrompts(RLHFDataset):
             the validation set.
 
     Raises:
-        ValueError: The data loader has workers, training and validation have the same files, the replay buffer does
-            not observe, there are fewer rows than a batch, or an option or a key is wrong.
+        ValueError: The data loader has workers, training and validation have the same files, or the replay buffer does
+            not observe. Or: there are fewer rows than a batch takes, or an option or a key is wrong.
     """
 
     def __init__(self, data_files: Any, tokenizer: Any, config: Any, *args: Any, **kwargs: Any):

@@ -50,7 +50,7 @@ class HistoryLog:
     Args:
         folder: The folder of the history, created if it is missing.
         num_prompts: Number of prompts in the pool, for the reader.
-        spec: The selector's `spec`, for the reader.
+        spec: The selector's `spec`, which describes its method and settings, for the reader.
         first_step: First training step to be recorded. Rows of this step and later steps are dropped from the folder,
             because a resumed run repeats these steps.
         first_clock: Number of batches to keep; later batches are dropped from the folder. It replaces `first_step` in

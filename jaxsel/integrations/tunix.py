@@ -119,9 +119,9 @@ class SelectedPrompts:
             learner: Tunix's learner, made with the functions of `watched`.
 
         Raises:
-            ValueError: The learner has not got the watched reward functions, its micro-batches do not divide a batch,
-                or it has resumed from a checkpoint for which there is no state of the selector, or a state of another
-                method or another pool.
+            ValueError: The learner lacks the watched reward functions, or its micro-batches do not divide a batch. Or:
+                for the checkpoint that it has resumed from, the selector's state is missing, or is of another method
+                or another pool.
         """
         if not any(judge in self._watched for judge in learner.reward_manager.reward_fns):
             raise ValueError("the learner's reward_fns are not watched; give it reward_fns=prompts.watched(reward_fns)")

@@ -66,10 +66,10 @@ def pearson_ceiling(
 ) -> Float[Array, ""]:
     r"""Return the estimated correlation of the true success rates p with s / n: sqrt(var(p) / var(s / n)).
 
-    Here var(p) = var(s / n) - E[p (1 - p) / n], and s (n - s) / (n^2 (n - 1)) is an unbiased estimate of a group's
-    p (1 - p) / n. Rows with n < 2 do not count. The ceiling is 0 if the outcomes vary no more than by chance. A
-    measured correlation divided by its ceiling estimates the correlation with p itself ("The Proof and Measurement of
-    Association between Two Things", Spearman 1904).
+    Here var(p) = var(s / n) - E[p (1 - p) / n]. An unbiased estimate of p (1 - p) / n for one group is
+    s (n - s) / (n^2 (n - 1)). Rows with n < 2 do not count. The ceiling is 0 if the outcomes vary no more than by
+    chance. A measured correlation divided by its ceiling estimates the correlation with p itself ("The Proof and
+    Measurement of Association between Two Things", Spearman 1904).
     """
     w, s, n = counted(weights, successes=successes, group_size=group_size)
     rates = _rates(s, n, jnp.where(n > 1, w, 0))
