@@ -35,7 +35,7 @@ def own_cache(monkeypatch, tmp_path_factory):
 
 @pytest.fixture
 def submit(tmp_path):
-    """Start a script as SLURM does, with lines of bash in place of `python`."""
+    """Return a function that starts a script as SLURM does, where the command `python` runs the given bash lines."""
     binaries = tmp_path / "bin"
     binaries.mkdir()
     (tmp_path / "scontrol").touch()

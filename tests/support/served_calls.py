@@ -62,11 +62,11 @@ def direct(edge: TrainerEdge) -> Callable[..., Any]:
 
 
 class Killed(BaseException):
-    """The process is killed here."""
+    """An error in place of the death of the process."""
 
 
 class Client:
-    """Makes each call once, and starts a new server whenever the old one was killed.
+    """Numbers its calls as a worker does. If the server is killed, it starts a new one and tries the call again.
 
     Args:
         start: Function that starts a server.

@@ -43,7 +43,7 @@ def test_a_server_does_what_an_edge_does(tmp_path, steps, draw_size):
 
 
 def killing(monkeypatch, owner, name, when, moment):
-    """Kill the process at some calls of a function: before it starts, or after it has returned."""
+    """Raise `Killed` as if the process were killed, where `when()` says so: before or after a call of a function."""
     original = getattr(owner, name)
 
     def run(*args, **kwargs):

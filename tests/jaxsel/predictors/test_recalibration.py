@@ -1,4 +1,4 @@
-"""Calibration maps against scikit-learn and SciPy, and the predictor around them."""
+"""Calibration maps against scikit-learn and SciPy, and the predictor `recalibrated`, which applies them."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def pairs_of(seed: int, truth, size: int = 4000) -> Pairs:
 
 
 def groups_of(seed: int, truth) -> tuple[Groups, np.ndarray, np.ndarray, np.ndarray]:
-    """Return pairs in groups, and each group's mean prediction, share of events and size in float64."""
+    """Return pairs grouped by prediction, and each group's mean prediction, share of events and size in float64."""
     groups = grouped(pairs_of(seed, truth))
     size, predicted, occurred = (np.asarray(field, np.float64) for field in groups)
     return groups, predicted, occurred, size

@@ -24,7 +24,7 @@ METHODS = {
 
 @pytest.fixture
 def four():
-    """Prompts 0 and 1 share skill 0, prompts 2 and 3 share skill 1, and prompt 3 also depends on skill 2."""
+    """A learner of four prompts: 0 and 1 need skill 0, 2 and 3 need skill 1, and prompt 3 also needs skill 2."""
     return Learner(
         skill_ids=jnp.array([[0, 0, 1, 1], [0, 0, 1, 2]]),
         loadings=jnp.array([[0.5, 0.25, 1.0, 0.5], [0.5, 0.75, 0.0, 0.5]]),
