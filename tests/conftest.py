@@ -12,7 +12,7 @@ import jaxtyping
 import pytest
 
 try:
-    import tests.support.typechecker  # noqa: F401  (the hook looks it up by name)
+    import tests.support.typechecker  # noqa: F401  (jaxtyping's import hook looks it up by name)
 
     # The hook must exist before anything imports jaxsel.
     jaxtyping.install_import_hook("jaxsel", "tests.support.typechecker.check")

@@ -18,7 +18,7 @@ def test_warning(module):
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    """The output of pytest with this project's settings, for one warning per module."""
+    """Return the output of pytest, under this project's settings, for tests that warn once from each module."""
     file = tmp_path_factory.mktemp("warnings") / "test_warnings_of_others.py"
     modules = ["jaxsel", "jaxsel.beta", "rl.train", "experiments.demo", "tests.x", "jax", "rlax.base", "somebody"]
     file.write_text(WARNING.format(modules=modules))

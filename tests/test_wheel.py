@@ -46,7 +46,8 @@ def python(wheel, tmp_path_factory):
     call(sys.executable, "-m", "venv", "--without-pip", folder)
     (site,) = folder.glob("lib/python*/site-packages")
     paths = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    (site / "dependencies.pth").write_text("\n".join(paths))  # the clone's own .pth in these folders is not read
+    # folders named in a .pth file do not have their own .pth files read, so the clone stays off the path
+    (site / "dependencies.pth").write_text("\n".join(paths))
     call(*PIP, "--python", folder / "bin" / "python", "install", "--no-deps", "--no-index", wheel)
     return folder / "bin" / "python"
 

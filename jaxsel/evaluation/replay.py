@@ -1,4 +1,7 @@
-"""Histories, which record the visits of a run, and replays, which predict them with any method without new rollouts."""
+"""Histories, which record the visits of a run, and replays, in which any method predicts the recorded visits.
+
+A visit is one prompt's group of rollouts in one training step. A replay needs no new rollouts.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -13,7 +16,7 @@ from jaxsel._visits import Visits, checked_visits
 from jaxsel.base import Prediction, Selector
 from jaxsel.runtime.prompt_selector import PromptSelector
 
-_ALWAYS_ALLOWED = 100_000  # a history of so few steps is always valid
+_ALWAYS_ALLOWED = 100_000  # up to this number of steps, `check_steps` accepts any history
 _PER_STEP_WITH_ROWS = 100  # the largest ratio of all steps to steps with rows; Unix times, for example, exceed it
 
 
@@ -21,7 +24,7 @@ class History(NamedTuple):
     """The recorded visits of a run, one row per visit in the order of the steps. `make_history` returns it.
 
     Attributes:
-        step: Training steps, counted from 0. A step without rows is still one update of a replayed method.
+        step: Training steps, counted from 0. `replay` updates a method at every step, also at a step without rows.
         prompt_ids: Rows of the pool, distinct within a step.
         successes: s, the number of correct rollouts.
         group_size: n, the number of rollouts, at least 1.
@@ -73,9 +76,9 @@ def make_history(
 
     Args:
         step: Training step of each row, counted from 0.
-        prompt_ids: Row of the pool, one per row.
-        successes: s, one per row.
-        group_size: n, one per row or one for all rows.
+        prompt_ids: Prompt of each row: its position in the pool.
+        successes: s, the number of correct rollouts, one per row.
+        group_size: n, the number of judged rollouts, one per row or one for all rows.
         num_prompts: Number of prompts in the pool.
 
     Raises:
@@ -86,7 +89,7 @@ def make_history(
     check_steps(steps)
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
     if len(steps) != len(ids):
-        raise ValueError(f"there are {len(steps)} step and {len(ids)} prompt_ids; give one entry per visit")
+        raise ValueError(f"step has {len(steps)} entries and prompt_ids {len(ids)}; give one entry per visit")
     # each pair of a step and an id gets its own number, so that only visits of the same step are merged
     pairs, row = np.unique(np.stack([steps, ids]), axis=1, return_inverse=True)
     visits = checked_visits(row.reshape(-1), successes, group_size, max(pairs.shape[1], 1))
@@ -130,7 +133,7 @@ def replay(
             `history.num_steps`.
 
     Raises:
-        ValueError: A probe step is outside of the history, or the selector does not fit the pool.
+        ValueError: A probe step is not between 0 and `history.num_steps`, or the selector does not fit the pool.
     """
     check_steps(history.step)
     wrong = [step for step in probe_steps if not 0 <= step <= history.num_steps]

@@ -1,4 +1,4 @@
-"""A journal of calls on disk. Each call is there before it is answered, so that a crash loses no answered call."""
+"""A journal of a server's calls. A call is on disk before it is answered, so that a crash loses no answered call."""
 
 import json
 import os
@@ -40,7 +40,7 @@ class Journal:
                 raise
 
     def read(self) -> list[dict[str, Any]]:
-        """Return all calls in their order. A last line that a crash cut short is removed: nobody got its answer.
+        """Return all calls in their order. A last line that a crash cut short is removed: its call was not answered.
 
         Raises:
             ValueError: The journal is damaged elsewhere.

@@ -1,4 +1,4 @@
-"""The keys and the selector of a trainer's training data, for adapters whose data has rows."""
+"""Checks of the keys of a trainer's data, and the selector for the data. A key is a unique name of a prompt."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from jaxsel.runtime.prompt_selector import PromptSelector
 
 
 def check_keys(keys: list[Any], name: str, *, cure: str = "") -> None:
-    """Check that a column of keys names every prompt once.
+    """Check that a column of keys has a key of its own for every prompt.
 
     Args:
         keys: One key per row.
-        name: Name of the column, for errors.
-        cure: What else the user can do, for errors.
+        name: Name of the column, for the error message.
+        cure: What else the user can do, for the end of the error message.
 
     Raises:
         ValueError: The keys are missing, of mixed types, or repeat.
@@ -24,7 +24,7 @@ def check_keys(keys: list[Any], name: str, *, cure: str = "") -> None:
     try:
         fingerprint_of(np.array(keys, object))
     except ValueError as error:
-        raise ValueError(f"{name} names no prompts: {error}{cure}") from error
+        raise ValueError(f"{name} does not identify the prompts: {error}{cure}") from error
 
 
 def selector_of_rows(
@@ -36,14 +36,14 @@ def selector_of_rows(
     data: str,
     in_flight_steps: int | None = None,
 ) -> PromptSelector:
-    """Return the selector with one prompt per row; a method becomes one.
+    """Return a `PromptSelector` with one prompt per row of the data: the user's, or one that is made from a method.
 
     Args:
         selector: A method, or a selector that the user made.
         num_rows: Number of rows of the data.
-        keys: Names of the prompts, see `check_keys`; None: the selector knows only their number.
+        keys: One key per row. None: the selector knows only the number of prompts.
         seed: Seed of the selector that is made from a method.
-        data: Name of the argument that holds the data, for errors.
+        data: Name of the argument that holds the data, for error messages.
         in_flight_steps: See `PromptSelector`, for the selector that is made from a method.
 
     Raises:

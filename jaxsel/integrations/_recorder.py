@@ -1,4 +1,4 @@
-"""A recorder of a run's history. A step may be observed in parts, and becomes one batch of the history."""
+"""A recorder of a run's history (its rollouts, on disk). A step that is observed in parts becomes one batch there."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ class Recorder:
 
     Args:
         log: The history.
-        ended: The last step that had ended in the checkpoint of the selector; -1: no step had ended.
+        ended: Number of the last step that had ended when the selector's checkpoint was written; -1: none.
         clock: Number of batches in the history.
     """
 

@@ -21,9 +21,10 @@ def one_reward(names: Sequence[str], success: str | None) -> str:
     if success is None and len(names) != 1:
         raise ValueError(f"success is None and the rewards are {listed}; give the name of the correctness reward")
     chosen = names[0] if success is None else success
-    if list(names).count(chosen) != 1:
-        times = "none" if chosen not in names else "several"
-        raise ValueError(f"success is {chosen!r}, which {times} of the rewards {listed} has as its name; give one name")
+    if chosen not in names:
+        raise ValueError(f"success is {chosen!r}, but the rewards are named {listed}; give one of these names")
+    if list(names).count(chosen) > 1:
+        raise ValueError(f"success is {chosen!r}, but the rewards are named {listed}; give each its own name")
     return chosen
 
 
@@ -48,7 +49,7 @@ def counted(
         rewards = rewards[one_reward(list(rewards), success)]
     flat, lengths = _flat(rewards)
     if len(lengths) != len(prompt_ids):
-        raise ValueError(f"there are {len(prompt_ids)} prompt_ids and rewards for {len(lengths)}; {_GIVE}")
+        raise ValueError(f"prompt_ids has {len(prompt_ids)} entries, and rewards {len(lengths)}; {_GIVE}")
     judged = np.isfinite(flat)
     group = np.repeat(np.arange(len(lengths)), lengths)
     counts = (np.bincount(group, kept, minlength=len(lengths)) for kept in (judged & (flat > threshold), judged))
@@ -78,7 +79,7 @@ def _flat(rewards: Any) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " b"]]
 
 
 def _numbers(rewards: Any) -> Float[np.ndarray, "..."]:
-    """Return the rewards in float64, with NaN for None; NumPy would also read text as numbers."""
+    """Return the rewards in float64, with NaN for None. A text such as "1.0" raises an error; NumPy would accept it."""
     given = np.asarray(rewards)
     if given.dtype.kind in "USO" and any(isinstance(reward, str | bytes) for reward in given.flat):
         raise TypeError("a reward is text")
@@ -86,7 +87,7 @@ def _numbers(rewards: Any) -> Float[np.ndarray, "..."]:
 
 
 def _joined(rewards: Any) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " b"]]:
-    """Join groups of different sizes."""
+    """Return the rewards of groups of different sizes in one vector, and the size of each group."""
     try:
         groups = [_numbers(group) for group in rewards]
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,7 +1,8 @@
-"""The selector that a server holds: its calls are counted once, and outlive the process. It knows nothing of Ray.
+"""The selector in a server: it carries out each call once, and no answered call is lost when the process dies.
 
 Two files in a folder hold the state: `selector.npz`, the last save, and `journal.jsonl`, the calls after that save. The
-same calls in the same order lead to the same state, so a new process loads the save and repeats the calls.
+same calls in the same order lead to the same state, so a new process loads the save and repeats the calls. This module
+does not need Ray.
 """
 
 import json
@@ -23,7 +24,7 @@ CALLS = ("next_batch", "observe", "release", "end_step")
 """The methods that change the state."""
 REMEMBERED = 4096
 """Number of clients whose last answer is kept, so that a client that lost its answer gets it again."""
-_MEANING = ("success", "threshold", "draw_size")
+_MEANING = ("success", "threshold", "draw_size")  # repeating the journal's calls under other options would change them
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +43,7 @@ class Answer(NamedTuple):
 
 
 class Served:
-    """A `TrainerEdge` whose calls are carried out once each, also if the process is killed at any time.
+    """A `TrainerEdge` (a selector that observes rewards) that carries out each call once, even if its process dies.
 
     Args:
         make: Function that makes the selector.
@@ -79,8 +80,10 @@ class Served:
             arguments: The arguments of the method in JSON.
 
         Raises:
-            ValueError: The arguments are wrong. Nothing changes then.
+            ValueError: The arguments are wrong. Nothing changes then, except that a refused `next_batch` ends the step
+                that is open.
             OSError: The journal cannot be written. Nothing changes then.
+            RuntimeError: The caller has already made a later call.
         """
         _validate.one_of(CALLS, method=method)
         last = self._answers.get(client)
@@ -93,7 +96,7 @@ class Served:
         return answer
 
     def save(self, path: str | None) -> None:
-        """Save the state, and a copy of it in the file `path`. An open step ends.
+        """Save the state, and a copy of it in the file `path`. This ends a step that is being observed in parts.
 
         Raises:
             OSError: The disk is full, or fails otherwise.
@@ -118,7 +121,7 @@ class Served:
             raise
 
     def metrics(self) -> dict[str, float]:
-        """Return the metrics of the edge, and the number of calls that were repeated when the process started."""
+        """Return the metrics of the `TrainerEdge`, and how many calls of the journal the last start repeated."""
         return self.edge.metrics() | {"selector/replayed_calls": float(self._replayed)}
 
     def rows(self, keys: list[Any]) -> Any:
@@ -132,10 +135,10 @@ class Served:
             call = {"order": answer.order, "client": client, "number": number, "method": method}
             self._journal.append(call | {"arguments": arguments})
         except ValueError:
-            if was_open and not self.edge.step_is_open:  # a refused choice ends the step too
+            if was_open and not self.edge.step_is_open:  # a refused `next_batch` has ended the step: journal that
                 self._carried_out("", 0, "end_step", {})
             raise
-        except BaseException:  # the edge may have changed, so it goes back to what the disk says
+        except BaseException:  # the edge may have changed, so go back to the state on disk
             self._recover()
             raise
         self._remember(client, answer, method)
@@ -155,7 +158,7 @@ class Served:
             del self._answers[next(iter(self._answers))]
 
     def _save_if_due(self) -> None:
-        """Save between two steps only, because a save ends the open step. The journal holds what no save holds."""
+        """Save between two steps only: a save would end a step in progress. Until then the journal has all calls."""
         if self._observed < self._save_every or self.edge.step_is_open:
             return
         try:
@@ -200,13 +203,13 @@ def encoded(name: str, value: Any) -> str:
     """Return the argument of a call in JSON, which the journal holds too.
 
     Raises:
-        ValueError: The argument holds something that is no number, text, list or array.
+        ValueError: The argument holds something other than numbers, texts, lists and arrays.
     """
     try:
         return json.dumps(value, default=_listed)
     except (TypeError, ValueError, RuntimeError) as error:
         cure = "give NumPy arrays, lists or tensors on the CPU"
-        raise ValueError(f"{name} holds something other than numbers and names ({error}); {cure}") from error
+        raise ValueError(f"{name} holds something other than numbers and texts ({error}); {cure}") from error
 
 
 def _listed(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The actor of `jaxsel.integrations.ray`: a `Served` in a process that Ray may start again, without imports of Ray."""
+"""The actor of `jaxsel.integrations.ray`, in a process that Ray may start again. This module does not import Ray."""
 
 import fcntl
 import logging
@@ -13,15 +13,15 @@ from jaxsel.runtime.prompt_selector import PromptSelector
 
 LOCK_FILE = "server.lock"
 _METHODS = ("call", "save", "load", "metrics", "rows")
-_PATIENCE = 20.0  # seconds in which a killed process releases its lock
+_PATIENCE = 20.0  # seconds to wait for the lock, which a killed server may still hold
 _log = logging.getLogger(__name__)
 
 
 class Server:
-    """Holds a `Served`, or the error that kept it from starting, so that callers get this very error.
+    """Holds a `Served` (the selector and its journal), or the error that kept it from starting, for its callers.
 
     Args:
-        token: Name of the call of `serve` that made this server.
+        token: Identifies the call of `serve` that made this server.
         make: Function that makes the selector.
         folder: Folder of the state.
         save_every: Number of observations after which the state is saved.
@@ -44,7 +44,7 @@ class Server:
         return self._failure is not None
 
     def accept(self, token: str, make: Callable[[], PromptSelector], folder: str) -> None:
-        """Check that this server is the one that a call of `serve` made, or would make.
+        """Check that a call of `serve` with this token made this server, or that it asks for the same server.
 
         Raises:
             ValueError: The folder, the method or the pool differs.

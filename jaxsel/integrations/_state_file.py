@@ -1,4 +1,4 @@
-"""One file that holds the state of a `TrainerEdge`: named arrays as bytes and everything else as JSON.
+"""One file with the state of a `TrainerEdge` (a selector and its waiting prompts): arrays as bytes, the rest as JSON.
 
 The file is a .npz archive without pickles, so reading it runs no code. The archive has a checksum of every entry.
 """

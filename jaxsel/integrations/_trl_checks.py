@@ -140,5 +140,8 @@ def _is_complete(checkpoint: Path) -> bool:
 
 
 def steps(batches: int, accumulation: int) -> int:
-    """Return the smallest number of steps that is a whole number of generations."""
+    """Return the smallest number of optimiser steps that uses up whole generations.
+
+    A generation lasts for `batches` micro-batches, and an optimiser step takes `accumulation` of them.
+    """
     return int(np.lcm(batches, accumulation)) // accumulation

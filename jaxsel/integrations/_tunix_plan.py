@@ -1,4 +1,4 @@
-"""Whole batches in terms of the steps and checkpoints of google-tunix, for `jaxsel.integrations.tunix`."""
+"""A translation between whole batches and google-tunix's steps and checkpoints, for `jaxsel.integrations.tunix`."""
 
 import warnings
 from pathlib import Path
@@ -25,7 +25,9 @@ class Plan:
         self.root: str | None = config.checkpoint_root_directory
         micro = config.train_micro_batch_size or config.mini_batch_size or batch_size
         if batch_size % micro:
-            raise ValueError(f"batch_size is {batch_size}, which Tunix's micro-batches of {micro} do not divide")
+            raise ValueError(
+                f"batch_size is {batch_size}, which Tunix's micro-batches of {micro} do not divide; give a multiple"
+            )
         self._parts = batch_size // micro
         self._passes = self._parts * int(getattr(learner.algo_config, "num_iterations", 1))
         self._accumulated = config.gradient_accumulation_steps or 1
@@ -56,12 +58,12 @@ class Plan:
         return int(self._trainer.iter_steps) // self._passes
 
     def replayed(self) -> int:
-        """Return the number of batches that Tunix skips."""
+        """Return the number of batches that Tunix skips at the start of a resumed run."""
         return int(self._trainer.iter_steps) // self._parts
 
     def checkpoints(self) -> set[int]:
-        """Return the numbers of batches of the complete checkpoints."""
-        from etils import epath  # reads remote folders too; orbax-checkpoint needs it
+        """Return the number of batches before each checkpoint that lies between two batches."""
+        from etils import epath  # it reads remote folders too; orbax-checkpoint installs it
 
         folder = epath.Path(str(self._trainer.config.checkpoint_root_directory))
         steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []

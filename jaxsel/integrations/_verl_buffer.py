@@ -47,7 +47,7 @@ class _Observes(_Buffer):
         return super()._terminal_eviction_reasons(global_steps, partition_id)
 
     def _collect(self) -> None:
-        """Collect the rewards of the groups that have finished since the last look."""
+        """Collect the rewards of the groups that have finished since the last call."""
         groups = self._outcomes.unseen(self.finished_keys["train"] | self.failure_keys["train"])
         sessions = one_per_session(self.partitions["train"], groups)
         rows: dict[str, int] = {}
@@ -63,7 +63,7 @@ class _Observes(_Buffer):
             self._outcomes.add(group, row, rewards.get(group, []))
 
     def _stored(self, keys: list[str], *fields: str) -> list[list[Any]]:
-        """Return the fields of the entries, one list per field."""
+        """Return fields of the entries with these keys in verl's store (TransferQueue), one list per field."""
         if not keys:
             return [[] for _ in fields]
         data = transfer_queue.kv_batch_get(keys=keys, partition_id="train", select_fields=list(fields))
@@ -79,11 +79,11 @@ class _Observes(_Buffer):
 
 
 class ObservingReplayBuffer(_Observes, ReplayBuffer):
-    """For the synchronous trainer."""
+    """The replay buffer for the synchronous trainer."""
 
 
 class ObservingReplayBufferAsync(_Observes, ReplayBufferAsync):
-    """For the asynchronous trainers."""
+    """The replay buffer for the asynchronous trainers."""
 
 
 def make_buffer(*, refill_fn: Any = None, **arguments: Any) -> Any:
@@ -123,7 +123,7 @@ def _stock_buffer(trainer: Any) -> Any:
 
 
 def _check_verl(trainer: Any) -> None:
-    """Refuse a version of verl whose methods are others than those that this module extends."""
+    """Refuse a version of verl that lacks a method of `_HOOKS`, or has it with other parameters."""
     found = {name: list(inspect.signature(getattr(ReplayBuffer, name, _none)).parameters) for name in _HOOKS}
     if found != _HOOKS or not all(hasattr(trainer, name) for name in ("_build_replay_buffer", "config")):
         raise RuntimeError(

@@ -20,11 +20,12 @@ class SelectedPrompts(RLHFDataset):
     verl gives its validation set the same class. The validation set answers as verl's own class does.
 
     Attributes:
-        outcomes: What the prompts became, with the `TrainerEdge` that hands them out; None for the validation set.
+        outcomes: The `TrainerEdge` that hands out the prompts, and the rewards that it has not observed yet; None for
+            the validation set.
 
     Raises:
-        ValueError: The data loader has workers, training and validation have the same files, the replay buffer does
-            not observe, there are fewer rows than a batch, or an option or a key is wrong.
+        ValueError: The data loader has workers, training and validation have the same files, or the replay buffer does
+            not observe. Or: there are fewer rows than a batch takes, or an option or a key is wrong.
     """
 
     def __init__(self, data_files: Any, tokenizer: Any, config: Any, *args: Any, **kwargs: Any):

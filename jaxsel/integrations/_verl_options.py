@@ -34,8 +34,8 @@ class Options:
             verl itself uses "acc". The total reward is never used.
         threshold: The largest reward that is not a success.
         key: Column with a unique name for each prompt, or a path such as "extra_info.index". Checkpoints then refuse
-            other data. The default joins `data_source` and `extra_info.index`. None: prompts are known by their
-            position, and checkpoints check only their number.
+            other data. The default joins `data_source` and `extra_info.index`. None: a prompt is identified by its
+            position, and checkpoints check only the number of prompts.
         history: Folder in which to record what was observed, for `jaxsel.integrations.history.read_history`.
 
     Raises:
@@ -74,7 +74,7 @@ def read_options(given: Any) -> Options:
 
 
 def pool_keys(rows: Any, key: str | None) -> list[Any] | None:
-    """Return the keys of all prompts, or None if they are known by their position.
+    """Return the keys of all prompts, or None if prompts are identified by their position.
 
     Args:
         rows: verl's table of prompts, with `column_names`; `rows[name]` is a column.
@@ -86,7 +86,7 @@ def pool_keys(rows: Any, key: str | None) -> list[Any] | None:
     if key is None:
         return None
     cure = (
-        "name a column of unique keys with +data.jaxsel.key=COLUMN, or know prompts by their position with "
+        "name a column of unique keys with +data.jaxsel.key=COLUMN, or identify prompts by their position with "
         "+data.jaxsel.key=null"
     )
     keys = _column(rows, key)

@@ -16,7 +16,7 @@ class Outcomes:
     several times is collected once, also across a checkpoint.
 
     Args:
-        edge: The edge that hands out the prompts.
+        edge: The `TrainerEdge` that hands out the prompts and observes the rewards.
     """
 
     def __init__(self, edge: TrainerEdge):
@@ -54,12 +54,12 @@ class Outcomes:
             self._give_up(step)
 
     def make_room(self, count: int, step: int) -> None:
-        """Observe early if the pool has fewer than `count` prompts that are not in flight."""
+        """Observe early if fewer than `count` prompts of the pool are free, that is, do not wait for rewards."""
         if self.edge.selector.num_prompts - len(self.edge.handed_out) < count:
             self.tell(step, drained=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that `load_state_dict` needs, as numbers, strings, lists and bytes."""
+        """Return all that `load_state_dict` needs, in dictionaries and lists of numbers, strings and bytes."""
         groups = [[group, row, rewards] for group, (row, rewards) in self._groups.items()]
         return {"edge": self.edge.state_dict(), "seen": sorted(self._seen), "groups": groups}
 

@@ -1,4 +1,4 @@
-"""Files and folders that replace their earlier version only when complete, so that a crash damages neither."""
+"""Files and folders that replace their earlier version only when complete, so that a crash leaves one of the two."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def replaced_when_complete(path: Path, *, keep: Path | None = None) -> Iterator[
             os.fsync(file.fileno())
         except Exception as error:
             partial.unlink(missing_ok=True)  # it would take space on a full disk
-            # Writers in C++ (torch, Arrow) replace a full disk's error by one of their own.
+            # writers in C++ (torch, Arrow) raise an error of their own instead of the error of a full disk
             if watched.failure is None or isinstance(error, OSError):
                 raise
             raise watched.failure from error
@@ -45,7 +45,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `folder` once the `with` block has filled it.
 
     Args:
-        folder: The folder to write. If it exists, this function wrote it earlier.
+        folder: The folder to write. An existing folder is deleted, so only this function may have written it.
 
     Raises:
         OSError: The disk is full, or fails otherwise. The message names `folder`.
@@ -54,7 +54,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     with named(folder, "it stays as it was"):
         if old.exists() and not folder.exists():  # a crash between the two renames below
             os.replace(old, folder)
-        for left in (partial, old):  # by a crash
+        for left in (partial, old):  # left by a crash
             shutil.rmtree(left, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
@@ -66,7 +66,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def named(path: Path, consequence: str) -> Iterator[None]:
-    """Raise an `OSError` of the `with` block again, with the file's name and the cure.
+    """Raise an `OSError` of the `with` block again, with a message that names the file and the cure.
 
     Args:
         path: The file that the block writes.
@@ -76,7 +76,7 @@ def named(path: Path, consequence: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        cure = "free some space (or repair the disk) and start again; a training run continues with resume=true"
+        cure = "free some space (or repair the disk) and start again; a run of rl.train continues with resume=true"
         message = f"cannot write {path}: {reason}; {consequence}; {cure}"
         raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
 

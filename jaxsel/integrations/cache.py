@@ -1,4 +1,4 @@
-"""The folder of files that can be computed again."""
+"""The folder of cached files, which may be deleted: they are computed again."""
 
 import os
 from pathlib import Path

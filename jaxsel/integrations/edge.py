@@ -1,4 +1,4 @@
-"""The common part of all adapters for trainers: it hands out prompts, judges rewards and saves its state.
+"""The common part of all adapters for trainers: `TrainerEdge` stands between a trainer and a selector.
 
 An adapter for a trainer translates that trainer's calls into the calls of `TrainerEdge`. A recorded history needs
 `pip install "jaxsel[history]"`; everything else needs jaxsel alone.
@@ -40,9 +40,9 @@ class TrainerEdge:
     answer may have a reward for its format. A completion whose reward is None, NaN or infinite was not judged: it is
     neither a success nor a failure.
 
-    A prompt that was handed out is not chosen again before it is observed, released or timed out (`in_flight_steps` of
-    the selector). Threads may share an edge: one method runs at a time. The same calls in the same order give the same
-    prompts, also across `save` and `load`.
+    A prompt that was handed out is in flight until it is observed, released or timed out (`in_flight_steps` of the
+    selector). It is not chosen again before. Threads may share an edge: one method runs at a time. The same calls in
+    the same order give the same prompts, also across `save` and `load`.
 
     Args:
         selector: Selector made with `track_in_flight=True`.
@@ -87,7 +87,7 @@ class TrainerEdge:
         if history is not None:
             importlib.import_module("jaxsel.integrations.history")  # if pyarrow is missing, fail before the first batch
         self._recorder: Any = None
-        self._waiting = np.zeros(0, np.int32)
+        self._waiting = np.zeros(0, np.int32)  # prompts that were chosen in advance and not handed out yet
         self._clock, self._ended, self._judged_share = 0, -1, math.nan
 
     @locked
@@ -151,7 +151,8 @@ class TrainerEdge:
         self.selector.observe(ids, successes, group_size, step=step)
         if recorder is not None and prediction is not None:
             recorder.add(step, visits, prediction)
-        self._waiting = self._waiting[~np.isin(self._waiting, ids)]  # else they could be chosen and handed out twice
+        # an observed prompt may be chosen again: if it waited too, it could be handed out twice
+        self._waiting = self._waiting[~np.isin(self._waiting, ids)]
         self._judged_share = float((group_size > 0).mean()) if len(ids) else math.nan
 
     @locked
@@ -166,7 +167,7 @@ class TrainerEdge:
 
     @property
     def step_is_open(self) -> bool:
-        """Whether observations wait for the end of their step, which a checkpoint would end."""
+        """Whether observations wait for the end of their step. A checkpoint would end this step."""
         return self.selector.step_is_open
 
     @locked
@@ -211,7 +212,7 @@ class TrainerEdge:
 
     @locked
     def state_dict(self) -> dict[str, Any]:
-        """Return all that `load_state_dict` needs, as numbers, strings, lists and bytes."""
+        """Return all that `load_state_dict` needs, in dictionaries and lists of numbers, strings and bytes."""
         self.flush()  # flush first: a resumed run needs every batch that its checkpoint counts
         clock = self._clock if self._recorder is None else self._recorder.clock
         return {"selector": self.selector.state_dict(), "waiting": self._waiting.tolist(), "clock": clock}

@@ -1,4 +1,4 @@
-"""Embeddings of prompt texts for the amortised predictor, cached on disk.
+"""Embeddings of prompt texts, cached on disk, for methods that predict from them, such as `jaxsel.gps`.
 
 WordLlama needs `pip install "jaxsel[embeddings]"`, the models of sentence-transformers need
 `pip install "jaxsel[sentence-transformers]"`, and an embedder of your own needs nothing more.
@@ -136,9 +136,9 @@ def sentence_transformers(
 def concatenated(*embedders: Literal["wordllama"] | Embedder | Encode) -> Embedder | Encode:
     """Return an embedder that joins the vectors of several embedders, one after the other, to one vector per text.
 
-    The parts are not scaled. `adaptive` and `gps` scale every number to variance 1 over the pool, but `gps` divides a
-    vector by its length first. If one of the embedders is a function without a name, so is the result, and it is never
-    cached.
+    The parts are not scaled. `adaptive` scales every coordinate to variance 1 over the pool, so the scale of a part
+    has no effect. `gps` first divides each vector by its Euclidean norm, so a part of large norm changes the others. If
+    one of the embedders is a plain function, so is the result, and it is never cached.
 
     Args:
         *embedders: "wordllama", an `Embedder` or a function, as for `embed`.
@@ -179,7 +179,7 @@ def _checked(texts: Sequence[str] | np.ndarray) -> list[str]:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"texts[{row}] is {text!r:.80}, which UTF-8 cannot hold; repair its surrogates") from error
+            raise ValueError(f"texts[{row}] is {text!r:.80}, which UTF-8 cannot hold; drop lone surrogates") from error
     return texts
 
 
@@ -251,7 +251,7 @@ def _is_sound(path: Path, key: bytes) -> bool:
 
 
 def _write_atomically(vectors: np.ndarray, path: Path, key: bytes) -> None:
-    """Write a .npy file with the checksum after the array, which np.load ignores. A reader never sees a part of it."""
+    """Write a .npy file and, after the array, a checksum that np.load ignores. No reader sees an incomplete file."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
         partial = Path(folder, path.name)
         np.save(partial, vectors)

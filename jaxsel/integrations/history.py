@@ -3,7 +3,7 @@
 This module needs `pip install "jaxsel[history]"`. A file has one row per prompt and batch. Its columns are:
 
 * `step`: The training step.
-* `clock`: How many batches the selector had observed before this one.
+* `clock`: How many batches the selector had observed before this batch.
 * `kind`: "rollout" where the selector observed the row; "probe" for fresh rollouts that the selector did not see.
 * `prompt_id`, `successes`, `group_size`: As in `jaxsel.Rollouts`. A group size of 0 means that nothing was judged.
 * The fields of `jaxsel.Prediction`: What the selector predicted before it observed the row.
@@ -50,11 +50,11 @@ class HistoryLog:
     Args:
         folder: The folder of the history, created if it is missing.
         num_prompts: Number of prompts in the pool, for the reader.
-        spec: The selector's `spec`, for the reader.
+        spec: The selector's `spec`, which describes its method and settings, for the reader.
         first_step: First training step to be recorded. Rows of this step and later steps are dropped from the folder,
             because a resumed run repeats these steps.
-        first_clock: Number of batches to keep, in place of `first_step`, for runs whose steps are observed in parts or
-            late. Later batches are dropped from the folder.
+        first_clock: Number of batches to keep; later batches are dropped from the folder. It replaces `first_step` in
+            runs that observe the rollouts of a step in parts or late.
         texts: The prompts' texts.
         embeddings: The prompts' embeddings `[N, d]`, for prompts without text.
 
@@ -138,7 +138,7 @@ class HistoryLog:
 
 
 class Unwritten:
-    """Has the methods of `HistoryLog` and writes nothing, for runs that are not recorded and for ranks above 0."""
+    """Has the methods of `HistoryLog` and writes nothing: for unrecorded runs, and for all processes but the first."""
 
     def observed(self, step: int, visits: Visits, prediction: Prediction) -> None:
         """Do nothing."""
@@ -156,7 +156,7 @@ class Recorded(NamedTuple):
     Attributes:
         num_prompts: Number of prompts in the pool.
         spec: The `spec` of the selector that chose the batches.
-        history: The batches that the selector observed, for `jaxsel.replay`; its steps are the selector's clock.
+        history: The batches that the selector observed, for `jaxsel.replay`. Its `step` is the column `clock`.
         rollouts: All rows that the selector observed, as columns by name.
         probes: All rows of fresh rollouts that the selector did not see, as columns by name.
         texts: The prompts' texts, where they were recorded.

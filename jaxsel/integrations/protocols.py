@@ -1,5 +1,6 @@
 """Prompt selection in slime, prime-rl and the Tinker cookbook, written from their published interfaces.
 
+Each adapter has an edge: a `TrainerEdge`, which hands out the prompts that its selector chooses, and observes rewards.
 **No class here has run inside its trainer.** The tests use stubs with the attributes that the protocols list. None
 of the three trainers is imported: a protocol names what an adapter reads from the trainer's objects.
 """
@@ -54,7 +55,7 @@ class SlimeSource:
 
     Args:
         samples: One sample per prompt, in the order of the pool: `RolloutDataSource(args).dataset.samples`.
-        edge: The edge with the selector; its `draw_size` may be the training batch.
+        edge: The edge with the selector. Its `draw_size` may be the size of a training batch.
         group_size: Samples per prompt, slime's `n_samples_per_prompt`.
         folder: Folder for the selector's state, for example `args.save`.
 
@@ -77,7 +78,7 @@ class SlimeSource:
         return groups + [self._group(row) for row in rows]
 
     def add_samples(self, samples: list[list[Sample]]) -> None:
-        """Take groups back whose generation was cut short; they are handed out again."""
+        """Take back groups whose generation slime cut short. `get_samples` hands them out again."""
         self._returned += samples
 
     def observe(self, groups: Sequence[Sequence[Sample]], key: str | None = None) -> None:
@@ -95,7 +96,9 @@ class SlimeSource:
         self.edge.save(self._folder / f"selector_{rollout_id}.npz")
 
     def load(self, rollout_id: int | None = None) -> None:
-        """Load the selector's state; None and -1: a new run, where nothing is loaded. Prompts in flight are freed.
+        """Load the selector's state, unless `rollout_id` is None or -1, which stand for a new run.
+
+        Prompts that were handed out and not observed may be chosen again.
 
         Raises:
             ValueError: There is no such state, or it is of another pool or method.
@@ -125,7 +128,8 @@ class PrimeSampler(Iterator[Any]):
     Args:
         tasks: One task per prompt, in the order of the pool.
         edge: The edge with the selector. Tasks are asked for one by one, so give it a `draw_size`.
-        read: Returns the row of a finalized group's task and the reward of each run, None where a run failed.
+        read: Function of a finalized group. It returns the row of the group's task, and one reward per rollout: None
+            for a rollout that failed.
 
     Raises:
         ValueError: The pool has another size.
@@ -147,11 +151,11 @@ class PrimeSampler(Iterator[Any]):
         self.edge.observe([row], [list(rewards)])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the selector's state, as numbers, strings, lists and bytes."""
+        """Return the selector's state, in dictionaries and lists of numbers, strings and bytes."""
         return self.edge.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the state. Prompts in flight are freed, because their runs were lost.
+        """Continue from the state. Prompts without rewards may be chosen again, because their rollouts were lost.
 
         Raises:
             ValueError: The state is of another pool or method.
@@ -160,7 +164,7 @@ class PrimeSampler(Iterator[Any]):
         self.edge.release()
 
     def metrics(self) -> dict[str, float]:
-        """Return the selector's metrics; prime-rl adds a namespace."""
+        """Return the selector's metrics, without "selector/" in their names: prime-rl adds a prefix of its own."""
         return {name.removeprefix("selector/"): value for name, value in self.edge.metrics().items()}
 
 
@@ -183,7 +187,7 @@ class TinkerDataset:
         self._builders, self.edge, self._batch_size, self._num_batches = builders, edge, batch_size, num_batches
 
     def get_batch(self, index: int) -> list["WatchedBuilder"]:
-        """Return freshly selected groups, whatever the index is."""
+        """Return the builders of freshly selected prompts. The index only numbers the step of their observations."""
         chosen = self.edge.next_batch(self._batch_size).tolist()
         return [WatchedBuilder(self._builders[row], row, self.edge, index) for row in chosen]
 
@@ -193,10 +197,10 @@ class TinkerDataset:
 
 
 class WatchedBuilder:
-    """A builder whose group of trajectories the selector observes; all else is the builder's own.
+    """An `EnvGroupBuilder` whose group of trajectories the selector observes; all else is the original builder's.
 
     Args:
-        builder: The builder.
+        builder: The original builder.
         row: Row of its prompt.
         edge: The edge with the selector.
         step: Number of the batch.

@@ -40,11 +40,11 @@ class SelectorHandle:
 
     The methods do what the methods of `jaxsel.integrations.edge.TrainerEdge` with the same names do, and raise the same
     errors. The server carries out one call at a time, so two callers never get the same prompt. While the server
-    restarts, calls wait and are tried again. A call that was tried several times counts once.
+    restarts, calls wait and are tried again.
 
     Threads may share a handle, which makes one call at a time. A handle that is copied or sent elsewhere is another
-    client. The server keeps the last answer to each of the last 4096 clients. A call counts once unless it is tried
-    again after 4096 other clients have called.
+    client. The server keeps the last answer to each of the last 4096 clients. A call that is tried several times
+    therefore counts once, unless 4096 other clients have called between two tries.
 
     Args:
         name: Name of the server.
@@ -68,7 +68,7 @@ class SelectorHandle:
         return connected, (self.name,)
 
     def next_batch(self, batch_size: int) -> Int[np.ndarray, " b"]:
-        """Hand out distinct prompts that are not in flight.
+        """Hand out distinct prompts that are not in flight: handed out earlier, and not yet observed or released.
 
         Raises:
             ValueError: There are fewer such prompts than `batch_size`. Nothing is handed out then.
@@ -104,7 +104,8 @@ class SelectorHandle:
     def release(self, prompt_ids: ArrayLike | None = None) -> None:
         """Give prompts back without an observation; None: all prompts in flight, also those of other workers.
 
-        Prompts of a worker that died stay in flight until somebody releases or observes them.
+        Prompts of a worker that died stay in flight until a call releases or observes them, or until the selector's
+        `in_flight_steps` is over.
 
         Raises:
             ValueError: An id is not a row of the pool.
@@ -114,7 +115,7 @@ class SelectorHandle:
     def metrics(self) -> dict[str, float]:
         """Return the metrics of the selector, and `selector/replayed_calls`.
 
-        These are the calls after the last save that the server repeated from its journal when it last started.
+        This is the number of calls after the last save that the server repeated from its journal at its last start.
         """
         return self._ask("metrics")
 
@@ -153,7 +154,7 @@ class SelectorHandle:
     def _call(self, method: str, **arguments: Any) -> Any:
         """Make a call that changes the state, once."""
         texts = {name: encoded(name, value) for name, value in arguments.items()}
-        self._number += 1  # also if the call fails, because it may have been carried out
+        self._number += 1  # a failed call keeps its number too, because the server may have carried it out
         answer = self._ask("call", self._client, self._number, method, texts)
         self._order = answer.order
         return answer.value

@@ -34,7 +34,7 @@ METHODS: dict[str, Callable[..., Any]] = {
 }
 """The methods that a configuration can name; their arguments are numbers and strings."""
 _IN_FLIGHT_STEPS = 8
-_NEAR = 1e-4  # means are float32
+_NEAR = 1e-4  # largest rounding error of a count of successes, because Trinity's means are float32
 _STATE = "jaxsel"
 
 
@@ -46,7 +46,7 @@ class TrinitySelector:
         config: Trinity's configuration, with the attributes `seed`, `feature_keys` and `kwargs`. The kwargs are
             `method`, the arguments of this method, `group_size` (the rollouts per prompt: `repeat_times` in Trinity),
             `key_column`, a column with a unique name for each prompt, and `in_flight_steps`. A prompt without feedback
-            may be chosen again after this number of later batches, 8 by default: Trinity does not say that it failed.
+            may be chosen again after this number of later batches, 8 by default, because Trinity reports no failures.
 
     Attributes:
         edge: The `TrainerEdge` with the selector.
@@ -73,14 +73,14 @@ class TrinitySelector:
         self.edge = TrainerEdge(own)
 
     def get_indices(self, batch_size: int, return_extra_info: bool = False) -> Any:
-        """Return distinct rows of the taskset that are not in flight.
+        """Return distinct rows of the taskset that do not wait for feedback.
 
         Args:
             batch_size: Number of prompts.
             return_extra_info: Whether to return a dictionary too: the predicted success rates.
 
         Raises:
-            ValueError: Fewer prompts are free. Trinity then has more prompts in flight than the taskset allows.
+            ValueError: Fewer than `batch_size` prompts do not wait for feedback.
         """
         chosen = self.edge.next_batch(int(batch_size))
         if not return_extra_info:
@@ -102,7 +102,7 @@ class TrinitySelector:
         self.edge.observe(ids, [self._rewards(mean) for mean in means])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state, the posterior included, as Trinity's JSON file can hold it."""
+        """Return the whole state, the posterior included, in a form that Trinity can write to its JSON file."""
         return {"current_index": 0, _STATE: _as_json(self.edge.state_dict())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -123,7 +123,7 @@ class TrinitySelector:
             )
 
     def _rewards(self, mean: float) -> list[float]:
-        """Return rewards of 0 and 1 with this mean, as many as possible; Trinity tells no more."""
+        """Return as many rewards of 0 and 1 with this mean as possible; Trinity does not tell how many were judged."""
         if not math.isfinite(mean):
             return []
         for size in range(self._group_size, 0, -1):  # a rollout may have failed

@@ -158,7 +158,9 @@ class SelectsPrompts(_Trainer):
         chosen, edge = self._chosen, self.edge
         expected = (0 if chosen is None else len(chosen) * self.num_generations, len(self.reward_func_names))
         if chosen is None or edge is None or tuple(rewards.shape) != expected:
-            raise RuntimeError(f"TRL returned rewards of shape {tuple(rewards.shape)} for {expected}; {versions()}")
+            raise RuntimeError(
+                f"TRL returned rewards of shape {tuple(rewards.shape)}, but {expected} was expected; {versions()}"
+            )
         groups = rewards[:, self._judge].float().cpu().numpy().reshape(len(chosen), -1)
         edge.observe(chosen, groups, step=int(self.state.global_step))
         edge.end_step()

@@ -51,8 +51,8 @@ class SelectedPrompts:
             order. None: resuming checks only the number of rows.
         state_folder: Local folder for the files with the selector's state. None: the folder `selector` beside Tunix's
             own `actor` in its checkpoint directory.
-        save_every: Number of batches per file. A checkpoint between two files cannot be resumed, so give the interval
-            of Tunix's checkpoints or leave 1. Files that no checkpoint needs are deleted.
+        save_every: Number of batches between two such files. A checkpoint without its file cannot be resumed, so give
+            the interval of Tunix's checkpoints or leave 1. Files that no checkpoint needs are deleted.
         history: Folder in which to record what was observed, for `jaxsel.integrations.history.read_history`.
 
     Attributes:
@@ -88,8 +88,8 @@ class SelectedPrompts:
         self.edge = TrainerEdge(own, threshold=threshold, history=history, texts=texts)
         self._folder, self._save_every = None if state_folder is None else Path(state_folder), save_every
         self._watched: list[_Judge] = []
-        self._handed_out, self._unobserved = 0, 0  # batches; prompts of these batches
-        self._kept: Callable[[], set[int]] = set
+        self._handed_out, self._unobserved = 0, 0  # batches handed out; prompts of them that wait for rewards
+        self._kept: Callable[[], set[int]] = set  # the batches whose state a checkpoint needs
 
     def watched(self, reward_fns: _Judge | Sequence[_Judge]) -> list[_Judge]:
         """Return the reward functions for the learner; the named one lets the selector observe its rewards.
@@ -119,9 +119,9 @@ class SelectedPrompts:
             learner: Tunix's learner, made with the functions of `watched`.
 
         Raises:
-            ValueError: The learner has not got the watched reward functions, its micro-batches do not divide a batch,
-                or it has resumed from a checkpoint for which there is no state of the selector, or a state of another
-                method or another pool.
+            ValueError: The learner lacks the watched reward functions, or its micro-batches do not divide a batch. Or:
+                for the checkpoint that it has resumed from, the selector's state is missing, or is of another method
+                or another pool.
         """
         if not any(judge in self._watched for judge in learner.reward_manager.reward_fns):
             raise ValueError("the learner's reward_fns are not watched; give it reward_fns=prompts.watched(reward_fns)")
@@ -133,13 +133,12 @@ class SelectedPrompts:
         if self._handed_out:
             self._load(plan)
         self.edge.release()  # an interrupted call of `train` may have left prompts without rewards
-        self._delete_states(
-            lambda batch: batch <= self._handed_out
-        )  # a run that did not reach a checkpoint left others
+        # an earlier run may have written states of batches after its last checkpoint
+        self._delete_states(lambda batch: batch <= self._handed_out)
         return self._stream(plan.replayed())
 
     def _stream(self, replayed: int) -> Iterator[dict[str, np.ndarray]]:
-        for _ in range(replayed):  # Tunix skips these without looking at them
+        for _ in range(replayed):  # a resumed Tunix skips these batches without looking at them
             yield self._batch(np.arange(self._batch_size, dtype=np.int32))
         while True:
             chosen = self.edge.next_batch(self._batch_size)

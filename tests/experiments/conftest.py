@@ -1,4 +1,4 @@
-"""Processes that these tests start share their compiled functions, with each other and with later test runs."""
+"""A cache of compiled functions for the processes that these tests start. Later test runs use it too."""
 
 import os
 from collections.abc import Iterator

@@ -54,7 +54,7 @@ def test_gains_and_shares_of_steps_by_hand():
     found["mopps,method.target=0.3"] = [run(0.3, 0.3), run(0.4, 0.5)]
     result = sweep_numbers(Sweep("method.target", (0.3, 0.5), {"method.name": "mopps"}), found)
     assert result["0.5"]["gain"] == {"mean": pytest.approx(0.2), "standard_error": pytest.approx(0.1)}
-    # at step 15, the mean of two probes equals the mean that uniform reaches at step 25
+    # the mean of two neighbouring probes reaches uniform's final value at step 15, and uniform reaches it at step 25
     assert result["0.5"]["share_of_steps"]["mean"] == pytest.approx(15 / 25)
     assert result["0.3"]["share_of_steps"]["mean"] == float("inf")
     assert result["0.3"]["gain"]["mean"] == pytest.approx(-0.1)

@@ -31,7 +31,7 @@ CONFIG = {"sizes": [N], "methods": ["dps"], "seed": 0, "largest_slow": N, **BATC
 
 
 def observe_all(*everyone, steps=30, seed=0):
-    """Let all contenders observe the same random batches."""
+    """Let all contenders (jaxsel and other implementations of a method) observe the same random batches."""
     rng = np.random.default_rng(seed)
     for _ in range(steps):
         ids = rng.choice(N, 8, replace=False).astype(np.int32)
@@ -48,7 +48,7 @@ def make_all(method):
     return contenders.make_contenders(method, N, 0, largest_slow=N)
 
 
-# Equality of the peers with jaxsel
+# The other implementations of a method agree with jaxsel
 
 
 @pytest.mark.parametrize("make", [PublicClass, Kernels])
@@ -244,7 +244,7 @@ def test_checkpoints_have_times_and_sizes(method, state):
     assert [row["operation"] for row in rows] == ["save", "load"]
     assert all(row["ms"] > 0 for row in rows)
     assert state <= sizes["state"] < state + 0.1
-    assert sizes["all"] == pytest.approx(sizes["state"] + 8)  # its visits, and the step of the last one
+    assert sizes["all"] == pytest.approx(sizes["state"] + 8)  # visits and last step: 8 bytes a prompt
     assert sizes["disk"] > 0
 
 

@@ -1,4 +1,4 @@
-"""Scores of the predictions in a small history, and the page about them."""
+"""Scores of the predictions for a small recorded run, and the page about them."""
 
 import json
 from pathlib import Path
@@ -126,7 +126,7 @@ def test_a_page_and_a_result(folders, tmp_path, capsys):
 
 
 def test_prompt_ids_above_the_number_of_rows_are_valid_clusters(seen):
-    """Ids may exceed the number of rows, because a batch is smaller than its pool."""
+    """Standard errors group rows by prompt id. An id may exceed the number of rows, because the pool is larger."""
     few = seen.ahead.taken(seen.ahead.step >= 15)
     large = few._replace(prompt_ids=few.prompt_ids + 10**6)
     for name, score in scoring.scores(few).items():

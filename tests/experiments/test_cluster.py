@@ -35,7 +35,7 @@ def own_cache(monkeypatch, tmp_path_factory):
 
 @pytest.fixture
 def submit(tmp_path):
-    """Start a script as SLURM does, with lines of bash in place of `python`."""
+    """Return a function that starts a script as SLURM does, where the command `python` runs the given bash lines."""
     binaries = tmp_path / "bin"
     binaries.mkdir()
     (tmp_path / "scontrol").touch()
@@ -118,7 +118,8 @@ def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again(submit, tm
 
 @pytest.mark.slow
 def test_two_processes_share_a_pool_and_get_the_numbers_of_one_process(submit, tmp_path, monkeypatch):
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # collectives are compiled, as on a cluster
+    # without the cache, the processes compile their collective operations, as on a cluster
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     arguments = ["--sizes", "2000", "--steps", "5", "--batch-size", "16", "--methods", "dps", "--among", "pool"]
     arguments += ["--seeds", "0", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
     _, process = submit(SCRIPTS[1], "experiments.large_pool", *arguments, tasks=2)
@@ -133,7 +134,7 @@ def test_two_processes_share_a_pool_and_get_the_numbers_of_one_process(submit, t
 
 @pytest.mark.slow
 def test_a_sweep_by_submitit_survives_preemption(tmp_path):
-    """The two runs are equal, because neither reaches its `checkpoint_every`. One is asked to stop and queued again."""
+    """One of two runs is asked to stop, and is queued again. They differ only in a setting without effect here."""
     launcher = ["hydra/launcher=submitit_local", "hydra.launcher.stderr_to_stdout=true", "resume=true"]
     folder = [f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=${hydra.job.num}"]
     sweep = [sys.executable, "-m", "experiments.train", "-m", *launcher, *folder, "train.checkpoint_every=500,1000"]

@@ -35,7 +35,7 @@ def write_lines(folder, rows):
 
 
 def make_run(folder, rows=None, **settings):
-    """Make a folder as `experiments.train` does, without config.json, as if killed after its last step."""
+    """Make the folder of a run as `experiments.train` does, without config.json; `rows` are the metrics per step."""
     tree = {"task": "string_ops", "held_out_size": 20, "seed": 0, "threads": 0} | settings
     seed = tree["seed"]  # runs that differ only in their seeds form one group
     inner = {
@@ -50,7 +50,7 @@ def make_run(folder, rows=None, **settings):
 
 
 def collected(tmp_path, *places):
-    """Collect the places, and return the JSON and the page."""
+    """Collect the runs in these folders, and return the JSON and the HTML of the result."""
     main([*map(str, places), "--out", str(tmp_path / "out")])
     result = json.loads((tmp_path / "out" / "collected.json").read_text())
     return result, (tmp_path / "out" / "collected.html").read_text()
@@ -75,7 +75,7 @@ def test_means_and_standard_errors_by_hand(tmp_path, capsys):
         "held_out_accuracy": (0.4, 0.1),  # mean and error of 0.3 and 0.5, which are the means of the last two probes
         "mixed_share": (0.5, 0.25),
         "share_selecting": (0.25, 0),
-        "seconds": (2.6, 0),  # four steps of 0.4 and two probes of 0.5
+        "seconds": (2.6, 0),  # four steps of 0.4 and two probes of 0.5; the last probe has no time
         "rollouts": (400, 0),
         "steps": (4, 0),
     }
@@ -180,7 +180,7 @@ def test_a_run_that_was_preempted_and_resumed_is_finished(tmp_path):
 
 
 def test_config_json_wins_over_hydras_settings(tmp_path):
-    """When a run refuses a command with other settings, Hydra has already written them into its folder."""
+    """Hydra writes the settings of a command into the folder even if the run there then refuses them."""
     folder = make_run(tmp_path / "run", decay=0.9)
     true = {"task": "string_ops", "seed": 3, "method": {"name": "mopps", "decay": 0.5}, "train": {"steps": STEPS}}
     (folder / "config.json").write_text(json.dumps({"config": true}))

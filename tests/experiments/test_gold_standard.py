@@ -35,7 +35,7 @@ def test_the_state_space_has_the_configured_moments():
 
 
 def test_coverage_and_distances_of_every_part_by_hand():
-    """Two prompts were visited and one never. The prediction is off by 0.1 and twice as wide as the gold standard."""
+    """Two prompts were visited and one never. The prediction is off by 0.1, and twice as wide as the MCMC posterior."""
     config = Config(num_prompts=3, never_visited=1)
     truth = np.array([0.2, 0.4, 0.9], np.float32)
     held = np.array([[True, False, False], [True, True, False], [True, True, True], [True, True, True]])

@@ -127,7 +127,7 @@ def test_every_method_runs_and_a_second_call_runs_nothing_again(tmp_path, monkey
     tiny = replace(tiny, pool_size=64, held_out_size=8, **short)
     monkeypatch.setitem(SETTINGS, "string_ops", tiny)
 
-    def here(configs, *, resume):  # the demo's test covers several processes
+    def here(configs, *, resume):  # runs in this process; the test of the demo covers runs in several processes
         return {folder: run(config, folder, resume=resume) for folder, config in configs.items()}
 
     monkeypatch.setattr(reproduce, "run_many", here)

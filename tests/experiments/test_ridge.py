@@ -50,7 +50,7 @@ def test_predictions_equal_scikit_learns_ridge_with_the_least_generalised_error(
 
 
 def test_the_variance_measures_the_spread_of_rates_around_the_line():
-    """The success shares vary more than the rates, by the noise of their rollouts."""
+    """The predicted variance is that of the rates, without the noise of the rollouts in the success shares."""
     batches, *_ = seen(2, 200)
     found, _ = run(ridge(EMBEDDINGS, memory=1.0), batches)
     np.testing.assert_allclose(np.sqrt(found.variance[0]), 0.05, rtol=0.3)

@@ -1,4 +1,4 @@
-"""Tasks of data sets from the settings of a run, and runs of them with a tiny model."""
+"""Tasks that the settings of a run make from data sets, and runs on these tasks with a tiny model."""
 
 import json
 from dataclasses import replace

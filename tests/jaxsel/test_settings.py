@@ -34,7 +34,7 @@ METHODS = {
 
 @contextlib.contextmanager
 def strict_and_without_nans():
-    """Apply two settings that raise errors and change no number, so that this run is also the reference."""
+    """Apply two settings of JAX that only raise errors. The run under them is the one that others are compared with."""
     with jax.numpy_dtype_promotion("strict"), jax.debug_nans(True):
         yield
 

@@ -64,14 +64,14 @@ def test_rloo_by_hand():
 
 
 def test_reinforce_pp_by_hand():
-    # mean 1, squares 1 + 0 + 1 + 4 + 0 + 4 = 10 over 6 - 1
+    # the six judged rewards have the mean 1 and the variance (1 + 0 + 1 + 4 + 0 + 4) / (6 - 1) = 2
     rewards = torch.tensor([[0.0, 1.0, 2.0, NAN], [3.0, 1.0, NAN, -1.0]])
     expected = np.array([[-1, 0, 1, 0], [2, 0, 0, -2]]) / math.sqrt(2)
     np.testing.assert_allclose(advantages.reinforce_pp(rewards).numpy(), expected, rtol=1e-5)
 
 
 def test_reinforce_pp_with_the_group_baseline_by_hand():
-    # centred: -1 0 1, 1 0 -1 and 0 0; squares 4 over 8 - 1
+    # less their groups' means, the eight judged rewards are -1 0 1, 1 0 -1 and 0 0: a variance of 4 / (8 - 1)
     rewards = torch.tensor([[0.0, 1.0, 2.0], [7.0, 6.0, 5.0], [9.0, NAN, 9.0]])
     expected = np.array([[-1, 0, 1], [1, 0, -1], [0, 0, 0]]) / math.sqrt(4 / 7)
     np.testing.assert_allclose(advantages.reinforce_pp(rewards, group_baseline=True).numpy(), expected, rtol=1e-5)
@@ -107,7 +107,7 @@ def test_every_estimator_is_finite_centred_and_shift_invariant(name):
 
 
 def test_gae_by_hand():
-    # backwards with discount 1/2, lambda 1/2: delta = 4 - 1 = 3; 1 + 1/2 - 2 = -1/2; 0 + 1 - 3 = -2
+    # the values' errors from the last token, with a discount of 1/2: 4 - 1 = 3; 1 + 1/2 - 2 = -1/2; 0 + 1 - 3 = -2
     result, returns = advantages.gae(
         torch.tensor([[0.0, 1.0, 4.0]]),
         torch.tensor([[3.0, 2.0, 1.0]]),
@@ -186,7 +186,7 @@ def test_equal_rewards_have_no_advantage_at_any_scale(name, dtype):
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_rounding_errors_are_no_spread(name):
-    """The two rewards are the same score, summed in two orders."""
+    """The two rewards differ by rounding only, as sums of the same terms in two orders do: no advantage may result."""
     one, other = np.float32(8.24), np.nextafter(np.float32(8.24), np.float32(9))
     rewards = torch.tensor([[one, other] * 4])
     assert rewards.unique().numel() == 2
@@ -244,7 +244,7 @@ def beta(mean, variance):
 
 
 def denoised(rewards, mean, variance):
-    """Return MaPP's advantages by a float64 loop over the completions of a group and over numbers of equal answers."""
+    """Return MaPP's advantages by float64 loops over the completions of a group and over numbers of equal verdicts."""
     judged = [r for r in rewards if math.isfinite(r)]
     n, found = len(judged), []
     for r in rewards:
@@ -274,17 +274,17 @@ def test_mapp_equals_a_plain_loop_over_the_counts(rewards, mean, spread):
 
 
 def test_mapp_by_hand():
-    # With the other answer, Beta(1, 1) becomes Beta(1, 2) for the correct answer and Beta(2, 1) for the wrong one.
-    # Only 1 equal answer of 2 has an advantage, and its size is 1.
+    # The belief Beta(1, 1), updated by the other completion, is Beta(1, 2) for the correct one and Beta(2, 1) for the
+    # wrong one. A completion has an advantage, of size 1, only if the other one has another verdict.
     np.testing.assert_allclose(mapp([[1.0, 0.0]], 1 / 2, 1 / 12), [[2 / 3, -2 / 3]], rtol=1e-12)
     np.testing.assert_allclose(mapp([[1.0, 1.0]], 1 / 2, 1 / 12), [[1 / 3, 1 / 3]], rtol=1e-12)
     np.testing.assert_allclose(mapp([[0.0, 0.0]], 1 / 2, 1 / 12), [[-1 / 3, -1 / 3]], rtol=1e-12)
 
 
 def test_mapp_with_a_certain_belief_is_grpo_in_groups_drawn_at_that_rate():
-    """The size is the mean of sqrt((n - S) / S) over Binomial draws of the others, whatever the verdicts of this group.
+    """The size of an advantage is the mean of sqrt((n - S) / S), where S of the n completions have the same verdict.
 
-    S is the number of equal answers, among n.
+    The mean is over Binomial draws of the other completions, whatever the verdicts of this group.
     """
     n, rate = 6, 0.3
     size = np.arange(1, n)
@@ -297,7 +297,7 @@ def test_mapp_with_a_certain_belief_is_grpo_in_groups_drawn_at_that_rate():
 
 
 def test_mapp_without_a_belief_is_grpo_smoothed_over_the_others():
-    """The others of the group are then all that is known: one correct answer alone has exactly GRPO's advantage."""
+    """Without a belief, only the rest of the group counts: a single correct completion has GRPO's advantage."""
     rewards = [[1.0, 0, 0, 0, 0], [0.0, 1, 1, 1, 1], [1.0] * 5, [0.0] * 5]
     found = mapp(rewards, 1 / 2, 0.2499999)
     population = advantages.grpo(torch.tensor(rewards)).numpy() * math.sqrt(5 / 4)

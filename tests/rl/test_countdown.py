@@ -31,7 +31,7 @@ def reachable(numbers: tuple[int, ...]) -> frozenset[Fraction]:
 
 
 def prompts_by_brute_force(counts, max_number, max_target, *, held_out):
-    """Return all texts of a space: in every order for training, with ascending numbers for evaluation."""
+    """Return all prompts of one side of the split: numbers in every order for training, ascending for evaluation."""
     texts = set()
     for count in counts:
         for numbers in itertools.combinations_with_replacement(range(1, max_number + 1), count):
@@ -141,7 +141,7 @@ def test_the_global_generators_are_neither_read_nor_touched():
     assert random.getstate() == states
 
 
-# The second case takes all 8959 prompts. Few draws are new near their end, so the rest comes from a list.
+# The second case takes all 8959 prompts. Near the end few random draws are new, so the rest comes from a list.
 @pytest.mark.slow
 @pytest.mark.parametrize(("shares", "sizes"), [({2: 1, 3: 1, 4: 1}, (0, 1, 700)), ({2: 1, 3: 1}, (8000, 8959))])
 def test_a_smaller_pool_is_the_beginning_of_a_larger_one(shares, sizes):
@@ -196,7 +196,7 @@ def test_demonstrations_show_many_solutions_of_a_prompt_and_stay_mixed():
     for prompt, completion in shown:
         solutions.setdefault(prompt, set()).add(completion)
     assert np.mean([len(found) for found in solutions.values()]) > 3
-    # Blocks are drawn shape by shape; the order of the instances must not reveal the shape.
+    # Demonstrations are drawn in blocks, one shape of expression at a time; their order must not reveal the shape.
     grouped = ["(" in d.completion for d in shown]
     changes = sum(a != b for a, b in itertools.pairwise(grouped))
     share = np.mean(grouped)

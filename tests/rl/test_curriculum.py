@@ -70,7 +70,7 @@ def test_dynamic_sampling_fills_the_batch_with_mixed_groups(roll_out, keep_surpl
         assert roll_out.num_rollouts - before == collected.num_rollouts
         assert collected.groups.mixed.all()
         assert len(collected.groups.prompt_ids) == B
-        # tokens stay with their prompt
+        # the first token of each completion is the number of its prompt, so tokens have stayed with their prompt
         ids = np.repeat(collected.groups.prompt_ids, GROUP)
         assert collected.groups.completions.tokens[:, 0].tolist() == ids.tolist()
     assert counted == roll_out.num_rollouts

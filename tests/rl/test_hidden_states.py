@@ -47,7 +47,7 @@ def test_the_policy_predicts_the_next_token_from_the_last_layer(small):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
 def test_padding_is_invisible_to_every_architecture(kind):
-    """Recurrent models that read padding get batches of equal length."""
+    """Vectors from padded batches equal those of single prompts. Models that read padding get prompts of one length."""
     policy = tiny_model(kind)
     found = hidden_states(policy, batch_size=4)(TEXTS)
     single = np.concatenate([hidden_states(policy)([text]) for text in TEXTS])

@@ -92,7 +92,7 @@ def test_one_step_with_mapp_is_the_policy_gradient_of_every_judged_completion(ta
 
 
 def test_one_step_of_ppo_by_hand(task, policy):
-    """The oracle takes each completion alone, without padding. The value clip has no effect before the values move."""
+    """The expected loss takes each completion alone, without padding. In the first step no value is clipped."""
     groups = groups_of(task, policy)
     saved = value_head_of(policy)
     config = replace(CONFIG, advantage="gae", gae_lambda=0.9, value_weight=0.3)
@@ -168,7 +168,7 @@ def test_micro_batches_change_nothing_but_memory(task, policy, options):
     state = copy.deepcopy(state) | ({"value_head": value_head_of(policy)} if "advantage" in options else {})
     gradients, metrics = [], []
     for size in (1, 3, 256):
-        learner = Learner(replace(CONFIG, **options, micro_batch_size=size), other)  # its reference is the last policy
+        learner = Learner(replace(CONFIG, **options, micro_batch_size=size), other)  # `other` is its reference
         learner.load_state_dict(state)
         with torch.no_grad():
             other.model.model.norm.weight += 0.1  # away from the reference
@@ -182,7 +182,10 @@ def test_micro_batches_change_nothing_but_memory(task, policy, options):
 
 
 def test_the_kl_to_the_reference_acts_where_there_is_no_advantage(task, policy):
-    """The gradient of e^d - d - 1 is 1 - e^d per log-probability. The reference is made before a state is loaded."""
+    """The KL of a token is e^d - d - 1, where d is the reference's log-probability less the policy's.
+
+    Its derivative with respect to the policy's log-probability is 1 - e^d.
+    """
     learner = Learner(replace(CONFIG, kl_weight=0.5), replace(policy, model=copy.deepcopy(policy.model)))
     moved = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=1)
     learner.load_state_dict(learner.state_dict() | {"policy": moved.model.state_dict()})
@@ -215,7 +218,10 @@ def shifted(groups, by):
 
 @pytest.mark.parametrize(("by", "weight"), [(0.5, math.exp(-0.5)), (-0.2, math.exp(0.2)), (-2.0, 3.0)])
 def test_importance_weights_correct_a_deviating_engine(task, policy, by, weight):
-    """Every token has the weight e^-by, capped at 3. Ratios refer to the trainer's own policy, so none is clipped."""
+    """The engine's log-probabilities are shifted by `by`, so every token has the weight e^-by, capped at 3.
+
+    The ratios of PPO refer to the trainer's own policy, so none of them is clipped.
+    """
     groups = groups_of(task, policy)
     exact = first_gradient(policy, CONFIG, groups)
     config = replace(CONFIG, importance_cap=3.0)
@@ -227,7 +233,7 @@ def test_importance_weights_correct_a_deviating_engine(task, policy, by, weight)
 
 
 def test_ratios_are_to_the_log_probabilities_of_the_first_pass(task, policy):
-    """The old log-probabilities are the trainer's. The engine's differ by 1."""
+    """The ratios use the trainer's log-probabilities before the update, and not the engine's, which differ by 1."""
     groups = shifted(groups_of(task, policy), 1.0)
     config = replace(CONFIG, importance_cap=2.0, updates_per_batch=2)
     other = replace(policy, model=copy.deepcopy(policy.model))
@@ -244,7 +250,10 @@ def test_ratios_are_to_the_log_probabilities_of_the_first_pass(task, policy):
 
 @pytest.mark.parametrize("importance_cap", [0.0, 2.0])
 def test_the_gap_is_measured_on_trained_tokens_before_the_first_step(task, policy, importance_cap):
-    """The last two groups differ by 1 at first tokens and by 1/4 at others; the groups without signal differ by 100."""
+    """Engine and trainer differ by 1 at the first tokens of the last two groups, and by 1/4 at their other tokens.
+
+    The first two groups have no advantage and differ by 100, which must not count.
+    """
     groups = groups_of(task, policy, torch.tensor([[1.0, 1, 1], [math.nan, 0, 0], [0, 0, 1], [1, 0, 0]]))
     by = torch.full(groups.completions.mask.shape, -0.25)
     by[:, 0] = 1.0

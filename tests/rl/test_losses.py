@@ -152,7 +152,7 @@ def test_a_reference_without_weight_is_only_measured():
 
 
 def test_truncated_importance_sampling_by_hand():
-    """The weights, trainer over engine, are 1.5, 8 (capped at 2), 1 / 4 and a masked one."""
+    """The ratios of the trainer's probability to the engine's are 1.5, 8 (capped at 2), 1 / 4 and a masked one."""
     old = torch.tensor([[math.log(1.5), math.log(8.0), -math.log(4.0), math.inf]])
     log_probs = old.detach().clone().requires_grad_()
     mask = torch.tensor([[True, True, True, False]])
@@ -175,7 +175,7 @@ def test_the_gap_between_trainer_and_engine_by_hand():
 
 
 def test_the_importance_weights_are_constants_to_the_gradient():
-    """The weights have no gradient, even if the old log-probabilities are the trained ones."""
+    """The importance weights have no gradient, even if the old log-probabilities are the trained ones."""
     log_probs = torch.tensor([[math.log(1.5)]], requires_grad=True)
     loss, _ = clipped_policy_loss(
         log_probs, log_probs, torch.ones(1), torch.ones(1, 1) > 0, engine_log_probs=torch.zeros(1, 1)
@@ -205,9 +205,9 @@ def test_an_option_out_of_range_is_refused(option, message):
 
 
 def test_the_value_loss_by_hand():
-    """The return is 1, the old value 0, the clip 0.2.
+    """The return is 1, the old value 0, and the clip 0.2.
 
-    The values are unmoved, clipped, moved away, beyond 1, masked and not judged.
+    The six new values are: equal to the old one, clipped, farther from the return, beyond it, masked, without a return.
     """
     values = torch.tensor([[0.0, 0.5, -0.5, 3.0, math.inf, 7.0]], requires_grad=True)
     returns = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, math.nan]])

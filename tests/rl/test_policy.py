@@ -164,7 +164,7 @@ def test_a_model_without_layers_to_checkpoint_is_refused():
 
 
 def test_any_causal_lm_by_path(tmp_path):
-    """Test another architecture, saved in this test, with a chat template."""
+    """A Llama with a chat template, which this test saves, is loaded from its folder."""
     tokenizer = character_tokenizer(ALPHABET + "<>")
     tokenizer.chat_template = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}"
     tiny_llama(tokenizer).save_pretrained(tmp_path)
@@ -184,7 +184,7 @@ def test_a_tokenizer_without_end_is_refused(tmp_path):
 
 
 def test_a_saved_policy_reads_every_character_as_before(tmp_path):
-    """Spaces survive; AutoTokenizer alone would split text as Qwen does and lose them."""
+    """Spaces survive a save; AutoTokenizer alone would split the texts as Qwen's tokenizer does, and lose spaces."""
     policy = build_policy(ALPHABET, hidden_size=32, num_layers=1, feed_forward_size=32)
     policy.save(tmp_path)
     loaded = load_policy(tmp_path)

@@ -11,7 +11,7 @@ MOPPS, UNIFORM = jaxsel.mopps(), jaxsel.uniform()  # a method keeps its compiled
 
 
 class PartlyFailing(HFEngine):
-    """Every second generation fails."""
+    """An engine of which every second completion is missing."""
 
     def generate(self, prompts, group_size, sampling, *, seed):
         out = super().generate(prompts, group_size, sampling, seed=seed)
@@ -61,7 +61,7 @@ def test_without_judged_completions_only_rollouts_and_judged_share_are_reported(
 
 
 def test_the_probe_is_no_batch_of_the_epochs(task):
-    """The selector's window uses the same seed. No batch of its epochs may equal the probe's prompts."""
+    """The selector shuffles its epochs with the probe's seed. Still no batch of an epoch equals the probe's prompts."""
     for seed in range(5):
         probe = set(make(task, seed=seed).spec["prompt_ids"])
         selector = jaxsel.PromptSelector(UNIFORM, num_prompts=POOL_SIZE, seed=seed, candidate_ratio=1)

@@ -1,4 +1,4 @@
-"""Two processes on the CPU, compared with one."""
+"""Training in two processes on the CPU, compared with one process."""
 
 import json
 
@@ -40,7 +40,7 @@ def assert_equal_weights(one, other):
 
 @pytest.mark.parametrize("name", UPDATES)
 def test_two_ranks_update_like_one(found, name):
-    """The moments are a tenth of the gradient. Adam rescales the gradient, so the weights would hide a wrong factor."""
+    """Compare Adam's first moments, a tenth of the gradient, because Adam's steps would hide a wrong factor."""
     alone = found[0][f"{name}, alone"]
     for kind, tolerance in zip(KINDS, (1e-6, 1e-5), strict=True):
         both = [rank[f"{name}, {kind}"] for rank in found]
@@ -136,7 +136,7 @@ def test_a_killed_run_on_two_ranks_continues_to_the_same_numbers(found, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_process_goes_on_from_a_checkpoint_of_two(found, folder, task, kind):
-    """The checkpoint after the last step may hold a whole policy or one that was sharded."""
+    """A checkpoint of two processes holds the whole policy, also where FSDP had spread it over them."""
     saved = torch.load(folder / kind / "undisturbed" / "checkpoint.pt", weights_only=True)
     policy = build_policy(task.alphabet, hidden_size=32, num_layers=2, feed_forward_size=32, seed=5)
     learner = Learner(TRAIN[kind], policy)

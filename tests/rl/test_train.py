@@ -103,14 +103,14 @@ def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, undisturbed,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])
 def test_a_killed_run_with_mapp_continues_to_the_same_numbers(task, tmp_path, name):
-    """The surplus of dynamic sampling keeps its beliefs in the checkpoint. The losses of grpo differ."""
+    """A checkpoint keeps the beliefs about dynamic sampling's surplus groups. MaPP's losses differ from GRPO's."""
     config = replace(CONFIG, advantage="mapp")
     whole = start(task, tmp_path / "whole", config, curriculum=CURRICULA[name]())
     with pytest.raises(KeyboardInterrupt):
         start(task, tmp_path / "cut", config, curriculum=CURRICULA[name](), progress=until_killed(5))
     assert_same_run(whole, start(task, tmp_path / "cut", config, curriculum=CURRICULA[name](), resume=True))
     recorded = start(task, tmp_path / "recorded", replace(config, history=True), curriculum=CURRICULA[name]())
-    assert_same_run(whole, recorded)  # one more prediction changes nothing
+    assert_same_run(whole, recorded)  # recording predicts once more per step, and changes nothing
     losses = [record["policy/loss"] for record in start(task, tmp_path / "grpo", curriculum=CURRICULA[name]())[0][:-1]]
     assert losses != [record["policy/loss"] for record in whole[0][:-1]]
 
@@ -124,7 +124,7 @@ def test_mapp_learns_the_task(task, tmp_path):
 
 
 def test_mapp_learns_from_equal_verdicts_that_the_belief_did_not_expect(task, tmp_path):
-    """With the belief of the first step, Beta(1, 1), four failures are a surprise; grpo has no gradient."""
+    """The belief of the first step is Beta(1, 1), so MaPP learns from four failures; GRPO has no gradient there."""
     never = task._replace(verify=lambda *_: Verdict(False, 1.0))  # the verdict counts, not the reward
     config = replace(CONFIG, steps=1, probe_every=0)
     for advantage, learns in {"mapp": True, "grpo": False}.items():

@@ -80,13 +80,13 @@ def history(steps: int, rate: np.ndarray = RATE, *, seed: int = 0) -> list[jaxse
 
 
 def wild_history(steps: int) -> list[jaxsel.Rollouts]:
-    """Return batches with repeated ids, ids outside the pool, and n = 0."""
+    """Return batches with repeated ids, ids outside the pool, and groups without rollouts."""
     columns = random_history(0, num_prompts=N, steps=steps, batch_size=N)
     return [jax.tree.map(lambda column, t=t: column[t], columns) for t in range(steps)]
 
 
 def randomised(weights: Any, scale: float = 0.5) -> tuple[Any, Any]:
-    """Return a module, or a tree of arrays, with distinct weights other than 0, and these weights."""
+    """Return the module or tree with random weights in place of its own, and these weights as a tree of arrays."""
     rng = np.random.default_rng(1)
     state = nnx.state(weights) if isinstance(weights, nnx.Module) else weights
     state = jax.tree.map(lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype), state)

@@ -8,10 +8,11 @@ from rl.engines._vllm_server import Completion
 
 
 class FakeServer:
-    """A server that fails as requested, and then completes every prompt with the head's first weight as token.
+    """A server that fails as requested. Otherwise it completes every prompt with one token and the end of sequence.
 
+    The number of the token is the first weight of `lm_head`, so that a completion shows which weights were loaded.
     `options["trouble"]` names the failure: raise, die, hang (the process stops answering), slow (every second request
-    is late) or no start. It happens `options["times"]` times. A file holds the count, which a new process reads.
+    is late) or no start. The first `options["times"]` calls of `generate` fail. A file counts them across processes.
     """
 
     def __init__(self, folder, options):

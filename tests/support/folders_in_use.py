@@ -1,4 +1,4 @@
-"""A run's folder that another run holds."""
+"""A check that the folder of a run refuses a second run at the same time."""
 
 import threading
 from collections.abc import Callable

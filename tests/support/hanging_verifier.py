@@ -1,4 +1,4 @@
-"""Verifiers for processes, in a module that imports little."""
+"""Verifiers that hang or fail in a process of their own. The module imports little, so that processes start quickly."""
 
 import signal
 import time

@@ -12,7 +12,7 @@ def rollouts(prompt_ids, successes, group_size) -> Rollouts:
 
 
 def random_history(seed: int, *, num_prompts: int, steps: int, batch_size: int) -> Rollouts:
-    """Return batches `[steps, batch_size]` with repeated ids, ids outside the pool, n = 0, and s from 0 to n."""
+    """Return batches `[steps, batch_size]` with repeated ids, ids outside the pool, and groups without rollouts."""
     rng = np.random.default_rng(seed)
     shape = (steps, batch_size)
     prompt_ids = rng.integers(-1, num_prompts + 1, shape)
@@ -23,7 +23,7 @@ def random_history(seed: int, *, num_prompts: int, steps: int, batch_size: int) 
 
 @st.composite
 def batches(draw: st.DrawFn, *, num_prompts: int, batch_size: int) -> Rollouts:
-    """Draw one step's rollouts, including repeated ids, ids outside the pool and n = 0."""
+    """Draw one step's rollouts, including repeated ids, ids outside the pool and groups without rollouts."""
     rows = st.integers(-1, num_prompts)
     prompt_ids = draw(st.lists(rows, min_size=batch_size, max_size=batch_size))
     group_size = draw(st.lists(st.integers(0, 8), min_size=batch_size, max_size=batch_size))

@@ -1,8 +1,8 @@
-r"""Count how many reference answers of prompt files the verifier `math` accepts, and how many near misses.
+r"""Count how many reference answers of prompt files the verifier `math` accepts, and how many nearly right answers.
 
     python -m tests.support.math_counts FILES...
 
-A reference answer is judged against itself, inside \boxed{}; a reference solution against its final answer.
+A reference answer, put inside \boxed{}, is judged against itself; a reference solution against the row's answer.
 """
 
 import sys
@@ -21,7 +21,7 @@ _SECONDS = 10.0
 
 
 def pairs(file: str) -> list[tuple[str, str, Any]]:
-    """Return the kind, the completion and the answer of every row: its answer, and its solution if it has one."""
+    """Return (kind, completion, reference answer): from every row its answer and, if it has one, its solution."""
     report = read_report(file, others=None, skip_odd=True)
     for message in report.skipped:
         print(f"left out: {message}")
@@ -37,7 +37,7 @@ def pairs(file: str) -> list[tuple[str, str, Any]]:
 
 
 def count(rows: Iterable[tuple[str, str, Any]]) -> dict[str, tuple[int, int, list[str]]]:
-    """Return by kind how many completions are right, how many there are, and which ones are wrong."""
+    """Return, for answers and for solutions, how many are right, how many there are, and which ones are wrong."""
     found: dict[str, tuple[int, int, list[str]]] = {}
     for kind, completion, answer in rows:
         outcome, said = attempt(verify, completion, answer, _SECONDS)
@@ -49,7 +49,7 @@ def count(rows: Iterable[tuple[str, str, Any]]) -> dict[str, tuple[int, int, lis
 
 
 def main(files: list[str]) -> None:
-    """Print the counts of every file, and of the near misses."""
+    """Print the counts of every file, and how many of the wrong answers in `near_misses` are accepted."""
     for file in files:
         start = time.perf_counter()
         for kind, (right, of, wrong) in count(pairs(file)).items():

@@ -87,7 +87,7 @@ def _changed(number: str) -> set[str]:
 
 
 def near_misses() -> list[tuple[str, str]]:
-    """Return the pairs, in the same order at each call."""
+    """Return pairs of a reference and a completion whose final answer is wrong, in the same order at each call."""
     pairs = [(answer, said) for answer, wrong in _WRITTEN.items() for said in wrong]
     for number in ("12", "72", "204", "1024", "7", "365"):
         pairs += [(number, slip) for slip in sorted(_changed(number))]

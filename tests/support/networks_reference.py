@@ -1,4 +1,4 @@
-"""The amortised predictor's networks in float64 NumPy, written out; weights are nested dictionaries of arrays."""
+"""The networks of GPS (`jaxsel.amortized`) in float64 NumPy, written out. Weights are nested dictionaries of arrays."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ def prompt_features(embeddings: ArrayLike) -> np.ndarray:
 
 
 def decoded(decoder: Weights, prompts: ArrayLike, latent: ArrayLike = ()) -> np.ndarray:
-    """Return [m, 2]: an MLP of [z, e] per prompt, plus a linear function of e."""
+    """Return [m, 2]: an MLP of the latent and the prompt's features, plus a linear function of the features."""
     prompts, latent = np.asarray(prompts, float), np.asarray(latent, float)
     first = _kernel(decoder["prompt"])
     if latent.size:
@@ -32,7 +32,7 @@ def decoded(decoder: Weights, prompts: ArrayLike, latent: ArrayLike = ()) -> np.
 
 
 def encoded(encoder: Weights, prompts: ArrayLike, successes: ArrayLike, group_size: ArrayLike):
-    """Return mean and scale of the latent: a pre-norm Transformer over visits without positions."""
+    """Return mean and scale of the latent, from a pre-norm Transformer whose tokens are visits, without positions."""
     prompts, s, n = (np.asarray(column, float) for column in (prompts, successes, group_size))
     tokens = np.concatenate([prompts, np.log((s + 0.5) / (n - s + 0.5))[:, None], np.log(1 + n)[:, None]], 1)
     tokens = _linear(encoder["inputs"], tokens)
@@ -46,9 +46,9 @@ def encoded(encoder: Weights, prompts: ArrayLike, successes: ArrayLike, group_si
 
 
 def beta_shapes(outputs: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return alpha = c m and beta = c (1 - m).
+    """Return alpha = c m and beta = c (1 - m), the parameters of a Beta distribution.
 
-    m is the sigmoid of the first output and c is 2 exp of the second; both outputs are bounded.
+    m is the sigmoid of the first output and c is 2 exp of the second; both outputs are first bounded by tanh.
     """
     logit, spread = np.moveaxis(np.asarray(outputs, float), -1, 0)
     concentration = 2 * np.exp(5 * np.tanh(spread / 5))
@@ -60,7 +60,7 @@ def success_rate(outputs: ArrayLike) -> np.ndarray:
 
 
 def log_prob(likelihood: str, outputs: ArrayLike, successes: ArrayLike, group_size: ArrayLike) -> np.ndarray:
-    """Return the log probability of the successes of each visit."""
+    """Return the log probability of the number of successes in each group of rollouts."""
     if likelihood == "beta_binomial":
         return stats.betabinom.logpmf(successes, group_size, *beta_shapes(outputs))
     if likelihood == "binomial":

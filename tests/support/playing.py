@@ -17,5 +17,5 @@ def choices(selector: PromptSelector, steps: int = 3) -> list[list[int]]:
 
 
 def mesh_of(size: int) -> jax.sharding.Mesh:
-    """Return a mesh of the first `size` CPU devices, which `conftest` simulates."""
+    """Return a mesh of the first `size` of the 8 CPU devices that `tests/conftest.py` makes JAX simulate."""
     return jaxsel.prompts_mesh(jax.devices("cpu")[:size])

@@ -1,4 +1,4 @@
-"""Oracles for jaxsel in float64 NumPy: slow and plain, one prompt and one step at a time."""
+"""Reference implementations of jaxsel's parts in float64 NumPy: slow and plain, one prompt and one step at a time."""
 
 import itertools
 from collections.abc import Sequence
@@ -106,7 +106,7 @@ def solve_state(successes: int, group_size: int) -> int:
 def filtered_by_enumeration(
     initial: np.ndarray, transition: np.ndarray, observations: Sequence[int | None]
 ) -> np.ndarray:
-    """Return P(z_T | observations), the sum over all paths z_1, ..., z_T. For T = 0 it is the initial belief."""
+    """Return the belief about the last state, by a sum over all paths of states; without observations, `initial`."""
     if not observations:
         return initial
     posterior = np.zeros(3)
@@ -120,7 +120,7 @@ def filtered_by_enumeration(
 def filtered_with_known_transitions(
     initial: np.ndarray, transition: np.ndarray, history: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the predicted and the filtered beliefs, each [T, 3, m], for solve states [T, m], where -1 is no visit."""
+    """Return the predicted and the filtered beliefs, [T, 3, m], for m prompts' states [T, m], where -1 is no visit."""
     belief = np.tile(initial[:, None], history.shape[1])
     predicted, filtered = [], []
     for seen in history:
@@ -157,7 +157,7 @@ def assert_frequency(count: ArrayLike, trials: int, probability: ArrayLike) -> N
 
 
 def own_evidence(batches, num_prompts: int, decay: float) -> np.ndarray:
-    """Return S and F as [2, N], with S <- d * S + s and F <- d * F + (n - s) at every visit of a prompt."""
+    """Return discounted successes and failures, [2, N]: S <- d * S + s and F <- d * F + n - s at each visit."""
     evidence = np.zeros((2, num_prompts))
     for batch in batches:
         visits = merged(batch.prompt_ids, batch.successes, batch.group_size, num_prompts)

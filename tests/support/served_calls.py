@@ -1,4 +1,4 @@
-"""Calls to a `TrainerEdge`, made directly or through a server, and the pool that they are about."""
+"""Calls of a trainer that selects prompts, made to a `TrainerEdge` itself or to a server that holds one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -62,11 +62,11 @@ def direct(edge: TrainerEdge) -> Callable[..., Any]:
 
 
 class Killed(BaseException):
-    """The process is killed here."""
+    """An error in place of the death of the process."""
 
 
 class Client:
-    """Makes each call once, and starts a new server whenever the old one was killed.
+    """Numbers its calls as a worker does. If the server is killed, it starts a new one and tries the call again.
 
     Args:
         start: Function that starts a server.

@@ -1,4 +1,4 @@
-"""GPS on a pool so small that its compilation is its only cost."""
+"""The method GPS with networks and a pool so small that only compilation takes time."""
 
 from typing import Any
 

@@ -39,7 +39,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(kind: str) -> Policy:
-    """Return a policy over digits whose predictions are far from uniform, so that a wrong state changes the output."""
+    """Return a policy over digits. Its predictions are far from uniform, so that a wrong cache changes the output."""
     tokenizer = character_tokenizer("0123456789=")
     sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer),

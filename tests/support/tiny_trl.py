@@ -22,12 +22,12 @@ DATA = Dataset.from_dict(
 
 
 def reward(completions, row, **_):
-    """Return pseudo-random rewards, 0 or 1, that are equal in all processes. Later rows succeed more often."""
+    """Return a reward of 0 or 1 per completion, from a hash of it and its row. Later rows succeed more often."""
     return [float(zlib.crc32(f"{c} {r}".encode()) % 100 < 30 + 3 * r) for c, r in zip(completions, row, strict=True)]
 
 
 class Spy:
-    """A mixin that records each generation: the mode, the rows and the gathered rewards."""
+    """A mixin that records each generation: training or evaluation, the rows, and the rewards of all processes."""
 
     def _calculate_rewards(self, inputs, *args, **kwargs):
         rewards = super()._calculate_rewards(inputs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]

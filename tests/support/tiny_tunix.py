@@ -23,7 +23,7 @@ ROWS = [{"prompts": f"{WORDS[i % 16]} {WORDS[i // 16]}", "level": 20 + 3 * i, "k
 
 
 class Judge:
-    """A reward function that records each call: the mode, the selected rows if there are any, and the rewards."""
+    """A reward function that records each call: training or evaluation, the selected rows if any, and the rewards."""
 
     def __init__(self) -> None:
         self.__name__ = "correct"

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(rank: int, port: int) -> dict[str, str]:
-    """Set the environment that torchrun sets on a machine without GPUs."""
+    """Return the environment variables that torchrun would set for this rank on a machine without GPUs."""
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     names = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     return os.environ | names | {name: str(value) for name, value in own.items()}

@@ -1,4 +1,7 @@
-"""Checks of the arguments of `fit`, and the values that the fit starts from."""
+"""Checks of the arguments of `fit`, and the values that the fit starts from.
+
+A family is a constructor of predictors, for example `jaxsel.beta_bernoulli`.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +38,7 @@ def check_rows(history: History, num_prompts: int) -> None:
         raise ValueError("history has no rows; give a history with visits")
     if int(history.prompt_ids.max()) >= num_prompts:
         raise ValueError(
-            f"num_prompts is {num_prompts}, but the history visits {history.prompt_ids.max()}; "
+            f"num_prompts is {num_prompts}, but the history visits prompt {history.prompt_ids.max()}; "
             "give the size of the history's pool"
         )
     check_steps(history.step)
@@ -61,16 +64,16 @@ def names_to_fit(
             raise ValueError(f"parameters holds {name!r}; {cure}")
         if name in options:
             raise ValueError(
-                f"{name} is {options[name]}, but parameters holds it too; give it in start, or drop it from parameters"
+                f"{name} is {options[name]!r}, but parameters holds it too; give it in start, or not in parameters"
             )
     for name in start:
         if name not in names:
-            raise ValueError(f"start holds {name!r}, which is not fitted; give it as an option")
+            raise ValueError(f"start holds {name!r}, which is not fitted; give it as a keyword argument")
     return names
 
 
 def by_hand(family: Callable[..., Predictor], name: str, start: Mapping[str, Any]) -> Any:
-    """Return the start value of a parameter: the caller's value or the family's default."""
+    """Return the start value of a parameter: the caller's, or the family's default, or else the value in `_BY_HAND`."""
     known = inspect.signature(family).parameters
     own = known[name].default if name in known else inspect.Parameter.empty
     value = start.get(name, _BY_HAND.get(name) if own in (None, inspect.Parameter.empty) else own)
@@ -82,11 +85,12 @@ def by_hand(family: Callable[..., Predictor], name: str, start: Mapping[str, Any
 
 
 def as_numbers(name: str, value: Any) -> Float[Array, "*shape"]:
-    """Return a start value as float32. The name of prior counts becomes their matrix."""
+    """Return a start value as float32. A name of prior counts, such as "ones", becomes the named matrix."""
     return jnp.asarray(PRIOR_COUNTS[value] if name == "prior_counts" and isinstance(value, str) else value, jnp.float32)
 
 
 def cut(name: str, value: Any, visited: Int[np.ndarray, " v"], num_prompts: int) -> Any:
     """Return an option of the family; a vector with one entry per prompt is cut to the visited prompts."""
+    # initial_belief always has 3 entries, also for a pool of 3 prompts
     one_each = np.shape(value) == (num_prompts,) and name != "initial_belief"
     return np.asarray(value)[visited] if one_each else value

@@ -1,4 +1,6 @@
-r"""Fits of parameters to a history: for example decay and prior, which the papers set by hand.
+r"""Fits of a predictor's parameters to a history, for example decay and prior, which the papers set by hand.
+
+A history records the visits of a run: a visit is one prompt's group of rollouts in one training step.
 
 Before every batch, a predictor assigns a probability to each possible outcome of the batch. With the parameters theta
 of the predictor, its one-step-ahead log score is the sum over the history
@@ -10,7 +12,7 @@ This score is also the log likelihood of the predictor as a model ("Present Posi
 
     cov = H^-1 ( sum_i g_i g_i' + 1 / w^2 ) H^-1,    H = 1 / w^2 - d^2 L / d theta^2
 
-where g_i is the gradient of the rows of prompt i. These errors are valid even if the model is wrong (White 1982). The
+where g_i is the gradient of prompt i's terms in L. These errors are valid even if the model is wrong (White 1982). The
 fit uses an unbounded scale of logits and logs, and the delta method converts the errors to the parameters' scale. On
 the unbounded scale, the parameters have a Gaussian prior around the start values, with a wide standard deviation w. A
 parameter that the history does not determine thus stays finite.
@@ -48,12 +50,12 @@ class Fitted(NamedTuple):
     """A predictor with the parameters that predict a history best.
 
     Attributes:
-        predictor: Predictor of the family with the fitted parameters. A method takes the same parameters, for example
-            `jaxsel.mopps(**parameters)`.
+        predictor: The predictor with the fitted parameters. The method with this predictor takes the same parameters:
+            `jaxsel.mopps(**parameters)` after a fit of `jaxsel.beta_bernoulli`.
         parameters: Fitted parameters by name, each a number or nested lists.
         standard_errors: Standard errors of the parameters, in the same form.
-        log_score: Mean one-step-ahead log score per row, in nats.
-        by_hand: Mean log score per row at the start values, in nats.
+        log_score: Mean one-step-ahead log score per visit, in nats.
+        by_hand: The same mean at the start values.
         num_rows: Number of predicted visits.
         steps: Number of steps of the optimiser.
         converged: Whether the optimiser stopped because the gradient vanished, and not because of `max_steps`.
@@ -97,7 +99,8 @@ def fit(
     Args:
         history: Recorded visits. A held-out part of the history shows how well the fit generalises.
         family: Constructor of predictors: `jaxsel.beta_bernoulli`, `jaxsel.hidden_markov`, or one that uses its
-            parameters in JAX and accepts traced values. During the fit, the pool consists of the visited prompts alone.
+            parameters in JAX and accepts traced values. The predictors of the fit get the visited prompts as their
+            whole pool.
         num_prompts: Number of prompts in the history's pool.
         parameters: Names of the parameters to fit. None, for the two families above: their parameters in `DOMAINS`
             that are not given as options.
@@ -105,7 +108,7 @@ def fit(
         score: "counts": the Beta-Binomial log probability of the number of successes, for predictors of success rates.
             "states": the log probability of the solve state, for groups of the predictor's group size. None: "states"
             for `hidden_markov`, which predicts solve states only, otherwise "counts".
-        domains: Domains of the parameters that are not in `DOMAINS`, by name.
+        domains: Domains of your own parameters by name, for example `{"rate": UNIT}`; see `DOMAINS`.
         prior_width: w, the standard deviation of the Gaussian prior, in logits and logs.
         max_steps: Largest number of L-BFGS steps.
         **options: Further arguments of the family. A vector with one entry per prompt is cut to the visited prompts.
@@ -157,7 +160,10 @@ def _best(
     prior_width: float,
     max_steps: int,
 ) -> tuple[_Values, _Values, int, bool]:
-    """Return the values of largest posterior density, their errors, the steps and whether the optimiser converged."""
+    """Return the values of largest posterior density, their errors, the number of steps, and whether L-BFGS converged.
+
+    Each `bound` maps unbounded numbers back to parameters.
+    """
     free_start, bound = _freed(start, domains)
 
     def loss(free: Float[Array, " k"]) -> Float[Array, ""]:

@@ -1,4 +1,4 @@
-"""The one-step-ahead log score of a predictor: each visit of a history is predicted before it is observed."""
+"""The one-step-ahead log score of a predictor: each group of rollouts is predicted before it is observed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,13 +28,13 @@ def _score_of_states(prediction: Prediction, rollouts: Rollouts) -> Float[Array,
 
 
 SCORES: dict[str, Score] = {"counts": _score_of_counts, "states": _score_of_states}
-"""Log probabilities of the observed success counts, or of the observed solve states."""
+"""Log probabilities of the success counts, or of the solve states: unsolved, mixed (some rollouts correct), solved."""
 
 
 def batches_of(history: History) -> tuple[Int[np.ndarray, " v"], Rollouts]:
-    """Return the visited prompts and the batches `[T, b]`, whose ids are positions among the visited prompts.
+    """Return the v visited prompts and the batches `[T, b]`, whose ids are positions among the visited prompts.
 
-    The position after the last one pads the batches.
+    Shorter batches are padded with the id v.
     """
     visited, ids = np.unique(history.prompt_ids, return_inverse=True)
     place = np.arange(len(ids)) - np.searchsorted(history.step, history.step)
@@ -46,7 +46,7 @@ def batches_of(history: History) -> tuple[Int[np.ndarray, " v"], Rollouts]:
 
 
 def row_scores(predictor: Predictor, score: Score, batches: Rollouts, num_prompts: int) -> Float[Array, "T b"]:
-    """Return the log score of every visit before its observation, and 0 for padding."""
+    """Return the log score of every group of rollouts, predicted before its observation, and 0 for padding."""
     key = jax.random.key(0)  # only the random fields of a prediction depend on it, and no score reads them
 
     def step(state: Any, batch: Rollouts) -> tuple[Any, Float[Array, " b"]]:

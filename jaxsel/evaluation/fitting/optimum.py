@@ -11,7 +11,7 @@ _SLOPE = 1e-4  # gradient norm at convergence; in float32, rounding errors hide 
 
 
 def _forwards(function: Callable[[Float[Array, " k"]], Float[Array, ""]]) -> Callable[..., Float[Array, ""]]:
-    """Return the same function with a reverse-mode gradient that is computed in forward mode."""
+    """Return the same function, for which `jax.grad` computes the gradient in forward mode."""
     derived = jax.custom_vjp(function)
 
     def ahead(x: Float[Array, " k"]) -> tuple[Float[Array, ""], Float[Array, " k"]]:

@@ -1,4 +1,7 @@
-"""Calibration: whether predicted probabilities and posteriors agree with observed frequencies."""
+"""Calibration: whether predicted probabilities and posteriors agree with observed frequencies.
+
+Letters: p is the probability that the policy solves a prompt; s of the n judged rollouts of a group are correct.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +21,9 @@ _SMALLEST_SPREAD, _LARGEST_SPREAD = 1e-4, 1 - 1e-4  # the incomplete Beta functi
 
 
 class Reliability(NamedTuple):
-    """The table of a reliability diagram, one entry per bin of the predicted probability. Empty bins are NaN.
+    """The table of a reliability diagram, one entry per bin of the predicted probability.
+
+    An empty bin has size 0, and its other entries are NaN.
 
     Attributes:
         prediction: Mean predicted probability in the bin.
@@ -176,8 +181,8 @@ def success_coverage(
     """Return how often the central predictive interval of each level contains the number of successes, for n > 0.
 
     A discrete count rarely has an interval of exactly a given probability. A count at the end of an interval therefore
-    counts in part: by the share of [F(s - 1), F(s)] that lies between the tails. The expected coverage of a calibrated
-    prediction is then the level, for any group size and without random numbers.
+    counts in part: by the share of [F(s - 1), F(s)] that lies between the two tails of probability (1 - level) / 2. The
+    expected coverage of a calibrated prediction is then the level, for any group size and without random numbers.
 
     Args:
         prediction: Predictions, whose mean and variance define F as in `beta_binomial_log_score`.
@@ -187,7 +192,7 @@ def success_coverage(
         weights: Weights of the rows.
 
     Raises:
-        ValueError: A level is out of its range, or the lengths differ.
+        ValueError: A level is outside of [0, 1], or the lengths differ.
     """
     w, s, n = counted(weights, successes=successes, group_size=group_size)
     below, up_to = _pit_bounds(prediction, s, n)
@@ -210,7 +215,7 @@ def rate_coverage(
         weights: Weights of the rows.
 
     Raises:
-        ValueError: A level is out of its range, or the lengths differ.
+        ValueError: A level is outside of [0, 1], or the lengths differ.
     """
     w, u = counted(weights, success_rate=rate_pit(prediction, success_rate))
     return _coverage(u, u, levels, w)

@@ -1,4 +1,7 @@
-"""Correlations of predicted and observed success rates, and the ceilings that finite groups of rollouts impose."""
+"""Correlations of predicted and observed success rates, and the ceilings that finite groups of rollouts impose.
+
+In a group of n rollouts, s are correct. A ceiling is the correlation of a perfect prediction with s / n.
+"""
 
 from typing import NamedTuple
 
@@ -16,7 +19,7 @@ def pearson(x: Float[AnyArray, " m"], y: Float[AnyArray, " m"], *, weights: Weig
     w, x, y = counted(weights, x=x, y=y)
 
     def deviations(values: Float[Array, " m"]) -> Float[Array, " m"]:
-        # subtracting one of the values first makes the deviations of a constant exactly 0
+        # subtracting the largest value first makes the deviations of a constant vector exactly 0
         some = jax.lax.stop_gradient(jnp.max(jnp.where(w > 0, values, -jnp.inf), initial=-jnp.inf))
         values = jnp.where(w > 0, values - some, 0)
         return values - mean(values, w)
@@ -63,10 +66,10 @@ def pearson_ceiling(
 ) -> Float[Array, ""]:
     r"""Return the estimated correlation of the true success rates p with s / n: sqrt(var(p) / var(s / n)).
 
-    Here var(p) = var(s / n) - E[p (1 - p) / n], and s (n - s) / (n^2 (n - 1)) is an unbiased estimate of a group's
-    p (1 - p) / n. Rows with n < 2 do not count. The ceiling is 0 if the outcomes vary no more than by chance. A
-    measured correlation divided by its ceiling estimates the correlation with p itself ("The Proof and Measurement of
-    Association between Two Things", Spearman 1904).
+    Here var(p) = var(s / n) - E[p (1 - p) / n]. An unbiased estimate of p (1 - p) / n for one group is
+    s (n - s) / (n^2 (n - 1)). Rows with n < 2 do not count. The ceiling is 0 if the outcomes vary no more than by
+    chance. A measured correlation divided by its ceiling estimates the correlation with p itself ("The Proof and
+    Measurement of Association between Two Things", Spearman 1904).
     """
     w, s, n = counted(weights, successes=successes, group_size=group_size)
     rates = _rates(s, n, jnp.where(n > 1, w, 0))
@@ -84,7 +87,7 @@ def spearman_ceiling(
     """Return the rank correlation of the true success rates with s / n, from a simulation.
 
     The simulation draws p from a Beta distribution with the moments of `pearson_ceiling`, and s with the group sizes of
-    random rows. The error is about 1 / sqrt(num_draws), plus the error of the Beta distribution as a model of the pool.
+    random rows. The error is about 1 / sqrt(num_draws), plus an error where the pool's rates have no Beta distribution.
 
     Args:
         key: A key, which this function consumes.

@@ -41,11 +41,11 @@ def estimate(
 
     This is the infinitesimal jackknife, or delta method, for a metric T of m rows with weights w ("The Jackknife, the
     Bootstrap and Other Resampling Plans", Efron 1982). For a mean, error^2 is the sample variance divided by m. For a
-    Pearson correlation, it is the textbook's formula. For a difference of metrics, it includes their covariance. It is
-    rough where the metric has a kink: for calibration errors near 0, and for a maximum.
+    difference of two metrics, it includes their covariance. The error is rough where the metric has a kink: for
+    calibration errors near 0, and for a maximum.
 
     Rows count as independent unless `clusters` groups them, for example the rows of one prompt at several steps. Then m
-    is the number of clusters, and each square is of the sum over a cluster's rows.
+    is the number of clusters, and w_i dT / dw_i is summed over the rows of each cluster before it is squared.
 
     >>> import numpy as np
     >>> from jaxsel.metrics import mean_absolute_error
@@ -88,7 +88,7 @@ def bootstrap(
     clusters: Int[AnyArray, " c"] | None = None,
     num_resamples: int = 200,
 ) -> Estimate:
-    """Return a metric with its standard error over resamples. In each, every row or cluster counts Poisson(1) times.
+    """Return a metric with its standard error over resamples: in each, every row or cluster counts Poisson(1) times.
 
     Only one resample is in memory at a time. Resamples in which the metric is NaN are left out.
 
@@ -137,7 +137,9 @@ def slices(
     visit_edges: Sequence[int] = (1, 2, 5),
     waiting_edges: Sequence[int] = (1, 9, 65),
 ) -> dict[str, Bool[Array, " m"]]:
-    """Return parts of the rows as `weights` for the metrics, by the number and age of the prompts' visits.
+    """Return parts of the rows as `weights` for the metrics: by how often and how long ago each prompt was visited.
+
+    A visit is one training step with rollouts of the prompt.
 
     >>> import numpy as np
     >>> parts = slices(np.array([0, 1, 3, 9]), np.array([0, 9, 2, 8]), 10)
@@ -153,7 +155,7 @@ def slices(
         waiting_edges: Increasing lower ends of the bins of steps since the last visit.
 
     Raises:
-        ValueError: The edges do not increase.
+        ValueError: `visit_edges` or `waiting_edges` is empty or does not increase.
     """
     visits, waiting = jnp.asarray(visits), jnp.asarray(step) - jnp.asarray(last_visit)
     seen = visits > 0

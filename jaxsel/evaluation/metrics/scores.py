@@ -1,4 +1,7 @@
-"""Proper scores of predictions, and the share of mixed groups in a batch."""
+"""Scores of predictions, and the share of mixed groups in a batch.
+
+Letters: p is the probability that the policy solves a prompt; s of the n judged rollouts of a group are correct.
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Metrics of predicted solve states: whether none, some or all rollouts of a group are correct."""
+"""Metrics of predicted solve states: whether none, some or all of the n judged rollouts of a group are correct."""
 
 from typing import NamedTuple
 

@@ -20,16 +20,16 @@ def tidy(axes: Axes) -> Axes:
 
 
 def diagonal(axes: Axes) -> None:
-    """Draw the diagonal, on which predictions are right, unless the axes already have one."""
+    """Draw the diagonal, on which perfect predictions lie, unless the axes already have one."""
     if not any(line.get_gid() == "diagonal" for line in axes.lines):
         axes.plot([0, 1], [0, 1], **REFERENCE, gid="diagonal")
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
 
 
 def look_of(axes: Axes, label: str, look: str | int | None) -> dict[str, Any]:
-    """Return the `style` of a look (colour, line style and marker).
+    """Return the keyword arguments of `axes.plot` for a look (colour, line style and marker): see `style`.
 
-    Without a look, use the look of the method that `label` names, or else the next unused number.
+    If `look` is None, use the look of the method that `label` names, or else the next unused number.
     """
     if look is None:
         look = label if label in METHODS else len(axes.get_legend_handles_labels()[1])

@@ -1,4 +1,7 @@
-"""Charts of calibration: predicted against observed shares, coverage of intervals, and histograms of PIT values."""
+"""Charts of calibration: predicted against observed shares, coverage of intervals, and histograms of PIT values.
+
+PIT is the probability integral transform: a prediction's distribution function at the outcome.
+"""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -91,8 +94,8 @@ def pit_histogram(
     Args:
         axes: Axes to draw on; each histogram needs its own.
         shares: Shares of the bins, which have equal widths.
-        num_rows: Number of PIT values in the histogram, for a band. If the values are uniform, each bar ends in the
-            band with a probability of at least 95%. None: no band.
+        num_rows: Number of PIT values in the histogram; with it, a grey band is drawn. If the values are uniform, each
+            bar ends in the band with a probability of at least 95%. None: no band.
         label: Name of the method in the legend.
         look: Colour, line style and marker: a method's name or a number, see `style`. None: the look of the method that
             `label` names, or else the next unused number.

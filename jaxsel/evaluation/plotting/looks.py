@@ -37,7 +37,7 @@ METHODS = {
 }
 """Looks of the methods: colour, line style and marker by method name."""
 
-# Looks for labels that name no method. They differ from the methods' looks, and avoid yellow, too pale on white.
+# Looks for labels that name no method. They differ from the methods' looks, and leave out yellow: it is pale on white.
 CYCLE = (
     ("blue", "--", "^"),
     ("vermilion", ":", "p"),

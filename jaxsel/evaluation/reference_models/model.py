@@ -1,4 +1,6 @@
-r"""The gold standard of calibration: a state-space model of every prompt's success rate, sampled with NUTS.
+r"""A reference for calibration: a state-space model of every prompt's success rate p, sampled with NUTS.
+
+Prompt i is visited at some training steps t: then s of its n rollouts are correct.
 
     mean_i    = mean + e_i . w                              e_i: standardised embedding; without embeddings w = 0
     x_{i,0}   ~ Normal(mean_i, spread)                      x = logit p
@@ -56,7 +58,7 @@ class VisitTable(NamedTuple):
 def state_space_model(visits: VisitTable, features: Float[Array, "v d"]) -> None:
     """Define the model of this module's docstring for NumPyro.
 
-    The deterministic site `last_logit` is x at the last visit of each prompt.
+    The model also reports `last_logit`: x at the last visit of each prompt.
 
     Args:
         visits: Visits of the visited prompts.

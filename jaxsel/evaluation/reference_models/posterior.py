@@ -1,4 +1,4 @@
-"""The sampled posterior: draws of success rates and of hyperparameters, and the diagnostics of the sampler."""
+"""The posterior of the reference model: draws of success rates and hyperparameters, and the sampler's diagnostics."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from jaxsel.base import Prediction
 
 
 class Diagnostics(NamedTuple):
-    """Diagnostics of the sampler, over the hyperparameters and the logits at the last visits.
+    """Diagnostics of the sampler, over the hyperparameters and the logit of p at each prompt's last visit.
 
     Attributes:
         divergences: Number of divergent transitions; 0 is good.
@@ -39,7 +39,7 @@ class ReferencePosterior(NamedTuple):
     diagnostics: Diagnostics
 
     def prediction(self, group_size: int) -> Prediction:
-        """Return the moments, the last draw, and the mean solve-state probabilities for groups of n rollouts.
+        """Return mean, variance and last draw of p, and the mean probabilities of unsolved, mixed and solved groups.
 
         Raises:
             ValueError: The group size is below 1.

@@ -1,4 +1,4 @@
-"""Sampling of the state-space model with NUTS, and predictions from its draws."""
+"""Sampling of the state-space model (`model.py` defines it) with NUTS, and predictions from its draws."""
 
 import functools
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ def sample(
         step: Step to predict, at least 0; visits at this step and later are ignored. None: the step after the history.
         embeddings: One row per prompt of the pool, which this function standardises. None: the model treats all prompts
             alike before their visits.
-        fixed: Known values of hyperparameters among mean, spread, drift and volatility.
+        fixed: Known values of hyperparameters, by name: "mean", "spread", "drift" or "volatility".
         num_warmup: Warm-up transitions per chain, in which the sampler adapts.
         num_samples: Draws per chain after the warm-up.
         num_chains: Number of chains, which run one after the other from random starts.
@@ -88,13 +88,13 @@ def _run_chains(
     num_warmup: int,
     num_samples: int,
 ) -> tuple[dict[str, Float[Array, "chains draws ..."]], Bool[Array, "chains draws"]]:
-    """Return the draws of the reported sites, and whether each transition diverged.
+    """Return the draws of the variables in `_REPORTED`, and whether each transition diverged.
 
     All histories of one shape share a compilation.
     """
 
     def chain(key: Key[Array, ""]):
-        # a depth of 6 in the warm-up: far from the posterior, trees would be deeper and take most of the time
+        # at most 2^6 leapfrog steps in the warm-up: far from the posterior, deeper trees would take most of the time
         model = condition(state_space_model, known)  # pyright: ignore[reportArgumentType]
         kernel = NUTS(model, max_tree_depth=(6, 10))  # pyright: ignore[reportArgumentType]
         sampler = MCMC(kernel, num_warmup=num_warmup, num_samples=num_samples, progress_bar=False)
@@ -114,7 +114,7 @@ def _ahead(
     ids: Int[np.ndarray, " m"],
     step: int,
 ) -> tuple[Float[Array, "draws m"], Float[Array, "draws m"]]:
-    """Return the mean and the standard deviation of each prompt's x at the step, given each draw."""
+    """Return the mean and the standard deviation of each prompt's logit x at the step, given each draw."""
     row = np.full(len(features), -1)
     row[visited] = np.arange(len(visited))
     seen = row[ids] >= 0

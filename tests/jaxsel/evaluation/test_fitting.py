@@ -215,7 +215,7 @@ def test_a_start_at_the_end_of_its_interval_moves():
         ({"start": {"decay": 1.5}}, "decay is 1.5; give a number from 0 to 1"),
         ({"start": {"prior_alpha": -1.0}}, "prior_alpha is -1.0; give finite numbers above 0"),
         ({"parameters": ["decay", "decay"]}, "parameters holds decay, decay; give every name once"),
-        ({"num_prompts": 30}, "num_prompts is 30, but the history visits 39"),
+        ({"num_prompts": 30}, "num_prompts is 30, but the history visits prompt 39"),
         ({"score": "rates"}, "score is 'rates'; give one of 'counts', 'states'"),
         ({"prior_width": 0.0}, "prior_width is 0.0"),
         ({"decay": 2.0, "parameters": ["prior_alpha"]}, "decay is 2.0; give a number from 0 to 1"),

@@ -35,7 +35,7 @@ def axes():
 
 
 def bars_of(container):
-    """Return the ends of the error bars: [points, 2 ends, 2 coordinates]."""
+    """Return the ends of the error bars as an array of shape [points, 2 ends, 2 coordinates]."""
     return np.array(container.lines[2][0].get_segments())
 
 

@@ -96,7 +96,7 @@ def test_an_empty_history_gives_no_predictions():
     ("columns", "message"),
     [
         (([-1], [0], [1], [8]), r"step\[0\] is -1; give integers from 0"),
-        (([0, 1], [0], [1], [8]), "there are 2 step and 1 prompt_ids"),
+        (([0, 1], [0], [1], [8]), "step has 2 entries and prompt_ids 1"),
         (([0], [N], [1], [8]), rf"prompt_ids\[0\] is {N}; give integers from 0 to {N - 1}"),
         (([0], [0], [9], [8]), r"successes\[0\] is 9 of 8 rollouts"),
     ],

@@ -379,7 +379,7 @@ def test_bad_arguments_are_refused():
 @pytest.mark.parametrize(
     ("ids", "rewards", "message"),
     [
-        ([1, 2], [[1.0]], "there are 2 prompt_ids and rewards for 1"),
+        ([1, 2], [[1.0]], "prompt_ids has 2 entries, and rewards 1"),
         ([N], [[1.0]], rf"prompt_ids\[0\] is {N}"),
         ([1], [["right"]], "rewards holds something other than numbers"),
         ([1], [["0.9", "0.1"]], "rewards holds something other than numbers"),
@@ -398,7 +398,7 @@ def test_bad_observations_are_refused_and_change_nothing(ids, rewards, message):
 
 
 def test_an_unknown_reward_name_is_refused():
-    with pytest.raises(ValueError, match="success is 'accuracy', which none of the rewards 'a', 'b' has as its name"):
+    with pytest.raises(ValueError, match="success is 'accuracy', but the rewards are named 'a', 'b'"):
         edge(success="accuracy").observe([1], {"a": [1], "b": [1]})
 
 

@@ -36,7 +36,7 @@ def journal(folder):
     return [json.loads(line[9:]) for line in (folder / JOURNAL_FILE).read_text().splitlines()]
 
 
-# The same state as an edge that was called directly
+# The same state as a `TrainerEdge` that was called directly
 
 
 @pytest.mark.parametrize(("steps", "draw_size"), [(False, None), (True, None), (True, 6)])
@@ -288,5 +288,5 @@ def test_rewards_of_all_kinds_arrive_as_they_are(tmp_path):
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), {("a", 1): [1.0]}, [{"a"}]])
 def test_an_argument_without_numbers_is_refused(value):
-    with pytest.raises(ValueError, match=r"rewards holds something other than numbers and names .* give NumPy arrays"):
+    with pytest.raises(ValueError, match=r"rewards holds something other than numbers and texts .* give NumPy arrays"):
         encoded("rewards", value)

@@ -344,7 +344,7 @@ def stream():
             {"key_column": "key", "selector": Noting(num_prompts=None, keys=[f"q{i}" for i in range(N)])},
             "selector has other keys than the key column",
         ),
-        ({"success": "accuracy"}, "success is 'accuracy', which none of the rewards 'reward' has"),
+        ({"success": "accuracy"}, "success is 'accuracy', but the rewards are named 'reward'"),
         ({"reward_funcs": [reward, lambda **_: []]}, "success is None and the rewards are 'reward', '<lambda>'"),
         ({"threshold": math.nan}, "threshold is nan"),
     ],

@@ -82,7 +82,7 @@ def test_too_few_rows_and_unknown_columns_are_refused(column, size, message):
 @pytest.mark.parametrize("keys", [["a", "b", "a"], ["a", None, "b"], ["a", 1, "b"]])
 def test_keys_that_repeat_or_are_missing_are_refused(keys):
     rows = [{"key": key} for key in keys]
-    with pytest.raises(ValueError, match="the column 'key' of train_dataset names no prompts: keys"):
+    with pytest.raises(ValueError, match="the column 'key' of train_dataset does not identify the prompts: keys"):
         checks.checked_keys(rows, "key", 2)
 
 

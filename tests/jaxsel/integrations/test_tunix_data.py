@@ -77,7 +77,7 @@ def played(data, judges, batches, count):
         ({"rows": [{"prompts": "a", "mode": 1}] * 4}, "rows has the column 'mode', a name that Tunix passes itself"),
         ({"rows": [{"prompts": "a", ROW: 1}] * 4}, f"rows has the column '{ROW}'"),
         ({"key_column": "id"}, r"key_column is 'id', which rows lacks; give one of \['answer', 'key', 'prompts'\]"),
-        ({"key_column": "prompts", "rows": [{"prompts": "a"}] * 4}, "the key column of rows names no prompts: keys"),
+        ({"key_column": "prompts", "rows": [{"prompts": "a"}] * 4}, "column of rows does not identify the prompts"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"save_every": True}, "save_every is True"),
         ({"threshold": math.nan}, "threshold is nan"),
@@ -101,7 +101,7 @@ def test_bad_arguments_are_refused_before_training(unchecked_types, options, mes
 @pytest.mark.parametrize(
     ("success", "reward_fns", "message"),
     [
-        ("accuracy", correct, "success is 'accuracy', which none of the rewards 'correct' has"),
+        ("accuracy", correct, "success is 'accuracy', but the rewards are named 'correct'"),
         (None, [correct, style], "success is None and the rewards are 'correct', 'style'"),
         (None, functools.partial(correct), r"reward_fns\[0\] is functools.partial.*, which has no __name__"),
     ],

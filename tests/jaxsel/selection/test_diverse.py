@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 KEY = jax.random.key(0)
 POOL, CANDIDATES, FEATURES, BATCHES, VISITS = 20, 12, 3, 3, 4
+# Anchors are the latest batches: the rule prefers prompts whose embeddings are far from theirs.
 RULES = {
     "with anchors": {"weight": 0.3, "anchor_batches": 2, "shortlist": None},
     "without anchors": {"weight": 1.0, "anchor_batches": 0, "shortlist": None},

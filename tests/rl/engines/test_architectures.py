@@ -1,4 +1,4 @@
-"""Tests of the engine with all kinds of cache: attention, sliding windows, convolutions, recurrent states, none."""
+"""The Hugging Face engine with all kinds of cache: attention, sliding windows, convolutions, recurrent states, none."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ GREEDY = Sampling(24, temperature=0)
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Do nothing in this file: vLLM binds torch's threads itself and refuses another number."""
+    """Override the fixture of `tests/rl/conftest.py`: vLLM sets torch's threads itself and refuses another number."""
 
 
 def disturbed(policy: Policy, seed: int, size: float = 0.03) -> None:
@@ -170,7 +170,7 @@ def test_a_killed_process_comes_back_with_the_current_weights():
         assert_parity(engine, policy)
 
 
-# Tests that each precaution is still needed: without it, vLLM gives a wrong result.
+# Tests that each precaution of the engine is still needed: without it, vLLM gives a wrong result.
 
 
 def test_vllm_silently_keeps_an_old_head(pair):
@@ -179,14 +179,15 @@ def test_vllm_silently_keeps_an_old_head(pair):
     disturbed(policy, 60)
     with pytest.raises(ValueError, match=r"lm_head.weight; give its whole state_dict"):
         engine.update_weights(dict(policy.model.named_parameters()))
-    engine._server.load({name: weight.detach() for name, weight in policy.model.named_parameters()})  # unchecked
+    # without the check of the engine
+    engine._server.load({name: weight.detach() for name, weight in policy.model.named_parameters()})
     out = engine.generate(PROMPTS, 1, Sampling(24), seed=0)
     assert (out.log_probs - log_probs_of_policy(policy, out))[out.mask].abs().max() > 1e-2
     engine.update_weights(policy.model.state_dict())
     assert_parity(engine, policy)
 
 
-@pytest.mark.parametrize("pair", [False], indirect=True, ids=["in process"])  # the same code, but it can be patched
+@pytest.mark.parametrize("pair", [False], indirect=True, ids=["in process"])  # only here it can be patched
 def test_a_prefix_cache_that_is_not_reset_is_stale(pair, monkeypatch):
     engine, policy = pair
     llm = engine._server._server._llm

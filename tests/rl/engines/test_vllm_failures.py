@@ -1,4 +1,4 @@
-"""Tests of the engine when vLLM fails, dies, hangs or is late; they run without vLLM."""
+"""The vLLM engine when vLLM fails, dies, hangs or is late. A fake server stands in for vLLM."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Chat messages: one form in a pool, parts, images, and their plain text."""
+"""Chat messages: the one form that a pool stores, messages of several parts, images, and messages as plain text."""
 
 import pytest
 

@@ -16,7 +16,7 @@ def three():
 
 
 def verl_rows(**changes):
-    """Return two rows as another program would write them."""
+    """Return two rows in verl's schema, as another program would write them."""
     row = {
         "data_source": "theirs",
         "prompt": [{"role": "user", "content": "1+1="}],
@@ -144,7 +144,7 @@ answers = st.recursive(
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
     max_leaves=6,
 )
-# Parquet stores UTF-8, which has no surrogates.
+# Only characters of UTF-8 (no lone surrogates), because Parquet stores texts in UTF-8.
 texts = st.text(st.characters(codec="utf-8"), min_size=1)
 
 

@@ -1,4 +1,4 @@
-"""Folders, several files, and data sets on the hub, which a local folder stands in for."""
+"""Folders, several files, and data sets on the Hugging Face hub. A local folder stands in for the hub."""
 
 from pathlib import Path
 

@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, dama
 
 
 def test_no_flipped_bit_goes_unseen(tmp_path):
-    """Either the content equals the written content, or the file is refused."""
+    """After the flip of a bit, either the file is refused, or its content equals what was written."""
     path = tmp_path / "checkpoint.pt"
     weights = torch.arange(300.0)
     save_checkpoint(path, ME, step=1, weights=weights, books={"n": np.arange(20)})
@@ -161,7 +161,7 @@ def test_a_crash_between_the_two_renames_loses_nothing(tmp_path):
 
 
 class FullDisk:
-    """A file that fails after a number of bytes."""
+    """A file that fails as on a full disk, after `room` bytes."""
 
     def __init__(self, file, room):
         self._file, self._room = file, room
