@@ -99,7 +99,7 @@ def _run_all(configs: Mapping[Path, RunConfig], resume: bool) -> dict[Path, Reco
     workers = min(len(configs), os.cpu_count() or 1)
     for position in range(workers):
         positions.put(position)
-    # A spawned process reads these when it starts; without OMP_NUM_THREADS, torch would take every core.
+    # A spawned process reads these variables when it starts; without OMP_NUM_THREADS, torch would take every core.
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     os.environ.update(environment | os.environ)
     with ProcessPoolExecutor(

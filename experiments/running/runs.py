@@ -32,7 +32,7 @@ from rl.warm_start import warm_start
 
 def make_policy(config: RunConfig, task: Task, *, progress: bool = True) -> Policy:
     """Return the policy before reinforcement learning: loaded by path, or the built-in policy after its warm start."""
-    logging.disable_progress_bar()  # reading weights of policies of this size takes a moment
+    logging.disable_progress_bar()  # most policies here are small: their weights load in a moment
     if config.policy:
         policy = load_policy(config.policy)
     else:

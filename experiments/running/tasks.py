@@ -22,7 +22,7 @@ def task_of(config: RunConfig) -> Task:
     """
     task = make_task(config.task, config.verifier, config.data)
     if not task.alphabet and not config.policy:
-        task.demonstrations(config.seed)  # refuses, before anything is read or written
+        task.demonstrations(config.seed)  # raises a ValueError now, before anything is read or written
     return task
 
 
@@ -35,7 +35,8 @@ def make_task(task: str | Sequence[str], verifier: str = "", config: DataConfig 
         config: How a data set becomes a task. None: the defaults.
 
     Raises:
-        ValueError: The task is unknown, or a data set has no verifier, or a built-in task has settings of data sets.
+        ValueError: The task is unknown, a data set has no verifier, a task with its own verifier is given another, or a
+            built-in task has settings of data sets.
     """
     config = config or DataConfig()
     if isinstance(task, str) and task in TASKS:
