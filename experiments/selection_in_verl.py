@@ -9,8 +9,8 @@ mixed if some but not all of them are correct.
 
 The training loop is verl's own: configuration, data loader, TransferQueue, replay buffer and `fit`. There is no policy.
 A completion is a coin flip with the success rate of its prompt, which never changes. So this measures jaxsel's adapter
-for verl and the choice of prompts, and says nothing about training. Rates are drawn from Beta(0.3, 0.3). A step has 16 prompts and
-128 completions. Seeds vary the rates, the shuffling and the choices.
+for verl and the choice of prompts, and says nothing about training. Rates are drawn from Beta(0.3, 0.3). A step has 16
+prompts and 128 completions. Seeds vary the rates, the shuffling and the choices.
 """
 
 import sys

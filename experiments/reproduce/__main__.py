@@ -14,10 +14,10 @@ claim. (A claim about the best of six methods would be too optimistic, because t
 An accuracy is the mean of two neighbouring probes (500 held-out prompts, 8 fresh rollouts each), and belongs to the
 point halfway between them. A single noisy probe would cross a threshold too early. The crossing is measured on the mean
 curve of the seeds. A share of steps or rollouts is relative to what the baseline spent up to halfway between its last
-two probes. All settings were chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start, pool and
-sampling together. Differences from the papers: the policy has 0.3 million weights and is trained on the spot, and
-dynamic sampling runs for half of the others' steps, at about three times their rollouts per step. The command resumes
-interrupted runs; delete the folder `--out` to start anew.
+two probes. All settings were chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start,
+pool and sampling together. Differences from the papers: the policy has 0.3 million weights and is trained on the spot,
+and dynamic sampling runs for half of the others' steps, at about three times their rollouts per step. The command
+resumes interrupted runs; delete the folder `--out` to start anew.
 """
 
 import argparse

@@ -35,7 +35,7 @@ def write_lines(folder, rows):
 
 
 def make_run(folder, rows=None, **settings):
-    """Make a folder as `experiments.train` does, without config.json, as if killed after its last step."""
+    """Make the folder of a run as `experiments.train` does, but without config.json: Hydra's file has the settings."""
     tree = {"task": "string_ops", "held_out_size": 20, "seed": 0, "threads": 0} | settings
     seed = tree["seed"]  # runs that differ only in their seeds form one group
     inner = {

@@ -72,7 +72,7 @@ def test_claims_hold_and_fail():
     share = (500 + 200 * (0.4375 - 0.375) / 0.15) / 2800  # of dynamic sampling's rollouts, between two probes
     assert good["share_of_dynamic_sampling_rollouts"]["mean"] == pytest.approx(share)
     assert not any(claim["holds"] for claim in bad.values())
-    # dps never reaches the accuracy, so its share is infinite
+    # dps never reaches dynamic sampling's final accuracy, so its share is infinite
     assert math.isnan(bad["share_of_dynamic_sampling_rollouts"]["standard_error"])
 
 
@@ -107,7 +107,7 @@ def test_a_process_that_is_asked_to_stop_ends_and_begins_no_other_run(tmp_path, 
 
 @pytest.mark.slow
 def test_the_demo_and_the_experiment_run(tmp_path, monkeypatch, capsys):
-    """The demo starts processes as real runs do. The experiment runs in this process, which spares their imports."""
+    """The demo starts processes as real runs do. The experiment runs in this process, which saves imports in others."""
     monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path / "cache"))
     tiny = SETTINGS["string_ops"]
     small = {"hidden_size": 32, "num_layers": 1, "feed_forward_size": 32, "batch_size": 8}

@@ -80,4 +80,4 @@ def test_runs_of_other_settings_do_not_count(tmp_path):
         (tmp_path / f"{steps}.json").write_text(json.dumps(one | {"found": pretended(TINY, 0, 0.5)}))
     (methods,) = find(Config(**config), tmp_path).values()
     assert len(methods["dps"]) == 1
-    assert np.isnan(summarise(methods)["dps"]["regret"]["mean"])  # without an oracle
+    assert np.isnan(summarise(methods)["dps"]["regret"]["mean"])  # no oracle to compare with

@@ -30,7 +30,7 @@ GREEDY = Sampling(24, temperature=0)
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Do nothing in this file: vLLM binds torch's threads itself and refuses another number."""
+    """Replace the fixture that gives torch one thread in other tests: vLLM binds the threads and refuses a number."""
 
 
 def disturbed(policy: Policy, seed: int, size: float = 0.03) -> None:
@@ -186,7 +186,7 @@ def test_vllm_silently_keeps_an_old_head(pair):
     assert_parity(engine, policy)
 
 
-@pytest.mark.parametrize("pair", [False], indirect=True, ids=["in process"])  # the same code, but it can be patched
+@pytest.mark.parametrize("pair", [False], indirect=True, ids=["in process"])  # another process cannot be patched
 def test_a_prefix_cache_that_is_not_reset_is_stale(pair, monkeypatch):
     engine, policy = pair
     llm = engine._server._server._llm
@@ -206,7 +206,7 @@ def test_an_update_that_fails_halfway_stops_generation(pair):
     disturbed(policy, 80)
     good = policy.model.state_dict()
     last = list(good)[-2]
-    engine._shapes = engine._shapes | {last: torch.Size([3, 3])}  # bypasses the check; vLLM finds it after the others
+    engine._shapes = engine._shapes | {last: torch.Size([3, 3])}  # bypasses the check; vLLM itself fails at this tensor
     with pytest.raises(Exception):  # noqa: B017, PT011 - vLLM may raise any error
         engine.update_weights(good | {last: torch.zeros(3, 3)})
     with pytest.raises(RuntimeError, match="failed halfway; update them"):

@@ -1,4 +1,4 @@
-"""Keys of prompts, repeated prompts, and odd rows."""
+"""Keys of prompts, repeated prompts, and odd rows: rows that cannot be read."""
 
 import logging
 
