@@ -35,7 +35,7 @@ from rl.warm_start import WarmStartConfig, warm_start
 
 GROUP, PROMPTS = 8, 16  # completions per prompt, prompts per step
 METHODS = {"mopps": jaxsel.mopps, "dps": jaxsel.dps, "adaptive": jaxsel.adaptive}
-WARM_UP = 5  # steps that no time counts, because functions are compiled in them
+WARM_UP = 5  # the first steps, in which functions are compiled; the medians of times leave them out
 
 
 def main(arguments: list[str]) -> None:

@@ -13,7 +13,8 @@ from experiments.reporting.summaries import Records, probes
 from experiments.running.config import CONFIG, flat, read_settings
 from rl.run_log import read_metrics
 
-# Settings that do not make runs differ in more than the seed; `seed` replaces `train.seed` and `warm_start.seed`.
+# Runs that differ only in these settings form one group. `seed` replaces `train.seed` and `warm_start.seed`; the
+# settings after them change no result.
 _NO_DIFFERENCE = ("seed", "train.seed", "warm_start.seed", "resume", "threads", "tracker", "train.save_policy")
 
 
