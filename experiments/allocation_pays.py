@@ -2,11 +2,14 @@
 
     python -m experiments.allocation_pays PROBLEMS [--seeds 0 1 2]
 
-GPS observes 30 steps of 256 random problems (`experiments.simulated_math`) and is then frozen. A budget of 1 to 32
-samples per problem is allocated to the 1,000 problems that it never saw. There are three strategies: evenly, by bins of
-the predicted success rate (the paper's idea with our edges and weights), and by the marginal gain in the expected
-number of problems solved at least once. The true success rates give that number exactly. An oracle, which allocates by
-the true success rates, bounds the gain of any prediction.
+The predictor is that of GPS, one network that reads the embeddings of all problems. It observes 30 steps of 256 random
+problems, whose outcomes a simulated learner gives (`experiments.simulated_math`). It is then frozen. A budget of 1 to
+32 samples per problem is allocated to 1,000 problems that it never saw.
+
+There are three strategies: evenly, by bins of the predicted success rate (an idea of the GPS paper, with bins and
+weights of our own), and by the marginal gain in the expected number of problems solved at least once. The simulation
+knows the true success rates, which give that number exactly. Allocation by marginal gain with the true rates bounds the
+gain of any prediction; with the predicted rates alone, it shows the worth of the predicted uncertainty.
 
 Claim: allocation by marginal gain solves more problems than an even spread. The claim hardly holds: see
 experiments/README.md.

@@ -2,9 +2,10 @@
 
     python -m experiments.engines_agree [--seeds 0 1 2] [--steps 40]
 
-Claim: from the same warm start, the policy learns Countdown equally well with both engines, and the log-probabilities
-of the drawn tokens agree between vLLM and the trainer to 1e-3. In so few steps, a small policy learns the 64 prompts,
-each seen twenty times, and not the task. The engines draw different random numbers, so means over seeds are compared.
+Claim: from the same warm start (supervised learning), the policy learns the task Countdown equally well with both
+engines, and the log-probabilities of the drawn tokens agree between vLLM and the trainer to 1e-3. In so few steps, a
+small policy learns the 64 prompts, each seen twenty times, and not the task. The engines draw different random numbers,
+so means over seeds are compared.
 The command needs vLLM, for example the environment that `make vllm` builds.
 """
 
@@ -78,7 +79,10 @@ def main(arguments: list[str]) -> None:
 
 
 def setting(steps: int, learning_rate: float, warm_start_steps: int) -> RunConfig:
-    """Return the demo's Countdown settings with larger steps and few prompts; uniform draws make rewards comparable."""
+    """Return the demo's Countdown settings with another learning rate and few prompts, drawn uniformly.
+
+    The mean rewards of different steps are comparable, because every step draws its prompts in the same way.
+    """
     config = run_config(SETTINGS["countdown"], "uniform", 0)
     return replace(
         config,

@@ -2,10 +2,14 @@
 
     python -m experiments.gps_ablations PROBLEMS [--seeds 0 1 2]
 
-Predictions: as in `experiments.real_prompts`, every variant sees the same random batches, up to step 30. Choices: every
-variant of the selector chooses its own batches for the same learner, for 50 steps. Three numbers measure diversity.
-They are the mean pairwise cosine distance of embeddings in a batch, the mean distance of the batch to the last four
-batches, and the share of the pool's 100 clusters (k-means on the directions of the embeddings) that the batch contains.
+GPS predicts the success rates of all prompts with one network, which reads their embeddings and recent batches. It
+chooses batches with success rates near 1/2 and diverse embeddings.
+
+Predictions: as in `experiments.real_prompts`, every variant sees the same random batches of a simulated learner, up to
+step 30. Choices: every variant of the selector chooses its own batches for the same learner, for 50 steps. Three
+numbers measure diversity. They are the mean pairwise cosine distance of embeddings in a batch, the mean distance of the
+batch to the last four batches, and the share of the pool's 100 clusters (k-means on the directions of the embeddings)
+that the batch contains.
 """
 
 import sys

@@ -2,11 +2,12 @@
 
     python -m experiments.gps_cost [--sizes 10000 100000 1000000]
 
+GPS predicts the success rates of all prompts with one network, whose decoder maps each prompt's embedding to its rate.
 Embeddings are 256 random numbers in float16, and batches have 256 prompts; every pool size has a process of its own.
 The peak rate is measured in the same process by a multiplication of 4096 x 4096 matrices in float32. A prediction's
 share of the peak counts the multiplications of the decoder alone, without look-ups, draws and additions.
 
-Claim: the prediction of a pool of 1e6 prompts takes less than 1 GiB beside its embeddings. Its time
+Claim: the prediction of a pool of 1e6 prompts takes less than 1 GiB beside its embeddings. The time of a prediction
 grows in proportion to the pool, and the time of an update does not grow.
 """
 

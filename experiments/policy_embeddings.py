@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measured(config: RunConfig, num_rollouts: int) -> dict[str, float]:
-    """Return the correlations for one policy and pool, and the time to embed the pool, in seconds."""
+    """Return the correlations and the mean success rate for one policy and pool, and the seconds to embed the pool."""
     task = task_of(config)
     policy = make_policy(config, task, progress=False)
     pool = task.pool(config.pool_size, config.seed)

@@ -3,7 +3,8 @@
     python -m experiments.prompts FILES... [--prompt NAME] [--answer NAME] [--key NAME] [--rate NAME] [--merge]
 
 FILES are files of Parquet, Arrow, JSON, JSON lines or CSV, folders of such files, or data sets on the Hugging Face hub.
-Each is read as `rl.prompts.read_prompts` reads it, and nothing is written. "repeated" counts the rows whose prompt
+Each is read as `rl.prompts.read_prompts` reads it, and nothing is written. A key identifies a prompt; a solve rate is
+the share of correct answers that the file records for a prompt. "repeated" counts the rows whose prompt
 repeats an earlier row's, and in brackets the rows among these with another answer. A file that cannot be read is named
 with the reason, and the exit status is 1.
 """

@@ -1,18 +1,20 @@
 """Does one model of all prompts predict prompts that it never saw? GPS, per-prompt posteriors and ridge regression.
 
+gps is one neural network for all prompts, which reads their embeddings. mopps and dps have a posterior for each prompt.
+
     python -m experiments.real_prompts PROBLEMS [--seeds 0 1 2]
 
 The prompts are problems of MATH, embedded with WordLlama; the learner is simulated (`experiments.simulated_math`
 defines how it learns). Every predictor sees the same random batches of 256 out of 5,000 problems, with 8 rollouts each;
-1,000 problems are never drawn. After 1, 3, 10, 30 and 100 steps the predicted success rates are compared with the true
-success rates, on visited problems and on problems that were never visited.
+another 1,000 problems are never drawn. After 1, 3, 10, 30 and 100 steps the predicted success rates are compared with
+the true success rates, on visited problems (drawn at least once) and on problems that were never visited.
 
 Claim: on never-visited prompts gps beats ridge regression on the same embeddings from step 10 on. At every horizon, gps
 beats mopps and dps, which predict one rate for all these prompts. On visited prompts gps is as good as mopps. Half of
-mopps's predictions are ties, which rank correlation favours; the table also shows mopps with ties broken at random.
+mopps's predictions are ties, which rank correlation favours; the tables also show mopps with ties broken at random.
 
 The settings of gps were chosen on other seeds, 100 and 101, which give other learners and splits of the same problems.
-gps reads the direction and length of an embedding and remembers 32 steps; the table also shows ridge regression with
+gps reads the direction and length of an embedding and remembers 32 steps; the tables also show ridge regression with
 these features and steps.
 """
 

@@ -4,12 +4,14 @@
     .venv-trl/bin/python -m experiments.selection_in_trl [--seeds 0 1 2] [--steps 40] [--pool 200]
 
 Claim, on the mean over seeds: in the second half of training, mopps, dps and adaptive with their default settings have
-at least twice the share of mixed groups that stock has.
+at least twice the share of mixed groups that stock has. A group, the completions of one prompt in one step, is mixed if
+some but not all of them are correct.
 
 TRL's own GRPOTrainer trains the built-in policy of 0.3 million weights, which was warm-started on string operations. A
 step has 16 prompts and 128 completions. Seeds vary the warm start, the pool and the sampling. Stock is the trainer
-without `SelectsPrompts`. Times are medians over steps without the first ones, which compile. CPU time is the sum over
-all threads, and depends less on the other load of the machine than wall-clock time.
+without `jaxsel.integrations.trl.SelectsPrompts`, which adds the selection. Times are medians over steps without the
+first ones, in which functions are compiled. CPU time is the sum over all threads, and depends less on the other load of
+the machine than wall-clock time.
 """
 
 import os
@@ -33,7 +35,7 @@ from rl.warm_start import WarmStartConfig, warm_start
 
 GROUP, PROMPTS = 8, 16  # completions per prompt, prompts per step
 METHODS = {"mopps": jaxsel.mopps, "dps": jaxsel.dps, "adaptive": jaxsel.adaptive}
-WARM_UP = 5  # steps
+WARM_UP = 5  # the first steps, in which functions are compiled; the medians of times leave them out
 
 
 def main(arguments: list[str]) -> None:
@@ -141,7 +143,10 @@ def run(method: str, seed: int, steps: int, pool_size: int) -> dict[str, Any]:
 
 
 def timed(edge: Any) -> list[float]:
-    """Wrap the edge's methods in timers. Return a list to which every step adds its time, in seconds."""
+    """Wrap the methods of the trainer's edge, the object that asks the selector and informs it, in timers.
+
+    Return a list to which every step adds the seconds of these methods.
+    """
     seconds: list[float] = []
 
     def clocked(name: str) -> Any:

@@ -4,7 +4,8 @@
     .venv-tunix/bin/python -m experiments.selection_in_tunix [--seeds 0 1 2] [--steps 40] [--pool 96]
 
 Claim, on the mean over seeds: in the second half of training, mopps, dps and adaptive with their default settings have
-at least 1.5 times the share of mixed groups that random prompts have.
+at least 1.5 times the share of mixed groups that random prompts have. A group, the completions of one prompt in one
+step, is mixed if some but not all of them have the reward 1.
 
 Tunix's own GRPOLearner samples from a policy of a few thousand weights and updates it. A step has 8 prompts and 64
 completions of 6 tokens. The reward is not a task: a hash of prompt and completion decides, and each prompt has a

@@ -4,12 +4,13 @@
     .venv-verl/bin/python -m experiments.selection_in_verl [--seeds 0 1 2] [--steps 30] [--pool 200]
 
 Claim, on the mean over seeds: in the second half of training, mopps, dps and adaptive with their default settings have
-at least 1.4 times the share of mixed groups that stock has.
+at least 1.4 times the share of mixed groups that stock has. A group, the completions of one prompt in one step, is
+mixed if some but not all of them are correct.
 
 The training loop is verl's own: configuration, data loader, TransferQueue, replay buffer and `fit`. There is no policy.
-A completion is a coin flip with the success rate of its prompt, which never changes. So this measures the adapter and
-the choice of prompts, and says nothing about training. Rates are drawn from Beta(0.3, 0.3). A step has 16 prompts and
-128 completions. Seeds vary the rates, the shuffling and the choices.
+A completion is a coin flip with the success rate of its prompt, which never changes. So this measures jaxsel's adapter
+for verl and the choice of prompts, and says nothing about training. Rates are drawn from Beta(0.3, 0.3). A step has 16
+prompts and 128 completions. Seeds vary the rates, the shuffling and the choices.
 """
 
 import sys

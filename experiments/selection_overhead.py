@@ -4,11 +4,11 @@
 
 Claim: choosing the prompts and updating the belief add less than 1% to a step that chooses uniformly. The steps are
 real steps of the built-in policy (2 million weights, 64 x 8 rollouts), with torch on one core: rollouts, verification,
-update. The verdicts are invented: one group in four is mixed, as in training, because an untrained policy would solve
-nothing. JAX chooses while torch updates the policy. So the measure is how much longer the whole step takes than
-uniform's step, not how long the loop waits. Methods take turns in short runs for several rounds, because the load of
-the machine changes. A step of a policy on a GPU cluster takes seconds to minutes; compare the milliseconds with such a
-step.
+update. The verification invents its verdicts, because an untrained policy would solve nothing: one group of 8 rollouts
+in four is mixed (has both successes and failures), as in training. JAX chooses while torch updates the policy. So the
+measure is how much longer the whole step takes than uniform's step, not how long the loop waits. Methods take turns in
+short runs for several rounds, because the load of the machine changes. A step of a policy on a GPU cluster takes
+seconds to minutes; compare the milliseconds with such a step.
 """
 
 import argparse

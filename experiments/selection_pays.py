@@ -1,4 +1,8 @@
-"""Selection pays: the demo's comparison on several seeds, which vary the warm start, the pool and the sampling.
+"""Selection pays: the comparison of `experiments.demo` on several seeds.
+
+The seeds vary the warm start, the pool and the sampling. The baselines are uniform (random prompts) and dynamic
+sampling, which draws random prompts until the batch is full of mixed groups: groups of rollouts of one prompt, some but
+not all of which are correct.
 
     python -m experiments.selection_pays [--task string_ops] [--seeds 6 7 8] [--out runs/selection_pays]
 

@@ -8,8 +8,8 @@ Problem i of subject k_i and level l_i, from 1 to 5, is solved with probability
 
 The text hints at level and subject, so it predicts p_i only in part. During training, skills and boosts rise as in
 `jaxsel.simulate`, with skill_gain = 1 and boost_gain = 0.5: a batch raises the skills of its subjects, and a mixed
-group raises the boost of its own problem. The mean success rate rises from 0.23 to about 0.5 in 100 steps of 256 x 8
-rollouts.
+group (of 8 rollouts of one problem, some but not all correct) raises the boost of its own problem. The mean success
+rate rises from 0.23 to about 0.5 in 100 steps of 256 x 8 rollouts.
 
 A problem without a level counts as level 3. Split, noise and skills depend on the seed.
 """
@@ -176,12 +176,13 @@ def ties_broken(predict: Predict) -> Predict:
 
 
 def ridge(features: np.ndarray, *, last: int | None = None) -> Predict:
-    """Return a ridge regression of s / n on standardised features, with the penalty by leave-one-out.
+    """Return a ridge regression of success rates s / n on standardised features.
 
     Args:
         features: Features of all prompts.
-        last: Number of last steps to fit on; None: all steps. With a number, cross-validation keeps the visits of a
-            prompt together, because leaving out one visit keeps the prompt's other visits in the fit.
+        last: Number of last steps to fit on; None: all steps. Without a number, the penalty is chosen by leaving out
+            one group of rollouts at a time. With a number, five-fold cross-validation leaves out all groups of a prompt
+            together; otherwise the fit would still see the prompt's other groups.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import GroupKFold

@@ -7,9 +7,10 @@ of `experiments.ablations` (pools of 500 prompts, three seeds, and of 20,000 pro
 same methods choose prompts for a simulated learner, with pools and batches of the same sizes and as many steps. The
 learner's held-out accuracy is the mean success rate of prompts outside the pool that need the same skills.
 
-Two settings are compared: the defaults of `simulate.make_learner`, where nothing is lost, and `simulate.TRAINING_LIKE`,
-with interference and memorisation. The values of the second were fitted by hand to the same gains, so the agreement is
-in-sample.
+Two settings are compared: the defaults of `simulate.make_learner`, whose learner forgets nothing, and
+`simulate.TRAINING_LIKE`, with interference (training on some skills lowers the others) and memorisation (a prompt that
+is trained often teaches only its own answer). The values of the second were fitted by hand to the same gains, so the
+agreement is in-sample.
 
 Claim: with TRAINING_LIKE the rank correlation of simulated and real gains is at least 0.7. The claim is missed; see
 experiments/README.md.
@@ -99,7 +100,10 @@ def real_gains(results: Path) -> dict[str, dict[str, float]]:
 
 
 def held_out_accuracy(pair: Pair, settings: dict[str, Any], seed: int) -> float:
-    """Return the held-out accuracy at the end of a simulated run, as the mean of its last two probes."""
+    """Return the held-out accuracy at the end of a simulated run: the mean after its last step and 25 steps before.
+
+    The accuracy of a real run is such a mean of its last two probes.
+    """
     keys = jax.random.split(jax.random.key(seed), 4)
     everything = simulate.make_learner(keys[0], pair.pool + HELD_OUT, **settings)
     embeddings = np.asarray(simulate.embed(keys[1], everything))[: pair.pool]

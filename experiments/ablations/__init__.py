@@ -1,1 +1,1 @@
-"""What each part of a method contributes, measured by leaving it out."""
+"""What each setting of the methods and of the training is worth, measured by runs that differ in one setting."""

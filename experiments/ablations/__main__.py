@@ -1,12 +1,16 @@
-"""The worth of each setting: runs on string operations that differ from the defaults in one setting.
+"""The worth of each setting: sweeps, whose training runs on string operations differ from each other in one setting.
 
     python -m experiments.ablations [--sweeps decay_of_dps ...] [--seeds 101 102 103] [--print]
 
-There is no claim: settings are chosen on these seeds, and no result is reported on them. `--print` prints the commands
-of the same runs as Hydra sweeps, which also run on a cluster. A gain is over uniform prompts with the same batch size,
-group size and learning rate on the same seed; an accuracy is the mean of a run's last two probes. The share of
-uniform's steps to uniform's final accuracy is measured on the mean curves of the seeds, as in `experiments.reproduce`.
-The command resumes an interrupted run; delete `--out` to start anew.
+There is no claim, because the defaults of other experiments are chosen on these seeds. `--print` prints the commands of
+the same runs as Hydra sweeps, which also run on a cluster.
+
+A gain is the held-out accuracy less that of a run with uniform prompts, of the same pool size, batch size, group size,
+learning rate and seed. An accuracy is the mean over a run's last two probes, which test the policy between steps. The
+tables also tell after which share of uniform's steps a method reaches uniform's final accuracy. This share is measured
+on curves that are averaged over the seeds, as in `experiments.reproduce`.
+
+The command resumes interrupted runs; delete the folder `--out` to start anew.
 """
 
 import argparse
@@ -38,7 +42,8 @@ def main(arguments: list[str]) -> None:
     configs: dict[Path, RunConfig] = {}
     folders: dict[str, list[Path]] = {}
     for settings in needed(options.sweeps):
-        # the name includes the common settings: some of them may change on resume, so a run could resume another run
+        # The folder's name includes the settings of --set. Without them, a call with another --set could resume these
+        # runs, because a resumed run may change some of its settings.
         folders[place(settings)] = [options.out / folder_of(common | settings, seed) for seed in options.seeds]
         for seed, folder in zip(options.seeds, folders[place(settings)], strict=True):
             configs[folder] = configured(common | settings | {"seed": seed})

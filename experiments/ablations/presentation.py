@@ -1,4 +1,4 @@
-"""The numbers of every sweep, its table and the figure."""
+"""The numbers of every sweep (runs that differ in one setting), its table and the figure."""
 
 import textwrap
 from pathlib import Path
@@ -16,11 +16,11 @@ from jaxsel import plotting
 
 
 def sweep_numbers(sweep: Sweep, found: dict[str, list[Records]]) -> dict[str, Any]:
-    """Return the numbers of every value: the mean over seeds and its standard error.
+    """Return, for every value of the setting, each number's mean over seeds and its standard error.
 
     Args:
         sweep: Sweep to summarise.
-        found: All runs, one per seed, by `place`.
+        found: The records of every run, one entry per seed, by the name that `place` gives to the run's settings.
     """
     result = {}
     for value, settings in zip(sweep.values, sweep.settings(), strict=True):
@@ -49,7 +49,7 @@ _COLUMNS = {
 
 
 def table(name: str, by_value: dict[str, Any]) -> Table:
-    """Return a table of a sweep, one row per value, for a terminal of 80 columns."""
+    """Return a table of a sweep, one row per value of its setting, for a terminal of 80 columns."""
     rows = (
         [value, *(shown(found[column], digits=3 if column == "gain" else 2) for column in _COLUMNS)]
         for value, found in by_value.items()

@@ -1,4 +1,4 @@
-"""The sweeps: which settings change, and which runs they need."""
+"""The sweeps, whose runs differ in one setting each: which settings change, and which runs a sweep needs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +78,7 @@ def needed(sweeps: list[str]) -> list[dict[str, Any]]:
 
 
 def place(settings: dict[str, Any]) -> str:
-    """Return a name for the settings without defaults, so that a run has the same name in several sweeps."""
+    """Return a name made of the settings that differ from the defaults; a run has the same name in every sweep."""
     default = OmegaConf.structured(RunConfig)
     other = {name: value for name, value in settings.items() if value != OmegaConf.select(default, name)}
     method = other.pop("method.name", default.method.name)

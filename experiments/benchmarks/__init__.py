@@ -1,1 +1,1 @@
-"""Speed and memory of the kernels, side by side with implementations in other libraries."""
+"""Speed and memory of prompt selection, side by side with implementations in other libraries."""

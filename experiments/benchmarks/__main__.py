@@ -3,10 +3,11 @@
     python -m experiments.benchmarks                                  # 1e4 to 1e7 prompts
     python -m experiments.benchmarks --sizes 10000 100000 --repeats 10
 
-The benchmark measures select, observe and predict over the whole pool, save, load and memory of every method. It
-compares jaxsel (through `PromptSelector`, and its compiled functions alone) with NumPy, torch, plain JAX and Python
-loops. All implementations take turns in one process on the same observations; times are medians after a warm-up. The
-command writes benchmark.json and benchmark.png.
+For every method of selection, the benchmark measures choosing a batch (select), learning from its outcomes (observe)
+and predicting the whole pool (predict), the time to save and load, and the memory. It compares jaxsel (through
+`PromptSelector`, and its compiled functions alone) with NumPy, torch, plain JAX and Python loops. All implementations
+take turns in one process on the same observations; times are medians after a warm-up. The command writes
+benchmark.json and benchmark.png.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The implementations to compare: jaxsel, and the peers whose packages are installed."""
+"""The implementations to compare: jaxsel, and its peers (the same methods without it) whose packages are installed."""
 
 import functools
 from collections.abc import Callable

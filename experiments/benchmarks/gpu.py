@@ -1,4 +1,4 @@
-"""The benchmark on a GPU: times, bytes moved, share of the copy bandwidth, and agreement with the CPU's choices.
+"""The benchmark of selection on a GPU: times, bytes moved, share of a plain copy's bandwidth, agreement with the CPU.
 
     make gpu PYTHON=python3      # uses the given Python and installs nothing
 

@@ -38,7 +38,7 @@ class PublicClass(Peer):
         self.selector.wait()
 
     def predict(self) -> jaxsel.Prediction:
-        """Return all six fields of the prediction as NumPy arrays, which is more than the peers return."""
+        """Return all six fields of the prediction as NumPy arrays; other implementations return one or three."""
         return self.selector.predict()
 
 
@@ -83,15 +83,18 @@ class Kernels(Peer):
         self.state = jax.block_until_ready(self._observe(self.key, self.state, prompt_ids, successes, group_size))
 
     def predict(self) -> Any:
-        """Return the fields that the peers predict; unread fields are not computed."""
+        """Return the mean success rates, or dps's three probabilities; fields that nobody reads are not computed."""
         return jax.block_until_ready(self._predict(self.key, self.state))
 
 
 class FusedKernels(Kernels):
-    """The compiled functions of dps; like its peers, `predict` returns what `observe` left in the state."""
+    """The compiled functions of dps, but `predict` only returns the prediction that `observe` left in the state.
+
+    The implementations of dps without jaxsel do the same.
+    """
 
     fused = True
 
     def predict(self) -> Any:
-        """Return the belief about the next solve state, which the last observation left; nothing is computed."""
+        """Return each prompt's probabilities of the next solve state, which the last `observe` computed."""
         return self.state.predicted

@@ -1,4 +1,4 @@
-"""The memory that a training step takes, in a process of its own.
+"""The memory that selection takes in a training step, measured in a process of its own.
 
     python -m experiments.benchmarks.memory mopps 10000000
 

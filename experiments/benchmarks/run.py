@@ -20,7 +20,7 @@ def make_parser(module: str, description: str | None, *, sizes: list[int], secon
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="sizes of the pool")
     parser.add_argument("--methods", nargs="+", choices=SELECTORS, default=list(SELECTORS))
     parser.add_argument(
-        "--select", type=int, default=8192, help="prompts chosen; pools of under ten times as many use --observe"
+        "--select", type=int, default=8192, help="prompts chosen; --observe in pools of under ten times as many"
     )
     parser.add_argument("--observe", type=int, default=1024, help="prompts observed")
     parser.add_argument("--repeats", type=int, default=30, help="turns of every implementation")
@@ -41,7 +41,7 @@ def select_size(num_prompts: int, config: dict[str, Any]) -> int:
 def time_method(
     method: str, num_prompts: int, data: Data, config: dict[str, Any], *, device: str = "cpu"
 ) -> tuple[list[Row], Row]:
-    """Return rows of select, observe and predict of one method, and how the streaming limit was measured."""
+    """Return one method's times of select, observe and predict, and the kind of plain copy that sets the limit."""
     copy = Copy(method, num_prompts)
     everyone = contenders.make_contenders(
         method, num_prompts, config["seed"], largest_slow=config["largest_slow"], device=device

@@ -1,11 +1,13 @@
 """The limit of the machine: the time of moving an operation's bytes without doing anything else.
 
-The floats (of four bytes) per prompt that an operation has to move, if everything else stays in registers:
+"beta" stands for mopps and threshold, which keep a Beta posterior per prompt; dps keeps probabilities of three solve
+states and a 3 x 3 matrix of transition counts. These are the floats (of four bytes) per prompt of the pool that an
+operation has to move, if everything else stays in registers:
 
     beta select     reads 2 (successes, failures), writes a score and reads it again to choose
     beta predict    reads 2, writes 1
-    beta observe    reads and writes 3 per visited row; it does not stream over the pool, so it has no share
-    dps select      reads P(mixed) to find the threshold, and again to choose
+    beta observe    reads and writes 3 per observed prompt only, so it is not compared with a copy
+    dps select      reads the probability of "mixed" to find the threshold, and again to choose
     dps observe     reads 3 + 9 (the prediction, transition counts), writes 3 + 3 (the filtered and the next belief)
     dps predict     reads 3, writes 3
     uniform select  writes a random number and reads it again

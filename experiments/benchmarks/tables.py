@@ -112,6 +112,7 @@ def _percent(limit: float, time: float | None) -> str:
 def _moves_as_much(row: Row) -> bool:
     """Return whether the row's implementation moves as many bytes as the copy.
 
-    An implementation that predicts while it observes splits the bytes differently; only observe + predict compares.
+    An implementation that predicts while it observes splits the bytes differently. Only its observe + predict can be
+    compared with the copy.
     """
     return not row["fused"] or row["operation"] == "observe + predict"

@@ -39,7 +39,8 @@ class Target(NamedTuple):
 def cpu_targets(rows: list[Row], memory: list[Row]) -> list[Target]:
     """Return the targets on two CPU cores, as ratios within one run.
 
-    For dps, the faster of two kernels counts: one copies the prediction out of the state, the other leaves it there.
+    Where dps is compared with another implementation, the faster of two kernels counts: one copies the prediction out
+    of the state, the other leaves it there.
     """
     million, ten_million = 10**6, 10**7
 

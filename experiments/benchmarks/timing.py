@@ -12,16 +12,16 @@ Row = dict[str, Any]
 
 OPERATIONS = ("select", "observe", "predict", "select + observe", "observe + predict")
 WARM_UPS = 3
-HISTORY = 4  # batches, each a quarter of the pool, that all observe before the first turn
+HISTORY = 4  # batches, each a quarter of the pool, that every implementation observes before the first turn
 LARGEST_HISTORY = 2_500_000  # prompts in such a batch
-OUTCOMES = 1_000_000  # distinct outcomes; larger pools repeat them
+OUTCOMES = 1_000_000  # prompts whose outcomes are drawn; a larger pool repeats these outcomes
 
 
 class Data(NamedTuple):
     """The observations, the same for all implementations.
 
     Attributes:
-        successes: Successes in a group of every prompt.
+        successes: Successes in one group of `GROUP_SIZE` rollouts of every prompt, shape [N].
         history: Prompt ids of the batches before the first turn.
         batches: Prompt ids of one batch per turn, repeated in a cycle.
     """
@@ -32,7 +32,7 @@ class Data(NamedTuple):
 
 
 def make_data(num_prompts: int, observe_size: int, seed: int) -> Data:
-    """Return observations of a pool in which many prompts are never solved, many always, and half sometimes."""
+    """Return observations of a pool; in a fifth of its groups all rollouts fail, and in a fifth all succeed."""
     rng = np.random.default_rng(seed)
     outcomes = rng.binomial(GROUP_SIZE, rng.beta(0.5, 0.5, min(num_prompts, OUTCOMES))).astype(np.int32)
 
@@ -59,7 +59,7 @@ def take_turns(
         data: Observations before and during the turns.
         select_size: Number of prompts to choose.
         repeats: Turns per contender.
-        seconds: Time after which a contender, without its warm-up, takes no further turn.
+        seconds: A contender takes no further turn once its turns, without the warm-up, have taken this time in total.
     """
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in contenders}
     for contender in contenders.values():

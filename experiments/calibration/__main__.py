@@ -1,14 +1,16 @@
-"""Are the predictions any good? All methods on recorded histories: one page, one table, one small JSON.
+"""Are the predictions any good? All predictors on recorded runs: a page, a figure, a table per setting, a small JSON.
 
     python -m experiments.calibration [LABEL=]HISTORY... [--out runs] [--name calibration]
 
-A history is the folder `history` of a run with `train.history=true`, or a folder that `experiments.simulated_history`
-writes. Record a run with `probe_size=0`, which probes the whole pool. Histories with the same label are the seeds of
-one setting. Without a label, the method that chose the batches and the size of the pool make the label.
+A history is the record of a run: its batches with their successes, and its probes, which are fresh rollouts of many
+prompts from which nothing is learnt. It is the folder `history` of a run with `train.history=true`, or a folder that
+`experiments.simulated_history` writes. Record a run with `probe_size=0`, which probes the whole pool. Histories with
+the same label are the seeds of one setting. Without a label, the method that chose the batches and the size of the pool
+make the label.
 
-Claims: decay and prior, fitted on the first half of a history, raise the one-step-ahead log score of mopps and of dps
-on the second half. After online recalibration the expected calibration error of P(mixed) is below 0.03 for every method
-on the simulator.
+Claims: decay (the factor on earlier evidence) and prior, fitted on the first half of a history, raise the
+one-step-ahead log score of mopps and of dps on the second half. After online recalibration the expected calibration
+error of P(mixed), the probability of both right and wrong rollouts, is below 0.03 for every method on the simulator.
 """
 
 import shlex

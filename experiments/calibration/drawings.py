@@ -1,4 +1,7 @@
-"""The figures of a setting, for its section of the page."""
+"""The figures of a setting (recorded runs that differ only in the seed), for its section of the page.
+
+A probe is a set of fresh rollouts from which no method learns; it tests what a method predicted before it.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +24,8 @@ def drawings(raw: dict[str, Rows], corrected: dict[str, Rows], by_part: dict[str
     Args:
         raw: Probes with the predictions of every method.
         corrected: Probes with recalibrated predictions.
-        by_part: Scores of every method, by visits and steps since the last visit.
+        by_part: Scores of every method, by a prompt's number of earlier visits (steps with rollouts of it) and by the
+            steps since its last visit.
     """
     names = [name for name in _DRAWN if name in raw]
     staleness = "by earlier visits to the prompt and steps since the last visit."

@@ -1,4 +1,8 @@
-"""All numbers of one history, and their means over the histories of a setting."""
+"""All numbers of one history, and their means over the histories of a setting, which differ only in the seed.
+
+A history is a recorded run: its batches with their successes, and its probes. A probe is a set of fresh rollouts from
+which no method learns.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -39,11 +43,11 @@ def evaluate(recorded: Recorded, *, name: str) -> Evaluation:
     """Replay every method; fit on the first half of the steps and score the second half.
 
     Raises:
-        ValueError: No batch has a verdict, or no probe lies in the second half.
+        ValueError: The history has no judged rollouts, or no probe lies in its second half.
     """
     half = middle(recorded)
     if not len(recorded.history.step):
-        raise ValueError(f"{name} has no batch with a verdict; give the history of a run that was trained")
+        raise ValueError(f"{name} has no batch with judged rollouts; give the history of a run that was trained")
     if not (recorded.probes["clock"] >= half).any():
         raise ValueError(f"{name} has no probe after step {half}; record with probe_size=0 and a smaller probe_every")
     chosen = make_predictors(recorded)

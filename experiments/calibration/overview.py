@@ -1,4 +1,7 @@
-"""The committed result of an evaluation: one figure of all settings, and fewer numbers of each history."""
+"""The committed result of an evaluation: one figure of all settings, and fewer numbers of each history.
+
+A history is one recorded run. The histories of a setting differ only in the seed.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +10,15 @@ from experiments.calibration.evaluate import CALIBRATION
 from experiments.reporting import drawing
 from jaxsel import plotting
 
-_TARGET = 0.03  # the calibration error that the claim allows
+_TARGET = 0.03  # the calibration error that the claim of `experiments.calibration` allows
 _WAYS = {"as predicted": ("black", "o"), "isotonic": ("blue", "D"), "isotonic, on probes": ("green", "s")}
 
 
 def overview(means: dict[str, Any], path: Path) -> Path:
-    """Draw the calibration error of P(mixed) for every method and setting, as predicted and recalibrated."""
+    """Draw the calibration error of P(mixed) for every method and setting, as predicted and recalibrated.
+
+    P(mixed) is the predicted probability that some but not all rollouts of a prompt are correct.
+    """
     size = (3.2 * len(means) + 1, 3.6)
     figure, axes = drawing.plt.subplots(1, len(means), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for ax, (label, mean) in zip(axes[0], means.items(), strict=True):

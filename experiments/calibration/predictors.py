@@ -1,4 +1,4 @@
-"""The predictors to score: with their defaults, and fitted to the first half of a history."""
+"""The predictors to score: with their defaults, and fitted to the first half of a history (a recorded run)."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,10 @@ from jaxsel.integrations.embeddings import embed
 from jaxsel.integrations.history import Recorded
 
 FITTED = {"mopps": (jaxsel.beta_bernoulli, "counts"), "dps": (jaxsel.hidden_markov, "states")}
-"""The family of each fitted method, and the log score that it is fitted by."""
+"""The family of each fitted method, and the log score by which it is fitted.
+
+"counts" is the log score of the number of successes; "states" is that of whether none, some or all rollouts succeed.
+"""
 
 
 class Predictors(NamedTuple):

@@ -1,11 +1,14 @@
-r"""Ridge regression of success rates on embeddings, as an online predictor: the baseline that GPS has to beat.
+r"""Ridge regression of success rates on embeddings, as an online predictor: the baseline for the network of GPS.
 
     w = argmin sum_i (s_i / n_i - mean - w . x_i)^2 + penalty |w|^2,    a visit k steps ago has the weight memory^k
 
+Visit i is a step in which a prompt with the embedding x_i has s_i successes in n_i rollouts.
+
 The penalty minimises the generalised cross-validation error ("Generalized Cross-Validation as a Method for
 Choosing a Good Ridge Parameter", Golub, Heath and Wahba 1979), and is computed anew for every prediction. The residual
-variance of the visits, less the noise of their rollouts, is the variance of p around the regression, the same for all
-prompts. Each prompt thus has a Beta distribution, which gives the probability of a mixed group.
+variance of the visits, less the noise of their rollouts, is the variance of the true success rate around the
+regression, the same for all prompts. Each prompt thus has a Beta distribution, which gives the probability of a mixed
+group: a group with both successes and failures.
 """
 
 from typing import Any, NamedTuple

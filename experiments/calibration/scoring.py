@@ -1,4 +1,8 @@
-"""The predictions that a method would have made in a history, and their scores: one step ahead, and on probes."""
+"""The predictions that a method would have made in a history, and their scores: one step ahead, and on probes.
+
+A history is a recorded run. A visit is one prompt's rollouts in one training step. A probe is a set of fresh rollouts
+between steps, from which no method learns.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +17,7 @@ from jaxsel import Prediction, metrics
 from jaxsel.integrations.history import Recorded
 from jaxsel.predictors.recalibration import MAPS, Pairs, grouped, no_pairs, with_mixed, with_pairs
 
-WINDOW = 4096  # pairs; the default of `jaxsel.recalibrated`
+WINDOW = 4096  # the last pairs of prediction and outcome, which fit a recalibration; `jaxsel.recalibrated`'s default
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
@@ -70,7 +74,7 @@ def replayed(recorded: Recorded, predictor: jaxsel.Predictor) -> Replayed:
 
 
 def _clocks(recorded: Recorded) -> np.ndarray:
-    """Return the step of every probe, capped at the end of the history: the last batches may lack verdicts."""
+    """Return the step of every probe, at most the end of the history: the last batches may have no judged rollouts."""
     return np.minimum(recorded.probes["clock"], recorded.history.num_steps)
 
 
@@ -154,7 +158,7 @@ _METRICS: dict[str, Callable[..., Any]] = {
     "PIT distance": lambda p, s, n, u, **w: metrics.uniformity(u, **w).distance,
     "mixed, excess": lambda p, s, n, u, **w: metrics.mixed_shares(p, s, n, **w).excess,
 }
-"""Metrics of a prediction, the successes s, the group sizes n and the PIT u."""
+"""Metrics of a prediction p, the successes s, the group sizes n and u, the probability integral transform (PIT)."""
 
 
 @jax.jit

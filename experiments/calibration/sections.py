@@ -1,4 +1,4 @@
-"""The section of the page on one setting: its text and tables."""
+"""The section of the page on one setting (recorded runs that differ only in the seed): its text and tables."""
 
 from collections.abc import Sequence
 from typing import Any

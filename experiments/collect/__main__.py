@@ -1,4 +1,4 @@
-"""Gather many runs into one table, one figure, one JSON and one page, which also name the runs that did not finish.
+"""Gather many runs into one table, one figure, one JSON and one page, and name the runs that did not finish.
 
     python -m experiments.collect RUNS... [--out runs] [--name collected]
 

@@ -13,7 +13,8 @@ from experiments.reporting.summaries import Records, probes
 from experiments.running.config import CONFIG, flat, read_settings
 from rl.run_log import read_metrics
 
-# Settings that do not change a run's result; the outer seed replaces the two inner seeds.
+# Runs that differ only in these settings form one group. `seed` replaces `train.seed` and `warm_start.seed`; the
+# settings after them change no result.
 _NO_DIFFERENCE = ("seed", "train.seed", "warm_start.seed", "resume", "threads", "tracker", "train.save_policy")
 
 
@@ -80,7 +81,7 @@ def read_run(folder: Path) -> Run:
 def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
     if not records:
         return "; ".join(filter(None, ("no steps", lost)))
-    last, updates = records[-1], "train/mixed_share" in records[-1]  # only the final probe has no update
+    last, updates = records[-1], "train/mixed_share" in records[-1]  # only the record of the final probe has no update
     done, steps = last["step"] + updates, settings.get("train.steps")
     if lost:
         return f"{done} steps; {lost}"
@@ -95,7 +96,7 @@ def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
 
 def _settings(folder: Path) -> tuple[dict[str, Any], str]:
     """Return the settings, and the reason if they are lost."""
-    # config.json holds the run's own settings; Hydra's file may hold those of a later command, which the run refused
+    # config.json holds the run's own settings. Hydra's file may hold those of a later command that failed to resume it.
     said = []
     for name, read in ((CONFIG, read_settings), (".hydra/config.yaml", _hydra_settings)):
         if not (folder / name).exists():

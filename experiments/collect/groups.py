@@ -18,8 +18,8 @@ class Group:
 
     Attributes:
         label: Settings in which the groups differ.
-        panel: Part of the label that names the held-out prompts of the probes; never empty.
-        line: Rest of the label; never empty.
+        panel: Name of the figure's panel: the part of the label that tells which held-out prompts are tested.
+        line: Name of the line in the panel: the rest of the label. Neither name is empty.
         runs: Runs, ordered by seed.
     """
 
@@ -34,7 +34,7 @@ class Group:
 
 
 def grouped(runs: list[Run]) -> list[Group]:
-    """Return the groups of the finished runs, with baselines first and numbers in order."""
+    """Return the groups of the finished runs, with baseline methods first and numeric settings in order."""
     done = sorted((run for run in runs if not run.trouble), key=lambda run: run.seed)
     names = dict.fromkeys([*_HELD_OUT, "method.name", *sorted({name for run in done for name in run.choices})])
     differ = [name for name in names if len({repr(run.choices.get(name)) for run in done}) > 1]

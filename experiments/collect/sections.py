@@ -1,4 +1,4 @@
-"""The groups as a table, a figure and the sections of a page."""
+"""Groups of runs that differ only in the seed, as a table, a figure and the sections of a page."""
 
 import math
 import textwrap

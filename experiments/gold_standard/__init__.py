@@ -1,1 +1,1 @@
-"""Comparison of the quick predictors with reference posteriors, sampled by MCMC."""
+"""Comparison of the quick predictors mopps, dps and gps with reference posteriors, which MCMC samples."""

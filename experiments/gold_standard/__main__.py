@@ -1,15 +1,16 @@
-"""Is the gold standard calibrated, and how far are the quick posteriors from it?
+"""Is the gold standard calibrated, and how far are the quick predictions of mopps, dps and gps from it?
 
     python -m experiments.gold_standard [--seeds 0 1 2 3 4] [--learner-seeds 0 1]
 
-Claim: on data of the model itself the central 90% intervals of `jaxsel.reference_models` contain the true success rates
-of 90% +- 3% of the prompts, and the intervals of mopps, dps and gps do not.
+The gold standard is `jaxsel.reference_models`: it samples the exact posterior of a state-space model of all success
+rates by MCMC. Claim: on data of this model, its central 90% intervals contain the true success rates of 90% +- 3% of
+the prompts, and the intervals of mopps, dps and gps do not.
 
 A history has 300 prompts, 60 of which are never drawn, and 16 steps of random batches of 60 x 8 rollouts. The methods
 predict the success rates at step 16. There are two kinds of data. The second kind does not follow the model:
 
-* the state-space model itself, at the hyperparameters of `Config`, with embeddings of 8 features: a random direction of
-  the features moves the starting logits;
+* the state-space model itself, at the hyperparameters of `cases.Config`, with embeddings of 8 features: a random
+  direction of the features moves the starting logits of the success rates;
 * the learner of `jaxsel.simulate` with embeddings from `simulate.embed`: prompts share skills, which training raises.
 
 mopps and dps see no embeddings, and are compared with the gold standard without embeddings; gps is compared with the

@@ -1,4 +1,7 @@
-"""Histories with known success rates: data of the state-space model itself, and data of a simulated learner."""
+"""Histories with known success rates: data of the state-space model itself, and data of a simulated learner.
+
+A history holds the batches of a run, with the number of successes of every prompt in them.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,7 +24,7 @@ class Config:
         steps: Number of steps in the history.
         batch_size: Prompts per step.
         group_size: Rollouts per prompt.
-        mean: Mean of the logits at step 0.
+        mean: Mean of the logits of the success rates at step 0.
         spread: Standard deviation of the part of the logits at step 0 that embeddings do not explain.
         told: Standard deviation of the part of the logits at step 0 that embeddings explain.
         drift: Mean change of every logit per step.

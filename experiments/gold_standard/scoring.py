@@ -19,7 +19,7 @@ PARTS = ("all", "visited", "never visited")
 
 
 def cheap(config: Config, case: Case) -> dict[str, jaxsel.Prediction]:
-    """Return the predictions of the online methods at the end of the history."""
+    """Return the predictions of the online methods, which need no sampling, at the end of the history."""
     methods = {
         "mopps, decay 0.5": jaxsel.mopps(decay=0.5, group_size=config.group_size),
         "mopps, decay 1": jaxsel.mopps(decay=1.0, group_size=config.group_size),
@@ -34,7 +34,7 @@ def cheap(config: Config, case: Case) -> dict[str, jaxsel.Prediction]:
 
 
 def run_seed(config: Config, case: Case, seed: int) -> dict[str, Any]:
-    """Return `{method: {part of the pool: scores}}` and the diagnostics of the gold standards."""
+    """Return `{method: {part of the pool: scores}}` and the diagnostics of the gold standards, which sample by MCMC."""
     results: dict[str, Any] = {"diagnostics": {}}
     fresh = np.random.default_rng([seed, 2]).binomial(config.group_size, case.truth).astype(np.int32)
     golds = {}

@@ -8,15 +8,16 @@ A simulated learner (`jaxsel.simulate`) trains on 256 prompts per step with 8 ro
 subset has ten times as many prompts as the batch, and is drawn anew at every step; the papers use an epoch-shuffled
 window of that size instead.
 
-Regret is the share of mixed groups in an oracle's batch, minus the share in the method's batch. The oracle takes the
+A group is the 8 rollouts of one prompt, and is mixed if some but not all of them are correct. Regret is the share of
+mixed groups in an oracle's batches, minus the share in the method's batches. The oracle takes the
 prompts whose true success rate is nearest to 1/2, and trains a learner of its own. Accuracy is the mean true success
 rate of 1,024 random prompts at the end; Spearman is the rank correlation of these rates with their predictions.
-Two baselines are not run, because uniform shows what they would do. History resampling drops no prompt before the end
-of its first epoch, which is step 391 with 1e5 prompts. Dynamic sampling draws as uniform does; it trains on the mixed
-groups, and pays the rollouts of all groups.
+Two baselines are not run, because random prompts ("uniform") show what they would do. History resampling, which drops
+prompts that the policy solves, drops none before the end of its first epoch: step 391 with 1e5 prompts. Dynamic
+sampling draws as uniform does; it trains on the mixed groups only, but pays for the rollouts of all groups.
 
 Claim: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. There is no
-claim about the gain in larger pools: with 1e7 prompts and 256 prompts per step, visits are rare.
+claim about the gain in larger pools: with 1e7 prompts and 256 prompts per step, few prompts are drawn twice.
 
 A finished run is kept in `--runs` and not run again. The result covers all kept runs with these settings, so that seeds
 can be added for one size. Delete the runs when a method has changed.

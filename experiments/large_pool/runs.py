@@ -22,9 +22,10 @@ SELECTORS: dict[str, Callable[[], jaxsel.Selector]] = {
 }
 """Selectors that need nothing but settings. The other methods need the pool's embeddings; the oracle needs its learner.
 
-mopps_top_mixed takes the prompts with the highest P(mixed); mopps_mixed in `experiments.train` samples in proportion to
-P(mixed). state_space takes the prompts with the largest E[p (1 - p)]. adaptive samples in proportion to a power of
-E[p (1 - p)], and adaptive_sharp does so at the temperature `SHARP`.
+mopps_top_mixed takes the prompts with the highest P(mixed), the probability that some but not all rollouts are correct.
+(mopps_mixed in `experiments.train` samples in proportion to P(mixed).) state_space takes the prompts with the largest
+E[p (1 - p)], where p is the success rate. adaptive samples in proportion to E[p (1 - p)] to the power of
+1 / temperature, and adaptive_sharp does so at the temperature `SHARP`.
 """
 SHARP = 1 / 30
 """Temperature at which `adaptive` is nearly greedy."""
@@ -56,7 +57,7 @@ class Config:
 
 
 def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> dict[str, Any]:
-    """Return the numbers of one run; its seconds include making the pool and probes, but not compilation."""
+    """Return the numbers of one run; its seconds include making the pool and the metrics, but not compilation."""
 
     def learner_of(seed: jax.Array | np.uint32) -> tuple[simulate.Learner, jax.Array]:
         learner_key, run_key = jax.random.split(jax.random.key(seed))

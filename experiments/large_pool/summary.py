@@ -32,7 +32,10 @@ def find(config: Config, folder: Path) -> Found:
 
 
 def summarise(by_method: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return every method's means over seeds and their standard errors, for one size and one set of candidates."""
+    """Return every method's means over seeds and their standard errors, for one size and one set of candidates.
+
+    Regret is the oracle's share of mixed groups less the method's, on the same seed.
+    """
     best = {one["seed"]: one["found"]["mixed_share"] for one in by_method.get(ORACLE, [])}
     summary = {}
     for name, runs in by_method.items():

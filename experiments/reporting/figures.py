@@ -48,9 +48,9 @@ def look_of(method: str) -> dict[str, Any]:
 
 
 def held_out(seeds: list[Records], at: str, unit: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Return common rollouts or steps, in `unit`, and the held-out accuracy of every seed at each.
+    """Return a grid of rollouts or steps, divided by `unit`, and the held-out accuracy of every seed at its points.
 
-    The common grid ends where the shortest run ends.
+    The grid is the same for all seeds, and ends where the shortest run ends.
     """
     curves = [probes(records, "held_out_accuracy", at) for records in seeds]
     grid = np.linspace(0, min(spent[-1] for spent, _ in curves), len(curves[0][0]))

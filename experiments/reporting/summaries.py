@@ -17,6 +17,8 @@ _PARTS = ("selecting", "generating", "updating")
 def probes(records: Records, name: str, at: str = "rollouts") -> tuple[np.ndarray, np.ndarray]:
     """Return the rollouts before every probe (or its step) and the value of `probe/NAME` there.
 
+    A probe tests the policy and its selector on extra rollouts, between two steps.
+
     Args:
         records: Metrics of a run from its first step on. The probe of a step precedes its rollouts, but
             the record of the step already counts these rollouts.

@@ -2,6 +2,8 @@
 
     python -m experiments.reproduce [--tasks string_ops countdown] [--seeds 10 11 12 13 14] [--out runs/reproduce]
 
+The baselines are uniform, which takes random prompts, and dynamic sampling, which draws random prompts until the batch
+is full of mixed groups. (A group, the rollouts of one prompt in one step, is mixed if some but not all are correct.)
 Each claim is about every method that predicts, and about the mean over seeds. The result names the methods that miss a
 claim. (A claim about the best of six methods would be too optimistic, because the same seeds would choose this method.)
 1. The method reaches dynamic sampling's final held-out accuracy with at most 30% of its rollouts.
@@ -11,11 +13,11 @@ claim. (A claim about the best of six methods would be too optimistic, because t
 
 An accuracy is the mean of two neighbouring probes (500 held-out prompts, 8 fresh rollouts each), and belongs to the
 point halfway between them. A single noisy probe would cross a threshold too early. The crossing is measured on the mean
-curve of the seeds. A share is relative to what the baseline spent up to halfway between its last two probes. All
-settings were chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start, pool and
-sampling together. Differences from the papers: the policy has 0.3 million weights and is trained on the spot, and
-dynamic sampling runs for half of the others' steps, at about three times their rollouts per step. The command resumes
-an interrupted run; delete `--out` to start anew.
+curve of the seeds. A share of steps or rollouts is relative to what the baseline spent up to halfway between its last
+two probes. All settings were chosen on seeds 101 to 103 (see `experiments.ablations`); the seeds here vary warm start,
+pool and sampling together. Differences from the papers: the policy has 0.3 million weights and is trained on the spot,
+and dynamic sampling runs for half of the others' steps, at about three times their rollouts per step. The command
+resumes interrupted runs; delete the folder `--out` to start anew.
 """
 
 import argparse

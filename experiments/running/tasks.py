@@ -40,7 +40,8 @@ def make_task(task: str | Sequence[str], verifier: str = "", config: DataConfig 
         config: How a data set becomes a task. None: the defaults.
 
     Raises:
-        ValueError: The task is unknown, or a data set has no verifier, or a built-in task has settings of data sets.
+        ValueError: The task is unknown, a data set has no verifier, a task with its own verifier is given another, or a
+            built-in task has settings of data sets.
     """
     config = config or DataConfig()
     if isinstance(task, str) and task in TASKS:

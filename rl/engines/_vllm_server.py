@@ -122,7 +122,7 @@ def _completion(output: Any) -> Completion:
 
 def _prepare_environment() -> None:
     """Set the environment variables that vLLM reads at import; only VLLM_ENABLE_V1_MULTIPROCESSING is overwritten."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the weights are loaded within the process
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # vLLM's engine runs in this process, so `load` can reach it
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if not torch.cuda.is_available():

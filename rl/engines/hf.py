@@ -1,4 +1,4 @@
-"""Rollouts with the policy's own Transformers model. Each prompt is read once, and its group shares the cache."""
+"""Rollouts with the policy's own Transformers model, which reads each prompt once for all of its completions."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,8 @@ class HFEngine:
     """A `RolloutEngine` that samples from `policy.model` itself.
 
     Args:
-        policy: The trained policy, for which `update_weights` copies nothing, or a copy whose weights it overwrites.
+        policy: The policy that is being trained, for which `update_weights` copies nothing; or a copy of it, whose
+            weights `update_weights` overwrites.
         max_prompts: Number of prompts completed at once. A larger batch is split into chunks; a prompt gets the same
             completions only if the chunks are the same.
 
@@ -55,7 +56,7 @@ class HFEngine:
         return Completions(prompt_tokens, prompt_mask, tokens, mask, log_probs, list(self._policy.decode(tokens)))
 
     def _chunks(self, prompt_mask: torch.Tensor) -> list[torch.Tensor]:
-        """Return the indices of prompts to complete together, of equal length if the model reads padding."""
+        """Return the indices of the prompts of each chunk, which have equal length if the model cannot mask padding."""
         everything = torch.arange(len(prompt_mask), device=prompt_mask.device)
         together = prompt_mask.all() or self._policy.masks_padding
         groups = [everything] if together else same_length(prompt_mask)

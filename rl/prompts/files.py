@@ -1,8 +1,9 @@
 """Rows of one file: Parquet, Arrow, JSON, JSON lines or CSV, compressed or not.
 
-Values are what the file says. The `datasets` library reads CSV with pandas, which turns "NA", "1e5" and "007" into
-numbers, and JSON with Arrow, which turns texts such as "2020-01-01" into times and refuses columns of mixed types.
-Therefore Python's own `json` and `csv` read these files, and pyarrow reads Parquet.
+Values are read as they stand in the file. The `datasets` library would not do so: it reads CSV with pandas, which turns
+"NA", "1e5" and "007" into numbers. It reads JSON with Arrow, which turns texts such as "2020-01-01" into times and
+refuses columns of mixed types. Therefore Python's own `json` and `csv` read these files; pyarrow reads Parquet and
+Arrow.
 """
 
 import csv
@@ -33,8 +34,8 @@ class FileRows(NamedTuple):
     Attributes:
         name: The name of the file in messages.
         rows: One record per row.
-        columns: The names of all columns, of which a Parquet file's rows may hold a part.
-        metadata: The metadata of a Parquet file's schema; empty for other files.
+        columns: The names of all columns; the rows of a Parquet or Arrow file may hold only some of them.
+        metadata: The metadata of a Parquet or Arrow file's schema; empty for other files.
     """
 
     name: str

@@ -1,8 +1,9 @@
 """Keys of prompts, and prompts that repeat.
 
-A key names a prompt across shuffled, filtered and extended files. The first of these that every row has and that no
-two rows share is the key: a named column; `extra_info.key`, which `write_parquet` writes; `extra_info.index` or
-`index`; `data_source` (or `dataset`), split and index together; a digest of the prompt's text.
+A key names a prompt across shuffled, filtered and extended files. It is the column that the caller names. If the caller
+names none, it is the first of these that every row has and that no two rows share: `extra_info.key`, which
+`write_parquet` writes; `extra_info.index` or `index`; `data_source` (or `dataset`), split and index together; a digest
+of the prompt's text.
 """
 
 import hashlib
@@ -71,7 +72,8 @@ def keys_of(items: Sequence[Item], named: str | None) -> tuple[str, list[str]]:
     """Return the name of the key and one key per item.
 
     Raises:
-        ValueError: The named column is missing in a row or repeats. Or: nothing else tells two rows apart.
+        ValueError: The named column is missing in a row or repeats. Or: no column is named, and two rows have the same
+            prompt and no column that tells them apart.
     """
     names = [named] if named is not None else list(items[0].identity) if items else []
     for name in names:

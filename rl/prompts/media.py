@@ -1,4 +1,4 @@
-"""Images, videos and sounds in columns beside the prompt: each goes to its place in the messages."""
+"""Images, videos and sounds in columns beside the prompt: each becomes a part of one of the prompt's messages."""
 
 import re
 from collections.abc import Container, Iterator, Mapping
@@ -29,8 +29,9 @@ def row_media(row: Mapping[str, Any]) -> dict[str, list[Any]]:
 def with_media(prompt: Prompt, media: Mapping[str, list[Any]]) -> list[Message]:
     """Return messages that hold the items, each as a part such as `{"type": "image", "image": item}`.
 
-    Empty parts such as `{"type": "image"}` (TRL) take the items in order. Otherwise the marks `<image>`, `<video>` and
-    `<audio>` in the texts do (verl). Without both, the items go in front of the first user message.
+    If the prompt has empty parts such as `{"type": "image"}`, as in TRL, they take the items in order. Otherwise the
+    items replace the marks `<image>`, `<video>` and `<audio>` in the texts, as in verl. If there are no marks either,
+    the items go in front of the first user message.
 
     Raises:
         MediaError: The prompt has another number of places than items.
@@ -92,7 +93,7 @@ def _with_places_in_front(messages: list[Message], media: Mapping[str, list[Any]
             content = message.get("content")
             own = [{"type": "text", "text": content}] if isinstance(content, str) else list(content or [])
             return [*messages[:i], {**message, "content": places + own}, *messages[i + 1 :]]
-    raise MediaError(Fault("has no user message for the row's images", "add one"))
+    raise MediaError(Fault(f"has no user message for the row's {' and '.join(media)} items", "add a user message"))
 
 
 def _with_places_filled(message: Message, waiting: Mapping[str, Iterator[Any]]) -> Message:

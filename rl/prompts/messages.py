@@ -1,4 +1,4 @@
-"""Prompts as teyt or as chat messages: their checks, their one form, and their rendering as plain text."""
+"""Prompts as text or as chat messages: their checks, their one form, and their rendering as plain text."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

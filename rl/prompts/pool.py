@@ -1,5 +1,6 @@
 """The pool of prompts as columns, and the task that generates and verifies prompts."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -34,7 +35,8 @@ class PromptPool:
         if len(set(lengths.values())) != 1:
             raise ValueError(f"PromptPool columns have different lengths {lengths}; give one entry per prompt")
         if len(set(self.keys)) != len(self.keys):
-            raise ValueError("PromptPool keys repeat; give every prompt a unique key")
+            again = next(key for key, count in Counter(self.keys).items() if count > 1)
+            raise ValueError(f"PromptPool keys repeat {again!r}; give every prompt a unique key")
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -88,7 +90,8 @@ class Task(NamedTuple):
         verify: Function `(completion, answer) -> Verdict | None`. None means that no judgement was possible.
         stop: Texts that end a completion, besides the end of sequence.
         own_process: Whether the verifier always runs in a process of its own, which is killed at the time limit; see
-            `TrainConfig.verify_process`. A verifier needs this if compiled code may keep it for long.
+            `TrainConfig.verify_process`. A verifier needs this if it may spend long in compiled code, which the time
+            limit cannot interrupt otherwise.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Solve rates beside the prompts, for a prior of the selector."""
+"""Solve rates, the shares of correct answers that a data set gives beside its prompts, for a prior of the selector."""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ def as_rate(value: Any) -> float | None:
     """Return a solve rate; None if the value says that there is none. Texts such as "0.5" and "3/8" are read too.
 
     Raises:
-        ValueError: The value is no number from 0 to 1.
+        ValueError: The value is no number from 0 to 1. The message is the value alone.
     """
     if isinstance(value, str):
         if value.strip().lower() in _MISSING:

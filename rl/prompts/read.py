@@ -20,10 +20,10 @@ class Report(NamedTuple):
     Attributes:
         pool: The prompts.
         rows: Number of rows in the files.
-        repeats: The rows whose prompt repeats an earlier one, each as the earlier row and the row.
+        repeats: Pairs of an earlier row and a row that repeats its prompt.
         columns: The columns of the first file.
         key: Name of what identifies a prompt: a column, several columns, or the text.
-        skipped: One message per row that was left out because it is odd.
+        skipped: One message per row that was left out because it cannot be read.
         others: The other columns of every prompt that the reader was asked for.
     """
 
@@ -61,7 +61,8 @@ def read_prompts(
     assistant in the column `messages` is a completion and no part of the prompt.
 
     Columns are found by name, for each file on its own; `rl.prompts.schemas` lists the names, and
-    `rl.prompts.identity` lists what can be the key. A dot goes into a record, as in `extra_info.index`.
+    `rl.prompts.identity` lists what can be the key. A dot leads into a record: `extra_info.index` is the field `index`
+    of the column `extra_info`.
 
     Args:
         source: A file, several files, a folder, or the name of a data set on the Hugging Face hub.
@@ -76,8 +77,8 @@ def read_prompts(
         skip_odd: Whether rows that cannot be read are left out, and a warning names them. Otherwise they are refused.
 
     Raises:
-        ValueError: A file or a column is missing, a row is odd, or nothing tells two rows apart. The message names file
-            and row, and the cure.
+        ValueError: A file or a column is missing, a row cannot be read, or two rows have the same prompt and nothing
+            tells them apart. The message names file and row, and the cure.
     """
     found = read_report(
         source,

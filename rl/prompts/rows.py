@@ -25,11 +25,11 @@ def read_items(
         file: The file.
         columns: Its columns.
         key: Name of the keys' column; None: no column was named.
-        skipped: Receives one message per odd row, which is left out. None: refuse odd rows.
+        skipped: Receives one message per row that cannot be read, which is left out. None: refuse such rows.
         others: Names of other columns to keep; None: all. A row without one of them has no value for it.
 
     Raises:
-        ValueError: A row is odd; the message names file and row.
+        ValueError: A row cannot be read; the message names file and row.
     """
     items: list[Item] = []
     encoded = ENCODED.items() <= file.metadata.items()

@@ -8,7 +8,7 @@
 | slime | `prompt`, `text` | `label` |
 | Hugging Face | `question`, `problem`, `content` | `answer`, `expected_answer`, `solution` |
 
-A dot goes into a record: `extra_info.index`.
+A dot leads into a record: `extra_info.index` is the field `index` of the column `extra_info`.
 """
 
 import re

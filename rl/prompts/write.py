@@ -9,8 +9,7 @@ from rl.prompts.messages import Prompt, check_prompts
 from rl.prompts.pool import PromptPool
 from rl.prompts.schemas import ENCODED
 
-# A string array of Arrow holds at most 2 GiB.
-_ROWS_AT_ONCE = 2**17
+_ROWS_AT_ONCE = 2**17  # all rows at once could exceed the 2 GiB that a string array of Arrow holds
 
 
 def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, ability: str) -> None:
@@ -18,8 +17,8 @@ def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, abili
 
     The columns are `data_source`, `prompt` (a list of chat messages), `ability`, `reward_model` (with `style` and
     `ground_truth`) and `extra_info` (with `index`, the row number, and `key`, and with `solve_rate` if the pool has
-    rates). If every answer is a text, the answers
-    are written unchanged. Otherwise all answers are written as JSON, and the file's metadata say so.
+    rates). If every answer is a text, the answers are written unchanged. Otherwise all answers are written as JSON, and
+    the file's metadata say so.
 
     Args:
         pool: The prompts.

@@ -37,8 +37,8 @@ def save_checkpoint(path: Path, identity: dict[str, Any], **content: Any) -> Non
     Args:
         path: The file to write.
         identity: The settings that the run depends on; `load_checkpoint` compares them.
-        **content: Nested dicts, lists and tuples of tensors, NumPy arrays and plain values. All tensors of `learner`
-            must be finite.
+        **content: Nested dicts, lists and tuples of tensors, NumPy arrays and plain values. All tensors of the entry
+            `learner` must be finite.
 
     Raises:
         ValueError: A weight or a moment of the optimiser is NaN or infinite. The checkpoint stays as it was.
@@ -142,7 +142,7 @@ def _packed(value: Any, name: str) -> Any:
         if not array.dtype.hasobject:
             raw = torch.from_numpy(np.frombuffer(bytearray(array.tobytes()), np.uint8)) if array.size else None
             shape = list(array.shape)
-            dtype = array.dtype.name if array.dtype.kind == "V" else array.dtype.str  # bfloat16's string is just V2
+            dtype = array.dtype.name if array.dtype.kind == "V" else array.dtype.str  # bfloat16's str is only "<V2"
             return {_ARRAY: dtype, "shape": shape, "bytes": raw, "scalar": isinstance(value, np.generic)}
     if isinstance(value, Mapping) and all(type(key) in (str, int) for key in value):
         return {key: _packed(inner, f"{name}.{key}") for key, inner in value.items()}

@@ -25,7 +25,7 @@ def alone_in(run_dir: Path, ranks: Ranks) -> Iterator[None]:
 
     Args:
         run_dir: The folder of the run, created if it is missing.
-        ranks: The ranks of the run; all of them must enter.
+        ranks: The processes that train together; all of them must enter.
 
     Raises:
         ValueError: Another run uses the folder.

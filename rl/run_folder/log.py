@@ -60,7 +60,8 @@ class RunLog(Records):
             raise ValueError(f"run_dir {run_dir} already holds a run; resume it or give another folder")
         super().__init__(run_dir, first_step=first_step)
         self._path, self._tracker = path, tracker
-        # A finished run that continues had a final probe, with the number of a step that was not done yet.
+        # The final probe of a finished run has the number of a step that was not done yet. If the run continues, the
+        # tracker must still receive that step.
         self._tracked = {r["step"] for r in read_metrics(path) if r["step"] < first_step or not is_end(r)}
         with replaced_when_complete(path) as file:
             file.write("".join(f"{json.dumps(record)}\n" for record in self.records).encode())

@@ -1,3 +1,5 @@
+"""The benchmark of selection. Its contenders are the calls of jaxsel and peers: the same methods without jaxsel."""
+
 import json
 
 import jax
@@ -73,7 +75,7 @@ def test_all_dps_implementations_have_the_same_belief_and_choice(make):
         np.testing.assert_allclose(peer.counts, counts, atol=1e-4)
     np.testing.assert_allclose(np.array([loops.predicted[i] for i in range(N)]).T, belief, atol=1e-4)
     np.testing.assert_allclose(np.stack([loops.counts[i] for i in range(N)], axis=2), counts, atol=1e-4)
-    # the fourth and the fifth largest belief differ by more than twice the tolerance above, so the choice is clear
+    # The fourth and the fifth largest P(mixed) differ by more than twice the tolerance above, so the choice is clear.
     ranked = np.sort(belief[1])[::-1]
     assert ranked[3] - ranked[4] > 2e-4
     chosen = {frozenset(np.asarray(contender.select(4)).tolist()) for contender in (ours, loops, *arrays)}
@@ -88,7 +90,7 @@ def test_all_contenders_predict_the_same(method):
     expected = public.success_rate
     if method == "dps":
         expected = np.stack([public.unsolved, public.mixed, public.solved])
-    everyone.pop("list", None)  # it predicts success rates, not a posterior
+    everyone.pop("list", None)  # it predicts a prompt's last success rate, not the mean of a posterior
     for contender in everyone.values():
         given = contender.predict()
         if isinstance(given, dict):

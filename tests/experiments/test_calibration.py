@@ -22,7 +22,7 @@ SMALL = {"num_prompts": 150, "batch_size": 24, "steps": 20, "probe_every": 4}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Record two seeds without embeddings, because compiling gps takes half a minute."""
+    """Record two seeds and delete the embeddings: without them gps, which compiles for half a minute, is left out."""
     root = tmp_path_factory.mktemp("histories")
     made = [record(root / str(seed), method="uniform", seed=seed, **SMALL) for seed in (0, 1)]
     for folder in made:

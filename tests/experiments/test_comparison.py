@@ -73,7 +73,7 @@ def test_claims_hold_and_fail():
     share = (500 + 200 * (0.4375 - 0.375) / 0.15) / 2800
     assert good["share_of_dynamic_sampling_rollouts"]["mean"] == pytest.approx(share)
     assert not any(claim["holds"] for claim in bad.values())
-    # dps never reaches the accuracy, so its share is infinite
+    # dps never reaches dynamic sampling's final accuracy, so its share is infinite
     assert math.isnan(bad["share_of_dynamic_sampling_rollouts"]["standard_error"])
 
 

@@ -15,7 +15,7 @@ from experiments.reporting.provenance import provenance
 from experiments.reporting.tables import PageTable
 from jaxsel import metrics, plotting
 
-pytestmark = pytest.mark.slow  # 6 s: a browser
+pytestmark = pytest.mark.slow  # starting a browser takes seconds
 
 LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
 QUIET = (
@@ -39,7 +39,7 @@ def drawing(kind, size=(4, 3.6)):
             table = metrics.reliability(p, rng.uniform(size=600) < p**power, num_bins=10)
             plotting.reliability_diagram(axes, table, label=method, event="a mixed group")
         axes.legend(frameon=False)
-    elif kind == "points":  # as SVG larger than as PNG
+    elif kind == "points":  # larger as SVG than as PNG
         axes.scatter(*rng.normal(size=(2, 5000)), s=2, rasterized=False)
     else:
         plotting.pit_histogram(axes, rng.multinomial(400, np.full(20, 0.05)) / 400, num_rows=400, label="mopps")

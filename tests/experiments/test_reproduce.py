@@ -34,7 +34,7 @@ def records(mixed, accuracies, rollouts_per_step=100, selecting=0.1):
     return made
 
 
-RISE = [0.1 * at for at in range(9)]  # 16 steps; final accuracy: (0.7 + 0.8) / 2
+RISE = [0.1 * at for at in range(9)]  # 16 steps; final accuracy, the mean of the last two probes: 0.75
 RUNS = {
     "uniform": [records(0.2, RISE)] * 2,
     "dynamic_sampling": [records(0.2, RISE, rollouts_per_step=400)] * 2,
@@ -59,7 +59,7 @@ def test_shares_are_of_mean_curves_with_the_error_of_the_jackknife():
     slow, fast = (records(0.5, [factor * value for value in RISE]) for factor in (0.9, 1.6))
     assert share_spent([slow], [uniform], "step")["mean"] == math.inf
     found = share_spent([slow, fast], [uniform, uniform], "step")
-    assert found["mean"] == pytest.approx((0.75 / 1.25 * 20) / 15)  # the mean of both curves rises 1.25 times as fast
+    assert found["mean"] == pytest.approx((0.75 / 1.25 * 20) / 15)  # their mean rises 1.25 times as fast as uniform
     assert np.isnan(found["standard_error"])
     faster = records(0.5, [2 * value for value in RISE])
     found = share_spent([fast, faster], [uniform, uniform], "step")
@@ -105,7 +105,7 @@ def test_tables_fit_a_terminal_and_say_never():
     for table in tables("string_ops", method_numbers(RUNS, SEEN)):
         console.print(table)
     printed = console.export_text()
-    assert "never" in printed  # dps never reaches the accuracy
+    assert "never" in printed  # dps never reaches the final accuracy of uniform
     assert "0.62 (0.00)" in printed
     assert "…" not in printed
 

@@ -14,7 +14,7 @@ EMBEDDINGS = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32) * n
 
 
 def seen(seed: int, steps: int, slope: float = 0.15):
-    """Return batches, the pool's standardised features, and the features and success shares of all visits."""
+    """Return batches, the pool's standardised features, and features and success shares of all prompts in batches."""
     rng = np.random.default_rng(seed)
     x = (EMBEDDINGS - EMBEDDINGS.mean(0)) / EMBEDDINGS.std(0)
     p = np.clip(0.5 + slope * x[:, 0] + 0.05 * rng.normal(size=N), 0, 1)

@@ -1,6 +1,8 @@
-"""Methods in JAX without jaxsel: `jax.random.beta`, `lax.top_k` and [3, 3, N] matrices, compiled with a donated state.
+"""The methods mopps and dps in JAX without jaxsel, which the benchmark times beside jaxsel's own.
 
-Peers with TensorFlow Probability's Beta and Dynamax's filter take part where these packages can be imported.
+mopps uses `jax.random.beta` and `lax.top_k`; dps uses transition matrices of shape [3, 3, N]. Their updates are
+compiled, with a donated state. Variants with TensorFlow Probability's Beta and Dynamax's filter take part where these
+packages can be imported.
 """
 
 from collections.abc import Callable
@@ -55,7 +57,7 @@ class JaxMopps(JaxPeer):
         return self._select(key, self.alpha, self.beta, batch_size).block_until_ready()
 
     def observe(self, prompt_ids: Any, successes: Any, group_size: int) -> None:
-        """Discount the visited prompts and add their counts."""
+        """Discount the counts of the batch's prompts, and add the new successes and failures."""
         self.alpha, self.beta = jax.block_until_ready(
             self._observe(self.alpha, self.beta, prompt_ids, successes, group_size)
         )
@@ -75,7 +77,7 @@ class TfpMopps(JaxMopps):
 
 
 class JaxDps(JaxPeer):
-    """DPS as its formulas are written: normalised matrices [3, 3, N], and an einsum because a sum is slower."""
+    """DPS by its formulas: normalised matrices [3, 3, N], and an einsum, which is faster than a product and a sum."""
 
     fused = True
 
@@ -109,7 +111,7 @@ class JaxDps(JaxPeer):
         self.counts, self.filtered, self.predicted = jax.block_until_ready(state)
 
     def predict(self) -> jax.Array:
-        """Return the prediction that the last observation left; nothing is computed."""
+        """Return the prediction that `observe` has already computed."""
         return self.predicted
 
 

@@ -1,4 +1,4 @@
-"""Methods in NumPy on whole arrays, with one thread."""
+"""Methods of selection in NumPy on whole arrays, with one thread, which the benchmark times beside jaxsel's."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class NumpyMopps(Peer):
         return _argmax_many(-np.abs(self.draw() - 0.5), batch_size)
 
     def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
-        """Discount the visited prompts and add their counts."""
+        """Discount the counts of the batch's prompts, and add the new successes and failures."""
         d, ids = MOPPS_DECAY, prompt_ids
         self.alpha[ids] = d * self.alpha[ids] + (1 - d) + successes
         self.beta[ids] = d * self.beta[ids] + (1 - d) + group_size - successes
@@ -85,7 +85,7 @@ class NumpyDps(Peer):
         np.einsum("in,ijn->jn", self.weight, self.counts, out=self.predicted)
 
     def predict(self) -> np.ndarray:
-        """Return the prediction that the last observation left; nothing is computed."""
+        """Return the prediction that `observe` has already computed."""
         return self.predicted
 
 

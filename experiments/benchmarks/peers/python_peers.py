@@ -24,7 +24,7 @@ class DictionaryMopps(Peer):
         return np.array(heapq.nsmallest(batch_size, distance, key=distance.__getitem__))
 
     def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
-        """Discount the visited prompts and add their counts."""
+        """Discount the counts of the batch's prompts, and add the new successes and failures."""
         d = MOPPS_DECAY
         for prompt, s in zip(prompt_ids.tolist(), successes.tolist(), strict=True):
             alpha, beta = self.posterior[prompt]
@@ -74,15 +74,15 @@ class DictionaryDps(Peer):
             self.predicted[prompt] = [sum(weight[i] * counts[i][j] for i in range(3)) for j in range(3)]
 
     def predict(self) -> dict[int, list[float]]:
-        """Return the prediction that the last observation left; nothing is computed."""
+        """Return the prediction that `observe` has already computed."""
         return self.predicted
 
 
 class ListSampler(Peer):
-    """One weighted draw per prompt, each over a list as long as the pool.
+    """One weighted draw per prompt of the batch, each over a list as long as the pool.
 
-    A prompt's weight depends on its last success rate, in place of threshold's band. As in the trainers that do this, a
-    batch can contain a prompt twice.
+    The method threshold admits only prompts whose rate lies in a band. Here, prompts outside of the band only have a
+    smaller weight. As in the trainers that do this, a batch can contain a prompt twice.
     """
 
     INSIDE, OUTSIDE = 1.0, 0.1

@@ -1,4 +1,4 @@
-"""Methods in torch on whole tensors, with one thread or all threads, whichever is faster."""
+"""The methods mopps and dps in torch on whole tensors, with one thread or all threads, whichever is faster."""
 
 import os
 from collections.abc import Callable
@@ -58,7 +58,7 @@ class TorchMopps(TorchPeer):
         return self.wait((draw - 0.5).abs().neg().topk(batch_size).indices)
 
     def observe(self, prompt_ids: torch.Tensor, successes: torch.Tensor, group_size: int) -> None:
-        """Discount the counts of the visited prompts, and add the new counts."""
+        """Discount the counts of the batch's prompts, and add the new successes and failures."""
         d, ids = MOPPS_DECAY, prompt_ids
         self.alpha[ids] = d * self.alpha[ids] + (1 - d) + successes
         self.beta[ids] = d * self.beta[ids] + (1 - d) + group_size - successes

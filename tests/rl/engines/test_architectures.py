@@ -35,7 +35,7 @@ def test_sampled_log_probabilities_match_each_row_alone_and_scoring(kind):
 
 @pytest.mark.parametrize("kind", ["rwkv", "recurrent_gemma"])
 def test_prompts_of_one_length_are_read_together_where_the_model_reads_padding(kind):
-    """Chunks and groups keep the order of prompts, and gradients flow through the groups."""
+    """The engine and `policy.score` keep the order of the prompts, and gradients of the scores reach the weights."""
     policy = tiny_model(kind)
     assert not policy.masks_padding
     out = HFEngine(policy, max_prompts=1).generate(PROMPTS, N, Sampling(4, temperature=0), seed=0)

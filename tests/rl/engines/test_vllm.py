@@ -207,7 +207,7 @@ def test_an_update_that_fails_halfway_stops_generation(pair):
     disturbed(policy, 80)
     good = policy.model.state_dict()
     last = list(good)[-2]
-    engine._shapes = engine._shapes | {last: torch.Size([3, 3])}  # bypasses the check; vLLM finds it after the others
+    engine._shapes = engine._shapes | {last: torch.Size([3, 3])}  # bypasses the check; vLLM itself fails at this tensor
     with pytest.raises(Exception):  # noqa: B017, PT011 - vLLM may raise any error
         engine.update_weights(good | {last: torch.zeros(3, 3)})
     with pytest.raises(RuntimeError, match="failed halfway; update them"):

@@ -26,6 +26,7 @@ def make(policy, monkeypatch):
     engines: list[VLLMEngine] = []
 
     def make_engine(trouble="", times=0, own=True, timeout: float | None = 0.5):
+        """Return an engine whose server has the trouble in its first `times` calls, and draws token 5."""
         engines.append(VLLMEngine(policy, own_process=own, timeout=timeout, trouble=trouble, times=times))
         engines[-1].update_weights(head_of(policy, 5))
         return engines[-1]
@@ -41,6 +42,7 @@ def process_of(engine: VLLMEngine):
 
 
 def head_of(policy, token):
+    """Return the policy's weights with a head of which every weight is `token`, which the fake server then draws."""
     weights = dict(policy.model.state_dict())
     return weights | {"lm_head.weight": torch.full_like(weights["lm_head.weight"], token)}
 
@@ -170,7 +172,7 @@ def test_an_update_that_fails_halfway_stops_generation(make, policy):
         engine.update_weights(dict(policy.model.named_parameters()))
     assert None not in engine.generate(PROMPTS, 1, SAMPLING, seed=0).texts  # the update was refused and changed nothing
     broken = head_of(policy, 5)
-    broken["lm_head.weight"] = torch.full_like(broken["lm_head.weight"], torch.nan)  # not an integer
+    broken["lm_head.weight"] = torch.full_like(broken["lm_head.weight"], torch.nan)  # no token for the fake server
     with pytest.raises(ValueError, match="NaN"):
         engine.update_weights(broken)
     with pytest.raises(RuntimeError, match="failed halfway; update them"):

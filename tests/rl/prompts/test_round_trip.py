@@ -43,7 +43,7 @@ def test_columns_of_different_lengths_are_refused():
 
 
 def test_repeated_keys_are_refused():
-    with pytest.raises(ValueError, match=r"keys repeat; give every prompt a unique key"):
+    with pytest.raises(ValueError, match=r"keys repeat 'x'; give every prompt a unique key"):
         PromptPool(["a", "b"], ["1", "2"], ["x", "x"])
 
 
