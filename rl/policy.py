@@ -26,6 +26,7 @@ from rl._model_calls import (
     masks_padding,
     only_attention,
     same_length,
+    token_entropy,
     without_padding,
 )
 from rl._prompt_checks import check_tokens
@@ -41,10 +42,13 @@ class Scores(NamedTuple):
     Attributes:
         log_probs: Log-probability of each token, float32 `[r, t]`.
         hidden: The decoder's last hidden state before each token, `[r, t, h]`; the output layer reads it.
+        entropy: Entropy of the distribution that each token was drawn from, float32 `[r, t]`, without a gradient; None
+            if it was not asked for.
     """
 
     log_probs: torch.Tensor
     hidden: torch.Tensor
+    entropy: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ class Policy:
         mask: torch.Tensor,
         *,
         temperature: float = 1.0,
+        entropy: bool = False,
     ) -> Scores:
         """Return log-probabilities and hidden states of completions under the current weights, with gradients.
 
@@ -155,16 +160,19 @@ class Policy:
             tokens: Right-padded completions, int64 `[r, t]`.
             mask: Mask of the completions, bool `[r, t]`.
             temperature: Temperature of the sampling distribution.
+            entropy: Whether to compute the entropy too.
         """
         if prompt_mask.all() or self.masks_padding:
-            return self._score(prompt_tokens, prompt_mask, tokens, mask, temperature)
+            return self._score(prompt_tokens, prompt_mask, tokens, mask, temperature, entropy)
         groups = same_length(prompt_mask)
         parts = [
-            self._score(prompt_tokens[group], prompt_mask[group], tokens[group], mask[group], temperature)
+            self._score(prompt_tokens[group], prompt_mask[group], tokens[group], mask[group], temperature, entropy)
             for group in groups
         ]
         order = torch.cat(groups).argsort()
-        return Scores(*(torch.cat(column)[order] for column in zip(*parts, strict=True)))
+        columns: list[Any] = list(zip(*parts, strict=True))
+        sorted_columns: list[Any] = [None if c[0] is None else torch.cat(c)[order] for c in columns]
+        return Scores(*sorted_columns)
 
     def _score(
         self,
@@ -173,6 +181,7 @@ class Policy:
         tokens: torch.Tensor,
         mask: torch.Tensor,
         temperature: float,
+        entropy: bool,
     ) -> Scores:
         prompt_tokens, prompt_mask = without_padding(prompt_tokens, prompt_mask)
         attention = torch.cat([prompt_mask, mask.to(prompt_mask.dtype)], 1)
@@ -192,7 +201,8 @@ class Policy:
             hook.remove()
         scored = slice(-tokens.shape[1] - 1, -1)  # a model without the option logits_to_keep returns all positions
         log_probs = torch.log_softmax(output.logits[:, scored].float() / temperature, -1)
-        return Scores(log_probs.gather(2, tokens[:, :, None])[:, :, 0], read[0][:, scored])
+        chosen = log_probs.gather(2, tokens[:, :, None])[:, :, 0]
+        return Scores(chosen, read[0][:, scored], token_entropy(log_probs) if entropy else None)
 
     def forward(self, tokens: torch.Tensor, **options: Any) -> Any:
         """Run one forward pass in the policy's precision, with options of the model's own."""

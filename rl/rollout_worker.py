@@ -5,10 +5,12 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from jaxsel import Prediction
 from jaxsel.integrations.history import Visits
 from rl.curriculum import Collected, Curriculum
+from rl.finish import finish_reasons, overlong_penalty
 from rl.groups import Groups, judge
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
@@ -49,6 +51,7 @@ class RolloutWorker:
         probe: The probe, whose prompts stay the same.
         verifier: The verifier that judges the completions.
         log: The record of counts and predictions; it is written to only if `config.history` is true.
+        eos_token_ids: The tokens that end a sequence.
     """
 
     config: TrainConfig
@@ -59,6 +62,7 @@ class RolloutWorker:
     probe: Probe
     verifier: Verifier
     log: VisitLog
+    eos_token_ids: tuple[int, ...]
 
     def collect(self, step: int, clock: Clock) -> Collected:
         """Return the groups that the step trains on, with their rollouts generated, verified and observed."""
@@ -89,7 +93,22 @@ class RolloutWorker:
         texts = self.pool.take(prompt_ids.tolist()).texts
         sampling = Sampling(self.task.max_new_tokens, self.config.temperature, self.config.top_p, self.task.stop)
         completions = self.engine.generate(texts, self.config.group_size, sampling, seed=seed)
-        return judge(self.task, self.pool, prompt_ids, completions, self.verifier)
+        groups = judge(self.task, self.pool, prompt_ids, completions, self.verifier)
+        finish = finish_reasons(completions, self.eos_token_ids, self.task.stop).reshape(groups.rewards.shape)
+        if self.config.overlong_buffer:
+            groups = groups._replace(rewards=groups.rewards + self._penalties(groups))
+        return groups._replace(finish=finish)
+
+    def penalty_of(self, groups: Groups) -> dict[str, float]:
+        """Return the mean penalty inside the rewards of the judged completions, if the settings have a penalty."""
+        if not self.config.overlong_buffer:
+            return {}
+        return {"train/overlong_penalty": float(self._penalties(groups)[groups.rewards.isfinite()].mean())}
+
+    def _penalties(self, groups: Groups) -> torch.Tensor:
+        lengths = groups.completions.mask.sum(1).reshape(groups.rewards.shape).to(groups.rewards.device)
+        limit, config = self.task.max_new_tokens, self.config
+        return overlong_penalty(lengths, limit, config.overlong_buffer, config.overlong_penalty)
 
     def _with_belief(self, groups: Groups) -> Groups:
         """Return the groups with the selector's belief about their prompts. The selector observes the groups later."""

@@ -58,8 +58,7 @@ def clipped_policy_loss(
         ValueError: An option is out of its range.
     """
     check_clips(clip_low, clip_high)
-    if not (dual_clip == 0 or dual_clip > 1):
-        raise ValueError(f"dual_clip is {dual_clip}; give a number above 1, or 0 for no dual clip")
+    check_dual_clip(dual_clip)
 
     def objective(log_ratio: torch.Tensor, advantage: torch.Tensor, mask: torch.Tensor) -> Objective:
         del mask
@@ -186,3 +185,13 @@ def check_clips(clip_low: float, clip_high: float) -> None:
         raise ValueError(f"clip_low is {clip_low}; give a number from 0 to below 1")
     if not clip_high >= 0:
         raise ValueError(f"clip_high is {clip_high}; give a number of at least 0")
+
+
+def check_dual_clip(dual_clip: float) -> None:
+    """Refuse a dual clip with which the objective of unclipped tokens would change.
+
+    Raises:
+        ValueError: `dual_clip` is neither 0 nor above 1.
+    """
+    if not (dual_clip == 0 or dual_clip > 1):
+        raise ValueError(f"dual_clip is {dual_clip}; give a number above 1, or 0 for no dual clip")
