@@ -10,6 +10,7 @@ import torch
 
 from rl import losses
 from rl.groups import Groups
+from rl.lora import Adapters
 from rl.lr_schedule import learning_rate
 from rl.policy import Policy
 from rl.ranks import Ranks, sharded_like, whole
@@ -25,7 +26,8 @@ _log = logging.getLogger(__name__)
 class Learner:
     """The policy being trained, with its optimiser, a value head (for gae) and a reference policy (for KL terms).
 
-    The reference is a frozen copy of the policy given here, made before a checkpoint is loaded.
+    The reference is a frozen copy of the policy given here, made before a checkpoint is loaded. With adapters (LoRA) it
+    is the policy with its adapters switched off.
 
     All ranks give the same batch to `update`, and each trains on its share of the rows. Means, normalisation, gradient
     and metrics refer to the whole batch, or to the mini-batch of an optimiser step.
@@ -35,6 +37,9 @@ class Learner:
         policy: The policy, which is trained in place. It is also sharded in place if the ranks are sharded.
         ranks: The ranks that train together, starting from the same weights. None: this process alone.
         max_new_tokens: The longest completion that can be generated. The aggregation constant_length needs it.
+
+    Raises:
+        ValueError: The settings ask for adapters, and the ranks are sharded or the policy has adapters already.
     """
 
     def __init__(
@@ -44,11 +49,13 @@ class Learner:
         self._policy = policy
         self._ranks = ranks or Ranks()
         self._max_new_tokens = max_new_tokens
-        self._reference = policy.frozen_copy() if config.needs_reference else None
+        self._adapters = _adapters(config, policy, self._ranks) if config.lora_rank else None
+        self._reference = policy.frozen_copy() if config.needs_reference and not config.lora_rank else None
         self._value_head = ValueHead(policy.hidden_size).to(policy.device) if config.advantage == "gae" else None
         scorer = Scorer(policy, self._value_head, config.temperature)
         self._scorer = self._ranks.spread(scorer)
-        self._parameters = list(scorer.parameters())
+        trained = (weight for weight in scorer.parameters() if weight.requires_grad or self._adapters is None)
+        self._parameters = list(trained)
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
@@ -115,13 +122,21 @@ class Learner:
         return _named(_mean(steps) | first | health)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return a state dict of the policy's model for an engine, with whole tensors on every rank."""
+        """Return a state dict of the policy's model for an engine, with whole tensors on every rank.
+
+        Adapters are merged into the weights.
+        """
+        if self._adapters is not None:
+            return self._adapters.merged()
         return whole(self._policy.model.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of policy, optimiser and value head, without the reference. Rank 0 gets whole tensors."""
+        """Return the state of policy, optimiser and value head, without the reference. Rank 0 gets whole tensors.
+
+        With adapters, the state of the policy is that of its adapters.
+        """
         state = {
-            "policy": self._policy.model.state_dict(),
+            "policy": (self._adapters or self._policy.model).state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "value_head": self._value_head.state_dict() if self._value_head is not None else None,
         }
@@ -129,7 +144,10 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state of a learner with the same settings, on any number of ranks."""
-        _load(self._policy.model, state["policy"])
+        if self._adapters is not None:
+            self._adapters.load_state_dict(state["policy"])
+        else:
+            _load(self._policy.model, state["policy"])
         moments = {
             i: {name: sharded_like(value, self._parameters[i]) for name, value in values.items()}
             for i, values in state["optimizer"]["state"].items()
@@ -160,9 +178,10 @@ class Learner:
         shares = [rows.share(self._ranks) for rows, _ in batches]
         rows = join(shares)
         parts = list(rows.parts(config.micro_batch_size))
-        if self._reference is not None:
-            score = partial(self._reference.score, temperature=config.temperature)
-            reference = torch.cat([score(*part.tokens_and_masks).log_probs for part in parts])
+        if config.needs_reference:
+            score = partial((self._reference or self._policy).score, temperature=config.temperature)
+            with self._adapters.off() if self._adapters is not None else nullcontext():
+                reference = torch.cat([score(*part.tokens_and_masks).log_probs for part in parts])
             rows = rows._replace(reference_log_probs=reference)
         scored: list[Scored] = []
         own_old = rows.old_log_probs is None and (len(batches) > 1 or config.reward_kl_weight > 0)
@@ -195,6 +214,13 @@ class Learner:
             for name, value in more.items():
                 metrics[name] = metrics.get(name, 0.0) + value
         return torch.cat(log_probs), self._ranks.sum(metrics)
+
+
+def _adapters(config: TrainConfig, policy: Policy, ranks: Ranks) -> Adapters:
+    if ranks.sharded:
+        raise ValueError(f"lora_rank is {config.lora_rank} with parallel=fsdp; give 0, or parallel=ddp")
+    names = {"targets": config.lora_targets, "seed": config.seed}
+    return Adapters(policy.model, rank=config.lora_rank, alpha=config.lora_alpha, **names)
 
 
 def _load(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:

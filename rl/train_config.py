@@ -66,6 +66,13 @@ class TrainConfig:
         gae_lambda: The lambda of gae, from 0 to 1: 0 relies on the values, 1 on the rewards.
         value_weight: The weight of the value loss beside the policy loss, for gae.
         value_clip: The largest change of a value per step that still has a gradient, for gae.
+        lora_rank: The rank of low-rank adapters (LoRA, extra `lora`), which are then trained in place of the policy's
+            weights. The policy without adapters is the reference of KL terms, so that no copy is kept. Engines and the
+            folder `policy` get merged weights. A usual rank is 16, with a learning rate about ten times as high. 0: all
+            weights are trained.
+        lora_alpha: The scale of the adapters, whose product is multiplied by `lora_alpha / lora_rank`.
+        lora_targets: The names of the linear layers with adapters, separated by commas; all-linear: all of them but the
+            output layer.
         updates_per_batch: The number of passes over a step's batch; each pass takes one optimiser step per mini-batch.
         mini_batch_size: The number of completions per optimiser step, in the order of the batch. 0: the whole batch.
         micro_batch_size: The number of completions per backward pass. It bounds the memory and changes nothing else.
@@ -111,6 +118,9 @@ class TrainConfig:
     gae_lambda: float = 0.95
     value_weight: float = 0.1
     value_clip: float = 0.2
+    lora_rank: int = 0
+    lora_alpha: float = 32.0
+    lora_targets: str = "all-linear"
     updates_per_batch: int = 1
     mini_batch_size: int = 0
     micro_batch_size: int = 256
@@ -139,10 +149,10 @@ class TrainConfig:
         _checks.integers(1, **self._chosen("steps", "group_size", "warm_up_steps", "updates_per_batch"))
         _checks.integers(1, micro_batch_size=self.micro_batch_size)
         _checks.integers(0, **self._chosen("probe_every", "checkpoint_every", "seed"))
-        _checks.integers(0, **self._chosen("overlong_buffer", "mini_batch_size", "keep_completions"))
+        _checks.integers(0, **self._chosen("overlong_buffer", "mini_batch_size", "keep_completions", "lora_rank"))
         _checks.booleans(**self._chosen("gradient_checkpointing", "history", "verify_process", "save_policy"))
         _checks.booleans(mask_truncated=self.mask_truncated)
-        _checks.above_zero(**self._chosen("temperature", "learning_rate", "value_weight"))
+        _checks.above_zero(**self._chosen("temperature", "learning_rate", "value_weight", "lora_alpha"))
         _checks.above_zero(infinite=True, **self._chosen("max_grad_norm", "value_clip"))
         _checks.at_least_zero(kl_weight=self.kl_weight, verify_timeout=self.verify_timeout)
         _checks.at_least_zero(**self._chosen("reward_kl_weight", "overlong_penalty"))
