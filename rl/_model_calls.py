@@ -103,6 +103,12 @@ def _last_logits(forward: Callable[..., Any], tokens: torch.Tensor, mask: torch.
     return forward(tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits[:, -1]
 
 
+@torch.no_grad()
+def token_entropy(log_probs: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of each distribution of log-probabilities `[r, t, v]`, one row at a time to save memory."""
+    return torch.stack([torch.special.entr(row.exp()).sum(-1) for row in log_probs.detach()])
+
+
 def configured_ends(model: PreTrainedModel) -> list[int]:
     """Return the end-of-sequence tokens of the model's generation configuration, where -1 means none."""
     configured: Any = getattr(getattr(model, "generation_config", None), "eos_token_id", None)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rl._model_calls import repeat_cache, take_cache, without_padding
+from rl._model_calls import repeat_cache, take_cache, token_entropy, without_padding
 
 Forward = Callable[..., Any]
 """A forward pass: tokens `[r, t]` and options of the model, to an output with logits."""
@@ -18,10 +18,13 @@ class Scores(NamedTuple):
     Attributes:
         log_probs: Log-probability of each token, float32 `[r, t]`.
         hidden: The decoder's last hidden state before each token, `[r, t, h]`; the output layer reads it.
+        entropy: Entropy of the distribution that each token was drawn from, float32 `[r, t]`, without a gradient; None
+            if it was not asked for.
     """
 
     log_probs: torch.Tensor
     hidden: torch.Tensor
+    entropy: torch.Tensor | None = None
 
 
 class Rows(NamedTuple):
@@ -40,7 +43,9 @@ class Rows(NamedTuple):
     mask: torch.Tensor
 
 
-def score_rows(forward: Forward, output_layer: torch.nn.Module, rows: Rows, temperature: float) -> Scores:
+def score_rows(
+    forward: Forward, output_layer: torch.nn.Module, rows: Rows, temperature: float, entropy: bool = False
+) -> Scores:
     """Return the scores from one pass over prompts and completions."""
     prompt_tokens, prompt_mask = without_padding(rows.prompt_tokens, rows.prompt_mask)
     attention, positions = _attention(prompt_mask, rows.mask)
@@ -53,10 +58,12 @@ def score_rows(forward: Forward, output_layer: torch.nn.Module, rows: Rows, temp
             logits_to_keep=rows.tokens.shape[1] + 1,
         )
     scored = slice(-rows.tokens.shape[1] - 1, -1)  # a model without the option logits_to_keep returns all positions
-    return _scores(output.logits[:, scored], read[0][:, scored], rows.tokens, temperature)
+    return _scores(output.logits[:, scored], read[0][:, scored], rows.tokens, temperature, entropy)
 
 
-def score_groups(forward: Forward, output_layer: torch.nn.Module, rows: Rows, temperature: float) -> Scores | None:
+def score_groups(
+    forward: Forward, output_layer: torch.nn.Module, rows: Rows, temperature: float, entropy: bool = False
+) -> Scores | None:
     """Return the scores from one pass over the distinct prompts, and one pass over the completions.
 
     The second pass continues the cache of the first one, so that gradients flow through both. With n completions per
@@ -84,7 +91,7 @@ def score_groups(forward: Forward, output_layer: torch.nn.Module, rows: Rows, te
                 rows.tokens[:, :-1], attention_mask=attention, position_ids=positions, use_cache=True, **cache
             )
             logits, hidden = torch.cat([logits, output.logits], 1), torch.cat([hidden, read[1]], 1)
-    return _scores(logits, hidden, rows.tokens, temperature)
+    return _scores(logits, hidden, rows.tokens, temperature, entropy)
 
 
 def _attention(prompt_mask: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,6 +114,9 @@ def _hidden_states(output_layer: torch.nn.Module) -> Iterator[list[torch.Tensor]
         hook.remove()
 
 
-def _scores(logits: torch.Tensor, hidden: torch.Tensor, tokens: torch.Tensor, temperature: float) -> Scores:
+def _scores(
+    logits: torch.Tensor, hidden: torch.Tensor, tokens: torch.Tensor, temperature: float, entropy: bool
+) -> Scores:
     log_probs = torch.log_softmax(logits.float() / temperature, -1)
-    return Scores(log_probs.gather(2, tokens[:, :, None])[:, :, 0], hidden)
+    chosen = log_probs.gather(2, tokens[:, :, None])[:, :, 0]
+    return Scores(chosen, hidden, token_entropy(log_probs) if entropy else None)

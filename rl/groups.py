@@ -25,6 +25,7 @@ class Groups(NamedTuple):
         correct: Whether each completion is judged and correct, bool `[b, n]`; None if only the counts are known.
         belief: The mean and the variance of each prompt's success rate that the selector predicted before it observed
             the group, float64 `[b, 2]`; None if nothing needs them.
+        finish: Why each completion ended, as a number in `rl.finish.REASONS`, int8 `[b, n]`; None if it is unknown.
     """
 
     prompt_ids: np.ndarray
@@ -34,6 +35,7 @@ class Groups(NamedTuple):
     group_size: np.ndarray
     correct: np.ndarray | None = None
     belief: np.ndarray | None = None
+    finish: np.ndarray | None = None
 
     @property
     def num_rollouts(self) -> int:
@@ -61,6 +63,7 @@ class Groups(NamedTuple):
             self.group_size[rows],
             None if self.correct is None else self.correct[rows],
             None if self.belief is None else self.belief[rows],
+            None if self.finish is None else self.finish[rows],
         )
 
 
@@ -120,6 +123,7 @@ def join(parts: list[Groups]) -> Groups:
         np.concatenate([part.group_size for part in parts]),
         _joined([part.correct for part in parts]),
         _joined([part.belief for part in parts]),
+        _joined([part.finish for part in parts]),
     )
 
 

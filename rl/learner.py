@@ -2,55 +2,72 @@
 
 import logging
 import math
-from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from rl import advantages, losses
-from rl.groups import Groups, advantages_of
+from rl import losses
+from rl.groups import Groups
+from rl.lora import Adapters
+from rl.lr_schedule import learning_rate
 from rl.policy import Policy
 from rl.ranks import Ranks, sharded_like, whole
-from rl.train_config import TrainConfig
+from rl.scorer import Scored, Scorer, loss_of
+from rl.token_advantages import estimated
+from rl.train_config import PER_TOKEN, TrainConfig
+from rl.training_rows import MiniBatch, Rows, join, mini_batches
 from rl.value_head import ValueHead
 
 _log = logging.getLogger(__name__)
 
 
 class Learner:
-    """The policy being trained, with its optimiser, a value head (for gae) and a reference policy (for `kl_weight`).
+    """The policy being trained, with its optimiser, a value head (for gae) and a reference policy (for KL terms).
 
-    The reference is a frozen copy of the policy given here, made before a checkpoint is loaded.
+    The reference is a frozen copy of the policy given here, made before a checkpoint is loaded. With adapters (LoRA) it
+    is the policy with its adapters switched off.
 
     All ranks give the same batch to `update`, and each trains on its share of the rows. Means, normalisation, gradient
-    and metrics refer to the whole batch.
+    and metrics refer to the whole batch, or to the mini-batch of an optimiser step.
 
     Args:
         config: The settings of the training loop.
         policy: The policy, which is trained in place. It is also sharded in place if the ranks are sharded.
         ranks: The ranks that train together, starting from the same weights. None: this process alone.
+        max_new_tokens: The longest completion that can be generated. The aggregation constant_length needs it.
+
+    Raises:
+        ValueError: The settings ask for adapters, and the ranks are sharded or the policy has adapters already.
     """
 
-    def __init__(self, config: TrainConfig, policy: Policy, ranks: Ranks | None = None):
+    def __init__(
+        self, config: TrainConfig, policy: Policy, ranks: Ranks | None = None, *, max_new_tokens: int | None = None
+    ):
         self._config = config
         self._policy = policy
         self._ranks = ranks or Ranks()
-        self._reference = policy.frozen_copy() if config.kl_weight else None
+        self._max_new_tokens = max_new_tokens
+        self._adapters = _adapters(config, policy, self._ranks) if config.lora_rank else None
+        self._reference = policy.frozen_copy() if config.needs_reference and not config.lora_rank else None
         self._value_head = ValueHead(policy.hidden_size).to(policy.device) if config.advantage == "gae" else None
-        scorer = _Scorer(policy, self._value_head, config)
+        scorer = Scorer(policy, self._value_head, config)
         self._scorer = self._ranks.spread(scorer)
-        self._parameters = list(scorer.parameters())
+        trained = (weight for weight in scorer.parameters() if weight.requires_grad or self._adapters is None)
+        self._parameters = list(trained)
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
 
     def update(self, groups: Groups, step: int) -> dict[str, float]:
-        """Take `updates_per_batch` optimiser steps on one batch of groups, and return their metrics.
+        """Take the optimiser steps of one batch of groups, and return their metrics.
 
-        The update uses the completions whose advantage is not 0. With gae or a KL term it uses all judged completions.
-        With gae the advantages are normalised over the tokens of the batch, as TRL and verl do.
+        Each of the `updates_per_batch` passes takes one step per mini-batch. The old log-probabilities stay the ones
+        from before the first step.
+
+        The update uses the completions whose advantage is not 0. With advantages per token or a KL term it uses all
+        judged completions. Advantages per token are normalised over the tokens of the batch, as in TRL and verl.
 
         An optimiser step whose gradient norm is not finite is skipped: the weights and the optimiser's state stay as
         they were. A token without a finite log-probability from the engine is masked.
@@ -60,43 +77,66 @@ class Learner:
             step: The number of the training step, from 0. The learning rate depends on it.
 
         Returns:
-            Metrics `policy/...`. From the last pass over the batch: loss, grad_norm (before clipping) and the metrics
-            of the losses. From the whole call: skipped_steps, the number of skipped optimiser steps, and
-            non_finite_log_probs, the number of tokens of judged completions without a finite log-probability from the
-            engine. From the first pass, before the weights change: log_prob_gap_mean and log_prob_gap_max, between
-            trainer and engine. For completions kept from earlier steps, the gap includes the change of the weights
-            since then. The gaps are NaN if there is no completion to train on.
+            Metrics `policy/...`:
+
+            * From the last pass over the batch, as means over its mini-batches: loss, grad_norm (before clipping) and
+              the metrics of the losses.
+            * From the whole call: learning_rate; skipped_steps, the number of skipped optimiser steps; and
+              non_finite_log_probs, the number of tokens of judged completions without a finite log-probability from
+              the engine.
+            * From the first pass: entropy, the mean entropy of the policy at the trained tokens.
+            * From the first mini-batch of the first pass, before the weights change: log_prob_gap_mean and
+              log_prob_gap_max, between trainer and engine. For completions kept from earlier steps, the gap includes
+              the change of the weights since then.
+
+            Entropy and gaps are NaN if there is no completion to train on.
         """
-        config = self._config
         for group in self._optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warm_up_steps)
-        rows, totals, non_finite = self._rows(groups)
-        health = {"skipped_steps": 0.0, "non_finite_log_probs": float(non_finite)}
-        if not len(rows.tokens):
+            group["lr"] = learning_rate(self._config, step)
+        batches, non_finite = mini_batches(groups, self._config)
+        rate = self._optimizer.param_groups[0]["lr"]
+        health = {"skipped_steps": 0.0, "non_finite_log_probs": float(non_finite), "learning_rate": rate}
+        if not batches:
             nothing = {"loss": 0.0, "grad_norm": 0.0, "log_prob_gap_mean": math.nan, "log_prob_gap_max": math.nan}
-            return _named(nothing | health)
-        rows = self._prepared(rows.share(self._ranks))
-        metrics: dict[str, float] = {}
-        gap: dict[str, float] = {}
-        with self._policy.gradient_checkpointing() if config.gradient_checkpointing else nullcontext():
-            for i in range(config.updates_per_batch):
-                log_probs, metrics = self._backward(rows, totals)
-                if i == 0:
-                    gap = losses.log_prob_gap(*map(self._ranks.stack, (log_probs, rows.engine_log_probs, rows.counts)))
-                if rows.old_log_probs is None:
-                    rows = rows._replace(old_log_probs=log_probs)
-                metrics["grad_norm"], stepped = self._step()
-                health["skipped_steps"] += not stepped
-        return _named(metrics | gap | health)
+            return _named(nothing | {"entropy": math.nan} | health)
+        batches = self._prepared(batches)
+        first: dict[str, float] = {}
+        steps: list[dict[str, float]] = []
+        with self._policy.gradient_checkpointing() if self._config.gradient_checkpointing else nullcontext():
+            for i in range(self._config.updates_per_batch):
+                steps = []
+                for k, (rows, totals) in enumerate(batches):
+                    log_probs, metrics = self._backward(rows, totals, entropy=i == 0)
+                    if i == k == 0:
+                        gap = map(self._ranks.stack, (log_probs, rows.engine_log_probs, rows.counts))
+                        first |= losses.log_prob_gap(*gap)
+                    if i == 0:
+                        for name in ("entropy_sum", "entropy_count"):
+                            first[name] = first.get(name, 0.0) + metrics.pop(name)
+                    if rows.old_log_probs is None:
+                        batches[k] = MiniBatch(rows._replace(old_log_probs=log_probs), totals)
+                    metrics["grad_norm"], stepped = self._step()
+                    health["skipped_steps"] += not stepped
+                    steps.append(metrics)
+        first["entropy"] = first.pop("entropy_sum") / max(first.pop("entropy_count"), 1)
+        return _named(_mean(steps) | first | health)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return a state dict of the policy's model for an engine, with whole tensors on every rank."""
+        """Return a state dict of the policy's model for an engine, with whole tensors on every rank.
+
+        Adapters are merged into the weights.
+        """
+        if self._adapters is not None:
+            return self._adapters.merged()
         return whole(self._policy.model.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of policy, optimiser and value head, without the reference. Rank 0 gets whole tensors."""
+        """Return the state of policy, optimiser and value head, without the reference. Rank 0 gets whole tensors.
+
+        With adapters, the state of the policy is that of its adapters.
+        """
         state = {
-            "policy": self._policy.model.state_dict(),
+            "policy": (self._adapters or self._policy.model).state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "value_head": self._value_head.state_dict() if self._value_head is not None else None,
         }
@@ -104,7 +144,10 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state of a learner with the same settings, on any number of ranks."""
-        _load(self._policy.model, state["policy"])
+        if self._adapters is not None:
+            self._adapters.load_state_dict(state["policy"])
+        else:
+            _load(self._policy.model, state["policy"])
         moments = {
             i: {name: sharded_like(value, self._parameters[i]) for name, value in values.items()}
             for i, values in state["optimizer"]["state"].items()
@@ -124,171 +167,69 @@ class Learner:
             self._optimizer.zero_grad()
         return norm, finite
 
-    def _rows(self, groups: Groups) -> tuple["_Rows", dict[str, int], int]:
-        """Return the rows that all ranks train on, the divisors of the means, and the number of masked tokens.
-
-        The means run over all judged completions, including those with advantage 0. Tokens are masked if they have no
-        finite log-probability.
-        """
-        config, completions = self._config, groups.completions
-        device = completions.tokens.device
-        judged = groups.rewards.isfinite().flatten().to(device)
-        counts = completions.mask & completions.log_probs.isfinite()
-        per_token = config.advantage == "gae"  # `_prepared` computes it, from the values
-        advantage = torch.zeros_like(groups.rewards) if per_token else advantages_of(groups, config.advantage)
-        advantage = advantage.flatten().to(device)
-        every = per_token or config.kl_weight > 0
-        learns = (judged if every else advantage != 0) & counts.any(1)
-        chosen = learns.nonzero()[:, 0]  # all other completions add nothing to the loss
-        prompt = chosen // completions.group_size
-        rows = _Rows(
-            completions.prompt_tokens[prompt],
-            completions.prompt_mask[prompt],
-            completions.tokens[chosen],
-            completions.mask[chosen],
-            counts[chosen],
-            groups.rewards.flatten().to(device)[chosen],
-            advantage[chosen],
-            engine_log_probs=completions.log_probs[chosen],
-            old_log_probs=None if config.importance_cap or config.top_p < 1 else completions.log_probs[chosen],
-        )
-        totals = {"num_tokens": int(counts[judged].sum()), "num_completions": int(counts[judged].any(1).sum())}
-        return rows, totals, int(completions.mask[judged].sum()) - totals["num_tokens"]
-
     @torch.no_grad()
-    def _prepared(self, rows: "_Rows") -> "_Rows":
-        """Return the rows with reference log-probabilities, values and advantages from before the first step."""
-        config = self._config
-        parts = list(rows.parts(config.micro_batch_size))
-        if self._reference is not None:
-            score = partial(self._reference.score, temperature=config.temperature)
-            reference = torch.cat([score(*part.tokens_and_masks).log_probs for part in parts])
-            rows = rows._replace(reference_log_probs=reference)
-        if self._value_head is not None:
-            values = torch.cat([self._scorer(*part.tokens_and_masks)[1] for part in parts])
-            last = rows.counts & (rows.counts.cumsum(1) == rows.counts.sum(1, keepdim=True))
-            rewards = torch.where(last, rows.rewards[:, None], 0.0)
-            estimated, returns = advantages.gae(rewards, values, rows.counts, gae_lambda=config.gae_lambda)
-            judged = rows.counts & returns.isfinite()
-            sizes = torch.where(judged, torch.maximum(rows.rewards[:, None].abs(), values.abs()), 0.0)
-            estimated, judged, sizes = map(self._ranks.stack, (estimated, judged, sizes))
-            normalised = advantages.normalise(estimated, judged, scale=float(sizes.max()))
-            rows = rows._replace(advantages=self._ranks.own(normalised), old_values=values, returns=returns)
-        return rows
+    def _prepared(self, batches: list[MiniBatch]) -> list[MiniBatch]:
+        """Return this rank's share of the mini-batches, with all that must be known from before the first step.
 
-    def _backward(self, rows: "_Rows", totals: dict[str, int]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Compute the gradient of the batch in parts. Return the log-probabilities of the rows, and the metrics."""
+        These are reference log-probabilities, values, advantages per token, and old log-probabilities where the engine
+        does not give them and the first pass would come too late.
+        """
+        config = self._config
+        shares = [rows.share(self._ranks) for rows, _ in batches]
+        rows = join(shares)
+        parts = list(rows.parts(config.micro_batch_size))
+        if config.needs_reference:
+            score = partial((self._reference or self._policy).score, temperature=config.temperature)
+            with self._adapters.off() if self._adapters is not None else nullcontext():
+                reference = torch.cat([score(*part.tokens_and_masks).log_probs for part in parts])
+            rows = rows._replace(reference_log_probs=reference)
+        scored: list[Scored] = []
+        own_old = rows.old_log_probs is None and (len(batches) > 1 or config.reward_kl_weight > 0)
+        if own_old or self._value_head is not None:
+            scored = [self._scorer(*part.tokens_and_masks) for part in parts]
+            if own_old:
+                rows = rows._replace(old_log_probs=torch.cat([part.log_probs for part in scored]))
+        if config.advantage in PER_TOKEN:
+            found = [part.values for part in scored if part.values is not None]
+            values = torch.cat(found) if self._value_head is not None else None
+            rows = estimated(config, rows, values, self._ranks)
+        split = rows.split([len(share.tokens) for share in shares])
+        return [MiniBatch(part, totals) for part, (_, totals) in zip(split, batches, strict=True)]
+
+    def _backward(self, rows: Rows, totals: dict[str, int], *, entropy: bool) -> tuple[torch.Tensor, dict[str, float]]:
+        """Compute the gradient of a mini-batch in parts. Return the log-probabilities of the rows, and the metrics."""
         self._optimizer.zero_grad()
         log_probs: list[torch.Tensor] = []
         metrics: dict[str, float] = {}
         parts = list(rows.parts(self._config.micro_batch_size))
         for i, part in enumerate(parts):
             with self._ranks.gradients_of(self._scorer, last=i == len(parts) - 1):
-                scored, values = self._scorer(*part.tokens_and_masks)
-                loss, more = self._loss(scored, values, part, totals)
+                scored = self._scorer(*part.tokens_and_masks, entropy=entropy)
+                loss, more = loss_of(self._config, scored, part, totals, self._max_new_tokens)
                 (loss * self._ranks.count).backward()  # the exchange averages over ranks
-            log_probs.append(scored.detach())
+            log_probs.append(scored.log_probs.detach())
+            if scored.entropy is not None:
+                inside = scored.entropy[part.counts]
+                more |= {"entropy_sum": float(inside.double().sum()), "entropy_count": float(len(inside))}
             for name, value in more.items():
                 metrics[name] = metrics.get(name, 0.0) + value
         return torch.cat(log_probs), self._ranks.sum(metrics)
 
-    def _loss(
-        self, log_probs: torch.Tensor, values: torch.Tensor | None, rows: "_Rows", totals: dict[str, int]
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        config = self._config
-        weights: dict[str, Any] = {}
-        if config.importance_cap:
-            weights = {"engine_log_probs": rows.engine_log_probs, "importance_cap": config.importance_cap}
-        loss, metrics = losses.clipped_policy_loss(
-            log_probs,
-            log_probs.detach() if rows.old_log_probs is None else rows.old_log_probs,
-            rows.advantages,
-            rows.counts,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            aggregation=config.aggregation,
-            reference_log_probs=rows.reference_log_probs,
-            kl_weight=config.kl_weight,
-            **totals,
-            **weights,
-        )
-        if values is not None and rows.old_values is not None and rows.returns is not None:
-            value_loss, more = losses.clipped_value_loss(
-                values,
-                rows.old_values,
-                rows.returns,
-                rows.counts,
-                clip=config.value_clip,
-                num_tokens=totals["num_tokens"],
-            )
-            loss = loss + config.value_weight * value_loss
-            metrics |= more | {"value_loss": float(value_loss.detach())}
-        return loss, metrics | {"loss": float(loss.detach())}
 
-
-class _Scorer(torch.nn.Module):
-    """All trained weights as one module, whose call exchanges gradients and gathers weights among the ranks."""
-
-    def __init__(self, policy: Policy, value_head: ValueHead | None, config: TrainConfig):
-        super().__init__()
-        self.model, self.value_head = policy.model, value_head
-        self._policy = policy
-        self._options: dict[str, Any] = {"temperature": config.temperature, "share_prompts": config.share_prompts}
-
-    def forward(self, *tokens_and_masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the log-probabilities `[r, t]` of completions, and their values if there is a value head."""
-        scores = self._policy.score(*tokens_and_masks, **self._options)
-        # FSDP attaches its hooks to the outputs, and an in-place change of a view would lose them.
-        return scores.log_probs.clone(), self.value_head(scores.hidden) if self.value_head else None
-
-
-class _Rows(NamedTuple):
-    """Completions to train on, one per row.
-
-    `mask` marks the tokens that the model reads, and `counts` marks the tokens among them that the losses include.
-    Advantages are one per completion or one per token. If the old log-probabilities are None, the first pass uses the
-    current log-probabilities as the old ones.
-    """
-
-    prompt_tokens: torch.Tensor
-    prompt_mask: torch.Tensor
-    tokens: torch.Tensor
-    mask: torch.Tensor
-    counts: torch.Tensor
-    rewards: torch.Tensor
-    advantages: torch.Tensor
-    engine_log_probs: torch.Tensor
-    old_log_probs: torch.Tensor | None
-    reference_log_probs: torch.Tensor | None = None
-    old_values: torch.Tensor | None = None
-    returns: torch.Tensor | None = None
-
-    @property
-    def tokens_and_masks(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The arguments of `Policy.score`."""
-        return self.prompt_tokens, self.prompt_mask, self.tokens, self.mask
-
-    def parts(self, size: int) -> Iterator["_Rows"]:
-        """Yield the rows in order, at most `size` at a time."""
-        for start in range(0, len(self.tokens), size):
-            yield self._at(slice(start, start + size))
-
-    def share(self, ranks: Ranks) -> "_Rows":
-        """Return this rank's share of the rows. Rows without tokens make all shares the same size."""
-        total = len(self.tokens)
-        index = torch.arange(ranks.rank, -(-total // ranks.count) * ranks.count, ranks.count, device=self.tokens.device)
-        rows = self._at(index % total)
-        own = (index < total)[:, None]
-        return rows._replace(mask=rows.mask & own, counts=rows.counts & own)
-
-    def _at(self, index: slice | torch.Tensor) -> "_Rows":
-        columns: list[Any] = [None if column is None else column[index] for column in self]
-        return _Rows(*columns)
+def _adapters(config: TrainConfig, policy: Policy, ranks: Ranks) -> Adapters:
+    if ranks.sharded:
+        raise ValueError(f"lora_rank is {config.lora_rank} with parallel=fsdp; give 0, or parallel=ddp")
+    names = {"targets": config.lora_targets, "seed": config.seed}
+    return Adapters(policy.model, rank=config.lora_rank, alpha=config.lora_alpha, **names)
 
 
 def _load(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
     own = module.state_dict()
     module.load_state_dict({name: sharded_like(value, own[name]) for name, value in state.items()})
+
+
+def _mean(steps: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(metrics[name] for metrics in steps) / len(steps) for name in steps[0]}
 
 
 def _named(metrics: dict[str, float]) -> dict[str, float]:

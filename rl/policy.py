@@ -135,6 +135,7 @@ class Policy:
         *,
         temperature: float = 1.0,
         share_prompts: bool = False,
+        entropy: bool = False,
     ) -> Scores:
         """Return log-probabilities and hidden states of completions under the current weights, with gradients.
 
@@ -146,19 +147,22 @@ class Policy:
             temperature: Temperature of the sampling distribution.
             share_prompts: Whether rows with the same prompt read it once, where the model allows it: less time, and the
                 same result up to rounding. Not inside `gradient_checkpointing`, which would read the cache twice.
+            entropy: Whether to compute the entropy too.
         """
         rows = Rows(prompt_tokens, prompt_mask, tokens, mask)
         if prompt_mask.all() or self.masks_padding:
             share = share_prompts and only_attention(self.model)
-            shared = score_groups(self.forward, self._output_layer, rows, temperature) if share else None
-            return shared or score_rows(self.forward, self._output_layer, rows, temperature)
+            shared = score_groups(self.forward, self._output_layer, rows, temperature, entropy) if share else None
+            return shared or score_rows(self.forward, self._output_layer, rows, temperature, entropy)
         groups = same_length(prompt_mask)
         parts = [
-            score_rows(self.forward, self._output_layer, Rows(*(column[group] for column in rows)), temperature)
+            score_rows(self.forward, self._output_layer, Rows(*(c[group] for c in rows)), temperature, entropy)
             for group in groups
         ]
         order = torch.cat(groups).argsort()
-        return Scores(*(torch.cat(column)[order] for column in zip(*parts, strict=True)))
+        columns: list[Any] = list(zip(*parts, strict=True))
+        sorted_columns: list[Any] = [None if c[0] is None else torch.cat(c)[order] for c in columns]
+        return Scores(*sorted_columns)
 
     def forward(self, tokens: torch.Tensor, **options: Any) -> Any:
         """Run one forward pass in the policy's precision, with options of the model's own."""

@@ -5,11 +5,13 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from jaxsel import Prediction
 from jaxsel.integrations.history import Visits
 from rl.curriculum import Collected, Curriculum
 from rl.evaluation import Evaluation
+from rl.finish import finish_reasons, overlong_penalty
 from rl.groups import Groups, judge
 from rl.probe import Probe
 from rl.prompts import PromptPool, Task
@@ -53,6 +55,7 @@ class RolloutWorker:
         verifier: The verifier that judges the completions.
         log: The record of counts and predictions; it is written to only if `config.history` is true.
         ranks: The processes of the run.
+        eos_token_ids: The tokens that end a sequence.
     """
 
     config: TrainConfig
@@ -65,6 +68,7 @@ class RolloutWorker:
     verifier: Verifier
     log: VisitLog
     ranks: Ranks
+    eos_token_ids: tuple[int, ...]
 
     def collect(self, step: int, clock: Clock) -> Collected:
         """Return the groups that the step trains on, with their rollouts generated, verified and observed."""
@@ -100,7 +104,22 @@ class RolloutWorker:
         texts = self.pool.take(prompt_ids.tolist()).texts
         sampling = Sampling(self.task.max_new_tokens, self.config.temperature, self.config.top_p, self.task.stop)
         completions = self.engine.generate(texts, self.config.group_size, sampling, seed=seed)
-        return judge(self.task, self.pool, prompt_ids, completions, self.verifier)
+        groups = judge(self.task, self.pool, prompt_ids, completions, self.verifier)
+        finish = finish_reasons(completions, self.eos_token_ids, self.task.stop).reshape(groups.rewards.shape)
+        if self.config.overlong_buffer:
+            groups = groups._replace(rewards=groups.rewards + self._penalties(groups))
+        return groups._replace(finish=finish)
+
+    def penalty_of(self, groups: Groups) -> dict[str, float]:
+        """Return the mean penalty inside the rewards of the judged completions, if the settings have a penalty."""
+        if not self.config.overlong_buffer:
+            return {}
+        return {"train/overlong_penalty": float(self._penalties(groups)[groups.rewards.isfinite()].mean())}
+
+    def _penalties(self, groups: Groups) -> torch.Tensor:
+        lengths = groups.completions.mask.sum(1).reshape(groups.rewards.shape).to(groups.rewards.device)
+        limit, config = self.task.max_new_tokens, self.config
+        return overlong_penalty(lengths, limit, config.overlong_buffer, config.overlong_penalty)
 
     def _with_belief(self, groups: Groups) -> Groups:
         """Return the groups with the selector's belief about their prompts. The selector observes the groups later."""

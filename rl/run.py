@@ -15,6 +15,7 @@ from rl.prompts import PromptPool
 from rl.ranks import Ranks
 from rl.rollout_worker import VisitLog
 from rl.run_folder.checkpoint import NEWEST, check_finite, load_latest, save_checkpoint
+from rl.run_folder.completions import FOLDER, CompletionLog
 from rl.run_folder.log import Records, RunLog, is_end, read_metrics
 from rl.run_folder.trackers import Tracker
 from rl.train_config import TrainConfig
@@ -43,10 +44,12 @@ class Run:
         finished: Whether the final probe is done too. `open_logs` sets it.
         log: The metrics of every step, set by `open_logs`.
         visits: The record of counts and predictions, set by `open_logs`.
+        completions: The completions that are kept, set by `open_logs`; None on ranks above 0.
     """
 
     log: Records
     visits: VisitLog
+    completions: CompletionLog | None
 
     def __init__(
         self,
@@ -87,10 +90,16 @@ class Run:
             ValueError: A weight or a moment of the optimiser is no longer finite.
             OSError: The disk is full.
         """
-        self.visits.flush()  # first: a resumed run relies on the records of all steps that its checkpoint has done
+        self.flush()  # first: a resumed run relies on the records of all steps that its checkpoint has done
         content = {"learner": self.learner.state_dict(), "curriculum": self.curriculum.state_dict()}
         content |= {"step": self.done, "num_rollouts": self.num_rollouts}
         self.ranks.on_main(partial(save_checkpoint, self._run_dir / NEWEST, self._identity, **content))
+
+    def flush(self) -> None:
+        """Write the records of visits and completions to disk."""
+        self.visits.flush()
+        if self.completions is not None:
+            self.completions.flush()
 
     @property
     def checkpoint_is_due(self) -> bool:
@@ -100,7 +109,7 @@ class Run:
 
     @contextmanager
     def open_logs(self, pool: PromptPool, *, resume: bool, tracker: Tracker | None) -> Iterator[None]:
-        """Open the metrics and the record of visits, without the lines of steps that are done again.
+        """Open the metrics and the records of visits and completions, without the lines of steps that are done again.
 
         Args:
             pool: The training prompts; the record of visits keeps their texts.
@@ -121,9 +130,15 @@ class Run:
             options = {"spec": self.curriculum.spec, "first_step": self.done + self.finished, "texts": pool.plain_texts}
             return HistoryLog(self._run_dir / "history", num_prompts=len(pool), **options)
 
+        def open_completions() -> CompletionLog | None:
+            if not self.ranks.is_main:
+                return None
+            return CompletionLog(self._run_dir / FOLDER, self.config.keep_completions, first_step=self.done)
+
         self.log = self.ranks.each(open_log)
         self.finished = any(record["step"] == steps for record in self.log.records)
         self.visits = self.ranks.each(open_visits)
+        self.completions = self.ranks.each(open_completions)
         with self.log:
             yield
 
@@ -143,7 +158,7 @@ class Run:
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the metrics of the final probe. Their line in the log marks the run as finished."""
-        self.visits.flush()  # first: a finished run does not probe again
+        self.flush()  # first: a finished run does not probe again
         self.log.write({"step": self.config.steps, "rollouts": self.num_rollouts} | metrics)
         self.finished = True
 

@@ -4,6 +4,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
+from rl import finish
 from rl.curriculum import Collected
 
 
@@ -38,9 +41,19 @@ class Clock:
 
 
 def summarise(collected: Collected) -> dict[str, float]:
-    """Return the metrics `train/...` of the rollouts that one step collected."""
+    """Return the metrics `train/...` of the rollouts that one step collected.
+
+    The shares of completions that ended by the length limit, by the end of sequence and by a stop text refer to the
+    completions that did not fail; they are 0 if the reasons are unknown.
+    """
     groups = collected.groups
-    return {
+    finished = groups.finish[groups.finish != finish.FAILED] if groups.finish is not None else np.zeros(0)
+    shares = {
+        "train/truncated_share": finish.LENGTH,
+        "train/end_of_sequence_share": finish.END_OF_SEQUENCE,
+        "train/stop_share": finish.STOP,
+    }
+    return {name: float((finished == reason).sum() / max(len(finished), 1)) for name, reason in shares.items()} | {
         "train/mixed_share": collected.mixed_share,
         "train/batch_mixed_share": float(groups.mixed.sum() / max((groups.group_size > 0).sum(), 1)),
         "train/judged_share": float(groups.group_size.mean() / groups.completions.group_size),

@@ -23,6 +23,7 @@ from typing import Any
 
 from rl.curriculum import Curriculum
 from rl.evaluation import Evaluation
+from rl.finish import check_overlong
 from rl.learner import Learner
 from rl.policy import Policy
 from rl.preemption import PreemptedError, Preemption
@@ -60,7 +61,7 @@ def train(
     """Train the policy in place, and return the metrics of every step.
 
     The run locks `run_dir`. It writes `metrics.jsonl`, TensorBoard events, `checkpoint.pt` and the checkpoint before
-    it, and after the last step the folder `policy`.
+    it, and after the last step the folder `policy`. `config.history` and `config.keep_completions` add folders.
 
     A run that was killed at any moment is resumed with `resume`. On the CPU it then gives the same numbers, except
     times, as an undisturbed run. A resumed run may change the settings in `rl.run_folder.checkpoint.MAY_CHANGE`: a
@@ -91,14 +92,17 @@ def train(
 
     Raises:
         ValueError: `run_dir` already holds a run and `resume` is false, its checkpoint is damaged or has another
-            configuration, another run uses the folder, or a weight is no longer finite.
+            configuration, another run uses the folder, or a weight is no longer finite. Or: `config.overlong_buffer`
+            exceeds the task's longest completion.
         OSError: The disk is full.
         PreemptedError: SIGTERM, Ctrl-C, SIGUSR1 or SIGUSR2 arrived. The step is finished and its checkpoint written.
     """
     ranks = ranks or Ranks()
+    check_overlong(config.overlong_buffer, task.max_new_tokens)
     with alone_in(run_dir, ranks):
         # Restore what an earlier process saved.
-        learner, engine = Learner(config, policy, ranks), SharedEngine(engine, ranks)
+        learner = Learner(config, policy, ranks, max_new_tokens=task.max_new_tokens)
+        engine = SharedEngine(engine, ranks)
         run = Run(run_dir, _identity(config, task, policy, curriculum, probe), config, learner, curriculum, ranks)
         if resume:
             run.restore()
@@ -117,6 +121,7 @@ def train(
                 verifier=verifier,
                 log=run.visits,
                 ranks=ranks,
+                eos_token_ids=policy.eos_token_ids,
             )
             steps = range(run.done, config.steps)
             shown = progress(steps) if progress else bar(steps, unit="step", disable=not ranks.is_main)
@@ -141,7 +146,7 @@ def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemptio
         if step == 0 or (config.probe_every and step % config.probe_every == 0):
             with clock("probing"):
                 record |= worker.measure(step)
-            run.visits.flush()  # also in a run without checkpoints
+            run.flush()  # also in a run without checkpoints
         if worker.evaluation.is_due(step):
             with clock("evaluating"):
                 record |= worker.evaluate(step)
@@ -149,6 +154,8 @@ def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemptio
         # Choose prompts, roll them out, verify the completions, and let the selector observe the counts.
         collected = worker.collect(step, clock)
         run.num_rollouts += collected.num_rollouts
+        if run.completions is not None:
+            run.completions.add(step, collected.groups, worker.pool)
 
         # Update the policy with torch, while JAX updates the selector and chooses the next batch.
         if step + 1 < config.steps:
@@ -164,7 +171,9 @@ def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemptio
         # Write the metrics of the step.
         with clock("reporting"):
             record |= curriculum.selector.metrics()
-        record |= summarise(collected) | worker.verifier.take_counts() | clock.seconds
+        record |= (
+            summarise(collected) | worker.penalty_of(collected.groups) | worker.verifier.take_counts() | clock.seconds
+        )
         run.log.write(record | {"rollouts": run.num_rollouts})
         run.done = step + 1
 

@@ -18,13 +18,15 @@ After a signal to stop (SIGTERM, Ctrl-C, SIGUSR1, SIGUSR2) a run finishes its st
 exits with 75; submitit then queues it again. A second signal ends it at once. With resume=true a run is resumed; if the
 folder holds no run, a new run starts. A resumed run may change train.steps (so may a finished run), train.probe_every,
 train.checkpoint_every, train.micro_batch_size, train.gradient_checkpointing, train.share_prompts, train.save_policy,
-train.verify_timeout, train.verify_process, eval and eval_*, engine.*, parallel and tracker.
+train.verify_timeout, train.verify_process, train.keep_completions, eval and eval_*, engine.*, parallel and tracker. If
+the learning rate decays (train.lr_schedule), train.steps may not change.
 
 The run's folder holds the metrics (metrics.jsonl and TensorBoard events), the last two checkpoints and, after the last
-step, the policy as a Hugging Face folder. If a tracker is given, it receives the metrics too. The folder is
-runs/TASK-METHOD-SEED,SETTINGS, where SETTINGS are the settings that are not the default. A run of a sweep has the
-folder runs/SETTINGS, with the swept settings and a hash of the other changed settings. hydra.run.dir=FOLDER (for a
-sweep hydra.sweep.dir=FOLDER) chooses another folder. Only one run at a time may use a folder.
+step, the policy as a Hugging Face folder. With train.keep_completions it also holds completions. If a tracker is given,
+it receives the metrics too. The folder is runs/TASK-METHOD-SEED,SETTINGS, where SETTINGS are the settings that are not
+the default. A run of a sweep has the folder runs/SETTINGS, with the swept settings and a hash of the other changed
+settings. hydra.run.dir=FOLDER (for a sweep hydra.sweep.dir=FOLDER) chooses another folder. Only one run at a time may
+use a folder.
 python -m experiments.collect FOLDER shows many runs side by side. Set any of these as NAME=VALUE:
 
   --resume                     resume from the folder's checkpoint (the same as resume=true)

@@ -24,7 +24,7 @@ from rl.probe import Probe
 from rl.prompts import Task
 from rl.ranks import Ranks, join
 from rl.rollout import RolloutEngine
-from rl.run_folder.checkpoint import MAY_CHANGE
+from rl.run_folder.checkpoint import may_change
 from rl.run_folder.lock import alone_in
 from rl.run_folder.trackers import Tracker
 from rl.run_log import is_end, read_metrics
@@ -153,7 +153,10 @@ def _preemptible(ranks: Ranks, load: Callable[[], Policy]) -> Policy:
     return policy
 
 
-_MAY_CHANGE = ("engine.", "tracker", "parallel", "eval", *(f"train.{name}" for name in MAY_CHANGE))
+def _may_change(name: str, lr_schedule: str) -> bool:
+    """Return whether a resumed run may change the setting with this dotted name."""
+    of_loop = name.startswith("train.") and may_change(name.removeprefix("train."), lr_schedule)
+    return of_loop or name.startswith(("engine.", "eval")) or name in ("tracker", "parallel")
 
 
 def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None:
@@ -171,7 +174,7 @@ def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None
 def _check_same(config: RunConfig, run_dir: Path, done: int) -> None:
     there, here = read_settings(run_dir), flat_settings(config)
     for name in there.keys() & here.keys():
-        if there[name] != here[name] and not name.startswith(_MAY_CHANGE):
+        if there[name] != here[name] and not _may_change(name, config.train.lr_schedule):
             held = f"{run_dir} holds a run with {name} {there[name]!r}"
             raise ValueError(f"{name} is {here[name]!r}, but {held}; give that, or another folder")
     if config.train.steps < done:

@@ -22,11 +22,10 @@ import numpy as np
 from jaxsel.base import Prediction
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.integrations._extras import extra
-from jaxsel.integrations.atomic_files import replaced_when_complete
+from jaxsel.integrations.parquet_parts import PartFiles, part_files, read_table, write_table
 
 with extra("history"):
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 _COUNTS = ("step", "clock", "prompt_id", "successes", "group_size")
 _SCHEMA = pa.schema(
@@ -73,21 +72,19 @@ class HistoryLog:
         texts: Sequence[str] | None = None,
         embeddings: np.ndarray | None = None,
     ):
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._files = PartFiles(folder)
         about = {"num_prompts": num_prompts, "spec": spec}
         self._schema = _SCHEMA.with_metadata({_ABOUT: json.dumps(about)})
-        self._tables: list[pa.Table] = []
         self._clock = 0
-        kept = _parts(folder)
-        self._next = len(kept)
+        kept = part_files(folder)
         if kept and _about(kept[0]) != json.loads(json.dumps(about)):
             raise ValueError(f"{folder} holds the history of another pool or method; give another folder")
         _write_pool(folder / _POOL, texts, embeddings)
         if first_clock is None:
-            self._drop_from("step", first_step, kept)
+            self._files.drop_from("step", first_step)
+            self._clock = _next_clock(folder)
         else:
-            self._drop_from("clock", first_clock, kept)
+            self._files.drop_from("clock", first_clock)
             self._clock = first_clock
 
     def observed(self, step: int, visits: Visits, prediction: Prediction, truth: np.ndarray | None = None) -> None:
@@ -108,23 +105,7 @@ class HistoryLog:
 
     def flush(self) -> None:
         """Write the collected rows to disk."""
-        if self._tables:
-            _write(self._folder / f"part-{self._next:06d}.parquet", pa.concat_tables(self._tables))
-            self._next += 1
-            self._tables = []
-
-    def _drop_from(self, column: str, first: int, kept: list[Path]) -> None:
-        for number, part in enumerate(kept):
-            table = _read(part)
-            early = table.filter(pa.array(table[column].to_numpy() < first))
-            if "rollout" in early["kind"].to_pylist():
-                self._clock = 1 + max(_columns(early, "rollout")["clock"].tolist())
-            if len(early) < len(table):
-                _write(part, early)
-                for later in kept[number + 1 :]:
-                    later.unlink()
-                self._next = number + 1
-                break
+        self._files.flush()
 
     def _add(self, kind: str, step: int, visits: Visits, prediction: Prediction, truth: np.ndarray | None) -> None:
         prompt_ids, successes, group_size = visits
@@ -134,7 +115,7 @@ class HistoryLog:
         columns |= {name: np.asarray(field) for name, field in prediction._asdict().items()}
         columns["truth"] = np.full(size, np.nan) if truth is None else truth
         arrays = [pa.array(columns[field.name], field.type) for field in self._schema]
-        self._tables.append(pa.Table.from_arrays(arrays, schema=self._schema))
+        self._files.add(pa.Table.from_arrays(arrays, schema=self._schema))
 
 
 class Unwritten:
@@ -178,10 +159,10 @@ def read_history(folder: str | Path) -> Recorded:
     Raises:
         ValueError: The folder holds no history, or one of its files is damaged.
     """
-    parts = _parts(Path(folder))
+    parts = part_files(Path(folder))
     if not parts:
         raise ValueError(f"{folder} holds no history (part-*.parquet); give the folder `history` of a run")
-    tables = [_read(part) for part in parts]
+    tables = [read_table(part) for part in parts]
     table = pa.concat_tables(tables)
     about = _about(parts[0])
     rollouts, probes = (_columns(table, kind) for kind in ("rollout", "probe"))
@@ -201,12 +182,12 @@ def _write_pool(path: Path, texts: Sequence[str] | None, embeddings: np.ndarray 
         rows = pa.array(np.asarray(embeddings, np.float32).ravel())
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(rows, embeddings.shape[1])
     if columns:
-        _write(path, pa.table(columns))
+        write_table(path, pa.table(columns))
 
 
 def _read_pool(path: Path) -> tuple[list[str] | None, np.ndarray | None]:
     """Return the recorded texts and embeddings; None stands for a column that was not recorded."""
-    columns = _read(path) if path.exists() else pa.table({})
+    columns = read_table(path) if path.exists() else pa.table({})
     texts = columns["text"].to_pylist() if "text" in columns.column_names else None
     if "embedding" not in columns.column_names:
         return texts, None
@@ -215,25 +196,16 @@ def _read_pool(path: Path) -> tuple[list[str] | None, np.ndarray | None]:
 
 
 def _about(part: Path) -> dict[str, Any]:
-    return json.loads(_read(part).schema.metadata[_ABOUT])
+    return json.loads(read_table(part).schema.metadata[_ABOUT])
 
 
-def _read(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); put back a copy of it, or delete the history and start the run anew"
-        ) from error
-
-
-def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("part-*.parquet"))
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    with replaced_when_complete(path) as file:
-        pq.write_table(table, file)
+def _next_clock(folder: Path) -> int:
+    """Return how many batches the selector had observed after the last recorded batch."""
+    for part in reversed(part_files(folder)):
+        clocks = _columns(read_table(part), "rollout")["clock"]
+        if len(clocks):
+            return 1 + int(clocks.max())
+    return 0
 
 
 def _columns(table: pa.Table, kind: str) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import torch
 
 from rl._model_calls import reads_mask, repeat_cache, same_length, take_cache, without_padding
 from rl._prompt_checks import check_lengths
+from rl.lora import is_adapted
 from rl.policy import Policy
 from rl.prompts.messages import Prompt
 from rl.rollout import Completions, Sampling, check_request
@@ -64,7 +65,12 @@ class HFEngine:
 
     @torch.no_grad()
     def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Copy the weights into the policy; weights that are the policy's own are not copied."""
+        """Copy the weights into the policy; weights that are the policy's own are not copied.
+
+        A policy with adapters is the trained policy itself, whose adapters are current, and nothing is copied.
+        """
+        if is_adapted(self._policy.model):
+            return
         for name, own in self._policy.model.state_dict().items():
             if weights[name].data_ptr() != own.data_ptr():
                 own.copy_(weights[name])

@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,24 @@ import torch
 
 from jaxsel.integrations.atomic_files import replaced_when_complete
 from rl.ranks import Ranks
+from rl.train_config import TrainConfig
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 MAY_CHANGE = (
     *("steps", "probe_every", "checkpoint_every", "micro_batch_size", "gradient_checkpointing", "save_policy"),
-    *("share_prompts", "verify_timeout", "verify_process"),
+    *("share_prompts", "verify_timeout", "verify_process", "keep_completions"),
 )
-"""The settings of `TrainConfig` that a resumed run may change: they affect no number that it has already written."""
+"""The settings of `TrainConfig` that a resumed run may change: they affect no number that it has already written.
+
+`steps` may not change if the learning rate decays; see `may_change`.
+"""
 _ARRAY = "numpy array"
 _FORMAT = 1
+
+
+def may_change(name: str, lr_schedule: str) -> bool:
+    """Return whether a resumed run may change a setting of `TrainConfig`, given the setting `lr_schedule`."""
+    return name in MAY_CHANGE and not (name == "steps" and lr_schedule != "constant")
 
 
 class DamagedError(ValueError):
@@ -224,8 +234,12 @@ def _short(value: Any) -> str:
 
 
 def _fixed(identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the identity without the settings that may change."""
+    """Return the identity without the settings that may change.
+
+    A setting that an earlier version did not have gets its default, which is what that version did.
+    """
     if not isinstance(identity.get("train"), dict):
         return identity
-    kept = {name: value for name, value in identity["train"].items() if name not in MAY_CHANGE}
+    train = asdict(TrainConfig()) | identity["train"]
+    kept = {name: value for name, value in train.items() if not may_change(name, train["lr_schedule"])}
     return identity | {"train": kept}

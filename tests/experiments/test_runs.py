@@ -203,6 +203,14 @@ def test_the_command_line_trains_in_two_processes(tmp_path):
     assert (written["processes"], written["config"]["parallel"]) == (2, "fsdp")
 
 
+def test_a_run_whose_learning_rate_decays_keeps_its_number_of_steps(tmp_path):
+    config = replace(CONFIG, train=replace(CONFIG.train, lr_schedule="linear", checkpoint_every=1))
+    run(config, tmp_path)
+    with pytest.raises(ValueError, match=r"train.steps is 4, but .* holds a run with train.steps 2; give that"):
+        run(replace(config, train=replace(config.train, steps=4)), tmp_path, resume=True)
+    run(replace(config, train=replace(config.train, keep_completions=1)), tmp_path, resume=True)
+
+
 def test_a_finished_run_goes_on_with_more_steps_and_its_folder_records_them(tmp_path):
     config = replace(CONFIG, method=replace(CONFIG.method, name="uniform"))
     run(config, tmp_path)

@@ -1,10 +1,11 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from rl.losses import AGGREGATIONS, clipped_policy_loss, clipped_value_loss, log_prob_gap
+from rl.losses import AGGREGATIONS, POLICY_LOSSES, clipped_policy_loss, clipped_value_loss, log_prob_gap
 
 
 def loss_of(ratio, advantage, **options):
@@ -258,17 +259,19 @@ def test_ratios_that_would_overflow_are_clamped(gap, advantage):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["old", "reference", "engine"])
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_a_token_without_a_finite_log_probability_counts_nowhere(aggregation, name, bad):
+@pytest.mark.parametrize("policy_loss", POLICY_LOSSES.values())
+def test_a_token_without_a_finite_log_probability_counts_nowhere(policy_loss, aggregation, name, bad):
     def result(mask, bad):
         log_probs = (-torch.rand(2, 3, generator=torch.Generator().manual_seed(0))).requires_grad_()
         given = {other: torch.full((2, 3), -0.7) for other in ("old", "reference", "engine")}
         given[name][0, 1] = bad
-        loss, metrics = clipped_policy_loss(
+        loss, metrics = policy_loss(
             log_probs,
             given["old"],
             torch.tensor([1.0, -2.0]),
             mask,
             aggregation=aggregation,
+            max_new_tokens=3,
             reference_log_probs=given["reference"],
             kl_weight=0.1,
             engine_log_probs=given["engine"],
@@ -286,9 +289,15 @@ def test_a_token_without_a_finite_log_probability_counts_nowhere(aggregation, na
 def test_no_row_no_token_and_an_empty_mask_give_0(shape):
     log_probs = torch.full(shape, -0.5, requires_grad=True)
     none, zeros = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape)
-    for aggregation in AGGREGATIONS:
-        loss, metrics = clipped_policy_loss(
-            log_probs, zeros, torch.ones(shape[0]), none, aggregation=aggregation, reference_log_probs=zeros
+    for aggregation, policy_loss in itertools.product(AGGREGATIONS, POLICY_LOSSES.values()):
+        loss, metrics = policy_loss(
+            log_probs,
+            zeros,
+            torch.ones(shape[0]),
+            none,
+            aggregation=aggregation,
+            max_new_tokens=3,
+            reference_log_probs=zeros,
         )
         assert loss.item() == 0
         assert set(metrics.values()) == {0.0}

@@ -263,6 +263,11 @@ def test_resume_does_not_erase_a_run_that_made_no_checkpoints(task, tmp_path):
         ("verify_process", 1),
         ("history", 0),
         ("learning_rate", True),
+        *[(name, -1) for name in ("overlong_buffer", "mini_batch_size", "keep_completions")],
+        *[(name, math.inf) for name in ("reward_kl_weight", "overlong_penalty")],
+        *[("discount", value) for value in (-0.1, 1.1)],
+        *[("dual_clip", value) for value in (-1.0, 1.0, math.nan)],
+        ("mask_truncated", 1),
     ],
 )
 def test_a_configuration_out_of_range_is_refused(name, value):
@@ -302,13 +307,15 @@ def test_a_verifier_that_fails_in_every_way_ends_no_run(task, tmp_path):
 @pytest.mark.parametrize(
     ("name", "choices"),
     [
-        ("advantage", "grpo, dr_grpo, rloo, reinforce_pp, reinforce_pp_baseline, mapp, gae"),
-        ("aggregation", "token_mean, sequence_mean"),
+        ("advantage", "grpo, dr_grpo, rloo, reinforce_pp, reinforce_pp_baseline, mapp, gae, reinforce_pp_tokens"),
+        ("aggregation", "token_mean, sequence_mean, constant_length"),
+        ("policy_loss", "ppo, gspo, cispo"),
+        ("lr_schedule", "constant, linear, cosine"),
     ],
 )
 def test_an_unknown_choice_is_refused(name, choices):
-    with pytest.raises(ValueError, match=f"{name} is 'ppo'; give one of {choices}"):
-        replace(CONFIG, **{name: "ppo"})
+    with pytest.raises(ValueError, match=f"{name} is 'best'; give one of {choices}"):
+        replace(CONFIG, **{name: "best"})
 
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(task, tmp_path):

@@ -73,6 +73,12 @@ UPDATES: dict[str, tuple[dict[str, Any], list[list[float]]]] = {
         },
         SEVEN_ROWS,
     ),
+    "gspo": ({"policy_loss": "gspo", "aggregation": "sequence_mean", "updates_per_batch": 2}, SEVEN_ROWS),
+    "cispo": ({"policy_loss": "cispo", "aggregation": "constant_length", "mini_batch_size": 5}, SEVEN_ROWS),
+    "reinforce_pp_tokens": (
+        {"advantage": "reinforce_pp_tokens", "reward_kl_weight": 0.3, "discount": 0.9, "mini_batch_size": 4},
+        SEVEN_ROWS,
+    ),
     "one row": ({"advantage": "gae", "kl_weight": 0.5}, ONE_JUDGED),
     "no row": ({}, [[1.0, 1, 1], [0, 0, 0]]),
 }
@@ -80,7 +86,9 @@ UPDATES: dict[str, tuple[dict[str, Any], list[list[float]]]] = {
 
 TRAIN = {"ddp": TrainConfig(steps=5, group_size=4, learning_rate=1e-3, probe_every=2, checkpoint_every=2)}
 TRAIN["fsdp"] = replace(TRAIN["ddp"], micro_batch_size=5, advantage="gae", kl_weight=0.1)
-TRAIN["ddp"] = replace(TRAIN["ddp"], advantage="mapp")  # every rank needs the beliefs of the selector on rank 0
+TRAIN["ddp"] = replace(
+    TRAIN["ddp"], advantage="mapp", keep_completions=2, lr_schedule="linear"
+)  # every rank needs the beliefs of the selector on rank 0
 
 
 def main(folder: str) -> None:
@@ -122,7 +130,7 @@ def _update(task, ranks, options, rewards) -> dict[str, Any]:
 
     policy = build_policy(task.alphabet, hidden_size=32, num_layers=2, feed_forward_size=32, seed=0)
     groups = shifted(groups_of(task, policy, rewards), -0.5)
-    learner = Learner(replace(CONFIG, **options), policy, ranks)
+    learner = Learner(replace(CONFIG, **options), policy, ranks, max_new_tokens=6)
     moved = build_policy(task.alphabet, hidden_size=32, num_layers=2, feed_forward_size=32, seed=1)
     state = {"policy": moved.model.state_dict(), "optimizer": learner._optimizer.state_dict()}
     learner.load_state_dict(state | {"value_head": value_head_of(policy)})

@@ -96,6 +96,25 @@ def test_a_changed_setting_is_named_unless_it_may_change(tmp_path):
             load_checkpoint(path, ME | other)
 
 
+def test_a_setting_that_an_earlier_version_lacked_has_its_default(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, ME, step=1)
+    default = {"policy_loss": "ppo", "dual_clip": 0.0, "lr_schedule": "constant"}
+    assert load_checkpoint(path, ME | {"train": ME["train"] | default})["step"] == 1
+    with pytest.raises(ValueError, match=r"of another run: train.policy_loss was 'ppo' and is 'gspo'"):
+        load_checkpoint(path, ME | {"train": ME["train"] | {"policy_loss": "gspo"}})
+
+
+def test_the_number_of_steps_may_not_change_if_the_learning_rate_decays(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    for schedule in ("linear", "cosine"):
+        train = ME["train"] | {"lr_schedule": schedule}
+        save_checkpoint(path, ME | {"train": train}, step=1)
+        assert load_checkpoint(path, ME | {"train": train | {"probe_every": 3}})["step"] == 1
+        with pytest.raises(ValueError, match=r"of another run: train.steps was 4 and is 9"):
+            load_checkpoint(path, ME | {"train": train | {"steps": 9}})
+
+
 def _flip(path, share):
     content = bytearray(path.read_bytes())
     content[int(len(content) * share)] ^= 16

@@ -1,0 +1,76 @@
+"""Tables that grow while a run goes on, as folders of Parquet files that a crash does not damage.
+
+This module needs `pip install "jaxsel[history]"`. A folder holds files `part-000000.parquet`, `part-000001.parquet` and
+so on. Each is written once, so a reader sees a file completely or not at all.
+"""
+
+from pathlib import Path
+
+from jaxsel.integrations._extras import extra
+from jaxsel.integrations.atomic_files import replaced_when_complete
+
+with extra("history"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+
+class PartFiles:
+    """Collects tables in memory and writes them as one new file at each `flush`.
+
+    Args:
+        folder: The folder of the files, created if it is missing.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._tables: list[pa.Table] = []
+        self._next = len(part_files(folder))
+
+    def add(self, table: pa.Table) -> None:
+        """Add rows; the next `flush` writes them."""
+        self._tables.append(table)
+
+    def flush(self) -> None:
+        """Write the collected rows to disk."""
+        if self._tables:
+            write_table(self._folder / f"part-{self._next:06d}.parquet", pa.concat_tables(self._tables))
+            self._next += 1
+            self._tables = []
+
+    def drop_from(self, column: str, first: int) -> None:
+        """Drop the rows whose number in `column` is `first` or larger. The column never falls from row to row."""
+        kept = part_files(self._folder)
+        for number, part in enumerate(kept):
+            table = read_table(part)
+            early = table.filter(pa.array(table[column].to_numpy() < first))
+            if len(early) < len(table):
+                write_table(part, early)
+                for later in kept[number + 1 :]:
+                    later.unlink()
+                self._next = number + 1
+                break
+
+
+def part_files(folder: Path) -> list[Path]:
+    """Return the files of a folder in the order in which they were written."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def read_table(path: Path) -> pa.Table:
+    """Return the table in a file.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        cure = f"put back a copy of it, or delete the folder {path.parent.name} and start the run anew"
+        raise ValueError(f"{path} is damaged ({error}); {cure}") from error
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Replace the file by the table, once all of it is on disk."""
+    with replaced_when_complete(path) as file:
+        pq.write_table(table, file)
