@@ -79,8 +79,8 @@ def test_sharing_prompts_changes_no_score():
     completions = torch.tensor([[5, 6, 1, 0], [5, 1, 0, 0], [7, 7, 7, 1], [1, 0, 0, 0], [9, 8, 7, 6]])
     for width in (4, 1):
         arguments = (tokens, prompt_mask, completions[:, :width], completions[:, :width] > 0)
-        apart = policy.score(*arguments, temperature=0.7)
-        shared = policy.score(*arguments, temperature=0.7, share_prompts=True)
+        apart = policy.score(*arguments, temperature=0.7, entropy=True)
+        shared = policy.score(*arguments, temperature=0.7, entropy=True, share_prompts=True)
         for one, other in zip(shared, apart, strict=True):
             kept = arguments[3]
             torch.testing.assert_close(one[kept], other[kept], atol=1e-5, rtol=1e-4)
