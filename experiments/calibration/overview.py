@@ -1,4 +1,4 @@
-"""The committed result of an evaluation: one figure of all settings, and fewer numbers of each history.
+"""The part of an evaluation that is kept in git: one figure of all settings, and the main numbers of each history.
 
 A history is one recorded run. The histories of a setting differ only in the seed.
 """
@@ -37,7 +37,8 @@ def overview(means: dict[str, Any], path: Path) -> Path:
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=len(_WAYS), frameon=False)
     figure.suptitle(
-        f"Recalibration on random batches is enough; on chosen ones some methods need probes (dashed: {_TARGET})"
+        f"Recalibration on random batches reaches the target ({_TARGET}, dashed). On batches that a method chose, "
+        "some predictors need probes, which are fresh rollouts of random prompts"
     )
     return drawing.save(figure, path)
 

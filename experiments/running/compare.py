@@ -1,4 +1,7 @@
-"""Several runs in parallel, such as all methods on one pool and warm start. There is one run per core at a time."""
+"""Several training runs in parallel, one per core at a time.
+
+They are, for example, one run per method, on one pool and from one policy that was trained on demonstrations.
+"""
 
 import json
 import multiprocessing
@@ -25,13 +28,15 @@ DEMO_METHODS = (*BASELINES, "mopps", "dps")
 
 
 SETTINGS = {task: RunConfig(task=task) for task in ("string_ops", "countdown")}
-"""Settings that all methods of a comparison share: the defaults, chosen on seeds 101 to 103 (see `selection_pays`)."""
+"""Settings that all methods of a comparison share: the defaults, chosen on seeds 101 to 103 (see
+`experiments.selection_pays`)."""
 
 
 def run_config(shared: RunConfig, method: str, seed: int, *, history: bool = False) -> RunConfig:
     """Return the configuration of one method's run.
 
-    Dynamic sampling takes half as many steps, because each costs several times the rollouts. It has as many probes.
+    Dynamic sampling takes half as many steps, because each costs several times the rollouts. Its
+    `probe_every` is halved too, so that it has as many probes (measurements of accuracy) as the other runs.
 
     Args:
         shared: Settings of all methods.
@@ -113,7 +118,7 @@ def _run_all(configs: Mapping[Path, RunConfig], resume: bool, workers: int) -> d
         workers, mp_context=context, initializer=_start_worker, initargs=(context.RLock(), positions)
     ) as executor:
         policies = {(str(config.task), config.policy, config.seed): config for config in configs.values()}
-        list(executor.map(_warm_up, policies.values()))  # warm up each policy once, before several runs need it
+        list(executor.map(_warm_up, policies.values()))  # into the cache, from which several runs load it
         futures = {folder: executor.submit(_run, config, folder, resume) for folder, config in configs.items()}
         return {folder: future.result() for folder, future in futures.items()}
 
@@ -142,6 +147,6 @@ def _run(config: RunConfig, run_dir: Path, resume: bool) -> Records:
     try:
         return run(config, run_dir, resume=resume, progress=bar)
     except PreemptedError as preempted:
-        # An exception would end the run but not the process, which would start the next run even without its parent.
+        # After an exception, this process would start the next run, even if its parent is already gone.
         print(f"{run_dir}: {preempted}", file=sys.stderr, flush=True)
         os._exit(os.EX_TEMPFAIL)

@@ -53,7 +53,7 @@ def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir:
 
 
 def _of_prompts(encode: Callable[[Sequence[Any]], np.ndarray], pool: PromptPool) -> Callable[..., np.ndarray]:
-    """Return an embedder of the pool's plain texts, which gives the policy the prompts themselves, roles included."""
+    """Return an embedder of plain texts that looks up the prompt of each text, and gives the policy chat messages."""
     prompts = dict(zip(pool.plain_texts, pool.texts, strict=True))
 
     def embedder(texts: Sequence[str]) -> np.ndarray:

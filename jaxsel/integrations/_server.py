@@ -44,7 +44,7 @@ class Server:
         return self._failure is not None
 
     def accept(self, token: str, make: Callable[[], PromptSelector], folder: str) -> None:
-        """Check that a call of `serve` with this token made this server, or that it asks for the same server.
+        """Accept a call of `serve` if its token shows that it made this server, or if it asks for the same server.
 
         Raises:
             ValueError: The folder, the method or the pool differs.

@@ -141,7 +141,7 @@ class SelectsPrompts(_Trainer):
         return super()._generate_and_score_completions(inputs)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
-        rewards = super()._calculate_rewards(*args, **kwargs)  # of all processes, before any filter
+        rewards = super()._calculate_rewards(*args, **kwargs)  # those of all processes
         if self.model.training and self.edge is not None:
             self._observe(rewards)
         return rewards
@@ -187,8 +187,8 @@ class SelectsPrompts(_Trainer):
             )
         if args.ignore_data_skip:
             warnings.warn(
-                "ignore_data_skip is True: TRL does not restore its random state then, and a resumed run generates "
-                "other completions; leave it False",
+                "ignore_data_skip is True: a resumed run then continues from another random state, and generates other "
+                "completions; leave it False",
                 stacklevel=3,
             )
 

@@ -1,4 +1,4 @@
-"""Rows of Parquet and Arrow files, with the values that pyarrow gives."""
+"""Rows of Parquet and Arrow files as Python values; texts that `datasets` encoded as JSON are decoded."""
 
 import json
 from collections.abc import Callable, Iterator

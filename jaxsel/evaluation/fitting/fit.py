@@ -1,4 +1,4 @@
-r"""Fits of a predictor's parameters to a history, for example decay and prior, which the papers set by hand.
+r"""Fits a predictor's parameters, for example decay and prior, to a history. MoPPS and DPS set them by hand.
 
 A history records the visits of a run: a visit is one prompt's group of rollouts in one training step.
 
@@ -8,7 +8,7 @@ of the predictor, its one-step-ahead log score is the sum over the history
     L(theta) = sum_t sum_{i in batch t} log P_theta( outcome_i | everything observed before t )
 
 This score is also the log likelihood of the predictor as a model ("Present Position and Potential Developments", Dawid
-1984). Its maximum can therefore be compared between methods. The fitted parameters have standard errors from
+1984). Its maxima for different predictors can therefore be compared, if all are scored on the same kind of outcome. The fitted parameters have standard errors from
 
     cov = H^-1 ( sum_i g_i g_i' + 1 / w^2 ) H^-1,    H = 1 / w^2 - d^2 L / d theta^2
 
@@ -50,8 +50,8 @@ class Fitted(NamedTuple):
     """A predictor with the parameters that predict a history best.
 
     Attributes:
-        predictor: The predictor with the fitted parameters. The method with this predictor takes the same parameters:
-            `jaxsel.mopps(**parameters)` after a fit of `jaxsel.beta_bernoulli`.
+        predictor: The predictor with the fitted parameters. The selection method with this predictor takes the same
+            parameters: `jaxsel.mopps(**parameters)` after a fit of `jaxsel.beta_bernoulli`.
         parameters: Fitted parameters by name, each a number or nested lists.
         standard_errors: Standard errors of the parameters, in the same form.
         log_score: Mean one-step-ahead log score per visit, in nats.
@@ -106,8 +106,9 @@ def fit(
             that are not given as options.
         start: Start values by name. Missing values are the family's defaults.
         score: "counts": the Beta-Binomial log probability of the number of successes, for predictors of success rates.
-            "states": the log probability of the solve state, for groups of the predictor's group size. None: "states"
-            for `hidden_markov`, which predicts solve states only, otherwise "counts".
+            "states": the log probability of the solve state (no, some or all rollouts correct), for groups of the
+            predictor's group size. None: "states" for `hidden_markov`, which predicts solve states only, otherwise
+            "counts".
         domains: Domains of your own parameters by name, for example `{"rate": UNIT}`; see `DOMAINS`.
         prior_width: w, the standard deviation of the Gaussian prior, in logits and logs.
         max_steps: Largest number of L-BFGS steps.
@@ -162,7 +163,7 @@ def _best(
 ) -> tuple[_Values, _Values, int, bool]:
     """Return the values of largest posterior density, their errors, the number of steps, and whether L-BFGS converged.
 
-    Each `bound` maps unbounded numbers back to parameters.
+    `bound` maps a vector of unbounded numbers to the parameters.
     """
     free_start, bound = _freed(start, domains)
 
