@@ -28,8 +28,10 @@ DEMO_METHODS = (*BASELINES, "mopps", "dps")
 
 
 SETTINGS = {task: RunConfig(task=task) for task in ("string_ops", "countdown")}
-"""Settings that all methods of a comparison share: the defaults, chosen on seeds 101 to 103 (see
-`experiments.selection_pays`)."""
+"""Settings that all methods of a comparison share: the defaults.
+
+They were chosen on seeds 101 to 103; see `experiments.selection_pays`.
+"""
 
 
 def run_config(shared: RunConfig, method: str, seed: int, *, history: bool = False) -> RunConfig:

@@ -8,7 +8,8 @@ of the predictor, its one-step-ahead log score is the sum over the history
     L(theta) = sum_t sum_{i in batch t} log P_theta( outcome_i | everything observed before t )
 
 This score is also the log likelihood of the predictor as a model ("Present Position and Potential Developments", Dawid
-1984). Its maxima for different predictors can therefore be compared, if all are scored on the same kind of outcome. The fitted parameters have standard errors from
+1984). Its maxima for different predictors can therefore be compared, if all are scored on the same kind of outcome. The
+fitted parameters have standard errors from
 
     cov = H^-1 ( sum_i g_i g_i' + 1 / w^2 ) H^-1,    H = 1 / w^2 - d^2 L / d theta^2
 
