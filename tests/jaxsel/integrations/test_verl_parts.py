@@ -76,7 +76,7 @@ def test_sources_that_each_count_from_0_have_different_keys():
         (Table(extra_info=[None, {"index": 0}]), "extra_info.index", "row 0 of data.train_files has no extra_info.ind"),
         (Table(prompt=["a"]), "extra_info.index", r"row 0 .*\+data.jaxsel.key=COLUMN, .*\+data.jaxsel.key=null"),
         (Table(prompt=["a"]), "name", "row 0 of data.train_files has no name; number the rows in the file"),
-        (Table(name=["a", "a"]), "name", r"name in data.train_files does not identify .* a 2 times.*key=null"),
+        (Table(name=["a", "a"]), "name", r"name in data.train_files does not identify .* 'a' 2 times.*key=null"),
         (Table(extra_info=[{"index": 3}] * 2), "extra_info.index", "does not identify the prompts: .* 3 2 times"),
         (Table(name=[0.5, 1.5]), "name", "does not identify the prompts"),
     ],
