@@ -146,7 +146,7 @@ class Run:
             yield
 
     def save_policy(self, policy: Policy) -> None:
-        """Write the policy to the folder `policy`, for Transformers. A run that was already finished keeps its folder."""
+        """Write the policy to the folder `policy`, for Transformers. A run that had already finished keeps it."""
         folder = self._run_dir / "policy"
         if not self.ranks.on_main(lambda: not (self.finished and folder.exists())):
             return
