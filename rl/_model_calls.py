@@ -34,7 +34,7 @@ def take_cache(output: Any) -> dict[str, Any]:
 def repeat_cache(cache: dict[str, Any], rows: torch.Tensor) -> bool:
     """Replace the cache by its rows `rows`, int64 `[r]`; return False, without a change, if that is not possible.
 
-    The method used is `reorder_cache`, which every cache layer of Transformers implements for beam search. Its method
+    This calls `reorder_cache`, which every cache layer of Transformers implements for beam search. The method
     `batch_repeat_interleave` would not do: recurrent layers lack it, and hybrid layers repeat only their attention.
     """
     if not cache or not all(_reorders_everything(type(part)) for part in cache.values()):

@@ -88,8 +88,8 @@ def mapp(
     r"""Advantages denoised by a predicted distribution of the success rate, as in MaPP (arXiv 2609.34990).
 
     Let a prompt have n judged completions, S of them correct. GRPO with the population's standard deviation gives a
-    correct completion the advantage $\sqrt{(n - S) / S}$. MaPP replaces it by its
-    expectation over the results of the other completions, under the belief (the predicted distribution):
+    correct completion the advantage $\sqrt{(n - S) / S}$. MaPP replaces it by its expectation over the results of the
+    other completions, under the belief (the predicted distribution):
 
     $$A_{ij} = \sum_{S = 1}^{n - 1} w_S(a, b) \sqrt{\tfrac{n - S}{S}} \text{ if completion j is correct, else }
     -\sum_{S = 1}^{n - 1} w_S(b, a) \sqrt{\tfrac{n - S}{S}}.$$

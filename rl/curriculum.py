@@ -26,7 +26,7 @@ RollOut = Callable[[np.ndarray], Groups]
 
 
 class BatchSelector(Protocol):
-    """The methods of a selector that training calls. `jaxsel.PromptSelector` and `SharedSelector` have them."""
+    """The methods of a selector that training calls. `jaxsel.PromptSelector` is one."""
 
     @property
     def num_prompts(self) -> int:
@@ -232,8 +232,8 @@ class DynamicSampling:
 class HistoryResampling:
     """Go through the pool in epochs that leave out solved prompts (SRPO, arXiv 2504.14286).
 
-    A prompt is solved if all of its judged rollouts in the last epoch were successes. A solved prompt stays
-    out of the next epochs. If fewer prompts than one batch are left, the next epoch is the whole pool again.
+    A prompt is solved if all of its judged rollouts in the last epoch were successes. A solved prompt stays out of the
+    next epochs. If fewer prompts than one batch are left, the next epoch is the whole pool again.
 
     Args:
         selector: A selector that observes the counts, so that its predictions can be evaluated. It chooses nothing.

@@ -11,7 +11,8 @@ from rl.rollout import Completions
 REASONS = ("failed", "length", "end_of_sequence", "stop")
 """Why a completion ended; a reason's number is its position.
 
-failed: its generation failed. length: the length limit truncated it. stop: a stop text ended it.
+failed: its generation failed. length: the length limit truncated it. end_of_sequence: its last token ends a sequence.
+stop: it holds a stop text.
 """
 FAILED, LENGTH, END_OF_SEQUENCE, STOP = range(len(REASONS))
 

@@ -77,7 +77,7 @@ class Learner:
         they were. The loss leaves out tokens without a finite log-probability from the rollout engine.
 
         Args:
-            groups: The batch.
+            groups: The batch: judged completions, grouped by prompt.
             step: The number of the training step, from 0. The learning rate depends on it.
 
         Returns:

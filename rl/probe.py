@@ -79,8 +79,8 @@ class Probe:
         `probe/pool_accuracy` is the mean over the sampled prompts of the share of successes among the judged
         completions. `probe/held_out_accuracy` is this share over all completions of the held-out prompts. If
         `probe/judged_share` is below 1, some completions were not judged, perhaps because of the time limit. The
-        accuracies may then be biased. If no completion of one of the two was judged, only the number of rollouts and
-        the judged share are returned.
+        accuracies may then be biased. Only the number of rollouts and the judged share are returned if no completion of
+        the sample, or none of the held-out prompts, was judged.
 
         Args:
             engine: The engine that rolls out.

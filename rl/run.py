@@ -42,7 +42,7 @@ class Run:
         done: The number of finished steps.
         num_rollouts: The number of rollouts that these steps generated.
         finished: Whether the final probe is done too. `open_logs` sets it.
-        log: The metrics of every step, set by `open_logs`.
+        log: The log of the metrics of every step, set by `open_logs`.
         visits: The record of the selector's observations and predictions, set by `open_logs`.
         completions: The completions that are kept, set by `open_logs`; None on ranks above 0.
     """

@@ -31,7 +31,7 @@ class SharedEngine:
         self._ranks = ranks
 
     def generate(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
-        """Complete the prompts, as `RolloutEngine.generate` does; with another number of ranks, they differ."""
+        """Complete the prompts, as `RolloutEngine.generate` does. The result depends on the number of ranks."""
         check_request(prompts, group_size)
         rank, count = self._ranks.rank, self._ranks.count
         if count == 1:

@@ -1,4 +1,4 @@
-"""Means over the tokens of a batch. If every part of a batch is divided by the batch's number, the parts add up."""
+"""Means over the tokens of a batch. With the divisors of the whole batch, the results of its parts add up."""
 
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ def means(
     * token_mean: The sum over tokens, divided by their number.
     * sequence_mean: The mean over the tokens of each completion, then the mean over completions.
     * constant_length: The sum over tokens, divided by the number of completions times `max_new_tokens` (Dr. GRPO, arXiv
-      2503.20783). The metrics, most of them shares of tokens, use the token mean.
+      2503.20783). The metrics use the token mean, because most of them are shares of tokens.
 
     Args:
         mask: The tokens that count.

@@ -24,8 +24,7 @@ class Terms(TypedDict, total=False):
         num_tokens: The divisor of the token mean, if these rows are a part of a batch. None: the number of tokens in
             the mask.
         num_completions: The number of completions in the divisor of the other two means, if these rows are a part of a
-            batch. None: the number of
-            rows with a token in the mask.
+            batch. None: the number of rows with a token in the mask.
         max_new_tokens: The longest completion that could be generated, for constant_length.
         reference_log_probs: Log-probabilities under the reference policy. They add `kl_weight` times the mean of
             $e^d - d - 1$, $d = \log p_\mathrm{ref} - \log p$ (Schulman's k3, arXiv 2402.03300, equation 4). The term
