@@ -1,4 +1,4 @@
-"""Prompts as the text that a tokenizer reads: a chat template gets the messages with their roles."""
+"""Rendering of prompts (texts or chat messages) as the texts that a policy's tokenizer reads."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +12,14 @@ from rl.prompts.messages import Prompt, joined_texts, media_kinds
 def rendered(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[str]:
     """Return the prompts as texts for the tokenizer.
 
-    A chat template gets every text as one user message. After a last message of role assistant, the policy continues
-    this message; otherwise the template opens the policy's own message. A tokenizer without a chat template reads texts
-    alone.
+    If the tokenizer has a chat template, a prompt that is a text becomes one user message. If the last message has the
+    role assistant, the policy continues that message. Otherwise the template opens a new assistant message.
+
+    Without a chat template, a text stays as it is, and chat messages are refused.
 
     Raises:
         ValueError: A prompt has parts that are not text, or messages that the template refuses. Or: it has messages,
-            and the tokenizer has no chat template. The message names the row.
+            and the tokenizer has no chat template. The error names the row of the prompt.
     """
     for row, prompt in enumerate(prompts):
         kinds = media_kinds(prompt)
@@ -29,8 +30,8 @@ def rendered(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> l
             )
         if not tokenizer.chat_template and not isinstance(prompt, str):
             raise ValueError(
-                f"prompts has chat messages in row {row}, and the policy's tokenizer has no chat template, as the "
-                "tokenizer of single characters has none; give texts, or a policy whose tokenizer has a chat template"
+                f"prompts has chat messages in row {row}, and the policy's tokenizer has no chat template; "
+                "give texts, or a policy whose tokenizer has a chat template"
             )
     if not tokenizer.chat_template:
         return [str(prompt) for prompt in prompts]

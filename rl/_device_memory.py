@@ -1,4 +1,7 @@
-"""GPU memory shared by torch, vLLM and JAX. The setting must precede JAX's start: this file imports none of them."""
+"""GPU memory shared by torch, vLLM and JAX.
+
+`share_device_memory` has an effect only before JAX starts. Therefore this file imports none of the three.
+"""
 
 import os
 import sys
@@ -8,17 +11,18 @@ _VARIABLE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
 def share_device_memory() -> None:
-    """Make JAX allocate GPU memory on demand, instead of three quarters of the GPU at its start.
+    """Make JAX allocate GPU memory on demand, instead of three quarters of it at the start.
 
-    A value that the environment already has is kept. JAX reads the value once, when it first looks at its devices. If
-    JAX has already done so on a GPU, a RuntimeWarning names the cure.
+    This sets the environment variable XLA_PYTHON_CLIENT_PREALLOCATE to false, unless it has a value already. JAX reads
+    the variable once, when it first looks for devices. If JAX has already done so on a GPU, a RuntimeWarning names the
+    cure.
     """
     if _VARIABLE in os.environ:
         return
     os.environ[_VARIABLE] = "false"
     if _jax_has_a_gpu():
         warnings.warn(
-            f"JAX started before {_VARIABLE} was set, and holds most of the GPU; import rl before JAX is "
+            f"JAX started before {_VARIABLE} was set, and holds most of the GPU memory; import rl before JAX is "
             f"first used, or start Python with {_VARIABLE}=false",
             RuntimeWarning,
             stacklevel=2,

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-# Transformers 5.24 has one name; older releases and code from the hub have one name per family of models.
+# Fields of a model's output that may hold its cache. The name differs between releases of Transformers and models.
 _CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 _OPTIONAL = ("position_ids", "logits_to_keep")
 _ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
@@ -21,7 +21,7 @@ _PROBE_PADDING, _PROBE_LENGTH = 6, 3
 def accepted(model: torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options without `position_ids` and `logits_to_keep` where the model's `forward` does not name them."""
     names = inspect.signature(model.forward).parameters
-    wrapped = not any(name in names for name in ("input_ids", "attention_mask"))  # a wrapper passes on every option
+    wrapped = not any(name in names for name in ("input_ids", "attention_mask"))  # a wrapper's forward takes **options
     return {name: value for name, value in options.items() if wrapped or name in names or name not in _OPTIONAL}
 
 
@@ -34,8 +34,8 @@ def take_cache(output: Any) -> dict[str, Any]:
 def repeat_cache(cache: dict[str, Any], rows: torch.Tensor) -> bool:
     """Replace the cache by its rows `rows`, int64 `[r]`; return False, without a change, if that is not possible.
 
-    Every cache layer of Transformers implements `reorder_cache`, for beam search. `batch_repeat_interleave` is missing
-    for recurrent layers and repeats only the attention of hybrid layers.
+    This calls `reorder_cache`, which every cache layer of Transformers implements for beam search. The method
+    `batch_repeat_interleave` would not do: recurrent layers lack it, and hybrid layers repeat only their attention.
     """
     if not cache or not all(_reorders_everything(type(part)) for part in cache.values()):
         return False
@@ -45,14 +45,18 @@ def repeat_cache(cache: dict[str, Any], rows: torch.Tensor) -> bool:
 
 
 def _reorders_everything(kind: type) -> bool:
-    """Return whether Transformers or the class itself defines `reorder_cache`; an inherited one may miss states."""
+    """Return whether a cache class is Transformers' own, or defines `reorder_cache` itself.
+
+    An inherited `reorder_cache` may leave out states that the class adds.
+    """
     return kind.__module__ == Cache.__module__ or "reorder_cache" in vars(kind)
 
 
 def reads_mask(cache: dict[str, Any]) -> bool:
-    """Return whether a pass that continues the cache needs the mask; purely recurrent models do not.
+    """Return whether a forward pass that continues the cache needs the attention mask.
 
-    Mamba multiplies the new token by the whole mask, which gives a wrong result.
+    A purely recurrent model does not need it. Mamba must not get it: it would multiply the new token by the mask of all
+    positions, and give a wrong result.
     """
     layers = [layer for part in cache.values() for layer in getattr(part, "layers", [])]
     return not layers or any(hasattr(layer, "keys") for layer in layers)
@@ -71,7 +75,10 @@ def same_length(mask: torch.Tensor) -> list[torch.Tensor]:
 
 
 def only_attention(model: torch.nn.Module) -> bool:
-    """Return whether this is a model of Transformers whose layers are all attention, which obeys the mask."""
+    """Return whether the code of the model is Transformers' own and all its layers are attention.
+
+    Such layers ignore the positions that the mask excludes.
+    """
     kinds = getattr(getattr(model, "config", None), "layer_types", None) or []
     known = type(model).__module__.startswith("transformers.models.")
     return known and not getattr(model, "_is_stateful", True) and _ATTENTION.issuperset(kinds)
@@ -79,7 +86,7 @@ def only_attention(model: torch.nn.Module) -> bool:
 
 @torch.no_grad()
 def masks_padding(forward: Callable[..., Any], vocabulary: int, device: torch.device) -> bool:
-    """Return whether the mask hides left padding from the model, by comparing a row with and without padding.
+    """Return whether the mask hides left padding from the model, by comparing results with and without padding.
 
     Some recurrent models read padded positions although the mask excludes them.
 
@@ -117,7 +124,7 @@ def configured_ends(model: PreTrainedModel) -> list[int]:
 
 
 def longest_sequence(model: PreTrainedModel) -> int | None:
-    """Return the longest sequence in tokens, or None where the configuration has no limit."""
+    """Return the largest number of tokens in a sequence, or None where the model's configuration has no limit."""
     config = model.config.get_text_config()
     found = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "n_positions"))
     return next((limit for limit in found if isinstance(limit, int) and limit > 0), None)
@@ -130,7 +137,7 @@ def checkpointed(model: PreTrainedModel) -> Iterator[None]:
     if not layers:
         name = type(model).__name__
         raise ValueError(f"gradient_checkpointing is True, but {name} has no layers that support it; set it to False")
-    forwards = [vars(layer).get("forward") for layer in layers]  # not None where a library has put a hook on the layer
+    forwards = [vars(layer).get("forward") for layer in layers]  # a library's hook on the layer, or None
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
     try:

@@ -1,4 +1,4 @@
-"""Checks of prompts: each refuses a prompt that no model can read."""
+"""Checks of prompts: each refuses prompts that the policy cannot complete."""
 
 from collections.abc import Sequence
 
@@ -20,8 +20,8 @@ def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None
     Args:
         lengths: Tokens per prompt.
         max_new_tokens: Length of the longest completion, in tokens.
-        limit: Longest prompt and completion together, in tokens. None: no limit.
-        cure: Other cures than shorter prompts, for the error message.
+        limit: The largest number of tokens in prompt and completion together. None: no limit.
+        cure: What the user can do instead of shortening prompts, for the error message.
 
     Raises:
         ValueError: A prompt is too long; the message names the row of the first one.

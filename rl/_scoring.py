@@ -1,4 +1,8 @@
-"""Log-probabilities of completions: every row read as a whole, or every prompt read once for its whole group."""
+"""Log-probabilities of completions under a model.
+
+`score_rows` reads each completion together with its prompt. `score_groups` reads each distinct prompt once, and then
+all completions.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +13,7 @@ import torch
 from rl._model_calls import repeat_cache, take_cache, token_entropy, without_padding
 
 Forward = Callable[..., Any]
-"""A forward pass: tokens `[r, t]` and options of the model, to an output with logits."""
+"""A function that runs a forward pass: tokens `[r, t]` and options of the model give an output with logits."""
 
 
 class Scores(NamedTuple):
@@ -17,7 +21,7 @@ class Scores(NamedTuple):
 
     Attributes:
         log_probs: Log-probability of each token, float32 `[r, t]`.
-        hidden: The decoder's last hidden state before each token, `[r, t, h]`; the output layer reads it.
+        hidden: The decoder's last hidden state before each token, `[r, t, h]`. The output layer turns it into logits.
         entropy: Entropy of the distribution that each token was drawn from, float32 `[r, t]`, without a gradient; None
             if it was not asked for.
     """
@@ -67,7 +71,7 @@ def score_groups(
     """Return the scores from one pass over the distinct prompts, and one pass over the completions.
 
     The second pass continues the cache of the first one, so that gradients flow through both. With n completions per
-    prompt, prompts cost an n-th of the time. The result is that of `score_rows` up to rounding.
+    prompt, reading the prompts takes an n-th of the time. The result is that of `score_rows` up to rounding.
 
     Returns:
         The scores. None where the model has no cache whose rows can be repeated.
@@ -102,9 +106,10 @@ def _attention(prompt_mask: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Ten
 
 @contextmanager
 def _hidden_states(output_layer: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Yield a list that receives the last hidden states of every pass.
+    """Yield a list that receives the last hidden states of every forward pass in the `with` block.
 
-    The option `output_hidden_states` would keep the hidden states of every layer.
+    A hook records the input of the output layer. Transformers' option `output_hidden_states` would take more memory,
+    because it keeps the hidden states of every layer.
     """
     read: list[torch.Tensor] = []
     hook = output_layer.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))

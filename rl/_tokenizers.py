@@ -11,7 +11,7 @@ PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
 
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token per character, and with `<pad>`, `<eos>` and `<unk>`.
+    """Return a tokenizer with one token per character, and with the special tokens `<pad>`, `<eos>` and `<unk>`.
 
     Raises:
         ValueError: The alphabet repeats a character.
@@ -32,8 +32,11 @@ def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder or a hub name, with the splitting rules of its own tokenizer.json."""
-    # For a model of type qwen2, AutoTokenizer uses Qwen's splitting rules, even if tokenizer_config.json asks for the
-    # rules in tokenizer.json. The character tokenizer would then lose its spaces.
+    """Load the tokenizer of a folder or a hub name.
+
+    If tokenizer_config.json names a class in `_GENERIC_TOKENIZERS`, the splitting rules are those of tokenizer.json.
+    """
+    # For a model of type qwen2, AutoTokenizer would use Qwen's splitting rules even then. The built-in policy has this
+    # type and a character tokenizer, which would lose its spaces.
     generic = get_tokenizer_config(path).get("tokenizer_class") in _GENERIC_TOKENIZERS
     return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def written_once(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write the folder so that readers see all of it or nothing. If two processes write it, one result is kept.
+    """Write the folder so that readers see all of it or nothing. Of several writers, the first one to finish wins.
 
     Args:
         folder: The folder to write.

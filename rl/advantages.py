@@ -1,8 +1,9 @@
 """Advantages from rewards, as pure functions.
 
-A reward of NaN or of plus or minus infinity means that a completion was not judged. No mean or deviation includes it,
-and its advantage is 0. Sums are computed in float64. Rewards count as equal if their range is at most `RELATIVE_SPREAD`
-times the largest absolute reward: such a difference is the rounding error of float32.
+A reward of NaN or of plus or minus infinity means that a completion was not judged: its generation or its verification
+failed. No mean or deviation includes it, and its advantage is 0. Sums are computed in float64. Rewards count as equal
+if their range is at most `RELATIVE_SPREAD` times the largest absolute reward: such a difference is the rounding error
+of float32.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float
 RELATIVE_SPREAD = 1e-6
 """The range of rewards, relative to the largest absolute reward, up to which rewards count as equal."""
 SMALLEST_RATE = 1e-6
-"""The smallest mean of a belief in `mapp`; the largest mean is 1 minus this number."""
+"""The smallest mean of a belief about a success rate in `mapp`. The largest mean is 1 minus this number."""
 PSEUDO_COUNTS = (1e-3, 1e6)
 """The smallest and the largest a + b of a belief Beta(a, b) in `mapp`."""
 
@@ -61,9 +62,9 @@ def reinforce_pp(
 ) -> Float[torch.Tensor, "b n"]:
     r"""Advantages normalised over the batch, $A_{ij} = (r_{ij} - \bar r) / (\sigma + \epsilon)$ (arXiv 2501.03262).
 
-    This is REINFORCE++ without its penalty on the reward. The mean and the (unbiased) standard deviation run over all
-    judged completions, each with the same weight. A group of equal rewards has a gradient here, but a batch of equal
-    rewards has none.
+    This is REINFORCE++ without the KL penalty in its reward. The mean and the (unbiased) standard deviation run over
+    all judged completions, each with the same weight. By default a group of equal rewards has a gradient here, but a
+    batch of equal rewards has none.
 
     Args:
         rewards: Rewards, one row per group; not finite where a rollout or its verification failed.
@@ -84,18 +85,19 @@ def reinforce_pp(
 def mapp(
     rewards: Float[torch.Tensor, "b n"], success_rate: Float[torch.Tensor, " b"], variance: Float[torch.Tensor, " b"]
 ) -> Float[torch.Tensor, "b n"]:
-    r"""Advantages denoised by a belief about the success rate, as in MaPP (arXiv 2609.34990).
+    r"""Advantages denoised by a predicted distribution of the success rate, as in MaPP (arXiv 2609.34990).
 
     Let a prompt have n judged completions, S of them correct. GRPO with the population's standard deviation gives a
-    correct completion the advantage $\sqrt{(n - S) / S}$. MaPP replaces it by its mean over the other completions:
+    correct completion the advantage $\sqrt{(n - S) / S}$. MaPP replaces it by its expectation over the results of the
+    other completions, under the belief (the predicted distribution):
 
     $$A_{ij} = \sum_{S = 1}^{n - 1} w_S(a, b) \sqrt{\tfrac{n - S}{S}} \text{ if completion j is correct, else }
     -\sum_{S = 1}^{n - 1} w_S(b, a) \sqrt{\tfrac{n - S}{S}}.$$
 
     $w_S(a, b)$ is the Beta-Binomial probability of S - 1 successes among n - 1 completions. Beta(a, b) is the belief
     before the step, with the counts of the group's other judged completions added. A belief that is not a Beta
-    distribution is replaced by the Beta distribution with its mean and variance. Means are clipped to
-    `SMALLEST_RATE`, and a + b is clipped to `PSEUDO_COUNTS`.
+    distribution is replaced by the Beta distribution with its mean and variance. Means are clipped to the range from
+    `SMALLEST_RATE` to 1 minus it, and a + b to the range `PSEUDO_COUNTS`.
 
     A group of equal rewards has a gradient here if the belief leaves a chance that the other completions differ.
 
@@ -113,14 +115,15 @@ def mapp(
     """
     known = rewards.isfinite()
     correct = torch.where(known, rewards.double(), 0.0)
-    if not ((correct == 0) | (correct == 1)).all():
+    other = correct[(correct != 0) & (correct != 1)]
+    if len(other):
         cure = "give 1 for a correct completion and 0 for a wrong one"
-        raise ValueError(f"rewards holds a number other than 0 and 1; {cure}")
+        raise ValueError(f"rewards holds {float(other[0])}, and mapp reads 0 and 1 alone; {cure}")
     alpha, beta = (column[:, None] for column in _beta(success_rate.double(), variance.double()))
     count, successes = (column.double().sum(1, keepdim=True) for column in (known, correct))
     a = alpha + successes - correct
     b = beta + (count - successes) - (1 - correct)
-    # where a completion was not judged, a or b may be below 0, and the result is not used
+    # where a completion was not judged, b may be below 0, and the result is not used
     sizes = _expected_size(torch.where(correct == 1, a, b), torch.where(correct == 1, b, a), count)
     return _like(rewards, torch.where(known, (2 * correct - 1) * sizes, 0.0))
 
@@ -208,10 +211,11 @@ def _beta(
 ) -> tuple[Float[torch.Tensor, " b"], Float[torch.Tensor, " b"]]:
     """Return a and b of the Beta distributions with these means and variances, within the limits of `mapp`."""
     for name, values, high in (("success_rate", mean, 1.0), ("variance", variance, torch.inf)):
+        cure = "give a finite number " + ("from 0 to 1" if high == 1 else "of at least 0")
         wrong = ~(values.isfinite() & (values >= 0) & (values <= high))
         if wrong.any():
             row = int(wrong.to(torch.uint8).argmax())
-            raise ValueError(f"{name}[{row}] is {float(values[row])}; give a finite belief about a number from 0 to 1")
+            raise ValueError(f"{name}[{row}] is {float(values[row])}; {cure}")
     mean = mean.clamp(SMALLEST_RATE, 1 - SMALLEST_RATE)
     total = (mean * (1 - mean) / variance - 1).clamp(*PSEUDO_COUNTS)
     return mean * total, (1 - mean) * total

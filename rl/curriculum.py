@@ -1,7 +1,11 @@
-"""Curricula choose the prompts that a step rolls out, and select the groups that it trains on.
+"""Curricula choose the prompts that a training step rolls out, and the groups that it trains on.
 
-For each step, a curriculum chooses prompts and has them rolled out. Its selector observes the counts of all rollouts,
-before any filter. The curriculum then returns the groups to train on.
+A group is the rollouts of one prompt in one batch. It is mixed if some of its judged rollouts are successes and some
+are not.
+
+In each step, a curriculum chooses rows of the pool of training prompts and has them rolled out. It uses a prompt
+selector (`jaxsel.PromptSelector`), which predicts how often the policy solves each prompt. The selector observes the
+counts of successes and of judged rollouts in all groups. Then the curriculum may drop groups, and it returns the rest.
 """
 
 from collections.abc import Callable
@@ -22,7 +26,7 @@ RollOut = Callable[[np.ndarray], Groups]
 
 
 class BatchSelector(Protocol):
-    """The methods of a selector that training calls. `jaxsel.PromptSelector` and `SharedSelector` have them."""
+    """The methods of a selector that training calls. `jaxsel.PromptSelector` is one."""
 
     @property
     def num_prompts(self) -> int:
@@ -47,7 +51,7 @@ class BatchSelector(Protocol):
         ...
 
     def observe(self, prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike) -> None:
-        """Update the posterior with the counts of successes and of judged rollouts per prompt."""
+        """Update the predictions with the counts of successes and of judged rollouts per prompt."""
         ...
 
     def wait(self) -> None:
@@ -59,7 +63,7 @@ class BatchSelector(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return the state for a checkpoint; None where another rank holds it."""
+        """Return the state for a checkpoint; None if another process of the run holds it."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -72,8 +76,8 @@ class Collected(NamedTuple):
 
     Attributes:
         groups: The groups to train on.
-        num_rollouts: The number of generated rollouts, including the rollouts that were filtered out.
-        mixed_share: The share of mixed groups among all generated groups, before any filter.
+        num_rollouts: The number of generated rollouts, including those of dropped groups.
+        mixed_share: The share of mixed groups among the groups with a judged rollout, dropped groups included.
     """
 
     groups: Groups
@@ -113,7 +117,7 @@ class Curriculum(Protocol):
 
 
 class Selected:
-    """Train on every group that the selector chooses (uniform, MoPPS, DPS, GPS, threshold).
+    """Train on the group of every prompt that the selector chooses, whatever its method.
 
     Args:
         selector: The selector that chooses the prompts.
@@ -151,18 +155,20 @@ class Selected:
 class DynamicSampling:
     """Generate batches and keep their mixed groups until there are enough (DAPO, arXiv 2503.14476).
 
-    A selector that predicts raises the share of groups that are kept. It observes all groups, each batch as one step.
-    Every rollout counts towards `num_rollouts`. If `max_batches` batches give too few mixed groups, the step trains on
-    the mixed groups it has; if there are none, it trains on the last batch.
+    A selector that predicts mixed groups raises the share of groups that are kept. It observes all groups, each batch
+    as one step. Every rollout counts towards `Collected.num_rollouts`. If `max_batches` batches give too few groups to
+    keep, the step trains on the groups that were kept. If there are none, it trains on the last batch.
 
     Args:
-        selector: The selector that chooses the prompts. The papers choose them uniformly.
-        batch_size: The number of mixed groups per step.
+        selector: The selector that chooses the prompts. DAPO chooses them uniformly.
+        batch_size: The number of kept groups per step, and the number of prompts per generated batch.
         max_batches: The largest number of generated batches per step.
-        margin: The smallest share of successes, and of failures, in a group that is kept; 0: mixed groups, up to 1/2.
-        keep_surplus: Whether mixed groups beyond `batch_size` are kept for the next step. Otherwise they are dropped.
-            An older policy sampled the kept groups. The ratios of the clipped loss correct for the older policy. With
-            an importance cap, the importance weights do. With top-p below 1 and no importance cap, nothing does.
+        margin: The smallest share of successes, and of failures, in a group that is kept, from 0 to 1/2. 0: every mixed
+            group is kept.
+        keep_surplus: Whether kept groups beyond `batch_size` wait for the next step. Otherwise they are dropped. Groups
+            that waited were sampled by an older policy. By default the ratios of the clipped loss correct for this.
+            With `TrainConfig.importance_cap` the importance weights do. With `TrainConfig.top_p` below 1 and no
+            importance cap, nothing does.
     """
 
     def __init__(
@@ -219,15 +225,15 @@ class DynamicSampling:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state."""
         self.selector.load_state_dict(state["selector"])
-        surplus = state["surplus"]  # a checkpoint holds plain tuples
+        surplus = state["surplus"]  # plain tuples in a checkpoint
         self._surplus = surplus and Groups(*surplus)._replace(completions=Completions(*surplus[1]))
 
 
 class HistoryResampling:
     """Go through the pool in epochs that leave out solved prompts (SRPO, arXiv 2504.14286).
 
-    A prompt is solved if all of its judged rollouts in the last epoch were successes. A solved prompt stays out. If
-    fewer prompts than one batch are left, the next epoch is the whole pool again.
+    A prompt is solved if all of its judged rollouts in the last epoch were successes. A solved prompt stays out of the
+    next epochs. If fewer prompts than one batch are left, the next epoch is the whole pool again.
 
     Args:
         selector: A selector that observes the counts, so that its predictions can be evaluated. It chooses nothing.

@@ -1,4 +1,4 @@
-"""Embeddings of prompt texts moved to `jaxsel.integrations.embeddings`; this name is kept until version 0.2."""
+"""An old name of `jaxsel.integrations.embeddings`, which embeds prompt texts. It is kept until version 0.2."""
 
 from jaxsel.integrations.embeddings import Embedder as Embedder
 from jaxsel.integrations.embeddings import embed as embed

@@ -19,11 +19,11 @@ _STREAM = 0x6576616C  # separates these random numbers from other uses of the sa
 
 
 class EvaluationSet(NamedTuple):
-    """Problems under a name.
+    """Problems with a name, on which policies are measured.
 
     Attributes:
         name: The name of the set in metrics.
-        task: The task, whose verifier judges and whose limits end completions.
+        task: The task. Its verifier judges the completions, and its length limit and stop texts end them.
         problems: The problems.
     """
 
@@ -33,14 +33,14 @@ class EvaluationSet(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What became of the completions of a set.
+    """How many completions of a set are correct, judged and generated.
 
     Attributes:
         successes: Correct completions of each problem, int32 `[m]`.
-        group_size: Judged completions of each problem, int32 `[m]`. An unjudged completion counts nowhere.
+        group_size: Completions of each problem that the verifier judged, int32 `[m]`.
         num_rollouts: Number of completions, judged or not.
         tokens: Mean length of a completion in tokens.
-        failures: How many verdicts failed, by `rl.verification.KINDS`.
+        failures: The number of verifier calls that failed, by the kind of failure (`rl.verification.KINDS`).
     """
 
     successes: np.ndarray
@@ -59,7 +59,7 @@ class Evaluation:
         k: Completions per problem.
         every: Steps between two measurements; 0: only before the first step and after the last.
         temperature: Temperature of the completions.
-        top_p: Total probability of the likeliest tokens to draw from.
+        top_p: Total probability of the likeliest tokens to draw from. 1: draw from all tokens.
 
     Raises:
         ValueError: A setting is out of range, or two sets have the same name.
@@ -85,7 +85,7 @@ class Evaluation:
     def measure(
         self, engine: RolloutEngine, seed: int, *, timeout: float = 10.0, ranks: Ranks | None = None
     ) -> dict[str, float]:
-        """Return the metrics `eval/...` of all sets; see `scores`. `eval/rollouts` counts their completions.
+        """Return the metrics `eval/...` of all sets; see `scores`. `eval/rollouts` is the number of completions.
 
         Args:
             engine: The engine that completes the problems.
@@ -108,7 +108,8 @@ class Evaluation:
         """Return the counts of one set, with `k` completions per problem.
 
         Raises:
-            ValueError: A problem is too long for the policy; the message names the set and the row.
+            ValueError: The engine refuses a problem, for example one that is too long. The error names the set and the
+                row.
         """
         sampling = Sampling(one.task.max_new_tokens, self.temperature, self.top_p, one.task.stop)
         try:
@@ -130,9 +131,11 @@ class Evaluation:
 def scores(counts: Counts, ks: Sequence[int]) -> dict[str, float]:
     """Return mean@n, pass@k for each k, and the standard error of each over problems (NaN for a single problem).
 
+    The result also holds judged_share, the share of completions that were judged, and tokens, their mean length.
+
     Args:
         counts: The counts of a set, with n completions per problem.
-        ks: Numbers of completions of which one must be correct, each at most n.
+        ks: The values of k, each at most n. pass@k is the probability that at least one of k completions is correct.
     """
     n = counts.num_rollouts // len(counts.successes)
     measured: dict[str, Any] = {f"mean@{n}": metrics.mean_at_k}

@@ -1,8 +1,8 @@
-"""Supervised warm start of a pretrained policy on the demonstrations of a task, which is cached on disk.
+"""Supervised learning of a pretrained policy on the demonstrations of a task, before RL. The result is cached on disk.
 
-A pretrained model rarely answers in the form that a verifier reads. A few hundred steps on demonstrations teach the
-form, after which some rollouts of most prompts are correct and GRPO has something to compare. The loss is the mean of
--log p over the tokens of the completions, end of sequence included; prompts are rendered as in the rollouts.
+A pretrained model rarely answers in the form that a verifier reads. A few dozen steps on demonstrations teach the form.
+Then more groups of rollouts hold both right and wrong answers, which GRPO can compare. The loss is the mean of
+-log p over the tokens of the completions, end of sequence included. Prompts are rendered as in the rollouts.
 """
 
 import hashlib
@@ -28,12 +28,13 @@ _WARM_UP = 20  # steps
 
 @dataclass(frozen=True)
 class FineTuningConfig:
-    """The settings of supervised learning before a run, for a policy that is loaded.
+    """The settings of supervised learning before a run, for a pretrained policy.
 
     Attributes:
         steps: The number of optimiser steps on demonstrations of the task; 0: none.
         batch_size: The number of demonstrations per step.
-        learning_rate: The peak of the learning rate, after a linear warm-up and before a linear decay to 0.
+        learning_rate: The learning rate before a factor. The factor is the smaller of a linear rise to 1 over 20 steps
+            and a linear decay from 1, which would reach 0 after the last step.
         seed: The seed of the demonstrations. The seed of the run does not change it, so that all seeds start from the
             same weights.
 
@@ -57,7 +58,8 @@ def fine_tune(
 ) -> Policy:
     """Return the policy after supervised learning on the task's demonstrations.
 
-    The first call trains the policy in place, and later calls read the result from disk.
+    The first call trains the policy in place. Later calls with an equal policy, task and settings read the result from
+    disk.
 
     Args:
         policy: A policy with any tokenizer, with or without a chat template.
@@ -67,7 +69,7 @@ def fine_tune(
         progress: Whether to show a progress bar during training.
 
     Raises:
-        ValueError: The task has no demonstrations.
+        ValueError: The task has no demonstrations, or a gradient norm is not finite.
     """
     if not config.steps:
         return policy
@@ -82,7 +84,7 @@ def fine_tune(
 
 
 def _identity(policy: Policy, task: Task, config: FineTuningConfig) -> str:
-    """Return a hash of everything that the result depends on: weights, tokens of demonstrations, and settings."""
+    """Return a hash of the weights, the precision, the settings, and the tokens of the first 64 demonstrations."""
     sample = list(itertools.islice(task.demonstrations(config.seed), 64))
     batches = [_encode(policy, [demonstration]) for demonstration in sample]
     tokens = [[batch[0].tolist(), batch[2].tolist()] for batch in batches]

@@ -9,7 +9,11 @@ from jaxtyping import Float, Int, Int8
 from rl.rollout import Completions
 
 REASONS = ("failed", "length", "end_of_sequence", "stop")
-"""The reasons by number. A completion whose reason is "length" was truncated."""
+"""Why a completion ended; a reason's number is its position.
+
+failed: its generation failed. length: the length limit truncated it. end_of_sequence: its last token ends a sequence.
+stop: it holds a stop text.
+"""
 FAILED, LENGTH, END_OF_SEQUENCE, STOP = range(len(REASONS))
 
 
@@ -43,8 +47,8 @@ def overlong_penalty(
 ) -> Float[torch.Tensor, "..."]:
     r"""Return DAPO's soft overlong penalty, which is added to rewards (arXiv 2503.14476, equation 13).
 
-    $-c \max(0, (l - (L - B)) / B)$ for a completion of $l$ tokens, with the limit L, the buffer B and the penalty c: 0
-    up to L - B tokens, then linear, and -c at L tokens.
+    The result is $-c \max(0, (l - (L - B)) / B)$ for a completion of $l$ tokens, with the limit L, the buffer B and the
+    penalty c. It is 0 up to L - B tokens, then falls linearly, and is -c at L tokens.
 
     Args:
         lengths: The lengths of completions, in tokens, end of sequence included.

@@ -1,4 +1,4 @@
-"""Judged completions of a batch, with the numbers that the policy update and the selector need."""
+"""Judged completions of a batch, with the numbers that the policy update and the prompt selector need."""
 
 import math
 from typing import NamedTuple
@@ -18,13 +18,13 @@ class Groups(NamedTuple):
     Attributes:
         prompt_ids: Rows of the pool, int32 `[b]`.
         completions: The completions, in the order of the prompts.
-        rewards: Rewards, float32 `[b, n]`; NaN where the generation or its verification failed.
+        rewards: Rewards, float32 `[b, n]`; NaN where a completion was not judged.
         successes: The number of correct completions per prompt, int32 `[b]`.
-        group_size: The number of judged completions per prompt, int32 `[b]`. A completion that could not be judged does
-            not count as a failure of the policy.
+        group_size: The number of judged completions per prompt, int32 `[b]`. A completion whose generation or
+            verification failed is not judged, and does not count as a failure of the policy.
         correct: Whether each completion is judged and correct, bool `[b, n]`; None if only the counts are known.
-        belief: The mean and the variance of each prompt's success rate that the selector predicted before it observed
-            the group, float64 `[b, 2]`; None if nothing needs them.
+        belief: The selector's prediction of each prompt's success rate before it observed the group, as mean and
+            variance, float64 `[b, 2]`; None if nothing needs them.
         finish: Why each completion ended, as a number in `rl.finish.REASONS`, int8 `[b, n]`; None if it is unknown.
     """
 
@@ -48,7 +48,7 @@ class Groups(NamedTuple):
         return (self.successes > 0) & (self.successes < self.group_size)
 
     def within(self, margin: float) -> np.ndarray:
-        """Whether a group is mixed with a success rate from `margin` to 1 - `margin`, bool `[b]`."""
+        """Whether a group is mixed and its share of successes is from `margin` to 1 - `margin`, bool `[b]`."""
         rate = self.successes / np.maximum(self.group_size, 1)
         return self.mixed & (rate >= margin - 1e-6) & (rate <= 1 - margin + 1e-6)
 

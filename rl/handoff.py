@@ -1,4 +1,4 @@
-"""Conversion of arrays between torch and JAX through DLPack; no other file of `rl` imports both.
+"""Conversion of arrays between torch and JAX through DLPack; no other file of `rl` imports `jax`.
 
 Arrays stay on their device and never pass through the host. `copy=True`, the default, copies an array on its device and
 waits for the copy, so that later writes on one side never show on the other. `copy=False` shares the memory. Shared
@@ -8,9 +8,10 @@ memory has three rules:
   before JAX has finished computing with the shared array (`jax.block_until_ready`).
 * On a GPU, the receiving framework waits for the stream of the giving framework, never the reverse. Keep both arrays
   until all computations with them are done.
-* Do not donate a shared array to a jitted function. On the CPU, JAX then copies instead (tests/rl/test_handoff.py).
+* Do not donate a shared array to a jitted function. On the CPU, JAX copies a donated array that is shared
+  (tests/rl/test_handoff.py).
 
-The time of sharing hardly depends on the size. On the CPU, small arrays convert faster through NumPy: see
+The time of sharing hardly depends on the size of the array. On the CPU, small arrays convert faster through NumPy: see
 experiments/benchmarks/handoff.py.
 
 Importing `rl` sets JAX up to share the GPU. Import `rl` before the first use of JAX.
@@ -40,8 +41,8 @@ def to_jax(
 ) -> Shaped[jax.Array, "*shape"]:
     """Return the tensor as a JAX array on the same device.
 
-    The type stays the same, except that int64 becomes int32 where JAX has no int64. On a GPU, the check that all values
-    fit into int32 waits until they are computed.
+    The type stays the same, except that int64 becomes int32 where JAX has no int64. On a GPU, the check that int64
+    values fit into int32 waits until they are computed.
 
     Args:
         tensor: A dense tensor without gradient, on the CPU or on a GPU that JAX sees too.

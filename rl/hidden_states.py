@@ -25,8 +25,8 @@ def hidden_states(
     """Return a function that embeds prompts, for `jaxsel.integrations.embeddings.embed`.
 
     `embed` never caches the results of this function, because they are valid only for the present weights of the
-    policy. A tokenizer with a chat template receives messages with their roles, and every text as one user message, as
-    in rollouts. A prompt's vector does not depend on the other prompts, up to the rounding of the model's arithmetic.
+    policy. Prompts are rendered as in rollouts: if the tokenizer has a chat template, a text becomes one user message.
+    A prompt's vector does not depend on the other prompts, up to the rounding of the model's arithmetic.
 
     Args:
         policy: The policy. `Policy(model, tokenizer)` makes one from any causal language model of Transformers. The
@@ -37,7 +37,8 @@ def hidden_states(
             memory together.
 
     Returns:
-        The function. It raises ValueError if a text is empty or too long for the model, or if there is no such layer.
+        The function. It raises ValueError if a prompt is empty or too long for the model, or if the model has no such
+        layer.
 
     Raises:
         ValueError: `batch_size` is less than 1, or `layer` is not an integer.
@@ -71,5 +72,5 @@ def _last_states(policy: Policy, tokens: torch.Tensor, mask: torch.Tensor, layer
     options |= {"use_cache": False, "logits_to_keep": 1}
     states = policy.forward(tokens, **options, output_hidden_states=True).hidden_states
     if not -len(states) <= layer < len(states):
-        raise ValueError(f"layer is {layer}; this model has the hidden states {-len(states)} to {len(states) - 1}")
+        raise ValueError(f"layer is {layer}; give an integer from {-len(states)} to {len(states) - 1} for this model")
     return states[layer][:, -1].float()

@@ -1,4 +1,4 @@
-"""Histories of runs moved to `jaxsel.integrations.history`; this name is kept until version 0.2."""
+"""An old name of `jaxsel.integrations.history`, which stores a run's counts. It is kept until version 0.2."""
 
 from jaxsel.integrations.history import HistoryLog as HistoryLog
 from jaxsel.integrations.history import Recorded as Recorded

@@ -29,17 +29,20 @@ class Learner:
     The reference is a frozen copy of the policy given here, made before a checkpoint is loaded. With adapters (LoRA) it
     is the policy with its adapters switched off.
 
-    All ranks give the same batch to `update`, and each trains on its share of the rows. Means, normalisation, gradient
-    and metrics refer to the whole batch, or to the mini-batch of an optimiser step.
+    Several processes (ranks) can train together. All of them give the same batch to `update`, and each trains on its
+    share of the completions. The loss, its gradient and its metrics refer to a mini-batch of all ranks. Advantages are
+    normalised over the whole batch.
 
     Args:
         config: The settings of the training loop.
-        policy: The policy, which is trained in place. It is also sharded in place if the ranks are sharded.
+        policy: The policy, which is trained in place. If `ranks.sharded` is true, it is also sharded in place.
         ranks: The ranks that train together, starting from the same weights. None: this process alone.
         max_new_tokens: The longest completion that can be generated. The aggregation constant_length needs it.
 
     Raises:
-        ValueError: The settings ask for adapters, and the ranks are sharded or the policy has adapters already.
+        ImportError: The settings ask for adapters, and peft is not installed.
+        ValueError: The settings ask for adapters, and `ranks.sharded` is true, the policy has adapters already, or no
+            layer has the name of a target.
     """
 
     def __init__(
@@ -63,17 +66,18 @@ class Learner:
     def update(self, groups: Groups, step: int) -> dict[str, float]:
         """Take the optimiser steps of one batch of groups, and return their metrics.
 
-        Each of the `updates_per_batch` passes takes one step per mini-batch. The old log-probabilities stay the ones
-        from before the first step.
+        Each of the `updates_per_batch` passes takes one step per mini-batch. The old log-probabilities, the
+        denominators of the ratios, stay the ones from before the first step.
 
-        The update uses the completions whose advantage is not 0. With advantages per token or a KL term it uses all
-        judged completions. Advantages per token are normalised over the tokens of the batch, as in TRL and verl.
+        The update uses the completions whose advantage is not 0. With advantages per token or a KL term in the loss it
+        uses all judged completions. Advantages per token are normalised over the tokens of the batch, as in TRL and
+        verl.
 
         An optimiser step whose gradient norm is not finite is skipped: the weights and the optimiser's state stay as
-        they were. A token without a finite log-probability from the engine is masked.
+        they were. The loss leaves out tokens without a finite log-probability from the rollout engine.
 
         Args:
-            groups: The batch.
+            groups: The batch: judged completions, grouped by prompt.
             step: The number of the training step, from 0. The learning rate depends on it.
 
         Returns:
@@ -169,10 +173,11 @@ class Learner:
 
     @torch.no_grad()
     def _prepared(self, batches: list[MiniBatch]) -> list[MiniBatch]:
-        """Return this rank's share of the mini-batches, with all that must be known from before the first step.
+        """Return this rank's share of the mini-batches, with all that must be computed before the first step.
 
-        These are reference log-probabilities, values, advantages per token, and old log-probabilities where the engine
-        does not give them and the first pass would come too late.
+        These are reference log-probabilities, values and advantages per token. Old log-probabilities are among them if
+        the trainer computes its own, and there are several mini-batches or the reward has a KL penalty. Otherwise the
+        first pass gives them.
         """
         config = self._config
         shares = [rows.share(self._ranks) for rows, _ in batches]
@@ -197,7 +202,11 @@ class Learner:
         return [MiniBatch(part, totals) for part, (_, totals) in zip(split, batches, strict=True)]
 
     def _backward(self, rows: Rows, totals: dict[str, int], *, entropy: bool) -> tuple[torch.Tensor, dict[str, float]]:
-        """Compute the gradient of a mini-batch in parts. Return the log-probabilities of the rows, and the metrics."""
+        """Compute the gradient of a mini-batch, `micro_batch_size` rows at a time.
+
+        Returns:
+            The log-probabilities of the rows, and the metrics.
+        """
         self._optimizer.zero_grad()
         log_probs: list[torch.Tensor] = []
         metrics: dict[str, float] = {}
@@ -206,7 +215,7 @@ class Learner:
             with self._ranks.gradients_of(self._scorer, last=i == len(parts) - 1):
                 scored = self._scorer(*part.tokens_and_masks, entropy=entropy)
                 loss, more = loss_of(self._config, scored, part, totals, self._max_new_tokens)
-                (loss * self._ranks.count).backward()  # the exchange averages over ranks
+                (loss * self._ranks.count).backward()  # ranks exchange the mean; the sum is needed
             log_probs.append(scored.log_probs.detach())
             if scored.entropy is not None:
                 inside = scored.entropy[part.counts]

@@ -1,4 +1,4 @@
-"""Readers of other trainers' logs moved to `jaxsel.integrations.trainer_logs`; this name is kept until version 0.2."""
+"""An old name of `jaxsel.integrations.trainer_logs`, which reads other trainers' logs. It is kept until version 0.2."""
 
 from jaxsel.integrations.trainer_logs import Imported as Imported
 from jaxsel.integrations.trainer_logs import read_logs as read_logs

@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) inside a policy's own model, by the library peft.
 
-The adapters are put into the linear layers in place, so the policy stays a model of Transformers. peft's own entry in
-Transformers (`add_adapter`) is not used: Transformers 5.24 refuses every released version of peft.
+The adapters are put into the linear layers in place, so the policy stays a model of Transformers. Transformers'
+own method `add_adapter` is not used: Transformers 5.24 refuses every released version of peft.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ class Adapters:
         alpha: The scale of the adapters: their product is multiplied by `alpha / rank`.
         targets: The names of the linear layers that get adapters, separated by commas; all-linear: every linear layer
             but the output layer.
-        seed: The seed of the first weights.
+        seed: The seed of the adapters' initial weights.
 
     Raises:
         ImportError: peft is not installed.
@@ -36,7 +36,7 @@ class Adapters:
     def __init__(self, model: PreTrainedModel, *, rank: int, alpha: float, targets: str, seed: int):
         peft = _peft()
         if is_adapted(model):
-            raise ValueError("lora_rank is above 0 and the policy has adapters already; load the policy again")
+            raise ValueError(f"lora_rank is {rank}, but the policy has adapters already; load the policy again")
         names = targets if targets == "all-linear" else [name.strip() for name in targets.split(",")]
         config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0)
         with torch.random.fork_rng():
@@ -65,7 +65,7 @@ class Adapters:
 
     @torch.no_grad()
     def merged(self) -> dict[str, torch.Tensor]:
-        """Return a state dict of the model without adapters that computes the same: their products are added."""
+        """Return a state dict of the model without adapters. The adapters' products are added to the weights."""
         added = {
             f"{name}.base_layer.weight": layer.get_delta_weight(_NAME)  # type: ignore[operator]
             for name, layer in self._model.named_modules()
@@ -90,7 +90,8 @@ class Adapters:
             ValueError: The state belongs to another base model.
         """
         if state["base"] != self._base():
-            raise ValueError("the checkpoint's adapters belong to another base model; give the policy that it had")
+            cure = "give the policy that the run started from"
+            raise ValueError(f"the checkpoint's adapters belong to another base model; {cure}")
         self._model.load_state_dict(state["adapters"], strict=False)
 
     def _base(self) -> str:

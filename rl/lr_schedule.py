@@ -8,9 +8,10 @@ from rl.train_config import TrainConfig
 def learning_rate(config: TrainConfig, step: int) -> float:
     r"""Return the learning rate of a training step.
 
-    It rises linearly over the warm-up, and it has its peak at step w - 1, w = `warm_up_steps`. Step s of S then has the
-    factor 1 (constant), 1 - x (linear) or $(1 + \cos \pi x) / 2$ (cosine), with the share
-    $x = (s - (w - 1)) / (S - (w - 1))$. The factor would reach 0 at step S, the step after the last.
+    It rises linearly over the warm-up of w = `warm_up_steps` steps, and reaches its peak at step w - 1. Each later step
+    s of the S = `steps` steps has the peak times a factor: 1 (constant), 1 - x (linear) or $(1 + \cos \pi x) / 2$
+    (cosine), with the share $x = (s - (w - 1)) / (S - (w - 1))$. A linear or cosine factor would reach 0 at step S, the
+    step after the last.
 
     Args:
         config: The settings of the run.

@@ -1,4 +1,4 @@
-"""The policy: a causal language model and its tokenizer, built small or loaded from a path."""
+"""The policy: a causal language model and its tokenizer, built small with random weights, or loaded."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -59,12 +59,12 @@ class Policy:
 
     @property
     def eos_token_id(self) -> int:
-        """Return the tokenizer's end of sequence, which ends a demonstration."""
+        """Return the tokenizer's end-of-sequence token, which also ends a demonstration."""
         return _single(self.tokenizer.eos_token_id)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """Return the ends of sequence of the tokenizer and of the model's generation configuration, sorted."""
+        """Return the end-of-sequence tokens of the tokenizer and of the model's generation configuration, sorted."""
         return tuple(sorted({*configured_ends(self.model), self.eos_token_id}))
 
     @property
@@ -74,7 +74,10 @@ class Policy:
 
     @cached_property
     def masks_padding(self) -> bool:
-        """Return whether prompts of different lengths can share a forward pass; a recurrent model is tested once."""
+        """Return whether the mask hides left padding, so that prompts of different lengths can share a forward pass.
+
+        A model with other layers than attention is tested once.
+        """
         if only_attention(self.model):
             return True
         embeddings: Any = self.model.get_input_embeddings()
@@ -83,7 +86,7 @@ class Policy:
 
     @property
     def pad_token_id(self) -> int:
-        """Return the padding token, or the end of sequence where the tokenizer has no padding token."""
+        """Return the padding token, or the end-of-sequence token where the tokenizer has no padding token."""
         pad = self.tokenizer.pad_token_id
         return self.eos_token_id if pad is None else _single(pad)
 
@@ -104,11 +107,11 @@ class Policy:
     def encode(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return left-padded tokens and their attention mask, both int64 `[len(prompts), longest]`.
 
-        A tokenizer with a chat template receives messages with their roles, and every text as one user message.
+        If the tokenizer has a chat template, it renders chat messages, and a text becomes one user message.
 
         Raises:
-            ValueError: A prompt is empty, has no tokens, holds a lone surrogate, or holds images. Or: it has messages
-                that the tokenizer has no chat template for.
+            ValueError: A prompt is empty, has no tokens, is not valid Unicode, or holds images. Or: it has chat
+                messages, and the tokenizer has no chat template, or one that refuses them.
         """
         check_prompts(prompts, "prompts")
         texts = rendered(self.tokenizer, prompts)
@@ -145,8 +148,9 @@ class Policy:
             tokens: Right-padded completions, int64 `[r, t]`.
             mask: Mask of the completions, bool `[r, t]`.
             temperature: Temperature of the sampling distribution.
-            share_prompts: Whether rows with the same prompt read it once, where the model allows it: less time, and the
-                same result up to rounding. Not inside `gradient_checkpointing`, which would read the cache twice.
+            share_prompts: Whether rows with the same prompt read it once, if all layers are attention. This saves time
+                and changes the result by rounding alone. Leave it False inside `gradient_checkpointing`, which would
+                read the cache twice.
             entropy: Whether to compute the entropy too.
         """
         rows = Rows(prompt_tokens, prompt_mask, tokens, mask)
@@ -165,7 +169,7 @@ class Policy:
         return Scores(*sorted_columns)
 
     def forward(self, tokens: torch.Tensor, **options: Any) -> Any:
-        """Run one forward pass in the policy's precision, with options of the model's own."""
+        """Run one forward pass in the policy's precision, with options of the model's `forward`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self._call(tokens, **options)
 
@@ -193,7 +197,7 @@ class Policy:
 
         Args:
             path: The folder to write.
-            weights: The complete weights of a sharded model. None: the model's own weights.
+            weights: The weights to write, for example the complete weights of a sharded model. None: the model's own.
         """
         self.model.save_pretrained(path, state_dict=weights)
         self.tokenizer.save_pretrained(path)
@@ -246,7 +250,7 @@ def load_policy(path: str | Path, **model_options: Any) -> Policy:
         **model_options: Options of `AutoModelForCausalLM.from_pretrained`, for example `attn_implementation="eager"`.
 
     Raises:
-        ValueError: The tokenizer has no end of sequence, so completions could not end.
+        ValueError: The tokenizer has no end-of-sequence token, so completions could not end.
     """
     tokenizer = load_tokenizer(path)
     if tokenizer.eos_token_id is None:

@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class PreemptedError(Exception):
-    """The run stopped because of a signal. If it is resumed, it gives the numbers of an undisturbed run.
+    """The run stopped because of a signal. A resumed run gives the numbers of an undisturbed run.
 
     Attributes:
         step: The number of finished steps. 0: this process had not started to train.
@@ -27,12 +27,12 @@ class PreemptedError(Exception):
 
 
 class Preemption:
-    """A context that records the first signal of `SIGNALS` instead of ending the process.
+    """A context manager that records the first signal of `SIGNALS` instead of ending the process.
 
     A second signal of the same kind has its usual effect.
 
     Args:
-        at_once: Whether a signal also raises `PreemptedError`, for work before training that needs no clean end.
+        at_once: Whether a signal also raises `PreemptedError`. This suits work that may stop anywhere.
 
     Attributes:
         asked: Whether a signal has arrived.

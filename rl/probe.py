@@ -1,4 +1,4 @@
-"""Probes: fresh rollouts at fixed prompts, to compare the accuracy and the predictions of all methods."""
+"""Probes: fresh rollouts at fixed prompts, to compare how well selection methods train and predict."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,14 +20,15 @@ _STREAM = 0x70726F62  # separates these random numbers from other uses of the sa
 class Probe:
     """Fresh rollouts of the held-out prompts and of a fixed random sample of the pool.
 
-    The selector does not observe these rollouts, and the metric `rollouts` does not count them.
+    The prompt selector does not observe these rollouts, and the metric `rollouts` of the run does not count them.
 
     Args:
         task: The task, whose verifier judges completions.
         pool: The training prompts.
         held_out: Prompts that are never trained on.
         num_pool_prompts: The size of the sample; a larger number than the pool's size means the whole pool.
-        group_size: The number of rollouts per prompt. Give the run's own: solve states depend on it.
+        group_size: The number of rollouts per prompt. Give the run's own: whether a prompt is unsolved, mixed or
+            solved depends on it.
         temperature: The temperature of the rollouts. Give the run's own.
         top_p: The top-p of the rollouts. Give the run's own.
         seed: The seed of the sample.
@@ -75,14 +76,17 @@ class Probe:
     ) -> dict[str, float]:
         """Return the accuracies and the quality of the selector's predictions, as metrics `probe/...`.
 
-        An accuracy is the share of successes among the judged completions. If `probe/judged_share` is below 1, some
-        completions were not judged, perhaps because of the time limit: the accuracies may then be biased.
+        `probe/pool_accuracy` is the mean over the sampled prompts of the share of successes among the judged
+        completions. `probe/held_out_accuracy` is this share over all completions of the held-out prompts. If
+        `probe/judged_share` is below 1, some completions were not judged, perhaps because of the time limit. The
+        accuracies may then be biased. Only the number of rollouts and the judged share are returned if no completion of
+        the sample, or none of the held-out prompts, was judged.
 
         Args:
             engine: The engine that rolls out.
             selector: The selector whose predictions for the sample are evaluated.
             seed: The seed of the rollouts.
-            record: A function that receives the counts of the sample and the predictions for it.
+            record: A function that receives the counts of the sampled prompts and the predictions for them.
             verifier: The verifier, see `rl.groups.judge`.
         """
         part = self._roll_out(engine, self._pool_part, seed, verifier)

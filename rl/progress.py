@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 SECONDS = 30.0
-"""The seconds between two lines of a bar in a log. The first and the last line are written at once."""
+"""The seconds between two lines of a progress bar in a log. The first and the last line do not wait."""
 
 
 def bar(items: Iterable[T], **options: Any) -> "tqdm[T]":

@@ -22,7 +22,7 @@ _PATIENCE = timedelta(hours=2)  # rank 0 may embed a large pool or warm-start a 
 
 
 class Ranks:
-    """The processes of one run, numbered from 0.
+    """The processes (ranks) of one run, numbered from 0.
 
     Most methods wait for the other ranks. All ranks must therefore call the same methods in the same order. An
     exception that a given function raises on one rank is raised on all ranks, so that no rank waits forever.
@@ -58,7 +58,7 @@ class Ranks:
         return self.rank == 0
 
     def gather(self, compute: Callable[[], T]) -> list[T]:
-        """Return the results of `compute` on all ranks, in the order of the ranks. They are pickled."""
+        """Return the results of `compute` on all ranks, in the order of the ranks. The results are sent by pickle."""
         if self.count == 1:
             return [compute()]
         own = _attempt(compute)
@@ -130,7 +130,7 @@ class Ranks:
     def _values(self, own: "_Outcome", outcomes: list[Any]) -> list[Any]:
         failed = {rank: outcome.error for rank, outcome in enumerate(outcomes) if outcome.error is not None}
         if own.error is not None:
-            failed = {self.rank: own.error}  # this error has a traceback
+            failed = {self.rank: own.error}  # unlike a received error, it has a traceback
         if failed:
             rank, error = next(iter(failed.items()))
             error.add_note(f"on rank {rank}")
@@ -149,7 +149,7 @@ def join(parallel: str = "ddp") -> Ranks:
     if count == 1:
         return Ranks(parallel=parallel)
     cpu = not torch.accelerator.is_available()  # without this argument Accelerate joins no ranks on the CPU
-    # The policy sets its own precision.
+    # Accelerate sets no precision, because the policy sets its own.
     accelerator = Accelerator(
         cpu=cpu, mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)]
     )

@@ -48,7 +48,8 @@ class Completions(NamedTuple):
         prompt_tokens: Left-padded prompts, int64 `[b, p]`.
         prompt_mask: Mask of the prompts, int64 `[b, p]`: 1 for a token and 0 for padding.
         tokens: Right-padded completions, int64 `[b * n, t]`, end of sequence included.
-        mask: Mask of the completions, bool `[b * n, t]`: true up to and including the end of sequence.
+        mask: Mask of the completions, bool `[b * n, t]`: true for tokens, end of sequence included, and false for
+            padding.
         log_probs: Log-probability of each sampled token under the sampling distribution, float32 `[b * n, t]`. It is 0
             for greedy tokens and for padding.
         texts: The `b * n` completions as text; None for a generation that failed.
@@ -88,8 +89,8 @@ class RolloutEngine(Protocol):
 
         Raises:
             ValueError: There are no prompts, or a prompt is empty, too long for the model or not valid Unicode. Or:
-                the policy has no chat template for messages, or a message holds images, which the engine cannot read.
-                Or: `group_size` is not an integer of at least 1.
+                the policy has no chat template for chat messages, or a message holds images, which the engine cannot
+                read. Or: `group_size` is not an integer of at least 1.
         """
         ...
 
@@ -99,7 +100,7 @@ class RolloutEngine(Protocol):
 
 
 def check_request(prompts: Sequence[Prompt], group_size: int) -> None:
-    """Refuse arguments that no engine can complete.
+    """Refuse arguments that every engine refuses.
 
     Raises:
         ValueError: There are no prompts, `prompts` is a single text, or `group_size` is not an integer of at least 1.

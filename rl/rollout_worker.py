@@ -1,4 +1,4 @@
-"""Rollouts of a training run: for the policy update, and for the probes that measure its progress."""
+"""Rollouts of a training run: for the policy update, for probes at fixed prompts, and for evaluation sets."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,10 @@ _ROLLOUT, _PROBE, _EVALUATION = 0, 1, 2  # streams of random numbers
 
 
 class VisitLog(Protocol):
-    """A record of the counts that the selector observed, and of the predictions that preceded them."""
+    """A record of the prompt selector's observations and of the predictions that preceded them.
+
+    An observation (visits) holds prompts with their counts of successes and of judged rollouts.
+    """
 
     def observed(self, step: int, visits: Visits, prediction: Prediction) -> None:
         """Record the counts of a batch that the selector observes next, and the prediction for this batch."""
@@ -46,7 +49,7 @@ class RolloutWorker:
 
     Attributes:
         config: The settings of the run.
-        task: The task, with its sampling limits.
+        task: The task, with its longest completion and its stop texts.
         pool: The training prompts.
         engine: The rollout engine, with the current weights of the policy.
         curriculum: The curriculum that chooses the prompts.
@@ -111,7 +114,7 @@ class RolloutWorker:
         return groups._replace(finish=finish)
 
     def penalty_of(self, groups: Groups) -> dict[str, float]:
-        """Return the mean penalty inside the rewards of the judged completions, if the settings have a penalty."""
+        """Return the mean overlong penalty in the rewards of judged completions; empty without `overlong_buffer`."""
         if not self.config.overlong_buffer:
             return {}
         return {"train/overlong_penalty": float(self._penalties(groups)[groups.rewards.isfinite()].mean())}
@@ -122,10 +125,10 @@ class RolloutWorker:
         return overlong_penalty(lengths, limit, config.overlong_buffer, config.overlong_penalty)
 
     def _with_belief(self, groups: Groups) -> Groups:
-        """Return the groups with the selector's belief about their prompts. The selector observes the groups later."""
+        """Return the groups with the selector's predictions for their prompts, made before it observes the groups."""
         predicted = self.curriculum.selector.predict(groups.prompt_ids)
         return groups._replace(belief=np.stack([predicted.success_rate, predicted.variance], 1).astype(np.float64))
 
     def _seed(self, stream: int, *counters: int) -> int:
-        """Return a seed from the run's seed, the stream and the counters alone, so that checkpoints need no seed."""
+        """Return a seed from the run's seed, the stream and the counters alone, so that checkpoints store none."""
         return int(np.random.SeedSequence([self.config.seed, stream, *counters]).generate_state(1)[0])

@@ -24,7 +24,7 @@ from rl.train_config import TrainConfig
 class Run:
     """A training run that can be killed at any moment and resumed from its folder.
 
-    `restore` and `save` are called on all ranks; rank 0 alone writes.
+    All processes (ranks) of the run call `restore` and `save`; rank 0 alone writes.
 
     Args:
         run_dir: The folder of the run.
@@ -42,8 +42,8 @@ class Run:
         done: The number of finished steps.
         num_rollouts: The number of rollouts that these steps generated.
         finished: Whether the final probe is done too. `open_logs` sets it.
-        log: The metrics of every step, set by `open_logs`.
-        visits: The record of counts and predictions, set by `open_logs`.
+        log: The log of the metrics of every step, set by `open_logs`.
+        visits: The record of the selector's observations and predictions, set by `open_logs`.
         completions: The completions that are kept, set by `open_logs`; None on ranks above 0.
     """
 
@@ -67,11 +67,12 @@ class Run:
         self.finished = False
 
     def restore(self) -> None:
-        """Load the newest sound checkpoint; without one the run starts at its first step.
+        """Load the newest undamaged checkpoint; without a checkpoint the run starts at its first step.
 
         Raises:
-            ValueError: All checkpoints are damaged or have another identity, or the run has already done more steps
-                than `config.steps`, or it has done steps that no checkpoint holds and that would be done again.
+            ValueError: All checkpoints are damaged or have another identity. Or: the run has already done more steps
+                than `config.steps`. Or: there is no checkpoint, though the metrics of the run hold steps that one
+                should hold.
         """
         saved = load_latest(self._run_dir, self._identity, self.ranks)
         if saved is None:
@@ -96,7 +97,7 @@ class Run:
         self.ranks.on_main(partial(save_checkpoint, self._run_dir / NEWEST, self._identity, **content))
 
     def flush(self) -> None:
-        """Write the records of visits and completions to disk."""
+        """Write the selector's observations and the kept completions to disk."""
         self.visits.flush()
         if self.completions is not None:
             self.completions.flush()
@@ -109,10 +110,12 @@ class Run:
 
     @contextmanager
     def open_logs(self, pool: PromptPool, *, resume: bool, tracker: Tracker | None) -> Iterator[None]:
-        """Open the metrics and the records of visits and completions, without the lines of steps that are done again.
+        """Open the metrics, the selector's observations and the kept completions, inside the `with` block.
+
+        Lines of steps that the resumed run takes again are removed.
 
         Args:
-            pool: The training prompts; the record of visits keeps their texts.
+            pool: The training prompts; the record of observations keeps their texts.
             resume: False refuses a folder that already holds a run.
             tracker: Receives the metrics too, from rank 0.
         """
@@ -143,7 +146,7 @@ class Run:
             yield
 
     def save_policy(self, policy: Policy) -> None:
-        """Write the policy to the folder `policy`, for Transformers; a finished run that has the folder keeps it."""
+        """Write the policy to the folder `policy`, for Transformers. A run that had already finished keeps it."""
         folder = self._run_dir / "policy"
         if not self.ranks.on_main(lambda: not (self.finished and folder.exists())):
             return
@@ -163,8 +166,8 @@ class Run:
         self.finished = True
 
     def _check_that_no_step_is_lost(self) -> None:
-        """Refuse to repeat recorded steps if their checkpoint is missing, or if the settings ask for no checkpoints."""
+        """Refuse to start from step 0 if the folder holds metrics, unless the run died before its first checkpoint."""
         records, every = read_metrics(self._run_dir / "metrics.jsonl"), self.config.checkpoint_every
         if records and (not every or len(records) > every or is_end(records[-1])):
             cure = "give another folder, or delete this one"
-            raise ValueError(f"resume is true, but {self._run_dir} has no checkpoint; {cure}")
+            raise ValueError(f"{self._run_dir} holds the metrics of a run to resume, but has no checkpoint; {cure}")

@@ -16,7 +16,7 @@ class Scored(NamedTuple):
 
     Attributes:
         log_probs: The log-probability of each token, `[r, t]`.
-        values: The value before each token, `[r, t]`; None without a value head.
+        values: The value head's estimate of the return before each token, `[r, t]`; None without a value head.
         entropy: The entropy of the distribution of each token, `[r, t]`, without a gradient; None if it was not asked
             for.
     """
@@ -29,7 +29,7 @@ class Scored(NamedTuple):
 class Scorer(torch.nn.Module):
     """All trained weights as one module, for `Ranks.spread`.
 
-    A call then gathers sharded weights, and its backward pass averages the gradients over the ranks.
+    A call of the spread module gathers sharded weights. Its backward pass averages the gradients over the processes.
     """
 
     def __init__(self, policy: Policy, value_head: ValueHead | None, config: TrainConfig):
@@ -50,13 +50,13 @@ class Scorer(torch.nn.Module):
 def loss_of(
     config: TrainConfig, scored: Scored, rows: Rows, totals: dict[str, int], max_new_tokens: int | None
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Return the loss of a part of a batch, and its metrics. Both add up over the parts.
+    """Return the loss and the metrics of a part of a mini-batch. Both add up over its parts.
 
     Args:
         config: The settings of the run.
         scored: The scores of the rows under the trained weights.
         rows: The rows.
-        totals: The divisors of the means over the whole batch; see `MiniBatch`.
+        totals: The divisors of the means over the whole mini-batch; see `rl.training_rows.MiniBatch`.
         max_new_tokens: The longest completion that could be generated, for the aggregation constant_length.
     """
     options: dict[str, Any] = {"dual_clip": config.dual_clip} if config.policy_loss == "ppo" else {}

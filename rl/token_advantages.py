@@ -1,4 +1,4 @@
-"""Rewards per token, and the advantages of gae and of REINFORCE++ over tokens, for one rank's share of a batch."""
+"""Rewards per token, and the advantages of gae and of REINFORCE++ over tokens, for one process's share of a batch."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,8 +19,8 @@ def rewards_per_token(
 ) -> Float[torch.Tensor, "r t"]:
     r"""Return rewards per token: the completion's reward at its last token, minus a KL penalty at every token.
 
-    The penalty is $\beta (\log p - \log p_\mathrm{ref})$ (REINFORCE++, arXiv 2501.03262; verl's use_kl_in_reward). It
-    is 0 where it is not finite.
+    The penalty is $\beta (\log p - \log p_\mathrm{ref})$ (REINFORCE++, arXiv 2501.03262; verl's use_kl_in_reward). The
+    penalty is 0 where it is not finite.
 
     Args:
         rewards: Rewards, one per completion.
@@ -38,15 +38,15 @@ def rewards_per_token(
 
 
 def estimated(config: TrainConfig, rows: Rows, values: torch.Tensor | None, ranks: Ranks) -> Rows:
-    """Return the rows with advantages per token, normalised over the whole batch; with values also with returns.
+    """Return the rows with advantages per token, normalised over the whole batch. With `values`, returns are added.
 
     gae estimates them from the values. reinforce_pp_tokens takes the discounted sum of the rewards of a token and all
     later tokens, which is gae with a lambda of 1 and values of 0.
 
     Args:
         config: The settings of the run.
-        rows: One rank's rows. With `reward_kl_weight`, they hold old and reference log-probabilities.
-        values: The values before each token; None for reinforce_pp_tokens.
+        rows: The rows of one process (rank). With `reward_kl_weight`, they hold old and reference log-probabilities.
+        values: The value head's values before each token; None for reinforce_pp_tokens.
         ranks: The ranks that hold the other rows.
     """
     rewards = rewards_per_token(

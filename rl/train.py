@@ -6,7 +6,7 @@ A selector predicts how often the policy solves each prompt and chooses the batc
 completions per prompt, and a verifier judges them. The selector observes the counts of successes, and the learner
 updates the policy with a clipped policy-gradient loss.
 
-The loop differs from the trainers of the papers in three ways:
+The loop differs from the trainers in the papers on prompt selection in three ways:
 
 * The built-in policy has 0.3 million weights, few enough for a CPU. The papers train language models with 1.5 to 8
   billion weights on GPU clusters.
@@ -61,11 +61,12 @@ def train(
     """Train the policy in place, and return the metrics of every step.
 
     The run locks `run_dir`. It writes `metrics.jsonl`, TensorBoard events, `checkpoint.pt` and the checkpoint before
-    it, and after the last step the folder `policy`. `config.history` and `config.keep_completions` add folders.
+    it, `checkpoint-previous.pt`. After the last step it writes the folder `policy`, if `config.save_policy` is true.
+    `config.history` and `config.keep_completions` add folders.
 
-    A run that was killed at any moment is resumed with `resume`. On the CPU it then gives the same numbers, except
-    times, as an undisturbed run. A resumed run may change the settings in `rl.run_folder.checkpoint.MAY_CHANGE`: a
-    finished run can continue with more steps, for example.
+    A run that was killed at any moment goes on with `resume`. On the CPU it then gives the same numbers, except
+    times, as an undisturbed run. A resumed run may change the settings in `rl.run_folder.checkpoint.MAY_CHANGE`. A
+    finished run can continue with more steps, for example, unless the learning rate decays.
 
     `seconds/selecting` is the time that the loop waited for the selector, not the time that the selector computed.
 
@@ -75,7 +76,7 @@ def train(
         pool: The training prompts; row i of the pool is prompt i of the selector.
         policy: The policy, which is trained in place.
         engine: The rollout engine. It samples with the policy's current weights.
-        curriculum: The curriculum. It chooses prompts and filters groups.
+        curriculum: The curriculum. It chooses prompts with its selector, and the groups of rollouts to train on.
         probe: The probe: fresh rollouts at fixed prompts, which the metric `rollouts` does not count.
         run_dir: The folder of the run, created if it is missing.
         resume: Whether to continue from a checkpoint in `run_dir`, if there is one.
@@ -95,7 +96,8 @@ def train(
             configuration, another run uses the folder, or a weight is no longer finite. Or: `config.overlong_buffer`
             exceeds the task's longest completion.
         OSError: The disk is full.
-        PreemptedError: SIGTERM, Ctrl-C, SIGUSR1 or SIGUSR2 arrived. The step is finished and its checkpoint written.
+        PreemptedError: SIGTERM, Ctrl-C, SIGUSR1 or SIGUSR2 arrived. The current step was finished and its checkpoint
+            written.
     """
     ranks = ranks or Ranks()
     check_overlong(config.overlong_buffer, task.max_new_tokens)
@@ -166,7 +168,7 @@ def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemptio
         with clock("handing_over"):
             worker.engine.update_weights(learner.weights())
         with clock("selecting"):
-            curriculum.selector.wait()  # its update may take longer than the policy's
+            curriculum.selector.wait()  # the selector's update may take longer than the policy's
 
         # Write the metrics of the step.
         with clock("reporting"):
@@ -197,7 +199,7 @@ def _identity(config: TrainConfig, task: Task, policy: Policy, curriculum: Curri
 
 
 def _verifier(config: TrainConfig, task: Task, ranks: Ranks) -> Verifier:
-    """Return the verifier of the task; rank 0 alone starts a process for it."""
+    """Return the verifier of the task. If it needs a process of its own, rank 0 alone starts one."""
 
     def make() -> Verifier:
         own_process = (config.verify_process or task.own_process) and ranks.is_main

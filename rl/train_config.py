@@ -21,9 +21,10 @@ class TrainConfig:
         steps: The number of policy updates.
         group_size: The number of rollouts per prompt.
         temperature: The sampling temperature of the rollouts.
-        top_p: The top-p of the rollouts. The trained policy is not truncated. Below 1, the trainer therefore computes
-            the old log-probabilities itself, as with `importance_cap`. Otherwise the first ratios would be clipped
-            because of the tokens that the engine left out.
+        top_p: The top-p of the rollouts: the total probability of the likeliest tokens to draw from. The update
+            applies no top-p. Below 1, the trainer therefore computes the old log-probabilities itself, as with
+            `importance_cap`. Otherwise the first ratios would be clipped because of the tokens that the engine left
+            out.
         verify_timeout: The time limit for the verification of one completion, in seconds. A completion that exceeds it
             is not judged. 0: no limit.
         verify_process: Whether the verifier runs in a process of its own, which is killed at the time limit. Compiled
@@ -31,13 +32,13 @@ class TrainConfig:
         learning_rate: The learning rate of AdamW, with betas 0.9 and 0.99 and no weight decay.
         warm_up_steps: The number of steps over which the learning rate rises linearly.
         lr_schedule: The learning rate after the warm-up. constant: it stays; linear and cosine: it decays, and would
-            reach 0 in the step after the last. A resumed run may then not change `steps`.
+            reach 0 in the step after the last. A resumed run with linear or cosine may not change `steps`.
         max_grad_norm: The norm that gradients are clipped to.
         advantage: grpo: a reward minus its group's mean, divided by the group's standard deviation; dr_grpo: the same
             without the division; rloo: a reward minus the mean of the group's other rewards; reinforce_pp: a reward
             minus the batch's mean, divided by the batch's standard deviation; reinforce_pp_baseline: a reward minus its
             group's mean, divided by the batch's standard deviation; mapp: the expectation of grpo's advantage under the
-            selector's belief, where only the verdict counts and not the reward; gae: PPO with a value head and
+            selector's prediction, where only the verdict counts and not the reward; gae: PPO with a value head and
             generalised advantage estimation over tokens, normalised over the batch; reinforce_pp_tokens: REINFORCE++
             over tokens: the discounted sum of a token's and all later rewards, normalised over the batch.
         discount: The discount of the rewards of later tokens, from 0 to 1, for gae and reinforce_pp_tokens.
@@ -58,14 +59,14 @@ class TrainConfig:
             (DAPO's soft overlong punishment). It changes no verdict, and so nothing that the selector observes. 0: no
             penalty.
         overlong_penalty: The penalty of a completion that reaches the length limit, for `overlong_buffer`.
-        kl_weight: The weight of the KL divergence to the policy at the start of the run. 0: no such term, and no copy
-            of that policy is kept, unless `reward_kl_weight` needs it.
-        importance_cap: The largest weight of a token. Above 0, the trainer computes the old log-probabilities itself,
-            and a token's weight is the ratio of its old probability to the engine's. 0: the old log-probabilities are
-            the engine's, and tokens have no weights.
+        kl_weight: The weight in the loss of the KL divergence to the policy at the start of the run. 0: no such term,
+            and no copy of that policy is kept, unless `reward_kl_weight` needs it.
+        importance_cap: The largest importance weight of a token. Above 0, the trainer computes the old
+            log-probabilities itself, and a token's weight is the ratio of its old probability to the engine's. 0: the
+            old log-probabilities are the engine's, unless `top_p` is below 1, and tokens have no importance weights.
         gae_lambda: The lambda of gae, from 0 to 1: 0 relies on the values, 1 on the rewards.
         value_weight: The weight of the value loss beside the policy loss, for gae.
-        value_clip: The largest change of a value per step that still has a gradient, for gae.
+        value_clip: The largest change of a value in one training step that still has a gradient, for gae.
         lora_rank: The rank of low-rank adapters (LoRA, extra `lora`), which are then trained in place of the policy's
             weights. The policy without adapters is the reference of KL terms, so that no copy is kept. Engines and the
             folder `policy` get merged weights. A usual rank is 16, with a learning rate about ten times as high. 0: all
@@ -74,22 +75,23 @@ class TrainConfig:
         lora_targets: The names of the linear layers with adapters, separated by commas; all-linear: all of them but the
             output layer.
         updates_per_batch: The number of passes over a step's batch; each pass takes one optimiser step per mini-batch.
-        mini_batch_size: The number of completions per optimiser step, in the order of the batch. 0: the whole batch.
-        micro_batch_size: The number of completions per backward pass. It bounds the memory and changes nothing else.
+        mini_batch_size: The number of consecutive completions of the batch per optimiser step. 0: the whole batch.
+        micro_batch_size: The number of completions per backward pass. It bounds the memory, and changes results by
+            rounding alone.
         gradient_checkpointing: Whether the backward pass computes activations again. It saves memory and changes
             nothing else.
         share_prompts: Whether the update reads the prompt of a group once, and not once per completion. It saves time,
-            the more the longer the prompts are, and changes nothing but rounding. It needs an attention model, and has
-            no effect on other models.
+            the more the longer the prompts are, and changes nothing but rounding. It has no effect on models with
+            other layers than attention.
         probe_every: The number of steps between probes. 0: probe only before the first step and after the last.
         checkpoint_every: The number of steps between checkpoints; the last step has one too. 0: no checkpoints.
         keep_completions: The number of prompts per step whose completions are kept in the folder `completions`, as
             Parquet files; see `rl.run_folder.completions`. 0: none.
-        history: Whether the run writes its counts, predictions and probes to the folder `history`, as Parquet files;
-            see `jaxsel.integrations.history`.
+        history: Whether the run writes what the selector observed and predicted to the folder `history`, as Parquet
+            files; see `jaxsel.integrations.history`.
         save_policy: Whether the run writes the policy after the last step to the folder `policy`. Transformers' Auto
             classes and `load_policy` can load it.
-        seed: The seed of the rollouts and the probes.
+        seed: The seed of the rollouts, the probes, the evaluation sets and the adapters' initial weights.
 
     Raises:
         ValueError: A setting is out of its range, or two settings contradict each other.
@@ -169,7 +171,7 @@ class TrainConfig:
 
     def _check_combinations(self) -> None:
         if self.share_prompts and self.gradient_checkpointing:
-            raise ValueError("share_prompts is True with gradient_checkpointing, which excludes it; give one of them")
+            raise ValueError("share_prompts is True with gradient_checkpointing, which excludes it; set one to False")
         if self.verify_process and not self.verify_timeout:
             raise ValueError(
                 "verify_timeout is 0 with verify_process; give the seconds after which the process is killed"

@@ -48,7 +48,7 @@ class Rows(NamedTuple):
         return [self.at(slice(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
 
     def share(self, ranks: Ranks) -> "Rows":
-        """Return this rank's share of the rows. Rows without tokens make all shares the same size."""
+        """Return the share of this process (rank). Rows whose tokens are all masked make all shares the same size."""
         total = len(self.tokens)
         index = torch.arange(ranks.rank, -(-total // ranks.count) * ranks.count, ranks.count, device=self.tokens.device)
         rows = self.at(index % total)
@@ -76,7 +76,7 @@ class MiniBatch(NamedTuple):
     """The rows of one optimiser step, and the divisors of its means.
 
     Attributes:
-        rows: The rows that all ranks train on.
+        rows: The rows that the processes of the run train on together.
         totals: num_tokens and num_completions: the tokens and the completions that the means run over. They include
             completions whose advantage is 0, which are not among the rows.
     """
@@ -86,11 +86,11 @@ class MiniBatch(NamedTuple):
 
 
 def mini_batches(groups: Groups, config: TrainConfig) -> tuple[list[MiniBatch], int]:
-    """Return the mini-batches that have a row to train on, and the number of masked tokens.
+    """Return the mini-batches that have a row to train on, and the number of masked tokens in judged completions.
 
-    Completions are trained on if they are judged, and if their advantage is not 0 or a term needs them all the same.
-    `config.mask_truncated` leaves out truncated completions, which still count in the baseline of their group. Tokens
-    are masked if the engine gave them no finite log-probability.
+    A judged completion is trained on if its advantage is not 0. With advantages per token or a KL term in the loss, all
+    judged completions are. `config.mask_truncated` leaves out truncated completions, which still count in the baseline
+    of their group. Tokens are masked if the engine gave them no finite log-probability.
 
     Raises:
         ValueError: `config.mask_truncated` is true, and the groups hold no finish reasons.

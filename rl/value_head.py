@@ -1,4 +1,4 @@
-"""The value head of PPO."""
+"""The value head of PPO, which predicts the rewards that follow each token."""
 
 import torch
 from jaxtyping import Float
@@ -17,5 +17,5 @@ class ValueHead(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, hidden: Float[torch.Tensor, "r t h"]) -> Float[torch.Tensor, "r t"]:
-        """Return the expected reward of each state."""
+        """Return the predicted return of each state."""
         return hidden.float() @ self.weight + self.bias

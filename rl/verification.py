@@ -5,15 +5,15 @@ The type of a verifier's return value decides its meaning:
 * `Verdict(success, reward)`, or a tuple or list of two: success is a boolean, or a number that is 0 or 1. The reward is
   a finite number.
 * A boolean means success, with the reward 1 or 0. A number that is 0 or 1 means the same.
-* None, or a reward of NaN, means that the completion was not judged.
+* None, NaN, or a reward of None or NaN, means that the completion was not judged.
 * Any other value, text included, is odd: the completion counts as not judged. Odd values are counted, and the first one
   is logged.
 
 A NumPy scalar, array or tensor without dimensions stands for its value. An exception, or a call over the time limit,
 also means "not judged".
 
-By default a verifier runs in this process, where the limit interrupts Python code, sleeps and regular expressions. A
-verifier that hangs in compiled code blocks the interpreter: run such a verifier in its own process.
+By default a verifier runs in this process, where the time limit interrupts Python code, sleeps and regular expressions.
+A verifier that hangs in compiled code blocks the interpreter: run such a verifier in its own process.
 """
 
 import logging
@@ -46,8 +46,8 @@ class Verifier:
         verify: The verifier; see `Task.verify`.
         timeout: Time limit in seconds per completion; 0 means no limit.
         own_process: Whether to call `verify` in another process, which is killed at the limit and started again.
-        on_main: `Ranks.on_main`, where there are several ranks. Rank 0 then judges for all ranks, because a call may
-            exceed the time limit on one rank and not on another.
+        on_main: `Ranks.on_main`, where several processes (ranks) train together. Rank 0 then judges for all of them,
+            because a call may exceed the time limit on one rank and not on another.
 
     Raises:
         ValueError: `timeout` is negative or infinite. Or: `own_process` is true, and there is no limit or another
@@ -96,7 +96,7 @@ class Verifier:
         return self._on_main(lambda: [self._judged(*row) for row in rows])
 
     def take_counts(self) -> dict[str, float]:
-        """Return how many verdicts failed since the last call: `train/verifier_errors`, `_timeouts` and `_odd`."""
+        """Return how many verifications failed since the last call: `train/verifier_errors`, `_timeouts` and `_odd`."""
         counts = self._on_main(lambda: self._counts)
         self._counts = Counter()
         return {f"train/verifier_{kind}": float(counts[kind]) for kind in KINDS}
@@ -127,7 +127,7 @@ class Verifier:
 
 
 def attempt(verify: Callable[[str, Any], Any], text: str, answer: Any, timeout: float = 0.0) -> Outcome:
-    """Call a verifier for one completion; return its verdict or the kind of failure, and never raise its exceptions."""
+    """Call a verifier for one completion; return its verdict or the kind of failure. Its exceptions are not raised."""
     try:
         return "verdict", as_verdict(within(timeout, lambda: verify(text, answer)))
     except VerifierTimeout:

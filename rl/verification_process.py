@@ -50,7 +50,7 @@ class VerifierProcess:
             raise ValueError(f"another process cannot call the verifier: {what}; define it at the top of a module")
 
     def __call__(self, text: str, answer: Any) -> Outcome:
-        """Return the outcome for one completion; the time limit excludes the start of a new process."""
+        """Return the outcome for one completion. The start of a new process does not count towards the time limit."""
         if self._connection is None:
             kind, what = self._start()
             if kind != "ready":
@@ -112,7 +112,7 @@ class VerifierProcess:
 
 
 def serve(fd: int) -> None:
-    """Run the process: unpickle the verifier, then answer requests until the trainer ends."""
+    """Be the verifier's process: unpickle the verifier, then answer requests until the trainer ends."""
     for number in (signal.SIGINT, *SIGNALS):
         signal.signal(number, signal.SIG_IGN)
     connection = Connection(fd)

@@ -1,8 +1,8 @@
 """Verifiers by name, and any Python function as a verifier.
 
-A verifier is one of the names in `VERIFIERS`, or `module:function` for a function `verify(completion, answer)`. What it
-may return is said in `rl.verification`: a boolean, a number that is 0 or 1, or a `Verdict`. A function may take further
-arguments: each gets the value of the data's column of that name, and `**columns` gets all columns.
+A verifier is one of the names in `VERIFIERS`, or `module:function` for a function `verify(completion, answer)`. It
+returns a boolean, a number that is 0 or 1, or a `Verdict`; `rl.verification` gives all rules. A function may take
+further arguments: each gets the value of the data's column of that name, and `**columns` gets all columns.
 """
 
 import importlib
@@ -68,7 +68,7 @@ def find_verifier(name: str) -> Callable[..., Any]:
     except Exception as error:  # the module may raise anything
         raise ValueError(f"verifier is {name!r}, which cannot be imported ({error}); {_CURE}") from error
     if not callable(found):
-        raise ValueError(f"verifier is {name!r}, which is {type(found).__name__} and no function; {_CURE}")
+        raise ValueError(f"verifier is {name!r}, which is of type {type(found).__name__}, no function; {_CURE}")
     return found
 
 
@@ -80,7 +80,7 @@ def wanted_columns(verify: Callable[..., Any]) -> Wanted:
     """
     try:
         parameters = list(inspect.signature(verify).parameters.values())
-    except (TypeError, ValueError):  # a compiled function does not say its parameters
+    except (TypeError, ValueError):  # some compiled functions have no signature
         return Wanted((), ())
     first = [one for one in parameters if one.kind in _POSITIONAL]
     if len(first) < 2 and not any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters):

@@ -1,4 +1,4 @@
-"""Supervised warm start of the built-in policy, which is cached on disk."""
+"""Supervised learning of the built-in policy before RL (warm start). The result is cached on disk."""
 
 import hashlib
 import itertools
@@ -23,7 +23,7 @@ _FORMAT = 1  # increase it when the same configuration would give other weights
 
 @dataclass(frozen=True)
 class WarmStartConfig:
-    """The settings that the warm-started weights depend on, besides the task.
+    """The settings that the weights after the warm start depend on, besides the task.
 
     Attributes:
         hidden_size: The width of the decoder.
@@ -56,7 +56,7 @@ class WarmStartConfig:
 def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None, progress: bool = True) -> Policy:
     """Return the built-in policy after supervised learning on the task's demonstrations.
 
-    The first call trains the policy, and later calls read it from disk.
+    The first call trains the policy. Later calls with the same task and settings read it from disk.
 
     Args:
         task: The task, whose demonstrations the policy imitates.
@@ -64,7 +64,7 @@ def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None
         cache: The folder of finished policies. None: `cache_root()`.
         progress: Whether to show a progress bar during training.
     """
-    # The demonstrations are part of the name, so that an edited task does not load the policy of its old version.
+    # The first demonstrations are part of the name, so that an edited task does not load its old version's policy.
     sample = list(itertools.islice(task.demonstrations(config.seed), 256))
     identity = json.dumps([_FORMAT, task.name, task.alphabet, asdict(config), sample], sort_keys=True)
     folder = (cache or cache_root()) / f"{task.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"

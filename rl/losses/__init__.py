@@ -1,4 +1,4 @@
-"""Losses of policies and values, as pure functions that return `(loss, metrics)`."""
+"""Losses of policies and of value heads, as pure functions that return `(loss, metrics)`."""
 
 from rl.losses.means import AGGREGATIONS as AGGREGATIONS
 from rl.losses.policy import POLICY_LOSSES as POLICY_LOSSES

@@ -1,4 +1,4 @@
-"""Means over the tokens of a batch, which add up over its parts."""
+"""Means over the tokens of a batch. With the divisors of the whole batch, the results of its parts add up."""
 
 from typing import NamedTuple
 
@@ -32,12 +32,12 @@ def means(
     num_completions: int | None = None,
     max_new_tokens: int | None = None,
 ) -> tuple[Mean, Mean]:
-    """Return the mean of the loss and the mean of its metrics.
+    """Return two functions: the mean for the loss, and the mean for its metrics.
 
     * token_mean: The sum over tokens, divided by their number.
     * sequence_mean: The mean over the tokens of each completion, then the mean over completions.
     * constant_length: The sum over tokens, divided by the number of completions times `max_new_tokens` (Dr. GRPO, arXiv
-      2503.20783). A share of such a divisor has no meaning, so the metrics have the token mean.
+      2503.20783). The metrics use the token mean, because most of them are shares of tokens.
 
     Args:
         mask: The tokens that count.

@@ -5,8 +5,8 @@ them, advantages, a mask, and the options of `rl.losses.terms.Terms`. They retur
 floats. Loss and metrics add up over the parts of a batch.
 
 * clip_share is the share of the tokens whose ratio the clip changes or leaves without a gradient.
-* approx_kl is the KL divergence to the old policy.
-* reference_kl is the KL divergence to the reference policy, with `reference_log_probs`.
+* approx_kl estimates the KL divergence to the old policy, from which the ratio is taken.
+* reference_kl estimates the KL divergence to the reference policy, with `reference_log_probs`.
 * dual_clip_share is the share of the tokens that the dual clip leaves without a gradient, with `dual_clip`.
 
 Every log-ratio is clamped to plus or minus `MAX_LOG_RATIO`. Beyond it a token has no gradient in `clipped_policy_loss`.
@@ -89,11 +89,11 @@ def gspo_loss(
 
     The ratio is $s_i = \exp(\frac{1}{|o_i|} \sum_t (\log p_{it} - \log p_{\mathrm{old}, it}))$. In place of
     $\rho_{it}$, PPO's objective has $s_i p_{it} / p_{it}$, where only the numerator has a gradient. Each token thus
-    keeps its own advantage and gradient. With the sequence mean, and one advantage per completion, the gradient is the
-    gradient of $\min(s_i A_i, \mathrm{clip}(s_i) A_i)$.
+    keeps its own advantage and gradient. With the sequence mean, and one advantage per completion, the gradient is
+    that of $\min(s_i A_i, \mathrm{clip}(s_i) A_i)$.
 
-    The ratio averages over tokens, so it stays close to 1: the paper's clips are 3e-4 and 4e-4, and its mean is the
-    sequence mean.
+    The ratio averages over tokens, so it stays close to 1: the paper's clips are 3e-4 and 4e-4. The paper uses the
+    aggregation sequence_mean.
 
     Args:
         log_probs: Log-probabilities of the sampled tokens under the policy being trained.
@@ -145,8 +145,8 @@ def cispo_loss(
         old_log_probs: Log-probabilities of the same tokens under the policy that sampled them.
         advantages: Advantages, one per completion or one per token.
         mask: The tokens that count.
-        clip_low: The largest decrease of the weight below 1. The paper has no lower bound, which a number just below 1
-            comes close to.
+        clip_low: The largest decrease of the weight below 1. The paper has no lower bound; a number just below 1 comes
+            close to that.
         clip_high: The largest increase of the weight above 1.
         **terms: The options that all policy losses share; see `Terms`.
 

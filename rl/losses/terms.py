@@ -1,4 +1,7 @@
-"""The parts that all policy losses share: the mean, the KL term and the weights of a deviating engine."""
+"""The parts that all policy losses share: the mean, the KL term and the importance weights.
+
+Importance weights correct for differences between the trainer's log-probabilities and the inference engine's.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypedDict
@@ -9,7 +12,7 @@ from jaxtyping import Bool, Float
 from rl.losses.means import means
 
 MAX_LOG_RATIO = 20.0
-"""Logarithms of ratios are clamped to plus or minus this before `exp`, as in verl: e^20 = 5e8 is finite in float32."""
+"""Logarithms of ratios are clamped to plus or minus this before `exp`, as in verl: e^20 is about 5e8."""
 
 
 class Terms(TypedDict, total=False):
@@ -20,8 +23,8 @@ class Terms(TypedDict, total=False):
             `rl.losses.means.means`.
         num_tokens: The divisor of the token mean, if these rows are a part of a batch. None: the number of tokens in
             the mask.
-        num_completions: The divisor of the other two means, if these rows are a part of a batch. None: the number of
-            rows with a token in the mask.
+        num_completions: The number of completions in the divisor of the other two means, if these rows are a part of a
+            batch. None: the number of rows with a token in the mask.
         max_new_tokens: The longest completion that could be generated, for constant_length.
         reference_log_probs: Log-probabilities under the reference policy. They add `kl_weight` times the mean of
             $e^d - d - 1$, $d = \log p_\mathrm{ref} - \log p$ (Schulman's k3, arXiv 2402.03300, equation 4). The term
@@ -29,7 +32,7 @@ class Terms(TypedDict, total=False):
         kl_weight: The weight of the KL term, at least 0.
         engine_log_probs: The log-probabilities of the inference engine, where they differ from the trainer's. They
             weight the objective of a token with $\min(p_\mathrm{old} / p_\mathrm{engine}, C)$ (truncated importance
-            sampling), which is constant for the gradient. `old_log_probs` are then the trainer's own. None: no weights.
+            sampling), which has no gradient. `old_log_probs` are then the trainer's own. None: no weights.
         importance_cap: The cap C of the importance weights, above 0.
     """
 
@@ -44,7 +47,7 @@ class Terms(TypedDict, total=False):
 
 
 class Objective(NamedTuple):
-    """The objective of each token, and shares of tokens by the name of the metric."""
+    """The objective of each token, and by the name of a metric, the tokens whose share it reports."""
 
     value: torch.Tensor
     shares: dict[str, torch.Tensor]
@@ -139,5 +142,5 @@ def log_prob_gap(
 def log_ratio(
     log_probs: Float[torch.Tensor, "r t"], others: Float[torch.Tensor, "r t"], mask: Bool[torch.Tensor, "r t"]
 ) -> Float[torch.Tensor, "r t"]:
-    """Return the clamped difference of the log-probabilities; it is 0 outside the mask."""
+    """Return `log_probs - others`, clamped to plus or minus `MAX_LOG_RATIO`; it is 0 outside the mask."""
     return torch.where(mask, log_probs - others, 0.0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)

@@ -19,13 +19,13 @@ def clipped_value_loss(
     return has no gradient. An empty mask gives the loss 0.
 
     Args:
-        values: Values of the value head being trained.
+        values: The value head's predictions of the returns, under the weights being trained.
         old_values: Values of the same states at the time when the advantages were estimated.
         returns: Returns, see `advantages.gae`. A token is masked if its return or its old value is not finite.
         mask: The tokens that count.
         clip: The bound c, above 0.
-        num_tokens: The divisor of the mean, if these rows are a part of a batch. None: the number of judged tokens in
-            the mask.
+        num_tokens: The divisor of the mean, if these rows are a part of a batch. None: the number of tokens in the mask
+            whose return and old value are finite.
 
     Returns:
         The loss, a scalar, and the metric value_clip_share as a float: the share of tokens that the clip leaves without

@@ -337,8 +337,8 @@ def test_mapp_of_an_empty_batch_is_empty():
 @pytest.mark.parametrize(
     ("rewards", "mean", "variance", "message"),
     [
-        ([[1.0, 0.5]], 0.5, 0.1, "rewards holds a number other than 0 and 1; give 1 for a correct completion"),
-        ([[1.0, 0.0]] * 2, [0.5, NAN], 0.1, r"success_rate\[1\] is nan; give a finite belief"),
+        ([[1.0, 0.5]], 0.5, 0.1, "rewards holds 0.5, and mapp reads 0 and 1 alone; give 1 for a correct completion"),
+        ([[1.0, 0.0]] * 2, [0.5, NAN], 0.1, r"success_rate\[1\] is nan; give a finite number from 0 to 1"),
         ([[1.0, 0.0]], 1.5, 0.1, r"success_rate\[0\] is 1.5; give"),
         ([[1.0, 0.0]], 0.5, -0.1, r"variance\[0\] is -0.1; give"),
         ([[1.0, 0.0]] * 3, 0.5, [0.1, 0.1, math.inf], r"variance\[2\] is inf; give"),

@@ -97,8 +97,8 @@ def test_a_chat_template_is_applied_as_in_rollouts(small):
 @pytest.mark.parametrize(
     ("options", "texts", "message"),
     [
-        ({"layer": 3}, ["1="], "layer is 3; this model has the hidden states -3 to 2"),
-        ({"layer": -4}, ["1="], "layer is -4; this model has"),
+        ({"layer": 3}, ["1="], "layer is 3; give an integer from -3 to 2 for this model"),
+        ({"layer": -4}, ["1="], "layer is -4; give an integer from -3 to 2"),
         ({"layer": 1.0}, ["1="], "layer is 1.0; give an integer"),
         ({"layer": True}, ["1="], "layer is True; give an integer"),
         ({"batch_size": 0}, ["1="], "batch_size is 0; give an integer of at least 1"),

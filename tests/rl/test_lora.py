@@ -127,7 +127,7 @@ def test_a_checkpoint_holds_the_adapters_alone_and_refuses_another_base(task, po
     other = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=1)
     state = Learner(replace(CONFIG, **LORA), policy).state_dict()
     assert all(".lora_" in name for name in state["policy"]["adapters"])
-    with pytest.raises(ValueError, match="belong to another base model; give the policy that it had"):
+    with pytest.raises(ValueError, match="belong to another base model; give the policy that the run started from"):
         Learner(replace(CONFIG, **LORA), other).load_state_dict(state)
 
 

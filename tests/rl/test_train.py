@@ -152,7 +152,7 @@ def test_mapp_needs_a_selector_that_predicts(task, tmp_path):
             return found._replace(variance=np.full_like(found.variance, math.nan))
 
     silent = Selected(Silent(UNIFORM, num_prompts=30), 4)
-    with pytest.raises(ValueError, match=r"variance\[0\] is nan; give a finite belief"):
+    with pytest.raises(ValueError, match=r"variance\[0\] is nan; give a finite number of at least 0"):
         start(task, tmp_path, replace(CONFIG, advantage="mapp"), curriculum=silent)
 
 

@@ -61,7 +61,7 @@ def test_the_parameters_of_a_function_name_the_columns_that_it_takes(verify, nam
         (f"{USERS}:missing", "cannot be imported"),
         (f"{USERS}:", "verifier is"),
         (":verify", "verifier is"),
-        (f"{USERS}:not_a_function", "is int and no function"),
+        (f"{USERS}:not_a_function", "is of type int, no function"),
     ],
 )
 def test_a_verifier_that_is_not_there_is_refused_with_the_cure(name, reason):
