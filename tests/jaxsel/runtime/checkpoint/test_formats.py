@@ -140,7 +140,7 @@ def test_load_needs_only_the_folder(pool, tmp_path):
     assert restored.select(4).tolist() == selector.select(4).tolist()
     restored.save(tmp_path)
     PromptSelector.load(tmp_path, METHOD, candidate_ratio=2, **pool)
-    with pytest.raises(ValueError, match="another pool|share no key"):
+    with pytest.raises(ValueError, match=r"another pool|share no key"):
         PromptSelector.load(tmp_path, keys=[f"x{i}" for i in range(N)])
 
 
