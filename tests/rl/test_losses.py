@@ -22,10 +22,10 @@ def loss_of(ratio, advantage, **options):
     [
         (1.0, 2.0, 2.0, False),
         (1.2, 1.0, 1.2, False),
-        (1.4, 1.0, 1.28, True),  # clip-higher: 0.28 above
+        (1.4, 1.0, 1.28, True),  # clipped at 1 + 0.28
         (0.5, 1.0, 0.5, False),
         (1.4, -1.0, -1.4, False),
-        (0.5, -1.0, -0.8, True),  # 0.2 below
+        (0.5, -1.0, -0.8, True),  # clipped at 1 - 0.2
     ],
 )
 def test_one_token_by_hand(ratio, advantage, objective, clipped):
@@ -183,7 +183,7 @@ def test_the_importance_weights_are_constants_to_the_gradient():
     )
     (gradient,) = torch.autograd.grad(loss, log_probs)
     assert loss.item() == pytest.approx(-1.5)
-    assert gradient.item() == 0  # the ratio is 1 whatever the parameters
+    assert gradient.item() == 0  # the old log-probabilities are the trained ones, so the ratio is always 1
 
 
 def test_advantages_may_differ_between_tokens():
@@ -252,7 +252,7 @@ def test_ratios_that_would_overflow_are_clamped(gap, advantage):
     assert all(map(math.isfinite, metrics.values()))
     assert log_probs.grad is not None
     assert log_probs.grad.isfinite().all()
-    assert log_probs.grad[0, 0] == 0  # clamped
+    assert log_probs.grad[0, 0] == 0  # its log-ratio is clamped, which has no gradient
     assert log_probs.grad[0, 1] != 0
 
 
