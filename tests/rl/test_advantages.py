@@ -282,9 +282,11 @@ def test_mapp_by_hand():
 
 
 def test_mapp_with_a_certain_belief_is_grpo_in_groups_drawn_at_that_rate():
-    """The size of an advantage is the mean of sqrt((n - S) / S), where S of the n completions have the same verdict.
+    """If the success rate is known, the size of an advantage is the mean of GRPO's sqrt((n - S) / S).
 
-    The mean is over Binomial draws of the other completions, whatever the verdicts of this group.
+    S is the number of completions, of n, with the same verdict as this one.
+
+    The mean is over Binomial draws of the verdicts of the other completions. The group's own verdicts do not matter.
     """
     n, rate = 6, 0.3
     size = np.arange(1, n)

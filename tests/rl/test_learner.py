@@ -92,7 +92,7 @@ def test_one_step_with_mapp_is_the_policy_gradient_of_every_judged_completion(ta
 
 
 def test_one_step_of_ppo_by_hand(task, policy):
-    """The expected loss takes each completion alone, without padding. In the first step no value is clipped."""
+    """The expected loss is computed from each completion alone, without padding. The first step clips no value."""
     groups = groups_of(task, policy)
     saved = value_head_of(policy)
     config = replace(CONFIG, advantage="gae", gae_lambda=0.9, value_weight=0.3)
@@ -143,7 +143,7 @@ def test_ppo_learns_the_task(task, policy):
 
 
 def test_the_first_values_are_zero(task, policy):
-    """With lambda 1 the returns are the rewards, and the value loss is half their mean square over tokens."""
+    """With lambda 1 the return of every token is the reward. The values are 0, so the loss is half its mean square."""
     groups = groups_of(task, policy)
     metrics = Learner(replace(CONFIG, advantage="gae", gae_lambda=1.0), policy).update(groups, 0)
     tokens = groups.completions.mask.sum(1)

@@ -140,7 +140,9 @@ def test_the_kl_to_a_reference_by_hand():
     kl = (2 - math.log(2) - 1 + 0) / 2
     assert metrics["reference_kl"] == pytest.approx(kl, rel=1e-6)
     assert loss.item() == pytest.approx(0.5 * kl, rel=1e-6)
-    np.testing.assert_allclose(gradient.numpy(), [[0.5 * (1 - 2) / 2, 0, 0]], rtol=1e-6)  # d/dx of e^-x + x is 1 - e^-x
+    np.testing.assert_allclose(
+        gradient.numpy(), [[0.5 * (1 - 2) / 2, 0, 0]], rtol=1e-6
+    )  # 1 - e^d, where e^d = 2 is the reference's probability over the policy's
 
 
 def test_a_reference_without_weight_is_only_measured():
@@ -153,7 +155,7 @@ def test_a_reference_without_weight_is_only_measured():
 
 
 def test_truncated_importance_sampling_by_hand():
-    """The ratios of the trainer's probability to the engine's are 1.5, 8 (capped at 2), 1 / 4 and a masked one."""
+    """The trainer's probabilities are 1.5, 8 (capped at 2) and 1 / 4 times the engine's. The last token is masked."""
     old = torch.tensor([[math.log(1.5), math.log(8.0), -math.log(4.0), math.inf]])
     log_probs = old.detach().clone().requires_grad_()
     mask = torch.tensor([[True, True, True, False]])
@@ -208,7 +210,8 @@ def test_an_option_out_of_range_is_refused(option, message):
 def test_the_value_loss_by_hand():
     """The return is 1, the old value 0, and the clip 0.2.
 
-    The six new values are: equal to the old one, clipped, farther from the return, beyond it, masked, without a return.
+    The six new values are: equal to the old one, clipped, farther from the return (-0.5), beyond it (3), masked, and
+    without a return.
     """
     values = torch.tensor([[0.0, 0.5, -0.5, 3.0, math.inf, 7.0]], requires_grad=True)
     returns = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, math.nan]])
