@@ -30,13 +30,13 @@ _HEAD = """Score a policy on evaluation sets.
   python -m experiments.evaluate policy=runs/mine/policy task=aime24.parquet verifier=math k=8
   python -m experiments.evaluate policy=Qwen/Qwen2.5-3B task=[countdown-34,countdown-4,math:MATH500.json] samples=16
 
-Every problem gets `samples` completions. mean@n is the mean share of correct ones. pass@k is the unbiased estimate of
-the probability that one of k completions is correct, for k and the smaller powers of two. Standard errors are over
-problems. The table is printed, and the JSON file also holds the counts of every problem. Set any of these as
+Every problem gets n = `samples` completions. mean@n is the mean share of correct ones. pass@k is the unbiased estimate
+of the probability that at least one of k completions is correct, for k and the smaller powers of two. Standard errors
+are over problems. The table is printed, and the JSON file also holds the counts of every problem. Set any of these as
 NAME=VALUE:
 """
 _MARK = "evaluation_sets"
-_LOG_WIDTH = 160  # characters per line of a log, which no terminal limits
+_LOG_WIDTH = 160  # characters per line where the output goes to a file
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class EvaluateConfig:
     Attributes:
         policy: Folder or hub name of a Hugging Face causal language model, such as the folder policy of a run.
         task: A file, a folder or the hub name of a data set, of which all prompts count; math:PATH for one with the
-            template and the verifier of this task; countdown-34, countdown-4, gsm8k or reasoning_gym:NAME. A list
+            template and the verifier of the task math; countdown-34, countdown-4, gsm8k or reasoning_gym:NAME. A list
             evaluates several: [a.parquet,countdown-4].
         verifier: For data sets: exact, math, countdown or string_ops; or module:function.
         k: Largest k of pass@k.
@@ -57,9 +57,9 @@ class EvaluateConfig:
         template: Text with the placeholder {prompt}; empty: the prompt itself, or the task's own template.
         max_new_tokens: Longest completion in tokens.
         stop: Texts that end a completion.
-        verify_timeout: Seconds per completion, after which a verifier has not judged.
+        verify_timeout: Seconds per completion, after which the verifier is stopped and the completion is not judged.
         precision: Precision of the Hugging Face engine: float32 or bfloat16.
-        device: Device of the policy, such as cuda; empty: cuda if there is one, or cpu.
+        device: Device of the policy, such as cuda; empty: cuda if there is one, otherwise cpu.
         seed: Seed of the completions.
         out: The JSON file. An older file of this command is replaced; another file is refused.
         engine: The engine that generates completions.
@@ -111,7 +111,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     sets = [evaluation_set(name, config.verifier, data, config.size) for name in config.tasks]
     evaluation = Evaluation(
         sets, k=config.samples or config.k, temperature=config.temperature, top_p=config.top_p
-    )  # refuses sets of one name before the policy is loaded
+    )  # refuses two sets of the same name before the policy is loaded
     policy = replace(load_policy(config.policy), precision=config.precision)
     policy.model.to(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     found = {}
@@ -124,7 +124,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def powers_up_to(k: int) -> list[int]:
-    """Return the powers of two from 2 to below k, and k. pass@1 is the mean."""
+    """Return the powers of two from 2 to below k, and k. pass@1 is left out for k above 1: it equals mean@n."""
     return [*(2**i for i in range(1, (k - 1).bit_length())), k]
 
 
@@ -194,7 +194,7 @@ def _check_replaceable(out: Path) -> None:
     except (OSError, ValueError):
         ours = False
     if not ours:
-        raise ValueError(f"out is {out}, which exists and is no evaluation; give another file")
+        raise ValueError(f"out is {str(out)!r}, which exists and was not written by this command; give another file")
 
 
 if __name__ == "__main__":

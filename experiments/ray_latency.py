@@ -1,11 +1,12 @@
-"""What a call to the Ray server costs, beside the same call in the caller's own process.
+"""How long a call to jaxsel's Ray server takes, compared with the same call in the caller's own process.
 
     make ray
     .venv-ray/bin/python -m experiments.ray_latency [--pool 100000] [--batch 256] [--calls 100]
 
-Each method is asked for batches, and observes 8 rewards per prompt of each batch. The times are wall-clock
-milliseconds per call. The server writes every call to its journal on disk before it answers, and saves its whole state
-at every tenth `observe`. In process, `observe` returns before the device has finished.
+Two selection methods, mopps and dps, choose batches and observe 8 rewards per prompt of each batch. The times are
+wall-clock milliseconds per call. The server writes every call to its journal on disk before it answers, and saves its
+whole state at every tenth `observe`. Without the server, `observe` returns before the device has finished its
+computation.
 """
 
 import sys
@@ -25,7 +26,7 @@ from jaxsel.integrations.edge import TrainerEdge
 
 GROUP = 8  # rewards per prompt
 METHODS = {"mopps": jaxsel.mopps, "dps": jaxsel.dps}
-_WARM_UP = 5  # calls, in which functions are compiled
+_WARM_UP = 5  # untimed first calls, in which JAX compiles
 
 
 def main(arguments: list[str]) -> None:
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measure(pool: int, batch: int, calls: int) -> dict[str, Any]:
-    """Return the times by method, call and place: the median and the 95th percentile, in milliseconds."""
+    """Return milliseconds per call by method, call and place ("server" or "process"): median and 95th percentile."""
     import ray
 
     from jaxsel.integrations.ray import serve
@@ -74,7 +75,7 @@ def measure(pool: int, batch: int, calls: int) -> dict[str, Any]:
 
 
 def timed(selector: Any, batch: int, calls: int) -> dict[str, dict[str, float]]:
-    """Return the times of `next_batch` and `observe` of a server or an edge."""
+    """Return the times of `next_batch` and `observe` of a Ray server or of a `TrainerEdge` in this process."""
     rng = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {"next_batch": [], "observe": []}
     for _ in range(_WARM_UP + calls):

@@ -15,7 +15,7 @@ from rl.tasks.data_config import DataConfig
 def evaluation_of(config: RunConfig) -> Evaluation:
     """Return the evaluation sets of a run.
 
-    Files get the template `data.template`. A task has its own template, unless the run trains on the same task.
+    Data sets get the template `data.template`. A named task keeps its own template, unless the run trains on this task.
 
     Raises:
         ValueError: A set is unknown, has no verifier or no prompts, or two sets have the same name.
@@ -53,7 +53,7 @@ def evaluation_set(name: str, verifier: str, config: DataConfig, size: int = 0) 
 
 
 def _task_of(name: str, verifier: str, config: DataConfig) -> tuple[Task, str]:
-    """Return the task, and the path or hub name of a data set whose prompts all count."""
+    """Return the task, and the path or hub name if all prompts of a data set count; otherwise the second is empty."""
     _, _, path = name.partition(":")
     if name in TASKS:
         return TASKS[name](), ""
@@ -71,7 +71,7 @@ def _kind(name: str) -> str:
 
 
 def _short(name: str) -> str:
-    """Return the last part of a path, without the ends that tell a file's format."""
+    """Return the last part of a path, without the endings of a file format."""
     last = Path(name).name
     for ends in (COMPRESSIONS, FORMATS):
         found = next((end for end in ends if last.lower().endswith(end)), "")

@@ -1,4 +1,4 @@
-"""The counts of a log: one visit per step and prompt, from rows that are read one at a time."""
+"""The counts of a trainer's log. All completions of one prompt in one training step are one visit."""
 
 import json
 import math
@@ -19,7 +19,7 @@ class Imported(NamedTuple):
     """The content of a log.
 
     Attributes:
-        history: The visits, for `jaxsel.replay`. Step `t` of its clock is the training step `steps[t]`.
+        history: The visits, for `jaxsel.replay`. Its step `t`, counted from 0, is the training step `steps[t]`.
         num_prompts: Number of distinct prompts in the log, which are the pool.
         prompts: Texts or names of the prompts, as they stand in the log, ordered by first visit. The text of a
             conversation is the JSON of its messages.
@@ -33,7 +33,7 @@ class Imported(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The names of the columns, and the function that makes a prompt's name of its cell; None: `name_of`."""
+    """The names of the columns, and the function that turns the cell of a prompt into its name; None: `name_of`."""
 
     step: str
     prompt: str
@@ -51,7 +51,7 @@ class _Counts:
         self._first: dict[int, tuple[int, int]] = {}
 
     def add(self, step: int, prompt: str, successes: int, judged: int) -> None:
-        """Count the completions of one row."""
+        """Count one row: the completions that have a reward (`judged`), and the correct ones of these."""
         at = self.ids.setdefault(prompt, len(self.ids))
         self._first[at] = min(self._first.get(at, (step, self.num_rows)), (step, self.num_rows))
         visit = self.visits.setdefault((step, at), [0, 0])
@@ -78,11 +78,11 @@ def imported(
 
     Args:
         path: The file or folder of the log.
-        files: Its files.
-        columns: The columns.
+        files: The files to read, which are `path` itself or lie in it.
+        columns: The names of the columns.
         threshold: A completion is correct when its reward is larger than this.
-        repeated_by: Another column. A file that repeats all its cells, the prompts and the rewards of the file before
-            is left out. None: no file is.
+        repeated_by: Another column, such as the completions. A file is left out if this column, the prompts and the
+            rewards equal those of the file before. None: no file is left out.
 
     Raises:
         ValueError: As for `jaxsel.integrations.trainer_logs.read_logs`.
@@ -191,7 +191,7 @@ def name_of(value: Any) -> str | None:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Drop null fields: Parquet adds them to messages, so the same prompt may differ from file to file."""
+    """Drop null fields: Parquet adds them to messages, but a prompt must have the same name in every file."""
     if isinstance(value, dict):
         return {name: _without_nulls(field) for name, field in value.items() if field is not None}
     return [_without_nulls(entry) for entry in value] if isinstance(value, list) else value

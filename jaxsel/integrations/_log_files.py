@@ -32,7 +32,7 @@ class Row(NamedTuple):
 def find_files(path: Path, pattern: str | None) -> list[Path]:
     """Return the file itself, or the files of a folder, in the order of the numbers in their names.
 
-    A folder without logs may hold one folder per step; its subfolders then count.
+    A folder without logs may hold one folder per step, so its subfolders are then searched.
 
     Args:
         path: The file or the folder.
@@ -59,7 +59,7 @@ def find_files(path: Path, pattern: str | None) -> list[Path]:
 
 
 def kind_of(file: Path) -> str | None:
-    """Return the kind of a file by its name, without the ending of a compression; None if it cannot be read."""
+    """Return the kind of a file by its name, without the ending .gz; None if it cannot be read."""
     stem = file.name.removesuffix(".gz")
     found = next((kind for kind in _READERS if stem.endswith(kind)), None)
     return None if found == ".parquet" and stem != file.name else found
@@ -68,7 +68,7 @@ def kind_of(file: Path) -> str | None:
 def step_of(file: Path, root: Path) -> int | None:
     """Return the step that the name of a file, or of a folder between it and the root, says; None if none does.
 
-    A bare number is a step, except as the folder of a file that is itself the root.
+    A name that is only a number is a step. If the root is a file, its folder's name must hold a word such as `step`.
     """
     stem = file.name.partition(".")[0]
     folders = file.relative_to(root).parent.parts if root.is_dir() else (file.resolve().parent.name,)
@@ -85,7 +85,7 @@ def rows_of(file: Path, wanted: list[str]) -> Iterator[Row]:
 
     Args:
         file: The file.
-        wanted: The columns that are needed. A dot goes into a record.
+        wanted: The columns that are needed. A dot names a field of a record, as in `info.prompt_id`.
 
     Raises:
         ValueError: The file is damaged; the message names the row.
@@ -152,7 +152,7 @@ def _read_csv(file: Path, wanted: list[str]) -> Iterator[Row]:
 
 
 def _read_jsonl(file: Path, wanted: list[str]) -> Iterator[Row]:
-    """Read by the standard library: Python writes NaN for a missing reward, which no other reader accepts."""
+    """Read by the standard library: Python writes NaN for a missing reward, which strict JSON readers refuse."""
     del wanted
     with _opened(file) as lines:
         for number, line in enumerate(lines, 1):
@@ -164,7 +164,7 @@ def _read_jsonl(file: Path, wanted: list[str]) -> Iterator[Row]:
             except json.JSONDecodeError as error:
                 raise ValueError(f"{place}, is not JSON ({error}); delete or repair the line") from error
             if not isinstance(cells, dict):
-                raise ValueError(f"{place}, is {line.strip():.40}; give one object per completion")
+                raise ValueError(f"{place}, is {line.strip():.40}; give one JSON object per completion")
             yield Row(place, cells)
 
 

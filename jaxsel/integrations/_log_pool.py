@@ -1,4 +1,4 @@
-"""Prompts of a log as rows of a pool, so that a log can warm-start a selector."""
+"""Finds the prompts of a log among the rows of a pool, so that a selector can start from the log's results."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.runtime.prompt_selector import PromptSelector
 
-_SCANS = 32  # searches of the whole pool for one prompt of a log
+_SCANS = 32  # how many prompts of a log are looked for inside all texts of the pool, which is slow
 
 
 class OnPool(NamedTuple):
@@ -18,7 +18,7 @@ class OnPool(NamedTuple):
     Attributes:
         history: The visits of the prompts that are in the pool. Its steps are those of the log.
         num_prompts: Number of prompts in the pool.
-        unmatched: Prompts of the log that are not in the pool, or whose text several rows of it have.
+        unmatched: Prompts of the log that are not in the pool, or whose text belongs to several of its rows.
     """
 
     history: History
@@ -31,8 +31,12 @@ def on_pool(
 ) -> OnPool:
     """Return a log's history with the rows of your pool as prompt ids.
 
-    A prompt of the log belongs to the row with the same key, the same text or messages, the same text of the last user
-    message, or whose text stands in it alone between the words of a chat template.
+    A prompt of the log belongs to the first of these rows that exists:
+
+    * the row with the same key;
+    * the row with the same text or messages;
+    * the row with the same user message, where a conversation has one, and at most one other message;
+    * the row whose text stands inside the log's prompt, for example between the words of a chat template.
 
     Args:
         history: The history of a log, such as `Imported.history`.
@@ -41,7 +45,7 @@ def on_pool(
         keys: The keys of the pool's rows, for logs that name prompts by key. None: no keys.
 
     Raises:
-        ValueError: No prompt of the log is in the pool, or there is another number of keys than of prompts.
+        ValueError: No prompt of the log is in the pool, or `keys` and `prompts` differ in length.
     """
     if keys is not None and len(keys) != len(prompts):
         raise ValueError(f"keys has {len(keys)} entries for {len(prompts)} prompts; give one key per prompt")
@@ -65,7 +69,7 @@ def on_pool(
 
 
 def warm_start(selector: PromptSelector, history: History) -> None:
-    """Let a selector observe a history, one call per step; steps without visits age the belief too.
+    """Let a selector observe a history, one call per step. A step without visits is a call too: it ages older visits.
 
     Args:
         selector: The selector of the pool.

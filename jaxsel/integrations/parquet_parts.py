@@ -1,7 +1,7 @@
 """Tables that grow while a run goes on, as folders of Parquet files that a crash does not damage.
 
 This module needs `pip install "jaxsel[history]"`. A folder holds files `part-000000.parquet`, `part-000001.parquet` and
-so on. Each is written once, so a reader sees a file completely or not at all.
+so on. A file appears, or is replaced, only once all of it is on disk, so a reader never sees a part of it.
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ class PartFiles:
             self._tables = []
 
     def drop_from(self, column: str, first: int) -> None:
-        """Drop the rows whose number in `column` is `first` or larger. The column never falls from row to row."""
+        """Drop the rows whose number in `column` is `first` or larger. Numbers must not decrease from row to row."""
         kept = part_files(self._folder)
         for number, part in enumerate(kept):
             table = read_table(part)

@@ -1,17 +1,20 @@
-"""Histories from the logs of other trainers, for `jaxsel.replay` and to warm-start a selector.
+"""Reads the logs of other trainers, for `jaxsel.replay` and to start a selector from their results.
 
 A log has one row per completion, with the training step, the prompt and the reward; a row whose reward is a list holds
 a whole group. A log is a file of CSV, JSON lines or Parquet, or a folder of such files. CSV and JSON lines may be
 compressed (.gz). Parquet needs `pip install "jaxsel[history]"`; the other kinds need nothing more.
 
-Rows of the same step and prompt become one visit. The same weights are assumed to have generated all rollouts of a
-step. Where a trainer takes several batches between two updates, give a column that numbers the updates as `step`.
+Rows of the same step and prompt become one visit, and all visits are a history. The same weights are assumed to have
+generated all rollouts of a step. Where a trainer takes several batches between two updates, give a column that numbers
+the updates as `step`.
 
 A log holds only what the trainer kept. Some trainers filter groups before they log them (dynamic sampling), or log
-only every tenth step. The history then lacks the other groups, and most of the filtered ones were not mixed.
+only every tenth step. The history then lacks the other groups. Most groups that a filter drops are all
+right or all wrong.
 
-Rows are read one at a time, so that memory holds the prompts and the counts of the visits, and no completion. A log
-names prompts in its own way; `on_pool` finds them in your pool, and `warm_start` lets a selector observe them.
+Rows are read one at a time, so that memory holds the prompts and the counts of the visits, and no completion;
+`read_trl` alone holds the texts of up to two files. A log names prompts in its own way; `on_pool` finds them in your
+pool, and `warm_start` lets a selector observe them.
 """
 
 from collections.abc import Sequence
@@ -46,7 +49,7 @@ def read_logs(
     threshold: float = 0.5,
     files: str | None = None,
 ) -> Imported:
-    """Read a log whose columns may have any names. A dot goes into a record, as in `info.prompt_id`.
+    """Read a log whose columns may have any names. A dot names a field of a record, as in `info.prompt_id`.
 
     Args:
         path: A file, or a folder of files of one kind: .csv, .jsonl or .parquet. Subfolders are read if the folder
@@ -74,7 +77,8 @@ def read_verl(path: str | Path, *, reward: str = "score", threshold: float = 0.5
 
     The fields are `input`, `output`, `gts`, `score`, `step`, and the fields that the reward function adds (read in verl
     0.9.1: `_write_generations` of trainer/ppo/ray_trainer.py and trainer/ppo/v1/trainer_base.py). `input` is the prompt
-    with its chat template, without special tokens. verl draws a new `uid` at every visit, so `uid` names no prompt.
+    with its chat template, without special tokens. verl draws a new `uid` at every visit, so `uid` does not
+    identify a prompt.
 
     Args:
         path: The folder.
@@ -116,7 +120,9 @@ def read_trl(path: str | Path, *, reward: str | None = None, threshold: float = 
         names = names_of(files[0])
         rewards = [name for name in names if name not in ("step", "prompt", "completion", "advantage")]
         if len(rewards) != 1:
-            raise ValueError(f"{path} has the columns {_listed(names)}; give the name of the reward function as reward")
+            raise ValueError(
+                f"{path} has the columns {_listed(names)}; give the name of one reward function as `reward`"
+            )
         reward = rewards[0]
     return imported(folder, files, Columns("step", "prompt", reward), threshold, repeated_by="completion")
 
@@ -162,7 +168,8 @@ def read_prime_rl(path: str | Path, *, prompt: str = "prompt", threshold: float 
 def read_slime(path: str | Path, *, reward: str = "reward", threshold: float = 0.5) -> Imported:
     """Read samples of slime as JSON lines, one file per rollout, such as `12.jsonl` or `rollout_12.jsonl`.
 
-    Every row is `Sample.to_dict()`, with `prompt` and `reward`; a reward may be a record, as in `reward="reward.acc"`.
+    Every row is `Sample.to_dict()`, with `prompt` and `reward`. A reward may be a record: give its entry, as in
+    `reward="reward.acc"`. The step is the row's `rollout_id`, or without it the number in the file's name.
     slime's own `--save-debug-rollout-data` writes files of torch, which this package does not open. Write them as JSON
     lines first: `for s in torch.load(file)["samples"]: print(json.dumps(s, default=str))`. Files of evaluations, whose
     names begin with `eval_`, are not read.

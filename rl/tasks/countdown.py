@@ -1,8 +1,8 @@
 """Countdown: reach the target by using every number exactly once with the operations + - * /.
 
 The prompt `3 5 7=22:` asks for `3*5+7` or another expression of the same value. Two numbers are easy for a small
-policy and four are hard. The warm start increases the difference: its demonstrations are all correct, but most
-demonstrations have two numbers.
+policy and four are hard. The warm start, which trains on demonstrations before RL, increases the difference. Its
+demonstrations are all correct, but most of them have two numbers.
 
 Numbers up to 9 and targets up to 99 give 315,570 training prompts, where another order of the numbers is another
 prompt, and 3,483 held-out prompts. max_number=99 and max_target=999 give many millions. `rl.tasks.countdown_chat` has
@@ -36,7 +36,8 @@ SHARES: Mapping[int, float] = {2: 1.0, 3: 1.0, 4: 1.0}
 DEMONSTRATION_SHARES: Mapping[int, float] = {2: 0.6, 3: 0.35, 4: 0.05}
 _MAX_COUNT = 6
 _WINDOW = 2**16
-# Below the first share of new prompts among the draws, a list of the rest is faster; below the second, drawing stops.
+# Prompts are drawn at random until the share of new ones is below _SLOW. A list then gives the rest. Where the rest is
+# too large to list, drawing goes on until the share is below _HOPELESS.
 _SLOW, _HOPELESS = 1 / 8, 1 / 1024
 _POOL_STREAM, _HELD_OUT_STREAM, _DEMONSTRATION_STREAM = range(3)
 
@@ -182,7 +183,7 @@ def _drawn(rng: np.random.Generator, shares: Mapping[int, float], space: Space) 
 
 
 def _listed(rng: np.random.Generator, shares: Mapping[int, float], space: Space) -> Iterator[Instance]:
-    """Yield all instances of the listable counts, in every order of their numbers, without expressions."""
+    """Yield all instances that `all_instances` can list, in every order of their numbers and without a solution."""
     for count in _counts(shares):
         rows = all_instances(count, space)
         if rows is None:
@@ -193,7 +194,7 @@ def _listed(rng: np.random.Generator, shares: Mapping[int, float], space: Space)
 
 
 def _distinct(rng: np.random.Generator, shares: Mapping[int, float], space: Space) -> Iterator[Instance]:
-    """Yield distinct instances: drawn ones, then listed ones when few draws are new, then drawn ones again."""
+    """Yield distinct instances: drawn ones until few draws are new, then listed ones, then drawn ones again."""
     seen: set[str] = set()
     drawn = _drawn(rng, shares, space)
 

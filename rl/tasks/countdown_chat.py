@@ -3,12 +3,13 @@
     python -m experiments.train task=countdown-34 policy=Qwen/Qwen2.5-3B
     python -m experiments.train task=countdown-4:train.parquet policy=Qwen/Qwen2.5-3B
 
-Countdown-34 has three or four numbers, Countdown-4 has four. Without a path the instances are made on the spot, see
-`rl.tasks.countdown_published`. A path names a file, a folder or a data set on the hub with the columns `nums` and
-`target` of the published data set, see `rl.tasks.countdown_dataset`.
+A prompt of Countdown-34 has three or four numbers, and one of Countdown-4 has four. The plain task name generates
+prompts at random; see `rl.tasks.countdown_published`. After a colon, give a file, a folder or a data set on the hub
+with the columns `nums` and `target` of the published data set; see `rl.tasks.countdown_dataset`.
 
-An eighth of all instances is held out, chosen by numbers and target alone: training never sees them, in any order of
-their numbers. `data.held_out` names a file of held-out instances instead.
+An instance is the numbers and the target of a prompt. An eighth of all instances is held out, chosen by numbers and
+target alone: training never sees them, in any order of their numbers. The setting `data.held_out` names a file of other
+instances to hold out.
 """
 
 from collections.abc import Collection, Iterator
@@ -28,7 +29,7 @@ from rl.tasks.data_config import DataConfig
 from rl.tasks.templates import PLACEHOLDER
 
 COUNTS = {"countdown-34": (3, 4), "countdown-4": (4,)}
-"""The tasks, each with its counts of numbers."""
+"""How many numbers the prompts of each task have."""
 QUESTION = (
     "Using the numbers [{numbers}], create an equation that equals {target}. You can use basic arithmetic operations "
     "(+, -, *, /) and each number can only be used once."
@@ -41,7 +42,7 @@ TEMPLATE = (
 )
 """TinyZero's prompt for base models, with `QUESTION` in the place of `{prompt}`; `DataConfig.template` replaces it."""
 _USED = ("template", "max_new_tokens", "stop", "held_out")
-_POOL_STREAM, _HELD_OUT_STREAM = 0x636433, 0x636434  # apart from the streams of other tasks with the same seed
+_POOL_STREAM, _HELD_OUT_STREAM = 0x636433, 0x636434  # give other random numbers than other tasks with the same seed
 
 
 def is_task(name: str) -> bool:
@@ -57,7 +58,7 @@ def make(name: str, config: DataConfig | None = None) -> Task:
         config: The settings, of which template, max_new_tokens, stop and held_out count.
 
     Raises:
-        ValueError: The name is unknown, nothing follows its colon, or another setting is given.
+        ValueError: The name is unknown, nothing follows its colon, or a setting is given that this task ignores.
     """
     kind, colon, source = name.partition(":")
     if kind not in COUNTS or (colon and not source):
@@ -86,12 +87,12 @@ def _check_settings(name: str, config: DataConfig) -> None:
         if getattr(unused, setting) != default:
             raise ValueError(
                 f"data.{setting} is {getattr(unused, setting)!r} with the task {name}, which has no such setting; "
-                f"leave it out, or give the task as a data set of prompts with verifier=countdown"
+                f"leave it out, or give task=PATH, a data set of prompts, with verifier=countdown"
             )
 
 
 class _FromFile:
-    """Both sides of a data set, read when the first pool is asked for."""
+    """The training and held-out prompts of a data set, read at the first call of `pool` or `held_out`."""
 
     def __init__(self, source: str, counts: Collection[int], template: str, held_out: str):
         self._load = partial(load_dataset_pool, number_counts=counts, template=template)
@@ -114,7 +115,7 @@ class _FromFile:
         whole = self._load(self._source)
         rows = [row for row, found in enumerate(map(_unordered, whole.answers)) if found not in apart]
         if not rows:
-            raise ValueError(f"data.held_out is {self._held_out_source}, which holds every prompt; give another file")
+            raise ValueError(f"data.held_out is {self._held_out_source!r}, which holds every prompt; give another file")
         return whole.take(rows)
 
     @cached_property
@@ -123,7 +124,7 @@ class _FromFile:
 
 
 class _Made:
-    """Both sides of the instances that are made on the spot."""
+    """Training and held-out prompts that are generated at random."""
 
     def __init__(self, counts: Collection[int], template: str, held_out: str):
         self._counts, self._template, self._held_out_source = counts, template, held_out
@@ -164,7 +165,7 @@ class _Made:
 
 
 def _distinct(found: Iterator[Drawn]) -> Iterator[Drawn]:
-    """Leave out an instance that repeats an earlier one, in any order of its numbers."""
+    """Yield the instances, without those that repeat an earlier one in any order of its numbers."""
     seen = set()
     for one in found:
         if _key(one) not in seen:

@@ -2,7 +2,7 @@
 
 Reference: Jiayi-Pan/Countdown-Tasks-3to4 on the Hugging Face hub, by TinyZero. It has the columns `target` and `nums`
 and one split, `train`. Countdown-34 is the whole data set, and Countdown-4 is its rows of four numbers.
-`rl.tasks.countdown_published` makes such instances on the spot. `rl.tasks.countdown_verifier.verify` judges answers.
+`rl.tasks.countdown_published` generates similar prompts. `rl.tasks.countdown_verifier.verify` judges answers.
 """
 
 from collections.abc import Collection, Iterable
@@ -34,8 +34,8 @@ def load_dataset_pool(
 ) -> PromptPool:
     """Load a Countdown data set with the `datasets` library; a row that repeats an earlier row is left out.
 
-    Numbers and targets may be given as text, such as `[3, 5, 7]` and `22`, as CSV holds them. A key consists of the
-    numbers and the target, so keys survive shuffling, filtering and other splits.
+    Numbers and targets may be given as text, such as `[3, 5, 7]` and `22`, as CSV holds them. A prompt's key consists
+    of its numbers and target, so it identifies the prompt also in a shuffled or filtered file.
 
     Args:
         name_or_path: Name on the hub, or a local folder or file of Parquet, JSON or CSV with the same columns.
@@ -46,8 +46,8 @@ def load_dataset_pool(
         template: The prompt's text with the placeholders `{numbers}` and `{target}`.
 
     Raises:
-        ValueError: The template lacks a placeholder, the data set lacks a column, a row holds no integers, or no row is
-            left.
+        ValueError: The template lacks a placeholder, the data set lacks a column, a cell holds no integers of at
+            least 0, or no row is left.
     """
     if "{numbers}" not in template or "{target}" not in template:
         raise ValueError(f"template={template!r} lacks a placeholder; write {{numbers}} and {{target}} in it")

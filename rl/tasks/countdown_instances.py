@@ -1,4 +1,4 @@
-"""Countdown instances: random instances with a solution, drawn in blocks, and complete lists of small spaces.
+"""Countdown instances: random ones with a solution, drawn in blocks, and complete lists where there are few.
 
 An instance is drawn backwards: first the numbers, then a random expression that uses each number once. The value of the
 expression is the target if it is a positive integer within the bound. So every target is reachable, an instance with
@@ -65,7 +65,8 @@ def evaluate(shape: Shape, leaves: Int[np.ndarray, "k m"], operations: Int[np.nd
     root = _num_leaves(shape[0]) - 1
     a, b = evaluate(shape[0], leaves[: root + 1], operations[:root])
     c, d = evaluate(shape[1], leaves[root + 1 :], operations[root + 1 :])
-    # The numerator must be 0 too, because a later division swaps the two and would hide a zero denominator.
+    # After a division by zero (c = 0) the numerator must be 0 too. A later division makes this numerator a denominator,
+    # and a nonzero one would hide the fault.
     ratio = a * d * (c != 0)
     numerator = np.choose(operations[root], [a * d + b * c, a * d - b * c, a * c, ratio])
     return numerator, np.where(operations[root] == OPERATIONS.index("/"), b * c, b * d)
@@ -88,7 +89,7 @@ def _template(shape: Shape, operations: str) -> tuple[str, str]:
 
 @lru_cache
 def templates(count: int) -> list[list[str]]:
-    """Return format strings for all expressions of `count` numbers: rows are shapes, columns are operations."""
+    """Return format strings for all expressions of `count` numbers: rows are trees, columns are operations in order."""
     sequences = ["".join(chosen) for chosen in itertools.product(OPERATIONS, repeat=count - 1)]
     return [[_template(shape, sequence)[0] for sequence in sequences] for shape in shapes(count)]
 
@@ -109,7 +110,7 @@ def held_out_mask(numbers: Int[np.ndarray, "m k"], targets: Ints) -> Bool[np.nda
 def _within(
     space: Space, leaves: Int[np.ndarray, "m k"], numerators: Ints, denominators: Ints
 ) -> tuple[Bool[np.ndarray, " m"], Ints]:
-    """Return which expressions give an instance of the space, and the values of all expressions."""
+    """Return which expressions give an instance of the space, and the values of all expressions, rounded down."""
     targets, remainders = np.divmod(numerators, denominators + (denominators == 0))
     valid = (remainders == 0) & (targets >= 1) & (targets <= space.max_target)
     valid[valid] = held_out_mask(leaves[valid], targets[valid]) == space.held_out

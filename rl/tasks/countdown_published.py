@@ -1,4 +1,4 @@
-"""Countdown instances as in the published data set of three and four numbers, made on the spot.
+"""Random Countdown instances with the distribution of the published data set of three and four numbers.
 
 A target is drawn uniformly from 10 to 100. Then numbers are drawn uniformly from 1 to 99 until some expression of all
 numbers has the target as its value. Half of the instances have three numbers.
@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float, Int
 LARGEST_NUMBER = 99
 SMALLEST_TARGET, LARGEST_TARGET = 10, 100
 _BLOCK = 2**14
-# Four numbers up to 99 give fractions with denominators up to 19,602, unless they are below 1.
+# An expression of four numbers up to 99 whose value is 1 or more has a denominator of at most 19,602. A value other
+# than the target therefore differs from it by at least 1 / 19,602, far more than the tolerance.
 _TOLERANCE = 1e-6
 
 
@@ -34,7 +35,7 @@ def reachable(numbers: Int[np.ndarray, "m k"], targets: Int[np.ndarray, " m"]) -
     """Return whether some expression of all numbers of a row has the row's target as its value.
 
     Args:
-        numbers: Up to four positive numbers up to 99 per row.
+        numbers: One instance per row: at most four numbers, each from 1 to 99.
         targets: Positive targets.
     """
     found = np.zeros(len(targets), bool)
@@ -45,7 +46,7 @@ def reachable(numbers: Int[np.ndarray, "m k"], targets: Int[np.ndarray, " m"]) -
 
 
 def _sizes(columns: list[Float[np.ndarray, " m"]]) -> Iterator[Float[np.ndarray, " m"]]:
-    """Yield the absolute values of all expressions: the negative of a value is the value of another expression."""
+    """Yield the absolute values of all expressions. Swapped differences reach each of these without a minus sign."""
     if len(columns) == 1:
         yield columns[0]
         return
@@ -61,7 +62,7 @@ def drawn(rng: np.random.Generator, counts: Collection[int]) -> Iterator[Drawn]:
 
     Args:
         rng: The source of random numbers.
-        counts: Counts of numbers, of 3 and 4.
+        counts: How many numbers an instance may have: 3, 4 or both.
     """
     ordered: Sequence[int] = sorted(counts)
     streams = {count: _of_count(child, count) for count, child in zip(ordered, rng.spawn(len(ordered)), strict=True)}
@@ -71,7 +72,7 @@ def drawn(rng: np.random.Generator, counts: Collection[int]) -> Iterator[Drawn]:
 
 
 def _of_count(rng: np.random.Generator, count: int) -> Iterator[Drawn]:
-    """Yield instances whose targets are uniform: the numbers that reach a target wait until the target is drawn."""
+    """Yield instances whose targets are uniform: numbers that reach a target are kept until it is drawn."""
     waiting: dict[int, list[list[int]]] = {target: [] for target in range(SMALLEST_TARGET, LARGEST_TARGET + 1)}
     while True:
         for target in rng.integers(SMALLEST_TARGET, LARGEST_TARGET, size=2**10, endpoint=True).tolist():

@@ -20,12 +20,12 @@ Reference: the rule-based reward of TinyZero (github.com/Jiayi-Pan/TinyZero, ver
 differs in these choices:
 
 * It reads the last line of the completion alone, and its pair of tags begins at the first `<answer>` of the line.
-* It gives 0.1 to any text between tags that is not right. `format_credit` gives a credit to well-formed expressions
-  alone, is 0 by default, and never counts as success.
+* It gives 0.1 to any text between tags that is not right. Here, the argument `format_credit` of `verify` rewards only
+  wrong expressions that are well-formed. It is 0 by default, and never counts as success.
 * It calls `eval` on texts of digits, `+-*/().` and spaces. So signs, `//` and `**` are right answers there, and `2.5`
   counts as the two numbers 2 and 5.
-* It computes in floating point with a tolerance of 1e-5. With four numbers up to 99, no other value is as close to a
-  target of 1 or more, so only the arithmetic is another one.
+* It computes in floating point with a tolerance of 1e-5. With four numbers up to 99, no wrong value is as close to a
+  target of 1 or more, so this choice changes no verdict.
 * It rejects `= 22` at the end and all operations of LaTeX and Unicode.
 """
 
@@ -41,7 +41,7 @@ from rl.prompts import Verdict
 
 # The longest text that is parsed: about 60 numbers, with far less nesting than Python's parser allows.
 MAX_LENGTH = 128
-_MAX_WRITTEN = 8 * MAX_LENGTH  # before LaTeX and spaces are shortened
+_MAX_WRITTEN = 8 * MAX_LENGTH  # the limit before LaTeX commands and spaces are shortened
 _CHARACTERS = re.compile(r"[0-9+\-*/() ]+")
 # Python accepts 00 as a number, and warns about a call at 1(2).
 _MALFORMED = re.compile(r"\b0[0-9]|[0-9)] *\(|\) *[0-9]")
@@ -86,7 +86,7 @@ def extract(completion: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return an answer with ASCII operations, single spaces and no LaTeX delimiters; a long text stays as it is."""
+    """Return an answer with ASCII operations, single spaces and no LaTeX; a text too long to parse is unchanged."""
     if len(text) > _MAX_WRITTEN:
         return text
     text = text.translate(_OPERATIONS).strip(_SPACE)
@@ -110,7 +110,7 @@ def parse(text: str) -> Expression | None:
 
 
 def _value(node: ast.AST, numbers: list[int]) -> Fraction | None:
-    """Return the value of a node and append its numbers. The text's length bounds the depth and the digits."""
+    """Return the value of a node and append its numbers. `MAX_LENGTH` bounds the recursion and the digits."""
     match node:
         case ast.Constant(value=int(number)):
             numbers.append(number)
@@ -159,7 +159,7 @@ def verify(completion: str, answer: Mapping[str, Any] | str, *, format_credit: f
 
 
 def _without_result(text: str, target: Any) -> str:
-    """Return the text without `= target` at its end. Another result stays, and is then no part of the grammar."""
+    """Return the text without `= target` at its end. Any other `= ...` stays and makes the answer wrong."""
     expression, equals, result = text.rpartition("=")
     return expression.rstrip(" ") if equals and result.strip(" ") == str(target) else text
 
@@ -176,7 +176,7 @@ def numbers_of(value: Any) -> list[Any]:
     """Return numbers that are given as a list, or as a text such as `[3, 5, 7]` or `3 5 7`.
 
     Raises:
-        TypeError: The value is no list.
+        TypeError: The value is neither a list nor a text.
         ValueError: A text among the numbers is not an integer.
     """
     if isinstance(value, str):

@@ -22,7 +22,7 @@ from rl.tasks.templates import filled
 from rl.verifiers import OWN_PROCESS, RowAnswer, Wanted, find_verifier, wanted_columns, with_columns
 
 _log = logging.getLogger(__name__)
-_ARGUMENTS = ("completion", "answer")  # columns of these names are not passed a second time
+_ARGUMENTS = ("completion", "answer")  # every verifier takes these; columns of these names are not passed on
 
 
 def make(
@@ -36,7 +36,7 @@ def make(
         source: A file, several files, a folder, or the name of a data set on the hub; see `rl.prompts.read_prompts`.
         verifier: The name of a verifier, `module:function`, or a function; see `rl.verifiers`.
         config: The settings. None: the defaults.
-        whole: Whether all prompts are held out, in the order of the data, and none are for training: an evaluation set.
+        whole: Whether `held_out` of the task returns all prompts, in the order of the data, as for an evaluation set.
 
     Raises:
         ValueError: The verifier is missing or unknown, or cannot be imported.
@@ -73,7 +73,7 @@ def no_demonstrations(name: str, seed: int) -> Iterator[Demonstration]:
 
 
 class _Data:
-    """The two disjoint sides of a data set, read once."""
+    """The training and the held-out prompts of a data set, which share no prompt. The data are read once."""
 
     def __init__(self, source: Sources, config: DataConfig, wanted: Wanted):
         self._source, self._config, self._wanted = source, config, wanted
@@ -85,13 +85,13 @@ class _Data:
         return self._templated(training.take(np.sort(rows).tolist()))
 
     def held_out(self, num_prompts: int) -> PromptPool:
-        """Return held-out prompts, the same in every run; fewer are the first of more."""
+        """Return held-out prompts, the same in every run; a smaller number gives the first ones of a larger number."""
         _, held_out = self._sides
         order = order_of(list(map(digest, held_out.texts)), self._config.held_out_seed)
         return self._templated(held_out.take(order[: num_prompts or None]))
 
     def all(self, num_prompts: int) -> PromptPool:
-        """Return all prompts, or the first ones."""
+        """Return the first prompts, in the order of the data; 0 asks for all."""
         found = self._read(self._source, self._config.split)
         return self._templated(found.take(range(len(found))[: num_prompts or None]))
 
@@ -110,7 +110,9 @@ class _Data:
             inside = held_out_rows(digests, config.held_out_share, config.held_out_seed)
             held_out = whole.take(np.flatnonzero(inside).tolist())
         if inside.all():
-            raise ValueError(f"every prompt of {self._source} is held out; give other prompts or a smaller share")
+            raise ValueError(
+                f"every prompt of {self._source} is held out; give other prompts or a smaller data.held_out_share"
+            )
         return whole.take(np.flatnonzero(~inside).tolist()), held_out
 
     def _read(self, source: Sources, split: str) -> PromptPool:
@@ -130,7 +132,9 @@ class _Data:
         if report.repeats and not config.merge:
             _log.warning("%s; data.merge=true merges those with equal answers", described(report.repeats))
         if report.skipped:
-            _log.warning("%d odd rows are left out: %s", len(report.skipped), "; ".join(report.skipped[:3]))
+            _log.warning(
+                "%d rows that cannot be read are left out: %s", len(report.skipped), "; ".join(report.skipped[:3])
+            )
         if self._wanted.names == ():
             return report.pool
         answers = [self._row(*row) for row in zip(report.pool.answers, report.others, strict=True)]
@@ -143,9 +147,7 @@ class _Data:
                 f"the verifier needs the columns {missing}, which {self._source} lacks; rename a column, or give the "
                 "arguments of the verifier default values"
             )
-        return RowAnswer(
-            answer, {name: value for name, value in others.items() if name not in ("completion", "answer")}
-        )
+        return RowAnswer(answer, {name: value for name, value in others.items() if name not in _ARGUMENTS})
 
     def _templated(self, pool: PromptPool) -> PromptPool:
         texts: list[Prompt] = [filled(self._config.template, prompt) for prompt in pool.texts]

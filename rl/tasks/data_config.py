@@ -7,7 +7,7 @@ from rl.tasks.held_out import check_share
 from rl.tasks.templates import check_template
 
 NONE = "none"
-"""The name of a column that says: the data have no such column."""
+"""Given in place of a column's name, it says that the data have no such column."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class DataConfig:
         stop: Texts that end a completion, besides the end of sequence.
         prompt: Column of the prompts; empty: found by name.
         answer: Column of the answers; empty: found by name; none: the data have no answers.
-        key: Column of the keys; empty: the first that tells all rows apart.
-        rate: Column of the solve rates; empty: found by name, if there is one; none: read no rates.
+        key: Column of the keys, which identify prompts; empty: the first known column that tells all rows apart.
+        rate: Column of known solve rates; empty: found by name, if there is one; none: read no rates.
         split: Split of a folder or of a data set on the hub, such as train; empty: the only one.
         config: Configuration of a data set on the hub.
-        held_out: File or folder of the held-out prompts; empty: they come from the data set itself.
-        held_out_split: Split of the held-out prompts, such as test; empty: no split, but a share.
-        held_out_share: Share of the distinct prompts that is held out, without a file or a split of held-out prompts.
+        held_out: File or folder of the held-out prompts, which are for evaluation; empty: the data set itself has them.
+        held_out_split: Split of the held-out prompts, such as test; empty: held_out or held_out_share gives them.
+        held_out_share: Share of the distinct prompts that is held out, if held_out and held_out_split are empty.
         held_out_seed: Seed of the choice of the held-out prompts; the seed of the run does not change them.
         merge: Whether rows with the same prompt and answer become one row.
         skip_odd: Whether rows that cannot be read are left out with a warning, instead of refused.

@@ -1,4 +1,4 @@
-"""The choice of held-out prompts by their content, so that it survives shuffling, and equal prompts stay together."""
+"""The choice of held-out prompts by their text alone: shuffled data give the same choice, and repeats stay together."""
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -21,12 +21,12 @@ def check_share(share: float) -> None:
 
 
 def order_of(digests: Sequence[str], seed: int) -> list[int]:
-    """Return the rows in a random order that depends on the seed and on each prompt's digest alone."""
+    """Return the rows in a random order that depends on the seed and on each prompt's digest (hash) alone."""
     return sorted(range(len(digests)), key=lambda row: _rank(digests[row], seed))
 
 
 def held_out_rows(digests: Sequence[str], share: float, seed: int) -> np.ndarray:
-    """Return whether each row is held out, bool `[N]`: those of the distinct prompts that are first in a random order.
+    """Return whether each row is held out, bool `[N]`: the first of the distinct prompts, in a random order, are.
 
     Args:
         digests: One digest per prompt; equal prompts have equal digests.
@@ -43,7 +43,7 @@ def _rank(digest: str, seed: int) -> bytes:
 
 
 class Split(NamedTuple):
-    """The two sides of all prompts of a task: the text of a prompt and the seed decide.
+    """The split of a task's prompts into training and held-out ones, by the text of the prompt and a seed.
 
     Attributes:
         share: Share of the prompts that is held out.

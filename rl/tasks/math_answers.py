@@ -1,7 +1,7 @@
-r"""The final answer of a completion, and its parts: value, unit and words.
+r"""The final answer of a completion, and its parts: value, unit, percent sign and base.
 
-The final answer is what the last `\boxed{...}` or the last line `#### ...` says, whichever comes later. Text inside
-`<think>...</think>` does not count, and an opened `<think>` that never ends leaves no answer.
+The final answer is what the last `\boxed{...}` or the last line `#### ...` says, whichever comes later. Only the
+text after the last `</think>` counts, and a `<think>` that never ends leaves no answer.
 """
 
 import re
@@ -52,10 +52,10 @@ class Answer(NamedTuple):
     """The parts of a final answer.
 
     Attributes:
-        value: What a parser of mathematics reads.
-        unit: A unit that is known, such as "cm^2" or "deg"; "" if there is none.
+        value: The answer without the other parts, for a parser of mathematics.
+        unit: The short name of a known unit, such as "cm^2" or "deg"; "" if there is none.
         percent: Whether the value is a percentage.
-        base: The base of a numeral such as 120_5; "" if none is said.
+        base: The base of a numeral, such as "5" for 120_5; "" if none is given.
     """
 
     value: str
@@ -78,7 +78,7 @@ def final_answer(completion: str) -> str | None:
 
 
 def reference_answer(answer: Any) -> str:
-    """Return a reference answer as text: a solution that says its final answer becomes this answer."""
+    """Return a reference answer as text; from a worked solution, only its final answer."""
     if isinstance(answer, list | tuple) and len(answer) == 1:
         return reference_answer(answer[0])
     text = f"{answer:g}" if isinstance(answer, float) and answer.is_integer() and abs(answer) < 1e6 else str(answer)
@@ -106,7 +106,7 @@ def parts(text: str) -> Answer:
 
 
 def plain(text: str) -> str:
-    """Return an answer without what changes its looks alone: dollar signs around it, spaces, sizes of brackets."""
+    """Return an answer without mere typography: dollar signs around it, LaTeX spaces, sizes of brackets and so on."""
     text = text.strip()
     if (match := re.fullmatch(_TEXT, text)) and re.search(r"\d", match.group(1)):
         text = match.group(1).strip()
@@ -124,7 +124,7 @@ def plain(text: str) -> str:
 
 
 def words(text: str) -> str | None:
-    r"""Return the words of an answer in lower case, such as "monday" for \text{Monday}; None if it is no text."""
+    r"""Return the words of an answer in lower case, such as "monday" for \text{Monday}; None if it is not words."""
     bare = re.sub(_TEXT, r"\1", plain(text)).strip()
     bare = bare.removeprefix("(").removesuffix(")")
     listed = re.sub(r"\s*,\s*", ",", bare.lower())
@@ -137,7 +137,7 @@ def is_text(text: str) -> bool:
 
 
 def _unit(text: str, power: str | None) -> str:
-    """Return the short name of a unit; "" if it is no unit that is known, but for example "apples"."""
+    """Return the short name of a unit; "" for words that are no known unit, such as "apples"."""
     name = text.strip().strip(".").lower()
     for word, exponent in (("square ", "2"), ("cubic ", "3"), ("sq ", "2"), ("cu ", "3")):
         if name.startswith(word):

@@ -1,17 +1,17 @@
 r"""The verifier of mathematical answers: the final answer, by the library math-verify.
 
 A completion is right if its final answer (see `rl.tasks.math_answers`) equals the reference answer. math-verify reads
-both as SymPy expressions and compares them. These rules come before it, because it accepts more than an examiner:
+both as SymPy expressions and compares them. The rules below are added, because they are closer to an examiner's:
 
-* Two units must be the same unit: 5 cm is not 5 m. A unit on one side alone does not count.
-* A percentage equals its value: 25% is 1/4. Also right is 25 for 25%, and 25% for the integer 25, because references
-  often leave the sign out.
+* Two units must be the same unit: 5 cm is not 5 m. A unit on one side alone is ignored.
+* A percentage equals its value: 25% is 1/4. Also right is 25 where the reference is 25%, and
+  25% where it is the integer 25, because references often leave the sign out.
 * Two bases must be the same: 120_5 is not 120_6. The parts of a ratio a:b are compared one by one.
-* Words are compared as words, in any case. A set is no point and no interval. The order of a point counts.
-* Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not. Tiny numbers are no exception:
-  they may differ by one part in 100,000.
+* Words are compared in lower case. A set never equals a point or an interval. The order of coordinates counts.
+* Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not. Numbers may also
+  differ by at most one part in 100,000, so that two tiny numbers are not equal by rounding.
 
-The verifier has no time limit of its own: `rl.verification` gives it one, in a process that is killed.
+The verifier has no time limit of its own. `rl.verification` runs it in another process, which it kills after the limit.
 """
 
 import itertools
@@ -33,7 +33,7 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def verify(completion: str, answer: Any) -> bool:
-    """Judge a completion by its final answer, see the module.
+    """Return whether the final answer of a completion is right, by the rules at the top of this module.
 
     Args:
         completion: The completion, which must box its answer or write it after `####`.
@@ -84,7 +84,7 @@ def _equal(gold: str, own: str) -> bool:
     left, right = _parsed(gold), _parsed(own)
     if not left or not right or _reordered(left[0], right[0], gold):
         return False
-    # A text would be compared with the text that could not be parsed.
+    # math-verify returns the text where it can parse nothing. Equal texts were accepted above.
     if isinstance(left[0], str) or isinstance(right[0], str):
         return False
     return equal(left[:1], right[:1], allow_set_relation_comp=True, timeout_seconds=None) and _close(left[0], right[0])

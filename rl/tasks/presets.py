@@ -1,10 +1,10 @@
-"""Tasks with a template and the verifier `math`: problems of mathematics, and grade-school problems.
+"""The tasks `math` and `gsm8k`: data sets with a template for their prompts and the verifier `math`.
 
     python -m experiments.train task=math:problems.jsonl policy=Qwen/Qwen2.5-0.5B-Instruct
     python -m experiments.train task=gsm8k policy=Qwen/Qwen2.5-0.5B-Instruct
 
-`math:PATH` takes a file, a folder or the hub name of a data set with problems and answers. `gsm8k` takes the data set
-of the hub, with its test split held out; `gsm8k:PATH` takes a copy of it, or another file of its form.
+`math:PATH` takes a file, a folder or the hub name of a data set with problems and answers. `gsm8k` takes openai/gsm8k
+from the hub, with its test split held out; `gsm8k:PATH` takes a copy of it, or another file with its columns.
 """
 
 from dataclasses import replace
@@ -32,7 +32,7 @@ def make(name: str, config: DataConfig | None = None, *, whole: bool = False) ->
     Args:
         name: `math:PATH`, `gsm8k` or `gsm8k:PATH`.
         config: The settings. An empty template is replaced by the task's own.
-        whole: Whether all prompts of a path are held out; see `rl.tasks.data.make`.
+        whole: Whether all prompts of PATH form an evaluation set; see `rl.tasks.data.make`.
 
     Raises:
         ValueError: `math` has no path, or the name is unknown.
@@ -49,6 +49,6 @@ def make(name: str, config: DataConfig | None = None, *, whole: bool = False) ->
 
 
 def _on_the_hub(config: DataConfig) -> DataConfig:
-    """Return the settings with configuration and splits of the data set on the hub, where they are not given."""
+    """Return the settings with the configuration and splits of openai/gsm8k, where they are not given."""
     held_out_split = config.held_out_split or ("" if config.held_out else "test")
     return replace(config, config=config.config or "main", split=config.split or "train", held_out_split=held_out_split)

@@ -2,13 +2,14 @@
 
     python -m experiments.train task=reasoning_gym:basic_arithmetic pool_size=1000000 policy=Qwen/Qwen2.5-0.5B-Instruct
 
-The library is no part of an extra: it pins a version of tabulate that our tested versions exclude. Install it by
-`pip install reasoning-gym`. A pool holds its keys and no texts: text i is generated from the index i.
+No extra of jaxsel installs the library, because it pins a version of tabulate that our tested versions exclude. Install
+it by `pip install reasoning-gym`. A pool stores keys but no texts, so a million prompts take little memory.
 
-All 106 tasks of version 0.1.25 were tried with five prompts each. 99 judge the library's own answers right and another
-text wrong. Five (boxnet, graph_color, propositional_logic, rubiks_cube, rush_hour) state no answer and judge by other
-data. The other two are refused: composite needs a list of tasks, and game_of_life_halting accepts any text. acre and
-word_ladder generate 10,000 and 20,000 prompts at most, so that their pools must be smaller.
+All 106 tasks of version 0.1.25 were tried with five prompts each. The verifiers of 99 accept the library's own answers
+and reject another text. Five (boxnet, graph_color, propositional_logic, rubiks_cube, rush_hour) have no reference
+answer, and their verifiers use other data. The other two are refused: composite needs a list of tasks, and
+game_of_life_halting accepts any text. acre and word_ladder generate at most 10,000 and 20,000 prompts, which limits
+their pools.
 """
 
 import importlib
@@ -25,12 +26,14 @@ from rl.tasks.templates import filled
 
 PREFIX = "reasoning_gym:"
 TEMPLATE = "{prompt}\n\nThink first, then write the answer between <answer> and </answer>."
-# The library seeds prompt i with seed + i. Seeds of pools are therefore this far apart.
+# The library seeds prompt i of a data set with seed + i. The seeds of data sets are therefore this far apart.
 _SPACING = 10_000_000
-_FIRST_OF_DEMONSTRATIONS = 300  # seeds of runs are smaller, and NumPy's older generators want seeds below 2**32
+# Demonstrations use the seeds from 300 * _SPACING on, above those of pools. NumPy's older generators limit it: their
+# seeds must be below 2**32.
+_FIRST_OF_DEMONSTRATIONS = 300
 _MOST_PROMPTS = 5_000_000
 _TRIES = 1000
-_SIZES = {"acre": 10_000, "word_ladder": 20_000}  # tasks that generate all prompts at once, or refuse more
+_SIZES = {"acre": 10_000, "word_ladder": 20_000}  # the most prompts that these tasks can generate
 _UNUSABLE = {
     "composite": "which needs a list of tasks with their settings",
     "game_of_life_halting": "whose verifier in the library accepts any text",
@@ -66,7 +69,7 @@ def make(name: str, config: DataConfig | None = None) -> Task:
         config: The settings, of which template, max_new_tokens, stop, held_out_share and held_out_seed count.
 
     Raises:
-        ValueError: The library is missing, or has no such task.
+        ValueError: The library is missing or has no such task, or the task is refused (see the top of this module).
     """
     config = config or DataConfig()
     kind = name.removeprefix(PREFIX)
@@ -111,7 +114,7 @@ def score(kind: str, completion: str, answer: dict[str, int]) -> Verdict:
 def strata(kind: str, pool: PromptPool) -> list[str]:
     """Return the difficulty of every prompt as text, for `jaxsel.stratified`; this generates all prompts.
 
-    The settings of the whole task, which are ranges, are left out: what varies between prompts is what remains.
+    The text lists the settings of the single prompt, such as its number of terms, and leaves out the task's ranges.
     """
     entries = (_dataset(kind, answer["seed"])[answer["index"]] for answer in pool.answers)
     return [_difficulty(entry["metadata"]) for entry in entries]
@@ -119,7 +122,7 @@ def strata(kind: str, pool: PromptPool) -> list[str]:
 
 def _difficulty(metadata: dict[str, Any]) -> str:
     names = metadata.get("difficulty", {})
-    if not isinstance(names, dict):  # some tasks say a number
+    if not isinstance(names, dict):  # some tasks give a number
         return json.dumps(names, default=str)
     own = {name: metadata[name] for name in names if isinstance(metadata.get(name), int | float | str)}
     return json.dumps(own or names, sort_keys=True, default=str)
@@ -149,13 +152,13 @@ def _generated(kind: str, template: str, split: Split, num_prompts: int, seed: i
 
     @lru_cache(2**12)
     def index(row: int) -> int:
-        """Return the first index of the row's own indices whose prompt is on the right side."""
+        """Return the first of row, row + num_prompts, row + 2 * num_prompts, ... whose prompt is on the asked side."""
         for at in range(row, min(row + _TRIES * num_prompts, _size(kind)), num_prompts):
             if split.is_held_out(dataset[at]["question"]) == held_out:
                 return at
         raise ValueError(
-            f"held_out_share is {split.share}, and {kind} has too few prompts for {num_prompts} of this side; give "
-            "fewer prompts or another share"
+            f"held_out_share is {split.share}, and {kind} has too few prompts for {num_prompts} "
+            f"{'held-out' if held_out else 'training'} prompts; give fewer prompts or another share"
         )
 
     return PromptPool(

@@ -2,9 +2,10 @@
 
 A prompt is a two-letter name, three to five digits and `=`. Each of the 256 names ("families") stands for one of
 eight operations. The policy has to name the operation and then apply it: `ac123=` asks for `B321` if `ac` means B,
-reversal. A completion is correct if it names any operation and its digits are right.
+reversal. A completion is correct if it names any operation and its digits are `321`.
 
-In the warm start, every demonstration applies its operation correctly, but names the right operation unequally often:
+The warm start trains on demonstrations before RL. Each applies the operation that it names correctly. How often it
+names the right operation depends on the family:
 
 * Easy names (40%): always.
 * Middle names (30%): the share of right demonstrations falls geometrically from 0.5 to 0.01 over these names. The other

@@ -16,10 +16,10 @@ def check_template(template: str) -> None:
 
 
 def filled(template: str, prompt: Prompt) -> Prompt:
-    """Return the prompt inside the template; of messages, the text of the last message of role user is inside.
+    """Return the prompt inside the template; of chat messages, the last one of role user is put inside.
 
     Raises:
-        ValueError: No message of role user has a text.
+        ValueError: The last message of role user has no plain text, or there is none.
     """
     if not template:
         return prompt
@@ -28,7 +28,8 @@ def filled(template: str, prompt: Prompt) -> Prompt:
     last = max((at for at, message in enumerate(prompt) if message["role"] == "user"), default=-1)
     if last < 0 or not isinstance(prompt[last]["content"], str):
         raise ValueError(
-            f"template is {template!r}, and a prompt has no message of role user with a plain text; give template=''"
+            f"template is {template!r}, and the last message of role user of a prompt is missing or no plain text; "
+            "give template=''"
         )
     inside = {**prompt[last], "content": template.replace(PLACEHOLDER, prompt[last]["content"])}
     return [*prompt[:last], inside, *prompt[last + 1 :]]

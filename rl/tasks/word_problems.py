@@ -9,8 +9,8 @@ more. How many pens does Mia have?". A solution writes one calculation per line 
     24+5=29
     #### 29
 
-The difficulty is the number of steps and the size of the numbers, which `strata` returns. A completion is right if its
-last line `#### ...` says the answer, or, without such a line, if its last number is the answer.
+The difficulty is the number of steps with the size of the numbers; `strata` returns it for every prompt.
+A completion is right if the number after its last `####` is the answer. Without `####`, its last number counts.
 """
 
 import itertools
@@ -145,7 +145,7 @@ class _Story:
         self.sentences.append(f"{self._name} {said}.")
 
     def _in_holders(self) -> tuple[str, int]:
-        """Return a phrase such as "4 boxes of 6 pens" and the number of things, which is a step."""
+        """Return a phrase such as "4 boxes of 6 pens" and the number of things; add the calculation."""
         count, each = self._number(9), self._number()
         return f"{count} {self._holders} of {each} {self._things}", self._calculated(count, "*", each)
 
@@ -159,7 +159,7 @@ class _Story:
 
 
 def _problems(stream: str, split: Split, *, held_out: bool) -> Iterator[Problem]:
-    """Yield random problems of one side without end."""
+    """Yield random training or held-out problems without end."""
     rng = random.Random(f"{NAME} {stream}")
     return (found for found in (problem(rng) for _ in itertools.count()) if split.is_held_out(found.text) == held_out)
 

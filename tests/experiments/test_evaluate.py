@@ -19,7 +19,7 @@ ALPHABET = "".join(map(chr, range(32, 127))) + "\n"
 
 
 def judge(completion, answer):
-    """Judge by the answer alone: an answer above 5 is right."""
+    """Judge any completion right if the reference answer is above 5."""
     return int(answer) > 5
 
 
@@ -32,7 +32,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def files(tmp_path):
-    """Return sets of the forms that AIME, AMC, MATH and verl's files have."""
+    """Return files of 8 problems, `0+1=` to `7+1=`, by name. Their columns are those of AIME, AMC and MATH files."""
     rows = [{"problem": f"{i}+1=", "answer": str(i + 1), "url": "x", "solution": "..."} for i in range(8)]
     (tmp_path / "aime24.json").write_text(json.dumps(rows))
     (tmp_path / "amc23.jsonl").write_text(
@@ -143,9 +143,11 @@ def test_the_command_prints_a_table_and_writes_json(files, model, tmp_path, caps
     assert found["aime24"]["successes"] == [0] * 5 + [3] * 3
     assert found["aime24"]["scores"]["pass@2/stderr"] == pytest.approx(error / 100)
     assert len(found["aime24"]["keys"]) == found["MATH500"]["problems"] == 8
-    evaluate.main(command)  # replaces its own file
+    evaluate.main(command)  # the command replaces the file that it wrote itself
     out.write_text("{}")
-    with pytest.raises(ValueError, match=r"out is .*scores.json, which exists and is no evaluation; give another"):
+    with pytest.raises(
+        ValueError, match=r"out is .*scores.json', which exists and was not written by this command; give another"
+    ):
         evaluate.main(command)
 
 

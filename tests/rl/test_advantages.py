@@ -107,7 +107,7 @@ def test_every_estimator_is_finite_centred_and_shift_invariant(name):
 
 
 def test_gae_by_hand():
-    # the values' errors from the last token, with a discount of 1/2: 4 - 1 = 3; 1 + 1/2 - 2 = -1/2; 0 + 1 - 3 = -2
+    # reward + 1/2 next value - value, from the last token on: 4 - 1 = 3; 1 + 1/2 - 2 = -1/2; 0 + 1 - 3 = -2
     result, returns = advantages.gae(
         torch.tensor([[0.0, 1.0, 4.0]]),
         torch.tensor([[3.0, 2.0, 1.0]]),
@@ -231,7 +231,7 @@ def test_gae_treats_an_infinite_reward_or_value_as_not_judged(unknown):
 
 
 def test_errors_of_rounding_are_not_normalised():
-    """The value head is exact except for rounding errors of 1e-3 at 1e4, which must give no advantage."""
+    """Advantages of 1e-3 are mere rounding errors of rewards of 1e4, so they become 0 and are not scaled up."""
     noise = torch.tensor([[0.0, 1e-3, -1e-3]])
     mask = torch.ones(1, 3, dtype=torch.bool)
     assert not advantages.normalise(noise, mask, scale=1e4).any()
@@ -244,12 +244,12 @@ def beta(mean, variance):
 
 
 def denoised(rewards, mean, variance):
-    """Return MaPP's advantages by float64 loops over the completions of a group and over numbers of equal verdicts."""
+    """Return MaPP's advantages, with success rates Beta(a, b), by float64 loops over completions and verdict counts."""
     judged = [r for r in rewards if math.isfinite(r)]
     n, found = len(judged), []
     for r in rewards:
         a, b = beta(mean, variance)
-        a, b = a + sum(judged), b + n - sum(judged)  # the posterior
+        a, b = a + sum(judged), b + n - sum(judged)  # the belief Beta(a, b), updated by the verdicts of the group
         total = 0.0
         for size in range(1, n):
             own, other = (a - 1, b) if r == 1 else (b - 1, a)
@@ -282,9 +282,11 @@ def test_mapp_by_hand():
 
 
 def test_mapp_with_a_certain_belief_is_grpo_in_groups_drawn_at_that_rate():
-    """The size of an advantage is the mean of sqrt((n - S) / S), where S of the n completions have the same verdict.
+    """If the success rate is known, the size of an advantage is the mean of GRPO's sqrt((n - S) / S).
 
-    The mean is over Binomial draws of the other completions, whatever the verdicts of this group.
+    S is the number of completions, of n, with the same verdict as this one.
+
+    The mean is over Binomial draws of the verdicts of the other completions. The group's own verdicts do not matter.
     """
     n, rate = 6, 0.3
     size = np.arange(1, n)
@@ -297,7 +299,7 @@ def test_mapp_with_a_certain_belief_is_grpo_in_groups_drawn_at_that_rate():
 
 
 def test_mapp_without_a_belief_is_grpo_smoothed_over_the_others():
-    """Without a belief, only the rest of the group counts: a single correct completion has GRPO's advantage."""
+    """A belief with hardly any weight changes nothing: a single correct completion has nearly GRPO's advantage."""
     rewards = [[1.0, 0, 0, 0, 0], [0.0, 1, 1, 1, 1], [1.0] * 5, [0.0] * 5]
     found = mapp(rewards, 1 / 2, 0.2499999)
     population = advantages.grpo(torch.tensor(rewards)).numpy() * math.sqrt(5 / 4)

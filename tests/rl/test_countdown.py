@@ -31,7 +31,7 @@ def reachable(numbers: tuple[int, ...]) -> frozenset[Fraction]:
 
 
 def prompts_by_brute_force(counts, max_number, max_target, *, held_out):
-    """Return all prompts of one side of the split: numbers in every order for training, ascending for evaluation."""
+    """Return all training prompts, with numbers in every order, or all held-out prompts, with ascending numbers."""
     texts = set()
     for count in counts:
         for numbers in itertools.combinations_with_replacement(range(1, max_number + 1), count):

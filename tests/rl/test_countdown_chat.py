@@ -64,7 +64,7 @@ def test_reachable_agrees_with_exact_enumeration(count, rows):
 
 
 def test_no_value_of_four_numbers_is_close_to_a_target_that_it_misses():
-    """The tolerance of `reachable`, and that of the published reward, therefore decide nothing."""
+    """The tolerances of `reachable` and of the published reward therefore never accept a wrong value."""
     rng = np.random.default_rng(0)
     for numbers in rng.integers(1, 99, size=(3, 4), endpoint=True).tolist():
         assert all(
@@ -73,7 +73,7 @@ def test_no_value_of_four_numbers_is_close_to_a_target_that_it_misses():
 
 
 def test_made_instances_follow_the_published_distribution():
-    """The ranges are exact; the shares have bounds of five standard errors."""
+    """Ranges must match exactly, and shares within five standard errors."""
     instances = list(itertools.islice(drawn(np.random.default_rng(0), (3, 4)), 4000))
     targets = np.array([target for _, target in instances])
     assert set(targets) == set(range(10, 101))

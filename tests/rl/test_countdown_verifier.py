@@ -272,7 +272,7 @@ def test_all_short_texts_of_the_alphabet():
         for characters in itertools.product("01+-*/() ", repeat=size):
             accepted[size] += parse("".join(characters)) is not None
     assert accepted[1] == 2
-    # The number 10, the number 11, and a digit with a space on each side.
+    # The accepted texts are the numbers 10 and 11, and each of these digits with a space before or after it.
     assert accepted[2] == 2 + 2 * 2
 
 
@@ -344,7 +344,7 @@ def test_every_way_to_write_a_minus_or_a_quotient():
 @given(st.text(alphabet="0123456789+-*/()= $\\[]\t\n\u00d7\u2212", max_size=40))
 @settings(derandomize=True, deadline=None, max_examples=1000)
 def test_the_plain_form_of_a_plain_form_is_itself_in_the_grammar(text):
-    """What is accepted after the changes is an expression of the grammar, whose digits are those of the text."""
+    """If the text is accepted after `plain`, the numbers of the expression have exactly the digits of the text."""
     expression = parse(plain(text))
     if expression is not None:
         digits = "".join(letter for letter in text if letter.isdigit())

@@ -10,11 +10,15 @@ from rl.groups import Groups
 from rl.rollout import Completions
 
 N, B, GROUP = 40, 8, 4
-MOPPS, DPS, UNIFORM = jaxsel.mopps(), jaxsel.dps(), jaxsel.uniform()  # a method keeps its compiled functions
+# Shared by the tests, because a method keeps its compiled functions.
+MOPPS, DPS, UNIFORM = jaxsel.mopps(), jaxsel.dps(), jaxsel.uniform()
 
 
 class FakeRollouts:
-    """Records batches. Prompt i is solved never if i % 4 == 0, always if i % 4 == 1, and else half of the time."""
+    """A rollout function that records its batches.
+
+    Prompt i is never solved if i % 4 == 0, always if i % 4 == 1, and otherwise in half of its rollouts.
+    """
 
     def __init__(self):
         self.batches = []
@@ -74,7 +78,7 @@ def test_dynamic_sampling_fills_the_batch_with_mixed_groups(roll_out, keep_surpl
         ids = np.repeat(collected.groups.prompt_ids, GROUP)
         assert collected.groups.completions.tokens[:, 0].tolist() == ids.tolist()
     assert counted == roll_out.num_rollouts
-    # the selector observed all generated groups, before the filter
+    # the selector observed all generated groups, also those that the filter then dropped
     assert chooser.visits.sum() * GROUP == counted
 
 

@@ -150,8 +150,10 @@ def test_repeated_prompts_are_named_in_a_warning(tmp_path, caplog):
     assert len(merged.pool(0, 0)) + len(merged.held_out(0)) == 4
 
 
-def test_the_built_in_policy_is_refused_with_the_cure(file):
-    with pytest.raises(ValueError, match=r"policy is '' with the task .*give policy=PATH, the folder or hub name"):
+def test_demonstrations_are_refused_with_the_cure(file):
+    with pytest.raises(
+        ValueError, match=r"has no demonstrations; give fine_tuning.steps=0, or .* folder as policy=PATH"
+    ):
         make(file, "exact").demonstrations(0)
 
 

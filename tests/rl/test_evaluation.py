@@ -15,7 +15,7 @@ from tests.support.runs import CONFIG, assert_same_run, start, until_killed
 
 
 def a_set(task, name="digits", count=6):
-    """Return a set whose problem i is solved where its answer says so, whatever the completion is."""
+    """Return a set whose problems 0, 2, 4, ... are always solved and the others never, whatever the completion is."""
     pool = task.held_out(count)
     solved = PromptPool(pool.texts, [i % 2 == 0 for i in range(count)], pool.keys)
     return EvaluationSet(name, task._replace(verify=by_answer), solved)
@@ -26,7 +26,7 @@ def by_answer(completion, answer):
 
 
 class PartlyFailing(HFEngine):
-    """The last completion of every problem fails."""
+    """An engine that loses the last completion of every problem: its text is None."""
 
     def generate(self, prompts, group_size, sampling, *, seed):
         out = super().generate(prompts, group_size, sampling, seed=seed)
@@ -36,7 +36,7 @@ class PartlyFailing(HFEngine):
 def test_scores_are_means_over_problems_with_their_standard_errors():
     successes, n = np.array([0, 1, 4, 4]), 4
     found = scores(Counts(successes, np.full(4, n), 16, 2.5, {}), [2, 4])
-    one_of_two = np.array([0, 1 / 2, 1, 1])  # of the six pairs of the second problem, three hold its success
+    one_of_two = np.array([0, 1 / 2, 1, 1])  # of problem 1's six pairs of completions, three hold its correct one
     for name, each in (("mean@4", successes / 4), ("pass@2", one_of_two), ("pass@4", successes > 0)):
         assert found[name] == pytest.approx(np.mean(each))
         assert found[f"{name}/stderr"] == pytest.approx(np.std(each, ddof=1) / 2)
@@ -87,7 +87,7 @@ def test_a_run_measures_its_sets(task, tmp_path, every, steps):
     assert [record["step"] for record in records if "eval/digits/mean@2" in record] == steps
     assert records == read_metrics(tmp_path / "metrics.jsonl")
     assert [is_end(record) for record in records] == [False] * 8 + [True]
-    assert records[-1]["rollouts"] == 8 * 4 * 4  # without those of the evaluation
+    assert records[-1]["rollouts"] == 8 * 4 * 4  # the evaluation's completions are not counted
 
 
 @pytest.mark.slow

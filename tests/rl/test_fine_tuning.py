@@ -1,4 +1,4 @@
-"""Supervised warm start of a policy that is loaded, with and without a chat template."""
+"""Fine-tuning of a pretrained policy on demonstrations before RL, with and without a chat template."""
 
 import itertools
 from dataclasses import replace

@@ -28,7 +28,7 @@ def test_each_reason():
 
 
 def test_the_reasons_of_an_engine(policy, task):
-    """A completion that is shorter than the limit ended by itself."""
+    """A completion that is shorter than the limit ended with an end of sequence or with the stop text."""
     out = HFEngine(policy).generate(task.pool(8, 0).texts, 8, Sampling(6, stop=("5",)), seed=0)
     found = finish_reasons(out, policy.eos_token_ids, ("5",))
     last = out.tokens.gather(1, out.mask.sum(1, keepdim=True) - 1)[:, 0]

@@ -110,7 +110,7 @@ def test_verdicts_and_beliefs_follow_their_groups(task, policy):
 
 
 def test_mapp_reads_verdicts_and_not_rewards(task, policy):
-    """For MaPP, a wrong completion with a reward for its format is wrong, and one without a verdict takes no part."""
+    """The verdict and not the reward makes a completion correct for MaPP, and one without a verdict takes no part."""
     verdicts = iter([Verdict(True, 0.9), Verdict(False, 0.4), None, Verdict(False, 0.0)])
     groups = judge(task._replace(verify=lambda *_: next(verdicts)), POOL, np.array([1]), generate(policy, [1]))
     groups = groups._replace(belief=np.array([[0.3, 0.02]]))

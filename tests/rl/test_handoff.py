@@ -19,7 +19,7 @@ from rl.handoff import _passed_on, _passing, observe_rewards, to_jax, to_torch
 
 ROOT = Path(__file__).parents[2]
 DTYPES = ["bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "bfloat16", "float32"]
-MOPPS, DPS = jaxsel.mopps(), jaxsel.dps()  # a method keeps its compiled functions
+MOPPS, DPS = jaxsel.mopps(), jaxsel.dps()  # shared by the tests, because a method keeps its compiled functions
 VARIABLE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 gpu_only = [
     pytest.mark.gpu,
@@ -252,7 +252,7 @@ class Seen:
 
 @pytest.fixture(params=["host", "device"])
 def way(request, monkeypatch):
-    """Observe counts on the host, or on the device as with a GPU."""
+    """Make `observe_rewards` count on the host, or on the device as it does on a GPU."""
     monkeypatch.setattr("rl.handoff._stay_on_device", lambda counts: request.param == "device")
     return request.param
 

@@ -33,7 +33,7 @@ def groups_of(task, policy, rewards=REWARDS, seed=0) -> Groups:
 
 
 def gradient(learner: Learner) -> list[torch.Tensor]:
-    """Return the gradient of every parameter in the first step, from Adam's first moment, which is a tenth of it."""
+    """Return the gradient of every parameter in the first step: ten times Adam's first moment."""
     return [10 * state["exp_avg"] for state in learner.state_dict()["optimizer"]["state"].values()]
 
 
@@ -92,7 +92,7 @@ def test_one_step_with_mapp_is_the_policy_gradient_of_every_judged_completion(ta
 
 
 def test_one_step_of_ppo_by_hand(task, policy):
-    """The expected loss takes each completion alone, without padding. In the first step no value is clipped."""
+    """The expected loss is computed from each completion alone, without padding. The first step clips no value."""
     groups = groups_of(task, policy)
     saved = value_head_of(policy)
     config = replace(CONFIG, advantage="gae", gae_lambda=0.9, value_weight=0.3)
@@ -143,7 +143,7 @@ def test_ppo_learns_the_task(task, policy):
 
 
 def test_the_first_values_are_zero(task, policy):
-    """With lambda 1 the returns are the rewards, and the value loss is half their mean square over tokens."""
+    """With lambda 1 the return of every token is the reward. The values are 0, so the loss is half its mean square."""
     groups = groups_of(task, policy)
     metrics = Learner(replace(CONFIG, advantage="gae", gae_lambda=1.0), policy).update(groups, 0)
     tokens = groups.completions.mask.sum(1)
@@ -168,10 +168,11 @@ def test_micro_batches_change_nothing_but_memory(task, policy, options):
     state = copy.deepcopy(state) | ({"value_head": value_head_of(policy)} if "advantage" in options else {})
     gradients, metrics = [], []
     for size in (1, 3, 256):
-        learner = Learner(replace(CONFIG, **options, micro_batch_size=size), other)  # `other` is its reference
+        # The reference policy keeps the weights that `other` has now.
+        learner = Learner(replace(CONFIG, **options, micro_batch_size=size), other)
         learner.load_state_dict(state)
         with torch.no_grad():
-            other.model.model.norm.weight += 0.1  # away from the reference
+            other.model.model.norm.weight += 0.1  # move the policy away from the reference policy
         metrics.append(learner.update(groups, 0))
         gradients.append(gradient(learner))
         other.model.load_state_dict(state["policy"])
@@ -206,13 +207,13 @@ def test_without_a_kl_weight_nothing_happens_where_there_is_no_advantage(task, p
     groups = groups_of(task, policy, torch.ones(4, 4))
     metrics = learner.update(groups, 0)
     assert metrics["policy/loss"] == metrics["policy/grad_norm"] == 0
-    assert math.isnan(metrics["policy/log_prob_gap_mean"])  # nothing was measured
+    assert math.isnan(metrics["policy/log_prob_gap_mean"])  # no log-probability was compared
     assert before["optimizer"] == learner.state_dict()["optimizer"]
     assert all(torch.equal(w, before["policy"][name]) for name, w in policy.model.state_dict().items())
 
 
 def shifted(groups, by):
-    """Return groups whose engine log-probabilities differ from the trainer's."""
+    """Return the groups, with `by` added to the engine's log-probabilities, so that they differ from the trainer's."""
     return groups._replace(completions=groups.completions._replace(log_probs=groups.completions.log_probs + by))
 
 
@@ -276,7 +277,7 @@ def test_the_gap_of_bfloat16(task, policy):
         gaps[name] = Learner(CONFIG, fresh).update(groups, 0)["policy/log_prob_gap_mean"]
     assert gaps["32"] < 1e-6
     assert 1e-4 < gaps["mixed"] < 1e-2
-    assert gaps["16"] < gaps["mixed"] / 2  # 0 where the kernels of cached and whole passes round alike
+    assert gaps["16"] < gaps["mixed"] / 2  # 0 if passes with and without a key-value cache round alike
 
 
 @pytest.mark.parametrize("advantage", ["grpo", "gae"])

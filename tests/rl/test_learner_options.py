@@ -53,7 +53,7 @@ def with_finish(groups, truncated):
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
 @pytest.mark.parametrize("options", [{}, {"advantage": "reinforce_pp_tokens"}])
 def test_truncated_completions_are_not_trained_on(task, policy, options, aggregation):
-    """TRL masks their tokens: the gradient does not depend on them, but their rewards stay in the baseline."""
+    """As in TRL, truncated completions give no gradient, but their rewards stay in the baseline of their group."""
     truncated = np.arange(16) % 3 == 0
     groups = with_finish(groups_of(task, policy), truncated)
     config = replace(CONFIG, mask_truncated=True, aggregation=aggregation, **options)
@@ -83,7 +83,10 @@ def test_a_filter_without_reasons_is_refused(task, policy):
 
 @pytest.mark.parametrize("options", [{}, {"kl_weight": 0.2}, {"policy_loss": "gspo", "aggregation": "sequence_mean"}])
 def test_a_mini_batch_is_an_update_of_its_own(task, policy, options):
-    """With the engine's old log-probabilities, mini-batches of whole groups equal updates with these groups."""
+    """One update in mini-batches of whole groups equals one update per mini-batch.
+
+    This holds where the old log-probabilities are the engine's, as then they do not depend on the current weights.
+    """
     groups = groups_of(task, policy, torch.cat([KNOWN, torch.ones(1, 4), KNOWN[:1]]))
     config = replace(CONFIG, advantage="dr_grpo", learning_rate=1e-2, **options)
     whole, parts = copied(policy), copied(policy)
@@ -99,7 +102,10 @@ def test_a_mini_batch_is_an_update_of_its_own(task, policy, options):
 
 
 def test_mini_batches_keep_the_log_probabilities_from_before_the_first_step(task, policy):
-    """The engine agrees with the trainer, so the trainer's own old log-probabilities change nothing."""
+    """With an `importance_cap`, the old log-probabilities are the trainer's, and without one the engine's.
+
+    Both agree before the first step, so the results agree too.
+    """
     groups = groups_of(task, policy, KNOWN)
     config = replace(CONFIG, learning_rate=1e-2, mini_batch_size=4, updates_per_batch=2)
     found = []
@@ -119,7 +125,7 @@ def test_a_mini_batch_without_signal_takes_no_step(task, policy):
 
 
 def verl_reinforce_pp(rewards, mask, log_probs, reference, beta, gamma):
-    """verl's apply_kl_penalty (kind "kl") and compute_reinforce_plus_plus_outcome_advantage, with masked_whiten."""
+    """Return the advantages by verl's apply_kl_penalty ("kl") and compute_reinforce_plus_plus_outcome_advantage."""
     scores = np.zeros(mask.shape)
     for row, reward in enumerate(rewards):
         scores[row, mask[row].sum() - 1] = reward
@@ -140,7 +146,7 @@ def test_reinforce_pp_over_tokens_is_verls(task, policy, beta, gamma, micro_batc
     config = replace(CONFIG, **options, micro_batch_size=micro_batch_size)
     moved = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=1)
     groups = groups_of(task, moved, KNOWN)
-    learner = Learner(config, copied(policy))  # its reference
+    learner = Learner(config, copied(policy))  # `policy` stays its reference policy
     learner.load_state_dict(learner.state_dict() | {"policy": moved.model.state_dict()})
     learner.update(groups, 0)
     actual = [10 * state["exp_avg"] for state in learner.state_dict()["optimizer"]["state"].values()]
@@ -177,7 +183,7 @@ def test_a_kl_penalty_alone_moves_the_policy_towards_the_reference(task, policy)
 
 
 def test_the_entropy_by_hand(task, policy):
-    """The oracle is the entropy of torch.distributions at the trained tokens, at the temperature of the rollouts."""
+    """The expected value is the entropy by torch.distributions at the trained tokens, at the rollouts' temperature."""
     groups = groups_of(task, policy)
     learner = Learner(replace(CONFIG, temperature=0.7, updates_per_batch=2, mini_batch_size=5), copied(policy))
     found = learner.update(groups, 0)["policy/entropy"]

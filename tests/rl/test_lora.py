@@ -1,4 +1,4 @@
-"""Adapters: what they train, their merged weights, checkpoints, and whole runs. The tests need peft."""
+"""LoRA adapters: what they train, their merged weights, checkpoints, and whole runs. Nearly all tests need peft."""
 
 import copy
 import math
@@ -34,7 +34,7 @@ def copied(policy):
 
 
 def adapted(policy, **options):
-    """Return adapters whose second factor is random, so that they change the model."""
+    """Return adapters whose factor B is random, not 0 as in new ones, so that they change the model."""
     adapters = Adapters(policy.model, **{"rank": 2, "alpha": 4.0, "targets": "all-linear", "seed": 0} | options)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -55,7 +55,7 @@ def test_new_adapters_change_nothing_and_only_they_are_trained(task, policy):
 
 
 def test_merged_weights_compute_the_same_without_peft_layers(task, policy):
-    """The oracle adds (alpha / rank) B A by hand."""
+    """The expected weights are W + (alpha / rank) B A, where alpha / rank is 2."""
     groups, plain = groups_of(task, policy), copied(policy)
     adapters = adapted(policy)
     merged = adapters.merged()
@@ -83,7 +83,10 @@ def test_without_adapters_the_base_model_computes(task, policy):
 
 @pytest.mark.parametrize("options", [{}, {"kl_weight": 0.3}, {"advantage": "gae"}])
 def test_a_step_has_the_gradient_of_the_same_step_on_all_weights(task, policy, options):
-    """The gradient of A and B follows from the gradient of W = W0 + s B A by the chain rule: s B' G and s G A'."""
+    """By the chain rule, a gradient G of W = W0 + 2 B A gives A the gradient 2 B' G, and B the gradient 2 G A'.
+
+    After one step, Adam's first moment is a tenth of the gradient.
+    """
     groups = groups_of(task, policy)
     full = copied(policy)
     learner = Learner(replace(CONFIG, **LORA, **options), policy)

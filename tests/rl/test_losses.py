@@ -22,10 +22,10 @@ def loss_of(ratio, advantage, **options):
     [
         (1.0, 2.0, 2.0, False),
         (1.2, 1.0, 1.2, False),
-        (1.4, 1.0, 1.28, True),  # clip-higher: 0.28 above
+        (1.4, 1.0, 1.28, True),  # clipped at 1 + 0.28
         (0.5, 1.0, 0.5, False),
         (1.4, -1.0, -1.4, False),
-        (0.5, -1.0, -0.8, True),  # 0.2 below
+        (0.5, -1.0, -0.8, True),  # clipped at 1 - 0.2
     ],
 )
 def test_one_token_by_hand(ratio, advantage, objective, clipped):
@@ -140,7 +140,9 @@ def test_the_kl_to_a_reference_by_hand():
     kl = (2 - math.log(2) - 1 + 0) / 2
     assert metrics["reference_kl"] == pytest.approx(kl, rel=1e-6)
     assert loss.item() == pytest.approx(0.5 * kl, rel=1e-6)
-    np.testing.assert_allclose(gradient.numpy(), [[0.5 * (1 - 2) / 2, 0, 0]], rtol=1e-6)  # d/dx of e^-x + x is 1 - e^-x
+    np.testing.assert_allclose(
+        gradient.numpy(), [[0.5 * (1 - 2) / 2, 0, 0]], rtol=1e-6
+    )  # 1 - e^d, where e^d = 2 is the reference's probability over the policy's
 
 
 def test_a_reference_without_weight_is_only_measured():
@@ -153,7 +155,7 @@ def test_a_reference_without_weight_is_only_measured():
 
 
 def test_truncated_importance_sampling_by_hand():
-    """The ratios of the trainer's probability to the engine's are 1.5, 8 (capped at 2), 1 / 4 and a masked one."""
+    """The trainer's probabilities are 1.5, 8 (capped at 2) and 1 / 4 times the engine's. The last token is masked."""
     old = torch.tensor([[math.log(1.5), math.log(8.0), -math.log(4.0), math.inf]])
     log_probs = old.detach().clone().requires_grad_()
     mask = torch.tensor([[True, True, True, False]])
@@ -183,7 +185,7 @@ def test_the_importance_weights_are_constants_to_the_gradient():
     )
     (gradient,) = torch.autograd.grad(loss, log_probs)
     assert loss.item() == pytest.approx(-1.5)
-    assert gradient.item() == 0  # the ratio is 1 whatever the parameters
+    assert gradient.item() == 0  # the old log-probabilities are the trained ones, so the ratio is always 1
 
 
 def test_advantages_may_differ_between_tokens():
@@ -208,7 +210,8 @@ def test_an_option_out_of_range_is_refused(option, message):
 def test_the_value_loss_by_hand():
     """The return is 1, the old value 0, and the clip 0.2.
 
-    The six new values are: equal to the old one, clipped, farther from the return, beyond it, masked, without a return.
+    The six new values are: equal to the old one, clipped, farther from the return (-0.5), beyond it (3), masked, and
+    without a return.
     """
     values = torch.tensor([[0.0, 0.5, -0.5, 3.0, math.inf, 7.0]], requires_grad=True)
     returns = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, math.nan]])
@@ -252,7 +255,7 @@ def test_ratios_that_would_overflow_are_clamped(gap, advantage):
     assert all(map(math.isfinite, metrics.values()))
     assert log_probs.grad is not None
     assert log_probs.grad.isfinite().all()
-    assert log_probs.grad[0, 0] == 0  # clamped
+    assert log_probs.grad[0, 0] == 0  # its log-ratio is clamped, which has no gradient
     assert log_probs.grad[0, 1] != 0
 
 

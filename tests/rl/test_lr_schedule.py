@@ -20,7 +20,7 @@ def test_the_warm_up_and_the_constant_rate_are_those_of_earlier_versions():
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_decay_is_torchs(schedule):
-    """torch counts from the peak at step 3 to 0 at step 12."""
+    """torch's schedulers start from the peak, at step 3, and reach 0 at step 12, after the last step of the run."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
     kinds = {
         "linear": lambda: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=9),

@@ -1,6 +1,6 @@
 r"""The verifier `math` on right answers in other forms, and on wrong answers that are close.
 
-`python -m tests.support.math_counts FILES` prints the same counts for reference answers and solutions of prompt files.
+`python -m tests.support.math_counts FILES` counts the accepted reference answers and near misses of prompt files.
 """
 
 import time
@@ -84,7 +84,7 @@ def test_no_near_miss_is_right():
 
 @pytest.mark.slow
 def test_the_near_misses_are_wrong_for_no_other_reason_than_their_answer():
-    """Each reference of the near misses is right in the same form; otherwise a verifier that refuses all would pass."""
+    """The right answer in the same form is accepted. Otherwise a verifier that refuses everything would pass."""
     references = {answer for answer, _ in near_misses()}
     assert [answer for answer in references if not verify(rf"\boxed{{{reference_answer(answer)}}}", answer)] == []
 

@@ -115,7 +115,7 @@ def test_weights_are_float32_whatever_they_are_stored_in(tmp_path):
 
 
 def test_gradient_checkpointing_recomputes_activations_and_ends_with_its_block():
-    """Attention dropout stays off, although training mode would turn it on."""
+    """Scoring leaves attention dropout off, although the training mode of the model would turn it on."""
     policy = build_policy(ALPHABET, hidden_size=32, num_layers=2, feed_forward_size=32)
     for layer in policy.model.model.layers:
         layer.self_attn.attention_dropout = 0.5

@@ -20,7 +20,7 @@ OPTIONS = {"ppo": {"dual_clip": 1.5}, "gspo": {}, "cispo": {}}
 
 
 def batch(seed: int = 0, spread: float = 0.6):
-    """Return log-probabilities, old log-probabilities and advantages in float64; ratios leave every clip."""
+    """Return log-probabilities, old log-probabilities and advantages in float64; some ratios are clipped."""
     rng = np.random.default_rng(seed)
     old = -rng.exponential(1.0, MASK.shape)
     return old + rng.normal(0, spread, MASK.shape), old, np.array([1.5, -0.7, -2.0, 0.4])
@@ -94,7 +94,7 @@ def test_the_gradient_of_the_clipped_loss_is_that_of_its_value(aggregation):
 
 
 def test_the_gradient_of_gspo_is_that_of_trls_sequence_level_loss():
-    """With the sequence mean and one advantage per completion, the token form has the sequence form's gradient."""
+    """`gspo_loss` has one term per token, and TRL's loss one per completion. Their sequence means have one gradient."""
     for seed in range(3):
         log_probs, old, advantages = batch(seed, spread=0.3)
 
@@ -123,7 +123,7 @@ def test_the_constant_length_is_trls_dr_grpo():
     plain, plain_gradient, plain_metrics = ours(clipped_policy_loss, log_probs, old, advantages)
     assert loss == pytest.approx(plain * MASK.sum() / (4 * 8))
     np.testing.assert_allclose(gradient, plain_gradient * MASK.sum() / (4 * 8))
-    assert metrics == plain_metrics  # shares of tokens
+    assert metrics == plain_metrics  # metrics are means over tokens with every aggregation
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_the_dual_clip_by_hand(ratio, advantage, objective, bounded, has_gradien
 
 
 def test_gspo_by_hand():
-    """Ratios of 4 and 1 have the geometric mean 2. Each token has a third of the gradient -s A."""
+    """Ratios of 4 and 1 have the geometric mean 2. Each of the two tokens has half of the gradient -2 * 0.5."""
     log_probs = np.log(np.array([[4.0, 1.0, 2.0]]))
     mask = np.array([[True, True, False]])
     loss, gradient, metrics = ours(gspo_loss, log_probs, np.zeros((1, 3)), np.array([0.5]), mask, clip_high=1.5)
@@ -165,7 +165,7 @@ def test_cispo_by_hand():
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("name", POLICY_LOSSES)
 def test_parts_add_up(name, aggregation):
-    """Losses, gradients and metrics of single completions add up to the batch's, with every shared term."""
+    """Losses, gradients and metrics of completions add up to the batch's, also with a KL term and engine weights."""
     log_probs, old, advantages = batch(4)
     reference, engine = (torch.tensor(old + shift) for shift in (0.3, -0.2))
     totals = {"num_tokens": int(MASK.sum()), "num_completions": 4}

@@ -94,7 +94,7 @@ def test_a_signal_in_the_last_step_changes_nothing(task, tmp_path):
 
 @pytest.mark.slow
 def test_terminated_and_killed_at_random_moments(task, tmp_path):
-    """Two processes in turn get signals and SIGKILL while they train. The numbers are those of an undisturbed run."""
+    """Two processes, one after the other, get signals and SIGKILL in training. The resumed run equals a whole one."""
     whole = start(task, tmp_path / "whole", LONG)
     run_dir, log, rng = tmp_path / "cut", tmp_path / "stderr", random.Random(0)
     stopped = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

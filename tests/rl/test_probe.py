@@ -7,7 +7,7 @@ from rl.probe import Probe
 from rl.prompts import Verdict
 
 POOL_SIZE = 30
-MOPPS, UNIFORM = jaxsel.mopps(), jaxsel.uniform()  # a method keeps its compiled functions
+MOPPS, UNIFORM = jaxsel.mopps(), jaxsel.uniform()  # shared, because a method keeps its compiled functions
 
 
 class PartlyFailing(HFEngine):
@@ -28,7 +28,7 @@ def selector():
 
 
 def test_a_perfect_prediction_scores_perfectly(task, policy, selector):
-    """Even prompts are always solved and odd prompts never, and the selector has observed this often."""
+    """Even prompts are always solved and odd prompts never. The selector has observed this 20 times."""
     texts = task.pool(POOL_SIZE, 0).texts
     solved = np.arange(POOL_SIZE) % 2 == 0
     answers = {text: bool(solved[i]) for i, text in enumerate(texts)}

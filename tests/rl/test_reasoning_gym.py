@@ -95,7 +95,7 @@ class TestWithTheLibrary:
         assert len(reasoning_gym.strata(kind, pool)) == 3
 
     def test_more_prompts_than_a_task_generates_are_refused(self):
-        with pytest.raises(ValueError, match="word_ladder has too few prompts for 20000 of this side; give fewer"):
+        with pytest.raises(ValueError, match="word_ladder has too few prompts for 20000 training prompts; give fewer"):
             list(reasoning_gym.make("reasoning_gym:word_ladder").pool(20_000, 0).texts[:60])
 
     @pytest.mark.parametrize("kind", ["composite", "game_of_life_halting"])

@@ -1,4 +1,4 @@
-"""The converter of SmolLM2, and the real model where it can be had: rollouts and scores agree."""
+"""The converter of SmolLM2, and the real model where it can be downloaded: rollouts and scores agree."""
 
 import importlib.util
 import subprocess

@@ -33,7 +33,7 @@ def test_metrics_are_logged(task, tmp_path):
     assert records == read_metrics(tmp_path / "metrics.jsonl")
     assert records[-1]["rollouts"] == 8 * 4 * 4
     assert [r["step"] for r in records if "probe/spearman" in r] == [0, 4, 8]
-    assert records[0]["probe/rollouts"] == (10 + 5) * 2  # not part of "rollouts"
+    assert records[0]["probe/rollouts"] == (10 + 5) * 2  # the probe's rollouts are not part of "rollouts"
     for name in ("train/mixed_share", "policy/loss", "seconds/selecting", "selector/coverage"):
         assert all(np.isfinite(r[name]) for r in records[:-1])
     assert list(tmp_path.glob("events.out.tfevents.*"))
@@ -103,7 +103,7 @@ def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, undisturbed,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])
 def test_a_killed_run_with_mapp_continues_to_the_same_numbers(task, tmp_path, name):
-    """A checkpoint keeps the beliefs about dynamic sampling's surplus groups. MaPP's losses differ from GRPO's."""
+    """A checkpoint keeps what MaPP needs: the beliefs about all groups, also dynamic sampling's surplus groups."""
     config = replace(CONFIG, advantage="mapp")
     whole = start(task, tmp_path / "whole", config, curriculum=CURRICULA[name]())
     with pytest.raises(KeyboardInterrupt):
@@ -120,11 +120,11 @@ def test_mapp_learns_the_task(task, tmp_path):
     config = TrainConfig(steps=120, group_size=8, learning_rate=3e-3, probe_every=0, warm_up_steps=1, advantage="mapp")
     rewards = [record["train/reward"] for record in start(task, tmp_path, config)[0][:-1]]
     assert np.mean(rewards[:20]) < 0.2
-    assert np.mean(rewards[-20:]) > 0.35  # grpo reaches the same
+    assert np.mean(rewards[-20:]) > 0.35  # GRPO gets about the same reward
 
 
 def test_mapp_learns_from_equal_verdicts_that_the_belief_did_not_expect(task, tmp_path):
-    """The belief of the first step is Beta(1, 1), so MaPP learns from four failures; GRPO has no gradient there."""
+    """The belief before the first step is Beta(1, 1), so MaPP learns from four failures. GRPO has no gradient."""
     never = task._replace(verify=lambda *_: Verdict(False, 1.0))  # the verdict counts, not the reward
     config = replace(CONFIG, steps=1, probe_every=0)
     for advantage, learns in {"mapp": True, "grpo": False}.items():
@@ -158,7 +158,7 @@ def test_mapp_needs_a_selector_that_predicts(task, tmp_path):
 
 @pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])
 def test_the_history_of_a_run_holds_the_observations_of_its_selector(task, tmp_path, name):
-    """A replay gives the recorded predictions. A run that is cut and resumed has the same history."""
+    """A replay of a run's history gives the predictions that the run recorded. A resumed run has the same history."""
     config = replace(CONFIG, history=True)
     curriculum = CURRICULA[name]()
     chooser = curriculum.selector

@@ -59,7 +59,7 @@ def test_steps_may_change_unless_the_learning_rate_decays(task, tmp_path):
 
 
 def test_a_penalty_for_length_changes_rewards_and_no_verdict(task, tmp_path, monkeypatch):
-    """The policy's completions reach the limit of 3 tokens, whose penalty is 0.5; 2 tokens cost 0.25."""
+    """Completions have at most 3 tokens. With the buffer of 2, one of 3 tokens costs 0.5, and one of 2 costs 0.25."""
     seen, update = [], Learner.update
     monkeypatch.setattr(Learner, "update", lambda *a: seen.append(a[1]) or update(*a))
     config = replace(CONFIG, steps=1, probe_every=0, overlong_buffer=2, overlong_penalty=0.5)
@@ -91,7 +91,7 @@ def test_finish_reasons_are_logged(task, tmp_path):
 
 
 def test_completions_of_some_prompts_are_kept(task, tmp_path, monkeypatch):
-    """They are those that the learner saw. A run without the setting has no folder."""
+    """The kept completions are those that the learner saw. A run without `keep_completions` writes none."""
     seen, update = [], Learner.update
     monkeypatch.setattr(Learner, "update", lambda *a: seen.append(a[1]) or update(*a))
     pool, config = task.pool(30, 0), replace(CONFIG, steps=3, probe_every=0, checkpoint_every=2)

@@ -107,7 +107,7 @@ def _spin():
 
 
 def _stubborn():
-    for _ in range(2):  # this verifier catches every exception
+    for _ in range(2):  # a verifier that catches every exception, also the one that interrupts it
         with contextlib.suppress(BaseException):
             time.sleep(60)
 
@@ -198,7 +198,7 @@ with Preemption() as preemption, Verifier(verify, timeout=2.0, own_process={own_
 @pytest.mark.parametrize("own_process", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_stops_while_its_verifier_hangs(number, own_process):
-    """Both signals only request a stop, and the step ends once the time limit is over."""
+    """SIGTERM and SIGINT only request a stop. The time limit ends the hanging verifier, and the rest is judged."""
     script = SCRIPT.format(own_process=own_process)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None

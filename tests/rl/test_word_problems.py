@@ -1,4 +1,4 @@
-"""The generator of word problems: its solutions, its sides and its verifier."""
+"""The generator of word problems: its solutions, its training and held-out problems, and its verifier."""
 
 import itertools
 import re
@@ -33,7 +33,8 @@ def test_a_stratum_is_the_number_of_steps_and_the_size_of_the_numbers():
     strata = word_problems.strata(pool)
     counts = {stratum: strata.count(stratum) for stratum in strata}
     assert len(counts) == 9
-    # each of nine strata is equally likely, apart from repeated small problems, which are drawn once
+    # Nine strata are equally likely, except that repeated problems, most of them small, are dropped. The bound is six
+    # standard errors.
     assert all(abs(count - 100) < 6 * (900 * 8 / 81) ** 0.5 for count in counts.values())
     largest = {"small": 9, "medium": 20, "large": 60}
     for text, stratum in zip(pool.texts, strata, strict=True):

@@ -12,8 +12,8 @@ over problems, so that `jaxsel.metrics.estimate` gives their standard errors ove
 >>> print(*(f"{float(number):.3f}" for number in estimate(partial(pass_at_k, k=2), successes, group_size)))
 0.583 0.220
 
-The completions of one problem are a cluster, and never count as independent problems. The standard errors include both
-the noise of the completions and the choice of the problems.
+The completions of one problem are not taken as independent samples: the unit of the standard errors is the problem.
+They include both the noise of the completions and the choice of the problems.
 """
 
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jaxsel.numerics.weighted import AnyArray, Weights, counted, mean
 def mean_at_k(
     successes: Int[AnyArray, " m"], group_size: Int[AnyArray, " m"], *, weights: Weights = None
 ) -> Float[Array, ""]:
-    """Return the mean over problems of s / n, for n > 0. Every problem has the same weight, whatever its n."""
+    """Return the mean of s / n over problems with n > 0. Each of them has the same weight, whatever its n."""
     w, s, n = counted(weights, successes=successes, group_size=group_size)
     return mean(s / jnp.maximum(n, 1), jnp.where(n > 0, w, 0))
 
@@ -34,7 +34,7 @@ def mean_at_k(
 def pass_at_k(
     successes: Int[AnyArray, " m"], group_size: Int[AnyArray, " m"], *, k: int, weights: Weights = None
 ) -> Float[Array, ""]:
-    r"""Return the mean over problems of the unbiased estimator of pass@k, for n >= k.
+    r"""Return the mean of the unbiased estimator of pass@k over problems with n >= k.
 
         1 - C(n - s, k) / C(n, k) = 1 - prod_{i=0}^{k-1} (n - s - i) / (n - i)
 

@@ -1,4 +1,4 @@
-"""Layouts of the logs of other trainers, and their prompts as rows of a pool."""
+"""Readers of the logs of other trainers, and the search for the logged prompts among the rows of a pool."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ def write(path, rows):
 
 
 def visits(found):
-    """Return the visits as a mapping from step and prompt to counts."""
+    """Return a mapping from (step, prompt) to (correct completions, completions with a reward)."""
     history = found.history
     return {
         (int(found.steps[t]), found.prompts[i]): (int(s), int(n))
@@ -71,7 +71,7 @@ def test_prime_rl_has_one_folder_per_step(tmp_path):
 def test_a_step_without_a_column_is_that_of_the_name(tmp_path, name):
     write(tmp_path / name, [{"prompt": "x", "reward": 1}])
     assert read_logs(tmp_path).steps.tolist() == [7]
-    if name.startswith("7/"):  # the folder of a single file may have any name
+    if name.startswith("7/"):  # if a single file is read, the name 7 of its folder is not a step
         with pytest.raises(ValueError, match="no column 'step'"):
             read_logs(tmp_path / name)
     else:
@@ -132,7 +132,7 @@ def test_texts_of_csv_stay_texts(tmp_path):
 
 
 def test_memory_holds_no_completions(tmp_path):
-    """A log of 20 MB is read in a few, whatever its completions are."""
+    """A log of 20 MB, nearly all of it completions, is read with less than 4 MB of memory."""
     write(
         tmp_path / "a.jsonl",
         [{"step": i, "prompt": f"p{i % 9}", "reward": 1, "output": "x" * 20_000} for i in range(1000)],

@@ -148,7 +148,7 @@ def test_trl_with_conversations_and_several_rewards(tmp_path):
     done = [{"role": "assistant", "content": "1"}]
     write_trl(tmp_path, 1, [([said], done)], correct=[1.0], format=[0.0])
     write_trl(tmp_path, 2, [([thought], done), ([later], done)], correct=[0.0, 0.0], format=[1.0, 0.0])
-    with pytest.raises(ValueError, match="'correct', 'format', 'advantage'; give the name of the reward function"):
+    with pytest.raises(ValueError, match="'correct', 'format', 'advantage'; give the name of one reward function"):
         read_trl(tmp_path)
     found = read_trl(tmp_path, reward="correct")
     assert [json.loads(prompt) for prompt in found.prompts] == [[said], [later]]
@@ -214,7 +214,7 @@ def test_a_line_cut_short_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"a\.jsonl, line 2, is not JSON"):
         read_logs(tmp_path)
     (tmp_path / "a.jsonl").write_text("[1, 2]\n")
-    with pytest.raises(ValueError, match=r"line 1, is \[1, 2\]; give one object per completion"):
+    with pytest.raises(ValueError, match=r"line 1, is \[1, 2\]; give one JSON object per completion"):
         read_logs(tmp_path)
 
 
