@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
 
 def measure(pool: int, batch: int, calls: int) -> dict[str, Any]:
     """Return milliseconds per call by method, call and place ("server" or "process"): median and 95th percentile."""
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     from jaxsel.integrations.ray import serve
 

@@ -13,6 +13,8 @@ from rl.prompts import PromptPool, Verdict
 from rl.run_log import is_end, read_metrics
 from tests.support.runs import CONFIG, assert_same_run, start, until_killed
 
+pytestmark = pytest.mark.slow  # 5 s
+
 
 def a_set(task, name="digits", count=6):
     """Return a set whose problems 0, 2, 4, ... are always solved and the others never, whatever the completion is."""
@@ -90,7 +92,6 @@ def test_a_run_measures_its_sets(task, tmp_path, every, steps):
     assert records[-1]["rollouts"] == 8 * 4 * 4  # the evaluation's completions are not counted
 
 
-@pytest.mark.slow
 def test_an_evaluation_changes_nothing_else_and_a_resumed_run_repeats_it(task, tmp_path):
     evaluation = Evaluation([EvaluationSet("digits", task, task.held_out(5))], k=2, every=2)
     whole = start(task, tmp_path / "whole", evaluation=evaluation)

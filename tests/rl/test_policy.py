@@ -82,6 +82,8 @@ def test_sharing_prompts_changes_no_score():
         apart = policy.score(*arguments, temperature=0.7, entropy=True)
         shared = policy.score(*arguments, temperature=0.7, entropy=True, share_prompts=True)
         for one, other in zip(shared, apart, strict=True):
+            assert one is not None
+            assert other is not None
             kept = arguments[3]
             torch.testing.assert_close(one[kept], other[kept], atol=1e-5, rtol=1e-4)
 

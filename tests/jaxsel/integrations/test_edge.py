@@ -15,6 +15,8 @@ from hypothesis import given
 import jaxsel
 from jaxsel.integrations.edge import TrainerEdge
 
+pytestmark = pytest.mark.slow  # 17 s: a selector is compiled per test
+
 N = 30
 KEYS = [f"p{row}" for row in range(N)]
 
@@ -65,7 +67,6 @@ def test_waiting_prompts_are_handed_out_before_new_draws():
     assert len(ours.selector.in_flight) == 16
 
 
-@pytest.mark.slow
 def test_the_last_free_prompts_are_handed_out_and_no_more():
     ours = edge(draw_size=8)
     seen = [ours.next_prompt() for _ in range(N)]
@@ -219,13 +220,7 @@ def play(ours, rounds, first=0):
     return chosen
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        jaxsel.mopps,
-        *(pytest.param(m, marks=pytest.mark.slow) for m in (jaxsel.dps, jaxsel.uniform, jaxsel.adaptive)),
-    ],
-)
+@pytest.mark.parametrize("method", [jaxsel.mopps, jaxsel.dps, jaxsel.uniform, jaxsel.adaptive])
 @pytest.mark.parametrize("draw_size", [None, 5])
 def test_a_resumed_edge_gives_the_same_bits(tmp_path, method, draw_size):
     through = edge(method(), draw_size=draw_size)

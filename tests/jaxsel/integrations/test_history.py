@@ -7,6 +7,8 @@ pytest.importorskip("pyarrow")
 
 from jaxsel.integrations.history import HistoryLog, read_history
 
+pytestmark = pytest.mark.slow  # 4 s
+
 N = 10
 
 
@@ -58,7 +60,6 @@ def test_only_flushed_steps_are_read(tmp_path, selector):
     assert read_history(tmp_path).history.num_steps == 5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("first_step", [0, 2, 3, 4])
 def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path, first_step):
     def run(folder, cut):
