@@ -140,7 +140,10 @@ def test_settings_of_the_command_line_make_the_task(file, model):
         (("math:a.json", "exact"), "verifier is 'exact' with the task math:a.json, which has its own; leave it out"),
         (("chess",), "task is 'chess'; give one of string_ops, .* with verifier=NAME"),
         (("countdown-34", "exact"), "verifier is 'exact' with the task countdown-34, which has its own; leave it out"),
-        (("countdown-5",), "task is 'countdown-5'; give one of string_ops, countdown, countdown-34, countdown-4, math"),
+        (
+            ("countdown-5",),
+            "task is 'countdown-5'; give one of string_ops, countdown, countdown-34, countdown-4, word_problems, math",
+        ),
         (("countdown", "exact"), "verifier is 'exact' with the built-in task countdown, which has its own; leave it"),
         (("countdown", "", DataConfig(max_new_tokens=9)), "data is .* with the built-in task countdown"),
     ],
