@@ -338,7 +338,7 @@ def stream():
         ({"key_column": "id"}, "key_column is 'id', which train_dataset lacks; give one of"),
         (
             {"key_column": "id", "train_dataset": DATA.add_column("id", ["a"] * N)},
-            "the column 'id' of train_dataset names no prompts: keys holds the entry 'a' 24 times",
+            "the column 'id' of train_dataset does not identify the prompts: keys holds the entry 'a' 24",
         ),
         (
             {"key_column": "key", "selector": Noting(num_prompts=None, keys=[f"q{i}" for i in range(N)])},
@@ -372,5 +372,7 @@ def test_another_trainer_is_refused():
 def test_rewards_of_another_shape_are_refused(tmp_path):
     run = trainer(tmp_path)
     run._chosen = np.arange(K)
-    with pytest.raises(RuntimeError, match=r"rewards of shape \(3, 1\) for \(16, 1\); jaxsel was tested with TRL"):
+    with pytest.raises(
+        RuntimeError, match=r"rewards of shape \(3, 1\), but \(16, 1\) was expected; jaxsel was tested with TRL"
+    ):
         run._observe(torch.zeros(3, 1))
