@@ -373,6 +373,6 @@ def test_rewards_of_another_shape_are_refused(tmp_path):
     run = trainer(tmp_path)
     run._chosen = np.arange(K)
     with pytest.raises(
-        RuntimeError, match=r"rewards of shape \(3, 1\), but \(16, 1\) was expected; jaxsel was tested with TRL"
+        RuntimeError, match=r"shape \(3, 1\), but \(16, 1\) was expected; jaxsel was tested with TRL"
     ):
         run._observe(torch.zeros(3, 1))
