@@ -372,7 +372,5 @@ def test_another_trainer_is_refused():
 def test_rewards_of_another_shape_are_refused(tmp_path):
     run = trainer(tmp_path)
     run._chosen = np.arange(K)
-    with pytest.raises(
-        RuntimeError, match=r"shape \(3, 1\), but \(16, 1\) was expected; jaxsel was tested with TRL"
-    ):
+    with pytest.raises(RuntimeError, match=r"shape \(3, 1\), but \(16, 1\) was expected; jaxsel was tested with TRL"):
         run._observe(torch.zeros(3, 1))
