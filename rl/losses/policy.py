@@ -62,10 +62,7 @@ def clipped_policy_loss(
 
     def objective(log_ratio: torch.Tensor, advantage: torch.Tensor, mask: torch.Tensor) -> Objective:
         del mask
-        ratio = log_ratio.exp()
-        unclipped = ratio * advantage
-        clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
-        value, shares = torch.minimum(unclipped, clipped), {"clip_share": clipped < unclipped}
+        value, shares = _clipped(log_ratio.exp(), advantage, clip_low, clip_high)
         if dual_clip:
             bounded = (advantage < 0) & (value < dual_clip * advantage)
             value = torch.where(bounded, dual_clip * advantage, value)
@@ -90,7 +87,7 @@ def gspo_loss(
     The ratio is $s_i = \exp(\frac{1}{|o_i|} \sum_t (\log p_{it} - \log p_{\mathrm{old}, it}))$. In place of
     $\rho_{it}$, PPO's objective has $s_i p_{it} / p_{it}$, where only the numerator has a gradient. Each token thus
     keeps its own advantage and gradient. With the sequence mean, and one advantage per completion, the gradient is
-    that of $\min(s_i A_i, \mathrm{clip}(s_i) A_i)$.
+    the gradient of $\min(s_i A_i, \mathrm{clip}(s_i) A_i)$.
 
     The ratio averages over tokens, so it stays close to 1: the paper's clips are 3e-4 and 4e-4. The paper uses the
     aggregation sequence_mean.
@@ -116,10 +113,7 @@ def gspo_loss(
         length = mask.sum(1, keepdim=True).clamp_min(1)
         of_sequence = log_ratio.detach().sum(1, keepdim=True) / length
         own = torch.where(mask, log_probs, 0.0)
-        ratio = (own - own.detach() + of_sequence).exp()
-        unclipped = ratio * advantage
-        clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
-        return Objective(torch.minimum(unclipped, clipped), {"clip_share": clipped < unclipped})
+        return _clipped((own - own.detach() + of_sequence).exp(), advantage, clip_low, clip_high)
 
     return loss_of(objective, log_probs, old_log_probs, advantages, mask, **terms)
 
@@ -173,6 +167,13 @@ POLICY_LOSSES: dict[str, Callable[..., LossAndMetrics]] = {
     "cispo": cispo_loss,
 }
 """The policy losses by name."""
+
+
+def _clipped(ratio: torch.Tensor, advantage: torch.Tensor, clip_low: float, clip_high: float) -> Objective:
+    """Return PPO's objective: the smaller product of the advantage with the ratio and with the clipped ratio."""
+    unclipped = ratio * advantage
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
+    return Objective(torch.minimum(unclipped, clipped), {"clip_share": clipped < unclipped})
 
 
 def check_clips(clip_low: float, clip_high: float) -> None:
