@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,13 +15,14 @@ from rich.console import Console
 from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import quiet_pipe
-from experiments.running.config import EngineConfig
+from experiments.running.config import EngineConfig, writable_config
 from experiments.running.evaluation_sets import evaluation_set
 from experiments.running.help import settings_of
 from experiments.running.runs import make_engine
 from rl import _checks
 from rl.evaluation import Counts, Evaluation, EvaluationSet, scores
 from rl.policy import load_policy
+from rl.seeds import derived_seed
 from rl.tasks.data_config import DataConfig
 
 _HEAD = """Score a policy on evaluation sets.
@@ -117,7 +117,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     found = {}
     with make_engine(config.engine, policy) as engine:
         for number, one in enumerate(sets):
-            seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
+            seed = derived_seed(config.seed, number)
             counts = evaluation.count(one, engine, seed, timeout=config.verify_timeout)
             found[one.name] = _result(one, counts, powers_up_to(config.k))
     return found
@@ -175,9 +175,7 @@ def parsed(arguments: list[str]) -> EvaluateConfig:
     Raises:
         ValueError: A setting does not exist or has another type.
     """
-    settings = OmegaConf.structured(EvaluateConfig)
-    for node in (settings, settings.engine):
-        OmegaConf.set_readonly(node, False)
+    settings = writable_config(EvaluateConfig)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(settings, OmegaConf.from_dotlist(arguments)))
     except OmegaConfBaseException as error:

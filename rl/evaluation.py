@@ -13,6 +13,7 @@ from rl.groups import judge
 from rl.prompts import PromptPool, Task
 from rl.ranks import Ranks
 from rl.rollout import RolloutEngine, Sampling
+from rl.seeds import derived_seed
 from rl.verification import KINDS, Verifier
 
 _STREAM = 0x6576616C  # separates these random numbers from other uses of the same seed
@@ -96,8 +97,7 @@ class Evaluation:
         found: dict[str, float] = {}
         rollouts = 0
         for number, one in enumerate(self.sets):
-            own_seed = int(np.random.SeedSequence([_STREAM, seed, number]).generate_state(1)[0])
-            counts = self.count(one, engine, own_seed, timeout=timeout, ranks=ranks)
+            counts = self.count(one, engine, derived_seed(_STREAM, seed, number), timeout=timeout, ranks=ranks)
             rollouts += counts.num_rollouts
             found |= {f"eval/{one.name}/{name}": value for name, value in scores(counts, [self.k]).items()}
         return found | {"eval/rollouts": float(rollouts)} if self.sets else {}

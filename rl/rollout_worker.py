@@ -17,6 +17,7 @@ from rl.probe import Probe
 from rl.prompts import PromptPool, Task
 from rl.ranks import Ranks
 from rl.rollout import RolloutEngine, Sampling
+from rl.seeds import derived_seed
 from rl.step_metrics import Clock
 from rl.train_config import TrainConfig
 from rl.verification import Verifier
@@ -131,4 +132,4 @@ class RolloutWorker:
 
     def _seed(self, stream: int, *counters: int) -> int:
         """Return a seed from the run's seed, the stream and the counters alone, so that checkpoints store none."""
-        return int(np.random.SeedSequence([self.config.seed, stream, *counters]).generate_state(1)[0])
+        return derived_seed(self.config.seed, stream, *counters)

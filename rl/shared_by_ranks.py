@@ -13,6 +13,7 @@ from jaxsel import Prediction, PromptSelector
 from rl.prompts.messages import Prompt
 from rl.ranks import Ranks
 from rl.rollout import Completions, RolloutEngine, Sampling, check_request, join_completions
+from rl.seeds import derived_seed
 
 
 class SharedEngine:
@@ -37,7 +38,7 @@ class SharedEngine:
         if count == 1:
             return self._engine.generate(prompts, group_size, sampling, seed=seed)
         mine = prompts[len(prompts) * rank // count : len(prompts) * (rank + 1) // count]
-        own_seed = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
+        own_seed = derived_seed(seed, rank)
 
         def complete() -> Completions | None:
             return _at("cpu", self._engine.generate(mine, group_size, sampling, seed=own_seed)) if mine else None

@@ -201,12 +201,12 @@ class RunConfig:
             raise ValueError(f"task is {self.task!r}; give the name of a task, a path, or a list of paths")
 
 
-def writable_config(base: RunConfig | None = None) -> DictConfig:
-    """Return the typed configuration of `base` (default: of the defaults) in a form that can be changed.
+def writable_config(base: Any = RunConfig) -> DictConfig:
+    """Return the typed configuration of a dataclass, or of an instance of one, in a form that can be changed.
 
     OmegaConf makes the configuration of a frozen dataclass read-only.
     """
-    config = OmegaConf.structured(base or RunConfig)
+    config = OmegaConf.structured(base)
     for node in (config, *(child for child in config.values() if isinstance(child, DictConfig))):
         OmegaConf.set_readonly(node, False)
     return config
@@ -218,7 +218,7 @@ def configured(settings: Mapping[str, Any], base: RunConfig | None = None) -> Ru
     Raises:
         OmegaConfBaseException: A setting does not exist, or its value has another type.
     """
-    config = writable_config(base)
+    config = writable_config(base or RunConfig)
     for name, value in settings.items():
         OmegaConf.update(config, name, value)
     made = OmegaConf.to_object(config)
