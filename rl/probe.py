@@ -8,7 +8,7 @@ import numpy as np
 from jaxsel import Prediction, metrics
 from jaxsel.integrations.history import Visits
 from rl import _checks
-from rl.curriculum import BatchSelector
+from rl.batch_selector import BatchSelector
 from rl.groups import Groups, judge
 from rl.prompts import PromptPool, Task
 from rl.rollout import RolloutEngine, Sampling
