@@ -2,7 +2,7 @@
 
     python -m experiments.allocation_pays PROBLEMS [--seeds 0 1 2]
 
-The predictor is that of GPS, one network that reads the embeddings of all problems. It observes 30 steps of 256 random
+The predictor is the one of GPS, a network that reads the embeddings of all problems. It observes 30 steps of 256 random
 problems, whose outcomes a simulated learner gives (`experiments.simulated_math`). It is then frozen. A budget of 1 to
 32 samples per problem is allocated to 1,000 problems that it never saw.
 

@@ -71,7 +71,7 @@ def score_groups(
     """Return the scores from one pass over the distinct prompts, and one pass over the completions.
 
     The second pass continues the cache of the first one, so that gradients flow through both. With n completions per
-    prompt, reading the prompts takes an n-th of the time. The result is that of `score_rows` up to rounding.
+    prompt, reading the prompts takes an n-th of the time. The result equals the result of `score_rows` up to rounding.
 
     Returns:
         The scores. None where the model has no cache whose rows can be repeated.

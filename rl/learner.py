@@ -137,7 +137,7 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Return the state of policy, optimiser and value head, without the reference. Rank 0 gets whole tensors.
 
-        With adapters, the state of the policy is that of its adapters.
+        With adapters, the entry of the policy holds the state of its adapters alone.
         """
         state = {
             "policy": (self._adapters or self._policy.model).state_dict(),

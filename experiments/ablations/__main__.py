@@ -5,10 +5,10 @@
 There is no claim, because the defaults of other experiments are chosen on these seeds. `--print` prints the commands of
 the same runs as Hydra sweeps, which also run on a cluster.
 
-A gain is the held-out accuracy less that of a run with uniform prompts, of the same pool size, batch size, group size,
-learning rate and seed. An accuracy is the mean over a run's last two probes, which test the policy between steps. The
-tables also tell after which share of uniform's steps a method reaches uniform's final accuracy. This share is measured
-on curves that are averaged over the seeds, as in `experiments.reproduce`.
+A gain is the held-out accuracy minus the accuracy of a run with uniform prompts. Both runs have the same pool size,
+batch size, group size, learning rate and seed. An accuracy is the mean over a run's last two probes, which test the
+policy between steps. The tables also tell after which share of uniform's steps a method reaches uniform's final
+accuracy. This share is measured on curves that are averaged over the seeds, as in `experiments.reproduce`.
 
 The command resumes interrupted runs; delete the folder `--out` to start anew.
 """

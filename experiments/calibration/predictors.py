@@ -12,7 +12,8 @@ from jaxsel.integrations.history import Recorded
 FITTED = {"mopps": (jaxsel.beta_bernoulli, "counts"), "dps": (jaxsel.hidden_markov, "states")}
 """The family of each fitted method, and the log score by which it is fitted.
 
-"counts" is the log score of the number of successes; "states" is that of whether none, some or all rollouts succeed.
+"counts" is the log score of the number of successes; "states" is the log score of the event that none, some or all
+rollouts succeed.
 """
 
 

@@ -144,8 +144,8 @@ class PromptSelector(ResumableSelector):
 
         The columns are `key` (if keys are given), `visits`, `last_visit` (the step of the last visit, counted from 0;
         -1 before the first visit), `success_rate`, `lower` and `upper` (its central interval), and `mixed` (the
-        probability that a group of rollouts is mixed). The interval is that of the Beta distribution with the predicted
-        mean and variance.
+        probability that a group of rollouts is mixed). The interval belongs to the Beta distribution with the
+        predicted mean and variance.
 
         Args:
             keys: The keys that this selector was made with; it stores only their hashes.

@@ -28,8 +28,8 @@ class Trace(NamedTuple):
         mean_success_rate: Mean of the true success rates of the probe.
         spearman: Rank correlation of predicted and true success rates; NaN while all predictions are equal.
         mean_absolute_error: Mean absolute error of the predicted success rates.
-        solve_state_accuracy: How often the likeliest predicted solve state (unsolved, mixed or solved) is that of a
-            fresh group of rollouts of a probed prompt. The learner does not train on fresh groups.
+        solve_state_accuracy: How often a fresh group of rollouts of a probed prompt has the likeliest predicted solve
+            state (unsolved, mixed or solved). The learner does not train on fresh groups.
         rollouts: Number of rollouts up to and including this step, without the fresh groups.
     """
 

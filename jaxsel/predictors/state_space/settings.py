@@ -21,7 +21,7 @@ _KEPT = 0.98  # d
 
 
 class Settings(NamedTuple):
-    """The learned settings theta, in units of logits and steps. The logit is that of a prompt's success rate.
+    """The learned settings theta, in units of logits and steps. They are about the logit of a prompt's success rate.
 
     Attributes:
         log_prior: Logarithm of tau2, the variance of u, a prompt's own part of the logit, before its first visit.
