@@ -31,7 +31,7 @@ class Learner:
 
     Several processes (ranks) can train together. All of them give the same batch to `update`, and each trains on its
     share of the completions. The loss, its gradient and its metrics refer to a mini-batch of all ranks. Advantages are
-    normalised over the whole batch.
+    computed from the whole batch, not from a rank's share.
 
     Args:
         config: The settings of the training loop.
@@ -70,8 +70,8 @@ class Learner:
         denominators of the ratios, stay the ones from before the first step.
 
         The update uses the completions whose advantage is not 0. With advantages per token or a KL term in the loss it
-        uses all judged completions. Advantages per token are normalised over the tokens of the batch, as in TRL and
-        verl.
+        uses all judged completions. With `mask_truncated`, truncated ones are left out. Advantages per token are
+        normalised over the tokens of the batch, as in TRL and verl.
 
         An optimiser step whose gradient norm is not finite is skipped: the weights and the optimiser's state stay as
         they were. The loss leaves out tokens without a finite log-probability from the rollout engine.
@@ -176,8 +176,8 @@ class Learner:
         """Return this rank's share of the mini-batches, with all that must be computed before the first step.
 
         These are reference log-probabilities, values and advantages per token. Old log-probabilities are among them if
-        the trainer computes its own, and there are several mini-batches or the reward has a KL penalty. Otherwise the
-        first pass gives them.
+        the trainer computes its own, and there are several mini-batches or the reward has a KL penalty. The first pass
+        gives them if the trainer computes its own for one mini-batch. Otherwise the engine's are used.
         """
         config = self._config
         shares = [rows.share(self._ranks) for rows, _ in batches]

@@ -20,13 +20,19 @@ def make_parser(module: str, description: str | None, *, sizes: list[int], secon
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="sizes of the pool")
     parser.add_argument("--methods", nargs="+", choices=SELECTORS, default=list(SELECTORS))
     parser.add_argument(
-        "--select", type=int, default=8192, help="prompts chosen; --observe in pools of under ten times as many"
+        "--select",
+        type=int,
+        default=8192,
+        help="prompts chosen; pools below ten times this number use that of --observe",
     )
     parser.add_argument("--observe", type=int, default=1024, help="prompts observed")
     parser.add_argument("--repeats", type=int, default=30, help="turns of every implementation")
     parser.add_argument("--seconds", type=float, default=seconds, help="an implementation stops after this time")
     parser.add_argument(
-        "--largest-slow", type=int, default=10**6, help="largest pool for Python loops and jax.random.beta"
+        "--largest-slow",
+        type=int,
+        default=10**6,
+        help="largest pool for loops in Python, jax.random.beta, TensorFlow Probability and Dynamax",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result")
@@ -41,7 +47,10 @@ def select_size(num_prompts: int, config: dict[str, Any]) -> int:
 def time_method(
     method: str, num_prompts: int, data: Data, config: dict[str, Any], *, device: str = "cpu"
 ) -> tuple[list[Row], Row]:
-    """Return one method's times of select, observe and predict, and the kind of plain copy that sets the limit."""
+    """Return the times of one method's select, observe and predict, and the kind of plain copy to compare each with.
+
+    A copy of as many bytes is the least time that an operation can take, because it only reads and writes memory.
+    """
     copy = Copy(method, num_prompts)
     everyone = contenders.make_contenders(
         method, num_prompts, config["seed"], largest_slow=config["largest_slow"], device=device

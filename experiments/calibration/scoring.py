@@ -162,7 +162,8 @@ _METRICS: dict[str, Callable[..., Any]] = {
 
 
 @jax.jit
-def _estimated(rows: Rows, pit: jax.Array, weights: jax.Array) -> dict[str, metrics.Estimate]:
+def _estimated(rows: Rows, weights: jax.Array) -> dict[str, metrics.Estimate]:
+    pit = metrics.randomised_pit(jax.random.key(0), rows.prediction, rows.successes, rows.group_size)
     arrays = (rows.prediction, rows.successes, rows.group_size, pit)
     return {
         name: metrics.estimate(metric, *arrays, weights=weights, clusters=rows.prompt_ids)
@@ -178,8 +179,7 @@ def scores(rows: Rows, part: np.ndarray | None = None) -> dict[str, dict[str, fl
         part: Mask of the rows that count; None: all rows.
     """
     weights = np.ones(len(rows.step)) if part is None else np.asarray(part, float)
-    pit = metrics.randomised_pit(jax.random.key(0), rows.prediction, rows.successes, rows.group_size)
-    found = _estimated(rows, pit, jnp.asarray(weights, jnp.float32))
+    found = _estimated(rows, jnp.asarray(weights, jnp.float32))
     return {
         name: {"mean": float(estimate.value), "standard_error": float(estimate.standard_error)}
         for name, estimate in found.items()

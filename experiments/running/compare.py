@@ -38,7 +38,8 @@ def run_config(shared: RunConfig, method: str, seed: int, *, history: bool = Fal
     """Return the configuration of one method's run.
 
     Dynamic sampling takes half as many steps, because each costs several times the rollouts. Its
-    `probe_every` is halved too, so that it has as many probes (measurements of accuracy) as the other runs.
+    `probe_every` is halved too and rounded down, so that it has at least as many probes (measurements of accuracy) as
+    the other runs.
 
     Args:
         shared: Settings of all methods.

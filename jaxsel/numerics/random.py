@@ -7,7 +7,8 @@ with $h(x) + h(y)$. Shape parameters below 1 use $\mathrm{Gamma}(a) = \mathrm{Ga
 which neither underflow nor overflow.
 
 More than 90% of the proposals are accepted, and about 99% for large shape parameters. Further rounds draw the rejected
-elements again, in an array of 1/32 of the length, until all are accepted.
+elements again, in an array of 1/32 of the length, until all are accepted. A few elements need no such array: their
+further rounds draw all of them, and keep the accepted ones.
 
 The random bits are a function of (key, round, word, id of the element). A draw therefore depends only on the key and on
 the element's id and parameters, not on the number, order and devices of other elements. Each word takes two or three
@@ -32,6 +33,7 @@ Elements = Callable[[Int[Array, "..."] | None], tuple[Int[Array, "..."], _Parame
 """A function `rows -> (ids, shape parameters)`. The argument None means all rows."""
 _REJECTED = np.float32(np.inf)  # no draw is infinite
 _MAX_ROUNDS = 64  # each round rejects 10% at most
+_FEW = 256  # so few elements are drawn again all together, rejected or not
 _SMALLEST = np.float32(1e-30)
 _LARGE_SHAPE = np.float32(3e3)
 
@@ -109,36 +111,55 @@ def _draw_arrays(
 
 
 def _draw(key: Key[Array, ""], elements: Elements, size: int) -> Float[Array, " {size}"]:
-    """Run one round for all elements, then rounds for the rejected ones, `capacity` at a time, until none is left."""
-    capacity = min(size, max(size // 32, 256))
+    """Run one round for all elements, then rounds for the rejected ones until none is left."""
 
     def one_round(number: Int[Array, ""] | int, rows: Int[Array, " c"] | None) -> Float[Array, "..."]:
         ids, parameters = elements(rows)
         drawn = _propose_beta(words(jax.random.fold_in(key, number), ids, 5), parameters)
         return jnp.where(functools.reduce(jnp.logical_or, map(jnp.isnan, parameters)), jnp.nan, drawn)
 
+    if size <= _FEW:
+        value = _until_accepted(one_round, None, jnp.full(size, _REJECTED), first_round=0)
+    else:
+        value = _settled(one_round, one_round(0, None), max(size // 32, _FEW))
+    return jax.lax.optimization_barrier(value)
+
+
+def _until_accepted(
+    one_round: Callable[..., Float[Array, " m"]],
+    rows: Int[Array, " m"] | None,
+    value: Float[Array, " m"],
+    *,
+    first_round: int,
+) -> Float[Array, " m"]:
+    """Return the draws of these rows, with further rounds for the rejected ones. In the end these are NaN."""
+
+    def again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        number, drawn = carry
+        return number + 1, jnp.where(drawn == _REJECTED, one_round(number, rows), drawn)
+
+    _, value = jax.lax.while_loop(
+        lambda carry: (carry[1] == _REJECTED).any() & (carry[0] <= _MAX_ROUNDS),
+        again,
+        (jnp.int32(first_round), value),
+    )
+    return jnp.where(value == _REJECTED, jnp.nan, value)  # fewer than one draw in 1e60
+
+
+def _settled(
+    one_round: Callable[..., Float[Array, "..."]], value: Float[Array, " m"], capacity: int
+) -> Float[Array, " m"]:
+    """Return the draws, with further rounds for the rejected ones, `capacity` at a time."""
+    size = len(value)
+
     def settle(value: Float[Array, " m"]) -> Float[Array, " m"]:
         rejected = true_positions(value == _REJECTED, capacity)
-        rows = jnp.minimum(rejected, size - 1)
-
-        def again(carry):
-            number, drawn = carry
-            return number + 1, jnp.where(drawn == _REJECTED, one_round(number, rows), drawn)
-
         # every block of rows starts at round 1, so that a draw depends on its own id alone
-        _, drawn = jax.lax.while_loop(
-            lambda carry: (carry[1] == _REJECTED).any() & (carry[0] <= _MAX_ROUNDS),
-            again,
-            (jnp.int32(1), jnp.where(rejected < size, _REJECTED, 0)),
-        )
-        drawn = jnp.where(drawn == _REJECTED, jnp.nan, drawn)  # fewer than one draw in 1e60
+        start = jnp.where(rejected < size, _REJECTED, 0)
+        drawn = _until_accepted(one_round, jnp.minimum(rejected, size - 1), start, first_round=1)
         return value.at[rejected].set(drawn, mode="drop")
 
-    value = one_round(0, None)
-    if size == 0:
-        return value
-    value = jax.lax.while_loop(lambda value: count_true(value == _REJECTED) > 0, settle, value)
-    return jax.lax.optimization_barrier(value)
+    return jax.lax.while_loop(lambda value: count_true(value == _REJECTED) > 0, settle, value)
 
 
 def _propose_beta(bits: _Words, parameters: _Parameters) -> Float[Array, " m"]:

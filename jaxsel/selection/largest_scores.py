@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel.base import State
 from jaxsel.numerics import random
@@ -34,7 +34,7 @@ def choose_top_k(
     threshold = kth_largest(values, wanted, batch_size)
     reaches = (values >= threshold) | (jnp.isnan(values) & (threshold == -jnp.inf))
 
-    def with_ties_broken() -> Int[Array, " b"]:
+    def with_ties_broken() -> Bool[Array, " m"]:
         draw = random.uniform(key, ids_or_positions(prompt_ids, scores))
         # the smallest draw wins: floating-point numbers are finest near 0
         rank = jnp.where(values > threshold, 1.0, jnp.where(reaches, -draw, -2.0))
@@ -43,22 +43,17 @@ def choose_top_k(
         last = kth_largest(rank, wanted, batch_size)
         # several rows have the last rank if draws collide, or if there are fewer prompts than wanted
         return jax.lax.cond(
-            count_true(rank >= last) == wanted,
-            lambda: true_positions(rank >= last, batch_size),
-            lambda: _first(rank, last, wanted, batch_size),
+            count_true(rank >= last) == wanted, lambda: rank >= last, lambda: _first(rank, last, wanted)
         )
 
-    return jax.lax.cond(count_true(reaches) > wanted, with_ties_broken, lambda: true_positions(reaches, batch_size))
+    chosen = jax.lax.cond(count_true(reaches) > wanted, with_ties_broken, lambda: reaches)
+    return true_positions(chosen, batch_size)
 
 
-def _first(
-    rank: Float[Array, " m"], last: Float[Array, ""], wanted: int | Int[Array, ""], batch_size: int
-) -> Int[Array, " b"]:
-    """Return `wanted` ascending positions: of all ranks above `last`, and of the first ranks equal to `last`."""
-    above, equal = (true_positions(mask, batch_size) for mask in (rank > last, rank == last))
-    missing = wanted - count_true(rank > last)
-    equal = jnp.where(jnp.arange(batch_size, dtype=jnp.int32) < missing, equal, len(rank))
-    return jnp.sort(jnp.concatenate([above, equal]))[:batch_size]
+def _first(rank: Float[Array, " m"], last: Float[Array, ""], wanted: int | Int[Array, ""]) -> Bool[Array, " m"]:
+    """Return a mask of `wanted` entries: of all ranks above `last`, and of the first ranks equal to `last`."""
+    above, equal = rank > last, rank == last
+    return above | (equal & (jnp.cumsum(equal, dtype=jnp.int32) <= wanted - count_true(above)))
 
 
 def ids_or_positions(prompt_ids: Int[Array, " m"] | None, scores: Float[Array, " m"]) -> Int[Array, " m"]:

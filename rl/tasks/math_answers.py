@@ -132,7 +132,7 @@ def words(text: str) -> str | None:
 
 
 def is_text(text: str) -> bool:
-    r"""Return whether an answer is written as text, inside \text{...}."""
+    r"""Return whether an answer is words inside \text{...}. With a digit among them it counts as a value."""
     return re.fullmatch(r"\s*\(?\s*" + _TEXT + r"\s*\)?\s*", plain(text)) is not None
 
 

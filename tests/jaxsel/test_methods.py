@@ -1,4 +1,4 @@
-"""Conditions that every method obeys, so that other code can use any method."""
+"""Conditions that every method obeys, so that other code can use any method. For gps see test_gps."""
 
 import functools
 import json
@@ -25,6 +25,7 @@ METHODS = {
     "threshold": jaxsel.threshold(),
     **{f"dps, {prior}": jaxsel.dps(prior_counts=prior) for prior in hidden_markov.PRIOR_COUNTS},
     "dps, entropy bonus": jaxsel.dps(entropy_weight=0.3),
+    "adaptive": jaxsel.adaptive(),
     "uniform": jaxsel.uniform(),
 }
 

@@ -34,7 +34,7 @@ class NumpyMopps(Peer):
 
 
 class NumpyUniform(NumpyMopps):
-    """Uniform choice by `Generator.choice` without replacement; the posterior is updated but not used."""
+    """Uniform choice by `Generator.choice` without replacement. The posterior is updated, and no choice uses it."""
 
     def select(self, batch_size: int) -> np.ndarray:
         """Choose random prompts."""

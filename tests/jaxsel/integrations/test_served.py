@@ -1,4 +1,4 @@
-"""Tests of `Served`, the part of a server that writes every call of its `TrainerEdge` to a journal on disk.
+"""Tests of `Served`, the part of a server that writes every change of its `TrainerEdge` to a journal on disk.
 
 A `TrainerEdge` hands out prompts and observes their rewards. A served edge is killed wherever it writes, and compared
 with an edge that lives on.

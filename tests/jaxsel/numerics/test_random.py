@@ -95,12 +95,17 @@ def test_parameters_of_any_shape_and_broadcast():
 
 
 def test_draws_depend_on_the_id():
+    """Not on the number of elements either: few elements are drawn again all together, many only where rejected."""
     ids = jnp.array([7, 1_000_000_007, 0, 31])
     a, b = jnp.linspace(0.5, 9.0, 40), jnp.linspace(3.0, 1.0, 40)
     some = random.beta(KEY, a[ids % 40], b[ids % 40], ids=ids)
     for at, name in enumerate(ids):
         alone = random.beta(KEY, a[name % 40][None], b[name % 40][None], ids=name[None])
         assert alone[0] == some[at]
+    many = jnp.arange(4000)
+    drawn = random.beta(KEY, a[many % 40], b[many % 40], ids=many)
+    some = random.beta(KEY, a[many[:200] % 40], b[many[:200] % 40], ids=many[:200])
+    np.testing.assert_array_equal(drawn[:200], some)
 
 
 def test_words_of_ids_keys_and_words_are_independent():
