@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxsel.base import State
 from jaxsel.numerics import random
 from jaxsel.numerics.compaction import count_true, true_positions
-from jaxsel.numerics.largest import kth_largest
+from jaxsel.numerics.largest import computed_once, kth_largest
 
 
 def choose_top_k(
@@ -30,7 +30,7 @@ def choose_top_k(
     """
     del state
     wanted = batch_size if count is None else count
-    values = scores if prompt_ids is None else jnp.where(prompt_ids < 0, -jnp.inf, scores)
+    values = computed_once(scores if prompt_ids is None else jnp.where(prompt_ids < 0, -jnp.inf, scores))
     threshold = kth_largest(values, wanted, batch_size)
     reaches = (values >= threshold) | (jnp.isnan(values) & (threshold == -jnp.inf))
 
