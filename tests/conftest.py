@@ -82,6 +82,12 @@ def unchecked_types() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processes that a test starts compile everything, also their collective operations, as on a cluster."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+
+
+@pytest.fixture
 def on_cpu() -> Iterator[None]:
     """Run on the CPU, which can simulate the devices of a mesh."""
     with jax.default_device(jax.devices("cpu")[0]):

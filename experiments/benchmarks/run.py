@@ -23,7 +23,7 @@ def make_parser(module: str, description: str | None, *, sizes: list[int], secon
         "--select",
         type=int,
         default=8192,
-        help="prompts chosen; pools below ten times this number use that of --observe",
+        help="prompts chosen; pools of less than ten times this number use the number of --observe",
     )
     parser.add_argument("--observe", type=int, default=1024, help="prompts observed")
     parser.add_argument("--repeats", type=int, default=30, help="turns of every implementation")

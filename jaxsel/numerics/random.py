@@ -132,7 +132,7 @@ def _until_accepted(
     *,
     first_round: int,
 ) -> Float[Array, " m"]:
-    """Return the draws of these rows, with further rounds for the rejected ones. In the end these are NaN."""
+    """Return the draws of these rows, with further rounds for rejected ones. A row that no round accepts gets NaN."""
 
     def again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         number, drawn = carry

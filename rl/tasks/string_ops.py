@@ -4,8 +4,8 @@ A prompt is a two-letter name, three to five digits and `=`. Each of the 256 nam
 eight operations. The policy has to name the operation and then apply it: `ac123=` asks for `B321` if `ac` means B,
 reversal. A completion is correct if it names any operation and its digits are `321`.
 
-The warm start trains on demonstrations before RL. Each correctly applies the operation that it
-names, which can be a wrong one. How often it names the right operation depends on the family:
+The warm start trains on demonstrations before RL. Each correctly applies the operation that it names,
+which can be a wrong one. How often it names the right operation depends on the family:
 
 * Easy names (40%): always.
 * Middle names (30%): the share of right demonstrations falls geometrically from 0.5 to 0.01 over these names. The other

@@ -117,9 +117,7 @@ def test_a_job_that_is_asked_to_stop_before_it_trains_is_queued_again(submit, tm
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_pool_and_get_the_numbers_of_one_process(submit, tmp_path, monkeypatch):
-    # without the cache, the processes compile their collective operations, as on a cluster
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+def test_two_processes_share_a_pool_and_get_the_numbers_of_one_process(submit, tmp_path, no_shared_programs):
     arguments = ["--sizes", "2000", "--steps", "5", "--batch-size", "16", "--methods", "dps", "--among", "pool"]
     arguments += ["--seeds", "0", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
     _, process = submit(SCRIPTS[1], "experiments.large_pool", *arguments, tasks=2)

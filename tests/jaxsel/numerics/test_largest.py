@@ -81,4 +81,4 @@ def test_values_that_are_computed_once_stay_the_same_bits():
 def test_xla_keeps_the_loop_that_stores_values():
     """Without the loop, XLA may compute a score again for every use, and round it differently."""
     scores = jax.jit(lambda a, b: largest.computed_once(a * b - 0.5))
-    assert " while(" in scores.lower(jnp.ones(40), jnp.ones(40)).compile().as_text()
+    assert " while(" in (scores.lower(jnp.ones(40), jnp.ones(40)).compile().as_text() or "")

@@ -298,9 +298,7 @@ print("\\n" + json.dumps(seen))
 
 
 @pytest.mark.slow
-def test_several_processes_share_a_pool(tmp_path, monkeypatch):
-    # without the cache, the processes compile their collective operations, as on a cluster
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+def test_several_processes_share_a_pool(tmp_path, no_shared_programs):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
