@@ -30,6 +30,7 @@ from experiments.reporting.spread import standard_error
 from experiments.reporting.tables import text_table
 from experiments.running.command import module_parser, quiet_pipe
 from jaxsel.integrations.trl import SelectsPrompts
+from rl.prompts import Task
 from rl.tasks import string_ops
 from rl.warm_start import WarmStartConfig, warm_start
 
@@ -79,7 +80,7 @@ def line(method: str, runs: list[dict[str, Any]]) -> list[str]:
 def run(method: str, seed: int, steps: int, pool_size: int) -> dict[str, Any]:
     """Train once and return the shares of mixed groups and the times."""
     from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
+    from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
     task = string_ops.make()
@@ -97,27 +98,12 @@ def run(method: str, seed: int, steps: int, pool_size: int) -> dict[str, Any]:
         return rewards
 
     with tempfile.TemporaryDirectory() as folder:
-        args = GRPOConfig(
-            output_dir=folder,
-            per_device_train_batch_size=PROMPTS * GROUP,
-            num_generations=GROUP,
-            max_completion_length=task.max_new_tokens,
-            max_steps=steps,
-            learning_rate=4e-5,
-            lr_scheduler_type="constant",
-            temperature=1.0,
-            beta=0.0,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            seed=seed,
-        )
-        options = {"model": policy.model, "args": args, "train_dataset": data, "reward_funcs": correct}
+        options = {
+            "model": policy.model,
+            "args": _settings(folder, task, steps, seed),
+            "train_dataset": data,
+            "reward_funcs": correct,
+        }
         options |= {"processing_class": policy.tokenizer}
         seconds: list[float] = []
         if method == "stock":
@@ -140,6 +126,31 @@ def run(method: str, seed: int, steps: int, pool_size: int) -> dict[str, Any]:
         "step_cpu_ms": float(1000 * np.median(np.diff(cpu)[WARM_UP:])),
         "selection_ms": float(1000 * np.median(seconds[WARM_UP:])) if seconds else 0.0,
     }
+
+
+def _settings(folder: str, task: Task, steps: int, seed: int) -> Any:
+    from trl import GRPOConfig  # pyright: ignore[reportMissingImports]
+
+    return GRPOConfig(
+        output_dir=folder,
+        per_device_train_batch_size=PROMPTS * GROUP,
+        num_generations=GROUP,
+        max_completion_length=task.max_new_tokens,
+        max_steps=steps,
+        learning_rate=4e-5,
+        lr_scheduler_type="constant",
+        temperature=1.0,
+        beta=0.0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=seed,
+    )
 
 
 def timed(edge: Any) -> list[float]:

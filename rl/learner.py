@@ -99,31 +99,24 @@ class Learner:
             group["lr"] = learning_rate(self._config, step)
         batches, non_finite = mini_batches(groups, self._config)
         rate = self._optimizer.param_groups[0]["lr"]
-        health = {"skipped_steps": 0.0, "non_finite_log_probs": float(non_finite), "learning_rate": rate}
+        health = {"non_finite_log_probs": float(non_finite), "learning_rate": rate}
         if not batches:
-            nothing = {"loss": 0.0, "grad_norm": 0.0, "log_prob_gap_mean": math.nan, "log_prob_gap_max": math.nan}
+            nothing = {
+                "loss": 0.0,
+                "grad_norm": 0.0,
+                "skipped_steps": 0.0,
+                "log_prob_gap_mean": math.nan,
+                "log_prob_gap_max": math.nan,
+            }
             return _named(nothing | {"entropy": math.nan} | health)
         batches = self._prepared(batches)
-        first: dict[str, float] = {}
-        steps: list[dict[str, float]] = []
         with self._policy.gradient_checkpointing() if self._config.gradient_checkpointing else nullcontext():
-            for i in range(self._config.updates_per_batch):
-                steps = []
-                for k, (rows, totals) in enumerate(batches):
-                    log_probs, metrics = self._backward(rows, totals, entropy=i == 0)
-                    if i == k == 0:
-                        gap = map(self._ranks.stack, (log_probs, rows.engine_log_probs, rows.counts))
-                        first |= losses.log_prob_gap(*gap)
-                    if i == 0:
-                        for name in ("entropy_sum", "entropy_count"):
-                            first[name] = first.get(name, 0.0) + metrics.pop(name)
-                    if rows.old_log_probs is None:
-                        batches[k] = MiniBatch(rows._replace(old_log_probs=log_probs), totals)
-                    metrics["grad_norm"], stepped = self._step()
-                    health["skipped_steps"] += not stepped
-                    steps.append(metrics)
-        first["entropy"] = first.pop("entropy_sum") / max(first.pop("entropy_count"), 1)
-        return _named(_mean(steps) | first | health)
+            first, batches = self._pass(batches, first=True)
+            last = first
+            for _ in range(1, self._config.updates_per_batch):
+                more, batches = self._pass(batches)
+                last = more | {"skipped_steps": last["skipped_steps"] + more["skipped_steps"]}
+        return _named(health | first | last)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return a state dict of the policy's model for an engine, with whole tensors on every rank.
@@ -159,6 +152,31 @@ class Learner:
         self._optimizer.load_state_dict(state["optimizer"] | {"state": moments})
         if self._value_head is not None:
             _load(self._value_head, state["value_head"])
+
+    def _pass(self, batches: list[MiniBatch], *, first: bool = False) -> tuple[dict[str, float], list[MiniBatch]]:
+        """Take one optimiser step per mini-batch. Return the metrics, and the mini-batches with old log-probabilities.
+
+        Only the first pass measures the entropy and the gap between trainer and engine.
+        """
+        steps: list[dict[str, float]] = []
+        measured: dict[str, float] = {}
+        done: list[MiniBatch] = []
+        skipped, entropy_sum, entropy_count = 0, 0.0, 0.0
+        for rows, totals in batches:
+            log_probs, metrics = self._backward(rows, totals, entropy=first)
+            if first and not done:
+                gap = map(self._ranks.stack, (log_probs, rows.engine_log_probs, rows.counts))
+                measured |= losses.log_prob_gap(*gap)
+            entropy_sum += metrics.pop("entropy_sum", 0.0)
+            entropy_count += metrics.pop("entropy_count", 0.0)
+            own_old = log_probs if rows.old_log_probs is None else rows.old_log_probs
+            done.append(MiniBatch(rows._replace(old_log_probs=own_old), totals))
+            metrics["grad_norm"], stepped = self._step()
+            skipped += not stepped
+            steps.append(metrics)
+        if first:
+            measured["entropy"] = entropy_sum / max(entropy_count, 1)
+        return _mean(steps) | measured | {"skipped_steps": float(skipped)}, done
 
     def _step(self) -> tuple[float, bool]:
         """Take an optimiser step if the gradient norm is finite. Return the norm, and whether the step was taken."""

@@ -161,3 +161,16 @@ def test_only_checkpoints_and_integrations_touch_files(path):
 def test_our_own_code_does_not_import_moved_names(path):
     moved = ("rl.history.", "rl.logs.", "rl.embeddings.")
     assert not [name for name in imports(path) if f"{name}.".startswith(moved)]
+
+
+def test_functions_and_files_stay_small():
+    """A function has at most 60 lines beside its docstring, and a file of jaxsel or rl at most 300 in all."""
+    for package in ("jaxsel", "rl", "experiments"):
+        for path in files(package):
+            source = path.read_text()
+            assert package == "experiments" or source.count("\n") <= 300, path
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.FunctionDef):
+                    docstring = (ast.get_docstring(node, clean=False) or "").splitlines()
+                    assert node.end_lineno is not None
+                    assert node.end_lineno - node.lineno + 1 - len(docstring) <= 60, f"{path}: {node.name}"

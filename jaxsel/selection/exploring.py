@@ -81,14 +81,6 @@ def exploring(selector: Selector, *, share: float = 0.1, after: int | None = Non
     def init(key: Key[Array, ""], num_prompts: int) -> ExploringState:
         return ExploringState(selector.init(key, num_prompts), jnp.full(num_prompts, -1, jnp.int32), jnp.int32(0))
 
-    def predict(
-        key: Key[Array, ""],
-        state: ExploringState,
-        prompt_ids: Int[Array, " m"] | None,
-        first_id: Int[Array, ""] | int = 0,
-    ) -> Prediction:
-        return selector.predict(key, state.inner, prompt_ids, first_id)
-
     def select(
         key: Key[Array, ""],
         state: ExploringState,
@@ -114,7 +106,18 @@ def exploring(selector: Selector, *, share: float = 0.1, after: int | None = Non
     share, after = float(share), None if after is None else int(after)
     rule = {"name": "exploring", "rule": selector.spec.get("rule"), "share": share, "after": after}
     again = functools.partial(exploring, share=share, after=after)
+    predict = functools.partial(_predict, selector)
     return Selector(selector.spec | {"rule": rule}, init, predict, select, update, transforms=(selector, again))
+
+
+def _predict(
+    selector: Selector,
+    key: Key[Array, ""],
+    state: ExploringState,
+    prompt_ids: Int[Array, " m"] | None,
+    first_id: Int[Array, ""] | int = 0,
+) -> Prediction:
+    return selector.predict(key, state.inner, prompt_ids, first_id)
 
 
 def _check(selector: Selector, share: float, after: int | None) -> None:

@@ -93,9 +93,7 @@ def loss_of(
         raise ValueError(f"kl_weight is {kl_weight}; give a number of at least 0")
     if not importance_cap > 0:
         raise ValueError(f"importance_cap is {importance_cap}; give a number above 0")
-    mask = mask & old_log_probs.isfinite()
-    for given in (reference_log_probs, engine_log_probs):
-        mask = mask if given is None else mask & given.isfinite()
+    mask = _where_finite(mask, old_log_probs, reference_log_probs, engine_log_probs)
     divisors = {"num_tokens": num_tokens, "num_completions": num_completions, "max_new_tokens": max_new_tokens}
     mean, share = means(mask, aggregation, **divisors)
     ratios = log_ratio(log_probs, old_log_probs, mask)
@@ -114,6 +112,12 @@ def loss_of(
         metrics |= {name: float(share(marked)) for name, marked in shares.items()}
         metrics["approx_kl"] = float(share(ratios.exp() - 1 - ratios))
     return loss, metrics
+
+
+def _where_finite(mask: torch.Tensor, *log_probs: torch.Tensor | None) -> torch.Tensor:
+    for given in log_probs:
+        mask = mask if given is None else mask & given.isfinite()
+    return mask
 
 
 def log_prob_gap(

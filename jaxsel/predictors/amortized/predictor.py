@@ -21,6 +21,7 @@ MoPPS, a prompt's own successes S and failures F are added to this prior. At eve
 
 import functools
 
+import numpy as np
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
@@ -105,11 +106,7 @@ def amortized(
     check(config)
     embeddings = _embeddings.checked(embeddings)
     priors = checked_priors(prior_alpha, prior_beta)
-    if decay is None and not all((prior == 1).all() for prior in priors.values()):
-        raise ValueError(
-            "decay is None, so a prompt's own evidence does not count; leave out prior_alpha and prior_beta, or "
-            "give a decay"
-        )
+    _check_evidence(decay, priors)
     # imported here, because Flax and Optax would add seconds to `import jaxsel`
     from jaxsel.predictors.amortized.model import built
     from jaxsel.predictors.amortized.prediction import predict
@@ -123,3 +120,11 @@ def amortized(
         functools.partial(predict, model=model),
         functools.partial(update, model=model),
     )
+
+
+def _check_evidence(decay: float | None, priors: dict[str, np.ndarray | Array]) -> None:
+    if decay is None and not all((prior == 1).all() for prior in priors.values()):
+        raise ValueError(
+            "decay is None, so a prompt's own evidence does not count; leave out prior_alpha and prior_beta, or "
+            "give a decay"
+        )

@@ -22,8 +22,11 @@ prior of w (see `weights`). Other constants are fixed: the degrees of freedom of
 of forgetting, and the variance of the error that the model gives to all first visits of one batch.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, Key
 from numpy.typing import ArrayLike
 
@@ -75,45 +78,7 @@ def state_space(
         if matrix is not None and len(matrix) != num_prompts:
             raise ValueError(f"embeddings has {len(matrix)} rows for {num_prompts} prompts; give one row per prompt")
         rates = evidence(num_prompts, **priors)
-        zeros = jnp.zeros(num_prompts, jnp.float32)
-        state = StateSpaceState(
-            None if matrix is None else jnp.array(matrix),
-            None if scaling is None else Scaling(*map(jnp.asarray, scaling)),
-            no_weights(0 if matrix is None else matrix.shape[1]),
-            zeros,
-            zeros.copy(),
-            zeros.copy(),
-            zeros.copy(),
-            jnp.zeros(num_prompts, jnp.int32),
-            jnp.int32(0),
-            first_guess(),
-            jnp.float32(0),
-        )
-        return with_rates(state, *rates)
-
-    def predict(
-        key: Key[Array, ""],
-        state: StateSpaceState,
-        prompt_ids: Int[Array, " m"] | None,
-        first_id: Int[Array, ""] | int = 0,
-    ) -> Prediction:
-        mean, variance = logits(state, prompt_ids)
-        rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
-        rate, spread, unsolved, solved = moments(mean, variance, group_size)
-        normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
-        mixed = mixed_of(unsolved, solved, group_size)
-        return Prediction(
-            rate,
-            jnp.maximum(rate * (1 - rate) - spread, 0),
-            jax.nn.sigmoid(mean + jnp.sqrt(variance) * normal),
-            unsolved,
-            mixed,
-            solved,
-        )
-
-    def update(key: Key[Array, ""], state: StateSpaceState, rollouts: Rollouts) -> StateSpaceState:
-        del key
-        return filtered(state, rollouts)
+        return with_rates(_unvisited(num_prompts, matrix, scaling), *rates)
 
     spec = {
         "name": "state_space",
@@ -121,4 +86,49 @@ def state_space(
         "group_size": group_size,
         **{name: described(prior) for name, prior in priors.items()},
     }
-    return Predictor(spec, init, predict, update)
+    return Predictor(spec, init, functools.partial(_predict, group_size=group_size), _update)
+
+
+def _unvisited(num_prompts: int, matrix: np.ndarray | Array | None, scaling: Scaling | None) -> StateSpaceState:
+    zeros = jnp.zeros(num_prompts, jnp.float32)
+    return StateSpaceState(
+        None if matrix is None else jnp.array(matrix),
+        None if scaling is None else Scaling(*map(jnp.asarray, scaling)),
+        no_weights(0 if matrix is None else matrix.shape[1]),
+        zeros,
+        zeros.copy(),
+        zeros.copy(),
+        zeros.copy(),
+        jnp.zeros(num_prompts, jnp.int32),
+        jnp.int32(0),
+        first_guess(),
+        jnp.float32(0),
+    )
+
+
+def _predict(
+    key: Key[Array, ""],
+    state: StateSpaceState,
+    prompt_ids: Int[Array, " m"] | None,
+    first_id: Int[Array, ""] | int = 0,
+    *,
+    group_size: int,
+) -> Prediction:
+    mean, variance = logits(state, prompt_ids)
+    rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
+    rate, spread, unsolved, solved = moments(mean, variance, group_size)
+    normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
+    mixed = mixed_of(unsolved, solved, group_size)
+    return Prediction(
+        rate,
+        jnp.maximum(rate * (1 - rate) - spread, 0),
+        jax.nn.sigmoid(mean + jnp.sqrt(variance) * normal),
+        unsolved,
+        mixed,
+        solved,
+    )
+
+
+def _update(key: Key[Array, ""], state: StateSpaceState, rollouts: Rollouts) -> StateSpaceState:
+    del key
+    return filtered(state, rollouts)
