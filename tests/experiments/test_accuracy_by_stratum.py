@@ -1,0 +1,76 @@
+"""Success rates per stratum: means and gains by hand, on histories whose counts are written down."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxsel
+from experiments import accuracy_by_stratum
+from jaxsel.integrations.history import HistoryLog
+
+PROMPTS = 5
+FIRST = [0, 0, 2, 4, 4]  # two hard prompts, one middle, two easy
+LATER = {
+    ("uniform", 0): [[0, 2, 2, 4, 4], [1, 1, 3, 4, 4]],
+    ("uniform", 1): [[0, 0, 2, 4, 4], [0, 2, 2, 4, 4]],
+    ("dps", 0): [[2, 2, 4, 2, 4], [4, 2, 4, 0, 4]],
+}
+"""Successes of 4 rollouts per prompt in the second and the third probe."""
+
+
+def make_run(folder: Path, method: str, seed: int, later: list[list[int]]) -> None:
+    selector = jaxsel.PromptSelector(jaxsel.dps(), num_prompts=PROMPTS)
+    ids, prediction = np.arange(PROMPTS, dtype=np.int32), selector.predict()
+    log = HistoryLog(folder / "history", num_prompts=PROMPTS, spec=selector.spec)
+    for step, successes in zip((0, 5, 10), [FIRST, *later], strict=True):
+        log.probed(step, (ids, np.array(successes), np.full(PROMPTS, 4)), prediction)
+    log.flush()
+    settings = {"method": {"name": method}, "train": {"steps": 1, "seed": seed}, "seed": seed}
+    (folder / "config.json").write_text(json.dumps({"config": settings}))
+    rows = [{"step": step, "rollouts": 8, "probe/held_out_accuracy": 0.5} for step in (0, 1)]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    for (method, seed), later in LATER.items():
+        (place / f"{method}-{seed}").mkdir()
+        make_run(place / f"{method}-{seed}", method, seed, later)
+    return place
+
+
+def test_rates_and_gains_are_those_by_hand(runs):
+    found = accuracy_by_stratum.summary(accuracy_by_stratum.read(runs))
+    assert found["dps"]["seeds"] == [0]
+    assert found["dps"]["steps"] == [5, 10]
+    assert found["dps"]["hard"]["curve"] == pytest.approx([4 / 8, 6 / 8])
+    assert found["uniform"]["easy"]["rate"]["mean"] == 1
+    assert found["uniform"]["hard"]["rate"]["per_seed"] == pytest.approx([2 / 8, 1 / 8])
+    assert {name: found["dps"][name]["share"] for name in ("hard", "middle", "easy")} == {
+        "hard": 0.4,
+        "middle": 0.2,
+        "easy": 0.4,
+    }
+    # dps minus uniform on seed 0, the mean of both later probes
+    gains = {name: found["dps"][name]["gain"]["mean"] for name in ("hard", "middle", "easy")}
+    assert gains == pytest.approx({"hard": 5 / 8 - 2 / 8, "middle": 1 - 5 / 8, "easy": 5 / 8 - 1})
+
+
+def test_the_command_writes_table_numbers_and_figure(runs, tmp_path, capsys):
+    accuracy_by_stratum.main([f"tiny={runs}", "--results", str(tmp_path)])
+    assert "hard (40%)" in capsys.readouterr().out
+    assert set(json.loads((tmp_path / "accuracy_by_stratum.json").read_text())["runs"]["tiny"]) == {"uniform", "dps"}
+    assert (tmp_path / "accuracy_by_stratum.png").stat().st_size > 10_000
+
+
+def test_folders_without_what_is_needed_are_refused(runs, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    make_run(tmp_path / "one", "dps", 0, LATER["dps", 0])
+    with pytest.raises(ValueError, match="no finished run of uniform"):
+        accuracy_by_stratum.read(tmp_path)
+    with pytest.raises(SystemExit):
+        accuracy_by_stratum.main([str(runs)])
+    assert "is not LABEL=FOLDER" in capsys.readouterr().err
