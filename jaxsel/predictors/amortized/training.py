@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxsel._visits import accumulated, merge_visits
@@ -36,11 +37,9 @@ def init(
     if len(embeddings) != num_prompts:
         raise ValueError(f"embeddings has {len(embeddings)} rows for {num_prompts} prompts; give one row per prompt")
     successes, failures = evidence(num_prompts, **priors)
-    parameters = new_parameters(key, model)
     return AmortizedState(
         jnp.array(embeddings),
-        parameters,
-        model.optimizer.init(parameters),
+        *_new_weights(key, model),
         empty_ring_buffer(model.config.history, model.config.context_size),
         successes=jnp.array(successes),
         failures=jnp.array(failures),
@@ -81,27 +80,56 @@ def learn(
     kept = at_most(choice_key, visits, config.context_size)
     recent = pushed(trained.recent, trained.step, kept)
     num_visits = (recent.group_size > 0).sum(dtype=jnp.float32)
+    weights, tree_of = _flat(_Weights(trained.parameters, trained.optimizer))
 
     def descend(weights: _Weights, key: Key[Array, ""]) -> tuple[_Weights, Fit]:
         age_key, latent_key = jax.random.split(key)
         batches = _with_their_history(age_key, recent, trained.step, config)
         prompts = [model.features(embeddings[batch.prompt_ids]) for batch in batches]
 
-        def loss(parameters: PyTree[Array]) -> tuple[Float[Array, ""], Fit]:
-            networks = model.networks(parameters)
+        def loss(parameters: Float[Array, " w"]) -> tuple[Float[Array, ""], Fit]:
+            networks = model.networks(tree_of(parameters))
             fit = networks.fit(latent_key, model.likelihood.log_prob, batches, prompts)
             return -fit.elbo - config.shrinkage * networks.decoder.log_prior() / num_visits, fit
 
         return _gradient_step(loss, weights, model.optimizer)
 
     keys = jax.random.split(training_key, config.inner_steps)
-    weights, fits = jax.lax.scan(descend, _Weights(trained.parameters, trained.optimizer), keys)
-    return Trained(*weights, recent, trained.step + 1, jax.tree.map(lambda field: field[-1], fits))
+    weights, fits = jax.lax.scan(descend, weights, keys)
+    return Trained(*_nested(weights, tree_of), recent, trained.step + 1, jax.tree.map(lambda field: field[-1], fits))
 
 
 class _Weights(NamedTuple):
     parameters: PyTree[Array]
     optimizer: PyTree[Array]
+
+
+def _new_weights(key: Key[Array, ""], model: Model) -> _Weights:
+    def make(key: Key[Array, ""]) -> _Weights:
+        parameters = new_parameters(key, model)
+        return _Weights(parameters, model.optimizer.init(parameters))
+
+    return jax.jit(make)(key)
+
+
+def _flat(weights: _Weights) -> tuple[_Weights, Callable[[Float[Array, " w"]], PyTree[Array]]]:
+    """Return the weights with all parameters as one vector, in the optimiser's state too, and the map back to a tree.
+
+    The optimiser's program is then as short as for one parameter.
+    """
+    structure = jax.tree.structure(weights.parameters)
+
+    def is_like_parameters(part: PyTree[Array]) -> bool:
+        return jax.tree.structure(part) == structure
+
+    def vector(part: PyTree[Array]) -> PyTree[Array]:
+        return ravel_pytree(part)[0] if is_like_parameters(part) else part
+
+    return jax.tree.map(vector, weights, is_leaf=is_like_parameters), ravel_pytree(weights.parameters)[1]
+
+
+def _nested(weights: _Weights, tree_of: Callable[[Float[Array, " w"]], PyTree[Array]]) -> _Weights:
+    return jax.tree.map(lambda part: tree_of(part) if part.ndim else part, weights)
 
 
 def _with_their_history(
@@ -114,7 +142,7 @@ def _with_their_history(
 
 
 def _gradient_step(
-    loss: Callable[[PyTree[Array]], tuple[Float[Array, ""], Fit]],
+    loss: Callable[[Float[Array, " w"]], tuple[Float[Array, ""], Fit]],
     weights: _Weights,
     optimizer: optax.GradientTransformation,
 ) -> tuple[_Weights, Fit]:
