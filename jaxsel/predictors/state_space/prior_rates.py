@@ -1,8 +1,11 @@
 """A first belief of the state-space predictor from solve rates that were known before training."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
 from jaxsel.base import Rollouts
 from jaxsel.predictors.state_space.filtering import after_visits, shared_part
@@ -33,14 +36,22 @@ def with_rates(
         return state
     rows = known[np.linspace(0, len(known) - 1, min(len(known), _TEACHING)).astype(np.int64)].astype(np.int32)
     s, n = jnp.asarray(successes), jnp.asarray(successes + failures)
-    weights = after_visits(state, Rollouts(jnp.asarray(rows), s[rows], n[rows])).weights
-    state = state._replace(weights=weights._replace(kept=state.weights.kept, evidence=state.weights.evidence))
-    shared, prior = shared_part(state, None), jnp.exp(state.learning.settings.log_prior)
+    return state._replace(**_conditioned(state, jnp.asarray(rows), s, n), step=jnp.int32(1))
+
+
+@jax.jit
+def _conditioned(
+    state: StateSpaceState, rows: Int[Array, " b"], s: Float[Array, " N"], n: Float[Array, " N"]
+) -> dict[str, Any]:
+    """Return the fields that change, by name; the whole state would be a second copy of the embeddings."""
+    weights = after_visits(state, Rollouts(rows, s[rows], n[rows])).weights
+    weights = weights._replace(kept=state.weights.kept, evidence=state.weights.evidence)
+    shared, prior = shared_part(state._replace(weights=weights), None), jnp.exp(state.learning.settings.log_prior)
     alone = posterior(shared.mean, jnp.full_like(s, prior), s, n)
-    return state._replace(
-        mean=jnp.where(n > 0, shared.mean + alone.shift, 0),
-        reference=jnp.where(n > 0, shared.mean, 0),
-        variance=jnp.where(n > 0, alone.variance, 0),
-        last_step=(n > 0).astype(jnp.int32),
-        step=jnp.int32(1),
-    )
+    return {
+        "weights": weights,
+        "mean": jnp.where(n > 0, shared.mean + alone.shift, 0),
+        "reference": jnp.where(n > 0, shared.mean, 0),
+        "variance": jnp.where(n > 0, alone.variance, 0),
+        "last_step": (n > 0).astype(jnp.int32),
+    }
