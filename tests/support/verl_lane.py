@@ -1,4 +1,4 @@
-"""What all tests with the real verl share: their marks, and the check that verl is there. Imports no verl."""
+"""What all tests with the real verl share: their marks, and whether verl is there. Imports no verl."""
 
 import importlib.util
 
@@ -12,8 +12,5 @@ MARKS = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-
-def need_verl() -> None:
-    """Skip the whole file in an environment without verl."""
-    if importlib.util.find_spec("verl") is None or importlib.util.find_spec("transfer_queue") is None:
-        pytest.skip("no verl in this environment; see `make verl`", allow_module_level=True)
+HAS_VERL = all(importlib.util.find_spec(name) is not None for name in ("verl", "transfer_queue"))
+NO_VERL = "no verl in this environment; see `make verl`"

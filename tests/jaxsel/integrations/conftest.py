@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def ray_and_transfer_queue():
-    """Start Ray and verl's TransferQueue once for all files. Starting takes half a minute."""
+    """Start Ray and verl's TransferQueue once for all files. Starting takes ten seconds."""
     from tests.support.tiny_verl import start, stop
 
     start()

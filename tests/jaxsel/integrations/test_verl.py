@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.verl_lane import MARKS, need_verl
+from tests.support.verl_lane import HAS_VERL, MARKS, NO_VERL
 
-need_verl()
+if not HAS_VERL:
+    pytest.skip(NO_VERL, allow_module_level=True)
 
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer  # pyright: ignore[reportMissingImports]
+from verl.trainer.ppo.v1.replay_buffer import (  # pyright: ignore[reportMissingImports]
+    ReplayBuffer,
+    ReplayBufferAsync,
+)
 
 import jaxsel
 from jaxsel.integrations.history import read_history
-from tests.support.tiny_verl import DAPO, SELECTED, G, K, N, coin, mixed_share, numbered, start, stop, train, write_rows
+from tests.support.tiny_verl import DAPO, SELECTED, G, K, N, coin, mixed_share, numbered, train, write_rows
 
 pytestmark = [*MARKS, pytest.mark.usefixtures("ray_and_transfer_queue")]
 RATES = np.random.default_rng(0).beta(0.5, 0.5, size=N).tolist()
@@ -259,6 +263,22 @@ def test_bad_configurations_are_refused_before_training(tmp_path, observed, over
     assert not observed
 
 
+@MODES
+def test_data_smaller_than_what_is_generated_at_the_same_time_is_refused(tmp_path, observed, mode):
+    size = ["data.train_batch_size=16", "actor_rollout_ref.actor.ppo_mini_batch_size=8"]
+    if mode == "sync":
+        assert len(train(tmp_path, *SELECTED, *size, reward=FLIP).asked) == 4
+        return
+    message = "has 24 prompts .* each step takes 16 .* {} more are generated at the same time"
+    with pytest.raises(ValueError, match=message.format(16)):
+        train(tmp_path, *SELECTED, *size, reward=FLIP, mode=mode)
+    assert not observed
+    half = f"trainer.v1.{mode}.num_warmup_batches=0.5"
+    assert len(train(tmp_path, *SELECTED, *size, half, reward=FLIP, mode=mode).asked) == 5
+    with pytest.raises(ValueError, match=message.format(9)):
+        train(tmp_path, *SELECTED, *size, half.replace("0.5", "0.6"), reward=FLIP, mode=mode)
+
+
 def test_rows_without_an_index_are_refused_unless_another_key_is_named(tmp_path, observed):
     write_rows(tmp_path / "train.parquet", [{"split": "train"}] * N, name=[f"p{row}" for row in range(N)])
     message = r"row 0 of data.train_files has no extra_info.index; verl would give all .* \+data.jaxsel.key=null"
@@ -276,7 +296,8 @@ def test_a_sampler_without_the_replay_buffer_is_refused(tmp_path):
         train(tmp_path, *SELECTED[:2], *SELECTED[4:], reward=FLIP)
 
 
-def test_another_version_of_verl_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(ReplayBuffer, "_terminal_eviction_reasons", lambda self, step: ())
+@pytest.mark.parametrize("buffer", [ReplayBuffer, ReplayBufferAsync])
+def test_another_version_of_verl_is_refused(tmp_path, monkeypatch, buffer):
+    monkeypatch.setattr(buffer, "_terminal_eviction_reasons", lambda self, step: ())
     with pytest.raises(RuntimeError, match=r"tested with verl 0.9.1, and verl .* has other methods: .*'self', 'step'"):
         train(tmp_path, *SELECTED, reward=FLIP)
