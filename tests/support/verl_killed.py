@@ -16,8 +16,15 @@ TRACKER = Path("checkpoints", "latest_checkpointed_iteration.txt")
 
 
 def saved_step(folder: Path) -> int:
-    """Return the step of the last checkpoint; 0 if there is none."""
-    return int((folder / TRACKER).read_text() or 0) if (folder / TRACKER).exists() else 0
+    """Return the step of the last checkpoint; 0 if there is none.
+
+    verl empties the file with this number before it writes the next number. All of the newest checkpoint is on disk
+    then.
+    """
+    if not (folder / TRACKER).exists():
+        return 0
+    newest = max(int(path.name.split("_")[-1]) for path in (folder / TRACKER).parent.glob("global_step_*"))
+    return int((folder / TRACKER).read_text() or newest)
 
 
 def until_killed(folder: Path, mode: str, steps: int, late: int, pace: float) -> None:
@@ -34,7 +41,9 @@ def until_killed(folder: Path, mode: str, steps: int, late: int, pace: float) ->
     def note(kind: str, detail: Any) -> None:
         os.write(journal, json.dumps({"kind": kind} | detail).encode() + b"\n")  # a kill cannot cut one write short
 
-    note("begun", {"saved": saved_step(folder)})
+    if saved := saved_step(folder):
+        (folder / TRACKER).write_text(str(saved))  # verl cannot resume if a kill left this file empty
+    note("begun", {"saved": saved})
     run = train(folder, *options, reward=coin(RATES), mode=mode, steps=steps, late=late, pace=pace, note=note)
     note("finished", {"in_flight": run.edge.handed_out.tolist()})
     stop()
