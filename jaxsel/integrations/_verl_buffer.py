@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from importlib import metadata
 from typing import Any
 
@@ -30,6 +31,16 @@ class _Observes(_Buffer):
         self._trainer = trainer
         self.refill_fn = self._refill
         buffers.add(self)
+
+    @property
+    def data_config(self) -> Any:
+        return self._trainer.config.data
+
+    @property
+    def warmup(self) -> int:
+        """The number of prompts that verl generates before the first step."""
+        batches = 0 if self.trainer_mode == "sync" else self.trainer_config.num_warmup_batches
+        return math.floor(batches * self.data_config.train_batch_size)
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> Any:
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
@@ -124,8 +135,12 @@ def _stock_buffer(trainer: Any) -> Any:
 
 def _check_verl(trainer: Any) -> None:
     """Refuse a version of verl that lacks a method of `_HOOKS`, or has it with other parameters."""
-    found = {name: list(inspect.signature(getattr(ReplayBuffer, name, _none)).parameters) for name in _HOOKS}
-    if found != _HOOKS or not all(hasattr(trainer, name) for name in ("_build_replay_buffer", "config")):
+    found = {
+        kind.__name__: {name: list(inspect.signature(getattr(kind, name, _none)).parameters) for name in _HOOKS}
+        for kind in (ReplayBuffer, ReplayBufferAsync)
+    }
+    known = all(methods == _HOOKS for methods in found.values())
+    if not known or not all(hasattr(trainer, name) for name in ("_build_replay_buffer", "config")):
         raise RuntimeError(
             f"jaxsel was tested with verl 0.9.1, and verl {metadata.version('verl')} has other methods: {found}; "
             'pip install "verl==0.9.1"'

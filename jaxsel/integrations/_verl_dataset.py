@@ -73,10 +73,12 @@ class SelectedPrompts(RLHFDataset):
                 "trainer.v1.sampler.custom_sampler.path=pkg://jaxsel.integrations.verl and "
                 "trainer.v1.sampler.custom_sampler.name=replay_buffer"
             )
-        if len(self) < config.train_batch_size:
+        warmup = max((buffer.warmup for buffer in buffers if buffer.data_config is config), default=0)
+        if len(self) < config.train_batch_size + warmup:
+            also = f", and {warmup} more are generated at the same time (num_warmup_batches)" if warmup else ""
             raise ValueError(
                 f"data.train_files has {len(self)} prompts after verl's filters, and each step takes "
-                f"{config.train_batch_size} different ones; give more prompts or a smaller data.train_batch_size"
+                f"{config.train_batch_size} different ones{also}; give more prompts or a smaller data.train_batch_size"
             )
 
     def _edge(self, config: Any) -> TrainerEdge:

@@ -1,15 +1,12 @@
-"""verl's own V1 training loop on a CPU, without a model: for test_verl.py and experiments/selection_in_verl.py.
+"""verl's own V1 training loop on a CPU, without a model: for the tests of verl and experiments/selection_in_verl.py.
 
 Real here: the Hydra configuration, the data set and data loader, TransferQueue on Ray, the replay buffer, `fit`, the
-checkpoint `data.pt` and the log. Not real: the workers with the policy. `Coin` writes completions to TransferQueue by
-verl's own `_agent_loop_postprocess`. Their rewards are coin flips, with one success rate per prompt.
+checkpoint and the log. Not real: the workers with the policy, for which verl_stubs.py has stand-ins. Their rewards are
+coin flips, with one success rate per prompt.
 """
 
-import asyncio
-import inspect
 import json
 import os
-import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +25,8 @@ import verl  # pyright: ignore[reportMissingImports]
 from hydra import compose, initialize_config_dir
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-from verl.experimental.agent_loop.agent_loop import AgentLoopOutput  # pyright: ignore[reportMissingImports]
-from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ  # pyright: ignore[reportMissingImports]
-from verl.trainer.ppo.v1.trainer_colocate_async import (  # pyright: ignore[reportMissingImports]
-    PPOTrainerColocateAsync,
-)
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync  # pyright: ignore[reportMissingImports]
+
+from tests.support.verl_stubs import TRAINERS, Coin, Reward
 
 N, K, G = 24, 4, 4  # prompts of the pool, prompts per step, completions per prompt
 SELECTED = (
@@ -46,7 +39,13 @@ SELECTED = (
     "+data.jaxsel.arguments.group_size=${actor_rollout_ref.rollout.n}",
 )
 DAPO = ("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc")
-Reward = Callable[[int, int, int], Any]
+SEPARATE = (  # what verl demands in the mode "separate_async"; each step has two updates of the policy
+    "trainer.v1.separate_async.parameter_sync_step=2",
+    f"actor_rollout_ref.actor.ppo_mini_batch_size={K // 2}",
+    "actor_rollout_ref.rollout.nnodes=1",
+    "actor_rollout_ref.rollout.n_gpus_per_node=1",
+    "actor_rollout_ref.rollout.checkpoint_engine.backend=nccl",
+)
 
 
 def coin(rates: Sequence[float]) -> Reward:
@@ -55,10 +54,11 @@ def coin(rates: Sequence[float]) -> Reward:
 
 
 def start() -> None:
-    """Start Ray and TransferQueue. TransferQueue hangs if Ray has fewer than 8 logical CPUs."""
+    """Start Ray and TransferQueue, with two of its storage units instead of eight, which would take half a minute."""
     torch.set_num_threads(1)
-    ray.init("local", num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    tq.init(_configuration([]).transfer_queue)
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    units = "transfer_queue.backend.SimpleStorage.num_data_storage_units=2"
+    tq.init(_configuration([units]).transfer_queue)
 
 
 def stop() -> None:
@@ -115,6 +115,8 @@ def train(
     prompts: int = K,
     completions: int = G,
     late: int = 0,
+    pace: float = 0.0,
+    note: Callable[[str, Any], None] = lambda *_: None,
 ) -> Run:
     """Train on `folder/train.parquet`, which is made with N rows if it is missing, and return what happened.
 
@@ -122,11 +124,13 @@ def train(
         folder: Folder of the data, the checkpoints and the log.
         *overrides: Entries of verl's configuration.
         reward: Function of row, number of the completion and step. An exception makes the completion fail.
-        mode: "sync" or "colocate_async".
+        mode: "sync", "colocate_async" or "separate_async".
         steps: Number of the last step.
         prompts: Prompts per step.
         completions: Completions per prompt.
         late: Number of prompts of each call whose completions arrive only at the next call.
+        pace: If positive, completions arrive in the background, each group after at most that many seconds.
+        note: Called with what happens: "asked" with uids, rows and step; "done" with uid, row, rewards and step.
     """
     if not (folder / "train.parquet").exists():
         write_rows(folder / "train.parquet", numbered(N))
@@ -152,128 +156,21 @@ def train(
         f"trainer.v1.trainer_mode={mode}",
         "trainer.n_gpus_per_node=1",
         "trainer.resume_mode=disable",
+        *(SEPARATE if mode == "separate_async" else ()),
     ]
     log = folder / "log.jsonl"
     os.environ["VERL_FILE_LOGGER_PATH"] = str(log)
-    run = Run({"sync": _Sync, "colocate_async": _Async}[mode](config=_configuration([*own, *overrides])))
+    run = Run(TRAINERS[mode](config=_configuration([*own, *overrides])))
+    agent_loops = Coin(run, reward, completions, late=late, pace=pace, note=note)
     try:
         run.trainer.init()
-        run.trainer.fit(Coin(run, reward, completions, late))
+        run.trainer.fit(agent_loops)
     finally:
+        agent_loops.close()
         if left := list((tq.kv_list("train") or {}).get("train", ())):
             tq.kv_clear(keys=left, partition_id="train")
     run.logs = [json.loads(line)["data"] for line in log.read_text().splitlines()]
     return run
-
-
-class Coin:
-    """Stands for verl's manager of agent loops: generates at once, and flips coins for the rewards."""
-
-    def __init__(self, run: Run, reward: Reward, completions: int, late: int):
-        self._run, self._reward, self._completions, self._late = run, reward, completions, late
-        self._waiting: list[tuple[dict[str, Any], int]] = []
-
-    def generate_sequences(self, batch: Any) -> None:
-        asyncio.run(self._generate(batch))
-
-    async def _generate(self, batch: Any) -> None:
-        step = int(getattr(batch["global_steps"], "data", batch["global_steps"]))
-        prompts = [_entry(batch, at) for at in range(len(batch))]
-        self._run.asked.append([_row(prompt) for prompt in prompts])
-        now = len(prompts) - self._late
-        waiting, self._waiting = self._waiting, [(prompt, step) for prompt in prompts[now:]]
-        ready = [*waiting, *((prompt, step) for prompt in prompts[:now])]
-        await asyncio.gather(*(self._group(prompt, begun) for prompt, begun in ready))
-
-    async def _group(self, prompt: dict[str, Any], step: int) -> None:
-        row, rewards, writes = _row(prompt), [], []
-        for number in range(self._completions):
-            try:
-                rewards.append(self._reward(row, number, step))
-            except Exception:
-                continue
-            done = _completion(rewards[-1])
-            writes.append(_POSTPROCESS(_WORKER, done, False, session_id=number, global_steps=step, **prompt))
-        failed = len(rewards) < self._completions
-        self._run.groups.append((step, row, rewards))
-        await asyncio.gather(*writes)
-        await tq.async_kv_put(
-            key=prompt["uid"], partition_id="train", tag={"status": "failure" if failed else "finished"}
-        )
-
-
-def _completion(reward: Any) -> Any:
-    info = reward if isinstance(reward, dict) else {"acc": reward}
-    return AgentLoopOutput(
-        prompt_ids=[1, 2],
-        response_ids=[3, 4],
-        response_mask=[1, 1],
-        response_logprobs=[0.0, 0.0],
-        reward_score=0.9,  # the total, which is above the threshold for wrong answers too
-        metrics={},
-        extra_fields={"reward_extra_info": info},
-        num_turns=2,
-    )
-
-
-def _entry(batch: Any, at: int) -> dict[str, Any]:
-    """Return the fields of a prompt, as AgentLoopWorkerTQ.generate_sequences does."""
-    entries = {name: values[at] for name, values in batch.items() if name != "global_steps"}
-    return {
-        name: value if isinstance(value, torch.Tensor) else getattr(value, "data", value)
-        for name, value in entries.items()
-    }
-
-
-def _row(prompt: dict[str, Any]) -> int:
-    return int(prompt["reward_model"]["ground_truth"])
-
-
-async def _nothing(*_: Any, **__: Any) -> None: ...
-
-
-class _Anything:
-    """Stands for the workers of the policy: every method accepts all arguments and does nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
-
-
-_POSTPROCESS = inspect.unwrap(AgentLoopWorkerTQ.__ray_metadata__.modified_class._agent_loop_postprocess)
-_WORKER = types.SimpleNamespace(
-    _compute_score=_nothing,
-    _compute_teacher_logprobs=_nothing,
-    _compute_multi_modal_inputs=lambda output, ids: {},
-    _compute_position_ids=lambda ids, mask, inputs: torch.arange(ids.shape[1])[None],
-)
-
-
-class _OnCPU:
-    """A mixin that leaves out all that needs a policy."""
-
-    def _setup(self: Any) -> None:
-        self._init_tokenizer()
-        self._init_dataloader()
-        self._init_dump_executor()
-        self.actor_rollout_wg = self.checkpoint_manager = self.llm_server_manager = _Anything()
-        self.teacher_model_manager = self.distillation_config = None
-        self.resource_pool_manager = types.SimpleNamespace(get_n_gpus=lambda: 1)
-        self.reward_loop_manager = types.SimpleNamespace(reward_loop_worker_handles=[1])
-        self.replay_buffer.poll_interval = 0.02
-        self._load_checkpoint()
-
-    def _same(self, batch: Any, *_: Any, **__: Any) -> Any:
-        return batch
-
-    _balance_batch = _compute_old_log_prob = _compute_ref_log_prob = _compute_advantage = _update_actor = _same
-
-    def _compute_metrics(self, *_: Any, **__: Any) -> None: ...
-
-
-class _Sync(_OnCPU, PPOTrainerSync): ...
-
-
-class _Async(_OnCPU, PPOTrainerColocateAsync): ...
 
 
 def _configuration(overrides: list[str]) -> Any:

@@ -1,7 +1,6 @@
 """Tests with the real training loop of verl and no model; `make verl` runs them in a separate environment."""
 
 import gc
-import importlib.util
 import math
 import shutil
 from collections import Counter
@@ -10,32 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-if importlib.util.find_spec("verl") is None or importlib.util.find_spec("transfer_queue") is None:
-    pytest.skip("no verl in this environment; see `make verl`", allow_module_level=True)
+from tests.support.verl_lane import HAS_VERL, MARKS, NO_VERL
 
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer  # pyright: ignore[reportMissingImports]
+if not HAS_VERL:
+    pytest.skip(NO_VERL, allow_module_level=True)
+
+from verl.trainer.ppo.v1.replay_buffer import (  # pyright: ignore[reportMissingImports]
+    ReplayBuffer,
+    ReplayBufferAsync,
+)
 
 import jaxsel
 from jaxsel.integrations.history import read_history
-from tests.support.tiny_verl import DAPO, SELECTED, G, K, N, coin, mixed_share, numbered, start, stop, train, write_rows
+from tests.support.tiny_verl import DAPO, SELECTED, G, K, N, coin, mixed_share, numbered, train, write_rows
 
-pytestmark = [
-    pytest.mark.verl,
-    pytest.mark.slow,
-    # warnings of verl and of what it imports
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*MARKS, pytest.mark.usefixtures("ray_and_transfer_queue")]
 RATES = np.random.default_rng(0).beta(0.5, 0.5, size=N).tolist()
 FLIP = coin(RATES)
-BOTH = pytest.mark.parametrize("mode", ["sync", "colocate_async"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_and_transfer_queue():
-    start()
-    yield
-    stop()
+MODES = pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +70,7 @@ def test_a_run_chooses_like_a_plain_selector(tmp_path, observed):
     assert len(run.asked) == len(run.logs) == 4
 
 
-@BOTH
+@MODES
 def test_verls_log_has_the_metrics(tmp_path, mode):
     run = train(tmp_path, *SELECTED, reward=FLIP, mode=mode)
     assert [log["selector/observes"] for log in run.logs] == [1, 2, 3, 4]
@@ -89,7 +80,7 @@ def test_verls_log_has_the_metrics(tmp_path, mode):
         assert [log["selector/in_flight"] for log in run.logs] == [0] * 4
 
 
-@BOTH
+@MODES
 def test_dapos_filter_is_kept_and_filtered_groups_are_observed(tmp_path, mode, observed):
     run = train(tmp_path, *SELECTED, *DAPO, reward=FLIP, mode=mode)
     equal = sum(s in (0, n) for _, s, n in counts(run.groups))
@@ -114,7 +105,7 @@ def test_dapo_may_use_the_whole_pool_in_one_step(tmp_path, observed):
     assert counted(observed) == Counter(counts(run.groups))
 
 
-@BOTH
+@MODES
 def test_a_reward_of_none_or_nan_is_not_a_failure(tmp_path, mode, observed):
     def some(row, number, step):
         return {1: None, 2: math.nan}.get(number, FLIP(row, number, step))
@@ -124,7 +115,7 @@ def test_a_reward_of_none_or_nan_is_not_a_failure(tmp_path, mode, observed):
     assert counted(observed) == Counter(counts(run.groups)[: len(observed)])
 
 
-@BOTH
+@MODES
 def test_failed_completions_are_not_counted(tmp_path, mode, observed):
     def failing(row, number, step):
         if row % 3 == 0 and (row % 2 == 0 or number == 1):  # for every sixth prompt, all completions fail
@@ -184,7 +175,7 @@ def test_a_history_is_recorded(tmp_path):
 # Resuming
 
 
-@BOTH
+@MODES
 @pytest.mark.parametrize(("method", "saved"), [("mopps", 2), ("dps", 3), ("adaptive", 3), ("mopps", N // K)], ids=str)
 def test_a_resumed_run_has_the_same_choices_and_rewards(tmp_path, mode, method, saved):
     options = [*SELECTED, f"data.jaxsel.method={method}"]
@@ -272,6 +263,22 @@ def test_bad_configurations_are_refused_before_training(tmp_path, observed, over
     assert not observed
 
 
+@MODES
+def test_data_smaller_than_what_is_generated_at_the_same_time_is_refused(tmp_path, observed, mode):
+    size = ["data.train_batch_size=16", "actor_rollout_ref.actor.ppo_mini_batch_size=8"]
+    if mode == "sync":
+        assert len(train(tmp_path, *SELECTED, *size, reward=FLIP).asked) == 4
+        return
+    message = "has 24 prompts .* each step takes 16 .* {} more are generated at the same time"
+    with pytest.raises(ValueError, match=message.format(16)):
+        train(tmp_path, *SELECTED, *size, reward=FLIP, mode=mode)
+    assert not observed
+    half = f"trainer.v1.{mode}.num_warmup_batches=0.5"
+    assert len(train(tmp_path, *SELECTED, *size, half, reward=FLIP, mode=mode).asked) == 5
+    with pytest.raises(ValueError, match=message.format(9)):
+        train(tmp_path, *SELECTED, *size, half.replace("0.5", "0.6"), reward=FLIP, mode=mode)
+
+
 def test_rows_without_an_index_are_refused_unless_another_key_is_named(tmp_path, observed):
     write_rows(tmp_path / "train.parquet", [{"split": "train"}] * N, name=[f"p{row}" for row in range(N)])
     message = r"row 0 of data.train_files has no extra_info.index; verl would give all .* \+data.jaxsel.key=null"
@@ -289,7 +296,8 @@ def test_a_sampler_without_the_replay_buffer_is_refused(tmp_path):
         train(tmp_path, *SELECTED[:2], *SELECTED[4:], reward=FLIP)
 
 
-def test_another_version_of_verl_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(ReplayBuffer, "_terminal_eviction_reasons", lambda self, step: ())
+@pytest.mark.parametrize("buffer", [ReplayBuffer, ReplayBufferAsync])
+def test_another_version_of_verl_is_refused(tmp_path, monkeypatch, buffer):
+    monkeypatch.setattr(buffer, "_terminal_eviction_reasons", lambda self, step: ())
     with pytest.raises(RuntimeError, match=r"tested with verl 0.9.1, and verl .* has other methods: .*'self', 'step'"):
         train(tmp_path, *SELECTED, reward=FLIP)
