@@ -206,8 +206,8 @@ def _check_prompts(drawn: Sequence[Completion | None], rows: Sequence[list[int]]
         if completion is not None and completion.prompt not in (None, rows[i // group_size]):
             row, length = i // group_size, len(completion.prompt or ())
             raise RuntimeError(
-                f"vLLM read {length} tokens in row {row} of the prompts, and the policy reads {len(rows[row])} or other "
-                "tokens: their processors differ; give engine.name=hf"
+                f"vLLM read {length} tokens in row {row} of the prompts, and the policy reads {len(rows[row])} or "
+                "others: their processors differ; give engine.name=hf"
             )
 
 

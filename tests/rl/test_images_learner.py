@@ -12,7 +12,8 @@ from rl.groups import Groups, join
 from rl.learner import Learner
 from rl.lora import is_adapted
 from rl.ranks import Ranks
-from rl.rollout import Sampling
+from rl.rollout import Completions, Sampling
+from rl.run_folder.checkpoint import load_checkpoint, save_checkpoint
 from tests.rl.test_images import PROMPTS, alone, without_placeholders
 from tests.rl.test_learner import CONFIG, assert_close, gradient
 from tests.support.tiny_vision import tiny_vision
@@ -92,6 +93,16 @@ def test_adapters_are_trained_and_merged(kind):
     torch.testing.assert_close(ours.log_probs, theirs.log_probs, atol=1e-5, rtol=0)
     before = HFEngine(tiny_vision(kind)).generate(PROMPTS, 2, Sampling(4), seed=1)
     assert not torch.equal(before.log_probs, theirs.log_probs)
+
+
+def test_a_checkpoint_keeps_the_images_of_surplus_groups(tmp_path):
+    policy = tiny_vision("gemma3")
+    groups = groups_of(policy)
+    save_checkpoint(tmp_path / "checkpoint.pt", {}, surplus=groups)
+    surplus = load_checkpoint(tmp_path / "checkpoint.pt", {})["surplus"]
+    restored = Groups(*surplus)._replace(completions=Completions(*surplus[1]))
+    expected = first_gradient(policy, groups)
+    assert_close(first_gradient(policy, restored), expected, atol=0)
 
 
 def test_several_processes_are_refused():
