@@ -1,5 +1,6 @@
 """Rollouts with vLLM, in the trainer's process or in its own. Weight updates reach the running engine."""
 
+import copy
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.core_model_loading import revert_weight_conversion
 
 from rl._prompt_checks import check_lengths
 from rl._vision import unread_prompt
@@ -71,8 +73,14 @@ class VLLMEngine:
         self._half_updated = self._closed = False
         self._server: Any = None
         self._folder = tempfile.TemporaryDirectory(prefix="jaxsel-vllm-")
-        policy.model.config.save_pretrained(self._folder.name)
+        config = copy.deepcopy(policy.model.config)
+        if policy.processor is not None:  # without its name, vLLM takes a model for one of embeddings
+            config.architectures = config.architectures or [type(policy.model).__name__]
+        config.save_pretrained(self._folder.name)
         policy.save_tokenizer(self._folder.name)
+        if policy.processor is not None:
+            # vLLM 0.32 starts with random weights, and this option would make the normalisation of pixels one of them.
+            options = {"mm_device_do_normalize": False} | options
         options |= {
             "max_model_len": self._max_length,  # None stands for vLLM's own limit
             "dtype": dtype or str(policy.model.dtype).removeprefix("torch."),
@@ -132,6 +140,8 @@ class VLLMEngine:
             self._server.renew()  # otherwise vLLM would continue the interrupted update
         self._half_updated = True
         detached = {name: weight.detach() for name, weight in weights.items()}
+        if self._policy.processor is not None:  # vLLM knows these models by the names in their files
+            detached = revert_weight_conversion(self._policy.model, detached)
         try:
             self._server.load(detached)
         except ServerError:  # the process may have died since the last call

@@ -19,8 +19,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessorPil,
+    Qwen2VLVideoProcessor,
     Qwen3VLProcessor,
 )
+from transformers.utils.import_utils import is_torchvision_available
 
 from rl._processors import without_videos
 from rl.policy import Policy, character_tokenizer
@@ -30,10 +32,10 @@ ALPHABET = "0123456789=+-? \n.,:/\\{}^_<>#$'\"()!" + "".join(
 )
 _LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2}
 _TEXT: dict[str, Any] = {
-    "hidden_size": 32,
+    "hidden_size": 64,
     "intermediate_size": 32,
     "num_key_value_heads": 1,
-    "head_dim": 16,
+    "head_dim": 32,  # vLLM reads it for some families, and divides for others; it has no kernels for 16
     "max_position_embeddings": 1024,
     "bos_token_id": None,
     **_LAYERS,
@@ -41,7 +43,7 @@ _TEXT: dict[str, Any] = {
 _CLIP: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "image_size": 16, "patch_size": 4, **_LAYERS}
 _GEMMA_LAYERS = ["sliding_attention", "full_attention"]
 _QWEN = {"depth": 2, "num_heads": 2, "patch_size": 4, "intermediate_size": 32}
-_M_ROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+_M_ROPE = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
 _QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _QWEN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}:{% if m['content'] is string %}{{ m['content'] }}{% else %}"
@@ -60,25 +62,28 @@ def _template(image: str) -> str:
 
 
 def _qwen(kind: str, processor: Any, tokens: Any, text: dict[str, Any], vision: dict[str, Any]) -> tuple[Any, Any]:
-    images = Qwen2VLImageProcessorPil(
-        patch_size=4, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 64, "longest_edge": 576}
-    )
-    made = without_videos(processor)(images, tokens, chat_template=_QWEN_TEMPLATE)
+    sizes: dict[str, Any] = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+    sizes |= {"size": {"shortest_edge": 64, "longest_edge": 576}}
+    images = Qwen2VLImageProcessorPil(**sizes)
+    if is_torchvision_available():
+        made = processor(images, tokens, Qwen2VLVideoProcessor(**sizes), chat_template=_QWEN_TEMPLATE)
+    else:
+        made = without_videos(processor)(images, tokens, chat_template=_QWEN_TEMPLATE)
     kinds = ("vision_start", "vision_end", "image", "video")
     names = {
         f"{name}_token_id": tokens.convert_tokens_to_ids(token) for name, token in zip(kinds, _QWEN_TOKENS, strict=True)
     }
-    text = text | {"rope_parameters": _M_ROPE}
+    text = text | {"rope_parameters": _M_ROPE | ({"mrope_interleaved": True} if kind == "qwen3_vl" else {})}
     return AutoConfig.for_model(kind, text_config=text, vision_config=_QWEN | vision, **names), made
 
 
 def _qwen2_5_vl(tokens: Any, text: dict[str, Any]) -> tuple[Any, Any]:
-    vision = {"hidden_size": 32, "out_hidden_size": 32, "window_size": 16, "fullatt_block_indexes": [1]}
+    vision = {"hidden_size": 32, "out_hidden_size": 64, "window_size": 16, "fullatt_block_indexes": [1]}
     return _qwen("qwen2_5_vl", Qwen2_5_VLProcessor, tokens, text, vision)
 
 
 def _qwen3_vl(tokens: Any, text: dict[str, Any]) -> tuple[Any, Any]:
-    vision = {"hidden_size": 32, "out_hidden_size": 32, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+    vision = {"hidden_size": 32, "out_hidden_size": 64, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
     return _qwen("qwen3_vl", Qwen3VLProcessor, tokens, text, vision)
 
 
