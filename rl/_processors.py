@@ -47,10 +47,8 @@ def load_processor(path: str | Path, tokenizer: Any) -> ProcessorMixin | None:
         tokenizer: The tokenizer of the policy.
 
     Returns:
-        The processor. None, after a warning, if there is none: the model then reads texts alone.
-
-    Raises:
-        ImportError: The processor needs a package that is not installed.
+        The processor. None, after a warning, if there is none, or if it needs a package that is not installed: the
+        model then reads texts alone.
     """
     kind: Any = AutoProcessor
     if not is_torchvision_available():
@@ -58,11 +56,11 @@ def load_processor(path: str | Path, tokenizer: Any) -> ProcessorMixin | None:
         kind = without_videos(PROCESSOR_MAPPING[type(config)]) if type(config) in PROCESSOR_MAPPING else kind
     try:
         processor = kind.from_pretrained(path)
-    except OSError as error:
-        _log.warning("%s has no processor (%s); the policy reads texts alone", path, error)
+    except (OSError, ImportError, ValueError) as error:
+        _log.warning("%s has no processor that can be loaded (%s); the policy reads texts alone", path, error)
         return None
     if not isinstance(processor, ProcessorMixin):  # AutoProcessor falls back to a tokenizer
-        _log.warning("%s has no processor; the policy reads texts alone", path)
+        _log.warning("%s has no processor that can be loaded; the policy reads texts alone", path)
         return None
     processor.tokenizer = tokenizer  # type: ignore[attr-defined]
     if hasattr(processor, "kept_files"):

@@ -274,15 +274,16 @@ def build_policy(
 def load_policy(path: str | Path, **model_options: Any) -> Policy:
     """Load a Hugging Face language model and its tokenizer from a folder or a hub name.
 
-    A vision-language model is loaded with its processor, and reads texts and images. The weights are loaded as float32,
-    whatever type they are stored in: bfloat16 would lose small updates.
+    A vision-language model is loaded with its processor, and reads texts and images. If the processor is missing, or
+    needs a package that is not installed, a warning says so, and the policy reads texts alone.
+
+    The weights are loaded as float32, whatever type they are stored in: bfloat16 would lose small updates.
 
     Args:
         path: A folder written by `save_pretrained`, or the name of a model on the hub.
         **model_options: Options of the model's `from_pretrained`, for example `attn_implementation="eager"`.
 
     Raises:
-        ImportError: The processor needs a package that is not installed.
         ValueError: The tokenizer has no end-of-sequence token, so completions could not end.
     """
     tokenizer = load_tokenizer(path)

@@ -139,10 +139,17 @@ def test_settings_of_videos_survive_loading_and_saving(tmp_path):
         assert (tmp_path / "saved" / name).read_text() == (tmp_path / "given" / name).read_text()
 
 
-def test_a_folder_without_a_processor_gives_a_policy_that_reads_texts(tmp_path, caplog):
+@pytest.mark.parametrize("lacks", ["a file", "a package"])
+def test_a_folder_without_a_processor_gives_a_policy_that_reads_texts(tmp_path, caplog, lacks, monkeypatch):
     policy = tiny_vision("gemma3")
     policy.model.save_pretrained(tmp_path)
-    policy.tokenizer.save_pretrained(tmp_path)
+    (policy.processor if lacks == "a package" else policy.tokenizer).save_pretrained(tmp_path)
+    if lacks == "a package":
+
+        def missing(*arguments, **options):
+            raise ImportError("pip install num2words")
+
+        monkeypatch.setattr(type(policy.processor), "from_pretrained", missing)
     with caplog.at_level(logging.WARNING):
         loaded = load_policy(tmp_path)
     assert "has no processor" in caplog.text
