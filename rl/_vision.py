@@ -36,7 +36,7 @@ def read_prompt(processor: Any, prompt: Prompt, row: int) -> tuple[list[int], di
         found = processor(
             text=[text], images=[images] if images else None, add_special_tokens=special, return_tensors="pt"
         )
-    except ValueError as error:
+    except (ValueError, StopIteration) as error:  # Transformers up to 5.19 counts no marks
         raise ValueError(
             f"prompts has {len(images)} images in row {row}, and the policy's processor refuses the prompt ({error}); "
             "remove marks of images from its texts, or leave the row out"

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def first_gradient(policy, groups, **options):
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "idefics3", "gemma3"])
 def test_one_step_is_the_policy_gradient_of_every_completion_alone(kind):
-    policy = tiny_vision(kind)
+    policy: Any = tiny_vision(kind)
     groups = groups_of(policy)
     out = groups.completions
     centred = REWARDS - REWARDS.mean(1, keepdim=True)
@@ -59,7 +60,7 @@ def test_one_step_is_the_policy_gradient_of_every_completion_alone(kind):
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "llava"])
 def test_the_gradient_does_not_depend_on_how_the_batch_is_read(kind):
-    policy = tiny_vision(kind)
+    policy: Any = tiny_vision(kind)
     groups = groups_of(policy)
     expected = first_gradient(policy, groups, micro_batch_size=100)
     for options in ({"micro_batch_size": 1}, {"gradient_checkpointing": True}, {"share_prompts": True}):
@@ -68,10 +69,11 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_read(kind):
 
 def test_mini_batches_a_reference_and_kept_groups_hold_their_images():
     """Two groups of an earlier batch join the batch; every mini-batch scores each completion with its own images."""
-    policy = tiny_vision("idefics3")
+    policy: Any = tiny_vision("idefics3")
     kept = groups_of(policy).take(np.array([2, 1]))
     whole = join([kept, groups_of(policy, PROMPTS[::-1], REWARDS.flip(0))])
-    assert [bool(one) for one in whole.completions.media] == [True, False, True, True, False, True]
+    media: Any = whole.completions.media
+    assert [bool(one) for one in media] == [True, False, True, True, False, True]
     config = replace(CONFIG, mini_batch_size=5, micro_batch_size=2, kl_weight=0.1, updates_per_batch=2)
     metrics = Learner(config, policy).update(whole, 0)
     assert metrics["policy/log_prob_gap_max"] < 1e-5
@@ -96,7 +98,7 @@ def test_adapters_are_trained_and_merged(kind):
 
 
 def test_a_checkpoint_keeps_the_images_of_surplus_groups(tmp_path):
-    policy = tiny_vision("gemma3")
+    policy: Any = tiny_vision("gemma3")
     groups = groups_of(policy)
     save_checkpoint(tmp_path / "checkpoint.pt", {}, surplus=groups)
     surplus = load_checkpoint(tmp_path / "checkpoint.pt", {})["surplus"]

@@ -1,5 +1,7 @@
 """The tensors of images: taking, joining and padding them for a batch, and the positions after them."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -44,9 +46,9 @@ def test_tensors_that_depend_on_the_completion_are_refused():
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "llava"])
 def test_the_next_position_follows_the_highest_one(kind):
     """An image of Qwen takes as many positions as its longer side has merged patches; others take one per token."""
-    policy = tiny_vision(kind)
+    policy: Any = tiny_vision(kind)
     read = policy.read([user(figure(3, (24, 16)), "?"), "12=", user("a", figure(3, (16, 16)), "?")])
-    found = position_shift(policy.model, read)
+    found: Any = position_shift(policy.model, read)
     if kind == "llava":
         assert found.flatten().tolist() == [0, 0, 0]
     else:  # 3 by 2 and 2 by 2 merged patches

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def counts_of(policy):
 
 def test_vllm_gets_one_token_per_image_and_the_image(make):
     """vLLM itself replaces this token by those of the image, and must arrive at the tokens that the policy reads."""
-    policy = tiny_vision("qwen2_5_vl")
+    policy: Any = tiny_vision("qwen2_5_vl")
     engine, server = make(policy)
     server.counts = counts_of(policy)
     out = engine.generate(PROMPTS, 2, SAMPLING, seed=0)
@@ -104,7 +105,7 @@ def test_vllm_gets_one_token_per_image_and_the_image(make):
 
 
 def test_prompts_that_vllm_reads_otherwise_are_refused(make):
-    policy = tiny_vision("qwen2_5_vl")
+    policy: Any = tiny_vision("qwen2_5_vl")
     engine, server = make(policy)
     server.counts = {pixels: count + 1 for pixels, count in counts_of(policy).items()}
     with pytest.raises(RuntimeError, match="read 31 tokens in row 0 of the prompts, and the policy reads 30 or"):
@@ -112,7 +113,7 @@ def test_prompts_that_vllm_reads_otherwise_are_refused(make):
 
 
 def test_texts_alone_are_asked_for_as_before(make):
-    policy = tiny_vision("qwen2_5_vl")
+    policy: Any = tiny_vision("qwen2_5_vl")
     engine, server = make(policy)
     out = engine.generate(["12="], 2, SAMPLING, seed=0)
     assert out.media is None

@@ -39,7 +39,8 @@ def test_every_form_of_an_image_is_decoded(part):
     image = decoded(part)
     assert image.tobytes() == Image.open(io.BytesIO(SMALL)).tobytes()
     assert image.mode == "RGB"
-    assert embedded([{"role": "user", "content": [part]}], ".")[0]["content"] == [part]
+    prompt = [{"role": "user", "content": [part]}]
+    assert embedded(prompt, ".") == prompt
 
 
 @pytest.mark.parametrize("item", ["figures/a.png", {"bytes": None, "path": "figures/a.png"}])
