@@ -46,8 +46,8 @@ class EvaluateConfig:
     Attributes:
         policy: Folder or hub name of a Hugging Face causal language model, such as the folder policy of a run.
         task: A file, a folder or the hub name of a data set, of which all prompts count; math:PATH for one with the
-            template and the verifier of the task math; countdown-34, countdown-4, gsm8k or reasoning_gym:NAME. A list
-            evaluates several: [a.parquet,countdown-4].
+            template and the verifier of the task math; countdown-34, countdown-4, gsm8k, geometry3k or
+            reasoning_gym:NAME. A list evaluates several: [a.parquet,countdown-4].
         verifier: For data sets: exact, math, countdown or string_ops; or module:function.
         k: Largest k of pass@k.
         samples: Completions per problem; 0: k.

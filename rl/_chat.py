@@ -26,7 +26,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> l
         if kinds:
             raise ValueError(
                 f"prompts has {' and '.join(sorted(kinds))} parts in row {row}, and this policy reads text alone; "
-                "leave the row out"
+                "leave the row out, or give a vision-language model with its processor"
             )
         if not tokenizer.chat_template and not isinstance(prompt, str):
             raise ValueError(

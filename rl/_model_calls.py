@@ -13,13 +13,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 # Fields of a model's output that may hold its cache. The name differs between releases of Transformers and models.
 _CACHE_NAMES = ("cache", "past_key_values", "cache_params")
-_OPTIONAL = ("position_ids", "logits_to_keep")
+_OPTIONAL = ("position_ids", "logits_to_keep", "mm_token_type_ids", "token_type_ids")
 _ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 _PROBE_PADDING, _PROBE_LENGTH = 6, 3
 
 
 def accepted(model: torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options without `position_ids` and `logits_to_keep` where the model's `forward` does not name them."""
+    """Return the options without those of `_OPTIONAL` that the model's `forward` does not name."""
     names = inspect.signature(model.forward).parameters
     wrapped = not any(name in names for name in ("input_ids", "attention_mask"))  # a wrapper's forward takes **options
     return {name: value for name, value in options.items() if wrapped or name in names or name not in _OPTIONAL}
@@ -79,7 +79,9 @@ def only_attention(model: torch.nn.Module) -> bool:
 
     Such layers ignore the positions that the mask excludes.
     """
-    kinds = getattr(getattr(model, "config", None), "layer_types", None) or []
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config  # one part of some models
+    kinds = getattr(text, "layer_types", None) or []
     known = type(model).__module__.startswith("transformers.models.")
     return known and not getattr(model, "_is_stateful", True) and _ATTENTION.issuperset(kinds)
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rl._model_calls import repeat_cache, take_cache, token_entropy, without_padding
+from rl._model_calls import repeat_cache, same_length, take_cache, token_entropy, without_padding
+from rl.media import Media, take
 
 Forward = Callable[..., Any]
 """A function that runs a forward pass: tokens `[r, t]` and options of the model give an output with logits."""
@@ -39,12 +40,19 @@ class Rows(NamedTuple):
         prompt_mask: Mask of the prompts, int64 `[r, p]`.
         tokens: Right-padded completions, int64 `[r, t]`.
         mask: Mask of the completions, bool `[r, t]`.
+        media: The images of the prompts; None if there are none.
     """
 
     prompt_tokens: torch.Tensor
     prompt_mask: torch.Tensor
     tokens: torch.Tensor
     mask: torch.Tensor
+    media: Media | None = None
+
+    def at(self, index: torch.Tensor) -> "Rows":
+        """Return the rows at these positions."""
+        tensors = (self.prompt_tokens[index], self.prompt_mask[index], self.tokens[index], self.mask[index])
+        return Rows(*tensors, take(self.media, index))
 
 
 def score_rows(
@@ -60,9 +68,22 @@ def score_rows(
             position_ids=positions,
             use_cache=False,
             logits_to_keep=rows.tokens.shape[1] + 1,
+            media=rows.media,
         )
     scored = slice(-rows.tokens.shape[1] - 1, -1)  # a model without the option logits_to_keep returns all positions
     return _scores(output.logits[:, scored], read[0][:, scored], rows.tokens, temperature, entropy)
+
+
+def score_by_length(
+    forward: Forward, output_layer: torch.nn.Module, rows: Rows, temperature: float, entropy: bool = False
+) -> Scores:
+    """Return the scores from one pass per length of prompts, for a model whose mask does not hide padding."""
+    groups = same_length(rows.prompt_mask)
+    parts = [score_rows(forward, output_layer, rows.at(group), temperature, entropy) for group in groups]
+    order = torch.cat(groups).argsort()
+    columns: list[Any] = list(zip(*parts, strict=True))
+    sorted_columns: list[Any] = [None if c[0] is None else torch.cat(c)[order] for c in columns]
+    return Scores(*sorted_columns)
 
 
 def score_groups(

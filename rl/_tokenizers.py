@@ -1,7 +1,9 @@
-"""The tokenizer of single characters, and the loading of a tokenizer from a folder."""
+"""The tokenizer of single characters, the loading of a tokenizer from a folder, and padding."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
@@ -29,6 +31,17 @@ def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
         unk_token=UNKNOWN,
         clean_up_tokenization_spaces=False,
     )
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows of tokens with padding on the left, and their mask, both int64 `[len(rows), longest]`."""
+    width = max(len(row) for row in rows)
+    tokens = torch.full((len(rows), width), pad)
+    mask = torch.zeros_like(tokens)
+    for i, row in enumerate(rows):
+        tokens[i, width - len(row) :] = torch.tensor(row)
+        mask[i, width - len(row) :] = 1
+    return tokens, mask
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from rl import _checks
 from rl._model_calls import same_length, without_padding
 from rl._prompt_checks import check_lengths
+from rl.media import Media, take
 from rl.policy import Policy
 from rl.prompts.messages import Prompt
 
@@ -49,10 +50,10 @@ def hidden_states(
 
     @torch.inference_mode()
     def encode(texts: Sequence[Prompt]) -> np.ndarray:
-        tokens, mask = policy.encode(texts)
+        tokens, mask, media = policy.read(texts)
         check_lengths(mask.sum(1).tolist(), 0, policy.max_length, "or a model with more positions")
         batches = _batches(policy, mask, batch_size)
-        parts = [_last_states(policy, tokens[rows], mask[rows], layer) for rows in batches]
+        parts = [_last_states(policy, tokens[rows], mask[rows], layer, take(media, rows)) for rows in batches]
         return torch.cat(parts)[torch.cat(batches).argsort()].cpu().numpy()
 
     return encode
@@ -65,12 +66,14 @@ def _batches(policy: Policy, mask: torch.Tensor, batch_size: int) -> list[torch.
     return [rows for group in groups for rows in group.split(batch_size)]
 
 
-def _last_states(policy: Policy, tokens: torch.Tensor, mask: torch.Tensor, layer: int) -> torch.Tensor:
+def _last_states(
+    policy: Policy, tokens: torch.Tensor, mask: torch.Tensor, layer: int, media: Media | None
+) -> torch.Tensor:
     """Return the hidden states of the last token of left-padded prompts, in float32."""
     tokens, mask = without_padding(tokens, mask)
     options: dict[str, Any] = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
     options |= {"use_cache": False, "logits_to_keep": 1}
-    states = policy.forward(tokens, **options, output_hidden_states=True).hidden_states
+    states = policy.forward(tokens, **options, media=media, output_hidden_states=True).hidden_states
     if not -len(states) <= layer < len(states):
         raise ValueError(f"layer is {layer}; give an integer from {-len(states)} to {len(states) - 1} for this model")
     return states[layer][:, -1].float()

@@ -94,7 +94,13 @@ class Learner:
               the change of the weights since then.
 
             Entropy and gaps are NaN if there is no completion to train on.
+
+        Raises:
+            ValueError: A prompt has images, and several processes train together: a process whose share has no image
+                would compute no gradient of the weights that read images.
         """
+        if groups.completions.media is not None and self._ranks.count > 1:
+            raise ValueError(f"{self._ranks.count} processes train on prompts with images together; start one process")
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self._config, step)
         batches, non_finite = mini_batches(groups, self._config)
@@ -204,12 +210,12 @@ class Learner:
         if config.needs_reference:
             score = partial((self._reference or self._policy).score, temperature=config.temperature)
             with self._adapters.off() if self._adapters is not None else nullcontext():
-                reference = torch.cat([score(*part.tokens_and_masks).log_probs for part in parts])
+                reference = torch.cat([score(*part.tokens_and_masks, media=part.media).log_probs for part in parts])
             rows = rows._replace(reference_log_probs=reference)
         scored: list[Scored] = []
         own_old = rows.old_log_probs is None and (len(batches) > 1 or config.reward_kl_weight > 0)
         if own_old or self._value_head is not None:
-            scored = [self._scorer(*part.tokens_and_masks) for part in parts]
+            scored = [self._scorer(*part.tokens_and_masks, media=part.media) for part in parts]
             if own_old:
                 rows = rows._replace(old_log_probs=torch.cat([part.log_probs for part in scored]))
         if config.advantage in PER_TOKEN:
@@ -231,7 +237,7 @@ class Learner:
         parts = list(rows.parts(self._config.micro_batch_size))
         for i, part in enumerate(parts):
             with self._ranks.gradients_of(self._scorer, last=i == len(parts) - 1):
-                scored = self._scorer(*part.tokens_and_masks, entropy=entropy)
+                scored = self._scorer(*part.tokens_and_masks, media=part.media, entropy=entropy)
                 loss, more = loss_of(self._config, scored, part, totals, self._max_new_tokens)
                 (loss * self._ranks.count).backward()  # ranks exchange the mean; the sum is needed
             log_probs.append(scored.log_probs.detach())

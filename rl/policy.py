@@ -1,4 +1,4 @@
-"""The policy: a causal language model and its tokenizer, built small with random weights, or loaded."""
+"""The policy: a language model and its tokenizer, built small with random weights, or loaded; some read images."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -25,11 +27,13 @@ from rl._model_calls import (
     longest_sequence,
     masks_padding,
     only_attention,
-    same_length,
 )
+from rl._processors import load_processor, reads_images
 from rl._prompt_checks import check_tokens
-from rl._scoring import Rows, Scores, score_groups, score_rows
-from rl._tokenizers import character_tokenizer, load_tokenizer
+from rl._scoring import Rows, Scores, score_by_length, score_groups, score_rows
+from rl._tokenizers import character_tokenizer, left_padded, load_tokenizer
+from rl._vision import read_prompt
+from rl.media import Media, ReadPrompts, model_inputs, placeholders, positions
 from rl.prompts.messages import Prompt, check_prompts
 
 PRECISIONS = ("float32", "bfloat16")
@@ -37,13 +41,15 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Policy:
-    """A causal language model with its tokenizer; the model is trained in place.
+    """A language model with its tokenizer; the model is trained in place.
 
     Attributes:
         model: The language model. Its weights should be float32, whatever the precision.
         tokenizer: The model's tokenizer.
         precision: "float32" computes in the type of the weights. "bfloat16" computes matrix products in bfloat16
             (torch.autocast) and keeps the weights as they are. It applies to updates and to rollouts of `HFEngine`.
+        processor: The processor of a vision-language model, which turns messages with images into tokens and tensors.
+            None: the policy reads texts alone.
 
     Raises:
         ValueError: The precision is unknown.
@@ -52,6 +58,7 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     precision: str = "float32"
+    processor: ProcessorMixin | None = None
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:
@@ -107,23 +114,32 @@ class Policy:
     def encode(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return left-padded tokens and their attention mask, both int64 `[len(prompts), longest]`.
 
-        If the tokenizer has a chat template, it renders chat messages, and a text becomes one user message.
+        If the tokenizer has a chat template, it renders chat messages, and a text becomes one user message. `read`
+        returns the images too.
 
         Raises:
-            ValueError: A prompt is empty, has no tokens, is not valid Unicode, or holds images. Or: it has chat
-                messages, and the tokenizer has no chat template, or one that refuses them.
+            ValueError: `read` refuses the prompts.
+        """
+        return self.read(prompts)[:2]
+
+    def read(self, prompts: Sequence[Prompt]) -> ReadPrompts:
+        """Return left-padded tokens, their attention mask and the images of prompts.
+
+        Raises:
+            ValueError: A prompt is empty, has no tokens, or is not valid Unicode. Or: it holds images that the policy
+                cannot read. Or: it has chat messages, and the policy has no chat template, or one that refuses them.
         """
         check_prompts(prompts, "prompts")
-        texts = rendered(self.tokenizer, prompts)
-        rows = self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
+        media: Media = []
+        if self.processor is None:
+            texts = rendered(self.tokenizer, prompts)
+            rows = self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
+        else:
+            found = [read_prompt(self.processor, prompt, row) for row, prompt in enumerate(prompts)]
+            rows, media = [tokens for tokens, _ in found], [images for _, images in found]
         check_tokens(rows)
-        width = max(len(row) for row in rows)
-        tokens = torch.full((len(rows), width), self.pad_token_id)
-        mask = torch.zeros_like(tokens)
-        for i, row in enumerate(rows):
-            tokens[i, width - len(row) :] = torch.tensor(row)
-            mask[i, width - len(row) :] = 1
-        return tokens.to(self.device), mask.to(self.device)
+        tokens, mask = left_padded(rows, self.pad_token_id)
+        return ReadPrompts(tokens.to(self.device), mask.to(self.device), media if any(media) else None)
 
     def decode(self, completions: torch.Tensor) -> list[str]:
         """Return the text of each row of tokens, without special tokens."""
@@ -136,6 +152,7 @@ class Policy:
         tokens: torch.Tensor,
         mask: torch.Tensor,
         *,
+        media: Media | None = None,
         temperature: float = 1.0,
         share_prompts: bool = False,
         entropy: bool = False,
@@ -147,31 +164,41 @@ class Policy:
             prompt_mask: Mask of the prompts, int64 `[r, p]`.
             tokens: Right-padded completions, int64 `[r, t]`.
             mask: Mask of the completions, bool `[r, t]`.
+            media: The images of the prompts, one entry per completion. None: there are none.
             temperature: Temperature of the sampling distribution.
             share_prompts: Whether rows with the same prompt read it once, if all layers are attention. This saves time
                 and changes the result by rounding alone. Leave it False inside `gradient_checkpointing`, which would
-                read the cache twice.
+                read the cache twice. Rows with images never share their prompts.
             entropy: Whether to compute the entropy too.
         """
-        rows = Rows(prompt_tokens, prompt_mask, tokens, mask)
+        rows = Rows(prompt_tokens, prompt_mask, tokens, mask, media)
         if prompt_mask.all() or self.masks_padding:
-            share = share_prompts and only_attention(self.model)
+            share = share_prompts and media is None and only_attention(self.model)
             shared = score_groups(self.forward, self._output_layer, rows, temperature, entropy) if share else None
             return shared or score_rows(self.forward, self._output_layer, rows, temperature, entropy)
-        groups = same_length(prompt_mask)
-        parts = [
-            score_rows(self.forward, self._output_layer, Rows(*(c[group] for c in rows)), temperature, entropy)
-            for group in groups
-        ]
-        order = torch.cat(groups).argsort()
-        columns: list[Any] = list(zip(*parts, strict=True))
-        sorted_columns: list[Any] = [None if c[0] is None else torch.cat(c)[order] for c in columns]
-        return Scores(*sorted_columns)
+        return score_by_length(self.forward, self._output_layer, rows, temperature, entropy)
 
-    def forward(self, tokens: torch.Tensor, **options: Any) -> Any:
-        """Run one forward pass in the policy's precision, with options of the model's `forward`."""
+    def forward(self, tokens: torch.Tensor, *, media: Media | None = None, **options: Any) -> Any:
+        """Run one forward pass in the policy's precision, with options of the model's `forward`.
+
+        With images, `media` holds those of every row, and the model's own rule gives the positions. The logits of the
+        tokens that stand for images are -inf: the model would take such a token of a completion for a missing image.
+        """
+        inputs = {} if media is None else model_inputs(media, options["attention_mask"])
+        if inputs:
+            places = positions(self.model, tokens, options["attention_mask"], inputs)
+            options |= inputs | {"position_ids": places}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return self._call(tokens, **options)
+            output = self._call(tokens, **options)
+        if self.placeholder_ids:
+            never = torch.tensor(self.placeholder_ids, device=output.logits.device)
+            output.logits = output.logits.index_fill(-1, never, -torch.inf)
+        return output
+
+    @cached_property
+    def placeholder_ids(self) -> tuple[int, ...]:
+        """Return the tokens that stand for images, videos and sounds in prompts, which no completion holds."""
+        return () if self.processor is None else placeholders(self.model)
 
     def _call(self, tokens: torch.Tensor, **options: Any) -> Any:
         return self.model(tokens, **accepted(self.model, options))
@@ -200,7 +227,11 @@ class Policy:
             weights: The weights to write, for example the complete weights of a sharded model. None: the model's own.
         """
         self.model.save_pretrained(path, state_dict=weights)
-        self.tokenizer.save_pretrained(path)
+        self.save_tokenizer(path)
+
+    def save_tokenizer(self, path: str | Path) -> None:
+        """Write the tokenizer, and the processor if there is one, to a folder."""
+        (self.processor or self.tokenizer).save_pretrained(path)  # a processor saves its tokenizer too
 
 
 def _single(token_id: Any) -> int:
@@ -241,13 +272,16 @@ def build_policy(
 
 
 def load_policy(path: str | Path, **model_options: Any) -> Policy:
-    """Load a Hugging Face causal language model and its tokenizer from a folder or a hub name.
+    """Load a Hugging Face language model and its tokenizer from a folder or a hub name.
+
+    A vision-language model is loaded with its processor, and reads texts and images. If the processor is missing, or
+    needs a package that is not installed, a warning says so, and the policy reads texts alone.
 
     The weights are loaded as float32, whatever type they are stored in: bfloat16 would lose small updates.
 
     Args:
         path: A folder written by `save_pretrained`, or the name of a model on the hub.
-        **model_options: Options of `AutoModelForCausalLM.from_pretrained`, for example `attn_implementation="eager"`.
+        **model_options: Options of the model's `from_pretrained`, for example `attn_implementation="eager"`.
 
     Raises:
         ValueError: The tokenizer has no end-of-sequence token, so completions could not end.
@@ -256,4 +290,7 @@ def load_policy(path: str | Path, **model_options: Any) -> Policy:
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {path} has no eos_token; set one and save it again")
     options = {"dtype": torch.float32} | model_options
-    return Policy(AutoModelForCausalLM.from_pretrained(path, **options).eval(), tokenizer)
+    if not reads_images(path, **model_options):
+        return Policy(AutoModelForCausalLM.from_pretrained(path, **options).eval(), tokenizer)
+    processor = load_processor(path, tokenizer)
+    return Policy(AutoModelForImageTextToText.from_pretrained(path, **options).eval(), tokenizer, processor=processor)

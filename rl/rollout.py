@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from rl.media import Media, join, take
 from rl.prompts.messages import Prompt
 
 
@@ -53,6 +54,7 @@ class Completions(NamedTuple):
         log_probs: Log-probability of each sampled token under the sampling distribution, float32 `[b * n, t]`. It is 0
             for greedy tokens and for padding.
         texts: The `b * n` completions as text; None for a generation that failed.
+        media: The images of the `b` prompts, as the policy's model reads them; None if no prompt has one.
     """
 
     prompt_tokens: torch.Tensor
@@ -61,6 +63,7 @@ class Completions(NamedTuple):
     mask: torch.Tensor
     log_probs: torch.Tensor
     texts: list[str | None]
+    media: Media | None = None
 
     @property
     def group_size(self) -> int:
@@ -78,6 +81,7 @@ class Completions(NamedTuple):
             self.mask[rows],
             self.log_probs[rows],
             [self.texts[i] for i in rows.tolist()],
+            take(self.media, groups),
         )
 
 
@@ -89,7 +93,7 @@ class RolloutEngine(Protocol):
 
         Raises:
             ValueError: There are no prompts, or a prompt is empty, too long for the model or not valid Unicode. Or:
-                the policy has no chat template for chat messages, or a message holds images, which the engine cannot
+                the policy has no chat template for chat messages, or a message holds images, which the policy cannot
                 read. Or: `group_size` is not an integer of at least 1.
         """
         ...
@@ -130,6 +134,7 @@ def join_completions(parts: Sequence[Completions]) -> Completions:
         _stack([part.mask for part in parts]),
         _stack([part.log_probs for part in parts]),
         [text for part in parts for text in part.texts],
+        join([part.media for part in parts], [len(part.prompt_tokens) for part in parts]),
     )
 
 

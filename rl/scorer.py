@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rl import losses
+from rl.media import Media
 from rl.policy import Policy
 from rl.train_config import TrainConfig
 from rl.training_rows import Rows
@@ -38,9 +39,9 @@ class Scorer(torch.nn.Module):
         self._policy = policy
         self._options: dict[str, Any] = {"temperature": config.temperature, "share_prompts": config.share_prompts}
 
-    def forward(self, *tokens_and_masks: torch.Tensor, entropy: bool = False) -> Scored:
+    def forward(self, *tokens_and_masks: torch.Tensor, media: Media | None = None, entropy: bool = False) -> Scored:
         """Return log-probabilities, values if there is a value head, and the entropy if it is asked for."""
-        scores = self._policy.score(*tokens_and_masks, **self._options, entropy=entropy)
+        scores = self._policy.score(*tokens_and_masks, **self._options, media=media, entropy=entropy)
         # `clone`, because FSDP attaches its hooks to the outputs, and a view of a larger tensor could lose them.
         return Scored(
             scores.log_probs.clone(), self.value_head(scores.hidden) if self.value_head else None, scores.entropy

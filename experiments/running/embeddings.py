@@ -43,23 +43,27 @@ def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir:
     if run_dir is not None and (run_dir / FILE).exists() and _has_checkpoint(run_dir):
         return np.load(run_dir / FILE)
     start = time.perf_counter()
-    own = _of_prompts(hidden_states(policy), pool)
-    vectors = embed(
-        pool.plain_texts, embedder=concatenated("wordllama", own) if kind == "both" else own, progress=False
-    )
+    vectors = _by_the_policy(kind, pool, policy)
     if run_dir is not None:
         _save(vectors, time.perf_counter() - start, run_dir)
     return vectors
 
 
-def _of_prompts(encode: Callable[[Sequence[Any]], np.ndarray], pool: PromptPool) -> Callable[..., np.ndarray]:
-    """Return an embedder of plain texts that looks up the prompt of each text, and gives the policy chat messages."""
-    prompts = dict(zip(pool.plain_texts, pool.texts, strict=True))
+def _by_the_policy(kind: str, pool: PromptPool, policy: Policy) -> np.ndarray:
+    texts, encode = pool.plain_texts, hidden_states(policy)
+    prompts = dict(zip(texts, pool.texts, strict=True))
+    if all(prompts[text] == prompt for text, prompt in zip(texts, pool.texts, strict=True)):
+        own = _of_prompts(encode, prompts)
+        return embed(texts, embedder=concatenated("wordllama", own) if kind == "both" else own, progress=False)
+    # Prompts with equal texts have different images: here the key names a prompt.
+    own = _of_prompts(encode, dict(zip(pool.keys, pool.texts, strict=True)))
+    vectors = embed(list(pool.keys), embedder=own, progress=False)
+    return np.concatenate([embed(texts, progress=False), vectors], 1) if kind == "both" else vectors
 
-    def embedder(texts: Sequence[str]) -> np.ndarray:
-        return encode([prompts[text] for text in texts])
 
-    return embedder
+def _of_prompts(encode: Callable[[Sequence[Any]], np.ndarray], prompts: dict[str, Any]) -> Callable[..., np.ndarray]:
+    """Return an embedder of names (plain texts or keys) that gives the policy the prompt of each name."""
+    return lambda names: encode([prompts[name] for name in names])
 
 
 def _has_checkpoint(run_dir: Path) -> bool:

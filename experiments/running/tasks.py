@@ -59,7 +59,8 @@ def make_task(task: str | Sequence[str], verifier: str = "", config: DataConfig 
     if isinstance(task, str) and not _is_data(task):
         raise ValueError(
             f"task is {task!r}; give one of {', '.join(TASKS)}, {', '.join(countdown_chat.COUNTS)}, word_problems, "
-            "math:PATH, gsm8k, reasoning_gym:NAME, or a file, a folder or the hub name of a data set with verifier=NAME"
+            "math:PATH, gsm8k, geometry3k, reasoning_gym:NAME, or a file, a folder or the hub name of a data set with "
+            "verifier=NAME"
         )
     raise ValueError(
         f"verifier is '' with the data set {task}; give one of {', '.join(VERIFIERS)}, or module:function for a "

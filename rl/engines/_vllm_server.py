@@ -18,17 +18,33 @@ from rl.rollout import Sampling
 
 
 class Request(NamedTuple):
-    """A request for one completion: the tokens of the prompt, and a seed."""
+    """A request for one completion.
+
+    Attributes:
+        prompt: The tokens of the prompt, with one token per image.
+        seed: The seed.
+        images: The images, as Pillow's.
+        never: Tokens that are never drawn.
+    """
 
     prompt: list[int]
     seed: int
+    images: Sequence[Any] = ()
+    never: Sequence[int] = ()
 
 
 class Completion(NamedTuple):
-    """Tokens, end of sequence included, and their log-probabilities under the sampling distribution."""
+    """One completion.
+
+    Attributes:
+        tokens: Its tokens, end of sequence included.
+        log_probs: Their log-probabilities under the sampling distribution.
+        prompt: The tokens of the prompt as vLLM read them, with those of images; None if the prompt has no image.
+    """
 
     tokens: list[int]
     log_probs: list[float]
+    prompt: list[int] | None = None
 
 
 class Server:
@@ -64,11 +80,13 @@ class Server:
             try:
                 for name, request in zip(names, requests, strict=True):
                     prompt: Any = {"prompt_token_ids": request.prompt}
-                    engine.add_request(name, prompt, _parameters(sampling, eos_token_ids, request.seed))
+                    if request.images:
+                        prompt["multi_modal_data"] = {"image": list(request.images)}
+                    engine.add_request(name, prompt, _parameters(sampling, eos_token_ids, request))
                 while engine.has_unfinished_requests() and (deadline is None or time.monotonic() < deadline):
                     for output in engine.step():
                         if output.finished:
-                            done[output.request_id] = _completion(output)
+                            done[output.request_id] = _completion(output, requests[int(output.request_id)])
             finally:
                 engine.abort_request([name for name in names if name not in done])
         return [done.get(name) for name in names]
@@ -77,13 +95,18 @@ class Server:
         """Load a complete state dict, and drop all values that were computed with the old weights."""
         # vLLM does not clear the prefix cache itself. It also keeps the old head if the weights lack a tied head.
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(weights))})
-        self._llm.reset_prefix_cache()
+        self._forget()
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a method of vLLM's interface for weight updates, for a transfer engine in the trainer's process."""
         getattr(self._llm, name)(*arguments)
         if name == "finish_weight_update":
-            self._llm.reset_prefix_cache()
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop keys and values of prompts, and the vectors of images, which old weights computed."""
+        self._llm.reset_prefix_cache()
+        self._llm.llm_engine.reset_encoder_cache()
 
     def close(self) -> None:
         """Free the memory that can be freed while the process runs."""
@@ -95,7 +118,7 @@ class Server:
         cleanup_dist_env_and_memory()
 
 
-def _parameters(sampling: Sampling, eos_token_ids: Sequence[int], seed: int) -> Any:
+def _parameters(sampling: Sampling, eos_token_ids: Sequence[int], request: Request) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -108,16 +131,18 @@ def _parameters(sampling: Sampling, eos_token_ids: Sequence[int], seed: int) -> 
         detokenize=bool(sampling.stop),  # vLLM needs the text only to find stop strings
         ignore_eos=True,  # vLLM reads end tokens from three files; the policy's end tokens are given below
         stop_token_ids=list(eos_token_ids),
-        seed=seed,
+        seed=request.seed,
+        logit_bias=dict.fromkeys(request.never, -100.0) or None,  # the lowest that vLLM allows
         logprobs=0,  # only for the drawn token
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
-def _completion(output: Any) -> Completion:
+def _completion(output: Any, request: Request) -> Completion:
     (drawn,) = output.outputs
     tokens = list(drawn.token_ids)
-    return Completion(tokens, [step[token].logprob for step, token in zip(drawn.logprobs, tokens, strict=True)])
+    log_probs = [step[token].logprob for step, token in zip(drawn.logprobs, tokens, strict=True)]
+    return Completion(tokens, log_probs, list(output.prompt_token_ids) if request.images else None)
 
 
 def _prepare_environment() -> None:

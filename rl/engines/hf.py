@@ -9,6 +9,7 @@ import torch
 from rl._model_calls import reads_mask, repeat_cache, same_length, take_cache, without_padding
 from rl._prompt_checks import check_lengths
 from rl.lora import is_adapted
+from rl.media import ReadPrompts, position_shift, take
 from rl.policy import Policy
 from rl.prompts.messages import Prompt
 from rl.rollout import Completions, Sampling, check_request
@@ -39,14 +40,12 @@ class HFEngine:
         """Complete the prompts; see `RolloutEngine.generate`."""
         check_request(prompts, group_size)
         generator = torch.Generator(self._policy.device).manual_seed(seed)
-        prompt_tokens, prompt_mask = self._policy.encode(list(prompts))
+        read = self._policy.read(list(prompts))
+        prompt_tokens, prompt_mask, media = read
         limit, cure = self._policy.max_length, "a smaller max_new_tokens or a model with more positions"
         check_lengths(prompt_mask.sum(1).tolist(), sampling.max_new_tokens, limit, cure)
         chunks = self._chunks(prompt_mask)
-        parts = [
-            _sample(self._policy, prompt_tokens[chunk], prompt_mask[chunk], group_size, sampling, generator)
-            for chunk in chunks
-        ]
+        parts = [_sample(self._policy, read.at(chunk), group_size, sampling, generator) for chunk in chunks]
         order = torch.cat(chunks).argsort()
         tokens, mask, log_probs = (
             torch.cat(columns).unflatten(0, (len(order), group_size))[order].flatten(0, 1)
@@ -54,7 +53,8 @@ class HFEngine:
         )
         width = int(mask.sum(1).max())
         tokens, mask, log_probs = tokens[:, :width], mask[:, :width], log_probs[:, :width]
-        return Completions(prompt_tokens, prompt_mask, tokens, mask, log_probs, list(self._policy.decode(tokens)))
+        texts: list[str | None] = list(self._policy.decode(tokens))
+        return Completions(prompt_tokens, prompt_mask, tokens, mask, log_probs, texts, media)
 
     def _chunks(self, prompt_mask: torch.Tensor) -> list[torch.Tensor]:
         """Return the indices of the prompts of each chunk, which have equal length if the model cannot mask padding."""
@@ -78,16 +78,11 @@ class HFEngine:
 
 @torch.inference_mode()
 def _sample(
-    policy: Policy,
-    prompt_tokens: torch.Tensor,
-    prompt_mask: torch.Tensor,
-    group_size: int,
-    sampling: Sampling,
-    generator: torch.Generator,
+    policy: Policy, prompts: ReadPrompts, group_size: int, sampling: Sampling, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return tokens, mask and log-probabilities `[b * n, max_new_tokens]` for one chunk of prompts."""
-    decoding = _Decoding(policy, prompt_tokens, prompt_mask, group_size)
-    logits, ends = decoding.logits, torch.tensor(policy.eos_token_ids, device=prompt_tokens.device)
+    decoding = _Decoding(policy, prompts, group_size)
+    logits, ends = decoding.logits, torch.tensor(policy.eos_token_ids, device=prompts.tokens.device)
     rows, max_new_tokens = len(logits), sampling.max_new_tokens
     tokens = torch.full((rows, max_new_tokens), policy.pad_token_id, device=logits.device)
     mask = torch.zeros((rows, max_new_tokens), dtype=torch.bool, device=logits.device)
@@ -117,12 +112,15 @@ class _Decoding:
         logits: Logits of the next token, `[b * n, v]`.
     """
 
-    def __init__(self, policy: Policy, prompt_tokens: torch.Tensor, prompt_mask: torch.Tensor, group_size: int):
+    def __init__(self, policy: Policy, prompts: ReadPrompts, group_size: int):
         self._policy, self._use_cache, self._cache = policy, True, {}
-        tokens, mask = without_padding(prompt_tokens, prompt_mask)
+        self._media, self._shift = prompts.media, position_shift(policy.model, prompts)
+        tokens, mask = without_padding(prompts.tokens, prompts.mask)
         logits = self._read(tokens, mask)
         rows = torch.arange(len(tokens), device=tokens.device).repeat_interleave(group_size)
         self.logits, self._tokens, self._mask = logits[rows], tokens[rows], mask[rows]
+        self._media = take(self._media, rows)
+        self._shift = None if self._shift is None else self._shift[rows]
         if not repeat_cache(self._cache, rows):
             _warn_slow(type(policy.model).__name__)
             self._use_cache, self._cache = False, {}
@@ -137,12 +135,15 @@ class _Decoding:
     def _read(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         unread = slice(-1, None) if self._cache else slice(None)
         positions = (mask.cumsum(1) - 1).clamp_min(0)
+        if self._cache and self._shift is not None:
+            positions = positions + self._shift
         output = self._policy.forward(
             tokens[:, unread],
             attention_mask=mask if reads_mask(self._cache) else None,
             position_ids=positions[:, unread],
             use_cache=self._use_cache,
             logits_to_keep=1,
+            media=None if self._cache else self._media,
             **self._cache,
         )
         self._cache = take_cache(output) if self._use_cache else {}

@@ -1,5 +1,6 @@
 """Rollouts with vLLM, in the trainer's process or in its own. Weight updates reach the running engine."""
 
+import copy
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -7,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.core_model_loading import revert_weight_conversion
 
 from rl._prompt_checks import check_lengths
+from rl._vision import unread_prompt
 from rl.engines._own_process import OwnProcess, ServerError
 from rl.engines._vllm_server import Completion, Request, Server
+from rl.media import Media, ReadPrompts
 from rl.policy import Policy
 from rl.prompts.messages import Prompt
 from rl.rollout import Completions, Sampling, check_request
@@ -69,8 +73,14 @@ class VLLMEngine:
         self._half_updated = self._closed = False
         self._server: Any = None
         self._folder = tempfile.TemporaryDirectory(prefix="jaxsel-vllm-")
-        policy.model.config.save_pretrained(self._folder.name)
-        policy.tokenizer.save_pretrained(self._folder.name)
+        config = copy.deepcopy(policy.model.config)
+        if policy.processor is not None:  # without its name, vLLM takes a model for one of embeddings
+            config.architectures = config.architectures or [type(policy.model).__name__]
+        config.save_pretrained(self._folder.name)
+        policy.save_tokenizer(self._folder.name)
+        if policy.processor is not None:
+            # vLLM 0.32 starts with random weights, and this option would make the normalisation of pixels one of them.
+            options = {"mm_device_do_normalize": False} | options
         options |= {
             "max_model_len": self._max_length,  # None stands for vLLM's own limit
             "dtype": dtype or str(policy.model.dtype).removeprefix("torch."),
@@ -87,7 +97,8 @@ class VLLMEngine:
 
         Raises:
             ValueError: `RolloutEngine.generate` refuses an argument, or the temperature is between 0 and 0.01.
-            RuntimeError: The last weight update failed halfway, or the engine is closed.
+            RuntimeError: The last weight update failed halfway, or the engine is closed. Or: vLLM reads a prompt with
+                images as other tokens than the policy does.
         """
         check_request(prompts, group_size)
         if 0 < sampling.temperature < 0.01:
@@ -97,14 +108,19 @@ class VLLMEngine:
         self._check_open()
         if self._half_updated:
             raise RuntimeError("the last update of vLLM's weights failed halfway; update them before generating")
-        prompt_tokens, prompt_mask = self._policy.encode(list(prompts))
+        read = self._policy.read(list(prompts))
+        prompt_tokens, prompt_mask, media = read
         lengths, cure = prompt_mask.sum(1).tolist(), "a smaller max_new_tokens or a larger max_model_len"
         check_lengths(lengths, sampling.max_new_tokens, self._max_length, cure)
         rows = [tokens[mask.bool()].tolist() for tokens, mask in zip(prompt_tokens, prompt_mask, strict=True)]
         seeds = np.random.SeedSequence(seed).generate_state(len(rows) * group_size).tolist()
-        requests = [Request(rows[i // group_size], seed) for i, seed in enumerate(seeds)]
+        asked, never = self._with_images(prompts, rows, media), self._policy.placeholder_ids
+        requests = [
+            Request(asked[i // group_size][0], seed, asked[i // group_size][1], never) for i, seed in enumerate(seeds)
+        ]
         drawn = self._draw(requests, sampling)
-        return self._assembled(prompt_tokens, prompt_mask, drawn, greedy=sampling.temperature == 0)
+        _check_prompts(drawn, rows, group_size)
+        return self._assembled(read, drawn, greedy=sampling.temperature == 0)
 
     def update_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Load the policy's weights into the running engine; see `RolloutEngine.update_weights`.
@@ -124,6 +140,8 @@ class VLLMEngine:
             self._server.renew()  # otherwise vLLM would continue the interrupted update
         self._half_updated = True
         detached = {name: weight.detach() for name, weight in weights.items()}
+        if self._policy.processor is not None:  # vLLM knows these models by the names in their files
+            detached = revert_weight_conversion(self._policy.model, detached)
         try:
             self._server.load(detached)
         except ServerError:  # the process may have died since the last call
@@ -149,6 +167,13 @@ class VLLMEngine:
         if self._closed:
             raise RuntimeError("the engine is closed; make a new one")
 
+    def _with_images(
+        self, prompts: Sequence[Prompt], rows: list[list[int]], media: Media | None
+    ) -> list[tuple[list[int], list[Any]]]:
+        """Return the tokens and the images of each prompt; one token stands for an image, which vLLM itself reads."""
+        processor, images = self._policy.processor, media or [{} for _ in rows]
+        return [unread_prompt(processor, prompts[i], i) if images[i] else (row, []) for i, row in enumerate(rows)]
+
     def _draw(self, requests: list[Request], sampling: Sampling) -> list[Completion | None]:
         drawn = self._attempt(requests, sampling)
         missing = [i for i, completion in enumerate(drawn) if completion is None]
@@ -167,14 +192,7 @@ class VLLMEngine:
             self._server.restart()
             return [None] * len(requests)
 
-    def _assembled(
-        self,
-        prompt_tokens: torch.Tensor,
-        prompt_mask: torch.Tensor,
-        drawn: list[Completion | None],
-        *,
-        greedy: bool,
-    ) -> Completions:
+    def _assembled(self, prompts: ReadPrompts, drawn: list[Completion | None], *, greedy: bool) -> Completions:
         width = max((len(completion.tokens) for completion in drawn if completion), default=1)
         tokens = torch.full((len(drawn), width), self._policy.pad_token_id)
         mask, log_probs = torch.zeros(tokens.shape, dtype=torch.bool), torch.zeros(tokens.shape)
@@ -187,8 +205,20 @@ class VLLMEngine:
                     log_probs[i, :length] = torch.tensor(completion.log_probs)
         decoded = self._policy.decode(tokens)
         texts = [text if completion else None for text, completion in zip(decoded, drawn, strict=True)]
-        device = prompt_tokens.device
-        return Completions(prompt_tokens, prompt_mask, tokens.to(device), mask.to(device), log_probs.to(device), texts)
+        device = prompts.tokens.device
+        rows = (tokens.to(device), mask.to(device), log_probs.to(device))
+        return Completions(prompts.tokens, prompts.mask, *rows, texts, prompts.media)
+
+
+def _check_prompts(drawn: Sequence[Completion | None], rows: Sequence[list[int]], group_size: int) -> None:
+    """Refuse completions of prompts with images that vLLM read as other tokens than the policy does."""
+    for i, completion in enumerate(drawn):
+        if completion is not None and completion.prompt not in (None, rows[i // group_size]):
+            row, length = i // group_size, len(completion.prompt or ())
+            raise RuntimeError(
+                f"vLLM read {length} tokens in row {row} of the prompts, and the policy reads {len(rows[row])} or "
+                "others: their processors differ; give engine.name=hf"
+            )
 
 
 class _Inside:

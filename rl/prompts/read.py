@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rl.prompts.files import read_rows
@@ -110,21 +111,25 @@ def read_report(
     merge: bool = False,
     skip_odd: bool = False,
     others: Sequence[str] | None = (),
+    images: bool = False,
 ) -> Report:
     """Read prompts as `read_prompts` does, and return them with what was found, without warnings.
 
-    `others` names columns to keep in `Report.others` besides; None keeps all.
+    `others` names columns to keep in `Report.others` besides; None keeps all. With `images`, a path of an image, which
+    may start from the folder of its file, becomes the image's content, and an image that cannot be decoded makes a row
+    odd.
     """
     named = [name for name in (prompt, answer, key, rate) if name]
     sources = find_sources(source, split=split, config=config)
     files = [read_rows(one, lambda name: others is None or is_wanted(name, [*named, *others])) for one in sources]
+    folders = [Path(one.path).parent for one, file in zip(sources, files, strict=True) if file.rows]
     filled = [file for file in files if file.rows]  # an empty file has no columns
     columns = [find_columns(file, prompt, answer, rate) for file in filled]
     skipped: list[str] = []
     items = [
         item
-        for file, own in zip(filled, columns, strict=True)
-        for item in read_items(file, own, key, skipped if skip_odd else None, others)
+        for file, own, folder in zip(filled, columns, folders, strict=True)
+        for item in read_items(file, own, key, skipped if skip_odd else None, others, folder if images else None)
     ]
     kept = merged(items) if merge else items
     key_name, keys = keys_of(kept, key)

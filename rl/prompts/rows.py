@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rl.prompts.files import FileRows
 from rl.prompts.identity import Item, digest, identity_of
+from rl.prompts.images import ImageError, embedded
 from rl.prompts.media import MediaError, row_media, with_media
 from rl.prompts.messages import Fault, Prompt, fault, normalised
 from rl.prompts.rates import as_rate
@@ -17,7 +19,12 @@ class _OddRowError(ValueError):
 
 
 def read_items(
-    file: FileRows, columns: Columns, key: str | None, skipped: list[str] | None, others: Sequence[str] | None = ()
+    file: FileRows,
+    columns: Columns,
+    key: str | None,
+    skipped: list[str] | None,
+    others: Sequence[str] | None = (),
+    folder: Path | None = None,
 ) -> list[Item]:
     """Return the rows of a file as items.
 
@@ -27,6 +34,8 @@ def read_items(
         key: Name of the keys' column; None: no column was named.
         skipped: Receives one message per row that cannot be read, which is left out. None: refuse such rows.
         others: Names of other columns to keep; None: all. A row without one of them has no value for it.
+        folder: The folder from which relative paths of images start: their content is read, and every image is decoded
+            once. None: images stay as they are.
 
     Raises:
         ValueError: A row cannot be read; the message names file and row.
@@ -36,7 +45,7 @@ def read_items(
     for number, row in enumerate(file.rows):
         place = f"row {number} of {file.name}"
         try:
-            prompt = _prompt(row, columns.prompt, place)
+            prompt = _prompt(row, columns.prompt, place, folder)
             answer = _answer(row, columns.answer, place, encoded)
             rate = _rate(row, columns.rate, place)
         except _OddRowError as error:
@@ -49,7 +58,7 @@ def read_items(
     return items
 
 
-def _prompt(row: dict[str, Any], column: str, place: str) -> Prompt:
+def _prompt(row: dict[str, Any], column: str, place: str, folder: Path | None) -> Prompt:
     value = cell(row, column)
     if column.rpartition(".")[2] == "messages" and isinstance(value, list) and len(value) > 1:
         last = value[-1]
@@ -61,6 +70,11 @@ def _prompt(row: dict[str, Any], column: str, place: str) -> Prompt:
             found = with_media(found, media)
         except MediaError as error:
             odd = error.fault
+    if odd is None and folder is not None:
+        try:
+            found = embedded(found, folder)
+        except ImageError as error:
+            odd = Fault(f"has an image that {error}", "mend it or give another path, or leave the row out")
     if odd is not None:
         raise _odd_row(column, odd, place)
     return found

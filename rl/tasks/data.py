@@ -128,6 +128,7 @@ class _Data:
             merge=config.merge,
             skip_odd=config.skip_odd,
             others=self._wanted.names,
+            images=True,
         )
         if report.repeats and not config.merge:
             _log.warning("%s; data.merge=true merges those with equal answers", described(report.repeats))

@@ -30,3 +30,7 @@ def of_one(completion: str) -> bool:
 
 
 not_a_function = 3
+
+
+def starts_low(completion: str, answer: str) -> bool:
+    return completion[:1] < "a"
