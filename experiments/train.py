@@ -24,11 +24,11 @@ import hydra
 import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.running import folders
 from experiments.running.command import quiet_pipe
-from experiments.running.config import RunConfig, writable_config
+from experiments.running.config import RunConfig, settings_from, writable_config
 from experiments.running.help import describe
 from experiments.running.runs import run
 from rl.preemption import PreemptedError
@@ -41,11 +41,14 @@ ConfigStore.instance().store(
         **writable_config(),
         "resume": False,
         "threads": 0,
+        "dry_run": False,
         "hydra": {
+            "callbacks": {"jobs": {"_target_": "experiments.running.slurm.Jobs"}},
             "run": {"dir": "runs/${run_folder:}"},
             "sweep": {"dir": "runs", "subdir": folders.sweep_subdir()},
             "job": {"chdir": False},
-            "job_logging": {"root": {"level": "WARNING"}},
+            # submitit prints its messages itself; the handler would repeat them
+            "job_logging": {"root": {"level": "WARNING"}, "handlers": {"console": {"level": "WARNING"}}},
             "help": {"template": describe(RunConfig())},
         },
     },
@@ -55,17 +58,13 @@ ConfigStore.instance().store(
 @hydra.main(version_base="1.3", config_path=None, config_name="train")
 def main(config: DictConfig) -> None:
     """Run one configuration in Hydra's output folder."""
-    choices = OmegaConf.to_container(config)
-    assert isinstance(choices, dict)
-    resume, threads = choices.pop("resume"), choices.pop("threads")
-    run_config = OmegaConf.to_object(OmegaConf.merge(writable_config(), choices))
-    assert isinstance(run_config, RunConfig)
+    run_config = settings_from(config)
     ranks = join(run_config.parallel)
-    if threads:
-        torch.set_num_threads(threads)  # after Accelerate, which sets them too
+    if config.threads:
+        torch.set_num_threads(config.threads)  # after Accelerate, which sets them too
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
-        records = run(run_config, run_dir, resume=resume, ranks=ranks)
+        records = run(run_config, run_dir, resume=config.resume, ranks=ranks)
     except PreemptedError as preempted:
         if ranks.is_main:
             print(f"{preempted} (resume=true); see {run_dir}", flush=True)
@@ -80,7 +79,8 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv = ["resume=true" if argument == "--resume" else argument for argument in sys.argv]
+    options = {"--resume": "resume=true", "--dry-run": "dry_run=true"}
+    sys.argv = [options.get(argument, argument) for argument in sys.argv]
     with quiet_pipe():
         main()
     if torch.distributed.is_initialized():

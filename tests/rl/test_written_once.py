@@ -36,7 +36,8 @@ def writers(tmp_path):
 
     def start(seconds):
         arguments = [tmp_path / "cache/folder", tmp_path / "started", str(seconds)]
-        processes.append(subprocess.Popen([sys.executable, "-c", WRITER, *arguments], stderr=subprocess.PIPE))
+        with (tmp_path / f"said-{len(processes)}").open("w") as said:
+            processes.append(subprocess.Popen([sys.executable, "-c", WRITER, *arguments], stderr=said))
         return processes[-1]
 
     yield start, tmp_path / "started"
@@ -53,8 +54,8 @@ def wait_for(count, folder):
 def test_of_many_processes_one_writes(writers, tmp_path):
     start, started = writers
     processes = [start(0.5) for _ in range(8)]
-    said = [process.communicate()[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0] * 8
+    assert [process.wait() for process in processes] == [0] * 8
+    said = [path.read_text() for path in tmp_path.glob("said-*")]
     assert len(list(started.iterdir())) == 1
     assert "another process writes folder; waiting for it" in "".join(said)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["folder"]
