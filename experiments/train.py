@@ -31,7 +31,7 @@ from experiments.running.command import quiet_pipe
 from experiments.running.config import RunConfig, settings_from, writable_config
 from experiments.running.help import describe
 from experiments.running.runs import run
-from rl.preemption import PreemptedError
+from rl.preemption import SIGNALS, PreemptedError
 from rl.ranks import join
 
 folders.register()
@@ -71,6 +71,8 @@ def main(config: DictConfig) -> None:
         if "SUBMITIT_EXECUTOR" in os.environ:  # submitit's handler queues the job again with the same arguments
             signal.raise_signal(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
         sys.exit(os.EX_TEMPFAIL)  # the exit code at which a script queues the run again
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        _ignore_signals()
     last = records[-1]
     if ranks.is_main:
         print(
@@ -78,10 +80,17 @@ def main(config: DictConfig) -> None:
         )
 
 
+def _ignore_signals() -> None:
+    """Let no signal end this process any more: the run is finished, and must not be queued again."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 if __name__ == "__main__":
     options = {"--resume": "resume=true", "--dry-run": "dry_run=true"}
     sys.argv = [options.get(argument, argument) for argument in sys.argv]
     with quiet_pipe():
         main()
+    _ignore_signals()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

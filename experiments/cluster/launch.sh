@@ -11,8 +11,11 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false
 # torch warns on every node without IPv6; real errors stay in the log.
 export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
 
+# The name of one job of an array; its number alone may stand for the whole array.
+job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
+
 say() {
-  echo "$(date '+%F %T') job $SLURM_JOB_ID: $1"
+  echo "$(date '+%F %T') job $job: $1"
 }
 
 restarts=${SLURM_RESTART_COUNT:-0}
@@ -29,11 +32,13 @@ case $status in
   # 75: the run received a signal to stop. 138, 140 and 143: so did a process that had not started Python yet, and
   # SIGUSR1, SIGUSR2 or SIGTERM ended it.
   75 | 138 | 140 | 143)
-    if [ "$restarts" -lt "${MAX_RESTARTS:-100}" ]; then
-      say "exit code $status: stopped as asked to; it is queued again"
-      scontrol requeue "$SLURM_JOB_ID"
-    else
+    if [ "$(squeue --noheader --format=%T --jobs="$job")" != RUNNING ]; then
+      say "exit code $status: stopped as asked to; SLURM has already cancelled it or queued it again"
+    elif [ "$restarts" -ge "${MAX_RESTARTS:-100}" ]; then
       say "exit code $status: stopped as asked to; not queued again after $restarts restarts (MAX_RESTARTS)"
+    else
+      say "exit code $status: stopped as asked to; it is queued again"
+      scontrol requeue "$job"
     fi
     ;;
   137) say "exit code 137: a process was killed, for example because memory ran out; not queued again" ;;

@@ -1,5 +1,7 @@
 """Sweeps by `hydra/launcher=submitit_slurm`: a dry run, jobs that survive an early signal, and clusters without sacct."""
 
+import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -12,11 +14,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-REQUEUE = (
-    'srun() { command srun "$@"; local status=$?; case $status in 138|140|143) echo "stopped before it started, as asked '
-    'to (exit code $status); it is queued again"; scontrol requeue "$SLURM_JOB_ID";; esac; return $status; }'
-)
-"""A line for the script of a job: a signal that arrives before submitit handles signals queues the job again too."""
+REQUEUE = """\
+srun() {
+  command srun "$@"
+  local status=$? job=$SLURM_JOB_ID
+  if [ -n "$SLURM_ARRAY_JOB_ID" ]; then job="$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"; fi
+  case $status in 138 | 140 | 143)
+    if [ "$(squeue --noheader --format=%T --jobs="$job")" = RUNNING ]; then
+      echo "stopped before it started, as asked to (exit code $status); it is queued again"
+      scontrol requeue "$job"
+    fi ;;
+  esac
+  return $status
+}"""
+"""Lines of a job's script (without ${}, which OmegaConf would interpolate): a signal that arrives before submitit handles signals queues the job again too."""
 _FINAL = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 
 
@@ -92,6 +103,29 @@ def _script(config: DictConfig) -> str:
     return slurm._make_submission_file_text(slurm._submitit_command_str, "")
 
 
+def _requeue_only_a_running_job() -> None:
+    """Let submitit queue a job again only if SLURM has not cancelled it, or queued it again, itself.
+
+    SLURM announces all of these with the same SIGTERM. submitit would queue a cancelled job again, and would record an
+    error for a job that is already queued. SIGTERM also reaches the command that asks, which must not die of it.
+    """
+    from submitit.core.logger import get_logger
+    from submitit.slurm.slurm import SlurmJobEnvironment
+
+    ask = SlurmJobEnvironment._requeue
+
+    def requeue(self: SlurmJobEnvironment, countdown: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the commands that this process starts inherit it
+        command = ["squeue", "--noheader", "--format=%T", f"--jobs={self.job_id}"]
+        state = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        if state not in ("RUNNING", ""):
+            get_logger().info(f"Job {self.job_id} is {state}: SLURM has already cancelled it or queued it again")
+            return
+        ask(self, countdown)
+
+    SlurmJobEnvironment._requeue = requeue  # type: ignore[method-assign]
+
+
 def _watch_without_sacct() -> None:
     """Let squeue say which jobs have ended, where sacct cannot: submitit would warn at every look, and wait for ever."""
     try:
@@ -126,3 +160,7 @@ def _queue_watcher() -> Any:
             return {job: found.get(job, {"State": "FORGOTTEN"}) for job in self._registered}
 
     return QueueWatcher(delay_s=30)
+
+
+if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # in a job, which imports this module before it handles signals
+    _requeue_only_a_running_job()
