@@ -1,24 +1,14 @@
 """One training run from the command line: `python -m experiments.train --help`."""
 
-# ruff: noqa: E402 (signals are handled before the imports, which take seconds)
-
 import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
+from rl.preemption import SIGNALS, PreemptedError, exit_when_asked
 
-def _stop_at_once(number: int, frame: FrameType | None) -> None:
-    """End the process at once: before training there is nothing to save, and an importing library may catch errors."""
-    del number, frame
-    os.write(2, b"stopped before it trained, as it was asked to; resume to go on\n")
-    os._exit(os.EX_TEMPFAIL)
-
-
-if __name__ == "__main__":  # during training `rl.preemption` takes over
-    for asked in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(asked, _stop_at_once)
+if __name__ == "__main__":
+    exit_when_asked()  # before the other imports, which take seconds
 
 import hydra
 import torch
@@ -31,7 +21,6 @@ from experiments.running.command import quiet_pipe
 from experiments.running.config import RunConfig, settings_from, writable_config
 from experiments.running.help import describe
 from experiments.running.runs import run
-from rl.preemption import SIGNALS, PreemptedError
 from rl.ranks import join
 
 folders.register()

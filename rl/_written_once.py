@@ -41,7 +41,7 @@ def written_once(folder: Path, write: Callable[[Path], None]) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock during the `with` block. The lock is a file beside the folder, and its holder deletes it."""
+    """Hold the folder's lock, a file beside it, during the `with` block. The holder of the lock deletes the file."""
     path = folder.parent / f".{folder.name}.lock"
     file = _locked(path)
     while not _is_at(path, file):  # the process that held the lock has deleted the file

@@ -15,7 +15,9 @@ FIRST = 5
 """The number of items after which a log holds the first estimate of the time that is left."""
 
 
-def bar(items: Iterable[T], *, desc: str = "", unit: str = "item", disable: bool = False, **options: Any) -> Iterable[T]:
+def bar(
+    items: Iterable[T], *, desc: str = "", unit: str = "item", disable: bool = False, **options: Any
+) -> Iterable[T]:
     """Return the items as an iterable that shows its progress on standard error.
 
     In a log, the estimate leaves out the first item, which often takes longer, for example because it compiles. A range
@@ -31,15 +33,15 @@ def bar(items: Iterable[T], *, desc: str = "", unit: str = "item", disable: bool
     if disable or sys.stderr.isatty():
         return tqdm(items, desc=desc or None, unit=unit, disable=disable, **options)
     total = options.get("total", len(items) if isinstance(items, Sized) else None)
-    return _logged(items, f"{desc}: " if desc else "", unit, total)
-
-
-def _logged(items: Iterable[T], head: str, unit: str, total: int | None) -> Iterator[T]:
     before = items.start if isinstance(items, range) else 0
+    return _logged(items, f"{desc}: {unit}" if desc else unit, unit, before, total)
+
+
+def _logged(items: Iterable[T], head: str, unit: str, before: int, total: int | None) -> Iterator[T]:
     end = "" if total is None else f" of {before + total}"
     began = said = second = time.monotonic()
     number = 0
-    for number, item in enumerate(items, 1):  # noqa: B007 (read after the loop)
+    for number, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
         second = now if number == 1 else second
@@ -47,9 +49,9 @@ def _logged(items: Iterable[T], head: str, unit: str, total: int | None) -> Iter
             said = now
             pace = (now - second) / (number - 1) if number > 1 else now - began
             left = "" if total is None else f", about {_clock(pace * (total - number))} left"
-            _say(f"{head}{unit} {before + number}{end}, {_pace(pace, unit)}{left}")
+            _say(f"{head} {before + number}{end}, {_pace(pace, unit)}{left}")
     if number:
-        _say(f"{head}{unit} {before + number}{end}, done in {_clock(time.monotonic() - began)}")
+        _say(f"{head} {before + number}{end}, done in {_clock(time.monotonic() - began)}")
 
 
 def _say(line: str) -> None:

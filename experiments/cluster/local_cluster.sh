@@ -3,6 +3,7 @@
 #
 #   sh experiments/cluster/local_cluster.sh start    # prints the line that makes SLURM's commands find it
 #   sh experiments/cluster/local_cluster.sh stop     # ends all jobs and daemons, and deletes the cluster's folder
+#   sh experiments/cluster/local_cluster.sh run COMMAND    # starts, runs the command with LOCAL_CLUSTER set, and stops
 #
 # It needs root and Debian or Ubuntu, and installs the packages slurm-wlm and munge. The cluster has a folder
 # (LOCAL_CLUSTER, by default /var/tmp/jaxsel-cluster) with configuration, key and logs, and ports of its own. Outside
@@ -20,8 +21,7 @@ fail() {
   exit 1
 }
 
-check() {
-  [ "$(id -u)" = 0 ] || fail "SLURM's daemons need root; run it as root, for example in a container"
+install() {
   command -v slurmctld >/dev/null && command -v munged >/dev/null && return
   command -v apt-get >/dev/null || fail "this needs Debian's package slurm-wlm, but there is no apt-get; use a Debian container"
   DEBIAN_FRONTEND=noninteractive
@@ -78,10 +78,11 @@ running() {
 }
 
 start() {
+  [ "$(id -u)" = 0 ] || fail "SLURM's daemons need root; run it as root, for example in a container"
   running && fail "a cluster already runs in $DIR; stop it first"
   mkdir -p "$DIR/state" "$DIR/spool-n1" "$DIR/spool-n2"
   chmod 755 "$DIR"
-  check
+  install
   configure
   export SLURM_CONF="$DIR/slurm.conf"
   grep -qF "$MARK" /etc/hosts || echo "127.0.0.1 n1 n2 $MARK" >>/etc/hosts
@@ -125,7 +126,17 @@ stop() {
   rm -rf "$DIR"
 }
 
+run() {
+  running && fail "a cluster already runs in $DIR; stop it first"
+  trap stop EXIT
+  trap 'exit 130' INT TERM
+  start
+  export LOCAL_CLUSTER="$DIR"
+  "$@"
+}
+
 case ${1:-} in
 start | stop) "$1" ;;
-*) fail "give start or stop" ;;
+run) shift && run "$@" ;;
+*) fail "give start, stop or run" ;;
 esac

@@ -1,4 +1,4 @@
-"""Sweeps by `hydra/launcher=submitit_slurm`: a dry run, jobs that survive an early signal, and clusters without sacct."""
+"""Sweeps by `hydra/launcher=submitit_slurm`: a dry run, signals before training, and clusters without sacct."""
 
 import os
 import signal
@@ -27,7 +27,10 @@ srun() {
   esac
   return $status
 }"""
-"""Lines of a job's script (without ${}, which OmegaConf would interpolate): a signal that arrives before submitit handles signals queues the job again too."""
+"""Lines of a job's script: a signal that arrives before submitit handles signals queues the job again too.
+
+They do not contain `${}`, which OmegaConf would interpolate.
+"""
 _FINAL = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 
 
@@ -127,7 +130,7 @@ def _requeue_only_a_running_job() -> None:
 
 
 def _watch_without_sacct() -> None:
-    """Let squeue say which jobs have ended, where sacct cannot: submitit would warn at every look, and wait for ever."""
+    """Let squeue say which jobs have ended, where sacct cannot. submitit would warn at every look, and wait forever."""
     try:
         asked = subprocess.run(["sacct", "--noheader", "--allocations"], capture_output=True, text=True)
     except FileNotFoundError:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.local_cluster import VARIABLE, Job, environment, numbers, slurm, steps_done, train, wait_until
 
-pytestmark = pytest.mark.slurm(alone=True)
+pytestmark = [pytest.mark.slurm(alone=True), pytest.mark.xdist_group("nodes")]
 STEPS = 40
 
 

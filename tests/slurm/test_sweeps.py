@@ -14,6 +14,7 @@ from jaxsel.integrations.history import read_history
 from tests.support.local_cluster import ROOT, TINY, environment, numbers, slurm, steps_done, wait_until
 
 pytestmark = pytest.mark.slurm
+together = pytest.mark.xdist_group("sweep")  # one worker makes the sweep for all of these tests
 LAUNCHER = ["hydra/launcher=submitit_slurm", "hydra.launcher.mem_gb=2", "hydra.launcher.cpus_per_task=1"]
 
 
@@ -26,9 +27,7 @@ class Sweep:
         places = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=${hydra.job.num}/run"]
         command = [sys.executable, "-m", "experiments.train", "-m", *launcher, *places, *TINY, *settings]
         with self._said.open("w") as said:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment(), stdout=said, stderr=subprocess.STDOUT
-            )
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=said, stderr=subprocess.STDOUT)
 
     @property
     def said(self) -> str:
@@ -36,7 +35,10 @@ class Sweep:
 
     def jobs(self) -> list[str]:
         """Return the jobs' names, in the order of the runs."""
-        submitted = lambda: any((self.folder / ".submitit").glob("*/*_submitted.pkl"))
+
+        def submitted():
+            return any((self.folder / ".submitit").glob("*/*_submitted.pkl"))
+
         wait_until(lambda: submitted() or self.process.poll() is not None, "no job was submitted")
         assert submitted(), self.said
         folders = [path for path in (self.folder / ".submitit").iterdir() if re.fullmatch(r"\d+(_\d+)?", path.name)]
@@ -54,7 +56,9 @@ def sweep(tmp_path_factory):
     """A sweep of three runs that differ only in a setting without effect. SLURM queues run 1 again while it trains, and
     run 2 gets a signal while Python starts."""
     steps = "train.steps=150"
-    sweep = Sweep(tmp_path_factory.mktemp("sweep") / "sweep", steps, "train.checkpoint_every=20,21,22", "warm_start.steps=5")
+    sweep = Sweep(
+        tmp_path_factory.mktemp("sweep") / "sweep", steps, "train.checkpoint_every=20,21,22", "warm_start.steps=5"
+    )
     jobs = sweep.jobs()
     wait_until(lambda: "JobState=RUNNING" in slurm("scontrol", "show", "job", jobs[2]), "run 2 does not start")
     wait_until(lambda: "Starting with" in sweep.log(2), "run 2 does not start Python")
@@ -65,6 +69,7 @@ def sweep(tmp_path_factory):
     return sweep
 
 
+@together
 def test_requeued_runs_end_in_the_numbers_of_an_undisturbed_run(sweep):
     undisturbed = numbers(sweep.folder / "0/run")
     assert [record["step"] for record in undisturbed] == list(range(151))
@@ -72,14 +77,17 @@ def test_requeued_runs_end_in_the_numbers_of_an_undisturbed_run(sweep):
     assert numbers(sweep.folder / "2/run") == undisturbed
 
 
+@together
 def test_a_signal_before_submitit_handles_signals_queues_the_job_again(sweep):
     assert "stopped before it started, as asked to (exit code 140); it is queued again" in sweep.log(2)
 
 
+@together
 def test_runs_that_start_together_share_one_warm_start(sweep):
     assert sum(sweep.log(number).count("warm start (string_ops): step 5 of 5") for number in range(3)) == 1
 
 
+@together
 def test_logs_are_readable(sweep):
     """No bars, no cursor movements, no network warnings, and an estimate of the time that is left."""
     for number in range(3):
@@ -89,12 +97,14 @@ def test_logs_are_readable(sweep):
     assert not re.search("WARNING|Error|Bypassing", sweep.said), sweep.said
 
 
+@together
 def test_a_cluster_without_sacct_is_said_in_one_line(sweep):
     said = "sacct is off on this cluster (Slurm accounting storage is disabled); squeue says which jobs have ended"
     assert sweep.said.count("sacct") == 1
     assert said in sweep.said
 
 
+@together
 def test_every_start_of_a_run_is_recorded_with_its_job(sweep):
     starts = [
         [json.loads(line) for line in (sweep.folder / f"{number}/run/jobs.jsonl").read_text().splitlines()]
@@ -109,6 +119,7 @@ def test_every_start_of_a_run_is_recorded_with_its_job(sweep):
             assert {"python", "jax", "torch"} <= start["versions"].keys()
 
 
+@together
 def test_the_table_of_the_runs_and_their_histories(sweep, tmp_path):
     command = [sys.executable, "-m", "experiments.collect", sweep.folder, "--out", tmp_path]
     said = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
@@ -123,7 +134,7 @@ def test_the_table_of_the_runs_and_their_histories(sweep, tmp_path):
 
 
 def test_a_sweep_that_is_stopped_by_its_time_limit(tmp_path):
-    """SLURM looks at time limits every 30 s: the signal arrives 20 to 50 s after a start. A run trains for 45 s or more."""
+    """SLURM looks at time limits every 30 s: the signal arrives 20 to 50 s after a start. A run trains for 45 s."""
     pace = Sweep(tmp_path / "pace", "train.steps=60", "seed=0,1")
     assert pace.end() == 0, pace.said
     records = [json.loads(line) for line in (tmp_path / "pace/0/run/metrics.jsonl").read_text().splitlines()[10:50]]
@@ -144,7 +155,8 @@ def test_a_dry_run_prints_the_jobs_and_submits_none(tmp_path):
     before = slurm("squeue", "--noheader", "--states=all", "--format=%i")
     sweep = Sweep(tmp_path / "sweep", "seed=0,1", "hydra.launcher.timeout_min=7", "--dry-run")
     assert sweep.end() == 0
-    assert sweep.said.startswith(f"2 runs, in {sweep.folder} (dry run: nothing was started)\n  #0 0/run: seed=0\n  #1 1/run: seed=1\n")
+    runs = "  #0 0/run: seed=0\n  #1 1/run: seed=1\n"
+    assert sweep.said.startswith(f"2 runs, in {sweep.folder} (dry run: nothing was started)\n{runs}")
     assert "#SBATCH --time=7" in sweep.said
     assert slurm("squeue", "--noheader", "--states=all", "--format=%i") == before
     assert [path.name for path in sweep.folder.iterdir()] == ["said"]

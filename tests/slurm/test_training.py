@@ -18,7 +18,7 @@ INTERRUPTIONS = int(os.environ.get("INTERRUPTIONS", "3"))
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Return a function that returns the numbers and the seconds of an undisturbed run; DDP and FSDP round differently."""
+    """Return a function that returns numbers and seconds of an undisturbed run; DDP and FSDP round differently."""
     found = {}
 
     def run(parallel):

@@ -12,8 +12,9 @@ from typing import Any
 from rl.run_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
-SEVERAL_NODES, ONE_NODE = (ROOT / f"experiments/cluster/{name}_node{end}.sbatch" for name, end in
-                           (("several", "s"), ("one", "")))
+SEVERAL_NODES, ONE_NODE = (
+    ROOT / f"experiments/cluster/{name}_node{end}.sbatch" for name, end in (("several", "s"), ("one", ""))
+)
 VARIABLE = "LOCAL_CLUSTER"
 """The environment variable with the cluster's folder. `make slurm` sets it."""
 SMALL = ["--gpus-per-node=0", "--cpus-per-task=1", "--mem=2500", "--ntasks-per-node=1"]
