@@ -33,7 +33,7 @@ def bar(
     if disable or sys.stderr.isatty():
         return tqdm(items, desc=desc or None, unit=unit, disable=disable, **options)
     total = options.get("total", len(items) if isinstance(items, Sized) else None)
-    before = items.start if isinstance(items, range) else 0
+    before: int = getattr(items, "start", 0)  # of a range
     return _logged(items, f"{desc}: {unit}" if desc else unit, unit, before, total)
 
 

