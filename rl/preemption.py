@@ -12,6 +12,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 _open = 0  # number of `Preemption` contexts that the main thread is in
+_leaving = threading.Lock()
 
 
 class PreemptedError(Exception):
@@ -91,6 +92,7 @@ def _watch(read: int) -> None:
 def _exit(number: int, frame: FrameType | None) -> None:
     """End the process at once: there is nothing to save, and an importing library may catch errors."""
     del number, frame
+    _leaving.acquire(timeout=1)  # the watching thread and the handler may both get here; one of them says why
     os.write(2, b"stopped before it trained, as it was asked to; resume to go on\n")
     os._exit(os.EX_TEMPFAIL)
 
