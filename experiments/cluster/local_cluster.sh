@@ -111,14 +111,19 @@ stop() {
       sleep 1
     done
   fi
-  for name in slurmd-n1 slurmd-n2 slurmctld munged; do
-    [ -s "$DIR/$name.pid" ] && kill "$(cat "$DIR/$name.pid")" 2>/dev/null || true
+  daemons=$(cat "$DIR"/*.pid 2>/dev/null || true)
+  for daemon in $daemons; do
+    kill "$daemon" 2>/dev/null || true
   done
   for _ in $(seq 20); do
-    running || break
+    alive=''
+    for daemon in $daemons; do # a daemon deletes its file before it ends
+      kill -0 "$daemon" 2>/dev/null && alive="$alive $daemon"
+    done
+    [ -n "$alive" ] || break
     sleep 1
   done
-  ! running || fail "daemons do not end; see $DIR"
+  [ -z "$alive" ] || fail "these daemons do not end:$alive; see $DIR"
   if grep -qF "$MARK" /etc/hosts; then
     rest=$(grep -vF "$MARK" /etc/hosts || true)
     printf '%s\n' "$rest" >/etc/hosts # in place: a container cannot replace this file
