@@ -152,13 +152,13 @@ def test_a_sweep_that_is_stopped_by_its_time_limit(tmp_path):
 
 
 def test_a_dry_run_prints_the_jobs_and_submits_none(tmp_path):
-    before = slurm("squeue", "--noheader", "--states=all", "--format=%i")
-    sweep = Sweep(tmp_path / "sweep", "seed=0,1", "hydra.launcher.timeout_min=7", "--dry-run")
+    launcher = ["hydra.launcher.timeout_min=7", "hydra.launcher.name=dry"]
+    sweep = Sweep(tmp_path / "sweep", "seed=0,1", *launcher, "--dry-run")
     assert sweep.end() == 0
     runs = "  #0 0/run: seed=0\n  #1 1/run: seed=1\n"
     assert sweep.said.startswith(f"2 runs, in {sweep.folder} (dry run: nothing was started)\n{runs}")
     assert "#SBATCH --time=7" in sweep.said
-    assert slurm("squeue", "--noheader", "--states=all", "--format=%i") == before
+    assert slurm("squeue", "--noheader", "--states=all", "--name=dry") == ""
     assert [path.name for path in sweep.folder.iterdir()] == ["said"]
     mistaken = Sweep(tmp_path / "mistaken", "seed=0,-1", "--dry-run")
     assert mistaken.end() == 1
