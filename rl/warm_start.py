@@ -56,7 +56,8 @@ class WarmStartConfig:
 def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None, progress: bool = True) -> Policy:
     """Return the built-in policy after supervised learning on the task's demonstrations.
 
-    The first call trains the policy. Later calls with the same task and settings read it from disk.
+    The first call trains the policy. Later calls with the same task and settings read it from disk. Of many processes
+    that call at once, one trains, and the others wait for it.
 
     Args:
         task: The task, whose demonstrations the policy imitates.
@@ -69,7 +70,7 @@ def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None
     identity = json.dumps([_FORMAT, task.name, task.alphabet, asdict(config), sample], sort_keys=True)
     folder = (cache or cache_root()) / f"{task.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not folder.exists():
-        written_once(folder, _train(task, config, progress).save)
+        written_once(folder, lambda partial: _train(task, config, progress).save(partial))
     return load_policy(folder)
 
 

@@ -20,8 +20,8 @@ def provenance(config: dict[str, Any], seed: int | list[int]) -> dict[str, Any]:
     return {
         "config": config,
         "seed": seed,
-        "versions": {"python": platform.python_version(), **_versions()},
-        "git": _git_commit(),
+        "versions": versions(),
+        "git": git_commit(),
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
     }
@@ -40,8 +40,9 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
@@ -50,7 +51,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Return the commit, with `-dirty` where files differ from it, or None outside of a checkout."""
     try:
         done = subprocess.run(

@@ -17,6 +17,8 @@ from rl.warm_start import WarmStartConfig
 
 CONFIG = "config.json"
 """File in a run's folder with the run's settings, seed, versions and commit."""
+OF_COMMAND = ("resume", "threads", "dry_run", "hydra")
+"""Settings of the command `python -m experiments.train`, which are no settings of the run."""
 EMBEDDINGS = ("wordllama", "policy", "both")
 """The embeddings of the pool that gps and adaptive can use."""
 
@@ -222,6 +224,18 @@ def configured(settings: Mapping[str, Any], base: RunConfig | None = None) -> Ru
     for name, value in settings.items():
         OmegaConf.update(config, name, value)
     made = OmegaConf.to_object(config)
+    assert isinstance(made, RunConfig)
+    return made
+
+
+def settings_from(config: DictConfig) -> RunConfig:
+    """Return the settings of a run from a command line's configuration, which has settings of the command too.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+    choices = {name: value for name, value in config.items() if name not in OF_COMMAND}
+    made = OmegaConf.to_object(OmegaConf.merge(writable_config(), choices))
     assert isinstance(made, RunConfig)
     return made
 

@@ -19,7 +19,7 @@ from rl.run_folder.checkpoint import MAY_CHANGE
 from rl.run_folder.lock import alone_in
 
 MAY_DIFFER = (
-    *("engine.", "tracker", "parallel", "resume", "threads"),
+    *("engine.", "tracker", "parallel", "resume", "threads", "dry_run"),
     *(f"train.{name}" for name in MAY_CHANGE),
 )
 """Beginnings of the settings that may change when a run is resumed; no folder is named after them."""

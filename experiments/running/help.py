@@ -30,6 +30,7 @@ use a folder.
 python -m experiments.collect FOLDER shows many runs side by side. Set any of these as NAME=VALUE:
 
   --resume                     resume from the folder's checkpoint (the same as resume=true)
+  --dry-run                    print the runs, their folders and the script of SLURM's jobs; start nothing
   threads = 0                  threads for torch; 0: torch's own choice
 """
 

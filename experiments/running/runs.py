@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from experiments.reporting.provenance import provenance, write_result
+from experiments.reporting.provenance import git_commit, provenance, versions, write_result
 from experiments.running.config import CONFIG, EngineConfig, RunConfig, flat, flat_settings, read_settings
 from experiments.running.curricula import make_curriculum
 from experiments.running.evaluation_sets import evaluation_of
+from experiments.running.job import record_job
 from experiments.running.tasks import task_of
 from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
@@ -160,7 +161,7 @@ def _may_change(name: str, lr_schedule: str) -> bool:
 
 
 def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None:
-    """Write the run's settings before it starts, or check that the folder holds the run to resume."""
+    """Write the run's settings and its job before it starts, or check that the folder holds the run to resume."""
     path, records = run_dir / CONFIG, read_metrics(run_dir / "metrics.jsonl")
     if records and resume and path.exists():
         _check_same(config, run_dir, sum(not is_end(record) for record in records))
@@ -169,6 +170,7 @@ def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None
             write_result(path, kept | {"config": asdict(config)})
     elif resume or not records:
         write_result(path, provenance(asdict(config), config.seed) | {"processes": ranks.count})
+    record_job(run_dir, {"versions": versions(), "git": git_commit(), "processes": ranks.count})
 
 
 def _check_same(config: RunConfig, run_dir: Path, done: int) -> None:

@@ -71,7 +71,7 @@ def test_both_scripts_are_there():
     assert [script.stem for script in SCRIPTS] == ["one_node", "several_nodes"]
 
 
-@pytest.mark.parametrize("code", [0, 1, 75, 137])
+@pytest.mark.parametrize("code", [0, 1, 75, 137, 138, 140, 143])
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_processes_are_numbered_and_only_a_preempted_job_is_queued_again(submit, tmp_path, script, code):
     said = f'echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $*"; exit $((SLURM_PROCID * {code}))'
@@ -81,8 +81,31 @@ def test_processes_are_numbered_and_only_a_preempted_job_is_queued_again(submit,
     for rank in range(2):
         expected = f"{rank} {rank} 2 127.0.0.1 -m {module}experiments.train a=b c\n"
         assert (tmp_path / f"{rank}.log").read_text() == expected
-    again = [f"requeue {job}"] if code == 75 else []
+    again = [f"requeue {job}"] if code in (75, 138, 140, 143) else []
     assert (tmp_path / "scontrol").read_text().splitlines() == ["show hostnames n[1-2]", *again]
+
+
+@pytest.mark.parametrize(
+    ("variables", "requeued", "reason"),
+    [
+        ({}, "JOB", "it is queued again"),
+        ({"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}, "7_2", "it is queued again"),
+        ({"STATE": "COMPLETING"}, None, "SLURM has already cancelled it or queued it again"),
+        ({"SLURM_RESTART_COUNT": "99"}, "JOB", "it is queued again"),
+        ({"SLURM_RESTART_COUNT": "100"}, None, "not queued again after 100 restarts (MAX_RESTARTS)"),
+        ({"SLURM_RESTART_COUNT": "3", "MAX_RESTARTS": "3"}, None, "not queued again after 3 restarts (MAX_RESTARTS)"),
+    ],
+)
+def test_a_job_is_queued_again_only_while_it_runs_and_not_forever(
+    submit, tmp_path, monkeypatch, capfd, variables, requeued, reason
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    job, process = submit(SCRIPTS[1], "experiments.train", python="exit 75")
+    assert process.wait() == 75
+    expected = [f"requeue {requeued}".replace("JOB", str(job))] if requeued else []
+    assert (tmp_path / "scontrol").read_text().splitlines()[1:] == expected
+    assert f"exit code 75: stopped as asked to; {reason}" in capfd.readouterr().out
 
 
 @pytest.mark.slow

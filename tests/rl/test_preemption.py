@@ -42,6 +42,53 @@ def test_before_training_a_signal_stops_at_once():
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
+BLOCKED = """
+import hashlib, os, sys
+from rl.preemption import Preemption, exit_when_asked
+
+exit_when_asked()
+child = os.fork() if sys.argv[1] == "child" else None
+if child == 0:
+    os.kill(os.getpid(), 15)
+print("ready", flush=True)
+if sys.argv[1] == "open":
+    with Preemption() as preemption:
+        hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[2]))
+    print(preemption.asked)
+elif sys.argv[1] == "child":
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+else:
+    hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[2]))
+"""
+"""A program whose main thread computes inside of a library, where Python calls no handler."""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_process_that_is_blocked_in_a_library(number):
+    command = [sys.executable, "-c", BLOCKED, "starting", str(10**9)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.1)
+        process.send_signal(number)
+        said = process.communicate(timeout=10)[1]
+    assert process.returncode == os.EX_TEMPFAIL
+    assert said == b"stopped before it trained, as it was asked to; resume to go on\n"
+
+
+def test_a_signal_in_training_and_a_signal_of_a_child_end_no_process():
+    command = [sys.executable, "-c", BLOCKED, "open", str(10**6)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "True\n"
+    assert process.returncode == 0
+    child = subprocess.run([sys.executable, "-c", BLOCKED, "child"], capture_output=True, text=True, timeout=10)
+    assert (child.returncode, child.stdout.split()) == (0, ["ready", "75"])
+
+
 def test_ctrl_c_stops_as_a_scheduler_does(task, tmp_path):
     def pressed(steps):
         for step in steps:

@@ -140,20 +140,42 @@ class Stream:
         pass
 
 
-def test_a_bar_in_a_log_writes_only_a_few_lines(monkeypatch):
+def test_a_log_gets_only_a_few_lines(monkeypatch):
     log = Stream(terminal=False)
     monkeypatch.setattr(sys, "stderr", log)
     for _ in progress.bar(range(300), desc="steps", unit="step"):
         time.sleep(0.001)
     lines = log.text.splitlines()
-    assert len(lines) == 2  # the first and the last
-    assert lines[-1].startswith("steps: 100%")
+    assert len(lines) == 2  # the first estimate and the last
+    assert lines[-1].startswith("steps: step 300 of 300, done in 0:00:0")
     assert "\r" not in log.text
     assert "\x1b" not in log.text
-    monkeypatch.setattr(progress, "SECONDS", 0.1)
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     for _ in progress.bar(range(60), position=1):
-        time.sleep(0.01)
+        now[0] += progress.SECONDS / 10
     assert 2 < len(log.text.splitlines()) - len(lines) < 10
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        (range(40, 100), ["step 45 of 100, 10 s per step, about 0:09:10 left", "step 100 of 100, done in 0:16:30"]),
+        (range(3), ["step 3 of 3, done in 0:07:00"]),
+        (iter(range(7)), ["step 5, 10 s per step", "step 7, done in 0:07:40"]),
+        (range(9, 9), []),
+    ],
+)
+def test_a_log_estimates_the_time_that_is_left(monkeypatch, items, expected):
+    """The first item, which compiles, takes 400 seconds, and every other item 10 seconds."""
+    log, clock = Stream(terminal=False), (400.0 + 10 * i for i in range(100))
+    now = [0.0]
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(progress, "SECONDS", 1e9)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for _ in progress.bar(items, unit="step"):
+        now[0] = next(clock)
+    assert log.text.splitlines() == expected
 
 
 def test_a_bar_in_a_terminal_moves(monkeypatch):
