@@ -78,9 +78,10 @@ def test_every_rank_completes_its_part_and_gets_all_completions(found):
     assert [prompts for prompts, _ in other["asked"]] == [["3=", "4567="]] * 2 + [["4567="], ["4567=", "8="]]
     assert len({seed for _, seed in one["asked"] + other["asked"]}) == 2
     for name, num_prompts in {"three": 3, "again": 3, "one": 1}.items():
-        *tensors, texts = one[name]
+        *tensors, texts, media = one[name]
+        assert media is other[name][-1] is None
         assert all(torch.equal(mine, yours) for mine, yours in zip(tensors, other[name], strict=False))
-        assert texts == other[name][-1]
+        assert texts == other[name][-2]
         assert len(tensors[0]) == num_prompts
         assert len(texts) == len(tensors[2]) == 2 * num_prompts
     assert all(torch.equal(first, again) for first, again in zip(one["three"][:5], one["again"][:5], strict=True))
