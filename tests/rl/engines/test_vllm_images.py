@@ -135,6 +135,10 @@ def test_vllm_finds_the_processor_the_class_and_the_names_of_the_files(make, tmp
 @pytest.mark.slow
 @pytest.mark.vllm
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vLLM in this environment; see `make vllm`")
+@pytest.mark.skipif(
+    importlib.util.find_spec("torchvision") is None,
+    reason="vLLM's models of Qwen need torchvision, and pip has no build of it for torch without CUDA",
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(("kind", "own_process"), [("qwen2_5_vl", True), ("qwen3_vl", False)])
 def test_both_engines_agree_before_and_after_an_update(kind, own_process):
