@@ -37,9 +37,11 @@ def init(
     if len(embeddings) != num_prompts:
         raise ValueError(f"embeddings has {len(embeddings)} rows for {num_prompts} prompts; give one row per prompt")
     successes, failures = evidence(num_prompts, **priors)
+    parameters = new_parameters(key, model)
     return AmortizedState(
         jnp.array(embeddings),
-        *_new_weights(key, model),
+        parameters,
+        model.optimizer.init(parameters),
         empty_ring_buffer(model.config.history, model.config.context_size),
         successes=jnp.array(successes),
         failures=jnp.array(failures),
@@ -102,14 +104,6 @@ def learn(
 class _Weights(NamedTuple):
     parameters: PyTree[Array]
     optimizer: PyTree[Array]
-
-
-def _new_weights(key: Key[Array, ""], model: Model) -> _Weights:
-    def make(key: Key[Array, ""]) -> _Weights:
-        parameters = new_parameters(key, model)
-        return _Weights(parameters, model.optimizer.init(parameters))
-
-    return jax.jit(make)(key)
 
 
 def _flat(weights: _Weights) -> tuple[_Weights, Callable[[Float[Array, " w"]], PyTree[Array]]]:

@@ -1,9 +1,21 @@
 import gc
 import weakref
 
+import jax
 import numpy as np
+import pytest
 
 import jaxsel
+from tests.support.small_gps import EMBEDDINGS, TINY, N
+
+RATES = dict(zip(("prior_alpha", "prior_beta"), jaxsel.informative_prior(np.linspace(0, 1, N), 8), strict=True))
+START_AGAIN = {
+    "mopps": lambda: jaxsel.mopps(**RATES),
+    "dps": lambda: jaxsel.dps(**RATES),
+    "gps": lambda: jaxsel.gps(EMBEDDINGS, **TINY, **RATES),
+    "adaptive": lambda: jaxsel.adaptive(EMBEDDINGS, **RATES),
+    "exploring": lambda: jaxsel.exploring(jaxsel.adaptive()),
+}
 
 
 class Method:
@@ -38,3 +50,20 @@ def test_compiled_functions_are_freed_with_their_selector():
     del method, selector
     gc.collect()
     assert freed() is None
+
+
+@pytest.mark.parametrize("method", START_AGAIN)
+def test_the_second_start_of_a_method_compiles_nothing(method):
+    START_AGAIN[method]().init(jax.random.key(0), N)
+    compiled = []
+
+    def count(event: str, seconds: float, **_: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        START_AGAIN[method]().init(jax.random.key(1), N)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert not compiled
