@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from rl.prompts.messages import Prompt, joined_texts, media_kinds
+from rl.prompts.messages import Message, Prompt, joined_texts, media_kinds
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[str]:
@@ -35,23 +35,40 @@ def rendered(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> l
             )
     if not tokenizer.chat_template:
         return [str(prompt) for prompt in prompts]
-    return [_rendered(tokenizer, prompt, row) for row, prompt in enumerate(prompts)]
+    messages = ([joined_texts(message) for message in as_messages(prompt)] for prompt in prompts)
+    return [applied(tokenizer, found, row, tokenize=False) for row, found in enumerate(messages)]
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, row: int) -> str:
-    messages: list[dict[str, Any]] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+def as_messages(prompt: Prompt) -> list[Message]:
+    """Return a prompt as chat messages: a text becomes one user message."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def applied(reader: Any, messages: list[Message], row: int, **options: Any) -> str:
+    """Return messages as a text, by the chat template of a tokenizer or a processor.
+
+    If the last message has the role assistant, the policy continues that message. Otherwise the template opens a new
+    assistant message.
+
+    Args:
+        reader: The tokenizer or the processor.
+        messages: The messages.
+        row: The row of the prompt, for the error.
+        **options: Further options of `apply_chat_template`.
+
+    Raises:
+        ValueError: The template refuses the messages. The error names the row.
+    """
     goes_on = messages[-1]["role"] == "assistant"
     try:
-        text = tokenizer.apply_chat_template(
-            [joined_texts(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=not goes_on,
-            continue_final_message=goes_on,
+        text = reader.apply_chat_template(
+            messages, add_generation_prompt=not goes_on, continue_final_message=goes_on, **options
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError) as error:
+        name = "processor" if isinstance(reader, ProcessorMixin) else "tokenizer"
         roles = ", ".join(message["role"] for message in messages)
         raise ValueError(
-            f"prompts has messages with the roles {roles} in row {row}, which the tokenizer's chat template refuses "
+            f"prompts has messages with the roles {roles} in row {row}, which the {name}'s chat template refuses "
             f"({error}); give other roles, or a policy with another chat template"
         ) from None
     return str(text)

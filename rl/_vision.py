@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 import torch
-from jinja2 import TemplateError
 
+from rl._chat import applied, as_messages
 from rl.media import prompt_media
 from rl.prompts.images import ImageError, decoded, is_image
 from rl.prompts.messages import Message, Prompt, media_kinds
@@ -79,24 +79,10 @@ def rendered(processor: Any, prompt: Prompt, row: int) -> Rendered:
             "give texts, or a policy whose processor has a chat template"
         )
     images: list[Any] = []
-    messages = [_message(message, images, row) for message in ([_user(prompt)] if isinstance(prompt, str) else prompt)]
-    goes_on = messages[-1]["role"] == "assistant"
-    try:
-        text = processor.apply_chat_template(
-            messages, chat_template=template, add_generation_prompt=not goes_on, continue_final_message=goes_on
-        )
-    except (TemplateError, TypeError) as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise ValueError(
-            f"prompts has messages with the roles {roles} in row {row}, which the processor's chat template refuses "
-            f"({error}); give other roles, or a policy with another chat template"
-        ) from None
+    messages = [_message(message, images, row) for message in as_messages(prompt)]
+    text = applied(processor, messages, row, chat_template=template)
     begin = processor.tokenizer.bos_token
     return Rendered(text, images, begin is None or not text.startswith(begin))
-
-
-def _user(text: str) -> Message:
-    return {"role": "user", "content": text}
 
 
 def _message(message: Message, images: list[Any], row: int) -> Message:
