@@ -50,7 +50,7 @@ def probed(folder: Path) -> Probed:
     """Return the rates of a run's strata.
 
     Raises:
-        ValueError: The run has no history, or no stratum has a prompt that every probe judged.
+        ValueError: The run has no history or fewer than two probes, or a stratum has no prompt that all probes judged.
     """
     rows = read_history(folder / "history").probes
     steps = np.unique(rows["step"])
@@ -122,7 +122,7 @@ def draw(runs: dict[str, _Runs], path: Path) -> Path:
                 steps = next(iter(seeds.values())).steps
                 with_band(axes, steps, np.array([run.rates[name] for run in seeds.values()]), look_of(method))
             axes.set_title(f"{label}: {name} prompts", fontsize=10)
-            axes.spines[["top", "right"]].set_visible(False)
+            drawing.tidy(axes)
         row[0].set_ylabel("success rate in the sample")
     for axes in panels[-1]:
         axes.set_xlabel("training step")

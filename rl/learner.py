@@ -113,8 +113,9 @@ class Learner:
                 "skipped_steps": 0.0,
                 "log_prob_gap_mean": math.nan,
                 "log_prob_gap_max": math.nan,
+                "entropy": math.nan,
             }
-            return _named(nothing | {"entropy": math.nan} | health)
+            return _named(nothing | health)
         batches = self._prepared(batches)
         with self._policy.gradient_checkpointing() if self._config.gradient_checkpointing else nullcontext():
             first, batches = self._pass(batches, first=True)

@@ -37,8 +37,7 @@ def means(
     * token_mean: The sum over tokens, divided by their number.
     * sequence_mean: The mean over the tokens of each completion, then the mean over completions.
     * constant_length: The sum over tokens, divided by the number of completions times `max_new_tokens` (Dr. GRPO, arXiv
-      2503.20783). The metrics use the token mean, because they are shares of tokens and KL divergences per
-      token.
+      2503.20783). The metrics use the token mean, because they are shares of tokens and KL divergences per token.
 
     Args:
         mask: The tokens that count.

@@ -1,4 +1,4 @@
-"""The learner with images: its gradient is that of every completion alone, however the batch is split."""
+"""The learner with images: however a batch is split, each completion contributes the gradient that it has alone."""
 
 import copy
 from dataclasses import replace

@@ -30,7 +30,7 @@ assert (folder / "file").read_text() == "whole"
 
 @pytest.fixture
 def writers(tmp_path):
-    """Return a function that starts a process which writes the folder, and the folder of those that began to."""
+    """Return a function that starts a writing process, and a folder with a file per process that began to write."""
     (tmp_path / "started").mkdir()
     processes = []
 

@@ -63,7 +63,7 @@ def survivors(journal: list[dict[str, Any]]) -> tuple[Counter[int], Counter[tupl
 
     Returns:
         Prompts: the number of groups per row.
-        Groups: (row, successes, completions) of those groups that were ever finished.
+        Groups: (row, successes, completions) of every group that was finished.
     """
     begun = [at for at, line in enumerate(journal) if line["kind"] == "begun"]
     cuts = [*(journal[at]["saved"] for at in begun[1:]), math.inf]
