@@ -57,9 +57,9 @@ def test_the_second_start_of_a_method_compiles_nothing(method):
     START_AGAIN[method]().init(jax.random.key(0), N)
     compiled = []
 
-    def count(event: str, seconds: float, **_: str | int) -> None:
+    def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event.endswith("backend_compile_duration"):
-            compiled.append(seconds)
+            compiled.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
