@@ -47,9 +47,8 @@ def predict(
         return _mixture(jax.vmap(belief)(latents))
 
     rows = jnp.arange(state.successes.shape[0], dtype=jnp.int32) if prompt_ids is None else first_id + prompt_ids
-    rate, variance, alpha, beta, unsolved, solved = _in_blocks(
-        decode, rows, config.block_size * (1 if devices.for_a_cpu() else _BLOCKS_OF_A_GPU)
-    )
+    block_size = config.block_size if devices.for_a_cpu() else config.block_size * _BLOCKS_OF_A_GPU
+    rate, variance, alpha, beta, unsolved, solved = _in_blocks(decode, rows, block_size)
     draw = random.beta(draw_key, alpha, beta, ids=rows) if likelihood.conjugate else alpha
     mixed = mixed_of(unsolved, solved, config.group_size)
     return Prediction(rate, variance, draw, unsolved, mixed, solved)

@@ -63,18 +63,18 @@ def moved_on(
         start = pallas.program_id(0) * _BLOCK
         inside = start + jnp.arange(_BLOCK) < size
 
-        def load(reference, row: int) -> Float[Array, " block"]:
+        def row_of(reference, row: int) -> Float[Array, " block"]:
             return triton.load(reference.at[pallas.ds(row * size + start, _BLOCK)], mask=inside, other=1.0)
 
-        def store(reference, row: int, value: Float[Array, " block"]) -> None:
+        def write(reference, row: int, value: Float[Array, " block"]) -> None:
             triton.store(reference.at[pallas.ds(row * size + start, _BLOCK)], value, mask=inside)
 
         prior = [[numbers_ref[3 * i + j] for j in range(3)] for i in range(3)]
-        belief = [load(new_ref, i) for i in range(3)]
-        counts = [[load(excess_ref, 3 * i + j) for j in range(3)] for i in range(3)]
+        belief = [row_of(new_ref, i) for i in range(3)]
+        counts = [[row_of(excess_ref, 3 * i + j) for j in range(3)] for i in range(3)]
         for j in range(3):
-            store(filtered_ref, j, belief[j])
-            store(predicted_ref, j, propagated_row(j, belief, counts, numbers_ref[9], prior))
+            write(filtered_ref, j, belief[j])
+            write(predicted_ref, j, propagated_row(j, belief, counts, numbers_ref[9], prior))
 
     flat = jax.ShapeDtypeStruct((3 * size,), jnp.float32)
     filtered, predicted = pallas.pallas_call(
