@@ -165,5 +165,9 @@ def _queue_watcher() -> Any:
     return QueueWatcher(delay_s=30)
 
 
-if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # in a job, which imports this module before it handles signals
+# A job imports this module before submitit handles signals. From then on, submitit ignores SIGTERM until a run handles
+# it. A SIGTERM during the seconds of these imports must end the job.
+if "SUBMITIT_EXECUTOR" in os.environ:
+    import experiments.running.runs  # noqa: F401
+if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
     _requeue_only_a_running_job()

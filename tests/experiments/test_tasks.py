@@ -10,7 +10,7 @@ import pytest
 
 import jaxsel
 from experiments.running.config import MethodConfig, RunConfig, configured
-from experiments.running.curricula import METHOD_NAMES, make_curriculum
+from experiments.running.curricula import METHOD_NAMES, PREDICTIVE, make_curriculum
 from experiments.running.runs import run
 from experiments.running.tasks import make_task, task_of
 from rl.policy import Policy, build_policy, character_tokenizer
@@ -157,6 +157,10 @@ def test_a_task_that_is_not_there_is_refused(arguments, fault):
 def test_a_task_is_a_name_or_a_list_of_paths(task):
     with pytest.raises(ValueError, match=r"task is .*; give the name of a task, a path, or a list of paths"):
         RunConfig(task=task)
+
+
+def test_every_method_has_its_name_in_the_settings():
+    assert METHOD_NAMES[-len(PREDICTIVE) :] == tuple(PREDICTIVE)
 
 
 SLOW = ("gps", "adaptive")
