@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.running import folders
-from experiments.running.command import quiet_pipe
+from experiments.running.command import quick_imports, quiet_pipe
 from experiments.running.config import RunConfig, settings_from, writable_config
 from experiments.running.help import describe
 
@@ -45,10 +45,11 @@ ConfigStore.instance().store(
 def main(config: DictConfig) -> None:
     """Run one configuration in Hydra's output folder."""
     # These take seconds, which the help, a dry run, and the process that starts the jobs of a sweep do not need.
-    import torch
+    with quick_imports():
+        import torch
 
-    from experiments.running.runs import run
-    from rl.ranks import join
+        from experiments.running.runs import run
+        from rl.ranks import join
 
     run_config = settings_from(config)
     ranks = join(run_config.parallel)
