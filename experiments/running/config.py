@@ -23,11 +23,10 @@ OF_COMMAND = ("resume", "threads", "dry_run", "hydra")
 """Settings of the command `python -m experiments.train`, which are no settings of the run."""
 EMBEDDINGS = ("wordllama", "policy", "both")
 """The embeddings of the pool that gps and adaptive can use."""
-METHOD_NAMES = (
-    *("uniform", "history_resampling", "dynamic_sampling"),
-    *("mopps", "mopps_mean", "mopps_mixed", "threshold", "dps", "gps", "adaptive"),
-)
-"""The names of the methods; `experiments.running.curricula` makes them."""
+PREDICTIVE_NAMES = ("mopps", "mopps_mean", "mopps_mixed", "threshold", "dps", "gps", "adaptive")
+"""The names of the methods that predict success rates; `experiments.running.curricula` makes them."""
+METHOD_NAMES = ("uniform", "history_resampling", "dynamic_sampling", *PREDICTIVE_NAMES)
+"""The names of all methods."""
 
 
 @dataclass(frozen=True)
