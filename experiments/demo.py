@@ -18,7 +18,7 @@ from experiments.reporting.figures import draw_comparison
 from experiments.reporting.summaries import summary_table
 from experiments.running.command import quiet_pipe
 from experiments.running.compare import BASELINES, SETTINGS, run_methods
-from experiments.running.curricula import PREDICTIVE
+from experiments.running.config import PREDICTIVE_NAMES
 from experiments.running.folders import clear_run, name_of
 
 
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     """Run the comparison, and print the table and the path of the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=sorted(SETTINGS), default="string_ops")
-    parser.add_argument("--method", nargs="+", choices=sorted(PREDICTIVE), default=["mopps", "dps"])
+    parser.add_argument("--method", nargs="+", choices=sorted(PREDICTIVE_NAMES), default=["mopps", "dps"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="number of policy updates; default: the task's setting")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))

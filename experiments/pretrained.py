@@ -34,8 +34,7 @@ from experiments.reporting.summaries import Records, column, curve, summary
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import commits, described, finished, run_config, run_many
-from experiments.running.config import EngineConfig, MethodConfig, RunConfig, add_settings, configured
-from experiments.running.curricula import METHOD_NAMES
+from experiments.running.config import METHOD_NAMES, EngineConfig, MethodConfig, RunConfig, add_settings, configured
 from rl.fine_tuning import FineTuningConfig
 from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig

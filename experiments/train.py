@@ -11,17 +11,14 @@ if __name__ == "__main__":
     exit_when_asked()  # before the other imports, which take seconds
 
 import hydra
-import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.running import folders
-from experiments.running.command import quiet_pipe
+from experiments.running.command import quick_imports, quiet_pipe
 from experiments.running.config import RunConfig, settings_from, writable_config
 from experiments.running.help import describe
-from experiments.running.runs import run
-from rl.ranks import join
 
 folders.register()
 ConfigStore.instance().store(
@@ -47,6 +44,13 @@ ConfigStore.instance().store(
 @hydra.main(version_base="1.3", config_path=None, config_name="train")
 def main(config: DictConfig) -> None:
     """Run one configuration in Hydra's output folder."""
+    # These take seconds, which the help, a dry run, and the process that starts the jobs of a sweep do not need.
+    with quick_imports():
+        import torch
+
+        from experiments.running.runs import run
+        from rl.ranks import join
+
     run_config = settings_from(config)
     ranks = join(run_config.parallel)
     if config.threads:
@@ -81,5 +85,6 @@ if __name__ == "__main__":
     with quiet_pipe():
         main()
     _ignore_signals()
-    if torch.distributed.is_initialized():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -10,47 +10,20 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from jaxsel.integrations.cache import cache_root
-from rl import _checks
 from rl._written_once import written_once
 from rl.policy import Policy, load_policy
 from rl.progress import bar
 from rl.prompts import Demonstration, Task
+from rl.supervised_config import FineTuningConfig as FineTuningConfig
 
 _FORMAT = 1  # increase it when the same configuration would give other weights
 _WARM_UP = 20  # steps
-
-
-@dataclass(frozen=True)
-class FineTuningConfig:
-    """The settings of supervised learning before a run, for a pretrained policy.
-
-    Attributes:
-        steps: The number of optimiser steps on demonstrations of the task; 0: none.
-        batch_size: The number of demonstrations per step.
-        learning_rate: The learning rate before a factor. The factor is the smaller of a linear rise to 1 over 20 steps
-            and a linear decay from 1, which would reach 0 after the last step.
-        seed: The seed of the demonstrations. The seed of the run does not change it, so that all seeds start from the
-            same weights.
-
-    Raises:
-        ValueError: A setting is out of its range.
-    """
-
-    steps: int = 0
-    batch_size: int = 8
-    learning_rate: float = 1e-4
-    seed: int = 0
-
-    def __post_init__(self):
-        _checks.integers(1, batch_size=self.batch_size)
-        _checks.integers(0, steps=self.steps, seed=self.seed)
-        _checks.above_zero(learning_rate=self.learning_rate)
 
 
 def fine_tune(

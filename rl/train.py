@@ -65,7 +65,7 @@ def train(
     `config.history` and `config.keep_completions` add folders.
 
     A run that was killed at any moment goes on with `resume`. On the CPU it then gives the same numbers, except
-    times, as an undisturbed run. A resumed run may change the settings in `rl.run_folder.checkpoint.MAY_CHANGE`. A
+    times, as an undisturbed run. A resumed run may change the settings in `rl.train_config.MAY_CHANGE`. A
     finished run can continue with more steps, for example, unless the learning rate decays.
 
     `seconds/selecting` is the time that the loop waited for the selector, not the time that the selector computed.

@@ -1,16 +1,26 @@
-"""The settings of a training run."""
+"""The settings of a training run. Importing them does not load torch."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from rl import _checks, advantages, losses
+from rl import _checks, loss_options
 
 PER_TOKEN = ("gae", "reinforce_pp_tokens")
 """The advantages that differ between the tokens of a completion."""
-ADVANTAGES = (*advantages.FROM_REWARDS, "mapp", *PER_TOKEN)
+ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "mapp", *PER_TOKEN)
+"""The names of `rl.advantages.FROM_REWARDS`, `mapp`, and `PER_TOKEN`."""
 LR_SCHEDULES = ("constant", "linear", "cosine")
 GROUP_BASELINES = ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline", "mapp")
 """The advantages that compare a completion with the other completions of its prompt."""
+
+MAY_CHANGE = (
+    *("steps", "probe_every", "checkpoint_every", "micro_batch_size", "gradient_checkpointing", "save_policy"),
+    *("share_prompts", "verify_timeout", "verify_process", "keep_completions"),
+)
+"""The settings of `TrainConfig` that a resumed run may change: they affect no number that it has already written.
+
+`steps` may not change if the learning rate decays; see `may_change`.
+"""
 
 
 @dataclass(frozen=True)
@@ -140,8 +150,8 @@ class TrainConfig:
 
     def __post_init__(self):
         self._check_ranges()
-        choices = {"advantage": ADVANTAGES, "aggregation": losses.AGGREGATIONS, "lr_schedule": LR_SCHEDULES}
-        for name, known in (choices | {"policy_loss": tuple(losses.POLICY_LOSSES)}).items():
+        choices = {"advantage": ADVANTAGES, "aggregation": loss_options.AGGREGATIONS, "lr_schedule": LR_SCHEDULES}
+        for name, known in (choices | {"policy_loss": loss_options.POLICY_LOSS_NAMES}).items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give one of {', '.join(known)}")
         self._check_combinations()
@@ -164,8 +174,8 @@ class TrainConfig:
         _checks.at_least_zero(**self._chosen("reward_kl_weight", "overlong_penalty"))
         _checks.at_least_zero(infinite=True, **self._chosen("importance_cap", "clip_high"))
         _checks.from_zero_to_one(gae_lambda=self.gae_lambda, discount=self.discount)
-        losses.check_clips(self.clip_low, self.clip_high)
-        losses.check_dual_clip(self.dual_clip)
+        loss_options.check_clips(self.clip_low, self.clip_high)
+        loss_options.check_dual_clip(self.dual_clip)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; give a number above 0 and up to 1")
 
@@ -196,3 +206,8 @@ class TrainConfig:
 
     def _chosen(self, *names: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names}
+
+
+def may_change(name: str, lr_schedule: str) -> bool:
+    """Return whether a resumed run may change a setting of `TrainConfig`, given the setting `lr_schedule`."""
+    return name in MAY_CHANGE and not (name == "steps" and lr_schedule != "constant")

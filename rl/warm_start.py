@@ -5,52 +5,20 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 from jaxsel.integrations.cache import cache_root
-from rl import _checks
 from rl._written_once import written_once
 from rl.policy import Policy, build_policy, load_policy
 from rl.progress import bar
 from rl.prompts import Demonstration, Task
+from rl.supervised_config import WarmStartConfig as WarmStartConfig
 
 _FORMAT = 1  # increase it when the same configuration would give other weights
-
-
-@dataclass(frozen=True)
-class WarmStartConfig:
-    """The settings that the weights after the warm start depend on, besides the task.
-
-    Attributes:
-        hidden_size: The width of the decoder.
-        num_layers: The number of decoder layers.
-        feed_forward_size: The width of the decoder's feed-forward layers.
-        steps: The number of optimiser steps.
-        batch_size: The number of demonstrations per step.
-        learning_rate: The peak of the learning rate, after a linear warm-up and before a cosine decay to a tenth.
-        seed: The seed of the weights and of the demonstrations.
-
-    Raises:
-        ValueError: A setting is out of its range.
-    """
-
-    hidden_size: int = 96
-    num_layers: int = 3
-    feed_forward_size: int = 256
-    steps: int = 5000
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    seed: int = 0
-
-    def __post_init__(self):
-        sizes = {"hidden_size": self.hidden_size, "num_layers": self.num_layers}
-        _checks.integers(1, **sizes, feed_forward_size=self.feed_forward_size, batch_size=self.batch_size)
-        _checks.integers(0, steps=self.steps, seed=self.seed)
-        _checks.above_zero(learning_rate=self.learning_rate)
 
 
 def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None, progress: bool = True) -> Policy:

@@ -1,5 +1,6 @@
 """Settings of all tests. Every call of a jaxsel function is checked against its annotated shapes and types."""
 
+import functools
 import gc
 import os
 import subprocess
@@ -46,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if "XLA_FLAGS" not in os.environ:  # workers have the variables from the process that starts them
         os.environ["XLA_FLAGS"] = QUICK_COMPILATION if _runs_on_a_cpu_with(QUICK_COMPILATION) else ""
+    if os.environ["XLA_FLAGS"] == QUICK_COMPILATION:
+        _lower_in_one_context()
     cache = getattr(config, "cache", None)  # there is none with `-p no:cacheprovider`
     if cache is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -61,6 +64,17 @@ def _runs_on_a_cpu_with(flags: str) -> bool:
     program = "import jax, sys; sys.exit(jax.default_backend() != 'cpu')"
     environment = {**os.environ, "XLA_FLAGS": flags}
     return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True).returncode == 0
+
+
+def _lower_in_one_context() -> None:
+    """Let JAX lower all programs in one MLIR context. By default, every program has one, which takes 3 ms to make.
+
+    JAX has no public setting for this. A release without the private function lowers as by default.
+    """
+    from jax._src.interpreters import mlir
+
+    if hasattr(mlir, "make_ir_context"):
+        mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 
 hypothesis.settings.register_profile(

@@ -11,7 +11,7 @@ from yaml import YAMLError
 
 from experiments.reporting.summaries import Records, probes
 from experiments.running.config import CONFIG, flat, read_settings
-from rl.run_log import read_metrics
+from rl.run_folder.log import read_metrics
 
 # Runs that differ only in these settings form one group. `seed` replaces `train.seed` and `warm_start.seed`; the
 # settings after them change no result.

@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.reporting.spread import of_seeds
 from experiments.reporting.summaries import Records, curve, probes, share_spent, summary
-from experiments.running.curricula import PREDICTIVE
+from experiments.running.config import PREDICTIVE_NAMES
 from jaxsel import metrics
 from jaxsel.integrations.history import read_history
 
@@ -81,7 +81,7 @@ def check_claims(result: dict[str, Any]) -> dict[str, Any]:
         "mixed_share_ratio": ("at least", 1.5, "times uniform's mixed groups"),
         "selecting": ("at most", 0.01, "of a step is spent waiting for choosing and learning"),
     }
-    methods = [method for method in result if method in PREDICTIVE]
+    methods = [method for method in result if method in PREDICTIVE_NAMES]
     found = {}
     for name, (side, limit, what) in wanted.items():
         means = {method: result[method][name]["mean"] for method in methods}

@@ -16,12 +16,12 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.reporting.summaries import Records
+from experiments.running.command import quick_imports
 from experiments.running.config import CONFIG, RunConfig, flat_settings, read_settings
-from experiments.running.runs import make_policy, run
 from experiments.running.tasks import task_of
 from rl import _checks, progress
 from rl.preemption import PreemptedError
-from rl.run_log import read_metrics
+from rl.run_folder.log import read_metrics
 
 BASELINES = ("uniform", "dynamic_sampling")
 DEMO_METHODS = (*BASELINES, "mopps", "dps")
@@ -131,7 +131,10 @@ _position = 0
 
 def _start_worker(lock: Any, positions: Any) -> None:
     global _position
-    import torch
+    with quick_imports():  # the parent needs none of them
+        import torch
+
+        import experiments.running.runs  # noqa: F401
 
     torch.set_num_threads(1)
     tqdm.set_lock(lock)
@@ -139,10 +142,14 @@ def _start_worker(lock: Any, positions: Any) -> None:
 
 
 def _warm_up(config: RunConfig) -> None:
+    from experiments.running.runs import make_policy
+
     make_policy(config, task_of(config))
 
 
 def _run(config: RunConfig, run_dir: Path, resume: bool) -> Records:
+    from experiments.running.runs import run
+
     def bar(steps: range) -> Any:
         name = f"{config.method.name:<18} seed {config.seed}"
         return progress.bar(steps, desc=name, unit="step", position=_position, leave=True)

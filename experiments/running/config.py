@@ -1,4 +1,7 @@
-"""The settings of a training run (`python -m experiments.train`), with their defaults."""
+"""The settings of a training run (`python -m experiments.train`), with their defaults.
+
+Importing them loads neither torch nor JAX, so that a command line answers at once.
+"""
 
 import argparse
 import json
@@ -10,10 +13,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rl import _checks
-from rl.fine_tuning import FineTuningConfig
+from rl.supervised_config import FineTuningConfig, WarmStartConfig
 from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig
-from rl.warm_start import WarmStartConfig
 
 CONFIG = "config.json"
 """File in a run's folder with the run's settings, seed, versions and commit."""
@@ -21,6 +23,10 @@ OF_COMMAND = ("resume", "threads", "dry_run", "hydra")
 """Settings of the command `python -m experiments.train`, which are no settings of the run."""
 EMBEDDINGS = ("wordllama", "policy", "both")
 """The embeddings of the pool that gps and adaptive can use."""
+PREDICTIVE_NAMES = ("mopps", "mopps_mean", "mopps_mixed", "threshold", "dps", "gps", "adaptive")
+"""The names of the methods that predict success rates; `experiments.running.curricula` makes them."""
+METHOD_NAMES = ("uniform", "history_resampling", "dynamic_sampling", *PREDICTIVE_NAMES)
+"""The names of all methods."""
 
 
 @dataclass(frozen=True)

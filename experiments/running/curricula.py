@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxsel
+from experiments.running.config import METHOD_NAMES as METHOD_NAMES
 from experiments.running.config import MethodConfig, RunConfig
 from experiments.running.embeddings import pool_embeddings
 from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
@@ -86,7 +87,6 @@ PREDICTIVE = {
     "adaptive": _adaptive,
 }
 """Methods that predict success rates: by name, a function that makes their selector."""
-METHOD_NAMES = ("uniform", "history_resampling", "dynamic_sampling", *PREDICTIVE)
 
 
 def make_curriculum(

@@ -14,9 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.running.config import CONFIG, RunConfig, flat, flat_settings
-from rl.ranks import Ranks
-from rl.run_folder.checkpoint import MAY_CHANGE
-from rl.run_folder.lock import alone_in
+from rl.train_config import MAY_CHANGE
 
 MAY_DIFFER = (
     *("engine.", "tracker", "parallel", "resume", "threads", "dry_run"),
@@ -74,6 +72,9 @@ def clear_run(folder: Path) -> None:
         return
     if not (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds files, but no run ({CONFIG}); give another folder, or move them away")
+    from rl.ranks import Ranks  # these load torch, which no other function of this file needs
+    from rl.run_folder.lock import alone_in
+
     with alone_in(folder, Ranks()):
         shutil.rmtree(folder)
 

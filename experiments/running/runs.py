@@ -25,12 +25,12 @@ from rl.probe import Probe
 from rl.prompts import Task
 from rl.ranks import Ranks, join
 from rl.rollout import RolloutEngine
-from rl.run_folder.checkpoint import may_change
 from rl.run_folder.lock import alone_in
 from rl.run_folder.trackers import Tracker
 from rl.run_log import is_end, read_metrics
 from rl.smollm2 import NAME, smollm2_folder
 from rl.train import train
+from rl.train_config import may_change
 from rl.warm_start import warm_start
 
 

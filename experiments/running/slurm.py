@@ -14,6 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from experiments.running.command import quick_imports
+
 REQUEUE = """\
 srun() {
   command srun "$@"
@@ -165,5 +167,10 @@ def _queue_watcher() -> Any:
     return QueueWatcher(delay_s=30)
 
 
-if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # in a job, which imports this module before it handles signals
+# A job imports this module before submitit handles signals. From then on, submitit ignores SIGTERM until a run handles
+# it. A SIGTERM during the seconds of these imports must end the job.
+if "SUBMITIT_EXECUTOR" in os.environ:
+    with quick_imports():
+        import experiments.running.runs  # noqa: F401
+if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
     _requeue_only_a_running_job()

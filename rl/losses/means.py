@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 
-AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")
+from rl.loss_options import AGGREGATIONS
 
 
 class Mean(NamedTuple):

@@ -19,6 +19,7 @@ from typing import Unpack
 import torch
 from jaxtyping import Bool, Float
 
+from rl.loss_options import check_clips, check_dual_clip
 from rl.losses.terms import Objective, Terms, loss_of
 
 LossAndMetrics = tuple[Float[torch.Tensor, ""], dict[str, float]]
@@ -174,25 +175,3 @@ def _clipped(ratio: torch.Tensor, advantage: torch.Tensor, clip_low: float, clip
     unclipped = ratio * advantage
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
     return Objective(torch.minimum(unclipped, clipped), {"clip_share": clipped < unclipped})
-
-
-def check_clips(clip_low: float, clip_high: float) -> None:
-    """Refuse clips with which the range of ratios would be empty or would reach 0.
-
-    Raises:
-        ValueError: `clip_low` is not from 0 to below 1, or `clip_high` is negative.
-    """
-    if not 0 <= clip_low < 1:
-        raise ValueError(f"clip_low is {clip_low}; give a number from 0 to below 1")
-    if not clip_high >= 0:
-        raise ValueError(f"clip_high is {clip_high}; give a number of at least 0")
-
-
-def check_dual_clip(dual_clip: float) -> None:
-    """Refuse a dual clip with which the objective of unclipped tokens would change.
-
-    Raises:
-        ValueError: `dual_clip` is neither 0 nor above 1.
-    """
-    if not (dual_clip == 0 or dual_clip > 1):
-        raise ValueError(f"dual_clip is {dual_clip}; give a number above 1, or 0 for no dual clip")

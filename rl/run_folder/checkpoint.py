@@ -17,24 +17,11 @@ import torch
 
 from jaxsel.integrations.atomic_files import replaced_when_complete
 from rl.ranks import Ranks
-from rl.train_config import TrainConfig
+from rl.train_config import TrainConfig, may_change
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
-MAY_CHANGE = (
-    *("steps", "probe_every", "checkpoint_every", "micro_batch_size", "gradient_checkpointing", "save_policy"),
-    *("share_prompts", "verify_timeout", "verify_process", "keep_completions"),
-)
-"""The settings of `TrainConfig` that a resumed run may change: they affect no number that it has already written.
-
-`steps` may not change if the learning rate decays; see `may_change`.
-"""
 _ARRAY = "numpy array"
 _FORMAT = 1
-
-
-def may_change(name: str, lr_schedule: str) -> bool:
-    """Return whether a resumed run may change a setting of `TrainConfig`, given the setting `lr_schedule`."""
-    return name in MAY_CHANGE and not (name == "steps" and lr_schedule != "constant")
 
 
 class DamagedError(ValueError):

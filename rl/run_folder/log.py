@@ -5,8 +5,6 @@ import math
 from pathlib import Path
 from typing import Any, Self
 
-from torch.utils.tensorboard import SummaryWriter
-
 from jaxsel.integrations.atomic_files import named, replaced_when_complete
 from rl.run_folder.trackers import Tracker
 
@@ -66,6 +64,8 @@ class RunLog(Records):
         with replaced_when_complete(path) as file:
             file.write("".join(f"{json.dumps(record)}\n" for record in self.records).encode())
         self._file = path.open("a")
+        from torch.utils.tensorboard import SummaryWriter  # loads torch, which readers of metrics do not need
+
         self._tensorboard = SummaryWriter(str(run_dir), purge_step=first_step)
 
     def write(self, record: dict[str, float]) -> None:

@@ -9,7 +9,7 @@ from experiments import demo, selection_pays
 from experiments.reporting.figures import draw_comparison, draw_seeds
 from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.summaries import column, probes, spent_to_reach, summary, summary_table
-from experiments.running import compare
+from experiments.running import compare, runs
 from experiments.running.compare import SETTINGS, commits, described, finished, run_config
 from experiments.running.config import MethodConfig
 from experiments.running.runs import run
@@ -99,7 +99,7 @@ def test_a_process_that_is_asked_to_stop_ends_and_begins_no_other_run(tmp_path, 
         raise PreemptedError(3)
 
     codes = []
-    monkeypatch.setattr(compare, "run", stopped)
+    monkeypatch.setattr(runs, "run", stopped)
     monkeypatch.setattr(os, "_exit", codes.append)
     compare._run(run_config(SETTINGS["string_ops"], "mopps", 0), tmp_path, True)
     assert codes == [os.EX_TEMPFAIL]

@@ -108,6 +108,22 @@ def test_only_a_run_is_deleted(tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["-m", "--dry-run", "seed=0,1"]])
+def test_answers_without_a_run_import_neither_torch_nor_jax(arguments):
+    """These imports take seconds of processor time."""
+    script = f"""
+import runpy, sys
+sys.argv = ["train", *{arguments}]
+try:
+    runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+finally:
+    assert not sys.modules.keys() & {{"torch", "transformers", "jax"}}, "heavy imports"
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=25)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "seed" in done.stdout
+
+
 @pytest.mark.slow
 def test_help_into_a_closed_pipe_is_quiet():
     started = []

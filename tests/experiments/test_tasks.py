@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import jaxsel
-from experiments.running.config import MethodConfig, RunConfig, configured
-from experiments.running.curricula import METHOD_NAMES, make_curriculum
+from experiments.running.config import PREDICTIVE_NAMES, MethodConfig, RunConfig, configured
+from experiments.running.curricula import METHOD_NAMES, PREDICTIVE, make_curriculum
 from experiments.running.runs import run
 from experiments.running.tasks import make_task, task_of
 from rl.policy import Policy, build_policy, character_tokenizer
@@ -157,6 +157,10 @@ def test_a_task_that_is_not_there_is_refused(arguments, fault):
 def test_a_task_is_a_name_or_a_list_of_paths(task):
     with pytest.raises(ValueError, match=r"task is .*; give the name of a task, a path, or a list of paths"):
         RunConfig(task=task)
+
+
+def test_the_settings_name_all_methods_that_predict():
+    assert tuple(PREDICTIVE) == PREDICTIVE_NAMES
 
 
 SLOW = ("gps", "adaptive")

@@ -172,15 +172,16 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_states_of_other_methods_or_pools_are_refused(other, tmp_path):
-    method, arguments, message = OTHERS[other]
-    selector, receiver = make(), make(method(), **arguments)
+    build, arguments, message = OTHERS[other]
+    method = build()
+    selector, receiver = make(), make(method, **arguments)
     before = receiver.state_dict()
     with pytest.raises(ValueError, match=message):
         receiver.load_state_dict(selector.state_dict())
     assert_same(receiver.state_dict(), before)
     selector.save(tmp_path)
     with pytest.raises(ValueError, match=message):
-        PromptSelector.load(tmp_path, method(), **({"num_prompts": N} | arguments))
+        PromptSelector.load(tmp_path, method, **({"num_prompts": N} | arguments))
 
 
 def test_embeddings_of_another_pool_are_refused():

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from rl.advantages import FROM_REWARDS
 from rl.learner import Learner
+from rl.loss_options import POLICY_LOSS_NAMES
+from rl.losses import POLICY_LOSSES
 from rl.lr_schedule import learning_rate
 from rl.run_folder.completions import read_completions
+from rl.train_config import ADVANTAGES, PER_TOKEN
 from tests.support.runs import CONFIG, assert_same_run, start, until_killed
 
 
@@ -47,6 +51,12 @@ def test_a_killed_run_with_schedule_mini_batches_and_filters_continues_to_the_sa
     assert kept[0] == kept[1]
     rates = [record["policy/learning_rate"] for record in whole[0][:-1]]
     assert rates == [learning_rate(config, step) for step in range(8)]
+
+
+def test_the_settings_name_all_losses_and_advantages():
+    """The settings list the names themselves, so that they need not import torch."""
+    assert tuple(POLICY_LOSSES) == POLICY_LOSS_NAMES
+    assert (*FROM_REWARDS, "mapp", *PER_TOKEN) == ADVANTAGES
 
 
 def test_steps_may_change_unless_the_learning_rate_decays(task, tmp_path):

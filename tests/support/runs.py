@@ -20,10 +20,13 @@ SCRIPT = """
 import sys
 from pathlib import Path
 
-import torch
+from experiments.running.command import quick_imports
 
-from rl.preemption import PreemptedError
-from tests.support import runs
+with quick_imports():
+    import torch
+
+    from rl.preemption import PreemptedError
+    from tests.support import runs
 
 torch.set_num_threads(1)
 while True:

@@ -16,6 +16,14 @@ import torch
 from rl.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = """
+from experiments.running.command import quick_imports
+
+with quick_imports():
+    import rl.train
+    from tests.support.two_ranks import main
+main({folder!r})
+"""
 
 
 def environment(rank: int, port: int) -> dict[str, str]:
@@ -49,7 +57,7 @@ def launch(command: list[str], folder: Path, *, timeout: float = 300) -> None:
 
 def run_all(folder: Path) -> list[dict[str, Any]]:
     """Return the results of each rank by case."""
-    launch([sys.executable, "-c", f"from tests.support.two_ranks import main; main({str(folder)!r})"], folder)
+    launch([sys.executable, "-c", SCRIPT.format(folder=str(folder))], folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
@@ -102,7 +110,8 @@ def main(folder: str) -> None:
     task = conftest.task.__wrapped__()  # type: ignore[attr-defined]
     found: dict[str, Any] = {"rank": ranks.rank, "count": ranks.count}
     for name, (options, rewards) in UPDATES.items():
-        for kind, which in {"alone": Ranks(), "ddp": ranks, "fsdp": sharded}.items():
+        kinds = {"ddp": ranks, "fsdp": sharded} | ({"alone": Ranks()} if ranks.is_main else {})
+        for kind, which in kinds.items():
             found[f"{name}, {kind}"] = _update(task, which, options, torch.tensor(rewards))
     found["agree"] = _agree(ranks)
     found["engine"] = _engine(task, ranks)

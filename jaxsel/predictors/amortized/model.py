@@ -4,6 +4,7 @@ Amortised means that the same networks predict every prompt. The functions of th
 state.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -41,7 +42,7 @@ class Model(NamedTuple):
 
 def built(config: Config, features: Features) -> Model:
     """Return the model with these settings for prompts with these features."""
-    graph = nnx.graphdef(nnx.eval_shape(lambda: _new_networks(jax.random.key(0), config, features)))
+    graph = _graph(_sizes(config, features))
     rate = config.learning_rate
     schedule = optax.exponential_decay(5 * rate, 10 * config.inner_steps, 0.2, end_value=rate)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
@@ -50,16 +51,26 @@ def built(config: Config, features: Features) -> Model:
 
 def new_parameters(key: Key[Array, ""], model: Model) -> dict[str, PyTree[Float[Array, "..."]]]:
     """Return random first parameters of the networks, as nested dictionaries."""
-    return nnx.to_pure_dict(nnx.state(_new_networks(key, model.config, model.features)))
+    return nnx.to_pure_dict(nnx.state(_new_networks(key, _sizes(model.config, model.features))))
 
 
-def _new_networks(key: Key[Array, ""], config: Config, features: Features) -> Networks:
-    return Networks(
-        len(features.shift),
-        config.latent_size,
-        history_conditioned=config.history_conditioned,
-        width=config.width,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        key=key,
-    )
+class _Sizes(NamedTuple):
+    num_features: int
+    latent_size: int
+    history_conditioned: bool
+    width: int
+    num_layers: int
+    num_heads: int
+
+
+def _sizes(config: Config, features: Features) -> _Sizes:
+    return _Sizes(len(features.shift), *(getattr(config, name) for name in _Sizes._fields[1:]))
+
+
+@functools.lru_cache(maxsize=32)  # tracing the networks is most of the time of a new predictor
+def _graph(sizes: _Sizes) -> nnx.GraphDef[Networks]:
+    return nnx.graphdef(nnx.eval_shape(lambda: _new_networks(jax.random.key(0), sizes)))
+
+
+def _new_networks(key: Key[Array, ""], sizes: _Sizes) -> Networks:
+    return Networks(**sizes._asdict(), key=key)
