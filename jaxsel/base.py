@@ -95,9 +95,10 @@ class StateMethods(Protocol):
         ...
 
     def constants(self) -> tuple[str, ...]:
-        """Return the names of fields that checkpoints leave out.
+        """Return the names of the fields that checkpoints leave out; `a.b` is the field b of the field a.
 
-        No update changes these fields, and the predictor's `spec` identifies their values.
+        The state must be a NamedTuple then. No update changes these fields, and the predictor's `spec` identifies their
+        values.
         """
         ...
 

@@ -70,6 +70,16 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
     return array
 
 
+def on_device(embeddings: Float[np.ndarray | Array, "N d"]) -> Float[Array, "N d"]:
+    """Return the embeddings as a JAX array. On a CPU, a read-only memory-mapped file is read in place.
+
+    An array that can still be written is copied, so that later writes do not change a state.
+    """
+    if isinstance(embeddings, np.memmap) and not embeddings.flags.writeable:
+        return jax.device_put(embeddings, may_alias=True)
+    return jnp.array(embeddings)
+
+
 def fingerprint(embeddings: Float[np.ndarray | Array, "N d"]) -> str:
     """Return a hash of the numbers, their type and their shape."""
     digest = hashlib.sha256(f"{embeddings.dtype} {embeddings.shape}".encode())

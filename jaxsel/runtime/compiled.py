@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, Shaped, UInt32
 
-from jaxsel.base import Rollouts
+from jaxsel.base import Rollouts, State, call_optional
 
 _SELECT, _PREDICT, _UPDATE, _INIT = range(4)  # one stream of random keys per kind of call
 
@@ -65,20 +65,47 @@ def compiled_predict(predict: Any) -> Any:
 @_kept_with_its_function
 def compiled_update(update: Any) -> Any:
     """Compile `update` to `(state, seed, counter, visits) -> state`; the given state is donated."""
-    return jax.jit(_update_with_key(update), donate_argnums=0)
+    return _Update(update, donates=True)
 
 
 @_kept_with_its_function
 def compiled_preview(update: Any) -> Any:
     """Compile `update` as `compiled_update` does, but without donating the given state."""
-    return jax.jit(_update_with_key(update))
+    return _Update(update, donates=False)
 
 
-def _update_with_key(update: Any) -> Any:
-    def run(state, seed, counter, visits):
-        return update(_key(seed, _UPDATE, counter), state, Rollouts(*visits))
+class _Update:
+    """A compiled update. The state's constants stay where they are: they are neither donated nor results.
 
-    return run
+    A donated or returned array is copied if its memory is not JAX's own, such as that of a memory-mapped file.
+    """
+
+    def __init__(self, update: Any, *, donates: bool):
+        def run(names, constants, changing, seed, counter, visits):
+            state = with_fields(changing, dict(zip(names, constants, strict=True)))
+            state = update(_key(seed, _UPDATE, counter), state, Rollouts(*visits))
+            return with_fields(state, dict.fromkeys(names))
+
+        self._run = jax.jit(run, static_argnums=0, donate_argnums=2 if donates else ())
+
+    def __call__(self, state: State, seed: Any, counter: Any, visits: Any) -> State:
+        names = tuple(call_optional(state, "constants", ()))
+        constants = [functools.reduce(getattr, name.split("."), state) for name in names]
+        changing = with_fields(state, dict.fromkeys(names))
+        changed = self._run(names, constants, changing, seed, counter, visits)
+        return with_fields(changed, dict(zip(names, constants, strict=True)))
+
+    def number_of_programs(self) -> int:
+        """Return how many shapes of arguments it was compiled for."""
+        return self._run._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def with_fields(state: State, values: dict[str, Any]) -> State:
+    """Return the state with other values of these fields; `inner.embeddings` is a field of the field `inner`."""
+    for name, value in values.items():
+        field, _, rest = name.partition(".")
+        state = state._replace(**{field: with_fields(getattr(state, field), {rest: value}) if rest else value})
+    return state
 
 
 def bucket(size: int) -> int:

@@ -57,8 +57,8 @@ def amortized(
 
     Args:
         embeddings: One row per prompt of the pool, in float16, bfloat16 or float32. A NumPy array may be memory-mapped.
-            The state holds a copy on the device in the same dtype (float64 becomes float32). The predictor also keeps a
-            reference to the array.
+            The state holds a copy on the device in the same dtype (float64 becomes float32). On a CPU, a read-only
+            memory-mapped file is read in place: keep it unchanged. The predictor also keeps a reference to the array.
         decay: The factor on a prompt's earlier evidence at each visit, from 0 to 1. None: a prompt's own rollouts do
             not count as evidence, as in the paper.
         group_size: n, the rollouts per prompt for which `unsolved`, `mixed` and `solved` are predicted.

@@ -17,6 +17,7 @@ from jaxsel.predictors.amortized.dtype_promotion import with_standard_dtype_prom
 from jaxsel.predictors.amortized.model import Model, new_parameters
 from jaxsel.predictors.amortized.ring_buffer import at_most, batches_of, empty_ring_buffer, pushed
 from jaxsel.predictors.amortized.state import AmortizedState, Fit, Trained
+from jaxsel.predictors.embeddings import on_device
 from jaxsel.predictors.priors import evidence
 
 
@@ -39,7 +40,7 @@ def init(
     successes, failures = evidence(num_prompts, **priors)
     parameters = new_parameters(key, model)
     return AmortizedState(
-        jnp.array(embeddings),
+        on_device(embeddings),
         parameters,
         model.optimizer.init(parameters),
         empty_ring_buffer(model.config.history, model.config.context_size),

@@ -56,8 +56,8 @@ def state_space(
 
     Args:
         embeddings: One row per prompt of the pool, in float16, bfloat16 or float32. A NumPy array may be memory-mapped.
-            The state holds a copy on the device in the same dtype (float64 becomes float32). None: prompts share only
-            the constant.
+            The state holds a copy on the device in the same dtype (float64 becomes float32). On a CPU, a read-only
+            memory-mapped file is read in place: keep it unchanged. None: prompts share only the constant.
         group_size: n, the rollouts per prompt for which `unsolved`, `mixed` and `solved` are predicted.
         prior_alpha: First parameter of a Beta prior, one number or one per prompt (see `informative_prior`). It stands
             for earlier rollouts: prior_alpha - 1 successes and prior_beta - 1 failures, at least 0. They also determine
@@ -92,7 +92,7 @@ def state_space(
 def _unvisited(num_prompts: int, matrix: np.ndarray | Array | None, scaling: Scaling | None) -> StateSpaceState:
     zeros = jnp.zeros(num_prompts, jnp.float32)
     return StateSpaceState(
-        None if matrix is None else jnp.array(matrix),
+        None if matrix is None else _embeddings.on_device(matrix),
         None if scaling is None else Scaling(*map(jnp.asarray, scaling)),
         no_weights(0 if matrix is None else matrix.shape[1]),
         zeros,

@@ -1,8 +1,10 @@
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
+import jaxsel
 from jaxsel.predictors import embeddings as _embeddings
 from tests.support.networks_reference import prompt_features
 
@@ -137,3 +139,27 @@ class TensorOnAnotherDevice:
 def test_embeddings_other_than_host_arrays_are_refused(embeddings):
     with pytest.raises(ValueError, match=r"embeddings is not an array on the host \(.*give a matrix.*detach\(\)"):
         _embeddings.checked(embeddings)
+
+
+@pytest.mark.parametrize("method", ["adaptive", "exploring", "gps"])
+def test_a_read_only_file_is_used_in_place_and_other_arrays_are_copied(tmp_path, method):
+    matrix = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float16)
+    np.save(tmp_path / "embeddings.npy", matrix)
+    make = {
+        "adaptive": jaxsel.adaptive,
+        "exploring": lambda embeddings: jaxsel.exploring(jaxsel.adaptive(embeddings)),
+        "gps": lambda embeddings: jaxsel.gps(embeddings, width=4, num_heads=1, context_size=8),
+    }[method]
+
+    def held(selector: jaxsel.PromptSelector) -> jax.Array:
+        state = selector._belief.state
+        return getattr(state, "inner", state).embeddings
+
+    file = np.load(tmp_path / "embeddings.npy", mmap_mode="r")
+    selector = jaxsel.PromptSelector(make(file), num_prompts=40)
+    for _ in range(2):
+        assert held(selector).unsafe_buffer_pointer() == file.ctypes.data
+        selector.observe(selector.select(4), [0, 1, 2, 3], 4)
+    selector = jaxsel.PromptSelector(make(matrix), num_prompts=40)
+    matrix[:] = 0
+    assert held(selector).any()
