@@ -152,9 +152,9 @@ slurm: env
 
 # Needs a JAX built for the GPU and installs nothing: make gpu PYTHON=python3
 gpu:
-	$(PYTHON) -m pytest -m gpu -W default tests/rl/test_handoff.py tests/rl/engines/test_vllm.py
+	$(PYTHON) -m pytest -m gpu -W default tests/jaxsel/test_devices.py tests/rl/test_handoff.py tests/rl/engines/test_vllm.py
 	$(PYTHON) -m experiments.benchmarks.gpu
-	$(PYTHON) -m experiments.gps_cost
+	$(PYTHON) -m experiments.embedding_cost
 	$(PYTHON) -m experiments.large_pool --sizes 1e6 1e7 --seeds 0 --runs runs/large_pool_gpu --name large_pool_gpu
 
 clean:

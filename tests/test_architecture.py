@@ -151,8 +151,9 @@ def test_only_checkpoints_and_integrations_touch_files(path):
         if isinstance(node, ast.Call):
             called = node.func
             name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-            through_checkpoint = isinstance(called, ast.Attribute) and ast.unparse(called.value) == "folder"
-            assert name not in touching or through_checkpoint, f"{path}:{node.lineno} calls {name}"
+            # triton.load reads an array in a kernel
+            is_allowed = isinstance(called, ast.Attribute) and ast.unparse(called.value) in ("folder", "triton")
+            assert name not in touching or is_allowed, f"{path}:{node.lineno} calls {name}"
     touching = {"os", "shutil", "tempfile", "orbax", "io"}
     assert not {name for name in imports(path) if name.partition(".")[0] in touching} - {"os.environ", "os.getpid"}
 

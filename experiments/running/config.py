@@ -58,6 +58,8 @@ class MethodConfig:
         margin: With a filter: smallest share of successes, and of failures, in a group that is kept, 0 to 1/2.
         max_batches: With a filter: maximum of generation batches per step.
         keep_surplus: With a filter: keep mixed groups beyond batch_size for the next step.
+        stratified: Whether every batch has the pool's share of each stratum; the method chooses within the strata. The
+            strata of word_problems and of reasoning_gym are difficulties; data.stratum names those of a data set.
         prior_rollouts: Number of rollouts behind each solve rate of the data set, from which every method gets its
             prior (jaxsel.informative_prior, where each of these rollouts counts three times); 0: no such prior.
     """
@@ -80,6 +82,7 @@ class MethodConfig:
     margin: float = 0.0
     max_batches: int = 10
     keep_surplus: bool = False
+    stratified: bool = False
     prior_rollouts: float = 0.0
 
     def __post_init__(self):
@@ -90,7 +93,7 @@ class MethodConfig:
         _checks.at_least_zero(entropy_weight=self.entropy_weight, diversity_weight=self.diversity_weight)
         _checks.at_least_zero(prior_rollouts=self.prior_rollouts)
         _checks.above_zero(temperature=self.temperature)
-        _checks.booleans(keep_surplus=self.keep_surplus, filter=self.filter)
+        _checks.booleans(keep_surplus=self.keep_surplus, filter=self.filter, stratified=self.stratified)
         _checks.from_zero_to_half(margin=self.margin)
         if self.filter and self.name in ("uniform", "history_resampling"):
             raise ValueError(f"filter is true with {self.name}; give dynamic_sampling or a method that predicts")

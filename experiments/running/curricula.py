@@ -130,9 +130,34 @@ def _selector(config: RunConfig, pool: PromptPool, embeddings: Embeddings) -> ja
     given = Given(group_size, embeddings, _priors(method, pool))
     if method.name in PREDICTIVE:
         selector, ratio = PREDICTIVE[method.name](method, given), method.candidate_ratio or None
+        if method.stratified:
+            selector = _stratified(selector, pool)
+    elif method.stratified:
+        raise ValueError(
+            f"method.stratified is true with {method.name}, which goes through the pool in shuffled epochs; give "
+            f"method.stratified=false, or one of {', '.join(PREDICTIVE)}"
+        )
     else:  # the baselines go through the pool in shuffled epochs; their selector only predicts, for comparison
         selector, ratio = jaxsel.uniform(decay=method.decay, group_size=group_size, **given.priors), 1
     return jaxsel.PromptSelector(selector, keys=list(pool.keys), seed=config.seed, candidate_ratio=ratio)
+
+
+def _stratified(selector: jaxsel.Selector, pool: PromptPool) -> jaxsel.Selector:
+    """Return the selector with a quota per stratum of the pool, within which its own rule chooses.
+
+    Raises:
+        ValueError: The pool has no strata, or the rule cannot choose within them.
+    """
+    if pool.strata is None:
+        raise ValueError(
+            "method.stratified is true, and the prompts have no strata; name their column by data.stratum, take the "
+            "task word_problems or reasoning_gym:NAME, or give method.stratified=false"
+        )
+    assert selector.acquisition is not None  # every method of this module has both
+    assert selector.rule is not None
+    predictor = jaxsel.Predictor(selector.spec["predictor"], selector.init, selector.predict, selector.update)
+    rule = jaxsel.stratified(selector.rule, list(pool.strata))
+    return jaxsel.make_selector(predictor, selector.acquisition, rule, method=selector.spec["method"])
 
 
 def _priors(method: MethodConfig, pool: PromptPool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging
 
 from experiments.reporting.provenance import git_commit, provenance, versions, write_result
+from experiments.running.compiled_programs import keep_compiled_programs
 from experiments.running.config import CONFIG, EngineConfig, RunConfig, flat, flat_settings, read_settings
 from experiments.running.curricula import make_curriculum
 from experiments.running.evaluation_sets import evaluation_of
@@ -100,6 +101,7 @@ def run(
         ValueError: A setting is out of range, the folder holds another run, or another run uses the folder.
         PreemptedError: A signal asked the run to stop; see `rl.preemption`.
     """
+    keep_compiled_programs()
     ranks = ranks or join(config.parallel)
     with alone_in(run_dir, ranks):
         return _run(config, run_dir, resume, progress, ranks)

@@ -1,4 +1,4 @@
-"""The exact k-th largest entry of an array, without a sort of large arrays."""
+"""The exact k-th largest entry of an array, on a CPU without a sort of large arrays."""
 
 import math
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from jaxsel.numerics import devices
 from jaxsel.numerics.compaction import count_true, true_positions
 
 _SAMPLE = 16_384  # size of the sample
@@ -20,7 +21,8 @@ def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: in
 
     A sample of the values at regular positions gives a bound that slightly more than k values reach. These values are
     gathered, and 32 counts find the answer among them, one bit each. If the sample misleads, the counts go over all
-    values. `jax.lax.top_k` handles arrays of fewer than 32,768 values, and a k above about a fifth of the values.
+    values. `jax.lax.top_k` handles arrays of fewer than 32,768 values, and a k above about a fifth of the values. On a
+    GPU it handles all arrays, because it sorts 1e6 values in a sixth of the time of the branches and loops.
     """
     size = values.shape[0]
     stride = size // _SAMPLE
@@ -28,7 +30,7 @@ def kth_largest(values: Float[Array, " m"], k: int | Int[Array, ""], at_most: in
     expected = bound_of_k / stride if stride else 0.0
     sample_rank = math.ceil(expected + _DEVIATIONS * math.sqrt(expected + 1))
     capacity = math.ceil(stride * (sample_rank + _DEVIATIONS * math.sqrt(sample_rank)))
-    if stride < 2 or capacity > size // 4:
+    if stride < 2 or capacity > size // 4 or not devices.for_a_cpu():
         return top_k(values, bound_of_k)[0][k - 1]
 
     bound = top_k(values[: stride * _SAMPLE : stride], sample_rank)[0][-1]

@@ -7,8 +7,8 @@ with $h(x) + h(y)$. Shape parameters below 1 use $\mathrm{Gamma}(a) = \mathrm{Ga
 which neither underflow nor overflow.
 
 More than 90% of the proposals are accepted, and about 99% for large shape parameters. Further rounds draw the rejected
-elements again, in an array of 1/32 of the length, until all are accepted. A few elements need no such array: their
-further rounds draw all of them, and keep the accepted ones.
+elements again, in an array of 1/32 of the length, until all are accepted. A few elements need no such array, and on a
+GPU no elements do: their further rounds draw all of them, and keep the accepted ones.
 
 The random bits are a function of (key, round, word, id of the element). A draw therefore depends only on the key and on
 the element's id and parameters, not on the number, order and devices of other elements. Each word takes two or three
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from jaxsel.numerics import devices
 from jaxsel.numerics.compaction import count_true, true_positions
 
 _Words = list[UInt32[Array, "..."]]
@@ -118,7 +119,7 @@ def _draw(key: Key[Array, ""], elements: Elements, size: int) -> Float[Array, " 
         drawn = _propose_beta(words(jax.random.fold_in(key, number), ids, 5), parameters)
         return jnp.where(functools.reduce(jnp.logical_or, map(jnp.isnan, parameters)), jnp.nan, drawn)
 
-    if size <= _FEW:
+    if size <= _FEW or not devices.for_a_cpu():
         value = _until_accepted(one_round, None, jnp.full(size, _REJECTED), first_round=0)
     else:
         value = _settled(one_round, one_round(0, None), max(size // 32, _FEW))

@@ -13,7 +13,14 @@ from numpy.typing import ArrayLike
 from jaxsel._visits import Visits, checked_ids
 from jaxsel.base import Prediction, Selector, State
 from jaxsel.runtime.bookkeeping import Bookkeeping
-from jaxsel.runtime.compiled import compiled_predict, compiled_preview, compiled_update, initial_key, lengthened
+from jaxsel.runtime.compiled import (
+    compiled_predict,
+    compiled_preview,
+    compiled_update,
+    initial_key,
+    lengthened,
+    wide_bucket,
+)
 from jaxsel.runtime.steps import OpenStep
 
 
@@ -131,4 +138,6 @@ class Belief:
         self.updates += 1
 
     def _batch(self, rollouts: Any) -> tuple[Any, ...]:
-        return lengthened(rollouts[0], self._num_prompts), *map(lengthened, rollouts[1:])
+        """Return the columns, padded to one of few sizes; the padding is an id that is no prompt, without rollouts."""
+        fills = (self._num_prompts, 0, 0)
+        return tuple(lengthened(*column, to=wide_bucket) for column in zip(rollouts, fills, strict=True))

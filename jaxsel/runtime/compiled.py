@@ -7,6 +7,7 @@ seed, the kind of call and a counter of earlier calls.
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,9 +86,19 @@ def bucket(size: int) -> int:
     return max(8, 1 << max(size - 1, 0).bit_length())
 
 
-def lengthened(column: Shaped[Array | np.ndarray, " m"], fill: int = 0) -> Shaped[Array | np.ndarray, " p"]:
-    """Pad the column to a power of two, so that batches of many sizes share few compilations."""
-    missing = bucket(len(column)) - len(column)
+def wide_bucket(size: int) -> int:
+    """Return the smallest power of four that is at least `size` and at least 256.
+
+    An update costs little per row. For gps it costs the same for 8 and 256 rows, and its compilation costs seconds.
+    """
+    return max(256, 1 << 2 * math.ceil(max(size - 1, 0).bit_length() / 2))
+
+
+def lengthened(
+    column: Shaped[Array | np.ndarray, " m"], fill: int = 0, *, to: Callable[[int], int] = bucket
+) -> Shaped[Array | np.ndarray, " p"]:
+    """Pad the column to the size of its bucket, so that batches of many sizes share few compilations."""
+    missing = to(len(column)) - len(column)
     xp = jnp if isinstance(column, jax.Array) else np
     return xp.pad(column, (0, missing), constant_values=fill) if missing else column
 

@@ -59,7 +59,11 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
 
 def random_subset() -> Rule:
     """Choose uniformly at random, whatever the scores are."""
-    return Rule({"name": "random_subset"}, _top_k_by(lambda key, scores, _: (key, jnp.zeros_like(scores))))
+
+    def drawn(key, scores, prompt_ids):  # equal scores would be drawn from with this key too, by twice the work
+        return key, -random.uniform(key, ids_or_positions(prompt_ids, scores))
+
+    return Rule({"name": "random_subset"}, _top_k_by(drawn))
 
 
 def _top_k_by(values_of: Callable[..., Any]) -> ChooseFn:

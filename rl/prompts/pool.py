@@ -10,7 +10,7 @@ from rl.prompts.messages import plain_text
 
 @dataclass(frozen=True)
 class PromptPool:
-    """Prompts that share row numbers: row `i` is `texts[i]`, `answers[i]`, `keys[i]` and `rates[i]`.
+    """Prompts that share row numbers: row `i` is `texts[i]`, `answers[i]`, `keys[i]`, `rates[i]` and `strata[i]`.
 
     Attributes:
         texts: What the policy reads. Each is a text or a list of chat messages, see `rl.prompts.Prompt`.
@@ -18,6 +18,8 @@ class PromptPool:
         keys: Unique names that survive shuffling and filtering of the data set.
         rates: Solve rates that the data set reports, from 0 to 1, for a prior of the selector; None where a row has
             none. None instead of the column: the data set reports no rates.
+        strata: Kind of every prompt, such as its difficulty or its source, for a quota per kind in every batch (see
+            `jaxsel.stratified`). None: the task has no kinds.
 
     Raises:
         ValueError: The columns have different lengths, or a key repeats.
@@ -27,11 +29,11 @@ class PromptPool:
     answers: Sequence[Any]
     keys: Sequence[str]
     rates: Sequence[float | None] | None = None
+    strata: Sequence[str] | None = None
 
     def __post_init__(self):
-        lengths = {"texts": len(self.texts), "answers": len(self.answers), "keys": len(self.keys)}
-        if self.rates is not None:
-            lengths["rates"] = len(self.rates)
+        columns = {name: getattr(self, name) for name in ("texts", "answers", "keys", "rates", "strata")}
+        lengths = {name: len(column) for name, column in columns.items() if column is not None}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"PromptPool columns have different lengths {lengths}; give one entry per prompt")
         if len(set(self.keys)) != len(self.keys):
@@ -48,6 +50,7 @@ class PromptPool:
             [self.answers[i] for i in prompt_ids],
             [self.keys[i] for i in prompt_ids],
             None if self.rates is None else [self.rates[i] for i in prompt_ids],
+            None if self.strata is None else [self.strata[i] for i in prompt_ids],
         )
 
     @property

@@ -6,7 +6,8 @@ The policy must be a Hugging Face model, because the built-in policy reads only 
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ class _Data:
             config=config.config or None,
             merge=config.merge,
             skip_odd=config.skip_odd,
-            others=self._wanted.names,
+            others=None if self._wanted.names is None else [*self._wanted.names, *filter(None, [config.stratum])],
             images=True,
         )
         if report.repeats and not config.merge:
@@ -136,10 +137,22 @@ class _Data:
             _log.warning(
                 "%d rows that cannot be read are left out: %s", len(report.skipped), "; ".join(report.skipped[:3])
             )
+        pool = replace(report.pool, strata=self._strata(report.others))
         if self._wanted.names == ():
-            return report.pool
-        answers = [self._row(*row) for row in zip(report.pool.answers, report.others, strict=True)]
-        return PromptPool(report.pool.texts, answers, report.pool.keys, report.pool.rates)
+            return pool
+        return replace(pool, answers=[self._row(*row) for row in zip(pool.answers, report.others, strict=True)])
+
+    def _strata(self, others: Sequence[Mapping[str, Any]]) -> list[str] | None:
+        name = self._config.stratum
+        if not name:
+            return None
+        row = next((row for row, columns in enumerate(others) if columns.get(name) is None), None)
+        if row is not None:
+            raise ValueError(
+                f"data.stratum is {name!r}, which prompt {row} of {self._source} lacks (it has "
+                f"{', '.join(sorted(others[row])) or 'no other columns'}); give a column that every row fills"
+            )
+        return [str(columns[name]) for columns in others]
 
     def _row(self, answer: Any, others: Mapping[str, Any]) -> RowAnswer:
         missing = [name for name in self._wanted.needed if name not in others]
@@ -152,7 +165,7 @@ class _Data:
 
     def _templated(self, pool: PromptPool) -> PromptPool:
         texts: list[Prompt] = [filled(self._config.template, prompt) for prompt in pool.texts]
-        return PromptPool(texts, pool.answers, pool.keys, pool.rates)
+        return replace(pool, texts=texts)
 
 
 def _column(name: str) -> str | None:

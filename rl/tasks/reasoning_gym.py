@@ -3,7 +3,8 @@
     python -m experiments.train task=reasoning_gym:basic_arithmetic pool_size=1000000 policy=Qwen/Qwen2.5-0.5B-Instruct
 
 No extra of jaxsel installs the library, because it pins a version of tabulate that our tested versions exclude. Install
-it by `pip install reasoning-gym`. A pool stores keys but no texts, so a million prompts take little memory.
+it by `pip install reasoning-gym`. A pool stores keys but no texts, so a million prompts take little memory. The stratum
+of a prompt is its difficulty in the library's words; to read the strata of a pool generates all of its prompts.
 
 All 106 tasks of version 0.1.25 were tried with five prompts each. The verifiers of 99 accept the library's own answers
 and reject another text. Five (boxnet, graph_color, propositional_logic, rubiks_cube, rush_hour) have no reference
@@ -111,16 +112,11 @@ def score(kind: str, completion: str, answer: dict[str, int]) -> Verdict:
     return Verdict(found >= 1, found)
 
 
-def strata(kind: str, pool: PromptPool) -> list[str]:
-    """Return the difficulty of every prompt as text, for `jaxsel.stratified`; this generates all prompts.
-
-    The text lists the settings of the single prompt, such as its number of terms, and leaves out the task's ranges.
-    """
-    entries = (_dataset(kind, answer["seed"])[answer["index"]] for answer in pool.answers)
-    return [_difficulty(entry["metadata"]) for entry in entries]
-
-
 def _difficulty(metadata: dict[str, Any]) -> str:
+    """Return the difficulty of a prompt as text: its own settings, such as its number of terms, without their ranges.
+
+    Tasks without such settings have one difficulty.
+    """
     names = metadata.get("difficulty", {})
     if not isinstance(names, dict):  # some tasks give a number
         return json.dumps(names, default=str)
@@ -165,6 +161,7 @@ def _generated(kind: str, template: str, split: Split, num_prompts: int, seed: i
         Generated(num_prompts, lambda row: filled(template, dataset[index(row)]["question"])),
         Generated(num_prompts, lambda row: {"seed": seed, "index": index(row)}),
         [f"{kind}/{seed}/{row}" for row in range(num_prompts)],
+        strata=Generated(num_prompts, lambda row: _difficulty(dataset[index(row)]["metadata"])),
     )
 
 

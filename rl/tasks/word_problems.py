@@ -9,7 +9,7 @@ more. How many pens does Mia have?". A solution writes one calculation per line 
     24+5=29
     #### 29
 
-The difficulty is the number of steps with the size of the numbers; `strata` returns it for every prompt.
+The difficulty is the number of steps with the size of the numbers. It is the stratum of the prompt.
 A completion is right if the number after its last `####` is the answer. Without `####`, its last number counts.
 """
 
@@ -81,11 +81,6 @@ def verify(completion: str, answer: dict[str, Any]) -> Verdict:
     said = numbers[0 if marked else -1] if numbers else None
     success = said is not None and float(said.replace(",", "")) == answer["answer"]
     return Verdict(success, float(success))
-
-
-def strata(pool: PromptPool) -> list[str]:
-    """Return the difficulty of every prompt of a pool of this task, for `jaxsel.stratified`."""
-    return [answer["stratum"] for answer in pool.answers]
 
 
 def problem(rng: random.Random) -> Problem:
@@ -185,5 +180,5 @@ def _distinct(template: str, problems: Iterator[Problem], num_prompts: int) -> P
         found = next(problems)
         chosen.setdefault(found.text, found)
     texts = [filled(template, text) for text in chosen]
-    answers = [{"answer": found.answer, "stratum": found.stratum} for found in chosen.values()]
-    return PromptPool(texts, answers, list(chosen))
+    answers = [{"answer": found.answer} for found in chosen.values()]
+    return PromptPool(texts, answers, list(chosen), strata=[found.stratum for found in chosen.values()])

@@ -117,6 +117,17 @@ def test_a_verifier_gets_the_columns_that_it_names(tmp_path):
         lacking.pool(1, 0)
 
 
+def test_a_column_gives_the_strata(tmp_path):
+    path = write(tmp_path / "kinds.jsonl", [{**row, "level": at % 3} for at, row in enumerate(numbered(9))])
+    for verifier in ("exact", "tests.support.verifiers:with_all"):
+        pool = make(path, verifier, DataConfig(stratum="level", held_out_share=0.1)).pool(0, 0)
+        answers = [getattr(answer, "answer", answer) for answer in pool.answers]
+        assert pool.strata == [str((int(answer) - 1) % 3) for answer in answers]
+    assert make(path, "exact").pool(1, 0).strata is None
+    with pytest.raises(ValueError, match=r"data.stratum is 'kind', which prompt 0 of .*kinds.jsonl lacks .*; give"):
+        make(path, "exact", DataConfig(stratum="kind")).pool(1, 0)
+
+
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [

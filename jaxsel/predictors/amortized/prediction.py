@@ -7,13 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxsel.base import Prediction
-from jaxsel.numerics import random
+from jaxsel.numerics import devices, random
 from jaxsel.numerics.beta_binomial import mixed_of
 from jaxsel.predictors.amortized.dtype_promotion import with_standard_dtype_promotion
 from jaxsel.predictors.amortized.likelihood import Belief
 from jaxsel.predictors.amortized.model import Model
 from jaxsel.predictors.amortized.networks import Networks
 from jaxsel.predictors.amortized.state import AmortizedState
+
+_BLOCKS_OF_A_GPU = 16  # blocks that a GPU decodes at a time; one block of 4,096 prompts leaves it idle
 
 
 @with_standard_dtype_promotion
@@ -45,7 +47,8 @@ def predict(
         return _mixture(jax.vmap(belief)(latents))
 
     rows = jnp.arange(state.successes.shape[0], dtype=jnp.int32) if prompt_ids is None else first_id + prompt_ids
-    rate, variance, alpha, beta, unsolved, solved = _in_blocks(decode, rows, config.block_size)
+    block_size = config.block_size if devices.for_a_cpu() else config.block_size * _BLOCKS_OF_A_GPU
+    rate, variance, alpha, beta, unsolved, solved = _in_blocks(decode, rows, block_size)
     draw = random.beta(draw_key, alpha, beta, ids=rows) if likelihood.conjugate else alpha
     mixed = mixed_of(unsolved, solved, config.group_size)
     return Prediction(rate, variance, draw, unsolved, mixed, solved)

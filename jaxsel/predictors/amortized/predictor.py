@@ -76,7 +76,8 @@ def amortized(
         learning_rate: The final learning rate of Adam. Training starts at five times this rate and reaches it after ten
             updates. Gradients are clipped to norm 1.
         shrinkage: A factor on the precision of the prior on the decoder's weights: the larger, the smaller the weights.
-        block_size: The number of prompts that are decoded at a time, which bounds the memory of a prediction.
+        block_size: The number of prompts that are decoded at a time, which bounds the memory of a prediction. A GPU
+            decodes 16 times as many.
         prior_alpha: alpha, one number for all prompts or one per prompt (see `informative_prior`). A prompt starts with
             the evidence of alpha - 1 successes and beta - 1 failures, at least 0, beside what the networks predict.
         prior_beta: beta, in the same form.

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from jaxsel._rows import with_moved
 from jaxsel._visits import merge_visits, solve_states
 from jaxsel.base import Rollouts, Scalar
-from jaxsel.predictors.hidden_markov import memory
+from jaxsel.predictors.hidden_markov import memory, one_pass
 
 
 class HMMState(NamedTuple):
@@ -74,9 +74,46 @@ def update(state: HMMState, rollouts: Rollouts, decay: Scalar) -> HMMState:
     state = state._replace(excess=excess, scale=scale)
     before = filtered(state, visits.prompt_ids)
 
-    state = condition(state, visits.prompt_ids, observed, before)
     state = count(state, visits.prompt_ids, observed, before, decay)
-    return predict(state)
+    if one_pass.is_available(state.filtered.shape[1]):
+        forms = {"cuda": condition_and_predict, "default": in_two_passes}
+        return jax.lax.platform_dependent(state, visits.prompt_ids, observed, before, **forms)
+    return in_two_passes(state, visits.prompt_ids, observed, before)
+
+
+def in_two_passes(
+    state: HMMState, ids: Int[Array, " b"], observed: Float[Array, "3 b"], before: Float[Array, "3 b"]
+) -> HMMState:
+    """Return the state with filtered_t and predicted_{t+1}, see `condition` and `predict`."""
+    return predict(condition(state, ids, observed, before))
+
+
+def condition_and_predict(
+    state: HMMState,
+    ids: Int[Array, " b"],
+    observed: Float[Array, "3 b"],
+    before: Float[Array, "3 b"],
+    *,
+    interpret: bool = False,
+) -> HMMState:
+    """Return what `in_two_passes` returns, by the kernel for GPUs; `interpret` as in `one_pass.moved_on`.
+
+    The kernel treats all prompts as if they were not visited. The columns of the visited ones are then overwritten.
+    """
+    filtered, predicted = one_pass.moved_on(
+        state.filtered,
+        state.predicted,
+        state.excess,
+        state.scale,
+        state.prior_counts,
+        after=before,
+        interpret=interpret,
+    )
+    next_of_visited = memory.propagated(observed, state.excess[:, :, ids], state.scale, state.prior_counts)
+    return state._replace(
+        filtered=filtered.at[:, ids].set(observed, mode="drop"),
+        predicted=predicted.at[:, ids].set(next_of_visited, mode="drop"),
+    )
 
 
 def condition(

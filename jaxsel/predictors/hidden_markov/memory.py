@@ -56,16 +56,26 @@ def propagated(
     prior_counts: Float[Array, "3 3"],
 ) -> Float[Array, "3 N"]:
     """Return belief @ A, where A is the row-normalised counts; only the result is stored in memory."""
-    total = prior_counts.sum(1)
+    rows = [[excess[i, j] for j in range(3)] for i in range(3)]
+    prior = [[prior_counts[i, j] for j in range(3)] for i in range(3)]
+    return jnp.stack([propagated_row(j, list(belief), rows, scale, prior) for j in range(3)])
 
-    def row(j: int) -> Float[Array, " N"]:
-        # each row repeats the divisions: the compiler would store shared quotients in memory, which costs more
-        first, second, third = (
-            belief[i]
-            * (prior_counts[i, j] + scale * excess[i, j])
-            / (total[i] + scale * (excess[i, 0] + excess[i, 1] + excess[i, 2]))
-            for i in range(3)
-        )
-        return first + second + third
 
-    return jnp.stack([row(j) for j in range(3)])
+def propagated_row(
+    j: int,
+    belief: list[Float[Array, " N"]],
+    excess: list[list[Float[Array, " N"]]],
+    scale: Float[Array, ""],
+    prior_counts: list[list[Float[Array, ""]]],
+) -> Float[Array, " N"]:
+    """Return the probabilities of state j in belief @ A, from the rows of the arguments of `propagated`.
+
+    Each row repeats the divisions: the compiler would store shared quotients in memory, which costs more.
+    """
+    first, second, third = (
+        belief[i]
+        * (prior_counts[i][j] + scale * excess[i][j])
+        / (sum(prior_counts[i]) + scale * (excess[i][0] + excess[i][1] + excess[i][2]))
+        for i in range(3)
+    )
+    return first + second + third

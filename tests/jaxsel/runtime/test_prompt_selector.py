@@ -398,11 +398,11 @@ def test_batches_of_many_sizes_share_few_compilations():
         ids = np.arange(size)
         selector.observe(ids, ids % 9, 8)
         selector.predict(ids)
-    assert selector._belief._update._cache_size() == 4  # ids are padded to 8, 16, 32 or 64
-    assert selector._belief._predict._cache_size() == 4
+    assert selector._belief._update._cache_size() == 1  # observed batches are padded to 256
+    assert selector._belief._predict._cache_size() == 4  # ids are padded to 8, 16, 32 or 64
     for _ in range(5):
         selector.observe(selector.select(4), [1] * 4, 8)
     other = PromptSelector(method, num_prompts=100, seed=9)
     other.observe(other.select(4), [1] * 4, 8)
     assert selector._chooser._select._cache_size() == 1
-    assert selector._belief._update._cache_size() == 4
+    assert selector._belief._update._cache_size() == 1

@@ -1,0 +1,37 @@
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from experiments.running.config import MethodConfig, RunConfig
+from experiments.running.curricula import make_curriculum
+from rl.prompts import PromptPool
+
+N = 24
+TEXTS = [f"prompt {row}" for row in range(N)]
+KINDS = ["hard"] * 12 + ["easy"] * 8 + ["odd"] * 4
+POOL = PromptPool(TEXTS, TEXTS, TEXTS, strata=KINDS)
+
+
+def config(method: str) -> RunConfig:
+    return RunConfig(method=MethodConfig(method, batch_size=6, candidate_ratio=0, stratified=True))
+
+
+@pytest.mark.parametrize("method", ["mopps", "dps", "threshold"])
+def test_every_stratum_has_its_share_of_a_batch(method):
+    selector = make_curriculum(config(method), POOL).selector
+    for _ in range(2):
+        chosen = selector.select(6)
+        assert Counter(KINDS[row] for row in chosen) == {"hard": 3, "easy": 2, "odd": 1}
+        selector.observe(chosen, [8, 0, 4, 8, 0, 4], 8)
+
+
+def test_what_cannot_be_stratified_is_refused():
+    with pytest.raises(ValueError, match=r"method.stratified is true, and the prompts have no strata; name"):
+        make_curriculum(config("dps"), replace(POOL, strata=None))
+    with pytest.raises(ValueError, match=r"method.stratified is true with uniform, which goes through"):
+        make_curriculum(config("uniform"), POOL)
+    with pytest.raises(ValueError, match="stratified is 'yes'"):
+        MethodConfig(stratified="yes")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="different lengths"):
+        replace(POOL, strata=["hard"])
