@@ -31,6 +31,7 @@ def peers_of(method: str, *, device: str = "cpu") -> dict[str, Make]:
         "threshold": {"numpy": numpy_peers.NumpyThreshold, "list": python_peers.ListSampler},
         "mopps": {
             "numpy": numpy_peers.NumpyMopps,
+            "numpy threads": numpy_peers.ThreadedNumpyMopps,
             "jax": jax_peers.JaxMopps,
             "dictionary": python_peers.DictionaryMopps,
         },
@@ -43,7 +44,7 @@ def peers_of(method: str, *, device: str = "cpu") -> dict[str, Make]:
         found["mopps"]["tfp"] = jax_peers.TfpMopps
     if jax_peers.hmm_filter is not None:
         found["dps"]["dynamax"] = jax_peers.DynamaxDps
-    on_host = {"numpy", "dictionary", "list"}
+    on_host = {"numpy", "numpy threads", "dictionary", "list"}
     return {name: make for name, make in found[method].items() if device == "cpu" or name not in on_host}
 
 

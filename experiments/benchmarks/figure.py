@@ -17,6 +17,7 @@ STYLES = {
     "kernels": {"color": COLOURS["blue"], "marker": "o", "label": "jaxsel, kernels alone", "linewidth": 2.2},
     "jaxsel": {"color": COLOURS["sky blue"], "marker": "D", "label": "jaxsel, PromptSelector"},
     "numpy": {"color": COLOURS["orange"], "marker": "s", "label": "NumPy, whole arrays"},
+    "numpy threads": {"color": COLOURS["orange"], "marker": "h", "label": "NumPy, a thread per core", "linestyle": ":"},
     "torch": {"color": COLOURS["vermilion"], "marker": "v", "label": "torch, whole tensors"},
     "jax": {"color": COLOURS["green"], "marker": "^", "label": "plain JAX"},
     "tfp": {"color": COLOURS["yellow"], "marker": "*", "label": "TFP", "markeredgecolor": "black"},

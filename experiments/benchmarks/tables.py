@@ -12,6 +12,7 @@ NAMES = {
     "kernels": "kernels",
     "fused kernels": "fused kernels",
     "numpy": "NumPy",
+    "numpy threads": "NumPy threads",
     "torch": "torch",
     "jax": "plain JAX",
     "tfp": "TFP",
@@ -23,11 +24,11 @@ NAMES = {
 _ORDER = (*OPERATIONS, "one prompt", "save", "load")
 LEGEND = """\
 PromptSelector: the public class, with NumPy arrays in and out (its predict returns six fields).  kernels: the same
-functions compiled alone, with batches on the device.  fused kernels: observe leaves the prediction of the pool in the
-state, as all peers of dps do, so observe + predict costs what observe costs.  plain JAX: jax.random.beta + lax.top_k;
-for dps matrices [3, 3, N].  dictionary: per-prompt Python loops.  list: one random.choices per prompt.  copy: a stream
-over the bytes that the operation has to move.  In brackets: time relative to the kernels; above 1 the kernels are
-quicker."""
+functions compiled alone, with batches on the device.  fused kernels: observe leaves the prediction of the pool in
+the state, as all peers of dps do, so observe + predict costs what observe costs.  plain JAX: jax.random.beta +
+lax.top_k; for dps matrices [3, 3, N].  NumPy threads: a thread per core draws for its part of the
+pool.  dictionary: per-prompt Python loops.  list: one random.choices per prompt.  copy: a stream over the bytes
+that the operation has to move.  In brackets: time relative to the kernels; above 1 the kernels are quicker."""
 
 
 def time_tables(rows: list[Row]) -> Iterator[str]:

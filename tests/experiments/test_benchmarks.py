@@ -133,7 +133,11 @@ def test_contenders_choose_prompts_of_the_pool_and_all_but_the_list_distinct_one
 
 
 @pytest.mark.parametrize(
-    "make", [numpy_peers.NumpyMopps, python_peers.DictionaryMopps, jax_peers.JaxMopps, torch_peers.TorchMopps]
+    "make",
+    [
+        *(numpy_peers.NumpyMopps, numpy_peers.ThreadedNumpyMopps),
+        *(python_peers.DictionaryMopps, jax_peers.JaxMopps, torch_peers.TorchMopps),
+    ],
 )
 def test_thompson_sampling_finds_the_prompts_near_one_half(make):
     contender = make(N, 0)

@@ -1,4 +1,7 @@
-"""Methods of selection in NumPy on whole arrays, with one thread, which the benchmark times beside jaxsel's."""
+"""Methods of selection in NumPy on whole arrays, which the benchmark times beside jaxsel's."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -31,6 +34,21 @@ class NumpyMopps(Peer):
     def predict(self) -> np.ndarray:
         """Return posterior means."""
         return self.alpha / (self.alpha + self.beta)
+
+
+class ThreadedNumpyMopps(NumpyMopps):
+    """MoPPS with one thread per core, each of which draws for its part of the pool."""
+
+    def __init__(self, num_prompts: int, seed: int):
+        super().__init__(num_prompts, seed)
+        threads = os.cpu_count() or 1
+        self.threads = ThreadPoolExecutor(threads)
+        self.generators = self.rng.spawn(threads)
+
+    def draw(self) -> np.ndarray:
+        """Draw once per prompt from the posterior; NumPy lets other threads run while it draws."""
+        parts = [np.array_split(column, len(self.generators)) for column in (self.alpha, self.beta)]
+        return np.concatenate(list(self.threads.map(np.random.Generator.beta, self.generators, *parts)))
 
 
 class NumpyUniform(NumpyMopps):
