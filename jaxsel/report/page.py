@@ -1,0 +1,279 @@
+"""The page of a report: one HTML file that holds its data and its scripts, and loads nothing from elsewhere."""
+
+import functools
+import json
+import pkgutil
+import re
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from jaxsel.integrations._extras import extra
+from jaxsel.report.cells import PARTS
+from jaxsel.report.charts import charts, parameters
+from jaxsel.report.tables import KINDS, Table, Tables
+from jaxsel.report.verdict import Finding, verdict
+
+_SHOWN = 4  # sentences of a finding that are shown at once
+SCORE_NAMES = {
+    "states": "log score of none, some or all correct (nats, higher is better)",
+    "counts": "log score of the number correct (nats, higher is better)",
+    "brier": "Brier score of a mixed group (lower is better)",
+    "error": "error of the predicted success rate (lower is better)",
+}
+COLOUR_NAMES = {
+    "prompts": "number of prompts",
+    "visits": "visits per prompt",
+    "waiting": "steps since the last visit",
+    "rate": "predicted success rate",
+    "mixed": "predicted probability of a mixed group",
+}
+WORDS = {
+    "group": "The rollouts of one prompt in one training step.",
+    "mixed group": "A group with some correct and some wrong rollouts. Only mixed groups teach a policy under GRPO.",
+    "visit": "A training step in which the prompt was in the batch.",
+    "probe": "Fresh rollouts of the pool between training steps, from which no method learns.",
+    "log score": "The logarithm of the probability that the method gave to what happened. Its unit is the nat: a method "
+    "that is 0.1 nats better gave what happened 1.1 times the probability.",
+    "Brier score": "The mean of (predicted probability - outcome)², where the outcome of a mixed group is 1.",
+    "surprise": "The negative log score of one group: how unlikely the method thought its outcome.",
+    "standard error": "How far a number would typically move if other prompts of the same kind had been judged. All groups "
+    "of one prompt count as one observation.",
+    "grey band": "Where 95% of the values fall by chance if the predictions are right (a consistency band).",
+    "CORP curve": "The increasing curve nearest to the outcomes (isotonic regression). It needs no bins.",
+}
+_CARDS = {
+    "reliability": (
+        "Do predicted probabilities come true?",
+        "A dot on the diagonal came true as often as predicted; below it the prediction was too high. Larger dots stand for "
+        "more groups. The grey bars show where the dots of <b data-method></b> would be by chance. The thin line is the CORP "
+        "curve of all groups. <b>Drag or click here to choose predictions.</b>",
+    ),
+    "shares": (
+        "Share of mixed groups: expected and real",
+        "The thin lines show what each method expected, the broad grey line what happened.",
+    ),
+    "scores": ("Score over training", "It shows the <span data-score></span>. <b>Drag or click here to choose steps.</b>"),
+    "pit": (
+        "Are the predicted distributions right? (PIT)",
+        "For <b data-method></b>. Bars in the grey band are as flat as they should be. High ends: its distributions are too "
+        "narrow. High middle: too wide. A slope: predictions are too high (left) or too low (right).",
+    ),
+    "coverage": (
+        "Do the intervals hold what they promise? (coverage)",
+        "Below the diagonal the predicted intervals hold too few outcomes: they are too narrow.",
+    ),
+    "map": (
+        "Map of the pool",
+        "Every tile holds the prompts with similar beliefs of <b data-method></b> at the end of the run. The ring is the "
+        "followed prompt. <b>Drag here to choose prompts for the table.</b>",
+    ),
+    "meaning": (
+        "Map of the embeddings",
+        "Prompts with similar embeddings are close. The directions are the two principal components.",
+    ),
+    "trajectory": (
+        "One prompt over training",
+        "Lines: what each method believed before each step. The band holds the success rate with 90% probability, "
+        "according to <b data-method></b>. Dots: observed shares of correct rollouts. Choose another prompt in the table below.",
+    ),
+}
+
+
+def page(found: Tables, *, title: str) -> str:
+    """Return the page as HTML."""
+    return _filled(
+        "page.html",
+        title=escape(title),
+        style=_file("page.css"),
+        lead=_lead(found),
+        verdict="\n".join(map(_finding, verdict(found))),
+        how=_how(found),
+        controls=_controls(found),
+        cards="\n".join(_card(name, found) for name in charts(found)),
+        words="<dl>" + "".join(f"<dt>{escape(w)}</dt><dd>{escape(said)}</dd>" for w, said in WORDS.items()) + "</dl>",
+        footer=_footer(),
+        data=_json(_data(found)),
+        bundle=bundle(),
+        script=_file("page.js"),
+    )
+
+
+@functools.cache
+def bundle() -> str:
+    """Return the JavaScript of Vega, Vega-Lite and Vega-Embed, which defines the function `vegaEmbed`."""
+    with extra("explore"):
+        import vl_convert
+    code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return code.replace("</script", "<\\/script")
+
+
+def frame(html: str) -> str:
+    """Return the page inside of a frame, for the output of a notebook's cell."""
+    return f'<iframe srcdoc="{escape(html)}" style="width: 100%; height: 900px; border: 0" title="jaxsel.explore"></iframe>'
+
+
+def inline(chart: Any, tables: dict[str, Table]) -> dict[str, Any]:
+    """Return the specification of a chart with the rows of the tables that it reads."""
+    spec = chart.to_dict()
+    used = set(re.findall(r'"data": {"name": "(\w+)"}', json.dumps(spec))) & set(tables)
+    datasets = {}
+    for name in used:
+        columns = {
+            key: np.asarray(of["levels"], object)[of["values"]].tolist() if "levels" in of else of["values"]
+            for key, of in _columns(tables[name])["columns"].items()
+        }
+        datasets[name] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    spec["datasets"] = spec.get("datasets", {}) | datasets
+    spec["width"] = 420
+    return spec
+
+
+def _filled(name: str, **parts: str) -> str:
+    """Return the template with each @name@ replaced, in one pass, so that a part may hold such a name."""
+    pieces = _file(name).split("@")
+    return "".join(parts[piece] if place % 2 else piece for place, piece in enumerate(pieces))
+
+
+def _file(name: str) -> str:
+    data = pkgutil.get_data("jaxsel.report", name)
+    assert data is not None  # the loader of a package on disk or in an archive always returns its files
+    return data.decode()
+
+
+def _lead(found: Tables) -> str:
+    material = found.material
+    parts = [f"{material.num_prompts:,} prompts"]
+    if len(material.history.step):
+        rollouts = int(material.history.group_size.sum())
+        parts.append(f"{material.history.num_steps:,} training steps with {rollouts:,} rollouts")
+        probes = int(material.probes["group_size"].sum())
+        parts.append(f"{probes:,} more rollouts in probes" if probes else "no probes")
+        if material.chosen_by:
+            parts.append(f"batches chosen by {material.chosen_by}")
+    said = (
+        " A group is one prompt's rollouts in one step. It is mixed if some of them are correct and some are wrong; only "
+        "mixed groups teach. Before each step a method predicts how likely each prompt is to give a mixed group."
+    )
+    return escape("; ".join(parts) + "." + said)
+
+
+def _how(found: Tables) -> str:
+    if not found.judged:
+        return "Drag on the map to choose prompts. The table below shows them."
+    return (
+        "The charts are linked. Drag or click in the first chart to choose predictions, in the scores to choose steps, and on "
+        "the map to choose prompts: the other charts and the table then show these alone."
+    )
+
+
+def _finding(finding: Finding) -> str:
+    items = [f"<li>{escape(sentence)}</li>" for sentence in finding.details]
+    shown = f"<ul>{''.join(items[:_SHOWN])}</ul>" if items else ""
+    rest = items[_SHOWN:]
+    more = f"<details><summary>{len(rest)} more</summary><ul>{''.join(rest)}</ul></details>" if rest else ""
+    return (
+        f'<article class="finding"><h3>{escape(finding.question)}</h3><p class="answer">{escape(finding.answer)}</p>'
+        f"{shown}{more}</article>"
+    )
+
+
+def _select(name: str, label: str, options: dict[str, str], chosen: str) -> str:
+    items = "".join(
+        f'<option value="{escape(value)}"{" selected" if value == chosen else ""}>{escape(said)}</option>'
+        for value, said in options.items()
+    )
+    return f'<label>{escape(label)} <select id="{name}">{items}</select></label>'
+
+
+def _controls(found: Tables) -> str:
+    first = parameters(found)
+    made = [_select("method", "Method in detail", {name: name for name in found.methods}, first["method"])]
+    if found.kinds:
+        made.insert(0, _select("kind", "Judged on", {kind: KINDS[kind] for kind in found.kinds}, first["kind"]))
+    parts = {"-1": "all"} | {str(number): said for number, said in enumerate(PARTS.values())}
+    made.append(_select("part", "Prompts", parts, "-1"))
+    return "\n".join(made)
+
+
+def _card(name: str, found: Tables) -> str:
+    title, text = _CARDS[name]
+    colours = COLOUR_NAMES | ({} if found.strata is None else {"stratum": "label of the prompt"})
+    menus = {
+        "scores": ("score", "Score", SCORE_NAMES, "states"),
+        "map": ("colour", "Colour", colours, "prompts"),
+        "meaning": ("meaning_colour", "Colour", colours, "rate"),
+    }
+    menu = _select(*menus[name]) if name in menus else ""
+    heading = f' id="{name}-title"' if name == "trajectory" else ""
+    width = " wide" if name == "trajectory" else ""
+    return (
+        f'<article class="card{width}"><h3{heading}>{title}</h3><p>{text}</p>{menu}'
+        f'<div class="chart" id="{name}" role="img" aria-label="{title}"></div></article>'
+    )
+
+
+def _footer() -> str:
+    import altair
+
+    import jaxsel
+
+    return (
+        f"Made by jaxsel {jaxsel.__version__} with Altair {altair.__version__}. The file holds its data and scripts, and works "
+        "offline."
+    )
+
+
+def _data(found: Tables) -> dict[str, Any]:
+    return {
+        "charts": {name: _spec(chart) for name, chart in charts(found).items()},
+        "tables": {name: _columns(table) for name, table in found.tables.items()},
+        "parameters": parameters(found),
+        "num_prompts": found.material.num_prompts,
+        "texts": found.material.texts is not None,
+        "judged": bool(found.judged),
+        "scores": SCORE_NAMES,
+    }
+
+
+def _spec(chart: Any) -> dict[str, Any]:
+    spec = chart.to_dict()
+    spec.pop("$schema", None)
+    font = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
+    spec["config"] = {
+        "font": font,
+        "background": None,
+        "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500, "gridColor": "#eceeec", "titlePadding": 8},
+        "legend": {"labelFontSize": 12, "titleFontSize": 12},
+        "view": {"stroke": "#d5d9d5"},
+    }
+    spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+    return spec
+
+
+def _columns(table: Table) -> dict[str, Any]:
+    """Return a table for the page: repeated strings as numbers, floats with four digits after the point, NaN as null."""
+    columns = {name: np.asarray(column) for name, column in table.items()}
+    made: dict[str, Any] = {}
+    for name, column in columns.items():
+        if column.dtype.kind in "OU":
+            levels, values = np.unique(column.astype(str), return_inverse=True)
+            made[name] = {"values": values.tolist(), "levels": levels.tolist()}
+        elif column.dtype.kind == "f":
+            rounded = np.round(column.astype(np.float64), 4)
+            made[name] = {"values": [_number(x) for x in rounded.tolist()]}
+        else:
+            made[name] = {"values": column.astype(int).tolist()}
+    return {"length": len(next(iter(columns.values()))), "columns": made}
+
+
+def _number(x: float) -> float | int | None:
+    if not np.isfinite(x):
+        return None
+    return int(x) if x == int(x) else x
+
+
+def _json(value: Any) -> str:
+    """Return JSON that may stand inside of a script element."""
+    return json.dumps(value, separators=(",", ":")).replace("</", "<\\/").replace("<!--", "<\\u0021--")
