@@ -63,8 +63,9 @@ def _scored(key: Key[Any, ""], prediction: Prediction, successes: Int[Any, " m"]
             metrics.success_coverage(p, s, n, LEVELS),
         )
 
-    *scores, covered = jax.vmap(of_one)(prediction, successes, group_size)
-    return Scored(*scores, metrics.randomised_pit(key, prediction, successes, group_size), covered)
+    states, counts, brier, error, covered = jax.vmap(of_one)(prediction, successes, group_size)
+    pit = metrics.randomised_pit(key, prediction, successes, group_size)
+    return Scored(states, counts, brier, error, pit, covered)
 
 
 def scored(rows: Rows) -> Scored:
@@ -82,7 +83,7 @@ def _padded(column: np.ndarray) -> np.ndarray:
     return np.concatenate([column, np.ones(_CHUNK - len(column), column.dtype)])
 
 
-def probability_bins(mixed: Float[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+def probability_bins(mixed: Float[Any, " m"]) -> Int[np.ndarray, " m"]:
     """Return the bin of each probability, the same bins of equal width as in `metrics.reliability`."""
     return np.clip((np.asarray(mixed, np.float32) * NUM_BINS).astype(np.int32), 0, NUM_BINS - 1)
 
@@ -99,7 +100,7 @@ def _parts_of(visits: Int[Any, " m"]) -> Int[Any, " m"]:
 
 
 def step_bins(steps: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
-    """Return a step in the middle of each step's bin. Few distinct steps, as those of probes, keep bins of their own."""
+    """Return a step in the middle of each step's bin. Few distinct steps, for example of probes, are not binned."""
     distinct = np.unique(steps)
     if len(distinct) <= _MOST_STEPS:
         return steps
@@ -112,8 +113,9 @@ def cells(rows: Rows, scores: Scored) -> dict[str, np.ndarray]:
     """Return the sums of every cell as columns by name.
 
     The columns are `bin` (of P(mixed)), `step`, `part` (position in `PARTS`), `groups` (their number), the sums
-    `predicted` (of P(mixed)), `mixed` (groups that were mixed), `chance` (the variance of that number if the predictions
-    are right), the sums of `SCORES`, the histogram `pit0`, `pit1`, ... and the coverage `cover0`, `cover1`, ....
+    `predicted` (of P(mixed)), `mixed` (groups that were mixed), `chance` (the variance of that number if the
+    predictions are right), the sums of `SCORES`, the histogram `pit0`, `pit1`, ..., and the coverage `cover0`,
+    `cover1`, ....
     """
     steps, step = np.unique(step_bins(rows.step), return_inverse=True)
     part, bins = parts_of(rows.visits), probability_bins(rows.prediction.mixed)

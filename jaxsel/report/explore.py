@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from jaxsel.base import Predictor, Selector
 from jaxsel.evaluation.replay import History
+from jaxsel.integrations._extras import extra
 from jaxsel.report import material as sources
 from jaxsel.report.material import Material
 from jaxsel.report.tables import Tables, tables
@@ -44,10 +45,12 @@ class Report:
         """The charts by name, as Altair charts with their data, which a notebook shows on their own."""
         import altair as alt
 
-        from jaxsel.report.charts import charts
+        from jaxsel.report.charts.draw import charts
         from jaxsel.report.page import inline
 
-        return {name: alt.LayerChart.from_dict(inline(chart, self.tables)) for name, chart in charts(self._found).items()}
+        return {
+            name: alt.LayerChart.from_dict(inline(chart, self.tables)) for name, chart in charts(self._found).items()
+        }
 
     @functools.cached_property
     def html(self) -> str:
@@ -104,12 +107,12 @@ def explore(
         report.save("report.html")
 
     Args:
-        source: A folder with a recorded history, or of a run that recorded one; what
-            `jaxsel.integrations.history.read_history` returned; a `History`; or a `PromptSelector`, which has beliefs and
-            no outcomes.
-        methods: Methods by name, or a list of selectors, which are replayed on the history and compared on the same groups.
-            None: the predictions that were recorded, or, for a `History`, the methods without embeddings: mopps, dps and
-            adaptive.
+        source: A folder with a recorded history, or of a run that recorded one; the result of
+            `jaxsel.integrations.history.read_history`; a `History`; or a `PromptSelector`, which has beliefs and no
+            outcomes.
+        methods: Methods by name, or a list of selectors. They are replayed on the history and compared on the same
+            groups. None: the predictions that were recorded; for a `History`, the methods that need no embeddings
+            (mopps, dps and adaptive).
         num_prompts: Size of the pool, for a `History`. None: just large enough for the history.
         texts: The prompts' texts, in place of the recorded ones.
         embeddings: The prompts' embeddings `[N, d]`, in place of the recorded ones, for a map of the pool.
@@ -121,7 +124,8 @@ def explore(
         ValueError: The source holds no history, or an argument does not fit it.
         ImportError: The extra `explore`, or for a folder the extra `history`, is not installed.
     """
-    import jaxsel.report.charts  # noqa: F401  (fails before the replay if Altair is missing)
+    with extra("explore"):
+        import jaxsel.report.charts.draw  # noqa: F401  (fails before the replay if Altair is missing)
 
     named = _named(methods)
     material = _material(source, named, num_prompts, seed)
@@ -135,7 +139,9 @@ def _named(methods: Any) -> Mapping[str, Selector | Predictor] | None:
         return methods
     many = [methods] if isinstance(methods, Selector | Predictor) else list(methods)
     names = [
-        str(one.spec.get("method", one.spec.get("name", "method"))) if isinstance(one, Selector | Predictor) else "method"
+        str(one.spec.get("method", one.spec.get("name", "method")))
+        if isinstance(one, Selector | Predictor)
+        else "method"
         for one in many
     ]
     if len(set(names)) < len(names):

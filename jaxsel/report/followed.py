@@ -1,6 +1,6 @@
 """The prompts that a report shows one by one: a sample of every bin, and the most mispredicted of each method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +59,7 @@ def mispredicted(rows: Rows, scores: Scored, number: int = _WORST) -> Mispredict
 def chosen(
     rows: Mapping[str, Rows], worst: Mapping[str, Mispredicted], pools: Mapping[str, Pool], *, seed: int = 0
 ) -> Int[np.ndarray, " k"]:
-    """Return at most `_MOST_PROMPTS` prompts: the worst of every method, and random prompts of every bin of P(mixed)."""
+    """Return at most `_MOST_PROMPTS` prompts: the worst of every method, and random ones of every bin of P(mixed)."""
     rng = np.random.default_rng(seed)
     found: list[Any] = [of.prompt_ids for of in worst.values()]
     for of in [*rows.values(), *pools.values()]:
@@ -73,12 +73,12 @@ def chosen(
     return np.asarray(list(dict.fromkeys(map(int, in_turn)))[:_MOST_PROMPTS], int)
 
 
-def prompts(material: Material, ids: Sequence[int], strata: Int[np.ndarray, " N"] | None) -> dict[str, Any]:
+def prompts(material: Material, ids: Int[np.ndarray, " k"], strata: Int[np.ndarray, " N"] | None) -> dict[str, Any]:
     """Return the columns `prompt`, `text` and, with labels, `stratum` of the prompts."""
     texts = material.texts
     columns: dict[str, Any] = {"prompt": [int(i) for i in ids]}
     columns["text"] = ["" if texts is None else _short(str(texts[i])) for i in ids]
-    return columns if strata is None else {**columns, "stratum": strata[np.asarray(ids, int)]}
+    return columns if strata is None else {**columns, "stratum": strata[ids]}
 
 
 def _short(text: str) -> str:
@@ -86,7 +86,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _LENGTH else text[: _LENGTH - 1] + "…"
 
 
-def groups(rows: Rows, scores: Scored, ids: Int[np.ndarray, " k"], *, seed: int = 0) -> dict[str, np.ndarray]:
+def groups(rows: Rows, scores: Scored, ids: Int[np.ndarray, " k"], *, seed: int = 0) -> dict[str, Any]:
     """Return the judged groups of the prompts as columns: predictions, outcomes and how surprising they were."""
     at = np.flatnonzero(np.isin(rows.prompt_ids, ids))
     if len(at) > _MOST_ROWS:
@@ -105,7 +105,7 @@ def groups(rows: Rows, scores: Scored, ids: Int[np.ndarray, " k"], *, seed: int 
     }
 
 
-def present(pool: Pool, ids: Int[np.ndarray, " k"]) -> dict[str, np.ndarray]:
+def present(pool: Pool, ids: Int[np.ndarray, " k"]) -> dict[str, Any]:
     """Return the latest belief about each of the prompts that the pool has."""
     at = np.flatnonzero(np.isin(pool.prompt_ids, ids))
     prediction = pool.prediction
@@ -120,24 +120,28 @@ def present(pool: Pool, ids: Int[np.ndarray, " k"]) -> dict[str, np.ndarray]:
     }
 
 
-def beliefs(material: Material, name: str, ids: Int[np.ndarray, " k"]) -> dict[str, np.ndarray]:
+def beliefs(material: Material, name: str, ids: Int[np.ndarray, " k"]) -> dict[str, Any]:
     """Return what the method believed about the prompts over time: columns prompt, step, rate, low and high."""
     seen = material.seen[name]
     parts = []
     pools = sorted(seen.pools)
-    for step in [pools[i] for i in np.unique(np.linspace(0, len(pools) - 1, _MOST_POINTS).astype(int))] if pools else []:
+    for step in (
+        [pools[i] for i in np.unique(np.linspace(0, len(pools) - 1, _MOST_POINTS).astype(int))] if pools else []
+    ):
         pool = seen.pools[step]
         parts.append((ids, np.full(len(ids), step), pool.success_rate[ids], pool.variance[ids]))
     for rows in (seen.ahead, seen.probes):
         at = np.flatnonzero(np.isin(rows.prompt_ids, ids))
-        parts.append((rows.prompt_ids[at], rows.step[at], rows.prediction.success_rate[at], rows.prediction.variance[at]))
+        parts.append(
+            (rows.prompt_ids[at], rows.step[at], rows.prediction.success_rate[at], rows.prediction.variance[at])
+        )
     prompt, step, rate, variance = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     _, first = np.unique(np.stack([prompt, step]), axis=1, return_index=True)  # sorts by prompt and step, too
     low, high = interval(rate[first], variance[first], BAND)
     return {"prompt": prompt[first], "step": step[first], "rate": rate[first], "low": low, "high": high}
 
 
-def outcomes(material: Material, ids: Int[np.ndarray, " k"]) -> dict[str, np.ndarray]:
+def outcomes(material: Material, ids: Int[np.ndarray, " k"]) -> dict[str, Any]:
     """Return what happened to the prompts: columns prompt, step, share of successes, counts, whether a probe, truth."""
     history, probes = material.history, material.probes
     a, b = (np.flatnonzero(np.isin(column, ids)) for column in (history.prompt_ids, probes["prompt_id"]))

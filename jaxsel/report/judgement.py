@@ -59,10 +59,7 @@ class Judged(NamedTuple):
         by_part: The same metrics of the parts of `PARTS` that have groups, and the numbers of groups.
         bins: Reliability by bin of P(mixed).
         by_chance: The mean calibration error that right predictions would show, because groups are few.
-        knots: Predicted probabilities at which the isotonic curve of P(mixed) is given.
-        curve: The isotonic curve at the knots (CORP: "Stable reliability diagrams for probabilistic classifiers",
-            Dimitriadis, Gneiting and Jordan 2021).
-        miscalibration: The part of the Brier score that the isotonic curve would remove (MCB of the same paper).
+        miscalibration: The part of the Brier score that the curve of `corp` would remove (MCB of the same paper).
     """
 
     groups: int
@@ -70,8 +67,20 @@ class Judged(NamedTuple):
     by_part: dict[str, tuple[int, dict[str, Number]]]
     bins: Bins
     by_chance: float
-    knots: Float[np.ndarray, " g"]
-    curve: Float[np.ndarray, " g"]
+    miscalibration: float
+
+
+class Corp(NamedTuple):
+    """The isotonic curve of P(mixed).
+
+    Attributes:
+        predicted: Predicted probabilities, increasing.
+        observed: Values of the curve there.
+        miscalibration: The part of the Brier score that the curve would remove.
+    """
+
+    predicted: Float[np.ndarray, " g"]
+    observed: Float[np.ndarray, " g"]
     miscalibration: float
 
 
@@ -105,7 +114,7 @@ def judged(rows: Rows, scores: Scored, best: Scored) -> Judged:
             by_part[name] = (count, _numbers(_estimated(*arrays, rows.prompt_ids, part == number)))
     everywhere = _numbers(_estimated(*arrays, rows.prompt_ids, np.ones(len(p), bool)))
     bins, by_chance = _bins(p, mixed)
-    return Judged(len(p), everywhere, by_part, bins, by_chance, *_isotonic(p, mixed))
+    return Judged(len(p), everywhere, by_part, bins, by_chance, corp(rows).miscalibration)
 
 
 def best_of(scores: Mapping[str, Scored]) -> str:
@@ -156,8 +165,11 @@ def _isotonic_map(mixed: Float[Any, " m"], outcome: Bool[Any, " m"]) -> tuple[An
     return table.size, table.prediction, increasing(table.prediction), metrics.brier_score(mixed, outcome) - better
 
 
-def _isotonic(
-    mixed: Float[np.ndarray, " m"], outcome: Bool[np.ndarray, " m"]
-) -> tuple[np.ndarray, np.ndarray, float]:
-    size, knots, curve, gain = map(np.asarray, _isotonic_map(mixed, outcome))
-    return knots[size > 0], curve[size > 0], float(gain)
+def corp(rows: Rows) -> Corp:
+    """Return the increasing curve nearest to the outcomes, fitted to at most 64 groups of similar predictions.
+
+    A curve without a choice of bins is the C of CORP ("Stable reliability diagrams for probabilistic classifiers",
+    Dimitriadis, Gneiting and Jordan 2021).
+    """
+    size, predicted, observed, gain = map(np.asarray, _isotonic_map(rows.prediction.mixed, is_mixed(rows)))
+    return Corp(predicted[size > 0], observed[size > 0], float(gain))

@@ -56,7 +56,7 @@ def flattened(embeddings: Float[np.ndarray, "N d"], *, seed: int = 0) -> Float[n
 
 
 def numbered(strata: Any) -> tuple[list[str], Int[np.ndarray, " N"]]:
-    """Return the labels of the largest strata, at last "other" if there are more, and each prompt's position in them."""
+    """Return the labels of the largest strata, "other" last if there are more, and each prompt's position in them."""
     labels, which, size = np.unique(np.asarray(strata, str), return_inverse=True, return_counts=True)
     order = np.argsort(-size, kind="stable")
     if len(labels) <= _MOST_STRATA:
@@ -97,5 +97,3 @@ def _cells(
 
 def _others(at: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: values for name, values in at.items() if name not in ("x", "y")}
-
-

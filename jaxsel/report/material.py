@@ -156,11 +156,10 @@ def _recorded_rows(history: History, columns: Mapping[str, np.ndarray]) -> Rows:
     judged = columns["group_size"] > 0
     columns = {name: column[judged] for name, column in columns.items()}
     step = np.minimum(columns["clock"], history.num_steps)
-    prediction = Prediction(*(columns[name] for name in Prediction._fields))
+    fields: Any = [columns[name] for name in Prediction._fields]
+    prediction = Prediction(*fields)
     ids = columns["prompt_id"]
-    return Rows(
-        prediction, step, ids, columns["successes"], columns["group_size"], *earlier_visits(history, ids, step)
-    )
+    return Rows(prediction, step, ids, columns["successes"], columns["group_size"], *earlier_visits(history, ids, step))
 
 
 def _whole(probes: Rows, num_prompts: int, step: int) -> Prediction | None:
@@ -225,5 +224,7 @@ def checked_size(history: History, num_prompts: int | None) -> int:
         return max(needed, 1)
     _validate.positive_integer(num_prompts=num_prompts)
     if num_prompts < needed:
-        raise ValueError(f"num_prompts is {num_prompts}, but the history visits prompt {needed - 1}; give at least {needed}")
+        raise ValueError(
+            f"num_prompts is {num_prompts}, but the history visits prompt {needed - 1}; give at least {needed}"
+        )
     return num_prompts

@@ -12,7 +12,6 @@
   const views = {};
   const percent = share => (share * 100).toFixed(share < 0.0995 ? 1 : 0) + "%";
   const count = number => number.toLocaleString("en-US");
-  const steps = [...new Set((tables.cells || []).map(row => row.step))].sort((a, b) => a - b);
   const texts = new Map(tables.prompts.map(row => [row.prompt, row.text]));
   const places = new Map();  // the latest belief about each followed prompt, by method
   for (const row of tables.present) places.set(row.method + "\n" + row.prompt, row);
@@ -133,18 +132,16 @@
 
   function choseBins(range) {
     if (!range) return set({ first_bin: first.first_bin, last_bin: first.last_bin });
-    const last = first.last_bin;
+    const last = first.last_bin;  // a bin is chosen with its middle, and a short range chooses the bin around it
     const [low, high] = range.map(value => Math.min(Math.max(value, 0), 0.9999));
-    if (high - low < 0.02) {  // a click
-      const bin = Math.floor((low + high) / 2 * (last + 1));
-      return set({ first_bin: bin, last_bin: bin });
-    }
+    const bin = Math.floor((low + high) / 2 * (last + 1));
     const from = Math.ceil(low * (last + 1) - 0.5), to = Math.floor(high * (last + 1) - 0.5);
-    set(from <= to ? { first_bin: from, last_bin: to } : { first_bin: Math.max(to, 0), last_bin: Math.max(to, 0) });
+    set(from <= to ? { first_bin: from, last_bin: to } : { first_bin: bin, last_bin: bin });
   }
 
   function choseSteps(range) {
-    if (!range || !steps.length) return set({ first_step: first.first_step, last_step: first.last_step });
+    if (!range) return set({ first_step: first.first_step, last_step: first.last_step });
+    const steps = [...new Set(tables.cells.filter(row => row.kind === state.kind).map(row => row.step))].sort((a, b) => a - b);
     const [low, high] = range;
     const within = steps.filter(step => step >= low && step <= high);
     if (within.length) return set({ first_step: within[0], last_step: within[within.length - 1] });
@@ -160,22 +157,37 @@
 
   async function draw(name, spec) {
     const used = new Set(JSON.stringify(spec).match(/"data":\{"name":"[^"]+"/g).map(found => found.slice(16, -1)));
-    const datasets = Object.fromEntries([...used].map(name => [name, tables[name].map(row => ({ ...row }))]));
-    const options = { actions: false, renderer: "canvas", tooltip: { theme: "light" } };
+    const datasets = Object.fromEntries([...used].filter(name => tables[name]).map(name => [name, tables[name].map(row => ({ ...row }))]));
+    // logLevel 1: errors alone. A selection without groups is no reason for a warning
+    const options = { actions: false, renderer: "canvas", tooltip: { theme: "light" }, logLevel: 1 };
     const result = await vegaEmbed(element(name), { ...spec, datasets: { ...spec.datasets, ...datasets } }, options);
     views[name] = result.view;
-    if (brushes[name]) result.view.addSignalListener(brushes[name][0], (_, value) => brushes[name][1](value || {}));
+    if (!brushes[name]) return;
+    const [brush, chose] = brushes[name];
+    if (name !== "map") {
+      result.view.addEventListener("click", event => {  // a click chooses the nearest bin or step; a drag ends in one, too
+        const [from, to] = Object.values(result.view.signal(brush) || {})[0] || [0, 0];
+        if (from !== to) return;
+        const x = event.clientX - element(name).querySelector("canvas").getBoundingClientRect().left - result.view.origin()[0];
+        const at = result.view.scale("x").invert(x);
+        chose({ [name === "scores" ? "step" : "x"]: [at, at] });
+      });
+    }
+    result.view.addSignalListener(brush, (_, value) => { if (!clearing) chose(value || {}); });
   }
 
-  function clear() {
+  let clearing = false;  // while the brushes are set back, they choose nothing
+  async function clear() {
+    clearing = true;
     for (const [name, [brush]] of Object.entries(brushes)) {
       if (!views[name]) continue;
-      for (const axis of ["x", "y"]) {
-        try { views[name].signal(`${brush}_${axis}`, []); } catch { /* the brush has no such axis */ }
-      }
+      for (const axis of name === "map" ? ["x", "y"] : ["x"]) views[name].signal(`${brush}_${axis}`, [0, 0]);
+      await views[name].runAsync();
     }
+    clearing = false;
     element("search").value = "";
-    set({ ...first, method: state.method, kind: state.kind, score: state.score, colour: state.colour, meaning_colour: state.meaning_colour, prompt: state.prompt });
+    const kept = ["method", "kind", "score", "colour", "meaning_colour", "prompt"];
+    set({ ...first, ...Object.fromEntries(kept.map(name => [name, state[name]])) });
   }
 
   element("table").tHead.append(document.createElement("tr"));

@@ -11,74 +11,13 @@ import numpy as np
 
 from jaxsel.integrations._extras import extra
 from jaxsel.report.cells import PARTS
-from jaxsel.report.charts import charts, parameters
+from jaxsel.report.charts.common import parameters
+from jaxsel.report.charts.draw import charts
 from jaxsel.report.tables import KINDS, Table, Tables
 from jaxsel.report.verdict import Finding, verdict
+from jaxsel.report.wording import CARDS, COLOUR_NAMES, SCORE_NAMES, WORDS
 
 _SHOWN = 4  # sentences of a finding that are shown at once
-SCORE_NAMES = {
-    "states": "log score of none, some or all correct (nats, higher is better)",
-    "counts": "log score of the number correct (nats, higher is better)",
-    "brier": "Brier score of a mixed group (lower is better)",
-    "error": "error of the predicted success rate (lower is better)",
-}
-COLOUR_NAMES = {
-    "prompts": "number of prompts",
-    "visits": "visits per prompt",
-    "waiting": "steps since the last visit",
-    "rate": "predicted success rate",
-    "mixed": "predicted probability of a mixed group",
-}
-WORDS = {
-    "group": "The rollouts of one prompt in one training step.",
-    "mixed group": "A group with some correct and some wrong rollouts. Only mixed groups teach a policy under GRPO.",
-    "visit": "A training step in which the prompt was in the batch.",
-    "probe": "Fresh rollouts of the pool between training steps, from which no method learns.",
-    "log score": "The logarithm of the probability that the method gave to what happened. Its unit is the nat: a method "
-    "that is 0.1 nats better gave what happened 1.1 times the probability.",
-    "Brier score": "The mean of (predicted probability - outcome)², where the outcome of a mixed group is 1.",
-    "surprise": "The negative log score of one group: how unlikely the method thought its outcome.",
-    "standard error": "How far a number would typically move if other prompts of the same kind had been judged. All groups "
-    "of one prompt count as one observation.",
-    "grey band": "Where 95% of the values fall by chance if the predictions are right (a consistency band).",
-    "CORP curve": "The increasing curve nearest to the outcomes (isotonic regression). It needs no bins.",
-}
-_CARDS = {
-    "reliability": (
-        "Do predicted probabilities come true?",
-        "A dot on the diagonal came true as often as predicted; below it the prediction was too high. Larger dots stand for "
-        "more groups. The grey bars show where the dots of <b data-method></b> would be by chance. The thin line is the CORP "
-        "curve of all groups. <b>Drag or click here to choose predictions.</b>",
-    ),
-    "shares": (
-        "Share of mixed groups: expected and real",
-        "The thin lines show what each method expected, the broad grey line what happened.",
-    ),
-    "scores": ("Score over training", "It shows the <span data-score></span>. <b>Drag or click here to choose steps.</b>"),
-    "pit": (
-        "Are the predicted distributions right? (PIT)",
-        "For <b data-method></b>. Bars in the grey band are as flat as they should be. High ends: its distributions are too "
-        "narrow. High middle: too wide. A slope: predictions are too high (left) or too low (right).",
-    ),
-    "coverage": (
-        "Do the intervals hold what they promise? (coverage)",
-        "Below the diagonal the predicted intervals hold too few outcomes: they are too narrow.",
-    ),
-    "map": (
-        "Map of the pool",
-        "Every tile holds the prompts with similar beliefs of <b data-method></b> at the end of the run. The ring is the "
-        "followed prompt. <b>Drag here to choose prompts for the table.</b>",
-    ),
-    "meaning": (
-        "Map of the embeddings",
-        "Prompts with similar embeddings are close. The directions are the two principal components.",
-    ),
-    "trajectory": (
-        "One prompt over training",
-        "Lines: what each method believed before each step. The band holds the success rate with 90% probability, "
-        "according to <b data-method></b>. Dots: observed shares of correct rollouts. Choose another prompt in the table below.",
-    ),
-}
 
 
 def page(found: Tables, *, title: str) -> str:
@@ -111,7 +50,8 @@ def bundle() -> str:
 
 def frame(html: str) -> str:
     """Return the page inside of a frame, for the output of a notebook's cell."""
-    return f'<iframe srcdoc="{escape(html)}" style="width: 100%; height: 900px; border: 0" title="jaxsel.explore"></iframe>'
+    style = "width: 100%; height: 900px; border: 0"
+    return f'<iframe srcdoc="{escape(html)}" style="{style}" title="jaxsel.explore"></iframe>'
 
 
 def inline(chart: Any, tables: dict[str, Table]) -> dict[str, Any]:
@@ -153,8 +93,8 @@ def _lead(found: Tables) -> str:
         if material.chosen_by:
             parts.append(f"batches chosen by {material.chosen_by}")
     said = (
-        " A group is one prompt's rollouts in one step. It is mixed if some of them are correct and some are wrong; only "
-        "mixed groups teach. Before each step a method predicts how likely each prompt is to give a mixed group."
+        " A group is one prompt's rollouts in one step. It is mixed if some of them are correct and some are wrong; "
+        "only mixed groups teach. Before each step a method predicts how likely each prompt is to give a mixed group."
     )
     return escape("; ".join(parts) + "." + said)
 
@@ -163,8 +103,9 @@ def _how(found: Tables) -> str:
     if not found.judged:
         return "Drag on the map to choose prompts. The table below shows them."
     return (
-        "The charts are linked. Drag or click in the first chart to choose predictions, in the scores to choose steps, and on "
-        "the map to choose prompts: the other charts and the table then show these alone."
+        "The charts are linked. Drag or click in the first chart to choose predictions, and in the scores to choose "
+        "steps: the other charts, the map and the table then show these alone. Drag on the map to choose prompts for "
+        "the table."
     )
 
 
@@ -198,7 +139,7 @@ def _controls(found: Tables) -> str:
 
 
 def _card(name: str, found: Tables) -> str:
-    title, text = _CARDS[name]
+    title, text = CARDS[name]
     colours = COLOUR_NAMES | ({} if found.strata is None else {"stratum": "label of the prompt"})
     menus = {
         "scores": ("score", "Score", SCORE_NAMES, "states"),
@@ -220,8 +161,8 @@ def _footer() -> str:
     import jaxsel
 
     return (
-        f"Made by jaxsel {jaxsel.__version__} with Altair {altair.__version__}. The file holds its data and scripts, and works "
-        "offline."
+        f"Made by jaxsel {jaxsel.__version__} with Altair {altair.__version__}. The file holds its data and scripts, "
+        "and works offline."
     )
 
 
@@ -244,7 +185,13 @@ def _spec(chart: Any) -> dict[str, Any]:
     spec["config"] = {
         "font": font,
         "background": None,
-        "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500, "gridColor": "#eceeec", "titlePadding": 8},
+        "axis": {
+            "labelFontSize": 12,
+            "titleFontSize": 12,
+            "titleFontWeight": 500,
+            "gridColor": "#eceeec",
+            "titlePadding": 8,
+        },
         "legend": {"labelFontSize": 12, "titleFontSize": 12},
         "view": {"stroke": "#d5d9d5"},
     }
@@ -253,7 +200,7 @@ def _spec(chart: Any) -> dict[str, Any]:
 
 
 def _columns(table: Table) -> dict[str, Any]:
-    """Return a table for the page: repeated strings as numbers, floats with four digits after the point, NaN as null."""
+    """Return a table for the page: strings as numbers, floats with four digits after the point, and NaN as null."""
     columns = {name: np.asarray(column) for name, column in table.items()}
     made: dict[str, Any] = {}
     for name, column in columns.items():

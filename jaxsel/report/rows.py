@@ -51,7 +51,7 @@ class Replayed(NamedTuple):
 
     ahead: Rows
     probes: Rows
-    pools: dict[int, Prediction] = {}
+    pools: dict[int, Prediction]
 
 
 def replayed(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxsel.report import followed, maps
 from jaxsel.report.cells import Scored, cells, scored
 from jaxsel.report.followed import Mispredicted, mispredicted
-from jaxsel.report.judgement import Judged, best_of, judged
+from jaxsel.report.judgement import Judged, best_of, corp, judged
 from jaxsel.report.material import Material
 from jaxsel.report.rows import Rows
 
@@ -62,7 +62,7 @@ def tables(material: Material, *, seed: int = 0) -> Tables:
     worst = {name: mispredicted(rows[main][name], scores[main][name]) for name in methods}
     ids = followed.chosen(rows[main], worst, material.pools, seed=seed)
     made = _of_pools(material, ids, strata) | _of_groups(rows, scores, kinds, ids)
-    made["curve"] = _joined({(name, main): _curve(verdicts[name]) for name in methods})
+    made["curve"] = _joined({(name, kind): _curve(rows[kind][name]) for kind in kinds for name in methods})
     made["beliefs"] = _joined({(name, None): followed.beliefs(material, name, ids) for name in methods})
     made["outcomes"] = followed.outcomes(material, ids)
     return Tables(material, methods, kinds, verdicts, worst, labels, made)
@@ -77,9 +77,7 @@ def _of_pools(material: Material, ids: np.ndarray, strata: np.ndarray | None) ->
     }
     if material.embeddings is not None:
         places = maps.flattened(material.embeddings)
-        made["meaning"] = _joined(
-            {(name, None): maps.meanings(places, pool, strata) for name, pool in pools.items()}
-        )
+        made["meaning"] = _joined({(name, None): maps.meanings(places, pool, strata) for name, pool in pools.items()})
         at = places[np.asarray(made["prompts"]["prompt"], int)]
         made["prompts"] |= {"x": at[:, 0], "y": at[:, 1]}
     return made
@@ -100,8 +98,9 @@ def _of_groups(
     }
 
 
-def _curve(verdict: Judged) -> Table:
-    return {"predicted": verdict.knots, "observed": verdict.curve}
+def _curve(rows: Rows) -> Table:
+    curve = corp(rows)
+    return {"predicted": curve.predicted, "observed": curve.observed}
 
 
 def _joined(parts: Mapping[tuple[str, str | None], Table]) -> Table:

@@ -72,9 +72,9 @@ def _trust(found: Tables) -> Finding:
         one = found.judged[name]
         numbers = one.numbers
         details.append(
-            f"{name}: a prediction is off by {points(numbers['calibration'])} on average; right predictions would be off "
-            f"by {100 * one.by_chance:.1f} by chance. It expected {percent(numbers['predicted'].value)} of the groups "
-            f"to be mixed, and {percent(numbers['realised'].value)} were."
+            f"{name}: a prediction is off by {points(numbers['calibration'])} on average; right predictions would be "
+            f"off by {100 * one.by_chance:.1f} by chance. It expected {percent(numbers['predicted'].value)} of the "
+            f"groups to be mixed, and {percent(numbers['realised'].value)} were."
         )
     return Finding("Can I trust the predicted probability of a mixed group?", answer, details)
 
@@ -83,31 +83,40 @@ def _where(found: Tables) -> Finding:
     details, answers = [], []
     for name in found.methods:
         one = found.judged[name]
-        gaps = [*_bin_gaps(one), *_part_gaps(one)]
+        number = _MOST if name == found.methods[0] else 1
+        gaps = [*_bin_gaps(one)[:number], *_part_gaps(one)[:number]]
         if not gaps:
-            answers.append(f"{name}: no clear gap anywhere.")
+            answers.append(f"{name} has no clear gap anywhere.")
             continue
-        answers.append(f"{name}: most where {gaps[0][0]}.")
-        details += [f"{name}: where {where}, {what}." for where, what in gaps]
+        answers.append(f"{name} is too {gaps[0].side} where {gaps[0].where}.")
+        details += [f"{name}: where {gap.where}, {gap.what}: too {gap.side}." for gap in gaps]
     return Finding("Where is it wrong?", " ".join(answers), details)
 
 
-def _bin_gaps(one: Judged) -> list[tuple[str, str]]:
+class _Gap(NamedTuple):
+    """Groups whose predicted and real shares of mixed groups differ: where, what was found, and "high" or "low"."""
+
+    where: str
+    what: str
+    side: str
+
+
+def _bin_gaps(one: Judged) -> list[_Gap]:
     """Return the clearest gaps by bin of P(mixed), those that concern most groups first."""
     gap = np.nan_to_num(one.bins.predicted - one.bins.observed)
     clear = (np.abs(gap) > _LARGE) & (np.abs(gap) > _CLEAR * one.bins.chance)
     order = np.argsort(-np.abs(gap) * one.bins.groups * clear, kind="stable")
     return [
-        (
+        _Gap(
             f"it says {100 * k // NUM_BINS} to {100 * (k + 1) // NUM_BINS}%",
-            f"{percent(one.bins.observed[k])} of {one.bins.groups[k]:,.0f} groups were mixed: too "
-            f"{'high' if gap[k] > 0 else 'low'}",
+            f"{percent(float(one.bins.observed[k]))} of {one.bins.groups[k]:,.0f} groups were mixed",
+            "high" if gap[k] > 0 else "low",
         )
         for k in order[: int(min(clear.sum(), _MOST))]
     ]
 
 
-def _part_gaps(one: Judged) -> list[tuple[str, str]]:
+def _part_gaps(one: Judged) -> list[_Gap]:
     """Return the clearest gaps by number of earlier visits, the largest first."""
     found = []
     for part, (groups, numbers) in one.by_part.items():
@@ -115,9 +124,10 @@ def _part_gaps(one: Judged) -> list[tuple[str, str]]:
         if abs(excess.value) > _LARGE and abs(excess.value) > _CLEAR * np.nan_to_num(excess.error, nan=np.inf):
             what = (
                 f"it expects {percent(numbers['predicted'].value)} of {groups:,} groups to be mixed, and "
-                f"{percent(numbers['realised'].value)} were: too {'high' if excess.value > 0 else 'low'}"
+                f"{percent(numbers['realised'].value)} were"
             )
-            found.append((abs(excess.value), (f"a prompt was {PARTS[part]}", what)))
+            gap = _Gap(f"a prompt was {PARTS[part]}", what, "high" if excess.value > 0 else "low")
+            found.append((abs(excess.value), gap))
     return [gap for _, gap in sorted(found, key=lambda pair: -pair[0])[:_MOST]]
 
 
@@ -131,21 +141,27 @@ def _which(found: Tables) -> Finding:
     for other in others:
         numbers = found.judged[other].numbers
         gain, brier = numbers["states behind"], numbers["brier ahead"]
-        sure = next((words for times, words in _SURE if gain.value > times * gain.error), None)
-        if sure is None:
+        if not gain.value > _SURE[-1][0] * gain.error:
             unsure.append(other)
-            sure = "This could be chance"
+        side = "better" if brier.value < 0 else "worse"
         details.append(
             f"{best} against {other}: it gave what happened {np.exp(gain.value):.2f} times the probability on average, "
-            f"{gain.value:.3f} nats more per group ({_error(gain, 1, 3)}). {sure}. The Brier score of a mixed group is "
-            f"{abs(brier.value):.3f} {'better' if brier.value < 0 else 'worse'} ({_error(brier, 1, 3)})."
+            f"{gain.value:.3f} nats more per group ({_error(gain, 1, 3)}). {_sure(found, other)}. The Brier score of a "
+            f"mixed group is {abs(brier.value):.3f} {side} ({_error(brier, 1, 3)})."
         )
-    answer = f"{best}."
+    second = others[0]
+    gain = found.judged[second].numbers["states behind"].value
+    answer = f"{best}, by {gain:.2f} nats per group before {second}. {_sure(found, second)}."
     if unsure:
-        answer = f"{best} has the best score, but {_listed(unsure)} cannot be told apart from it."
+        answer = f"{best} has the best score, but {_listed(unsure)} may be as good."
     groups = next(iter(found.judged.values())).groups
     details.append(f"All methods are compared on the same {groups:,} groups, pair by pair.")
     return Finding(question, answer, details)
+
+
+def _sure(found: Tables, other: str) -> str:
+    gain = found.judged[other].numbers["states behind"]
+    return next((words for times, words in _SURE if gain.value > times * gain.error), "The order may be chance")
 
 
 def _prompts(found: Tables, best: str) -> Finding:
@@ -154,8 +170,8 @@ def _prompts(found: Tables, best: str) -> Finding:
     for prompt, predicted, observed, groups, rollouts in list(zip(*worst, strict=True))[: _MOST + 2]:
         text = "" if texts is None else f" “{_short(str(texts[prompt]))}”"
         details.append(
-            f"Prompt {prompt}{text}: {best} predicted a success rate of {percent(predicted)}, and {percent(observed)} of "
-            f"{rollouts:,} rollouts in {groups} groups were correct."
+            f"Prompt {prompt}{text}: {best} predicted a success rate of {percent(predicted)}, and {percent(observed)} "
+            f"of {rollouts:,} rollouts in {groups} groups were correct."
         )
     gap = worst.predicted - worst.observed
     high = int((gap > 0).sum())
@@ -172,8 +188,9 @@ def _advice(found: Tables, best: str) -> list[str]:
     share = one.miscalibration / max(one.numbers["brier"].value, 1e-9)
     if grade(one) != "yes" and share > 0.02:
         said.append(
-            f"Correct its P(mixed) online with jaxsel.recalibrated: the best possible correction would remove "
-            f"{percent(share)} of its Brier score. It learns from the batches, so check the result on probes."
+            f"Correct its probability of a mixed group online with jaxsel.recalibrated. The best increasing correction "
+            f"would remove {percent(share)} of its Brier score. It learns from the batches, so check the result on "
+            "probes."
         )
     unseen = one.by_part.get("unseen")
     if unseen and abs(unseen[1]["excess"].value) > _LARGE:
@@ -186,7 +203,9 @@ def _advice(found: Tables, best: str) -> list[str]:
         wide = "narrow: fit its settings with jaxsel.fit" if covered < 0.9 else "wide: more rollouts would sharpen them"
         said.append(f"Its 90% intervals held {percent(covered)} of the outcomes. They are too {wide}.")
     if found.kinds[0] == "ahead":
-        said.append("Record probes (train.probe_every and probe_size=0), so that prompts outside the batches count too.")
+        said.append(
+            "Record probes (train.probe_every and probe_size=0), so that prompts outside the batches count too."
+        )
     return said
 
 
@@ -215,8 +234,8 @@ def _beliefs_alone(found: Tables) -> Finding:
     visited = int((pool.visits > 0).sum())
     details = [
         f"{name} has visited {visited:,} of {len(mixed):,} prompts in {pool.step:,} steps.",
-        f"It expects {percent(float(mixed.mean()))} of the pool's groups to be mixed, and {int((mixed >= 0.5).sum()):,} "
-        "prompts to be mixed more often than not.",
+        f"It expects {percent(float(mixed.mean()))} of the pool's groups to be mixed, and "
+        f"{int((mixed >= 0.5).sum()):,} prompts to be mixed more often than not.",
         "A selector keeps no outcomes. Record the run and give its history to jaxsel.explore to judge the predictions.",
     ]
     return Finding("Can I trust these beliefs?", "This page cannot say: it has beliefs, but no outcomes.", details)
