@@ -4,10 +4,10 @@ A cell holds the groups of one method and one kind of outcome whose predicted P(
 visits are alike. All metrics of a report are means over groups, so that a page can select cells and add them up.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Key
 
@@ -90,13 +90,16 @@ def probability_bins(mixed: Float[Any, " m"]) -> Int[np.ndarray, " m"]:
 
 def parts_of(visits: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
     """Return the position in `PARTS` of each number of earlier visits."""
-    return np.asarray(_parts_of(jnp.asarray(visits, jnp.int32)))
+    part = _parts_of_few()
+    return part[np.minimum(visits, len(part) - 1)]
 
 
-@jax.jit
-def _parts_of(visits: Int[Any, " m"]) -> Int[Any, " m"]:
-    masks = metrics.slices(visits, visits, 0)
-    return jnp.argmax(jnp.stack([masks[name] for name in PARTS]), axis=0)
+@functools.cache
+def _parts_of_few() -> Int[np.ndarray, " k"]:
+    """Return the part of 0, 1, 2, ... visits; all larger numbers are in the part of the last."""
+    few = np.arange(8)
+    masks = metrics.slices(few, few, 0)
+    return np.argmax([np.asarray(masks[name]) for name in PARTS], axis=0)
 
 
 def step_bins(steps: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:

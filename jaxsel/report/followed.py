@@ -12,7 +12,7 @@ from jaxsel.report.rows import Rows
 from jaxsel.runtime.table import interval
 
 _MOST_PROMPTS = 240
-_PER_BIN = 8  # prompts from each bin of each method
+_PER_BIN = 24  # prompts from each bin of each method, at most
 _WORST = 12  # most mispredicted prompts of each method
 _MOST_ROWS = 3000  # rows of the table of groups, per method and kind of outcome
 _MOST_POINTS = 40  # steps at which a belief is shown

@@ -57,7 +57,9 @@ def flattened(embeddings: Float[np.ndarray, "N d"], *, seed: int = 0) -> Float[n
 
 def numbered(strata: Any) -> tuple[list[str], Int[np.ndarray, " N"]]:
     """Return the labels of the largest strata, "other" last if there are more, and each prompt's position in them."""
-    labels, which, size = np.unique(np.asarray(strata, str), return_inverse=True, return_counts=True)
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(strata))}  # sorting all would take seconds
+    labels, which = np.array(list(numbers), object), np.array([numbers[label] for label in strata])
+    size = np.bincount(which)
     order = np.argsort(-size, kind="stable")
     if len(labels) <= _MOST_STRATA:
         place = np.argsort(order)

@@ -46,7 +46,7 @@
         ["visits", row => count(row.visits)],
       ];
   const shownColumns = page.texts ? columns : columns.filter(([title]) => title !== "text");
-  const kindOf = title => (title === "text" ? "text" : "number");
+  const kindOf = title => (title === "text" || title === "prompt" ? title : "number");
 
   function cell(tag, title, content) {
     const made = document.createElement(tag);

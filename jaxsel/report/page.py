@@ -22,6 +22,7 @@ _SHOWN = 4  # sentences of a finding that are shown at once
 
 def page(found: Tables, *, title: str) -> str:
     """Return the page as HTML."""
+    drawn = {name: chart.to_dict() for name, chart in charts(found).items()}
     return _filled(
         "page.html",
         title=escape(title),
@@ -30,10 +31,10 @@ def page(found: Tables, *, title: str) -> str:
         verdict="\n".join(map(_finding, verdict(found))),
         how=_how(found),
         controls=_controls(found),
-        cards="\n".join(_card(name, found) for name in charts(found)),
+        cards="\n".join(_card(name, found) for name in drawn),
         words="<dl>" + "".join(f"<dt>{escape(w)}</dt><dd>{escape(said)}</dd>" for w, said in WORDS.items()) + "</dl>",
         footer=_footer(),
-        data=_json(_data(found)),
+        data=_json(_data(found, drawn)),
         bundle=bundle(),
         script=_file("page.js"),
     )
@@ -166,9 +167,9 @@ def _footer() -> str:
     )
 
 
-def _data(found: Tables) -> dict[str, Any]:
+def _data(found: Tables, drawn: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
-        "charts": {name: _spec(chart) for name, chart in charts(found).items()},
+        "charts": {name: _styled(spec) for name, spec in drawn.items()},
         "tables": {name: _columns(table) for name, table in found.tables.items()},
         "parameters": parameters(found),
         "num_prompts": found.material.num_prompts,
@@ -178,11 +179,10 @@ def _data(found: Tables) -> dict[str, Any]:
     }
 
 
-def _spec(chart: Any) -> dict[str, Any]:
-    spec = chart.to_dict()
-    spec.pop("$schema", None)
+def _styled(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a chart's specification with the fonts and colours of the page, which are large enough for a phone."""
     font = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
-    spec["config"] = {
+    config = {
         "font": font,
         "background": None,
         "axis": {
@@ -195,8 +195,8 @@ def _spec(chart: Any) -> dict[str, Any]:
         "legend": {"labelFontSize": 12, "titleFontSize": 12},
         "view": {"stroke": "#d5d9d5"},
     }
-    spec["autosize"] = {"type": "fit-x", "contains": "padding"}
-    return spec
+    fitted = {"autosize": {"type": "fit-x", "contains": "padding"}, "config": config}
+    return {name: value for name, value in spec.items() if name != "$schema"} | fitted
 
 
 def _columns(table: Table) -> dict[str, Any]:

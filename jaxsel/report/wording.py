@@ -54,8 +54,8 @@ CARDS = {
     ),
     "map": (
         "Map of the pool",
-        "Every tile holds the prompts with similar beliefs of <b data-method></b> at the end of the run. The ring is "
-        "the followed prompt. <b>Drag here to choose prompts for the table.</b>",
+        "Every tile holds the prompts about which <b data-method></b> had similar beliefs at last. The ring is the "
+        "followed prompt. <b>Drag here to choose prompts for the table.</b>",
     ),
     "meaning": (
         "Map of the embeddings",
