@@ -86,7 +86,7 @@ def of_recorded(recorded: Any) -> Material:
     history = recorded.history
     ahead, probes = (_recorded_rows(history, columns) for columns in (recorded.rollouts, recorded.probes))
     name = f"{chosen_by}, as recorded"
-    pools = {int(step): _whole(probes, recorded.num_prompts, step) for step in np.unique(probes.step)}
+    pools = {step: _whole(probes, recorded.num_prompts, step) for step in np.unique(probes.step).tolist()}
     seen = Replayed(ahead, probes, {step: pool for step, pool in pools.items() if pool is not None})
     last = probes if len(probes.step) else ahead
     if not len(last.step):
@@ -141,7 +141,7 @@ def default_methods(history: History) -> dict[str, Selector]:
     group_size = int(np.median(history.group_size))
     return {
         "mopps": mopps(group_size=group_size),
-        "dps": dps(),
+        "dps": dps(group_size=group_size),
         "adaptive": adaptive(group_size=group_size),
     }
 

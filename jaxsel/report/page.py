@@ -159,12 +159,8 @@ def _card(name: str, found: Tables) -> str:
 def _footer() -> str:
     import altair
 
-    import jaxsel
-
-    return (
-        f"Made by jaxsel {jaxsel.__version__} with Altair {altair.__version__}. The file holds its data and scripts, "
-        "and works offline."
-    )
+    made = f"Made by jaxsel.explore with Altair {altair.__version__}."
+    return f"{made} The file holds its data and scripts, and works offline."
 
 
 def _data(found: Tables, drawn: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """A small run with predictions made by hand, for the tests of reports: nothing is replayed and nothing compiled."""
 
+from typing import Any
+
 import numpy as np
 
 from jaxsel.base import Prediction
@@ -19,7 +21,8 @@ def prediction(rate, strength=6.0):
         np.prod([(x + k) / (strength + k) for k in range(GROUP_SIZE)], axis=0) for x in (b, a)
     )  # the Beta-Binomial probabilities of no and of only successes
     fields = (rate, rate * (1 - rate) / (strength + 1), rate, none, 1 - none - every, every)
-    return Prediction(*(np.asarray(field, np.float32) for field in fields))
+    arrays: list[Any] = [np.asarray(field, np.float32) for field in fields]
+    return Prediction(*arrays)
 
 
 def material(*, texts=True):

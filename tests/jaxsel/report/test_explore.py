@@ -8,6 +8,7 @@ import pytest
 import jaxsel
 from jaxsel.report.explore import Report
 from jaxsel.report.judgement import Number
+from jaxsel.report.page import bundle
 from jaxsel.report.tables import tables
 from jaxsel.report.verdict import grade, verdict
 from tests.support import reports
@@ -59,15 +60,15 @@ def test_grades_depend_on_the_error_beyond_chance():
 
 
 def test_the_page_loads_nothing(report):
-    page = report.html
+    page = report.html.replace(bundle(), "")
     head, _, rest = page.partition("<script>")
     assert not re.search(r"https?:|url\(|@import", head.replace('"$schema"', ""))
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=\"(?!data:)", page)
     assert "default-src 'none'" in head
-    assert "vegaEmbed" in rest
+    assert "await vegaEmbed(" in rest
     assert page.count("</script>") == 3  # no text of a prompt ends a script
     assert "<title>A &lt;title&gt; &amp; more</title>" in page
-    assert len(page.encode()) < 2_000_000
+    assert len(report.html.encode()) < 2_000_000
 
 
 def test_the_charts_are_valid_and_read_tables_that_exist(report, data):
@@ -76,9 +77,9 @@ def test_the_charts_are_valid_and_read_tables_that_exist(report, data):
     ]  # fmt: skip
     for name, chart in report.charts.items():
         spec = chart.to_dict()  # Altair checks it against the schema of Vega-Lite
-        used = set(re.findall(r'"data": {"name": "(\w+)"}', json.dumps(spec["layer"])))
+        used = {found for found in re.findall(r'"name": "(\w+)"', json.dumps(spec)) if found in data["tables"]}
+        assert used, name
         assert used <= set(spec["datasets"]), name
-        assert used & set(data["tables"]), name
         assert all(title for title in re.findall(r'"title": "([^"]*)"', json.dumps(spec)))
     assert json.loads(json.dumps(data)) == data
 
@@ -149,6 +150,7 @@ def test_a_recorded_run_shows_its_own_predictions(tmp_path):
     assert found._found.material.texts == run.texts
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_arguments_are_refused_before_any_work():
     history = reports.material().history
     with pytest.raises(ValueError, match="source is a int; give a folder, a recorded history"):
