@@ -10,7 +10,11 @@ from jaxsel.report.tables import KINDS, Tables
 
 _GOOD, _ROUGH = 0.03, 0.10  # calibration errors of P(mixed), beyond what chance gives
 _CLEAR, _LARGE = 3.0, 0.05  # a gap is reported if it exceeds this many standard errors, and this probability
-_SURE = ((5, "The order is beyond doubt"), (3, "The order is very likely right"), (2, "The order is probably right"))
+_SURE = (
+    (5, "On these prompts, the order is beyond doubt"),
+    (3, "On these prompts, the order is very likely right"),
+    (2, "On these prompts, the order is probably right"),
+)
 _MOST = 3  # gaps and prompts that are named per method
 
 
@@ -213,7 +217,7 @@ def _limits(found: Tables) -> Finding:
     chosen_by = found.material.chosen_by or "a method"
     details = [
         "The standard errors say how much the numbers would change with other prompts. They do not say how much they "
-        "would change in another run with another seed.",
+        "would change in another run with another seed: compare several runs before you choose a method for good.",
         "Good predictions are not yet better batches: which prompts to choose is another question.",
     ]
     answer = f"The methods were judged on {KINDS[found.kinds[0]]}."
