@@ -104,12 +104,21 @@ def _parts_of_few() -> Int[np.ndarray, " k"]:
 
 def step_bins(steps: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
     """Return a step in the middle of each step's bin. Few distinct steps, for example of probes, are not binned."""
-    distinct = np.unique(steps)
+    distinct = np.flatnonzero(np.bincount(steps))
     if len(distinct) <= _MOST_STEPS:
         return steps
     edges = np.linspace(distinct[0], distinct[-1] + 1, _MOST_STEPS + 1)
     bins = np.clip(np.searchsorted(edges, steps, side="right") - 1, 0, _MOST_STEPS - 1)
     return ((edges[:-1] + edges[1:]) / 2).astype(int)[bins]
+
+
+def numbered_again(numbers: Int[np.ndarray, " m"]) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " m"]]:
+    """Return the distinct numbers and each number's position among them, as `np.unique` does, but without sorting.
+
+    The numbers are at least 0, and the largest is not much larger than there are numbers.
+    """
+    there = np.bincount(numbers) > 0
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[numbers]
 
 
 def cells(rows: Rows, scores: Scored) -> dict[str, np.ndarray]:
@@ -120,10 +129,9 @@ def cells(rows: Rows, scores: Scored) -> dict[str, np.ndarray]:
     predictions are right), the sums of `SCORES`, the histogram `pit0`, `pit1`, ..., and the coverage `cover0`,
     `cover1`, ....
     """
-    steps, step = np.unique(step_bins(rows.step), return_inverse=True)
+    steps, step = numbered_again(step_bins(rows.step))
     part, bins = parts_of(rows.visits), probability_bins(rows.prediction.mixed)
-    key = (step * len(PARTS) + part) * NUM_BINS + bins
-    distinct, cell = np.unique(key, return_inverse=True)
+    distinct, cell = numbered_again((step * len(PARTS) + part) * NUM_BINS + bins)
 
     def summed(values: np.ndarray) -> np.ndarray:
         return np.bincount(cell, np.asarray(values, np.float64), len(distinct))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxsel.report.cells import NUM_BINS, Scored, parts_of, probability_bins
+from jaxsel.report.cells import NUM_BINS, Scored, numbered_again, parts_of, probability_bins
 from jaxsel.report.material import Material, Pool
 from jaxsel.report.rows import Rows
 from jaxsel.runtime.table import interval
@@ -45,7 +45,7 @@ def mispredicted(rows: Rows, scores: Scored, number: int = _WORST) -> Mispredict
     Prompts with fewer than half as many groups as the prompt with the most groups are left out, because a single group
     may surprise by chance.
     """
-    ids, which = np.unique(rows.prompt_ids, return_inverse=True)
+    ids, which = numbered_again(rows.prompt_ids)
     groups = np.bincount(which)
     score = np.bincount(which, scores.counts) / groups
     often = np.flatnonzero(2 * groups >= groups.max())

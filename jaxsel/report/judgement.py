@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxsel import metrics
 from jaxsel.predictors.recalibration import Groups, isotonic
-from jaxsel.report.cells import LEVELS, NUM_BINS, PARTS, Scored, parts_of, probability_bins
+from jaxsel.report.cells import LEVELS, NUM_BINS, PARTS, Scored, numbered_again, parts_of, probability_bins
 from jaxsel.report.rows import Rows, is_mixed
 
 _GROUPS = 64  # groups of similar predictions that the isotonic curve is fitted to, as in `jaxsel.recalibrated`
@@ -97,7 +97,7 @@ def judged(rows: Rows, scores: Scored, best: Scored) -> Judged:
     """
     curve = corp(rows)
     columns = _columns(rows, scores, best, curve.bins)
-    ids, prompt = np.unique(rows.prompt_ids, return_inverse=True)
+    ids, prompt = numbered_again(rows.prompt_ids)
     part = parts_of(rows.visits)
     by_part = {
         name: (int((part == number).sum()), _numbers(columns[part == number], prompt[part == number], len(ids)))

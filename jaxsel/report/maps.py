@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxsel.report.cells import parts_of, probability_bins
+from jaxsel.report.cells import numbered_again, parts_of, probability_bins
 from jaxsel.report.material import Pool
 
 _RATES, _DEVIATIONS = 40, 24  # cells of the map of beliefs in both directions
@@ -79,7 +79,7 @@ def _cells(
     if strata is not None:
         keys["stratum"] = strata[pool.prompt_ids]
     sizes = [int(values.max(initial=0)) + 1 for values in keys.values()]
-    distinct, cell = np.unique(np.ravel_multi_index(list(keys.values()), sizes), return_inverse=True)
+    distinct, cell = numbered_again(np.ravel_multi_index(list(keys.values()), sizes))
     at = dict(zip(keys, np.unravel_index(distinct, sizes), strict=True))
 
     def summed(values: Any) -> np.ndarray:
