@@ -85,7 +85,7 @@ def of_recorded(recorded: Any) -> Material:
     chosen_by = str(recorded.spec.get("method", "the selector"))
     history = recorded.history
     ahead, probes = (_recorded_rows(history, columns) for columns in (recorded.rollouts, recorded.probes))
-    name = f"{chosen_by}, as recorded"
+    name = f"{chosen_by} (recorded)"
     pools = {step: _whole(probes, recorded.num_prompts, step) for step in np.unique(probes.step).tolist()}
     seen = Replayed(ahead, probes, {step: pool for step, pool in pools.items() if pool is not None})
     last = probes if len(probes.step) else ahead

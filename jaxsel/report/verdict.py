@@ -15,6 +15,11 @@ _SURE = (
     (3, "On these prompts, the order is very likely right"),
     (2, "On these prompts, the order is probably right"),
 )
+_CARE = {
+    "yes": ".",
+    "roughly": ", but do not read its probabilities to the digit.",
+    "no": " only if the order of the prompts is all you need: correct its probabilities before you act on them.",
+}
 _MOST = 3  # gaps and prompts that are named per method
 
 
@@ -76,11 +81,15 @@ def _trust(found: Tables) -> Finding:
         one = found.judged[name]
         numbers = one.numbers
         details.append(
-            f"{name}: a prediction is off by {points(numbers['calibration'])} on average; right predictions would be "
-            f"off by {100 * one.by_chance:.1f} by chance. It expected {percent(numbers['predicted'].value)} of the "
+            f"{_of(name, found)}a prediction is off by {points(numbers['calibration'])} on average; right predictions "
+            f"would be off by {100 * one.by_chance:.1f} by chance. It expected {percent(numbers['predicted'].value)} of the "
             f"groups to be mixed, and {percent(numbers['realised'].value)} were."
         )
-    return Finding("Can I trust the predicted probability of a mixed group?", answer, details)
+    return Finding(
+        "Can I trust the predicted probability of a mixed group?",
+        answer,
+        details if len(found.methods) > 1 else _capitals(details),
+    )
 
 
 def _where(found: Tables) -> Finding:
@@ -93,8 +102,8 @@ def _where(found: Tables) -> Finding:
             answers.append(f"{name} has no clear gap anywhere.")
             continue
         answers.append(f"{name} is too {gaps[0].side} where {gaps[0].where}.")
-        details += [f"{name}: where {gap.where}, {gap.what}: too {gap.side}." for gap in gaps]
-    return Finding("Where is it wrong?", " ".join(answers), details)
+        details += [f"{_of(name, found)}where {gap.where}, {gap.what}: too {gap.side}." for gap in gaps]
+    return Finding("Where is it wrong?", " ".join(answers), details if len(found.methods) > 1 else _capitals(details))
 
 
 class _Gap(NamedTuple):
@@ -179,16 +188,16 @@ def _prompts(found: Tables, best: str) -> Finding:
         )
     gap = worst.predicted - worst.observed
     high = int((gap > 0).sum())
-    answer = (
-        f"Of the {len(gap)} most mispredicted prompts of {best}, {high} were harder than it believed and "
-        f"{len(gap) - high} easier."
-    )
+    answer = f"Of the {len(gap)} worst of {best}, {high} were harder than it believed and {len(gap) - high} easier."
+    if high in (0, len(gap)):
+        answer = f"The {len(gap)} worst of {best} were all {'harder' if high else 'easier'} than it believed."
     return Finding("Which prompts are most mispredicted?", answer, details)
 
 
 def _advice(found: Tables, best: str) -> list[str]:
     one = found.judged[best]
-    said = [f"Take {best}." if len(found.methods) > 1 else f"Keep {best} if its answers above are good enough."]
+    take = f"Take {best}" if len(found.methods) > 1 else f"Keep {best}"
+    said = [f"{take}{_CARE[grade(one)]}"]
     share = one.miscalibration / max(one.numbers["brier"].value, 1e-9)
     if grade(one) != "yes" and share > 0.02:
         said.append(
@@ -243,6 +252,15 @@ def _beliefs_alone(found: Tables) -> Finding:
         "A selector keeps no outcomes. Record the run and give its history to jaxsel.explore to judge the predictions.",
     ]
     return Finding("Can I trust these beliefs?", "This page cannot say: it has beliefs, but no outcomes.", details)
+
+
+def _of(name: str, found: Tables) -> str:
+    """Return how a sentence about a method begins: with its name, where there are several."""
+    return f"{name}: " if len(found.methods) > 1 else ""
+
+
+def _capitals(details: list[str]) -> list[str]:
+    return [sentence[0].upper() + sentence[1:] for sentence in details]
 
 
 def _listed(names: list[str]) -> str:

@@ -48,7 +48,7 @@ def _looks(methods: Sequence[str]) -> tuple[dict[str, str], dict[str, list[int]]
     """Return the colour and the dashes of every method: a known name keeps its look of the project's figures."""
     looks, free = {}, 0
     for name in methods:
-        known = name.partition(" ")[0].rstrip(",")
+        known = name.partition(" ")[0]
         if known in METHODS and known not in looks.values():
             looks[name] = known
         else:

@@ -1,6 +1,7 @@
 """Charts over the steps of a run: shares of mixed groups, scores, and the belief about one prompt."""
 
 import altair as alt
+import numpy as np
 
 from jaxsel.evaluation.plotting.looks import COLOURS
 from jaxsel.report.cells import SCORES
@@ -70,6 +71,8 @@ def trajectory(found: Tables) -> Chart:
     x, one = alt.X(**step()), "datum.prompt == prompt"
     title = "Success rate"
     beliefs = table("beliefs", one)
+    knows_truth = bool(np.isfinite(found.tables["outcomes"]["truth"]).any())
+    kinds = ["in a batch", "probe", *(["true rate"] if knows_truth else [])]
     band = (
         beliefs.transform_filter(OF_METHOD)
         .mark_area(opacity=0.18, interpolate="step-after")
@@ -81,7 +84,7 @@ def trajectory(found: Tables) -> Chart:
     )  # fmt: skip
     what = alt.Shape(
         "what:N", title=None, legend=alt.Legend(orient="bottom", symbolFillColor=COLOURS["dark grey"], labelLimit=260),
-        scale=alt.Scale(domain=["in a batch", "probe", "true rate"], range=["circle", "diamond", "triangle-up"]),
+        scale=alt.Scale(domain=kinds, range=["circle", "diamond", "triangle-up"][: len(kinds)]),
     )  # fmt: skip
     seen = (
         table("outcomes", one)
@@ -101,4 +104,4 @@ def trajectory(found: Tables) -> Chart:
         .mark_point(size=60, color=COLOURS["vermilion"])
         .encode(x=x, y="truth:Q", shape=what)
     )
-    return alt.layer(band, lines, seen, truth)
+    return alt.layer(band, lines, seen, *([truth] if knows_truth else []))

@@ -124,7 +124,7 @@ def test_a_history_is_replayed_with_methods():
     found = jaxsel.explore(history, [jaxsel.mopps(group_size=4)], num_prompts=70)
     (name,) = found._found.methods
     assert (name, found._found.kinds) == ("mopps", ["ahead"])
-    assert "mopps" in found.verdict[0].details[0]
+    assert found.verdict[0].details[0].startswith("A prediction is off by")
     assert "Record probes" in " ".join(found.verdict[4].details)
     with pytest.raises(ValueError, match="num_prompts is 5, but the history visits prompt 59; give at least 60"):
         jaxsel.explore(history, num_prompts=5)
@@ -145,8 +145,8 @@ def test_a_recorded_run_shows_its_own_predictions(tmp_path):
     log.probed(6, (probe.prompt_ids, probe.successes, probe.group_size), probe.prediction)
     log.flush()
     found = jaxsel.explore(tmp_path)  # the folder of the run, which holds the folder `history`
-    assert found._found.methods == ["uniform, as recorded"]
-    assert found._found.judged["uniform, as recorded"].groups == 60
+    assert found._found.methods == ["uniform (recorded)"]
+    assert found._found.judged["uniform (recorded)"].groups == 60
     assert found._found.material.texts == run.texts
 
 
