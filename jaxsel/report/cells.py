@@ -27,6 +27,7 @@ PARTS = {
 """Plain names of the parts by visits that `metrics.slices` returns."""
 SCORES = ("states", "counts", "brier", "error")
 _MOST_STEPS = 24  # bins of the step
+_LOWEST = float(np.log(1e-9))  # log scores are cut here, so that one outcome held impossible does not hide all others
 _CHUNK = 2**15  # rows at a time, so that any number of rows compiles once
 
 
@@ -69,13 +70,17 @@ def _scored(key: Key[Any, ""], prediction: Prediction, successes: Int[Any, " m"]
 
 
 def scored(rows: Rows) -> Scored:
-    """Return the metrics of every group: each is the metric of `jaxsel.metrics` over one group alone."""
+    """Return the metrics of every group: each is the metric of `jaxsel.metrics` over one group alone.
+
+    A log score is at least that of the probability 1e-9.
+    """
     columns = (rows.prediction, rows.successes.astype(np.int32), rows.group_size.astype(np.int32))
     parts = []
     for number, start in enumerate(range(0, max(len(rows.step), 1), _CHUNK)):
         chunk = jax.tree.map(lambda column, at=start: _padded(column[at : at + _CHUNK]), columns)
         parts.append(jax.tree.map(np.asarray, _scored(jax.random.key(number), *chunk)))
-    return jax.tree.map(lambda *values: np.concatenate(values)[: len(rows.step)], *parts)
+    found = jax.tree.map(lambda *values: np.concatenate(values)[: len(rows.step)], *parts)
+    return found._replace(states=np.maximum(found.states, _LOWEST), counts=np.maximum(found.counts, _LOWEST))
 
 
 def _padded(column: np.ndarray) -> np.ndarray:

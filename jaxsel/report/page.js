@@ -38,7 +38,7 @@
         ["prompt", row => row.prompt], ["text", row => texts.get(row.prompt)],
         ["predicted probability of a mixed group", row => percent(row.mixed)], ["predicted success rate", row => percent(row.rate)],
         ["correct rollouts", row => `${row.successes} of ${row.rollouts}`], ["step", row => count(row.step)],
-        ["surprise (nats)", row => row.surprise === null ? "∞" : row.surprise.toFixed(2)],
+        ["surprise (nats)", row => row.surprise.toFixed(2)],
       ]
     : [
         ["prompt", row => row.prompt], ["text", row => texts.get(row.prompt)],
@@ -58,7 +58,7 @@
   function drawTable() {
     const all = (page.judged ? tables.groups : tables.present).filter(ofRow);
     const found = all.filter(row => ofRegion(row.prompt) && ofSearch(row.prompt));
-    const surprise = row => (row.surprise === undefined ? row.mixed : row.surprise ?? Infinity);
+    const surprise = row => row.surprise ?? row.mixed;
     found.sort((a, b) => surprise(b) - surprise(a));
     const some = found.slice(0, 60);
     element("table").tBodies[0].replaceChildren(...some.map(row => {

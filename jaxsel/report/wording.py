@@ -19,7 +19,8 @@ WORDS = {
     "visit": "A training step in which the prompt was in the batch.",
     "probe": "Fresh rollouts of the pool between training steps, from which no method learns.",
     "log score": "The logarithm of the probability that the method gave to what happened. Its unit is the nat: a "
-    "method that is 0.1 nats better gave what happened 1.1 times the probability.",
+    "method that is 0.1 nats better gave what happened 1.1 times the probability. A probability below "
+    "1e-9 counts as 1e-9.",
     "Brier score": "The mean of (predicted probability - outcome)², where the outcome of a mixed group is 1.",
     "surprise": "The negative log score of one group: how unlikely the method thought its outcome.",
     "standard error": "How far a number would typically move if other prompts of the same kind had been judged. All "

@@ -58,3 +58,18 @@ def material(*, texts=True):
         NUM_PROMPTS, history, probes, found, pools, "uniform", TEXTS if texts else None,
         rng.normal(size=(NUM_PROMPTS, 5)).astype(np.float32), ["odd" if i % 2 else "even" for i in everyone],
     )  # fmt: skip
+
+
+def record(run, folder):
+    """Write the run with the predictions of "good" and with one probe, as a training run does."""
+    from jaxsel.integrations.history import HistoryLog  # it needs pyarrow
+
+    log = HistoryLog(folder, num_prompts=NUM_PROMPTS, spec={"method": "uniform"}, texts=run.texts)
+    seen = run.seen["good"]
+    for step in range(STEPS):
+        rows = seen.ahead.taken(seen.ahead.step == step)
+        log.observed(step, (rows.prompt_ids, rows.successes, rows.group_size), rows.prediction)
+        if step == 5:
+            probe = seen.probes.taken(seen.probes.step == 6)
+            log.probed(6, (probe.prompt_ids, probe.successes, probe.group_size), probe.prediction)
+    log.flush()

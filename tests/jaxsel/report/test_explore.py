@@ -132,18 +132,8 @@ def test_a_history_is_replayed_with_methods():
 
 def test_a_recorded_run_shows_its_own_predictions(tmp_path):
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    from jaxsel.integrations.history import HistoryLog
-
     run = reports.material()
-    log = HistoryLog(tmp_path / "history", num_prompts=60, spec={"method": "uniform"}, texts=run.texts)
-    seen = run.seen["good"]
-    for step in range(reports.STEPS):
-        at = seen.ahead.step == step
-        rows = seen.ahead.taken(at)
-        log.observed(step, (rows.prompt_ids, rows.successes, rows.group_size), rows.prediction)
-    probe = seen.probes.taken(seen.probes.step == 6)
-    log.probed(6, (probe.prompt_ids, probe.successes, probe.group_size), probe.prediction)
-    log.flush()
+    reports.record(run, tmp_path / "history")
     found = jaxsel.explore(tmp_path)  # the folder of the run, which holds the folder `history`
     assert found._found.methods == ["uniform (recorded)"]
     assert found._found.judged["uniform (recorded)"].groups == 60

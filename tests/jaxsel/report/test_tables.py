@@ -62,6 +62,13 @@ def test_a_cell_has_the_sums_of_its_groups():
     assert np.sum([found[f"pit{k}"] for k in range(NUM_BINS)], axis=0).tolist() == [2, 1, 1]
 
 
+def test_an_outcome_that_was_held_impossible_has_a_finite_score(rows):
+    never = rows.prediction._replace(unsolved=rows.prediction.unsolved + rows.prediction.mixed)
+    found = scored(rows._replace(prediction=never._replace(mixed=np.zeros_like(never.mixed))))
+    assert is_mixed(rows).any()
+    np.testing.assert_allclose(found.states[is_mixed(rows)], np.log(1e-9), rtol=1e-6)
+
+
 def test_sums_over_all_cells_are_the_metrics_of_all_groups(rows, scores):
     found = cells(rows, scores)
     number, p, s, n = len(rows.step), rows.prediction, rows.successes, rows.group_size
