@@ -83,7 +83,8 @@ def _trust(found: Tables) -> Finding:
         details.append(
             f"{_of(name, found)}a prediction is off by {points(numbers['calibration'])} on average; right predictions "
             f"would be off by {100 * one.by_chance:.1f} by chance. It expected "
-            f"{percent(numbers['predicted'].value)} of the groups to be mixed, and {percent(numbers['realised'].value)} were."
+            f"{percent(numbers['predicted'].value)} of the groups to be mixed, and "
+            f"{percent(numbers['realised'].value)} were."
         )
     return Finding(
         "Can I trust the predicted probability of a mixed group?",
