@@ -165,7 +165,8 @@ def _which(found: Tables) -> Finding:
         )
     second = others[0]
     gain = found.judged[second].numbers["states behind"].value
-    answer = f"{best}, by {gain:.2f} nats per group before {second}. {_sure(found, second)}."
+    times = f"{np.exp(gain):.2f} times the probability that {second}, the next best, gave"
+    answer = f"{best}: it gave what happened {times}. {_sure(found, second)}."
     if unsure:
         answer = f"{best} has the best score, but {_listed(unsure)} may be as good."
     groups = next(iter(found.judged.values())).groups
