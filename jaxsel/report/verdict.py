@@ -235,8 +235,8 @@ def _limits(found: Tables) -> Finding:
     if found.kinds[0] == "ahead":
         details.insert(
             0,
-            f"The batches were chosen by {chosen_by}. Chosen prompts are not like the rest of the pool, and a method "
-            "that chose them looks worse on them than it is, because it prefers prompts that it overrates.",
+            f"The batches were chosen by {chosen_by}. Chosen prompts are not like the rest of the pool, so that "
+            "these numbers need not hold for other prompts, least of all for the method that chose them.",
         )
     else:
         details.insert(0, "No method learns from probes, and no method chose them, so that they judge all alike.")
