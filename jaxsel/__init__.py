@@ -33,6 +33,9 @@ from jaxsel.predictors.state_space.predictor import state_space as state_space
 from jaxsel.replay import History as History
 from jaxsel.replay import make_history as make_history
 from jaxsel.replay import replay as replay
+from jaxsel.report.explore import Report as Report
+from jaxsel.report.explore import explore as explore
+from jaxsel.report.verdict import Finding as Finding
 from jaxsel.runtime.prompt_selector import PromptSelector as PromptSelector
 from jaxsel.runtime.sharding import initialize_distributed as initialize_distributed
 from jaxsel.runtime.sharding import prompts_mesh as prompts_mesh

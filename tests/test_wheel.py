@@ -61,7 +61,7 @@ def test_the_wheel_is_small_and_holds_one_package(wheel):
     assert not [name for name in names if "results" in name]
     for name in names:
         if not name.partition("/")[0].endswith(".dist-info"):
-            assert Path(name).suffix in (".py", ".typed"), name
+            assert Path(name).suffix in (".py", ".typed", ".css", ".html", ".js"), name
 
 
 def test_the_version_is_that_of_the_package(python, tmp_path):

@@ -14,6 +14,7 @@ from experiments.calibration.predictors import FITTED, make_predictors, middle
 from experiments.calibration.scoring import Replayed, Rows
 from experiments.reporting.spread import over_seeds
 from jaxsel.integrations.history import Recorded
+from jaxsel.report.rows import concatenated
 from rl.progress import bar
 
 CORRECTIONS = {
@@ -119,6 +120,4 @@ def averaged(by_history: list[Any]) -> Any:
 def pooled(rows: list[Rows]) -> Rows:
     """Return the rows of several histories, with distinct prompt ids for distinct histories."""
     shifts = np.cumsum([0, *(part.prompt_ids.max() + 1 for part in rows[:-1])])
-    return scoring.concatenated(
-        [part._replace(prompt_ids=part.prompt_ids + s) for part, s in zip(rows, shifts, strict=True)]
-    )
+    return concatenated([part._replace(prompt_ids=part.prompt_ids + s) for part, s in zip(rows, shifts, strict=True)])

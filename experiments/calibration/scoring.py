@@ -4,9 +4,9 @@ A history is a recorded run. A visit is one prompt's rollouts in one training st
 between steps, from which no method learns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,89 +16,17 @@ import jaxsel
 from jaxsel import Prediction, metrics
 from jaxsel.integrations.history import Recorded
 from jaxsel.predictors.recalibration import MAPS, Pairs, grouped, no_pairs, with_mixed, with_pairs
+from jaxsel.report.rows import Replayed, Rows, is_mixed
+from jaxsel.report.rows import replayed as rows_of
 
 WINDOW = 4096  # the last pairs of prediction and outcome, which fit a recalibration; `jaxsel.recalibrated`'s default
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
-class Rows(NamedTuple):
-    """Predictions and outcomes, one row per visit or probed prompt.
-
-    Attributes:
-        prediction: Predictions, with fields of shape `[m]`.
-        step: Step before which each row was predicted.
-        prompt_ids: Rows of the pool.
-        successes: Numbers of successes s.
-        group_size: Numbers of rollouts n, at least 1.
-        visits: Numbers of earlier visits to the prompt.
-        waiting: Steps since the last visit; -1 without an earlier visit.
-    """
-
-    prediction: Prediction
-    step: np.ndarray
-    prompt_ids: np.ndarray
-    successes: np.ndarray
-    group_size: np.ndarray
-    visits: np.ndarray
-    waiting: np.ndarray
-
-    def taken(self, rows: np.ndarray) -> "Rows":
-        """Return the rows of a mask."""
-        return jax.tree.map(lambda column: column[rows], self)
-
-
-class Replayed(NamedTuple):
-    """A method's predictions in a history.
-
-    Attributes:
-        ahead: Every batch, predicted before it was observed.
-        probes: Every probe.
-    """
-
-    ahead: Rows
-    probes: Rows
-
-
 def replayed(recorded: Recorded, predictor: jaxsel.Predictor) -> Replayed:
     """Return the predictor's predictions in the history, which it observes batch by batch."""
-    history = recorded.history
-    clocks = np.unique(_clocks(recorded))
     selector = jaxsel.make_selector(predictor, jaxsel.thompson(), jaxsel.top_k())  # acquisition and rule are not used
-    found = jaxsel.replay(history, selector, num_prompts=recorded.num_prompts, probe_steps=clocks.tolist())
-    ahead = Rows(
-        found.prediction, history.step, history.prompt_ids, history.successes, history.group_size, found.visits,
-        found.waiting,
-    )  # fmt: skip
-    parts = [_probed(recorded, found.probes[clock], clock) for clock in clocks.tolist()]
-    return Replayed(ahead, concatenated(parts))
-
-
-def _clocks(recorded: Recorded) -> np.ndarray:
-    """Return the step of every probe, at most the end of the history: the last batches may have no judged rollouts."""
-    return np.minimum(recorded.probes["clock"], recorded.history.num_steps)
-
-
-def _probed(recorded: Recorded, pool: Prediction, clock: int) -> Rows:
-    rows = (_clocks(recorded) == clock) & (recorded.probes["group_size"] > 0)
-    ids, s, n = (recorded.probes[name][rows] for name in ("prompt_id", "successes", "group_size"))
-    history = recorded.history
-    before = history.step < clock
-    visits = np.bincount(history.prompt_ids[before], minlength=recorded.num_prompts)
-    last = np.full(recorded.num_prompts, -1)
-    last[history.prompt_ids[before]] = history.step[before]  # rows are in the order of steps, so the last visit stays
-    waiting = np.where(last < 0, -1, clock - last)
-    prediction = jax.tree.map(lambda field: np.asarray(field)[ids], pool)
-    return Rows(prediction, np.full(len(ids), clock), ids, s, n, visits[ids], waiting[ids])
-
-
-def concatenated(parts: Sequence[Rows]) -> Rows:
-    """Return the rows of all parts, one part after the other."""
-    return jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
-
-
-def is_mixed(rows: Rows) -> np.ndarray:
-    """Return whether each group has both right and wrong answers."""
-    return _mixed(rows.successes, rows.group_size)
+    return rows_of(recorded.history, recorded.probes, selector, num_prompts=recorded.num_prompts)
 
 
 def _mixed(s: Any, n: Any) -> Any:

@@ -1,10 +1,8 @@
 """The report page: its HTML, and how Chromium shows it on a laptop and on a phone."""
 
 import re
-import shutil
 from collections import Counter
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,18 +12,11 @@ from experiments.reporting.page import Drawing, Section, write_page
 from experiments.reporting.provenance import provenance
 from experiments.reporting.tables import PageTable
 from jaxsel import metrics, plotting
+from tests.support.browser import Shown, chromium
 
 pytestmark = pytest.mark.slow  # starting a browser takes seconds
 
 LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
-QUIET = (
-    "no-sandbox",
-    "disable-gpu",
-    "no-first-run",
-    "disable-background-networking",
-    "disable-component-update",
-    "disable-sync",
-)
 METRICS = ("rows", "rank correlation", "mean absolute error", "Brier score", "log score", "calibration error", "F1")
 METHODS = ("uniform", "mopps", "dps", "gps")
 
@@ -194,38 +185,8 @@ def test_figures_are_closed(tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with driver.sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome")
-        found = next(filter(None, map(shutil.which, names)), playwright.chromium.executable_path)
-        if not Path(found).exists():
-            pytest.skip("no browser: neither Chromium nor Chrome is installed")
-        browser = playwright.chromium.launch(executable_path=found, args=[f"--{argument}" for argument in QUIET])
-        yield browser
-        browser.close()
-
-
-class Shown:
-    """The page in a browser window, with the errors and requests of its loading."""
-
-    def __init__(self, browser, path, size, scheme="light"):
-        self.context = browser.new_context(viewport=size, color_scheme=scheme)
-        self.window = self.context.new_page()
-        self.errors, self.requests = [], []
-        self.window.on("console", lambda message: self.errors.append(message.text))
-        self.window.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.window.on("requestfailed", lambda request: self.errors.append(request.url))
-        self.window.on("request", lambda request: self.requests.append(request.url))
-        self.window.goto(path.as_uri(), wait_until="load")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.context.close()
-
-    def run(self, script):
-        return self.window.evaluate(script)
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="module", params=[LAPTOP, PHONE], ids=["laptop", "phone"])

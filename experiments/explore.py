@@ -1,0 +1,79 @@
+"""An interactive page about the predictions of a recorded run, which begins with a verdict in words.
+
+    python -m experiments.explore RUN [--methods mopps adaptive] [--out runs/explore.html]
+
+RUN is the folder of a run with `train.history=true`, or a folder with a history. Without `--methods` the page shows the
+predictions that the run's own method made; with them, each method is replayed on the recorded batches. The page is one
+file and works offline. `jaxsel.explore` shows the same in a notebook.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+import jaxsel
+from experiments.running.command import module_parser, quiet_pipe
+from jaxsel.integrations.embeddings import embed
+from jaxsel.integrations.history import Recorded, read_history
+
+METHODS: dict[str, Callable[..., jaxsel.Selector]] = {
+    "uniform": jaxsel.uniform,
+    "mopps": jaxsel.mopps,
+    "threshold": jaxsel.threshold,
+    "dps": jaxsel.dps,
+    "adaptive": jaxsel.adaptive,
+    "gps": jaxsel.gps,
+}
+NEEDS_EMBEDDINGS = ("gps",)
+
+
+def make_methods(names: Sequence[str], recorded: Recorded) -> dict[str, jaxsel.Selector]:
+    """Return the methods by name, with the group size of the run; gps reads the embeddings of the prompts.
+
+    Raises:
+        ValueError: gps is asked for, and the history has neither texts nor embeddings.
+    """
+    made = {}
+    for name in names:
+        options = {"group_size": int(np.median(recorded.history.group_size))}
+        made[name] = METHODS[name](*_embeddings(name, recorded), **options)
+    return made
+
+
+def _embeddings(name: str, recorded: Recorded) -> list[np.ndarray]:
+    if name not in NEEDS_EMBEDDINGS:
+        return []
+    if recorded.embeddings is not None:
+        return [recorded.embeddings]
+    if recorded.texts is None:
+        raise ValueError(f"{name} needs the prompts' texts or embeddings, and the history has neither; leave it out")
+    return [np.asarray(embed(recorded.texts, progress=False))]
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page and print its verdict."""
+    parser = module_parser("experiments.explore", __doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--methods", nargs="*", choices=sorted(METHODS), default=[])
+    parser.add_argument("--out", type=Path, default=Path("runs/explore.html"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    inner = options.run / "history"
+    recorded = read_history(inner if inner.is_dir() else options.run)
+    methods = make_methods(options.methods, recorded) or None
+    report = jaxsel.explore(recorded, methods, seed=options.seed)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    console = Console(highlight=False)
+    for finding in report.verdict:
+        console.print(f"[bold]{finding.question}[/] {finding.answer}")
+        for sentence in finding.details:
+            console.print(f"  {sentence}", markup=False)
+    console.print(f"page: {report.save(options.out)}")
+
+
+if __name__ == "__main__":
+    with quiet_pipe():
+        main(sys.argv[1:])

@@ -1,0 +1,157 @@
+"""Groups in cells: what a report shows of millions of groups are the sums of a few thousand cells.
+
+A cell holds the groups of one method and one kind of outcome whose predicted P(mixed), step and number of earlier
+visits are alike. All metrics of a report are means over groups, so that a page can select cells and add them up.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, Key
+
+from jaxsel import metrics
+from jaxsel.base import Prediction
+from jaxsel.report.rows import Rows, is_mixed
+
+NUM_BINS = 10
+"""Number of bins of the predicted probability of a mixed group, and of the probability integral transform."""
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+PARTS = {
+    "unseen": "never visited before",
+    "visits 1": "visited once before",
+    "visits 2-4": "visited 2 to 4 times before",
+    "visits 5+": "visited 5 times or more before",
+}
+"""Plain names of the parts by visits that `metrics.slices` returns."""
+SCORES = ("states", "counts", "brier", "error")
+_MOST_STEPS = 24  # bins of the step
+_LOWEST = float(np.log(1e-9))  # log scores are cut here, so that one outcome held impossible does not hide all others
+_CHUNK = 2**15  # rows at a time, so that any number of rows compiles once
+
+
+class Scored(NamedTuple):
+    """The metrics of single groups.
+
+    Attributes:
+        states: Log score of the solve state, in nats.
+        counts: Log score of the number of successes, in nats.
+        brier: Brier score of P(mixed).
+        error: Absolute error of the predicted success rate.
+        pit: Randomised probability integral transform.
+        covered: The part of each group that lies in the central interval of each of `LEVELS`.
+    """
+
+    states: Float[Any, " m"]
+    counts: Float[Any, " m"]
+    brier: Float[Any, " m"]
+    error: Float[Any, " m"]
+    pit: Float[Any, " m"]
+    covered: Float[Any, "m levels"]
+
+
+@jax.jit
+def _scored(key: Key[Any, ""], prediction: Prediction, successes: Int[Any, " m"], group_size: Int[Any, " m"]) -> Scored:
+    def of_one(p: Prediction, s: Int[Any, ""], n: Int[Any, ""]) -> tuple[Any, ...]:
+        p, s, n = jax.tree.map(lambda value: value[None], (p, s, n))
+        mixed = (s > 0) & (s < n)
+        return (
+            metrics.solve_state_log_score(p, s, n),
+            metrics.beta_binomial_log_score(p, s, n),
+            metrics.brier_score(p.mixed, mixed),
+            metrics.mean_absolute_error(p.success_rate, s / n),
+            metrics.success_coverage(p, s, n, LEVELS),
+        )
+
+    states, counts, brier, error, covered = jax.vmap(of_one)(prediction, successes, group_size)
+    pit = metrics.randomised_pit(key, prediction, successes, group_size)
+    return Scored(states, counts, brier, error, pit, covered)
+
+
+def scored(rows: Rows) -> Scored:
+    """Return the metrics of every group: each is the metric of `jaxsel.metrics` over one group alone.
+
+    A log score is at least that of the probability 1e-9.
+    """
+    columns = (rows.prediction, rows.successes.astype(np.int32), rows.group_size.astype(np.int32))
+    parts = []
+    for number, start in enumerate(range(0, max(len(rows.step), 1), _CHUNK)):
+        chunk = jax.tree.map(lambda column, at=start: _padded(column[at : at + _CHUNK]), columns)
+        parts.append(jax.tree.map(np.asarray, _scored(jax.random.key(number), *chunk)))
+    found = jax.tree.map(lambda *values: np.concatenate(values)[: len(rows.step)], *parts)
+    return found._replace(states=np.maximum(found.states, _LOWEST), counts=np.maximum(found.counts, _LOWEST))
+
+
+def _padded(column: np.ndarray) -> np.ndarray:
+    """Return the column with ones up to the length of a chunk; a group with one success of one rollout is possible."""
+    return np.concatenate([column, np.ones(_CHUNK - len(column), column.dtype)])
+
+
+def probability_bins(mixed: Float[Any, " m"]) -> Int[np.ndarray, " m"]:
+    """Return the bin of each probability, the same bins of equal width as in `metrics.reliability`."""
+    return np.clip((np.asarray(mixed, np.float32) * NUM_BINS).astype(np.int32), 0, NUM_BINS - 1)
+
+
+def parts_of(visits: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+    """Return the position in `PARTS` of each number of earlier visits."""
+    part = _parts_of_few()
+    return part[np.minimum(visits, len(part) - 1)]
+
+
+@functools.cache
+def _parts_of_few() -> Int[np.ndarray, " k"]:
+    """Return the part of 0, 1, 2, ... visits; all larger numbers are in the part of the last."""
+    few = np.arange(8)
+    masks = metrics.slices(few, few, 0)
+    return np.argmax([np.asarray(masks[name]) for name in PARTS], axis=0)
+
+
+def step_bins(steps: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+    """Return a step in the middle of each step's bin. Few distinct steps, for example of probes, are not binned."""
+    distinct = np.flatnonzero(np.bincount(steps))
+    if len(distinct) <= _MOST_STEPS:
+        return steps
+    edges = np.linspace(distinct[0], distinct[-1] + 1, _MOST_STEPS + 1)
+    bins = np.clip(np.searchsorted(edges, steps, side="right") - 1, 0, _MOST_STEPS - 1)
+    return ((edges[:-1] + edges[1:]) / 2).astype(int)[bins]
+
+
+def numbered_again(numbers: Int[np.ndarray, " m"]) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " m"]]:
+    """Return the distinct numbers and each number's position among them, as `np.unique` does, but without sorting.
+
+    The numbers are at least 0, and the largest is not much larger than there are numbers.
+    """
+    there = np.bincount(numbers) > 0
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[numbers]
+
+
+def cells(rows: Rows, scores: Scored) -> dict[str, np.ndarray]:
+    """Return the sums of every cell as columns by name.
+
+    The columns are `bin` (of P(mixed)), `step`, `part` (position in `PARTS`), `groups` (their number), the sums
+    `predicted` (of P(mixed)), `mixed` (groups that were mixed), `chance` (the variance of that number if the
+    predictions are right), the sums of `SCORES`, the histogram `pit0`, `pit1`, ..., and the coverage `cover0`,
+    `cover1`, ....
+    """
+    steps, step = numbered_again(step_bins(rows.step))
+    part, bins = parts_of(rows.visits), probability_bins(rows.prediction.mixed)
+    distinct, cell = numbered_again((step * len(PARTS) + part) * NUM_BINS + bins)
+
+    def summed(values: np.ndarray) -> np.ndarray:
+        return np.bincount(cell, np.asarray(values, np.float64), len(distinct))
+
+    p = np.asarray(rows.prediction.mixed, np.float64)
+    pit = np.clip((scores.pit * NUM_BINS).astype(int), 0, NUM_BINS - 1)
+    return {
+        "bin": distinct % NUM_BINS,
+        "part": distinct // NUM_BINS % len(PARTS),
+        "step": steps[distinct // NUM_BINS // len(PARTS)],
+        "groups": np.bincount(cell, minlength=len(distinct)),
+        "predicted": summed(p),
+        "mixed": summed(is_mixed(rows)),
+        "chance": summed(p * (1 - p)),
+        **{name: summed(getattr(scores, name)) for name in SCORES},
+        **{f"pit{k}": summed(pit == k) for k in range(NUM_BINS)},
+        **{f"cover{k}": summed(scores.covered[:, k]) for k in range(len(LEVELS))},
+    }

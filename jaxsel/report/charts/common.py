@@ -1,0 +1,112 @@
+"""What all charts share: the parameters that select groups, the looks of methods, axes and tooltips."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from jaxsel.evaluation.plotting.looks import COLOURS, METHODS, style
+from jaxsel.report.cells import NUM_BINS, SCORES
+from jaxsel.report.tables import Tables
+
+Chart = Any
+"""A chart of Altair, whose methods have signatures that type checkers do not follow."""
+RULE = COLOURS["light grey"]
+# The groups that the page has selected. A chart leaves out the part that it selects itself.
+OF_KIND = "datum.kind == kind"
+OF_PART = "(part < 0 || datum.part == part)"
+OF_STEPS = "datum.step >= first_step && datum.step <= last_step"
+OF_BINS = "datum.bin >= first_bin && datum.bin <= last_bin"
+OF_METHOD = "datum.method == method"
+_PER_CENT = ".0%"
+_DASHES = {"-": [1, 0], "--": [7, 3], ":": [2, 3], "-.": [8, 3, 2, 3]}
+
+
+def parameters(found: Tables) -> dict[str, Any]:
+    """Return the parameters of all charts with their first values.
+
+    `kind` of outcomes; `method` that is shown in detail; `part` by earlier visits, or -1 for all; the range of bins of
+    P(mixed) and of steps; the `score` over steps; the colours of the two maps; and the `prompt` that is followed.
+    """
+    first = found.tables["prompts"]["prompt"]
+    return {
+        "kind": found.kinds[0] if found.kinds else "",
+        "method": found.methods[0],
+        "part": -1,
+        "first_bin": 0,
+        "last_bin": NUM_BINS - 1,
+        "first_step": -1,
+        "last_step": 2**31,
+        "score": SCORES[0],
+        "colour": "prompts",
+        "meaning_colour": "rate",
+        "prompt": first[0] if first else -1,
+    }
+
+
+def _looks(methods: Sequence[str]) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """Return the colour and the dashes of every method: a known name keeps its look of the project's figures."""
+    looks, free = {}, 0
+    for name in methods:
+        known = name.partition(" ")[0]
+        if known in METHODS and known not in looks.values():
+            looks[name] = known
+        else:
+            looks[name], free = free, free + 1
+    styles = {name: style(look) for name, look in looks.items()}
+    return (
+        {name: found["color"] for name, found in styles.items()},
+        {name: _DASHES[found["linestyle"]] for name, found in styles.items()},
+    )
+
+
+def colour(found: Tables) -> alt.Color:
+    colours, _ = _looks(found.methods)
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    return alt.Color("method:N", scale=scale, title=None, legend=_legend())
+
+
+def dash(found: Tables) -> alt.StrokeDash:
+    _, dashes = _looks(found.methods)
+    return alt.StrokeDash(
+        "method:N", scale=alt.Scale(domain=list(dashes), range=list(dashes.values())), title=None, legend=_legend()
+    )
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(
+        orient="top",
+        columns=2,
+        labelLimit=260,
+        symbolType="stroke",
+        symbolSize=500,
+        symbolStrokeWidth=2.5,
+        symbolOpacity=1,
+    )
+
+
+def table(name: str, *filters: str) -> Chart:
+    chart = alt.Chart(alt.NamedData(name=name))
+    return chart.transform_filter(" && ".join(filters)) if filters else chart
+
+
+def share(field: str, title: str, **scale: Any) -> Any:
+    axis = alt.Axis(format=_PER_CENT, title=title, tickCount=6)
+    scale = {**scale, "nice": False, "padding": 0} if "domain" in scale else scale
+    return {"field": field, "type": "quantitative", "axis": axis, "scale": alt.Scale(**scale)}
+
+
+def step(title: str = "Training step") -> Any:
+    return {"field": "step", "type": "quantitative", "axis": alt.Axis(title=title, tickMinStep=1, grid=False)}
+
+
+def diagonal() -> Chart:
+    ends = alt.InlineData(values=[{"x": 0, "y": 0}, {"x": 1, "y": 1}])
+    return alt.Chart(ends).mark_line(color=RULE, strokeDash=[5, 3]).encode(x="x:Q", y="y:Q")
+
+
+def tooltip(*fields: str | tuple[str, str, str]) -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip(field) if isinstance(field, str) else alt.Tooltip(field[0], title=field[1], format=field[2])
+        for field in fields
+    ]

@@ -1,0 +1,107 @@
+"""Charts over the steps of a run: shares of mixed groups, scores, and the belief about one prompt."""
+
+import altair as alt
+import numpy as np
+
+from jaxsel.evaluation.plotting.looks import COLOURS
+from jaxsel.report.cells import SCORES
+from jaxsel.report.charts.common import (
+    OF_BINS,
+    OF_KIND,
+    OF_METHOD,
+    OF_PART,
+    OF_STEPS,
+    Chart,
+    colour,
+    dash,
+    share,
+    step,
+    table,
+    tooltip,
+)
+from jaxsel.report.tables import Tables
+
+
+def _over_steps(found: Tables, *filters: str) -> Chart:
+    sums = {name: f"sum({name})" for name in ("groups", "predicted", "mixed", *SCORES)}
+    return table("cells", OF_KIND, OF_PART, *filters).transform_aggregate(**sums, groupby=["method", "step"])
+
+
+def shares(found: Tables) -> Chart:
+    base = _over_steps(found, OF_BINS).transform_calculate(
+        expected="datum.predicted / datum.groups", observed="datum.mixed / datum.groups"
+    )
+    expected = base.mark_line(point=True).encode(
+        x=alt.X(**step()),
+        y=alt.Y(**share("expected", "Share of mixed groups")),
+        color=colour(found),
+        strokeDash=dash(found),
+        opacity=alt.condition(OF_STEPS, alt.value(1), alt.value(0.25)),
+        tooltip=tooltip("method:N", "step:Q", ("expected:Q", "expected", ".1%"), ("observed:Q", "observed", ".1%")),
+    )
+    observed = (
+        base.transform_filter(OF_METHOD)
+        .transform_calculate(what="'what happened'")
+        .mark_line(color=COLOURS["dark grey"], strokeWidth=5, opacity=0.3)
+        .encode(x=alt.X(**step()), y="observed:Q")
+    )
+    return alt.layer(observed, expected)
+
+
+def scores(found: Tables) -> Chart:
+    value = " : ".join(f"score == '{name}' ? datum.{name} / datum.groups" for name in SCORES) + " : null"
+    brush = alt.selection_interval(name="chosen_steps", encodings=["x"])
+    lines = (
+        _over_steps(found, OF_BINS)
+        .transform_calculate(value=value)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X(**step()),
+            y=alt.Y("value:Q", title="Mean score of a group", scale=alt.Scale(zero=False)),
+            color=colour(found),
+            strokeDash=dash(found),
+            opacity=alt.condition(OF_STEPS, alt.value(1), alt.value(0.25)),
+            tooltip=tooltip("method:N", "step:Q", ("value:Q", "score", ".3f"), ("groups:Q", "groups", ",")),
+        )
+    )
+    return alt.layer(lines.add_params(brush))
+
+
+def trajectory(found: Tables) -> Chart:
+    x, one = alt.X(**step()), "datum.prompt == prompt"
+    title = "Success rate"
+    beliefs = table("beliefs", one)
+    knows_truth = bool(np.isfinite(found.tables["outcomes"]["truth"]).any())
+    kinds = ["in a batch", "probe", *(["true rate"] if knows_truth else [])]
+    band = (
+        beliefs.transform_filter(OF_METHOD)
+        .mark_area(opacity=0.18, interpolate="step-after")
+        .encode(x=x, y=alt.Y(**share("low", title, domain=[0, 1])), y2="high:Q", color=colour(found))
+    )
+    lines = beliefs.mark_line(interpolate="step-after", strokeWidth=1.8).encode(
+        x=x, y="rate:Q", color=colour(found), strokeDash=dash(found),
+        opacity=alt.condition(OF_METHOD, alt.value(1), alt.value(0.4)),
+    )  # fmt: skip
+    what = alt.Shape(
+        "what:N", title=None, legend=alt.Legend(orient="bottom", symbolFillColor=COLOURS["dark grey"], labelLimit=260),
+        scale=alt.Scale(domain=kinds, range=["circle", "diamond", "triangle-up"][: len(kinds)]),
+    )  # fmt: skip
+    seen = (
+        table("outcomes", one)
+        .transform_calculate(
+            what="datum.probe ? 'probe' : 'in a batch'", counts="datum.successes + ' of ' + datum.rollouts"
+        )
+        .mark_point(filled=True, size=80, opacity=0.85)
+        .encode(
+            x=x, y="share:Q", shape=what,
+            color=alt.condition("datum.probe", alt.value(COLOURS["grey"]), alt.value(COLOURS["dark grey"])),
+            tooltip=tooltip("step:Q", ("counts:N", "correct", ""), "what:N"),
+        )
+    )  # fmt: skip
+    truth = (
+        table("outcomes", one, "isValid(datum.truth)")
+        .transform_calculate(what="'true rate'")
+        .mark_point(size=60, color=COLOURS["vermilion"])
+        .encode(x=x, y="truth:Q", shape=what)
+    )
+    return alt.layer(band, lines, seen, *([truth] if knows_truth else []))

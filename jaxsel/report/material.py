@@ -1,0 +1,230 @@
+"""What a report is made from: a run with the predictions of one or several methods, or a selector's present beliefs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+from jaxsel import _validate
+from jaxsel.base import Prediction, Predictor, Selector
+from jaxsel.evaluation.replay import History
+from jaxsel.methods import adaptive, dps, mopps
+from jaxsel.report.rows import Replayed, Rows, earlier_visits, replayed
+from jaxsel.runtime.prompt_selector import PromptSelector
+from jaxsel.selection.acquisition import thompson
+from jaxsel.selection.composition import make_selector
+from jaxsel.selection.rules import top_k
+
+_MOST_PREDICTIONS = 10_000_000  # predictions that are kept of the whole pool, over all steps
+_MOST_STEPS = 200
+_NO_PROBES = {name: np.zeros(0, np.int32) for name in ("clock", "prompt_id", "successes", "group_size")}
+
+
+class Pool(NamedTuple):
+    """What a method believes about prompts of the pool, and when they were visited.
+
+    Attributes:
+        step: Step before which the beliefs hold.
+        prompt_ids: The prompts; all prompts of the pool, unless fewer were recorded.
+        prediction: Predictions, with fields of shape `[k]`.
+        visits: Number of visits to each prompt.
+        waiting: Steps since the last visit; -1 without a visit.
+    """
+
+    step: int
+    prompt_ids: Int[np.ndarray, " k"]
+    prediction: Prediction
+    visits: Int[np.ndarray, " k"]
+    waiting: Int[np.ndarray, " k"]
+
+
+class Material(NamedTuple):
+    """A run and the predictions of methods for it.
+
+    Attributes:
+        num_prompts: Number of prompts in the pool.
+        history: The batches of the run.
+        probes: Columns of the probes, as in `jaxsel.integrations.history`.
+        seen: The predictions by name of the method. Empty if nothing was judged.
+        pools: The latest beliefs by name of the method.
+        chosen_by: Name of the method that chose the batches, if it is known.
+        texts: The prompts' texts, if they are known.
+        embeddings: The prompts' embeddings `[N, d]`, if they are known.
+        strata: Label of each prompt, for example its task or its source; None: no labels.
+    """
+
+    num_prompts: int
+    history: History
+    probes: Mapping[str, np.ndarray]
+    seen: dict[str, Replayed]
+    pools: dict[str, Pool]
+    chosen_by: str | None = None
+    texts: Sequence[str] | None = None
+    embeddings: Float[np.ndarray, "N d"] | None = None
+    strata: Sequence[str] | None = None
+
+
+def of_selector(selector: PromptSelector) -> Material:
+    """Return the present beliefs of a selector, without any outcome."""
+    table = selector.table()
+    step = int(table["last_visit"].max(initial=-1)) + 1
+    visits, last = table["visits"], table["last_visit"]
+    ids = np.arange(selector.num_prompts)
+    pool = Pool(step, ids, selector.predict(), visits, np.where(visits > 0, step - last, -1))
+    name = str(selector.spec.get("method", "the selector"))
+    history = History(*(np.zeros(0, np.int32) for _ in History._fields))
+    return Material(selector.num_prompts, history, _NO_PROBES, {}, {name: pool}, name)
+
+
+def of_recorded(recorded: Any) -> Material:
+    """Return a recorded run with the predictions that its own selector made during the run."""
+    chosen_by = str(recorded.spec.get("method", "the selector"))
+    history = recorded.history
+    ahead, probes = (_recorded_rows(history, columns) for columns in (recorded.rollouts, recorded.probes))
+    name = f"{chosen_by} (recorded)"
+    pools = {step: _whole(probes, recorded.num_prompts, step) for step in np.unique(probes.step).tolist()}
+    seen = Replayed(ahead, probes, {step: pool for step, pool in pools.items() if pool is not None})
+    last = probes if len(probes.step) else ahead
+    if not len(last.step):
+        raise ValueError("the history has no judged rollouts; give the history of a run that was trained")
+    # the last row of each prompt: np.unique returns the first position, so the rows are reversed
+    rows = len(last.step) - 1 - np.unique(last.prompt_ids[::-1], return_index=True)[1]
+    step = history.num_steps
+    ids = last.prompt_ids[rows]
+    visits, waiting = earlier_visits(history, ids, np.full(len(ids), step))
+    pool = Pool(step, ids, last.taken(rows).prediction, visits, waiting)
+    return Material(
+        recorded.num_prompts, history, recorded.probes, {name: seen}, {name: pool}, chosen_by, recorded.texts,
+        recorded.embeddings,
+    )  # fmt: skip
+
+
+def of_methods(
+    history: History,
+    methods: Mapping[str, Selector | Predictor] | None,
+    *,
+    num_prompts: int,
+    probes: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+) -> Material:
+    """Return a run with the predictions of methods that are replayed on it.
+
+    Raises:
+        ValueError: The history is empty, or a method is neither a `Selector` nor a `Predictor`.
+    """
+    if not len(history.step):
+        raise ValueError("the history has no judged rollouts; give the history of a run that was trained")
+    probes = _NO_PROBES if probes is None else probes
+    seen, pools = {}, {}
+    for name, selector in (methods or default_methods(history)).items():
+        if isinstance(selector, Predictor):
+            selector = make_selector(selector, thompson(), top_k())
+        if not isinstance(selector, Selector):
+            raise ValueError(
+                f"methods[{name!r}] is a {type(selector).__name__}; give a Selector such as jaxsel.mopps(), "
+                "or a Predictor such as jaxsel.kalman()"
+            )
+        steps = _pool_steps(history.num_steps, num_prompts)
+        found = replayed(history, probes, selector, num_prompts=num_prompts, seed=seed, pool_steps=steps)
+        seen[name] = found
+        ids, end = np.arange(num_prompts), history.num_steps
+        pools[name] = Pool(end, ids, found.pools[end], *earlier_visits(history, ids, np.full(num_prompts, end)))
+    return Material(num_prompts, history, probes, seen, pools)
+
+
+def default_methods(history: History) -> dict[str, Selector]:
+    """Return the methods that need no embeddings, for the group size of the history."""
+    group_size = int(np.median(history.group_size))
+    return {
+        "mopps": mopps(group_size=group_size),
+        "dps": dps(group_size=group_size),
+        "adaptive": adaptive(group_size=group_size),
+    }
+
+
+def _pool_steps(num_steps: int, num_prompts: int) -> list[int]:
+    """Return the steps before which the whole pool is predicted: evenly spread, and the last step among them."""
+    number = int(np.clip(_MOST_PREDICTIONS // num_prompts, 2, _MOST_STEPS + 1))
+    return np.unique(np.linspace(0, num_steps, number).astype(int)).tolist()
+
+
+def _recorded_rows(history: History, columns: Mapping[str, np.ndarray]) -> Rows:
+    judged = columns["group_size"] > 0
+    columns = {name: column[judged] for name, column in columns.items()}
+    step = np.minimum(columns["clock"], history.num_steps)
+    fields: Any = [columns[name] for name in Prediction._fields]
+    prediction = Prediction(*fields)
+    ids = columns["prompt_id"]
+    return Rows(prediction, step, ids, columns["successes"], columns["group_size"], *earlier_visits(history, ids, step))
+
+
+def _whole(probes: Rows, num_prompts: int, step: int) -> Prediction | None:
+    """Return the predictions of a probe by prompt if it judged the whole pool, or else None."""
+    rows = np.flatnonzero(probes.step == step)
+    if len(rows) != num_prompts:
+        return None
+    rows = rows[np.argsort(probes.prompt_ids[rows])]
+    return jax.tree.map(lambda field: field[rows], probes.prediction)
+
+
+def recorded_in(folder: Path) -> Any:
+    """Return the history in a folder, which is the folder `history` of a run or the run's own folder.
+
+    Raises:
+        ValueError: Neither holds a history.
+    """
+    from jaxsel.integrations.history import read_history  # it needs pyarrow, which is an extra
+
+    inner = folder / "history"
+    return read_history(inner if inner.is_dir() and not any(folder.glob("part-*.parquet")) else folder)
+
+
+def with_prompts(
+    material: Material,
+    texts: Sequence[str] | None,
+    embeddings: ArrayLike | None,
+    strata: Sequence[Any] | None,
+) -> Material:
+    """Return the material with what the caller knows about the prompts.
+
+    Raises:
+        ValueError: An argument does not have one entry per prompt.
+    """
+    given = {"texts": texts, "embeddings": embeddings, "strata": strata}
+    for name, values in given.items():
+        if values is not None and len(values) != material.num_prompts:  # pyright: ignore[reportArgumentType]
+            raise ValueError(
+                f"{name} has {len(values)} entries for a pool of {material.num_prompts} prompts; "  # pyright: ignore[reportArgumentType]
+                "give one per prompt, in the order of the pool"
+            )
+    if texts is not None:
+        material = material._replace(texts=texts)
+    if embeddings is not None:
+        vectors = np.asarray(embeddings, np.float32)
+        if vectors.ndim != 2:
+            raise ValueError(f"embeddings has shape {vectors.shape}; give one vector per prompt, of shape [N, d]")
+        material = material._replace(embeddings=vectors)
+    if strata is not None:
+        material = material._replace(strata=[str(label) for label in strata])
+    return material
+
+
+def checked_size(history: History, num_prompts: int | None) -> int:
+    """Return the size of the pool; None: just large enough for the history.
+
+    Raises:
+        ValueError: The pool is too small for the history.
+    """
+    needed = int(history.prompt_ids.max(initial=-1)) + 1
+    if num_prompts is None:
+        return max(needed, 1)
+    _validate.positive_integer(num_prompts=num_prompts)
+    if num_prompts < needed:
+        raise ValueError(
+            f"num_prompts is {num_prompts}, but the history visits prompt {needed - 1}; give at least {needed}"
+        )
+    return num_prompts

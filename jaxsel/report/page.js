@@ -1,0 +1,206 @@
+"use strict";
+// Links the charts: a choice in one of them, or in a menu, sets the same parameter in all. Vega aggregates the cells.
+(async () => {
+  const page = JSON.parse(document.getElementById("data").textContent);
+  const element = id => document.getElementById(id);
+  const rowsOf = ({ length, columns }) =>
+    Array.from({ length }, (_, i) =>
+      Object.fromEntries(Object.entries(columns).map(([name, { values, levels }]) => [name, levels ? levels[values[i]] : values[i]])));
+  const tables = Object.fromEntries(Object.entries(page.tables).map(([name, table]) => [name, rowsOf(table)]));
+  const first = { ...page.parameters, region: null, search: "" };
+  const state = { ...first };
+  const views = {};
+  const percent = share => (share * 100).toFixed(share < 0.0995 ? 1 : 0) + "%";
+  const count = number => number.toLocaleString("en-US");
+  const texts = new Map(tables.prompts.map(row => [row.prompt, row.text]));
+  const places = new Map();  // the latest belief about each followed prompt, by method
+  for (const row of tables.present) places.set(row.method + "\n" + row.prompt, row);
+
+  const ofRow = row =>
+    row.method === state.method && (row.kind === undefined || row.kind === state.kind) &&
+    (state.part < 0 || row.part === state.part) && row.bin >= state.first_bin && row.bin <= state.last_bin &&
+    (row.step === undefined || (row.step >= state.first_step && row.step <= state.last_step));
+
+  function ofRegion(prompt) {
+    if (!state.region) return true;
+    const place = places.get(state.method + "\n" + prompt);
+    const inside = (value, [low, high]) => value >= low && value <= high;
+    return place !== undefined && inside(place.rate, state.region.rate) && inside(place.deviation, state.region.deviation);
+  }
+
+  function ofSearch(prompt) {
+    const word = state.search.trim().toLowerCase();
+    return !word || String(prompt) === word || (texts.get(prompt) || "").toLowerCase().includes(word);
+  }
+
+  const columns = page.judged
+    ? [
+        ["prompt", row => row.prompt], ["text", row => texts.get(row.prompt)],
+        ["predicted probability of a mixed group", row => percent(row.mixed)], ["predicted success rate", row => percent(row.rate)],
+        ["correct rollouts", row => `${row.successes} of ${row.rollouts}`], ["step", row => count(row.step)],
+        ["surprise (nats)", row => row.surprise.toFixed(2)],
+      ]
+    : [
+        ["prompt", row => row.prompt], ["text", row => texts.get(row.prompt)],
+        ["predicted probability of a mixed group", row => percent(row.mixed)], ["predicted success rate", row => percent(row.rate)],
+        ["visits", row => count(row.visits)],
+      ];
+  const shownColumns = page.texts ? columns : columns.filter(([title]) => title !== "text");
+  const kindOf = title => (title === "text" || title === "prompt" ? title : "number");
+
+  function cell(tag, title, content) {
+    const made = document.createElement(tag);
+    made.className = kindOf(title);
+    made.append(content);
+    return made;
+  }
+
+  function drawTable() {
+    const all = (page.judged ? tables.groups : tables.present).filter(ofRow);
+    const found = all.filter(row => ofRegion(row.prompt) && ofSearch(row.prompt));
+    const surprise = row => row.surprise ?? row.mixed;
+    found.sort((a, b) => surprise(b) - surprise(a));
+    const some = found.slice(0, 60);
+    element("table").tBodies[0].replaceChildren(...some.map(row => {
+      const made = document.createElement("tr");
+      made.className = row.prompt === state.prompt ? "chosen" : "";
+      made.append(...shownColumns.map(([title, value]) => {
+        if (title !== "prompt") return cell("td", title, value(row) ?? "");
+        const button = document.createElement("button");
+        button.type = "button";
+        button.textContent = row.prompt;
+        button.title = "Follow this prompt";
+        button.addEventListener("click", () => {
+          set({ prompt: row.prompt });
+          (element("trajectory") || element("map")).scrollIntoView({ behavior: "smooth", block: "center" });
+        });
+        return cell("td", title, button);
+      }));
+      return made;
+    }));
+    const sample = `The page follows ${count(tables.prompts.length)} of ${count(page.num_prompts)} prompts.`;
+    const what = page.judged ? "groups" : "prompts";
+    const order = page.judged ? "the most surprising first" : "the likeliest to be mixed first";
+    element("shown").textContent =
+      `${count(some.length)} of ${count(found.length)} chosen ${what} of these prompts, ${order}. ${sample} ` +
+      "Press a prompt's number to follow it.";
+  }
+
+  function drawStatus() {
+    const label = document.querySelector(`#part option[value="${state.part}"]`);
+    const said = [];
+    if (page.judged) {
+      const rows = tables.cells.filter(ofRow);
+      const groups = rows.reduce((sum, row) => sum + row.groups, 0);
+      const mixed = rows.reduce((sum, row) => sum + row.mixed, 0);
+      const expected = rows.reduce((sum, row) => sum + row.predicted, 0);
+      said.push(`${count(groups)} groups`);
+      if (groups) said.push(`${state.method} expected ${percent(expected / groups)} of them to be mixed, ${percent(mixed / groups)} were`);
+    }
+    const bins = state.first_bin > first.first_bin || state.last_bin < first.last_bin;
+    if (bins) said.push(`predicted probability ${state.first_bin * 10} to ${state.last_bin * 10 + 10}%`);
+    if (state.first_step > first.first_step) said.push(`steps ${count(state.first_step)} to ${count(state.last_step)}`);
+    if (state.part >= 0 && label) said.push(`prompts ${label.textContent}`);
+    if (state.region) said.push("prompts of a part of the map (in the table below)");
+    element("status").textContent = said.join("; ");
+    const heading = element("trajectory-title");
+    const text = texts.get(state.prompt);
+    if (heading) heading.textContent = `Prompt ${state.prompt}` + (text ? `: ${text}` : "");
+    for (const said of document.querySelectorAll("[data-method]")) said.textContent = state.method;
+    for (const said of document.querySelectorAll("[data-score]")) said.textContent = page.scores[state.score];
+  }
+
+  let waiting = false;
+  function set(changes) {
+    Object.assign(state, changes);
+    if (waiting) return;
+    waiting = true;  // a drag makes many changes: at most one redrawing per frame
+    requestAnimationFrame(async () => {
+      waiting = false;
+      for (const view of Object.values(views)) {
+        for (const name of Object.keys(page.parameters)) view.signal(name, state[name]);
+      }
+      for (const id of ["kind", "method", "part", "score", "colour", "meaning_colour"]) {
+        if (element(id)) element(id).value = String(state[id]);
+      }
+      drawStatus();
+      drawTable();
+      await Promise.all(Object.values(views).map(view => view.runAsync()));
+      document.body.dataset.drawn = String(Number(document.body.dataset.drawn || 0) + 1);
+    });
+  }
+
+  function choseBins(range) {
+    if (!range) return set({ first_bin: first.first_bin, last_bin: first.last_bin });
+    const last = first.last_bin;  // a bin is chosen with its middle, and a short range chooses the bin around it
+    const [low, high] = range.map(value => Math.min(Math.max(value, 0), 0.9999));
+    const bin = Math.floor((low + high) / 2 * (last + 1));
+    const from = Math.ceil(low * (last + 1) - 0.5), to = Math.floor(high * (last + 1) - 0.5);
+    set(from <= to ? { first_bin: from, last_bin: to } : { first_bin: bin, last_bin: bin });
+  }
+
+  function choseSteps(range) {
+    if (!range) return set({ first_step: first.first_step, last_step: first.last_step });
+    const steps = [...new Set(tables.cells.filter(row => row.kind === state.kind).map(row => row.step))].sort((a, b) => a - b);
+    const [low, high] = range;
+    const within = steps.filter(step => step >= low && step <= high);
+    if (within.length) return set({ first_step: within[0], last_step: within[within.length - 1] });
+    const near = steps.reduce((a, b) => (Math.abs(b - low) < Math.abs(a - low) ? b : a));
+    set({ first_step: near, last_step: near });
+  }
+
+  const brushes = {
+    reliability: ["chosen_bins", value => choseBins(value.x)],
+    scores: ["chosen_steps", value => choseSteps(value.step)],
+    map: ["chosen_prompts", value => set({ region: value.left && value.low ? { rate: value.left, deviation: value.low } : null })],
+  };
+
+  async function draw(name, spec) {
+    const used = new Set(JSON.stringify(spec).match(/"data":\{"name":"[^"]+"/g).map(found => found.slice(16, -1)));
+    const datasets = Object.fromEntries([...used].filter(name => tables[name]).map(name => [name, tables[name].map(row => ({ ...row }))]));
+    // logLevel 1: errors alone. A selection without groups is no reason for a warning
+    const options = { actions: false, renderer: "canvas", tooltip: { theme: "light" }, logLevel: 1 };
+    const result = await vegaEmbed(element(name), { ...spec, datasets: { ...spec.datasets, ...datasets } }, options);
+    views[name] = result.view;
+    if (!brushes[name]) return;
+    const [brush, chose] = brushes[name];
+    if (name !== "map") {
+      result.view.addEventListener("click", event => {  // a click chooses the nearest bin or step; a drag ends in one, too
+        const [from, to] = Object.values(result.view.signal(brush) || {})[0] || [0, 0];
+        if (from !== to) return;
+        const x = event.clientX - element(name).querySelector("canvas").getBoundingClientRect().left - result.view.origin()[0];
+        const at = result.view.scale("x").invert(x);
+        chose({ [name === "scores" ? "step" : "x"]: [at, at] });
+      });
+    }
+    result.view.addSignalListener(brush, (_, value) => { if (!clearing) chose(value || {}); });
+  }
+
+  let clearing = false;  // while the brushes are set back, they choose nothing
+  async function clear() {
+    clearing = true;
+    for (const [name, [brush]] of Object.entries(brushes)) {
+      if (!views[name]) continue;
+      for (const axis of name === "map" ? ["x", "y"] : ["x"]) views[name].signal(`${brush}_${axis}`, [0, 0]);
+      await views[name].runAsync();
+    }
+    clearing = false;
+    element("search").value = "";
+    const kept = ["method", "kind", "score", "colour", "meaning_colour", "prompt"];
+    set({ ...first, ...Object.fromEntries(kept.map(name => [name, state[name]])) });
+  }
+
+  element("table").tHead.append(document.createElement("tr"));
+  element("table").tHead.rows[0].append(...shownColumns.map(([title]) => cell("th", title, title)));
+  element("clear").addEventListener("click", clear);
+  element("search").addEventListener("input", event => set({ search: event.target.value }));
+  for (const select of document.querySelectorAll("select")) {
+    select.addEventListener("change", () => set({ [select.id]: select.id === "part" ? Number(select.value) : select.value }));
+  }
+  for (const [name, spec] of Object.entries(page.charts)) await draw(name, spec);
+  window.report = { state, views, set };  // for the tests, and for curious readers
+  set({});
+  document.body.dataset.ready = "true";
+  const frame = window.frameElement;  // in a notebook: as high as the page
+  if (frame) frame.style.height = `${document.documentElement.scrollHeight + 20}px`;
+})();

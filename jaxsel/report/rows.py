@@ -1,0 +1,124 @@
+"""Predictions next to their outcomes, one row per judged group: of the batches of a run, and of its probes.
+
+A group is one prompt's rollouts in one step. A probe is a set of fresh rollouts from which no method learns.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxsel.base import Prediction, Selector
+from jaxsel.evaluation.replay import History, replay
+
+
+class Rows(NamedTuple):
+    """Predictions and outcomes, one row per judged group.
+
+    Attributes:
+        prediction: Predictions, with fields of shape `[m]`.
+        step: Step before which each row was predicted.
+        prompt_ids: Rows of the pool.
+        successes: Numbers of successes s.
+        group_size: Numbers of rollouts n, at least 1.
+        visits: Numbers of earlier visits to the prompt.
+        waiting: Steps since the last visit; -1 without an earlier visit.
+    """
+
+    prediction: Prediction
+    step: Int[np.ndarray, " m"]
+    prompt_ids: Int[np.ndarray, " m"]
+    successes: Int[np.ndarray, " m"]
+    group_size: Int[np.ndarray, " m"]
+    visits: Int[np.ndarray, " m"]
+    waiting: Int[np.ndarray, " m"]
+
+    def taken(self, rows: Bool[np.ndarray, " m"] | Int[np.ndarray, " k"]) -> "Rows":
+        """Return the rows of a mask, or at the given positions."""
+        return jax.tree.map(lambda column: column[rows], self)
+
+
+class Replayed(NamedTuple):
+    """A method's predictions in a history.
+
+    Attributes:
+        ahead: Every batch, predicted before it was observed.
+        probes: Every probe.
+        pools: Predictions of the whole pool by step, each made before the step is observed.
+    """
+
+    ahead: Rows
+    probes: Rows
+    pools: dict[int, Prediction]
+
+
+def replayed(
+    history: History,
+    probes: Mapping[str, np.ndarray],
+    selector: Selector,
+    *,
+    num_prompts: int,
+    seed: int = 0,
+    pool_steps: Sequence[int] = (),
+) -> Replayed:
+    """Return the method's predictions in a history, which it observes batch by batch.
+
+    Args:
+        history: The batches.
+        probes: Columns `clock`, `prompt_id`, `successes` and `group_size` of the probes, as in
+            `jaxsel.integrations.history`.
+        selector: The method. Its acquisition and its rule are not used.
+        num_prompts: Number of prompts in the pool.
+        seed: Seed of the `PromptSelector`.
+        pool_steps: More steps before which the whole pool is predicted, for `pools`.
+    """
+    clocks = probe_clocks(history, probes)
+    steps = sorted({*np.unique(clocks).tolist(), *pool_steps})
+    found = replay(history, selector, num_prompts=num_prompts, seed=seed, probe_steps=steps)
+    ahead = Rows(found.prediction, *history, found.visits, found.waiting)
+    parts = [_probed(history, probes, clocks, found.probes[clock], clock) for clock in np.unique(clocks).tolist()]
+    empty = Rows(jax.tree.map(lambda field: field[:0], found.prediction), *[np.zeros(0, np.int32)] * 6)
+    return Replayed(ahead, concatenated(parts or [empty]), found.probes)
+
+
+def probe_clocks(history: History, probes: Mapping[str, np.ndarray]) -> Int[np.ndarray, " q"]:
+    """Return the step of every probe's row, at most the end of the history.
+
+    The last batches may have no judged rollouts; then a probe after them has a clock beyond the end.
+    """
+    return np.minimum(probes["clock"], history.num_steps)
+
+
+def _probed(
+    history: History, probes: Mapping[str, np.ndarray], clocks: Int[np.ndarray, " q"], pool: Prediction, clock: int
+) -> Rows:
+    rows = (clocks == clock) & (probes["group_size"] > 0)
+    ids, s, n = (probes[name][rows] for name in ("prompt_id", "successes", "group_size"))
+    prediction = jax.tree.map(lambda field: np.asarray(field)[ids], pool)
+    step = np.full(len(ids), clock)
+    return Rows(prediction, step, ids, s, n, *earlier_visits(history, ids, step))
+
+
+def earlier_visits(
+    history: History, prompt_ids: Int[np.ndarray, " m"], step: Int[np.ndarray, " m"]
+) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+    """Return the number of each prompt's visits before a step, and the steps since the last of them, or -1."""
+    length = max(history.num_steps, int(step.max(initial=0))) + 1  # (prompt, step) pairs get increasing numbers
+    visited = np.sort(history.prompt_ids.astype(np.int64) * length + history.step)
+    first = prompt_ids.astype(np.int64) * length
+    end = np.searchsorted(visited, first + step)
+    visits = end - np.searchsorted(visited, first)
+    last = np.append(visited, 0)[end - 1] - first  # meaningless without a visit
+    return visits, np.where(visits > 0, step - last, -1)
+
+
+def concatenated(parts: Sequence[Rows]) -> Rows:
+    """Return the rows of all parts, one part after the other."""
+    return jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
+
+
+def is_mixed(rows: Rows) -> Bool[np.ndarray, " m"]:
+    """Return whether each group has both right and wrong answers."""
+    return (rows.successes > 0) & (rows.successes < rows.group_size)

@@ -1,0 +1,280 @@
+"""The verdict of a report in words: what was found, how sure that is, and what to do about it."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxsel.report.cells import NUM_BINS, PARTS
+from jaxsel.report.judgement import Judged, Number
+from jaxsel.report.tables import KINDS, Tables
+
+_GOOD, _ROUGH = 0.03, 0.10  # calibration errors of P(mixed), beyond what chance gives
+_CLEAR, _LARGE = 3.0, 0.05  # a gap is reported if it exceeds this many standard errors, and this probability
+_SURE = (
+    (5, "On these prompts, the order is beyond doubt"),
+    (3, "On these prompts, the order is very likely right"),
+    (2, "On these prompts, the order is probably right"),
+)
+_CARE = {
+    "yes": ".",
+    "roughly": ", but do not read its probabilities to the digit.",
+    "no": " only if the order of the prompts is all you need: correct its probabilities before you act on them.",
+}
+_MOST = 3  # gaps and prompts that are named per method
+
+
+class Finding(NamedTuple):
+    """A paragraph of a verdict.
+
+    Attributes:
+        question: The question.
+        answer: Its short answer.
+        details: Sentences that give the evidence.
+    """
+
+    question: str
+    answer: str
+    details: list[str]
+
+
+def verdict(found: Tables) -> list[Finding]:
+    """Return the findings in the order in which a reader asks for them."""
+    if not found.judged:
+        return [_beliefs_alone(found)]
+    best = found.methods[0]
+    return [
+        _trust(found),
+        _where(found),
+        _which(found),
+        _prompts(found, best),
+        Finding("What should I do?", _advice(found, best)[0], _advice(found, best)[1:]),
+        _limits(found),
+    ]
+
+
+def percent(share: float) -> str:
+    """Return a probability as a percentage: whole numbers, and one digit below 10%."""
+    return f"{100 * share:.0f}%" if abs(share) >= 0.0995 else f"{100 * share:.1f}%"
+
+
+def points(number: Number) -> str:
+    """Return a difference of probabilities in percentage points, with its standard error."""
+    return f"{100 * number.value:.1f} percentage points ({_error(number, 100, 1)})"
+
+
+def grade(verdict: Judged) -> str:
+    """Return whether P(mixed) is trustworthy: "yes", "roughly" or "no"."""
+    beyond = verdict.numbers["calibration"].value - verdict.by_chance
+    return "yes" if beyond <= _GOOD else "roughly" if beyond <= _ROUGH else "no"
+
+
+def _trust(found: Tables) -> Finding:
+    grades = {name: grade(one) for name, one in found.judged.items()}
+    if len(grades) == 1:
+        answer = {"yes": "Yes.", "roughly": "Only roughly.", "no": "No."}[next(iter(grades.values()))]
+    else:
+        by_grade = {key: [name for name in found.methods if grades[name] == key] for key in ("yes", "roughly", "no")}
+        words = {"yes": "Yes for {}.", "roughly": "Only roughly for {}.", "no": "Not for {}."}
+        answer = " ".join(words[key].format(_listed(names)) for key, names in by_grade.items() if names)
+    details = []
+    for name in found.methods:
+        one = found.judged[name]
+        numbers = one.numbers
+        details.append(
+            f"{_of(name, found)}a prediction is off by {points(numbers['calibration'])} on average; right predictions "
+            f"would be off by {100 * one.by_chance:.1f} by chance. It expected "
+            f"{percent(numbers['predicted'].value)} of the groups to be mixed, and "
+            f"{percent(numbers['realised'].value)} were."
+        )
+    return Finding(
+        "Can I trust the predicted probability of a mixed group?",
+        answer,
+        details if len(found.methods) > 1 else _capitals(details),
+    )
+
+
+def _where(found: Tables) -> Finding:
+    details, answers = [], []
+    for name in found.methods:
+        one = found.judged[name]
+        number = _MOST if name == found.methods[0] else 1
+        gaps = [*_bin_gaps(one)[:number], *_part_gaps(one)[:number]]
+        if not gaps:
+            answers.append(f"{name} has no clear gap anywhere.")
+            continue
+        answers.append(f"{name} is too {gaps[0].side} where {gaps[0].where}.")
+        details += [f"{_of(name, found)}where {gap.where}, {gap.what}: too {gap.side}." for gap in gaps]
+    return Finding("Where is it wrong?", " ".join(answers), details if len(found.methods) > 1 else _capitals(details))
+
+
+class _Gap(NamedTuple):
+    """Groups whose predicted and real shares of mixed groups differ: where, what was found, and "high" or "low"."""
+
+    where: str
+    what: str
+    side: str
+
+
+def _bin_gaps(one: Judged) -> list[_Gap]:
+    """Return the clearest gaps by bin of P(mixed), those that concern most groups first."""
+    gap = np.nan_to_num(one.bins.predicted - one.bins.observed)
+    clear = (np.abs(gap) > _LARGE) & (np.abs(gap) > _CLEAR * one.bins.chance)
+    order = np.argsort(-np.abs(gap) * one.bins.groups * clear, kind="stable")
+    return [
+        _Gap(
+            f"it says {100 * k // NUM_BINS} to {100 * (k + 1) // NUM_BINS}%",
+            f"{percent(float(one.bins.observed[k]))} of {one.bins.groups[k]:,.0f} groups were mixed",
+            "high" if gap[k] > 0 else "low",
+        )
+        for k in order[: int(min(clear.sum(), _MOST))]
+    ]
+
+
+def _part_gaps(one: Judged) -> list[_Gap]:
+    """Return the clearest gaps by number of earlier visits, the largest first."""
+    found = []
+    for part, (groups, numbers) in one.by_part.items():
+        excess = numbers["excess"]
+        if abs(excess.value) > _LARGE and abs(excess.value) > _CLEAR * np.nan_to_num(excess.error, nan=np.inf):
+            what = (
+                f"it expects {percent(numbers['predicted'].value)} of {groups:,} groups to be mixed, and "
+                f"{percent(numbers['realised'].value)} were"
+            )
+            gap = _Gap(f"a prompt was {PARTS[part]}", what, "high" if excess.value > 0 else "low")
+            found.append((abs(excess.value), gap))
+    return [gap for _, gap in sorted(found, key=lambda pair: -pair[0])[:_MOST]]
+
+
+def _which(found: Tables) -> Finding:
+    question = "Which method predicts best, and how sure is that?"
+    best, *others = found.methods
+    if not others:
+        chosen = f"Only {best} was looked at."
+        return Finding(question, chosen, ["Give several methods to compare them: jaxsel.explore(history, methods)."])
+    details, unsure = [], []
+    for other in others:
+        numbers = found.judged[other].numbers
+        gain, brier = numbers["states behind"], numbers["brier ahead"]
+        if not gain.value > _SURE[-1][0] * gain.error:
+            unsure.append(other)
+        side = "better" if brier.value < 0 else "worse"
+        details.append(
+            f"{best} against {other}: it gave what happened {np.exp(gain.value):.2f} times the probability on average, "
+            f"{gain.value:.3f} nats more per group ({_error(gain, 1, 3)}). {_sure(found, other)}. The Brier score of a "
+            f"mixed group is {abs(brier.value):.3f} {side} ({_error(brier, 1, 3)})."
+        )
+    second = others[0]
+    gain = found.judged[second].numbers["states behind"].value
+    times = f"{np.exp(gain):.2f} times the probability that {second}, the next best, gave"
+    answer = f"{best}: it gave what happened {times}. {_sure(found, second)}."
+    if unsure:
+        answer = f"{best} has the best score, but {_listed(unsure)} may be as good."
+    groups = next(iter(found.judged.values())).groups
+    details.append(f"All methods are compared on the same {groups:,} groups, pair by pair.")
+    return Finding(question, answer, details)
+
+
+def _sure(found: Tables, other: str) -> str:
+    gain = found.judged[other].numbers["states behind"]
+    return next((words for times, words in _SURE if gain.value > times * gain.error), "The order may be chance")
+
+
+def _prompts(found: Tables, best: str) -> Finding:
+    worst, texts = found.worst[best], found.material.texts
+    details = []
+    for prompt, predicted, observed, groups, rollouts in list(zip(*worst, strict=True))[: _MOST + 2]:
+        text = "" if texts is None else f" “{_short(str(texts[prompt]))}”"
+        details.append(
+            f"Prompt {prompt}{text}: {best} predicted a success rate of {percent(predicted)}, and {percent(observed)} "
+            f"of {rollouts:,} rollouts in {groups} groups were correct."
+        )
+    gap = worst.predicted - worst.observed
+    high = int((gap > 0).sum())
+    answer = f"Of the {len(gap)} worst of {best}, {high} were harder than it believed and {len(gap) - high} easier."
+    if high in (0, len(gap)):
+        answer = f"The {len(gap)} worst of {best} were all {'harder' if high else 'easier'} than it believed."
+    return Finding("Which prompts are most mispredicted?", answer, details)
+
+
+def _advice(found: Tables, best: str) -> list[str]:
+    one = found.judged[best]
+    take = f"Take {best}" if len(found.methods) > 1 else f"Keep {best}"
+    said = [f"{take}{_CARE[grade(one)]}"]
+    share = one.miscalibration / max(one.numbers["brier"].value, 1e-9)
+    if grade(one) != "yes" and share > 0.02:
+        said.append(
+            f"Correct its probability of a mixed group online with jaxsel.recalibrated. The best increasing correction "
+            f"would remove {percent(share)} of its Brier score. It learns from the batches, so check the result on "
+            "probes."
+        )
+    unseen = one.by_part.get("unseen")
+    if unseen and abs(unseen[1]["excess"].value) > _LARGE:
+        said.append(
+            "Prompts without a visit are predicted badly: give the method embeddings of the prompts, or a prior from "
+            "an earlier run (jaxsel.informative_prior)."
+        )
+    covered = one.numbers["covers 90%"].value
+    if abs(covered - 0.9) > 0.04:
+        wide = "narrow: fit its settings with jaxsel.fit" if covered < 0.9 else "wide: more rollouts would sharpen them"
+        said.append(f"Its 90% intervals held {percent(covered)} of the outcomes. They are too {wide}.")
+    if found.kinds[0] == "ahead":
+        said.append(
+            "Record probes (train.probe_every and probe_size=0), so that prompts outside the batches count too."
+        )
+    return said
+
+
+def _limits(found: Tables) -> Finding:
+    chosen_by = found.material.chosen_by or "a method"
+    details = [
+        "The standard errors say how much the numbers would change with other prompts. They do not say how much they "
+        "would change in another run with another seed: compare several runs before you choose a method for good.",
+        "Good predictions are not yet better batches: which prompts to choose is another question.",
+    ]
+    answer = f"The methods were judged on {KINDS[found.kinds[0]]}."
+    if found.kinds[0] == "ahead":
+        details.insert(
+            0,
+            f"The batches were chosen by {chosen_by}. Chosen prompts are not like the rest of the pool, so that "
+            "these numbers need not hold for other prompts, least of all for the method that chose them.",
+        )
+    else:
+        details.insert(0, "No method learns from probes, and no method chose them, so that they judge all alike.")
+    return Finding("What does this page not say?", answer, details)
+
+
+def _beliefs_alone(found: Tables) -> Finding:
+    ((name, pool),) = found.material.pools.items()
+    mixed = np.asarray(pool.prediction.mixed, np.float64)
+    visited = int((pool.visits > 0).sum())
+    details = [
+        f"{name} has visited {visited:,} of {len(mixed):,} prompts in {pool.step:,} steps.",
+        f"It expects {percent(float(mixed.mean()))} of the pool's groups to be mixed, and "
+        f"{int((mixed >= 0.5).sum()):,} prompts to be mixed more often than not.",
+        "A selector keeps no outcomes. Record the run and give its history to jaxsel.explore to judge the predictions.",
+    ]
+    return Finding("Can I trust these beliefs?", "This page cannot say: it has beliefs, but no outcomes.", details)
+
+
+def _of(name: str, found: Tables) -> str:
+    """Return how a sentence about a method begins: with its name, where there are several."""
+    return f"{name}: " if len(found.methods) > 1 else ""
+
+
+def _capitals(details: list[str]) -> list[str]:
+    return [sentence[0].upper() + sentence[1:] for sentence in details]
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _short(text: str, length: int = 60) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _error(number: Number, scale: float, digits: int) -> str:
+    if not np.isfinite(number.error):
+        return "standard error unknown"
+    return f"standard error {scale * number.error:.{digits}f}"

@@ -1,0 +1,72 @@
+"""The words of a page: names in its menus, titles and captions of its charts, and a glossary."""
+
+SCORE_NAMES = {
+    "states": "log score of none, some or all correct (nats, higher is better)",
+    "counts": "log score of the number correct (nats, higher is better)",
+    "brier": "Brier score of a mixed group (lower is better)",
+    "error": "error of the predicted success rate (lower is better)",
+}
+COLOUR_NAMES = {
+    "prompts": "number of prompts",
+    "visits": "visits per prompt",
+    "waiting": "steps since the last visit",
+    "rate": "predicted success rate",
+    "mixed": "predicted probability of a mixed group",
+}
+WORDS = {
+    "group": "The rollouts of one prompt in one training step.",
+    "mixed group": "A group with some correct and some wrong rollouts. Only mixed groups teach a policy under GRPO.",
+    "visit": "A training step in which the prompt was in the batch.",
+    "probe": "Fresh rollouts of the pool between training steps, from which no method learns.",
+    "log score": "The logarithm of the probability that the method gave to what happened. Its unit is the nat: a "
+    "method that is 0.1 nats better gave what happened 1.1 times the probability. A probability below "
+    "1e-9 counts as 1e-9.",
+    "Brier score": "The mean of (predicted probability - outcome)², where the outcome of a mixed group is 1.",
+    "surprise": "The negative log score of one group: how unlikely the method thought its outcome.",
+    "standard error": "How far a number would typically move if other prompts of the same kind had been judged. All "
+    "groups of one prompt count as one observation.",
+    "grey band": "Where 95% of the values fall by chance if the predictions are right (a consistency band).",
+    "CORP curve": "The increasing curve nearest to the outcomes (isotonic regression). It needs no bins.",
+    "PIT": "The probability integral transform: the predicted probability of a smaller outcome than the real one.",
+}
+CARDS = {
+    "reliability": (
+        "Do predicted probabilities come true?",
+        "A dot on the diagonal came true as often as predicted; below it the prediction was too high. Larger dots "
+        "stand for more groups. The grey bars show where the dots of <b data-method></b> would be by chance. The thin "
+        "line is the CORP curve of all groups. <b>Drag or click here to choose predictions.</b>",
+    ),
+    "shares": (
+        "Share of mixed groups: expected and real",
+        "The thin lines show what each method expected, the broad grey line what happened.",
+    ),
+    "scores": (
+        "Score over training",
+        "It shows the <span data-score></span>. <b>Drag or click here to choose steps.</b>",
+    ),
+    "pit": (
+        "Are the predicted distributions right? (PIT)",
+        "For <b data-method></b>. Bars in the grey band are as flat as they should be. High ends: its distributions "
+        "are too narrow. High middle: too wide. A slope: predictions are too high (left) or too low (right).",
+    ),
+    "coverage": (
+        "Do the intervals hold what they promise? (coverage)",
+        "Below the diagonal the predicted intervals hold too few outcomes: they are too narrow.",
+    ),
+    "map": (
+        "Map of the pool",
+        "Every tile holds the prompts about which <b data-method></b> had similar beliefs at last. The ring is the "
+        "followed prompt. <b>Drag here to choose prompts for the table.</b>",
+    ),
+    "meaning": (
+        "Map of the embeddings",
+        "Prompts with similar embeddings are close. The directions are the two principal components.",
+    ),
+    "trajectory": (
+        "One prompt over training",
+        "Lines: what each method believed before each step. The band holds the success rate with 90% probability, "
+        "according to <b data-method></b>. Dots: observed shares of correct rollouts. Choose another prompt in the "
+        "table below.",
+    ),
+}
+"""Title and caption of every chart, as HTML."""

@@ -1,0 +1,32 @@
+"""The command that writes an interactive page about a recorded run."""
+
+import pytest
+
+from experiments import explore
+from jaxsel.integrations.history import read_history
+from tests.support import reports
+
+pytest.importorskip("altair", reason="Altair is not installed")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    reports.record(reports.material(texts=False), folder / "history")
+    return folder
+
+
+def test_the_command_writes_a_page_and_prints_the_verdict(run, tmp_path, capsys):
+    explore.main([str(run), "--methods", "mopps", "--out", str(tmp_path / "new" / "page.html")])
+    said = capsys.readouterr().out
+    assert "Can I trust the predicted probability of a mixed group?" in said
+    assert "page: " in said
+    assert "Before each step a method predicts" in (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+
+
+def test_methods_have_the_group_size_of_the_run_and_gps_needs_embeddings(run):
+    recorded = read_history(run / "history")
+    made = explore.make_methods(["mopps", "uniform"], recorded)
+    assert {name: method.spec["predictor"]["group_size"] for name, method in made.items()} == {"mopps": 4, "uniform": 4}
+    with pytest.raises(ValueError, match="gps needs the prompts' texts or embeddings"):
+        explore.make_methods(["gps"], recorded)

@@ -1,0 +1,144 @@
+"""A report in Chromium: no error in the console, brushing changes what is shown, readable on a phone and a laptop."""
+
+import pytest
+
+from jaxsel.report.explore import Report
+from jaxsel.report.tables import tables
+from tests.support import reports
+from tests.support.browser import Shown, chromium
+
+pytest.importorskip("altair", reason="Altair is not installed")
+pytestmark = pytest.mark.slow  # starting a browser takes seconds
+
+LAPTOP, PHONE = {"width": 1400, "height": 900}, {"width": 400, "height": 800}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, browser):
+    del browser  # without a browser there is no need for a page
+    report = Report(tables(reports.material()), "Are they good?")
+    return report.save(tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture(params=[LAPTOP, PHONE], ids=["laptop", "phone"])
+def shown(browser, page, request):
+    with Shown(browser, page, request.param) as shown:
+        shown.window.wait_for_selector("body[data-ready]")
+        yield shown
+        assert shown.errors == []
+
+
+def status(shown):
+    shown.window.wait_for_timeout(150)  # one frame, and the redrawing
+    return shown.window.inner_text("#status")
+
+
+def drag(shown, chart, start, end):
+    """Drag over a part of the chart, from one corner to the other in shares of its width and height."""
+    canvas = shown.window.query_selector(f"#{chart} canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    points = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in (start, end)]
+    shown.window.mouse.move(*points[0])
+    shown.window.mouse.down()
+    shown.window.mouse.move(*[(a + b) / 2 for a, b in zip(*points, strict=True)])
+    shown.window.mouse.move(*points[1])
+    shown.window.mouse.up()
+
+
+def marks(shown, chart):
+    """Return the picture of the chart."""
+    return shown.run(f"document.querySelector('#{chart} canvas').toDataURL()")
+
+
+def test_the_page_loads_nothing_and_fits_the_window(shown, page):
+    assert {url for url in shown.requests if not url.startswith("data:")} == {page.as_uri()}
+    assert shown.run("document.documentElement.scrollWidth <= innerWidth")
+    boxes = shown.run(
+        "Array.from(document.querySelectorAll('canvas'), c => [c.getBoundingClientRect().left,"
+        " c.getBoundingClientRect().right, c.clientHeight])"
+    )
+    assert len(boxes) == 8
+    for left, right, height in boxes:
+        assert 0 <= left < right <= shown.window.viewport_size["width"]
+        assert height >= 280
+    text = shown.run(
+        """Math.min(...Array.from(document.querySelectorAll('body *'))
+            .filter(e => Array.from(e.childNodes).some(n => n.nodeType === 3 && n.data.trim())
+                         && e.getClientRects().length)
+            .map(e => parseFloat(getComputedStyle(e).fontSize)))"""
+    )
+    assert text >= 13
+
+
+def test_a_brush_over_predictions_changes_the_other_charts_and_the_table(shown):
+    assert status(shown).startswith("180 groups; good expected")
+    charts = ("shares", "scores", "pit", "coverage", "map")
+    before = [marks(shown, chart) for chart in charts]
+    drag(shown, "reliability", (0.5, 0.5), (0.8, 0.5))
+    said = status(shown)
+    assert not said.startswith("180 groups")
+    assert "; predicted probability" in said
+    assert all(old != marks(shown, chart) for old, chart in zip(before, charts, strict=True))
+    low, high = shown.run("[report.state.first_bin, report.state.last_bin]")
+    shares = shown.run(
+        "Array.from(document.querySelectorAll('tbody td:nth-child(3)'), td => parseFloat(td.textContent))"
+    )
+    assert shares
+    assert all(10 * low - 0.5 <= share <= 10 * high + 10.5 for share in shares)
+    shown.window.click("#clear")
+    assert status(shown).startswith("180 groups")
+
+
+def test_a_brush_over_steps_and_a_click_choose_groups(shown):
+    drag(shown, "scores", (0.35, 0.5), (0.75, 0.5))
+    assert "steps 6 to 6" in status(shown)
+    assert status(shown).startswith("60 groups")
+    shown.window.click("#clear")
+    canvas = shown.window.query_selector("#reliability canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    shown.window.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    status(shown)
+    low, high = shown.run("[report.state.first_bin, report.state.last_bin]")
+    assert low == high
+
+
+def test_a_brush_on_the_map_chooses_prompts_and_a_press_follows_one(shown):
+    drag(shown, "map", (0.2, 0.2), (0.6, 0.8))
+    assert "part of the map" in status(shown)
+    region = shown.run("report.state.region")
+    prompts = shown.run("Array.from(document.querySelectorAll('tbody button'), b => Number(b.textContent))")
+    assert 0 < len(set(prompts)) < reports.NUM_PROMPTS
+    rates = dict(enumerate(reports.material().pools["good"].prediction.success_rate))
+    assert all(region["rate"][0] - 1e-3 <= rates[i] <= region["rate"][1] + 1e-3 for i in prompts)
+    before = marks(shown, "trajectory")
+    shown.window.click("tbody tr:last-child button")
+    status(shown)
+    chosen = shown.run("report.state.prompt")
+    assert f"Prompt {chosen}: " in shown.window.inner_text("#trajectory-title")
+    assert marks(shown, "trajectory") != before
+    shown.window.click("#clear")
+    status(shown)
+    shown.window.fill("#search", "17 + 17")
+    status(shown)
+    found = shown.run("Array.from(document.querySelectorAll('tbody td.text'), td => td.textContent)")
+    assert set(found) == {"What is 17 + 17?"}
+
+
+def test_menus_change_the_charts_and_texts_are_not_read_as_html(shown):
+    before = marks(shown, "reliability")
+    shown.window.select_option("#kind", "ahead")
+    shown.window.select_option("#method", "bad")
+    shown.window.select_option("#colour", "stratum")
+    assert status(shown).startswith("120 groups; bad expected")
+    assert marks(shown, "reliability") != before
+    shown.window.select_option("#part", "0")
+    assert "never visited before" in status(shown)
+    assert shown.run("document.querySelectorAll('tbody b, #trajectory-title b').length") == 0

@@ -1,0 +1,155 @@
+"""`jaxsel.explore`: what it accepts and refuses, what its verdict says, and what its page holds."""
+
+import json
+import re
+
+import pytest
+
+import jaxsel
+from jaxsel.report.explore import Report
+from jaxsel.report.judgement import Number
+from jaxsel.report.page import bundle
+from jaxsel.report.tables import tables
+from jaxsel.report.verdict import grade, verdict
+from tests.support import reports
+
+pytest.importorskip("altair", reason="Altair is not installed")
+
+
+@pytest.fixture(scope="module")
+def report():
+    return Report(tables(reports.material()), "A <title> & more")
+
+
+@pytest.fixture(scope="module")
+def data(report):
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', report.html, re.DOTALL)
+    return json.loads(text)
+
+
+def test_the_verdict_answers_the_questions(report):
+    found = {finding.question: finding for finding in report.verdict}
+    trust, where, which, prompts, advice, limits = found.values()
+    assert "good" in trust.answer
+    assert "expected" in trust.details[0]
+    assert where.answer
+    assert which.answer.startswith("good: it gave what happened 1.")
+    assert "standard error" in which.details[0]
+    assert "180 groups" in which.details[-1]
+    assert "What is" in prompts.details[0]
+    assert advice.answer == "Take good."
+    assert "probes" in limits.answer
+    assert "P(mixed)" not in str(report.verdict)
+    assert repr(report).count("\n* ") == 6
+
+
+def test_methods_of_equal_skill_cannot_be_told_apart():
+    found = tables(reports.material())
+    one = found.judged["bad"]
+    unsure = one._replace(numbers=one.numbers | {"states behind": Number(0.01, 0.02)})
+    which = verdict(found._replace(judged=found.judged | {"bad": unsure}))[2]
+    assert which.answer == "good has the best score, but bad may be as good."
+    assert "The order may be chance" in which.details[0]
+
+
+def test_grades_depend_on_the_error_beyond_chance():
+    one = tables(reports.material()).judged["good"]
+    for error, expected in ((0.06, "yes"), (0.12, "roughly"), (0.3, "no")):
+        numbers = one.numbers | {"calibration": Number(error, 0.01)}
+        assert grade(one._replace(numbers=numbers, by_chance=0.04)) == expected
+
+
+def test_the_page_loads_nothing(report):
+    page = report.html.replace(bundle(), "")
+    head, _, rest = page.partition("<script>")
+    assert not re.search(r"https?:|url\(|@import", head.replace('"$schema"', ""))
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=\"(?!data:)", page)
+    assert "default-src 'none'" in head
+    assert "await vegaEmbed(" in rest
+    assert page.count("</script>") == 3  # no text of a prompt ends a script
+    assert "<title>A &lt;title&gt; &amp; more</title>" in page
+    assert len(report.html.encode()) < 2_000_000
+
+
+def test_the_charts_are_valid_and_read_tables_that_exist(report, data):
+    assert list(data["charts"]) == [
+        "reliability", "shares", "scores", "pit", "coverage", "map", "meaning", "trajectory",
+    ]  # fmt: skip
+    for name, chart in report.charts.items():
+        spec = chart.to_dict()  # Altair checks it against the schema of Vega-Lite
+        used = {found for found in re.findall(r'"name": "(\w+)"', json.dumps(spec)) if found in data["tables"]}
+        assert used, name
+        assert used <= set(spec["datasets"]), name
+        assert all(title for title in re.findall(r'"title": "([^"]*)"', json.dumps(spec)))
+    assert json.loads(json.dumps(data)) == data
+
+
+def test_the_page_holds_the_tables(report, data):
+    for name, table in report.tables.items():
+        assert data["tables"][name]["length"] == len(next(iter(table.values())))
+    cells = data["tables"]["cells"]["columns"]
+    levels = cells["method"]["levels"]
+    assert [levels[i] for i in cells["method"]["values"]] == report.tables["cells"]["method"].tolist()
+    assert data["tables"]["prompts"]["columns"]["text"]["levels"]
+
+
+def test_the_report_shows_itself_in_a_frame(report):
+    shown = report._repr_html_()
+    assert shown.startswith("<iframe srcdoc=")
+    assert "<script" not in shown
+
+
+def test_the_page_is_saved(report, tmp_path):
+    path = report.save(tmp_path / "report.html")
+    assert path.read_text(encoding="utf-8") == report.html
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    with pytest.raises(ValueError, match=r"path is 'report'; give the name of an HTML file"):
+        report.save("report")
+
+
+def test_a_selector_has_beliefs_alone():
+    selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=40, seed=0)
+    selector.observe([3, 5], [8, 0], 8)
+    found = jaxsel.explore(selector, texts=[f"prompt {i}" for i in range(40)])
+    assert list(found.charts) == ["map"]
+    (finding,) = found.verdict
+    assert "no outcomes" in finding.answer
+    assert "mopps has visited 2 of 40 prompts in 1 steps." in finding.details
+    with pytest.raises(ValueError, match="methods cannot be replayed on a PromptSelector"):
+        jaxsel.explore(selector, {"mopps": jaxsel.mopps()})
+
+
+def test_a_history_is_replayed_with_methods():
+    history = reports.material().history
+    found = jaxsel.explore(history, [jaxsel.mopps(group_size=4)], num_prompts=70)
+    (name,) = found._found.methods
+    assert (name, found._found.kinds) == ("mopps", ["ahead"])
+    assert found.verdict[0].details[0].startswith("A prediction is off by")
+    assert "Record probes" in " ".join(found.verdict[4].details)
+    with pytest.raises(ValueError, match="num_prompts is 5, but the history visits prompt 59; give at least 60"):
+        jaxsel.explore(history, num_prompts=5)
+
+
+def test_a_recorded_run_shows_its_own_predictions(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    run = reports.material()
+    reports.record(run, tmp_path / "history")
+    found = jaxsel.explore(tmp_path)  # the folder of the run, which holds the folder `history`
+    assert found._found.methods == ["uniform (recorded)"]
+    assert found._found.judged["uniform (recorded)"].groups == 60
+    assert found._found.material.texts == run.texts
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_bad_arguments_are_refused_before_any_work():
+    history = reports.material().history
+    with pytest.raises(ValueError, match="source is a int; give a folder, a recorded history"):
+        jaxsel.explore(3)
+    with pytest.raises(ValueError, match=r"methods\['m'\] is a str; give a Selector"):
+        jaxsel.explore(history, {"m": "mopps"})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="methods are named mopps, mopps; give a dictionary"):
+        jaxsel.explore(history, [jaxsel.mopps(), jaxsel.mopps(decay=0.9)])
+    with pytest.raises(ValueError, match="texts has 2 entries for a pool of 60 prompts"):
+        jaxsel.explore(history, [jaxsel.mopps()], texts=["a", "b"])
+    with pytest.raises(ValueError, match="the history has no judged rollouts"):
+        jaxsel.explore(jaxsel.make_history([], [], [], [], num_prompts=3))
