@@ -18,7 +18,7 @@ def keep_compiled_programs() -> None:
     A folder that is set already, by JAX_COMPILATION_CACHE_DIR or in `jax.config`, remains. Processors of different
     kinds that share a home have different folders, because a program for one may use instructions that another lacks.
     """
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.values["jax_compilation_cache_dir"]:
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_root() / "programs" / _processor()))
     jax.config.update("jax_compilation_cache_max_size", _LARGEST)

@@ -30,7 +30,7 @@ def test_solutions_calculate_correctly_with_numbers_of_the_story_and_pass_the_ve
 
 def test_a_stratum_is_the_number_of_steps_and_the_size_of_the_numbers():
     pool = PLAIN.pool(900, 0)
-    strata = pool.strata
+    strata = list(pool.strata or ())
     counts = {stratum: strata.count(stratum) for stratum in strata}
     assert len(counts) == 9
     # Nine strata are equally likely, except that repeated problems, most of them small, are dropped. The bound is six
