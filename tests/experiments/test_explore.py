@@ -7,6 +7,7 @@ from jaxsel.integrations.history import read_history
 from tests.support import reports
 
 pytest.importorskip("altair", reason="Altair is not installed")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def rollouts(seed: int = 0) -> jaxsel.Rollouts:
     return jaxsel.Rollouts(*(jnp.asarray(x, jnp.int32) for x in (ids, rng.integers(0, sizes + 1), sizes)))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] * (name == "gps")) for name in METHODS])
 def test_every_kernel_is_lowered_for_cuda(method, for_a_gpu):
     selector = METHODS[method]()
     state = jax.eval_shape(lambda key: selector.init(key, N), KEY)
