@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_a_daemon_that_dies_and_comes_back_disturbs_no_job(tmp_path, whole):
 def test_the_job_of_a_node_that_dies_is_queued_again(tmp_path, whole, starting):
     job = train(tmp_path, f"train.steps={STEPS}", "train.checkpoint_every=5")
     job.wait_until(lambda: len(job.pids()) == 2 if starting else steps_done(tmp_path) >= 7)
+    time.sleep(1)  # within the first moment srun itself would end the job, with the code 137
     kill("n2", job)
     job.wait_until(lambda: job.show()["Restarts"] == "1")
     revive("n2")
