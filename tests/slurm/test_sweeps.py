@@ -55,10 +55,10 @@ class Sweep:
 def sweep(tmp_path_factory):
     """A sweep of three runs that differ only in a setting without effect. SLURM queues run 1 again while it trains, and
     run 2 gets a signal while Python starts."""
-    steps = "train.steps=150"
-    sweep = Sweep(
-        tmp_path_factory.mktemp("sweep") / "sweep", steps, "train.checkpoint_every=20,21,22", "warm_start.steps=5"
-    )
+    settings = ("train.steps=150", "train.checkpoint_every=20,21,22", "warm_start.steps=5")
+    with pytest.MonkeyPatch.context() as patch:  # no warm start that another worker's sweep has cached
+        patch.setenv("JAXSEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        sweep = Sweep(tmp_path_factory.mktemp("sweep") / "sweep", *settings)
     jobs = sweep.jobs()
     wait_until(lambda: "JobState=RUNNING" in slurm("scontrol", "show", "job", jobs[2]), "run 2 does not start")
     wait_until(lambda: "Starting with" in sweep.log(2), "run 2 does not start Python")
