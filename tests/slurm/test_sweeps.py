@@ -41,8 +41,10 @@ class Sweep:
 
         wait_until(lambda: submitted() or self.process.poll() is not None, "no job was submitted")
         assert submitted(), self.said
-        folders = [path for path in (self.folder / ".submitit").iterdir() if re.fullmatch(r"\d+(_\d+)?", path.name)]
-        return sorted((path.name for path in folders), key=lambda name: int(name.rpartition("_")[2]))
+        names = [path.name for path in (self.folder / ".submitit").iterdir()]
+        runs = [name for name in names if re.fullmatch(r"\d+_\d+", name)]  # `12_0` of the array `12`
+        runs = runs or [name for name in names if name.isdecimal()]
+        return sorted(runs, key=lambda name: int(name.rpartition("_")[2]))
 
     def log(self, number: int) -> str:
         return "\n".join(path.read_text() for path in sorted(self.folder.glob(f".submitit/*_{number}/*_log.*")))
