@@ -17,7 +17,8 @@ from rich.console import Console
 import jaxsel
 from experiments.running.command import module_parser, quiet_pipe
 from jaxsel.integrations.embeddings import embed
-from jaxsel.integrations.history import Recorded, read_history
+from jaxsel.integrations.history import Recorded
+from jaxsel.report.material import recorded_in
 
 METHODS: dict[str, Callable[..., jaxsel.Selector]] = {
     "uniform": jaxsel.uniform,
@@ -61,8 +62,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/explore.html"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    inner = options.run / "history"
-    recorded = read_history(inner if inner.is_dir() else options.run)
+    recorded = recorded_in(options.run)
     methods = make_methods(options.methods, recorded) or None
     report = jaxsel.explore(recorded, methods, seed=options.seed)
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import jaxsel
 from jaxsel import Prediction, metrics
 from jaxsel.integrations.history import Recorded
 from jaxsel.predictors.recalibration import MAPS, Pairs, grouped, no_pairs, with_mixed, with_pairs
-from jaxsel.report.rows import Replayed, Rows, is_mixed
+from jaxsel.report.rows import Replayed, Rows, is_mixed, mixed_groups
 from jaxsel.report.rows import replayed as rows_of
 
 WINDOW = 4096  # the last pairs of prediction and outcome, which fit a recalibration; `jaxsel.recalibrated`'s default
@@ -27,10 +27,6 @@ def replayed(recorded: Recorded, predictor: jaxsel.Predictor) -> Replayed:
     """Return the predictor's predictions in the history, which it observes batch by batch."""
     selector = jaxsel.make_selector(predictor, jaxsel.thompson(), jaxsel.top_k())  # acquisition and rule are not used
     return rows_of(recorded.history, recorded.probes, selector, num_prompts=recorded.num_prompts)
-
-
-def _mixed(s: Any, n: Any) -> Any:
-    return (s > 0) & (s < n)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -80,8 +76,8 @@ _METRICS: dict[str, Callable[..., Any]] = {
     "log score": lambda p, s, n, u, **w: metrics.beta_binomial_log_score(p, s, n, **w),
     "state log score": lambda p, s, n, u, **w: metrics.solve_state_log_score(p, s, n, **w),
     "state F1": lambda p, s, n, u, **w: metrics.solve_state_f1(p, s, n, **w).macro,
-    "Brier": lambda p, s, n, u, **w: metrics.brier_score(p.mixed, _mixed(s, n), **w),
-    "calibration error": lambda p, s, n, u, **w: metrics.expected_calibration_error(p.mixed, _mixed(s, n), **w),
+    "Brier": lambda p, s, n, u, **w: metrics.brier_score(p.mixed, mixed_groups(s, n), **w),
+    "calibration error": lambda p, s, n, u, **w: metrics.expected_calibration_error(p.mixed, mixed_groups(s, n), **w),
     "90% covers": lambda p, s, n, u, **w: metrics.success_coverage(p, s, n, (0.9,), **w)[0],
     "PIT distance": lambda p, s, n, u, **w: metrics.uniformity(u, **w).distance,
     "mixed, excess": lambda p, s, n, u, **w: metrics.mixed_shares(p, s, n, **w).excess,

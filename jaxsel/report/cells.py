@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Key
 
 from jaxsel import metrics
 from jaxsel.base import Prediction
-from jaxsel.report.rows import Rows, is_mixed
+from jaxsel.report.rows import Rows, is_mixed, mixed_groups
 
 NUM_BINS = 10
 """Number of bins of the predicted probability of a mixed group, and of the probability integral transform."""
@@ -55,11 +55,10 @@ class Scored(NamedTuple):
 def _scored(key: Key[Any, ""], prediction: Prediction, successes: Int[Any, " m"], group_size: Int[Any, " m"]) -> Scored:
     def of_one(p: Prediction, s: Int[Any, ""], n: Int[Any, ""]) -> tuple[Any, ...]:
         p, s, n = jax.tree.map(lambda value: value[None], (p, s, n))
-        mixed = (s > 0) & (s < n)
         return (
             metrics.solve_state_log_score(p, s, n),
             metrics.beta_binomial_log_score(p, s, n),
-            metrics.brier_score(p.mixed, mixed),
+            metrics.brier_score(p.mixed, mixed_groups(s, n)),
             metrics.mean_absolute_error(p.success_rate, s / n),
             metrics.success_coverage(p, s, n, LEVELS),
         )
@@ -72,7 +71,7 @@ def _scored(key: Key[Any, ""], prediction: Prediction, successes: Int[Any, " m"]
 def scored(rows: Rows) -> Scored:
     """Return the metrics of every group: each is the metric of `jaxsel.metrics` over one group alone.
 
-    A log score is at least that of the probability 1e-9.
+    An outcome to which the method gave a probability below 1e-9 has the log score of 1e-9.
     """
     columns = (rows.prediction, rows.successes.astype(np.int32), rows.group_size.astype(np.int32))
     parts = []

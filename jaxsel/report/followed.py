@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from jaxsel.report.cells import NUM_BINS, Scored, numbered_again, parts_of, probability_bins
 from jaxsel.report.material import Material, Pool
 from jaxsel.report.rows import Rows
+from jaxsel.report.wording import shortened
 from jaxsel.runtime.table import interval
 
 _MOST_PROMPTS = 240
@@ -77,13 +78,8 @@ def prompts(material: Material, ids: Int[np.ndarray, " k"], strata: Int[np.ndarr
     """Return the columns `prompt`, `text` and, with labels, `stratum` of the prompts."""
     texts = material.texts
     columns: dict[str, Any] = {"prompt": [int(i) for i in ids]}
-    columns["text"] = ["" if texts is None else _short(str(texts[i])) for i in ids]
+    columns["text"] = ["" if texts is None else shortened(str(texts[i]), _LENGTH) for i in ids]
     return columns if strata is None else {**columns, "stratum": strata[ids]}
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LENGTH else text[: _LENGTH - 1] + "…"
 
 
 def groups(rows: Rows, scores: Scored, ids: Int[np.ndarray, " k"], *, seed: int = 0) -> dict[str, Any]:

@@ -20,10 +20,10 @@ NUMBERS = (
     "brier",
     "predicted",  # share of mixed groups
     "realised",
-    "excess",  # predicted less realised share
+    "excess",  # predicted minus realised share
     "covers 90%",
-    "states behind",  # log score of the best method less that of this method, on the same groups
-    "brier ahead",  # Brier score of the best method less that of this method
+    "states behind",  # log score of the best method minus the log score of this method, on the same groups
+    "brier ahead",  # Brier score of the best method minus the Brier score of this method
     "calibration",  # expected calibration error of P(mixed)
 )
 
@@ -51,33 +51,13 @@ class Bins(NamedTuple):
     chance: Float[np.ndarray, " k"]
 
 
-class Judged(NamedTuple):
-    """The judgement of one method.
-
-    Attributes:
-        groups: Number of judged groups.
-        numbers: The metrics of `NUMBERS` by name.
-        by_part: The same metrics of the parts of `PARTS` that have groups, and the numbers of groups.
-        bins: Reliability by bin of P(mixed).
-        by_chance: The mean calibration error that right predictions would show, because groups are few.
-        miscalibration: The part of the Brier score that the curve of `corp` would remove (MCB of the same paper).
-    """
-
-    groups: int
-    numbers: dict[str, Number]
-    by_part: dict[str, tuple[int, dict[str, Number]]]
-    bins: Bins
-    by_chance: float
-    miscalibration: float
-
-
 class Corp(NamedTuple):
     """The isotonic curve of P(mixed).
 
     Attributes:
         predicted: Predicted probabilities, increasing.
         observed: Values of the curve there.
-        miscalibration: The part of the Brier score that the curve would remove.
+        miscalibration: The part of the Brier score that the curve would remove (MCB of the paper in `corp`).
         bins: The reliability by bin.
     """
 
@@ -85,6 +65,24 @@ class Corp(NamedTuple):
     observed: Float[np.ndarray, " g"]
     miscalibration: float
     bins: Bins
+
+
+class Judged(NamedTuple):
+    """The judgement of one method.
+
+    Attributes:
+        groups: Number of judged groups.
+        numbers: The metrics of `NUMBERS` by name.
+        by_part: The same metrics of the parts of `PARTS` that have groups, and the numbers of groups.
+        curve: Isotonic curve and reliability of P(mixed).
+        by_chance: The mean calibration error that right predictions would show, because groups are few.
+    """
+
+    groups: int
+    numbers: dict[str, Number]
+    by_part: dict[str, tuple[int, dict[str, Number]]]
+    curve: Corp
+    by_chance: float
 
 
 def judged(rows: Rows, scores: Scored, best: Scored) -> Judged:
@@ -107,7 +105,7 @@ def judged(rows: Rows, scores: Scored, best: Scored) -> Judged:
     # the mean of |x| for a normal x of standard deviation 1 is sqrt(2 / pi)
     by_chance = float(np.sqrt(2 / np.pi) * (curve.bins.chance * curve.bins.groups).sum() / len(part))
     everywhere = _numbers(columns, prompt, len(ids))
-    return Judged(len(part), everywhere, by_part, curve.bins, by_chance, curve.miscalibration)
+    return Judged(len(part), everywhere, by_part, curve, by_chance)
 
 
 def _columns(rows: Rows, scores: Scored, best: Scored, bins: Bins) -> Float[np.ndarray, "m k"]:

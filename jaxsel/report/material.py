@@ -13,7 +13,7 @@ from jaxsel import _validate
 from jaxsel.base import Prediction, Predictor, Selector
 from jaxsel.evaluation.replay import History
 from jaxsel.methods import adaptive, dps, mopps
-from jaxsel.report.rows import Replayed, Rows, earlier_visits, replayed
+from jaxsel.report.rows import Replayed, Rows, clocks_of, earlier_visits, replayed
 from jaxsel.runtime.prompt_selector import PromptSelector
 from jaxsel.selection.acquisition import thompson
 from jaxsel.selection.composition import make_selector
@@ -155,7 +155,7 @@ def _pool_steps(num_steps: int, num_prompts: int) -> list[int]:
 def _recorded_rows(history: History, columns: Mapping[str, np.ndarray]) -> Rows:
     judged = columns["group_size"] > 0
     columns = {name: column[judged] for name, column in columns.items()}
-    step = np.minimum(columns["clock"], history.num_steps)
+    step = clocks_of(history, columns)
     fields: Any = [columns[name] for name in Prediction._fields]
     prediction = Prediction(*fields)
     ids = columns["prompt_id"]

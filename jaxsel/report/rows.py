@@ -4,7 +4,7 @@ A group is one prompt's rollouts in one step. A probe is a set of fresh rollouts
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -74,7 +74,7 @@ def replayed(
         seed: Seed of the `PromptSelector`.
         pool_steps: More steps before which the whole pool is predicted, for `pools`.
     """
-    clocks = probe_clocks(history, probes)
+    clocks = clocks_of(history, probes)
     steps = sorted({*np.unique(clocks).tolist(), *pool_steps})
     found = replay(history, selector, num_prompts=num_prompts, seed=seed, probe_steps=steps)
     ahead = Rows(found.prediction, *history, found.visits, found.waiting)
@@ -83,12 +83,12 @@ def replayed(
     return Replayed(ahead, concatenated(parts or [empty]), found.probes)
 
 
-def probe_clocks(history: History, probes: Mapping[str, np.ndarray]) -> Int[np.ndarray, " q"]:
-    """Return the step of every probe's row, at most the end of the history.
+def clocks_of(history: History, columns: Mapping[str, np.ndarray]) -> Int[np.ndarray, " q"]:
+    """Return the step of every recorded row, of a probe or of a batch, at most the end of the history.
 
     The last batches may have no judged rollouts; then a probe after them has a clock beyond the end.
     """
-    return np.minimum(probes["clock"], history.num_steps)
+    return np.minimum(columns["clock"], history.num_steps)
 
 
 def _probed(
@@ -121,4 +121,9 @@ def concatenated(parts: Sequence[Rows]) -> Rows:
 
 def is_mixed(rows: Rows) -> Bool[np.ndarray, " m"]:
     """Return whether each group has both right and wrong answers."""
-    return (rows.successes > 0) & (rows.successes < rows.group_size)
+    return mixed_groups(rows.successes, rows.group_size)
+
+
+def mixed_groups(successes: Int[Any, " m"], group_size: Int[Any, " m"]) -> Bool[Any, " m"]:
+    """Return whether each group has both right and wrong answers, from its counts as NumPy or JAX arrays."""
+    return (successes > 0) & (successes < group_size)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxsel.report import followed, maps
 from jaxsel.report.cells import Scored, cells, scored
 from jaxsel.report.followed import Mispredicted, mispredicted
-from jaxsel.report.judgement import Judged, best_of, corp, judged
+from jaxsel.report.judgement import Corp, Judged, best_of, corp, judged
 from jaxsel.report.material import Material
 from jaxsel.report.rows import Rows
 
@@ -62,7 +62,13 @@ def tables(material: Material, *, seed: int = 0) -> Tables:
     worst = {name: mispredicted(rows[main][name], scores[main][name]) for name in methods}
     ids = followed.chosen(rows[main], worst, material.pools, seed=seed)
     made = _of_pools(material, ids, strata) | _of_groups(rows, scores, kinds, ids)
-    made["curve"] = _joined({(name, kind): _curve(rows[kind][name]) for kind in kinds for name in methods})
+    made["curve"] = _joined(
+        {
+            (name, kind): _curve(verdicts[name].curve if kind == main else corp(rows[kind][name]))
+            for kind in kinds
+            for name in methods
+        }
+    )
     made["beliefs"] = _joined({(name, None): followed.beliefs(material, name, ids) for name in methods})
     made["outcomes"] = followed.outcomes(material, ids)
     return Tables(material, methods, kinds, verdicts, worst, labels, made)
@@ -98,8 +104,7 @@ def _of_groups(
     }
 
 
-def _curve(rows: Rows) -> Table:
-    curve = corp(rows)
+def _curve(curve: Corp) -> Table:
     return {"predicted": curve.predicted, "observed": curve.observed}
 
 

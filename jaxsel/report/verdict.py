@@ -7,6 +7,7 @@ import numpy as np
 from jaxsel.report.cells import NUM_BINS, PARTS
 from jaxsel.report.judgement import Judged, Number
 from jaxsel.report.tables import KINDS, Tables
+from jaxsel.report.wording import shortened
 
 _GOOD, _ROUGH = 0.03, 0.10  # calibration errors of P(mixed), beyond what chance gives
 _CLEAR, _LARGE = 3.0, 0.05  # a gap is reported if it exceeds this many standard errors, and this probability
@@ -21,6 +22,7 @@ _CARE = {
     "no": " only if the order of the prompts is all you need: correct its probabilities before you act on them.",
 }
 _MOST = 3  # gaps and prompts that are named per method
+_LENGTH = 60  # letters of a prompt's text
 
 
 class Finding(NamedTuple):
@@ -42,12 +44,13 @@ def verdict(found: Tables) -> list[Finding]:
     if not found.judged:
         return [_beliefs_alone(found)]
     best = found.methods[0]
+    take, *more = _advice(found, best)
     return [
         _trust(found),
         _where(found),
         _which(found),
         _prompts(found, best),
-        Finding("What should I do?", _advice(found, best)[0], _advice(found, best)[1:]),
+        Finding("What should I do?", take, more),
         _limits(found),
     ]
 
@@ -117,13 +120,14 @@ class _Gap(NamedTuple):
 
 def _bin_gaps(one: Judged) -> list[_Gap]:
     """Return the clearest gaps by bin of P(mixed), those that concern most groups first."""
-    gap = np.nan_to_num(one.bins.predicted - one.bins.observed)
-    clear = (np.abs(gap) > _LARGE) & (np.abs(gap) > _CLEAR * one.bins.chance)
-    order = np.argsort(-np.abs(gap) * one.bins.groups * clear, kind="stable")
+    bins = one.curve.bins
+    gap = np.nan_to_num(bins.predicted - bins.observed)
+    clear = (np.abs(gap) > _LARGE) & (np.abs(gap) > _CLEAR * bins.chance)
+    order = np.argsort(-np.abs(gap) * bins.groups * clear, kind="stable")
     return [
         _Gap(
             f"it says {100 * k // NUM_BINS} to {100 * (k + 1) // NUM_BINS}%",
-            f"{percent(float(one.bins.observed[k]))} of {one.bins.groups[k]:,.0f} groups were mixed",
+            f"{percent(float(bins.observed[k]))} of {bins.groups[k]:,.0f} groups were mixed",
             "high" if gap[k] > 0 else "low",
         )
         for k in order[: int(min(clear.sum(), _MOST))]
@@ -183,7 +187,7 @@ def _prompts(found: Tables, best: str) -> Finding:
     worst, texts = found.worst[best], found.material.texts
     details = []
     for prompt, predicted, observed, groups, rollouts in list(zip(*worst, strict=True))[: _MOST + 2]:
-        text = "" if texts is None else f" “{_short(str(texts[prompt]))}”"
+        text = "" if texts is None else f" “{shortened(str(texts[prompt]), _LENGTH)}”"
         details.append(
             f"Prompt {prompt}{text}: {best} predicted a success rate of {percent(predicted)}, and {percent(observed)} "
             f"of {rollouts:,} rollouts in {groups} groups were correct."
@@ -200,7 +204,7 @@ def _advice(found: Tables, best: str) -> list[str]:
     one = found.judged[best]
     take = f"Take {best}" if len(found.methods) > 1 else f"Keep {best}"
     said = [f"{take}{_CARE[grade(one)]}"]
-    share = one.miscalibration / max(one.numbers["brier"].value, 1e-9)
+    share = one.curve.miscalibration / max(one.numbers["brier"].value, 1e-9)
     if grade(one) != "yes" and share > 0.02:
         said.append(
             f"Correct its probability of a mixed group online with jaxsel.recalibrated. The best increasing correction "
@@ -267,11 +271,6 @@ def _capitals(details: list[str]) -> list[str]:
 
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _short(text: str, length: int = 60) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _error(number: Number, scale: float, digits: int) -> str:

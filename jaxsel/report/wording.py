@@ -1,4 +1,4 @@
-"""The words of a page: names in its menus, titles and captions of its charts, and a glossary."""
+"""The words of a page: names in its menus, titles and captions of its charts, a glossary, and texts cut to a length."""
 
 SCORE_NAMES = {
     "states": "log score of none, some or all correct (nats, higher is better)",
@@ -70,3 +70,9 @@ CARDS = {
     ),
 }
 """Title and caption of every chart, as HTML."""
+
+
+def shortened(text: str, length: int) -> str:
+    """Return the text on one line, cut to at most `length` letters."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -59,15 +59,15 @@ def reliability(found: Tables) -> Chart:
         color=colour(found),
         size=alt.Size("groups:Q", scale=alt.Scale(range=[30, 260]), legend=None),
         opacity=alt.condition(OF_BINS, alt.value(1), alt.value(0.2)),
-        tooltip=[
-            alt.Tooltip("method:N", title="method"),
-            alt.Tooltip("says:N", title="predicted probability"),
-            alt.Tooltip("x:Q", title="mean prediction", format=".1%"),
-            alt.Tooltip("y:Q", title="were mixed", format=".1%"),
-            alt.Tooltip("low:Q", title="by chance from", format=".1%"),
-            alt.Tooltip("high:Q", title="by chance to", format=".1%"),
-            alt.Tooltip("groups:Q", title="groups", format=","),
-        ],
+        tooltip=tooltip(
+            "method:N",
+            ("says:N", "predicted probability", ""),
+            ("x:Q", "mean prediction", ".1%"),
+            ("y:Q", "were mixed", ".1%"),
+            ("low:Q", "by chance from", ".1%"),
+            ("high:Q", "by chance to", ".1%"),
+            ("groups:Q", "groups", ","),
+        ),
     )
     return alt.layer(diagonal(), band, curve, dots.add_params(brush))
 
