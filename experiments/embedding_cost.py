@@ -14,7 +14,6 @@ grows in proportion to the pool, and the time of an update does not grow.
 import argparse
 import itertools
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsel
+from experiments.benchmarks.clock import median_milliseconds
 from experiments.benchmarks.memory import resident_bytes
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.tables import text_table
@@ -114,13 +114,8 @@ def _batch(rng: np.random.Generator, num_prompts: int) -> jaxsel.Rollouts:
 
 
 def _median(run: Callable[[], Any], repeats: int) -> float:
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    """Return the median seconds until the result of a call is there."""
+    return median_milliseconds(lambda: jax.block_until_ready(run()), repeats) / 1000
 
 
 def _device_peak() -> int:
