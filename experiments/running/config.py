@@ -25,7 +25,8 @@ EMBEDDINGS = ("wordllama", "policy", "both")
 """The embeddings of the pool that gps and adaptive can use."""
 PREDICTIVE_NAMES = ("mopps", "mopps_mean", "mopps_mixed", "threshold", "dps", "gps", "adaptive")
 """The names of the methods that predict success rates; `experiments.running.curricula` makes them."""
-METHOD_NAMES = ("uniform", "history_resampling", "dynamic_sampling", *PREDICTIVE_NAMES)
+_SHUFFLING_NAMES = ("uniform", "history_resampling", "dynamic_sampling")
+METHOD_NAMES = (*_SHUFFLING_NAMES, *PREDICTIVE_NAMES)
 """The names of all methods."""
 
 
@@ -97,6 +98,11 @@ class MethodConfig:
         _checks.from_zero_to_half(margin=self.margin)
         if self.filter and self.name in ("uniform", "history_resampling"):
             raise ValueError(f"filter is true with {self.name}; give dynamic_sampling or a method that predicts")
+        if self.stratified and self.name in _SHUFFLING_NAMES:
+            raise ValueError(
+                f"method.stratified is true with {self.name}, which goes through the pool in shuffled epochs; give "
+                f"method.stratified=false, or one of {', '.join(PREDICTIVE_NAMES)}"
+            )
         if self.embeddings not in EMBEDDINGS:
             raise ValueError(f"embeddings is {self.embeddings!r}; give one of {', '.join(EMBEDDINGS)}")
 

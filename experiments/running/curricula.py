@@ -132,11 +132,6 @@ def _selector(config: RunConfig, pool: PromptPool, embeddings: Embeddings) -> ja
         selector, ratio = PREDICTIVE[method.name](method, given), method.candidate_ratio or None
         if method.stratified:
             selector = _stratified(selector, pool)
-    elif method.stratified:
-        raise ValueError(
-            f"method.stratified is true with {method.name}, which goes through the pool in shuffled epochs; give "
-            f"method.stratified=false, or one of {', '.join(PREDICTIVE)}"
-        )
     else:  # the baselines go through the pool in shuffled epochs; their selector only predicts, for comparison
         selector, ratio = jaxsel.uniform(decay=method.decay, group_size=group_size, **given.priors), 1
     return jaxsel.PromptSelector(selector, keys=list(pool.keys), seed=config.seed, candidate_ratio=ratio)

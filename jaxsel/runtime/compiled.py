@@ -8,6 +8,7 @@ seed, the kind of call and a counter of earlier calls.
 import contextlib
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +78,7 @@ def compiled_preview(update: Any) -> Any:
 class _Update:
     """A compiled update. The state's constants stay where they are: they are neither donated nor results.
 
-    A donated or returned array is copied if its memory is not JAX's own, such as that of a memory-mapped file.
+    XLA copies a donated or returned array whose memory is not its own, such as the memory of a mapped file.
     """
 
     def __init__(self, update: Any, *, donates: bool):
@@ -90,7 +91,7 @@ class _Update:
 
     def __call__(self, state: State, seed: Any, counter: Any, visits: Any) -> State:
         names = tuple(call_optional(state, "constants", ()))
-        constants = [functools.reduce(getattr, name.split("."), state) for name in names]
+        constants = [operator.attrgetter(name)(state) for name in names]
         changing = with_fields(state, dict.fromkeys(names))
         changed = self._run(names, constants, changing, seed, counter, visits)
         return with_fields(changed, dict(zip(names, constants, strict=True)))

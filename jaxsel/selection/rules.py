@@ -60,7 +60,8 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
 def random_subset() -> Rule:
     """Choose uniformly at random, whatever the scores are."""
 
-    def drawn(key, scores, prompt_ids):  # equal scores would be drawn from with this key too, by twice the work
+    # for equal scores, choose_top_k would make the same draws to break the ties, after a search among the scores
+    def drawn(key, scores, prompt_ids):
         return key, -random.uniform(key, ids_or_positions(prompt_ids, scores))
 
     return Rule({"name": "random_subset"}, _top_k_by(drawn))
