@@ -6,7 +6,7 @@
 #   sh experiments/cluster/local_cluster.sh run COMMAND    # starts, runs the command with LOCAL_CLUSTER set, and stops
 #
 # It needs root and Debian or Ubuntu, and installs the packages slurm-wlm and munge. The cluster has a folder
-# (LOCAL_CLUSTER, by default /var/tmp/jaxsel-cluster) with configuration, key and logs, and ports of its own. Outside
+# (LOCAL_CLUSTER, by default /var/tmp/jaxsel-cluster) with configuration, key and logs, and takes free ports. Outside
 # of this folder it adds one line to /etc/hosts, which `stop` removes. The packages stay.
 #
 # Every node claims 4 CPUs and 6000 MB, but SLURM does not hold jobs to them. There are no GPUs, no accounting (sacct)
@@ -30,12 +30,24 @@ install() {
     fail "apt-get cannot install slurm-wlm and munge: $(tail -n 3 "$DIR/apt.log")"
 }
 
+# The first port from $1 on that no socket of this machine uses
+free_port() {
+  port=$1
+  while grep -qs ":$(printf %04X "$port") " /proc/net/tcp /proc/net/tcp6; do
+    port=$((port + 1))
+  done
+  echo "$port"
+}
+
 configure() {
   host=$(hostname -s)
+  control=$(free_port 16817)
+  first=$(free_port 17001)
+  second=$(free_port $((first + 1)))
   cat >"$DIR/slurm.conf" <<CONF
 ClusterName=jaxsel
 SlurmctldHost=$host(127.0.0.1)
-SlurmctldPort=16817
+SlurmctldPort=$control
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -62,24 +74,39 @@ JobRequeue=1
 SlurmdTimeout=15
 KillWait=5
 MailProg=/bin/true
-NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=4 RealMemory=6000 State=UNKNOWN
+NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$first,$second] CPUs=4 RealMemory=6000 State=UNKNOWN
 PartitionName=gpu Nodes=n[1-2] Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=OFF State=UP
 PartitionName=low Nodes=n[1-2] MaxTime=INFINITE PriorityTier=1 GraceTime=60 State=UP
 PartitionName=high Nodes=n[1-2] MaxTime=INFINITE PriorityTier=2 State=UP
 CONF
 }
 
+# Whether the process $1 is a daemon of this cluster: after a crash its number may belong to another program
+daemon() {
+  tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -qF "$DIR/"
+}
+
 # Daemons of an earlier start that did not end well
 running() {
   for file in "$DIR"/*.pid; do
-    [ -s "$file" ] && kill -0 "$(cat "$file")" 2>/dev/null && return 0
+    [ -s "$file" ] && daemon "$(cat "$file")" && return 0
   done
   return 1
+}
+
+# Whether this folder is a cluster's
+ours() {
+  [ -e "$DIR/slurm.conf" ] || [ -e "$DIR/apt.log" ]
+}
+
+idle() {
+  [ "$(sinfo --noheader --partition=gpu --states=idle --format=%D 2>/dev/null)" = 2 ]
 }
 
 start() {
   [ "$(id -u)" = 0 ] || fail "SLURM's daemons need root; run it as root, for example in a container"
   running && fail "a cluster already runs in $DIR; stop it first"
+  ours && rm -rf "$DIR" # of a cluster that was killed, whose jobs would start again
   mkdir -p "$DIR/state" "$DIR/spool-n1" "$DIR/spool-n2"
   chmod 755 "$DIR"
   install
@@ -89,20 +116,23 @@ start() {
   (umask 077 && dd if=/dev/urandom of="$DIR/munge.key" bs=1024 count=1 2>/dev/null)
   munged --force --key-file="$DIR/munge.key" --socket="$DIR/munge.socket" --pid-file="$DIR/munged.pid" \
     --log-file="$DIR/munged.log" --seed-file="$DIR/munge.seed" || fail "munged does not start; see $DIR/munged.log"
-  slurmctld || fail "slurmctld does not start; see $DIR/slurmctld.log"
-  slurmd -N n1 && slurmd -N n2 || fail "slurmd does not start; see $DIR/slurmd-n1.log"
-  for _ in $(seq 60); do
-    [ "$(sinfo --noheader --partition=gpu --states=idle --format=%D 2>/dev/null)" = 2 ] && break
+  slurmctld -f "$SLURM_CONF" || fail "slurmctld does not start; see $DIR/slurmctld.log"
+  slurmd -f "$SLURM_CONF" -N n1 && slurmd -f "$SLURM_CONF" -N n2 || fail "slurmd does not start; see $DIR/slurmd-n1.log"
+  for _ in $(seq 180); do
+    idle && break
     sleep 1
   done
-  [ "$(sinfo --noheader --partition=gpu --states=idle --format=%D)" = 2 ] || fail "the nodes are not idle; see $DIR/*.log"
+  if ! idle; then
+    { sinfo --list-reasons --long; squeue; tail -n 15 "$DIR"/slurmctld.log "$DIR"/slurmd-n?.log; } >&2 || true
+    fail "the nodes are not idle after 180 s; SLURM's last messages are above"
+  fi
   sinfo
   echo "export SLURM_CONF=$SLURM_CONF"
 }
 
 stop() {
   [ -e "$DIR" ] || return 0
-  [ -e "$DIR/slurm.conf" ] || [ -e "$DIR/apt.log" ] || fail "$DIR holds no cluster"
+  ours || fail "$DIR holds no cluster"
   export SLURM_CONF="$DIR/slurm.conf"
   if running; then
     scancel --user=root >/dev/null 2>&1 || true
@@ -111,14 +141,14 @@ stop() {
       sleep 1
     done
   fi
-  daemons=$(cat "$DIR"/*.pid 2>/dev/null || true)
-  for daemon in $daemons; do
-    kill "$daemon" 2>/dev/null || true
+  pids=$(cat "$DIR"/*.pid 2>/dev/null || true)
+  for pid in $pids; do
+    daemon "$pid" && kill "$pid" 2>/dev/null || true
   done
   for _ in $(seq 20); do
     alive=''
-    for daemon in $daemons; do # a daemon deletes its file before it ends
-      kill -0 "$daemon" 2>/dev/null && alive="$alive $daemon"
+    for pid in $pids; do # a daemon deletes its file before it ends
+      daemon "$pid" && alive="$alive $pid"
     done
     [ -n "$alive" ] || break
     sleep 1

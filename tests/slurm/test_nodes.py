@@ -34,7 +34,8 @@ def kill(node: str, job: Job | None = None) -> None:
 
 
 def revive(node: str) -> None:
-    subprocess.run(["slurmd", "-N", node], env=environment(), check=True)
+    configuration = str(Path(os.environ[VARIABLE], "slurm.conf"))  # by this name local_cluster.sh knows its daemons
+    subprocess.run(["slurmd", "-f", configuration, "-N", node], env=environment(), check=True)
     shown = ("sinfo", "--noheader", f"--nodes={node}", "--format=%T")
     wait_until(lambda: slurm(*shown).split()[0] in ("idle", "mixed", "allocated"), f"{node} does not come back")
 
