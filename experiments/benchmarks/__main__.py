@@ -15,7 +15,7 @@ import os
 from typing import Any
 
 from experiments.benchmarks import figure, run, tables
-from experiments.benchmarks.checkpoints import time_checkpoints
+from experiments.benchmarks.checkpoints import time_checkpoints, time_keys
 from experiments.benchmarks.targets import cpu_targets
 from experiments.benchmarks.timing import make_data
 from experiments.reporting.provenance import provenance, write_result
@@ -37,6 +37,10 @@ def main(arguments: list[str] | None = None) -> None:
             disk, sizes = time_checkpoints(method, size, data, seed=config["seed"])
             results["times"] += times + disk
             results["streams"].append(stream)
+            results["bytes"].append(sizes)
+        if "mopps" in config["methods"]:
+            times, sizes = time_keys(size, data, seed=config["seed"])
+            results["times"] += times
             results["bytes"].append(sizes)
         if "threshold" in config["methods"] and size <= config["largest_slow"]:
             results["times"].append(run.time_one_draw(size, data))

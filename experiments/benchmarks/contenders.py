@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 
 from experiments.benchmarks.jaxsel_calls import FusedKernels, Kernels, PublicClass
-from experiments.benchmarks.peers import jax_peers, numpy_peers, python_peers
+from experiments.benchmarks.peers import jax_peers, kalman_peers, numpy_peers, python_peers
 from experiments.benchmarks.peers.common import Peer
 
 try:
@@ -32,10 +32,12 @@ def peers_of(method: str, *, device: str = "cpu") -> dict[str, Make]:
         "mopps": {
             "numpy": numpy_peers.NumpyMopps,
             "numpy threads": numpy_peers.ThreadedNumpyMopps,
+            "trinity": numpy_peers.TrinityMopps,
             "jax": jax_peers.JaxMopps,
             "dictionary": python_peers.DictionaryMopps,
         },
         "dps": {"numpy": numpy_peers.NumpyDps, "jax": jax_peers.JaxDps, "dictionary": python_peers.DictionaryDps},
+        "kalman": {"numpy": kalman_peers.NumpyKalman},
     }
     if torch_peers is not None and (device == "cpu" or torch_peers.has_gpu()):
         found["mopps"]["torch"] = functools.partial(torch_peers.TorchMopps, device=device)
@@ -44,7 +46,9 @@ def peers_of(method: str, *, device: str = "cpu") -> dict[str, Make]:
         found["mopps"]["tfp"] = jax_peers.TfpMopps
     if jax_peers.hmm_filter is not None:
         found["dps"]["dynamax"] = jax_peers.DynamaxDps
-    on_host = {"numpy", "numpy threads", "dictionary", "list"}
+    if kalman_peers.primitives is not None:
+        found["kalman"]["simdkalman"] = kalman_peers.SimdKalman
+    on_host = {"numpy", "numpy threads", "trinity", "simdkalman", "dictionary", "list"}
     return {name: make for name, make in found[method].items() if device == "cpu" or name not in on_host}
 
 

@@ -18,6 +18,8 @@ STYLES = {
     "jaxsel": {"color": COLOURS["sky blue"], "marker": "D", "label": "jaxsel, PromptSelector"},
     "numpy": {"color": COLOURS["orange"], "marker": "s", "label": "NumPy, whole arrays"},
     "numpy threads": {"color": COLOURS["orange"], "marker": "h", "label": "NumPy, a thread per core", "linestyle": ":"},
+    "trinity": {"color": COLOURS["purple"], "marker": "<", "label": "NumPy, as in Trinity-RFT", "linestyle": ":"},
+    "simdkalman": {"color": COLOURS["purple"], "marker": ">", "label": "simdkalman"},
     "torch": {"color": COLOURS["vermilion"], "marker": "v", "label": "torch, whole tensors"},
     "jax": {"color": COLOURS["green"], "marker": "^", "label": "plain JAX"},
     "tfp": {"color": COLOURS["yellow"], "marker": "*", "label": "TFP", "markeredgecolor": "black"},

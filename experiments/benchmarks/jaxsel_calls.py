@@ -9,7 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsel
-from experiments.benchmarks.peers.common import BAND, DPS_DECAY, GROUP_SIZE, MOPPS_DECAY, Peer
+from experiments.benchmarks.peers.common import (
+    BAND,
+    DPS_DECAY,
+    GROUP_SIZE,
+    KALMAN_STEP_VARIANCE,
+    MOPPS_DECAY,
+    Peer,
+)
+
+
+def _kalman() -> jaxsel.Selector:
+    predictor = jaxsel.kalman(step_variance=KALMAN_STEP_VARIANCE, group_size=GROUP_SIZE)
+    return jaxsel.make_selector(predictor, jaxsel.target_success_rate(0.5), jaxsel.top_k(), method="kalman")
+
 
 SELECTORS: dict[str, Callable[[], jaxsel.Selector]] = {
     "uniform": functools.partial(jaxsel.uniform, decay=MOPPS_DECAY, group_size=GROUP_SIZE),
@@ -18,6 +31,7 @@ SELECTORS: dict[str, Callable[[], jaxsel.Selector]] = {
         jaxsel.threshold, lower=BAND[0], upper=BAND[1], decay=MOPPS_DECAY, group_size=GROUP_SIZE
     ),
     "dps": functools.partial(jaxsel.dps, decay=DPS_DECAY),
+    "kalman": _kalman,
 }
 
 

@@ -10,6 +10,8 @@ operation has to move, if everything else stays in registers:
     dps select      reads the probability of "mixed" to find the threshold, and again to choose
     dps observe     reads 3 + 9 (the prediction, transition counts), writes 3 + 3 (the filtered and the next belief)
     dps predict     reads 3, writes 3
+    kalman select   reads 3 (mean, variance, step of the last visit), writes a score and reads it again to choose
+    kalman predict  reads 3, writes 1
     uniform select  writes a random number and reads it again
 
 A copy of x bytes moves 2 x bytes: it reads and writes each of them.
@@ -32,6 +34,7 @@ FLOATS_PER_PROMPT = {
     "mopps": _BETA,
     "threshold": _BETA,
     "dps": {"select": 2, "observe": 3 + 9 + 3 + 3, "predict": 3 + 3},
+    "kalman": {"select": 3 + 2, "predict": 3 + 1},
 }
 
 

@@ -13,6 +13,8 @@ NAMES = {
     "fused kernels": "fused kernels",
     "numpy": "NumPy",
     "numpy threads": "NumPy threads",
+    "trinity": "Trinity",
+    "simdkalman": "simdkalman",
     "torch": "torch",
     "jax": "plain JAX",
     "tfp": "TFP",
@@ -21,14 +23,15 @@ NAMES = {
     "list": "list",
     "copy": "copy",
 }
-_ORDER = (*OPERATIONS, "one prompt", "save", "load")
+_ORDER = (*OPERATIONS, "one prompt", "save", "load", "keys alone", "save, keys", "load, keys")
 LEGEND = """\
 PromptSelector: the public class, with NumPy arrays in and out (its predict returns six fields).  kernels: the same
 functions compiled alone, with batches on the device.  fused kernels: observe leaves the prediction of the pool in
 the state, as all peers of dps do, so observe + predict costs what observe costs.  plain JAX: jax.random.beta +
-lax.top_k; for dps matrices [3, 3, N].  NumPy threads: a thread per core draws for its part of the
-pool.  dictionary: per-prompt Python loops.  list: one random.choices per prompt.  copy: a stream over the bytes
-that the operation has to move.  In brackets: time relative to the kernels; above 1 the kernels are quicker."""
+lax.top_k; for dps matrices [3, 3, N].  NumPy threads: a thread per core draws for its part of the pool.  Trinity:
+the arithmetic of Trinity-RFT's selector by difficulty, which discounts all prompts at every update.  dictionary:
+per-prompt Python loops.  list: one random.choices per prompt.  copy: a stream over the bytes that the operation has
+to move.  In brackets: time relative to the kernels; above 1 the kernels are quicker."""
 
 
 def time_tables(rows: list[Row]) -> Iterator[str]:
@@ -73,14 +76,16 @@ def streaming_table(rows: list[Row]) -> str:
 
 
 def bytes_table(rows: list[Row], memory: list[Row]) -> str:
-    """Return a table with the bytes per prompt and the memory of a training step."""
+    """Return a table with the bytes per prompt, with keys and without, and the memory of a training step."""
     peaks = {(row["method"], row["num_prompts"]): row["peak_bytes"] / 2**20 for row in memory}
     lines = []
     for row in rows:
-        peak = peaks.get((row["method"], row["num_prompts"]))
         sizes = (row["state"], row["all"], row["disk"])
-        lines.append([row["method"], f"{row['num_prompts']:,}", *map(number, sizes), number(peak)])
-    headers = ["method", "pool", "state", "with visits", "on disk", "peak of a step, MiB"]
+        keys = row.get("keys", 0)
+        peak = None if keys else peaks.get((row["method"], row["num_prompts"]))
+        key = f"{keys} bytes" if keys else "-"
+        lines.append([row["method"], f"{row['num_prompts']:,}", key, *map(number, sizes), number(peak)])
+    headers = ["method", "pool", "a key", "state", "state, visits and hashes", "on disk", "peak of a step, MiB"]
     return text_table("bytes per prompt", headers, lines)
 
 

@@ -21,9 +21,10 @@ from experiments.benchmarks import (
     timing,
 )
 from experiments.benchmarks.jaxsel_calls import SELECTORS, FusedKernels, Kernels, PublicClass
-from experiments.benchmarks.peers import common, jax_peers, numpy_peers, python_peers, torch_peers
+from experiments.benchmarks.peers import common, jax_peers, kalman_peers, numpy_peers, python_peers, torch_peers
 from jaxsel.predictors.beta import posterior
 from jaxsel.predictors.hidden_markov import predicted, transition_counts
+from jaxsel.predictors.kalman import SCALES, believed
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +91,7 @@ def test_all_contenders_predict_the_same(method):
     expected = public.success_rate
     if method == "dps":
         expected = np.stack([public.unsolved, public.mixed, public.solved])
+    everyone.pop("trinity", None)  # it discounts prompts without visits too
     everyone.pop("list", None)  # it predicts a prompt's last success rate, not the mean of a posterior
     for contender in everyone.values():
         given = contender.predict()
@@ -97,6 +99,25 @@ def test_all_contenders_predict_the_same(method):
             given = np.array(list(given.values())).T
         given = np.stack([np.asarray(part) for part in given])
         np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [kalman_peers.NumpyKalman, kalman_peers.SimdKalman])
+def test_all_kalman_filters_have_the_same_belief(make):
+    ours, peer = Kernels("kalman", N, 0), make(N, 0)
+    observe_all(ours, peer)
+    expected = believed(ours.state, ours.state.step, common.KALMAN_STEP_VARIANCE, SCALES["arcsine"], None)
+    np.testing.assert_allclose(np.stack(peer.believed()), np.stack(expected), rtol=1e-4)
+
+
+def test_trinity_equals_mopps_where_every_prompt_is_visited_at_every_step():
+    trinity, mopps = numpy_peers.TrinityMopps(N, 0), numpy_peers.NumpyMopps(N, 0)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        successes = rng.integers(0, 9, N)
+        for peer in (trinity, mopps):
+            peer.observe(np.arange(N), successes, common.GROUP_SIZE)
+    for name in ("alpha", "beta"):
+        np.testing.assert_allclose(getattr(trinity, name), getattr(mopps, name), rtol=1e-6)
 
 
 def test_tensorflow_probability_draws_from_the_posterior():
@@ -135,7 +156,7 @@ def test_contenders_choose_prompts_of_the_pool_and_all_but_the_list_distinct_one
 @pytest.mark.parametrize(
     "make",
     [
-        *(numpy_peers.NumpyMopps, numpy_peers.ThreadedNumpyMopps),
+        *(numpy_peers.NumpyMopps, numpy_peers.ThreadedNumpyMopps, numpy_peers.TrinityMopps),
         *(python_peers.DictionaryMopps, jax_peers.JaxMopps, torch_peers.TorchMopps),
     ],
 )
@@ -254,6 +275,17 @@ def test_checkpoints_have_times_and_sizes(method, state):
     assert sizes["disk"] > 0
 
 
+def test_keys_cost_time_to_hash_and_eight_bytes_each():
+    data = timing.make_data(1000, 8, 0)
+    rows, sizes = checkpoints.time_keys(1000, data, seed=0)
+    assert [row["operation"] for row in rows] == ["save, keys", "load, keys", "keys alone"]
+    assert all(row["ms"] > 0 for row in rows)
+    assert sizes["all"] == pytest.approx(sizes["state"] + 16)  # as without keys, and a hash of 64 bits
+    without = checkpoints.time_checkpoints("mopps", 1000, data, seed=0)[1]
+    table = tables.bytes_table([without, sizes], [{"method": "mopps", "num_prompts": 1000, "peak_bytes": 2**20}])
+    assert [line.split()[1:3] for line in table.splitlines()[-2:]] == [["1,000", "-"], ["1,000", "40"]]
+
+
 # Targets
 
 
@@ -368,7 +400,8 @@ def test_the_benchmark_writes_tables_a_figure_and_numbers(tmp_path, capsys, monk
     assert all(row["ms"] > 0 for row in times)
     for method in ("mopps", "dps"):
         ours = {r["operation"] for r in times if (r["method"], r["implementation"]) == (method, "jaxsel")}
-        assert ours == {*timing.OPERATIONS, "save", "load"}
+        keys = {"keys alone", "save, keys", "load, keys"} if method == "mopps" else set()
+        assert ours == {*timing.OPERATIONS, "save", "load", *keys}
     shown = capsys.readouterr().out
     for title in ("dps, ms", "share of the streaming limit", "bytes per prompt", "targets"):
         assert f"\n{title}" in shown

@@ -13,6 +13,7 @@ import numpy as np
 GROUP_SIZE = 8
 MOPPS_DECAY, DPS_DECAY = 0.5, 0.7
 BAND = (0.3, 0.7)
+KALMAN_STEP_VARIANCE = 0.002
 
 
 class Peer(ABC):

@@ -51,6 +51,26 @@ class ThreadedNumpyMopps(NumpyMopps):
         return np.concatenate(list(self.threads.map(np.random.Generator.beta, self.generators, *parts)))
 
 
+class TrinityMopps(NumpyMopps):
+    """The arithmetic of Trinity-RFT's selector by difficulty, without its evidence from reference models.
+
+    Its counts have twice the bytes, and every update discounts those of all prompts, visited or not. So it equals MoPPS
+    where every prompt is visited at every step. Like MoPPS, it chooses by draws.
+    """
+
+    def __init__(self, num_prompts: int, seed: int):
+        super().__init__(num_prompts, seed)
+        self.alpha, self.beta = self.alpha.astype(np.float64), self.beta.astype(np.float64)
+
+    def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
+        """Discount the counts of all prompts, and add the new successes and failures, which are zero elsewhere."""
+        right, wrong = np.zeros(self.num_prompts), np.zeros(self.num_prompts)
+        right[prompt_ids], wrong[prompt_ids] = successes, group_size - successes
+        d = MOPPS_DECAY
+        self.alpha = d * self.alpha + (1 - d) + right
+        self.beta = d * self.beta + (1 - d) + wrong
+
+
 class NumpyUniform(NumpyMopps):
     """Uniform choice by `Generator.choice` without replacement. The posterior is updated, and no choice uses it."""
 
