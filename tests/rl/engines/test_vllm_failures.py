@@ -1,10 +1,12 @@
 """The vLLM engine when vLLM fails, dies, hangs or is late. A fake server stands in for vLLM."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import multiprocessing
 
 import rl.engines._own_process as own_process
 from rl.engines.vllm import VLLMEngine
@@ -19,9 +21,18 @@ PROMPTS = ["12=", "3=", "456="]
 SAMPLING = Sampling(4)
 
 
+@pytest.fixture(scope="module")
+def quick_start():
+    """Start the processes from one that has imported torch already; by spawn each would import it for two seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rl.engines._own_process", "tests.support.fake_server"])
+    return SimpleNamespace(get_context=lambda method: context if method == "spawn" else None)
+
+
 @pytest.fixture
-def make(policy, monkeypatch):
+def make(policy, monkeypatch, quick_start):
     monkeypatch.setattr("rl.engines.vllm.Server", FakeServer)
+    monkeypatch.setattr(own_process, "multiprocessing", quick_start)
     monkeypatch.setattr(own_process, "_GRACE", 1.0)
     engines: list[VLLMEngine] = []
 
@@ -47,7 +58,8 @@ def head_of(policy, token):
     return weights | {"lm_head.weight": torch.full_like(weights["lm_head.weight"], token)}
 
 
-def test_completions_come_back_with_tokens_log_probabilities_and_texts(make, policy):
+def test_completions_come_back_with_tokens_log_probabilities_and_texts(make, policy, monkeypatch):
+    monkeypatch.setattr(own_process, "multiprocessing", multiprocessing)  # by spawn, as in a run
     out = make().generate(PROMPTS, 2, SAMPLING, seed=0)
     assert out.group_size == 2
     assert out.tokens.tolist() == [[5, policy.eos_token_id]] * 6
