@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import gammaln, logsumexp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxsel.evaluation.replay import History
@@ -41,7 +42,8 @@ class VisitPosterior(NamedTuple):
 
         The error is below 0.005 nats for a `scale` up to 6, and far smaller for most visits.
         """
-        return _integrated(self.location, self.scale, *map(jnp.asarray, self.history[2:]))
+        s, n = (jnp.asarray(column, jnp.float32) for column in (self.history.successes, self.history.group_size))
+        return _integrated(self.location, self.scale, s, n)
 
     def successes(self, key: Key[Array, ""]) -> Int[Array, "draws r"]:
         """Return one draw of each visit's number of successes per draw of the posterior, without the visit's outcome.
@@ -57,32 +59,30 @@ class VisitPosterior(NamedTuple):
 
 @jax.jit
 def _integrated(
-    location: Float[Array, "draws r"], scale: Float[Array, "draws r"], s: Int[Array, " r"], n: Int[Array, " r"]
+    location: Float[Array, "draws r"], scale: Float[Array, "draws r"], s: Float[Array, " r"], n: Float[Array, " r"]
 ) -> Float[Array, "draws r"]:
+    visits = jax.vmap(_integrated_visit)
+    return jax.lax.map(lambda draw: visits(*draw, s, n), (location, scale))
+
+
+def _integrated_visit(
+    mu: Float[Array, ""], sigma: Float[Array, ""], s: Float[Array, ""], n: Float[Array, ""]
+) -> Float[Array, ""]:
     nodes, weights = np.polynomial.hermite.hermgauss(_NODES)
-    log_choose = jax.scipy.special.gammaln(n + 1.0) - jax.scipy.special.gammaln(s + 1.0)
-    log_choose = log_choose - jax.scipy.special.gammaln(n - s + 1.0)
-
-    def one(row: tuple[Float[Array, " r"], Float[Array, " r"]]) -> Float[Array, " r"]:
-        mu, sigma = row
-        mode = _mode(mu, sigma, s, n)
-        p = jax.nn.sigmoid(mode)
-        width = jax.lax.rsqrt(sigma**-2 + n * p * (1 - p))  # of the normal density with the integrand's curvature
-        x = mode + 2**0.5 * width * jnp.asarray(nodes, jnp.float32)[:, None]
-        log_density = -(((x - mu) / sigma) ** 2) / 2 + s * x + n * jax.nn.log_sigmoid(-x)
-        log_weight = jnp.asarray(np.log(weights) + nodes**2, jnp.float32)[:, None]
-        total = jax.scipy.special.logsumexp(log_density + log_weight, axis=0)
-        return log_choose + jnp.log(width / sigma) - 0.5 * float(np.log(np.pi)) + total
-
-    return jax.lax.map(one, (location, scale))
+    mode = _mode(mu, sigma, s, n)
+    p = jax.nn.sigmoid(mode)
+    width = jax.lax.rsqrt(sigma**-2 + n * p * (1 - p))  # of the normal density with the integrand's curvature
+    x = mode + 2**0.5 * width * jnp.asarray(nodes, jnp.float32)
+    log_density = -(((x - mu) / sigma) ** 2) / 2 + s * x + n * jax.nn.log_sigmoid(-x)
+    total = logsumexp(log_density + jnp.asarray(np.log(weights) + nodes**2, jnp.float32))
+    log_choose = gammaln(n + 1) - gammaln(s + 1) - gammaln(n - s + 1)
+    return log_choose + jnp.log(width / sigma) - 0.5 * float(np.log(np.pi)) + total
 
 
-def _mode(
-    mu: Float[Array, " r"], sigma: Float[Array, " r"], s: Int[Array, " r"], n: Int[Array, " r"]
-) -> Float[Array, " r"]:
+def _mode(mu: Float[Array, ""], sigma: Float[Array, ""], s: Float[Array, ""], n: Float[Array, ""]) -> Float[Array, ""]:
     """Return the mode of the integrand by bisection, because Newton's method may oscillate where `sigma` is large."""
 
-    def halve(_: Int[Array, ""], ends: tuple[Float[Array, " r"], Float[Array, " r"]]):
+    def halve(_: Int[Array, ""], ends: tuple[Float[Array, ""], Float[Array, ""]]):
         middle = (ends[0] + ends[1]) / 2
         is_below = s - n * jax.nn.sigmoid(middle) > (middle - mu) / sigma**2
         return jnp.where(is_below, middle, ends[0]), jnp.where(is_below, ends[1], middle)
