@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxsel.evaluation.replay import History
 
-_NODES = 32
+_NODES = 64
 _HALVINGS = 30  # they find the mode to a billionth of the interval in which it lies
 
 
@@ -40,7 +40,7 @@ class VisitPosterior(NamedTuple):
     def log_likelihood(self) -> Float[Array, "draws r"]:
         """Return log p(s | draw) of each visit, in nats, by adaptive Gauss-Hermite quadrature.
 
-        The error is below 0.005 nats for a `scale` up to 6, and far smaller for most visits.
+        The error is below 0.0001 nats for a `scale` up to 3, 0.002 nats up to 6 and 0.01 nats up to 10.
         """
         s, n = (jnp.asarray(column, jnp.float32) for column in (self.history.successes, self.history.group_size))
         return _integrated(self.location, self.scale, s, n)
