@@ -1,20 +1,20 @@
 """Posteriors and predictions in the form of ArviZ, for its plots, its diagnostics and its model comparison.
 
 This module needs `pip install "jaxsel[arviz]"`, which installs ArviZ's packages `arviz_base`, `arviz_stats` and
-`arviz_plots`. They need no package `arviz`, and have the same names for Python 3.11 (ArviZ 0.8) and later (ArviZ 1).
+`arviz_plots`. Their names are the same in ArviZ 0.8, the newest for Python 3.11, and in ArviZ 1.
 
-| what you have | function | what ArviZ can do with it |
-|---|---|---|
-| the posterior of `jaxsel.reference_models.sample` | `from_posterior` | `summary`, `loo`, `loo_pit`, `compare`; the plots of chains, posteriors and predictive checks |
-| the predictions of any method, from `jaxsel.replay` | `from_replay` | `plot_ppc_pit`, `plot_ppc_dist` and the other plots of predictive checks |
-| the same | `one_step_ahead` | `compare` |
+* `from_posterior` is for the posterior of `jaxsel.reference_models.sample`. It serves ArviZ's `summary`, `loo`,
+  `loo_pit` and `compare`, and the plots of chains, posteriors and predictive checks.
+* `from_replay` is for the predictions of any method, from `jaxsel.replay`. It serves the plots of predictive checks,
+  for example `plot_ppc_pit`.
+* `one_step_ahead` is for the same predictions, and serves `compare`.
 
-A replay is no posterior. Each of its predictions was made before its visit was observed, so that nothing has to be left
-out, and `loo` would subtract the visit a second time. Therefore `from_replay` has no group `log_likelihood`, and
-`one_step_ahead` returns the log scores in the form of a leave-future-out cross-validation. ArviZ refuses to compare them
-with the result of `loo`, which knows the later visits. Convergence diagnostics say nothing about a replay either,
-because its draws are independent.
-"""  # noqa: E501
+A replay is no posterior. Each of its predictions was made before its visit was observed. Nothing has to be left out,
+and `loo` would remove an outcome that the prediction never knew. Therefore `from_replay` has no group `log_likelihood`,
+and `one_step_ahead` returns the log scores in the form of a leave-future-out cross-validation. ArviZ refuses to compare
+them with the result of `loo`, which knows the later visits. Convergence diagnostics say nothing about a replay, because
+its draws are independent.
+"""
 
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -47,17 +47,16 @@ def from_posterior(
 ) -> xarray.DataTree:
     """Return a posterior of `jaxsel.reference_models.sample` for ArviZ.
 
-    | group | variables | dimensions after chain and draw |
-    |---|---|---|
-    | `posterior` | `success_rate` at the sampled step | prompt |
-    | | `mean`, `spread`, `drift`, `volatility`; with embeddings `weight_scale` | |
-    | | `weights`, with embeddings | feature |
-    | `prior` | the same scalars | |
-    | `sample_stats` | `diverging` | |
-    | `log_likelihood` | `successes` | visit |
-    | `posterior_predictive` | `successes` | visit |
-    | `observed_data` | `successes` | visit (no chain or draw) |
-    | `constant_data` | `step`, `prompt_id`, `group_size`, with `keys` also `key` | visit (no chain or draw) |
+    The groups have these variables. All but those of the last two groups begin with the dimensions chain and draw.
+    Brackets name further dimensions.
+
+    * `posterior`: `success_rate` (prompt) at the sampled step, `mean`, `spread`, `drift` and `volatility`; with
+      embeddings also `weight_scale` and `weights` (feature).
+    * `prior`: The same scalars.
+    * `sample_stats`: `diverging`.
+    * `log_likelihood` and `posterior_predictive`: `successes` (visit).
+    * `observed_data`: `successes` (visit).
+    * `constant_data`: `step`, `prompt_id`, `group_size` and, with `keys`, `key`, all (visit).
 
     Every visit has a logit of its own, which `log_likelihood` and `posterior_predictive` integrate out, given the
     prompt's other visits; see `jaxsel.reference_models.VisitPosterior`. So `loo` leaves out a visit together with its
