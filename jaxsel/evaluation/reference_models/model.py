@@ -91,7 +91,7 @@ def state_space_model(visits: VisitTable, features: Float[Array, "v d"]) -> None
     # a product with a triangular matrix of ones, because cumulative sums are slow on a CPU
     x = means[:, None] + (visits.gap * drift + scale * eps) @ jnp.triu(jnp.ones((scale.shape[1],) * 2))
     numpyro.deterministic("last_logit", x[:, -1])
-    location, scale = given_neighbours(visits.gap, x, means, drift, scale)
+    location, scale = given_neighbours(visits.gap, x, means, jnp.asarray(drift), scale)
     numpyro.deterministic("location", location[visits.row, visits.column])
     numpyro.deterministic("scale", scale[visits.row, visits.column])
     # s log sigmoid(x) + (n - s) log sigmoid(-x), because NumPyro's Binomial has a wrong gradient at a logit of 0

@@ -62,7 +62,7 @@ def _integrated(
     location: Float[Array, "draws r"], scale: Float[Array, "draws r"], s: Float[Array, " r"], n: Float[Array, " r"]
 ) -> Float[Array, "draws r"]:
     visits = jax.vmap(_integrated_visit)
-    return jax.lax.map(lambda draw: visits(*draw, s, n), (location, scale))
+    return jax.lax.map(lambda draw: visits(draw[0], draw[1], s, n), (location, scale))
 
 
 def _integrated_visit(

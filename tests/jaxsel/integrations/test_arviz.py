@@ -1,6 +1,7 @@
 """Tests of the form of ArviZ: names and dimensions, PSIS-LOO against exact leave-one-out, log scores and plots."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +47,8 @@ def by_hand(*, with_weights=True):
 def predicted(mean, variance, history=VISITS):
     """Return a replay whose predictions have these moments."""
     size = len(history.step)
-    mean, variance = (np.broadcast_to(np.asarray(a, np.float32), (size,)) for a in (mean, variance))
-    nothing = np.zeros(size, np.float32)
-    prediction = jaxsel.Prediction(mean, variance, mean, nothing, nothing, nothing)
+    fields: Any = [np.broadcast_to(np.asarray(a, np.float32), (size,)) for a in (mean, variance, mean, 0, 0, 0)]
+    prediction = jaxsel.Prediction(*fields)
     return Replay(prediction, np.arange(size), np.full(size, -1), {})
 
 
@@ -101,7 +101,7 @@ def test_the_prior_is_the_prior_of_the_model():
     expected = {"mean": stats.norm(0, 2), "spread": stats.halfnorm(0, 3), "drift": stats.norm(0, 0.3)}
     assert set(priors()) == {*expected, "volatility", "weight_scale"}
     for name, distribution in expected.items():
-        assert stats.kstest(prior[name].values.ravel(), distribution.cdf).pvalue > 1e-4, name
+        assert stats.kstest(np.asarray(prior[name]).ravel(), distribution.cdf).pvalue > 1e-4, name
 
 
 def probabilities(history, prompt, left_out=None):
@@ -169,7 +169,7 @@ def test_a_replay_has_the_groups_and_dimensions_of_arviz():
     assert tree["posterior_predictive"].successes.shape == (1, 7, 10)
     np.testing.assert_array_equal(tree["constant_data"].visits, np.arange(10))
     again = from_replay(VISITS, predicted(0.5, 0.05), num_draws=7)
-    assert again["posterior_predictive"].equals(tree["posterior_predictive"])
+    np.testing.assert_array_equal(again["posterior_predictive"].successes, tree["posterior_predictive"].successes)
 
 
 def test_draws_of_a_replay_are_beta_binomial():
