@@ -15,7 +15,7 @@ PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:
 NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
 LANES := trl trl-oldest ray tunix verl vllm newest newest-core lowest
 OLDEST_TRL = $(shell sed -n 's/.*"trl>=\([0-9.]*\)".*/\1/p' pyproject.toml)
-CORE := jax jaxlib beartype hypothesis matplotlib pandas pyarrow pytest pytest-xdist scikit-learn scipy
+CORE := jax jaxlib arviz-base arviz-plots arviz-stats[xarray] beartype hypothesis matplotlib pandas pyarrow pytest pytest-xdist scikit-learn scipy
 
 .PHONY: env demo test lint style types fast check newest lowest reproduce pretrained bench notebooks docs trl trl-oldest ray tunix verl trainers vllm slurm gpu clean
 

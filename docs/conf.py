@@ -20,6 +20,7 @@ from sphinx.writers.html5 import HTML5Translator
 
 import jaxsel
 import jaxsel.base
+import jaxsel.integrations.arviz
 import jaxsel.integrations.edge
 import jaxsel.integrations.embeddings
 import jaxsel.integrations.history
@@ -40,7 +41,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 MODULES = (
     *("jaxsel", "jaxsel.metrics", "jaxsel.plotting", "jaxsel.reference_models", "jaxsel.replay", "jaxsel.simulate"),
-    *(f"jaxsel.integrations.{name}" for name in ("edge", "embeddings", "history", "trainer_logs")),
+    *(f"jaxsel.integrations.{name}" for name in ("arviz", "edge", "embeddings", "history", "trainer_logs")),
     *(f"jaxsel.integrations.{name}" for name in ("protocols", "ray", "trinity", "trl", "tunix", "verl")),
 )
 

@@ -5,3 +5,4 @@ from jaxsel.evaluation.reference_models.model import state_space_model as state_
 from jaxsel.evaluation.reference_models.posterior import Diagnostics as Diagnostics
 from jaxsel.evaluation.reference_models.posterior import ReferencePosterior as ReferencePosterior
 from jaxsel.evaluation.reference_models.sampling import sample as sample
+from jaxsel.evaluation.reference_models.visits import VisitPosterior as VisitPosterior

@@ -12,10 +12,12 @@ ROOT = Path(__file__).parents[1]
 PREDICTORS = tuple(f"jaxsel.predictors.{name}" for name in ("beta", "hidden_markov", "amortized", "state_space"))
 PUBLIC = ("metrics", "plotting", "reference_models", "replay", "simulate")
 ADAPTERS = ("protocols", "ray", "trinity", "trl", "tunix", "verl")
-INTEGRATIONS = tuple(f"integrations.{name}" for name in ("edge", "embeddings", "history", "trainer_logs", *ADAPTERS))
+INTEGRATIONS = tuple(
+    f"integrations.{name}" for name in ("arviz", "edge", "embeddings", "history", "trainer_logs", *ADAPTERS)
+)
 # Of the packages in OTHERS, jaxsel.integrations may import all but those in NEVER. Other parts of jaxsel import none.
 OTHERS = {"torch", "trinity", "trl", "tunix", "verl", "ray", "vllm", "transformers", "datasets", "rl", "experiments"}
-OTHERS |= {"accelerate", "pyarrow", "tqdm", "wordllama", "sentence_transformers"}
+OTHERS |= {"accelerate", "arviz_base", "arviz_stats", "xarray", "pyarrow", "tqdm", "wordllama", "sentence_transformers"}
 NEVER = {"torch", "datasets", "rl", "experiments"}
 # A part of jaxsel imports from the parts above it in this list, and from no other.
 LAYERS = (

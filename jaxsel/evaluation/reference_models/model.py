@@ -55,23 +55,33 @@ class VisitTable(NamedTuple):
     group_size: Float[Array, "v c"]
 
 
+def priors() -> dict[str, dist.Distribution]:
+    """Return the priors of the scalar hyperparameters by name."""
+    return {
+        "mean": dist.Normal(0.0, 2.0),
+        "spread": dist.HalfNormal(3.0),
+        "drift": dist.Normal(0.0, 0.3),
+        "volatility": dist.HalfNormal(0.5),
+        "weight_scale": dist.HalfNormal(1.0),
+    }
+
+
 def state_space_model(visits: VisitTable, features: Float[Array, "v d"]) -> None:
     """Define the model of this module's docstring for NumPyro.
 
-    The model also reports `last_logit`: x at the last visit of each prompt.
+    The model also reports `last_logit`, which is x at the last visit of each prompt, and `location` and `scale`, which
+    `given_neighbours` returns for each visit.
 
     Args:
         visits: Visits of the visited prompts.
         features: Standardised embeddings of the visited prompts, with d = 0 if there are none.
     """
-    mean = numpyro.sample("mean", dist.Normal(0.0, 2.0))
-    spread = numpyro.sample("spread", dist.HalfNormal(3.0))
-    drift = numpyro.sample("drift", dist.Normal(0.0, 0.3))
-    volatility = numpyro.sample("volatility", dist.HalfNormal(0.5))
+    prior = priors()
+    mean, spread, drift, volatility = (numpyro.sample(name, prior[name]) for name in SCALARS)
     num_prompts, num_features = features.shape
     means = jnp.full(num_prompts, mean)
     if num_features:
-        weight_scale = numpyro.sample("weight_scale", dist.HalfNormal(1.0))
+        weight_scale = numpyro.sample("weight_scale", prior["weight_scale"])
         raw = numpyro.sample("raw_weights", dist.Normal(0.0, 1.0).expand([num_features]).to_event(1))
         means = means + features @ numpyro.deterministic("weights", raw * weight_scale / num_features**0.5)
     eps = numpyro.sample("eps", dist.Normal(0.0, 1.0).expand(visits.row.shape).to_event(1))
@@ -81,8 +91,42 @@ def state_space_model(visits: VisitTable, features: Float[Array, "v d"]) -> None
     # a product with a triangular matrix of ones, because cumulative sums are slow on a CPU
     x = means[:, None] + (visits.gap * drift + scale * eps) @ jnp.triu(jnp.ones((scale.shape[1],) * 2))
     numpyro.deterministic("last_logit", x[:, -1])
+    location, scale = given_neighbours(visits.gap, x, means, jnp.asarray(drift), scale)
+    numpyro.deterministic("location", location[visits.row, visits.column])
+    numpyro.deterministic("scale", scale[visits.row, visits.column])
     # s log sigmoid(x) + (n - s) log sigmoid(-x), because NumPyro's Binomial has a wrong gradient at a logit of 0
     numpyro.factor("successes", (visits.successes * x + visits.group_size * jax.nn.log_sigmoid(-x)).sum())
+
+
+def given_neighbours(
+    gap: Float[Array, "v c"],
+    x: Float[Array, "v c"],
+    means: Float[Array, " v"],
+    drift: Float[Array, ""],
+    scale: Float[Array, "v c"],
+) -> tuple[Float[Array, "v c"], Float[Array, "v c"]]:
+    r"""Return the mean and the standard deviation of each visit's x, given x at the prompt's other visits.
+
+        x_j | x_{j-1}  ~ Normal(before_j, scale_j)            before_j = x_{j-1} + gap_j drift
+        x_{j+1} | x_j  ~ Normal(x_j + gap_{j+1} drift, scale_{j+1})
+
+    The product of both densities is a normal density of x_j. The first visit has the prompt's mean in place of x_{j-1}.
+    The last visit has no x_{j+1}.
+
+    Args:
+        gap: Steps since the prompt's previous visit, with zeros as padding.
+        x: Logit of p at the visits.
+        means: Mean of each prompt's logit at step 0.
+        drift: Mean change of x per step.
+        scale: Standard deviation of x, given x at the previous visit.
+    """
+    before = jnp.concatenate([means[:, None], x[:, :-1]], axis=1) + gap * drift
+    is_followed = jnp.pad(gap[:, 1:] > 0, ((0, 0), (0, 1)))
+    after = jnp.pad(x[:, 1:] - gap[:, 1:] * drift, ((0, 0), (0, 1)))
+    precision = 1 / jnp.where(scale > 0, scale, 1) ** 2  # padded visits have the scale 0
+    next_precision = jnp.where(is_followed, jnp.roll(precision, -1, axis=1), 0)
+    total = precision + next_precision
+    return (precision * before + next_precision * after) / total, jax.lax.rsqrt(total)
 
 
 def tabulated(history: History) -> tuple[Int[np.ndarray, " v"], VisitTable, Int[np.ndarray, " v"]]:

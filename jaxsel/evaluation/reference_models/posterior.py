@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxsel import _validate
 from jaxsel.base import Prediction
+from jaxsel.evaluation.reference_models.visits import VisitPosterior
 
 
 class Diagnostics(NamedTuple):
@@ -32,11 +33,19 @@ class ReferencePosterior(NamedTuple):
         success_rate: Draws of p, one row per draw. All draws of one chain precede the draws of the next chain.
         hyperparameters: Draws of mean, spread, drift and volatility; with embeddings also of weight_scale and weights.
         diagnostics: Diagnostics of the sampler.
+        prompt_ids: The m prompts.
+        step: The step.
+        diverging: Whether each transition diverged, one row per chain.
+        visits: What the draws say about each visit of the history, for leave-one-out cross-validation.
     """
 
     success_rate: Float[Array, "draws m"]
     hyperparameters: dict[str, Float[Array, "draws ..."]]
     diagnostics: Diagnostics
+    prompt_ids: Int[np.ndarray, " m"]
+    step: int
+    diverging: Bool[Array, "chains draws_per_chain"]
+    visits: VisitPosterior
 
     def prediction(self, group_size: int) -> Prediction:
         """Return mean, variance and last draw of p, and the mean probabilities of unsolved, mixed and solved groups.

@@ -15,10 +15,11 @@ from numpyro.infer import MCMC, NUTS
 from jaxsel import _validate
 from jaxsel.evaluation.reference_models.model import SCALARS, VisitTable, state_space_model, tabulated
 from jaxsel.evaluation.reference_models.posterior import Diagnostics, ReferencePosterior
+from jaxsel.evaluation.reference_models.visits import VisitPosterior
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.predictors import embeddings as _embeddings
 
-_REPORTED = (*SCALARS, "weight_scale", "weights", "last_logit")
+_REPORTED = (*SCALARS, "weight_scale", "weights", "last_logit", "location", "scale")
 
 
 def sample(
@@ -63,20 +64,26 @@ def sample(
     given = range(num_prompts) if prompt_ids is None else prompt_ids
     ids = _validate.integers("prompt_ids", given, low=0, high=num_prompts)  # pyright: ignore[reportArgumentType]
     features, known = _standardised(embeddings, num_prompts), _checked(fixed)
-    visited, visits, last_step = tabulated(history.before(step))
+    past = history.before(step)
+    visited, visits, last_step = tabulated(past)
 
     nuts_key, ahead_key = jax.random.split(key)
     chain_keys = jax.random.split(nuts_key, num_chains)
     by_chain, diverging = _run_chains(chain_keys, visits, features[visited], known, num_warmup, num_samples)
-    diagnostics = Diagnostics(int(diverging.sum()), *_mixing(by_chain))
     draws = {name: value.reshape(num_chains * num_samples, *value.shape[2:]) for name, value in by_chain.items()}
+    # the tables hold the visits by prompt, and the history by step
+    by_step = np.argsort(np.lexsort((past.step, past.prompt_ids)))
+    of_visits = VisitPosterior(past, *(draws.pop(name)[:, by_step] for name in ("location", "scale")))
+    mixing = {name: value for name, value in by_chain.items() if name not in ("location", "scale")}
+    diagnostics = Diagnostics(int(diverging.sum()), *_mixing(mixing))
     last_logit = draws.pop("last_logit")
     draws |= {name: jnp.full(len(last_logit), value) for name, value in known.items()}
     location, scale = _ahead(draws, last_logit, features, visited, last_step, ids, step)
     # one key per id, so that a prompt's draws do not depend on the other prompts in `prompt_ids`
     keys = jax.vmap(lambda row: jax.random.fold_in(ahead_key, row))(jnp.asarray(ids))
     eps = jax.vmap(lambda key: jax.random.normal(key, (len(location),)), out_axes=1)(keys)
-    return ReferencePosterior(jax.nn.sigmoid(location + scale * eps), draws, diagnostics)
+    rates = jax.nn.sigmoid(location + scale * eps)
+    return ReferencePosterior(rates, draws, diagnostics, ids, step, diverging, of_visits)
 
 
 @functools.partial(jax.jit, static_argnames=("num_warmup", "num_samples"))
