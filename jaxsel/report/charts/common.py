@@ -1,11 +1,11 @@
 """What all charts share: the parameters that select groups, the looks of methods, axes and tooltips."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import altair as alt
 
-from jaxsel.evaluation.plotting.looks import COLOURS, METHODS, style
+from jaxsel.evaluation.plotting.looks import COLOURS, CYCLE, METHODS, style
 from jaxsel.report.cells import NUM_BINS, SCORES
 from jaxsel.report.tables import Tables
 
@@ -68,20 +68,22 @@ def looks_of(methods: Sequence[str]) -> Looks:
             looks[name] = known
         else:
             looks[name], free = free, free + 1
-    return _looks(looks, legend=True)
-
-
-def numbered_looks(names: Sequence[str]) -> Looks:
-    """Return looks for names that need not be methods, in the order of the names, for charts without legends."""
-    return _looks({name: number for number, name in enumerate(names)}, legend=False)
-
-
-def _looks(looks: Mapping[str, str | int], *, legend: bool) -> Looks:
     styles = {name: style(look) for name, look in looks.items()}
     return Looks(
         {name: found["color"] for name, found in styles.items()},
         {name: _DASHES[found["linestyle"]] for name, found in styles.items()},
-        legend,
+        legend=True,
+    )
+
+
+def numbered_looks(names: Sequence[str]) -> Looks:
+    """Return looks for names that need not be methods, for charts without legends: solid lines while colours last."""
+    dashes = list(_DASHES.values())
+    number = len(CYCLE)
+    return Looks(
+        {name: style(place)["color"] for place, name in enumerate(names)},
+        {name: dashes[place // number % len(dashes)] for place, name in enumerate(names)},
+        legend=False,
     )
 
 
