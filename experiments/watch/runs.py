@@ -31,14 +31,14 @@ class Run:
 
     Attributes:
         folder: Folder of the run.
-        changed: Version in which the data changed last; see `Watched`.
+        changed: Versions in which the metrics and the predictions changed last; see `Watched`.
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.changed = folder, 0
+        self.folder, self.changed = folder, [0, 0]
         self._metrics, self._predictions = Metrics(folder), Predictions(folder)
         self._steps: tuple[Any, float] = (None, math.nan)
-        self._tables: dict[str, Any] | None = None
+        self._made: list[dict[str, Any] | None] = [None, None]
 
     @property
     def behind(self) -> bool:
@@ -50,21 +50,35 @@ class Run:
         """The metrics of evaluation sets, and their plain names."""
         return self._metrics.evaluations()
 
-    def read(self) -> bool:
-        """Read a piece of what is new, and return whether anything changed."""
+    def read(self, version: int) -> bool:
+        """Read a piece of what is new, which gets this version, and return whether anything changed."""
         changed = [self._metrics.read(), self._predictions.read()]
-        if any(changed):
-            self._tables = None
+        for part, is_new in enumerate(changed):
+            if is_new:
+                self.changed[part], self._made[part] = version, None
         return any(changed)
 
-    def tables(self) -> dict[str, Any]:
-        """Return the data of the charts: `training`, `probes`, `cells` and `curve`, as `as_columns` returns tables."""
-        if self._tables is None:
-            found = {"training": self._metrics.training(), "probes": self._metrics.probes()}
-            if self._predictions:
-                found |= {"cells": self._predictions.cells(), "curve": self._predictions.curve()}
-            self._tables = {name: as_columns(table) for name, table in found.items()}
-        return self._tables
+    def tables(self, since: int = 0) -> dict[str, Any]:
+        """Return the data of the charts that changed after a version, as `as_columns` returns tables.
+
+        The metrics are the tables `training` and `probes`, and the predictions are `cells` and `curve`: None if there
+        are none.
+        """
+        found: dict[str, Any] = {}
+        for part, make in enumerate((self._of_metrics, self._of_predictions)):
+            if self.changed[part] > since:
+                if (made := self._made[part]) is None:
+                    made = self._made[part] = {name: table and as_columns(table) for name, table in make().items()}
+                found |= made
+        return found
+
+    def _of_metrics(self) -> dict[str, Any]:
+        return {"training": self._metrics.training(), "probes": self._metrics.probes()}
+
+    def _of_predictions(self) -> dict[str, Any]:
+        if not self._predictions:
+            return {"cells": None, "curve": None}
+        return {"cells": self._predictions.cells(), "curve": self._predictions.curve()}
 
     def status(self) -> dict[str, Any]:
         """Return what the page says about the run: `state`, `steps`, `of`, `age` in seconds, `left`, and `notes`."""
@@ -136,7 +150,7 @@ class Watched:
     def __init__(self, places: Sequence[Path], *, budget: float = 1.0):
         self._places, self._budget = places, budget
         self._known: dict[Path, Run] = {}
-        self.version = self.named = 0
+        self.version = self.named = self._next_version = 0
         self.runs: dict[str, Run] = {}
         self.lock = threading.Lock()
 
@@ -150,26 +164,27 @@ class Watched:
         start = time.monotonic()
         folders = self._folders()
         self._known = {folder: self._known.get(folder) or Run(folder) for folder in folders}
+        self._next_version = max(self.version + 1, time.time_ns() // 1000)  # JavaScript keeps it exactly: below 2**53
         named = dict(zip(names_of(folders), self._known.values(), strict=True))
         if [*named] != [*self.runs]:
-            self._next_version(named.values())  # the page needs all data again, under the new names
-            self.named = self.version
+            self.named = self.version = self._next_version
+            for run in named.values():  # the page needs all data again, under the new names
+                run.changed = [self.version, self.version]
         self.runs = named
         for run in named.values():  # each gets its turn, however long the others take
-            if run.read():
-                self._next_version([run])
+            self._read(run)
         while self.behind and time.monotonic() - start < self._budget:
             for run in named.values():
-                if run.behind and run.read():
-                    self._next_version([run])
+                if run.behind:
+                    self._read(run)
 
     def snapshot(self, since: int = 0) -> dict[str, Any]:
-        """Return what the page needs: the names and states of all runs, and the tables of those that changed.
+        """Return what the page needs: the names and states of all runs, and the tables that changed.
 
         Args:
             since: Version of the data that the page has; 0: none.
         """
-        changed = {name: run.tables() for name, run in self.runs.items() if run.changed > since}
+        changed = {name: run.tables(since) for name, run in self.runs.items() if max(run.changed) > since}
         evaluations = [run.evaluations for run in self.runs.values()]
         return {
             "version": self.version,
@@ -183,10 +198,9 @@ class Watched:
             },
         }
 
-    def _next_version(self, runs: Any) -> None:
-        self.version = max(self.version + 1, time.time_ns() // 1000)  # below 2**53, so that JavaScript keeps it exactly
-        for run in runs:
-            run.changed = self.version
+    def _read(self, run: Run) -> None:
+        if run.read(self._next_version):
+            self.version = self._next_version
 
     def _folders(self) -> list[Path]:
         found: dict[Path, Path] = {}

@@ -71,8 +71,9 @@ class Server(ThreadingHTTPServer):
             if run is None:
                 raise _NoAnswerError(f"there is no run {name!r}; reload the page of all runs")
             made = self.reports.get(name)
-            if made is None or made[0] != run.changed:
-                self.reports[name] = made = run.changed, _explored(name, run)
+            version = run.changed[1]
+            if made is None or made[0] != version:
+                self.reports[name] = made = version, _explored(name, run)
         return made[1]
 
 

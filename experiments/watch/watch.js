@@ -22,8 +22,11 @@
     latest = snapshot;
     receivedAt = performance.now();
     for (const [run, found] of Object.entries(snapshot.tables)) {
-      rows[run] = Object.fromEntries(Object.entries(found).map(([name, table]) =>
-        [name, linked.rowsOf(table).map(row => ({ ...row, method: run }))]));
+      rows[run] ??= {};
+      for (const [name, table] of Object.entries(found)) {
+        if (table) rows[run][name] = linked.rowsOf(table).map(row => ({ ...row, method: run }));
+        else delete rows[run][name];
+      }
     }
     for (const run of Object.keys(rows)) if (!(run in snapshot.runs)) delete rows[run];
     snapshot.tables = {};

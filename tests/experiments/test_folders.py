@@ -127,7 +127,11 @@ finally:
 @pytest.mark.slow
 def test_help_into_a_closed_pipe_is_quiet():
     started = []
-    for module in ("experiments.train", "experiments.collect"):  # both at the same time, because imports take seconds
+    for module in (
+        "experiments.train",
+        "experiments.collect",
+        "experiments.watch",
+    ):  # at the same time, because imports take seconds
         read, write = os.pipe()
         os.close(read)
         with os.fdopen(write, "wb") as closed:
