@@ -85,10 +85,8 @@ def measure(folders: list[Path]) -> None:
         for folder in folders:
             with (folder / "metrics.jsonl").open("a") as file:
                 file.write(_line(rng, step, is_probe=False))
-        version, seconds, plain, packed = _refreshed(watched, version)
-        print(
-            f"a step more of every run: {seconds * 1e3:.0f} ms, {plain / 1e3:.0f} kB, compressed {packed / 1e3:.0f} kB"
-        )
+        version, _, said = _refreshed(watched, version)
+        print(f"a step more of every run: {said}")
     for folder in folders:
         log = HistoryLog(folder / "history", num_prompts=_POOL, spec={"method": "made up"}, first_step=2**31 - 1)
         log.probed(steps, *_groups(rng, _PROBED))

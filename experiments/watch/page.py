@@ -68,7 +68,7 @@ def specifications(names: list[str]) -> dict[str, Any]:
     }
 
 
-def _menu(menu: Any) -> str:
+def _menu(menu: tuple[str, str, dict[str, str]] | None) -> str:
     return select(*menu, "") if menu else ""
 
 

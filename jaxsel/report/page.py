@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -45,7 +46,7 @@ def frame(html: str) -> str:
     return f'<iframe srcdoc="{escape(html)}" style="{style}" title="jaxsel.explore"></iframe>'
 
 
-def inline(chart: Any, tables: dict[str, Table]) -> dict[str, Any]:
+def inline(chart: Any, tables: Mapping[str, Table]) -> dict[str, Any]:
     """Return the specification of a chart with the rows of the tables that it reads."""
     spec = chart.to_dict()
     used = set(re.findall(r'"data": {"name": "(\w+)"}', json.dumps(spec))) & set(tables)
