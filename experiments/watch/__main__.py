@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.every <= 0:
         parser.error(f"--every is {options.every:g}; give a number of seconds above 0")
+    if not 0 <= options.port <= 65535:
+        parser.error(f"--port is {options.port}; give a number from 0 to 65535")
     if options.out is not None and options.out.suffix not in (".html", ".htm"):
         parser.error(f"--out is {options.out}; give the name of an HTML file, for example page.html")
     console = Console(markup=False, highlight=False, soft_wrap=True)

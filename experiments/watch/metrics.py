@@ -51,7 +51,6 @@ class Metrics:
         behind: Bytes of the file that were not read yet.
         size: Bytes of the file.
         changed_at: Time at which the file changed, in seconds of Unix time; NaN without a file.
-        trouble: What is wrong with the file, in words; empty if nothing is.
         steps: Number of steps that are done: one more than the last.
         ended: Whether the last line is the final probe of a finished run.
     """
@@ -64,7 +63,13 @@ class Metrics:
         self._columns: dict[str, array[float]] = {"step": array("d"), "rollouts": array("d"), "before": array("d")}
         self._place, self._mark, self._inode, self._lines = 0, b"", -1, 0
         self.behind = self.size = self.steps = 0
-        self.changed_at, self.trouble, self.ended = float("nan"), "", False
+        self.changed_at, self.ended = float("nan"), False
+        self._damage = self._unreadable = ""
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the file, in words; empty if nothing is."""
+        return self._unreadable or self._damage
 
     def read(self) -> bool:
         """Read a piece of the new lines, and return whether anything changed. A torn last line waits for its end.
@@ -86,6 +91,10 @@ class Metrics:
             there = bool(self._place)
             self._clear()
             return there
+        except OSError as error:  # a network file system may come back
+            self._unreadable = f"{self._path} cannot be read ({error}); it is tried again"
+            return False
+        self._unreadable = ""
         whole = piece[: piece.rfind(b"\n") + 1]
         self._place += len(whole)
         self._mark = (self._mark + whole)[-_MARK:]
@@ -105,7 +114,7 @@ class Metrics:
         try:
             record = parsed_line(self._path, self._lines, line)
         except ValueError as error:
-            self.trouble = str(error)
+            self._damage = str(error)
             return
         self.ended = is_end(record)
         self.steps = int(record["step"]) + (not self.ended)

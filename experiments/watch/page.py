@@ -30,6 +30,15 @@ _TRAINING = {
 """Title, caption and menu of the charts of training; the page fills the menus."""
 
 
+_CARDS = CARDS | {
+    "shares": (
+        "Share of mixed groups in the chosen predictions",
+        "The thin lines show what the selector of each run expected, the broad grey line what happened in "
+        "<b data-method></b>.",
+    ),
+}
+
+
 def page(snapshot: dict[str, Any], *, every: float | None) -> str:
     """Return the page as HTML.
 
@@ -49,7 +58,7 @@ def page(snapshot: dict[str, Any], *, every: float | None) -> str:
         training="\n".join(_controls_of_training()),
         training_cards="\n".join(cards),
         controls="\n".join(_controls()),
-        cards="\n".join(card(name, *CARDS[name], menu=_menu(scores if name == "scores" else None)) for name in more),
+        cards="\n".join(card(name, *_CARDS[name], menu=_menu(scores if name == "scores" else None)) for name in more),
         words="<dl>" + "".join(f"<dt>{escape(w)}</dt><dd>{escape(said)}</dd>" for w, said in WORDS.items()) + "</dl>",
         data=as_json(data),
         bundle=bundle(),

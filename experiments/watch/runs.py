@@ -175,7 +175,7 @@ class Watched:
             self._read(run)
         while self.behind and time.monotonic() - start < self._budget:
             for run in named.values():
-                if run.behind:
+                if run.behind and time.monotonic() - start < self._budget:
                     self._read(run)
 
     def snapshot(self, since: int = 0) -> dict[str, Any]:

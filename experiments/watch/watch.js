@@ -116,11 +116,15 @@
     }
   }
 
+  // one after the other: a chart that is being made has no data to replace yet
+  let work = Promise.resolve();
+  const inTurn = task => (work = work.then(task, task));
+
   async function toggle(runs, isShown) {
     for (const run of runs) isShown ? hidden.delete(run) : hidden.add(run);
     for (const item of element("runs").children) item.querySelector("input").checked = !hidden.has(item.dataset.run);
     drawRuns();
-    await update();
+    await inTurn(update);
   }
 
   // the charts
@@ -254,8 +258,8 @@
       if (snapshot.drawn) {  // there are other runs
         drawn = snapshot.drawn;
         makeRuns();
-        await drawAll(wanted());
-      } else if (changed) await update();
+        await inTurn(() => drawAll(wanted()));
+      } else if (changed) await inTurn(update);
     } catch (error) {
       const gone = error instanceof TypeError;  // fetch itself failed
       ended = gone ? "The server has ended, or cannot be reached." : `The server could not read the runs: ${error.message}.`;

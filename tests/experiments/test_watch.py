@@ -85,6 +85,9 @@ def test_a_resumed_run_is_read_again(growing):
     path.unlink()
     assert metrics.read()
     assert metrics.steps == 0
+    path.mkdir()
+    assert not metrics.read()
+    assert "cannot be read" in metrics.trouble
 
 
 def test_a_damaged_line_is_left_out_and_said(growing):
@@ -125,6 +128,7 @@ def test_curves_have_few_points_and_evaluations_appear(tmp_path):
     assert metrics.seconds_left(1100) == pytest.approx(50)
 
 
+@pytest.mark.slow
 def test_sums_of_a_growing_history_are_those_of_the_whole(tmp_path):
     growing = Growing(tmp_path / "run", steps=100)
     found = Predictions(growing.folder)
@@ -295,3 +299,6 @@ def test_the_page_is_written_once(growing, tmp_path, capsys):
     with pytest.raises(SystemExit):
         command.main([str(growing.folder), "--every", "0"])
     assert "give a number of seconds above 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main([str(growing.folder), "--port", "70000"])
+    assert "--port is 70000; give a number from 0 to 65535" in capsys.readouterr().err
