@@ -279,7 +279,7 @@
   element("now").addEventListener("click", refresh);
   element("pause").addEventListener("click", () => { paused = !paused; paused ? clearTimeout(timer) : refresh(); drawNews(); });
   element("everyone").addEventListener("click", () => toggle(drawn.names, true));
-  element("noone").addEventListener("click", () => toggle(drawn.names, false));
+  element("nobody").addEventListener("click", () => toggle(drawn.names, false));
   element("clear").addEventListener("click", clear);
   for (const id of menus) {
     element(id).addEventListener("change", event => set({ [id]: id === "part" ? Number(event.target.value) : event.target.value }));

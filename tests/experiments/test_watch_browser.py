@@ -108,7 +108,7 @@ def test_runs_are_toggled_and_appear(shown, runs):
     assert "last step 16 of 40" in shown.window.inner_text("#runs li:nth-child(3)")
     assert picture(shown, "training") != without
     shown.window.select_option("#method", "later")
-    shown.window.click("#noone")
+    shown.window.click("#nobody")
     shown.window.wait_for_timeout(100)
     assert shown.run("watch.hidden.size") == 3
     shown.window.click("#everyone")
