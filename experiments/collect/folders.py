@@ -11,7 +11,7 @@ from yaml import YAMLError
 
 from experiments.reporting.summaries import Records, probes
 from experiments.running.config import CONFIG, flat, read_settings
-from rl.run_folder.log import read_metrics
+from rl.run_folder.log import METRICS, read_metrics
 
 # Runs that differ only in these settings form one group. `seed` replaces `train.seed` and `warm_start.seed`; the
 # settings after them change no result.
@@ -57,19 +57,25 @@ def find_runs(places: list[Path]) -> list[Run]:
     for place in places:
         if not place.is_dir():
             raise ValueError(f"{place} is not a folder; give folders of runs or sweeps")
-        marks = [mark for name in ("metrics.jsonl", ".hydra") for mark in place.rglob(name)]
-        if not marks:
+        folders = run_folders(place)
+        if not folders:
             raise ValueError(f"there is no run in {place}; give a folder with a metrics.jsonl in it or below it")
-        for mark in marks:
-            found.setdefault(mark.parent.resolve(), mark.parent)
-    return _once([read_run(folder) for folder in sorted(found.values(), key=_natural)])
+        for folder in folders:
+            found.setdefault(folder.resolve(), folder)
+    return _once([read_run(folder) for folder in sorted(found.values(), key=natural)])
+
+
+def run_folders(place: Path) -> list[Path]:
+    """Return the folders of all runs in and below a place, each once, with seed 2 before seed 10."""
+    marks = (mark for name in (METRICS, ".hydra") for mark in place.rglob(name))
+    return sorted({mark.parent for mark in marks}, key=natural)
 
 
 def read_run(folder: Path) -> Run:
     """Return the part of a run that its folder holds."""
-    settings, lost = _settings(folder)
+    settings, lost = settings_of(folder)
     try:
-        records = read_metrics(folder / "metrics.jsonl")
+        records = read_metrics(folder / METRICS)
         damaged = not all("rollouts" in record for record in records)
     except (OSError, ValueError):
         records, damaged = [], True
@@ -94,8 +100,8 @@ def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
     return ""
 
 
-def _settings(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return the settings, and the reason if they are lost."""
+def settings_of(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the settings of the run in a folder by dotted name, and the reason if they are lost."""
     # config.json holds the run's own settings. Hydra's file may hold those of a later command that failed to resume it.
     said = []
     for name, read in ((CONFIG, read_settings), (".hydra/config.yaml", _hydra_settings)):
@@ -128,7 +134,7 @@ def _once(runs: list[Run]) -> list[Run]:
     return kept
 
 
-def _natural(path: Path) -> list[Any]:
+def natural(path: Path) -> list[Any]:
     """Return a sort key that puts seed 2 before seed 10."""
     return [int(part) if number else part for number, part in _parts(str(path))]
 

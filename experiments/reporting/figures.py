@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.reporting import drawing
 from experiments.reporting.spread import standard_error
-from experiments.reporting.summaries import Records, column, probes
+from experiments.reporting.summaries import Records, column, probes, smoothed
 from jaxsel import plotting
 
 
@@ -55,14 +55,6 @@ def held_out(seeds: list[Records], at: str, unit: int = 1) -> tuple[np.ndarray, 
     curves = [probes(records, "held_out_accuracy", at) for records in seeds]
     grid = np.linspace(0, min(spent[-1] for spent, _ in curves), len(curves[0][0]))
     return grid / unit, np.array([np.interp(grid, *curve) for curve in curves])
-
-
-def smoothed(values: np.ndarray, width: int = 20) -> np.ndarray:
-    """Return running means of `width` values; the first means are over the values so far."""
-    sums = np.cumsum(np.insert(values, 0, 0.0))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - width, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
 
 
 def with_band(axes: Any, x: np.ndarray, values: np.ndarray, style: dict[str, Any]) -> None:

@@ -44,6 +44,14 @@ def column(records: Records, name: str) -> np.ndarray:
     return np.array([r[name] for r in records if _known(r.get(name))], float)
 
 
+def smoothed(values: np.ndarray, width: int = 20) -> np.ndarray:
+    """Return running means of `width` values; the first means are over the values so far."""
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - width, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
 def _known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 

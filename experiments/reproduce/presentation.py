@@ -8,9 +8,9 @@ import numpy as np
 from rich.table import Table
 
 from experiments.reporting import drawing
-from experiments.reporting.figures import held_out, look_of, smoothed, with_band
+from experiments.reporting.figures import held_out, look_of, with_band
 from experiments.reporting.spread import shown
-from experiments.reporting.summaries import column
+from experiments.reporting.summaries import column, smoothed
 from experiments.reporting.tables import terminal_table
 from experiments.reproduce.claims import Runs
 

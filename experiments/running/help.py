@@ -27,7 +27,8 @@ it receives the metrics too. The folder is runs/TASK-METHOD-SEED,SETTINGS, where
 the default. A run of a sweep has the folder runs/SETTINGS, with the swept settings and a hash of the other changed
 settings. hydra.run.dir=FOLDER (for a sweep hydra.sweep.dir=FOLDER) chooses another folder. Only one run at a time may
 use a folder.
-python -m experiments.collect FOLDER shows many runs side by side. Set any of these as NAME=VALUE:
+python -m experiments.collect FOLDER shows many runs side by side, and python -m experiments.watch FOLDER while they
+train. Set any of these as NAME=VALUE:
 
   --resume                     resume from the folder's checkpoint (the same as resume=true)
   --dry-run                    print the runs, their folders and the script of SLURM's jobs; start nothing

@@ -162,8 +162,16 @@ def read_history(folder: str | Path) -> Recorded:
     parts = part_files(Path(folder))
     if not parts:
         raise ValueError(f"{folder} holds no history (part-*.parquet); give the folder `history` of a run")
-    tables = [read_table(part) for part in parts]
-    table = pa.concat_tables(tables)
+    return read_parts(parts)._replace(**_read_pool(Path(folder) / _POOL))
+
+
+def read_parts(parts: Sequence[Path]) -> Recorded:
+    """Read one or more files of a history, without texts and embeddings, for a reader that follows a running run.
+
+    Raises:
+        ValueError: A file is damaged.
+    """
+    table = pa.concat_tables([read_table(part) for part in parts])
     about = _about(parts[0])
     rollouts, probes = (_columns(table, kind) for kind in ("rollout", "probe"))
     history = make_history(
@@ -173,7 +181,7 @@ def read_history(folder: str | Path) -> Recorded:
         rollouts["group_size"],
         num_prompts=about["num_prompts"],
     )
-    return Recorded(about["num_prompts"], about["spec"], history, rollouts, probes, *_read_pool(Path(folder) / _POOL))
+    return Recorded(about["num_prompts"], about["spec"], history, rollouts, probes, None, None)
 
 
 def _write_pool(path: Path, texts: Sequence[str] | None, embeddings: np.ndarray | None) -> None:
@@ -185,14 +193,16 @@ def _write_pool(path: Path, texts: Sequence[str] | None, embeddings: np.ndarray 
         write_table(path, pa.table(columns))
 
 
-def _read_pool(path: Path) -> tuple[list[str] | None, np.ndarray | None]:
-    """Return the recorded texts and embeddings; None stands for a column that was not recorded."""
+def _read_pool(path: Path) -> dict[str, Any]:
+    """Return the recorded `texts` and `embeddings`, as far as they were recorded."""
     columns = read_table(path) if path.exists() else pa.table({})
-    texts = columns["text"].to_pylist() if "text" in columns.column_names else None
-    if "embedding" not in columns.column_names:
-        return texts, None
-    lists = columns["embedding"].combine_chunks()
-    return texts, lists.flatten().to_numpy().reshape(len(lists), -1)
+    found: dict[str, Any] = {}
+    if "text" in columns.column_names:
+        found["texts"] = columns["text"].to_pylist()
+    if "embedding" in columns.column_names:
+        lists = columns["embedding"].combine_chunks()
+        found["embeddings"] = lists.flatten().to_numpy().reshape(len(lists), -1)
+    return found
 
 
 def _about(part: Path) -> dict[str, Any]:

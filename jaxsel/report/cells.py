@@ -5,6 +5,7 @@ visits are alike. All metrics of a report are means over groups, so that a page 
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ PARTS = {
 }
 """Plain names of the parts by visits that `metrics.slices` returns."""
 SCORES = ("states", "counts", "brier", "error")
+_KEYS = ("step", "part", "bin")  # what the groups of a cell have in common
 _MOST_STEPS = 24  # bins of the step
 _LOWEST = float(np.log(1e-9))  # log scores are cut here, so that one outcome held impossible does not hide all others
 _CHUNK = 2**15  # rows at a time, so that any number of rows compiles once
@@ -68,16 +70,20 @@ def _scored(key: Key[Any, ""], prediction: Prediction, successes: Int[Any, " m"]
     return Scored(states, counts, brier, error, pit, covered)
 
 
-def scored(rows: Rows) -> Scored:
+def scored(rows: Rows, *, seed: int = 0) -> Scored:
     """Return the metrics of every group: each is the metric of `jaxsel.metrics` over one group alone.
 
     An outcome to which the method gave a probability below 1e-9 has the log score of 1e-9.
+
+    Args:
+        rows: The groups and their predictions.
+        seed: Seed of the randomised PIT. Parts of a history that are scored one by one need a seed each.
     """
     columns = (rows.prediction, rows.successes.astype(np.int32), rows.group_size.astype(np.int32))
-    parts = []
+    key, parts = jax.random.key(seed), []
     for number, start in enumerate(range(0, max(len(rows.step), 1), _CHUNK)):
         chunk = jax.tree.map(lambda column, at=start: _padded(column[at : at + _CHUNK]), columns)
-        parts.append(jax.tree.map(np.asarray, _scored(jax.random.key(number), *chunk)))
+        parts.append(jax.tree.map(np.asarray, _scored(jax.random.fold_in(key, number), *chunk)))
     found = jax.tree.map(lambda *values: np.concatenate(values)[: len(rows.step)], *parts)
     return found._replace(states=np.maximum(found.states, _LOWEST), counts=np.maximum(found.counts, _LOWEST))
 
@@ -125,17 +131,22 @@ def numbered_again(numbers: Int[np.ndarray, " m"]) -> tuple[Int[np.ndarray, " k"
     return np.flatnonzero(there), (np.cumsum(there) - 1)[numbers]
 
 
-def cells(rows: Rows, scores: Scored) -> dict[str, np.ndarray]:
+def cells(rows: Rows, scores: Scored, step: Int[np.ndarray, " m"] | None = None) -> dict[str, np.ndarray]:
     """Return the sums of every cell as columns by name.
 
     The columns are `bin` (of P(mixed)), `step`, `part` (position in `PARTS`), `groups` (their number), the sums
     `predicted` (of P(mixed)), `mixed` (groups that were mixed), `chance` (the variance of that number if the
     predictions are right), the sums of `SCORES`, the histogram `pit0`, `pit1`, ..., and the coverage `cover0`,
     `cover1`, ....
+
+    Args:
+        rows: The groups and their predictions.
+        scores: The metrics of the groups.
+        step: Each group's step or bin of the step, which its cell has as `step`. None: `step_bins` of the steps.
     """
-    steps, step = numbered_again(step_bins(rows.step))
+    steps, place = numbered_again(step_bins(rows.step) if step is None else step)
     part, bins = parts_of(rows.visits), probability_bins(rows.prediction.mixed)
-    distinct, cell = numbered_again((step * len(PARTS) + part) * NUM_BINS + bins)
+    distinct, cell = numbered_again((place * len(PARTS) + part) * NUM_BINS + bins)
 
     def summed(values: np.ndarray) -> np.ndarray:
         return np.bincount(cell, np.asarray(values, np.float64), len(distinct))
@@ -154,3 +165,13 @@ def cells(rows: Rows, scores: Scored) -> dict[str, np.ndarray]:
         **{f"pit{k}": summed(pit == k) for k in range(NUM_BINS)},
         **{f"cover{k}": summed(scores.covered[:, k]) for k in range(len(LEVELS))},
     }
+
+
+def merged(tables: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the cells of all tables as one table, where cells with the same bin, part and step are one cell."""
+    joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    keys, cell = np.unique(np.stack([joined[name] for name in _KEYS]), axis=1, return_inverse=True)
+    sums = {
+        name: np.bincount(cell.ravel(), column, keys.shape[1]) for name, column in joined.items() if name not in _KEYS
+    }
+    return dict(zip(_KEYS, keys, strict=True)) | sums

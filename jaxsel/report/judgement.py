@@ -151,13 +151,24 @@ def corp(rows: Rows) -> Corp:
     The curve is fitted to at most 64 groups of similar predictions. A curve without a choice of bins is the C of CORP
     ("Stable reliability diagrams for probabilistic classifiers", Dimitriadis, Gneiting and Jordan 2021).
     """
+    return corp_of(counted(rows))
+
+
+def counted(rows: Rows) -> Float[np.ndarray, "4 fine"]:
+    """Return sums over groups of similar P(mixed): 1, P(mixed), whether mixed, and the variance of the latter.
+
+    Sums of several parts of a run add up, and `corp_of` needs no more than the sums.
+    """
     p, mixed = np.asarray(rows.prediction.mixed, np.float64), is_mixed(rows)
     fine = np.clip((p * _FINE).astype(int), 0, _FINE - 1)
-    size, predicted, observed, variance = (
-        np.bincount(fine, values, _FINE) for values in (np.ones_like(p), p, mixed, p * (1 - p))
-    )
+    return np.stack([np.bincount(fine, values, _FINE) for values in (np.ones_like(p), p, mixed, p * (1 - p))])
+
+
+def corp_of(sums: Float[np.ndarray, "4 fine"]) -> Corp:
+    """Return what `corp` returns, from the sums that `counted` returns."""
+    size, predicted, observed, variance = sums
     some = np.maximum(size, 1)
-    rank = (np.cumsum(size) - size / 2) / max(len(p), 1)
+    rank = (np.cumsum(size) - size / 2) / max(size.sum(), 1)
     group = np.clip((rank * _GROUPS).astype(int), 0, _GROUPS - 1)  # groups of about equal size
     sizes, said, happened = (np.bincount(group, values, _GROUPS) for values in (size, predicted, observed))
     means: list[Any] = [sizes, said / np.maximum(sizes, 1), happened / np.maximum(sizes, 1)]

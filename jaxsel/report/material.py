@@ -13,7 +13,7 @@ from jaxsel import _validate
 from jaxsel.base import Prediction, Predictor, Selector
 from jaxsel.evaluation.replay import History
 from jaxsel.methods import adaptive, dps, mopps
-from jaxsel.report.rows import Replayed, Rows, clocks_of, earlier_visits, replayed
+from jaxsel.report.rows import Replayed, Rows, earlier_visits, replayed
 from jaxsel.runtime.prompt_selector import PromptSelector
 from jaxsel.selection.acquisition import thompson
 from jaxsel.selection.composition import make_selector
@@ -84,7 +84,10 @@ def of_recorded(recorded: Any) -> Material:
     """Return a recorded run with the predictions that its own selector made during the run."""
     chosen_by = str(recorded.spec.get("method", "the selector"))
     history = recorded.history
-    ahead, probes = (_recorded_rows(history, columns) for columns in (recorded.rollouts, recorded.probes))
+    # the last batches may have no judged rollouts; then a probe after them has a clock beyond the end
+    ahead, probes = (
+        recorded_rows(history, columns, last_step=history.num_steps) for columns in (recorded.rollouts, recorded.probes)
+    )
     name = f"{chosen_by} (recorded)"
     pools = {step: _whole(probes, recorded.num_prompts, step) for step in np.unique(probes.step).tolist()}
     seen = Replayed(ahead, probes, {step: pool for step, pool in pools.items() if pool is not None})
@@ -152,10 +155,17 @@ def _pool_steps(num_steps: int, num_prompts: int) -> list[int]:
     return np.unique(np.linspace(0, num_steps, number).astype(int)).tolist()
 
 
-def _recorded_rows(history: History, columns: Mapping[str, np.ndarray]) -> Rows:
+def recorded_rows(history: History, columns: Mapping[str, np.ndarray], *, last_step: int | None = None) -> Rows:
+    """Return the judged groups of a recorded run, of its batches or of its probes, with their recorded predictions.
+
+    Args:
+        history: The batches, from which the numbers of earlier visits are counted.
+        columns: The recorded columns, as in `jaxsel.integrations.history`.
+        last_step: The largest step of a row; the clock of a later row is lowered to it. None: no limit.
+    """
     judged = columns["group_size"] > 0
     columns = {name: column[judged] for name, column in columns.items()}
-    step = clocks_of(history, columns)
+    step = columns["clock"] if last_step is None else np.minimum(columns["clock"], last_step)
     fields: Any = [columns[name] for name in Prediction._fields]
     prediction = Prediction(*fields)
     ids = columns["prompt_id"]
@@ -179,8 +189,13 @@ def recorded_in(folder: Path) -> Any:
     """
     from jaxsel.integrations.history import read_history  # it needs pyarrow, which is an extra
 
+    return read_history(history_folder(folder))
+
+
+def history_folder(folder: Path) -> Path:
+    """Return the folder of the history: `history` in a run's folder, or else the folder itself."""
     inner = folder / "history"
-    return read_history(inner if inner.is_dir() and not any(folder.glob("part-*.parquet")) else folder)
+    return inner if inner.is_dir() and not any(folder.glob("part-*.parquet")) else folder
 
 
 def with_prompts(

@@ -1,17 +1,12 @@
-"use strict";
 // Links the charts: a choice in one of them, or in a menu, sets the same parameter in all. Vega aggregates the cells.
 (async () => {
   const page = JSON.parse(document.getElementById("data").textContent);
   const element = id => document.getElementById(id);
-  const rowsOf = ({ length, columns }) =>
-    Array.from({ length }, (_, i) =>
-      Object.fromEntries(Object.entries(columns).map(([name, { values, levels }]) => [name, levels ? levels[values[i]] : values[i]])));
+  const { percent, count, rowsOf } = linked;
   const tables = Object.fromEntries(Object.entries(page.tables).map(([name, table]) => [name, rowsOf(table)]));
   const first = { ...page.parameters, region: null, search: "" };
   const state = { ...first };
   const views = {};
-  const percent = share => (share * 100).toFixed(share < 0.0995 ? 1 : 0) + "%";
-  const count = number => number.toLocaleString("en-US");
   const texts = new Map(tables.prompts.map(row => [row.prompt, row.text]));
   const places = new Map();  // the latest belief about each followed prompt, by method
   for (const row of tables.present) places.set(row.method + "\n" + row.prompt, row);
@@ -87,20 +82,8 @@
   }
 
   function drawStatus() {
-    const label = document.querySelector(`#part option[value="${state.part}"]`);
-    const said = [];
-    if (page.judged) {
-      const rows = tables.cells.filter(ofRow);
-      const groups = rows.reduce((sum, row) => sum + row.groups, 0);
-      const mixed = rows.reduce((sum, row) => sum + row.mixed, 0);
-      const expected = rows.reduce((sum, row) => sum + row.predicted, 0);
-      said.push(`${count(groups)} groups`);
-      if (groups) said.push(`${state.method} expected ${percent(expected / groups)} of them to be mixed, ${percent(mixed / groups)} were`);
-    }
-    const bins = state.first_bin > first.first_bin || state.last_bin < first.last_bin;
-    if (bins) said.push(`predicted probability ${state.first_bin * 10} to ${state.last_bin * 10 + 10}%`);
-    if (state.first_step > first.first_step) said.push(`steps ${count(state.first_step)} to ${count(state.last_step)}`);
-    if (state.part >= 0 && label) said.push(`prompts ${label.textContent}`);
+    const said = page.judged ? linked.said(tables.cells.filter(ofRow), state.method) : [];
+    said.push(...linked.chosen(state, first));
     if (state.region) said.push("prompts of a part of the map (in the table below)");
     element("status").textContent = said.join("; ");
     const heading = element("trajectory-title");
@@ -110,70 +93,35 @@
     for (const said of document.querySelectorAll("[data-score]")) said.textContent = page.scores[state.score];
   }
 
-  let waiting = false;
+  const redraw = linked.oncePerFrame(async () => {
+    for (const id of ["kind", "method", "part", "score", "colour", "meaning_colour"]) {
+      if (element(id)) element(id).value = String(state[id]);
+    }
+    drawStatus();
+    drawTable();
+    await linked.show(views, state, Object.keys(page.parameters));
+  });
   function set(changes) {
     Object.assign(state, changes);
-    if (waiting) return;
-    waiting = true;  // a drag makes many changes: at most one redrawing per frame
-    requestAnimationFrame(async () => {
-      waiting = false;
-      for (const view of Object.values(views)) {
-        for (const name of Object.keys(page.parameters)) view.signal(name, state[name]);
-      }
-      for (const id of ["kind", "method", "part", "score", "colour", "meaning_colour"]) {
-        if (element(id)) element(id).value = String(state[id]);
-      }
-      drawStatus();
-      drawTable();
-      await Promise.all(Object.values(views).map(view => view.runAsync()));
-      document.body.dataset.drawn = String(Number(document.body.dataset.drawn || 0) + 1);
-    });
-  }
-
-  function choseBins(range) {
-    if (!range) return set({ first_bin: first.first_bin, last_bin: first.last_bin });
-    const last = first.last_bin;  // a bin is chosen with its middle, and a short range chooses the bin around it
-    const [low, high] = range.map(value => Math.min(Math.max(value, 0), 0.9999));
-    const bin = Math.floor((low + high) / 2 * (last + 1));
-    const from = Math.ceil(low * (last + 1) - 0.5), to = Math.floor(high * (last + 1) - 0.5);
-    set(from <= to ? { first_bin: from, last_bin: to } : { first_bin: bin, last_bin: bin });
+    redraw();
   }
 
   function choseSteps(range) {
     if (!range) return set({ first_step: first.first_step, last_step: first.last_step });
-    const steps = [...new Set(tables.cells.filter(row => row.kind === state.kind).map(row => row.step))].sort((a, b) => a - b);
-    const [low, high] = range;
-    const within = steps.filter(step => step >= low && step <= high);
-    if (within.length) return set({ first_step: within[0], last_step: within[within.length - 1] });
-    const near = steps.reduce((a, b) => (Math.abs(b - low) < Math.abs(a - low) ? b : a));
-    set({ first_step: near, last_step: near });
+    set(linked.steps(range, tables.cells.filter(row => row.kind === state.kind).map(row => row.step)));
   }
 
   const brushes = {
-    reliability: ["chosen_bins", value => choseBins(value.x)],
-    scores: ["chosen_steps", value => choseSteps(value.step)],
-    map: ["chosen_prompts", value => set({ region: value.left && value.low ? { rate: value.left, deviation: value.low } : null })],
+    reliability: ["chosen_bins", "x", value => set(linked.bins(value.x, first.last_bin))],
+    scores: ["chosen_steps", "step", value => choseSteps(value.step)],
+    map: ["chosen_prompts", null, value => set({ region: value.left && value.low ? { rate: value.left, deviation: value.low } : null })],
   };
 
   async function draw(name, spec) {
-    const used = new Set(JSON.stringify(spec).match(/"data":\{"name":"[^"]+"/g).map(found => found.slice(16, -1)));
-    const datasets = Object.fromEntries([...used].filter(name => tables[name]).map(name => [name, tables[name].map(row => ({ ...row }))]));
-    // logLevel 1: errors alone. A selection without groups is no reason for a warning
-    const options = { actions: false, renderer: "canvas", tooltip: { theme: "light" }, logLevel: 1 };
-    const result = await vegaEmbed(element(name), { ...spec, datasets: { ...spec.datasets, ...datasets } }, options);
-    views[name] = result.view;
+    views[name] = await linked.embed(element(name), spec, tables);
     if (!brushes[name]) return;
-    const [brush, chose] = brushes[name];
-    if (name !== "map") {
-      result.view.addEventListener("click", event => {  // a click chooses the nearest bin or step; a drag ends in one, too
-        const [from, to] = Object.values(result.view.signal(brush) || {})[0] || [0, 0];
-        if (from !== to) return;
-        const x = event.clientX - element(name).querySelector("canvas").getBoundingClientRect().left - result.view.origin()[0];
-        const at = result.view.scale("x").invert(x);
-        chose({ [name === "scores" ? "step" : "x"]: [at, at] });
-      });
-    }
-    result.view.addSignalListener(brush, (_, value) => { if (!clearing) chose(value || {}); });
+    const [brush, field, chose] = brushes[name];
+    linked.listen(views[name], element(name), brush, field, value => { if (!clearing) chose(value); });
   }
 
   let clearing = false;  // while the brushes are set back, they choose nothing

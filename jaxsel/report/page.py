@@ -1,19 +1,18 @@
 """The page of a report: one HTML file that holds its data and its scripts, and loads nothing from elsewhere."""
 
-import functools
 import json
-import pkgutil
 import re
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from jaxsel.integrations._extras import extra
 from jaxsel.report.cells import PARTS
 from jaxsel.report.charts.common import parameters
 from jaxsel.report.charts.draw import charts
-from jaxsel.report.tables import KINDS, Table, Tables
+from jaxsel.report.pieces import Table, as_columns, as_json, bundle, card, filled, select, styled, text_of
+from jaxsel.report.tables import KINDS, Tables
 from jaxsel.report.verdict import Finding, verdict
 from jaxsel.report.wording import CARDS, COLOUR_NAMES, SCORE_NAMES, WORDS
 
@@ -24,10 +23,10 @@ def page(found: Tables, *, title: str) -> str:
     """Return the page as HTML."""
     # the tests check the specifications against Altair's schema, which takes a second
     drawn = {name: chart.to_dict(validate=False) for name, chart in charts(found).items()}
-    return _filled(
-        "page.html",
+    return filled(
+        text_of("page.html"),
         title=escape(title),
-        style=_file("page.css"),
+        style=text_of("page.css"),
         lead=_lead(found),
         verdict="\n".join(map(_finding, verdict(found))),
         how=_how(found),
@@ -35,19 +34,10 @@ def page(found: Tables, *, title: str) -> str:
         cards="\n".join(_card(name, found) for name in drawn),
         words="<dl>" + "".join(f"<dt>{escape(w)}</dt><dd>{escape(said)}</dd>" for w, said in WORDS.items()) + "</dl>",
         footer=_footer(),
-        data=_json(_data(found, drawn)),
+        data=as_json(_data(found, drawn)),
         bundle=bundle(),
-        script=_file("page.js"),
+        script=text_of("linked.js") + text_of("page.js"),
     )
-
-
-@functools.cache
-def bundle() -> str:
-    """Return the JavaScript of Vega, Vega-Lite and Vega-Embed, which defines the function `vegaEmbed`."""
-    with extra("explore"):
-        import vl_convert
-    code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return code.replace("</script", "<\\/script")
 
 
 def frame(html: str) -> str:
@@ -56,7 +46,7 @@ def frame(html: str) -> str:
     return f'<iframe srcdoc="{escape(html)}" style="{style}" title="jaxsel.explore"></iframe>'
 
 
-def inline(chart: Any, tables: dict[str, Table]) -> dict[str, Any]:
+def inline(chart: Any, tables: Mapping[str, Table]) -> dict[str, Any]:
     """Return the specification of a chart with the rows of the tables that it reads."""
     spec = chart.to_dict()
     used = set(re.findall(r'"data": {"name": "(\w+)"}', json.dumps(spec))) & set(tables)
@@ -64,24 +54,12 @@ def inline(chart: Any, tables: dict[str, Table]) -> dict[str, Any]:
     for name in used:
         columns = {
             key: np.asarray(of["levels"], object)[of["values"]].tolist() if "levels" in of else of["values"]
-            for key, of in _columns(tables[name])["columns"].items()
+            for key, of in as_columns(tables[name])["columns"].items()
         }
         datasets[name] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     spec["datasets"] = spec.get("datasets", {}) | datasets
     spec["width"] = 420
     return spec
-
-
-def _filled(name: str, **parts: str) -> str:
-    """Return the template with each @name@ replaced, in one pass, so that a part may hold such a name."""
-    pieces = _file(name).split("@")
-    return "".join(parts[piece] if place % 2 else piece for place, piece in enumerate(pieces))
-
-
-def _file(name: str) -> str:
-    data = pkgutil.get_data("jaxsel.report", name)
-    assert data is not None  # the loader of a package on disk or in an archive always returns its files
-    return data.decode()
 
 
 def _lead(found: Tables) -> str:
@@ -122,21 +100,13 @@ def _finding(finding: Finding) -> str:
     )
 
 
-def _select(name: str, label: str, options: dict[str, str], chosen: str) -> str:
-    items = "".join(
-        f'<option value="{escape(value)}"{" selected" if value == chosen else ""}>{escape(said)}</option>'
-        for value, said in options.items()
-    )
-    return f'<label>{escape(label)} <select id="{name}">{items}</select></label>'
-
-
 def _controls(found: Tables) -> str:
     first = parameters(found)
-    made = [_select("method", "Method in detail", {name: name for name in found.methods}, first["method"])]
+    made = [select("method", "Method in detail", {name: name for name in found.methods}, first["method"])]
     if found.kinds:
-        made.insert(0, _select("kind", "Judged on", {kind: KINDS[kind] for kind in found.kinds}, first["kind"]))
+        made.insert(0, select("kind", "Judged on", {kind: KINDS[kind] for kind in found.kinds}, first["kind"]))
     parts = {"-1": "all"} | {str(number): said for number, said in enumerate(PARTS.values())}
-    made.append(_select("part", "Prompts", parts, "-1"))
+    made.append(select("part", "Prompts", parts, "-1"))
     return "\n".join(made)
 
 
@@ -148,13 +118,9 @@ def _card(name: str, found: Tables) -> str:
         "map": ("colour", "Colour", colours, "prompts"),
         "meaning": ("meaning_colour", "Colour", colours, "rate"),
     }
-    menu = _select(*menus[name]) if name in menus else ""
-    heading = f' id="{name}-title"' if name == "trajectory" else ""
-    width = " wide" if name == "trajectory" else ""
-    return (
-        f'<article class="card{width}"><h3{heading}>{title}</h3><p>{text}</p>{menu}'
-        f'<div class="chart" id="{name}" role="img" aria-label="{title}"></div></article>'
-    )
+    menu = select(*menus[name]) if name in menus else ""
+    followed = name == "trajectory"
+    return card(name, title, text, menu=menu, heading=f"{name}-title" if followed else "", wide=followed)
 
 
 def _footer() -> str:
@@ -166,60 +132,11 @@ def _footer() -> str:
 
 def _data(found: Tables, drawn: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
-        "charts": {name: _styled(spec) for name, spec in drawn.items()},
-        "tables": {name: _columns(table) for name, table in found.tables.items()},
+        "charts": {name: styled(spec) for name, spec in drawn.items()},
+        "tables": {name: as_columns(table) for name, table in found.tables.items()},
         "parameters": parameters(found),
         "num_prompts": found.material.num_prompts,
         "texts": found.material.texts is not None,
         "judged": bool(found.judged),
         "scores": SCORE_NAMES,
     }
-
-
-def _styled(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return a chart's specification with the fonts and colours of the page, which are large enough for a phone."""
-    font = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
-    config = {
-        "font": font,
-        "background": None,
-        "axis": {
-            "labelFontSize": 12,
-            "titleFontSize": 12,
-            "titleFontWeight": 500,
-            "gridColor": "#eceeec",
-            "titlePadding": 8,
-        },
-        "legend": {"labelFontSize": 12, "titleFontSize": 12},
-        "view": {"stroke": "#d5d9d5"},
-    }
-    fitted = {"autosize": {"type": "fit-x", "contains": "padding"}, "config": config}
-    return {name: value for name, value in spec.items() if name != "$schema"} | fitted
-
-
-def _columns(table: Table) -> dict[str, Any]:
-    """Return a table for the page: strings as numbers, floats with four digits after the point, and NaN as null."""
-    columns = {name: np.asarray(column) for name, column in table.items()}
-    made: dict[str, Any] = {}
-    for name, column in columns.items():
-        if column.dtype.kind in "OU":
-            levels, values = np.unique(column.astype(str), return_inverse=True)
-            made[name] = {"values": values.tolist(), "levels": levels.tolist()}
-        elif column.dtype.kind == "f":
-            made[name] = {"values": _numbers(column)}
-        else:
-            made[name] = {"values": column.astype(int).tolist()}
-    return {"length": len(next(iter(columns.values()))), "columns": made}
-
-
-def _numbers(column: np.ndarray) -> list[float | None]:
-    """Return the floats for JSON, with four digits after the point; whole numbers without a point; NaN as null."""
-    rounded = np.round(column.astype(np.float64), 4)
-    known = np.isfinite(rounded)
-    if not known.all():
-        return [value if is_known else None for value, is_known in zip(rounded.tolist(), known.tolist(), strict=True)]
-    return rounded.astype(np.int64).tolist() if (rounded == np.trunc(rounded)).all() else rounded.tolist()
-
-
-def _json(value: Any) -> str:
-    """Return JSON that may stand inside of a script element."""
-    return json.dumps(value, separators=(",", ":")).replace("</", "<\\/").replace("<!--", "<\\u0021--")

@@ -3,15 +3,14 @@
 import fcntl
 import logging
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rl.ranks import Ranks
+from rl.run_folder.holder import LOCK, said_by_this_process
 
-LOCK = "run.lock"
 _log = logging.getLogger(__name__)
 _owners: dict[Path, int] = {}
 """The folders that this process has locked, with the thread that holds each lock."""
@@ -59,6 +58,6 @@ def _lock(run_dir: Path, files: list[int]) -> None:
     except OSError as error:  # some network file systems have no locks
         _log.warning("%s cannot be locked (%s); start no second run in this folder", path, error)
     os.ftruncate(file, 0)
-    os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    os.write(file, said_by_this_process().encode())
     _owners[run_dir.resolve()] = threading.get_ident()
     files.append(file)

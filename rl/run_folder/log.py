@@ -8,7 +8,8 @@ from typing import Any, Self
 from jaxsel.integrations.atomic_files import named, replaced_when_complete
 from rl.run_folder.trackers import Tracker
 
-_METRICS = "metrics.jsonl"
+METRICS = "metrics.jsonl"
+"""Name of the file in a run's folder."""
 
 
 class Records:
@@ -23,7 +24,7 @@ class Records:
     """
 
     def __init__(self, run_dir: Path, *, first_step: int):
-        self.records = [r for r in read_metrics(run_dir / _METRICS) if r["step"] < first_step]
+        self.records = [r for r in read_metrics(run_dir / METRICS) if r["step"] < first_step]
 
     def write(self, record: dict[str, float]) -> None:
         """Add the metrics of one step. Values that are not finite become None."""
@@ -53,7 +54,7 @@ class RunLog(Records):
 
     def __init__(self, run_dir: Path, *, first_step: int, resume: bool, tracker: Tracker | None = None):
         run_dir.mkdir(parents=True, exist_ok=True)
-        path = run_dir / _METRICS
+        path = run_dir / METRICS
         if path.exists() and not resume:
             raise ValueError(f"run_dir {run_dir} already holds a run; resume it or give another folder")
         super().__init__(run_dir, first_step=first_step)
@@ -102,10 +103,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")
-    return [_record(path, number, line) for number, line in enumerate(lines[:-1], 1)]
+    return [parsed_line(path, number, line) for number, line in enumerate(lines[:-1], 1)]
 
 
-def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def parsed_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """Return the metrics in one line of a `metrics.jsonl`.
+
+    Args:
+        path: The file, for the message of an error.
+        number: Number of the line from 1, for the message.
+        line: The line without its end.
+
+    Raises:
+        ValueError: The line is damaged.
+    """
     try:
         record = json.loads(line)
     except ValueError:  # the line is not JSON, or not UTF-8

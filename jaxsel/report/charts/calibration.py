@@ -11,6 +11,7 @@ from jaxsel.report.charts.common import (
     OF_PART,
     OF_STEPS,
     Chart,
+    Looks,
     colour,
     dash,
     diagonal,
@@ -18,10 +19,9 @@ from jaxsel.report.charts.common import (
     table,
     tooltip,
 )
-from jaxsel.report.tables import Tables
 
 
-def reliability(found: Tables) -> Chart:
+def reliability(looks: Looks) -> Chart:
     x = alt.X(**share("x", "Predicted probability of a mixed group", domain=[0, 1]))
     y = alt.Y(**share("y", "Share of groups that were mixed", domain=[0, 1]))
     base = (
@@ -50,13 +50,13 @@ def reliability(found: Tables) -> Chart:
     curve = (
         table("curve", OF_KIND)
         .mark_line(strokeWidth=1.4, opacity=0.7, clip=True)
-        .encode(x="predicted:Q", y="observed:Q", color=colour(found), strokeDash=dash(found))
+        .encode(x="predicted:Q", y="observed:Q", color=colour(looks), strokeDash=dash(looks))
     )
     brush = alt.selection_interval(name="chosen_bins", encodings=["x"])
     dots = base.mark_point(filled=True, opacity=1).encode(
         x=x,
         y=y,
-        color=colour(found),
+        color=colour(looks),
         size=alt.Size("groups:Q", scale=alt.Scale(range=[30, 260]), legend=None),
         opacity=alt.condition(OF_BINS, alt.value(1), alt.value(0.2)),
         tooltip=tooltip(
@@ -100,7 +100,7 @@ def pit() -> Chart:
     return alt.layer(drawn, band)
 
 
-def coverage(found: Tables) -> Chart:
+def coverage(looks: Looks) -> Chart:
     levels = ", ".join(map(str, LEVELS))
     lines = (
         table("cells", OF_KIND, OF_PART, OF_STEPS, OF_BINS)
@@ -111,8 +111,8 @@ def coverage(found: Tables) -> Chart:
         .encode(
             x=alt.X(**share("level", "Probability that the interval should have", domain=[0, 1])),
             y=alt.Y(**share("share", "Share of outcomes inside the interval", domain=[0, 1])),
-            color=colour(found),
-            strokeDash=dash(found),
+            color=colour(looks),
+            strokeDash=dash(looks),
             tooltip=tooltip("method:N", ("level:Q", "should hold", ".0%"), ("share:Q", "held", ".1%")),
         )
     )

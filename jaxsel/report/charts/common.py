@@ -1,11 +1,11 @@
 """What all charts share: the parameters that select groups, the looks of methods, axes and tooltips."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair as alt
 
-from jaxsel.evaluation.plotting.looks import COLOURS, METHODS, style
+from jaxsel.evaluation.plotting.looks import COLOURS, CYCLE, METHODS, style
 from jaxsel.report.cells import NUM_BINS, SCORES
 from jaxsel.report.tables import Tables
 
@@ -44,9 +44,24 @@ def parameters(found: Tables) -> dict[str, Any]:
     }
 
 
-def _looks(methods: Sequence[str]) -> tuple[dict[str, str], dict[str, list[int]]]:
-    """Return the colour and the dashes of every method: a known name keeps its look of the project's figures."""
-    looks, free = {}, 0
+class Looks(NamedTuple):
+    """The looks of the lines of all charts, by name of the method or of the run.
+
+    Attributes:
+        colours: Colours as hexadecimal numbers.
+        dashes: Lengths of dashes and gaps in turn, in pixels.
+        legend: Whether every chart has a legend.
+    """
+
+    colours: dict[str, str]
+    dashes: dict[str, list[int]]
+    legend: bool
+
+
+def looks_of(methods: Sequence[str]) -> Looks:
+    """Return the looks of methods: a known name keeps its look of the project's figures."""
+    looks: dict[str, str | int] = {}
+    free = 0
     for name in methods:
         known = name.partition(" ")[0]
         if known in METHODS and known not in looks.values():
@@ -54,26 +69,37 @@ def _looks(methods: Sequence[str]) -> tuple[dict[str, str], dict[str, list[int]]
         else:
             looks[name], free = free, free + 1
     styles = {name: style(look) for name, look in looks.items()}
-    return (
+    return Looks(
         {name: found["color"] for name, found in styles.items()},
         {name: _DASHES[found["linestyle"]] for name, found in styles.items()},
+        legend=True,
     )
 
 
-def colour(found: Tables) -> alt.Color:
-    colours, _ = _looks(found.methods)
-    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
-    return alt.Color("method:N", scale=scale, title=None, legend=_legend())
-
-
-def dash(found: Tables) -> alt.StrokeDash:
-    _, dashes = _looks(found.methods)
-    return alt.StrokeDash(
-        "method:N", scale=alt.Scale(domain=list(dashes), range=list(dashes.values())), title=None, legend=_legend()
+def numbered_looks(names: Sequence[str]) -> Looks:
+    """Return looks for names that need not be methods, for charts without legends: solid lines while colours last."""
+    dashes = list(_DASHES.values())
+    number = len(CYCLE)
+    return Looks(
+        {name: style(place)["color"] for place, name in enumerate(names)},
+        {name: dashes[place // number % len(dashes)] for place, name in enumerate(names)},
+        legend=False,
     )
 
 
-def _legend() -> alt.Legend:
+def colour(looks: Looks) -> alt.Color:
+    scale = alt.Scale(domain=list(looks.colours), range=list(looks.colours.values()))
+    return alt.Color("method:N", scale=scale, title=None, legend=_legend(looks))
+
+
+def dash(looks: Looks) -> alt.StrokeDash:
+    scale = alt.Scale(domain=list(looks.dashes), range=list(looks.dashes.values()))
+    return alt.StrokeDash("method:N", scale=scale, title=None, legend=_legend(looks))
+
+
+def _legend(looks: Looks) -> alt.Legend | None:
+    if not looks.legend:
+        return None
     return alt.Legend(
         orient="top",
         columns=2,

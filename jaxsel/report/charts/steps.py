@@ -12,8 +12,10 @@ from jaxsel.report.charts.common import (
     OF_PART,
     OF_STEPS,
     Chart,
+    Looks,
     colour,
     dash,
+    looks_of,
     share,
     step,
     table,
@@ -22,20 +24,20 @@ from jaxsel.report.charts.common import (
 from jaxsel.report.tables import Tables
 
 
-def _over_steps(found: Tables, *filters: str) -> Chart:
+def _over_steps(*filters: str) -> Chart:
     sums = {name: f"sum({name})" for name in ("groups", "predicted", "mixed", *SCORES)}
     return table("cells", OF_KIND, OF_PART, *filters).transform_aggregate(**sums, groupby=["method", "step"])
 
 
-def shares(found: Tables) -> Chart:
-    base = _over_steps(found, OF_BINS).transform_calculate(
+def shares(looks: Looks) -> Chart:
+    base = _over_steps(OF_BINS).transform_calculate(
         expected="datum.predicted / datum.groups", observed="datum.mixed / datum.groups"
     )
     expected = base.mark_line(point=True).encode(
         x=alt.X(**step()),
         y=alt.Y(**share("expected", "Share of mixed groups")),
-        color=colour(found),
-        strokeDash=dash(found),
+        color=colour(looks),
+        strokeDash=dash(looks),
         opacity=alt.condition(OF_STEPS, alt.value(1), alt.value(0.25)),
         tooltip=tooltip("method:N", "step:Q", ("expected:Q", "expected", ".1%"), ("observed:Q", "observed", ".1%")),
     )
@@ -48,18 +50,18 @@ def shares(found: Tables) -> Chart:
     return alt.layer(observed, expected)
 
 
-def scores(found: Tables) -> Chart:
+def scores(looks: Looks) -> Chart:
     value = " : ".join(f"score == '{name}' ? datum.{name} / datum.groups" for name in SCORES) + " : null"
     brush = alt.selection_interval(name="chosen_steps", encodings=["x"])
     lines = (
-        _over_steps(found, OF_BINS)
+        _over_steps(OF_BINS)
         .transform_calculate(value=value)
         .mark_line(point=True)
         .encode(
             x=alt.X(**step()),
             y=alt.Y("value:Q", title="Mean score of a group", scale=alt.Scale(zero=False)),
-            color=colour(found),
-            strokeDash=dash(found),
+            color=colour(looks),
+            strokeDash=dash(looks),
             opacity=alt.condition(OF_STEPS, alt.value(1), alt.value(0.25)),
             tooltip=tooltip("method:N", "step:Q", ("value:Q", "score", ".3f"), ("groups:Q", "groups", ",")),
         )
@@ -69,17 +71,17 @@ def scores(found: Tables) -> Chart:
 
 def trajectory(found: Tables) -> Chart:
     x, one = alt.X(**step()), "datum.prompt == prompt"
-    title = "Success rate"
+    looks, title = looks_of(found.methods), "Success rate"
     beliefs = table("beliefs", one)
     knows_truth = bool(np.isfinite(found.tables["outcomes"]["truth"]).any())
     kinds = ["in a batch", "probe", *(["true rate"] if knows_truth else [])]
     band = (
         beliefs.transform_filter(OF_METHOD)
         .mark_area(opacity=0.18, interpolate="step-after")
-        .encode(x=x, y=alt.Y(**share("low", title, domain=[0, 1])), y2="high:Q", color=colour(found))
+        .encode(x=x, y=alt.Y(**share("low", title, domain=[0, 1])), y2="high:Q", color=colour(looks))
     )
     lines = beliefs.mark_line(interpolate="step-after", strokeWidth=1.8).encode(
-        x=x, y="rate:Q", color=colour(found), strokeDash=dash(found),
+        x=x, y="rate:Q", color=colour(looks), strokeDash=dash(looks),
         opacity=alt.condition(OF_METHOD, alt.value(1), alt.value(0.4)),
     )  # fmt: skip
     what = alt.Shape(

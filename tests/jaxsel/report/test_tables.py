@@ -5,7 +5,7 @@ import pytest
 
 from jaxsel import metrics
 from jaxsel.report import maps
-from jaxsel.report.cells import LEVELS, NUM_BINS, PARTS, SCORES, cells, parts_of, scored, step_bins
+from jaxsel.report.cells import LEVELS, NUM_BINS, PARTS, SCORES, cells, merged, parts_of, scored, step_bins
 from jaxsel.report.followed import groups, mispredicted
 from jaxsel.report.judgement import best_of, corp, judged
 from jaxsel.report.rows import Rows, earlier_visits, is_mixed
@@ -86,6 +86,21 @@ def test_sums_over_all_cells_are_the_metrics_of_all_groups(rows, scores):
     for column, size in (("groups", 1), ("predicted", table.prediction), ("mixed", table.outcome)):
         sums = np.bincount(found["bin"], found[column], NUM_BINS)
         np.testing.assert_allclose(sums, np.nan_to_num(table.size * size), rtol=1e-5)
+
+
+def test_cells_of_parts_add_up_to_those_of_the_whole(rows, scores):
+    whole = cells(rows, scores, rows.step // 6)
+    halves = [
+        cells(rows.taken(half), scored(rows.taken(half)), rows.step[half] // 6)
+        for half in (rows.step < 6, rows.step >= 6)
+    ]
+    found = merged([halves[1], halves[0]])
+    assert sorted(set(found["step"])) == [0, 1, 2]
+    for name in ("step", "part", "bin", "groups", "mixed", "states", "cover3"):
+        np.testing.assert_allclose(found[name], whole[name], rtol=1e-6)
+    wider = merged([found | {"step": found["step"] // 2}])
+    assert sorted(set(wider["step"])) == [0, 1]
+    assert wider["groups"].sum() == len(rows.step)
 
 
 def test_parts_are_those_of_slices():

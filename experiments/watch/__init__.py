@@ -1,0 +1,1 @@
+"""A page about running experiments that refreshes itself."""
