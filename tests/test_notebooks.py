@@ -11,7 +11,7 @@ import pytest
 from experiments.notebooks import complaints
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-ALLOWED = {"experiments", "jax", "jaxsel", "matplotlib", "numpy", "pyarrow", "rl"} | sys.stdlib_module_names
+ALLOWED = {"experiments", "jax", "jaxsel", "matplotlib", "numpy", "pandas", "pyarrow", "rl"} | sys.stdlib_module_names
 MACHINE = re.compile(r"(?<![\w.])/(home|root|Users|tmp|private|var|opt|usr|mnt|work|workspace)/|[A-Z]:\\\\?\w")
 
 

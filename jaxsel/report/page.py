@@ -3,7 +3,6 @@
 import functools
 import json
 import pkgutil
-import re
 from html import escape
 from typing import Any
 
@@ -24,7 +23,7 @@ def page(found: Tables, *, title: str) -> str:
     """Return the page as HTML."""
     # the tests check the specifications against Altair's schema, which takes a second
     drawn = {name: chart.to_dict(validate=False) for name, chart in charts(found).items()}
-    return _filled(
+    return template(
         "page.html",
         title=escape(title),
         style=_file("page.css"),
@@ -50,29 +49,7 @@ def bundle() -> str:
     return code.replace("</script", "<\\/script")
 
 
-def frame(html: str) -> str:
-    """Return the page inside of a frame, for the output of a notebook's cell."""
-    style = "width: 100%; height: 900px; border: 0"
-    return f'<iframe srcdoc="{escape(html)}" style="{style}" title="jaxsel.explore"></iframe>'
-
-
-def inline(chart: Any, tables: dict[str, Table]) -> dict[str, Any]:
-    """Return the specification of a chart with the rows of the tables that it reads."""
-    spec = chart.to_dict()
-    used = set(re.findall(r'"data": {"name": "(\w+)"}', json.dumps(spec))) & set(tables)
-    datasets = {}
-    for name in used:
-        columns = {
-            key: np.asarray(of["levels"], object)[of["values"]].tolist() if "levels" in of else of["values"]
-            for key, of in _columns(tables[name])["columns"].items()
-        }
-        datasets[name] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    spec["datasets"] = spec.get("datasets", {}) | datasets
-    spec["width"] = 420
-    return spec
-
-
-def _filled(name: str, **parts: str) -> str:
+def template(name: str, **parts: str) -> str:
     """Return the template with each @name@ replaced, in one pass, so that a part may hold such a name."""
     pieces = _file(name).split("@")
     return "".join(parts[piece] if place % 2 else piece for place, piece in enumerate(pieces))
@@ -167,7 +144,7 @@ def _footer() -> str:
 def _data(found: Tables, drawn: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "charts": {name: _styled(spec) for name, spec in drawn.items()},
-        "tables": {name: _columns(table) for name, table in found.tables.items()},
+        "tables": {name: columns_of(table) for name, table in found.tables.items()},
         "parameters": parameters(found),
         "num_prompts": found.material.num_prompts,
         "texts": found.material.texts is not None,
@@ -196,7 +173,7 @@ def _styled(spec: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in spec.items() if name != "$schema"} | fitted
 
 
-def _columns(table: Table) -> dict[str, Any]:
+def columns_of(table: Table) -> dict[str, Any]:
     """Return a table for the page: strings as numbers, floats with four digits after the point, and NaN as null."""
     columns = {name: np.asarray(column) for name, column in table.items()}
     made: dict[str, Any] = {}
