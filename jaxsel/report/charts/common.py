@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from jaxsel.evaluation.plotting.looks import COLOURS, METHODS, style
+from jaxsel.evaluation.plotting.looks import COLOURS, CYCLE, METHODS, style
 from jaxsel.report.cells import NUM_BINS, SCORES
 from jaxsel.report.tables import Tables
 
@@ -45,14 +45,20 @@ def parameters(found: Tables) -> dict[str, Any]:
 
 
 def _looks(methods: Sequence[str]) -> tuple[dict[str, str], dict[str, list[int]]]:
-    """Return the colour and the dashes of every method: a known name keeps its look of the project's figures."""
-    looks, free = {}, 0
+    """Return the colour and the dashes of every method: a known name keeps its look of the project's figures.
+
+    The others get the colours that are left, as long as there are some.
+    """
+    looks: dict[str, str | int] = {name: name for name in methods if name in METHODS}
     for name in methods:
         known = name.partition(" ")[0]
         if known in METHODS and known not in looks.values():
-            looks[name] = known
-        else:
-            looks[name], free = free, free + 1
+            looks.setdefault(name, known)
+    taken = {style(look)["color"] for look in looks.values()}
+    free = sorted(range(len(CYCLE)), key=lambda number: style(number)["color"] in taken)
+    others = [name for name in methods if name not in looks]
+    looks |= {name: free[place % len(free)] for place, name in enumerate(others)}
+    looks = {name: looks[name] for name in methods}
     styles = {name: style(look) for name, look in looks.items()}
     return (
         {name: found["color"] for name, found in styles.items()},

@@ -8,6 +8,7 @@ import re
 import pytest
 
 import jaxsel
+from jaxsel.evaluation.plotting.looks import style
 from jaxsel.report.explore import Report
 from jaxsel.report.judgement import Number
 from jaxsel.report.page import bundle
@@ -16,6 +17,7 @@ from jaxsel.report.verdict import grade, verdict
 from tests.support import reports
 
 pytest.importorskip("altair", reason="Altair is not installed")
+from jaxsel.report.charts.common import colour  # noqa: E402  (it needs Altair)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,13 @@ def test_the_methods_side_by_side(report):
     assert found["log_score"][0] - found["log_score"][1] == pytest.approx(found["behind_best"][1])
     assert found["brier_se"][1] == numbers["brier"].error
     assert found["calibration_by_chance"][1] == report._found.judged["bad"].by_chance
+
+
+def test_methods_have_colours_of_their_own(report):
+    names = ["adaptive with embeddings", "adaptive", "mopps fitted", "mopps", "dps"]
+    colours = colour(report._found._replace(methods=names)).to_dict()["scale"]["range"]
+    assert len(set(colours)) == len(names)
+    assert colours[3] == style("mopps")["color"]
 
 
 def test_a_chart_shows_itself_without_a_network(report):
