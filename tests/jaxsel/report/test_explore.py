@@ -17,7 +17,7 @@ from jaxsel.report.verdict import grade, verdict
 from tests.support import reports
 
 pytest.importorskip("altair", reason="Altair is not installed")
-from jaxsel.report.charts.common import colour  # noqa: E402  (it needs Altair)
+from jaxsel.report.charts.common import colour
 
 
 @pytest.fixture(scope="module")
