@@ -238,7 +238,8 @@ def write_vega(app: Sphinx) -> None:
     if app.builder.format == "html":
         static = Path(app.outdir, "_static")
         static.mkdir(parents=True, exist_ok=True)
-        (static / "vega.js").write_text(bundle())
+        # inside of a function, because the theme's scripts declare some of the same names
+        (static / "vega.js").write_text(f"(() => {{\n{bundle()}\n}})();\n")
 
 
 def scripts_of_charts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.Node) -> None:

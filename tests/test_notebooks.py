@@ -165,7 +165,7 @@ def test_a_stored_report_and_charts_show_themselves_in_a_browser(width, tmp_path
     with chromium() as browser, Shown(browser, page, {"width": width, "height": 900}) as shown:
         report = shown.window.frames[1]
         report.wait_for_selector("body[data-ready]")
-        shown.window.wait_for_function(f"document.querySelectorAll('.vega-chart canvas').length === {charts}")
+        shown.window.wait_for_function(f"document.querySelectorAll('.vega-chart svg.marks').length === {charts}")
         assert shown.run("document.documentElement.scrollWidth <= innerWidth")
         assert report.evaluate("document.documentElement.scrollWidth <= innerWidth")
         before = report.inner_text("#status")
