@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,8 @@ def test_the_methods_side_by_side(report):
 
 def test_methods_have_colours_of_their_own(report):
     names = ["adaptive with embeddings", "adaptive", "mopps fitted", "mopps", "dps"]
-    colours = colour(report._found._replace(methods=names)).to_dict()["scale"]["range"]
+    made: Any = colour(report._found._replace(methods=names)).to_dict()
+    colours = made["scale"]["range"]
     assert len(set(colours)) == len(names)
     assert colours[3] == style("mopps")["color"]
 
@@ -132,7 +134,7 @@ def test_a_chart_shows_itself_without_a_network(report):
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
     assert set(bundle) == {"application/vnd.vegalite.v6+json", "image/png", "text/plain"}
     (rows,) = (rows for name, rows in spec["datasets"].items() if name == "cells")
-    assert [(row["method"], row["groups"]) for row in rows] == [("good", 180), ("bad", 180)]  # the judged groups, summed
+    assert [(row["method"], row["groups"]) for row in rows] == [("good", 180), ("bad", 180)]  # sums
     assert "cover0" in rows[0]
     assert not {"pit0", "step", "bin"} & set(rows[0])  # the chart reads none of these columns
 
