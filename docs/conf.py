@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import os
 import re
 import sys
@@ -36,6 +37,7 @@ import jaxsel.plotting
 import jaxsel.reference_models
 import jaxsel.replay
 import jaxsel.simulate
+from jaxsel.report.pieces import bundle
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -216,6 +218,38 @@ def links_of_included(app: Sphinx, path: Path, parent: str, content: list[str]) 
     content[0] = re.sub(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)]+)\)", moved, content[0])
 
 
+VEGA_LITE = "application/vnd.vegalite.v6+json"
+
+
+def charts_of_notebook(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Keep the interactive charts of a notebook for `charts.js`; without this, MyST-NB would show their pictures."""
+    if not docname.startswith("notebooks/"):
+        return
+    notebook = json.loads(content[0])
+    for output in (output for cell in notebook["cells"] for output in cell.get("outputs", [])):
+        if VEGA_LITE in output.get("data", {}):
+            spec = json.dumps(output["data"][VEGA_LITE]).replace("</", "<\\/")
+            div = f'<div class="vega-chart"><script type="application/json">{spec}</script></div>'
+            output["data"] = {"text/html": div, "text/plain": ""}
+    content[0] = json.dumps(notebook)
+
+
+def write_vega(app: Sphinx) -> None:
+    """Write the scripts that draw the charts, so that the site needs no network."""
+    if app.builder.format == "html":
+        static = Path(app.outdir, "_static")
+        static.mkdir(parents=True, exist_ok=True)
+        # inside of a function, because the theme's scripts declare some of the same names
+        (static / "vega.js").write_text(f"(() => {{\n{bundle()}\n}})();\n")
+
+
+def scripts_of_charts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.Node) -> None:
+    """Load these scripts on the pages with charts."""
+    if 'class="vega-chart"' in context.get("body", ""):
+        app.add_js_file("vega.js", loading_method="defer")
+        app.add_js_file("charts.js", loading_method="defer")
+
+
 def setup(app: Sphinx) -> None:
     """Register the role, the renderer of formulas and the handlers."""
     app.add_role("public", Public())
@@ -225,3 +259,6 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-skip-member", without_tuple_fields)
     app.connect("missing-reference", documented)
     app.connect("include-read", links_of_included)
+    app.connect("source-read", charts_of_notebook)
+    app.connect("builder-inited", write_vega)
+    app.connect("html-page-context", scripts_of_charts)

@@ -11,6 +11,7 @@ from jaxsel.base import Predictor, Selector
 from jaxsel.evaluation.replay import History
 from jaxsel.integrations._extras import extra
 from jaxsel.report import material as sources
+from jaxsel.report.comparison import comparison
 from jaxsel.report.material import Material
 from jaxsel.report.tables import Tables, tables
 from jaxsel.report.verdict import Finding, verdict
@@ -41,16 +42,27 @@ class Report:
         return self._found.tables
 
     @property
+    def comparison(self) -> dict[str, Any]:
+        """The methods side by side, the best first: columns by name, for `pandas.DataFrame`.
+
+        Every number has a column with its standard error, whose name ends in `_se`. The columns are `method`; `groups`,
+        the number of judged groups; `log_score` of the solve state, in nats; `behind_best`, the log score of the best
+        method minus this one, on the same groups; `brier` and `calibration_error` of P(mixed);
+        `calibration_by_chance`, the calibration error that right predictions would show; `expected_mixed` and
+        `observed_mixed`, shares of mixed groups; and `covers_90`, how often the 90% interval held the outcome.
+        """
+        return comparison(self._found)
+
+    @property
     def charts(self) -> dict[str, Any]:
-        """The charts by name, as Altair charts with their data, which a notebook shows on their own."""
-        import altair as alt
+        """The charts by name, as Altair charts with their data, which a notebook shows on their own, without a network.
 
+        They show the outcomes that the methods are judged on.
+        """
         from jaxsel.report.charts.draw import charts
-        from jaxsel.report.page import inline
+        from jaxsel.report.notebook import drawing
 
-        return {
-            name: alt.LayerChart.from_dict(inline(chart, self.tables)) for name, chart in charts(self._found).items()
-        }
+        return {name: drawing(chart, self._found) for name, chart in charts(self._found).items()}
 
     @functools.cached_property
     def html(self) -> str:
@@ -79,7 +91,7 @@ class Report:
         return "\n".join([self.title, *(f"* {found.question} {found.answer}" for found in self.verdict)])
 
     def _repr_html_(self) -> str:
-        from jaxsel.report.page import frame
+        from jaxsel.report.notebook import frame
 
         return frame(self.html)
 

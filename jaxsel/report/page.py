@@ -1,17 +1,12 @@
 """The page of a report: one HTML file that holds its data and its scripts, and loads nothing from elsewhere."""
 
-import json
-import re
-from collections.abc import Mapping
 from html import escape
 from typing import Any
-
-import numpy as np
 
 from jaxsel.report.cells import PARTS
 from jaxsel.report.charts.common import parameters
 from jaxsel.report.charts.draw import charts
-from jaxsel.report.pieces import Table, as_columns, as_json, bundle, card, filled, select, styled, text_of
+from jaxsel.report.pieces import as_columns, as_json, bundle, card, filled, select, styled, text_of
 from jaxsel.report.tables import KINDS, Tables
 from jaxsel.report.verdict import Finding, verdict
 from jaxsel.report.wording import CARDS, COLOUR_NAMES, SCORE_NAMES, WORDS
@@ -38,28 +33,6 @@ def page(found: Tables, *, title: str) -> str:
         bundle=bundle(),
         script=text_of("linked.js") + text_of("page.js"),
     )
-
-
-def frame(html: str) -> str:
-    """Return the page inside of a frame, for the output of a notebook's cell."""
-    style = "width: 100%; height: 900px; border: 0"
-    return f'<iframe srcdoc="{escape(html)}" style="{style}" title="jaxsel.explore"></iframe>'
-
-
-def inline(chart: Any, tables: Mapping[str, Table]) -> dict[str, Any]:
-    """Return the specification of a chart with the rows of the tables that it reads."""
-    spec = chart.to_dict()
-    used = set(re.findall(r'"data": {"name": "(\w+)"}', json.dumps(spec))) & set(tables)
-    datasets = {}
-    for name in used:
-        columns = {
-            key: np.asarray(of["levels"], object)[of["values"]].tolist() if "levels" in of else of["values"]
-            for key, of in as_columns(tables[name])["columns"].items()
-        }
-        datasets[name] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    spec["datasets"] = spec.get("datasets", {}) | datasets
-    spec["width"] = 420
-    return spec
 
 
 def _lead(found: Tables) -> str:

@@ -59,15 +59,20 @@ class Looks(NamedTuple):
 
 
 def looks_of(methods: Sequence[str]) -> Looks:
-    """Return the looks of methods: a known name keeps its look of the project's figures."""
-    looks: dict[str, str | int] = {}
-    free = 0
+    """Return the looks of methods: a known name keeps its look of the project's figures.
+
+    The others get the colours that are left, as long as there are some.
+    """
+    looks: dict[str, str | int] = {name: name for name in methods if name in METHODS}
     for name in methods:
         known = name.partition(" ")[0]
         if known in METHODS and known not in looks.values():
-            looks[name] = known
-        else:
-            looks[name], free = free, free + 1
+            looks.setdefault(name, known)
+    taken = {style(look)["color"] for look in looks.values()}
+    free = sorted(range(len(CYCLE)), key=lambda number: style(number)["color"] in taken)
+    others = [name for name in methods if name not in looks]
+    looks |= {name: free[place % len(free)] for place, name in enumerate(others)}
+    looks = {name: looks[name] for name in methods}
     styles = {name: style(look) for name, look in looks.items()}
     return Looks(
         {name: found["color"] for name, found in styles.items()},

@@ -1,19 +1,23 @@
 """`jaxsel.explore`: what it accepts and refuses, what its verdict says, and what its page holds."""
 
+import base64
+import gzip
 import json
 import re
 
 import pytest
 
 import jaxsel
+from jaxsel.evaluation.plotting.looks import style
 from jaxsel.report.explore import Report
 from jaxsel.report.judgement import Number
-from jaxsel.report.page import bundle
+from jaxsel.report.pieces import bundle
 from jaxsel.report.tables import tables
 from jaxsel.report.verdict import grade, verdict
 from tests.support import reports
 
 pytest.importorskip("altair", reason="Altair is not installed")
+from jaxsel.report.charts.common import looks_of
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,41 @@ def test_the_report_shows_itself_in_a_frame(report):
     shown = report._repr_html_()
     assert shown.startswith("<iframe srcdoc=")
     assert "<script" not in shown
+    (packed,) = re.findall(r"id=&quot;packed&quot;&gt;([^&]*)&lt;", shown)
+    assert gzip.decompress(base64.b64decode(packed)).decode() == report.html
+    assert len(shown) < len(report.html) / 2
+    assert shown == report._repr_html_()  # a notebook that is executed again keeps its bytes
+
+
+def test_the_methods_side_by_side(report):
+    found = report.comparison
+    assert found["method"] == ["good", "bad"]
+    assert found["groups"] == [180, 180]
+    assert {len(column) for column in found.values()} == {2}
+    numbers = report._found.judged["bad"].numbers
+    assert found["behind_best"] == [0, numbers["states behind"].value]
+    assert found["log_score"][0] - found["log_score"][1] == pytest.approx(found["behind_best"][1])
+    assert found["brier_se"][1] == numbers["brier"].error
+    assert found["calibration_by_chance"][1] == report._found.judged["bad"].by_chance
+
+
+def test_methods_have_colours_of_their_own():
+    names = ["adaptive with embeddings", "adaptive", "mopps fitted", "mopps", "dps"]
+    colours = looks_of(names).colours
+    assert list(colours) == names
+    assert len(set(colours.values())) == len(names)
+    assert colours["mopps"] == style("mopps")["color"]
+
+
+def test_a_chart_shows_itself_without_a_network(report):
+    bundle = report.charts["coverage"]._repr_mimebundle_()
+    spec = bundle["application/vnd.vegalite.v6+json"]
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert set(bundle) == {"application/vnd.vegalite.v6+json", "image/png", "text/plain"}
+    (rows,) = (rows for name, rows in spec["datasets"].items() if name == "cells")
+    assert [(row["method"], row["groups"]) for row in rows] == [("good", 180), ("bad", 180)]  # sums
+    assert "cover0" in rows[0]
+    assert not {"pit0", "step", "bin"} & set(rows[0])  # the chart reads none of these columns
 
 
 def test_the_page_is_saved(report, tmp_path):
@@ -112,6 +151,7 @@ def test_a_selector_has_beliefs_alone():
     selector.observe([3, 5], [8, 0], 8)
     found = jaxsel.explore(selector, texts=[f"prompt {i}" for i in range(40)])
     assert list(found.charts) == ["map"]
+    assert found.comparison["method"] == found.comparison["log_score"] == []
     (finding,) = found.verdict
     assert "no outcomes" in finding.answer
     assert "mopps has visited 2 of 40 prompts in 1 steps." in finding.details
