@@ -46,6 +46,10 @@ class PublicClass(Peer):
         """Choose distinct prompts."""
         return self.selector.select(batch_size)
 
+    def forget(self) -> None:
+        """Forget the selection: one that is never observed stays open, and is compared with every observation."""
+        self.selector._belief.books.forget()
+
     def observe(self, prompt_ids: np.ndarray, successes: np.ndarray, group_size: int) -> None:
         """Update the belief and wait, because `PromptSelector.observe` alone returns while the device still works."""
         self.selector.observe(prompt_ids, successes, group_size)

@@ -107,8 +107,10 @@ def _step(contender: Peer, data: Data, turn: int, select_size: int) -> tuple[flo
     """Time one training step; all contenders observe the same prompts, whatever they choose."""
     ids = data.batches[turn % len(data.batches)]
     batch = contender.place(ids, data.successes[ids], GROUP_SIZE)
+    chosen = milliseconds(lambda: contender.select(select_size))
+    contender.forget()
     return (
-        milliseconds(lambda: contender.select(select_size)),
+        chosen,
         milliseconds(lambda: contender.observe(*batch)),
         milliseconds(contender.predict),
     )

@@ -89,6 +89,10 @@ class Bookkeeping:
         self._open = [*(one for one in self._open[-_MOST_OPEN + 1 :] if one.waits.any())]
         self._open.append(_OpenSelection(prompt_ids, prediction, np.ones(len(prompt_ids), bool)))
 
+    def forget(self) -> None:
+        """Forget the selections that wait for observations."""
+        self._open = []
+
     def with_visits(self, visits: Visits) -> "Bookkeeping":
         """Return a copy that has counted one more batch."""
         self.settle()
@@ -122,20 +126,34 @@ class Bookkeeping:
         is matched first; among equal selections, the oldest. Ids that no selection waits for are matched with the
         newest selection that contains them.
         """
-        found = [_found(one.prompt_ids, ids) for one in self._open]
+        found = self._found_in_all(ids)
         waited = [int(one.waits[at].sum()) for one, (at, _) in zip(self._open, found, strict=True)]
         first = sorted(range(len(found)), key=lambda number: -waited[number])
         order = [(number, True) for number in first] + [(number, False) for number in reversed(range(len(found)))]
         is_free, matches = np.ones(len(ids), bool), []
         for number, only_waiting in order:
             one, (chosen, observed) = self._open[number], found[number]
+            if len(chosen) == 0 or (only_waiting and waited[number] == 0):
+                continue
             here = is_free[observed] & (one.waits[chosen] | (not only_waiting))
             if here.any():
                 chosen, observed = chosen[here], observed[here]
                 is_free[observed] = False
                 one.waits[chosen] = False
                 matches.append(_Match(one.prediction, chosen, observed))
+                if not is_free.any():
+                    break
         return matches
+
+    def _found_in_all(self, ids: Int[np.ndarray, " v"]) -> list[tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]]:
+        """Return for each open selection the positions of its prompts that are among the ids, and of these ids."""
+        if len(self._open) < 2:
+            return [_found(one.prompt_ids, ids) for one in self._open]
+        # With many open selections a mask is quicker than a search: selections whose prompts were dropped stay open.
+        among = np.zeros(len(self._visit_counts), bool)
+        among[ids] = True
+        chosen = [np.flatnonzero(among[one.prompt_ids]) for one in self._open]
+        return [(at, ids.searchsorted(one.prompt_ids[at])) for one, at in zip(self._open, chosen, strict=True)]
 
 
 class _OpenSelection(NamedTuple):

@@ -36,6 +36,9 @@ class Peer(ABC):
     def select(self, batch_size: int) -> Any:
         """Choose distinct prompts."""
 
+    def forget(self) -> None:  # noqa: B027  (most peers have nothing to forget)
+        """Forget the choice, because the benchmark observes other prompts. Not timed."""
+
     @abstractmethod
     def observe(self, prompt_ids: Any, successes: Any, group_size: int) -> None:
         """Update the beliefs with the outcomes of a batch."""
