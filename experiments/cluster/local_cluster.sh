@@ -118,8 +118,10 @@ start() {
     --log-file="$DIR/munged.log" --seed-file="$DIR/munge.seed" || fail "munged does not start; see $DIR/munged.log"
   slurmctld -f "$SLURM_CONF" || fail "slurmctld does not start; see $DIR/slurmctld.log"
   slurmd -f "$SLURM_CONF" -N n1 && slurmd -f "$SLURM_CONF" -N n2 || fail "slurmd does not start; see $DIR/slurmd-n1.log"
-  for _ in $(seq 180); do
+  for second in $(seq 180); do
     idle && break
+    # a node that was slow to answer is marked as down, and stays so
+    [ $((second % 15)) -ne 0 ] || scontrol update NodeName=n[1-2] State=RESUME 2>/dev/null || true
     sleep 1
   done
   if ! idle; then

@@ -187,7 +187,7 @@
 
   async function drawAll(names) {
     const moved = Object.fromEntries(Object.entries(brushes).filter(([name]) => views[name])
-      .map(([name, [brush]]) => [name, views[name].signal(`${brush}_x`)]));
+      .map(([name, [brush]]) => [name, views[name].signal(linked.places(views[name], brush)[0])]));
     for (const view of Object.values(views)) view.finalize();
     views = {};
     const data = tables();
@@ -195,7 +195,7 @@
       views[name] = await linked.embed(element(name), drawn.charts[name], data);
       if (!brushes[name]) continue;
       const [brush, field, chose] = brushes[name];
-      if (moved[name]) await views[name].signal(`${brush}_x`, moved[name]).runAsync();
+      if (moved[name]) await views[name].signal(linked.places(views[name], brush)[0], moved[name]).runAsync();
       linked.listen(views[name], element(name), brush, field, value => { if (!still) chose(value); });
     }
     window.watch.views = views;
@@ -217,7 +217,7 @@
 
   async function clear() {
     still = true;
-    for (const [name, [brush]] of Object.entries(brushes)) if (views[name]) await views[name].signal(`${brush}_x`, [0, 0]).runAsync();
+    for (const [name, [brush]] of Object.entries(brushes)) if (views[name]) await linked.setBack(views[name], brush);
     still = false;
     const kept = ["method", "kind", "score", "at", "smooth", "metric", "probe"];
     set({ ...first, ...Object.fromEntries(kept.map(name => [name, state[name]])) });

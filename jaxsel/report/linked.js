@@ -36,6 +36,19 @@ const linked = {
     view.addSignalListener(brush, (_, value) => chose(value || {}));
   },
 
+  // The signals with the place of a brush in pixels. A brush over a field "x" has the suffix _1, because Vega-Lite gives
+  // the name without it to the brushed values.
+  places(view, brush) {
+    const names = Object.keys(view.getState().signals);
+    const named = axis => [`${brush}_${axis}_1`, `${brush}_${axis}`].find(name => names.includes(name));
+    return ["x", "y"].map(named).filter(name => name);
+  },
+
+  async setBack(view, brush) {
+    for (const name of linked.places(view, brush)) view.signal(name, [0, 0]);
+    await view.runAsync();
+  },
+
   // A bin is chosen with its middle, and a short range chooses the bin around it.
   bins(range, last) {
     if (!range) return { first_bin: 0, last_bin: last };
@@ -72,7 +85,10 @@ const linked = {
     const label = document.querySelector(`#part option[value="${state.part}"]`);
     const bins = state.first_bin > first.first_bin || state.last_bin < first.last_bin;
     if (bins) said.push(`predicted probability ${state.first_bin * 10} to ${state.last_bin * 10 + 10}%`);
-    if (state.first_step > first.first_step) said.push(`steps ${linked.count(state.first_step)} to ${linked.count(state.last_step)}`);
+    if (state.first_step > first.first_step || state.last_step < first.last_step) {
+      const [from, to] = [state.first_step, state.last_step].map(linked.count);
+      said.push(from === to ? `step ${from}` : `steps ${from} to ${to}`);
+    }
     if (state.part >= 0 && label) said.push(`prompts ${label.textContent}`);
     return said;
   },

@@ -11,10 +11,20 @@
   const places = new Map();  // the latest belief about each followed prompt, by method
   for (const row of tables.present) places.set(row.method + "\n" + row.prompt, row);
 
-  const ofRow = row =>
-    row.method === state.method && (row.kind === undefined || row.kind === state.kind) &&
+  const ofMethod = method => row =>
+    row.method === method && (row.kind === undefined || row.kind === state.kind) &&
     (state.part < 0 || row.part === state.part) && row.bin >= state.first_bin && row.bin <= state.last_bin &&
     (row.step === undefined || (row.step >= state.first_step && row.step <= state.last_step));
+
+  const ofRow = row => ofMethod(state.method)(row);
+
+  // Each method is shown where its own prediction is in the chosen range, so that their groups differ.
+  function ofOthers() {
+    const others = [...new Set(tables.cells.map(row => row.method))].filter(method => method !== state.method);
+    const groups = method => tables.cells.filter(ofMethod(method)).reduce((total, row) => total + row.groups, 0);
+    const said = others.map(method => `${count(groups(method))} of ${method}`).join(", ");
+    return said && `the other methods are shown by their own predictions in this range (${said})`;
+  }
 
   function ofRegion(prompt) {
     if (!state.region) return true;
@@ -25,7 +35,8 @@
 
   function ofSearch(prompt) {
     const word = state.search.trim().toLowerCase();
-    return !word || String(prompt) === word || (texts.get(prompt) || "").toLowerCase().includes(word);
+    if (texts.has(Number(word)) && word) return prompt === Number(word);
+    return !word || (texts.get(prompt) || "").toLowerCase().includes(word);
   }
 
   const columns = page.judged
@@ -73,17 +84,24 @@
       }));
       return made;
     }));
+    if (!found.length && all.length && state.search.trim()) {
+      element("shown").textContent = `None of the ${count(tables.prompts.length)} prompts that the page follows has this ` +
+        "number or text among the chosen groups.";
+      return;
+    }
     const sample = `The page follows ${count(tables.prompts.length)} of ${count(page.num_prompts)} prompts.`;
     const what = page.judged ? "groups" : "prompts";
     const order = page.judged ? "the most surprising first" : "the likeliest to be mixed first";
     element("shown").textContent =
-      `${count(some.length)} of ${count(found.length)} chosen ${what} of these prompts, ${order}. ${sample} ` +
+      `${sample} These are ${count(some.length)} of their ${count(found.length)} chosen ${what}, ${order}. ` +
       "Press a prompt's number to follow it.";
   }
 
   function drawStatus() {
     const said = page.judged ? linked.said(tables.cells.filter(ofRow), state.method) : [];
     said.push(...linked.chosen(state, first));
+    const bins = state.first_bin > first.first_bin || state.last_bin < first.last_bin;
+    if (page.judged && bins && ofOthers()) said.push(ofOthers());
     if (state.region) said.push("prompts of a part of the map (in the table below)");
     element("status").textContent = said.join("; ");
     const heading = element("trajectory-title");
@@ -127,11 +145,7 @@
   let clearing = false;  // while the brushes are set back, they choose nothing
   async function clear() {
     clearing = true;
-    for (const [name, [brush]] of Object.entries(brushes)) {
-      if (!views[name]) continue;
-      for (const axis of name === "map" ? ["x", "y"] : ["x"]) views[name].signal(`${brush}_${axis}`, [0, 0]);
-      await views[name].runAsync();
-    }
+    for (const [name, [brush]] of Object.entries(brushes)) if (views[name]) await linked.setBack(views[name], brush);
     clearing = false;
     element("search").value = "";
     const kept = ["method", "kind", "score", "colour", "meaning_colour", "prompt"];

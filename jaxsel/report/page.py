@@ -58,7 +58,7 @@ def _how(found: Tables) -> str:
     return (
         "The charts are linked. Drag or click in the first chart to choose predictions, and in the scores to choose "
         "steps: the other charts, the map and the table then show these alone. Drag on the map to choose prompts for "
-        "the table."
+        "the table. The answers above do not change with these choices."
     )
 
 

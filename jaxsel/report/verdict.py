@@ -4,13 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsel.report.cells import NUM_BINS, PARTS
+from jaxsel.report.gaps import LARGE, MOST, clear_gaps
 from jaxsel.report.judgement import Judged, Number
 from jaxsel.report.tables import KINDS, Tables
-from jaxsel.report.wording import shortened
+from jaxsel.report.wording import percent, shortened
 
 _GOOD, _ROUGH = 0.03, 0.10  # calibration errors of P(mixed), beyond what chance gives
-_CLEAR, _LARGE = 3.0, 0.05  # a gap is reported if it exceeds this many standard errors, and this probability
 _SURE = (
     (5, "On these prompts, the order is beyond doubt"),
     (3, "On these prompts, the order is very likely right"),
@@ -21,7 +20,6 @@ _CARE = {
     "roughly": ", but do not read its probabilities to the digit.",
     "no": " only if the order of the prompts is all you need: correct its probabilities before you act on them.",
 }
-_MOST = 3  # gaps and prompts that are named per method
 _LENGTH = 60  # letters of a prompt's text
 
 
@@ -55,11 +53,6 @@ def verdict(found: Tables) -> list[Finding]:
     ]
 
 
-def percent(share: float) -> str:
-    """Return a probability as a percentage: whole numbers, and one digit below 10%."""
-    return f"{100 * share:.0f}%" if abs(share) >= 0.0995 else f"{100 * share:.1f}%"
-
-
 def points(number: Number) -> str:
     """Return a difference of probabilities in percentage points, with its standard error."""
     return f"{100 * number.value:.1f} percentage points ({_error(number, 100, 1)})"
@@ -84,8 +77,8 @@ def _trust(found: Tables) -> Finding:
         one = found.judged[name]
         numbers = one.numbers
         details.append(
-            f"{_of(name, found)}a prediction is off by {points(numbers['calibration'])} on average; right predictions "
-            f"would be off by {100 * one.by_chance:.1f} by chance. It expected "
+            f"{_of(name, found)}a prediction is off by {points(numbers['calibration'])} on average; even right "
+            f"predictions would be off by {100 * one.by_chance:.1f}, by chance. It expected "
             f"{percent(numbers['predicted'].value)} of the groups to be mixed, and "
             f"{percent(numbers['realised'].value)} were."
         )
@@ -99,54 +92,13 @@ def _trust(found: Tables) -> Finding:
 def _where(found: Tables) -> Finding:
     details, answers = [], []
     for name in found.methods:
-        one = found.judged[name]
-        number = _MOST if name == found.methods[0] else 1
-        gaps = [*_bin_gaps(one)[:number], *_part_gaps(one)[:number]]
+        gaps = clear_gaps(found, name, MOST if name == found.methods[0] else 1)
         if not gaps:
             answers.append(f"{name} has no clear gap anywhere.")
             continue
-        answers.append(f"{name} is too {gaps[0].side} where {gaps[0].where}.")
-        details += [f"{_of(name, found)}where {gap.where}, {gap.what}: too {gap.side}." for gap in gaps]
+        answers.append(f"{name} is too {gaps[0].side} {gaps[0].place}.")
+        details += [f"{_of(name, found)}{gap.place}, {gap.what}: too {gap.side}." for gap in gaps]
     return Finding("Where is it wrong?", " ".join(answers), details if len(found.methods) > 1 else _capitals(details))
-
-
-class _Gap(NamedTuple):
-    """Groups whose predicted and real shares of mixed groups differ: where, what was found, and "high" or "low"."""
-
-    where: str
-    what: str
-    side: str
-
-
-def _bin_gaps(one: Judged) -> list[_Gap]:
-    """Return the clearest gaps by bin of P(mixed), those that concern most groups first."""
-    bins = one.curve.bins
-    gap = np.nan_to_num(bins.predicted - bins.observed)
-    clear = (np.abs(gap) > _LARGE) & (np.abs(gap) > _CLEAR * bins.chance)
-    order = np.argsort(-np.abs(gap) * bins.groups * clear, kind="stable")
-    return [
-        _Gap(
-            f"it says {100 * k // NUM_BINS} to {100 * (k + 1) // NUM_BINS}%",
-            f"{percent(float(bins.observed[k]))} of {bins.groups[k]:,.0f} groups were mixed",
-            "high" if gap[k] > 0 else "low",
-        )
-        for k in order[: int(min(clear.sum(), _MOST))]
-    ]
-
-
-def _part_gaps(one: Judged) -> list[_Gap]:
-    """Return the clearest gaps by number of earlier visits, the largest first."""
-    found = []
-    for part, (groups, numbers) in one.by_part.items():
-        excess = numbers["excess"]
-        if abs(excess.value) > _LARGE and abs(excess.value) > _CLEAR * np.nan_to_num(excess.error, nan=np.inf):
-            what = (
-                f"it expects {percent(numbers['predicted'].value)} of {groups:,} groups to be mixed, and "
-                f"{percent(numbers['realised'].value)} were"
-            )
-            gap = _Gap(f"a prompt was {PARTS[part]}", what, "high" if excess.value > 0 else "low")
-            found.append((abs(excess.value), gap))
-    return [gap for _, gap in sorted(found, key=lambda pair: -pair[0])[:_MOST]]
 
 
 def _which(found: Tables) -> Finding:
@@ -163,14 +115,14 @@ def _which(found: Tables) -> Finding:
             unsure.append(other)
         side = "better" if brier.value < 0 else "worse"
         details.append(
-            f"{best} against {other}: it gave what happened {np.exp(gain.value):.2f} times the probability on average, "
+            f"{best} against {other}: it gave what happened {np.exp(gain.value):.2f} times as high a probability, "
             f"{gain.value:.3f} nats more per group ({_error(gain, 1, 3)}). {_sure(found, other)}. The Brier score of a "
             f"mixed group is {abs(brier.value):.3f} {side} ({_error(brier, 1, 3)})."
         )
     second = others[0]
     gain = found.judged[second].numbers["states behind"].value
-    times = f"{np.exp(gain):.2f} times the probability that {second}, the next best, gave"
-    answer = f"{best}: it gave what happened {times}. {_sure(found, second)}."
+    times = f"{np.exp(gain):.2f} times as high a probability as {second}, which is second by this score"
+    answer = f"{best}: on average it gave what happened {times}. {_sure(found, second)}."
     if unsure:
         answer = f"{best} has the best score, but {_listed(unsure)} may be as good."
     groups = next(iter(found.judged.values())).groups
@@ -186,7 +138,7 @@ def _sure(found: Tables, other: str) -> str:
 def _prompts(found: Tables, best: str) -> Finding:
     worst, texts = found.worst[best], found.material.texts
     details = []
-    for prompt, predicted, observed, groups, rollouts in list(zip(*worst, strict=True))[: _MOST + 2]:
+    for prompt, predicted, observed, groups, rollouts in list(zip(*worst, strict=True))[: MOST + 2]:
         text = "" if texts is None else f" “{shortened(str(texts[prompt]), _LENGTH)}”"
         details.append(
             f"Prompt {prompt}{text}: {best} predicted a success rate of {percent(predicted)}, and {percent(observed)} "
@@ -194,6 +146,7 @@ def _prompts(found: Tables, best: str) -> Finding:
         )
     gap = worst.predicted - worst.observed
     high = int((gap > 0).sum())
+    details.append("These are means over all groups of a prompt. The table below ranks single groups.")
     answer = f"Of the {len(gap)} worst of {best}, {high} were harder than it believed and {len(gap) - high} easier."
     if high in (0, len(gap)):
         answer = f"The {len(gap)} worst of {best} were all {'harder' if high else 'easier'} than it believed."
@@ -207,12 +160,12 @@ def _advice(found: Tables, best: str) -> list[str]:
     share = one.curve.miscalibration / max(one.numbers["brier"].value, 1e-9)
     if grade(one) != "yes" and share > 0.02:
         said.append(
-            f"Correct its probability of a mixed group online with jaxsel.recalibrated. The best increasing correction "
-            f"would remove {percent(share)} of its Brier score. It learns from the batches, so check the result on "
-            "probes."
+            f"Correct its probability of a mixed group online with jaxsel.recalibrated. At best, a correction "
+            f"removes {percent(share)} of its Brier score. Recalibration learns from the batches, so check the result "
+            "on probes."
         )
     unseen = one.by_part.get("unseen")
-    if unseen and abs(unseen[1]["excess"].value) > _LARGE:
+    if unseen and abs(unseen[1]["excess"].value) > LARGE:
         said.append(
             "Prompts without a visit are predicted badly: give the method embeddings of the prompts, or a prior from "
             "an earlier run (jaxsel.informative_prior)."
@@ -243,7 +196,9 @@ def _limits(found: Tables) -> Finding:
             "these numbers need not hold for other prompts, least of all for the method that chose them.",
         )
     else:
-        details.insert(0, "No method learns from probes, and no method chose them, so that they judge all alike.")
+        details.insert(
+            0, "Probes are rollouts that no method chose and none learns from, so they are fair to all methods."
+        )
     return Finding("What does this page not say?", answer, details)
 
 

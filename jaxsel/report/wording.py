@@ -55,7 +55,7 @@ CARDS = {
     ),
     "map": (
         "Map of the pool",
-        "Every tile holds the prompts about which <b data-method></b> had similar beliefs at last. The ring is the "
+        "Every tile holds prompts about which <b data-method></b> had similar beliefs at the end. The ring is the "
         "followed prompt. <b>Drag here to choose prompts for the table.</b>",
     ),
     "meaning": (
@@ -65,8 +65,8 @@ CARDS = {
     "trajectory": (
         "One prompt over training",
         "Lines: what each method believed before each step. The band holds the success rate with 90% probability, "
-        "according to <b data-method></b>. Dots: observed shares of correct rollouts. Choose another prompt in the "
-        "table below.",
+        "according to <b data-method></b>. Circles and diamonds: observed shares of correct rollouts. "
+        "Choose another prompt in the table below.",
     ),
 }
 """Title and caption of every chart, as HTML."""
@@ -76,3 +76,8 @@ def shortened(text: str, length: int) -> str:
     """Return the text on one line, cut to at most `length` letters."""
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def percent(share: float) -> str:
+    """Return a probability as a percentage: whole numbers, and one digit below 10%."""
+    return f"{100 * share:.0f}%" if abs(share) >= 0.0995 else f"{100 * share:.1f}%"

@@ -92,13 +92,15 @@ def test_a_brush_over_predictions_changes_the_other_charts_and_the_table(shown):
     )
     assert shares
     assert all(10 * low - 0.5 <= share <= 10 * high + 10.5 for share in shares)
+    assert "by their own predictions in this range (" in said
     shown.window.click("#clear")
     assert status(shown).startswith("180 groups")
+    assert shown.run("report.views.reliability.data('chosen_bins_store').length") == 0  # no grey rectangle is left
 
 
 def test_a_brush_over_steps_and_a_click_choose_groups(shown):
     drag(shown, "scores", (0.35, 0.5), (0.75, 0.5))
-    assert "steps 6 to 6" in status(shown)
+    assert "; step 6" in status(shown)
     assert status(shown).startswith("60 groups")
     shown.window.click("#clear")
     canvas = shown.window.query_selector("#reliability canvas")

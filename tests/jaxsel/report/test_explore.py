@@ -37,7 +37,7 @@ def test_the_verdict_answers_the_questions(report):
     assert "good" in trust.answer
     assert "expected" in trust.details[0]
     assert where.answer
-    assert which.answer.startswith("good: it gave what happened 1.")
+    assert which.answer.startswith("good: on average it gave what happened 1.")
     assert "standard error" in which.details[0]
     assert "180 groups" in which.details[-1]
     assert "What is" in prompts.details[0]

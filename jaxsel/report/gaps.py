@@ -1,0 +1,92 @@
+"""Where predictions of mixed groups are wrong: by what was predicted, by earlier visits, and over training."""
+
+from itertools import zip_longest
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxsel.report.cells import NUM_BINS, PARTS
+from jaxsel.report.judgement import Judged
+from jaxsel.report.tables import Tables
+from jaxsel.report.wording import percent
+
+LARGE = 0.05
+"""A gap is reported if it exceeds this probability."""
+MOST = 3
+"""Number of gaps of one kind, and of prompts, that are named."""
+_CLEAR = 3.0  # standard errors that a gap exceeds
+
+
+class Gap(NamedTuple):
+    """Groups whose predicted and real shares of mixed groups differ.
+
+    Attributes:
+        place: Which groups.
+        what: What was predicted, and what happened.
+        side: "high" or "low": how the prediction was.
+    """
+
+    place: str
+    what: str
+    side: str
+
+
+def clear_gaps(found: Tables, method: str, number: int) -> list[Gap]:
+    """Return the clearest gaps of a method: at most `number` of each kind, the clearest of each kind first."""
+    one = found.judged[method]
+    kinds = (_bin_gaps(one), _part_gaps(one), _step_gaps(found, method))
+    return [gap for same_rank in zip_longest(*(of[:number] for of in kinds)) for gap in same_rank if gap]
+
+
+def _bin_gaps(one: Judged) -> list[Gap]:
+    """Return the clearest gaps by bin of P(mixed), those that concern most groups first."""
+    bins = one.curve.bins
+    gap = np.nan_to_num(bins.predicted - bins.observed)
+    clear = (np.abs(gap) > LARGE) & (np.abs(gap) > _CLEAR * bins.chance)
+    order = np.argsort(-np.abs(gap) * bins.groups * clear, kind="stable")
+    return [
+        Gap(
+            f"where it says {100 * k // NUM_BINS} to {100 * (k + 1) // NUM_BINS}%",
+            f"{percent(float(bins.observed[k]))} of {bins.groups[k]:,.0f} groups were mixed",
+            "high" if gap[k] > 0 else "low",
+        )
+        for k in order[: int(min(clear.sum(), MOST))]
+    ]
+
+
+def _part_gaps(one: Judged) -> list[Gap]:
+    """Return the clearest gaps by number of earlier visits, the largest first."""
+    found = []
+    for part, (groups, numbers) in one.by_part.items():
+        excess = numbers["excess"]
+        if abs(excess.value) > LARGE and abs(excess.value) > _CLEAR * np.nan_to_num(excess.error, nan=np.inf):
+            what = (
+                f"it expects {percent(numbers['predicted'].value)} of {groups:,} groups to be mixed, and "
+                f"{percent(numbers['realised'].value)} were"
+            )
+            gap = Gap(f"where a prompt was {PARTS[part]}", what, "high" if excess.value > 0 else "low")
+            found.append((abs(excess.value), gap))
+    return [gap for _, gap in sorted(found, key=lambda pair: -pair[0])[:MOST]]
+
+
+def _step_gaps(found: Tables, name: str) -> list[Gap]:
+    """Return the gap in the first or the last third of the judged steps, whichever is larger, if it is large."""
+    cells = found.tables["cells"]
+    steps, shown = np.asarray(cells["step"]), np.asarray(cells["method"]) == name
+    shown &= np.asarray(cells["kind"]) == found.kinds[0]
+    distinct = np.unique(steps[shown])
+    if len(distinct) < 3:
+        return []
+    thirds = np.array_split(distinct, 3)
+    gaps = []
+    for said, part in (("early", thirds[0]), ("late", thirds[-1])):
+        inside = shown & np.isin(steps, part)
+        groups, expected, mixed = (
+            float(np.asarray(cells[of])[inside].sum()) for of in ("groups", "predicted", "mixed")
+        )
+        what = f"it expects {percent(expected / groups)} of {groups:,.0f} groups to be mixed, and "
+        side = "high" if expected > mixed else "low"
+        place = f"{said} in the run (steps {part[0]:,.0f} to {part[-1]:,.0f})"
+        gaps.append(((expected - mixed) / groups, Gap(place, f"{what}{percent(mixed / groups)} were", side)))
+    size, largest = max(gaps, key=lambda gap: abs(gap[0]))
+    return [largest] if abs(size) > LARGE else []
