@@ -38,9 +38,10 @@ SELECTORS: dict[str, Callable[[], jaxsel.Selector]] = {
 class PublicClass(Peer):
     """A `PromptSelector` as a user calls it, with its checks, its counters and NumPy arrays in and out."""
 
-    def __init__(self, method: str, num_prompts: int, seed: int):
+    def __init__(self, method: str, num_prompts: int, seed: int, keys: list[str] | None = None):
         super().__init__(num_prompts, seed)
-        self.selector = jaxsel.PromptSelector(SELECTORS[method](), num_prompts=num_prompts, seed=seed)
+        self.pool: dict[str, Any] = {"num_prompts": num_prompts} if keys is None else {"keys": keys}
+        self.selector = jaxsel.PromptSelector(SELECTORS[method](), seed=seed, **self.pool)
 
     def select(self, batch_size: int) -> np.ndarray:
         """Choose distinct prompts."""

@@ -6,8 +6,7 @@ from typing import Any
 import altair as alt
 
 from experiments.watch.metrics import MIXED, PROBES, SMOOTH, TRAINING
-from jaxsel.report.cells import NUM_BINS, SCORES
-from jaxsel.report.charts.common import Chart, Looks, colour, dash, numbered_looks, share, table, tooltip
+from jaxsel.report.charts.common import ALL_GROUPS, Chart, Looks, colour, dash, numbered_looks, share, table, tooltip
 from jaxsel.report.charts.draw import of_groups, sharing
 from jaxsel.report.pieces import styled
 
@@ -28,12 +27,7 @@ def parameters(names: Sequence[str]) -> dict[str, Any]:
         "smooth": SMOOTH,
         "kind": "probes",
         "method": names[0] if names else "",
-        "part": -1,
-        "first_bin": 0,
-        "last_bin": NUM_BINS - 1,
-        "first_step": -1,
-        "last_step": 2**31,
-        "score": SCORES[0],
+        **ALL_GROUPS,
     }
 
 

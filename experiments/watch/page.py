@@ -1,13 +1,11 @@
 """The page as one HTML file: served and refreshed, or written once."""
 
-from html import escape
 from typing import Any
 
 from experiments.watch.charts import charts, parameters
 from experiments.watch.metrics import SMOOTH
-from jaxsel.report.cells import PARTS
 from jaxsel.report.charts.common import numbered_looks
-from jaxsel.report.pieces import as_json, bundle, card, filled, select, text_of
+from jaxsel.report.pieces import card, definitions, document, filled, part_menu, select, text_of
 from jaxsel.report.tables import KINDS
 from jaxsel.report.wording import CARDS, SCORE_NAMES, WORDS
 
@@ -51,18 +49,21 @@ def page(snapshot: dict[str, Any], *, every: float | None) -> str:
     more = [name for name in drawn["charts"] if name not in _TRAINING]
     scores = ("score", "Score", SCORE_NAMES)
     data = {"snapshot": snapshot, "drawn": drawn, "every": every, "scores": SCORE_NAMES, "smooth": SMOOTH}
-    return filled(
+    body = filled(
         text_of("page.html", _PACKAGE),
-        connect="" if every is None else "; connect-src 'self'",
-        style=text_of("page.css") + text_of("watch.css", _PACKAGE),
         training="\n".join(_controls_of_training()),
         training_cards="\n".join(cards),
         controls="\n".join(_controls()),
         cards="\n".join(card(name, *_CARDS[name], menu=_menu(scores if name == "scores" else None)) for name in more),
-        words="<dl>" + "".join(f"<dt>{escape(w)}</dt><dd>{escape(said)}</dd>" for w, said in WORDS.items()) + "</dl>",
-        data=as_json(data),
-        bundle=bundle(),
+        words=definitions(WORDS),
+    )
+    return document(
+        title="Training runs",
+        style=text_of("page.css") + text_of("watch.css", _PACKAGE),
+        body=body,
+        data=data,
         script=text_of("linked.js") + text_of("watch.js", _PACKAGE),
+        connect="" if every is None else "; connect-src 'self'",
     )
 
 
@@ -90,9 +91,8 @@ def _controls_of_training() -> list[str]:
 
 
 def _controls() -> list[str]:
-    parts = {"-1": "all"} | {str(number): said for number, said in enumerate(PARTS.values())}
     return [
         select("kind", "Judged on", KINDS, "probes"),
         select("method", "Run in detail", {}, ""),
-        select("part", "Prompts", parts, "-1"),
+        part_menu(),
     ]

@@ -211,7 +211,7 @@ class Watched:
 
 
 def is_run(place: Path) -> bool:
-    """Return whether the folder is that of one run, or of a history, rather than a folder of runs."""
+    """Return whether the folder belongs to one run or to one history. Any other folder may contain folders of runs."""
     return any((place / name).exists() for name in (METRICS, CONFIG)) or bool(part_files(history_folder(place)))
 
 

@@ -80,11 +80,12 @@ const linked = {
     return said;
   },
 
+  choseBins: (state, first) => state.first_bin > first.first_bin || state.last_bin < first.last_bin,
+
   chosen(state, first) {
     const said = [];
     const label = document.querySelector(`#part option[value="${state.part}"]`);
-    const bins = state.first_bin > first.first_bin || state.last_bin < first.last_bin;
-    if (bins) said.push(`predicted probability ${state.first_bin * 10} to ${state.last_bin * 10 + 10}%`);
+    if (linked.choseBins(state, first)) said.push(`predicted probability ${state.first_bin * 10} to ${state.last_bin * 10 + 10}%`);
     if (state.first_step > first.first_step || state.last_step < first.last_step) {
       const [from, to] = [state.first_step, state.last_step].map(linked.count);
       said.push(from === to ? `step ${from}` : `steps ${from} to ${to}`);

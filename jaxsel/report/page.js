@@ -100,8 +100,8 @@
   function drawStatus() {
     const said = page.judged ? linked.said(tables.cells.filter(ofRow), state.method) : [];
     said.push(...linked.chosen(state, first));
-    const bins = state.first_bin > first.first_bin || state.last_bin < first.last_bin;
-    if (page.judged && bins && ofOthers()) said.push(ofOthers());
+    const others = page.judged && linked.choseBins(state, first) && ofOthers();
+    if (others) said.push(others);
     if (state.region) said.push("prompts of a part of the map (in the table below)");
     element("status").textContent = said.join("; ");
     const heading = element("trajectory-title");

@@ -3,10 +3,9 @@
 from html import escape
 from typing import Any
 
-from jaxsel.report.cells import PARTS
 from jaxsel.report.charts.common import parameters
 from jaxsel.report.charts.draw import charts
-from jaxsel.report.pieces import as_columns, as_json, bundle, card, filled, select, styled, text_of
+from jaxsel.report.pieces import as_columns, card, definitions, document, filled, part_menu, select, styled, text_of
 from jaxsel.report.tables import KINDS, Tables
 from jaxsel.report.verdict import Finding, verdict
 from jaxsel.report.wording import CARDS, COLOUR_NAMES, SCORE_NAMES, WORDS
@@ -18,21 +17,19 @@ def page(found: Tables, *, title: str) -> str:
     """Return the page as HTML."""
     # the tests check the specifications against Altair's schema, which takes a second
     drawn = {name: chart.to_dict(validate=False) for name, chart in charts(found).items()}
-    return filled(
+    body = filled(
         text_of("page.html"),
         title=escape(title),
-        style=text_of("page.css"),
         lead=_lead(found),
         verdict="\n".join(map(_finding, verdict(found))),
         how=_how(found),
         controls=_controls(found),
         cards="\n".join(_card(name, found) for name in drawn),
-        words="<dl>" + "".join(f"<dt>{escape(w)}</dt><dd>{escape(said)}</dd>" for w, said in WORDS.items()) + "</dl>",
+        words=definitions(WORDS),
         footer=_footer(),
-        data=as_json(_data(found, drawn)),
-        bundle=bundle(),
-        script=text_of("linked.js") + text_of("page.js"),
     )
+    script = text_of("linked.js") + text_of("page.js")
+    return document(title=title, style=text_of("page.css"), body=body, data=_data(found, drawn), script=script)
 
 
 def _lead(found: Tables) -> str:
@@ -78,8 +75,7 @@ def _controls(found: Tables) -> str:
     made = [select("method", "Method in detail", {name: name for name in found.methods}, first["method"])]
     if found.kinds:
         made.insert(0, select("kind", "Judged on", {kind: KINDS[kind] for kind in found.kinds}, first["kind"]))
-    parts = {"-1": "all"} | {str(number): said for number, said in enumerate(PARTS.values())}
-    made.append(select("part", "Prompts", parts, "-1"))
+    made.append(part_menu())
     return "\n".join(made)
 
 

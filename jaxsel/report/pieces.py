@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxsel.integrations._extras import extra
+from jaxsel.report.cells import PARTS
 
 Table = Mapping[str, Any]
 
@@ -34,6 +35,32 @@ def text_of(name: str, package: str = "jaxsel.report") -> str:
     data = pkgutil.get_data(package, name)
     assert data is not None  # the loader of a package on disk or in an archive always returns its files
     return data.decode()
+
+
+def document(*, title: str, style: str, body: str, data: Any, script: str, connect: str = "") -> str:
+    """Return a page as HTML that holds its style, data and scripts.
+
+    Args:
+        title: Title of the page.
+        style: Its style sheet.
+        body: Its content as HTML.
+        data: What the script reads, as `as_json` takes it.
+        script: What draws the page, after the scripts of Vega.
+        connect: More of the page's policy of security, for a page that asks a server; it begins with a semicolon.
+    """
+    parts = {"style": style, "body": body, "data": as_json(data), "script": script, "connect": connect}
+    return filled(text_of("shell.html"), title=escape(title), bundle=bundle(), **parts)
+
+
+def definitions(words: Mapping[str, str]) -> str:
+    """Return a glossary as HTML."""
+    return "<dl>" + "".join(f"<dt>{escape(w)}</dt><dd>{escape(said)}</dd>" for w, said in words.items()) + "</dl>"
+
+
+def part_menu() -> str:
+    """Return the menu that chooses prompts by their earlier visits, as HTML."""
+    parts = {"-1": "all"} | {str(number): said for number, said in enumerate(PARTS.values())}
+    return select("part", "Prompts", parts, "-1")
 
 
 def select(name: str, label: str, options: Mapping[str, str], chosen: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.watch.runs import Watched
 from experiments.watch.server import Server
-from tests.support.browser import Shown, chromium
+from tests.support.browser import Shown, assert_readable, chromium
 from tests.support.growing import Growing
 
 pytest.importorskip("altair", reason="Altair is not installed")
@@ -118,19 +118,7 @@ def test_runs_are_toggled_and_appear(shown, runs):
 
 
 def test_the_page_fits_the_window_and_is_readable(shown):
-    assert shown.run("document.documentElement.scrollWidth <= innerWidth")
-    boxes = shown.run(
-        "Array.from(document.querySelectorAll('canvas'), c => [c.getBoundingClientRect().left,"
-        " c.getBoundingClientRect().right, c.clientHeight])"
-    )
-    assert len(boxes) == 8
-    for left, right, height in boxes:
-        assert 0 <= left < right <= shown.window.viewport_size["width"]
-        assert height >= 280
-    small = """Math.min(...Array.from(document.querySelectorAll('body *'))
-        .filter(e => Array.from(e.childNodes).some(n => n.nodeType === 3 && n.data.trim()) && e.getClientRects().length)
-        .map(e => parseFloat(getComputedStyle(e).fontSize)))"""
-    assert shown.run(small) >= 13
+    assert_readable(shown, charts=8)
     assert shown.errors == []
 
 

@@ -53,3 +53,23 @@ class Shown:
 
     def run(self, script):
         return self.window.evaluate(script)
+
+
+def assert_readable(shown: Shown, *, charts: int) -> None:
+    """Assert that nothing is wider than the window, that all charts lie in it, and that no text is too small."""
+    assert shown.run("document.documentElement.scrollWidth <= innerWidth")
+    boxes = shown.run(
+        "Array.from(document.querySelectorAll('canvas'), c => [c.getBoundingClientRect().left,"
+        " c.getBoundingClientRect().right, c.clientHeight])"
+    )
+    assert len(boxes) == charts
+    for left, right, height in boxes:
+        assert 0 <= left < right <= shown.window.viewport_size["width"]
+        assert height >= 280
+    text = shown.run(
+        """Math.min(...Array.from(document.querySelectorAll('body *'))
+            .filter(e => Array.from(e.childNodes).some(n => n.nodeType === 3 && n.data.trim())
+                         && e.getClientRects().length)
+            .map(e => parseFloat(getComputedStyle(e).fontSize)))"""
+    )
+    assert text >= 13

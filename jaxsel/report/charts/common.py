@@ -18,6 +18,15 @@ OF_PART = "(part < 0 || datum.part == part)"
 OF_STEPS = "datum.step >= first_step && datum.step <= last_step"
 OF_BINS = "datum.bin >= first_bin && datum.bin <= last_bin"
 OF_METHOD = "datum.method == method"
+ALL_GROUPS = {
+    "part": -1,
+    "first_bin": 0,
+    "last_bin": NUM_BINS - 1,
+    "first_step": -1,
+    "last_step": 2**31,
+    "score": SCORES[0],
+}
+"""First values of the parameters that select groups, and of the score over steps."""
 _PER_CENT = ".0%"
 _DASHES = {"-": [1, 0], "--": [7, 3], ":": [2, 3], "-.": [8, 3, 2, 3]}
 
@@ -32,12 +41,7 @@ def parameters(found: Tables) -> dict[str, Any]:
     return {
         "kind": found.kinds[0] if found.kinds else "",
         "method": found.methods[0],
-        "part": -1,
-        "first_bin": 0,
-        "last_bin": NUM_BINS - 1,
-        "first_step": -1,
-        "last_step": 2**31,
-        "score": SCORES[0],
+        **ALL_GROUPS,
         "colour": "prompts",
         "meaning_colour": "rate",
         "prompt": first[0] if first else -1,

@@ -5,7 +5,7 @@ import pytest
 from jaxsel.report.explore import Report
 from jaxsel.report.tables import tables
 from tests.support import reports
-from tests.support.browser import Shown, chromium
+from tests.support.browser import Shown, assert_readable, chromium
 
 pytest.importorskip("altair", reason="Altair is not installed")
 pytestmark = pytest.mark.slow  # starting a browser takes seconds
@@ -59,22 +59,7 @@ def marks(shown, chart):
 
 def test_the_page_loads_nothing_and_fits_the_window(shown, page):
     assert {url for url in shown.requests if not url.startswith("data:")} == {page.as_uri()}
-    assert shown.run("document.documentElement.scrollWidth <= innerWidth")
-    boxes = shown.run(
-        "Array.from(document.querySelectorAll('canvas'), c => [c.getBoundingClientRect().left,"
-        " c.getBoundingClientRect().right, c.clientHeight])"
-    )
-    assert len(boxes) == 8
-    for left, right, height in boxes:
-        assert 0 <= left < right <= shown.window.viewport_size["width"]
-        assert height >= 280
-    text = shown.run(
-        """Math.min(...Array.from(document.querySelectorAll('body *'))
-            .filter(e => Array.from(e.childNodes).some(n => n.nodeType === 3 && n.data.trim())
-                         && e.getClientRects().length)
-            .map(e => parseFloat(getComputedStyle(e).fontSize)))"""
-    )
-    assert text >= 13
+    assert_readable(shown, charts=8)
 
 
 def test_a_brush_over_predictions_changes_the_other_charts_and_the_table(shown):
