@@ -22,7 +22,7 @@ NEVER = {"torch", "datasets", "rl", "experiments"}
 # A part of jaxsel imports from the parts above it in this list, and from no other.
 LAYERS = (
     {"base", "_validate", "numerics"},
-    {"_rows", "_visits"},
+    {"_rows", "_shared", "_visits"},
     {"predictors", "selection"},
     {"methods"},
     {"runtime"},

@@ -12,6 +12,7 @@ With `ageing="step"` the decay acts at every step on every prompt, visited or no
 for visited prompts only: k steps after a prompt's last visit, the posterior multiplies the stored S and F by d^k.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from numpy.typing import ArrayLike
 
 from jaxsel import _validate
 from jaxsel._rows import with_moved
+from jaxsel._shared import shared
 from jaxsel._visits import accumulated, merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts, Scalar
 from jaxsel.numerics import random
@@ -158,7 +160,7 @@ def beta_bernoulli(
     _validate.positive_integer(group_size=group_size)
     _validate.one_of(("visit", "step"), ageing=ageing)
     priors = checked_priors(prior_alpha, prior_beta)
-    decay_per_step = decay if ageing == "step" else None
+    predict_state, update_state = _functions(decay, group_size, ageing)
 
     def init(key: Key[Array, ""], num_prompts: int) -> BetaState:
         del key
@@ -166,6 +168,22 @@ def beta_bernoulli(
         zeros = jnp.zeros(num_prompts, jnp.float32)
         never = jnp.zeros(num_prompts, jnp.int32)
         return BetaState(zeros, zeros.copy(), never, jnp.int32(0), *map(jnp.array, priors.values()))
+
+    spec = {
+        "name": "beta_bernoulli",
+        "decay": _validate.json_value(decay),
+        "group_size": group_size,
+        "ageing": ageing,
+        **{name: described(value) for name, value in priors.items()},
+    }
+    return Predictor(spec, init, predict_state, update_state)
+
+
+@shared
+def _functions(
+    decay: Scalar, group_size: int, ageing: str
+) -> tuple[Callable[..., Prediction], Callable[..., BetaState]]:
+    decay_per_step = decay if ageing == "step" else None
 
     def predict_state(
         key: Key[Array, ""],
@@ -179,11 +197,4 @@ def beta_bernoulli(
         del key
         return update(state, rollouts, decay, decay_per_step)
 
-    spec = {
-        "name": "beta_bernoulli",
-        "decay": _validate.json_value(decay),
-        "group_size": group_size,
-        "ageing": ageing,
-        **{name: described(value) for name, value in priors.items()},
-    }
-    return Predictor(spec, init, predict_state, update_state)
+    return predict_state, update_state

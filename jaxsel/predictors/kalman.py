@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxsel import _validate
 from jaxsel._rows import with_moved
+from jaxsel._shared import shared
 from jaxsel._visits import merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts
 from jaxsel.numerics import random
@@ -88,6 +89,7 @@ class KalmanState(NamedTuple):
         return with_moved(self, fresh, ("mean", "variance", "last_step"), rows)
 
 
+@shared
 def kalman(*, scale: str = "arcsine", step_variance: float = 0.002, group_size: int = 8) -> Predictor:
     """Return a predictor with one Kalman filter per prompt.
 

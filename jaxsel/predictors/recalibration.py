@@ -35,6 +35,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
 from jaxsel._rows import on_changed_pool
+from jaxsel._shared import shared
 from jaxsel._visits import merge_visits, solve_states
 from jaxsel.base import MIXED, Embedded, Prediction, Predictor, Rollouts, State, call_optional, embedded_in
 from jaxsel.numerics.weighted import bin_sums, mid_ranks
@@ -246,13 +247,21 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
     def init(key: Key[Array, ""], num_prompts: int) -> RecalibratedState:
         return RecalibratedState(predictor.init(key, num_prompts), no_pairs(window), jnp.int32(num_prompts))
 
+    spec = {"name": "recalibrated", "method": method, "window": window, "predictor": predictor.spec}
+    return Predictor(spec, init, *_functions(predictor.predict, predictor.update, method, groups_of_one))
+
+
+@shared
+def _functions(
+    inner_predict: Callable[..., Any], inner_update: Callable[..., Any], method: str, groups_of_one: bool
+) -> tuple[Callable[..., Prediction], Callable[..., RecalibratedState]]:
     def predict(
         key: Key[Array, ""],
         state: RecalibratedState,
         prompt_ids: Int[Array, " m"] | None,
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
-        prediction = predictor.predict(key, state.inner, prompt_ids, first_id)
+        prediction = inner_predict(key, state.inner, prompt_ids, first_id)
         if groups_of_one:
             return prediction
         return with_mixed(prediction, MAPS[method](grouped(state.pairs))(prediction.mixed))
@@ -261,13 +270,12 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
         prediction_key, update_key = jax.random.split(key)
         visits = merge_visits(rollouts, state.num_prompts)
         is_visit = visits.group_size > 0
-        before = predictor.predict(prediction_key, state.inner, jnp.where(is_visit, visits.prompt_ids, 0))
+        before = inner_predict(prediction_key, state.inner, jnp.where(is_visit, visits.prompt_ids, 0))
         occurred = (solve_states(visits.successes, visits.group_size) == MIXED).astype(jnp.float32)
         pairs = with_pairs(state.pairs, before.mixed, occurred, is_visit)
-        return RecalibratedState(predictor.update(update_key, state.inner, rollouts), pairs, state.num_prompts)
+        return RecalibratedState(inner_update(update_key, state.inner, rollouts), pairs, state.num_prompts)
 
-    spec = {"name": "recalibrated", "method": method, "window": window, "predictor": predictor.spec}
-    return Predictor(spec, init, predict, update)
+    return predict, update
 
 
 def _group_size(spec: dict[str, Any]) -> int | None:

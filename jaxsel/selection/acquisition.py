@@ -11,16 +11,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxsel import _validate
+from jaxsel._shared import shared
 from jaxsel.base import Acquisition, Prediction
 from jaxsel.numerics import beta_binomial
 
 
+@shared
 def thompson(target: float = 0.5) -> Acquisition:
     """Score by minus the squared distance of a posterior draw of p to `target` (MoPPS, arXiv 2507.04632)."""
     _validate.unit_interval(target=target)
     return Acquisition({"name": "thompson", "target": target}, lambda p: -((p.draw - target) ** 2))
 
 
+@shared
 def target_success_rate(target: float = 0.5) -> Acquisition:
     """Score by minus the squared distance of the mean of p to `target` (INSIGHT, arXiv 2603.01907; GPS)."""
     _validate.unit_interval(target=target)
@@ -28,11 +31,13 @@ def target_success_rate(target: float = 0.5) -> Acquisition:
     return Acquisition(spec, lambda p: -((p.success_rate - target) ** 2))
 
 
+@shared
 def posterior_draw() -> Acquisition:
     """Score by a posterior draw of p, for rules that choose a band of success rates."""
     return Acquisition({"name": "posterior_draw"}, lambda p: p.draw)
 
 
+@shared
 def mixed_probability(*, entropy_weight: float = 0.0, log: bool = False) -> Acquisition:
     """Score by P(0 < s < n) plus `entropy_weight` times the entropy of the solve state (DPS, arXiv 2603.10887).
 
@@ -53,6 +58,7 @@ def mixed_probability(*, entropy_weight: float = 0.0, log: bool = False) -> Acqu
     return Acquisition(spec, score)
 
 
+@shared
 def mixed_near_target(target: float = 0.5, *, log: bool = False) -> Acquisition:
     r"""Score by P(0 < s < n) times a Gaussian kernel in arc length around `target` (ARCUS, arXiv 2609.38018).
 
@@ -81,6 +87,7 @@ def mixed_near_target(target: float = 0.5, *, log: bool = False) -> Acquisition:
     return Acquisition({"name": "mixed_near_target", "target": target, "log": log}, score)
 
 
+@shared
 def entropy() -> Acquisition:
     """Score by the entropy of the predicted solve state."""
     return Acquisition({"name": "entropy"}, solve_state_entropy)
@@ -95,6 +102,7 @@ def solve_state_entropy(prediction: Prediction) -> Float[Array, " m"]:
     return -(term(prediction.unsolved) + term(prediction.mixed) + term(prediction.solved))
 
 
+@shared
 def expected_variance(*, log: bool = False) -> Acquisition:
     """Score by E[p (1 - p)], the expected variance of the rewards, which is the size of GRPO's signal.
 
@@ -112,6 +120,7 @@ def expected_variance(*, log: bool = False) -> Acquisition:
     return Acquisition({"name": "expected_variance", "log": log}, score)
 
 
+@shared
 def expected_signal(group_size: int = 8, *, log: bool = False) -> Acquisition:
     """Score by E[sqrt(s (n - s))] / n, the expected standard deviation of the rewards of a group.
 

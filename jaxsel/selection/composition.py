@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
-from jaxsel.base import Acquisition, ChooseFn, Predictor, Rule, Selection, Selector, State
+from jaxsel._shared import shared
+from jaxsel.base import (
+    Acquisition,
+    ChooseFn,
+    Predictor,
+    Rule,
+    Selection,
+    Selector,
+    State,
+)
 from jaxsel.numerics.largest import top_k as descending
 from jaxsel.selection.largest_scores import scores_and_ids
 
@@ -32,6 +42,18 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
     _validate.made(Acquisition, acquisition=acquisition)
     _validate.made(Rule, rule=rule)
 
+    spec = {"method": method, "predictor": predictor.spec, "acquisition": acquisition.spec, "rule": rule.spec}
+    # in the form that a checkpoint returns: lists instead of tuples, Python's numbers instead of NumPy's
+    spec = json.loads(json.dumps(spec, default=np.generic.item))
+    init = _init_of(predictor, rule)
+    select = _selecting(predictor.predict, acquisition.score, rule.choose)
+    return Selector(spec, init, predictor.predict, select, predictor.update, acquisition, rule)
+
+
+@shared
+def _selecting(
+    predict: Callable[..., Any], score: Callable[..., Any], choose: Callable[..., Any]
+) -> Callable[..., Any]:
     def select(
         key: Key[Array, ""],
         state: State,
@@ -41,17 +63,13 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         count: Int[Array, ""] | None = None,
     ) -> Selection:
         predict_key, rule_key = jax.random.split(key)
-        scores = acquisition.score(predictor.predict(predict_key, state, candidates))
+        scores = score(predict(predict_key, state, candidates))
         among = without(candidates, excluded)
-        scores, prompt_ids = chosen_by_score(rule.choose, rule_key, scores, batch_size, among, state, count)
+        scores, prompt_ids = chosen_by_score(choose, rule_key, scores, batch_size, among, state, count)
         # a second prediction with the same draws, so that fields that no score uses are computed for the batch alone
-        return Selection(prompt_ids, scores, predictor.predict(predict_key, state, prompt_ids))
+        return Selection(prompt_ids, scores, predict(predict_key, state, prompt_ids))
 
-    spec = {"method": method, "predictor": predictor.spec, "acquisition": acquisition.spec, "rule": rule.spec}
-    # in the form that a checkpoint returns: lists instead of tuples, Python's numbers instead of NumPy's
-    spec = json.loads(json.dumps(spec, default=np.generic.item))
-    init = _init_of(predictor, rule)
-    return Selector(spec, init, predictor.predict, select, predictor.update, acquisition, rule)
+    return select
 
 
 def _init_of(predictor: Predictor, rule: Rule) -> Callable[..., State]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
+from jaxsel._shared import shared
 from jaxsel.base import Embedded, Rule, State, embedded_in
 from jaxsel.numerics import random
 from jaxsel.numerics.compaction import true_positions
@@ -13,6 +14,7 @@ from jaxsel.selection.largest_scores import choose_top_k, scores_and_ids
 _HUGE = 1e30
 
 
+@shared
 def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | None = 8) -> Rule:
     r"""Choose prompts with good scores, far from each other and from the last batches (GPS, arXiv 2602.01970).
 

@@ -7,6 +7,7 @@ predictor.
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
 from jaxsel._rows import moved, on_changed_pool
+from jaxsel._shared import shared
 from jaxsel.base import Embedded, Prediction, Rollouts, Selection, Selector, State, call_optional, embedded_in
 from jaxsel.numerics.compaction import count_true
 from jaxsel.selection.composition import takes_count, without
@@ -81,6 +83,31 @@ def exploring(selector: Selector, *, share: float = 0.1, after: int | None = Non
     def init(key: Key[Array, ""], num_prompts: int) -> ExploringState:
         return ExploringState(selector.init(key, num_prompts), jnp.full(num_prompts, -1, jnp.int32), jnp.int32(0))
 
+    share, after = float(share), None if after is None else int(after)
+    predict, select, update = _functions(selector.predict, selector.select, selector.update, share, after)
+    rule = {"name": "exploring", "rule": selector.spec.get("rule"), "share": share, "after": after}
+    again = functools.partial(exploring, share=share, after=after)
+    return Selector(selector.spec | {"rule": rule}, init, predict, select, update, transforms=(selector, again))
+
+
+@shared
+def _functions(
+    inner_predict: Callable[..., Any],
+    inner_select: Callable[..., Any],
+    inner_update: Callable[..., Any],
+    share: float,
+    after: int | None,
+) -> tuple[Callable[..., Any], ...]:
+    """Return `predict`, `select` and `update`, made of those of the inner selector."""
+
+    def predict(
+        key: Key[Array, ""],
+        state: ExploringState,
+        prompt_ids: Int[Array, " m"] | None,
+        first_id: Int[Array, ""] | int = 0,
+    ) -> Prediction:
+        return inner_predict(key, state.inner, prompt_ids, first_id)
+
     def select(
         key: Key[Array, ""],
         state: ExploringState,
@@ -94,30 +121,16 @@ def exploring(selector: Selector, *, share: float = 0.1, after: int | None = Non
         ids, number = _longest_waits(wait_key, state, batch_size, without(candidates, excluded), wanted, share, after)
         taken = _with_rows(excluded, ids, len(state.last_visit))
         # both calls use one key, so that a prompt has the same draw in both; a rule chooses at least 1 prompt
-        choose: Any = functools.partial(selector.select, select_key, state.inner, batch_size)
+        choose: Any = functools.partial(inner_select, select_key, state.inner, batch_size)
         longest = choose(ids, None, jnp.maximum(number, 1))
         others = choose(candidates, taken, jnp.maximum(wanted - number, 1))
         return _together(longest, number, others, wanted - number)
 
     def update(key: Key[Array, ""], state: ExploringState, rollouts: Rollouts) -> ExploringState:
-        inner, last_visit = selector.update(key, state.inner, rollouts), _last_visit(state, rollouts)
+        inner, last_visit = inner_update(key, state.inner, rollouts), _last_visit(state, rollouts)
         return ExploringState(inner, last_visit, state.step + 1)
 
-    share, after = float(share), None if after is None else int(after)
-    rule = {"name": "exploring", "rule": selector.spec.get("rule"), "share": share, "after": after}
-    again = functools.partial(exploring, share=share, after=after)
-    predict = functools.partial(_predict, selector)
-    return Selector(selector.spec | {"rule": rule}, init, predict, select, update, transforms=(selector, again))
-
-
-def _predict(
-    selector: Selector,
-    key: Key[Array, ""],
-    state: ExploringState,
-    prompt_ids: Int[Array, " m"] | None,
-    first_id: Int[Array, ""] | int = 0,
-) -> Prediction:
-    return selector.predict(key, state.inner, prompt_ids, first_id)
+    return predict, select, update
 
 
 def _check(selector: Selector, share: float, after: int | None) -> None:

@@ -8,16 +8,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxsel import _validate
+from jaxsel._shared import shared
 from jaxsel.base import ChooseFn, Rule, State
 from jaxsel.numerics import random
 from jaxsel.selection.largest_scores import choose_top_k, ids_or_positions
 
 
+@shared
 def top_k() -> Rule:
     """Choose the prompts with the largest scores; ties are broken at random."""
     return Rule({"name": "top_k"}, choose_top_k)
 
 
+@shared
 def within_bounds(lower: float, upper: float) -> Rule:
     """Choose at random among the prompts with scores in [lower, upper], as the method `threshold` does.
 
@@ -35,6 +38,7 @@ def within_bounds(lower: float, upper: float) -> Rule:
     return Rule({"name": "within_bounds", "lower": lower, "upper": upper}, _top_k_by(nearness))
 
 
+@shared
 def gumbel_top_k(temperature: float = 1.0) -> Rule:
     """Sample without replacement, each draw with probability proportional to exp(score / temperature).
 
@@ -57,6 +61,7 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
     return Rule({"name": "gumbel_top_k", "temperature": temperature}, _top_k_by(perturbed))
 
 
+@shared
 def random_subset() -> Rule:
     """Choose uniformly at random, whatever the scores are."""
 

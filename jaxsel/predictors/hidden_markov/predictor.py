@@ -1,11 +1,14 @@
 """The predictor `jaxsel.hidden_markov`: its arguments, its first state and its predictions."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
+from jaxsel._shared import shared
 from jaxsel.base import Prediction, Predictor, Rollouts, Scalar
 from jaxsel.numerics import random
 from jaxsel.predictors.hidden_markov.filtering import HMMState, predicted, update
@@ -55,6 +58,17 @@ def hidden_markov(
         excess = jnp.zeros((3, 3, num_prompts), jnp.float32)
         return HMMState(start, start.copy(), excess, jnp.float32(1), jnp.array(counts))
 
+    spec = {
+        "name": "hidden_markov",
+        "decay": _validate.json_value(decay),
+        "prior_counts": _validate.json_value(counts),
+        "initial_belief": _validate.json_value(belief) if belief.ndim == 1 else described(belief),
+    }
+    return Predictor(spec, init, *_functions(decay))
+
+
+@shared
+def _functions(decay: Scalar) -> tuple[Callable[..., Prediction], Callable[..., HMMState]]:
     def predict(
         key: Key[Array, ""],
         state: HMMState,
@@ -73,13 +87,7 @@ def hidden_markov(
         del key
         return update(state, rollouts, decay)
 
-    spec = {
-        "name": "hidden_markov",
-        "decay": _validate.json_value(decay),
-        "prior_counts": _validate.json_value(counts),
-        "initial_belief": _validate.json_value(belief) if belief.ndim == 1 else described(belief),
-    }
-    return Predictor(spec, init, predict, update_state)
+    return predict, update_state
 
 
 def _prior_matrix(prior_counts: ArrayLike | Array) -> Float[np.ndarray, "3 3"] | Float[Array, "3 3"]:

@@ -22,7 +22,7 @@ prior of w (see `weights`). Other constants are fixed: the degrees of freedom of
 of forgetting, and the variance of the error that the model gives to all first visits of one batch.
 """
 
-import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from jaxtyping import Array, Int, Key
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
+from jaxsel._shared import shared
 from jaxsel.base import Prediction, Predictor, Rollouts
 from jaxsel.numerics import random
 from jaxsel.numerics.beta_binomial import mixed_of
@@ -86,7 +87,7 @@ def state_space(
         "group_size": group_size,
         **{name: described(prior) for name, prior in priors.items()},
     }
-    return Predictor(spec, init, functools.partial(_predict, group_size=group_size), _update)
+    return Predictor(spec, init, *_functions(group_size))
 
 
 def _unvisited(num_prompts: int, matrix: np.ndarray | Array | None, scaling: Scaling | None) -> StateSpaceState:
@@ -106,27 +107,29 @@ def _unvisited(num_prompts: int, matrix: np.ndarray | Array | None, scaling: Sca
     )
 
 
-def _predict(
-    key: Key[Array, ""],
-    state: StateSpaceState,
-    prompt_ids: Int[Array, " m"] | None,
-    first_id: Int[Array, ""] | int = 0,
-    *,
-    group_size: int,
-) -> Prediction:
-    mean, variance = logits(state, prompt_ids)
-    rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
-    rate, spread, unsolved, solved = moments(mean, variance, group_size)
-    normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
-    mixed = mixed_of(unsolved, solved, group_size)
-    return Prediction(
-        rate,
-        jnp.maximum(rate * (1 - rate) - spread, 0),
-        jax.nn.sigmoid(mean + jnp.sqrt(variance) * normal),
-        unsolved,
-        mixed,
-        solved,
-    )
+@shared
+def _functions(group_size: int) -> tuple[Callable[..., Prediction], Callable[..., StateSpaceState]]:
+    def predict(
+        key: Key[Array, ""],
+        state: StateSpaceState,
+        prompt_ids: Int[Array, " m"] | None,
+        first_id: Int[Array, ""] | int = 0,
+    ) -> Prediction:
+        mean, variance = logits(state, prompt_ids)
+        rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
+        rate, spread, unsolved, solved = moments(mean, variance, group_size)
+        normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
+        mixed = mixed_of(unsolved, solved, group_size)
+        return Prediction(
+            rate,
+            jnp.maximum(rate * (1 - rate) - spread, 0),
+            jax.nn.sigmoid(mean + jnp.sqrt(variance) * normal),
+            unsolved,
+            mixed,
+            solved,
+        )
+
+    return predict, _update
 
 
 def _update(key: Key[Array, ""], state: StateSpaceState, rollouts: Rollouts) -> StateSpaceState:
