@@ -210,12 +210,15 @@ class Predictor(NamedTuple):
         init: `(key, num_prompts) -> state`, see `InitFn`.
         predict: `(key, state, prompt_ids) -> prediction`, see `PredictFn`.
         update: `(key, state, rollouts) -> state`, see `UpdateFn`.
+        screen: Optional cheap approximation of `predict`, with the same arguments. `make_selector` can use it to find
+            the prompts that are worth an exact prediction.
     """
 
     spec: dict[str, Any]
     init: InitFn
     predict: PredictFn
     update: UpdateFn
+    screen: PredictFn | None = None
 
 
 class Acquisition(NamedTuple):

@@ -29,7 +29,9 @@ E[p (1 - p)], where p is the success rate. adaptive samples in proportion to E[p
 """
 SHARP = 1 / 30
 """Temperature at which `adaptive` is nearly greedy."""
-EMBEDDED = ("gps", "state_space", "adaptive", "adaptive_sharp")
+SCREENED = 0.05
+"""Share of the pool that `gps_screened` decodes with all draws of the latent."""
+EMBEDDED = ("gps", "gps_screened", "state_space", "adaptive", "adaptive_sharp")
 NAMES = (*SELECTORS, *EMBEDDED)
 AMONG = {"pool": "the whole pool", "subset": "a random subset"}
 BLOCK = 10
@@ -106,8 +108,9 @@ def _selector(
         embed = jax.jit(simulate.embed, static_argnames="num_features")
         features = embed(_own_key(seed, 0), learner_of(seed)[0], num_features=config.num_features)
         embeddings = np.asarray(features, np.float16)
-        if name == "gps":
-            selector = jaxsel.gps(embeddings, context_size=config.batch_size)
+        if name.startswith("gps"):
+            screened = SCREENED if name == "gps_screened" else None
+            selector = jaxsel.gps(embeddings, context_size=config.batch_size, screened=screened)
         elif name == "adaptive":
             selector = jaxsel.adaptive(embeddings, group_size=config.group_size)
         elif name == "adaptive_sharp":

@@ -37,7 +37,14 @@ def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Pat
     return drawing.save(figure, path)
 
 
-VARIANTS = {"mopps_mean": 0, "adaptive_sharp": 4, "mopps_mixed": 5, "mopps_top_mixed": 5, "oracle": 6}
+VARIANTS = {
+    "mopps_mean": 0,
+    "gps_screened": 2,
+    "adaptive_sharp": 4,
+    "mopps_mixed": 5,
+    "mopps_top_mixed": 5,
+    "oracle": 6,
+}
 """Looks for methods that have none in `jaxsel.plotting`: numbers in its cycle of looks."""
 
 

@@ -58,7 +58,8 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
         num_prompts: Size of the pool, which need not be a multiple of the number of devices.
 
     Raises:
-        ValueError: The selector is not a composition, the state has no `partition_specs`, or the mesh has other axes.
+        ValueError: The selector is not a composition or screens prompts, the state has no `partition_specs`, or the
+            mesh has other axes.
     """
     _validate.made(Selector, selector=selector)
     if selector.transforms is not None:
@@ -68,6 +69,8 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
         raise ValueError(
             f"selector {selector.spec} has no acquisition and rule; give a selector of make_selector, not a sharded one"
         )
+    if "screened" in selector.spec:
+        raise ValueError(f"the selector has screened={selector.spec['screened']}; leave out screened on a mesh")
     if mesh.axis_names != (AXIS,):
         raise ValueError(f"mesh has the axes {mesh.axis_names}; give one of prompts_mesh")
     rule = selector.rule

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +23,12 @@ from jaxsel.base import (
     State,
 )
 from jaxsel.numerics.largest import top_k as descending
-from jaxsel.selection.largest_scores import scores_and_ids
+from jaxsel.selection.largest_scores import choose_top_k, scores_and_ids
 
 
-def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *, method: str = "custom") -> Selector:
+def make_selector(
+    predictor: Predictor, acquisition: Acquisition, rule: Rule, *, method: str = "custom", screened: float | None = None
+) -> Selector:
     """Return a selector that predicts, scores and chooses with these parts.
 
     Args:
@@ -33,26 +36,36 @@ def make_selector(predictor: Predictor, acquisition: Acquisition, rule: Rule, *,
         acquisition: Function from predictions to scores.
         rule: Choice of a batch by scores.
         method: Name of the composition in logs and checkpoints.
+        screened: Share of the prompts that are predicted exactly, above 0 and at most 1. The predictor's `screen` finds
+            them. There are at least as many as the rule needs. None: all prompts are predicted exactly.
 
     Raises:
-        ValueError: An argument is not such a part, but for example its constructor. From `init`: the rule is made for a
-            pool of another size.
+        ValueError: An argument is not such a part, but for example its constructor; or prompts are to be screened by a
+            predictor without `screen`. From `init`: the rule is made for a pool of another size.
     """
     _validate.made(Predictor, predictor=predictor)
     _validate.made(Acquisition, acquisition=acquisition)
     _validate.made(Rule, rule=rule)
 
     spec = {"method": method, "predictor": predictor.spec, "acquisition": acquisition.spec, "rule": rule.spec}
+    screening = None
+    if screened is not None:
+        _check_screened(screened, predictor)
+        spec["screened"] = screened
+        screening = (predictor.screen, screened, rule.shortlist)
     # in the form that a checkpoint returns: lists instead of tuples, Python's numbers instead of NumPy's
     spec = json.loads(json.dumps(spec, default=np.generic.item))
     init = _init_of(predictor, rule)
-    select = _selecting(predictor.predict, acquisition.score, rule.choose)
+    select = _selecting(predictor.predict, acquisition.score, rule.choose, screening)
     return Selector(spec, init, predictor.predict, select, predictor.update, acquisition, rule)
 
 
 @shared
 def _selecting(
-    predict: Callable[..., Any], score: Callable[..., Any], choose: Callable[..., Any]
+    predict: Callable[..., Any],
+    score: Callable[..., Any],
+    choose: Callable[..., Any],
+    screening: tuple[Any, ...] | None,
 ) -> Callable[..., Any]:
     def select(
         key: Key[Array, ""],
@@ -63,13 +76,26 @@ def _selecting(
         count: Int[Array, ""] | None = None,
     ) -> Selection:
         predict_key, rule_key = jax.random.split(key)
-        scores = score(predict(predict_key, state, candidates))
         among = without(candidates, excluded)
+        if screening is not None:
+            screen, share, shortlist = screening
+            rough = score(screen(predict_key, state, candidates))
+            kept = max(math.ceil(share * len(rough)), shortlist(batch_size) if shortlist else batch_size)
+            if kept < len(rough):
+                candidates = among = scores_and_ids(choose_top_k(rule_key, rough, kept, among), rough, among)[1]
+        scores = score(predict(predict_key, state, candidates))
         scores, prompt_ids = chosen_by_score(choose, rule_key, scores, batch_size, among, state, count)
         # a second prediction with the same draws, so that fields that no score uses are computed for the batch alone
         return Selection(prompt_ids, scores, predict(predict_key, state, prompt_ids))
 
     return select
+
+
+def _check_screened(screened: float, predictor: Predictor) -> None:
+    if not 0 < screened <= 1:
+        raise ValueError(f"screened is {screened}; give a share above 0 and at most 1")
+    if predictor.screen is None:
+        raise ValueError(f"screened is {screened}, but {predictor.spec['name']} has no screen; leave out screened")
 
 
 def _init_of(predictor: Predictor, rule: Rule) -> Callable[..., State]:

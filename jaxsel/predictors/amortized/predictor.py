@@ -20,7 +20,6 @@ MoPPS, a prompt's own successes S and failures F are added to this prior. At eve
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -114,25 +113,26 @@ def amortized(
     # imported here, because Flax and Optax would add seconds to `import jaxsel`
     from jaxsel.predictors.amortized.training import init
 
-    model, predict, update = _functions(config, *(part.tobytes() for part in _embeddings.features(embeddings)))
+    model, predict, update, screen = _functions(config, *(part.tobytes() for part in _embeddings.features(embeddings)))
     spec = {"name": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **config._asdict()}
     return Predictor(
         spec | {name: described(prior) for name, prior in priors.items()},
         functools.partial(init, model=model, embeddings=embeddings, priors=priors),
         predict,
         update,
+        screen,
     )
 
 
 @shared
-def _functions(config: Config, *features: bytes) -> tuple[Any, Callable[..., Any], Callable[..., Any]]:
-    """Return the model, `predict` and `update`. Features are bytes, so that equal ones can be recognised."""
+def _functions(config: Config, *features: bytes) -> tuple[Any, ...]:
+    """Return the model, `predict`, `update` and `screen`. Features are bytes, so that equal ones can be recognised."""
     from jaxsel.predictors.amortized.model import built
-    from jaxsel.predictors.amortized.prediction import predict
+    from jaxsel.predictors.amortized.prediction import predict, screen
     from jaxsel.predictors.amortized.training import update
 
     model = built(config, _embeddings.Features(*(np.frombuffer(part, np.float32) for part in features)))
-    return model, functools.partial(predict, model=model), functools.partial(update, model=model)
+    return model, *(functools.partial(function, model=model) for function in (predict, update, screen))
 
 
 def _check_evidence(decay: float | None, priors: dict[str, np.ndarray | Array]) -> None:

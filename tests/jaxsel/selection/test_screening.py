@@ -1,0 +1,81 @@
+"""Choices among the prompts that a cheap approximation of the prediction has found."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxsel
+from jaxsel import make_selector
+from tests.support.playing import mesh_of
+from tests.support.small_gps import EMBEDDINGS, TINY, N
+
+PROMISING = [3, 4, 6, 9, 12, 15, 18, 20]
+
+
+def screen(key, state, prompt_ids, first_id=0):
+    """Predict a success rate of 1/2 for the promising prompts, and of 0 for the others."""
+    rows = np.arange(N) if prompt_ids is None else prompt_ids
+    rate = jax.numpy.isin(rows, np.array(PROMISING)) * np.float32(0.5)
+    return jaxsel.mopps().predict(key, state, prompt_ids, first_id)._replace(success_rate=rate)
+
+
+def selector(**arguments) -> jaxsel.PromptSelector:
+    predictor = jaxsel.beta_bernoulli()._replace(screen=screen)
+    method = make_selector(predictor, jaxsel.target_success_rate(), jaxsel.top_k(), screened=len(PROMISING) / N)
+    return jaxsel.PromptSelector(method, num_prompts=N, seed=1, **arguments)
+
+
+def tiny_gps(**arguments) -> jaxsel.Selector:
+    return jaxsel.gps(EMBEDDINGS, **TINY | arguments)
+
+
+def test_only_screened_prompts_are_chosen():
+    taught = selector()
+    taught.observe([3, 6, 9, 20], [8, 8, 0, 8], 8)  # their exact success rates are the furthest from 1/2
+    assert set(taught.select(4).tolist()) == {4, 12, 15, 18}
+    assert not {15, 18} & set(taught.select(6, exclude=[15, 18]))
+    assert set(taught.select(8)) == set(PROMISING)
+
+
+def test_screening_never_leaves_too_few_prompts():
+    assert len(set(selector().select(10).tolist())) == 10
+    few = selector().select(3, candidates=[0, 1, 2, 3])
+    assert set(few.tolist()) <= {0, 1, 2, 3}
+    assert len(set(few)) == 3
+
+
+@pytest.mark.parametrize("arguments", [{"num_draws": 1}, {"latent_size": 0, "decay": None}])
+def test_with_one_latent_the_screen_of_gps_is_its_prediction(arguments):
+    taught = jaxsel.PromptSelector(tiny_gps(**arguments), num_prompts=N)
+    taught.observe([1, 5, 9], [0, 4, 8], 8)
+    model, state = jaxsel.amortized(EMBEDDINGS, **TINY | arguments), taught._belief.state
+    assert model.screen is not None
+    screened, exact = (jax.jit(f)(jax.random.key(2), state, None) for f in (model.screen, model.predict))
+    jax.tree.map(np.testing.assert_array_equal, screened, exact)
+
+
+def test_gps_screens_as_many_prompts_as_its_rule_needs():
+    chosen = [
+        jaxsel.PromptSelector(tiny_gps(screened=share, shortlist=4), num_prompts=N, seed=3).select(4).tolist()
+        for share in (None, 0.01, 1.0)
+    ]
+    assert chosen[2] == chosen[0]
+    assert len(set(chosen[1])) == 4
+    assert tiny_gps(screened=0.01).spec["screened"] == 0.01
+    assert "screened" not in tiny_gps().spec
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])
+def test_a_bad_share_is_refused(share):
+    with pytest.raises(ValueError, match=r"screened is .*; give a share above 0 and at most 1"):
+        tiny_gps(screened=share)
+
+
+def test_a_predictor_without_a_screen_is_refused():
+    with pytest.raises(ValueError, match=r"screened is 0\.5, but beta_bernoulli has no screen; leave out screened"):
+        make_selector(jaxsel.beta_bernoulli(), jaxsel.thompson(), jaxsel.top_k(), screened=0.5)
+
+
+def test_a_mesh_is_refused():
+    with pytest.raises(ValueError, match=r"the selector has screened=0\.5; leave out screened on a mesh"):
+        jaxsel.PromptSelector(tiny_gps(screened=0.5), num_prompts=N, mesh=mesh_of(2))
