@@ -82,7 +82,10 @@ def _selecting(
             rough = score(screen(predict_key, state, candidates))
             kept = max(math.ceil(share * len(rough)), shortlist(batch_size) if shortlist else batch_size)
             if kept < len(rough):
-                candidates = among = scores_and_ids(choose_top_k(rule_key, rough, kept, among), rough, among)[1]
+                # the rule makes the same draws for the screened prompts as for all
+                choose_first = choose_top_k if shortlist else choose
+                positions = choose_positions(choose_first, rule_key, rough, kept, among, state, None)
+                candidates = among = scores_and_ids(positions, rough, among)[1]
         scores = score(predict(predict_key, state, candidates))
         scores, prompt_ids = chosen_by_score(choose, rule_key, scores, batch_size, among, state, count)
         # a second prediction with the same draws, so that fields that no score uses are computed for the batch alone

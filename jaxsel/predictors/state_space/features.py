@@ -11,6 +11,7 @@ from jaxsel.predictors.embeddings import blocks, standardisation
 from jaxsel.predictors.state_space.weights import Weights
 
 _ROWS = 2**14  # rows per block: the products of a block stay in the cache
+_SAMPLE = 2**12
 
 
 class Scaling(NamedTuple):
@@ -49,22 +50,33 @@ class Forms(NamedTuple):
     variance: Float[Array, " m"]
 
 
-def linear_forms(embeddings: Float[Array, "N d"], scaling: Scaling, weights: Weights) -> Forms:
-    """Return the shared part of the logits of all rows of the embeddings, computed one block at a time.
+def linear_forms(embeddings: Float[Array, "N d"], scaling: Scaling, weights: Weights, *, alike: bool = False) -> Forms:
+    """Return the shared part of the logits of all rows of the embeddings.
+
+    The variances take most of the time, because they need the product of all features with f columns.
 
     Args:
         embeddings: One row per prompt.
         scaling: Map from embeddings to features.
         weights: The belief about w and d; g = 2 f.
+        alike: Whether all rows get the same variance, the mean over `_SAMPLE` rows that are spread over the pool.
     """
     size, features, root = embeddings.shape[0], len(weights.initial), weights.root
-    rows = min(size, _ROWS)
     root_of_sum = jnp.linalg.qr((root[:features] + root[features:]).T, mode="r").T  # of w + d, f columns instead of 2 f
     columns = jnp.concatenate([weights.initial[:, None], weights.drift[:, None], root_of_sum], 1)
     # columns and constants absorb the affine map, so that no features are computed for the whole pool
     scale = jnp.asarray(scaling.scale)
     constants = columns[-1] - (scaling.shift * scale) @ columns[:-1]
     columns = scale[:, None] * columns[:-1]
+    if not alike or size <= _SAMPLE:
+        return _in_blocks(embeddings, columns, constants)
+    variance = _products(embeddings[:: size // _SAMPLE][:_SAMPLE], columns, constants).variance.mean()
+    return _in_blocks(embeddings, columns[:, :2], constants[:2])._replace(variance=jnp.full(size, variance))
+
+
+def _in_blocks(embeddings: Float[Array, "N d"], columns: Float[Array, "d c"], constants: Float[Array, " c"]) -> Forms:
+    size = embeddings.shape[0]
+    rows = min(size, _ROWS)
 
     def one_block(number: Int[Array, ""], forms: Forms) -> Forms:
         # the last block ends at the end of the pool and overlaps with the block before it

@@ -23,13 +23,16 @@ _SMALLEST = 1e-4  # smallest variance of a logit
 
 
 def logits(
-    state: StateSpaceState, prompt_ids: Int[Array, " m"] | None
+    state: StateSpaceState, prompt_ids: Int[Array, " m"] | None, *, alike: bool = False
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """Return the predictive mean and variance of the given prompts' logits; None means the whole pool."""
+    """Return the predictive mean and variance of the given prompts' logits; None means the whole pool.
+
+    With `alike`, the features give all prompts the same variance, see `linear_forms`.
+    """
     rows = slice(None) if prompt_ids is None else prompt_ids
     weights, root = state.weights, state.weights.root
     given = given_weights(state, state.learning.settings, rows)
-    forms = shared_part(state, prompt_ids)
+    forms = shared_part(state, prompt_ids, alike=alike)
     mean = forms.drift + given.mean + given.slope * (forms.mean - given.reference)
     # The logit moves with phi . (slope w + d) = phi . (slope (w + d) + (1 - slope) d). The second part is small: all
     # prompts get its mean variance over standardised features, and its covariance with the first part is left out.
@@ -38,11 +41,11 @@ def logits(
     return mean, jnp.clip(given.variance + shared, _SMALLEST, LARGEST_VARIANCE)
 
 
-def shared_part(state: StateSpaceState, prompt_ids: Int[Array, " m"] | None) -> Forms:
+def shared_part(state: StateSpaceState, prompt_ids: Int[Array, " m"] | None, *, alike: bool = False) -> Forms:
     """Return the part of the logits that the weights determine, for the given prompts or for the whole pool."""
     rows, weights = slice(None) if prompt_ids is None else prompt_ids, state.weights
     if state.embeddings is not None and state.scaling is not None:
-        return linear_forms(state.embeddings[rows], state.scaling, weights)
+        return linear_forms(state.embeddings[rows], state.scaling, weights, alike=alike)
     constant = weights.initial[0], weights.drift[0], ((weights.root[0] + weights.root[1]) ** 2).sum()
     return Forms(*(jnp.broadcast_to(value, state.mean[rows].shape) for value in constant))
 

@@ -87,7 +87,8 @@ def state_space(
         "group_size": group_size,
         **{name: described(prior) for name, prior in priors.items()},
     }
-    return Predictor(spec, init, *_functions(group_size))
+    predict, screen = (_predict_function(group_size, alike) for alike in (False, True))
+    return Predictor(spec, init, predict, _update_function(), screen)
 
 
 def _unvisited(num_prompts: int, matrix: np.ndarray | Array | None, scaling: Scaling | None) -> StateSpaceState:
@@ -108,14 +109,14 @@ def _unvisited(num_prompts: int, matrix: np.ndarray | Array | None, scaling: Sca
 
 
 @shared
-def _functions(group_size: int) -> tuple[Callable[..., Prediction], Callable[..., StateSpaceState]]:
+def _predict_function(group_size: int, alike: bool) -> Callable[..., Prediction]:
     def predict(
         key: Key[Array, ""],
         state: StateSpaceState,
         prompt_ids: Int[Array, " m"] | None,
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
-        mean, variance = logits(state, prompt_ids)
+        mean, variance = logits(state, prompt_ids, alike=alike)
         rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
         rate, spread, unsolved, solved = moments(mean, variance, group_size)
         normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
@@ -129,7 +130,12 @@ def _functions(group_size: int) -> tuple[Callable[..., Prediction], Callable[...
             solved,
         )
 
-    return predict, _update
+    return predict
+
+
+@shared
+def _update_function() -> Callable[..., StateSpaceState]:
+    return _update
 
 
 def _update(key: Key[Array, ""], state: StateSpaceState, rollouts: Rollouts) -> StateSpaceState:

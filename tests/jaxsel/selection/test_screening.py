@@ -65,6 +65,26 @@ def test_gps_screens_as_many_prompts_as_its_rule_needs():
     assert "screened" not in tiny_gps().spec
 
 
+def test_adaptive_chooses_as_without_screening():
+    """The screen gives all prompts one variance, and the rule draws the same numbers for both."""
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(5000, 4)).astype(np.float16)
+    whole, screened = (
+        jaxsel.PromptSelector(jaxsel.adaptive(embeddings, screened=share), num_prompts=5000) for share in (None, 0.1)
+    )
+    for _ in range(3):
+        chosen = whole.select(8)
+        np.testing.assert_array_equal(screened.select(8), chosen)
+        successes = rng.binomial(8, 1 / (1 + np.exp(-3 * embeddings[chosen, 0])))
+        for selector in (whole, screened):
+            selector.observe(chosen, successes, 8)
+    predictor, state = jaxsel.state_space(embeddings), screened._belief.state
+    assert predictor.screen is not None
+    rough, exact = (jax.jit(f)(jax.random.key(2), state, None) for f in (predictor.screen, predictor.predict))
+    assert np.ptp(exact.variance) > 1.1 * np.ptp(rough.variance) > 0
+    assert np.corrcoef(rough.success_rate, exact.success_rate)[0, 1] > 0.99
+
+
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])
 def test_a_bad_share_is_refused(share):
     with pytest.raises(ValueError, match=r"screened is .*; give a share above 0 and at most 1"):
