@@ -27,6 +27,9 @@ WORDS = {
     "groups of one prompt count as one observation.",
     "grey band": "Where 95% of the values fall by chance if the predictions are right (a consistency band).",
     "CORP curve": "The increasing curve nearest to the outcomes (isotonic regression). It needs no bins.",
+    "gold standard": "The posterior of a slow reference model: each prompt's success rate is a random walk of logits. It "
+    "sees the same earlier batches as a method before the step, no later ones, no probes and no embeddings. Only the "
+    "walk's four settings, the same for all prompts, are fitted to the whole run.",
     "PIT": "The probability integral transform: the predicted probability of a smaller outcome than the real one.",
 }
 CARDS = {
@@ -65,7 +68,8 @@ CARDS = {
     "trajectory": (
         "One prompt over training",
         "Lines: what each method believed before each step. The band holds the success rate with 90% probability, "
-        "according to <b data-method></b>. Circles and diamonds: observed shares of correct rollouts. "
+        "according to <b data-method></b>. The broad line with a band of its own: the gold standard, which a good "
+        "method is close to. Circles and diamonds: observed shares of correct rollouts. "
         "Choose another prompt in the table below.",
     ),
 }

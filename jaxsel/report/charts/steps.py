@@ -21,7 +21,10 @@ from jaxsel.report.charts.common import (
     table,
     tooltip,
 )
+from jaxsel.report.gold import GOLD
 from jaxsel.report.tables import Tables
+
+_GOLD_COLOUR = "#8A6D00"  # no method has this colour
 
 
 def _over_steps(*filters: str) -> Chart:
@@ -71,8 +74,16 @@ def scores(looks: Looks) -> Chart:
 
 def trajectory(found: Tables) -> Chart:
     x, one = alt.X(**step()), "datum.prompt == prompt"
-    looks, title = looks_of(found.methods), "Success rate"
+    looks, title = _with_gold(looks_of(found.methods)), "Success rate"
     beliefs = table("beliefs", one)
+    gold = table("gold", one).transform_calculate(method=f"'{GOLD}'")
+    gold_band = gold.mark_area(opacity=0.13, color=_GOLD_COLOUR).encode(x=x, y="low:Q", y2="high:Q")
+    gold_line = gold.mark_line(strokeWidth=4, opacity=0.6).encode(
+        x=x, y="rate:Q", color=colour(looks), strokeDash=dash(looks),
+        tooltip=tooltip(
+            "method:N", "step:Q", ("rate:Q", "success rate", ".1%"), ("low:Q", "from", ".1%"), ("high:Q", "to", ".1%")
+        ),
+    )  # fmt: skip
     knows_truth = bool(np.isfinite(found.tables["outcomes"]["truth"]).any())
     kinds = ["in a batch", "probe", *(["true rate"] if knows_truth else [])]
     band = (
@@ -106,4 +117,8 @@ def trajectory(found: Tables) -> Chart:
         .mark_point(size=60, color=COLOURS["vermilion"])
         .encode(x=x, y="truth:Q", shape=what)
     )
-    return alt.layer(band, lines, seen, *([truth] if knows_truth else []))
+    return alt.layer(gold_band, band, gold_line, lines, seen, *([truth] if knows_truth else []))
+
+
+def _with_gold(looks: Looks) -> Looks:
+    return Looks(looks.colours | {GOLD: _GOLD_COLOUR}, looks.dashes | {GOLD: [1, 0]}, looks.legend)

@@ -119,6 +119,15 @@ def test_a_brush_on_the_map_chooses_prompts_and_a_press_follows_one(shown):
     assert set(found) == {"What is 17 + 17?"}
 
 
+def test_the_followed_prompt_has_a_gold_standard(shown):
+    status(shown)
+    before = marks(shown, "trajectory")
+    assert shown.run("report.views.trajectory.data('gold').some(row => row.prompt === report.state.prompt)")
+    shown.run("report.views.trajectory.data('gold', []).runAsync().then(() => null)")
+    shown.window.wait_for_timeout(150)
+    assert marks(shown, "trajectory") != before
+
+
 def test_menus_change_the_charts_and_texts_are_not_read_as_html(shown):
     before = marks(shown, "reliability")
     shown.window.select_option("#kind", "ahead")

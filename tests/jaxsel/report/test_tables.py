@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 
-from jaxsel import metrics
-from jaxsel.report import maps
+from jaxsel import make_history, metrics
+from jaxsel.evaluation.reference_models import grid
+from jaxsel.report import gold, maps
 from jaxsel.report.cells import LEVELS, NUM_BINS, PARTS, SCORES, cells, merged, parts_of, scored, step_bins
 from jaxsel.report.followed import groups, mispredicted
 from jaxsel.report.judgement import best_of, corp, judged
 from jaxsel.report.rows import Rows, earlier_visits, is_mixed
 from jaxsel.report.tables import tables
 from tests.support import reports
+from tests.support.grid_filter import believed, mean_and_interval
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +209,28 @@ def test_the_followed_prompts_are_few_and_hold_the_worst(found):
     assert (beliefs["rate"] <= beliefs["high"]).all()
     outcomes = found.tables["outcomes"]
     assert len(outcomes["prompt"]) == len(found.material.history.step) + 3 * reports.NUM_PROMPTS
+
+
+def test_the_gold_standard_is_what_the_reference_model_believes_before_each_step():
+    history = make_history([0, 0, 3, 5], [1, 2, 1, 1], [1, 4, 3, 4], 4, num_prompts=3)
+    found = gold.gold_standard(history, np.array([2, 1]))
+    assert sorted(set(found["prompt"])) == [1, 2]
+    steps = found["step"][found["prompt"] == 1].tolist()
+    assert steps == list(range(7))
+    theta = grid.fitted(history)
+    for prompt, step, *numbers in zip(*found.values(), strict=True):
+        expected = mean_and_interval(believed(history, prompt, step, theta)[0], 0.9)
+        np.testing.assert_allclose(numbers, expected, atol=0.006)  # a cell of the grid is wider
+
+
+def test_the_gold_standard_of_many_visits_is_thinned_and_ends(monkeypatch):
+    step, ids = np.repeat(np.arange(100), 3), np.tile(np.arange(3), 100)
+    history = make_history(step, ids, ids % 3, 4, num_prompts=4)
+    found = gold.gold_standard(history, np.arange(4))
+    assert np.bincount(found["prompt"]).tolist() == [48, 48, 48, 9]
+    assert set(found["step"][found["prompt"] == 1]) >= {0, 100}
+    monkeypatch.setattr(gold, "_MOST_VISITS", 250)
+    assert set(gold.gold_standard(history, np.arange(4))["prompt"]) == {0, 1}
 
 
 def test_groups_of_followed_prompts_are_rows(rows, scores):
