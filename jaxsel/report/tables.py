@@ -29,8 +29,8 @@ class Tables(NamedTuple):
         worst: The most mispredicted prompts of each method.
         strata: The labels of the prompts, by size; None without labels.
         tables: Columns by name of each table: `cells`, `curve`, `map`, `meaning`, `prompts`, `groups`, `present`,
-            `beliefs`, `outcomes` and `gold`. Tables of several methods have a column `method`, and those of several kinds of
-            outcomes a column `kind`.
+            `beliefs`, `outcomes` and `gold`. Tables of several methods have a column `method`, and those of several
+            kinds of outcomes a column `kind`.
     """
 
     material: Material

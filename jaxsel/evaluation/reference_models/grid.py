@@ -206,7 +206,7 @@ def _likelihoods(table: Events) -> list[np.ndarray]:
 
 def _passes(theta: Hyperparameters, table: Events, likelihoods: list[np.ndarray]) -> Iterator[tuple[np.ndarray, float]]:
     """Yield for every column the densities before its events, and the log likelihood of its visits."""
-    density = np.zeros((0, _CELLS))
+    density, last = np.zeros((0, _CELLS)), np.zeros(0, int)
     for column, likelihood in enumerate(likelihoods):
         rows = len(likelihood)
         step = table.step[:rows, column]

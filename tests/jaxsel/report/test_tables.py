@@ -211,16 +211,17 @@ def test_the_followed_prompts_are_few_and_hold_the_worst(found):
     assert len(outcomes["prompt"]) == len(found.material.history.step) + 3 * reports.NUM_PROMPTS
 
 
-def test_the_gold_standard_is_what_the_reference_model_believes_before_each_step():
+def test_the_gold_standard_is_what_the_reference_model_believes_before_each_step(monkeypatch):
+    theta = grid.Hyperparameters(0.3, 1.2, 0.1, 0.3)
+    monkeypatch.setattr(grid, "fitted", lambda history, *, seed: theta)
     history = make_history([0, 0, 3, 5], [1, 2, 1, 1], [1, 4, 3, 4], 4, num_prompts=3)
     found = gold.gold_standard(history, np.array([2, 1]))
     assert sorted(set(found["prompt"])) == [1, 2]
     steps = found["step"][found["prompt"] == 1].tolist()
     assert steps == list(range(7))
-    theta = grid.fitted(history)
     for prompt, step, *numbers in zip(*found.values(), strict=True):
         expected = mean_and_interval(believed(history, prompt, step, theta)[0], 0.9)
-        np.testing.assert_allclose(numbers, expected, atol=0.006)  # a cell of the grid is wider
+        np.testing.assert_allclose(numbers, expected, atol=0.002)
 
 
 def test_the_gold_standard_of_many_visits_is_thinned_and_ends(monkeypatch):
