@@ -51,11 +51,11 @@ def _lead(found: Tables) -> str:
 
 def _how(found: Tables) -> str:
     if not found.judged:
-        return "Drag on the map to choose prompts. The table below shows them."
+        return "Drag on the map to choose beliefs. The table below shows the prompts."
     return (
-        "The charts are linked. Drag or click in the first chart to choose predictions, and in the scores to choose "
-        "steps: the other charts, the map and the table then show these alone. Drag on the map to choose prompts for "
-        "the table. The answers above do not change with these choices."
+        "The charts are linked. Drag or click in the first chart to choose predictions of a mixed group, in the scores "
+        "to choose steps, and drag on the map of the pool to choose predicted success rates and how sure they are: the "
+        "other charts and the table then show these groups alone. The answers above do not change with these choices."
     )
 
 
@@ -108,4 +108,5 @@ def _data(found: Tables, drawn: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "texts": found.material.texts is not None,
         "judged": bool(found.judged),
         "scores": SCORE_NAMES,
+        "colours": COLOUR_NAMES,
     }

@@ -99,7 +99,9 @@ def _of_groups(
 ) -> dict[str, Table]:
     pairs = [(name, kind) for kind in kinds for name in rows[kind]]
     return {
-        "cells": _joined({(name, kind): cells(rows[kind][name], scores[kind][name]) for name, kind in pairs}),
+        "cells": _joined(
+            {(name, kind): cells(rows[kind][name], scores[kind][name], by_belief=True) for name, kind in pairs}
+        ),
         "groups": _joined(
             {(name, kind): followed.groups(rows[kind][name], scores[kind][name], ids) for name, kind in pairs}
         ),

@@ -28,8 +28,8 @@ WORDS = {
     "grey band": "Where 95% of the values fall by chance if the predictions are right (a consistency band).",
     "CORP curve": "The increasing curve nearest to the outcomes (isotonic regression). It needs no bins.",
     "gold standard": "The posterior of a reference model in which the logit of each prompt's success rate is a random "
-    "walk. Before a step it has seen the prompt's earlier batches, as a method has, but no later ones, no probes and no "
-    "embeddings. The walk's four settings, the same for all prompts, are fitted to the whole run.",
+    "walk. Before a step it has seen the prompt's earlier batches, as a method has, but no later ones, no probes and "
+    "no embeddings. The walk's four settings, the same for all prompts, are fitted to the whole run.",
     "PIT": "The probability integral transform: the predicted probability of a smaller outcome than the real one.",
 }
 CARDS = {
@@ -58,12 +58,16 @@ CARDS = {
     ),
     "map": (
         "Map of the pool",
-        "Every tile holds prompts about which <b data-method></b> had similar beliefs at the end. The ring is the "
-        "followed prompt. <b>Drag here to choose prompts for the table.</b>",
+        "What <b data-method></b> believed about every prompt at the end of the run. On the left, prompts that it takes "
+        "to be hardly ever solved; on the right, nearly always solved. At the top it is unsure of the success rate, at the "
+        "bottom sure. The colour is the <span data-colour></span>: the darker, the more. The ring is the followed prompt. "
+        "<b>Drag here to choose predictions</b>: the other charts and the table then show the groups that were predicted "
+        "so, at any step.",
     ),
     "meaning": (
         "Map of the embeddings",
-        "Prompts with similar embeddings are close. The directions are the two principal components.",
+        "Prompts with similar embeddings are close. The directions are the two principal components. The colour is the "
+        "<span data-meaning_colour></span>: the darker, the more.",
     ),
     "trajectory": (
         "One prompt over training",

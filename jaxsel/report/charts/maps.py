@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from jaxsel.evaluation.plotting.looks import COLOURS
-from jaxsel.report.charts.common import OF_BINS, OF_METHOD, OF_PART, Chart, share, table, tooltip
+from jaxsel.report.charts.common import OF_BELIEF, OF_BINS, OF_METHOD, OF_PART, Chart, share, table, tooltip
 from jaxsel.report.tables import Tables
 
 _VALUES = {
@@ -20,7 +20,7 @@ _VALUES = {
 
 def _tiles(found: Tables, name: str, parameter: str, x: Any, y: Any) -> list[Chart]:
     """Return the tiles of a map: coloured by a number, and, where the prompts have labels, by the commonest label."""
-    base = table(name, OF_METHOD, OF_PART, OF_BINS)
+    base = table(name, OF_METHOD, OF_PART, OF_BINS, *([] if name == "map" else [OF_BELIEF]))
     sums = ("prompts", "visits", "visited", "waiting", "rate", "mixed")
     where = ["left", "right", "low", "high"]
     value = " : ".join(f"{parameter} == '{value}' ? ({formula})" for value, formula in _VALUES.items()) + " : null"
@@ -77,7 +77,7 @@ def beliefs(found: Tables) -> Chart:
         axis=alt.Axis(tickCount=5),
         scale=alt.Scale(domain=[0, top], nice=False),
     )
-    brush = alt.selection_interval(name="chosen_prompts")
+    brush = alt.selection_interval(name="chosen_beliefs")
     ring = (
         table("present", OF_METHOD, "datum.prompt == prompt")
         .mark_point(size=160, strokeWidth=3, color=COLOURS["vermilion"])

@@ -6,6 +6,7 @@ import numpy as np
 from jaxsel.evaluation.plotting.looks import COLOURS
 from jaxsel.report.cells import SCORES
 from jaxsel.report.charts.common import (
+    OF_BELIEF,
     OF_BINS,
     OF_KIND,
     OF_METHOD,
@@ -29,7 +30,7 @@ _GOLD_COLOUR = "#8A6D00"  # no method has this colour
 
 def _over_steps(*filters: str) -> Chart:
     sums = {name: f"sum({name})" for name in ("groups", "predicted", "mixed", *SCORES)}
-    return table("cells", OF_KIND, OF_PART, *filters).transform_aggregate(**sums, groupby=["method", "step"])
+    return table("cells", OF_KIND, OF_PART, OF_BELIEF, *filters).transform_aggregate(**sums, groupby=["method", "step"])
 
 
 def shares(looks: Looks) -> Chart:

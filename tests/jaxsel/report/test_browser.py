@@ -97,14 +97,25 @@ def test_a_brush_over_steps_and_a_click_choose_groups(shown):
     assert low == high
 
 
-def test_a_brush_on_the_map_chooses_prompts_and_a_press_follows_one(shown):
+def test_a_brush_on_the_map_filters_the_other_charts_and_a_press_follows_a_prompt(shown):
+    status(shown)
+    charts = ("reliability", "shares", "scores", "pit", "coverage", "meaning")
+    pictures = [marks(shown, chart) for chart in charts]
     drag(shown, "map", (0.2, 0.2), (0.6, 0.8))
-    assert "part of the map" in status(shown)
-    region = shown.run("report.state.region")
+    said = status(shown)
+    assert all(old != marks(shown, chart) for old, chart in zip(pictures, charts, strict=True))
+    first, last = shown.run("report.state.rates")
+    least, most = shown.run("report.state.deviations")
+    assert f"; predicted success rate {10 * first} to {10 * last + 10}%" in said
+    assert f"; its standard deviation {10 * least} to {10 * most + 10}%" in said
+    rows = reports.material().seen["good"].probes
+    rate, deviation = rows.prediction.success_rate, rows.prediction.variance**0.5
+    groups = (10 * rate >= first) & (10 * rate < last + 1) & (10 * deviation >= least) & (10 * deviation < most + 1)
+    assert said.startswith(f"{groups.sum()} groups")
+    assert 0 < groups.sum() < len(rate)
     prompts = shown.run("Array.from(document.querySelectorAll('tbody button'), b => Number(b.textContent))")
     assert 0 < len(set(prompts)) < reports.NUM_PROMPTS
-    rates = dict(enumerate(reports.material().pools["good"].prediction.success_rate))
-    assert all(region["rate"][0] - 1e-3 <= rates[i] <= region["rate"][1] + 1e-3 for i in prompts)
+    assert set(prompts) <= set(rows.prompt_ids[groups].tolist())
     before = marks(shown, "trajectory")
     shown.window.click("tbody tr:last-child button")
     status(shown)
