@@ -151,10 +151,10 @@ def cells(
 ) -> dict[str, np.ndarray]:
     """Return the sums of every cell as columns by name.
 
-    The columns are `bin` (of P(mixed)), with `by_belief` also `rate_bin` and `deviation_bin`, `step`, `part` (position in `PARTS`), `groups` (their number), the sums
-    `predicted` (of P(mixed)), `mixed` (groups that were mixed), `chance` (the variance of that number if the
-    predictions are right), the sums of `SCORES`, the histogram `pit0`, `pit1`, ..., and the coverage `cover0`,
-    `cover1`, ....
+    The columns are `bin` (of P(mixed)), `step`, `part` (position in `PARTS`), with `by_belief` also the columns of
+    `belief_bins`, `groups` (their number), the sums `predicted` (of P(mixed)), `mixed` (groups that were mixed),
+    `chance` (the variance of that number if the predictions are right), the sums of `SCORES` and of their squares
+    (`states2`, `counts2`, ...), the histogram `pit0`, `pit1`, ..., and the coverage `cover0`, `cover1`, ....
 
     Args:
         rows: The groups and their predictions.
@@ -183,6 +183,7 @@ def cells(
         "mixed": summed(is_mixed(rows)),
         "chance": summed(p * (1 - p)),
         **{name: summed(getattr(scores, name)) for name in SCORES},
+        **{f"{name}2": summed(np.asarray(getattr(scores, name), np.float64) ** 2) for name in SCORES},
         **{f"pit{k}": summed(pit == k) for k in range(NUM_BINS)},
         **{f"cover{k}": summed(scores.covered[:, k]) for k in range(len(LEVELS))},
     }

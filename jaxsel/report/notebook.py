@@ -22,7 +22,7 @@ _WIDTH = 420  # pixels of a chart on its own
 _SELECTED = {part for filters in (OF_KIND, OF_PART, OF_STEPS, OF_BINS, OF_BELIEF) for part in filters.split(" && ")}
 _OF_ONE_METHOD = ("map", "meaning", "present")  # tables of which a chart shows only the method in detail
 _SUMS = {
-    "cells": re.compile(f"groups|predicted|mixed|chance|{'|'.join(SCORES)}|pit\\d+|cover\\d+"),
+    "cells": re.compile(f"groups|predicted|mixed|chance|(?:{'|'.join(SCORES)})2?|pit\\d+|cover\\d+"),
     "map": re.compile("prompts|visits|visited|waiting|rate|mixed"),
 }
 _SUMS["meaning"] = _SUMS["map"]

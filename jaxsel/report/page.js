@@ -60,6 +60,7 @@
   function cell(tag, title, content) {
     const made = document.createElement(tag);
     made.className = kindOf(title);
+    made.dataset.title = title;  // a phone shows it beside the content
     made.append(content);
     return made;
   }

@@ -42,7 +42,8 @@ def parameters(found: Tables) -> dict[str, Any]:
     """Return the parameters of all charts with their first values.
 
     `kind` of outcomes; `method` that is shown in detail; `part` by earlier visits, or -1 for all; the ranges of bins of
-    P(mixed), of the predicted success rate (`rates`) and of its standard deviation (`deviations`), and of steps; the `score` over steps; the colours of the two maps; and the `prompt` that is followed.
+    P(mixed), of the predicted success rate (`rates`) and of its standard deviation (`deviations`), and of steps; the
+    `score` over steps; the colours of the two maps; and the `prompt` that is followed.
     """
     first = found.tables["prompts"]["prompt"]
     return {

@@ -69,12 +69,12 @@ def _tiles(found: Tables, name: str, parameter: str, x: Any, y: Any) -> list[Cha
 
 
 def beliefs(found: Tables) -> Chart:
-    x = alt.X(**share("left", "Predicted success rate", domain=[0, 1]))
+    x = alt.X(**share("left", "Predicted success rate (0%: never solved)", domain=[0, 1]))
     top = float(max(found.tables["map"]["high"]))
     y = alt.Y(
         "low:Q",
-        title="Uncertainty (standard deviation)",
-        axis=alt.Axis(tickCount=5),
+        title="How unsure it is (standard deviation)",
+        axis=alt.Axis(tickCount=5, labelExpr="'±' + format(datum.value, '.0%')"),
         scale=alt.Scale(domain=[0, top], nice=False),
     )
     brush = alt.selection_interval(name="chosen_beliefs")

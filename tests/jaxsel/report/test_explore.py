@@ -5,11 +5,13 @@ import gzip
 import json
 import re
 
+import numpy as np
 import pytest
 
 import jaxsel
 from jaxsel.evaluation.plotting.looks import style
 from jaxsel.report.explore import Report
+from jaxsel.report.gaps import right_places
 from jaxsel.report.judgement import Number
 from jaxsel.report.pieces import bundle
 from jaxsel.report.tables import tables
@@ -36,7 +38,8 @@ def test_the_verdict_answers_the_questions(report):
     trust, where, which, prompts, advice, limits = found.values()
     assert "good" in trust.answer
     assert "expected" in trust.details[0]
-    assert where.answer
+    assert where.answer.startswith("good is nowhere right for sure, with so few groups, and too ")
+    assert where.details[-1].startswith("Right means within 5 percentage points")
     assert which.answer.startswith("good: on average it gave what happened 1.")
     assert "standard error" in which.details[0]
     assert "180 groups" in which.details[-1]
@@ -54,6 +57,18 @@ def test_methods_of_equal_skill_cannot_be_told_apart():
     which = verdict(found._replace(judged=found.judged | {"bad": unsure}))[2]
     assert which.answer == "good has the best score, but bad may be as good."
     assert "The order may be chance" in which.details[0]
+
+
+def test_places_where_predictions_came_true_are_joined():
+    one = tables(reports.material()).judged["good"]
+    said, chance = np.arange(0.05, 1, 0.1), np.full(10, 0.01)
+    came = said + np.array([0.04, -0.04, 0.2, 0, 0.1, -0.3, 0, 0, 0, 0])
+    chance[9] = 0.06
+    bins = one.curve.bins._replace(groups=np.full(10, 100.0), predicted=said, observed=came, chance=chance)
+    curve = one.curve._replace(bins=bins)
+    assert right_places(one._replace(curve=curve)) == "right where it says 0 to 20%, 30 to 40% and 60 to 90%"
+    wrong = bins._replace(observed=said + 0.2, chance=np.full(10, 0.01))
+    assert right_places(one._replace(curve=curve._replace(bins=wrong))) == "nowhere right"
 
 
 def test_grades_depend_on_the_error_beyond_chance():
