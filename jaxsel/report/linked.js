@@ -33,6 +33,10 @@ const linked = {
         chose({ [field]: [at, at] });
       });
     }
+    // Vega starts a brush in the chart over which the pointer has moved before, and a finger has not moved before it presses.
+    element.addEventListener("pointerdown", ({ pointerType, target, clientX, clientY }) => {
+      if (pointerType === "touch") target.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY }));
+    }, true);
     view.addSignalListener(brush, (_, value) => chose(value || {}));
   },
 

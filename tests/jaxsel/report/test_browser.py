@@ -130,6 +130,48 @@ def test_a_brush_on_the_map_filters_the_other_charts_and_a_press_follows_a_promp
     assert set(found) == {"What is 17 + 17?"}
 
 
+def test_what_is_chosen_stays_in_sight(shown):
+    for chart in ("reliability", "map", "trajectory"):
+        shown.run(f"document.getElementById('{chart}').scrollIntoView({{block: 'center'}})")
+        shown.window.wait_for_timeout(100)
+        top, bottom = shown.run(
+            "(({top, bottom}) => [top, bottom])(document.getElementById('status').getBoundingClientRect())"
+        )
+        assert 0 <= top < bottom < 250
+        place = "innerWidth / 2, document.getElementById('status').getBoundingClientRect().top + 5"
+        assert shown.run(f"document.elementFromPoint({place}).id") == "status"
+
+
+def touch_drag(shown, chart, start, end):
+    """Move a finger over a part of the chart, in shares of its width and height; return how far the page scrolled."""
+    canvas = f"document.querySelector('#{chart} canvas')"
+    shown.run(f"{canvas}.scrollIntoView({{block: 'center'}})")
+    box = shown.run(f"{canvas}.getBoundingClientRect().toJSON()")
+    before = shown.run("scrollY")
+    client = shown.context.new_cdp_session(shown.window)
+    ways = [[a + (b - a) * part / 8 for a, b in zip(start, end, strict=True)] for part in range(9)]
+    for number, (x, y) in enumerate(ways):
+        at = [{"x": box["x"] + box["width"] * x, "y": box["y"] + box["height"] * y}]
+        client.send("Input.dispatchTouchEvent", {"type": "touchMove" if number else "touchStart", "touchPoints": at})
+        shown.window.wait_for_timeout(20)
+    client.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    status(shown)
+    return abs(shown.run("scrollY") - before)
+
+
+def test_a_finger_chooses_sideways_and_scrolls_up_and_down(browser, page):
+    with Shown(browser, page, PHONE, touch=True) as shown:
+        shown.window.wait_for_selector("body[data-ready]")
+        assert touch_drag(shown, "reliability", (0.4, 0.5), (0.8, 0.52)) == 0
+        low, high = shown.run("[report.state.first_bin, report.state.last_bin]")
+        assert 0 < low < high
+        assert touch_drag(shown, "map", (0.3, 0.3), (0.7, 0.6)) == 0
+        assert shown.run("report.state.rates") != [0, 9]
+        shown.run("document.getElementById('clear').click()")
+        assert touch_drag(shown, "scores", (0.5, 0.7), (0.5, 0.2)) > 50
+        assert shown.errors == []
+
+
 def test_the_followed_prompt_has_a_gold_standard(shown):
     status(shown)
     before = marks(shown, "trajectory")

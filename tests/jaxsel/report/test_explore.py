@@ -13,7 +13,7 @@ from jaxsel.evaluation.plotting.looks import style
 from jaxsel.report.explore import Report
 from jaxsel.report.gaps import right_places
 from jaxsel.report.judgement import Number
-from jaxsel.report.pieces import bundle
+from jaxsel.report.pieces import as_columns, bundle
 from jaxsel.report.tables import tables
 from jaxsel.report.verdict import grade, verdict
 from tests.support import reports
@@ -110,6 +110,14 @@ def test_the_page_holds_the_tables(report, data):
     levels = cells["method"]["levels"]
     assert [levels[i] for i in cells["method"]["values"]] == report.tables["cells"]["method"].tolist()
     assert data["tables"]["prompts"]["columns"]["text"]["levels"]
+
+
+def test_columns_of_few_floats_are_held_as_levels():
+    many = as_columns({"x": np.tile([0.12347, -2.0, np.nan], 30), "y": np.arange(90) / 7})["columns"]
+    assert many["x"]["levels"] == [-2.0, 0.1235, None]
+    assert [many["x"]["levels"][i] for i in many["x"]["values"][:3]] == [0.1235, -2.0, None]
+    assert many["y"]["values"][:2] == [0.0, 0.1429]
+    assert "levels" not in many["y"]
 
 
 def test_the_report_shows_itself_in_a_frame(report):

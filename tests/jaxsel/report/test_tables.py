@@ -61,7 +61,21 @@ def test_a_cell_has_the_sums_of_its_groups():
     np.testing.assert_allclose(found["brier"], [0.79**2 + 0.27**2, 0.05**2, 0.27**2], rtol=1e-5)
     np.testing.assert_allclose(found["states"], [np.log(0.21 * 0.365), np.log(0.95), np.log(0.365)], rtol=1e-5)
     np.testing.assert_allclose(found["error"], [0.25 + 0.5, 0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(found["error2"], [0.25**2 + 0.5**2, 0, 0.5**2], atol=1e-6)
     assert np.sum([found[f"pit{k}"] for k in range(NUM_BINS)], axis=0).tolist() == [2, 1, 1]
+
+
+def test_cells_by_belief_split_the_cells_and_add_up_to_them(rows, scores):
+    whole, found = cells(rows, scores), cells(rows, scores, by_belief=True)
+    rate, deviation = rows.prediction.success_rate, rows.prediction.variance**0.5
+    for low, wide in ((2, 0), (5, 1)):
+        inside = (found["rate_bin"] == low) & (found["deviation_bin"] == wide)
+        expected = (10 * rate >= low) & (10 * rate < low + 1) & (10 * deviation >= wide) & (10 * deviation < wide + 1)
+        assert found["groups"][inside].sum() == expected.sum()
+    merged_again = merged([{name: column for name, column in found.items() if not name.endswith("_bin")}])
+    for name in ("step", "part", "bin", "groups", "mixed", "states2", "cover3"):
+        np.testing.assert_allclose(merged_again[name], merged([whole])[name], rtol=1e-6)
+    assert merged([found])["groups"].tolist() == found["groups"].tolist()
 
 
 def test_an_outcome_that_was_held_impossible_has_a_finite_score(rows):
