@@ -123,7 +123,7 @@ def parts_of(visits: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
 def _parts_of_few() -> Int[np.ndarray, " k"]:
     """Return the part of 0, 1, 2, ... visits; all larger numbers are in the part of the last."""
     few = np.arange(8)
-    masks = metrics.slices(few, few, 0)
+    masks = jax.jit(metrics.slices)(few, few, 0)  # one compilation; without jit, each of its operations has one
     return np.argmax([np.asarray(masks[name]) for name in PARTS], axis=0)
 
 
