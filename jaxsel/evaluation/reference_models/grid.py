@@ -120,7 +120,7 @@ def fitted(history: History, *, seed: int = 0) -> Hyperparameters:
         return -prior - sum(norm for _, norm in _passes(theta, table, likelihoods))
 
     # a closer fit would take longer, and change no belief that a chart shows
-    end = minimize(loss, _START, method="L-BFGS-B", bounds=_BOUNDS, options={"ftol": 1e-5})
+    end = minimize(loss, _START, method="L-BFGS-B", bounds=_BOUNDS, options={"ftol": 1e-4})
     return _unscaled(end.x)
 
 
