@@ -23,7 +23,7 @@
     const others = [...new Set(tables.cells.map(row => row.method))].filter(method => method !== state.method);
     const groups = method => tables.cells.filter(ofMethod(method)).reduce((total, row) => total + row.groups, 0);
     const said = others.map(method => `${count(groups(method))} of ${method}`).join(", ");
-    return said && `the other methods are shown by their own predictions in this range (${said})`;
+    return said && `other methods are shown by their own predictions in this range (${said})`;
   }
 
   // What is chosen on the map of the pool, in words.
@@ -114,7 +114,8 @@
     for (const said of document.querySelectorAll("[data-method]")) said.textContent = state.method;
     for (const said of document.querySelectorAll("[data-score]")) said.textContent = page.scores[state.score];
     for (const name of ["colour", "meaning_colour"]) {
-      const text = page.colours[state[name]] || "commonest label";
+      const number = page.colours[state[name]];
+      const text = number ? `${number}: the darker, the more` : "commonest label";
       for (const said of document.querySelectorAll(`[data-${name}]`)) said.textContent = text;
     }
   }

@@ -77,14 +77,14 @@ CARDS = {
         "Map of the pool",
         "What <b data-method></b> believed about every prompt at the end of the run. Left: prompts that it takes to be "
         "hardly ever solved; right: nearly always solved. Top: it is unsure of the success rate; bottom: sure. The "
-        "colour is the <span data-colour></span>: the darker, the more. The ring is the followed prompt. <b>Drag here "
+        "colour is the <span data-colour></span>. The ring is the followed prompt. <b>Drag here "
         "to choose predictions</b>: the other charts and the table then show the groups that were predicted so, at any "
         "step.",
     ),
     "meaning": (
         "Map of the embeddings",
         "Prompts with similar embeddings are close. The directions are the two principal components. The colour is the "
-        "<span data-meaning_colour></span>: the darker, the more.",
+        "<span data-meaning_colour></span>.",
     ),
     "trajectory": (
         "One prompt over training",
