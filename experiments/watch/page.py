@@ -32,7 +32,7 @@ _CARDS = CARDS | {
     "shares": (
         "Share of mixed groups in the chosen predictions",
         "The thin lines show what the selector of each run expected, the broad grey line what happened in "
-        "<b data-method></b>.",
+        "<b data-method></b>. The grey band is wide where groups are few.",
     ),
 }
 

@@ -8,7 +8,7 @@ from jaxsel.report.charts.draw import charts
 from jaxsel.report.pieces import as_columns, card, definitions, document, filled, part_menu, select, styled, text_of
 from jaxsel.report.tables import KINDS, Tables
 from jaxsel.report.verdict import Finding, verdict
-from jaxsel.report.wording import CARDS, COLOUR_NAMES, METHOD_WORDS, SCORE_NAMES, WORDS
+from jaxsel.report.wording import CARDS, COLOUR_NAMES, METHOD_WORDS, REPORT_WORDS, SCORE_NAMES, WORDS
 
 _SHOWN = 4  # sentences of a finding that are shown at once
 
@@ -25,7 +25,7 @@ def page(found: Tables, *, title: str) -> str:
         how=_how(found),
         controls=_controls(found),
         cards="\n".join(_card(name, found) for name in drawn),
-        words=definitions(WORDS | METHOD_WORDS),
+        words=definitions(WORDS | REPORT_WORDS | METHOD_WORDS),
         footer=_footer(),
     )
     script = text_of("linked.js") + text_of("page.js")

@@ -27,11 +27,14 @@ WORDS = {
     "groups of one prompt count as one observation.",
     "grey band": "Where 95% of the values fall by chance if the predictions are right (a consistency band).",
     "CORP curve": "The increasing curve nearest to the outcomes (isotonic regression). It needs no bins.",
+    "PIT": "The probability integral transform: the predicted probability of a smaller outcome than the real one.",
+}
+REPORT_WORDS = {
     "gold standard": "The posterior of a reference model in which the logit of each prompt's success rate is a random "
     "walk. Before a step it has seen the prompt's earlier batches, as a method has, but no later ones, no probes and "
     "no embeddings. The walk's four settings, the same for all prompts, are fitted to the whole run.",
-    "PIT": "The probability integral transform: the predicted probability of a smaller outcome than the real one.",
 }
+"""Words that only a report has, not the live page."""
 METHOD_WORDS = {
     "uniform": "Random prompts. It predicts as mopps does, so that its predictions can be compared.",
     "mopps": "MoPPS, Model Predictive Prompt Selection: each prompt's successes and failures are counted, and old "
