@@ -51,7 +51,8 @@ def right_places(one: Judged) -> str:
     ranges = [f"{100 * low // NUM_BINS} to {100 * high // NUM_BINS}%" for low, high in edges.reshape(-1, 2)]
     if ranges:
         return f"right where it says {listed(ranges)}"
-    return "nowhere right for sure, with so few groups" if (bins.chance > LARGE).any() else "nowhere right"
+    unclear = float(bins.groups[bins.chance > LARGE].sum())
+    return "nowhere right for sure, with so few groups" if unclear > bins.groups.sum() / 2 else "nowhere right"
 
 
 def _bin_gaps(one: Judged) -> list[Gap]:

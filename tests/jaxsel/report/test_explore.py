@@ -67,8 +67,10 @@ def test_places_where_predictions_came_true_are_joined():
     bins = one.curve.bins._replace(groups=np.full(10, 100.0), predicted=said, observed=came, chance=chance)
     curve = one.curve._replace(bins=bins)
     assert right_places(one._replace(curve=curve)) == "right where it says 0 to 20%, 30 to 40% and 60 to 90%"
-    wrong = bins._replace(observed=said + 0.2, chance=np.full(10, 0.01))
-    assert right_places(one._replace(curve=curve._replace(bins=wrong))) == "nowhere right"
+    wrong = bins._replace(observed=said + 0.2)
+    assert right_places(one._replace(curve=curve._replace(bins=wrong))) == "nowhere right"  # one bin has few groups
+    few = wrong._replace(chance=np.full(10, 0.2))
+    assert right_places(one._replace(curve=curve._replace(bins=few))).startswith("nowhere right for sure")
 
 
 def test_grades_depend_on_the_error_beyond_chance():
