@@ -7,7 +7,7 @@ from experiments.watch.metrics import SMOOTH
 from jaxsel.report.charts.common import numbered_looks
 from jaxsel.report.pieces import card, definitions, document, filled, part_menu, select, text_of
 from jaxsel.report.tables import KINDS
-from jaxsel.report.wording import CARDS, SCORE_NAMES, WORDS
+from jaxsel.report.wording import CARDS, METHOD_WORDS, SCORE_NAMES, WORDS
 
 _PACKAGE = "experiments.watch"
 _TRAINING = {
@@ -32,7 +32,7 @@ _CARDS = CARDS | {
     "shares": (
         "Share of mixed groups in the chosen predictions",
         "The thin lines show what the selector of each run expected, the broad grey line what happened in "
-        "<b data-method></b>.",
+        "<b data-method></b>. The grey band is wide where groups are few.",
     ),
 }
 
@@ -55,7 +55,7 @@ def page(snapshot: dict[str, Any], *, every: float | None) -> str:
         training_cards="\n".join(cards),
         controls="\n".join(_controls()),
         cards="\n".join(card(name, *_CARDS[name], menu=_menu(scores if name == "scores" else None)) for name in more),
-        words=definitions(WORDS),
+        words=definitions(WORDS | METHOD_WORDS),
     )
     return document(
         title="Training runs",

@@ -1,7 +1,8 @@
 """Groups in cells: what a report shows of millions of groups are the sums of a few thousand cells.
 
 A cell holds the groups of one method and one kind of outcome whose predicted P(mixed), step and number of earlier
-visits are alike. All metrics of a report are means over groups, so that a page can select cells and add them up.
+visits are alike, and perhaps the mean and the standard deviation of their predicted success rate. All metrics of a
+report are means over groups, so that a page can select cells and add them up.
 """
 
 import functools
@@ -18,6 +19,8 @@ from jaxsel.report.rows import Rows, is_mixed, mixed_groups
 
 NUM_BINS = 10
 """Number of bins of the predicted probability of a mixed group, and of the probability integral transform."""
+DEVIATION_BINS, _DEVIATION = 5, 0.1
+"""Number of bins of the standard deviation of a predicted success rate, and their width. It is 0.5 at most."""
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 PARTS = {
     "unseen": "never visited before",
@@ -27,7 +30,7 @@ PARTS = {
 }
 """Plain names of the parts by visits that `metrics.slices` returns."""
 SCORES = ("states", "counts", "brier", "error")
-_KEYS = ("step", "part", "bin")  # what the groups of a cell have in common
+_KEYS = ("step", "part", "bin", "rate_bin", "deviation_bin")  # what the groups of a cell have in common
 _MOST_STEPS = 24  # bins of the step
 _LOWEST = float(np.log(1e-9))  # log scores are cut here, so that one outcome held impossible does not hide all others
 _CHUNK = 2**15  # rows at a time, so that any number of rows compiles once
@@ -98,6 +101,18 @@ def probability_bins(mixed: Float[Any, " m"]) -> Int[np.ndarray, " m"]:
     return np.clip((np.asarray(mixed, np.float32) * NUM_BINS).astype(np.int32), 0, NUM_BINS - 1)
 
 
+def deviation_bins(variance: Float[Any, " m"]) -> Int[np.ndarray, " m"]:
+    """Return the bin of the standard deviation of each predicted success rate, from its variance."""
+    deviation = np.sqrt(np.maximum(np.asarray(variance, np.float64), 0))
+    return np.clip((deviation / _DEVIATION).astype(np.int32), 0, DEVIATION_BINS - 1)
+
+
+def belief_bins(prediction: Prediction) -> dict[str, Int[np.ndarray, " m"]]:
+    """Return the place of each prediction on the map of beliefs, in bins: `rate_bin` and `deviation_bin`."""
+    rates = probability_bins(prediction.success_rate)
+    return {"rate_bin": rates, "deviation_bin": deviation_bins(prediction.variance)}
+
+
 def parts_of(visits: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
     """Return the position in `PARTS` of each number of earlier visits."""
     part = _parts_of_few()
@@ -108,7 +123,7 @@ def parts_of(visits: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
 def _parts_of_few() -> Int[np.ndarray, " k"]:
     """Return the part of 0, 1, 2, ... visits; all larger numbers are in the part of the last."""
     few = np.arange(8)
-    masks = metrics.slices(few, few, 0)
+    masks = jax.jit(metrics.slices)(few, few, 0)  # one compilation; without jit, each of its operations has one
     return np.argmax([np.asarray(masks[name]) for name in PARTS], axis=0)
 
 
@@ -131,22 +146,29 @@ def numbered_again(numbers: Int[np.ndarray, " m"]) -> tuple[Int[np.ndarray, " k"
     return np.flatnonzero(there), (np.cumsum(there) - 1)[numbers]
 
 
-def cells(rows: Rows, scores: Scored, step: Int[np.ndarray, " m"] | None = None) -> dict[str, np.ndarray]:
+def cells(
+    rows: Rows, scores: Scored, step: Int[np.ndarray, " m"] | None = None, *, by_belief: bool = False
+) -> dict[str, np.ndarray]:
     """Return the sums of every cell as columns by name.
 
-    The columns are `bin` (of P(mixed)), `step`, `part` (position in `PARTS`), `groups` (their number), the sums
-    `predicted` (of P(mixed)), `mixed` (groups that were mixed), `chance` (the variance of that number if the
-    predictions are right), the sums of `SCORES`, the histogram `pit0`, `pit1`, ..., and the coverage `cover0`,
-    `cover1`, ....
+    The columns are `bin` (of P(mixed)), `step`, `part` (position in `PARTS`), with `by_belief` also the columns of
+    `belief_bins`, `groups` (their number), the sums `predicted` (of P(mixed)), `mixed` (groups that were mixed),
+    `chance` (the variance of that number if the predictions are right), the sums of `SCORES` and of their squares
+    (`states2`, `counts2`, ...), the histogram `pit0`, `pit1`, ..., and the coverage `cover0`, `cover1`, ....
 
     Args:
         rows: The groups and their predictions.
         scores: The metrics of the groups.
         step: Each group's step or bin of the step, which its cell has as `step`. None: `step_bins` of the steps.
+        by_belief: Whether the groups of a cell have similar means and standard deviations of the success rate, too.
     """
     steps, place = numbered_again(step_bins(rows.step) if step is None else step)
-    part, bins = parts_of(rows.visits), probability_bins(rows.prediction.mixed)
-    distinct, cell = numbered_again((place * len(PARTS) + part) * NUM_BINS + bins)
+    keys = {"step": place, "part": parts_of(rows.visits), "bin": probability_bins(rows.prediction.mixed)}
+    if by_belief:
+        keys |= belief_bins(rows.prediction)
+    sizes = [int(values.max(initial=0)) + 1 for values in keys.values()]
+    distinct, cell = numbered_again(np.ravel_multi_index(list(keys.values()), sizes))
+    at = dict(zip(keys, np.unravel_index(distinct, sizes), strict=True))
 
     def summed(values: np.ndarray) -> np.ndarray:
         return np.bincount(cell, np.asarray(values, np.float64), len(distinct))
@@ -154,24 +176,25 @@ def cells(rows: Rows, scores: Scored, step: Int[np.ndarray, " m"] | None = None)
     p = np.asarray(rows.prediction.mixed, np.float64)
     pit = np.clip((scores.pit * NUM_BINS).astype(int), 0, NUM_BINS - 1)
     return {
-        "bin": distinct % NUM_BINS,
-        "part": distinct // NUM_BINS % len(PARTS),
-        "step": steps[distinct // NUM_BINS // len(PARTS)],
+        **at,
+        "step": steps[at["step"]],
         "groups": np.bincount(cell, minlength=len(distinct)),
         "predicted": summed(p),
         "mixed": summed(is_mixed(rows)),
         "chance": summed(p * (1 - p)),
         **{name: summed(getattr(scores, name)) for name in SCORES},
+        **{f"{name}2": summed(np.asarray(getattr(scores, name), np.float64) ** 2) for name in SCORES},
         **{f"pit{k}": summed(pit == k) for k in range(NUM_BINS)},
         **{f"cover{k}": summed(scores.covered[:, k]) for k in range(len(LEVELS))},
     }
 
 
 def merged(tables: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the cells of all tables as one table, where cells with the same bin, part and step are one cell."""
+    """Return the cells of all tables as one table, where cells with the same bins, part and step are one cell."""
     joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    keys, cell = np.unique(np.stack([joined[name] for name in _KEYS]), axis=1, return_inverse=True)
+    names = [name for name in _KEYS if name in joined]
+    keys, cell = np.unique(np.stack([joined[name] for name in names]), axis=1, return_inverse=True)
     sums = {
-        name: np.bincount(cell.ravel(), column, keys.shape[1]) for name, column in joined.items() if name not in _KEYS
+        name: np.bincount(cell.ravel(), column, keys.shape[1]) for name, column in joined.items() if name not in names
     }
-    return dict(zip(_KEYS, keys, strict=True)) | sums
+    return dict(zip(names, keys, strict=True)) | sums

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxsel.report.cells import NUM_BINS, Scored, numbered_again, parts_of, probability_bins
+from jaxsel.report.cells import NUM_BINS, Scored, belief_bins, numbered_again, parts_of, probability_bins
 from jaxsel.report.material import Material, Pool
 from jaxsel.report.rows import Rows
 from jaxsel.report.wording import shortened
@@ -92,6 +93,7 @@ def groups(rows: Rows, scores: Scored, ids: Int[np.ndarray, " k"], *, seed: int 
         "prompt": some.prompt_ids,
         "step": some.step,
         "bin": probability_bins(some.prediction.mixed),
+        **belief_bins(some.prediction),
         "part": parts_of(some.visits),
         "mixed": some.prediction.mixed,
         "rate": some.prediction.success_rate,
@@ -104,13 +106,14 @@ def groups(rows: Rows, scores: Scored, ids: Int[np.ndarray, " k"], *, seed: int 
 def present(pool: Pool, ids: Int[np.ndarray, " k"]) -> dict[str, Any]:
     """Return the latest belief about each of the prompts that the pool has."""
     at = np.flatnonzero(np.isin(pool.prompt_ids, ids))
-    prediction = pool.prediction
+    prediction = jax.tree.map(lambda field: np.asarray(field)[at], pool.prediction)
     return {
         "prompt": pool.prompt_ids[at],
-        "rate": prediction.success_rate[at],
-        "deviation": np.sqrt(np.maximum(prediction.variance[at], 0)),
-        "mixed": prediction.mixed[at],
-        "bin": probability_bins(prediction.mixed[at]),
+        "rate": prediction.success_rate,
+        "deviation": np.sqrt(np.maximum(prediction.variance, 0)),
+        "mixed": prediction.mixed,
+        "bin": probability_bins(prediction.mixed),
+        **belief_bins(prediction),
         "part": parts_of(pool.visits[at]),
         "visits": pool.visits[at],
     }

@@ -1,4 +1,4 @@
-"""Where predictions of mixed groups are wrong: by what was predicted, by earlier visits, and over training."""
+"""Where predictions of mixed groups are right and wrong: by what was predicted, by visits, and over training."""
 
 from itertools import zip_longest
 from typing import NamedTuple
@@ -8,10 +8,10 @@ import numpy as np
 from jaxsel.report.cells import NUM_BINS, PARTS
 from jaxsel.report.judgement import Judged
 from jaxsel.report.tables import Tables
-from jaxsel.report.wording import percent
+from jaxsel.report.wording import listed, percent
 
 LARGE = 0.05
-"""A gap is reported if it exceeds this probability."""
+"""A gap is reported if it exceeds this probability. Predictions are called right up to it."""
 MOST = 3
 """Number of gaps of one kind, and of prompts, that are named."""
 _CLEAR = 3.0  # standard errors that a gap exceeds
@@ -36,6 +36,23 @@ def clear_gaps(found: Tables, method: str, number: int) -> list[Gap]:
     one = found.judged[method]
     kinds = (_bin_gaps(one), _part_gaps(one), _step_gaps(found, method))
     return [gap for same_rank in zip_longest(*(of[:number] for of in kinds)) for gap in same_rank if gap]
+
+
+def right_places(one: Judged) -> str:
+    """Return in words where P(mixed) came true: "right where it says 20 to 50%". Neighbouring bins are joined.
+
+    A bin came true if the shares of mixed groups that were predicted and that were observed differ by at most `LARGE`,
+    and if the observed share has a standard deviation by chance of at most `LARGE`.
+    """
+    bins = one.curve.bins
+    with np.errstate(invalid="ignore"):
+        right = (bins.groups > 0) & (np.abs(bins.predicted - bins.observed) <= LARGE) & (bins.chance <= LARGE)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], right, [False]]).astype(int)))
+    ranges = [f"{100 * low // NUM_BINS} to {100 * high // NUM_BINS}%" for low, high in edges.reshape(-1, 2)]
+    if ranges:
+        return f"right where it says {listed(ranges)}"
+    unclear = float(bins.groups[bins.chance > LARGE].sum())
+    return "nowhere right for sure, with so few groups" if unclear > bins.groups.sum() / 2 else "nowhere right"
 
 
 def _bin_gaps(one: Judged) -> list[Gap]:

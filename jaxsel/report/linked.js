@@ -33,6 +33,10 @@ const linked = {
         chose({ [field]: [at, at] });
       });
     }
+    // Vega starts a brush in the chart over which the pointer has moved before, and a finger has not moved before it presses.
+    element.addEventListener("pointerdown", ({ pointerType, target, clientX, clientY }) => {
+      if (pointerType === "touch") target.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY }));
+    }, true);
     view.addSignalListener(brush, (_, value) => chose(value || {}));
   },
 
@@ -50,12 +54,17 @@ const linked = {
   },
 
   // A bin is chosen with its middle, and a short range chooses the bin around it.
-  bins(range, last) {
-    if (!range) return { first_bin: 0, last_bin: last };
+  within(range, last) {
+    if (!range) return [0, last];
     const [low, high] = range.map(value => Math.min(Math.max(value, 0), 0.9999));
     const bin = Math.floor((low + high) / 2 * (last + 1));
-    const from = Math.ceil(low * (last + 1) - 0.5), to = Math.floor(high * (last + 1) - 0.5);
-    return from <= to ? { first_bin: from, last_bin: to } : { first_bin: bin, last_bin: bin };
+    const from = Math.max(Math.ceil(low * (last + 1) - 0.5), 0), to = Math.floor(high * (last + 1) - 0.5);
+    return from <= to ? [from, to] : [bin, bin];
+  },
+
+  bins(range, last) {
+    const [first_bin, last_bin] = linked.within(range, last);
+    return { first_bin, last_bin };
   },
 
   // The steps in a range; a short range chooses the nearest step.

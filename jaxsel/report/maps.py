@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxsel.report.cells import numbered_again, parts_of, probability_bins
+from jaxsel.report.cells import belief_bins, numbered_again, parts_of, probability_bins
 from jaxsel.report.material import Pool
 
 _RATES, _DEVIATIONS = 40, 24  # cells of the map of beliefs in both directions
-_PLACES = 32  # cells of the map of embeddings in each direction
+_PLACES = 20  # cells of the map of embeddings in each direction
 _MOST_STRATA = 9  # labels that get a colour of their own
 _FEW = 20_000  # prompts that give the directions of the embeddings
 
@@ -34,11 +34,14 @@ def beliefs(pool: Pool, strata: Int[np.ndarray, " N"] | None) -> dict[str, np.nd
 def meanings(
     places: Float[np.ndarray, "N 2"], pool: Pool, strata: Int[np.ndarray, " N"] | None
 ) -> dict[str, np.ndarray]:
-    """Return the prompts by the place of their embedding, as sums of cells; the columns are those of `beliefs`."""
+    """Return the prompts by the place of their embedding, as sums of cells.
+
+    The columns are those of `beliefs`, and the bins of `belief_bins`.
+    """
     low, high = places.min(axis=0), places.max(axis=0)
     size = np.maximum(high - low, 1e-9) * 1.001 / _PLACES
     x, y = ((places[pool.prompt_ids] - low) / size).astype(int).T
-    at, sums = _cells(pool, {"x": x, "y": y}, strata)
+    at, sums = _cells(pool, {"x": x, "y": y, **belief_bins(pool.prediction)}, strata)
     edges = {"left": low[0] + at["x"] * size[0], "right": low[0] + (at["x"] + 1) * size[0]}
     edges |= {"low": low[1] + at["y"] * size[1], "high": low[1] + (at["y"] + 1) * size[1]}
     return {**edges, **_others(at), **sums}
@@ -91,8 +94,8 @@ def _cells(
         "visits": summed(pool.visits),
         "visited": summed(seen),
         "waiting": summed(np.where(seen, pool.waiting, 0)),
-        "rate": summed(pool.prediction.success_rate),
-        "mixed": summed(mixed),
+        "rate": summed(pool.prediction.success_rate).round(2),  # the tooltips show means in percent
+        "mixed": summed(mixed).round(2),
     }
     return at, sums
 

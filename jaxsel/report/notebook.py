@@ -12,17 +12,17 @@ import numpy as np
 import vl_convert
 
 from jaxsel.report.cells import SCORES
-from jaxsel.report.charts.common import OF_BINS, OF_KIND, OF_PART, OF_STEPS
+from jaxsel.report.charts.common import OF_BELIEF, OF_BINS, OF_KIND, OF_PART, OF_STEPS
 from jaxsel.report.pieces import as_columns, filled, text_of
 from jaxsel.report.tables import Table, Tables
 
 VEGA_LITE = "application/vnd.vegalite.v6+json"
 """The MIME type under which a notebook holds the specification of a chart."""
 _WIDTH = 420  # pixels of a chart on its own
-_SELECTED = {part for filters in (OF_KIND, OF_PART, OF_STEPS, OF_BINS) for part in filters.split(" && ")}
+_SELECTED = {part for filters in (OF_KIND, OF_PART, OF_STEPS, OF_BINS, OF_BELIEF) for part in filters.split(" && ")}
 _OF_ONE_METHOD = ("map", "meaning", "present")  # tables of which a chart shows only the method in detail
 _SUMS = {
-    "cells": re.compile(f"groups|predicted|mixed|chance|{'|'.join(SCORES)}|pit\\d+|cover\\d+"),
+    "cells": re.compile(f"groups|predicted|mixed|chance|(?:{'|'.join(SCORES)})2?|pit\\d+|cover\\d+"),
     "map": re.compile("prompts|visits|visited|waiting|rate|mixed"),
 }
 _SUMS["meaning"] = _SUMS["map"]

@@ -4,16 +4,16 @@
   const element = id => document.getElementById(id);
   const { percent, count, rowsOf } = linked;
   const tables = Object.fromEntries(Object.entries(page.tables).map(([name, table]) => [name, rowsOf(table)]));
-  const first = { ...page.parameters, region: null, search: "" };
+  const first = { ...page.parameters, search: "" };
   const state = { ...first };
   const views = {};
   const texts = new Map(tables.prompts.map(row => [row.prompt, row.text]));
-  const places = new Map();  // the latest belief about each followed prompt, by method
-  for (const row of tables.present) places.set(row.method + "\n" + row.prompt, row);
+  const inside = (value, [low, high]) => value >= low && value <= high;
 
   const ofMethod = method => row =>
     row.method === method && (row.kind === undefined || row.kind === state.kind) &&
     (state.part < 0 || row.part === state.part) && row.bin >= state.first_bin && row.bin <= state.last_bin &&
+    inside(row.rate_bin, state.rates) && inside(row.deviation_bin, state.deviations) &&
     (row.step === undefined || (row.step >= state.first_step && row.step <= state.last_step));
 
   const ofRow = row => ofMethod(state.method)(row);
@@ -23,14 +23,17 @@
     const others = [...new Set(tables.cells.map(row => row.method))].filter(method => method !== state.method);
     const groups = method => tables.cells.filter(ofMethod(method)).reduce((total, row) => total + row.groups, 0);
     const said = others.map(method => `${count(groups(method))} of ${method}`).join(", ");
-    return said && `the other methods are shown by their own predictions in this range (${said})`;
+    return said && `other methods are shown by their own predictions in this range (${said})`;
   }
 
-  function ofRegion(prompt) {
-    if (!state.region) return true;
-    const place = places.get(state.method + "\n" + prompt);
-    const inside = (value, [low, high]) => value >= low && value <= high;
-    return place !== undefined && inside(place.rate, state.region.rate) && inside(place.deviation, state.region.deviation);
+  // What is chosen on the map of the pool, in words.
+  function ofMap() {
+    const said = [];
+    const chosen = name => state[name][0] > first[name][0] || state[name][1] < first[name][1];
+    const from_to = ([low, high]) => `${10 * low} to ${10 * high + 10}%`;
+    if (chosen("rates")) said.push(`predicted success rate ${from_to(state.rates)}`);
+    if (chosen("deviations")) said.push(`its standard deviation ${from_to(state.deviations)}`);
+    return said;
   }
 
   function ofSearch(prompt) {
@@ -57,13 +60,14 @@
   function cell(tag, title, content) {
     const made = document.createElement(tag);
     made.className = kindOf(title);
+    made.dataset.title = title;  // a phone shows it beside the content
     made.append(content);
     return made;
   }
 
   function drawTable() {
     const all = (page.judged ? tables.groups : tables.present).filter(ofRow);
-    const found = all.filter(row => ofRegion(row.prompt) && ofSearch(row.prompt));
+    const found = all.filter(row => ofSearch(row.prompt));
     const surprise = row => row.surprise ?? row.mixed;
     found.sort((a, b) => surprise(b) - surprise(a));
     const some = found.slice(0, 60);
@@ -100,15 +104,20 @@
   function drawStatus() {
     const said = page.judged ? linked.said(tables.cells.filter(ofRow), state.method) : [];
     said.push(...linked.chosen(state, first));
-    const others = page.judged && linked.choseBins(state, first) && ofOthers();
+    said.push(...ofMap());
+    const others = page.judged && (linked.choseBins(state, first) || ofMap().length) && ofOthers();
     if (others) said.push(others);
-    if (state.region) said.push("prompts of a part of the map (in the table below)");
     element("status").textContent = said.join("; ");
     const heading = element("trajectory-title");
     const text = texts.get(state.prompt);
     if (heading) heading.textContent = `Prompt ${state.prompt}` + (text ? `: ${text}` : "");
     for (const said of document.querySelectorAll("[data-method]")) said.textContent = state.method;
     for (const said of document.querySelectorAll("[data-score]")) said.textContent = page.scores[state.score];
+    for (const name of ["colour", "meaning_colour"]) {
+      const number = page.colours[state[name]];
+      const text = number ? `${number}: the darker, the more` : "commonest label";
+      for (const said of document.querySelectorAll(`[data-${name}]`)) said.textContent = text;
+    }
   }
 
   const redraw = linked.oncePerFrame(async () => {
@@ -132,7 +141,10 @@
   const brushes = {
     reliability: ["chosen_bins", "x", value => set(linked.bins(value.x, first.last_bin))],
     scores: ["chosen_steps", "step", value => choseSteps(value.step)],
-    map: ["chosen_prompts", null, value => set({ region: value.left && value.low ? { rate: value.left, deviation: value.low } : null })],
+    map: ["chosen_beliefs", null, value => set({
+      rates: linked.within(value.left, first.rates[1]),
+      deviations: linked.within(value.low && value.low.map(deviation => 2 * deviation), first.deviations[1]),  // at most 1/2
+    })],
   };
 
   async function draw(name, spec) {

@@ -8,7 +8,7 @@ from jaxsel.report.charts.draw import charts
 from jaxsel.report.pieces import as_columns, card, definitions, document, filled, part_menu, select, styled, text_of
 from jaxsel.report.tables import KINDS, Tables
 from jaxsel.report.verdict import Finding, verdict
-from jaxsel.report.wording import CARDS, COLOUR_NAMES, SCORE_NAMES, WORDS
+from jaxsel.report.wording import CARDS, COLOUR_NAMES, METHOD_WORDS, REPORT_WORDS, SCORE_NAMES, WORDS
 
 _SHOWN = 4  # sentences of a finding that are shown at once
 
@@ -25,7 +25,7 @@ def page(found: Tables, *, title: str) -> str:
         how=_how(found),
         controls=_controls(found),
         cards="\n".join(_card(name, found) for name in drawn),
-        words=definitions(WORDS),
+        words=definitions(WORDS | REPORT_WORDS | METHOD_WORDS),
         footer=_footer(),
     )
     script = text_of("linked.js") + text_of("page.js")
@@ -51,11 +51,11 @@ def _lead(found: Tables) -> str:
 
 def _how(found: Tables) -> str:
     if not found.judged:
-        return "Drag on the map to choose prompts. The table below shows them."
+        return "Drag on the map to choose beliefs. The table below shows the prompts."
     return (
-        "The charts are linked. Drag or click in the first chart to choose predictions, and in the scores to choose "
-        "steps: the other charts, the map and the table then show these alone. Drag on the map to choose prompts for "
-        "the table. The answers above do not change with these choices."
+        "The charts are linked. Drag or click in the first chart to choose predictions of a mixed group, in the scores "
+        "to choose steps, and drag on the map of the pool to choose predicted success rates and how sure they are: the "
+        "other charts and the table then show these groups alone. The answers above do not change with these choices."
     )
 
 
@@ -108,4 +108,5 @@ def _data(found: Tables, drawn: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "texts": found.material.texts is not None,
         "judged": bool(found.judged),
         "scores": SCORE_NAMES,
+        "colours": COLOUR_NAMES,
     }

@@ -102,7 +102,10 @@ def styled(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_columns(table: Table) -> dict[str, Any]:
-    """Return a table for the page: strings as numbers, floats with four digits after the point, and NaN as null."""
+    """Return a table for the page: strings as numbers, floats with four digits after the point, and NaN as null.
+
+    A column of few distinct floats is held as these floats and their numbers.
+    """
     arrays = {name: np.asarray(column) for name, column in table.items()}
     made: dict[str, Any] = {}
     for name, column in arrays.items():
@@ -110,10 +113,16 @@ def as_columns(table: Table) -> dict[str, Any]:
             levels, values = np.unique(column.astype(str), return_inverse=True)
             made[name] = {"values": values.tolist(), "levels": levels.tolist()}
         elif column.dtype.kind == "f":
-            made[name] = {"values": _numbers(column)}
+            made[name] = _floats(column)
         else:
             made[name] = {"values": column.astype(int).tolist()}
     return {"length": len(next(iter(arrays.values()))), "columns": made}
+
+
+def _floats(column: np.ndarray) -> dict[str, Any]:
+    levels, values = np.unique(np.round(column, 4), return_inverse=True)
+    few = 20 * len(levels) < len(column)
+    return {"values": values.tolist(), "levels": _numbers(levels)} if few else {"values": _numbers(column)}
 
 
 def _numbers(column: np.ndarray) -> list[float | None]:

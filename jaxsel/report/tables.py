@@ -8,6 +8,7 @@ import numpy as np
 from jaxsel.report import followed, maps
 from jaxsel.report.cells import Scored, cells, scored
 from jaxsel.report.followed import Mispredicted, mispredicted
+from jaxsel.report.gold import gold_standard
 from jaxsel.report.judgement import Corp, Judged, best_of, corp, judged
 from jaxsel.report.material import Material
 from jaxsel.report.rows import Rows
@@ -28,8 +29,8 @@ class Tables(NamedTuple):
         worst: The most mispredicted prompts of each method.
         strata: The labels of the prompts, by size; None without labels.
         tables: Columns by name of each table: `cells`, `curve`, `map`, `meaning`, `prompts`, `groups`, `present`,
-            `beliefs` and `outcomes`. Tables of several methods have a column `method`, and those of several kinds of
-            outcomes a column `kind`.
+            `beliefs`, `outcomes` and `gold`. Tables of several methods have a column `method`, and those of several
+            kinds of outcomes a column `kind`.
     """
 
     material: Material
@@ -71,6 +72,7 @@ def tables(material: Material, *, seed: int = 0) -> Tables:
     )
     made["beliefs"] = _joined({(name, None): followed.beliefs(material, name, ids) for name in methods})
     made["outcomes"] = followed.outcomes(material, ids)
+    made["gold"] = gold_standard(material.history, ids, seed=seed)
     return Tables(material, methods, kinds, verdicts, worst, labels, made)
 
 
@@ -97,7 +99,9 @@ def _of_groups(
 ) -> dict[str, Table]:
     pairs = [(name, kind) for kind in kinds for name in rows[kind]]
     return {
-        "cells": _joined({(name, kind): cells(rows[kind][name], scores[kind][name]) for name, kind in pairs}),
+        "cells": _joined(
+            {(name, kind): cells(rows[kind][name], scores[kind][name], by_belief=True) for name, kind in pairs}
+        ),
         "groups": _joined(
             {(name, kind): followed.groups(rows[kind][name], scores[kind][name], ids) for name, kind in pairs}
         ),

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsel.report.gaps import LARGE, MOST, clear_gaps
+from jaxsel.report.gaps import LARGE, MOST, clear_gaps, right_places
 from jaxsel.report.judgement import Judged, Number
 from jaxsel.report.tables import KINDS, Tables
-from jaxsel.report.wording import percent, shortened
+from jaxsel.report.wording import listed, percent, shortened
 
 _GOOD, _ROUGH = 0.03, 0.10  # calibration errors of P(mixed), beyond what chance gives
 _SURE = (
@@ -71,7 +71,7 @@ def _trust(found: Tables) -> Finding:
     else:
         by_grade = {key: [name for name in found.methods if grades[name] == key] for key in ("yes", "roughly", "no")}
         words = {"yes": "Yes for {}.", "roughly": "Only roughly for {}.", "no": "Not for {}."}
-        answer = " ".join(words[key].format(_listed(names)) for key, names in by_grade.items() if names)
+        answer = " ".join(words[key].format(listed(names)) for key, names in by_grade.items() if names)
     details = []
     for name in found.methods:
         one = found.judged[name]
@@ -93,12 +93,16 @@ def _where(found: Tables) -> Finding:
     details, answers = [], []
     for name in found.methods:
         gaps = clear_gaps(found, name, MOST if name == found.methods[0] else 1)
-        if not gaps:
-            answers.append(f"{name} has no clear gap anywhere.")
-            continue
-        answers.append(f"{name} is too {gaps[0].side} {gaps[0].place}.")
+        right = right_places(found.judged[name])
+        wrong = f"too {gaps[0].side} {gaps[0].place}" if gaps else "clearly wrong nowhere"
+        answers.append(f"{name} is {right}, and {wrong}.")
         details += [f"{_of(name, found)}{gap.place}, {gap.what}: too {gap.side}." for gap in gaps]
-    return Finding("Where is it wrong?", " ".join(answers), details if len(found.methods) > 1 else _capitals(details))
+    if len(found.methods) == 1:
+        details = _capitals(details)
+    details.append(
+        f"Right means within {100 * LARGE:.0f} percentage points of what happened, with groups enough to tell."
+    )
+    return Finding("Where is it right, and where is it wrong?", " ".join(answers), details)
 
 
 def _which(found: Tables) -> Finding:
@@ -124,7 +128,7 @@ def _which(found: Tables) -> Finding:
     times = f"{np.exp(gain):.2f} times as high a probability as {second}, which is second by this score"
     answer = f"{best}: on average it gave what happened {times}. {_sure(found, second)}."
     if unsure:
-        answer = f"{best} has the best score, but {_listed(unsure)} may be as good."
+        answer = f"{best} has the best score, but {listed(unsure)} may be as good."
     groups = next(iter(found.judged.values())).groups
     details.append(f"All methods are compared on the same {groups:,} groups, pair by pair.")
     return Finding(question, answer, details)
@@ -222,10 +226,6 @@ def _of(name: str, found: Tables) -> str:
 
 def _capitals(details: list[str]) -> list[str]:
     return [sentence[0].upper() + sentence[1:] for sentence in details]
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _error(number: Number, scale: float, digits: int) -> str:

@@ -29,6 +29,27 @@ WORDS = {
     "CORP curve": "The increasing curve nearest to the outcomes (isotonic regression). It needs no bins.",
     "PIT": "The probability integral transform: the predicted probability of a smaller outcome than the real one.",
 }
+REPORT_WORDS = {
+    "gold standard": "The posterior of a reference model in which the logit of each prompt's success rate is a random "
+    "walk. Before a step it has seen the prompt's earlier batches, as a method has, but no later ones, no probes and "
+    "no embeddings. The walk's four settings, the same for all prompts, are fitted to the whole run.",
+}
+"""Words that only a report has, not the live page."""
+METHOD_WORDS = {
+    "uniform": "Random prompts. It predicts as mopps does, so that its predictions can be compared.",
+    "mopps": "MoPPS, Model Predictive Prompt Selection: each prompt's successes and failures are counted, and old "
+    "counts fade. Other prompts' outcomes change nothing. It chooses prompts near a success rate of one half.",
+    "threshold": "The predictions of mopps. It chooses random prompts whose success rate seems neither low nor high.",
+    "dps": "DPS, Dynamics-Predictive Sampling: each prompt moves between unsolved, mixed and solved (a hidden Markov "
+    "model). It chooses the likeliest to be mixed.",
+    "gps": "GPS, Generalizable Predictive Prompt Selection: one neural network learns from all outcomes and from the "
+    "embeddings of the prompts. It chooses prompts near a success rate of one half that differ from each other.",
+    "adaptive": "The method of jaxsel: success rates drift, and prompts teach about each other (a state-space model, "
+    "with embeddings or without). It prefers prompts whose rewards vary most.",
+    "state_space": "The predictor of adaptive alone.",
+    "kalman": "A Kalman filter per prompt: beliefs widen between visits.",
+}
+"""The built-in methods in a sentence or two each, by the name that they have on a page."""
 CARDS = {
     "reliability": (
         "Do predicted probabilities come true?",
@@ -38,11 +59,13 @@ CARDS = {
     ),
     "shares": (
         "Share of mixed groups: expected and real",
-        "The thin lines show what each method expected, the broad grey line what happened.",
+        "The thin lines show what each method expected, the broad grey line what happened. The grey band is wide where "
+        "groups are few: it holds the share of many such groups with 95% probability.",
     ),
     "scores": (
         "Score over training",
-        "It shows the <span data-score></span>. <b>Drag or click here to choose steps.</b>",
+        "It shows the <span data-score></span>. The band of two standard errors is wide where groups are few. "
+        "<b>Drag or click here to choose steps.</b>",
     ),
     "pit": (
         "Are the predicted distributions right? (PIT)",
@@ -55,17 +78,22 @@ CARDS = {
     ),
     "map": (
         "Map of the pool",
-        "Every tile holds prompts about which <b data-method></b> had similar beliefs at the end. The ring is the "
-        "followed prompt. <b>Drag here to choose prompts for the table.</b>",
+        "What <b data-method></b> believed about every prompt at the end of the run. Left: prompts that it takes to be "
+        "hardly ever solved; right: nearly always solved. Top: it is unsure of the success rate; bottom: sure. The "
+        "colour is the <span data-colour></span>. The ring is the followed prompt. <b>Drag here "
+        "to choose predictions</b>: the other charts and the table then show the groups that were predicted so, at any "
+        "step.",
     ),
     "meaning": (
         "Map of the embeddings",
-        "Prompts with similar embeddings are close. The directions are the two principal components.",
+        "Prompts with similar embeddings are close. The directions are the two principal components. The colour is the "
+        "<span data-meaning_colour></span>.",
     ),
     "trajectory": (
         "One prompt over training",
         "Lines: what each method believed before each step. The band holds the success rate with 90% probability, "
-        "according to <b data-method></b>. Circles and diamonds: observed shares of correct rollouts. "
+        "according to <b data-method></b>. The broad line with a band of its own: the gold standard, which a good "
+        "method is close to. Circles and diamonds: observed shares of correct rollouts. "
         "Choose another prompt in the table below.",
     ),
 }
@@ -81,3 +109,8 @@ def shortened(text: str, length: int) -> str:
 def percent(share: float) -> str:
     """Return a probability as a percentage: whole numbers, and one digit below 10%."""
     return f"{100 * share:.0f}%" if abs(share) >= 0.0995 else f"{100 * share:.1f}%"
+
+
+def listed(names: list[str]) -> str:
+    """Return the names as in a sentence: "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

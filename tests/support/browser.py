@@ -35,8 +35,8 @@ def chromium() -> Iterator[Any]:
 class Shown:
     """The page in a browser window, with the errors and requests of its loading."""
 
-    def __init__(self, browser, path, size, scheme="light"):
-        self.context = browser.new_context(viewport=size, color_scheme=scheme)
+    def __init__(self, browser, path, size, scheme="light", *, touch=False):
+        self.context = browser.new_context(viewport=size, color_scheme=scheme, has_touch=touch)
         self.window = self.context.new_page()
         self.errors, self.requests = [], []
         self.window.on("console", lambda message: self.errors.append(message.text))

@@ -5,6 +5,7 @@ import altair as alt
 from jaxsel.evaluation.plotting.looks import COLOURS
 from jaxsel.report.cells import LEVELS, NUM_BINS
 from jaxsel.report.charts.common import (
+    OF_BELIEF,
     OF_BINS,
     OF_KIND,
     OF_METHOD,
@@ -25,7 +26,7 @@ def reliability(looks: Looks) -> Chart:
     x = alt.X(**share("x", "Predicted probability of a mixed group", domain=[0, 1]))
     y = alt.Y(**share("y", "Share of groups that were mixed", domain=[0, 1]))
     base = (
-        table("cells", OF_KIND, OF_PART, OF_STEPS)
+        table("cells", OF_KIND, OF_PART, OF_BELIEF, OF_STEPS)
         .transform_aggregate(
             groups="sum(groups)",
             predicted="sum(predicted)",
@@ -75,7 +76,7 @@ def reliability(looks: Looks) -> Chart:
 def pit() -> Chart:
     columns = [f"pit{k}" for k in range(NUM_BINS)]
     bars = (
-        table("cells", OF_KIND, OF_PART, OF_STEPS, OF_BINS, OF_METHOD)
+        table("cells", OF_KIND, OF_PART, OF_BELIEF, OF_STEPS, OF_BINS, OF_METHOD)
         .transform_fold(columns, as_=["name", "count"])
         .transform_aggregate(count="sum(count)", groupby=["name"])
         .transform_joinaggregate(total="sum(count)")
@@ -103,7 +104,7 @@ def pit() -> Chart:
 def coverage(looks: Looks) -> Chart:
     levels = ", ".join(map(str, LEVELS))
     lines = (
-        table("cells", OF_KIND, OF_PART, OF_STEPS, OF_BINS)
+        table("cells", OF_KIND, OF_PART, OF_BELIEF, OF_STEPS, OF_BINS)
         .transform_fold([f"cover{k}" for k in range(len(LEVELS))], as_=["name", "covered"])
         .transform_aggregate(covered="sum(covered)", groups="sum(groups)", groupby=["method", "name"])
         .transform_calculate(level=f"[{levels}][toNumber(slice(datum.name, 5))]", share="datum.covered / datum.groups")

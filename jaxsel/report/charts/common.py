@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import altair as alt
 
 from jaxsel.evaluation.plotting.looks import COLOURS, CYCLE, METHODS, style
-from jaxsel.report.cells import NUM_BINS, SCORES
+from jaxsel.report.cells import DEVIATION_BINS, NUM_BINS, SCORES
 from jaxsel.report.tables import Tables
 
 Chart = Any
@@ -17,11 +17,18 @@ OF_KIND = "datum.kind == kind"
 OF_PART = "(part < 0 || datum.part == part)"
 OF_STEPS = "datum.step >= first_step && datum.step <= last_step"
 OF_BINS = "datum.bin >= first_bin && datum.bin <= last_bin"
+# The live page has no map of the pool, and its groups have no place on one.
+OF_BELIEF = " && ".join(
+    f"(!isValid(datum.{column}) || inrange(datum.{column}, {name}))"
+    for column, name in (("rate_bin", "rates"), ("deviation_bin", "deviations"))
+)
 OF_METHOD = "datum.method == method"
 ALL_GROUPS = {
     "part": -1,
     "first_bin": 0,
     "last_bin": NUM_BINS - 1,
+    "rates": [0, NUM_BINS - 1],
+    "deviations": [0, DEVIATION_BINS - 1],
     "first_step": -1,
     "last_step": 2**31,
     "score": SCORES[0],
@@ -34,8 +41,9 @@ _DASHES = {"-": [1, 0], "--": [7, 3], ":": [2, 3], "-.": [8, 3, 2, 3]}
 def parameters(found: Tables) -> dict[str, Any]:
     """Return the parameters of all charts with their first values.
 
-    `kind` of outcomes; `method` that is shown in detail; `part` by earlier visits, or -1 for all; the range of bins of
-    P(mixed) and of steps; the `score` over steps; the colours of the two maps; and the `prompt` that is followed.
+    `kind` of outcomes; `method` that is shown in detail; `part` by earlier visits, or -1 for all; the ranges of bins of
+    P(mixed), of the predicted success rate (`rates`) and of its standard deviation (`deviations`), and of steps; the
+    `score` over steps; the colours of the two maps; and the `prompt` that is followed.
     """
     first = found.tables["prompts"]["prompt"]
     return {

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from jaxsel.evaluation.plotting.looks import COLOURS
-from jaxsel.report.charts.common import OF_BINS, OF_METHOD, OF_PART, Chart, share, table, tooltip
+from jaxsel.report.charts.common import OF_BELIEF, OF_BINS, OF_METHOD, OF_PART, Chart, share, table, tooltip
 from jaxsel.report.tables import Tables
 
 _VALUES = {
@@ -20,12 +20,14 @@ _VALUES = {
 
 def _tiles(found: Tables, name: str, parameter: str, x: Any, y: Any) -> list[Chart]:
     """Return the tiles of a map: coloured by a number, and, where the prompts have labels, by the commonest label."""
-    base = table(name, OF_METHOD, OF_PART, OF_BINS)
+    base = table(name, OF_METHOD, OF_PART, OF_BINS, *([] if name == "map" else [OF_BELIEF]))
     sums = ("prompts", "visits", "visited", "waiting", "rate", "mixed")
     where = ["left", "right", "low", "high"]
     value = " : ".join(f"{parameter} == '{value}' ? ({formula})" for value, formula in _VALUES.items()) + " : null"
     is_share = f"{parameter} == 'rate' || {parameter} == 'mixed'"
-    label = f"isFinite(datum.value) ? format(datum.value, {is_share} ? '.0%' : ',') : ''"
+    labelled = f"{parameter} == 'stratum'"
+    digits = f"{is_share} ? '.0%' : datum.value < 10000 ? ',' : '~s'"
+    label = f"isFinite(datum.value) ? format(datum.value, {digits}) : ''"
     hint = tooltip(
         ("prompts:Q", "prompts", ","), ("per_prompt:Q", "visits per prompt", ".2f"),
         ("success:Q", "predicted success rate", ".1%"), ("p_mixed:Q", "predicted probability of a mixed group", ".1%"),
@@ -44,7 +46,10 @@ def _tiles(found: Tables, name: str, parameter: str, x: Any, y: Any) -> list[Cha
             x=x, x2="right:Q", y=y, y2="high:Q", tooltip=hint,
             color=alt.Color(
                 "value:Q", scale=alt.Scale(scheme="viridis", type="symlog", reverse=True),
-                legend=alt.Legend(title=None, orient="top", gradientLength=180, tickCount=4, labelExpr=label),
+                legend=alt.Legend(
+                    title=None, orient="top", gradientLength=180, tickCount=4, labelExpr=label, labelOverlap="greedy",
+                    gradientOpacity=_shown(f"!({labelled})"), labelOpacity=_shown(f"!({labelled})"),
+                ),
             ),
         )
     )  # fmt: skip
@@ -61,23 +66,31 @@ def _tiles(found: Tables, name: str, parameter: str, x: Any, y: Any) -> list[Cha
             x=x, x2="right:Q", y=y, y2="high:Q", tooltip=tooltip("label:N", ("prompts:Q", "prompts", ",")),
             color=alt.Color(
                 "label:N", scale=alt.Scale(domain=list(found.strata), scheme="tableau10"),
-                legend=alt.Legend(title=None, orient="bottom", columns=3, labelLimit=130),
+                legend=alt.Legend(
+                    title=None, orient="bottom", columns=3, labelLimit=130,
+                    symbolOpacity=_shown(labelled), labelOpacity=_shown(labelled),
+                ),
             ),
         )
     )  # fmt: skip
     return [numbers, labels]
 
 
+def _shown(condition: str) -> alt.ExprRef:
+    """Return the opacity of a part of a legend that is visible under a condition."""
+    return alt.ExprRef(f"{condition} ? 1 : 0")
+
+
 def beliefs(found: Tables) -> Chart:
-    x = alt.X(**share("left", "Predicted success rate", domain=[0, 1]))
+    x = alt.X(**share("left", "Predicted success rate (0%: never solved)", domain=[0, 1]))
     top = float(max(found.tables["map"]["high"]))
     y = alt.Y(
         "low:Q",
-        title="Uncertainty (standard deviation)",
-        axis=alt.Axis(tickCount=5),
+        title="How unsure it is (standard deviation)",
+        axis=alt.Axis(tickCount=5, labelExpr="'±' + format(datum.value, '.0%')"),
         scale=alt.Scale(domain=[0, top], nice=False),
     )
-    brush = alt.selection_interval(name="chosen_prompts")
+    brush = alt.selection_interval(name="chosen_beliefs")
     ring = (
         table("present", OF_METHOD, "datum.prompt == prompt")
         .mark_point(size=160, strokeWidth=3, color=COLOURS["vermilion"])

@@ -97,14 +97,25 @@ def test_a_brush_over_steps_and_a_click_choose_groups(shown):
     assert low == high
 
 
-def test_a_brush_on_the_map_chooses_prompts_and_a_press_follows_one(shown):
+def test_a_brush_on_the_map_filters_the_other_charts_and_a_press_follows_a_prompt(shown):
+    status(shown)
+    charts = ("reliability", "shares", "scores", "pit", "coverage", "meaning")
+    pictures = [marks(shown, chart) for chart in charts]
     drag(shown, "map", (0.2, 0.2), (0.6, 0.8))
-    assert "part of the map" in status(shown)
-    region = shown.run("report.state.region")
+    said = status(shown)
+    assert all(old != marks(shown, chart) for old, chart in zip(pictures, charts, strict=True))
+    first, last = shown.run("report.state.rates")
+    least, most = shown.run("report.state.deviations")
+    assert f"; predicted success rate {10 * first} to {10 * last + 10}%" in said
+    assert f"; its standard deviation {10 * least} to {10 * most + 10}%" in said
+    rows = reports.material().seen["good"].probes
+    rate, deviation = rows.prediction.success_rate, rows.prediction.variance**0.5
+    groups = (10 * rate >= first) & (10 * rate < last + 1) & (10 * deviation >= least) & (10 * deviation < most + 1)
+    assert said.startswith(f"{groups.sum()} groups")
+    assert 0 < groups.sum() < len(rate)
     prompts = shown.run("Array.from(document.querySelectorAll('tbody button'), b => Number(b.textContent))")
     assert 0 < len(set(prompts)) < reports.NUM_PROMPTS
-    rates = dict(enumerate(reports.material().pools["good"].prediction.success_rate))
-    assert all(region["rate"][0] - 1e-3 <= rates[i] <= region["rate"][1] + 1e-3 for i in prompts)
+    assert set(prompts) <= set(rows.prompt_ids[groups].tolist())
     before = marks(shown, "trajectory")
     shown.window.click("tbody tr:last-child button")
     status(shown)
@@ -117,6 +128,57 @@ def test_a_brush_on_the_map_chooses_prompts_and_a_press_follows_one(shown):
     status(shown)
     found = shown.run("Array.from(document.querySelectorAll('tbody td.text'), td => td.textContent)")
     assert set(found) == {"What is 17 + 17?"}
+
+
+def test_what_is_chosen_stays_in_sight(shown):
+    for chart in ("reliability", "map", "trajectory"):
+        shown.run(f"document.getElementById('{chart}').scrollIntoView({{block: 'center'}})")
+        shown.window.wait_for_timeout(100)
+        top, bottom = shown.run(
+            "(({top, bottom}) => [top, bottom])(document.getElementById('status').getBoundingClientRect())"
+        )
+        assert 0 <= top < bottom < 250
+        place = "innerWidth / 2, document.getElementById('status').getBoundingClientRect().top + 5"
+        assert shown.run(f"document.elementFromPoint({place}).id") == "status"
+
+
+def touch_drag(shown, chart, start, end):
+    """Move a finger over a part of the chart, in shares of its width and height; return how far the page scrolled."""
+    canvas = f"document.querySelector('#{chart} canvas')"
+    shown.run(f"{canvas}.scrollIntoView({{block: 'center'}})")
+    box = shown.run(f"{canvas}.getBoundingClientRect().toJSON()")
+    before = shown.run("scrollY")
+    client = shown.context.new_cdp_session(shown.window)
+    ways = [[a + (b - a) * part / 8 for a, b in zip(start, end, strict=True)] for part in range(9)]
+    for number, (x, y) in enumerate(ways):
+        at = [{"x": box["x"] + box["width"] * x, "y": box["y"] + box["height"] * y}]
+        client.send("Input.dispatchTouchEvent", {"type": "touchMove" if number else "touchStart", "touchPoints": at})
+        shown.window.wait_for_timeout(20)
+    client.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    status(shown)
+    return abs(shown.run("scrollY") - before)
+
+
+def test_a_finger_chooses_sideways_and_scrolls_up_and_down(browser, page):
+    with Shown(browser, page, PHONE, touch=True) as shown:
+        shown.window.wait_for_selector("body[data-ready]")
+        assert touch_drag(shown, "reliability", (0.4, 0.5), (0.8, 0.52)) == 0
+        low, high = shown.run("[report.state.first_bin, report.state.last_bin]")
+        assert 0 < low < high
+        assert touch_drag(shown, "map", (0.3, 0.3), (0.7, 0.6)) == 0
+        assert shown.run("report.state.rates") != [0, 9]
+        shown.run("document.getElementById('clear').click()")
+        assert touch_drag(shown, "scores", (0.5, 0.7), (0.5, 0.2)) > 50
+        assert shown.errors == []
+
+
+def test_the_followed_prompt_has_a_gold_standard(shown):
+    status(shown)
+    before = marks(shown, "trajectory")
+    assert shown.run("report.views.trajectory.data('gold').some(row => row.prompt === report.state.prompt)")
+    shown.run("report.views.trajectory.data('gold', []).runAsync().then(() => null)")
+    shown.window.wait_for_timeout(150)
+    assert marks(shown, "trajectory") != before
 
 
 def test_menus_change_the_charts_and_texts_are_not_read_as_html(shown):

@@ -5,13 +5,15 @@ import gzip
 import json
 import re
 
+import numpy as np
 import pytest
 
 import jaxsel
 from jaxsel.evaluation.plotting.looks import style
 from jaxsel.report.explore import Report
+from jaxsel.report.gaps import right_places
 from jaxsel.report.judgement import Number
-from jaxsel.report.pieces import bundle
+from jaxsel.report.pieces import as_columns, bundle
 from jaxsel.report.tables import tables
 from jaxsel.report.verdict import grade, verdict
 from tests.support import reports
@@ -36,7 +38,8 @@ def test_the_verdict_answers_the_questions(report):
     trust, where, which, prompts, advice, limits = found.values()
     assert "good" in trust.answer
     assert "expected" in trust.details[0]
-    assert where.answer
+    assert where.answer.startswith("good is nowhere right for sure, with so few groups, and too ")
+    assert where.details[-1].startswith("Right means within 5 percentage points")
     assert which.answer.startswith("good: on average it gave what happened 1.")
     assert "standard error" in which.details[0]
     assert "180 groups" in which.details[-1]
@@ -54,6 +57,20 @@ def test_methods_of_equal_skill_cannot_be_told_apart():
     which = verdict(found._replace(judged=found.judged | {"bad": unsure}))[2]
     assert which.answer == "good has the best score, but bad may be as good."
     assert "The order may be chance" in which.details[0]
+
+
+def test_places_where_predictions_came_true_are_joined():
+    one = tables(reports.material()).judged["good"]
+    said, chance = np.arange(0.05, 1, 0.1), np.full(10, 0.01)
+    came = said + np.array([0.04, -0.04, 0.2, 0, 0.1, -0.3, 0, 0, 0, 0])
+    chance[9] = 0.06
+    bins = one.curve.bins._replace(groups=np.full(10, 100.0), predicted=said, observed=came, chance=chance)
+    curve = one.curve._replace(bins=bins)
+    assert right_places(one._replace(curve=curve)) == "right where it says 0 to 20%, 30 to 40% and 60 to 90%"
+    wrong = bins._replace(observed=said + 0.2)
+    assert right_places(one._replace(curve=curve._replace(bins=wrong))) == "nowhere right"  # one bin has few groups
+    few = wrong._replace(chance=np.full(10, 0.2))
+    assert right_places(one._replace(curve=curve._replace(bins=few))).startswith("nowhere right for sure")
 
 
 def test_grades_depend_on_the_error_beyond_chance():
@@ -95,6 +112,14 @@ def test_the_page_holds_the_tables(report, data):
     levels = cells["method"]["levels"]
     assert [levels[i] for i in cells["method"]["values"]] == report.tables["cells"]["method"].tolist()
     assert data["tables"]["prompts"]["columns"]["text"]["levels"]
+
+
+def test_columns_of_few_floats_are_held_as_levels():
+    many = as_columns({"x": np.tile([0.12347, -2.0, np.nan], 30), "y": np.arange(90) / 7})["columns"]
+    assert many["x"]["levels"] == [-2.0, 0.1235, None]
+    assert [many["x"]["levels"][i] for i in many["x"]["values"][:3]] == [0.1235, -2.0, None]
+    assert many["y"]["values"][:2] == [0.0, 0.1429]
+    assert "levels" not in many["y"]
 
 
 def test_the_report_shows_itself_in_a_frame(report):

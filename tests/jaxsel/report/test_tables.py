@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 
-from jaxsel import metrics
-from jaxsel.report import maps
+from jaxsel import make_history, metrics
+from jaxsel.evaluation.reference_models import grid
+from jaxsel.report import gold, maps
 from jaxsel.report.cells import LEVELS, NUM_BINS, PARTS, SCORES, cells, merged, parts_of, scored, step_bins
 from jaxsel.report.followed import groups, mispredicted
 from jaxsel.report.judgement import best_of, corp, judged
 from jaxsel.report.rows import Rows, earlier_visits, is_mixed
 from jaxsel.report.tables import tables
 from tests.support import reports
+from tests.support.grid_filter import believed, mean_and_interval
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,21 @@ def test_a_cell_has_the_sums_of_its_groups():
     np.testing.assert_allclose(found["brier"], [0.79**2 + 0.27**2, 0.05**2, 0.27**2], rtol=1e-5)
     np.testing.assert_allclose(found["states"], [np.log(0.21 * 0.365), np.log(0.95), np.log(0.365)], rtol=1e-5)
     np.testing.assert_allclose(found["error"], [0.25 + 0.5, 0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(found["error2"], [0.25**2 + 0.5**2, 0, 0.5**2], atol=1e-6)
     assert np.sum([found[f"pit{k}"] for k in range(NUM_BINS)], axis=0).tolist() == [2, 1, 1]
+
+
+def test_cells_by_belief_split_the_cells_and_add_up_to_them(rows, scores):
+    whole, found = cells(rows, scores), cells(rows, scores, by_belief=True)
+    rate, deviation = rows.prediction.success_rate, rows.prediction.variance**0.5
+    for low, wide in ((2, 0), (5, 1)):
+        inside = (found["rate_bin"] == low) & (found["deviation_bin"] == wide)
+        expected = (10 * rate >= low) & (10 * rate < low + 1) & (10 * deviation >= wide) & (10 * deviation < wide + 1)
+        assert found["groups"][inside].sum() == expected.sum()
+    merged_again = merged([{name: column for name, column in found.items() if not name.endswith("_bin")}])
+    for name in ("step", "part", "bin", "groups", "mixed", "states2", "cover3"):
+        np.testing.assert_allclose(merged_again[name], merged([whole])[name], rtol=1e-6)
+    assert merged([found])["groups"].tolist() == found["groups"].tolist()
 
 
 def test_an_outcome_that_was_held_impossible_has_a_finite_score(rows):
@@ -207,6 +223,29 @@ def test_the_followed_prompts_are_few_and_hold_the_worst(found):
     assert (beliefs["rate"] <= beliefs["high"]).all()
     outcomes = found.tables["outcomes"]
     assert len(outcomes["prompt"]) == len(found.material.history.step) + 3 * reports.NUM_PROMPTS
+
+
+def test_the_gold_standard_is_what_the_reference_model_believes_before_each_step(monkeypatch):
+    theta = grid.Hyperparameters(0.3, 1.2, 0.1, 0.3)
+    monkeypatch.setattr(grid, "fitted", lambda history, *, seed: theta)
+    history = make_history([0, 0, 3, 5], [1, 2, 1, 1], [1, 4, 3, 4], 4, num_prompts=3)
+    found = gold.gold_standard(history, np.array([2, 1]))
+    assert sorted(set(found["prompt"])) == [1, 2]
+    steps = found["step"][found["prompt"] == 1].tolist()
+    assert steps == list(range(7))
+    for prompt, step, *numbers in zip(*found.values(), strict=True):
+        expected = mean_and_interval(believed(history, prompt, step, theta)[0], 0.9)
+        np.testing.assert_allclose(numbers, expected, atol=0.002)
+
+
+def test_the_gold_standard_of_many_visits_is_thinned_and_ends(monkeypatch):
+    step, ids = np.repeat(np.arange(100), 3), np.tile(np.arange(3), 100)
+    history = make_history(step, ids, ids % 3, 4, num_prompts=4)
+    found = gold.gold_standard(history, np.arange(4))
+    assert np.bincount(found["prompt"]).tolist() == [48, 48, 48, 9]
+    assert set(found["step"][found["prompt"] == 1]) >= {0, 100}
+    monkeypatch.setattr(gold, "_MOST_VISITS", 250)
+    assert set(gold.gold_standard(history, np.arange(4))["prompt"]) == {0, 1}
 
 
 def test_groups_of_followed_prompts_are_rows(rows, scores):

@@ -1,0 +1,86 @@
+"""The reference model on a grid of logits, against a hidden Markov model by brute force."""
+
+import numpy as np
+import pytest
+
+from jaxsel import make_history
+from jaxsel.evaluation.reference_models import grid
+from jaxsel.evaluation.reference_models.grid import Hyperparameters
+from tests.support.grid_filter import believed, mean_and_interval
+
+THETA = Hyperparameters(-0.5, 1.5, 0.05, 0.4)
+HISTORY = make_history([0, 0, 2, 3, 9, 9], [1, 2, 1, 1, 1, 2], [2, 8, 5, 8, 3, 0], [8, 8, 8, 16, 8, 4], num_prompts=5)
+
+
+def walks(seed, num_prompts, steps, batch, theta):
+    """Return a history of random batches, drawn from the model."""
+    rng = np.random.default_rng(seed)
+    x = theta.mean + theta.spread * rng.normal(size=num_prompts)
+    ids, successes = [], []
+    for _ in range(steps):
+        chosen = rng.choice(num_prompts, batch, replace=False)
+        ids.append(chosen)
+        successes.append(rng.binomial(8, 1 / (1 + np.exp(-x[chosen]))))
+        x = x + theta.drift + theta.volatility * rng.normal(size=num_prompts)
+    step = np.repeat(np.arange(steps), batch)
+    return make_history(step, np.concatenate(ids), np.concatenate(successes), 8, num_prompts=num_prompts)
+
+
+@pytest.mark.parametrize("theta", [THETA, THETA._replace(drift=-0.1, volatility=0.1)])
+def test_beliefs_are_those_of_a_hidden_markov_model(theta):
+    steps = np.array([0, 2, 3, 4, 9, 10, 12])
+    asked = [(prompt, step) for prompt in (1, 2, 4) for step in steps]  # prompt 4 was never visited
+    pairs = np.array([*asked, asked[0]])[::-1].T  # in any order, and one of them twice
+    found = grid.filtered(HISTORY, theta, (pairs[0], pairs[1]))
+    assert list(zip(found.prompt_ids, found.step, strict=True)) == asked
+    low, high = found.quantile(0.05), found.quantile(0.95)
+    for row, (prompt, step) in enumerate(asked):
+        expected = mean_and_interval(believed(HISTORY, prompt, step, theta)[0], 0.9)
+        np.testing.assert_allclose([found.mean()[row], low[row], high[row]], expected, atol=0.002)
+
+
+def test_later_visits_change_nothing():
+    asked = (np.array([1, 2]), np.array([3, 3]))
+    early = grid.filtered(HISTORY.before(3), THETA, asked)
+    np.testing.assert_array_equal(early.probabilities, grid.filtered(HISTORY, THETA, asked).probabilities)
+
+
+def test_the_fit_is_the_mode_of_the_posterior():
+    history = walks(0, 12, 10, 4, THETA)
+    found = grid.fitted(history)
+    priors = pytest.importorskip("jaxsel.evaluation.reference_models.model").priors()
+
+    def log_posterior(theta):
+        total = sum(float(priors[name].log_prob(value)) for name, value in theta._asdict().items())
+        return total + sum(believed(history, prompt, 10, theta)[1] for prompt in range(12))
+
+    best = log_posterior(found)
+    for name, changes in {"mean": (-0.4, 0.4), "spread": (-0.4, 0.4), "drift": (-0.05, 0.05)}.items():
+        for change in changes:
+            assert log_posterior(found._replace(**{name: getattr(found, name) + change})) < best
+    for factor in (0.6, 1.6):
+        assert log_posterior(found._replace(volatility=max(factor * found.volatility, 0.05))) < best + 0.02
+
+
+def test_the_fit_finds_the_settings_of_the_model():
+    found = grid.fitted(walks(1, 150, 60, 30, THETA))
+    np.testing.assert_allclose(found, THETA, atol=0.5)
+    assert found.drift == pytest.approx(THETA.drift, abs=0.02)
+    assert found.volatility == pytest.approx(THETA.volatility, abs=0.12)
+
+
+def test_a_fit_takes_few_visits_of_many_prompts():
+    some = grid._some(walks(2, 200, 100, 100, THETA), np.random.default_rng(0))
+    assert 1000 <= len(some.step) <= 1020
+    assert np.bincount(some.prompt_ids).max() == 20
+    assert (np.diff(some.step) >= 0).all()
+    assert some.step.max() > 90
+
+
+def test_mass_beyond_the_grid_stays_at_its_end():
+    far = Hyperparameters(-7.0, 0.5, -0.3, 1.0)
+    history = make_history([0], [0], [0], 8, num_prompts=1)
+    asked = (np.zeros(2, int), np.array([1, 400]))
+    found = grid.filtered(history, far, asked)
+    assert (found.mean() < 0.01).all()
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
