@@ -60,7 +60,8 @@ newest:
 	@echo "without torch, on $(NEWEST_PYTHON)"
 	$(NEWEST_PYTHON) -m venv --clear .venv-newest-core
 	.venv-newest-core/bin/python $(PIP) $(CORE) -e .
-	.venv-newest-core/bin/python $(PYTEST) $(FAST) --ignore tests/rl --ignore tests/experiments --ignore tests/test_notebooks.py
+	.venv-newest-core/bin/python $(PYTEST) $(FAST) --ignore tests/rl --ignore tests/experiments --ignore tests/slurm \
+		--ignore tests/test_notebooks.py
 
 # Tests the oldest releases that pyproject.toml allows
 lowest:

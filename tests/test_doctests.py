@@ -13,7 +13,7 @@ MODULES = ["jaxsel", *(module.name for module in pkgutil.walk_packages(jaxsel.__
 
 def examples(name: str) -> Iterator[doctest.DocTest]:
     """Yield a module's examples, found by hand: the standard finder overlooks decorated functions."""
-    if name.startswith("jaxsel.integrations."):  # it may need an extra
+    if name.startswith(("jaxsel.integrations.", "jaxsel.report.")):  # it may need an extra
         pytest.importorskip(name, exc_type=ImportError)
     module = importlib.import_module(name)
     finder = doctest.DocTestFinder(recurse=False)

@@ -45,12 +45,16 @@ def rollouts(seed: int = 0) -> jaxsel.Rollouts:
 def test_every_kernel_is_lowered_for_cuda(method, for_a_gpu):
     selector = METHODS[method]()
     state = jax.eval_shape(lambda key: selector.init(key, N), KEY)
-    calls = {
-        "update": jax.jit(selector.update, donate_argnums=1).trace(KEY, state, rollouts()),
-        "select": jax.jit(selector.select, static_argnums=2).trace(KEY, state, BATCH),
-        "predict": jax.jit(selector.predict, static_argnums=2).trace(KEY, state, None),
-    }
-    programs = {name: call.lower(lowering_platforms=("cuda",)).as_text() for name, call in calls.items()}
+    batch = rollouts()
+    # from JAX 0.12 on, the lowering of a Pallas kernel asks for the kind of GPU
+    gpu = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("x",), abstract_device=gpu)):
+        calls = {
+            "update": jax.jit(selector.update, donate_argnums=1).trace(KEY, state, batch),
+            "select": jax.jit(selector.select, static_argnums=2).trace(KEY, state, BATCH),
+            "predict": jax.jit(selector.predict, static_argnums=2).trace(KEY, state, None),
+        }
+        programs = {name: call.lower(lowering_platforms=("cuda",)).as_text() for name, call in calls.items()}
     assert all("func.func public @main" in program for program in programs.values())
     assert ("xla.gpu.triton" in programs["update"]) == (method == "dps")
 
