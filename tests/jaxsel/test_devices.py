@@ -1,5 +1,8 @@
 """The forms for a GPU: the same values as the forms for a CPU, and nothing in them that CUDA lacks."""
 
+import contextlib
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +36,14 @@ def for_a_gpu(monkeypatch):
     jax.clear_caches()
 
 
+def an_abstract_gpu() -> contextlib.AbstractContextManager[Any]:
+    """Return a context with a GPU, of which JAX asks for the kind since version 0.12 to lower a Pallas kernel."""
+    if jax.__version_info__ < (0, 12):
+        return contextlib.nullcontext()
+    gpu = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("x",), abstract_device=gpu))
+
+
 def rollouts(seed: int = 0) -> jaxsel.Rollouts:
     """Return a batch with one prompt twice, one without rollouts, and the first and the last prompt of the pool."""
     rng = np.random.default_rng(seed)
@@ -46,9 +57,7 @@ def test_every_kernel_is_lowered_for_cuda(method, for_a_gpu):
     selector = METHODS[method]()
     state = jax.eval_shape(lambda key: selector.init(key, N), KEY)
     batch = rollouts()
-    # from JAX 0.12 on, the lowering of a Pallas kernel asks for the kind of GPU
-    gpu = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("x",), abstract_device=gpu)):
+    with an_abstract_gpu():
         calls = {
             "update": jax.jit(selector.update, donate_argnums=1).trace(KEY, state, batch),
             "select": jax.jit(selector.select, static_argnums=2).trace(KEY, state, BATCH),
