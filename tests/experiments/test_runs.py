@@ -1,8 +1,6 @@
 import json
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +20,7 @@ from rl.prompts import PromptPool
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
+from tests.support import warm_processes
 from tests.support.folders_in_use import assert_refused_while_in_use
 from tests.support.two_ranks import launch
 
@@ -175,14 +174,13 @@ def test_the_command_line_trains_and_resumes(tmp_path):
         *("train.steps=3", "train.checkpoint_every=2", "train.probe_every=0", f"hydra.run.dir={tmp_path}/run"),
     ]
     command = [sys.executable, "-m", "experiments.train", *arguments]
-    root = Path(__file__).parents[2]
-    first = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    first = warm_processes.run(command)
     assert "held-out accuracy" in first.stdout
     before = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    refused = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    refused = warm_processes.run(command, check=False)
     assert refused.returncode != 0
     assert "already holds a run" in refused.stderr
-    subprocess.run([*command, "--resume"], cwd=root, capture_output=True, check=True)
+    warm_processes.run([*command, "--resume"])
     after = read_metrics(tmp_path / "run" / "metrics.jsonl")
     drop = [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in before]
     assert drop == [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in after]
