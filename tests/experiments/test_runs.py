@@ -1,11 +1,13 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import jaxsel
 from experiments.collect.folders import read_run
 from experiments.running import embeddings
 from experiments.running import help as help_text
@@ -39,6 +41,13 @@ CONFIG = RunConfig(
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch):
+    """Give gps small networks, which compile sooner; `tests/jaxsel` tests the large ones."""
+    small = {"width": 8, "num_heads": 1, "num_draws": 2, "history": 4, "inner_steps": 1, "replayed": 1}
+    monkeypatch.setattr(jaxsel, "gps", partial(jaxsel.gps, **small))
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
