@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[2]
 
 
 class WarmProcess(ForkServerProcess):
-    """A forked process with the environment variables of the process that starts it, not of the server."""
+    """A forked process with the given environment variables, or those of the process that starts it."""
 
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        self._environment = dict(os.environ)
+    def __init__(self, environment: dict[str, str] | None = None, **options: Any):
+        super().__init__(**options)
+        self._environment = dict(os.environ if environment is None else environment)
 
     def run(self) -> None:
         """Set the variables, and the settings that JAX has read from them already."""
@@ -58,8 +58,7 @@ def start(command: list[str], output: Path, error: Path, environment: dict[str, 
         error: The file that gets the standard error. It may be the same file.
         environment: The environment variables; None: the variables of this process.
     """
-    process = CONTEXT.Process(target=_run, args=(command[1:], output, error))
-    process._environment = dict(os.environ if environment is None else environment)
+    process = WarmProcess(environment, target=_run, args=(command[1:], output, error))
     process.start()
     return process
 
