@@ -18,6 +18,9 @@ from jaxsel.integrations.history import read_history
 pytestmark = pytest.mark.slow
 
 SMALL = {"num_prompts": 150, "batch_size": 24, "steps": 20, "probe_every": 4}
+# The scores compile for seconds for every number of rows. The tests share the numbers of rows of the whole history and
+# of its second half, which the page scores.
+HALF = SMALL["steps"] // 2
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +68,15 @@ def test_recalibration_on_probes_uses_only_earlier_probes(seen):
     corrected = scoring.recalibrated(seen, on="probes")
     first = seen.probes.step == 0
     np.testing.assert_allclose(corrected.prediction.mixed[first], seen.probes.prediction.mixed[first], atol=0.05)
-    late = seen.probes.step >= 12
+    late = seen.probes.step >= HALF
     errors = [scoring.scores(rows.taken(late))["calibration error"]["mean"] for rows in (seen.probes, corrected)]
     assert errors[1] < 0.6 * errors[0]
 
 
 def test_scores_of_a_part_equal_the_metrics_of_its_rows(seen):
     rows = seen.probes
-    part = scoring.parts_of(rows)["visits 1"]
-    np.testing.assert_array_equal(part, rows.visits == 1)
+    np.testing.assert_array_equal(scoring.parts_of(rows)["visits 1"], rows.visits == 1)
+    part = rows.step >= HALF
     few = rows.taken(part)
     found, alone = scoring.scores(rows, part), scoring.scores(few)
     for name in ("spearman", "error", "log score", "state log score", "Brier", "calibration error", "mixed, excess"):
@@ -85,17 +88,21 @@ def test_scores_of_a_part_equal_the_metrics_of_its_rows(seen):
 
 def test_the_gain_of_a_better_predictor_is_the_difference_of_the_scores(folders, seen):
     fitted = jaxsel.beta_bernoulli(decay=0.9, prior_alpha=0.3, prior_beta=0.3)
-    other = scoring.replayed(read_history(folders[0]), fitted).ahead
-    gain = scoring.gain(other, seen.ahead, "counts")
-    scores = [scoring.scores(rows)["log score"]["mean"] for rows in (other, seen.ahead)]
+    late, other = (
+        replayed.ahead.taken(replayed.ahead.step >= HALF)
+        for replayed in (seen, scoring.replayed(read_history(folders[0]), fitted))
+    )
+    gain = scoring.gain(other, late, "counts")
+    scores = [scoring.scores(rows)["log score"]["mean"] for rows in (other, late)]
     assert gain["mean"] == pytest.approx(scores[0] - scores[1], abs=1e-4)
     assert gain["mean"] > 2 * gain["standard_error"] > 0
 
 
 def test_pooled_rows_keep_prompts_of_other_histories_apart(seen):
-    both = pooled([seen.probes, seen.probes])
-    assert len(np.unique(both.prompt_ids)) == 2 * len(np.unique(seen.probes.prompt_ids))
-    one, two = (scoring.scores(rows)["error"] for rows in (seen.probes, both))
+    late = seen.probes.taken(seen.probes.step >= HALF)
+    both = pooled([late, late])
+    assert len(np.unique(both.prompt_ids)) == 2 * len(np.unique(late.prompt_ids))
+    one, two = (scoring.scores(rows)["error"] for rows in (late, both))
     assert two["mean"] == pytest.approx(one["mean"], rel=1e-5)
     assert two["standard_error"] == pytest.approx(one["standard_error"] / np.sqrt(2), rel=0.01)
 
@@ -127,7 +134,7 @@ def test_a_page_and_a_result(folders, tmp_path, capsys):
 
 def test_prompt_ids_above_the_number_of_rows_are_valid_clusters(seen):
     """Standard errors group rows by prompt id. An id may exceed the number of rows, because the pool is larger."""
-    few = seen.ahead.taken(seen.ahead.step >= 15)
+    few = seen.ahead.taken(seen.ahead.step >= HALF)
     large = few._replace(prompt_ids=few.prompt_ids + 10**6)
     for name, score in scoring.scores(few).items():
         assert scoring.scores(large)[name] == pytest.approx(score, rel=1e-5, nan_ok=True), name

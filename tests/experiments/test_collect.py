@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from experiments.collect.__main__ import main
@@ -137,7 +138,9 @@ CONFIG = ".hydra/config.yaml"
         (spoil(CONFIG, b"train: {steps: 2}\n"), "4 steps, but the settings say 2: they belong to another run"),
     ],
 )
-def test_a_run_that_crashed_is_named_and_counts_nowhere(tmp_path, capsys, crash, trouble):
+def test_a_run_that_crashed_is_named_and_counts_nowhere(tmp_path, capsys, monkeypatch, crash, trouble):
+    monkeypatch.setattr("experiments.collect.__main__.draw", lambda groups: Figure())
+    monkeypatch.setattr("experiments.collect.sections.draw", lambda groups, panel: Figure())
     make_run(tmp_path / "sweep" / "whole", seed=1)
     crash(make_run(tmp_path / "sweep" / "broken"))
     result, page = collected(tmp_path, tmp_path / "sweep")

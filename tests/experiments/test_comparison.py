@@ -16,6 +16,7 @@ from experiments.running.runs import run
 from experiments.selection_pays import check_claims
 from rl.preemption import PreemptedError
 from rl.train_config import TrainConfig
+from tests.support import warm_processes
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +116,7 @@ def test_the_demo_and_the_experiment_run(tmp_path, monkeypatch, capsys):
     short = {"warm_start": replace(tiny.warm_start, steps=2, **small), "train": replace(tiny.train, steps=2)}
     tiny = replace(tiny, pool_size=64, held_out_size=8, probe_size=8, **short)
     monkeypatch.setitem(SETTINGS, "string_ops", tiny)
+    monkeypatch.setattr(compare, "multiprocessing", warm_processes.SPAWNING)
     demo.main(["--out", str(tmp_path / "demo"), "--method", "dps"])
     printed = capsys.readouterr().out
     assert "dynamic_sampling" in printed

@@ -17,7 +17,9 @@ def config(method: str) -> RunConfig:
     return RunConfig(method=MethodConfig(method, batch_size=6, candidate_ratio=0, stratified=True))
 
 
-@pytest.mark.parametrize("method", ["mopps", "dps", "threshold"])
+@pytest.mark.parametrize(
+    "method", ["mopps", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dps", "threshold"))]
+)
 def test_every_stratum_has_its_share_of_a_batch(method):
     selector = make_curriculum(config(method), POOL).selector
     for _ in range(2):

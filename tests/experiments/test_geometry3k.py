@@ -1,7 +1,6 @@
 """The task geometry3k: drawn figures in the published schema and in verl's, and runs with a tiny model."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +23,9 @@ from rl.policy import load_policy
 from rl.prompts import PromptPool
 from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig
+from tests.support import warm_processes
 from tests.support.tiny_vision import figure, tiny_vision, user
 
-ROOT = Path(__file__).parents[2]
 WORDS = "\n\nReason step by step, and write the final answer inside \\boxed{}."
 VERLS = " The final answer MUST BE put in \\boxed{}."
 
@@ -170,7 +169,7 @@ def test_the_command_of_the_guide(folder, tmp_path):
         f"hydra.run.dir={tmp_path / 'run'}",
         "threads=1",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = warm_processes.run(command, check=False)
     assert done.returncode == 0, done.stderr
     assert "held-out accuracy" in done.stdout
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -7,10 +7,12 @@ import pytest
 
 from experiments import pretrained
 from experiments.pretrained import SETTINGS, check_claims, compared, main, numbers
+from experiments.running import compare
 from experiments.running.compare import run_config
 from experiments.running.tasks import task_of
 from rl.policy import build_policy
 from tests.experiments.test_comparison import records
+from tests.support import warm_processes
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +61,7 @@ def test_a_baseline_without_mixed_groups_is_no_success():
 def tiny(tmp_path, monkeypatch):
     """Return arguments for a run of seconds, with a policy of single characters in the place of SmolLM2."""
     monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(compare, "multiprocessing", warm_processes.SPAWNING)
     alphabet = "".join(map(chr, range(32, 127))) + "\n"
     policy = build_policy(alphabet, hidden_size=32, num_layers=1, feed_forward_size=32)
     policy.model.config.max_position_embeddings = 512

@@ -1,13 +1,13 @@
 import json
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import jaxsel
 from experiments.collect.folders import read_run
 from experiments.running import embeddings
 from experiments.running import help as help_text
@@ -22,6 +22,7 @@ from rl.prompts import PromptPool
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
+from tests.support import warm_processes
 from tests.support.folders_in_use import assert_refused_while_in_use
 from tests.support.two_ranks import launch
 
@@ -40,6 +41,13 @@ CONFIG = RunConfig(
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch):
+    """Give gps small networks, which compile sooner; `tests/jaxsel` tests the large ones."""
+    small = {"width": 8, "num_heads": 1, "num_draws": 2, "history": 4, "inner_steps": 1, "replayed": 1}
+    monkeypatch.setattr(jaxsel, "gps", partial(jaxsel.gps, **small))
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
@@ -175,14 +183,13 @@ def test_the_command_line_trains_and_resumes(tmp_path):
         *("train.steps=3", "train.checkpoint_every=2", "train.probe_every=0", f"hydra.run.dir={tmp_path}/run"),
     ]
     command = [sys.executable, "-m", "experiments.train", *arguments]
-    root = Path(__file__).parents[2]
-    first = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    first = warm_processes.run(command)
     assert "held-out accuracy" in first.stdout
     before = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    refused = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    refused = warm_processes.run(command, check=False)
     assert refused.returncode != 0
     assert "already holds a run" in refused.stderr
-    subprocess.run([*command, "--resume"], cwd=root, capture_output=True, check=True)
+    warm_processes.run([*command, "--resume"])
     after = read_metrics(tmp_path / "run" / "metrics.jsonl")
     drop = [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in before]
     assert drop == [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in after]

@@ -74,8 +74,16 @@ def test_shared_memory_sees_every_write():
     assert (tensor == 2).all()
 
 
+@pytest.fixture
+def few_objects():
+    """Let the garbage collector leave out the millions of objects of earlier tests, which take it a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.parametrize("copy", [False, True])
-def test_the_taker_keeps_the_memory_alive(copy):
+def test_the_taker_keeps_the_memory_alive(copy, few_objects):
     tensor = torch.arange(10**6, dtype=torch.int32)
     array = to_jax(tensor, copy=copy)
     del tensor

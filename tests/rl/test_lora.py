@@ -111,6 +111,7 @@ def test_a_step_has_the_gradient_of_the_same_step_on_all_weights(task, policy, o
         torch.testing.assert_close(moment, 2 * (b.T @ g if letter == "A" else g @ a.T), atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_trains_resumes_and_saves_a_policy_that_loads_without_peft(task, tmp_path, monkeypatch):
     config = replace(RUN, **LORA, kl_weight=0.01, advantage="reinforce_pp", importance_cap=2.0)
     whole = start(task, tmp_path / "whole", config)

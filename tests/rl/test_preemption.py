@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from rl.preemption import SIGNALS, PreemptedError, Preemption
 from rl.run_log import read_metrics
+from tests.support import warm_processes
 from tests.support.runs import CONFIG, LONG, SCRIPT, assert_same_run, start
 
 
@@ -147,19 +147,20 @@ def test_terminated_and_killed_at_random_moments(task, tmp_path):
     stopped = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     for numbers in ((*stopped, signal.SIGKILL), (signal.SIGKILL,)):
         command = [sys.executable, "-c", SCRIPT.format(run_dir=str(run_dir))]
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=stderr)
+        process = warm_processes.start(command, log, log)
+        assert process.pid is not None
         try:
             for count, number in enumerate(numbers, 1):
                 target = len(read_metrics(run_dir / "metrics.jsonl")) + rng.randint(5, 10)
                 wait_until(process, lambda target=target: len(read_metrics(run_dir / "metrics.jsonl")) >= target)
-                process.send_signal(number)
+                os.kill(process.pid, number)
                 if number != signal.SIGKILL:
                     wait_until(process, lambda count=count: log.read_bytes().count(b"PreemptedError: ") == count)
-            assert process.wait() == -signal.SIGKILL
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
         finally:
             process.kill()
-            process.wait()
+            process.join()
         assert log.read_bytes().count(b"PreemptedError: ") == len(numbers) - 1
     assert 20 < len(read_metrics(run_dir / "metrics.jsonl")) < LONG.steps
     assert_same_run(whole, start(task, run_dir, LONG, resume=True))
@@ -167,7 +168,7 @@ def test_terminated_and_killed_at_random_moments(task, tmp_path):
 
 def wait_until(process, is_done):
     while not is_done():
-        assert process.poll() is None, "the run ended too early"
+        assert process.exitcode is None, "the run ended too early"
         time.sleep(0.005)  # leave the cores to the run
 
 

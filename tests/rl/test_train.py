@@ -20,7 +20,10 @@ from rl.run_log import RunLog, read_metrics
 from rl.train_config import TrainConfig
 from tests.support.runs import CONFIG, DPS, UNIFORM, assert_same_run, selector, start, until_killed
 
+SLOW = pytest.mark.slow
 
+
+@pytest.mark.slow
 def test_the_policy_learns(task, tmp_path):
     config = TrainConfig(steps=60, group_size=8, learning_rate=3e-3, probe_every=0, warm_up_steps=1)
     records, _ = start(task, tmp_path, config)
@@ -90,7 +93,7 @@ def undisturbed(task, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CURRICULA)
-@pytest.mark.parametrize("killed_at", [1, 5, 7])
+@pytest.mark.parametrize("killed_at", [pytest.param(1, marks=SLOW), 5, pytest.param(7, marks=SLOW)])
 def test_a_killed_run_continues_to_the_same_numbers(task, tmp_path, undisturbed, name, killed_at):
     whole = undisturbed(name)
     with pytest.raises(KeyboardInterrupt):
@@ -156,7 +159,7 @@ def test_mapp_needs_a_selector_that_predicts(task, tmp_path):
         start(task, tmp_path, replace(CONFIG, advantage="mapp"), curriculum=silent)
 
 
-@pytest.mark.parametrize("name", ["dps", "dynamic_sampling"])
+@pytest.mark.parametrize("name", ["dps", pytest.param("dynamic_sampling", marks=SLOW)])
 def test_the_history_of_a_run_holds_the_observations_of_its_selector(task, tmp_path, name):
     """A replay of a run's history gives the predictions that the run recorded. A resumed run has the same history."""
     config = replace(CONFIG, history=True)

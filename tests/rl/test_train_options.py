@@ -41,6 +41,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_schedule_mini_batches_and_filters_continues_to_the_same_numbers(task, tmp_path):
     config = replace(CONFIG, **EVERYTHING)
     whole = start(task, tmp_path / "whole", config)

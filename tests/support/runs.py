@@ -20,13 +20,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 
-from experiments.running.command import quick_imports
+import torch
 
-with quick_imports():
-    import torch
-
-    from rl.preemption import PreemptedError
-    from tests.support import runs
+from rl.preemption import PreemptedError
+from tests.support import runs
 
 torch.set_num_threads(1)
 while True:

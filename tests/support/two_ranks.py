@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,14 +13,10 @@ import numpy as np
 import torch
 
 from rl.train_config import TrainConfig
+from tests.support import warm_processes
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = """
-from experiments.running.command import quick_imports
-
-with quick_imports():
-    import rl.train
-    from tests.support.two_ranks import main
+from tests.support.two_ranks import main
 main({folder!r})
 """
 
@@ -39,20 +34,17 @@ def launch(command: list[str], folder: Path, *, timeout: float = 300) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     logs = [folder / f"{rank}.log" for rank in range(2)]
-    processes = []
-    for rank, log in enumerate(logs):
-        with log.open("w") as output:
-            options: dict[str, Any] = {"cwd": ROOT, "env": environment(rank, port), "stdout": output}
-            processes.append(subprocess.Popen(command, **options, stderr=subprocess.STDOUT))
+    processes = [warm_processes.start(command, log, log, environment(rank, port)) for rank, log in enumerate(logs)]
     deadline = time.monotonic() + timeout
     try:
-        while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):
+        while any(p.exitcode is None for p in processes) and not any(p.exitcode for p in processes):
             assert time.monotonic() < deadline, "the ranks hang\n" + "\n".join(log.read_text() for log in logs)
             time.sleep(0.05)
     finally:
         for process in processes:
             process.kill()
-    assert [p.wait() for p in processes] == [0, 0], "\n".join(log.read_text() for log in logs)
+            process.join()
+    assert [p.exitcode for p in processes] == [0, 0], "\n".join(log.read_text() for log in logs)
 
 
 def run_all(folder: Path) -> list[dict[str, Any]]:

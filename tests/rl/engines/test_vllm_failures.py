@@ -1,7 +1,6 @@
 """The vLLM engine when vLLM fails, dies, hangs or is late. A fake server stands in for vLLM."""
 
 import os
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,24 +14,17 @@ from rl.preemption import SIGNALS
 from rl.prompts import Verdict
 from rl.rollout import Sampling
 from tests.support.fake_server import FakeServer
+from tests.support.warm_processes import SPAWNING
 
 pytestmark = pytest.mark.slow
 PROMPTS = ["12=", "3=", "456="]
 SAMPLING = Sampling(4)
 
 
-@pytest.fixture(scope="module")
-def quick_start():
-    """Start the processes from one that has imported torch already; by spawn each would import it for two seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rl.engines._own_process", "tests.support.fake_server"])
-    return SimpleNamespace(get_context=lambda method: context if method == "spawn" else None)
-
-
 @pytest.fixture
-def make(policy, monkeypatch, quick_start):
+def make(policy, monkeypatch):
     monkeypatch.setattr("rl.engines.vllm.Server", FakeServer)
-    monkeypatch.setattr(own_process, "multiprocessing", quick_start)
+    monkeypatch.setattr(own_process, "multiprocessing", SPAWNING)
     monkeypatch.setattr(own_process, "_GRACE", 1.0)
     engines: list[VLLMEngine] = []
 

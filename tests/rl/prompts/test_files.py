@@ -144,6 +144,7 @@ def test_a_damaged_compression(tmp_path, ending, cut):
 texts = st.text(st.characters(codec="utf-8"), min_size=1)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4, unique_by=lambda row: row[0]))
 @settings(derandomize=True, max_examples=50, deadline=None)
 def test_any_text_comes_back(tmp_path_factory, rows):
