@@ -65,7 +65,7 @@ def selector_from_spec(spec: dict[str, Any]) -> Selector:
     own = {name: value for name, value in spec.items() if name != "candidate_ratio"}
     try:
         parts = _nested(own)
-        selector = _composed(parts, own["method"])
+        selector = _composed(parts, method=own["method"], screened=own.get("screened"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no selector can be rebuilt from the spec {own} ({error}); {_GIVE}") from error
     if not _same(parts, _nested(selector.spec)):
@@ -74,15 +74,16 @@ def selector_from_spec(spec: dict[str, Any]) -> Selector:
     return selector._replace(spec=own) if own.keys() == selector.spec.keys() else selector
 
 
-def _composed(parts: dict[str, dict[str, Any]], method: str) -> Selector:
+def _composed(parts: dict[str, dict[str, Any]], **options: Any) -> Selector:
+    """Compose the parts; `options` are those of `make_selector`."""
     rule = parts["rule"]
     if rule["name"] == "exploring":
-        options = {name: value for name, value in rule.items() if name not in ("name", "rule")}
-        return exploring(_composed(parts | {"rule": rule["rule"]}, method), **options)
+        of_rule = {name: value for name, value in rule.items() if name not in ("name", "rule")}
+        return exploring(_composed(parts | {"rule": rule["rule"]}, **options), **of_rule)
     if rule["name"] == "stratified":
         raise ValueError("a spec does not contain the strata")
     predictor, acquisition = _predictor(parts["predictor"]), _built(_ACQUISITIONS, parts["acquisition"])
-    return make_selector(predictor, acquisition, _built(_RULES, rule), method=method)
+    return make_selector(predictor, acquisition, _built(_RULES, rule), **options)
 
 
 def _predictor(spec: dict[str, Any]) -> Predictor:

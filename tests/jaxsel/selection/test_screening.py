@@ -85,6 +85,16 @@ def test_adaptive_chooses_as_without_screening():
     assert np.corrcoef(rough.success_rate, exact.success_rate)[0, 1] > 0.99
 
 
+@pytest.mark.parametrize("wrap", [lambda selector: selector, jaxsel.exploring])
+def test_a_checkpoint_without_embeddings_is_rebuilt_with_its_screen(wrap, tmp_path):
+    saved = jaxsel.PromptSelector(wrap(jaxsel.adaptive(screened=0.5)), num_prompts=N)
+    saved.save(tmp_path / "saved")
+    rebuilt = jaxsel.PromptSelector.load(tmp_path / "saved")
+    assert rebuilt.spec == saved.spec
+    assert rebuilt.spec["screened"] == 0.5
+    np.testing.assert_array_equal(rebuilt.select(4), saved.select(4))
+
+
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])
 def test_a_bad_share_is_refused(share):
     with pytest.raises(ValueError, match=r"screened is .*; give a share above 0 and at most 1"):
