@@ -74,7 +74,7 @@ class TestNotebook:
         assert not complaints(found)
 
     def test_is_a_small_file(self, path):
-        assert path.stat().st_size < 1_300_000
+        assert path.stat().st_size < 1_200_000
 
     def test_says_how_long_it_takes_and_ends_in_what_to_do(self, path):
         if path.stem < "04":

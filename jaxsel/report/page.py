@@ -11,6 +11,7 @@ from jaxsel.report.verdict import Finding, verdict
 from jaxsel.report.wording import CARDS, COLOUR_NAMES, METHOD_WORDS, REPORT_WORDS, SCORE_NAMES, WORDS
 
 _SHOWN = 4  # sentences of a finding that are shown at once
+_DIGITS = {"beliefs": 3, "gold": 3}  # after the point: as fine as a chart of probabilities can show
 
 
 def page(found: Tables, *, title: str) -> str:
@@ -102,7 +103,7 @@ def _footer() -> str:
 def _data(found: Tables, drawn: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "charts": {name: styled(spec) for name, spec in drawn.items()},
-        "tables": {name: as_columns(table) for name, table in found.tables.items()},
+        "tables": {name: as_columns(table, digits=_DIGITS.get(name, 4)) for name, table in found.tables.items()},
         "parameters": parameters(found),
         "num_prompts": found.material.num_prompts,
         "texts": found.material.texts is not None,

@@ -101,8 +101,8 @@ def styled(spec: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in spec.items() if name != "$schema"} | fitted
 
 
-def as_columns(table: Table) -> dict[str, Any]:
-    """Return a table for the page: strings as numbers, floats with four digits after the point, and NaN as null.
+def as_columns(table: Table, *, digits: int = 4) -> dict[str, Any]:
+    """Return a table for the page: strings as numbers, floats with so many digits after the point, and NaN as null.
 
     A column of few distinct floats is held as these floats and their numbers.
     """
@@ -113,25 +113,24 @@ def as_columns(table: Table) -> dict[str, Any]:
             levels, values = np.unique(column.astype(str), return_inverse=True)
             made[name] = {"values": values.tolist(), "levels": levels.tolist()}
         elif column.dtype.kind == "f":
-            made[name] = _floats(column)
+            made[name] = _floats(np.round(column.astype(np.float64), digits))
         else:
             made[name] = {"values": column.astype(int).tolist()}
     return {"length": len(next(iter(arrays.values()))), "columns": made}
 
 
 def _floats(column: np.ndarray) -> dict[str, Any]:
-    levels, values = np.unique(np.round(column, 4), return_inverse=True)
+    levels, values = np.unique(column, return_inverse=True)
     few = 20 * len(levels) < len(column)
     return {"values": values.tolist(), "levels": _numbers(levels)} if few else {"values": _numbers(column)}
 
 
 def _numbers(column: np.ndarray) -> list[float | None]:
-    """Return the floats for JSON, with four digits after the point; whole numbers without a point; NaN as null."""
-    rounded = np.round(column.astype(np.float64), 4)
-    known = np.isfinite(rounded)
+    """Return the floats for JSON: whole numbers without a point, and NaN as null."""
+    known = np.isfinite(column)
     if not known.all():
-        return [value if is_known else None for value, is_known in zip(rounded.tolist(), known.tolist(), strict=True)]
-    return rounded.astype(np.int64).tolist() if (rounded == np.trunc(rounded)).all() else rounded.tolist()
+        return [value if is_known else None for value, is_known in zip(column.tolist(), known.tolist(), strict=True)]
+    return column.astype(np.int64).tolist() if (column == np.trunc(column)).all() else column.tolist()
 
 
 def as_json(value: Any) -> str:
