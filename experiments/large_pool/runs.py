@@ -31,7 +31,19 @@ SHARP = 1 / 30
 """Temperature at which `adaptive` is nearly greedy."""
 SCREENED = 0.05
 """Share of the pool that `gps_screened` decodes with all draws of the latent."""
-EMBEDDED = ("gps", "gps_screened", "state_space", "adaptive", "adaptive_sharp")
+EMBEDDED: dict[str, Callable[["Config", np.ndarray], jaxsel.Selector]] = {
+    "gps": lambda config, pool: jaxsel.gps(pool, context_size=config.batch_size),
+    "gps_screened": lambda config, pool: jaxsel.gps(pool, context_size=config.batch_size, screened=SCREENED),
+    "state_space": lambda config, pool: jaxsel.make_selector(
+        jaxsel.state_space(pool, group_size=config.group_size),
+        jaxsel.expected_variance(),
+        jaxsel.top_k(),
+        method="state_space",
+    ),
+    "adaptive": lambda config, pool: jaxsel.adaptive(pool, group_size=config.group_size),
+    "adaptive_sharp": lambda config, pool: jaxsel.adaptive(pool, group_size=config.group_size, temperature=SHARP),
+}
+"""Selectors that need the embeddings of the pool."""
 NAMES = (*SELECTORS, *EMBEDDED)
 AMONG = {"pool": "the whole pool", "subset": "a random subset"}
 BLOCK = 10
@@ -107,17 +119,7 @@ def _selector(
     if name in EMBEDDED:
         embed = jax.jit(simulate.embed, static_argnames="num_features")
         features = embed(_own_key(seed, 0), learner_of(seed)[0], num_features=config.num_features)
-        embeddings = np.asarray(features, np.float16)
-        if name.startswith("gps"):
-            screened = SCREENED if name == "gps_screened" else None
-            selector = jaxsel.gps(embeddings, context_size=config.batch_size, screened=screened)
-        elif name == "adaptive":
-            selector = jaxsel.adaptive(embeddings, group_size=config.group_size)
-        elif name == "adaptive_sharp":
-            selector = jaxsel.adaptive(embeddings, group_size=config.group_size, temperature=SHARP)
-        else:
-            predictor = jaxsel.state_space(embeddings, group_size=config.group_size)
-            selector = jaxsel.make_selector(predictor, jaxsel.expected_variance(), jaxsel.top_k(), method="state_space")
+        selector = EMBEDDED[name](config, np.asarray(features, np.float16))
     else:
         selector = SELECTORS[name]()
     return selector if len(jax.devices()) == 1 else jaxsel.shard(selector, jaxsel.prompts_mesh(), num_prompts)

@@ -13,15 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
 from jaxsel._shared import shared
-from jaxsel.base import (
-    Acquisition,
-    ChooseFn,
-    Predictor,
-    Rule,
-    Selection,
-    Selector,
-    State,
-)
+from jaxsel.base import Acquisition, ChooseFn, Predictor, Rule, Selection, Selector, State
 from jaxsel.numerics.largest import top_k as descending
 from jaxsel.selection.largest_scores import choose_top_k, scores_and_ids
 

@@ -98,7 +98,7 @@ def _functions(
     share: float,
     after: int | None,
 ) -> tuple[Callable[..., Any], ...]:
-    """Return `predict`, `select` and `update`, made of those of the inner selector."""
+    """Return the `predict`, `select` and `update` of an exploring selector, given those of its inner selector."""
 
     def predict(
         key: Key[Array, ""],

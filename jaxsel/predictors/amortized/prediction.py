@@ -26,40 +26,20 @@ def predict(
     first_id: Int[Array, ""] | int = 0,
     *,
     model: Model,
+    rough: bool = False,
 ) -> Prediction:
     """Return the prediction for these prompts, or for the whole pool if `prompt_ids` is None.
 
     Means, variances and probabilities come from the mixture over `num_draws` draws of the latent variable. The draws of
     the success rate all use the first of these, so that they are jointly one sample for all prompts.
+    With `rough`, the mean of the draws of the latent replaces them: every prompt is decoded once.
     """
-    return _predicted(key, state, prompt_ids, first_id, model, lambda latents: latents)
-
-
-@with_standard_dtype_promotion
-def screen(
-    key: Key[Array, ""],
-    state: AmortizedState,
-    prompt_ids: Int[Array, " m"] | None,
-    first_id: Int[Array, ""] | int = 0,
-    *,
-    model: Model,
-) -> Prediction:
-    """Return an approximation of `predict`: prompts are decoded once, with the mean of the draws of the latent."""
-    return _predicted(key, state, prompt_ids, first_id, model, lambda latents: latents.mean(0, keepdims=True))
-
-
-def _predicted(
-    key: Key[Array, ""],
-    state: AmortizedState,
-    prompt_ids: Int[Array, " m"] | None,
-    first_id: Int[Array, ""] | int,
-    model: Model,
-    used: Callable[[Float[Array, "draws k"]], Float[Array, "used k"]],
-) -> Prediction:
     config, likelihood = model.config, model.likelihood
     latent_key, draw_key = jax.random.split(key)
     networks = model.networks(state.parameters)
-    latents = used(_latents(latent_key, networks, state, model))
+    latents = _latents(latent_key, networks, state, model)
+    if rough:
+        latents = latents.mean(0, keepdims=True)
 
     def decode(rows: Int[Array, " b"]) -> Belief:
         features = networks.decoder.features(model.features(state.embeddings[rows]))

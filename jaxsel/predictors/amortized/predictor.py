@@ -128,11 +128,12 @@ def amortized(
 def _functions(config: Config, *features: bytes) -> tuple[Any, ...]:
     """Return the model, `predict`, `update` and `screen`. Features are bytes, so that equal ones can be recognised."""
     from jaxsel.predictors.amortized.model import built
-    from jaxsel.predictors.amortized.prediction import predict, screen
+    from jaxsel.predictors.amortized.prediction import predict
     from jaxsel.predictors.amortized.training import update
 
     model = built(config, _embeddings.Features(*(np.frombuffer(part, np.float32) for part in features)))
-    return model, *(functools.partial(function, model=model) for function in (predict, update, screen))
+    exact, rough = (functools.partial(predict, model=model, rough=rough) for rough in (False, True))
+    return model, exact, functools.partial(update, model=model), rough
 
 
 def _check_evidence(decay: float | None, priors: dict[str, np.ndarray | Array]) -> None:

@@ -1,7 +1,7 @@
 """The first state of an amortised predictor, and its gradient steps on the last batches."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,10 +114,10 @@ def _flat(weights: _Weights) -> tuple[_Weights, Callable[[Float[Array, " w"]], P
     """
     structure = jax.tree.structure(weights.parameters)
 
-    def is_like_parameters(part: Any) -> bool:
+    def is_like_parameters(part: PyTree) -> bool:
         return jax.tree.structure(part) == structure
 
-    def vector(part: Any) -> Any:
+    def vector(part: PyTree) -> PyTree:
         return ravel_pytree(part)[0] if is_like_parameters(part) else part
 
     return jax.tree.map(vector, weights, is_leaf=is_like_parameters), ravel_pytree(weights.parameters)[1]

@@ -22,7 +22,9 @@ prior of w (see `weights`). Other constants are fixed: the degrees of freedom of
 of forgetting, and the variance of the error that the model gives to all first visits of one batch.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,8 +89,7 @@ def state_space(
         "group_size": group_size,
         **{name: described(prior) for name, prior in priors.items()},
     }
-    predict, screen = (_predict_function(group_size, alike) for alike in (False, True))
-    return Predictor(spec, init, predict, _update_function(), screen)
+    return Predictor(spec, init, *_functions(group_size))
 
 
 def _unvisited(num_prompts: int, matrix: np.ndarray | Array | None, scaling: Scaling | None) -> StateSpaceState:
@@ -109,33 +110,34 @@ def _unvisited(num_prompts: int, matrix: np.ndarray | Array | None, scaling: Sca
 
 
 @shared
-def _predict_function(group_size: int, alike: bool) -> Callable[..., Prediction]:
-    def predict(
-        key: Key[Array, ""],
-        state: StateSpaceState,
-        prompt_ids: Int[Array, " m"] | None,
-        first_id: Int[Array, ""] | int = 0,
-    ) -> Prediction:
-        mean, variance = logits(state, prompt_ids, alike=alike)
-        rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
-        rate, spread, unsolved, solved = moments(mean, variance, group_size)
-        normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
-        mixed = mixed_of(unsolved, solved, group_size)
-        return Prediction(
-            rate,
-            jnp.maximum(rate * (1 - rate) - spread, 0),
-            jax.nn.sigmoid(mean + jnp.sqrt(variance) * normal),
-            unsolved,
-            mixed,
-            solved,
-        )
-
-    return predict
+def _functions(group_size: int) -> tuple[Callable[..., Any], ...]:
+    """Return `predict`, `update` and `screen`."""
+    exact, rough = (functools.partial(_predict, group_size=group_size, alike=alike) for alike in (False, True))
+    return exact, _update, rough
 
 
-@shared
-def _update_function() -> Callable[..., StateSpaceState]:
-    return _update
+def _predict(
+    key: Key[Array, ""],
+    state: StateSpaceState,
+    prompt_ids: Int[Array, " m"] | None,
+    first_id: Int[Array, ""] | int = 0,
+    *,
+    group_size: int,
+    alike: bool,
+) -> Prediction:
+    mean, variance = logits(state, prompt_ids, alike=alike)
+    rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
+    rate, spread, unsolved, solved = moments(mean, variance, group_size)
+    normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
+    mixed = mixed_of(unsolved, solved, group_size)
+    return Prediction(
+        rate,
+        jnp.maximum(rate * (1 - rate) - spread, 0),
+        jax.nn.sigmoid(mean + jnp.sqrt(variance) * normal),
+        unsolved,
+        mixed,
+        solved,
+    )
 
 
 def _update(key: Key[Array, ""], state: StateSpaceState, rollouts: Rollouts) -> StateSpaceState:
