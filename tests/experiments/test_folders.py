@@ -1,5 +1,6 @@
 """Names of run folders, settings that a resumed run may change, and command lines that end quietly."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -17,9 +18,15 @@ from experiments.running.folders import clear_run, name_of, of_run, of_sweep, sw
 ROOT = Path(__file__).parents[2]
 
 
-def configured(*overrides: str):
+@pytest.fixture(scope="module", autouse=True)
+def _hydra():
     with initialize(version_base="1.3", config_path=None):
-        return compose("train", list(overrides), return_hydra_config=True)
+        yield
+
+
+@functools.cache
+def configured(*overrides: str):
+    return compose("train", list(overrides), return_hydra_config=True)
 
 
 def folder(*overrides: str) -> str:

@@ -152,6 +152,7 @@ def test_methods_have_colours_of_their_own():
     assert colours["mopps"] == style("mopps")["color"]
 
 
+@pytest.mark.slow  # the programs that draw take seconds to load
 def test_a_chart_shows_itself_without_a_network(report):
     bundle = report.charts["coverage"]._repr_mimebundle_()
     spec = bundle["application/vnd.vegalite.v6+json"]

@@ -82,6 +82,7 @@ def test_compiled_functions_are_freed_after_other_settings():
     assert freed() is None
 
 
+@pytest.mark.slow
 def test_the_arrays_of_a_user_are_freed_with_their_selector():
     embeddings, noise = EMBEDDINGS.copy(), np.ones(N, np.float32)
     scores = jaxsel.Acquisition({"name": "mine"}, lambda prediction, noise=noise: prediction.draw * noise[0])

@@ -44,6 +44,7 @@ def test_screening_never_leaves_too_few_prompts():
     assert len(set(few)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [{"num_draws": 1}, {"latent_size": 0, "decay": None}])
 def test_with_one_latent_the_screen_of_gps_is_its_prediction(arguments):
     taught = jaxsel.PromptSelector(tiny_gps(**arguments), num_prompts=N)
@@ -54,6 +55,7 @@ def test_with_one_latent_the_screen_of_gps_is_its_prediction(arguments):
     jax.tree.map(np.testing.assert_array_equal, screened, exact)
 
 
+@pytest.mark.slow
 def test_gps_screens_as_many_prompts_as_its_rule_needs():
     chosen = [
         jaxsel.PromptSelector(tiny_gps(screened=share, shortlist=4), num_prompts=N, seed=3).select(4).tolist()
@@ -85,7 +87,9 @@ def test_adaptive_chooses_as_without_screening():
     assert np.corrcoef(rough.success_rate, exact.success_rate)[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("wrap", [lambda selector: selector, jaxsel.exploring])
+@pytest.mark.parametrize(
+    "wrap", [lambda selector: selector, pytest.param(jaxsel.exploring, marks=pytest.mark.slow)]
+)
 def test_a_checkpoint_without_embeddings_is_rebuilt_with_its_screen(wrap, tmp_path):
     saved = jaxsel.PromptSelector(wrap(jaxsel.adaptive(screened=0.5)), num_prompts=N)
     saved.save(tmp_path / "saved")
