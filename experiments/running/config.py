@@ -55,6 +55,8 @@ class MethodConfig:
             start of the run; both: wordllama and policy, one after the other.
         latent_size: gps: size of the network's latent vector, which recent batches inform; 0: none.
         temperature: adaptive: temperature of the sampling; the smaller, the greedier.
+        screened: gps and adaptive: share of the prompts that is predicted exactly, chosen by a rough prediction of the
+            whole pool, for example 0.05; 0: every prompt is predicted exactly.
         filter: Whether a method that predicts trains on mixed groups alone, as dynamic_sampling does.
         margin: With a filter: smallest share of successes, and of failures, in a group that is kept, 0 to 1/2.
         max_batches: With a filter: maximum of generation batches per step.
@@ -79,6 +81,7 @@ class MethodConfig:
     embeddings: str = "wordllama"
     latent_size: int = 16
     temperature: float = 0.333
+    screened: float = 0.0
     filter: bool = False
     margin: float = 0.0
     max_batches: int = 10
@@ -90,7 +93,7 @@ class MethodConfig:
         _checks.integers(1, batch_size=self.batch_size, max_batches=self.max_batches)
         _checks.integers(0, candidate_ratio=self.candidate_ratio, latent_size=self.latent_size)
         _checks.from_zero_to_one(decay=self.decay, dps_decay=self.dps_decay, target=self.target)
-        _checks.from_zero_to_one(lower=self.lower, upper=self.upper)
+        _checks.from_zero_to_one(lower=self.lower, upper=self.upper, screened=self.screened)
         _checks.at_least_zero(entropy_weight=self.entropy_weight, diversity_weight=self.diversity_weight)
         _checks.at_least_zero(prior_rollouts=self.prior_rollouts)
         _checks.above_zero(temperature=self.temperature)

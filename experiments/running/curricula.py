@@ -67,13 +67,18 @@ def _gps(method: MethodConfig, given: Given) -> jaxsel.Selector:
         group_size=given.group_size,
         latent_size=method.latent_size,
         context_size=method.batch_size,
+        screened=method.screened or None,
         **given.priors,
     )
 
 
 def _adaptive(method: MethodConfig, given: Given) -> jaxsel.Selector:
     return jaxsel.adaptive(
-        given.embeddings(), group_size=given.group_size, temperature=method.temperature, **given.priors
+        given.embeddings(),
+        group_size=given.group_size,
+        temperature=method.temperature,
+        screened=method.screened or None,
+        **given.priors,
     )
 
 

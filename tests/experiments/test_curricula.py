@@ -1,10 +1,11 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from experiments.running.config import MethodConfig, RunConfig
-from experiments.running.curricula import make_curriculum
+from experiments.running.curricula import PREDICTIVE, Given, make_curriculum
 from rl.prompts import PromptPool
 
 N = 24
@@ -26,6 +27,15 @@ def test_every_stratum_has_its_share_of_a_batch(method):
         chosen = selector.select(6)
         assert Counter(KINDS[row] for row in chosen) == {"hard": 3, "easy": 2, "odd": 1}
         selector.observe(chosen, [8, 0, 4, 8, 0, 4], 8)
+
+
+@pytest.mark.parametrize("name", ["gps", "adaptive"])
+def test_a_screen_is_a_setting(name):
+    given = Given(8, lambda: np.eye(N, 3, dtype=np.float32), {})
+    specs = [PREDICTIVE[name](MethodConfig(name, screened=share), given).spec for share in (0.0, 0.25)]
+    assert specs[1] == specs[0] | {"screened": 0.25}
+    with pytest.raises(ValueError, match=r"screened is 1\.5; give a number from 0 to 1"):
+        MethodConfig(name, screened=1.5)
 
 
 def test_what_cannot_be_stratified_is_refused():

@@ -87,9 +87,7 @@ def test_adaptive_chooses_as_without_screening():
     assert np.corrcoef(rough.success_rate, exact.success_rate)[0, 1] > 0.99
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda selector: selector, pytest.param(jaxsel.exploring, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("wrap", [lambda selector: selector, pytest.param(jaxsel.exploring, marks=pytest.mark.slow)])
 def test_a_checkpoint_without_embeddings_is_rebuilt_with_its_screen(wrap, tmp_path):
     saved = jaxsel.PromptSelector(wrap(jaxsel.adaptive(screened=0.5)), num_prompts=N)
     saved.save(tmp_path / "saved")
