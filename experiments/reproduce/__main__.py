@@ -53,7 +53,9 @@ def main(arguments: list[str]) -> None:
             console.print(table)
         for claim in result["claims"].values():
             console.print(claim["says"], highlight=False)
-    console.print(f"figure: {draw(drawn, options.results / f'{options.name}.png')}")
+    # with the name of its only task, so that the comparison on another task does not replace the figure
+    figure = "_".join([options.name, *drawn]) if len(drawn) == 1 else options.name
+    console.print(f"figure: {draw(drawn, options.results / f'{figure}.png')}")
 
 
 def compare(task: str, shared: RunConfig, out: Path, options: argparse.Namespace) -> tuple[Runs, dict[str, Any]]:
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add_settings(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--name", default="reproduce", help="name of the results and the figure")
+    parser.add_argument("--name", default="reproduce", help="start of the names of the results and the figure")
     return parser
 
 

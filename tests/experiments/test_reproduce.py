@@ -139,7 +139,7 @@ def test_every_method_runs_and_a_second_call_runs_nothing_again(tmp_path, monkey
     settings = [read_settings(path.parent) for path in tmp_path.glob("runs/train.group_size=4/**/metrics.jsonl")]
     assert [one["train.group_size"] for one in settings] == [4, 4, 4]
     assert set(json.loads(written)["methods"]) == {"uniform", "dynamic_sampling", "mopps_mixed"}
-    assert (tmp_path / "results" / "reproduce_4.png").stat().st_size > 20_000
+    assert (tmp_path / "results" / "reproduce_4_string_ops.png").stat().st_size > 20_000
     assert "of dynamic sampling's rollouts" in capsys.readouterr().out
     reproduce.main(arguments)  # a second run would write other seconds
     assert (tmp_path / "results" / "reproduce_4_string_ops.json").read_text() == written
