@@ -32,7 +32,7 @@ class Sweep:
         return [self.fixed | {self.over: value} for value in self.values]
 
 
-_MOPPS, _DPS, _GPS = ({"method.name": name} for name in ("mopps", "dps", "gps"))
+_MOPPS, _DPS, _GPS, _ADAPTIVE = ({"method.name": name} for name in ("mopps", "dps", "gps", "adaptive"))
 _LARGE = {"pool_size": 20_000, "method.candidate_ratio": 0}
 SWEEPS = {
     "decay_of_mopps": Sweep("method.decay", (0.0, 0.25, 0.5, 0.8, 1.0), _MOPPS),
@@ -46,22 +46,21 @@ SWEEPS = {
     "candidates_of_dps": Sweep("method.candidate_ratio", (2, 4, 8, 0), _DPS),
     "learning_rate": Sweep("train.learning_rate", (2e-5, 4e-5, 8e-5), _DPS),
     "batch_size": Sweep("method.batch_size", (8, 16, 32), _MOPPS),
-    "temperature_of_adaptive": Sweep(
-        "method.temperature", (1.0, 0.333, 0.1, 0.0333), _LARGE | {"method.name": "adaptive"}
-    ),
+    "temperature_of_adaptive": Sweep("method.temperature", (1.0, 0.333, 0.1, 0.0333), _LARGE | _ADAPTIVE),
+    "embeddings_of_adaptive": Sweep("method.embeddings", ("wordllama", "policy", "both"), _LARGE | _ADAPTIVE),
+    "advantage_with_adaptive": Sweep("train.advantage", ("grpo", "mapp"), _LARGE | _ADAPTIVE),
+    "advantage_with_uniform": Sweep("train.advantage", ("grpo", "mapp"), _LARGE | {"method.name": "uniform"}),
     "methods_in_a_large_pool": Sweep("method.name", ("mopps", "dps"), _LARGE),
     "group_size": Sweep("train.group_size", (4, 8, 16), _MOPPS),
 }
-SWEEPS["margin_of_filtered_adaptive"] = Sweep(
-    "method.margin", (0.0, 0.2), _LARGE | {"method.name": "adaptive", "method.filter": True}
-)
+SWEEPS["margin_of_filtered_adaptive"] = Sweep("method.margin", (0.0, 0.2), _LARGE | _ADAPTIVE | {"method.filter": True})
 _RATES = (1e-5, 2e-5, 4e-5, 8e-5)
 SWEEPS |= {
     f"learning_rate_in_a_large_pool_of_{name}": Sweep("train.learning_rate", _RATES, _LARGE | settings)
     for name, settings in {
         "dps": _DPS,
-        "adaptive": {"method.name": "adaptive"},
-        "adaptive_at_temperature_1": {"method.name": "adaptive", "method.temperature": 1.0},
+        "adaptive": _ADAPTIVE,
+        "adaptive_at_temperature_1": _ADAPTIVE | {"method.temperature": 1.0},
     }.items()
 }
 
