@@ -9,7 +9,7 @@ from scipy.special import expit, log_expit
 from jaxsel.predictors.state_space.moments import moments, posterior
 
 MEANS = np.array([-25.0, -8.0, -3.0, -0.7, 0.0, 0.4, 2.0, 6.0, 12.0])
-VARIANCES = np.array([1e-4, 0.05, 0.5, 2.0, 8.0, 36.0])
+VARIANCES = np.array([1e-4, 0.05, 0.5, 2.0, 8.0, 36.0, 64.0])
 MEAN, VARIANCE = (grid.ravel() for grid in np.meshgrid(MEANS, VARIANCES))
 OFFSETS = np.linspace(-10, 10, 40_001)
 DENSITY = np.exp(-0.5 * OFFSETS**2) / np.exp(-0.5 * OFFSETS**2).sum()
@@ -38,10 +38,10 @@ def test_the_posterior_of_binomial_counts_equals_quadrature(group_size):
     columns = jnp.asarray(s, jnp.int32), jnp.full(len(s), group_size, jnp.int32)
     found = posterior(jnp.asarray(MEAN, jnp.float32), jnp.asarray(VARIANCE, jnp.float32), *columns)
     np.testing.assert_allclose(
-        found.log_evidence[inside], (largest[:, 0] + np.log(total))[inside], rtol=1e-3, atol=0.02
+        found.log_evidence[inside], (largest[:, 0] + np.log(total))[inside], rtol=1e-4, atol=1e-3
     )
-    assert (np.abs(found.shift - shift)[inside] < 0.03 * np.sqrt(variance[inside]) + 1e-4).all()
-    np.testing.assert_allclose(found.variance[inside], variance[inside], rtol=0.05)
+    assert (np.abs(found.shift - shift)[inside] < 3e-3 * np.sqrt(variance[inside]) + 1e-4).all()
+    np.testing.assert_allclose(found.variance[inside], variance[inside], rtol=5e-3)
 
 
 def test_without_rollouts_the_posterior_is_the_prior():
