@@ -41,7 +41,7 @@ class Settings(NamedTuple):
 _START = np.array([np.log(6.0), np.log(0.05), np.log(0.003), 0.0, 0.0], np.float32)
 _SPREAD = np.array([1.0, 1.0, 1.5, 0.2, 0.01], np.float32)  # standard deviations of the prior around the start
 _LOWEST = np.array([np.log(0.05), np.log(1e-3), np.log(1e-5), -1.0, -0.2], np.float32)
-_HIGHEST = np.array([np.log(49.0), np.log(4.0), np.log(1.0), 1.0, 0.2], np.float32)
+_HIGHEST = np.array([np.log(25.0), np.log(4.0), np.log(1.0), 1.0, 0.2], np.float32)
 _LARGEST_STEP = np.array([0.5, 0.5, 0.5, 0.1, 0.01], np.float32)
 
 
