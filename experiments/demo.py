@@ -18,8 +18,8 @@ from experiments.reporting.figures import draw_comparison
 from experiments.reporting.summaries import summary_table
 from experiments.running.command import quiet_pipe
 from experiments.running.compare import BASELINES, SETTINGS, run_methods
-from experiments.running.config import PREDICTIVE_NAMES
 from experiments.running.folders import clear_run, name_of
+from experiments.running.method_config import PREDICTIVE_NAMES
 
 
 def main(arguments: list[str]) -> None:

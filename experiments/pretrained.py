@@ -34,7 +34,8 @@ from experiments.reporting.summaries import Records, column, curve, summary
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import commits, described, finished, run_config, run_many
-from experiments.running.config import METHOD_NAMES, EngineConfig, MethodConfig, RunConfig, add_settings, configured
+from experiments.running.config import EngineConfig, RunConfig, add_settings, configured
+from experiments.running.method_config import METHOD_NAMES, MethodConfig
 from rl.fine_tuning import FineTuningConfig
 from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig

@@ -6,7 +6,7 @@ from typing import Any
 from experiments.collect.folders import Run
 from experiments.reporting.spread import over_seeds
 from experiments.reporting.summaries import summary
-from experiments.running.config import METHOD_NAMES
+from experiments.running.method_config import METHOD_NAMES
 
 _BY_VALUE = ("task", "method.name")
 _HELD_OUT = ("task", "held_out_size")

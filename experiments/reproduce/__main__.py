@@ -32,8 +32,9 @@ from experiments.reproduce.claims import Runs, calibration, check_claims, curves
 from experiments.reproduce.presentation import draw, tables
 from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import SETTINGS, commits, described, run_config, run_many
-from experiments.running.config import METHOD_NAMES, RunConfig, add_settings, configured
+from experiments.running.config import RunConfig, add_settings, configured
 from experiments.running.folders import name_of
+from experiments.running.method_config import METHOD_NAMES
 
 
 def main(arguments: list[str]) -> None:

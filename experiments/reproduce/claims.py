@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.reporting.spread import of_seeds
 from experiments.reporting.summaries import Records, curve, probes, share_spent, summary
-from experiments.running.config import PREDICTIVE_NAMES
+from experiments.running.method_config import PREDICTIVE_NAMES
 from jaxsel import metrics
 from jaxsel.integrations.history import read_history
 

@@ -11,7 +11,7 @@ from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.summaries import column, probes, spent_to_reach, summary, summary_table
 from experiments.running import compare, runs
 from experiments.running.compare import SETTINGS, commits, described, finished, run_config
-from experiments.running.config import MethodConfig
+from experiments.running.method_config import MethodConfig
 from experiments.running.runs import run
 from experiments.selection_pays import check_claims
 from rl.preemption import PreemptedError

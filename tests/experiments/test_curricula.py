@@ -4,8 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.running.config import MethodConfig, RunConfig
+from experiments.running.config import RunConfig
 from experiments.running.curricula import PREDICTIVE, Given, make_curriculum
+from experiments.running.method_config import MethodConfig
 from rl.prompts import PromptPool
 
 N = 24

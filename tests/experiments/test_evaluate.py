@@ -8,8 +8,9 @@ import pytest
 
 from experiments import evaluate
 from experiments.evaluate import EvaluateConfig, parsed, powers_up_to
-from experiments.running.config import MethodConfig, RunConfig, configured
+from experiments.running.config import RunConfig, configured
 from experiments.running.evaluation_sets import evaluation_of, evaluation_set
+from experiments.running.method_config import MethodConfig
 from experiments.running.runs import run
 from rl.policy import build_policy
 from rl.tasks.data_config import DataConfig

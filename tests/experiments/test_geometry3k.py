@@ -13,8 +13,9 @@ import pytest
 from transformers import AutoModelForImageTextToText
 
 from experiments.evaluate import EvaluateConfig, evaluate
-from experiments.running.config import MethodConfig, RunConfig
+from experiments.running.config import RunConfig
 from experiments.running.embeddings import pool_embeddings
+from experiments.running.method_config import MethodConfig
 from experiments.running.runs import run
 from experiments.running.tasks import make_task, task_of
 from rl._processors import load_processor

@@ -1,0 +1,93 @@
+"""The settings of the method that chooses prompts, and the names of the methods."""
+
+from dataclasses import dataclass
+
+from rl import _checks
+
+EMBEDDINGS = ("wordllama", "policy", "both")
+"""The embeddings of the pool that gps and adaptive can use."""
+PREDICTIVE_NAMES = ("mopps", "mopps_mean", "mopps_mixed", "threshold", "dps", "gps", "adaptive")
+"""The names of the methods that predict success rates; `experiments.running.curricula` makes them."""
+_SHUFFLING_NAMES = ("uniform", "history_resampling", "dynamic_sampling")
+METHOD_NAMES = (*_SHUFFLING_NAMES, *PREDICTIVE_NAMES)
+"""The names of all methods."""
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """The method that chooses prompts, and its settings.
+
+    Attributes:
+        name: uniform, history_resampling, dynamic_sampling, mopps, mopps_mean, mopps_mixed, threshold, dps, gps or
+            adaptive. mopps_mean uses the posterior mean in place of the Thompson draw (INSIGHT); mopps_mixed samples in
+            proportion to the probability of a mixed group (MaPP).
+        batch_size: Prompts per step.
+        candidate_ratio: mopps, threshold, dps, gps and adaptive choose among the next candidate_ratio * batch_size
+            prompts of a shuffled epoch; 0: among the whole pool.
+        decay: mopps, threshold and gps: share of a prompt's earlier evidence that remains after a step with rollouts of
+            the prompt, 0 to 1.
+        dps_decay: dps: share of a prompt's evidence that remains after a step, with or without rollouts of the prompt.
+            By default a prompt is a candidate about every eighth step: at 0.5 almost none of the evidence remains.
+        target: mopps and gps: target success rate.
+        lower: threshold: lower end of the band of success rates.
+        upper: threshold: upper end of the band of success rates.
+        prior_counts: dps: prior counts of the transitions between solve states: ones, progress, stability or local.
+        entropy_weight: dps: weight of the entropy of the predicted solve state (unsolved, mixed or solved).
+        diversity_weight: gps: weight of the distances within a batch and to recent batches.
+        embeddings: gps and adaptive: wordllama; policy: hidden states of each prompt's last token in the policy at the
+            start of the run; both: wordllama and policy, one after the other.
+        latent_size: gps: size of the network's latent vector, which recent batches inform; 0: none.
+        temperature: adaptive: temperature of the sampling; the smaller, the greedier.
+        screened: gps and adaptive: share of the prompts that is predicted exactly, chosen by a rough prediction of the
+            whole pool, for example 0.05; 0: every prompt is predicted exactly.
+        filter: Whether a method that predicts trains on mixed groups alone, as dynamic_sampling does.
+        margin: With a filter: smallest share of successes, and of failures, in a group that is kept, 0 to 1/2.
+        max_batches: With a filter: maximum of generation batches per step.
+        keep_surplus: With a filter: keep mixed groups beyond batch_size for the next step.
+        stratified: Whether every batch has the pool's share of each stratum; the method chooses within the strata. The
+            strata of word_problems and of reasoning_gym are difficulties; data.stratum names those of a data set.
+        prior_rollouts: Number of rollouts behind each solve rate of the data set, from which every method gets its
+            prior (jaxsel.informative_prior, where each of these rollouts counts three times); 0: no such prior.
+    """
+
+    name: str = "mopps"
+    batch_size: int = 16
+    candidate_ratio: int = 4
+    decay: float = 0.5
+    dps_decay: float = 0.9
+    target: float = 0.5
+    lower: float = 0.3
+    upper: float = 0.7
+    prior_counts: str = "ones"
+    entropy_weight: float = 0.0
+    diversity_weight: float = 0.1
+    embeddings: str = "wordllama"
+    latent_size: int = 16
+    temperature: float = 0.333
+    screened: float = 0.0
+    filter: bool = False
+    margin: float = 0.0
+    max_batches: int = 10
+    keep_surplus: bool = False
+    stratified: bool = False
+    prior_rollouts: float = 0.0
+
+    def __post_init__(self):
+        _checks.integers(1, batch_size=self.batch_size, max_batches=self.max_batches)
+        _checks.integers(0, candidate_ratio=self.candidate_ratio, latent_size=self.latent_size)
+        _checks.from_zero_to_one(decay=self.decay, dps_decay=self.dps_decay, target=self.target)
+        _checks.from_zero_to_one(lower=self.lower, upper=self.upper, screened=self.screened)
+        _checks.at_least_zero(entropy_weight=self.entropy_weight, diversity_weight=self.diversity_weight)
+        _checks.at_least_zero(prior_rollouts=self.prior_rollouts)
+        _checks.above_zero(temperature=self.temperature)
+        _checks.booleans(keep_surplus=self.keep_surplus, filter=self.filter, stratified=self.stratified)
+        _checks.from_zero_to_half(margin=self.margin)
+        if self.filter and self.name in ("uniform", "history_resampling"):
+            raise ValueError(f"filter is true with {self.name}; give dynamic_sampling or a method that predicts")
+        if self.stratified and self.name in _SHUFFLING_NAMES:
+            raise ValueError(
+                f"method.stratified is true with {self.name}, which goes through the pool in shuffled epochs; give "
+                f"method.stratified=false, or one of {', '.join(PREDICTIVE_NAMES)}"
+            )
+        if self.embeddings not in EMBEDDINGS:
+            raise ValueError(f"embeddings is {self.embeddings!r}; give one of {', '.join(EMBEDDINGS)}")
