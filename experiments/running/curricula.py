@@ -10,8 +10,7 @@ import numpy as np
 import jaxsel
 from experiments.running.config import RunConfig
 from experiments.running.embeddings import pool_embeddings
-from experiments.running.method_config import METHOD_NAMES as METHOD_NAMES
-from experiments.running.method_config import MethodConfig
+from experiments.running.method_config import METHOD_NAMES, MethodConfig
 from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
 from rl.policy import Policy
 from rl.prompts import PromptPool

@@ -13,9 +13,9 @@ from experiments.running import embeddings
 from experiments.running import help as help_text
 from experiments.running.compare import finished
 from experiments.running.config import EngineConfig, RunConfig
-from experiments.running.curricula import METHOD_NAMES, make_curriculum
+from experiments.running.curricula import make_curriculum
 from experiments.running.embeddings import pool_embeddings
-from experiments.running.method_config import MethodConfig
+from experiments.running.method_config import METHOD_NAMES, MethodConfig
 from experiments.running.runs import make_policy, run
 from experiments.running.tasks import make_task
 from rl.hidden_states import hidden_states

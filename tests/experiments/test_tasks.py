@@ -10,8 +10,8 @@ import pytest
 
 import jaxsel
 from experiments.running.config import RunConfig, configured
-from experiments.running.curricula import METHOD_NAMES, PREDICTIVE, make_curriculum
-from experiments.running.method_config import PREDICTIVE_NAMES, MethodConfig
+from experiments.running.curricula import PREDICTIVE, make_curriculum
+from experiments.running.method_config import METHOD_NAMES, PREDICTIVE_NAMES, MethodConfig
 from experiments.running.runs import run
 from experiments.running.tasks import make_task, task_of
 from rl.policy import Policy, build_policy, character_tokenizer
