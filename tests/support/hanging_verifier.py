@@ -14,7 +14,7 @@ def verify(text: str, answer: str) -> bool:
 def unreliable(text: str, answer: str) -> bool | str:
     """Fail in the way that the text names. The text "hang" hangs in compiled code, which no signal interrupts."""
     if text == "hang":
-        return 7 ** (10**8) % 2 == 0
+        return (3 + len(text)) ** (10**8) % 2 == 0
     if text == "die":
         signal.raise_signal(signal.SIGKILL)
     if text == "raise":

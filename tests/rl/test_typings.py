@@ -1,0 +1,21 @@
+import ast
+import importlib
+from pathlib import Path
+
+import transformers
+from transformers.utils.import_utils import is_torchvision_available
+
+_STUB = Path(__file__).parents[2] / "typings" / "transformers" / "__init__.pyi"
+
+
+def test_pyright_sees_the_same_objects_as_a_program() -> None:
+    imports = [node for node in ast.parse(_STUB.read_text()).body if isinstance(node, ast.ImportFrom)]
+    assert imports
+    for statement in imports:
+        assert statement.module
+        if "video_processing" in statement.module and not is_torchvision_available():
+            continue
+        module = importlib.import_module(statement.module)
+        for alias in statement.names:
+            assert getattr(module, alias.name) is getattr(transformers, alias.name), alias.name
+    assert transformers.PreTrainedTokenizerFast is transformers.TokenizersBackend
