@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
@@ -45,8 +44,8 @@ def make_selector(
         _check_screened(screened, predictor)
         spec["screened"] = screened
         screening = (predictor.screen, screened, rule.shortlist)
-    # in the form that a checkpoint returns: lists instead of tuples, Python's numbers instead of NumPy's
-    spec = json.loads(json.dumps(spec, default=np.generic.item))
+    # in the form that a checkpoint returns: lists instead of tuples, Python's numbers instead of NumPy's and JAX's
+    spec = json.loads(json.dumps(spec, default=_validate.json_value))
     init = _init_of(predictor, rule)
     select = _selecting(predictor.predict, acquisition.score, rule.choose, screening)
     return Selector(spec, init, predictor.predict, select, predictor.update, acquisition, rule)

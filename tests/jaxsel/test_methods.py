@@ -131,6 +131,12 @@ def test_one_compilation_serves_all_states_and_keys(method):
     assert compiled_select(method)._cache_size() == compilations
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_settings_may_be_numbers_of_jax_and_numpy():
+    half = jaxsel.mopps(target=np.float64(0.5), decay=np.float16(0.5))
+    assert jaxsel.mopps(target=jnp.float32(0.5), decay=jnp.float32(0.5)).spec == half.spec == jaxsel.mopps().spec
+
+
 def test_mopps_takes_draws_next_to_the_target():
     state = METHODS["mopps"].init(KEY, N)
     selection = METHODS["mopps"].select(KEY, state, N)
@@ -159,5 +165,22 @@ def test_dps_takes_the_largest_predicted_mixed_probability():
     ],
 )
 def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jaxsel.mopps(decay="0.5"), "decay is 0.5; give a number from 0 to 1"),
+        (lambda: jaxsel.dps(decay=None), "decay is None; give a number from 0 to 1"),
+        (lambda: jaxsel.adaptive(temperature=np.ones(3)), r"temperature is \[1. 1. 1.\]; give a finite number above 0"),
+        (lambda: jaxsel.dps(prior_counts={}), "prior_counts is not an array of numbers on the host"),
+        (lambda: jaxsel.dps(initial_belief="abc"), "initial_belief is not an array of numbers on the host"),
+        (lambda: jaxsel.mopps(prior_alpha=[2j]), "prior_alpha is not an array of numbers on the host"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_arguments_of_a_wrong_type_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
