@@ -75,7 +75,7 @@ def mixed_near_target(target: float = 0.5, *, log: bool = False) -> Acquisition:
     Raises:
         ValueError: The target is not above 0 and below 1.
     """
-    if not 0 < target < 1:
+    if not (_validate.is_number(target) and 0 < target < 1):
         raise ValueError(f"target is {target}; give a number above 0 and below 1")
     centre, twice_squared_width = math.asin(math.sqrt(target)), min(target, 1 - target)
 

@@ -86,7 +86,7 @@ def _selecting(
 
 
 def _check_screened(screened: float, predictor: Predictor) -> None:
-    if not 0 < screened <= 1:
+    if not (_validate.is_number(screened) and 0 < screened <= 1):
         raise ValueError(f"screened is {screened}; give a share above 0 and at most 1")
     if predictor.screen is None:
         raise ValueError(f"screened is {screened}, but {predictor.spec['name']} has no screen; leave out screened")
