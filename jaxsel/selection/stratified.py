@@ -172,7 +172,7 @@ def _coded(strata: ArrayLike) -> tuple[list[int] | list[str], UInt[np.ndarray, "
     if array.ndim != 1 or len(array) == 0:
         raise ValueError(f"strata has shape {array.shape}; {_GIVE}")
     # NumPy turns [1, "1"] into strings
-    if array.dtype.kind in "UT" and not all(isinstance(value, str) for value in strata):
+    if array.dtype.kind == "U" and isinstance(strata, list | tuple) and not all(isinstance(v, str) for v in strata):
         raise ValueError(f"strata holds strings and other values; {_GIVE}")
     if array.dtype.kind in "iu":
         distinct, codes = np.unique(array, return_inverse=True)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -133,7 +134,7 @@ def test_one_compilation_serves_all_states_and_keys(method):
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_settings_may_be_numbers_of_jax_and_numpy():
-    half = jaxsel.mopps(target=np.float64(0.5), decay=np.float16(0.5))
+    half = jaxsel.mopps(target=np.float64(0.5), decay=np.float64(0.5))
     assert jaxsel.mopps(target=jnp.float32(0.5), decay=jnp.float32(0.5)).spec == half.spec == jaxsel.mopps().spec
 
 
@@ -170,17 +171,17 @@ def test_bad_arguments_are_named(make, message):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "wrong", "message"),
     [
-        (lambda: jaxsel.mopps(decay="0.5"), "decay is 0.5; give a number from 0 to 1"),
-        (lambda: jaxsel.dps(decay=None), "decay is None; give a number from 0 to 1"),
-        (lambda: jaxsel.adaptive(temperature=np.ones(3)), r"temperature is \[1. 1. 1.\]; give a finite number above 0"),
-        (lambda: jaxsel.dps(prior_counts={}), "prior_counts is not an array of numbers on the host"),
-        (lambda: jaxsel.dps(initial_belief="abc"), "initial_belief is not an array of numbers on the host"),
-        (lambda: jaxsel.mopps(prior_alpha=[2j]), "prior_alpha is not an array of numbers on the host"),
+        (lambda wrong: jaxsel.mopps(decay=wrong), "0.5", "decay is 0.5; give a number from 0 to 1"),
+        (lambda wrong: jaxsel.dps(decay=wrong), None, "decay is None; give a number from 0 to 1"),
+        (lambda wrong: jaxsel.adaptive(temperature=wrong), np.ones(3), r"temperature is \[1\. 1\. 1\.\]; give a"),
+        (lambda wrong: jaxsel.dps(prior_counts=wrong), {}, "prior_counts is not an array of numbers on the host"),
+        (lambda wrong: jaxsel.dps(initial_belief=wrong), "abc", "initial_belief is not an array of numbers"),
+        (lambda wrong: jaxsel.mopps(prior_alpha=wrong), [2j], "prior_alpha is not an array of numbers on the host"),
     ],
 )
 @pytest.mark.usefixtures("unchecked_types")
-def test_arguments_of_a_wrong_type_are_named(make, message):
+def test_arguments_of_a_wrong_type_are_named(make: Callable[[Any], Any], wrong: Any, message: str):
     with pytest.raises(ValueError, match=message):
-        make()
+        make(wrong)
