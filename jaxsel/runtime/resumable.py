@@ -13,7 +13,7 @@ from jaxsel import _validate
 from jaxsel.base import Selector
 from jaxsel.runtime.belief import Belief
 from jaxsel.runtime.changed_pool import carried, warn_of_change
-from jaxsel.runtime.checkpoint import folder
+from jaxsel.runtime.checkpoint import disk, folder
 from jaxsel.runtime.checkpoint import metadata as _metadata
 from jaxsel.runtime.checkpoint.arrays import decoded, encoded, replaced
 from jaxsel.runtime.checkpoint.content import (
@@ -114,6 +114,7 @@ class ResumableSelector:
             ValueError: The path is not a folder on a disk of this machine, the folder holds something else, or the disk
                 is full.
         """
+        path = disk.local_folder(path)  # refuses a wrong path before the step ends
         self._belief.end_step()
         folder.save(path, self._arrays(), self._metadata())
 
