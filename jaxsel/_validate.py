@@ -22,17 +22,23 @@ def json_value(value: Any) -> Any:
     return "traced" if traced(value) else np.asarray(value).tolist()
 
 
+def is_number(value: Any) -> bool:
+    """Return whether the value is one finite number. Text, None, vectors and torch tensors are not."""
+    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.ndim(value) == 0
+    return is_number and not traced(value) and bool(np.isfinite(value))
+
+
 def finite(**arguments: float) -> None:
     """Check that every argument is a finite number."""
     for name, value in arguments.items():
-        if not np.isfinite(value):
+        if not is_number(value):
             raise ValueError(f"{name} is {value}; give a finite number")
 
 
 def positive(**arguments: float) -> None:
     """Check that every argument is finite and above 0."""
     for name, value in arguments.items():
-        if not (np.isfinite(value) and value > 0):
+        if not (is_number(value) and value > 0):
             raise ValueError(f"{name} is {value}; give a finite number above 0")
 
 
@@ -46,14 +52,14 @@ def positive_integer(**arguments: int) -> None:
 def non_negative(**arguments: float) -> None:
     """Check that every argument is finite and at least 0."""
     for name, value in arguments.items():
-        if not (np.isfinite(value) and value >= 0):
+        if not (is_number(value) and value >= 0):
             raise ValueError(f"{name} is {value}; give a finite number of at least 0")
 
 
 def unit_interval(**arguments: Any) -> None:
     """Check that every argument lies in [0, 1]. Traced arguments are not checked."""
     for name, value in arguments.items():
-        if not traced(value) and not 0 <= value <= 1:
+        if not traced(value) and not (is_number(value) and 0 <= value <= 1):
             raise ValueError(f"{name} is {value}; give a number from 0 to 1")
 
 
@@ -77,6 +83,8 @@ def integers(name: str, value: ArrayLike, *, low: int, high: int) -> np.ndarray:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} is not an array on the host ({error}); give a vector of integers") from error
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} has masked entries, of which nothing is known; leave out their rows")
     if array.size == 0:
         return np.zeros(0, np.int32)
     if array.ndim != 1:
@@ -105,6 +113,16 @@ def numbers(name: str, value: ArrayLike, *, low: float, high: float) -> np.ndarr
         at = int(np.argmax(wrong))
         raise ValueError(f"{name}[{at}] is {array[at]}; give numbers from {low} to {high}")
     return np.clip(array, low, high)
+
+
+def on_host(name: str, value: ArrayLike | Any, dtype: Any, cure: str) -> np.ndarray:
+    """Return `value` as an array of this type; complex numbers and values that are not numbers are refused."""
+    try:
+        if np.iscomplexobj(value):
+            raise TypeError("it is complex")
+        return np.asarray(value, dtype)
+    except (TypeError, ValueError, RuntimeError) as error:  # for example a torch tensor with gradient
+        raise ValueError(f"{name} is not an array of numbers on the host ({error}); {cure}") from error
 
 
 def rows(name: str, value: ArrayLike, num_prompts: int) -> np.ndarray:

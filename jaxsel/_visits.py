@@ -6,6 +6,7 @@ A group is n rollouts of one prompt, s of them correct. Its solve state is unsol
 from collections.abc import Sized
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -78,12 +79,18 @@ def checked_ids(
     """Return the ids after a check of the ids and of the counts' shapes. The values of the counts are not checked.
 
     Raises:
-        ValueError: The counts are not vectors, the lengths differ, or an id is not a row of the pool.
+        ValueError: The counts are not arrays and vectors, the lengths differ, or an id is not a row of the pool.
     """
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
     if np.ndim(successes) != 1 or np.ndim(group_size) != 1:
         shapes = f"successes has shape {np.shape(successes)} and group_size {np.shape(group_size)}"
         raise ValueError(f"{shapes}; give vectors with one entry per prompt")
+    for name, counts in (("successes", successes), ("group_size", group_size)):
+        if not isinstance(counts, jax.Array | np.ndarray):
+            raise ValueError(
+                f"{name} is of type {type(counts).__name__}; give a JAX array, for a torch tensor "
+                "jax.dlpack.from_dlpack(tensor), or call observe"
+            )
     _one_entry_each(ids, successes, group_size)
     return ids
 

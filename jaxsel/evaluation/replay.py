@@ -136,6 +136,7 @@ def replay(
         ValueError: A probe step is not between 0 and `history.num_steps`, or the selector does not fit the pool.
     """
     check_steps(history.step)
+    probe_steps = list(probe_steps)
     wrong = [step for step in probe_steps if not 0 <= step <= history.num_steps]
     if wrong:
         raise ValueError(f"probe_steps holds {wrong[0]}; give steps from 0 to {history.num_steps}")

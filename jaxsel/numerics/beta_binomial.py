@@ -100,6 +100,32 @@ def log_prob(
     return jax.lax.fori_loop(1, jnp.max(group_size, initial=0), factor, jnp.log(first))
 
 
+def expectation(
+    values: Float[np.ndarray, " k"], mean: Float[Array, " m"], spread: Float[Array, " m"]
+) -> Float[Array, " m"]:
+    """Return E[f(s)] for every row, from the k = n + 1 values f(0), ..., f(n); f(0) and f(n) must be 0.
+
+    The counts are visited in one loop, so that the time to compile does not grow with n.
+    """
+    group_size = len(values) - 1
+    is_known = (mean <= 0) | (mean >= 1)  # then s is 0 or n
+    mean = jnp.where(is_known, 0.5, mean)
+    number = jnp.full(mean.shape, group_size, jnp.int32)
+
+    def add(s: Int[Array, ""], terms: tuple[Array, Array]) -> tuple[Array, Array]:
+        log_term, total = terms
+        count = s.astype(jnp.float32)
+        # the factor from P(s - 1) to P(s)
+        success = (group_size - count + 1) * (mean * (1 - spread) + (count - 1) * spread)
+        failure = count * ((1 - mean) * (1 - spread) + (group_size - count) * spread)
+        log_term = log_term + jnp.log(success / failure)
+        return log_term, total + jnp.asarray(values)[s] * jnp.exp(log_term)
+
+    start = log_prob(jnp.zeros_like(number), number, mean, spread), jnp.zeros_like(mean)
+    total = jax.lax.fori_loop(1, group_size, add, start)[1]
+    return jnp.where(is_known, 0, total)
+
+
 def cdf(
     successes: Int[Array, " m"], group_size: Int[Array, " m"], mean: Float[Array, " m"], spread: Float[Array, " m"]
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:

@@ -16,21 +16,33 @@ def counted(
 ) -> tuple[Num[Array, " m"] | Bool[Array, " m"], ...]:
     """Return the weights as float32 (ones for None), and the columns with zeros in rows of weight 0.
 
+    Numbers of fewer than 32 bits and unsigned integers become float32 and int32: neither the precision of a sum nor a
+    difference of counts should depend on how the numbers were stored.
+
     Raises:
-        ValueError: The lengths differ.
+        ValueError: The columns are not vectors, or their lengths differ.
     """
     rows = np.shape(next(iter(columns.values())))
     if weights is not None:
         columns = {**columns, "weights": weights}
-    if any(np.shape(column) != rows for column in columns.values()):
+    if len(rows) != 1 or any(np.shape(column) != rows for column in columns.values()):
         shapes = ", ".join(f"{name} has shape {np.shape(column)}" for name, column in columns.items())
         raise ValueError(f"{shapes}; give vectors of one length")
     if weights is None:
-        return jnp.ones(rows, jnp.float32), *map(jnp.asarray, columns.values())
+        return jnp.ones(rows, jnp.float32), *map(_widened, columns.values())
     del columns["weights"]
     weights = jnp.asarray(weights, jnp.float32)
-    arrays = map(jnp.asarray, columns.values())
+    arrays = map(_widened, columns.values())
     return weights, *(jnp.where(weights > 0, array, jnp.zeros_like(array)) for array in arrays)
+
+
+def _widened(column: Num[AnyArray, " m"] | Bool[AnyArray, " m"]) -> Num[Array, " m"] | Bool[Array, " m"]:
+    array = jnp.asarray(column)
+    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
+        return array.astype(jnp.float32)
+    if jnp.issubdtype(array.dtype, jnp.integer) and array.dtype not in (jnp.int32, jnp.int64):
+        return array.astype(jnp.int32)
+    return array
 
 
 def ratio(numerator: Float[Array, "*shape"], denominator: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

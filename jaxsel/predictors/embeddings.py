@@ -37,7 +37,9 @@ class Features(NamedTuple):
 
 
 def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
-    """Return the embeddings as an array, on the device or in the file where they are; float64 becomes float32.
+    """Return the embeddings as an array, on the device or in the file where they are.
+
+    Numbers of 64 bits or more become float32, and numbers in the byte order of another machine that of this one.
 
     Raises:
         ValueError: The embeddings are not a matrix of floating-point numbers, or the norm of a row is not finite in
@@ -50,9 +52,10 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
             f"embeddings is not an array on the host ({error}); give a matrix, or for a torch tensor "
             "embeddings.detach().float().cpu().numpy()"
         ) from error
-    if array.dtype == np.float64:
+    if jnp.issubdtype(array.dtype, np.floating) and (array.dtype.itemsize > 4 or not array.dtype.isnative):
+        narrow = np.float32 if array.dtype.itemsize > 4 else array.dtype.newbyteorder("=")
         with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
+            array = array.astype(narrow)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"embeddings has shape {array.shape}; give a matrix, one row per prompt")
     if not jnp.issubdtype(array.dtype, jnp.floating):

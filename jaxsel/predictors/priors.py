@@ -62,9 +62,10 @@ def checked_prior(name: str, value: ArrayLike | Array) -> np.ndarray | Array:
     """
     if _validate.traced(value):
         return value
-    prior = np.asarray(value, np.float32)
+    cure = "give finite numbers above 0, one for all prompts or one per prompt"
+    prior = _validate.on_host(name, value, np.float32, cure)
     if prior.ndim > 1 or not (np.isfinite(prior).all() and (prior > 0).all()):
-        raise ValueError(f"{name} is {prior}; give finite numbers above 0, one for all prompts or one per prompt")
+        raise ValueError(f"{name} is {prior}; {cure}")
     return prior
 
 
@@ -116,8 +117,15 @@ def initial_beliefs(
         prior_beta: Second parameter, in the same form or one number.
         group_size: Rollouts per prompt.
         otherwise: Weights of the three solve states for a prompt with the uniform prior. None: equal weights.
+
+    Raises:
+        ValueError: A parameter is not finite and above 0, or the two have different lengths.
     """
     alpha, beta = checked_priors(prior_alpha, prior_beta).values()
+    if alpha.ndim and beta.ndim and len(alpha) != len(beta):
+        raise ValueError(
+            f"prior_alpha has {len(alpha)} entries and prior_beta {len(beta)}; give one number or one entry per prompt"
+        )
     if np.all(alpha == 1) and np.all(beta == 1):
         return otherwise
     alpha, beta = np.broadcast_arrays(alpha, beta)
@@ -128,10 +136,8 @@ def initial_beliefs(
 
 def _counts(name: str, value: ArrayLike | Sequence[float | None]) -> Float[np.ndarray, " N"]:
     """Return counts of at least 0 as a vector, NaN where they are missing."""
-    try:
-        counts = np.atleast_1d(np.asarray(value, np.float64))  # None becomes NaN
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is not a vector of numbers ({error}); give one number per prompt, or None") from error
+    counts = _validate.on_host(name, value, np.float64, "give one number per prompt, or None")  # None becomes NaN
+    counts = np.atleast_1d(counts)
     if counts.ndim != 1:
         raise ValueError(f"{name} has shape {counts.shape}; give one number per prompt")
     if (wrong := (counts < 0) | np.isinf(counts)).any():

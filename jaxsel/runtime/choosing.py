@@ -81,9 +81,8 @@ class Chooser:
         size = self._num_prompts - num_banned if among is None else len(among)
         if batch_size > size:
             without = f", where {num_banned} of the pool are excluded or in flight" if num_banned else ""
-            raise ValueError(
-                f"batch_size is {batch_size} of {size} prompts to choose from{without}; give at most {size}"
-            )
+            cure = f"give at most {size}" if size else "allow some, with release(...) if they are in flight"
+            raise ValueError(f"batch_size is {batch_size} of {size} prompts to choose from{without}; {cure}")
         belief.end_step()
         window = copy.copy(self._window)
         if among is None and window is not None and self._candidate_ratio is not None:

@@ -14,6 +14,7 @@ from jaxsel import _validate
 
 Keys = Sequence[str] | Sequence[int] | np.ndarray
 _AT_ONCE = 1024  # keys
+_MOST = 2**31 - 2  # prompts; the row after the last one pads batches
 _SHOWN = 60  # characters of a key
 _LEAST, _LARGEST = -(2**63), 2**63 - 1  # of int64
 _GIVE = "give a vector of strings or integers"
@@ -46,6 +47,8 @@ def identify_pool(keys: Keys | None, num_prompts: int | None) -> Pool:
         return Pool(len(rows), _fingerprint(rows), _hashes_of(rows))
     if keys is None and num_prompts is not None:
         _validate.positive_integer(num_prompts=num_prompts)
+        if num_prompts > _MOST:
+            raise ValueError(f"num_prompts is {num_prompts}; give at most {_MOST}, because rows are 32-bit integers")
         return Pool(int(num_prompts), f"{num_prompts} prompts without keys", None)
     given = "keys and num_prompts are both" if keys is None else f"num_prompts is {num_prompts} and keys is not"
     raise ValueError(f"{given} None; give one of them")

@@ -1,5 +1,6 @@
 """The base class of `PromptSelector`: its parts, and how they are saved, loaded, copied and pickled."""
 
+import copy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from jaxsel import _validate
 from jaxsel.base import Selector
 from jaxsel.runtime.belief import Belief
 from jaxsel.runtime.changed_pool import carried, warn_of_change
-from jaxsel.runtime.checkpoint import folder
+from jaxsel.runtime.checkpoint import disk, folder
 from jaxsel.runtime.checkpoint import metadata as _metadata
 from jaxsel.runtime.checkpoint.arrays import decoded, encoded, replaced
 from jaxsel.runtime.checkpoint.content import (
@@ -30,6 +31,7 @@ from jaxsel.runtime.pickling import picklable, unpickled
 from jaxsel.runtime.placement import to_devices, to_host
 from jaxsel.runtime.pool import Keys, Pool, identify_pool, rows_in, size_of
 from jaxsel.runtime.sharding import shard
+from jaxsel.runtime.steps import OpenStep
 from jaxsel.selection.composition import takes_count
 
 _Own = TypeVar("_Own", bound="ResumableSelector")
@@ -75,7 +77,7 @@ class ResumableSelector:
     @property
     def spec(self) -> dict[str, Any]:
         """The method and its hyperparameters."""
-        return self._method.spec | {"candidate_ratio": self._candidate_ratio}
+        return copy.deepcopy(self._method.spec) | {"candidate_ratio": self._candidate_ratio}
 
     @property
     def pool(self) -> str:
@@ -89,8 +91,7 @@ class ResumableSelector:
         `torch.load` with `weights_only=True` can read it, and so can other loaders that run no code.
         """
         self._belief.end_step()
-        arrays = {name: encoded(to_host(leaf, self.num_prompts)) for name, leaf in self._arrays().items()}
-        return {"arrays": arrays, "metadata": self._metadata()}
+        return self._before_open_step()
 
     @locked
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -113,6 +114,7 @@ class ResumableSelector:
             ValueError: The path is not a folder on a disk of this machine, the folder holds something else, or the disk
                 is full.
         """
+        path = disk.local_folder(path)  # refuses a wrong path before the step ends
         self._belief.end_step()
         folder.save(path, self._arrays(), self._metadata())
 
@@ -195,23 +197,31 @@ class ResumableSelector:
         """
         arguments = self._arguments() | {"keys": keys, "num_prompts": None}
         changed = type(self)(self._method if selector is None else selector, mesh=self._mesh, **arguments)
-        state = self.state_dict()
+        # the rows of an open step lose their meaning, so it ends in the new selector, but not in this one
+        state = (copy.copy(self) if self._belief.step.visits is not None else self).state_dict()
         changed._take_over({name: decoded(name, array) for name, array in state["arrays"].items()}, state["metadata"])
         return changed
 
     @locked
     def __getstate__(self) -> dict[str, Any]:
         """Return the method, the arguments of the constructor and the state, from which `__setstate__` starts."""
-        return {"method": picklable(self._method), "arguments": self._arguments(), "state": self.state_dict()}
+        return {
+            "method": picklable(self._method),
+            "arguments": self._arguments(),
+            "state": self._before_open_step(),
+            "step": self._belief.step,
+        }
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
-        self._begin_as(unpickled(pickled["method"]), pickled["arguments"], None, pickled["state"])
+        state, step = pickled["state"], pickled.get("step")  # pickles of earlier versions lack the step
+        self._begin_as(unpickled(pickled["method"]), pickled["arguments"], None, state, step)
 
     @locked
     def __copy__(self: _Own) -> _Own:
         """Return an independent selector: an update donates the state, which two selectors must not share."""
         copied = object.__new__(type(self))
-        copied._begin_as(self._method, self._arguments(), self._mesh, self.state_dict())
+        state, step = self._before_open_step(), copy.copy(self._belief.step)
+        copied._begin_as(self._method, self._arguments(), self._mesh, state, step)
         return copied
 
     def __deepcopy__(self: _Own, memo: dict[int, Any]) -> _Own:
@@ -227,10 +237,24 @@ class ResumableSelector:
             "in_flight_steps": self._in_flight_steps,
         }
 
-    def _begin_as(self, method: Selector, arguments: dict[str, Any], mesh: Mesh | None, state: dict[str, Any]) -> None:
+    def _before_open_step(self) -> dict[str, Any]:
+        """Return the `state_dict` without the observations of the open step, which stays open."""
+        arrays = {name: encoded(to_host(leaf, self.num_prompts)) for name, leaf in self._arrays().items()}
+        return {"arrays": arrays, "metadata": self._metadata()}
+
+    def _begin_as(
+        self,
+        method: Selector,
+        arguments: dict[str, Any],
+        mesh: Mesh | None,
+        state: dict[str, Any],
+        step: OpenStep | None,
+    ) -> None:
         ResumableSelector.__init__(self, method, mesh=mesh, **arguments)
         self._expect_pool(state["metadata"])
         self.load_state_dict(state)
+        if step is not None:
+            self._belief.step = step
 
     def _expect_pool(self, metadata: dict[str, Any]) -> None:
         """Adopt the fingerprint of a checkpoint's pool, and allocate its keys, before the arrays are loaded."""

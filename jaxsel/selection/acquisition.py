@@ -75,7 +75,7 @@ def mixed_near_target(target: float = 0.5, *, log: bool = False) -> Acquisition:
     Raises:
         ValueError: The target is not above 0 and below 1.
     """
-    if not 0 < target < 1:
+    if not (_validate.is_number(target) and 0 < target < 1):
         raise ValueError(f"target is {target}; give a number above 0 and below 1")
     centre, twice_squared_width = math.asin(math.sqrt(target)), min(target, 1 - target)
 
@@ -139,12 +139,9 @@ def expected_signal(group_size: int = 8, *, log: bool = False) -> Acquisition:
 
     def score(prediction: Prediction) -> Float[Array, " m"]:
         mean = prediction.success_rate
-        spread = beta_binomial.spread_of(mean, prediction.variance)
-        total = jnp.zeros_like(mean)
-        for s in range(1, group_size):
-            successes = jnp.full(mean.shape, s, jnp.int32)
-            probability = jnp.exp(beta_binomial.log_prob(successes, jnp.full_like(successes, group_size), mean, spread))
-            total = total + np.float32(np.sqrt(s * (group_size - s)) / group_size) * probability
+        s = np.arange(group_size + 1)
+        signal = (np.sqrt(s * (group_size - s)) / group_size).astype(np.float32)
+        total = beta_binomial.expectation(signal, mean, beta_binomial.spread_of(mean, prediction.variance))
         return _log(total) if log else total
 
     return Acquisition({"name": "expected_signal", "group_size": group_size, "log": log}, score)

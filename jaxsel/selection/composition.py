@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
@@ -45,8 +44,8 @@ def make_selector(
         _check_screened(screened, predictor)
         spec["screened"] = screened
         screening = (predictor.screen, screened, rule.shortlist)
-    # in the form that a checkpoint returns: lists instead of tuples, Python's numbers instead of NumPy's
-    spec = json.loads(json.dumps(spec, default=np.generic.item))
+    # in the form that a checkpoint returns: lists instead of tuples, Python's numbers instead of NumPy's and JAX's
+    spec = json.loads(json.dumps(spec, default=_validate.json_value))
     init = _init_of(predictor, rule)
     select = _selecting(predictor.predict, acquisition.score, rule.choose, screening)
     return Selector(spec, init, predictor.predict, select, predictor.update, acquisition, rule)
@@ -87,7 +86,7 @@ def _selecting(
 
 
 def _check_screened(screened: float, predictor: Predictor) -> None:
-    if not 0 < screened <= 1:
+    if not (_validate.is_number(screened) and 0 < screened <= 1):
         raise ValueError(f"screened is {screened}; give a share above 0 and at most 1")
     if predictor.screen is None:
         raise ValueError(f"screened is {screened}, but {predictor.spec['name']} has no screen; leave out screened")

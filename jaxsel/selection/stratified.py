@@ -171,6 +171,9 @@ def _coded(strata: ArrayLike) -> tuple[list[int] | list[str], UInt[np.ndarray, "
         raise ValueError(f"strata is not an array on the host ({error}); {_GIVE}") from error
     if array.ndim != 1 or len(array) == 0:
         raise ValueError(f"strata has shape {array.shape}; {_GIVE}")
+    # NumPy turns [1, "1"] into strings
+    if array.dtype.kind == "U" and isinstance(strata, list | tuple) and not all(isinstance(v, str) for v in strata):
+        raise ValueError(f"strata holds strings and other values; {_GIVE}")
     if array.dtype.kind in "iu":
         distinct, codes = np.unique(array, return_inverse=True)
         labels = distinct.tolist()
@@ -189,7 +192,7 @@ def _weights(labels: list[int] | list[str], shares: Mapping[Any, float]) -> Int[
     """Return integers in the ratio of the shares. The ratio is exact if the shares are fractions of small integers."""
     if not isinstance(shares, Mapping):
         raise ValueError(f"shares is {shares!r:.200}; give a dictionary from every stratum to its share")
-    given, names = {str(label): float(share) for label, share in shares.items()}, [str(label) for label in labels]
+    given, names = {str(label): share for label, share in shares.items()}, [str(label) for label in labels]
     if given.keys() != set(names):
         missing, unknown = sorted(set(names) - given.keys()), sorted(given.keys() - set(names))
         raise ValueError(f"shares lacks the strata {missing} and has the unknown {unknown}; give one share per stratum")
@@ -197,7 +200,7 @@ def _weights(labels: list[int] | list[str], shares: Mapping[Any, float]) -> Int[
         _validate.non_negative(**{f"shares[{name!r}]": share})
     if not any(given.values()):
         raise ValueError("shares is 0 for every stratum; give a number above 0 for at least one stratum")
-    values = [given[name] for name in names]
+    values = [float(given[name]) for name in names]
     fractions = [Fraction(value).limit_denominator(10_000) for value in values]
     unit = math.lcm(*(fraction.denominator for fraction in fractions))
     weights = [int(fraction * unit) for fraction in fractions]

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -131,6 +132,12 @@ def test_one_compilation_serves_all_states_and_keys(method):
     assert compiled_select(method)._cache_size() == compilations
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_settings_may_be_numbers_of_jax_and_numpy():
+    half = jaxsel.mopps(target=np.float64(0.5), decay=np.float64(0.5))
+    assert jaxsel.mopps(target=jnp.float32(0.5), decay=jnp.float32(0.5)).spec == half.spec == jaxsel.mopps().spec
+
+
 def test_mopps_takes_draws_next_to_the_target():
     state = METHODS["mopps"].init(KEY, N)
     selection = METHODS["mopps"].select(KEY, state, N)
@@ -161,3 +168,20 @@ def test_dps_takes_the_largest_predicted_mixed_probability():
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong", "message"),
+    [
+        (lambda wrong: jaxsel.mopps(decay=wrong), "0.5", "decay is 0.5; give a number from 0 to 1"),
+        (lambda wrong: jaxsel.dps(decay=wrong), None, "decay is None; give a number from 0 to 1"),
+        (lambda wrong: jaxsel.adaptive(temperature=wrong), np.ones(3), r"temperature is \[1\. 1\. 1\.\]; give a"),
+        (lambda wrong: jaxsel.dps(prior_counts=wrong), {}, "prior_counts is not an array of numbers on the host"),
+        (lambda wrong: jaxsel.dps(initial_belief=wrong), "abc", "initial_belief is not an array of numbers"),
+        (lambda wrong: jaxsel.mopps(prior_alpha=wrong), [2j], "prior_alpha is not an array of numbers on the host"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_arguments_of_a_wrong_type_are_named(make: Callable[[Any], Any], wrong: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        make(wrong)

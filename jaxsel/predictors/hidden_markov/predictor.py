@@ -95,7 +95,8 @@ def _prior_matrix(prior_counts: ArrayLike | Array) -> Float[np.ndarray, "3 3"] |
         return prior_counts
     if isinstance(prior_counts, str):
         _validate.one_of(PRIOR_COUNTS, prior_counts=prior_counts)
-    counts = np.asarray(PRIOR_COUNTS[prior_counts] if isinstance(prior_counts, str) else prior_counts, np.float32)
+    given, cure = PRIOR_COUNTS[prior_counts] if isinstance(prior_counts, str) else prior_counts, "give a 3 x 3 matrix"
+    counts = _validate.on_host("prior_counts", given, np.float32, cure)
     fits = counts.shape == (3, 3) and np.isfinite(counts).all() and (counts >= 0).all() and counts.sum(1).all()
     if not fits:
         raise ValueError(
@@ -112,7 +113,8 @@ def _prior_matrix(prior_counts: ArrayLike | Array) -> Float[np.ndarray, "3 3"] |
 def _initial_belief(initial_belief: ArrayLike | Array | None) -> Float[np.ndarray | Array, "*pool 3"]:
     if _validate.traced(initial_belief):
         return initial_belief
-    belief = np.asarray((1, 1, 1) if initial_belief is None else initial_belief, np.float64)
+    given, cure = (1, 1, 1) if initial_belief is None else initial_belief, "give three numbers, for all prompts or each"
+    belief = _validate.on_host("initial_belief", given, np.float64, cure)
     has_shape = belief.ndim in (1, 2) and belief.shape[-1] == 3
     total = belief.sum(-1, keepdims=True) if has_shape else np.zeros(1)
     if not np.isfinite(belief).all() or (belief < 0).any() or not total.all():

@@ -26,7 +26,21 @@ def readable(saved: Any) -> dict[str, Any]:
             f"the checkpoint has {given}; this version reads the formats {_READABLE} with {sorted(_ENTRIES)}: "
             "give what PromptSelector wrote"
         )
+    _check_numbers(saved["seed"], saved["counters"])
     return saved
+
+
+def _check_numbers(seed: int, counters: dict[str, Any]) -> None:
+    """Check the seed and the counters, so that a selector does not stop in the middle of taking them over.
+
+    Raises:
+        ValueError: The seed is out of its range, or a counter is missing or is not an integer of at least 0.
+    """
+    needed = {"selects": None, "observes": None} | counters
+    are_right = all(isinstance(value, int) and value >= 0 for value in needed.values())
+    if not are_right or not 0 <= seed < 2**32:
+        given = f"the seed {seed} and the counters {counters}"
+        raise ValueError(f"the checkpoint has {given}; give what PromptSelector wrote")
 
 
 def check(saved: dict[str, Any], here: dict[str, Any]) -> None:

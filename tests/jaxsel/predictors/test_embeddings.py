@@ -117,6 +117,14 @@ def test_anything_but_a_matrix_of_floats_is_refused(embeddings, message):
         _embeddings.checked(embeddings)
 
 
+@pytest.mark.parametrize("dtype", [">f4", np.longdouble])
+def test_other_kinds_of_floats_are_the_same_numbers(dtype):
+    matrix = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    found = _embeddings.checked(matrix.astype(dtype))
+    np.testing.assert_array_equal(_embeddings.on_device(found), matrix)
+    assert _embeddings.fingerprint(found) == _embeddings.fingerprint(matrix)
+
+
 def test_the_fingerprint_depends_on_every_number_the_type_and_the_shape():
     changed = VECTORS.copy()
     changed[-1, -1] = np.nextafter(changed[-1, -1], np.float32(9))

@@ -43,7 +43,7 @@ def test_counts_may_be_fractions_and_missing():
     ("successes", "group_size", "message"),
     [
         ([1, 9], 8, r"successes\[1\] is 9 of 8 rollouts; give at most group_size"),
-        (["x"], 8, "successes is not a vector of numbers"),
+        (["x"], 8, "successes is not an array of numbers"),
         ([[1]], 8, r"successes has shape \(1, 1\)"),
         ([1, 2], [8, 8, 8], "successes has 2 entries and group_size 3"),
         ([np.inf], 8, r"successes\[0\] is inf; give a number of at least 0, or None"),
@@ -85,6 +85,14 @@ def test_priors_of_another_pool_are_refused(name):
         jaxsel.PromptSelector(method, num_prompts=8)
     with pytest.raises(ValueError, match="prior_alpha is 0"):
         METHODS[name](prior_alpha=0.0)
+
+
+def test_priors_that_cannot_be_used_are_named():
+    with pytest.raises(ValueError, match="prior_alpha has 8 entries and prior_beta 7; give one number or one entry"):
+        jaxsel.dps(prior_alpha=ALPHA, prior_beta=BETA[:7])
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match=r"prior_alpha is not an array of numbers on the host .*requires grad"):
+        jaxsel.mopps(prior_alpha=torch.ones(8, requires_grad=True))
 
 
 def test_dps_starts_with_the_beta_binomial_of_the_prior():

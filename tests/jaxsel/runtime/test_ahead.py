@@ -170,6 +170,15 @@ def test_counts_are_fetched_only_when_they_are_needed(monkeypatch):
     assert selector.metrics()["selector/coverage"] == 2 / N
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_counts_that_no_array_holds_are_refused():
+    selector = make()
+    selector.observe([1], [3], 8, step=0)
+    with pytest.raises(ValueError, match="successes is of type list; give a JAX array"):
+        selector.observe_on_device([3, 4], [1, 2], [8, 8])
+    assert selector.step_is_open
+
+
 def test_on_a_mesh_counts_come_from_one_device(on_cpu):
     there, here = make("dps", mesh=mesh_of(2)), make("dps")
     for selector in (there, here):

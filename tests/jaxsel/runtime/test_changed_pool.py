@@ -154,6 +154,15 @@ def test_a_mesh_gives_the_same(tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+def test_an_open_step_ends_in_the_new_selector_alone():
+    selector = played(METHODS["dps"])
+    selector.observe([1], [8], 8, step=0)
+    changed = selector.with_pool(CHANGED["reordered"])
+    assert (selector.step_is_open, changed.step_is_open) == (True, False)
+    assert changed.visits[-2] == selector.visits[1] > 0
+    np.testing.assert_allclose(changed.predict().mixed[::-1], selector.predict().mixed, rtol=1e-6)
+
+
 def test_copies_and_state_dicts_know_the_keys(tmp_path):
     selector = played(METHODS["mopps"])
     assert copy.copy(selector).with_pool(CHANGED["added"]).num_prompts == 26

@@ -119,6 +119,26 @@ def test_copies_continue_independently_with_the_same_choices(method, way):
     jax.tree.map(np.testing.assert_array_equal, first["arrays"], second["arrays"])
 
 
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_an_open_step_stays_open_in_the_selector_and_in_its_copy(method, way):
+    selector, undisturbed = started(method), started(method)
+    for each in (selector, undisturbed):
+        each.observe([1, 2], [3, 8], 8, step=5)
+    copied = way(selector)
+    for each in (selector, undisturbed, copied):
+        assert each.step_is_open
+        each.observe([1, 3], [0, 8], 8, step=5)
+    assert choices(selector) == choices(undisturbed) == choices(copied)
+    assert selector.state_dict() == undisturbed.state_dict() == copied.state_dict()
+
+
+def test_a_changed_spec_changes_no_selector():
+    selector = PromptSelector(jaxsel.mopps(), num_prompts=N)
+    for spec in (selector.spec, selector.state_dict()["metadata"]["spec"]):
+        spec["predictor"]["decay"] = 0.9
+    assert selector.spec["predictor"]["decay"] == 0.5
+
+
 def test_a_pickled_selector_belongs_to_the_same_pool():
     selector = PromptSelector(METHODS["mopps"], keys=["a", "b", "c"])
     copied = pickle.loads(pickle.dumps(selector))

@@ -30,7 +30,7 @@ def test_expected_variance_equals_its_closed_form():
     np.testing.assert_allclose(jaxsel.expected_variance().score(beta_prediction()), exact, rtol=1e-4)
 
 
-@pytest.mark.parametrize("group_size", [1, 2, 8, 16])
+@pytest.mark.parametrize("group_size", [1, 2, 8, 16, 1024])
 def test_expected_signal_equals_the_sum_over_the_beta_binomial(group_size):
     s = np.arange(group_size + 1)[:, None]
     count: Any = stats.betabinom(group_size, ALPHA[None], BETA[None])

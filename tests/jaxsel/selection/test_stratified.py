@@ -253,8 +253,9 @@ def no_count(key, scores, batch_size, prompt_ids=None, state=None):
             lambda: jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: 1, 5: 1, 7: 1, 8: 1}),
             r"and has the unknown \['8'\]; give one",
         ),
-        (lambda: jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: 1, 5: -1, 7: 1}), r"shares\['5'\] is -1\.0"),
+        (lambda: jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: 1, 5: -1, 7: 1}), r"shares\['5'\] is -1;"),
         (lambda: jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: 0, 5: 0, 7: 0}), "shares is 0 for every stratum"),
+        (lambda: jaxsel.stratified(jaxsel.top_k(), [1, "1"]), "strata holds strings and other values; give one"),
         (lambda: TOP.choose(KEY, jnp.ones(3), 2), "strata has 24 entries for 3 prompts; give one entry per prompt"),
         (lambda: jaxsel.mopps(rule=TOP).init(KEY, 25), "num_prompts is 25 with a rule for 24 prompts"),
         (lambda: jaxsel.PromptSelector(jaxsel.dps(rule=TOP), num_prompts=9), "num_prompts is 9 with a rule for 24"),
@@ -270,3 +271,5 @@ def test_wrong_types_are_named(unchecked_types):
         jaxsel.stratified(jaxsel.top_k, STRATA)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"shares is \[1, 2, 3\]; give a dictionary from every stratum"):
         jaxsel.stratified(jaxsel.top_k(), STRATA, shares=[1, 2, 3])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"shares\['2'\] is None; give a finite number"):
+        jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: None, 5: 0, 7: 1})  # pyright: ignore[reportArgumentType]

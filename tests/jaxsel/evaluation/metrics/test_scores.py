@@ -23,6 +23,26 @@ SHAPES = RNG.gamma(1, 1, (2, M)) + 0.2
 UNIT = RNG.uniform(size=M).astype(np.float32)
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_results_do_not_depend_on_how_numbers_are_stored():
+    exact, size, successes = PREDICTION, GROUP_SIZE, SUCCESSES
+    for counts in (np.uint8, np.int8, np.uint32):
+        for score in (metrics.beta_binomial_log_score, metrics.success_coverage):
+            found = score(exact, successes.astype(counts), size.astype(counts))
+            np.testing.assert_array_equal(found, score(exact, successes, size))
+    for half in (jnp.float16, jnp.bfloat16):
+        rounded = jax.tree.map(lambda field, to=half: field.astype(to), exact)
+        same = jax.tree.map(lambda field: field.astype(jnp.float32), rounded)
+        for score in (metrics.beta_binomial_log_score, metrics.success_coverage):
+            np.testing.assert_array_equal(score(rounded, successes, size), score(same, successes, size))
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_matrices_are_refused():
+    with pytest.raises(ValueError, match=r"x has shape \(2, 2\).*give vectors of one length"):
+        metrics.spearman(np.eye(2), np.eye(2))
+
+
 def beta_prediction(alpha, beta, group_size=8):
     """Return the prediction for success rates with Beta distributions, which SciPy computes in float64."""
     rate, variance = stats.beta(alpha, beta).stats()

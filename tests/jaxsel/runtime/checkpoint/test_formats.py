@@ -122,6 +122,18 @@ def test_a_state_dict_with_wrong_arrays_leaves_the_state(wrong):
     assert selector.visits[3] == 2
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"seed": -1}, {"seed": 2**32}, *({"counters": c} for c in ({}, {"observes": 1}, {"ended_step": "1"}))]
+)
+def test_a_state_dict_with_wrong_numbers_leaves_the_state(wrong):
+    selector, state = observed(2), observed(3).state_dict()
+    if "ended_step" in wrong.get("counters", {}):
+        wrong = {"counters": state["metadata"]["counters"] | wrong["counters"]}
+    with pytest.raises(ValueError, match=r"the checkpoint has the seed .*; give what PromptSelector wrote"):
+        selector.load_state_dict(state | {"metadata": state["metadata"] | wrong})
+    assert selector.state_dict() == observed(2).state_dict()
+
+
 def test_torch_loads_a_state_dict_with_weights_only(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"selector": observed(3).state_dict()}, tmp_path / "trainer.pt")

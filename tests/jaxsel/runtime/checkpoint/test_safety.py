@@ -131,6 +131,14 @@ def test_paths_other_than_local_folders_are_refused(path, tmp_path, monkeypatch)
     assert os.listdir(tmp_path) == []
 
 
+def test_a_refused_path_ends_no_step():
+    selector = observed(0)
+    selector.observe([1], [3], 8, step=0)
+    with pytest.raises(ValueError, match="is a file; give the folder of a checkpoint"):
+        selector.save(__file__)
+    assert selector.step_is_open
+
+
 def damaged(file: pathlib.Path, how: str) -> None:
     content = bytearray(file.read_bytes())
     if how == "flipped":
