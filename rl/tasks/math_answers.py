@@ -6,6 +6,7 @@ text after the last `</think>` counts, and a `<think>` that never ends leaves no
 
 import math
 import re
+import unicodedata
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -17,10 +18,19 @@ _UNIT_OF_TEXT = re.compile(rf"(?<=[\d\w}}\)])(?:\\ |\\,|~|\s)*{_TEXT}\s*{_POWER}
 _WORDS = r"[A-Za-z]+(?: [A-Za-z]+)*(?: ?/ ?[A-Za-z]+)?"
 _UNIT_OF_WORDS = re.compile(rf"(?<=[\d}}])(?<!\\)(?P<space>\s*)(?<![A-Za-z\\])(?P<name>{_WORDS})\.?{_POWER}$")
 _POWER_OF_NAME = re.compile(r"\^\{?(\d)\}?$")
-_SUPERSCRIPTS = str.maketrans({"\N{SUPERSCRIPT TWO}": "^2", "\N{SUPERSCRIPT THREE}": "^3"})
+_SYMBOLS = {
+    **{"\N{MINUS SIGN}": "-", "\N{SUPERSCRIPT TWO}": "^2", "\N{SUPERSCRIPT THREE}": "^3"},
+    **{"\N{MIDDLE DOT}": r"\cdot ", "\N{DOT OPERATOR}": r"\cdot ", "\N{INFINITY}": r"\infty "},
+    **{"\N{UNION}": r"\cup ", "\N{INTERSECTION}": r"\cap ", "\N{EMPTY SET}": r"\emptyset "},
+}
+_ROOT = re.compile(r"\N{SQUARE ROOT}\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+|[A-Za-z]))")
+_VULGAR = re.compile(
+    r"[\N{VULGAR FRACTION ONE QUARTER}-\N{VULGAR FRACTION THREE QUARTERS}"
+    r"\N{VULGAR FRACTION ONE SEVENTH}-\N{VULGAR FRACTION SEVEN EIGHTHS}]"
+)
 _CURRENCIES = {r"\$": "$", "$": "$", "\N{EURO SIGN}": "euro", "\N{POUND SIGN}": "\N{POUND SIGN}"}
-_MIXED = re.compile(r"^(-?\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/.])")
-_REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\s*(?:\{(\d+)\}|(\d))")
+_MIXED = re.compile(r"^(-?\d+)\s+(\d{1,60})\s*/\s*(\d{1,60})(?![\d/.])")
+_REPEATING = re.compile(r"(?<!\d)(\d{0,60})\.(\d{0,60})\\(?:overline|bar)\s*(?:\{(\d{1,60})\}|(\d))")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:\\?%|percent)\s*\}|\s+percent)\s*$")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|°)\s*(?:([CF])|\\text\s*\{\s*([CF])\s*\})?\s*$")
 _BASE = re.compile(r"^\s*([0-9A-Za-z]+)_\{?(\d+)\}?\s*$")
@@ -135,8 +145,8 @@ def plain(text: str) -> str:
     text = re.sub(r"(?<=[\d,])\\!\s*(?=\d)", "", text)
     text = re.sub(r"\\(?:left|right|displaystyle|big|Big)(?![A-Za-z])|(?<!\\)\\!|\\phantom\s*\{?[^{}]?\}?", "", text)
     text = re.sub(r"\\[dt]frac", r"\\frac", text)
-    text = re.sub(r"(?<!\\)\\[,;: ] ?|~", " ", text).replace("{,}", ",").replace("\N{MINUS SIGN}", "-")
-    text = text.replace(r"\varnothing", r"\emptyset")
+    text = re.sub(r"(?<!\\)\\[,;: ] ?|~", " ", text).replace("{,}", ",")
+    text = _ascii(text).replace(r"\varnothing", r"\emptyset")
     text = _REPEATING.sub(_fraction, _MIXED.sub(_mixed, text))
     text = re.sub(r"^(\d{1,3})((?:[ ,]\d{3})+)(?=\.|$|[^\d,])", lambda m: re.sub(r"[ ,]", "", m.group()), text)
     return text.strip().removesuffix(".").strip()
@@ -153,6 +163,18 @@ def words(text: str) -> str | None:
 def is_text(text: str) -> bool:
     r"""Return whether an answer is words inside \text{...}. With a digit among them it counts as a value."""
     return re.fullmatch(r"\s*\(?\s*" + _TEXT + r"\s*\)?\s*", plain(text)) is not None
+
+
+def _ascii(text: str) -> str:
+    """Return an answer with LaTeX in place of common symbols of Unicode."""
+    text = _ROOT.sub(lambda match: rf"\sqrt{{{next(filter(None, match.groups()), '')}}}", text)
+    text = _VULGAR.sub(_vulgar, text)
+    return text.translate(str.maketrans(_SYMBOLS))
+
+
+def _vulgar(match: re.Match[str]) -> str:
+    above, below = unicodedata.normalize("NFKC", match.group()).split("\N{FRACTION SLASH}")
+    return rf"\frac{{{above}}}{{{below}}}"
 
 
 def _digits(number: float) -> str:
@@ -185,7 +207,7 @@ def _is_counted(space: str, name: str, unit: str) -> bool:
 
 def _unit(text: str, power: str | None) -> str:
     """Return the short name of a unit; "" for words that are no known unit, such as "apples"."""
-    name = text.strip().strip(".").lower().translate(_SUPERSCRIPTS)
+    name = text.strip().strip(".").lower()
     if match := _POWER_OF_NAME.search(name):
         name, power = name[: match.start()], match.group(1)
     above, per, below = name.replace(" per ", "/").partition("/")

@@ -31,7 +31,10 @@ from rl.tasks.math_answers import Answer, final_answer, is_text, parts, plain, r
 
 # math-verify's own units are off: it takes the last variable of 2c or a + b + c for a unit and drops it.
 _NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
-_EXTRACTION = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=_NORMALIZATION)]
+# It reads a part of an answer where it cannot read the whole, unless try_extract_without_anchor is off.
+_EXTRACTION = [
+    LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False, normalization_config=_NORMALIZATION)
+]
 _DOTS = re.compile(r"\\[lcdv]?dots|\.\.\.|\N{HORIZONTAL ELLIPSIS}")
 _TOLERANCE = 1e-5  # relative
 # math-verify warns that it has no time limit; `rl.verification` has one.

@@ -57,6 +57,10 @@ RIGHT = {
     "60 km/h": ["60", r"60\text{ km/h}", "60 kilometers per hour"],
     "\N{EURO SIGN}5": ["5", "5 euros"],
     "a + b + c": ["c+b+a"],
+    r"2\sqrt{2}": ["2\N{SQUARE ROOT}2", "\N{SQUARE ROOT}8", "\N{SQUARE ROOT}(8)", "2\N{MIDDLE DOT}\N{SQUARE ROOT}2"],
+    "x^2": ["x\N{SUPERSCRIPT TWO}"],
+    r"\frac{5}{2}": ["2\N{VULGAR FRACTION ONE HALF}"],
+    r"(-\infty,1)\cup(4,5)": ["(\N{MINUS SIGN}\N{INFINITY},1)\N{UNION}(4,5)"],
     "6ab": ["6ba"],
 }
 COMPLETIONS = [

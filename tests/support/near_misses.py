@@ -64,6 +64,12 @@ _WRITTEN: dict[str, list[str]] = {
     "east": ["seat", "west", "teas"],
     "3 1/2": ["31/2", "3", "1.5", "7"],
     "12": ["1 2", r"1\ 2"],
+    r"\frac{2}{7}": [
+        "3\N{MIDDLE DOT}\\frac{2}{7}",
+        "x\N{SUPERSCRIPT TWO} + \\frac{2}{7}",
+        r"]\frac{2}{7}",
+        r"\frac{2}{7}\frac{1}",
+    ],
     "1,2,10": [r"1,2,\ldots,10"],
     r"60\text{ mph}": [r"60\text{ km/h}", "60 km per hour", r"60\text{ miles}"],
     r"5\text{ m/s}": [r"5\text{ km/s}", r"5\text{ m}", "5 m/s^2"],
