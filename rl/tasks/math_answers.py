@@ -30,6 +30,7 @@ _VULGAR = re.compile(
 )
 _CURRENCIES = {r"\$": "$", "$": "$", "\N{EURO SIGN}": "euro", "\N{POUND SIGN}": "\N{POUND SIGN}"}
 _MIXED = re.compile(r"^(-?\d+)\s+(\d{1,60})\s*/\s*(\d{1,60})(?![\d/.])")
+_EXPONENT = re.compile(r"^(-?\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})$")
 _REPEATING = re.compile(r"(?<!\d)(\d{0,60})\.(\d{0,60})\\(?:overline|bar)\s*(?:\{(\d{1,60})\}|(\d))")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:\\?%|percent)\s*\}|\s+percent)\s*$")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|°)\s*(?:([CF])|\\text\s*\{\s*([CF])\s*\})?\s*$")
@@ -147,6 +148,7 @@ def plain(text: str) -> str:
     text = re.sub(r"\\[dt]frac", r"\\frac", text)
     text = re.sub(r"(?<!\\)\\[,;: ] ?|~", " ", text).replace("{,}", ",")
     text = _ascii(text).replace(r"\varnothing", r"\emptyset")
+    text = _EXPONENT.sub(r"\1 \\times 10^{\2}", text.strip())
     text = _REPEATING.sub(_fraction, _MIXED.sub(_mixed, text))
     text = re.sub(r"^(\d{1,3})((?:[ ,]\d{3})+)(?=\.|$|[^\d,])", lambda m: re.sub(r"[ ,]", "", m.group()), text)
     return text.strip().removesuffix(".").strip()

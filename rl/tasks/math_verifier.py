@@ -134,7 +134,7 @@ def _close(gold: Any, own: Any) -> bool:
     """Return whether two numbers are close, relative to their size; True for anything but numbers."""
     try:
         left, right = complex(sympy.N(gold)), complex(sympy.N(own))
-        return abs(left - right) <= _TOLERANCE * max(abs(left), abs(right))
+        return left == right or abs(left - right) <= _TOLERANCE * max(abs(left), abs(right))
     except (TypeError, ValueError, AttributeError, OverflowError):
         return True
 

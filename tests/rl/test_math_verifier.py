@@ -58,6 +58,8 @@ RIGHT = {
     "\N{EURO SIGN}5": ["5", "5 euros"],
     "a + b + c": ["c+b+a"],
     r"2\sqrt{2}": ["2\N{SQUARE ROOT}2", "\N{SQUARE ROOT}8", "\N{SQUARE ROOT}(8)", "2\N{MIDDLE DOT}\N{SQUARE ROOT}2"],
+    r"\infty": [r"+\infty", "infinity", "\N{INFINITY}"],
+    "1e5": ["100000", "100,000", "10^5", "1.0e+5"],
     "x^2": ["x\N{SUPERSCRIPT TWO}"],
     r"\frac{5}{2}": ["2\N{VULGAR FRACTION ONE HALF}"],
     r"(-\infty,1)\cup(4,5)": ["(\N{MINUS SIGN}\N{INFINITY},1)\N{UNION}(4,5)"],
