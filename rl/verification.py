@@ -5,7 +5,7 @@ The type of a verifier's return value decides its meaning:
 * `Verdict(success, reward)`, or a tuple or list of two: success is a boolean, or a number that is 0 or 1. The reward is
   a finite number.
 * A boolean means success, with the reward 1 or 0. A number that is 0 or 1 means the same.
-* None, NaN, or a reward of None or NaN, means that the completion was not judged.
+* None, NaN, NumPy's `masked`, or a reward of one of these, means that the completion was not judged.
 * Any other value, text included, is odd: the completion counts as not judged. Odd values are counted, and the first one
   is logged.
 
@@ -35,6 +35,7 @@ from rl.verification_process import Outcome, VerifierProcess
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _LARGEST = float(np.finfo(np.float32).max)
+_LONGEST = 2e6  # seconds, 23 days: polls of a process refuse longer limits
 _AGAIN = 0.1  # seconds between interrupts; a verifier may catch the first one
 KINDS = ("errors", "timeouts", "odd")
 
@@ -65,7 +66,7 @@ class Verifier:
         if not 0 <= timeout < math.inf:
             raise ValueError(f"timeout is {timeout}; give a number of seconds, or 0 for no limit")
         self._verify = verify
-        self._timeout = timeout
+        self._timeout = timeout = min(timeout, _LONGEST)
         self._process = VerifierProcess(verify, timeout) if own_process else None
         self._on_main = on_main or (lambda compute: compute())
         self._counts: Counter[str] = Counter()
@@ -134,8 +135,18 @@ def attempt(verify: Callable[[str, Any], Any], text: str, answer: Any, timeout: 
         return "timeouts", f"took longer than {timeout:g} s"
     except OddVerdictError as error:
         return "odd", str(error)
-    except (Exception, SystemExit) as error:  # code that a model wrote may call exit()
-        return "errors", f"raised {type(error).__name__}: {error!s:.200}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # code that a model wrote may call exit(), and asyncio cancels by a BaseException
+        return "errors", f"raised {type(error).__name__}: {_said(error)}"
+
+
+def _said(error: BaseException) -> str:
+    """Return the message of an exception, whose own methods may raise another one."""
+    try:
+        return f"{error!s:.200}"
+    except Exception as another:
+        return f"(its message raised {type(another).__name__})"
 
 
 class OddVerdictError(ValueError):
@@ -184,7 +195,9 @@ def _checked(said: Any, success: Any, reward: Any) -> Verdict | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return the Python value of a NumPy scalar, or of an array or tensor without dimensions."""
+    """Return the Python value of a NumPy scalar, or of an array or tensor without dimensions; None if it is masked."""
+    if value is np.ma.masked:
+        return None
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 

@@ -76,7 +76,7 @@ def wanted_columns(verify: Callable[..., Any]) -> Wanted:
     """Return the columns that a verifier takes besides completion and answer.
 
     Raises:
-        ValueError: The function cannot be called with a completion and an answer.
+        ValueError: The function cannot be called with a completion and an answer, in this order.
     """
     try:
         parameters = list(inspect.signature(verify).parameters.values())
@@ -85,6 +85,10 @@ def wanted_columns(verify: Callable[..., Any]) -> Wanted:
     first = [one for one in parameters if one.kind in _POSITIONAL]
     if len(first) < 2 and not any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters):
         raise ValueError(f"verifier is {_name(verify)}, which does not take a completion and an answer; {_CURE}")
+    names = [one.name for one in first]
+    if "answer" in names[:1] or "completion" in names[1:]:
+        given = ", ".join(names)
+        raise ValueError(f"verifier is {_name(verify)}({given}); let completion be the first argument, then answer")
     named = first[2:] + [one for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY]
     needed = tuple(one.name for one in named if one.default is inspect.Parameter.empty)
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)

@@ -76,12 +76,18 @@ def read_run(folder: Path) -> Run:
     settings, lost = settings_of(folder)
     try:
         records = read_metrics(folder / METRICS)
-        damaged = not all("rollouts" in record for record in records)
+        damaged = not all(map(_is_sound, records))
     except (OSError, ValueError):
         records, damaged = [], True
     if damaged:
         return Run(folder, settings, [], "; ".join(filter(None, ("metrics.jsonl cannot be read", lost))))
     return Run(folder, settings, records, _trouble(records, settings, lost))
+
+
+def _is_sound(record: dict[str, Any]) -> bool:
+    """Return whether a record has the number of its rollouts, and nothing but numbers and missing values."""
+    is_numbers = all(value is None or isinstance(value, int | float) for value in record.values())
+    return is_numbers and record.get("rollouts") is not None
 
 
 def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
@@ -112,7 +118,7 @@ def settings_of(folder: Path) -> tuple[dict[str, Any], str]:
         except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
             said.append(f"{name} cannot be read")
             continue
-        if "train.steps" in settings:
+        if isinstance(settings.get("train.steps"), int) and isinstance(settings.get("seed", 0), int):
             return settings, ""
         said.append(f"{name} is {'incomplete' if settings else 'empty'}")
     return {}, "; ".join(said) or "no settings (neither config.json nor .hydra/config.yaml)"

@@ -135,12 +135,16 @@ def _step(file: Path, row: Row, column: str, file_step: int | None) -> int:
         if file_step is None:
             raise ValueError(_no_column(file, "step", column) + ", or put it into the file's name, as in step_12.jsonl")
         return file_step
-    step = _number(row, column, _cell(row.cells, column))
+    value = _cell(row.cells, column)
+    exact = isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal())  # float would round it
+    step = int(value) if exact else _number(row, column, value)
     if not math.isfinite(step) or step != int(step):
         raise ValueError(
-            f"{row.place}, has a {column!r} that is not a whole number but {_cell(row.cells, column)!r}; give the "
+            f"{row.place}, has a {column!r} that is not a whole number but {value!r:.40}; give the "
             "column of the training step, or delete the row"
         )
+    if abs(step) >= 2**63:
+        raise ValueError(f"{row.place}, has the {column!r} {value!r:.40}, which exceeds 64 bits; give a smaller number")
     return int(step)
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -92,13 +93,18 @@ def rows_of(file: Path, wanted: list[str]) -> Iterator[Row]:
     """
     kind = kind_of(file)
     assert kind is not None, "find_files returns readable files alone"
-    return _READERS[kind](file, wanted)
+    try:
+        yield from _READERS[kind](file, wanted)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{file} is no gzip file that can be read ({error}); compress it again") from error
 
 
 def names_of(file: Path) -> list[str]:
     """Return the names of a file's columns; of JSON lines, the fields of the first rows."""
     if kind_of(file) == ".parquet":
-        return _parquet().read_schema(file).names
+        return _opened_parquet(file).schema_arrow.names
     rows = itertools.islice(rows_of(file, []), _SHOWN_ROWS)
     return list(dict.fromkeys(name for row in rows for name in row.cells))
 
@@ -121,8 +127,16 @@ def _parquet() -> Any:
     return pq
 
 
+def _opened_parquet(file: Path) -> Any:
+    module = _parquet()
+    try:
+        return module.ParquetFile(file)
+    except ValueError as error:  # the errors of pyarrow for a file that is none
+        raise ValueError(f"{file} is no Parquet file that can be read ({error}); write it again") from error
+
+
 def _read_parquet(file: Path, wanted: list[str]) -> Iterator[Row]:
-    parquet = _parquet().ParquetFile(file)
+    parquet = _opened_parquet(file)
     heads = {name if name in parquet.schema_arrow.names else name.partition(".")[0] for name in wanted}
     columns = [name for name in parquet.schema_arrow.names if name in heads]
     number = 0
@@ -138,7 +152,11 @@ def _read_csv(file: Path, wanted: list[str]) -> Iterator[Row]:
     limit = csv.field_size_limit(sys.maxsize)  # the default refuses long completions
     try:
         with _opened(file) as lines:
-            for number, cells in enumerate(csv.DictReader(lines, strict=True), 1):
+            reader = csv.DictReader(lines, strict=True)
+            names = reader.fieldnames or []
+            if len(set(names)) != len(names):
+                raise ValueError(f"{file} has the header {list(names)}; give every column a name of its own")
+            for number, cells in enumerate(reader, 1):
                 if None in cells or None in cells.values():
                     raise ValueError(
                         f"{file}, row {number}, has more or fewer cells than the header; put quotes around cells that "
@@ -161,7 +179,7 @@ def _read_jsonl(file: Path, wanted: list[str]) -> Iterator[Row]:
             place = f"{file}, line {number}"
             try:
                 cells = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # also a number of too many digits
                 raise ValueError(f"{place}, is not JSON ({error}); delete or repair the line") from error
             if not isinstance(cells, dict):
                 raise ValueError(f"{place}, is {line.strip():.40}; give one JSON object per completion")

@@ -1,6 +1,7 @@
 """Finds the prompts of a log among the rows of a pool, so that a selector can start from the log's results."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,10 @@ import numpy as np
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.runtime.prompt_selector import PromptSelector
 
+# A text of the pool inside a longer text is another prompt where letters, digits or operators adjoin it. Templates of
+# Llama 3 without special tokens put the next role there.
+_GOES_ON_BEFORE = re.compile(r"(?:[^\W_]|[-+*/^=%\\]|\d[.,])\Z")
+_GOES_ON_AFTER = re.compile(r"(?!assistant\b)(?:[^\W_]|[-+*/^=%\\]|[.,]\d)")
 _SCANS = 32  # how many prompts of a log are looked for inside all texts of the pool, which is slow
 
 
@@ -116,7 +121,7 @@ class _Pool:
         for candidate in sorted((own for own in self._by_text if own and own in text), key=len, reverse=True):
             at = text.find(candidate)
             before, after = text[:at], text[at + len(candidate) :]
-            if not (before[-1:].isalnum() or after[:1].isalnum()):
+            if not (_GOES_ON_BEFORE.search(before) or _GOES_ON_AFTER.match(after)):
                 self._around.append((before, after))
                 return self._by_text[candidate]
         return None

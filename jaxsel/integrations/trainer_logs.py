@@ -69,7 +69,8 @@ def read_logs(
         ImportError: pyarrow is needed and not installed.
     """
     columns = Columns(step, prompt, reward)
-    return imported(Path(path), find_files(Path(path), files), columns, threshold)
+    folder = Path(path).expanduser()
+    return imported(folder, find_files(folder, files), columns, threshold)
 
 
 def read_verl(path: str | Path, *, reward: str = "score", threshold: float = 0.5) -> Imported:
@@ -112,7 +113,7 @@ def read_trl(path: str | Path, *, reward: str | None = None, threshold: float = 
         ValueError: As for `read_logs`, or `reward` is None and several columns may be rewards.
         ImportError: pyarrow is not installed.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if (folder / "completions").is_dir():
         folder = folder / "completions"
     files = find_files(folder, None)
@@ -142,9 +143,10 @@ def read_nemo_rl(path: str | Path, *, threshold: float = 0.5) -> Imported:
     Raises:
         ValueError: As for `read_logs`.
     """
-    files = find_files(Path(path), "**/train_data_step*.jsonl*")
+    folder = Path(path).expanduser()
+    files = find_files(folder, "**/train_data_step*.jsonl*")
     columns = Columns("step", "content", "rewards", _without_completion)
-    return imported(Path(path), files, columns, threshold)
+    return imported(folder, files, columns, threshold)
 
 
 def read_prime_rl(path: str | Path, *, prompt: str = "prompt", threshold: float = 0.5) -> Imported:
@@ -182,8 +184,9 @@ def read_slime(path: str | Path, *, reward: str = "reward", threshold: float = 0
     Raises:
         ValueError: As for `read_logs`.
     """
-    files = [file for file in find_files(Path(path), None) if not file.name.startswith("eval_")]
-    return imported(Path(path), files, Columns("rollout_id", "prompt", reward), threshold)
+    folder = Path(path).expanduser()
+    files = [file for file in find_files(folder, None) if not file.name.startswith("eval_")]
+    return imported(folder, files, Columns("rollout_id", "prompt", reward), threshold)
 
 
 def read_open_instruct(path: str | Path, *, threshold: float = 0.5) -> Imported:
@@ -207,7 +210,7 @@ def read_open_instruct(path: str | Path, *, threshold: float = 0.5) -> Imported:
 def _without_completion(content: Any) -> str | None:
     """Return the name of NeMo-RL's prompt: the texts of all messages but the last, in a list of one conversation."""
     texts = content[0] if isinstance(content, list) and len(content) == 1 else content
-    if not isinstance(texts, list) or len(texts) < 2:
+    if not isinstance(texts, list) or len(texts) < 2 or any(isinstance(text, list) for text in texts):
         return None
     return name_of("".join(map(str, texts[:-1])))
 

@@ -109,7 +109,7 @@ def _json(file: TextIO, name: str) -> list[dict[str, Any]]:
     text = file.read()
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if not _is_object(text.lstrip().partition("\n")[0]):
             raise ValueError(f"{name} is no JSON: {error}; mend it there") from None
         return _json_lines(io.StringIO(text, newline=""), name)
@@ -125,7 +125,7 @@ def _json(file: TextIO, name: str) -> list[dict[str, Any]]:
 def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -136,7 +136,7 @@ def _json_lines(file: TextIO, name: str) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{name} is no JSON in line {number}: {error}; mend or delete the line") from None
         if not isinstance(row, dict):
             raise ValueError(f"{name} holds {type(row).__name__} in line {number}; give one record per line")
@@ -153,7 +153,7 @@ def _csv(file: TextIO, name: str, delimiter: str = ",") -> list[dict[str, Any]]:
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     try:
         columns = next(reader, [])
-        if len(set(columns)) != len(columns) or "" in columns:
+        if len(set(columns)) != len(columns):  # one column may have no name: pandas writes its index so
             raise ValueError(f"{name} has the header {columns}; give every column a name of its own")
         return [_csv_row(columns, cells, number, name) for number, cells in enumerate(filter(None, reader))]
     except csv.Error as error:

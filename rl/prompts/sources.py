@@ -33,7 +33,7 @@ def find_sources(source: Sources, *, split: str | None = None, config: str | Non
         if not source:
             raise ValueError("source names no file; give at least one")
         return [found for one in source for found in find_sources(one, split=split, config=config)]
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_file():
         if split is not None:
             raise ValueError(f"split is {split!r}, and source is the file {path}; give a folder, or no split")

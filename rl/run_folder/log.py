@@ -119,9 +119,9 @@ def parsed_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
     """
     try:
         record = json.loads(line)
-    except ValueError:  # the line is not JSON, or not UTF-8
+    except (ValueError, RecursionError):  # the line is not JSON, or not UTF-8
         record = None
-    if not isinstance(record, dict) or "step" not in record:
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
         raise ValueError(
             f"line {number} of {path} is damaged: {line[:60]!r}; put back a copy of the file, or delete the line: the "
             "metrics of its step are then missing, unless the run resumes from an earlier step and repeats it"

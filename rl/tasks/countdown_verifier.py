@@ -9,7 +9,7 @@ answer. Without tags, the whole completion is judged, because the built-in polic
 Language models write the same expression in several ways, which all count:
 
 * spaces, tabs and line breaks between numbers and operations;
-* `×`, `⋅`, `\times` or `\cdot` for `*`, `÷`, `\div` for `/`, and `−` or another Unicode minus or hyphen for `-`;
+* `×`, `⋅`, `·`, `\times` or `\cdot` for `*`, `÷`, `\div` for `/`, and `−` or another Unicode minus or hyphen for `-`;
 * `\left(` and `\right)`, and one pair of `$ $`, `$$ $$`, `\( \)` or `\[ \]` around the whole answer;
 * `= 22` at the end, if 22 is the target.
 
@@ -35,6 +35,7 @@ import re
 from collections.abc import Mapping
 from fractions import Fraction
 from itertools import pairwise
+from numbers import Rational
 from typing import Any, NamedTuple
 
 from rl.prompts import Verdict
@@ -48,7 +49,7 @@ _MALFORMED = re.compile(r"\b0[0-9]|[0-9)] *\(|\) *[0-9]")
 _SPACE = " \t\r\n"
 _TAG = re.compile(r"</?answer>")
 _OPERATIONS = str.maketrans(
-    {**dict.fromkeys("×⋅∗", "*"), **dict.fromkeys("÷∕⁄", "/"), **dict.fromkeys("−‐‑‒–﹣－", "-")}  # noqa: RUF001
+    {**dict.fromkeys("×⋅·∗", "*"), **dict.fromkeys("÷∕⁄", "/"), **dict.fromkeys("−‐‑‒–﹣－", "-")}  # noqa: RUF001
 )
 _LATEX = {"times": "*", "cdot": "*", "div": "/", "left": "", "right": ""}
 _COMMAND = re.compile(rf"\\({'|'.join(_LATEX)})(?![A-Za-z])")
@@ -141,13 +142,13 @@ def verify(completion: str, answer: Mapping[str, Any] | str, *, format_credit: f
 
     Args:
         completion: The policy's completion.
-        answer: A mapping with `numbers` and `target`, as integers or their decimal text. The numbers may be one text,
-            such as `[3, 5, 7]`. The mapping may also be given as a JSON text, as in a Parquet file that another program
-            wrote.
+        answer: A mapping with `numbers` (or `nums`) and `target`, as integers or their decimal text. The numbers may be
+            one text, such as `[3, 5, 7]`. The mapping may also be given as a JSON text, as in a Parquet file that
+            another program wrote.
         format_credit: Reward of a well-formed expression that is wrong; it never counts as success.
 
     Raises:
-        ValueError: The answer lacks numbers or a target, or a text among them is not an integer.
+        ValueError: The answer lacks numbers or a target, or one of them is not an integer.
     """
     numbers, target = _instance(answer)
     expression = parse(_without_result(plain(extract(completion)), target))
@@ -167,7 +168,11 @@ def _without_result(text: str, target: Any) -> str:
 def _instance(answer: Mapping[str, Any] | str) -> tuple[list[Any], Any]:
     try:
         found: Any = json.loads(answer) if isinstance(answer, str) else answer
-        return numbers_of(found["numbers"]), _number(found["target"])
+        given = found["numbers"] if "numbers" in found else found["nums"]
+        numbers, target = numbers_of(given), _number(found["target"])
+        if not all(isinstance(number, Rational) and not isinstance(number, bool) for number in (*numbers, target)):
+            raise TypeError
+        return numbers, target
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"answer is {answer!r}; give numbers and target, integers or their decimal text") from error
 

@@ -100,6 +100,8 @@ class _Data:
     def _sides(self) -> tuple[PromptPool, PromptPool]:
         config = self._config
         whole = self._read(self._source, config.split)
+        if not len(whole):
+            raise ValueError(f"{self._source} holds no prompts; give data with at least two rows")
         digests = list(map(digest, whole.texts))
         if config.held_out or config.held_out_split:
             held_out = self._read(config.held_out or self._source, config.held_out_split)

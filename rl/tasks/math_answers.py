@@ -4,7 +4,10 @@ The final answer is what the last `\boxed{...}` or the last line `#### ...` says
 text after the last `</think>` counts, and a `<think>` that never ends leaves no answer.
 """
 
+import math
 import re
+import unicodedata
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(\S+)")
@@ -12,9 +15,23 @@ _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _TEXT = r"\\(?:text|textrm|textbf|textit|mathrm|mbox|operatorname|rm)\s*\{([^{}]*)\}"
 _POWER = r"(?:\^\s*\{?\s*(\d)\s*\}?)?"
 _UNIT_OF_TEXT = re.compile(rf"(?<=[\d\w}}\)])(?:\\ |\\,|~|\s)*{_TEXT}\s*{_POWER}\s*$")
-_UNIT_OF_WORDS = re.compile(
-    rf"(?<=[\d}}])\s*(?<![A-Za-z\\])((?:square |cubic )?[A-Za-z]{{2,}}(?: [A-Za-z]+)*)\.?{_POWER}$"
+_WORDS = r"[A-Za-z]+(?: [A-Za-z]+)*(?: ?/ ?[A-Za-z]+)?"
+_UNIT_OF_WORDS = re.compile(rf"(?<=[\d}}])(?<!\\)(?P<space>\s*)(?<![A-Za-z\\])(?P<name>{_WORDS})\.?{_POWER}$")
+_POWER_OF_NAME = re.compile(r"\^\{?(\d)\}?$")
+_SYMBOLS = {
+    **{"\N{MINUS SIGN}": "-", "\N{SUPERSCRIPT TWO}": "^2", "\N{SUPERSCRIPT THREE}": "^3"},
+    **{"\N{MIDDLE DOT}": r"\cdot ", "\N{DOT OPERATOR}": r"\cdot ", "\N{INFINITY}": r"\infty "},
+    **{"\N{UNION}": r"\cup ", "\N{INTERSECTION}": r"\cap ", "\N{EMPTY SET}": r"\emptyset "},
+}
+_ROOT = re.compile(r"\N{SQUARE ROOT}\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+|[A-Za-z]))")
+_VULGAR = re.compile(
+    r"[\N{VULGAR FRACTION ONE QUARTER}-\N{VULGAR FRACTION THREE QUARTERS}"
+    r"\N{VULGAR FRACTION ONE SEVENTH}-\N{VULGAR FRACTION SEVEN EIGHTHS}]"
 )
+_CURRENCIES = {r"\$": "$", "$": "$", "\N{EURO SIGN}": "euro", "\N{POUND SIGN}": "\N{POUND SIGN}"}
+_MIXED = re.compile(r"^(-?\d+)\s+(\d{1,60})\s*/\s*(\d{1,60})(?![\d/.])")
+_EXPONENT = re.compile(r"^(-?\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})$")
+_REPEATING = re.compile(r"(?<!\d)(\d{0,60})\.(\d{0,60})\\(?:overline|bar)\s*(?:\{(\d{1,60})\}|(\d))")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:\\?%|percent)\s*\}|\s+percent)\s*$")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|°)\s*(?:([CF])|\\text\s*\{\s*([CF])\s*\})?\s*$")
 _BASE = re.compile(r"^\s*([0-9A-Za-z]+)_\{?(\d+)\}?\s*$")
@@ -31,6 +48,7 @@ _NAMES = {
     **dict.fromkeys(("milliliter", "millilitre"), "ml"),
     **{"second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h"},
     **{"dollar": "$", "cent": "cent", "degree": "deg", "radian": "rad"},
+    **{"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h"},
 }
 _UNITS = {
     *_NAMES.values(),
@@ -40,7 +58,6 @@ _UNITS = {
     "year",
     "am",
     "pm",
-    "mph",
     "gallon",
     "quart",
     "euro",
@@ -78,18 +95,25 @@ def final_answer(completion: str) -> str | None:
 
 
 def reference_answer(answer: Any) -> str:
-    """Return a reference answer as text; from a worked solution, only its final answer."""
+    """Return a reference answer as text; from a worked solution, only its final answer.
+
+    Raises:
+        ValueError: There is no answer, or there are several, or none that is a text or a number.
+    """
     if isinstance(answer, list | tuple) and len(answer) == 1:
         return reference_answer(answer[0])
-    text = f"{answer:g}" if isinstance(answer, float) and answer.is_integer() and abs(answer) < 1e6 else str(answer)
+    if answer is None or isinstance(answer, list | tuple | dict):
+        raise ValueError(f"the reference answer is {answer!r:.80}; give one text or number")
+    text = _digits(answer) if isinstance(answer, float) and math.isfinite(answer) else str(answer)
     return final_answer(text) or text.strip()
 
 
 def parts(text: str) -> Answer:
     """Split an answer into its value and what stands around it."""
     text, percent = _MEMBER.sub("", plain(text)), False
-    dollars = text.startswith(("\\$", "$"))
-    text = text.lstrip("\\$ ") if dollars else text
+    currency = next((sign for sign in _CURRENCIES if text.startswith(sign)), "")
+    money = _CURRENCIES.get(currency, "")
+    text = text.removeprefix(currency).strip()
     base = _BASE.match(text)
     if base:
         return Answer(base.group(1), base=base.group(2))
@@ -98,16 +122,19 @@ def parts(text: str) -> Answer:
     if match := _DEGREES.search(text):
         scale = match.group(1) or match.group(2) or ""
         return Answer(text[: match.start()], f"deg{scale}", percent)
-    match = _UNIT_OF_TEXT.search(text) or _UNIT_OF_WORDS.search(text)
-    if match is None:
-        return Answer(text, "$" if dollars else "", percent)
-    unit = _unit(match.group(1), match.group(2))
-    return Answer(text[: match.start()].strip(), unit or ("$" if dollars else ""), percent)
+    if match := _UNIT_OF_TEXT.search(text):
+        unit = _unit(match.group(1), match.group(2))
+        return Answer(text[: match.start()].strip(), unit or money, percent)
+    match = _UNIT_OF_WORDS.search(text)
+    unit = "" if match is None else _unit(match["name"], match.group(3))
+    if match is None or not _is_counted(match["space"], match["name"], unit):
+        return Answer(text, money, percent)
+    return Answer(text[: match.start()].strip(), unit or money, percent)
 
 
 def plain(text: str) -> str:
     """Return an answer without mere typography: dollar signs around it, LaTeX spaces, sizes of brackets and so on."""
-    text = text.strip()
+    text = re.sub(r"^(?:\*\*+|`+)|(?:\*\*+|`+)$|^=|(?<!\\)\\\s*$", "", text.strip()).strip()
     if (match := re.fullmatch(_TEXT, text)) and re.search(r"\d", match.group(1)):
         text = match.group(1).strip()
     if re.fullmatch(r"\(-?[\d.]+\)", text):
@@ -116,9 +143,13 @@ def plain(text: str) -> str:
         text = text[1:-1].strip()
     for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]")):
         text = text.removeprefix(opening).removesuffix(closing).strip()
+    text = re.sub(r"(?<=[\d,])\\!\s*(?=\d)", "", text)
     text = re.sub(r"\\(?:left|right|displaystyle|big|Big)(?![A-Za-z])|(?<!\\)\\!|\\phantom\s*\{?[^{}]?\}?", "", text)
     text = re.sub(r"\\[dt]frac", r"\\frac", text)
-    text = re.sub(r"(?<!\\)\\[,;: ] ?|~", " ", text).replace("{,}", ",").replace("\N{MINUS SIGN}", "-")
+    text = re.sub(r"(?<!\\)\\[,;: ] ?|~", " ", text).replace("{,}", ",")
+    text = _ascii(text).replace(r"\varnothing", r"\emptyset")
+    text = _EXPONENT.sub(r"\1 \\times 10^{\2}", text.strip())
+    text = _REPEATING.sub(_fraction, _MIXED.sub(_mixed, text))
     text = re.sub(r"^(\d{1,3})((?:[ ,]\d{3})+)(?=\.|$|[^\d,])", lambda m: re.sub(r"[ ,]", "", m.group()), text)
     return text.strip().removesuffix(".").strip()
 
@@ -136,9 +167,55 @@ def is_text(text: str) -> bool:
     return re.fullmatch(r"\s*\(?\s*" + _TEXT + r"\s*\)?\s*", plain(text)) is not None
 
 
+def _ascii(text: str) -> str:
+    """Return an answer with LaTeX in place of common symbols of Unicode."""
+    text = _ROOT.sub(lambda match: rf"\sqrt{{{next(filter(None, match.groups()), '')}}}", text)
+    text = _VULGAR.sub(_vulgar, text)
+    return text.translate(str.maketrans(_SYMBOLS))
+
+
+def _vulgar(match: re.Match[str]) -> str:
+    above, below = unicodedata.normalize("NFKC", match.group()).split("\N{FRACTION SLASH}")
+    return rf"\frac{{{above}}}{{{below}}}"
+
+
+def _digits(number: float) -> str:
+    """Return a float without an exponent, which is a product with the letter e in mathematics."""
+    text = f"{Decimal(repr(number)):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _mixed(match: re.Match[str]) -> str:
+    """Return a mixed number such as 2 1/2 in LaTeX."""
+    whole, above, below = match.groups()
+    return rf"{whole}\frac{{{above}}}{{{below}}}" if int(above) < int(below) else match.group()
+
+
+def _fraction(match: re.Match[str]) -> str:
+    """Return a repeating decimal as a fraction."""
+    whole, first, repeated = match[1], match[2], match[3] or match[4]
+    above = int(whole + first + repeated) - int((whole + first) or 0)
+    return rf"\frac{{{above}}}{{{10 ** len(first) * (10 ** len(repeated) - 1)}}}"
+
+
+def _is_counted(space: str, name: str, unit: str) -> bool:
+    """Return whether letters after a number are a unit or what is counted, and not variables as in 2xy."""
+    if name in ("st", "nd", "rd", "th"):
+        return True
+    if unit:
+        return len(name) > 1 or (space != "" and name in _UNITS | {"L"})
+    return space != "" and any(len(word) > 2 and re.search("[aeiouAEIOU]", word) for word in name.split())
+
+
 def _unit(text: str, power: str | None) -> str:
     """Return the short name of a unit; "" for words that are no known unit, such as "apples"."""
     name = text.strip().strip(".").lower()
+    if match := _POWER_OF_NAME.search(name):
+        name, power = name[: match.start()], match.group(1)
+    above, per, below = name.replace(" per ", "/").partition("/")
+    if per:
+        units = _unit(above, None), _unit(below, power)
+        return "/".join(units) if all(units) else ""
     for word, exponent in (("square ", "2"), ("cubic ", "3"), ("sq ", "2"), ("cu ", "3")):
         if name.startswith(word):
             name, power = name.removeprefix(word), exponent

@@ -3,11 +3,13 @@ r"""The verifier of mathematical answers: the final answer, by the library math-
 A completion is right if its final answer (see `rl.tasks.math_answers`) equals the reference answer. math-verify reads
 both as SymPy expressions and compares them. The rules below are added, because they are closer to an examiner's:
 
-* Two units must be the same unit: 5 cm is not 5 m. A unit on one side alone is ignored.
+* Two units must be the same unit: 5 cm is not 5 m, and 5 m/s is not 5 km/h. A unit on one side alone is ignored.
+  Letters after a number that are neither a unit nor words after a space are variables: 2ab is not 2.
 * A percentage equals its value: 25% is 1/4. Also right is 25 where the reference is 25%, and
   25% where it is the integer 25, because references often leave the sign out.
 * Two bases must be the same: 120_5 is not 120_6. The parts of a ratio a:b are compared one by one.
-* Words are compared in lower case. A set never equals a point or an interval. The order of coordinates counts.
+* Words are compared in lower case, and the order of their letters counts: east is not seat. A set never equals a point
+  or an interval. The order of coordinates counts.
 * Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not. Numbers may also
   differ by at most one part in 100,000, so that two tiny numbers are not equal by rounding.
 
@@ -20,13 +22,20 @@ import re
 from typing import Any
 
 import sympy
+from latex2sympy2_extended import NormalizationConfig
 from latex2sympy2_extended.sets import FiniteSet
 from math_verify import LatexExtractionConfig, parse
 from math_verify import verify as equal
 
 from rl.tasks.math_answers import Answer, final_answer, is_text, parts, plain, reference_answer, words
 
-_EXTRACTION = [LatexExtractionConfig(boxed_match_priority=0)]
+# math-verify's own units are off: it takes the last variable of 2c or a + b + c for a unit and drops it.
+_NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
+# It reads a part of an answer where it cannot read the whole, unless try_extract_without_anchor is off.
+_EXTRACTION = [
+    LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False, normalization_config=_NORMALIZATION)
+]
+_DOTS = re.compile(r"\\[lcdv]?dots|\.\.\.|\N{HORIZONTAL ELLIPSIS}")
 _TOLERANCE = 1e-5  # relative
 # math-verify warns that it has no time limit; `rl.verification` has one.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -49,8 +58,12 @@ def same_answer(reference: str, said: str) -> bool:
         return True
     if is_text(reference) or is_text(said):
         return words(reference) is not None and words(reference) == words(said)
+    if _is_word(reference) and _is_word(said):
+        return words(reference) == words(said)
     gold, own = parts(reference), parts(said)
     if (gold.unit and own.unit and gold.unit != own.unit) or (gold.base and own.base and gold.base != own.base):
+        return False
+    if (gold.percent and own.unit) or (own.percent and gold.unit):
         return False
     if ":" in gold.value or ":" in own.value:
         return _same_ratio(gold.value, own.value)
@@ -80,6 +93,8 @@ def _equal(gold: str, own: str) -> bool:
     if _squeezed(gold) == _squeezed(own):
         return True
     if re.search(r"\d\s+\d", own) or {_kind(gold), _kind(own)} == {"set", "point"}:
+        return False
+    if len(_DOTS.findall(gold)) != len(_DOTS.findall(own)):
         return False
     left, right = _parsed(gold), _parsed(own)
     if not left or not right or _reordered(left[0], right[0], gold):
@@ -119,10 +134,16 @@ def _close(gold: Any, own: Any) -> bool:
     """Return whether two numbers are close, relative to their size; True for anything but numbers."""
     try:
         left, right = complex(sympy.N(gold)), complex(sympy.N(own))
-        return abs(left - right) <= _TOLERANCE * max(abs(left), abs(right))
+        return left == right or abs(left - right) <= _TOLERANCE * max(abs(left), abs(right))
     except (TypeError, ValueError, AttributeError, OverflowError):
         return True
 
 
+def _is_word(text: str) -> bool:
+    """Return whether letters are a word, such as True or east. Fewer letters may be a product, such as xy or abc."""
+    return re.fullmatch("[A-Za-z]{4,}|[A-Za-z]*[A-Z][A-Za-z]{2,}", plain(text)) is not None
+
+
 def _squeezed(text: str) -> str:
-    return re.sub(r"\s+", "", plain(text))
+    """Return an answer without spaces, except those between two digits."""
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", " ".join(plain(text).split()))

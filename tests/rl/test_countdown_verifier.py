@@ -23,6 +23,7 @@ SOLVED, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
         *(
             "3\u00d75+7",
             "3\u22c55+7",
+            "3\u00b75+7",
             "3\u22175+7",
             r"3 \times 5 + 7",
             r"3\times5+7",
@@ -316,6 +317,7 @@ def test_random_expressions_have_their_exact_value(expression):
         '{"numbers": "[5,3]", "target": "8"}',
         '{"numbers": [3, 5], "target": "8"}',
         '{"target": 8, "numbers": [5, 3]}',
+        {"nums": [3, 5], "target": 8},
     ],
 )
 def test_answers_given_as_text(answer):
@@ -354,7 +356,11 @@ def test_the_plain_form_of_a_plain_form_is_itself_in_the_grammar(text):
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "8", "null", '{"numbers": [3, 5]}', {"numbers": [3, "x"], "target": 8}, {"numbers": "3 x", "target": 8}, {}],
+    [
+        *("", "8", "null", '{"numbers": [3, 5]}', {}),
+        *({"numbers": [3, "x"], "target": 8}, {"numbers": "3 x", "target": 8}, {"numbers": [3, None], "target": 8}),
+        *({"numbers": [3, 5], "target": None}, {"numbers": [3.5, 5], "target": 8}),
+    ],
 )
 def test_a_malformed_answer_is_named(answer):
     with pytest.raises(ValueError, match=r"answer is .*; give numbers and target"):

@@ -152,6 +152,11 @@ def test_a_data_set_without_training_prompts_is_refused(tmp_path):
         task.pool(1, 0)
 
 
+def test_data_without_rows_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"empty.jsonl holds no prompts; give data with at least two rows"):
+        make(write(tmp_path / "empty.jsonl", []), "exact").pool(0, 0)
+
+
 def test_repeated_prompts_are_named_in_a_warning(tmp_path, caplog):
     rows = [{**row, "index": at} for at, row in enumerate([*numbered(4), *numbered(2)])]
     path = write(tmp_path / "again.jsonl", rows)

@@ -48,6 +48,22 @@ RIGHT = {
     r"\frac{\sqrt3}{3}": [r"\frac{1}{\sqrt3}"],
     r"33\frac{1}{3}": [r"\frac{100}{3}"],
     "055": ["55", r"\textbf{(55) }"],
+    "5": ["=5", "**5**", "`5`", "5th", "5\\ "],
+    "2 1/2": ["2.5", r"\frac52", "2 1/2", r"2\frac{1}{2}"],
+    "True": ["true", "TRUE", r"\text{true}"],
+    r"\emptyset": [r"\varnothing"],
+    r"71.\overline{3}": [r"\frac{214}{3}", r"71\frac{1}{3}", "71.333333"],
+    r"11,\! 111,\! 111,\! 100": ["11111111100", "11,111,111,100"],
+    "60 km/h": ["60", r"60\text{ km/h}", "60 kilometers per hour"],
+    "\N{EURO SIGN}5": ["5", "5 euros"],
+    "a + b + c": ["c+b+a"],
+    r"2\sqrt{2}": ["2\N{SQUARE ROOT}2", "\N{SQUARE ROOT}8", "\N{SQUARE ROOT}(8)", "2\N{MIDDLE DOT}\N{SQUARE ROOT}2"],
+    r"\infty": [r"+\infty", "infinity", "\N{INFINITY}"],
+    "1e5": ["100000", "100,000", "10^5", "1.0e+5"],
+    "x^2": ["x\N{SUPERSCRIPT TWO}"],
+    r"\frac{5}{2}": ["2\N{VULGAR FRACTION ONE HALF}"],
+    r"(-\infty,1)\cup(4,5)": ["(\N{MINUS SIGN}\N{INFINITY},1)\N{UNION}(4,5)"],
+    "6ab": ["6ba"],
 }
 COMPLETIONS = [
     (r"It was \boxed{6}. No: \boxed{7}", 7),
@@ -58,6 +74,10 @@ COMPLETIONS = [
     (r"#### 6 \boxed{7}", ["7"]),
     (r"\fbox{\frac{1}{2}}", r"Half, so $\boxed{\frac{1}{2}}$."),
     (r"\boxed 7", 7.0),
+    ("#### **7**", "7"),
+    ("**#### 7**", "7"),
+    (r"\boxed{10000000000000000}", 1e16),
+    (r"\boxed{1.5 \times 10^{-7}}", 1.5e-7),
     (r"\boxed{\{x \mid x > 7\}}", r"\{x \mid x > 7\}"),
 ]
 
@@ -96,11 +116,29 @@ def test_whole_numbers_are_equal_exactly_if_they_are_the_same_number(number):
         assert same_answer(str(number), rf"\frac{{{3 * other}}}{{3}}") == (other == number)
 
 
+@pytest.mark.parametrize("answer", [None, ["1", "2"], [], {"value": "1"}])
+def test_an_answer_that_is_not_one_text_or_number_is_refused(answer):
+    with pytest.raises(ValueError, match="give one text or number"):
+        verify(r"\boxed{1}", answer)
+
+
 def test_parts_of_an_answer():
     assert parts(r"12\text{ square feet}")[:2] == ("12", "ft^2")
     assert parts(r"5\% ").percent
     assert parts("3 apples")[:2] == ("3", "")
-    assert parts("2x")[:2] == ("2x", "")
+    assert [parts(text).value for text in ("2x", "2xy", "x^{2}yz", "2c", "2 ab")] == [
+        "2x",
+        "2xy",
+        "x^{2}yz",
+        "2c",
+        "2 ab",
+    ]
+    assert [parts(text).unit for text in ("5 m", r"5\text{cm^2}", "60 mph", "9 m/s^2")] == [
+        "m",
+        "cm^2",
+        "mi/h",
+        "m/s^2",
+    ]
     assert final_answer(r"\boxed{a \} b}") == r"a \} b"
 
 

@@ -1,6 +1,8 @@
+import asyncio
 import contextlib
 import logging
 import math
+import operator
 import re
 import signal
 import subprocess
@@ -42,6 +44,8 @@ RIGHT, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
         (Verdict(True, math.nan), None),
         (Verdict(True, np.float64("nan")), None),  # type: ignore[arg-type]
         (Verdict(True, None), None),  # type: ignore[arg-type]
+        (np.ma.masked, None),
+        ((True, np.ma.masked), None),
     ],
 )
 def test_accepted_verdicts(said, verdict):
@@ -75,7 +79,22 @@ def test_odd_verdicts_are_not_judged(said, caplog):
     assert "row 3, completion 'a'" in caplog.text
 
 
-@pytest.mark.parametrize("error", [ValueError("boom"), ZeroDivisionError(), SystemExit(3), RecursionError()])
+class _MuteError(Exception):
+    def __str__(self):
+        raise RuntimeError("no message")
+
+
+_ERRORS = [
+    ValueError("boom"),
+    ZeroDivisionError(),
+    SystemExit(3),
+    RecursionError(),
+    asyncio.CancelledError(),
+    _MuteError(),
+]
+
+
+@pytest.mark.parametrize("error", _ERRORS)
 def test_a_verifier_that_raises_judges_the_others(error, caplog):
     def verify(text, answer):
         if text == "b":
@@ -173,6 +192,12 @@ def test_unpicklable_answers_and_killed_processes_are_counted_as_errors():
 def test_a_process_needs_a_verifier_that_it_can_import(verify):
     with pytest.raises(ValueError, match=r"another process cannot import the verifier.*at the top of a module"):
         Verifier(verify, timeout=1.0, own_process=True)
+
+
+@pytest.mark.parametrize("own_process", [False, True])
+def test_a_very_long_limit_is_no_error(own_process):
+    with Verifier(operator.eq, timeout=1e15, own_process=own_process) as verifier:
+        assert verifier(["a"], ["a"], ["row 0"]) == [RIGHT]
 
 
 @pytest.mark.parametrize("timeout", [-1.0, math.nan, math.inf])

@@ -72,3 +72,9 @@ def test_a_verifier_that_is_not_there_is_refused_with_the_cure(name, reason):
 def test_a_function_without_an_answer_is_refused():
     with pytest.raises(ValueError, match="of_one, which does not take a completion and an answer; give one of"):
         wanted_columns(verifiers.of_one)
+
+
+@pytest.mark.parametrize("verify", [lambda answer, completion: True, lambda text, gold, completion: True])
+def test_a_function_whose_arguments_have_another_order_is_refused(verify):
+    with pytest.raises(ValueError, match="let completion be the first argument, then answer"):
+        wanted_columns(verify)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxsel
+from jaxsel.evaluation.replay import make_history
 from jaxsel.integrations.trainer_logs import (
     on_pool,
     read_logs,
@@ -145,7 +146,10 @@ def test_memory_holds_no_completions(tmp_path):
     assert peak < 4e6
 
 
-@pytest.mark.parametrize("around", ["{}", " {}\n", "system\nBe kind.\nuser\n{}\nassistant\n", "<|u|>{}<|a|><think>"])
+@pytest.mark.parametrize(
+    "around",
+    ["{}", " {}\n", "system\nBe kind.\nuser\n{}\nassistant\n", "<|u|>{}<|a|><think>", "user\n\n{}assistant\n\n"],
+)
 def test_a_verl_log_finds_its_rows_by_text_and_warm_starts_a_selector(tmp_path, around):
     scores = {0: [1.0, 1.0], 1: [0.0, 0.0], 2: [1.0, 0.0]}
     for step in (1, 2):
@@ -177,3 +181,18 @@ def test_conversations_and_repeated_texts_on_a_pool():
         on_pool(history, ["q", "r", "s"], ["x"])
     with pytest.raises(ValueError, match="keys has 1 entries for 2 prompts; give one key per prompt"):
         on_pool(history, logged, ["x", "y"], keys=["a"])
+
+
+@pytest.mark.parametrize("around", ["{}+5", "3{}", "-{}", "{}.5"])
+def test_a_text_of_the_pool_inside_of_a_longer_one_is_another_prompt(around):
+    history = make_history([0, 0], [0, 1], [1, 0], [2, 2], num_prompts=2)
+    logged = [around.format("2 + 2"), "user: 2 + 2. Think."]
+    found = on_pool(history, logged, ["2 + 2"])
+    assert found.unmatched == logged[:1]
+    assert found.history.successes.tolist() == [0]
+
+
+def test_nemo_rl_rows_with_several_conversations_are_refused(tmp_path):
+    write(tmp_path / "train_data_step1.jsonl", [{"content": [["a", "b"], ["c", "d"]], "rewards": [1.0, 0.0]}])
+    with pytest.raises(ValueError, match="has no prompt in 'content'"):
+        read_nemo_rl(tmp_path)

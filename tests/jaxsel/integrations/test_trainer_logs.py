@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import numpy as np
@@ -240,3 +241,39 @@ def test_infinite_rewards_do_not_count_and_an_infinite_step_is_refused(tmp_path)
     file.write_text("step,prompt,reward\ninf,a,1\n")
     with pytest.raises(ValueError, match="not a whole number"):
         read_logs(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv.gz", b"step,prompt,reward", "is no gzip file that can be read"),
+        (
+            "log.csv.gz",
+            gzip.compress(b"step,prompt,reward\n" + b"1,a,1\n" * 999)[:-9],
+            "is no gzip file that can be read",
+        ),
+        ("log.jsonl", b'{"step": 1, "prompt": "\xff", "reward": 1}\n', "is not UTF-8"),
+        ("log.jsonl", b'{"step": ' + b"[" * 100_000, "line 1, is not JSON"),
+        ("log.jsonl", b'{"step": ' + b"1" * 5000 + b"}", "line 1, is not JSON"),
+        ("log.csv", b"step,prompt,reward,reward\n1,a,0,1\n", "give every column a name of its own"),
+        ("log.parquet", b"no parquet", "is no Parquet file that can be read"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.*{message}"):
+        read_logs(tmp_path / name)
+
+
+def test_steps_are_exact_up_to_64_bits(tmp_path):
+    write_jsonl(tmp_path / "log.jsonl", [(2**60 + 1, "a", 1), (2**60, "a", 0), (str(2**60 + 2), "a", 1)])
+    assert read_logs(tmp_path / "log.jsonl").steps.tolist() == [2**60, 2**60 + 1, 2**60 + 2]
+    write_jsonl(tmp_path / "log.jsonl", [(2**70, "a", 1)])
+    with pytest.raises(ValueError, match="line 1, has the 'step' 1180591620717411303424, which exceeds 64 bits"):
+        read_logs(tmp_path / "log.jsonl")
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_jsonl(tmp_path / "log.jsonl", ROWS)
+    check(read_logs("~/log.jsonl"))

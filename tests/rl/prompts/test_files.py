@@ -118,12 +118,18 @@ def test_values_that_datasets_stored_as_json(tmp_path):
         ("a.csv", "question,question\na,b\n", r"a.csv has the header .*; give every column a name of its own"),
         ("a.csv", 'question,answer\n"a"b,c\n', r"a.csv is no CSV: .*, in line 2; mend it"),
         ("a.parquet", "no parquet", "a.parquet is no parquet file that can be read .*; write it again"),
+        ("a.jsonl", '{"question": ' + "[" * 100_000, "a.jsonl is no JSON in line 1: .*; mend or delete"),
+        ("a.json", '{"question": ' + "[" * 100_000, "a.json is no JSON: .*; mend it there"),
         ("a.xlsx", "x", r"source is .*a.xlsx, whose format is unknown; give a file of .parquet, .arrow"),
     ],
 )
 def test_damaged_files(write, name, text, message):
     with pytest.raises(ValueError, match=message):
         read_prompts(write(name, text))
+
+
+def test_a_csv_with_the_index_of_pandas(write):
+    assert read_prompts(write("a.csv", ",question,answer\n0,a,007\n1,b,NA\n")).answers == ["007", "NA"]
 
 
 def test_a_text_that_is_not_utf8(tmp_path):

@@ -21,6 +21,12 @@ def test_all_files_of_a_folder(write, tmp_path):
     assert pool.answers == ["A", "B", "C"]
 
 
+def test_the_home_folder(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("data/a.jsonl", rows("a"))
+    assert read_prompts("~/data").texts == read_prompts("~/data/a.jsonl").texts == ["a"]
+
+
 def test_several_files(write):
     assert read_prompts([write("a.jsonl", rows("a")), write("b.json", rows("b"))]).texts == ["a", "b"]
     with pytest.raises(ValueError, match=r"source names no file"):
