@@ -67,6 +67,7 @@ class Served:
         if not (self.folder / STATE_FILE).exists():
             if self._journal.read():
                 raise ValueError(f"{self.folder} has a journal, but {STATE_FILE} is missing; give another folder")
+            self.edge.open_history()  # a history of another run is refused here: `_recover` would continue it
             self._write()
         self._recover()
 

@@ -116,6 +116,27 @@ def test_a_history_is_that_of_one_process(tmp_path):
         np.testing.assert_array_equal(column, found[name], err_msg=name)
 
 
+def test_a_server_that_dies_between_its_history_and_its_first_save_goes_on(tmp_path, monkeypatch):
+    client = served(tmp_path / "folder", history=tmp_path / "history")
+    ids = client("next_batch", batch_size=3)
+    client("observe", prompt_ids=ids, rewards=rewards_of(ids, 0))
+    client.server.edge.flush()  # a save writes the history first
+    client.restart()
+    ids = client("next_batch", batch_size=3)
+    client("observe", prompt_ids=ids, rewards=rewards_of(ids, 1))
+    client.server.edge.flush()
+    assert read_history(tmp_path / "history").history.num_steps == 2
+
+
+def test_a_new_server_does_not_continue_the_history_of_another(tmp_path):
+    client = served(tmp_path / "folder", history=tmp_path / "history")
+    client("observe", prompt_ids=[1], rewards=[[1.0]])
+    client.server.edge.flush()
+    with pytest.raises(ValueError, match="holds another run"):
+        served(tmp_path / "other", history=tmp_path / "history")
+    assert read_history(tmp_path / "history").history.num_steps == 1
+
+
 # Calls that are tried again
 
 
