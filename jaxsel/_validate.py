@@ -25,14 +25,14 @@ def json_value(value: Any) -> Any:
 def finite(**arguments: float) -> None:
     """Check that every argument is a finite number."""
     for name, value in arguments.items():
-        if not np.isfinite(value):
+        if not _is_finite(value):
             raise ValueError(f"{name} is {value}; give a finite number")
 
 
 def positive(**arguments: float) -> None:
     """Check that every argument is finite and above 0."""
     for name, value in arguments.items():
-        if not (np.isfinite(value) and value > 0):
+        if not (_is_finite(value) and value > 0):
             raise ValueError(f"{name} is {value}; give a finite number above 0")
 
 
@@ -46,14 +46,14 @@ def positive_integer(**arguments: int) -> None:
 def non_negative(**arguments: float) -> None:
     """Check that every argument is finite and at least 0."""
     for name, value in arguments.items():
-        if not (np.isfinite(value) and value >= 0):
+        if not (_is_finite(value) and value >= 0):
             raise ValueError(f"{name} is {value}; give a finite number of at least 0")
 
 
 def unit_interval(**arguments: Any) -> None:
     """Check that every argument lies in [0, 1]. Traced arguments are not checked."""
     for name, value in arguments.items():
-        if not traced(value) and not 0 <= value <= 1:
+        if not traced(value) and not (_is_finite(value) and 0 <= value <= 1):
             raise ValueError(f"{name} is {value}; give a number from 0 to 1")
 
 
@@ -136,3 +136,11 @@ def distinct(name: str, value: np.ndarray) -> None:
     if len(unique) != len(value):
         repeated = unique[np.argmax(counts)].item()
         raise ValueError(f"{name} holds the entry {repeated!r} {counts.max()} times; give distinct entries")
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether the value is one finite number; a text or None is not."""
+    try:
+        return np.size(value) == 1 and bool(np.isfinite(value))
+    except TypeError:
+        return False

@@ -6,8 +6,9 @@ import itertools
 import json
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,13 +93,15 @@ def rows_of(file: Path, wanted: list[str]) -> Iterator[Row]:
     """
     kind = kind_of(file)
     assert kind is not None, "find_files returns readable files alone"
-    return _READERS[kind](file, wanted)
+    with _readable(file):
+        yield from _READERS[kind](file, wanted)
 
 
 def names_of(file: Path) -> list[str]:
     """Return the names of a file's columns; of JSON lines, the fields of the first rows."""
     if kind_of(file) == ".parquet":
-        return _parquet().read_schema(file).names
+        with _readable(file):
+            return _parquet().read_schema(file).names
     rows = itertools.islice(rows_of(file, []), _SHOWN_ROWS)
     return list(dict.fromkeys(name for row in rows for name in row.cells))
 
@@ -113,6 +116,21 @@ def _opened(file: Path) -> AbstractContextManager[Iterable[str]]:
     if file.name.endswith(".gz"):
         return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
     return file.open(encoding="utf-8-sig", newline="")
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Raise the errors of a damaged file as a ValueError that names the file."""
+    damaged: tuple[type[Exception], ...] = (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile)
+    if kind_of(file) == ".parquet":
+        with extra("history"):
+            import pyarrow as pa
+        damaged += (pa.ArrowException,)
+    try:
+        yield
+    except damaged as error:
+        cure = "write it again in UTF-8, or copy it again if it was cut short"
+        raise ValueError(f"{file} cannot be read ({error}); {cure}") from error
 
 
 def _parquet() -> Any:
@@ -134,11 +152,15 @@ def _read_parquet(file: Path, wanted: list[str]) -> Iterator[Row]:
 
 def _read_csv(file: Path, wanted: list[str]) -> Iterator[Row]:
     """Read by the standard library, so that NA and 1e5 stay texts; an empty cell is missing."""
-    del wanted
     limit = csv.field_size_limit(sys.maxsize)  # the default refuses long completions
     try:
         with _opened(file) as lines:
-            for number, cells in enumerate(csv.DictReader(lines, strict=True), 1):
+            reader = csv.DictReader(lines, strict=True)
+            names = reader.fieldnames or []
+            twice = [name for name in wanted if names.count(name) > 1]
+            if twice:
+                raise ValueError(f"{file} has several columns {twice[0]!r}; give each its own name")
+            for number, cells in enumerate(reader, 1):
                 if None in cells or None in cells.values():
                     raise ValueError(
                         f"{file}, row {number}, has more or fewer cells than the header; put quotes around cells that "
@@ -161,7 +183,7 @@ def _read_jsonl(file: Path, wanted: list[str]) -> Iterator[Row]:
             place = f"{file}, line {number}"
             try:
                 cells = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # a ValueError also for a number of too many digits
                 raise ValueError(f"{place}, is not JSON ({error}); delete or repair the line") from error
             if not isinstance(cells, dict):
                 raise ValueError(f"{place}, is {line.strip():.40}; give one JSON object per completion")

@@ -154,7 +154,8 @@ class PromptSelector(ResumableSelector):
         Raises:
             ValueError: The keys are those of another pool, or the level is out of its range.
         """
-        if not 0 < level < 1:
+        _validate.unit_interval(level=level)
+        if level in (0, 1):
             raise ValueError(f"level is {level}; give a number above 0 and below 1")
         if keys is not None and fingerprint_of(keys) != self.pool:
             raise ValueError(

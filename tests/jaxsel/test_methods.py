@@ -161,3 +161,12 @@ def test_dps_takes_the_largest_predicted_mixed_probability():
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("value", ["half", None, [0.5, 0.5]])
+def test_a_number_that_is_none_is_named(unchecked_types, value):
+    for make in (jaxsel.mopps, jaxsel.dps):
+        with pytest.raises(ValueError, match="decay is .*; give a number from 0 to 1"):
+            make(decay=value)
+    with pytest.raises(ValueError, match="entropy_weight is .*; give a finite number of at least 0"):
+        jaxsel.dps(entropy_weight=value)

@@ -3,8 +3,10 @@ import pytest
 
 import jaxsel
 
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("pyarrow")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jaxsel.integrations.history import HistoryLog, read_history
 
