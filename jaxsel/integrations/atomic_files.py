@@ -1,11 +1,14 @@
 """Files and folders that replace their earlier version only when complete, so that a crash leaves one of the two."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_OF_THE_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST)
 
 
 @contextmanager
@@ -77,6 +80,8 @@ def named(path: Path, consequence: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         cure = "free some space (or repair the disk) and start again; a run of rl.train continues with resume=true"
+        if error.errno in _OF_THE_PATH:
+            cure = "give a path in a folder that exists and that you may write to"
         message = f"cannot write {path}: {reason}; {consequence}; {cure}"
         raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
 

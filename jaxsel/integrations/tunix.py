@@ -80,11 +80,11 @@ class SelectedPrompts:
         _validate.positive_integer(batch_size=batch_size, save_every=save_every)
         columns = _checked_columns(rows, batch_size, key_column)
         self._rows, self._columns, self._batch_size, self._success = rows, columns, batch_size, success
-        keys = None if key_column is None else [rows[row][key_column] for row in range(len(rows))]
+        keys = None if key_column is None else [rows[row].get(key_column) for row in range(len(rows))]
         if keys is not None:
-            check_keys(keys, "the key column of rows")
+            check_keys(keys, f"the column {key_column!r} of rows")
         own = selector_of_rows(selector, len(rows), keys=keys, seed=seed, data="rows")
-        texts = None if history is None else [str(rows[row]["prompts"]) for row in range(len(rows))]
+        texts = None if history is None else [str(rows[row].get("prompts", "")) for row in range(len(rows))]
         self.edge = TrainerEdge(own, threshold=threshold, history=history, texts=texts)
         self._folder, self._save_every = None if state_folder is None else Path(state_folder), save_every
         self._watched: list[_Judge] = []

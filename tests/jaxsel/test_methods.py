@@ -166,7 +166,7 @@ def test_bad_arguments_are_named(make, message):
 @pytest.mark.parametrize("value", ["half", None, [0.5, 0.5]])
 def test_a_number_that_is_none_is_named(unchecked_types, value):
     for make in (jaxsel.mopps, jaxsel.dps):
-        with pytest.raises(ValueError, match="decay is .*; give a number from 0 to 1"):
+        with pytest.raises(ValueError, match=r"decay is .*; give a number from 0 to 1"):
             make(decay=value)
-    with pytest.raises(ValueError, match="entropy_weight is .*; give a finite number of at least 0"):
+    with pytest.raises(ValueError, match=r"entropy_weight is .*; give a finite number of at least 0"):
         jaxsel.dps(entropy_weight=value)

@@ -101,8 +101,8 @@ def check_no_array(spec: dict[str, Any]) -> None:
     names = [name for name, value in _flat(spec).items() if _is_fingerprint(value)]
     if names:
         raise ValueError(
-            f"selector is None, but {', '.join(names)} has one entry per prompt, in the order of the old pool; give the "
-            "method made for the new pool"
+            f"selector is None, but {', '.join(names)} has one entry per prompt, in the order of the old pool; give "
+            "the method made for the new pool"
         )
 
 

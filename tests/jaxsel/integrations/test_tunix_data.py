@@ -77,7 +77,11 @@ def played(data, judges, batches, count):
         ({"rows": [{"prompts": "a", "mode": 1}] * 4}, "rows has the column 'mode', a name that Tunix passes itself"),
         ({"rows": [{"prompts": "a", ROW: 1}] * 4}, f"rows has the column '{ROW}'"),
         ({"key_column": "id"}, r"key_column is 'id', which rows lacks; give one of \['answer', 'key', 'prompts'\]"),
-        ({"key_column": "prompts", "rows": [{"prompts": "a"}] * 4}, "column of rows does not identify the prompts"),
+        (
+            {"key_column": "prompts", "rows": [{"prompts": "a"}] * 4},
+            "column 'prompts' of rows does not identify the prompts",
+        ),
+        ({"key_column": "key", "rows": [{"prompts": "a", "key": 1}, *[{"prompts": "b"}] * 3]}, r"keys\[1\] is None"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"save_every": True}, "save_every is True"),
         ({"threshold": math.nan}, "threshold is nan"),
