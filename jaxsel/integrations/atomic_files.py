@@ -24,7 +24,7 @@ def replaced_when_complete(path: Path, *, keep: Path | None = None) -> Iterator[
     Raises:
         OSError: The disk is full, or fails otherwise. The message names `path`.
     """
-    partial = path.with_suffix(".partial")
+    partial = _beside(path, "partial")
     with named(path, "it stays as it was"), partial.open("wb") as file:
         watched: Any = _Watched(file)
         try:
@@ -53,7 +53,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: The disk is full, or fails otherwise. The message names `folder`.
     """
-    partial, old = (folder.with_name(f"{folder.name}.{state}") for state in ("partial", "old"))
+    partial, old = (_beside(folder, state) for state in ("partial", "old"))
     with named(folder, "it stays as it was"):
         if old.exists() and not folder.exists():  # a crash between the two renames below
             os.replace(old, folder)
@@ -65,6 +65,11 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             os.replace(folder, old)
         os.replace(partial, folder)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path, state: str) -> Path:
+    """Return a name that only this module gives, so that no file of the user is replaced or deleted."""
+    return path.with_name(f".{path.name}.jaxsel-{state}")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ def readable(saved: Any) -> dict[str, Any]:
         ValueError: The metadata have another format, or are not metadata of a selector.
     """
     known = isinstance(saved, dict) and all(isinstance(saved.get(name), kind) for name, kind in _ENTRIES.items())
+    known = known and all(isinstance(saved["counters"].get(name), int) for name in ("observes", "selects"))
     if not known or saved["format"] not in _READABLE:
         given = f"format {saved.get('format')} with {sorted(saved)}" if isinstance(saved, dict) else repr(saved)
         raise ValueError(
