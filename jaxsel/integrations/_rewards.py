@@ -84,7 +84,7 @@ def _numbers(rewards: Any) -> Float[np.ndarray, "..."]:
     if given.dtype.kind == "c":
         raise TypeError("a reward is a complex number")
     if isinstance(rewards, np.ma.MaskedArray):  # NumPy would return the values under the mask
-        given = np.asarray(rewards.astype(np.float64).filled(np.nan))
+        given = np.ma.filled(rewards.astype(np.float64), np.nan)
     if given.dtype.kind in "USO" and any(isinstance(reward, str | bytes) for reward in given.flat):
         raise TypeError("a reward is text")
     return given.astype(np.float64)

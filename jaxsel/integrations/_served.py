@@ -214,7 +214,7 @@ def encoded(name: str, value: Any) -> str:
 
 
 def _listed(value: Any) -> Any:
-    listed = np.asarray(value).tolist()
+    listed = (value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)).tolist()  # None under a mask
     if listed is value:
         raise TypeError(f"it holds a {type(value).__name__}")
     return listed

@@ -121,7 +121,7 @@ class SelectedPrompts:
         Raises:
             ValueError: The learner lacks the watched reward functions, or its micro-batches do not divide a batch. Or:
                 for the checkpoint that it has resumed from, the selector's state is missing, or is of another method
-                or another pool.
+                or another pool. Or: the history is of another run.
         """
         if not any(judge in self._watched for judge in learner.reward_manager.reward_fns):
             raise ValueError("the learner's reward_fns are not watched; give it reward_fns=prompts.watched(reward_fns)")
@@ -132,6 +132,7 @@ class SelectedPrompts:
         self._unobserved = 0
         if self._handed_out:
             self._load(plan)
+        self.edge.open_history()  # a folder of another run is refused before training
         self.edge.release()  # an interrupted call of `train` may have left prompts without rewards
         # an earlier run may have written states of batches after its last checkpoint
         self._delete_states(lambda batch: batch <= self._handed_out)

@@ -100,6 +100,10 @@ def test_a_call_that_was_cut_short_on_disk_is_carried_out_when_it_is_tried_again
     assert client.server.edge.state_dict() == alone.state_dict()
 
 
+def test_masked_rewards_stay_masked_on_their_way_to_the_server():
+    assert json.loads(encoded("rewards", np.ma.array([1.0, 0.0], mask=[True, False]))) == [None, 0.0]
+
+
 def test_a_history_is_that_of_one_process(tmp_path):
     alone = TrainerEdge(make(), history=tmp_path / "alone")
     client = served(tmp_path / "folder", history=tmp_path / "served")

@@ -102,6 +102,18 @@ def test_bad_arguments_are_refused_before_training(unchecked_types, options, mes
         made(**options)
 
 
+def test_the_history_of_another_run_is_refused_before_training(tmp_path):
+    pytest.importorskip("pyarrow")
+    first = made(history=tmp_path)
+    judges = first.watched(correct)
+    played(first, judges, first.batches(learner(judges)), 1)
+    first.edge.flush()
+    second = made(history=tmp_path)
+    judges = second.watched(correct)
+    with pytest.raises(ValueError, match="holds another run"):
+        second.batches(learner(judges))
+
+
 @pytest.mark.parametrize(
     ("success", "reward_fns", "message"),
     [
