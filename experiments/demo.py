@@ -6,7 +6,6 @@ Claim: at equal rollouts, prompts chosen by MoPPS or DPS teach more than uniform
 teaches more per step, at several times the rollouts. `experiments/selection_pays.py` tests the claim on more seeds.
 """
 
-import argparse
 import sys
 import time
 from dataclasses import replace
@@ -16,7 +15,7 @@ from rich.console import Console
 
 from experiments.reporting.figures import draw_comparison
 from experiments.reporting.summaries import summary_table
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import BASELINES, SETTINGS, run_methods
 from experiments.running.folders import clear_run, name_of
 from experiments.running.method_config import PREDICTIVE_NAMES
@@ -24,7 +23,7 @@ from experiments.running.method_config import PREDICTIVE_NAMES
 
 def main(arguments: list[str]) -> None:
     """Run the comparison, and print the table and the path of the figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = module_parser("experiments.demo", __doc__)
     parser.add_argument("--task", choices=sorted(SETTINGS), default="string_ops")
     parser.add_argument("--method", nargs="+", choices=sorted(PREDICTIVE_NAMES), default=["mopps", "dps"])
     parser.add_argument("--seed", type=int, default=0)
@@ -34,6 +33,9 @@ def main(arguments: list[str]) -> None:
     console = Console()
     start = time.perf_counter()
     shared = SETTINGS[options.task]
+    for name, least in (("seed", 0), ("steps", 1)):
+        if getattr(options, name) is not None and getattr(options, name) < least:
+            parser.error(f"--{name} is {getattr(options, name)}; give an integer of at least {least}")
     if options.steps:
         shared = replace(shared, train=replace(shared.train, steps=options.steps))
     chosen = {"seed": options.seed or None, "train.steps": options.steps}

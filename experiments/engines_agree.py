@@ -9,7 +9,6 @@ so means over seeds are compared.
 The command needs vLLM, for example the environment that `make vllm` builds.
 """
 
-import argparse
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import over_seeds, shown
 from experiments.reporting.summaries import column
 from experiments.reporting.tables import terminal_table
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import SETTINGS, run_config
 from experiments.running.config import EngineConfig, RunConfig
 from experiments.running.folders import clear_run
@@ -46,7 +45,7 @@ ROWS = {
 
 def main(arguments: list[str]) -> None:
     """Run both engines at every seed, write the result and the figure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = module_parser("experiments.engines_agree", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--learning-rate", type=float, default=2e-4, help="learning rate of the policy")

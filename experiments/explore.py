@@ -35,9 +35,11 @@ def make_methods(names: Sequence[str], recorded: Recorded) -> dict[str, jaxsel.S
     """Return the methods by name, with the group size of the run; gps reads the embeddings of the prompts.
 
     Raises:
-        ValueError: gps is asked for, and the history has neither texts nor embeddings.
+        ValueError: The history is empty, or gps is asked for, and the history has neither texts nor embeddings.
     """
     made = {}
+    if not len(recorded.history.step):
+        raise ValueError("the history has no judged rollouts; give the history of a run that was trained")
     for name in names:
         options = {"group_size": int(np.median(recorded.history.group_size))}
         made[name] = METHODS[name](*_embeddings(name, recorded), **options)
@@ -62,6 +64,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/explore.html"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if options.out.suffix not in (".html", ".htm"):
+        parser.error(f"--out is {options.out}; give the name of an HTML file")
+    if options.seed < 0:
+        parser.error(f"--seed is {options.seed}; give an integer of at least 0")
     recorded = recorded_in(options.run)
     methods = make_methods(options.methods, recorded) or None
     report = jaxsel.explore(recorded, methods, seed=options.seed)

@@ -7,7 +7,6 @@ into another folder. It omits metadata such as times and versions, which differ 
 cell fails or writes to stderr (warnings, progress bars), or if it takes longer than the limit of two minutes.
 """
 
-import argparse
 import base64
 import io
 import os
@@ -19,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 
@@ -86,7 +85,7 @@ def complaints(cells: list[dict[str, Any]]) -> list[str]:
 
 def main(arguments: list[str]) -> None:
     """Execute the named notebooks, or all of them, and print seconds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = module_parser("experiments.notebooks", __doc__)
     parser.add_argument("names", nargs="*", help="notebooks such as 01_beta_posteriors_and_forgetting; default: all")
     parser.add_argument("--out", type=Path, help="folder to write to, instead of notebooks/")
     parser.add_argument("--limit", type=float, default=120, help="seconds per notebook; raise it on a busy machine")

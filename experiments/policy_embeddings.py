@@ -9,7 +9,6 @@ penalty on the training folds alone. The measure is Spearman's correlation of th
 are noisy, so no prediction reaches 1.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import of_seeds, shown
 from experiments.reporting.tables import terminal_table
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.config import RunConfig
 from experiments.running.runs import make_policy
 from experiments.running.tasks import TASKS, task_of
@@ -47,7 +46,7 @@ _PENALTIES = np.logspace(-1, 6, 29)
 
 def main(arguments: list[str]) -> None:
     """Measure every task at every seed, write the result and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = module_parser("experiments.policy_embeddings", __doc__)
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=["string_ops", "countdown"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--prompts", type=int, default=1500)

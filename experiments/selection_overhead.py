@@ -11,7 +11,6 @@ short runs for several rounds, because the load of the machine changes. A step o
 seconds to minutes; compare the milliseconds with such a step.
 """
 
-import argparse
 import copy
 import itertools
 import sys
@@ -30,7 +29,7 @@ from rich.table import Table
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.summaries import column
 from experiments.reporting.tables import terminal_table
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import SETTINGS, run_config
 from experiments.running.config import RunConfig
 from experiments.running.curricula import make_curriculum
@@ -73,7 +72,7 @@ class World:
 
 def main(arguments: list[str]) -> None:
     """Measure every method against uniform, print the table and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = module_parser("experiments.selection_overhead", __doc__)
     parser.add_argument("--pool-size", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=12, help=f"steps per run; the first {_WARM_UP} do not count")

@@ -24,7 +24,6 @@ Differences from the papers: the policy has 0.3 million weights and is trained o
 for half of the others' steps.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import of_seeds, over_seeds, shown, standard_error
 from experiments.reporting.summaries import Records, curve, share_spent, summary
 from experiments.reporting.tables import terminal_table
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import DEMO_METHODS, SETTINGS, described, run_methods
 from experiments.running.folders import clear_run
 
@@ -48,7 +47,7 @@ AllRuns = dict[str, list[Records]]
 
 def main(arguments: list[str]) -> None:
     """Run every method at every seed, write the result and the figure, and print the claims."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = module_parser("experiments.selection_pays", __doc__)
     parser.add_argument("--task", choices=sorted(SETTINGS), default="string_ops")
     parser.add_argument("--seeds", type=int, nargs="+", default=[6, 7, 8])
     parser.add_argument("--out", type=Path, default=Path("runs/selection_pays"))

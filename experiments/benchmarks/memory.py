@@ -5,7 +5,6 @@
 The result is the peak of resident memory, less the resident memory before the pool is made (Python, JAX, its compiler).
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -20,7 +19,7 @@ import numpy as np
 import jaxsel
 from experiments.benchmarks.jaxsel_calls import SELECTORS
 from experiments.benchmarks.peers.common import GROUP_SIZE
-from experiments.running.command import quiet_pipe
+from experiments.running.command import module_parser, quiet_pipe
 
 STEPS = 3
 _ROOT = Path(__file__).parents[2]
@@ -38,7 +37,7 @@ def measure(method: str, num_prompts: int, *, select_size: int, observe_size: in
 
 def main() -> None:
     """Measure one method and pool in this process, and print the result as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = module_parser("experiments.benchmarks.memory", __doc__)
     parser.add_argument("method", choices=SELECTORS)
     parser.add_argument("num_prompts", type=int)
     parser.add_argument("--select", type=int, default=8192)

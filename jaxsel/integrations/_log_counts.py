@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from jaxtyping import Int
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.integrations._log_files import Row, names_of, rows_of, step_of
 
+_INTEGER = re.compile(r"\s*[+-]?\d{1,19}\s*", re.ASCII)
 _NO_NUMBER = dict.fromkeys(("", "none", "null", "na", "n/a"))
 
 
@@ -135,17 +137,20 @@ def _step(file: Path, row: Row, column: str, file_step: int | None) -> int:
         if file_step is None:
             raise ValueError(_no_column(file, "step", column) + ", or put it into the file's name, as in step_12.jsonl")
         return file_step
-    value = _cell(row.cells, column)
-    exact = isinstance(value, int) or (isinstance(value, str) and value.strip().isdecimal())  # float would round it
-    step = int(value) if exact else _number(row, column, value)
-    if not math.isfinite(step) or step != int(step):
+    cell = _cell(row.cells, column)
+    # a float does not hold every large integer, such as a time in nanoseconds
+    step = cell if isinstance(cell, int) else _digits(cell) or _number(row, column, cell)
+    if not math.isfinite(step) or step != int(step) or not -(2**63) <= step < 2**63:
         raise ValueError(
-            f"{row.place}, has a {column!r} that is not a whole number but {value!r:.40}; give the "
+            f"{row.place}, has a {column!r} that is not a whole number of 64 bits but {cell!r:.40}; give the "
             "column of the training step, or delete the row"
         )
-    if abs(step) >= 2**63:
-        raise ValueError(f"{row.place}, has the {column!r} {value!r:.40}, which exceeds 64 bits; give a smaller number")
     return int(step)
+
+
+def _digits(cell: Any) -> int | None:
+    """Return the integer that a text holds, exactly; None where it is something else."""
+    return int(cell) if isinstance(cell, str) and _INTEGER.fullmatch(cell) else None
 
 
 def _rewards(row: Row, column: str) -> list[float]:

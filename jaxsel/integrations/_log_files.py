@@ -8,7 +8,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,18 +93,15 @@ def rows_of(file: Path, wanted: list[str]) -> Iterator[Row]:
     """
     kind = kind_of(file)
     assert kind is not None, "find_files returns readable files alone"
-    try:
+    with _readable(file):
         yield from _READERS[kind](file, wanted)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{file} is no gzip file that can be read ({error}); compress it again") from error
 
 
 def names_of(file: Path) -> list[str]:
     """Return the names of a file's columns; of JSON lines, the fields of the first rows."""
     if kind_of(file) == ".parquet":
-        return _opened_parquet(file).schema_arrow.names
+        with _readable(file):
+            return _parquet().read_schema(file).names
     rows = itertools.islice(rows_of(file, []), _SHOWN_ROWS)
     return list(dict.fromkeys(name for row in rows for name in row.cells))
 
@@ -121,22 +118,29 @@ def _opened(file: Path) -> AbstractContextManager[Iterable[str]]:
     return file.open(encoding="utf-8-sig", newline="")
 
 
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Raise the errors of a damaged file as a ValueError that names the file."""
+    damaged: tuple[type[Exception], ...] = (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile)
+    if kind_of(file) == ".parquet":
+        with extra("history"):
+            import pyarrow as pa
+        damaged += (pa.ArrowException,)
+    try:
+        yield
+    except damaged as error:
+        cure = "write it again in UTF-8, or copy it again if it was cut short"
+        raise ValueError(f"{file} cannot be read ({error}); {cure}") from error
+
+
 def _parquet() -> Any:
     with extra("history"):
         import pyarrow.parquet as pq
     return pq
 
 
-def _opened_parquet(file: Path) -> Any:
-    module = _parquet()
-    try:
-        return module.ParquetFile(file)
-    except ValueError as error:  # the errors of pyarrow for a file that is none
-        raise ValueError(f"{file} is no Parquet file that can be read ({error}); write it again") from error
-
-
 def _read_parquet(file: Path, wanted: list[str]) -> Iterator[Row]:
-    parquet = _opened_parquet(file)
+    parquet = _parquet().ParquetFile(file)
     heads = {name if name in parquet.schema_arrow.names else name.partition(".")[0] for name in wanted}
     columns = [name for name in parquet.schema_arrow.names if name in heads]
     number = 0
@@ -148,14 +152,14 @@ def _read_parquet(file: Path, wanted: list[str]) -> Iterator[Row]:
 
 def _read_csv(file: Path, wanted: list[str]) -> Iterator[Row]:
     """Read by the standard library, so that NA and 1e5 stay texts; an empty cell is missing."""
-    del wanted
     limit = csv.field_size_limit(sys.maxsize)  # the default refuses long completions
     try:
         with _opened(file) as lines:
             reader = csv.DictReader(lines, strict=True)
             names = reader.fieldnames or []
-            if len(set(names)) != len(names):
-                raise ValueError(f"{file} has the header {list(names)}; give every column a name of its own")
+            twice = [name for name in wanted if names.count(name) > 1]
+            if twice:
+                raise ValueError(f"{file} has several columns {twice[0]!r}; give each its own name")
             for number, cells in enumerate(reader, 1):
                 if None in cells or None in cells.values():
                     raise ValueError(
@@ -179,7 +183,7 @@ def _read_jsonl(file: Path, wanted: list[str]) -> Iterator[Row]:
             place = f"{file}, line {number}"
             try:
                 cells = json.loads(line)
-            except (ValueError, RecursionError) as error:  # also a number of too many digits
+            except (ValueError, RecursionError) as error:  # a ValueError also for a number of too many digits
                 raise ValueError(f"{place}, is not JSON ({error}); delete or repair the line") from error
             if not isinstance(cells, dict):
                 raise ValueError(f"{place}, is {line.strip():.40}; give one JSON object per completion")

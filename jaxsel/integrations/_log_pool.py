@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxsel import _validate
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.runtime.prompt_selector import PromptSelector
 
@@ -23,7 +24,7 @@ class OnPool(NamedTuple):
     Attributes:
         history: The visits of the prompts that are in the pool. Its steps are those of the log.
         num_prompts: Number of prompts in the pool.
-        unmatched: Prompts of the log that are not in the pool, or whose text belongs to several of its rows.
+        unmatched: Prompts of the log that are not in the pool, or whose text or key belongs to several of its rows.
     """
 
     history: History
@@ -50,10 +51,14 @@ def on_pool(
         keys: The keys of the pool's rows, for logs that name prompts by key. None: no keys.
 
     Raises:
-        ValueError: No prompt of the log is in the pool, or `keys` and `prompts` differ in length.
+        ValueError: No prompt of the log is in the pool, `keys` and `prompts` differ in length, or `logged` is too short
+            for the history.
     """
     if keys is not None and len(keys) != len(prompts):
         raise ValueError(f"keys has {len(keys)} entries for {len(prompts)} prompts; give one key per prompt")
+    _validate.made(History, history=history)
+    if history.prompt_ids.max(initial=-1) >= len(logged):
+        raise ValueError(f"logged has {len(logged)} entries; give all prompts of the log, one per id of its history")
     pool = _Pool(prompts, keys)
     rows = [pool.find(name) for name in logged]
     if all(row is None for row in rows):
@@ -78,8 +83,13 @@ def warm_start(selector: PromptSelector, history: History) -> None:
 
     Args:
         selector: The selector of the pool.
-        history: The history on the same pool, as `on_pool` returns it.
+        history: The history on the same pool, such as `OnPool.history`.
+
+    Raises:
+        ValueError: A prompt id is not a row of the pool. The selector stays as it was.
     """
+    _validate.made(History, history=history)
+    _validate.integers("history.prompt_ids", history.prompt_ids, low=0, high=selector.num_prompts)
     for visits in history.batches():
         selector.observe(*visits)
 
@@ -88,13 +98,13 @@ class _Pool:
     """The rows of a pool by key and by text."""
 
     def __init__(self, prompts: Sequence[Any], keys: Sequence[Any] | None):
-        self._by_key = {str(key): row for row, key in enumerate(keys)} if keys is not None else {}
+        self._by_key: dict[str, int | None] = {}
         self._by_text: dict[str, int | None] = {}
+        for row, key in enumerate(() if keys is None else keys):
+            _enter(self._by_key, str(key), row)
         for row, prompt in enumerate(prompts):
             for text in _texts(prompt):
-                seen = self._by_text.setdefault(text, row)
-                if seen != row:
-                    self._by_text[text] = None  # several rows have this text
+                _enter(self._by_text, text, row)
         self._around: list[tuple[str, str]] = []
         self._scans = 0
 
@@ -125,6 +135,11 @@ class _Pool:
                 self._around.append((before, after))
                 return self._by_text[candidate]
         return None
+
+
+def _enter(rows: dict[str, int | None], name: str, row: int) -> None:
+    """Note the row of a name; None where several rows have this name."""
+    rows[name] = row if rows.get(name, row) == row else None
 
 
 def _decoded(name: str) -> Any:

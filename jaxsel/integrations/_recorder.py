@@ -8,6 +8,7 @@ import numpy as np
 from jaxsel._visits import Visits
 from jaxsel.base import Prediction
 from jaxsel.integrations.history import HistoryLog
+from jaxsel.integrations.parquet_parts import part_files
 from jaxsel.runtime.steps import OpenStep
 
 
@@ -55,12 +56,12 @@ class Recorder:
         self._log.flush()
 
 
-def open_history(folder: Path, *, clock: int, **options: object) -> HistoryLog:
-    """Open the history of a run that has observed `clock` batches.
+def open_history(folder: Path, *, clock: int, resumed: bool, **options: object) -> HistoryLog:
+    """Open the history of a run that has observed `clock` batches; `resumed` tells whether it goes on from a state.
 
     Raises:
         ValueError: The run begins anew, and the folder already holds a history.
     """
-    if clock == 0 and any(folder.glob("part-*.parquet")):
+    if not resumed and part_files(folder):
         raise ValueError(f"history is {folder}, which holds another run; give another folder, or resume that run")
     return HistoryLog(folder, first_clock=clock, **options)  # pyright: ignore[reportArgumentType]

@@ -71,7 +71,7 @@ def _flat(rewards: Any) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " b"]]
     """Return all rewards in one vector, with NaN for None, and the number of rewards per prompt."""
     try:
         array = _numbers(rewards)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return _joined(rewards)
     if array.ndim not in (1, 2):
         raise ValueError(f"rewards has shape {array.shape}; {_GIVE}")
@@ -81,6 +81,10 @@ def _flat(rewards: Any) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " b"]]
 def _numbers(rewards: Any) -> Float[np.ndarray, "..."]:
     """Return the rewards in float64, with NaN for None. A text such as "1.0" raises an error; NumPy would accept it."""
     given = np.asarray(rewards)
+    if given.dtype.kind == "c":
+        raise TypeError("a reward is a complex number")
+    if isinstance(rewards, np.ma.MaskedArray):  # NumPy would return the values under the mask
+        given = np.ma.filled(rewards.astype(np.float64), np.nan)
     if given.dtype.kind in "USO" and any(isinstance(reward, str | bytes) for reward in given.flat):
         raise TypeError("a reward is text")
     return given.astype(np.float64)
@@ -90,7 +94,7 @@ def _joined(rewards: Any) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " b"
     """Return the rewards of groups of different sizes in one vector, and the size of each group."""
     try:
         groups = [_numbers(group) for group in rewards]
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"rewards holds something other than numbers and None ({error}); {_GIVE}") from error
     for row, group in enumerate(groups):
         if group.ndim != 1:

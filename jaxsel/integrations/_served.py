@@ -67,6 +67,7 @@ class Served:
         if not (self.folder / STATE_FILE).exists():
             if self._journal.read():
                 raise ValueError(f"{self.folder} has a journal, but {STATE_FILE} is missing; give another folder")
+            self.edge.open_history()  # a history of another run is refused here: `_recover` would continue it
             self._write()
         self._recover()
 
@@ -213,7 +214,7 @@ def encoded(name: str, value: Any) -> str:
 
 
 def _listed(value: Any) -> Any:
-    listed = np.asarray(value).tolist()
+    listed = (value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)).tolist()  # None under a mask
     if listed is value:
         raise TypeError(f"it holds a {type(value).__name__}")
     return listed

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsel.integrations.atomic_files import replaced_when_complete
+from jaxsel.integrations.atomic_files import named, replaced_when_complete
 
 _ABOUT = "about"
 _CURE = "resume from an earlier checkpoint"
@@ -33,7 +33,8 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
         f"array {name}": np.frombuffer(array["data"], np.uint8) for name, array in arrays.items()
     }
     content[_ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with named(path, "nothing was saved"):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_when_complete(path) as file:
         np.savez(file, **content)
 

@@ -149,6 +149,9 @@ def _column(rows: Any, key: str) -> list[Any]:
 def _factory(method: str) -> Any:
     module, _, name = method.partition(":")
     if name:
-        return getattr(importlib.import_module(module), name)
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"data.jaxsel.method is {method!r}: {error}; give a module on Python's path") from error
     _validate.one_of(_METHODS, **{"data.jaxsel.method": method})
     return getattr(methods, method)

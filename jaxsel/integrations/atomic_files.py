@@ -1,11 +1,14 @@
 """Files and folders that replace their earlier version only when complete, so that a crash leaves one of the two."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_OF_THE_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST)
 
 
 @contextmanager
@@ -21,7 +24,7 @@ def replaced_when_complete(path: Path, *, keep: Path | None = None) -> Iterator[
     Raises:
         OSError: The disk is full, or fails otherwise. The message names `path`.
     """
-    partial = path.with_suffix(".partial")
+    partial = _beside(path, "partial")
     with named(path, "it stays as it was"), partial.open("wb") as file:
         watched: Any = _Watched(file)
         try:
@@ -50,7 +53,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: The disk is full, or fails otherwise. The message names `folder`.
     """
-    partial, old = (folder.with_name(f"{folder.name}.{state}") for state in ("partial", "old"))
+    partial, old = (_beside(folder, state) for state in ("partial", "old"))
     with named(folder, "it stays as it was"):
         if old.exists() and not folder.exists():  # a crash between the two renames below
             os.replace(old, folder)
@@ -62,6 +65,11 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             os.replace(folder, old)
         os.replace(partial, folder)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path, state: str) -> Path:
+    """Return a name that only this module gives, so that no file of the user is replaced or deleted."""
+    return path.with_name(f".{path.name}.jaxsel-{state}")
 
 
 @contextmanager
@@ -77,6 +85,8 @@ def named(path: Path, consequence: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         cure = "free some space (or repair the disk) and start again; a run of rl.train continues with resume=true"
+        if error.errno in _OF_THE_PATH:
+            cure = "give a path in a folder that exists and that you may write to"
         message = f"cannot write {path}: {reason}; {consequence}; {cure}"
         raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
 

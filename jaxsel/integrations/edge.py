@@ -6,7 +6,7 @@ An adapter for a trainer translates that trainer's calls into the calls of `Trai
 
 import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ class TrainerEdge:
         texts: Texts of the prompts for the recorded history.
 
     Raises:
-        ValueError: The selector does not track prompts in flight, the keys are those of another pool, or an argument
-            is out of range.
+        ValueError: The selector does not track prompts in flight, the keys are those of another pool, there is not one
+            text per prompt, or an argument is out of range.
         ImportError: A history is asked for, and pyarrow is not installed.
     """
 
@@ -83,12 +83,12 @@ class TrainerEdge:
         self._success, self._threshold = success, checked_threshold(threshold)
         self._draw_size = int(draw_size or 1)
         self._row_of = None if keys is None else _row_of(keys, selector.pool)
-        self._history, self._texts = None if history is None else Path(history), texts
+        self._history, self._texts = None if history is None else Path(history), _checked_texts(texts, selector)
         if history is not None:
             importlib.import_module("jaxsel.integrations.history")  # if pyarrow is missing, fail before the first batch
         self._recorder: Any = None
         self._waiting = np.zeros(0, np.int32)  # prompts that were chosen in advance and not handed out yet
-        self._clock, self._ended, self._judged_share = 0, -1, math.nan
+        self._clock, self._ended, self._resumed, self._judged_share = 0, -1, False, math.nan
 
     @locked
     def next_batch(self, batch_size: int) -> Int[np.ndarray, " b"]:
@@ -98,7 +98,7 @@ class TrainerEdge:
             ValueError: There are fewer such prompts than `batch_size`. Nothing is handed out then.
         """
         _validate.positive_integer(batch_size=batch_size)
-        self._open_history()
+        self.open_history()
         waiting = self._waiting
         if batch_size > len(waiting):
             waiting = np.concatenate([waiting, self._draw(batch_size - len(waiting))])
@@ -119,7 +119,7 @@ class TrainerEdge:
             raise ValueError("this edge was made without keys; give keys= when you make it")
         names = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
         for at, name in enumerate(names):
-            if name not in self._row_of:
+            if not isinstance(name, Hashable) or name not in self._row_of:
                 raise ValueError(f"keys[{at}] is {name!r:.60}, which is not in the pool; give keys of the pool")
         return np.array([self._row_of[name] for name in names], np.int32)
 
@@ -144,7 +144,7 @@ class TrainerEdge:
         """
         ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=self.selector.num_prompts)
         successes, group_size = counted(ids, rewards, self._success, self._threshold)
-        self._open_history()
+        self.open_history()
         visits = checked_visits(ids, successes, group_size, self.selector.num_prompts)
         recorder = self._recorder
         prediction = None if recorder is None else self.selector.predict(visits.prompt_ids)
@@ -205,6 +205,22 @@ class TrainerEdge:
         return {name: value for name, value in (self.selector.metrics() | own).items() if math.isfinite(value)}
 
     @locked
+    def open_history(self) -> None:
+        """Open the folder of the history, if there is one. The first batch or observation does so at the latest.
+
+        Raises:
+            ValueError: The folder holds another run, and this edge has loaded no state. Or it holds something else.
+        """
+        if self._history is None or self._recorder is not None:
+            return
+        from jaxsel.integrations._recorder import Recorder, open_history  # needs the extra `history`
+
+        selector = self.selector
+        about = {"num_prompts": selector.num_prompts, "spec": selector.spec, "texts": self._texts}
+        log = open_history(self._history, clock=self._clock, resumed=self._resumed, **about)
+        self._recorder = Recorder(log, ended=self._ended, clock=self._clock)
+
+    @locked
     def flush(self) -> None:
         """Write the recorded history to disk; `save` and `state_dict` do so too."""
         if self._recorder is not None:
@@ -234,7 +250,7 @@ class TrainerEdge:
         self.selector.load_state_dict(state_dict["selector"])
         self._waiting, self._clock = waiting, int(state_dict["clock"])
         self._ended = int(state_dict["selector"]["metadata"]["counters"].get("ended_step", -1))
-        self._recorder = None
+        self._recorder, self._resumed = None, True
 
     def save(self, path: str | Path) -> None:
         """Write the state to one file, which replaces an earlier file only when it is complete.
@@ -262,16 +278,19 @@ class TrainerEdge:
             self._recorder.end_step()  # because `select` ends the selector's step too
         return chosen
 
-    def _open_history(self) -> None:
-        """Open the history at its first use, when it is clear whether the run is resumed."""
-        if self._history is None or self._recorder is not None:
-            return
-        from jaxsel.integrations._recorder import Recorder, open_history  # needs the extra `history`
 
-        selector = self.selector
-        about = {"num_prompts": selector.num_prompts, "spec": selector.spec, "texts": self._texts}
-        log = open_history(self._history, clock=self._clock, **about)
-        self._recorder = Recorder(log, ended=self._ended, clock=self._clock)
+def _checked_texts(texts: Sequence[str] | None, selector: PromptSelector) -> list[str] | None:
+    if texts is None:
+        return None
+    given = [texts] if isinstance(texts, str) else list(texts)
+    if len(given) != selector.num_prompts:
+        raise ValueError(f"texts has {len(given)} entries for {selector.num_prompts} prompts; give one text per prompt")
+    for row, text in enumerate(given):
+        try:
+            str.encode(text)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise ValueError(f"texts[{row}] is {text!r:.80}; give text that UTF-8 can hold ({error})") from error
+    return given
 
 
 def _row_of(keys: Keys, pool: str) -> dict[Any, int]:

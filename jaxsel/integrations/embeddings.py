@@ -7,12 +7,11 @@ Reference: GPS, arXiv 2602.01970, which embeds prompts with WordLlama.
 """
 
 import functools
-import hashlib
 import inspect
 import json
 import logging
-import os
-import tempfile
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -22,11 +21,11 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxsel import _validate
+from jaxsel.integrations._embedding_files import is_sound, key_of, write_atomically
 from jaxsel.integrations._extras import extra, missing
 from jaxsel.integrations.cache import cache_root
 
-_FORMAT = 1  # raise it when the same texts and embedder give another file
-_DIGEST_BYTES = 32
+_LOG_SECONDS = 10.0
 
 Encode = Callable[[Sequence[str]], Float[np.ndarray, "b d"]]
 Bar = Callable[..., Iterable[Any]]
@@ -57,7 +56,8 @@ def embed(
 
     A text that occurs several times is embedded once. All vectors are in memory while they are computed. A cached
     result is a read-only memory map of its file. Each call verifies the checksum at the end of the file, in one pass
-    over the file; damaged vectors are computed again.
+    over the file; damaged vectors are computed again. Where the folder cannot be written to, a warning says so, and the
+    result is an array in memory.
 
     Args:
         texts: The texts. They may be empty strings where the embedder accepts them.
@@ -66,7 +66,8 @@ def embed(
         batch_size: Texts per call of the embedder.
         dtype: Type of the result; float16 halves memory and file size.
         cache: Folder of the cached embeddings. "default" is `cache_root()`; None turns the cache off.
-        progress: Whether to show a progress bar of tqdm, or another function with the signature of `tqdm.tqdm`.
+        progress: Whether to show a progress bar of tqdm, of which a log gets a line every 10 seconds; or another
+            function with the signature of `tqdm.tqdm`.
 
     Raises:
         ValueError: An argument is out of range, or `texts` is empty or holds something other than text. Or: the
@@ -82,11 +83,16 @@ def embed(
         return _compute(texts, encode, batch_size, dtype, progress)
 
     folder = cache_root() if cache == "default" else Path(cache)
-    key = _key(texts, name, dtype)
+    key = key_of(texts, name, dtype)
     path = folder / f"embeddings-{key.hex()[:16]}.npy"
-    if not _is_sound(path, key):
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(_compute(texts, encode, batch_size, dtype, progress), path, key)
+    if not is_sound(path, key):
+        vectors = _compute(texts, encode, batch_size, dtype, progress)
+        try:
+            write_atomically(vectors, path, key)
+        except OSError as error:  # the work of hours must not be lost
+            cure = "give cache= a folder with space that you may write to"
+            warnings.warn(f"the embeddings are not cached in {folder} ({error}); {cure}", stacklevel=2)
+            return vectors
     return np.asarray(np.load(path, mmap_mode="r"))
 
 
@@ -214,7 +220,8 @@ def _bar(progress: bool | Bar) -> Bar:
     if progress is True:
         with extra("embeddings"):
             from tqdm import tqdm
-        return tqdm
+        seen = sys.stderr.isatty() or "ipykernel" in sys.modules  # a log gets a line now and then
+        return tqdm if seen else functools.partial(tqdm, mininterval=_LOG_SECONDS, maxinterval=_LOG_SECONDS)
     return progress
 
 
@@ -224,41 +231,6 @@ def _checked_block(block: np.ndarray, size: int) -> np.ndarray:
     if block.ndim != 2 or len(block) != size or not block.size:
         raise ValueError(f"embedder returned shape {block.shape}; return [{size}, d], one vector per text")
     return block
-
-
-def _key(texts: list[str], name: str, dtype: str) -> bytes:
-    digest = hashlib.sha256(json.dumps([_FORMAT, name, dtype]).encode())
-    for text in texts:
-        content = text.encode()
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
-    return digest.digest()
-
-
-def _checksum(key: bytes, content: np.ndarray) -> bytes:
-    digest = hashlib.sha256(key)
-    digest.update(content.data)
-    return digest.digest()
-
-
-def _is_sound(path: Path, key: bytes) -> bool:
-    """Return whether the file exists and ends in the checksum of the key and of the content before the checksum."""
-    try:
-        content = np.memmap(path, np.uint8, "r")
-    except (OSError, ValueError):
-        return False
-    return content[-_DIGEST_BYTES:].tobytes() == _checksum(key, content[:-_DIGEST_BYTES])
-
-
-def _write_atomically(vectors: np.ndarray, path: Path, key: bytes) -> None:
-    """Write a .npy file and, after the array, a checksum that np.load ignores. No reader sees an incomplete file."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
-        partial = Path(folder, path.name)
-        np.save(partial, vectors)
-        checksum = _checksum(key, np.memmap(partial, np.uint8, "r"))
-        with partial.open("ab") as file:
-            file.write(checksum)
-        os.replace(partial, path)
 
 
 def _version(package: str, extra: str) -> str:

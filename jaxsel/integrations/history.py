@@ -58,7 +58,8 @@ class HistoryLog:
         embeddings: The prompts' embeddings `[N, d]`, for prompts without text.
 
     Raises:
-        ValueError: The folder holds the history of another pool or method.
+        ValueError: The folder holds the history of another pool or method, or something else. Or there is not one text
+            or embedding per prompt.
     """
 
     def __init__(
@@ -77,9 +78,9 @@ class HistoryLog:
         self._schema = _SCHEMA.with_metadata({_ABOUT: json.dumps(about)})
         self._clock = 0
         kept = part_files(folder)
-        if kept and _about(kept[0]) != json.loads(json.dumps(about)):
+        if kept and _read_part(kept[0])[1] != json.loads(json.dumps(about)):
             raise ValueError(f"{folder} holds the history of another pool or method; give another folder")
-        _write_pool(folder / _POOL, texts, embeddings)
+        _write_pool(folder / _POOL, texts, embeddings, num_prompts)
         if first_clock is None:
             self._files.drop_from("step", first_step)
             self._clock = _next_clock(folder)
@@ -157,7 +158,7 @@ def read_history(folder: str | Path) -> Recorded:
     """Read the history of a run, which may still be running, have ended or have crashed.
 
     Raises:
-        ValueError: The folder holds no history, or one of its files is damaged.
+        ValueError: The folder holds no history, or one of its files is damaged or of another kind.
     """
     parts = part_files(Path(folder))
     if not parts:
@@ -169,10 +170,14 @@ def read_parts(parts: Sequence[Path]) -> Recorded:
     """Read one or more files of a history, without texts and embeddings, for a reader that follows a running run.
 
     Raises:
-        ValueError: A file is damaged.
+        ValueError: A file is damaged, or is not of this history.
     """
-    table = pa.concat_tables([read_table(part) for part in parts])
-    about = _about(parts[0])
+    tables, abouts = zip(*map(_read_part, parts), strict=True)
+    about = abouts[0]
+    for part, other in zip(parts, abouts, strict=True):
+        if other != about:
+            raise ValueError(f"{part} and {parts[0].name} are of different pools or methods; keep one run per folder")
+    table = pa.concat_tables(tables)
     rollouts, probes = (_columns(table, kind) for kind in ("rollout", "probe"))
     history = make_history(
         rollouts["clock"],
@@ -184,10 +189,14 @@ def read_parts(parts: Sequence[Path]) -> Recorded:
     return Recorded(about["num_prompts"], about["spec"], history, rollouts, probes, None, None)
 
 
-def _write_pool(path: Path, texts: Sequence[str] | None, embeddings: np.ndarray | None) -> None:
+def _write_pool(path: Path, texts: Sequence[str] | None, embeddings: np.ndarray | None, num_prompts: int) -> None:
+    for name, given in (("texts", texts), ("embeddings", embeddings)):
+        if given is not None and len(given) != num_prompts:
+            raise ValueError(f"{name} has {len(given)} entries for {num_prompts} prompts; give one per prompt")
     columns: dict[str, Any] = {} if texts is None else {"text": pa.array(texts, pa.string())}
     if embeddings is not None:
-        rows = pa.array(np.asarray(embeddings, np.float32).ravel())
+        embeddings = np.asarray(embeddings, np.float32)
+        rows = pa.array(embeddings.ravel())
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(rows, embeddings.shape[1])
     if columns:
         write_table(path, pa.table(columns))
@@ -205,14 +214,28 @@ def _read_pool(path: Path) -> dict[str, Any]:
     return found
 
 
-def _about(part: Path) -> dict[str, Any]:
-    return json.loads(read_table(part).schema.metadata[_ABOUT])
+def _read_part(part: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """Return the rows of a file, and the description of its pool and method.
+
+    Raises:
+        ValueError: The file is damaged, or `HistoryLog` did not write it.
+    """
+    table = read_table(part)
+    try:
+        about = json.loads((table.schema.metadata or {})[_ABOUT])
+        return table.select(_SCHEMA.names).cast(_SCHEMA), {name: about[name] for name in ("num_prompts", "spec")}
+    except (KeyError, TypeError, ValueError) as error:
+        found = ", ".join(table.column_names)
+        raise ValueError(
+            f"{part} is not a file of a history, but a table with the columns {found}; give the folder `history` of a "
+            "run, and keep other files elsewhere"
+        ) from error
 
 
 def _next_clock(folder: Path) -> int:
     """Return how many batches the selector had observed after the last recorded batch."""
     for part in reversed(part_files(folder)):
-        clocks = _columns(read_table(part), "rollout")["clock"]
+        clocks = _columns(_read_part(part)[0], "rollout")["clock"]
         if len(clocks):
             return 1 + int(clocks.max())
     return 0

@@ -4,6 +4,7 @@ This module needs `pip install "jaxsel[history]"`. A folder holds files `part-00
 so on. A file appears, or is replaced, only once all of it is on disk, so a reader never sees a part of it.
 """
 
+import re
 from pathlib import Path
 
 from jaxsel.integrations._extras import extra
@@ -14,18 +15,28 @@ with extra("history"):
     import pyarrow.parquet as pq
 
 
+_NAME = re.compile(r"part-(\d+)\.parquet")
+
+
 class PartFiles:
     """Collects tables in memory and writes them as one new file at each `flush`.
 
     Args:
         folder: The folder of the files, created if it is missing.
+
+    Raises:
+        ValueError: There is a file in place of the folder.
     """
 
     def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"{folder} is a file or lies below one; give a folder") from error
         self._folder = folder
         self._tables: list[pa.Table] = []
-        self._next = len(part_files(folder))
+        # not the number of files: where one was deleted by hand, the next file must not replace the last one
+        self._next = max((_number(part) for part in part_files(folder)), default=-1) + 1
 
     def add(self, table: pa.Table) -> None:
         """Add rows; the next `flush` writes them."""
@@ -48,13 +59,13 @@ class PartFiles:
                 write_table(part, early)
                 for later in kept[number + 1 :]:
                     later.unlink()
-                self._next = number + 1
+                self._next = _number(part) + 1
                 break
 
 
 def part_files(folder: Path) -> list[Path]:
     """Return the files of a folder in the order in which they were written."""
-    return sorted(folder.glob("part-*.parquet"))
+    return sorted((part for part in folder.glob("part-*.parquet") if _NAME.fullmatch(part.name)), key=_number)
 
 
 def read_table(path: Path) -> pa.Table:
@@ -68,6 +79,10 @@ def read_table(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         cure = f"put back a copy of it, or delete the folder {path.parent.name} and start the run anew"
         raise ValueError(f"{path} is damaged ({error}); {cure}") from error
+
+
+def _number(part: Path) -> int:
+    return int(part.stem.removeprefix("part-"))
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -72,9 +72,10 @@ class SlimeSource:
 
     def get_samples(self, num_samples: int) -> list[list[Sample]]:
         """Return groups of samples: first those that slime gave back, then freshly selected prompts."""
-        groups, self._returned = self._returned[:num_samples], self._returned[num_samples:]
+        groups = self._returned[:num_samples]
         missing = num_samples - len(groups)
-        rows = self.edge.next_batch(missing).tolist() if missing else []
+        rows = self.edge.next_batch(missing).tolist() if missing else []  # an error must not lose the returned groups
+        self._returned = self._returned[num_samples:]
         return groups + [self._group(row) for row in rows]
 
     def add_samples(self, samples: list[list[Sample]]) -> None:
@@ -87,6 +88,9 @@ class SlimeSource:
         Args:
             groups: The second argument of the function that `--rollout-all-samples-process-path` names.
             key: Name of the reward, where rewards are dictionaries.
+
+        Raises:
+            ValueError: A reward is a dictionary without this name. The state stays as it was.
         """
         rows = [group[0].metadata[ROW] for group in groups]
         self.edge.observe(rows, [[_named(sample.reward, key) for sample in group] for group in groups])
@@ -106,6 +110,7 @@ class SlimeSource:
         if rollout_id is not None and rollout_id >= 0:
             self.edge.load(self._folder / f"selector_{rollout_id}.npz")
             self.edge.release()
+            self._returned = []  # their prompts are free again
 
     def __len__(self) -> int:
         """Return the number of prompts."""
@@ -236,5 +241,8 @@ def _check_size(name: str, items: Sequence[Any], edge: TrainerEdge) -> None:
 
 
 def _named(reward: Any, key: str | None) -> float:
+    if isinstance(reward, dict) and key not in reward:
+        listed = ", ".join(map(repr, reward))
+        raise ValueError(f"key is {key!r}, but the rewards are named {listed}; give the name of the correctness reward")
     value = reward[key] if isinstance(reward, dict) else reward
     return math.nan if value is None else float(np.asarray(value))

@@ -57,7 +57,7 @@ class TrinitySelector:
 
     def __init__(self, data_source: Any, config: Any):
         self.data_source, self.config = data_source, config
-        options = dict(config.kwargs)
+        options = dict(config.kwargs or {})
         name, key_column = options.pop("method", None), options.pop("key_column", None)
         _validate.one_of(METHODS, method=name)
         if "group_size" not in options:
@@ -113,7 +113,7 @@ class TrinitySelector:
         Raises:
             ValueError: The state is of another selector, method, or pool.
         """
-        if _STATE in state_dict:
+        if isinstance(state_dict, dict) and _STATE in state_dict:
             self.edge.load_state_dict(_from_json(state_dict[_STATE]))
             self.edge.release()
         elif state_dict != {"current_index": 0}:

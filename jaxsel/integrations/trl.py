@@ -110,7 +110,8 @@ class SelectsPrompts(_Trainer):
         """Train as TRL does. With `True`, resume from the newest checkpoint that is complete.
 
         Raises:
-            ValueError: The checkpoint has no state of a selector, or it is of another method or another pool.
+            ValueError: The checkpoint has no state of a selector, or it is of another method or another pool. Or: the
+            history is of another run.
         """
         self._warn_about_resuming()
         start = self._on_main(lambda: self._load_selector(resume_from_checkpoint))
@@ -171,6 +172,7 @@ class SelectsPrompts(_Trainer):
         if self.edge is not None:
             if folder is not None:
                 self.edge.load(Path(str(folder)) / STATE_FILE)
+            self.edge.open_history()  # a folder of another run is refused before training
             self.edge.release()  # an interrupted call of `train` may have left prompts without rewards
         return resume if folder is None else str(folder)
 

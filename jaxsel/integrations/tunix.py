@@ -80,11 +80,11 @@ class SelectedPrompts:
         _validate.positive_integer(batch_size=batch_size, save_every=save_every)
         columns = _checked_columns(rows, batch_size, key_column)
         self._rows, self._columns, self._batch_size, self._success = rows, columns, batch_size, success
-        keys = None if key_column is None else [rows[row][key_column] for row in range(len(rows))]
+        keys = None if key_column is None else [rows[row].get(key_column) for row in range(len(rows))]
         if keys is not None:
-            check_keys(keys, "the key column of rows")
+            check_keys(keys, f"the column {key_column!r} of rows")
         own = selector_of_rows(selector, len(rows), keys=keys, seed=seed, data="rows")
-        texts = None if history is None else [str(rows[row]["prompts"]) for row in range(len(rows))]
+        texts = None if history is None else [str(rows[row].get("prompts", "")) for row in range(len(rows))]
         self.edge = TrainerEdge(own, threshold=threshold, history=history, texts=texts)
         self._folder, self._save_every = None if state_folder is None else Path(state_folder), save_every
         self._watched: list[_Judge] = []
@@ -121,7 +121,7 @@ class SelectedPrompts:
         Raises:
             ValueError: The learner lacks the watched reward functions, or its micro-batches do not divide a batch. Or:
                 for the checkpoint that it has resumed from, the selector's state is missing, or is of another method
-                or another pool.
+                or another pool. Or: the history is of another run.
         """
         if not any(judge in self._watched for judge in learner.reward_manager.reward_fns):
             raise ValueError("the learner's reward_fns are not watched; give it reward_fns=prompts.watched(reward_fns)")
@@ -132,6 +132,7 @@ class SelectedPrompts:
         self._unobserved = 0
         if self._handed_out:
             self._load(plan)
+        self.edge.open_history()  # a folder of another run is refused before training
         self.edge.release()  # an interrupted call of `train` may have left prompts without rewards
         # an earlier run may have written states of batches after its last checkpoint
         self._delete_states(lambda batch: batch <= self._handed_out)

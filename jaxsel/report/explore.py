@@ -84,7 +84,7 @@ class Report:
         if file.suffix not in (".html", ".htm"):
             raise ValueError(f"path is {str(path)!r}; give the name of an HTML file, for example 'report.html'")
         with replaced_when_complete(file) as opened:
-            opened.write(self.html.encode())
+            opened.write(self.html.encode(errors="replace"))  # a text may hold a lone surrogate
         return file
 
     def __repr__(self) -> str:

@@ -1,12 +1,13 @@
 """What a report is made from: a run with the predictions of one or several methods, or a selector's present beliefs."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
@@ -93,7 +94,9 @@ def of_recorded(recorded: Any) -> Material:
     seen = Replayed(ahead, probes, {step: pool for step, pool in pools.items() if pool is not None})
     last = probes if len(probes.step) else ahead
     if not len(last.step):
-        raise ValueError("the history has no judged rollouts; give the history of a run that was trained")
+        raise ValueError(
+            "the history has no judged rollouts with finite predictions; give the history of a run that was trained"
+        )
     # the last row of each prompt: np.unique returns the first position, so the rows are reversed
     rows = len(last.step) - 1 - np.unique(last.prompt_ids[::-1], return_index=True)[1]
     step = history.num_steps
@@ -163,13 +166,25 @@ def recorded_rows(history: History, columns: Mapping[str, np.ndarray], *, last_s
         columns: The recorded columns, as in `jaxsel.integrations.history`.
         last_step: The largest step of a row; the clock of a later row is lowered to it. None: no limit.
     """
-    judged = columns["group_size"] > 0
+    judged = (columns["group_size"] > 0) & _are_finite(columns)
     columns = {name: column[judged] for name, column in columns.items()}
     step = columns["clock"] if last_step is None else np.minimum(columns["clock"], last_step)
     fields: Any = [columns[name] for name in Prediction._fields]
     prediction = Prediction(*fields)
     ids = columns["prompt_id"]
     return Rows(prediction, step, ids, columns["successes"], columns["group_size"], *earlier_visits(history, ids, step))
+
+
+def _are_finite(columns: Mapping[str, np.ndarray]) -> Bool[np.ndarray, " r"]:
+    """Return which rows have a prediction whose numbers are all finite, and warn of the others."""
+    finite = np.all([np.isfinite(columns[name]) for name in Prediction._fields], axis=0)
+    if not finite.all():
+        warnings.warn(
+            f"{int((~finite).sum()):,} of {len(finite):,} recorded predictions are not finite, so they are left out; "
+            "replay methods on the history to judge these groups too",
+            stacklevel=2,
+        )
+    return finite
 
 
 def _whole(probes: Rows, num_prompts: int, step: int) -> Prediction | None:
@@ -207,7 +222,7 @@ def with_prompts(
     """Return the material with what the caller knows about the prompts.
 
     Raises:
-        ValueError: An argument does not have one entry per prompt.
+        ValueError: An argument does not have one entry per prompt, or embeddings are not finite.
     """
     given = {"texts": texts, "embeddings": embeddings, "strata": strata}
     for name, values in given.items():
@@ -219,9 +234,15 @@ def with_prompts(
     if texts is not None:
         material = material._replace(texts=texts)
     if embeddings is not None:
-        vectors = np.asarray(embeddings, np.float32)
+        try:
+            vectors = np.asarray(embeddings, np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"embeddings is not a matrix of numbers ({error}); give one vector per prompt") from error
         if vectors.ndim != 2:
             raise ValueError(f"embeddings has shape {vectors.shape}; give one vector per prompt, of shape [N, d]")
+        if not np.isfinite(vectors).all():
+            row = int(np.argmin(np.isfinite(vectors).all(1)))
+            raise ValueError(f"embeddings[{row}] is not finite; embed that prompt again")
         material = material._replace(embeddings=vectors)
     if strata is not None:
         material = material._replace(strata=[str(label) for label in strata])

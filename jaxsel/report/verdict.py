@@ -15,7 +15,14 @@ _SURE = (
     (3, "On these prompts, the order is very likely right"),
     (2, "On these prompts, the order is probably right"),
 )
+_ANSWERS = {  # for one method, and for several
+    "yes": ("Yes.", "Yes for {}."),
+    "roughly": ("Only roughly.", "Only roughly for {}."),
+    "no": ("No.", "Not for {}."),
+    "unknown": ("There are too few groups to tell.", "There are too few groups to tell for {}."),
+}
 _CARE = {
+    "unknown": " for now: too few groups were judged to say whether its probabilities are right.",
     "yes": ".",
     "roughly": ", but do not read its probabilities to the digit.",
     "no": " only if the order of the prompts is all you need: correct its probabilities before you act on them.",
@@ -59,18 +66,20 @@ def points(number: Number) -> str:
 
 
 def grade(verdict: Judged) -> str:
-    """Return whether P(mixed) is trustworthy: "yes", "roughly" or "no"."""
+    """Return whether P(mixed) is trustworthy: "yes", "roughly", "no", or "unknown" where chance hides a small error."""
     beyond = verdict.numbers["calibration"].value - verdict.by_chance
-    return "yes" if beyond <= _GOOD else "roughly" if beyond <= _ROUGH else "no"
+    if beyond > _ROUGH:
+        return "no"
+    return "unknown" if verdict.by_chance > _ROUGH else "yes" if beyond <= _GOOD else "roughly"
 
 
 def _trust(found: Tables) -> Finding:
     grades = {name: grade(one) for name, one in found.judged.items()}
     if len(grades) == 1:
-        answer = {"yes": "Yes.", "roughly": "Only roughly.", "no": "No."}[next(iter(grades.values()))]
+        answer = _ANSWERS[next(iter(grades.values()))][0]
     else:
-        by_grade = {key: [name for name in found.methods if grades[name] == key] for key in ("yes", "roughly", "no")}
-        words = {"yes": "Yes for {}.", "roughly": "Only roughly for {}.", "no": "Not for {}."}
+        by_grade = {key: [name for name in found.methods if grades[name] == key] for key in _ANSWERS}
+        words = {key: answer for key, (_, answer) in _ANSWERS.items()}
         answer = " ".join(words[key].format(listed(names)) for key, names in by_grade.items() if names)
     details = []
     for name in found.methods:
@@ -162,7 +171,7 @@ def _advice(found: Tables, best: str) -> list[str]:
     take = f"Take {best}" if len(found.methods) > 1 else f"Keep {best}"
     said = [f"{take}{_CARE[grade(one)]}"]
     share = one.curve.miscalibration / max(one.numbers["brier"].value, 1e-9)
-    if grade(one) != "yes" and share > 0.02:
+    if grade(one) in ("roughly", "no") and share > 0.02:
         said.append(
             f"Correct its probability of a mixed group online with jaxsel.recalibrated. At best, a correction "
             f"removes {percent(share)} of its Brier score. Recalibration learns from the batches, so check the result "

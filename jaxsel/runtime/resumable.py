@@ -192,14 +192,17 @@ class ResumableSelector:
                 embeddings, priors, strata. None: the current method.
 
         Raises:
-            ValueError: A pool has no keys, no key is in both pools, the new method has other settings, or the state of
-                the method has no `with_rows`.
+            ValueError: A pool has no keys, no key is in both pools, the new method has other settings or is needed and
+                None, or the state of the method has no `with_rows`.
         """
         arguments = self._arguments() | {"keys": keys, "num_prompts": None}
         changed = type(self)(self._method if selector is None else selector, mesh=self._mesh, **arguments)
         # the rows of an open step lose their meaning, so it ends in the new selector, but not in this one
         state = (copy.copy(self) if self._belief.step.visits is not None else self).state_dict()
-        changed._take_over({name: decoded(name, array) for name, array in state["arrays"].items()}, state["metadata"])
+        old = {name: decoded(name, array) for name, array in state["arrays"].items()}
+        rows = changed._take_over(old, state["metadata"])
+        if selector is None and not np.array_equal(rows, np.arange(self.num_prompts)):
+            _metadata.check_no_array(self.spec)
         return changed
 
     @locked

@@ -25,6 +25,17 @@ def test_the_command_writes_a_page_and_prints_the_verdict(run, tmp_path, capsys)
     assert "Before each step a method predicts" in (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
 
 
+def test_wrong_options_are_refused_before_any_work(run, tmp_path, capsys):
+    for option, value in (("--out", str(tmp_path)), ("--seed", "-1")):
+        with pytest.raises(SystemExit):
+            explore.main([str(run), option, value])
+        assert f"{option} is {value}; give" in capsys.readouterr().err
+    empty = read_history(run / "history")
+    empty = empty._replace(history=empty.history.before(0))
+    with pytest.raises(ValueError, match="no judged rollouts"):
+        explore.make_methods(["mopps"], empty)
+
+
 def test_methods_have_the_group_size_of_the_run_and_gps_needs_embeddings(run):
     recorded = read_history(run / "history")
     made = explore.make_methods(["mopps", "uniform"], recorded)

@@ -43,6 +43,16 @@ def test_the_seed_gives_the_history(tmp_path):
     assert not np.array_equal(one.probes["successes"], other.probes["successes"])
 
 
+@pytest.mark.parametrize(
+    "option", [("--probe-every", "0"), ("--steps", "-3"), ("--batch-size", "65"), ("--seed", "-1")]
+)
+def test_wrong_options_are_refused(tmp_path, capsys, option):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "history"), "--num-prompts", "64", *option])
+    assert f"{option[0]} is {option[1]}; give" in capsys.readouterr().err
+    assert not (tmp_path / "history").exists()
+
+
 def test_a_folder_with_a_history_is_refused(tmp_path, capsys):
     arguments = [str(tmp_path), "--num-prompts", "20", "--batch-size", "4", "--steps", "2"]
     main(arguments)

@@ -176,6 +176,7 @@ def test_bad_arguments_are_named(make, message):
         (lambda wrong: jaxsel.mopps(decay=wrong), "0.5", "decay is 0.5; give a number from 0 to 1"),
         (lambda wrong: jaxsel.dps(decay=wrong), None, "decay is None; give a number from 0 to 1"),
         (lambda wrong: jaxsel.adaptive(temperature=wrong), np.ones(3), r"temperature is \[1\. 1\. 1\.\]; give a"),
+        (lambda wrong: jaxsel.dps(entropy_weight=wrong), [0.5, 0.5], r"entropy_weight is \[0.5, 0.5\]; give a finite"),
         (lambda wrong: jaxsel.dps(prior_counts=wrong), {}, "prior_counts is not an array of numbers on the host"),
         (lambda wrong: jaxsel.dps(initial_belief=wrong), "abc", "initial_belief is not an array of numbers"),
         (lambda wrong: jaxsel.mopps(prior_alpha=wrong), [2j], "prior_alpha is not an array of numbers on the host"),

@@ -106,6 +106,20 @@ def same_pool(saved: dict[str, Any], here: str) -> bool:
     return saved["pool"] == here or (saved["format"] == 2 and here.startswith(f"{saved['pool']}+"))
 
 
+def check_no_array(spec: dict[str, Any]) -> None:
+    """Check that no argument of the method has one entry per prompt, which belongs to the order of one pool.
+
+    Raises:
+        ValueError: An argument is such an array.
+    """
+    names = [name for name, value in _flat(spec).items() if _is_fingerprint(value)]
+    if names:
+        raise ValueError(
+            f"selector is None, but {', '.join(names)} has one entry per prompt, in the order of the old pool; give "
+            "the method made for the new pool"
+        )
+
+
 def _side_by_side(spec: dict[str, Any]) -> dict[str, Any]:
     """Return a spec in format 2, where the arguments of predictor, acquisition and rule are not nested."""
     flat = {name: value for name, value in spec.items() if not isinstance(value, dict)}

@@ -357,6 +357,19 @@ def test_a_new_run_does_not_drop_the_history_of_another(tmp_path):
         edge(history=tmp_path).next_batch(2)
 
 
+def test_a_run_that_is_resumed_from_before_its_first_batch_repeats_its_history(tmp_path):
+    read_history = pytest.importorskip("jaxsel.integrations.history").read_history
+    ours = edge(history=tmp_path / "history")
+    ours.save(tmp_path / "selector.npz")
+    play(ours, 2)
+    ours.flush()
+    resumed = edge(history=tmp_path / "history")
+    resumed.load(tmp_path / "selector.npz")
+    play(resumed, 1)
+    resumed.flush()
+    assert read_history(tmp_path / "history").history.num_steps == 1
+
+
 # Refused arguments
 
 
@@ -369,6 +382,12 @@ def test_bad_arguments_are_refused():
         edge(threshold=math.nan)
     with pytest.raises(ValueError, match="keys are not the keys of the selector"):
         edge(keys=KEYS[::-1])
+    with pytest.raises(ValueError, match=f"texts has 1 entries for {N} prompts"):
+        edge(texts=["a"])
+    with pytest.raises(ValueError, match=r"texts\[2\] is "):
+        edge(texts=["a", "b", "\ud800", *KEYS[3:]])
+    with pytest.raises(ValueError, match=r"texts\[1\] is None"):
+        edge(texts=["a", None, *KEYS[2:]])
 
 
 @pytest.mark.parametrize(
@@ -380,6 +399,8 @@ def test_bad_arguments_are_refused():
         ([1], [["0.9", "0.1"]], "rewards holds something other than numbers"),
         ([1, 2], [["0.9"], [0.1, None]], "rewards holds something other than numbers"),
         ([1], np.zeros((1, 2, 2)), r"rewards has shape \(1, 2, 2\)"),
+        ([1], [[10**400]], "too large"),
+        ([1], [[1j]], "complex"),
         ([1], {"a": [1], "b": [1]}, "success is None and the rewards are 'a', 'b'"),
     ],
 )
@@ -392,6 +413,14 @@ def test_bad_observations_are_refused_and_change_nothing(ids, rewards, message):
     assert ours.state_dict() == before
 
 
+def test_a_masked_reward_was_not_judged():
+    ours = edge()
+    ours.observe([1], np.ma.array([[1.0, 1.0, 0.0]], mask=[[True, False, False]]))
+    assert ours.metrics()["selector/mixed_share"] == 1.0
+    ours.observe([2], np.ma.array([[1.0, 0.0]], mask=[[True, False]]))
+    assert ours.metrics()["selector/mixed_share"] == 0.0
+
+
 def test_an_unknown_reward_name_is_refused():
     with pytest.raises(ValueError, match="success is 'accuracy', but the rewards are named 'a', 'b'"):
         edge(success="accuracy").observe([1], {"a": [1], "b": [1]})
@@ -400,5 +429,7 @@ def test_an_unknown_reward_name_is_refused():
 def test_unknown_keys_are_refused():
     with pytest.raises(ValueError, match=r"keys\[1\] is 'x'"):
         edge(keys=KEYS).rows(["p1", "x"])
+    with pytest.raises(ValueError, match=r"keys\[0\] is \['p1'\]"):
+        edge(keys=KEYS).rows([["p1"]])
     with pytest.raises(ValueError, match="made without keys"):
         edge().rows(["p1"])

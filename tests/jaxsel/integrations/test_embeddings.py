@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxsel.integrations import embeddings as module
+from jaxsel.integrations._embedding_files import key_of
 from jaxsel.integrations.embeddings import Embedder, concatenated, embed, sentence_transformers
 from rl.tasks import countdown
 
@@ -71,10 +73,16 @@ def test_texts_may_come_as_any_sequence(counted, texts):
 
 
 def test_the_progress_bar_can_be_switched_off(capsys):
+    def slow(texts):
+        time.sleep(0.001)
+        return lengths(texts)
+
     embed(TEXTS, embedder=lengths, batch_size=2, progress=False)
     assert capsys.readouterr().err == ""
     embed(TEXTS, embedder=lengths, batch_size=2)
     assert "3/3" in capsys.readouterr().err
+    embed([str(i) for i in range(600)], embedder=slow, batch_size=1)
+    assert capsys.readouterr().err.count("\r") <= 3  # a log: the start and the end
 
 
 def test_float16_takes_half_the_bytes():
@@ -149,7 +157,7 @@ def test_other_texts_another_embedder_or_type_get_another_file(cached, counted, 
 
 @given(st.lists(st.text("ab", max_size=3), max_size=4), st.lists(st.text("ab", max_size=3), max_size=4))
 def test_keys_of_different_texts_differ(one, other):
-    assert (module._key(one, "name", "float32") == module._key(other, "name", "float32")) == (one == other)
+    assert (key_of(one, "name", "float32") == key_of(other, "name", "float32")) == (one == other)
 
 
 def spoil(content, how):
@@ -215,6 +223,14 @@ def test_an_interrupted_write_keeps_the_earlier_file(cached, tmp_path, monkeypat
     with pytest.raises(pytest.fail.Exception):
         cached(TEXTS[:2])
     assert files(tmp_path) == before
+
+
+def test_vectors_that_cannot_be_cached_are_returned(cached, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="the embeddings are not cached in .*file .*; give cache= a folder"):
+        found = cached(cache=tmp_path / "file")
+    np.testing.assert_array_equal(found, lengths(TEXTS))
+    assert files(tmp_path) == ["file"]
 
 
 def test_an_embedder_that_fails_leaves_no_file(tmp_path):

@@ -181,6 +181,10 @@ def test_conversations_and_repeated_texts_on_a_pool():
         on_pool(history, ["q", "r", "s"], ["x"])
     with pytest.raises(ValueError, match="keys has 1 entries for 2 prompts; give one key per prompt"):
         on_pool(history, logged, ["x", "y"], keys=["a"])
+    with pytest.raises(ValueError, match="logged has 2 entries; give all prompts of the log"):
+        on_pool(history, logged[:2], ["x", "twice"])
+    found = on_pool(history, ["a", "b", "c"], ["x", "y", "z"], keys=["a", "b", "a"])  # a key that repeats names no row
+    assert found.unmatched == ["a", "c"]
 
 
 @pytest.mark.parametrize("around", ["{}+5", "3{}", "-{}", "{}.5"])
@@ -196,3 +200,11 @@ def test_nemo_rl_rows_with_several_conversations_are_refused(tmp_path):
     write(tmp_path / "train_data_step1.jsonl", [{"content": [["a", "b"], ["c", "d"]], "rewards": [1.0, 0.0]}])
     with pytest.raises(ValueError, match="has no prompt in 'content'"):
         read_nemo_rl(tmp_path)
+
+
+def test_a_history_of_another_pool_starts_no_selector():
+    history = jaxsel.make_history([0, 1], [0, 4], [1, 0], 1, num_prompts=5)
+    selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=3)
+    with pytest.raises(ValueError, match=r"history.prompt_ids\[1\] is 4"):
+        warm_start(selector, history)
+    assert selector.visits.sum() == 0

@@ -5,6 +5,9 @@ import jaxsel
 
 pytest.importorskip("pyarrow")
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from jaxsel.integrations.history import HistoryLog, read_history
 
 pytestmark = pytest.mark.slow  # 4 s
@@ -86,6 +89,42 @@ def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path, first_step):
 def test_a_folder_without_a_history_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no history"):
         read_history(tmp_path)
+
+
+def test_no_file_is_replaced_where_another_was_deleted(tmp_path, selector):
+    record(make(tmp_path), selector, range(6))
+    (tmp_path / "part-000001.parquet").unlink()
+    log = make(tmp_path, first_step=6)
+    record(log, selector, range(6, 8))
+    assert sorted(set(read_history(tmp_path).rollouts["step"])) == [0, 1, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("name", ["part-000000.parquet", "part-000001.parquet"])
+def test_a_file_of_another_kind_is_named(tmp_path, selector, name):
+    record(make(tmp_path), selector, range(4))
+    pq.write_table(pa.table({"question": ["1 + 1"]}), tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} is not a file of a history, but .* columns question; give"):
+        read_history(tmp_path)
+
+
+def test_files_of_two_runs_are_refused(tmp_path, selector):
+    record(make(tmp_path / "a"), selector, range(2))
+    record(HistoryLog(tmp_path / "b", num_prompts=N, spec={"method": "dps"}), selector, range(2))
+    (tmp_path / "b" / "part-000000.parquet").rename(tmp_path / "a" / "part-000001.parquet")
+    with pytest.raises(ValueError, match="different pools or methods"):
+        read_history(tmp_path / "a")
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "history").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        make(tmp_path / "history")
+
+
+def test_texts_and_embeddings_have_one_entry_per_prompt(tmp_path):
+    for options in ({"texts": ["a"]}, {"embeddings": np.zeros((2, 3))}):
+        with pytest.raises(ValueError, match=f"entries for {N} prompts"):
+            make(tmp_path, **options)
 
 
 def test_prompts_and_the_truth_of_a_simulation_are_read_again(tmp_path, selector):

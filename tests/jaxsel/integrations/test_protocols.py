@@ -145,6 +145,26 @@ def test_groups_that_slime_gives_back_are_handed_out_first(tmp_path):
     assert first[0][0].metadata["own"] == first[0][0].metadata[ROW]
 
 
+def test_groups_that_slime_gave_back_stay_where_too_few_prompts_are_free(tmp_path):
+    source = Slime(tmp_path).source
+    groups = source.get_samples(N)
+    source.add_samples(groups[:2])
+    with pytest.raises(ValueError, match="prompts to choose from"):
+        source.get_samples(3)
+    assert source.get_samples(2) == groups[:2]
+
+
+def test_an_unknown_reward_of_slime_is_refused(tmp_path):
+    source = Slime(tmp_path).source
+    (group,) = source.get_samples(1)
+    for sample in group:
+        sample.reward = {"accuracy": 1.0, "style": 0.0}
+    for key in (None, "acc"):
+        with pytest.raises(ValueError, match=f"key is {key!r}, but the rewards are named 'accuracy', 'style'"):
+            source.observe([group], key)
+    assert source.edge.handed_out.tolist() == [group[0].metadata[ROW]]
+
+
 def test_a_sample_without_a_reward_is_not_a_failure(tmp_path):
     source = Slime(tmp_path).source
     groups = source.get_samples(2)

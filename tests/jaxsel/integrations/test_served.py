@@ -100,6 +100,10 @@ def test_a_call_that_was_cut_short_on_disk_is_carried_out_when_it_is_tried_again
     assert client.server.edge.state_dict() == alone.state_dict()
 
 
+def test_masked_rewards_stay_masked_on_their_way_to_the_server():
+    assert json.loads(encoded("rewards", np.ma.array([1.0, 0.0], mask=[True, False]))) == [None, 0.0]
+
+
 def test_a_history_is_that_of_one_process(tmp_path):
     alone = TrainerEdge(make(), history=tmp_path / "alone")
     client = served(tmp_path / "folder", history=tmp_path / "served")
@@ -114,6 +118,27 @@ def test_a_history_is_that_of_one_process(tmp_path):
     expected, found = (read_history(tmp_path / name).rollouts for name in ("alone", "served"))
     for name, column in expected.items():
         np.testing.assert_array_equal(column, found[name], err_msg=name)
+
+
+def test_a_server_that_dies_between_its_history_and_its_first_save_goes_on(tmp_path, monkeypatch):
+    client = served(tmp_path / "folder", history=tmp_path / "history")
+    ids = client("next_batch", batch_size=3)
+    client("observe", prompt_ids=ids, rewards=rewards_of(ids, 0))
+    client.server.edge.flush()  # a save writes the history first
+    client.restart()
+    ids = client("next_batch", batch_size=3)
+    client("observe", prompt_ids=ids, rewards=rewards_of(ids, 1))
+    client.server.edge.flush()
+    assert read_history(tmp_path / "history").history.num_steps == 2
+
+
+def test_a_new_server_does_not_continue_the_history_of_another(tmp_path):
+    client = served(tmp_path / "folder", history=tmp_path / "history")
+    client("observe", prompt_ids=[1], rewards=[[1.0]])
+    client.server.edge.flush()
+    with pytest.raises(ValueError, match="holds another run"):
+        served(tmp_path / "other", history=tmp_path / "history")
+    assert read_history(tmp_path / "history").history.num_steps == 1
 
 
 # Calls that are tried again

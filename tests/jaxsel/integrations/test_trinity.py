@@ -5,6 +5,7 @@ import json
 import sys
 import types
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -160,9 +161,15 @@ def test_the_state_of_a_new_run_changes_nothing():
     assert played(selector, 2) == played(made(), 2)
 
 
-def test_other_states_are_refused():
+def test_other_states_are_refused(unchecked_types):
     with pytest.raises(ValueError, match="which another selector wrote; keep the selector_type of that run"):
         made().load_state_dict({"current_index": 96})
+    with pytest.raises(ValueError, match="which another selector wrote"):
+        made().load_state_dict(cast("Any", None))
+    without = json.loads(json.dumps(made().state_dict()))
+    del without["jaxsel"]["selector"]["metadata"]["counters"]["observes"]
+    with pytest.raises(ValueError, match="give what PromptSelector wrote"):
+        made().load_state_dict(without)
     state = json.loads(json.dumps(made(key_column="key").state_dict()))
     with pytest.raises(ValueError, match="the checkpoint is of another"):
         made(size=N + 1, key_column="key").load_state_dict(state)

@@ -77,7 +77,11 @@ def played(data, judges, batches, count):
         ({"rows": [{"prompts": "a", "mode": 1}] * 4}, "rows has the column 'mode', a name that Tunix passes itself"),
         ({"rows": [{"prompts": "a", ROW: 1}] * 4}, f"rows has the column '{ROW}'"),
         ({"key_column": "id"}, r"key_column is 'id', which rows lacks; give one of \['answer', 'key', 'prompts'\]"),
-        ({"key_column": "prompts", "rows": [{"prompts": "a"}] * 4}, "column of rows does not identify the prompts"),
+        (
+            {"key_column": "prompts", "rows": [{"prompts": "a"}] * 4},
+            "column 'prompts' of rows does not identify the prompts",
+        ),
+        ({"key_column": "key", "rows": [{"prompts": "a", "key": 1}, *[{"prompts": "b"}] * 3]}, r"keys\[1\] is None"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"save_every": True}, "save_every is True"),
         ({"threshold": math.nan}, "threshold is nan"),
@@ -96,6 +100,18 @@ def played(data, judges, batches, count):
 def test_bad_arguments_are_refused_before_training(unchecked_types, options, message):
     with pytest.raises(ValueError, match=message):
         made(**options)
+
+
+def test_the_history_of_another_run_is_refused_before_training(tmp_path):
+    pytest.importorskip("pyarrow")
+    first = made(history=tmp_path)
+    judges = first.watched(correct)
+    played(first, judges, first.batches(learner(judges)), 1)
+    first.edge.flush()
+    second = made(history=tmp_path)
+    judges = second.watched(correct)
+    with pytest.raises(ValueError, match="holds another run"):
+        second.batches(learner(judges))
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,11 @@ def outcomes(**options):
         ({"seed": 1}, "names no method"),
         ({"method": "dps", "argument": {}}, "data.jaxsel has the entry 'argument'; give only method, arguments"),
         ({"method": "dps", "threshold": math.nan}, "threshold is nan"),
+        ({"method": "dps", "threshold": "half"}, "threshold is half; give a finite number"),
+        ({"method": "dps", "threshold": None}, "threshold is None; give a finite number"),
     ],
 )
-def test_wrong_options_are_refused(given, message):
+def test_wrong_options_are_refused(unchecked_types, given, message):
     with pytest.raises(ValueError, match=message):
         read_options(given)
 

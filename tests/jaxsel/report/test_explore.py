@@ -78,6 +78,8 @@ def test_grades_depend_on_the_error_beyond_chance():
     for error, expected in ((0.06, "yes"), (0.12, "roughly"), (0.3, "no")):
         numbers = one.numbers | {"calibration": Number(error, 0.01)}
         assert grade(one._replace(numbers=numbers, by_chance=0.04)) == expected
+        hidden = "no" if expected == "no" else "unknown"  # by chance, right predictions would show an error as large
+        assert grade(one._replace(numbers=numbers, by_chance=0.11)) == hidden
 
 
 def test_the_page_loads_nothing(report):
@@ -170,6 +172,14 @@ def test_the_page_is_saved(report, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     with pytest.raises(ValueError, match=r"path is 'report'; give the name of an HTML file"):
         report.save("report")
+    with pytest.raises(OSError, match=r"cannot write .*new/report.html: No such file .*; give a path in a folder that"):
+        report.save(tmp_path / "new" / "report.html")
+
+
+def test_a_text_that_utf_8_cannot_hold_is_saved_too(tmp_path):
+    selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=2, seed=0)
+    jaxsel.explore(selector, texts=["\ud800", "b"]).save(tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_selector_has_beliefs_alone():
@@ -206,6 +216,20 @@ def test_a_recorded_run_shows_its_own_predictions(tmp_path):
     assert found._found.material.texts == run.texts
 
 
+def test_recorded_predictions_that_are_not_finite_are_left_out(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    run = reports.material()
+    ahead = run.seen["good"].ahead
+    rate = ahead.prediction.success_rate.copy()
+    rate[:3] = np.nan
+    broken = run.seen["good"]._replace(ahead=ahead._replace(prediction=ahead.prediction._replace(success_rate=rate)))
+    reports.record(run._replace(seen={"good": broken}), tmp_path)
+    with pytest.warns(UserWarning, match="3 of [0-9]+ recorded predictions are not finite, so they are left out"):
+        found = jaxsel.explore(tmp_path)
+    assert len(found._found.material.seen["uniform (recorded)"].ahead.step) == len(ahead.step) - 3
+    assert found.html
+
+
 @pytest.mark.usefixtures("unchecked_types")
 def test_bad_arguments_are_refused_before_any_work():
     history = reports.material().history
@@ -217,5 +241,9 @@ def test_bad_arguments_are_refused_before_any_work():
         jaxsel.explore(history, [jaxsel.mopps(), jaxsel.mopps(decay=0.9)])
     with pytest.raises(ValueError, match="texts has 2 entries for a pool of 60 prompts"):
         jaxsel.explore(history, [jaxsel.mopps()], texts=["a", "b"])
+    with pytest.raises(ValueError, match=r"embeddings\[1\] is not finite"):
+        jaxsel.explore(history, [jaxsel.mopps()], embeddings=np.where(np.eye(60) * np.arange(60) == 1, np.nan, 1.0))
+    with pytest.raises(ValueError, match="embeddings is not a matrix of numbers"):
+        jaxsel.explore(history, [jaxsel.mopps()], embeddings=[["a"]] * 60)
     with pytest.raises(ValueError, match="the history has no judged rollouts"):
         jaxsel.explore(jaxsel.make_history([], [], [], [], num_prompts=3))

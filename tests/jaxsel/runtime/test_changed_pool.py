@@ -178,6 +178,14 @@ def test_keys_of_any_kind(keys):
     assert selector.with_pool(np.array(keys, object)).pool == selector.pool
 
 
+@pytest.mark.parametrize("name", ["priors", "gps", "adaptive", "recalibrated"])
+def test_a_method_with_an_entry_per_prompt_is_made_anew_for_another_order(name):
+    selector = PromptSelector(METHODS[name](KEYS), keys=KEYS, seed=4)
+    with pytest.raises(ValueError, match="has one entry per prompt, in the order of the old pool; give the method"):
+        selector.with_pool(CHANGED["reordered"])
+    assert selector.with_pool(KEYS).pool == selector.pool
+
+
 def test_what_cannot_be_carried_is_refused(tmp_path):
     selector = played(METHODS["mopps"])
     with pytest.raises(ValueError, match=r"the pool .* and the pool .* share no key"):

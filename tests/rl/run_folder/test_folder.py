@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from jaxsel.integrations.atomic_files import replaced_folder
+from jaxsel.integrations.atomic_files import replaced_folder, replaced_when_complete
 from rl import progress
 from rl.policy import load_policy
 from rl.ranks import Ranks
@@ -108,7 +108,7 @@ def test_a_finished_run_leaves_its_policy(task, tmp_path):
     written = (tmp_path / "policy" / "model.safetensors").stat().st_mtime_ns
     start(task, tmp_path, replace(CONFIG, steps=2), resume=True)
     assert (tmp_path / "policy" / "model.safetensors").stat().st_mtime_ns == written
-    assert not [file.name for file in tmp_path.iterdir() if file.suffix in (".partial", ".old")]
+    assert not [file.name for file in tmp_path.iterdir() if file.name.endswith(("-partial", "-old"))]
 
 
 def test_save_policy_false_writes_no_policy(task, tmp_path):
@@ -124,6 +124,24 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     with pytest.raises(OSError, match=r"cannot write .*policy: No space"), replaced_folder(folder) as new:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert (folder / "file").read_text() == "two"
+
+
+def test_files_and_folders_of_the_user_beside_a_replaced_one_stay(tmp_path):
+    folder, own = tmp_path / "policy", [tmp_path / name for name in ("policy.old", "policy.partial", "state.partial")]
+    for path in own[:2]:
+        path.mkdir()
+        (path / "file").write_text("mine")
+    own[2].write_text("mine")
+    for text in ("one", "two"):
+        with replaced_folder(folder) as new:
+            (new / "file").write_text(text)
+        with replaced_when_complete(tmp_path / "state.npz") as file:
+            file.write(text.encode())
+    assert [(path / "file").read_text() for path in own[:2]] == ["mine"] * 2
+    assert own[2].read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["policy", "state.npz", *(path.name for path in own)]
+    )
 
 
 class Stream:
