@@ -31,7 +31,6 @@ from jaxsel.runtime.pickling import picklable, unpickled
 from jaxsel.runtime.placement import to_devices, to_host
 from jaxsel.runtime.pool import Keys, Pool, identify_pool, rows_in, size_of
 from jaxsel.runtime.sharding import shard
-from jaxsel.runtime.steps import OpenStep
 from jaxsel.selection.composition import takes_count
 
 _Own = TypeVar("_Own", bound="ResumableSelector")
@@ -216,15 +215,15 @@ class ResumableSelector:
         }
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
-        state, step = pickled["state"], pickled.get("step")  # pickles of earlier versions lack the step
-        self._begin_as(unpickled(pickled["method"]), pickled["arguments"], None, state, step)
+        self._begin_as(unpickled(pickled["method"]), pickled["arguments"], None, pickled["state"])
+        self._belief.step = pickled.get("step", self._belief.step)  # pickles of earlier versions lack it
 
     @locked
     def __copy__(self: _Own) -> _Own:
         """Return an independent selector: an update donates the state, which two selectors must not share."""
         copied = object.__new__(type(self))
-        state, step = self._before_open_step(), copy.copy(self._belief.step)
-        copied._begin_as(self._method, self._arguments(), self._mesh, state, step)
+        copied._begin_as(self._method, self._arguments(), self._mesh, self._before_open_step())
+        copied._belief.step = copy.copy(self._belief.step)
         return copied
 
     def __deepcopy__(self: _Own, memo: dict[int, Any]) -> _Own:
@@ -245,19 +244,10 @@ class ResumableSelector:
         arrays = {name: encoded(to_host(leaf, self.num_prompts)) for name, leaf in self._arrays().items()}
         return {"arrays": arrays, "metadata": self._metadata()}
 
-    def _begin_as(
-        self,
-        method: Selector,
-        arguments: dict[str, Any],
-        mesh: Mesh | None,
-        state: dict[str, Any],
-        step: OpenStep | None,
-    ) -> None:
+    def _begin_as(self, method: Selector, arguments: dict[str, Any], mesh: Mesh | None, state: dict[str, Any]) -> None:
         ResumableSelector.__init__(self, method, mesh=mesh, **arguments)
         self._expect_pool(state["metadata"])
         self.load_state_dict(state)
-        if step is not None:
-            self._belief.step = step
 
     def _expect_pool(self, metadata: dict[str, Any]) -> None:
         """Adopt the fingerprint of a checkpoint's pool, and allocate its keys, before the arrays are loaded."""

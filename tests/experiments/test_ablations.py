@@ -61,6 +61,7 @@ def test_gains_and_shares_of_steps_by_hand():
     assert result["0.3"]["mixed_share"]["mean"] == pytest.approx(0.4)
 
 
+@pytest.mark.slow
 def test_runs_become_a_result_and_a_figure(tmp_path, monkeypatch, capsys):
     def pretend(configs, *, resume):
         assert resume

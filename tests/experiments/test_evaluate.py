@@ -131,6 +131,7 @@ def test_the_settings_of_the_command_line():
     assert (config.tasks, config.engine.name) == (["a.json", "countdown-4"], "vllm")
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_json(files, model, tmp_path, capsys):
     out = tmp_path / "scores.json"
     command = [f"policy={model}", f"task=[{files['aime24.json']},math:{files['MATH500.json']}]", "k=2", "samples=3"]

@@ -253,6 +253,7 @@ def test_a_long_file_is_read_in_pieces(monkeypatch, growing):
     assert next(iter(watched.snapshot()["runs"].values()))["steps"] == 12
 
 
+@pytest.mark.slow
 def test_the_server_answers_the_page_the_data_and_the_report(growing):
     with served(Watched([growing.folder])) as server:
         page = asked(server.address)

@@ -45,6 +45,7 @@ def test_later_visits_change_nothing():
     np.testing.assert_array_equal(early.probabilities, grid.filtered(HISTORY, THETA, asked).probabilities)
 
 
+@pytest.mark.slow
 def test_the_fit_is_the_mode_of_the_posterior():
     history = walks(0, 12, 10, 4, THETA)
     found = grid.fitted(history)

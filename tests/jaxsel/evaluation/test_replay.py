@@ -74,6 +74,7 @@ def test_a_step_without_rows_ages_the_pool():
     np.testing.assert_array_equal(found.prediction.solved[1], live.predict([1]).solved[0])
 
 
+@pytest.mark.slow
 def test_every_method_replays_the_history():
     rows, *_ = recorded()
     for method, num_prompts in ((DPS, N), (jaxsel.uniform(), N), (small_gps.GPS, small_gps.N)):

@@ -149,7 +149,8 @@ def test_embeddings_other_than_host_arrays_are_refused(embeddings):
         _embeddings.checked(embeddings)
 
 
-@pytest.mark.parametrize("method", ["adaptive", "exploring", pytest.param("gps", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["adaptive", "exploring", "gps"])
 def test_a_read_only_file_is_used_in_place_and_other_arrays_are_copied(tmp_path, method):
     matrix = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float16)
     np.save(tmp_path / "embeddings.npy", matrix)

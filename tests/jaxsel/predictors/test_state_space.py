@@ -63,6 +63,7 @@ def test_ten_thousand_steps_stay_positive_definite(embedded):
     np.testing.assert_allclose(prediction.unsolved + prediction.mixed + prediction.solved, 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_repeated_equal_rollouts_make_the_belief_narrow_but_never_certain():
     state = predictor().init(KEY, N)
     for _ in range(50):
@@ -90,6 +91,7 @@ def test_an_empty_batch_changes_nothing(nothing):
     assert_same(compiled_update()(KEY, state, rollouts(*nothing)), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embedded", [True, False])
 def test_eager_equals_jit_and_has_no_nan(embedded):
     method, batch = predictor(embedded), rollouts([0, 3, 3, N], [1, 3, 8, 1], [4, 4, 8, 1])
@@ -233,6 +235,7 @@ def test_bad_arguments_are_named():
         predictor().init(KEY, 3)
 
 
+@pytest.mark.slow
 def test_training_on_one_kind_of_prompts_moves_only_this_kind():
     """The first feature tells two kinds of prompts apart, which start with equal rates.
 

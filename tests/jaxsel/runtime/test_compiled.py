@@ -71,6 +71,7 @@ def test_a_changed_spec_is_no_one_elses():
     assert jaxsel.thompson(0.3).spec["name"] == "thompson"
 
 
+@pytest.mark.slow
 def test_compiled_functions_are_freed_after_other_settings():
     method = jaxsel.mopps(decay=0.99)
     freed = weakref.ref(method.select)

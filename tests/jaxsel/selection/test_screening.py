@@ -67,6 +67,7 @@ def test_gps_screens_as_many_prompts_as_its_rule_needs():
     assert "screened" not in tiny_gps().spec
 
 
+@pytest.mark.slow
 def test_adaptive_chooses_as_without_screening():
     """The screen gives all prompts one variance, and the rule draws the same numbers for both."""
     rng = np.random.default_rng(0)
@@ -87,7 +88,8 @@ def test_adaptive_chooses_as_without_screening():
     assert np.corrcoef(rough.success_rate, exact.success_rate)[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("wrap", [lambda selector: selector, pytest.param(jaxsel.exploring, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("wrap", [lambda selector: selector, jaxsel.exploring])
 def test_a_checkpoint_without_embeddings_is_rebuilt_with_its_screen(wrap, tmp_path):
     saved = jaxsel.PromptSelector(wrap(jaxsel.adaptive(screened=0.5)), num_prompts=N)
     saved.save(tmp_path / "saved")

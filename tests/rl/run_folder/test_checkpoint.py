@@ -215,6 +215,7 @@ def test_a_full_disk_leaves_the_checkpoint_and_is_named(tmp_path, monkeypatch, r
     assert load_checkpoint(path, ME)["step"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(task, tmp_path):
     whole = start(task, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

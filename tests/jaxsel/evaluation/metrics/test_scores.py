@@ -246,6 +246,7 @@ def test_the_largest_variance_makes_mixed_groups_impossible():
         np.testing.assert_allclose(score, np.log([0.5, 1e-300, 1e-300, 1e-300, 0.5]).clip(-690) - [0, *3 * [np.inf], 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shapes", [(0.4, 0.6), (3, 1), (20, 20)])
 def test_ceilings_are_the_correlations_of_the_true_rates(shapes):
     rng = np.random.default_rng(1)
@@ -262,6 +263,7 @@ def test_ceilings_are_the_correlations_of_the_true_rates(shapes):
     np.testing.assert_allclose(found, truth.statistic, atol=5 * (some.sum() ** -0.5 + 2**-8) / np.sqrt(2))
 
 
+@pytest.mark.slow
 def test_ceilings_of_constants():
     n = np.full(100, 8, np.int32)
     key = jax.random.key(0)
