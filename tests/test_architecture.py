@@ -1,9 +1,9 @@
 """Modules import only what they may: the layers of jaxsel point one way, and jaxsel imports no rl or experiments."""
 
 import ast
+import functools
 import graphlib
 import inspect
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,19 +46,28 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield all imports of the file, also inside functions: `import a.b` and `from a import b` both give a.b."""
+@functools.cache
+def imports(path: Path) -> tuple[str, ...]:
+    """Return all imports of the file, also inside functions: `import a.b` and `from a import b` both give a.b."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return tuple(found)
 
 
+@functools.cache
+def known_modules(package: str) -> set[str]:
+    return {module_name(file) for file in files(package)}
+
+
+@functools.cache
 def modules(path: Path, package: str) -> set[str]:
     """Return the modules of `package` that the file imports."""
-    known = {module_name(file) for file in files(package)}
+    known = known_modules(package)
     found = set()
     for name in imports(path):
         while name and name not in known:
@@ -76,27 +85,25 @@ def top_levels(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in imports(path)}
 
 
-@pytest.mark.parametrize("path", files("jaxsel"), ids=module_name)
-def test_only_integrations_import_trainers_and_data_formats(path):
-    is_integration = part(module_name(path)) == "integrations"
-    assert not top_levels(path) & (NEVER if is_integration else OTHERS)
+def test_only_integrations_import_trainers_and_data_formats():
+    for path in files("jaxsel"):
+        is_integration = part(module_name(path)) == "integrations"
+        assert not top_levels(path) & (NEVER if is_integration else OTHERS), path
 
 
-@pytest.mark.parametrize("path", files("jaxsel"), ids=module_name)
-def test_parts_of_jaxsel_import_only_lower_layers(path):
-    name = module_name(path)
-    assert part(name) in LAYER, f"{name} has no place in the layers of this test"
-    for other in modules(path, "jaxsel"):
-        is_inside = part(other) == part(name) and part(name) not in PUBLIC
-        assert is_inside or LAYER[part(other)] < LAYER[part(name)], f"{name} imports {other}"
+def test_parts_of_jaxsel_import_only_lower_layers():
+    for path in files("jaxsel"):
+        name = module_name(path)
+        assert part(name) in LAYER, f"{name} has no place in the layers of this test"
+        for other in modules(path, "jaxsel"):
+            is_inside = part(other) == part(name) and part(name) not in PUBLIC
+            assert is_inside or LAYER[part(other)] < LAYER[part(name)], f"{name} imports {other}"
 
 
-@pytest.mark.parametrize(
-    "path", [path for name in PREDICTORS for path in files(name.replace(".", "/"))], ids=module_name
-)
-def test_predictors_never_import_each_other(path):
-    others = tuple(name for name in PREDICTORS if not module_name(path).startswith(name))
-    assert not [other for other in modules(path, "jaxsel") if other.startswith(others)]
+def test_predictors_never_import_each_other():
+    for path in (path for name in PREDICTORS for path in files(name.replace(".", "/"))):
+        others = tuple(name for name in PREDICTORS if not module_name(path).startswith(name))
+        assert not [other for other in modules(path, "jaxsel") if other.startswith(others)], path
 
 
 def test_imports_have_no_cycle():
@@ -127,30 +134,33 @@ def test_all_public_names_are_documented(name):
             assert member.__doc__, f"{name}: {member.__qualname__} has no docstring"
 
 
-@pytest.mark.parametrize("path", files("jaxsel"), ids=module_name)
-def test_only_plotting_draws(path):
-    name = module_name(path)
-    if not name.startswith("jaxsel.report"):
-        assert not top_levels(path) & {"altair", "vl_convert"}
-    if not name.startswith(("jaxsel.plotting", "jaxsel.evaluation.plotting")):
-        assert "matplotlib" not in top_levels(path)
-        drawn = {"jaxsel.evaluation.plotting.looks"} if name.startswith("jaxsel.report.charts") else set()
-        assert not {other for other in modules(path, "jaxsel") if "plotting" in other} - drawn
+def test_only_plotting_draws():
+    for path in files("jaxsel"):
+        name = module_name(path)
+        if not name.startswith("jaxsel.report"):
+            assert not top_levels(path) & {"altair", "vl_convert"}, name
+        if not name.startswith(("jaxsel.plotting", "jaxsel.evaluation.plotting")):
+            assert "matplotlib" not in top_levels(path), name
+            drawn = {"jaxsel.evaluation.plotting.looks"} if name.startswith("jaxsel.report.charts") else set()
+            assert not {other for other in modules(path, "jaxsel") if "plotting" in other} - drawn, name
 
 
-@pytest.mark.parametrize("path", files("rl"), ids=module_name)
-def test_only_the_handoff_of_rl_imports_jax(path):
-    imported = top_levels(path)
-    assert "experiments" not in imported
-    if module_name(path) != "rl.handoff":
-        assert not imported & {"jax", "jaxlib", "flax", "optax"}
+def test_only_the_handoff_of_rl_imports_jax():
+    for path in files("rl"):
+        imported = top_levels(path)
+        assert "experiments" not in imported, path
+        if module_name(path) != "rl.handoff":
+            assert not imported & {"jax", "jaxlib", "flax", "optax"}, path
 
 
-@pytest.mark.parametrize("path", files("jaxsel"), ids=module_name)
-def test_only_checkpoints_and_integrations_touch_files(path):
-    name = module_name(path)
-    if name in ("jaxsel.runtime.checkpoint.folder", "jaxsel.runtime.checkpoint.disk") or part(name) == "integrations":
-        return
+def test_only_checkpoints_and_integrations_touch_files():
+    disk = ("jaxsel.runtime.checkpoint.folder", "jaxsel.runtime.checkpoint.disk")
+    for path in files("jaxsel"):
+        if module_name(path) not in disk and part(module_name(path)) != "integrations":
+            assert_touches_no_file(path)
+
+
+def assert_touches_no_file(path: Path) -> None:
     touching = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "unlink", "rename"}
     touching |= {"save", "savez", "load", "tofile", "fromfile", "memmap", "makedirs"}
     for node in ast.walk(ast.parse(path.read_text())):
@@ -161,13 +171,14 @@ def test_only_checkpoints_and_integrations_touch_files(path):
             is_allowed = isinstance(called, ast.Attribute) and ast.unparse(called.value) in ("folder", "triton")
             assert name not in touching or is_allowed, f"{path}:{node.lineno} calls {name}"
     touching = {"os", "shutil", "tempfile", "orbax", "io"}
-    assert not {name for name in imports(path) if name.partition(".")[0] in touching} - {"os.environ", "os.getpid"}
+    used = {name for name in imports(path) if name.partition(".")[0] in touching}
+    assert not used - {"os.environ", "os.getpid"}, path
 
 
-@pytest.mark.parametrize("path", [*files("rl"), *files("experiments"), *files("tests")], ids=module_name)
-def test_our_own_code_does_not_import_moved_names(path):
+def test_our_own_code_does_not_import_moved_names():
     moved = ("rl.history.", "rl.logs.", "rl.embeddings.")
-    assert not [name for name in imports(path) if f"{name}.".startswith(moved)]
+    for path in (*files("rl"), *files("experiments"), *files("tests")):
+        assert not [name for name in imports(path) if f"{name}.".startswith(moved)], path
 
 
 def test_functions_and_files_stay_small():

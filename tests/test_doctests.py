@@ -1,14 +1,19 @@
 import doctest
 import importlib
 import inspect
-import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import jaxsel
 
-MODULES = ["jaxsel", *(module.name for module in pkgutil.walk_packages(jaxsel.__path__, "jaxsel."))]
+ROOT = Path(jaxsel.__file__).parent
+
+
+def modules_with_examples() -> list[str]:
+    sources = [path.relative_to(ROOT.parent) for path in sorted(ROOT.rglob("*.py")) if ">>>" in path.read_text()]
+    return [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in sources]
 
 
 def examples(name: str) -> Iterator[doctest.DocTest]:
@@ -24,7 +29,7 @@ def examples(name: str) -> Iterator[doctest.DocTest]:
         yield from finder.find(value, key, module=module, globs=vars(module).copy())
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", modules_with_examples())
 def test_examples_in_docstrings_run(name):
     for example in examples(name):
         result = doctest.DocTestRunner().run(example)

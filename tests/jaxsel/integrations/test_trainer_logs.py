@@ -228,7 +228,7 @@ def test_a_line_cut_short_is_named(tmp_path):
     [
         ("a.jsonl", '{"step": 1, "prompt": "é", "reward": 1}\n'.encode("latin-1")),
         ("a.csv", "step,prompt,reward\n1,é,1\n".encode("latin-1")),
-        ("a.jsonl.gz", gzip.compress(b'{"step": 1, "prompt": "a", "reward": 1}\n' * 9)[:-12]),
+        ("a.jsonl.gz", gzip.compress(b'{"step": 1, "prompt": "a", "reward": 1}\n' * 9, mtime=0)[:-12]),
         ("a.csv.gz", b"step,prompt,reward\n1,a,1\n"),
         ("a.parquet", b"PAR1 cut short"),
     ],
