@@ -4,7 +4,8 @@ A completion is right if its final answer (see `rl.tasks.math_answers`) equals t
 both as SymPy expressions and compares them. The rules below are added, because they are closer to an examiner's:
 
 * Two units must be the same unit: 5 cm is not 5 m, and 5 m/s is not 5 km/h. A unit on one side alone is ignored.
-  Letters after a number that are neither a unit nor words after a space are variables: 2ab is not 2.
+  Letters after a number that are neither a unit nor words after a space are variables: 2ab is not 2, and 5m is 5 metres
+  only where the other answer has metres.
 * A percentage equals its value: 25% is 1/4. Also right is 25 where the reference is 25%, and
   25% where it is the integer 25, because references often leave the sign out.
 * Two bases must be the same: 120_5 is not 120_6. The parts of a ratio a:b are compared one by one.
@@ -61,6 +62,7 @@ def same_answer(reference: str, said: str) -> bool:
     if _is_word(reference) and _is_word(said):
         return words(reference) == words(said)
     gold, own = parts(reference), parts(said)
+    gold, own = _with_unit_of(own, gold), _with_unit_of(gold, own)
     if (gold.unit and own.unit and gold.unit != own.unit) or (gold.base and own.base and gold.base != own.base):
         return False
     if (gold.percent and own.unit) or (own.percent and gold.unit):
@@ -68,6 +70,13 @@ def same_answer(reference: str, said: str) -> bool:
     if ":" in gold.value or ":" in own.value:
         return _same_ratio(gold.value, own.value)
     return _same_value(gold, own)
+
+
+def _with_unit_of(other: Answer, answer: Answer) -> Answer:
+    """Return an answer with the unit of the other one if it ends in it: 5m is 5 m there, and elsewhere 5 times m."""
+    number = answer.value.removesuffix(other.unit)
+    has_it = other.unit and not answer.unit and number != answer.value and number[-1:].isdigit()
+    return answer._replace(value=number, unit=other.unit) if has_it else answer
 
 
 def _same_value(gold: Answer, own: Answer) -> bool:

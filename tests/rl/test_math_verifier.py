@@ -22,6 +22,7 @@ RIGHT = {
     r"25\%": ["25", "0.25", r"\frac14", "25%", r"25 \%", "25 percent"],
     "25": [r"25\%", "25.0", "25.", r"25\text{ apples}", "x=25", r"\$25"],
     r"5\text{ cm}": ["5", "5 centimeters", r"5\,\mathrm{cm}", "5 cm"],
+    r"5\text{ m}": ["5m", "5 m", "5"],
     "3 hours": [r"3\text{ hour}", "3", r"\text{3 hours}"],
     r"12\text{ square feet}": [r"12\text{ ft}^2", "12"],
     r"90^\circ": ["90", r"90^{\circ}", r"90\text{ degrees}", "90°"],

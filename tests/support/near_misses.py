@@ -76,7 +76,7 @@ _WRITTEN: dict[str, list[str]] = {
     r"60\text{ mph}": [r"60\text{ km/h}", "60 km per hour", r"60\text{ miles}"],
     r"5\text{ m/s}": [r"5\text{ km/s}", r"5\text{ m}", "5 m/s^2"],
     r"5\text{cm^2}": [r"5\text{ cm}", "5 m", "5\N{SUPERSCRIPT TWO}"],
-    "5 m": ["5 s", "5 h", "5 kg"],
+    "5 m": ["5 s", "5 h", "5 kg", "5s", "15m", "5km"],
     r"5\%": ["5 cm", "500"],
     r"0.\overline{3}": ["0.3", "0.33", "3"],
     "33\\frac{1}{3}": ["11", "33.3", r"\frac{34}{3}", r"33\frac{2}{3}", "33"],
