@@ -111,7 +111,7 @@ class SelectsPrompts(_Trainer):
 
         Raises:
             ValueError: The checkpoint has no state of a selector, or it is of another method or another pool. Or: the
-            history is of another run.
+                history is of another run.
         """
         self._warn_about_resuming()
         start = self._on_main(lambda: self._load_selector(resume_from_checkpoint))
