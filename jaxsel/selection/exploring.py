@@ -171,7 +171,7 @@ def _longest_waits(
     # minus 1e-3, because float32 may round a product such as 0.1 * 70 up, and `ceil` would add a prompt
     number = jnp.ceil(share * wanted.astype(jnp.float32) - 1e-3).astype(jnp.int32)
     if share:
-        number = jnp.maximum(number, 1)
+        number = jnp.maximum(number, jnp.minimum(wanted, 1))
     if after is not None:
         is_overdue = (wait > after) & (ids_or_positions(prompt_ids, wait) >= 0)
         number = jnp.minimum(jnp.maximum(number, count_true(is_overdue).astype(jnp.int32)), wanted)
