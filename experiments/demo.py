@@ -15,7 +15,7 @@ from rich.console import Console
 
 from experiments.reporting.figures import draw_comparison
 from experiments.reporting.summaries import summary_table
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import check_integers, module_parser, quiet_pipe
 from experiments.running.compare import BASELINES, SETTINGS, run_methods
 from experiments.running.folders import clear_run, name_of
 from experiments.running.method_config import PREDICTIVE_NAMES
@@ -30,12 +30,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--steps", type=int, help="number of policy updates; default: the task's setting")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     options = parser.parse_args(arguments)
+    check_integers(parser, options, seed=0, steps=1)
     console = Console()
     start = time.perf_counter()
     shared = SETTINGS[options.task]
-    for name, least in (("seed", 0), ("steps", 1)):
-        if getattr(options, name) is not None and getattr(options, name) < least:
-            parser.error(f"--{name} is {getattr(options, name)}; give an integer of at least {least}")
     if options.steps:
         shared = replace(shared, train=replace(shared.train, steps=options.steps))
     chosen = {"seed": options.seed or None, "train.steps": options.steps}

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 import jaxsel
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import check_integers, module_parser, quiet_pipe
 from jaxsel.integrations.embeddings import embed
 from jaxsel.integrations.history import Recorded
 from jaxsel.report.material import recorded_in
@@ -37,9 +37,9 @@ def make_methods(names: Sequence[str], recorded: Recorded) -> dict[str, jaxsel.S
     Raises:
         ValueError: The history is empty, or gps is asked for, and the history has neither texts nor embeddings.
     """
-    made = {}
     if not len(recorded.history.step):
         raise ValueError("the history has no judged rollouts; give the history of a run that was trained")
+    made = {}
     for name in names:
         options = {"group_size": int(np.median(recorded.history.group_size))}
         made[name] = METHODS[name](*_embeddings(name, recorded), **options)
@@ -66,8 +66,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.out.suffix not in (".html", ".htm"):
         parser.error(f"--out is {options.out}; give the name of an HTML file")
-    if options.seed < 0:
-        parser.error(f"--seed is {options.seed}; give an integer of at least 0")
+    check_integers(parser, options, seed=0)
     recorded = recorded_in(options.run)
     methods = make_methods(options.methods, recorded) or None
     report = jaxsel.explore(recorded, methods, seed=options.seed)

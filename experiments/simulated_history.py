@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsel
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import check_integers, module_parser, quiet_pipe
 from jaxsel import simulate
 from jaxsel.integrations.history import HistoryLog
 
@@ -73,13 +73,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--probe-every", type=int, default=10)
-    options = vars(parser.parse_args(arguments))
-    for name, least in (("seed", 0), ("num_prompts", 1), ("batch_size", 1), ("steps", 1), ("probe_every", 1)):
-        if options[name] < least:
-            parser.error(f"--{name.replace('_', '-')} is {options[name]}; give an integer of at least {least}")
-    if options["batch_size"] > options["num_prompts"]:
-        parser.error(f"--batch-size is {options['batch_size']}; give at most --num-prompts, {options['num_prompts']}")
-    print(f"history: {record(options.pop('folder'), **options)}")
+    options = parser.parse_args(arguments)
+    check_integers(parser, options, seed=0, num_prompts=1, batch_size=1, steps=1, probe_every=1)
+    if options.batch_size > options.num_prompts:
+        parser.error(f"--batch-size is {options.batch_size}; give at most --num-prompts, {options.num_prompts}")
+    print(f"history: {record(**vars(options))}")
 
 
 if __name__ == "__main__":

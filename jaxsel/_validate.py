@@ -24,8 +24,8 @@ def json_value(value: Any) -> Any:
 
 def is_number(value: Any) -> bool:
     """Return whether the value is one finite number. Text, None, vectors and torch tensors are not."""
-    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.ndim(value) == 0
-    return is_number and not traced(value) and bool(np.isfinite(value))
+    is_scalar = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.ndim(value) == 0
+    return is_scalar and not traced(value) and bool(np.isfinite(value))
 
 
 def finite(**arguments: float) -> None:
@@ -118,9 +118,10 @@ def numbers(name: str, value: ArrayLike, *, low: float, high: float) -> np.ndarr
 def on_host(name: str, value: ArrayLike | Any, dtype: Any, cure: str) -> np.ndarray:
     """Return `value` as an array of this type; complex numbers and values that are not numbers are refused."""
     try:
-        if np.iscomplexobj(value):
+        array = np.asarray(value)
+        if np.iscomplexobj(array):
             raise TypeError("it is complex")
-        return np.asarray(value, dtype)
+        return array.astype(dtype, copy=False)
     except (TypeError, ValueError, RuntimeError) as error:  # for example a torch tensor with gradient
         raise ValueError(f"{name} is not an array of numbers on the host ({error}); {cure}") from error
 

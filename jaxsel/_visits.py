@@ -79,7 +79,7 @@ def checked_ids(
     """Return the ids after a check of the ids and of the counts' shapes. The values of the counts are not checked.
 
     Raises:
-        ValueError: The counts are not arrays and vectors, the lengths differ, or an id is not a row of the pool.
+        ValueError: A count is not an array or not a vector, the lengths differ, or an id is not a row of the pool.
     """
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
     if np.ndim(successes) != 1 or np.ndim(group_size) != 1:

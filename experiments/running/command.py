@@ -16,6 +16,14 @@ def module_parser(module: str, description: str | None) -> argparse.ArgumentPars
     )
 
 
+def check_integers(parser: argparse.ArgumentParser, options: argparse.Namespace, **least: int) -> None:
+    """End the command if an option is below its least value; an option that is None is not checked."""
+    for name, smallest in least.items():
+        value = getattr(options, name)
+        if value is not None and value < smallest:
+            parser.error(f"--{name.replace('_', '-')} is {value}; give an integer of at least {smallest}")
+
+
 @contextmanager
 def quick_imports() -> Iterator[None]:
     """Import without garbage collection, which takes a fifth of the time that torch, Transformers and JAX take.

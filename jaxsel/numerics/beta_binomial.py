@@ -100,6 +100,19 @@ def log_prob(
     return jax.lax.fori_loop(1, jnp.max(group_size, initial=0), factor, jnp.log(first))
 
 
+def _next_ratio(
+    s: Int[Array, ""] | Float[Array, ""],
+    group_size: Int[Array, " m"] | int,
+    mean: Float[Array, " m"],
+    spread: Float[Array, " m"],
+) -> Float[Array, " m"]:
+    """Return P(s + 1) / P(s), for s below the group size."""
+    left = group_size - s
+    success = left * (mean * (1 - spread) + s * spread)
+    failure = (s + 1) * ((1 - mean) * (1 - spread) + (left - 1) * spread)
+    return success / failure
+
+
 def expectation(
     values: Float[np.ndarray, " k"], mean: Float[Array, " m"], spread: Float[Array, " m"]
 ) -> Float[Array, " m"]:
@@ -114,11 +127,7 @@ def expectation(
 
     def add(s: Int[Array, ""], terms: tuple[Array, Array]) -> tuple[Array, Array]:
         log_term, total = terms
-        count = s.astype(jnp.float32)
-        # the factor from P(s - 1) to P(s)
-        success = (group_size - count + 1) * (mean * (1 - spread) + (count - 1) * spread)
-        failure = count * ((1 - mean) * (1 - spread) + (group_size - count) * spread)
-        log_term = log_term + jnp.log(success / failure)
+        log_term = log_term + jnp.log(_next_ratio(s.astype(jnp.float32) - 1, group_size, mean, spread))
         return log_term, total + jnp.asarray(values)[s] * jnp.exp(log_term)
 
     start = log_prob(jnp.zeros_like(number), number, mean, spread), jnp.zeros_like(mean)
@@ -138,10 +147,8 @@ def cdf(
 
     def add(j: Int[Array, ""], terms: _Terms) -> _Terms:
         log_term, below, up_to = terms
-        term, left = jnp.exp(log_term), group_size - j
-        success = left * (mean * (1 - spread) + j * spread)
-        failure = (j + 1) * ((1 - mean) * (1 - spread) + (left - 1) * spread)
-        step = jnp.where(left > 0, jnp.log(jnp.where(left > 0, success / failure, 1)), 0)
+        term, some_left = jnp.exp(log_term), j < group_size
+        step = jnp.where(some_left, jnp.log(jnp.where(some_left, _next_ratio(j, group_size, mean, spread), 1)), 0)
         return log_term + step, below + jnp.where(j < successes, term, 0), up_to + jnp.where(j <= successes, term, 0)
 
     none = jnp.zeros_like(mean)

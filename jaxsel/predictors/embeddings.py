@@ -39,7 +39,7 @@ class Features(NamedTuple):
 def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
     """Return the embeddings as an array, on the device or in the file where they are.
 
-    Numbers of 64 bits or more become float32, and numbers in the byte order of another machine that of this one.
+    Numbers of 64 bits or more become float32. Numbers in the byte order of another machine get the order of this one.
 
     Raises:
         ValueError: The embeddings are not a matrix of floating-point numbers, or the norm of a row is not finite in

@@ -79,8 +79,7 @@ def _trust(found: Tables) -> Finding:
         answer = _ANSWERS[next(iter(grades.values()))][0]
     else:
         by_grade = {key: [name for name in found.methods if grades[name] == key] for key in _ANSWERS}
-        words = {key: answer for key, (_, answer) in _ANSWERS.items()}
-        answer = " ".join(words[key].format(listed(names)) for key, names in by_grade.items() if names)
+        answer = " ".join(_ANSWERS[key][1].format(listed(names)) for key, names in by_grade.items() if names)
     details = []
     for name in found.methods:
         one = found.judged[name]

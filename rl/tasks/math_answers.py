@@ -18,11 +18,13 @@ _UNIT_OF_TEXT = re.compile(rf"(?<=[\d\w}}\)])(?:\\ |\\,|~|\s)*{_TEXT}\s*{_POWER}
 _WORDS = r"[A-Za-z]+(?: [A-Za-z]+)*(?: ?/ ?[A-Za-z]+)?"
 _UNIT_OF_WORDS = re.compile(rf"(?<=[\d}}])(?<!\\)(?P<space>\s*)(?<![A-Za-z\\])(?P<name>{_WORDS})\.?{_POWER}$")
 _POWER_OF_NAME = re.compile(r"\^\{?(\d)\}?$")
-_SYMBOLS = {
-    **{"\N{MINUS SIGN}": "-", "\N{SUPERSCRIPT TWO}": "^2", "\N{SUPERSCRIPT THREE}": "^3"},
-    **{"\N{MIDDLE DOT}": r"\cdot ", "\N{DOT OPERATOR}": r"\cdot ", "\N{INFINITY}": r"\infty "},
-    **{"\N{UNION}": r"\cup ", "\N{INTERSECTION}": r"\cap ", "\N{EMPTY SET}": r"\emptyset "},
-}
+_SYMBOLS = str.maketrans(
+    {
+        **{"\N{MINUS SIGN}": "-", "\N{SUPERSCRIPT TWO}": "^2", "\N{SUPERSCRIPT THREE}": "^3"},
+        **{"\N{MIDDLE DOT}": r"\cdot ", "\N{DOT OPERATOR}": r"\cdot ", "\N{INFINITY}": r"\infty "},
+        **{"\N{UNION}": r"\cup ", "\N{INTERSECTION}": r"\cap ", "\N{EMPTY SET}": r"\emptyset "},
+    }
+)
 _ROOT = re.compile(r"\N{SQUARE ROOT}\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+|[A-Za-z]))")
 _VULGAR = re.compile(
     r"[\N{VULGAR FRACTION ONE QUARTER}-\N{VULGAR FRACTION THREE QUARTERS}"
@@ -171,7 +173,7 @@ def _ascii(text: str) -> str:
     """Return an answer with LaTeX in place of common symbols of Unicode."""
     text = _ROOT.sub(lambda match: rf"\sqrt{{{next(filter(None, match.groups()), '')}}}", text)
     text = _VULGAR.sub(_vulgar, text)
-    return text.translate(str.maketrans(_SYMBOLS))
+    return text.translate(_SYMBOLS)
 
 
 def _vulgar(match: re.Match[str]) -> str:
