@@ -34,7 +34,7 @@ from experiments.reporting.summaries import Records, column, curve, summary
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import commits, described, finished, run_config, run_many
-from experiments.running.config import EngineConfig, RunConfig, add_settings, configured
+from experiments.running.config import EngineConfig, RunConfig, add_settings, clear_errors, configured
 from experiments.running.method_config import METHOD_NAMES, MethodConfig
 from rl.fine_tuning import FineTuningConfig
 from rl.tasks.data_config import DataConfig
@@ -68,7 +68,8 @@ Runs = dict[str, list[Records]]
 def main(arguments: list[str]) -> None:
     """Do the runs that are missing, write the result and the figure, and print the tables."""
     options = _options(arguments)
-    shared = configured(dict(options.set), SETTINGS)
+    with clear_errors():
+        shared = configured(dict(options.set), SETTINGS)
     folders = {(m, s): options.out / f"seed-{s}" / m for s in options.seeds for m in options.methods}
     configs = {folder: run_config(shared, m, s, history=True) for (m, s), folder in folders.items()}
     if not options.report:

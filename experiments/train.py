@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from rl.preemption import SIGNALS, PreemptedError, exit_when_asked
@@ -13,11 +14,12 @@ if __name__ == "__main__":
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.running import folders
 from experiments.running.command import quick_imports, quiet_pipe
-from experiments.running.config import RunConfig, settings_from, writable_config
+from experiments.running.config import RunConfig, clear_errors, settings_from, writable_config
 from experiments.running.help import describe
 
 folders.register()
@@ -51,11 +53,14 @@ def main(config: DictConfig) -> None:
         from experiments.running.runs import run
         from rl.ranks import join
 
-    run_config = settings_from(config)
+    hydra_config = HydraConfig.get()
+    # one run of a sweep raises the error, which its launcher reports
+    with clear_errors() if hydra_config.mode == RunMode.RUN else nullcontext():
+        run_config = settings_from(config)
     ranks = join(run_config.parallel)
     if config.threads:
         torch.set_num_threads(config.threads)  # after Accelerate, which sets them too
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    run_dir = Path(hydra_config.runtime.output_dir)
     try:
         records = run(run_config, run_dir, resume=config.resume, ranks=ranks)
     except PreemptedError as preempted:

@@ -24,7 +24,7 @@ from experiments.ablations.sweeps import SWEEPS, command, folder_of, needed, pla
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import commits, run_many
-from experiments.running.config import RunConfig, add_settings, configured
+from experiments.running.config import RunConfig, add_settings, clear_errors, configured
 
 
 def main(arguments: list[str]) -> None:
@@ -46,7 +46,8 @@ def main(arguments: list[str]) -> None:
         # runs, because a resumed run may change some of its settings.
         folders[place(settings)] = [options.out / folder_of(common | settings, seed) for seed in options.seeds]
         for seed, folder in zip(options.seeds, folders[place(settings)], strict=True):
-            configs[folder] = configured(common | settings | {"seed": seed})
+            with clear_errors():
+                configs[folder] = configured(common | settings | {"seed": seed})
     records = run_many(configs, resume=True)
     found = {name: [records[folder] for folder in of_seeds] for name, of_seeds in folders.items()}
     result = {name: sweep_numbers(SWEEPS[name], found) for name in options.sweeps}

@@ -32,7 +32,7 @@ from experiments.reproduce.claims import Runs, calibration, check_claims, curves
 from experiments.reproduce.presentation import draw, tables
 from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import SETTINGS, commits, described, run_config, run_many
-from experiments.running.config import RunConfig, add_settings, configured
+from experiments.running.config import RunConfig, add_settings, clear_errors, configured
 from experiments.running.folders import name_of
 from experiments.running.method_config import METHOD_NAMES
 
@@ -46,10 +46,12 @@ def main(arguments: list[str]) -> None:
     common = dict(options.set)
     if fixed := common.keys() & {"task", "seed", "method.name", "train.history"}:
         parser.error(f"--set {min(fixed)}: the experiment itself sets this; give another setting")
+    with clear_errors():
+        shared = {task: configured(common, SETTINGS[task]) for task in options.tasks}
     out = options.out / name_of(dict(sorted(common.items())))
     console, drawn = Console(), {}
     for task in options.tasks:
-        drawn[task], result = compare(task, configured(common, SETTINGS[task]), out / task, options)
+        drawn[task], result = compare(task, shared[task], out / task, options)
         for table in tables(task, result["methods"]):
             console.print(table)
         for claim in result["claims"].values():

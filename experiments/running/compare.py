@@ -6,7 +6,9 @@ They are, for example, one run per method, on one pool and from one policy that 
 import json
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
@@ -131,6 +133,7 @@ _position = 0
 
 def _start_worker(lock: Any, positions: Any) -> None:
     global _position
+    _end_with_parent()
     with quick_imports():  # the parent needs none of them
         import torch
 
@@ -139,6 +142,18 @@ def _start_worker(lock: Any, positions: Any) -> None:
     torch.set_num_threads(1)
     tqdm.set_lock(lock)
     _position = positions.get()
+
+
+def _end_with_parent() -> None:
+    """Let this process receive SIGTERM when its parent ends; it would wait for runs forever, or go on with its own."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _warm_up(config: RunConfig) -> None:

@@ -5,12 +5,15 @@ Importing them loads neither torch nor JAX, so that a command line answers at on
 
 import argparse
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.running.method_config import MethodConfig
 from rl import _checks
@@ -170,6 +173,17 @@ def settings_from(config: DictConfig) -> RunConfig:
     made = OmegaConf.to_object(OmegaConf.merge(writable_config(), choices))
     assert isinstance(made, RunConfig)
     return made
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """End the command with one line instead of a traceback if a setting is unknown or out of range."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        sys.exit(f"{error.full_key}: {str(error).splitlines()[0]}")
+    except ValueError as error:
+        sys.exit(str(error))
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import jaxsel
 from experiments.running.config import RunConfig
 from experiments.running.embeddings import pool_embeddings
-from experiments.running.method_config import METHOD_NAMES, MethodConfig
+from experiments.running.method_config import MethodConfig
 from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
 from rl.policy import Policy
 from rl.prompts import PromptPool
@@ -112,11 +112,9 @@ def make_curriculum(
         run_dir: Folder of the run, which keeps such embeddings for a resumed run; None: they are not kept.
 
     Raises:
-        ValueError: The method is unknown, one of its parameters is out of range, or it needs a policy.
+        ValueError: One of the parameters of the method is out of range, or it needs a policy.
     """
     method, ranks = config.method, ranks or Ranks()
-    if method.name not in METHOD_NAMES:
-        raise ValueError(f"method.name is {method.name!r}; give one of {', '.join(METHOD_NAMES)}")
 
     def make() -> jaxsel.PromptSelector:
         return _selector(config, pool, partial(pool_embeddings, method.embeddings, pool, policy, run_dir))

@@ -73,6 +73,8 @@ class MethodConfig:
     prior_rollouts: float = 0.0
 
     def __post_init__(self):
+        if self.name not in METHOD_NAMES:
+            raise ValueError(f"method.name is {self.name!r}; give one of {', '.join(METHOD_NAMES)}")
         _checks.integers(1, batch_size=self.batch_size, max_batches=self.max_batches)
         _checks.integers(0, candidate_ratio=self.candidate_ratio, latent_size=self.latent_size)
         _checks.from_zero_to_one(decay=self.decay, dps_decay=self.dps_decay, target=self.target)

@@ -15,6 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.running.command import quick_imports
+from experiments.running.config import clear_errors, settings_from
 
 REQUEUE = """\
 srun() {
@@ -40,8 +41,10 @@ class Jobs(Callback):
     """What Hydra calls before the first run: with `dry_run` it prints what would run, and ends the process."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the folder of a single run, if this is a dry run."""
+        """Check the settings of a single run, and print its folder, if this is a dry run."""
         if config.dry_run:
+            with clear_errors():
+                settings_from(config)
             print(f"1 run, in {config.hydra.run.dir} (dry run: nothing was started)")
             sys.exit(0)
 
@@ -60,7 +63,8 @@ class Jobs(Callback):
 
 def _print_runs_and_exit(config: DictConfig, on_slurm: bool) -> None:
     try:
-        runs = list(_runs(config))
+        with clear_errors():
+            runs = list(_runs(config))
         print(f"{len(runs)} runs, in {config.hydra.sweep.dir} (dry run: nothing was started)")
         shared = [one for one in runs[0][1] if all(one in chosen for _, chosen in runs)]
         for number, (folder, chosen) in enumerate(runs):
@@ -77,8 +81,6 @@ def _print_runs_and_exit(config: DictConfig, on_slurm: bool) -> None:
 def _runs(config: DictConfig) -> Iterator[tuple[str, list[str]]]:
     """Yield the folder and the settings of every run of a sweep, checked as the run itself checks them."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    from experiments.running.config import settings_from
 
     if not str(config.hydra.sweeper.get("_target_")).endswith(".BasicSweeper"):
         raise ValueError("dry_run is true, but the sweeper chooses later runs by earlier ones; use hydra/sweeper=basic")

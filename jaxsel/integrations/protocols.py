@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jaxsel import _validate
+from jaxsel.integrations._state_file import read_state, write_state
 from jaxsel.integrations.edge import TrainerEdge
 
 ROW = "selected_row"
@@ -96,8 +97,8 @@ class SlimeSource:
         self.edge.observe(rows, [[_named(sample.reward, key) for sample in group] for group in groups])
 
     def save(self, rollout_id: int) -> None:
-        """Save the selector's state."""
-        self.edge.save(self._folder / f"selector_{rollout_id}.npz")
+        """Save the selector's state, and the number of groups so far."""
+        write_state(self._folder / f"selector_{rollout_id}.npz", self.edge.state_dict() | {"groups": self._groups})
 
     def load(self, rollout_id: int | None = None) -> None:
         """Load the selector's state, unless `rollout_id` is None or -1, which stand for a new run.
@@ -108,8 +109,10 @@ class SlimeSource:
             ValueError: There is no such state, or it is of another pool or method.
         """
         if rollout_id is not None and rollout_id >= 0:
-            self.edge.load(self._folder / f"selector_{rollout_id}.npz")
+            state = read_state(self._folder / f"selector_{rollout_id}.npz")
+            self.edge.load_state_dict(state)
             self.edge.release()
+            self._groups = int(state.get("groups", 0))  # older files do not hold it
             self._returned = []  # their prompts are free again
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """The rules, which choose prompts by their scores."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import jax
@@ -29,8 +30,9 @@ def within_bounds(lower: float, upper: float) -> Rule:
     Raises:
         ValueError: The bounds are not numbers with lower <= upper.
     """
-    if not lower <= upper:
-        raise ValueError(f"lower is {lower} and upper is {upper}; give lower <= upper")
+    numbers = all(isinstance(bound, Real) or _validate.is_number(bound) for bound in (lower, upper))  # also infinity
+    if not (numbers and lower <= upper):
+        raise ValueError(f"lower is {lower!r} and upper is {upper!r}; give numbers with lower <= upper")
 
     def nearness(key, scores, _):
         return key, -jnp.maximum(jnp.maximum(lower - scores, scores - upper), 0)

@@ -1,5 +1,7 @@
 import math
 import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -105,6 +107,20 @@ def test_a_process_that_is_asked_to_stop_ends_and_begins_no_other_run(tmp_path, 
     compare._run(run_config(SETTINGS["string_ops"], "mopps", 0), tmp_path, True)
     assert codes == [os.EX_TEMPFAIL]
     assert "stopped after step 3" in capsys.readouterr().err
+
+
+def test_processes_end_when_the_command_is_killed():
+    script = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from experiments.running.compare import _end_with_parent
+executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+executor.submit(os.getpid).result()
+executor.submit(time.sleep, 600)
+os.kill(os.getpid(), 9)
+"""
+    # The output ends when the last process that holds it ends.
+    subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=60)
 
 
 @pytest.mark.slow

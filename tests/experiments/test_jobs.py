@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from experiments.running.config import clear_errors, configured
 from experiments.running.job import JOBS, record_job
-from experiments.running.slurm import _queue_watcher
+from experiments.running.slurm import Jobs, _queue_watcher
 
 ROOT = Path(__file__).parents[2]
 SWEEP = ["-m", "experiments.train", "-m", "--dry-run", "seed=0,1", "train.steps=7"]
@@ -42,6 +44,26 @@ def test_squeue_says_which_jobs_have_ended():
     assert ended == {"20_0": True, "20_1": False, "20_2": True, "20_3": False, "21": True}
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"trian.steps": 5}, "trian: Key 'trian' not in 'RunConfig'"),
+        ({"train.steps": "abc"}, "train.steps: Value 'abc' of type 'str' could not be converted to Integer"),
+        ({"train.steps": -5}, "steps is -5; give an integer of at least 1"),
+    ],
+)
+def test_a_mistaken_setting_ends_a_command_with_one_line(settings, said):
+    with pytest.raises(SystemExit) as ended, clear_errors():
+        configured(settings)
+    assert ended.value.code == said
+
+
+def test_a_dry_run_of_one_run_checks_its_settings():
+    config = OmegaConf.create({"dry_run": True, "hydra": {"run": {"dir": "here"}}, "seed": -1})
+    with pytest.raises(SystemExit, match="seed is -1"):
+        Jobs().on_run_start(config)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "code", "said"),
@@ -49,6 +71,7 @@ def test_squeue_says_which_jobs_have_ended():
         ([], 0, "  #0 seed=0: seed=0\n"),
         (["method.name=mopps,dps"], 0, "4 runs, in "),
         (["method.batch_size=0"], 1, "batch_size is 0; give an integer of at least 1"),
+        (["method.name=mopps,mops"], 1, "method.name is 'mops'; give one of uniform"),
         (["hydra.sweeper._target_=other.Sweeper"], 1, "use hydra/sweeper=basic"),
     ],
 )
@@ -57,4 +80,5 @@ def test_a_dry_run_names_the_runs_and_their_mistakes_and_starts_nothing(tmp_path
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

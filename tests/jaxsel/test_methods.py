@@ -179,6 +179,8 @@ def test_bad_arguments_are_named(make, message):
         (lambda wrong: jaxsel.dps(entropy_weight=wrong), [0.5, 0.5], r"entropy_weight is \[0.5, 0.5\]; give a finite"),
         (lambda wrong: jaxsel.dps(prior_counts=wrong), {}, "prior_counts is not an array of numbers on the host"),
         (lambda wrong: jaxsel.dps(initial_belief=wrong), "abc", "initial_belief is not an array of numbers"),
+        (lambda wrong: jaxsel.within_bounds(wrong, 0.7), "0.3", "lower is '0.3' and upper is 0.7; give numbers"),
+        (lambda wrong: jaxsel.within_bounds(0.3, wrong), np.ones(2), "lower is 0.3 and upper is array"),
         (lambda wrong: jaxsel.mopps(prior_alpha=wrong), [2j], "prior_alpha is not an array of numbers on the host"),
     ],
 )

@@ -123,6 +123,7 @@ def test_a_resumed_slime_source_continues_the_choices(tmp_path):
     again.source.load(-1)
     again.source.load(7)
     assert [again.step() for _ in range(2)] == expected(3)[1:]
+    assert again.source.get_samples(1)[0][0].group_index == 3 * K  # no number twice in one run
     with pytest.raises(ValueError, match=r"selector_8.npz does not exist"):
         again.source.load(8)
 

@@ -185,7 +185,7 @@ def test_choosing_more_than_the_candidates_is_an_error():
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (lambda: jaxsel.within_bounds(0.7, 0.3), r"lower is 0\.7 and upper is 0\.3; give lower <= upper"),
+        (lambda: jaxsel.within_bounds(0.7, 0.3), r"lower is 0\.7 and upper is 0\.3; give numbers with lower <= upper"),
         (lambda: jaxsel.within_bounds(0.0, float("nan")), "upper is nan"),
         (lambda: jaxsel.gumbel_top_k(0.0), r"temperature is 0\.0; give a finite number above 0"),
         (lambda: jaxsel.gumbel_top_k(float("inf")), "temperature is inf"),
