@@ -13,6 +13,7 @@ both as SymPy expressions and compares them. The rules below are added, because 
   or an interval. The order of coordinates counts.
 * Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not. Numbers may also
   differ by at most one part in 100,000, so that two tiny numbers are not equal by rounding.
+* An equation stands for its last side: 2 + 3 = 5 is 5, but the false equation 7 = 5 is not.
 
 The verifier has no time limit of its own. `rl.verification` runs it in another process, which it kills after the limit.
 """
@@ -38,6 +39,7 @@ _EXTRACTION = [
 ]
 _DOTS = re.compile(r"\\[lcdv]?dots|\.\.\.|\N{HORIZONTAL ELLIPSIS}")
 _TOLERANCE = 1e-5  # relative
+_ROUNDING = 1e-2  # relative; of a side of an equation, as in 22/7 = 3.14
 # math-verify warns that it has no time limit; `rl.verification` has one.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
@@ -69,7 +71,7 @@ def same_answer(reference: str, said: str) -> bool:
         return False
     if ":" in gold.value or ":" in own.value:
         return _same_ratio(gold.value, own.value)
-    return _same_value(gold, own)
+    return _same_value(gold, own) and not _is_false(said)
 
 
 def _with_unit_of(other: Answer, answer: Answer) -> Answer:
@@ -114,6 +116,15 @@ def _equal(gold: str, own: str) -> bool:
     return equal(left[:1], right[:1], allow_set_relation_comp=True, timeout_seconds=None) and _close(left[0], right[0])
 
 
+def _is_false(answer: str) -> bool:
+    """Return whether an equation has two numbers that differ by over one percent; math-verify reads its last side."""
+    if "=" not in answer or "%" in answer or "_" in answer:
+        return False
+    sides = [side[0] for text in answer.split("=") for side in [_parsed(text)] if side]
+    numbers = [side for side in sides if getattr(side, "is_number", False)]
+    return not all(_close(*pair, _ROUNDING) for pair in itertools.pairwise(numbers))
+
+
 def _parsed(value: str) -> list[Any]:
     return parse(rf"\boxed{{{value}}}", _EXTRACTION, parsing_timeout=None)  # type: ignore[arg-type]
 
@@ -139,11 +150,11 @@ def _reordered(gold: Any, own: Any, text: str) -> bool:
     return _kind(text) == "point" and isinstance(own, FiniteSet | sympy.FiniteSet) and not isinstance(gold, type(own))
 
 
-def _close(gold: Any, own: Any) -> bool:
+def _close(gold: Any, own: Any, tolerance: float = _TOLERANCE) -> bool:
     """Return whether two numbers are close, relative to their size; True for anything but numbers."""
     try:
         left, right = complex(sympy.N(gold)), complex(sympy.N(own))
-        return left == right or abs(left - right) <= _TOLERANCE * max(abs(left), abs(right))
+        return left == right or abs(left - right) <= tolerance * max(abs(left), abs(right))
     except (TypeError, ValueError, AttributeError, OverflowError):
         return True
 

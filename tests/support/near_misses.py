@@ -71,6 +71,7 @@ _WRITTEN: dict[str, list[str]] = {
         r"\frac{2}{7}\frac{1}",
     ],
     r"\infty": [r"-\infty", "0", "1"],
+    "5": ["7 = 5", "x = 7 = 5", r"3 + 3 = 5"],
     "1e5": ["10000", "1e-5", "5", "15"],
     "1,2,10": [r"1,2,\ldots,10"],
     r"60\text{ mph}": [r"60\text{ km/h}", "60 km per hour", r"60\text{ miles}"],
