@@ -8,16 +8,16 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
-FAST := -m "not slow and not gpu and not ray and not slurm and not trl and not tunix and not verl and not vllm"
+FAST := -m "not slow and not gpu and not ray and not slurm and not trinity and not trl and not tunix and not verl and not vllm"
 # The newest installed Python that the dependencies allow, pyenv's included, for the tests without torch
 PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null); do \
 	$$p -c "" 2>/dev/null && echo $$p; done; done
 NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
-LANES := trl trl-oldest ray tunix verl vllm newest newest-core lowest
+LANES := trl trl-oldest ray trinity tunix verl vllm newest newest-core lowest
 OLDEST_TRL = $(shell sed -n 's/.*"trl>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 CORE := jax jaxlib arviz-base arviz-plots arviz-stats[xarray] beartype hypothesis matplotlib pandas pyarrow pytest pytest-xdist scikit-learn scipy
 
-.PHONY: env demo test lint style types fast check newest lowest reproduce pretrained bench notebooks docs trl trl-oldest ray tunix verl trainers vllm slurm gpu clean
+.PHONY: env demo test lint style types fast check newest lowest reproduce pretrained bench notebooks docs trl trl-oldest ray trinity tunix verl trainers vllm slurm gpu clean
 
 env: .venv/.installed
 
@@ -103,9 +103,8 @@ docs: .venv/.docs
 	$(BIN)/python $(PIP) -c constraints.txt -e ".[docs]"
 	touch $@
 
-# Tests an adapter with the real trainer, or the server with the real Ray, in an environment of its own: `make trl`.
-# Trinity-RFT has no such target, because its adapter's tests need only the fast tests' environment.
-trl ray tunix verl: %: .venv-%/.installed
+# Tests an adapter with the real trainer, or the server with the real Ray, in an environment of its own: `make trl`
+trl ray trinity tunix verl: %: .venv-%/.installed
 	.venv-$*/bin/python -m pytest -m $* tests/jaxsel/integrations
 
 # The oldest TRL that pyproject.toml allows
@@ -114,7 +113,7 @@ trl-oldest: .venv-trl-oldest/.installed
 
 # All of them, in about an hour. The environments of verl and Tunix take gigabytes, so that .ci/run leaves both out.
 trainers:
-	for lane in trl trl-oldest ray tunix verl; do $(MAKE) $$lane || exit 1; done
+	for lane in trl trl-oldest ray trinity tunix verl; do $(MAKE) $$lane || exit 1; done
 
 EXTRAS_trl := rl,trl
 EXTRAS_ray := history,ray
@@ -131,6 +130,13 @@ EXTRAS_verl := verl
 	$(PYTHON) -m venv --clear .venv-trl-oldest
 	sed "s/^trl==.*/trl==$(OLDEST_TRL)/" constraints.txt >.venv-trl-oldest/constraints.txt
 	.venv-trl-oldest/bin/python $(PIP) -c .venv-trl-oldest/constraints.txt -e ".[$(EXTRAS_trl),dev]"
+	touch $@
+
+# Trinity-RFT declares dependencies that its selectors never import, such as verl and Streamlit. Those are not installed.
+.venv-trinity/.installed: pyproject.toml constraints.txt
+	test -x .venv-trinity/bin/python || $(PYTHON) -m venv .venv-trinity
+	.venv-trinity/bin/python $(PIP) -c constraints.txt -e ".[rl,ray,dev]" requests sqlalchemy
+	.venv-trinity/bin/python $(PIP) --no-deps trinity-rft==0.6.0
 	touch $@
 
 # Tests with a third party's build of vLLM for the CPU in .venv-vllm, because vLLM needs other versions of NumPy and torch.

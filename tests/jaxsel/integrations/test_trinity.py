@@ -16,7 +16,6 @@ from jaxsel.integrations import trinity
 pytestmark = pytest.mark.slow
 
 N, K, G = 24, 4, 8
-needs_trinity = pytest.mark.skipif(importlib.util.find_spec("trinity") is None, reason="no trinity-rft installed")
 
 
 class Columns(dict):
@@ -264,8 +263,8 @@ def read(tasksets, steps):
     return chosen
 
 
-@needs_trinity
-@pytest.mark.slow
+@pytest.mark.trinity
+@pytest.mark.skipif(importlib.util.find_spec("trinity") is None, reason="no Trinity-RFT here; see `make trinity`")
 def test_trinity_loads_the_plugin_reads_feeds_back_and_resumes(tmp_path, monkeypatch):
     from trinity.buffer.selector import SELECTORS, BaseSelector  # pyright: ignore[reportMissingImports]
     from trinity.manager.state_manager import StateManager  # pyright: ignore[reportMissingImports]
