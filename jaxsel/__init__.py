@@ -53,6 +53,7 @@ from jaxsel.selection.allocation import expected_solved as expected_solved
 from jaxsel.selection.composition import make_selector as make_selector
 from jaxsel.selection.diverse import diverse as diverse
 from jaxsel.selection.exploring import exploring as exploring
+from jaxsel.selection.paced import paced as paced
 from jaxsel.selection.rules import gumbel_top_k as gumbel_top_k
 from jaxsel.selection.rules import random_subset as random_subset
 from jaxsel.selection.rules import top_k as top_k

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxsel import _validate
 from jaxsel._shared import shared
-from jaxsel.base import Acquisition, Prediction
+from jaxsel.base import Acquisition, Prediction, Scalar
 from jaxsel.numerics import beta_binomial
 
 
@@ -65,7 +65,7 @@ def mixed_near_target(target: float = 0.5, *, log: bool = False) -> Acquisition:
         P(0 < s < n) exp(-(psi(mean) - psi(target))^2 / (2 width^2)),    psi(p) = arcsin sqrt(p)
         width = min(sin, cos)(psi(target)) / sqrt(2),    so that 2 width^2 = min(target, 1 - target)
 
-    The mean is the predicted success rate. The target is constant; ARCUS also moves its target during training.
+    The mean is the predicted success rate. The target is constant; with `jaxsel.paced` it moves during training.
 
     Args:
         target: Success rate at the centre of the kernel, above 0 and below 1.
@@ -80,11 +80,16 @@ def mixed_near_target(target: float = 0.5, *, log: bool = False) -> Acquisition:
     centre, twice_squared_width = math.asin(math.sqrt(target)), min(target, 1 - target)
 
     def score(prediction: Prediction) -> Float[Array, " m"]:
-        angle = jnp.arcsin(jnp.sqrt(jnp.clip(prediction.success_rate, 0, 1)))
-        exponent = -((angle - centre) ** 2) / twice_squared_width
+        exponent = log_kernel(prediction.success_rate, centre, twice_squared_width)
         return _log(prediction.mixed) + exponent if log else prediction.mixed * jnp.exp(exponent)
 
     return Acquisition({"name": "mixed_near_target", "target": target, "log": log}, score)
+
+
+def log_kernel(success_rate: Float[Array, " m"], centre: Scalar, twice_squared_width: Scalar) -> Float[Array, " m"]:
+    """Return the logarithm of a Gaussian kernel in arc length, arcsin sqrt(success rate); `centre` is an arc length."""
+    angle = jnp.arcsin(jnp.sqrt(jnp.clip(success_rate, 0, 1)))
+    return -((angle - centre) ** 2) / twice_squared_width
 
 
 @shared

@@ -44,20 +44,25 @@ def make_selector(
         _check_screened(screened, predictor)
         spec["screened"] = screened
         screening = (predictor.screen, screened, rule.shortlist)
-    # in the form that a checkpoint returns: lists instead of tuples, Python's numbers instead of NumPy's and JAX's
-    spec = json.loads(json.dumps(spec, default=_validate.json_value))
-    init = _init_of(predictor, rule)
-    select = _selecting(predictor.predict, acquisition.score, rule.choose, screening)
-    return Selector(spec, init, predictor.predict, select, predictor.update, acquisition, rule)
+    init = init_of(predictor, rule)
+    select = selecting(predictor.predict, acquisition.score, rule.choose, screening)
+    return Selector(as_saved(spec), init, predictor.predict, select, predictor.update, acquisition, rule)
+
+
+def as_saved(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a spec as a checkpoint returns it: lists for tuples, Python's numbers for those of NumPy and JAX."""
+    return json.loads(json.dumps(spec, default=_validate.json_value))
 
 
 @shared
-def _selecting(
+def selecting(
     predict: Callable[..., Any],
     score: Callable[..., Any],
     choose: Callable[..., Any],
-    screening: tuple[Any, ...] | None,
+    screening: tuple[Any, ...] | None = None,
 ) -> Callable[..., Any]:
+    """Return the `select` of these parts; `screening` is a rough `predict`, the share to keep, and a shortlist."""
+
     def select(
         key: Key[Array, ""],
         state: State,
@@ -92,7 +97,7 @@ def _check_screened(screened: float, predictor: Predictor) -> None:
         raise ValueError(f"screened is {screened}, but {predictor.spec['name']} has no screen; leave out screened")
 
 
-def _init_of(predictor: Predictor, rule: Rule) -> Callable[..., State]:
+def init_of(predictor: Predictor, rule: Rule) -> Callable[..., State]:
     """Return the predictor's `init`, with a check of the pool's size if the rule is made for one size."""
     if rule.num_prompts is None:
         return predictor.init

@@ -24,6 +24,7 @@ from jaxsel.selection.acquisition import (
 from jaxsel.selection.composition import make_selector
 from jaxsel.selection.diverse import diverse
 from jaxsel.selection.exploring import exploring
+from jaxsel.selection.paced import paced
 from jaxsel.selection.rules import gumbel_top_k, random_subset, top_k, within_bounds
 
 _PREDICTORS = {
@@ -82,6 +83,9 @@ def _composed(parts: dict[str, dict[str, Any]], **options: Any) -> Selector:
         return exploring(_composed(parts | {"rule": rule["rule"]}, **options), **of_rule)
     if rule["name"] == "stratified":
         raise ValueError("a spec does not contain the strata")
+    if parts["acquisition"]["name"] == "paced":
+        settings = {name: value for name, value in parts["acquisition"].items() if name != "name"}
+        return paced(_predictor(parts["predictor"]), rule=_built(_RULES, rule), **settings)
     predictor, acquisition = _predictor(parts["predictor"]), _built(_ACQUISITIONS, parts["acquisition"])
     return make_selector(predictor, acquisition, _built(_RULES, rule), **options)
 

@@ -1,0 +1,101 @@
+"""Tests of the selector with a moving target, against a computation in NumPy and float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsel
+from jaxsel.selection import paced as paced_module
+
+N, B = 60, 8
+KEY = jax.random.key(0)
+
+
+def observed(selector, successes, steps=1):
+    """Return the state after some steps in which every prompt had 8 rollouts with these successes."""
+    state, update = selector.init(KEY, N), jax.jit(selector.update)
+    rollouts = jaxsel.Rollouts(jnp.arange(N), jnp.asarray(successes, jnp.int32), jnp.full(N, 8))
+    for _ in range(steps):
+        state = update(KEY, state, rollouts)
+    return state
+
+
+def hardest(prediction, temperature, tolerance):
+    """Return the target of the module's docstring, as a success rate."""
+    p, mixed = (np.asarray(field, float) for field in (prediction.success_rate, prediction.mixed))
+    angles = np.asarray(paced_module._TARGETS, float)
+    width = np.minimum(np.sin(angles), np.cos(angles)) / np.sqrt(2)
+    kernel = np.exp(-((np.arcsin(np.sqrt(p)) - angles[:, None]) ** 2) / (2 * width[:, None] ** 2))
+    weights = (kernel * mixed) ** (1 / temperature)
+    shares = (weights * mixed).sum(1) / weights.sum(1)
+    return np.sin(angles[np.flatnonzero(shares >= shares.max() - tolerance)[0]]) ** 2
+
+
+def test_the_first_choice_is_that_of_the_constant_target():
+    plain = jaxsel.make_selector(
+        jaxsel.kalman(), jaxsel.mixed_near_target(0.3, log=True), jaxsel.gumbel_top_k(0.3), method="plain"
+    )
+    moving = jaxsel.paced(jaxsel.kalman(), target=0.3)
+    one, other = (s.select(KEY, s.init(KEY, N), B) for s in (plain, moving))
+    np.testing.assert_array_equal(one.prompt_ids, other.prompt_ids)
+    np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("tolerance", "temperature"), [(0.03, 0.3), (0.0, 1.0), (0.2, 0.5)])
+def test_the_target_moves_to_the_hardest_one_that_is_good_enough(tolerance, temperature):
+    successes = np.arange(N) % 9
+    settings = {"tolerance": tolerance, "temperature": temperature}
+    at_once = jaxsel.paced(jaxsel.kalman(), max_step=2, **settings)
+    state = observed(at_once, successes)
+    # 60 prompts, each 68 or 69 times among the 4096 rows of the sample
+    rows = np.arange(4096) * N // 4096
+    expected = hardest(at_once.predict(KEY, state, jnp.asarray(rows)), temperature, tolerance)
+    assert state.metrics()["target"] == pytest.approx(expected, abs=1e-5)
+    slow = jaxsel.paced(jaxsel.kalman(), max_step=0.01, **settings)
+    angles = [float(observed(slow, successes, steps).angle) for steps in (1, 2)]
+    towards = np.sign(np.arcsin(np.sqrt(expected)) - np.pi / 4)
+    np.testing.assert_allclose(angles, np.pi / 4 + towards * np.array([0.01, 0.02]), atol=1e-6)
+
+
+def test_nothing_is_mixed_in_groups_of_one():
+    selector = jaxsel.paced(jaxsel.beta_bernoulli(group_size=1))
+    with jax.debug_nans(True):
+        state = observed(selector, np.zeros(N))
+        chosen = selector.select(KEY, state, B)
+    assert len(set(chosen.prompt_ids.tolist())) == B
+    assert np.isfinite(chosen.scores).all()
+
+
+def test_a_selector_saves_resumes_explores_and_changes_its_pool(tmp_path):
+    live = jaxsel.PromptSelector(jaxsel.exploring(jaxsel.paced(jaxsel.kalman()), share=0.2), keys=range(N), seed=0)
+    for _ in range(3):
+        ids = live.select(B)
+        live.observe(ids, ids % 9, 8)
+    target = live.metrics()["selector/target"]
+    assert target == pytest.approx(np.sin(np.pi / 4 - 3 * 0.005) ** 2, abs=1e-5)
+    live.save(tmp_path / "saved")
+    again = jaxsel.PromptSelector.load(tmp_path / "saved", keys=range(N))
+    np.testing.assert_array_equal(again.select(B), live.select(B))
+    fewer = again.with_pool(range(10, N))
+    assert fewer.metrics()["selector/target"] == pytest.approx(target)
+    assert len(fewer.select(B)) == B
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": 1.0}, "target is 1.0; give a number above 0 and below 1"),
+        ({"temperature": 0}, "temperature is 0; give a finite number above 0"),
+        ({"tolerance": 2}, "tolerance is 2; give a number from 0 to 1"),
+        ({"max_step": -1.0}, "max_step is -1.0; give a finite number of at least 0"),
+    ],
+)
+def test_bad_arguments_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        jaxsel.paced(jaxsel.kalman(), **settings)
+
+
+def test_it_cannot_be_sharded():
+    with pytest.raises(ValueError, match=r"'paced'.* has no acquisition and rule; give a selector of make_selector"):
+        jaxsel.shard(jaxsel.paced(jaxsel.kalman()), jaxsel.prompts_mesh(jax.devices()[:2]), N)
