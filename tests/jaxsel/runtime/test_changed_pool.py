@@ -76,6 +76,18 @@ def test_every_prompt_keeps_its_prediction_and_its_visits():
     assert selector.num_prompts == len(KEYS)
 
 
+def test_new_embeddings_of_the_same_prompts_keep_what_was_learned():
+    """A policy that is trained on gives other hidden states. What prompts with like states have in common stays known."""
+    selector = PromptSelector(METHODS["adaptive"](KEYS), keys=KEYS, seed=4)
+    is_easy = embeddings(KEYS)[:, 0] > 0
+    seen, unseen = np.arange(18), np.arange(18, 24)
+    for _ in range(3):
+        selector.observe(seen, np.where(is_easy[seen], 7, 1), 8)
+    turned = np.roll(embeddings(KEYS), 1, axis=0)  # the embedding of every prompt is now that of its neighbour
+    moved = selector.with_pool(KEYS, jaxsel.adaptive(turned)).predict(unseen).success_rate
+    np.testing.assert_array_equal(moved > 0.5, np.roll(is_easy, 1)[unseen])
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_beliefs_of_every_method_move_with_their_prompts(name):
     """A reordered pool predicts the same per key, and so does a pool that was changed and changed back."""
