@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
@@ -59,6 +61,15 @@ class Preemption:
             signal.signal(number, handler)
         if self._before:
             _count(-1)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let a signal that arrives inside of the `with` block raise `PreemptedError`."""
+        before, self._at_once = self._at_once, True
+        try:
+            yield
+        finally:
+            self._at_once = before
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame

@@ -16,8 +16,8 @@ The loop differs from the trainers in the papers on prompt selection in three wa
   from the rollouts of training.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
 from rl.progress import bar
 from rl.prompts import PromptPool, Task
+from rl.prompts.messages import Prompt
 from rl.ranks import Ranks
-from rl.rollout import RolloutEngine
+from rl.rollout import Completions, RolloutEngine, Sampling
 from rl.rollout_worker import RolloutWorker
 from rl.run import Run
 from rl.run_folder.lock import alone_in
@@ -97,7 +98,7 @@ def train(
             exceeds the task's longest completion.
         OSError: The disk is full.
         PreemptedError: SIGTERM, Ctrl-C, SIGUSR1 or SIGUSR2 arrived. The current step was finished and its checkpoint
-            written.
+            written. A probe or an evaluation before a step was ended at once, unless there are several ranks.
     """
     ranks = ranks or Ranks()
     check_overlong(config.overlong_buffer, task.max_new_tokens)
@@ -140,18 +141,25 @@ def train(
 
 def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemption: Preemption) -> None:
     config, learner, curriculum = run.config, run.learner, run.curriculum
+    # several ranks must stop together, which they do after a step
+    measuring = replace(worker, engine=_Interrupted(worker.engine, preemption)) if run.ranks.count == 1 else worker
     for step in steps:
         clock = Clock()
         record: dict[str, float] = {"step": step, "rollouts": run.num_rollouts}
 
-        # Measure accuracy and predictions at fixed prompts, before the first step and every `probe_every` steps.
-        if step == 0 or (config.probe_every and step % config.probe_every == 0):
-            with clock("probing"):
-                record |= worker.measure(step)
-            run.flush()  # also in a run without checkpoints
-        if worker.evaluation.is_due(step):
-            with clock("evaluating"):
-                record |= worker.evaluate(step)
+        # Measure accuracy and predictions at fixed prompts, before the first step and every `probe_every` steps. A
+        # signal ends this at once, because it may take many minutes, and a resumed run does it again.
+        try:
+            if step == 0 or (config.probe_every and step % config.probe_every == 0):
+                with clock("probing"):
+                    record |= measuring.measure(step)
+                run.flush()  # also in a run without checkpoints
+            if worker.evaluation.is_due(step):
+                with clock("evaluating"):
+                    record |= measuring.evaluate(step)
+        except PreemptedError:
+            run.save()
+            raise PreemptedError(run.done) from None
 
         # Choose prompts, roll them out, verify the completions, and let the selector observe the counts.
         collected = worker.collect(step, clock)
@@ -185,6 +193,18 @@ def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemptio
             run.save()
         if stopped:
             raise PreemptedError(run.done)
+
+
+class _Interrupted:
+    """An engine whose `generate` is ended by a signal."""
+
+    def __init__(self, engine: RolloutEngine, preemption: Preemption):
+        self._engine, self._preemption = engine, preemption
+        self.update_weights = engine.update_weights
+
+    def generate(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
+        with self._preemption.interrupting():
+            return self._engine.generate(prompts, group_size, sampling, seed=seed)
 
 
 def _identity(config: TrainConfig, task: Task, policy: Policy, curriculum: Curriculum, probe: Probe) -> dict[str, Any]:

@@ -10,8 +10,13 @@ import threading
 import time
 from dataclasses import replace
 
+import jax
+import numpy as np
 import pytest
 
+from jaxsel.integrations.history import read_history
+from rl.engines.hf import HFEngine
+from rl.policy import build_policy
 from rl.preemption import SIGNALS, PreemptedError, Preemption
 from rl.run_log import read_metrics
 from tests.support import warm_processes
@@ -132,6 +137,33 @@ def test_the_step_is_finished_and_a_checkpoint_written_though_none_was_due(task,
     assert error.value.step == at + 1
     assert len(read_metrics(tmp_path / "cut" / "metrics.jsonl")) == at + 1
     assert_same_run(whole, start(task, tmp_path / "cut", config, resume=True))
+
+
+class AskedIn:
+    """An engine that gets a signal inside of one call of `generate`."""
+
+    def __init__(self, engine, call):
+        self._engine, self._left, self.update_weights = engine, call, engine.update_weights
+
+    def generate(self, *arguments, **options):
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self._engine.generate(*arguments, **options)
+
+
+@pytest.mark.parametrize(("call", "done"), [(1, 0), (2, 0), (7, 4), (8, 4), (9, 5)])
+def test_a_probe_is_ended_at_once_and_done_again(task, tmp_path, call, done):
+    """Calls 1, 2, 7 and 8 generate the rollouts of a probe; each of the others is that of a step."""
+    config = replace(CONFIG, checkpoint_every=0, history=True, probe_every=4)
+    whole = start(task, tmp_path / "whole", config)
+    policy = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)
+    with pytest.raises(PreemptedError, match=f"after step {done}," if done else "before it trained"):
+        start(task, tmp_path / "cut", config, policy=policy, engine=AskedIn(HFEngine(policy), call))
+    assert len(read_metrics(tmp_path / "cut" / "metrics.jsonl")) == done
+    assert_same_run(whole, start(task, tmp_path / "cut", config, resume=True))
+    one, other = (read_history(tmp_path / name / "history") for name in ("whole", "cut"))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_a_signal_in_the_last_step_changes_nothing(task, tmp_path):

@@ -77,7 +77,7 @@ def test_every_prompt_keeps_its_prediction_and_its_visits():
 
 
 def test_new_embeddings_of_the_same_prompts_keep_what_was_learned():
-    """A policy that is trained on gives other hidden states. What prompts with like states have in common stays known."""
+    """A policy that is trained on gives other hidden states. What is common to prompts with like states stays known."""
     selector = PromptSelector(METHODS["adaptive"](KEYS), keys=KEYS, seed=4)
     is_easy = embeddings(KEYS)[:, 0] > 0
     seen, unseen = np.arange(18), np.arange(18, 24)
