@@ -248,13 +248,13 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
         return RecalibratedState(predictor.init(key, num_prompts), no_pairs(window), jnp.int32(num_prompts))
 
     spec = {"name": "recalibrated", "method": method, "window": window, "predictor": predictor.spec}
-    return Predictor(spec, init, *_functions(predictor.predict, predictor.update, method, groups_of_one))
+    predict = _corrected(predictor.predict, method, groups_of_one)
+    screen = None if predictor.screen is None else _corrected(predictor.screen, method, groups_of_one)
+    return Predictor(spec, init, predict, _observing(predictor.predict, predictor.update), screen)
 
 
 @shared
-def _functions(
-    inner_predict: Callable[..., Any], inner_update: Callable[..., Any], method: str, groups_of_one: bool
-) -> tuple[Callable[..., Prediction], Callable[..., RecalibratedState]]:
+def _corrected(inner_predict: Callable[..., Any], method: str, groups_of_one: bool) -> Callable[..., Prediction]:
     def predict(
         key: Key[Array, ""],
         state: RecalibratedState,
@@ -266,6 +266,11 @@ def _functions(
             return prediction
         return with_mixed(prediction, MAPS[method](grouped(state.pairs))(prediction.mixed))
 
+    return predict
+
+
+@shared
+def _observing(inner_predict: Callable[..., Any], inner_update: Callable[..., Any]) -> Callable[..., RecalibratedState]:
     def update(key: Key[Array, ""], state: RecalibratedState, rollouts: Rollouts) -> RecalibratedState:
         prediction_key, update_key = jax.random.split(key)
         visits = merge_visits(rollouts, state.num_prompts)
@@ -275,7 +280,7 @@ def _functions(
         pairs = with_pairs(state.pairs, before.mixed, occurred, is_visit)
         return RecalibratedState(inner_update(update_key, state.inner, rollouts), pairs, state.num_prompts)
 
-    return predict, update
+    return update
 
 
 def _group_size(spec: dict[str, Any]) -> int | None:

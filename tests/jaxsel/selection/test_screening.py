@@ -19,18 +19,19 @@ def screen(key, state, prompt_ids, first_id=0):
     return jaxsel.mopps().predict(key, state, prompt_ids, first_id)._replace(success_rate=rate)
 
 
-def selector(**arguments) -> jaxsel.PromptSelector:
-    predictor = jaxsel.beta_bernoulli()._replace(screen=screen)
+def selector(wrap=lambda predictor: predictor) -> jaxsel.PromptSelector:
+    predictor = wrap(jaxsel.beta_bernoulli()._replace(screen=screen))
     method = make_selector(predictor, jaxsel.target_success_rate(), jaxsel.top_k(), screened=len(PROMISING) / N)
-    return jaxsel.PromptSelector(method, num_prompts=N, seed=1, **arguments)
+    return jaxsel.PromptSelector(method, num_prompts=N, seed=1)
 
 
 def tiny_gps(**arguments) -> jaxsel.Selector:
     return jaxsel.gps(EMBEDDINGS, **TINY | arguments)
 
 
-def test_only_screened_prompts_are_chosen():
-    taught = selector()
+@pytest.mark.parametrize("wrap", [lambda predictor: predictor, jaxsel.recalibrated], ids=["plain", "recalibrated"])
+def test_only_screened_prompts_are_chosen(wrap):
+    taught = selector(wrap)
     taught.observe([3, 6, 9, 20], [8, 8, 0, 8], 8)  # their exact success rates are the furthest from 1/2
     assert set(taught.select(4).tolist()) == {4, 12, 15, 18}
     assert not {15, 18} & set(taught.select(6, exclude=[15, 18]))
@@ -53,6 +54,22 @@ def test_with_one_latent_the_screen_of_gps_is_its_prediction(arguments):
     assert model.screen is not None
     screened, exact = (jax.jit(f)(jax.random.key(2), state, None) for f in (model.screen, model.predict))
     jax.tree.map(np.testing.assert_array_equal, screened, exact)
+
+
+@pytest.mark.slow
+def test_a_recalibrated_screen_is_corrected_too():
+    model = jaxsel.amortized(EMBEDDINGS, **TINY | {"num_draws": 1})
+    taught = jaxsel.PromptSelector(
+        make_selector(jaxsel.recalibrated(model), jaxsel.mixed_probability(), jaxsel.top_k()), num_prompts=N
+    )
+    for _ in range(3):
+        taught.observe(np.arange(N), np.arange(N) % 9, 8)
+    corrected, state = jaxsel.recalibrated(model), taught._belief.state
+    assert corrected.screen is not None
+    screened, exact = (jax.jit(f)(jax.random.key(2), state, None) for f in (corrected.screen, corrected.predict))
+    jax.tree.map(np.testing.assert_array_equal, screened, exact)
+    plain = model.predict(jax.random.key(2), state.inner, None)
+    assert np.abs(plain.mixed - exact.mixed).max() > 0.01
 
 
 @pytest.mark.slow
