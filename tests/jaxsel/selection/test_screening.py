@@ -1,5 +1,7 @@
 """Choices among the prompts that a cheap approximation of the prediction has found."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -58,7 +60,8 @@ def test_with_one_latent_the_screen_of_gps_is_its_prediction(arguments):
 
 @pytest.mark.slow
 def test_a_recalibrated_screen_is_corrected_too():
-    model = jaxsel.amortized(EMBEDDINGS, **TINY | {"num_draws": 1})
+    arguments: dict[str, Any] = TINY | {"num_draws": 1}
+    model = jaxsel.amortized(EMBEDDINGS, **arguments)
     taught = jaxsel.PromptSelector(
         make_selector(jaxsel.recalibrated(model), jaxsel.mixed_probability(), jaxsel.top_k()), num_prompts=N
     )
