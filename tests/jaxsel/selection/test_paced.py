@@ -67,6 +67,7 @@ def test_nothing_is_mixed_in_groups_of_one():
     assert np.isfinite(chosen.scores).all()
 
 
+@pytest.mark.slow
 def test_a_selector_saves_resumes_explores_and_changes_its_pool(tmp_path):
     live = jaxsel.PromptSelector(jaxsel.exploring(jaxsel.paced(jaxsel.kalman()), share=0.2), keys=range(N), seed=0)
     for _ in range(3):
