@@ -38,10 +38,10 @@ _FINAL = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_
 
 
 class Jobs(Callback):
-    """What Hydra calls before the first run: with `dry_run` it prints what would run, and ends the process."""
+    """What Hydra calls before the first run: checks of the settings, and `dry_run`, which starts nothing."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the settings of a single run, and print its folder, if this is a dry run."""
+        """In a dry run, check the settings of a single run, and print its folder."""
         if config.dry_run:
             with clear_errors():
                 settings_from(config)
@@ -49,13 +49,16 @@ class Jobs(Callback):
             sys.exit(0)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the runs of a sweep, if this is a dry run; otherwise prepare SLURM's jobs."""
+        """Check the settings of all runs of a sweep. In a dry run, print the runs; otherwise prepare SLURM's jobs."""
         on_slurm = str(config.hydra.launcher.get("_target_")).endswith(".SlurmLauncher")
         if on_slurm:
             with open_dict(config):
                 config.hydra.launcher.setup = [REQUEUE, *(config.hydra.launcher.setup or [])]
         if config.dry_run:
             _print_runs_and_exit(config, on_slurm)
+        if _is_basic(config):  # another sweeper chooses later runs by the results of earlier ones
+            with clear_errors():
+                list(_runs(config))
         if on_slurm:
             print(f"logs of the jobs: {config.hydra.sweep.dir}/.submitit", flush=True)
             _watch_without_sacct()
@@ -82,7 +85,7 @@ def _runs(config: DictConfig) -> Iterator[tuple[str, list[str]]]:
     """Yield the folder and the settings of every run of a sweep, checked as the run itself checks them."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    if not str(config.hydra.sweeper.get("_target_")).endswith(".BasicSweeper"):
+    if not _is_basic(config):
         raise ValueError("dry_run is true, but the sweeper chooses later runs by earlier ones; use hydra/sweeper=basic")
     arguments = [f"{name}={value}" for name, value in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*arguments, *config.hydra.overrides.task])
@@ -93,6 +96,10 @@ def _runs(config: DictConfig) -> Iterator[tuple[str, list[str]]]:
             loaded.hydra.job.num, loaded.hydra.job.id = number, str(number)
         settings_from(loaded)
         yield str(loaded.hydra.sweep.subdir), [one for one in chosen if not one.startswith("dry_run=")]
+
+
+def _is_basic(config: DictConfig) -> bool:
+    return str(config.hydra.sweeper.get("_target_")).endswith(".BasicSweeper")
 
 
 def _script(config: DictConfig) -> str:

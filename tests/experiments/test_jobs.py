@@ -65,6 +65,16 @@ def test_a_dry_run_of_one_run_checks_its_settings():
 
 
 @pytest.mark.slow
+def test_a_mistake_in_one_run_of_a_sweep_is_found_before_the_first_run(tmp_path):
+    sweep = [one for one in SWEEP if one != "--dry-run"]
+    command = [sys.executable, *sweep, "method.name=mopps,mops", f"hydra.sweep.dir={tmp_path}/runs"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("method.name is 'mops'; give one of uniform")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "code", "said"),
     [
