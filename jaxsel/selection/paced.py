@@ -152,7 +152,8 @@ def _functions(
     def update(key: Key[Array, ""], state: PacedState, rollouts: Rollouts) -> PacedState:
         predict_key, update_key = jax.random.split(key)
         inner = inner_update(update_key, state.inner, rollouts)
-        rows = (jnp.arange(_SAMPLE) / _SAMPLE * state.num_prompts.astype(jnp.float32)).astype(jnp.int32)
+        places = jnp.arange(_SAMPLE, dtype=jnp.float32) / _SAMPLE
+        rows = (places * state.num_prompts.astype(jnp.float32)).astype(jnp.int32)
         wanted = _hardest(inner_predict(predict_key, inner, rows), temperature, tolerance)
         moved = state.angle + jnp.clip(wanted - state.angle, -max_step, max_step)
         return PacedState(inner, state.num_prompts, moved)
