@@ -25,8 +25,10 @@ import jaxsel.integrations.arviz
 import jaxsel.integrations.edge
 import jaxsel.integrations.embeddings
 import jaxsel.integrations.history
-import jaxsel.integrations.protocols
+import jaxsel.integrations.prime_rl
 import jaxsel.integrations.ray
+import jaxsel.integrations.slime
+import jaxsel.integrations.tinker
 import jaxsel.integrations.trainer_logs
 import jaxsel.integrations.trinity
 import jaxsel.integrations.trl
@@ -44,7 +46,10 @@ ROOT = DOCS.parent
 MODULES = (
     *("jaxsel", "jaxsel.metrics", "jaxsel.plotting", "jaxsel.reference_models", "jaxsel.replay", "jaxsel.simulate"),
     *(f"jaxsel.integrations.{name}" for name in ("arviz", "edge", "embeddings", "history", "trainer_logs")),
-    *(f"jaxsel.integrations.{name}" for name in ("protocols", "ray", "trinity", "trl", "tunix", "verl")),
+    *(
+        f"jaxsel.integrations.{name}"
+        for name in ("prime_rl", "ray", "slime", "tinker", "trinity", "trl", "tunix", "verl")
+    ),
 )
 
 project = "jaxsel"

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PREDICTORS = tuple(f"jaxsel.predictors.{name}" for name in ("beta", "hidden_markov", "amortized", "state_space"))
 PUBLIC = ("metrics", "plotting", "reference_models", "replay", "simulate")
-ADAPTERS = ("protocols", "ray", "trinity", "trl", "tunix", "verl")
+ADAPTERS = ("prime_rl", "ray", "slime", "tinker", "trinity", "trl", "tunix", "verl")
 INTEGRATIONS = tuple(
     f"integrations.{name}" for name in ("arviz", "edge", "embeddings", "history", "trainer_logs", *ADAPTERS)
 )

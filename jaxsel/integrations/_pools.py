@@ -1,11 +1,13 @@
 """Checks of the keys of a trainer's data, and the selector for the data. A key is a unique name of a prompt."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxsel import _validate
 from jaxsel.base import Selector
+from jaxsel.integrations.edge import TrainerEdge
 from jaxsel.runtime.pool import fingerprint_of
 from jaxsel.runtime.prompt_selector import PromptSelector
 
@@ -62,3 +64,15 @@ def selector_of_rows(
     if keys is not None and selector.pool != fingerprint_of(np.array(keys, object)):
         raise ValueError(f"selector has other keys than the key column of {data}; give it the column as keys=")
     return selector
+
+
+def check_size(name: str, items: Sequence[Any], edge: TrainerEdge) -> None:
+    """Check that there is one item per prompt of the edge's selector.
+
+    Raises:
+        ValueError: The lengths differ.
+    """
+    if len(items) != edge.selector.num_prompts:
+        raise ValueError(
+            f"{name} has {len(items)} entries and the selector {edge.selector.num_prompts} prompts; give one per prompt"
+        )
