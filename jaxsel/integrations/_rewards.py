@@ -39,14 +39,16 @@ def counted(
         prompt_ids: Rows of the pool.
         rewards: One sequence of rewards per id, of any lengths, or one reward per id; or a mapping from the names of
             several rewards to such a value.
-        success: Name of the reward to use, where `rewards` is a mapping.
+        success: Name of the reward to use; `rewards` must be a mapping then. None: there is one reward.
         threshold: The largest reward that is not a success.
 
     Raises:
-        ValueError: The named reward is missing, the lengths differ, or a reward is not a number.
+        ValueError: The named reward is missing, or the rewards have no names. The lengths differ, or a reward is not a number.
     """
     if isinstance(rewards, Mapping):
         rewards = rewards[one_reward(list(rewards), success)]
+    elif success is not None:
+        raise ValueError(f"success is {success!r}, but rewards have no names; give {{{success!r}: rewards}}")
     flat, lengths = _flat(rewards)
     if len(lengths) != len(prompt_ids):
         raise ValueError(f"prompt_ids has {len(prompt_ids)} entries, and rewards {len(lengths)}; {_GIVE}")

@@ -145,7 +145,7 @@ def test_an_observed_prompt_that_still_waits_is_not_handed_out_twice():
     ],
 )
 def test_groups_may_differ_in_size_and_missing_rewards_do_not_count(rewards):
-    ours, alone = edge(success="accuracy"), selector()
+    ours, alone = edge(success="accuracy" if isinstance(rewards, dict) else None), selector()
     ids = ours.next_batch(4)
     ours.observe(ids, rewards)
     alone.select(4)
@@ -424,6 +424,8 @@ def test_a_masked_reward_was_not_judged():
 def test_an_unknown_reward_name_is_refused():
     with pytest.raises(ValueError, match="success is 'accuracy', but the rewards are named 'a', 'b'"):
         edge(success="accuracy").observe([1], {"a": [1], "b": [1]})
+    with pytest.raises(ValueError, match="success is 'accuracy', but rewards have no names; give"):
+        edge(success="accuracy").observe([1], [[1.0, 0.0]])
 
 
 def test_unknown_keys_are_refused():

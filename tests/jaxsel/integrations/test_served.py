@@ -305,7 +305,8 @@ def test_rewards_of_all_kinds_arrive_as_they_are(tmp_path):
     groups = np.random.default_rng(0).random((5, 4)).astype(np.float32)
     ragged = [[1.0, None, math.nan], [math.inf], [], [True, 0], [0.5000001]]
     for number, rewards in enumerate([groups, groups.tolist(), {"a": groups, "b": 1 - groups}, ragged]):
-        alone, client = TrainerEdge(make(), success="a"), served(tmp_path / str(number), success="a")
+        success = "a" if isinstance(rewards, dict) else None
+        alone, client = TrainerEdge(make(), success=success), served(tmp_path / str(number), success=success)
         for call in (direct(alone), client):
             call("observe", prompt_ids=np.arange(5, dtype=np.int64), rewards=rewards, step=3)
         assert client.server.edge.state_dict() == alone.state_dict()
