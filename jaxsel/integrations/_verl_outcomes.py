@@ -82,6 +82,8 @@ class Outcomes:
 def reward_of(extra_fields: Any, success: str) -> Any:
     """Return the named reward of a trajectory; None if verl's reward function did not judge it.
 
+    verl's rate-limited manager gives `acc` 0 to a completion whose reward timed out or raised an error, and marks it.
+
     Args:
         extra_fields: The field `extra_fields` of the trajectory, as TransferQueue returns it.
         success: Name of the reward.
@@ -96,7 +98,8 @@ def reward_of(extra_fields: Any, success: str) -> Any:
             f"data.jaxsel.success is {success!r}, and verl's reward function returned {', '.join(map(repr, info))}; "
             "set +data.jaxsel.success to the name of the binary reward"
         )
-    return info.get(success)
+    is_marked = info.get("timeout") is True or isinstance(info.get("error"), str)
+    return None if is_marked else info.get(success)
 
 
 def one_per_session(keys: Iterable[str], groups: set[str]) -> dict[tuple[str, str], str]:

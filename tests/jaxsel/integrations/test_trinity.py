@@ -1,6 +1,7 @@
 """Tests of the selector for Trinity-RFT, on stubs of Trinity's classes, and on the real ones where installed."""
 
 import importlib.util
+import itertools
 import json
 import sys
 import types
@@ -97,6 +98,17 @@ def test_prompts_without_feedback_are_free_again_after_some_batches():
     third = selector.get_indices(4)
     assert sorted(first + second + third) == list(range(12))
     assert sorted(selector.get_indices(4)) == sorted(first)
+
+
+def test_a_small_taskset_without_feedback_goes_round():
+    selector = made(size=10)
+    batches = [selector.get_indices(4) for _ in range(9)]
+    assert all(len(set(batch)) == 4 for batch in batches)
+    assert all(not set(one) & set(two) for one, two in itertools.pairwise(batches))
+    with pytest.raises(ValueError, match="11"):
+        selector.get_indices(11)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        selector.get_indices(0)
 
 
 @pytest.mark.parametrize(

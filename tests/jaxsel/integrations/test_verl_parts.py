@@ -193,6 +193,9 @@ def test_the_named_reward_is_read():
     assert reward_of(SimpleNamespace(data=extra), "acc") == 0.0
     for unjudged in ({}, {"reward_extra_info": {}}, {"reward_extra_info": None}, None):
         assert reward_of(unjudged, "acc") is None
+    for mark in ({"timeout": True}, {"error": "no answer from the judge"}):  # of verl's rate-limited manager
+        assert reward_of({"reward_extra_info": {"acc": 0.0} | mark}, "acc") is None
+    assert reward_of({"reward_extra_info": {"acc": 1.0, "timeout": 0.0, "error": None}}, "acc") == 1.0
     with pytest.raises(ValueError, match=r"returned 'acc', 'format'; set \+data.jaxsel.success to the name"):
         reward_of(extra, "correct")
 
