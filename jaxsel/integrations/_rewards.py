@@ -43,7 +43,8 @@ def counted(
         threshold: The largest reward that is not a success.
 
     Raises:
-        ValueError: The named reward is missing, or the rewards have no names. The lengths differ, or a reward is not a number.
+        ValueError: The named reward is missing, or the rewards have no names. Or: the lengths differ, or a reward is
+            not a number.
     """
     if isinstance(rewards, Mapping):
         rewards = rewards[one_reward(list(rewards), success)]
