@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +14,11 @@ from jaxsel.numerics.beta_binomial import solve_state_probabilities
 
 
 def informative_prior(
-    successes: ArrayLike | Sequence[float | None],
-    group_size: ArrayLike | Sequence[float | None],
+    successes: ArrayLike | Sequence[float | None] | Sequence[Sequence[float | None]],
+    group_size: ArrayLike | Sequence[float | None] | None = None,
     *,
     strength: float = 3.0,
+    threshold: float = 0.5,
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     """Return 1 + strength * successes and 1 + strength * failures, from rollouts before training.
 
@@ -26,20 +28,27 @@ def informative_prior(
     >>> import jaxsel
     >>> jaxsel.informative_prior([4, 0, None], 4)
     (array([13.,  1.,  1.]), array([ 1., 13.,  1.]))
+    >>> jaxsel.informative_prior([[1.0, 1.0, 0.0], [], [None, 0.0]])
+    (array([7., 1., 1.]), array([4., 1., 4.]))
 
     Args:
         successes: Correct rollouts per prompt. They need not be integers. None or NaN: nothing is known about the
-            prompt, and its prior is uniform.
-        group_size: Rollouts per prompt, one number for all prompts or one per prompt. None or NaN means the same as for
-            `successes`.
+            prompt, and its prior is uniform. Without `group_size`: the rewards of each prompt's rollouts, in lists of
+            any lengths; a reward of None, NaN or infinity does not count.
+        group_size: Rollouts per prompt, one number for all prompts or one per prompt. None or NaN for a prompt means
+            the same as for `successes`.
         strength: Weight of a rollout before training. At 1, it counts as much as a rollout of the current policy.
+        threshold: The largest reward that is not a success, for lists of rewards.
 
     Raises:
-        ValueError: A count is not a number with 0 <= successes <= group_size, or the strength is below 0.
+        ValueError: A count is not a number with 0 <= successes <= group_size, the strength is below 0, or the group
+            size is missing and `successes` does not hold lists of rewards.
     """
     _validate.non_negative(strength=strength)
-    s = _counts("successes", successes)
-    n = _counts("group_size", group_size)
+    counts: tuple[Any, Any] = (successes, group_size)
+    if group_size is None:
+        counts = _of_rewards(successes, threshold)
+    s, n = (_counts(name, value) for name, value in zip(("successes", "group_size"), counts, strict=True))
     try:
         n = np.broadcast_to(n, s.shape)
     except ValueError as error:
@@ -132,6 +141,20 @@ def initial_beliefs(
     beliefs = np.stack(solve_state_probabilities(jnp.asarray(alpha), jnp.asarray(beta), group_size), -1)
     is_known = (alpha != 1) | (beta != 1)
     return np.where(is_known[..., None], beliefs, np.asarray((1, 1, 1) if otherwise is None else otherwise) / 1)
+
+
+def _of_rewards(rewards: Any, threshold: float) -> tuple[list[int], list[int]]:
+    """Return the numbers of successes and of judged rollouts per prompt, from lists of rewards."""
+    _validate.finite(threshold=threshold)
+    successes, judged = [], []
+    for row, given in enumerate(rewards):
+        if isinstance(given, str) or np.ndim(given) != 1 or any(isinstance(reward, str) for reward in given):
+            raise ValueError(f"successes[{row}] is {given!r:.60}; give group_size, or one list of rewards per prompt")
+        values = _validate.on_host(f"successes[{row}]", given, np.float64, "give numbers and None")
+        counted = values[np.isfinite(values)]
+        successes.append(int((counted > threshold).sum()))
+        judged.append(len(counted))
+    return successes, judged
 
 
 def _counts(name: str, value: ArrayLike | Sequence[float | None]) -> Float[np.ndarray, " N"]:

@@ -39,6 +39,16 @@ def test_counts_may_be_fractions_and_missing():
     np.testing.assert_array_equal(beta, [8, 1, 1, 1])
 
 
+def test_lists_of_rewards_are_counted():
+    rewards = [[1.0, 0.0, 1.0], [], [None, 0.2, float("inf"), 0.9], np.array([True, False])]
+    found = jaxsel.informative_prior(rewards)
+    np.testing.assert_array_equal(found, jaxsel.informative_prior([2, 0, 1, 1], [3, 0, 2, 2]))
+    np.testing.assert_array_equal(jaxsel.informative_prior(np.eye(2)), jaxsel.informative_prior([1, 1], 2))
+    np.testing.assert_array_equal(
+        jaxsel.informative_prior(rewards, threshold=0.1), jaxsel.informative_prior([2, 0, 2, 1], [3, 0, 2, 2])
+    )
+
+
 @pytest.mark.parametrize(
     ("successes", "group_size", "message"),
     [
@@ -49,6 +59,9 @@ def test_counts_may_be_fractions_and_missing():
         ([np.inf], 8, r"successes\[0\] is inf; give a number of at least 0, or None"),
         ([-1], 8, r"successes\[0\] is -1"),
         ([1], -8, r"group_size\[0\] is -8"),
+        ([1, 2], None, r"successes\[0\] is 1; give group_size, or one list of rewards per prompt"),
+        ([[1], "10"], None, r"successes\[1\] is '10'; give group_size"),
+        ([[1], [0, "1"]], None, r"successes\[1\] is \[0, '1'\]; give group_size"),
     ],
 )
 def test_informative_prior_refuses_bad_counts(successes, group_size, message):
