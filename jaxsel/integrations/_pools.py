@@ -7,8 +7,7 @@ import numpy as np
 
 from jaxsel import _validate
 from jaxsel.base import Selector
-from jaxsel.integrations.edge import TrainerEdge
-from jaxsel.runtime.pool import fingerprint_of
+from jaxsel.runtime.pool import Keys, fingerprint_of
 from jaxsel.runtime.prompt_selector import PromptSelector
 
 
@@ -66,13 +65,41 @@ def selector_of_rows(
     return selector
 
 
-def check_size(name: str, items: Sequence[Any], edge: TrainerEdge) -> None:
-    """Check that there is one item per prompt of the edge's selector.
+def check_size(name: str, items: Sequence[Any], num_prompts: int) -> None:
+    """Check that there is one item per prompt of the selector.
 
     Raises:
         ValueError: The lengths differ.
     """
-    if len(items) != edge.selector.num_prompts:
-        raise ValueError(
-            f"{name} has {len(items)} entries and the selector {edge.selector.num_prompts} prompts; give one per prompt"
-        )
+    if len(items) != num_prompts:
+        raise ValueError(f"{name} has {len(items)} entries and the selector {num_prompts} prompts; give one per prompt")
+
+
+def checked_texts(texts: Sequence[str] | None, num_prompts: int) -> list[str] | None:
+    """Return the texts of the prompts as a list.
+
+    Raises:
+        ValueError: There is not one text per prompt, or a text is none that UTF-8 can hold.
+    """
+    if texts is None:
+        return None
+    given = [texts] if isinstance(texts, str) else list(texts)
+    if len(given) != num_prompts:
+        raise ValueError(f"texts has {len(given)} entries for {num_prompts} prompts; give one text per prompt")
+    for row, text in enumerate(given):
+        try:
+            str.encode(text)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise ValueError(f"texts[{row}] is {text!r:.80}; give text that UTF-8 can hold ({error})") from error
+    return given
+
+
+def row_of(keys: Keys, pool: str) -> dict[Any, int]:
+    """Return the row of every key of the pool with this fingerprint.
+
+    Raises:
+        ValueError: The keys are those of another pool.
+    """
+    if fingerprint_of(keys) != pool:
+        raise ValueError("keys are not the keys of the selector; give the same keys in the same order")
+    return {key: row for row, key in enumerate(keys.tolist() if isinstance(keys, np.ndarray) else keys)}

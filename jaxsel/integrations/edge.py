@@ -16,10 +16,11 @@ from numpy.typing import ArrayLike
 
 from jaxsel import _validate
 from jaxsel._visits import checked_visits
+from jaxsel.integrations._pools import checked_texts, row_of
 from jaxsel.integrations._rewards import checked_threshold, counted
 from jaxsel.integrations._state_file import read_state, write_state
 from jaxsel.runtime.locking import ProcessBoundLock, locked
-from jaxsel.runtime.pool import Keys, fingerprint_of
+from jaxsel.runtime.pool import Keys
 from jaxsel.runtime.prompt_selector import PromptSelector
 
 _ENTRIES = {"selector", "waiting", "clock"}
@@ -82,8 +83,11 @@ class TrainerEdge:
         self.selector = selector
         self._success, self._threshold = success, checked_threshold(threshold)
         self._draw_size = int(draw_size or 1)
-        self._row_of = None if keys is None else _row_of(keys, selector.pool)
-        self._history, self._texts = None if history is None else Path(history), _checked_texts(texts, selector)
+        self._row_of = None if keys is None else row_of(keys, selector.pool)
+        self._history, self._texts = (
+            None if history is None else Path(history),
+            checked_texts(texts, selector.num_prompts),
+        )
         if history is not None:
             importlib.import_module("jaxsel.integrations.history")  # if pyarrow is missing, fail before the first batch
         self._recorder: Any = None
@@ -234,23 +238,30 @@ class TrainerEdge:
         return {"selector": self.selector.state_dict(), "waiting": self._waiting.tolist(), "clock": clock}
 
     @locked
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], *, changed_pool: bool = False) -> None:
         """Continue from the state of another edge. The history drops the batches that were recorded after that state.
+
+        Args:
+            state_dict: What `state_dict` returned.
+            changed_pool: Whether prompts may have been added, removed or reordered. They are then matched by their
+                keys, prompts in flight are free again, and a history begins anew in a folder of its own.
 
         Raises:
             ValueError: The state is of another method, other hyperparameters or another pool. Nothing changes then.
         """
         if not isinstance(state_dict, dict) or not state_dict.keys() >= _ENTRIES:
             raise ValueError(f"state_dict is {state_dict!r:.60}; give what TrainerEdge.state_dict returned")
-        waiting = _validate.integers(
-            "state_dict['waiting']", state_dict["waiting"], low=0, high=self.selector.num_prompts
-        )
+        kept, high = [] if changed_pool else state_dict["waiting"], self.selector.num_prompts
+        waiting = _validate.integers("state_dict['waiting']", kept, low=0, high=high)
         _validate.distinct("state_dict['waiting']", waiting)
         _validate.integer_in(0, 2**31, clock=state_dict["clock"])
-        self.selector.load_state_dict(state_dict["selector"])
-        self._waiting, self._clock = waiting, int(state_dict["clock"])
+        self.selector.load_state_dict(state_dict["selector"], changed_pool=changed_pool)
+        self._waiting, self._clock = waiting, 0 if changed_pool else int(state_dict["clock"])
         self._ended = int(state_dict["selector"]["metadata"]["counters"].get("ended_step", -1))
-        self._recorder, self._resumed = None, True
+        self._recorder, self._resumed = None, not changed_pool
+        if changed_pool:
+            self._ended = -1
+            self.release()
 
     def save(self, path: str | Path) -> None:
         """Write the state to one file, which replaces an earlier file only when it is complete.
@@ -260,14 +271,14 @@ class TrainerEdge:
         """
         write_state(Path(path), self.state_dict())
 
-    def load(self, path: str | Path) -> None:
-        """Continue from the file that `save` wrote.
+    def load(self, path: str | Path, *, changed_pool: bool = False) -> None:
+        """Continue from the file that `save` wrote; `changed_pool` as in `load_state_dict`.
 
         Raises:
             ValueError: The file is missing or damaged, or it is of another method, other hyperparameters or another
                 pool. Nothing changes then.
         """
-        self.load_state_dict(read_state(Path(path)))
+        self.load_state_dict(read_state(Path(path)), changed_pool=changed_pool)
 
     def _draw(self, missing: int) -> Int[np.ndarray, " d"]:
         """Choose the missing prompts, and further ones up to `draw_size` in total if they are not in flight."""
@@ -277,23 +288,3 @@ class TrainerEdge:
         if self._recorder is not None:
             self._recorder.end_step()  # because `select` ends the selector's step too
         return chosen
-
-
-def _checked_texts(texts: Sequence[str] | None, selector: PromptSelector) -> list[str] | None:
-    if texts is None:
-        return None
-    given = [texts] if isinstance(texts, str) else list(texts)
-    if len(given) != selector.num_prompts:
-        raise ValueError(f"texts has {len(given)} entries for {selector.num_prompts} prompts; give one text per prompt")
-    for row, text in enumerate(given):
-        try:
-            str.encode(text)
-        except (TypeError, UnicodeEncodeError) as error:
-            raise ValueError(f"texts[{row}] is {text!r:.80}; give text that UTF-8 can hold ({error})") from error
-    return given
-
-
-def _row_of(keys: Keys, pool: str) -> dict[Any, int]:
-    if fingerprint_of(keys) != pool:
-        raise ValueError("keys are not the keys of the selector; give the same keys in the same order")
-    return {key: row for row, key in enumerate(keys.tolist() if isinstance(keys, np.ndarray) else keys)}

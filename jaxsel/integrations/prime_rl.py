@@ -25,7 +25,7 @@ class PrimeSampler(Iterator[Any]):
     """
 
     def __init__(self, tasks: Sequence[Any], edge: TrainerEdge, *, success: str | None = None):
-        check_size("tasks", tasks, edge)
+        check_size("tasks", tasks, edge.selector.num_prompts)
         self._tasks, self.edge, self._success = tasks, edge, success
         self._rows = {task.key: row for row, task in enumerate(tasks)}
         if len(self._rows) < len(tasks):

@@ -62,7 +62,7 @@ class SlimeSource:
         load_from: str | Path | None = None,
     ):
         _validate.positive_integer(group_size=group_size)
-        check_size("samples", samples, edge)
+        check_size("samples", samples, edge.selector.num_prompts)
         self._samples, self.edge, self._group_size = samples, edge, group_size
         self._folder, self._load_from = Path(folder), Path(folder if load_from is None else load_from)
         self._returned: list[list[Sample]] = []

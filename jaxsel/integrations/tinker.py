@@ -52,7 +52,7 @@ class TinkerDataset:
         success: str | None = None,
     ):
         _validate.positive_integer(batch_size=batch_size, num_batches=num_batches)
-        check_size("builders", builders, edge)
+        check_size("builders", builders, edge.selector.num_prompts)
         self._builders, self.edge, self._batch_size, self._num_batches = builders, edge, batch_size, num_batches
         self._success = success
 

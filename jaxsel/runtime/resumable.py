@@ -93,13 +93,20 @@ class ResumableSelector:
         return self._before_open_step()
 
     @locked
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], *, changed_pool: bool = False) -> None:
         """Continue from the state of another selector, with the seed of that selector.
+
+        Args:
+            state_dict: What `state_dict` returned.
+            changed_pool: Whether the pool may differ. Prompts are then matched by their keys as in `with_pool`, and a
+                warning says how many were added and dropped.
 
         Raises:
             ValueError: The state belongs to another method, other hyperparameters or another pool. The selector stays
                 as it was.
         """
+        if changed_pool and not _metadata.same_pool(_metadata.readable(state_dict["metadata"]), self.pool):
+            return warn_of_change(size_of(state_dict["metadata"]["pool"]), self._take_over_state(state_dict))
         arrays = from_state_dict(state_dict, self._arrays(), self._metadata())
         self._put_back(arrays, state_dict["metadata"])
 
@@ -198,8 +205,7 @@ class ResumableSelector:
         changed = type(self)(self._method if selector is None else selector, mesh=self._mesh, **arguments)
         # the rows of an open step lose their meaning, so it ends in the new selector, but not in this one
         state = (copy.copy(self) if self._belief.step.visits is not None else self).state_dict()
-        old = {name: decoded(name, array) for name, array in state["arrays"].items()}
-        rows = changed._take_over(old, state["metadata"])
+        rows = changed._take_over_state(state)
         if selector is None and not np.array_equal(rows, np.arange(self.num_prompts)):
             _metadata.check_no_array(self.spec)
         return changed
@@ -255,12 +261,12 @@ class ResumableSelector:
         hashes = None if shape is None else np.zeros((self.num_prompts, 2), np.uint32)
         self._pool = Pool(self.num_prompts, metadata["pool"], hashes)
 
-    def _take_over(self, saved: dict[str, np.ndarray], metadata: dict[str, Any]) -> Int[np.ndarray, " N"]:
-        """Continue from a checkpoint of another pool.
+    def _take_over_state(self, state_dict: dict[str, Any]) -> Int[np.ndarray, " N"]:
+        arrays = {name: decoded(name, array) for name, array in state_dict["arrays"].items()}
+        return self._take_over(arrays, state_dict["metadata"])
 
-        Returns:
-            The row in the checkpoint's pool of each prompt of this pool, or -1 if the prompt is new.
-        """
+    def _take_over(self, saved: dict[str, np.ndarray], metadata: dict[str, Any]) -> Int[np.ndarray, " N"]:
+        """Continue from a checkpoint of another pool, and return each prompt's row there, -1 if the prompt is new."""
         _metadata.check_method(metadata, self._metadata(), other_pool=True)
         rows = rows_in(Pool(len(saved["visits"]), metadata["pool"], saved.get("keys")), self._pool)
         here = self._arrays()

@@ -14,6 +14,7 @@ from hypothesis import given
 
 import jaxsel
 from jaxsel.integrations.edge import TrainerEdge
+from jaxsel.integrations.history import read_history
 
 pytestmark = pytest.mark.slow  # 17 s: a selector is compiled per test
 
@@ -426,6 +427,37 @@ def test_an_unknown_reward_name_is_refused():
         edge(success="accuracy").observe([1], {"a": [1], "b": [1]})
     with pytest.raises(ValueError, match="success is 'accuracy', but rewards have no names; give"):
         edge(success="accuracy").observe([1], [[1.0, 0.0]])
+
+
+@pytest.mark.slow
+def test_a_state_can_be_opened_onto_a_changed_pool_when_asked(tmp_path):
+    keys = [f"p{row}" for row in range(30)]
+    changed = ["new", *keys[:1:-1]]
+
+    def over(keys, folder):
+        own = jaxsel.PromptSelector(jaxsel.mopps(), keys=keys, seed=0, track_in_flight=True)
+        return TrainerEdge(own, draw_size=12, history=tmp_path / folder)
+
+    before = over(keys, "before")
+    ids = before.next_batch(8)
+    before.observe(ids[:6], [[1.0, 0.0]] * 6)  # the other two stay in flight, and four wait
+    before.save(tmp_path / "state.npz")
+    after = over(changed, "after")
+    with pytest.raises(ValueError, match="another pool"):
+        after.load(tmp_path / "state.npz")
+    assert after.selector.visits.sum() == 0
+    with pytest.warns(UserWarning, match="28 prompts were matched by their keys .* 1 are new, 2 are dropped"):
+        after.load(tmp_path / "state.npz", changed_pool=True)
+    seen = {keys[row] for row in ids[:6].tolist()}
+    assert {key for key, visits in zip(changed, after.selector.visits, strict=True) if visits} == seen - {"p0", "p1"}
+    assert len(after.selector.in_flight) == 0
+    assert len(set(after.next_batch(29).tolist())) == 29  # nobody waits for prompts of the old pool
+    after.observe([0], [[1.0]])
+    after.flush()
+    assert len(read_history(tmp_path / "after").history.step) == 1
+    same = over(keys, "same")
+    same.load(tmp_path / "state.npz", changed_pool=True)
+    np.testing.assert_array_equal(same.selector.visits, before.selector.visits)
 
 
 def test_unknown_keys_are_refused():
