@@ -4,9 +4,10 @@
 
 A history is the record of a run: its batches with their successes, and its probes, which are fresh rollouts of many
 prompts from which nothing is learnt. It is the folder `history` of a run with `train.history=true`, or a folder that
-`experiments.simulated_history` writes. Record a run with `probe_size=0`, which probes the whole pool. Histories with
-the same label are the seeds of one setting. Without a label, the method that chose the batches and the size of the pool
-make the label.
+`experiments.simulated_history` writes. Record a run with `probe_size=0`, which probes the whole pool. The history of an
+adapter (for TRL, verl or Tunix, for example) has no probes: the methods are then scored on the batches of the second
+half, each predicted before it is observed. Histories with the same label are the seeds of one setting. Without a label,
+the method that chose the batches and the size of the pool make the label.
 
 Claims: decay (the factor on earlier evidence) and prior, fitted on the first half of a history, raise the
 one-step-ahead log score of mopps and of dps on the second half. After online recalibration the expected calibration
@@ -21,7 +22,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments.calibration.evaluate import CALIBRATION, Evaluation, averaged, evaluate
+from experiments.calibration.evaluate import (
+    CALIBRATION,
+    WITHOUT_PROBES,
+    Evaluation,
+    averaged,
+    evaluate,
+    has_probes,
+    scored,
+)
 from experiments.calibration.overview import compact, overview
 from experiments.calibration.sections import HOW_TO_READ, section
 from experiments.reporting.page import Section, write_page
@@ -29,7 +38,7 @@ from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.spread import shown
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import module_parser, quiet_pipe
-from jaxsel.integrations.history import read_history
+from jaxsel.integrations.history import Recorded, read_history
 
 
 def labelled(arguments: list[str]) -> dict[str, list[Path]]:
@@ -45,11 +54,29 @@ def labelled(arguments: list[str]) -> dict[str, list[Path]]:
     return found
 
 
+def read_settings(arguments: list[str]) -> dict[str, list[tuple[Path, Recorded]]]:
+    """Return the folders and their histories by label.
+
+    Raises:
+        ValueError: A folder holds no history, or some histories of a label have probes and others have none.
+    """
+    found = {label: [(path, read_history(path)) for path in paths] for label, paths in labelled(arguments).items()}
+    for label, histories in found.items():
+        bare = [path for path, recorded in histories if not has_probes(recorded)]
+        if 0 < len(bare) < len(histories):
+            raise ValueError(
+                f"{bare[0]} has no probes, but other histories of the label {label!r} have; give it another label, "
+                f"for example 'batches only={bare[0]}'"
+            )
+    return found
+
+
 def table(label: str, mean: dict[str, Any]) -> Table:
     """Return the terminal's table of a setting, one row per method."""
-    title = f"{label}: probes of the whole pool, second half. ECE: of P(mixed), as predicted and after recalibration"
+    where = "probes of the whole pool, second half" if mean["probe"] else "batches of the second half, one step ahead"
+    title = f"{label}: {where}. ECE: of P(mixed), as predicted and after recalibration"
     rows = []
-    for name, scores in mean["probe"].items():
+    for name, scores in scored(mean).items():
         family, _, fitted = name.partition(", ")
         gain = shown(mean["fitted"][family]["gain"]) if fitted else ""
         recalibrated = shown(mean["recalibrated"]["isotonic"][name])
@@ -67,23 +94,29 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--name", default="calibration", help="name of the files")
     options = parser.parse_args(arguments)
     settings: dict[str, list[Evaluation]] = {
-        label: [evaluate(read_history(path), name=str(path)) for path in paths]
-        for label, paths in labelled(options.histories).items()
+        label: [evaluate(recorded, name=str(path)) for path, recorded in histories]
+        for label, histories in read_settings(options.histories).items()
     }
     console = Console()
     means = {label: averaged([one.numbers for one in found]) for label, found in settings.items()}
     for label, mean in means.items():
         console.print(table(label, mean))
+        if not mean["probe"]:
+            console.print(WITHOUT_PROBES)
     made = provenance({"histories": {label: len(found) for label, found in settings.items()}}, 0)
     result = {
         label: {"mean": means[label], "histories": [compact(one.numbers) for one in found]}
+        | ({} if means[label]["probe"] else {"note": WITHOUT_PROBES})
         for label, found in settings.items()
     }
+    judged = "fresh rollouts of the whole pool"
+    if not all(mean["probe"] for mean in means.values()):
+        judged += ", or on the recorded batches"
     write_result(options.out / f"{options.name}.json", made | {"settings": result})
     page = write_page(
         options.out / f"{options.name}.html",
         title="Are the predictions any good?",
-        lead="What each method would have predicted in recorded runs, scored on fresh rollouts of the whole pool.",
+        lead=f"What each method would have predicted in recorded runs, scored on {judged}.",
         sections=[Section("How to read this", HOW_TO_READ), *(section(*of) for of in settings.items())],
         footer={"command": shlex.join(["python", "-m", "experiments.calibration", *arguments]), **made},
     )

@@ -1,6 +1,7 @@
 """The figures of a setting (recorded runs that differ only in the seed), for its section of the page.
 
-A probe is a set of fresh rollouts from which no method learns; it tests what a method predicted before it.
+A probe is a set of fresh rollouts from which no method learns; it tests what a method predicted before it. Without
+probes, the batches test what a method predicted before each of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +23,8 @@ def drawings(raw: dict[str, Rows], corrected: dict[str, Rows], by_part: dict[str
     """Return the figures of a setting.
 
     Args:
-        raw: Probes with the predictions of every method.
-        corrected: Probes with recalibrated predictions.
+        raw: Probes, or batches, with the predictions of every method.
+        corrected: The same rows with recalibrated predictions.
         by_part: Scores of every method, by a prompt's number of earlier visits (steps with rollouts of it) and by the
             steps since its last visit.
     """

@@ -1,7 +1,7 @@
 """All numbers of one history, and their means over the histories of a setting, which differ only in the seed.
 
 A history is a recorded run: its batches with their successes, and its probes. A probe is a set of fresh rollouts from
-which no method learns.
+which no method learns. In a history without probes, each method is scored on the batches, one step ahead.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,10 @@ CORRECTIONS = {
     "isotonic, on probes": {"method": "isotonic", "on": "probes"},
 }
 ERROR, CALIBRATION = "error", "calibration error"
+WITHOUT_PROBES = (
+    "Without probes (fresh rollouts of the pool), all scores are one step ahead on the chosen batches, and need not "
+    "hold for other prompts."
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Evaluation:
 
     Attributes:
         numbers: Numbers for JSON.
-        raw: Probes of the second half with each method's predictions.
-        corrected: Probes of the second half with predictions recalibrated by isotonic regression on the batches.
+        raw: Probes of the second half with each method's predictions; without probes, the batches of the second half.
+        corrected: The same rows with predictions recalibrated by isotonic regression on the batches.
     """
 
     numbers: dict[str, Any]
@@ -44,34 +48,35 @@ def evaluate(recorded: Recorded, *, name: str) -> Evaluation:
     """Replay every method; fit on the first half of the steps and score the second half.
 
     Raises:
-        ValueError: The history has no judged rollouts, or no probe lies in its second half.
+        ValueError: The history has no judged rollouts in its first half, or it has probes but none in its second half.
     """
     half = middle(recorded)
-    if not len(recorded.history.step):
-        raise ValueError(f"{name} has no batch with judged rollouts; give the history of a run that was trained")
-    if not (recorded.probes["clock"] >= half).any():
+    if not (recorded.history.step < half).any():
+        raise ValueError(f"{name} has no judged rollouts in its first half; give the history of a longer run")
+    if has_probes(recorded) and not (recorded.probes["clock"] >= half).any():
         raise ValueError(f"{name} has no probe after step {half}; record with probe_size=0 and a smaller probe_every")
     chosen = make_predictors(recorded)
     seen: dict[str, Replayed] = {}
     for method, predictor in bar(chosen.predictors.items(), desc=name, unit="method"):
         seen[method] = scoring.replayed(recorded, predictor)
-    raw = {method: _late(replayed.probes, half) for method, replayed in seen.items()}
+    raw = {method: _late(scoring.judged(replayed), half) for method, replayed in seen.items()}
     ahead = {method: _late(replayed.ahead, half) for method, replayed in seen.items()}
     corrected = {
         correction: {method: _late(scoring.recalibrated(replayed, **how), half) for method, replayed in seen.items()}
         for correction, how in CORRECTIONS.items()
+        if has_probes(recorded) or how["on"] == "batches"
     }
-    some = next(iter(raw.values()))
+    probes = _late(next(iter(seen.values())).probes, half)
     numbers = {
         "num_prompts": recorded.num_prompts,
         "steps": recorded.history.num_steps,
         "chosen_by": recorded.spec.get("method", "unknown"),
         "rollouts": int(recorded.history.group_size.sum()),
         "probe_rollouts": int(recorded.probes["group_size"].sum()),
-        "probes": len(np.unique(some.step)),
-        "probed": len(np.unique(some.prompt_ids)),
-        "ceiling": scoring.ceiling(some),
-        "probe": {method: scoring.scores(rows) for method, rows in raw.items()},
+        "probes": len(np.unique(probes.step)),
+        "probed": len(np.unique(probes.prompt_ids)),
+        "ceiling": scoring.ceiling(probes) if has_probes(recorded) else None,
+        "probe": {method: scoring.scores(rows) for method, rows in raw.items()} if has_probes(recorded) else None,
         "ahead": {method: scoring.scores(rows) for method, rows in ahead.items()},
         "recalibrated": {
             correction: {method: scoring.scores(rows)[CALIBRATION] for method, rows in by_method.items()}
@@ -89,6 +94,16 @@ def evaluate(recorded: Recorded, *, name: str) -> Evaluation:
         "by_part": {method: _by_part(rows) for method, rows in raw.items()},
     }
     return Evaluation(numbers, raw, corrected["isotonic"])
+
+
+def has_probes(recorded: Recorded) -> bool:
+    """Return whether the history has judged probes. The adapters for other trainers record none."""
+    return bool((recorded.probes["group_size"] > 0).any())
+
+
+def scored(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores by method: on the probes or, in a history without probes, one step ahead on the batches."""
+    return numbers["probe"] or numbers["ahead"]
 
 
 def _late(rows: Rows, half: int) -> Rows:

@@ -37,8 +37,13 @@ def _corrected(method: str, pairs: Pairs, mixed: jax.Array) -> jax.Array:
 _with_pairs = jax.jit(with_pairs)
 
 
+def judged(seen: Replayed) -> Rows:
+    """Return the rows to score: the probes, or the batches one step ahead in a history without probes."""
+    return seen.probes if len(seen.probes.step) else seen.ahead
+
+
 def recalibrated(seen: Replayed, *, method: str = "isotonic", on: str = "batches") -> Rows:
-    """Return the probes with the P(mixed) that `jaxsel.recalibrated` would have predicted.
+    """Return the rows of `judged` with the P(mixed) that `jaxsel.recalibrated` would have predicted.
 
     Args:
         seen: Predictions of the method in the history.
@@ -46,24 +51,19 @@ def recalibrated(seen: Replayed, *, method: str = "isotonic", on: str = "batches
         on: Outcomes that the map is fitted on: earlier "batches", which cost nothing, or earlier "probes", which cost
             extra rollouts.
     """
-    source = seen.ahead if on == "batches" else seen.probes
-    clocks, pairs, step, corrected = (
-        np.unique(seen.probes.step),
-        no_pairs(WINDOW),
-        0,
-        seen.probes.prediction.mixed.copy(),
-    )
-    for clock in clocks:
+    source, target = seen.ahead if on == "batches" else seen.probes, judged(seen)
+    pairs, step, corrected = no_pairs(WINDOW), 0, target.prediction.mixed.copy()
+    for clock in np.unique(target.step):
         while step < clock:
             rows = source.step == step
             if rows.any():
                 mixed = is_mixed(source)[rows].astype(np.float32)
                 pairs = _with_pairs(pairs, source.prediction.mixed[rows], mixed, np.ones(rows.sum(), bool))
             step += 1
-        rows = seen.probes.step == clock
-        corrected[rows] = np.asarray(_corrected(method, pairs, seen.probes.prediction.mixed[rows]))
-    prediction = jax.tree.map(np.asarray, with_mixed(seen.probes.prediction, jnp.asarray(corrected)))
-    return seen.probes._replace(prediction=prediction)
+        rows = target.step == clock
+        corrected[rows] = np.asarray(_corrected(method, pairs, target.prediction.mixed[rows]))
+    prediction = jax.tree.map(np.asarray, with_mixed(target.prediction, jnp.asarray(corrected)))
+    return target._replace(prediction=prediction)
 
 
 def _rate(prediction: Prediction) -> Any:

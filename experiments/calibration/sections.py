@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 
 from experiments.calibration.drawings import drawings
-from experiments.calibration.evaluate import CALIBRATION, CORRECTIONS, ERROR, Evaluation, averaged, pooled
+from experiments.calibration.evaluate import (
+    CALIBRATION,
+    CORRECTIONS,
+    ERROR,
+    WITHOUT_PROBES,
+    Evaluation,
+    averaged,
+    pooled,
+    scored,
+)
 from experiments.reporting.page import Section
 from experiments.reporting.spread import shown
 from experiments.reporting.tables import PageTable
@@ -24,9 +33,11 @@ _COLUMNS = {
     "90% covers": "90% covers",
     "PIT distance": "PIT distance",
 }
+_AHEAD = "One step ahead, on the chosen batches of the second half, as in the papers"
 HOW_TO_READ = """Every method observes the same recorded batches and predicts the pool before each probe. A probe is
 a set of fresh rollouts of the whole pool, or of a fixed random part of it, from which no method learns. Probes of the
-second half count; fits use the first half. Brackets contain standard errors: over histories where there are several,
+second half count; fits use the first half. A history without probes is scored on the batches of its second half, each
+predicted before the methods observe it. Brackets contain standard errors: over histories where there are several,
 and otherwise over prompts.
 
 `Spearman` is the rank correlation of the predicted success rate with s / n; even the true rates do not exceed the
@@ -42,14 +53,12 @@ def section(label: str, evaluations: Sequence[Evaluation]) -> Section:
     """Return the section on one setting."""
     numbers = [one.numbers for one in evaluations]
     mean, first = averaged(numbers), numbers[0]
-    ceilings = np.mean([one["ceiling"] for one in numbers])
     text = (
         f"{len(numbers)} {'history' if len(numbers) == 1 else 'histories'} of {first['num_prompts']:,} prompts and "
         f"{first['steps']} steps, with batches chosen by {first['chosen_by']}: {first['rollouts']:,} rollouts for "
-        f"training, and {first['probe_rollouts']:,} more for the probes of {first['probed']:,} prompts. The ceiling of "
-        f"Spearman is {ceilings:.3f}."
+        f"training{_about_probes(numbers)}"
     )
-    names = list(mean["probe"])
+    names = list(scored(mean))
     raw, corrected = (
         {name: pooled([getattr(one, which)[name] for one in evaluations]) for name in names}
         for which in ("raw", "corrected")
@@ -57,17 +66,29 @@ def section(label: str, evaluations: Sequence[Evaluation]) -> Section:
     return Section(label, text, drawings(raw, corrected, mean["by_part"]), _tables(mean, numbers))
 
 
+def _about_probes(numbers: Sequence[dict[str, Any]]) -> str:
+    """Return the rest of a sentence: the rollouts and the ceiling of the probes, or that there are none."""
+    first = numbers[0]
+    if not first["probe"]:
+        return f". {WITHOUT_PROBES}"
+    return (
+        f", and {first['probe_rollouts']:,} more for the probes of {first['probed']:,} prompts. The ceiling of "
+        f"Spearman is {np.mean([one['ceiling'] for one in numbers]):.3f}."
+    )
+
+
 def _tables(mean: dict[str, Any], by_history: Sequence[dict[str, Any]]) -> list[PageTable]:
-    probe = PageTable(
+    ways = [how for how in CORRECTIONS if how in mean["recalibrated"]]
+    all_scores = PageTable(
         ["method", *_COLUMNS.values()],
-        [[name, *(shown(scores[metric]) for metric in _COLUMNS)] for name, scores in mean["probe"].items()],
-        "On probes of the whole pool, second half",
+        [[name, *(shown(scores[metric]) for metric in _COLUMNS)] for name, scores in scored(mean).items()],
+        "On probes of the whole pool, second half" if mean["probe"] else _AHEAD,
     )
     recalibrated = PageTable(
-        ["method", "as predicted", *CORRECTIONS],
+        ["method", "as predicted", *ways],
         [
-            [name, shown(scores[CALIBRATION]), *(shown(mean["recalibrated"][how][name]) for how in CORRECTIONS)]
-            for name, scores in mean["probe"].items()
+            [name, shown(scores[CALIBRATION]), *(shown(mean["recalibrated"][how][name]) for how in ways)]
+            for name, scores in scored(mean).items()
         ],
         "Expected calibration error of P(mixed), as predicted and recalibrated: on the chosen batches, which cost"
         " nothing, or on earlier probes, which cost extra rollouts",
@@ -78,7 +99,7 @@ def _tables(mean: dict[str, Any], by_history: Sequence[dict[str, Any]]) -> list[
             [name, *(shown(s[m]) for m in ("log score", "state log score", "spearman", CALIBRATION))]
             for name, s in mean["ahead"].items()
         ],
-        "One step ahead, on the chosen batches of the second half, as in the papers",
+        _AHEAD,
     )
     fitted = PageTable(
         ["method", "history", "parameter", "fitted", "gain on the second half, nats per visit"],
@@ -86,7 +107,7 @@ def _tables(mean: dict[str, Any], by_history: Sequence[dict[str, Any]]) -> list[
         "Fitted to the first half, with standard errors; the gain is in the log score that each method is fitted by,"
         " over the values set by hand",
     )
-    return [probe, recalibrated, ahead, fitted]
+    return [all_scores, recalibrated, *([ahead] if mean["probe"] else []), fitted]
 
 
 def _fitted_rows(fits: dict[str, Any], number: int) -> list[list[str]]:

@@ -9,10 +9,11 @@ import pytest
 
 import jaxsel
 from experiments.calibration import scoring
-from experiments.calibration.__main__ import labelled, main
-from experiments.calibration.evaluate import averaged, evaluate, pooled
+from experiments.calibration.__main__ import labelled, main, read_settings
+from experiments.calibration.evaluate import WITHOUT_PROBES, averaged, evaluate, pooled
 from experiments.simulated_history import record
 from jaxsel import metrics
+from jaxsel.integrations.edge import TrainerEdge
 from jaxsel.integrations.history import read_history
 
 pytestmark = pytest.mark.slow
@@ -31,6 +32,19 @@ def folders(tmp_path_factory):
     for folder in made:
         (folder / "pool.parquet").unlink()
     return made
+
+
+@pytest.fixture(scope="module")
+def without_probes(tmp_path_factory):
+    """Record a run of a trainer with an adapter, with as many rows as in `folders`."""
+    folder = tmp_path_factory.mktemp("adapter") / "history"
+    selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=SMALL["num_prompts"], seed=0, track_in_flight=True)
+    edge, rng, size = TrainerEdge(selector, history=folder), np.random.default_rng(0), SMALL["batch_size"]
+    for _ in range(SMALL["steps"]):
+        edge.observe(edge.next_batch(size), rng.integers(0, 2, (size, 8)).astype(float))
+        edge.metrics()
+    edge.state_dict()  # writes the history
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +188,51 @@ def test_a_history_without_late_probes_is_refused(tmp_path):
     early = recorded._replace(probes=jax.tree.map(lambda column: column[:150], recorded.probes))
     with pytest.raises(ValueError, match="has no probe after step 2"):
         evaluate(early, name="this")
+
+
+def test_a_history_without_probes_is_scored_on_its_batches(without_probes, tmp_path, capsys):
+    main([f"adapter={without_probes}", "--out", str(tmp_path)])
+    assert WITHOUT_PROBES in " ".join(capsys.readouterr().out.split())
+    setting = json.loads((tmp_path / "calibration.json").read_text())["settings"]["adapter"]
+    mean, (found,) = setting["mean"], setting["histories"]
+    assert setting["note"] == WITHOUT_PROBES
+    assert "probe" not in found
+    assert (mean["probe"], mean["ceiling"], mean["probes"], mean["probe_rollouts"]) == (None, None, 0, 0)
+    assert set(mean["recalibrated"]) == {"isotonic", "beta"}
+    html = (tmp_path / "calibration.html").read_text()
+    assert WITHOUT_PROBES in html
+    assert "On probes of the whole pool" not in html
+    assert html.count("<img") == 6
+
+    recorded = read_history(without_probes)
+    late = recorded.history.step >= HALF
+    s, n = recorded.history.successes[late], recorded.history.group_size[late]
+    # mopps chose the batches, so that its replay repeats the predictions that the adapter recorded
+    probability = recorded.rollouts["mixed"][late]
+    expected = metrics.expected_calibration_error(probability, (s > 0) & (s < n))
+    assert found["ahead"]["mopps"]["calibration error"] == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["isotonic", "beta"])
+def test_without_probes_recalibration_equals_the_recalibrated_predictor_one_step_ahead(without_probes, method):
+    recorded, mopps = read_history(without_probes), jaxsel.beta_bernoulli()
+    live = scoring.replayed(recorded, jaxsel.recalibrated(mopps, method=method, window=scoring.WINDOW))
+    afterwards = scoring.recalibrated(scoring.replayed(recorded, mopps), method=method)
+    np.testing.assert_array_equal(afterwards.step, recorded.history.step)
+    np.testing.assert_allclose(afterwards.prediction.mixed, live.ahead.prediction.mixed, atol=1e-5)
+
+
+def test_histories_with_and_without_probes_need_different_labels(folders, without_probes):
+    settings = read_settings([f"a={folders[0]}", f"b={without_probes}"])
+    assert {label: [path for path, _ in found] for label, found in settings.items()} == {
+        "a": [folders[0]],
+        "b": [without_probes],
+    }
+    with pytest.raises(ValueError, match=f"{without_probes} has no probes, but other histories of the label 'a' have"):
+        read_settings([f"a={folders[0]}", f"a={without_probes}"])
+
+
+def test_a_history_of_one_step_is_refused(without_probes):
+    recorded = read_history(without_probes)
+    with pytest.raises(ValueError, match="this has no judged rollouts in its first half"):
+        evaluate(recorded._replace(history=recorded.history.before(1)), name="this")
