@@ -1,5 +1,6 @@
 """The counts of a trainer's log. All completions of one prompt in one training step are one visit."""
 
+import hashlib
 import json
 import math
 import re
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxsel.evaluation.replay import History, make_history
-from jaxsel.integrations._log_files import Row, names_of, rows_of, step_of
+from jaxsel.integrations._log_files import Row, check_copies, names_of, rows_of, step_of
 
 _INTEGER = re.compile(r"\s*[+-]?\d{1,19}\s*", re.ASCII)
 _NO_NUMBER = dict.fromkeys(("", "none", "null", "na", "n/a"))
@@ -89,6 +90,7 @@ def imported(
     Raises:
         ValueError: As for `jaxsel.integrations.trainer_logs.read_logs`.
     """
+    check_copies(files)
     counts = _Counts()
     previous = None
     for file in files:
@@ -132,12 +134,14 @@ def _count(
 
 
 def _step(file: Path, row: Row, column: str, file_step: int | None) -> int:
-    """Return the step of a row: its cell, or, without the column, the number in the name of the file or folder."""
+    """Return the step of a row: its cell, or, where there is none, the number in the name of the file or folder."""
     if not _has(row.cells, column):
         if file_step is None:
             raise ValueError(_no_column(file, "step", column) + ", or put it into the file's name, as in step_12.jsonl")
         return file_step
     cell = _cell(row.cells, column)
+    if cell is None and file_step is not None:
+        return file_step
     # a float does not hold every large integer, such as a time in nanoseconds
     step = cell if isinstance(cell, int) else _digits(cell) or _number(row, column, cell)
     if not math.isfinite(step) or step != int(step) or not -(2**63) <= step < 2**63:
@@ -195,8 +199,15 @@ def _cell(cells: Any, name: str) -> Any:
 def name_of(value: Any) -> str | None:
     """Return the name of a prompt: a text as it is, a number in digits, a conversation as JSON."""
     if isinstance(value, list | dict):
-        return json.dumps(_without_nulls(value), ensure_ascii=False, sort_keys=True)
+        return json.dumps(_without_nulls(value), ensure_ascii=False, sort_keys=True, default=_shown)
     return None if value is None else str(value)
+
+
+def _shown(value: Any) -> Any:
+    """Return what stands in a name for a value that JSON has not: a digest of bytes, such as an image's."""
+    if isinstance(value, bytes):
+        return hashlib.blake2b(value, digest_size=16).hexdigest()
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def _without_nulls(value: Any) -> Any:

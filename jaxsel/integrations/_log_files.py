@@ -7,14 +7,15 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxsel.integrations._extras import extra
 
-_STEP = re.compile(r"(?:step|rollout|iteration|iter)[_-]?(\d+)", re.IGNORECASE)
+_STEP = re.compile(r"(?:step|rollout|iteration|iter)[_=-]?(\d+)", re.IGNORECASE)
+_BARE = re.compile(r"(\d+)(?:\.\D.*)?")  # 12 and 12.rank0, but not 2.5-run
 _SHOWN_ROWS = 100  # rows of JSON lines whose fields an error message lists
 
 
@@ -59,6 +60,19 @@ def find_files(path: Path, pattern: str | None) -> list[Path]:
     return found
 
 
+def check_copies(files: Sequence[Path]) -> None:
+    """Refuse a file beside its own compressed copy, whose rows would count twice.
+
+    Raises:
+        ValueError: There are both.
+    """
+    known = set(files)
+    for file in files:
+        plain = file.with_name(file.name.removesuffix(".gz"))
+        if plain != file and plain in known:
+            raise ValueError(f"{plain} and {file} would count the same rows twice; delete one of them")
+
+
 def kind_of(file: Path) -> str | None:
     """Return the kind of a file by its name, without the ending .gz; None if it cannot be read."""
     stem = file.name.removesuffix(".gz")
@@ -71,11 +85,11 @@ def step_of(file: Path, root: Path) -> int | None:
 
     A name that is only a number is a step. If the root is a file, its folder's name must hold a word such as `step`.
     """
-    stem = file.name.partition(".")[0]
+    stem = file.name.removesuffix(".gz").removesuffix(kind_of(file) or "")
     folders = file.relative_to(root).parent.parts if root.is_dir() else (file.resolve().parent.name,)
     for name in (stem, *reversed(folders)):
-        bare = name.isdecimal() and (root.is_dir() or name == stem)
-        numbers = [name] if bare else _STEP.findall(name)
+        bare = _BARE.fullmatch(name) if root.is_dir() or name == stem else None
+        numbers = [bare[1]] if bare else _STEP.findall(name)
         if numbers:
             return int(numbers[-1])
     return None
@@ -125,12 +139,14 @@ def _readable(file: Path) -> Iterator[None]:
     if kind_of(file) == ".parquet":
         with extra("history"):
             import pyarrow as pa
-        damaged += (pa.ArrowException,)
+        damaged += (pa.ArrowException, OSError)
     try:
         yield
     except damaged as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's own error, such as a missing permission; pyarrow's about a damaged page has no number
         cure = "write it again in UTF-8, or copy it again if it was cut short"
-        raise ValueError(f"{file} cannot be read ({error}); {cure}") from error
+        raise ValueError(f"{file} cannot be read ({' '.join(str(error).split())}); {cure}") from error
 
 
 def _parquet() -> Any:
@@ -145,6 +161,7 @@ def _read_parquet(file: Path, wanted: list[str]) -> Iterator[Row]:
     columns = [name for name in parquet.schema_arrow.names if name in heads]
     number = 0
     for batch in parquet.iter_batches(columns=columns):
+        batch.validate(full=True)
         for cells in batch.to_pylist():
             number += 1
             yield Row(f"{file}, row {number}", cells)

@@ -75,10 +75,12 @@ def read_table(path: Path) -> pa.Table:
         ValueError: The file is damaged.
     """
     try:
-        return pq.read_table(path)
+        table = pq.read_table(path)
+        table.validate(full=True)
+        return table
     except (pa.ArrowException, OSError) as error:
         cure = f"put back a copy of it, or delete the folder {path.parent.name} and start the run anew"
-        raise ValueError(f"{path} is damaged ({error}); {cure}") from error
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); {cure}") from error
 
 
 def _number(part: Path) -> int:

@@ -17,6 +17,7 @@ Rows are read one at a time, so that memory holds the prompts and the counts of 
 pool, and `warm_start` lets a selector observe them.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from typing import Any
 from jaxsel.integrations._log_counts import Columns, Imported, imported, name_of
 from jaxsel.integrations._log_files import find_files, names_of
 from jaxsel.integrations._log_pool import OnPool, on_pool, warm_start
+
+_ROLLOUTS = re.compile(r"_rollouts_\d+\.jsonl(\.gz)?\Z")
 
 __all__ = [
     "Imported",
@@ -54,8 +57,8 @@ def read_logs(
     Args:
         path: A file, or a folder of files of one kind: .csv, .jsonl or .parquet. Subfolders are read if the folder
             itself holds no log, as where a trainer writes one folder per step.
-        step: Name of the column with the training step, a whole number. A row without this column has the step that
-            the name of its file or folder says, such as `train_data_step12.jsonl`, `step_12/` or `12.jsonl`.
+        step: Name of the column with the training step, a whole number. A row without it has the step that the
+            name of its file or folder says, such as `train_data_step12.jsonl`, `step_12/` or `12.jsonl`.
         prompt: Name of the column with the prompt: its text, its name or number, or a list of messages.
         reward: Name of the column with the reward, or with a list of rewards. An empty cell, null, NaN or infinity
             means "not judged", and never counts as a failure.
@@ -64,8 +67,8 @@ def read_logs(
 
     Raises:
         ValueError: The path does not exist, a file is of another kind, or a column is missing. Or: a step or a reward
-            is not a number, a prompt is missing, there are no rows, or no row has a reward. The message names file and
-            row.
+            is not a number, a prompt is missing, there are no rows, or no row has a reward. Or: a file lies beside its
+            compressed copy. The message names file and row.
         ImportError: pyarrow is needed and not installed.
     """
     columns = Columns(step, prompt, reward)
@@ -131,10 +134,10 @@ def read_trl(path: str | Path, *, reward: str | None = None, threshold: float = 
 def read_nemo_rl(path: str | Path, *, threshold: float = 0.5) -> Imported:
     """Read the folder of NeMo-RL's logs: `train_data_step12.jsonl` and so on, whose name says the step.
 
-    Every row holds lists of one entry: `content`, the texts of the messages with their chat template, of which the last
-    is the completion, and `rewards`. With dynamic sampling, `rewards` are those before shaping (read in `grpo_train` of
-    nemo_rl/algorithms/grpo.py and `log_batched_dict_as_jsonl` of nemo_rl/utils/logger.py). Of a conversation of several
-    turns, all messages but the last are taken as the prompt.
+    Every row holds lists of one entry: `content`, the messages, of which the last is the completion, and `rewards`. A
+    message is its text with the chat template, or a record with `role` and `content`. With dynamic sampling, `rewards`
+    are those before shaping (read in `grpo_train` of nemo_rl/algorithms/grpo.py and `log_batched_dict_as_jsonl` of
+    nemo_rl/utils/logger.py). Of a conversation of several turns, all messages but the last are taken as the prompt.
 
     Args:
         path: The folder, in which validation files may lie too.
@@ -185,7 +188,9 @@ def read_slime(path: str | Path, *, reward: str = "reward", threshold: float = 0
         ValueError: As for `read_logs`.
     """
     folder = Path(path).expanduser()
-    files = [file for file in find_files(folder, None) if not file.name.startswith("eval_")]
+    files = find_files(folder, None)
+    if folder.is_dir():
+        files = [file for file in files if not file.name.startswith("eval_")]
     return imported(folder, files, Columns("rollout_id", "prompt", reward), threshold)
 
 
@@ -204,15 +209,24 @@ def read_open_instruct(path: str | Path, *, threshold: float = 0.5) -> Imported:
     Raises:
         ValueError: As for `read_logs`.
     """
-    return read_logs(path, prompt="prompt_tokens", threshold=threshold, files="*_rollouts_*.jsonl*")
+    folder = Path(path).expanduser()
+    files = find_files(folder, "*_rollouts_*.jsonl*")
+    if folder.is_dir():  # the name of a run may hold _rollouts_ too, and then the metadata's name does
+        files = [file for file in files if _ROLLOUTS.search(file.name)]
+    return imported(folder, files, Columns("step", "prompt_tokens", "reward"), threshold)
 
 
 def _without_completion(content: Any) -> str | None:
-    """Return the name of NeMo-RL's prompt: the texts of all messages but the last, in a list of one conversation."""
-    texts = content[0] if isinstance(content, list) and len(content) == 1 else content
-    if not isinstance(texts, list) or len(texts) < 2 or any(isinstance(text, list) for text in texts):
+    """Return the name of NeMo-RL's prompt: all messages but the last, in a list of one conversation."""
+    messages = content[0] if isinstance(content, list) and len(content) == 1 else content
+    if not isinstance(messages, list) or len(messages) < 2:
         return None
-    return name_of("".join(map(str, texts[:-1])))
+    prompt = messages[:-1]
+    if all(isinstance(message, str) for message in prompt):
+        return "".join(prompt)
+    if all(isinstance(message, dict) and "content" in message for message in prompt):
+        return name_of([{name: message.get(name) for name in ("role", "content")} for message in prompt])
+    return None
 
 
 def _listed(names: Sequence[str]) -> str:

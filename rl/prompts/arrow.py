@@ -50,6 +50,7 @@ def _gathered(schema: Any, batches: Iterator[Any], columns: list[str]) -> ArrowR
 
 
 def _rows_of(batch: Any, columns: list[str]) -> list[dict[str, Any]]:
+    batch.validate(full=True)  # reading the values of a damaged file could end the process
     return batch.to_pylist() if columns else [{} for _ in range(batch.num_rows)]
 
 

@@ -85,8 +85,11 @@ def _arrow(source: Source, suffix: str, wanted: Callable[[str], bool]) -> FileRo
 
     try:
         found = (read_parquet_rows if suffix == ".parquet" else read_arrow_rows)(source.path, wanted)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{source.name} is no {suffix[1:]} file that can be read ({error}); write it again") from None
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's own error, such as a missing permission; pyarrow's about a damaged page has no number
+        what = f"is no {suffix[1:]} file that can be read ({' '.join(str(error).split())})"
+        raise ValueError(f"{source.name} {what}; write it again, or copy it again if it was damaged") from None
     return FileRows(source.name, *found)
 
 

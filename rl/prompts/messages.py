@@ -20,7 +20,7 @@ class Fault(NamedTuple):
 def fault(prompt: Any) -> Fault | None:
     """Return what makes a prompt unreadable for every model, or None."""
     if isinstance(prompt, str):
-        return _fault_of_text(prompt) if prompt else Fault("has an empty text", "leave the row out")
+        return _fault_of_text(prompt) if prompt.strip() else Fault("has an empty text", "leave the row out")
     if not isinstance(prompt, list):
         return Fault(f"has a value of type {type(prompt).__name__}", "give text or chat messages")
     if not prompt:

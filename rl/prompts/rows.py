@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rl.prompts.answers import fault_of_answer
 from rl.prompts.files import FileRows
 from rl.prompts.identity import Item, digest, identity_of
 from rl.prompts.images import ImageError, embedded
@@ -90,9 +91,12 @@ def _answer(row: dict[str, Any], column: str, place: str, encoded: bool) -> Any:
     value = cell(row, column)
     if value is None:
         raise _odd_row(column, Fault("has no answer", "give one"), place)
-    if not encoded or column != "reward_model.ground_truth":
-        return value
-    return json.loads(value)
+    if encoded and column == "reward_model.ground_truth":
+        value = json.loads(value)
+    odd = fault_of_answer(value)
+    if odd is not None:
+        raise _odd_row(column, odd, place)
+    return value
 
 
 def _rate(row: dict[str, Any], column: str, place: str) -> float | None:

@@ -23,7 +23,7 @@ def find_sources(source: Sources, *, split: str | None = None, config: str | Non
         source: A file, several files, a folder, or the name of a data set on the hub. Of a folder, every readable file
             below it counts, except hidden ones.
         split: The split to read, for a folder or a data set on the hub. A file of a folder belongs to the split that
-            its name or its folder's name says: train, validation or test.
+            its name or its folder's name says: train, validation or test. If no name says one, all files are train.
         config: The configuration of a data set on the hub.
 
     Raises:
@@ -41,9 +41,16 @@ def find_sources(source: Sources, *, split: str | None = None, config: str | Non
     if path.is_dir():
         return _of_split(_folder_splits(path), split, str(path))
     name = str(source)
-    if isinstance(source, Path) or format_of(name) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if is_path(source):
         raise ValueError(f"source is {name!r}, where there is no file and no folder; give an existing path")
     return _from_hub(name, split, config)
+
+
+def is_path(source: str | Path) -> bool:
+    """Return whether this names a file or a folder, which may be missing, and not a data set on the hub."""
+    name = str(source)
+    looks_so = format_of(name) is not None or name.startswith((".", "/", "~")) or name.count("/") > 1
+    return isinstance(source, Path) or looks_so or Path(source).expanduser().exists()
 
 
 def _folder_splits(folder: Path) -> dict[str, list[Source]]:
@@ -94,6 +101,8 @@ def _of_split(splits: Mapping[str, list[_File]], split: str | None, name: str) -
             raise ValueError(f"split is None, and {name} holds the splits {names}; name one of them")
         return next(iter(splits.values()))
     wanted = split if split in splits else _SPLITS.get(split, split)
+    if wanted == "train" and names == [""]:
+        return splits[""]
     if wanted not in splits:
         raise ValueError(f"split is {split!r}, and {name} holds the splits {names}; name one of them")
     return splits[wanted]

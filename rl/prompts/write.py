@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rl.prompts.answers import check_answers
 from rl.prompts.messages import Prompt, check_prompts
 from rl.prompts.pool import PromptPool
 from rl.prompts.schemas import ENCODED
@@ -27,11 +28,13 @@ def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, abili
         ability: Value of the column `ability`.
 
     Raises:
-        ValueError: A prompt is empty or not valid Unicode. Or: a message holds more than a role and a text.
+        ValueError: A prompt is empty or not valid Unicode. An answer is an empty text, NaN or bytes. Or: a message
+            holds more than a role and a text.
     """
     import pyarrow.parquet as pq
 
     check_prompts(pool.texts, "pool.texts")
+    check_answers(pool.answers, "pool.answers")
     encoded = not all(isinstance(answer, str) for answer in pool.answers)
 
     def table(start: int):

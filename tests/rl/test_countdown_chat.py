@@ -161,7 +161,7 @@ def test_answers_of_the_pool_are_judged(file):
     ("row", "fault"),
     [
         ({"nums": [1, "x"], "target": 3}, r"nums \[.*x.*\] and target"),
-        ({"nums": [1, 2.5], "target": 3}, r"nums \[1.0, 2.5\] and target 3"),
+        ({"nums": [1, 2.5], "target": 3}, r"nums \[1, 2.5\] and target 3"),
         ({"nums": None, "target": 3}, "nums None and target 3"),
         ({"nums": [1, 2], "target": None}, r"nums \[1, 2\] and target None"),
         ({"nums": [1, -2], "target": 3}, r"nums \[1, -2\] and target 3"),

@@ -105,3 +105,63 @@ def test_unusable_datasets_are_refused(data_set):
     other, _ = data_set([{"target": 3, "numbers": [1, 2]}], "jsonl")
     with pytest.raises(ValueError, match=r"has no column \['nums'\]"):
         load_dataset_pool(other)
+
+
+def test_texts_of_a_csv_are_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text('nums,target\n"[3, 5, 7]",22\n3 3 8 8,24.0\n')
+    assert list(load_dataset_pool(tmp_path / "a.csv").keys) == ["3 5 7=22", "3 3 8 8=24"]
+
+
+@pytest.mark.parametrize(("split", "rows"), [("train[2:]", 5), ("train[:50%]", 3), ("train[-1:]", 1), ("training", 6)])
+def test_splits_and_slices(data_set, split, rows):
+    assert len(load_dataset_pool(data_set()[0], split=split)) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.parquet", None, "source is '.*missing.parquet', where there is no file .*; give an existing path"),
+        ("missing", None, "source is '.*missing', where there is no file and no folder; give an existing path"),
+        ("a.json", '{"nums": [1, 2], "tar', "a.json is no JSON: .*; mend it there"),
+        ("a.jsonl", '{"nums": [1, 2], "target": 3}\n{', "a.jsonl is no JSON in line 2: .*; mend or delete the line"),
+        ("a.csv", 'nums,target\n"[1, 2",3,4\n', "a.csv has 3 cells in row 0 and 2 columns; put quotes"),
+        ("a.parquet", "PAR1", "a.parquet is no parquet file that can be read .*; write it again"),
+        ("a.txt", "1 2", "a.txt, whose format is unknown; give a file of .parquet"),
+        (
+            "data/test.jsonl",
+            '{"nums": [1, 2], "target": 3}',
+            r"holds the splits \['test'\]; name one.* one of its files",
+        ),
+        ("data/notes.md", "none", "data, which holds no file of .parquet"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    source = path.parent if "data/" in name else path
+    with pytest.raises(ValueError, match=f"name_or_path=.* cannot be read: .*{message}"):
+        load_dataset_pool(source)
+
+
+def test_odd_cells_and_splits_are_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"nums": [1, 2], "target": 3}\n{"nums": [1, "x"], "target": 3}\n')
+    with pytest.raises(ValueError, match=r"row 1 of .*a.jsonl has nums \[1, 'x'\] and target 3; give integers of at"):
+        load_dataset_pool(path)
+    with pytest.raises(ValueError, match=r"split='train\[:'; give a name, or a name with a slice of rows"):
+        load_dataset_pool(path, split="train[:")
+
+
+def test_a_data_set_that_is_not_on_the_hub(monkeypatch):
+    import datasets
+
+    def unreachable(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(
+        ValueError, match=r"name_or_path=owner/data with split=train cannot be loaded \(no network\); give"
+    ):
+        load_dataset_pool("owner/data")

@@ -67,7 +67,11 @@ def test_prime_rl_has_one_folder_per_step(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["step_7/log.jsonl", "global_step_7/log.jsonl", "7/log.jsonl", "step-7.jsonl", "7.jsonl"]
+    "name",
+    [
+        *("step_7/log.jsonl", "global_step_7/log.jsonl", "7/log.jsonl", "step-7.jsonl", "7.jsonl"),
+        *("Qwen2.5-run_step_7.jsonl", "v1.2/step_7.rank0.jsonl.gz", "7.rank0.jsonl", "step=7/log.jsonl.gz"),
+    ],
 )
 def test_a_step_without_a_column_is_that_of_the_name(tmp_path, name):
     write(tmp_path / name, [{"prompt": "x", "reward": 1}])
@@ -79,10 +83,24 @@ def test_a_step_without_a_column_is_that_of_the_name(tmp_path, name):
         assert read_logs(tmp_path / name).steps.tolist() == [7]
 
 
-def test_a_step_that_nothing_names_is_refused(tmp_path):
-    write(tmp_path / "log.jsonl", [{"prompt": "x", "reward": 1}])
+def test_a_null_step_is_that_of_the_name(tmp_path):
+    write(tmp_path / "step_7.jsonl", [{"prompt": "x", "reward": 1, "step": step} for step in (None, 9)])
+    assert read_logs(tmp_path).steps.tolist() == [7, 9]
+
+
+def test_a_file_beside_its_compressed_copy_is_refused(tmp_path):
+    for name in ("7.jsonl", "7.jsonl.gz", "8.jsonl.gz"):
+        write(tmp_path / name, [{"prompt": "x", "reward": 1}])
+    with pytest.raises(ValueError, match=r"7\.jsonl and .*7\.jsonl\.gz would count the same rows twice; delete one"):
+        read_logs(tmp_path)
+    assert read_logs(tmp_path, files="*.gz").steps.tolist() == [7, 8]
+
+
+@pytest.mark.parametrize("name", ["log", "Qwen2.5-run"])
+def test_a_step_that_nothing_names_is_refused(tmp_path, name):
+    write(tmp_path / f"{name}.jsonl", [{"prompt": "x", "reward": 1}])
     with pytest.raises(
-        ValueError, match=r"log.jsonl has no column 'step'; give the name of the step among .* file's name"
+        ValueError, match=rf"{name}.jsonl has no column 'step'; give the name of the step among .* file's name"
     ):
         read_logs(tmp_path)
 
@@ -103,17 +121,21 @@ def test_slime_samples(tmp_path):
     sample = {"index": 0, "group_index": 0, "prompt": "x", "response": "r", "label": "1", "status": "completed"}
     write(tmp_path / "rollout_0.jsonl", [sample | {"reward": {"acc": 1, "format": 0}}, sample | {"reward": {"acc": 0}}])
     write(tmp_path / "rollout_1.jsonl", [sample | {"reward": {"acc": 1}, "rollout_id": 5}])
-    write(tmp_path / "eval_0.jsonl", [sample | {"reward": {"acc": 1}}])
+    write(tmp_path / "eval_0.jsonl", [sample | {"reward": {"acc": 1}, "rollout_id": 0}])
     assert visits(read_slime(tmp_path, reward="reward.acc")) == {(0, "x"): (1, 2), (5, "x"): (1, 1)}
     with pytest.raises(ValueError, match=r"rollout_0.jsonl, line 1: 'reward' holds .*; give a column of numbers"):
         read_slime(tmp_path)
+    write(tmp_path / "rollout_1.jsonl", [sample | {"reward": {"acc": 1}, "rollout_id": None}])
+    assert visits(read_slime(tmp_path, reward="reward.acc")) == {(0, "x"): (1, 2), (1, "x"): (1, 1)}
+    assert visits(read_slime(tmp_path / "eval_0.jsonl", reward="reward.acc")) == {(0, "x"): (1, 1)}
 
 
-def test_open_instruct_has_a_file_of_metadata_beside(tmp_path):
+@pytest.mark.parametrize("run", ["run", "my_rollouts_1b"])
+def test_open_instruct_has_a_file_of_metadata_beside(tmp_path, run):
     rows = [{"step": 4, "prompt_idx": 0, "prompt_tokens": [5, 6], "reward": r, "dataset": "gsm8k"} for r in (10.0, 0.0)]
-    write(tmp_path / "run_rollouts_000000.jsonl", rows)
-    write(tmp_path / "run_rollouts_000001.jsonl", [rows[0] | {"step": 5}])
-    write(tmp_path / "run_metadata.jsonl", [{"run_name": "run", "git_commit": "0"}])
+    write(tmp_path / f"{run}_rollouts_000000.jsonl", rows)
+    write(tmp_path / f"{run}_rollouts_000001.jsonl", [rows[0] | {"step": 5}])
+    write(tmp_path / f"{run}_metadata.jsonl", [{"run_name": "run", "git_commit": "0"}])
     found = read_open_instruct(tmp_path)
     assert visits(found) == {(4, "[5, 6]"): (1, 2), (5, "[5, 6]"): (1, 1)}
     assert on_pool(found.history, found.prompts, ["a", "b"], keys=["[1]", "[5, 6]"]).history.prompt_ids.tolist() == [
@@ -162,7 +184,8 @@ def test_a_verl_log_finds_its_rows_by_text_and_warm_starts_a_selector(tmp_path, 
     write(tmp_path / "3.jsonl", [{"input": around.format("Something else"), "score": 1.0, "step": 3, "uid": "u"}])
     found = read_verl(tmp_path)
     pool = ["an unused prompt", *TEXTS[::-1]]
-    mine = on_pool(found.history, found.prompts, pool)
+    with pytest.warns(UserWarning, match="1 of 4 prompts of the log, such as .*Something else.* not in the pool"):
+        mine = on_pool(found.history, found.prompts, pool)
     assert mine.unmatched == [around.format("Something else")]
     assert mine.history.prompt_ids.tolist() == [1, 2, 3] * 2
     selector = jaxsel.PromptSelector(jaxsel.mopps(decay=1.0), num_prompts=mine.num_prompts, seed=0)
@@ -174,7 +197,8 @@ def test_conversations_and_repeated_texts_on_a_pool():
     chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}]
     history = jaxsel.make_history([0, 0, 0], [0, 1, 2], [1, 0, 1], 1, num_prompts=3)
     logged = [json.dumps([{"content": "x", "role": "user"}]), "twice", json.dumps(chat)]
-    mine = on_pool(history, logged, ["x", "twice", "twice", chat])
+    with pytest.warns(UserWarning, match="1 of 3 prompts of the log, such as 'twice', are not .* or in several"):
+        mine = on_pool(history, logged, ["x", "twice", "twice", chat])
     assert mine.unmatched == ["twice"]
     assert sorted(mine.history.prompt_ids.tolist()) == [0, 3]
     with pytest.raises(ValueError, match="no prompt of the log, such as 'q', is in the pool; give the prompts or keys"):
@@ -183,7 +207,8 @@ def test_conversations_and_repeated_texts_on_a_pool():
         on_pool(history, logged, ["x", "y"], keys=["a"])
     with pytest.raises(ValueError, match="logged has 2 entries; give all prompts of the log"):
         on_pool(history, logged[:2], ["x", "twice"])
-    found = on_pool(history, ["a", "b", "c"], ["x", "y", "z"], keys=["a", "b", "a"])  # a key that repeats names no row
+    with pytest.warns(UserWarning, match="2 of 3 prompts"):  # a key that repeats names no row
+        found = on_pool(history, ["a", "b", "c"], ["x", "y", "z"], keys=["a", "b", "a"])
     assert found.unmatched == ["a", "c"]
 
 
@@ -191,9 +216,24 @@ def test_conversations_and_repeated_texts_on_a_pool():
 def test_a_text_of_the_pool_inside_of_a_longer_one_is_another_prompt(around):
     history = make_history([0, 0], [0, 1], [1, 0], [2, 2], num_prompts=2)
     logged = [around.format("2 + 2"), "user: 2 + 2. Think."]
-    found = on_pool(history, logged, ["2 + 2"])
+    with pytest.warns(UserWarning, match="1 of 2 prompts"):
+        found = on_pool(history, logged, ["2 + 2"])
     assert found.unmatched == logged[:1]
     assert found.history.successes.tolist() == [0]
+
+
+def test_nemo_rl_messages_may_be_records(tmp_path):
+    rows = [
+        {
+            "content": [[{"role": "user", "content": f"user\n{text}\n", "token_ids": [1]}, {"content": "a"}]],
+            "rewards": [1],
+        }
+        for text in TEXTS
+    ]
+    write(tmp_path / "train_data_step1.jsonl", rows)
+    found = read_nemo_rl(tmp_path)
+    assert json.loads(found.prompts[0]) == [{"role": "user", "content": "user\nWhat is 1+1?\n"}]
+    assert on_pool(found.history, found.prompts, TEXTS).history.prompt_ids.tolist() == [0, 1, 2]
 
 
 def test_nemo_rl_rows_with_several_conversations_are_refused(tmp_path):

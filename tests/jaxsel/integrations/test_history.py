@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxsel.integrations.history import HistoryLog, read_history
+from tests.support.damaged import damage_pages
 
 pytestmark = pytest.mark.slow  # 4 s
 
@@ -165,6 +166,15 @@ def test_a_damaged_file_is_named(tmp_path, selector, share):
     record(log, selector, range(2))
     (part,) = tmp_path.glob("part-*.parquet")
     part.write_bytes(part.read_bytes()[: int(share * part.stat().st_size)])
+    for use in (read_history, make):
+        with pytest.raises(ValueError, match=r"part-000000.parquet is damaged .*; put back a copy of it, or delete"):
+            use(tmp_path)
+
+
+def test_a_damaged_page_is_named(tmp_path, selector):
+    record(make(tmp_path), selector, range(2))
+    (part,) = tmp_path.glob("part-*.parquet")
+    damage_pages(part)
     for use in (read_history, make):
         with pytest.raises(ValueError, match=r"part-000000.parquet is damaged .*; put back a copy of it, or delete"):
             use(tmp_path)

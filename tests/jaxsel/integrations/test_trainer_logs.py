@@ -6,6 +6,7 @@ import pytest
 
 import jaxsel
 from jaxsel.integrations.trainer_logs import read_logs, read_trl, read_verl
+from tests.support.damaged import damage_pages
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -236,6 +237,20 @@ def test_a_line_cut_short_is_named(tmp_path):
 def test_a_damaged_file_is_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name} cannot be read \(.*\); write it again in UTF-8, or copy it again"):
+        read_logs(tmp_path)
+
+
+def test_a_damaged_page_is_named(tmp_path):
+    write_parquet(tmp_path / "a.parquet", ROWS)
+    damage_pages(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a.parquet cannot be read \(.*\); write it again in UTF-8, or copy it again"):
+        read_logs(tmp_path)
+
+
+def test_a_text_of_parquet_that_is_not_utf8_is_named(tmp_path):
+    texts = pa.array([b"\xff"]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"step": [1], "prompt": texts, "reward": [1.0]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a.parquet cannot be read \(.*UTF8.*\); write it again in UTF-8"):
         read_logs(tmp_path)
 
 

@@ -6,11 +6,13 @@ import gzip
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.prompts import read_prompts
+from tests.support.damaged import damage, damage_pages
 
 TEXTS = [
     "NA",
@@ -128,8 +130,47 @@ def test_damaged_files(write, name, text, message):
         read_prompts(write(name, text))
 
 
+@pytest.mark.parametrize("compression", ["snappy", "zstd", "gzip", "none"])
+def test_a_damaged_page_of_parquet(tmp_path, compression):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"prompt": ["question"] * 9, "answer": ["4"] * 9}), path, compression=compression)
+    damage_pages(path)
+    with pytest.raises(
+        ValueError, match=r"a.parquet is no parquet file that can be read \(.*\); write it again, or copy"
+    ):
+        read_prompts(path)
+
+
+def test_a_damaged_arrow_file_does_not_end_the_process(tmp_path):
+    path = tmp_path / "a.arrow"
+    table = pa.table({"prompt": [f"question {i}" for i in range(99)], "answer": ["4"] * 99})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    damage(path, path.read_bytes().index(b"question 0") - 99, 64)  # the offsets of the texts
+    with pytest.raises(ValueError, match=r"a.arrow is no arrow file that can be read \(.*\); write it again, or copy"):
+        read_prompts(path)
+
+
 def test_a_csv_with_the_index_of_pandas(write):
     assert read_prompts(write("a.csv", ",question,answer\n0,a,007\n1,b,NA\n")).answers == ["007", "NA"]
+
+
+def test_an_empty_cell_of_a_csv_is_no_answer(write):
+    path = write("a.csv", "question,answer\na,1\nb,\n")
+    with pytest.raises(
+        ValueError, match=r"answer has an empty answer in row 1 of .*a.csv; give one, or read no .*skip_odd"
+    ):
+        read_prompts(path)
+    assert read_prompts(path, skip_odd=True).texts == ["a"]
+    assert read_prompts(path, answer="").texts == ["a", "b"]
+
+
+def test_bytes_are_no_answer(tmp_path):
+    pq.write_table(pa.table({"prompt": ["a"], "answer": [b"4"]}), tmp_path / "a.parquet")
+    with pytest.raises(
+        ValueError, match=r"answer has bytes as an answer, b'4' in row 0 of .*; give a text, for example"
+    ):
+        read_prompts(tmp_path / "a.parquet")
 
 
 def test_a_text_that_is_not_utf8(tmp_path):
@@ -147,7 +188,7 @@ def test_a_damaged_compression(tmp_path, ending, cut):
         read_prompts(tmp_path / f"a.jsonl.{ending}")
 
 
-texts = st.text(st.characters(codec="utf-8"), min_size=1)
+texts = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
 
 
 @pytest.mark.slow

@@ -142,6 +142,14 @@ def test_a_key_that_repeats_with_its_prompt_merges(write):
 
 ODD = {
     "no answer": ({"prompt": "q", "answer": None}, "answer has no answer in row 1 of .*data.jsonl; give one"),
+    "an empty answer": (
+        {"prompt": "q", "answer": ""},
+        "answer has an empty answer in row 1 of .*data.jsonl; give one, or read no answers by answer=''",
+    ),
+    "spaces as an answer": ({"prompt": "q", "answer": " \n"}, "answer has an empty answer in row 1 of"),
+    "NaN": ({"prompt": "q", "answer": float("nan")}, "answer has NaN as an answer, which is no value in row 1 of"),
+    "NaN in a list": ({"prompt": "q", "answer": [1, float("nan")]}, "answer has NaN as an answer"),
+    "spaces": ({"prompt": " \n", "answer": "1"}, "prompt has an empty text in row 1 of .*; leave the row out"),
     "no prompt": (
         {"answer": "1"},
         "prompt has a value of type NoneType in row 1 of .*data.jsonl; give text",

@@ -77,7 +77,7 @@ def test_a_named_column_that_is_missing(write, role):
 
 
 def test_answers_of_any_type_stay(write):
-    answers = ["2", 2, 2.0, [1, "a"], {"target": 98, "numbers": [44, 19, 35]}, True, 2**70, "2020-01-01", ""]
+    answers = ["2", 2, 2.0, [1, "a"], {"target": 98, "numbers": [44, 19, 35]}, True, 2**70, "2020-01-01", [""], []]
     path = write("data.jsonl", [{"prompt": f"{i}", "answer": answer} for i, answer in enumerate(answers)])
     found = read_prompts(path).answers
     assert found == answers

@@ -1,0 +1,41 @@
+"""The check of reference answers: no completion can agree with an empty one, and JSON holds neither NaN nor bytes."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rl.prompts.messages import Fault
+
+_NO_ANSWERS = "or read no answers by answer='' if the verifier needs none"
+
+
+def fault_of_answer(answer: Any) -> Fault | None:
+    """Return what makes a reference answer useless for every verifier, or None."""
+    if isinstance(answer, str) and not answer.strip():
+        return Fault("has an empty answer", f"give one, {_NO_ANSWERS}")
+    return _fault_inside(answer)
+
+
+def check_answers(answers: Sequence[Any], name: str) -> None:
+    """Refuse answers that are empty texts, or that are or hold NaN or bytes.
+
+    Args:
+        answers: The answers.
+        name: Name of the answers in the error message.
+
+    Raises:
+        ValueError: An answer is refused; the message names the row of the first one.
+    """
+    for row, answer in enumerate(answers):
+        odd = fault_of_answer(answer)
+        if odd is not None:
+            raise ValueError(f"{name} {odd.what} in row {row}; {odd.cure}")
+
+
+def _fault_inside(value: Any) -> Fault | None:
+    if isinstance(value, float) and math.isnan(value):
+        return Fault("has NaN as an answer, which is no value", f"give one, {_NO_ANSWERS}")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return Fault(f"has bytes as an answer, {bytes(value)[:20]!r}", "give a text, for example by value.decode()")
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return next((odd for odd in map(_fault_inside, inside) if odd), None)
