@@ -15,15 +15,14 @@ from rich.console import Console
 from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import quiet_pipe
-from experiments.running.config import EngineConfig, writable_config
-from experiments.running.evaluation_sets import evaluation_set
+from experiments.running.config import EngineConfig, EvalDataConfig, writable_config
+from experiments.running.evaluation_sets import check_data_sets, evaluation_set
 from experiments.running.help import settings_of
 from experiments.running.runs import make_engine
 from rl import _checks
 from rl.evaluation import Counts, Evaluation, EvaluationSet, scores
 from rl.policy import load_policy
 from rl.seeds import derived_seed
-from rl.tasks.data_config import DataConfig
 
 _HEAD = """Score a policy on evaluation sets.
 
@@ -62,6 +61,7 @@ class EvaluateConfig:
         device: Device of the policy, such as cuda; empty: cuda if there is one, otherwise cpu.
         seed: Seed of the completions.
         out: The JSON file. An older file of this command is replaced; another file is refused.
+        data: How data sets are read, such as data.prompt=Problem.
         engine: The engine that generates completions.
     """
 
@@ -81,6 +81,7 @@ class EvaluateConfig:
     device: str = ""
     seed: int = 0
     out: str = "evaluation.json"
+    data: EvalDataConfig = field(default_factory=EvalDataConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self):
@@ -107,7 +108,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         ValueError: A setting is out of range, or a set or the policy cannot be read.
     """
-    data = DataConfig(config.template, config.max_new_tokens, config.stop)
+    if config.data != EvalDataConfig():
+        check_data_sets("data", config.tasks)
+    data = config.data.settings(config.template, config.max_new_tokens, config.stop)
     sets = [evaluation_set(name, config.verifier, data, config.size) for name in config.tasks]
     evaluation = Evaluation(
         sets, k=config.samples or config.k, temperature=config.temperature, top_p=config.top_p

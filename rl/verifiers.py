@@ -20,6 +20,7 @@ VERIFIERS: Mapping[str, str] = {
 """The names of the verifiers, each with its module and function."""
 OWN_PROCESS = frozenset({"math"})
 """The verifiers that always run in a process of their own, because compiled code may keep them for long."""
+_CHECKS = {"math": "rl.tasks.math_answers:reference_answer", "countdown": "rl.tasks.countdown_verifier:instance_of"}
 
 _CURE = f"give one of {', '.join(VERIFIERS)}, or module:function for a function verify(completion, answer)"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -70,6 +71,15 @@ def find_verifier(name: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"verifier is {name!r}, which is of type {type(found).__name__}, no function; {_CURE}")
     return found
+
+
+def check_of(name: str) -> Callable[[Any], Any] | None:
+    """Return the function that raises a ValueError at a reference answer that the verifier cannot use; None: no such.
+
+    Args:
+        name: The name of the verifier.
+    """
+    return find_verifier(_CHECKS[name]) if name in _CHECKS else None
 
 
 def wanted_columns(verify: Callable[..., Any]) -> Wanted:

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.running.method_config import MethodConfig
 from rl import _checks
 from rl.supervised_config import FineTuningConfig, WarmStartConfig
-from rl.tasks.data_config import DataConfig
+from rl.tasks.data_config import NONE, DataConfig
 from rl.train_config import TrainConfig
 
 CONFIG = "config.json"
@@ -62,6 +62,36 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
+class EvalDataConfig:
+    """How the data sets among the evaluation sets are read. The settings hold for all of them.
+
+    Attributes:
+        prompt: Column of the problems; empty: found by name.
+        answer: Column of the answers; empty: found by name; none: the data have no answers.
+        key: Column of the keys, which identify problems; empty: the first known column that tells all rows apart.
+        split: Split of a folder or of a data set on the hub, such as test; empty: the only one.
+        config: Configuration of a data set on the hub.
+        merge: Whether rows with the same problem and answer become one row.
+        skip_odd: Whether rows that cannot be read are left out with a warning, instead of refused.
+    """
+
+    prompt: str = ""
+    answer: str = ""
+    key: str = ""
+    split: str = ""
+    config: str = ""
+    merge: bool = False
+    skip_odd: bool = False
+
+    def __post_init__(self):
+        _checks.booleans(merge=self.merge, skip_odd=self.skip_odd)
+
+    def settings(self, template: str, max_new_tokens: int, stop: list[str]) -> DataConfig:
+        """Return the settings of a data set, whose solve rates are not read: no evaluation uses them."""
+        return DataConfig(template, max_new_tokens, stop, rate=NONE, **asdict(self))
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run; the defaults are the settings of the comparisons (`experiments.running.compare`).
 
@@ -94,6 +124,7 @@ class RunConfig:
             go only to the folder.
         seed: Seed of the warm start, the pool, the choices and the rollouts.
         data: How a data set becomes a task.
+        eval_data: How evaluation sets that are data sets are read, such as eval_data.prompt=Problem.
         method: The method that chooses prompts.
         engine: The engine that generates rollouts.
         warm_start: The built-in policy; the seed above replaces its seed.
@@ -118,6 +149,7 @@ class RunConfig:
     tracker: str = ""
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
+    eval_data: EvalDataConfig = field(default_factory=EvalDataConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     warm_start: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=2500))

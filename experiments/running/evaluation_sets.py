@@ -1,9 +1,10 @@
 """Evaluation sets by name: any prompt file with a verifier, or the held-out prompts of a task."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.running.config import RunConfig
+from experiments.running.config import EvalDataConfig, RunConfig
 from experiments.running.tasks import TASKS, make_task, named_task
 from rl.evaluation import Evaluation, EvaluationSet
 from rl.prompts import Task
@@ -21,7 +22,9 @@ def evaluation_of(config: RunConfig) -> Evaluation:
         ValueError: A set is unknown, has no verifier or no prompts, or two sets have the same name.
     """
     trained = _kind(config.task) if isinstance(config.task, str) else ""
-    settings = DataConfig(config.data.template, config.data.max_new_tokens, config.data.stop)
+    settings = config.eval_data.settings(config.data.template, config.data.max_new_tokens, config.data.stop)
+    if config.eval_data != EvalDataConfig():
+        check_data_sets("eval_data", config.eval)
     sets = []
     for name in config.eval:
         own_template = named_task(name) is not None and _kind(name) != trained
@@ -32,6 +35,16 @@ def evaluation_of(config: RunConfig) -> Evaluation:
     )
 
 
+def check_data_sets(setting: str, names: Sequence[str]) -> None:
+    """Refuse settings of data sets where no evaluation set is one.
+
+    Raises:
+        ValueError: No name is that of a data set.
+    """
+    if not any(map(_is_data_set, names)):
+        raise ValueError(f"{setting} is given, and no evaluation set of {list(names)} is a data set; leave it out")
+
+
 def evaluation_set(name: str, verifier: str, config: DataConfig, size: int = 0) -> EvaluationSet:
     """Return one evaluation set.
 
@@ -39,7 +52,7 @@ def evaluation_set(name: str, verifier: str, config: DataConfig, size: int = 0) 
         name: A file, a folder or the hub name of a data set, of which all prompts count; `math:PATH` for such a data
             set with the template and the verifier of this task; or another task, of which the held-out prompts count.
         verifier: The verifier of data sets; tasks have their own.
-        config: Template, longest completion and stop texts.
+        config: Template, longest completion and stop texts; and for a data set how it is read.
         size: Number of held-out prompts of a task.
 
     Raises:
@@ -57,6 +70,8 @@ def _task_of(name: str, verifier: str, config: DataConfig) -> tuple[Task, str]:
     _, _, path = name.partition(":")
     if name in TASKS:
         return TASKS[name](), ""
+    if not _is_data_set(name):
+        config = DataConfig(config.template, config.max_new_tokens, config.stop)
     if presets.is_preset(name) and path:
         return presets.make(name, config, whole=True), path
     if named_task(name) is not None:
@@ -64,6 +79,10 @@ def _task_of(name: str, verifier: str, config: DataConfig) -> tuple[Task, str]:
     if not verifier:
         make_task(name)  # refuses an unknown task by its name
     return data.make(name, verifier, config, whole=True), name
+
+
+def _is_data_set(name: str) -> bool:
+    return presets.is_preset(name) or (name not in TASKS and named_task(name) is None)
 
 
 def _kind(name: str) -> str:

@@ -7,11 +7,13 @@ from experiments.running.config import RunConfig
 from rl.prompts import Task
 from rl.prompts.files import format_of
 from rl.tasks import countdown, countdown_chat, data, presets, reasoning_gym, string_ops, word_problems
-from rl.tasks.data_config import DataConfig
+from rl.tasks.data_config import DataConfig, refuse_unused
 from rl.verifiers import VERIFIERS
 
 TASKS: dict[str, Callable[[], Task]] = {"string_ops": string_ops.make, "countdown": countdown.make}
 """The built-in tasks, which need neither data nor a policy."""
+
+_PUBLISHED = ("aime", "amc", "math500", "minerva", "olympiad", "deepscaler", "hmmt")  # data sets that papers report on
 
 
 def task_of(config: RunConfig) -> Task:
@@ -41,13 +43,13 @@ def make_task(task: str | Sequence[str], verifier: str = "", config: DataConfig 
 
     Raises:
         ValueError: The task is unknown, a data set has no verifier, a task with its own verifier is given another, or a
-            built-in task has settings of data sets.
+            task is given a setting of data sets that it ignores.
     """
     config = config or DataConfig()
     if isinstance(task, str) and task in TASKS:
-        if verifier or config != DataConfig():
-            given = f"verifier is {verifier!r}" if verifier else f"data is {config}"
-            raise ValueError(f"{given} with the built-in task {task}, which has its own; leave it out")
+        if verifier:
+            raise ValueError(f"verifier is {verifier!r} with the built-in task {task}, which has its own; leave it out")
+        refuse_unused(task, config, ())
         return TASKS[task]()
     named = named_task(task) if isinstance(task, str) else None
     if named is not None:
@@ -56,6 +58,11 @@ def make_task(task: str | Sequence[str], verifier: str = "", config: DataConfig 
         return named(task, config)
     if verifier:
         return data.make(task if isinstance(task, str) else list(task), verifier, config)
+    if isinstance(task, str) and not _is_data(task) and task.lower().replace("-", "").startswith(_PUBLISHED):
+        raise ValueError(
+            f"task is {task!r}, whose problems are not part of this package; give their file as math:PATH, or as PATH "
+            "with verifier=math (eval_verifier=math in eval=[PATH])"
+        )
     if isinstance(task, str) and not _is_data(task):
         raise ValueError(
             f"task is {task!r}; give one of {', '.join(TASKS)}, {', '.join(countdown_chat.COUNTS)}, word_problems, "

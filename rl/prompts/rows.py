@@ -61,7 +61,7 @@ def read_items(
 
 def _prompt(row: dict[str, Any], column: str, place: str, folder: Path | None) -> Prompt:
     value = cell(row, column)
-    if column.rpartition(".")[2] == "messages" and isinstance(value, list) and len(value) > 1:
+    if column.rpartition(".")[2].lower() == "messages" and isinstance(value, list) and len(value) > 1:
         last = value[-1]
         value = value[:-1] if isinstance(last, dict) and last.get("role") == "assistant" else value
     found, media = normalised(value), row_media(row)

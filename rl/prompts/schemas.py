@@ -8,7 +8,8 @@
 | slime | `prompt`, `text` | `label` |
 | Hugging Face | `question`, `problem`, `content` | `answer`, `expected_answer`, `solution` |
 
-A dot leads into a record: `extra_info.index` is the field `index` of the column `extra_info`.
+A dot leads into a record: `extra_info.index` is the field `index` of the column `extra_info`. Names with capitals, such
+as `Problem` and `Answer`, are found where no column has one of these names.
 """
 
 import re
@@ -51,7 +52,9 @@ def is_wanted(name: str, named: Sequence[str]) -> bool:
     """Return whether a file's column can hold something that the reader needs."""
     media = {column for columns in MEDIA.values() for column in columns}
     known = {*PROMPTS, *IDENTITIES, *media, *(answer.partition(".")[0] for answer in ANSWERS)}
-    return name in known or bool(_RATE.search(name)) or any(name in (one, one.partition(".")[0]) for one in named)
+    return (
+        name.lower() in known or bool(_RATE.search(name)) or any(name in (one, one.partition(".")[0]) for one in named)
+    )
 
 
 def find_columns(file: FileRows, prompt: str | None, answer: str | None, rate: str | None) -> Columns:
@@ -85,7 +88,8 @@ def _named(file: FileRows, role: str, name: str | None) -> str:
 
 
 def _first(file: FileRows, role: str, names: Sequence[str]) -> str:
-    found = next((name for name in names if _holds(file, name)), None)
+    capitals = [column for name in names for column in file.columns if column.lower() == name]
+    found = next((name for name in [*names, *capitals] if _holds(file, name)), None)
     if found is None:
         none = ", or give answer='' if the verifier needs no answers" if role == "answer" else ""
         raise ValueError(

@@ -84,6 +84,8 @@ def _from_hub(name: str, split: str | None, config: str | None) -> list[Source]:
         builder: Any = load_dataset_builder(name, config)
     except DatasetNotFoundError as error:
         raise ValueError(f"source is {name!r}, neither a path nor a data set on the hub ({error})") from None
+    except ConnectionError as error:
+        raise ValueError(f"source is {name!r}, which is no path, and the hub does not answer ({error})") from None
     splits = {str(own): list(map(str, urls)) for own, urls in (builder.config.data_files or {}).items()}
     urls = _of_split(splits, split, name) if splits else []
     unreadable = [url for url in urls if format_of(url) is None]

@@ -13,7 +13,6 @@ instances to hold out.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 
@@ -25,7 +24,7 @@ from rl.tasks.countdown_instances import held_out_mask
 from rl.tasks.countdown_published import Drawn, drawn
 from rl.tasks.countdown_verifier import verify
 from rl.tasks.data import no_demonstrations
-from rl.tasks.data_config import DataConfig
+from rl.tasks.data_config import DataConfig, refuse_unused
 from rl.tasks.templates import PLACEHOLDER
 
 COUNTS = {"countdown-34": (3, 4), "countdown-4": (4,)}
@@ -42,6 +41,7 @@ TEMPLATE = (
 )
 """TinyZero's prompt for base models, with `QUESTION` in the place of `{prompt}`; `DataConfig.template` replaces it."""
 _USED = ("template", "max_new_tokens", "stop", "held_out")
+_CURE = "leave it out, or give task=PATH, a data set of prompts, with verifier=countdown"
 _POOL_STREAM, _HELD_OUT_STREAM = 0x636433, 0x636434  # give other random numbers than other tasks with the same seed
 
 
@@ -64,7 +64,7 @@ def make(name: str, config: DataConfig | None = None) -> Task:
     if kind not in COUNTS or (colon and not source):
         raise ValueError(f"task is {name!r}; give {', '.join(COUNTS)}, or one of them with a colon and a path")
     config = config or DataConfig()
-    _check_settings(name, config)
+    refuse_unused(name, config, _USED, _CURE)
     template = (config.template or TEMPLATE).replace(PLACEHOLDER, QUESTION)
     sides = _FromFile(source, COUNTS[kind], template, config.held_out)
     made = _Made(COUNTS[kind], template, config.held_out)
@@ -78,17 +78,6 @@ def make(name: str, config: DataConfig | None = None) -> Task:
         verify=verify,
         stop=tuple(config.stop),
     )
-
-
-def _check_settings(name: str, config: DataConfig) -> None:
-    """Refuse settings that would have no effect."""
-    unused = replace(config, **{setting: getattr(DataConfig(), setting) for setting in _USED})
-    for setting, default in vars(DataConfig()).items():
-        if getattr(unused, setting) != default:
-            raise ValueError(
-                f"data.{setting} is {getattr(unused, setting)!r} with the task {name}, which has no such setting; "
-                f"leave it out, or give task=PATH, a data set of prompts, with verifier=countdown"
-            )
 
 
 class _FromFile:

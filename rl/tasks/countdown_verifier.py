@@ -150,7 +150,7 @@ def verify(completion: str, answer: Mapping[str, Any] | str, *, format_credit: f
     Raises:
         ValueError: The answer lacks numbers or a target, or one of them is not an integer.
     """
-    numbers, target = _instance(answer)
+    numbers, target = instance_of(answer)
     expression = parse(_without_result(plain(extract(completion)), target))
     if expression is None:
         return Verdict(False, 0.0)
@@ -165,7 +165,12 @@ def _without_result(text: str, target: Any) -> str:
     return expression.rstrip(" ") if equals and result.strip(" ") == str(target) else text
 
 
-def _instance(answer: Mapping[str, Any] | str) -> tuple[list[Any], Any]:
+def instance_of(answer: Mapping[str, Any] | str) -> tuple[list[Any], Any]:
+    """Return the numbers and the target of an answer; see `verify`.
+
+    Raises:
+        ValueError: The answer lacks numbers or a target, or one of them is not an integer.
+    """
     try:
         found: Any = json.loads(answer) if isinstance(answer, str) else answer
         given = found["numbers"] if "numbers" in found else found["nums"]

@@ -20,7 +20,7 @@ from rl.prompts.sources import Sources
 from rl.tasks.data_config import NONE, DataConfig
 from rl.tasks.held_out import held_out_rows, order_of
 from rl.tasks.templates import filled
-from rl.verifiers import OWN_PROCESS, RowAnswer, Wanted, find_verifier, wanted_columns, with_columns
+from rl.verifiers import OWN_PROCESS, RowAnswer, Wanted, check_of, find_verifier, wanted_columns, with_columns
 
 _log = logging.getLogger(__name__)
 _ARGUMENTS = ("completion", "answer")  # every verifier takes these; columns of these names are not passed on
@@ -32,6 +32,7 @@ def make(
     """Return the task of a data set. The data are read when its first pool is asked for.
 
     A pool has at most as many prompts as are asked for: the data set may have fewer. 0 asks for all prompts.
+    A reference answer that the verifier `math` or `countdown` cannot use is refused when the data are read.
 
     Args:
         source: A file, several files, a folder, or the name of a data set on the hub; see `rl.prompts.read_prompts`.
@@ -46,7 +47,7 @@ def make(
     name = str(source) if isinstance(source, str | Path) else " ".join(map(str, source))
     verify = find_verifier(verifier) if isinstance(verifier, str) else verifier
     wanted = wanted_columns(verify)
-    data = _Data(source, config, wanted)
+    data = _Data(source, config, wanted, check_of(verifier) if isinstance(verifier, str) else None)
     return Task(
         name=name,
         alphabet="",
@@ -76,8 +77,8 @@ def no_demonstrations(name: str, seed: int) -> Iterator[Demonstration]:
 class _Data:
     """The training and the held-out prompts of a data set, which share no prompt. The data are read once."""
 
-    def __init__(self, source: Sources, config: DataConfig, wanted: Wanted):
-        self._source, self._config, self._wanted = source, config, wanted
+    def __init__(self, source: Sources, config: DataConfig, wanted: Wanted, check: Callable[[Any], Any] | None = None):
+        self._source, self._config, self._wanted, self._check = source, config, wanted, check
 
     def pool(self, num_prompts: int, seed: int) -> PromptPool:
         """Return training prompts, chosen by the seed, in the order of the data."""
@@ -135,14 +136,26 @@ class _Data:
         )
         if report.repeats and not config.merge:
             _log.warning("%s; data.merge=true merges those with equal answers", described(report.repeats))
-        if report.skipped:
-            _log.warning(
-                "%d rows that cannot be read are left out: %s", len(report.skipped), "; ".join(report.skipped[:3])
-            )
+        odd = self._odd_answers(report.pool, source)
+        skipped = [*report.skipped, *odd.values()]
+        if skipped:
+            _log.warning("%d rows that cannot be read are left out: %s", len(skipped), "; ".join(skipped[:3]))
         pool = replace(report.pool, strata=self._strata(report.others))
-        if self._wanted.names == ():
-            return pool
-        return replace(pool, answers=[self._row(*row) for row in zip(pool.answers, report.others, strict=True)])
+        if self._wanted.names != ():
+            pool = replace(pool, answers=[self._row(*row) for row in zip(pool.answers, report.others, strict=True)])
+        return pool.take([row for row in range(len(pool)) if row not in odd]) if odd else pool
+
+    def _odd_answers(self, pool: PromptPool, source: Sources) -> dict[int, str]:
+        """Return the rows whose answers the verifier cannot use, each with a message; refuse them without skip_odd."""
+        odd: dict[int, str] = {}
+        for row, answer in enumerate(pool.answers if self._check else ()):
+            try:
+                self._check(answer)  # type: ignore[misc]
+            except ValueError as error:
+                odd[row] = f"prompt {row} of {source}, with the key {pool.keys[row]}: {error}"
+                if not self._config.skip_odd:
+                    raise ValueError(f"{odd[row]}, or leave out such rows by skip_odd=true") from None
+        return odd
 
     def _strata(self, others: Sequence[Mapping[str, Any]]) -> list[str] | None:
         name = self._config.stratum

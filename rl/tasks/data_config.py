@@ -1,6 +1,7 @@
 """The settings that turn a data set into a task."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
 
 from rl import _checks
 from rl.tasks.held_out import check_share
@@ -59,3 +60,21 @@ class DataConfig:
         check_template(self.template)
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise ValueError(f"stop is {self.stop!r}; give a list of texts that are not empty")
+
+
+def refuse_unused(task: str, config: DataConfig, used: Collection[str], cure: str = "leave it out") -> None:
+    """Refuse settings that would have no effect.
+
+    Args:
+        task: Name of the task.
+        config: The settings.
+        used: Names of the settings that the task uses.
+        cure: What to do instead.
+
+    Raises:
+        ValueError: A setting that the task does not use differs from its default.
+    """
+    for one in fields(DataConfig):
+        value = getattr(config, one.name)
+        if one.name not in used and value != getattr(DataConfig(), one.name):
+            raise ValueError(f"data.{one.name} is {value!r} with the task {task}, which has no such setting; {cure}")

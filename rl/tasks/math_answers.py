@@ -1,7 +1,9 @@
 r"""The final answer of a completion, and its parts: value, unit, percent sign and base.
 
-The final answer is what the last `\boxed{...}` or the last line `#### ...` says, whichever comes later. Only the
-text after the last `</think>` counts, and a `<think>` that never ends leaves no answer.
+The final answer is what the last `\boxed{...}` or the last line `#### ...` says, whichever comes later. A line of
+words, such as `#### Verification`, is a heading of Markdown: it counts only where nothing else gives an answer. In
+`#### The answer is 5` and `#### Answer: 5` the answer is 5. Only the text after the last `</think>` counts, and a
+`<think>` that never ends leaves no answer.
 """
 
 import math
@@ -12,6 +14,12 @@ from typing import Any, NamedTuple
 
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(\S+)")
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
+_ANSWER_IS = re.compile(
+    r"^[*_\s]*(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer\b[*_\s]*(?:is\b|[:=])[*_\s:]*",
+    re.I,
+)
+_NUMBER = re.compile(r"^[*`$\s\\({\[+-]*\d")
+_HEADING = re.compile(r"^[*_\s]*\d+[.):]+[*_]*\s+[*_]*[A-Za-z]")
 _TEXT = r"\\(?:text|textrm|textbf|textit|mathrm|mbox|operatorname|rm)\s*\{([^{}]*)\}"
 _POWER = r"(?:\^\s*\{?\s*(\d)\s*\}?)?"
 _UNIT_OF_TEXT = re.compile(rf"(?<=[\d\w}}\)])(?:\\ |\\,|~|\s)*{_TEXT}\s*{_POWER}\s*$")
@@ -88,12 +96,31 @@ def final_answer(completion: str) -> str | None:
     text = completion.rpartition("</think>")[2]
     if "<think>" in text:
         return None
-    boxes, hashes = list(_BOXED.finditer(text)), list(_HASHES.finditer(text))
+    boxes, lines = list(_BOXED.finditer(text)), [line for line in _HASHES.finditer(text) if _line(line)]
+    hashes = [line for line in lines if _is_answer(line.group(1))] or ([] if boxes else lines)
     last = max([*boxes[-1:], *hashes[-1:]], key=lambda match: match.start(), default=None)
     if last is None:
         return None
+    if last.re is _HASHES:
+        return _line(last)
     found = last.group(1) if last.group(1) is not None else _braced(text[last.end() :])
     return found.strip() or None if found is not None else None
+
+
+def _line(match: re.Match[str]) -> str:
+    """Return what a line says after `####`, without the words "The answer is"."""
+    said, count = _ANSWER_IS.subn("", match.group(1))
+    return re.sub(r"(?<!\.)\.$", "", said.strip()) if count else said.strip()
+
+
+def _is_answer(line: str) -> bool:
+    """Return whether a line after `####` is an answer, and not a heading of Markdown."""
+    if _ANSWER_IS.match(line):
+        return True
+    if _NUMBER.match(line):
+        return not _HEADING.match(line)
+    bare = re.sub(r"\\[A-Za-z]+", "1", line)
+    return re.search("[A-Za-z0-9]", bare) is not None and re.search("[A-Za-z]{2}", bare) is None
 
 
 def reference_answer(answer: Any) -> str:

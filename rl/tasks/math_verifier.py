@@ -9,8 +9,10 @@ both as SymPy expressions and compares them. The rules below are added, because 
 * A percentage equals its value: 25% is 1/4. Also right is 25 where the reference is 25%, and
   25% where it is the integer 25, because references often leave the sign out.
 * Two bases must be the same: 120_5 is not 120_6. The parts of a ratio a:b are compared one by one.
-* Words are compared in lower case, and the order of their letters counts: east is not seat. A set never equals a point
-  or an interval. The order of coordinates counts.
+* Words are compared in lower case, and the order of their letters counts: east is not seat, and no is not on. Letters
+  inside \text{...}, four or more letters, and common words of two or three letters (see `rl.tasks.math_words`) are
+  words. Other letters are a product of variables, whose order does not count: ab is ba, and xyz is zyx.
+* A set never equals a point or an interval. The order of coordinates counts.
 * Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not. Numbers may also
   differ by at most one part in 100,000, so that two tiny numbers are not equal by rounding.
 * An equation stands for its last side: 2 + 3 = 5 is 5, but the false equation 7 = 5 is not.
@@ -30,6 +32,7 @@ from math_verify import LatexExtractionConfig, parse
 from math_verify import verify as equal
 
 from rl.tasks.math_answers import Answer, final_answer, is_text, parts, plain, reference_answer, words
+from rl.tasks.math_words import with_words
 
 # math-verify's own units are off: it takes the last variable of 2c or a + b + c for a unit and drops it.
 _NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
@@ -61,9 +64,9 @@ def same_answer(reference: str, said: str) -> bool:
         return True
     if is_text(reference) or is_text(said):
         return words(reference) is not None and words(reference) == words(said)
-    if _is_word(reference) and _is_word(said):
-        return words(reference) == words(said)
     gold, own = parts(reference), parts(said)
+    values = with_words(gold.value, own.value)
+    gold, own = gold._replace(value=values[0]), own._replace(value=values[1])
     gold, own = _with_unit_of(own, gold), _with_unit_of(gold, own)
     if (gold.unit and own.unit and gold.unit != own.unit) or (gold.base and own.base and gold.base != own.base):
         return False
@@ -157,11 +160,6 @@ def _close(gold: Any, own: Any, tolerance: float = _TOLERANCE) -> bool:
         return left == right or abs(left - right) <= tolerance * max(abs(left), abs(right))
     except (TypeError, ValueError, AttributeError, OverflowError):
         return True
-
-
-def _is_word(text: str) -> bool:
-    """Return whether letters are a word, such as True or east. Fewer letters may be a product, such as xy or abc."""
-    return re.fullmatch("[A-Za-z]{4,}|[A-Za-z]*[A-Z][A-Za-z]{2,}", plain(text)) is not None
 
 
 def _squeezed(text: str) -> str:

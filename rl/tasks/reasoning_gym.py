@@ -6,35 +6,40 @@ No extra of jaxsel installs the library, because it pins a version of tabulate t
 it by `pip install reasoning-gym`. A pool stores keys but no texts, so a million prompts take little memory. The stratum
 of a prompt is its difficulty in the library's words; to read the strata of a pool generates all of its prompts.
 
+A key is `NAME/SEED/SHARE/SPLIT_SEED/ROW`, with the settings of the split into training and held-out prompts. It names
+one prompt whatever the size of the pool: a smaller pool is the beginning of a larger one.
+
 All 106 tasks of version 0.1.25 were tried with five prompts each. The verifiers of 99 accept the library's own answers
 and reject another text. Five (boxnet, graph_color, propositional_logic, rubiks_cube, rush_hour) have no reference
-answer, and their verifiers use other data. The other two are refused: composite needs a list of tasks, and
-game_of_life_halting accepts any text. acre and word_ladder generate at most 10,000 and 20,000 prompts, which limits
-their pools.
+answer, so that they have no demonstrations, and their verifiers use other data. The other two are refused: composite
+needs a list of tasks, and game_of_life_halting accepts any text. acre and word_ladder generate at most 10,000 and
+20,000 prompts, which limits their pools.
 """
 
 import importlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any, overload
 
 from rl.prompts import Demonstration, PromptPool, Task, Verdict
-from rl.tasks.data_config import DataConfig
+from rl.tasks.data_config import DataConfig, refuse_unused
 from rl.tasks.held_out import Split
 from rl.tasks.templates import filled
 
 PREFIX = "reasoning_gym:"
 TEMPLATE = "{prompt}\n\nThink first, then write the answer between <answer> and </answer>."
-# The library seeds prompt i of a data set with seed + i. The seeds of data sets are therefore this far apart.
+# The library seeds prompt i of most data sets with seed + i. Held-out prompts, pools and demonstrations therefore have
+# seeds of their own, this far apart: the multiples 0, 1 + 2 * seed and 2 + 2 * seed.
 _SPACING = 10_000_000
-# Demonstrations use the seeds from 300 * _SPACING on, above those of pools. NumPy's older generators limit it: their
-# seeds must be below 2**32.
-_FIRST_OF_DEMONSTRATIONS = 300
-_MOST_PROMPTS = 5_000_000
+_NEXT_TRY = 10**13  # added to the seed for each earlier try whose prompt is on the other side of the split
 _TRIES = 1000
+_MOST_PROMPTS = 5_000_000
+_32_BITS = frozenset({"pool_matrix"})  # tasks with an older generator of NumPy, whose seeds must be below 2**32
 _SIZES = {"acre": 10_000, "word_ladder": 20_000}  # the most prompts that these tasks can generate
+_USED = ("template", "max_new_tokens", "stop", "held_out_share", "held_out_seed")
 _UNUSABLE = {
     "composite": "which needs a list of tasks with their settings",
     "game_of_life_halting": "whose verifier in the library accepts any text",
@@ -63,14 +68,16 @@ class Generated(Sequence[Any]):
 def make(name: str, config: DataConfig | None = None) -> Task:
     """Return the task `reasoning_gym:NAME` of the library.
 
-    The text of a prompt decides whether it is held out, so that no training pool holds a held-out prompt.
+    The text of a prompt decides whether it is held out, so that no training pool holds a held-out prompt. To read the
+    last prompts of a held-out pool generates all prompts before them.
 
     Args:
         name: Such as `reasoning_gym:basic_arithmetic`.
         config: The settings, of which template, max_new_tokens, stop, held_out_share and held_out_seed count.
 
     Raises:
-        ValueError: The library is missing or has no such task, or the task is refused (see the top of this module).
+        ValueError: The library is missing or has no such task, the task is refused (see the top of this module),
+            or a setting is given that it ignores.
     """
     config = config or DataConfig()
     kind = name.removeprefix(PREFIX)
@@ -79,6 +86,7 @@ def make(name: str, config: DataConfig | None = None) -> Task:
         raise ValueError(f"task is {name!r}; give {PREFIX} and one of {', '.join(sorted(known))}")
     if kind in _UNUSABLE:
         raise ValueError(f"task is {name!r}, {_UNUSABLE[kind]}; give another task")
+    refuse_unused(name, config, _USED)
     template = config.template or TEMPLATE
     split = Split(config.held_out_share, config.held_out_seed)
     return Task(
@@ -125,52 +133,108 @@ def _difficulty(metadata: dict[str, Any]) -> str:
 
 
 def _pool(kind: str, template: str, split: Split, num_prompts: int, seed: int) -> PromptPool:
-    return _generated(kind, template, split, num_prompts, _SPACING * (1 + seed), held_out=False)
+    _check_number(kind, num_prompts)
+
+    @lru_cache(2**12)
+    def place(row: int) -> dict[str, int]:
+        """Return seed and index of the prompt of a row: the first one with this index that is not held out."""
+        for number in range(_most_tries(1 - split.share)):
+            at = _SPACING * (1 + 2 * seed) + number * _NEXT_TRY
+            if not _is_held_out(kind, split, at, row):
+                return {"seed": at, "index": row}
+        raise _too_few(kind, split, num_prompts, "training")
+
+    keys = [f"{kind}/{seed}/{split.share}/{split.seed}/{row}" for row in range(num_prompts)]
+    return _generated(kind, template, place, keys)
 
 
 def _held_out(kind: str, template: str, split: Split, num_prompts: int) -> PromptPool:
-    return _generated(kind, template, split, num_prompts, 0, held_out=True)
+    _check_number(kind, num_prompts)
+    places: list[dict[str, int]] = []
+    left = ((seed, row) for seed in range(0, _TRIES * _NEXT_TRY, _NEXT_TRY) for row in range(_size(kind)))
+
+    def place(row: int) -> dict[str, int]:
+        """Return seed and index of the prompt of a row; held-out prompts have the order in which they are generated."""
+        while len(places) <= row:
+            tried = itertools.islice(left, _most_tries(split.share))
+            found = next(((seed, at) for seed, at in tried if _is_held_out(kind, split, seed, at)), None)
+            if found is None:
+                raise _too_few(kind, split, num_prompts, "held-out")
+            places.append({"seed": found[0], "index": found[1]})
+        return places[row]
+
+    keys = [f"{kind}/held out/{split.share}/{split.seed}/{row}" for row in range(num_prompts)]
+    return _generated(kind, template, place, keys)
 
 
 def _demonstrations(kind: str, template: str, split: Split, seed: int) -> Iterator[Demonstration]:
-    """Yield training prompts without end, each with the library's own answer in the form that `score` reads."""
-    dataset = _dataset(kind, _SPACING * (_FIRST_OF_DEMONSTRATIONS + seed))
+    """Yield training prompts without end, each with the library's own answer in the form that `score` reads.
+
+    Raises:
+        ValueError: The library has no reference answers of this task.
+    """
+    dataset = _dataset(kind, _SPACING * (2 + 2 * seed))
     for at in itertools.count():
         entry = dataset[at % _size(kind)]
+        if entry["answer"] is None:
+            raise ValueError(
+                f"fine_tuning.steps is above 0 with the task {PREFIX}{kind}, for which the library has no reference "
+                "answers to imitate; give fine_tuning.steps=0"
+            )
         if not split.is_held_out(entry["question"]):
             yield Demonstration(str(filled(template, entry["question"])), f"<answer>{entry['answer']}</answer>")
 
 
-def _generated(kind: str, template: str, split: Split, num_prompts: int, seed: int, *, held_out: bool) -> PromptPool:
-    if not 1 <= num_prompts <= _MOST_PROMPTS:
-        raise ValueError(f"num_prompts is {num_prompts}; give an integer from 1 to {_MOST_PROMPTS}")
-    dataset = _dataset(kind, seed)
+def _generated(kind: str, template: str, place: Callable[[int], dict[str, int]], keys: list[str]) -> PromptPool:
+    """Return the pool of these keys, where `place` returns the seed and the index of a row's prompt."""
 
-    @lru_cache(2**12)
-    def index(row: int) -> int:
-        """Return the first of row, row + num_prompts, row + 2 * num_prompts, ... whose prompt is on the asked side."""
-        for at in range(row, min(row + _TRIES * num_prompts, _size(kind)), num_prompts):
-            if split.is_held_out(dataset[at]["question"]) == held_out:
-                return at
-        raise ValueError(
-            f"held_out_share is {split.share}, and {kind} has too few prompts for {num_prompts} "
-            f"{'held-out' if held_out else 'training'} prompts; give fewer prompts or another share"
-        )
+    def entry(row: int) -> dict[str, Any]:
+        return _entry(kind, **place(row))
 
     return PromptPool(
-        Generated(num_prompts, lambda row: filled(template, dataset[index(row)]["question"])),
-        Generated(num_prompts, lambda row: {"seed": seed, "index": index(row)}),
-        [f"{kind}/{seed}/{row}" for row in range(num_prompts)],
-        strata=Generated(num_prompts, lambda row: _difficulty(dataset[index(row)]["metadata"])),
+        Generated(len(keys), lambda row: filled(template, entry(row)["question"])),
+        Generated(len(keys), lambda row: dict(place(row))),
+        keys,
+        strata=Generated(len(keys), lambda row: _difficulty(entry(row)["metadata"])),
     )
+
+
+def _check_number(kind: str, num_prompts: int) -> None:
+    most = min(_MOST_PROMPTS, _size(kind))
+    if not 1 <= num_prompts <= most:
+        raise ValueError(f"num_prompts is {num_prompts} with the task {PREFIX}{kind}; give an integer from 1 to {most}")
+
+
+def _most_tries(chance: float) -> int:
+    """Return so many tries that they fail with a probability below exp(-50) where each succeeds with this chance."""
+    return max(_TRIES, math.ceil(50 / chance))
+
+
+def _too_few(kind: str, split: Split, num_prompts: int, side: str) -> ValueError:
+    return ValueError(
+        f"held_out_share is {split.share}, and {kind} has too few prompts for {num_prompts} {side} prompts; give fewer "
+        "prompts or another share"
+    )
+
+
+def _is_held_out(kind: str, split: Split, seed: int, index: int) -> bool:
+    return split.is_held_out(_entry(kind, seed, index)["question"])
 
 
 def _size(kind: str) -> int:
     return _SIZES.get(kind, _SPACING)
 
 
+@lru_cache(256)
+def _entry(kind: str, seed: int, index: int) -> dict[str, Any]:
+    """Return a prompt of the library. Some take half a second to generate, and are read several times in a row."""
+    return _dataset(kind, seed)[index]
+
+
 @lru_cache(64)
 def _dataset(kind: str, seed: int) -> Any:
+    if kind in _32_BITS:
+        seed %= 2**32 - _SPACING
     return _library("reasoning_gym").create_dataset(kind, seed=seed, size=_size(kind))
 
 

@@ -21,12 +21,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from rl.prompts import Demonstration, PromptPool, Task, Verdict
-from rl.tasks.data_config import DataConfig
+from rl.tasks.data_config import DataConfig, refuse_unused
 from rl.tasks.held_out import Split
 from rl.tasks.templates import filled
 
 NAME = "word_problems"
 TEMPLATE = '{prompt}\nWrite each calculation on a line, and end with a line of "#### " and the answer.'
+_USED = ("template", "max_new_tokens", "stop", "held_out_share", "held_out_seed")
 _STEPS = (1, 2, 3)
 _SIZES = {"small": 9, "medium": 20, "large": 60}
 _NAMES = ("Tom", "Mia", "Sam", "Ana", "Ben", "Eva", "Leo", "Zoe", "Max", "Ida", "Jack", "Lily", "Paul", "Nina", "Adam")
@@ -59,8 +60,12 @@ def make(config: DataConfig | None = None) -> Task:
 
     Args:
         config: The settings, of which template, max_new_tokens, stop, held_out_share and held_out_seed count.
+
+    Raises:
+        ValueError: A setting is given that the task ignores.
     """
     config = config or DataConfig()
+    refuse_unused(NAME, config, _USED)
     template, split = config.template or TEMPLATE, Split(config.held_out_share, config.held_out_seed)
     return Task(
         name=NAME,

@@ -74,10 +74,49 @@ def test_a_run_evaluates_with_its_own_template_only_on_its_own_task(files):
     assert same.sets[0].problems.texts[0].startswith("T Using the numbers [")
 
 
+@pytest.fixture
+def odd_file(tmp_path):
+    """Return a file whose columns have other names, with two columns of solve rates and a repeated problem."""
+    rows = [{"Aufgabe": f"{i}+1=", "Antwort": str(i + 1), "pass_rate": 0.5, "b_pass_rate": 0.2} for i in (0, 1, 2, 2)]
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+def test_settings_name_the_columns_of_evaluation_sets(odd_file):
+    columns = {"prompt": "Aufgabe", "answer": "Antwort", "merge": True}
+    settings = {f"eval_data.{name}": value for name, value in columns.items()} | {"eval_verifier": "math"}
+    settings |= {"eval": [odd_file, "countdown-4"], "held_out_size": 2}
+    of_run, countdown = evaluation_of(configured(settings)).sets
+    assert (list(of_run.problems.texts), of_run.problems.answers) == (["0+1=", "1+1=", "2+1="], ["1", "2", "3"])
+    assert len(countdown.problems) == 2
+    command = parsed(["policy=p", f"task={odd_file}", *(f"data.{name}={value}" for name, value in columns.items())])
+    assert command.data.settings("", 9, []).prompt == "Aufgabe"
+    assert command.data == configured(settings).eval_data
+
+
+def test_solve_rates_of_evaluation_sets_are_not_read(tmp_path):
+    path = tmp_path / "rated.json"
+    path.write_text(json.dumps([{"Problem": "p", "Answer": "1", "a_pass_rate": 0.5, "b_pass_rate": "high"}]))
+    found = evaluation_of(configured({"eval": [str(path)], "eval_verifier": "math"})).sets[0]
+    assert (found.problems.texts, found.problems.rates) == (["p"], None)
+
+
+def test_settings_of_data_sets_without_a_data_set_are_refused():
+    with pytest.raises(
+        ValueError, match=r"eval_data is given, and no evaluation set of .* is a data set; leave it out"
+    ):
+        evaluation_of(configured({"eval": ["countdown-4"], "eval_data.prompt": "Problem"}))
+    with pytest.raises(ValueError, match=r"data is given, and no evaluation set of .* is a data set; leave it out"):
+        evaluate.evaluate(parsed(["policy=p", "task=countdown-4", "data.prompt=Problem"]))
+
+
 @pytest.mark.parametrize(
     ("names", "verifier", "fault"),
     [
         (["aime24.json"], "", "verifier is '' with the data set .*aime24.json; give one of exact"),
+        (["math500"], "", "task is 'math500', whose problems .*; give their file as math:PATH, or as PATH with verif"),
+        (["AIME-2024"], "", "task is 'AIME-2024', whose problems are not part of this package; give their file"),
         (["chess"], "", "task is 'chess'; give one of string_ops"),
         (["aime24.json", "math:aime24.json"], "exact", "the evaluation sets are named aime24, aime24; give every"),
         (["aime24.json"], "judge", "verifier is 'judge'; give one of exact"),

@@ -59,8 +59,8 @@ def test_a_file_with_a_verifier_is_trained_on(tmp_path, file, model):
     written = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert (written["task"], written["verifier"], written["data"]["max_new_tokens"]) == ([file], "exact", 3)
     longer = replace(config, train=replace(config.train, steps=3))
-    with pytest.raises(ValueError, match=r"verifier is 'countdown', but .* holds a run with verifier 'exact'"):
-        run(replace(longer, verifier="countdown"), tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match=r"verifier is 'string_ops', but .* holds a run with verifier 'exact'"):
+        run(replace(longer, verifier="string_ops"), tmp_path / "run", resume=True)
 
 
 @pytest.mark.slow
@@ -146,7 +146,14 @@ def test_settings_of_the_command_line_make_the_task(file, model):
             "task is 'countdown-5'; give one of string_ops, countdown, countdown-34, countdown-4, word_problems, math",
         ),
         (("countdown", "exact"), "verifier is 'exact' with the built-in task countdown, which has its own; leave it"),
-        (("countdown", "", DataConfig(max_new_tokens=9)), "data is .* with the built-in task countdown"),
+        (
+            ("countdown", "", DataConfig(max_new_tokens=9)),
+            "data.max_new_tokens is 9 with the task countdown, which has",
+        ),
+        (
+            ("word_problems", "", DataConfig(held_out="a.json")),
+            "data.held_out is 'a.json' with the task word_problems, wh",
+        ),
     ],
 )
 def test_a_task_that_is_not_there_is_refused(arguments, fault):

@@ -176,3 +176,33 @@ def test_demonstrations_are_refused_with_the_cure(file):
 def test_the_pool_of_a_seed_keeps_the_order_of_the_file(file):
     numbers = [int(text.split()[2]) for text in make(file, "exact").pool(20, 3).texts]
     assert np.all(np.diff(numbers) > 0)
+
+
+@pytest.mark.parametrize(
+    ("verifier", "right", "wrong"),
+    [
+        ("math", "7", ["1", "2"]),
+        ("math", ["7"], {"value": 7}),
+        ("countdown", {"numbers": [1, 2], "target": 3}, {"numbers": [1, 2]}),
+        ("countdown", '{"nums": "[1, 2]", "target": "3"}', "3"),
+    ],
+)
+def test_an_answer_that_the_verifier_cannot_use_is_refused_when_the_data_are_read(
+    tmp_path, verifier, right, wrong, caplog
+):
+    rows = [{"problem": f"{i}?", "final_answer": wrong if i == 2 else right} for i in range(4)]
+    path = write(tmp_path / "a.jsonl", rows)
+    with pytest.raises(
+        ValueError, match=r"prompt 2 of .*a.jsonl.*answer is .*; give .* or leave out such rows by skip"
+    ):
+        make(path, verifier, whole=True).held_out(0)
+    kept = make(path, verifier, DataConfig(skip_odd=True), whole=True).held_out(0)
+    assert kept.texts == ["0?", "1?", "3?"]
+    assert [one.answer if isinstance(one, RowAnswer) else one for one in kept.answers] == [right] * 3
+    assert "1 rows that cannot be read are left out: prompt 2 of" in caplog.text
+    assert len(make(path, "exact", whole=True).held_out(0)) == 4
+
+
+def test_data_without_answers_are_refused_by_a_verifier_that_needs_them(file):
+    with pytest.raises(ValueError, match=r"the reference answer is None; give one text or number"):
+        make(file, "math", DataConfig(answer="none")).pool(0, 0)

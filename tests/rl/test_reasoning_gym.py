@@ -3,6 +3,7 @@
 import itertools
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +38,65 @@ def test_about_the_share_of_all_texts_is_held_out_and_the_seed_chooses():
     assert sides[0] != sides[1]
 
 
+class _Numbers:
+    """A data set in the manner of the library, whose prompt i has the number seed + i and perhaps no answer."""
+
+    def __init__(self, kind: str, seed: int, size: int):
+        self._numbers, self._has_answers = range(seed, seed + size), kind != "open"
+
+    def __getitem__(self, at: int) -> dict[str, object]:
+        number = str(self._numbers[at])
+        return {"question": number, "answer": number if self._has_answers else None, "metadata": {}}
+
+
+class TestWithALibraryOfNumbers:
+    @pytest.fixture(autouse=True)
+    def _library_of_numbers(self, monkeypatch):
+        reasoning_gym._dataset.cache_clear()
+        reasoning_gym._entry.cache_clear()
+        library = SimpleNamespace(DATASETS={"count": 0, "open": 0}, create_dataset=_Numbers)
+        monkeypatch.setattr(reasoning_gym, "_library", lambda module: library)
+        yield
+        reasoning_gym._dataset.cache_clear()
+        reasoning_gym._entry.cache_clear()
+
+    def test_a_key_names_one_prompt_whatever_the_size_of_the_pool(self):
+        config = DataConfig(held_out_share=0.3, template="{prompt}")
+        named: dict[str, str] = {}
+        for size, seed in itertools.product((50, 400, 1000), (0, 7, 299)):
+            task = reasoning_gym.make("reasoning_gym:count", config)
+            for pool in (task.pool(size, seed), task.held_out(size)):
+                assert len(set(pool.texts)) == size
+                assert [named.setdefault(*pair) for pair in zip(pool.keys, pool.texts, strict=True)] == [*pool.texts]
+        assert len(set(named.values())) == len(named) == 4000
+
+    def test_another_split_has_other_keys(self):
+        task = reasoning_gym.make("reasoning_gym:count", DataConfig(held_out_share=0.3))
+        for other in (DataConfig(held_out_share=0.4), DataConfig(held_out_share=0.3, held_out_seed=1)):
+            again = reasoning_gym.make("reasoning_gym:count", other)
+            assert set(again.pool(9, 0).keys).isdisjoint(task.pool(9, 0).keys)
+            assert set(again.held_out(9).keys).isdisjoint(task.held_out(9).keys)
+
+    def test_a_held_out_pool_can_be_read_in_any_order(self):
+        pools = [reasoning_gym.make("reasoning_gym:count").held_out(30) for _ in range(2)]
+        assert [pools[0].texts[row] for row in reversed(range(30))][::-1] == list(pools[1].texts)
+
+    def test_pools_and_demonstrations_never_share_a_prompt(self):
+        task = reasoning_gym.make("reasoning_gym:count", DataConfig(template="{prompt}"))
+        shown = {one.prompt for seed in range(700) for one in itertools.islice(task.demonstrations(seed), 5)}
+        assert shown.isdisjoint(text for seed in range(700) for text in task.pool(5, seed).texts)
+
+    @pytest.mark.parametrize("given", [{"held_out": "a.json"}, {"answer": "Answer"}, {"merge": True}, {"key": "id"}])
+    def test_settings_that_the_task_ignores_are_refused(self, given):
+        (name,) = given
+        with pytest.raises(ValueError, match=rf"data\.{name} is .* with the task reasoning_gym:count, which has no"):
+            reasoning_gym.make("reasoning_gym:count", DataConfig(**given))
+
+    def test_tasks_without_reference_answers_have_no_demonstrations(self):
+        with pytest.raises(ValueError, match=r"task reasoning_gym:open, .* no reference .*; give fine_tuning\.steps=0"):
+            next(reasoning_gym.make("reasoning_gym:open").demonstrations(0))
+
+
 class TestWithTheLibrary:
     @pytest.fixture(autouse=True)
     def _needs_the_library(self):
@@ -48,6 +108,28 @@ class TestWithTheLibrary:
         assert held_out.isdisjoint(text for seed in (0, 1) for text in task.pool(500, seed).texts)
         assert task.pool(5, 0).texts[:] != task.pool(5, 1).texts[:]
         assert list(task.held_out(200).texts) == list(task.held_out(200).texts)
+
+    @pytest.mark.parametrize("share", [0.001, 0.99])
+    def test_small_and_large_shares_leave_prompts_on_both_sides(self, share):
+        task = reasoning_gym.make("reasoning_gym:chain_sum", DataConfig(held_out_share=share))
+        assert len({*task.pool(20, 0).texts}) == len({*task.held_out(20).texts}) == 20
+
+    @pytest.mark.parametrize("kind", ["chain_sum", "pool_matrix"])
+    def test_every_seed_has_prompts_of_its_own(self, kind):
+        task = reasoning_gym.make(f"reasoning_gym:{kind}", DataConfig(template="{prompt}"))
+        seeds = (0, 1, 298, 299, 300, 598, 10**5)
+        pools = [set(task.pool(20, seed).texts) for seed in seeds]
+        pools += [{str(one.prompt) for one in itertools.islice(task.demonstrations(seed), 20)} for seed in seeds]
+        most = max(len(one & other) for one, other in itertools.combinations(pools, 2))
+        assert most <= 2
+
+    @pytest.mark.parametrize("kind", ["graph_color", "propositional_logic"])
+    def test_tasks_without_reference_answers_have_no_demonstrations(self, kind):
+        task = reasoning_gym.make(f"reasoning_gym:{kind}")
+        with pytest.raises(
+            ValueError, match=f"task reasoning_gym:{kind}, .* no reference answers .*fine_tuning.steps=0"
+        ):
+            next(task.demonstrations(0))
 
     def test_the_librarys_own_verifier_judges(self):
         task = reasoning_gym.make(NAME)
@@ -66,7 +148,7 @@ class TestWithTheLibrary:
         task = reasoning_gym.make(f"reasoning_gym:{kind}", DataConfig(held_out_share=0.3, template="{prompt}"))
         shown = list(itertools.islice(task.demonstrations(1), 20))
         assert not any(Split(0.3, 0).is_held_out(str(one.prompt)) for one in shown)
-        dataset = reasoning_gym._dataset(kind, reasoning_gym._SPACING * (reasoning_gym._FIRST_OF_DEMONSTRATIONS + 1))
+        dataset = reasoning_gym._dataset(kind, reasoning_gym._SPACING * 4)
         rows = {dataset[at]["question"]: at for at in range(200)}
         for one in shown:
             answer = {"seed": dataset.seed, "index": rows[str(one.prompt)]}
@@ -96,8 +178,10 @@ class TestWithTheLibrary:
         assert len(list(pool.strata or ())) == 3
 
     def test_more_prompts_than_a_task_generates_are_refused(self):
-        with pytest.raises(ValueError, match="word_ladder has too few prompts for 20000 training prompts; give fewer"):
-            list(reasoning_gym.make("reasoning_gym:word_ladder").pool(20_000, 0).texts[:60])
+        task = reasoning_gym.make("reasoning_gym:word_ladder")
+        assert len(set(task.pool(20_000, 0).texts[-20:])) == 20
+        with pytest.raises(ValueError, match=r"num_prompts is 20001 .*word_ladder; give an integer from 1 to 20000"):
+            task.pool(20_001, 0)
 
     @pytest.mark.parametrize("kind", ["composite", "game_of_life_halting"])
     def test_tasks_that_cannot_be_judged_are_refused(self, kind):

@@ -90,3 +90,10 @@ def test_the_verifier_reads_the_last_marked_number_or_else_the_last_number(compl
 def test_a_pool_has_a_possible_size(num_prompts):
     with pytest.raises(ValueError, match=f"num_prompts is {num_prompts}; give an integer from 1 to 1000000"):
         PLAIN.pool(num_prompts, 0)
+
+
+@pytest.mark.parametrize("given", [{"held_out": "a.json"}, {"answer": "Answer"}, {"merge": True}, {"stratum": "kind"}])
+def test_settings_that_the_task_ignores_are_refused(given):
+    (name,) = given
+    with pytest.raises(ValueError, match=rf"data\.{name} is .* with the task word_problems, which has no such setting"):
+        word_problems.make(DataConfig(**given))

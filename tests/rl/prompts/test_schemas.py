@@ -84,6 +84,15 @@ def test_answers_of_any_type_stay(write):
     assert list(map(type, found)) == list(map(type, answers))
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_names_with_capitals_are_found_where_no_other_name_is(write, suffix):
+    row = {"ID": "2024-I-1", "Problem": "p", "Solution": "so 7", "Answer": "7"}
+    report = read_report(write(f"aime.{suffix}", [row]))
+    assert (report.pool.texts, report.pool.answers, report.columns[:2]) == (["p"], ["7"], ("Problem", "Answer"))
+    both = read_report(write(f"both.{suffix}", [row | {"solution": "8", "Prompt": "q", "problem": "r"}]))
+    assert both.columns[:2] == ("problem", "solution")
+
+
 # Tests of solve rates.
 
 

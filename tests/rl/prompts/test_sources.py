@@ -106,3 +106,14 @@ def test_a_hub_data_set_that_does_not_exist(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset_builder", missing)
     with pytest.raises(ValueError, match=r"source is 'owner/data', neither a path nor a data set on the hub \(gone\)"):
         sources.find_sources("owner/data")
+
+
+def test_a_hub_that_does_not_answer(monkeypatch):
+    import datasets
+
+    def unreachable(name, config):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
+    with pytest.raises(ValueError, match=r"source is 'math500', which is no path, and the hub .* \(no network\)"):
+        sources.find_sources("math500")
