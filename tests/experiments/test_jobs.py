@@ -47,7 +47,7 @@ def test_squeue_says_which_jobs_have_ended():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"trian.steps": 5}, "trian: Key 'trian' not in 'RunConfig'"),
+        ({"trains.steps": 5}, "trains: Key 'trains' not in 'RunConfig'"),
         ({"train.steps": "abc"}, "train.steps: Value 'abc' of type 'str' could not be converted to Integer"),
         ({"train.steps": -5}, "steps is -5; give an integer of at least 1"),
     ],
