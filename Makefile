@@ -13,11 +13,11 @@ FAST := -m "not slow and not gpu and not ray and not slurm and not trinity and n
 PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null); do \
 	$$p -c "" 2>/dev/null && echo $$p; done; done
 NEWEST_PYTHON ?= $(firstword $(shell $(PYTHONS)))
-LANES := trl trl-oldest ray trinity tunix verl vllm newest newest-core lowest
+LANES := trl trl-oldest ray reasoning-gym trinity tunix verl vllm newest newest-core lowest
 OLDEST_TRL = $(shell sed -n 's/.*"trl>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 CORE := jax jaxlib arviz-base arviz-plots arviz-stats[xarray] beartype hypothesis matplotlib pandas pyarrow pytest pytest-xdist scikit-learn scipy
 
-.PHONY: env demo test lint style types fast check newest lowest reproduce pretrained bench notebooks docs trl trl-oldest ray trinity tunix verl trainers vllm slurm gpu clean
+.PHONY: env demo test lint style types fast check newest lowest reproduce pretrained bench notebooks docs trl trl-oldest ray trinity tunix verl trainers reasoning-gym vllm slurm gpu clean
 
 env: .venv/.installed
 
@@ -137,6 +137,16 @@ EXTRAS_verl := verl
 	test -x .venv-trinity/bin/python || $(PYTHON) -m venv .venv-trinity
 	.venv-trinity/bin/python $(PIP) -c constraints.txt -e ".[rl,ray,dev]" requests sqlalchemy
 	.venv-trinity/bin/python $(PIP) --no-deps trinity-rft==0.6.0
+	touch $@
+
+# The tests of the tasks of reasoning-gym, which needs another version of tabulate
+reasoning-gym: .venv-reasoning-gym/.installed
+	.venv-reasoning-gym/bin/python -m pytest tests/rl/test_reasoning_gym.py
+
+.venv-reasoning-gym/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv-reasoning-gym
+	sed "/^tabulate==/d" constraints.txt >.venv-reasoning-gym/constraints.txt
+	.venv-reasoning-gym/bin/python $(PIP) -c .venv-reasoning-gym/constraints.txt -e ".[rl,dev]" reasoning-gym==0.1.25
 	touch $@
 
 # Tests with a third party's build of vLLM for the CPU in .venv-vllm, because vLLM needs other versions of NumPy and torch.
