@@ -23,6 +23,7 @@ NEVER = {"torch", "datasets", "rl", "experiments"}
 LAYERS = (
     {"base", "_validate", "numerics"},
     {"_rows", "_shared", "_visits"},
+    {"_inner"},
     {"predictors", "selection"},
     {"methods"},
     {"runtime"},

@@ -39,7 +39,7 @@ def check_data_sets(setting: str, names: Sequence[str]) -> None:
     """Refuse settings of data sets where no evaluation set is one.
 
     Raises:
-        ValueError: No name is that of a data set.
+        ValueError: None of the evaluation sets is a data set.
     """
     if not any(map(_is_data_set, names)):
         raise ValueError(f"{setting} is given, and no evaluation set of {list(names)} is a data set; leave it out")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxsel.integrations._pools import check_size
+from jaxsel.integrations._rewards import one_reward
 from jaxsel.integrations.edge import TrainerEdge
 
 
@@ -38,8 +39,9 @@ class PrimeSampler(Iterator[Any]):
         return self._tasks[self.edge.next_prompt()]
 
     def observe(self, group: list[Any]) -> None:
-        """Learn from the trainable traces of a finalized group, a list of `Episode`. A trace with an
-        error was not judged.
+        """Learn from the trainable traces of a finalized group, a list of `Episode`.
+
+        A trace with an error was not judged.
 
         Raises:
             ValueError: The task is not in the pool, or a trace has no reward with this name. The state stays as it was.
@@ -55,12 +57,7 @@ class PrimeSampler(Iterator[Any]):
             return None
         if self._success is None:
             return trace.reward
-        if self._success not in trace.rewards:
-            listed = ", ".join(map(repr, trace.rewards))
-            raise ValueError(
-                f"success is {self._success!r}, but the rewards are named {listed}; give one of these names"
-            )
-        reward = trace.rewards[self._success]
+        reward = trace.rewards[one_reward(list(trace.rewards), self._success)]
         return None if reward is None else reward.score
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,7 +19,6 @@ The selector reads the successes from the mean, so every reward has to be 0 or 1
 import base64
 import inspect
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,7 +71,6 @@ class TrinitySelector:
             check_keys(keys, "the key column of the taskset")
         own = selector_of_rows(method, size, keys=keys, seed=config.seed, data="the taskset", in_flight_steps=steps)
         self.edge = TrainerEdge(own)
-        self._batches: deque[np.ndarray] = deque(maxlen=steps)  # those that may still wait for feedback, oldest first
 
     def get_indices(self, batch_size: int, return_extra_info: bool = False) -> Any:
         """Return distinct rows of the taskset that do not wait for feedback.
@@ -87,11 +85,10 @@ class TrinitySelector:
             ValueError: The taskset has fewer than `batch_size` prompts.
         """
         _validate.positive_integer(batch_size=batch_size)
-        size = self.edge.selector.num_prompts
-        while self._batches and size - len(self.edge.handed_out) < batch_size:
-            self.edge.release(np.intersect1d(self._batches.popleft(), self.edge.handed_out))
+        own = self.edge.selector
+        while (waiting := len(self.edge.handed_out)) and own.num_prompts - waiting < batch_size:
+            self.edge.release(own.longest_in_flight)
         chosen = self.edge.next_batch(int(batch_size))
-        self._batches.append(chosen)
         if not return_extra_info:
             return chosen.tolist()
         rates = self.edge.selector.predict(chosen).success_rate
@@ -125,7 +122,6 @@ class TrinitySelector:
         if isinstance(state_dict, dict) and _STATE in state_dict:
             self.edge.load_state_dict(_from_json(state_dict[_STATE]))
             self.edge.release()
-            self._batches.clear()
         elif state_dict != {"current_index": 0}:
             raise ValueError(
                 f"state_dict is {state_dict!r:.80}, which another selector wrote; keep the selector_type of that run, "

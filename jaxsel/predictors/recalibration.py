@@ -34,10 +34,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
+from jaxsel._inner import inner_constants, inner_embedded
 from jaxsel._rows import on_changed_pool
 from jaxsel._shared import shared
 from jaxsel._visits import merge_visits, solve_states
-from jaxsel.base import MIXED, Embedded, Prediction, Predictor, Rollouts, State, call_optional, embedded_in
+from jaxsel.base import MIXED, Prediction, Predictor, Rollouts, State, call_optional
 from jaxsel.numerics.weighted import bin_sums, mid_ranks
 
 _NUM_GROUPS = 64  # groups of pairs
@@ -203,13 +204,8 @@ class RecalibratedState(NamedTuple):
     pairs: Pairs
     num_prompts: Int[Array, ""]
 
-    def embedded(self) -> Embedded | None:
-        """Return the embeddings and latest batches of the inner state, or None if it has none."""
-        return embedded_in(self.inner)
-
-    def constants(self) -> tuple[str, ...]:
-        """Return the names of the inner state's constant fields, each with the prefix `inner.`."""
-        return tuple(f"inner.{name}" for name in call_optional(self.inner, "constants", ()))
+    constants = inner_constants
+    embedded = inner_embedded
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "RecalibratedState") -> "RecalibratedState":
         """Return the state for a changed pool, see `StateMethods.with_rows`. The pairs stay."""

@@ -21,6 +21,12 @@ class InFlight:
         out = self._handed_out > 0
         return out if self._steps is None else out & (selects - self._handed_out < self._steps)
 
+    def longest(self, selects: int) -> Int[np.ndarray, " k"]:
+        """Return the rows in flight of the earliest selection that has any before selection number `selects`."""
+        out = np.flatnonzero(self.mask(selects))
+        handed_out = self._handed_out[out]
+        return out[handed_out == handed_out.min(initial=np.iinfo(np.int32).max)]
+
     def hand_out(self, prompt_ids: Int[np.ndarray, " b"], selects: int) -> None:
         """Record that selection number `selects` chose the prompts."""
         self._handed_out[prompt_ids] = selects + 1

@@ -71,6 +71,13 @@ class PromptSelector(ResumableSelector):
 
     @property
     @locked
+    def longest_in_flight(self) -> Int[np.ndarray, " k"] | None:
+        """Rows in flight of the earliest selection that has any, in ascending order; None without tracking."""
+        tracked = self._chooser.in_flight
+        return None if tracked is None else tracked.longest(self._chooser.selects).astype(np.int32)
+
+    @property
+    @locked
     def step_is_open(self) -> bool:
         """Whether a step that `observe(..., step=...)` began has not ended, so that its observations wait."""
         return self._belief.step.visits is not None

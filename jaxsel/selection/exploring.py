@@ -16,9 +16,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
+from jaxsel._inner import inner_constants, inner_embedded, predict_inner
 from jaxsel._rows import moved, on_changed_pool
 from jaxsel._shared import shared
-from jaxsel.base import Embedded, Prediction, Rollouts, Selection, Selector, State, call_optional, embedded_in
+from jaxsel.base import Rollouts, Selection, Selector, State, call_optional
 from jaxsel.numerics.compaction import count_true
 from jaxsel.selection.composition import takes_count, without
 from jaxsel.selection.largest_scores import choose_top_k, ids_or_positions, scores_and_ids
@@ -37,13 +38,8 @@ class ExploringState(NamedTuple):
     last_visit: Int[Array, " N"]
     step: Int[Array, ""]
 
-    def constants(self) -> tuple[str, ...]:
-        """Return the names of the inner state's constant fields, each with the prefix `inner.`."""
-        return tuple(f"inner.{name}" for name in call_optional(self.inner, "constants", ()))
-
-    def embedded(self) -> Embedded | None:
-        """Return the embeddings and latest batches of the inner state, or None if it has none."""
-        return embedded_in(self.inner)
+    constants = inner_constants
+    embedded = inner_embedded
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "ExploringState") -> "ExploringState":
         """Return the state for a changed pool, see `StateMethods.with_rows`. New prompts were never visited."""
@@ -100,14 +96,6 @@ def _functions(
 ) -> tuple[Callable[..., Any], ...]:
     """Return the `predict`, `select` and `update` of an exploring selector, given those of its inner selector."""
 
-    def predict(
-        key: Key[Array, ""],
-        state: ExploringState,
-        prompt_ids: Int[Array, " m"] | None,
-        first_id: Int[Array, ""] | int = 0,
-    ) -> Prediction:
-        return inner_predict(key, state.inner, prompt_ids, first_id)
-
     def select(
         key: Key[Array, ""],
         state: ExploringState,
@@ -130,7 +118,7 @@ def _functions(
         inner, last_visit = inner_update(key, state.inner, rollouts), _last_visit(state, rollouts)
         return ExploringState(inner, last_visit, state.step + 1)
 
-    return predict, select, update
+    return predict_inner(inner_predict), select, update
 
 
 def _check(selector: Selector, share: float, after: int | None) -> None:

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
+from jaxsel._inner import inner_constants, inner_embedded, predict_inner
 from jaxsel._rows import on_changed_pool
 from jaxsel._shared import shared
 from jaxsel.base import (
-    Embedded,
     Prediction,
     Predictor,
     Rollouts,
@@ -29,7 +29,6 @@ from jaxsel.base import (
     Selector,
     State,
     call_optional,
-    embedded_in,
 )
 from jaxsel.selection.acquisition import log_kernel
 from jaxsel.selection.composition import as_saved, init_of, selecting
@@ -52,13 +51,8 @@ class PacedState(NamedTuple):
     num_prompts: Int[Array, ""]
     angle: Float[Array, ""]
 
-    def constants(self) -> tuple[str, ...]:
-        """Return the names of the inner state's constant fields, each with the prefix `inner.`."""
-        return tuple(f"inner.{name}" for name in call_optional(self.inner, "constants", ()))
-
-    def embedded(self) -> Embedded | None:
-        """Return the embeddings and latest batches of the inner state, or None if it has none."""
-        return embedded_in(self.inner)
+    constants = inner_constants
+    embedded = inner_embedded
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "PacedState") -> "PacedState":
         """Return the state for a changed pool, see `StateMethods.with_rows`. The target stays."""
@@ -130,14 +124,6 @@ def _functions(
 ) -> tuple[Callable[..., Any], ...]:
     """Return the `predict`, `select` and `update` of a paced selector, given the functions of its parts."""
 
-    def predict(
-        key: Key[Array, ""],
-        state: PacedState,
-        prompt_ids: Int[Array, " m"] | None,
-        first_id: Int[Array, ""] | int = 0,
-    ) -> Prediction:
-        return inner_predict(key, state.inner, prompt_ids, first_id)
-
     def select(
         key: Key[Array, ""],
         state: PacedState,
@@ -158,7 +144,7 @@ def _functions(
         moved = state.angle + jnp.clip(wanted - state.angle, -max_step, max_step)
         return PacedState(inner, state.num_prompts, moved)
 
-    return predict, select, update
+    return predict_inner(inner_predict), select, update
 
 
 def _log_score(prediction: Prediction, angle: Float[Array, ""]) -> Float[Array, " m"]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rl.prompts.messages import Fault
+from rl.prompts.messages import Fault, check_each
 
 _NO_ANSWERS = "or read no answers by answer='' if the verifier needs none"
 
@@ -26,10 +26,7 @@ def check_answers(answers: Sequence[Any], name: str) -> None:
     Raises:
         ValueError: An answer is refused; the message names the row of the first one.
     """
-    for row, answer in enumerate(answers):
-        odd = fault_of_answer(answer)
-        if odd is not None:
-            raise ValueError(f"{name} {odd.what} in row {row}; {odd.cure}")
+    check_each(answers, fault_of_answer, name)
 
 
 def _fault_inside(value: Any) -> Fault | None:

@@ -1,7 +1,7 @@
 """Prompts as text or as chat messages: their checks, their one form, and their rendering as plain text."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Message = dict[str, Any]
@@ -41,8 +41,13 @@ def check_prompts(prompts: Sequence[Any], name: str) -> None:
     Raises:
         ValueError: A prompt is refused; the message names the row of the first one.
     """
-    for row, prompt in enumerate(prompts):
-        odd = fault(prompt)
+    check_each(prompts, fault, name)
+
+
+def check_each(values: Sequence[Any], fault_of: Callable[[Any], Fault | None], name: str) -> None:
+    """Raise a ValueError about the first value with a fault, which names its row."""
+    for row, value in enumerate(values):
+        odd = fault_of(value)
         if odd is not None:
             raise ValueError(f"{name} {odd.what} in row {row}; {odd.cure}")
 

@@ -157,7 +157,7 @@ class AskedIn:
     [(1, 0), (7, 4), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((2, 0), (8, 4), (9, 5)))],
 )
 def test_a_probe_is_ended_at_once_and_done_again(task, tmp_path, call, done):
-    """Calls 1, 2, 7 and 8 generate the rollouts of a probe; each of the others is that of a step."""
+    """Calls 1, 2, 7 and 8 generate the rollouts of a probe; every other call generates the rollouts of a step."""
     config = replace(CONFIG, checkpoint_every=0, history=True, probe_every=4)
     whole = start(task, tmp_path / "whole", config)
     policy = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)

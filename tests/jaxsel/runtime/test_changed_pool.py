@@ -83,7 +83,7 @@ def test_new_embeddings_of_the_same_prompts_keep_what_was_learned():
     seen, unseen = np.arange(18), np.arange(18, 24)
     for _ in range(3):
         selector.observe(seen, np.where(is_easy[seen], 7, 1), 8)
-    turned = np.roll(embeddings(KEYS), 1, axis=0)  # the embedding of every prompt is now that of its neighbour
+    turned = np.roll(embeddings(KEYS), 1, axis=0)  # every prompt now has the embedding of the prompt before it
     moved = selector.with_pool(KEYS, jaxsel.adaptive(turned)).predict(unseen).success_rate
     np.testing.assert_array_equal(moved > 0.5, np.roll(is_easy, 1)[unseen])
 

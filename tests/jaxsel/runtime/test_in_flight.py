@@ -42,6 +42,19 @@ def test_excluded_prompts_are_not_chosen(name):
         selector.select(3, [1, 2, 3, 4], exclude=mask)
 
 
+def test_the_prompts_that_are_in_flight_longest_are_those_of_one_selection():
+    selector = make(METHODS["mopps"], track_in_flight=True)
+    assert selector.longest_in_flight.tolist() == []
+    first, second = selector.select(3), selector.select(3)
+    assert selector.longest_in_flight.tolist() == sorted(first.tolist())
+    selector.observe(first, [4, 4, 4], 8)
+    again = selector.select(3, first)  # observed, and handed out once more after the second selection
+    assert selector.longest_in_flight.tolist() == sorted(second.tolist())
+    selector.release(second)
+    assert selector.longest_in_flight.tolist() == sorted(again.tolist())
+    assert make(METHODS["mopps"]).longest_in_flight is None
+
+
 def test_excluding_equals_choosing_among_the_others(method):
     first, second, banned = make(method), make(method), [1, 5, 7]
     others = np.setdiff1d(np.arange(N), banned)
