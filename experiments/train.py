@@ -21,6 +21,7 @@ from experiments.running import folders
 from experiments.running.command import quick_imports, quiet_pipe
 from experiments.running.config import RunConfig, clear_errors, settings_from, writable_config
 from experiments.running.help import describe
+from experiments.running.overrides import readable
 
 folders.register()
 ConfigStore.instance().store(
@@ -86,7 +87,8 @@ def _ignore_signals() -> None:
 
 if __name__ == "__main__":
     options = {"--resume": "resume=true", "--dry-run": "dry_run=true"}
-    sys.argv = [options.get(argument, argument) for argument in sys.argv]
+    with clear_errors():
+        sys.argv[1:] = readable(options.get(argument, argument) for argument in sys.argv[1:])
     with quiet_pipe():
         main()
     _ignore_signals()

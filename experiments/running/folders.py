@@ -5,15 +5,14 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.running.config import CONFIG, RunConfig, flat, flat_settings
+from experiments.running.overrides import swept_in
 from rl.train_config import MAY_CHANGE
 
 MAY_DIFFER = (
@@ -77,22 +76,6 @@ def clear_run(folder: Path) -> None:
 
     with alone_in(folder, Ranks()):
         shutil.rmtree(folder)
-
-
-def swept_in(arguments: Iterable[str]) -> list[str]:
-    """Return the names of the settings that have several values on a command line."""
-    parser, found = OverridesParser.create(), []
-    for argument in arguments:
-        if "=" not in argument or argument.startswith("-"):
-            continue
-        try:
-            override = parser.parse_override(argument)
-        except HydraException:
-            continue  # Hydra parses the argument again and reports the error
-        name = override.key_or_group
-        if override.is_sweep_override() and not name.startswith("hydra"):
-            found.append(name)
-    return found
 
 
 def register() -> None:

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from experiments import train  # noqa: F401  (registers the configuration)
-from experiments.running.folders import clear_run, name_of, of_run, of_sweep, swept_in
+from experiments.running.folders import clear_run, name_of, of_run, of_sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,20 +63,6 @@ def test_settings_that_a_resumed_run_may_change_keep_its_folder():
         "engine.name=vllm",
     ]
     assert folder(*changed) == folder()
-
-
-def test_settings_with_several_values_are_swept():
-    arguments = [
-        "-m",
-        "method.name=uniform,mopps",
-        "seed=range(0,3)",
-        "pool_size=40",
-        "hydra/launcher=a,b",
-        "x=[1,2]",
-        "a=(",
-        "+policy=a,b",
-    ]
-    assert swept_in(arguments) == ["method.name", "seed", "policy"]
 
 
 def test_the_folders_of_a_sweep_are_short_distinct_and_stable():

@@ -1,0 +1,59 @@
+"""The settings `NAME=VALUE` of a command line, whose values follow Hydra's grammar."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from experiments.running.config import OF_COMMAND, RunConfig, flat_settings
+
+
+def readable(arguments: Iterable[str]) -> list[str]:
+    """Return the arguments of a command line so that Hydra reads every text.
+
+    Hydra's grammar does not allow some texts without a second pair of quotes: a template such as `{prompt}`, or the
+    folder of a run, with `,` and `=` in its name. If a setting is a text, and Hydra cannot read its value, the value is
+    quoted. All other arguments stay as they are.
+
+    Raises:
+        ValueError: A setting does not exist.
+    """
+    settings = flat_settings(RunConfig())
+    return [_readable(argument, settings) for argument in arguments]
+
+
+def swept_in(arguments: Iterable[str]) -> list[str]:
+    """Return the names of the settings that have several values on a command line."""
+    overrides = [_parsed(argument) for argument in arguments if _is_setting(argument)]
+    names = [override.key_or_group for override in overrides if override is not None and override.is_sweep_override()]
+    return [name for name in names if not name.startswith("hydra")]
+
+
+def _readable(argument: str, settings: dict[str, object]) -> str:
+    name, _, value = argument.partition("=")
+    if not _is_setting(argument) or name.startswith(("hydra", "+", "~")):
+        return argument
+    if name not in settings:
+        if name not in OF_COMMAND and not any(known.startswith(f"{name}.") for known in settings):
+            near = difflib.get_close_matches(name, settings, n=1, cutoff=0)
+            raise ValueError(f"{name} is no setting; the nearest name is {near[0]}, and --help describes all")
+    elif isinstance(settings[name], str) and _parsed(argument) is None:
+        # Hydra reads a backslash as an escape only before a quote and at the end
+        escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
+        return f"{name}='{escaped}'"
+    return argument
+
+
+def _is_setting(argument: str) -> bool:
+    return "=" in argument and not argument.startswith("-")
+
+
+def _parsed(argument: str) -> Override | None:
+    """Return the argument as Hydra reads it; None: Hydra cannot read it, and will say why."""
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None

@@ -1,0 +1,96 @@
+"""Settings on the command line of `experiments.train`, and those in the documentation."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize
+from omegaconf import OmegaConf
+
+from experiments import train  # noqa: F401  (registers the configuration)
+from experiments.running.overrides import readable, swept_in
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hydra():
+    with initialize(version_base="1.3", config_path=None):
+        yield
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{prompt}",
+        "{prompt} Write the answer between <answer> and </answer>.",
+        "runs/string_ops-mopps-3,train.learning_rate=0.001/policy",
+        r"It's \n, 'a\\', b\\\' = {prompt} \\",
+        "[open",
+    ],
+)
+def test_every_text_reaches_the_run_as_it_was_given(text):
+    config = compose("train", readable([f"data.template={text}"]))
+    assert config.data.template == text
+
+
+def test_arguments_that_hydra_reads_or_refuses_itself_stay_as_they_are():
+    arguments = [
+        "-m",
+        "--cfg",
+        "method.name=uniform,mopps",
+        "policy='a,b'",
+        "seed=range(0,3)",
+        "train.steps=(",
+        "hydra/launcher=submitit_local",
+        "hydra.run.dir=a=b",
+        "+x=[1,2",
+        "method={name:dps}",
+        "eval=[a.parquet,b.json]",
+        "resume=true",
+        "data.stop=[",
+    ]
+    assert readable(arguments) == arguments
+
+
+def test_an_unknown_setting_names_the_nearest():
+    with pytest.raises(ValueError, match=r"^train.step is no setting; the nearest name is train.steps, and --help"):
+        readable(["train.step=3"])
+
+
+def test_settings_with_several_values_are_swept():
+    arguments = [
+        "-m",
+        "method.name=uniform,mopps",
+        "seed=range(0,3)",
+        "pool_size=40",
+        "hydra/launcher=a,b",
+        "x=[1,2]",
+        "a=(",
+        "+policy=a,b",
+    ]
+    assert swept_in(arguments) == ["method.name", "seed", "policy"]
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Return the arguments of every `experiments.train` command in the guides, the docstrings and the help text."""
+    pages = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), ROOT / "experiments/README.md"]
+    pages += [*(ROOT / "rl").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]
+    found = []
+    for page in (page for page in pages if "_build" not in page.parts):
+        text = page.read_text().replace("\\\n", " ")
+        lines = re.findall(r"^ {2,}(?:python|torchrun --nproc_per_node 2) -m experiments\.train (.*)", text, re.M)
+        lines += re.findall(r"`(?:data\.\w+|policy|task)=[^`\n]*`", text) if page.suffix == ".md" else []
+        found += [(page.name, shlex.split(line.strip("`"), comments=True)) for line in lines]
+    return found
+
+
+def test_commands_of_the_documentation_are_read():
+    pages = commands()
+    assert len(pages) > 10
+    for page, arguments in pages:
+        given = [argument for argument in readable(arguments) if "=" in argument and not argument.startswith("hydra")]
+        swept = swept_in(given)
+        config = compose("train", [one for one in given if one.partition("=")[0] not in swept])
+        assert all(OmegaConf.select(config, one.partition("=")[0]) is not None for one in given), (page, given)
