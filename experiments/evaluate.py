@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from yaml import YAMLError
 
 from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.tables import terminal_table
@@ -180,11 +181,28 @@ def parsed(arguments: list[str]) -> EvaluateConfig:
     """
     settings = writable_config(EvaluateConfig)
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(settings, OmegaConf.from_dotlist(arguments)))
+        config = OmegaConf.to_object(
+            OmegaConf.merge(settings, *(_setting(argument, settings) for argument in arguments))
+        )
     except OmegaConfBaseException as error:
         raise ValueError(f"{str(error).splitlines()[0]}; see python -m experiments.evaluate --help") from None
     assert isinstance(config, EvaluateConfig)
     return config
+
+
+def _setting(argument: str, settings: DictConfig) -> DictConfig:
+    """Return the setting NAME=VALUE, whose value is YAML; a text that YAML would not read as text stays as it is."""
+    name, _, value = argument.partition("=")
+    is_text = isinstance(OmegaConf.select(settings, name), str) and name != "task"  # a task may be a list
+    try:
+        found = OmegaConf.from_dotlist([argument])
+        if not is_text or isinstance(OmegaConf.select(found, name), str):
+            return found
+    except YAMLError:
+        pass
+    text = OmegaConf.create()
+    OmegaConf.update(text, name, value)
+    return text
 
 
 def _check_replaceable(out: Path) -> None:

@@ -164,6 +164,12 @@ def test_a_command_line_is_refused(arguments, fault):
         parsed(arguments)
 
 
+@pytest.mark.parametrize("text", ["{prompt}", "Solve: {prompt}", "{prompt", "1e5", "null"])
+def test_a_text_is_taken_as_it_was_given(text):
+    assert parsed(["policy=p", "task=t", f"template={text}"]).template == text
+    assert parsed(["policy=p", "task=t", f"template='{text}'"]).template == text  # YAML's own quotes
+
+
 def test_the_settings_of_the_command_line():
     config = parsed(["policy=p", "task=[a.json,countdown-4]", "engine.name=vllm", "k=2"])
     assert config == EvaluateConfig(policy="p", task=["a.json", "countdown-4"], k=2, engine=replace(config.engine))
