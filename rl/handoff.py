@@ -18,6 +18,7 @@ Importing `rl` sets JAX up to share the GPU. Import `rl` before the first use of
 """
 
 import contextlib
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +162,7 @@ def _stay_on_device(counts: torch.Tensor) -> bool:
 
 
 _passing: list[tuple[jax.Array, torch.Tensor]] = []
+_passing_lock = threading.Lock()
 
 
 def _passed_on(tensor: torch.Tensor) -> jax.Array:
@@ -169,8 +171,9 @@ def _passed_on(tensor: torch.Tensor) -> jax.Array:
     `_passing` keeps the tensor until JAX has copied it. Otherwise torch would reuse its memory.
     """
     array = jnp.array(to_jax(tensor, copy=False), copy=True)
-    _passing[:] = [pair for pair in _passing if not pair[0].is_ready()]  # pyright: ignore[reportAttributeAccessIssue]
-    _passing.append((array, tensor))
+    with _passing_lock:  # between reading and replacing the list, another thread could add a pair, which would be lost
+        kept = [pair for pair in _passing if not pair[0].is_ready()]  # pyright: ignore[reportAttributeAccessIssue]
+        _passing[:] = [*kept, (array, tensor)]
     return array
 
 

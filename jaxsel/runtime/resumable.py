@@ -15,7 +15,7 @@ from jaxsel.runtime.belief import Belief
 from jaxsel.runtime.changed_pool import carried, warn_of_change
 from jaxsel.runtime.checkpoint import disk, folder
 from jaxsel.runtime.checkpoint import metadata as _metadata
-from jaxsel.runtime.checkpoint.arrays import decoded, encoded, replaced
+from jaxsel.runtime.checkpoint.arrays import encoded, replaced
 from jaxsel.runtime.checkpoint.content import (
     from_folder,
     from_state_dict,
@@ -105,7 +105,7 @@ class ResumableSelector:
             ValueError: The state belongs to another method, other hyperparameters or another pool. The selector stays
                 as it was.
         """
-        if changed_pool and not _metadata.same_pool(_metadata.readable(state_dict["metadata"]), self.pool):
+        if changed_pool and not _metadata.same_pool(_metadata.metadata_in(state_dict), self.pool):
             return warn_of_change(size_of(state_dict["metadata"]["pool"]), self._take_over_state(state_dict))
         arrays = from_state_dict(state_dict, self._arrays(), self._metadata())
         self._put_back(arrays, state_dict["metadata"])
@@ -262,8 +262,7 @@ class ResumableSelector:
         self._pool = Pool(self.num_prompts, metadata["pool"], hashes)
 
     def _take_over_state(self, state_dict: dict[str, Any]) -> Int[np.ndarray, " N"]:
-        arrays = {name: decoded(name, array) for name, array in state_dict["arrays"].items()}
-        return self._take_over(arrays, state_dict["metadata"])
+        return self._take_over(_metadata.own_arrays(state_dict), state_dict["metadata"])
 
     def _take_over(self, saved: dict[str, np.ndarray], metadata: dict[str, Any]) -> Int[np.ndarray, " N"]:
         """Continue from a checkpoint of another pool, and return each prompt's row there, -1 if the prompt is new."""

@@ -97,6 +97,13 @@ def test_provenance_and_results(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.json"]
 
 
+def test_a_result_leaves_files_of_similar_names_alone(tmp_path):
+    (tmp_path / "x.partial").write_text("mine")
+    write_result(tmp_path / "x.json", {"a": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.partial"]
+    assert (tmp_path / "x.partial").read_text() == "mine"
+
+
 def test_a_process_that_is_asked_to_stop_ends_and_begins_no_other_run(tmp_path, monkeypatch, capsys):
     def stopped(*_, **__):
         raise PreemptedError(3)

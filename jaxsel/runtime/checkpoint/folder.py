@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,7 +152,8 @@ def _begin(folder: Path, stack: ExitStack) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(disk.locked(folder, shared=False))
-        complete, partial = _versions(folder), _partial_versions(folder)
+        complete = _versions(folder)
+        partial = _partial_versions(folder, complete)
         others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
         if others and not complete and not partial:
             some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
@@ -230,14 +231,18 @@ def _is_complete_version(version: Path) -> bool:
         return False
 
 
-def _partial_versions(folder: Path) -> list[Path]:
-    """Return the incomplete versions that a crash left while jaxsel wrote or removed them."""
+def _partial_versions(folder: Path, complete: Collection[int]) -> list[Path]:
+    """Return the incomplete versions that a crash left while jaxsel wrote or removed them.
+
+    An earlier jaxsel left Orbax's own names, which every program that uses Orbax leaves too. Such a folder counts as
+    jaxsel's only beside a complete version, and with the content of a version.
+    """
 
     def is_incomplete(entry: Path) -> bool:
         if _PARTIAL.fullmatch(entry.name):
             return True
         inside = {name.name.partition(".")[0] for name in entry.iterdir()}
-        return bool(_PARTIAL_BEFORE.fullmatch(entry.name)) and inside <= _WRITTEN_BEFORE
+        return bool(complete and _PARTIAL_BEFORE.fullmatch(entry.name) and inside and inside <= _WRITTEN_BEFORE)
 
     return [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink() and is_incomplete(entry)]
 

@@ -87,18 +87,45 @@ def checked_arrays(state_dict: dict[str, Any], here: dict[str, Any]) -> dict[str
     Raises:
         ValueError: The argument is not a state_dict, its arrays have unexpected shapes, or `check` fails.
     """
-    if not isinstance(state_dict, dict) or state_dict.keys() != {"arrays", "metadata"}:
-        given = f"the keys {list(state_dict)}" if isinstance(state_dict, dict) else f"type {type(state_dict).__name__}"
-        raise ValueError(f"state_dict has {given}; give what state_dict() returned")
-    check(state_dict["metadata"], here)
-    if not isinstance(state_dict["arrays"], dict):
-        raise ValueError(f"arrays is of type {type(state_dict['arrays']).__name__}; give what state_dict() returned")
-    arrays = {name: decoded(name, array) for name, array in state_dict["arrays"].items()}
+    check(metadata_in(state_dict), here)
+    arrays = _decoded(state_dict)
     shapes = earlier_dps_layout.shapes_as_here({name: array.shape for name, array in arrays.items()}, here["shapes"])
     given, expected = ({name: tuple(shape) for name, shape in held.items()} for held in (shapes, here["shapes"]))
     if given != expected:
         raise ValueError(f"state_dict holds arrays of shapes {given}; this selector has {expected}")
     return earlier_dps_layout.arrays_as_here(arrays, here["shapes"])
+
+
+def own_arrays(state_dict: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the arrays of a `state_dict`, which may be of another pool than the selector's.
+
+    Raises:
+        ValueError: The argument is not a state_dict, or its arrays have other shapes than its metadata say.
+    """
+    said = {name: tuple(shape) for name, shape in metadata_in(state_dict)["shapes"].items()}
+    arrays = _decoded(state_dict)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != said:
+        raise ValueError(f"state_dict holds arrays of shapes {shapes}, and its metadata say {said}")
+    return arrays
+
+
+def metadata_in(state_dict: Any) -> dict[str, Any]:
+    """Return the metadata of a `state_dict` if this version can read them.
+
+    Raises:
+        ValueError: The argument is not a state_dict, or its metadata are not those of a selector.
+    """
+    if not isinstance(state_dict, dict) or state_dict.keys() != {"arrays", "metadata"}:
+        given = f"the keys {list(state_dict)}" if isinstance(state_dict, dict) else f"type {type(state_dict).__name__}"
+        raise ValueError(f"state_dict has {given}; give what state_dict() returned")
+    return readable(state_dict["metadata"])
+
+
+def _decoded(state_dict: dict[str, Any]) -> dict[str, np.ndarray]:
+    if not isinstance(state_dict["arrays"], dict):
+        raise ValueError(f"arrays is of type {type(state_dict['arrays']).__name__}; give what state_dict() returned")
+    return {name: decoded(name, array) for name, array in state_dict["arrays"].items()}
 
 
 def same_pool(saved: dict[str, Any], here: str) -> bool:

@@ -235,12 +235,15 @@ def test_states_of_a_discarded_future_are_deleted_and_other_files_stay(tmp_path)
     data = made()
     judges = data.watched(correct)
     played(data, judges, data.batches(learner(judges, str(tmp_path))), 3)
-    (tmp_path / "selector" / "batch-notes.npz").write_text("mine")
+    others = ["batch-00000004.npz", "batch-5.npz", "batch-notes.npz", "batch-²³.npz"]
+    for name in others:
+        np.savez(tmp_path / "selector" / name, shard=np.zeros(3))
+    (tmp_path / "selector" / "batch-00000005.npz").write_text("mine")
     again = made()
     judges = again.watched(correct)
     again.batches(learner(judges, str(tmp_path), done=2))
     names = sorted(path.name for path in (tmp_path / "selector").iterdir())
-    assert names == ["batch-00000001.npz", "batch-00000002.npz", "batch-notes.npz"]
+    assert names == sorted(["batch-00000001.npz", "batch-00000002.npz", "batch-00000005.npz", *others])
 
 
 def test_states_of_deleted_checkpoints_are_deleted(tmp_path):

@@ -138,6 +138,30 @@ def test_a_checkpoint_may_be_opened_onto_a_changed_pool(tmp_path, change):
     assert PromptSelector.load(tmp_path / "again").pool == loaded.pool
 
 
+DAMAGED = {
+    "empty": (lambda state: {}, r"state_dict has the keys \[\]; give what state_dict"),
+    "None": (lambda state: None, "state_dict has type NoneType; give what"),
+    "no metadata": (lambda state: state | {"metadata": {}}, "the checkpoint has format None"),
+    "no arrays": (lambda state: state | {"arrays": {}}, "holds arrays of shapes {}, and its metadata say {"),
+    "a list": (lambda state: state | {"arrays": []}, "arrays is of type list; give what"),
+    "other arrays": (
+        lambda state: state | {"arrays": state["arrays"] | {"visits": state["arrays"]["keys"]}},
+        "holds arrays of shapes .*, and its metadata say",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_state_is_refused_for_a_changed_pool_too(damage, unchecked_types):
+    make, said = DAMAGED[damage]
+    state = make(played(METHODS["mopps"]).state_dict())
+    changed = PromptSelector(jaxsel.mopps(), keys=CHANGED["all"])
+    before = changed.state_dict()
+    with pytest.raises(ValueError, match=said):
+        changed.load_state_dict(state, changed_pool=True)
+    assert changed.state_dict() == before
+
+
 def test_the_window_and_prompts_in_flight_move_too():
     selector = played(METHODS["mopps"], candidate_ratio=2, track_in_flight=True)
     waits = selector.select(3)

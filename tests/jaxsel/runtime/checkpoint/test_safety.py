@@ -42,6 +42,16 @@ def a_partial_step(folder):
     (folder / "3.orbax-checkpoint-tmp" / "policy" / "w").write_text("weights")
 
 
+def an_empty_partial_step_beside_steps(folder):
+    steps_of_a_policy(folder)
+    (folder / "300.orbax-checkpoint-tmp").mkdir()
+
+
+def a_partial_step_with_the_items_of_a_version(folder):
+    (folder / "3.orbax-checkpoint-tmp" / "arrays").mkdir(parents=True)
+    (folder / "3.orbax-checkpoint-tmp" / "arrays" / "w").write_text("weights")
+
+
 def a_file_named_as_a_version(folder):
     folder.mkdir()
     (folder / "1").write_text("a file")
@@ -57,12 +67,13 @@ FOREIGN = [
     weights,
     items_named_as_in_a_version,
     a_partial_step,
+    an_empty_partial_step_beside_steps,
     a_file_named_as_a_version,
     a_run,
 ]
 
 
-@pytest.mark.parametrize("fill", FOREIGN)
+@pytest.mark.parametrize("fill", [*FOREIGN, a_partial_step_with_the_items_of_a_version])
 def test_a_folder_of_another_program_is_refused(fill, tmp_path):
     fill(tmp_path / "c")
     before = tree_of(tmp_path)
