@@ -1,7 +1,7 @@
 """Curricula: the methods that choose prompts, made from their settings."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,25 +40,28 @@ def _mopps(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Select
     return jaxsel.mopps(**settings, **given.priors, **replaced)
 
 
-def _mopps_mean(method: MethodConfig, given: Given) -> jaxsel.Selector:
-    return _mopps(method, given, acquisition=jaxsel.target_success_rate(method.target))
+def _mopps_mean(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
+    return _mopps(method, given, acquisition=jaxsel.target_success_rate(method.target), **replaced)
 
 
-def _mopps_mixed(method: MethodConfig, given: Given) -> jaxsel.Selector:
-    return _mopps(method, given, acquisition=jaxsel.mixed_probability(log=True), rule=jaxsel.gumbel_top_k())
+def _mopps_mixed(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
+    parts = {"acquisition": jaxsel.mixed_probability(log=True), "rule": jaxsel.gumbel_top_k()}
+    return _mopps(method, given, **parts | replaced)
 
 
-def _threshold(method: MethodConfig, given: Given) -> jaxsel.Selector:
-    bounds = {"lower": method.lower, "upper": method.upper}
-    return jaxsel.threshold(**bounds, decay=method.decay, group_size=given.group_size, **given.priors)
+def _threshold(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
+    """Return `jaxsel.threshold`, which has no parameter `rule`, or its parts with another rule."""
+    predictor = jaxsel.beta_bernoulli(decay=method.decay, group_size=given.group_size, **given.priors)
+    parts = {"rule": jaxsel.within_bounds(method.lower, method.upper)} | replaced
+    return jaxsel.make_selector(predictor, jaxsel.posterior_draw(), **parts, method="threshold")
 
 
-def _dps(method: MethodConfig, given: Given) -> jaxsel.Selector:
+def _dps(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
     settings: dict[str, Any] = {"prior_counts": method.prior_counts, "entropy_weight": method.entropy_weight}
-    return jaxsel.dps(decay=method.dps_decay, **settings, group_size=given.group_size, **given.priors)
+    return jaxsel.dps(decay=method.dps_decay, **settings, group_size=given.group_size, **given.priors, **replaced)
 
 
-def _gps(method: MethodConfig, given: Given) -> jaxsel.Selector:
+def _gps(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
     return jaxsel.gps(
         given.embeddings(),
         target=method.target,
@@ -69,16 +72,18 @@ def _gps(method: MethodConfig, given: Given) -> jaxsel.Selector:
         context_size=method.batch_size,
         screened=method.screened or None,
         **given.priors,
+        **replaced,
     )
 
 
-def _adaptive(method: MethodConfig, given: Given) -> jaxsel.Selector:
+def _adaptive(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
     return jaxsel.adaptive(
         given.embeddings(),
         group_size=given.group_size,
         temperature=method.temperature,
         screened=method.screened or None,
         **given.priors,
+        **replaced,
     )
 
 
@@ -91,7 +96,7 @@ PREDICTIVE = {
     "gps": _gps,
     "adaptive": _adaptive,
 }
-"""Methods that predict success rates: by name, a function that makes their selector."""
+"""Methods that predict success rates: by name, a function that makes their selector, perhaps with another `rule`."""
 
 
 def make_curriculum(
@@ -130,18 +135,19 @@ def make_curriculum(
 
 def _selector(config: RunConfig, pool: PromptPool, embeddings: Embeddings) -> jaxsel.PromptSelector:
     method, group_size = config.method, config.train.group_size
-    given = Given(group_size, embeddings, _priors(method, pool))
+    given = Given(group_size, cache(embeddings), _priors(method, pool))
     if method.name in PREDICTIVE:
-        selector, ratio = PREDICTIVE[method.name](method, given), method.candidate_ratio or None
+        make, ratio = PREDICTIVE[method.name], method.candidate_ratio or None
+        selector = make(method, given)
         if method.stratified:
-            selector = _stratified(selector, pool)
+            selector = make(method, given, rule=_stratified(selector.rule, pool))
     else:  # the baselines go through the pool in shuffled epochs; their selector only predicts, for comparison
         selector, ratio = jaxsel.uniform(decay=method.decay, group_size=group_size, **given.priors), 1
     return jaxsel.PromptSelector(selector, keys=list(pool.keys), seed=config.seed, candidate_ratio=ratio)
 
 
-def _stratified(selector: jaxsel.Selector, pool: PromptPool) -> jaxsel.Selector:
-    """Return the selector with a quota per stratum of the pool, within which its own rule chooses.
+def _stratified(rule: jaxsel.Rule | None, pool: PromptPool) -> jaxsel.Rule:
+    """Return a rule with a quota per stratum of the pool, within which the given rule chooses.
 
     Raises:
         ValueError: The pool has no strata, or the rule cannot choose within them.
@@ -151,11 +157,8 @@ def _stratified(selector: jaxsel.Selector, pool: PromptPool) -> jaxsel.Selector:
             "method.stratified is true, and the prompts have no strata; name their column by data.stratum, take the "
             "task word_problems or reasoning_gym:NAME, or give method.stratified=false"
         )
-    assert selector.acquisition is not None  # every method of this module has both
-    assert selector.rule is not None
-    predictor = jaxsel.Predictor(selector.spec["predictor"], selector.init, selector.predict, selector.update)
-    rule = jaxsel.stratified(selector.rule, list(pool.strata))
-    return jaxsel.make_selector(predictor, selector.acquisition, rule, method=selector.spec["method"])
+    assert rule is not None  # every method of this module has one
+    return jaxsel.stratified(rule, list(pool.strata))
 
 
 def _priors(method: MethodConfig, pool: PromptPool) -> dict[str, Any]:

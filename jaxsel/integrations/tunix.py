@@ -198,7 +198,9 @@ class SelectedPrompts:
         self.edge.load(path)
 
     def _delete_states(self, keep: Callable[[int], bool]) -> None:
-        for path in () if self._folder is None else self._folder.glob("batch-*.npz"):
+        if self._folder is None:
+            return
+        for path in self._folder.glob("batch-*.npz"):
             number = path.stem.removeprefix("batch-")
             is_ours = number.isdecimal() and path == state_file(self._folder, int(number)) and is_state(path)
             if is_ours and not keep(int(number)):

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import jaxsel
 from experiments.running.config import RunConfig
 from experiments.running.curricula import PREDICTIVE, Given, make_curriculum
 from experiments.running.method_config import MethodConfig
@@ -37,6 +38,20 @@ def test_a_screen_is_a_setting(name):
     assert specs[1] == specs[0] | {"screened": 0.25}
     with pytest.raises(ValueError, match=r"screened is 1\.5; give a number from 0 to 1"):
         MethodConfig(name, screened=1.5)
+
+
+@pytest.mark.parametrize("name", PREDICTIVE)
+def test_strata_replace_the_rule_and_nothing_else(name):
+    given = Given(8, lambda: np.eye(N, 3, dtype=np.float32), {})
+    screened = 0.25 if name in ("gps", "adaptive") else 0.0
+    method = MethodConfig(name, screened=screened, lower=0.2, decay=0.4)
+    plain = PREDICTIVE[name](method, given)
+    assert plain.spec == {"threshold": jaxsel.threshold(lower=0.2, decay=0.4).spec}.get(name, plain.spec)
+    if name == "gps":  # its rule looks at all chosen prompts together
+        return
+    assert plain.rule is not None
+    rule = jaxsel.stratified(plain.rule, KINDS)
+    assert PREDICTIVE[name](method, given, rule=rule).spec == plain.spec | {"rule": rule.spec}
 
 
 def test_what_cannot_be_stratified_is_refused():
