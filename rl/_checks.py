@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -17,6 +18,14 @@ def booleans(**settings: Any) -> None:
     for name, value in settings.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; give True or False")
+
+
+def one_of(names: Sequence[str], **settings: Any) -> None:
+    """Require every setting to be one of the names; an empty one among them stands for no choice."""
+    for name, value in settings.items():
+        if value not in names:
+            given = ", ".join(filter(None, names)) + (", or nothing" if "" in names else "")
+            raise ValueError(f"{name} is {value!r}; give one of {given}")
 
 
 def above_zero(*, infinite: bool = False, **settings: Any) -> None:

@@ -19,6 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from rl import _checks
 from rl._chat import rendered
 from rl._model_calls import (
     accepted,
@@ -34,9 +35,8 @@ from rl._scoring import Rows, Scores, score_by_length, score_groups, score_rows
 from rl._tokenizers import character_tokenizer, left_padded, load_tokenizer
 from rl._vision import read_prompt
 from rl.media import Media, ReadPrompts, model_inputs, placeholders, positions
+from rl.names import PRECISIONS
 from rl.prompts.messages import Prompt, check_prompts
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class Policy:
     processor: ProcessorMixin | None = None
 
     def __post_init__(self):
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; give one of {', '.join(PRECISIONS)}")
+        _checks.one_of(PRECISIONS, precision=self.precision)
 
     @property
     def eos_token_id(self) -> int:

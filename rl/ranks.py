@@ -16,8 +16,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rl import _checks
+from rl.names import PARALLEL
+
 T = TypeVar("T")
-PARALLEL = ("ddp", "fsdp")
 _PATIENCE = timedelta(hours=2)  # rank 0 may embed a large pool or warm-start a policy while the others wait
 
 
@@ -43,8 +45,7 @@ class Ranks:
     """
 
     def __init__(self, accelerator: Accelerator | None = None, *, parallel: str = "ddp"):
-        if parallel not in PARALLEL:
-            raise ValueError(f"parallel is {parallel!r}; give one of {', '.join(PARALLEL)}")
+        _checks.one_of(PARALLEL, parallel=parallel)
         self._accelerator = accelerator
         self.rank = accelerator.process_index if accelerator else 0
         self.count = accelerator.num_processes if accelerator else 1

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.running.method_config import MethodConfig
 from rl import _checks
+from rl.names import ENGINES, PARALLEL, PRECISIONS, TRACKERS
 from rl.supervised_config import FineTuningConfig, WarmStartConfig
 from rl.tasks.data_config import NONE, DataConfig
 from rl.train_config import TrainConfig
@@ -53,6 +54,8 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.4
 
     def __post_init__(self):
+        if self.name not in ENGINES:
+            raise ValueError(f"engine.name is {self.name!r}; give one of {', '.join(ENGINES)}")
         _checks.booleans(own_process=self.own_process)
         _checks.at_least_zero(timeout=self.timeout)
         _checks.integers(0, max_model_len=self.max_model_len)
@@ -160,6 +163,9 @@ class RunConfig:
         _checks.integers(0, pool_size=self.pool_size, held_out_size=self.held_out_size)
         _checks.integers(0, probe_size=self.probe_size, seed=self.seed, eval_every=self.eval_every)
         _checks.integers(1, eval_k=self.eval_k)
+        _checks.one_of(PRECISIONS, precision=self.precision)
+        _checks.one_of(PARALLEL, parallel=self.parallel)
+        _checks.one_of(("", *TRACKERS), tracker=self.tracker)
         _checks.at_least_zero(eval_temperature=self.eval_temperature)
         if not 0 < self.eval_top_p <= 1:
             raise ValueError(f"eval_top_p is {self.eval_top_p}; give a number above 0 and up to 1")

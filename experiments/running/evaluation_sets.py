@@ -16,7 +16,8 @@ from rl.tasks.data_config import DataConfig
 def evaluation_of(config: RunConfig) -> Evaluation:
     """Return the evaluation sets of a run.
 
-    Data sets get the template `data.template`. A named task keeps its own template, unless the run trains on this task.
+    Data sets get the template `data.template`. A named task keeps its own template, unless the run trains on
+    this task, whose split it then shares.
 
     Raises:
         ValueError: A set is unknown, has no verifier or no prompts, or two sets have the same name.
@@ -27,8 +28,12 @@ def evaluation_of(config: RunConfig) -> Evaluation:
         check_data_sets("eval_data", config.eval)
     sets = []
     for name in config.eval:
-        own_template = named_task(name) is not None and _kind(name) != trained
-        used = replace(settings, template="") if own_template else settings
+        used = settings
+        if named_task(name) is not None and _kind(name) != trained:
+            used = replace(settings, template="")
+        elif not _is_data_set(name):  # with the run's own split, no prompt of the pool is held out
+            split = {"held_out_share": config.data.held_out_share, "held_out_seed": config.data.held_out_seed}
+            used = replace(settings, **split)
         sets.append(evaluation_set(name, config.eval_verifier or config.verifier, used, config.held_out_size))
     return Evaluation(
         sets, k=config.eval_k, every=config.eval_every, temperature=config.eval_temperature, top_p=config.eval_top_p
@@ -71,7 +76,8 @@ def _task_of(name: str, verifier: str, config: DataConfig) -> tuple[Task, str]:
     if name in TASKS:
         return TASKS[name](), ""
     if not _is_data_set(name):
-        config = DataConfig(config.template, config.max_new_tokens, config.stop)
+        split = {"held_out_share": config.held_out_share, "held_out_seed": config.held_out_seed}
+        config = DataConfig(config.template, config.max_new_tokens, config.stop, **split)
     if presets.is_preset(name) and path:
         return presets.make(name, config, whole=True), path
     if named_task(name) is not None:

@@ -58,14 +58,10 @@ def make_policy(
 
 @contextmanager
 def make_engine(config: EngineConfig, policy: Policy) -> Iterator[RolloutEngine]:
-    """Open the engine that `config.name` names, and close it at the end.
-
-    Raises:
-        ValueError: The engine is unknown.
-    """
+    """Open the engine that `config.name` names, and close it at the end."""
     if config.name == "hf":
         yield HFEngine(policy, max_prompts=config.max_prompts)
-    elif config.name == "vllm":
+    else:
         on_gpu: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
         with VLLMEngine(
             policy,
@@ -76,8 +72,6 @@ def make_engine(config: EngineConfig, policy: Policy) -> Iterator[RolloutEngine]
             **(on_gpu if torch.cuda.is_available() else {}),
         ) as engine:
             yield engine
-    else:
-        raise ValueError(f"engine.name is {config.name!r}; give hf or vllm")
 
 
 def run(

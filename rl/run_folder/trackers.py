@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from jaxsel.integrations.atomic_files import replaced_when_complete
-
-TRACKERS = ("wandb", "trackio")
+from rl import _checks
+from rl.names import TRACKERS
 
 
 class Tracker:
@@ -23,8 +23,7 @@ class Tracker:
     """
 
     def __init__(self, name: str, run_dir: Path, config: dict[str, Any]):
-        if name not in ("", *TRACKERS):
-            raise ValueError(f"tracker is {name!r}; give one of {', '.join(TRACKERS)}, or nothing")
+        _checks.one_of(("", *TRACKERS), tracker=name)
         self._module: Any = None
         if not name:
             return

@@ -12,6 +12,7 @@ from experiments.running.config import RunConfig, configured
 from experiments.running.evaluation_sets import evaluation_of, evaluation_set
 from experiments.running.method_config import MethodConfig
 from experiments.running.runs import run
+from experiments.running.tasks import make_task
 from rl.policy import build_policy
 from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig
@@ -72,6 +73,15 @@ def test_a_run_evaluates_with_its_own_template_only_on_its_own_task(files):
     assert evaluation.k == 4
     same = evaluation_of(configured(settings | {"eval": ["countdown-34"]}))
     assert same.sets[0].problems.texts[0].startswith("T Using the numbers [")
+
+
+def test_a_run_holds_out_what_its_own_evaluation_set_asks():
+    settings = {"task": "word_problems", "eval": ["word_problems"], "held_out_size": 40, "data.held_out_seed": 1}
+    config = configured(settings)
+    task = make_task("word_problems", "", config.data)
+    asked = evaluation_of(config).sets[0].problems
+    assert list(asked.texts) == list(task.held_out(40).texts)
+    assert list(asked.texts) != list(make_task("word_problems").held_out(40).texts)
 
 
 @pytest.fixture

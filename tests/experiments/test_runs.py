@@ -12,7 +12,7 @@ from experiments.collect.folders import read_run
 from experiments.running import embeddings
 from experiments.running import help as help_text
 from experiments.running.compare import finished
-from experiments.running.config import EngineConfig, RunConfig
+from experiments.running.config import EngineConfig, RunConfig, configured
 from experiments.running.curricula import make_curriculum
 from experiments.running.embeddings import pool_embeddings
 from experiments.running.method_config import METHOD_NAMES, MethodConfig
@@ -128,6 +128,11 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"method.name is 'mops'; give one of uniform"):
         MethodConfig("mops")
+    with pytest.raises(ValueError, match=r"engine.name is 'vlm'; give one of hf, vllm"):
+        EngineConfig("vlm")
+    for name in ("precision", "parallel", "tracker"):
+        with pytest.raises(ValueError, match=rf"{name} is 'odd'; give one of \w+, \w+"):
+            configured({name: "odd"})
     with pytest.raises(ValueError, match="task is 'chess'; give one of string_ops"):
         make_task("chess")
 

@@ -5,7 +5,8 @@ import types
 
 import pytest
 
-from rl.run_folder.trackers import TRACKERS, Tracker
+from rl.names import TRACKERS
+from rl.run_folder.trackers import Tracker
 from rl.run_log import RunLog
 
 
