@@ -49,11 +49,11 @@ def _mopps_mixed(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.
     return _mopps(method, given, **parts | replaced)
 
 
-def _threshold(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
+def _threshold(method: MethodConfig, given: Given, *, rule: jaxsel.Rule | None = None) -> jaxsel.Selector:
     """Return `jaxsel.threshold`, which has no parameter `rule`, or its parts with another rule."""
     predictor = jaxsel.beta_bernoulli(decay=method.decay, group_size=given.group_size, **given.priors)
-    parts = {"rule": jaxsel.within_bounds(method.lower, method.upper)} | replaced
-    return jaxsel.make_selector(predictor, jaxsel.posterior_draw(), **parts, method="threshold")
+    rule = rule or jaxsel.within_bounds(method.lower, method.upper)
+    return jaxsel.make_selector(predictor, jaxsel.posterior_draw(), rule, method="threshold")
 
 
 def _dps(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
