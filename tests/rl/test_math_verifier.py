@@ -167,7 +167,8 @@ def test_a_verifier_that_hangs_is_killed_and_the_next_completion_is_judged():
     assert "math" in OWN_PROCESS
     hanging = r"\boxed{7^{10^9} - 7^{10^9} + \frac{10^9!}{3}}"
     start = time.monotonic()
-    with Verifier(find_verifier("math"), timeout=1.0, own_process=True) as verifier:
+    # the first answer of a new process takes a second on a busy machine
+    with Verifier(find_verifier("math"), timeout=4.0, own_process=True) as verifier:
         found = verifier([hanging, r"\boxed{7}"], ["2", "7"], ["a", "b"])
         counts = verifier.take_counts()
     assert time.monotonic() - start < 60

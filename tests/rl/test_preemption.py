@@ -55,12 +55,15 @@ exit_when_asked()
 child = os.fork() if sys.argv[1] == "child" else None
 if child == 0:
     os.kill(os.getpid(), 15)
-print("ready", flush=True)
 if sys.argv[1] == "open":
     with Preemption() as preemption:
-        hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[2]))
+        print("ready", flush=True)
+        while not preemption.asked:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[2]))
     print(preemption.asked)
-elif sys.argv[1] == "child":
+    sys.exit()
+print("ready", flush=True)
+if sys.argv[1] == "child":
     print(os.waitstatus_to_exitcode(os.wait()[1]))
 else:
     hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[2]))
@@ -82,11 +85,10 @@ def test_a_signal_ends_a_process_that_is_blocked_in_a_library(number):
 
 
 def test_a_signal_in_training_and_a_signal_of_a_child_end_no_process():
-    command = [sys.executable, "-c", BLOCKED, "open", str(10**6)]
+    command = [sys.executable, "-c", BLOCKED, "open", str(10**5)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(0.1)
+        assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == "True\n"
     assert process.returncode == 0

@@ -21,7 +21,9 @@ from rl._written_once import written_once
 folder, started = map(Path, sys.argv[1:3])
 def write(partial):
     (started / str(os.getpid())).touch()
-    time.sleep(float(sys.argv[3]))
+    end = time.monotonic() + float(sys.argv[3])
+    while time.monotonic() < end and not (started.parent / "go on").exists():
+        time.sleep(0.01)
     (partial / "file").write_text("whole")
 written_once(folder, write)
 assert (folder / "file").read_text() == "whole"
@@ -51,13 +53,18 @@ def wait_for(count, folder):
         time.sleep(0.01)
 
 
+def said(folder):
+    return [path.read_text() for path in folder.glob("said-*")]
+
+
 def test_of_many_processes_one_writes(writers, tmp_path):
     start, started = writers
-    processes = [start(0.5) for _ in range(8)]
+    processes = [start(60) for _ in range(8)]
+    while not any("another process writes folder; waiting for it" in text for text in said(tmp_path)):
+        time.sleep(0.01)
+    (tmp_path / "go on").touch()
     assert [process.wait() for process in processes] == [0] * 8
-    said = [path.read_text() for path in tmp_path.glob("said-*")]
     assert len(list(started.iterdir())) == 1
-    assert "another process writes folder; waiting for it" in "".join(said)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["folder"]
 
 

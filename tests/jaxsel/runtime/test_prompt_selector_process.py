@@ -34,8 +34,8 @@ def started(method: jaxsel.Selector, **arguments: Any) -> PromptSelector:
     return selector
 
 
-def test_four_threads_lose_no_observation(method):
-    selector, calls, errors = started(method), 25, []
+def test_four_threads_lose_no_observation(method, tmp_path):
+    selector, calls, errors = started(method, track_in_flight=True), 25, []
     selector.predict([1, 2, 3])
 
     def work(number: int) -> None:
@@ -46,8 +46,12 @@ def test_four_threads_lose_no_observation(method):
                 selector.observe(ids, rng.integers(0, 9, 4), 8)
                 selector.predict(ids).mixed[:] = 0
                 selector.prepare(4)
+                selector.release(selector.select(2, exclude=[number]))
                 assert selector.metrics()["selector/observes"] > 0
                 selector.state_dict()["arrays"].clear()
+                if rng.random() < 0.05:
+                    selector.save(tmp_path)
+                    assert PromptSelector.load(tmp_path, method).visits.sum() > 0
                 selector.visits[:] = 0
         except Exception as error:  # an error in a thread would otherwise be lost
             errors.append(error)
