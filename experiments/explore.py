@@ -16,6 +16,7 @@ from rich.console import Console
 
 import jaxsel
 from experiments.running.command import check_integers, module_parser, quiet_pipe
+from experiments.running.compiled_programs import keep_compiled_programs
 from jaxsel.integrations.embeddings import embed
 from jaxsel.integrations.history import Recorded
 from jaxsel.report.material import recorded_in
@@ -64,6 +65,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/explore.html"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    keep_compiled_programs()
     if options.out.suffix not in (".html", ".htm"):
         parser.error(f"--out is {options.out}; give the name of an HTML file")
     check_integers(parser, options, seed=0)

@@ -16,6 +16,7 @@ import numpy as np
 
 import jaxsel
 from experiments.running.command import check_integers, module_parser, quiet_pipe
+from experiments.running.compiled_programs import keep_compiled_programs
 from jaxsel import simulate
 from jaxsel.integrations.history import HistoryLog
 
@@ -74,6 +75,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--probe-every", type=int, default=10)
     options = parser.parse_args(arguments)
+    keep_compiled_programs()
     check_integers(parser, options, seed=0, num_prompts=1, batch_size=1, steps=1, probe_every=1)
     if options.batch_size > options.num_prompts:
         parser.error(f"--batch-size is {options.batch_size}; give at most --num-prompts, {options.num_prompts}")

@@ -38,6 +38,7 @@ from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.spread import shown
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.compiled_programs import keep_compiled_programs
 from jaxsel.integrations.history import Recorded, read_history
 
 
@@ -93,6 +94,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--name", default="calibration", help="name of the files")
     options = parser.parse_args(arguments)
+    keep_compiled_programs()
     settings: dict[str, list[Evaluation]] = {
         label: [evaluate(recorded, name=str(path)) for path, recorded in histories]
         for label, histories in read_settings(options.histories).items()

@@ -39,6 +39,7 @@ from experiments.large_pool.runs import AMONG, NAMES, ORACLE, Config, run
 from experiments.large_pool.summary import find, summarise, table
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.compiled_programs import keep_compiled_programs
 
 try:
     from experiments.large_pool.figure import draw
@@ -59,6 +60,7 @@ def missing(config: Config, options: argparse.Namespace) -> Iterator[tuple[int, 
 def main(arguments: list[str]) -> None:
     """Run every size, method and seed, print tables, and write JSON and figure."""
     options = _parser().parse_args(arguments)
+    keep_compiled_programs()
     jaxsel.initialize_distributed()
     writes = jax.process_index() == 0
     config = Config(steps=options.steps, batch_size=options.batch_size)
