@@ -26,6 +26,11 @@ def evaluation_of(config: RunConfig) -> Evaluation:
     settings = config.eval_data.settings(config.data.template, config.data.max_new_tokens, config.data.stop)
     if config.eval_data != EvalDataConfig():
         check_data_sets("eval_data", config.eval)
+    if config.eval_verifier and not any(map(_needs_verifier, config.eval)):
+        raise ValueError(
+            f"eval_verifier is {config.eval_verifier!r}, and each evaluation set of {list(config.eval)} has a verifier "
+            "of its own; leave it out"
+        )
     sets = []
     for name in config.eval:
         used = settings
@@ -88,7 +93,11 @@ def _task_of(name: str, verifier: str, config: DataConfig) -> tuple[Task, str]:
 
 
 def _is_data_set(name: str) -> bool:
-    return presets.is_preset(name) or (name not in TASKS and named_task(name) is None)
+    return presets.is_preset(name) or _needs_verifier(name)
+
+
+def _needs_verifier(name: str) -> bool:
+    return name not in TASKS and named_task(name) is None
 
 
 def _kind(name: str) -> str:

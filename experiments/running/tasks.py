@@ -20,7 +20,8 @@ def task_of(config: RunConfig) -> Task:
     """Return the task of a run.
 
     Raises:
-        ValueError: The task or its verifier is unknown, or the built-in policy cannot read the task.
+        ValueError: The task or its verifier is unknown, the built-in policy cannot read the task, or it is to be
+            fine-tuned.
     """
     task = make_task(config.task, config.verifier, config.data)
     if not task.alphabet and not config.policy:
@@ -28,7 +29,12 @@ def task_of(config: RunConfig) -> Task:
             f"policy is '' with the task {task.name}, whose texts the built-in policy cannot read: it knows only the "
             "characters of string_ops and countdown; give policy=PATH, the folder or hub name of a Hugging Face model"
         )
-    if config.policy and config.fine_tuning.steps:
+    if config.fine_tuning.steps and not config.policy:
+        raise ValueError(
+            f"fine_tuning.steps is {config.fine_tuning.steps} with the built-in policy, which warm_start trains; give "
+            "policy=PATH, or warm_start.steps"
+        )
+    if config.fine_tuning.steps:
         next(task.demonstrations(config.fine_tuning.seed))  # a task without demonstrations refuses here
     return task
 

@@ -55,6 +55,14 @@ def make(name: str, config: DataConfig | None = None, *, whole: bool = False) ->
 
 
 def _on_the_hub(config: DataConfig, own: str) -> DataConfig:
-    """Return the settings with the configuration and splits of a data set on the hub, where they are not given."""
+    """Return the settings with the configuration and splits of a data set on the hub, where they are not given.
+
+    Raises:
+        ValueError: A share is to be held out, but the split `test` is.
+    """
+    if config.held_out_share != DataConfig().held_out_share:
+        raise ValueError(
+            f"data.held_out_share is {config.held_out_share}, but the split test is held out; leave it out"
+        )
     held_out_split = config.held_out_split or ("" if config.held_out else "test")
     return replace(config, config=config.config or own, split=config.split or "train", held_out_split=held_out_split)

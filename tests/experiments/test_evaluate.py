@@ -119,6 +119,8 @@ def test_settings_of_data_sets_without_a_data_set_are_refused():
         evaluation_of(configured({"eval": ["countdown-4"], "eval_data.prompt": "Problem"}))
     with pytest.raises(ValueError, match=r"data is given, and no evaluation set of .* is a data set; leave it out"):
         evaluate.evaluate(parsed(["policy=p", "task=countdown-4", "data.prompt=Problem"]))
+    with pytest.raises(ValueError, match=r"eval_verifier is 'exact', and each evaluation set of \['gsm8k:a'\] has"):
+        evaluation_of(configured({"eval": ["gsm8k:a"], "eval_verifier": "exact"}))
 
 
 @pytest.mark.parametrize(

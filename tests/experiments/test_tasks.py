@@ -16,6 +16,7 @@ from experiments.running.runs import run
 from experiments.running.tasks import make_task, task_of
 from rl.policy import Policy, build_policy, character_tokenizer
 from rl.prompts import PromptPool
+from rl.supervised_config import FineTuningConfig
 from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig
 from tests.support.tiny_llama import tiny_llama
@@ -154,11 +155,18 @@ def test_settings_of_the_command_line_make_the_task(file, model):
             ("word_problems", "", DataConfig(held_out="a.json")),
             "data.held_out is 'a.json' with the task word_problems, wh",
         ),
+        (("gsm8k", "", DataConfig(held_out_share=0.2)), "data.held_out_share is 0.2, but the split test is held out"),
     ],
 )
 def test_a_task_that_is_not_there_is_refused(arguments, fault):
     with pytest.raises(ValueError, match=fault):
         make_task(*arguments)
+
+
+def test_the_built_in_policy_is_not_fine_tuned():
+    config = RunConfig(fine_tuning=FineTuningConfig(steps=5))
+    with pytest.raises(ValueError, match="fine_tuning.steps is 5 with the built-in policy, which warm_start trains"):
+        task_of(config)
 
 
 @pytest.mark.parametrize("task", ["", [], 3, [""]])
