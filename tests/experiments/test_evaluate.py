@@ -71,7 +71,7 @@ def test_a_run_evaluates_with_its_own_template_only_on_its_own_task(files):
     assert starts == ["A ", "0+", "T "]
     assert [len(one.problems) for one in evaluation.sets] == [3, 8, 8]
     assert evaluation.k == 4
-    same = evaluation_of(configured(settings | {"eval": ["countdown-34"]}))
+    same = evaluation_of(configured(settings | {"eval": ["countdown-34"], "eval_verifier": ""}))
     assert same.sets[0].problems.texts[0].startswith("T Using the numbers [")
 
 
