@@ -25,6 +25,7 @@ from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import of_seeds, shown
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.config import clear_errors
 from jaxsel.integrations.history import read_history
 
 STRATA = ("hard", "middle", "easy")
@@ -154,7 +155,8 @@ def main(arguments: list[str]) -> None:
     unnamed = [pair for pair in options.runs if not all(pair.partition("=")[::2])]
     if unnamed:
         parser.error(f"{unnamed[0]!r} is not LABEL=FOLDER")
-    runs = {label: read(Path(folder)) for label, _, folder in (pair.partition("=") for pair in options.runs)}
+    with clear_errors():
+        runs = {label: read(Path(folder)) for label, _, folder in (pair.partition("=") for pair in options.runs)}
     found, console = {label: summary(methods) for label, methods in runs.items()}, Console(width=122)
     for label, methods in found.items():
         console.print(_table(label, methods))

@@ -25,7 +25,7 @@ from experiments.reporting.summaries import column
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import SETTINGS, run_config
-from experiments.running.config import EngineConfig, RunConfig
+from experiments.running.config import EngineConfig, RunConfig, clear_errors
 from experiments.running.folders import clear_run
 from experiments.running.runs import run
 from jaxsel.plotting import COLOURS
@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/engines_agree"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    config = setting(options.steps, options.learning_rate, options.warm_start_steps)
+    with clear_errors():
+        config = setting(options.steps, options.learning_rate, options.warm_start_steps)
     for seed in options.seeds:
         for name in ENGINES:
             clear_run(options.out / f"{name}-{seed}")

@@ -16,13 +16,15 @@ from yaml import YAMLError
 from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import quiet_pipe
-from experiments.running.config import EngineConfig, EvalDataConfig, writable_config
+from experiments.running.config import EngineConfig, EvalDataConfig, clear_errors, writable_config
 from experiments.running.evaluation_sets import check_data_sets, evaluation_set
 from experiments.running.help import settings_of
 from experiments.running.runs import make_engine
 from rl import _checks
 from rl.evaluation import Counts, Evaluation, EvaluationSet, scores
+from rl.names import PRECISIONS
 from rl.policy import load_policy
+from rl.rollout import Sampling
 from rl.seeds import derived_seed
 
 _HEAD = """Score a policy on evaluation sets.
@@ -89,6 +91,8 @@ class EvaluateConfig:
         _checks.integers(1, k=self.k, size=self.size)
         _checks.integers(0, samples=self.samples, seed=self.seed)
         _checks.above_zero(verify_timeout=self.verify_timeout)
+        _checks.one_of(PRECISIONS, precision=self.precision)
+        Sampling(self.max_new_tokens, self.temperature, self.top_p, tuple(self.stop))  # refuses what is out of range
         if self.samples and self.samples < self.k:
             raise ValueError(f"samples is {self.samples} with k={self.k}; give at least k, or 0")
         if not self.policy:
@@ -103,24 +107,30 @@ class EvaluateConfig:
         return list(self.task) if isinstance(self.task, list | tuple) else [self.task]
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Return the scores and the counts of every set, by its name.
+def evaluation_of(config: EvaluateConfig) -> Evaluation:
+    """Read the evaluation sets, which takes less time than to load a policy.
 
     Raises:
-        ValueError: A setting is out of range, or a set or the policy cannot be read.
+        ValueError: A set cannot be read, or two sets have the same name.
     """
     if config.data != EvalDataConfig():
         check_data_sets("data", config.tasks)
     data = config.data.settings(config.template, config.max_new_tokens, config.stop)
     sets = [evaluation_set(name, config.verifier, data, config.size) for name in config.tasks]
-    evaluation = Evaluation(
-        sets, k=config.samples or config.k, temperature=config.temperature, top_p=config.top_p
-    )  # refuses two sets of the same name before the policy is loaded
+    return Evaluation(sets, k=config.samples or config.k, temperature=config.temperature, top_p=config.top_p)
+
+
+def evaluate(config: EvaluateConfig, evaluation: Evaluation) -> dict[str, Any]:
+    """Return the scores and the counts of every set of `evaluation_of(config)`, by its name.
+
+    Raises:
+        ValueError: The policy cannot be read, or a problem is too long for it.
+    """
     policy = replace(load_policy(config.policy), precision=config.precision)
     policy.model.to(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     found = {}
     with make_engine(config.engine, policy) as engine:
-        for number, one in enumerate(sets):
+        for number, one in enumerate(evaluation.sets):
             seed = derived_seed(config.seed, number)
             counts = evaluation.count(one, engine, seed, timeout=config.verify_timeout)
             found[one.name] = _result(one, counts, powers_up_to(config.k))
@@ -161,10 +171,12 @@ def main(arguments: list[str]) -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         print("\n".join([_HEAD, *settings_of(EvaluateConfig(policy="PATH", task="FILE"))]))
         return
-    config = parsed(arguments)
-    out = Path(config.out)
-    _check_replaceable(out)
-    results = evaluate(config)
+    with clear_errors():
+        config = parsed(arguments)
+        out = Path(config.out)
+        _check_replaceable(out)
+        evaluation = evaluation_of(config)
+    results = evaluate(config, evaluation)
     write_result(out, provenance(asdict(config), config.seed) | {_MARK: results})
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:

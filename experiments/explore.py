@@ -17,6 +17,7 @@ from rich.console import Console
 import jaxsel
 from experiments.running.command import check_integers, module_parser, quiet_pipe
 from experiments.running.compiled_programs import keep_compiled_programs
+from experiments.running.config import clear_errors
 from jaxsel.integrations.embeddings import embed
 from jaxsel.integrations.history import Recorded
 from jaxsel.report.material import recorded_in
@@ -69,8 +70,9 @@ def main(arguments: list[str]) -> None:
     if options.out.suffix not in (".html", ".htm"):
         parser.error(f"--out is {options.out}; give the name of an HTML file")
     check_integers(parser, options, seed=0)
-    recorded = recorded_in(options.run)
-    methods = make_methods(options.methods, recorded) or None
+    with clear_errors():
+        recorded = recorded_in(options.run)
+        methods = make_methods(options.methods, recorded) or None
     report = jaxsel.explore(recorded, methods, seed=options.seed)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False)

@@ -27,7 +27,7 @@ from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import of_seeds, shown
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import module_parser, quiet_pipe
-from experiments.running.config import RunConfig
+from experiments.running.config import RunConfig, clear_errors
 from experiments.running.runs import make_policy
 from experiments.running.tasks import TASKS, task_of
 from jaxsel import metrics
@@ -54,8 +54,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--warm-start-steps", type=int, default=RunConfig().warm_start.steps)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    config = RunConfig(pool_size=options.prompts)
-    config = replace(config, warm_start=replace(config.warm_start, steps=options.warm_start_steps))
+    with clear_errors():
+        config = RunConfig(pool_size=options.prompts)
+        config = replace(config, warm_start=replace(config.warm_start, steps=options.warm_start_steps))
     found: dict[str, dict] = {}
     for task in options.tasks:
         seeds = [measured(replace(config, task=task, seed=seed), options.rollouts) for seed in options.seeds]

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--pool", type=int, default=96, help="prompts")
-    parser.add_argument("--methods", nargs="+", default=[*METHODS])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result")
     config = vars(parser.parse_args(arguments))
     output = config.pop("output")

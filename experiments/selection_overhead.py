@@ -33,6 +33,7 @@ from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import SETTINGS, run_config
 from experiments.running.config import RunConfig
 from experiments.running.curricula import make_curriculum
+from experiments.running.method_config import METHOD_NAMES
 from experiments.running.runs import make_policy
 from experiments.running.tasks import task_of
 from rl.engines.hf import HFEngine
@@ -76,7 +77,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--pool-size", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=12, help=f"steps per run; the first {_WARM_UP} do not count")
-    parser.add_argument("--methods", nargs="+", default=["mopps", "dps"], help="methods besides uniform")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHOD_NAMES, default=["mopps", "dps"], help="methods besides uniform"
+    )
     parser.add_argument("--among", nargs="+", choices=["window", "whole pool"], default=["window", "whole pool"])
     parser.add_argument("--unprepared", action="store_true", help="also measure each method without `prepare`")
     parser.add_argument("--results", type=Path, default=RESULTS)

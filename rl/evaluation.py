@@ -75,6 +75,7 @@ class Evaluation:
     def __post_init__(self):
         _checks.integers(1, k=self.k)
         _checks.integers(0, every=self.every)
+        Sampling(1, self.temperature, self.top_p)  # refuses what is out of range
         names = [one.name for one in self.sets]
         if len(set(names)) != len(names):
             raise ValueError(f"the evaluation sets are named {', '.join(names)}; give every set a name of its own")

@@ -39,6 +39,7 @@ from experiments.reporting.spread import shown
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compiled_programs import keep_compiled_programs
+from experiments.running.config import clear_errors
 from jaxsel.integrations.history import Recorded, read_history
 
 
@@ -95,9 +96,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--name", default="calibration", help="name of the files")
     options = parser.parse_args(arguments)
     keep_compiled_programs()
+    with clear_errors():
+        read = read_settings(options.histories)
     settings: dict[str, list[Evaluation]] = {
-        label: [evaluate(recorded, name=str(path)) for path, recorded in histories]
-        for label, histories in read_settings(options.histories).items()
+        label: [evaluate(recorded, name=str(path)) for path, recorded in histories] for label, histories in read.items()
     }
     console = Console()
     means = {label: averaged([one.numbers for one in found]) for label, found in settings.items()}

@@ -54,8 +54,7 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.4
 
     def __post_init__(self):
-        if self.name not in ENGINES:
-            raise ValueError(f"engine.name is {self.name!r}; give one of {', '.join(ENGINES)}")
+        _checks.one_of(ENGINES, **{"engine.name": self.name})
         _checks.booleans(own_process=self.own_process)
         _checks.at_least_zero(timeout=self.timeout)
         _checks.integers(0, max_model_len=self.max_model_len)

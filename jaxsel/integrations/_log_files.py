@@ -169,7 +169,7 @@ def _read_parquet(file: Path, wanted: list[str]) -> Iterator[Row]:
 
 def _read_csv(file: Path, wanted: list[str]) -> Iterator[Row]:
     """Read by the standard library, so that NA and 1e5 stay texts; an empty cell is missing."""
-    limit = csv.field_size_limit(sys.maxsize)  # the default refuses long completions
+    csv.field_size_limit(sys.maxsize)  # the default refuses long completions; never lowered: others may read
     try:
         with _opened(file) as lines:
             reader = csv.DictReader(lines, strict=True)
@@ -186,8 +186,6 @@ def _read_csv(file: Path, wanted: list[str]) -> Iterator[Row]:
                 yield Row(f"{file}, row {number}", {name: value or None for name, value in cells.items()})
     except csv.Error as error:
         raise ValueError(f"{file} is no CSV ({error}); repair it, or write it again") from error
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _read_jsonl(file: Path, wanted: list[str]) -> Iterator[Row]:

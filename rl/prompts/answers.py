@@ -1,10 +1,13 @@
-"""The check of reference answers: no completion can agree with an empty one, and JSON holds neither NaN nor bytes."""
+"""The check of reference answers.
+
+No completion can agree with an empty answer, JSON holds neither NaN nor bytes, and UTF-8 holds no lone surrogates.
+"""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from rl.prompts.messages import Fault, check_each
+from rl.prompts.messages import Fault, check_each, fault_of_texts_in
 
 _NO_ANSWERS = "or read no answers by answer='' if the verifier needs none"
 
@@ -13,11 +16,11 @@ def fault_of_answer(answer: Any) -> Fault | None:
     """Return what makes a reference answer useless for every verifier, or None."""
     if isinstance(answer, str) and not answer.strip():
         return Fault("has an empty answer", f"give one, {_NO_ANSWERS}")
-    return _fault_inside(answer)
+    return _fault_inside(answer) or fault_of_texts_in(answer)
 
 
 def check_answers(answers: Sequence[Any], name: str) -> None:
-    """Refuse answers that are empty texts, or that are or hold NaN or bytes.
+    """Refuse answers that are empty texts, or that are or hold NaN, bytes or a lone surrogate.
 
     Args:
         answers: The answers.

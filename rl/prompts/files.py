@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
@@ -151,8 +151,8 @@ def _tsv(file: TextIO, name: str) -> list[dict[str, Any]]:
     return _csv(file, name, delimiter="\t")
 
 
-def _csv(file: TextIO, name: str, delimiter: str = ",") -> list[dict[str, Any]]:
-    limit = csv.field_size_limit(sys.maxsize)  # the default refuses cells above 128 kB
+def _csv(file: Iterable[str], name: str, delimiter: str = ",") -> list[dict[str, Any]]:
+    csv.field_size_limit(sys.maxsize)  # the default refuses cells above 128 kB; never lowered: others may read
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     try:
         columns = next(reader, [])
@@ -161,8 +161,6 @@ def _csv(file: TextIO, name: str, delimiter: str = ",") -> list[dict[str, Any]]:
         return [_csv_row(columns, cells, number, name) for number, cells in enumerate(filter(None, reader))]
     except csv.Error as error:
         raise ValueError(f"{name} is no CSV: {error}, in line {reader.line_num}; mend it there") from None
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _csv_row(columns: list[str], cells: list[str], number: int, name: str) -> dict[str, Any]:

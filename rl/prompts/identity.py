@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rl.prompts.messages import Prompt
+from rl.prompts.messages import Prompt, fault_of_text
 from rl.prompts.rates import mean_rate
 from rl.prompts.schemas import cell
 
@@ -126,7 +126,8 @@ def _fault_of_key(items: Sequence[Item], named: str) -> str:
     for item in items:
         value = item.identity[named]
         if not _is_name(value):
-            return f"key is {named!r}, which is {value!r} in {item.place}; give every row a text or an integer"
+            cure = "give every row an integer or a text that UTF-8 can hold"
+            return f"key is {named!r}, which is {value!r} in {item.place}; {cure}"
         earlier = seen.setdefault(str(value), item)
         if earlier is not item:
             return (
@@ -137,7 +138,10 @@ def _fault_of_key(items: Sequence[Item], named: str) -> str:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
+    """Return whether a value can be a key: a text that UTF-8 can hold, or an integer."""
+    if isinstance(value, str):
+        return value != "" and fault_of_text(value) is None
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _bytes_digest(value: Any) -> str:

@@ -20,7 +20,7 @@ class Fault(NamedTuple):
 def fault(prompt: Any) -> Fault | None:
     """Return what makes a prompt unreadable for every model, or None."""
     if isinstance(prompt, str):
-        return _fault_of_text(prompt) if prompt.strip() else Fault("has an empty text", "leave the row out")
+        return fault_of_text(prompt) if prompt.strip() else Fault("has an empty text", "leave the row out")
     if not isinstance(prompt, list):
         return Fault(f"has a value of type {type(prompt).__name__}", "give text or chat messages")
     if not prompt:
@@ -29,6 +29,24 @@ def fault(prompt: Any) -> Fault | None:
     if found is None and not any(text.strip() for text in _texts(prompt)) and not media_kinds(prompt):
         return Fault("has an empty text", "leave the row out")
     return found
+
+
+def fault_of_text(text: str) -> Fault | None:
+    """Return the fault of a text that UTF-8 cannot hold, or None."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        cure = "it is no character: replace it, for example by text.encode('utf-8', 'replace').decode()"
+        return Fault(f"has the lone surrogate {text[error.start]!r}", cure)
+    return None
+
+
+def fault_of_texts_in(value: Any) -> Fault | None:
+    """Return the first fault of a text in a value of lists and records, names of fields included; None without one."""
+    if isinstance(value, str):
+        return fault_of_text(value)
+    inside = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return next((odd for odd in map(fault_of_texts_in, inside) if odd), None)
 
 
 def check_prompts(prompts: Sequence[Any], name: str) -> None:
@@ -92,15 +110,6 @@ def joined_texts(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**message, "content": "\n".join(part["text"] for part in content)}
 
 
-def _fault_of_text(text: str) -> Fault | None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        cure = "it is no character: replace it, for example by text.encode('utf-8', 'replace').decode()"
-        return Fault(f"has the lone surrogate {text[error.start]!r}", cure)
-    return None
-
-
 def _fault_of_message(message: Any) -> Fault | None:
     if not isinstance(message, dict):
         return Fault(f"has a message that is {type(message).__name__}", "give a record with role and content")
@@ -108,14 +117,14 @@ def _fault_of_message(message: Any) -> Fault | None:
         return Fault(f"has a message without role, but with {sorted(message)}", "name its fields role and content")
     content = message.get("content")
     if content is None and message.get("tool_calls"):
-        return None
+        return fault_of_texts_in(message)
     if not isinstance(content, str | list):
         return Fault(f"has a message of role {message['role']} whose content is not text", "give text, or parts")
     if isinstance(content, list):
         odd = next((part for part in content if _kind(part) is None), None)
         if odd is not None:
             return Fault(f"has the content part {odd!r:.60}", "give a record with its type, and a text for type text")
-    return next((odd for odd in map(_fault_of_text, _texts([message])) if odd), None)
+    return fault_of_texts_in(message)
 
 
 def _kind(part: Any) -> str | None:

@@ -69,6 +69,7 @@ def _prompt(row: dict[str, Any], column: str, place: str, folder: Path | None) -
     if odd is None and media:
         try:
             found = with_media(found, media)
+            odd = fault(found)
         except MediaError as error:
             odd = error.fault
     if odd is None and folder is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.prompts.answers import check_answers
-from rl.prompts.messages import Prompt, check_prompts
+from rl.prompts.messages import Prompt, check_each, check_prompts, fault_of_text
 from rl.prompts.pool import PromptPool
 from rl.prompts.schemas import ENCODED
 
@@ -28,13 +28,14 @@ def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, abili
         ability: Value of the column `ability`.
 
     Raises:
-        ValueError: A prompt is empty or not valid Unicode. An answer is an empty text, NaN or bytes. Or: a message
-            holds more than a role and a text.
+        ValueError: A prompt is empty. An answer is an empty text, NaN or bytes. A prompt, an answer or a key has a lone
+            surrogate. Or: a message holds more than a role and a text.
     """
     import pyarrow.parquet as pq
 
     check_prompts(pool.texts, "pool.texts")
     check_answers(pool.answers, "pool.answers")
+    check_each(pool.keys, fault_of_text, "pool.keys")
     encoded = not all(isinstance(answer, str) for answer in pool.answers)
 
     def table(start: int):

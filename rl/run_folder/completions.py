@@ -92,7 +92,7 @@ def _table(step: int, groups: Groups, pool: PromptPool) -> pa.Table:
     columns: dict[str, list[Any]] = {
         "step": [step] * (b * n),
         "prompt_id": _repeated(rows, n),
-        "key": _repeated([pool.keys[row] for row in rows], n),
+        "key": _repeated([_writable(str(pool.keys[row])) for row in rows], n),
         "sample": list(range(n)) * b,
         "prompt": _repeated([_writable(plain_text(pool.texts[row])) for row in rows], n),
         "completion": [text if text is None else _writable(text) for text in completions.texts],

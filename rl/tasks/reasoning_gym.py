@@ -107,6 +107,11 @@ def score(kind: str, completion: str, answer: dict[str, int]) -> Verdict:
 
     Some of the library's verifiers raise an exception at an answer that they cannot read, such as a word in place of a
     number. Such an answer is wrong.
+
+    Raises:
+        ImportError: The library's verifier misses a package.
+        OSError: It cannot read a file of its own.
+        Exception: It cannot judge the library's own answer either.
     """
     said = _library("reasoning_gym.utils").extract_answer(completion)
     if said is None:
@@ -115,7 +120,11 @@ def score(kind: str, completion: str, answer: dict[str, int]) -> Verdict:
     entry = dataset[answer["index"]]
     try:
         found = float(dataset.score_answer(said, entry))
-    except Exception:  # any exception, because the library's verifiers parse texts of a model
+    except (ImportError, OSError):
+        raise
+    except Exception:  # any other exception, because the library's verifiers parse texts of a model
+        if entry["answer"] is not None:
+            dataset.score_answer(entry["answer"], entry)  # raises where the answer is not at fault
         return Verdict(False, 0.0)
     return Verdict(found >= 1, found)
 

@@ -71,6 +71,8 @@ def test_folders_without_what_is_needed_are_refused(runs, tmp_path, capsys):
     make_run(tmp_path / "one", "dps", 0, LATER["dps", 0])
     with pytest.raises(ValueError, match="no finished run of uniform"):
         accuracy_by_stratum.read(tmp_path)
+    with pytest.raises(SystemExit, match="no finished run of uniform"):
+        accuracy_by_stratum.main([f"ours={tmp_path}", "--results", str(tmp_path)])
     with pytest.raises(SystemExit):
         accuracy_by_stratum.main([str(runs)])
     assert "is not LABEL=FOLDER" in capsys.readouterr().err

@@ -232,6 +232,11 @@ def test_histories_with_and_without_probes_need_different_labels(folders, withou
         read_settings([f"a={folders[0]}", f"a={without_probes}"])
 
 
+def test_a_folder_without_a_history_ends_the_command_with_one_line(tmp_path):
+    with pytest.raises(SystemExit, match="holds no history"):
+        main([str(tmp_path), "--out", str(tmp_path)])
+
+
 def test_a_history_of_one_step_is_refused(without_probes):
     recorded = read_history(without_probes)
     with pytest.raises(ValueError, match="this has no judged rollouts in its first half"):

@@ -118,7 +118,7 @@ def test_settings_of_data_sets_without_a_data_set_are_refused():
     ):
         evaluation_of(configured({"eval": ["countdown-4"], "eval_data.prompt": "Problem"}))
     with pytest.raises(ValueError, match=r"data is given, and no evaluation set of .* is a data set; leave it out"):
-        evaluate.evaluate(parsed(["policy=p", "task=countdown-4", "data.prompt=Problem"]))
+        evaluate.evaluation_of(parsed(["policy=p", "task=countdown-4", "data.prompt=Problem"]))
     with pytest.raises(ValueError, match=r"eval_verifier is 'exact', and each evaluation set of \['gsm8k:a'\] has"):
         evaluation_of(configured({"eval": ["gsm8k:a"], "eval_verifier": "exact"}))
 
@@ -149,6 +149,9 @@ def test_unusable_sets_are_refused(files, names, verifier, fault):
         ({"eval_every": -1}, "eval_every is -1; give an integer of at least 0"),
         ({"eval_top_p": 0.0}, "eval_top_p is 0.0; give a number above 0"),
         ({"eval_temperature": -1.0}, "eval_temperature is -1.0; give a finite number"),
+        ({"precision": "fp16"}, "precision is 'fp16'; give one of float32, bfloat16"),
+        ({"parallel": "tp"}, "parallel is 'tp'; give one of ddp, fsdp"),
+        ({"tracker": "comet"}, "tracker is 'comet'; give one of wandb, trackio"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, fault):
@@ -167,6 +170,14 @@ def test_pass_at_k_is_reported_for_k_and_smaller_powers_of_two(k, powers):
         (["task=a.json"], "policy is ''; give policy=PATH"),
         (["policy=p"], "task is ''; give the name of a task, a path"),
         (["policy=p", "task=a", "k=4", "samples=2"], "samples is 2 with k=4; give at least k"),
+        (["policy=p", "task=a", "temperature=inf"], "temperature is inf; give a finite number of at least 0"),
+        (["policy=p", "task=a", "temperature=-1"], "temperature is -1.0; give a finite number of at least 0"),
+        (["policy=p", "task=a", "top_p=0"], "top_p is 0.0; give a number above 0"),
+        (["policy=p", "task=a", "top_p=nan"], "top_p is nan; give a number above 0"),
+        (["policy=p", "task=a", "max_new_tokens=0"], "max_new_tokens is 0; give an integer of at least 1"),
+        (["policy=p", "task=a", "stop=['']"], "stop is .*; give a tuple of texts that are not empty"),
+        (["policy=p", "task=a", "precision=fp16"], "precision is 'fp16'; give one of float32, bfloat16"),
+        (["policy=p", "task=a", "engine.name=sglang"], "engine.name is 'sglang'; give one of hf, vllm"),
         (["policy=p", "task=a", "heat=1"], "Key 'heat' not in 'EvaluateConfig'; see python -m"),
         (["policy=p", "task=a", "k=many"], "Value 'many' .*; see python -m"),
     ],
@@ -205,9 +216,33 @@ def test_the_command_prints_a_table_and_writes_json(files, model, tmp_path, caps
     evaluate.main(command)  # the command replaces the file that it wrote itself
     out.write_text("{}")
     with pytest.raises(
-        ValueError, match=r"out is .*scores.json', which exists and was not written by this command; give another"
+        SystemExit, match=r"out is .*scores.json', which exists and was not written by this command; give another"
     ):
         evaluate.main(command)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["task=nowhere.json", "verifier=math"], "source is 'nowhere.json', where there is no file"),
+        (["task=countdown-4", "temperature=inf"], "temperature is inf; give a finite number of at least 0"),
+        (["task=countdown-4", "heat=1"], "Key 'heat' not in 'EvaluateConfig'; see python -m"),
+    ],
+)
+def test_a_mistake_ends_the_command_with_one_line_before_the_policy_is_loaded(tmp_path, monkeypatch, settings, said):
+    monkeypatch.setattr(evaluate, "load_policy", None)
+    with pytest.raises(SystemExit, match=said) as ended:
+        evaluate.main(["policy=p", f"out={tmp_path / 'a.json'}", *settings])
+    assert "\n" not in str(ended.value)
+
+
+def test_an_error_of_the_code_keeps_its_traceback(tmp_path, monkeypatch):
+    def broken(path):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(evaluate, "load_policy", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        evaluate.main(["policy=p", "task=countdown-4", "size=2", f"out={tmp_path / 'a.json'}"])
 
 
 def test_help_names_every_setting(capsys):

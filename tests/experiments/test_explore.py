@@ -30,6 +30,10 @@ def test_wrong_options_are_refused_before_any_work(run, tmp_path, capsys):
         with pytest.raises(SystemExit):
             explore.main([str(run), option, value])
         assert f"{option} is {value}; give" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="holds no history"):
+        explore.main([str(tmp_path), "--out", str(tmp_path / "page.html")])
+    with pytest.raises(SystemExit, match="gps needs the prompts' texts or embeddings"):
+        explore.main([str(run), "--methods", "gps", "--out", str(tmp_path / "page.html")])
     empty = read_history(run / "history")
     empty = empty._replace(history=empty.history.before(0))
     with pytest.raises(ValueError, match="no judged rollouts"):

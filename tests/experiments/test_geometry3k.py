@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForImageTextToText
 
-from experiments.evaluate import EvaluateConfig, evaluate
+from experiments.evaluate import EvaluateConfig, evaluate, evaluation_of
 from experiments.running.config import RunConfig
 from experiments.running.embeddings import pool_embeddings
 from experiments.running.method_config import MethodConfig
@@ -130,7 +130,8 @@ def test_a_run_with_figures_of_verl_and_its_evaluation(folder, tmp_path, method)
     assert records[2]["eval/test/tokens"] > 0
     longer = replace(config, train=replace(config.train, steps=3))
     assert [record["step"] for record in run(longer, tmp_path / "run", resume=True)] == [0, 1, 2, 3]
-    found = evaluate(EvaluateConfig(str(tmp_path / "run" / "policy"), config.eval, k=2, max_new_tokens=4))
+    scored = EvaluateConfig(str(tmp_path / "run" / "policy"), config.eval, k=2, max_new_tokens=4)
+    found = evaluate(scored, evaluation_of(scored))
     assert list(found) == ["test"]
 
 

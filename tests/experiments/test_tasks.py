@@ -165,7 +165,7 @@ def test_a_task_that_is_not_there_is_refused(arguments, fault):
 
 def test_the_built_in_policy_is_not_fine_tuned():
     config = RunConfig(fine_tuning=FineTuningConfig(steps=5))
-    with pytest.raises(ValueError, match="fine_tuning.steps is 5 with the built-in policy, which warm_start trains"):
+    with pytest.raises(ValueError, match=r"fine_tuning.steps is 5 with the built-in policy, which warm_start trains"):
         task_of(config)
 
 

@@ -105,3 +105,12 @@ def test_an_evaluation_changes_nothing_else_and_a_resumed_run_repeats_it(task, t
     records, _ = start(task, tmp_path / "whole", longer, evaluation=replace(evaluation, every=9), resume=True)
     assert [r["step"] for r in records if "eval/rollouts" in r] == [0, 2, 4, 6, 9, 10]
     assert json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])["eval/rollouts"] == 10
+
+
+@pytest.mark.parametrize(
+    "setting", [{"k": 0}, {"every": -1}, {"temperature": math.inf}, {"top_p": 0.0}, {"top_p": 2.0}]
+)
+def test_a_setting_out_of_range_is_refused(setting):
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"{name} is .*; give "):
+        Evaluation(**setting)

@@ -1,16 +1,21 @@
 """Tasks of reasoning-gym, with the library itself where it is installed."""
 
+import builtins
 import itertools
+import re
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
+from rl.prompts import Verdict
 from rl.tasks import reasoning_gym
 from rl.tasks.data_config import DataConfig
 from rl.tasks.held_out import Split
 from rl.tasks.reasoning_gym import Generated
+from rl.verification import Verifier
 
 NAME = "reasoning_gym:basic_arithmetic"
 
@@ -48,13 +53,23 @@ class _Numbers:
         number = str(self._numbers[at])
         return {"question": number, "answer": number if self._has_answers else None, "metadata": {}}
 
+    def score_answer(self, answer: str, entry: dict[str, object]) -> float:
+        if answer in vars(builtins):
+            raise vars(builtins)[answer]
+        return float(answer) == float(str(entry["question"]))
+
+
+def _extracted(completion: str) -> str | None:
+    found = re.search("<answer>(.*)</answer>", completion)
+    return found and found.group(1)
+
 
 class TestWithALibraryOfNumbers:
     @pytest.fixture(autouse=True)
     def _library_of_numbers(self, monkeypatch):
         reasoning_gym._dataset.cache_clear()
         reasoning_gym._entry.cache_clear()
-        library = SimpleNamespace(DATASETS={"count": 0, "open": 0}, create_dataset=_Numbers)
+        library = SimpleNamespace(DATASETS={"count": 0, "open": 0}, create_dataset=_Numbers, extract_answer=_extracted)
         monkeypatch.setattr(reasoning_gym, "_library", lambda module: library)
         yield
         reasoning_gym._dataset.cache_clear()
@@ -95,6 +110,31 @@ class TestWithALibraryOfNumbers:
     def test_tasks_without_reference_answers_have_no_demonstrations(self):
         with pytest.raises(ValueError, match=r"task reasoning_gym:open, .* no reference .*; give fine_tuning\.steps=0"):
             next(reasoning_gym.make("reasoning_gym:open").demonstrations(0))
+
+    @pytest.mark.parametrize("kind", ["count", "open"])
+    def test_an_answer_that_the_library_cannot_read_is_wrong(self, kind):
+        place = {"seed": 5, "index": 0}
+        assert reasoning_gym.score(kind, "<answer>5</answer>", place) == Verdict(True, 1.0)
+        for odd in ("five", "KeyError", "SyntaxError", "RecursionError", "NameError", "AssertionError", "MemoryError"):
+            assert reasoning_gym.score(kind, f"<answer>{odd}</answer>", place) == Verdict(False, 0.0)
+
+    @pytest.mark.parametrize("kind", ["count", "open"])
+    @pytest.mark.parametrize("error", [ImportError, ModuleNotFoundError, FileNotFoundError])
+    def test_a_missing_package_or_file_is_no_verdict(self, kind, error):
+        with pytest.raises(error):
+            reasoning_gym.score(kind, f"<answer>{error.__name__}</answer>", {"seed": 5, "index": 0})
+
+    def test_a_verifier_that_cannot_judge_the_own_answer_either_gives_no_verdict(self, monkeypatch):
+        def broken(*_):
+            raise AttributeError("module 'numpy' has no attribute 'float'")
+
+        monkeypatch.setattr(_Numbers, "score_answer", broken)
+        with Verifier(partial(reasoning_gym.score, "count")) as verifier:
+            assert verifier(["<answer>5</answer>", "5"], [{"seed": 5, "index": 0}] * 2, ["a", "b"]) == [
+                None,
+                Verdict(False, 0.0),
+            ]
+            assert verifier.take_counts()["train/verifier_errors"] == 1
 
 
 class TestWithTheLibrary:

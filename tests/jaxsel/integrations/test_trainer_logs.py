@@ -1,3 +1,4 @@
+import csv
 import gzip
 import json
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxsel
+from jaxsel.integrations._log_files import rows_of
 from jaxsel.integrations.trainer_logs import read_logs, read_trl, read_verl
 from tests.support.damaged import damage_pages
 
@@ -213,6 +215,17 @@ def test_bad_cells_are_refused(tmp_path, row, message):
     write_jsonl(tmp_path / "a.jsonl", [*good, row])
     with pytest.raises(ValueError, match=message):
         read_logs(tmp_path)
+
+
+def test_a_reader_that_ends_does_not_disturb_one_that_is_open(tmp_path):
+    rows = [(0, "a", 1.0), (1, "x" * 2**18, 0.0)]
+    for name in ("a.csv", "b.csv"):
+        write_csv(tmp_path / name, rows)
+    csv.field_size_limit(2**17)  # Python's default
+    first, second = (rows_of(tmp_path / name, ["prompt"]) for name in ("a.csv", "b.csv"))
+    assert next(first).cells["prompt"] == next(second).cells["prompt"] == "a"
+    list(first)
+    assert len(next(second).cells["prompt"]) == 2**18
 
 
 def test_a_line_cut_short_is_named(tmp_path):

@@ -4,6 +4,8 @@ import bz2
 import csv
 import gzip
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.prompts import read_prompts
+from rl.prompts import files, read_prompts
 from tests.support.damaged import damage, damage_pages
 
 TEXTS = [
@@ -60,9 +62,30 @@ def test_texts_stay_texts(write, tmp_path, suffix):
 def test_a_cell_of_a_megabyte(write, tmp_path, suffix):
     rows = [{"question": "q", "answer": "x" * 2**20}, {"question": "r", "answer": "y"}]
     path = as_csv(tmp_path / "data.csv", rows) if suffix == "csv" else write(f"data.{suffix}", rows)
-    limit = csv.field_size_limit()
     assert read_prompts(path).answers == [row["answer"] for row in rows]
-    assert csv.field_size_limit() == limit
+
+
+def test_a_reader_that_ends_does_not_disturb_one_in_another_thread():
+    """The first reader starts before the second one, and ends before the second one reads its long cell."""
+    csv.field_size_limit(2**17)  # Python's default
+    started, ended = threading.Event(), threading.Event()
+
+    def first():
+        yield "question,answer\n"
+        assert started.wait(60)
+        yield "q,a\n"
+
+    def second():
+        started.set()
+        yield "question,answer\n"
+        assert ended.wait(60)
+        yield "q," + "x" * 2**20 + "\n"
+
+    with ThreadPoolExecutor(2) as threads:
+        one = threads.submit(files._csv, first(), "a.csv")
+        one.add_done_callback(lambda _: ended.set())
+        assert len(threads.submit(files._csv, second(), "b.csv").result()[0]["answer"]) == 2**20
+    assert len(one.result()) == 1
 
 
 def test_json_lines_in_a_file_called_json(write):

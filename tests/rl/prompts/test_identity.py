@@ -42,6 +42,13 @@ def test_the_key_is_the_first_that_tells_all_rows_apart(write, suffix, rows, key
     assert keys is None or report.pool.keys == keys
 
 
+def test_a_key_that_utf8_cannot_hold_does_not_count(write):
+    report = read_report(
+        write("data.jsonl", [{"question": one, "answer": "1", "index": one + "\ud800"} for one in "ab"])
+    )
+    assert report.key == "text"
+
+
 def test_a_named_key_wins(write):
     path = write("data.jsonl", [{"question": "a", "answer": "1", "index": 0, "id": "x"}])
     assert read_prompts(path, key="id").keys == ["x"]
@@ -52,8 +59,9 @@ def test_a_named_key_wins(write):
     [
         (["x", "x"], "key is 'id', which is 'x' in row 0 of .* and in row 1 of .*; give every prompt a key of its own"),
         ([1, "1"], "key is 'id', which is '1' in row 0 of .* and in row 1 of .*; give every prompt"),
-        (["x", None], "key is 'id', which is None in row 1 of .*; give every row a text or an integer"),
-        (["x", 0.5], "key is 'id', which is 0.5 in row 1 of .*; give every row a text or an integer"),
+        (["x", None], "key is 'id', which is None in row 1 of .*; give every row an integer or a text"),
+        (["x", 0.5], "key is 'id', which is 0.5 in row 1 of .*; give every row an integer or a text"),
+        (["x", "\ud800"], r"key is 'id', which is '\\ud800' in row 1 of .*; give every row .* that UTF-8 can hold"),
     ],
 )
 def test_a_named_key_that_names_nothing(write, ids, message):
@@ -160,6 +168,22 @@ ODD = {
     ),
     "an empty text": ({"prompt": "", "answer": "1"}, "prompt has an empty text in row 1 of .*; leave the row out"),
     "a surrogate": ({"prompt": "\ud800", "answer": "1"}, r"prompt has the lone surrogate '\\ud800' in row 1 of"),
+    "a surrogate in an answer": (
+        {"prompt": "q", "answer": "\ud800"},
+        r"answer has the lone surrogate '\\ud800' in row 1",
+    ),
+    "a surrogate in a list of answers": (
+        {"prompt": "q", "answer": ["1", "\ud800"]},
+        r"answer has the lone surrogate '\\ud800' in row 1",
+    ),
+    "a surrogate in a role": (
+        {"prompt": [{"role": "\ud800", "content": "q"}], "answer": "1"},
+        r"prompt has the lone surrogate '\\ud800' in row 1",
+    ),
+    "a surrogate in an image's path": (
+        {"prompt": "q", "images": ["\ud800.png"], "answer": "1"},
+        r"prompt has the lone surrogate '\\ud800' in row 1",
+    ),
     "other fields": (
         {"prompt": [{"from": "human", "value": "q"}], "answer": "1"},
         r"prompt has a message without role, but with \['from', 'value'\] in row 1 of .*; name its fields role and",

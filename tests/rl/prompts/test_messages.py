@@ -101,6 +101,28 @@ def test_plain_texts():
     assert len(set(calls)) == 2
 
 
+CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "\ud800"}}]}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        user("\ud800"),
+        user([{"type": "text", "text": "\ud800"}]),
+        user([{"type": "image", "image": "\ud800"}]),
+        user("a", name="\ud800"),
+        user("a", **{"\ud800": 1}),
+        {"role": "\ud800", "content": "a"},
+        CALL | {"content": "a"},
+        CALL | {"content": None},
+    ],
+)
+def test_a_lone_surrogate_is_found_anywhere_in_a_message(message):
+    found = fault([user("a"), message])
+    assert found is not None
+    assert found.what == r"has the lone surrogate '\ud800'"
+
+
 @pytest.mark.parametrize("prompt", ["a", [user("a"), user("")], [user([{"type": "image", "image": "a"}])]])
 def test_readable_prompts(prompt):
     assert fault(prompt) is None

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -265,9 +267,12 @@ def test_a_null_among_the_prompts(tmp_path):
         read_parquet(written(tmp_path, rows))
 
 
-def test_a_lone_surrogate_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match=r"pool.texts has the lone surrogate '\\ud800' in row 1"):
-        write_parquet(PromptPool(["a", "b\ud800"], ["1", "2"], ["x", "y"]), tmp_path / "pool.parquet", **COLUMNS)
+@pytest.mark.parametrize("name", ["texts", "answers", "keys"])
+def test_a_lone_surrogate_is_not_written(tmp_path, name):
+    columns: dict[str, Any] = {"texts": ["a", "b"], "answers": ["1", "2"], "keys": ["x", "y"]}
+    columns[name] = ["a", "b\ud800"]
+    with pytest.raises(ValueError, match=rf"pool.{name} has the lone surrogate '\\ud800' in row 1"):
+        write_parquet(PromptPool(**columns), tmp_path / "pool.parquet", **COLUMNS)
     assert not (tmp_path / "pool.parquet").exists()
 
 

@@ -1,8 +1,13 @@
 """The schemas of the files that other projects write, in tiny files of the same columns."""
 
+import re
+from decimal import Decimal
+from fractions import Fraction
+
 import pytest
 
 from rl.prompts import read_prompts, read_report
+from rl.prompts.rates import as_rate
 
 SYSTEM, USER = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1="}
 DONE = {"role": "assistant", "content": "2"}
@@ -120,12 +125,24 @@ def test_rates_inside_extra_info(write):
     assert read_prompts(write("data.parquet", [row])).rates == [0.25]
 
 
-@pytest.mark.parametrize("rate", [37.5, -0.1, "half", True, [0.5], "1/0", float("inf")])
+@pytest.mark.parametrize("rate", [37.5, -0.1, "half", True, [0.5], "1/0", float("inf"), "1e400", 10**400])
 def test_rates_out_of_range(write, rate):
     path = write("data.jsonl", [{"problem": "a", "answer": "1", "pass_rate": rate}])
     with pytest.raises(ValueError, match=r"pass_rate has the solve rate .* in row 0 of .*; give a number from 0 to 1"):
         read_prompts(path)
     assert read_prompts(path, rate="").rates is None
+
+
+@pytest.mark.parametrize(
+    "rate", ["1e999999999", "1e-999999999", "1E+9_999", "1e-1000", Decimal("1e999"), Decimal("sNaN"), Fraction(10**400)]
+)
+def test_numbers_that_no_float_holds_are_no_rates(rate):
+    with pytest.raises(ValueError, match=re.escape(f"{rate!r:.60}")):
+        as_rate(rate)
+
+
+def test_small_rates_with_an_exponent():
+    assert [as_rate(text) for text in ("1e-3", "5E-01", "1e-400", "0e999")] == [0.001, 0.5, 0.0, 0.0]
 
 
 def test_several_columns_of_rates(write):

@@ -44,9 +44,10 @@ def test_failed_generations_and_messages(tmp_path):
 def test_a_lone_surrogate_is_written_as_a_question_mark(tmp_path):
     log, broken = CompletionLog(tmp_path, 1), groups(0)
     broken.completions.texts[0] = "a\ud800b"
-    log.add(0, broken, POOL)
+    log.add(0, broken, PromptPool(["\ud8001=", "2=", "3="], ["1", "2", "3"], ["\ud800a", "b", "c"]))
     log.flush()
-    assert read_completions(tmp_path)["completion"][0].as_py() == "a?b"
+    first = read_completions(tmp_path).to_pylist()[0]
+    assert (first["prompt"], first["key"], first["completion"]) == ("?1=", "?a", "a?b")
 
 
 @pytest.mark.parametrize("first_step", range(6))
