@@ -36,9 +36,10 @@ class _Batch(NamedTuple):
 def stratified(rule: Rule, strata: ArrayLike, *, shares: Mapping[Any, float] | None = None) -> Rule:
     r"""Return a rule that gives every stratum its share of the batch; the given rule chooses within each stratum.
 
-    In a batch of b prompts, a stratum with the share w has the quota floor(b w). The remaining places go to the strata
-    with the largest remainders b w - floor(b w); equal remainders are ordered at random. If a stratum has fewer
-    candidates than its quota, the rule chooses the missing prompts among all other candidates.
+    In a batch of b prompts, the quota of a stratum with the share w is b w, rounded up or down at random. It is rounded
+    up with the probability b w - floor(b w), so that over many batches every stratum gets exactly its share, also where
+    this is much less than one prompt per batch. If a stratum has fewer candidates than its quota, the rule chooses the
+    missing prompts among all other candidates.
 
     The rule runs once per stratum that has a quota, each time over all candidates.
 
@@ -72,11 +73,11 @@ def stratified(rule: Rule, strata: ArrayLike, *, shares: Mapping[Any, float] | N
     ) -> Int[Array, " b"]:
         if prompt_ids is None and len(scores) != len(codes):
             raise ValueError(f"strata has {len(codes)} entries for {len(scores)} prompts; give one entry per prompt")
-        tie_key, rule_key = jax.random.split(key)
+        quota_key, rule_key = jax.random.split(key)
         wanted = jnp.int32(batch_size) if count is None else count
         ids = ids_or_positions(prompt_ids, scores)
         stratum = jnp.where(ids < 0, len(labels), jnp.asarray(codes)[jnp.maximum(ids, 0)].astype(jnp.int32))
-        quota = quotas(tie_key, wanted, batch_size, weights)
+        quota = quotas(quota_key, wanted, batch_size, weights)
         # all strata use one key, so that a part of a pool on several devices ranks its prompts as the whole pool does
         choose_among = functools.partial(rule.choose, rule_key, scores, batch_size, state=state)
         return _by_quota(choose_among, ids, stratum, quota, wanted, batch_size)
@@ -122,18 +123,32 @@ def _by_quota(
 
 
 def quotas(key: Key[Array, ""], size: Int[Array, ""], at_most: int, weights: Int[np.ndarray, " k"]) -> Int[Array, " k"]:
-    """Return the number of prompts per stratum in a batch of `size` prompts, by largest remainder.
+    """Return the number of prompts per stratum in a batch of `size` prompts: its exact part, rounded at random.
+
+    The parts lie one after the other on a line, in random order, and the line is cut into pieces of length 1, from a
+    random point. A stratum gets a place for every cut in its part (systematic sampling, Madow 1949).
 
     Args:
-        key: Key that orders equal remainders.
+        key: Key of the rounding.
         size: Size of the batch.
         at_most: Static bound of the size.
         weights: Shares of the strata in a common unit, with a sum below 2^31.
     """
+    order_key, start_key = jax.random.split(key)
+    total = int(weights.sum())
+    order = jnp.argsort(random.uniform(order_key, jnp.arange(len(weights), dtype=jnp.int32)))
     whole, remainder = _divided(size, at_most, weights)
-    order = jnp.lexsort((random.uniform(key, jnp.arange(len(weights), dtype=jnp.int32)), -remainder))
-    is_added = jnp.arange(len(weights), dtype=jnp.int32) < size - whole.sum(dtype=jnp.int32)
-    return whole.at[order].add(is_added.astype(jnp.int32))
+    # the first cut is the start; a first part of that length makes the ends of all others relative to the cuts
+    start = jax.random.randint(start_key, (1,), 0, total, jnp.int32).astype(jnp.uint32)
+    lengths = jnp.concatenate([start, remainder.astype(jnp.uint32)[order]])
+
+    def end(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
+        rest = one[1] + other[1]  # below 2^32
+        exceeds = rest >= np.uint32(total)
+        return one[0] + other[0] + exceeds, jnp.where(exceeds, rest - np.uint32(total), rest)
+
+    cuts, _ = jax.lax.associative_scan(end, (jnp.zeros(len(lengths), jnp.int32), lengths))
+    return whole.at[order].add(jnp.diff(cuts))
 
 
 def _divided(
