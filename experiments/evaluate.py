@@ -1,6 +1,5 @@
 """How well does a policy solve evaluation sets? mean@k and pass@k with standard errors: `--help` lists the settings."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from yaml import YAMLError
 
-from experiments.reporting.provenance import provenance, write_result
+from experiments.reporting.provenance import holds_result, provenance, write_result
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import quiet_pipe
 from experiments.running.config import EngineConfig, EvalDataConfig, clear_errors, writable_config
@@ -218,13 +217,7 @@ def _setting(argument: str, settings: DictConfig) -> DictConfig:
 
 
 def _check_replaceable(out: Path) -> None:
-    if not out.exists():
-        return
-    try:
-        ours = _MARK in json.loads(out.read_text())
-    except (OSError, ValueError):
-        ours = False
-    if not ours:
+    if out.exists() and not holds_result(out, _MARK):
         raise ValueError(f"out is {str(out)!r}, which exists and was not written by this command; give another file")
 
 

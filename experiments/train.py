@@ -72,11 +72,15 @@ def main(config: DictConfig) -> None:
         sys.exit(os.EX_TEMPFAIL)  # the exit code at which a script queues the run again
     if "SUBMITIT_EXECUTOR" in os.environ:
         _ignore_signals()
-    last = records[-1]
     if ranks.is_main:
-        print(
-            f"held-out accuracy {last['probe/held_out_accuracy']:.3f} after {last['rollouts']} rollouts; see {run_dir}"
-        )
+        print(f"{_outcome(records[-1])} after {records[-1]['rollouts']} rollouts; see {run_dir}")
+
+
+def _outcome(last: dict[str, float]) -> str:
+    """Return what the final probe found, as text."""
+    if "probe/held_out_accuracy" in last:
+        return f"held-out accuracy {last['probe/held_out_accuracy']:.3f}"
+    return f"no held-out accuracy, because the last probe judged {last['probe/judged_share']:.0%} of its completions,"
 
 
 def _ignore_signals() -> None:

@@ -17,8 +17,10 @@ _open = 0  # number of `Preemption` contexts that the main thread is in
 _leaving = threading.Lock()
 
 
-class PreemptedError(Exception):
+class PreemptedError(BaseException):
     """The run stopped because of a signal. A resumed run gives the numbers of an undisturbed run.
+
+    No subclass of `Exception`, because libraries and engines catch `Exception` and try again.
 
     Attributes:
         step: The number of finished steps. 0: this process had not started to train.
@@ -38,16 +40,13 @@ class Preemption:
 
     A second signal of the same kind has its usual effect.
 
-    Args:
-        at_once: Whether a signal also raises `PreemptedError`. This suits work that may stop anywhere.
-
     Attributes:
         asked: Whether a signal has arrived.
     """
 
-    def __init__(self, *, at_once: bool = False):
+    def __init__(self):
         self.asked = False
-        self._at_once = at_once
+        self._at_once = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -64,12 +63,22 @@ class Preemption:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let a signal that arrives inside of the `with` block raise `PreemptedError`."""
+        """Let a signal raise `PreemptedError` at once, inside of a `with` block that may stop anywhere.
+
+        Raises:
+            PreemptedError: A signal arrived before or inside of the block, even if the block caught the error.
+        """
         before, self._at_once = self._at_once, True
         try:
-            yield
+            if not self.asked:
+                yield
+        except Exception:
+            if not self.asked:
+                raise
         finally:
             self._at_once = before
+        if self.asked:
+            raise PreemptedError(0)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame

@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rl import _checks
 from rl.names import PARALLEL
+from rl.preemption import PreemptedError
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)  # rank 0 may embed a large pool or warm-start a policy while the others wait
@@ -189,7 +190,7 @@ def sharded_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 class _Outcome(NamedTuple):
     value: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
     def portable(self) -> "_Outcome":
         """Return the outcome, with a RuntimeError in place of an error that cannot be pickled."""
@@ -205,5 +206,5 @@ class _Outcome(NamedTuple):
 def _attempt(compute: Callable[[], Any]) -> _Outcome:
     try:
         return _Outcome(compute())
-    except Exception as error:  # the other ranks must raise every error too
+    except (Exception, PreemptedError) as error:  # the other ranks must raise every error too
         return _Outcome(error=error)

@@ -14,8 +14,9 @@ from rl.policy import Policy
 from rl.prompts import PromptPool
 from rl.ranks import Ranks
 from rl.rollout_worker import VisitLog
-from rl.run_folder.checkpoint import NEWEST, check_finite, load_latest, save_checkpoint
-from rl.run_folder.completions import FOLDER, CompletionLog
+from rl.run_folder.checkpoint import check_finite, load_latest, save_checkpoint
+from rl.run_folder.completions import CompletionLog
+from rl.run_folder.contents import COMPLETIONS, HISTORY, NEWEST, POLICY, check_free
 from rl.run_folder.log import Records, RunLog, is_end, read_metrics
 from rl.run_folder.trackers import Tracker
 from rl.train_config import TrainConfig
@@ -118,12 +119,18 @@ class Run:
             pool: The training prompts; the record of observations keeps their texts.
             resume: False refuses a folder that already holds a run.
             tracker: Receives the metrics too, from rank 0.
+
+        Raises:
+            ValueError: The folder holds a run and `resume` is false, or it holds files of another origin that this run
+                would replace.
         """
         steps = self.config.steps
 
         def open_log() -> Records:
             first_step = self.done + (self.done == steps)  # the final probe of a finished run is kept
             if self.ranks.is_main:
+                if not self.done:
+                    check_free(self._run_dir)
                 return RunLog(self._run_dir, first_step=first_step, resume=resume, tracker=tracker)
             return Records(self._run_dir, first_step=first_step)
 
@@ -131,12 +138,12 @@ class Run:
             if not (self.config.history and self.ranks.is_main):
                 return Unwritten()
             options = {"spec": self.curriculum.spec, "first_step": self.done + self.finished, "texts": pool.plain_texts}
-            return HistoryLog(self._run_dir / "history", num_prompts=len(pool), **options)
+            return HistoryLog(self._run_dir / HISTORY, num_prompts=len(pool), **options)
 
         def open_completions() -> CompletionLog | None:
             if not self.ranks.is_main:
                 return None
-            return CompletionLog(self._run_dir / FOLDER, self.config.keep_completions, first_step=self.done)
+            return CompletionLog(self._run_dir / COMPLETIONS, self.config.keep_completions, first_step=self.done)
 
         self.log = self.ranks.each(open_log)
         self.finished = any(record["step"] == steps for record in self.log.records)
@@ -147,7 +154,7 @@ class Run:
 
     def save_policy(self, policy: Policy) -> None:
         """Write the policy to the folder `policy`, for Transformers. A run that had already finished keeps it."""
-        folder = self._run_dir / "policy"
+        folder = self._run_dir / POLICY
         if not self.ranks.on_main(lambda: not (self.finished and folder.exists())):
             return
         weights = self.learner.weights()

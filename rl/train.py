@@ -16,7 +16,8 @@ The loop differs from the trainers in the papers on prompt selection in three wa
   from the rollouts of training.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,11 @@ def train(
 
     Raises:
         ValueError: `run_dir` already holds a run and `resume` is false, its checkpoint is damaged or has another
-            configuration, another run uses the folder, or a weight is no longer finite. Or: `config.overlong_buffer`
-            exceeds the task's longest completion.
+            configuration, another run uses the folder, or a weight is no longer finite. Or: `run_dir` holds no run, but
+            files that this run would replace. Or: `config.overlong_buffer` exceeds the task's longest completion.
         OSError: The disk is full.
         PreemptedError: SIGTERM, Ctrl-C, SIGUSR1 or SIGUSR2 arrived. The current step was finished and its checkpoint
-            written. A probe or an evaluation before a step was ended at once, unless there are several ranks.
+            written. A probe or an evaluation was ended at once, unless there are several ranks.
     """
     ranks = ranks or Ranks()
     check_overlong(config.overlong_buffer, task.max_new_tokens)
@@ -129,27 +130,31 @@ def train(
             steps = range(run.done, config.steps)
             shown = progress(steps) if progress else bar(steps, unit="step", disable=not ranks.is_main)
             with Preemption() as preemption:
-                _take_steps(run, worker, shown, preemption)
+                measuring = worker
+                if ranks.count == 1:  # several ranks must stop together, which they do after a step
+                    measuring = replace(worker, engine=_Interrupted(engine, preemption))
+                _take_steps(run, worker, measuring, shown, preemption)
 
                 # Save the policy, and measure it a last time.
                 if config.save_policy:
                     run.save_policy(policy)
                 if not run.finished:
-                    run.finish(worker.measure(config.steps) | worker.evaluate(config.steps))
+                    with _kept_when_stopped(run):
+                        last = measuring.measure(config.steps) | measuring.evaluate(config.steps)
+                    run.finish(last)
     return run.log.records
 
 
-def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemption: Preemption) -> None:
+def _take_steps(
+    run: Run, worker: RolloutWorker, measuring: RolloutWorker, steps: Iterable[int], preemption: Preemption
+) -> None:
     config, learner, curriculum = run.config, run.learner, run.curriculum
-    # several ranks must stop together, which they do after a step
-    measuring = replace(worker, engine=_Interrupted(worker.engine, preemption)) if run.ranks.count == 1 else worker
     for step in steps:
         clock = Clock()
         record: dict[str, float] = {"step": step, "rollouts": run.num_rollouts}
 
-        # Measure accuracy and predictions at fixed prompts, before the first step and every `probe_every` steps. A
-        # signal ends this at once, because it may take many minutes, and a resumed run does it again.
-        try:
+        # Measure accuracy and predictions at fixed prompts, before the first step and every `probe_every` steps.
+        with _kept_when_stopped(run):
             if step == 0 or (config.probe_every and step % config.probe_every == 0):
                 with clock("probing"):
                     record |= measuring.measure(step)
@@ -157,9 +162,6 @@ def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemptio
             if worker.evaluation.is_due(step):
                 with clock("evaluating"):
                     record |= measuring.evaluate(step)
-        except PreemptedError:
-            run.save()
-            raise PreemptedError(run.done) from None
 
         # Choose prompts, roll them out, verify the completions, and let the selector observe the counts.
         collected = worker.collect(step, clock)
@@ -188,11 +190,25 @@ def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemptio
         run.done = step + 1
 
         # Save a checkpoint if one is due, and stop if a signal asked for it.
-        stopped = run.done < config.steps and any(run.ranks.gather(lambda: preemption.asked))
+        stopped = any(run.ranks.gather(lambda: preemption.asked))
         if stopped or run.checkpoint_is_due:
             run.save()
         if stopped:
             raise PreemptedError(run.done)
+
+
+@contextmanager
+def _kept_when_stopped(run: Run) -> Iterator[None]:
+    """Save a checkpoint when a signal ends the `with` block, in which the run is measured.
+
+    A signal ends the block at once, because it may take many minutes. A resumed run measures again.
+    """
+    try:
+        yield
+    except PreemptedError:
+        if not (run.done and run.checkpoint_is_due):  # otherwise the last step has saved it
+            run.save()
+        raise PreemptedError(run.done) from None
 
 
 class _Interrupted:

@@ -29,6 +29,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from rl.preemption import PreemptedError
 from rl.prompts import Verdict
 from rl.verification_process import Outcome, VerifierProcess
 
@@ -135,7 +136,7 @@ def attempt(verify: Callable[[str, Any], Any], text: str, answer: Any, timeout: 
         return "timeouts", f"took longer than {timeout:g} s"
     except OddVerdictError as error:
         return "odd", str(error)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, PreemptedError):
         raise
     except BaseException as error:  # code that a model wrote may call exit(), and asyncio cancels by a BaseException
         return "errors", f"raised {type(error).__name__}: {_said(error)}"

@@ -8,6 +8,7 @@ only in the seed share one row, with means over the finished seeds and standard 
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -17,9 +18,10 @@ from experiments.collect.groups import common, grouped
 from experiments.collect.sections import draw, printed, sections
 from experiments.reporting import drawing
 from experiments.reporting.page import write_page
-from experiments.reporting.provenance import provenance, write_result
+from experiments.reporting.provenance import holds_result, provenance, write_result
 from experiments.running.command import module_parser, quiet_pipe
 
+_MARK = "left_out"  # the entry of the JSON file that no other command writes
 _LOG_WIDTH = 160  # characters per line of a log, which no terminal limits
 
 
@@ -30,7 +32,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the files to write")
     parser.add_argument("--name", default="collected", help="name of the files")
     options = parser.parse_args(arguments)
+    files = {kind: options.out / f"{options.name}.{kind}" for kind in ("json", "png", "html")}
     try:
+        _check_replaceable(files)
         runs = find_runs(options.runs)
     except ValueError as error:
         sys.exit(str(error))
@@ -56,20 +60,29 @@ def main(arguments: list[str]) -> None:
         for group in groups
     }
     trouble = {str(run.folder): run.trouble for run in left_out}
-    write_result(options.out / f"{options.name}.json", made | {"groups": result, "left_out": trouble})
-    picture = options.out / f"{options.name}.png"
+    write_result(files["json"], made | {"groups": result, _MARK: trouble})
     if groups:
-        drawing.save(draw(groups), picture)
+        drawing.save(draw(groups), files["png"])
     else:
-        picture.unlink(missing_ok=True)  # the figure of an earlier call would look like the figure of this call
+        files["png"].unlink(missing_ok=True)  # the figure of an earlier call would look like the figure of this call
     page = write_page(
-        options.out / f"{options.name}.html",
+        files["html"],
         title="Training runs",
         lead=f"{counted}. Each row and each line is one choice of settings, averaged over its seeds.",
         sections=sections(groups, left_out),
         footer={"command": shlex.join(["python", "-m", "experiments.collect", *arguments]), **made},
     )
-    console.print(f"page: {page}" + (f"    figure: {picture}" if groups else ""))
+    console.print(f"page: {page}" + (f"    figure: {files['png']}" if groups else ""))
+
+
+def _check_replaceable(files: Mapping[str, Path]) -> None:
+    """Refuse to replace files of another origin. The JSON file, which is written first, says whose the files are."""
+    if holds_result(files["json"], _MARK):
+        return
+    for path in files.values():
+        if path.exists():
+            cure = "give another --name or --out, or move it away"
+            raise ValueError(f"{path} exists and was not written by this command; {cure}")
 
 
 if __name__ == "__main__":

@@ -76,18 +76,19 @@ def read_run(folder: Path) -> Run:
     settings, lost = settings_of(folder)
     try:
         records = read_metrics(folder / METRICS)
-        damaged = not all(map(_is_sound, records))
-    except (OSError, ValueError):
-        records, damaged = [], True
-    if damaged:
-        return Run(folder, settings, [], "; ".join(filter(None, ("metrics.jsonl cannot be read", lost))))
+        _check_sound(records)
+    except (OSError, ValueError) as error:
+        return Run(folder, settings, [], "; ".join(filter(None, (f"metrics.jsonl cannot be read ({error})", lost))))
     return Run(folder, settings, records, _trouble(records, settings, lost))
 
 
-def _is_sound(record: dict[str, Any]) -> bool:
-    """Return whether a record has the number of its rollouts, and nothing but numbers and missing values."""
-    is_numbers = all(value is None or isinstance(value, int | float) for value in record.values())
-    return is_numbers and record.get("rollouts") is not None
+def _check_sound(records: Records) -> None:
+    """Refuse a record without the number of its rollouts, or with anything but numbers and missing values."""
+    for number, record in enumerate(records, 1):
+        wrong = [name for name, value in record.items() if value is not None and not isinstance(value, int | float)]
+        if wrong or record.get("rollouts") is None:
+            what = f"{wrong[0]} is no number" if wrong else "rollouts is missing"
+            raise ValueError(f"line {number}: {what}; put back a copy of the file, or delete the line")
 
 
 def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:

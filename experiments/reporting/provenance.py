@@ -34,6 +34,15 @@ def write_result(path: Path, payload: dict[str, Any]) -> None:
     write_text(path, json.dumps(_finite(payload), indent=1, allow_nan=False) + "\n")
 
 
+def holds_result(path: Path, entry: str) -> bool:
+    """Return whether a file is a result with this entry, which one command alone writes."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and entry in found
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text; a reader sees the old file or the whole new one.
 

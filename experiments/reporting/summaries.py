@@ -59,16 +59,16 @@ def _known(value: float | None) -> bool:
 def summary(records: Records) -> dict[str, float]:
     """Return the numbers of a finished run. A number that the run lacks is NaN."""
     mixed = column(records, "train/mixed_share")
-    spearman = probes(records, "spearman")[1]
+    spearman, held_out = (probes(records, name)[1] for name in ("spearman", "held_out_accuracy"))
     step_seconds = _step_seconds(records)
     return {
         "steps": len(step_seconds),
         "rollouts": records[-1]["rollouts"],
         "mixed_share_first_half": _mean(mixed[: len(mixed) // 2]),
         "mixed_share": _mean(mixed),
-        "held_out_at_start": float(probes(records, "held_out_accuracy")[1][0]),
+        "held_out_at_start": _mean(held_out[:1]),
         # The mean of two probes, because a single probe is noisier than the differences between methods.
-        "held_out_accuracy": float(probes(records, "held_out_accuracy")[1][-2:].mean()),
+        "held_out_accuracy": _mean(held_out[-2:]),
         "spearman": _mean(spearman[len(spearman) // 2 :]),
         **{f"seconds_{part}": float(column(records, f"seconds/{part}").sum()) for part in _PARTS},
         "share_selecting": float(column(records, "seconds/selecting").sum() / step_seconds.sum()),

@@ -15,7 +15,7 @@ from jaxsel.integrations.embeddings import concatenated, embed
 from rl.hidden_states import hidden_states
 from rl.policy import Policy
 from rl.prompts import PromptPool
-from rl.run_folder.checkpoint import NEWEST, PREVIOUS
+from rl.run_folder.contents import NEWEST, PREVIOUS
 
 FILE = "embeddings.npy"
 """File in a run's folder with the policy's embeddings at the start of the run."""
@@ -34,19 +34,32 @@ def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir:
         run_dir: The run's folder. None: the embeddings are not saved.
 
     Raises:
-        ValueError: The kind needs a policy, and there is none.
+        ValueError: The kind needs a policy, and there is none. Or: the saved embeddings are damaged.
     """
     if kind == "wordllama":
         return embed(pool.plain_texts, progress=False)
     if policy is None:
         raise ValueError(f"policy is None with method.embeddings {kind!r}; give the policy of the run, or wordllama")
     if run_dir is not None and (run_dir / FILE).exists() and _has_checkpoint(run_dir):
-        return np.load(run_dir / FILE)
+        return _saved(run_dir / FILE, len(pool))
     start = time.perf_counter()
     vectors = _by_the_policy(kind, pool, policy)
     if run_dir is not None:
         _save(vectors, time.perf_counter() - start, run_dir)
     return vectors
+
+
+def _saved(path: Path, num_prompts: int) -> np.ndarray:
+    """Read the embeddings of a run; its selector refuses other bits, so a checksum is not needed."""
+    try:
+        vectors = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        wrong = f"cannot be read ({error})"
+    else:
+        if vectors.ndim == 2 and len(vectors) == num_prompts:
+            return vectors
+        wrong = f"has shape {vectors.shape} for {num_prompts} prompts"
+    raise ValueError(f"{path} {wrong}; put back a copy of it, or delete it: the run then computes the embeddings again")
 
 
 def _by_the_policy(kind: str, pool: PromptPool, policy: Policy) -> np.ndarray:

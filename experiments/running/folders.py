@@ -11,8 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.running.config import CONFIG, RunConfig, flat, flat_settings
+from experiments.running.config import CONFIG, RunConfig, flat, flat_settings, read_settings
+from experiments.running.job import JOBS
 from experiments.running.overrides import swept_in
+from rl.run_folder.contents import COMPLETIONS, DAMAGED, HISTORY, METRICS, NEWEST, POLICY, PREVIOUS
+from rl.run_folder.holder import LOCK
 from rl.train_config import MAY_CHANGE
 
 MAY_DIFFER = (
@@ -20,6 +23,12 @@ MAY_DIFFER = (
     *(f"train.{name}" for name in MAY_CHANGE),
 )
 """Beginnings of the settings that may change when a run is resumed; no folder is named after them."""
+_OF_A_RUN = (
+    *(CONFIG, METRICS, LOCK, JOBS, "embeddings.npy", "events.out.tfevents.*", ".*.jaxsel-*"),
+    *(NEWEST, PREVIOUS, DAMAGED, POLICY, HISTORY, COMPLETIONS),
+    *("wandb", "wandb_id", "trackio_id", ".hydra", "train.log"),  # of trackers and Hydra
+)
+"""Patterns of the names in a run's folder."""
 _LONGEST = 150  # characters; file systems allow 255 bytes
 
 
@@ -65,12 +74,19 @@ def clear_run(folder: Path) -> None:
     """Delete the run in the folder, so that another run can start there.
 
     Raises:
-        ValueError: The folder holds files but no run, or a run that is in progress.
+        ValueError: The folder holds files but no run, a run and something else, or a run that is in progress.
     """
     if not folder.exists() or not any(folder.iterdir()):
         return
-    if not (folder / CONFIG).exists():
-        raise ValueError(f"{folder} holds files, but no run ({CONFIG}); give another folder, or move them away")
+    try:
+        read_settings(folder)
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{folder} holds files, but no run ({CONFIG}); give another folder, or move them away"
+        ) from None
+    for path in sorted(folder.iterdir()):
+        if not any(path.match(name) for name in _OF_A_RUN):
+            raise ValueError(f"{folder} holds {path.name} beside a run; give another folder, or move it away")
     from rl.ranks import Ranks  # these load torch, which no other function of this file needs
     from rl.run_folder.lock import alone_in
 

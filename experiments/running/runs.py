@@ -14,6 +14,7 @@ from experiments.reporting.provenance import git_commit, provenance, versions, w
 from experiments.running.compiled_programs import keep_compiled_programs
 from experiments.running.config import CONFIG, EngineConfig, RunConfig, flat, flat_settings, read_settings
 from experiments.running.curricula import make_curriculum
+from experiments.running.embeddings import FILE as EMBEDDINGS
 from experiments.running.evaluation_sets import evaluation_of
 from experiments.running.job import record_job
 from experiments.running.tasks import task_of
@@ -26,6 +27,7 @@ from rl.probe import Probe
 from rl.prompts import Task
 from rl.ranks import Ranks, join
 from rl.rollout import RolloutEngine
+from rl.run_folder.contents import POLICY, check_free, foreign
 from rl.run_folder.lock import alone_in
 from rl.run_folder.trackers import Tracker
 from rl.run_log import is_end, read_metrics
@@ -138,12 +140,12 @@ def _run(
 
 def _preemptible(ranks: Ranks, load: Callable[[], Policy]) -> Policy:
     """Return `ranks.main_first(load)`; a signal to stop during this long call ends all ranks together."""
-
-    def stopped_at_once() -> Policy:
-        with Preemption(at_once=True):
-            return load()
-
     with Preemption() as preemption:
+
+        def stopped_at_once() -> Policy:
+            with preemption.interrupting():
+                return load()
+
         policy = ranks.main_first(stopped_at_once)
     if any(ranks.gather(lambda: preemption.asked)):
         raise PreemptedError(0)
@@ -165,8 +167,24 @@ def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None
         if flat(kept["config"]) != flat_settings(config):
             write_result(path, kept | {"config": asdict(config)})
     elif resume or not records:
+        _check_replaces_nothing(config, run_dir)
         write_result(path, provenance(asdict(config), config.seed) | {"processes": ranks.count})
     record_job(run_dir, {"versions": versions(), "git": git_commit(), "processes": ranks.count})
+
+
+def _check_replaces_nothing(config: RunConfig, run_dir: Path) -> None:
+    """Refuse a folder whose files no run wrote, such as the folder of a model, before the policy is loaded."""
+    start = Path(config.policy).resolve()
+    if config.policy and start.is_relative_to((run_dir / POLICY).resolve()):
+        raise ValueError(f"policy {config.policy} lies where run_dir {run_dir} gets its policy; give another folder")
+    if not (run_dir / CONFIG).exists():
+        if (run_dir / EMBEDDINGS).exists():
+            raise foreign(run_dir, EMBEDDINGS)
+        return check_free(run_dir)
+    try:
+        read_settings(run_dir)
+    except ValueError:
+        raise foreign(run_dir, CONFIG) from None
 
 
 def _check_same(config: RunConfig, run_dir: Path, done: int) -> None:

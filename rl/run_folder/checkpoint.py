@@ -17,9 +17,9 @@ import torch
 
 from jaxsel.integrations.atomic_files import replaced_when_complete
 from rl.ranks import Ranks
+from rl.run_folder.contents import DAMAGED, NEWEST, PREVIOUS
 from rl.train_config import TrainConfig, may_change
 
-NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 _ARRAY = "numpy array"
 _FORMAT = 1
 
@@ -98,7 +98,7 @@ def load_latest(run_dir: Path, identity: dict[str, Any], ranks: Ranks) -> dict[s
             if newest == previous or not previous.exists():
                 raise
             found.update(load_checkpoint(previous, identity))
-            os.replace(newest, run_dir / "checkpoint-damaged.pt")
+            os.replace(newest, run_dir / DAMAGED)
             print(f"{error}\nthe run goes on from {previous}, after step {found['step']}", file=sys.stderr, flush=True)
             return previous
         return newest

@@ -24,7 +24,6 @@ from rl.groups import Groups
 from rl.prompts import PromptPool
 from rl.prompts.messages import plain_text
 
-FOLDER = "completions"
 _SCHEMA = pa.schema(
     [
         *((name, pa.int32()) for name in ("step", "prompt_id")),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jaxsel.integrations.atomic_files import named
 from rl.ranks import Ranks
 from rl.run_folder.holder import LOCK, said_by_this_process
 
@@ -28,6 +29,7 @@ def alone_in(run_dir: Path, ranks: Ranks) -> Iterator[None]:
 
     Raises:
         ValueError: Another run uses the folder.
+        OSError: The disk is full, or the folder cannot be written to.
     """
     held = ranks.on_main(lambda: _owners.get(run_dir.resolve()) == threading.get_ident())
     if held:
@@ -44,20 +46,28 @@ def alone_in(run_dir: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _lock(run_dir: Path, files: list[int]) -> None:
-    run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / LOCK
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with named(path, "the run does not start"):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _hold(path, file)
+        except BaseException:  # an open file would keep the folder locked
+            os.close(file)
+            raise
+    _owners[run_dir.resolve()] = threading.get_ident()
+    files.append(file)
+
+
+def _hold(path: Path, file: int) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = path.read_text().strip() or "a process that has not given its name"
-        os.close(file)
         raise ValueError(
-            f"run_dir {run_dir} is in use by another run ({holder}); wait for it, stop it, or give another folder"
+            f"run_dir {path.parent} is in use by another run ({holder}); wait for it, stop it, or give another folder"
         ) from error
     except OSError as error:  # some network file systems have no locks
         _log.warning("%s cannot be locked (%s); start no second run in this folder", path, error)
     os.ftruncate(file, 0)
     os.write(file, said_by_this_process().encode())
-    _owners[run_dir.resolve()] = threading.get_ident()
-    files.append(file)

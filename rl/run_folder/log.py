@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from jaxsel.integrations.atomic_files import named, replaced_when_complete
+from rl.run_folder.contents import METRICS
 from rl.run_folder.trackers import Tracker
-
-METRICS = "metrics.jsonl"
-"""Name of the file in a run's folder."""
 
 
 class Records:

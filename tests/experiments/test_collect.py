@@ -113,6 +113,7 @@ def fail_last_probe(folder):
 
 
 CONFIG = ".hydra/config.yaml"
+DAMAGED = "metrics.jsonl cannot be read (line 1"
 
 
 @pytest.mark.parametrize(
@@ -124,14 +125,19 @@ CONFIG = ".hydra/config.yaml"
         (stop_after(4), "4 of 4 steps, but not the probe after the last"),
         (cut, "4 of 4 steps, but not the probe after the last"),
         (spoil("metrics.jsonl", b'{"step": 0, "rol'), "no steps"),
-        (spoil("metrics.jsonl", b'{"step": 0}\0\0\n{}\n'), "metrics.jsonl cannot be read"),
-        (spoil("metrics.jsonl", b"\xff\xfe\n"), "metrics.jsonl cannot be read"),
-        (spoil("metrics.jsonl", b"[1]\n"), "metrics.jsonl cannot be read"),
-        (spoil("metrics.jsonl", b'{"loss": 1}\n'), "metrics.jsonl cannot be read"),
-        (spoil("metrics.jsonl", b'{"step": "0", "rollouts": 1}\n'), "metrics.jsonl cannot be read"),
-        (spoil("metrics.jsonl", b'{"step": 0, "rollouts": 1, "loss": "1"}\n'), "metrics.jsonl cannot be read"),
+        (spoil("metrics.jsonl", b'{"step": 0}\0\0\n{}\n'), DAMAGED),
+        (spoil("metrics.jsonl", b"\xff\xfe\n"), DAMAGED),
+        (spoil("metrics.jsonl", b"[1]\n"), DAMAGED),
+        (spoil("metrics.jsonl", b'{"loss": 1}\n'), DAMAGED),
+        (spoil("metrics.jsonl", b'{"step": "0", "rollouts": 1}\n'), DAMAGED),
+        (spoil("metrics.jsonl", b'{"step": 0, "rollouts": 1, "loss": "1"}\n{}\n'), DAMAGED.replace("1", "2")),
         (spoil(CONFIG, b"train: {steps: six}"), "4 steps; .hydra/config.yaml is incomplete"),
         (spoil(CONFIG, b"train: {steps: 4}\nseed: one"), "4 steps; .hydra/config.yaml is incomplete"),
+        (
+            spoil("metrics.jsonl", b'{"step": 0, "rollouts": 1, "loss": "1"}\n'),
+            f"{DAMAGED}: loss is no number; put back",
+        ),
+        (spoil("metrics.jsonl", b'{"step": 0}\n'), f"{DAMAGED}: rollouts is missing; put back"),
         (fail_last_probe, "4 of 4 steps, but the probe after the last found no held-out accuracy"),
         (remove(CONFIG), "4 steps; no settings (neither config.json nor .hydra/config.yaml)"),
         (spoil(CONFIG, b""), "4 steps; .hydra/config.yaml is empty"),
@@ -148,8 +154,13 @@ def test_a_run_that_crashed_is_named_and_counts_nowhere(tmp_path, capsys, monkey
     make_run(tmp_path / "sweep" / "whole", seed=1)
     crash(make_run(tmp_path / "sweep" / "broken"))
     result, page = collected(tmp_path, tmp_path / "sweep")
-    assert result["left_out"] == {str(tmp_path / "sweep" / "broken"): trouble}
-    assert f"does not count: {tmp_path / 'sweep' / 'broken'}: {trouble}\n" in capsys.readouterr().out
+    said = result["left_out"][str(tmp_path / "sweep" / "broken")]
+    if "(line" in trouble:
+        assert said.startswith(trouble)
+        assert said.endswith(("repeats it)", "delete the line)"))
+    else:
+        assert said == trouble
+    assert f"does not count: {tmp_path / 'sweep' / 'broken'}: {said}\n" in capsys.readouterr().out
     assert [group["seeds"] for group in result["groups"].values()] == [[1]]
     assert trouble in page
     assert "1 of 2 runs count" in page
@@ -164,11 +175,23 @@ def test_the_trouble_of_a_run_without_metrics_and_with_empty_settings(tmp_path):
 def test_without_a_finished_run_the_page_names_the_trouble_and_the_old_figure_is_removed(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "collected.png").write_text("of an earlier call")
+    (tmp_path / "out" / "collected.json").write_text('{"left_out": {}}')
     result, page = collected(tmp_path, make_run(tmp_path / "run", []))
     assert result["groups"] == {}
     assert not (tmp_path / "out" / "collected.png").exists()
     assert "no steps" in page
     assert "0 of 1 runs count\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["json", "png", "html"])
+def test_files_of_another_origin_are_not_replaced(tmp_path, kind):
+    make_run(tmp_path / "run", [])
+    file = tmp_path / f"thesis.{kind}"
+    file.write_text('"a text with the word left_out"')
+    with pytest.raises(SystemExit, match=f"thesis.{kind} exists and was not written by this command; give another"):
+        main([str(tmp_path / "run"), "--out", str(tmp_path), "--name", "thesis"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", file.name]
+    assert file.read_text() == '"a text with the word left_out"'
 
 
 def test_a_run_that_was_preempted_and_resumed_is_finished(tmp_path):

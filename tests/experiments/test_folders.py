@@ -96,9 +96,22 @@ def test_only_a_run_is_deleted(tmp_path):
     with pytest.raises(ValueError, match="mine holds files, but no run"):
         clear_run(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").exists()
-    (tmp_path / "mine" / "config.json").write_text("{}")
+    for settings, said in (("{}", "holds files, but no run"), ('{"config": {}}', "mine holds thesis.tex beside a run")):
+        (tmp_path / "mine" / "config.json").write_text(settings)
+        with pytest.raises(ValueError, match=said):
+            clear_run(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+    (tmp_path / "mine" / "thesis.tex").unlink()
     clear_run(tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
+
+
+def test_the_folder_of_a_model_is_not_deleted(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["Qwen2ForCausalLM"]}')
+    (tmp_path / "model.safetensors").write_text("weights")
+    with pytest.raises(ValueError, match="holds files, but no run"):
+        clear_run(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-m", "--dry-run", "seed=0,1"]])

@@ -1,4 +1,7 @@
+import contextlib
 import json
+import os
+import signal
 import sys
 from dataclasses import replace
 from functools import partial
@@ -9,22 +12,27 @@ import pytest
 
 import jaxsel
 from experiments.collect.folders import read_run
-from experiments.running import embeddings
+from experiments.reporting.summaries import summary
+from experiments.running import embeddings, runs
 from experiments.running import help as help_text
 from experiments.running.compare import finished
 from experiments.running.config import EngineConfig, RunConfig, configured
 from experiments.running.curricula import make_curriculum
 from experiments.running.embeddings import pool_embeddings
+from experiments.running.folders import clear_run
 from experiments.running.method_config import METHOD_NAMES, MethodConfig
-from experiments.running.runs import make_policy, run
+from experiments.running.runs import _preemptible, make_policy, run
 from experiments.running.tasks import make_task
+from experiments.train import _outcome
 from rl.hidden_states import hidden_states
+from rl.preemption import PreemptedError
 from rl.prompts import PromptPool
+from rl.ranks import Ranks
 from rl.run_log import read_metrics
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
 from tests.support import warm_processes
-from tests.support.folders_in_use import assert_refused_while_in_use
+from tests.support.folders_in_use import assert_refused_while_in_use, contents
 from tests.support.two_ranks import launch
 
 pytestmark = pytest.mark.slow
@@ -80,6 +88,7 @@ def test_methods_with_embeddings_can_use_the_policy_at_the_start_of_the_run(tmp_
     resumed = run(longer, tmp_path / "run", resume=True)
     assert [r["policy/loss"] for r in resumed[:-1]] == [r["policy/loss"] for r in whole[:-1]]
     assert len(first) == 3
+    clear_run(tmp_path / "run")
 
 
 def test_embeddings_are_computed_again_until_the_run_has_a_checkpoint(tmp_path):
@@ -90,6 +99,23 @@ def test_embeddings_are_computed_again_until_the_run_has_a_checkpoint(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "embeddings.npy"), other)
     (tmp_path / "checkpoint.pt").touch()
     np.testing.assert_array_equal(pool_embeddings("policy", pool, policies[0], tmp_path), other)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other", "fewer"])
+def test_damaged_embeddings_of_a_run_are_named(tmp_path, damage):
+    pool, path = make_task("string_ops").pool(10, 0), tmp_path / "embeddings.npy"
+    policy = make_policy(CONFIG, make_task("string_ops"), progress=False)
+    vectors = pool_embeddings("policy", pool, policy, tmp_path)
+    (tmp_path / "checkpoint.pt").touch()
+    if damage == "fewer":
+        np.save(path, vectors[:9])
+    else:
+        content = path.read_bytes()
+        path.write_bytes({"truncated": content[:-9], "empty": b"", "other": b"text"}[damage])
+    with pytest.raises(ValueError, match=r"embeddings\.npy (cannot be read|has shape).*; put back a copy .* delete it"):
+        pool_embeddings("policy", pool, policy, tmp_path)
+    path.unlink()
+    np.testing.assert_array_equal(pool_embeddings("policy", pool, policy, tmp_path), vectors)
 
 
 def test_embeddings_of_the_policy_need_the_policy():
@@ -125,6 +151,63 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path):
     assert run(replace(config, parallel="fsdp"), tmp_path, resume=True) == records  # `parallel` may change
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_replaces_nothing_that_no_run_wrote(tmp_path, resume):
+    """The model that a run starts from may lie in its folder, or where its own policy goes."""
+    from rl.policy import build_policy
+
+    for place in ("model", "model/policy", "run/policy", "run/policy/best", "weights"):
+        build_policy(make_task("string_ops").alphabet, hidden_size=32, num_layers=1).save(tmp_path / place)
+    (tmp_path / "weights" / "config.json").rename(tmp_path / "weights" / "checkpoint.pt")
+    (tmp_path / "vectors").mkdir()
+    (tmp_path / "vectors" / "embeddings.npy").write_text("mine")
+    before = contents(tmp_path)
+    cases = [
+        ("model", "model", "holds config.json, which no run wrote there; give another folder"),
+        ("run/policy", "run", "policy .*run/policy lies where run_dir .* gets its policy; give another folder"),
+        ("run/policy/best", "run", "lies where run_dir .* gets its policy"),
+        ("model", "run", "holds policy, which no run wrote there"),
+        ("model", "vectors", "holds embeddings.npy, which no run wrote there"),
+        ("model", "weights", "holds checkpoint.pt, which no run wrote there"),
+    ]
+    for policy, folder, said in cases:
+        with pytest.raises(ValueError, match=said):
+            run(replace(CONFIG, policy=str(tmp_path / policy)), tmp_path / folder, resume=resume)
+        assert contents(tmp_path) == before
+
+
+def test_a_run_that_ended_before_its_first_step_starts_again(tmp_path):
+    (tmp_path / "embeddings.npy").write_bytes(b"of the run that ended")
+    settings = {"config": {"task": CONFIG.task}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert len(run(CONFIG, tmp_path)) == 3
+
+
+@pytest.mark.parametrize("caught", [[], [Exception], [BaseException]])
+def test_a_signal_while_the_policy_is_loaded_is_not_lost(caught):
+    """Libraries catch errors where they try one way of loading after the other."""
+
+    def load():
+        with contextlib.suppress(*caught):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(PreemptedError, match="before it trained"):
+        _preemptible(Ranks(), load)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [(None, "no held-out accuracy, because the last probe judged 0% of its completions,"), (True, "accuracy 1.000")],
+)
+def test_the_last_line_of_a_run_says_what_the_final_probe_found(tmp_path, monkeypatch, verdicts, said):
+    task = make_task(CONFIG.task)._replace(verify=lambda *_: verdicts)
+    monkeypatch.setattr(runs, "task_of", lambda config: task)
+    records = run(CONFIG, tmp_path)
+    assert said in _outcome(records[-1])
+    accuracy = summary(records)["held_out_accuracy"]
+    assert np.isnan(accuracy) if verdicts is None else accuracy == 1
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"method.name is 'mops'; give one of uniform"):
         MethodConfig("mops")
@@ -147,6 +230,7 @@ def test_the_tracker_gets_every_step_and_an_unknown_one_is_refused_before_the_ru
     with pytest.raises(ValueError, match="tracker is 'comet'"):
         run(replace(CONFIG, tracker="comet"), tmp_path / "other")
     assert not (tmp_path / "other" / "metrics.jsonl").exists()
+    clear_run(tmp_path / "run")
 
 
 def test_a_policy_by_path(tmp_path):
@@ -199,6 +283,8 @@ def test_the_command_line_trains_and_resumes(tmp_path):
     drop = [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in before]
     assert drop == [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in after]
     assert np.isfinite(after[-1]["probe/held_out_accuracy"])
+    clear_run(tmp_path / "run")  # which refuses a folder with names that no run writes
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

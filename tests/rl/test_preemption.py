@@ -16,6 +16,7 @@ import pytest
 
 from jaxsel.integrations.history import read_history
 from rl.engines.hf import HFEngine
+from rl.evaluation import Evaluation, EvaluationSet
 from rl.policy import build_policy
 from rl.preemption import SIGNALS, PreemptedError, Preemption
 from rl.run_log import read_metrics
@@ -41,10 +42,37 @@ def test_a_first_signal_asks_to_stop_and_the_next_has_its_former_effect(number):
         signal.signal(number, before)
 
 
-def test_before_training_a_signal_stops_at_once():
-    with pytest.raises(PreemptedError, match="before it trained"), Preemption(at_once=True):
+def asked_and_caught(caught, replacement=None):
+    """Receive a signal as a library may do it: catch the error, and go on or raise another one."""
+    try:
         os.kill(os.getpid(), signal.SIGUSR1)
+    except caught:
+        if replacement is not None:
+            raise replacement from None
+
+
+@pytest.mark.parametrize("caught", [(), Exception, BaseException])
+@pytest.mark.parametrize("replacement", [None, RuntimeError("of a library")])
+def test_before_training_a_signal_stops_at_once_though_a_library_catches_the_error(caught, replacement):
+    preemption = Preemption()
+    with preemption, pytest.raises(PreemptedError, match="before it trained"), preemption.interrupting():
+        asked_and_caught(caught, replacement)
+    assert preemption.asked
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_a_signal_before_interruptible_work_stops_it_and_other_errors_stay():
+    with Preemption() as preemption:
+        with pytest.raises(RuntimeError, match="of a library"), preemption.interrupting():
+            raise RuntimeError("of a library")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(PreemptedError), preemption.interrupting():
+            pytest.fail("the work started")
+
+
+def test_a_second_ctrl_c_ends_interruptible_work():
+    with Preemption() as preemption, pytest.raises(KeyboardInterrupt), preemption.interrupting():
+        asked_and_caught(PreemptedError, KeyboardInterrupt())
 
 
 BLOCKED = """
@@ -130,7 +158,7 @@ def asked_at(at: int):
     return steps_until
 
 
-@pytest.mark.parametrize("at", [0, 5])
+@pytest.mark.parametrize("at", [1, 5])
 def test_the_step_is_finished_and_a_checkpoint_written_though_none_was_due(task, tmp_path, at):
     config = replace(CONFIG, checkpoint_every=0, history=True)
     whole = start(task, tmp_path / "whole", config)
@@ -171,9 +199,24 @@ def test_a_probe_is_ended_at_once_and_done_again(task, tmp_path, call, done):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_a_signal_in_the_last_step_changes_nothing(task, tmp_path):
-    whole = start(task, tmp_path / "whole")
-    assert_same_run(whole, start(task, tmp_path / "asked", progress=asked_at(CONFIG.steps - 1)))
+@pytest.mark.parametrize(("checkpoint_every", "calls"), [(0, (13, 16)), (3, (14, 15))])
+def test_a_signal_in_the_last_step_or_in_the_final_measurement_leaves_the_last_to_the_resumed_run(
+    task, tmp_path, checkpoint_every, calls
+):
+    """Call 13 belongs to the last step, calls 14 and 15 to the final probe, and call 16 to the final evaluation."""
+    config = replace(CONFIG, checkpoint_every=checkpoint_every, history=True)
+    evaluation = Evaluation([EvaluationSet("copy", task, task.held_out(3))], k=2)
+    whole = start(task, tmp_path / "whole", config, evaluation=evaluation)
+    assert "eval/copy/mean@2" in whole[0][-1]
+    for call in calls:
+        policy = build_policy(task.alphabet, hidden_size=32, num_layers=1, feed_forward_size=32, seed=0)
+        engine, cut = AskedIn(HFEngine(policy), call), tmp_path / f"{call}"
+        with pytest.raises(PreemptedError, match="stopped after step 8, as it was asked to; resume"):
+            start(task, cut, config, policy=policy, engine=engine, evaluation=evaluation)
+        assert len(read_metrics(cut / "metrics.jsonl")) == CONFIG.steps
+        assert_same_run(whole, start(task, cut, config, evaluation=evaluation, resume=True))
+        one, other = (read_history(folder / "history") for folder in (tmp_path / "whole", cut))
+        jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 @pytest.mark.slow

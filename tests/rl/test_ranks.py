@@ -67,6 +67,7 @@ def test_ranks_share_their_values(found):
 def test_an_error_on_one_rank_is_raised_on_all(found):
     for rank, agreed in enumerate(result["agree"] for result in found):
         assert agreed["failed on 1"] == "ValueError: bad; on rank 1"
+        assert agreed["stopped on 1"].startswith("PreemptedError: stopped before it trained")
         assert agreed["failed on main"] == "KeyError: 'k'; on rank 0"
         assert agreed["failed oddly"] == ("RuntimeError: Odd: odd; on rank 1", "Odd: odd; on rank 1")[rank]
         assert agreed["failed on both"] == f"ValueError: bad {rank}; on rank {rank}"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from rl.preemption import PreemptedError
 from rl.prompts import Verdict
 from rl.verification import OddVerdictError, Verifier, as_verdict
 from tests.support.hanging_verifier import unreliable
@@ -108,11 +109,12 @@ def test_a_verifier_that_raises_judges_the_others(error, caplog):
     assert type(error).__name__ in caplog.text
 
 
-def test_ctrl_c_is_raised():
+@pytest.mark.parametrize("asked", [KeyboardInterrupt(), PreemptedError(0)])
+def test_ctrl_c_and_a_signal_to_stop_are_raised(asked):
     def verify(text, answer):
-        raise KeyboardInterrupt
+        raise asked
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(asked)):
         Verifier(verify, timeout=1)(["a"], ["a"], ["row 0"])
 
 

@@ -1,4 +1,4 @@
-"""A check that the folder of a run refuses a second run at the same time."""
+"""Checks that a refused run changes nothing in its folder."""
 
 import threading
 from collections.abc import Callable
@@ -29,3 +29,8 @@ def assert_refused_while_in_use(folder: Path, begin: Callable[[], Any]) -> None:
         thread.join()
     assert found == ["refused"]
     assert [file.name for file in folder.iterdir()] == ["run.lock"]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return the bytes of all files in and below a folder, without the lock of a run."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.lock"}

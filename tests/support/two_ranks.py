@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rl.preemption import PreemptedError
 from rl.train_config import TrainConfig
 from tests.support import warm_processes
 
@@ -118,7 +119,7 @@ def _error(call: Callable[[], Any]) -> str:
     """Return the error of the call, with the note that names the rank."""
     try:
         call()
-    except Exception as error:
+    except (Exception, PreemptedError) as error:
         return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
     return "nothing"
 
@@ -144,7 +145,7 @@ def _agree(ranks) -> dict[str, Any]:
     class Odd(Exception):  # noqa: N818  (cannot be pickled)
         pass
 
-    def fail(on: int, error: Exception):
+    def fail(on: int, error: BaseException):
         if ranks.rank == on:
             raise error
 
@@ -154,6 +155,7 @@ def _agree(ranks) -> dict[str, Any]:
         "own": ranks.each(lambda: ranks.rank),
         "stacked": ranks.own(ranks.stack(torch.tensor([[True], [ranks.rank == 1]]))),
         "failed on 1": _error(lambda: ranks.gather(lambda: fail(1, ValueError("bad")))),
+        "stopped on 1": _error(lambda: ranks.gather(lambda: fail(1, PreemptedError(0)))),
         "failed on main": _error(lambda: ranks.on_main(lambda: fail(0, KeyError("k")))),
         "failed oddly": _error(lambda: ranks.each(lambda: fail(1, Odd("odd")))),
         "failed on both": _error(lambda: ranks.each(lambda: fail(ranks.rank, ValueError(f"bad {ranks.rank}")))),

@@ -10,7 +10,7 @@ from torch import multiprocessing
 import rl.engines._own_process as own_process
 from rl.engines.vllm import VLLMEngine
 from rl.groups import judge
-from rl.preemption import SIGNALS
+from rl.preemption import SIGNALS, PreemptedError, Preemption
 from rl.prompts import Verdict
 from rl.rollout import Sampling
 from tests.support.fake_server import FakeServer
@@ -73,6 +73,26 @@ def test_every_end_of_sequence_is_passed_to_the_server(make, policy):
 @pytest.mark.parametrize("trouble", ["raise", "slow"])
 def test_failed_requests_are_drawn_again(make, trouble, own):
     engine = make(trouble, times=1, own=own)
+    assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_signal_ends_a_generation_that_may_be_interrupted(make, own, monkeypatch):
+    """The completions are not drawn again, and the engine goes on."""
+    engine = make(own=own)
+    server, name = (engine._server, "_receive") if own else (engine._server._server, "generate")
+    answered, calls = getattr(server, name), []
+
+    def asked(*arguments):
+        calls.append(arguments)
+        os.kill(os.getpid(), SIGNALS[-1])
+        return answered(*arguments)
+
+    monkeypatch.setattr(server, name, asked)
+    with Preemption() as preemption, pytest.raises(PreemptedError), preemption.interrupting():
+        engine.generate(PROMPTS, 2, SAMPLING, seed=0)
+    assert len(calls) == 1
+    monkeypatch.undo()
     assert None not in engine.generate(PROMPTS, 2, SAMPLING, seed=0).texts
 
 

@@ -16,9 +16,10 @@ from jaxsel.integrations.atomic_files import replaced_folder, replaced_when_comp
 from rl import progress
 from rl.policy import load_policy
 from rl.ranks import Ranks
+from rl.run_folder.contents import COMPLETIONS, DAMAGED, HISTORY, POLICY, PREVIOUS
 from rl.run_folder.lock import alone_in
 from rl.run_log import RunLog, read_metrics
-from tests.support.folders_in_use import assert_refused_while_in_use
+from tests.support.folders_in_use import assert_refused_while_in_use, contents
 from tests.support.runs import CONFIG, start
 
 HOLDER = """
@@ -72,6 +73,25 @@ def test_a_second_run_is_refused_and_changes_nothing(task, tmp_path):
     assert_refused_while_in_use(tmp_path, lambda: start(task, tmp_path))
 
 
+@pytest.mark.parametrize("call", ["ftruncate", "write"])
+def test_a_full_disk_is_named_by_the_lock_and_leaves_the_folder_free(tmp_path, monkeypatch, call):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match=r"cannot write .*run\.lock: No space left.*; free some space"):
+        alone_in(tmp_path, Ranks()).__enter__()
+    monkeypatch.undo()
+    with alone_in(tmp_path, Ranks()):
+        assert (tmp_path / "run.lock").read_text().startswith("process ")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write .*file/run.lock: .*; give a path in a folder that exists"):
+        alone_in(tmp_path / "file", Ranks()).__enter__()
+
+
 @pytest.mark.parametrize("torn", [b'{"step": 1, "lo', b"0.25}", b"\xff\xfe\x00", b""])
 def test_a_torn_line_is_named(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
@@ -108,6 +128,36 @@ def test_a_finished_run_leaves_its_policy(task, tmp_path):
     start(task, tmp_path, replace(CONFIG, steps=2), resume=True)
     assert (tmp_path / "policy" / "model.safetensors").stat().st_mtime_ns == written
     assert not [file.name for file in tmp_path.iterdir() if file.name.endswith(("-partial", "-old"))]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", [PREVIOUS, DAMAGED, POLICY, HISTORY, COMPLETIONS])
+def test_a_new_run_replaces_nothing_that_no_run_wrote(task, tmp_path, name, resume):
+    if name.endswith(".pt"):
+        (tmp_path / name).write_text("mine")
+    else:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part-000000.parquet").write_text("mine")
+    before = contents(tmp_path)
+    resume = resume and name != PREVIOUS  # which `load_latest` refuses as damaged
+    with pytest.raises(ValueError, match=f"run_dir .* holds {name}, which no run wrote there; give another folder"):
+        start(task, tmp_path, replace(CONFIG, history=True, keep_completions=1), resume=resume)
+    assert contents(tmp_path) == before
+
+
+def test_a_new_run_does_not_replace_a_checkpoint_of_another_origin(task, tmp_path):
+    (tmp_path / "checkpoint.pt").write_text("weights of a model")
+    before = contents(tmp_path)
+    for resume, said in ((False, "holds checkpoint.pt, which no run wrote there"), (True, "cannot be read")):
+        with pytest.raises(ValueError, match=said):
+            start(task, tmp_path, resume=resume)
+    assert contents(tmp_path) == before
+
+
+def test_files_that_no_run_replaces_may_lie_in_its_folder(task, tmp_path):
+    (tmp_path / "notes.md").write_text("mine")
+    start(task, tmp_path, replace(CONFIG, steps=1))
+    assert (tmp_path / "notes.md").read_text() == "mine"
 
 
 def test_save_policy_false_writes_no_policy(task, tmp_path):

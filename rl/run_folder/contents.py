@@ -1,0 +1,30 @@
+"""Names of a run's files and folders, and a check that a new run replaces none of another origin.
+
+This file loads neither torch nor JAX.
+"""
+
+from pathlib import Path
+
+METRICS = "metrics.jsonl"
+NEWEST, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint-previous.pt", "checkpoint-damaged.pt"
+POLICY, HISTORY, COMPLETIONS = "policy", "history", "completions"
+
+
+def check_free(run_dir: Path) -> None:
+    """Refuse a folder that holds what a run replaces or deletes, but no run.
+
+    A run writes `metrics.jsonl` before any of these files and folders. Where that file is missing, they are the user's.
+
+    Raises:
+        ValueError: There is such a file or folder.
+    """
+    if (run_dir / METRICS).exists():
+        return
+    for name in (NEWEST, PREVIOUS, DAMAGED, POLICY, HISTORY, COMPLETIONS):
+        if (run_dir / name).exists():
+            raise foreign(run_dir, name)
+
+
+def foreign(run_dir: Path, name: str) -> ValueError:
+    """Return the error that a run would replace something that no run wrote."""
+    return ValueError(f"run_dir {run_dir} holds {name}, which no run wrote there; give another folder, or move it away")
