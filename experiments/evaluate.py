@@ -58,7 +58,10 @@ class EvaluateConfig:
         template: Text with the placeholder {prompt}; empty: the prompt itself, or the task's own template.
         max_new_tokens: Longest completion in tokens.
         stop: Texts that end a completion.
-        verify_timeout: Seconds per completion, after which the verifier is stopped and the completion is not judged.
+        verify_timeout: Seconds per completion, after which the verifier is stopped and the completion is not judged; 0:
+            no limit.
+        verify_process: Whether the verifier runs in a process of its own, which is killed at the time limit. Compiled
+            code cannot be interrupted otherwise.
         precision: Precision of the Hugging Face engine: float32 or bfloat16.
         device: Device of the policy, such as cuda; empty: cuda if there is one, otherwise cpu.
         seed: Seed of the completions.
@@ -79,6 +82,7 @@ class EvaluateConfig:
     max_new_tokens: int = 512
     stop: list[str] = field(default_factory=list)
     verify_timeout: float = 10.0
+    verify_process: bool = False
     precision: str = "float32"
     device: str = ""
     seed: int = 0
@@ -89,9 +93,10 @@ class EvaluateConfig:
     def __post_init__(self):
         _checks.integers(1, k=self.k, size=self.size)
         _checks.integers(0, samples=self.samples, seed=self.seed)
-        _checks.above_zero(verify_timeout=self.verify_timeout)
         _checks.one_of(PRECISIONS, precision=self.precision)
         Sampling(self.max_new_tokens, self.temperature, self.top_p, tuple(self.stop))  # refuses what is out of range
+        _checks.at_least_zero(verify_timeout=self.verify_timeout)
+        _checks.booleans(verify_process=self.verify_process)
         if self.samples and self.samples < self.k:
             raise ValueError(f"samples is {self.samples} with k={self.k}; give at least k, or 0")
         if not self.policy:
@@ -131,7 +136,9 @@ def evaluate(config: EvaluateConfig, evaluation: Evaluation) -> dict[str, Any]:
     with make_engine(config.engine, policy) as engine:
         for number, one in enumerate(evaluation.sets):
             seed = derived_seed(config.seed, number)
-            counts = evaluation.count(one, engine, seed, timeout=config.verify_timeout)
+            counts = evaluation.count(
+                one, engine, seed, timeout=config.verify_timeout, own_process=config.verify_process
+            )
             found[one.name] = _result(one, counts, powers_up_to(config.k))
     return found
 

@@ -25,8 +25,8 @@ class BatchSelector(Protocol):
         """Start to compute the next choice, without waiting for it."""
         ...
 
-    def select(self, batch_size: int) -> np.ndarray:
-        """Return distinct rows of the pool."""
+    def select(self, batch_size: int, *, exclude: ArrayLike | None = None) -> np.ndarray:
+        """Return distinct rows of the pool, without the excluded rows."""
         ...
 
     def predict(self, prompt_ids: Any = None) -> Prediction:

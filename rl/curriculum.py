@@ -110,7 +110,8 @@ class DynamicSampling:
 
     A selector that predicts mixed groups raises the share of groups that are kept. It observes all groups, each batch
     as one step. Every rollout counts towards `Collected.num_rollouts`. If `max_batches` batches give too few groups to
-    keep, the step trains on the groups that were kept. If there are none, it trains on the last batch.
+    keep, the step trains on the groups that were kept. If there are none, it trains on the last batch. A step rolls out
+    a prompt again only after fewer than `batch_size` prompts are left that it has not rolled out.
 
     Args:
         selector: The selector that chooses the prompts. DAPO chooses them uniformly.
@@ -154,8 +155,14 @@ class DynamicSampling:
         """Return the groups to train on."""
         kept = [] if self._surplus is None else [self._surplus]
         generated: list[Groups] = []
+        rolled_out = np.zeros(0, np.int32)
         while len(generated) < self._max_batches and sum(len(g.prompt_ids) for g in kept) < self._batch_size:
-            groups = _roll_out_and_observe(self.selector, self.selector.select(self._batch_size), roll_out)
+            if self.selector.num_prompts - len(rolled_out) < self._batch_size:
+                rolled_out = rolled_out[:0]
+            # without exclusions, the selector uses the choice that it has prepared
+            chosen = self.selector.select(self._batch_size, exclude=rolled_out if len(rolled_out) else None)
+            rolled_out = np.concatenate([rolled_out, chosen])
+            groups = _roll_out_and_observe(self.selector, chosen, roll_out)
             generated.append(groups)
             is_kept = groups.within(self._margin)
             if is_kept.any():

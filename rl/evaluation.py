@@ -85,28 +85,44 @@ class Evaluation:
         return bool(self.sets) and (step == 0 or bool(self.every and step % self.every == 0))
 
     def measure(
-        self, engine: RolloutEngine, seed: int, *, timeout: float = 10.0, ranks: Ranks | None = None
+        self,
+        engine: RolloutEngine,
+        seed: int,
+        *,
+        timeout: float = 10.0,
+        own_process: bool = False,
+        ranks: Ranks | None = None,
     ) -> dict[str, float]:
         """Return the metrics `eval/...` of all sets; see `scores`. `eval/rollouts` is the number of completions.
 
         Args:
             engine: The engine that completes the problems.
             seed: The seed of the completions.
-            timeout: The time limit of the verifier per completion, in seconds.
+            timeout: The time limit of the verifier per completion, in seconds; 0: no limit.
+            own_process: Whether every verifier runs in a process of its own, which is killed at the time limit. Those
+                of tasks with `own_process` always do.
             ranks: The processes that share the engine. None: this process alone.
         """
         found: dict[str, float] = {}
         rollouts = 0
         for number, one in enumerate(self.sets):
-            counts = self.count(one, engine, derived_seed(_STREAM, seed, number), timeout=timeout, ranks=ranks)
+            own = derived_seed(_STREAM, seed, number)
+            counts = self.count(one, engine, own, timeout=timeout, own_process=own_process, ranks=ranks)
             rollouts += counts.num_rollouts
             found |= {f"eval/{one.name}/{name}": value for name, value in scores(counts, [self.k]).items()}
         return found | {"eval/rollouts": float(rollouts)} if self.sets else {}
 
     def count(
-        self, one: EvaluationSet, engine: RolloutEngine, seed: int, *, timeout: float, ranks: Ranks | None = None
+        self,
+        one: EvaluationSet,
+        engine: RolloutEngine,
+        seed: int,
+        *,
+        timeout: float,
+        own_process: bool = False,
+        ranks: Ranks | None = None,
     ) -> Counts:
-        """Return the counts of one set, with `k` completions per problem.
+        """Return the counts of one set, with `k` completions per problem; the arguments are those of `measure`.
 
         Raises:
             ValueError: The engine refuses a problem, for example one that is too long. The error names the set and the
@@ -117,7 +133,7 @@ class Evaluation:
             completions = engine.generate(one.problems.texts, self.k, sampling, seed=seed)
         except ValueError as error:
             raise ValueError(f"evaluation set {one.name}: {error}") from error
-        with _verifier(one.task, timeout, ranks or Ranks()) as verifier:
+        with _verifier(one.task, timeout, own_process, ranks or Ranks()) as verifier:
             groups = judge(one.task, one.problems, np.arange(len(one.problems)), completions, verifier)
             failures = verifier.take_counts()
         return Counts(
@@ -148,6 +164,6 @@ def scores(counts: Counts, ks: Sequence[int]) -> dict[str, float]:
     return found | {"judged_share": float(counts.group_size.sum() / counts.num_rollouts), "tokens": counts.tokens}
 
 
-def _verifier(task: Task, timeout: float, ranks: Ranks) -> Verifier:
-    own_process = task.own_process and ranks.is_main
+def _verifier(task: Task, timeout: float, own_process: bool, ranks: Ranks) -> Verifier:
+    own_process = (own_process or task.own_process) and ranks.is_main
     return ranks.each(lambda: Verifier(task.verify, timeout=timeout, own_process=own_process, on_main=ranks.on_main))

@@ -66,8 +66,9 @@ def _identity(policy: Policy, task: Task, config: FineTuningConfig) -> str:
     batches = [_encode(policy, [demonstration]) for demonstration in sample]
     tokens = [[batch[0].tolist(), batch[2].tolist()] for batch in batches]
     found = hashlib.sha256(json.dumps([_FORMAT, policy.precision, asdict(config), tokens]).encode())
-    for weight in policy.model.state_dict().values():
-        found.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+    for name, weight in policy.model.state_dict().items():
+        found.update(f"{name}{weight.dtype}{tuple(weight.shape)}".encode())
+        found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return found.hexdigest()[:16]
 
 

@@ -101,8 +101,10 @@ class RolloutWorker:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Return the metrics of the evaluation sets before this step."""
-        seed = self._seed(_EVALUATION, step)
-        return self.evaluation.measure(self.engine, seed, timeout=self.config.verify_timeout, ranks=self.ranks)
+        seed, config = self._seed(_EVALUATION, step), self.config
+        return self.evaluation.measure(
+            self.engine, seed, timeout=config.verify_timeout, own_process=config.verify_process, ranks=self.ranks
+        )
 
     def _roll_out(self, prompt_ids: np.ndarray, seed: int) -> Groups:
         texts = self.pool.take(prompt_ids.tolist()).texts

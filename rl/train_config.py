@@ -182,10 +182,6 @@ class TrainConfig:
     def _check_combinations(self) -> None:
         if self.share_prompts and self.gradient_checkpointing:
             raise ValueError("share_prompts is True with gradient_checkpointing, which excludes it; set one to False")
-        if self.verify_process and not self.verify_timeout:
-            raise ValueError(
-                "verify_timeout is 0 with verify_process; give the seconds after which the process is killed"
-            )
         if self.group_size == 1 and self.advantage in GROUP_BASELINES:
             raise ValueError(
                 f"group_size is 1 with the advantage {self.advantage}, which compares the rollouts of one prompt, so "

@@ -52,8 +52,8 @@ class Verifier:
             because a call may exceed the time limit on one rank and not on another.
 
     Raises:
-        ValueError: `timeout` is negative or infinite. Or: `own_process` is true, and there is no limit or another
-            process cannot import the function.
+        ValueError: `timeout` is negative or infinite. Or: `own_process` is true, and another process cannot import the
+            function.
     """
 
     def __init__(

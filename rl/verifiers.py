@@ -2,7 +2,8 @@
 
 A verifier is one of the names in `VERIFIERS`, or `module:function` for a function `verify(completion, answer)`. It
 returns a boolean, a number that is 0 or 1, or a `Verdict`; `rl.verification` gives all rules. A function may take
-further arguments: each gets the value of the data's column of that name, and `**columns` gets all columns.
+further arguments: each gets the value of the data's column of that name, and `**columns` gets all columns. The
+first two arguments may have any names; a column with one of these names is not passed on.
 """
 
 import importlib
@@ -37,12 +38,19 @@ class Wanted(NamedTuple):
     """The columns that a verifier takes besides completion and answer.
 
     Attributes:
-        names: The columns; None: all columns of the data.
+        names: The columns; None: all columns of the data, except those in `taken`.
         needed: The columns without which the verifier cannot be called.
+        taken: The function's own names for completion and answer, by which no column can be passed.
     """
 
     names: tuple[str, ...] | None
     needed: tuple[str, ...]
+    taken: tuple[str, ...] = ()
+
+    def passed(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns of a row that the verifier gets."""
+        names = columns if self.names is None else self.names
+        return {name: columns[name] for name in names if name in columns and name not in self.taken}
 
 
 def exact(completion: str, answer: Any) -> bool:
@@ -102,7 +110,8 @@ def wanted_columns(verify: Callable[..., Any]) -> Wanted:
     named = first[2:] + [one for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY]
     needed = tuple(one.name for one in named if one.default is inspect.Parameter.empty)
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
-    return Wanted(None if takes_all else tuple(one.name for one in named), needed)
+    taken = tuple(one.name for one in first[:2] if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return Wanted(None if takes_all else tuple(one.name for one in named), needed, taken)
 
 
 def with_columns(verify: Callable[..., Any]) -> Callable[[str, RowAnswer], Any]:

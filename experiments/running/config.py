@@ -173,6 +173,7 @@ class RunConfig:
         names = self.task if isinstance(self.task, list | tuple) else [self.task]
         if not names or not all(isinstance(name, str) and name for name in names):
             raise ValueError(f"task is {self.task!r}; give the name of a task, a path, or a list of paths")
+        self.method.check_group_size(self.train.group_size)
 
 
 def writable_config(base: Any = RunConfig) -> DictConfig:

@@ -125,7 +125,7 @@ def make_curriculum(
         return _selector(config, pool, partial(pool_embeddings, method.embeddings, pool, policy, run_dir))
 
     selector = make() if ranks.count == 1 else SharedSelector(make, ranks)
-    if method.filter or method.name == "dynamic_sampling":
+    if method.keeps_mixed_groups:
         options = {"max_batches": method.max_batches, "margin": method.margin, "keep_surplus": method.keep_surplus}
         return DynamicSampling(selector, method.batch_size, **options)
     if method.name == "history_resampling":

@@ -1,7 +1,8 @@
 """Evaluation sets by name: any prompt file with a verifier, or the held-out prompts of a task."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from experiments.running.config import EvalDataConfig, RunConfig
@@ -11,6 +12,9 @@ from rl.prompts import Task
 from rl.prompts.files import COMPRESSIONS, FORMATS
 from rl.tasks import data, presets
 from rl.tasks.data_config import DataConfig
+
+_SETTING = re.compile(rf"\bdata\.(?=({'|'.join(one.name for one in fields(EvalDataConfig))})=)")
+"""The beginning of a setting in the messages about a data set, which a run reads by its settings `eval_data`."""
 
 
 def evaluation_of(config: RunConfig) -> Evaluation:
@@ -39,7 +43,11 @@ def evaluation_of(config: RunConfig) -> Evaluation:
         elif not _is_data_set(name):  # with the run's own split, no prompt of the pool is held out
             split = {"held_out_share": config.data.held_out_share, "held_out_seed": config.data.held_out_seed}
             used = replace(settings, **split)
-        sets.append(evaluation_set(name, config.eval_verifier or config.verifier, used, config.held_out_size))
+        try:
+            found = evaluation_set(name, config.eval_verifier or config.verifier, used, config.held_out_size)
+        except ValueError as error:
+            raise ValueError(_SETTING.sub("eval_data.", str(error))) from error
+        sets.append(found)
     return Evaluation(
         sets, k=config.eval_k, every=config.eval_every, temperature=config.eval_temperature, top_p=config.eval_top_p
     )

@@ -93,3 +93,22 @@ class MethodConfig:
             )
         if self.embeddings not in EMBEDDINGS:
             raise ValueError(f"embeddings is {self.embeddings!r}; give one of {', '.join(EMBEDDINGS)}")
+
+    @property
+    def keeps_mixed_groups(self) -> bool:
+        """Whether a step trains on mixed groups alone, within the margin."""
+        return self.filter or self.name == "dynamic_sampling"
+
+    def check_group_size(self, group_size: int) -> None:
+        """Refuse a number of rollouts per prompt with which the filter keeps no group.
+
+        Raises:
+            ValueError: There is a filter, and even the most balanced group is not mixed or not within the margin.
+        """
+        most = group_size // 2 / group_size  # the share of successes nearest to 1/2
+        if self.keeps_mixed_groups and (most == 0 or most < self.margin - 1e-6):  # see `rl.groups.Groups.within`
+            raise ValueError(
+                f"train.group_size is {group_size} with method.margin={self.margin:g} and a filter, which would keep "
+                f"no group: it keeps those with a share of successes from {self.margin:g} to {1 - self.margin:g}, and "
+                "neither 0 nor 1; give another group_size or margin, or a method without a filter"
+            )

@@ -123,7 +123,7 @@ def _run(
                 task,
                 pool,
                 task.held_out(config.held_out_size),
-                num_pool_prompts=config.probe_size or config.pool_size,
+                num_pool_prompts=config.probe_size or len(pool),
                 group_size=config.train.group_size,
                 temperature=config.train.temperature,
                 top_p=config.train.top_p,

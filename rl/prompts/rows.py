@@ -34,7 +34,7 @@ def read_items(
         columns: Its columns.
         key: Name of the keys' column; None: no column was named.
         skipped: Receives one message per row that cannot be read, which is left out. None: refuse such rows.
-        others: Names of other columns to keep; None: all. A row without one of them has no value for it.
+        others: Dotted names of other columns to keep; None: all. A row without one of them has no value for it.
         folder: The folder from which relative paths of images start: their content is read, and every image is decoded
             once. None: images stay as they are.
 
@@ -54,9 +54,14 @@ def read_items(
                 raise ValueError(f"{error}, or leave out odd rows by skip_odd=True") from None
             skipped.append(str(error))
             continue
-        kept = row if others is None else {name: row[name] for name in others if name in row}
+        kept = row if others is None else _kept(row, others)
         items.append(Item(prompt, answer, rate, place, digest(prompt), identity_of(row, key), kept))
     return items
+
+
+def _kept(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    found = {name: cell(row, name) for name in names}
+    return {name: value for name, value in found.items() if name in row or value is not None}
 
 
 def _prompt(row: dict[str, Any], column: str, place: str, folder: Path | None) -> Prompt:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from rl.prompts import Demonstration, Prompt, PromptPool, Task, read_report
+from rl.prompts import Demonstration, Prompt, PromptPool, Report, Task, read_report
 from rl.prompts.identity import described, digest
+from rl.prompts.schemas import cell
 from rl.prompts.sources import Sources
 from rl.tasks.data_config import NONE, DataConfig
 from rl.tasks.held_out import held_out_rows, order_of
@@ -23,7 +24,13 @@ from rl.tasks.templates import filled
 from rl.verifiers import OWN_PROCESS, RowAnswer, Wanted, check_of, find_verifier, wanted_columns, with_columns
 
 _log = logging.getLogger(__name__)
-_ARGUMENTS = ("completion", "answer")  # every verifier takes these; columns of these names are not passed on
+_SETTINGS = {
+    "rate=''": f"data.rate={NONE}",
+    "answer=''": f"data.answer={NONE}",
+    "merge=True": "data.merge=true",
+    "skip_odd=True": "data.skip_odd=true",
+    **{f"by {name}=": f"by data.{name}=" for name in ("prompt", "answer", "key")},
+}  # the arguments of `read_report` in its messages, as settings
 
 
 def make(
@@ -119,21 +126,28 @@ class _Data:
             )
         return whole.take(np.flatnonzero(~inside).tolist()), held_out
 
-    def _read(self, source: Sources, split: str) -> PromptPool:
+    def _report(self, source: Sources, split: str) -> Report:
         config = self._config
-        report = read_report(
-            source,
-            prompt=config.prompt or None,
-            answer=_column(config.answer),
-            key=config.key or None,
-            rate=_column(config.rate),
-            split=split or None,
-            config=config.config or None,
-            merge=config.merge,
-            skip_odd=config.skip_odd,
-            others=None if self._wanted.names is None else [*self._wanted.names, *filter(None, [config.stratum])],
-            images=True,
-        )
+        try:
+            report = read_report(
+                source,
+                prompt=config.prompt or None,
+                answer=_column(config.answer),
+                key=config.key or None,
+                rate=_column(config.rate),
+                split=split or None,
+                config=config.config or None,
+                merge=config.merge,
+                skip_odd=config.skip_odd,
+                others=None if self._wanted.names is None else [*self._wanted.names, *filter(None, [config.stratum])],
+                images=True,
+            )
+        except ValueError as error:
+            raise ValueError(_with_settings(str(error))) from error
+        return report._replace(skipped=list(map(_with_settings, report.skipped)))
+
+    def _read(self, source: Sources, split: str) -> PromptPool:
+        config, report = self._config, self._report(source, split)
         if report.repeats and not config.merge:
             _log.warning("%s; data.merge=true merges those with equal answers", described(report.repeats))
         odd = self._odd_answers(report.pool, source)
@@ -154,20 +168,21 @@ class _Data:
             except ValueError as error:
                 odd[row] = f"prompt {row} of {source}, with the key {pool.keys[row]}: {error}"
                 if not self._config.skip_odd:
-                    raise ValueError(f"{odd[row]}, or leave out such rows by skip_odd=true") from None
+                    raise ValueError(f"{odd[row]}, or leave out such rows by data.skip_odd=true") from None
         return odd
 
     def _strata(self, others: Sequence[Mapping[str, Any]]) -> list[str] | None:
         name = self._config.stratum
         if not name:
             return None
-        row = next((row for row, columns in enumerate(others) if columns.get(name) is None), None)
+        found = [cell(columns, name) for columns in others]
+        row = next((row for row, value in enumerate(found) if value is None), None)
         if row is not None:
             raise ValueError(
                 f"data.stratum is {name!r}, which prompt {row} of {self._source} lacks (it has "
                 f"{', '.join(sorted(others[row])) or 'no other columns'}); give a column that every row fills"
             )
-        return [str(columns[name]) for columns in others]
+        return list(map(str, found))
 
     def _row(self, answer: Any, others: Mapping[str, Any]) -> RowAnswer:
         missing = [name for name in self._wanted.needed if name not in others]
@@ -176,11 +191,18 @@ class _Data:
                 f"the verifier needs the columns {missing}, which {self._source} lacks; rename a column, or give the "
                 "arguments of the verifier default values"
             )
-        return RowAnswer(answer, {name: value for name, value in others.items() if name not in _ARGUMENTS})
+        return RowAnswer(answer, self._wanted.passed(others))
 
     def _templated(self, pool: PromptPool) -> PromptPool:
         texts: list[Prompt] = [filled(self._config.template, prompt) for prompt in pool.texts]
         return replace(pool, texts=texts)
+
+
+def _with_settings(message: str) -> str:
+    """Return a message of the reader with settings of the command line in place of its arguments."""
+    for argument, setting in _SETTINGS.items():
+        message = message.replace(argument, setting)
+    return message
 
 
 def _column(name: str) -> str | None:

@@ -24,7 +24,8 @@ class DataConfig:
         answer: Column of the answers; empty: found by name; none: the data have no answers.
         key: Column of the keys, which identify prompts; empty: the first known column that tells all rows apart.
         rate: Column of known solve rates; empty: found by name, if there is one; none: read no rates.
-        stratum: Column of the strata, such as data_source, for method.stratified; empty: the data have no strata.
+        stratum: Column of the strata, such as data_source or extra_info.level, for method.stratified; empty: the data
+            have no strata.
         split: Split of a folder or of a data set on the hub, such as train; empty: the only one.
         config: Configuration of a data set on the hub.
         held_out: File or folder of the held-out prompts, which are for evaluation; empty: the data set itself has them.

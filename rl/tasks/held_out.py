@@ -8,6 +8,8 @@ import numpy as np
 
 from rl import _checks
 
+_LEAST_GENERATED = 0.001  # the smallest share of either side for which a generator draws prompts until one is there
+
 
 def check_share(share: float) -> None:
     """Refuse a share of held-out prompts that leaves nothing on one side.
@@ -57,3 +59,17 @@ class Split(NamedTuple):
         """Return whether a prompt is held out."""
         digest = blake2b(f"{self.seed} {text}".encode(), digest_size=8).digest()
         return int.from_bytes(digest) < self.share * 2**64
+
+
+def split_of_generator(task: str, share: float, seed: int) -> Split:
+    """Return the split of a task that generates prompts until enough of them are on the wanted side.
+
+    Raises:
+        ValueError: One side is so small that the task would generate prompts almost without end.
+    """
+    if not _LEAST_GENERATED <= share <= 1 - _LEAST_GENERATED:
+        raise ValueError(
+            f"held_out_share is {share} with the task {task}, which would generate too many prompts before one is on "
+            f"the smaller side; give a number from {_LEAST_GENERATED} to {1 - _LEAST_GENERATED}"
+        )
+    return Split(share, seed)

@@ -26,7 +26,7 @@ from typing import Any, overload
 
 from rl.prompts import Demonstration, PromptPool, Task, Verdict
 from rl.tasks.data_config import DataConfig, refuse_unused
-from rl.tasks.held_out import Split
+from rl.tasks.held_out import Split, split_of_generator
 from rl.tasks.templates import filled
 
 PREFIX = "reasoning_gym:"
@@ -77,7 +77,7 @@ def make(name: str, config: DataConfig | None = None) -> Task:
 
     Raises:
         ValueError: The library is missing or has no such task, the task is refused (see the top of this module),
-            or a setting is given that it ignores.
+            a setting is given that it ignores, or held_out_share is too near to 0 or 1.
     """
     config = config or DataConfig()
     kind = name.removeprefix(PREFIX)
@@ -88,7 +88,7 @@ def make(name: str, config: DataConfig | None = None) -> Task:
         raise ValueError(f"task is {name!r}, {_UNUSABLE[kind]}; give another task")
     refuse_unused(name, config, _USED)
     template = config.template or TEMPLATE
-    split = Split(config.held_out_share, config.held_out_seed)
+    split = split_of_generator(name, config.held_out_share, config.held_out_seed)
     return Task(
         name=name,
         alphabet="",
@@ -151,7 +151,7 @@ def _pool(kind: str, template: str, split: Split, num_prompts: int, seed: int) -
             at = _SPACING * (1 + 2 * seed) + number * _NEXT_TRY
             if not _is_held_out(kind, split, at, row):
                 return {"seed": at, "index": row}
-        raise _too_few(kind, split, num_prompts, "training")
+        raise _too_few(kind, split, f"{num_prompts} training prompts")
 
     keys = [f"{kind}/{seed}/{split.share}/{split.seed}/{row}" for row in range(num_prompts)]
     return _generated(kind, template, place, keys)
@@ -168,7 +168,7 @@ def _held_out(kind: str, template: str, split: Split, num_prompts: int) -> Promp
             tried = itertools.islice(left, _most_tries(split.share))
             found = next(((seed, at) for seed, at in tried if _is_held_out(kind, split, seed, at)), None)
             if found is None:
-                raise _too_few(kind, split, num_prompts, "held-out")
+                raise _too_few(kind, split, f"{num_prompts} held-out prompts")
             places.append({"seed": found[0], "index": found[1]})
         return places[row]
 
@@ -180,9 +180,10 @@ def _demonstrations(kind: str, template: str, split: Split, seed: int) -> Iterat
     """Yield training prompts without end, each with the library's own answer in the form that `score` reads.
 
     Raises:
-        ValueError: The library has no reference answers of this task.
+        ValueError: The library has no reference answers of this task, or almost all of its prompts are held out.
     """
     dataset = _dataset(kind, _SPACING * (2 + 2 * seed))
+    in_a_row = 0
     for at in itertools.count():
         entry = dataset[at % _size(kind)]
         if entry["answer"] is None:
@@ -191,7 +192,10 @@ def _demonstrations(kind: str, template: str, split: Split, seed: int) -> Iterat
                 "answers to imitate; give fine_tuning.steps=0"
             )
         if not split.is_held_out(entry["question"]):
+            in_a_row = 0
             yield Demonstration(str(filled(template, entry["question"])), f"<answer>{entry['answer']}</answer>")
+        elif (in_a_row := in_a_row + 1) == _most_tries(1 - split.share):
+            raise _too_few(kind, split, "demonstrations")
 
 
 def _generated(kind: str, template: str, place: Callable[[int], dict[str, int]], keys: list[str]) -> PromptPool:
@@ -219,10 +223,10 @@ def _most_tries(chance: float) -> int:
     return max(_TRIES, math.ceil(50 / chance))
 
 
-def _too_few(kind: str, split: Split, num_prompts: int, side: str) -> ValueError:
+def _too_few(kind: str, split: Split, wanted: str) -> ValueError:
     return ValueError(
-        f"held_out_share is {split.share}, and {kind} has too few prompts for {num_prompts} {side} prompts; give fewer "
-        "prompts or another share"
+        f"held_out_share is {split.share}, and {kind} has too few prompts for {wanted}; give fewer prompts or another "
+        "share"
     )
 
 

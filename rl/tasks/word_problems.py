@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from rl.prompts import Demonstration, PromptPool, Task, Verdict
 from rl.tasks.data_config import DataConfig, refuse_unused
-from rl.tasks.held_out import Split
+from rl.tasks.held_out import Split, split_of_generator
 from rl.tasks.templates import filled
 
 NAME = "word_problems"
@@ -62,11 +62,12 @@ def make(config: DataConfig | None = None) -> Task:
         config: The settings, of which template, max_new_tokens, stop, held_out_share and held_out_seed count.
 
     Raises:
-        ValueError: A setting is given that the task ignores.
+        ValueError: A setting is given that the task ignores, or held_out_share is too near to 0 or 1.
     """
     config = config or DataConfig()
     refuse_unused(NAME, config, _USED)
-    template, split = config.template or TEMPLATE, Split(config.held_out_share, config.held_out_seed)
+    template = config.template or TEMPLATE
+    split = split_of_generator(NAME, config.held_out_share, config.held_out_seed)
     return Task(
         name=NAME,
         alphabet="",

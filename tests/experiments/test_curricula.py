@@ -8,7 +8,9 @@ import jaxsel
 from experiments.running.config import RunConfig
 from experiments.running.curricula import PREDICTIVE, Given, make_curriculum
 from experiments.running.method_config import MethodConfig
+from rl.groups import Groups
 from rl.prompts import PromptPool
+from rl.train_config import TrainConfig
 
 N = 24
 TEXTS = [f"prompt {row}" for row in range(N)]
@@ -52,6 +54,23 @@ def test_strata_replace_the_rule_and_nothing_else(name):
     assert plain.rule is not None
     rule = jaxsel.stratified(plain.rule, KINDS)
     assert PREDICTIVE[name](method, given, rule=rule).spec == plain.spec | {"rule": rule.spec}
+
+
+@pytest.mark.parametrize("group_size", range(1, 9))
+@pytest.mark.parametrize("margin", [0.0, 0.25, 1 / 3, 0.4, 0.5])
+def test_a_filter_that_no_group_can_pass_is_refused(group_size, margin):
+    counts = np.arange(group_size + 1, dtype=np.int32)
+    every = Groups(counts, None, None, counts, np.full_like(counts, group_size))  # pyright: ignore[reportArgumentType]
+    train = TrainConfig(group_size=group_size, advantage="reinforce_pp")
+    for method in (MethodConfig("dps", filter=True, margin=margin), MethodConfig("dynamic_sampling", margin=margin)):
+        if every.within(margin).any():
+            assert RunConfig(method=method, train=train).method == method
+        else:
+            with pytest.raises(
+                ValueError, match=rf"train.group_size is {group_size} with method.margin={margin:g} and a"
+            ):
+                RunConfig(method=method, train=train)
+    assert RunConfig(method=MethodConfig("dps", margin=margin), train=train)  # the margin has no effect
 
 
 def test_what_cannot_be_stratified_is_refused():

@@ -1,6 +1,7 @@
 """Evaluation sets by name, the command that evaluates, and training runs with evaluation sets."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -105,6 +106,16 @@ def test_settings_name_the_columns_of_evaluation_sets(odd_file):
     assert command.data == configured(settings).eval_data
 
 
+def test_the_cures_for_an_evaluation_set_are_settings_of_the_command(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({"problem": "p", "answer": ""}))
+    cures = r"in row 0 of .*/data.jsonl; .* by {0}\.answer=none if .* by {0}\.skip_odd=true"
+    with pytest.raises(ValueError, match=cures.format("eval_data")):
+        evaluation_of(RunConfig(eval=[str(path)], eval_verifier="exact"))
+    with pytest.raises(ValueError, match=cures.format("data")):
+        evaluate.evaluation_of(parsed(["policy=p", f"task={path}", "verifier=exact"]))
+
+
 def test_solve_rates_of_evaluation_sets_are_not_read(tmp_path):
     path = tmp_path / "rated.json"
     path.write_text(json.dumps([{"Problem": "p", "Answer": "1", "a_pass_rate": 0.5, "b_pass_rate": "high"}]))
@@ -197,6 +208,7 @@ def test_the_settings_of_the_command_line():
     config = parsed(["policy=p", "task=[a.json,countdown-4]", "engine.name=vllm", "k=2"])
     assert config == EvaluateConfig(policy="p", task=["a.json", "countdown-4"], k=2, engine=replace(config.engine))
     assert (config.tasks, config.engine.name) == (["a.json", "countdown-4"], "vllm")
+    assert parsed(["policy=p", "task=a", "verify_timeout=0"]).verify_timeout == 0  # no limit
 
 
 @pytest.mark.slow
@@ -243,6 +255,17 @@ def test_an_error_of_the_code_keeps_its_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "load_policy", broken)
     with pytest.raises(ValueError, match="a bug"):
         evaluate.main(["policy=p", "task=countdown-4", "size=2", f"out={tmp_path / 'a.json'}"])
+
+
+@pytest.mark.slow
+def test_the_verifier_of_the_command_may_run_in_its_own_process(tmp_path, model):
+    (tmp_path / "a.json").write_text(json.dumps([{"problem": "p", "answer": str(os.getpid())}]))
+    verifier = "verifier=tests.support.hanging_verifier:elsewhere"
+    command = [f"policy={model}", f"task={tmp_path / 'a.json'}", verifier, "k=1", "max_new_tokens=1", "device=cpu"]
+    for own_process in (False, True):
+        config = parsed([*command, f"verify_process={own_process}"])
+        found = evaluate.evaluate(config, evaluate.evaluation_of(config))
+        assert found["a"]["successes"] == [own_process]
 
 
 def test_help_names_every_setting(capsys):

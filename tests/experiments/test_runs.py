@@ -29,6 +29,7 @@ from rl.preemption import PreemptedError
 from rl.prompts import PromptPool
 from rl.ranks import Ranks
 from rl.run_log import read_metrics
+from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
 from tests.support import warm_processes
@@ -241,6 +242,21 @@ def test_a_policy_by_path(tmp_path):
     assert make_policy(config, make_task("string_ops")).precision == "bfloat16"
     records = run(replace(config, train=replace(config.train, gradient_checkpointing=True)), tmp_path / "run")
     assert len(records) == 3
+
+
+def test_a_probe_may_hold_the_whole_of_a_data_set(tmp_path):
+    from rl.policy import build_policy
+
+    build_policy("0123456789+=", hidden_size=32, num_layers=1).save(tmp_path / "model")
+    file = tmp_path / "sums.jsonl"
+    file.write_text("\n".join(json.dumps({"problem": f"{i}+1=", "answer": str(i + 1)}) for i in range(20)))
+    data = DataConfig(max_new_tokens=2, held_out_share=0.25)
+    sizes = {"pool_size": 0, "probe_size": 0, "held_out_size": 2}
+    records = run(
+        replace(CONFIG, task=str(file), verifier="exact", policy=str(tmp_path / "model"), data=data, **sizes),
+        tmp_path / "run",
+    )
+    assert records[0]["probe/rollouts"] == (15 + 2) * CONFIG.train.group_size
 
 
 def test_help_describes_every_parameter():

@@ -113,6 +113,28 @@ def test_a_selector_that_predicts_needs_fewer_rollouts_for_mixed_groups():
     assert rollouts[1] < 0.8 * rollouts[0]
 
 
+@pytest.mark.parametrize("method", [UNIFORM, DPS, MOPPS], ids=["uniform", "dps", "mopps"])
+@pytest.mark.parametrize("ratio", [None, 1])
+def test_a_step_rolls_out_a_prompt_again_only_when_too_few_others_are_left(method, ratio):
+    fake = FakeRollouts()
+    curriculum = DynamicSampling(selector(method, ratio), B, margin=0.5, max_batches=2 * N // B)
+    for _ in range(4):
+        fake.batches.clear()
+        curriculum.prepare()
+        collected = curriculum.collect(fake)
+        assert len(np.unique(collected.groups.prompt_ids)) == B
+        assert len(np.unique(np.concatenate(fake.batches))) == B * len(fake.batches)
+
+    def hopeless(prompt_ids):
+        groups = fake(prompt_ids)
+        return groups._replace(successes=np.zeros_like(groups.successes))
+
+    fake.batches.clear()
+    curriculum.collect(hopeless)
+    for half in np.split(np.array(fake.batches), 2):  # every prompt of the pool once, and then once more
+        assert sorted(half.ravel()) == list(range(N))
+
+
 def test_dynamic_sampling_stops_at_the_cap_with_a_partial_batch(roll_out):
     collected = DynamicSampling(selector(), B, max_batches=1).collect(roll_out)
     assert len(roll_out.batches) == 1

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rl.prompts import PromptPool
 from rl.tasks.data import make
 from rl.tasks.data_config import DataConfig
 from rl.tasks.held_out import held_out_rows
+from rl.verification import as_verdict
 from rl.verifiers import RowAnswer
 from tests.support import verifiers
 
@@ -117,12 +119,39 @@ def test_a_verifier_gets_the_columns_that_it_names(tmp_path):
         lacking.pool(1, 0)
 
 
+@pytest.mark.parametrize(
+    ("verifier", "completion"),
+    [
+        (verifiers.with_own_names, "7,answer"),
+        (verifiers.by_position, "7,answer,label,text"),
+        (verifiers.with_keyword, "7,long"),
+    ],
+)
+def test_the_first_two_arguments_of_a_verifier_may_have_the_names_of_columns(tmp_path, verifier, completion):
+    path = write(tmp_path / "slime.jsonl", [{"text": f"{i}?", "label": "7", "answer": "long"} for i in range(4)])
+    task = make(path, verifier)
+    assert as_verdict(task.verify(completion, task.pool(1, 0).answers[0])) == (True, 1.0)
+
+
+def test_a_verifier_does_not_get_the_column_of_the_strata(tmp_path):
+    path = write(tmp_path / "units.jsonl", [{**row, "unit": "m", "level": at} for at, row in enumerate(numbered(4))])
+    pool = (task := make(path, verifiers.with_unit, DataConfig(stratum="level"))).pool(1, 0)
+    assert task.verify(f"{pool.answers[0].answer} m", pool.answers[0])
+    assert pool.strata is not None
+
+
 def test_a_column_gives_the_strata(tmp_path):
     path = write(tmp_path / "kinds.jsonl", [{**row, "level": at % 3} for at, row in enumerate(numbered(9))])
     for verifier in ("exact", "tests.support.verifiers:with_all"):
         pool = make(path, verifier, DataConfig(stratum="level", held_out_share=0.1)).pool(0, 0)
         answers = [getattr(answer, "answer", answer) for answer in pool.answers]
         assert pool.strata == [str((int(answer) - 1) % 3) for answer in answers]
+    nested = [{**row, "extra_info": {"level": at % 3}} for at, row in enumerate(numbered(9))]
+    inside = write(tmp_path / "nested.jsonl", nested)
+    for verifier in ("exact", verifiers.with_all):
+        assert make(inside, verifier, DataConfig(stratum="extra_info.level")).pool(0, 0).strata == pool.strata
+        with pytest.raises(ValueError, match=r"data.stratum is 'extra_info.kind', which prompt 0 of .* lacks .*; give"):
+            make(inside, verifier, DataConfig(stratum="extra_info.kind")).pool(1, 0)
     assert make(path, "exact").pool(1, 0).strata is None
     with pytest.raises(ValueError, match=r"data.stratum is 'kind', which prompt 0 of .*kinds.jsonl lacks .*; give"):
         make(path, "exact", DataConfig(stratum="kind")).pool(1, 0)
@@ -193,7 +222,7 @@ def test_an_answer_that_the_verifier_cannot_use_is_refused_when_the_data_are_rea
     rows = [{"problem": f"{i}?", "final_answer": wrong if i == 2 else right} for i in range(4)]
     path = write(tmp_path / "a.jsonl", rows)
     with pytest.raises(
-        ValueError, match=r"prompt 2 of .*a.jsonl.*answer is .*; give .* or leave out such rows by skip"
+        ValueError, match=r"prompt 2 of .*a.jsonl.*answer is .*; give .* or leave out such rows by data.skip"
     ):
         make(path, verifier, whole=True).held_out(0)
     kept = make(path, verifier, DataConfig(skip_odd=True), whole=True).held_out(0)
@@ -201,6 +230,41 @@ def test_an_answer_that_the_verifier_cannot_use_is_refused_when_the_data_are_rea
     assert [one.answer if isinstance(one, RowAnswer) else one for one in kept.answers] == [right] * 3
     assert "1 rows that cannot be read are left out: prompt 2 of" in caplog.text
     assert len(make(path, "exact", whole=True).held_out(0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("row", "cures"),
+    [
+        ({"question": " ", "answer": "1"}, ["data.skip_odd=true"]),
+        ({"question": "a", "answer": ""}, ["data.answer=none", "data.skip_odd=true"]),
+        ({"question": "a", "answer": "1", "pass_rate": "high"}, ["data.rate=none", "data.skip_odd=true"]),
+        ({"question": "a", "answer": "1", "pass_rate": 0.5, "b_pass_rate": 0.5}, ["data.rate=none"]),
+        ({"question": "What is 0 + 1?", "answer": "1"}, ["data.merge=true"]),
+    ],
+)
+def test_the_cures_in_the_messages_of_a_reader_are_settings_that_work(tmp_path, row, cures):
+    rows = [{name: one[name] for name in ("question", "answer")} for one in numbered(3)]
+    path = write(tmp_path / "odd.jsonl", [*rows, row])
+    with pytest.raises(ValueError, match=re.escape(cures[0])) as refused:
+        make(path, "exact").pool(0, 0)
+    assert re.findall(r"data\.\w+=\w+", str(refused.value)) == cures
+    for cure in cures:
+        name, value = cure.removeprefix("data.").split("=")
+        given: dict[str, Any] = {name: True if value == "true" else value}
+        assert len(make(path, "exact", DataConfig(**given), whole=True).held_out(0)) >= 3
+
+
+def test_a_column_that_is_missing_is_named_as_a_setting(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"task": "p", "gold": "1"}, {"task": "q", "gold": "1"}])
+    with pytest.raises(ValueError, match=r"name one of them by data\.prompt=$"):
+        make(path, "exact").pool(0, 0)
+    with pytest.raises(
+        ValueError, match=r"name one of them by data\.answer=, or give data\.answer=none if the verifier"
+    ):
+        make(path, "exact", DataConfig(prompt="task")).pool(0, 0)
+    same = write(tmp_path / "same.jsonl", [{"prompt": "p", "answer": "1"}, {"prompt": "p", "answer": "2"}])
+    with pytest.raises(ValueError, match=r"name a column by data\.key="):
+        make(same, "exact").pool(0, 0)
 
 
 def test_data_without_answers_are_refused_by_a_verifier_that_needs_them(file):

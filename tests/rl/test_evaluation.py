@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from rl.engines.hf import HFEngine
 from rl.evaluation import Counts, Evaluation, EvaluationSet, scores
 from rl.prompts import PromptPool, Verdict
 from rl.run_log import is_end, read_metrics
+from tests.support.hanging_verifier import elsewhere
 from tests.support.runs import CONFIG, assert_same_run, start, until_killed
 
 pytestmark = pytest.mark.slow  # 5 s
@@ -61,6 +63,26 @@ def test_completions_that_are_not_judged_count_nowhere(task, policy):
     assert found["eval/digits/judged_share"] == pytest.approx(2 / 3)
     assert found["eval/digits/mean@3"] == 1 / 2
     assert math.isnan(found["eval/digits/pass@3"])  # no problem has three judged completions
+
+
+def a_set_judged_elsewhere(task):
+    """Return a set whose problems are solved if another process than this one judges them."""
+    pool = task.held_out(3)
+    here = PromptPool(pool.texts, [str(os.getpid())] * 3, pool.keys)
+    return EvaluationSet("elsewhere", task._replace(verify=elsewhere), here)
+
+
+@pytest.mark.parametrize("own_process", [False, True])
+def test_a_verifier_runs_in_its_own_process_if_the_run_or_the_task_asks_for_it(task, policy, tmp_path, own_process):
+    one = a_set_judged_elsewhere(task)
+    if own_process:
+        asking = Evaluation([one._replace(task=one.task._replace(own_process=True))], k=2)
+        assert asking.measure(HFEngine(policy), 0)["eval/elsewhere/mean@2"] == 1
+    found = Evaluation([one], k=2).measure(HFEngine(policy), 0, own_process=own_process)
+    assert found["eval/elsewhere/mean@2"] == own_process
+    config = replace(CONFIG, steps=1, verify_process=own_process, checkpoint_every=0)
+    records, _ = start(task, tmp_path, config, evaluation=Evaluation([one], k=2))
+    assert [record["eval/elsewhere/mean@2"] for record in records] == [own_process] * 2
 
 
 def test_a_set_is_the_same_problem_for_every_seed_but_not_the_same_completions(task, policy):

@@ -73,6 +73,19 @@ def test_whatever_changes_the_result_changes_the_folder(policy, task, tmp_path):
     assert len(found) == 7
 
 
+def test_a_policy_with_a_number_among_its_weights_and_one_with_other_shapes_have_folders_too(policy, task):
+    found = {module._identity(policy, task, CONFIG)}
+    for shape in ((), (4,), (2, 2), (0, 4), (4, 0)):
+        policy.model.register_buffer("scale", torch.zeros(shape))
+        found.add(module._identity(policy, task, CONFIG))
+    policy.model.register_buffer("scale", torch.zeros(4, dtype=torch.int32))  # the same bytes
+    found.add(module._identity(policy, task, CONFIG))
+    policy.model.register_buffer("scale", None)
+    policy.model.register_buffer("shift", torch.zeros(4))
+    found.add(module._identity(policy, task, CONFIG))
+    assert len(found) == 8
+
+
 def test_no_steps_leave_the_policy_and_the_cache_alone(policy, task, tmp_path):
     assert fine_tune(policy, task, FineTuningConfig(), cache=tmp_path) is policy
     assert list(tmp_path.iterdir()) == []

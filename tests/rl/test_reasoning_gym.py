@@ -44,13 +44,17 @@ def test_about_the_share_of_all_texts_is_held_out_and_the_seed_chooses():
 
 
 class _Numbers:
-    """A data set in the manner of the library, whose prompt i has the number seed + i and perhaps no answer."""
+    """A data set in the manner of the library, whose prompt i has the number seed + i and perhaps no answer.
+
+    The prompts of the kind single are all the same.
+    """
 
     def __init__(self, kind: str, seed: int, size: int):
         self._numbers, self._has_answers = range(seed, seed + size), kind != "open"
+        self._is_single = kind == "single"
 
     def __getitem__(self, at: int) -> dict[str, object]:
-        number = str(self._numbers[at])
+        number = "0" if self._is_single else str(self._numbers[at])
         return {"question": number, "answer": number if self._has_answers else None, "metadata": {}}
 
     def score_answer(self, answer: str, entry: dict[str, object]) -> float:
@@ -69,7 +73,9 @@ class TestWithALibraryOfNumbers:
     def _library_of_numbers(self, monkeypatch):
         reasoning_gym._dataset.cache_clear()
         reasoning_gym._entry.cache_clear()
-        library = SimpleNamespace(DATASETS={"count": 0, "open": 0}, create_dataset=_Numbers, extract_answer=_extracted)
+        library = SimpleNamespace(
+            DATASETS={"count": 0, "open": 0, "single": 0}, create_dataset=_Numbers, extract_answer=_extracted
+        )
         monkeypatch.setattr(reasoning_gym, "_library", lambda module: library)
         yield
         reasoning_gym._dataset.cache_clear()
@@ -135,6 +141,26 @@ class TestWithALibraryOfNumbers:
                 Verdict(False, 0.0),
             ]
             assert verifier.take_counts()["train/verifier_errors"] == 1
+
+    @pytest.mark.parametrize("share", [1e-9, 0.999999])
+    def test_a_share_that_leaves_almost_nothing_on_one_side_is_refused(self, share):
+        with pytest.raises(
+            ValueError, match=f"held_out_share is {share} with the task reasoning_gym:count, .* to 0.999"
+        ):
+            reasoning_gym.make("reasoning_gym:count", DataConfig(held_out_share=share))
+
+    @pytest.mark.parametrize(
+        ("share", "side", "read"),
+        [
+            (0.999, "1 training prompts", lambda task: task.pool(1, 0).texts[0]),
+            (0.999, "demonstrations", lambda task: next(task.demonstrations(0))),
+            (0.001, "1 held-out prompts", lambda task: task.held_out(1).texts[0]),
+        ],
+    )
+    def test_a_side_without_prompts_is_named(self, share, side, read):
+        task = reasoning_gym.make("reasoning_gym:single", DataConfig(held_out_share=share))
+        with pytest.raises(ValueError, match=f"held_out_share is {share}, and single has too few prompts for {side};"):
+            read(task)
 
 
 class TestWithTheLibrary:

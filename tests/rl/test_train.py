@@ -286,6 +286,15 @@ def test_a_group_of_one_rollout_is_refused(advantage):
         assert TrainConfig(group_size=1, advantage=other).group_size == 1
 
 
+@pytest.mark.slow
+def test_a_run_without_a_time_limit_may_have_a_verifier_in_its_own_process(task, tmp_path):
+    config = replace(CONFIG, steps=1, verify_timeout=0.0, checkpoint_every=0)
+    whole = start(task, tmp_path / "whole", config)
+    own = start(task._replace(own_process=True), tmp_path / "own", config)
+    assert_same_run(own, whole)
+    assert_same_run(start(task, tmp_path / "set", replace(config, verify_process=True)), whole)
+
+
 def test_a_verifier_that_fails_in_every_way_ends_no_run(task, tmp_path):
     kinds = itertools.cycle(range(5))
 

@@ -17,7 +17,7 @@ import torch
 from rl.preemption import PreemptedError
 from rl.prompts import Verdict
 from rl.verification import OddVerdictError, Verifier, as_verdict
-from tests.support.hanging_verifier import unreliable
+from tests.support.hanging_verifier import slow, unreliable
 
 RIGHT, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
 
@@ -202,12 +202,16 @@ def test_a_very_long_limit_is_no_error(own_process):
         assert verifier(["a"], ["a"], ["row 0"]) == [RIGHT]
 
 
+def test_a_process_without_a_limit_waits_and_still_survives_a_verifier_that_dies():
+    with Verifier(slow, timeout=0.0, own_process=True) as verifier:
+        assert verifier(["a", "die", "b"], ["a"] * 3, ["row"] * 3) == [RIGHT, None, WRONG]
+        assert list(verifier.take_counts().values()) == [1, 0, 0]
+
+
 @pytest.mark.parametrize("timeout", [-1.0, math.nan, math.inf])
 def test_a_limit_out_of_range_is_refused(timeout):
     with pytest.raises(ValueError, match=f"timeout is {timeout}; give"):
         Verifier(unreliable, timeout=timeout)
-    with pytest.raises(ValueError, match=r"timeout is 0.0; give a number above 0"):
-        Verifier(unreliable, own_process=True)
 
 
 SCRIPT = """

@@ -92,6 +92,19 @@ def test_a_pool_has_a_possible_size(num_prompts):
         PLAIN.pool(num_prompts, 0)
 
 
+@pytest.mark.parametrize("share", [1e-9, 0.999999])
+def test_a_share_that_leaves_almost_nothing_on_one_side_is_refused(share):
+    with pytest.raises(ValueError, match=f"held_out_share is {share} with the task word_problems, .* 0.001 to 0.999"):
+        word_problems.make(DataConfig(held_out_share=share))
+
+
+@pytest.mark.parametrize("share", [0.001, 0.999])
+def test_small_and_large_shares_leave_problems_on_both_sides(share):
+    task = word_problems.make(DataConfig(held_out_share=share))
+    shown = {one.prompt for one in itertools.islice(task.demonstrations(0), 5)}
+    assert len({*task.pool(5, 0).texts}) == len({*task.held_out(5).texts}) == len(shown) == 5
+
+
 @pytest.mark.parametrize("given", [{"held_out": "a.json"}, {"answer": "Answer"}, {"merge": True}, {"stratum": "kind"}])
 def test_settings_that_the_task_ignores_are_refused(given):
     (name,) = given

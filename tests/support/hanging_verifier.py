@@ -1,5 +1,6 @@
 """Verifiers that hang or fail in a process of their own. The module imports little, so that processes start quickly."""
 
+import os
 import signal
 import time
 
@@ -9,6 +10,17 @@ def verify(text: str, answer: str) -> bool:
     if text == "hang":
         time.sleep(60)
     return text == answer
+
+
+def elsewhere(text: str, answer: str) -> bool:
+    """Return whether this process is not the one whose number is the answer."""
+    return os.getpid() != int(answer)
+
+
+def slow(text: str, answer: str) -> bool | str:
+    """Judge a completion after a fifth of a second, or fail as `unreliable` does."""
+    time.sleep(0.2)
+    return unreliable(text, answer)
 
 
 def unreliable(text: str, answer: str) -> bool | str:

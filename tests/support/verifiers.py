@@ -25,6 +25,18 @@ def with_all(completion: str, answer: str, **columns: Any) -> bool:
     return completion == ",".join(sorted(columns))
 
 
+def with_own_names(text: str, label: str, **columns: Any) -> bool:
+    return text == ",".join([label, *sorted(columns)])
+
+
+def by_position(text: str, label: str, /, **columns: Any) -> bool:
+    return text == ",".join([label, *sorted(columns)])
+
+
+def with_keyword(text: str, label: str, *, answer: str) -> bool:
+    return text == f"{label},{answer}"
+
+
 def of_one(completion: str) -> bool:
     return bool(completion)
 

@@ -81,7 +81,7 @@ def test_an_odd_image_is_named_by_file_and_row(write, item, fault):
     assert left.pool.texts == [user(good, "Find x.")]
     assert len(left.skipped) == 1
     assert len(read_report(path).pool) == 2  # without `images`, nobody looks at them
-    with pytest.raises(ValueError, match=r"in row 1 of .*a.parquet; .*, or leave out odd rows by skip_odd=True"):
+    with pytest.raises(ValueError, match=r"in row 1 of .*a.parquet; .*, or leave out odd rows by data.skip_odd=true"):
         make(path, "exact", DataConfig()).pool(0, 0)
 
 
