@@ -15,7 +15,7 @@ def inner_constants(state: State) -> tuple[str, ...]:
 
 
 def inner_embedded(state: State) -> Embedded | None:
-    """Return the embeddings and latest batches of the inner state, or None if it has none."""
+    """Return the embeddings and latest batches of the inner state, or None if it has no embeddings."""
     return embedded_in(state.inner)
 
 

@@ -73,10 +73,11 @@ class Embedded(NamedTuple):
         embeddings: One row per prompt of the pool.
         latest: `count -> batches`. Returns the last `count` batches as `Rollouts` with the shape `[count, c]`, c
             entries per batch, or all stored batches if there are fewer. An entry with a group size of 0 is padding.
+            None: the state does not store batches.
     """
 
     embeddings: Float[Array, "N d"]
-    latest: Callable[[int], Rollouts]
+    latest: Callable[[int], Rollouts] | None
 
 
 class StateMethods(Protocol):
@@ -126,15 +127,15 @@ def call_optional(state: State, name: str, default: Any) -> Any:
 
 
 def embedded_in(state: State) -> Embedded | None:
-    """Return the embeddings and the latest batches of a state, or None if the state lacks one of the two.
+    """Return the embeddings and the latest batches of a state, or None if the state lacks embeddings.
 
-    The state gives them by a method `embedded`, or by an array `embeddings` together with a method `latest`.
+    The state gives them by a method `embedded`, or by an array `embeddings` and possibly a method `latest`.
     """
     if callable(getattr(state, "embedded", None)):
         return state.embedded()
-    if getattr(state, "embeddings", None) is None or not callable(getattr(state, "latest", None)):
+    if getattr(state, "embeddings", None) is None:
         return None
-    return Embedded(state.embeddings, state.latest)
+    return Embedded(state.embeddings, getattr(state, "latest", None))
 
 
 class Selection(NamedTuple):

@@ -6,8 +6,12 @@ r"""A Kalman filter per prompt, on a scale where the noise of a success rate is 
     arcsine     p = sin(x)^2           z = arcsin sqrt((s + 3/8) / (n + 3/4)),    R = 1 / (4 n + 2)
     logit       p = sigmoid(x)         z = log((s + 1/2) / (n - s + 1/2)),        R = 1 / (s + 1/2) + 1 / (n - s + 1/2)
 
-"arcsine" is the filter of ARCUS (arXiv 2609.38018); on its scale, the noise does not depend on p (Anscombe 1948).
-"logit" is the filter of KGPS (arXiv 2607.27610). The prior has the mean and variance that x has for a uniform p. What
+"arcsine" is the scale of ARCUS (arXiv 2609.38018), where the noise does not depend on p (Anscombe 1948). z and R are
+its values for mixed groups. The rest differs. ARCUS takes z = 0 for s = 0 and z = pi / 2 for s = n, with R = 1 / (2 n).
+Its beliefs drift by v sin(2 x) per step, and the moments of innovations determine v and q. Here one formula holds for
+all s, nothing drifts, and q is a setting.
+
+"logit" is the scale of KGPS (arXiv 2607.27610). The prior has the mean and variance that x has for a uniform p. What
 one prompt shows has no effect on other prompts; `state_space` is a filter in which it has. An update changes the
 beliefs about visited prompts only. A prediction k steps later adds k q to the variance, at most up to the prior's
 variance.

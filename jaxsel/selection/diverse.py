@@ -27,13 +27,14 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
 
     Args:
         weight: Weight of the distances, which range from 0 to 2. With 0 the rule is `top_k`.
-        anchor_batches: Number of batches in H. With 0 only the distances within the batch count.
+        anchor_batches: Number of batches in H. With 0 only the distances within the batch count. `state_space` does
+            not store its latest batches and needs 0.
         shortlist: Only the `shortlist * batch_size` best scores are considered. None considers all scores: this takes
             a float32 copy of all embeddings and one pass over the copy per chosen prompt.
 
     Raises:
-        ValueError: An argument is out of its range. From `Rule.choose`: the predictor's state does not give embeddings
-            and the latest batches, see `jaxsel.base.embedded_in`.
+        ValueError: An argument is out of its range. From `Rule.choose`: the predictor's state does not give embeddings,
+            or with `anchor_batches` it does not give the latest batches, see `jaxsel.base.embedded_in`.
     """
     _validate.non_negative(weight=weight)
     _validate.integer_in(0, 2**16, anchor_batches=anchor_batches)
@@ -67,9 +68,8 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
 def _embedded(state: State) -> Embedded:
     embedded = embedded_in(state)
     if embedded is None:
-        raise ValueError(
-            f"the state {type(state).__name__} lacks embeddings or latest batches; give the rule diverse with amortized"
-        )
+        name = type(state).__name__
+        raise ValueError(f"the state {name} lacks embeddings; give the rule diverse with amortized or state_space")
     return embedded
 
 
@@ -127,6 +127,9 @@ def _directions(embedded: Embedded, ids: Int[Array, "*batch m"]) -> Float[Array,
 
 def _distance_to_latest(direction: Float[Array, "m d"], embedded: Embedded, count: int) -> Float[Array, " m"]:
     """Return the mean cosine distance to the prompts of the last `count` batches; 0 before the first batch."""
+    if embedded.latest is None:
+        given = f"anchor_batches is {count}, but the state does not store the latest batches"
+        raise ValueError(f"{given}; give anchor_batches=0, or the rule diverse with amortized")
     latest = embedded.latest(count)
     known = latest.group_size > 0
     total = jnp.where(known[..., None], _directions(embedded, latest.prompt_ids), 0).sum((0, 1))

@@ -1,10 +1,13 @@
-r"""The selector `paced`: the acquisition `mixed_near_target` with a target that moves during training, as in ARCUS.
+r"""The selector `paced`: the acquisition `mixed_near_target` with a target that moves during training.
 
     share(target) = sum_i w_i m_i,    w_i in proportion to (kernel(target, p_i) m_i)^(1 / temperature)
 
 is the share of mixed groups that sampling with this target is predicted to have. m_i is P(0 < s < n) of prompt i, and
-p_i its predicted success rate. After every step, the target moves towards the hardest target whose share is close to
-the best one. This is a selector and not an acquisition, because an acquisition has no state.
+p_i its predicted success rate. After every step with a visit, the target moves towards the hardest target whose share
+is close to the best one. This is a selector and not an acquisition, because an acquisition has no state.
+
+The moving target, the kernel and the sampling follow ARCUS (arXiv 2609.38018). The predictions are those of the given
+predictor. No predictor here is ARCUS's own, see `kalman`.
 """
 
 import math
@@ -35,7 +38,7 @@ from jaxsel.selection.composition import as_saved, init_of, selecting
 from jaxsel.selection.rules import gumbel_top_k
 
 _TARGETS = np.linspace(0, math.pi / 2, 66, dtype=np.float32)[1:-1]  # in arc length, from hard to easy
-_SAMPLE = 4096  # prompts for which the shares are predicted, evenly spaced by row
+_SAMPLE = 4096  # largest number of prompts for which the shares are predicted; of more prompts, evenly spaced rows
 
 
 class PacedState(NamedTuple):
@@ -72,16 +75,16 @@ def paced(
     max_step: float = 0.005,
     rule: Rule | None = None,
 ) -> Selector:
-    """Return a selector that samples near a moving target success rate (ARCUS, arXiv 2609.38018).
+    """Return a selector that samples near a moving target success rate, as ARCUS does (arXiv 2609.38018).
 
     The scores are those of `mixed_near_target(log=True)`. The target moves to the hardest one whose predicted share of
-    mixed groups is at most `tolerance` below the best, by at most `max_step` per step. The paper does not publish its
-    code, and its results have not been repeated.
+    mixed groups is at most `tolerance` below the best, by at most `max_step` per step. Updates without a visit do not
+    move it. The paper does not publish its code, and its results have not been repeated.
 
     The state cannot be sharded: every device would need the predictions of the prompts of the others.
 
     Args:
-        predictor: Model of the prompts' success rates. ARCUS uses `jaxsel.kalman()`.
+        predictor: Model of the prompts' success rates. `jaxsel.kalman()` resembles the model of ARCUS.
         target: Success rate at which the target starts, above 0 and below 1.
         temperature: Temperature of the sampling, above 0, as in `gumbel_top_k`.
         tolerance: Share of mixed groups that may be lost for a harder target, from 0 to 1.
@@ -138,11 +141,14 @@ def _functions(
     def update(key: Key[Array, ""], state: PacedState, rollouts: Rollouts) -> PacedState:
         predict_key, update_key = jax.random.split(key)
         inner = inner_update(update_key, state.inner, rollouts)
-        places = jnp.arange(_SAMPLE, dtype=jnp.float32) / _SAMPLE
-        rows = (places * state.num_prompts.astype(jnp.float32)).astype(jnp.int32)
-        wanted = _hardest(inner_predict(predict_key, inner, rows), temperature, tolerance)
-        moved = state.angle + jnp.clip(wanted - state.angle, -max_step, max_step)
-        return PacedState(inner, state.num_prompts, moved)
+        ids, size = rollouts.prompt_ids, state.num_prompts
+        is_visit = (ids >= 0) & (ids < size) & (rollouts.group_size > 0)
+        spacing = jnp.maximum(size.astype(jnp.float32) / _SAMPLE, 1)
+        rows = (jnp.arange(_SAMPLE, dtype=jnp.float32) * spacing).astype(jnp.int32)
+        prediction = inner_predict(predict_key, inner, jnp.minimum(rows, size - 1))
+        wanted = _hardest(prediction, rows < size, temperature, tolerance)
+        step = jnp.where(is_visit.any(), jnp.clip(wanted - state.angle, -max_step, max_step), 0)
+        return PacedState(inner, size, state.angle + step)
 
     return predict_inner(inner_predict), select, update
 
@@ -154,11 +160,13 @@ def _log_score(prediction: Prediction, angle: Float[Array, ""]) -> Float[Array, 
     return jnp.log(mixed) + log_kernel(prediction.success_rate, angle, jnp.minimum(rate, 1 - rate))
 
 
-def _hardest(prediction: Prediction, temperature: float, tolerance: float) -> Float[Array, ""]:
+def _hardest(
+    prediction: Prediction, is_prompt: Bool[Array, " m"], temperature: float, tolerance: float
+) -> Float[Array, ""]:
     """Return the hardest target whose share of mixed groups is at most `tolerance` below the best, in arc length."""
 
     def share(angle: Float[Array, ""]) -> Float[Array, ""]:
-        weights = jax.nn.softmax(_log_score(prediction, angle) / temperature)
+        weights = jax.nn.softmax(jnp.where(is_prompt, _log_score(prediction, angle) / temperature, -jnp.inf))
         return (weights * prediction.mixed).sum()
 
     targets = jnp.asarray(_TARGETS)

@@ -16,14 +16,36 @@ N, BATCH = 2_100, 16  # more than one block of the kernel, and no multiple of it
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 EMBEDDINGS = RNG.normal(size=(N, 4)).astype(np.float16)
+SMALL_GPS: dict[str, Any] = {"width": 4, "num_heads": 1, "context_size": BATCH}
 METHODS = {
     "uniform": jaxsel.uniform,
     "threshold": jaxsel.threshold,
     "mopps": jaxsel.mopps,
     "dps": jaxsel.dps,
     "adaptive": lambda: jaxsel.adaptive(EMBEDDINGS),
-    "gps": lambda: jaxsel.gps(EMBEDDINGS, width=4, num_heads=1, context_size=BATCH),
+    "gps": lambda: jaxsel.gps(EMBEDDINGS, **SMALL_GPS),
+    "kalman": lambda: jaxsel.make_selector(
+        jaxsel.kalman(), jaxsel.mixed_near_target(log=True), jaxsel.gumbel_top_k(0.3), method="kalman"
+    ),
+    "expected_signal": lambda: jaxsel.make_selector(
+        jaxsel.beta_bernoulli(), jaxsel.expected_signal(), jaxsel.top_k(), method="signal"
+    ),
+    "recalibrated": lambda: jaxsel.make_selector(
+        jaxsel.recalibrated(jaxsel.beta_bernoulli()), jaxsel.expected_variance(), jaxsel.top_k(), method="corrected"
+    ),
+    "exploring": lambda: jaxsel.exploring(jaxsel.mopps(), share=0.2),
+    "stratified": lambda: jaxsel.make_selector(
+        jaxsel.beta_bernoulli(),
+        jaxsel.expected_variance(),
+        jaxsel.stratified(jaxsel.top_k(), np.arange(N) % 3),
+        method="quotas",
+    ),
+    "paced": lambda: jaxsel.paced(jaxsel.kalman()),
+    "diverse adaptive": lambda: jaxsel.adaptive(EMBEDDINGS, rule=jaxsel.diverse(anchor_batches=0)),
+    "screened adaptive": lambda: jaxsel.adaptive(EMBEDDINGS, screened=0.2),
+    "screened gps": lambda: jaxsel.gps(EMBEDDINGS, screened=0.2, **SMALL_GPS),
 }
+SLOW = ("gps", "screened gps")
 
 
 @pytest.fixture
@@ -52,7 +74,7 @@ def rollouts(seed: int = 0) -> jaxsel.Rollouts:
     return jaxsel.Rollouts(*(jnp.asarray(x, jnp.int32) for x in (ids, rng.integers(0, sizes + 1), sizes)))
 
 
-@pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] * (name == "gps")) for name in METHODS])
+@pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in METHODS])
 def test_every_kernel_is_lowered_for_cuda(method, for_a_gpu):
     selector = METHODS[method]()
     state = jax.eval_shape(lambda key: selector.init(key, N), KEY)
@@ -66,6 +88,8 @@ def test_every_kernel_is_lowered_for_cuda(method, for_a_gpu):
         programs = {name: call.lower(lowering_platforms=("cuda",)).as_text() for name, call in calls.items()}
     assert all("func.func public @main" in program for program in programs.values())
     assert ("xla.gpu.triton" in programs["update"]) == (method == "dps")
+    # a GPU would round the sums of information to 11 bits otherwise
+    assert ("HIGHEST" in programs["update"]) == ("adaptive" in method)
 
 
 def test_the_kernel_of_dps_returns_what_two_passes_return(monkeypatch):

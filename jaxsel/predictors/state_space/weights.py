@@ -5,8 +5,12 @@ r"""The weights that all prompts share: a Gaussian filter in information form.
 w holds the weights before training, and d their drift since then. phi are the features of a prompt, and phi . (w + d)
 is the part of the logit of its success rate that depends on w and d. J is the information of all batches, sum_i iota_i
 x_i x_i' with x_i = (slope_i phi_i, phi_i). Here iota_i is the precision of observation i. slope_i is the change of
-prompt i's expected logit per unit of phi_i . w: 1 before its first visit, and smaller afterwards. J is a sum of squares
-and the prior's precision is positive, so J + diag(prior) stays symmetric and positive definite in float32.
+prompt i's expected logit per unit of phi_i . w: 1 before its first visit, and smaller afterwards.
+
+J is a sum of squares, but float32 rounds it. Features may depend on each other linearly, as one-hot columns do. Then J
+is singular, and rounding can make it indefinite. So the errors of rounding do not add up from batch to batch, see
+`_decayed_sum`. And no prior precision is below the bound of one rounding, eps g max_j J_jj. This keeps J + diag(prior)
+positive definite in float32 for any number of batches.
 
 First visits determine w, and repeated visits determine d. The drift depends on the features too, because training on
 some kinds of prompts teaches these kinds more than others. The last weight of d is the level, which moves all prompts
@@ -44,6 +48,7 @@ _SIGNAL = 4.0  # prior variance of the features' part of w . phi, per prompt, in
 _SHARES = np.array([0.9999, 0.999, 0.997, 0.99, 0.97, 0.9, 0.5, 0.1, 0.01, 1e-4], np.float32)
 _SURPRISE = np.array([0, -0.5, -1, -2, -4, -6, -8, -9, -10, -12], np.float32)  # log prior odds of the shares
 _COMMON = 1.0  # variance of the error that the first visits of a batch share
+_ROUNDING = np.finfo(np.float32).eps  # smallest prior precision, relative to the size of J and its largest element
 _KEPT = np.float32(0.9999)  # share of the information about w that each batch keeps
 _PACE = 1.25  # the largest factor by which lambda changes in a step
 _MEMORY = 0.98  # factor of the earlier evidence for each share, per step
@@ -59,6 +64,7 @@ class Weights(NamedTuple):
         evidence: Discounted log evidence for each candidate share.
         kept: Share of the information about d that the last update kept.
         root: A square root of the covariance S: S = root root'.
+        remainder: What `information` lacks of J, because float32 rounds it.
     """
 
     mean: Float[Array, " g"]
@@ -67,6 +73,7 @@ class Weights(NamedTuple):
     evidence: Float[Array, " k"]
     kept: Float[Array, ""]
     root: Float[Array, "g g"]
+    remainder: Float[Array, "g g"]
 
     @property
     def initial(self) -> Float[Array, " f"]:
@@ -89,7 +96,8 @@ def no_weights(num_features: int) -> Weights:
         precision,
         jnp.zeros(len(_SHARES), jnp.float32),
         jnp.float32(1),
-        _covariance_root(nothing, precision),
+        _covariance_root(nothing, _prior(precision, nothing)),
+        jnp.zeros_like(nothing),
     )
 
 
@@ -97,17 +105,19 @@ def _prior_precision(num_features: int) -> float:
     return max(num_features, 1) / _SIGNAL
 
 
-def _prior(precision: Float[Array, ""], size: int) -> Float[Array, " g"]:
+def _prior(precision: Float[Array, ""], information: Float[Array, "g g"]) -> Float[Array, " g"]:
+    size = len(information)
     features = size // 2 - 1
     others = jnp.array([_CONSTANT, *[features / _DRIFT] * features, _LEVEL], jnp.float32)
-    return jnp.concatenate([jnp.broadcast_to(precision, (features,)), others])
+    prior = jnp.concatenate([jnp.broadcast_to(precision, (features,)), others])
+    # linearly dependent features leave J singular, and rounding makes it indefinite by less than this
+    return jnp.maximum(prior, size * jnp.diag(information).max() * _ROUNDING)
 
 
-def _covariance_root(information: Float[Array, "g g"], precision: Float[Array, ""]) -> Float[Array, "g g"]:
-    size = len(information)
+def _covariance_root(information: Float[Array, "g g"], prior: Float[Array, " g"]) -> Float[Array, "g g"]:
     # S^-1 = L L', S = L^-T L^-1
-    lower = jnp.linalg.cholesky(information + jnp.diag(_prior(precision, size)))
-    return jax.scipy.linalg.solve_triangular(lower, jnp.eye(size, dtype=jnp.float32), lower=True).T
+    lower = jnp.linalg.cholesky(information + jnp.diag(prior))
+    return jax.scipy.linalg.solve_triangular(lower, jnp.eye(len(prior), dtype=jnp.float32), lower=True).T
 
 
 def updated(
@@ -124,20 +134,37 @@ def updated(
         precision: iota_i of every observation; 0 for a row without an observation.
         weighted_residual: iota_i r_i of every observation.
     """
+    constant = len(weights.mean) // 2 - 1
+    # at the default precision, a GPU would round the factors to 11 bits, differently on the two sides
+    gathered = jnp.matmul((design * precision[:, None]).T, design, precision="highest")
+    gradient = weighted_residual @ design
     # the common error acts on a logit as the constant of w does, so its correction has rank one
-    size = len(weights.mean)
-    slope = design[:, size // 2 - 1]
-    loading = (precision * slope) @ design
-    share_of_common = loading / (1 / _COMMON + (precision * slope**2).sum())
-    gathered = (design * precision[:, None]).T @ design - share_of_common[:, None] * loading[None]
-    gradient = weighted_residual @ design - share_of_common * (weighted_residual * slope).sum()
+    share_of_common = gathered[constant] / (1 / _COMMON + gathered[constant, constant])
+    gradient = gradient - share_of_common * gradient[constant]
+    gathered = gathered - share_of_common[:, None] * gathered[constant][None]
     evidence, kept = _forgotten(weights.evidence, weights.root, gathered, gradient)
-    share = jnp.sqrt(jnp.where(jnp.arange(size) < size // 2, _KEPT, kept))
-    information = weights.information * share[:, None] * share[None] + gathered
-    root = _covariance_root(information, weights.precision)
+    information, remainder = _decayed_sum(weights, gathered, kept)
+    root = _covariance_root(information, _prior(weights.precision, information))
     change = root @ (gradient @ root)
     mean = weights.mean + change
-    return Weights(mean, information, weights.precision, evidence, kept, root), change
+    return Weights(mean, information, weights.precision, evidence, kept, root, remainder), change
+
+
+def _decayed_sum(
+    weights: Weights, gathered: Float[Array, "g g"], kept: Float[Array, ""]
+) -> tuple[Float[Array, "g g"], Float[Array, "g g"]]:
+    """Return F J F + `gathered` and its remainder; F is diagonal, and F^2 holds the shares that the weights keep.
+
+    The errors of J's rounding would add up over the 10,000 batches that w remembers. So each sum starts from the
+    remainder of the sum before it (Kahan 1965), and J's losses are computed instead of what remains.
+    """
+    size = len(weights.mean)
+    lost = jnp.where(jnp.arange(size) < size // 2, 1 - _KEPT, 1 - kept)
+    either = lost[:, None] + lost[None] - lost[:, None] * lost[None]
+    lost = either / (1 + jnp.sqrt(1 - either))  # 1 - sqrt(1 - either)
+    change = gathered - lost * weights.information + (1 - lost) * weights.remainder
+    information = weights.information + change
+    return information, change - (information - weights.information)
 
 
 def shrunk(weights: Weights) -> Weights:
@@ -147,15 +174,17 @@ def shrunk(weights: Weights) -> Weights:
         return weights
     num_features = size // 2 - 1
     features, variance = weights.mean[:num_features], (weights.root[:num_features] ** 2).sum(1)
-    determined = jnp.clip(1 - weights.precision * variance, 0, 1).sum()
+    before = _prior(weights.precision, weights.information)
+    determined = jnp.clip(1 - before[0] * variance, 0, 1).sum()
     # one imaginary weight, of the size that the first lambda implies, keeps the fixed point finite
     guess = _prior_precision(num_features)
     fixed_point = (determined + 1) / ((features**2).sum() + 1 / guess)
     fixed_point = jnp.clip(fixed_point, weights.precision / _PACE, weights.precision * _PACE)
     precision = jnp.clip(fixed_point, 0.05, 1e4 * guess)
-    total = weights.information + jnp.diag(_prior(weights.precision, size))
-    root = _covariance_root(weights.information, precision)
-    return weights._replace(mean=root @ ((total @ weights.mean) @ root), precision=precision, root=root)
+    after = _prior(precision, weights.information)
+    root = _covariance_root(weights.information, after)
+    change = root @ (((before - after) * weights.mean) @ root)
+    return weights._replace(mean=weights.mean + change, precision=precision, root=root)
 
 
 def _forgotten(

@@ -1,6 +1,7 @@
 """Arrays that a checkpoint may lack: prompts in flight, hashes of the keys, and the steps of the last visits.
 
-A checkpoint without one of them fits a selector that has it, and vice versa.
+A checkpoint without one of them fits a selector that has it, and vice versa. Checkpoints of earlier versions also lack
+the remainder of the sum in the weights of `state_space`, which is 0 then.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ _DEFAULTS = {  # without the array: no prompt is in flight, the keys are those h
     "last_visit": lambda here: np.full_like(here, -1),
 }
 _DTYPES = {"in_flight": np.int32, "keys": np.uint32, "last_visit": np.int32}
+_REMAINDER = ".weights.remainder"
 
 
 def as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
@@ -26,6 +28,7 @@ def as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(shapes, dict):
         return saved
     missing = {name: fill(here[name]) for name, fill in _DEFAULTS.items() if name in here and name not in shapes}
+    missing |= {name: np.zeros_like(here[name]) for name in _missing_remainders(shapes, here)}
     surplus = {name for name in _DEFAULTS if name in shapes and name not in here}
 
     def fitted(held: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
@@ -38,6 +41,11 @@ def as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
 
 def as_saved(here: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
     """Return the arrays `here` with exactly those optional arrays that the checkpoint has, so that it can be read."""
-    arrays = {name: array for name, array in here.items() if name not in _DEFAULTS}
+    absent = {*_DEFAULTS, *_missing_remainders(metadata["shapes"], here)}
+    arrays = {name: array for name, array in here.items() if name not in absent}
     optional = {name: metadata["shapes"][name] for name in _DTYPES if name in metadata["shapes"]}
     return arrays | {name: np.zeros(shape, _DTYPES[name]) for name, shape in optional.items()}
+
+
+def _missing_remainders(shapes: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    return [name for name in here if name.endswith(_REMAINDER) and name not in shapes]

@@ -214,7 +214,7 @@ def test_diverse_treats_a_recalibrated_state_like_the_inner_state(name):
         if name == "beta_bernoulli":
             assert embedded_in(state) is None
             with pytest.raises(
-                ValueError, match="lacks embeddings or latest batches; give the rule diverse with amortized"
+                ValueError, match="lacks embeddings; give the rule diverse with amortized or state_space"
             ):
                 jaxsel.diverse().choose(KEY, jnp.zeros(N), 4, None, state)
         else:

@@ -226,9 +226,24 @@ def test_the_next_batch_lies_away_from_the_last():
 
 def test_a_state_without_embeddings_is_refused():
     with pytest.raises(
-        ValueError, match="the state NoneType lacks embeddings or latest batches; give the rule diverse with amortized"
+        ValueError, match="the state NoneType lacks embeddings; give the rule diverse with amortized or state_space"
     ):
         jaxsel.diverse().choose(KEY, jnp.ones(3), 2, None, None)
+
+
+@pytest.mark.parametrize("wrap", [lambda predictor: predictor, jaxsel.recalibrated])
+def test_a_state_without_latest_batches_needs_a_rule_without_anchors(wrap):
+    """Two kinds of prompts have the same scores: a batch of two has one of each kind."""
+    kinds = np.repeat(np.eye(2, dtype=np.float32), 6, axis=0)
+    predictor = wrap(jaxsel.state_space(kinds))
+    score = jaxsel.expected_variance()
+    spread = jaxsel.make_selector(predictor, score, jaxsel.diverse(weight=1.0, anchor_batches=0), method="spread")
+    for step in range(5):
+        chosen = spread.select(jax.random.key(step), spread.init(KEY, 12), 2).prompt_ids
+        assert sorted(chosen // 6) == [0, 1]
+    anchored = jaxsel.make_selector(predictor, score, jaxsel.diverse(), method="anchored")
+    with pytest.raises(ValueError, match=r"anchor_batches is 4, but .* the latest batches; give anchor_batches=0"):
+        anchored.select(KEY, anchored.init(KEY, 12), 2)
 
 
 @pytest.mark.parametrize(

@@ -48,14 +48,32 @@ def test_the_target_moves_to_the_hardest_one_that_is_good_enough(tolerance, temp
     settings = {"tolerance": tolerance, "temperature": temperature}
     at_once = jaxsel.paced(jaxsel.kalman(), max_step=2, **settings)
     state = observed(at_once, successes)
-    # 60 prompts, each 68 or 69 times among the 4096 rows of the sample
-    rows = np.arange(4096) * N // 4096
-    expected = hardest(at_once.predict(KEY, state, jnp.asarray(rows)), temperature, tolerance)
+    expected = hardest(at_once.predict(KEY, state, None), temperature, tolerance)
     assert state.metrics()["target"] == pytest.approx(expected, abs=1e-5)
     slow = jaxsel.paced(jaxsel.kalman(), max_step=0.01, **settings)
     angles = [float(observed(slow, successes, steps).angle) for steps in (1, 2)]
     towards = np.sign(np.arcsin(np.sqrt(expected)) - np.pi / 4)
     np.testing.assert_allclose(angles, np.pi / 4 + towards * np.array([0.01, 0.02]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_prompts", "rows"), [(30, range(0, 30, 3)), (20, range(0, 20, 2)), (7, range(7))])
+def test_a_large_pool_is_sampled_evenly_and_a_small_pool_as_a_whole(num_prompts, rows, monkeypatch):
+    monkeypatch.setattr(paced_module, "_SAMPLE", 10)
+    selector = jaxsel.paced(jaxsel.beta_bernoulli(), max_step=2, tolerance=0.1, temperature=3)
+    visits = jnp.arange(num_prompts), jnp.arange(num_prompts) % 9, jnp.full(num_prompts, 8)
+    state = selector.update(KEY, selector.init(KEY, num_prompts), jaxsel.Rollouts(*visits))
+    expected = hardest(selector.predict(KEY, state, jnp.asarray(rows)), 3, 0.1)
+    assert state.metrics()["target"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("nothing", [([0, 1], [0, 0], [0, 0]), ([-1, N], [3, 2], [8, 8])])
+def test_an_update_without_a_visit_leaves_the_target(nothing):
+    selector = jaxsel.paced(jaxsel.kalman())
+    state = observed(selector, np.arange(N) % 9)
+    again = selector.update(KEY, state, jaxsel.Rollouts(*(jnp.asarray(column, jnp.int32) for column in nothing)))
+    assert again.angle == state.angle
+    moved = selector.update(KEY, state, jaxsel.Rollouts(*(jnp.full(1, x, jnp.int32) for x in (3, 4, 8))))
+    assert moved.angle != state.angle
 
 
 def test_nothing_is_mixed_in_groups_of_one():

@@ -9,6 +9,7 @@ import pytest
 
 import jaxsel
 from jaxsel import PromptSelector
+from jaxsel.runtime.checkpoint import folder
 from jaxsel.runtime.checkpoint import metadata as _metadata
 from jaxsel.runtime.checkpoint.arrays import decoded
 from tests.support.checkpoints import METHOD, N, load, observed
@@ -34,11 +35,11 @@ def played(steps: int, **options) -> PromptSelector:
     return selector
 
 
-def written_by_an_earlier_version(folder, selector, arrays=None, **changes):
+def written_by_an_earlier_version(path, selector, arrays=None, **changes):
     """Write a checkpoint as earlier versions did: Orbax items `arrays` and `metadata`, no nested spec, no checksums."""
     metadata = selector._metadata() | {"format": 2} | changes
     metadata["spec"] = _metadata._side_by_side(metadata["spec"])
-    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=True)) as manager:
+    with ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(create=True)) as manager:
         items = {"arrays": ocp.args.StandardSave(arrays or selector._arrays()), "metadata": ocp.args.JsonSave(metadata)}
         manager.save(4, args=ocp.args.Composite(**items))
 
@@ -100,6 +101,28 @@ def test_a_folder_without_beliefs_in_solved_goes_on_as_before(tmp_path, is_shard
     lies = [leaf.sharding for leaf in jax.tree.leaves(selector._belief.state)]
     assert lies == [leaf.sharding for leaf in jax.tree.leaves(played(0, mesh=mesh)._belief.state)]
     assert_goes_on_alike(selector, here)
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_state_space_checkpoint_without_the_remainder_goes_on_as_before(tmp_path, is_nested):
+    """Earlier versions kept no remainder of the sum in the weights. It is 0 then, also in a selector in use."""
+    method = jaxsel.exploring(jaxsel.adaptive(), share=0.2) if is_nested else jaxsel.adaptive()
+    here, selector = (PromptSelector(method, num_prompts=N, seed=3) for _ in range(2))
+    for each in (here, selector):
+        for step in range(3 + 2 * (each is selector)):
+            each.observe([3, 5, 7], [4, 8 * (step % 2), 8], 8)
+    arrays = {name: np.array(array) for name, array in here._arrays().items() if not name.endswith(".remainder")}
+    assert len(arrays) == len(here._arrays()) - 1
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    folder.save(tmp_path, arrays, here._metadata() | {"shapes": shapes})
+    loaded = PromptSelector.load(tmp_path, method, num_prompts=N)
+    selector.load_state_dict({"arrays": arrays, "metadata": here._metadata() | {"shapes": shapes}})
+    for each in (loaded, selector):
+        (remainder,) = (array for name, array in each._arrays().items() if name.endswith(".remainder"))
+        np.testing.assert_array_equal(remainder, 0)
+        np.testing.assert_allclose(each.predict().mixed, here.predict().mixed, atol=1e-6)
+        each.observe([3], [4], 8)
+    np.testing.assert_array_equal(loaded.predict().mixed, selector.predict().mixed)
 
 
 def assert_goes_on_alike(selector, other):
