@@ -145,7 +145,7 @@ def quotas(key: Key[Array, ""], size: Int[Array, ""], at_most: int, weights: Int
     def end(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
         rest = one[1] + other[1]  # below 2^32
         exceeds = rest >= np.uint32(total)
-        return one[0] + other[0] + exceeds, jnp.where(exceeds, rest - np.uint32(total), rest)
+        return one[0] + other[0] + exceeds.astype(jnp.int32), jnp.where(exceeds, rest - np.uint32(total), rest)
 
     cuts, _ = jax.lax.associative_scan(end, (jnp.zeros(len(lengths), jnp.int32), lengths))
     return whole.at[order].add(jnp.diff(cuts))
