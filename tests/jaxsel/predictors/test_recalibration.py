@@ -220,6 +220,7 @@ def test_diverse_treats_a_recalibrated_state_like_the_inner_state(name):
         else:
             embedded = embedded_in(state)
             assert embedded is not None
+            assert embedded.latest is not None
             assert embedded.latest(2).prompt_ids.shape[0] == 2
             chosen = jaxsel.diverse().choose(KEY, jnp.zeros(N), 4, None, state)
             of_the_state_itself = jaxsel.diverse().choose(KEY, jnp.zeros(N), 4, None, make().init(KEY, N))
