@@ -86,6 +86,7 @@ def commands() -> list[tuple[str, list[str]]]:
     return found
 
 
+@pytest.mark.slow
 def test_commands_of_the_documentation_are_read():
     pages = commands()
     assert len(pages) > 10

@@ -199,6 +199,7 @@ def test_a_probe_is_ended_at_once_and_done_again(task, tmp_path, call, done):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("checkpoint_every", "calls"), [(0, (13, 16)), (3, (14, 15))])
 def test_a_signal_in_the_last_step_or_in_the_final_measurement_leaves_the_last_to_the_resumed_run(
     task, tmp_path, checkpoint_every, calls

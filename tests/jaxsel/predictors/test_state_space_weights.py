@@ -63,7 +63,8 @@ def test_a_root_of_much_information_is_finite_and_right(name):
     assert (np.diag(root @ root.T) < 1.1 / prior).all()
 
 
-@pytest.mark.parametrize("name", ["few one-hot", pytest.param("duplicated", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["few one-hot", "duplicated"])
 def test_the_errors_of_rounding_do_not_add_up(name):
     """Compare J after 4,000 batches with a sum in float64."""
     features = standardised(name)

@@ -34,6 +34,7 @@ def started(method: jaxsel.Selector, **arguments: Any) -> PromptSelector:
     return selector
 
 
+@pytest.mark.slow
 def test_four_threads_lose_no_observation(method, tmp_path):
     selector, calls, errors = started(method, track_in_flight=True), 25, []
     selector.predict([1, 2, 3])

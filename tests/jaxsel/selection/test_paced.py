@@ -56,6 +56,7 @@ def test_the_target_moves_to_the_hardest_one_that_is_good_enough(tolerance, temp
     np.testing.assert_allclose(angles, np.pi / 4 + towards * np.array([0.01, 0.02]), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_prompts", "rows"), [(30, range(0, 30, 3)), (20, range(0, 20, 2)), (7, range(7))])
 def test_a_large_pool_is_sampled_evenly_and_a_small_pool_as_a_whole(num_prompts, rows, monkeypatch):
     monkeypatch.setattr(paced_module, "_SAMPLE", 10)
@@ -66,6 +67,7 @@ def test_a_large_pool_is_sampled_evenly_and_a_small_pool_as_a_whole(num_prompts,
     assert state.metrics()["target"] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nothing", [([0, 1], [0, 0], [0, 0]), ([-1, N], [3, 2], [8, 8])])
 def test_an_update_without_a_visit_leaves_the_target(nothing):
     selector = jaxsel.paced(jaxsel.kalman())

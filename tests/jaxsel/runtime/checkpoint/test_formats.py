@@ -103,6 +103,7 @@ def test_a_folder_without_beliefs_in_solved_goes_on_as_before(tmp_path, is_shard
     assert_goes_on_alike(selector, here)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_nested", [False, True])
 def test_a_state_space_checkpoint_without_the_remainder_goes_on_as_before(tmp_path, is_nested):
     """Earlier versions kept no remainder of the sum in the weights. It is 0 then, also in a selector in use."""
