@@ -64,6 +64,7 @@ def threshold(
     decay: float = 0.5,
     group_size: int = 8,
     ageing: str = "visit",
+    rule: Rule | None = None,
 ) -> Selector:
     """Return the variant of MoPPS that chooses random prompts whose posterior draw lies between two bounds.
 
@@ -77,6 +78,7 @@ def threshold(
         decay: See `mopps`.
         group_size: Rollouts per prompt.
         ageing: See `mopps`.
+        rule: Replacement for `within_bounds(lower, upper)`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -85,7 +87,8 @@ def threshold(
     predictor = beta_bernoulli(
         prior_alpha=prior_alpha, prior_beta=prior_beta, decay=decay, group_size=group_size, ageing=ageing
     )
-    return make_selector(predictor, acquisitions.posterior_draw(), within_bounds(lower, upper), method="threshold")
+    rule = rule or within_bounds(lower, upper)
+    return make_selector(predictor, acquisitions.posterior_draw(), rule, method="threshold")
 
 
 def dps(

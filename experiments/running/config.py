@@ -24,6 +24,8 @@ from rl.train_config import TrainConfig
 
 CONFIG = "config.json"
 """File in a run's folder with the run's settings, seed, versions and commit."""
+EMBEDDINGS = "embeddings.npy"
+"""File in a run's folder with the policy's embeddings at the start of the run."""
 OF_COMMAND = ("resume", "threads", "dry_run", "hydra")
 """Settings of the command `python -m experiments.train`, which are no settings of the run."""
 

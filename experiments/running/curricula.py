@@ -49,11 +49,9 @@ def _mopps_mixed(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.
     return _mopps(method, given, **parts | replaced)
 
 
-def _threshold(method: MethodConfig, given: Given, *, rule: jaxsel.Rule | None = None) -> jaxsel.Selector:
-    """Return `jaxsel.threshold`, which has no parameter `rule`, or its parts with another rule."""
-    predictor = jaxsel.beta_bernoulli(decay=method.decay, group_size=given.group_size, **given.priors)
-    rule = rule or jaxsel.within_bounds(method.lower, method.upper)
-    return jaxsel.make_selector(predictor, jaxsel.posterior_draw(), rule, method="threshold")
+def _threshold(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
+    settings: dict[str, Any] = {"lower": method.lower, "upper": method.upper, "decay": method.decay}
+    return jaxsel.threshold(**settings, group_size=given.group_size, **given.priors, **replaced)
 
 
 def _dps(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:

@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 
 from experiments.reporting.provenance import write_result
-from experiments.running.config import CONFIG
+from experiments.running.config import CONFIG, EMBEDDINGS
 from jaxsel.integrations.atomic_files import replaced_when_complete
 from jaxsel.integrations.embeddings import concatenated, embed
 from rl.hidden_states import hidden_states
 from rl.policy import Policy
 from rl.prompts import PromptPool
 from rl.run_folder.contents import NEWEST, PREVIOUS
-
-FILE = "embeddings.npy"
-"""File in a run's folder with the policy's embeddings at the start of the run."""
 
 
 def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir: Path | None) -> np.ndarray:
@@ -40,8 +37,8 @@ def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir:
         return embed(pool.plain_texts, progress=False)
     if policy is None:
         raise ValueError(f"policy is None with method.embeddings {kind!r}; give the policy of the run, or wordllama")
-    if run_dir is not None and (run_dir / FILE).exists() and _has_checkpoint(run_dir):
-        return _saved(run_dir / FILE, len(pool))
+    if run_dir is not None and (run_dir / EMBEDDINGS).exists() and _has_checkpoint(run_dir):
+        return _saved(run_dir / EMBEDDINGS, len(pool))
     start = time.perf_counter()
     vectors = _by_the_policy(kind, pool, policy)
     if run_dir is not None:
@@ -85,7 +82,7 @@ def _has_checkpoint(run_dir: Path) -> bool:
 
 def _save(vectors: np.ndarray, seconds: float, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
-    with replaced_when_complete(run_dir / FILE) as file:
+    with replaced_when_complete(run_dir / EMBEDDINGS) as file:
         np.save(file, vectors)
     if (run_dir / CONFIG).exists():
         found = json.loads((run_dir / CONFIG).read_text())

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.running.config import CONFIG, RunConfig, flat, flat_settings, read_settings
+from experiments.running.config import CONFIG, EMBEDDINGS, RunConfig, flat, flat_settings, read_settings
 from experiments.running.job import JOBS
 from experiments.running.overrides import swept_in
 from rl.run_folder.contents import COMPLETIONS, DAMAGED, HISTORY, METRICS, NEWEST, POLICY, PREVIOUS
@@ -24,7 +24,7 @@ MAY_DIFFER = (
 )
 """Beginnings of the settings that may change when a run is resumed; no folder is named after them."""
 _OF_A_RUN = (
-    *(CONFIG, METRICS, LOCK, JOBS, "embeddings.npy", "events.out.tfevents.*", ".*.jaxsel-*"),
+    *(CONFIG, METRICS, LOCK, JOBS, EMBEDDINGS, "events.out.tfevents.*", ".*.jaxsel-*"),
     *(NEWEST, PREVIOUS, DAMAGED, POLICY, HISTORY, COMPLETIONS),
     *("wandb", "wandb_id", "trackio_id", ".hydra", "train.log"),  # of trackers and Hydra
 )

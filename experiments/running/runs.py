@@ -12,9 +12,8 @@ from transformers.utils import logging
 
 from experiments.reporting.provenance import git_commit, provenance, versions, write_result
 from experiments.running.compiled_programs import keep_compiled_programs
-from experiments.running.config import CONFIG, EngineConfig, RunConfig, flat, flat_settings, read_settings
+from experiments.running.config import CONFIG, EMBEDDINGS, EngineConfig, RunConfig, flat, flat_settings, read_settings
 from experiments.running.curricula import make_curriculum
-from experiments.running.embeddings import FILE as EMBEDDINGS
 from experiments.running.evaluation_sets import evaluation_of
 from experiments.running.job import record_job
 from experiments.running.tasks import task_of

@@ -1,16 +1,9 @@
-import importlib.util
 import json
 
-import pytest
-
 from experiments import engines_agree
+from tests.support import vllm_lane
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vLLM in this environment; see `make vllm`"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
-]
+pytestmark = vllm_lane.MARKS
 
 
 def test_countdown_is_learnt_alike_with_both_engines(tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Tests of the real vLLM with a tiny random model; `make vllm` runs them in a separate environment."""
 
-import importlib.util
 import random
 
 import numpy as np
@@ -12,15 +11,11 @@ from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
 from rl.policy import Policy, build_policy, character_tokenizer
 from rl.rollout import Sampling
+from tests.support import vllm_lane
 from tests.support.tiny_llama import tiny_llama
+from tests.support.vllm_lane import disturbed, log_probs_of_policy
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vLLM in this environment; see `make vllm`"),
-    # vLLM and the packages that it imports cause these warnings
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
-]
+pytestmark = vllm_lane.MARKS
 
 ALPHABET = "0123456789=+ "
 LONG = "".join(str(i * i % 10) for i in range(200)) + "="  # longer than a block of the prefix cache, 128 tokens
@@ -33,40 +28,14 @@ def one_thread():
     """Override the fixture of `tests/rl/conftest.py`: vLLM sets torch's threads itself and refuses another number."""
 
 
-def disturbed(policy: Policy, seed: int, size: float = 0.03) -> None:
-    """Change every weight, as an update does."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator).to(parameter.device))
-
-
 def fresh_policy(seed: int = 0) -> Policy:
     policy = build_policy(ALPHABET, hidden_size=64, num_layers=2, feed_forward_size=128, seed=seed)
     disturbed(policy, 100, 0.1)  # the first weights are so small that all logits are almost equal
     return policy
 
 
-def log_probs_of_policy(policy, out, temperature=1.0):
-    rows = torch.arange(len(out.prompt_tokens)).repeat_interleave(out.group_size)
-    with torch.no_grad():
-        return policy.score(
-            out.prompt_tokens[rows], out.prompt_mask[rows], out.tokens, out.mask, temperature=temperature
-        ).log_probs
-
-
 def assert_parity(engine, policy):
-    """Greedy tokens match the Hugging Face engine, and log-probabilities of drawn tokens match the policy."""
-    ours, theirs = engine.generate(PROMPTS, 1, GREEDY, seed=0), HFEngine(policy).generate(PROMPTS, 1, GREEDY, seed=0)
-    assert ours.tokens.tolist() == theirs.tokens.tolist()
-    assert torch.equal(ours.mask, theirs.mask)
-    assert ours.texts == theirs.texts
-    assert torch.equal(ours.prompt_tokens, theirs.prompt_tokens)
-    for temperature in (1.0, 0.7):
-        out = engine.generate(PROMPTS, 2, Sampling(24, temperature), seed=1)
-        gap = (out.log_probs - log_probs_of_policy(policy, out, temperature))[out.mask]
-        assert gap.abs().max() < 1e-3
-        assert out.log_probs[out.mask].max() < 0
+    vllm_lane.assert_parity(engine, policy, PROMPTS)
 
 
 def random_states():
