@@ -16,6 +16,9 @@ A probe tests the policy on 96 held-out prompts with 8 fresh rollouts each, betw
 mean of the last two probes. The pool has 2,000 prompts, and the batch is chosen from all of them. 100 steps use at most
 800, so most prompts are new when they are chosen. The runs of the first seed come first. The command resumes an
 interrupted run; `--report` runs nothing, and writes the result of the seeds whose runs are finished.
+
+Another task is compared with `--set task=reasoning_gym:chain_sum data.max_new_tokens=16 --out runs/chain_sum --name
+pretrained_chain_sum`: sums, most of which the model never solves.
 """
 
 import argparse

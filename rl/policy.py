@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -29,10 +27,10 @@ from rl._model_calls import (
     masks_padding,
     only_attention,
 )
-from rl._processors import load_processor, reads_images
+from rl._pretrained import load_parts
 from rl._prompt_checks import check_tokens
 from rl._scoring import Rows, Scores, score_by_length, score_groups, score_rows
-from rl._tokenizers import character_tokenizer, left_padded, load_tokenizer
+from rl._tokenizers import character_tokenizer, left_padded
 from rl._vision import read_prompt
 from rl.media import Media, ReadPrompts, model_inputs, placeholders, positions
 from rl.names import PRECISIONS
@@ -283,13 +281,10 @@ def load_policy(path: str | Path, **model_options: Any) -> Policy:
         **model_options: Options of the model's `from_pretrained`, for example `attn_implementation="eager"`.
 
     Raises:
-        ValueError: The tokenizer has no end-of-sequence token, so completions could not end.
+        ValueError: Transformers cannot load the model or its tokenizer. Or: the tokenizer has no end-of-sequence
+            token, so completions could not end.
     """
-    tokenizer = load_tokenizer(path)
+    model, tokenizer, processor = load_parts(path, {"dtype": torch.float32} | model_options)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {path} has no eos_token; set one and save it again")
-    options = {"dtype": torch.float32} | model_options
-    if not reads_images(path, **model_options):
-        return Policy(AutoModelForCausalLM.from_pretrained(path, **options).eval(), tokenizer)
-    processor = load_processor(path, tokenizer)
-    return Policy(AutoModelForImageTextToText.from_pretrained(path, **options).eval(), tokenizer, processor=processor)
+    return Policy(model.eval(), tokenizer, processor=processor)

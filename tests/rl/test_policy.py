@@ -185,6 +185,18 @@ def test_a_tokenizer_without_end_is_refused(tmp_path):
         load_policy(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["missing", "empty", "without weights"])
+def test_a_policy_that_cannot_be_loaded_is_named_with_the_cure(tmp_path, kind):
+    folder = tmp_path / "model"
+    if kind != "missing":
+        folder.mkdir()
+    if kind == "without weights":
+        build_policy(ALPHABET, hidden_size=32, num_layers=1, feed_forward_size=32).save(folder)
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=f"policy {folder} cannot be loaded; give a folder"):
+        load_policy(folder)
+
+
 def test_a_saved_policy_reads_every_character_as_before(tmp_path):
     """Spaces survive a save; AutoTokenizer alone would split the texts as Qwen's tokenizer does, and lose spaces."""
     policy = build_policy(ALPHABET, hidden_size=32, num_layers=1, feed_forward_size=32)
