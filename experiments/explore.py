@@ -3,8 +3,9 @@
     python -m experiments.explore RUN [--methods mopps adaptive] [--out runs/explore.html]
 
 RUN is the folder of a run with `train.history=true`, or a folder with a history. Without `--methods` the page shows the
-predictions that the run's own method made; with them, each method is replayed on the recorded batches. The page is one
-file and works offline. `jaxsel.explore` shows the same in a notebook.
+predictions that the run's own method made; with them, each method is replayed on the recorded batches. adaptive and gps
+read the recorded embeddings, or those of the recorded texts (by WordLlama, from the extra `embeddings`). The page is
+one file and works offline. `jaxsel.explore` shows the same in a notebook.
 """
 
 import sys
@@ -30,32 +31,43 @@ METHODS: dict[str, Callable[..., jaxsel.Selector]] = {
     "adaptive": jaxsel.adaptive,
     "gps": jaxsel.gps,
 }
-NEEDS_EMBEDDINGS = ("gps",)
+READS_EMBEDDINGS = ("adaptive", "gps")
 
 
 def make_methods(names: Sequence[str], recorded: Recorded) -> dict[str, jaxsel.Selector]:
-    """Return the methods by name, with the group size of the run; gps reads the embeddings of the prompts.
+    """Return the methods by name, with the group size of the run; adaptive and gps read the embeddings of the prompts.
+
+    Without embeddings, adaptive is called "adaptive, no embeddings".
 
     Raises:
         ValueError: The history is empty, or gps is asked for, and the history has neither texts nor embeddings.
     """
     if not len(recorded.history.step):
         raise ValueError("the history has no judged rollouts; give the history of a run that was trained")
+    embeddings = _embeddings(names, recorded)
+    options = {"group_size": int(np.median(recorded.history.group_size))}
     made = {}
     for name in names:
-        options = {"group_size": int(np.median(recorded.history.group_size))}
-        made[name] = METHODS[name](*_embeddings(name, recorded), **options)
+        if name in READS_EMBEDDINGS and embeddings is not None:
+            made[name] = METHODS[name](embeddings, **options)
+        else:
+            made[f"{name}, no embeddings" if name in READS_EMBEDDINGS else name] = METHODS[name](**options)
     return made
 
 
-def _embeddings(name: str, recorded: Recorded) -> list[np.ndarray]:
-    if name not in NEEDS_EMBEDDINGS:
-        return []
-    if recorded.embeddings is not None:
-        return [recorded.embeddings]
+def _embeddings(names: Sequence[str], recorded: Recorded) -> np.ndarray | None:
+    if recorded.embeddings is not None or not set(READS_EMBEDDINGS) & set(names):
+        return recorded.embeddings
+    if recorded.texts is None and "gps" in names:
+        raise ValueError("gps needs the prompts' texts or embeddings, and the history has neither; leave it out")
     if recorded.texts is None:
-        raise ValueError(f"{name} needs the prompts' texts or embeddings, and the history has neither; leave it out")
-    return [np.asarray(embed(recorded.texts, progress=False))]
+        return None
+    try:
+        return np.asarray(embed(recorded.texts, progress=False))
+    except ImportError:  # WordLlama is not installed
+        if "gps" in names:
+            raise
+        return None
 
 
 def main(arguments: list[str]) -> None:

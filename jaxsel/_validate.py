@@ -132,7 +132,7 @@ def rows(name: str, value: ArrayLike, num_prompts: int) -> np.ndarray:
         mask = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):  # `integers` below raises the error for this value
         mask = np.zeros(0)
-    if mask.dtype.kind != "b":
+    if mask.dtype.kind != "b" or np.ma.is_masked(value):
         return integers(name, value, low=0, high=num_prompts)
     if mask.shape != (num_prompts,):
         raise ValueError(f"{name} is a mask of shape {mask.shape}; give one boolean per prompt, {num_prompts} in all")

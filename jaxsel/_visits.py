@@ -66,6 +66,8 @@ def merged(ids: Int[np.ndarray, " b"], successes: Int[np.ndarray, " b"], group_s
 
 def _counted(successes: ArrayLike) -> ArrayLike:
     """Return booleans as 0 and 1, and any other value unchanged."""
+    if np.ma.is_masked(successes):  # `_validate.integers` raises the error for this value
+        return successes
     try:
         array = np.asarray(successes)
     except (TypeError, ValueError, RuntimeError):  # `_validate.integers` raises the error for this value

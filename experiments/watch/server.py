@@ -118,8 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Return whether the request names this server; another site may have a name with this machine's address."""
         if self.server.server_address[0] not in _LOCAL:
             return True  # whoever listens at another address means others to read
-        host = self.headers.get("Host", "").rpartition(":")[0].strip("[]")
-        return host in _LOCAL
+        try:
+            return urlsplit("//" + self.headers.get("Host", "")).hostname in _LOCAL  # a browser leaves out port 80
+        except ValueError:
+            return False
 
     def _answer(self, status: HTTPStatus, text: str, kind: str) -> None:
         content = text.encode(errors="backslashreplace")

@@ -1,11 +1,14 @@
-"""A recorder of a run's history (its rollouts, on disk). A step that is observed in parts becomes one batch there."""
+"""A recorder of a run's history (its rollouts, on disk). A step that is observed in parts becomes one batch there.
+
+Rollouts of one prompt in several parts are one visit, as in the selector.
+"""
 
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from jaxsel._visits import Visits
+from jaxsel._visits import Visits, merged
 from jaxsel.base import Prediction
 from jaxsel.integrations.history import HistoryLog
 from jaxsel.integrations.parquet_parts import part_files
@@ -44,9 +47,10 @@ class Recorder:
             return
         steps, visits, predictions = zip(*self._parts, strict=True)
         step = max((step for step in steps if step is not None), default=self.clock)
-        columns = tuple(np.concatenate(columns) for columns in zip(*visits, strict=True))
-        prediction = jax.tree.map(lambda *fields: np.concatenate(fields), *predictions)
-        self._log.observed(step, (columns[0], columns[1], columns[2]), prediction)
+        ids, successes, group_size = (np.concatenate(columns) for columns in zip(*visits, strict=True))
+        _, first = np.unique(ids, return_index=True)  # the prediction before the first rollout of the step
+        prediction = jax.tree.map(lambda *fields: np.concatenate(fields)[first], *predictions)
+        self._log.observed(step, merged(ids, successes, group_size), prediction)
         self.clock += 1
         self._parts = []
 

@@ -5,6 +5,7 @@ same calls in the same order lead to the same state, so a new process loads the 
 does not need Ray.
 """
 
+import inspect
 import json
 import logging
 from collections.abc import Callable
@@ -42,6 +43,14 @@ class Answer(NamedTuple):
     value: Any
 
 
+def meaning(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of `TrainerEdge` that decide what a call means, as JSON holds them, without the defaults."""
+    defaults = inspect.signature(TrainerEdge).parameters
+    given = {name: options[name] for name in _MEANING if name in options}
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+    return {name: value for name, value in plain.items() if value != defaults[name].default}
+
+
 class Served:
     """A `TrainerEdge` (a selector that observes rewards) that carries out each call once, even if its process dies.
 
@@ -51,6 +60,11 @@ class Served:
         save_every: Number of observations after which the state is saved.
         options: Arguments of `TrainerEdge`.
 
+    Attributes:
+        folder: Folder of the state.
+        meaning: The options that decide what the calls mean, see `meaning`.
+        edge: The selector.
+
     Raises:
         ValueError: The folder is damaged, or belongs to another method or pool.
     """
@@ -59,7 +73,7 @@ class Served:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._save_every = save_every
-        self._meaning = {name: options[name] for name in _MEANING if options.get(name) is not None}
+        self.meaning = meaning(options)
         self.edge = TrainerEdge(make(), **options)
         self._journal = Journal(self.folder / JOURNAL_FILE)
         self._order, self._observed, self._replayed = 0, 0, 0
@@ -176,7 +190,7 @@ class Served:
         answers = {
             client: answer._replace(value=np.asarray(answer.value).tolist()) for client, answer in self._answers.items()
         }
-        server = {"order": self._order, "answers": answers, "meaning": self._meaning}
+        server = {"order": self._order, "answers": answers, "meaning": self.meaning}
         return self.edge.state_dict() | {"server": server}
 
     def _recover(self) -> None:
@@ -187,7 +201,7 @@ class Served:
         self._order, self._observed = server["order"], 0
         self._answers = {client: _answer(*answer) for client, answer in server["answers"].items()}
         calls = [call for call in self._journal.read() if call.pop("order") > self._order]
-        if calls and server["meaning"] != self._meaning:
+        if calls and server["meaning"] != self.meaning:
             raise ValueError(f"{self.folder} has calls for a server with {server['meaning']}; serve with these options")
         for call in calls:
             self._remember(call["client"], self._apply(**call), call["method"])

@@ -43,11 +43,19 @@ class Server:
         """Return whether the server could not start."""
         return self._failure is not None
 
-    def accept(self, token: str, make: Callable[[], PromptSelector], folder: str) -> None:
+    def accept(
+        self, token: str, make: Callable[[], PromptSelector], folder: str, wanted_meaning: dict[str, Any]
+    ) -> None:
         """Accept a call of `serve` if its token shows that it made this server, or if it asks for the same server.
 
+        Args:
+            token: Identifies the call of `serve`.
+            make: Function that makes the selector of the call.
+            folder: Folder of the state.
+            wanted_meaning: The options of the call that decide what calls mean, see `_served.meaning`.
+
         Raises:
-            ValueError: The folder, the method or the pool differs.
+            ValueError: The folder, the method, the pool, or an option that decides what calls mean differs.
         """
         served = self._running()
         if token == self._token:
@@ -62,6 +70,11 @@ class Server:
             raise ValueError(
                 f"selector is {wanted.spec['method']} for {wanted.pool}, but the running server of this name has "
                 f"{own.spec['method']} for {own.pool}, or other hyperparameters; give another name, or stop that server"
+            )
+        if wanted_meaning != served.meaning:
+            raise ValueError(
+                f"the options are {wanted_meaning}, but the running server of this name has {served.meaning} (without "
+                "defaults); give these, another name, or stop that server"
             )
 
     def ask(self, method: str, *arguments: Any) -> Any:

@@ -226,8 +226,12 @@ class TrainerEdge:
 
     @locked
     def flush(self) -> None:
-        """Write the recorded history to disk; `save` and `state_dict` do so too."""
+        """End the open step, as every checkpoint does, and write the recorded history to disk.
+
+        `save` and `state_dict` do so too. Without a history, nothing happens.
+        """
         if self._recorder is not None:
+            self.selector.end_step()
             self._recorder.flush()
 
     @locked

@@ -179,13 +179,15 @@ def read_parts(parts: Sequence[Path]) -> Recorded:
             raise ValueError(f"{part} and {parts[0].name} are of different pools or methods; keep one run per folder")
     table = pa.concat_tables(tables)
     rollouts, probes = (_columns(table, kind) for kind in ("rollout", "probe"))
+    first = int(rollouts["clock"].min(initial=np.iinfo(np.int32).max))  # later files of a long run begin far from 0
     history = make_history(
-        rollouts["clock"],
+        rollouts["clock"] - first,
         rollouts["prompt_id"],
         rollouts["successes"],
         rollouts["group_size"],
         num_prompts=about["num_prompts"],
     )
+    history = history._replace(step=history.step + first)
     return Recorded(about["num_prompts"], about["spec"], history, rollouts, probes, None, None)
 
 

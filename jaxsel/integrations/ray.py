@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 
 from jaxsel import _validate
 from jaxsel.integrations._extras import extra
-from jaxsel.integrations._served import encoded
+from jaxsel.integrations._served import encoded, meaning
 from jaxsel.integrations._server import Server
 from jaxsel.runtime.locking import ProcessBoundLock, locked
 from jaxsel.runtime.prompt_selector import PromptSelector
@@ -220,7 +220,7 @@ def serve(
 
     Raises:
         ValueError: An argument is wrong, the folder is damaged, in use, or of another method or pool, or the running
-            server has another method, pool or folder.
+            server has another method, pool, folder, `success`, `threshold` or `draw_size`.
         TimeoutError: The server has not started in time, for example because no CPU is free. Ray starts it later: call
             `serve` again, or kill the actor.
         ImportError: Ray is not installed.
@@ -238,7 +238,7 @@ def serve(
     started = actor.remote(token, make, path, int(save_every), options)
     handle = SelectorHandle(name, namespace=namespace, patience=patience)
     try:
-        handle._reach("accept", token, make, path)
+        handle._reach("accept", token, make, path, meaning(options))
     except Exception:
         if ray.get(started.has_failed.remote(), timeout=patience):
             _end(started, handle)

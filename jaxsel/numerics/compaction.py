@@ -18,7 +18,7 @@ def true_positions(mask: Bool[Array, " m"], capacity: int) -> Int[Array, " {capa
     counts of the words. It then finds each position: the word by bisection, the bit in the word by halving.
     """
     words = _packed(mask)
-    ends = jnp.cumsum(jax.lax.population_count(words).astype(jnp.int32))
+    ends = jnp.cumsum(jax.lax.population_count(words), dtype=jnp.int32)
     rank = jnp.arange(capacity, dtype=jnp.int32)
     word = jnp.searchsorted(ends, rank, side="right").astype(jnp.int32)
     within = jnp.minimum(word, words.shape[0] - 1)
@@ -29,7 +29,7 @@ def true_positions(mask: Bool[Array, " m"], capacity: int) -> Int[Array, " {capa
 
 def count_true(mask: Bool[Array, " m"]) -> Int[Array, ""]:
     """Return the number of true entries."""
-    return jax.lax.population_count(_packed(mask)).astype(jnp.int32).sum()
+    return jax.lax.population_count(_packed(mask)).sum(dtype=jnp.int32)
 
 
 def _packed(mask: Bool[Array, " m"]) -> UInt32[Array, " w"]:

@@ -104,7 +104,7 @@ def grouped(pairs: Pairs) -> Groups:
     """Return the pairs and the prior pairs in groups of about equal size. Equal predictions stay in one group."""
     first = (jnp.arange(_FIRST, dtype=jnp.float32) + 0.5) / _FIRST
     predicted, occurred = jnp.concatenate([first, pairs.predicted]), jnp.concatenate([first, pairs.came])
-    kept = jnp.arange(pairs.predicted.shape[0]) < pairs.number
+    kept = jnp.arange(pairs.predicted.shape[0], dtype=jnp.int32) < pairs.number
     weights = jnp.concatenate([jnp.ones(_FIRST, jnp.float32), kept.astype(jnp.float32)])
     group = jnp.clip((mid_ranks(predicted, weights) * _NUM_GROUPS).astype(jnp.int32), 0, _NUM_GROUPS - 1)
     size, *sums = (
@@ -227,7 +227,9 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
 
     Args:
         predictor: The predictor to correct, for example `jaxsel.hidden_markov()`, whose probability of a mixed group
-            never exceeds 0.684.
+            never exceeds 0.684. The correction learns from the groups as they come: from groups that are smaller than
+            the predictor's group size it learns too small probabilities. Single rollouts, which are never mixed, are
+            left out.
         method: The kind of the correction, "isotonic" or "beta".
         window: The number of latest pairs to learn from.
 
@@ -270,10 +272,10 @@ def _observing(inner_predict: Callable[..., Any], inner_update: Callable[..., An
     def update(key: Key[Array, ""], state: RecalibratedState, rollouts: Rollouts) -> RecalibratedState:
         prediction_key, update_key = jax.random.split(key)
         visits = merge_visits(rollouts, state.num_prompts)
-        is_visit = visits.group_size > 0
-        before = inner_predict(prediction_key, state.inner, jnp.where(is_visit, visits.prompt_ids, 0))
+        can_be_mixed = visits.group_size > 1
+        before = inner_predict(prediction_key, state.inner, jnp.where(can_be_mixed, visits.prompt_ids, 0))
         occurred = (solve_states(visits.successes, visits.group_size) == MIXED).astype(jnp.float32)
-        pairs = with_pairs(state.pairs, before.mixed, occurred, is_visit)
+        pairs = with_pairs(state.pairs, before.mixed, occurred, can_be_mixed)
         return RecalibratedState(inner_update(update_key, state.inner, rollouts), pairs, state.num_prompts)
 
     return update

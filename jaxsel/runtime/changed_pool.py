@@ -32,6 +32,8 @@ def carried(
             of the pool, or the state has no `with_rows`.
     """
     num_old = len(saved["visits"])
+    # checkpoints of earlier versions lack the rounding remainders of the shared weights
+    saved = {name: np.zeros_like(array) for name, array in fresh.items() if name.endswith(".weights.remainder")} | saved
     _check_shapes(saved, fresh, num_old, len(rows))
     old = replaced({"state": state}, {name: saved[name] for name in fresh if name.startswith("state.")})["state"]
     arrays = named_arrays(on_changed_pool(old, rows, state), {})

@@ -113,6 +113,16 @@ def init_of(predictor: Predictor, rule: Rule) -> Callable[..., State]:
     return init
 
 
+def check_takes_count(rule: Rule) -> None:
+    """Check that another rule or selector can give `rule.choose` a `count`.
+
+    Raises:
+        ValueError: `choose` has no argument `count`.
+    """
+    if "count" not in inspect.signature(rule.choose).parameters:
+        raise ValueError(f"rule {rule.spec} has no argument count in its choose; add it, see Rule.choose")
+
+
 def takes_count(selector: Selector) -> bool:
     """Return whether `select` and the rule take a `count`, so that one compilation serves many batch sizes."""
     return all(

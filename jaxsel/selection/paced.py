@@ -34,7 +34,7 @@ from jaxsel.base import (
     call_optional,
 )
 from jaxsel.selection.acquisition import log_kernel
-from jaxsel.selection.composition import as_saved, init_of, selecting
+from jaxsel.selection.composition import as_saved, check_takes_count, init_of, selecting
 from jaxsel.selection.rules import gumbel_top_k
 
 _TARGETS = np.linspace(0, math.pi / 2, 66, dtype=np.float32)[1:-1]  # in arc length, from hard to easy
@@ -92,7 +92,7 @@ def paced(
         rule: Rule that chooses by the scores, for example with quotas. None: `gumbel_top_k(temperature)`.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of its range, or the rule's `choose` has no argument `count`.
     """
     _validate.made(Predictor, predictor=predictor)
     if not (_validate.is_number(target) and 0 < target < 1):
@@ -102,6 +102,7 @@ def paced(
     _validate.non_negative(max_step=max_step)
     rule = gumbel_top_k(temperature) if rule is None else rule
     _validate.made(Rule, rule=rule)
+    check_takes_count(rule)
 
     inner_init = init_of(predictor, rule)
 

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from jaxsel import _validate
 from jaxsel.base import Rule, State
 from jaxsel.numerics import random
 from jaxsel.numerics.compaction import count_true, true_positions
+from jaxsel.selection.composition import check_takes_count
 from jaxsel.selection.largest_scores import ids_or_positions
 
 _LARGEST_TOTAL = 2**31 - 1  # largest sum of the weights, so that twice a remainder fits in uint32
@@ -54,8 +54,7 @@ def stratified(rule: Rule, strata: ArrayLike, *, shares: Mapping[Any, float] | N
             `Selector.init`: `strata` does not have one entry per prompt.
     """
     _validate.made(Rule, rule=rule)
-    if "count" not in inspect.signature(rule.choose).parameters:
-        raise ValueError(f"rule {rule.spec} has no argument count in its choose; add it, see Rule.choose")
+    check_takes_count(rule)
     labels, codes = _coded(strata)
     if rule.num_prompts not in (None, len(codes)):
         raise ValueError(

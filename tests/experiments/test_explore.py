@@ -1,7 +1,9 @@
 """The command that writes an interactive page about a recorded run."""
 
+import numpy as np
 import pytest
 
+import jaxsel
 from experiments import explore
 from jaxsel.integrations.history import read_history
 from tests.support import reports
@@ -46,3 +48,11 @@ def test_methods_have_the_group_size_of_the_run_and_gps_needs_embeddings(run):
     assert {name: method.spec["predictor"]["group_size"] for name, method in made.items()} == {"mopps": 4, "uniform": 4}
     with pytest.raises(ValueError, match="gps needs the prompts' texts or embeddings"):
         explore.make_methods(["gps"], recorded)
+
+
+def test_adaptive_reads_the_embeddings_of_the_history_or_its_name_says_that_there_are_none(run):
+    recorded = read_history(run / "history")
+    assert list(explore.make_methods(["adaptive"], recorded)) == ["adaptive, no embeddings"]
+    embeddings = np.random.default_rng(0).normal(size=(recorded.num_prompts, 3)).astype(np.float32)
+    made = explore.make_methods(["adaptive"], recorded._replace(embeddings=embeddings))
+    assert made["adaptive"].spec == jaxsel.adaptive(embeddings, group_size=4).spec

@@ -272,6 +272,7 @@ def test_the_server_answers_the_page_the_data_and_the_report(growing):
         assert refused(server.address + "data?since=x") == (404, "since is 'x'; give the number of a version")
         assert refused(server.address + "etc")[0] == 404
         assert refused(server.address, Host="attacker.example:80")[0] == 403
+        assert refused(server.address + "etc", Host="localhost")[0] == 404  # without a port, as browsers ask port 80
 
 
 @pytest.mark.slow

@@ -40,6 +40,12 @@ def strict_and_without_nans():
         yield
 
 
+@contextlib.contextmanager
+def strict_and_in_64_bits():
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 def choices(method: str, setting) -> tuple[list[list[int]], jaxsel.Prediction]:
     with setting():
         live, chosen = jaxsel.PromptSelector(METHODS[method](), num_prompts=N, seed=0), []
@@ -55,7 +61,7 @@ def choices(method: str, setting) -> tuple[list[list[int]], jaxsel.Prediction]:
 @pytest.mark.parametrize("method", METHODS)
 def test_choices_do_not_depend_on_settings(method):
     expected, prediction = choices(method, strict_and_without_nans)
-    found, again = choices(method, lambda: jax.enable_x64(True))
+    found, again = choices(method, strict_and_in_64_bits)
     assert found == expected
     for one, other in zip(prediction, again, strict=True):
         assert one.dtype == other.dtype == np.float32

@@ -90,7 +90,7 @@ def as_numbers(name: str, value: Any) -> Float[Array, "*shape"]:
 
 
 def cut(name: str, value: Any, visited: Int[np.ndarray, " v"], num_prompts: int) -> Any:
-    """Return an option of the family; a vector with one entry per prompt is cut to the visited prompts."""
-    # initial_belief always has 3 entries, also for a pool of 3 prompts
-    one_each = np.shape(value) == (num_prompts,) and name != "initial_belief"
+    """Return an option of the family; an array with one entry per prompt is cut to the visited prompts."""
+    # an initial_belief has 3 entries, one per solve state, also for a pool of 3 prompts
+    one_each = np.shape(value) == ((num_prompts, 3) if name == "initial_belief" else (num_prompts,))
     return np.asarray(value)[visited] if one_each else value

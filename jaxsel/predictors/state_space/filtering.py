@@ -63,7 +63,7 @@ class Sites(NamedTuple):
 
 
 def filtered(state: StateSpaceState, rollouts: Rollouts) -> StateSpaceState:
-    """Return the state after the batch of one step. The step counter moves on, but an empty batch changes nothing."""
+    """Return the state after the batch of one step. An empty batch changes nothing, the step counter included."""
     return after_visits(state, merge_visits(rollouts, len(state.mean)))
 
 

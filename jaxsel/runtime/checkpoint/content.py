@@ -90,4 +90,5 @@ def of_another_pool(saved: Saved, here: dict[str, Any]) -> dict[str, np.ndarray]
     if dtypes.keys() != shapes.keys():
         different = ", ".join(sorted(dtypes.keys() ^ shapes.keys()))
         raise ValueError(f"the checkpoint or this selector alone holds the arrays {different}; give the saved method")
-    return saved.restore({name: np.zeros(shapes[name], dtype) for name, dtype in dtypes.items()})
+    like = {name: np.zeros(shapes[name], dtype) for name, dtype in dtypes.items()}
+    return saved.restore(like, padded=True)  # the devices of a mesh pad their parts

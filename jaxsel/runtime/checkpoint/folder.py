@@ -57,7 +57,8 @@ class Saved(NamedTuple):
 
         Args:
             like: Pytree of arrays.
-            padded: Whether jax arrays may have fewer or more rows than on disk. Rows at their end are padding.
+            padded: Whether the arrays may have fewer rows than on disk, and jax arrays also more. Rows at their end are
+                padding.
 
         Raises:
             ValueError: A file is damaged, or the structure or shapes differ from `like`.
@@ -70,6 +71,8 @@ class Saved(NamedTuple):
                 f"the arrays of the checkpoint {self.folder} cannot be restored ({_first_line(error)}); give the "
                 "arguments that it was saved with, or delete the folder if it is damaged"
             ) from error
+        if padded:  # Orbax cuts only jax arrays
+            arrays = jax.tree.map(_without_padding, arrays, like)
         saved, here = (jax.tree.map(np.shape, tree) for tree in (arrays, like))
         if saved != here:  # Orbax checks only jax arrays
             raise ValueError(f"the checkpoint {self.folder} holds arrays of shapes {saved}, here {here}; give the same")
@@ -83,6 +86,11 @@ class Saved(NamedTuple):
             if disk.sha256(file) != expected:
                 raise ValueError(f"{file} has another checksum than when it was written; {_damaged(self.folder)}")
         return 0
+
+
+def _without_padding(array: Array | np.ndarray, like: Array | np.ndarray) -> Array | np.ndarray:
+    is_padded = array.ndim == np.ndim(like) and array.shape != np.shape(like)
+    return array[tuple(map(slice, np.shape(like)))] if is_padded else array
 
 
 def save(path: str | Path, arrays: PyTree[Array | np.ndarray], metadata: dict[str, Any]) -> None:

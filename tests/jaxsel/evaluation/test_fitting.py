@@ -239,6 +239,16 @@ def test_a_start_belief_need_not_sum_to_1():
     assert other.by_hand == pytest.approx(state_score(history, decay=0.7), rel=1e-5)
 
 
+def test_a_start_belief_may_have_one_row_per_prompt():
+    history = recorded(0, steps=6)
+    options = {"num_prompts": N, "parameters": ["decay"], "max_steps": 2}
+    one, other = (
+        jaxsel.fit(history, jaxsel.hidden_markov, **options, initial_belief=belief)
+        for belief in (np.full(3, 1 / 3), np.full((N, 3), 1 / 3))
+    )
+    assert other.by_hand == pytest.approx(one.by_hand, rel=1e-5)
+
+
 def test_an_unknown_name_of_prior_counts_is_refused():
     with pytest.raises(ValueError, match="prior_counts is 'flat'; give one of 'ones'"):
         jaxsel.fit(recorded(0), jaxsel.hidden_markov, num_prompts=N, start={"prior_counts": "flat"})

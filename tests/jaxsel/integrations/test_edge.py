@@ -332,6 +332,24 @@ def test_parts_of_a_step_are_one_batch_of_the_history(tmp_path):
     assert found.rollouts["step"].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [4]
 
 
+def test_a_prompt_in_several_parts_is_one_visit_with_the_prediction_before_it(tmp_path):
+    read_history = pytest.importorskip("jaxsel.integrations.history").read_history
+    ours = edge(history=tmp_path)
+    for step in range(2):
+        before = ours.selector.predict([3, 5])
+        for reward in (1.0, 0.0, 1.0):
+            ours.observe([3], [[reward]], step=step)
+        ours.observe([5], [[0.0]], step=step)
+        ours.flush()
+        assert not ours.step_is_open
+    ours.flush()
+    rows = read_history(tmp_path).rollouts
+    assert rows["prompt_id"].tolist() == [3, 5, 3, 5]
+    assert rows["successes"].tolist() == [2, 0, 2, 0]
+    assert rows["group_size"].tolist() == [3, 1, 3, 1]
+    assert rows["success_rate"][2] == np.float32(before.success_rate[0])
+
+
 def test_a_resumed_run_goes_on_with_the_history_of_its_checkpoint(tmp_path):
     read_history = pytest.importorskip("jaxsel.integrations.history").read_history
     ours = edge(history=tmp_path / "a")

@@ -8,7 +8,8 @@ pytest.importorskip("pyarrow")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxsel.integrations.history import HistoryLog, read_history
+from jaxsel.integrations.history import HistoryLog, read_history, read_parts
+from jaxsel.integrations.parquet_parts import part_files
 from tests.support.damaged import damage_pages
 
 pytestmark = pytest.mark.slow  # 4 s
@@ -52,6 +53,11 @@ def test_a_written_history_is_read_back(tmp_path, selector):
     order = np.lexsort([found.rollouts["prompt_id"], found.rollouts["clock"]])
     np.testing.assert_array_equal(again.prediction.success_rate, found.rollouts["success_rate"][order])
     np.testing.assert_array_equal(again.probes[2].mixed, found.probes["mixed"][N:])
+
+
+def test_a_late_file_of_a_long_run_is_read_alone(tmp_path, selector):
+    record(make(tmp_path, first_clock=200_000), selector, range(4))
+    assert np.unique(read_parts(part_files(tmp_path)[1:]).history.step).tolist() == [200_002, 200_003]
 
 
 def test_only_flushed_steps_are_read(tmp_path, selector):

@@ -136,11 +136,14 @@ def test_recalibration_lifts_the_cap_of_dps(method):
 
 
 def test_a_pair_is_a_visit_and_the_prediction_before_it():
-    """Rows with equal ids make one pair; a row without rollouts, or with an id outside the pool, makes none."""
+    """Rows with equal ids make one pair.
+
+    A row without rollouts, with a single one, or with an id outside the pool, makes none.
+    """
     predictor = jaxsel.recalibrated(jaxsel.beta_bernoulli(), window=10)
     state = predictor.init(KEY, N)
     prior = 1 - 2 / 9  # P(mixed) of 8 rollouts under Beta(1, 1)
-    state = predictor.update(KEY, state, rollouts([3, 3, 5, 7, -1, N], [8, 0, 8, 0, 4, 4], [8, 8, 8, 0, 8, 8]))
+    state = predictor.update(KEY, state, rollouts([3, 3, 5, 7, 6, -1, N], [8, 0, 8, 0, 1, 4, 4], [8, 8, 8, 0, 1, 8, 8]))
     assert int(state.pairs.number) == 2
     np.testing.assert_allclose(state.pairs.predicted[:2], prior, rtol=1e-5)
     assert state.pairs.came[:2].tolist() == [1, 0]  # prompt 3 has 8 of 16 successes, prompt 5 has 8 of 8

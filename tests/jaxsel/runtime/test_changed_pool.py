@@ -190,6 +190,33 @@ def test_a_mesh_gives_the_same(tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+def test_a_checkpoint_of_a_mesh_that_does_not_divide_the_pool_opens_onto_a_changed_pool(tmp_path):
+    """On disk, each device's part is padded to the longest part."""
+    keys = KEYS[:22]
+    sharded = played(METHODS["dps"], keys, mesh=jaxsel.prompts_mesh(jax.devices("cpu")[:4]))
+    sharded.save(tmp_path)
+    for new in (keys[::-1], CHANGED["all"]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it counts the prompts that were added
+            loaded = PromptSelector.load(tmp_path, jaxsel.dps(), keys=new)
+        for ours, theirs in zip(sharded.with_pool(new).predict(), loaded.predict(), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_a_state_without_remainders_opens_onto_a_changed_pool():
+    """Earlier versions kept no rounding remainders of the shared weights."""
+    selector = played(METHODS["adaptive"])
+    state = selector.state_dict()
+    name = "state.weights.remainder"
+    del state["arrays"][name]
+    for described in state["metadata"].values():
+        if isinstance(described, dict):
+            described.pop(name, None)
+    changed = PromptSelector(METHODS["adaptive"](CHANGED["reordered"]), keys=CHANGED["reordered"], seed=4)
+    changed.load_state_dict(state, changed_pool=True)
+    np.testing.assert_allclose(changed.predict().mixed[::-1], selector.predict().mixed, rtol=1e-4)
+
+
 def test_an_open_step_ends_in_the_new_selector_alone():
     selector = played(METHODS["dps"])
     selector.observe([1], [8], 8, step=0)

@@ -180,6 +180,8 @@ BAD_CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: s.observe([1], [0.5], 8), r"successes is \[0\.5\]"),
     (lambda s: s.observe([1], [np.nan], 8), r"successes is \[nan\]"),
     (lambda s: s.observe([1], np.ma.array([2], mask=[True]), 8), "successes has masked entries"),
+    (lambda s: s.observe([1, 2], np.ma.array([True, True], mask=[False, True]), 1), "successes has masked entries"),
+    (lambda s: s.select(1, exclude=np.ma.array([True] * N, mask=[True] * N)), "exclude has masked entries"),
     (lambda s: s.observe([1], [0], -8), r"group_size\[0\] is -8"),
     (lambda s: s.observe([1], [0], 2**24), r"group_size\[0\] is 16777216"),
     (lambda s: s.observe([1], [0], None), "group_size is .* of type object; give integers"),
