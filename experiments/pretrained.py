@@ -85,7 +85,8 @@ def main(arguments: list[str]) -> None:
     kept = [folders[m, s] for s in seeds for m in options.methods]
     result: dict[str, Any] = provenance(described(shared), seeds) | {"commits": commits(kept)} | compared(runs)
     write_result(options.results / f"{options.name}.json", result)
-    title = f"SmolLM2-135M on {shared.task}: mean of {len(seeds)} seeds, band: one standard error"
+    what = f"mean of {len(seeds)} seeds, band: one standard error" if len(seeds) > 1 else f"seed {seeds[0]}"
+    title = f"SmolLM2-135M on {shared.task}: {what}"
     figure = draw_seeds(runs, options.results / f"{options.name}.png", title=title)
     console = Console()
     console.print(table(result))

@@ -110,7 +110,7 @@ def test_a_selector_saves_resumes_explores_and_changes_its_pool(tmp_path):
         ({"temperature": 0}, "temperature is 0; give a finite number above 0"),
         ({"tolerance": 2}, "tolerance is 2; give a number from 0 to 1"),
         ({"max_step": -1.0}, "max_step is -1.0; give a finite number of at least 0"),
-        ({"rule": jaxsel.Rule({"name": "mine"}, lambda key, scores, size: None)}, "'mine'.* no argument count"),
+        ({"rule": jaxsel.Rule({"name": "mine"}, lambda key, scores, size: scores)}, "'mine'.* no argument count"),
     ],
 )
 def test_bad_arguments_are_named(settings, message):
