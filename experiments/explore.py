@@ -45,29 +45,25 @@ def make_methods(names: Sequence[str], recorded: Recorded) -> dict[str, jaxsel.S
     if not len(recorded.history.step):
         raise ValueError("the history has no judged rollouts; give the history of a run that was trained")
     embeddings = _embeddings(names, recorded)
+    if "gps" in names and embeddings is None:
+        raise ValueError("gps needs the prompts' texts or embeddings, and the history has neither; leave it out")
     options = {"group_size": int(np.median(recorded.history.group_size))}
     made = {}
     for name in names:
-        if name in READS_EMBEDDINGS and embeddings is not None:
-            made[name] = METHODS[name](embeddings, **options)
-        else:
-            made[f"{name}, no embeddings" if name in READS_EMBEDDINGS else name] = METHODS[name](**options)
+        reads = name in READS_EMBEDDINGS
+        given = (embeddings,) if reads and embeddings is not None else ()
+        made[f"{name}, no embeddings" if reads and not given else name] = METHODS[name](*given, **options)
     return made
 
 
 def _embeddings(names: Sequence[str], recorded: Recorded) -> np.ndarray | None:
-    if recorded.embeddings is not None or not set(READS_EMBEDDINGS) & set(names):
-        return recorded.embeddings
-    if recorded.texts is None and "gps" in names:
-        raise ValueError("gps needs the prompts' texts or embeddings, and the history has neither; leave it out")
-    if recorded.texts is None:
-        return None
-    try:
-        return np.asarray(embed(recorded.texts, progress=False))
-    except ImportError:  # WordLlama is not installed
-        if "gps" in names:
-            raise
-        return None
+    if recorded.embeddings is None and recorded.texts is not None and set(READS_EMBEDDINGS) & set(names):
+        try:
+            return np.asarray(embed(recorded.texts, progress=False))
+        except ImportError:  # WordLlama is not installed, and adaptive works without it
+            if "gps" in names:
+                raise
+    return recorded.embeddings
 
 
 def main(arguments: list[str]) -> None:

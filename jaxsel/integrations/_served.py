@@ -201,7 +201,7 @@ class Served:
         self._order, self._observed = server["order"], 0
         self._answers = {client: _answer(*answer) for client, answer in server["answers"].items()}
         calls = [call for call in self._journal.read() if call.pop("order") > self._order]
-        if calls and server["meaning"] != self.meaning:
+        if calls and meaning(server["meaning"]) != self.meaning:  # earlier versions stored defaults too
             raise ValueError(f"{self.folder} has calls for a server with {server['meaning']}; serve with these options")
         for call in calls:
             self._remember(call["client"], self._apply(**call), call["method"])

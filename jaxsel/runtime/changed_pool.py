@@ -10,6 +10,7 @@ from jaxsel._rows import on_changed_pool
 from jaxsel.base import State
 from jaxsel.runtime.checkpoint.arrays import replaced
 from jaxsel.runtime.checkpoint.content import named_arrays
+from jaxsel.runtime.checkpoint.optional_arrays import missing_remainders
 from jaxsel.runtime.window import EpochWindow
 
 _OF_CHOOSER = ("visits", "last_visit", "in_flight", "keys", "window.epoch", "window.waiting")
@@ -32,8 +33,7 @@ def carried(
             of the pool, or the state has no `with_rows`.
     """
     num_old = len(saved["visits"])
-    # checkpoints of earlier versions lack the rounding remainders of the shared weights
-    saved = {name: np.zeros_like(array) for name, array in fresh.items() if name.endswith(".weights.remainder")} | saved
+    saved = saved | missing_remainders(saved, fresh)
     _check_shapes(saved, fresh, num_old, len(rows))
     old = replaced({"state": state}, {name: saved[name] for name in fresh if name.startswith("state.")})["state"]
     arrays = named_arrays(on_changed_pool(old, rows, state), {})

@@ -4,6 +4,7 @@ A checkpoint without one of them fits a selector that has it, and vice versa. Ch
 the remainder of the sum in the weights of `state_space`, which is 0 then.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(shapes, dict):
         return saved
     missing = {name: fill(here[name]) for name, fill in _DEFAULTS.items() if name in here and name not in shapes}
-    missing |= {name: np.zeros_like(here[name]) for name in _missing_remainders(shapes, here)}
+    missing |= missing_remainders(shapes, here)
     surplus = {name for name in _DEFAULTS if name in shapes and name not in here}
 
     def fitted(held: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
@@ -41,11 +42,14 @@ def as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
 
 def as_saved(here: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
     """Return the arrays `here` with exactly those optional arrays that the checkpoint has, so that it can be read."""
-    absent = {*_DEFAULTS, *_missing_remainders(metadata["shapes"], here)}
+    absent = {*_DEFAULTS, *missing_remainders(metadata["shapes"], here)}
     arrays = {name: array for name, array in here.items() if name not in absent}
     optional = {name: metadata["shapes"][name] for name in _DTYPES if name in metadata["shapes"]}
     return arrays | {name: np.zeros(shape, _DTYPES[name]) for name, shape in optional.items()}
 
 
-def _missing_remainders(shapes: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    return [name for name in here if name.endswith(_REMAINDER) and name not in shapes]
+def missing_remainders(saved: Collection[str], here: dict[str, Any]) -> dict[str, Any]:
+    """Return the remainders of the arrays `here` that a checkpoint with the names `saved` lacks, all of them 0."""
+    return {
+        name: np.zeros_like(array) for name, array in here.items() if name.endswith(_REMAINDER) and name not in saved
+    }

@@ -343,7 +343,6 @@ def test_a_prompt_in_several_parts_is_one_visit_with_the_prediction_before_it(tm
         ours.observe([5], [[0.0]], step=step)
         ours.flush()
         assert not ours.step_is_open
-    ours.flush()
     rows = read_history(tmp_path).rollouts
     assert rows["prompt_id"].tolist() == [3, 5, 3, 5]
     assert rows["successes"].tolist() == [2, 0, 2, 0]
