@@ -16,7 +16,7 @@ from experiments.reporting.provenance import holds_result, provenance, write_res
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import quiet_pipe
 from experiments.running.config import EngineConfig, EvalDataConfig, clear_errors, writable_config
-from experiments.running.evaluation_sets import check_data_sets, evaluation_set
+from experiments.running.evaluation_sets import check_data_sets, distinct, evaluation_set
 from experiments.running.help import settings_of
 from experiments.running.runs import make_engine
 from rl import _checks
@@ -121,7 +121,9 @@ def evaluation_of(config: EvaluateConfig) -> Evaluation:
         check_data_sets("data", config.tasks)
     data = config.data.settings(config.template, config.max_new_tokens, config.stop)
     sets = [evaluation_set(name, config.verifier, data, config.size) for name in config.tasks]
-    return Evaluation(sets, k=config.samples or config.k, temperature=config.temperature, top_p=config.top_p)
+    return Evaluation(
+        distinct(sets, config.tasks), k=config.samples or config.k, temperature=config.temperature, top_p=config.top_p
+    )
 
 
 def evaluate(config: EvaluateConfig, evaluation: Evaluation) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def applied(reader: Any, messages: list[Message], row: int, **options: Any) -> s
         text = reader.apply_chat_template(
             messages, add_generation_prompt=not goes_on, continue_final_message=goes_on, **options
         )
-    except (TemplateError, TypeError) as error:
+    except (TemplateError, TypeError, ValueError) as error:
         name = "processor" if isinstance(reader, ProcessorMixin) else "tokenizer"
         roles = ", ".join(message["role"] for message in messages)
         raise ValueError(

@@ -84,6 +84,10 @@ class Evaluation:
         """Return whether the sets are measured before this step."""
         return bool(self.sets) and (step == 0 or bool(self.every and step % self.every == 0))
 
+    def is_measured_in(self, metrics: Mapping[str, float]) -> bool:
+        """Return whether all sets were measured at `k` completions per problem, given the metrics of a step."""
+        return all(f"eval/{one.name}/mean@{self.k}" in metrics for one in self.sets)
+
     def measure(
         self,
         engine: RolloutEngine,

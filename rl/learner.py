@@ -56,7 +56,8 @@ class Learner:
         self._reference = policy.frozen_copy() if config.needs_reference and not config.lora_rank else None
         self._value_head = ValueHead(policy.hidden_size).to(policy.device) if config.advantage == "gae" else None
         scorer = Scorer(policy, self._value_head, config)
-        self._scorer = self._ranks.spread(scorer)
+        # without images, the weights that read them have no gradient
+        self._scorer = self._ranks.spread(scorer, some_unused=policy.processor is not None)
         trained = (weight for weight in scorer.parameters() if weight.requires_grad or self._adapters is None)
         self._parameters = list(trained)
         self._optimizer = torch.optim.AdamW(
@@ -103,6 +104,8 @@ class Learner:
             raise ValueError(f"{self._ranks.count} processes train on prompts with images together; start one process")
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self._config, step)
+        # groups that were kept in a checkpoint are on the CPU
+        groups = groups._replace(completions=groups.completions.to(self._policy.device))
         batches, non_finite = mini_batches(groups, self._config)
         rate = self._optimizer.param_groups[0]["lr"]
         health = {"non_finite_log_probs": float(non_finite), "learning_rate": rate}

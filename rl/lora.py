@@ -6,6 +6,7 @@ own method `add_adapter` is not used: Transformers 5.24 refuses every released v
 
 import hashlib
 import importlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +31,8 @@ class Adapters:
 
     Raises:
         ImportError: peft is not installed.
-        ValueError: The model has adapters already, or no layer has one of the names.
+        ValueError: The model has adapters already, no layer has one of the names, or such a layer shares its weight
+            with another one, as tied embeddings do.
     """
 
     def __init__(self, model: PreTrainedModel, *, rank: int, alpha: float, targets: str, seed: int):
@@ -38,6 +40,7 @@ class Adapters:
         if is_adapted(model):
             raise ValueError(f"lora_rank is {rank}, but the policy has adapters already; load the policy again")
         names = targets if targets == "all-linear" else [name.strip() for name in targets.split(",")]
+        _check_not_shared(model, targets, names)
         config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -104,6 +107,19 @@ class Adapters:
                     digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
+
+
+def _check_not_shared(model: PreTrainedModel, targets: str, names: str | list[str]) -> None:
+    """Refuse layers whose weight is another layer's too: with merged adapters, there is no one weight for both."""
+    weights = [module.weight for module in model.modules() if isinstance(getattr(module, "weight", None), torch.Tensor)]
+    count = Counter(id(weight) for weight in weights)
+    for name, module in model.named_modules() if isinstance(names, list) else ():
+        is_target = any(name == target or name.endswith(f".{target}") for target in names)
+        if is_target and count[id(getattr(module, "weight", None))] > 1:
+            raise ValueError(
+                f"lora_targets is {targets!r}, and {name} shares its weight with another layer (tied embeddings); "
+                "leave it out"
+            )
 
 
 def is_adapted(model: torch.nn.Module) -> bool:

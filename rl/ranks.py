@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -101,15 +101,20 @@ class Ranks:
         parts = self.gather(lambda: metrics)
         return {name: sum(part[name] for part in parts) for name in metrics}
 
-    def spread(self, module: torch.nn.Module) -> torch.nn.Module:
+    def spread(self, module: torch.nn.Module, *, some_unused: bool = False) -> torch.nn.Module:
         """Return the module to call in training, whose backward pass averages the gradients over the ranks.
 
         All ranks must make the same number of passes. If the weights are sharded, each decoder layer gathers its
         weights when it is called. The module then has new parameter objects.
+
+        Args:
+            module: The module.
+            some_unused: Whether a pass may use only some of the weights.
         """
         if self._accelerator is None or self.count == 1:
             return module
         if not self.sharded:
+            self._accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=some_unused)
             return self._accelerator.prepare_model(module)
         # Accelerate's own preparation for FSDP2 ignores its settings on the CPU.
         mesh = init_device_mesh(self.device.type, (self.count,))

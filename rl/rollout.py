@@ -4,7 +4,7 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -70,6 +70,11 @@ class Completions(NamedTuple):
         """Return n, the number of completions per prompt."""
         return self.tokens.shape[0] // self.prompt_tokens.shape[0]
 
+    def to(self, device: torch.device) -> "Completions":
+        """Return the completions with their tensors on a device; images stay on the CPU."""
+        columns: list[Any] = [column.to(device) for column in self[:5]]
+        return Completions(*columns, self.texts, self.media)
+
     def take(self, groups: torch.Tensor) -> "Completions":
         """Return the completions of the prompts at the given positions, int64 `[k]`."""
         n = self.group_size
@@ -126,7 +131,11 @@ def _is_number(value: object) -> bool:
 
 
 def join_completions(parts: Sequence[Completions]) -> Completions:
-    """Concatenate the completions of several batches; prompts and completions are padded to the longest."""
+    """Concatenate the completions of several batches; prompts and completions are padded to the longest.
+
+    The tensors lie on the device of the last batch: those of a checkpoint are on the CPU.
+    """
+    parts = [part.to(parts[-1].tokens.device) for part in parts]
     return Completions(
         _stack([part.prompt_tokens for part in parts], pad_left=True),
         _stack([part.prompt_mask for part in parts], pad_left=True),

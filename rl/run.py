@@ -167,7 +167,10 @@ class Run:
         self.ranks.on_main(write)
 
     def finish(self, metrics: dict[str, float]) -> None:
-        """Write the metrics of the final probe. Their line in the log marks the run as finished."""
+        """Write the metrics of the final probe. Their line in the log marks the run as finished.
+
+        Metrics of a run that was finished already are added to that line.
+        """
         self.flush()  # first: a finished run does not probe again
         self.log.write({"step": self.config.steps, "rollouts": self.num_rollouts} | metrics)
         self.finished = True
@@ -176,5 +179,6 @@ class Run:
         """Refuse to start from step 0 if the folder holds metrics, unless the run died before its first checkpoint."""
         records, every = read_metrics(self._run_dir / "metrics.jsonl"), self.config.checkpoint_every
         if records and (not every or len(records) > every or is_end(records[-1])):
+            kind = "of a finished run" if is_end(records[-1]) else "of a run to resume"
             cure = "give another folder, or delete this one"
-            raise ValueError(f"{self._run_dir} holds the metrics of a run to resume, but has no checkpoint; {cure}")
+            raise ValueError(f"{self._run_dir} holds the metrics {kind}, but has no checkpoint; {cure}")

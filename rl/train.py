@@ -68,7 +68,8 @@ def train(
 
     A run that was killed at any moment goes on with `resume`. On the CPU it then gives the same numbers, except
     times, as an undisturbed run. A resumed run may change the settings in `rl.train_config.MAY_CHANGE`. A
-    finished run can continue with more steps, for example, unless the learning rate decays.
+    finished run can continue with more steps, for example, unless the learning rate decays. If it is resumed with the
+    same number of steps, it measures the evaluation sets that its last line lacks.
 
     `seconds/selecting` is the time that the loop waited for the selector, not the time that the selector computed.
 
@@ -138,10 +139,7 @@ def train(
                 # Save the policy, and measure it a last time.
                 if config.save_policy:
                     run.save_policy(policy)
-                if not run.finished:
-                    with _kept_when_stopped(run):
-                        last = measuring.measure(config.steps) | measuring.evaluate(config.steps)
-                    run.finish(last)
+                _measure_the_end(run, measuring)
     return run.log.records
 
 
@@ -195,6 +193,19 @@ def _take_steps(
             run.save()
         if stopped:
             raise PreemptedError(run.done)
+
+
+def _measure_the_end(run: Run, measuring: RolloutWorker) -> None:
+    """Write the final probe and the last measurement of the evaluation sets, unless the run has them."""
+    steps = run.config.steps
+    last: dict[str, float] = {}
+    with _kept_when_stopped(run):
+        if not run.finished:
+            last |= measuring.measure(steps)
+        if not (run.finished and measuring.evaluation.is_measured_in(run.log.records[-1])):
+            last |= measuring.evaluate(steps)
+    if last:
+        run.finish(last)
 
 
 @contextmanager

@@ -53,7 +53,9 @@ class TrainConfig:
             over tokens: the discounted sum of a token's and all later rewards, normalised over the batch.
         discount: The discount of the rewards of later tokens, from 0 to 1, for gae and reinforce_pp_tokens.
         reward_kl_weight: The weight of a KL penalty inside the reward of every token, log p - log p_ref with the policy
-            at the start of the run as the reference, for gae and reinforce_pp_tokens. 0: no such penalty.
+            at the start of the run as the reference, for gae and reinforce_pp_tokens. Above 0, the trainer computes the
+            old log-probabilities itself: where the two policies are equal, the penalty must be exactly 0, not the
+            rounding between engine and trainer. 0: no such penalty.
         policy_loss: ppo: PPO's clipped loss; gspo: ratios of whole completions, with clips of about 3e-4 and the
             aggregation sequence_mean in its paper; cispo: log-probabilities with clipped, constant importance weights.
         aggregation: token_mean: every token of a step has the same weight in the loss; sequence_mean: every completion
@@ -73,7 +75,8 @@ class TrainConfig:
             and no copy of that policy is kept, unless `reward_kl_weight` needs it.
         importance_cap: The largest importance weight of a token. Above 0, the trainer computes the old
             log-probabilities itself, and a token's weight is the ratio of its old probability to the engine's. 0: the
-            old log-probabilities are the engine's, unless `top_p` is below 1, and tokens have no importance weights.
+            old log-probabilities are the engine's, unless `top_p` is below 1 or `reward_kl_weight` above 0, and tokens
+            have no importance weights.
         gae_lambda: The lambda of gae, from 0 to 1: 0 relies on the values, 1 on the rewards.
         value_weight: The weight of the value loss beside the policy loss, for gae.
         value_clip: The largest change of a value in one training step that still has a gradient, for gae.

@@ -109,7 +109,7 @@ def mini_batches(groups: Groups, config: TrainConfig) -> tuple[list[MiniBatch], 
     advantage = advantage.flatten().to(device)
     every = per_token or config.kl_weight > 0
     learns = (judged if every else advantage != 0) & judged & counts.any(1)
-    own_old = config.importance_cap or config.top_p < 1
+    own_old = config.importance_cap or config.top_p < 1 or config.reward_kl_weight
     found = []
     size = config.mini_batch_size or len(judged)
     for start in range(0, len(judged), size):

@@ -1,6 +1,7 @@
 """Evaluation sets by name: any prompt file with a verifier, or the held-out prompts of a task."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -48,9 +49,8 @@ def evaluation_of(config: RunConfig) -> Evaluation:
         except ValueError as error:
             raise ValueError(_SETTING.sub("eval_data.", str(error))) from error
         sets.append(found)
-    return Evaluation(
-        sets, k=config.eval_k, every=config.eval_every, temperature=config.eval_temperature, top_p=config.eval_top_p
-    )
+    sampling = {"temperature": config.eval_temperature, "top_p": config.eval_top_p}
+    return Evaluation(distinct(sets, config.eval), k=config.eval_k, every=config.eval_every, **sampling)
 
 
 def check_data_sets(setting: str, names: Sequence[str]) -> None:
@@ -61,6 +61,21 @@ def check_data_sets(setting: str, names: Sequence[str]) -> None:
     """
     if not any(map(_is_data_set, names)):
         raise ValueError(f"{setting} is given, and no evaluation set of {list(names)} is a data set; leave it out")
+
+
+def distinct(sets: Sequence[EvaluationSet], names: Sequence[str]) -> list[EvaluationSet]:
+    """Return the sets, with the folder in equal names: those of `a/test.json` and `b/test.json` are a-test and b-test.
+
+    Args:
+        sets: The evaluation sets.
+        names: The names from which `evaluation_set` made them.
+    """
+    longer = [f"{Path(name.rpartition(':')[2]).parent.name}-{one.name}" for one, name in zip(sets, names, strict=True)]
+    count = Counter([*(one.name for one in sets), *longer])
+    return [
+        one._replace(name=name) if count[one.name] > 1 and count[name] == 1 else one
+        for one, name in zip(sets, longer, strict=True)
+    ]
 
 
 def evaluation_set(name: str, verifier: str, config: DataConfig, size: int = 0) -> EvaluationSet:

@@ -14,17 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.running.config import CONFIG, EMBEDDINGS, RunConfig, flat, flat_settings, read_settings
 from experiments.running.job import JOBS
 from experiments.running.overrides import swept_in
-from rl.run_folder.contents import COMPLETIONS, DAMAGED, HISTORY, METRICS, NEWEST, POLICY, PREVIOUS
+from rl.run_folder.contents import COMPLETIONS, DAMAGED, ENDED, HISTORY, METRICS, NEWEST, POLICY, PREVIOUS
 from rl.run_folder.holder import LOCK
-from rl.train_config import MAY_CHANGE
+from rl.train_config import may_change
 
-MAY_DIFFER = (
-    *("engine.", "tracker", "parallel", "resume", "threads", "dry_run"),
-    *(f"train.{name}" for name in MAY_CHANGE),
-)
-"""Beginnings of the settings that may change when a run is resumed; no folder is named after them."""
+_OF_A_START = ("resume", "threads", "dry_run")
 _OF_A_RUN = (
-    *(CONFIG, METRICS, LOCK, JOBS, EMBEDDINGS, "events.out.tfevents.*", ".*.jaxsel-*"),
+    *(CONFIG, METRICS, ENDED, LOCK, JOBS, EMBEDDINGS, "events.out.tfevents.*", ".*.jaxsel-*"),
     *(NEWEST, PREVIOUS, DAMAGED, POLICY, HISTORY, COMPLETIONS),
     *("wandb", "wandb_id", "trackio_id", ".hydra", "train.log"),  # of trackers and Hydra
 )
@@ -108,15 +104,24 @@ def sweep_subdir() -> str:
     return f"${{sweep_folder:[{','.join(swept_in(sys.argv[1:]))}]}}"
 
 
+def may_differ(name: str, lr_schedule: str) -> bool:
+    """Return whether a resumed run may change the setting with this dotted name; no folder is named after it."""
+    of_loop = name.startswith("train.") and may_change(name.removeprefix("train."), lr_schedule)
+    return of_loop or name.startswith(("engine.", "eval")) or name in ("tracker", "parallel")
+
+
 def _chosen(config: DictConfig) -> dict[str, Any]:
     """Return the settings that are not the default, without the settings that may change on resume."""
     settings = {name: value for name, value in config.items() if name != "hydra"}
     found = flat(OmegaConf.to_container(OmegaConf.create(settings), resolve=True))  # type: ignore[arg-type]
     defaults = flat_settings(RunConfig())
+    lr_schedule = found.get("train.lr_schedule", "constant")
     return {
         name: value
         for name, value in sorted(found.items())
-        if not name.startswith(MAY_DIFFER) and (name not in defaults or defaults[name] != value)
+        if not may_differ(name, lr_schedule)
+        and name not in _OF_A_START
+        and (name not in defaults or defaults[name] != value)
     }
 
 

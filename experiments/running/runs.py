@@ -15,6 +15,7 @@ from experiments.running.compiled_programs import keep_compiled_programs
 from experiments.running.config import CONFIG, EMBEDDINGS, EngineConfig, RunConfig, flat, flat_settings, read_settings
 from experiments.running.curricula import make_curriculum
 from experiments.running.evaluation_sets import evaluation_of
+from experiments.running.folders import may_differ
 from experiments.running.job import record_job
 from experiments.running.tasks import task_of
 from rl.engines.hf import HFEngine
@@ -26,13 +27,12 @@ from rl.probe import Probe
 from rl.prompts import Task
 from rl.ranks import Ranks, join
 from rl.rollout import RolloutEngine
-from rl.run_folder.contents import POLICY, check_free, foreign
+from rl.run_folder.contents import METRICS, NEWEST, POLICY, PREVIOUS, check_free, foreign
 from rl.run_folder.lock import alone_in
 from rl.run_folder.trackers import Tracker
 from rl.run_log import is_end, read_metrics
 from rl.smollm2 import NAME, smollm2_folder
 from rl.train import train
-from rl.train_config import may_change
 from rl.warm_start import warm_start
 
 
@@ -151,21 +151,16 @@ def _preemptible(ranks: Ranks, load: Callable[[], Policy]) -> Policy:
     return policy
 
 
-def _may_change(name: str, lr_schedule: str) -> bool:
-    """Return whether a resumed run may change the setting with this dotted name."""
-    of_loop = name.startswith("train.") and may_change(name.removeprefix("train."), lr_schedule)
-    return of_loop or name.startswith(("engine.", "eval")) or name in ("tracker", "parallel")
-
-
 def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None:
     """Write the run's settings and its job before it starts, or check that the folder holds the run to resume."""
-    path, records = run_dir / CONFIG, read_metrics(run_dir / "metrics.jsonl")
-    if records and resume and path.exists():
+    path, records = run_dir / CONFIG, read_metrics(run_dir / METRICS)
+    begun = records or any((run_dir / name).exists() for name in (NEWEST, PREVIOUS))  # perhaps in the first probe
+    if begun and resume and path.exists():
         _check_same(config, run_dir, sum(not is_end(record) for record in records))
         kept = json.loads(path.read_text())
         if flat(kept["config"]) != flat_settings(config):
             write_result(path, kept | {"config": asdict(config)})
-    elif resume or not records:
+    elif resume or not (run_dir / METRICS).exists():  # otherwise `train` refuses the folder
         _check_replaces_nothing(config, run_dir)
         write_result(path, provenance(asdict(config), config.seed) | {"processes": ranks.count})
     record_job(run_dir, {"versions": versions(), "git": git_commit(), "processes": ranks.count})
@@ -189,7 +184,7 @@ def _check_replaces_nothing(config: RunConfig, run_dir: Path) -> None:
 def _check_same(config: RunConfig, run_dir: Path, done: int) -> None:
     there, here = read_settings(run_dir), flat_settings(config)
     for name in there.keys() & here.keys():
-        if there[name] != here[name] and not _may_change(name, config.train.lr_schedule):
+        if there[name] != here[name] and not may_differ(name, config.train.lr_schedule):
             held = f"{run_dir} holds a run with {name} {there[name]!r}"
             raise ValueError(f"{name} is {here[name]!r}, but {held}; give that, or another folder")
     if config.train.steps < done:

@@ -3,6 +3,7 @@
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 # vLLM is installed in an environment of its own, which pyright does not read.
 
+import os
 import signal
 import weakref
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,9 @@ _GRACE = 30.0  # seconds that a server may need beyond the time limit of a gener
 _START = 600.0  # seconds that a server may need to start or to load weights
 
 
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
 class ServerError(RuntimeError):
     """The server failed, died or did not answer in time."""
 
@@ -34,16 +38,18 @@ class OwnProcess:
         server: The class to construct in the other process.
         folder: The argument `folder` of `Server`.
         options: The argument `options` of `Server`.
+        device: The policy's device. The other process sees this GPU alone, because vLLM takes the first one it sees.
 
     Raises:
         ServerError: The process failed to start.
     """
 
-    def __init__(self, server: type[Server], folder: str, options: dict[str, Any]):
+    def __init__(self, server: type[Server], folder: str, options: dict[str, Any], device: torch.device):
         self._on_gpu = torch.cuda.is_available()
         if self._on_gpu:
             options = options | {"weight_transfer_config": {"backend": "ipc"}}
-        self._arguments = (server, folder, options)
+        visible = visible_gpu(device, os.environ.get(_VISIBLE, "")) if device.type == "cuda" else None
+        self._arguments = (server, folder, options, visible)
         self._mailbox: dict[str, torch.Tensor] = {}
         self._transfer: Any = None
         self._weights: Mapping[str, torch.Tensor] = {}
@@ -171,8 +177,21 @@ def transfer_engine(server: OwnProcess) -> Any:
     return WeightTransferTrainerFactory.trainer_init(info, client=Client(), source=StateDict())
 
 
-def _serve(pipe: Connection, make: type[Server], folder: str, options: dict[str, Any]) -> None:
+def visible_gpu(device: torch.device, visible: str) -> str:
+    """Return the value of CUDA_VISIBLE_DEVICES with which a new process sees one GPU alone.
+
+    Args:
+        device: The GPU, as this process numbers it.
+        visible: The variable's value in this process; empty if it is not set.
+    """
+    index = device.index or 0
+    return visible.split(",")[index].strip() if visible else str(index)
+
+
+def _serve(pipe: Connection, make: type[Server], folder: str, options: dict[str, Any], visible: str | None) -> None:
     """Run the other process: answer requests until the pipe is closed."""
+    if visible is not None:
+        os.environ[_VISIBLE] = visible  # before the first call of CUDA
     for sent in (signal.SIGINT, *SIGNALS):  # SLURM sends these signals to all processes of a step
         signal.signal(sent, signal.SIG_IGN)  # the trainer alone reacts to them
     number = 0

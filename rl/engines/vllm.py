@@ -86,7 +86,8 @@ class VLLMEngine:
             "dtype": dtype or str(policy.model.dtype).removeprefix("torch."),
         }
         try:
-            self._server = (OwnProcess if own_process else _Inside)(Server, self._folder.name, options)
+            server = (Server, self._folder.name, options)
+            self._server = OwnProcess(*server, policy.device) if own_process else _Inside(*server)
             self.update_weights(weights)
         except BaseException:
             self.close()

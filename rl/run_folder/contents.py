@@ -5,7 +5,7 @@ This file loads neither torch nor JAX.
 
 from pathlib import Path
 
-METRICS = "metrics.jsonl"
+METRICS, ENDED = "metrics.jsonl", "metrics-ended.jsonl"
 NEWEST, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint-previous.pt", "checkpoint-damaged.pt"
 POLICY, HISTORY, COMPLETIONS = "policy", "history", "completions"
 

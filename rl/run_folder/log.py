@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from jaxsel.integrations.atomic_files import named, replaced_when_complete
-from rl.run_folder.contents import METRICS
+from rl.run_folder.contents import ENDED, METRICS
 from rl.run_folder.trackers import Tracker
 
 
@@ -25,10 +25,15 @@ class Records:
         self.records = [r for r in read_metrics(run_dir / METRICS) if r["step"] < first_step]
 
     def write(self, record: dict[str, float]) -> None:
-        """Add the metrics of one step. Values that are not finite become None."""
+        """Add the metrics of one step, or more metrics of the last step. Values that are not finite become None."""
+        known = self.records.pop() if self._holds(record["step"]) else {}
         self.records.append(
-            {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in record.items()}
+            known | {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in record.items()}
         )
+
+    def _holds(self, step: float) -> bool:
+        """Return whether the last record is that of this step."""
+        return bool(self.records) and self.records[-1]["step"] == step
 
     def __enter__(self) -> Self:
         return self
@@ -42,7 +47,8 @@ class RunLog(Records):
 
     Args:
         run_dir: The folder of the run, created if it is missing.
-        first_step: The step at which the run continues. Lines from this step on are dropped: the step is repeated.
+        first_step: The step at which the run continues. Lines from this step on are dropped: the step is repeated. The
+            final probe of a run that was finished there moves to `metrics-ended.jsonl`.
         resume: False refuses a folder that holds a run.
         tracker: A tracker that receives the metrics too. It already has the metrics of repeated steps.
 
@@ -60,8 +66,11 @@ class RunLog(Records):
         # The final probe of a finished run has the number of a step that was not done yet. If the run continues, the
         # tracker must still receive that step.
         self._tracked = {r["step"] for r in read_metrics(path) if r["step"] < first_step or not is_end(r)}
-        with replaced_when_complete(path) as file:
-            file.write("".join(f"{json.dumps(record)}\n" for record in self.records).encode())
+        ended = [r for r in read_metrics(path) if r["step"] == first_step and is_end(r)]
+        if ended:
+            with (run_dir / ENDED).open("a") as file:
+                file.write("".join(f"{json.dumps(record)}\n" for record in ended))
+        self._rewrite()
         self._file = path.open("a")
         from torch.utils.tensorboard import SummaryWriter  # loads torch, which readers of metrics do not need
 
@@ -69,16 +78,26 @@ class RunLog(Records):
 
     def write(self, record: dict[str, float]) -> None:
         """Write the metrics of one step. Values that are not finite become null."""
+        merged = self._holds(record["step"])
         super().write(record)
         with named(self._path, "the lines before are on disk, and the step is repeated"):
-            self._file.write(f"{json.dumps(self.records[-1])}\n")
-            self._file.flush()
+            if merged:
+                self._file.close()
+                self._rewrite()
+                self._file = self._path.open("a")
+            else:
+                self._file.write(f"{json.dumps(self.records[-1])}\n")
+                self._file.flush()
         with named(self._path.parent, "its metrics are on disk, but not its TensorBoard events"):
             for name, value in self.records[-1].items():
                 if value is not None and name != "step":
                     self._tensorboard.add_scalar(name, value, int(record["step"]))
         if self._tracker is not None and record["step"] not in self._tracked:
             self._tracker.write(self.records[-1])
+
+    def _rewrite(self) -> None:
+        with replaced_when_complete(self._path) as file:
+            file.write("".join(f"{json.dumps(record)}\n" for record in self.records).encode())
 
     def __exit__(self, *_: object) -> None:
         with named(self._path, "the lines before are on disk"):

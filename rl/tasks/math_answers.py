@@ -44,7 +44,7 @@ _EXPONENT = re.compile(r"^(-?\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})$")
 _REPEATING = re.compile(r"(?<!\d)(\d{0,60})\.(\d{0,60})\\(?:overline|bar)\s*(?:\{(\d{1,60})\}|(\d))")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:\\?%|percent)\s*\}|\s+percent)\s*$")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|°)\s*(?:([CF])|\\text\s*\{\s*([CF])\s*\})?\s*$")
-_BASE = re.compile(r"^\s*([0-9A-Za-z]+)_\{?(\d+)\}?\s*$")
+_BASE = re.compile(r"^\s*(-?[0-9A-Za-z]+)_\{?(\d+)\}?\s*$")
 _MEMBER = re.compile(r"^[A-Za-z]\s*\\in\s*(?=[\[(\\])")
 _NAMES = {
     **dict.fromkeys(("centimeter", "centimetre"), "cm"),

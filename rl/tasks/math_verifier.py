@@ -8,14 +8,16 @@ both as SymPy expressions and compares them. The rules below are added, because 
   only where the other answer has metres.
 * A percentage equals its value: 25% is 1/4. Also right is 25 where the reference is 25%, and
   25% where it is the integer 25, because references often leave the sign out.
-* Two bases must be the same: 120_5 is not 120_6. The parts of a ratio a:b are compared one by one.
+* Two bases must be the same: 120_5 is not 120_6. 120 is 120_5 where the reference has the base, and 10_2 is 2 where it
+  has none. The parts of a ratio a:b are compared one by one.
 * Words are compared in lower case, and the order of their letters counts: east is not seat, and no is not on. Letters
   inside \text{...}, four or more letters, and common words of two or three letters (see `rl.tasks.math_words`) are
   words. Other letters are a product of variables, whose order does not count: ab is ba, and xyz is zyx.
 * A set never equals a point or an interval. The order of coordinates counts.
 * Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not. Numbers may also
   differ by at most one part in 100,000, so that two tiny numbers are not equal by rounding.
-* An equation stands for its last side: 2 + 3 = 5 is 5, but the false equation 7 = 5 is not.
+* An equation stands for its last side: 2 + 3 = 5 is 5, but the false equation 7 = 5 is not. Nor is an equation that
+  must still be solved, such as 4x = 5, unless the reference is one too.
 
 The verifier has no time limit of its own. `rl.verification` runs it in another process, which it kills after the limit.
 """
@@ -70,11 +72,24 @@ def same_answer(reference: str, said: str) -> bool:
     gold, own = _with_unit_of(own, gold), _with_unit_of(gold, own)
     if (gold.unit and own.unit and gold.unit != own.unit) or (gold.base and own.base and gold.base != own.base):
         return False
+    if own.base and not gold.base:
+        number = _in_base_ten(own)
+        if number is None:
+            return False
+        own = own._replace(value=number)
     if (gold.percent and own.unit) or (own.percent and gold.unit):
         return False
     if ":" in gold.value or ":" in own.value:
         return _same_ratio(gold.value, own.value)
-    return _same_value(gold, own) and not _is_false(said)
+    return _same_value(gold, own) and not _is_false(said) and (not _is_unsolved(said) or _is_unsolved(reference))
+
+
+def _in_base_ten(answer: Answer) -> str | None:
+    """Return the value of a numeral with a base, such as 2 for 10_2; None if it has a digit that its base lacks."""
+    try:
+        return str(int(answer.value, int(answer.base)))
+    except ValueError:
+        return None
 
 
 def _with_unit_of(other: Answer, answer: Answer) -> Answer:
@@ -126,6 +141,17 @@ def _is_false(answer: str) -> bool:
     sides = [side[0] for text in answer.split("=") for side in [_parsed(text)] if side]
     numbers = [side for side in sides if getattr(side, "is_number", False)]
     return not all(_close(*pair, _ROUNDING) for pair in itertools.pairwise(numbers))
+
+
+def _is_unsolved(answer: str) -> bool:
+    """Return whether an equation gives a number for a linear expression, such as 4x = 5, rather than for a name."""
+    if "=" not in answer:
+        return False
+    *sides, last = (_parsed(text)[:1] for text in answer.split("="))
+    if not last or not getattr(last[0], "is_number", False):
+        return False
+    expressions = [side[0] for side in sides if side and isinstance(side[0], sympy.Add | sympy.Mul)]
+    return any(len(one.free_symbols) == 1 and sympy.degree(one, *one.free_symbols) == 1 for one in expressions)
 
 
 def _parsed(value: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -55,6 +56,17 @@ def test_all_prompts_of_a_file_count_in_their_order(files):
         boxed = evaluation_set(f"math:{files[name]}", "", DataConfig())
         assert (boxed.name, len(boxed.problems)) == (short, 8)
         assert boxed.problems.texts[3] == "3+1=\n\nReason step by step, and write the final answer inside \\boxed{}."
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(files, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(files["aime24.json"], other)
+    names = [f"math:{files['aime24.json']}", str(other / "aime24.json"), files["amc23.jsonl"]]
+    evaluation = evaluation_of(configured({"eval": names, "eval_verifier": "math"}))
+    assert [one.name for one in evaluation.sets] == [f"{tmp_path.name}-aime24", "other-aime24", "amc23"]
+    with pytest.raises(ValueError, match=r"the evaluation sets are named aime24, aime24"):
+        evaluation_of(configured({"eval": [names[0]] * 2}))
 
 
 def test_of_a_task_the_held_out_prompts_count():

@@ -61,8 +61,13 @@ def test_settings_that_a_resumed_run_may_change_keep_its_folder():
         "resume=true",
         "threads=1",
         "engine.name=vllm",
+        "eval=[a.parquet]",
+        "eval_k=2",
+        "eval_data.prompt=Problem",
     ]
     assert folder(*changed) == folder()
+    decaying = [folder("train.lr_schedule=cosine", f"train.steps={steps}") for steps in (7, 9)]
+    assert len(set(decaying)) == 2  # with a decaying learning rate, a resumed run may not change its steps
 
 
 def test_the_folders_of_a_sweep_are_short_distinct_and_stable():

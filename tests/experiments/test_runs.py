@@ -26,6 +26,7 @@ from experiments.running.tasks import make_task
 from experiments.train import _outcome
 from rl.hidden_states import hidden_states
 from rl.preemption import PreemptedError
+from rl.probe import Probe
 from rl.prompts import PromptPool
 from rl.ranks import Ranks
 from rl.run_log import read_metrics
@@ -150,6 +151,25 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path):
             run(replace(config, **{name: other}), tmp_path, resume=True)
     assert (tmp_path / "config.json").read_text() == before
     assert run(replace(config, parallel="fsdp"), tmp_path, resume=True) == records  # `parallel` may change
+
+
+def test_a_run_that_stopped_in_its_first_probe_resumes_only_with_its_own_settings(tmp_path, monkeypatch):
+    """Its checkpoint holds the weights of step 0, which other settings of the policy would not give."""
+    monkeypatch.setattr(Probe, "measure", stopped)
+    with pytest.raises(PreemptedError):
+        run(CONFIG, tmp_path)
+    assert (tmp_path / "checkpoint.pt").exists()
+    before = (tmp_path / "config.json").read_bytes()
+    other = replace(CONFIG, warm_start=replace(CONFIG.warm_start, steps=3))
+    with pytest.raises(ValueError, match=r"warm_start.steps is 3, but .* holds a run with warm_start.steps 2"):
+        run(other, tmp_path, resume=True)
+    with pytest.raises(ValueError, match="already holds a run"):
+        run(other, tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def stopped(*args):
+    raise PreemptedError(0)
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -96,6 +96,12 @@ def test_messages_that_the_template_refuses(chat):
         chat.encode(["2=", messages])
 
 
+def test_a_template_that_drops_the_message_to_continue(chat):
+    chat.tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    with pytest.raises(ValueError, match=r"with the roles user, assistant in row 1, .* refuses"):
+        chat.encode(["2=", [USER, {"role": "assistant", "content": "3"}]])
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [

@@ -6,7 +6,7 @@ import torch
 
 import jaxsel
 from rl.curriculum import DynamicSampling, HistoryResampling, Selected
-from rl.groups import Groups
+from rl.groups import Groups, join
 from rl.rollout import Completions
 
 N, B, GROUP = 40, 8, 4
@@ -80,6 +80,14 @@ def test_dynamic_sampling_fills_the_batch_with_mixed_groups(roll_out, keep_surpl
     assert counted == roll_out.num_rollouts
     # the selector observed all generated groups, also those that the filter then dropped
     assert chooser.visits.sum() * GROUP == counted
+
+
+def test_groups_from_a_checkpoint_go_to_the_device_of_new_ones(roll_out):
+    kept = roll_out(np.arange(B))
+    new = kept._replace(completions=kept.completions.to(torch.device("meta")))
+    completions = join([kept, new]).completions
+    assert {column.device.type for column in completions[:5]} == {"meta"}
+    assert len(completions.tokens) == 2 * len(kept.completions.tokens)
 
 
 def test_kept_surplus_saves_rollouts(roll_out):

@@ -1,6 +1,5 @@
 """Evaluation sets: their counts and scores, and their place in a training run."""
 
-import json
 import math
 import os
 from dataclasses import replace
@@ -126,7 +125,21 @@ def test_an_evaluation_changes_nothing_else_and_a_resumed_run_repeats_it(task, t
     longer = replace(CONFIG, steps=10)
     records, _ = start(task, tmp_path / "whole", longer, evaluation=replace(evaluation, every=9), resume=True)
     assert [r["step"] for r in records if "eval/rollouts" in r] == [0, 2, 4, 6, 9, 10]
-    assert json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])["eval/rollouts"] == 10
+    assert records == read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    assert records[-1]["eval/rollouts"] == 10
+    assert read_metrics(tmp_path / "whole" / "metrics-ended.jsonl") == whole[0][-1:]
+
+
+def test_a_finished_run_measures_a_set_that_is_new(task, tmp_path):
+    first = Evaluation([a_set(task)], k=2)
+    records, _ = start(task, tmp_path, evaluation=first)
+    both = Evaluation([a_set(task), a_set(task)._replace(name="other")], k=2)
+    again, _ = start(task, tmp_path, evaluation=both, resume=True)
+    assert again[:-1] == records[:-1]
+    assert again[-1].keys() - records[-1].keys() >= {"eval/other/mean@2", "eval/other/pass@2"}
+    assert {**again[-1], **records[-1]} == again[-1] | {"eval/rollouts": records[-1]["eval/rollouts"]}
+    assert again == read_metrics(tmp_path / "metrics.jsonl")
+    assert start(task, tmp_path, evaluation=both, resume=True)[0] == again
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,14 @@ def test_a_kl_penalty_alone_moves_the_policy_towards_the_reference(task, policy)
     assert np.mean(kl[-5:]) < 0.7 * np.mean(kl[:5])
 
 
+@pytest.mark.parametrize("advantage", ["reinforce_pp_tokens", "gae"])
+def test_a_kl_penalty_adds_no_rounding_between_engine_and_trainer(task, policy, advantage):
+    """The policy is its reference and all rewards are 0: there is nothing to learn, whatever the engine says."""
+    groups = shifted(groups_of(task, policy, torch.zeros(8, 4)), 1e-6)
+    options = {"advantage": advantage, "reward_kl_weight": 0.1}
+    assert Learner(replace(CONFIG, **options), copied(policy)).update(groups, 0)["policy/grad_norm"] == 0
+
+
 def test_the_entropy_by_hand(task, policy):
     """The expected value is the entropy by torch.distributions at the trained tokens, at the rollouts' temperature."""
     groups = groups_of(task, policy)

@@ -161,6 +161,11 @@ def test_a_llama_learns_with_gradient_checkpointing(task, policy, tmp_path):
 def test_adapters_that_do_not_fit_are_refused(task, policy):
     with pytest.raises(ValueError, match="lora_targets is 'nothing', which does not fit the model; give names"):
         Adapters(policy.model, rank=2, alpha=4.0, targets="nothing", seed=0)
+    tied = tiny_llama(policy.tokenizer, tie_word_embeddings=True)
+    for name in ("lm_head", "model.embed_tokens"):
+        with pytest.raises(ValueError, match=f"lora_targets is 'q_proj,{name}', and {name} shares its weight with"):
+            Adapters(tied, rank=2, alpha=4.0, targets=f"q_proj,{name}", seed=0)
+    assert not is_adapted(tied)
     Learner(replace(CONFIG, **LORA), policy)
     with pytest.raises(ValueError, match="the policy has adapters already; load the policy again"):
         Learner(replace(CONFIG, **LORA), policy)

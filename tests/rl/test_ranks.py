@@ -42,7 +42,9 @@ def assert_equal_weights(one, other):
 def test_two_ranks_update_like_one(found, name):
     """Compare Adam's first moments, a tenth of the gradient, because Adam's steps would hide a wrong factor."""
     alone = found[0][f"{name}, alone"]
-    for kind, tolerance in zip(KINDS, (1e-6, 1e-5), strict=True):
+    # a reward with a KL penalty holds log-probabilities, whose last digits depend on the number of rows in a pass
+    of_ddp = 1e-5 if "reward_kl_weight" in UPDATES[name][0] else 1e-6
+    for kind, tolerance in zip(KINDS, (of_ddp, 1e-5), strict=True):
         both = [rank[f"{name}, {kind}"] for rank in found]
         assert_close(both[0]["moments"], alone["moments"], tolerance)
         assert both[0]["metrics"] == pytest.approx(both[1]["metrics"], rel=0, abs=0, nan_ok=True)
@@ -52,6 +54,16 @@ def test_two_ranks_update_like_one(found, name):
         assert alone["metrics"]["policy/loss"] == alone["metrics"]["policy/grad_norm"] == 0
     else:
         assert max(moment.abs().max() for moment in alone["moments"]) > 1e-4
+
+
+def test_two_ranks_train_a_vision_language_policy_on_texts_like_one(found):
+    """The weights that read images have no gradient then."""
+    alone = found[0]["vision, alone"]
+    for kind in KINDS:
+        both = [rank[f"vision, {kind}"] for rank in found]
+        assert_equal_weights(*both)
+        for name, weight in alone.items():
+            torch.testing.assert_close(both[0][name], weight, atol=1e-4, rtol=1e-4)
 
 
 def test_ranks_share_their_values(found):

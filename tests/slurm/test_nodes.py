@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.local_cluster import VARIABLE, Job, environment, numbers, slurm, steps_done, train, wait_until
+from tests.support.local_cluster import VARIABLE, Job, environment, held, numbers, slurm, train, wait_until
 
 pytestmark = [pytest.mark.slurm(alone=True), pytest.mark.xdist_group("nodes")]
 STEPS = 40
@@ -42,20 +42,21 @@ def revive(node: str) -> None:
 
 def test_a_daemon_that_dies_and_comes_back_disturbs_no_job(tmp_path, whole):
     job = train(tmp_path, f"train.steps={STEPS}", "train.checkpoint_every=5")
-    job.wait_until(lambda: steps_done(tmp_path) >= 3)
-    kill("n2")
-    revive("n2")
+    with held(job, tmp_path, steps=3):
+        kill("n2")
+        revive("n2")
     ended = job.end()
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "0"), job.log
     assert numbers(tmp_path / "run") == whole
 
 
-@pytest.mark.parametrize("starting", [True, False], ids=["starting", "training"])
-def test_the_job_of_a_node_that_dies_is_queued_again(tmp_path, whole, starting):
+@pytest.mark.parametrize("steps", [0, 7], ids=["starting", "training"])
+def test_the_job_of_a_node_that_dies_is_queued_again(tmp_path, whole, steps):
     job = train(tmp_path, f"train.steps={STEPS}", "train.checkpoint_every=5")
-    job.wait_until(lambda: len(job.pids()) == 2 if starting else steps_done(tmp_path) >= 7)
-    time.sleep(1)  # within the first moment srun itself would end the job, with the code 137
-    kill("n2", job)
+    job.wait_until(lambda: len(job.pids()) == 2)
+    with held(job, tmp_path, steps):
+        time.sleep(1)  # within the first moment srun itself would end the job, with the code 137
+        kill("n2", job)
     job.wait_until(lambda: job.show()["Restarts"] == "1")
     revive("n2")
     ended = job.end()
@@ -66,8 +67,9 @@ def test_the_job_of_a_node_that_dies_is_queued_again(tmp_path, whole, starting):
 def test_a_job_that_another_partition_preempts_writes_a_checkpoint_and_goes_on_later(tmp_path, whole):
     everything = ["--mem=6000"]
     job = train(tmp_path, f"train.steps={STEPS}", options=["--partition=low", *everything])
-    job.wait_until(lambda: steps_done(tmp_path) >= 3)
-    slurm("sbatch", "--partition=high", "--nodes=2", *everything, f"--output={tmp_path}/high", "--wrap=sleep 1")
+    with held(job, tmp_path, steps=3):
+        slurm("sbatch", "--partition=high", "--nodes=2", *everything, f"--output={tmp_path}/high", "--wrap=sleep 1")
+        job.wait_until(lambda: job.show()["PreemptTime"] != "None")
     ended = job.end()
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), job.log
     assert "as it was asked to" in job.log

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.support.local_cluster import ONE_NODE, numbers, slurm, steps_done, train
+from tests.support.local_cluster import ONE_NODE, held, numbers, slurm, steps_done, train
 
 pytestmark = pytest.mark.slurm
 STEPS = 30
@@ -50,8 +50,8 @@ def assert_ends_like(whole, job, folder, restarts=1):
 @pytest.mark.parametrize(("parallel", "number"), [("ddp", signal.SIGUSR1), ("fsdp", signal.SIGTERM)])
 def test_a_signal_in_training_writes_a_checkpoint_and_the_job_is_queued_again(tmp_path, whole, parallel, number):
     job = start(tmp_path, parallel)
-    job.wait_until(lambda: steps_done(tmp_path) >= 3)
-    job.signal(number)
+    with held(job, tmp_path, steps=3):
+        job.signal(number)
     job.wait_until(lambda: "exit code 75" in job.log)
     assert 3 <= steps_done(tmp_path) < STEPS
     assert_ends_like(whole(parallel), job, tmp_path)
@@ -126,8 +126,8 @@ def test_one_node(tmp_path, whole):
 
 def test_a_cancelled_job_stays_cancelled(tmp_path):
     job = start(tmp_path)
-    job.wait_until(lambda: steps_done(tmp_path) >= 2)
-    slurm("scancel", job.number)
+    with held(job, tmp_path, steps=2):
+        slurm("scancel", job.number)
     ended = job.end()
     assert (ended["JobState"], ended["Restarts"]) == ("CANCELLED", "0")
     job.wait_until(lambda: not job.pids())

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,25 @@ def train(folder: Path, *settings: object, options: list[str] | None = None, scr
 def steps_done(folder: Path) -> int:
     """Return the number of steps whose metrics are in `folder/run`."""
     return len(read_metrics(folder / "run/metrics.jsonl"))
+
+
+@contextmanager
+def held(job: Job, folder: Path, steps: int) -> Iterator[None]:
+    """Wait until the run in `folder/run` has made the given number of steps, and let it make no more in this block.
+
+    The run's processes are stopped. They receive signals when they go on, so that a quick run does not end first.
+    """
+    job.wait_until(lambda: steps_done(folder) >= steps)
+    ranks = job.pids().values()
+    for rank in ranks:
+        os.kill(rank, signal.SIGSTOP)
+    assert len(ranks) == 2, job.log
+    try:
+        yield
+    finally:
+        for rank in ranks:
+            with suppress(ProcessLookupError):  # the test has killed it
+                os.kill(rank, signal.SIGCONT)
 
 
 def numbers(run_dir: Path) -> list[dict[str, Any]]:

@@ -106,6 +106,8 @@ def main(folder: str) -> None:
         kinds = {"ddp": ranks, "fsdp": sharded} | ({"alone": Ranks()} if ranks.is_main else {})
         for kind, which in kinds.items():
             found[f"{name}, {kind}"] = _update(task, which, options, torch.tensor(rewards))
+    for kind, which in {"ddp": ranks, "fsdp": sharded, "alone": Ranks()}.items():
+        found[f"vision, {kind}"] = _texts_with_vision(task, which)
     found["agree"] = _agree(ranks)
     found["engine"] = _engine(task, ranks)
     found["selector"] = _selector(ranks)
@@ -139,6 +141,20 @@ def _update(task, ranks, options, rewards) -> dict[str, Any]:
     metrics = learner.update(groups, 0)
     moments = [values["exp_avg"] for values in learner.state_dict()["optimizer"]["state"].values()]
     return {"metrics": metrics, "moments": moments, "weights": learner.weights()}
+
+
+def _texts_with_vision(task, ranks) -> dict[str, torch.Tensor]:
+    """Return the weights of a vision-language policy after two updates on texts."""
+    from rl.learner import Learner
+    from tests.rl.test_learner import CONFIG, groups_of
+    from tests.support.tiny_vision import tiny_vision
+
+    policy = tiny_vision("llava")
+    groups = groups_of(task, policy, torch.tensor(SEVEN_ROWS))
+    learner = Learner(replace(CONFIG, micro_batch_size=3), policy, ranks, max_new_tokens=6)
+    for step in range(2):
+        learner.update(groups, step)
+    return learner.weights()
 
 
 def _agree(ranks) -> dict[str, Any]:

@@ -62,6 +62,15 @@ def test_completions_come_back_with_tokens_log_probabilities_and_texts(make, pol
     assert (greedy.log_probs == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("device", "visible", "wanted"),
+    [("cuda:2", "", "2"), ("cuda", "", "0"), ("cuda:1", "4, 6", "6"), ("cuda:0", "GPU-ab,GPU-cd", "GPU-ab")],
+)
+def test_the_server_sees_the_gpu_of_the_policy_alone(device, visible, wanted):
+    """Otherwise the servers of several processes (ranks) on one node would all take the first GPU."""
+    assert own_process.visible_gpu(torch.device(device), visible) == wanted
+
+
 def test_every_end_of_sequence_is_passed_to_the_server(make, policy):
     policy.model.generation_config.eos_token_id = [1, 7]
     out = make(own=False).generate(PROMPTS, 1, SAMPLING, seed=0)
