@@ -237,6 +237,8 @@ class Acquisition(NamedTuple):
 
 ChooseFn = Callable[..., Int[Array, " b"]]
 """`(key, scores, batch_size, prompt_ids, state) -> positions`, see `Rule`."""
+EVERY_SCORE = 2**31 - 1
+"""The value of `Rule.shortlist` for a rule that considers all prompts of a part of the pool."""
 
 
 class Rule(NamedTuple):
@@ -256,7 +258,8 @@ class Rule(NamedTuple):
             the ids. `state` is the predictor's state, or None for a rule that does not need it. A rule may also take
             `count`, a traced number of positions to choose. The length of `scores` then pads the result.
         shortlist: `batch_size -> m`, for rules in which only the m best scores count. Each part of a split pool then
-            passes on its m best prompts instead of its own choice. None means that all scores count.
+            passes on its m best prompts instead of its own choice. None means that all scores count. The value
+            `EVERY_SCORE` means that each part passes on all of its prompts.
         num_prompts: Size of the pool that the rule is made for. None means that it fits every pool.
     """
 

@@ -114,7 +114,8 @@ class Ranks:
         if self._accelerator is None or self.count == 1:
             return module
         if not self.sharded:
-            self._accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=some_unused)
+            handler = DistributedDataParallelKwargs(find_unused_parameters=some_unused)
+            self._accelerator.ddp_handler = handler  # type: ignore[assignment]
             return self._accelerator.prepare_model(module)
         # Accelerate's own preparation for FSDP2 ignores its settings on the CPU.
         mesh = init_device_mesh(self.device.type, (self.count,))

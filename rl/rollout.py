@@ -4,7 +4,7 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -72,8 +72,8 @@ class Completions(NamedTuple):
 
     def to(self, device: torch.device) -> "Completions":
         """Return the completions with their tensors on a device; images stay on the CPU."""
-        columns: list[Any] = [column.to(device) for column in self[:5]]
-        return Completions(*columns, self.texts, self.media)
+        names = ("prompt_tokens", "prompt_mask", "tokens", "mask", "log_probs")
+        return self._replace(**{name: getattr(self, name).to(device) for name in names})
 
     def take(self, groups: torch.Tensor) -> "Completions":
         """Return the completions of the prompts at the given positions, int64 `[k]`."""

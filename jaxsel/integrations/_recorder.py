@@ -30,9 +30,13 @@ class Recorder:
         self._parts: list[tuple[int | None, Visits, Prediction]] = []
         self.clock = clock
 
+    def continues(self, step: int | None) -> bool:
+        """Return whether an observation of this step belongs to the batch of the last observations."""
+        return step is not None and not self._open.is_over(step)
+
     def add(self, step: int | None, visits: Visits, prediction: Prediction) -> None:
-        """Add an observation, and what the selector predicted before it."""
-        if step is None or self._open.is_over(step):
+        """Add an observation, and what the selector predicted before its step."""
+        if not self.continues(step):
             self.end_step()
         if step is not None:
             self._open.add(step, visits)
@@ -48,7 +52,7 @@ class Recorder:
         steps, visits, predictions = zip(*self._parts, strict=True)
         step = max((step for step in steps if step is not None), default=self.clock)
         ids, successes, group_size = (np.concatenate(columns) for columns in zip(*visits, strict=True))
-        _, first = np.unique(ids, return_index=True)  # the prediction before the first rollout of the step
+        _, first = np.unique(ids, return_index=True)
         prediction = jax.tree.map(lambda *fields: np.concatenate(fields)[first], *predictions)
         self._log.observed(step, merged(ids, successes, group_size), prediction)
         self.clock += 1

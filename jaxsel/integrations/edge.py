@@ -151,7 +151,10 @@ class TrainerEdge:
         self.open_history()
         visits = checked_visits(ids, successes, group_size, self.selector.num_prompts)
         recorder = self._recorder
-        prediction = None if recorder is None else self.selector.predict(visits.prompt_ids)
+        prediction = None
+        if recorder is not None:  # other prompts of the step, observed earlier, must not be known
+            ends = not recorder.continues(step)
+            prediction = self.selector.predict(visits.prompt_ids, open_step=ends)
         self.selector.observe(ids, successes, group_size, step=step)
         if recorder is not None and prediction is not None:
             recorder.add(step, visits, prediction)

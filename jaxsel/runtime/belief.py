@@ -88,9 +88,12 @@ class Belief:
             self.step.end()
             self._take_in(visits)
 
-    def predict(self, prompt_ids: Int[np.ndarray, " m"] | None) -> Prediction:
-        """Return predictions as NumPy arrays, for these prompts or for the whole pool if `prompt_ids` is None."""
-        state, updates = self.current_state()
+    def predict(self, prompt_ids: Int[np.ndarray, " m"] | None, *, open_step: bool = True) -> Prediction:
+        """Return predictions as NumPy arrays, for these prompts or for the whole pool if `prompt_ids` is None.
+
+        With `open_step` false, observations of the open step do not count.
+        """
+        state, updates = self.current_state() if open_step else (self.state, self.updates)
         if prompt_ids is None:
             return jax.tree.map(np.array, self._predict(state, self.seed, updates, None))
         prediction = self._predict(state, self.seed, updates, lengthened(prompt_ids))

@@ -131,19 +131,24 @@ class PromptSelector(ResumableSelector):
         self._prepared = self._choice(batch_size, None, None)
 
     @locked
-    def predict(self, prompt_ids: ArrayLike | None = None) -> Prediction:
+    def predict(self, prompt_ids: ArrayLike | None = None, *, open_step: bool = True) -> Prediction:
         """Return predictions as NumPy arrays, one entry per id; no ids: one per prompt of the pool.
+
+        Args:
+            prompt_ids: Rows of the pool.
+            open_step: Whether observations of a step that has not ended count, see `observe`.
 
         Raises:
             ValueError: An id is not a row of the pool.
         """
         if prompt_ids is None and self._mesh is not None:
             # in parts, so that no device holds the whole pool
-            parts = [self.predict(ids) for ids in np.array_split(np.arange(self.num_prompts), self._mesh.size)]
+            rows = np.array_split(np.arange(self.num_prompts), self._mesh.size)
+            parts = [self.predict(ids, open_step=open_step) for ids in rows]
             return jax.tree.map(lambda *fields: np.concatenate(fields), *parts)
-        if prompt_ids is None:
-            return self._belief.predict(None)
-        return self._belief.predict(_validate.integers("prompt_ids", prompt_ids, low=0, high=self.num_prompts))
+        if prompt_ids is not None:
+            prompt_ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=self.num_prompts)
+        return self._belief.predict(prompt_ids, open_step=open_step)
 
     @locked
     def table(self, keys: Keys | None = None, *, level: float = 0.9) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ If the size of the pool is not a multiple of the number of devices, the arrays o
 They are never chosen, and only the shapes of the state show them.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from jaxsel.selection.composition import choose_positions, chosen_by_score, with
 from jaxsel.selection.largest_scores import choose_top_k, scores_and_ids
 
 _WHOLE = P()  # the same on every device
+_MADE = "_jaxsel_sharded"
 
 
 class Parts(NamedTuple):
@@ -75,9 +77,21 @@ class _Layout(NamedTuple):
         return jax.lax.axis_index(AXIS) * self.rows
 
 
-@functools.lru_cache(maxsize=64)
 def sharded_functions(parts: Parts, mesh: Mesh, num_prompts: int) -> dict[str, Any]:
-    """Return `init`, `predict`, `select` and `update` of the selector for a pool on the mesh."""
+    """Return `init`, `predict`, `select` and `update` of the selector for a pool on the mesh.
+
+    Those of the last calls are an attribute of the selector's `init`, so that they are compiled once, and freed
+    together with the embeddings that a selector may hold.
+    """
+    made = getattr(parts.init, _MADE, None)
+    if made is None:
+        made = functools.lru_cache(maxsize=8)(_functions)
+        with contextlib.suppress(AttributeError):  # a bound method takes no attribute
+            setattr(parts.init, _MADE, made)
+    return made(parts, mesh, num_prompts)
+
+
+def _functions(parts: Parts, mesh: Mesh, num_prompts: int) -> dict[str, Any]:
     layout = _layout(parts, mesh, num_prompts)
 
     def init(key: Key[Array, ""], size: int) -> State:

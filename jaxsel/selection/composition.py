@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
 from jaxsel._shared import shared
-from jaxsel.base import Acquisition, ChooseFn, Predictor, Rule, Selection, Selector, State
+from jaxsel.base import EVERY_SCORE, Acquisition, ChooseFn, Predictor, Rule, Selection, Selector, State
 from jaxsel.numerics.largest import top_k as descending
 from jaxsel.selection.largest_scores import choose_top_k, scores_and_ids
 
@@ -32,7 +32,8 @@ def make_selector(
 
     Raises:
         ValueError: An argument is not such a part, but for example its constructor; or prompts are to be screened by a
-            predictor without `screen`. From `init`: the rule is made for a pool of another size.
+            predictor without `screen`, or for a rule that considers every prompt. From `init`: the rule is made for a
+            pool of another size.
     """
     _validate.made(Predictor, predictor=predictor)
     _validate.made(Acquisition, acquisition=acquisition)
@@ -41,7 +42,7 @@ def make_selector(
     spec = {"method": method, "predictor": predictor.spec, "acquisition": acquisition.spec, "rule": rule.spec}
     screening = None
     if screened is not None:
-        _check_screened(screened, predictor)
+        _check_screened(screened, predictor, rule)
         spec["screened"] = screened
         screening = (predictor.screen, screened, rule.shortlist)
     init = init_of(predictor, rule)
@@ -81,6 +82,9 @@ def selecting(
                 # the rule makes the same draws for the screened prompts as for all
                 choose_first = choose_top_k if shortlist else choose
                 positions = choose_positions(choose_first, rule_key, rough, kept, among, state, None)
+                if not shortlist:
+                    own = choose_positions(choose, rule_key, rough, batch_size, among, state, count)
+                    positions = _with_others(positions, own, len(rough))
                 candidates = among = scores_and_ids(positions, rough, among)[1]
         scores = score(predict(predict_key, state, candidates))
         scores, prompt_ids = chosen_by_score(choose, rule_key, scores, batch_size, among, state, count)
@@ -90,11 +94,22 @@ def selecting(
     return select
 
 
-def _check_screened(screened: float, predictor: Predictor) -> None:
+def _with_others(positions: Int[Array, " k"], own: Int[Array, " b"], size: int) -> Int[Array, " kb"]:
+    """Return the kept positions and those of the rule's own batch that are not among them; `size` pads the result.
+
+    A rule with quotas, such as `stratified`, may need prompts that it keeps only in a batch of this size.
+    """
+    is_kept = jnp.zeros(size + 1, bool).at[positions].set(True)
+    return jnp.concatenate([positions, jnp.where(is_kept[own], size, own)])
+
+
+def _check_screened(screened: float, predictor: Predictor, rule: Rule) -> None:
     if not (_validate.is_number(screened) and 0 < screened <= 1):
         raise ValueError(f"screened is {screened}; give a share above 0 and at most 1")
     if predictor.screen is None:
         raise ValueError(f"screened is {screened}, but {predictor.spec['name']} has no screen; leave out screened")
+    if rule.shortlist is not None and rule.shortlist(1) >= EVERY_SCORE:
+        raise ValueError(f"screened is {screened}, but the rule {rule.spec} considers all prompts; leave out screened")
 
 
 def init_of(predictor: Predictor, rule: Rule) -> Callable[..., State]:

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
 from jaxsel._shared import shared
-from jaxsel.base import Embedded, Rule, State, embedded_in
+from jaxsel.base import EVERY_SCORE, Embedded, Rule, State, embedded_in
 from jaxsel.numerics import random
 from jaxsel.numerics.compaction import true_positions
 from jaxsel.selection.largest_scores import choose_top_k, scores_and_ids
@@ -62,7 +62,7 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
         return jnp.sort(jnp.where(chosen < len(among), among[jnp.minimum(chosen, len(among) - 1)], padding))
 
     spec = {"name": "diverse", "weight": weight, "anchor_batches": anchor_batches, "shortlist": shortlist}
-    return Rule(spec, choose, lambda batch_size: shortlist * batch_size if shortlist else 2**31 - 1)
+    return Rule(spec, choose, lambda batch_size: shortlist * batch_size if shortlist else EVERY_SCORE)
 
 
 def _embedded(state: State) -> Embedded:

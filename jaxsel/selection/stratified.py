@@ -15,14 +15,13 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
-from jaxsel.base import Rule, State
+from jaxsel.base import EVERY_SCORE, Rule, State
 from jaxsel.numerics import random
 from jaxsel.numerics.compaction import count_true, true_positions
 from jaxsel.selection.composition import check_takes_count
 from jaxsel.selection.largest_scores import ids_or_positions
 
 _LARGEST_TOTAL = 2**31 - 1  # largest sum of the weights, so that twice a remainder fits in uint32
-_EVERY_SCORE = 2**31 - 1  # value of `Rule.shortlist` that stands for all prompts of a part of the pool
 _GIVE = "give one integer or one string per prompt"
 
 
@@ -87,7 +86,7 @@ def stratified(rule: Rule, strata: ArrayLike, *, shares: Mapping[Any, float] | N
         "strata": _fingerprint(labels, codes),
         "shares": None if shares is None else {str(label): float(share) for label, share in shares.items()},
     }
-    return Rule(spec, choose, None if rule.shortlist is None else lambda batch_size: _EVERY_SCORE, len(codes))
+    return Rule(spec, choose, None if rule.shortlist is None else lambda batch_size: EVERY_SCORE, len(codes))
 
 
 def _by_quota(

@@ -151,7 +151,11 @@ def _is_unsolved(answer: str) -> bool:
     if not last or not getattr(last[0], "is_number", False):
         return False
     expressions = [side[0] for side in sides if side and isinstance(side[0], sympy.Add | sympy.Mul)]
-    return any(len(one.free_symbols) == 1 and sympy.degree(one, *one.free_symbols) == 1 for one in expressions)
+    return any(_is_linear(one, *one.free_symbols) for one in expressions if len(one.free_symbols) == 1)
+
+
+def _is_linear(expression: Any, symbol: Any) -> bool:
+    return bool(expression.is_polynomial(symbol)) and sympy.Poly(expression, symbol).degree() == 1
 
 
 def _parsed(value: str) -> list[Any]:

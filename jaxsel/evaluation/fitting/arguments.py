@@ -22,6 +22,8 @@ _FITTED: dict[Any, tuple[str, ...]] = {
     beta_bernoulli: ("decay", "prior_alpha", "prior_beta"),
     hidden_markov: ("decay", "prior_counts", "initial_belief"),
 }
+_ALWAYS_ALLOWED = 2**26  # padded rows, of 12 bytes each, of which the gradient takes several times the memory
+_PER_ROW = 8  # padded rows per row of the history
 
 
 def check_types(history: History, family: Callable[..., Predictor]) -> None:
@@ -33,7 +35,12 @@ def check_types(history: History, family: Callable[..., Predictor]) -> None:
 
 
 def check_rows(history: History, num_prompts: int) -> None:
-    """Check that the history has visits, only to prompts of the pool, and that its steps are nearly consecutive."""
+    """Check the rows of a history.
+
+    Raises:
+        ValueError: There are none, a prompt is not of the pool, the steps are far from consecutive, or one step has so
+            many rows that all steps, padded to its size, would take gigabytes.
+    """
     if len(history.step) == 0:
         raise ValueError("history has no rows; give a history with visits")
     if int(history.prompt_ids.max()) >= num_prompts:
@@ -42,6 +49,14 @@ def check_rows(history: History, num_prompts: int) -> None:
             "give the size of the history's pool"
         )
     check_steps(history.step)
+    sizes = np.bincount(history.step)
+    padded = len(sizes) * int(sizes.max())
+    if padded > max(_ALWAYS_ALLOWED, _PER_ROW * len(history.step)):
+        raise ValueError(
+            f"history has {sizes.max()} rows in step {sizes.argmax()} and {len(sizes)} steps, of which each takes the "
+            "memory of the largest; leave this step out, and give its counts as prior_alpha and prior_beta of "
+            "`informative_prior`"
+        )
 
 
 def names_to_fit(

@@ -116,7 +116,8 @@ def fit(
         **options: Further arguments of the family. A vector with one entry per prompt is cut to the visited prompts.
 
     Raises:
-        ValueError: The history is empty, the score is unknown, or a parameter has no domain or is also an option. Also
+        ValueError: The history is empty, or has so large a step beside many small ones that it would take gigabytes;
+            the score is unknown, or a parameter has no domain or is also an option. Also
             for start values that give an observed outcome the probability 0.
     """
     _validate.positive_integer(num_prompts=num_prompts, max_steps=max_steps)

@@ -227,6 +227,14 @@ def test_bad_arguments_are_named(options, message):
         jaxsel.fit(recorded(0), jaxsel.beta_bernoulli, **{"num_prompts": N, **options})
 
 
+def test_one_large_batch_before_many_steps_is_refused():
+    """Every step would be padded to its 70,000 prompts."""
+    step = np.concatenate([np.zeros(70_000, int), np.arange(1, 1000)])
+    history = jaxsel.make_history(step, np.arange(len(step)) % 70_000, np.ones(len(step), int), 2, num_prompts=70_000)
+    with pytest.raises(ValueError, match=r"history has 70000 rows in step 0 and 1000 steps, .* leave this step out"):
+        jaxsel.fit(history, jaxsel.beta_bernoulli, num_prompts=70_000)
+
+
 def test_a_start_belief_need_not_sum_to_1():
     history = recorded(0, steps=6)
     one, other = (

@@ -332,6 +332,22 @@ def test_parts_of_a_step_are_one_batch_of_the_history(tmp_path):
     assert found.rollouts["step"].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [4]
 
 
+def test_predictions_of_a_step_in_parts_know_no_earlier_part(tmp_path):
+    """Prompts with equal embeddings teach about each other."""
+    read_history = pytest.importorskip("jaxsel.integrations.history").read_history
+    ours = edge(jaxsel.adaptive(np.ones((N, 2), np.float32)), history=tmp_path)
+    predicted = []
+    for step in range(2):
+        predicted.append(ours.selector.predict([3, 5, 7]).success_rate)
+        for prompt in (3, 5, 7):
+            ours.observe([prompt], [[1.0, 1.0]], step=step)
+        known = ours.selector.predict([7])
+        assert known.success_rate > ours.selector.predict([7], open_step=False).success_rate == predicted[-1][2]
+    ours.flush()
+    np.testing.assert_array_equal(read_history(tmp_path).rollouts["success_rate"], np.concatenate(predicted))
+    assert predicted[1][0] > predicted[0][0]
+
+
 def test_a_prompt_in_several_parts_is_one_visit_with_the_prediction_before_it(tmp_path):
     read_history = pytest.importorskip("jaxsel.integrations.history").read_history
     ours = edge(history=tmp_path)

@@ -92,8 +92,11 @@ def test_the_arrays_of_a_user_are_freed_with_their_selector():
     methods.append(jaxsel.exploring(methods[2]))
     selectors = [jaxsel.PromptSelector(method, num_prompts=N) for method in methods]
     selectors += [used(methods[2]), used(methods[3])]
+    sharded = [jaxsel.shard(method, jaxsel.prompts_mesh(), N) for method in methods]
+    assert sharded[0].select is jaxsel.shard(methods[0], jaxsel.prompts_mesh(), N).select  # compiled once
+    selectors += [jaxsel.PromptSelector(method, num_prompts=N) for method in sharded[:2]] + [used(sharded[2])]
     freed = [weakref.ref(array) for array in (embeddings, noise)]
-    del embeddings, noise, scores, methods, selectors
+    del embeddings, noise, scores, methods, sharded, selectors
     gc.collect()
     assert [reference() for reference in freed] == [None, None]
 

@@ -47,6 +47,22 @@ def test_screening_never_leaves_too_few_prompts():
     assert len(set(few)) == 3
 
 
+def test_every_stratum_gets_its_share_of_a_screened_pool():
+    """Of 21 strata, 20 have one prompt, and a batch of 2 has a place for one of them by turns."""
+    strata = [str(min(i, 20)) for i in range(N)]
+    rule = jaxsel.stratified(jaxsel.top_k(), strata, shares={str(i): 1 + 19 * (i == 20) for i in range(21)})
+    predictor = jaxsel.beta_bernoulli()._replace(screen=screen)
+    found = []
+    for share in (5 / N, None):
+        method = make_selector(predictor, jaxsel.target_success_rate(), rule, screened=share)
+        state = method.init(jax.random.key(0), N)
+        select = jax.jit(lambda key, method=method, state=state: method.select(key, state, 2).prompt_ids)
+        chosen = np.stack([select(jax.random.key(seed)) for seed in range(40)])
+        assert ((chosen < 20).sum(1) == 1).all()
+        found.append(chosen[chosen < 20])
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [{"num_draws": 1}, {"latent_size": 0, "decay": None}])
 def test_with_one_latent_the_screen_of_gps_is_its_prediction(arguments):
@@ -123,6 +139,13 @@ def test_a_checkpoint_without_embeddings_is_rebuilt_with_its_screen(wrap, tmp_pa
 def test_a_bad_share_is_refused(share):
     with pytest.raises(ValueError, match=r"screened is .*; give a share above 0 and at most 1"):
         tiny_gps(screened=share)
+
+
+def test_a_rule_that_considers_every_prompt_is_refused():
+    rule = jaxsel.stratified(jaxsel.diverse(), np.arange(N) % 2)
+    for options in ({"rule": rule}, {"shortlist": None}):
+        with pytest.raises(ValueError, match=r"screened is 0\.5, but the rule .* considers all prompts; leave out"):
+            tiny_gps(screened=0.5, **options)
 
 
 def test_a_predictor_without_a_screen_is_refused():
