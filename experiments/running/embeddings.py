@@ -1,4 +1,4 @@
-"""Embeddings of a run's pool: by WordLlama, by the policy at the start of the run, or by both."""
+"""Embeddings of a run's pool: by WordLlama, by the policy at the start of the run, by both, or from difficulties."""
 
 import json
 import time
@@ -15,35 +15,53 @@ from jaxsel.integrations.embeddings import concatenated, embed
 from rl.hidden_states import hidden_states
 from rl.policy import Policy
 from rl.prompts import PromptPool
+from rl.prompts.features import features_of
 from rl.run_folder.contents import NEWEST, PREVIOUS
 
 
 def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir: Path | None) -> np.ndarray:
     """Return one vector per prompt of the pool.
 
-    Embeddings by the policy are saved in the run's folder, and `config.json` notes the seconds they took. A run with a
-    checkpoint reads them again: its selector accepts only the same bits, which another machine may not reproduce.
+    Embeddings by the policy and those of difficulties are saved in the run's folder, and `config.json` notes the
+    seconds they took. A run with a checkpoint reads them again: its selector accepts only the same bits, which another
+    machine may not reproduce.
 
     Args:
-        kind: wordllama, policy or both; see `MethodConfig`.
+        kind: wordllama, policy, both or difficulty; see `MethodConfig`.
         pool: The training prompts.
         policy: The policy at the start of the run.
         run_dir: The run's folder. None: the embeddings are not saved.
 
     Raises:
-        ValueError: The kind needs a policy, and there is none. Or: the saved embeddings are damaged.
+        ValueError: The kind needs a policy or strata, and there are none, or all strata are equal. Or: the saved
+            embeddings are damaged.
     """
     if kind == "wordllama":
         return embed(pool.plain_texts, progress=False)
-    if policy is None:
-        raise ValueError(f"policy is None with method.embeddings {kind!r}; give the policy of the run, or wordllama")
+    compute = _difficulties(pool) if kind == "difficulty" else _states(kind, pool, policy)
     if run_dir is not None and (run_dir / EMBEDDINGS).exists() and _has_checkpoint(run_dir):
         return _saved(run_dir / EMBEDDINGS, len(pool))
     start = time.perf_counter()
-    vectors = _by_the_policy(kind, pool, policy)
+    vectors = compute()
     if run_dir is not None:
         _save(vectors, time.perf_counter() - start, run_dir)
     return vectors
+
+
+def _difficulties(pool: PromptPool) -> Callable[[], np.ndarray]:
+    strata = pool.strata
+    if strata is None:
+        raise ValueError(
+            "method.embeddings is 'difficulty', and the prompts have no strata; name their column by data.stratum, or "
+            "give wordllama"
+        )
+    return lambda: features_of(list(strata))
+
+
+def _states(kind: str, pool: PromptPool, policy: Policy | None) -> Callable[[], np.ndarray]:
+    if policy is None:
+        raise ValueError(f"policy is None with method.embeddings {kind!r}; give the policy of the run, or wordllama")
+    return lambda: _by_the_policy(kind, pool, policy)
 
 
 def _saved(path: Path, num_prompts: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rl import _checks
 
-EMBEDDINGS = ("wordllama", "policy", "both")
+EMBEDDINGS = ("wordllama", "policy", "both", "difficulty")
 """The embeddings of the pool that gps and adaptive can use."""
 PREDICTIVE_NAMES = ("mopps", "mopps_mean", "mopps_mixed", "threshold", "dps", "gps", "adaptive")
 """The names of the methods that predict success rates; `experiments.running.curricula` makes them."""
@@ -35,7 +35,8 @@ class MethodConfig:
         entropy_weight: dps: weight of the entropy of the predicted solve state (unsolved, mixed or solved).
         diversity_weight: gps: weight of the distances within a batch and to recent batches.
         embeddings: gps and adaptive: wordllama; policy: hidden states of each prompt's last token in the policy at the
-            start of the run; both: wordllama and policy, one after the other.
+            start of the run; both: wordllama and policy, one after the other; difficulty: numbers from each prompt's
+            stratum, see `rl.prompts.features`.
         latent_size: gps: size of the network's latent vector, which recent batches inform; 0: none.
         temperature: adaptive: temperature of the sampling; the smaller, the greedier.
         screened: gps and adaptive: share of the prompts that is predicted exactly, chosen by a rough prediction of the

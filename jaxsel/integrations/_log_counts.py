@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxsel.evaluation.replay import History, make_history
-from jaxsel.integrations._log_files import Row, check_copies, names_of, rows_of, step_of
+from jaxsel.integrations._log_files import BY_ENDING, Reader, Row, check_copies, step_of
 
 _INTEGER = re.compile(r"\s*[+-]?\d{1,19}\s*", re.ASCII)
 _NO_NUMBER = dict.fromkeys(("", "none", "null", "na", "n/a"))
@@ -75,7 +75,12 @@ class _Counts:
 
 
 def imported(
-    path: Path, files: Sequence[Path], columns: Columns, threshold: float, repeated_by: str | None = None
+    path: Path,
+    files: Sequence[Path],
+    columns: Columns,
+    threshold: float,
+    repeated_by: str | None = None,
+    reader: Reader = BY_ENDING,
 ) -> Imported:
     """Return the content of a log.
 
@@ -86,6 +91,7 @@ def imported(
         threshold: A completion is correct when its reward is larger than this.
         repeated_by: Another column, such as the completions. A file is left out if this column, the prompts and the
             rewards equal those of the file before. None: no file is left out.
+        reader: How the files are read.
 
     Raises:
         ValueError: As for `jaxsel.integrations.trainer_logs.read_logs`.
@@ -95,14 +101,14 @@ def imported(
     previous = None
     for file in files:
         wanted = [*columns[:3], *([repeated_by] if repeated_by else [])]
-        rows: Iterable[Row] = rows_of(file, wanted)
+        rows: Iterable[Row] = reader.rows(file, wanted)
         if repeated_by is not None:
             rows = list(rows)
             content = [{name: name_of(row.cells.get(name)) for name in wanted if name != columns.step} for row in rows]
             if content == previous:
                 continue
             previous = content
-        _count(counts, file, rows, columns, threshold, step_of(file, path))
+        _count(counts, rows, columns, threshold, step_of(file, path), _Names(file, reader))
     if not counts.num_rows:
         raise ValueError(f"{path} has no rows; give a log with at least one completion")
     if not any(judged for _, judged in counts.visits.values()):
@@ -110,17 +116,28 @@ def imported(
     return counts.imported()
 
 
+class _Names(NamedTuple):
+    """The names of a file's columns, for the error that one is missing."""
+
+    file: Path
+    reader: Reader
+
+    def missing(self, what: str, name: str) -> str:
+        listed = ", ".join(map(repr, self.reader.names(self.file)))
+        return f"{self.file} has no column {name!r}; give the name of the {what} among {listed}"
+
+
 def _count(
-    counts: _Counts, file: Path, rows: Iterable[Row], columns: Columns, threshold: float, file_step: int | None
+    counts: _Counts, rows: Iterable[Row], columns: Columns, threshold: float, file_step: int | None, names: _Names
 ) -> None:
     """Count the rows of one file."""
     known = {"reward": False, "rows": False}
     for row in rows:
         known["rows"] = True
         known["reward"] |= _has(row.cells, columns.reward)
-        step = _step(file, row, columns.step, file_step)
+        step = _step(row, columns.step, file_step, names)
         if not _has(row.cells, columns.prompt):
-            raise ValueError(_no_column(file, "prompt", columns.prompt))
+            raise ValueError(names.missing("prompt", columns.prompt))
         prompt = (columns.name or name_of)(_cell(row.cells, columns.prompt))
         if prompt is None:
             raise ValueError(
@@ -130,14 +147,14 @@ def _count(
         rewards = [one for one in _rewards(row, columns.reward) if math.isfinite(one)]
         counts.add(step, prompt, sum(one > threshold for one in rewards), len(rewards))
     if known["rows"] and not known["reward"]:
-        raise ValueError(_no_column(file, "reward", columns.reward))
+        raise ValueError(names.missing("reward", columns.reward))
 
 
-def _step(file: Path, row: Row, column: str, file_step: int | None) -> int:
+def _step(row: Row, column: str, file_step: int | None, names: _Names) -> int:
     """Return the step of a row: its cell, or, where there is none, the number in the name of the file or folder."""
     if not _has(row.cells, column):
         if file_step is None:
-            raise ValueError(_no_column(file, "step", column) + ", or put it into the file's name, as in step_12.jsonl")
+            raise ValueError(names.missing("step", column) + ", or put it into the file's name, as in step_12.jsonl")
         return file_step
     cell = _cell(row.cells, column)
     if cell is None and file_step is not None:
@@ -174,11 +191,6 @@ def _number(row: Row, column: str, value: Any) -> float:
         raise ValueError(
             f"{row.place}: {column!r} holds {value!r:.40}; give a column of numbers, or delete the row"
         ) from error
-
-
-def _no_column(file: Path, what: str, name: str) -> str:
-    listed = ", ".join(map(repr, names_of(file)))
-    return f"{file} has no column {name!r}; give the name of the {what} among {listed}"
 
 
 def _has(cells: dict[str, Any], name: str) -> bool:

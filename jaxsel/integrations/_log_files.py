@@ -212,3 +212,44 @@ _READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {
 }
 KINDS = ", ".join(_READERS)
 """The kinds of files, for error messages."""
+
+
+class Reader(NamedTuple):
+    """How files are read.
+
+    Attributes:
+        rows: A function of a file and the wanted columns that yields the rows, as `rows_of` does.
+        names: A function that returns the names of a file's columns.
+    """
+
+    rows: Callable[[Path, list[str]], Iterator[Row]]
+    names: Callable[[Path], list[str]]
+
+
+BY_ENDING = Reader(rows_of, names_of)
+"""Files are read as their ending says."""
+
+
+def samples_by(load: Callable[[Path], Any]) -> Reader:
+    """Return a reader of slime's files of torch, `{"rollout_id": ..., "samples": [...]}`, which `load` opens."""
+
+    def rows(file: Path, wanted: list[str]) -> Iterator[Row]:
+        del wanted
+        try:
+            content = load(file)
+        except Exception as error:  # a loader of the user may raise anything
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            cure = "copy it again if it was cut short, or give a load that opens it"
+            raise ValueError(f"{file} cannot be read ({first:.120}); {cure}") from error
+        samples = content.get("samples") if isinstance(content, dict) else None
+        if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
+            raise ValueError(f"{file} holds no samples of slime; give a file of --save-debug-rollout-data")
+        shared = {name: content[name] for name in ("rollout_id",) if name in content}
+        for number, sample in enumerate(samples, 1):
+            known = {name: value for name, value in sample.items() if value is not None}
+            yield Row(f"{file}, sample {number}", sample | shared | known)
+
+    def names(file: Path) -> list[str]:
+        return list(dict.fromkeys(name for row in rows(file, []) for name in row.cells))
+
+    return Reader(rows, names)

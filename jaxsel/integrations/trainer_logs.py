@@ -18,12 +18,12 @@ pool, and `warm_start` lets a selector observe them.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxsel.integrations._log_counts import Columns, Imported, imported, name_of
-from jaxsel.integrations._log_files import find_files, names_of
+from jaxsel.integrations._log_files import BY_ENDING, find_files, names_of, samples_by
 from jaxsel.integrations._log_pool import OnPool, on_pool, warm_start
 
 _ROLLOUTS = re.compile(r"_rollouts_\d+\.jsonl(\.gz)?\Z")
@@ -170,28 +170,35 @@ def read_prime_rl(path: str | Path, *, prompt: str = "prompt", threshold: float 
     return read_logs(path, prompt=prompt, threshold=threshold, files="**/train_rollouts.jsonl*")
 
 
-def read_slime(path: str | Path, *, reward: str = "reward", threshold: float = 0.5) -> Imported:
-    """Read samples of slime as JSON lines, one file per rollout, such as `12.jsonl` or `rollout_12.jsonl`.
+def read_slime(
+    path: str | Path, *, reward: str = "reward", threshold: float = 0.5, load: Callable[[Path], Any] | None = None
+) -> Imported:
+    """Read samples of slime: its own files of torch, or JSON lines, one file per rollout, such as `rollout_12.jsonl`.
 
-    Every row is `Sample.to_dict()`, with `prompt` and `reward`. A reward may be a record: give its entry, as in
-    `reward="reward.acc"`. The step is the row's `rollout_id`, or without it the number in the file's name.
-    slime's own `--save-debug-rollout-data` writes files of torch, which this package does not open. Write them as JSON
-    lines first: `for s in torch.load(file)["samples"]: print(json.dumps(s, default=str))`. Files of evaluations, whose
-    names begin with `eval_`, are not read.
+    Every sample is `Sample.to_dict()`, with `prompt` and `reward`. A reward may be a record: give its entry, as in
+    `reward="reward.acc"`. The step is the `rollout_id` of the sample or its file, or without it the number in the
+    file's name. Files of evaluations, whose names begin with `eval_`, are not read.
 
     Args:
-        path: The folder.
+        path: The folder, or one file.
         reward: Name of the reward, with a dot for an entry of a record.
         threshold: A completion is correct when its reward is larger than this.
+        load: A function that opens the files `*.pt` of slime's `--save-debug-rollout-data`: `torch.load`, which runs no
+            code of their author unless you give it `weights_only=False`. None: JSON lines are read.
 
     Raises:
         ValueError: As for `read_logs`.
     """
     folder = Path(path).expanduser()
-    files = find_files(folder, None)
+    if load is None:
+        files, reader = find_files(folder, None), BY_ENDING
+    else:
+        files, reader = sorted(folder.glob("*.pt")) if folder.is_dir() else [folder], samples_by(load)
     if folder.is_dir():
         files = [file for file in files if not file.name.startswith("eval_")]
-    return imported(folder, files, Columns("rollout_id", "prompt", reward), threshold)
+    if not files:
+        raise ValueError(f"{path} holds no file *.pt of training rollouts; give a folder of --save-debug-rollout-data")
+    return imported(folder, files, Columns("rollout_id", "prompt", reward), threshold, reader=reader)
 
 
 def read_open_instruct(path: str | Path, *, threshold: float = 0.5) -> Imported:

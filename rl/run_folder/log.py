@@ -68,7 +68,7 @@ class RunLog(Records):
         self._tracked = {r["step"] for r in read_metrics(path) if r["step"] < first_step or not is_end(r)}
         ended = [r for r in read_metrics(path) if r["step"] == first_step and is_end(r)]
         if ended:
-            with (run_dir / ENDED).open("a") as file:
+            with named(run_dir / ENDED, "metrics.jsonl is as it was"), (run_dir / ENDED).open("a") as file:
                 file.write("".join(f"{json.dumps(record)}\n" for record in ended))
         self._rewrite()
         self._file = path.open("a")
@@ -89,11 +89,12 @@ class RunLog(Records):
                 self._file.write(f"{json.dumps(self.records[-1])}\n")
                 self._file.flush()
         with named(self._path.parent, "its metrics are on disk, but not its TensorBoard events"):
-            for name, value in self.records[-1].items():
+            new = {name: self.records[-1][name] for name in record}
+            for name, value in new.items():
                 if value is not None and name != "step":
                     self._tensorboard.add_scalar(name, value, int(record["step"]))
-        if self._tracker is not None and record["step"] not in self._tracked:
-            self._tracker.write(self.records[-1])
+        if self._tracker is not None and (merged or record["step"] not in self._tracked):
+            self._tracker.write(new)
 
     def _rewrite(self) -> None:
         with replaced_when_complete(self._path) as file:

@@ -120,13 +120,30 @@ def test_damaged_embeddings_of_a_run_are_named(tmp_path, damage):
     np.testing.assert_array_equal(pool_embeddings("policy", pool, policy, tmp_path), vectors)
 
 
+def test_difficulties_are_embeddings(tmp_path):
+    """The difficulty of a word problem is one of few kinds, and the run keeps the vectors as it keeps a policy's."""
+    pool = make_task("word_problems").pool(60, 0)
+    vectors = pool_embeddings("difficulty", pool, None, tmp_path)
+    kinds = sorted(set(pool.strata or ()))
+    assert vectors.shape == (60, len(kinds))
+    for i, kind in enumerate(pool.strata or ()):
+        assert vectors[i].argmax() == kinds.index(kind)
+    np.testing.assert_array_equal(np.load(tmp_path / "embeddings.npy"), vectors)
+    (tmp_path / "checkpoint.pt").touch()
+    np.testing.assert_array_equal(pool_embeddings("difficulty", pool, None, tmp_path), vectors)
+    config = replace(CONFIG, method=MethodConfig("adaptive", embeddings="difficulty"))
+    assert make_curriculum(config, pool).selector.select(4).shape == (4,)
+    with pytest.raises(ValueError, match=r"method\.embeddings is 'difficulty', and the prompts have no strata; name"):
+        make_curriculum(config, make_task("string_ops").pool(10, 0))
+
+
 def test_embeddings_of_the_policy_need_the_policy():
     pool = make_task("string_ops").pool(10, 0)
     config = replace(CONFIG, method=MethodConfig("adaptive", embeddings="policy"))
     with pytest.raises(ValueError, match=r"policy is None with method\.embeddings 'policy'; give the policy"):
         make_curriculum(config, pool)
     assert make_curriculum(replace(config, method=replace(config.method, name="mopps")), pool)
-    with pytest.raises(ValueError, match="embeddings is 'bert'; give one of wordllama, policy, both"):
+    with pytest.raises(ValueError, match="embeddings is 'bert'; give one of wordllama, policy, both, difficulty"):
         MethodConfig(embeddings="bert")
 
 

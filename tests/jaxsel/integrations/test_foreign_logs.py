@@ -130,6 +130,32 @@ def test_slime_samples(tmp_path):
     assert visits(read_slime(tmp_path / "eval_0.jsonl", reward="reward.acc")) == {(0, "x"): (1, 1)}
 
 
+def test_slime_files_of_torch(tmp_path):
+    torch = pytest.importorskip("torch")
+    sample = {"prompt": "x", "response": "r", "status": "completed", "tokens": [1, 2], "rollout_log_probs": None}
+    sample |= {"rollout_id": None, "loss_mask": torch.ones(2)}
+    for number, rewards in {3: [1.0, 0.0], 10: [1.0]}.items():
+        content = {"rollout_id": number, "samples": [sample | {"reward": reward} for reward in rewards]}
+        torch.save(content, tmp_path / f"data_{number}.pt")
+    torch.save({"rollout_id": 3, "samples": [sample | {"reward": 1.0}]}, tmp_path / "eval_3.pt")
+    assert visits(read_slime(tmp_path, load=torch.load)) == {(3, "x"): (1, 2), (10, "x"): (1, 1)}
+    assert visits(read_slime(tmp_path / "eval_3.pt", load=torch.load)) == {(3, "x"): (1, 1)}
+    with pytest.raises(ValueError, match=r"data_3.pt has no column 'score'; give the name of the reward"):
+        read_slime(tmp_path / "data_3.pt", reward="score", load=torch.load)
+    torch.save({"samples": [sample | {"reward": object}]}, tmp_path / "data_3.pt")
+    with pytest.raises(ValueError, match=r"data_3.pt cannot be read \(.*\); copy it again .* a load that opens it"):
+        read_slime(tmp_path, load=torch.load)
+    torch.save({"model": {"w": torch.ones(2)}}, tmp_path / "data_3.pt")
+    with pytest.raises(ValueError, match=r"data_3.pt holds no samples of slime; give a file of --save-debug"):
+        read_slime(tmp_path, load=torch.load)
+    (tmp_path / "data_3.pt").write_bytes((tmp_path / "data_10.pt").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"data_3.pt cannot be read"):
+        read_slime(tmp_path, load=torch.load)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match=r"holds no file \*\.pt of training rollouts"):
+        read_slime(tmp_path / "none", load=torch.load)
+
+
 @pytest.mark.parametrize("run", ["run", "my_rollouts_1b"])
 def test_open_instruct_has_a_file_of_metadata_beside(tmp_path, run):
     rows = [{"step": 4, "prompt_idx": 0, "prompt_tokens": [5, 6], "reward": r, "dataset": "gsm8k"} for r in (10.0, 0.0)]

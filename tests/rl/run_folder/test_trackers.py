@@ -7,7 +7,7 @@ import pytest
 
 from rl.names import TRACKERS
 from rl.run_folder.trackers import Tracker
-from rl.run_log import RunLog
+from rl.run_log import RunLog, read_metrics
 
 
 class Fake(types.ModuleType):
@@ -67,6 +67,18 @@ def test_a_resumed_run_stays_one_run_in_the_tracker(modules, tmp_path, name):
     calls.clear()
     Tracker(name, tmp_path / "other/mine", {"seed": 3})
     assert calls[0][1]["name"] != options["name"]
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_more_metrics_of_a_finished_run_reach_the_tracker(modules, tmp_path, name):
+    with Tracker(name, tmp_path, {}) as tracker, RunLog(tmp_path, first_step=0, resume=False, tracker=tracker) as log:
+        log.write({"step": 0, "a": 1.0})
+        log.write({"step": 1, "probe/x": 0.5})
+    modules[name].calls.clear()
+    with Tracker(name, tmp_path, {}) as tracker, RunLog(tmp_path, first_step=2, resume=True, tracker=tracker) as log:
+        log.write({"step": 1, "eval/y": 0.25})
+    assert modules[name].calls[1:] == [("log", {"eval/y": 0.25}, 1), ("finish",)]
+    assert read_metrics(tmp_path / "metrics.jsonl")[1] == {"step": 1, "probe/x": 0.5, "eval/y": 0.25}
 
 
 def test_wandb_writes_to_the_folder_of_the_run(modules, tmp_path):

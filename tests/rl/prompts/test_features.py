@@ -1,0 +1,45 @@
+"""Features of prompts from their strata."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rl.prompts.features import features_of
+
+
+def test_numbers_of_a_difficulty_are_standardised_over_the_prompts():
+    terms, digits = np.array([2, 2, 3, 6, 2]), np.array([1.0, 3.0, 1.0, 2.5, 9.0])
+    strata = [json.dumps({"terms": int(t), "digits": d, "same": 7}) for t, d in zip(terms, digits, strict=True)]
+    found = features_of(strata)
+    wanted = [(column - column.mean()) / column.std() for column in (digits, terms)]  # by name; "same" has no variance
+    np.testing.assert_allclose(found, np.stack(wanted, 1), rtol=1e-6)
+    assert found.dtype == np.float32
+
+
+def test_other_values_have_a_column_each():
+    found = features_of(["geometry", "algebra", "algebra", "true", "[1]"])
+    assert found.shape == (5, 4)
+    np.testing.assert_array_equal(found[1], found[2])
+    assert len(np.unique(found, axis=0)) == 4
+    np.testing.assert_allclose((found.mean(0), found.std(0)), [[0] * 4, [1] * 4], atol=1e-6)
+
+
+def test_a_number_that_is_missing_counts_as_the_mean():
+    found = features_of(['{"a": 1}', '{"a": 3}', '{"b": 1}', '{"b": NaN}'])
+    np.testing.assert_allclose(found[:, 0], [-(2**0.5), 2**0.5, 0, 0], rtol=1e-6)
+    assert found.shape == (4, 4)  # the values of b are no numbers: 1, nan and none
+    np.testing.assert_allclose(features_of(["2", "4"]), [[-1], [1]])
+
+
+def test_strata_that_tell_nothing_are_refused():
+    with pytest.raises(ValueError, match=r"strata are all '.*terms.*'; they tell no prompt from another"):
+        features_of(['{"terms": 2}'] * 3)
+    with pytest.raises(ValueError, match=r"strata have 300 distinct values '', such as 'p0'; give numbers, or at most"):
+        features_of([f"p{i}" for i in range(300)])
+
+
+def test_a_large_pool_takes_memory_for_its_distinct_strata_alone():
+    found = features_of([json.dumps({"terms": i % 5}) for i in range(100_000)])
+    assert found.shape == (100_000, 1)
+    assert len(np.unique(found)) == 5
