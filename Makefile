@@ -7,10 +7,7 @@ INTERRUPTIONS ?= 3
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 PIP := -m pip install --quiet --disable-pip-version-check
-# One process more than there are cores, because some tests wait; at most 4, for their memory
-CORES = $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
-WORKERS = $(shell echo $$(( $(CORES) < 3 ? $(CORES) + 1 : 4 )))
-PYTEST = -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 FAST := -m "not slow and not gpu and not ray and not slurm and not trinity and not trl and not tunix and not verl and not vllm"
 # The newest installed Python that the dependencies allow, pyenv's included, for the tests without torch
 PYTHONS = for v in 3.13 3.12 3.11; do for p in python$$v $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python 2>/dev/null); do \
@@ -52,9 +49,9 @@ types: env
 fast: env
 	$(BIN)/python $(PYTEST) $(FAST)
 
-# Run this after every edit: the linters and the tests that are not slow. pyright runs beside the tests, on one core.
+# Run this after every edit: the linters and the tests that are not slow. pyright runs beside the tests.
 check: style
-	$(MAKE) -j 2 types fast WORKERS=$(shell echo $$(( $(CORES) < 4 ? $(CORES) : 4 )))
+	$(MAKE) -j 2 types fast
 
 # Tests the newest releases that pyproject.toml allows, and then the part without torch on the newest Python
 newest:

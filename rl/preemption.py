@@ -1,10 +1,13 @@
 """Preemption: a signal stops a run between two steps, after its checkpoint is written."""
 
 import os
+import select
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any, Self
 
@@ -14,7 +17,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 _open = 0  # number of `Preemption` contexts that the main thread is in
+_pipe: int | None = None  # the end from which `_watch` reads the numbers of signals
+_reading = threading.Lock()  # of `_pipe` together with `_open`
 _leaving = threading.Lock()
+_AGAIN = 0.01  # seconds
 
 
 class PreemptedError(BaseException):
@@ -47,6 +53,7 @@ class Preemption:
     def __init__(self):
         self.asked = False
         self._at_once = False
+        self._number: int = signal.SIGTERM  # of the last signal
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -69,6 +76,8 @@ class Preemption:
             PreemptedError: A signal arrived before or inside of the block, even if the block caught the error.
         """
         before, self._at_once = self._at_once, True
+        hook = sys.unraisablehook
+        sys.unraisablehook = partial(self._raise_again, hook)
         try:
             if not self.asked:
                 yield
@@ -76,16 +85,29 @@ class Preemption:
             if not self.asked:
                 raise
         finally:
-            self._at_once = before
+            self._at_once, sys.unraisablehook = before, hook
         if self.asked:
             raise PreemptedError(0)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self.asked = True
+        self.asked, self._number = True, number
         signal.signal(number, self._before[signal.Signals(number)])
         if self._at_once:
             raise PreemptedError(0)
+
+    def _raise_again(self, hook: Callable[[Any], Any], ignored: Any) -> None:
+        """Send the signal once more if its error was raised where Python ignores all errors.
+
+        Those are destructors and callbacks of the garbage collection, during which a signal may arrive.
+        """
+        if not isinstance(ignored.exc_value, PreemptedError):
+            hook(ignored)
+            return
+        signal.signal(self._number, self._ask)
+        again = threading.Timer(_AGAIN, lambda: self._at_once and os.kill(os.getpid(), self._number))
+        again.daemon = True
+        again.start()
 
 
 def exit_when_asked() -> None:
@@ -94,19 +116,40 @@ def exit_when_asked() -> None:
     Call this before imports that take seconds. A thread watches for signals too: while the main thread waits inside of
     a library, for example for another process, Python calls no handler.
     """
-    read, write = os.pipe()
+    global _pipe
+    _pipe, write = os.pipe()
+    os.set_blocking(_pipe, False)
     os.set_blocking(write, False)
     for number in SIGNALS:
         signal.signal(number, _exit)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # the signals of a child are its own
-    threading.Thread(target=_watch, args=(read,), daemon=True).start()
+    os.register_at_fork(after_in_child=_forget)
+    threading.Thread(target=_watch, args=(_pipe,), daemon=True).start()
 
 
-def _watch(read: int) -> None:
-    while number := os.read(read, 1):
-        if number[0] in SIGNALS and not _open:
-            _exit(number[0], None)
+def _forget() -> None:
+    """Let a child of this process have its own signals; a lock that another thread held would stay locked."""
+    global _pipe, _reading
+    signal.set_wakeup_fd(-1)
+    _pipe, _reading = None, threading.Lock()
+
+
+def _watch(pipe: int) -> None:
+    while True:
+        select.select([pipe], [], [])
+        with _reading:
+            arrived = _read(pipe)
+            ends = not _open and any(number in SIGNALS for number in arrived)
+        if ends:
+            _exit(next(number for number in arrived if number in SIGNALS), None)
+
+
+def _read(pipe: int) -> bytes:
+    """Return the numbers of the signals that have arrived since the last call."""
+    try:
+        return os.read(pipe, 2**16)
+    except BlockingIOError:
+        return b""
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
@@ -118,5 +161,9 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 
 def _count(change: int) -> None:
+    """Count an opened or closed `Preemption`. One that closes has handled the signals that have arrived."""
     global _open
-    _open += change
+    with _reading:
+        if change < 0 and _pipe is not None:
+            _read(_pipe)
+        _open += change

@@ -1,5 +1,6 @@
 """The SLURM scripts, run by fake SLURM commands as two processes on this machine, and sweeps by submitit."""
 
+import contextlib
 import json
 import os
 import random
@@ -39,6 +40,7 @@ def submit(tmp_path):
     binaries = tmp_path / "bin"
     binaries.mkdir()
     (tmp_path / "scontrol").touch()
+    started = []
 
     def start(script: Path, *arguments: str, tasks: int = 2, python: str = f'exec {sys.executable} "$@"'):
         (binaries / "python").write_text(f"#!/bin/bash\n{python}\n")
@@ -48,9 +50,15 @@ def submit(tmp_path):
         own |= {"PATH": f"{binaries}:{ROOT / 'tests/support/slurm'}:{os.environ['PATH']}", "PYTHONPATH": ROOT}
         own |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
         environment = os.environ | {name: str(value) for name, value in own.items()}
-        return job, subprocess.Popen(["bash", script, *arguments], cwd=ROOT, env=environment)
+        started.append(
+            subprocess.Popen(["bash", script, *arguments], cwd=ROOT, env=environment, start_new_session=True)
+        )
+        return job, started[-1]
 
-    return start
+    yield start
+    for process in started:  # a test that failed may leave processes
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def logs(folder: Path) -> str:

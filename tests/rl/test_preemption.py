@@ -61,6 +61,50 @@ def test_before_training_a_signal_stops_at_once_though_a_library_catches_the_err
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def asked_in_a_destructor(done):
+    Dying()
+    for _ in range(1000):
+        time.sleep(0.01)
+    done.append("all of the work")
+
+
+def test_a_signal_during_a_destructor_stops_at_once_too():
+    """Python ignores errors of destructors and of callbacks of the garbage collection."""
+    done, before = [], sys.unraisablehook
+    with Preemption() as preemption, pytest.raises(PreemptedError), preemption.interrupting():
+        asked_in_a_destructor(done)
+    assert not done
+    assert sys.unraisablehook == before
+
+
+def test_a_signal_that_was_handled_ends_no_process_later():
+    """The thread that watches for signals may wake up only after training."""
+    command = [sys.executable, "-c", HANDLED]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (child.returncode, child.stdout, child.stderr) == (0, "20\n", "")
+
+
+HANDLED = """
+import os, signal, sys, time
+from rl.preemption import Preemption, exit_when_asked
+
+sys.setswitchinterval(0.5)  # the watching thread gets its turn late
+exit_when_asked()
+handled = 0
+for _ in range(20):
+    with Preemption() as preemption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        handled += preemption.asked
+time.sleep(0.2)
+print(handled)
+"""
+
+
 def test_a_signal_before_interruptible_work_stops_it_and_other_errors_stay():
     with Preemption() as preemption:
         with pytest.raises(RuntimeError, match="of a library"), preemption.interrupting():
