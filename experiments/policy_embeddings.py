@@ -73,19 +73,18 @@ def main(arguments: list[str]) -> None:
     with clear_errors():
         config = configured(dict(options.set), SETTINGS if options.pretrained else RunConfig())
         warm_start = replace(config.warm_start, steps=options.warm_start_steps)
-        config = replace(config, pool_size=options.prompts, warm_start=warm_start)
-        config = replace(config, train=replace(config.train, probe_every=0, checkpoint_every=0))
-        if options.train_steps:
-            config = replace(config, train=replace(config.train, steps=options.train_steps))
+        steps = options.train_steps or config.train.steps
+        train = replace(config.train, steps=steps, probe_every=0, checkpoint_every=0)
+        config = replace(config, pool_size=options.prompts, warm_start=warm_start, train=train)
         tasks = {name: task_of(replace(config, task=name)) for name in options.tasks}
     found: dict[str, dict] = {}
-    for name, task in tasks.items():
-        one = replace(config, task=name)
+    for task_name, task in tasks.items():
+        one = replace(config, task=task_name)
         seeds = [
             measured(replace(one, seed=seed), task, options.rollouts, trained=options.train_steps > 0)
             for seed in options.seeds
         ]
-        found[name] = {name: of_seeds([numbers[name] for numbers in seeds]) for name in seeds[0]}
+        found[task_name] = {name: of_seeds([numbers[name] for numbers in seeds]) for name in seeds[0]}
     settings = {"tasks": options.tasks, "rollouts": options.rollouts, "run": asdict(config)}
     settings |= {"train_steps": options.train_steps}
     write_result(options.results / f"{options.name}.json", provenance(settings, options.seeds) | {"tasks": found})

@@ -31,30 +31,31 @@ def one_of(names: Sequence[str], **settings: Any) -> None:
 def above_zero(*, infinite: bool = False, **settings: Any) -> None:
     """Require every setting to be a number above 0, and finite unless `infinite`."""
     for name, value in settings.items():
-        if not (_is_number(value) and value > 0 and (infinite or value < math.inf)):
+        if not (is_number(value) and value > 0 and (infinite or value < math.inf)):
             raise ValueError(f"{name} is {value!r}; give a {'' if infinite else 'finite '}number above 0")
 
 
 def at_least_zero(*, infinite: bool = False, **settings: Any) -> None:
     """Require every setting to be a number of at least 0, and finite unless `infinite`."""
     for name, value in settings.items():
-        if not (_is_number(value) and value >= 0 and (infinite or value < math.inf)):
+        if not (is_number(value) and value >= 0 and (infinite or value < math.inf)):
             raise ValueError(f"{name} is {value!r}; give a {'' if infinite else 'finite '}number of at least 0")
 
 
 def from_zero_to_one(**settings: Any) -> None:
     """Require every setting to be a number from 0 to 1."""
     for name, value in settings.items():
-        if not (_is_number(value) and 0 <= value <= 1):
+        if not (is_number(value) and 0 <= value <= 1):
             raise ValueError(f"{name} is {value!r}; give a number from 0 to 1")
 
 
 def from_zero_to_half(**settings: Any) -> None:
     """Require every setting to be a number from 0 to 0.5."""
     for name, value in settings.items():
-        if not (_is_number(value) and 0 <= value <= 0.5):
+        if not (is_number(value) and 0 <= value <= 0.5):
             raise ValueError(f"{name} is {value!r}; give a number from 0 to 0.5")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether the value is a number, and no boolean."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)

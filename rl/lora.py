@@ -39,8 +39,10 @@ class Adapters:
         peft = _peft()
         if is_adapted(model):
             raise ValueError(f"lora_rank is {rank}, but the policy has adapters already; load the policy again")
-        names = targets if targets == "all-linear" else [name.strip() for name in targets.split(",")]
-        _check_not_shared(model, targets, names)
+        names: str | list[str] = targets
+        if targets != "all-linear":
+            names = [name.strip() for name in targets.split(",")]
+            _check_not_shared(model, names)
         config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -109,16 +111,16 @@ class Adapters:
         return self._fingerprint
 
 
-def _check_not_shared(model: PreTrainedModel, targets: str, names: str | list[str]) -> None:
+def _check_not_shared(model: PreTrainedModel, targets: list[str]) -> None:
     """Refuse layers whose weight is another layer's too: with merged adapters, there is no one weight for both."""
-    weights = [module.weight for module in model.modules() if isinstance(getattr(module, "weight", None), torch.Tensor)]
-    count = Counter(id(weight) for weight in weights)
-    for name, module in model.named_modules() if isinstance(names, list) else ():
-        is_target = any(name == target or name.endswith(f".{target}") for target in names)
-        if is_target and count[id(getattr(module, "weight", None))] > 1:
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    count = Counter(map(id, weights.values()))
+    for name, weight in weights.items():
+        layer = name.removesuffix(".weight")
+        if count[id(weight)] > 1 and any(layer == target or layer.endswith(f".{target}") for target in targets):
             raise ValueError(
-                f"lora_targets is {targets!r}, and {name} shares its weight with another layer (tied embeddings); "
-                "leave it out"
+                f"lora_targets is {','.join(targets)!r}, and {layer} shares its weight with another layer (tied "
+                "embeddings); leave it out"
             )
 
 

@@ -141,7 +141,7 @@ def _watch(pipe: int) -> None:
             arrived = _read(pipe)
             ends = not _open and any(number in SIGNALS for number in arrived)
         if ends:
-            _exit(next(number for number in arrived if number in SIGNALS), None)
+            _exit()
 
 
 def _read(pipe: int) -> bytes:
@@ -152,9 +152,8 @@ def _read(pipe: int) -> bytes:
         return b""
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
+def _exit(*_: object) -> None:
     """End the process at once: there is nothing to save, and an importing library may catch errors."""
-    del number, frame
     _leaving.acquire(timeout=1)  # the watching thread and the handler may both get here; one of them says why
     os.write(2, b"stopped before it trained, as it was asked to; resume to go on\n")
     os._exit(os.EX_TEMPFAIL)

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from rl import _checks
 from rl.media import Media, join, take
 from rl.prompts.messages import Prompt
 
@@ -34,9 +35,9 @@ class Sampling:
     def __post_init__(self):
         if not _is_count(self.max_new_tokens):
             raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}; give an integer of at least 1")
-        if not (_is_number(self.temperature) and 0 <= self.temperature < math.inf):
+        if not (_checks.is_number(self.temperature) and 0 <= self.temperature < math.inf):
             raise ValueError(f"temperature is {self.temperature!r}; give a finite number of at least 0")
-        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+        if not (_checks.is_number(self.top_p) and 0 < self.top_p <= 1):
             raise ValueError(f"top_p is {self.top_p!r}; give a number above 0 and at most 1")
         if isinstance(self.stop, str) or not all(isinstance(end, str) and end for end in self.stop):
             raise ValueError(f"stop is {self.stop!r}; give a tuple of texts that are not empty")
@@ -124,10 +125,6 @@ def check_request(prompts: Sequence[Prompt], group_size: int) -> None:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def join_completions(parts: Sequence[Completions]) -> Completions:

@@ -244,7 +244,7 @@ def samples_by(load: Callable[[Path], Any]) -> Reader:
         samples = content.get("samples") if isinstance(content, dict) else None
         if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
             raise ValueError(f"{file} holds no samples of slime; give a file of --save-debug-rollout-data")
-        shared = {name: content[name] for name in ("rollout_id",) if name in content}
+        shared = {"rollout_id": content["rollout_id"]} if "rollout_id" in content else {}
         for number, sample in enumerate(samples, 1):
             known = {name: value for name, value in sample.items() if value is not None}
             yield Row(f"{file}, sample {number}", sample | shared | known)

@@ -19,8 +19,6 @@ from rl.rollout import Sampling
 
 _GRACE = 30.0  # seconds that a server may need beyond the time limit of a generation
 _START = 600.0  # seconds that a server may need to start or to load weights
-
-
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 

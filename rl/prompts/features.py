@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from rl import _checks
+
 _MOST_VALUES = 256
 
 
@@ -64,7 +66,7 @@ def _parsed(stratum: str) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return _checks.is_number(value) and math.isfinite(value)
 
 
 def _standardised(column: np.ndarray, count: np.ndarray) -> np.ndarray | None:

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from jaxsel.integrations.atomic_files import named, replaced_when_complete
 from rl.run_folder.contents import ENDED, METRICS
@@ -22,7 +22,9 @@ class Records:
     """
 
     def __init__(self, run_dir: Path, *, first_step: int):
-        self.records = [r for r in read_metrics(run_dir / METRICS) if r["step"] < first_step]
+        records = read_metrics(run_dir / METRICS)
+        self.records = [r for r in records if r["step"] < first_step]
+        self._dropped = [r for r in records if r["step"] >= first_step]
 
     def write(self, record: dict[str, float]) -> None:
         """Add the metrics of one step, or more metrics of the last step. Values that are not finite become None."""
@@ -32,7 +34,7 @@ class Records:
         )
 
     def _holds(self, step: float) -> bool:
-        """Return whether the last record is that of this step."""
+        """Return whether the last record belongs to this step."""
         return bool(self.records) and self.records[-1]["step"] == step
 
     def __enter__(self) -> Self:
@@ -65,13 +67,12 @@ class RunLog(Records):
         self._path, self._tracker = path, tracker
         # The final probe of a finished run has the number of a step that was not done yet. If the run continues, the
         # tracker must still receive that step.
-        self._tracked = {r["step"] for r in read_metrics(path) if r["step"] < first_step or not is_end(r)}
-        ended = [r for r in read_metrics(path) if r["step"] == first_step and is_end(r)]
+        self._tracked = {r["step"] for r in [*self.records, *(r for r in self._dropped if not is_end(r))]}
+        ended = [r for r in self._dropped if r["step"] == first_step and is_end(r)]
         if ended:
             with named(run_dir / ENDED, "metrics.jsonl is as it was"), (run_dir / ENDED).open("a") as file:
                 file.write("".join(f"{json.dumps(record)}\n" for record in ended))
-        self._rewrite()
-        self._file = path.open("a")
+        self._file = self._rewritten()
         from torch.utils.tensorboard import SummaryWriter  # loads torch, which readers of metrics do not need
 
         self._tensorboard = SummaryWriter(str(run_dir), purge_step=first_step)
@@ -83,8 +84,7 @@ class RunLog(Records):
         with named(self._path, "the lines before are on disk, and the step is repeated"):
             if merged:
                 self._file.close()
-                self._rewrite()
-                self._file = self._path.open("a")
+                self._file = self._rewritten()
             else:
                 self._file.write(f"{json.dumps(self.records[-1])}\n")
                 self._file.flush()
@@ -96,9 +96,11 @@ class RunLog(Records):
         if self._tracker is not None and (merged or record["step"] not in self._tracked):
             self._tracker.write(new)
 
-    def _rewrite(self) -> None:
+    def _rewritten(self) -> TextIO:
+        """Replace the file by one with all records, and return it, open for more lines."""
         with replaced_when_complete(self._path) as file:
             file.write("".join(f"{json.dumps(record)}\n" for record in self.records).encode())
+        return self._path.open("a")
 
     def __exit__(self, *_: object) -> None:
         with named(self._path, "the lines before are on disk"):

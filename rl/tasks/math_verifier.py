@@ -136,22 +136,24 @@ def _equal(gold: str, own: str) -> bool:
 
 def _is_false(answer: str) -> bool:
     """Return whether an equation has two numbers that differ by over one percent; math-verify reads its last side."""
-    if "=" not in answer or "%" in answer or "_" in answer:
+    if "%" in answer or "_" in answer:
         return False
-    sides = [side[0] for text in answer.split("=") for side in [_parsed(text)] if side]
-    numbers = [side for side in sides if getattr(side, "is_number", False)]
+    numbers = [side for side in _sides(answer) if getattr(side, "is_number", False)]
     return not all(_close(*pair, _ROUNDING) for pair in itertools.pairwise(numbers))
 
 
 def _is_unsolved(answer: str) -> bool:
     """Return whether an equation gives a number for a linear expression, such as 4x = 5, rather than for a name."""
-    if "=" not in answer:
+    sides = _sides(answer)
+    if not sides or not getattr(sides[-1], "is_number", False):
         return False
-    *sides, last = (_parsed(text)[:1] for text in answer.split("="))
-    if not last or not getattr(last[0], "is_number", False):
-        return False
-    expressions = [side[0] for side in sides if side and isinstance(side[0], sympy.Add | sympy.Mul)]
+    expressions = [side for side in sides[:-1] if isinstance(side, sympy.Add | sympy.Mul)]
     return any(_is_linear(one, *one.free_symbols) for one in expressions if len(one.free_symbols) == 1)
+
+
+def _sides(answer: str) -> list[Any]:
+    """Return the sides of an equation, with None where one cannot be read; nothing for another answer."""
+    return [next(iter(_parsed(text)), None) for text in answer.split("=")] if "=" in answer else []
 
 
 def _is_linear(expression: Any, symbol: Any) -> bool:

@@ -117,8 +117,8 @@ def fit(
 
     Raises:
         ValueError: The history is empty, or has so large a step beside many small ones that it would take gigabytes;
-            the score is unknown, or a parameter has no domain or is also an option. Also
-            for start values that give an observed outcome the probability 0.
+            the score is unknown, or a parameter has no domain or is also an option. Also for start values that give an
+            observed outcome the probability 0.
     """
     _validate.positive_integer(num_prompts=num_prompts, max_steps=max_steps)
     _validate.positive(prior_width=prior_width)
