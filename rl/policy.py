@@ -185,12 +185,16 @@ class Policy:
         if inputs:
             places = positions(self.model, tokens, options["attention_mask"], inputs)
             options |= inputs | {"position_ids": places}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with self.autocast():
             output = self._call(tokens, **options)
         if self.placeholder_ids:
             never = torch.tensor(self.placeholder_ids, device=output.logits.device)
             output.logits = output.logits.index_fill(-1, never, -torch.inf)
         return output
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of the policy's precision. Within it, several forward passes round each weight once."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     @cached_property
     def placeholder_ids(self) -> tuple[int, ...]:

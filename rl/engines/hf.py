@@ -45,7 +45,9 @@ class HFEngine:
         limit, cure = self._policy.max_length, "a smaller max_new_tokens or a model with more positions"
         check_lengths(prompt_mask.sum(1).tolist(), sampling.max_new_tokens, limit, cure)
         chunks = self._chunks(prompt_mask)
-        parts = [_sample(self._policy, read.at(chunk), group_size, sampling, generator) for chunk in chunks]
+        with self._policy.autocast():
+            parts = [_sample(self._policy, read.at(chunk), group_size, sampling, generator) for chunk in chunks]
+        torch.clear_autocast_cache()  # a caller's own autocast would go on with rounded weights that have no gradient
         order = torch.cat(chunks).argsort()
         tokens, mask, log_probs = (
             torch.cat(columns).unflatten(0, (len(order), group_size))[order].flatten(0, 1)
@@ -76,7 +78,7 @@ class HFEngine:
                 own.copy_(weights[name])
 
 
-@torch.inference_mode()
+@torch.no_grad()  # autocast keeps no rounded weights in inference mode
 def _sample(
     policy: Policy, prompts: ReadPrompts, group_size: int, sampling: Sampling, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rl.engines.hf import HFEngine
 from rl.policy import Policy, build_policy
@@ -190,3 +191,36 @@ def test_a_group_size_that_is_no_count_is_refused(engine, group_size):
 def test_sampling_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} is .*; give"):
         Sampling(**{"max_new_tokens": 3} | options)
+
+
+class _Rounded(TorchDispatchMode):
+    """Records the shape of every tensor that is rounded to bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes: list[torch.Size] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") == torch.bfloat16:
+            self.shapes.append(args[0].shape)
+        return func(*args, **(kwargs or {}))
+
+
+def test_bfloat16_rounds_each_weight_once_for_all_tokens(policy):
+    rounded = Policy(policy.model, policy.tokenizer, "bfloat16")
+    weight = policy.model.model.layers[0].mlp.up_proj.weight
+    with _Rounded() as seen:
+        out = HFEngine(rounded).generate(PROMPTS, 2, SAMPLING, seed=0)
+    assert out.tokens.shape[1] == 3
+    assert seen.shapes.count(weight.shape) == sum(
+        parameter.shape == weight.shape for parameter in policy.model.parameters()
+    )
+
+
+def test_rollouts_within_a_callers_autocast_leave_gradients(policy):
+    rounded = Policy(copy.deepcopy(policy.model), policy.tokenizer, "bfloat16")
+    with torch.autocast("cpu", torch.bfloat16):
+        HFEngine(rounded).generate(PROMPTS, 2, SAMPLING, seed=0)
+        tokens, mask = rounded.encode(PROMPTS)
+        rounded.forward(tokens, attention_mask=mask).logits.sum().backward()
+    assert rounded.model.model.layers[0].mlp.up_proj.weight.grad is not None
