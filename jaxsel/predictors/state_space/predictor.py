@@ -17,6 +17,8 @@ logit the exact posterior mean and variance (see `moments`). The Gaussian model 
 the whole batch at once. This takes O(b f^2 + f^3) for b prompts and f features, whatever the size of the pool. The
 variance of an outlier, whose result is far from its prediction, is widened as under a Student t distribution.
 
+With `frozen`, a prompt may also be solved never or always, whatever its logit (see the module `frozen`).
+
 The model learns tau2, q_v, q_u, `gain` and `progress` (see `settings`). It also learns the speed of the drift and the
 prior of w (see `weights`). Other constants are fixed: the degrees of freedom of the Student t distribution, the rates
 of forgetting, and the variance of the error that the model gives to all first visits of one batch.
@@ -41,10 +43,11 @@ from jaxsel.predictors import embeddings as _embeddings
 from jaxsel.predictors.priors import checked_priors, described, evidence
 from jaxsel.predictors.state_space.features import Scaling, scaling_of
 from jaxsel.predictors.state_space.filtering import filtered, logits
+from jaxsel.predictors.state_space.frozen import frozen_prompts
 from jaxsel.predictors.state_space.moments import moments
 from jaxsel.predictors.state_space.prior_rates import with_rates
-from jaxsel.predictors.state_space.settings import first_guess
-from jaxsel.predictors.state_space.state import StateSpaceState
+from jaxsel.predictors.state_space.settings import first_guess, first_thawing
+from jaxsel.predictors.state_space.state import Frozen, StateSpaceState
 from jaxsel.predictors.state_space.weights import no_weights
 
 
@@ -54,6 +57,7 @@ def state_space(
     group_size: int = 8,
     prior_alpha: ArrayLike = 1.0,
     prior_beta: ArrayLike = 1.0,
+    frozen: bool = False,
 ) -> Predictor:
     """Return the predictor of `adaptive`: a logistic state-space model of all prompts.
 
@@ -66,12 +70,17 @@ def state_space(
             for earlier rollouts: prior_alpha - 1 successes and prior_beta - 1 failures, at least 0. They also determine
             the first weights, from which prompts without earlier rollouts are predicted.
         prior_beta: Second parameter, in the same form.
+        frozen: Whether a prompt may be frozen: solved never or always, whatever its logit. Predictions of recorded
+            training runs get better, above all those of prompts without a visit. `adaptive` does without, because its
+            choices get worse.
 
     Raises:
         ValueError: An argument is out of its range, or the embeddings are not a finite matrix. From `init`:
             embeddings or priors do not have one row per prompt.
     """
     _validate.positive_integer(group_size=group_size)
+    if not isinstance(frozen, bool):
+        raise ValueError(f"frozen is {frozen!r}; give True or False")
     matrix = None if embeddings is None else _embeddings.checked(embeddings)
     scaling = None if matrix is None else scaling_of(matrix)
     priors = checked_priors(prior_alpha, prior_beta)
@@ -81,18 +90,21 @@ def state_space(
         if matrix is not None and len(matrix) != num_prompts:
             raise ValueError(f"embeddings has {len(matrix)} rows for {num_prompts} prompts; give one row per prompt")
         rates = evidence(num_prompts, **priors)
-        return with_rates(_unvisited(num_prompts, matrix, scaling), *rates)
+        return with_rates(_unvisited(num_prompts, matrix, scaling, frozen), *rates)
 
     spec = {
         "name": "state_space",
         "embeddings": None if matrix is None else _embeddings.fingerprint(matrix),
         "group_size": group_size,
         **{name: described(prior) for name, prior in priors.items()},
+        "frozen": frozen,
     }
     return Predictor(spec, init, *_functions(group_size))
 
 
-def _unvisited(num_prompts: int, matrix: np.ndarray | Array | None, scaling: Scaling | None) -> StateSpaceState:
+def _unvisited(
+    num_prompts: int, matrix: np.ndarray | Array | None, scaling: Scaling | None, frozen: bool
+) -> StateSpaceState:
     zeros = jnp.zeros(num_prompts, jnp.float32)
     return StateSpaceState(
         None if matrix is None else _embeddings.on_device(matrix),
@@ -106,6 +118,7 @@ def _unvisited(num_prompts: int, matrix: np.ndarray | Array | None, scaling: Sca
         jnp.int32(0),
         first_guess(),
         jnp.float32(0),
+        Frozen(zeros.copy(), first_thawing()) if frozen else None,
     )
 
 
@@ -128,16 +141,16 @@ def _predict(
     mean, variance = logits(state, prompt_ids, alike=alike)
     rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
     rate, spread, unsolved, solved = moments(mean, variance, group_size)
-    normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
+    level = random.uniform(key, first_id + rows)
+    if state.frozen is not None:
+        frozen = frozen_prompts(state, state.frozen, rows, mean, variance)
+        rate, spread = frozen.free * rate + frozen.solved, frozen.free * spread
+        unsolved, solved = frozen.free * unsolved + frozen.unsolved, frozen.free * solved + frozen.solved
+        # the draw is a quantile: 0 with probability frozen.unsolved, and 1 with probability frozen.solved
+        level = jnp.clip((level - frozen.unsolved) / jnp.maximum(frozen.free, 1e-9), 0, 1)
+    draw = jax.nn.sigmoid(mean + jnp.sqrt(variance) * jax.scipy.special.ndtri(level))
     mixed = mixed_of(unsolved, solved, group_size)
-    return Prediction(
-        rate,
-        jnp.maximum(rate * (1 - rate) - spread, 0),
-        jax.nn.sigmoid(mean + jnp.sqrt(variance) * normal),
-        unsolved,
-        mixed,
-        solved,
-    )
+    return Prediction(rate, jnp.maximum(rate * (1 - rate) - spread, 0), draw, unsolved, mixed, solved)
 
 
 def _update(key: Key[Array, ""], state: StateSpaceState, rollouts: Rollouts) -> StateSpaceState:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxsel.base import Rollouts
 from jaxsel.predictors.state_space.filtering import after_visits, shared_part
+from jaxsel.predictors.state_space.frozen import evidence
 from jaxsel.predictors.state_space.moments import posterior
 from jaxsel.predictors.state_space.state import StateSpaceState
 
@@ -48,10 +49,18 @@ def _conditioned(
     weights = weights._replace(kept=state.weights.kept, evidence=state.weights.evidence)
     shared, prior = shared_part(state._replace(weights=weights), None), jnp.exp(state.learning.settings.log_prior)
     alone = posterior(shared.mean, jnp.full_like(s, prior), s, n)
-    return {
+    fields: dict[str, Any] = {
         "weights": weights,
         "mean": jnp.where(n > 0, shared.mean + alone.shift, 0),
         "reference": jnp.where(n > 0, shared.mean, 0),
         "variance": jnp.where(n > 0, alone.variance, 0),
         "last_step": (n > 0).astype(jnp.int32),
     }
+    if state.frozen is not None:
+        everyone = jnp.arange(len(s), dtype=jnp.int32)
+        variance = jnp.full_like(s, prior)
+        found = evidence(
+            state, state.frozen, everyone, shared.mean, variance, alone.log_evidence, Rollouts(everyone, s, n)
+        )
+        fields["frozen"] = state.frozen._replace(seen=jnp.where(n > 0, found.seen, 0))
+    return fields

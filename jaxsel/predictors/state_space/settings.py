@@ -38,11 +38,19 @@ class Settings(NamedTuple):
     progress: Float[Array, ""]
 
 
-_START = np.array([np.log(6.0), np.log(0.05), np.log(0.003), 0.0, 0.0], np.float32)
-_SPREAD = np.array([1.0, 1.0, 1.5, 0.2, 0.01], np.float32)  # standard deviations of the prior around the start
-_LOWEST = np.array([np.log(0.05), np.log(1e-3), np.log(1e-5), -1.0, -0.2], np.float32)
-_HIGHEST = np.array([np.log(25.0), np.log(4.0), np.log(1.0), 1.0, 0.2], np.float32)
-_LARGEST_STEP = np.array([0.5, 0.5, 0.5, 0.1, 0.01], np.float32)
+# start, standard deviation of the prior around it, lowest and highest value, and largest step
+_LIMITS = np.array(
+    [
+        [np.log(6.0), 1.0, np.log(0.05), np.log(25.0), 0.5],  # the settings, in the order of `Settings`
+        [np.log(0.05), 1.0, np.log(1e-3), np.log(4.0), 0.5],
+        [np.log(0.003), 1.5, np.log(1e-5), np.log(1.0), 0.5],
+        [0.0, 0.2, -1.0, 1.0, 0.1],
+        [0.0, 0.01, -0.2, 0.2, 0.01],
+        [-2.0, 3.0, -10.0, 4.0, 0.5],  # `Thawing.theta`
+        [np.log(0.02), 1.0, np.log(1e-5), np.log(1.0), 0.5],
+    ],
+    np.float32,
+).T
 
 
 class Learning(NamedTuple):
@@ -64,20 +72,57 @@ class Learning(NamedTuple):
 
 def first_guess() -> Learning:
     """Return the settings before any observation."""
-    return Learning(jnp.asarray(_START), jnp.zeros((len(_START), len(_START)), jnp.float32))
+    return Learning(jnp.asarray(_LIMITS[0, :5]), jnp.zeros((5, 5), jnp.float32))
 
 
-def learned(learning: Learning, jacobian: Float[Array, "b 5"]) -> Learning:
-    """Return the settings after one Newton step.
+class Thawing(NamedTuple):
+    """What is learned about frozen prompts (see the module `frozen`).
 
-    A row of the Jacobian is the gradient of one prompt's l_i, or zeros for a row without an observation.
+    Attributes:
+        theta: Log odds of the share, and logarithm of the speed.
+        information: The rows of F for them, after those for `Learning.theta`.
     """
+
+    theta: Float[Array, " 2"]
+    information: Float[Array, "2 7"]
+
+    @property
+    def share(self) -> Float[Array, ""]:
+        """The probability that a prompt is frozen before training and before its first visit."""
+        return jax.nn.sigmoid(self.theta[0])
+
+    @property
+    def speed(self) -> Float[Array, ""]:
+        """The share of the frozen prompts that thaws per step, if it is small."""
+        return jnp.exp(self.theta[1])
+
+
+def first_thawing() -> Thawing:
+    """Return the share and the speed before any observation."""
+    return Thawing(jnp.asarray(_LIMITS[0, 5:]), jnp.zeros((2, 7), jnp.float32))
+
+
+def learned(
+    learning: Learning, thawing: Thawing | None, jacobian: Float[Array, "b k"]
+) -> tuple[Learning, Thawing | None]:
+    """Return everything that is learned after one Newton step.
+
+    A row of the Jacobian is the gradient of one prompt's l_i, or zeros for a row without an observation. It has 5
+    columns, or 7 with `thawing`.
+    """
+    theta, before = learning
+    if thawing is not None:
+        theta = jnp.concatenate([theta, thawing.theta])
+        before = jnp.block([[before, thawing.information[:, :5].T], [thawing.information]])
+    start, spread, lowest, highest, largest_step = _LIMITS[:, : len(theta)]
     # a limit of 5 on the norm of each row, so that no single prompt determines the step
-    length = jnp.sqrt(((jacobian * _SPREAD[None]) ** 2).sum(1, keepdims=True))
+    length = jnp.sqrt(((jacobian * spread[None]) ** 2).sum(1, keepdims=True))
     jacobian = jacobian / jnp.maximum(1, length / 5)
-    information = _KEPT * learning.information + jacobian.T @ jacobian
-    prior = jnp.diag(jnp.asarray(1 / _SPREAD**2))
-    pull = (1 - _KEPT) * (jnp.asarray(_START) - learning.theta) / _SPREAD**2
+    information = _KEPT * before + jacobian.T @ jacobian
+    prior = jnp.diag(jnp.asarray(1 / spread**2))
+    pull = (1 - _KEPT) * (jnp.asarray(start) - theta) / spread**2
     step = jax.scipy.linalg.solve(information + prior, jacobian.sum(0) + pull, assume_a="pos")
-    step = step / jnp.maximum(1, jnp.max(jnp.abs(step) / _LARGEST_STEP))
-    return Learning(jnp.clip(learning.theta + step, _LOWEST, _HIGHEST), information)
+    step = step / jnp.maximum(1, jnp.max(jnp.abs(step) / largest_step))
+    theta = jnp.clip(theta + step, lowest, highest)
+    frozen = None if thawing is None else Thawing(theta[5:], information[5:])
+    return Learning(theta[:5], information[:5, :5]), frozen

@@ -1,6 +1,7 @@
 """The state of the state-space predictor.
 
-The model of a prompt's success rate is sigmoid(eta) with the logit eta = phi . (w + d) + u. The features phi are the
+The model of a prompt's success rate is sigmoid(eta) with the logit eta = phi . (w + d) + u, unless the
+prompt is frozen (see `frozen`). The features phi are the
 standardised embedding and a constant. All prompts share the weights w before training and their drift d since then. u
 is the prompt's own part, with the variance tau2 before the first visit.
 """
@@ -15,8 +16,21 @@ from jaxtyping import Array, Float, Int
 
 from jaxsel._rows import with_moved
 from jaxsel.predictors.state_space.features import Scaling
-from jaxsel.predictors.state_space.settings import Learning, Settings
+from jaxsel.predictors.state_space.settings import Learning, Settings, Thawing
 from jaxsel.predictors.state_space.weights import Weights
+
+
+class Frozen(NamedTuple):
+    """The belief about frozen prompts.
+
+    Attributes:
+        seen: Right after the last visit, the probability that the prompt is always solved, or minus the probability
+            that it is never solved; a visit excludes one of them. 0 before the first visit.
+        thawing: Share of frozen prompts, the speed at which they thaw, and the information about both.
+    """
+
+    seen: Float[Array, " N"]
+    thawing: Thawing
 
 
 class StateSpaceState(NamedTuple):
@@ -35,6 +49,7 @@ class StateSpaceState(NamedTuple):
         learning: Settings of the model and the information about them.
         log_score: Mean log probability of a prompt's rollouts in the last batch, in nats and predicted before the
             update; 0 before the first batch.
+        frozen: Belief about frozen prompts. None: no prompt is frozen.
     """
 
     embeddings: Float[Array, "pool d"] | None
@@ -48,6 +63,7 @@ class StateSpaceState(NamedTuple):
     step: Int[Array, ""]
     learning: Learning
     log_score: Float[Array, ""]
+    frozen: Frozen | None = None
 
     def partition_specs(self) -> "StateSpaceState":
         """Return specs that put the whole state on every device, because all devices use the same weights."""
@@ -59,12 +75,16 @@ class StateSpaceState(NamedTuple):
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "StateSpaceState") -> "StateSpaceState":
         """Return the state for a changed pool, see `StateMethods.with_rows`. The weights and the scaling stay."""
-        names = ("mean", "reference", "variance", "lesson", "last_step")
-        return with_moved(self, fresh, names, rows)._replace(embeddings=fresh.embeddings)
+        names, frozen = ("mean", "reference", "variance", "lesson", "last_step"), self.frozen
+        if frozen is not None and fresh.frozen is not None:
+            frozen = with_moved(frozen, fresh.frozen, ("seen",), rows)
+        return with_moved(self, fresh, names, rows)._replace(embeddings=fresh.embeddings, frozen=frozen)
 
     def metrics(self) -> dict[str, Any]:
         """Return the learned settings, in logits and steps, and `log_score`, which is NaN before the first batch."""
         settings = self.learning.settings
+        thawing = None if self.frozen is None else self.frozen.thawing
+        frozen = {} if thawing is None else {"frozen_share": thawing.share, "thaw_speed": thawing.speed}
         return {
             "log_score": self.log_score if float(self.log_score) else np.float32(np.nan),
             "prior_location": self.weights.initial[-1],
@@ -76,6 +96,7 @@ class StateSpaceState(NamedTuple):
             "progress": settings.progress,
             "weight_precision": self.weights.precision,
             "kept_of_drift": self.weights.kept,
+            **frozen,
         }
 
 

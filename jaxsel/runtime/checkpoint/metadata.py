@@ -9,7 +9,8 @@ from jaxsel.runtime.checkpoint.arrays import decoded
 
 FORMAT = 3  # in which the specs of predictor, acquisition and rule are nested in the spec of the method
 _READABLE = (2, FORMAT)
-_ADDED = {"prior_alpha": 1.0, "prior_beta": 1.0}  # arguments that earlier versions lacked, and what they had instead
+# arguments that earlier versions lacked, and what they had instead
+_ADDED = {"prior_alpha": 1.0, "prior_beta": 1.0, "frozen": False}
 _ENTRIES = {"format": int, "spec": dict, "pool": str, "shapes": dict, "seed": int, "counters": dict}
 
 
