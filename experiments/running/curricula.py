@@ -75,6 +75,8 @@ def _gps(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector
 
 
 def _adaptive(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
+    if method.acquisition == "expected_signal":
+        replaced = {"acquisition": jaxsel.expected_signal(given.group_size, log=True)} | replaced
     return jaxsel.adaptive(
         given.embeddings(),
         group_size=given.group_size,
@@ -139,6 +141,9 @@ def _selector(config: RunConfig, pool: PromptPool, embeddings: Embeddings) -> ja
         selector = make(method, given)
         if method.stratified:
             selector = make(method, given, rule=_stratified(selector.rule, pool))
+        if method.explore_share or method.explore_after:
+            after = method.explore_after or None
+            selector = jaxsel.exploring(selector, share=method.explore_share, after=after)
     else:  # the baselines go through the pool in shuffled epochs; their selector only predicts, for comparison
         selector, ratio = jaxsel.uniform(decay=method.decay, group_size=group_size, **given.priors), 1
     return jaxsel.PromptSelector(selector, keys=list(pool.keys), seed=config.seed, candidate_ratio=ratio)

@@ -6,6 +6,8 @@ from rl import _checks
 
 EMBEDDINGS = ("wordllama", "policy", "both", "difficulty")
 """The embeddings of the pool that gps and adaptive can use."""
+ACQUISITIONS = ("expected_variance", "expected_signal")
+"""The scores by which adaptive can draw prompts."""
 PREDICTIVE_NAMES = ("mopps", "mopps_mean", "mopps_mixed", "threshold", "dps", "gps", "adaptive")
 """The names of the methods that predict success rates; `experiments.running.curricula` makes them."""
 _SHUFFLING_NAMES = ("uniform", "history_resampling", "dynamic_sampling")
@@ -38,6 +40,8 @@ class MethodConfig:
             start of the run; both: wordllama and policy, one after the other; difficulty: numbers from each prompt's
             stratum, see `rl.prompts.features`.
         latent_size: gps: size of the network's latent vector, which recent batches inform; 0: none.
+        acquisition: adaptive: expected_variance, E[p (1 - p)]; or expected_signal, the expected standard deviation of
+            a group's rewards.
         temperature: adaptive: temperature of the sampling; the smaller, the greedier.
         screened: gps and adaptive: share of the prompts that is predicted exactly, chosen by a rough prediction of the
             whole pool, for example 0.05; 0: every prompt is predicted exactly.
@@ -47,6 +51,9 @@ class MethodConfig:
         keep_surplus: With a filter: keep mixed groups beyond batch_size for the next step.
         stratified: Whether every batch has the pool's share of each stratum; the method chooses within the strata. The
             strata of word_problems and of reasoning_gym are difficulties; data.stratum names those of a data set.
+        explore_share: Part of every batch, 0 to 1, for the candidates that waited longest for a visit
+            (`jaxsel.exploring`); the method chooses the others.
+        explore_after: Steps without a visit after which a candidate is chosen whatever its score; 0: never.
         prior_rollouts: Number of rollouts behind each solve rate of the data set, from which every method gets its
             prior (jaxsel.informative_prior, where each of these rollouts counts three times); 0: no such prior.
     """
@@ -64,6 +71,7 @@ class MethodConfig:
     diversity_weight: float = 0.1
     embeddings: str = "wordllama"
     latent_size: int = 16
+    acquisition: str = "expected_variance"
     temperature: float = 0.333
     screened: float = 0.0
     filter: bool = False
@@ -71,6 +79,8 @@ class MethodConfig:
     max_batches: int = 10
     keep_surplus: bool = False
     stratified: bool = False
+    explore_share: float = 0.0
+    explore_after: int = 0
     prior_rollouts: float = 0.0
 
     def __post_init__(self):
@@ -78,8 +88,10 @@ class MethodConfig:
             raise ValueError(f"method.name is {self.name!r}; give one of {', '.join(METHOD_NAMES)}")
         _checks.integers(1, batch_size=self.batch_size, max_batches=self.max_batches)
         _checks.integers(0, candidate_ratio=self.candidate_ratio, latent_size=self.latent_size)
+        _checks.integers(0, explore_after=self.explore_after)
         _checks.from_zero_to_one(decay=self.decay, dps_decay=self.dps_decay, target=self.target)
         _checks.from_zero_to_one(lower=self.lower, upper=self.upper, screened=self.screened)
+        _checks.from_zero_to_one(explore_share=self.explore_share)
         _checks.at_least_zero(entropy_weight=self.entropy_weight, diversity_weight=self.diversity_weight)
         _checks.at_least_zero(prior_rollouts=self.prior_rollouts)
         _checks.above_zero(temperature=self.temperature)
@@ -87,11 +99,16 @@ class MethodConfig:
         _checks.from_zero_to_half(margin=self.margin)
         if self.filter and self.name in ("uniform", "history_resampling"):
             raise ValueError(f"filter is true with {self.name}; give dynamic_sampling or a method that predicts")
-        if self.stratified and self.name in _SHUFFLING_NAMES:
-            raise ValueError(
-                f"method.stratified is true with {self.name}, which goes through the pool in shuffled epochs; give "
-                f"method.stratified=false, or one of {', '.join(PREDICTIVE_NAMES)}"
-            )
+        for setting in ("stratified", "explore_share", "explore_after") if self.name in _SHUFFLING_NAMES else ():
+            value, default = getattr(self, setting), getattr(MethodConfig, setting)
+            if value != default:
+                raise ValueError(
+                    f"method.{setting} is {str(value).lower()} with {self.name}, which goes through the pool in "
+                    f"shuffled epochs; give method.{setting}={str(default).lower()}, or one of "
+                    f"{', '.join(PREDICTIVE_NAMES)}"
+                )
+        if self.acquisition not in ACQUISITIONS:
+            raise ValueError(f"acquisition is {self.acquisition!r}; give one of {', '.join(ACQUISITIONS)}")
         if self.embeddings not in EMBEDDINGS:
             raise ValueError(f"embeddings is {self.embeddings!r}; give one of {', '.join(EMBEDDINGS)}")
 

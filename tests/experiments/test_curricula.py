@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,45 @@ def test_a_screen_is_a_setting(name):
     assert specs[1] == specs[0] | {"screened": 0.25}
     with pytest.raises(ValueError, match=r"screened is 1\.5; give a number from 0 to 1"):
         MethodConfig(name, screened=1.5)
+
+
+def test_the_acquisition_of_adaptive_is_a_setting():
+    given = Given(4, lambda: np.eye(N, 3, dtype=np.float32), {})
+    variance, signal = (
+        PREDICTIVE["adaptive"](MethodConfig("adaptive", acquisition=name), given).spec["acquisition"]
+        for name in ("expected_variance", "expected_signal")
+    )
+    assert variance == {"name": "expected_variance", "log": True}
+    assert signal == {"name": "expected_signal", "group_size": 4, "log": True}
+    with pytest.raises(ValueError, match="acquisition is 'signal'; give one of expected_variance, expected_signal"):
+        MethodConfig("adaptive", acquisition="signal")
+
+
+def test_a_part_of_every_batch_is_for_the_longest_waits():
+    method = MethodConfig("dps", batch_size=6, candidate_ratio=0, stratified=True, explore_share=0.5, explore_after=9)
+    selector = make_curriculum(RunConfig(method=method), POOL).selector
+    rule = selector.spec["rule"]
+    assert (rule["name"], rule["share"], rule["after"]) == ("exploring", 0.5, 9)
+    assert rule["rule"]["name"] == "stratified"
+    seen: set[int] = set()
+    for _ in range(8):
+        chosen = selector.select(6).tolist()
+        assert len(set(chosen) - seen) >= min(3, N - len(seen))  # a prompt without a visit waited longest
+        selector.observe(chosen, [8] * 6, 8)
+        seen |= set(chosen)
+    assert seen == set(range(N))
+    plain = MethodConfig("dps", candidate_ratio=0)
+    assert "exploring" not in str(make_curriculum(RunConfig(method=plain), POOL).selector.spec)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("explore_share", 0.1), ("explore_after", 5)])
+def test_shuffled_epochs_do_not_explore(setting, value):
+    settings: dict[str, Any] = {setting: value}
+    below: dict[str, Any] = {setting: -1}
+    with pytest.raises(ValueError, match=rf"method\.{setting} is {value} with uniform, .*; give method\.{setting}=0"):
+        MethodConfig("uniform", **settings)
+    with pytest.raises(ValueError, match=f"{setting} is -1"):
+        MethodConfig("dps", **below)
 
 
 @pytest.mark.parametrize("name", PREDICTIVE)
