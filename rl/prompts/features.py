@@ -11,6 +11,7 @@ from jaxtyping import Float
 from rl import _checks
 
 _MOST_VALUES = 256
+_LARGEST = 1e100  # larger integers, which JSON may have, count as texts: their squares are no floats
 
 
 def features_of(strata: Sequence[str]) -> Float[np.ndarray, "N d"]:
@@ -58,7 +59,7 @@ def _parsed(stratum: str) -> dict[str, Any]:
     """Return the values of a stratum by name; one value without a name has the name ''."""
     try:
         found = json.loads(stratum)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"": stratum}
     if isinstance(found, dict):
         return found
@@ -66,7 +67,7 @@ def _parsed(stratum: str) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return _checks.is_number(value) and math.isfinite(value)
+    return _checks.is_number(value) and abs(value) < _LARGEST
 
 
 def _standardised(column: np.ndarray, count: np.ndarray) -> np.ndarray | None:

@@ -25,6 +25,16 @@ def test_other_values_have_a_column_each():
     np.testing.assert_allclose((found.mean(0), found.std(0)), [[0] * 4, [1] * 4], atol=1e-6)
 
 
+@pytest.mark.parametrize("odd", ["1" + "0" * 400, "1e200", "Infinity", "NaN", "[" * 100_000])
+def test_values_beyond_all_numbers_are_kinds(odd):
+    nested = "{" + f'"size": {odd}' + "}"
+    for strata in ([odd, odd, "2", "2"], [nested, nested, '{"size": 2}', '{"size": 2}']):
+        found = features_of(strata)
+        assert np.isfinite(found).all()
+        assert (np.abs(found) == 1).all()
+        np.testing.assert_array_equal(found[0], -found[2])
+
+
 def test_a_number_that_is_missing_counts_as_the_mean():
     found = features_of(['{"a": 1}', '{"a": 3}', '{"b": 1}', '{"b": NaN}'])
     np.testing.assert_allclose(found[:, 0], [-(2**0.5), 2**0.5, 0, 0], rtol=1e-6)
