@@ -47,7 +47,6 @@ class HFEngine:
         chunks = self._chunks(prompt_mask)
         with self._policy.autocast():
             parts = [_sample(self._policy, read.at(chunk), group_size, sampling, generator) for chunk in chunks]
-        torch.clear_autocast_cache()  # a caller's own autocast would go on with rounded weights that have no gradient
         order = torch.cat(chunks).argsort()
         tokens, mask, log_probs = (
             torch.cat(columns).unflatten(0, (len(order), group_size))[order].flatten(0, 1)

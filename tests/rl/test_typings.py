@@ -3,7 +3,7 @@ import importlib
 from pathlib import Path
 
 import transformers
-from transformers.utils.import_utils import is_torchvision_available
+from transformers.utils.import_utils import DummyObject, is_torchvision_available
 
 _STUB = Path(__file__).parents[2] / "typings" / "transformers" / "__init__.pyi"
 
@@ -17,5 +17,8 @@ def test_pyright_sees_the_same_objects_as_a_program() -> None:
             continue
         module = importlib.import_module(statement.module)
         for alias in statement.names:
-            assert getattr(module, alias.name) is getattr(transformers, alias.name), alias.name
+            found = getattr(transformers, alias.name)
+            if not is_torchvision_available() and isinstance(found, DummyObject):  # it stands for a class that needs it
+                continue
+            assert getattr(module, alias.name) is found, alias.name
     assert transformers.PreTrainedTokenizerFast is transformers.TokenizersBackend
