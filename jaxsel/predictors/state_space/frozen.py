@@ -21,7 +21,8 @@ from jaxtyping import Array, Float, Int
 from jaxsel.base import Rollouts
 from jaxsel.predictors.state_space.state import Frozen, StateSpaceState
 
-_LEAST = 1e-30  # smallest probability of a group, so that its logarithm is finite
+_LEAST = 1e-7  # smallest probability that a prompt is not frozen
+_LOWEST = -60.0  # smallest logarithm whose exponential is divided by
 
 
 class Probabilities(NamedTuple):
@@ -109,10 +110,11 @@ def evidence(
     now, by = probabilities(belief.thawing.theta), jax.jacfwd(probabilities)(belief.thawing.theta)
     none = (visits.successes == 0).astype(jnp.float32)
     all_ = (visits.successes == visits.group_size).astype(jnp.float32)
-    likelihood = jnp.exp(log_likelihood)
     unsolved, solved = none * now.unsolved, all_ * now.solved
-    total = jnp.maximum(now.free * likelihood + unsolved + solved, _LEAST)
-    jacobian = (none - likelihood)[:, None] * by.unsolved + (all_ - likelihood)[:, None] * by.solved
-    return Evidence(
-        jnp.log(total), now.free * likelihood / total, (solved - unsolved) / total, jacobian / total[:, None]
-    )
+    log_free = jnp.log(jnp.maximum(now.free, _LEAST)) + log_likelihood
+    certain = unsolved + solved
+    log_certain = jnp.where(certain > 0, jnp.log(jnp.where(certain > 0, certain, 1)), -jnp.inf)
+    log_total = jnp.logaddexp(log_free, log_certain)
+    ratio, inverse = jnp.exp(log_likelihood - log_total), jnp.exp(-jnp.maximum(log_total, _LOWEST))
+    jacobian = (none * inverse - ratio)[:, None] * by.unsolved + (all_ * inverse - ratio)[:, None] * by.solved
+    return Evidence(log_total, jnp.exp(log_free - log_total), (solved - unsolved) * inverse, jacobian)

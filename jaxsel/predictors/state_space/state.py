@@ -1,9 +1,8 @@
 """The state of the state-space predictor.
 
-The model of a prompt's success rate is sigmoid(eta) with the logit eta = phi . (w + d) + u, unless the
-prompt is frozen (see `frozen`). The features phi are the
-standardised embedding and a constant. All prompts share the weights w before training and their drift d since then. u
-is the prompt's own part, with the variance tau2 before the first visit.
+The model of a prompt's success rate is sigmoid(eta) with the logit eta = phi . (w + d) + u, unless the prompt is frozen
+(see `frozen`). The features phi are the standardised embedding and a constant. All prompts share the weights w before
+training and their drift d since then. u is the prompt's own part, with the variance tau2 before the first visit.
 """
 
 from typing import Any, NamedTuple

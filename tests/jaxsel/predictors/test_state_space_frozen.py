@@ -80,6 +80,19 @@ def test_derivatives_are_those_of_the_log_probability():
     assert (np.abs(np.asarray(found)) > 1e-3).any(0).all()
 
 
+def test_large_groups_do_not_underflow():
+    """The probability of 500 successes in a certain order is 1e-301 at most, below every float32."""
+    state, update = predictor().init(KEY, N), compiled()[0]
+    for successes in (1000, 1000, 500, 0):
+        state = update(KEY, state, rollouts([3], [successes], [1000]))
+        assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(state))
+        assert np.sign(float(state.frozen.seen[3])) == (successes == 1000)
+        if successes == 500:
+            assert float(state.log_score) < 1000 * np.log(0.5)
+    always = visited(*[([3], [8])] * 40)
+    assert float(visited(*[([3], [8])] * 40, ([3], [4])).frozen.seen[3]) == 0 < float(always.frozen.seen[3])
+
+
 def test_predictions_are_those_of_a_mixture():
     state = visited((list(range(8)), [0, 8, 0, 8, 4, 1, 7, 8]), ([0, 1], [0, 8]))
     prediction = compiled()[1](state, KEY)
