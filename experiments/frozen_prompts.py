@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxsel
-from experiments.calibration.__main__ import labelled
+from experiments.calibration.__main__ import read_settings
+from experiments.calibration.predictors import embeddings_of
 from experiments.calibration.scoring import replayed
 from experiments.reporting import drawing
 from experiments.reporting.provenance import RESULTS, provenance, write_result
@@ -33,8 +34,8 @@ from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compiled_programs import keep_compiled_programs
 from experiments.running.config import clear_errors
 from jaxsel import metrics
-from jaxsel.integrations.embeddings import embed
-from jaxsel.integrations.history import Recorded, read_history
+from jaxsel.integrations.history import Recorded
+from jaxsel.plotting import COLOURS
 from jaxsel.report.rows import Rows, is_mixed
 from rl.progress import bar
 
@@ -43,20 +44,20 @@ MODELS = {"logits alone": False, "with frozen prompts": True}
 SCORES = ("log score", "calibration error")
 
 
-def scores(recorded: Recorded, *, frozen: bool) -> dict[str, Any]:
-    """Return the scores on batches and on probes, one number per quarter of the run.
+def scores(recorded: Recorded) -> dict[str, Any]:
+    """Return by model the scores on batches and on probes, one number per quarter of the run.
 
     Raises:
         ValueError: A quarter of the run has no probe.
     """
-    embeddings = recorded.embeddings
-    if embeddings is None and recorded.texts is not None:
-        embeddings = embed(recorded.texts, progress=False)
-    group_size = int(np.median(recorded.history.group_size))
-    seen = replayed(recorded, jaxsel.state_space(embeddings, group_size=group_size, frozen=frozen))
+    embeddings, group_size = embeddings_of(recorded), int(np.median(recorded.history.group_size))
     ends = np.linspace(0, recorded.history.num_steps, len(QUARTERS) + 1).astype(int)
-    found = {"batches": _by_quarter(seen.ahead, ends), "probes": _by_quarter(seen.probes, ends)}
-    return {f"{score} on {rows}": numbers[score] for rows, numbers in found.items() for score in SCORES}
+    found: dict[str, Any] = {}
+    for model, frozen in MODELS.items():
+        seen = replayed(recorded, jaxsel.state_space(embeddings, group_size=group_size, frozen=frozen))
+        rows = {"batches": _by_quarter(seen.ahead, ends), "probes": _by_quarter(seen.probes, ends)}
+        found[model] = {f"{score} on {name}": of[score] for name, of in rows.items() for score in SCORES}
+    return found
 
 
 def _by_quarter(rows: Rows, ends: np.ndarray) -> dict[str, list[float]]:
@@ -75,11 +76,10 @@ def _by_quarter(rows: Rows, ends: np.ndarray) -> dict[str, list[float]]:
 
 def summary(by_seed: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """Return the means over seeds of the scores of both models, and of their differences."""
-    plain, frozen = ([one[model] for one in by_seed] for model in MODELS)
     named = {model: [one[model] for one in by_seed] for model in MODELS}
     named["difference"] = [
         {name: np.subtract(new[name], old[name]).tolist() for name in new}
-        for old, new in zip(plain, frozen, strict=True)
+        for old, new in zip(*named.values(), strict=True)
     ]
     return {
         model: {
@@ -109,11 +109,11 @@ def draw(found: dict[str, Any], path: Path) -> Path:
     )
     for row, (label, models) in zip(panels, found.items(), strict=True):
         for axes, name in zip(row, names, strict=True):
-            for model, colour in zip(MODELS, ("#000000", "#d55e00"), strict=True):
+            for model, colour in zip(MODELS, ("black", "vermilion"), strict=True):
                 numbers = models[model][name]
                 means = [number["mean"] for number in numbers]
                 errors = np.nan_to_num([number["standard_error"] for number in numbers])
-                axes.errorbar(QUARTERS, means, errors, color=colour, label=model, marker="o", markersize=3)
+                axes.errorbar(QUARTERS, means, errors, color=COLOURS[colour], label=model, marker="o", markersize=3)
             drawing.tidy(axes)
         row[0].set_ylabel(label)
     for axes, name in zip(panels[0], names, strict=True):
@@ -140,16 +140,12 @@ def main(arguments: list[str]) -> None:
     keep_compiled_programs()
     found, console = {}, Console(width=122)
     with clear_errors():
-        folders = labelled(options.histories)
-        read = {label: [read_history(path) for path in paths] for label, paths in folders.items()}
+        read = read_settings(options.histories)
         for label, histories in read.items():
-            pairs = bar(histories, desc=label, unit="history")
-            found[label] = summary(
-                [{model: scores(recorded, frozen=frozen) for model, frozen in MODELS.items()} for recorded in pairs]
-            )
+            found[label] = summary([scores(recorded) for _, recorded in bar(histories, desc=label, unit="history")])
     for label, models in found.items():
         console.print(_table(label, models))
-    seeds = {label: [_seed(path) for path in paths] for label, paths in folders.items()}
+    seeds = {label: [_seed(path) for path, _ in histories] for label, histories in read.items()}
     every = sorted({seed for of_label in seeds.values() for seed in of_label if seed is not None})
     made = provenance({"seeds": seeds}, every)
     write_result(options.results / "frozen_prompts.json", made | {"scores": found})

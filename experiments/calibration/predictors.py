@@ -47,9 +47,7 @@ def make_predictors(recorded: Recorded) -> Predictors:
         "dps": jaxsel.hidden_markov(),
         "dps, fitted": fits["dps"].predictor,
     }
-    embeddings = recorded.embeddings
-    if embeddings is None and recorded.texts is not None:
-        embeddings = embed(recorded.texts, progress=False)
+    embeddings = embeddings_of(recorded)
     predictors["state_space"] = jaxsel.state_space(embeddings, group_size=group_size)
     if embeddings is not None:
         largest = int(np.bincount(history.step).max())
@@ -58,6 +56,13 @@ def make_predictors(recorded: Recorded) -> Predictors:
         )
         predictors["ridge"] = ridge(np.asarray(embeddings, np.float32), group_size=group_size)
     return Predictors(predictors, fits)
+
+
+def embeddings_of(recorded: Recorded) -> np.ndarray | None:
+    """Return the recorded embeddings, or those of the recorded texts; None without either."""
+    if recorded.embeddings is None and recorded.texts is not None:
+        return embed(recorded.texts, progress=False)
+    return recorded.embeddings
 
 
 def _sized(family: object, group_size: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jaxsel.predictors.state_space.features import Forms, linear_forms
 from jaxsel.predictors.state_space.frozen import evidence
 from jaxsel.predictors.state_space.moments import LARGEST_VARIANCE, Posterior, posterior
 from jaxsel.predictors.state_space.settings import Learning, learned
-from jaxsel.predictors.state_space.state import Frozen, StateSpaceState, given_weights
+from jaxsel.predictors.state_space.state import StateSpaceState, given_weights
 from jaxsel.predictors.state_space.weights import shrunk, updated
 
 _FREEDOM = 5.0  # degrees of freedom of the Student t distribution
@@ -78,6 +78,9 @@ def after_visits(state: StateSpaceState, visits: Rollouts) -> StateSpaceState:
     else:
         features = state.scaling(state.embeddings[rows])
 
+    def put(column: Float[Array, " N"] | Int[Array, " N"], values: Array) -> Array:
+        return column.at[visits.prompt_ids].set(values, mode="drop")  # rows without a visit have ids outside the pool
+
     given = given_weights(state, state.learning.settings, rows)
     shared, drift = features @ state.weights.initial, features @ state.weights.drift
     mean = drift + given.mean + given.slope * (shared - given.reference)
@@ -85,7 +88,13 @@ def after_visits(state: StateSpaceState, visits: Rollouts) -> StateSpaceState:
     doubt = ((design @ state.weights.root) ** 2).sum(1)
     total = jnp.clip(given.variance + doubt, _SMALLEST, LARGEST_VARIANCE)
     alone = posterior(mean, total, visits.successes, visits.group_size)
-    learning, frozen, scores = _learned(state, rows, mean, total, alone, visits)
+    jacobian, scores, frozen = _jacobian(state, rows, alone, total), alone.log_evidence, state.frozen
+    if frozen is not None:
+        found = evidence(state, frozen, rows, mean, total, alone.log_evidence, visits)
+        jacobian = found.free[:, None] * jacobian + found.jacobian
+        scores, frozen = found.log_probability, put(frozen, found.seen)
+    learning = learned(state.learning, jnp.where(is_visit[:, None], jacobian, 0))
+    scores = jnp.where(is_visit, scores, 0)
 
     variance = given.variance * _inflation(alone, total)
     sites = _sites(mean, jnp.clip(variance + doubt, _SMALLEST, LARGEST_VARIANCE), visits)
@@ -104,9 +113,6 @@ def after_visits(state: StateSpaceState, visits: Rollouts) -> StateSpaceState:
     old = state.weights, state.learning, state.log_score
     new = jax.tree.map(lambda after, before: jnp.where(some, after, before), new, old)
 
-    def put(column: Float[Array, " N"] | Int[Array, " N"], values: Array) -> Array:
-        return column.at[visits.prompt_ids].set(values, mode="drop")  # rows without a visit have ids outside the pool
-
     return StateSpaceState(
         state.embeddings,
         state.scaling,
@@ -121,28 +127,6 @@ def after_visits(state: StateSpaceState, visits: Rollouts) -> StateSpaceState:
         new[2],
         frozen,
     )
-
-
-def _learned(
-    state: StateSpaceState,
-    rows: Int[Array, " b"],
-    mean: Float[Array, " b"],
-    total: Float[Array, " b"],
-    alone: Posterior,
-    visits: Rollouts,
-) -> tuple[Learning, Frozen | None, Float[Array, " b"]]:
-    """Return the learned settings, the belief about frozen prompts, and the log scores, which are 0 without a visit."""
-    is_visit, frozen = visits.group_size > 0, state.frozen
-    jacobian = _jacobian(state, rows, alone, total)
-    if frozen is None:
-        learning, _ = learned(state.learning, None, jnp.where(is_visit[:, None], jacobian, 0))
-        return learning, None, jnp.where(is_visit, alone.log_evidence, 0)
-    found = evidence(state, frozen, rows, mean, total, alone.log_evidence, visits)
-    jacobian = jnp.concatenate([found.free[:, None] * jacobian, found.jacobian], 1)
-    learning, after = learned(state.learning, frozen.thawing, jnp.where(is_visit[:, None], jacobian, 0))
-    thawing = jax.tree.map(lambda new, old: jnp.where(is_visit.any(), new, old), after, frozen.thawing)
-    seen = frozen.seen.at[visits.prompt_ids].set(found.seen, mode="drop")
-    return learning, Frozen(seen, thawing), jnp.where(is_visit, found.log_probability, 0)
 
 
 def _sites(mean: Float[Array, " b"], total: Float[Array, " b"], visits: Rollouts) -> Sites:
@@ -163,10 +147,10 @@ def _jacobian(
     rows: Int[Array, " b"],
     alone: Posterior,
     total: Float[Array, " b"],
-) -> Float[Array, "b 5"]:
+) -> Float[Array, "b k"]:
     """Return the derivatives of the log probability of every prompt's rollouts, if none is frozen, by the settings."""
 
-    def predicted(theta: Float[Array, " 5"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    def predicted(theta: Float[Array, " k"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
         settings = Learning(theta, state.learning.information).settings
         given = given_weights(state, settings, rows)
         return given.mean + settings.progress, given.variance

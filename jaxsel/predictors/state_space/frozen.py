@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxsel.base import Rollouts
-from jaxsel.predictors.state_space.state import Frozen, StateSpaceState
+from jaxsel.predictors.state_space.settings import Thawing
+from jaxsel.predictors.state_space.state import StateSpaceState
 
 _LEAST = 1e-7  # smallest probability that a prompt is not frozen
 _LOWEST = -60.0  # smallest logarithm whose exponential is divided by
@@ -44,7 +45,8 @@ class Probabilities(NamedTuple):
 
 def frozen_prompts(
     state: StateSpaceState,
-    belief: Frozen,
+    frozen: Float[Array, " N"],
+    thawing: Thawing,
     rows: Int[Array, " m"] | slice,
     mean: Float[Array, " m"],
     variance: Float[Array, " m"],
@@ -52,14 +54,15 @@ def frozen_prompts(
     """Return the probabilities at the current step for prompts with these logits.
 
     Args:
-        state: Belief about everything else.
-        belief: Belief about frozen prompts.
+        state: Belief, of which the steps are used.
+        frozen: `StateSpaceState.frozen`.
+        thawing: `Learning.thawing`.
         rows: Rows of the pool.
         mean: Predictive mean of each prompt's logit.
         variance: Predictive variance of each prompt's logit.
     """
-    last, seen, share = state.last_step[rows], belief.seen[rows], belief.thawing.share
-    kept = jnp.exp(-belief.thawing.speed * (state.step - last).astype(jnp.float32))
+    last, seen, share = state.last_step[rows], frozen[rows], thawing.share
+    kept = jnp.exp(-thawing.speed * (state.step - last).astype(jnp.float32))
     rate = jax.nn.sigmoid(mean / jnp.sqrt(1 + np.float32(np.pi / 8) * variance))  # E[sigmoid(eta)] to within 0.02
     unsolved = jnp.where(last > 0, jnp.maximum(-seen, 0), share * (1 - rate))
     solved = jnp.where(last > 0, jnp.maximum(seen, 0), share * rate)
@@ -72,19 +75,19 @@ class Evidence(NamedTuple):
     Attributes:
         log_probability: Log probability of each prompt's rollouts, without the binomial coefficient.
         free: Probability, given these rollouts, that the prompt is not frozen.
-        seen: The prompts' `Frozen.seen` after the batch.
-        jacobian: Derivatives of the log probabilities with respect to `Thawing.theta`.
+        seen: The prompts' entries of `StateSpaceState.frozen` after the batch.
+        jacobian: Derivatives of the log probabilities with respect to `Learning.theta`, if the logits are known.
     """
 
     log_probability: Float[Array, " b"]
     free: Float[Array, " b"]
     seen: Float[Array, " b"]
-    jacobian: Float[Array, "b 2"]
+    jacobian: Float[Array, "b 7"]
 
 
 def evidence(
     state: StateSpaceState,
-    belief: Frozen,
+    frozen: Float[Array, " N"],
     rows: Int[Array, " b"],
     mean: Float[Array, " b"],
     variance: Float[Array, " b"],
@@ -94,8 +97,8 @@ def evidence(
     """Return what the batch says.
 
     Args:
-        state: Belief about everything else before the batch.
-        belief: Belief about frozen prompts before the batch.
+        state: Belief before the batch.
+        frozen: `StateSpaceState.frozen` before the batch.
         rows: Rows of the visited prompts.
         mean: Predictive mean of each prompt's logit.
         variance: Predictive variance of each prompt's logit.
@@ -103,11 +106,11 @@ def evidence(
         visits: The batch, with distinct prompts.
     """
 
-    def probabilities(theta: Float[Array, " 2"]) -> Probabilities:
-        other = belief._replace(thawing=belief.thawing._replace(theta=theta))
-        return frozen_prompts(state, other, rows, mean, variance)
+    def probabilities(theta: Float[Array, " 7"]) -> Probabilities:
+        thawing = state.learning._replace(theta=theta).thawing
+        return frozen_prompts(state, frozen, thawing, rows, mean, variance)
 
-    now, by = probabilities(belief.thawing.theta), jax.jacfwd(probabilities)(belief.thawing.theta)
+    now, by = probabilities(state.learning.theta), jax.jacfwd(probabilities)(state.learning.theta)
     none = (visits.successes == 0).astype(jnp.float32)
     all_ = (visits.successes == visits.group_size).astype(jnp.float32)
     unsolved, solved = none * now.unsolved, all_ * now.solved

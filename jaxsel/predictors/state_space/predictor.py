@@ -46,8 +46,8 @@ from jaxsel.predictors.state_space.filtering import filtered, logits
 from jaxsel.predictors.state_space.frozen import frozen_prompts
 from jaxsel.predictors.state_space.moments import moments
 from jaxsel.predictors.state_space.prior_rates import with_rates
-from jaxsel.predictors.state_space.settings import first_guess, first_thawing
-from jaxsel.predictors.state_space.state import Frozen, StateSpaceState
+from jaxsel.predictors.state_space.settings import first_guess
+from jaxsel.predictors.state_space.state import StateSpaceState
 from jaxsel.predictors.state_space.weights import no_weights
 
 
@@ -116,9 +116,9 @@ def _unvisited(
         zeros.copy(),
         jnp.zeros(num_prompts, jnp.int32),
         jnp.int32(0),
-        first_guess(),
+        first_guess(frozen=frozen),
         jnp.float32(0),
-        Frozen(zeros.copy(), first_thawing()) if frozen else None,
+        zeros.copy() if frozen else None,
     )
 
 
@@ -143,7 +143,7 @@ def _predict(
     rate, spread, unsolved, solved = moments(mean, variance, group_size)
     level = random.uniform(key, first_id + rows)
     if state.frozen is not None:
-        frozen = frozen_prompts(state, state.frozen, rows, mean, variance)
+        frozen = frozen_prompts(state, state.frozen, state.learning.thawing, rows, mean, variance)
         rate, spread = frozen.free * rate + frozen.solved, frozen.free * spread
         unsolved, solved = frozen.free * unsolved + frozen.unsolved, frozen.free * solved + frozen.solved
         # the draw is a quantile: 0 with probability frozen.unsolved, and 1 with probability frozen.solved

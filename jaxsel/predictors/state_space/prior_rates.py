@@ -47,8 +47,9 @@ def _conditioned(
     """Return the fields that change, by name; the whole state would be a second copy of the embeddings."""
     weights = after_visits(state, Rollouts(rows, s[rows], n[rows])).weights
     weights = weights._replace(kept=state.weights.kept, evidence=state.weights.evidence)
-    shared, prior = shared_part(state._replace(weights=weights), None), jnp.exp(state.learning.settings.log_prior)
-    alone = posterior(shared.mean, jnp.full_like(s, prior), s, n)
+    shared = shared_part(state._replace(weights=weights), None)
+    prior = jnp.full_like(s, jnp.exp(state.learning.settings.log_prior))
+    alone = posterior(shared.mean, prior, s, n)
     fields: dict[str, Any] = {
         "weights": weights,
         "mean": jnp.where(n > 0, shared.mean + alone.shift, 0),
@@ -58,9 +59,7 @@ def _conditioned(
     }
     if state.frozen is not None:
         everyone = jnp.arange(len(s), dtype=jnp.int32)
-        variance = jnp.full_like(s, prior)
-        found = evidence(
-            state, state.frozen, everyone, shared.mean, variance, alone.log_evidence, Rollouts(everyone, s, n)
-        )
-        fields["frozen"] = state.frozen._replace(seen=jnp.where(n > 0, found.seen, 0))
+        visits = Rollouts(everyone, s, n)
+        found = evidence(state, state.frozen, everyone, shared.mean, prior, alone.log_evidence, visits)
+        fields["frozen"] = jnp.where(n > 0, found.seen, 0)
     return fields

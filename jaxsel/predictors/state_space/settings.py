@@ -46,83 +46,67 @@ _LIMITS = np.array(
         [np.log(0.003), 1.5, np.log(1e-5), np.log(1.0), 0.5],
         [0.0, 0.2, -1.0, 1.0, 0.1],
         [0.0, 0.01, -0.2, 0.2, 0.01],
-        [-2.0, 3.0, -10.0, 4.0, 0.5],  # `Thawing.theta`
-        [np.log(0.02), 1.0, np.log(1e-5), np.log(1.0), 0.5],
+        [-2.0, 3.0, -10.0, 4.0, 0.5],  # log odds of `Thawing.share`
+        [np.log(0.02), 1.0, np.log(1e-5), np.log(1.0), 0.5],  # logarithm of `Thawing.speed`
     ],
     np.float32,
 ).T
-
-
-class Learning(NamedTuple):
-    """The settings and the information about them.
-
-    Attributes:
-        theta: Settings as a vector, in the order of `Settings`.
-        information: F, the empirical Fisher information.
-    """
-
-    theta: Float[Array, " 5"]
-    information: Float[Array, "5 5"]
-
-    @property
-    def settings(self) -> Settings:
-        """The settings theta by name."""
-        return Settings(*self.theta)
-
-
-def first_guess() -> Learning:
-    """Return the settings before any observation."""
-    return Learning(jnp.asarray(_LIMITS[0, :5]), jnp.zeros((5, 5), jnp.float32))
+_NUM_SETTINGS = len(Settings._fields)
 
 
 class Thawing(NamedTuple):
     """What is learned about frozen prompts (see the module `frozen`).
 
     Attributes:
-        theta: Log odds of the share, and logarithm of the speed.
-        information: The rows of F for them, after those for `Learning.theta`.
+        share: Probability that a prompt is frozen before training and before its first visit.
+        speed: Share of the frozen prompts that thaws per step, if it is small.
     """
 
-    theta: Float[Array, " 2"]
-    information: Float[Array, "2 7"]
-
-    @property
-    def share(self) -> Float[Array, ""]:
-        """The probability that a prompt is frozen before training and before its first visit."""
-        return jax.nn.sigmoid(self.theta[0])
-
-    @property
-    def speed(self) -> Float[Array, ""]:
-        """The share of the frozen prompts that thaws per step, if it is small."""
-        return jnp.exp(self.theta[1])
+    share: Float[Array, ""]
+    speed: Float[Array, ""]
 
 
-def first_thawing() -> Thawing:
-    """Return the share and the speed before any observation."""
-    return Thawing(jnp.asarray(_LIMITS[0, 5:]), jnp.zeros((2, 7), jnp.float32))
+class Learning(NamedTuple):
+    """The settings and the information about them.
 
-
-def learned(
-    learning: Learning, thawing: Thawing | None, jacobian: Float[Array, "b k"]
-) -> tuple[Learning, Thawing | None]:
-    """Return everything that is learned after one Newton step.
-
-    A row of the Jacobian is the gradient of one prompt's l_i, or zeros for a row without an observation. It has 5
-    columns, or 7 with `thawing`.
+    Attributes:
+        theta: Settings as a vector, in the order of `Settings`; with frozen prompts two more, see `Thawing`.
+        information: F, the empirical Fisher information.
     """
-    theta, before = learning
-    if thawing is not None:
-        theta = jnp.concatenate([theta, thawing.theta])
-        before = jnp.block([[before, thawing.information[:, :5].T], [thawing.information]])
-    start, spread, lowest, highest, largest_step = _LIMITS[:, : len(theta)]
+
+    theta: Float[Array, " k"]
+    information: Float[Array, "k k"]
+
+    @property
+    def settings(self) -> Settings:
+        """The settings theta by name."""
+        return Settings(*self.theta[:_NUM_SETTINGS])
+
+    @property
+    def thawing(self) -> Thawing:
+        """What is learned about frozen prompts; only with frozen prompts."""
+        log_odds, log_speed = self.theta[_NUM_SETTINGS:]
+        return Thawing(jax.nn.sigmoid(log_odds), jnp.exp(log_speed))
+
+
+def first_guess(*, frozen: bool = False) -> Learning:
+    """Return the settings before any observation, for a model with or without frozen prompts."""
+    theta = _LIMITS[0] if frozen else _LIMITS[0, :_NUM_SETTINGS]
+    return Learning(jnp.asarray(theta), jnp.zeros((len(theta), len(theta)), jnp.float32))
+
+
+def learned(learning: Learning, jacobian: Float[Array, "b k"]) -> Learning:
+    """Return the settings after one Newton step.
+
+    A row of the Jacobian is the gradient of one prompt's l_i, or zeros for a row without an observation.
+    """
+    start, spread, lowest, highest, largest_step = _LIMITS[:, : len(learning.theta)]
     # a limit of 5 on the norm of each row, so that no single prompt determines the step
     length = jnp.sqrt(((jacobian * spread[None]) ** 2).sum(1, keepdims=True))
     jacobian = jacobian / jnp.maximum(1, length / 5)
-    information = _KEPT * before + jacobian.T @ jacobian
+    information = _KEPT * learning.information + jacobian.T @ jacobian
     prior = jnp.diag(jnp.asarray(1 / spread**2))
-    pull = (1 - _KEPT) * (jnp.asarray(start) - theta) / spread**2
+    pull = (1 - _KEPT) * (jnp.asarray(start) - learning.theta) / spread**2
     step = jax.scipy.linalg.solve(information + prior, jacobian.sum(0) + pull, assume_a="pos")
     step = step / jnp.maximum(1, jnp.max(jnp.abs(step) / largest_step))
-    theta = jnp.clip(theta + step, lowest, highest)
-    frozen = None if thawing is None else Thawing(theta[5:], information[5:])
-    return Learning(theta[:5], information[:5, :5]), frozen
+    return Learning(jnp.clip(learning.theta + step, lowest, highest), information)

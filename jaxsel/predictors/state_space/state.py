@@ -15,21 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxsel._rows import with_moved
 from jaxsel.predictors.state_space.features import Scaling
-from jaxsel.predictors.state_space.settings import Learning, Settings, Thawing
+from jaxsel.predictors.state_space.settings import Learning, Settings
 from jaxsel.predictors.state_space.weights import Weights
-
-
-class Frozen(NamedTuple):
-    """The belief about frozen prompts.
-
-    Attributes:
-        seen: Right after the last visit, the probability that the prompt is always solved, or minus the probability
-            that it is never solved; a visit excludes one of them. 0 before the first visit.
-        thawing: Share of frozen prompts, the speed at which they thaw, and the information about both.
-    """
-
-    seen: Float[Array, " N"]
-    thawing: Thawing
 
 
 class StateSpaceState(NamedTuple):
@@ -48,7 +35,8 @@ class StateSpaceState(NamedTuple):
         learning: Settings of the model and the information about them.
         log_score: Mean log probability of a prompt's rollouts in the last batch, in nats and predicted before the
             update; 0 before the first batch.
-        frozen: Belief about frozen prompts. None: no prompt is frozen.
+        frozen: Right after the last visit, the probability that the prompt is always solved, or minus the probability
+            that it is never solved; a visit excludes one of them. 0 before the first visit. None: no prompt is frozen.
     """
 
     embeddings: Float[Array, "pool d"] | None
@@ -62,7 +50,7 @@ class StateSpaceState(NamedTuple):
     step: Int[Array, ""]
     learning: Learning
     log_score: Float[Array, ""]
-    frozen: Frozen | None = None
+    frozen: Float[Array, " N"] | None = None
 
     def partition_specs(self) -> "StateSpaceState":
         """Return specs that put the whole state on every device, because all devices use the same weights."""
@@ -74,16 +62,16 @@ class StateSpaceState(NamedTuple):
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "StateSpaceState") -> "StateSpaceState":
         """Return the state for a changed pool, see `StateMethods.with_rows`. The weights and the scaling stay."""
-        names, frozen = ("mean", "reference", "variance", "lesson", "last_step"), self.frozen
-        if frozen is not None and fresh.frozen is not None:
-            frozen = with_moved(frozen, fresh.frozen, ("seen",), rows)
-        return with_moved(self, fresh, names, rows)._replace(embeddings=fresh.embeddings, frozen=frozen)
+        frozen = () if self.frozen is None else ("frozen",)
+        names = ("mean", "reference", "variance", "lesson", "last_step", *frozen)
+        return with_moved(self, fresh, names, rows)._replace(embeddings=fresh.embeddings)
 
     def metrics(self) -> dict[str, Any]:
         """Return the learned settings, in logits and steps, and `log_score`, which is NaN before the first batch."""
-        settings = self.learning.settings
-        thawing = None if self.frozen is None else self.frozen.thawing
-        frozen = {} if thawing is None else {"frozen_share": thawing.share, "thaw_speed": thawing.speed}
+        settings, frozen = self.learning.settings, {}
+        if self.frozen is not None:
+            share, speed = self.learning.thawing
+            frozen = {"frozen_share": share, "thaw_speed": speed}
         return {
             "log_score": self.log_score if float(self.log_score) else np.float32(np.nan),
             "prior_location": self.weights.initial[-1],
