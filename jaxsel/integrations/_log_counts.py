@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.integrations._log_files import BY_ENDING, Reader, Row, check_copies, step_of
+from jaxsel.integrations._rewards import are_above
 
 _INTEGER = re.compile(r"\s*[+-]?\d{1,19}\s*", re.ASCII)
 _NO_NUMBER = dict.fromkeys(("", "none", "null", "na", "n/a"))
@@ -145,7 +146,7 @@ def _count(
                 "the row"
             )
         rewards = [one for one in _rewards(row, columns.reward) if math.isfinite(one)]
-        counts.add(step, prompt, sum(one > threshold for one in rewards), len(rewards))
+        counts.add(step, prompt, int(are_above(rewards, threshold).sum()), len(rewards))
     if known["rows"] and not known["reward"]:
         raise ValueError(names.missing("reward", columns.reward))
 

@@ -5,6 +5,7 @@ words around it tell: those of the template surround many prompts, and those of 
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -59,8 +60,9 @@ class PoolRows:
         open_prompts: list[tuple[int, str, list[_Inside]]] = []
         templates = _Templates()
         for at, name in enumerate(logged):
-            if name in self._by_key:
-                rows[at] = self._by_key[name]
+            key = name if name in self._by_key else _integer(name)
+            if key in self._by_key:
+                rows[at] = self._by_key[key]
                 continue
             prompt = _decoded(name)
             known = next((one for one in (name, *_names(prompt)) if one in self._by_text), None)
@@ -207,3 +209,8 @@ def _by_most_special(several: list[tuple[int, list[str]]]) -> dict[str, list[tup
         special = min(pieces, key=lambda piece: (counts[piece], -len(piece)))
         found.setdefault(special, []).append((row, pieces))
     return {special: rows for special, rows in found.items() if len(rows) <= _SAME}
+
+
+def _integer(name: str) -> str:
+    """Return the name without ".0": a column of integers that lacks one is a column of floats in pandas."""
+    return name[:-2] if re.fullmatch(r"-?\d+\.0", name) else name

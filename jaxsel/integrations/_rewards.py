@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 
 from jaxsel import _validate
 
@@ -55,9 +56,20 @@ def counted(
         raise ValueError(f"prompt_ids has {len(prompt_ids)} entries, and rewards {len(lengths)}; {_GIVE}")
     judged = np.isfinite(flat)
     group = np.repeat(np.arange(len(lengths)), lengths)
-    counts = (np.bincount(group, kept, minlength=len(lengths)) for kept in (judged & (flat > threshold), judged))
+    successful = judged & are_above(flat, threshold)
+    counts = (np.bincount(group, kept, minlength=len(lengths)) for kept in (successful, judged))
     successes, group_size = (count.astype(np.int32) for count in counts)
     return successes, group_size
+
+
+def are_above(rewards: ArrayLike, threshold: float) -> Bool[np.ndarray, "*shape"]:
+    """Return which rewards are larger than the threshold, in float32.
+
+    Trainers hold rewards in float32, where 0.1 is larger than Python's 0.1: without rounding, a reward of 0.1 would
+    exceed a threshold of 0.1.
+    """
+    with np.errstate(over="ignore"):
+        return np.asarray(rewards, np.float32) > np.float32(threshold)
 
 
 def checked_threshold(threshold: float) -> float:

@@ -126,7 +126,10 @@ def _checked(clusters: Int[AnyArray, " c"] | None, weights: Float[Array, " m"]) 
         raise ValueError(
             f"clusters has shape {np.shape(clusters)} for {weights.shape[0]} rows; give one integer per row"
         )
-    return jnp.unique(jnp.asarray(clusters), return_inverse=True, size=weights.shape[0])[1]  # numbered from 0
+    if _validate.traced(clusters):
+        return jnp.unique(clusters, return_inverse=True, size=weights.shape[0])[1]  # numbered from 0
+    # NumPy tells integers of 64 bits apart, which JAX cuts to 32
+    return jnp.asarray(np.unique(np.asarray(clusters), return_inverse=True)[1])
 
 
 def slices(

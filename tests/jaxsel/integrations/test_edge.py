@@ -178,6 +178,16 @@ def test_counts_equal_a_loop(groups, threshold):
     assert successes.tolist() == [sum(x > threshold for x in group) for group in known]
 
 
+@pytest.mark.parametrize("credit", [0.1, 0.2, 0.3, 0.6, 0.7])
+@pytest.mark.parametrize("dtype", [float, np.float32])
+def test_a_reward_equal_to_the_threshold_is_no_success_in_any_float(credit, dtype):
+    from jaxsel.integrations._rewards import counted
+
+    for rewards in (np.array([[credit, credit, 1.0]], dtype), [list(np.array([credit, credit, 1.0], dtype))]):
+        assert counted(np.array([0]), rewards, None, credit)[0].tolist() == [1]
+    assert counted(np.array([0]), np.array([[credit]], dtype), None, credit - 1e-3)[0].tolist() == [1]
+
+
 def test_late_observations_and_parts_of_a_step():
     ours, alone = edge(jaxsel.dps()), selector(jaxsel.dps())
     ids, late = ours.next_batch(4), [5, 6]

@@ -41,6 +41,15 @@ def test_every_prompt_may_have_a_system_text_of_its_own():
     assert rows_of(logged, QUESTIONS) == (list(range(200)), [])
 
 
+def test_integers_that_pandas_wrote_as_floats_are_keys():
+    history = make_history(range(3), range(3), [1] * 3, 2, num_prompts=3)
+    for logged in (["1.0", "2.0", "3.0"], ["1", "2", "3.0"]):
+        found = on_pool(history, logged, ["a", "b", "c"], keys=[3, 1, 2])
+        assert found.history.prompt_ids.tolist() == [1, 2, 0]
+    exact = on_pool(history, ["1.0", "1", "2"], ["a", "b", "c"], keys=["1", "1.0", "2"])
+    assert exact.history.prompt_ids.tolist() == [1, 0, 2]
+
+
 def part(text):
     return {"type": "text", "text": text}
 

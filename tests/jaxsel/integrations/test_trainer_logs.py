@@ -80,6 +80,13 @@ def test_other_column_names_and_another_threshold_are_accepted(tmp_path):
     assert found.history.group_size.tolist() == [2, 1]
 
 
+@pytest.mark.parametrize("credit", [0.1, 0.3])
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_credit_in_float32_does_not_exceed_a_threshold_of_the_same_size(tmp_path, suffix, credit):
+    WRITERS[suffix](tmp_path / f"log{suffix}", [(0, "a", float(np.float32(credit))), (0, "a", 1.0)])
+    assert read_logs(tmp_path, threshold=credit).history.successes.tolist() == [1]
+
+
 @pytest.mark.parametrize("missing", [None, float("nan")])
 def test_missing_rewards_do_not_count(tmp_path, missing):
     write_jsonl(tmp_path / "a.jsonl", [(0, "x", 1), (1, "x", missing), (2, "x", True), (2, "x", False)])

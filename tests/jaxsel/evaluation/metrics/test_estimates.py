@@ -169,7 +169,9 @@ def test_clusters_may_have_any_integers_as_ids():
         np.testing.assert_allclose(metrics.estimate(_weighted_mean, x, clusters=ids).standard_error, wanted, rtol=1e-5)
         compiled = jax.jit(lambda x, ids: metrics.estimate(_weighted_mean, x, clusters=ids).standard_error)
         np.testing.assert_allclose(compiled(x, ids), wanted, rtol=1e-5)
-    resampled = metrics.bootstrap(jax.random.key(0), _weighted_mean, x, clusters=clusters + 1000)
+    for ids in (2**32 * clusters + 7, 2**33 + clusters, clusters << 40):  # NumPy alone holds these
+        np.testing.assert_allclose(metrics.estimate(_weighted_mean, x, clusters=ids).standard_error, wanted, rtol=1e-5)
+    resampled = metrics.bootstrap(jax.random.key(0), _weighted_mean, x, clusters=2**32 * clusters + 7)
     np.testing.assert_allclose(resampled.standard_error, wanted, rtol=0.2)
 
 
