@@ -60,20 +60,6 @@ def top_k(values: Float[Array, " m"], k: int) -> tuple[Float[Array, " k"], Int[A
     return jax.lax.optimization_barrier(largest), jax.lax.optimization_barrier(positions)
 
 
-def computed_once(values: Float[Array, " m"]) -> Float[Array, " m"]:
-    """Return the values as numbers in memory, which are the same numbers for every use.
-
-    Otherwise XLA may compute them again for every use, and round in another way: with a fused multiply-add here and
-    without it there. A value can then lie below a threshold that is the value itself. `optimization_barrier` does not
-    prevent this, because XLA's CPU backend removes it before it merges operations. A loop does, because XLA does not
-    know that it runs no iterations.
-    """
-    if not len(values):
-        return values
-    never = jnp.isnan(values[0]) & (values[0] > 0)
-    return jax.lax.fori_loop(0, never.astype(jnp.int32), lambda _, same: -same, values)
-
-
 def _without_nan(values: Float[Array, " m"]) -> Float[Array, " m"]:
     return jnp.where(jnp.isnan(values), -jnp.inf, values)
 

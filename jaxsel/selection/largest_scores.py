@@ -7,7 +7,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxsel.base import State
 from jaxsel.numerics import random
 from jaxsel.numerics.compaction import count_true, true_positions
-from jaxsel.numerics.largest import computed_once, kth_largest
+from jaxsel.numerics.fusion import computed_once
+from jaxsel.numerics.largest import kth_largest
 
 
 def choose_top_k(

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxsel.base import Prediction
 from jaxsel.numerics import devices, random
 from jaxsel.numerics.beta_binomial import mixed_of
+from jaxsel.numerics.fusion import stored_on_a_cpu
 from jaxsel.predictors.amortized.dtype_promotion import with_standard_dtype_promotion
 from jaxsel.predictors.amortized.likelihood import Belief
 from jaxsel.predictors.amortized.model import Model
@@ -48,7 +49,7 @@ def predict(
         def belief(latent: Float[Array, " k"]) -> Belief:
             return likelihood.belief(networks.decoder(features, latent), *evidence, config.group_size)
 
-        return _mixture(jax.vmap(belief)(latents))
+        return _mixture(jax.tree.map(stored_on_a_cpu, jax.vmap(belief)(latents)))
 
     rows = jnp.arange(state.successes.shape[0], dtype=jnp.int32) if prompt_ids is None else first_id + prompt_ids
     block_size = config.block_size if devices.for_a_cpu() else config.block_size * _BLOCKS_OF_A_GPU

@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxsel.numerics import devices
 from jaxsel.predictors.embeddings import blocks, standardisation
 from jaxsel.predictors.state_space.weights import Weights
 
-_ROWS = 2**14  # rows per block: the products of a block stay in the cache
+_NUMBERS = 2**20  # numbers per block on a CPU: the block and its products stay in the cache
+_ROWS = 2**14  # rows per block on a GPU
+_LONG = 64  # numbers of a long embedding
 _SAMPLE = 2**12
 
 
@@ -75,8 +78,8 @@ def linear_forms(embeddings: Float[Array, "N d"], scaling: Scaling, weights: Wei
 
 
 def _in_blocks(embeddings: Float[Array, "N d"], columns: Float[Array, "d c"], constants: Float[Array, " c"]) -> Forms:
-    size = embeddings.shape[0]
-    rows = min(size, _ROWS)
+    size, length = embeddings.shape
+    rows = min(size, max(_NUMBERS // length, 1) if devices.for_a_cpu() else _ROWS)
 
     def one_block(number: Int[Array, ""], forms: Forms) -> Forms:
         # the last block ends at the end of the pool and overlaps with the block before it
@@ -91,5 +94,14 @@ def _in_blocks(embeddings: Float[Array, "N d"], columns: Float[Array, "d c"], co
 
 
 def _products(embeddings: Float[Array, "m d"], columns: Float[Array, "d c"], constants: Float[Array, " c"]) -> Forms:
-    product = embeddings.astype(jnp.float32) @ columns + constants[None]
-    return Forms(product[:, 0], product[:, 1], (product[:, 2:] ** 2).sum(1))
+    """Return the forms of some rows. The columns after the first two are a lower triangle.
+
+    So with long embeddings, half of the columns are multiplied with half of the numbers alone.
+    """
+    numbers, length = embeddings.astype(jnp.float32), embeddings.shape[1]
+    half = length // 2 if length >= _LONG else length
+    product = numbers @ columns[:, : half + 2] + constants[None, : half + 2]
+    variance = (product[:, 2:] ** 2).sum(1)
+    if half + 2 < len(constants):
+        variance += ((numbers[:, half:] @ columns[half:, half + 2 :] + constants[None, half + 2 :]) ** 2).sum(1)
+    return Forms(product[:, 0], product[:, 1], variance)
