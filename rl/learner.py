@@ -3,6 +3,8 @@
 import logging
 import math
 from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -53,7 +55,9 @@ class Learner:
         self._ranks = ranks or Ranks()
         self._max_new_tokens = max_new_tokens
         self._adapters = _adapters(config, policy, self._ranks) if config.lora_rank else None
-        self._reference = policy.frozen_copy() if config.needs_reference and not config.lora_rank else None
+        # Not `frozen_copy`: the kernel, and with it the rounding, depends on `requires_grad`, even under no_grad.
+        has_copy = config.needs_reference and not config.lora_rank
+        self._reference = replace(policy, model=deepcopy(policy.model)) if has_copy else None
         self._value_head = ValueHead(policy.hidden_size).to(policy.device) if config.advantage == "gae" else None
         scorer = Scorer(policy, self._value_head, config)
         # without images, the weights that read them have no gradient
@@ -212,7 +216,9 @@ class Learner:
         rows = join(shares)
         parts = list(rows.parts(config.micro_batch_size))
         if config.needs_reference:
-            score = partial((self._reference or self._policy).score, temperature=config.temperature)
+            # computed exactly as the scorer computes, so that an equal policy has equal log-probabilities
+            options = {"temperature": config.temperature, "share_prompts": config.share_prompts}
+            score = partial((self._reference or self._policy).score, **options)
             with self._adapters.off() if self._adapters is not None else nullcontext():
                 reference = torch.cat([score(*part.tokens_and_masks, media=part.media).log_probs for part in parts])
             rows = rows._replace(reference_log_probs=reference)

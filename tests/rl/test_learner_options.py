@@ -182,12 +182,16 @@ def test_a_kl_penalty_alone_moves_the_policy_towards_the_reference(task, policy)
     assert np.mean(kl[-5:]) < 0.7 * np.mean(kl[:5])
 
 
-@pytest.mark.parametrize("advantage", ["reinforce_pp_tokens", "gae"])
-def test_a_kl_penalty_adds_no_rounding_between_engine_and_trainer(task, policy, advantage):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("share_prompts", [False, True])
+@pytest.mark.parametrize("options", [{"reward_kl_weight": 0.1, "advantage": "gae"}, {"kl_weight": 0.1}, {}])
+def test_a_kl_penalty_adds_no_rounding(task, policy, precision, share_prompts, options):
     """The policy is its reference and all rewards are 0: there is nothing to learn, whatever the engine says."""
+    policy = replace(policy, precision=precision)
     groups = shifted(groups_of(task, policy, torch.zeros(8, 4)), 1e-6)
-    options = {"advantage": advantage, "reward_kl_weight": 0.1}
-    assert Learner(replace(CONFIG, **options), copied(policy)).update(groups, 0)["policy/grad_norm"] == 0
+    options = options or {"reward_kl_weight": 0.1, "advantage": "reinforce_pp_tokens"}
+    learner = Learner(replace(CONFIG, **options, share_prompts=share_prompts), copied(policy))
+    assert learner.update(groups, 0)["policy/grad_norm"] == 0
 
 
 def test_the_entropy_by_hand(task, policy):
