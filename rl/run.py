@@ -1,5 +1,6 @@
 """The state of a training run: how much of it is done, and how its folder restores and saves it."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,10 +17,12 @@ from rl.ranks import Ranks
 from rl.rollout_worker import VisitLog
 from rl.run_folder.checkpoint import check_finite, load_latest, save_checkpoint
 from rl.run_folder.completions import CompletionLog
-from rl.run_folder.contents import COMPLETIONS, HISTORY, NEWEST, POLICY, check_free
+from rl.run_folder.contents import COMPLETIONS, HISTORY, METRICS, NEWEST, POLICY, check_free
 from rl.run_folder.log import Records, RunLog, is_end, read_metrics
 from rl.run_folder.trackers import Tracker
 from rl.train_config import TrainConfig
+
+_log = logging.getLogger(__name__)
 
 
 class Run:
@@ -93,6 +96,7 @@ class Run:
             OSError: The disk is full.
         """
         self.flush()  # first: a resumed run relies on the records of all steps that its checkpoint has done
+        self.log.sync()
         content = {"learner": self.learner.state_dict(), "curriculum": self.curriculum.state_dict()}
         content |= {"step": self.done, "num_rollouts": self.num_rollouts}
         self.ranks.on_main(partial(save_checkpoint, self._run_dir / NEWEST, self._identity, **content))
@@ -113,7 +117,8 @@ class Run:
     def open_logs(self, pool: PromptPool, *, resume: bool, tracker: Tracker | None) -> Iterator[None]:
         """Open the metrics, the selector's observations and the kept completions, inside the `with` block.
 
-        Lines of steps that the resumed run takes again are removed.
+        Lines of steps that the resumed run takes again are removed. A warning names steps that the checkpoint has done
+        and whose lines are missing.
 
         Args:
             pool: The training prompts; the record of observations keeps their texts.
@@ -146,6 +151,10 @@ class Run:
             return CompletionLog(self._run_dir / COMPLETIONS, self.config.keep_completions, first_step=self.done)
 
         self.log = self.ranks.each(open_log)
+        missing = sorted(set(range(self.done)) - {record["step"] for record in self.log.records})
+        if missing and self.ranks.is_main:
+            lacks = f"lacks {len(missing)} steps, the first of them {missing[0]}, that the checkpoint has done"
+            _log.warning("%s %s; their metrics are lost unless you put back a copy", self._run_dir / METRICS, lacks)
         self.finished = any(record["step"] == steps for record in self.log.records)
         self.visits = self.ranks.each(open_visits)
         self.completions = self.ranks.each(open_completions)
@@ -177,7 +186,7 @@ class Run:
 
     def _check_that_no_step_is_lost(self) -> None:
         """Refuse to start from step 0 if the folder holds metrics, unless the run died before its first checkpoint."""
-        records, every = read_metrics(self._run_dir / "metrics.jsonl"), self.config.checkpoint_every
+        records, every = read_metrics(self._run_dir / METRICS), self.config.checkpoint_every
         if records and (not every or len(records) > every or is_end(records[-1])):
             kind = "of a finished run" if is_end(records[-1]) else "of a run to resume"
             cure = "give another folder, or delete this one"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -32,6 +33,9 @@ class Records:
         self.records.append(
             known | {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in record.items()}
         )
+
+    def sync(self) -> None:
+        """Do nothing: there is no file."""
 
     def _holds(self, step: float) -> bool:
         """Return whether the last record belongs to this step."""
@@ -72,6 +76,7 @@ class RunLog(Records):
         if ended:
             with named(run_dir / ENDED, "metrics.jsonl is as it was"), (run_dir / ENDED).open("a") as file:
                 file.write("".join(f"{json.dumps(record)}\n" for record in ended))
+                _sync(file)
         self._file = self._rewritten()
         from torch.utils.tensorboard import SummaryWriter  # loads torch, which readers of metrics do not need
 
@@ -96,6 +101,15 @@ class RunLog(Records):
         if self._tracker is not None and (merged or record["step"] not in self._tracked):
             self._tracker.write(new)
 
+    def sync(self) -> None:
+        """Wait until all lines are on disk, where also a power cut leaves them.
+
+        Raises:
+            OSError: The disk is full, or fails otherwise.
+        """
+        with named(self._path, "the steps after the last checkpoint are repeated"):
+            _sync(self._file)
+
     def _rewritten(self) -> TextIO:
         """Replace the file by one with all records, and return it, open for more lines."""
         with replaced_when_complete(self._path) as file:
@@ -107,6 +121,11 @@ class RunLog(Records):
             self._file.close()
         with named(self._path.parent, "its metrics are on disk, but not its TensorBoard events"):
             self._tensorboard.close()
+
+
+def _sync(file: TextIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def is_end(record: dict[str, Any]) -> bool:

@@ -117,6 +117,32 @@ def test_a_full_disk_is_named_by_the_metrics(tmp_path):
     assert error.value.errno == errno.ENOSPC
 
 
+def test_the_metrics_of_a_checkpoint_are_on_disk_before_it(task, tmp_path, monkeypatch):
+    """A power cut takes what was written but not synchronised."""
+    synced, fsync = [], os.fsync
+
+    def recorded(number):
+        synced.append(os.readlink(f"/proc/self/fd/{number}").rpartition("/")[2])
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    start(task, tmp_path, replace(CONFIG, steps=4, checkpoint_every=2, save_policy=False))
+    assert synced[1:] == ["metrics.jsonl", ".checkpoint.pt.jaxsel-partial"] * 2  # after the empty file of a new run
+
+
+def test_a_resumed_run_says_which_metrics_are_lost(task, tmp_path, caplog):
+    start(task, tmp_path, replace(CONFIG, steps=6))
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    start(task, tmp_path, replace(CONFIG, steps=7), resume=True)
+    assert not caplog.messages
+    path.write_text("".join(lines[:3]))
+    records, _ = start(task, tmp_path, replace(CONFIG, steps=8), resume=True)
+    assert [record["step"] for record in records] == [0, 1, 2, 7, 8]
+    said = f"{path} lacks 4 steps, the first of them 3, that the checkpoint has done; their metrics are lost unless"
+    assert [message.startswith(said) for message in caplog.messages] == [True]
+
+
 def test_a_finished_run_leaves_its_policy(task, tmp_path):
     _, policy = start(task, tmp_path, replace(CONFIG, steps=2))
     loaded, model = load_policy(tmp_path / "policy"), AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
