@@ -33,8 +33,8 @@ def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir:
         run_dir: The run's folder. None: the embeddings are not saved.
 
     Raises:
-        ValueError: The kind needs a policy or strata, and there are none, or all strata are equal. Or: the saved
-            embeddings are damaged.
+        ValueError: The kind needs a policy or strata, and there are none, or no stratum tells prompts apart. Or:
+            the saved embeddings are damaged.
     """
     if kind == "wordllama":
         return embed(pool.plain_texts, progress=False)

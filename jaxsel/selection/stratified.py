@@ -178,15 +178,16 @@ def _is_left(batch: _Batch, num_scores: int) -> Bool[Array, " m"]:
 
 def _coded(strata: ArrayLike) -> tuple[list[int] | list[str], UInt[np.ndarray, " N"]]:
     """Return the sorted labels, and the index of every prompt's label in the smallest integer type."""
+    are_texts = {isinstance(value, str) for value in strata} if isinstance(strata, list | tuple) else set()
+    if len(are_texts) > 1:
+        raise ValueError(f"strata holds strings and other values; {_GIVE}")
     try:
-        array = np.asarray(strata)
+        # without `object`, every element of an array of strings takes as much memory as the longest
+        array = np.asarray(strata, object if True in are_texts else None)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"strata is not an array on the host ({error}); {_GIVE}") from error
     if array.ndim != 1 or len(array) == 0:
         raise ValueError(f"strata has shape {array.shape}; {_GIVE}")
-    # NumPy turns [1, "1"] into strings
-    if array.dtype.kind == "U" and isinstance(strata, list | tuple) and not all(isinstance(v, str) for v in strata):
-        raise ValueError(f"strata holds strings and other values; {_GIVE}")
     if array.dtype.kind in "iu":
         distinct, codes = np.unique(array, return_inverse=True)
         labels = distinct.tolist()

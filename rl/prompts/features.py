@@ -30,9 +30,12 @@ def features_of(strata: Sequence[str]) -> Float[np.ndarray, "N d"]:
         strata: The stratum of each prompt.
 
     Raises:
-        ValueError: All strata are equal, or texts have over 256 distinct values.
+        ValueError: No number and no kind differs among the strata, or texts have over 256 distinct values.
     """
-    distinct, row, count = np.unique(np.asarray(strata), return_inverse=True, return_counts=True)
+    distinct = sorted(set(strata))  # not np.unique: in its array, every text takes as much memory as the longest
+    number = {stratum: i for i, stratum in enumerate(distinct)}
+    row = np.fromiter((number[stratum] for stratum in strata), np.int64, len(strata))
+    count = np.bincount(row, minlength=len(distinct))
     parsed = [_parsed(str(stratum)) for stratum in distinct]
     columns = []
     for name in sorted({name for values in parsed for name in values}):
@@ -50,7 +53,8 @@ def features_of(strata: Sequence[str]) -> Float[np.ndarray, "N d"]:
     scaled = [one for column in columns if (one := _standardised(column, count)) is not None]
     if not scaled:
         raise ValueError(
-            f"strata are all {str(distinct[0])!r:.60}; they tell no prompt from another, so use other embeddings"
+            f"strata, such as {str(distinct[0])!r:.60}, have no number and no kind that differs; they tell no prompt "
+            "from another, so use other embeddings"
         )
     return np.stack(scaled, 1).astype(np.float32)[row]
 
@@ -73,6 +77,8 @@ def _is_number(value: Any) -> bool:
 def _standardised(column: np.ndarray, count: np.ndarray) -> np.ndarray | None:
     """Return a column of the distinct strata with mean 0 and variance 1 over the prompts; None without variance."""
     weight = np.where(np.isnan(column), 0, count)
+    if not weight.any():
+        return None
     mean = np.average(np.nan_to_num(column), weights=weight)
     centred = np.where(np.isnan(column), 0, column - mean)
     scale = math.sqrt(float(np.average(centred**2, weights=count)))

@@ -5,6 +5,7 @@
 The policy must be a Hugging Face model, because the built-in policy reads only the characters of its own tasks.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -101,18 +102,18 @@ class _Data:
 
     def all(self, num_prompts: int) -> PromptPool:
         """Return the first prompts, in the order of the data; 0 asks for all."""
-        found = self._read(self._source, self._config.split)
+        found = self._read(self._source, self._config.split, self._config)
         return self._templated(found.take(range(len(found))[: num_prompts or None]))
 
     @cached_property
     def _sides(self) -> tuple[PromptPool, PromptPool]:
         config = self._config
-        whole = self._read(self._source, config.split)
+        whole = self._read(self._source, config.split, config)
         if not len(whole):
             raise ValueError(f"{self._source} holds no prompts; give data with at least two rows")
         digests = list(map(digest, whole.texts))
         if config.held_out or config.held_out_split:
-            held_out = self._read(config.held_out or self._source, config.held_out_split)
+            held_out = self._held_out()
             apart = set(map(digest, held_out.texts))
             inside = np.array([one in apart for one in digests], bool)
             if inside.any():
@@ -126,8 +127,18 @@ class _Data:
             )
         return whole.take(np.flatnonzero(~inside).tolist()), held_out
 
-    def _report(self, source: Sources, split: str) -> Report:
-        config = self._config
+    def _held_out(self) -> PromptPool:
+        """Read the held-out prompts, whose solve rates, strata and keys nothing uses."""
+        source, split = self._config.held_out or self._source, self._config.held_out_split
+        config = replace(self._config, rate=NONE, stratum="")
+        try:
+            return self._read(source, split, config)  # with a named key, also prompts that repeat are told apart
+        except ValueError:
+            if not config.key:
+                raise
+            return self._read(source, split, replace(config, key=""))
+
+    def _report(self, source: Sources, split: str, config: DataConfig) -> Report:
         try:
             report = read_report(
                 source,
@@ -146,15 +157,15 @@ class _Data:
             raise ValueError(_with_settings(str(error))) from error
         return report._replace(skipped=list(map(_with_settings, report.skipped)))
 
-    def _read(self, source: Sources, split: str) -> PromptPool:
-        config, report = self._config, self._report(source, split)
+    def _read(self, source: Sources, split: str, config: DataConfig) -> PromptPool:
+        report = self._report(source, split, config)
         if report.repeats and not config.merge:
             _log.warning("%s; data.merge=true merges those with equal answers", described(report.repeats))
         odd = self._odd_answers(report.pool, source)
         skipped = [*report.skipped, *odd.values()]
         if skipped:
             _log.warning("%d rows that cannot be read are left out: %s", len(skipped), "; ".join(skipped[:3]))
-        pool = replace(report.pool, strata=self._strata(report.others))
+        pool = replace(report.pool, strata=self._strata(report.others, config.stratum))
         if self._wanted.names != ():
             pool = replace(pool, answers=[self._row(*row) for row in zip(pool.answers, report.others, strict=True)])
         return pool.take([row for row in range(len(pool)) if row not in odd]) if odd else pool
@@ -171,8 +182,7 @@ class _Data:
                     raise ValueError(f"{odd[row]}, or leave out such rows by data.skip_odd=true") from None
         return odd
 
-    def _strata(self, others: Sequence[Mapping[str, Any]]) -> list[str] | None:
-        name = self._config.stratum
+    def _strata(self, others: Sequence[Mapping[str, Any]], name: str) -> list[str] | None:
         if not name:
             return None
         found = [cell(columns, name) for columns in others]
@@ -182,7 +192,7 @@ class _Data:
                 f"data.stratum is {name!r}, which prompt {row} of {self._source} lacks (it has "
                 f"{', '.join(sorted(others[row])) or 'no other columns'}); give a column that every row fills"
             )
-        return list(map(str, found))
+        return [json.dumps(v, sort_keys=True, default=str) if isinstance(v, dict | list) else str(v) for v in found]
 
     def _row(self, answer: Any, others: Mapping[str, Any]) -> RowAnswer:
         missing = [name for name in self._wanted.needed if name not in others]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl.prompts import PromptPool
+from rl.prompts.features import features_of
 from rl.tasks.data import make
 from rl.tasks.data_config import DataConfig
 from rl.tasks.held_out import held_out_rows
@@ -138,6 +139,35 @@ def test_a_verifier_does_not_get_the_column_of_the_strata(tmp_path):
     pool = (task := make(path, verifiers.with_unit, DataConfig(stratum="level"))).pool(1, 0)
     assert task.verify(f"{pool.answers[0].answer} m", pool.answers[0])
     assert pool.strata is not None
+
+
+def test_strata_that_are_records_keep_their_numbers(tmp_path):
+    """As JSON with sorted names, whatever the order in the file, they are one number per name for `features_of`."""
+    levels = [{"terms": at % 3, "digits": at % 2} for at in range(8)]
+    levels = [level if at < 4 else dict(reversed(level.items())) for at, level in enumerate(levels)]
+    rows = [{**row, "level": levels[at], "list": [at % 2]} for at, row in enumerate(numbered(8))]
+    path = write(tmp_path / "records.jsonl", rows)
+    strata = make(path, "exact", DataConfig(stratum="level")).pool(0, 0).strata or ()
+    assert set(strata) <= {json.dumps(level, sort_keys=True) for level in levels}
+    assert features_of(strata).shape[1] == 2
+    assert set(make(path, "exact", DataConfig(stratum="list")).pool(0, 0).strata or ()) == {"[0]", "[1]"}
+
+
+def test_held_out_prompts_need_only_prompts_and_answers(tmp_path):
+    """Training alone uses solve rates, strata and keys; a named key still tells repeated prompts apart."""
+    bare = [{name: row[name] for name in ("question", "answer")} for row in numbered(3)]
+    rows = [{**row, "level": at % 2, "name": f"n{at}", "rate": 0.5} for at, row in enumerate(bare)]
+    config = DataConfig(stratum="level", key="name", rate="rate", held_out=str(tmp_path / "held_out.jsonl"))
+    train = write(tmp_path / "train.jsonl", rows)
+    repeated, odd = [bare[2] | {"name": name} for name in "ab"], [bare[2] | {"rate": "high"}]
+    for others, number in ((bare[2:], 1), (repeated, 2), (odd, 1)):
+        write(tmp_path / "held_out.jsonl", others)
+        task = make(train, "exact", config)
+        assert len(task.held_out(0)) == number
+        assert (task.pool(0, 0).strata, task.pool(0, 0).rates) == (["0", "1"], [0.5, 0.5])
+    write(tmp_path / "held_out.jsonl", [{"question": " ", "answer": "1"}])
+    with pytest.raises(ValueError, match=r"row 0 of .*held_out.jsonl"):
+        make(train, "exact", config).held_out(0)
 
 
 def test_a_column_gives_the_strata(tmp_path):

@@ -1,10 +1,12 @@
 """Features of prompts from their strata."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 
+import jaxsel
 from rl.prompts.features import features_of
 
 
@@ -42,11 +44,31 @@ def test_a_number_that_is_missing_counts_as_the_mean():
     np.testing.assert_allclose(features_of(["2", "4"]), [[-1], [1]])
 
 
+def test_a_field_without_values_gives_no_column():
+    found = features_of(['{"a": null, "b": 1}', '{"a": null, "b": 3}', '{"b": 2}'])
+    np.testing.assert_allclose(found[:, 0], np.array([-1, 1, 0]) * 1.5**0.5, rtol=1e-6)
+    assert found.shape == (3, 1)
+
+
 def test_strata_that_tell_nothing_are_refused():
-    with pytest.raises(ValueError, match=r"strata are all '.*terms.*'; they tell no prompt from another"):
-        features_of(['{"terms": 2}'] * 3)
+    for strata in (['{"terms": 2}'] * 3, ["{}", '{"terms": 2}'], ['{"terms": null}'] * 2):
+        with pytest.raises(
+            ValueError, match=r"strata, such as .*, have no number and no kind that differs; they tell no"
+        ):
+            features_of(strata)
     with pytest.raises(ValueError, match=r"strata have 300 distinct values '', such as 'p0'; give numbers, or at most"):
         features_of([f"p{i}" for i in range(300)])
+
+
+def test_one_long_text_among_many_takes_its_own_memory_alone():
+    """An array of texts would take 4 bytes times the longest text for each, here 1 GB."""
+    strata = [*(json.dumps({"terms": i}) for i in range(5_000)), '{"terms": 1' + " " * 50_000 + "}"]
+    for used in (features_of, lambda texts: jaxsel.stratified(jaxsel.top_k(), texts)):
+        tracemalloc.start()
+        used(strata)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 50e6
 
 
 def test_a_large_pool_takes_memory_for_its_distinct_strata_alone():
