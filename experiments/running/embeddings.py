@@ -18,6 +18,9 @@ from rl.prompts import PromptPool
 from rl.prompts.features import features_of
 from rl.run_folder.contents import NEWEST, PREVIOUS
 
+_PIXELS_AT_ONCE = 64
+"""Prompts whose pixels are in memory together: about 1 GB for images of 1,000 by 1,000 pixels."""
+
 
 def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir: Path | None) -> np.ndarray:
     """Return one vector per prompt of the pool.
@@ -80,12 +83,15 @@ def _saved(path: Path, num_prompts: int) -> np.ndarray:
 def _by_the_policy(kind: str, pool: PromptPool, policy: Policy) -> np.ndarray:
     texts, encode = pool.plain_texts, hidden_states(policy)
     prompts = dict(zip(texts, pool.texts, strict=True))
+    options: dict[str, Any] = {"progress": False}
+    if policy.processor is not None:
+        options["batch_size"] = _PIXELS_AT_ONCE
     if all(prompts[text] == prompt for text, prompt in zip(texts, pool.texts, strict=True)):
         own = _of_prompts(encode, prompts)
-        return embed(texts, embedder=concatenated("wordllama", own) if kind == "both" else own, progress=False)
+        return embed(texts, embedder=concatenated("wordllama", own) if kind == "both" else own, **options)
     # Prompts with equal texts have different images: here the key names a prompt.
     own = _of_prompts(encode, dict(zip(pool.keys, pool.texts, strict=True)))
-    vectors = embed(list(pool.keys), embedder=own, progress=False)
+    vectors = embed(list(pool.keys), embedder=own, **options)
     return np.concatenate([embed(texts, progress=False), vectors], 1) if kind == "both" else vectors
 
 

@@ -13,6 +13,7 @@ import pytest
 from transformers import AutoModelForImageTextToText
 
 from experiments.evaluate import EvaluateConfig, evaluate, evaluation_of
+from experiments.running import embeddings
 from experiments.running.config import RunConfig
 from experiments.running.embeddings import pool_embeddings
 from experiments.running.method_config import MethodConfig
@@ -108,6 +109,23 @@ def test_prompts_with_equal_texts_have_embeddings_of_their_own(folder):
     )
     same = pool.take([0, 2])
     np.testing.assert_allclose(pool_embeddings("policy", same, policy, None), expected[[0, 2]], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["policy", "both"])
+@pytest.mark.parametrize("equal", [False, True])
+def test_embeddings_hold_the_pixels_of_few_prompts_at_once(folder, monkeypatch, kind, equal):
+    policy, sizes = load_policy(folder / "model"), []
+
+    def counted(prompts):
+        sizes.append(len(prompts))
+        return np.ones((len(prompts), 2))
+
+    monkeypatch.setattr(embeddings, "hidden_states", lambda _: counted)
+    prompts = [user({"bytes": b"%d" % n}, "Find x." if equal else f"Find {n}.") for n in range(150)]
+    pool = PromptPool(prompts, ["1"] * 150, [f"{n}" for n in range(150)])
+    pool_embeddings(kind, pool, policy, None)
+    pool_embeddings(kind, pool, replace(policy, processor=None), None)
+    assert sizes == [64, 64, 22, 150]
 
 
 @pytest.mark.slow
