@@ -19,7 +19,8 @@ exits with 75; submitit then queues it again. A second signal ends it at once. W
 folder holds no run, a new run starts. A resumed run may change train.steps (so may a finished run), train.probe_every,
 train.checkpoint_every, train.micro_batch_size, train.gradient_checkpointing, train.share_prompts, train.save_policy,
 train.verify_timeout, train.verify_process, train.keep_completions, eval and eval_*, engine.*, parallel and tracker. If
-the learning rate decays (train.lr_schedule), train.steps may not change.
+the learning rate decays (train.lr_schedule), train.steps may not change. Before the first checkpoint,
+train.checkpoint_every may not change.
 
 The run's folder holds the metrics (metrics.jsonl and TensorBoard events), the last two checkpoints and, after the last
 step, the policy as a Hugging Face folder. With train.keep_completions it also holds completions. If a tracker is given,

@@ -154,9 +154,11 @@ def _preemptible(ranks: Ranks, load: Callable[[], Policy]) -> Policy:
 def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None:
     """Write the run's settings and its job before it starts, or check that the folder holds the run to resume."""
     path, records = run_dir / CONFIG, read_metrics(run_dir / METRICS)
-    begun = records or any((run_dir / name).exists() for name in (NEWEST, PREVIOUS))  # perhaps in the first probe
-    if begun and resume and path.exists():
+    has_checkpoint = any((run_dir / name).exists() for name in (NEWEST, PREVIOUS))  # perhaps of the first probe
+    if (records or has_checkpoint) and resume and path.exists():
         _check_same(config, run_dir, sum(not is_end(record) for record in records))
+        if records and not has_checkpoint:
+            _check_same_checkpoints(config.train.checkpoint_every, run_dir)
         kept = json.loads(path.read_text())
         if flat(kept["config"]) != flat_settings(config):
             write_result(path, kept | {"config": asdict(config)})
@@ -190,3 +192,18 @@ def _check_same(config: RunConfig, run_dir: Path, done: int) -> None:
     if config.train.steps < done:
         held = f"{run_dir} holds a run of {done} steps"
         raise ValueError(f"train.steps is {config.train.steps}, but {held}; give at least {done}, or another folder")
+
+
+def _check_same_checkpoints(every: int, run_dir: Path) -> None:
+    """Refuse another `checkpoint_every` before the first checkpoint.
+
+    `train` starts a run without a checkpoint anew if none was due yet. This depends on the setting of the steps so far.
+    """
+    before = read_settings(run_dir).get("train.checkpoint_every", every)
+    if before != every:
+        same = f"train.checkpoint_every={before} until the first checkpoint"
+        cure = f"give {same}, or another folder" if before else "give another folder, or delete this one"
+        raise ValueError(
+            f"train.checkpoint_every is {every}, but {run_dir} holds a run without a checkpoint and with "
+            f"train.checkpoint_every {before}; {cure}"
+        )

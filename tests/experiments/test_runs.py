@@ -35,6 +35,7 @@ from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
 from tests.support import warm_processes
 from tests.support.folders_in_use import assert_refused_while_in_use, contents
+from tests.support.runs import until_killed
 from tests.support.two_ranks import launch
 
 pytestmark = pytest.mark.slow
@@ -183,6 +184,26 @@ def test_a_run_that_stopped_in_its_first_probe_resumes_only_with_its_own_setting
     with pytest.raises(ValueError, match="already holds a run"):
         run(other, tmp_path)
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 1), (3, 5), (0, 5)])
+def test_checkpoint_every_changes_only_after_the_first_checkpoint(tmp_path, before, after):
+    """Whether a run without a checkpoint may start anew depends on the setting of its steps so far."""
+
+    def with_checkpoints(every):
+        return replace(CONFIG, train=replace(CONFIG.train, steps=4, checkpoint_every=every))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(with_checkpoints(before), tmp_path, progress=until_killed(2))
+    kept = contents(tmp_path)
+    cure = f"give train.checkpoint_every={before} until the first checkpoint, or another" if before else "give another"
+    with pytest.raises(ValueError, match=rf"checkpoint_every is {after}, but .* without a checkpoint.*; {cure} folder"):
+        run(with_checkpoints(after), tmp_path, resume=True)
+    assert contents(tmp_path) == kept
+    if before:
+        with pytest.raises(KeyboardInterrupt):
+            run(with_checkpoints(before), tmp_path, resume=True, progress=until_killed(3))
+        assert len(run(with_checkpoints(after), tmp_path, resume=True)) == 5
 
 
 def stopped(*args):
