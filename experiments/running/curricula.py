@@ -1,6 +1,6 @@
 """Curricula: the methods that choose prompts, made from their settings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxsel
 from experiments.running.config import RunConfig
-from experiments.running.embeddings import pool_embeddings
+from experiments.running.embeddings import difficulties, pool_embeddings
 from experiments.running.method_config import MethodConfig
 from rl.curriculum import Curriculum, DynamicSampling, HistoryResampling, Selected
 from rl.policy import Policy
@@ -133,6 +133,24 @@ def make_curriculum(
     return Selected(selector, method.batch_size)
 
 
+def check_pool(method: MethodConfig, pool: PromptPool) -> None:
+    """Refuse a pool that lacks what the method needs. This takes no policy, which may take minutes to load.
+
+    Raises:
+        ValueError: The pool is smaller than a batch, or has no strata or no solve rates, which the method needs.
+    """
+    if method.batch_size > len(pool) and method.name != "history_resampling":  # which then trains on the whole pool
+        raise ValueError(
+            f"method.batch_size is {method.batch_size}, and the pool has {len(pool)} prompts; give at most that "
+            "or a larger pool_size"
+        )
+    _priors(method, pool)
+    if method.stratified:
+        _strata(pool)
+    if method.embeddings == "difficulty" and method.name in ("gps", "adaptive"):
+        difficulties(pool)
+
+
 def _selector(config: RunConfig, pool: PromptPool, embeddings: Embeddings) -> jaxsel.PromptSelector:
     method, group_size = config.method, config.train.group_size
     given = Given(group_size, cache(embeddings), _priors(method, pool))
@@ -155,13 +173,17 @@ def _stratified(rule: jaxsel.Rule | None, pool: PromptPool) -> jaxsel.Rule:
     Raises:
         ValueError: The pool has no strata, or the rule cannot choose within them.
     """
+    assert rule is not None  # every method of this module has one
+    return jaxsel.stratified(rule, list(_strata(pool)))
+
+
+def _strata(pool: PromptPool) -> Sequence[str]:
     if pool.strata is None:
         raise ValueError(
             "method.stratified is true, and the prompts have no strata; name their column by data.stratum, take the "
             "task word_problems or reasoning_gym:NAME, or give method.stratified=false"
         )
-    assert rule is not None  # every method of this module has one
-    return jaxsel.stratified(rule, list(pool.strata))
+    return pool.strata
 
 
 def _priors(method: MethodConfig, pool: PromptPool) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir:
     """
     if kind == "wordllama":
         return embed(pool.plain_texts, progress=False)
-    compute = _difficulties(pool) if kind == "difficulty" else _states(kind, pool, policy)
+    compute = difficulties(pool) if kind == "difficulty" else _states(kind, pool, policy)
     if run_dir is not None and (run_dir / EMBEDDINGS).exists() and _has_checkpoint(run_dir):
         return _saved(run_dir / EMBEDDINGS, len(pool))
     start = time.perf_counter()
@@ -51,7 +51,12 @@ def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir:
     return vectors
 
 
-def _difficulties(pool: PromptPool) -> Callable[[], np.ndarray]:
+def difficulties(pool: PromptPool) -> Callable[[], np.ndarray]:
+    """Return a function that computes the embeddings from the strata of the prompts.
+
+    Raises:
+        ValueError: The prompts have no strata.
+    """
     strata = pool.strata
     if strata is None:
         raise ValueError(

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from experiments.reporting.provenance import git_commit, provenance, versions, write_result
 from experiments.running.compiled_programs import keep_compiled_programs
 from experiments.running.config import CONFIG, EMBEDDINGS, EngineConfig, RunConfig, flat, flat_settings, read_settings
-from experiments.running.curricula import make_curriculum
+from experiments.running.curricula import check_pool, make_curriculum
 from experiments.running.evaluation_sets import evaluation_of
 from experiments.running.folders import may_differ
 from experiments.running.job import record_job
@@ -21,6 +21,7 @@ from experiments.running.tasks import task_of
 from rl.engines.hf import HFEngine
 from rl.engines.vllm import VLLMEngine
 from rl.fine_tuning import fine_tune
+from rl.finish import check_overlong
 from rl.policy import Policy, load_policy
 from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
@@ -106,7 +107,10 @@ def _run(
     config: RunConfig, run_dir: Path, resume: bool, progress: Callable[[range], Any] | None, ranks: Ranks
 ) -> list[dict[str, float]]:
     task = task_of(config)
-    pool, evaluation = task.pool(config.pool_size, config.seed), evaluation_of(config)
+    check_overlong(config.train.overlong_buffer, task.max_new_tokens)
+    pool = task.pool(config.pool_size, config.seed)
+    check_pool(config.method, pool)
+    evaluation = evaluation_of(config)
     ranks.on_main(lambda: _claim(config, run_dir, resume, ranks))
     policy = _preemptible(ranks, lambda: make_policy(config, task, progress=ranks.is_main, device=ranks.device))
     tracker = ranks.each(lambda: Tracker(config.tracker if ranks.is_main else "", run_dir, asdict(config)))

@@ -206,6 +206,31 @@ def test_checkpoint_every_changes_only_after_the_first_checkpoint(tmp_path, befo
         assert len(run(with_checkpoints(after), tmp_path, resume=True)) == 5
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"method.batch_size": 41},
+            "method.batch_size is 41, and the pool has 40 prompts; give at most that or a larger",
+        ),
+        ({"method.stratified": True}, "method.stratified is true, and the prompts have no strata"),
+        ({"method.prior_rollouts": 4}, "method.prior_rollouts is 4, and the pool has no solve rates"),
+        ({"method.name": "gps", "method.embeddings": "difficulty"}, "embeddings is 'difficulty', and the prompts have"),
+        ({"train.overlong_buffer": 999}, "overlong_buffer is 999; give at most"),
+    ],
+)
+def test_what_needs_no_policy_is_refused_before_one_is_loaded(tmp_path, monkeypatch, settings, said):
+    monkeypatch.setattr(runs, "make_policy", None)
+    with pytest.raises(ValueError, match=said):
+        run(configured(settings, CONFIG), tmp_path)
+    assert not contents(tmp_path)
+
+
+def test_history_resampling_trains_on_a_pool_smaller_than_a_batch(tmp_path):
+    settings = {"method.name": "history_resampling", "method.batch_size": 9, "pool_size": 5, "probe_size": 2}
+    assert len(run(configured(settings, CONFIG), tmp_path)) == 3
+
+
 def stopped(*args):
     raise PreemptedError(0)
 
