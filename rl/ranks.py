@@ -50,7 +50,7 @@ class Ranks:
         self._accelerator = accelerator
         self.rank = accelerator.process_index if accelerator else 0
         self.count = accelerator.num_processes if accelerator else 1
-        device = accelerator.device if accelerator else torch.accelerator.current_accelerator() or torch.device("cpu")
+        device = accelerator.device if accelerator else _accelerator() or torch.device("cpu")
         self.device = torch.device("cpu") if device.type == "cpu" else device  # Accelerate calls it cpu:0
         self.sharded = self.count > 1 and parallel == "fsdp"
 
@@ -156,7 +156,7 @@ def join(parallel: str = "ddp") -> Ranks:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Ranks(parallel=parallel)
-    cpu = not torch.accelerator.is_available()  # without this argument Accelerate joins no ranks on the CPU
+    cpu = _accelerator() is None  # without this argument Accelerate joins no ranks on the CPU
     # Accelerate sets no precision, because the policy sets its own.
     accelerator = Accelerator(
         cpu=cpu, mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)]
@@ -166,6 +166,12 @@ def join(parallel: str = "ddp") -> Ranks:
         cure = "start them with torchrun or accelerate launch"
         raise RuntimeError(f"WORLD_SIZE is {count}, but Accelerate joined {ranks.count} processes; {cure}")
     return ranks
+
+
+def _accelerator() -> torch.device | None:
+    """Return the accelerator to train on, if there is one."""
+    found = torch.accelerator.current_accelerator()
+    return None if found is None or found.type == "mps" else found  # Apple's has no float64, which advantages need
 
 
 def whole(state: Any, *, keep: bool = True) -> Any:

@@ -189,3 +189,19 @@ def test_a_run_is_on_the_gpu_where_there_is_one(monkeypatch):
     assert Ranks().device == torch.device("cuda")
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
     assert Ranks().device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("kind", "cpu"), [("cuda", False), ("mps", True)])
+def test_a_gpu_without_float64_is_left_out(monkeypatch, kind, cpu):
+    """Advantages and entropies are summed in float64, which Apple's GPU refuses."""
+    given = []
+
+    class Pair:
+        device, process_index, num_processes = torch.device("cpu"), 0, 2
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+    monkeypatch.setattr(rl.ranks, "Accelerator", lambda **options: given.append(options) or Pair())
+    assert (Ranks().device.type == "cpu") == cpu
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert join().count == 2
+    assert given[0]["cpu"] == cpu
