@@ -14,8 +14,11 @@ from experiments.running.config import CONFIG, flat, read_settings
 from rl.run_folder.log import METRICS, read_metrics
 
 # Runs that differ only in these settings form one group. `seed` replaces `train.seed` and `warm_start.seed`; the
-# settings after them change no result.
-_NO_DIFFERENCE = ("seed", "train.seed", "warm_start.seed", "resume", "threads", "tracker", "train.save_policy")
+# settings after them change no result. Others that a resumed run may change do, such as `train.steps`.
+_NO_DIFFERENCE = (
+    *("seed", "train.seed", "warm_start.seed", "resume", "threads", "tracker", "train.save_policy"),
+    *("train.checkpoint_every", "train.gradient_checkpointing", "train.history", "train.keep_completions"),
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from experiments.collect.__main__ import main
 from experiments.collect.folders import find_runs, read_run
 from experiments.collect.groups import common, grouped
 from experiments.collect.sections import draw
+from experiments.running.config import RunConfig
 from rl.run_log import RunLog
+from rl.train_config import TrainConfig
 
 STEPS = 4
 
@@ -247,6 +250,16 @@ def test_labels_say_where_groups_differ_in_order(tmp_path):
     alike = common(find_runs([tmp_path]))
     assert alike["train.steps"] == STEPS
     assert not {"method.decay", "method.name", "seed", "threads"} & alike.keys()
+
+
+def test_settings_that_change_no_result_split_no_group(tmp_path):
+    changed = {"checkpoint_every": 10, "keep_completions": 1, "history": True, "save_policy": False}
+    changed |= {"gradient_checkpointing": True}
+    for seed, others in enumerate([{}, {}, changed]):
+        config = RunConfig(train=TrainConfig(steps=STEPS, **others), seed=seed)
+        (make_run(tmp_path / f"{seed}") / "config.json").write_text(json.dumps({"config": asdict(config)}))
+    (group,) = grouped(find_runs([tmp_path]))
+    assert [run.seed for run in group.runs] == [0, 1, 2]
 
 
 def test_labels_keep_prefixes_that_tell_settings_apart(tmp_path):
