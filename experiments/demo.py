@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
         clear_run(out / method)
     console.print(
         f"[bold]jaxsel demo[/bold]: {options.task}, {shared.pool_size} prompts, {shared.train.steps} steps of "
-        f"{shared.method.batch_size} prompts x {shared.train.group_size} rollouts, on this machine's CPU"
+        f"{shared.method.batch_size} prompts x {shared.train.group_size} rollouts"
     )
     runs = run_methods(shared, options.seed, out, methods)
     console.print(summary_table(runs))
