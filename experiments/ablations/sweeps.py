@@ -50,6 +50,11 @@ SWEEPS = {
     "embeddings_of_adaptive": Sweep("method.embeddings", ("wordllama", "policy", "both"), _LARGE | _ADAPTIVE),
     "advantage_with_adaptive": Sweep("train.advantage", ("grpo", "mapp"), _LARGE | _ADAPTIVE),
     "advantage_with_uniform": Sweep("train.advantage", ("grpo", "mapp"), _LARGE | {"method.name": "uniform"}),
+    "acquisition_of_adaptive": Sweep(
+        "method.acquisition", ("expected_variance", "expected_signal"), _LARGE | _ADAPTIVE
+    ),
+    "explore_share_of_adaptive": Sweep("method.explore_share", (0.0, 0.25, 0.5, 0.75), _LARGE | _ADAPTIVE),
+    "explore_share_of_dps": Sweep("method.explore_share", (0.0, 0.25, 0.5, 0.75), _LARGE | _DPS),
     "methods_in_a_large_pool": Sweep("method.name", ("mopps", "dps"), _LARGE),
     "group_size": Sweep("train.group_size", (4, 8, 16), _MOPPS),
 }
