@@ -8,9 +8,12 @@ first two arguments may have any names; a column with one of these names is not 
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
+
+from rl.tasks.math_answers import digits
 
 VERIFIERS: Mapping[str, str] = {
     "exact": "rl.verifiers:exact",
@@ -21,7 +24,11 @@ VERIFIERS: Mapping[str, str] = {
 """The names of the verifiers, each with its module and function."""
 OWN_PROCESS = frozenset({"math"})
 """The verifiers that always run in a process of their own, because compiled code may keep them for long."""
-_CHECKS = {"math": "rl.tasks.math_answers:reference_answer", "countdown": "rl.tasks.countdown_verifier:instance_of"}
+_CHECKS = {
+    "exact": "rl.verifiers:texts_of",
+    "math": "rl.tasks.math_answers:reference_answer",
+    "countdown": "rl.tasks.countdown_verifier:instance_of",
+}
 
 _CURE = f"give one of {', '.join(VERIFIERS)}, or module:function for a function verify(completion, answer)"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -54,8 +61,27 @@ class Wanted(NamedTuple):
 
 
 def exact(completion: str, answer: Any) -> bool:
-    """Judge a completion: solved if it is the answer as a text, apart from spaces at both ends."""
-    return completion.strip() == str(answer).strip()
+    """Judge a completion: solved if it is the answer as a text, apart from spaces at both ends; see `texts_of`."""
+    return completion.strip() in texts_of(answer)
+
+
+def texts_of(answer: Any) -> set[str]:
+    """Return the texts that are right for an answer.
+
+    A list of one stands for what it holds. A number such as 72.0 is also 72, because a missing value makes pandas
+    store a column of integers as floats. A boolean is right in Python's and in JSON's spelling.
+
+    Raises:
+        ValueError: The answer is a record, or a list of none or several.
+    """
+    if isinstance(answer, list | tuple) and len(answer) == 1:
+        return texts_of(answer[0])
+    if isinstance(answer, list | tuple | dict):
+        raise ValueError(f"the reference answer is {answer!r:.80}; give one text or number, or your own verifier")
+    text = str(answer).strip()
+    if isinstance(answer, bool):
+        return {text, text.lower()}
+    return {text, digits(answer)} if isinstance(answer, float) and math.isfinite(answer) else {text}
 
 
 def find_verifier(name: str) -> Callable[..., Any]:

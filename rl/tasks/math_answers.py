@@ -6,6 +6,7 @@ words, such as `#### Verification`, is a heading of Markdown: it counts only whe
 `<think>` that never ends leaves no answer.
 """
 
+import json
 import math
 import re
 import unicodedata
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(\S+)")
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
+_JSON = re.compile(r'\s*[\[{][\s\[{]*"')
 _ANSWER_IS = re.compile(
     r"^[*_\s]*(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer\b[*_\s]*(?:is\b|[:=])[*_\s:]*",
     re.I,
@@ -126,15 +128,30 @@ def _is_answer(line: str) -> bool:
 def reference_answer(answer: Any) -> str:
     """Return a reference answer as text; from a worked solution, only its final answer.
 
+    A list of one answer and a record with the field `ground_truth` stand for what they hold, also as JSON text.
+
     Raises:
         ValueError: There is no answer, or there are several, or none that is a text or a number.
     """
+    answer = _decoded(answer)
     if isinstance(answer, list | tuple) and len(answer) == 1:
         return reference_answer(answer[0])
+    if isinstance(answer, dict) and "ground_truth" in answer:
+        return reference_answer(answer["ground_truth"])
     if answer is None or isinstance(answer, list | tuple | dict):
         raise ValueError(f"the reference answer is {answer!r:.80}; give one text or number")
-    text = _digits(answer) if isinstance(answer, float) and math.isfinite(answer) else str(answer)
+    text = digits(answer) if isinstance(answer, float) and math.isfinite(answer) else str(answer)
     return final_answer(text) or text.strip()
+
+
+def _decoded(answer: Any) -> Any:
+    """Return what a text of JSON holds if it is a list or a record with a text in it; other answers stay."""
+    if not isinstance(answer, str) or not _JSON.match(answer):  # without a quote, as in [1, 2], it is mathematics
+        return answer
+    try:
+        return json.loads(answer)
+    except (ValueError, RecursionError):
+        return answer
 
 
 def parts(text: str) -> Answer:
@@ -208,9 +225,9 @@ def _vulgar(match: re.Match[str]) -> str:
     return rf"\frac{{{above}}}{{{below}}}"
 
 
-def _digits(number: float) -> str:
+def digits(number: float) -> str:
     """Return a float without an exponent, which is a product with the letter e in mathematics."""
-    text = f"{Decimal(repr(number)):f}"
+    text = f"{Decimal(repr(float(number))):f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

@@ -242,6 +242,8 @@ def test_the_pool_of_a_seed_keeps_the_order_of_the_file(file):
     [
         ("math", "7", ["1", "2"]),
         ("math", ["7"], {"value": 7}),
+        ("math", '{"ground_truth": "7"}', '["16", "18"]'),
+        ("exact", ["7"], ["1", "2"]),
         ("countdown", {"numbers": [1, 2], "target": 3}, {"numbers": [1, 2]}),
         ("countdown", '{"nums": "[1, 2]", "target": "3"}', "3"),
     ],
@@ -259,7 +261,7 @@ def test_an_answer_that_the_verifier_cannot_use_is_refused_when_the_data_are_rea
     assert kept.texts == ["0?", "1?", "3?"]
     assert [one.answer if isinstance(one, RowAnswer) else one for one in kept.answers] == [right] * 3
     assert "1 rows that cannot be read are left out: prompt 2 of" in caplog.text
-    assert len(make(path, "exact", whole=True).held_out(0)) == 4
+    assert len(make(path, verifiers.boolean, whole=True).held_out(0)) == 4
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ r"""The final answer of a completion, and which letters are words. Neither needs
 
 import pytest
 
-from rl.tasks.math_answers import final_answer
+from rl.tasks.math_answers import final_answer, reference_answer
 from rl.tasks.math_words import with_words
 
 
@@ -51,6 +51,35 @@ def test_the_words_before_an_answer_are_left_out(line):
 
 def test_an_answer_in_words_after_its_name_counts():
     assert final_answer("\\boxed{4}\n#### Answer: east") == "east"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ('{"ground_truth": "42"}', "42"),
+        ({"ground_truth": "42"}, "42"),
+        (' {"ground_truth": ["so #### 4.0"], "kind": "math"}', "4.0"),
+        ('{"kind": "math", "ground_truth": 42.0}', "42"),
+        ('["16"]', "16"),
+        ('[{"ground_truth": "16"}]', "16"),
+        ('[["16"]]', "16"),
+        *(
+            (text, text)
+            for text in ("[1, 2]", "[1,2)", "{1, 2}", r"\{1,2\}", "{}", "[]", "[[1]]", "72", '"72"', "null")
+        ),
+        *((text, text) for text in ('["a", "b")', '{"a", "b"}', '{"ground_truth": 4', '[["' * 9999)),
+    ],
+)
+def test_an_answer_that_is_json_stands_for_what_it_holds_and_mathematics_stays(answer, text):
+    assert reference_answer(answer) == text
+
+
+@pytest.mark.parametrize(
+    "answer", ['["16", "18"]', '{"target": 3}', '{"ground_truth": null}', '{"ground_truth": ["1", "2"]}', '["1", 2]']
+)
+def test_json_without_one_answer_is_refused(answer):
+    with pytest.raises(ValueError, match=r"the reference answer is .*; give one text or number"):
+        reference_answer(answer)
 
 
 @pytest.mark.parametrize("answers", [("ab", "ba"), ("xyz", "zyx"), ("at", "ta"), ("6cat", "act"), ("cat", "c+a+t")])

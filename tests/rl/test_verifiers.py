@@ -1,8 +1,10 @@
+import math
+
 import pytest
 
 from rl.prompts import Verdict
 from rl.verification import Verifier
-from rl.verifiers import VERIFIERS, RowAnswer, find_verifier, wanted_columns, with_columns
+from rl.verifiers import VERIFIERS, RowAnswer, check_of, find_verifier, wanted_columns, with_columns
 from tests.support import verifiers
 
 USERS = "tests.support.verifiers"
@@ -19,6 +21,34 @@ def test_exact_ignores_spaces_around_and_nothing_else():
     assert verify("7", 7)
     assert not verify("78", "7 8")
     assert not verify("", "0")
+
+
+@pytest.mark.parametrize(
+    ("right", "answer"),
+    [
+        (["72", "72.0"], 72.0),
+        (["-3"], -3.0),
+        (["0.5"], 0.5),
+        (["10000000000000000", "1e+16"], 1e16),
+        (["inf"], math.inf),
+        (["72"], ["72"]),
+        (["72"], [[72.0]]),
+        (["true", "True"], True),
+        (["[72]"], "[72]"),
+        (["72.0"], "72.0"),
+    ],
+)
+def test_exact_reads_answers_that_are_not_text(right, answer):
+    verify = find_verifier("exact")
+    assert [text for text in [*right, "7", "TRUE", "72.00"] if verify(text, answer)] == right
+
+
+@pytest.mark.parametrize("answer", [["1", "2"], [], {"value": "1"}, [{"value": "1"}]])
+def test_exact_refuses_answers_of_several_parts(answer):
+    check = check_of("exact")
+    assert check is not None
+    with pytest.raises(ValueError, match=r"the reference answer is .*; give one text or number, or your own verifier"):
+        check(answer)
 
 
 @pytest.mark.parametrize("own_process", [False, True])
