@@ -28,6 +28,13 @@ _UNIT_OF_TEXT = re.compile(rf"(?<=[\d\w}}\)])(?:\\ |\\,|~|\s)*{_TEXT}\s*{_POWER}
 _WORDS = r"[A-Za-z]+(?: [A-Za-z]+)*(?: ?/ ?[A-Za-z]+)?"
 _UNIT_OF_WORDS = re.compile(rf"(?<=[\d}}])(?<!\\)(?P<space>\s*)(?<![A-Za-z\\])(?P<name>{_WORDS})\.?{_POWER}$")
 _POWER_OF_NAME = re.compile(r"\^\{?(\d)\}?$")
+_AROUND = re.compile(
+    r"^(?:\*\*+|`+)|(?:\*\*+|`+)$|\\+\s*$"
+    r"|^(?:=|\\(?:approx|therefore)(?![A-Za-z])|\N{ALMOST EQUAL TO}|\N{THEREFORE})\s*"
+)
+_FRACTION = re.compile(r"\\frac\s*([A-Za-z\d])\s+([A-Za-z\d])(?![A-Za-z\d])")
+_ALPHABET = re.compile(r"(\\math(?:bb|bf|rm))(?:\s+(?=[A-Za-z])|\s*(?=\d))([A-Za-z\d])(?![A-Za-z\d])")
+_UPRIGHT = re.compile(r"\\mathrm\s*\{\s*([ei])\s*\}")
 _SYMBOLS = str.maketrans(
     {
         **{"\N{MINUS SIGN}": "-", "\N{SUPERSCRIPT TWO}": "^2", "\N{SUPERSCRIPT THREE}": "^3"},
@@ -180,7 +187,7 @@ def parts(text: str) -> Answer:
 
 def plain(text: str) -> str:
     """Return an answer without mere typography: dollar signs around it, LaTeX spaces, sizes of brackets and so on."""
-    text = re.sub(r"^(?:\*\*+|`+)|(?:\*\*+|`+)$|^=|(?<!\\)\\\s*$", "", text.strip()).strip()
+    text = _AROUND.sub("", text.strip()).strip()
     if (match := re.fullmatch(_TEXT, text)) and re.search(r"\d", match.group(1)):
         text = match.group(1).strip()
     if re.fullmatch(r"\(-?[\d.]+\)", text):
@@ -191,7 +198,8 @@ def plain(text: str) -> str:
         text = text.removeprefix(opening).removesuffix(closing).strip()
     text = re.sub(r"(?<=[\d,])\\!\s*(?=\d)", "", text)
     text = re.sub(r"\\(?:left|right|displaystyle|big|Big)(?![A-Za-z])|(?<!\\)\\!|\\phantom\s*\{?[^{}]?\}?", "", text)
-    text = re.sub(r"\\[dt]frac", r"\\frac", text)
+    text = _FRACTION.sub(r"\\frac{\1}{\2}", re.sub(r"\\[dt]frac", r"\\frac", text))
+    text = _UPRIGHT.sub(r" \1 ", _ALPHABET.sub(r"\1{\2}", text))  # otherwise the i of 2\mathrm{i} would be a unit
     text = re.sub(r"(?<!\\)\\[,;: ] ?|~", " ", text).replace("{,}", ",")
     text = _ascii(text).replace(r"\varnothing", r"\emptyset")
     text = _EXPONENT.sub(r"\1 \\times 10^{\2}", text.strip())
@@ -275,9 +283,8 @@ def _unit(text: str, power: str | None) -> str:
 def _braced(text: str) -> str | None:
     """Return what the braces at the beginning of a text hold; None if they never close."""
     depth = 0
-    for at, letter in enumerate(text):
-        if letter in "{}" and text[at - 1 : at] != "\\":
-            depth += 1 if letter == "{" else -1
+    for mark in re.finditer(r"\\.|[{}]", text, re.DOTALL):  # \} is no brace, and \\} is a line's end and a brace
+        depth += {"{": 1, "}": -1}.get(mark.group(), 0)
         if depth == 0:
-            return text[1:at]
+            return text[1 : mark.start()]
     return None

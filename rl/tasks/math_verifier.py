@@ -25,6 +25,7 @@ The verifier has no time limit of its own. `rl.verification` runs it in another 
 import itertools
 import logging
 import re
+import sys
 from typing import Any
 
 import sympy
@@ -188,7 +189,11 @@ def _reordered(gold: Any, own: Any, text: str) -> bool:
 def _close(gold: Any, own: Any, tolerance: float = _TOLERANCE) -> bool:
     """Return whether two numbers are close, relative to their size; True for anything but numbers."""
     try:
-        left, right = complex(sympy.N(gold)), complex(sympy.N(own))
+        exact = sympy.N(gold), sympy.N(own)
+        left, right = map(complex, exact)
+        if abs(left) + abs(right) < sys.float_info.min:  # too small for floats, where 10^-400 and 10^-500 are 0
+            (left, right), size = exact, sympy.Max(*map(abs, exact))
+            return left == right or bool(abs(left - right) <= tolerance * size)
         return left == right or abs(left - right) <= tolerance * max(abs(left), abs(right))
     except (TypeError, ValueError, AttributeError, OverflowError):
         return True

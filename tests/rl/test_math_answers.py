@@ -53,6 +53,11 @@ def test_an_answer_in_words_after_its_name_counts():
     assert final_answer("\\boxed{4}\n#### Answer: east") == "east"
 
 
+@pytest.mark.parametrize("inside", ["5", r"5 \\", r"\{1\}", r"a \} b", r"\\{1\\}", r"\frac{1}{2}", r"\\\}"])
+def test_a_box_ends_at_its_own_brace(inside):
+    assert final_answer(rf"\boxed{{{inside}}} and \}} and }}") == inside
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
