@@ -1,15 +1,30 @@
-"""The check of reference answers.
+"""The values and the check of reference answers.
 
-No completion can agree with an empty answer, JSON holds neither NaN nor bytes, and UTF-8 holds no lone surrogates.
+No completion can agree with an empty answer, JSON holds neither NaN nor bytes nor times, and UTF-8 holds no lone
+surrogates.
 """
 
+import datetime
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from rl.prompts.messages import Fault, check_each, fault_of_texts_in
 
+_JSON_TYPES = (str, int, float, list, tuple, dict, type(None))
 _NO_ANSWERS = "or read no answers by answer='' if the verifier needs none"
+
+
+def as_answer(value: Any) -> Any:
+    """Return a value of a file with decimal numbers, dates, times and durations as texts, which JSON can hold."""
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, datetime.date | datetime.time | datetime.timedelta):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: as_answer(inner) for name, inner in value.items()}
+    return [as_answer(inner) for inner in value] if isinstance(value, list) else value
 
 
 def fault_of_answer(answer: Any) -> Fault | None:
@@ -20,7 +35,7 @@ def fault_of_answer(answer: Any) -> Fault | None:
 
 
 def check_answers(answers: Sequence[Any], name: str) -> None:
-    """Refuse answers that are empty texts, or that are or hold NaN, bytes or a lone surrogate.
+    """Refuse answers that are empty texts, or that are or hold NaN, a value that JSON cannot hold or a lone surrogate.
 
     Args:
         answers: The answers.
@@ -37,5 +52,8 @@ def _fault_inside(value: Any) -> Fault | None:
         return Fault("has NaN as an answer, which is no value", f"give one, {_NO_ANSWERS}")
     if isinstance(value, bytes | bytearray | memoryview):
         return Fault(f"has bytes as an answer, {bytes(value)[:20]!r}", "give a text, for example by value.decode()")
+    if not isinstance(value, _JSON_TYPES):
+        kind = type(value).__name__
+        return Fault(f"has a value of type {kind} as an answer, {value!r:.40}", "give a text, for example str(answer)")
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return next((odd for odd in map(_fault_inside, inside) if odd), None)

@@ -8,6 +8,10 @@ _JSON_FEATURE = b'"_type": "Json"'
 _ROWS_AT_ONCE = 8192
 
 
+class ColumnError(Exception):
+    """A column of an undamaged file has a value that Python cannot hold; the message names the column."""
+
+
 class ArrowRows(NamedTuple):
     """The rows of a file with the wanted columns, the names of all its columns, and its metadata."""
 
@@ -51,7 +55,18 @@ def _gathered(schema: Any, batches: Iterator[Any], columns: list[str]) -> ArrowR
 
 def _rows_of(batch: Any, columns: list[str]) -> list[dict[str, Any]]:
     batch.validate(full=True)  # reading the values of a damaged file could end the process
-    return batch.to_pylist() if columns else [{} for _ in range(batch.num_rows)]
+    if not columns:
+        return [{} for _ in range(batch.num_rows)]
+    names = batch.schema.names
+    values = map(_values_of, batch.columns, names)
+    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _values_of(column: Any, name: str) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError, LookupError) as error:  # such as a year above 9999, or an unknown time zone
+        raise ColumnError(f"has a {column.type} in the column {name} that Python cannot hold ({error})") from error
 
 
 def _decoded(rows: list[dict[str, Any]], schema: Any) -> list[dict[str, Any]]:

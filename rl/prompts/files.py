@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
-from rl.prompts.arrow import read_arrow_rows, read_parquet_rows
+from rl.prompts.arrow import ColumnError, read_arrow_rows, read_parquet_rows
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 TEXT_FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -85,6 +85,8 @@ def _arrow(source: Source, suffix: str, wanted: Callable[[str], bool]) -> FileRo
 
     try:
         found = (read_parquet_rows if suffix == ".parquet" else read_arrow_rows)(source.path, wanted)
+    except ColumnError as error:
+        raise ValueError(f"{source.name} {error}; write it there as a text, or drop the column") from None
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's own error, such as a missing permission; pyarrow's about a damaged page has no number

@@ -56,7 +56,8 @@ def read_prompts(
 ) -> PromptPool:
     """Read prompts with answers: Parquet, Arrow, JSON, JSON lines, CSV, compressed or not, a folder, or a hub data set.
 
-    Values are never changed. Answers are the file's: "72" stays a text, and so do CSV's "NA", "1e5" and "007". Only a
+    Values are never changed. Answers are the file's: "72" stays a text, and so do CSV's "NA", "1e5" and "007". Decimal
+    numbers, dates, times and durations of Parquet and Arrow files become texts, because JSON has no such values. Only a
     file that `write_parquet` marked has answers that are read as JSON. Prompts are texts or chat messages, whose roles
     and parts stay; see `rl.prompts.messages.normalised` for the one form that a pool holds. A last message of role
     assistant in the column `messages` is a completion and no part of the prompt.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rl.prompts.answers import fault_of_answer
+from rl.prompts.answers import as_answer, fault_of_answer
 from rl.prompts.files import FileRows
 from rl.prompts.identity import Item, digest, identity_of
 from rl.prompts.images import ImageError, embedded
@@ -94,7 +94,7 @@ def _odd_row(column: str, odd: Fault, place: str) -> _OddRowError:
 def _answer(row: dict[str, Any], column: str, place: str, encoded: bool) -> Any:
     if not column:
         return None
-    value = cell(row, column)
+    value = as_answer(cell(row, column))
     if value is None:
         raise _odd_row(column, Fault("has no answer", "give one"), place)
     if encoded and column == "reward_model.ground_truth":

@@ -101,7 +101,8 @@ def _first(file: FileRows, role: str, names: Sequence[str]) -> str:
 
 def _rate(file: FileRows) -> str:
     """Return the column whose name says that it holds solve rates, also inside `extra_info`; "" if there is none."""
-    inside = {f"extra_info.{name}" for row in file.rows for name in row.get("extra_info") or ()}
+    records = (row.get("extra_info") for row in file.rows)
+    inside = {f"extra_info.{name}" for record in records if isinstance(record, Mapping) for name in record}
     names = [name for name in [*file.columns, *sorted(inside)] if _RATE.search(name) and _holds(file, name)]
     if len(names) > 1:
         raise ValueError(f"rate is None, and {file.name} has solve rates in {names}; name one of them, or give rate=''")

@@ -4,8 +4,10 @@ import bz2
 import csv
 import gzip
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.prompts import files, read_prompts
+from rl.prompts import files, read_prompts, read_report, write_parquet
 from tests.support.damaged import damage, damage_pages
 
 TEXTS = [
@@ -194,6 +196,55 @@ def test_bytes_are_no_answer(tmp_path):
         ValueError, match=r"answer has bytes as an answer, b'4' in row 0 of .*; give a text, for example"
     ):
         read_prompts(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        (Decimal("72.50"), pa.decimal128(10, 2), "72.50"),
+        (Decimal("72E2"), pa.decimal128(10, 0), "7200"),
+        (5, pa.timestamp("ns"), "1970-01-01 00:00:00.000000005"),
+        (5, pa.timestamp("us"), "1970-01-01 00:00:00.000005"),
+        (5, pa.date32(), "1970-01-06"),
+        (5, pa.time64("us"), "00:00:00.000005"),
+        (5, pa.duration("us"), "0:00:00.000005"),
+    ],
+)
+def test_values_that_json_cannot_hold_become_texts(tmp_path, value, kind, text):
+    if str(kind).endswith("[ns]"):
+        pytest.importorskip("pandas")  # without it, pyarrow refuses nanoseconds
+    answers = pa.array([{"values": [value]}], pa.struct([("values", pa.list_(kind))]))
+    pq.write_table(pa.table({"prompt": ["a"], "answer": answers}), tmp_path / "a.parquet")
+    pool = read_prompts(tmp_path / "a.parquet")
+    assert pool.answers == [{"values": [text]}]
+    write_parquet(pool, tmp_path / "b.parquet", data_source="x", ability="y")
+    assert read_prompts(tmp_path / "b.parquet").answers == pool.answers
+
+
+@pytest.mark.parametrize(
+    ("value", "stored", "kind"),
+    [
+        (2**62, pa.int64(), pa.timestamp("us")),
+        (10**9, pa.int32(), pa.date32()),
+        (10**15, pa.int64(), pa.timestamp("us", "No/Where")),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_a_value_that_python_cannot_hold_is_named_with_its_column(tmp_path, value, stored, kind, suffix):
+    """Such a value stands for no time, or its time zone is unknown. Only a reader of all columns meets it."""
+    table = pa.table({"prompt": ["a", "b"], "answer": ["1", "2"], "when": pa.array([None, value], stored).cast(kind)})
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    assert len(read_prompts(path)) == 2
+    message = (
+        rf"a.{suffix} has a {re.escape(str(kind))} in the column when that Python cannot hold .*; write it there as"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_report(path, others=None)
 
 
 def test_a_text_that_is_not_utf8(tmp_path):

@@ -1,5 +1,8 @@
+import datetime
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -124,9 +127,11 @@ def test_an_empty_pool_keeps_its_schema(tmp_path):
     assert pq.read_table(path).column_names[1] == "prompt"
 
 
-def test_an_answer_that_json_cannot_hold_is_refused(tmp_path):
-    with pytest.raises(TypeError, match=r"not JSON serializable"):
-        write_parquet(PromptPool(["a"], [{1, 2}], ["x"]), tmp_path / "pool.parquet", **COLUMNS)
+@pytest.mark.parametrize("answer", [{1, 2}, [Decimal(1)], {"at": datetime.date(2026, 1, 1)}, np.int64(1), object()])
+def test_an_answer_that_json_cannot_hold_is_refused(tmp_path, answer):
+    with pytest.raises(ValueError, match=r"pool.answers has a value of type .* as an answer, .* in row 0; give a text"):
+        write_parquet(PromptPool(["a"], [answer], ["x"]), tmp_path / "pool.parquet", **COLUMNS)
+    assert not (tmp_path / "pool.parquet").exists()
 
 
 @pytest.mark.parametrize("answer", ["", " ", float("nan"), [b"4"], {"target": float("nan")}])

@@ -125,6 +125,13 @@ def test_rates_inside_extra_info(write):
     assert read_prompts(write("data.parquet", [row])).rates == [0.25]
 
 
+@pytest.mark.parametrize("info", [7, 0.5, True, "pass_rate", ["pass_rate"], None, {"pass_rate": None}])
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_extra_info_of_any_type_has_no_rates(write, suffix, info):
+    rows = [{"problem": text, "answer": "1", "extra_info": info} for text in "ab"]
+    assert read_prompts(write(f"data.{suffix}", rows)).rates is None
+
+
 @pytest.mark.parametrize("rate", [37.5, -0.1, "half", True, [0.5], "1/0", float("inf"), "1e400", 10**400])
 def test_rates_out_of_range(write, rate):
     path = write("data.jsonl", [{"problem": "a", "answer": "1", "pass_rate": rate}])
