@@ -2,8 +2,8 @@
 
 A key names a prompt across shuffled, filtered and extended files. It is the column that the caller names. If the caller
 names none, it is the first of these that every row has and that no two rows share: `extra_info.key`, which
-`write_parquet` writes; `extra_info.index` or `index`; `data_source` (or `dataset`), split and index together; a digest
-of the prompt's text.
+`write_parquet` writes; `data_source` (or `dataset`), split and index together, because every source counts from 0;
+`extra_info.index` or `index`; a digest of the prompt's text.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def identity_of(row: Mapping[str, Any], named: str | None) -> dict[str, Any]:
     split = cell(row, "extra_info.split") if cell(row, "extra_info.split") is not None else row.get("split")
     parts = [part for part in (source, split, index) if _is_name(part)]
     whole = "/".join(map(str, parts)) if _is_name(index) and _is_name(source) else None
-    found = {"extra_info.key": cell(row, "extra_info.key"), "index": index, "data_source/split/index": whole}
+    found = {"extra_info.key": cell(row, "extra_info.key"), "data_source/split/index": whole, "index": index}
     return found if named is None else {named: cell(row, named)}
 
 

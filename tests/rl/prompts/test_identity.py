@@ -24,8 +24,13 @@ def with_index(text, index, split="train", source="a"):
 @pytest.mark.parametrize(
     ("rows", "key", "keys"),
     [
-        ([with_index("a", 4), with_index("b", 2)], "index", ["4", "2"]),
-        ([with_index("a", "9a-f"), with_index("b", "b4-2")], "index", ["9a-f", "b4-2"]),
+        ([with_index("a", 4), with_index("b", 2)], "data_source/split/index", ["a/train/4", "a/train/2"]),
+        (
+            [with_index("a", "9a-f", None), with_index("b", "b4-2")],
+            "data_source/split/index",
+            ["a/9a-f", "a/train/b4-2"],
+        ),
+        ([with_index("a", 4), with_index("b", 2, source=None)], "index", ["4", "2"]),
         ([{"question": "a", "answer": "1", "index": 5}], "index", ["5"]),
         ([with_index("a", 0), with_index("b", 0, "test")], "data_source/split/index", ["a/train/0", "a/test/0"]),
         ([with_index("a", 0), with_index("b", 0, source="b")], "data_source/split/index", ["a/train/0", "b/train/0"]),
@@ -40,6 +45,14 @@ def test_the_key_is_the_first_that_tells_all_rows_apart(write, suffix, rows, key
     assert report.key == key
     assert len(set(report.pool.keys)) == len(rows)
     assert keys is None or report.pool.keys == keys
+
+
+def test_keys_tell_data_sets_apart_and_survive_another_source(write):
+    one, other = ([with_index(f"{source}{i}", i, source=source) for i in range(3)] for source in "ab")
+    first, second = (read_prompts(write(f"{rows[0]['data_source']}.jsonl", rows)) for rows in (one, other))
+    assert not {*first.keys} & {*second.keys}
+    both = read_prompts(write("both.jsonl", [*other, *one]))
+    assert both.keys == [*second.keys, *first.keys]
 
 
 def test_a_key_that_utf8_cannot_hold_does_not_count(write):

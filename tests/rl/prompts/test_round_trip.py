@@ -173,7 +173,7 @@ def test_round_trip_of_any_text_and_answer(tmp_path_factory, rows):
 
 def test_rows_of_another_program_are_read(tmp_path):
     pool = read_parquet(written(tmp_path, verl_rows()))
-    assert pool == PromptPool(["1+1=", "1+1="], ["2", "2"], ["0", "7"])
+    assert pool == PromptPool(["1+1=", "1+1="], ["2", "2"], ["theirs/train/0", "theirs/train/7"])
 
 
 def test_messages_keep_their_roles(tmp_path):
