@@ -3,7 +3,7 @@ r"""The final answer of a completion, and its parts: value, unit, percent sign a
 The final answer is what the last `\boxed{...}` or the last line `#### ...` says, whichever comes later. A line of
 words, such as `#### Verification`, is a heading of Markdown: it counts only where nothing else gives an answer. In
 `#### The answer is 5` and `#### Answer: 5` the answer is 5. Only the text after the last `</think>` counts, and a
-`<think>` that never ends leaves no answer.
+`<think>` that never ends leaves no answer. A `<think>` that the chat template writes into the prompt is not seen.
 """
 
 import json

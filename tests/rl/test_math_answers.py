@@ -87,6 +87,13 @@ def test_json_without_one_answer_is_refused(answer):
         reference_answer(answer)
 
 
+def test_thoughts_count_only_where_the_completion_does_not_say_that_they_are_thoughts():
+    """A template may write `<think>` into the prompt; the guide says to put it in front of the completion again."""
+    cut, done = r"Maybe \boxed{3}? Wait", r"Maybe \boxed{3}?</think> It is \boxed{4}."
+    assert [final_answer(text) for text in (cut, done)] == ["3", "4"]
+    assert [final_answer("<think>" + text) for text in (cut, done)] == [None, "4"]
+
+
 @pytest.mark.parametrize("answers", [("ab", "ba"), ("xyz", "zyx"), ("at", "ta"), ("6cat", "act"), ("cat", "c+a+t")])
 def test_products_of_variables_are_not_words(answers):
     assert with_words(*answers) == answers
