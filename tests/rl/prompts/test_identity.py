@@ -16,7 +16,7 @@ def verl(text, answer="1", **changes):
     return row | {"reward_model": {"ground_truth": answer}} | changes
 
 
-def with_index(text, index, split="train", source="a"):
+def with_index(text, index, split: str | None = "train", source: str | None = "a"):
     return verl(text, data_source=source, extra_info={"index": index, "split": split})
 
 
