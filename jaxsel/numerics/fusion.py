@@ -6,7 +6,7 @@ roots before it, one array each, or puts exponentials into the loop of a sum, wh
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxsel.numerics import devices
 
@@ -23,7 +23,7 @@ def computed_once(values: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return values
 
     def never(same: Shaped[Array, "*shape"]) -> Bool[Array, ""]:
-        first = same.reshape(-1)[0]
+        first = same.reshape(-1)[0].real
         return jnp.isnan(first) & (first > 0)
 
     return jax.lax.while_loop(never, lambda same: -same, values)
@@ -35,3 +35,16 @@ def stored_on_a_cpu(values: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
     On a GPU, where a loop makes the host wait, nothing happens.
     """
     return computed_once(values) if devices.for_a_cpu() else values
+
+
+def stored_together_on_a_cpu(
+    first: Float[Array, "*shape"], second: Float[Array, "*shape"]
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """Return both arrays, which XLA's CPU backend computes in one loop, with what they share.
+
+    A loop of this backend has one result, so it has complex numbers as its result.
+    """
+    if not devices.for_a_cpu():
+        return first, second
+    both = computed_once(jax.lax.complex(first, second))
+    return both.real, both.imag

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxsel.numerics.fusion import stored_on_a_cpu
+from jaxsel.numerics.fusion import stored_together_on_a_cpu
 
 LARGEST_VARIANCE = 36.0
 """The largest variance of a logit for which the trapezoidal rule keeps its precision."""
@@ -51,25 +51,28 @@ def moments(mean: Float[Array, " m"], variance: Float[Array, " m"], group_size: 
     mean = jnp.clip(mean, -_LARGEST_LOGIT, _LARGEST_LOGIT)
     step = jnp.sqrt(jnp.minimum(variance, LARGEST_VARIANCE)) * np.float32(_OFFSETS[1] - _OFFSETS[0])
 
-    def expectation(
-        sign: int, order: int, of: Callable[[Float[Array, " m"], Float[Array, " m"]], Float[Array, " m"]]
-    ) -> Float[Array, " m"]:
-        """Return the expectation of `of(odds, 1 / (1 + odds))` with the odds exp(sign * eta)."""
-        odds, ratio = jnp.exp(sign * mean - order * _HALF * step), jnp.exp(order * step)
-        total = jnp.zeros_like(mean)
+    def expectations(
+        order: int,
+        of: Callable[[Float[Array, " m"], Float[Array, " m"]], tuple[Float[Array, " m"], Float[Array, " m"]]],
+    ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+        """Return the expectations of both results of `of`, a function of (1 - p) / p and p."""
+        odds_against, ratio = jnp.exp(-order * _HALF * step - mean), jnp.exp(order * step)
+        totals = (jnp.zeros_like(mean),) * 2
         for weight in _WEIGHTS:
-            total = total + np.float32(weight) * of(odds, 1 / (1 + odds))
-            odds = odds * ratio
-        return stored_on_a_cpu(total)
+            terms = of(odds_against, 1 / (1 + odds_against))
+            totals = tuple(total + np.float32(weight) * term for total, term in zip(totals, terms, strict=True))
+            odds_against = odds_against * ratio
+        return stored_together_on_a_cpu(*totals)
 
-    # XLA would store what two of the expectations share at each node, which takes five times as long as to compute it
-    # again. So they share nothing: each has a sign and an order of the nodes of its own.
-    return Moments(
-        expectation(-1, 1, lambda _, p: p),
-        expectation(1, -1, lambda odds, q: odds * q**2),
-        expectation(1, 1, lambda _, q: jax.lax.integer_pow(q, group_size)),  # a power by log would need log(0)
-        expectation(-1, -1, lambda _, p: jax.lax.integer_pow(p, group_size)),
-    )
+    def powers(
+        odds_against: Float[Array, " m"], p: Float[Array, " m"]
+    ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+        # `integer_pow` multiplies; a power as exp of log would need the logarithm of 0
+        return jax.lax.integer_pow(odds_against * p, group_size), jax.lax.integer_pow(p, group_size)
+
+    # XLA would store what the two pairs share at each node, which takes longer than to compute it again. So they share
+    # nothing: each has an order of the nodes of its own.
+    return Moments(*expectations(1, lambda odds_against, p: (p, odds_against * p**2)), *expectations(-1, powers))
 
 
 class Posterior(NamedTuple):

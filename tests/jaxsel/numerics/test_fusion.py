@@ -23,5 +23,14 @@ def test_xla_keeps_the_loop_that_stores_values():
 
 def test_on_a_gpu_nothing_is_stored(monkeypatch):
     monkeypatch.setattr(fusion.devices, "for_a_cpu", lambda: False)
-    values = jnp.ones(3)
+    values, others = jnp.ones(3), jnp.zeros(3)
     assert fusion.stored_on_a_cpu(values) is values
+    assert fusion.stored_together_on_a_cpu(values, others) == (values, others)
+
+
+def test_values_that_are_stored_together_stay_the_same_bits():
+    first, second = np.array([np.nan, -0.0, np.inf], np.float32), np.array([-np.inf, 1e-42, np.nan], np.float32)
+    for found, wanted in zip(
+        fusion.stored_together_on_a_cpu(*map(jnp.array, (first, second))), (first, second), strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(found).view(np.int32), wanted.view(np.int32))
