@@ -6,6 +6,7 @@ A visit is one step in which rollouts of a prompt are observed.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 from numpy.typing import ArrayLike
@@ -75,18 +76,19 @@ class Belief:
         """
         ids = checked_ids(prompt_ids, successes, group_size, self._num_prompts)
         self.end_step()
+        counts = _copied(successes), _copied(group_size)
         here = jax.tree.leaves(self.state)[0].sharding
-        self._learn(ids, *(jax.device_put(column.astype(np.int32), here) for column in (successes, group_size)))
-        self.books.note_later(ids, successes, group_size)
+        self._learn(ids, *(jax.device_put(column.astype(np.int32), here) for column in counts))
+        self.books.note_later(ids, *counts)
         return ids
 
     def end_step(self) -> None:
         """Learn from the observations of the open step, if one is open."""
         visits = self.step.visits
         if visits is not None:
-            self.books.settle()
+            self._learn(*visits)  # first: if it fails or is interrupted, the step stays open with its observations
             self.step.end()
-            self._take_in(visits)
+            self.books.note(visits)
 
     def predict(self, prompt_ids: Int[np.ndarray, " m"] | None, *, open_step: bool = True) -> Prediction:
         """Return predictions as NumPy arrays, for these prompts or for the whole pool if `prompt_ids` is None.
@@ -144,3 +146,8 @@ class Belief:
         """Return the columns, padded to one of few sizes; the padding is an id that is no prompt, without rollouts."""
         fills = (self._num_prompts, 0, 0)
         return tuple(lengthened(*column, to=wide_bucket) for column in zip(rollouts, fills, strict=True))
+
+
+def _copied(counts: Any) -> Any:
+    """Return a copy of a JAX or NumPy array, without waiting: the caller may change or donate its own at any time."""
+    return jnp.array(counts) if isinstance(counts, jax.Array) else np.array(counts)

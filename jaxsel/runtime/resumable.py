@@ -205,9 +205,7 @@ class ResumableSelector:
         changed = type(self)(self._method if selector is None else selector, mesh=self._mesh, **arguments)
         # the rows of an open step lose their meaning, so it ends in the new selector, but not in this one
         state = (copy.copy(self) if self._belief.step.visits is not None else self).state_dict()
-        rows = changed._take_over_state(state)
-        if selector is None and not np.array_equal(rows, np.arange(self.num_prompts)):
-            _metadata.check_no_array(self.spec)
+        changed._take_over_state(state, given=selector is not None)
         return changed
 
     @locked
@@ -261,13 +259,17 @@ class ResumableSelector:
         hashes = None if shape is None else np.zeros((self.num_prompts, 2), np.uint32)
         self._pool = Pool(self.num_prompts, metadata["pool"], hashes)
 
-    def _take_over_state(self, state_dict: dict[str, Any]) -> Int[np.ndarray, " N"]:
-        return self._take_over(_metadata.own_arrays(state_dict), state_dict["metadata"])
+    def _take_over_state(self, state_dict: dict[str, Any], *, given: bool = True) -> Int[np.ndarray, " N"]:
+        return self._take_over(_metadata.own_arrays(state_dict), state_dict["metadata"], given=given)
 
-    def _take_over(self, saved: dict[str, np.ndarray], metadata: dict[str, Any]) -> Int[np.ndarray, " N"]:
+    def _take_over(
+        self, saved: dict[str, np.ndarray], metadata: dict[str, Any], *, given: bool = True
+    ) -> Int[np.ndarray, " N"]:
         """Continue from a checkpoint of another pool, and return each prompt's row there, -1 if the prompt is new."""
         _metadata.check_method(metadata, self._metadata(), other_pool=True)
         rows = rows_in(Pool(len(saved["visits"]), metadata["pool"], saved.get("keys")), self._pool)
+        if not np.array_equal(rows, np.arange(len(saved["visits"]))):
+            _metadata.check_in_new_order(metadata["spec"], self.spec, given=given)
         here = self._arrays()
         fresh = {name: to_host(leaf, self.num_prompts) for name, leaf in here.items()}
         state = replaced({"state": self._belief.state}, fresh)["state"]

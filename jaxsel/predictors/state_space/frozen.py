@@ -40,7 +40,7 @@ class Probabilities(NamedTuple):
     @property
     def free(self) -> Float[Array, " m"]:
         """The probability that the logit determines the success rate."""
-        return 1 - self.unsolved - self.solved
+        return jnp.maximum(1 - self.unsolved - self.solved, 0)
 
 
 def frozen_prompts(
@@ -120,4 +120,5 @@ def evidence(
     log_total = jnp.logaddexp(log_free, log_certain)
     ratio, inverse = jnp.exp(log_likelihood - log_total), jnp.exp(-jnp.maximum(log_total, _LOWEST))
     jacobian = (none * inverse - ratio)[:, None] * by.unsolved + (all_ * inverse - ratio)[:, None] * by.solved
-    return Evidence(log_total, jnp.exp(log_free - log_total), (solved - unsolved) * inverse, jacobian)
+    seen = jnp.clip((solved - unsolved) * inverse, -1, 1)
+    return Evidence(log_total, jnp.exp(log_free - log_total), seen, jacobian)

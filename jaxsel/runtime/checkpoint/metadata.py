@@ -1,5 +1,6 @@
 """Checks that a checkpoint fits the selector that reads it: the same pool, method, hyperparameters and shapes."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -134,18 +135,35 @@ def same_pool(saved: dict[str, Any], here: str) -> bool:
     return saved["pool"] == here or (saved["format"] == 2 and here.startswith(f"{saved['pool']}+"))
 
 
-def check_no_array(spec: dict[str, Any]) -> None:
-    """Check that no argument of the method has one entry per prompt, which belongs to the order of one pool.
+def check_in_new_order(saved: dict[str, Any], here: dict[str, Any], *, given: bool) -> None:
+    """Check that a pool with other prompts, or in another order, has no array of the saved pool's method.
+
+    Arrays have one entry per prompt. Equal priors or strata of a given method are warned of: their entries may be the
+    same in both orders.
+
+    Args:
+        saved: Spec of the saved method.
+        here: Spec of the method for the new pool.
+        given: Whether the user gave a method for the new pool.
 
     Raises:
-        ValueError: An argument is such an array.
+        ValueError: No method was given, and the saved one has such an array; or the embeddings are the saved ones.
     """
-    names = [name for name, value in _flat(spec).items() if _is_fingerprint(value)]
-    if names:
+    before = _flat(saved)
+    same = [name for name, value in _flat(here).items() if _is_fingerprint(value) and before.get(name) == value]
+    if not same:
+        return
+    if not given:
         raise ValueError(
-            f"selector is None, but {', '.join(names)} has one entry per prompt, in the order of the old pool; give "
+            f"selector is None, but {', '.join(same)} has one entry per prompt, in the order of the old pool; give "
             "the method made for the new pool"
         )
+    said = (
+        f"{', '.join(same)} is the array of the saved pool, whose prompts had another order; give one entry per prompt"
+    )
+    if any(name.endswith("embeddings") for name in same):
+        raise ValueError(f"{said} in the order of this pool's keys")
+    warnings.warn(f"{said} in the order of this pool's keys, if they are not the same", stacklevel=5)
 
 
 def _side_by_side(spec: dict[str, Any]) -> dict[str, Any]:

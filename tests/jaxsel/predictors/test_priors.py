@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 import jaxsel
+from jaxsel.predictors.state_space import prior_rates
 from tests.support.small_gps import TINY
 
 pytestmark = pytest.mark.slow  # takes 8 s: every method with several priors
@@ -134,3 +135,18 @@ def test_known_rates_teach_the_weights():
 def test_the_papers_own_gps_takes_no_prior():
     with pytest.raises(ValueError, match="decay is None, so a prompt's own evidence does not count"):
         jaxsel.gps(EMBEDDINGS, decay=None, **PRIOR, **TINY)
+
+
+def test_many_priors_of_the_state_space_model_are_taken_in_by_blocks(monkeypatch):
+    alpha, beta = jaxsel.informative_prior(np.arange(41) % 9, 8)
+    method = jaxsel.state_space(prior_alpha=alpha, prior_beta=beta)
+    whole = method.init(jax.random.key(0), 41)
+    monkeypatch.setattr(prior_rates, "_ROWS", 16)
+    jax.clear_caches()
+    program = str(jax.make_jaxpr(prior_rates._posteriors)(*np.ones((4, 41), np.float32)))
+    assert "f32[49,16]" in program
+    assert "f32[49,41]" not in program
+    blocks = method.init(jax.random.key(0), 41)
+    jax.clear_caches()
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(blocks), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)

@@ -14,7 +14,7 @@ import scipy.stats
 import jaxsel
 from jaxsel import PromptSelector
 from jaxsel.predictors.state_space.filtering import logits
-from jaxsel.predictors.state_space.frozen import evidence, frozen_prompts
+from jaxsel.predictors.state_space.frozen import Probabilities, evidence, frozen_prompts
 from tests.support.histories import random_history, rollouts
 from tests.support.playing import choices, mesh_of
 
@@ -136,6 +136,18 @@ def test_the_share_of_frozen_prompts_is_learned():
             assert float(state.metrics()["frozen_share"]) == pytest.approx(0.7, abs=0.1)
     assert error[True] < 0.05
     assert error[False] > 0.08
+
+
+def test_probabilities_stay_between_0_and_1_in_spite_of_rounding():
+    """Here all prompts are frozen for certain, so that every rounding error would show."""
+    state, rows = predictor().init(KEY, N), jnp.arange(N, dtype=jnp.int32)
+    seen = jnp.asarray(np.random.default_rng(5).uniform(0.3, 1, N) * np.where(np.arange(N) % 2, 1, -1), jnp.float32)
+    state = state._replace(frozen=seen, last_step=jnp.full(N, 3, jnp.int32), step=jnp.int32(4))
+    visits = rollouts(rows, np.where(np.arange(N) % 2, 64, 0), [64] * N)
+    found = evidence(state, state.frozen, rows, jnp.zeros(N), jnp.ones(N), jnp.full(N, -80.0), visits).seen
+    assert (np.abs(np.asarray(found)) <= 1).all()
+    assert (np.abs(np.asarray(found)) > 1 - 1e-5).all()
+    assert Probabilities(jnp.array([0.7]), jnp.array([0.3000001])).free == 0
 
 
 def test_long_runs_stay_finite():

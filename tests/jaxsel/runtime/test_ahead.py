@@ -4,6 +4,7 @@
 """
 
 import copy
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +169,24 @@ def test_counts_are_fetched_only_when_they_are_needed(monkeypatch):
         selector.select(4)
     assert selector.visits.sum() == 2
     assert selector.metrics()["selector/coverage"] == 2 / N
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_counts_may_change_or_be_donated_after_the_call():
+    there, here = make(), make()
+    successes: Any = np.array([4, 0], np.int32)
+    group_size: Any = np.array([8, 8], np.int32)
+    here.observe([3, 4], successes, 8)
+    there.observe_on_device([3, 4], successes, group_size)
+    successes[:] = 9
+    assert there.metrics() == here.metrics()
+    on_device = jnp.array([5, 6]), jnp.array([8, 8])
+    here.observe([1, 2], [5, 6], 8)
+    there.observe_on_device([1, 2], *on_device)
+    for column in on_device:
+        column.delete()
+    assert there.metrics() == here.metrics()
+    assert_same_selector(there, here)
 
 
 @pytest.mark.usefixtures("unchecked_types")

@@ -249,6 +249,29 @@ def test_a_method_with_an_entry_per_prompt_is_made_anew_for_another_order(name):
     assert selector.with_pool(KEYS).pool == selector.pool
 
 
+@pytest.mark.parametrize("name", ["priors", "gps", "adaptive", "recalibrated"])
+def test_arrays_in_the_old_order_are_noticed_wherever_a_pool_changes(name, tmp_path):
+    selector, keys = played(METHODS[name]), CHANGED["reordered"]
+    selector.save(tmp_path / "saved")
+    old, state = METHODS[name](KEYS), selector.state_dict()
+    for change in (
+        lambda method: selector.with_pool(keys, method),
+        lambda method: PromptSelector.load(tmp_path / "saved", method, keys=keys),
+        lambda method: PromptSelector(method, keys=keys, seed=4).load_state_dict(state, changed_pool=True),
+    ):
+        if name in ("gps", "adaptive"):
+            with pytest.raises(
+                ValueError, match="embeddings is the array of the saved pool, whose prompts had another"
+            ):
+                change(old)
+        else:  # their entries may be the same in both orders
+            with pytest.warns(UserWarning, match="(alpha|strata) is the array of the saved pool"):
+                change(old)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            change(METHODS[name](keys))
+
+
 def test_what_cannot_be_carried_is_refused(tmp_path):
     selector = played(METHODS["mopps"])
     with pytest.raises(ValueError, match=r"the pool .* and the pool .* share no key"):

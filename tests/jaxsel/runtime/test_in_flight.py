@@ -215,6 +215,28 @@ def test_reading_does_not_end_a_step():
     assert looked.metrics()["selector/observes"] == 1
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("call", ["select", "save", "end_step"])
+def test_an_interrupted_update_leaves_the_step_open(error, call, monkeypatch, tmp_path):
+    stopped, plain = make(METHODS["dps"]), make(METHODS["dps"])
+    for selector in (stopped, plain):
+        selector.observe([1, 2], [3, 8], 8, step=0)
+
+    def stops(*_):
+        raise error("stopped")
+
+    calls = {"select": lambda: stopped.select(4), "save": lambda: stopped.save(tmp_path), "end_step": stopped.end_step}
+    with monkeypatch.context() as patched:
+        patched.setattr(stopped._belief, "_update", stops)
+        with pytest.raises(error, match="stopped"):
+            calls[call]()
+    assert stopped.step_is_open
+    stopped.end_step()
+    plain.end_step()
+    assert stopped.metrics() == plain.metrics()
+    np.testing.assert_array_equal(stopped.predict().mixed, plain.predict().mixed)
+
+
 def test_late_observations_count_in_the_current_step():
     late, plain = make(METHODS["dps"]), make(METHODS["dps"])
     late.observe([1, 2], [3, 8], 8, step=0)
