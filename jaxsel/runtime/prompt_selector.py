@@ -190,7 +190,8 @@ class PromptSelector(ResumableSelector):
             successes: s, correct rollouts per row; booleans are 0 and 1.
             group_size: n, rollouts per row that got a reward, or one number for all rows.
             step: The trainer's number of the step. A larger number than before ends the previous step. Observations of
-                a step that has already ended count in the open step, or in the next step if none is open.
+                a step that has already ended count in the open step, or in the next step if none is open. A loaded
+                selector knows which steps have ended, so the numbers of a resumed run must go on.
 
         Raises:
             ValueError: The lengths differ, an id is not a row of the pool, or the counts are not integers with
