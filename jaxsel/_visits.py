@@ -109,7 +109,7 @@ def merge_visits(rollouts: Rollouts, num_prompts: int | Int[Array, ""]) -> Rollo
     A row holds no information if n = 0, if its id is not in the pool, or if its counts were merged into another row.
     The number of rows therefore does not change.
     """
-    ids = rollouts.prompt_ids
+    ids = rollouts.prompt_ids.astype(jnp.int32)
     known = (ids >= 0) & (ids < num_prompts) & (rollouts.group_size > 0)
     unique, position = jnp.unique(
         jnp.where(known, ids, num_prompts), size=ids.shape[0], fill_value=num_prompts, return_inverse=True
@@ -117,8 +117,8 @@ def merge_visits(rollouts: Rollouts, num_prompts: int | Int[Array, ""]) -> Rollo
     zeros = jnp.zeros_like(ids)
     return Rollouts(
         unique,
-        zeros.at[position].add(jnp.where(known, rollouts.successes, 0)),
-        zeros.at[position].add(jnp.where(known, rollouts.group_size, 0)),
+        zeros.at[position].add(jnp.where(known, rollouts.successes, 0).astype(jnp.int32)),
+        zeros.at[position].add(jnp.where(known, rollouts.group_size, 0).astype(jnp.int32)),
     )
 
 

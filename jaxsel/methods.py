@@ -121,7 +121,7 @@ def dps(
         ValueError: An argument is out of its range.
     """
     _validate.positive_integer(group_size=group_size)
-    belief = initial_beliefs(prior_alpha, prior_beta, group_size, otherwise=initial_belief)
+    belief = initial_beliefs(prior_alpha, prior_beta, int(group_size), otherwise=initial_belief)
     predictor = hidden_markov(decay=decay, prior_counts=prior_counts, initial_belief=belief)
     acquisition = acquisitions.mixed_probability(entropy_weight=entropy_weight)
     return make_selector(predictor, acquisition, rule or top_k(), method="dps")

@@ -89,10 +89,11 @@ def log_prob(
     """
     failures = group_size - successes
 
-    def factor(k: Int[Array, ""], total: Float[Array, " m"]) -> Float[Array, " m"]:
-        success = jnp.where(k < successes, (mean * (1 - spread) + k * spread) / (k + 1), 1)
-        failure = jnp.where(k < failures, ((1 - mean) * (1 - spread) + k * spread) / (k + 1), 1)
-        return total + jnp.log(success * failure * jnp.where(k < group_size, (k + 1) / (1 - spread + k * spread), 1))
+    def factor(j: Int[Array, ""], total: Float[Array, " m"]) -> Float[Array, " m"]:
+        k = j.astype(mean.dtype)
+        success = jnp.where(j < successes, (mean * (1 - spread) + k * spread) / (k + 1), 1)
+        failure = jnp.where(j < failures, ((1 - mean) * (1 - spread) + k * spread) / (k + 1), 1)
+        return total + jnp.log(success * failure * jnp.where(j < group_size, (k + 1) / (1 - spread + k * spread), 1))
 
     # at k = 0 a factor 1 - r cancels; it may be 0
     both = jnp.where((successes > 0) & (failures > 0), 1 - spread, 1)
@@ -107,7 +108,8 @@ def _next_ratio(
     spread: Float[Array, " m"],
 ) -> Float[Array, " m"]:
     """Return P(s + 1) / P(s), for s below the group size."""
-    left = group_size - s
+    s = jnp.asarray(s, mean.dtype)
+    left = jnp.asarray(group_size, mean.dtype) - s
     success = left * (mean * (1 - spread) + s * spread)
     failure = (s + 1) * ((1 - mean) * (1 - spread) + (left - 1) * spread)
     return success / failure

@@ -16,8 +16,8 @@ def counted(
 ) -> tuple[Num[Array, " m"] | Bool[Array, " m"], ...]:
     """Return the weights as float32 (ones for None), and the columns with zeros in rows of weight 0.
 
-    Numbers of fewer than 32 bits and unsigned integers become float32 and int32: neither the precision of a sum nor a
-    difference of counts should depend on how the numbers were stored.
+    Numbers become float32 and int32: neither the precision of a sum nor a difference of counts should depend on how the
+    numbers were stored, and numbers of one type need no promotion, which JAX's settings can forbid.
 
     Raises:
         ValueError: The columns are not vectors, or their lengths differ.
@@ -29,20 +29,18 @@ def counted(
         shapes = ", ".join(f"{name} has shape {np.shape(column)}" for name, column in columns.items())
         raise ValueError(f"{shapes}; give vectors of one length")
     if weights is None:
-        return jnp.ones(rows, jnp.float32), *map(_widened, columns.values())
+        return jnp.ones(rows, jnp.float32), *map(_in_32_bits, columns.values())
     del columns["weights"]
     weights = jnp.asarray(weights, jnp.float32)
-    arrays = map(_widened, columns.values())
+    arrays = map(_in_32_bits, columns.values())
     return weights, *(jnp.where(weights > 0, array, jnp.zeros_like(array)) for array in arrays)
 
 
-def _widened(column: Num[AnyArray, " m"] | Bool[AnyArray, " m"]) -> Num[Array, " m"] | Bool[Array, " m"]:
+def _in_32_bits(column: Num[AnyArray, " m"] | Bool[AnyArray, " m"]) -> Num[Array, " m"] | Bool[Array, " m"]:
     array = jnp.asarray(column)
-    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
+    if jnp.issubdtype(array.dtype, jnp.floating):
         return array.astype(jnp.float32)
-    if jnp.issubdtype(array.dtype, jnp.integer) and array.dtype not in (jnp.int32, jnp.int64):
-        return array.astype(jnp.int32)
-    return array
+    return array.astype(jnp.int32) if jnp.issubdtype(array.dtype, jnp.integer) else array
 
 
 def ratio(numerator: Float[Array, "*shape"], denominator: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -58,14 +56,18 @@ def root(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 def mean(values: Num[Array, " m"] | Bool[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, ""]:
     """Return the weighted mean, or NaN if all weights are 0."""
-    return ratio(jnp.sum(weights * values), jnp.sum(weights))
+    return ratio(jnp.sum(weights * values.astype(weights.dtype)), jnp.sum(weights))
 
 
 def bin_sums(values: Float[Array, " m"], bins: Int[Array, " m"], num_bins: int) -> Float[Array, " {num_bins}"]:
     """Return the sum of the values in each bin."""
     # 256 partial sums per bin, because adding a million numbers one after the other would lose the last four digits
     lane = jnp.arange(bins.shape[0], dtype=jnp.int32) % _LANES
-    return jax.ops.segment_sum(values, bins * _LANES + lane, num_bins * _LANES).reshape(num_bins, _LANES).sum(axis=1)
+    return (
+        jax.ops.segment_sum(values, bins.astype(jnp.int32) * _LANES + lane, num_bins * _LANES)
+        .reshape(num_bins, _LANES)
+        .sum(axis=1)
+    )
 
 
 def mid_ranks(x: Float[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " m"]:

@@ -159,6 +159,8 @@ def beta_bernoulli(
     _validate.unit_interval(decay=decay)
     _validate.positive_integer(group_size=group_size)
     _validate.one_of(("visit", "step"), ageing=ageing)
+    decay = decay if _validate.traced(decay) else float(decay)
+    group_size = int(group_size)
     priors = checked_priors(prior_alpha, prior_beta)
     predict_state, update_state = _functions(decay, group_size, ageing)
 

@@ -108,7 +108,7 @@ def kalman(*, scale: str = "arcsine", step_variance: float = 0.002, group_size: 
     _validate.one_of(SCALES, scale=scale)
     _validate.non_negative(step_variance=step_variance)
     _validate.positive_integer(group_size=group_size)
-    chosen, q = SCALES[scale], float(step_variance)
+    chosen, q, group_size = SCALES[scale], float(step_variance), int(group_size)
 
     def init(key: Key[Array, ""], num_prompts: int) -> KalmanState:
         del key

@@ -239,6 +239,7 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
     _validate.made(Predictor, predictor=predictor)
     _validate.one_of(MAPS, method=method)
     _validate.positive_integer(window=window)
+    window = int(window)
 
     groups_of_one = _group_size(predictor.spec) == 1  # a group of one rollout is never mixed
 

@@ -168,7 +168,7 @@ def _predict_part(
     """Return the predictions of this device's prompts."""
     if layout.is_split:
         return parts.predict(key, state, None, first_id + layout.first_row())
-    own = jnp.minimum(layout.first_row() + jnp.arange(layout.rows), layout.num_prompts - 1)
+    own = jnp.minimum(layout.first_row() + jnp.arange(layout.rows, dtype=jnp.int32), layout.num_prompts - 1)
     return parts.predict(key, state, own, first_id)
 
 

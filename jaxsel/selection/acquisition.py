@@ -20,6 +20,7 @@ from jaxsel.numerics import beta_binomial
 def thompson(target: float = 0.5) -> Acquisition:
     """Score by minus the squared distance of a posterior draw of p to `target` (MoPPS, arXiv 2507.04632)."""
     _validate.unit_interval(target=target)
+    target = float(target)
     return Acquisition({"name": "thompson", "target": target}, lambda p: -((p.draw - target) ** 2))
 
 
@@ -27,6 +28,7 @@ def thompson(target: float = 0.5) -> Acquisition:
 def target_success_rate(target: float = 0.5) -> Acquisition:
     """Score by minus the squared distance of the mean of p to `target` (INSIGHT, arXiv 2603.01907; GPS)."""
     _validate.unit_interval(target=target)
+    target = float(target)
     spec = {"name": "target_success_rate", "target": target}
     return Acquisition(spec, lambda p: -((p.success_rate - target) ** 2))
 
@@ -47,6 +49,7 @@ def mixed_probability(*, entropy_weight: float = 0.0, log: bool = False) -> Acqu
             sum (MaPP, arXiv 2609.34990).
     """
     _validate.non_negative(entropy_weight=entropy_weight)
+    entropy_weight = float(entropy_weight)
 
     def score(prediction: Prediction) -> Float[Array, " m"]:
         value = prediction.mixed
@@ -77,6 +80,7 @@ def mixed_near_target(target: float = 0.5, *, log: bool = False) -> Acquisition:
     """
     if not (_validate.is_number(target) and 0 < target < 1):
         raise ValueError(f"target is {target}; give a number above 0 and below 1")
+    target = float(target)
     centre, twice_squared_width = math.asin(math.sqrt(target)), min(target, 1 - target)
 
     def score(prediction: Prediction) -> Float[Array, " m"]:
@@ -141,6 +145,7 @@ def expected_signal(group_size: int = 8, *, log: bool = False) -> Acquisition:
         ValueError: The group size is not an integer of at least 1.
     """
     _validate.positive_integer(group_size=group_size)
+    group_size = int(group_size)
 
     def score(prediction: Prediction) -> Float[Array, " m"]:
         mean = prediction.success_rate

@@ -184,6 +184,7 @@ def choose_positions(
     count: Int[Array, ""] | None,
 ) -> Int[Array, " b"]:
     """Return the rule's choice. A `count` of None is not passed on, because not every rule takes a `count`."""
+    scores = scores.astype(jnp.float32)  # a user's acquisition may return another type
     if count is None:
         return choose(key, scores, batch_size, prompt_ids, state)
     return choose(key, scores, batch_size, prompt_ids, state, count=count)

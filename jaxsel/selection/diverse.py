@@ -38,8 +38,10 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
     """
     _validate.non_negative(weight=weight)
     _validate.integer_in(0, 2**16, anchor_batches=anchor_batches)
+    weight, anchor_batches = float(weight), int(anchor_batches)
     if shortlist is not None:
         _validate.positive_integer(shortlist=shortlist)
+        shortlist = int(shortlist)
 
     def choose(
         key: Key[Array, ""],

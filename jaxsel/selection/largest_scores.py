@@ -30,6 +30,7 @@ def choose_top_k(
     which is no position, pads the result.
     """
     del state
+    scores = scores.astype(jnp.float32)
     wanted = batch_size if count is None else count
     values = computed_once(scores if prompt_ids is None else jnp.where(prompt_ids < 0, -jnp.inf, scores))
     threshold = kth_largest(values, wanted, batch_size)

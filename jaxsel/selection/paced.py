@@ -142,7 +142,7 @@ def _functions(
     def update(key: Key[Array, ""], state: PacedState, rollouts: Rollouts) -> PacedState:
         predict_key, update_key = jax.random.split(key)
         inner = inner_update(update_key, state.inner, rollouts)
-        ids, size = rollouts.prompt_ids, state.num_prompts
+        ids, size = rollouts.prompt_ids.astype(jnp.int32), state.num_prompts
         is_visit = (ids >= 0) & (ids < size) & (rollouts.group_size > 0)
         spacing = jnp.maximum(size.astype(jnp.float32) / _SAMPLE, 1)
         rows = (jnp.arange(_SAMPLE, dtype=jnp.float32) * spacing).astype(jnp.int32)

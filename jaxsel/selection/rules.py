@@ -33,6 +33,7 @@ def within_bounds(lower: float, upper: float) -> Rule:
     numbers = all(isinstance(bound, Real) or _validate.is_number(bound) for bound in (lower, upper))  # also infinity
     if not (numbers and lower <= upper):
         raise ValueError(f"lower is {lower!r} and upper is {upper!r}; give numbers with lower <= upper")
+    lower, upper = float(lower), float(upper)
 
     def nearness(key, scores, _):
         return key, -jnp.maximum(jnp.maximum(lower - scores, scores - upper), 0)
@@ -53,6 +54,7 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
         ValueError: The temperature is not a finite number above 0.
     """
     _validate.positive(temperature=temperature)
+    temperature = float(temperature)
 
     def perturbed(key, scores, prompt_ids):
         noise_key, tie_key = jax.random.split(key)

@@ -131,14 +131,15 @@ def make_learner(
     _validate.unit_interval(forgetting=forgetting)
     _validate.non_negative(interference=interference, memorization=memorization)
     _validate.positive(signal=signal)
+    mean, deviation, spread = map(jnp.float32, (difficulty_mean, difficulty_spread, skill_spread))
     ids_key, loadings_key, difficulty_key, skills_key = jax.random.split(key, 4)
     shape = (skills_per_prompt, num_prompts)
     loadings = jax.random.exponential(loadings_key, shape, jnp.float32)
     return Learner(
         jax.random.randint(ids_key, shape, 0, num_skills, jnp.int32),
         loadings / loadings.sum(0, keepdims=True),
-        difficulty_mean + difficulty_spread * jax.random.normal(difficulty_key, (num_prompts,), jnp.float32),
-        skill_spread * jax.random.normal(skills_key, (num_skills,), jnp.float32),
+        mean + deviation * jax.random.normal(difficulty_key, (num_prompts,), jnp.float32),
+        spread * jax.random.normal(skills_key, (num_skills,), jnp.float32),
         *map(jnp.float32, (skill_gain, boost_gain, forgetting, interference, memorization, signal)),
     )
 
@@ -165,7 +166,7 @@ def embed(key: Key[Array, ""], learner: Learner, *, num_features: int = 32, nois
     image = jax.random.normal(image_key, (len(learner.initial_skills) + 1, num_features), jnp.float32)
     hardness = jax.nn.standardize(learner.difficulty)[:, None] * (image[-1:] / jnp.linalg.norm(image[-1]))
     skills = sum(weight[:, None] * image[ids] for ids, weight in zip(learner.skill_ids, learner.loadings, strict=True))
-    return skills + hardness + noise * jax.random.normal(noise_key, hardness.shape, jnp.float32)
+    return skills + hardness + float(noise) * jax.random.normal(noise_key, hardness.shape, jnp.float32)
 
 
 def initial_state(learner: Learner) -> LearnerState:
@@ -216,6 +217,7 @@ def oracle(learner: Learner, *, group_size: int = 8) -> Selector:
     selector observes every batch that the learner is trained on, as in `simulate`.
     """
     _validate.positive_integer(group_size=group_size)
+    group_size = int(group_size)
 
     def init(key: Key[Array, ""], num_prompts: int) -> LearnerState:
         del key, num_prompts

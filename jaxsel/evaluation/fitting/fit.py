@@ -122,6 +122,7 @@ def fit(
     """
     _validate.positive_integer(num_prompts=num_prompts, max_steps=max_steps)
     _validate.positive(prior_width=prior_width)
+    prior_width, max_steps = float(prior_width), int(max_steps)
     check_types(history, family)
     domains = {**DOMAINS, **(domains or {})}
     names = names_to_fit(family, parameters, start or {}, options, domains)
@@ -129,28 +130,29 @@ def fit(
     _validate.one_of(tuple(SCORES), score=score)
     check_rows(history, num_prompts)
 
-    visited, batches = batches_of(history)
-    first = {name: by_hand(family, name, start or {}) for name in names}
-    family(**first, **options)  # raises errors for invalid values
-    first = {name: domains[name].inside(as_numbers(name, value)) for name, value in first.items()}
-    own = {name: cut(name, value, visited, num_prompts) for name, value in options.items()}
-    num_rows = len(history.step)
+    # optax mixes types, which the settings may forbid; all predictors compute in 32 bits
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        visited, batches = batches_of(history)
+        first = {name: by_hand(family, name, start or {}) for name in names}
+        family(**first, **options)  # raises errors for invalid values
+        first = {name: domains[name].inside(as_numbers(name, value)) for name, value in first.items()}
+        own = {name: cut(name, value, visited, num_prompts) for name, value in options.items()}
+        num_rows = len(history.step)
 
-    def scores(values: _Values) -> Float[Array, "T b"]:
-        return row_scores(family(**values, **own), SCORES[score], batches, len(visited))
+        def scores(values: _Values) -> Float[Array, "T b"]:
+            return row_scores(family(**values, **own), SCORES[score], batches, len(visited))
 
-    mean_score = jax.jit(lambda values: jnp.sum(scores(values)) / num_rows)
-    score_by_hand = float(mean_score(first))
-    if not np.isfinite(score_by_hand):
-        raise ValueError(
-            f"start gives a log score of {score_by_hand}: an outcome with probability 0 occurred; give values above 0"
+        mean_score = jax.jit(lambda values: jnp.sum(scores(values)) / num_rows)
+        score_by_hand = float(mean_score(first))
+        if not np.isfinite(score_by_hand):
+            found = f"start gives a log score of {score_by_hand}: an outcome with probability 0 occurred"
+            raise ValueError(f"{found}; give values above 0")
+        best, errors, steps, converged = _best(
+            scores, first, domains, batches, len(visited), num_rows, prior_width, max_steps
         )
-    best, errors, steps, converged = _best(
-        scores, first, domains, batches, len(visited), num_rows, prior_width, max_steps
-    )
-    fitted = _listed(best)
-    predictor, log_score = family(**fitted, **options), float(mean_score(best))
-    return Fitted(predictor, fitted, _listed(errors), log_score, score_by_hand, num_rows, steps, converged)
+        fitted = _listed(best)
+        predictor, log_score = family(**fitted, **options), float(mean_score(best))
+        return Fitted(predictor, fitted, _listed(errors), log_score, score_by_hand, num_rows, steps, converged)
 
 
 def _best(

@@ -75,6 +75,7 @@ def reliability(
     _validate.positive_integer(num_bins=num_bins)
     _validate.one_of(("width", "mass"), binning=binning)
     w, p, y = counted(weights, probability=probability, outcome=outcome)
+    y, num_bins = y.astype(w.dtype), int(num_bins)
     position = p if binning == "width" else mid_ranks(p, w)
     bins = jnp.clip((position * num_bins).astype(jnp.int32), 0, num_bins - 1)
     count = bin_sums(w, bins, num_bins)
@@ -132,7 +133,7 @@ def randomised_pit(
     u is NaN: give such rows the weight 0.
     """
     below, up_to = _pit_bounds(prediction, successes, group_size)
-    u = below + jax.random.uniform(key, below.shape) * (up_to - below)
+    u = below + jax.random.uniform(key, below.shape, below.dtype) * (up_to - below)
     return jnp.where(jnp.asarray(group_size) > 0, u, jnp.nan)
 
 
@@ -160,6 +161,7 @@ def uniformity(pit: Float[AnyArray, " m"], *, num_bins: int = 10, weights: Weigh
     """
     _validate.positive_integer(num_bins=num_bins)
     w, u = counted(weights, pit=pit)
+    num_bins = int(num_bins)
     bins = jnp.clip((u * num_bins).astype(jnp.int32), 0, num_bins - 1)
     total, known = jnp.sum(w), jnp.where(jnp.any(jnp.isnan(u)), jnp.nan, 1)
     shares = ratio(bin_sums(w, bins, num_bins), jnp.broadcast_to(total, num_bins)) * known
@@ -241,7 +243,8 @@ def _coverage(
         low, high = (1 - level) / 2, (1 + level) / 2
         wide = up_to > below
         overlap = jnp.clip(jnp.minimum(up_to, high) - jnp.maximum(below, low), 0, 1)
-        share = jnp.where(wide, overlap / jnp.where(wide, up_to - below, 1), (below >= low) & (up_to <= high))
+        inside = ((below >= low) & (up_to <= high)).astype(below.dtype)
+        share = jnp.where(wide, overlap / jnp.where(wide, up_to - below, 1), inside)
         return mean(jnp.where(jnp.isnan(up_to), jnp.nan, share), weights)
 
     return jax.lax.map(covered, jnp.asarray(levels, jnp.float32))

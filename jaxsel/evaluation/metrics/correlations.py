@@ -55,7 +55,7 @@ class _Rates(NamedTuple):
 def _rates(s: Int[Array, " m"], n: Int[Array, " m"], w: Float[Array, " m"]) -> _Rates:
     """Return the moments of the rows with n > 1. All other rows must have the weight 0."""
     size = jnp.maximum(n, 2).astype(jnp.float32)
-    share = jnp.where(w > 0, s / size, 0)
+    share = jnp.where(w > 0, s.astype(jnp.float32) / size, 0)
     average = mean(share, w)
     variance = mean((share - average) ** 2, w)
     return _Rates(average, variance, jnp.maximum(variance - mean(share * (1 - share) / (size - 1), w), 0))
@@ -107,9 +107,9 @@ def spearman_ceiling(
     concentration = (1 - spread) / spread
     row_key, rate_key, count_key = jax.random.split(key, 3)
     cumulative = jnp.cumsum(w)
-    at = jax.random.uniform(row_key, (num_draws,)) * jnp.sum(w)
+    at = jax.random.uniform(row_key, (num_draws,), jnp.float32) * jnp.sum(w)
     size = n[jnp.minimum(jnp.searchsorted(cumulative, at, side="right"), n.size - 1)].astype(jnp.float32)
     a, b = (jnp.full(num_draws, concentration * share) for share in (rates.mean, 1 - rates.mean))
     p = random.beta(rate_key, a, b)
-    found = spearman(p, jax.random.binomial(count_key, size, p) / size)
+    found = spearman(p, jax.random.binomial(count_key, size, p, dtype=jnp.float32) / size)
     return jnp.where(rates.variance > 0, jnp.where(rates.signal > 0, found, 0), jnp.nan)

@@ -70,13 +70,13 @@ def estimate(
     def summed(values: Float[Array, " m"]) -> Float[Array, " m"]:
         return values if together is None else jax.ops.segment_sum(values, together, len(values))
 
-    count = jnp.sum(summed((weights > 0).astype(jnp.float32)) > 0)
+    count = jnp.sum(summed((weights > 0).astype(jnp.float32)) > 0).astype(jnp.float32)
 
     def error(direction: Float[Array, " k"]) -> Float[Array, ""]:
         (influence,) = pull(unravel(direction))
         return jnp.sqrt(jnp.sum(summed(weights * influence) ** 2) * count / (count - 1))
 
-    errors = jax.lax.map(error, jnp.eye(flat.size))
+    errors = jax.lax.map(error, jnp.eye(flat.size, dtype=flat.dtype)).astype(flat.dtype)
     return Estimate(value, unravel(jnp.where((count > 1) & ~jnp.isnan(flat), errors, jnp.nan)))
 
 
@@ -110,7 +110,7 @@ def bootstrap(
     _, unravel = ravel_pytree(value)
 
     def resample(key: Key[Array, ""]) -> Float[Array, " k"]:
-        uniform = jax.random.uniform(key, weights.shape)
+        uniform = jax.random.uniform(key, weights.shape, jnp.float32)
         times = jnp.sum(uniform[None] >= jnp.asarray(_POISSON, jnp.float32)[:, None], axis=0).astype(jnp.float32)
         times = times if together is None else times[together]
         return ravel_pytree(metric(*arrays, weights=weights * times))[0]
@@ -160,7 +160,7 @@ def slices(
     Raises:
         ValueError: `visit_edges` or `waiting_edges` is empty or does not increase.
     """
-    visits, waiting = jnp.asarray(visits), jnp.asarray(step) - jnp.asarray(last_visit)
+    visits, waiting = jnp.asarray(visits), jnp.asarray(step, jnp.int32) - jnp.asarray(last_visit, jnp.int32)
     seen = visits > 0
     return {
         "all": jnp.ones_like(seen),
@@ -174,8 +174,9 @@ def slices(
 def _bins(
     name: str, values: Int[Array, " m"], among: Bool[Array, " m"], **argument: Sequence[int]
 ) -> dict[str, Bool[Array, " m"]]:
-    ((argument_name, edges),) = argument.items()
-    if not len(edges) or any(low >= high for low, high in pairwise(edges)):
+    ((argument_name, given),) = argument.items()
+    edges = [int(edge) for edge in given]
+    if not edges or any(low >= high for low, high in pairwise(edges)):
         raise ValueError(f"{argument_name} is {tuple(edges)}; give at least one number, increasing")
     closed = {
         f"{name} {low}" if high == low + 1 else f"{name} {low}-{high - 1}": among & (values >= low) & (values < high)

@@ -28,7 +28,7 @@ def mean_at_k(
 ) -> Float[Array, ""]:
     """Return the mean of s / n over problems with n > 0. Each of them has the same weight, whatever its n."""
     w, s, n = counted(weights, successes=successes, group_size=group_size)
-    return mean(s / jnp.maximum(n, 1), jnp.where(n > 0, w, 0))
+    return mean(s.astype(w.dtype) / jnp.maximum(n, 1).astype(w.dtype), jnp.where(n > 0, w, 0))
 
 
 def pass_at_k(
@@ -51,7 +51,7 @@ def pass_at_k(
     """
     _validate.positive_integer(k=k)
     w, s, n = counted(weights, successes=successes, group_size=group_size)
-    s, n = s[None], n[None]
-    i = jnp.arange(k)[:, None]
+    s, n = s[None].astype(w.dtype), n[None].astype(w.dtype)
+    i = jnp.arange(k, dtype=w.dtype)[:, None]
     wrong = jnp.maximum(n - s - i, 0) / jnp.maximum(n - i, 1)
-    return mean(1 - jnp.prod(wrong, axis=0), jnp.where(n[0] >= k, w, 0))
+    return mean(1 - jnp.prod(wrong, axis=0), jnp.where(n[0] >= int(k), w, 0))

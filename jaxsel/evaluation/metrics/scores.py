@@ -27,7 +27,7 @@ def mean_absolute_error(
 def brier_score(probability: Float[AnyArray, " m"], outcome: Outcome, *, weights: Weights = None) -> Float[Array, ""]:
     """Return the mean of (probability - outcome)^2 for outcomes 0 and 1. Lower is better."""
     w, p, y = counted(weights, probability=probability, outcome=outcome)
-    return mean((p - y) ** 2, w)
+    return mean((p - y.astype(p.dtype)) ** 2, w)
 
 
 def binomial_log_score(

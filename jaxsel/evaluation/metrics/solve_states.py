@@ -81,4 +81,4 @@ def solve_state_f1(
     either = counts.sum(axis=0) + counts.sum(axis=1)
     states = ratio(2 * jnp.diagonal(counts), either)
     some = either > 0
-    return F1(states, ratio(jnp.sum(jnp.where(some, states, 0)), jnp.sum(some).astype(jnp.float32)))
+    return F1(states, ratio(jnp.sum(jnp.where(some, states, 0)), jnp.sum(some).astype(states.dtype)))

@@ -1,6 +1,6 @@
 """The settings of the amortised predictor, and a check of their values."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxsel import _validate
 from jaxsel.predictors.amortized.likelihood import LIKELIHOODS
@@ -27,8 +27,8 @@ class Config(NamedTuple):
     block_size: int
 
 
-def check(config: Config) -> None:
-    """Check that every setting is in its range and that the settings fit together.
+def checked(config: Config) -> Config:
+    """Return the settings as Python's numbers, after a check of their ranges and that they fit together.
 
     Raises:
         ValueError: A setting is out of its range, or `width` is not a multiple of `num_heads`. Also for a `decay` with
@@ -51,11 +51,12 @@ def check(config: Config) -> None:
     _validate.one_of(LIKELIHOODS, likelihood=config.likelihood)
     if config.width % config.num_heads:
         raise ValueError(f"width is {config.width} with {config.num_heads} heads; give a multiple of num_heads")
-    if config.decay is None:
-        return
-    _validate.unit_interval(decay=config.decay)
-    if not LIKELIHOODS[config.likelihood].conjugate:
-        raise ValueError(
-            f"decay is {config.decay} with likelihood {config.likelihood!r}; give decay=None, or "
-            "likelihood='beta_binomial'"
-        )
+    if config.decay is not None:
+        _validate.unit_interval(decay=config.decay)
+        if not LIKELIHOODS[config.likelihood].conjugate:
+            raise ValueError(
+                f"decay is {config.decay} with likelihood {config.likelihood!r}; give decay=None, or "
+                "likelihood='beta_binomial'"
+            )
+    known: dict[str, Any] = {name: value for name, value in config._asdict().items() if not _validate.traced(value)}
+    return config._replace(**{name: _validate.json_value(value) for name, value in known.items()})

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 from jaxsel._shared import shared
 from jaxsel.base import Predictor
 from jaxsel.predictors import embeddings as _embeddings
-from jaxsel.predictors.amortized.config import Config, check
+from jaxsel.predictors.amortized.config import Config, checked
 from jaxsel.predictors.priors import checked_priors, described
 
 
@@ -106,7 +106,7 @@ def amortized(
         shrinkage=shrinkage,
         block_size=block_size,
     )
-    check(config)
+    config = checked(config)
     embeddings = _embeddings.checked(embeddings)
     priors = checked_priors(prior_alpha, prior_beta)
     _check_evidence(decay, priors)

@@ -47,6 +47,7 @@ def hidden_markov(
         ValueError: An argument is out of its range.
     """
     _validate.unit_interval(decay=decay)
+    decay = decay if _validate.traced(decay) else float(decay)
     counts = _prior_matrix("ones" if prior_counts is None else prior_counts)
     belief = _initial_belief(initial_belief)
 

@@ -79,6 +79,7 @@ def state_space(
             embeddings or priors do not have one row per prompt.
     """
     _validate.positive_integer(group_size=group_size)
+    group_size = int(group_size)
     if not isinstance(frozen, bool):
         raise ValueError(f"frozen is {frozen!r}; give True or False")
     matrix = None if embeddings is None else _embeddings.checked(embeddings)
