@@ -126,7 +126,9 @@ def test_the_table_of_the_runs_and_their_histories(sweep, tmp_path):
     command = [sys.executable, "-m", "experiments.collect", sweep.folder, "--out", tmp_path]
     said = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert not said.returncode, said.stderr
-    assert "does not count" not in said.stdout + said.stderr
+    # the runs differ in a setting without effect, so two of them are copies of the first, and nothing else is wrong
+    left_out = re.findall(r"does not count: \S+/(\d)/run: (.*) as ", said.stdout + said.stderr)
+    assert left_out == [(number, "the same settings and seed") for number in "12"], said.stdout
     assert (tmp_path / "collected.json").exists()
     histories = [read_history(sweep.folder / f"{number}/run/history") for number in range(3)]
     assert len(histories[0].rollouts["step"]) == 150 * 4
