@@ -62,12 +62,8 @@ def mean(values: Num[Array, " m"] | Bool[Array, " m"], weights: Float[Array, " m
 def bin_sums(values: Float[Array, " m"], bins: Int[Array, " m"], num_bins: int) -> Float[Array, " {num_bins}"]:
     """Return the sum of the values in each bin."""
     # 256 partial sums per bin, because adding a million numbers one after the other would lose the last four digits
-    lane = jnp.arange(bins.shape[0], dtype=jnp.int32) % _LANES
-    return (
-        jax.ops.segment_sum(values, bins.astype(jnp.int32) * _LANES + lane, num_bins * _LANES)
-        .reshape(num_bins, _LANES)
-        .sum(axis=1)
-    )
+    lane = bins.astype(jnp.int32) * _LANES + jnp.arange(bins.shape[0], dtype=jnp.int32) % _LANES
+    return jax.ops.segment_sum(values, lane, num_bins * _LANES).reshape(num_bins, _LANES).sum(axis=1)
 
 
 def mid_ranks(x: Float[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " m"]:

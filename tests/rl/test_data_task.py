@@ -5,14 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rl.prompts import PromptPool
 from rl.prompts.features import features_of
 from rl.tasks.data import make
 from rl.tasks.data_config import DataConfig
-from rl.tasks.held_out import held_out_rows
 from rl.verification import as_verdict
 from rl.verifiers import RowAnswer
 from tests.support import verifiers
@@ -60,18 +57,6 @@ def test_only_their_own_seed_changes_the_held_out_prompts(file, tmp_path):
     assert first.pool(9, 0).texts != first.pool(9, 1).texts
     assert first.held_out(4).texts == first.held_out(0).texts[:4]
     assert len(first.pool(999, 0)) == 30
-
-
-@given(
-    digests=st.lists(st.sampled_from("abcdefghij"), min_size=2, max_size=30),
-    share=st.floats(0.01, 0.99),
-    seed=st.integers(0, 3),
-)
-def test_equal_prompts_are_held_out_together(digests, share, seed):
-    inside = held_out_rows(digests, share, seed)
-    apart = {digest for digest, one in zip(digests, inside, strict=True) if one}
-    assert inside.tolist() == [digest in apart for digest in digests]
-    assert len(apart) == max(1, round(share * len(set(digests))))
 
 
 @pytest.mark.parametrize("by", ["file", "split"])

@@ -1,7 +1,5 @@
 """The prediction of an amortised predictor: the decoder's beliefs, averaged over draws of the latent."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -9,6 +7,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxsel.base import Prediction
 from jaxsel.numerics import devices, random
 from jaxsel.numerics.beta_binomial import mixed_of
+from jaxsel.numerics.blocks import in_blocks
 from jaxsel.numerics.fusion import stored_on_a_cpu
 from jaxsel.predictors.amortized.dtype_promotion import with_standard_dtype_promotion
 from jaxsel.predictors.amortized.likelihood import Belief
@@ -53,7 +52,7 @@ def predict(
 
     rows = jnp.arange(state.successes.shape[0], dtype=jnp.int32) if prompt_ids is None else first_id + prompt_ids
     block_size = config.block_size if devices.for_a_cpu() else config.block_size * _BLOCKS_OF_A_GPU
-    rate, variance, alpha, beta, unsolved, solved = _in_blocks(decode, rows, block_size)
+    rate, variance, alpha, beta, unsolved, solved = in_blocks(decode, block_size, rows)
     draw = random.beta(draw_key, alpha, beta, ids=rows) if likelihood.conjugate else alpha
     mixed = mixed_of(unsolved, solved, config.group_size)
     return Prediction(rate, variance, draw, unsolved, mixed, solved)
@@ -74,15 +73,3 @@ def _mixture(beliefs: Belief) -> Belief:
     rate = beliefs.success_rate.mean(0)
     variance = (beliefs.variance + (beliefs.success_rate - rate[None]) ** 2).mean(0)
     return Belief(rate, variance, beliefs.alpha[0], beliefs.beta[0], beliefs.unsolved.mean(0), beliefs.solved.mean(0))
-
-
-def _in_blocks(function: Callable[[Int[Array, " b"]], Belief], rows: Int[Array, " m"], block_size: int) -> Belief:
-    """Return the function of all rows, computed on `block_size` rows at a time.
-
-    The last block repeats its last row until it is full.
-    """
-    size = rows.shape[0]
-    if size <= block_size:
-        return function(rows)
-    blocks = jnp.pad(rows, (0, -size % block_size), mode="edge").reshape(-1, block_size)
-    return jax.tree.map(lambda field: field.reshape(-1)[:size], jax.lax.map(function, blocks))

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxsel.base import Rollouts
+from jaxsel.numerics.blocks import in_blocks
 from jaxsel.predictors.state_space.filtering import after_visits, shared_part
 from jaxsel.predictors.state_space.frozen import evidence
-from jaxsel.predictors.state_space.moments import Posterior, posterior
+from jaxsel.predictors.state_space.moments import posterior
 from jaxsel.predictors.state_space.state import StateSpaceState
 
 # Number of prompts that the weights are fitted to. More would add little, because the model gives first visits a common
@@ -50,7 +51,7 @@ def _conditioned(
     weights = weights._replace(kept=state.weights.kept, evidence=state.weights.evidence)
     shared = shared_part(state._replace(weights=weights), None)
     prior = jnp.full_like(s, jnp.exp(state.learning.settings.log_prior))
-    alone = _posteriors(shared.mean, prior, s, n)
+    alone = in_blocks(posterior, _ROWS, shared.mean, prior, s, n)
     fields: dict[str, Any] = {
         "weights": weights,
         "mean": jnp.where(n > 0, shared.mean + alone.shift, 0),
@@ -64,12 +65,3 @@ def _conditioned(
         found = evidence(state, state.frozen, everyone, shared.mean, prior, alone.log_evidence, visits)
         fields["frozen"] = jnp.where(n > 0, found.seen, 0)
     return fields
-
-
-def _posteriors(*columns: Float[Array, " N"]) -> Posterior:
-    """Return `posterior` of the columns, some rows at a time. The last block repeats its last row until it is full."""
-    size = len(columns[0])
-    rows = min(size, _ROWS)
-    blocks = [jnp.pad(column, (0, -size % rows), mode="edge").reshape(-1, rows) for column in columns]
-    found = jax.lax.map(lambda block: posterior(*block), blocks)
-    return jax.tree.map(lambda field: field.reshape(-1)[:size], found)

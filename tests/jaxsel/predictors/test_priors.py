@@ -1,6 +1,7 @@
 """Success rates that are known before training give every method its first belief."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -143,7 +144,8 @@ def test_many_priors_of_the_state_space_model_are_taken_in_by_blocks(monkeypatch
     whole = method.init(jax.random.key(0), 41)
     monkeypatch.setattr(prior_rates, "_ROWS", 16)
     jax.clear_caches()
-    program = str(jax.make_jaxpr(prior_rates._posteriors)(*np.ones((4, 41), np.float32)))
+    unknown = jaxsel.state_space().init(jax.random.key(0), 41)
+    program = str(jax.make_jaxpr(prior_rates._conditioned)(unknown, jnp.arange(8), jnp.ones(41), jnp.ones(41)))
     assert "f32[49,16]" in program
     assert "f32[49,41]" not in program
     blocks = method.init(jax.random.key(0), 41)

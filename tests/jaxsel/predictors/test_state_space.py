@@ -9,10 +9,9 @@ import pytest
 
 import jaxsel
 from jaxsel import PromptSelector, simulate
-from jaxsel.predictors.state_space import features
+from jaxsel.predictors.state_space.features import scaling_of
 from jaxsel.predictors.state_space.predictor import logits
 from jaxsel.predictors.state_space.state import given_weights
-from jaxsel.predictors.state_space.weights import no_weights
 from tests.support.histories import random_history, rollouts
 from tests.support.playing import choices, mesh_of
 
@@ -256,25 +255,6 @@ def test_training_on_one_kind_of_prompts_moves_only_this_kind():
     assert rate[100:].mean() < 0.55
 
 
-@pytest.mark.parametrize("length", [1, 63, 64, 75])
-@pytest.mark.parametrize("alike", [False, True])
-def test_linear_forms_equal_float64_in_blocks_and_with_long_embeddings(length, alike, monkeypatch):
-    monkeypatch.setattr(features, "_NUMBERS", 40 * length)  # 3 blocks, of which the last two overlap
-    monkeypatch.setattr(features, "_SAMPLE", 40)
-    rng = np.random.default_rng(3)
-    embeddings = rng.normal(2, 3, (97, length)).astype(np.float16)
-    w, d = rng.normal(size=(2, length + 1)).astype(np.float32)
-    root = rng.normal(size=(2 * length + 2, 2 * length + 2)).astype(np.float32)
-    weights = no_weights(length)._replace(mean=jnp.concatenate([w, d]), root=jnp.asarray(root))
-    scaling = features.scaling_of(embeddings)
-    found = features.linear_forms(jnp.asarray(embeddings), scaling, weights, alike=alike)
-    phi = np.asarray(scaling(jnp.asarray(embeddings)), np.float64)
-    variance = ((phi @ (root[: length + 1] + root[length + 1 :])) ** 2).sum(1)
-    np.testing.assert_allclose(found.mean, phi @ w, rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(found.drift, phi @ d, rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(found.variance, variance[::2][:40].mean() if alike else variance, rtol=1e-3)
-
-
 @pytest.mark.slow
 def test_predictions_have_the_variance_that_the_update_uses():
     """The embeddings are correlated and determine the success rates.
@@ -289,7 +269,7 @@ def test_predictions_have_the_variance_that_the_update_uses():
     for _ in range(40):
         ids = rng.choice(200, 16, replace=False)
         state = update(KEY, state, rollouts(ids, rng.binomial(8, truth[ids]), [8] * 16))
-    scaling = features.scaling_of(embeddings)
+    scaling = scaling_of(embeddings)
     phi = np.asarray(scaling(jnp.asarray(embeddings)), np.float64)
     given = given_weights(state, state.learning.settings, slice(None))
     slope = np.asarray(given.slope, np.float64)[:, None]
