@@ -22,6 +22,7 @@ from jaxsel.runtime.compiled import (
     lengthened,
     wide_bucket,
 )
+from jaxsel.runtime.signals import SignalsWait
 from jaxsel.runtime.steps import OpenStep
 
 
@@ -60,11 +61,13 @@ class Belief:
         """
         if step is None or self.step.is_over(step):
             self.end_step()
-        if step is None:
-            self._take_in(visits)
-        else:
-            self.books.settle()
-            self.step.add(step, visits)
+        with SignalsWait():
+            if step is None:
+                self._learn(*visits)
+                self.books.note(visits)
+            else:
+                self.books.settle()
+                self.step.add(step, visits)
 
     def observe_on_device(
         self, prompt_ids: ArrayLike, successes: Int[Array, " b"], group_size: Int[Array, " b"]
@@ -78,15 +81,19 @@ class Belief:
         self.end_step()
         counts = _copied(successes), _copied(group_size)
         here = jax.tree.leaves(self.state)[0].sharding
-        self._learn(ids, *(jax.device_put(column.astype(np.int32), here) for column in counts))
-        self.books.note_later(ids, *counts)
+        on_device = [jax.device_put(column.astype(np.int32), here) for column in counts]
+        with SignalsWait():
+            self._learn(ids, *on_device)
+            self.books.note_later(ids, *counts)
         return ids
 
     def end_step(self) -> None:
         """Learn from the observations of the open step, if one is open."""
         visits = self.step.visits
-        if visits is not None:
-            self._learn(*visits)  # first: if it fails or is interrupted, the step stays open with its observations
+        if visits is None:
+            return
+        with SignalsWait():
+            self._learn(*visits)  # first: if it fails, the step stays open with its observations
             self.step.end()
             self.books.note(visits)
 
@@ -132,12 +139,8 @@ class Belief:
         self.books = Bookkeeping(visits, np.array(arrays.get("last_visit", never), np.int32), self.updates)
         self.step = OpenStep(int(counters.get("ended_step", -1)))
 
-    def _take_in(self, visits: Visits) -> None:
-        self._learn(*visits)
-        self.books.note(visits)
-
     def _learn(self, *rollouts: Int[Array | np.ndarray, " b"]) -> None:
-        """Update the state with ids, successes and group sizes."""
+        """Update the state with ids, successes and group sizes. Signals must wait: the state is donated."""
         self.books.settle()
         self.state = self._update(self.state, self.seed, self.updates, self._batch(rollouts))
         self.updates += 1
