@@ -173,6 +173,7 @@ def test_spawn_takes_a_selector():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_types")  # as users have it; the checks take half of the time
 def test_repeated_steps_do_not_take_memory(method):
     selector = started(method)
 
