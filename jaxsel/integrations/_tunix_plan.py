@@ -16,18 +16,28 @@ class Plan:
         batch_size: Number of prompts per batch.
 
     Raises:
-        ValueError: The micro-batches do not divide a batch.
+        ValueError: The micro-batches or mini-batches do not divide a batch. Or: Tunix packs sequences and writes
+            checkpoints.
     """
 
     def __init__(self, learner: Any, batch_size: int):
         cluster = learner.rl_cluster
         config, self._trainer = cluster.cluster_config.training_config, cluster.actor_trainer
         self.root: str | None = config.checkpoint_root_directory
-        micro = config.train_micro_batch_size or config.mini_batch_size or batch_size
-        if batch_size % micro:
+        packed = getattr(config, "max_seq_token_per_tpu", None)
+        if self.root is not None and packed is not None:
             raise ValueError(
-                f"batch_size is {batch_size}, which Tunix's micro-batches of {micro} do not divide; give a multiple"
+                f"max_seq_token_per_tpu is {packed}, with which Tunix packs sequences, so its counters do not tell "
+                "batches apart and a checkpoint cannot be resumed; set it to None, or checkpoint_root_directory to None"
             )
+        mini = config.mini_batch_size or batch_size
+        micro = config.train_micro_batch_size or mini
+        for name, size in (("micro", micro), ("mini", mini)):
+            if batch_size % size:
+                raise ValueError(
+                    f"batch_size is {batch_size}, which Tunix's {name}-batches of {size} do not divide; give a "
+                    f"multiple of {size}, or Tunix a size that divides {batch_size}"
+                )
         self._parts = batch_size // micro
         self._passes = self._parts * int(getattr(learner.algo_config, "num_iterations", 1))
         self._accumulated = config.gradient_accumulation_steps or 1

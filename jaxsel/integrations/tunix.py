@@ -120,9 +120,10 @@ class SelectedPrompts:
             learner: Tunix's learner, made with the functions of `watched`.
 
         Raises:
-            ValueError: The learner lacks the watched reward functions, or its micro-batches do not divide a batch. Or:
-                for the checkpoint that it has resumed from, the selector's state is missing, or is of another method
-                or another pool. Or: the history is of another run.
+            ValueError: The learner lacks the watched reward functions, its micro-batches or mini-batches do not divide
+                a batch, or it packs sequences and writes checkpoints. Or: for the checkpoint that it has resumed from,
+                the selector's state is missing, or is of another method or another pool. Or: the history is of another
+                run.
         """
         if not any(judge in self._watched for judge in learner.reward_manager.reward_fns):
             raise ValueError("the learner's reward_fns are not watched; give it reward_fns=prompts.watched(reward_fns)")
@@ -231,12 +232,13 @@ def _checked_columns(rows: Any, batch_size: int, key_column: str | None) -> list
 
 
 def _column(values: list[Any]) -> np.ndarray:
-    """Return one entry per value. NumPy would cut texts and turn integers beside floats into floats."""
+    """Return a vector with one entry per value. NumPy would cut texts and turn integers beside floats into floats.
+
+    An array is one entry: where Tunix makes micro-batches, it flattens every column.
+    """
     kinds = {type(value) for value in values}
     if len(kinds) == 1 and isinstance(values[0], bool | int | float | np.number):
         return np.array(values)
-    if kinds == {np.ndarray} and len({(value.shape, value.dtype) for value in values}) == 1:
-        return np.stack(values)
     column = np.empty(len(values), object)
     for at, value in enumerate(values):
         column[at] = value

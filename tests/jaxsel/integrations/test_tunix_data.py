@@ -31,11 +31,11 @@ def made(**options):
     return SelectedPrompts(**{"rows": ROWS, "batch_size": 4, "selector": jaxsel.mopps()} | options)
 
 
-def learner(reward_fns, root=None, *, iterations=1, mini=None, micro=None, done=0, interval=1):
+def learner(reward_fns, root=None, *, iterations=1, mini=None, micro=None, done=0, interval=1, packed=None):
     """Return a stub of Tunix's learner that has trained on `done` micro-batches."""
     accumulated = None if micro is None else mini // micro
     config = {"checkpoint_root_directory": root, "mini_batch_size": mini, "train_micro_batch_size": micro}
-    config |= {"gradient_accumulation_steps": accumulated}
+    config |= {"gradient_accumulation_steps": accumulated, "max_seq_token_per_tpu": packed}
     config["checkpointing_options"] = SimpleNamespace(save_interval_steps=interval)
     actor = SimpleNamespace(
         iter_steps=done,
@@ -136,10 +136,26 @@ def test_a_learner_with_other_reward_functions_is_refused():
         data.batches(learner(made().watched(correct)))
 
 
-def test_micro_batches_that_do_not_divide_a_batch_are_refused():
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"mini": 3}, "micro-batches of 3 do not divide; give a multiple of 3, or Tunix a size that divides 4"),
+        ({"mini": 8, "micro": 2}, "mini-batches of 8 do not divide"),
+        ({"mini": 6, "micro": 2}, "mini-batches of 6 do not divide"),
+    ],
+)
+def test_parts_that_do_not_divide_a_batch_are_refused(tmp_path, sizes, message):
     data = made()
-    with pytest.raises(ValueError, match="batch_size is 4, which Tunix's micro-batches of 3 do not divide"):
-        data.batches(learner(data.watched(correct), mini=3))
+    with pytest.raises(ValueError, match=f"batch_size is 4, which Tunix's {message}"):
+        data.batches(learner(data.watched(correct), str(tmp_path), **sizes))
+
+
+def test_packed_sequences_are_refused_with_checkpoints_alone(tmp_path):
+    data = made()
+    judges = data.watched(correct)
+    with pytest.raises(ValueError, match=r"max_seq_token_per_tpu is 512, with which Tunix packs sequences.* set it to"):
+        data.batches(learner(judges, str(tmp_path), mini=4, micro=2, packed=512))
+    assert len(played(data, judges, data.batches(learner(judges, mini=4, micro=2, packed=512)), 2)) == 2
 
 
 def test_remote_checkpoints_need_a_local_folder(tmp_path):
@@ -163,9 +179,25 @@ def test_batches_hold_the_selected_rows_unchanged():
         if name != ROW:
             for value, row in zip(column, batch[ROW], strict=True):
                 np.testing.assert_array_equal(value, rows[row][name])
-    assert (batch["n"].dtype.kind, batch["x"].dtype.kind, batch["grid"].shape) == ("i", "f", (12, 2, 2))
+    assert (batch["n"].dtype.kind, batch["x"].dtype.kind) == ("i", "f")
     assert {type(value) for value in batch["mixed"]} == {int, float}
     assert [len(np.repeat(column, 3, axis=0)) for column in batch.values()] == [36] * 7
+
+
+def micro_batches(batch, size):
+    """Return the parts of a batch as Tunix 0.1.7 makes them: from the entries of every flattened column."""
+    columns = {name: list(column.flatten()) for name, column in batch.items()}
+    starts = range(0, len(columns["prompts"]), size)
+    return [{name: np.array(entries[at : at + size]) for name, entries in columns.items()} for at in starts]
+
+
+@pytest.mark.parametrize("value", [np.array, list, tuple, lambda pair: np.array([pair] * 3)])
+def test_every_prompt_keeps_its_values_in_micro_batches(value):
+    rows = [{"pair": value([row, row + 100]), "prompts": f"{row}"} for row in range(12)]
+    data = made(rows=rows)
+    for part in micro_batches(next(data.batches(learner(data.watched(correct)))), 2):
+        expected = [rows[row]["pair"] for row in part[ROW]]
+        np.testing.assert_array_equal(part["pair"], expected)
 
 
 def test_a_row_with_other_columns_is_named():
