@@ -13,7 +13,8 @@ The configuration of a taskset names the selector:
       kwargs: {method: adaptive, group_size: 8}
 
 Trinity reports the mean reward of each prompt to a selector if the pipeline has the operator `pass_rate_calculator`.
-The selector reads the successes from the mean, so every reward has to be 0 or 1. Other means are refused.
+The selector reads the successes from the mean, so every reward has to be 0 or 1. Other means are refused. It also needs
+one experience per rollout: a workflow that returns an experience per turn gives means that count turns.
 """
 
 import base64
@@ -138,7 +139,8 @@ class TrinitySelector:
                 return [1.0] * successes + [0.0] * (size - successes)
         raise ValueError(
             f"values holds {mean}, which is no share of at most {self._group_size} rollouts; give group_size Trinity's "
-            "repeat_times, and let the reward be 0 or 1 (feedback gets the mean of the total reward)"
+            "repeat_times, and let the reward be 0 or 1 (feedback gets the mean of the total reward) and a rollout one "
+            "experience (of workflows that return an experience per turn, feedback gets means that count turns)"
         )
 
 

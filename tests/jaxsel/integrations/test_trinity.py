@@ -131,6 +131,7 @@ def test_a_mean_becomes_the_largest_group_with_this_mean(monkeypatch, mean, expe
             [0.55],
             "values holds 0.55, which is no share of at most 8 rollouts; give group_size Trinity's repeat_times",
         ),
+        ([1], [13 / 21], "and a rollout one experience"),  # 21 turns of 8 rollouts
         ([1], [1.5], "values holds 1.5, which is no share"),
         ([1], [-0.125], "values holds -0.125, which is no share"),
         ([1, 2], [0.5], "there are 2 indices and 1 values"),
