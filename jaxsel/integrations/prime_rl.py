@@ -7,6 +7,7 @@ The adapter has an edge: a `TrainerEdge`, which hands out the prompts that its s
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jaxsel.integrations._lost import release_lost
 from jaxsel.integrations._pools import check_size
 from jaxsel.integrations._rewards import one_reward
 from jaxsel.integrations.edge import TrainerEdge
@@ -35,7 +36,11 @@ class PrimeSampler(Iterator[Any]):
             )
 
     def __next__(self) -> Any:
-        """Return the task of a selected prompt."""
+        """Return the task of a selected prompt.
+
+        If no prompt is free, those that wait longest for rewards are free again, as if they had timed out.
+        """
+        release_lost(self.edge, 1)
         return self._tasks[self.edge.next_prompt()]
 
     def observe(self, group: list[Any]) -> None:

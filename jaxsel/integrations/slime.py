@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jaxsel import _validate
+from jaxsel.integrations._lost import release_lost
 from jaxsel.integrations._pools import check_size
 from jaxsel.integrations._state_file import read_state, write_state
 from jaxsel.integrations.edge import TrainerEdge
@@ -45,7 +46,7 @@ class SlimeSource:
         samples: One sample per prompt, in the order of the pool: `RolloutDataSource(args).dataset.samples`.
         edge: The edge with the selector. Its `draw_size` may be the size of a training batch.
         group_size: Samples per prompt, slime's `n_samples_per_prompt`.
-        folder: Folder for the selector's state, for example `args.save`.
+        folder: Folder for the selector's state, for example `args.save`. None: the state cannot be saved.
         load_from: Folder to load the state from, for example `args.load`. None: `folder`.
 
     Raises:
@@ -58,21 +59,27 @@ class SlimeSource:
         edge: TrainerEdge,
         *,
         group_size: int,
-        folder: str | Path,
+        folder: str | Path | None,
         load_from: str | Path | None = None,
     ):
         _validate.positive_integer(group_size=group_size)
         check_size("samples", samples, edge.selector.num_prompts)
         self._samples, self.edge, self._group_size = samples, edge, group_size
-        self._folder, self._load_from = Path(folder), Path(folder if load_from is None else load_from)
+        self._folder, self._load_from = folder, folder if load_from is None else load_from
         self._returned: list[list[Sample]] = []
         self._groups = 0
 
     def get_samples(self, num_samples: int) -> list[list[Sample]]:
-        """Return groups of samples: first those that slime gave back, then freshly selected prompts."""
-        groups = self._returned[:num_samples]
+        """Return groups of samples: first those that slime gave back, then freshly selected prompts.
+
+        Without `--partial-rollout`, slime cancels groups and does not give them back. So if too few prompts are free,
+        those that wait longest for rewards are free again, as if they had timed out.
+        """
+        groups, rows = self._returned[:num_samples], []
         missing = num_samples - len(groups)
-        rows = self.edge.next_batch(missing).tolist() if missing else []  # an error must not lose the returned groups
+        if missing:
+            release_lost(self.edge, missing, keep=[_row_of(group) for group in groups])
+            rows = self.edge.next_batch(missing).tolist()  # an error must not lose the returned groups
         self._returned = self._returned[num_samples:]
         return groups + [self._group(row) for row in rows]
 
@@ -91,12 +98,19 @@ class SlimeSource:
             ValueError: A reward is a dictionary without this name. The state stays as it was.
         """
         samples = [[last[-1] if isinstance(last, list) else last for last in group] for group in groups]
-        rows = [group[0].metadata[ROW] for group in samples]
+        rows = [_row_of(group) for group in samples]
         self.edge.observe(rows, [[_named(sample.reward, key) for sample in group] for group in samples])
 
     def save(self, rollout_id: int) -> None:
-        """Save the selector's state, and the number of groups so far."""
-        write_state(self._folder / f"selector_{rollout_id}.npz", self.edge.state_dict() | {"groups": self._groups})
+        """Save the selector's state, and the number of groups so far.
+
+        Raises:
+            ValueError: There is no folder.
+        """
+        if self._folder is None:
+            raise ValueError("folder is None, so the selector's state cannot be saved; start slime with --save")
+        state = self.edge.state_dict() | {"groups": self._groups}
+        write_state(Path(self._folder) / f"selector_{rollout_id}.npz", state)
 
     def load(self, rollout_id: int | None = None) -> None:
         """Load the selector's state, unless `rollout_id` is None or -1, which stand for a new run.
@@ -104,10 +118,14 @@ class SlimeSource:
         Prompts that were handed out and not observed may be chosen again.
 
         Raises:
-            ValueError: There is no such state, or it is of another pool or method.
+            ValueError: There is no such state or no folder, or the state is of another pool or method.
         """
         if rollout_id is not None and rollout_id >= 0:
-            state = read_state(self._load_from / f"selector_{rollout_id}.npz")
+            if self._load_from is None:
+                raise ValueError(
+                    f"rollout_id is {rollout_id}, but load_from and folder are None; start slime with --load or --save"
+                )
+            state = read_state(Path(self._load_from) / f"selector_{rollout_id}.npz")
             self.edge.load_state_dict(state)
             self.edge.release()
             self._groups = int(state.get("groups", 0))  # older files do not hold it
@@ -143,6 +161,11 @@ def observe_samples(args: Any, all_samples: Sequence[Any], data_source: Any) -> 
     if not isinstance(source, SlimeSource):
         raise ValueError(f"data_source is {source!r:.80}; name a SlimeSource by --data-source-path")
     source.observe(all_samples, args.reward_key)
+
+
+def _row_of(group: Sequence[Any]) -> int:
+    first = group[0][-1] if isinstance(group[0], list) else group[0]
+    return first.metadata[ROW]
 
 
 def _named(reward: Any, key: str | None) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jaxsel import _validate
+from jaxsel.integrations._lost import release_lost
 from jaxsel.integrations._pools import check_size
 from jaxsel.integrations.edge import TrainerEdge
 
@@ -57,7 +58,11 @@ class TinkerDataset:
         self._success = success
 
     def get_batch(self, index: int) -> list["WatchedBuilder"]:
-        """Return the builders of freshly selected prompts. The index only numbers the step of their observations."""
+        """Return the builders of freshly selected prompts. The index only numbers the step of their observations.
+
+        If too few prompts are free, those that wait longest for rewards are free again, as if they had timed out.
+        """
+        release_lost(self.edge, self._batch_size)
         chosen = self.edge.next_batch(self._batch_size).tolist()
         return [WatchedBuilder(self._builders[row], row, self.edge, index, self._success) for row in chosen]
 

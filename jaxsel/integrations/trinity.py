@@ -27,6 +27,7 @@ import numpy as np
 
 import jaxsel.methods
 from jaxsel import _validate
+from jaxsel.integrations._lost import release_lost
 from jaxsel.integrations._pools import check_keys, selector_of_rows
 from jaxsel.integrations.edge import TrainerEdge
 
@@ -86,9 +87,7 @@ class TrinitySelector:
             ValueError: The taskset has fewer than `batch_size` prompts.
         """
         _validate.positive_integer(batch_size=batch_size)
-        own = self.edge.selector
-        while (waiting := len(self.edge.handed_out)) and own.num_prompts - waiting < batch_size:
-            self.edge.release(own.longest_in_flight)
+        release_lost(self.edge, int(batch_size))
         chosen = self.edge.next_batch(int(batch_size))
         if not return_extra_info:
             return chosen.tolist()

@@ -174,13 +174,39 @@ def test_groups_that_slime_gives_back_are_handed_out_first(tmp_path):
     assert first[0][0].metadata["own"] == first[0][0].metadata[ROW]
 
 
-def test_groups_that_slime_gave_back_stay_where_too_few_prompts_are_free(tmp_path):
+def test_groups_that_slime_gave_back_stay_where_the_pool_is_too_small(tmp_path):
     source = Slime(tmp_path).source
     groups = source.get_samples(N)
     source.add_samples(groups[:2])
     with pytest.raises(ValueError, match="prompts to choose from"):
-        source.get_samples(3)
+        source.get_samples(N + 1)
+    assert len(source.edge.handed_out) == N
     assert source.get_samples(2) == groups[:2]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "ask"),
+    [
+        (Slime, lambda run: [group[0].metadata[ROW] for group in run.source.get_samples(K)]),
+        (Prime, lambda run: [int(next(run.sampler).key.split()[1]) for _ in range(K)]),
+        (Tinker, lambda run: [builder.row for builder in run.dataset.get_batch(0)]),
+    ],
+)
+def test_prompts_whose_rollouts_are_lost_do_not_use_up_the_pool(tmp_path, trainer, ask):
+    run = trainer(tmp_path)
+    batches = [set(ask(run)) for _ in range(2 * N // K)]
+    assert set.union(*batches[: N // K]) == set(range(N))
+    assert batches[N // K :] == batches[: N // K]  # those lost first come first
+
+
+@pytest.mark.parametrize("sizes", [[8], [2, 6], [2, 3, 3]])
+def test_a_prompt_that_slime_gave_back_is_not_chosen_again(tmp_path, sizes):
+    source = Slime(tmp_path).source
+    groups = [group for size in sizes for group in source.get_samples(size)]
+    source.add_samples(groups[:2])  # the six others are lost
+    again = source.get_samples(N)
+    assert again[:2] == groups[:2]
+    assert sorted(group[0].metadata[ROW] for group in again) == list(range(N))
 
 
 def test_an_unknown_reward_of_slime_is_refused(tmp_path):
