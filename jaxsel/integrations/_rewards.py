@@ -16,8 +16,11 @@ def one_reward(names: Sequence[str], success: str | None) -> str:
     """Return the name of the reward that tells whether a completion is correct.
 
     Raises:
-        ValueError: `success` is None and there are several rewards, or `success` is not exactly one of the names.
+        ValueError: There are no rewards, `success` is None and there are several, or `success` is not exactly one of
+            the names.
     """
+    if not names:
+        raise ValueError(f"success is {success!r}, and there are no rewards; give at least one reward")
     listed = ", ".join(map(repr, names))
     if success is None and len(names) != 1:
         raise ValueError(f"success is None and the rewards are {listed}; give the name of the correctness reward")

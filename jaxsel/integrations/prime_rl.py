@@ -46,7 +46,7 @@ class PrimeSampler(Iterator[Any]):
     def observe(self, group: list[Any]) -> None:
         """Learn from the trainable traces of a finalized group, a list of `Episode`.
 
-        A trace with an error was not judged.
+        A trace was not judged if it has an error or no turns, or if its episode failed, for example in scoring.
 
         Raises:
             ValueError: The task is not in the pool, or a trace has no reward with this name. The state stays as it was.
@@ -54,11 +54,11 @@ class PrimeSampler(Iterator[Any]):
         key = group[0].task.key
         if key not in self._rows:
             raise ValueError(f"group is about the task {key!r}, which is not in the pool; give the groups of its tasks")
-        traces = [trace for episode in group for trace in episode.traces if trace.agent.trainable]
-        self.edge.observe([self._rows[key]], [[self._reward(trace) for trace in traces]])
+        pairs = [(episode, trace) for episode in group for trace in episode.traces if trace.agent.trainable]
+        self.edge.observe([self._rows[key]], [[self._reward(*pair) for pair in pairs]])
 
-    def _reward(self, trace: Any) -> float | None:
-        if trace.has_error:
+    def _reward(self, episode: Any, trace: Any) -> float | None:
+        if trace.has_error or not getattr(episode, "ok", True) or getattr(trace, "num_turns", 1) == 0:
             return None
         if self._success is None:
             return trace.reward

@@ -4,6 +4,7 @@ The adapter has an edge: a `TrainerEdge`, which hands out the prompts that its s
 **It has never run inside the Tinker cookbook.** The tests use stubs of its objects. The cookbook is not imported.
 """
 
+from collections import ChainMap
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +12,9 @@ from jaxsel import _validate
 from jaxsel.integrations._lost import release_lost
 from jaxsel.integrations._pools import check_size
 from jaxsel.integrations.edge import TrainerEdge
+
+_CUT_SHORT = {"max_tokens_reached", "parse_error", "context_overflow"}
+"""Metrics of answers that the cookbook ends without grading them."""
 
 
 @runtime_checkable
@@ -37,7 +41,8 @@ class TinkerDataset:
         batch_size: Number of groups per batch.
         num_batches: Number of batches of the run.
         success: Name of the metric that tells whether a trajectory is correct, for example "correct" of the cookbook's
-            `ProblemEnv`: of the final metrics, or else of the last step that has it. None: the total reward.
+            `ProblemEnv`: of the final metrics, or else of the last step that has it. A trajectory without it is wrong,
+            because the cookbook does not grade answers that are cut short. None: the total reward.
 
     Raises:
         ValueError: The pool has another size, or an argument is out of range.
@@ -55,7 +60,7 @@ class TinkerDataset:
         _validate.positive_integer(batch_size=batch_size, num_batches=num_batches)
         check_size("builders", builders, edge.selector.num_prompts)
         self._builders, self.edge, self._batch_size, self._num_batches = builders, edge, batch_size, num_batches
-        self._success = success
+        self._success, self._measured = success, set[str]()
 
     def get_batch(self, index: int) -> list["WatchedBuilder"]:
         """Return the builders of freshly selected prompts. The index only numbers the step of their observations.
@@ -64,7 +69,8 @@ class TinkerDataset:
         """
         release_lost(self.edge, self._batch_size)
         chosen = self.edge.next_batch(self._batch_size).tolist()
-        return [WatchedBuilder(self._builders[row], row, self.edge, index, self._success) for row in chosen]
+        about = (self.edge, index, self._success, self._measured)
+        return [WatchedBuilder(self._builders[row], row, *about) for row in chosen]
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -80,10 +86,14 @@ class WatchedBuilder:
         edge: The edge with the selector.
         step: Number of the batch.
         success: Name of the metric that tells whether a trajectory is correct. None: the total reward.
+        measured: Names of all metrics that trajectories have had so far. The builders of a data set share this set.
     """
 
-    def __init__(self, builder: Builder, row: int, edge: TrainerEdge, step: int, success: str | None = None):
-        self._builder, self._row, self._edge, self._step, self._success = builder, row, edge, step, success
+    def __init__(
+        self, builder: Builder, row: int, edge: TrainerEdge, step: int, success: str | None, measured: set[str]
+    ):
+        self._builder, self._row, self._edge, self._step = builder, row, edge, step
+        self._success, self._measured = success, measured
 
     async def make_envs(self) -> Sequence[Any]:
         """Return the builder's environments."""
@@ -95,22 +105,27 @@ class WatchedBuilder:
         """Return the builder's final rewards, and let the selector observe which trajectories are correct.
 
         Raises:
-            ValueError: No step of a trajectory has the metric. The state stays as it was.
+            ValueError: No trajectory has had the metric so far, and one of the group lacks it and was not cut short.
+                The selector's state stays as it was.
         """
         final = await self._builder.compute_group_rewards(trajectory_group, env_group)
-        rewards = [self._reward(*pair) for pair in zip(trajectory_group, final, strict=True)]
-        self._edge.observe([self._row], [rewards], step=self._step)
+        self._edge.observe([self._row], [self._rewards(trajectory_group, final)], step=self._step)
         return final
 
-    def _reward(self, trajectory: Any, final: tuple[float, dict[str, Any]]) -> float:
+    def _rewards(self, trajectories: list[Any], final: list[tuple[float, dict[str, Any]]]) -> list[float]:
+        pairs = list(zip(trajectories, final, strict=True))
         if self._success is None:
-            return sum(move.reward for move in trajectory.transitions) + final[0]
-        for metrics in (final[1], *(move.metrics for move in reversed(trajectory.transitions))):
-            if self._success in metrics:
-                return metrics[self._success]
-        raise ValueError(
-            f"success is {self._success!r}, which is no metric of the trajectory; give the name of a metric"
-        )
+            return [sum(move.reward for move in one.transitions) + reward for one, (reward, _) in pairs]
+        found = [
+            ChainMap(metrics, *(move.metrics for move in reversed(one.transitions))) for one, (_, metrics) in pairs
+        ]
+        self._measured.update(*found)
+        if self._success not in self._measured and any(_CUT_SHORT.isdisjoint(metrics) for metrics in found):
+            raise ValueError(
+                f"success is {self._success!r}, which is no metric of the trajectory; give one of "
+                f"{sorted(self._measured)}, or None for the total reward"
+            )
+        return [metrics.get(self._success, 0.0) for metrics in found]
 
     def __reduce__(self) -> Any:
         """Refuse a copy for another process.

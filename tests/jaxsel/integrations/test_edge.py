@@ -469,6 +469,9 @@ def test_a_masked_reward_was_not_judged():
 def test_an_unknown_reward_name_is_refused():
     with pytest.raises(ValueError, match="success is 'accuracy', but the rewards are named 'a', 'b'"):
         edge(success="accuracy").observe([1], {"a": [1], "b": [1]})
+    for success in (None, "accuracy"):
+        with pytest.raises(ValueError, match=f"success is {success!r}, and there are no rewards; give at least one"):
+            edge(success=success).observe([1], {})
     with pytest.raises(ValueError, match="success is 'accuracy', but rewards have no names; give"):
         edge(success="accuracy").observe([1], [[1.0, 0.0]])
 

@@ -58,17 +58,17 @@ class Slime:
         return [group[0].metadata[ROW] for group in groups]
 
 
-def trace(reward, *, has_error=False, trainable=True):
+def trace(reward, *, has_error=False, trainable=True, num_turns=1):
     """Return a stub of a `Trace`, whose total reward has a bonus for its format."""
     rewards = {"correct": SimpleNamespace(score=reward, weight=2.0), "format": SimpleNamespace(score=1.0, weight=0.1)}
     total = sum(one.score * one.weight for one in rewards.values())
-    agent = SimpleNamespace(trainable=trainable)
-    return SimpleNamespace(reward=total, rewards=rewards, has_error=has_error, agent=agent)
+    about = {"agent": SimpleNamespace(trainable=trainable), "has_error": has_error, "num_turns": num_turns}
+    return SimpleNamespace(reward=total, rewards=rewards, **about)
 
 
-def episodes(key, traces):
+def episodes(key, traces, *, ok=True):
     """Return stubs of the `Episode`s of one group, one per trace."""
-    return [SimpleNamespace(task=SimpleNamespace(key=key), traces=[one]) for one in traces]
+    return [SimpleNamespace(task=SimpleNamespace(key=key), traces=[one], ok=ok) for one in traces]
 
 
 class Prime:
@@ -255,10 +255,28 @@ def test_slime_may_load_from_another_folder(tmp_path):
     assert (tmp_path / "now" / "selector_4.npz").exists()
 
 
-def observed(sampler, group):
-    """Return the successes and the judged rollouts that the sampler's selector gets of a group."""
+def test_slime_runs_without_a_folder_until_it_saves(tmp_path):
+    samples = Slime(tmp_path).source._samples
+    source = SlimeSource(samples, edge(), group_size=G, folder=None)
+    source.load()
+    source.load(-1)
+    assert len(source.get_samples(2)) == 2
+    with pytest.raises(ValueError, match=r"folder is None, .*; start slime with --save"):
+        source.save(0)
+    with pytest.raises(ValueError, match="rollout_id is 0, but load_from and folder are None; start slime with --load"):
+        source.load(0)
+
+
+def watch(edge):
+    """Return a list that gets the rows, the successes and the judged rollouts which the edge's selector observes."""
     seen = []
-    sampler.edge.selector.observe = lambda ids, successes, group_size, **_: seen.append((*ids, *successes, *group_size))
+    edge.selector.observe = lambda ids, successes, group_size, **_: seen.append((*ids, *successes, *group_size))
+    return seen
+
+
+def observed(sampler, group):
+    """Return the row, the successes and the judged rollouts that the sampler's selector gets of a group."""
+    seen = watch(sampler.edge)
     sampler.observe(group)
     return seen[0]
 
@@ -270,6 +288,46 @@ def test_prime_rl_counts_traces_without_errors_of_trainable_agents(tmp_path):
     unscored = trace(1.0)
     unscored.rewards["correct"] = None
     assert observed(Prime(tmp_path).sampler, episodes("task 7", [unscored, trace(1.0)])) == (7, 1, 1)
+
+
+def test_failed_episodes_of_prime_rl_and_traces_without_turns_were_not_judged(tmp_path):
+    unscored = trace(0.0)
+    unscored.rewards = {}
+    failed = episodes("task 7", [trace(0.0), unscored], ok=False)
+    group = [*episodes("task 7", [trace(1.0), trace(0.0, num_turns=0)]), *failed]
+    assert observed(Prime(tmp_path).sampler, group) == (7, 1, 1)
+    assert observed(Prime(tmp_path, success=None).sampler, group) == (7, 1, 1)
+    with pytest.raises(ValueError, match="success is 'correct', and there are no rewards"):
+        Prime(tmp_path).sampler.observe(episodes("task 7", [unscored]))
+
+
+def graded(builder, *metrics):
+    """Let the builder grade trajectories whose last step has these metrics."""
+    steps = [SimpleNamespace(reward=0.0, metrics=one) for one in metrics]
+    trajectories = [SimpleNamespace(transitions=[SimpleNamespace(reward=0.0, metrics={}), step]) for step in steps]
+    asyncio.run(builder.compute_group_rewards(trajectories, [f"env {at}" for at in range(G)]))
+
+
+@pytest.mark.parametrize("mark", ["max_tokens_reached", "parse_error", "context_overflow"])
+def test_answers_that_the_cookbook_cuts_short_are_wrong(tmp_path, mark):
+    run = Tinker(tmp_path, success="correct")
+    first, second, third, _ = run.dataset.get_batch(0)
+    seen = watch(run.dataset.edge)
+    graded(first, {mark: 1.0}, {mark: 1.0})
+    graded(second, {mark: 1.0}, {"correct": 1.0}, {"correct": 0.0})
+    graded(third, {mark: 1.0, "correct": 1.0}, {"format": 1.0}, {})  # other environments may leave the metric out
+    assert [counts for _, *counts in seen] == [[0, 2], [1, 3], [1, 3]]
+
+
+def test_a_metric_that_no_trajectory_had_is_refused(tmp_path):
+    run = Tinker(tmp_path, success="right")
+    first, *_ = run.dataset.get_batch(0)
+    message = (
+        r"success is 'right', which is no metric of the trajectory; give one of \['correct', 'parse_error'\], or None"
+    )
+    with pytest.raises(ValueError, match=message):
+        graded(first, {"parse_error": 1.0}, {"correct": 1.0})
+    assert run.dataset.edge.selector.visits.sum() == 0
 
 
 def test_wrong_names_of_rewards_and_tasks_are_refused(tmp_path):
