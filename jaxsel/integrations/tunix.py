@@ -132,8 +132,8 @@ class SelectedPrompts:
             self._folder, self._kept = state_folder_of(self._folder, plan.root), plan.checkpoints
         self._handed_out = plan.resumed()
         self._unobserved = 0
-        if self._handed_out:
-            self._load(plan)
+        if self._handed_out and self._folder is not None:  # without a folder, the selector goes on as it is
+            self._load(plan, self._folder)
         self.edge.open_history()  # a folder of another run is refused before training
         self.edge.release()  # an interrupted call of `train` may have left prompts without rewards
         # an earlier run may have written states of batches after its last checkpoint
@@ -188,9 +188,8 @@ class SelectedPrompts:
             newest = max(kept, default=0)
             self._delete_states(lambda batch: batch in kept or batch > newest)
 
-    def _load(self, plan: Plan) -> None:
-        assert self._folder is not None
-        path = state_file(self._folder, self._handed_out)
+    def _load(self, plan: Plan, folder: Path) -> None:
+        path = state_file(folder, self._handed_out)
         if not path.is_file():
             raise ValueError(
                 f"Tunix resumed from step {plan.steps()}, and {path} does not exist; delete Tunix's checkpoints that "

@@ -263,6 +263,17 @@ def test_a_resumed_run_skips_what_tunix_skips_and_continues_the_choices(tmp_path
     assert again.edge.state_dict() == data.edge.state_dict()
 
 
+def test_a_second_call_of_train_without_checkpoints_goes_on_with_the_selector():
+    data = made()
+    judges = data.watched(correct)
+    played(data, judges, data.batches(learner(judges)), 2)
+    again = data.batches(learner(judges, done=2))
+    skipped = [next(again)[ROW].tolist() for _ in range(2)]
+    assert skipped == [[0, 1, 2, 3]] * 2
+    played(data, judges, again, 1)
+    assert data.edge.metrics()["selector/observes"] == 3
+
+
 def test_states_of_a_discarded_future_are_deleted_and_other_files_stay(tmp_path):
     data = made()
     judges = data.watched(correct)

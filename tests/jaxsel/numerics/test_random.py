@@ -132,11 +132,10 @@ def test_no_pair_of_words_repeats_in_a_hundred_million():
     pair = jax.jit(lambda key, ids: random.words(key, ids, 2))
 
     def drawn(keys, ids):
-        numbers = np.empty(len(keys) * len(ids), np.uint64)
+        words = np.empty((len(keys), len(ids), 2), np.uint32)
         for at, key in enumerate(keys):
-            high, low = (np.asarray(word).astype(np.uint64) for word in pair(key, ids))
-            numbers[at * len(ids) : (at + 1) * len(ids)] = high << np.uint64(32) | low
-        return numbers
+            words[at, :, 0], words[at, :, 1] = pair(key, ids)
+        return words.view(np.uint64).ravel()
 
     numbers = drawn(jax.random.split(KEY, 100), jnp.arange(1_000_000, dtype=jnp.int32))
     numbers.sort()
