@@ -60,6 +60,7 @@ def on_pool(
     if keys is not None and len(keys) != len(prompts):
         raise ValueError(f"keys has {len(keys)} entries for {len(prompts)} prompts; give one key per prompt")
     _validate.made(History, history=history)
+    logged = list(logged)  # an array or a column of pandas is not true or false
     if history.prompt_ids.max(initial=-1) >= len(logged):
         raise ValueError(f"logged has {len(logged)} entries; give all prompts of the log, one per id of its history")
     rows = PoolRows(prompts, keys).find(logged)

@@ -227,12 +227,13 @@ def with_prompts(
     given = {"texts": texts, "embeddings": embeddings, "strata": strata}
     for name, values in given.items():
         if values is not None and len(values) != material.num_prompts:  # pyright: ignore[reportArgumentType]
-            raise ValueError(
-                f"{name} has {len(values)} entries for a pool of {material.num_prompts} prompts; "  # pyright: ignore[reportArgumentType]
-                "give one per prompt, in the order of the pool"
-            )
+            size = len(values)  # pyright: ignore[reportArgumentType]
+            cure = "give one per prompt, in the order of the pool"
+            if material.chosen_by is None and size > material.num_prompts:  # a History does not know its pool
+                cure += f", or num_prompts={size} if the last prompts were never visited"
+            raise ValueError(f"{name} has {size} entries for a pool of {material.num_prompts} prompts; {cure}")
     if texts is not None:
-        material = material._replace(texts=texts)
+        material = material._replace(texts=list(texts))  # a column of pandas is read by label, not by position
     if embeddings is not None:
         try:
             vectors = np.asarray(embeddings, np.float32)

@@ -115,7 +115,7 @@ class VLLMEngine:
         check_lengths(lengths, sampling.max_new_tokens, self._max_length, cure)
         rows = [tokens[mask.bool()].tolist() for tokens, mask in zip(prompt_tokens, prompt_mask, strict=True)]
         seeds = np.random.SeedSequence(seed).generate_state(len(rows) * group_size).tolist()
-        asked, never = self._with_images(prompts, rows, media), self._policy.placeholder_ids
+        asked, never = self._with_images(list(prompts), rows, media), self._policy.placeholder_ids
         requests = [
             Request(asked[i // group_size][0], seed, asked[i // group_size][1], never) for i, seed in enumerate(seeds)
         ]

@@ -32,8 +32,12 @@ class PromptPool:
     strata: Sequence[str] | None = None
 
     def __post_init__(self):
-        columns = {name: getattr(self, name) for name in ("texts", "answers", "keys", "rates", "strata")}
-        lengths = {name: len(column) for name, column in columns.items() if column is not None}
+        names = ("texts", "answers", "keys", "rates", "strata")
+        columns = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        for name, column in columns.items():
+            if not isinstance(column, Sequence):  # a column of pandas is read by label, not by row
+                object.__setattr__(self, name, list(column))
+        lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"PromptPool columns have different lengths {lengths}; give one entry per prompt")
         if len(set(self.keys)) != len(self.keys):

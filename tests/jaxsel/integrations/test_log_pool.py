@@ -5,6 +5,7 @@ import random
 import time
 import warnings
 
+import pandas as pd
 import pytest
 
 from jaxsel.evaluation.replay import make_history
@@ -34,6 +35,14 @@ def test_prompts_outside_of_the_pool_cost_no_other_prompt_its_row(kept):
     assert order == [-1] * kept + list(range(200 - kept))
     assert len(said) == (kept > 0)
     assert not kept or said[0].startswith(f"{kept} of 200 prompts of the log, such as 'system\\nBe kind.")
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_prompts_may_be_columns_of_pandas():
+    logged, prompts = (pd.Series(QUESTIONS[:3], index=order) for order in ([5, 7, 9], [2, 0, 1]))
+    assert rows_of(logged, prompts) == ([0, 1, 2], [])
+    with pytest.raises(ValueError, match=r"no prompt of the log, such as 'What is 0 \+ 0\?', is in the pool"):
+        rows_of(logged, pd.Series(["a", "b"], index=[1, 0]))
 
 
 def test_every_prompt_may_have_a_system_text_of_its_own():

@@ -4,8 +4,10 @@ import base64
 import gzip
 import json
 import re
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import jaxsel
@@ -195,6 +197,20 @@ def test_a_selector_has_beliefs_alone():
         jaxsel.explore(selector, {"mopps": jaxsel.mopps()})
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_columns_of_pandas_are_read_in_their_order_and_not_by_label():
+    order = np.random.default_rng(0).permutation(60)
+    pool = pd.DataFrame({"text": [f"prompt {row}" for row in range(60)], "kind": ["odd", "even"] * 30}, index=order)
+    for one in (pool, pool.set_index(order + 100)):
+        given: dict[str, Any] = {"texts": one["text"], "strata": one["kind"], "embeddings": one[["kind"]] == "odd"}
+        found = jaxsel.explore(reports.material().history, [jaxsel.mopps(group_size=4)], **given)
+        shown = found.tables["prompts"]
+        assert shown["text"] == [f"prompt {row}" for row in shown["prompt"]]
+        assert [found._found.strata[at] for at in shown["stratum"]] == [pool["kind"].iloc[i] for i in shown["prompt"]]
+        worst = found._found.worst["mopps"].prompt_ids[0]
+        assert f"Prompt {worst} “prompt {worst}”" in found.verdict[3].details[0]
+
+
 def test_a_history_is_replayed_with_methods():
     history = reports.material().history
     found = jaxsel.explore(history, [jaxsel.mopps(group_size=4)], num_prompts=70)
@@ -241,6 +257,10 @@ def test_bad_arguments_are_refused_before_any_work():
         jaxsel.explore(history, [jaxsel.mopps(), jaxsel.mopps(decay=0.9)])
     with pytest.raises(ValueError, match="texts has 2 entries for a pool of 60 prompts"):
         jaxsel.explore(history, [jaxsel.mopps()], texts=["a", "b"])
+    with pytest.raises(ValueError, match="strata has 62 entries for a pool of 60 .*, or num_prompts=62 if the last"):
+        jaxsel.explore(history, [jaxsel.mopps()], strata=["a"] * 62)
+    with pytest.raises(ValueError, match="in the order of the pool$"):  # a selector knows its pool
+        jaxsel.explore(jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=2, seed=0), texts=["a", "b", "c"])
     with pytest.raises(ValueError, match=r"embeddings\[1\] is not finite"):
         jaxsel.explore(history, [jaxsel.mopps()], embeddings=np.where(np.eye(60) * np.arange(60) == 1, np.nan, 1.0))
     with pytest.raises(ValueError, match="embeddings is not a matrix of numbers"):

@@ -3,6 +3,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -56,6 +57,14 @@ def test_length_and_take(three):
     assert len(three) == 3
     assert three.take([2, 0]) == PromptPool(["3+3=", "1+1="], ["6", "2"], ["c", "a"])
     assert len(three.take([])) == 0
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_columns_of_pandas_are_read_by_row_and_not_by_label(three):
+    columns = pd.DataFrame({"texts": three.texts, "answers": three.answers, "keys": three.keys}, index=[2, 0, 1])
+    pool = PromptPool(**{name: columns[name] for name in columns})
+    assert pool == three
+    assert pool.take([2, 0]) == three.take([2, 0])
 
 
 def test_take_refuses_a_row_twice(three):
