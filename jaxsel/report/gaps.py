@@ -38,6 +38,11 @@ def clear_gaps(found: Tables, method: str, number: int) -> list[Gap]:
     return [gap for same_rank in zip_longest(*(of[:number] for of in kinds)) for gap in same_rank if gap]
 
 
+def is_clear(difference: float, error: float, least: float = LARGE) -> bool:
+    """Return whether a difference exceeds `least` and three standard errors. NaN, an unknown error, is infinite."""
+    return bool(abs(difference) > max(least, _CLEAR * np.nan_to_num(error, nan=np.inf)))
+
+
 def right_places(one: Judged) -> str:
     """Return in words where P(mixed) came true: "right where it says 20 to 50%". Neighbouring bins are joined.
 
@@ -76,7 +81,7 @@ def _part_gaps(one: Judged) -> list[Gap]:
     found = []
     for part, (groups, numbers) in one.by_part.items():
         excess = numbers["excess"]
-        if abs(excess.value) > LARGE and abs(excess.value) > _CLEAR * np.nan_to_num(excess.error, nan=np.inf):
+        if is_clear(excess.value, excess.error):
             what = (
                 f"it expects {percent(numbers['predicted'].value)} of {groups:,} groups to be mixed, and "
                 f"{percent(numbers['realised'].value)} were"
@@ -87,7 +92,7 @@ def _part_gaps(one: Judged) -> list[Gap]:
 
 
 def _step_gaps(found: Tables, name: str) -> list[Gap]:
-    """Return the gap in the first or the last third of the judged steps, whichever is larger, if it is large."""
+    """Return the larger of the clear gaps in the first and in the last third of the judged steps."""
     cells = found.tables["cells"]
     steps, shown = np.asarray(cells["step"]), np.asarray(cells["method"]) == name
     shown &= np.asarray(cells["kind"]) == found.kinds[0]
@@ -98,12 +103,14 @@ def _step_gaps(found: Tables, name: str) -> list[Gap]:
     gaps = []
     for said, part in (("early", thirds[0]), ("late", thirds[-1])):
         inside = shown & np.isin(steps, part)
-        groups, expected, mixed = (
-            float(np.asarray(cells[of])[inside].sum()) for of in ("groups", "predicted", "mixed")
+        groups, expected, mixed, variance = (
+            float(np.asarray(cells[of])[inside].sum()) for of in ("groups", "predicted", "mixed", "chance")
         )
+        size = (expected - mixed) / groups
+        if not is_clear(size, variance**0.5 / groups):
+            continue
         what = f"it expects {percent(expected / groups)} of {groups:,.0f} groups to be mixed, and "
         side = "high" if expected > mixed else "low"
         place = f"{said} in the run (steps {part[0]:,.0f} to {part[-1]:,.0f})"
-        gaps.append(((expected - mixed) / groups, Gap(place, f"{what}{percent(mixed / groups)} were", side)))
-    size, largest = max(gaps, key=lambda gap: abs(gap[0]))
-    return [largest] if abs(size) > LARGE else []
+        gaps.append((abs(size), Gap(place, f"{what}{percent(mixed / groups)} were", side)))
+    return [gap for _, gap in sorted(gaps, key=lambda pair: -pair[0])[:1]]

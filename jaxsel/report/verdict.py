@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsel.report.gaps import LARGE, MOST, clear_gaps, right_places
+from jaxsel.report.gaps import LARGE, MOST, clear_gaps, is_clear, right_places
 from jaxsel.report.judgement import Judged, Number
 from jaxsel.report.tables import KINDS, Tables
 from jaxsel.report.wording import listed, percent, shortened
@@ -177,13 +177,13 @@ def _advice(found: Tables, best: str) -> list[str]:
             "on probes."
         )
     unseen = one.by_part.get("unseen")
-    if unseen and abs(unseen[1]["excess"].value) > LARGE:
+    if unseen and is_clear(*unseen[1]["excess"]):
         said.append(
             "Prompts without a visit are predicted badly: give the method embeddings of the prompts, or a prior from "
             "an earlier run (jaxsel.informative_prior)."
         )
-    covered = one.numbers["covers 90%"].value
-    if abs(covered - 0.9) > 0.04:
+    covered, error = one.numbers["covers 90%"]
+    if is_clear(covered - 0.9, error, 0.04):
         wide = "narrow: fit its settings with jaxsel.fit" if covered < 0.9 else "wide: more rollouts would sharpen them"
         said.append(f"Its 90% intervals held {percent(covered)} of the outcomes. They are too {wide}.")
     if found.kinds[0] == "ahead":

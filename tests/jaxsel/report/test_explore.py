@@ -40,7 +40,7 @@ def test_the_verdict_answers_the_questions(report):
     trust, where, which, prompts, advice, limits = found.values()
     assert "good" in trust.answer
     assert "expected" in trust.details[0]
-    assert where.answer.startswith("good is nowhere right for sure, with so few groups, and too ")
+    assert where.answer.startswith("good is nowhere right for sure, with so few groups, and clearly wrong nowhere. ")
     assert where.details[-1].startswith("Right means within 5 percentage points")
     assert which.answer.startswith("good: on average it gave what happened 1.")
     assert "standard error" in which.details[0]
@@ -59,6 +59,22 @@ def test_methods_of_equal_skill_cannot_be_told_apart():
     which = verdict(found._replace(judged=found.judged | {"bad": unsure}))[2]
     assert which.answer == "good has the best score, but bad may be as good."
     assert "The order may be chance" in which.details[0]
+
+
+@pytest.mark.parametrize(("times", "is_said"), [(1, False), (100, True)])
+def test_what_chance_may_have_done_is_neither_a_gap_nor_a_cause_for_advice(times, is_said):
+    found = tables(reports.material())
+    one, groups = found.judged["good"], 4 * times * np.ones(3)
+    part = one.by_part["unseen"][1] | {"excess": Number(0.12, 0.5 / times)}
+    numbers = one.numbers | {"covers 90%": Number(0.8, 0.5 / times)}
+    cells = {"method": ["good"] * 3, "kind": ["probes"] * 3, "step": np.arange(3), "groups": groups}
+    cells |= {"predicted": groups / 2, "mixed": groups * [0.75, 0.5, 0.5], "chance": groups / 4}
+    judged = {"good": one._replace(numbers=numbers, by_part={"unseen": (40, part)})}
+    _, where, _, _, advice, _ = verdict(found._replace(judged=judged, methods=["good"], tables={"cells": cells}))
+    said = " ".join([*where.details, *advice.details])
+    early = "Early in the run (steps 0 to 0), it expects 50%"
+    for words in (early, "Where a prompt was never visited", "without a visit are predicted badly", "too narrow"):
+        assert (words in said) == is_said
 
 
 def test_places_where_predictions_came_true_are_joined():
@@ -206,7 +222,8 @@ def test_columns_of_pandas_are_read_in_their_order_and_not_by_label():
         found = jaxsel.explore(reports.material().history, [jaxsel.mopps(group_size=4)], **given)
         shown = found.tables["prompts"]
         assert shown["text"] == [f"prompt {row}" for row in shown["prompt"]]
-        assert [found._found.strata[at] for at in shown["stratum"]] == [pool["kind"].iloc[i] for i in shown["prompt"]]
+        labels = found._found.strata or []
+        assert [labels[at] for at in shown["stratum"]] == [pool["kind"].iloc[i] for i in shown["prompt"]]
         worst = found._found.worst["mopps"].prompt_ids[0]
         assert f"Prompt {worst} “prompt {worst}”" in found.verdict[3].details[0]
 
@@ -257,9 +274,9 @@ def test_bad_arguments_are_refused_before_any_work():
         jaxsel.explore(history, [jaxsel.mopps(), jaxsel.mopps(decay=0.9)])
     with pytest.raises(ValueError, match="texts has 2 entries for a pool of 60 prompts"):
         jaxsel.explore(history, [jaxsel.mopps()], texts=["a", "b"])
-    with pytest.raises(ValueError, match="strata has 62 entries for a pool of 60 .*, or num_prompts=62 if the last"):
+    with pytest.raises(ValueError, match=r"strata has 62 entries for a pool of 60 .*, or num_prompts=62 if the last"):
         jaxsel.explore(history, [jaxsel.mopps()], strata=["a"] * 62)
-    with pytest.raises(ValueError, match="in the order of the pool$"):  # a selector knows its pool
+    with pytest.raises(ValueError, match=r"in the order of the pool$"):  # a selector knows its pool
         jaxsel.explore(jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=2, seed=0), texts=["a", "b", "c"])
     with pytest.raises(ValueError, match=r"embeddings\[1\] is not finite"):
         jaxsel.explore(history, [jaxsel.mopps()], embeddings=np.where(np.eye(60) * np.arange(60) == 1, np.nan, 1.0))

@@ -61,7 +61,7 @@ def test_length_and_take(three):
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_columns_of_pandas_are_read_by_row_and_not_by_label(three):
-    columns = pd.DataFrame({"texts": three.texts, "answers": three.answers, "keys": three.keys}, index=[2, 0, 1])
+    columns: Any = pd.DataFrame({"texts": three.texts, "answers": three.answers, "keys": three.keys}, index=[2, 0, 1])
     pool = PromptPool(**{name: columns[name] for name in columns})
     assert pool == three
     assert pool.take([2, 0]) == three.take([2, 0])
