@@ -107,6 +107,12 @@ class TestNotebook:
             assert source(cell).count("\n") < 25
 
 
+def test_the_stored_outputs_use_the_data_that_the_text_describes():
+    (path,) = (path for path in NOTEBOOKS if path.stem == "03_amortised_predictor")
+    assert "**The outputs stored here are of the MATH training set**" in "".join(texts(path))
+    assert [text for text in texts(path) if text.startswith("data: a file named by JAXSEL_PROBLEMS\n")]
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
