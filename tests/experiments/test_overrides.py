@@ -9,6 +9,7 @@ from hydra import compose, initialize
 from omegaconf import OmegaConf
 
 from experiments import train  # noqa: F401  (registers the configuration)
+from experiments.running.config import RunConfig, flat_settings
 from experiments.running.overrides import readable, swept_in
 
 ROOT = Path(__file__).parents[2]
@@ -73,12 +74,17 @@ def test_settings_with_several_values_are_swept():
     assert swept_in(arguments) == ["method.name", "seed", "policy"]
 
 
+def pages() -> list[Path]:
+    """Return the pages of the documentation, and the modules whose docstrings and help texts name settings."""
+    found = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), ROOT / "experiments/README.md"]
+    found += [*(ROOT / "rl").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]
+    return [page for page in found if "_build" not in page.parts]
+
+
 def commands() -> list[tuple[str, list[str]]]:
     """Return the arguments of every `experiments.train` command in the guides, the docstrings and the help text."""
-    pages = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), ROOT / "experiments/README.md"]
-    pages += [*(ROOT / "rl").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]
     found = []
-    for page in (page for page in pages if "_build" not in page.parts):
+    for page in pages():
         text = page.read_text().replace("\\\n", " ")
         lines = re.findall(r"^ {2,}(?:python|torchrun --nproc_per_node 2) -m experiments\.train (.*)", text, re.M)
         lines += re.findall(r"`(?:data\.\w+|policy|task)=[^`\n]*`", text) if page.suffix == ".md" else []
@@ -88,10 +94,23 @@ def commands() -> list[tuple[str, list[str]]]:
 
 @pytest.mark.slow
 def test_commands_of_the_documentation_are_read():
-    pages = commands()
-    assert len(pages) > 10
-    for page, arguments in pages:
+    found = commands()
+    assert len(found) > 10
+    for page, arguments in found:
         given = [argument for argument in readable(arguments) if "=" in argument and not argument.startswith("hydra")]
         swept = swept_in(given)
         config = compose("train", [one for one in given if one.partition("=")[0] not in swept])
         assert all(OmegaConf.select(config, one.partition("=")[0]) is not None for one in given), (page, given)
+
+
+def test_settings_that_the_documentation_names_exist():
+    settings = flat_settings(RunConfig())
+    groups = "|".join(sorted({name.partition(".")[0] for name in settings if "." in name}))
+    named = [
+        (page.name, name)
+        for page in [*pages(), *(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "jaxsel/report").glob("*.py")]
+        for name in re.findall(rf"[`(]((?:{groups})\.[a-z_]+)(?=[=` ])", page.read_text())
+        if page.name != "verl.md"  # verl has settings of the same names
+    ]
+    assert len(named) > 100
+    assert not [(page, name) for page, name in named if name not in settings]
