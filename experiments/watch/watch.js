@@ -11,7 +11,7 @@
   const first = { ...drawn.parameters };
   const state = { ...first };
   const hidden = new Set();
-  const rows = {};  // rows by run and table
+  const rows = Object.create(null);  // rows by run and table; a run may have the name "constructor"
   let views = {};
 
   const visible = () => drawn.names.filter(name => !hidden.has(name));

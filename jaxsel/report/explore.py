@@ -15,6 +15,7 @@ from jaxsel.report.comparison import comparison
 from jaxsel.report.material import Material
 from jaxsel.report.tables import Tables, tables
 from jaxsel.report.verdict import Finding, verdict
+from jaxsel.report.wording import NOT_DRAWN
 from jaxsel.runtime.prompt_selector import PromptSelector
 
 
@@ -147,7 +148,12 @@ def explore(
 
 
 def _named(methods: Any) -> Mapping[str, Selector | Predictor] | None:
-    if methods is None or isinstance(methods, Mapping):
+    if methods is None:
+        return None
+    if isinstance(methods, Mapping):
+        for name in methods:
+            if not isinstance(name, str) or NOT_DRAWN.search(name):
+                raise ValueError(f"methods has the name {name!r}; give a text whose characters a chart can show")
         return methods
     many = [methods] if isinstance(methods, Selector | Predictor) else list(methods)
     names = [

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 
 from jaxsel.report.cells import belief_bins, numbered_again, parts_of, probability_bins
 from jaxsel.report.material import Pool
+from jaxsel.report.wording import NOT_DRAWN
 
 _RATES, _DEVIATIONS = 40, 24  # cells of the map of beliefs in both directions
 _PLACES = 20  # cells of the map of embeddings in each direction
@@ -66,11 +67,15 @@ def numbered(strata: Any) -> tuple[list[str], Int[np.ndarray, " N"]]:
     order = np.argsort(-size, kind="stable")
     if len(labels) <= _MOST_STRATA:
         place = np.argsort(order)
-        return labels[order].tolist(), place[which]
+        return _drawn(labels[order]), place[which]
     kept = order[: _MOST_STRATA - 1]
     place = np.full(len(labels), _MOST_STRATA - 1)
     place[kept] = np.arange(len(kept))
-    return [*labels[kept].tolist(), "other"], place[which]
+    return [*_drawn(labels[kept]), "other"], place[which]
+
+
+def _drawn(labels: np.ndarray) -> list[str]:
+    return [NOT_DRAWN.sub("\ufffd", label) for label in labels]
 
 
 def _cells(

@@ -103,7 +103,8 @@ def frame(html: str) -> str:
     The page is compressed, because the file of the notebook holds it: the scripts of Vega take 0.9 MB, and 0.4 MB in
     the frame. The browser decompresses it.
     """
-    packed = base64.b64encode(gzip.compress(html.encode(), mtime=0)).decode()  # the same page gives the same bytes
+    page = html.encode(errors="replace")  # a text may hold a lone surrogate
+    packed = base64.b64encode(gzip.compress(page, mtime=0)).decode()  # the same page gives the same bytes
     opener = filled(text_of("frame.html"), page=packed)
     style = "width: 100%; height: 900px; border: 0"
     return f'<iframe srcdoc="{escape(opener)}" style="{style}" title="jaxsel.explore"></iframe>'

@@ -1,5 +1,9 @@
 """The words of a page: names in its menus, titles and captions of its charts, a glossary, and texts cut to a length."""
 
+import re
+
+NOT_DRAWN = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML cannot hold. In a chart, they end the process that makes its picture."""
 SCORE_NAMES = {
     "states": "log score of none, some or all correct (nats, higher is better)",
     "counts": "log score of the number correct (nats, higher is better)",

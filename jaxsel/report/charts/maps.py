@@ -55,12 +55,15 @@ def _tiles(found: Tables, name: str, parameter: str, x: Any, y: Any) -> list[Cha
     )  # fmt: skip
     if found.strata is None:
         return [numbers]
+    spaced = json.dumps(
+        [f" {label}" for label in found.strata]
+    )  # Vega refuses "constructor" and other names of JavaScript
     labels = (
         base.transform_filter(f"{parameter} == 'stratum'")
         .transform_aggregate(prompts="sum(prompts)", groupby=[*where, "stratum"])
         .transform_joinaggregate(most="max(prompts)", groupby=where)
         .transform_filter("datum.prompts == datum.most")
-        .transform_calculate(label=f"{json.dumps(found.strata)}[datum.stratum]")
+        .transform_calculate(label=f"slice({spaced}[datum.stratum], 1)")
         .mark_rect()
         .encode(
             x=x, x2="right:Q", y=y, y2="high:Q", tooltip=tooltip("label:N", ("prompts:Q", "prompts", ",")),

@@ -196,8 +196,22 @@ def test_the_page_is_saved(report, tmp_path):
 
 def test_a_text_that_utf_8_cannot_hold_is_saved_too(tmp_path):
     selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=2, seed=0)
-    jaxsel.explore(selector, texts=["\ud800", "b"]).save(tmp_path / "report.html")
+    report = jaxsel.explore(selector, texts=["\ud800", "b"], title="\ud800")
+    report.save(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<iframe" in report._repr_html_()
+
+
+@pytest.mark.slow
+def test_labels_may_be_names_of_javascript_and_hold_characters_that_a_chart_cannot():
+    labels = ["constructor", "__proto__", "", " a'\"\\\u2028", "\x01", "\ud800", "\ufffe"]
+    selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=len(labels), seed=0)
+    chart = jaxsel.explore(selector, strata=labels).charts["map"]
+    shown = chart.to_dict()
+    shown["params"] = [one | {"value": "stratum"} if one["name"] == "colour" else one for one in shown["params"]]
+    assert chart.from_dict(shown)._repr_mimebundle_()["image/png"]
+    drawn = re.findall(r'"domain": (\[[^]]*\]), "scheme": "tableau10"', json.dumps(shown))
+    assert [json.loads(domain) for domain in drawn] == [[*labels[:4], *"\ufffd\ufffd\ufffd"]]
 
 
 def test_a_selector_has_beliefs_alone():
@@ -270,6 +284,8 @@ def test_bad_arguments_are_refused_before_any_work():
         jaxsel.explore(3)
     with pytest.raises(ValueError, match=r"methods\['m'\] is a str; give a Selector"):
         jaxsel.explore(history, {"m": "mopps"})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"methods has the name '\\x01'; give a text whose characters a chart can"):
+        jaxsel.explore(history, {"\x01": jaxsel.mopps()})
     with pytest.raises(ValueError, match="methods are named mopps, mopps; give a dictionary"):
         jaxsel.explore(history, [jaxsel.mopps(), jaxsel.mopps(decay=0.9)])
     with pytest.raises(ValueError, match="texts has 2 entries for a pool of 60 prompts"):
