@@ -12,6 +12,7 @@ from jaxsel.report.wording import NOT_DRAWN
 _RATES, _DEVIATIONS = 40, 24  # cells of the map of beliefs in both directions
 _PLACES = 20  # cells of the map of embeddings in each direction
 _MOST_STRATA = 9  # labels that get a colour of their own
+_SMALLEST = 0.01  # smallest width of a map, because a page holds four digits after the point
 _FEW = 20_000  # prompts that give the directions of the embeddings
 
 
@@ -23,7 +24,7 @@ def beliefs(pool: Pool, strata: Int[np.ndarray, " N"] | None) -> dict[str, np.nd
     """
     rate = np.asarray(pool.prediction.success_rate, np.float64)
     deviation = np.sqrt(np.maximum(np.asarray(pool.prediction.variance, np.float64), 0))
-    top = max(float(deviation.max(initial=0)) * 1.001, 1e-6)
+    top = max(float(deviation.max(initial=0)) * 1.001, _SMALLEST)
     x = np.clip((rate * _RATES).astype(int), 0, _RATES - 1)
     y = np.clip((deviation / top * _DEVIATIONS).astype(int), 0, _DEVIATIONS - 1)
     at, sums = _cells(pool, {"x": x, "y": y}, strata)
@@ -40,7 +41,7 @@ def meanings(
     The columns are those of `beliefs`, and the bins of `belief_bins`.
     """
     low, high = places.min(axis=0), places.max(axis=0)
-    size = np.maximum(high - low, 1e-9) * 1.001 / _PLACES
+    size = np.maximum(high - low, _SMALLEST) * 1.001 / _PLACES
     x, y = ((places[pool.prompt_ids] - low) / size).astype(int).T
     at, sums = _cells(pool, {"x": x, "y": y, **belief_bins(pool.prediction)}, strata)
     edges = {"left": low[0] + at["x"] * size[0], "right": low[0] + (at["x"] + 1) * size[0]}
@@ -49,13 +50,14 @@ def meanings(
 
 
 def flattened(embeddings: Float[np.ndarray, "N d"], *, seed: int = 0) -> Float[np.ndarray, "N 2"]:
-    """Return the two principal components of the embeddings, the directions in which they vary most."""
+    """Return the two principal components of the embeddings, the directions in which they vary most, from -1 to 1."""
     number = len(embeddings)
     few = np.random.default_rng(seed).choice(number, _FEW, replace=False) if number > _FEW else np.arange(number)
     mean = embeddings[few].mean(axis=0)
     centred = embeddings[few] - mean
     directions = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :2]  # eigenvalues come in ascending order
     places = (embeddings - mean) @ directions
+    places /= max(float(np.abs(places).max(initial=0)), 1e-30)
     return places if places.shape[1] == 2 else np.pad(places, ((0, 0), (0, 1)))
 
 

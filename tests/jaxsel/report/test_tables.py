@@ -194,6 +194,17 @@ def test_maps_hold_every_prompt_once(found):
         assert (table["low"] < table["high"]).all()
 
 
+@pytest.mark.parametrize(("embeddings", "tiles"), [(np.ones((60, 5)), 1), (1e-5 * np.arange(60.0)[:, None], 20)])
+def test_tiles_of_a_map_have_a_size_in_the_page(run, embeddings, tiles):
+    sure = run.pools["good"]._replace(prediction=run.pools["good"].prediction._replace(variance=np.zeros(60)))
+    found = tables(run._replace(embeddings=embeddings.astype(np.float32), pools={"good": sure}))
+    for name in ("map", "meaning"):
+        tile = {at: found.tables[name][at].round(4) for at in ("left", "right", "low", "high")}
+        assert (tile["left"] < tile["right"]).all()
+        assert (tile["low"] < tile["high"]).all()
+    assert len(set(found.tables["meaning"]["left"].round(4))) == tiles
+
+
 def test_directions_of_embeddings_are_principal_components():
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(500, 4)).astype(np.float32) * [1, 9, 1, 3]
