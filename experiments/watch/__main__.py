@@ -18,6 +18,8 @@ from experiments.watch.runs import Watched, repeated
 from experiments.watch.server import Server
 from jaxsel.integrations.atomic_files import replaced_when_complete
 
+_DAY = 86_400  # seconds; a browser refreshes at once if it is told to wait for a month
+
 
 def main(arguments: list[str]) -> None:
     """Serve the page, or write it."""
@@ -28,8 +30,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two refreshes")
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="write the page to this file, and serve nothing")
     options = parser.parse_args(arguments)
-    if options.every <= 0:
-        parser.error(f"--every is {options.every:g}; give a number of seconds above 0")
+    if not 0 < options.every <= _DAY:
+        parser.error(f"--every is {options.every:g}; give a number of seconds above 0, at most {_DAY}")
     if not 0 <= options.port <= 65535:
         parser.error(f"--port is {options.port}; give a number from 0 to 65535")
     if options.out is not None and options.out.suffix not in (".html", ".htm"):

@@ -100,13 +100,14 @@ class Run:
 
     def _state(self) -> str:
         metrics = self._metrics
-        alive = None if (held := holder(self.folder)) is None else held.is_alive
+        held = holder(self.folder)
+        alive = None if held is None else held.is_alive
         if not self.folder.is_dir():
             return "waiting for the folder"
         if metrics.ended:
             return "finished"
         if not metrics.steps:
-            if self._predictions:
+            if self._predictions and held is None:
                 return "a history without metrics"
             return "stopped before the first step" if alive is False else "waiting for the first step"
         if alive is not None:

@@ -142,6 +142,8 @@
     const recorded = visible().filter(run => rows[run]?.cells);
     fill("method", Object.fromEntries(recorded.map(run => [run, run])));
     if (!recorded.includes(state.method)) state.method = recorded[0] || "";
+    const kinds = new Set(tableOf("cells").map(row => row.kind));
+    if (kinds.size && !kinds.has(state.kind)) state.kind = kinds.has("probes") ? "probes" : "ahead";
     for (const id of menus) element(id).value = String(state[id]);
   }
 
@@ -231,7 +233,7 @@
     const at = latest.at.slice(11);
     element("said").classList.toggle("ended", Boolean(ended));
     if (!live) element("said").textContent = `A snapshot of ${latest.at}.`;
-    else if (ended) element("said").textContent = `${ended} The page shows what it read at ${at}.`;
+    else if (ended) element("said").textContent = `${ended} The page shows what it read at ${at}${paused ? "" : `, and asks again every ${duration(page.every)}`}.`;
     else if (paused) element("said").textContent = `Paused. The page shows what it read at ${at}.`;
     else element("said").textContent = `Read at ${at}, and again every ${duration(page.every)}.`;
     element("buttons").hidden = !live;
@@ -268,12 +270,12 @@
     drawNews();
     drawRuns();
     document.body.dataset.refreshed = String(Number(document.body.dataset.refreshed || 0) + 1);
-    if (!ended) later();
+    later();
   }
 
   function later() {
     clearTimeout(timer);
-    if (live && !paused) timer = setTimeout(() => (document.hidden ? later() : refresh()), latest.behind ? 200 : page.every * 1000);
+    if (live && !paused) timer = setTimeout(() => (document.hidden ? later() : refresh()), latest.behind && !ended ? 200 : page.every * 1000);
   }
 
   element("now").addEventListener("click", refresh);
@@ -284,14 +286,13 @@
   for (const id of menus) {
     element(id).addEventListener("change", event => set({ [id]: id === "part" ? Number(event.target.value) : event.target.value }));
   }
-  document.addEventListener("visibilitychange", () => { if (live && !document.hidden && !paused && !ended) refresh(); });
+  document.addEventListener("visibilitychange", () => { if (live && !document.hidden && !paused) refresh(); });
 
   window.watch = { state, hidden, rows, views, refresh, version: () => latest.version };  // for the tests, and for curious readers
   element("footer").textContent = live
     ? "Made by experiments.watch. Pages without a server: python -m experiments.watch RUN... --out page.html"
     : "Made by experiments.watch. The file holds its data and scripts, and works offline.";
   take(latest);
-  if (!tableOf("cells").some(row => row.kind === "probes") && tableOf("cells").length) state.kind = "ahead";
   makeRuns();
   drawRuns();
   drawNews();

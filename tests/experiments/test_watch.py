@@ -1,6 +1,7 @@
 """The page about running experiments: what is read of folders that grow, and what the server answers."""
 
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -198,6 +199,20 @@ def test_states_of_runs(tmp_path, growing):
     assert (status["steps"], status["of"], status["left"], status["history"]) == (40, 40, None, True)
 
 
+def test_a_run_whose_first_probe_is_on_disk_waits_for_its_first_step(tmp_path):
+    run = Growing(tmp_path / "run")
+    run._probe(0)  # as a training run, which writes the metrics of step 0 after its end
+    watched = Watched([run.folder])
+    for said, state in (
+        (said_by_this_process(), "waiting for the first step"),
+        (f"process {2**22 + 1} on {socket.gethostname()}\n", "stopped before the first step"),
+    ):
+        (run.folder / LOCK).write_text(said)
+        watched.update()
+        status = watched.snapshot()["runs"]["run"]
+        assert (status["state"], status["history"]) == (state, True)
+
+
 def test_a_holder_is_read_without_the_lock(tmp_path):
     assert holder(tmp_path) is None
     (tmp_path / LOCK).write_text("proc")  # a process writes its name at this moment
@@ -298,9 +313,11 @@ def test_the_page_is_written_once(growing, tmp_path, capsys):
     with pytest.raises(SystemExit):
         command.main([str(growing.folder), "--out", str(tmp_path / "page.txt")])
     assert "give the name of an HTML file" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        command.main([str(growing.folder), "--every", "0"])
-    assert "give a number of seconds above 0" in capsys.readouterr().err
+    for seconds in ("0", "nan", "inf", "3e6"):
+        with pytest.raises(SystemExit):
+            command.main([str(growing.folder), "--every", seconds])
+        said = capsys.readouterr().err
+        assert f"--every is {float(seconds):g}; give a number of seconds above 0, at most 86400" in said
     with pytest.raises(SystemExit):
         command.main([str(growing.folder), "--port", "70000"])
     assert "--port is 70000; give a number from 0 to 65535" in capsys.readouterr().err

@@ -1,13 +1,17 @@
 """The page about running experiments in Chromium: it refreshes itself, runs are toggled, and it fits every window."""
 
 import threading
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
 from experiments.watch.runs import Watched
 from experiments.watch.server import Server
+from jaxsel.integrations.history import HistoryLog
 from tests.support.browser import Shown, assert_readable, chromium
 from tests.support.growing import Growing
+from tests.support.reports import prediction
 
 pytest.importorskip("altair", reason="Altair is not installed")
 pytestmark = pytest.mark.slow  # starting a browser takes seconds
@@ -37,16 +41,23 @@ def runs(tmp_path):
     return Growing(tmp_path / "run").advance(12), Growing(tmp_path / name, history=False, seed=1).advance(20)
 
 
+@contextmanager
+def served(folders, every):
+    with Server(Watched(folders), host="127.0.0.1", port=0, every=every) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.fixture
 def server(browser, runs):
     del browser  # without a browser there is no need for a server
-    folders = [run.folder for run in runs] + [runs[0].folder.parent / "later"]
-    with Server(Watched(folders), host="127.0.0.1", port=0, every=60) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with served([run.folder for run in runs] + [runs[0].folder.parent / "later"], every=60) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(params=[LAPTOP, PHONE], ids=["laptop", "phone"])
@@ -134,3 +145,21 @@ def test_the_page_says_that_the_server_has_ended(browser, server):
         assert [error for error in shown.errors if "ERR_CONNECTION_REFUSED" not in error] == [
             f"{server.address}data?since={shown.run('watch.version()')}"
         ]
+
+
+def test_the_page_goes_on_after_a_failure_and_takes_a_late_history_without_probes(browser, tmp_path, monkeypatch):
+    late = tmp_path / "constructor"  # a name that every object of JavaScript has
+    with served([late], every=0.1) as server, Shown(browser, Address(server.address), LAPTOP) as shown:
+        shown.window.wait_for_selector("body[data-ready]")
+        with monkeypatch.context() as broken:
+            broken.setattr(server.watched, "update", lambda: 1 / 0)
+            shown.window.wait_for_function("document.querySelector('#said').textContent.includes('could not read')")
+            assert "ZeroDivisionError" in shown.window.inner_text("#said")
+        shown.window.wait_for_function("document.querySelector('#said').textContent.startsWith('Read at')")
+        log = HistoryLog(late, num_prompts=60, spec={"method": "mopps"})
+        log.observed(0, (np.arange(12), np.arange(12) % 5, np.full(12, 4)), prediction(np.full(12, 0.5)))
+        log.flush()
+        shown.window.wait_for_function("document.querySelector('#status').textContent.startsWith('12 groups')")
+        assert shown.window.input_value("#kind") == "ahead"
+        assert shown.window.is_visible("#predictions")
+        assert [error for error in shown.errors if "status of 500" not in error] == []
