@@ -162,7 +162,7 @@ def main(arguments: list[str]) -> None:
         console.print(_table(label, methods))
     seeds = sorted({seed for methods in found.values() for seed in methods["uniform"]["seeds"]})
     write_result(options.results / "accuracy_by_stratum.json", provenance({"last": _LAST}, seeds) | {"runs": found})
-    console.print(f"figure: {draw(runs, options.results / 'accuracy_by_stratum.png')}")
+    print(f"figure: {draw(runs, options.results / 'accuracy_by_stratum.png')}")
 
 
 if __name__ == "__main__":

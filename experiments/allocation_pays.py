@@ -110,7 +110,7 @@ def main(arguments: list[str]) -> None:
     config = {"steps": STEPS, "batch_size": BATCH, "held_out": HELD_OUT, "samples": SAMPLES}
     result = provenance(config | {"problems": len(problems.levels), "texts": problems.fingerprint}, options.seeds)
     write_result(options.out / "allocation_pays.json", result | {"solved": by_seed})
-    console.print(f"figure: {draw(by_seed, options.out / 'allocation_pays.png')}")
+    print(f"figure: {draw(by_seed, options.out / 'allocation_pays.png')}")
 
 
 if __name__ == "__main__":

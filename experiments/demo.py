@@ -49,9 +49,7 @@ def main(arguments: list[str]) -> None:
     runs = run_methods(shared, options.seed, out, methods)
     console.print(summary_table(runs))
     figure = draw_comparison(runs, out / "demo.png", title=f"{options.task}, seed {options.seed}")
-    console.print(
-        f"figure: {figure}    metrics: {out}/*/metrics.jsonl    {time.perf_counter() - start:.0f} seconds in all"
-    )
+    print(f"figure: {figure}    metrics: {out}/*/metrics.jsonl    {time.perf_counter() - start:.0f} seconds in all")
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def main(arguments: list[str]) -> None:
     if not console.is_terminal:
         console.width = max(console.width, _LOG_WIDTH)
     console.print(table(results), soft_wrap=False)
-    console.print(f"percent, standard errors over problems in brackets; see {out}")
+    print(f"percent, standard errors over problems in brackets; see {out}")
 
 
 def parsed(arguments: list[str]) -> EvaluateConfig:

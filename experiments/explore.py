@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 import jaxsel
 from experiments.running.command import check_integers, module_parser, quiet_pipe
@@ -81,14 +82,14 @@ def main(arguments: list[str]) -> None:
     with clear_errors():
         recorded = recorded_in(options.run)
         methods = make_methods(options.methods, recorded) or None
-    report = jaxsel.explore(recorded, methods, seed=options.seed)
+        report = jaxsel.explore(recorded, methods, seed=options.seed)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False)
     for finding in report.verdict:
-        console.print(f"[bold]{finding.question}[/] {finding.answer}")
+        console.print(f"[bold]{finding.question}[/] {escape(finding.answer)}")
         for sentence in finding.details:
             console.print(f"  {sentence}", markup=False)
-    console.print(f"page: {report.save(options.out)}")
+    print(f"page: {report.save(options.out)}")
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def main(arguments: list[str]) -> None:
     every = sorted({seed for of_label in seeds.values() for seed in of_label if seed is not None})
     made = provenance({"seeds": seeds}, every)
     write_result(options.results / "frozen_prompts.json", made | {"scores": found})
-    console.print(f"figure: {draw(found, options.results / 'frozen_prompts.png')}")
+    print(f"figure: {draw(found, options.results / 'frozen_prompts.png')}")
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def main(arguments: list[str]) -> None:
         options.seeds,
     )
     write_result(options.out / "gps_ablations.json", result | {"predictions": predictions, "choices": choices})
-    console.print(f"figure: {draw(predictions, choices, options.out / 'gps_ablations.png')}")
+    print(f"figure: {draw(predictions, choices, options.out / 'gps_ablations.png')}")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> None:
     console.print(table(result))
     for claim in result["claims"]:
         console.print(claim["says"], highlight=False)
-    console.print(f"figure: {figure}")
+    print(f"figure: {figure}")
 
 
 def compared(runs: Runs) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def main(arguments: list[str]) -> None:
         asdict(config) | {"problems": len(problems.levels), "texts": problems.fingerprint}, options.seeds
     )
     write_result(options.out / "real_prompts.json", result | {"summary": summary, "seeds": by_seed})
-    console.print(f"figure: {draw(summary, options.out / 'real_prompts.png')}")
+    print(f"figure: {draw(summary, options.out / 'real_prompts.png')}")
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def main(arguments: list[str]) -> None:
     config = {"steps": STEPS, "batch_size": BATCH, "group_size": GROUP, "settings": SETTINGS}
     result = provenance(config, options.seeds) | {"real": real, "simulated": simulated}
     write_result(options.results / "simulator_agrees.json", result)
-    console.print(f"figure: {draw(real, simulated, options.results / 'simulator_agrees.png')}")
+    print(f"figure: {draw(real, simulated, options.results / 'simulator_agrees.png')}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     console = Console()
     if options.print:
         for name in options.sweeps:
-            console.print(command(SWEEPS[name], options.seeds), soft_wrap=True, highlight=False)
+            print(command(SWEEPS[name], options.seeds))
         return
     common = dict(options.set)
     if fixed := common.keys() & {"seed", "method.name", *(sweep.over for sweep in SWEEPS.values())}:
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
         console.print(table(name, by_value))
     made = provenance({"set": common}, options.seeds)
     write_result(options.results / f"{options.name}.json", made | {"commits": commits(configs), "sweeps": result})
-    console.print(f"figure: {draw(result, options.results / f'{options.name}.png')}")
+    print(f"figure: {draw(result, options.results / f'{options.name}.png')}")
 
 
 def _parser() -> argparse.ArgumentParser:

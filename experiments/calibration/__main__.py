@@ -98,9 +98,10 @@ def main(arguments: list[str]) -> None:
     keep_compiled_programs()
     with clear_errors():
         read = read_settings(options.histories)
-    settings: dict[str, list[Evaluation]] = {
-        label: [evaluate(recorded, name=str(path)) for path, recorded in histories] for label, histories in read.items()
-    }
+        settings: dict[str, list[Evaluation]] = {
+            label: [evaluate(recorded, name=str(path)) for path, recorded in histories]
+            for label, histories in read.items()
+        }
     console = Console()
     means = {label: averaged([one.numbers for one in found]) for label, found in settings.items()}
     for label, mean in means.items():
@@ -125,7 +126,7 @@ def main(arguments: list[str]) -> None:
         footer={"command": shlex.join(["python", "-m", "experiments.calibration", *arguments]), **made},
     )
     figure = overview(means, options.out / f"{options.name}.png")
-    console.print(f"page: {page}    figure: {figure}")
+    print(f"page: {page}    figure: {figure}")
 
 
 if __name__ == "__main__":

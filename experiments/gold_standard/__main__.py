@@ -48,7 +48,7 @@ def run(config: Config, seeds: list[int], learner_seeds: list[int], out: Path) -
             console.print(table(summary, SOURCES[source], part))
     result = provenance(asdict(config), seeds) | {"learner_seeds": learner_seeds}
     write_result(out / "gold_standard.json", result | {"summary": summaries, "seeds": by_source})
-    console.print(f"figure: {draw(summaries, out / 'gold_standard.png')}")
+    print(f"figure: {draw(summaries, out / 'gold_standard.png')}")
     return summaries
 
 

@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> None:
     seeds = sorted({one["seed"] for methods in found.values() for runs in methods.values() for one in runs})
     write_result(options.out / f"{options.name}.json", provenance(asdict(config), seeds) | {"summary": summary})
     if draw is not None:
-        console.print(f"figure: {draw(found, options.out / f'{options.name}.png')}")
+        print(f"figure: {draw(found, options.out / f'{options.name}.png')}")
 
 
 def _parser() -> argparse.ArgumentParser:

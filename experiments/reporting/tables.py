@@ -38,18 +38,19 @@ def terminal_table(
         fold: Whether long cells continue on the next line, where a narrow terminal would cut them off.
         gap: Blanks between two columns, in addition to one.
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap, 0, 0))
+    heading = Text(title, style="table.title")  # plain text: square brackets are not markup
+    table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap, 0, 0))
     for number, name in enumerate(columns):
         is_label = number < labels
         table.add_column(
-            name,
+            Text(name),
             justify="left" if is_label else "right",
             overflow="fold" if fold else "ellipsis",
             min_width=len(name) if fold else None,
             no_wrap=is_label and not fold,
         )
     for row in rows:
-        table.add_row(*map(Text, row))  # plain text: square brackets are not markup
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
             console.print(claim["says"], highlight=False)
     # with the name of its only task, so that the comparison on another task does not replace the figure
     figure = "_".join([options.name, *drawn]) if len(drawn) == 1 else options.name
-    console.print(f"figure: {draw(drawn, options.results / f'{figure}.png')}")
+    print(f"figure: {draw(drawn, options.results / f'{figure}.png')}")
 
 
 def compare(task: str, shared: RunConfig, out: Path, options: argparse.Namespace) -> tuple[Runs, dict[str, Any]]:

@@ -14,7 +14,8 @@ from experiments.calibration.evaluate import WITHOUT_PROBES, averaged, evaluate,
 from experiments.simulated_history import record
 from jaxsel import metrics
 from jaxsel.integrations.edge import TrainerEdge
-from jaxsel.integrations.history import read_history
+from jaxsel.integrations.history import HistoryLog, read_history
+from tests.support import reports
 
 pytestmark = pytest.mark.slow
 
@@ -129,9 +130,13 @@ def test_averages_are_over_histories():
 
 @pytest.mark.slow
 def test_a_page_and_a_result(folders, tmp_path, capsys):
-    main([f"small={folders[0]}", "--out", str(tmp_path)])
-    assert "fitted" in capsys.readouterr().out
-    setting = json.loads((tmp_path / "calibration.json").read_text())["settings"]["small"]
+    out = tmp_path / f"[seed] {'of a sweep' * 9}"
+    main([f"small [new]={folders[0]}", "--out", str(out)])
+    said = capsys.readouterr().out
+    assert "fitted" in said
+    assert f"page: {out / 'calibration.html'}    figure: {out / 'calibration.png'}\n" in said
+    assert "small [new]: " in said
+    setting = json.loads((out / "calibration.json").read_text())["settings"]["small [new]"]
     (found,) = setting["histories"]
     assert set(found["probe"]) == {"mopps", "mopps, fitted", "dps", "dps, fitted", "state_space"}
     mean = setting["mean"]
@@ -139,11 +144,11 @@ def test_a_page_and_a_result(folders, tmp_path, capsys):
     for method in ("mopps", "dps"):
         assert found["fitted"][method]["gain"]["mean"] > 0
         assert mean["recalibrated"]["isotonic"][method]["mean"] < found["probe"][method]["calibration error"]
-    html = (tmp_path / "calibration.html").read_text()
+    html = (out / "calibration.html").read_text()
     for text in ("Are the predictions any good?", "small", "prior_counts from UNSOLVED", "experiments.calibration"):
         assert text in html
     assert html.count("<img") == 6
-    assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "calibration.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_prompt_ids_above_the_number_of_rows_are_valid_clusters(seen):
@@ -232,9 +237,16 @@ def test_histories_with_and_without_probes_need_different_labels(folders, withou
         read_settings([f"a={folders[0]}", f"a={without_probes}"])
 
 
-def test_a_folder_without_a_history_ends_the_command_with_one_line(tmp_path):
+def test_a_folder_without_a_long_history_ends_the_command_with_one_line(tmp_path):
     with pytest.raises(SystemExit, match="holds no history"):
         main([str(tmp_path), "--out", str(tmp_path)])
+    log = HistoryLog(tmp_path / "short", num_prompts=60, spec={"method": "uniform"})
+    log.observed(0, (np.arange(9), np.arange(9) % 5, np.full(9, 4)), reports.prediction(np.full(9, 0.5)))
+    log.flush()
+    with pytest.raises(
+        SystemExit, match="short has no judged rollouts in its first half; give the history of a longer"
+    ):
+        main([str(tmp_path / "short"), "--out", str(tmp_path)])
 
 
 def test_a_history_of_one_step_is_refused(without_probes):

@@ -1,5 +1,8 @@
 """The command that writes an interactive page about a recorded run."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -25,6 +28,22 @@ def test_the_command_writes_a_page_and_prints_the_verdict(run, tmp_path, capsys)
     assert "Can I trust the predicted probability of a mixed group?" in said
     assert "page: " in said
     assert "Before each step a method predicts" in (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+
+
+def test_what_the_command_prints_has_no_markup_and_paths_are_whole(tmp_path, capsys):
+    reports.record(reports.material(), tmp_path / "history", method="my [new] [/method]")
+    path = tmp_path / f"[seed] {'of a sweep' * 9}" / "page.html"
+    explore.main([str(tmp_path), "--out", str(path)])
+    said = capsys.readouterr().out
+    assert f"page: {path}\n" in said
+    assert "my [new] [/method] (recorded) is nowhere right for sure" in " ".join(said.split())
+
+
+def test_no_command_prints_a_path_with_markup_or_over_several_lines():
+    for file in Path(explore.__file__).parent.rglob("*.py"):
+        text = file.read_text()
+        if "Console(markup=False, highlight=False, soft_wrap=True)" not in text:
+            assert not re.search(r'console\.print\(\s*f"(page|figure|metrics): ', text), file
 
 
 def test_wrong_options_are_refused_before_any_work(run, tmp_path, capsys):

@@ -60,11 +60,11 @@ def material(*, texts=True):
     )  # fmt: skip
 
 
-def record(run, folder):
+def record(run, folder, *, method="uniform"):
     """Write the run with the predictions of "good" and with one probe, as a training run does."""
     from jaxsel.integrations.history import HistoryLog  # it needs pyarrow
 
-    log = HistoryLog(folder, num_prompts=NUM_PROMPTS, spec={"method": "uniform"}, texts=run.texts)
+    log = HistoryLog(folder, num_prompts=NUM_PROMPTS, spec={"method": method}, texts=run.texts)
     seen = run.seen["good"]
     for step in range(STEPS):
         rows = seen.ahead.taken(seen.ahead.step == step)
