@@ -187,7 +187,7 @@ def test_a_state_without_an_axis_is_sharded_in_64_bits():
     assert chosen.prompt_ids.dtype == np.int32
 
 
-def all_metrics(float_type, int_type, i=int) -> dict[str, Callable[[], Any]]:
+def all_metrics(float_type, int_type, i: Any = int) -> dict[str, Callable[[], Any]]:
     """Return a call of every metric, on columns of these types, and with integers of the type `i` as settings."""
     rows, rng, key = 30, np.random.default_rng(0), jax.random.key(0)
     columns: Any = rng.random((6, rows)).astype(float_type)
