@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
@@ -62,6 +62,16 @@ def merged(ids: Int[np.ndarray, " b"], successes: Int[np.ndarray, " b"], group_s
         total = f"the group_size of prompt {ids[first[at]]} sums to {n[at]} in one step"
         raise ValueError(f"{total}; give at most {_LARGEST_COUNT - 1} rollouts per prompt and step")
     return Visits(ids[first], s.astype(np.int32), n.astype(np.int32))
+
+
+def are_above(rewards: ArrayLike, threshold: float) -> Bool[np.ndarray, "*shape"]:
+    """Return which rewards are larger than the threshold, in float32.
+
+    Trainers hold rewards in float32, where 0.1 is larger than Python's 0.1: without rounding, a reward of 0.1 would
+    exceed a threshold of 0.1.
+    """
+    with np.errstate(over="ignore"):
+        return np.asarray(rewards, np.float32) > np.float32(threshold)
 
 
 def _counted(successes: ArrayLike) -> ArrayLike:

@@ -148,6 +148,8 @@ def observe_rewards(
     ids = _ids_beside(rewards, prompt_ids)
     rewards = rewards.detach()
     judged = rewards.isfinite()
+    if rewards.dtype == torch.float64:  # a 0.1 that was rounded to float32 must not exceed a threshold of 0.1
+        rewards = rewards.float()
     counts = torch.stack([(rewards > threshold) & judged, judged]).to(torch.int32)
     if counts.ndim == 3:
         counts = counts.sum(2, dtype=torch.int32)

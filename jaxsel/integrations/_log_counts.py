@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from jaxsel._visits import are_above
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.integrations._log_files import BY_ENDING, Reader, Row, check_copies, step_of
-from jaxsel.integrations._rewards import are_above
 
 _INTEGER = re.compile(r"\s*[+-]?\d{1,19}\s*", re.ASCII)
 _NO_NUMBER = dict.fromkeys(("", "none", "null", "na", "n/a"))

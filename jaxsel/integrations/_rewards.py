@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from numpy.typing import ArrayLike
+from jaxtyping import Float, Int
 
 from jaxsel import _validate
+from jaxsel._visits import are_above
 
 _GIVE = "give one list of rewards per prompt, an array [b, n], or one reward per entry of prompt_ids"
 
@@ -63,16 +63,6 @@ def counted(
     counts = (np.bincount(group, kept, minlength=len(lengths)) for kept in (successful, judged))
     successes, group_size = (count.astype(np.int32) for count in counts)
     return successes, group_size
-
-
-def are_above(rewards: ArrayLike, threshold: float) -> Bool[np.ndarray, "*shape"]:
-    """Return which rewards are larger than the threshold, in float32.
-
-    Trainers hold rewards in float32, where 0.1 is larger than Python's 0.1: without rounding, a reward of 0.1 would
-    exceed a threshold of 0.1.
-    """
-    with np.errstate(over="ignore"):
-        return np.asarray(rewards, np.float32) > np.float32(threshold)
 
 
 def checked_threshold(threshold: float) -> float:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
+from jaxsel._visits import are_above
 from jaxsel.numerics.beta_binomial import solve_state_probabilities
 
 
@@ -38,7 +39,7 @@ def informative_prior(
         group_size: Rollouts per prompt, one number for all prompts or one per prompt. None or NaN for a prompt means
             the same as for `successes`.
         strength: Weight of a rollout before training. At 1, it counts as much as a rollout of the current policy.
-        threshold: The largest reward that is not a success, for lists of rewards.
+        threshold: The largest reward that is not a success, for lists of rewards; compared in float32.
 
     Raises:
         ValueError: A count is not a number with 0 <= successes <= group_size, the strength is below 0, or the group
@@ -152,7 +153,7 @@ def _of_rewards(rewards: Any, threshold: float) -> tuple[list[int], list[int]]:
             raise ValueError(f"successes[{row}] is {given!r:.60}; give group_size, or one list of rewards per prompt")
         values = _validate.on_host(f"successes[{row}]", given, np.float64, "give numbers and None")
         counted = values[np.isfinite(values)]
-        successes.append(int((counted > threshold).sum()))
+        successes.append(int(are_above(counted, threshold).sum()))
         judged.append(len(counted))
     return successes, judged
 

@@ -287,9 +287,10 @@ def test_flat_rewards_teach_the_same_as_grouped_rewards(way):
 
 @pytest.mark.parametrize(("threshold", "expected"), [(0.1, 2), (0.5, 1), (1.0, 0)])
 def test_the_threshold_itself_is_no_success(threshold, expected):
-    seen = Seen()
-    observe_rewards(seen, [3], torch.tensor([[1.0, 0.5, 0.1, NAN]]), threshold=threshold)  # type: ignore[arg-type]
-    assert [column.tolist() for column in seen.given] == [[3], [expected], [3]]
+    seen, rewards = Seen(), torch.tensor([[1.0, 0.5, 0.1, NAN]])
+    for same in (rewards, rewards.double()):
+        observe_rewards(seen, [3], same, threshold=threshold)  # type: ignore[arg-type]
+        assert [column.tolist() for column in seen.given] == [[3], [expected], [3]]
 
 
 def test_infinite_rewards_were_not_judged(way):

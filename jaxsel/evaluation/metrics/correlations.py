@@ -29,7 +29,8 @@ def pearson(x: Float[AnyArray, " m"], y: Float[AnyArray, " m"], *, weights: Weig
     varied = (xx > 0) & (yy > 0)
     # two roots, because the product of the sums could overflow
     norm = jnp.sqrt(jnp.where(varied, xx, 1)) * jnp.sqrt(jnp.where(varied, yy, 1))
-    return jnp.where(varied, jnp.sum(w * dx * dy) / norm, jnp.nan)
+    # rounding can leave a share that is a little above 1, of which arctanh is NaN
+    return jnp.where(varied, jnp.clip(jnp.sum(w * dx * dy) / norm, -1, 1), jnp.nan)
 
 
 def spearman(x: Float[AnyArray, " m"], y: Float[AnyArray, " m"], *, weights: Weights = None) -> Float[Array, ""]:
@@ -101,6 +102,8 @@ def spearman_ceiling(
     """
     _validate.positive_integer(num_draws=num_draws)
     w, s, n = counted(weights, successes=successes, group_size=group_size)
+    if not n.size:
+        return jnp.float32(jnp.nan)
     w = jnp.where(n > 1, w, 0)
     rates = _rates(s, n, w)
     spread = jnp.clip(beta_binomial.spread_of(rates.mean[None], rates.signal[None])[0], 1e-4, 1 - 1e-6)

@@ -90,6 +90,14 @@ def test_correlations_equal_scipys(array):
     np.testing.assert_allclose(metrics.spearman(x, -x), -1, atol=1e-6)
 
 
+@pytest.mark.parametrize("correlation", [metrics.pearson, metrics.spearman])
+def test_correlations_stay_between_minus_1_and_1(correlation):
+    for size in range(5, 45):
+        x = RNG.uniform(size=size).astype(np.float32)
+        assert abs(correlation(x, x)) <= 1
+        assert abs(correlation(x, -x)) <= 1
+
+
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, 1e6])
 @pytest.mark.parametrize("correlation", [metrics.pearson, metrics.spearman])
 def test_a_constant_has_no_correlation(correlation, constant):
@@ -173,6 +181,10 @@ def test_metrics_without_counted_rows_are_nan_and_eager_equals_jit(name):
     if name in SCORES:
         for leaf in leaves(metric(*(array[:0] for array in arrays))):
             assert np.isnan(leaf).all()
+
+
+def test_the_ceiling_of_ranks_without_rows_is_nan():
+    assert np.isnan(metrics.spearman_ceiling(jax.random.key(0), SUCCESSES[:0], GROUP_SIZE[:0]))
 
 
 @pytest.mark.usefixtures("unchecked_types")
