@@ -1,7 +1,9 @@
 """Compiled programs that stay on disk, so that a second start of the same run compiles nothing."""
 
+import contextlib
 import hashlib
 import platform
+import time
 from pathlib import Path
 
 import jax
@@ -9,6 +11,7 @@ import jax
 from jaxsel.integrations.cache import cache_root
 
 _LARGEST = 2**30  # bytes; JAX deletes the programs that were not used for the longest time
+_PATIENCE = 60.0  # seconds that another process may need to write a program and its time of use
 _PROCESSORS = Path("/proc/cpuinfo")
 
 
@@ -20,9 +23,23 @@ def keep_compiled_programs() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    jax.config.update("jax_compilation_cache_dir", str(cache_root() / "programs" / _processor()))
+    folder = cache_root() / "programs" / _processor()
+    _delete_incomplete(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", _LARGEST)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the many small programs take long too
+
+
+def _delete_incomplete(folder: Path) -> None:
+    """Delete programs without a time of use. A killed process or a full disk leaves them, and they may be cut short.
+
+    Because of one such program, JAX writes no further program to the folder (issue 39880 of JAX).
+    """
+    for program in folder.glob("*-cache"):
+        used = program.with_name(program.name.removesuffix("-cache") + "-atime")
+        with contextlib.suppress(FileNotFoundError):  # another process deletes it too
+            if not used.exists() and time.time() - program.stat().st_mtime > _PATIENCE:
+                program.unlink()
 
 
 def _processor() -> str:
