@@ -122,7 +122,7 @@ def draw(runs: dict[str, _Runs], path: Path) -> Path:
             for method, seeds in methods.items():
                 steps = next(iter(seeds.values())).steps
                 with_band(axes, steps, np.array([run.rates[name] for run in seeds.values()]), look_of(method))
-            axes.set_title(f"{label}: {name} prompts", fontsize=10)
+            axes.set_title(f"{drawing.plain(label)}: {name} prompts", fontsize=10)
             drawing.tidy(axes)
         row[0].set_ylabel("success rate in the sample")
     for axes in panels[-1]:

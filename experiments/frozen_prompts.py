@@ -115,7 +115,7 @@ def draw(found: dict[str, Any], path: Path) -> Path:
                 errors = np.nan_to_num([number["standard_error"] for number in numbers])
                 axes.errorbar(QUARTERS, means, errors, color=COLOURS[colour], label=model, marker="o", markersize=3)
             drawing.tidy(axes)
-        row[0].set_ylabel(label)
+        row[0].set_ylabel(drawing.plain(label))
     for axes, name in zip(panels[0], names, strict=True):
         axes.set_title(name, fontsize=10)
     for axes in panels[-1]:

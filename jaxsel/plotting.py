@@ -11,9 +11,11 @@ markers distinguish the methods in greyscale prints.
         plotting.reliability_diagram(axes, table, label=method, event="a mixed group")
     axes.legend()
 
-A metric of no prompts is NaN, and leaves a gap in its line.
+A metric of no prompts is NaN, and leaves a gap in its line. All texts are drawn as they are: a dollar sign begins no
+formula. For a formula, set the text of the axes afterwards. `plain` escapes the texts of your own titles.
 """
 
+from jaxsel.evaluation.plotting.axes import plain as plain
 from jaxsel.evaluation.plotting.axes import tidy as tidy
 from jaxsel.evaluation.plotting.beliefs import belief_areas as belief_areas
 from jaxsel.evaluation.plotting.beliefs import beta_densities as beta_densities

@@ -37,7 +37,7 @@ def overview(means: dict[str, Any], path: Path) -> Path:
         if mean["probe"]:
             ax.axvline(_TARGET, color=plotting.COLOURS["grey"], linewidth=1, linestyle=(0, (5, 3)))
         ax.set(xlabel="calibration error of P(mixed)", yticks=range(len(names)), yticklabels=names, xlim=(0, None))
-        ax.set_title(label if mean["probe"] else f"{label}\nwithout probes: on the batches", fontsize=10)
+        ax.set_title(drawing.plain(label if mean["probe"] else f"{label}\nwithout probes: on the batches"), fontsize=10)
         plotting.tidy(ax)
     axes[0, 0].invert_yaxis()
     handles = max((ax.get_legend_handles_labels() for ax in axes[0]), key=lambda found: len(found[1]))

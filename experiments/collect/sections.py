@@ -9,7 +9,6 @@ from rich.table import Table
 
 from experiments.collect.folders import Run
 from experiments.collect.groups import Group
-from experiments.reporting.drawing import plain
 from experiments.reporting.figures import held_out
 from experiments.reporting.page import Drawing, Section
 from experiments.reporting.spread import shown, standard_error
@@ -81,10 +80,10 @@ def draw(groups: list[Group], panel: str | None = None) -> Figure:
             if group.panel == name:
                 handles[group.line] = _draw_line(axes, group, looks[group.line], crowded=crowded)
         bottom, top = axes.get_ylim()
-        axes.set(title=plain(name), xlabel="rollouts (thousands)", ylim=(max(bottom, -0.03 * top), top))
+        axes.set(title=plotting.plain(name), xlabel="rollouts (thousands)", ylim=(max(bottom, -0.03 * top), top))
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)
-    wrapped = [plain(textwrap.fill(line, int(width * _CHARACTERS))) for line in lines]
+    wrapped = [plotting.plain(textwrap.fill(line, int(width * _CHARACTERS))) for line in lines]
     figure.legend(
         [handles[line] for line in lines], wrapped, loc="outside lower center", ncols=columns, frameon=False, fontsize=8
     )
@@ -98,7 +97,7 @@ def _draw_line(axes: Any, group: Group, number: int, *, crowded: bool) -> Any:
         rollouts / 1000,
         values.mean(0),
         standard_error=None if crowded or len(values) < 2 else standard_error(values),
-        label=plain(group.line),
+        label=group.line,
         metric="held-out accuracy",
         look=group.line if group.line in plotting.METHODS else number,
     )

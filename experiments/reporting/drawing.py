@@ -8,12 +8,8 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from jaxsel.plotting import plain as plain
 from jaxsel.plotting import tidy as tidy
-
-
-def plain(text: str) -> str:
-    """Return the text with escaped dollar signs, because Matplotlib reads text between two of them as a formula."""
-    return text.replace("$", r"\$")
 
 
 def save(figure: Any, path: Path) -> Path:

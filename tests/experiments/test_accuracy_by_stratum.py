@@ -60,9 +60,9 @@ def test_rates_and_gains_are_those_by_hand(runs):
 
 
 def test_the_command_writes_table_numbers_and_figure(runs, tmp_path, capsys):
-    accuracy_by_stratum.main([f"tiny={runs}", "--results", str(tmp_path)])
+    accuracy_by_stratum.main([f"$5_$6={runs}", "--results", str(tmp_path)])
     assert "hard (40%)" in capsys.readouterr().out
-    assert set(json.loads((tmp_path / "accuracy_by_stratum.json").read_text())["runs"]["tiny"]) == {"uniform", "dps"}
+    assert set(json.loads((tmp_path / "accuracy_by_stratum.json").read_text())["runs"]["$5_$6"]) == {"uniform", "dps"}
     assert (tmp_path / "accuracy_by_stratum.png").stat().st_size > 10_000
 
 

@@ -131,12 +131,12 @@ def test_averages_are_over_histories():
 @pytest.mark.slow
 def test_a_page_and_a_result(folders, tmp_path, capsys):
     out = tmp_path / f"[seed] {'of a sweep' * 9}"
-    main([f"small [new]={folders[0]}", "--out", str(out)])
+    main([f"$5_$6 [new]={folders[0]}", "--out", str(out)])
     said = capsys.readouterr().out
     assert "fitted" in said
     assert f"page: {out / 'calibration.html'}    figure: {out / 'calibration.png'}\n" in said
-    assert "small [new]: " in said
-    setting = json.loads((out / "calibration.json").read_text())["settings"]["small [new]"]
+    assert "$5_$6 [new]: " in said
+    setting = json.loads((out / "calibration.json").read_text())["settings"]["$5_$6 [new]"]
     (found,) = setting["histories"]
     assert set(found["probe"]) == {"mopps", "mopps, fitted", "dps", "dps, fitted", "state_space"}
     mean = setting["mean"]
@@ -145,7 +145,7 @@ def test_a_page_and_a_result(folders, tmp_path, capsys):
         assert found["fitted"][method]["gain"]["mean"] > 0
         assert mean["recalibrated"]["isotonic"][method]["mean"] < found["probe"][method]["calibration error"]
     html = (out / "calibration.html").read_text()
-    for text in ("Are the predictions any good?", "small", "prior_counts from UNSOLVED", "experiments.calibration"):
+    for text in ("Are the predictions any good?", "$5_$6 [new]", "prior_counts from UNSOLVED", "experiments.calibration"):
         assert text in html
     assert html.count("<img") == 6
     assert (out / "calibration.png").read_bytes().startswith(b"\x89PNG")

@@ -15,10 +15,10 @@ SMALL = {"num_prompts": 60, "batch_size": 8, "steps": 8}
 
 def test_scores_of_both_models_by_quarter(tmp_path, capsys):
     history = record(tmp_path / "run", method="uniform", seed=3, probe_every=2, **SMALL)
-    main([f"simulated={history}", "--results", str(tmp_path / "results")])
+    main([f"$5_$6={history}", "--results", str(tmp_path / "results")])
     assert "scores by quarter" in capsys.readouterr().out
     found = json.loads((tmp_path / "results" / "frozen_prompts.json").read_text())
-    models = found["scores"]["simulated"]
+    models = found["scores"]["$5_$6"]
     for score, old in models["logits alone"].items():
         assert len(old) == 4
         new, difference = models["with frozen prompts"][score], models["difference"][score]
@@ -26,7 +26,7 @@ def test_scores_of_both_models_by_quarter(tmp_path, capsys):
             assert np.isfinite(new[quarter]["mean"])
             expected = new[quarter]["mean"] - old[quarter]["mean"]
             assert difference[quarter]["mean"] == pytest.approx(expected, abs=1e-9)
-    assert found["config"] == {"seeds": {"simulated": [None]}}
+    assert found["config"] == {"seeds": {"$5_$6": [None]}}
     assert (tmp_path / "results" / "frozen_prompts.png").stat().st_size > 10_000
 
 

@@ -19,6 +19,11 @@ def tidy(axes: Axes) -> Axes:
     return axes
 
 
+def plain(text: str) -> str:
+    """Return the text with escaped dollar signs, because Matplotlib reads text between two of them as a formula."""
+    return text.replace("$", r"\$")
+
+
 def diagonal(axes: Axes) -> None:
     """Draw the diagonal, on which perfect predictions lie, unless the axes already have one."""
     if not any(line.get_gid() == "diagonal" for line in axes.lines):

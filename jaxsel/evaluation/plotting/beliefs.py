@@ -11,7 +11,7 @@ from scipy import stats
 
 from jaxsel import _validate
 from jaxsel.base import MIXED, SOLVED, UNSOLVED
-from jaxsel.evaluation.plotting.axes import tidy, vectors
+from jaxsel.evaluation.plotting.axes import plain, tidy, vectors
 from jaxsel.evaluation.plotting.looks import COLOURS, style
 
 _STATES = {UNSOLVED: ("UNSOLVED", "vermilion", "//"), MIXED: ("MIXED", "yellow", ""), SOLVED: ("SOLVED", "blue", "..")}
@@ -36,7 +36,7 @@ def beta_densities(axes: Axes, alpha: ArrayLike, beta: ArrayLike, *, labels: Seq
     p = (np.arange(1000) + 0.5) / 1000
     for number, (one_a, one_b, label) in enumerate(zip(a, b, labels, strict=True)):
         look = {**style(number), "marker": "none"}
-        axes.plot(p, stats.beta.pdf(p, one_a, one_b), **look, label=label, linewidth=1.8)
+        axes.plot(p, stats.beta.pdf(p, one_a, one_b), **look, label=plain(label), linewidth=1.8)
     axes.set(xlabel="success rate p", ylabel="posterior density", xlim=(0, 1))
     axes.set_ylim(bottom=0)
     return tidy(axes)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from jaxsel import _validate
 from jaxsel.evaluation.metrics.calibration import Reliability
-from jaxsel.evaluation.plotting.axes import REFERENCE, diagonal, look_of, tidy, vectors, with_errors
+from jaxsel.evaluation.plotting.axes import REFERENCE, diagonal, look_of, plain, tidy, vectors, with_errors
 from jaxsel.evaluation.plotting.looks import COLOURS
 
 _LARGEST_MARKER = 140.0  # square points
@@ -41,9 +41,9 @@ def reliability_diagram(
     area = _LARGEST_MARKER * size / size.max() if size.size else size
     axes.scatter(x, y, area, color=look_of_line["color"], marker=look_of_line["marker"], alpha=0.85, zorder=3)
     # an empty line for the legend, because in the legend all markers have one size
-    axes.plot([], [], **look_of_line, label=label)
+    axes.plot([], [], **look_of_line, label=plain(label))
     diagonal(axes)
-    axes.set(xlabel=f"predicted probability of {event}", ylabel="observed share")
+    axes.set(xlabel=f"predicted probability of {plain(event)}", ylabel="observed share")
     return tidy(axes)
 
 
@@ -73,7 +73,7 @@ def coverage_curve(
         ValueError: The lengths differ.
     """
     x, y, error = with_errors(standard_error, levels=levels, coverage=coverage)
-    axes.errorbar(x, y, error, **look_of(axes, label, look), label=label, linewidth=1.6, capsize=2)
+    axes.errorbar(x, y, error, **look_of(axes, label, look), label=plain(label), linewidth=1.6, capsize=2)
     diagonal(axes)
     axes.set(xlabel="nominal level of the central interval", ylabel="share of intervals that held the truth")
     return tidy(axes)
@@ -113,6 +113,6 @@ def pit_histogram(
     axes.axhline(uniform, **{**REFERENCE, "zorder": 3})
     edges = uniform * np.arange(heights.size)
     look_of_bars = {"color": colour, "alpha": 0.7, "edgecolor": COLOURS["white"], "zorder": 1}
-    axes.bar(edges, heights, uniform, align="edge", label=label, **look_of_bars)
+    axes.bar(edges, heights, uniform, align="edge", label=plain(label), **look_of_bars)
     axes.set(xlabel="probability integral transform", ylabel="share of rows", xlim=(0, 1), ymargin=0.15)
     return tidy(axes)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
-from jaxsel.evaluation.plotting.axes import look_of, tidy, vectors, with_errors
+from jaxsel.evaluation.plotting.axes import look_of, plain, tidy, vectors, with_errors
 
 
 def by_part(
@@ -43,9 +43,11 @@ def by_part(
     columns = vectors(values=values, standard_errors=standard_errors, names=np.arange(len(names)))
     x, error, rows = columns.values()
     y = rows + 0.6 * ((position + 0.5) / num_positions - 0.5)
-    axes.errorbar(x, y, xerr=error, **{**look_of(axes, label, look), "linestyle": "none"}, label=label, capsize=2)
-    axes.set_yticks(rows, names)
-    axes.set(xlabel=metric, ylabel="part of the pool", ylim=(len(names) - 0.5, -0.5))
+    axes.errorbar(
+        x, y, xerr=error, **{**look_of(axes, label, look), "linestyle": "none"}, label=plain(label), capsize=2
+    )
+    axes.set_yticks(rows, list(map(plain, names)))
+    axes.set(xlabel=plain(metric), ylabel="part of the pool", ylim=(len(names) - 0.5, -0.5))
     return tidy(axes)
 
 
@@ -76,8 +78,8 @@ def over_steps(
     """
     x, y, error = with_errors(standard_error, steps=steps, values=values)
     look_of_line = {**look_of(axes, label, look), "markersize": 5, "markevery": max(1, x.size // 8)}
-    axes.plot(x, y, **look_of_line, label=label, linewidth=1.8)
+    axes.plot(x, y, **look_of_line, label=plain(label), linewidth=1.8)
     if error is not None:
         axes.fill_between(x, y - error, y + error, color=look_of_line["color"], alpha=0.15, linewidth=0)
-    axes.set(xlabel="training step", ylabel=metric)
+    axes.set(xlabel="training step", ylabel=plain(metric))
     return tidy(axes)

@@ -170,6 +170,28 @@ def test_belief_areas_are_stacked(axes):
 
 
 @pytest.mark.parametrize(
+    "draw",
+    [
+        lambda axes, name: plotting.reliability_diagram(axes, TABLE, label=name, event=name),
+        lambda axes, name: plotting.coverage_curve(axes, LEVELS, COVERED, label=name),
+        lambda axes, name: plotting.pit_histogram(axes, [0.5, 0.5], label=name),
+        lambda axes, name: plotting.by_part(axes, [name], [1], [0], label=name, metric=name),
+        lambda axes, name: plotting.over_steps(axes, [1], [1], label=name, metric=name),
+        lambda axes, name: plotting.beta_densities(axes, [1], [1], labels=[name]),
+    ],
+)
+@pytest.mark.parametrize("name", ["price_$5_$6", "$", r"\$a_$$"])
+def test_texts_are_drawn_as_they_are(axes, draw, name):
+    draw(axes, name)
+    texts = [*axes.legend().get_texts(), axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels()]
+    for text in texts:
+        shown, is_formula = text._preprocess_math(text.get_text())
+        assert not is_formula
+        assert "$" not in shown or shown.endswith(name)
+    axes.figure.canvas.draw()
+
+
+@pytest.mark.parametrize(
     ("draw", "message"),
     [
         (
