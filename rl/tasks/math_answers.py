@@ -35,6 +35,9 @@ _AROUND = re.compile(
 _FRACTION = re.compile(r"\\frac\s*([A-Za-z\d])\s+([A-Za-z\d])(?![A-Za-z\d])")
 _ALPHABET = re.compile(r"(\\math(?:bb|bf|rm))(?:\s+(?=[A-Za-z])|\s*(?=\d))([A-Za-z\d])(?![A-Za-z\d])")
 _UPRIGHT = re.compile(r"\\mathrm\s*\{\s*([ei])\s*\}")
+_ORDINAL = re.compile(
+    r"(?<=\d)\s*\^\s*(\{)?\s*\\(?:text|textrm|mathrm|mbox)\s*\{\s*(?:st|nd|rd|th)\s*\}(?(1)\s*\})\s*\.?$"
+)
 _SYMBOLS = str.maketrans(
     {
         **{"\N{MINUS SIGN}": "-", "\N{SUPERSCRIPT TWO}": "^2", "\N{SUPERSCRIPT THREE}": "^3"},
@@ -202,7 +205,7 @@ def plain(text: str) -> str:
     text = _UPRIGHT.sub(r" \1 ", _ALPHABET.sub(r"\1{\2}", text))  # otherwise the i of 2\mathrm{i} would be a unit
     text = re.sub(r"(?<!\\)\\[,;: ] ?|~", " ", text).replace("{,}", ",")
     text = _ascii(text).replace(r"\varnothing", r"\emptyset")
-    text = _EXPONENT.sub(r"\1 \\times 10^{\2}", text.strip())
+    text = _EXPONENT.sub(r"\1 \\times 10^{\2}", _ORDINAL.sub("", text.strip()))
     text = _REPEATING.sub(_fraction, _MIXED.sub(_mixed, text))
     text = re.sub(r"^(\d{1,3})((?:[ ,]\d{3})+)(?=\.|$|[^\d,])", lambda m: re.sub(r"[ ,]", "", m.group()), text)
     return text.strip().removesuffix(".").strip()
