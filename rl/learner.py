@@ -96,7 +96,8 @@ class Learner:
             * From the first pass: entropy, the mean entropy of the policy at the trained tokens.
             * From the first mini-batch of the first pass, before the weights change: log_prob_gap_mean and
               log_prob_gap_max, between trainer and engine. For completions kept from earlier steps, the gap includes
-              the change of the weights since then.
+              the change of the weights since then. With a top_p below 1 the gap is no sign of a faulty engine, because
+              the engine's log-probabilities belong to the distribution over the kept tokens.
 
             Entropy and gaps are NaN if there is no completion to train on.
 
