@@ -14,12 +14,18 @@ and reject another text. Five (boxnet, graph_color, propositional_logic, rubiks_
 answer, so that they have no demonstrations, and their verifiers use other data. The other two are refused: composite
 needs a list of tasks, and game_of_life_halting accepts any text. acre and word_ladder generate at most 10,000 and
 20,000 prompts, which limits their pools.
+
+Python's hash seed changes the prompts of isomorphic_strings, polynomial_multiplication and ransom_note, which therefore
+need PYTHONHASHSEED=0: a verifier in its own process, a resumed run and another rank would have other prompts. The hash
+seed also chooses one of several right answers in knight_swap and word_ladder, which changes only demonstrations. A few
+programs of codeio draw random numbers, so that no completion can be right (2 of 40 prompts tried).
 """
 
 import importlib
 import itertools
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any, overload
@@ -44,6 +50,9 @@ _UNUSABLE = {
     "composite": "which needs a list of tasks with their settings",
     "game_of_life_halting": "whose verifier in the library accepts any text",
 }
+_HASHED = frozenset(
+    {"isomorphic_strings", "polynomial_multiplication", "ransom_note"}
+)  # they iterate over sets of texts
 
 
 class Generated(Sequence[Any]):
@@ -76,8 +85,8 @@ def make(name: str, config: DataConfig | None = None) -> Task:
         config: The settings, of which template, max_new_tokens, stop, held_out_share and held_out_seed count.
 
     Raises:
-        ValueError: The library is missing or has no such task, the task is refused (see the top of this module),
-            a setting is given that it ignores, or held_out_share is too near to 0 or 1.
+        ValueError: The library is missing or has no such task, the task is refused or needs another hash seed (see the
+            top of this module), a setting is given that it ignores, or held_out_share is too near to 0 or 1.
     """
     config = config or DataConfig()
     kind = name.removeprefix(PREFIX)
@@ -86,6 +95,9 @@ def make(name: str, config: DataConfig | None = None) -> Task:
         raise ValueError(f"task is {name!r}; give {PREFIX} and one of {', '.join(sorted(known))}")
     if kind in _UNUSABLE:
         raise ValueError(f"task is {name!r}, {_UNUSABLE[kind]}; give another task")
+    if kind in _HASHED and sys.flags.hash_randomization:
+        cure = "start Python with PYTHONHASHSEED=0"
+        raise ValueError(f"task is {name!r}, whose prompts depend on Python's hash seed; {cure}")
     refuse_unused(name, config, _USED)
     template = config.template or TEMPLATE
     split = split_of_generator(name, config.held_out_share, config.held_out_seed)

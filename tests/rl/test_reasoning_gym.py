@@ -2,7 +2,9 @@
 
 import builtins
 import itertools
+import os
 import re
+import subprocess
 import sys
 import time
 from functools import partial
@@ -74,7 +76,9 @@ class TestWithALibraryOfNumbers:
         reasoning_gym._dataset.cache_clear()
         reasoning_gym._entry.cache_clear()
         library = SimpleNamespace(
-            DATASETS={"count": 0, "open": 0, "single": 0}, create_dataset=_Numbers, extract_answer=_extracted
+            DATASETS={"count": 0, "open": 0, "single": 0, "ransom_note": 0},
+            create_dataset=_Numbers,
+            extract_answer=_extracted,
         )
         monkeypatch.setattr(reasoning_gym, "_library", lambda module: library)
         yield
@@ -112,6 +116,15 @@ class TestWithALibraryOfNumbers:
         (name,) = given
         with pytest.raises(ValueError, match=rf"data\.{name} is .* with the task reasoning_gym:count, which has no"):
             reasoning_gym.make("reasoning_gym:count", DataConfig(**given))
+
+    def test_a_random_hash_seed_is_refused_where_prompts_depend_on_it(self, monkeypatch):
+        for is_random in (0, 1):
+            monkeypatch.setattr(sys, "flags", SimpleNamespace(hash_randomization=is_random))
+            assert reasoning_gym.make("reasoning_gym:count")
+            if not is_random:
+                assert reasoning_gym.make("reasoning_gym:ransom_note")
+        with pytest.raises(ValueError, match=r"depend on Python's hash seed; start Python with PYTHONHASHSEED=0"):
+            reasoning_gym.make("reasoning_gym:ransom_note")
 
     def test_tasks_without_reference_answers_have_no_demonstrations(self):
         with pytest.raises(ValueError, match=r"task reasoning_gym:open, .* no reference .*; give fine_tuning\.steps=0"):
@@ -226,6 +239,24 @@ class TestWithTheLibrary:
         assert len(pool) == 10**6
         assert pool.texts[999_999] != pool.texts[0]
         assert time.monotonic() - start < 60
+
+    @pytest.mark.slow
+    def test_a_verifier_in_its_own_process_judges_the_same_prompts(self):
+        code = """
+from rl.tasks import reasoning_gym
+from rl.verification import Verifier
+if __name__ == "__main__":
+    for kind in (*sorted(reasoning_gym._HASHED), "chain_sum"):
+        task = reasoning_gym.make(f"reasoning_gym:{kind}")
+        answers = task.pool(4, 0).answers[:]
+        entries = [reasoning_gym._entry(kind, **answer) for answer in answers]
+        with Verifier(task.verify, own_process=task.own_process) as verifier:
+            texts = [f"<answer>{entry['answer']}</answer>" for entry in entries]
+            print(kind, [verdict.success for verdict in verifier(texts, answers, list("abcd"))])
+"""
+        environment = os.environ | {"PYTHONHASHSEED": "0"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert [line.partition(" ")[2] for line in done.stdout.splitlines()] == [str([True] * 4)] * 4
 
     def test_strata_are_the_difficulties(self):
         found = reasoning_gym.make(NAME).pool(50, 0).strata
