@@ -98,7 +98,7 @@ def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def main(arguments: list[str]) -> None:
     """Run all seeds, print the table, and write the result and the figure."""
-    options = make_parser(__doc__).parse_args(arguments)
+    options = make_parser("experiments.allocation_pays", __doc__).parse_args(arguments)
     console, problems = Console(), load_problems(options.problems)
     by_seed = [run_seed(problems, seed) for seed in bar(options.seeds, unit="seed")]
     rows = (

@@ -19,6 +19,7 @@ from experiments.running.config import EngineConfig, EvalDataConfig, clear_error
 from experiments.running.evaluation_sets import check_data_sets, distinct, evaluation_set
 from experiments.running.help import settings_of
 from experiments.running.runs import make_engine
+from jaxsel.runtime.checkpoint.disk import local_path
 from rl import _checks
 from rl.evaluation import Counts, Evaluation, EvaluationSet, scores
 from rl.names import PRECISIONS
@@ -181,7 +182,7 @@ def main(arguments: list[str]) -> None:
         return
     with clear_errors():
         config = parsed(arguments)
-        out = Path(config.out)
+        out = local_path(config.out, "out")
         _check_replaceable(out)
         evaluation = evaluation_of(config)
     results = evaluate(config, evaluation)

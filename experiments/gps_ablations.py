@@ -146,7 +146,7 @@ def main(arguments: list[str]) -> None:
     """Run all seeds, print the tables, and write the result and the figure."""
     from sklearn.cluster import KMeans
 
-    options = make_parser(__doc__).parse_args(arguments)
+    options = make_parser("experiments.gps_ablations", __doc__).parse_args(arguments)
     console, problems, config = Console(), load_problems(options.problems), Config(horizons=HORIZONS)
     predictors = {name: online(jaxsel.amortized(problems.embeddings, **kw)) for name, kw in PREDICTORS.items()}
     predictions = over_seeds([run_seed(problems, config, seed, predictors) for seed in options.seeds])

@@ -147,7 +147,7 @@ def draw(summary: dict[str, Any], path: Path) -> Path:
 
 def main(arguments: list[str]) -> None:
     """Run all seeds, print four tables, and write the result and the figure."""
-    parser = make_parser(__doc__)
+    parser = make_parser("experiments.real_prompts", __doc__)
     parser.add_argument(
         "--steps", type=int, default=max(HORIZONS), help="number of steps; fewer stop early, to try the command"
     )

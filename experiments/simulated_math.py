@@ -27,6 +27,7 @@ import numpy as np
 
 import jaxsel
 from experiments.reporting.provenance import RESULTS
+from experiments.running.command import module_parser
 from jaxsel import simulate
 from jaxsel.integrations.embeddings import embed
 from rl.progress import bar
@@ -64,9 +65,9 @@ class Recording(NamedTuple):
     truth: np.ndarray
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
+def make_parser(module: str, description: str | None) -> argparse.ArgumentParser:
     """Return a parser of the options that all experiments on these problems share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = module_parser(module, description)
     parser.add_argument("problems", help="file of JSON lines, or data set on the hub; see load_problems")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS)

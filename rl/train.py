@@ -22,6 +22,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from jaxsel.runtime.checkpoint.disk import local_path
 from rl.curriculum import Curriculum
 from rl.evaluation import Evaluation
 from rl.finish import check_overlong
@@ -104,6 +105,7 @@ def train(
     """
     ranks = ranks or Ranks()
     check_overlong(config.overlong_buffer, task.max_new_tokens)
+    run_dir = local_path(run_dir, "run_dir")
     with alone_in(run_dir, ranks):
         # Restore what an earlier process saved.
         learner = Learner(config, policy, ranks, max_new_tokens=task.max_new_tokens)

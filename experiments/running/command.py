@@ -7,13 +7,26 @@ import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 def module_parser(module: str, description: str | None) -> argparse.ArgumentParser:
     """Return a parser for `python -m MODULE`; of a package, argparse would show only the name `__main__.py`."""
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.register("type", Path, _local)
+    return parser
+
+
+def _local(text: str) -> Path:
+    """Return the path of an option with `type=Path`."""
+    from jaxsel.runtime.checkpoint.disk import local_path  # imports JAX, which --help does not need
+
+    try:
+        return local_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def check_integers(parser: argparse.ArgumentParser, options: argparse.Namespace, **least: int) -> None:

@@ -10,6 +10,8 @@ from hydra.errors import HydraException
 
 from experiments.running.config import OF_COMMAND, RunConfig, flat_settings
 
+_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+
 
 def readable(arguments: Iterable[str]) -> list[str]:
     """Return the arguments of a command line so that Hydra reads every text.
@@ -19,7 +21,7 @@ def readable(arguments: Iterable[str]) -> list[str]:
     quoted. All other arguments stay as they are.
 
     Raises:
-        ValueError: A setting does not exist.
+        ValueError: A setting does not exist, or the folder of a run is not on this machine.
     """
     settings = flat_settings(RunConfig())
     return [_readable(argument, settings) for argument in arguments]
@@ -34,6 +36,10 @@ def swept_in(arguments: Iterable[str]) -> list[str]:
 
 def _readable(argument: str, settings: dict[str, object]) -> str:
     name, _, value = argument.partition("=")
+    if name in _FOLDERS:
+        from jaxsel.runtime.checkpoint.disk import local_path  # imports JAX, which --help does not need
+
+        return f"{name}={local_path(value, name)}"
     if not _is_setting(argument) or name.startswith(("hydra", "+", "~")):
         return argument
     if name not in settings:

@@ -3,7 +3,13 @@
 import os
 from pathlib import Path
 
+from jaxsel.runtime.checkpoint.disk import local_path
+
 
 def cache_root() -> Path:
-    """Return `$JAXSEL_CACHE`, or `~/.cache/jaxsel` where that variable is not set."""
-    return Path(os.environ.get("JAXSEL_CACHE") or Path.home() / ".cache" / "jaxsel")
+    """Return `$JAXSEL_CACHE`, or `~/.cache/jaxsel` where that variable is not set.
+
+    Raises:
+        ValueError: The variable holds the address of a remote store.
+    """
+    return local_path(os.environ.get("JAXSEL_CACHE") or "~/.cache/jaxsel", "JAXSEL_CACHE")

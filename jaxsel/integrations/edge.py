@@ -19,6 +19,7 @@ from jaxsel._visits import checked_visits
 from jaxsel.integrations._pools import checked_texts, row_of
 from jaxsel.integrations._rewards import checked_threshold, counted
 from jaxsel.integrations._state_file import read_state, write_state
+from jaxsel.runtime.checkpoint.disk import local_path
 from jaxsel.runtime.locking import ProcessBoundLock, locked
 from jaxsel.runtime.pool import Keys
 from jaxsel.runtime.prompt_selector import PromptSelector
@@ -59,7 +60,7 @@ class TrainerEdge:
 
     Raises:
         ValueError: The selector does not track prompts in flight, the keys are those of another pool, there is not one
-            text per prompt, or an argument is out of range.
+            text per prompt, an argument is out of range, or `history` is the address of a remote store.
         ImportError: A history is asked for, and pyarrow is not installed.
     """
 
@@ -84,10 +85,8 @@ class TrainerEdge:
         self._success, self._threshold = success, checked_threshold(threshold)
         self._draw_size = int(draw_size or 1)
         self._row_of = None if keys is None else row_of(keys, selector.pool)
-        self._history, self._texts = (
-            None if history is None else Path(history),
-            checked_texts(texts, selector.num_prompts),
-        )
+        self._history = None if history is None else local_path(history, "history")
+        self._texts = checked_texts(texts, selector.num_prompts)
         if history is not None:
             importlib.import_module("jaxsel.integrations.history")  # if pyarrow is missing, fail before the first batch
         self._recorder: Any = None
@@ -276,7 +275,7 @@ class TrainerEdge:
         Raises:
             OSError: The disk is full, or fails otherwise.
         """
-        write_state(Path(path), self.state_dict())
+        write_state(local_path(path), self.state_dict())
 
     def load(self, path: str | Path, *, changed_pool: bool = False) -> None:
         """Continue from the file that `save` wrote; `changed_pool` as in `load_state_dict`.
@@ -285,7 +284,7 @@ class TrainerEdge:
             ValueError: The file is missing or damaged, or it is of another method, other hyperparameters or another
                 pool. Nothing changes then.
         """
-        self.load_state_dict(read_state(Path(path)), changed_pool=changed_pool)
+        self.load_state_dict(read_state(local_path(path)), changed_pool=changed_pool)
 
     def _draw(self, missing: int) -> Int[np.ndarray, " d"]:
         """Choose the missing prompts, and further ones up to `draw_size` in total if they are not in flight."""

@@ -24,6 +24,7 @@ from jaxsel import _validate
 from jaxsel.integrations._embedding_files import is_sound, key_of, write_atomically
 from jaxsel.integrations._extras import extra, missing
 from jaxsel.integrations.cache import cache_root
+from jaxsel.runtime.checkpoint.disk import local_path
 
 _LOG_SECONDS = 10.0
 
@@ -82,7 +83,7 @@ def embed(
     if cache is None or name is None:
         return _compute(texts, encode, batch_size, dtype, progress)
 
-    folder = cache_root() if cache == "default" else Path(cache)
+    folder = cache_root() if cache == "default" else local_path(cache, "cache")
     key = key_of(texts, name, dtype)
     path = folder / f"embeddings-{key.hex()[:16]}.npy"
     if not is_sound(path, key):

@@ -23,6 +23,7 @@ from jaxsel.base import Prediction
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.integrations._extras import extra
 from jaxsel.integrations.parquet_parts import PartFiles, part_files, read_table, write_table
+from jaxsel.runtime.checkpoint.disk import local_path
 
 with extra("history"):
     import pyarrow as pa
@@ -160,10 +161,11 @@ def read_history(folder: str | Path) -> Recorded:
     Raises:
         ValueError: The folder holds no history, or one of its files is damaged or of another kind.
     """
-    parts = part_files(Path(folder))
+    folder = local_path(folder, "folder")
+    parts = part_files(folder)
     if not parts:
         raise ValueError(f"{folder} holds no history (part-*.parquet); give the folder `history` of a run")
-    return read_parts(parts)._replace(**_read_pool(Path(folder) / _POOL))
+    return read_parts(parts)._replace(**_read_pool(folder / _POOL))
 
 
 def read_parts(parts: Sequence[Path]) -> Recorded:

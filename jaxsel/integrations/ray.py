@@ -27,6 +27,7 @@ from jaxsel import _validate
 from jaxsel.integrations._extras import extra
 from jaxsel.integrations._served import encoded, meaning
 from jaxsel.integrations._server import Server
+from jaxsel.runtime.checkpoint.disk import local_path
 from jaxsel.runtime.locking import ProcessBoundLock, locked
 from jaxsel.runtime.prompt_selector import PromptSelector
 
@@ -133,7 +134,7 @@ class SelectorHandle:
         Raises:
             OSError: The disk is full, or fails otherwise.
         """
-        self._ask("save", None if path is None else _absolute(path))
+        self._ask("save", None if path is None else _absolute(path, "path"))
 
     def load(self, path: str | Path) -> None:
         """Go back to the state in a file that `save` wrote, when the trainer resumes from that checkpoint.
@@ -143,7 +144,7 @@ class SelectorHandle:
         Raises:
             ValueError: The file is missing or damaged, or it is of another method or pool. Nothing changes then.
         """
-        self._ask("load", _absolute(path))
+        self._ask("load", _absolute(path, "path"))
 
     def stop(self) -> None:
         """Save the state and end the server. `serve` with the same folder continues from there."""
@@ -231,7 +232,7 @@ def serve(
     make = functools.partial(copy.copy, selector) if isinstance(selector, PromptSelector) else selector
     if not callable(make):
         raise ValueError(f"selector is {selector!r:.200}; give a PromptSelector or a function that makes one")
-    ray, token, path = _ray(), uuid.uuid4().hex, _absolute(folder)
+    ray, token, path = _ray(), uuid.uuid4().hex, _absolute(folder, "folder")
     about = {"name": name, "namespace": namespace, "lifetime": "detached", "get_if_exists": True, "num_cpus": 1}
     about |= {"max_restarts": -1, "max_task_retries": 0, "runtime_env": {"env_vars": {"JAX_PLATFORMS": "cpu"}}}
     actor = ray.remote(Server).options(**about | dict(actor_options or {}))
@@ -277,5 +278,5 @@ def _ray() -> Any:
         return importlib.import_module("ray")
 
 
-def _absolute(path: str | Path) -> str:
-    return str(Path(path).absolute())
+def _absolute(path: str | Path, name: str) -> str:
+    return str(local_path(path, name).absolute())

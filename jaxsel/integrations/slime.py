@@ -17,6 +17,7 @@ from jaxsel.integrations._lost import release_lost
 from jaxsel.integrations._pools import check_size
 from jaxsel.integrations._state_file import read_state, write_state
 from jaxsel.integrations.edge import TrainerEdge
+from jaxsel.runtime.checkpoint.disk import local_path
 
 ROW = "selected_row"
 """Key in the metadata of slime's samples: the row of the prompt."""
@@ -63,6 +64,8 @@ class SlimeSource:
         load_from: str | Path | None = None,
     ):
         _validate.positive_integer(group_size=group_size)
+        folder = folder and local_path(folder, "folder")
+        load_from = load_from and local_path(load_from, "load_from")
         check_size("samples", samples, edge.selector.num_prompts)
         self._samples, self.edge, self._group_size = samples, edge, group_size
         self._folder, self._load_from = folder, folder if load_from is None else load_from

@@ -23,6 +23,7 @@ from jaxsel.integrations._rewards import one_reward
 from jaxsel.integrations._state_file import is_state
 from jaxsel.integrations._tunix_plan import Plan, state_file, state_folder_of
 from jaxsel.integrations.edge import TrainerEdge
+from jaxsel.runtime.checkpoint.disk import local_path
 from jaxsel.runtime.prompt_selector import PromptSelector
 
 ROW = "selected_row"
@@ -87,7 +88,8 @@ class SelectedPrompts:
         own = selector_of_rows(selector, len(rows), keys=keys, seed=seed, data="rows")
         texts = None if history is None else [str(rows[row].get("prompts", "")) for row in range(len(rows))]
         self.edge = TrainerEdge(own, threshold=threshold, history=history, texts=texts)
-        self._folder, self._save_every = None if state_folder is None else Path(state_folder), save_every
+        self._folder = None if state_folder is None else local_path(state_folder, "state_folder")
+        self._save_every = save_every
         self._watched: list[_Judge] = []
         self._handed_out, self._unobserved = 0, 0  # batches handed out; prompts of them that wait for rewards
         self._kept: Callable[[], set[int]] = set  # the batches whose state a checkpoint needs

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxsel.integrations.parquet_parts import PartFiles, part_files, read_table
+from jaxsel.runtime.checkpoint.disk import local_path
 from rl.finish import REASONS
 from rl.groups import Groups
 from rl.prompts import PromptPool
@@ -74,7 +75,7 @@ def read_completions(folder: str | Path) -> pa.Table:
     Raises:
         ValueError: The folder holds no completions, or one of its files is damaged.
     """
-    parts = part_files(Path(folder))
+    parts = part_files(local_path(folder, "folder"))
     if not parts:
         cure = "give the folder `completions` of a run with keep_completions above 0"
         raise ValueError(f"{folder} holds no completions (part-*.parquet); {cure}")

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from experiments import train  # noqa: F401  (registers the configuration)
 from experiments.running.config import RunConfig, flat_settings
+from experiments.running.command import module_parser
 from experiments.running.overrides import readable, swept_in
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,20 @@ def test_arguments_that_hydra_reads_or_refuses_itself_stay_as_they_are():
         "data.stop=[",
     ]
     assert readable(arguments) == arguments
+
+
+def test_folders_of_runs_are_local_and_a_tilde_is_the_home_folder(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/me")
+    given = ["hydra.run.dir=~/a=b", "hydra.sweep.dir=~/c", "hydra.run.dir=runs/${run_folder:}"]
+    assert readable(given) == ["hydra.run.dir=/home/me/a=b", "hydra.sweep.dir=/home/me/c", given[2]]
+    with pytest.raises(ValueError, match=r"^hydra\.run\.dir is s3://b/c, which is not on this machine; give"):
+        readable(["hydra.run.dir=s3://b/c"])
+    parser = module_parser("experiments.demo", None)
+    parser.add_argument("--out", type=Path)
+    assert parser.parse_args(["--out", "~/d"]).out == Path("/home/me/d")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--out", "s3://b/c"])
+    assert "argument --out: path is s3://b/c, which is not on this machine" in capsys.readouterr().err
 
 
 def test_an_unknown_setting_names_the_nearest():

@@ -20,20 +20,27 @@ _PATIENCE = 60.0  # seconds to wait for another writer or reader
 _AT_ONCE = 2**20  # bytes
 
 
+def local_path(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """Return the path of a file or folder, with `~` as the home folder. Errors name the argument `name`.
+
+    Raises:
+        ValueError: The path is the address of a remote store, which would become a folder such as `s3:`; or not a path.
+    """
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fsdecode(path):
+        raise ValueError(f"{name} is {path!r}; give the path of a local file or folder")
+    local = os.path.expanduser(os.fsdecode(path))
+    if _URL.match(local):
+        raise ValueError(f"{name} is {local}, which is not on this machine; give a local path, and copy it from there")
+    return Path(local)
+
+
 def local_folder(path: str | os.PathLike[str]) -> Path:
-    """Return the absolute path, with `~` as the home folder.
+    """Return the absolute path of a folder, see `local_path`.
 
     Raises:
         ValueError: The path is the address of a remote store, a file, or not a path at all.
     """
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fsdecode(path):
-        raise ValueError(f"path is {path!r}; give the folder of a checkpoint")
-    name = os.path.expanduser(os.fsdecode(path))
-    if _URL.match(name):
-        raise ValueError(
-            f"path is {name}, which is not a folder on this machine; give a local folder, and copy it from there"
-        )
-    folder = Path(name).absolute()
+    folder = local_path(path).absolute()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give the folder of a checkpoint")
     return folder

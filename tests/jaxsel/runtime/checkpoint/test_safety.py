@@ -137,7 +137,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 def test_paths_other_than_local_folders_are_refused(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for call in (observed(0).save, load):
-        with pytest.raises(ValueError, match=r"path is .*; give (a local|the) folder"):
+        with pytest.raises(ValueError, match=r"path is .*; give (a local path|the path of a local)"):
             call(path)
     assert os.listdir(tmp_path) == []
 
