@@ -1,6 +1,6 @@
-"""The tokenizer of single characters, the loading of a tokenizer from a folder, and padding."""
+"""The tokenizer of single characters, the loading of a tokenizer from a folder, padding, and texts of tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import torch
@@ -42,6 +42,21 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
         tokens[i, width - len(row) :] = torch.tensor(row)
         mask[i, width - len(row) :] = 1
     return tokens, mask
+
+
+def texts_of(tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor, hidden: Set[int]) -> list[str]:
+    """Return the text of each row of tokens, without the hidden ones.
+
+    All other special tokens, such as `</think>`, keep their text. No space is removed: by its configuration, a
+    tokenizer may turn `a != b` into `a!= b`.
+    """
+    rows = [[token for token in row if token not in hidden] for row in tokens.tolist()]
+    return list(tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return all tokens that the tokenizer marks as special."""
+    return {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

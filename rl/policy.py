@@ -30,7 +30,7 @@ from rl._model_calls import (
 from rl._pretrained import load_parts
 from rl._prompt_checks import check_tokens
 from rl._scoring import Rows, Scores, score_by_length, score_groups, score_rows
-from rl._tokenizers import character_tokenizer, left_padded
+from rl._tokenizers import character_tokenizer, left_padded, texts_of
 from rl._vision import read_prompt
 from rl.media import Media, ReadPrompts, model_inputs, placeholders, positions
 from rl.names import PRECISIONS
@@ -70,6 +70,12 @@ class Policy:
     def eos_token_ids(self) -> tuple[int, ...]:
         """Return the end-of-sequence tokens of the tokenizer and of the model's generation configuration, sorted."""
         return tuple(sorted({*configured_ends(self.model), self.eos_token_id}))
+
+    @property
+    def hidden_ids(self) -> frozenset[int]:
+        """Return the tokens without text: padding, the ends of a sequence, and the token for unknown characters."""
+        special = (*self.eos_token_ids, self.pad_token_id, self.tokenizer.unk_token_id)
+        return frozenset(_single(token) for token in special if token is not None)
 
     @property
     def max_length(self) -> int | None:
@@ -139,8 +145,8 @@ class Policy:
         return ReadPrompts(tokens.to(self.device), mask.to(self.device), media if any(media) else None)
 
     def decode(self, completions: torch.Tensor) -> list[str]:
-        """Return the text of each row of tokens, without special tokens."""
-        return list(self.tokenizer.batch_decode(completions, skip_special_tokens=True))
+        """Return the text of each row of tokens, without the tokens of `hidden_ids`."""
+        return texts_of(self.tokenizer, completions, self.hidden_ids)
 
     def score(
         self,

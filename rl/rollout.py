@@ -21,7 +21,8 @@ class Sampling:
         max_new_tokens: Longest completion in tokens, end of sequence included.
         temperature: Temperature of the sampling distribution; 0 is greedy decoding.
         top_p: Total probability of the likeliest tokens to draw from; 1 draws from all tokens.
-        stop: Texts that end a completion. The token that completes such a text is the completion's last token.
+        stop: Texts that end a completion. The token that completes such a text is the completion's last token. Special
+            tokens such as `<|im_end|>` have text too, except padding, ends of sequence and the unknown token.
 
     Raises:
         ValueError: An attribute is out of range.
@@ -54,7 +55,7 @@ class Completions(NamedTuple):
             padding.
         log_probs: Log-probability of each sampled token under the sampling distribution, float32 `[b * n, t]`. It is 0
             for greedy tokens and for padding.
-        texts: The `b * n` completions as text; None for a generation that failed.
+        texts: The `b * n` completions as text, without padding and ends of sequence; None for a generation that failed.
         media: The images of the `b` prompts, as the policy's model reads them; None if no prompt has one.
     """
 

@@ -25,12 +25,14 @@ class Request(NamedTuple):
         seed: The seed.
         images: The images, as Pillow's.
         never: Tokens that are never drawn.
+        shows_special: Whether stop texts may hold special tokens.
     """
 
     prompt: list[int]
     seed: int
     images: Sequence[Any] = ()
     never: Sequence[int] = ()
+    shows_special: bool = False
 
 
 class Completion(NamedTuple):
@@ -129,6 +131,7 @@ def _parameters(sampling: Sampling, eos_token_ids: Sequence[int], request: Reque
         stop=list(sampling.stop) or None,
         include_stop_str_in_output=True,
         detokenize=bool(sampling.stop),  # vLLM needs the text only to find stop strings
+        skip_special_tokens=not request.shows_special,
         ignore_eos=True,  # vLLM reads end tokens from three files; the policy's end tokens are given below
         stop_token_ids=list(eos_token_ids),
         seed=request.seed,

@@ -11,6 +11,7 @@ import torch
 from transformers.core_model_loading import revert_weight_conversion
 
 from rl._prompt_checks import check_lengths
+from rl._tokenizers import special_ids
 from rl._vision import unread_prompt
 from rl.engines._own_process import OwnProcess, ServerError
 from rl.engines._vllm_server import Completion, Request, Server
@@ -116,8 +117,11 @@ class VLLMEngine:
         rows = [tokens[mask.bool()].tolist() for tokens, mask in zip(prompt_tokens, prompt_mask, strict=True)]
         seeds = np.random.SeedSequence(seed).generate_state(len(rows) * group_size).tolist()
         asked, never = self._with_images(list(prompts), rows, media), self._policy.placeholder_ids
+        # vLLM cannot hide some special tokens and show others; those that the policy hides are hardly ever drawn
+        shown = not special_ids(self._policy.tokenizer) <= self._policy.hidden_ids
         requests = [
-            Request(asked[i // group_size][0], seed, asked[i // group_size][1], never) for i, seed in enumerate(seeds)
+            Request(asked[i // group_size][0], seed, asked[i // group_size][1], never, shown)
+            for i, seed in enumerate(seeds)
         ]
         drawn = self._draw(requests, sampling)
         _check_prompts(drawn, rows, group_size)

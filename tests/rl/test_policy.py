@@ -1,10 +1,11 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from rl.policy import build_policy, character_tokenizer, load_policy
-from tests.support.tiny_llama import tiny_llama
+from tests.support.tiny_llama import marked_policy, tiny_llama
 
 ALPHABET = "0123456789=abc "
 
@@ -15,6 +16,17 @@ def test_every_character_is_one_token_and_comes_back():
     assert len(tokens) == 6
     assert tokenizer.decode(tokens) == "a 12=c"
     assert tokenizer("é")["input_ids"] == [tokenizer.unk_token_id]
+
+
+def test_only_padding_ends_and_unknown_characters_have_no_text():
+    policy = marked_policy()
+    special: Any = policy.tokenizer.convert_tokens_to_ids(["<pad>", "<eos>", "<unk>", "b"])
+    assert policy.hidden_ids == set(special)
+    text = "1 != a , 2</think>7"
+    tokens = policy.tokenizer(text + "b", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    tokens = torch.cat([tokens, torch.tensor([special])], 1)
+    assert policy.decode(tokens) == [text]
+    assert policy.decode(torch.full((2, 1), policy.pad_token_id)) == ["", ""]
 
 
 def test_an_alphabet_that_repeats_is_refused():

@@ -1,5 +1,6 @@
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,8 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rl.engines.hf import HFEngine
+from rl.finish import END_OF_SEQUENCE, STOP, finish_reasons
 from rl.policy import Policy, build_policy
 from rl.rollout import Sampling
+from tests.support.tiny_llama import marked_policy
 
 SAMPLING, GREEDY = Sampling(3), Sampling(3, temperature=0)
 PROMPTS = ["123=", "4=", "55=", "9876="]
@@ -122,6 +125,20 @@ def test_a_stop_string_ends_a_completion_and_stays(policy):
         stopped = text.endswith(("3", "12")) or tokens[mask][-1] == policy.eos_token_id
         assert stopped or int(mask.sum()) == 8
     assert any("3" in text[:-1] for text in policy.decode(free.tokens))
+
+
+def test_a_special_token_may_end_a_completion():
+    policy, stop = marked_policy(), ("<|im_end|>",)
+    out = HFEngine(policy).generate(PROMPTS, 50, Sampling(8, stop=stop), seed=0)
+    reasons = finish_reasons(out, policy.eos_token_ids, stop)
+    last = out.mask.sum(1) - 1
+    mark: Any = policy.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    final = out.tokens.gather(1, last[:, None])[:, 0].numpy()
+    np.testing.assert_array_equal(reasons == STOP, final == mark)
+    assert int(torch.eq(out.tokens, mark).sum()) == int(np.sum(reasons == STOP)) > 20
+    assert (reasons == END_OF_SEQUENCE).any()
+    assert any("</think>" in str(text) for text in out.texts)
+    assert not any("b" in str(text) for text in out.texts)
 
 
 def test_chunks_cover_all_prompts(policy):

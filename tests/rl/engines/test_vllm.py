@@ -12,7 +12,7 @@ from rl.engines.vllm import VLLMEngine
 from rl.policy import Policy, build_policy, character_tokenizer
 from rl.rollout import Sampling
 from tests.support import vllm_lane
-from tests.support.tiny_llama import tiny_llama
+from tests.support.tiny_llama import marked_policy, tiny_llama
 from tests.support.vllm_lane import disturbed, log_probs_of_policy
 
 pytestmark = vllm_lane.MARKS
@@ -99,6 +99,23 @@ def test_a_completion_ends_with_the_end_of_sequence_or_a_stop_string(pair):
     greedy = Sampling(24, temperature=0, stop=("7", "12"))
     theirs = HFEngine(policy).generate(PROMPTS, 1, greedy, seed=0)
     assert engine.generate(PROMPTS, 1, greedy, seed=0).texts == theirs.texts
+
+
+def test_a_special_token_may_end_a_completion():
+    policy, stop = marked_policy(), ("<|im_end|>", "=</think>")
+    with VLLMEngine(policy) as engine:
+        out = engine.generate(PROMPTS, 32, Sampling(24, stop=stop), seed=0)
+        stopped = 0
+        for text, tokens, mask in zip(policy.decode(out.tokens), out.tokens, out.mask, strict=True):
+            kept = tokens[mask].tolist()
+            if set(kept[:-1]) & policy.hidden_ids:
+                continue  # vLLM shows such a token, so that no stop text reaches across it
+            assert not [end for end in stop if end in text[:-1]]
+            stopped += text.endswith(stop)
+        assert stopped > 20
+        greedy = Sampling(24, temperature=0, stop=stop)
+        theirs = HFEngine(policy).generate(PROMPTS, 1, greedy, seed=0)
+        assert engine.generate(PROMPTS, 1, greedy, seed=0).texts == theirs.texts
 
 
 def test_truncated_sampling_reports_renormalised_probabilities(pair):
