@@ -145,8 +145,9 @@ def test_a_page_and_a_result(folders, tmp_path, capsys):
         assert found["fitted"][method]["gain"]["mean"] > 0
         assert mean["recalibrated"]["isotonic"][method]["mean"] < found["probe"][method]["calibration error"]
     html = (out / "calibration.html").read_text()
-    for text in ("Are the predictions any good?", "$5_$6 [new]", "prior_counts from UNSOLVED", "experiments.calibration"):
+    for text in ("Are the predictions any good?", "$5_$6 [new]", "prior_counts from UNSOLVED"):
         assert text in html
+    assert "experiments.calibration" in html
     assert html.count("<img") == 6
     assert (out / "calibration.png").read_bytes().startswith(b"\x89PNG")
 

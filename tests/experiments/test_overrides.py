@@ -9,8 +9,8 @@ from hydra import compose, initialize
 from omegaconf import OmegaConf
 
 from experiments import train  # noqa: F401  (registers the configuration)
-from experiments.running.config import RunConfig, flat_settings
 from experiments.running.command import module_parser
+from experiments.running.config import RunConfig, flat_settings
 from experiments.running.overrides import readable, swept_in
 
 ROOT = Path(__file__).parents[2]
