@@ -1,5 +1,6 @@
 """Loads the parts of a policy from a folder or from the Hugging Face hub, with errors that name it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def load_parts(path: str | Path, options: dict[str, Any]) -> Parts:
     Raises:
         ValueError: Transformers cannot load the model or its tokenizer, for example because there is no such folder.
     """
+    path = os.path.expanduser(path)
     try:
         tokenizer = load_tokenizer(path)
         if not reads_images(path, **options):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -42,6 +43,11 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
         tokens[i, width - len(row) :] = torch.tensor(row)
         mask[i, width - len(row) :] = 1
     return tokens, mask
+
+
+def single(token_id: Any) -> int:
+    """Return a special token's number, whose type Transformers declares as int, list or str."""
+    return int(token_id)
 
 
 def texts_of(tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor, hidden: Set[int]) -> list[str]:

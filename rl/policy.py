@@ -17,6 +17,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from jaxsel.runtime.checkpoint.disk import local_path
 from rl import _checks
 from rl._chat import rendered
 from rl._model_calls import (
@@ -30,7 +31,7 @@ from rl._model_calls import (
 from rl._pretrained import load_parts
 from rl._prompt_checks import check_tokens
 from rl._scoring import Rows, Scores, score_by_length, score_groups, score_rows
-from rl._tokenizers import character_tokenizer, left_padded, texts_of
+from rl._tokenizers import character_tokenizer, left_padded, single, texts_of
 from rl._vision import read_prompt
 from rl.media import Media, ReadPrompts, model_inputs, placeholders, positions
 from rl.names import PRECISIONS
@@ -64,7 +65,7 @@ class Policy:
     @property
     def eos_token_id(self) -> int:
         """Return the tokenizer's end-of-sequence token, which also ends a demonstration."""
-        return _single(self.tokenizer.eos_token_id)
+        return single(self.tokenizer.eos_token_id)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -75,7 +76,7 @@ class Policy:
     def hidden_ids(self) -> frozenset[int]:
         """Return the tokens without text: padding, the ends of a sequence, and the token for unknown characters."""
         special = (*self.eos_token_ids, self.pad_token_id, self.tokenizer.unk_token_id)
-        return frozenset(_single(token) for token in special if token is not None)
+        return frozenset(single(token) for token in special if token is not None)
 
     @property
     def max_length(self) -> int | None:
@@ -98,7 +99,7 @@ class Policy:
     def pad_token_id(self) -> int:
         """Return the padding token, or the end-of-sequence token where the tokenizer has no padding token."""
         pad = self.tokenizer.pad_token_id
-        return self.eos_token_id if pad is None else _single(pad)
+        return self.eos_token_id if pad is None else single(pad)
 
     @property
     def device(self) -> torch.device:
@@ -233,17 +234,12 @@ class Policy:
             path: The folder to write.
             weights: The weights to write, for example the complete weights of a sharded model. None: the model's own.
         """
-        self.model.save_pretrained(path, state_dict=weights)
+        self.model.save_pretrained(local_path(path), state_dict=weights)
         self.save_tokenizer(path)
 
     def save_tokenizer(self, path: str | Path) -> None:
         """Write the tokenizer, and the processor if there is one, to a folder."""
-        (self.processor or self.tokenizer).save_pretrained(path)  # a processor saves its tokenizer too
-
-
-def _single(token_id: Any) -> int:
-    """Return a special token's number, whose type Transformers declares as int, list or str."""
-    return int(token_id)
+        (self.processor or self.tokenizer).save_pretrained(local_path(path))  # a processor saves its tokenizer too
 
 
 def build_policy(
@@ -270,8 +266,8 @@ def build_policy(
         tie_word_embeddings=True,
         use_cache=True,
         bos_token_id=None,
-        eos_token_id=_single(tokenizer.eos_token_id),
-        pad_token_id=_single(tokenizer.pad_token_id),
+        eos_token_id=single(tokenizer.eos_token_id),
+        pad_token_id=single(tokenizer.pad_token_id),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -16,6 +16,7 @@ from jaxsel.report.material import Material
 from jaxsel.report.tables import Tables, tables
 from jaxsel.report.verdict import Finding, verdict
 from jaxsel.report.wording import NOT_DRAWN
+from jaxsel.runtime.checkpoint.disk import local_path
 from jaxsel.runtime.prompt_selector import PromptSelector
 
 
@@ -76,12 +77,12 @@ class Report:
         """Write the page to an HTML file and return its path. A reader sees the old file or the whole new one.
 
         Raises:
-            ValueError: The name does not end in .html.
+            ValueError: The name does not end in .html, or is the address of a remote store.
             OSError: The file cannot be written.
         """
         from jaxsel.integrations.atomic_files import replaced_when_complete
 
-        file = Path(path)
+        file = local_path(path)
         if file.suffix not in (".html", ".htm"):
             raise ValueError(f"path is {str(path)!r}; give the name of an HTML file, for example 'report.html'")
         with replaced_when_complete(file) as opened:
@@ -177,7 +178,7 @@ def _material(
     if isinstance(source, History):
         size = sources.checked_size(source, num_prompts)
         return sources.of_methods(source, methods, num_prompts=size, seed=seed)
-    recorded = sources.recorded_in(Path(source)) if isinstance(source, str | Path) else source
+    recorded = sources.recorded_in(local_path(source, "source")) if isinstance(source, str | Path) else source
     if not {"history", "rollouts", "probes", "spec"} <= set(getattr(recorded, "_fields", ())):
         raise ValueError(
             f"source is a {type(source).__name__}; give a folder, a recorded history, a History or a PromptSelector"

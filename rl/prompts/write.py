@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, abili
         found = _verl_table(pool, slice(start, start + _ROWS_AT_ONCE), data_source, ability, encoded)
         return found.replace_schema_metadata(ENCODED) if encoded else found
 
-    with pq.ParquetWriter(path, table(0).schema) as writer:
+    with pq.ParquetWriter(os.path.expanduser(path), table(0).schema) as writer:
         for start in range(0, len(pool), _ROWS_AT_ONCE):
             writer.write_table(table(start))
 

@@ -219,3 +219,12 @@ def test_a_saved_policy_reads_every_character_as_before(tmp_path):
     assert torch.equal(tokens, policy.encode(texts)[0])
     assert loaded.decode(tokens) == texts
     assert mask.sum(1).tolist() == [len(text) for text in texts]
+
+
+def test_a_tilde_is_the_home_folder_and_an_address_is_refused(policy, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    policy.save("~/saved")
+    assert load_policy("~/saved").tokenizer.get_vocab() == policy.tokenizer.get_vocab()
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    with pytest.raises(ValueError, match="path is s3://bucket/saved, which is not on this machine"):
+        policy.save("s3://bucket/saved")

@@ -184,14 +184,18 @@ def test_a_chart_shows_itself_without_a_network(report):
     assert not {"pit0", "step", "bin"} & set(rows[0])  # the chart reads none of these columns
 
 
-def test_the_page_is_saved(report, tmp_path):
-    path = report.save(tmp_path / "report.html")
+def test_the_page_is_saved(report, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = report.save("~/report.html")
+    assert path == tmp_path / "report.html"
     assert path.read_text(encoding="utf-8") == report.html
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     with pytest.raises(ValueError, match=r"path is 'report'; give the name of an HTML file"):
         report.save("report")
     with pytest.raises(OSError, match=r"cannot write .*new/report.html: No such file .*; give a path in a folder that"):
         report.save(tmp_path / "new" / "report.html")
+    with pytest.raises(ValueError, match=r"path is s3://bucket/report.html, which is not on this machine"):
+        report.save("s3://bucket/report.html")
 
 
 def test_a_text_that_utf_8_cannot_hold_is_saved_too(tmp_path):

@@ -75,10 +75,10 @@ def test_take_refuses_a_row_twice(three):
 # Tests of writing verl's Parquet schema.
 
 
-def test_written_columns(tmp_path, three):
-    path = tmp_path / "pool.parquet"
-    write_parquet(three, path, **COLUMNS)
-    table = pq.read_table(path)
+def test_written_columns(tmp_path, three, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_parquet(three, "~/pool.parquet", **COLUMNS)
+    table = pq.read_table(tmp_path / "pool.parquet")
     assert table.column_names == ["data_source", "prompt", "ability", "reward_model", "extra_info"]
     assert table.to_pylist()[1] == {
         "data_source": "ours",
