@@ -126,9 +126,14 @@ def lengthened(
     column: Shaped[Array | np.ndarray, " m"], fill: int = 0, *, to: Callable[[int], int] = bucket
 ) -> Shaped[Array | np.ndarray, " p"]:
     """Pad the column to the size of its bucket, so that batches of many sizes share few compilations."""
-    missing = to(len(column)) - len(column)
-    xp = jnp if isinstance(column, jax.Array) else np
-    return xp.pad(column, (0, missing), constant_values=fill) if missing else column
+    length, size = len(column), to(len(column))
+    if length == size:
+        return column
+    if isinstance(column, jax.Array):
+        return jnp.pad(column, (0, size - length), constant_values=fill)
+    longer = np.full(size, fill, column.dtype)  # np.pad takes 9 microseconds
+    longer[:length] = column
+    return longer
 
 
 def _key(seed: UInt32[Array, ""] | np.uint32, stream: int, counter: Int[Array, ""] | int) -> Key[Array, ""]:
