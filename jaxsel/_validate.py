@@ -139,6 +139,12 @@ def rows(name: str, value: ArrayLike, num_prompts: int) -> np.ndarray:
     return np.flatnonzero(mask).astype(np.int32)
 
 
+_CURES = {
+    ("Predictor", "Selector"): "compose it: make_selector(predictor, expected_variance(log=True), gumbel_top_k(1 / 3))",
+    ("Selector", "Predictor"): "give the predictor alone, for example hidden_markov() and not dps()",
+}
+
+
 def made(kind: type, **arguments: Any) -> None:
     """Check that every argument is an instance of `kind`, for example a `Rule` and not the function `top_k`."""
     for name, value in arguments.items():
@@ -146,6 +152,7 @@ def made(kind: type, **arguments: Any) -> None:
             called = getattr(value, "__name__", None) if callable(value) else None
             a_kind = f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
             cure = f"call it: {called}(...)" if called else f"give {a_kind}"
+            cure = _CURES.get((type(value).__name__, kind.__name__), cure)
             raise ValueError(f"{name} is {value!r:.200}, which is not {a_kind}; {cure}")
 
 

@@ -15,6 +15,8 @@ from jaxsel.runtime.compiled import bucket, compiled_select, lengthened
 from jaxsel.runtime.in_flight import InFlight
 from jaxsel.runtime.window import EpochWindow
 
+_ONE_PROGRAM = 256  # batches of up to this size share a program, because another one takes seconds to compile
+
 
 class Choice(NamedTuple):
     """A selection that a device may still compute.
@@ -133,7 +135,7 @@ class Chooser:
         among: Int[np.ndarray, " c"] | None,
         banned: Bool[np.ndarray, " N"] | None,
     ) -> Selection:
-        """Start to select. Sizes are rounded up to powers of two, so that few programs are compiled."""
+        """Start to select. Sizes are rounded up to powers of two, and batches to 256, so that few programs are compiled."""
         options: dict[str, Any] = {}
         if among is None and banned is not None:
             if self._takes_excluded:
@@ -144,6 +146,7 @@ class Chooser:
             among = np.asarray(lengthened(among, -1))
         size = batch_size
         if self._takes_count:
-            size = min(bucket(batch_size), self._num_prompts if among is None else len(among))
+            size = max(_ONE_PROGRAM, bucket(batch_size))
+            size = min(size, self._num_prompts if among is None else len(among))
             options["count"] = np.int32(batch_size)
         return self._select(belief.state, belief.seed, self.selects, size, among, options)

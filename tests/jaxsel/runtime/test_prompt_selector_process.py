@@ -196,7 +196,9 @@ UNCALLED: Any = jaxsel  # hides the wrong types from a static type checker
     ("make", "message"),
     [
         (lambda: PromptSelector(UNCALLED.mopps, num_prompts=3), r"selector is .* call it: mopps\(\.\.\.\)"),
-        (lambda: PromptSelector(UNCALLED.beta_bernoulli(), num_prompts=3), "selector is .* give a Selector"),
+        (lambda: PromptSelector(UNCALLED.beta_bernoulli(), num_prompts=3), "selector is .* compose it: make_selector"),
+        (lambda: jaxsel.recalibrated(UNCALLED.dps()), r"predictor is .* give the predictor alone, for example hidden_"),
+        (lambda: PromptSelector(UNCALLED.top_k(), num_prompts=3), "selector is .* give a Selector"),
         (lambda: jaxsel.shard(UNCALLED.dps, jaxsel.prompts_mesh(), 3), r"call it: dps\(\.\.\.\)"),
         (lambda: jaxsel.recalibrated(UNCALLED.hidden_markov), r"predictor is .* call it: hidden_markov\(\.\.\.\)"),
         (
