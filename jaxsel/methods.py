@@ -113,7 +113,7 @@ def dps(
         prior_alpha: First parameter of a Beta prior of the success rate, one number or one per prompt (see
             `informative_prior`). It replaces `initial_belief` for every prompt whose prior is not uniform.
         prior_beta: Second parameter, in the same form.
-        group_size: Rollouts per prompt, which only the Beta priors need.
+        group_size: Rollouts per prompt, at least 2: a single rollout is never mixed. Only the Beta priors need it.
         entropy_weight: Weight of the predicted solve state's entropy in the score.
         rule: Replacement for `top_k()`.
 
@@ -121,6 +121,8 @@ def dps(
         ValueError: An argument is out of its range.
     """
     _validate.positive_integer(group_size=group_size)
+    if group_size == 1:
+        raise ValueError("group_size is 1, and dps chooses mixed groups, which have at least 2 rollouts; take mopps")
     belief = initial_beliefs(prior_alpha, prior_beta, int(group_size), otherwise=initial_belief)
     predictor = hidden_markov(decay=decay, prior_counts=prior_counts, initial_belief=belief)
     acquisition = acquisitions.mixed_probability(entropy_weight=entropy_weight)

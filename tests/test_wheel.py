@@ -53,7 +53,7 @@ def python(wheel, tmp_path_factory):
 
 
 def test_the_wheel_is_small_and_holds_one_package(wheel):
-    assert wheel.stat().st_size < 400_000
+    assert wheel.stat().st_size < 450_000  # source alone: no data, figures or compiled code
     names = zipfile.ZipFile(wheel).namelist()
     top_levels = {name.partition("/")[0] for name in names}
     assert {name for name in top_levels if not name.endswith(".dist-info")} == {"jaxsel"}

@@ -23,6 +23,7 @@ from jaxsel.runtime.checkpoint.disk import local_path
 from jaxsel.runtime.locking import ProcessBoundLock, locked
 from jaxsel.runtime.pool import Keys
 from jaxsel.runtime.prompt_selector import PromptSelector
+from jaxsel.runtime.signals import SignalsWait
 
 _ENTRIES = {"selector", "waiting", "clock"}
 
@@ -154,12 +155,13 @@ class TrainerEdge:
         if recorder is not None:  # other prompts of the step, observed earlier, must not be known
             ends = not recorder.continues(step)
             prediction = self.selector.predict(visits.prompt_ids, open_step=ends)
-        self.selector.observe(ids, successes, group_size, step=step)
-        if recorder is not None and prediction is not None:
-            recorder.add(step, visits, prediction)
-        # an observed prompt may be chosen again: if it waited too, it could be handed out twice
-        self._waiting = self._waiting[~np.isin(self._waiting, ids)]
-        self._judged_share = float((group_size > 0).mean()) if len(ids) else math.nan
+        with SignalsWait():
+            self.selector.observe(ids, successes, group_size, step=step)
+            if recorder is not None and prediction is not None:
+                recorder.add(step, visits, prediction)
+            # an observed prompt may be chosen again: if it waited too, it could be handed out twice
+            self._waiting = self._waiting[~np.isin(self._waiting, ids)]
+            self._judged_share = float((group_size > 0).mean()) if len(ids) else math.nan
 
     @locked
     def end_step(self) -> None:

@@ -54,25 +54,24 @@ class Belief:
         self._preview = compiled_preview(selector.update)
 
     def observe(self, visits: Visits, step: int | None) -> None:
-        """Update the state with the visits: at once if `step` is None, otherwise when the step ends.
+        """Update the state with the visits: at once if `step` is None, otherwise when the step ends. Signals must wait.
 
         Raises:
             ValueError: The counts of a prompt in the step sum to 2^24 or more. The belief stays as it was.
         """
         if step is None or self.step.is_over(step):
             self.end_step()
-        with SignalsWait():
-            if step is None:
-                self._learn(*visits)
-                self.books.note(visits)
-            else:
-                self.books.settle()
-                self.step.add(step, visits)
+        if step is None:
+            self._learn(*visits)
+            self.books.note(visits)
+        else:
+            self.books.settle()
+            self.step.add(step, visits)
 
     def observe_on_device(
         self, prompt_ids: ArrayLike, successes: Int[Array, " b"], group_size: Int[Array, " b"]
     ) -> Int[np.ndarray, " b"]:
-        """Learn from counts on a device without waiting for them; return the ids as a vector.
+        """Learn from counts on a device without waiting for them; return the ids as a vector. Signals must wait.
 
         Raises:
             ValueError: The lengths differ, or an id is not a row of the pool.
@@ -81,10 +80,8 @@ class Belief:
         self.end_step()
         counts = _copied(successes), _copied(group_size)
         here = jax.tree.leaves(self.state)[0].sharding
-        on_device = [jax.device_put(column.astype(np.int32), here) for column in counts]
-        with SignalsWait():
-            self._learn(ids, *on_device)
-            self.books.note_later(ids, *counts)
+        self._learn(ids, *(jax.device_put(column.astype(np.int32), here) for column in counts))
+        self.books.note_later(ids, *counts)
         return ids
 
     def end_step(self) -> None:
@@ -140,7 +137,7 @@ class Belief:
         self.step = OpenStep(int(counters.get("ended_step", -1)))
 
     def _learn(self, *rollouts: Int[Array | np.ndarray, " b"]) -> None:
-        """Update the state with ids, successes and group sizes. Signals must wait: the state is donated."""
+        """Update the state with ids, successes and group sizes. Signals must wait: the update donates the state."""
         self.books.settle()
         self.state = self._update(self.state, self.seed, self.updates, self._batch(rollouts))
         self.updates += 1

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 from jaxsel._visits import Visits, checked_visits
 from jaxsel.base import MIXED, SOLVED, UNSOLVED, Prediction
 
-_MOST_OPEN = 64  # largest number of selections that are kept to be compared with observations
+# Selections are kept to be compared with observations: the newest 64, or more if these hold fewer prompts than 256.
+_MOST_OPEN, _MOST_WAITING = 64, 256
 
 
 class Bookkeeping:
@@ -86,8 +87,10 @@ class Bookkeeping:
 
     def opened(self, prompt_ids: Int[np.ndarray, " b"], prediction: Prediction) -> None:
         """Record a selection. Observations of its prompts will be compared with its prediction."""
-        self._open = [*(one for one in self._open[-_MOST_OPEN + 1 :] if one.waits.any())]
+        self._open = [one for one in self._open if one.waits.any()]
         self._open.append(_OpenSelection(prompt_ids, prediction, np.ones(len(prompt_ids), bool)))
+        while len(self._open) > _MOST_OPEN and sum(len(one.prompt_ids) for one in self._open) > _MOST_WAITING:
+            del self._open[0]
 
     def forget(self) -> None:
         """Forget the selections that wait for observations."""

@@ -135,7 +135,7 @@ class Chooser:
         among: Int[np.ndarray, " c"] | None,
         banned: Bool[np.ndarray, " N"] | None,
     ) -> Selection:
-        """Start to select. Sizes are rounded up to powers of two, and batches to 256, so that few programs are compiled."""
+        """Start to select. Sizes are rounded up to powers of two, and batches to 256: few programs are compiled."""
         options: dict[str, Any] = {}
         if among is None and banned is not None:
             if self._takes_excluded:

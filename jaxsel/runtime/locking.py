@@ -6,24 +6,37 @@ from collections.abc import Callable
 from os import getpid
 from typing import Any
 
+_process: int | None = None
+"""The process that made its first selector, and started JAX's threads for it."""
+
+
+def refuse_forks() -> None:
+    """Refuse to make or use a selector in a fork of a process that has made one.
+
+    The fork lacks JAX's threads, and inherits locks that nobody will ever release. It would wait forever.
+
+    Raises:
+        RuntimeError: This process is such a fork.
+    """
+    global _process
+    if _process is None:
+        _process = getpid()
+    elif _process != getpid():
+        raise RuntimeError(
+            f"process {_process} has made a selector, and process {getpid()}, which is a fork of it, lacks the threads "
+            "of JAX; start the process with spawn or forkserver in place of fork"
+        )
+
 
 class ProcessBoundLock:
-    """A re-entrant lock that only the process that made it can acquire.
-
-    A forked child inherits locks that none of its threads will ever release, and it lacks JAX's threads. It would wait
-    forever. The process is therefore checked before the lock is acquired.
-    """
+    """A re-entrant lock that no fork of the process can make or acquire, see `refuse_forks`."""
 
     def __init__(self):
-        self._process = getpid()
+        refuse_forks()
         self._lock = threading.RLock()
 
     def __enter__(self) -> None:
-        if getpid() != self._process:
-            raise RuntimeError(
-                f"this selector was made in process {self._process} and cannot be used in process {getpid()}, "
-                "which is a fork of it; make or load the selector in the child, or start processes with spawn"
-            )
+        refuse_forks()
         self._lock.acquire()
 
     def __exit__(self, *exception: object) -> None:

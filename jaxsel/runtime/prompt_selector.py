@@ -12,6 +12,7 @@ from jaxsel.runtime.choosing import Choice
 from jaxsel.runtime.locking import locked
 from jaxsel.runtime.pool import Keys, fingerprint_of
 from jaxsel.runtime.resumable import ResumableSelector
+from jaxsel.runtime.signals import SignalsWait
 from jaxsel.runtime.table import pool_table
 
 
@@ -200,8 +201,9 @@ class PromptSelector(ResumableSelector):
         visits = checked_visits(prompt_ids, successes, group_size, self.num_prompts)
         if step is not None:
             _validate.integer_in(0, 2**31, step=step)
-        self._belief.observe(visits, None if step is None else int(step))
-        self._observed(prompt_ids)
+        with SignalsWait():
+            self._belief.observe(visits, None if step is None else int(step))
+            self._observed(prompt_ids)
 
     @locked
     def observe_on_device(
@@ -218,7 +220,8 @@ class PromptSelector(ResumableSelector):
         """
         if self._mesh is not None:
             return self.observe(prompt_ids, successes, group_size)
-        self._observed(self._belief.observe_on_device(prompt_ids, successes, group_size))
+        with SignalsWait():
+            self._observed(self._belief.observe_on_device(prompt_ids, successes, group_size))
 
     @locked
     def end_step(self) -> None:
@@ -235,7 +238,8 @@ class PromptSelector(ResumableSelector):
     def metrics(self) -> dict[str, float]:
         """Return updates so far, the visited share of the pool, and metrics of predictions and method, by name.
 
-        The metrics of predictions compare the last observed batch with its prediction.
+        The metrics of predictions compare the last observed batch with its prediction, if it was chosen by one of the
+        newest 64 selections, or of more where these hold fewer than 256 prompts.
         """
         (state, updates), books = self._belief.current_state(), self._belief.current_books()
         return {

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxsel.runtime.checkpoint import disk
+from jaxsel.runtime.locking import refuse_forks
 
 _ARRAYS, _ABOUT = "arrays", "jaxsel.json"
 _WRITTEN_BEFORE = {
@@ -146,7 +147,9 @@ def opened(path: str | Path) -> Iterator[Saved]:
 
     Raises:
         ValueError: There is no complete version, or its metadata are damaged.
+        RuntimeError: This process is a fork of one that has made a selector.
     """
+    refuse_forks()
     folder = disk.local_folder(path)
     if not folder.is_dir():
         raise ValueError(f"there is no checkpoint at {folder}; give a folder that PromptSelector.save wrote")

@@ -5,6 +5,7 @@ compare an edge (`ours`) with a `PromptSelector` that is called directly (`alone
 """
 
 import math
+import signal
 import threading
 
 import hypothesis.strategies as st
@@ -374,6 +375,24 @@ def test_a_prompt_in_several_parts_is_one_visit_with_the_prediction_before_it(tm
     assert rows["successes"].tolist() == [2, 0, 2, 0]
     assert rows["group_size"].tolist() == [3, 1, 3, 1]
     assert rows["success_rate"][[0, 2]].tolist() == predicted
+
+
+def test_an_interrupted_observation_is_in_the_history(tmp_path, monkeypatch):
+    ours = edge(history=tmp_path)
+    batch, update = ours.next_batch(3), ours.selector._belief._update
+
+    def updates_and_stops(*arguments):
+        state = update(*arguments)
+        signal.raise_signal(signal.SIGINT)
+        return state
+
+    monkeypatch.setattr(ours.selector._belief, "_update", updates_and_stops)
+    with pytest.raises(KeyboardInterrupt):
+        ours.observe(batch, rewards_of(batch))
+    ours.flush()
+    assert ours.metrics()["selector/observes"] == 1
+    assert sorted(read_history(tmp_path).history.prompt_ids) == sorted(batch)
+    assert not len(ours.handed_out)
 
 
 def test_a_resumed_run_goes_on_with_the_history_of_its_checkpoint(tmp_path):

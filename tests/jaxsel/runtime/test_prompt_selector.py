@@ -395,6 +395,15 @@ def test_given_candidates_do_not_advance_the_window():
     assert first.select(4).tolist() == second.select(4).tolist()
 
 
+@pytest.mark.parametrize(("sizes", "remembered"), [([1] * 100, True), ([4] * 64, True), ([4] * 65, False)])
+def test_the_first_of_many_open_selections_is_remembered(sizes, remembered):
+    """64 selections stay open, and more if they hold few prompts."""
+    selector = PromptSelector(jaxsel.uniform(), num_prompts=400, track_in_flight=True)
+    first, *_ = [selector.select(size) for size in sizes]
+    selector.observe(first, np.ones(len(first), int), 8)
+    assert ("selector/success_rate_mae" in selector.metrics()) is remembered
+
+
 def test_batches_of_many_sizes_share_few_compilations():
     method = jaxsel.dps(decay=0.6)
     selector = PromptSelector(method, num_prompts=100)

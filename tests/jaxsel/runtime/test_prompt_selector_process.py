@@ -78,10 +78,18 @@ def test_returned_arrays_may_be_written_to(method):
         assert choices(selector, 1) == choices(plain, 1)
 
 
-@pytest.mark.parametrize("act", ["select", "predict", "save", "metrics", "state_dict", "copy"])
+ACTS = ["select", "predict", "save", "metrics", "state_dict", "copy", "make", "load", "unpickle"]
+
+
+@pytest.mark.parametrize("act", ACTS)
 def test_a_forked_child_gets_an_error(act, tmp_path):
     selector = started(METHODS["mopps"])
+    selector.save(tmp_path / "saved")
+    pickled = pickle.dumps(selector)
     call = {
+        "make": lambda: PromptSelector(METHODS["mopps"], num_prompts=N),
+        "load": lambda: PromptSelector.load(tmp_path / "saved"),
+        "unpickle": lambda: pickle.loads(pickled),
         "select": lambda: selector.select(4),
         "predict": selector.predict,
         "save": lambda: selector.save(tmp_path),
@@ -104,10 +112,8 @@ def test_a_forked_child_gets_an_error(act, tmp_path):
     selector._lock._lock.release()
     os.waitpid(child, 0)
     os.close(writing)
-    assert (
-        "fork of it; make or load the selector in the child, or start processes with spawn"
-        in os.read(reading, 9999).decode()
-    )
+    said = os.read(reading, 9999).decode()
+    assert "a fork of it, lacks the threads of JAX; start the process with spawn or forkserver in place of fork" in said
     os.close(reading)
 
 

@@ -55,7 +55,11 @@ def kind(request):
 
 @pytest.mark.parametrize("act", ACTS)
 def test_a_signal_during_an_update_comes_after_it(act, kind, monkeypatch):
-    stopped, plain = (PromptSelector(METHOD, num_prompts=20, seed=0) for _ in range(2))
+    """The observed prompts are no longer in flight then, and a prepared choice is discarded."""
+    stopped, plain = (PromptSelector(METHOD, num_prompts=20, seed=0, track_in_flight=True) for _ in range(2))
+    for selector in (stopped, plain):
+        selector.select(3, IDS)
+        selector.prepare(4)
     update = stopped._belief._update
 
     def updates_and_stops(*arguments: Any) -> Any:
@@ -72,6 +76,8 @@ def test_a_signal_during_an_update_comes_after_it(act, kind, monkeypatch):
     assert stopped.metrics() == plain.metrics()
     assert stopped.visits.tolist() == plain.visits.tolist()
     np.testing.assert_array_equal(stopped.predict().mixed, plain.predict().mixed)
+    assert act == "choice after a step" or stopped.select(4).tolist() == plain.select(4).tolist()
+    assert not set(stopped.longest_in_flight.tolist()) & set(IDS)
 
 
 def test_every_signal_is_handled_once_after_the_block():
