@@ -116,12 +116,15 @@ def numbers(name: str, value: ArrayLike, *, low: float, high: float) -> np.ndarr
 
 
 def on_host(name: str, value: ArrayLike | Any, dtype: Any, cure: str) -> np.ndarray:
-    """Return `value` as an array of this type; complex numbers and values that are not numbers are refused."""
+    """Return `value` as an array of this type, a copy: its owner may change it later.
+
+    Complex numbers and values that are not numbers are refused.
+    """
     try:
         array = np.asarray(value)
         if np.iscomplexobj(array):
             raise TypeError("it is complex")
-        return array.astype(dtype, copy=False)
+        return array.astype(dtype)
     except (TypeError, ValueError, RuntimeError) as error:  # for example a torch tensor with gradient
         raise ValueError(f"{name} is not an array of numbers on the host ({error}); {cure}") from error
 

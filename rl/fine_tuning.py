@@ -8,7 +8,6 @@ Then more groups of rollouts hold both right and wrong answers, which GRPO can c
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 
 from jaxsel.integrations.cache import cache_root
+from rl._supervised import take_step
 from rl._written_once import written_once
 from rl.policy import Policy, load_policy
 from rl.progress import bar
@@ -81,15 +81,7 @@ def _train(policy: Policy, task: Task, config: FineTuningConfig, progress: bool)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config.steps)
         loss = _loss(policy, list(itertools.islice(demonstrations, config.batch_size)))
-        optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        if not math.isfinite(norm):
-            raise ValueError(
-                f"the gradient norm of fine-tuning step {step} is {norm:.3g}; lower fine_tuning.learning_rate, "
-                f"which is {config.learning_rate}"
-            )
-        optimizer.step()
+        take_step(optimizer, loss, of="fine-tuning", step=step)
 
 
 def _schedule(step: int, steps: int) -> float:

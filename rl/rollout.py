@@ -12,6 +12,8 @@ from rl import _checks
 from rl.media import Media, join, take
 from rl.prompts.messages import Prompt
 
+_COLDEST = 1e-6  # the smallest temperature; logits that are divided by less overflow
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -19,7 +21,7 @@ class Sampling:
 
     Attributes:
         max_new_tokens: Longest completion in tokens, end of sequence included.
-        temperature: Temperature of the sampling distribution; 0 is greedy decoding.
+        temperature: Temperature of the sampling distribution, at least 1e-6; 0 is greedy decoding.
         top_p: Total probability of the likeliest tokens to draw from; 1 draws from all tokens.
         stop: Texts that end a completion. The token that completes such a text is the completion's last token. Special
             tokens such as `<|im_end|>` have text too, except padding, ends of sequence and the unknown token.
@@ -38,6 +40,8 @@ class Sampling:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}; give an integer of at least 1")
         if not (_checks.is_number(self.temperature) and 0 <= self.temperature < math.inf):
             raise ValueError(f"temperature is {self.temperature!r}; give a finite number of at least 0")
+        if 0 < self.temperature < _COLDEST:
+            raise ValueError(f"temperature is {self.temperature!r}; give 0 for greedy decoding, or at least {_COLDEST}")
         if not (_checks.is_number(self.top_p) and 0 < self.top_p <= 1):
             raise ValueError(f"top_p is {self.top_p!r}; give a number above 0 and at most 1")
         if isinstance(self.stop, str) or not all(isinstance(end, str) and end for end in self.stop):

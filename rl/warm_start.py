@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from jaxsel.integrations.cache import cache_root
+from rl._supervised import take_step
 from rl._written_once import written_once
 from rl.policy import Policy, build_policy, load_policy
 from rl.progress import bar
@@ -59,10 +60,7 @@ def _train(task: Task, config: WarmStartConfig, progress: bool) -> Policy:
         tokens, targets = next(batches)
         logits = model(tokens[:, :-1], use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=-100)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        take_step(optimizer, loss, of="warm-start", step=step)
     policy.model.eval()
     return policy
 

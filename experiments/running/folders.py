@@ -25,7 +25,7 @@ _OF_A_RUN = (
     *("wandb", "wandb_id", "trackio_id", ".hydra", "train.log"),  # of trackers and Hydra
 )
 """Patterns of the names in a run's folder."""
-_LONGEST = 150  # characters; file systems allow 255 bytes
+_LONGEST, _MOST = 150, 255  # characters before a hash, and with one; file systems allow 255 bytes
 
 
 def name_of(settings: Mapping[str, Any]) -> str:
@@ -45,7 +45,8 @@ def of_run(config: DictConfig) -> str:
     for name in ("task", "method.name", "seed"):
         chosen.pop(name, None)
     head = name_of({"run": f"{task}-{method}-{seed}"}).removeprefix("run=")
-    return f"{head},{name_of(chosen)}" if chosen else head
+    name = f"{head},{name_of(chosen)}" if chosen else head
+    return name if len(name) <= _MOST else f"{name[:_LONGEST]}-{_hashed(name)}"
 
 
 def of_sweep(config: DictConfig, swept: Sequence[str]) -> str:

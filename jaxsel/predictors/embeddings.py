@@ -73,13 +73,25 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
     return array
 
 
-def on_device(embeddings: Float[np.ndarray | Array, "N d"]) -> Float[Array, "N d"]:
+def on_device(embeddings: Float[np.ndarray | Array, "N d"], hashed: str) -> Float[Array, "N d"]:
     """Return the embeddings as a JAX array. On a CPU, a read-only memory-mapped file is read in place.
 
     An array that can still be written is copied, so that later writes do not change a state.
+
+    Args:
+        embeddings: The embeddings.
+        hashed: Their fingerprint when the method was made.
+
+    Raises:
+        ValueError: The embeddings were changed since then.
     """
     if isinstance(embeddings, np.memmap) and not embeddings.flags.writeable:
         return jax.device_put(embeddings, may_alias=True)
+    if isinstance(embeddings, np.ndarray) and fingerprint(embeddings) != hashed:
+        raise ValueError(
+            "embeddings were changed after the method was made, so that it is another method now; make the method "
+            "again, or give it a copy of the array"
+        )
     return jnp.array(embeddings)
 
 

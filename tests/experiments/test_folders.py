@@ -172,6 +172,16 @@ runpy.run_module("experiments.train", run_name="__main__")
     assert done.stderr == b"stopped before it trained, as it was asked to; resume to go on\n"
 
 
+def test_a_long_task_and_many_settings_make_a_name_that_file_systems_take(tmp_path):
+    options = ["method.name=adaptive", "method.embeddings=policy", "train.learning_rate=1e-6", "train.group_size=16"]
+    options += ["method.batch_size=64", "data.max_new_tokens=1024", "train.advantage=dr_grpo", "verifier=math"]
+    names = {of_run(configured(f"task={'a' * 130}", f"policy=/models/{size}B", *options)) for size in (3, 7)}
+    assert len(names) == 2
+    for name in names:
+        (tmp_path / name).mkdir()
+        assert name.startswith("a" * 130)
+
+
 def test_a_run_is_named_after_its_task_method_and_seed():
     config = configured("seed=2", "method.name=dps")
     assert of_run(config) == "string_ops-dps-2"

@@ -54,3 +54,10 @@ def test_an_interrupted_write_leaves_no_file(task, tmp_path, monkeypatch):
 def test_the_cache_folder_can_be_chosen(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path))
     assert module.cache_root() == tmp_path
+
+
+def test_a_learning_rate_that_is_too_large_is_named_and_nothing_is_cached(task, tmp_path):
+    config = WarmStartConfig(32, 1, 32, steps=80, batch_size=4, learning_rate=1e4)
+    with pytest.raises(ValueError, match=r"norm of warm-start step \d+ is nan; lower warm_start.learning_rate"):
+        warm_start(task, config, cache=tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -86,7 +86,8 @@ def amortized(
 
     Raises:
         ValueError: An argument is out of its range, the embeddings are not a finite matrix, or `decay` is None and a
-            prior is given. From `init`: embeddings or priors do not have one row per prompt.
+            prior is given. From `init`: embeddings or priors do not have one row per prompt, or the embeddings were
+            changed in between.
     """
     config = Config(
         decay=decay,
@@ -114,10 +115,11 @@ def amortized(
     from jaxsel.predictors.amortized.training import init
 
     model, predict, update, screen = _functions(config, *(part.tobytes() for part in _embeddings.features(embeddings)))
-    spec = {"name": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **config._asdict()}
+    hashed = _embeddings.fingerprint(embeddings)
+    spec = {"name": "amortized", "embeddings": hashed, **config._asdict()}
     return Predictor(
         spec | {name: described(prior) for name, prior in priors.items()},
-        functools.partial(init, model=model, embeddings=embeddings, priors=priors),
+        functools.partial(init, model=model, embeddings=embeddings, hashed=hashed, priors=priors),
         predict,
         update,
         screen,

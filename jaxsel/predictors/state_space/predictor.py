@@ -30,7 +30,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int, Key
 from numpy.typing import ArrayLike
 
@@ -76,7 +75,7 @@ def state_space(
 
     Raises:
         ValueError: An argument is out of its range, or the embeddings are not a finite matrix. From `init`:
-            embeddings or priors do not have one row per prompt.
+            embeddings or priors do not have one row per prompt, or the embeddings were changed in between.
     """
     _validate.positive_integer(group_size=group_size)
     group_size = int(group_size)
@@ -84,18 +83,19 @@ def state_space(
         raise ValueError(f"frozen is {frozen!r}; give True or False")
     matrix = None if embeddings is None else _embeddings.checked(embeddings)
     scaling = None if matrix is None else scaling_of(matrix)
+    hashed = None if matrix is None else _embeddings.fingerprint(matrix)
     priors = checked_priors(prior_alpha, prior_beta)
 
     def init(key: Key[Array, ""], num_prompts: int) -> StateSpaceState:
         del key
         if matrix is not None and len(matrix) != num_prompts:
             raise ValueError(f"embeddings has {len(matrix)} rows for {num_prompts} prompts; give one row per prompt")
-        rates = evidence(num_prompts, **priors)
-        return with_rates(_unvisited(num_prompts, matrix, scaling, frozen), *rates)
+        given = None if matrix is None or hashed is None else _embeddings.on_device(matrix, hashed)
+        return with_rates(_unvisited(num_prompts, given, scaling, frozen), *evidence(num_prompts, **priors))
 
     spec = {
         "name": "state_space",
-        "embeddings": None if matrix is None else _embeddings.fingerprint(matrix),
+        "embeddings": hashed,
         "group_size": group_size,
         **{name: described(prior) for name, prior in priors.items()},
         "frozen": frozen,
@@ -103,14 +103,12 @@ def state_space(
     return Predictor(spec, init, *_functions(group_size))
 
 
-def _unvisited(
-    num_prompts: int, matrix: np.ndarray | Array | None, scaling: Scaling | None, frozen: bool
-) -> StateSpaceState:
+def _unvisited(num_prompts: int, embeddings: Array | None, scaling: Scaling | None, frozen: bool) -> StateSpaceState:
     zeros = jnp.zeros(num_prompts, jnp.float32)
     return StateSpaceState(
-        None if matrix is None else _embeddings.on_device(matrix),
+        embeddings,
         None if scaling is None else Scaling(*map(jnp.asarray, scaling)),
-        no_weights(0 if matrix is None else matrix.shape[1]),
+        no_weights(0 if embeddings is None else embeddings.shape[1]),
         zeros,
         zeros.copy(),
         zeros.copy(),
