@@ -23,6 +23,8 @@ from rl.run_folder.trackers import Tracker
 from rl.train_config import TrainConfig
 
 _log = logging.getLogger(__name__)
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+"""Names of weights in the folder of a policy: Transformers would read an old file before new shards."""
 
 
 class Run:
@@ -162,7 +164,10 @@ class Run:
             yield
 
     def save_policy(self, policy: Policy) -> None:
-        """Write the policy to the folder `policy`, for Transformers. A run that had already finished keeps it."""
+        """Write the policy to the folder `policy`, for Transformers. A run that had already finished keeps it.
+
+        Other files of the folder, which the user may have added, stay.
+        """
         folder = self._run_dir / POLICY
         if not self.ranks.on_main(lambda: not (self.finished and folder.exists())):
             return
@@ -170,7 +175,7 @@ class Run:
 
         def write() -> None:
             check_finite(weights, folder)
-            with replaced_folder(folder) as partial_folder:
+            with replaced_folder(folder, own=_WEIGHTS) as partial_folder:
                 policy.save(partial_folder, weights)
 
         self.ranks.on_main(write)

@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,27 +44,47 @@ def replaced_when_complete(path: Path, *, keep: Path | None = None) -> Iterator[
 
 
 @contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
+def replaced_folder(folder: Path, *, own: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder that replaces `folder` once the `with` block has filled it.
 
+    Entries of an existing folder that the new folder lacks move into the new one, because they may be the user's.
+    After a crash, the next call moves what is left.
+
     Args:
-        folder: The folder to write. An existing folder is deleted, so only this function may have written it.
+        folder: The folder to write. A link to a folder stays a link.
+        own: Patterns of names that only the `with` block writes: such entries of the existing folder are deleted.
 
     Raises:
         OSError: The disk is full, or fails otherwise. The message names `folder`.
     """
+    folder = folder.resolve()
     partial, old = (_beside(folder, state) for state in ("partial", "old"))
     with named(folder, "it stays as it was"):
-        if old.exists() and not folder.exists():  # a crash between the two renames below
-            os.replace(old, folder)
-        for left in (partial, old):  # left by a crash
-            shutil.rmtree(left, ignore_errors=True)
+        _merge(old, folder, own)  # left by a crash
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
         if folder.exists():
             os.replace(folder, old)
         os.replace(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        _merge(old, folder, own)
+
+
+def _merge(old: Path, folder: Path, own: Sequence[str]) -> None:
+    """Move the entries of `old` that `folder` lacks, except `own`, into `folder`; then delete `old`, if it exists."""
+    if not old.exists():
+        return
+    if not folder.exists():
+        os.replace(old, folder)
+        return
+    for entry in list(old.iterdir()):
+        new = folder / entry.name
+        if not os.path.lexists(new):
+            if not any(entry.match(pattern) for pattern in own):
+                os.replace(entry, new)
+        elif all(path.is_dir() and not path.is_symlink() for path in (entry, new)):
+            _merge(entry, new, own=())
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _beside(path: Path, state: str) -> Path:

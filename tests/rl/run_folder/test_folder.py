@@ -1,5 +1,6 @@
 """A run's folder, with its lock, its metrics and its policy; and progress bars in a log."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -217,6 +218,60 @@ def test_files_and_folders_of_the_user_beside_a_replaced_one_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["policy", "state.npz", *(path.name for path in own)]
     )
+
+
+def test_a_run_that_goes_on_keeps_what_the_user_added_to_its_policy(task, tmp_path):
+    _, first = start(task, tmp_path, replace(CONFIG, steps=1))
+    old = first.model.state_dict()
+    folder = tmp_path / "policy"
+    added = {"README.md": "model card", "model.gguf": "weights", "sub/eval.json": "{}"}
+    (folder / "sub").mkdir()
+    for name, text in added.items():
+        (folder / name).write_text(text)
+    (folder / "model-00001-of-00002.safetensors").write_text("a part of the old weights")
+    _, policy = start(task, tmp_path, replace(CONFIG, steps=2), resume=True)
+    assert {name: (folder / name).read_text() for name in added} == added
+    assert not list(folder.glob("model-*"))
+    loaded = load_policy(folder).model.state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in policy.model.state_dict().items())
+    assert any(not torch.equal(loaded[name], weight) for name, weight in old.items())
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_no_crash_loses_what_the_user_added_to_a_replaced_folder(tmp_path, monkeypatch, kind):
+    """Every rename of one call fails in turn, and the next call moves what is left."""
+    renames, rename, fails = [], os.replace, 0
+
+    def failing(*paths):
+        renames.append(paths)
+        if len(renames) == fails:
+            raise KeyboardInterrupt  # as a process that ends here
+        rename(*paths)
+
+    monkeypatch.setattr(os, "replace", failing)
+    for fails in range(1, 7):
+        folder = tmp_path / str(fails) / "policy"
+        folder.parent.mkdir()
+        if kind == "link":
+            folder.symlink_to(tmp_path / f"disk-{fails}")
+        renames.clear()
+        for text in ("one", "two", "three"):
+            with contextlib.suppress(KeyboardInterrupt), replaced_folder(folder, own=["part-*"]) as new:
+                (new / "sub").mkdir()
+                for path in (new / "file", new / f"part-{text}", new / "sub" / "file"):
+                    path.write_text(text)
+            if text == "one":
+                with contextlib.suppress(FileNotFoundError):  # the first call was the one that failed
+                    (folder / "sub" / "mine").write_text("mine")
+                    (folder / "mine").write_text("mine")
+        with replaced_folder(folder, own=["part-*"]) as new:
+            (new / "file").write_text("four")
+        kept = {"file": "four"} | ({} if fails == 1 else {"mine": "mine"})
+        assert {path.name: path.read_text() for path in folder.iterdir() if path.is_file()} == kept
+        assert fails == 1 or (folder / "sub" / "mine").read_text() == "mine"
+        assert folder.is_symlink() == (kind == "link")
+        assert [path.name for path in folder.resolve().parent.glob(".*")] == []
+    assert len(renames) > fails  # the failures of all renames of one call were tried
 
 
 class Stream:
