@@ -29,13 +29,8 @@ from jaxsel.runtime.checkpoint import disk
 from jaxsel.runtime.locking import refuse_forks
 
 _ARRAYS, _ABOUT = "arrays", "jaxsel.json"
-_WRITTEN_BEFORE = {
-    "arrays",
-    "metadata",
-    "_CHECKPOINT_METADATA",
-    "commit_success.txt",
-    "descriptor",
-}  # files and folders in a version that an earlier jaxsel wrote, without _ABOUT
+# files and folders in a version that an earlier jaxsel wrote, without _ABOUT
+_WRITTEN_BEFORE = {"arrays", "metadata", "_CHECKPOINT_METADATA", "commit_success.txt", "descriptor"}
 _PARTIAL = re.compile(r"\d+\.jaxsel-(partial|old)", re.ASCII)
 _PARTIAL_BEFORE = re.compile(r"\d+\.orbax-checkpoint-tmp.*", re.ASCII)
 
