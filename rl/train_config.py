@@ -38,8 +38,7 @@ class TrainConfig:
         verify_timeout: The time limit for the verification of one completion, in seconds. A completion that exceeds it
             is not judged. 0: no limit.
         verify_process: Whether the verifier runs in a process of its own, which is killed at the time limit. Compiled
-            code, and verifiers that set an alarm of their own, cannot be interrupted otherwise. The verifier must be a
-            function at the top level of a module.
+            code cannot be interrupted otherwise. The verifier must be a function at the top level of a module.
         learning_rate: The learning rate of AdamW, with betas 0.9 and 0.99 and no weight decay.
         warm_up_steps: The number of steps over which the learning rate rises linearly.
         lr_schedule: The learning rate after the warm-up. constant: it stays; linear and cosine: it decays, and would

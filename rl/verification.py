@@ -13,11 +13,9 @@ A NumPy scalar, array or tensor without dimensions stands for its value. An exce
 also means "not judged".
 
 By default a verifier runs in this process, where the time limit interrupts Python code, sleeps and regular expressions.
-A verifier that hangs in compiled code blocks the interpreter, and one that sets an alarm of its own (`signal.alarm`, as
-`math_verify` does) ends the limit: run such verifiers in their own process.
+A verifier that hangs in compiled code blocks the interpreter: run such a verifier in its own process.
 """
 
-import functools
 import logging
 import math
 import numbers
@@ -207,16 +205,12 @@ def _plain(value: Any) -> Any:
 def within(seconds: float, compute: Callable[[], T]) -> T:
     """Return the result of `compute`, within a time limit.
 
-    There is no limit if `seconds` is 0, or outside the main thread, which alone receives signals. A warning says
-    so once.
+    There is no limit if `seconds` is 0, or outside the main thread, which alone receives signals.
 
     Raises:
         VerifierTimeout: `compute` took longer than `seconds`.
     """
-    if not seconds:
-        return compute()
-    if threading.current_thread() is not threading.main_thread():
-        _warn_of_no_limit()
+    if not seconds or threading.current_thread() is not threading.main_thread():
         return compute()
     running, over = True, False
 
@@ -244,8 +238,3 @@ def within(seconds: float, compute: Callable[[], T]) -> T:
     if over:  # `compute` caught the interrupt
         raise VerifierTimeout
     return value
-
-
-@functools.cache
-def _warn_of_no_limit() -> None:
-    _log.warning("verifiers have no time limit outside the main thread; judge there, or in a process of their own")

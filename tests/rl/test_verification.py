@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from fractions import Fraction
 
@@ -17,7 +16,7 @@ import torch
 
 from rl.preemption import PreemptedError
 from rl.prompts import Verdict
-from rl.verification import OddVerdictError, Verifier, _warn_of_no_limit, as_verdict
+from rl.verification import OddVerdictError, Verifier, as_verdict
 from tests.support.hanging_verifier import slow, unreliable
 
 RIGHT, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
@@ -153,16 +152,6 @@ def test_a_verifier_that_hangs_is_interrupted(hang):
     assert verifier.take_counts()["train/verifier_timeouts"] == 1
     assert signal.getsignal(signal.SIGALRM) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-
-
-def test_a_thread_without_a_limit_is_warned_of_once(caplog):
-    _warn_of_no_limit.cache_clear()
-    verifier = Verifier(lambda *_: True, timeout=0.2)
-    for _ in range(2):
-        thread = threading.Thread(target=verifier, args=(["a"], ["b"], ["row"]))
-        thread.start()
-        thread.join()
-    assert caplog.text.count("no time limit outside the main thread") == 1
 
 
 def test_an_alarm_of_the_caller_survives():
