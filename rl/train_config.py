@@ -36,7 +36,8 @@ class TrainConfig:
             `importance_cap`. Otherwise the first ratios would be clipped because of the tokens that the engine left
             out.
         verify_timeout: The time limit for the verification of one completion, in seconds. A completion that exceeds it
-            is not judged. 0: no limit.
+            is not judged. 0: no limit. In the trainer's process, the limit works in the main thread alone, and not for
+            compiled code; see `verify_process`.
         verify_process: Whether the verifier runs in a process of its own, which is killed at the time limit. Compiled
             code cannot be interrupted otherwise. The verifier must be a function at the top level of a module.
         learning_rate: The learning rate of AdamW, with betas 0.9 and 0.99 and no weight decay.

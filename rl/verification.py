@@ -13,7 +13,8 @@ A NumPy scalar, array or tensor without dimensions stands for its value. An exce
 also means "not judged".
 
 By default a verifier runs in this process, where the time limit interrupts Python code, sleeps and regular expressions.
-A verifier that hangs in compiled code blocks the interpreter: run such a verifier in its own process.
+A verifier that hangs in compiled code blocks the interpreter, and so does a regular expression after the verifier's own
+`signal.alarm`: run such a verifier in its own process. Outside the main thread only a process of its own has a limit.
 """
 
 import logging
@@ -23,7 +24,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any, Self, TypeVar
 
@@ -38,6 +40,8 @@ _log = logging.getLogger(__name__)
 _LARGEST = float(np.finfo(np.float32).max)
 _LONGEST = 2e6  # seconds, 23 days: polls of a process refuse longer limits
 _AGAIN = 0.1  # seconds between interrupts; a verifier may catch the first one
+_SECOND = signal.SIGURG  # no verifier uses this signal, and by default it does nothing
+_deadline = math.inf  # of the call in the main thread; by `time.monotonic`
 KINDS = ("errors", "timeouts", "odd")
 
 
@@ -95,13 +99,22 @@ class Verifier:
             names: Names of the completions in the log, one per text.
         """
         rows = list(zip(texts, answers, names, strict=True))
-        return self._on_main(lambda: [self._judged(*row) for row in rows])
+        return self._on_main(lambda: self._judge(rows))
 
     def take_counts(self) -> dict[str, float]:
         """Return how many verifications failed since the last call: `train/verifier_errors`, `_timeouts` and `_odd`."""
         counts = self._on_main(lambda: self._counts)
         self._counts = Counter()
         return {f"train/verifier_{kind}": float(counts[kind]) for kind in KINDS}
+
+    def _judge(self, rows: Sequence[tuple[str | None, Any, str]]) -> list[Verdict | None]:
+        limited_here = self._timeout and self._process is None
+        if limited_here and not _in_main_thread() and "thread" not in self._logged:
+            self._logged.add("thread")
+            cure = "call it in the main thread, or in a process of its own (train.verify_process=true)"
+            _log.warning("the time limit of %g s for verifiers only works in the main thread; %s", self._timeout, cure)
+        with _watched() if limited_here and _in_main_thread() else nullcontext():
+            return [self._judged(*row) for row in rows]
 
     def _judged(self, text: str | None, answer: Any, name: str) -> Verdict | None:
         if text is None:
@@ -205,36 +218,64 @@ def _plain(value: Any) -> Any:
 def within(seconds: float, compute: Callable[[], T]) -> T:
     """Return the result of `compute`, within a time limit.
 
-    There is no limit if `seconds` is 0, or outside the main thread, which alone receives signals.
+    There is no limit if `seconds` is 0, or outside the main thread, which alone receives signals. A timer of the system
+    interrupts regular expressions too, during which no other thread runs. Inside of `_watched`, a thread interrupts
+    code that has changed this timer, as `signal.alarm` does.
 
     Raises:
         VerifierTimeout: `compute` took longer than `seconds`.
     """
-    if not seconds or threading.current_thread() is not threading.main_thread():
+    global _deadline
+    if not seconds or not _in_main_thread():
         return compute()
     running, over = True, False
+    start = time.monotonic()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal over
         del number, frame
-        if running:
+        if running and time.monotonic() - start >= seconds:  # a late signal may be meant for the call before
             over = True
             raise VerifierTimeout
 
-    start = time.monotonic()
-    handler = signal.signal(signal.SIGALRM, interrupt)
+    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGALRM, _SECOND)}
     delay, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+    _deadline = start + seconds
     try:  # a second `try`: the signal may arrive as the inner `finally` begins, and the timer must still be stopped
         try:
             value = compute()
         finally:
             running = False
     finally:
-        running = False
+        running, _deadline = False, math.inf
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if delay:  # an earlier alarm was running
             signal.setitimer(signal.ITIMER_REAL, max(delay - (time.monotonic() - start), 1e-3), interval)
     if over:  # `compute` caught the interrupt
         raise VerifierTimeout
     return value
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Let a thread send the main thread a signal while a call of `within` is over its limit, inside a `with` block."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_AGAIN):
+            if time.monotonic() > _deadline:
+                signal.pthread_kill(threading.main_thread().ident or 0, _SECOND)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

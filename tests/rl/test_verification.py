@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 
@@ -137,14 +138,29 @@ def _backtrack():
     re.match(r"(a+)+$", "a" * 40 + "b")
 
 
-@pytest.mark.parametrize("hang", [_sleep, _spin, _stubborn, _backtrack])
+def _alarms():
+    """Hang after an alarm of one's own, as the library math_verify sets one."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.alarm(5)
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    time.sleep(60)
+
+
+def _alarms_for_good():
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.alarm(0)
+    _spin()
+
+
+@pytest.mark.parametrize("hang", [_sleep, _spin, _stubborn, _backtrack, _alarms, _alarms_for_good])
 def test_a_verifier_that_hangs_is_interrupted(hang):
     def verify(text, answer):
         if text == "b":
             hang()
         return text == answer
 
-    before = signal.getsignal(signal.SIGALRM)
+    before, threads = signal.getsignal(signal.SIGALRM), threading.active_count()
     verifier = Verifier(verify, timeout=0.2)
     start = time.monotonic()
     assert verifier(list("abc"), list("aaa"), list("xyz")) == [RIGHT, None, WRONG]
@@ -152,6 +168,26 @@ def test_a_verifier_that_hangs_is_interrupted(hang):
     assert verifier.take_counts()["train/verifier_timeouts"] == 1
     assert signal.getsignal(signal.SIGALRM) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert threading.active_count() == threads
+
+
+def test_a_late_signal_does_not_interrupt_the_next_call():
+    def verify(text, answer):
+        signal.raise_signal(signal.SIGURG)
+        signal.raise_signal(signal.SIGALRM)
+        return True
+
+    assert Verifier(verify, timeout=60)(["a"], ["a"], ["row 0"]) == [RIGHT]
+
+
+def test_a_limit_outside_the_main_thread_is_warned_of_once(caplog):
+    verifier = Verifier(lambda *_: True, timeout=1)
+    for _ in range(2):
+        thread = threading.Thread(target=lambda: verifier(["a", "b"], [0, 0], ["x", "y"]))
+        thread.start()
+        thread.join()
+    said = "the time limit of 1 s for verifiers only works in the main thread; call it in the main thread, or in a"
+    assert [message.startswith(said) for message in caplog.messages] == [True]
 
 
 def test_an_alarm_of_the_caller_survives():
