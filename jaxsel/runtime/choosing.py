@@ -15,7 +15,8 @@ from jaxsel.runtime.compiled import bucket, compiled_select, lengthened
 from jaxsel.runtime.in_flight import InFlight
 from jaxsel.runtime.window import EpochWindow
 
-_ONE_PROGRAM = 256  # batches of up to this size share a program, because another one takes seconds to compile
+# Batches of up to 256 prompts, or a sixteenth of a smaller pool, share a program: another one takes seconds to compile.
+_ONE_PROGRAM, _SHARE = 256, 16
 
 
 class Choice(NamedTuple):
@@ -135,7 +136,7 @@ class Chooser:
         among: Int[np.ndarray, " c"] | None,
         banned: Bool[np.ndarray, " N"] | None,
     ) -> Selection:
-        """Start to select. Sizes are rounded up to powers of two, and batches to 256: few programs are compiled."""
+        """Start to select. Sizes are rounded up, so that few programs are compiled."""
         options: dict[str, Any] = {}
         if among is None and banned is not None:
             if self._takes_excluded:
@@ -146,7 +147,7 @@ class Chooser:
             among = np.asarray(lengthened(among, -1))
         size = batch_size
         if self._takes_count:
-            size = max(_ONE_PROGRAM, bucket(batch_size))
+            size = max(bucket(batch_size), min(_ONE_PROGRAM, bucket(self._num_prompts // _SHARE)))
             size = min(size, self._num_prompts if among is None else len(among))
             options["count"] = np.int32(batch_size)
         return self._select(belief.state, belief.seed, self.selects, size, among, options)

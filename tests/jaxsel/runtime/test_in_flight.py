@@ -94,10 +94,10 @@ def test_wrong_masks_are_named(arguments, message):
 
 def test_sizes_share_few_compilations():
     method = jaxsel.mopps(decay=0.4)
-    selector = PromptSelector(method, num_prompts=600)
+    selector = PromptSelector(method, num_prompts=5000)
     for batch_size in range(1, 600, 7):
         assert len(set(selector.select(batch_size).tolist())) == batch_size
-    assert selector._chooser._select._cache_size() == 3  # programs for batches of up to 256, 512 and 600
+    assert selector._chooser._select._cache_size() == 3  # programs for batches of up to 256, 512 and 1,024
     for size in range(33, 53):
         selector.select(3, np.arange(size))
     for size in range(1, 21):
