@@ -18,7 +18,7 @@ variance.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -35,8 +35,7 @@ from jaxsel.base import Prediction, Predictor, Rollouts
 from jaxsel.numerics import random
 from jaxsel.numerics.beta_binomial import mixed_of
 
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+_REACH = 4.5  # standard deviations
 
 
 class Scale(NamedTuple):
@@ -47,12 +46,14 @@ class Scale(NamedTuple):
         observed: z and R for s successes in groups of n.
         mean: Mean of x for a uniform success rate.
         variance: Variance of x for a uniform success rate.
+        ends: The two values of x below and above which the success rate is constant, or None.
     """
 
     rate: Callable[[Float[Array, "..."]], Float[Array, "..."]]
     observed: Callable[[Float[Array, " b"], Float[Array, " b"]], tuple[Float[Array, " b"], Float[Array, " b"]]]
     mean: float
     variance: float
+    ends: tuple[float, float] | None
 
 
 def _arcsine(s: Float[Array, " b"], n: Float[Array, " b"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
@@ -64,8 +65,14 @@ def _logit(s: Float[Array, " b"], n: Float[Array, " b"]) -> tuple[Float[Array, "
 
 
 SCALES = {
-    "arcsine": Scale(lambda x: jnp.sin(jnp.clip(x, 0, math.pi / 2)) ** 2, _arcsine, math.pi / 4, math.pi**2 / 16 - 0.5),
-    "logit": Scale(jax.nn.sigmoid, _logit, 0.0, math.pi**2 / 3),
+    "arcsine": Scale(
+        lambda x: jnp.sin(jnp.clip(x, 0, math.pi / 2)) ** 2,
+        _arcsine,
+        math.pi / 4,
+        math.pi**2 / 16 - 0.5,
+        (0.0, math.pi / 2),
+    ),
+    "logit": Scale(jax.nn.sigmoid, _logit, 0.0, math.pi**2 / 3, None),
 }
 
 
@@ -167,14 +174,38 @@ def predicted(
     scale: Scale,
     group_size: int,
 ) -> Prediction:
-    """Return the prediction for Gaussian x, by Gauss-Hermite quadrature with 24 nodes."""
+    """Return the prediction for Gaussian x. Errors are at most 1.5e-4 for n up to 256, and 2.5e-4 for n = 1024."""
     totals = [jnp.zeros_like(mean)] * 4
-    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-        p = scale.rate(mean + np.float32(node) * deviation)
-        powers = jax.lax.integer_pow(1 - p, group_size), jax.lax.integer_pow(p, group_size)
-        terms = p, p * p, *powers
-        totals = [total + np.float32(weight) * term for total, term in zip(totals, terms, strict=True)]
+    for z, weight in _quadrature(mean, deviation, scale.ends):
+        p = scale.rate(mean + z * deviation)
+        terms = p, p * p, jax.lax.integer_pow(1 - p, group_size), jax.lax.integer_pow(p, group_size)
+        totals = [total + weight * term for total, term in zip(totals, terms, strict=True)]
     rate, square, unsolved, solved = totals
     mixed = mixed_of(unsolved, solved, group_size)
     draw = scale.rate(mean + deviation * normal)
     return Prediction(rate, jnp.maximum(square - rate**2, 0), draw, unsolved, mixed, solved)
+
+
+def _quadrature(
+    mean: Float[Array, " m"], deviation: Float[Array, " m"], ends: tuple[float, float] | None
+) -> Iterator[tuple[Float[Array, " m"] | np.float32, Float[Array, " m"] | np.float32]]:
+    """Yield nodes z and weights for expectations over x = mean + deviation z, where z is standard normal.
+
+    Without ends, it is Gauss-Hermite quadrature. It would lose precision at the ends, where p^n and (1 - p)^n of large
+    groups bend sharply. There the probability of x beyond each end is the weight of the end itself, and Gauss-Legendre
+    nodes lie between the ends, densest next to them.
+    """
+    if ends is None:
+        nodes, weights = np.polynomial.hermite_e.hermegauss(24)
+        for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+            yield np.float32(node), np.float32(weight)
+        return
+    deviation = jnp.maximum(deviation, 1e-9)  # it is 0 in the padding of a mesh
+    low, high = (jnp.clip((end - mean) / deviation, -_REACH, _REACH) for end in ends)
+    yield low, jax.scipy.special.ndtr(low)
+    yield high, jax.scipy.special.ndtr(-high)
+    middle, half = (low + high) / 2, (high - low) / 2
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    for node, weight in zip(nodes, weights / math.sqrt(2 * math.pi), strict=True):
+        z = middle + np.float32(node) * half
+        yield z, np.float32(weight) * half * jnp.exp(-0.5 * z * z)

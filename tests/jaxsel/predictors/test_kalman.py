@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 import jaxsel
-from jaxsel.predictors.kalman import SCALES
+from jaxsel.predictors.kalman import SCALES, predicted
 from tests.support.histories import random_history, rollouts
 
 pytestmark = pytest.mark.slow  # takes 4 s
@@ -74,6 +74,27 @@ def test_predictions_are_integrals_over_the_belief(scale):
 
 
 @EACH
+@pytest.mark.parametrize("group_size", [1, 8, 64, 256, 1024])
+def test_the_quadrature_is_exact_near_the_ends_and_for_large_groups(scale, group_size):
+    """The integrals over a dense grid are an independent computation, in float64."""
+    rate = {"arcsine": lambda x: np.sin(np.clip(x, 0, np.pi / 2)) ** 2, "logit": special.expit}[scale]
+    means = SCALES[scale].mean + np.linspace(-0.9, 0.9, 7) * {"arcsine": 1.0, "logit": 8.0}[scale]
+    mean, share = (grid.ravel() for grid in np.meshgrid(means, [1, 0.3, 0.1, 0.01, 1e-4]))
+    deviation = np.sqrt(share * SCALES[scale].variance)
+    found = predicted(jnp.float32(mean), jnp.float32(deviation), jnp.float32(mean), SCALES[scale], group_size)
+    z = np.linspace(-8, 8, 20_001)
+    p = rate(mean[:, None] + deviation[:, None] * z)
+    weights = stats.norm.pdf(z) / stats.norm.pdf(z).sum()
+    unsolved, solved = (1 - p) ** group_size @ weights, p**group_size @ weights
+    np.testing.assert_allclose(found.success_rate, p @ weights, atol=1e-5)
+    np.testing.assert_allclose(found.variance, p**2 @ weights - (p @ weights) ** 2, atol=1e-5)
+    atol = 2.5e-4 if group_size > 256 else {"arcsine": 2e-5, "logit": 1.5e-4}[scale]
+    np.testing.assert_allclose(found.unsolved, unsolved, atol=atol)
+    np.testing.assert_allclose(found.solved, solved, atol=atol)
+    np.testing.assert_allclose(found.mixed, 1 - unsolved - solved, atol=atol)
+
+
+@EACH
 def test_the_prior_is_close_to_uniform(scale):
     method = jaxsel.kalman(scale=scale)
     prediction = method.predict(KEY, method.init(KEY, 5000), None)
@@ -85,6 +106,15 @@ def test_the_prior_is_close_to_uniform(scale):
 def test_a_group_of_one_is_never_mixed():
     method = jaxsel.kalman(group_size=1)
     assert (method.predict(KEY, method.init(KEY, 3), None).mixed == 0).all()
+
+
+@EACH
+def test_a_belief_without_variance_predicts_its_mean(scale):
+    """The padding of a mesh has mean 0 and variance 0; a NaN there would stop a run with `jax_debug_nans`."""
+    mean = jnp.array([0.0, 0.5, np.pi / 2], jnp.float32)
+    found, p = predicted(mean, jnp.zeros(3), jnp.zeros(3), SCALES[scale], 8), SCALES[scale].rate(mean)
+    for field, expected in ((found.success_rate, p), (found.unsolved, (1 - p) ** 8), (found.solved, p**8)):
+        np.testing.assert_allclose(field, expected, atol=1e-5)
 
 
 @pytest.mark.usefixtures("on_cpu")
