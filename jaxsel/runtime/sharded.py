@@ -131,7 +131,10 @@ def _functions(parts: Parts, mesh: Mesh, num_prompts: int) -> dict[str, Any]:
 def _layout(parts: Parts, mesh: Mesh, num_prompts: int) -> _Layout:
     state = jax.eval_shape(lambda: parts.init(jax.random.key(0), num_prompts))
     if not hasattr(state, "partition_specs"):
-        raise ValueError(f"the state {type(state).__name__} has no partition_specs(); write one, see StateMethods")
+        raise ValueError(
+            f"the state {type(state).__name__} has no partition_specs(), so it cannot be spread over a mesh; leave out "
+            "mesh, or write partition_specs for a state of your own, see StateMethods"
+        )
     specs = state.partition_specs()
     is_split = any(AXIS in tuple(spec) for spec in jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, P)))
     return _Layout(mesh, num_prompts, -(-num_prompts // mesh.size), specs, is_split)

@@ -67,7 +67,8 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
         return _whole_beside(again(shard(inner, mesh, num_prompts)), mesh)
     if selector.acquisition is None or selector.rule is None:
         raise ValueError(
-            f"selector {selector.spec} has no acquisition and rule; give a selector of make_selector, not a sharded one"
+            f"the selector {selector.spec.get('method', selector.spec)!r} cannot be spread over a mesh: it has no "
+            "acquisition and rule; leave out mesh, or give a selector of make_selector that is not sharded yet"
         )
     if "screened" in selector.spec:
         raise ValueError(f"the selector has screened={selector.spec['screened']}; leave out screened on a mesh")

@@ -202,19 +202,19 @@ def on_mesh(devices: int, selector: jaxsel.Selector = DPS) -> jaxsel.Selector:
 BAD_CALLS = [
     (
         lambda: on_mesh(2, DPS._replace(rule=None)),
-        "'dps'.* has no acquisition and rule; give a selector of make_selector",
+        "'dps' cannot be spread over a mesh: it has no acquisition and rule; leave out mesh, or give a",
     ),
     (
         lambda: on_mesh(2, on_mesh(2)),
-        "has no acquisition and rule; give a selector of make_selector, not a sharded one",
+        "has no acquisition and rule; leave out mesh, or give a selector of make_selector that is not sharded yet",
     ),
     (
         lambda: on_mesh(2, DPS._replace(init=lambda key, num_prompts: {})),
-        r"dict has no partition_specs\(\)",
+        r"dict has no partition_specs\(\), so it cannot be spread over a mesh; leave out mesh, or write",
     ),
     (
         lambda: on_mesh(2, on_mesh(2, METHODS["exploring"])),
-        "has no acquisition and rule; give a selector of make_selector, not a sharded one",
+        "has no acquisition and rule; leave out mesh, or give a selector of make_selector that is not sharded yet",
     ),
     (lambda: on_mesh(2, METHODS["stratified"]), "num_prompts is 10 with a rule for 1001 prompts"),
     (lambda: on_mesh(2, PRIOR), "prior_alpha has 101 entries for 10 prompts; give one entry per prompt"),

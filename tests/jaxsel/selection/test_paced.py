@@ -119,5 +119,7 @@ def test_bad_arguments_are_named(settings, message):
 
 
 def test_it_cannot_be_sharded():
-    with pytest.raises(ValueError, match=r"'paced'.* has no acquisition and rule; give a selector of make_selector"):
-        jaxsel.shard(jaxsel.paced(jaxsel.kalman()), jaxsel.prompts_mesh(jax.devices()[:2]), N)
+    paced, mesh = jaxsel.paced(jaxsel.kalman()), jaxsel.prompts_mesh(jax.devices()[:2])
+    for selector in (paced, jaxsel.exploring(paced)):
+        with pytest.raises(ValueError, match=r"the selector 'paced' cannot be spread over a mesh.*; leave out mesh"):
+            jaxsel.PromptSelector(selector, num_prompts=N, mesh=mesh)
