@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -97,6 +98,23 @@ def by_hand(family: Callable[..., Predictor], name: str, start: Mapping[str, Any
             f"start holds no {name}, and {getattr(family, '__name__', family)} has no default; give a value"
         )
     return value if isinstance(value, str | float) else np.asarray(value)
+
+
+def check_takes_traced_values(
+    family: Callable[..., Predictor], values: Mapping[str, Any], options: Mapping[str, Any], num_prompts: int
+) -> None:
+    """Check that the family makes a predictor and its first state from values that JAX traces, as a gradient needs."""
+    key = jax.random.key(0)
+    family(**values, **options).init(key, num_prompts)  # raises errors for invalid values
+    numbers = {name: as_numbers(name, value) for name, value in values.items()}
+    try:
+        jax.eval_shape(lambda traced: family(**traced, **options).init(key, num_prompts), numbers)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"family is {getattr(family, '__name__', family)}, which takes no traced values of {', '.join(values)}, so "
+            f"they cannot be fitted; fit {' or '.join(known.__name__ for known in _FITTED)}, or a family of your own "
+            "that uses its parameters in JAX"
+        ) from error
 
 
 def as_numbers(name: str, value: Any) -> Float[Array, "*shape"]:

@@ -33,7 +33,15 @@ from jaxtyping import Array, Float
 
 from jaxsel import _validate
 from jaxsel.base import Predictor, Rollouts
-from jaxsel.evaluation.fitting.arguments import as_numbers, by_hand, check_rows, check_types, cut, names_to_fit
+from jaxsel.evaluation.fitting.arguments import (
+    as_numbers,
+    by_hand,
+    check_rows,
+    check_takes_traced_values,
+    check_types,
+    cut,
+    names_to_fit,
+)
 from jaxsel.evaluation.fitting.domains import DOMAINS as DOMAINS
 from jaxsel.evaluation.fitting.domains import POSITIVE as POSITIVE
 from jaxsel.evaluation.fitting.domains import SIMPLEX as SIMPLEX
@@ -117,8 +125,8 @@ def fit(
 
     Raises:
         ValueError: The history is empty, or has so large a step beside many small ones that it would take gigabytes;
-            the score is unknown, or a parameter has no domain or is also an option. Also for start values that give an
-            observed outcome the probability 0.
+            the score is unknown, or a parameter has no domain or is also an option. Also for a family that takes no
+            traced values of a parameter, and for start values that give an observed outcome the probability 0.
     """
     _validate.positive_integer(num_prompts=num_prompts, max_steps=max_steps)
     _validate.positive(prior_width=prior_width)
@@ -135,8 +143,9 @@ def fit(
         visited, batches = batches_of(history)
         first = {name: by_hand(family, name, start or {}) for name in names}
         family(**first, **options)  # raises errors for invalid values
-        first = {name: domains[name].inside(as_numbers(name, value)) for name, value in first.items()}
         own = {name: cut(name, value, visited, num_prompts) for name, value in options.items()}
+        check_takes_traced_values(family, first, own, len(visited))
+        first = {name: domains[name].inside(as_numbers(name, value)) for name, value in first.items()}
         num_rows = len(history.step)
 
         def scores(values: _Values) -> Float[Array, "T b"]:

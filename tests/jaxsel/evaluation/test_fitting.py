@@ -198,6 +198,20 @@ def test_a_custom_family_with_a_custom_parameter_is_fitted():
     assert fitted.parameters["rate"] == pytest.approx(history.successes.sum() / history.group_size.sum(), abs=1e-3)
 
 
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("family", "name", "options"),
+    [
+        (jaxsel.state_space, "prior_alpha", {}),
+        (jaxsel.kalman, "step_variance", {"domains": {"step_variance": fitting.POSITIVE}}),
+    ],
+)
+def test_a_family_that_takes_no_traced_values_is_named(family, name, options):
+    message = f"family is {family.__name__}, which takes no traced values of {name}, .*; fit beta_bernoulli or hidden_"
+    with pytest.raises(ValueError, match=message):
+        jaxsel.fit(recorded(0), family, num_prompts=N, parameters=[name], **options)
+
+
 def test_a_start_at_the_end_of_its_interval_moves():
     fitted = jaxsel.fit(
         recorded(6, drift=0.5), jaxsel.beta_bernoulli, num_prompts=N, parameters=["decay"], start={"decay": 1.0}
