@@ -115,11 +115,11 @@ def amortized(
     from jaxsel.predictors.amortized.training import init
 
     model, predict, update, screen = _functions(config, *(part.tobytes() for part in _embeddings.features(embeddings)))
-    hashed = _embeddings.fingerprint(embeddings)
-    spec = {"name": "amortized", "embeddings": hashed, **config._asdict()}
+    made_with = _embeddings.checksum(embeddings)
+    spec = {"name": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **config._asdict()}
     return Predictor(
         spec | {name: described(prior) for name, prior in priors.items()},
-        functools.partial(init, model=model, embeddings=embeddings, hashed=hashed, priors=priors),
+        functools.partial(init, model=model, embeddings=embeddings, made_with=made_with, priors=priors),
         predict,
         update,
         screen,

@@ -28,21 +28,21 @@ def init(
     *,
     model: Model,
     embeddings: Float[np.ndarray | Array, "pool d"],
-    hashed: str,
+    made_with: int,
     priors: dict[str, np.ndarray | Array],
 ) -> AmortizedState:
     """Return the state of a pool without observations.
 
     Raises:
         ValueError: Embeddings or priors do not have one row per prompt, or the embeddings were changed after the method
-            was made, when `hashed` was their fingerprint.
+            was made, when `made_with` was their checksum.
     """
     if len(embeddings) != num_prompts:
         raise ValueError(f"embeddings has {len(embeddings)} rows for {num_prompts} prompts; give one row per prompt")
     successes, failures = evidence(num_prompts, **priors)
     parameters = new_parameters(key, model)
     return AmortizedState(
-        on_device(embeddings, hashed),
+        on_device(embeddings, made_with),
         parameters,
         model.optimizer.init(parameters),
         empty_ring_buffer(model.config.history, model.config.context_size),

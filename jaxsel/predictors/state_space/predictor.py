@@ -83,19 +83,19 @@ def state_space(
         raise ValueError(f"frozen is {frozen!r}; give True or False")
     matrix = None if embeddings is None else _embeddings.checked(embeddings)
     scaling = None if matrix is None else scaling_of(matrix)
-    hashed = None if matrix is None else _embeddings.fingerprint(matrix)
+    made_with = None if matrix is None else _embeddings.checksum(matrix)
     priors = checked_priors(prior_alpha, prior_beta)
 
     def init(key: Key[Array, ""], num_prompts: int) -> StateSpaceState:
         del key
         if matrix is not None and len(matrix) != num_prompts:
             raise ValueError(f"embeddings has {len(matrix)} rows for {num_prompts} prompts; give one row per prompt")
-        given = None if matrix is None or hashed is None else _embeddings.on_device(matrix, hashed)
+        given = None if matrix is None or made_with is None else _embeddings.on_device(matrix, made_with)
         return with_rates(_unvisited(num_prompts, given, scaling, frozen), *evidence(num_prompts, **priors))
 
     spec = {
         "name": "state_space",
-        "embeddings": hashed,
+        "embeddings": None if matrix is None else _embeddings.fingerprint(matrix),
         "group_size": group_size,
         **{name: described(prior) for name, prior in priors.items()},
         "frozen": frozen,
