@@ -74,7 +74,7 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
     return array
 
 
-def on_device(embeddings: Float[np.ndarray | Array, "N d"], made_with: int) -> Float[Array, "N d"]:
+def on_device(embeddings: Float[np.ndarray | Array, "N d"], made_with: int | None) -> Float[Array, "N d"]:
     """Return the embeddings as a JAX array. On a CPU, a read-only memory-mapped file is read in place.
 
     An array that can still be written is copied, so that later writes do not change a state.
@@ -86,9 +86,9 @@ def on_device(embeddings: Float[np.ndarray | Array, "N d"], made_with: int) -> F
     Raises:
         ValueError: The embeddings were changed since then.
     """
-    if isinstance(embeddings, np.memmap) and not embeddings.flags.writeable:
+    if _is_read_only_file(embeddings):
         return jax.device_put(embeddings, may_alias=True)
-    if isinstance(embeddings, np.ndarray) and checksum(embeddings) != made_with:
+    if checksum(embeddings) != made_with:
         raise ValueError(
             "embeddings were changed after the method was made, so that it is another method now; make the method "
             "again, or give it a copy of the array"
@@ -96,8 +96,14 @@ def on_device(embeddings: Float[np.ndarray | Array, "N d"], made_with: int) -> F
     return jnp.array(embeddings)
 
 
-def checksum(embeddings: Float[np.ndarray | Array, "N d"]) -> int:
-    """Return a checksum of the numbers, which is quicker than the fingerprint."""
+def _is_read_only_file(embeddings: Float[np.ndarray | Array, "N d"]) -> bool:
+    return isinstance(embeddings, np.memmap) and not embeddings.flags.writeable
+
+
+def checksum(embeddings: Float[np.ndarray | Array, "N d"]) -> int | None:
+    """Return a checksum of numbers that their owner can change, quicker than the fingerprint; None for all others."""
+    if isinstance(embeddings, jax.Array) or _is_read_only_file(embeddings):
+        return None
     found = 0
     for block in blocks(embeddings):
         found = zlib.crc32(block.tobytes(), found)

@@ -50,9 +50,8 @@ _UNUSABLE = {
     "composite": "which needs a list of tasks with their settings",
     "game_of_life_halting": "whose verifier in the library accepts any text",
 }
-_HASHED = frozenset(
-    {"isomorphic_strings", "polynomial_multiplication", "ransom_note"}
-)  # they iterate over sets of texts
+# these iterate over sets of texts
+_HASHED = frozenset({"isomorphic_strings", "polynomial_multiplication", "ransom_note"})
 
 
 class Generated(Sequence[Any]):

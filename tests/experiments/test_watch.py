@@ -2,10 +2,8 @@
 
 import json
 import socket
-import threading
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -14,31 +12,19 @@ from experiments.watch import __main__ as command
 from experiments.watch.metrics import SMOOTH, Metrics, thinned
 from experiments.watch.predictions import Predictions
 from experiments.watch.runs import Watched, is_run, names_of, repeated
-from experiments.watch.server import Server
 from jaxsel.integrations.history import HistoryLog, read_history
 from jaxsel.report.cells import cells, scored
 from jaxsel.report.judgement import corp
 from jaxsel.report.material import recorded_rows
 from rl.run_folder.holder import LOCK, Holder, holder, said_by_this_process
 from tests.support.growing import Growing
+from tests.support.watching import served
 
 pytest.importorskip("altair", reason="Altair is not installed")
 
 
 def values(table, name):
     return table["columns"][name]["values"]
-
-
-@contextmanager
-def served(watched, every=10.0):
-    with Server(watched, host="127.0.0.1", port=0, every=every) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def asked(address, **headers):

@@ -1,17 +1,14 @@
 """The page about running experiments in Chromium: it refreshes itself, runs are toggled, and it fits every window."""
 
-import threading
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 
 from experiments.watch.runs import Watched
-from experiments.watch.server import Server
 from jaxsel.integrations.history import HistoryLog
 from tests.support.browser import Shown, assert_readable, chromium
 from tests.support.growing import Growing
 from tests.support.reports import prediction
+from tests.support.watching import served
 
 pytest.importorskip("altair", reason="Altair is not installed")
 pytestmark = pytest.mark.slow  # starting a browser takes seconds
@@ -41,22 +38,10 @@ def runs(tmp_path):
     return Growing(tmp_path / "run").advance(12), Growing(tmp_path / name, history=False, seed=1).advance(20)
 
 
-@contextmanager
-def served(folders, every):
-    with Server(Watched(folders), host="127.0.0.1", port=0, every=every) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture
 def server(browser, runs):
     del browser  # without a browser there is no need for a server
-    with served([run.folder for run in runs] + [runs[0].folder.parent / "later"], every=60) as server:
+    with served(Watched([run.folder for run in runs] + [runs[0].folder.parent / "later"]), every=60) as server:
         yield server
 
 
@@ -149,7 +134,7 @@ def test_the_page_says_that_the_server_has_ended(browser, server):
 
 def test_the_page_goes_on_after_a_failure_and_takes_a_late_history_without_probes(browser, tmp_path, monkeypatch):
     late = tmp_path / "constructor"  # a name that every object of JavaScript has
-    with served([late], every=0.1) as server, Shown(browser, Address(server.address), LAPTOP) as shown:
+    with served(Watched([late]), every=0.1) as server, Shown(browser, Address(server.address), LAPTOP) as shown:
         shown.window.wait_for_selector("body[data-ready]")
         with monkeypatch.context() as broken:
             broken.setattr(server.watched, "update", lambda: 1 / 0)

@@ -28,7 +28,7 @@ def init(
     *,
     model: Model,
     embeddings: Float[np.ndarray | Array, "pool d"],
-    made_with: int,
+    made_with: int | None,
     priors: dict[str, np.ndarray | Array],
 ) -> AmortizedState:
     """Return the state of a pool without observations.

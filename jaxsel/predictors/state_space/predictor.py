@@ -90,7 +90,7 @@ def state_space(
         del key
         if matrix is not None and len(matrix) != num_prompts:
             raise ValueError(f"embeddings has {len(matrix)} rows for {num_prompts} prompts; give one row per prompt")
-        given = None if matrix is None or made_with is None else _embeddings.on_device(matrix, made_with)
+        given = None if matrix is None else _embeddings.on_device(matrix, made_with)
         return with_rates(_unvisited(num_prompts, given, scaling, frozen), *evidence(num_prompts, **priors))
 
     spec = {

@@ -55,9 +55,8 @@ def _tiles(found: Tables, name: str, parameter: str, x: Any, y: Any) -> list[Cha
     )  # fmt: skip
     if found.strata is None:
         return [numbers]
-    spaced = json.dumps(
-        [f" {label}" for label in found.strata]
-    )  # Vega refuses "constructor" and other names of JavaScript
+    # with a blank, because Vega refuses "constructor" and other names of JavaScript
+    spaced = json.dumps([f" {label}" for label in found.strata])
     labels = (
         base.transform_filter(f"{parameter} == 'stratum'")
         .transform_aggregate(prompts="sum(prompts)", groupby=[*where, "stratum"])

@@ -16,6 +16,7 @@ from hypothesis import given
 import jaxsel
 from jaxsel.integrations.edge import TrainerEdge
 from jaxsel.integrations.history import read_history
+from tests.support.interruptions import interrupt_updates
 
 pytestmark = pytest.mark.slow  # 17 s: a selector is compiled per test
 
@@ -379,14 +380,8 @@ def test_a_prompt_in_several_parts_is_one_visit_with_the_prediction_before_it(tm
 
 def test_an_interrupted_observation_is_in_the_history(tmp_path, monkeypatch):
     ours = edge(history=tmp_path)
-    batch, update = ours.next_batch(3), ours.selector._belief._update
-
-    def updates_and_stops(*arguments):
-        state = update(*arguments)
-        signal.raise_signal(signal.SIGINT)
-        return state
-
-    monkeypatch.setattr(ours.selector._belief, "_update", updates_and_stops)
+    batch = ours.next_batch(3)
+    interrupt_updates(monkeypatch, ours.selector, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         ours.observe(batch, rewards_of(batch))
     ours.flush()

@@ -12,6 +12,7 @@ import pytest
 import jaxsel
 from jaxsel import PromptSelector
 from jaxsel.runtime.signals import SignalsWait
+from tests.support.interruptions import interrupt_updates
 
 METHOD = jaxsel.mopps()
 IDS, SUCCESSES, GROUP_SIZES = [1, 2, 5], [3, 8, 0], [8, 8, 8]
@@ -60,15 +61,8 @@ def test_a_signal_during_an_update_comes_after_it(act, kind, monkeypatch):
     for selector in (stopped, plain):
         selector.select(3, IDS)
         selector.prepare(4)
-    update = stopped._belief._update
-
-    def updates_and_stops(*arguments: Any) -> Any:
-        state = update(*arguments)
-        signal.raise_signal(kind)  # here Python would raise the handler's exception, and the new state would be lost
-        return state
-
     with monkeypatch.context() as patched:
-        patched.setattr(stopped._belief, "_update", updates_and_stops)
+        interrupt_updates(patched, stopped, kind)
         with pytest.raises(StoppedError):
             ACTS[act](stopped)
     plain.observe(IDS, SUCCESSES, GROUP_SIZES)
