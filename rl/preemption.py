@@ -21,6 +21,7 @@ _pipe: int | None = None  # the end from which `_watch` reads the numbers of sig
 _reading = threading.Lock()  # of `_pipe` together with `_open`
 _leaving = threading.Lock()
 _AGAIN = 0.01  # seconds
+_ending: "Preemption | None" = None  # the one whose `interrupting` block the process is in
 
 
 class PreemptedError(BaseException):
@@ -75,7 +76,9 @@ class Preemption:
         Raises:
             PreemptedError: A signal arrived before or inside of the block, even if the block caught the error.
         """
+        global _ending
         before, self._at_once = self._at_once, True
+        outer, _ending = _ending, self
         hook = sys.unraisablehook
         sys.unraisablehook = partial(self._raise_again, hook)
         try:
@@ -85,7 +88,7 @@ class Preemption:
             if not self.asked:
                 raise
         finally:
-            self._at_once, sys.unraisablehook = before, hook
+            self._at_once, _ending, sys.unraisablehook = before, outer, hook
         if self.asked:
             raise PreemptedError(0)
 
@@ -108,6 +111,12 @@ class Preemption:
         again = threading.Timer(_AGAIN, lambda: self._at_once and os.kill(os.getpid(), self._number))
         again.daemon = True
         again.start()
+
+
+def raise_if_asked() -> None:
+    """Raise `PreemptedError` inside of `interrupting` if a signal has arrived: other code may have caught its error."""
+    if _ending is not None and _ending.asked:
+        raise PreemptedError(0)
 
 
 def exit_when_asked() -> None:

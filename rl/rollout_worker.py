@@ -1,7 +1,8 @@
 """Rollouts of a training run: for the policy update, for probes at fixed prompts, and for evaluation sets."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -60,6 +61,8 @@ class RolloutWorker:
         log: The record of counts and predictions; it is written to only if `config.history` is true.
         ranks: The processes of the run.
         eos_token_ids: The tokens that end a sequence.
+        interrupting: A function that returns a context, in which probes and evaluation sets are measured, for example
+            one that a signal ends. Nothing is recorded in it.
     """
 
     config: TrainConfig
@@ -73,6 +76,7 @@ class RolloutWorker:
     log: VisitLog
     ranks: Ranks
     eos_token_ids: tuple[int, ...]
+    interrupting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def collect(self, step: int, clock: Clock) -> Collected:
         """Return the groups that the step trains on, with their rollouts generated, verified and observed."""
@@ -94,17 +98,24 @@ class RolloutWorker:
 
     def measure(self, step: int) -> dict[str, float]:
         """Return the metrics of the probe before this step."""
-        record = partial(self.log.probed, step) if self.config.history else None
-        return self.probe.measure(
-            self.engine, self.curriculum.selector, self._seed(_PROBE, step), record, self.verifier
-        )
+        probed: list[tuple[Visits, Prediction]] = []
+        seed, selector = self._seed(_PROBE, step), self.curriculum.selector
+        with self.interrupting():
+            metrics = self.probe.measure(
+                self.engine, selector, seed, lambda *counts: probed.append(counts), self.verifier
+            )
+        if self.config.history:
+            for visits, prediction in probed:
+                self.log.probed(step, visits, prediction)
+        return metrics
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Return the metrics of the evaluation sets before this step."""
         seed, config = self._seed(_EVALUATION, step), self.config
-        return self.evaluation.measure(
-            self.engine, seed, timeout=config.verify_timeout, own_process=config.verify_process, ranks=self.ranks
-        )
+        with self.interrupting():
+            return self.evaluation.measure(
+                self.engine, seed, timeout=config.verify_timeout, own_process=config.verify_process, ranks=self.ranks
+            )
 
     def _roll_out(self, prompt_ids: np.ndarray, seed: int) -> Groups:
         texts = self.pool.take(prompt_ids.tolist()).texts

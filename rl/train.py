@@ -16,9 +16,9 @@ The loop differs from the trainers in the papers on prompt selection in three wa
   from the rollouts of training.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,8 @@ from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
 from rl.progress import bar
 from rl.prompts import PromptPool, Task
-from rl.prompts.messages import Prompt
 from rl.ranks import Ranks
-from rl.rollout import Completions, RolloutEngine, Sampling
+from rl.rollout import RolloutEngine
 from rl.rollout_worker import RolloutWorker
 from rl.run import Run
 from rl.run_folder.lock import alone_in
@@ -101,7 +100,8 @@ def train(
             files that this run would replace. Or: `config.overlong_buffer` exceeds the task's longest completion.
         OSError: The disk is full.
         PreemptedError: SIGTERM, Ctrl-C, SIGUSR1 or SIGUSR2 arrived. The current step was finished and its checkpoint
-            written. A probe or an evaluation was ended at once, unless there are several ranks.
+            written, also if its verifier was slow. A probe or an evaluation was ended at once, also while its
+            completions were verified, unless there are several ranks.
     """
     ranks = ranks or Ranks()
     check_overlong(config.overlong_buffer, task.max_new_tokens)
@@ -116,7 +116,8 @@ def train(
         if run.done:
             engine.update_weights(learner.weights())
 
-        with run.open_logs(pool, resume=resume, tracker=tracker), _verifier(config, task, ranks) as verifier:
+        logs = run.open_logs(pool, resume=resume, tracker=tracker)
+        with logs, _verifier(config, task, ranks) as verifier, Preemption() as preemption:
             worker = RolloutWorker(
                 config,
                 task,
@@ -129,25 +130,21 @@ def train(
                 log=run.visits,
                 ranks=ranks,
                 eos_token_ids=policy.eos_token_ids,
+                # several ranks must stop together, which they do after a step
+                interrupting=preemption.interrupting if ranks.count == 1 else nullcontext,
             )
             steps = range(run.done, config.steps)
             shown = progress(steps) if progress else bar(steps, unit="step", disable=not ranks.is_main)
-            with Preemption() as preemption:
-                measuring = worker
-                if ranks.count == 1:  # several ranks must stop together, which they do after a step
-                    measuring = replace(worker, engine=_Interrupted(engine, preemption))
-                _take_steps(run, worker, measuring, shown, preemption)
+            _take_steps(run, worker, shown, preemption)
 
-                # Save the policy, and measure it a last time.
-                if config.save_policy:
-                    run.save_policy(policy)
-                _measure_the_end(run, measuring)
+            # Save the policy, and measure it a last time.
+            if config.save_policy:
+                run.save_policy(policy)
+            _measure_the_end(run, worker)
     return run.log.records
 
 
-def _take_steps(
-    run: Run, worker: RolloutWorker, measuring: RolloutWorker, steps: Iterable[int], preemption: Preemption
-) -> None:
+def _take_steps(run: Run, worker: RolloutWorker, steps: Iterable[int], preemption: Preemption) -> None:
     config, learner, curriculum = run.config, run.learner, run.curriculum
     for step in steps:
         clock = Clock()
@@ -157,11 +154,11 @@ def _take_steps(
         with _kept_when_stopped(run):
             if step == 0 or (config.probe_every and step % config.probe_every == 0):
                 with clock("probing"):
-                    record |= measuring.measure(step)
+                    record |= worker.measure(step)
                 run.flush()  # also in a run without checkpoints
             if worker.evaluation.is_due(step):
                 with clock("evaluating"):
-                    record |= measuring.evaluate(step)
+                    record |= worker.evaluate(step)
 
         # Choose prompts, roll them out, verify the completions, and let the selector observe the counts.
         collected = worker.collect(step, clock)
@@ -197,15 +194,15 @@ def _take_steps(
             raise PreemptedError(run.done)
 
 
-def _measure_the_end(run: Run, measuring: RolloutWorker) -> None:
+def _measure_the_end(run: Run, worker: RolloutWorker) -> None:
     """Write the final probe and the last measurement of the evaluation sets, unless the run has them."""
     steps = run.config.steps
     last: dict[str, float] = {}
     with _kept_when_stopped(run):
         if not run.finished:
-            last |= measuring.measure(steps)
-        if not (run.finished and measuring.evaluation.is_measured_in(run.log.records[-1])):
-            last |= measuring.evaluate(steps)
+            last |= worker.measure(steps)
+        if not (run.finished and worker.evaluation.is_measured_in(run.log.records[-1])):
+            last |= worker.evaluate(steps)
     if last:
         run.finish(last)
 
@@ -222,18 +219,6 @@ def _kept_when_stopped(run: Run) -> Iterator[None]:
         if not (run.done and run.checkpoint_is_due):  # otherwise the last step has saved it
             run.save()
         raise PreemptedError(run.done) from None
-
-
-class _Interrupted:
-    """An engine whose `generate` is ended by a signal."""
-
-    def __init__(self, engine: RolloutEngine, preemption: Preemption):
-        self._engine, self._preemption = engine, preemption
-        self.update_weights = engine.update_weights
-
-    def generate(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
-        with self._preemption.interrupting():
-            return self._engine.generate(prompts, group_size, sampling, seed=seed)
 
 
 def _identity(config: TrainConfig, task: Task, policy: Policy, curriculum: Curriculum, probe: Probe) -> dict[str, Any]:

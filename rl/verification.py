@@ -31,7 +31,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from rl.preemption import PreemptedError
+from rl.preemption import PreemptedError, raise_if_asked
 from rl.prompts import Verdict
 from rl.verification_process import Outcome, VerifierProcess
 
@@ -114,7 +114,11 @@ class Verifier:
             cure = "call it in the main thread, or in a process of its own (train.verify_process=true)"
             _log.warning("the time limit of %g s for verifiers only works in the main thread; %s", self._timeout, cure)
         with _watched() if limited_here and _in_main_thread() else nullcontext():
-            return [self._judged(*row) for row in rows]
+            verdicts = []
+            for row in rows:
+                verdicts.append(self._judged(*row))
+                raise_if_asked()  # a verifier may have caught the error of a signal to stop
+            return verdicts
 
     def _judged(self, text: str | None, answer: Any, name: str) -> Verdict | None:
         if text is None:

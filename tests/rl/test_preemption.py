@@ -243,6 +243,47 @@ def test_a_probe_is_ended_at_once_and_done_again(task, tmp_path, call, done):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+class SlowFrom:
+    """A verifier that gets a signal in one call, and that takes long in this call and in all later ones."""
+
+    def __init__(self, first, verify, *, catches):
+        self._first, self._verify, self._catches, self.calls = first, verify, catches, 0
+
+    def __call__(self, completion, answer):
+        self.calls += 1
+        try:
+            if self.calls == self._first:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self.calls >= self._first:
+                time.sleep(0.5)
+        except BaseException:
+            if not self._catches:
+                raise
+        return self._verify(completion, answer)
+
+
+@pytest.mark.parametrize("catches", [False, True])
+@pytest.mark.parametrize("kind", ["probe", "evaluation", "last probe"])
+def test_a_slow_verifier_does_not_delay_the_end_of_a_measurement(task, tmp_path, kind, catches):
+    """A verifier may catch all exceptions, also the one that ends the measurement."""
+    config = replace(CONFIG, steps=2, checkpoint_every=0, probe_every=0, history=True)
+    evaluation = Evaluation([EvaluationSet("copy", task, task.held_out(3))], k=2)
+    whole = start(task, tmp_path / "whole", config, evaluation=evaluation)
+    last = whole[0][-1]
+    first = 2 + (int(last["probe/rollouts"] + last["rollouts"]) if kind == "last probe" else 0)
+    slow = SlowFrom(first, task.verify, catches=catches)
+    slow_task = task._replace(verify=slow)
+    sets = [EvaluationSet("copy", slow_task if kind == "evaluation" else task, task.held_out(3))]
+    begun = task if kind == "evaluation" else slow_task
+    done = config.steps if kind == "last probe" else 0
+    with pytest.raises(PreemptedError, match=f"after step {done}," if done else "before it trained"):
+        start(begun, tmp_path / "cut", config, evaluation=Evaluation(sets, k=2))
+    assert slow.calls == first
+    assert_same_run(whole, start(task, tmp_path / "cut", config, evaluation=evaluation, resume=True))
+    one, other = (read_history(tmp_path / name / "history") for name in ("whole", "cut"))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("checkpoint_every", "calls"), [(0, (13, 16)), (3, (14, 15))])
 def test_a_signal_in_the_last_step_or_in_the_final_measurement_leaves_the_last_to_the_resumed_run(
