@@ -1,6 +1,5 @@
 """The interface of rollout engines, which complete prompts."""
 
-import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,6 @@ import torch
 from rl import _checks
 from rl.media import Media, join, take
 from rl.prompts.messages import Prompt
-
-_COLDEST = 1e-6  # the smallest temperature; logits that are divided by less overflow
 
 
 @dataclass(frozen=True)
@@ -38,10 +35,7 @@ class Sampling:
     def __post_init__(self):
         if not _is_count(self.max_new_tokens):
             raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}; give an integer of at least 1")
-        if not (_checks.is_number(self.temperature) and 0 <= self.temperature < math.inf):
-            raise ValueError(f"temperature is {self.temperature!r}; give a finite number of at least 0")
-        if 0 < self.temperature < _COLDEST:
-            raise ValueError(f"temperature is {self.temperature!r}; give 0 for greedy decoding, or at least {_COLDEST}")
+        _checks.temperatures(temperature=self.temperature)
         if not (_checks.is_number(self.top_p) and 0 < self.top_p <= 1):
             raise ValueError(f"top_p is {self.top_p!r}; give a number above 0 and at most 1")
         if isinstance(self.stop, str) or not all(isinstance(end, str) and end for end in self.stop):

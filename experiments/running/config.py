@@ -167,7 +167,7 @@ class RunConfig:
         _checks.one_of(PRECISIONS, precision=self.precision)
         _checks.one_of(PARALLEL, parallel=self.parallel)
         _checks.one_of(("", *TRACKERS), tracker=self.tracker)
-        _checks.at_least_zero(eval_temperature=self.eval_temperature)
+        _checks.temperatures(eval_temperature=self.eval_temperature)
         if not 0 < self.eval_top_p <= 1:
             raise ValueError(f"eval_top_p is {self.eval_top_p}; give a number above 0 and up to 1")
         if isinstance(self.eval, str) or not all(isinstance(name, str) and name for name in self.eval):

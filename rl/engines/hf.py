@@ -170,11 +170,12 @@ def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) 
 
 
 def _truncated(logits: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Mask all logits except the likeliest tokens that together reach the probability `top_p`."""
+    """Mask all logits except the likeliest tokens that together reach the probability `top_p`, at least one."""
     ordered, order = logits.sort(-1, descending=True)
     probs = ordered.softmax(-1)
     before = probs.cumsum(-1) - probs
-    return logits.masked_fill((before >= top_p).gather(-1, order.argsort(-1)), -torch.inf)
+    masked = (before >= top_p) & (before > 0)  # a `top_p` below 1e-45 is 0 in float32
+    return logits.masked_fill(masked.gather(-1, order.argsort(-1)), -torch.inf)
 
 
 def _stopped(texts: Sequence[str], stop: Sequence[str]) -> torch.Tensor:

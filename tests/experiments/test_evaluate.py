@@ -172,6 +172,7 @@ def test_unusable_sets_are_refused(files, names, verifier, fault):
         ({"eval_every": -1}, "eval_every is -1; give an integer of at least 0"),
         ({"eval_top_p": 0.0}, "eval_top_p is 0.0; give a number above 0"),
         ({"eval_temperature": -1.0}, "eval_temperature is -1.0; give a finite number"),
+        ({"eval_temperature": 1e-45}, "eval_temperature is 1e-45; give 0, for the likeliest tokens, or a number of at"),
         ({"precision": "fp16"}, "precision is 'fp16'; give one of float32, bfloat16"),
         ({"parallel": "tp"}, "parallel is 'tp'; give one of ddp, fsdp"),
         ({"tracker": "comet"}, "tracker is 'comet'; give one of wandb, trackio"),

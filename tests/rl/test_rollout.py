@@ -19,7 +19,7 @@ from rl.rollout import Sampling, check_request
         ("top_p", True, "give a number above 0"),
         ("stop", (None,), "texts that are not empty"),
         ("temperature", -1.0, "give a finite number of at least 0"),
-        ("temperature", 1e-45, "give 0 for greedy decoding, or at least 1e-06"),
+        ("temperature", 1e-45, "give 0, for the likeliest tokens, or a number of at least 1e-06"),
         ("temperature", float("nan"), "give a finite number of at least 0"),
         ("top_p", 0.0, "give a number above 0 and at most 1"),
         ("top_p", 1.5, "give a number above 0 and at most 1"),

@@ -250,6 +250,7 @@ def test_resume_does_not_erase_a_run_that_made_no_checkpoints(task, tmp_path):
         ("warm_up_steps", 0),
         ("micro_batch_size", 0),
         ("temperature", 0.0),
+        ("temperature", 1e-45),
         ("seed", -1),
         ("learning_rate", 0),
         ("kl_weight", -0.1),

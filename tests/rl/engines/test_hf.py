@@ -115,6 +115,16 @@ def test_top_p_leaves_the_likeliest_tokens(engine, policy):
         assert math.isclose(log_prob, math.log(float(probs[token]) / total), abs_tol=1e-5)
 
 
+@pytest.mark.parametrize("extreme", [{"temperature": 1e-6}, {"temperature": 1e300}, {"top_p": 1e-300}])
+def test_extreme_sampling_draws_tokens(engine, extreme):
+    """A small temperature or `top_p` leaves the likeliest token, though float32 holds no such `top_p`."""
+    out = engine.generate(["12="], 4, Sampling(1, **extreme), seed=0)
+    assert out.log_probs.isfinite().all()
+    if extreme != {"temperature": 1e300}:
+        greedy = engine.generate(["12="], 4, Sampling(1, temperature=0), seed=0)
+        assert out.tokens.tolist() == greedy.tokens.tolist()
+
+
 def test_a_stop_string_ends_a_completion_and_stays(policy):
     free = HFEngine(policy).generate(PROMPTS, 200, Sampling(8), seed=0)
     out = HFEngine(policy).generate(PROMPTS, 200, Sampling(8, stop=("3", "12")), seed=0)
