@@ -20,6 +20,7 @@ from rl._written_once import written_once
 from rl.policy import Policy, load_policy
 from rl.progress import bar
 from rl.prompts import Demonstration, Task
+from rl.run_folder.checkpoint import check_finite
 from rl.supervised_config import FineTuningConfig as FineTuningConfig
 
 _FORMAT = 1  # increase it when the same configuration would give other weights
@@ -42,7 +43,7 @@ def fine_tune(
         progress: Whether to show a progress bar during training.
 
     Raises:
-        ValueError: The task has no demonstrations, or a gradient norm is not finite.
+        ValueError: The task has no demonstrations, or a gradient norm or a weight is not finite.
     """
     if not config.steps:
         return policy
@@ -52,6 +53,7 @@ def fine_tune(
 
         def write(partial: Path) -> None:
             _train(policy, task, config, progress)
+            check_finite(dict(policy.model.named_parameters()), folder)
             policy.save(partial)
 
         written_once(folder, write)

@@ -17,6 +17,7 @@ from rl._written_once import written_once
 from rl.policy import Policy, build_policy, load_policy
 from rl.progress import bar
 from rl.prompts import Demonstration, Task
+from rl.run_folder.checkpoint import check_finite
 from rl.supervised_config import WarmStartConfig as WarmStartConfig
 
 _FORMAT = 1  # increase it when the same configuration would give other weights
@@ -39,7 +40,13 @@ def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None
     identity = json.dumps([_FORMAT, task.name, task.alphabet, asdict(config), sample], sort_keys=True)
     folder = (cache or cache_root()) / f"{task.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not folder.exists():
-        written_once(folder, lambda partial: _train(task, config, progress).save(partial))
+
+        def write(partial: Path) -> None:
+            policy = _train(task, config, progress)
+            check_finite(dict(policy.model.named_parameters()), folder)
+            policy.save(partial)
+
+        written_once(folder, write)
     return load_policy(folder)
 
 

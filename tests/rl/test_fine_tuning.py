@@ -116,6 +116,13 @@ def test_a_loss_that_is_not_finite_ends_it_before_anything_is_written(policy, ta
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_that_are_not_finite_are_not_cached(policy, task, tmp_path):
+    policy.model.register_parameter("unused", torch.nn.Parameter(torch.tensor([torch.nan])))
+    with pytest.raises(ValueError, match=r"unused is NaN or infinite in places, so .* is not written"):
+        fine_tune(policy, task, CONFIG, cache=tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "setting", [{"steps": -1}, {"steps": 1.5}, {"batch_size": 0}, {"learning_rate": 0}, {"seed": -1}]
 )

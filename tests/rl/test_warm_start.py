@@ -51,6 +51,12 @@ def test_an_interrupted_write_leaves_no_file(task, tmp_path, monkeypatch):
     warm_start(task, short, cache=tmp_path, progress=False)
 
 
+def test_a_last_step_that_leaves_infinite_weights_is_not_cached(task, tmp_path):
+    with pytest.raises(ValueError, match=r"embed_tokens.weight is NaN or infinite in places, so .* is not written"):
+        warm_start(task, replace(CONFIG, steps=1, learning_rate=1e41), cache=tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_cache_folder_can_be_chosen(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path))
     assert module.cache_root() == tmp_path
