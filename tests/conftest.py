@@ -5,7 +5,8 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 # Set before torch is imported, also for the processes that tests start: tiny tensors gain nothing from more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -73,6 +74,29 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> object:
+    runner: Any = item.config.pluginmanager.getplugin("runner")
+    return _with_room(runner.pytest_runtest_protocol, item, nextitem)
+
+
+def _with_room(function: Callable[..., object], *arguments: object) -> object:
+    return function(*arguments)
+
+
+# Python's stack of frames consists of chunks of 16 kB, and a chunk is given back to the system when its last call ends.
+# Where a traced function is called again and again at the end of a chunk, every call pays for a new one: two of three
+# page faults of the tests came from there. A frame of more than half a megabyte has a chunk of one, with room for many.
+_with_room.__code__ = _with_room.__code__.replace(co_stacksize=70_000)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """Collect garbage once: pytest does so five more times, which go through new objects only."""
+    gc.collect()
+    gc.freeze()
 
 
 def _runs_on_a_cpu_with(flags: str) -> bool:
