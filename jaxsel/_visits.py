@@ -113,6 +113,7 @@ def _one_entry_each(ids: Sized, successes: Sized, group_size: Sized) -> None:
         raise ValueError(f"there are {lengths}; give one entry per prompt")
 
 
+@jax.jit
 def merge_visits(rollouts: Rollouts, num_prompts: int | Int[Array, ""]) -> Rollouts:
     """Sum the counts of repeated ids. Rows without information get the id `num_prompts`, which `mode="drop"` ignores.
 

@@ -4,6 +4,8 @@ The mask is packed into words of 32 bits, which XLA's CPU backend does in one ve
 the backend would first write its entries to memory as numbers.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt32
@@ -11,6 +13,7 @@ from jaxtyping import Array, Bool, Int, UInt32
 _WORD = 32
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def true_positions(mask: Bool[Array, " m"], capacity: int) -> Int[Array, " {capacity}"]:
     """Return the first `capacity` positions at which `mask` is true, in ascending order and padded with m.
 

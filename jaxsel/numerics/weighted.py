@@ -1,5 +1,7 @@
 """Weighted sums over rows. A row of weight 0 may hold any value, including NaN."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,11 +56,13 @@ def root(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), x)
 
 
+@jax.jit
 def mean(values: Num[Array, " m"] | Bool[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, ""]:
     """Return the weighted mean, or NaN if all weights are 0."""
     return ratio(jnp.sum(weights * values.astype(weights.dtype)), jnp.sum(weights))
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def bin_sums(values: Float[Array, " m"], bins: Int[Array, " m"], num_bins: int) -> Float[Array, " {num_bins}"]:
     """Return the sum of the values in each bin."""
     # 256 partial sums per bin, because adding a million numbers one after the other would lose the last four digits
@@ -66,6 +70,7 @@ def bin_sums(values: Float[Array, " m"], bins: Int[Array, " m"], num_bins: int) 
     return jax.ops.segment_sum(values, lane, num_bins * _LANES).reshape(num_bins, _LANES).sum(axis=1)
 
 
+@jax.jit
 def mid_ranks(x: Float[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " m"]:
     """Return the share of the weight below each entry, plus half the share of equal entries. NaN stays NaN."""
     if not x.size:

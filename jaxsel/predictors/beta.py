@@ -167,9 +167,9 @@ def beta_bernoulli(
     def init(key: Key[Array, ""], num_prompts: int) -> BetaState:
         del key
         check_length(num_prompts, **priors)
-        zeros = jnp.zeros(num_prompts, jnp.float32)
+        successes, failures = (jnp.zeros(num_prompts, jnp.float32) for _ in range(2))
         never = jnp.zeros(num_prompts, jnp.int32)
-        return BetaState(zeros, zeros.copy(), never, jnp.int32(0), *map(jnp.array, priors.values()))
+        return BetaState(successes, failures, never, jnp.int32(0), *map(jnp.array, priors.values()))
 
     spec = {
         "name": "beta_bernoulli",

@@ -82,6 +82,7 @@ def no_pairs(window: int) -> Pairs:
     return Pairs(jnp.zeros(window, jnp.float32), jnp.zeros(window, jnp.float32), jnp.int32(0))
 
 
+@jax.jit
 def with_pairs(
     pairs: Pairs, predicted: Float[Array, " m"], occurred: Float[Array, " m"], mask: Bool[Array, " m"]
 ) -> Pairs:

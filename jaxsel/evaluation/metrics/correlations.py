@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from jaxsel import _validate
 from jaxsel.numerics import beta_binomial, random
@@ -16,8 +16,13 @@ from jaxsel.numerics.weighted import AnyArray, Weights, counted, mean, mid_ranks
 
 def pearson(x: Float[AnyArray, " m"], y: Float[AnyArray, " m"], *, weights: Weights = None) -> Float[Array, ""]:
     """Return the linear correlation, or NaN if one of the two vectors is constant."""
-    w, x, y = counted(weights, x=x, y=y)
+    return _correlation(*counted(weights, x=x, y=y))
 
+
+@jax.jit
+def _correlation(
+    w: Float[Array, " m"], x: Num[Array, " m"] | Bool[Array, " m"], y: Num[Array, " m"] | Bool[Array, " m"]
+) -> Float[Array, ""]:
     def deviations(values: Float[Array, " m"]) -> Float[Array, " m"]:
         # subtracting the largest value first makes the deviations of a constant vector exactly 0
         some = jax.lax.stop_gradient(jnp.max(jnp.where(w > 0, values, -jnp.inf), initial=-jnp.inf))

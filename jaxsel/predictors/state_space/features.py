@@ -93,6 +93,7 @@ def _in_blocks(embeddings: Float[Array, "N d"], columns: Float[Array, "d c"], co
     return jax.lax.fori_loop(0, -(-size // rows), one_block, empty)
 
 
+@jax.jit
 def _products(embeddings: Float[Array, "m d"], columns: Float[Array, "d c"], constants: Float[Array, " c"]) -> Forms:
     """Return the forms of some rows. The columns after the first two are a lower triangle.
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
@@ -104,20 +104,22 @@ def state_space(
 
 
 def _unvisited(num_prompts: int, embeddings: Array | None, scaling: Scaling | None, frozen: bool) -> StateSpaceState:
-    zeros = jnp.zeros(num_prompts, jnp.float32)
+    def zeros() -> Float[Array, " N"]:
+        return jnp.zeros(num_prompts, jnp.float32)
+
     return StateSpaceState(
         embeddings,
         None if scaling is None else Scaling(*map(jnp.asarray, scaling)),
         no_weights(0 if embeddings is None else embeddings.shape[1]),
-        zeros,
-        zeros.copy(),
-        zeros.copy(),
-        zeros.copy(),
+        zeros(),
+        zeros(),
+        zeros(),
+        zeros(),
         jnp.zeros(num_prompts, jnp.int32),
         jnp.int32(0),
         first_guess(frozen=frozen),
         jnp.float32(0),
-        zeros.copy() if frozen else None,
+        zeros() if frozen else None,
     )
 
 

@@ -87,33 +87,33 @@ class Weights(NamedTuple):
 
 
 def no_weights(num_features: int) -> Weights:
-    """Return the belief before any observation; f = `num_features` + 1."""
-    size = 2 * (num_features + 1)
-    nothing, precision = jnp.zeros((size, size), jnp.float32), jnp.float32(_prior_precision(num_features))
-    return Weights(
-        jnp.zeros(size, jnp.float32),
-        nothing,
-        precision,
-        jnp.zeros(len(_SHARES), jnp.float32),
-        jnp.float32(1),
-        _covariance_root(nothing, _prior(precision, nothing)),
-        jnp.zeros_like(nothing),
-    )
+    """Return the belief before any observation; f = `num_features` + 1. NumPy computes it, which compiles nothing."""
+    precision, others = np.float32(_prior_precision(num_features)), _other_priors(num_features)
+    prior = np.concatenate([np.full(num_features, precision), others])
+    nothing = np.zeros((len(prior), len(prior)), np.float32)
+    root = np.diag(1 / np.sqrt(prior))  # S is diagonal
+    arrays = (np.zeros_like(prior), nothing, precision, np.zeros_like(_SHARES), np.float32(1), root, nothing.copy())
+    return Weights(*map(jnp.asarray, arrays))
 
 
 def _prior_precision(num_features: int) -> float:
     return max(num_features, 1) / _SIGNAL
 
 
+def _other_priors(num_features: int) -> Float[np.ndarray, " o"]:
+    """Return the prior precisions of all weights but those of the features in w."""
+    return np.array([_CONSTANT, *[num_features / _DRIFT] * num_features, _LEVEL], np.float32)
+
+
 def _prior(precision: Float[Array, ""], information: Float[Array, "g g"]) -> Float[Array, " g"]:
     size = len(information)
     features = size // 2 - 1
-    others = jnp.array([_CONSTANT, *[features / _DRIFT] * features, _LEVEL], jnp.float32)
-    prior = jnp.concatenate([jnp.broadcast_to(precision, (features,)), others])
+    prior = jnp.concatenate([jnp.broadcast_to(precision, (features,)), _other_priors(features)])
     # linearly dependent features leave J singular, and rounding makes it indefinite by less than this
     return jnp.maximum(prior, size * jnp.diag(information).max() * _ROUNDING)
 
 
+@jax.jit
 def _covariance_root(information: Float[Array, "g g"], prior: Float[Array, " g"]) -> Float[Array, "g g"]:
     # S^-1 = L L', S = L^-T L^-1
     lower = jnp.linalg.cholesky(information + jnp.diag(prior))
