@@ -209,7 +209,14 @@ def _named(prompt_ids: Int[np.ndarray, " m"], keys: Sequence[Hashable] | None) -
     needed = int(prompt_ids.max(initial=-1)) + 1
     if len(keys) < needed:
         raise ValueError(f"keys has {len(keys)} entries, but there is a prompt {needed - 1}; give a key per prompt")
-    return np.asarray(keys)[prompt_ids]
+    entries = list(keys)
+    chosen = [entries[prompt_id] for prompt_id in prompt_ids.tolist()]
+    # else objects: NumPy would make all texts as long as the longest, a column of each part of a tuple, and 0 a text
+    if chosen and all(isinstance(key, int | np.integer) and not isinstance(key, bool) for key in chosen):
+        return np.array(chosen)
+    named = np.empty(len(chosen), object)
+    named[:] = chosen
+    return named
 
 
 def _tree(groups: dict[str, Any], coords: dict[str, Any], attributes: dict[str, Any]) -> xarray.DataTree:

@@ -62,7 +62,7 @@ def flattened(embeddings: Float[np.ndarray, "N d"], *, seed: int = 0) -> Float[n
 
 
 def numbered(strata: Any) -> tuple[list[str], Int[np.ndarray, " N"]]:
-    """Return the labels of the largest strata, "other" last if there are more, and each prompt's position in them."""
+    """Return the labels of the largest strata, the last of them for all others, and each prompt's position in them."""
     numbers = {label: number for number, label in enumerate(dict.fromkeys(strata))}  # sorting all would take seconds
     labels, which = np.array(list(numbers), object), np.array([numbers[label] for label in strata])
     size = np.bincount(which)
@@ -73,7 +73,8 @@ def numbered(strata: Any) -> tuple[list[str], Int[np.ndarray, " N"]]:
     kept = order[: _MOST_STRATA - 1]
     place = np.full(len(labels), _MOST_STRATA - 1)
     place[kept] = np.arange(len(kept))
-    return [*_drawn(labels[kept]), "other"], place[which]
+    names = _drawn(labels[kept])
+    return [*names, "other" if "other" not in names else "all other labels"], place[which]
 
 
 def _drawn(labels: np.ndarray) -> list[str]:

@@ -172,6 +172,19 @@ def test_a_replay_has_the_groups_and_dimensions_of_arviz():
     np.testing.assert_array_equal(again["posterior_predictive"].successes, tree["posterior_predictive"].successes)
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [[("gsm8k", i) for i in range(5)], [0, "a", 2.5, None, "0"], list(range(10, 15)), KEYS],
+    ids=["pairs", "mixed", "integers", "texts"],
+)
+def test_keys_stay_what_they_are(keys):
+    found = from_replay(VISITS, predicted(0.5, 0.05), keys=keys, num_draws=1)["constant_data"].key
+    assert found.dims == ("visit",)
+    assert found.dtype == (object if keys[0] != 10 else np.int64)  # NumPy's texts are all as long as the longest
+    assert found.values.tolist() == [keys[i] for i in VISITS.prompt_ids]
+    assert from_posterior(by_hand(), keys=keys).posterior["prompt"].values.tolist() == [keys[4], keys[0], keys[2]]
+
+
 def test_draws_of_a_replay_are_beta_binomial():
     mean, variance, draws = 0.3, 0.06, 20_000
     total = mean * (1 - mean) / variance - 1

@@ -218,6 +218,12 @@ def test_rare_labels_are_gathered():
     labels, which = maps.numbered(["b", "a", "b", "c"])
     assert [labels[i] for i in which] == ["b", "a", "b", "c"]
     assert labels[0] == "b"
+    labels, _ = maps.numbered(["other", *(str(i % 12) for i in range(100)), "other"] * 5)
+    assert labels[0] == "0"
+    assert labels[-1] == "other"
+    labels, _ = maps.numbered(["other"] * 50 + [str(i % 12) for i in range(100)])
+    assert labels[0] == "other"
+    assert labels[-1] == "all other labels"
     labels, which = maps.numbered([str(i % 12) for i in range(100)])
     assert len(labels) == 9
     assert labels[-1] == "other"
