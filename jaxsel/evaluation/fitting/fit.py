@@ -148,6 +148,7 @@ def fit(
         first = {name: domains[name].inside(as_numbers(name, value)) for name, value in first.items()}
         num_rows = len(history.step)
 
+        @jax.jit  # so that it is traced once for all derivatives
         def scores(values: _Values) -> Float[Array, "T b"]:
             return row_scores(family(**values, **own), SCORES[score], batches, len(visited))
 
@@ -184,11 +185,21 @@ def _best(
         off = (free - free_start) / prior_width
         return (0.5 * jnp.sum(off**2) - jnp.sum(scores(bound(free)))) / num_rows
 
-    free, steps, converged = minimised(loss, free_start, max_steps)
-    gradients = jax.jit(jax.jacfwd(lambda free: scores(bound(free))))(free)
-    by_prompt = jnp.zeros((num_visited, len(free))).at[batches.prompt_ids].add(gradients, mode="drop")
-    covariance = sandwich(num_rows * jax.jit(jax.jacfwd(jax.jacfwd(loss)))(free), by_prompt, 1 / prior_width**2)
-    return bound(free), _errors(bound, free, covariance), int(steps), bool(converged)
+    @jax.jit
+    def value_and_gradients(free: Float[Array, " k"]) -> tuple[Float[Array, ""], Float[Array, "T b k"]]:
+        gradients, by_row = jax.jacfwd(lambda free: (scores(bound(free)),) * 2, has_aux=True)(free)
+        return -jnp.sum(by_row) / num_rows, gradients
+
+    @jax.jit
+    def values_and_errors(free: Float[Array, " k"], gradients: Float[Array, "T b k"]) -> tuple[_Values, _Values]:
+        by_prompt = jnp.zeros((num_visited, len(free))).at[batches.prompt_ids].add(gradients, mode="drop")
+        covariance = sandwich(num_rows * jax.jacfwd(jax.jacfwd(loss))(free), by_prompt, 1 / prior_width**2)
+        return bound(free), _errors(bound, free, covariance)
+
+    value, gradients = value_and_gradients(free_start)  # here, the prior has no gradient
+    free, steps, converged = minimised(loss, free_start, value, -gradients.sum((0, 1)) / num_rows, max_steps)
+    _, gradients = value_and_gradients(free)
+    return *values_and_errors(free, gradients), int(steps), bool(converged)
 
 
 def _listed(arrays: Mapping[str, Float[Array, "..."]]) -> _Values:

@@ -14,6 +14,7 @@ def _forwards(function: Callable[[Float[Array, " k"]], Float[Array, ""]]) -> Cal
     """Return the same function, for which `jax.grad` computes the gradient in forward mode."""
     derived = jax.custom_vjp(function)
 
+    @jax.jit
     def ahead(x: Float[Array, " k"]) -> tuple[Float[Array, ""], Float[Array, " k"]]:
         gradient, value = jax.jacfwd(lambda x: (function(x),) * 2, has_aux=True)(x)
         return value, gradient
@@ -23,26 +24,40 @@ def _forwards(function: Callable[[Float[Array, " k"]], Float[Array, ""]]) -> Cal
 
 
 def minimised(
-    loss: Callable[[Float[Array, " k"]], Float[Array, ""]], start: Float[Array, " k"], max_steps: int
+    loss: Callable[[Float[Array, " k"]], Float[Array, ""]],
+    start: Float[Array, " k"],
+    value: Float[Array, ""],
+    gradient: Float[Array, " k"],
+    max_steps: int,
 ) -> tuple[Float[Array, " k"], Int[Array, ""], Array]:
-    """Minimise the loss by L-BFGS. Return the minimum, the number of steps and whether the optimiser converged."""
+    """Minimise the loss by L-BFGS. Return the minimum, the number of steps and whether the optimiser converged.
+
+    `value` and `gradient` are those of the loss at the start. L-BFGS would compile one more copy of the loss for them.
+    """
     import optax  # imported here, because at the top it would slow down `import jaxsel`
 
     loss, optimizer = _forwards(loss), optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def step(carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        x, state, _ = carry
-        value, gradient = value_and_grad(x, state=state)
+    def step(carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        x, state = carry
+        value, gradient = (optax.tree.get(state, name) for name in ("value", "grad"))
         change, state = optimizer.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
-        return optax.apply_updates(x, change), state, optax.tree.norm(optax.tree.get(state, "grad"))
+        return optax.apply_updates(x, change), state
 
-    def goes_on(carry: tuple[Any, Any, Any]) -> Array:
-        _, state, slope = carry
-        return (optax.tree.get(state, "count") < max_steps) & (slope > _SLOPE)
+    def goes_on(carry: tuple[Any, Any]) -> Array:
+        _, state = carry
+        count, slope = optax.tree.get(state, "count"), optax.tree.norm(optax.tree.get(state, "grad"))
+        return (count == 0) | (count < max_steps) & (slope > _SLOPE)
 
-    x, state, slope = jax.jit(lambda x: jax.lax.while_loop(goes_on, step, (x, optimizer.init(x), jnp.inf)))(start)
-    return x, optax.tree.get(state, "count"), slope <= _SLOPE
+    @jax.jit
+    def minimise(
+        x: Float[Array, " k"], value: Float[Array, ""], gradient: Float[Array, " k"]
+    ) -> tuple[Float[Array, " k"], Int[Array, ""], Array]:
+        state = optax.tree.set(optimizer.init(x), value=value, grad=gradient)
+        x, state = jax.lax.while_loop(goes_on, step, (x, state))
+        return x, optax.tree.get(state, "count"), optax.tree.norm(optax.tree.get(state, "grad")) <= _SLOPE
+
+    return minimise(start, value, gradient)
 
 
 def sandwich(curvature: Float[Array, "k k"], by_prompt: Float[Array, "p k"], prior: float) -> Float[Array, "k k"]:
