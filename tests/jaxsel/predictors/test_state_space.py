@@ -30,9 +30,11 @@ def compiled_update(embedded: bool = True):
     return jax.jit(predictor(embedded).update)
 
 
-def selector(**options) -> jaxsel.Selector:
-    method = jaxsel.state_space(EMBEDDINGS, **options)
-    return jaxsel.make_selector(method, jaxsel.expected_variance(), jaxsel.top_k())
+def predicted(method: jaxsel.Predictor, state, prompt_ids=None) -> jaxsel.Prediction:
+    return jax.jit(method.predict)(KEY, state, prompt_ids)
+
+
+SELECTOR = jaxsel.make_selector(predictor(), jaxsel.expected_variance(), jaxsel.top_k())
 
 
 def ran(method: jaxsel.Predictor, history: jaxsel.Rollouts, num_prompts: int = N):
@@ -57,7 +59,7 @@ def test_ten_thousand_steps_stay_positive_definite(embedded):
     state = ran(predictor(embedded), jax.tree.map(lambda column: jnp.tile(column, (100, 1)), history))
     assert state.step == 10_000
     check_belief(state)
-    prediction = predictor(embedded).predict(KEY, state, None)
+    prediction = predicted(predictor(embedded), state)
     for name, field in prediction._asdict().items():
         assert ((np.asarray(field) >= 0) & (np.asarray(field) <= 1)).all(), name
     np.testing.assert_allclose(prediction.unsolved + prediction.mixed + prediction.solved, 1, atol=1e-6)
@@ -66,10 +68,11 @@ def test_ten_thousand_steps_stay_positive_definite(embedded):
 @pytest.mark.slow
 def test_repeated_equal_rollouts_make_the_belief_narrow_but_never_certain():
     state = predictor().init(KEY, N)
+    batch = rollouts([4, -1, -1, -1], [4, 0, 0, 0], [8, 0, 0, 0])  # as long as most batches here, to compile once
     for _ in range(50):
-        state = compiled_update()(KEY, state, rollouts([4], [4], [8]))
+        state = compiled_update()(KEY, state, batch)
     check_belief(state)
-    prediction = predictor().predict(KEY, state, jnp.array([4]))
+    prediction = predicted(predictor(), state, jnp.array([4]))
     assert abs(prediction.success_rate[0] - 0.5) < 0.1
     assert 0 < prediction.variance[0] < 0.02
 
@@ -85,9 +88,9 @@ def test_repeated_ids_are_one_visit_with_summed_counts():
     assert_same(repeated, summed)
 
 
-@pytest.mark.parametrize("nothing", [([0, 1], [0, 0], [0, 0]), ([-1, N], [3, 2], [8, 8])])
+@pytest.mark.parametrize("nothing", [(range(4), [0] * 4, [0] * 4), ([-1, N, N, -1], [3, 2, 8, 0], [8] * 4)])
 def test_an_empty_batch_changes_nothing(nothing):
-    state = compiled_update()(KEY, predictor().init(KEY, N), rollouts([0, 3], [1, 3], [4, 4]))
+    state = compiled_update()(KEY, predictor().init(KEY, N), rollouts([0, 3, 5, 9], [1, 3, 0, 4], [4] * 4))
     assert_same(compiled_update()(KEY, state, rollouts(*nothing)), state)
 
 
@@ -104,15 +107,17 @@ def test_eager_equals_jit_and_has_no_nan(embedded):
 
 
 def test_variance_grows_with_the_steps_since_the_last_visit():
-    state = compiled_update()(KEY, predictor().init(KEY, N), rollouts([1], [4], [8]))
+    state = compiled_update()(KEY, predictor().init(KEY, N), rollouts([1, 2, 3, 4], [4, 0, 8, 6], [8] * 4))
     ages = [state._replace(step=state.step + wait) for wait in (0, 10, 100, 100_000)]
-    variance = [float(predictor().predict(KEY, state, jnp.array([1])).variance[0]) for state in ages]
+    variance = [float(predicted(predictor(), state, jnp.array([1])).variance[0]) for state in ages]
     assert variance == sorted(variance)
 
 
 def test_rows_are_predicted_alike_alone_and_together():
-    state = ran(predictor(), random_history(1, num_prompts=N, steps=20, batch_size=BATCH))
-    whole, some = predictor().predict(KEY, state, None), predictor().predict(KEY, state, jnp.array([40, 7]))
+    state, history = predictor().init(KEY, N), random_history(1, num_prompts=N, steps=40, batch_size=4)
+    for step in range(40):
+        state = compiled_update()(KEY, state, jaxsel.Rollouts(*(column[step] for column in map(np.asarray, history))))
+    whole, some = (predicted(predictor(), state, ids) for ids in (None, jnp.array([40, 7])))
     assert_same(some, jax.tree.map(lambda field: field[np.array([40, 7])], whole), rtol=1e-4, atol=1e-6)
 
 
@@ -180,41 +185,41 @@ def test_scale_and_location_of_the_prior_are_learned():
 def test_a_jump_of_the_policy_is_followed():
     state, scores, method = played_pool(RATES, None, 60, jump=2.5)
     now = 1 / (1 + np.exp(-np.log(RATES / (1 - RATES)) - 2.5))
-    assert abs(float(method.predict(KEY, state, None).success_rate.mean()) - now.mean()) < 0.06
+    assert abs(float(predicted(method, state).success_rate.mean()) - now.mean()) < 0.06
     assert scores[-10:].mean() > scores[30] + 0.5
 
 
 def test_a_constant_pool_is_predicted_with_little_visit_variance():
     few = RATES[:64]
     state, _, method = played_pool(few, None, 80)
-    assert np.abs(np.asarray(method.predict(KEY, state, None).success_rate) - few).mean() < 0.04
+    assert np.abs(np.asarray(predicted(method, state).success_rate) - few).mean() < 0.04
     assert float(state.metrics()["visit_variance"]) < 0.03
 
 
 def test_a_prompt_unlike_all_others_is_predicted_from_its_own_visits():
     tight = np.where(np.arange(256) == 3, 0.98, 0.03)
     state, _, method = played_pool(tight, None, 40)
-    prediction = method.predict(KEY, state, jnp.array([3, 4]))
+    prediction = predicted(method, state, jnp.array([3, 4]))
     assert prediction.success_rate[0] > 0.8
     assert prediction.success_rate[1] < 0.15
 
 
 @pytest.mark.slow
 def test_checkpoints_replay_recalibration_and_simulation(tmp_path):
-    live = PromptSelector(selector(), num_prompts=N, seed=1)
+    live = PromptSelector(SELECTOR, num_prompts=N, seed=1)
     begun = choices(live)
     live.save(tmp_path)
-    again = PromptSelector.load(tmp_path, selector(), num_prompts=N)
+    again = PromptSelector.load(tmp_path, SELECTOR, num_prompts=N)
     assert choices(live) == choices(again)
     assert {"gain", "prior_scale"} <= {name.rpartition("/")[2] for name in live.metrics()}
     assert "state.embeddings" not in live.state_dict()["arrays"]
     history = jaxsel.make_history([0, 0, 1], begun[0][:3], [1, 2, 3], 8, num_prompts=N)
-    assert np.isfinite(jaxsel.replay(history, selector(), num_prompts=N).prediction.mixed).all()
+    assert np.isfinite(jaxsel.replay(history, SELECTOR, num_prompts=N).prediction.mixed).all()
     corrected = jaxsel.recalibrated(predictor())
     state = corrected.update(KEY, corrected.init(KEY, N), rollouts([1, 2], [0, 4], [8, 8]))
     assert np.isfinite(corrected.predict(KEY, state, None).mixed).all()
     learner = simulate.make_learner(KEY, N)
-    trace = simulate.simulate(KEY, selector(), learner, num_steps=3, batch_size=4, num_probes=8)
+    trace = simulate.simulate(KEY, SELECTOR, learner, num_steps=3, batch_size=4, num_probes=8)
     assert np.isfinite(trace.mean_absolute_error).all()
 
 
@@ -222,8 +227,8 @@ def test_checkpoints_replay_recalibration_and_simulation(tmp_path):
 @pytest.mark.parametrize("devices", [2, 8])
 @pytest.mark.usefixtures("on_cpu")
 def test_a_mesh_chooses_like_one_device(devices):
-    plain = PromptSelector(selector(), num_prompts=N, seed=1)
-    sharded = PromptSelector(selector(), num_prompts=N, seed=1, mesh=mesh_of(devices))
+    plain = PromptSelector(SELECTOR, num_prompts=N, seed=1)
+    sharded = PromptSelector(SELECTOR, num_prompts=N, seed=1, mesh=mesh_of(devices))
     assert choices(plain, 6) == choices(sharded, 6)
     np.testing.assert_allclose(plain.predict().mixed, sharded.predict().mixed, rtol=1e-3, atol=1e-4)
 
@@ -250,7 +255,7 @@ def test_training_on_one_kind_of_prompts_moves_only_this_kind():
         ids = rng.choice(100 if t >= 20 else 200, 32, replace=False)
         rate = 1 / (1 + np.exp(-(0.06 * max(t - 20, 0) - 1.0)))
         state = update(KEY, state, rollouts(ids, rng.binomial(8, rate, 32), [8] * 32))
-    rate = np.asarray(method.predict(KEY, state, None).success_rate)
+    rate = np.asarray(predicted(method, state).success_rate)
     assert rate[:100].mean() > 0.7
     assert rate[100:].mean() < 0.55
 
@@ -269,13 +274,18 @@ def test_predictions_have_the_variance_that_the_update_uses():
     for _ in range(40):
         ids = rng.choice(200, 16, replace=False)
         state = update(KEY, state, rollouts(ids, rng.binomial(8, truth[ids]), [8] * 16))
-    scaling = scaling_of(embeddings)
-    phi = np.asarray(scaling(jnp.asarray(embeddings)), np.float64)
-    given = given_weights(state, state.learning.settings, slice(None))
+
+    @jax.jit
+    def computed(state):
+        given = given_weights(state, state.learning.settings, slice(None))
+        return scaling_of(embeddings)(jnp.asarray(embeddings)), given, logits(state, None)[1]
+
+    phi, given, variance = computed(state)
+    phi = np.asarray(phi, np.float64)
     slope = np.asarray(given.slope, np.float64)[:, None]
     root = np.asarray(state.weights.root, np.float64)
     exact = ((np.concatenate([slope * phi, phi], 1) @ root) ** 2).sum(1)
-    found = np.asarray(logits(state, None)[1] - given.variance)
+    found = np.asarray(variance - given.variance)
     is_new = np.asarray(state.last_step) == 0
     np.testing.assert_allclose(found[is_new], exact[is_new], rtol=1e-3)
     assert (found > 0).all()
