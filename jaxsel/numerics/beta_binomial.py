@@ -80,7 +80,7 @@ def spread_of(mean: Float[Array, " m"], variance: Float[Array, " m"]) -> Float[A
     return jnp.clip(variance, 0, largest) / jnp.where(largest > 0, largest, 1)
 
 
-@jax.jit
+@jax.jit  # without it, each call outside of a compiled function would compile a loop of its own
 def log_prob(
     successes: Int[Array, " m"], group_size: Int[Array, " m"], mean: Float[Array, " m"], spread: Float[Array, " m"]
 ) -> Float[Array, " m"]:
