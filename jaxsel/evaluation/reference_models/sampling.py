@@ -73,16 +73,15 @@ def sample(
     draws = {name: value.reshape(num_chains * num_samples, *value.shape[2:]) for name, value in by_chain.items()}
     # the tables hold the visits by prompt, and the history by step
     by_step = np.argsort(np.lexsort((past.step, past.prompt_ids)))
-    of_visits = VisitPosterior(past, *(draws.pop(name)[:, by_step] for name in ("location", "scale")))
+    of_visits = VisitPosterior(past, *(jnp.take(draws.pop(name), by_step, 1) for name in ("location", "scale")))
     mixing = {name: value for name, value in by_chain.items() if name not in ("location", "scale")}
     diagnostics = Diagnostics(int(diverging.sum()), *_mixing(mixing))
     last_logit = draws.pop("last_logit")
     draws |= {name: jnp.full(len(last_logit), value) for name, value in known.items()}
-    location, scale = _ahead(draws, last_logit, features, visited, last_step, ids, step)
-    # one key per id, so that a prompt's draws do not depend on the other prompts in `prompt_ids`
-    keys = jax.vmap(lambda row: jax.random.fold_in(ahead_key, row))(jnp.asarray(ids))
-    eps = jax.vmap(lambda key: jax.random.normal(key, (len(location),)), out_axes=1)(keys)
-    rates = jax.nn.sigmoid(location + scale * eps)
+    row = np.full(num_prompts, -1)
+    row[visited] = np.arange(len(visited))
+    gap = (step - np.append(last_step, 0)[row[ids]]).astype(np.float32)
+    rates = _success_rates(ahead_key, draws, last_logit, features[ids], ids, row[ids], gap)
     return ReferencePosterior(rates, draws, diagnostics, ids, step, diverging, of_visits)
 
 
@@ -90,7 +89,7 @@ def sample(
 def _run_chains(
     keys: Key[Array, " chains"],
     visits: VisitTable,
-    features: Float[Array, "v d"],
+    features: Float[Array | np.ndarray, "v d"],
     known: dict[str, Float[Array, ""]],
     num_warmup: int,
     num_samples: int,
@@ -112,28 +111,39 @@ def _run_chains(
     return jax.lax.map(chain, keys)
 
 
-def _ahead(
+@jax.jit
+def _success_rates(
+    key: Key[Array, ""],
     draws: dict[str, Float[Array, "draws ..."]],
     last_logit: Float[Array, "draws v"],
-    features: Float[Array, "N d"],
-    visited: Int[np.ndarray, " v"],
-    last_step: Int[np.ndarray, " v"],
-    ids: Int[np.ndarray, " m"],
-    step: int,
-) -> tuple[Float[Array, "draws m"], Float[Array, "draws m"]]:
-    """Return the mean and the standard deviation of each prompt's logit x at the step, given each draw."""
-    row = np.full(len(features), -1)
-    row[visited] = np.arange(len(visited))
-    seen = row[ids] >= 0
-    gap = np.full(len(ids), step, np.float32)
-    gap[seen] = step - last_step[row[ids][seen]]
+    features: Float[Array | np.ndarray, "m d"],
+    ids: Int[Array | np.ndarray, " m"],
+    row: Int[Array | np.ndarray, " m"],
+    gap: Float[Array | np.ndarray, " m"],
+) -> Float[Array, "draws m"]:
+    """Return draws of each prompt's success rate at the step, one per draw of the posterior.
+
+    Args:
+        key: A key, which this function consumes.
+        draws: Draws of the hyperparameters.
+        last_logit: Draws of x at the last visit of each visited prompt.
+        features: Standardised embeddings of the prompts.
+        ids: Ids of the prompts.
+        row: Row of each prompt among the visited prompts; -1: it has no visit.
+        gap: Steps since each prompt's last visit, or since step 0.
+    """
     mean, spread, drift, volatility = (draws[name][:, None] for name in SCALARS)
     start = jnp.broadcast_to(mean, (len(mean), len(ids)))
     if "weights" in draws:
-        start = start + draws["weights"] @ features[ids].T
-    start = start.at[:, seen].set(last_logit[:, row[ids][seen]])
-    spread = jnp.where(seen[None], 0, spread)
-    return start + gap[None] * drift, jnp.sqrt(spread**2 + gap[None] * volatility**2)
+        start = start + draws["weights"] @ features.T
+    seen = row[None] >= 0
+    start = jnp.where(seen, jnp.pad(last_logit, ((0, 0), (0, 1)))[:, row], start)
+    spread = jnp.where(seen, 0, spread)
+    location, scale = start + gap[None] * drift, jnp.sqrt(spread**2 + gap[None] * volatility**2)
+    # one key per id, so that a prompt's draws do not depend on the other prompts
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(ids)
+    eps = jax.vmap(lambda key: jax.random.normal(key, (len(location),)), out_axes=1)(keys)
+    return jax.nn.sigmoid(location + scale * eps)
 
 
 def _mixing(by_chain: dict[str, Float[Array, "chains draws ..."]]) -> tuple[float, float]:
@@ -146,15 +156,15 @@ def _mixing(by_chain: dict[str, Float[Array, "chains draws ..."]]) -> tuple[floa
     return float(np.max(split_gelman_rubin(values))), float(np.min(effective_sample_size(values)))
 
 
-def _standardised(embeddings: ArrayLike | None, num_prompts: int) -> Float[Array, "N d"]:
+def _standardised(embeddings: ArrayLike | None, num_prompts: int) -> Float[np.ndarray, "N d"]:
     """Return embeddings whose columns have mean 0 and variance 1. A constant column becomes 0."""
     if embeddings is None:
-        return jnp.zeros((num_prompts, 0))
+        return np.zeros((num_prompts, 0), np.float32)
     array = np.asarray(_embeddings.checked(embeddings), np.float64)
     if len(array) != num_prompts:
         raise ValueError(f"embeddings has {len(array)} rows for {num_prompts} prompts; give one row per prompt")
     deviation = array.std(0)
-    return jnp.asarray((array - array.mean(0)) / np.where(deviation > 0, deviation, 1), jnp.float32)
+    return ((array - array.mean(0)) / np.where(deviation > 0, deviation, 1)).astype(np.float32)
 
 
 def _checked(fixed: Mapping[str, float] | None) -> dict[str, Float[Array, ""]]:
