@@ -1,4 +1,8 @@
-"""Weighted sums over rows. A row of weight 0 may hold any value, including NaN."""
+"""Weighted sums over rows. A row of weight 0 may hold any value, including NaN.
+
+Metrics are often called outside of `jax.jit`, where every operation compiles a program for each number of rows. So the
+functions that are made of many operations are compiled as one.
+"""
 
 import functools
 
@@ -45,6 +49,7 @@ def _in_32_bits(column: Num[AnyArray, " m"] | Bool[AnyArray, " m"]) -> Num[Array
     return array.astype(jnp.int32) if jnp.issubdtype(array.dtype, jnp.integer) else array
 
 
+@jax.jit
 def ratio(numerator: Float[Array, "*shape"], denominator: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return numerator / denominator, or NaN for a denominator of 0. The gradient is finite everywhere."""
     some = denominator > 0

@@ -49,7 +49,8 @@ def to_host(array: Shaped[Array | np.ndarray, "..."], num_prompts: int) -> Shape
 def to_devices(array: Shaped[np.ndarray, "..."], like: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Return a copy with the shape and placement of `like`, padded with zeros. Every device gets its own part only."""
     if not _axes(like) and like.is_fully_addressable:
-        return jnp.asarray(np.array(array, like.dtype))  # jnp.array would compile a program for every shape
+        # jnp.array would compile a program per shape
+        return jax.device_put(np.asarray(array, like.dtype), may_alias=False)
     whole = np.zeros(like.shape, like.dtype)
     whole[tuple(map(slice, array.shape))] = array
     return jax.make_array_from_callback(like.shape, like.sharding, lambda part: np.asarray(whole[part]))
