@@ -10,9 +10,10 @@ from rl.curriculum import Selected
 from rl.engines.hf import HFEngine
 from rl.policy import build_policy
 from rl.probe import Probe
-from rl.prompts import Demonstration, PromptPool, Task, Verdict
+from rl.prompts import Demonstration, PromptPool, Task
 from rl.train import train
 from rl.train_config import TrainConfig
+from tests.support.verifiers import begins_with
 
 CONFIG = TrainConfig(steps=8, group_size=4, learning_rate=1e-3, probe_every=4, checkpoint_every=3)
 LONG = replace(CONFIG, steps=80, checkpoint_every=5)
@@ -49,12 +50,7 @@ def _demonstrations(seed: int):
         yield Demonstration(prompt, prompt[0])
 
 
-def _verify(completion: str, answer: str) -> Verdict:
-    success = completion[:1] == answer
-    return Verdict(success, float(success))
-
-
-TASK = Task("copy", "0123456789=", 3, _pool, lambda n: _pool(n, -1), _demonstrations, _verify)
+TASK = Task("copy", "0123456789=", 3, _pool, lambda n: _pool(n, -1), _demonstrations, begins_with)
 """A task: copy the first digit of the prompt. The rest of the completion is ignored."""
 
 

@@ -17,6 +17,11 @@ def verdict(completion: str, answer: str) -> Verdict:
     return Verdict(completion == answer, 0.5)
 
 
+def begins_with(completion: str, answer: str) -> Verdict:
+    success = completion[:1] == answer
+    return Verdict(success, float(success))
+
+
 def with_unit(completion: str, answer: str, unit: str, sign: str = "") -> bool:
     return completion == f"{sign}{answer} {unit}"
 
