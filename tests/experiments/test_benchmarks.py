@@ -47,54 +47,56 @@ def state_of(ours):
     return ours.state if isinstance(ours, Kernels) else ours.selector._belief.state
 
 
-def make_all(method):
-    return contenders.make_contenders(method, N, 0, largest_slow=N)
+@pytest.fixture(scope="module", params=SELECTORS)
+def everyone(request):
+    """Return a method and all its contenders after five steps. Tests must not let them observe more."""
+    made = contenders.make_contenders(request.param, N, 0, largest_slow=N)
+    observe_all(*made.values(), steps=5)
+    return request.param, made
 
 
 # The other implementations of a method agree with jaxsel
 
 
-@pytest.mark.parametrize("make", [PublicClass, Kernels])
-def test_all_mopps_implementations_have_the_same_posterior(make):
-    ours, numpy, loops = make("mopps", N, 0), numpy_peers.NumpyMopps(N, 0), python_peers.DictionaryMopps(N, 0)
+def test_all_mopps_implementations_have_the_same_posterior():
+    ours = [make("mopps", N, 0) for make in (PublicClass, Kernels)]
+    numpy, loops = numpy_peers.NumpyMopps(N, 0), python_peers.DictionaryMopps(N, 0)
     others = [numpy, numpy_peers.NumpyUniform(N, 0), torch_peers.TorchMopps(N, 0), jax_peers.JaxMopps(N, 0)]
-    observe_all(ours, loops, *others)
-    expected = np.stack(posterior(state_of(ours), 1.0, None))
-    for peer in others:
-        np.testing.assert_allclose(np.stack([peer.alpha, peer.beta]), expected, rtol=1e-5)
-    np.testing.assert_allclose(np.array([loops.posterior[i] for i in range(N)]).T, expected, rtol=1e-5)
+    observe_all(*ours, loops, *others)
+    for one in ours:
+        expected = np.stack(posterior(state_of(one), 1.0, None))
+        for peer in others:
+            np.testing.assert_allclose(np.stack([peer.alpha, peer.beta]), expected, rtol=1e-5)
+        np.testing.assert_allclose(np.array([loops.posterior[i] for i in range(N)]).T, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("make", [PublicClass, Kernels, FusedKernels])
-def test_all_dps_implementations_have_the_same_belief_and_choice(make):
-    ours, loops = make("dps", N, 0), python_peers.DictionaryDps(N, 0)
+def test_all_dps_implementations_have_the_same_belief_and_choice():
+    ours, loops = [make("dps", N, 0) for make in (PublicClass, Kernels, FusedKernels)], python_peers.DictionaryDps(N, 0)
     arrays = [numpy_peers.NumpyDps(N, 0), torch_peers.TorchDps(N, 0), jax_peers.JaxDps(N, 0)]
-    observe_all(ours, loops, *arrays)
-    belief, counts = np.asarray(predicted(state_of(ours))), np.asarray(transition_counts(state_of(ours)))
-    for peer in arrays:
-        np.testing.assert_allclose(peer.predicted, belief, atol=1e-4)
-        np.testing.assert_allclose(peer.counts, counts, atol=1e-4)
-    np.testing.assert_allclose(np.array([loops.predicted[i] for i in range(N)]).T, belief, atol=1e-4)
-    np.testing.assert_allclose(np.stack([loops.counts[i] for i in range(N)], axis=2), counts, atol=1e-4)
-    # The fourth and the fifth largest P(mixed) differ by more than twice the tolerance above, so the choice is clear.
-    ranked = np.sort(belief[1])[::-1]
-    assert ranked[3] - ranked[4] > 2e-4
-    chosen = {frozenset(np.asarray(contender.select(4)).tolist()) for contender in (ours, loops, *arrays)}
+    observe_all(*ours, loops, *arrays)
+    for one in ours:
+        belief, counts = np.asarray(predicted(state_of(one))), np.asarray(transition_counts(state_of(one)))
+        for peer in arrays:
+            np.testing.assert_allclose(peer.predicted, belief, atol=1e-4)
+            np.testing.assert_allclose(peer.counts, counts, atol=1e-4)
+        np.testing.assert_allclose(np.array([loops.predicted[i] for i in range(N)]).T, belief, atol=1e-4)
+        np.testing.assert_allclose(np.stack([loops.counts[i] for i in range(N)], axis=2), counts, atol=1e-4)
+        # The choice is clear: the fourth and the fifth largest P(mixed) differ by more than twice the tolerance above.
+        ranked = np.sort(belief[1])[::-1]
+        assert ranked[3] - ranked[4] > 2e-4
+    chosen = {frozenset(np.asarray(contender.select(4)).tolist()) for contender in (*ours, loops, *arrays)}
     assert len(chosen) == 1
 
 
-@pytest.mark.parametrize("method", SELECTORS)
-def test_all_contenders_predict_the_same(method):
-    everyone = make_all(method)
-    observe_all(*everyone.values(), steps=5)
-    public = everyone.pop("jaxsel").predict()
+def test_all_contenders_predict_the_same(everyone):
+    method, made = everyone
+    public = made["jaxsel"].predict()
     expected = public.success_rate
     if method == "dps":
         expected = np.stack([public.unsolved, public.mixed, public.solved])
-    everyone.pop("trinity", None)  # it discounts prompts without visits too
-    everyone.pop("list", None)  # it predicts a prompt's last success rate, not the mean of a posterior
-    for contender in everyone.values():
-        given = contender.predict()
+    # trinity discounts prompts without visits too; the list predicts a prompt's last success rate, not a posterior mean
+    for name in made.keys() - {"jaxsel", "trinity", "list"}:
+        given = made[name].predict()
         if isinstance(given, dict):
             given = np.array(list(given.values())).T
         given = np.stack([np.asarray(part) for part in given])
@@ -141,11 +143,9 @@ def test_dynamax_and_numpy_filter_alike():
 # Choices
 
 
-@pytest.mark.parametrize("method", SELECTORS)
-def test_contenders_choose_prompts_of_the_pool_and_all_but_the_list_distinct_ones(method):
-    everyone = make_all(method)
-    observe_all(*everyone.values(), steps=5)
-    for name, contender in everyone.items():
+def test_contenders_choose_prompts_of_the_pool_and_all_but_the_list_distinct_ones(everyone):
+    _, made = everyone
+    for name, contender in made.items():
         ids = np.asarray(contender.select(16))
         assert len(ids) == 16
         assert ids.min() >= 0
