@@ -1,5 +1,5 @@
 import json
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -12,12 +12,13 @@ from experiments.large_pool.summary import find, summarise
 pytestmark = pytest.mark.slow
 
 TINY = Config(steps=12, batch_size=8, group_size=4, subset=3, num_features=4)
+finished = cache(run)  # compiles and runs once; tests must not change the numbers
 
 
 @pytest.mark.parametrize("among", ["pool", "subset"])
 @pytest.mark.parametrize("name", [ORACLE, "mopps_top_mixed", "dps"])
 def test_the_numbers_of_a_run_are_consistent(name, among):
-    found = run(TINY, name, 200, 0, among)
+    found = finished(TINY, name, 200, 0, among)
     assert len(found["mixed_shares"]) == 2
     assert (10 * found["mixed_shares"][0] + 2 * found["mixed_shares"][1]) / 12 == pytest.approx(found["mixed_share"])
     visits = 12 * 8
@@ -42,7 +43,7 @@ def test_the_state_space_model_is_given_the_embeddings_of_its_learner(name):
 def test_the_same_seed_is_the_same_run_and_the_oracle_is_best():
     one, again, other = (run(TINY, "uniform", 200, seed, "pool") for seed in (0, 0, 1))
     assert one["mixed_shares"] == again["mixed_shares"] != other["mixed_shares"]
-    assert run(TINY, ORACLE, 200, 0, "pool")["mixed_share"] > one["mixed_share"]
+    assert finished(TINY, ORACLE, 200, 0, "pool")["mixed_share"] > one["mixed_share"]
 
 
 def pretended(config, seed, share):
