@@ -32,6 +32,14 @@ def compiled():
     return jax.jit(predictor().update), jax.jit(lambda state, key: predictor().predict(key, state, None))
 
 
+@jax.jit
+def probabilities(state, rows):
+    """Return the probabilities that prompts are unsolved, free or solved, and the moments of their logits."""
+    mean, variance = logits(state, rows)
+    rows = slice(None) if rows is None else rows
+    return frozen_prompts(state, state.frozen, state.learning.thawing, rows, mean, variance), mean, variance
+
+
 def visited(*batches: tuple[list[int], list[int]]):
     state, update = predictor().init(KEY, N), compiled()[0]
     for ids, successes in batches:
@@ -46,8 +54,7 @@ def selector() -> jaxsel.Selector:
 def test_a_visit_changes_the_probabilities_by_bayes_theorem():
     before = visited(([0, 1, 2, 3], [0, 8, 4, 8]))
     rows = jnp.array([1, 5, 6, 7])
-    mean, variance = logits(before, rows)
-    prior = frozen_prompts(before, before.frozen, before.learning.thawing, rows, mean, variance)
+    prior, mean, variance = probabilities(before, rows)
     successes = np.array([8, 0, 8, 3])
     after = compiled()[0](KEY, before, rollouts(rows, successes, [8] * 4))
     for i, s in enumerate(successes):
@@ -71,13 +78,17 @@ def test_derivatives_are_those_of_the_log_probability():
     mean, variance = logits(state, rows)
     likelihood = jnp.log(jnp.array([0.3, 0.01, 0.02, 0.2]))
 
-    def log_probability(theta):
+    def found(theta):
         other = state._replace(learning=state.learning._replace(theta=theta))
-        return evidence(other, state.frozen, rows, mean, variance, likelihood, visits).log_probability
+        return evidence(other, state.frozen, rows, mean, variance, likelihood, visits)
 
-    found = evidence(state, state.frozen, rows, mean, variance, likelihood, visits).jacobian
-    np.testing.assert_allclose(found, jax.jacfwd(log_probability)(state.learning.theta), atol=1e-5)
-    assert (np.abs(np.asarray(found)[:, -2:]) > 1e-3).any(0).all()
+    def log_probability(theta):
+        return found(theta).log_probability
+
+    theta = state.learning.theta
+    jacobian, expected = jax.jit(lambda theta: (found(theta).jacobian, jax.jacfwd(log_probability)(theta)))(theta)
+    np.testing.assert_allclose(jacobian, expected, atol=1e-5)
+    assert (np.abs(np.asarray(jacobian)[:, -2:]) > 1e-3).any(0).all()
 
 
 def test_large_groups_do_not_underflow():
@@ -102,16 +113,15 @@ def test_predictions_are_those_of_a_mixture():
     error = 6 * np.sqrt(np.asarray(prediction.variance) / 2000)
     assert (np.abs(draws.mean(0) - prediction.success_rate) < error + 1e-3).all()
     np.testing.assert_allclose(draws.var(0), prediction.variance, rtol=0.25, atol=2e-3)
-    now = frozen_prompts(state, state.frozen, state.learning.thawing, slice(None), *logits(state, None))
+    now, *_ = probabilities(state, None)
     share = np.mean(draws > 1 - 1e-6, 0) - np.asarray(now.solved)
     assert (np.abs(share) < 6 * 0.5 / np.sqrt(2000)).all()
 
 
 def test_prompts_thaw_while_they_are_not_visited():
     state = visited(([0, 1], [8, 8]))
-    at_once = frozen_prompts(state, state.frozen, state.learning.thawing, slice(None), *logits(state, None))
-    later = state._replace(step=state.step + 30)
-    thawed = frozen_prompts(later, state.frozen, state.learning.thawing, slice(None), *logits(later, None))
+    at_once, *_ = probabilities(state, None)
+    thawed, *_ = probabilities(state._replace(step=state.step + 30), None)
     kept = np.exp(-30 * float(state.learning.thawing.speed))
     np.testing.assert_allclose(np.divide(thawed.solved, at_once.solved)[:2], kept, rtol=1e-4)
     np.testing.assert_allclose(1 - thawed.free[2:], kept * (1 - at_once.free[2:]), rtol=1e-4)
@@ -131,7 +141,8 @@ def test_the_share_of_frozen_prompts_is_learned():
         state, update = method.init(KEY, size), jax.jit(method.update)
         for ids, solved in zip(batches, successes, strict=True):
             state = update(KEY, state, rollouts(ids, solved, [8] * batch))
-        error[frozen] = abs(float(method.predict(KEY, state, None).mixed[640:].mean()) - mixed)
+        found = np.asarray(jax.jit(lambda state, method=method: method.predict(KEY, state, None).mixed)(state))
+        error[frozen] = abs(float(found[640:].mean()) - mixed)
         if frozen:
             assert float(state.metrics()["frozen_share"]) == pytest.approx(0.7, abs=0.1)
     assert error[True] < 0.05
@@ -144,7 +155,12 @@ def test_probabilities_stay_between_0_and_1_in_spite_of_rounding():
     seen = jnp.asarray(np.random.default_rng(5).uniform(0.3, 1, N) * np.where(np.arange(N) % 2, 1, -1), jnp.float32)
     state = state._replace(frozen=seen, last_step=jnp.full(N, 3, jnp.int32), step=jnp.int32(4))
     visits = rollouts(rows, np.where(np.arange(N) % 2, 64, 0), [64] * N)
-    found = evidence(state, state.frozen, rows, jnp.zeros(N), jnp.ones(N), jnp.full(N, -80.0), visits).seen
+
+    @jax.jit
+    def seen_after(state):
+        return evidence(state, state.frozen, rows, jnp.zeros(N), jnp.ones(N), jnp.full(N, -80.0), visits).seen
+
+    found = seen_after(state)
     assert (np.abs(np.asarray(found)) <= 1).all()
     assert (np.abs(np.asarray(found)) > 1 - 1e-5).all()
     assert Probabilities(jnp.array([0.7]), jnp.array([0.3000001])).free == 0
