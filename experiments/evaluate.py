@@ -1,13 +1,16 @@
 """How well does a policy solve evaluation sets? mean@k and pass@k with standard errors: `--help` lists the settings."""
 
+import contextlib
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from yaml import YAMLError
@@ -18,6 +21,7 @@ from experiments.running.command import quiet_pipe
 from experiments.running.config import EngineConfig, EvalDataConfig, clear_errors, writable_config
 from experiments.running.evaluation_sets import check_data_sets, distinct, evaluation_set
 from experiments.running.help import settings_of
+from experiments.running.overrides import hydra_override
 from experiments.running.runs import make_engine
 from jaxsel.runtime.checkpoint.disk import local_path
 from rl import _checks
@@ -34,8 +38,8 @@ _HEAD = """Score a policy on evaluation sets.
 
 Every problem gets n = `samples` completions. mean@n is the mean share of correct ones. pass@k is the unbiased estimate
 of the probability that at least one of k completions is correct, for k and the smaller powers of two. Standard errors
-are over problems. The table is printed, and the JSON file also holds the counts of every problem. Set any of these as
-NAME=VALUE:
+are over problems. The table is printed, and the JSON file also holds the counts of every problem. If a set fails, table
+and file hold the sets before it. Set any of these as NAME=VALUE:
 """
 _MARK = "evaluation_sets"
 _LOG_WIDTH = 160  # characters per line where the output goes to a file
@@ -43,7 +47,7 @@ _LOG_WIDTH = 160  # characters per line where the output goes to a file
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """One evaluation of a policy.
+    r"""One evaluation of a policy.
 
     Attributes:
         policy: Folder or hub name of a Hugging Face causal language model, such as the folder policy of a run.
@@ -58,7 +62,7 @@ class EvaluateConfig:
         top_p: Total probability of the likeliest tokens to draw from.
         template: Text with the placeholder {prompt}; empty: the prompt itself, or the task's own template.
         max_new_tokens: Longest completion in tokens.
-        stop: Texts that end a completion.
+        stop: Texts that end a completion. Two line breaks are, in bash, $'["\n\n"]'.
         verify_timeout: Seconds per completion, after which the verifier is stopped and the completion is not judged; 0:
             no limit.
         verify_process: Whether the verifier runs in a process of its own, which is killed at the time limit. Compiled
@@ -127,8 +131,15 @@ def evaluation_of(config: EvaluateConfig) -> Evaluation:
     )
 
 
-def evaluate(config: EvaluateConfig, evaluation: Evaluation) -> dict[str, Any]:
+def evaluate(
+    config: EvaluateConfig, evaluation: Evaluation, keep: Callable[[dict[str, Any]], None] = lambda found: None
+) -> dict[str, Any]:
     """Return the scores and the counts of every set of `evaluation_of(config)`, by its name.
+
+    Args:
+        config: The settings.
+        evaluation: The evaluation sets.
+        keep: Called after every set with what was found so far, so that a failure loses no finished set.
 
     Raises:
         ValueError: The policy cannot be read, or a problem is too long for it.
@@ -143,6 +154,7 @@ def evaluate(config: EvaluateConfig, evaluation: Evaluation) -> dict[str, Any]:
                 one, engine, seed, timeout=config.verify_timeout, own_process=config.verify_process
             )
             found[one.name] = _result(one, counts, powers_up_to(config.k))
+            keep(found)
     return found
 
 
@@ -176,7 +188,7 @@ def table(results: dict[str, Any]) -> Any:
 
 
 def main(arguments: list[str]) -> None:
-    """Evaluate, print the table and write the JSON file."""
+    """Evaluate, write the JSON file after every set, and print the table, also if a later set fails."""
     if not arguments or {"-h", "--help"} & set(arguments):
         print("\n".join([_HEAD, *settings_of(EvaluateConfig(policy="PATH", task="FILE"))]))
         return
@@ -185,13 +197,26 @@ def main(arguments: list[str]) -> None:
         out = local_path(config.out, "out")
         _check_replaceable(out)
         evaluation = evaluation_of(config)
-    results = evaluate(config, evaluation)
-    write_result(out, provenance(asdict(config), config.seed) | {_MARK: results})
+        _check_writable(out)
+    results: dict[str, Any] = {}
+
+    def keep(found: dict[str, Any]) -> None:
+        results.update(found)
+        write_result(out, provenance(asdict(config), config.seed) | {_MARK: results})
+
+    try:
+        evaluate(config, evaluation, keep)
+    finally:
+        if results:
+            _print_table(results)
+    print(f"percent, standard errors over problems in brackets; see {out}")
+
+
+def _print_table(results: dict[str, Any]) -> None:
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, _LOG_WIDTH)
     console.print(table(results), soft_wrap=False)
-    print(f"percent, standard errors over problems in brackets; see {out}")
 
 
 def parsed(arguments: list[str]) -> EvaluateConfig:
@@ -212,23 +237,42 @@ def parsed(arguments: list[str]) -> EvaluateConfig:
 
 
 def _setting(argument: str, settings: DictConfig) -> DictConfig:
-    """Return the setting NAME=VALUE, whose value is YAML; a text that YAML would not read as text stays as it is."""
+    """Return the setting NAME=VALUE. Texts and lists of texts are read as `experiments.train` reads them.
+
+    A text is taken as it stands, or without the quotes around it. Other values, and a list of tasks, are YAML.
+    """
     name, _, value = argument.partition("=")
-    is_text = isinstance(OmegaConf.select(settings, name), str) and name != "task"  # a task may be a list
-    try:
-        found = OmegaConf.from_dotlist([argument])
-        if not is_text or isinstance(OmegaConf.select(found, name), str):
-            return found
-    except YAMLError:
-        pass
-    text = OmegaConf.create()
-    OmegaConf.update(text, name, value)
-    return text
+    known, setting = OmegaConf.select(settings, name), OmegaConf.create()
+    by_hydra = hydra_override(argument)
+    if isinstance(known, ListConfig):
+        if by_hydra is None:
+            raise ValueError(f"{name} is {value!r}, which is no list; give texts in quotes, as in {name}=['a','b']")
+        OmegaConf.update(setting, name, by_hydra.value())
+        return setting
+    if not isinstance(known, str) or (name == "task" and value.startswith("[")):
+        with contextlib.suppress(YAMLError):
+            return OmegaConf.from_dotlist([argument])
+    if by_hydra is not None and value[:1] in ("'", '"') and isinstance(unquoted := by_hydra.value(), str):
+        value = unquoted
+    # OmegaConf replaces ${...}, unless a backslash is before it
+    OmegaConf.update(setting, name, re.sub(r"(\\*)\$\{", r"\1\1\\${", value))
+    return setting
 
 
 def _check_replaceable(out: Path) -> None:
     if out.exists() and not holds_result(out, _MARK):
         raise ValueError(f"out is {str(out)!r}, which exists and was not written by this command; give another file")
+
+
+def _check_writable(out: Path) -> None:
+    """Make the folder of the file and write there, because hours of work would be lost otherwise."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        cure = "give a file in a folder that you may write to"
+        raise ValueError(f"out is {str(out)!r}, which cannot be written ({error.strerror}); {cure}") from error
 
 
 if __name__ == "__main__":

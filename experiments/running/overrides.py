@@ -17,8 +17,8 @@ def readable(arguments: Iterable[str]) -> list[str]:
     """Return the arguments of a command line so that Hydra reads every text.
 
     Hydra's grammar does not allow some texts without a second pair of quotes: a template such as `{prompt}`, or the
-    folder of a run, with `,` and `=` in its name. If a setting is a text, and Hydra cannot read its value, the value is
-    quoted. All other arguments stay as they are.
+    folder of a run, with `,` and `=` in its name. It reads others as numbers: `1e5` would become `100000.0`. If a
+    setting is a text, and Hydra reads no text, the value is quoted. All other arguments stay as they are.
 
     Raises:
         ValueError: A setting does not exist, or the folder of a run is not on this machine.
@@ -29,9 +29,17 @@ def readable(arguments: Iterable[str]) -> list[str]:
 
 def swept_in(arguments: Iterable[str]) -> list[str]:
     """Return the names of the settings that have several values on a command line."""
-    overrides = [_parsed(argument) for argument in arguments if _is_setting(argument)]
+    overrides = [hydra_override(argument) for argument in arguments if _is_setting(argument)]
     names = [override.key_or_group for override in overrides if override is not None and override.is_sweep_override()]
     return [name for name in names if not name.startswith("hydra")]
+
+
+def hydra_override(argument: str) -> Override | None:
+    """Return the argument as Hydra reads it; None: Hydra cannot read it, and will say why."""
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
 
 
 def _readable(argument: str, settings: dict[str, object]) -> str:
@@ -46,20 +54,17 @@ def _readable(argument: str, settings: dict[str, object]) -> str:
         if name not in OF_COMMAND and not any(known.startswith(f"{name}.") for known in settings):
             near = difflib.get_close_matches(name, settings, n=1, cutoff=0)
             raise ValueError(f"{name} is no setting; the nearest name is {near[0]}, and --help describes all")
-    elif isinstance(settings[name], str) and _parsed(argument) is None:
+    elif isinstance(settings[name], str) and _changed_by_hydra(argument):
         # Hydra reads a backslash as an escape only before a quote and at the end
         escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
         return f"{name}='{escaped}'"
     return argument
 
 
+def _changed_by_hydra(argument: str) -> bool:
+    override = hydra_override(argument)
+    return override is None or isinstance(override.value(), int | float)
+
+
 def _is_setting(argument: str) -> bool:
     return "=" in argument and not argument.startswith("-")
-
-
-def _parsed(argument: str) -> Override | None:
-    """Return the argument as Hydra reads it; None: Hydra cannot read it, and will say why."""
-    try:
-        return OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return None

@@ -1,5 +1,6 @@
 """The settings that turn a data set into a task."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 
@@ -9,17 +10,19 @@ from rl.tasks.templates import check_template
 
 NONE = "none"
 """Given in place of a column's name, it says that the data have no such column."""
+_ESCAPED = re.compile(r"\\n(?![a-z])")
+r"""A line break as it is written in code, unlike LaTeX such as \neq."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How a data set becomes a task.
+    r"""How a data set becomes a task.
 
     Attributes:
         template: Text with the placeholder {prompt}, which is replaced by the prompt, or by the text of its last
             message of role user. Empty: the prompt itself.
         max_new_tokens: Longest completion in tokens.
-        stop: Texts that end a completion, besides the end of sequence.
+        stop: Texts that end a completion, besides the end of sequence. Two line breaks are, in bash, $'["\n\n"]'.
         prompt: Column of the prompts; empty: found by name.
         answer: Column of the answers; empty: found by name; none: the data have no answers.
         key: Column of the keys, which identify prompts; empty: the first known column that tells all rows apart.
@@ -61,6 +64,11 @@ class DataConfig:
         check_template(self.template)
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise ValueError(f"stop is {self.stop!r}; give a list of texts that are not empty")
+        if escaped := [text for text in self.stop if _ESCAPED.search(text)]:
+            raise ValueError(
+                f"stop holds the text {escaped[0]}, with a backslash and an n, which is no line break; give the "
+                """line break itself, in bash by $'["\\n\\n"]'"""
+            )
 
 
 def refuse_unused(task: str, config: DataConfig, used: Collection[str], cure: str = "leave it out") -> None:

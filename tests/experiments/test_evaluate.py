@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from experiments.running.evaluation_sets import evaluation_of, evaluation_set
 from experiments.running.method_config import MethodConfig
 from experiments.running.runs import run
 from experiments.running.tasks import make_task
+from rl.evaluation import Counts
 from rl.policy import build_policy
 from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig
@@ -199,6 +201,7 @@ def test_pass_at_k_is_reported_for_k_and_smaller_powers_of_two(k, powers):
         (["policy=p", "task=a", "top_p=0"], "top_p is 0.0; give a number above 0"),
         (["policy=p", "task=a", "top_p=nan"], "top_p is nan; give a number above 0"),
         (["policy=p", "task=a", "max_new_tokens=0"], "max_new_tokens is 0; give an integer of at least 1"),
+        (["policy=p", "task=a", "stop=[(]"], r"stop is '\[\(\]', which is no list; give texts in quotes"),
         (["policy=p", "task=a", "stop=['']"], "stop is .*; give a tuple of texts that are not empty"),
         (["policy=p", "task=a", "precision=fp16"], "precision is 'fp16'; give one of float32, bfloat16"),
         (["policy=p", "task=a", "engine.name=sglang"], "engine.name is 'sglang'; give one of hf, vllm"),
@@ -211,9 +214,13 @@ def test_a_command_line_is_refused(arguments, fault):
         parsed(arguments)
 
 
-@pytest.mark.parametrize("text", ["{prompt}", "Solve: {prompt}", "{prompt", "1e5", "null"])
+@pytest.mark.parametrize(
+    "text", ["{prompt}", "Solve: {prompt}", "{prompt", "1e5", "null", "a #1", "$${prompt}$", "\\${prompt}$"]
+)
 def test_a_text_is_taken_as_it_was_given(text):
     assert parsed(["policy=p", "task=t", f"template={text}"]).template == text
+    found = parsed([f"policy={text}", f"task={text}", f"out={text}"])
+    assert (found.policy, found.task, found.out) == (text, text, text)
     assert parsed(["policy=p", "task=t", f"template='{text}'"]).template == text  # YAML's own quotes
 
 
@@ -259,6 +266,39 @@ def test_a_mistake_ends_the_command_with_one_line_before_the_policy_is_loaded(tm
     with pytest.raises(SystemExit, match=said) as ended:
         evaluate.main(["policy=p", f"out={tmp_path / 'a.json'}", *settings])
     assert "\n" not in str(ended.value)
+
+
+def test_a_file_that_cannot_be_written_ends_the_command_before_the_policy_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "load_policy", None)
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "a.json", Path("/proc/a.json")):
+        with pytest.raises(SystemExit, match=f"out is '{out}', which cannot be written .*; give a file in a folder"):
+            evaluate.main(["policy=p", "task=countdown-4", "size=2", f"out={out}"])
+
+
+def test_finished_sets_are_printed_and_written_when_a_later_one_fails(files, tmp_path, monkeypatch, capsys):
+    class Engine:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    def count(evaluation, one, *_, **__):
+        if one.name == "amc23":
+            raise ValueError("too long")
+        return Counts(np.array([1] * 8), np.array([2] * 8), 16, 5.0, {})
+
+    policy = build_policy(ALPHABET, hidden_size=32, num_layers=1, feed_forward_size=16, seed=0)
+    monkeypatch.setattr(evaluate, "load_policy", lambda _: policy)
+    monkeypatch.setattr(evaluate, "make_engine", lambda *_: Engine())
+    monkeypatch.setattr(evaluate.Evaluation, "count", count)
+    out = tmp_path / "new" / "a.json"
+    task = f"task=[{files['aime24.json']},{files['amc23.jsonl']}]"
+    with pytest.raises(ValueError, match="too long"):
+        evaluate.main(["policy=p", task, "verifier=math", "k=2", f"out={out}", "device=cpu"])
+    assert list(json.loads(out.read_text())["evaluation_sets"]) == ["aime24"]
+    assert "aime24" in capsys.readouterr().out
 
 
 def test_an_error_of_the_code_keeps_its_traceback(tmp_path, monkeypatch):

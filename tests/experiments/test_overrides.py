@@ -9,9 +9,11 @@ from hydra import compose, initialize
 from omegaconf import OmegaConf
 
 from experiments import train  # noqa: F401  (registers the configuration)
+from experiments.evaluate import parsed
 from experiments.running.command import module_parser
 from experiments.running.config import RunConfig, flat_settings
 from experiments.running.overrides import readable, swept_in
+from rl.tasks.data_config import DataConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,11 +32,40 @@ def _hydra():
         "runs/string_ops-mopps-3,train.learning_rate=0.001/policy",
         r"It's \n, 'a\\', b\\\' = {prompt} \\",
         "[open",
+        "Solve {prompt}.\n\nWrite #### before the answer.\n",
+        "1e5",
+        "007",
+        "true",
     ],
 )
-def test_every_text_reaches_the_run_as_it_was_given(text):
+def test_every_text_reaches_the_run_and_an_evaluation_as_it_was_given(text):
     config = compose("train", readable([f"data.template={text}"]))
     assert config.data.template == text
+    assert parsed(["policy=p", "task=t", f"template={text}"]).template == text
+
+
+@pytest.mark.parametrize("value", ["'Solve\n\n{prompt} #1'", '"a {prompt}\n"', r"'It\'s {prompt}'"])
+def test_a_run_and_an_evaluation_read_quoted_texts_and_lists_of_texts_alike(value):
+    config = compose("train", readable([f"data.template={value}", f"data.stop=[{value}]"]))
+    command = parsed(["policy=p", "task=t", f"template={value}", f"stop=[{value}]"])
+    assert config.data.template == command.template == config.data.stop[0] == command.stop[0]
+    assert "\\" not in command.template
+    assert command.template in value.replace("\\", "")
+
+
+def test_an_escaped_line_break_is_no_stop_text():
+    given = r'["\n\n"]'
+    for settings in (
+        compose("train", readable([f"data.stop={given}"])).data,
+        parsed(["policy=p", "task=t", f"stop={given}"]),
+    ):
+        with pytest.raises(
+            ValueError, match=r"stop holds the text \\n\\n, .* no line break; give the line break itself"
+        ):
+            DataConfig(stop=list(settings.stop))
+    with pytest.raises(ValueError, match=r"stop holds the text \\nQuestion"):
+        DataConfig(stop=[r"\nQuestion"])
+    assert DataConfig(stop=["\n\n", r"\neq"]).stop[1] == r"\neq"
 
 
 def test_arguments_that_hydra_reads_or_refuses_itself_stay_as_they_are():
