@@ -11,6 +11,7 @@ from yaml import YAMLError
 
 from experiments.reporting.summaries import Records, probes
 from experiments.running.config import CONFIG, flat, read_settings
+from jaxsel.integrations.folders import everything_below
 from rl.run_folder.log import METRICS, read_metrics
 
 # Runs that differ only in these settings form one group. `seed` replaces `train.seed` and `warm_start.seed`; the
@@ -69,8 +70,8 @@ def find_runs(places: list[Path]) -> list[Run]:
 
 
 def run_folders(place: Path) -> list[Path]:
-    """Return the folders of all runs in and below a place, each once, with seed 2 before seed 10."""
-    marks = (mark for name in (METRICS, ".hydra") for mark in place.rglob(name))
+    """Return the folders of all runs in and below a place, also in linked folders, each once, seed 2 before seed 10."""
+    marks = (path for path in everything_below(place) if path.name in (METRICS, ".hydra"))
     return sorted({mark.parent for mark in marks}, key=natural)
 
 

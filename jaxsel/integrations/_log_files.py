@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxsel.integrations._extras import extra
+from jaxsel.integrations.folders import everything_below
 
 _STEP = re.compile(r"(?:step|rollout|iteration|iter)[_=-]?(\d+)", re.IGNORECASE)
 _BARE = re.compile(r"(\d+)(?:\.\D.*)?")  # 12 and 12.rank0, but not 2.5-run
@@ -48,7 +49,7 @@ def find_files(path: Path, pattern: str | None) -> list[Path]:
     if path.is_dir():
         found = list(path.glob(pattern or "*"))
         if pattern is None and not any(map(kind_of, found)):
-            found = list(path.rglob("*"))
+            found = everything_below(path)
         found = sorted((file for file in found if file.is_file() and kind_of(file)), key=_natural)
     else:
         found = [path]

@@ -24,6 +24,7 @@ from jaxsel import _validate
 from jaxsel.integrations._embedding_files import is_sound, key_of, write_atomically
 from jaxsel.integrations._extras import extra, missing
 from jaxsel.integrations.cache import cache_root
+from jaxsel.integrations.folders import everything_below
 from jaxsel.runtime.checkpoint.disk import local_path
 
 _LOG_SECONDS = 10.0
@@ -243,7 +244,7 @@ def _version(package: str, extra: str) -> str:
 
 def _files(folder: Path) -> list[tuple[str, int, int]]:
     """Return name, size in bytes and time of change in nanoseconds for every file."""
-    stats = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
+    stats = {str(path.relative_to(folder)): path.stat() for path in everything_below(folder) if path.is_file()}
     return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items())
 
 

@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxsel.integrations.folders import everything_below
 from rl.prompts.files import FORMATS, Source, format_of
 
 _File = TypeVar("_File")
 Sources = str | Path | Sequence[str | Path]
 # Files that `save_to_disk` of the `datasets` library writes beside the rows.
 _NOT_ROWS = {"dataset_info.json", "dataset_dict.json", "dataset_infos.json", "state.json"}
+# Files that `map`, `shuffle` and other methods write beside the rows of a saved data set.
+_CACHE = re.compile(r"cache-[0-9a-f]+.*\.arrow")
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
 _SPLITS |= {"evaluation": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 _SPLITS |= {"dev": "validation"}
@@ -23,7 +26,7 @@ def find_sources(source: Sources, *, split: str | None = None, config: str | Non
         source: A file, several files, a folder, or the name of a data set on the hub. Of a folder, every readable file
             below it counts, except hidden ones.
         split: The split to read, for a folder or a data set on the hub. A file of a folder belongs to the split that
-            its name or its folder's name says: train, validation or test. If no name says one, all files are train.
+            its name or its folder's name says: train, validation or test. If no name says train, the others are train.
         config: The configuration of a data set on the hub.
 
     Raises:
@@ -55,15 +58,22 @@ def is_path(source: str | Path) -> bool:
 
 def _folder_splits(folder: Path) -> dict[str, list[Source]]:
     splits: dict[str, list[Source]] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in everything_below(folder):
         inside = path.relative_to(folder)
-        if not path.is_file() or path.name in _NOT_ROWS or any(part.startswith(".") for part in inside.parts):
+        if not path.is_file() or _is_no_data(path) or any(part.startswith(".") for part in inside.parts):
             continue
         if format_of(path.name):
             splits.setdefault(_split_of(inside), []).append(Source(str(path), str(path)))
     if not splits:
         raise ValueError(f"source is {folder}, which holds no file of {', '.join(FORMATS)}; give another folder")
-    return splits
+    unnamed = "" if "train" in splits else "train"
+    return {split or unnamed: files for split, files in splits.items()}
+
+
+def _is_no_data(path: Path) -> bool:
+    """Return whether the `datasets` library wrote a file beside the rows of a data set."""
+    is_cache = _CACHE.fullmatch(path.name) and any((path.parent / name).exists() for name in _NOT_ROWS)
+    return path.name in _NOT_ROWS or bool(is_cache)
 
 
 def _split_of(path: Path) -> str:
@@ -103,8 +113,6 @@ def _of_split(splits: Mapping[str, list[_File]], split: str | None, name: str) -
             raise ValueError(f"split is None, and {name} holds the splits {names}; name one of them")
         return next(iter(splits.values()))
     wanted = split if split in splits else _SPLITS.get(split, split)
-    if wanted == "train" and names == [""]:
-        return splits[""]
     if wanted not in splits:
         raise ValueError(f"split is {split!r}, and {name} holds the splits {names}; name one of them")
     return splits[wanted]

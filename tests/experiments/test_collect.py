@@ -291,6 +291,13 @@ def test_a_folder_counts_once_and_so_does_a_run(tmp_path):
     assert repeated == {run: "", again: f"the same settings and seed as {run}"}
 
 
+def test_runs_in_linked_folders_count(tmp_path):
+    make_run(tmp_path / "far" / "sweep" / "0")
+    own = make_run(tmp_path / "runs" / "own", seed=1)
+    (tmp_path / "runs" / "linked").symlink_to(tmp_path / "far")
+    assert [run.folder for run in find_runs([tmp_path / "runs"])] == [tmp_path / "runs" / "linked" / "sweep" / "0", own]
+
+
 def test_folders_of_submitit_and_tensorboard_are_no_runs(tmp_path):
     make_run(tmp_path / "0")
     (tmp_path / ".submitit" / "17_0").mkdir(parents=True)

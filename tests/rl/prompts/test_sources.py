@@ -1,5 +1,6 @@
 """Folders, several files, and data sets on the Hugging Face hub. A local folder stands in for the hub."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,29 @@ def test_all_files_of_a_folder(write, tmp_path):
     pool = read_prompts(tmp_path / "data")
     assert pool.texts == ["a", "b", "c"]
     assert pool.answers == ["A", "B", "C"]
+
+
+def test_files_in_linked_folders_count(write, tmp_path):
+    write("data/extra.jsonl", rows("a"))
+    write("far/b.jsonl", rows("b"))
+    (tmp_path / "data" / "test").symlink_to(tmp_path / "far")
+    assert read_prompts(tmp_path / "data", split="train").texts == ["a"]
+    assert read_prompts(tmp_path / "data", split="test").texts == ["b"]
+
+
+def test_caches_that_datasets_writes_beside_the_rows_are_no_data(tmp_path):
+    import datasets
+
+    datasets.Dataset.from_list(rows(*"abcd")).save_to_disk(tmp_path / "data")
+    saved = datasets.load_from_disk(tmp_path / "data")
+    saved.map(lambda row: {"question": row["question"] * 2})
+    saved.shuffle(seed=0)
+    assert list((tmp_path / "data").glob("cache-*.arrow"))
+    assert read_prompts(tmp_path / "data").texts == [*"abcd"]
+    shutil.copytree(tmp_path / "data", tmp_path / "mine")
+    (tmp_path / "mine" / "state.json").unlink()
+    (tmp_path / "mine" / "dataset_info.json").unlink()
+    assert any("cache-" in found.name for found in sources.find_sources(tmp_path / "mine"))
 
 
 def test_the_home_folder(write, tmp_path, monkeypatch):
@@ -54,6 +78,17 @@ def test_splits_of_a_folder_are_not_mixed(write, tmp_path, names):
     assert read_prompts(tmp_path / "data", split="test").texts == [names[1]]
     with pytest.raises(ValueError, match=r"split is 'val', and .* holds the splits \['test', 'train'\]"):
         read_prompts(tmp_path / "data", split="val")
+
+
+def test_files_that_name_no_split_are_train_if_no_file_says_train(write, tmp_path):
+    write("data/gsm8k.jsonl", rows("a"))
+    write("data/gsm8k_test.jsonl", rows("b"))
+    with pytest.raises(ValueError, match=r"split is None, and .* holds the splits \['train', 'test'\]; name one"):
+        read_prompts(tmp_path / "data")
+    assert read_prompts(tmp_path / "data", split="train").texts == ["a"]
+    assert read_prompts(tmp_path / "data", split="test").texts == ["b"]
+    write("data/train.jsonl", rows("c"))
+    assert read_prompts(tmp_path / "data", split="train").texts == ["c"]
 
 
 def test_the_folder_itself_says_nothing_about_the_split(write, tmp_path):
