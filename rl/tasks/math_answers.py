@@ -213,10 +213,13 @@ def plain(text: str) -> str:
 
 def words(text: str) -> str | None:
     r"""Return the words of an answer in lower case, such as "monday" for \text{Monday}; None if it is not words."""
-    bare = re.sub(_TEXT, r"\1", plain(text)).strip()
+    bare = unicodedata.normalize("NFC", re.sub(_TEXT, r"\1", plain(text)).strip())
     bare = bare.removeprefix("(").removesuffix(")")
     listed = re.sub(r"\s*,\s*", ",", bare.lower())
-    return " ".join(listed.split()) if re.fullmatch(r"[A-Za-z][A-Za-z', .-]*", bare) else None
+    is_words = bare[:1].isalpha() and all(
+        unicodedata.category(letter)[0] in "LM" or letter in "', .-" for letter in bare
+    )
+    return " ".join(listed.split()) if is_words else None
 
 
 def is_text(text: str) -> bool:

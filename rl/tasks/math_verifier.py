@@ -122,7 +122,7 @@ def _equal(gold: str, own: str) -> bool:
     """Return whether two values are equal by math-verify and by the rules that it lacks."""
     if _squeezed(gold) == _squeezed(own):
         return True
-    if re.search(r"\d\s+\d", own) or {_kind(gold), _kind(own)} == {"set", "point"}:
+    if re.search(r"(?<![_^])\d\s+\d", own) or {_kind(gold), _kind(own)} == {"set", "point"}:
         return False
     if len(_DOTS.findall(gold)) != len(_DOTS.findall(own)):
         return False
