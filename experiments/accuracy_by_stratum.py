@@ -79,13 +79,31 @@ def _rates(rows: dict[str, np.ndarray], step: int) -> dict[int, float]:
 
 
 def read(folder: Path) -> _Runs:
-    """Return the probes of all finished runs with a history in and below the folder, by method and seed."""
+    """Return the probes of all finished runs with a history in and below the folder, by method and seed.
+
+    Raises:
+        ValueError: Two runs have the same method and seed, or a method has no seed in common with uniform.
+    """
+    runs: dict[tuple[str, int], Path] = {}
     found: _Runs = defaultdict(dict)
     for run in find_runs([folder]):
-        if not run.trouble and (run.folder / "history").is_dir():
-            found[run.settings["method.name"]][run.seed] = probed(run.folder)
+        if run.trouble or not (run.folder / "history").is_dir():
+            continue
+        method = run.settings["method.name"]
+        if (other := runs.setdefault((method, run.seed), run.folder)) != run.folder:
+            raise ValueError(
+                f"{other} and {run.folder} are both runs of {method} with seed {run.seed}; give each of them a label "
+                "of its own, with a folder that holds no other run of this method and seed"
+            )
+        found[method][run.seed] = probed(run.folder)
     if "uniform" not in found:
         raise ValueError(f"{folder} has no finished run of uniform with a history; the gains are over uniform")
+    for method, seeds in found.items():
+        if not set(seeds) & set(found["uniform"]):
+            raise ValueError(
+                f"{folder} has runs of {method} with the seeds {sorted(seeds)}, and of uniform with the seeds "
+                f"{sorted(found['uniform'])}; give runs with a seed in common"
+            )
     return dict(found)
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from experiments.reporting.drawing import plt, save, tidy
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import over_seeds, shown
-from experiments.reporting.summaries import column
+from experiments.reporting.summaries import column, per_step
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.compare import SETTINGS, run_config
@@ -113,7 +113,7 @@ def measured(records: list[dict[str, Any]]) -> dict[str, float]:
 def _draw(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for (name, seeds), colour in zip(runs.items(), ("blue", "vermilion"), strict=True):
-        rewards = np.array([column(records, "train/reward") for records in seeds])
+        rewards = per_step(seeds, "train/reward")
         steps = np.arange(1, rewards.shape[1] + 1)
         for row in rewards:
             axes.plot(steps, row, color=COLOURS[colour], alpha=0.25, linewidth=0.8)

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.reporting import drawing
 from experiments.reporting.spread import standard_error
-from experiments.reporting.summaries import Records, column, probes, smoothed
+from experiments.reporting.summaries import Records, per_step, probes, smoothed
 from jaxsel import plotting
 
 
@@ -21,7 +21,7 @@ def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Pat
     figure, (left, right) = drawing.plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for method, seeds in runs.items():
         with_band(left, *held_out(seeds, "rollouts", 1000), look_of(method))
-        mixed = np.array([smoothed(column(r, "train/mixed_share")) for r in seeds])
+        mixed = smoothed(per_step(seeds, "train/mixed_share"))
         with_band(right, np.arange(mixed.shape[1]), mixed, look_of(method))
     left.set(xlabel="rollouts (thousands)", ylabel="held-out accuracy", title="what the rollouts bought")
     right.set(

@@ -44,12 +44,23 @@ def column(records: Records, name: str) -> np.ndarray:
     return np.array([r[name] for r in records if _known(r.get(name))], float)
 
 
+def per_step(runs: Sequence[Records], name: str) -> np.ndarray:
+    """Return the values of one metric by run and step; NaN where a step has no value, such as a reward of no group."""
+    return np.array([[r[name] for r in records if name in r] for records in runs], float)
+
+
 def smoothed(values: np.ndarray, width: int = 20) -> np.ndarray:
-    """Return running means of `width` values; the first means are over the values so far."""
-    sums = np.cumsum(np.insert(values, 0, 0.0))
-    ends = np.arange(1, len(values) + 1)
+    """Return running means of `width` values along the last axis, without NaN; the first are over the values so far."""
+    known = np.isfinite(values)
+    ends = np.arange(1, values.shape[-1] + 1)
     starts = np.maximum(ends - width, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+
+    def total(of: np.ndarray) -> np.ndarray:
+        sums = np.cumsum(np.insert(of, 0, 0, axis=-1), axis=-1)
+        return sums[..., ends] - sums[..., starts]
+
+    with np.errstate(invalid="ignore"):  # NaN where no value is known
+        return total(np.where(known, values, 0.0)) / total(known.astype(int))
 
 
 def _known(value: float | None) -> bool:

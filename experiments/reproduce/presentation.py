@@ -10,7 +10,7 @@ from rich.table import Table
 from experiments.reporting import drawing
 from experiments.reporting.figures import held_out, look_of, with_band
 from experiments.reporting.spread import shown
-from experiments.reporting.summaries import column, smoothed
+from experiments.reporting.summaries import per_step, smoothed
 from experiments.reporting.tables import terminal_table
 from experiments.reproduce.claims import Runs
 
@@ -64,7 +64,7 @@ def draw(drawn: dict[str, Runs], path: Path) -> Path:
             for ax, at, unit in ((axes[0], "rollouts", 1000), (axes[1], "step", 1)):
                 spent, accuracy = held_out(seeds, at, unit)
                 ax.plot(spent, accuracy.mean(0), **style)  # no bands: seeds differ in level, so bands would overlap
-            mixed = np.array([smoothed(column(records, "train/mixed_share")) for records in seeds])
+            mixed = smoothed(per_step(seeds, "train/mixed_share"))
             with_band(axes[2], np.arange(mixed.shape[1]), mixed, style)
         name = task.replace("_", " ")
         axes[0].set(xlabel="rollouts (thousands)", ylabel="held-out accuracy", title=f"{name}: what rollouts bought")

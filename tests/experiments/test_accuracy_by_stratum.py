@@ -76,3 +76,22 @@ def test_folders_without_what_is_needed_are_refused(runs, tmp_path, capsys):
     with pytest.raises(SystemExit):
         accuracy_by_stratum.main([str(runs)])
     assert "is not LABEL=FOLDER" in capsys.readouterr().err
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path):
+    for name, method, seed in (("a", "uniform", 0), ("b", "dps", 1)):
+        (tmp_path / name).mkdir()
+        make_run(tmp_path / name, method, seed, LATER["dps", 0])
+    with pytest.raises(
+        SystemExit, match=r"has runs of dps with the seeds \[1\], and of uniform .* \[0\]; give runs with"
+    ):
+        accuracy_by_stratum.main([f"ours={tmp_path}", "--results", str(tmp_path)])
+    (tmp_path / "c").mkdir()
+    make_run(tmp_path / "c", "uniform", 0, LATER["uniform", 0])
+    settings = json.loads((tmp_path / "c" / "config.json").read_text())
+    settings["config"]["method"]["decay"] = 0.5
+    (tmp_path / "c" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(
+        ValueError, match=r"/a and .*/c are both runs of uniform with seed 0; give each of them a label"
+    ):
+        accuracy_by_stratum.read(tmp_path)

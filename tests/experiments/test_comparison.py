@@ -10,7 +10,8 @@ import pytest
 from experiments import demo, selection_pays
 from experiments.reporting.figures import draw_comparison, draw_seeds
 from experiments.reporting.provenance import provenance, write_result
-from experiments.reporting.summaries import column, probes, spent_to_reach, summary, summary_table
+from experiments.reporting.summaries import column, per_step, probes, smoothed, spent_to_reach, summary, summary_table
+from experiments.reproduce import presentation
 from experiments.running import compare, runs
 from experiments.running.compare import SETTINGS, commits, described, finished, run_config
 from experiments.running.method_config import MethodConfig
@@ -85,6 +86,21 @@ def test_figures_and_table_are_drawn(tmp_path):
     assert path.stat().st_size > 10_000
     draw_seeds({name: [r, r] for name, r in RUNS.items()}, tmp_path / "seeds.png", title="x")
     assert summary_table(RUNS).row_count == 4
+
+
+def test_a_step_without_a_judged_group_has_no_value_in_figures(tmp_path):
+    missing = records(0.5, 0.6, steps=50)
+    for step in (0, 3):
+        missing[step]["train/mixed_share"] = missing[step]["train/reward"] = None
+    seeds = [records(0.5, 0.6, steps=50), missing]
+    values = per_step(seeds, "train/mixed_share")
+    assert np.argwhere(np.isnan(values)).tolist() == [[1, 0], [1, 3]]
+    np.testing.assert_allclose(smoothed(values)[:, 1:], 0.5)
+    assert np.isnan(smoothed(values)[1, 0])
+    ramp = np.where(np.arange(50) == 3, np.nan, np.arange(50.0))
+    np.testing.assert_allclose(smoothed(ramp), [np.nanmean(ramp[max(end - 20, 0) : end]) for end in range(1, 51)])
+    assert draw_seeds({"dps": seeds}, tmp_path / "seeds.png", title="x").stat().st_size > 10_000
+    assert presentation.draw({"countdown": {"dps": seeds}}, tmp_path / "tasks.png").stat().st_size > 10_000
 
 
 def test_provenance_and_results(tmp_path):
