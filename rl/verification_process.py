@@ -85,7 +85,8 @@ class VerifierProcess:
     def _start(self) -> Outcome:
         parent_end, child_end = socket.socketpair()
         with child_end:
-            command = _COMMAND.format(path=sys.path, fd=child_end.fileno())
+            path = [part for part in sys.path if isinstance(part, str)]  # Python ignores others, such as a Path
+            command = _COMMAND.format(path=path, fd=child_end.fileno())
             self._process = subprocess.Popen(
                 [sys.executable, "-c", command],
                 stdin=subprocess.DEVNULL,

@@ -143,13 +143,10 @@ def of_methods(
 
 
 def default_methods(history: History) -> dict[str, Selector]:
-    """Return the methods that need no embeddings, for the group size of the history."""
+    """Return the methods that need no embeddings, for the group size of the history; dps needs one of at least 2."""
     group_size = int(np.median(history.group_size))
-    return {
-        "mopps": mopps(group_size=group_size),
-        "dps": dps(group_size=group_size),
-        "adaptive": adaptive(group_size=group_size),
-    }
+    methods = {"mopps": mopps, "dps": dps, "adaptive": adaptive}
+    return {name: make(group_size=group_size) for name, make in methods.items() if name != "dps" or group_size > 1}
 
 
 def _pool_steps(num_steps: int, num_prompts: int) -> list[int]:

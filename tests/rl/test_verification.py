@@ -232,6 +232,13 @@ def test_a_process_needs_a_verifier_that_it_can_import(verify):
         Verifier(verify, timeout=1.0, own_process=True)
 
 
+def test_a_process_leaves_out_entries_of_the_path_that_python_ignores_too(tmp_path, monkeypatch):
+    (tmp_path / "operator.py").write_text("def eq(*_):\n    return False\n")
+    monkeypatch.setattr(sys, "path", [tmp_path, *sys.path])
+    with Verifier(operator.eq, timeout=10.0, own_process=True) as verifier:
+        assert verifier(["a"], ["a"], ["row 0"]) == [RIGHT]
+
+
 @pytest.mark.parametrize("own_process", [False, True])
 def test_a_very_long_limit_is_no_error(own_process):
     with Verifier(operator.eq, timeout=1e15, own_process=own_process) as verifier:

@@ -9,7 +9,7 @@ about a prompt is exact up to the width of a cell: each step is one of
 
 The integral is a convolution, which the fast Fourier transform computes. A logit that leaves the grid counts as its
 outermost cell, where the success rate is 0.0003 or 0.9997. The log of the normalising constants of all visits is the
-log likelihood of the hyperparameters.
+log likelihood of the hyperparameters, up to a constant.
 """
 
 from collections.abc import Iterator
@@ -194,18 +194,19 @@ def events(
 
 
 def _likelihoods(table: Events) -> list[np.ndarray]:
-    """Return the likelihood of every column's visits, without the binomial coefficient, which theta does not change."""
+    """Return the likelihood of every column's visits, divided by its largest value, which theta does not change."""
     failed = -np.logaddexp(0, _LOGITS)  # log sigmoid(-x)
     found = []
     for column in range(table.step.shape[1]):
         rows = int((table.length > column).sum())
         s, n = (counts[:rows, column, None] for counts in (table.successes, table.group_size))
-        found.append(np.exp(s * _LOGITS + n * failed))
+        log_likelihood = s * _LOGITS + n * failed
+        found.append(np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True)))  # large n would underflow
     return found
 
 
 def _passes(theta: Hyperparameters, table: Events, likelihoods: list[np.ndarray]) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield for every column the densities before its events, and the log likelihood of its visits."""
+    """Yield for every column the densities before its events, and its visits' log likelihood up to a constant."""
     density, last = np.zeros((0, _CELLS)), np.zeros(0, int)
     for column, likelihood in enumerate(likelihoods):
         rows = len(likelihood)

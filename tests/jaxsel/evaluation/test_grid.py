@@ -45,6 +45,16 @@ def test_later_visits_change_nothing():
     np.testing.assert_array_equal(early.probabilities, grid.filtered(HISTORY, THETA, asked).probabilities)
 
 
+@pytest.mark.parametrize("rollouts", [1_000, 1_100, 1_000_000])
+def test_many_rollouts_leave_a_sharp_belief(rollouts):
+    visits = np.array([1, 1, 2]) * rollouts
+    history = make_history([0, 3, 4], [0, 0, 0], visits // 2, visits, num_prompts=1)
+    found = grid.filtered(history, THETA, (np.zeros(3, int), np.array([1, 4, 5])))
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
+    np.testing.assert_allclose(found.mean(), [0.51, 0.51, 0.51], atol=0.02)
+    assert np.isfinite(grid.fitted(history)).all()
+
+
 @pytest.mark.slow
 def test_the_fit_is_the_mode_of_the_posterior():
     history = walks(0, 12, 10, 4, THETA)

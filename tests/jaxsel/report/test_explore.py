@@ -15,6 +15,7 @@ from jaxsel.evaluation.plotting.looks import style
 from jaxsel.report.explore import Report
 from jaxsel.report.gaps import right_places
 from jaxsel.report.judgement import Number
+from jaxsel.report.material import default_methods
 from jaxsel.report.pieces import as_columns, bundle
 from jaxsel.report.tables import tables
 from jaxsel.report.verdict import grade, verdict
@@ -255,6 +256,12 @@ def test_a_history_is_replayed_with_methods():
     assert "Record probes" in " ".join(found.verdict[4].details)
     with pytest.raises(ValueError, match="num_prompts is 5, but the history visits prompt 59; give at least 60"):
         jaxsel.explore(history, num_prompts=5)
+
+
+def test_single_rollouts_are_replayed_with_the_default_methods_that_take_them():
+    history = jaxsel.make_history([0, 0, 1, 1], [0, 1, 2, 3], [1, 0, 0, 1], 1, num_prompts=4)
+    assert list(default_methods(history)) == ["mopps", "adaptive"]
+    assert list(default_methods(history._replace(group_size=history.group_size + 1))) == ["mopps", "dps", "adaptive"]
 
 
 def test_a_recorded_run_shows_its_own_predictions(tmp_path):
