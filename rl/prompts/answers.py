@@ -55,5 +55,7 @@ def _fault_inside(value: Any) -> Fault | None:
     if not isinstance(value, _JSON_TYPES):
         kind = type(value).__name__
         return Fault(f"has a value of type {kind} as an answer, {value!r:.40}", "give a text, for example str(answer)")
+    if isinstance(value, dict) and (odd := [name for name in value if not isinstance(name, str)]):
+        return Fault(f"has an answer with the name {odd[0]!r:.40}, which is no text,", f"give {str(odd[0])!r:.40}")
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return next((odd for odd in map(_fault_inside, inside) if odd), None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.prompts.answers import check_answers
-from rl.prompts.messages import Prompt, check_each, check_prompts, fault_of_text
+from rl.prompts.messages import Fault, Prompt, check_each, check_prompts, fault_of_text
 from rl.prompts.pool import PromptPool
 from rl.prompts.schemas import ENCODED
 
@@ -29,14 +29,15 @@ def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, abili
         ability: Value of the column `ability`.
 
     Raises:
-        ValueError: A prompt is empty. An answer is an empty text, NaN or a value that JSON cannot hold. A prompt, an
-            answer or a key has a lone surrogate. Or: a message holds more than a role and a text.
+        ValueError: A prompt is empty. An answer is an empty text, NaN or a value that JSON cannot hold, such as a
+            record whose names are no texts. A key is no text. A prompt, an answer or a key has a lone surrogate. Or: a
+            message holds more than a role and a text.
     """
     import pyarrow.parquet as pq
 
     check_prompts(pool.texts, "pool.texts")
     check_answers(pool.answers, "pool.answers")
-    check_each(pool.keys, fault_of_text, "pool.keys")
+    check_each(pool.keys, _fault_of_key, "pool.keys")
     encoded = not all(isinstance(answer, str) for answer in pool.answers)
 
     def table(start: int):
@@ -46,6 +47,12 @@ def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, abili
     with pq.ParquetWriter(os.path.expanduser(path), table(0).schema) as writer:
         for start in range(0, len(pool), _ROWS_AT_ONCE):
             writer.write_table(table(start))
+
+
+def _fault_of_key(key: Any) -> Fault | None:
+    if isinstance(key, str):
+        return fault_of_text(key)
+    return Fault(f"has the key {key!r:.40}, which is no text,", f"give {str(key)!r:.40}")
 
 
 def _verl_table(pool: PromptPool, rows: slice, data_source: str, ability: str, encoded: bool):

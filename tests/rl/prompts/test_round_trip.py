@@ -143,6 +143,19 @@ def test_an_answer_that_json_cannot_hold_is_refused(tmp_path, answer):
     assert not (tmp_path / "pool.parquet").exists()
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_names_and_keys_that_are_no_texts_are_refused(tmp_path):
+    def refuse(what: str, answer: Any, key: Any = "x"):
+        with pytest.raises(ValueError, match=rf"pool\.{what}, which is no text, in row 1; give ['\"]"):
+            write_parquet(PromptPool(["a", "b"], ["1", answer], ["0", key]), tmp_path / "pool.parquet", **COLUMNS)
+
+    for name in (1, None, True, 0.5, (1, 2)):
+        refuse("answers has an answer with the name .*", [{"a": {"": 0, name: "b"}}])
+    for key in (0, None, ("a", 1)):
+        refuse("keys has the key .*", "2", key)
+    assert not (tmp_path / "pool.parquet").exists()
+
+
 @pytest.mark.parametrize("answer", ["", " ", float("nan"), [b"4"], {"target": float("nan")}])
 def test_an_answer_that_no_reader_takes_is_not_written(tmp_path, answer):
     with pytest.raises(ValueError, match=r"pool.answers has (an empty answer|NaN|bytes) .*in row 1; give"):
