@@ -1,7 +1,6 @@
 """How well does a policy solve evaluation sets? mean@k and pass@k with standard errors: `--help` lists the settings."""
 
 import contextlib
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +20,7 @@ from experiments.running.command import quiet_pipe
 from experiments.running.config import EngineConfig, EvalDataConfig, clear_errors, writable_config
 from experiments.running.evaluation_sets import check_data_sets, distinct, evaluation_set
 from experiments.running.help import settings_of
-from experiments.running.overrides import hydra_override
+from experiments.running.overrides import hydra_override, text_of
 from experiments.running.runs import make_engine
 from jaxsel.runtime.checkpoint.disk import local_path
 from rl import _checks
@@ -243,19 +242,16 @@ def _setting(argument: str, settings: DictConfig) -> DictConfig:
     """
     name, _, value = argument.partition("=")
     known, setting = OmegaConf.select(settings, name), OmegaConf.create()
-    by_hydra = hydra_override(argument)
     if isinstance(known, ListConfig):
-        if by_hydra is None:
+        override = hydra_override(argument)
+        if override is None:
             raise ValueError(f"{name} is {value!r}, which is no list; give texts in quotes, as in {name}=['a','b']")
-        OmegaConf.update(setting, name, by_hydra.value())
+        OmegaConf.update(setting, name, override.value())
         return setting
     if not isinstance(known, str) or (name == "task" and value.startswith("[")):
         with contextlib.suppress(YAMLError):
             return OmegaConf.from_dotlist([argument])
-    if by_hydra is not None and value[:1] in ("'", '"') and isinstance(unquoted := by_hydra.value(), str):
-        value = unquoted
-    # OmegaConf replaces ${...}, unless a backslash is before it
-    OmegaConf.update(setting, name, re.sub(r"(\\*)\$\{", r"\1\1\\${", value))
+    OmegaConf.update(setting, name, text_of(argument))
     return setting
 
 

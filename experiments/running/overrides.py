@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from experiments.running.config import OF_COMMAND, RunConfig, flat_settings
 
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+_TEMPLATE = "data.template"
 
 
 def readable(arguments: Iterable[str]) -> list[str]:
@@ -42,6 +43,14 @@ def hydra_override(argument: str) -> Override | None:
         return None
 
 
+def text_of(argument: str) -> str:
+    """Return the text of NAME=TEXT for OmegaConf: as it stands, or without the quotes around it."""
+    text, override = argument.partition("=")[2], hydra_override(argument)
+    if override is not None and text[:1] in ("'", '"') and isinstance(unquoted := override.value(), str):
+        text = unquoted
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf replaces ${...}, unless a backslash is before it
+
+
 def _readable(argument: str, settings: dict[str, object]) -> str:
     name, _, value = argument.partition("=")
     if name in _FOLDERS:
@@ -54,16 +63,21 @@ def _readable(argument: str, settings: dict[str, object]) -> str:
         if name not in OF_COMMAND and not any(known.startswith(f"{name}.") for known in settings):
             near = difflib.get_close_matches(name, settings, n=1, cutoff=0)
             raise ValueError(f"{name} is no setting; the nearest name is {near[0]}, and --help describes all")
-    elif isinstance(settings[name], str) and _changed_by_hydra(argument):
+    elif isinstance(settings[name], str) and _is_misread(argument, name):
+        text = text_of(argument) if name == _TEMPLATE else value
         # Hydra reads a backslash as an escape only before a quote and at the end
-        escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
+        escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), text)
         return f"{name}='{escaped}'"
     return argument
 
 
-def _changed_by_hydra(argument: str) -> bool:
+def _is_misread(argument: str, name: str) -> bool:
+    """Return whether Hydra reads no text, or would replace a placeholder, as in a template with ${prompt}."""
     override = hydra_override(argument)
-    return override is None or isinstance(override.value(), int | float)
+    value = None if override is None else override.value()
+    if isinstance(value, str):
+        return name == _TEMPLATE and "${" in value
+    return value is None or isinstance(value, int | float)
 
 
 def _is_setting(argument: str) -> bool:

@@ -36,6 +36,8 @@ def _hydra():
         "1e5",
         "007",
         "true",
+        "${prompt}$",
+        r"It's ${prompt}, \${prompt} and \\${prompt}\\",
     ],
 )
 def test_every_text_reaches_the_run_and_an_evaluation_as_it_was_given(text):
@@ -51,6 +53,11 @@ def test_a_run_and_an_evaluation_read_quoted_texts_and_lists_of_texts_alike(valu
     assert config.data.template == command.template == config.data.stop[0] == command.stop[0]
     assert "\\" not in command.template
     assert command.template in value.replace("\\", "")
+
+
+def test_quotes_around_a_template_with_a_placeholder_after_a_dollar_sign_are_left_out():
+    assert compose("train", readable(["data.template='${prompt}$'"])).data.template == "${prompt}$"
+    assert parsed(["policy=p", "task=t", "template='${prompt}$'"]).template == "${prompt}$"
 
 
 def test_an_escaped_line_break_is_no_stop_text():
@@ -74,6 +81,7 @@ def test_arguments_that_hydra_reads_or_refuses_itself_stay_as_they_are():
         "--cfg",
         "method.name=uniform,mopps",
         "policy='a,b'",
+        "data.template='${prompt}','{prompt}'",
         "seed=range(0,3)",
         "train.steps=(",
         "hydra/launcher=submitit_local",
@@ -155,7 +163,7 @@ def test_settings_that_the_documentation_names_exist():
     named = [
         (page.name, name)
         for page in [*pages(), *(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "jaxsel/report").glob("*.py")]
-        for name in re.findall(rf"[`(]((?:{groups})\.[a-z_]+)(?=[=` ])", page.read_text())
+        for name in re.findall(rf"[`(]((?:{groups})\.[a-z_]+)(?=[=`])", page.read_text())
         if page.name != "verl.md"  # verl has settings of the same names
     ]
     assert len(named) > 100
