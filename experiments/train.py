@@ -38,7 +38,7 @@ ConfigStore.instance().store(
             "job": {"chdir": False},
             # submitit prints its messages itself; the handler would repeat them
             "job_logging": {"root": {"level": "WARNING"}, "handlers": {"console": {"level": "WARNING"}}},
-            "help": {"template": describe(RunConfig())},
+            "help": {"template": describe(RunConfig()).replace("$", "$$")},  # Hydra replaces $NAME
         },
     },
 )

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jaxsel.integrations.folders import everything_below
 from rl.prompts.files import FORMATS, Source, format_of
 
 _File = TypeVar("_File")
@@ -57,6 +56,8 @@ def is_path(source: str | Path) -> bool:
 
 
 def _folder_splits(folder: Path) -> dict[str, list[Source]]:
+    from jaxsel.integrations.folders import everything_below  # imports JAX, which --help does not need
+
     splits: dict[str, list[Source]] = {}
     for path in everything_below(folder):
         inside = path.relative_to(folder)
