@@ -5,6 +5,7 @@ probes, the batches test what a method predicted before each of them.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,16 @@ from experiments.reporting.page import Drawing
 from jaxsel import metrics, plotting
 
 _DRAWN = ("mopps", "dps", "gps", "ridge")
+
+# all methods share these programs; without jit, each of their operations has one
+_table = jax.jit(partial(metrics.reliability, binning="mass", num_bins=10))
+_covered = jax.jit(partial(metrics.success_coverage, levels=LEVELS))
+
+
+@jax.jit
+def _pit_shares(rows: Rows) -> jax.Array:
+    pit = metrics.randomised_pit(jax.random.key(0), rows.prediction, rows.successes, rows.group_size)
+    return metrics.uniformity(pit).shares
 
 
 def drawings(raw: dict[str, Rows], corrected: dict[str, Rows], by_part: dict[str, Any]) -> list[Drawing]:
@@ -69,14 +80,14 @@ def drawings(raw: dict[str, Rows], corrected: dict[str, Rows], by_part: dict[str
 
 def _reliability(axes: Any, rows: dict[str, Rows], names: Sequence[str]) -> None:
     for name in names:
-        table = metrics.reliability(rows[name].prediction.mixed, is_mixed(rows[name]), binning="mass", num_bins=10)
+        table = _table(rows[name].prediction.mixed, is_mixed(rows[name]))
         plotting.reliability_diagram(axes, table, label=name, event="a mixed group")
     axes.legend(frameon=False, fontsize=8)
 
 
 def _coverage(axes: Any, rows: dict[str, Rows]) -> None:
     for name, of in rows.items():
-        covered = metrics.success_coverage(of.prediction, of.successes, of.group_size, LEVELS)
+        covered = _covered(of.prediction, of.successes, of.group_size)
         plotting.coverage_curve(axes, np.array(LEVELS), covered, label=name)
     axes.legend(frameon=False, fontsize=8)
 
@@ -102,8 +113,7 @@ def _pits(rows: dict[str, Rows]) -> Figure:
     figure = Figure((4.4, 3.6), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     for ax, (name, of) in zip(axes.flat, rows.items(), strict=False):
-        pit = metrics.randomised_pit(jax.random.key(0), of.prediction, of.successes, of.group_size)
-        plotting.pit_histogram(ax, metrics.uniformity(pit).shares, label=name)
+        plotting.pit_histogram(ax, _pit_shares(of), label=name)
         ax.set_title(name, fontsize=9)
         ax.set_xlabel("")
         ax.label_outer()

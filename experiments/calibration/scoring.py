@@ -110,9 +110,23 @@ def scores(rows: Rows, part: np.ndarray | None = None) -> dict[str, dict[str, fl
     }
 
 
+_ceiling = jax.jit(metrics.spearman_ceiling)
+
+
 def ceiling(rows: Rows) -> float:
     """Return the rank correlation with s / n that the true success rates would reach."""
-    return float(metrics.spearman_ceiling(jax.random.key(0), rows.successes, rows.group_size))
+    return float(_ceiling(jax.random.key(0), rows.successes, rows.group_size))
+
+
+@partial(jax.jit, static_argnums=2)
+def _gained(one: Rows, other: Rows, score: str) -> metrics.Estimate:
+    of = {"counts": metrics.beta_binomial_log_score, "states": metrics.solve_state_log_score}[score]
+
+    def difference(first: Any, second: Any, s: Any, n: Any, *, weights: Any) -> jax.Array:
+        return of(first, s, n, weights=weights) - of(second, s, n, weights=weights)
+
+    arrays = (one.prediction, other.prediction, one.successes, one.group_size)
+    return metrics.estimate(difference, *arrays, clusters=one.prompt_ids)
 
 
 def gain(one: Rows, other: Rows, score: str) -> dict[str, float]:
@@ -123,13 +137,7 @@ def gain(one: Rows, other: Rows, score: str) -> dict[str, float]:
         other: The same rows with the predictions of another method.
         score: "counts" for the Beta-Binomial log score, or "states" for the log score of solve states.
     """
-    of = {"counts": metrics.beta_binomial_log_score, "states": metrics.solve_state_log_score}[score]
-
-    def difference(first: Any, second: Any, s: Any, n: Any, *, weights: Any) -> jax.Array:
-        return of(first, s, n, weights=weights) - of(second, s, n, weights=weights)
-
-    arrays = (one.prediction, other.prediction, one.successes, one.group_size)
-    found = metrics.estimate(difference, *arrays, clusters=one.prompt_ids)
+    found = _gained(one, other, score)
     return {"mean": float(found.value), "standard_error": float(found.standard_error)}
 
 

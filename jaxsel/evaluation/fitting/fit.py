@@ -210,7 +210,8 @@ def _freed(
     values: Mapping[str, Float[Array, "..."]], domains: Mapping[str, Domain]
 ) -> tuple[Float[Array, " k"], Callable[[Float[Array, " k"]], _Values]]:
     """Return the values as one vector of unbounded numbers, and the function from the vector to the values."""
-    free, unravel = ravel_pytree({name: domains[name].freed(value) for name, value in values.items()})
+    freed = jax.jit(lambda values: {name: domains[name].freed(value) for name, value in values.items()})
+    free, unravel = ravel_pytree(freed(values))
     return free, lambda free: {name: domains[name].bound(value) for name, value in unravel(free).items()}
 
 
