@@ -102,7 +102,7 @@ def test_quotas_of_every_size(weights):
 def test_over_many_batches_every_stratum_gets_its_share(weights, size):
     trials = 4000
     keys = jax.random.split(KEY, trials)
-    found = np.asarray(jax.vmap(lambda key: quotas(key, jnp.int32(size), 8, np.array(weights)))(keys))
+    found = np.asarray(jax.jit(jax.vmap(lambda key: quotas(key, jnp.int32(size), 8, np.array(weights))))(keys))
     for number, part in zip(found.T, parts_of(size, weights), strict=True):
         assert_frequency(number.sum() - trials * int(part), trials, float(part - int(part)))
 
@@ -119,11 +119,11 @@ def test_the_best_of_every_stratum_are_chosen(batch_size):
 @pytest.mark.parametrize("rule", RULES)
 def test_the_inner_rule_chooses_the_same_from_a_stratum_alone(rule):
     scores = jnp.asarray(SCORES)
-    chosen = np.asarray(compiled(rule)(KEY, scores, 6))
+    chosen, choose = np.asarray(compiled(rule)(KEY, scores, 6)), jax.jit(INNER[rule].choose, static_argnums=2)
     for label, size in ((7, 3), (2, 2), (5, 1)):
         ids = jnp.where(np.equal(STRATA, label), jnp.arange(N), -1)
         inner_key = jax.random.split(KEY)[1]
-        alone = INNER[rule].choose(inner_key, scores, 6, ids, None, count=jnp.int32(size))
+        alone = choose(inner_key, scores, 6, ids, None, count=jnp.int32(size))
         np.testing.assert_array_equal(chosen[STRATA[chosen] == label], np.asarray(alone)[:size])
 
 
@@ -141,7 +141,7 @@ def test_candidates_counts_and_padding_by_numpy(data):
     assert (np.diff(chosen) > 0).all()
     num_real = min(count, 16 - len(absent))
     assert (ids[chosen] >= 0).sum() == num_real
-    quota = quotas(jax.random.split(KEY)[0], jnp.int32(count), 8, np.array([8, 4, 12]))
+    quota = compiled_quotas(8, (8, 4, 12))(jax.random.split(KEY)[0], jnp.int32(count))
     expected = by_numpy(scores, np.asarray(quota), num_real, ids=ids)
     np.testing.assert_array_equal(chosen[ids[chosen] >= 0], expected)
 
@@ -150,7 +150,7 @@ def test_a_stratum_with_too_few_candidates_leaves_its_places_to_the_best_others(
     ids = jnp.asarray([0, 1, 2, 12, 13, 20])  # three of stratum 7, two of stratum 2, one of stratum 5
     scores = jnp.asarray([1.0, 2.0, 3.0, 9.0, 8.0, 0.0])
     only_fives = jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: 0, 5: 1, 7: 0})
-    np.testing.assert_array_equal(only_fives.choose(KEY, scores, 3, ids, None), [3, 4, 5])
+    np.testing.assert_array_equal(jax.jit(only_fives.choose, static_argnums=2)(KEY, scores, 3, ids, None), [3, 4, 5])
 
 
 @pytest.mark.parametrize("rule", [*RULES, "diverse"])
@@ -196,7 +196,7 @@ def test_shares_are_the_expected_part_of_every_batch():
 )
 def test_shares_in_floating_point_give_whole_quotas(shares, batch_size):
     rule = jaxsel.stratified(jaxsel.top_k(), STRATA[np.arange(4 * N) % N], shares=shares)
-    chosen = np.asarray(rule.choose(KEY, jnp.asarray(np.tile(SCORES, 4)), batch_size))
+    chosen = np.asarray(jax.jit(rule.choose, static_argnums=2)(KEY, jnp.asarray(np.tile(SCORES, 4)), batch_size))
     counts = [(STRATA[chosen % N] == label).sum() for label in shares]
     np.testing.assert_array_equal(counts, [round(share * batch_size) for share in shares.values()])
 
