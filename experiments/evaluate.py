@@ -121,8 +121,7 @@ def evaluation_of(config: EvaluateConfig) -> Evaluation:
     Raises:
         ValueError: A set cannot be read, or two sets have the same name.
     """
-    if config.data != EvalDataConfig():
-        check_data_sets("data", config.tasks)
+    check_data_sets("data", config.data, config.tasks)
     data = config.data.settings(config.template, config.max_new_tokens, config.stop)
     sets = [evaluation_set(name, config.verifier, data, config.size) for name in config.tasks]
     return Evaluation(

@@ -74,7 +74,7 @@ class EvalDataConfig:
         answer: Column of the answers; empty: found by name; none: the data have no answers.
         key: Column of the keys, which identify problems; empty: the first known column that tells all rows apart.
         split: Split of a folder or of a data set on the hub, such as test; empty: the only one.
-        config: Configuration of a data set on the hub.
+        config: Configuration of the data sets on the hub; refused where none is on the hub.
         merge: Whether rows with the same problem and answer become one row.
         skip_odd: Whether rows that cannot be read are left out with a warning, instead of refused.
     """

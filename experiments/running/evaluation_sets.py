@@ -11,6 +11,7 @@ from experiments.running.tasks import TASKS, make_task, named_task
 from rl.evaluation import Evaluation, EvaluationSet
 from rl.prompts import Task
 from rl.prompts.files import COMPRESSIONS, FORMATS
+from rl.prompts.sources import is_path
 from rl.tasks import data, presets
 from rl.tasks.data_config import DataConfig
 
@@ -29,8 +30,7 @@ def evaluation_of(config: RunConfig) -> Evaluation:
     """
     trained = _kind(config.task) if isinstance(config.task, str) else ""
     settings = config.eval_data.settings(config.data.template, config.data.max_new_tokens, config.data.stop)
-    if config.eval_data != EvalDataConfig():
-        check_data_sets("eval_data", config.eval)
+    check_data_sets("eval_data", config.eval_data, config.eval)
     if config.eval_verifier and not any(map(_needs_verifier, config.eval)):
         raise ValueError(
             f"eval_verifier is {config.eval_verifier!r}, and each evaluation set of {list(config.eval)} has a verifier "
@@ -53,14 +53,20 @@ def evaluation_of(config: RunConfig) -> Evaluation:
     return Evaluation(distinct(sets, config.eval), k=config.eval_k, every=config.eval_every, **sampling)
 
 
-def check_data_sets(setting: str, names: Sequence[str]) -> None:
-    """Refuse settings of data sets where no evaluation set is one.
+def check_data_sets(setting: str, given: EvalDataConfig, names: Sequence[str]) -> None:
+    """Refuse settings of data sets where no evaluation set is one, and a configuration where none is on the hub.
 
     Raises:
-        ValueError: None of the evaluation sets is a data set.
+        ValueError: Settings are given, and none of the evaluation sets uses them.
     """
-    if not any(map(_is_data_set, names)):
+    data_sets = list(filter(_is_data_set, names))
+    if given != EvalDataConfig() and not data_sets:
         raise ValueError(f"{setting} is given, and no evaluation set of {list(names)} is a data set; leave it out")
+    if given.config and all(map(_is_local, data_sets)):
+        raise ValueError(
+            f"{setting}.config is {given.config!r}, and no evaluation set of {list(names)} is on the hub; give the "
+            "folder of that configuration as the set, or leave it out"
+        )
 
 
 def distinct(sets: Sequence[EvaluationSet], names: Sequence[str]) -> list[EvaluationSet]:
@@ -85,13 +91,14 @@ def evaluation_set(name: str, verifier: str, config: DataConfig, size: int = 0) 
         name: A file, a folder or the hub name of a data set, of which all prompts count; `math:PATH` for such a data
             set with the template and the verifier of this task; or another task, of which the held-out prompts count.
         verifier: The verifier of data sets; tasks have their own.
-        config: Template, longest completion and stop texts; and for a data set how it is read.
+        config: Template, longest completion and stop texts; and for a data set how it is read. Its configuration holds
+            for a data set on the hub alone.
         size: Number of held-out prompts of a task.
 
     Raises:
         ValueError: There is no such task or file, it holds no prompts, or a data set has no verifier.
     """
-    task, source = _task_of(name, verifier, config)
+    task, source = _task_of(name, verifier, replace(config, config="") if _is_local(name) else config)
     problems = task.held_out(0 if source else size)
     if not len(problems):
         raise ValueError(f"{name} holds no prompts; give another evaluation set")
@@ -117,6 +124,14 @@ def _task_of(name: str, verifier: str, config: DataConfig) -> tuple[Task, str]:
 
 def _is_data_set(name: str) -> bool:
     return presets.is_preset(name) or _needs_verifier(name)
+
+
+def _is_local(name: str) -> bool:
+    """Return whether an evaluation set is a file or a folder, also after the name of a task as in `math:PATH`."""
+    _, _, path = name.partition(":")
+    if presets.is_preset(name):
+        return bool(path) and is_path(path)
+    return _needs_verifier(name) and is_path(name)
 
 
 def _needs_verifier(name: str) -> bool:

@@ -73,7 +73,7 @@ def read_prompts(
         key: Name of the keys' column. None: the first that identifies every prompt.
         rate: Name of the solve rates' column; "": read no rates. None: found by name, if there is one.
         split: The split to read, for a folder or a data set on the hub. None: the only one.
-        config: The configuration of a data set on the hub.
+        config: The configuration of a data set on the hub; refused for a file or a folder.
         merge: Whether rows with the same prompt and answer become one row with the mean of their rates. Otherwise they
             stay, and a warning names them.
         skip_odd: Whether rows that cannot be read are left out, and a warning names them. Otherwise they are refused.

@@ -26,16 +26,20 @@ def find_sources(source: Sources, *, split: str | None = None, config: str | Non
             below it counts, except hidden ones.
         split: The split to read, for a folder or a data set on the hub. A file of a folder belongs to the split that
             its name or its folder's name says: train, validation or test. If no name says train, the others are train.
-        config: The configuration of a data set on the hub.
+        config: The configuration of a data set on the hub; refused for a file or a folder.
 
     Raises:
-        ValueError: There are no such files. Or: they belong to several splits, and `split` names none of them.
+        ValueError: There are no such files. Or: they belong to several splits, and `split` names none of them. Or:
+            `config` is given for a file or a folder.
     """
     if not isinstance(source, str | Path):
         if not source:
             raise ValueError("source names no file; give at least one")
         return [found for one in source for found in find_sources(one, split=split, config=config)]
     path = Path(source).expanduser()
+    if config is not None and path.exists():
+        cure = "give the folder of that configuration, or no config"
+        raise ValueError(f"config is {config!r}, and source is {path}, which is not on the hub; {cure}")
     if path.is_file():
         if split is not None:
             raise ValueError(f"split is {split!r}, and source is the file {path}; give a folder, or no split")

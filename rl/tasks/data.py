@@ -18,7 +18,7 @@ import numpy as np
 from rl.prompts import Demonstration, Prompt, PromptPool, Report, Task, read_report
 from rl.prompts.identity import described, digest
 from rl.prompts.schemas import cell
-from rl.prompts.sources import Sources
+from rl.prompts.sources import Sources, is_path
 from rl.tasks.data_config import NONE, DataConfig
 from rl.tasks.held_out import held_out_rows, order_of
 from rl.tasks.templates import filled
@@ -131,6 +131,8 @@ class _Data:
         """Read the held-out prompts, whose solve rates, strata and keys nothing uses."""
         source, split = self._config.held_out or self._source, self._config.held_out_split
         config = replace(self._config, rate=NONE, stratum="")
+        if config.held_out and is_path(config.held_out):
+            config = replace(config, config="")  # it belongs to the training prompts, which are on the hub
         try:
             return self._read(source, split, config)  # with a named key, also prompts that repeat are told apart
         except ValueError:

@@ -30,7 +30,7 @@ class DataConfig:
         stratum: Column of the strata, such as data_source or extra_info.level, for method.stratified; empty: the data
             have no strata.
         split: Split of a folder or of a data set on the hub, such as train; empty: the only one.
-        config: Configuration of a data set on the hub.
+        config: Configuration of a data set on the hub; refused for files and folders.
         held_out: File or folder of the held-out prompts, which are for evaluation; empty: the data set itself has them.
         held_out_split: Split of the held-out prompts, such as test; empty: held_out or held_out_share gives them.
         held_out_share: Share of the distinct prompts that is held out, if held_out and held_out_split are empty.

@@ -18,6 +18,8 @@ from experiments.running.runs import run
 from experiments.running.tasks import make_task
 from rl.evaluation import Counts
 from rl.policy import build_policy
+from rl.prompts import sources
+from rl.prompts.files import Source
 from rl.tasks.data_config import DataConfig
 from rl.train_config import TrainConfig
 
@@ -146,6 +148,25 @@ def test_settings_of_data_sets_without_a_data_set_are_refused():
         evaluate.evaluation_of(parsed(["policy=p", "task=countdown-4", "data.prompt=Problem"]))
     with pytest.raises(ValueError, match=r"eval_verifier is 'exact', and each evaluation set of \['gsm8k:a'\] has"):
         evaluation_of(configured({"eval": ["gsm8k:a"], "eval_verifier": "exact"}))
+
+
+def test_a_configuration_holds_for_the_evaluation_sets_on_the_hub(files, monkeypatch):
+    local, asked = files["aime24.json"], []
+
+    def from_hub(name, split, config):
+        asked.append((name, config))
+        return [Source(local, local)]
+
+    monkeypatch.setattr(sources, "_from_hub", from_hub)
+    given = {"eval_verifier": "math", "eval_data.config": "main"}
+    sets = evaluation_of(configured(given | {"eval": ["owner/data", local, f"math:{files['amc23.jsonl']}"]})).sets
+    assert [len(one.problems) for one in sets] == [8, 8, 8]
+    assert asked == [("owner/data", "main")]
+    for name in (local, f"math:{local}"):
+        with pytest.raises(ValueError, match=r"eval_data.config is 'main', and no evaluation set of .* is on the hub"):
+            evaluation_of(configured(given | {"eval": [name, "countdown-4"]}))
+        with pytest.raises(ValueError, match=r"data.config is 'main', and no evaluation set of .*; give the folder"):
+            evaluate.evaluation_of(parsed(["policy=p", f"task={name}", "data.config=main"]))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl.prompts import PromptPool
+from rl.prompts import PromptPool, sources
 from rl.prompts.features import features_of
+from rl.prompts.files import Source
+from rl.tasks import presets
 from rl.tasks.data import make
 from rl.tasks.data_config import DataConfig
 from rl.verification import as_verdict
@@ -74,6 +76,27 @@ def test_given_held_out_prompts_are_left_out_of_training(tmp_path, caplog, by):
     assert texts(task.pool(0, 0)) == {row["question"] for row in numbered(8)}
     assert len(task.held_out(0)) == 5
     assert "2 training prompts are left out, because they are held out too" in caplog.text
+
+
+def test_a_configuration_is_that_of_the_training_prompts_on_the_hub(file, tmp_path, monkeypatch):
+    """`gsm8k` has the configuration main, and its held-out prompts may be a file."""
+    held_out = write(tmp_path / "held_out.jsonl", [{"question": "Why?", "answer": "#### 1"}])
+    asked = []
+
+    def from_hub(name: str, split: str | None, config: str | None) -> list[Source]:
+        asked.append((name, split, config))
+        return [Source(str(file), str(file))]
+
+    monkeypatch.setattr(sources, "_from_hub", from_hub)
+    for task in (
+        presets.make("gsm8k", DataConfig(held_out=str(held_out))),
+        make("openai/gsm8k", "math", DataConfig(config="main", split="train", held_out=str(held_out))),
+    ):
+        assert (len(task.pool(0, 0)), len(task.held_out(0))) == (40, 1)
+    assert asked == [("openai/gsm8k", "train", "main")] * 2
+    assert len(presets.make(f"gsm8k:{file}").pool(0, 0)) == 36
+    with pytest.raises(ValueError, match=r"config is 'main', and source is .*sums.jsonl, which is not on the hub"):
+        presets.make(f"gsm8k:{file}", DataConfig(config="main", held_out=str(held_out))).pool(0, 0)
 
 
 def test_several_files_are_one_data_set(tmp_path):

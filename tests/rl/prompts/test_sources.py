@@ -116,6 +116,18 @@ def test_a_split_of_a_file(write):
         read_prompts(write("a.jsonl", rows("a")), split="train")
 
 
+def test_a_configuration_of_a_file_or_a_folder(write, tmp_path):
+    file = write("math/algebra/train.jsonl", rows("a"))
+    write("math/geometry/train.jsonl", rows("b"))
+    for source in (file, tmp_path / "math", [file]):
+        with pytest.raises(
+            ValueError,
+            match=r"config is 'algebra', and source is .*, which is not on the hub; give the folder of that config",
+        ):
+            read_prompts(source, config="algebra")
+    assert read_prompts(tmp_path / "math" / "algebra").texts == ["a"]
+
+
 def test_the_files_of_a_builder_are_read_as_local_files_are(write, tmp_path, monkeypatch):
     """`datasets` finds the files of a hub data set; the values come from our own readers, unchanged."""
     import datasets.config
