@@ -40,7 +40,7 @@ def make(
     """Return the task of a data set. The data are read when its first pool is asked for.
 
     A pool has at most as many prompts as are asked for: the data set may have fewer. 0 asks for all prompts.
-    A reference answer that the verifier `exact`, `math` or `countdown` cannot use is refused when the data are read.
+    A reference answer that a verifier of `VERIFIERS` cannot use is refused when the data are read.
 
     Args:
         source: A file, several files, a folder, or the name of a data set on the hub; see `rl.prompts.read_prompts`.

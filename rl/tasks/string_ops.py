@@ -18,6 +18,7 @@ Uniform training spends most of its rollouts on easy and hard names.
 import random
 from collections.abc import Callable, Iterator
 from itertools import product
+from typing import Any
 
 from rl.prompts import Demonstration, PromptPool, Task, Verdict
 
@@ -106,6 +107,16 @@ def verify(completion: str, answer: str) -> Verdict:
     """Judge a completion: solved if it is the name of an operation and then the answer, with nothing else."""
     success = completion[:1] in OPERATIONS and completion[1:] == answer
     return Verdict(success, float(success))
+
+
+def check_answer(answer: Any) -> None:
+    """Refuse a reference answer to which no completion is equal.
+
+    Raises:
+        ValueError: The answer is no text.
+    """
+    if not isinstance(answer, str):
+        raise ValueError(f"the reference answer is {answer!r:.80}; give a text")
 
 
 def make() -> Task:

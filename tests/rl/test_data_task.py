@@ -13,7 +13,7 @@ from rl.tasks import presets
 from rl.tasks.data import make
 from rl.tasks.data_config import DataConfig
 from rl.verification import as_verdict
-from rl.verifiers import RowAnswer
+from rl.verifiers import VERIFIERS, RowAnswer
 from tests.support import verifiers
 
 pytestmark = pytest.mark.slow
@@ -252,6 +252,8 @@ def test_the_pool_of_a_seed_keeps_the_order_of_the_file(file):
         ("math", ["7"], {"value": 7}),
         ("math", '{"ground_truth": "7"}', '["16", "18"]'),
         ("exact", ["7"], ["1", "2"]),
+        ("exact", ["7"], [None]),
+        ("string_ops", "7", 7),
         ("countdown", {"numbers": [1, 2], "target": 3}, {"numbers": [1, 2]}),
         ("countdown", '{"nums": "[1, 2]", "target": "3"}', "3"),
     ],
@@ -286,12 +288,12 @@ def test_the_cures_in_the_messages_of_a_reader_are_settings_that_work(tmp_path, 
     rows = [{name: one[name] for name in ("question", "answer")} for one in numbered(3)]
     path = write(tmp_path / "odd.jsonl", [*rows, row])
     with pytest.raises(ValueError, match=re.escape(cures[0])) as refused:
-        make(path, "exact").pool(0, 0)
+        make(path, verifiers.boolean).pool(0, 0)
     assert re.findall(r"data\.\w+=\w+", str(refused.value)) == cures
     for cure in cures:
         name, value = cure.removeprefix("data.").split("=")
         given: dict[str, Any] = {name: True if value == "true" else value}
-        assert len(make(path, "exact", DataConfig(**given), whole=True).held_out(0)) >= 3
+        assert len(make(path, verifiers.boolean, DataConfig(**given), whole=True).held_out(0)) >= 3
 
 
 def test_a_column_that_is_missing_is_named_as_a_setting(tmp_path):
@@ -308,5 +310,6 @@ def test_a_column_that_is_missing_is_named_as_a_setting(tmp_path):
 
 
 def test_data_without_answers_are_refused_by_a_verifier_that_needs_them(file):
-    with pytest.raises(ValueError, match=r"the reference answer is None; give one text or number"):
-        make(file, "math", DataConfig(answer="none")).pool(0, 0)
+    for verifier in sorted(VERIFIERS):
+        with pytest.raises(ValueError, match=r"answer is None; give .*, or leave out such rows"):
+            make(file, verifier, DataConfig(answer="none")).pool(0, 0)

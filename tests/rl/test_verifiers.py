@@ -43,8 +43,8 @@ def test_exact_reads_answers_that_are_not_text(right, answer):
     assert [text for text in [*right, "7", "TRUE", "72.00"] if verify(text, answer)] == right
 
 
-@pytest.mark.parametrize("answer", [["1", "2"], [], {"value": "1"}, [{"value": "1"}]])
-def test_exact_refuses_answers_of_several_parts(answer):
+@pytest.mark.parametrize("answer", [["1", "2"], [], {"value": "1"}, [{"value": "1"}], None, [None]])
+def test_exact_refuses_answers_of_none_or_several_parts(answer):
     check = check_of("exact")
     assert check is not None
     with pytest.raises(ValueError, match=r"the reference answer is .*; give one text or number, or your own verifier"):
