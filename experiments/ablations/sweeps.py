@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from experiments.running.config import RunConfig
 from experiments.running.folders import name_of
+from experiments.running.method_config import PRIOR_COUNTS
 
 SHARED = ("pool_size", "method.batch_size", "train.group_size", "train.learning_rate")
 """Settings that the uniform run takes over from the run that is compared with it."""
@@ -39,7 +40,7 @@ SWEEPS = {
     "decay_of_dps": Sweep("method.dps_decay", (0.5, 0.7, 0.9, 0.97), _DPS),
     "target_of_mopps": Sweep("method.target", (0.3, 0.5, 0.7), _MOPPS),
     "acquisition_and_rule": Sweep("method.name", ("mopps", "mopps_mean", "mopps_mixed", "threshold"), {}),
-    "prior_counts_of_dps": Sweep("method.prior_counts", ("ones", "progress", "stability", "local"), _DPS),
+    "prior_counts_of_dps": Sweep("method.prior_counts", PRIOR_COUNTS, _DPS),
     "entropy_weight_of_dps": Sweep("method.entropy_weight", (0.0, 0.3, 1.0), _DPS),
     "diversity_of_gps": Sweep("method.diversity_weight", (0.0, 0.1, 1.0), _GPS),
     "candidates_of_mopps": Sweep("method.candidate_ratio", (2, 4, 8, 0), _MOPPS),

@@ -168,6 +168,8 @@ class RunConfig:
         _checks.one_of(PARALLEL, parallel=self.parallel)
         _checks.one_of(("", *TRACKERS), tracker=self.tracker)
         _checks.temperatures(eval_temperature=self.eval_temperature)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed is {self.seed}; give an integer from 0 to {2**32 - 1}")
         if not 0 < self.eval_top_p <= 1:
             raise ValueError(f"eval_top_p is {self.eval_top_p}; give a number above 0 and up to 1")
         if isinstance(self.eval, str) or not all(isinstance(name, str) and name for name in self.eval):

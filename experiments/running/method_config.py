@@ -8,6 +8,8 @@ EMBEDDINGS = ("wordllama", "policy", "both", "difficulty")
 """The embeddings of the pool that gps and adaptive can use."""
 ACQUISITIONS = ("expected_variance", "expected_signal")
 """The scores by which adaptive can draw prompts."""
+PRIOR_COUNTS = ("ones", "progress", "stability", "local")
+"""The prior counts of dps."""
 PREDICTIVE_NAMES = ("mopps", "mopps_mean", "mopps_mixed", "threshold", "dps", "gps", "adaptive")
 """The names of the methods that predict success rates; `experiments.running.curricula` makes them."""
 _SHUFFLING_NAMES = ("uniform", "history_resampling", "dynamic_sampling")
@@ -107,10 +109,11 @@ class MethodConfig:
                     f"shuffled epochs; give method.{setting}={str(default).lower()}, or one of "
                     f"{', '.join(PREDICTIVE_NAMES)}"
                 )
-        if self.acquisition not in ACQUISITIONS:
-            raise ValueError(f"acquisition is {self.acquisition!r}; give one of {', '.join(ACQUISITIONS)}")
-        if self.embeddings not in EMBEDDINGS:
-            raise ValueError(f"embeddings is {self.embeddings!r}; give one of {', '.join(EMBEDDINGS)}")
+        if self.lower > self.upper:
+            raise ValueError(f"lower is {self.lower} and upper is {self.upper}; give numbers with lower <= upper")
+        _checks.one_of(ACQUISITIONS, acquisition=self.acquisition)
+        _checks.one_of(EMBEDDINGS, embeddings=self.embeddings)
+        _checks.one_of(PRIOR_COUNTS, prior_counts=self.prior_counts)
 
     @property
     def keeps_mixed_groups(self) -> bool:
@@ -118,10 +121,11 @@ class MethodConfig:
         return self.filter or self.name == "dynamic_sampling"
 
     def check_group_size(self, group_size: int) -> None:
-        """Refuse a number of rollouts per prompt with which the filter keeps no group.
+        """Refuse a number of rollouts per prompt with which the filter keeps no group, or the method finds none.
 
         Raises:
-            ValueError: There is a filter, and even the most balanced group is not mixed or not within the margin.
+            ValueError: There is a filter, and even the most balanced group is not mixed or not within the margin. Or:
+                the method chooses mixed groups, which have at least 2 rollouts.
         """
         most = group_size // 2 / group_size  # the share of successes nearest to 1/2
         if self.keeps_mixed_groups and (most == 0 or most < self.margin - 1e-6):  # see `rl.groups.Groups.within`
@@ -129,4 +133,11 @@ class MethodConfig:
                 f"train.group_size is {group_size} with method.margin={self.margin:g} and a filter, which would keep "
                 f"no group: it keeps those with a share of successes from {self.margin:g} to {1 - self.margin:g}, and "
                 "neither 0 nor 1; give another group_size or margin, or a method without a filter"
+            )
+        by_signal = self.name == "adaptive" and self.acquisition == "expected_signal"
+        if group_size < 2 and (by_signal or self.name in ("dps", "mopps_mixed")):
+            setting = "method.acquisition=expected_signal" if by_signal else f"method.name={self.name}"
+            raise ValueError(
+                f"train.group_size is {group_size} with {setting}, which chooses mixed groups; they have at least 2 "
+                "rollouts: give 2 or more, or method.name=mopps"
             )

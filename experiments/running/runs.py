@@ -110,6 +110,7 @@ def _run(
     check_overlong(config.train.overlong_buffer, task.max_new_tokens)
     pool = task.pool(config.pool_size, config.seed)
     check_pool(config.method, pool)
+    held_out = task.held_out(config.held_out_size)
     evaluation = evaluation_of(config)
     ranks.on_main(lambda: _claim(config, run_dir, resume, ranks))
     policy = _preemptible(ranks, lambda: make_policy(config, task, progress=ranks.is_main, device=ranks.device))
@@ -125,7 +126,7 @@ def _run(
             probe=Probe(
                 task,
                 pool,
-                task.held_out(config.held_out_size),
+                held_out,
                 num_pool_prompts=config.probe_size or len(pool),
                 group_size=config.train.group_size,
                 temperature=config.train.temperature,

@@ -114,6 +114,12 @@ class _Data:
         digests = list(map(digest, whole.texts))
         if config.held_out or config.held_out_split:
             held_out = self._held_out()
+            if not len(held_out):
+                by = "held_out" if config.held_out else "held_out_split"
+                raise ValueError(
+                    f"data.{by} is {getattr(config, by)!r}, which holds no prompts that can be read; give another file "
+                    "or split, or leave it out and give data.held_out_share"
+                )
             apart = set(map(digest, held_out.texts))
             inside = np.array([one in apart for one in digests], bool)
             if inside.any():

@@ -1,4 +1,5 @@
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -6,9 +7,9 @@ import numpy as np
 import pytest
 
 import jaxsel
-from experiments.running.config import RunConfig
+from experiments.running.config import RunConfig, configured
 from experiments.running.curricula import PREDICTIVE, Given, make_curriculum
-from experiments.running.method_config import MethodConfig
+from experiments.running.method_config import ACQUISITIONS, PRIOR_COUNTS, MethodConfig
 from rl.groups import Groups
 from rl.prompts import PromptPool
 from rl.train_config import TrainConfig
@@ -110,7 +111,42 @@ def test_a_filter_that_no_group_can_pass_is_refused(group_size, margin):
                 ValueError, match=rf"train.group_size is {group_size} with method.margin={margin:g} and a"
             ):
                 RunConfig(method=method, train=train)
-    assert RunConfig(method=MethodConfig("dps", margin=margin), train=train)  # the margin has no effect
+    assert RunConfig(method=MethodConfig("mopps", margin=margin), train=train)  # the margin has no effect
+
+
+@pytest.mark.parametrize("acquisition", ACQUISITIONS)
+@pytest.mark.parametrize("name", PREDICTIVE)
+def test_single_rollouts_are_refused_where_the_score_counts_mixed_groups(name, acquisition):
+    method = MethodConfig(name, acquisition=acquisition)
+    spec = PREDICTIVE[name](method, Given(2, lambda: np.eye(N, 3, dtype=np.float32), {})).spec
+    for_mixed = spec["acquisition"]["name"] in ("mixed_probability", "expected_signal")
+    said = (
+        r"train.group_size is 1 with method\.\w+=\w+, which chooses mixed groups; .* give 2 or more, or method.name=m"
+    )
+    with pytest.raises(ValueError, match=said) if for_mixed else nullcontext():
+        RunConfig(method=method, train=TrainConfig(group_size=1, advantage="reinforce_pp"))
+    assert RunConfig(method=method, train=TrainConfig(group_size=2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"method.name": "dps", "method.prior_counts": "flat"},
+            "prior_counts is 'flat'; give one of ones, progress, s",
+        ),
+        ({"method.lower": 0.8, "method.upper": 0.2}, "lower is 0.8 and upper is 0.2; give numbers with lower <= upper"),
+        ({"seed": 2**32}, "seed is 4294967296; give an integer from 0 to 4294967295"),
+    ],
+)
+def test_what_a_selector_refuses_the_settings_refuse(settings, said):
+    with pytest.raises(ValueError, match=said):
+        configured(settings)
+
+
+@pytest.mark.parametrize("counts", PRIOR_COUNTS)
+def test_dps_has_the_prior_counts(counts):
+    assert make_curriculum(configured({"method.name": "dps", "method.prior_counts": counts}, config("dps")), POOL)
 
 
 def test_what_cannot_be_stratified_is_refused():

@@ -227,6 +227,32 @@ def test_what_needs_no_policy_is_refused_before_one_is_loaded(tmp_path, monkeypa
     assert not contents(tmp_path)
 
 
+@pytest.mark.parametrize("by", ["held_out", "held_out_split"])
+@pytest.mark.parametrize("rows", ["", '{"question": "a", "answer": ""}'], ids=["none", "odd"])
+def test_held_out_prompts_that_are_none_are_refused_before_the_policy_is_loaded(tmp_path, monkeypatch, by, rows):
+    (tmp_path / "train.jsonl").write_text("\n".join(f'{{"question": "{i}?", "answer": "1"}}' for i in range(4)))
+    (tmp_path / "test.jsonl").write_text(rows)
+    given = {"held_out": str(tmp_path / "test.jsonl"), "held_out_split": "test"}[by]
+    settings = {"task": str(tmp_path), "verifier": "exact", "policy": "none", "data.split": "train"}
+    settings |= {"data.skip_odd": True, f"data.{by}": given}
+    monkeypatch.setattr(runs, "make_policy", None)
+    with pytest.raises(ValueError, match=f"data.{by} is '{given}', which holds no prompts that can be read; give ano"):
+        run(configured(settings, CONFIG), tmp_path / "run")
+    assert not contents(tmp_path / "run")
+
+
+def test_held_out_prompts_are_made_before_the_policy_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "make_policy", None)
+    monkeypatch.setattr(runs, "task_of", lambda config: make_task("string_ops")._replace(held_out=broken))
+    with pytest.raises(ValueError, match="held out"):
+        run(CONFIG, tmp_path)
+    assert not contents(tmp_path)
+
+
+def broken(num_prompts):
+    raise ValueError("held out")
+
+
 def test_history_resampling_trains_on_a_pool_smaller_than_a_batch(tmp_path):
     settings = {"method.name": "history_resampling", "method.batch_size": 9, "pool_size": 5, "probe_size": 2}
     assert len(run(configured(settings, CONFIG), tmp_path)) == 3
