@@ -25,6 +25,7 @@ from rl.supervised_config import FineTuningConfig as FineTuningConfig
 
 _FORMAT = 1  # increase it when the same configuration would give other weights
 _WARM_UP = 20  # steps
+_TOKENIZED = 64  # demonstrations whose tokens are hashed
 
 
 def fine_tune(
@@ -63,11 +64,18 @@ def fine_tune(
 
 
 def _identity(policy: Policy, task: Task, config: FineTuningConfig) -> str:
-    """Return a hash of the weights, the precision, the settings, and the tokens of the first 64 demonstrations."""
-    sample = list(itertools.islice(task.demonstrations(config.seed), 64))
+    """Return a hash of the weights, the precision, the settings, and the demonstrations that the policy imitates.
+
+    The tokens of the first 64 depend on the tokenizer and its chat template. Of the others the texts are hashed, which
+    is quicker. Tasks that hold out other prompts may have the same first demonstrations.
+    """
+    demonstrations = iter(task.demonstrations(config.seed))
+    sample = list(itertools.islice(demonstrations, _TOKENIZED))
     batches = [_encode(policy, [demonstration]) for demonstration in sample]
     tokens = [[batch[0].tolist(), batch[2].tolist()] for batch in batches]
     found = hashlib.sha256(json.dumps([_FORMAT, policy.precision, asdict(config), tokens]).encode())
+    for demonstration in itertools.islice(demonstrations, max(0, config.steps * config.batch_size - _TOKENIZED)):
+        found.update(json.dumps(demonstration).encode())
     for name, weight in policy.model.state_dict().items():
         found.update(f"{name}{weight.dtype}{tuple(weight.shape)}".encode())
         found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -35,7 +35,8 @@ def warm_start(task: Task, config: WarmStartConfig, *, cache: Path | None = None
         cache: The folder of finished policies. None: `cache_root()`.
         progress: Whether to show a progress bar during training.
     """
-    # The first demonstrations are part of the name, so that an edited task does not load its old version's policy.
+    # The first demonstrations are part of the name, so that an edited task does not load its old version's policy. They
+    # depend on the seed alone: the tasks of the built-in policy have no settings, such as a share that is held out.
     sample = list(itertools.islice(task.demonstrations(config.seed), 256))
     identity = json.dumps([_FORMAT, task.name, task.alphabet, asdict(config), sample], sort_keys=True)
     folder = (cache or cache_root()) / f"{task.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"

@@ -73,6 +73,19 @@ def test_whatever_changes_the_result_changes_the_folder(policy, task, tmp_path):
     assert len(found) == 7
 
 
+def test_every_demonstration_that_is_imitated_changes_the_folder_and_no_later_one(policy, task):
+    """Two shares of held-out prompts may give the same first demonstrations."""
+    config, shown = replace(CONFIG, steps=30), list(itertools.islice(task.demonstrations(1), 122))
+    assert config.steps * config.batch_size == 120
+
+    def identity(changed):
+        others = [one._replace(completion="else") if at == changed else one for at, one in enumerate(shown)]
+        return module._identity(policy, task._replace(demonstrations=lambda seed: iter(others)), config)
+
+    assert identity(120) == identity(121) != identity(0)
+    assert len({identity(at) for at in (0, 63, 64, 65, 119, 120)}) == 6
+
+
 def test_a_policy_with_a_number_among_its_weights_and_one_with_other_shapes_have_folders_too(policy, task):
     found = {module._identity(policy, task, CONFIG)}
     for shape in ((), (4,), (2, 2), (0, 4), (4, 0)):
