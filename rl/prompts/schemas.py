@@ -28,7 +28,7 @@ IDENTITIES = ("extra_info", "data_source", "dataset", "split", "index")
 ENCODED = {b"jaxsel.ground_truth": b"json"}
 """The metadata of a Parquet file whose ground truths are JSON. In any other file, a text is the answer itself."""
 
-_RATE = re.compile(r"(^|[._])(solve|pass|success)_rate(_|$)")
+_RATE = re.compile(r"(?<![a-z])(solve|pass|success)_rates?(?![a-z])", re.I)
 
 
 class Columns(NamedTuple):

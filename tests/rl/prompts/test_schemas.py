@@ -102,7 +102,11 @@ def test_names_with_capitals_are_found_where_no_other_name_is(write, suffix):
 
 
 @pytest.mark.parametrize(
-    "name", ["solve_rate", "llama8b_solve_rate", "solve_rate_qwen_7b", "pass_rate", "success_rate"]
+    "name",
+    [
+        *("solve_rate", "llama8b_solve_rate", "solve_rate_qwen_7b", "pass_rate", "success_rate"),
+        *("pass_rate@8", "solve_rates", "Pass_Rate", "qwen-7b pass_rate", "SUCCESS_RATE2"),
+    ],
 )
 def test_rates_beside_the_prompts(write, name):
     rates = [0.5, None, 0.0, 1 / 3, 1]
@@ -111,6 +115,14 @@ def test_rates_beside_the_prompts(write, name):
         report = read_report(write(f"data.{suffix}", rows))
         assert report.pool.rates == rates
         assert report.columns.rate == name
+
+
+@pytest.mark.parametrize(
+    "name", ["compass_rate", "pass_rated", "solve_ratio", "passrate", "rate", "pass", "error_rate"]
+)
+def test_other_names_are_no_rates(write, name):
+    path = write("data.jsonl", [{"problem": "a", "answer": "1", name: 0.5, "extra_info": {name: 0.5}}])
+    assert read_prompts(path).rates is None
 
 
 def test_rates_as_texts_and_fractions(write):
