@@ -1,7 +1,7 @@
 """The values and the check of reference answers.
 
-No completion can agree with an empty answer, JSON holds neither NaN nor bytes nor times, and UTF-8 holds no lone
-surrogates.
+No completion can agree with an empty answer, JSON holds neither NaN nor infinite numbers nor bytes nor times, and UTF-8
+holds no lone surrogates.
 """
 
 import datetime
@@ -35,7 +35,7 @@ def fault_of_answer(answer: Any) -> Fault | None:
 
 
 def check_answers(answers: Sequence[Any], name: str) -> None:
-    """Refuse answers that are empty texts, or that are or hold NaN, a value that JSON cannot hold or a lone surrogate.
+    """Refuse answers that are empty texts, or that are or hold NaN, what else JSON cannot hold, or a lone surrogate.
 
     Args:
         answers: The answers.
@@ -50,6 +50,8 @@ def check_answers(answers: Sequence[Any], name: str) -> None:
 def _fault_inside(value: Any) -> Fault | None:
     if isinstance(value, float) and math.isnan(value):
         return Fault("has NaN as an answer, which is no value", f"give one, {_NO_ANSWERS}")
+    if isinstance(value, float) and math.isinf(value):  # also a number of JSON that is too large, such as 1e400
+        return Fault("has an infinite number as an answer, which JSON cannot hold", f"give a text, {_NO_ANSWERS}")
     if isinstance(value, bytes | bytearray | memoryview):
         return Fault(f"has bytes as an answer, {bytes(value)[:20]!r}", "give a text, for example by value.decode()")
     if not isinstance(value, _JSON_TYPES):

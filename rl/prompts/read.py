@@ -80,8 +80,8 @@ def read_prompts(
 
     Raises:
         ValueError: A file or a column is missing, a row cannot be read, or two rows have the same prompt and nothing
-            tells them apart. A row with an empty prompt, a lone surrogate, or an answer that is an empty text, NaN or
-            bytes cannot be read. The message names file and row, and the cure.
+            tells them apart. A row with an empty prompt, a lone surrogate, or an answer that is an empty text, NaN, an
+            infinite number or bytes cannot be read. The message names file and row, and the cure.
     """
     found = read_report(
         source,

@@ -29,9 +29,9 @@ def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, abili
         ability: Value of the column `ability`.
 
     Raises:
-        ValueError: A prompt is empty. An answer is an empty text, NaN or a value that JSON cannot hold, such as a
-            record whose names are no texts. A key is no text. A prompt, an answer or a key has a lone surrogate. Or: a
-            message holds more than a role and a text.
+        ValueError: A prompt is empty. An answer is an empty text, NaN or a value that JSON cannot hold, such as an
+            infinite number, or a record whose names are no texts. A key is no text. A prompt, an answer or a key has a
+            lone surrogate. Or: a message holds more than a role and a text.
     """
     import pyarrow.parquet as pq
 

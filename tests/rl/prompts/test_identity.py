@@ -170,6 +170,10 @@ ODD = {
     "spaces as an answer": ({"prompt": "q", "answer": " \n"}, "answer has an empty answer in row 1 of"),
     "NaN": ({"prompt": "q", "answer": float("nan")}, "answer has NaN as an answer, which is no value in row 1 of"),
     "NaN in a list": ({"prompt": "q", "answer": [1, float("nan")]}, "answer has NaN as an answer"),
+    "infinity": (
+        {"prompt": "q", "answer": {"value": float("-inf")}},
+        "answer has an infinite number as an answer, which JSON cannot hold in row 1 of .*; give a text, or read no",
+    ),
     "spaces": ({"prompt": " \n", "answer": "1"}, "prompt has an empty text in row 1 of .*; leave the row out"),
     "no prompt": (
         {"answer": "1"},

@@ -156,9 +156,11 @@ def test_names_and_keys_that_are_no_texts_are_refused(tmp_path):
     assert not (tmp_path / "pool.parquet").exists()
 
 
-@pytest.mark.parametrize("answer", ["", " ", float("nan"), [b"4"], {"target": float("nan")}])
+@pytest.mark.parametrize("answer", ["", " ", float("nan"), [b"4"], {"target": float("nan")}, float("inf")])
 def test_an_answer_that_no_reader_takes_is_not_written(tmp_path, answer):
-    with pytest.raises(ValueError, match=r"pool.answers has (an empty answer|NaN|bytes) .*in row 1; give"):
+    with pytest.raises(
+        ValueError, match=r"pool.answers has (an empty answer|NaN|bytes|an infinite number) .*in row 1; give"
+    ):
         write_parquet(PromptPool(["a", "b"], ["1", answer], ["x", "y"]), tmp_path / "pool.parquet", **COLUMNS)
     assert not (tmp_path / "pool.parquet").exists()
 
@@ -175,8 +177,9 @@ def test_round_trip_of_countdown(tmp_path):
         assert countdown.verify("1", answer).reward == 0.0
 
 
+_FINITE = st.floats(allow_nan=False, allow_infinity=False)
 answers = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | _FINITE | st.text(),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
     max_leaves=6,
 )
