@@ -196,11 +196,11 @@ def main(arguments: list[str]) -> None:
         _check_replaceable(out)
         evaluation = evaluation_of(config)
         _check_writable(out)
-    results: dict[str, Any] = {}
+    about, results = provenance(asdict(config), config.seed), {}
 
     def keep(found: dict[str, Any]) -> None:
         results.update(found)
-        write_result(out, provenance(asdict(config), config.seed) | {_MARK: results})
+        write_result(out, about | {_MARK: results})
 
     try:
         evaluate(config, evaluation, keep)

@@ -163,7 +163,7 @@ def test_settings_that_the_documentation_names_exist():
     named = [
         (page.name, name)
         for page in [*pages(), *(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "jaxsel/report").glob("*.py")]
-        for name in re.findall(rf"[`(]((?:{groups})\.[a-z_]+)(?=[=`])", page.read_text())
+        for name in re.findall(rf"[`(]((?:{groups})\.[a-z_]+)(?=[=` ])", page.read_text())
         if page.name != "verl.md"  # verl has settings of the same names
     ]
     assert len(named) > 100
