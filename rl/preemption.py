@@ -45,7 +45,8 @@ class PreemptedError(BaseException):
 class Preemption:
     """A context manager that records the first signal of `SIGNALS` instead of ending the process.
 
-    A second signal of the same kind has its usual effect.
+    A second signal of the same kind has its usual effect. Where several ranks stop because one of them was asked, the
+    signal of another rank may arrive after `PreemptedError` has left its `with` block. It ends no process either.
 
     Attributes:
         asked: Whether a signal has arrived.
@@ -63,7 +64,9 @@ class Preemption:
             self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is PreemptedError and not self.asked and _open == 1:
+            return  # another rank was asked; the signal of this one is on its way
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._before:

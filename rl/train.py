@@ -117,7 +117,7 @@ def train(
             engine.update_weights(learner.weights())
 
         logs = run.open_logs(pool, resume=resume, tracker=tracker)
-        with logs, _verifier(config, task, ranks) as verifier, Preemption() as preemption:
+        with Preemption() as preemption, logs, _verifier(config, task, ranks) as verifier:
             worker = RolloutWorker(
                 config,
                 task,

@@ -105,6 +105,34 @@ print(handled)
 """
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_arrives_after_the_ranks_have_agreed_to_stop_changes_nothing(number):
+    """The ranks stop together when one of them is asked; the others may get their signals while they end."""
+    command = [sys.executable, "-c", LATE, str(int(number))]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert child.stdout == "stopped after step 3, as it was asked to; resume to go on\nthe end\n", child.stderr
+    again = "stopped before it trained, as it was asked to; resume to go on\n"
+    assert (child.returncode, child.stderr) == (os.EX_TEMPFAIL, again)
+
+
+LATE = """
+import os, sys, time
+from rl.preemption import PreemptedError, Preemption, exit_when_asked
+
+exit_when_asked()
+try:
+    with Preemption():
+        with Preemption():  # one that is within another gives its handlers back
+            raise PreemptedError(3)
+except PreemptedError as stopped:
+    os.kill(os.getpid(), int(sys.argv[1]))
+    time.sleep(0.2)  # for the thread that watches
+    print(stopped)
+print("the end", flush=True)
+os.kill(os.getpid(), int(sys.argv[1]))
+"""
+
+
 def test_a_signal_before_interruptible_work_stops_it_and_other_errors_stay():
     with Preemption() as preemption:
         with pytest.raises(RuntimeError, match="of a library"), preemption.interrupting():
