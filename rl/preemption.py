@@ -66,7 +66,7 @@ class Preemption:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is PreemptedError and not self.asked and _open == 1:
-            return  # another rank was asked; the signal of this one is on its way
+            return  # another rank was asked, and the signal of this one is on its way; an outer block would take it
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._before:
