@@ -46,7 +46,8 @@ class Preemption:
     """A context manager that records the first signal of `SIGNALS` instead of ending the process.
 
     A second signal of the same kind has its usual effect. Where several ranks stop because one of them was asked, the
-    signal of another rank may arrive after `PreemptedError` has left its `with` block. It ends no process either.
+    signal of another rank may arrive after `PreemptedError` has left its `with` block. After `exit_when_asked`, it ends
+    no process either. Elsewhere, as in a notebook, every `with` block gives the signals back.
 
     Attributes:
         asked: Whether a signal has arrived.
@@ -65,7 +66,7 @@ class Preemption:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is PreemptedError and not self.asked and _open == 1:
+        if kind is PreemptedError and not self.asked and _open == 1 and _pipe is not None:
             return  # another rank was asked, and the signal of this one is on its way; an outer block would take it
         for number, handler in self._before.items():
             signal.signal(number, handler)

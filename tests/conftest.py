@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -146,6 +147,19 @@ def on_cpu() -> Iterator[None]:
     """Run on the CPU, which can simulate the devices of a mesh."""
     with jax.default_device(jax.devices("cpu")[0]):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_given_back() -> Iterator[None]:
+    """Fail in the test that leaves a handler of a signal behind, and not in a later one."""
+    numbers = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    after = [signal.getsignal(number) for number in numbers]
+    for number, handler in zip(numbers, before, strict=True):
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+    assert after == before
 
 
 @pytest.fixture(scope="module", autouse=True)

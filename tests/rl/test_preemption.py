@@ -133,6 +133,14 @@ os.kill(os.getpid(), int(sys.argv[1]))
 """
 
 
+def test_outside_a_command_an_error_without_a_signal_gives_the_signals_back():
+    """A notebook goes on after `PreemptedError`, and Ctrl-C must end what it runs next."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(PreemptedError), Preemption():
+        raise PreemptedError(3)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
 def test_a_signal_before_interruptible_work_stops_it_and_other_errors_stay():
     with Preemption() as preemption:
         with pytest.raises(RuntimeError, match="of a library"), preemption.interrupting():
