@@ -30,6 +30,7 @@ METHODS: dict[str, Callable[..., jaxsel.Selector]] = {
     "threshold": jaxsel.threshold,
     "dps": jaxsel.dps,
     "adaptive": jaxsel.adaptive,
+    "arcus": jaxsel.arcus,
     "gps": jaxsel.gps,
 }
 READS_EMBEDDINGS = ("adaptive", "gps")

@@ -18,12 +18,14 @@ from jaxsel.base import Selector as Selector
 from jaxsel.evaluation.fitting.fit import Fitted as Fitted
 from jaxsel.evaluation.fitting.fit import fit as fit
 from jaxsel.methods import adaptive as adaptive
+from jaxsel.methods import arcus as arcus
 from jaxsel.methods import dps as dps
 from jaxsel.methods import gps as gps
 from jaxsel.methods import mopps as mopps
 from jaxsel.methods import threshold as threshold
 from jaxsel.methods import uniform as uniform
 from jaxsel.predictors.amortized.predictor import amortized as amortized
+from jaxsel.predictors.arc_length import arc_length as arc_length
 from jaxsel.predictors.beta import beta_bernoulli as beta_bernoulli
 from jaxsel.predictors.hidden_markov import hidden_markov as hidden_markov
 from jaxsel.predictors.kalman import kalman as kalman

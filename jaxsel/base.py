@@ -283,7 +283,7 @@ class Selector(NamedTuple):
         update: `(key, state, rollouts) -> state`, see `UpdateFn`.
         acquisition: The acquisition that `select` uses. None means that the selector is not a composition of
             `make_selector`. Such a selector cannot be sharded, unless it has `transforms`.
-        rule: The rule that `select` uses. None has the same meaning.
+        rule: The rule that `select` uses, which another rule can replace. None: the selector has no such rule.
         transforms: For a selector made from another, such as `exploring(...)`: the inner selector, and the function
             from the inner selector to this one. `shard` shards the inner selector and applies the function again.
     """

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from jaxsel import _validate
 from jaxsel.base import Acquisition, Rule, Selector
 from jaxsel.predictors.amortized.predictor import amortized
+from jaxsel.predictors.arc_length import arc_length
 from jaxsel.predictors.beta import beta_bernoulli
 from jaxsel.predictors.hidden_markov import hidden_markov
 from jaxsel.predictors.priors import initial_beliefs
@@ -19,6 +20,7 @@ from jaxsel.predictors.state_space.predictor import state_space
 from jaxsel.selection import acquisition as acquisitions
 from jaxsel.selection.composition import make_selector
 from jaxsel.selection.diverse import diverse
+from jaxsel.selection.paced import paced
 from jaxsel.selection.rules import gumbel_top_k, random_subset, top_k, within_bounds
 
 
@@ -172,6 +174,36 @@ def gps(
         raise ValueError(f"anchor_batches is {anchor_batches}; give at most history, which is {model.spec['history']}")
     rule = rule or diverse(weight=diversity_weight, anchor_batches=anchor_batches, shortlist=shortlist)
     return make_selector(model, acquisition, rule, method="gps", screened=screened)
+
+
+def arcus(
+    *,
+    target: float = 0.5,
+    temperature: float = 0.3,
+    tolerance: float = 0.03,
+    max_step: float = 0.005,
+    group_size: int = 8,
+    rule: Rule | None = None,
+) -> Selector:
+    """Return ARCUS: Kalman filters in arc length, and samples near a moving target (arXiv 2609.38018).
+
+    The paper publishes no code, and its results have not been repeated; `arc_length` says what we had to choose.
+    P(mixed) is the expectation over the belief, where the paper has an approximation. The state cannot be sharded, see
+    `paced`.
+
+    Args:
+        target: Success rate at which the target starts, above 0 and below 1.
+        temperature: Temperature of the sampling, above 0; see `paced`.
+        tolerance: Share of mixed groups that may be lost for a harder target, from 0 to 1.
+        max_step: Largest change of the target per step, at least 0, in radians of arcsin sqrt(success rate).
+        group_size: Rollouts per prompt.
+        rule: Replacement for `gumbel_top_k(temperature)`.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    pace: dict[str, Any] = {"temperature": temperature, "tolerance": tolerance, "max_step": max_step}
+    return paced(arc_length(group_size=group_size), target=target, rule=rule, method="arcus", **pace)
 
 
 def adaptive(

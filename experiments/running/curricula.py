@@ -87,6 +87,11 @@ def _adaptive(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Sel
     )
 
 
+def _arcus(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
+    settings: dict[str, Any] = {"target": method.target, "temperature": method.temperature}
+    return jaxsel.arcus(**settings, group_size=given.group_size, **replaced)
+
+
 PREDICTIVE = {
     "mopps": _mopps,
     "mopps_mean": _mopps_mean,
@@ -95,6 +100,7 @@ PREDICTIVE = {
     "dps": _dps,
     "gps": _gps,
     "adaptive": _adaptive,
+    "arcus": _arcus,
 }
 """Methods that predict success rates: by name, a function that makes their selector, perhaps with another `rule`."""
 

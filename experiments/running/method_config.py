@@ -10,7 +10,7 @@ ACQUISITIONS = ("expected_variance", "expected_signal")
 """The scores by which adaptive can draw prompts."""
 PRIOR_COUNTS = ("ones", "progress", "stability", "local")
 """The prior counts of dps."""
-PREDICTIVE_NAMES = ("mopps", "mopps_mean", "mopps_mixed", "threshold", "dps", "gps", "adaptive")
+PREDICTIVE_NAMES = ("mopps", "mopps_mean", "mopps_mixed", "threshold", "dps", "gps", "adaptive", "arcus")
 """The names of the methods that predict success rates; `experiments.running.curricula` makes them."""
 _SHUFFLING_NAMES = ("uniform", "history_resampling", "dynamic_sampling")
 METHOD_NAMES = (*_SHUFFLING_NAMES, *PREDICTIVE_NAMES)
@@ -22,17 +22,17 @@ class MethodConfig:
     """The method that chooses prompts, and its settings.
 
     Attributes:
-        name: uniform, history_resampling, dynamic_sampling, mopps, mopps_mean, mopps_mixed, threshold, dps, gps or
-            adaptive. mopps_mean uses the posterior mean in place of the Thompson draw (INSIGHT); mopps_mixed samples in
-            proportion to the probability of a mixed group (MaPP).
+        name: uniform, history_resampling, dynamic_sampling, mopps, mopps_mean, mopps_mixed, threshold, dps, gps,
+            adaptive or arcus. mopps_mean uses the posterior mean in place of the Thompson draw (INSIGHT); mopps_mixed
+            samples in proportion to the probability of a mixed group (MaPP).
         batch_size: Prompts per step.
-        candidate_ratio: mopps, threshold, dps, gps and adaptive choose among the next candidate_ratio * batch_size
-            prompts of a shuffled epoch; 0: among the whole pool.
+        candidate_ratio: The methods that predict choose among the next candidate_ratio * batch_size prompts of a
+            shuffled epoch; 0: among the whole pool.
         decay: mopps, threshold and gps: share of a prompt's earlier evidence that remains after a step with rollouts of
             the prompt, 0 to 1.
         dps_decay: dps: share of a prompt's evidence that remains after a step, with or without rollouts of the prompt.
             By default a prompt is a candidate about every eighth step: at 0.5 almost none of the evidence remains.
-        target: mopps and gps: target success rate.
+        target: mopps and gps: target success rate. arcus: target at the start of the run.
         lower: threshold: lower end of the band of success rates.
         upper: threshold: upper end of the band of success rates.
         prior_counts: dps: prior counts of the transitions between solve states: ones, progress, stability or local.
@@ -44,7 +44,7 @@ class MethodConfig:
         latent_size: gps: size of the network's latent vector, which recent batches inform; 0: none.
         acquisition: adaptive: expected_variance, E[p (1 - p)]; or expected_signal, the expected standard deviation of
             a group's rewards.
-        temperature: adaptive: temperature of the sampling; the smaller, the greedier.
+        temperature: adaptive and arcus: temperature of the sampling; the smaller, the greedier.
         screened: gps and adaptive: share of the prompts that is predicted exactly, chosen by a rough prediction of the
             whole pool, for example 0.05; 0: every prompt is predicted exactly.
         filter: Whether a method that predicts trains on mixed groups alone, as dynamic_sampling does.
@@ -57,7 +57,8 @@ class MethodConfig:
             (`jaxsel.exploring`); the method chooses the others.
         explore_after: Steps without a visit after which a candidate is chosen whatever its score; 0: never.
         prior_rollouts: Number of rollouts behind each solve rate of the data set, from which every method gets its
-            prior (jaxsel.informative_prior, where each of these rollouts counts three times); 0: no such prior.
+            prior (jaxsel.informative_prior, where each of these rollouts counts three times); 0: no such prior. Not
+            with arcus.
     """
 
     name: str = "mopps"
@@ -109,6 +110,11 @@ class MethodConfig:
                     f"shuffled epochs; give method.{setting}={str(default).lower()}, or one of "
                     f"{', '.join(PREDICTIVE_NAMES)}"
                 )
+        if self.prior_rollouts and self.name == "arcus":
+            raise ValueError(
+                f"method.prior_rollouts is {self.prior_rollouts:g} with arcus, whose prior is the same for all "
+                "prompts; give method.prior_rollouts=0, or another method"
+            )
         if self.lower > self.upper:
             raise ValueError(f"lower is {self.lower} and upper is {self.upper}; give numbers with lower <= upper")
         _checks.one_of(ACQUISITIONS, acquisition=self.acquisition)

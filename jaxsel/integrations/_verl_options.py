@@ -17,7 +17,7 @@ from jaxsel.runtime.prompt_selector import PromptSelector
 
 INDEX = "extra_info.index"
 """Where verl's own scripts put the number of a row."""
-_METHODS = ("adaptive", "dps", "mopps", "threshold", "uniform")
+_METHODS = ("adaptive", "arcus", "dps", "mopps", "threshold", "uniform")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from jaxsel.integrations._pools import check_keys, selector_of_rows
 from jaxsel.integrations.edge import TrainerEdge
 
 METHODS: dict[str, Callable[..., Any]] = {
-    name: getattr(jaxsel.methods, name) for name in ("adaptive", "dps", "mopps", "threshold", "uniform")
+    name: getattr(jaxsel.methods, name) for name in ("adaptive", "arcus", "dps", "mopps", "threshold", "uniform")
 }
 """The methods that a configuration can name; their arguments are numbers and strings."""
 _IN_FLIGHT_STEPS = 8

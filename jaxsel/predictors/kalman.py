@@ -6,10 +6,9 @@ r"""A Kalman filter per prompt, on a scale where the noise of a success rate is 
     arcsine     p = sin(x)^2           z = arcsin sqrt((s + 3/8) / (n + 3/4)),    R = 1 / (4 n + 2)
     logit       p = sigmoid(x)         z = log((s + 1/2) / (n - s + 1/2)),        R = 1 / (s + 1/2) + 1 / (n - s + 1/2)
 
-"arcsine" is the scale of ARCUS (arXiv 2609.38018), where the noise does not depend on p (Anscombe 1948). z and R are
-its values for mixed groups. The rest differs. ARCUS takes z = 0 for s = 0 and z = pi / 2 for s = n, with R = 1 / (2 n).
-Its beliefs drift by v sin(2 x) per step, and the moments of innovations determine v and q. Here one formula holds for
-all s, nothing drifts, and q is a setting.
+"arcsine" is the scale of ARCUS (arXiv 2609.38018), where the noise does not depend on p (Anscombe 1948). Its own filter
+is `arc_length`. There, groups with s = 0 and s = n have other z and R, the beliefs drift, and q is learned. Here one
+formula holds for all s, nothing drifts, and q is a setting.
 
 "logit" is the scale of KGPS (arXiv 2607.27610). The prior has the mean and variance that x has for a uniform p. What
 one prompt shows has no effect on other prompts; `state_space` is a filter in which it has. An update changes the
@@ -19,7 +18,7 @@ variance.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -158,12 +157,35 @@ def filtered(state: KalmanState, rollouts: Rollouts, q: float, scale: Scale) -> 
     ids, step = visits.prompt_ids, state.step + 1
     mean, variance = believed(state, step, q, scale, jnp.minimum(ids, num_prompts - 1))
     z, noise = scale.observed(visits.successes.astype(jnp.float32), visits.group_size.astype(jnp.float32))
+    return conditioned(state, ids, step, mean, variance, z, noise)
+
+
+def conditioned(
+    state: Any,
+    ids: Int[Array, " b"],
+    step: Int[Array, ""],
+    mean: Float[Array, " b"],
+    variance: Float[Array, " b"],
+    z: Float[Array, " b"],
+    noise: Float[Array, " b"],
+) -> Any:
+    """Return the state after visits that observed z with variance `noise`; rows with an id of N are left out.
+
+    Args:
+        state: NamedTuple with the fields of `KalmanState`.
+        ids: The visited prompts, each once.
+        step: The step of the visits.
+        mean: Mean of x before the visits.
+        variance: Variance of x before the visits.
+        z: The observations of x.
+        noise: Their variances.
+    """
     gain = variance / (variance + noise)
-    return KalmanState(
-        state.mean.at[ids].set(mean + gain * (z - mean), mode="drop"),
-        state.variance.at[ids].set(gain * noise, mode="drop"),
-        state.last_step.at[ids].set(step, mode="drop"),
-        step,
+    return state._replace(
+        mean=state.mean.at[ids].set(mean + gain * (z - mean), mode="drop"),
+        variance=state.variance.at[ids].set(gain * noise, mode="drop"),
+        last_step=state.last_step.at[ids].set(step, mode="drop"),
+        step=step,
     )
 
 

@@ -50,8 +50,11 @@ METHOD_WORDS = {
     "embeddings of the prompts. It chooses prompts near a success rate of one half that differ from each other.",
     "adaptive": "The method of jaxsel: success rates drift, and prompts teach about each other (a state-space model, "
     "with embeddings or without). It prefers prompts whose rewards vary most.",
+    "arcus": "ARCUS: a Kalman filter per prompt, whose beliefs drift as the policy learns. It prefers prompts that are "
+    "likely to be mixed and near a target success rate, which moves to the hardest one that loses few mixed groups.",
     "state_space": "The predictor of adaptive alone.",
     "kalman": "A Kalman filter per prompt: beliefs widen between visits.",
+    "arc_length": "The predictor of arcus alone.",
 }
 """The built-in methods in a sentence or two each, by the name that they have on a page."""
 CARDS = {

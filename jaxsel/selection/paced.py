@@ -7,7 +7,7 @@ p_i its predicted success rate. After every step with a visit, the target moves 
 is close to the best one. This is a selector and not an acquisition, because an acquisition has no state.
 
 The moving target, the kernel and the sampling follow ARCUS (arXiv 2609.38018). The predictions are those of the given
-predictor. No predictor here is ARCUS's own, see `kalman`.
+predictor; that of ARCUS is `arc_length`.
 """
 
 import math
@@ -74,6 +74,7 @@ def paced(
     tolerance: float = 0.03,
     max_step: float = 0.005,
     rule: Rule | None = None,
+    method: str = "paced",
 ) -> Selector:
     """Return a selector that samples near a moving target success rate, as ARCUS does (arXiv 2609.38018).
 
@@ -84,12 +85,13 @@ def paced(
     The state cannot be sharded: every device would need the predictions of the prompts of the others.
 
     Args:
-        predictor: Model of the prompts' success rates. `jaxsel.kalman()` resembles the model of ARCUS.
+        predictor: Model of the prompts' success rates. `jaxsel.arc_length()` is that of ARCUS.
         target: Success rate at which the target starts, above 0 and below 1.
         temperature: Temperature of the sampling, above 0, as in `gumbel_top_k`.
         tolerance: Share of mixed groups that may be lost for a harder target, from 0 to 1.
         max_step: Largest change of the target per step, at least 0, in radians of arcsin sqrt(success rate).
         rule: Rule that chooses by the scores, for example with quotas. None: `gumbel_top_k(temperature)`.
+        method: Name of the method in `spec`.
 
     Raises:
         ValueError: An argument is out of its range, or the rule's `choose` has no argument `count`.
@@ -112,9 +114,9 @@ def paced(
 
     numbers = {"temperature": float(temperature), "tolerance": float(tolerance), "max_step": float(max_step)}
     predict, select, update = _functions(predictor.predict, predictor.update, rule.choose, **numbers)
-    spec = {"method": "paced", "predictor": predictor.spec, "rule": rule.spec}
+    spec = {"method": method, "predictor": predictor.spec, "rule": rule.spec}
     spec["acquisition"] = {"name": "paced", "target": float(target), **numbers}
-    return Selector(as_saved(spec), init, predict, select, update)
+    return Selector(as_saved(spec), init, predict, select, update, rule=rule)
 
 
 @shared

@@ -97,6 +97,14 @@ def test_strata_replace_the_rule_and_nothing_else(name):
     assert PREDICTIVE[name](method, given, rule=rule).spec == plain.spec | {"rule": rule.spec}
 
 
+def test_arcus_takes_its_target_and_temperature_and_no_priors():
+    method = MethodConfig("arcus", target=0.4, temperature=0.2)
+    found = PREDICTIVE["arcus"](method, Given(4, lambda: np.zeros((N, 1)), {})).spec
+    assert found == jaxsel.arcus(target=0.4, temperature=0.2, group_size=4).spec
+    with pytest.raises(ValueError, match=r"prior_rollouts is 8 with arcus, .*; give method\.prior_rollouts=0, or anot"):
+        replace(method, prior_rollouts=8)
+
+
 @pytest.mark.parametrize("group_size", range(1, 9))
 @pytest.mark.parametrize("margin", [0.0, 0.25, 1 / 3, 0.4, 0.5])
 def test_a_filter_that_no_group_can_pass_is_refused(group_size, margin):

@@ -40,6 +40,7 @@ METHODS = {
         jaxsel.stratified(jaxsel.top_k(), np.arange(N) % 3),
         method="quotas",
     ),
+    "arcus": lambda: jaxsel.arcus(),
     "paced": lambda: jaxsel.paced(jaxsel.kalman()),
     "diverse adaptive": lambda: jaxsel.adaptive(EMBEDDINGS, rule=jaxsel.diverse(anchor_batches=0)),
     "screened adaptive": lambda: jaxsel.adaptive(EMBEDDINGS, screened=0.2),

@@ -27,6 +27,7 @@ METHODS = {
     **{f"dps, {prior}": jaxsel.dps(prior_counts=prior) for prior in hidden_markov.PRIOR_COUNTS},
     "dps, entropy bonus": jaxsel.dps(entropy_weight=0.3),
     "adaptive": jaxsel.adaptive(),
+    "arcus": jaxsel.arcus(),
     "uniform": jaxsel.uniform(),
 }
 

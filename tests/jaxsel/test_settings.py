@@ -36,6 +36,7 @@ METHODS = {
         jaxsel.mopps(acquisition=jaxsel.mixed_near_target(log=True)), share=0.3, after=1
     ),
     "paced": lambda: jaxsel.paced(jaxsel.kalman(), target=0.3),
+    "arcus": lambda: jaxsel.arcus(target=0.3),
     "recalibrated": lambda: jaxsel.make_selector(
         jaxsel.recalibrated(jaxsel.hidden_markov()), jaxsel.mixed_probability(), jaxsel.top_k()
     ),

@@ -76,6 +76,7 @@ MAKERS = (
     jaxsel.amortized,
     jaxsel.state_space,
     jaxsel.kalman,
+    jaxsel.arc_length,
     jaxsel.thompson,
     jaxsel.target_success_rate,
     jaxsel.posterior_draw,

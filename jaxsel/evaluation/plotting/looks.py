@@ -34,6 +34,7 @@ METHODS = {
     "ridge": ("orange", ":", "P"),
     "state_space": ("black", ":", "h"),
     "adaptive": ("black", "-.", "*"),
+    "arcus": ("sky blue", "-", "^"),
 }
 """Looks of the methods: colour, line style and marker by method name."""
 

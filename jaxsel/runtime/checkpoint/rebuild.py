@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxsel.base import Acquisition, Predictor, Rule, Selector
+from jaxsel.predictors.arc_length import arc_length
 from jaxsel.predictors.beta import beta_bernoulli
 from jaxsel.predictors.hidden_markov import hidden_markov
 from jaxsel.predictors.kalman import kalman
@@ -32,6 +33,7 @@ _PREDICTORS = {
     "hidden_markov": hidden_markov,
     "state_space": state_space,
     "kalman": kalman,
+    "arc_length": arc_length,
 }
 _ACQUISITIONS: dict[str, Callable[..., Acquisition]] = {
     "thompson": thompson,

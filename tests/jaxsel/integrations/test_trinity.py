@@ -193,7 +193,10 @@ def test_other_states_are_refused(unchecked_types):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"method": "mops"}, "method is 'mops'; give one of 'adaptive', 'dps', 'mopps', 'threshold', 'uniform'"),
+        (
+            {"method": "mops"},
+            "method is 'mops'; give one of 'adaptive', 'arcus', 'dps', 'mopps', 'threshold', 'uniform'",
+        ),
         ({"method": None}, "method is None; give one of"),
         ({"group_size": None}, "group_size is None; give an integer of at least 1"),
         ({"lambda": 1}, "kwargs has 'lambda', which mopps does not take; give some of"),

@@ -241,7 +241,10 @@ WORKERS = "data.dataloader_num_workers"
         ([*SELECTED[2:]], "set data.custom_cls.path=pkg://jaxsel.integrations.verl"),
         ([*SELECTED[:5]], r"data.jaxsel is None, which names no method; set .*\+data.jaxsel.method=mopps"),
         ([*SELECTED, "+data.jaxsel.methods=dps"], "data.jaxsel has the entry 'methods'; give only method, arg"),
-        ([*SELECTED, "data.jaxsel.method=grpo"], "data.jaxsel.method is 'grpo'; give one of 'adaptive', 'dps'"),
+        (
+            [*SELECTED, "data.jaxsel.method=grpo"],
+            "data.jaxsel.method is 'grpo'; give one of 'adaptive', 'arcus', 'dps'",
+        ),
         ([*SELECTED, "+data.jaxsel.arguments.decays=1"], "data.jaxsel.arguments is .* unexpected keyword"),
         ([*SELECTED, "data.train_batch_size=25"], "has 24 prompts after verl's filters, and each step takes 25"),
         (

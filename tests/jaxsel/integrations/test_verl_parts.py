@@ -119,7 +119,7 @@ def test_a_function_may_make_a_method_or_a_selector():
 @pytest.mark.parametrize(
     ("options", "keys", "message"),
     [
-        (Options("grpo"), None, "data.jaxsel.method is 'grpo'; give one of 'adaptive', 'dps', 'mopps'"),
+        (Options("grpo"), None, "data.jaxsel.method is 'grpo'; give one of 'adaptive', 'arcus', 'dps', 'mopps'"),
         (Options("mopps", {"decays": 1}), None, "data.jaxsel.arguments is {'decays': 1}: .*unexpected keyword"),
         (Options(f"{__name__}:made", {"num_prompts": N + 1}), None, "has 7 prompts and data.train_files 6"),
         (Options(f"{__name__}:made", {"num_prompts": N}), list("abcdef"), "has other keys .*give it .'a', 'b'"),

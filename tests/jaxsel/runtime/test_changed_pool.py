@@ -41,6 +41,7 @@ METHODS = {
     "gps": lambda keys: jaxsel.gps(embeddings(keys), **TINY),
     "adaptive": lambda keys: jaxsel.adaptive(embeddings(keys)),
     "exploring": lambda keys: jaxsel.exploring(jaxsel.adaptive(), share=0.5),
+    "arc length": lambda keys: jaxsel.make_selector(jaxsel.arc_length(), jaxsel.expected_variance(), jaxsel.top_k()),
     "kalman": lambda keys: jaxsel.make_selector(jaxsel.kalman(), jaxsel.expected_variance(), jaxsel.top_k()),
     "recalibrated": lambda keys: jaxsel.make_selector(
         jaxsel.recalibrated(jaxsel.hidden_markov()),

@@ -54,6 +54,7 @@ EQUAL = {
     "adaptive": lambda temperature=0.5: jaxsel.adaptive(EMBEDDINGS, temperature=temperature),
     "with priors": lambda decay=0.5: jaxsel.mopps(**RATES, decay=decay),
     "exploring": lambda share=0.5: jaxsel.exploring(jaxsel.mopps(), share=share),
+    "arcus": lambda temperature=0.5: jaxsel.arcus(temperature=temperature),
     "paced": lambda temperature=0.5: jaxsel.paced(jaxsel.kalman(), temperature=temperature),
 }
 

@@ -1,0 +1,200 @@
+r"""The filter of ARCUS (arXiv 2609.38018): per prompt a Kalman filter in arc length, with a drift that the pool shares.
+
+    p   = sin(x)^2
+    x_t = x_{t-1} + v sin(2 x) + N(0, q)          per step, for every prompt
+    z   = arcsin sqrt((s + 3/8) / (n + 3/4))      at a visit with 0 < s < n,    R = 1 / (4 n + 2)
+    z   = 0 for s = 0, pi / 2 for s = n           R = 1 / (2 n)
+
+The drift moves every logit by 4 v per step: dx/dt = v sin(2 x) has the solution tan x_t = e^{2 v t} tan x_0. So a
+belief of any age takes one formula, and an update touches the visited prompts only. The variance of the drift's effect
+is left out, as in the paper. A variance grows at most up to the prior's.
+
+v and q are learned from the innovations e = z - E[x_t] of revisited prompts, k steps after their last visit. With
+S = P_k + R, the variance of e, and g = dE[x_t]/dv = k sin(2 E[x_t]),
+
+    v = sum g (e + g v') / S  /  (sum g^2 / S + 1 / 0.02^2)                 v': v at the time of the innovation
+    q = (sum k (e^2 - P_0 - R) / S^2 + q_0 / q_0^2) / (sum k^2 / S^2 + 1 / q_0^2),    q_0 = 0.001
+
+The sums forget 2% at every step with a revisit. These weights and priors are ours: the paper, which has no public code,
+says that moments of innovations determine v and q, and not how. Where a variance has grown to the prior's, it says
+nothing about q. See `kalman` for a filter of this kind whose q is a setting.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxsel import _validate
+from jaxsel._rows import with_moved
+from jaxsel._shared import shared
+from jaxsel._visits import merge_visits
+from jaxsel.base import Prediction, Predictor, Rollouts
+from jaxsel.numerics import random
+from jaxsel.predictors.kalman import SCALES, conditioned, predicted
+
+_SCALE = SCALES["arcsine"]
+_KEPT = 0.98  # of the sums, at every step with a revisit
+_DRIFT_SPREAD = 0.02  # standard deviation of the prior of v
+_FIRST_DIFFUSION = 0.001  # q_0
+_MOST_DRIFT = 20.0  # of v times the age: a logit then lies at the end of float32's range
+
+
+class Moments(NamedTuple):
+    """The discounted sums over the innovations of revisited prompts, see the module's docstring.
+
+    Attributes:
+        drift: sum g (e + g v') / S.
+        drift_weight: sum g^2 / S.
+        diffusion: sum k (e^2 - P_0 - R) / S^2.
+        diffusion_weight: sum k^2 / S^2.
+    """
+
+    drift: Float[Array, ""]
+    drift_weight: Float[Array, ""]
+    diffusion: Float[Array, ""]
+    diffusion_weight: Float[Array, ""]
+
+
+class ArcLengthState(NamedTuple):
+    """The Gaussian beliefs about N prompts, and what is learned about their motion.
+
+    Attributes:
+        mean: Mean of x at each prompt's last visit.
+        variance: Variance of x at each prompt's last visit.
+        last_step: Step of the last visit; 0 before the first visit.
+        step: Number of updates so far.
+        moments: The sums from which drift and diffusion follow.
+    """
+
+    mean: Float[Array, " N"]
+    variance: Float[Array, " N"]
+    last_step: Int[Array, " N"]
+    step: Int[Array, ""]
+    moments: Moments
+
+    @property
+    def drift(self) -> Float[Array, ""]:
+        """v, in radians per step."""
+        return self.moments.drift / (self.moments.drift_weight + _DRIFT_SPREAD**-2)
+
+    @property
+    def diffusion(self) -> Float[Array, ""]:
+        """q, in radians^2 per step."""
+        found = (self.moments.diffusion + 1 / _FIRST_DIFFUSION) / (self.moments.diffusion_weight + _FIRST_DIFFUSION**-2)
+        return jnp.clip(found, 0, _SCALE.variance)
+
+    def partition_specs(self) -> "ArcLengthState":
+        """Return specs that put the whole state on every device, because all devices learn from all innovations."""
+        return jax.tree.map(lambda leaf: P(), self)
+
+    def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "ArcLengthState") -> "ArcLengthState":
+        """Return the state for a changed pool, see `StateMethods.with_rows`. Drift and diffusion stay."""
+        return with_moved(self, fresh, ("mean", "variance", "last_step"), rows)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return `drift` in logits per step, and `diffusion` in radians^2 per step."""
+        return {"drift": 4 * self.drift, "diffusion": self.diffusion}
+
+
+class Belief(NamedTuple):
+    """The Gaussian beliefs about m prompts at one step.
+
+    Attributes:
+        mean: Mean of x.
+        variance: Variance of x.
+        at_visit: Variance of x at the last visit, P_0.
+        age: k, the number of steps since the last visit.
+    """
+
+    mean: Float[Array, " m"]
+    variance: Float[Array, " m"]
+    at_visit: Float[Array, " m"]
+    age: Float[Array, " m"]
+
+
+@shared
+def arc_length(*, group_size: int = 8) -> Predictor:
+    """Return the predictor of `arcus`: one Kalman filter per prompt, whose drift and diffusion are learned.
+
+    Args:
+        group_size: n, the rollouts per prompt for which `unsolved`, `mixed` and `solved` are predicted.
+
+    Raises:
+        ValueError: `group_size` is no positive integer.
+    """
+    _validate.positive_integer(group_size=group_size)
+    group_size = int(group_size)
+
+    def init(key: Key[Array, ""], num_prompts: int) -> ArcLengthState:
+        del key
+        mean = jnp.full(num_prompts, _SCALE.mean, jnp.float32)
+        variance = jnp.full(num_prompts, _SCALE.variance, jnp.float32)
+        nothing = Moments(*(jnp.float32(0) for _ in Moments._fields))
+        return ArcLengthState(mean, variance, jnp.zeros(num_prompts, jnp.int32), jnp.int32(0), nothing)
+
+    def predict(
+        key: Key[Array, ""],
+        state: ArcLengthState,
+        prompt_ids: Int[Array, " m"] | None,
+        first_id: Int[Array, ""] | int = 0,
+    ) -> Prediction:
+        belief = _believed(state, state.step, prompt_ids)
+        rows = jnp.arange(len(belief.mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
+        normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
+        return predicted(belief.mean, jnp.sqrt(belief.variance), normal, _SCALE, group_size)
+
+    return Predictor({"name": "arc_length", "group_size": group_size}, init, predict, _update)
+
+
+def _believed(state: ArcLengthState, step: Int[Array, ""], prompt_ids: Int[Array, " m"] | None) -> Belief:
+    rows = slice(None) if prompt_ids is None else prompt_ids
+    at_visit, age = state.variance[rows], (step - state.last_step[rows]).astype(jnp.float32)
+    moved = jnp.clip(state.drift * age, -_MOST_DRIFT, _MOST_DRIFT)
+    # tan x grows by the factor e^(2 moved); in this form it may be infinite
+    mean = jnp.arctan2(jnp.sin(state.mean[rows]) * jnp.exp(moved), jnp.cos(state.mean[rows]) * jnp.exp(-moved))
+    variance = jnp.minimum(at_visit + state.diffusion * age, _SCALE.variance)
+    return Belief(mean, variance, at_visit, age)
+
+
+def _update(key: Key[Array, ""], state: ArcLengthState, rollouts: Rollouts) -> ArcLengthState:
+    """Return the state after one step: visited prompts are conditioned on their rollouts, and the moments grow."""
+    del key
+    num_prompts = len(state.mean)
+    visits = merge_visits(rollouts, num_prompts)
+    rows, step = jnp.minimum(visits.prompt_ids, num_prompts - 1), state.step + 1
+    belief = _believed(state, step, rows)
+    z, noise = _observed(visits.successes.astype(jnp.float32), visits.group_size.astype(jnp.float32))
+    revisited = (visits.prompt_ids < num_prompts) & (state.last_step[rows] > 0)
+    moments = _learned(state, belief, z, noise, revisited)
+    return conditioned(state._replace(moments=moments), visits.prompt_ids, step, belief.mean, belief.variance, z, noise)
+
+
+def _observed(s: Float[Array, " b"], n: Float[Array, " b"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """Return z and R for s successes in groups of n."""
+    mixed, noise = _SCALE.observed(s, n)
+    z = jnp.where(s == 0, 0, jnp.where(s == n, np.pi / 2, mixed))
+    return z, jnp.where((s == 0) | (s == n), 1 / (2 * jnp.maximum(n, 1)), noise)
+
+
+def _learned(
+    state: ArcLengthState,
+    belief: Belief,
+    z: Float[Array, " b"],
+    noise: Float[Array, " b"],
+    revisited: Bool[Array, " b"],
+) -> Moments:
+    innovation, spread = z - belief.mean, belief.variance + noise
+    slope = belief.age * jnp.sin(2 * belief.mean)
+    grows = jnp.where(belief.variance < _SCALE.variance, belief.age, 0)
+    terms = Moments(
+        slope * (innovation + slope * state.drift) / spread,
+        slope**2 / spread,
+        grows * (innovation**2 - belief.at_visit - noise) / spread**2,
+        grows**2 / spread**2,
+    )
+    kept = jnp.where(revisited.any(), _KEPT, 1)
+    return jax.tree.map(lambda total, term: kept * total + jnp.where(revisited, term, 0).sum(), state.moments, terms)
