@@ -18,7 +18,6 @@ SELECTORS = {
     "threshold": lambda: jaxsel.threshold(lower=0.2),
     "dps": lambda: jaxsel.dps(initial_belief=UNEVEN, prior_counts="progress", entropy_weight=0.1),
     "uniform": lambda: jaxsel.uniform(group_size=4),
-    "arcus": lambda: jaxsel.arcus(group_size=4, max_step=0.1),
     "gumbel": lambda: jaxsel.dps(rule=jaxsel.gumbel_top_k(0.5)),
     "composed": lambda: jaxsel.make_selector(
         jaxsel.recalibrated(jaxsel.hidden_markov(decay=0.5), method="beta", window=16),
@@ -60,7 +59,10 @@ def play(selector):
     return chosen
 
 
-NESTED = {"exploring": lambda: jaxsel.exploring(jaxsel.dps(), share=0.5, after=2)}  # earlier versions had no such spec
+NESTED = {  # earlier versions had no such specs
+    "exploring": lambda: jaxsel.exploring(jaxsel.dps(), share=0.5, after=2),
+    "arcus": lambda: jaxsel.arcus(group_size=4, max_step=0.1),
+}
 
 
 @pytest.mark.parametrize("name", [*SELECTORS, *NESTED])
