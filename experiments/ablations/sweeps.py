@@ -60,6 +60,10 @@ SWEEPS = {
     "group_size": Sweep("train.group_size", (4, 8, 16), _MOPPS),
 }
 SWEEPS["margin_of_filtered_adaptive"] = Sweep("method.margin", (0.0, 0.2), _LARGE | _ADAPTIVE | {"method.filter": True})
+SWEEPS |= {
+    f"temperature_of_adaptive_with_{name}": Sweep("method.temperature", (1.0, 0.333), _LARGE | _ADAPTIVE | embeddings)
+    for name, embeddings in {"wordllama": {}, "both_embeddings": {"method.embeddings": "both"}}.items()
+}
 _RATES = (1e-5, 2e-5, 4e-5, 8e-5)
 SWEEPS |= {
     f"learning_rate_in_a_large_pool_of_{name}": Sweep("train.learning_rate", _RATES, _LARGE | settings)
