@@ -25,6 +25,13 @@ _OF_A_RUN = (
     *("wandb", "wandb_id", "trackio_id", ".hydra", "train.log"),  # of trackers and Hydra
 )
 """Patterns of the names in a run's folder."""
+_PARTS = ("part-*.parquet", ".*.jaxsel-*")
+_WITHIN = {
+    POLICY: ("*config.json", "tokenizer.json", "special_tokens_map.json", "chat_template.jinja", "model*.safetensors*"),
+    HISTORY: ("pool.parquet", *_PARTS),
+    COMPLETIONS: _PARTS,
+}
+"""Patterns of the names in its folders."""
 _LONGEST, _MOST = 150, 255  # characters before a hash, and with one; file systems allow 255 bytes
 
 
@@ -81,9 +88,11 @@ def clear_run(folder: Path) -> None:
         raise ValueError(
             f"{folder} holds files, but no run ({CONFIG}); give another folder, or move them away"
         ) from None
-    for path in sorted(folder.iterdir()):
-        if not any(path.match(name) for name in _OF_A_RUN):
-            raise ValueError(f"{folder} holds {path.name} beside a run; give another folder, or move it away")
+    for place, names in {"": _OF_A_RUN, **_WITHIN}.items():
+        for path in sorted((folder / place).glob("*")):
+            if not any(path.match(name) for name in names):
+                other = path.relative_to(folder)
+                raise ValueError(f"{folder} holds {other} beside a run; give another folder, or move it away")
     from rl.ranks import Ranks  # these load torch, which no other function of this file needs
     from rl.run_folder.lock import alone_in
 

@@ -107,6 +107,13 @@ def test_only_a_run_is_deleted(tmp_path):
             clear_run(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
     (tmp_path / "mine" / "thesis.tex").unlink()
+    for place in ("policy", "history", "completions"):
+        own = tmp_path / "mine" / place / "notes.txt"
+        own.parent.mkdir()
+        own.write_text("mine")
+        with pytest.raises(ValueError, match=f"mine holds {place}/notes.txt beside a run; give another folder, or mov"):
+            clear_run(tmp_path / "mine")
+        own.unlink()
     clear_run(tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
 
