@@ -30,7 +30,7 @@ def middle(recorded: Recorded) -> int:
 
 
 def make_predictors(recorded: Recorded) -> Predictors:
-    """Return mopps and dps, as set by hand and fitted, and state_space.
+    """Return mopps and dps, as set by hand and fitted, the predictor of arcus, and state_space.
 
     Where the history has texts or embeddings, there are gps and ridge too, and state_space uses the embeddings.
     """
@@ -46,6 +46,7 @@ def make_predictors(recorded: Recorded) -> Predictors:
         "mopps, fitted": fits["mopps"].predictor,
         "dps": jaxsel.hidden_markov(),
         "dps, fitted": fits["dps"].predictor,
+        "arcus": jaxsel.arc_length(group_size=group_size),
     }
     embeddings = embeddings_of(recorded)
     predictors["state_space"] = jaxsel.state_space(embeddings, group_size=group_size)

@@ -138,7 +138,7 @@ def test_a_page_and_a_result(folders, tmp_path, capsys):
     assert "$5_$6 [new]: " in said
     setting = json.loads((out / "calibration.json").read_text())["settings"]["$5_$6 [new]"]
     (found,) = setting["histories"]
-    assert set(found["probe"]) == {"mopps", "mopps, fitted", "dps", "dps, fitted", "state_space"}
+    assert set(found["probe"]) == {"mopps", "mopps, fitted", "dps", "dps, fitted", "arcus", "state_space"}
     mean = setting["mean"]
     assert {m: s["mean"] for m, s in mean["probe"]["dps"].items()} == found["probe"]["dps"]
     for method in ("mopps", "dps"):
