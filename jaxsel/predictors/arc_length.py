@@ -6,18 +6,17 @@ r"""The filter of ARCUS (arXiv 2609.38018): per prompt a Kalman filter in arc le
     z   = 0 for s = 0, pi / 2 for s = n           R = 1 / (2 n)
 
 The drift moves every logit by 4 v per step: dx/dt = v sin(2 x) has the solution tan x_t = e^{2 v t} tan x_0. So a
-belief of any age takes one formula, and an update touches the visited prompts only. The variance of the drift's effect
-is left out, as in the paper. A variance grows at most up to the prior's.
+belief of any age takes one formula, and an update touches the visited prompts only. The drift also stretches the
+variance, by (dx_t / dx_0)^2; this is left out, as in the paper. A variance grows at most up to the prior's.
 
-v and q are learned from the innovations e = z - E[x_t] of revisited prompts, k steps after their last visit. With
-S = P_k + R, the variance of e, and g = dE[x_t]/dv = k sin(2 E[x_t]),
+v and q are learned from the innovations e = z - E[x_t] of revisited prompts, k steps after their last visit. With P_0
+and P_k, the variances of x at that visit and now, S = P_k + R, and g = dE[x_t]/dv = k sin(2 E[x_t]),
 
     v = sum g (e + g v') / S  /  (sum g^2 / S + 1 / 0.02^2)                 v': v at the time of the innovation
     q = (sum k (e^2 - P_0 - R) / S^2 + q_0 / q_0^2) / (sum k^2 / S^2 + 1 / q_0^2),    q_0 = 0.001
 
-The sums forget 2% at every step with a revisit. These weights and priors are ours: the paper, which has no public code,
-says that moments of innovations determine v and q, and not how. Where a variance has grown to the prior's, it says
-nothing about q. See `kalman` for a filter of this kind whose q is a setting.
+The sums forget 2% at every step with a revisit. These weights and priors are ours: the paper fits v and q by moments of
+innovations too, but has no public code. A variance that has grown to the prior's says nothing about q. See `kalman` for a filter of this kind whose q is a setting.
 """
 
 from typing import Any, NamedTuple
@@ -40,7 +39,7 @@ _SCALE = SCALES["arcsine"]
 _KEPT = 0.98  # of the sums, at every step with a revisit
 _DRIFT_SPREAD = 0.02  # standard deviation of the prior of v
 _FIRST_DIFFUSION = 0.001  # q_0
-_MOST_DRIFT = 20.0  # of v times the age: a logit then lies at the end of float32's range
+_MOST_DRIFT = 20.0  # of v times the age, which moves a logit by 80
 
 
 class Moments(NamedTuple):
