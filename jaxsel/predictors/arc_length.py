@@ -16,7 +16,8 @@ and P_k, the variances of x at that visit and now, S = P_k + R, and g = dE[x_t]/
     q = (sum k (e^2 - P_0 - R) / S^2 + q_0 / q_0^2) / (sum k^2 / S^2 + 1 / q_0^2),    q_0 = 0.001
 
 The sums forget 2% at every step with a revisit. These weights and priors are ours: the paper fits v and q by moments of
-innovations too, but has no public code. A variance that has grown to the prior's says nothing about q. See `kalman` for a filter of this kind whose q is a setting.
+innovations too, but has no public code. A variance that has grown to the prior's says nothing about q. See `kalman` for
+a filter of this kind whose q is a setting.
 """
 
 from typing import Any, NamedTuple
