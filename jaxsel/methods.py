@@ -122,9 +122,7 @@ def dps(
     Raises:
         ValueError: An argument is out of its range.
     """
-    _validate.positive_integer(group_size=group_size)
-    if group_size == 1:
-        raise ValueError("group_size is 1, and dps chooses mixed groups, which have at least 2 rollouts; take mopps")
+    _check_mixes("dps", group_size)
     belief = initial_beliefs(prior_alpha, prior_beta, int(group_size), otherwise=initial_belief)
     predictor = hidden_markov(decay=decay, prior_counts=prior_counts, initial_belief=belief)
     acquisition = acquisitions.mixed_probability(entropy_weight=entropy_weight)
@@ -188,20 +186,21 @@ def arcus(
     """Return ARCUS: Kalman filters in arc length, and samples near a moving target (arXiv 2609.38018).
 
     The paper publishes no code, and its results have not been repeated; `arc_length` says what we had to choose.
-    P(mixed) is the expectation over the belief, where the paper has an approximation. The state cannot be sharded, see
-    `paced`.
+    P(mixed) is the expectation over the belief, where the paper has an approximation. No embeddings are read: prompts
+    without a visit look alike. The state cannot be sharded, see `paced`.
 
     Args:
         target: Success rate at which the target starts, above 0 and below 1.
         temperature: Temperature of the sampling, above 0; see `paced`.
         tolerance: Share of mixed groups that may be lost for a harder target, from 0 to 1.
         max_step: Largest change of the target per step, at least 0, in radians of arcsin sqrt(success rate).
-        group_size: Rollouts per prompt.
+        group_size: Rollouts per prompt, at least 2: a single rollout is never mixed.
         rule: Replacement for `gumbel_top_k(temperature)`.
 
     Raises:
         ValueError: An argument is out of its range.
     """
+    _check_mixes("arcus", group_size)
     pace: dict[str, Any] = {"temperature": temperature, "tolerance": tolerance, "max_step": max_step}
     return paced(arc_length(group_size=group_size), target=target, rule=rule, method="arcus", **pace)
 
@@ -261,3 +260,11 @@ def uniform(
     """
     predictor = beta_bernoulli(prior_alpha=prior_alpha, prior_beta=prior_beta, decay=decay, group_size=group_size)
     return make_selector(predictor, acquisitions.target_success_rate(), random_subset(), method="uniform")
+
+
+def _check_mixes(method: str, group_size: int) -> None:
+    _validate.positive_integer(group_size=group_size)
+    if group_size == 1:
+        raise ValueError(
+            f"group_size is 1, and {method} chooses mixed groups, which have at least 2 rollouts; take mopps"
+        )

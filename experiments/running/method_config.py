@@ -115,6 +115,10 @@ class MethodConfig:
                 f"method.prior_rollouts is {self.prior_rollouts:g} with arcus, whose prior is the same for all "
                 "prompts; give method.prior_rollouts=0, or another method"
             )
+        if self.target in (0, 1) and self.name == "arcus":
+            raise ValueError(
+                f"method.target is {self.target:g} with arcus, whose target moves; give a number above 0 and below 1"
+            )
         if self.lower > self.upper:
             raise ValueError(f"lower is {self.lower} and upper is {self.upper}; give numbers with lower <= upper")
         _checks.one_of(ACQUISITIONS, acquisition=self.acquisition)
@@ -141,7 +145,7 @@ class MethodConfig:
                 "neither 0 nor 1; give another group_size or margin, or a method without a filter"
             )
         by_signal = self.name == "adaptive" and self.acquisition == "expected_signal"
-        if group_size < 2 and (by_signal or self.name in ("dps", "mopps_mixed")):
+        if group_size < 2 and (by_signal or self.name in ("dps", "mopps_mixed", "arcus")):
             setting = "method.acquisition=expected_signal" if by_signal else f"method.name={self.name}"
             raise ValueError(
                 f"train.group_size is {group_size} with {setting}, which chooses mixed groups; they have at least 2 "

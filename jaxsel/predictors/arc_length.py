@@ -6,18 +6,22 @@ r"""The filter of ARCUS (arXiv 2609.38018): per prompt a Kalman filter in arc le
     z   = 0 for s = 0, pi / 2 for s = n           R = 1 / (2 n)
 
 The drift moves every logit by 4 v per step: dx/dt = v sin(2 x) has the solution tan x_t = e^{2 v t} tan x_0. So a
-belief of any age takes one formula, and an update touches the visited prompts only. The drift also stretches the
-variance, by (dx_t / dx_0)^2; this is left out, as in the paper. A variance grows at most up to the prior's.
+belief of any age takes one formula with the sum of v since the last visit, and an update touches the visited prompts
+only. The drift also stretches the variance, by (dx_t / dx_0)^2; this is left out, as in the paper. A variance grows at
+most up to the prior's.
 
 v and q are learned from the innovations e = z - E[x_t] of revisited prompts, k steps after their last visit. With P_0
-and P_k, the variances of x at that visit and now, S = P_k + R, and g = dE[x_t]/dv = k sin(2 E[x_t]),
+and P_k, the variances of x at that visit and now, S = P_k + R, and g = k sin(2 E[x_t]), the change of E[x_t] with v,
 
-    v = sum g (e + g v') / S  /  (sum g^2 / S + 1 / 0.02^2)                 v': v at the time of the innovation
+    v = sum g (e + g v') / S  /  (sum g^2 / S + 1 / 0.02^2)                 v': mean of v since that visit
     q = (sum k (e^2 - P_0 - R) / S^2 + q_0 / q_0^2) / (sum k^2 / S^2 + 1 / q_0^2),    q_0 = 0.001
 
-The sums forget 2% at every step with a revisit. These weights and priors are ours: the paper fits v and q by moments of
-innovations too, but has no public code. A variance that has grown to the prior's says nothing about q. See `kalman` for
-a filter of this kind whose q is a setting.
+where q is at least 0 and at most the prior's variance. The sums forget 2% at every step with a revisit. These weights
+and priors are ours: the paper fits v and q by moments of innovations too, but has no public code. A variance that has
+grown to the prior's says nothing about q. v also takes up what the prior gets wrong, for example in a pool that is
+nearly unsolvable; it does not measure progress.
+
+`kalman` is a filter of this kind without drift, whose q is a setting.
 """
 
 from typing import Any, NamedTuple
@@ -26,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxsel import _validate
 from jaxsel._rows import with_moved
@@ -40,7 +44,7 @@ _SCALE = SCALES["arcsine"]
 _KEPT = 0.98  # of the sums, at every step with a revisit
 _DRIFT_SPREAD = 0.02  # standard deviation of the prior of v
 _FIRST_DIFFUSION = 0.001  # q_0
-_MOST_DRIFT = 20.0  # of v times the age, which moves a logit by 80
+_MOST_DRIFT = 20.0  # sum of v, which moves a logit by 80
 
 
 class Moments(NamedTuple):
@@ -59,14 +63,28 @@ class Moments(NamedTuple):
     diffusion_weight: Float[Array, ""]
 
 
+class Motion(NamedTuple):
+    """How far beliefs have moved up to some step, since the first one.
+
+    Attributes:
+        drift: Sum of v over the steps.
+        diffusion: Sum of q over the steps.
+    """
+
+    drift: Float[Array, "*axes"]
+    diffusion: Float[Array, "*axes"]
+
+
 class ArcLengthState(NamedTuple):
     """The Gaussian beliefs about N prompts, and what is learned about their motion.
 
     Attributes:
-        mean: Mean of x at each prompt's last visit.
-        variance: Variance of x at each prompt's last visit.
+        mean: Mean of x at each prompt's last visit, or when it came into the pool.
+        variance: Variance of x at that time.
         last_step: Step of the last visit; 0 before the first visit.
         step: Number of updates so far.
+        moved: The motion up to now.
+        moved_before: The motion up to each prompt's last visit, or until it came into the pool, N entries each.
         moments: The sums from which drift and diffusion follow.
     """
 
@@ -74,6 +92,8 @@ class ArcLengthState(NamedTuple):
     variance: Float[Array, " N"]
     last_step: Int[Array, " N"]
     step: Int[Array, ""]
+    moved: Motion
+    moved_before: Motion
     moments: Moments
 
     @property
@@ -93,7 +113,9 @@ class ArcLengthState(NamedTuple):
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "ArcLengthState") -> "ArcLengthState":
         """Return the state for a changed pool, see `StateMethods.with_rows`. Drift and diffusion stay."""
-        return with_moved(self, fresh, ("mean", "variance", "last_step"), rows)
+        now = jax.tree.map(lambda total: jnp.full(len(rows), total, jnp.float32), self.moved)
+        before = with_moved(self.moved_before, now, Motion._fields, rows)
+        return with_moved(self, fresh, ("mean", "variance", "last_step"), rows)._replace(moved_before=before)
 
     def metrics(self) -> dict[str, Any]:
         """Return `drift` in logits per step, and `diffusion` in radians^2 per step."""
@@ -107,18 +129,23 @@ class Belief(NamedTuple):
         mean: Mean of x.
         variance: Variance of x.
         at_visit: Variance of x at the last visit, P_0.
-        age: k, the number of steps since the last visit.
+        drifted: Sum of v since the last visit.
     """
 
     mean: Float[Array, " m"]
     variance: Float[Array, " m"]
     at_visit: Float[Array, " m"]
-    age: Float[Array, " m"]
+    drifted: Float[Array, " m"]
 
 
 @shared
 def arc_length(*, group_size: int = 8) -> Predictor:
     """Return the predictor of `arcus`: one Kalman filter per prompt, whose drift and diffusion are learned.
+
+    A belief is Gaussian in x = arcsin sqrt(success rate), as in ARCUS (arXiv 2609.38018). Per step, x moves by
+    v sin(2 x), which is 4 v in logits, and its variance grows by q. Both are learned from the innovations of revisited
+    prompts, as in the paper. It has no public code: the weights and priors of this fit are ours, see the docstring of
+    the module. v also takes up what the prior of the success rates, nearly uniform, gets wrong.
 
     Args:
         group_size: n, the rollouts per prompt for which `unsolved`, `mixed` and `solved` are predicted.
@@ -133,8 +160,10 @@ def arc_length(*, group_size: int = 8) -> Predictor:
         del key
         mean = jnp.full(num_prompts, _SCALE.mean, jnp.float32)
         variance = jnp.full(num_prompts, _SCALE.variance, jnp.float32)
-        nothing = Moments(*(jnp.float32(0) for _ in Moments._fields))
-        return ArcLengthState(mean, variance, jnp.zeros(num_prompts, jnp.int32), jnp.int32(0), nothing)
+        never = jnp.zeros(num_prompts, jnp.int32)
+        before = Motion(*_zeros(2, num_prompts))
+        moved, moments = Motion(*_zeros(2)), Moments(*_zeros(4))
+        return ArcLengthState(mean, variance, never, jnp.int32(0), moved, before, moments)
 
     def predict(
         key: Key[Array, ""],
@@ -142,7 +171,7 @@ def arc_length(*, group_size: int = 8) -> Predictor:
         prompt_ids: Int[Array, " m"] | None,
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
-        belief = _believed(state, state.step, prompt_ids)
+        belief = _believed(state, state.moved, prompt_ids)
         rows = jnp.arange(len(belief.mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
         normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
         return predicted(belief.mean, jnp.sqrt(belief.variance), normal, _SCALE, group_size)
@@ -150,14 +179,20 @@ def arc_length(*, group_size: int = 8) -> Predictor:
     return Predictor({"name": "arc_length", "group_size": group_size}, init, predict, _update)
 
 
-def _believed(state: ArcLengthState, step: Int[Array, ""], prompt_ids: Int[Array, " m"] | None) -> Belief:
+def _zeros(count: int, *shape: int) -> list[Float[Array, "..."]]:
+    """Return arrays of their own: an update gives the memory of each back to JAX, and so can share none."""
+    return [jnp.zeros(shape, jnp.float32) for _ in range(count)]
+
+
+def _believed(state: ArcLengthState, moved: Motion, prompt_ids: Int[Array, " m"] | None) -> Belief:
     rows = slice(None) if prompt_ids is None else prompt_ids
-    at_visit, age = state.variance[rows], (step - state.last_step[rows]).astype(jnp.float32)
-    moved = jnp.clip(state.drift * age, -_MOST_DRIFT, _MOST_DRIFT)
-    # tan x grows by the factor e^(2 moved); in this form it may be infinite
-    mean = jnp.arctan2(jnp.sin(state.mean[rows]) * jnp.exp(moved), jnp.cos(state.mean[rows]) * jnp.exp(-moved))
-    variance = jnp.minimum(at_visit + state.diffusion * age, _SCALE.variance)
-    return Belief(mean, variance, at_visit, age)
+    drifted, spread = (now - before[rows] for now, before in zip(moved, state.moved_before, strict=True))
+    factor = jnp.exp(jnp.clip(drifted, -_MOST_DRIFT, _MOST_DRIFT))
+    # tan x grows by the square of the factor; in this form it may be infinite, as float32(pi / 2) has a cosine below 0
+    sine, cosine = jnp.sin(state.mean[rows]), jnp.maximum(jnp.cos(state.mean[rows]), 0)
+    at_visit = state.variance[rows]
+    variance = jnp.minimum(at_visit + spread, _SCALE.variance)
+    return Belief(jnp.arctan2(sine * factor, cosine / factor), variance, at_visit, drifted)
 
 
 def _update(key: Key[Array, ""], state: ArcLengthState, rollouts: Rollouts) -> ArcLengthState:
@@ -165,12 +200,17 @@ def _update(key: Key[Array, ""], state: ArcLengthState, rollouts: Rollouts) -> A
     del key
     num_prompts = len(state.mean)
     visits = merge_visits(rollouts, num_prompts)
-    rows, step = jnp.minimum(visits.prompt_ids, num_prompts - 1), state.step + 1
-    belief = _believed(state, step, rows)
+    ids, rows = visits.prompt_ids, jnp.minimum(visits.prompt_ids, num_prompts - 1)
+    step, moved = state.step + 1, Motion(state.moved.drift + state.drift, state.moved.diffusion + state.diffusion)
+    belief = _believed(state, moved, rows)
     z, noise = _observed(visits.successes.astype(jnp.float32), visits.group_size.astype(jnp.float32))
-    revisited = (visits.prompt_ids < num_prompts) & (state.last_step[rows] > 0)
-    moments = _learned(state, belief, z, noise, revisited)
-    return conditioned(state._replace(moments=moments), visits.prompt_ids, step, belief.mean, belief.variance, z, noise)
+    age = jnp.where((ids < num_prompts) & (state.last_step[rows] > 0), step - state.last_step[rows], 0)
+    state = state._replace(
+        moved=moved,
+        moved_before=jax.tree.map(lambda old, now: old.at[ids].set(now, mode="drop"), state.moved_before, moved),
+        moments=_learned(state.moments, belief, z, noise, age.astype(jnp.float32)),
+    )
+    return conditioned(state, ids, step, belief.mean, belief.variance, z, noise)
 
 
 def _observed(s: Float[Array, " b"], n: Float[Array, " b"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
@@ -181,20 +221,16 @@ def _observed(s: Float[Array, " b"], n: Float[Array, " b"]) -> tuple[Float[Array
 
 
 def _learned(
-    state: ArcLengthState,
-    belief: Belief,
-    z: Float[Array, " b"],
-    noise: Float[Array, " b"],
-    revisited: Bool[Array, " b"],
+    moments: Moments, belief: Belief, z: Float[Array, " b"], noise: Float[Array, " b"], age: Float[Array, " b"]
 ) -> Moments:
-    innovation, spread = z - belief.mean, belief.variance + noise
-    slope = belief.age * jnp.sin(2 * belief.mean)
-    grows = jnp.where(belief.variance < _SCALE.variance, belief.age, 0)
+    """Return the moments after these innovations; an age of 0 marks a row that is no revisit."""
+    innovation, spread, turn = z - belief.mean, belief.variance + noise, jnp.sin(2 * belief.mean)
+    slope, grows = age * turn, jnp.where(belief.variance < _SCALE.variance, age, 0)
     terms = Moments(
-        slope * (innovation + slope * state.drift) / spread,
+        slope * (innovation + turn * belief.drifted) / spread,
         slope**2 / spread,
         grows * (innovation**2 - belief.at_visit - noise) / spread**2,
         grows**2 / spread**2,
     )
-    kept = jnp.where(revisited.any(), _KEPT, 1)
-    return jax.tree.map(lambda total, term: kept * total + jnp.where(revisited, term, 0).sum(), state.moments, terms)
+    kept = jnp.where(age.any(), _KEPT, 1)
+    return jax.tree.map(lambda total, term: kept * total + term.sum(), moments, terms)

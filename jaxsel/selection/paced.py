@@ -79,8 +79,8 @@ def paced(
     """Return a selector that samples near a moving target success rate, as ARCUS does (arXiv 2609.38018).
 
     The scores are those of `mixed_near_target(log=True)`. The target moves to the hardest one whose predicted share of
-    mixed groups is at most `tolerance` below the best, by at most `max_step` per step. Updates without a visit do not
-    move it. The paper does not publish its code, and its results have not been repeated.
+    mixed groups is at most `tolerance` below the best, by at most `max_step` per step. It stays at updates without a
+    visit, and where no group can be mixed. The paper does not publish its code, and its results have not been repeated.
 
     The state cannot be sharded: every device would need the predictions of the prompts of the others.
 
@@ -150,7 +150,8 @@ def _functions(
         rows = (jnp.arange(_SAMPLE, dtype=jnp.float32) * spacing).astype(jnp.int32)
         prediction = inner_predict(predict_key, inner, jnp.minimum(rows, size - 1))
         wanted = _hardest(prediction, rows < size, temperature, tolerance)
-        step = jnp.where(is_visit.any(), jnp.clip(wanted - state.angle, -max_step, max_step), 0)
+        moves = is_visit.any() & (prediction.mixed.max() > 0)  # without mixed groups, no target is better than others
+        step = jnp.where(moves, jnp.clip(wanted - state.angle, -max_step, max_step), 0)
         return PacedState(inner, size, state.angle + step)
 
     return predict_inner(inner_predict), select, update

@@ -103,6 +103,8 @@ def test_arcus_takes_its_target_and_temperature_and_no_priors():
     assert found == jaxsel.arcus(target=0.4, temperature=0.2, group_size=4).spec
     with pytest.raises(ValueError, match=r"prior_rollouts is 8 with arcus, .*; give method\.prior_rollouts=0, or anot"):
         replace(method, prior_rollouts=8)
+    with pytest.raises(ValueError, match=r"method\.target is 1 with arcus, .*; give a number above 0 and below 1"):
+        replace(method, target=1.0)
 
 
 @pytest.mark.parametrize("group_size", range(1, 9))
@@ -127,7 +129,7 @@ def test_a_filter_that_no_group_can_pass_is_refused(group_size, margin):
 def test_single_rollouts_are_refused_where_the_score_counts_mixed_groups(name, acquisition):
     method = MethodConfig(name, acquisition=acquisition)
     spec = PREDICTIVE[name](method, Given(2, lambda: np.eye(N, 3, dtype=np.float32), {})).spec
-    for_mixed = spec["acquisition"]["name"] in ("mixed_probability", "expected_signal")
+    for_mixed = spec["acquisition"]["name"] in ("mixed_probability", "expected_signal", "paced")
     said = (
         r"train.group_size is 1 with method\.\w+=\w+, which chooses mixed groups; .* give 2 or more, or method.name=m"
     )

@@ -164,6 +164,7 @@ def test_dps_takes_the_largest_predicted_mixed_probability():
         (lambda: jaxsel.dps(prior_counts="none"), "prior_counts is 'none'"),
         (lambda: jaxsel.dps(entropy_weight=-1), "entropy_weight is -1"),
         (lambda: jaxsel.dps(group_size=1), "group_size is 1, and dps chooses mixed groups, .*; take mopps"),
+        (lambda: jaxsel.arcus(group_size=1), "group_size is 1, and arcus chooses mixed groups, .*; take mopps"),
         (lambda: jaxsel.uniform(decay=7), "decay is 7"),
     ],
 )

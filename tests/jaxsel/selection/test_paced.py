@@ -83,6 +83,7 @@ def test_nothing_is_mixed_in_groups_of_one():
     with jax.debug_nans(True):
         state = observed(selector, np.zeros(N))
         chosen = selector.select(KEY, state, B)
+    assert state.angle == selector.init(KEY, N).angle
     assert len(set(chosen.prompt_ids.tolist())) == B
     assert np.isfinite(chosen.scores).all()
 
