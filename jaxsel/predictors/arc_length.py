@@ -188,7 +188,7 @@ def _believed(state: ArcLengthState, moved: Motion, prompt_ids: Int[Array, " m"]
     rows = slice(None) if prompt_ids is None else prompt_ids
     drifted, spread = (now - before[rows] for now, before in zip(moved, state.moved_before, strict=True))
     factor = jnp.exp(jnp.clip(drifted, -_MOST_DRIFT, _MOST_DRIFT))
-    # tan x grows by the square of the factor; in this form it may be infinite, as float32(pi / 2) has a cosine below 0
+    # tan x grows by the square of the factor, also where it is infinite; float32(pi / 2) has a cosine below 0
     sine, cosine = jnp.sin(state.mean[rows]), jnp.maximum(jnp.cos(state.mean[rows]), 0)
     at_visit = state.variance[rows]
     variance = jnp.minimum(at_visit + spread, _SCALE.variance)
