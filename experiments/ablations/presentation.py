@@ -62,7 +62,12 @@ def draw(result: dict[str, Any], path: Path) -> Path:
     columns = min(4, len(result))
     blocks = -(-len(result) // columns)
     figure, axes = drawing.plt.subplots(
-        2 * blocks, columns, figsize=(3.1 * columns, 4.6 * blocks), layout="constrained", squeeze=False, sharey="row"
+        2 * blocks,
+        columns,
+        figsize=(max(5, 3.1 * columns), 4.6 * blocks),
+        layout="constrained",
+        squeeze=False,
+        sharey="row",
     )
     for ax in axes.ravel():
         ax.set_visible(False)

@@ -4,8 +4,9 @@ import pytest
 from omegaconf.errors import ConfigAttributeError
 
 from experiments.ablations import __main__ as ablations
-from experiments.ablations.presentation import sweep_numbers
+from experiments.ablations.presentation import draw, sweep_numbers
 from experiments.ablations.sweeps import SWEEPS, Sweep, beside, command, needed, place
+from experiments.reporting import drawing
 from experiments.running.config import configured
 
 
@@ -100,3 +101,17 @@ def test_print_runs_nothing(monkeypatch, capsys):
     monkeypatch.setattr(ablations, "run_many", None)
     ablations.main(["--print"])
     assert capsys.readouterr().out.count("experiments.train -m") == len(SWEEPS)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_title_of_a_figure_is_not_cut_off(count, tmp_path, monkeypatch):
+    number = {"mean": 0.1, "standard_error": 0.01}
+    by_value = {"1.0": dict.fromkeys(("mixed_share", "gain", "mixed_share_of_uniform"), number)}
+    drawn = []
+    monkeypatch.setattr(drawing, "save", lambda figure, path: drawn.append(figure) or path)
+    draw({f"sweep {at}": by_value for at in range(count)}, tmp_path / "figure.png")
+    figure = drawn[0]
+    figure.canvas.draw()
+    title = figure._suptitle.get_window_extent()
+    assert 0 <= title.x0 < title.x1 <= figure.bbox.width
+    drawing.plt.close(figure)
