@@ -156,8 +156,8 @@ def _signals_are_given_back() -> Iterator[None]:
     before = [signal.getsignal(number) for number in numbers]
     yield
     after = [signal.getsignal(number) for number in numbers]
-    for number, handler in zip(numbers, before, strict=True):
-        if signal.getsignal(number) != handler:
+    for number, handler, left in zip(numbers, before, after, strict=True):
+        if left != handler:
             signal.signal(number, handler)
     assert after == before
 

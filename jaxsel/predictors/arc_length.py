@@ -37,8 +37,7 @@ from jaxsel._rows import with_moved
 from jaxsel._shared import shared
 from jaxsel._visits import merge_visits
 from jaxsel.base import Prediction, Predictor, Rollouts
-from jaxsel.numerics import random
-from jaxsel.predictors.kalman import SCALES, conditioned, predicted
+from jaxsel.predictors.kalman import SCALES, conditioned, drawn_and_predicted
 
 _SCALE = SCALES["arcsine"]
 _KEPT = 0.98  # of the sums, at every step with a revisit
@@ -172,9 +171,7 @@ def arc_length(*, group_size: int = 8) -> Predictor:
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
         belief = _believed(state, state.moved, prompt_ids)
-        rows = jnp.arange(len(belief.mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
-        normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
-        return predicted(belief.mean, jnp.sqrt(belief.variance), normal, _SCALE, group_size)
+        return drawn_and_predicted(key, belief.mean, belief.variance, prompt_ids, first_id, _SCALE, group_size)
 
     return Predictor({"name": "arc_length", "group_size": group_size}, init, predict, _update)
 

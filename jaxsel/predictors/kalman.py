@@ -129,9 +129,7 @@ def kalman(*, scale: str = "arcsine", step_variance: float = 0.002, group_size: 
         first_id: Int[Array, ""] | int = 0,
     ) -> Prediction:
         mean, variance = believed(state, state.step, q, chosen, prompt_ids)
-        rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
-        normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
-        return predicted(mean, jnp.sqrt(variance), normal, chosen, group_size)
+        return drawn_and_predicted(key, mean, variance, prompt_ids, first_id, chosen, group_size)
 
     def update(key: Key[Array, ""], state: KalmanState, rollouts: Rollouts) -> KalmanState:
         del key
@@ -187,6 +185,21 @@ def conditioned(
         last_step=state.last_step.at[ids].set(step, mode="drop"),
         step=step,
     )
+
+
+def drawn_and_predicted(
+    key: Key[Array, ""],
+    mean: Float[Array, " m"],
+    variance: Float[Array, " m"],
+    prompt_ids: Int[Array, " m"] | None,
+    first_id: Int[Array, ""] | int,
+    scale: Scale,
+    group_size: int,
+) -> Prediction:
+    """Return the prediction for Gaussian x of these prompts, with draws as in `PredictFn`."""
+    rows = jnp.arange(len(mean), dtype=jnp.int32) if prompt_ids is None else prompt_ids
+    normal = jax.scipy.special.ndtri(random.uniform(key, first_id + rows))
+    return predicted(mean, jnp.sqrt(variance), normal, scale, group_size)
 
 
 def predicted(

@@ -7,7 +7,7 @@ p_i its predicted success rate. After every step with a visit, the target moves 
 is close to the best one. This is a selector and not an acquisition, because an acquisition has no state.
 
 The moving target, the kernel and the sampling follow ARCUS (arXiv 2609.38018). The predictions are those of the given
-predictor; that of ARCUS is `arc_length`.
+predictor. The predictor of ARCUS is `arc_length`.
 """
 
 import math
@@ -85,7 +85,7 @@ def paced(
     The state cannot be sharded: every device would need the predictions of the prompts of the others.
 
     Args:
-        predictor: Model of the prompts' success rates. `jaxsel.arc_length()` is that of ARCUS.
+        predictor: Model of the prompts' success rates. ARCUS uses `jaxsel.arc_length()`.
         target: Success rate at which the target starts, above 0 and below 1.
         temperature: Temperature of the sampling, above 0, as in `gumbel_top_k`.
         tolerance: Share of mixed groups that may be lost for a harder target, from 0 to 1.

@@ -8,6 +8,7 @@ import pytest
 import jaxsel
 from jaxsel.predictors.arc_length import Motion, _believed
 from tests.support.histories import random_history, rollouts
+from tests.support.same_on_a_mesh import assert_same_on_a_mesh
 
 pytestmark = pytest.mark.slow  # takes 4 s
 
@@ -157,17 +158,7 @@ def test_a_new_prompt_of_a_changed_pool_has_not_moved():
 
 @pytest.mark.usefixtures("on_cpu")
 def test_a_mesh_makes_the_same_choices(tmp_path):
-    method = jaxsel.make_selector(jaxsel.arc_length(), jaxsel.expected_variance(), jaxsel.top_k())
-    mesh = jaxsel.prompts_mesh(jax.devices("cpu")[:3])
-    one, three = (jaxsel.PromptSelector(method, num_prompts=20, mesh=where) for where in (None, mesh))
-    for step in range(6):
-        ids = one.select(4)
-        assert ids.tolist() == three.select(4).tolist()
-        for selector in (one, three):
-            selector.observe(ids, (ids + step) % 9, 8)
-    assert three.metrics() == pytest.approx(one.metrics(), rel=1e-4)
-    three.save(tmp_path)
-    assert jaxsel.PromptSelector.load(tmp_path).select(4).tolist() == one.select(4).tolist()
+    assert_same_on_a_mesh(jaxsel.arc_length(), 6, tmp_path)
 
 
 def test_the_group_size_must_be_positive():

@@ -9,6 +9,7 @@ from scipy import integrate, special, stats
 import jaxsel
 from jaxsel.predictors.kalman import SCALES, predicted
 from tests.support.histories import random_history, rollouts
+from tests.support.same_on_a_mesh import assert_same_on_a_mesh
 
 pytestmark = pytest.mark.slow  # takes 4 s
 
@@ -119,16 +120,7 @@ def test_a_belief_without_variance_predicts_its_mean(scale):
 
 @pytest.mark.usefixtures("on_cpu")
 def test_a_mesh_makes_the_same_choices(tmp_path):
-    method = jaxsel.make_selector(jaxsel.kalman(), jaxsel.expected_variance(), jaxsel.top_k())
-    mesh = jaxsel.prompts_mesh(jax.devices("cpu")[:3])
-    one, three = (jaxsel.PromptSelector(method, num_prompts=20, mesh=where) for where in (None, mesh))
-    for step in range(3):
-        ids = one.select(4)
-        assert ids.tolist() == three.select(4).tolist()
-        for selector in (one, three):
-            selector.observe(ids, (ids + step) % 9, 8)
-    three.save(tmp_path)
-    assert jaxsel.PromptSelector.load(tmp_path).select(4).tolist() == one.select(4).tolist()
+    assert_same_on_a_mesh(jaxsel.kalman(), 3, tmp_path)
 
 
 @pytest.mark.parametrize(
