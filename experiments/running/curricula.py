@@ -128,7 +128,8 @@ def make_curriculum(
     method, ranks = config.method, ranks or Ranks()
 
     def make() -> jaxsel.PromptSelector:
-        return _selector(config, pool, partial(pool_embeddings, method.embeddings, pool, policy, run_dir))
+        embeddings = partial(pool_embeddings, method.embeddings, pool, policy, run_dir, method.kernel_features)
+        return _selector(config, pool, embeddings)
 
     selector = make() if ranks.count == 1 else SharedSelector(make, ranks)
     if method.keeps_mixed_groups:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from experiments.reporting.provenance import write_result
 from experiments.running.config import CONFIG, EMBEDDINGS
 from jaxsel.integrations.atomic_files import replaced_when_complete
-from jaxsel.integrations.embeddings import concatenated, embed
+from jaxsel.integrations.embeddings import embed
 from rl.hidden_states import hidden_states
 from rl.policy import Policy
 from rl.prompts import PromptPool
@@ -22,7 +23,9 @@ _PIXELS_AT_ONCE = 64
 """Prompts whose pixels are in memory together: about 1 GB for images of 1,000 by 1,000 pixels."""
 
 
-def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir: Path | None) -> np.ndarray:
+def pool_embeddings(
+    kind: str, pool: PromptPool, policy: Policy | None, run_dir: Path | None, num_kernel_features: int = 0
+) -> np.ndarray:
     """Return one vector per prompt of the pool.
 
     Embeddings by the policy and those of difficulties are saved in the run's folder, and `config.json` notes the
@@ -34,6 +37,7 @@ def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir:
         pool: The training prompts.
         policy: The policy at the start of the run.
         run_dir: The run's folder. None: the embeddings are not saved.
+        num_kernel_features: Number of the `kernel_features` of the policy's hidden states that follow them.
 
     Raises:
         ValueError: The kind needs a policy or strata, and there are none, or no stratum tells prompts apart. Or:
@@ -41,7 +45,7 @@ def pool_embeddings(kind: str, pool: PromptPool, policy: Policy | None, run_dir:
     """
     if kind == "wordllama":
         return embed(pool.plain_texts, progress=False)
-    compute = difficulties(pool) if kind == "difficulty" else _states(kind, pool, policy)
+    compute = difficulties(pool) if kind == "difficulty" else _states(kind, pool, policy, num_kernel_features)
     if run_dir is not None and (run_dir / EMBEDDINGS).exists() and _has_checkpoint(run_dir):
         return _saved(run_dir / EMBEDDINGS, len(pool))
     start = time.perf_counter()
@@ -66,10 +70,31 @@ def difficulties(pool: PromptPool) -> Callable[[], np.ndarray]:
     return lambda: features_of(list(strata))
 
 
-def _states(kind: str, pool: PromptPool, policy: Policy | None) -> Callable[[], np.ndarray]:
+def kernel_features(states: Float[np.ndarray, "N d"], size: int) -> Float[np.ndarray, "N size"]:
+    r"""Return random Fourier features of hidden states (Rahimi and Recht 2007), the same ones at every call.
+
+    Products of two prompts' features approximate the kernel $\exp(-|x - y|^2 / d)$ of their states x and y, which are
+    standardised over the pool. So a linear model of the features predicts a prompt from those with similar states.
+    """
+    from sklearn.kernel_approximation import RBFSampler
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    sampler = RBFSampler(gamma=1 / states.shape[1], n_components=size, random_state=0)
+    return make_pipeline(StandardScaler(), sampler).fit_transform(states.astype(np.float32)).astype(np.float32)
+
+
+def _states(kind: str, pool: PromptPool, policy: Policy | None, num_kernel_features: int) -> Callable[[], np.ndarray]:
     if policy is None:
         raise ValueError(f"policy is None with method.embeddings {kind!r}; give the policy of the run, or wordllama")
-    return lambda: _by_the_policy(kind, pool, policy)
+
+    def compute() -> np.ndarray:
+        states = _hidden_states(pool, policy)
+        words = [embed(pool.plain_texts, progress=False)] if kind == "both" else []
+        features = [kernel_features(states, num_kernel_features)] if num_kernel_features else []
+        return np.concatenate([*words, states, *features], 1)
+
+    return compute
 
 
 def _saved(path: Path, num_prompts: int) -> np.ndarray:
@@ -85,24 +110,16 @@ def _saved(path: Path, num_prompts: int) -> np.ndarray:
     raise ValueError(f"{path} {wrong}; put back a copy of it, or delete it: the run then computes the embeddings again")
 
 
-def _by_the_policy(kind: str, pool: PromptPool, policy: Policy) -> np.ndarray:
+def _hidden_states(pool: PromptPool, policy: Policy) -> np.ndarray:
     texts, encode = pool.plain_texts, hidden_states(policy)
     prompts = dict(zip(texts, pool.texts, strict=True))
-    options: dict[str, Any] = {"progress": False}
-    if policy.processor is not None:
-        options["batch_size"] = _PIXELS_AT_ONCE
-    if all(prompts[text] == prompt for text, prompt in zip(texts, pool.texts, strict=True)):
-        own = _of_prompts(encode, prompts)
-        return embed(texts, embedder=concatenated("wordllama", own) if kind == "both" else own, **options)
-    # Prompts with equal texts have different images: here the key names a prompt.
-    own = _of_prompts(encode, dict(zip(pool.keys, pool.texts, strict=True)))
-    vectors = embed(list(pool.keys), embedder=own, **options)
-    return np.concatenate([embed(texts, progress=False), vectors], 1) if kind == "both" else vectors
-
-
-def _of_prompts(encode: Callable[[Sequence[Any]], np.ndarray], prompts: dict[str, Any]) -> Callable[..., np.ndarray]:
-    """Return an embedder of names (plain texts or keys) that gives the policy the prompt of each name."""
-    return lambda names: encode([prompts[name] for name in names])
+    names: Sequence[str] = texts
+    if any(prompts[text] != prompt for text, prompt in zip(texts, pool.texts, strict=True)):
+        # Prompts with equal texts have different images: here the key names a prompt.
+        names = list(pool.keys)
+        prompts = dict(zip(names, pool.texts, strict=True))
+    options: dict[str, Any] = {} if policy.processor is None else {"batch_size": _PIXELS_AT_ONCE}
+    return embed(names, embedder=lambda some: encode([prompts[name] for name in some]), progress=False, **options)
 
 
 def _has_checkpoint(run_dir: Path) -> bool:

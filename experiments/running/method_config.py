@@ -6,6 +6,8 @@ from rl import _checks
 
 EMBEDDINGS = ("wordllama", "policy", "both", "difficulty")
 """The embeddings of the pool that gps and adaptive can use."""
+OF_THE_POLICY = ("policy", "both")
+"""The embeddings that hold the policy's hidden states."""
 ACQUISITIONS = ("expected_variance", "expected_signal")
 """The scores by which adaptive can draw prompts."""
 PRIOR_COUNTS = ("ones", "progress", "stability", "local")
@@ -41,6 +43,9 @@ class MethodConfig:
         embeddings: gps and adaptive: wordllama; policy: hidden states of each prompt's last token in the policy at the
             start of the run; both: wordllama and policy, one after the other; difficulty: numbers from each prompt's
             stratum, see `rl.prompts.features`.
+        kernel_features: gps and adaptive, with the embeddings policy or both: number of random Fourier features of the
+            hidden states that are added to the embeddings, for example 256. With them, a linear model predicts
+            nonlinear functions of the states. 0: none.
         latent_size: gps: size of the network's latent vector, which recent batches inform; 0: none.
         acquisition: adaptive: expected_variance, E[p (1 - p)]; or expected_signal, the expected standard deviation of
             a group's rewards.
@@ -73,6 +78,7 @@ class MethodConfig:
     entropy_weight: float = 0.0
     diversity_weight: float = 0.1
     embeddings: str = "wordllama"
+    kernel_features: int = 0
     latent_size: int = 16
     acquisition: str = "expected_variance"
     temperature: float = 0.333
@@ -91,7 +97,7 @@ class MethodConfig:
             raise ValueError(f"method.name is {self.name!r}; give one of {', '.join(METHOD_NAMES)}")
         _checks.integers(1, batch_size=self.batch_size, max_batches=self.max_batches)
         _checks.integers(0, candidate_ratio=self.candidate_ratio, latent_size=self.latent_size)
-        _checks.integers(0, explore_after=self.explore_after)
+        _checks.integers(0, explore_after=self.explore_after, kernel_features=self.kernel_features)
         _checks.from_zero_to_one(decay=self.decay, dps_decay=self.dps_decay, target=self.target)
         _checks.from_zero_to_one(lower=self.lower, upper=self.upper, screened=self.screened)
         _checks.from_zero_to_one(explore_share=self.explore_share)
@@ -124,6 +130,11 @@ class MethodConfig:
         _checks.one_of(ACQUISITIONS, acquisition=self.acquisition)
         _checks.one_of(EMBEDDINGS, embeddings=self.embeddings)
         _checks.one_of(PRIOR_COUNTS, prior_counts=self.prior_counts)
+        if self.kernel_features and self.embeddings not in OF_THE_POLICY:
+            raise ValueError(
+                f"kernel_features is {self.kernel_features} with method.embeddings={self.embeddings}; give 0, or "
+                f"method.embeddings={' or '.join(OF_THE_POLICY)}: they are features of the policy's hidden states"
+            )
 
     @property
     def keeps_mixed_groups(self) -> bool:
