@@ -8,6 +8,10 @@ of a prompt comes from rollouts. Ridge regression predicts the rates in ten-fold
 penalty on the training folds alone. The measure is Spearman's correlation of the predictions and the rates. The rates
 are noisy, so no prediction reaches 1.
 
+Random Fourier features of the policy's hidden states (`kernel_features`) are measured beside these vectors too. Claim,
+written before the runs (seed 101 was known): with 256 of them beside both, the ranks of string operations are
+better by at least 0.02 than with both alone, and those of Countdown are worse by at most 0.01.
+
 Where prompts have strata, their features (`rl.prompts.features`) are measured too. Claim, written before the runs: with
 a pretrained policy, SmolLM2-135M-Instruct, the features of the difficulty rank the prompts of word_problems and of
 reasoning_gym:chain_sum better than WordLlama's vectors. `--pretrained` takes this policy with the settings of
@@ -39,6 +43,7 @@ from experiments.reporting.spread import of_seeds, shown
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import module_parser, quiet_pipe
 from experiments.running.config import RunConfig, add_settings, clear_errors, configured
+from experiments.running.embeddings import kernel_features
 from experiments.running.runs import make_engine, make_policy, run
 from experiments.running.tasks import task_of
 from jaxsel import metrics
@@ -53,6 +58,7 @@ from rl.run_folder.contents import POLICY
 
 _AT_ONCE = 250  # prompts whose rollouts are in memory together
 _PARTS = 10
+_KERNEL_FEATURES = 256
 _PENALTIES = np.logspace(-1, 6, 29)
 
 
@@ -110,6 +116,9 @@ def measured(config: RunConfig, task: Task, num_rollouts: int, *, trained: bool)
     if pool.strata is not None:
         found["difficulty"] = correlation(features_of(list(pool.strata)), rates)
     found |= {"wordllama": correlation(words, rates), "both": correlation(np.concatenate([words, last], 1), rates)}
+    features = kernel_features(last, _KERNEL_FEATURES)
+    found["policy and kernel features"] = correlation(np.concatenate([last, features], 1), rates)
+    found["both and kernel features"] = correlation(np.concatenate([words, last, features], 1), rates)
     if trained:
         later = trained_policy(config)
         with make_engine(config.engine, later) as engine:

@@ -18,7 +18,6 @@ from experiments.running import help as help_text
 from experiments.running.compare import finished
 from experiments.running.config import EngineConfig, RunConfig, configured
 from experiments.running.curricula import make_curriculum
-from experiments.running.embeddings import pool_embeddings
 from experiments.running.folders import clear_run
 from experiments.running.method_config import METHOD_NAMES, MethodConfig
 from experiments.running.runs import _preemptible, make_policy, run
@@ -27,7 +26,6 @@ from experiments.train import _outcome
 from rl.hidden_states import hidden_states
 from rl.preemption import PreemptedError
 from rl.probe import Probe
-from rl.prompts import PromptPool
 from rl.ranks import Ranks
 from rl.run_log import read_metrics
 from rl.tasks.data_config import DataConfig
@@ -73,18 +71,22 @@ def test_every_method_trains_on_every_task(tmp_path, method, task):
     assert {"seed", "versions", "git", "device"} <= written.keys()
 
 
-@pytest.mark.parametrize(("method", "kind"), [("gps", "policy"), ("adaptive", "both")])
-def test_methods_with_embeddings_can_use_the_policy_at_the_start_of_the_run(tmp_path, monkeypatch, method, kind):
+@pytest.mark.parametrize(("method", "kind", "features"), [("gps", "policy", 0), ("adaptive", "both", 8)])
+def test_methods_with_embeddings_can_use_the_policy_at_the_start_of_the_run(
+    tmp_path, monkeypatch, method, kind, features
+):
     """A resumed run reads the saved vectors, because vectors that are computed again may be rounded differently."""
     # without latent variables, gps compiles sooner; `test_every_method_trains_on_every_task` has them
     config = replace(CONFIG, method=replace(CONFIG.method, name=method, embeddings=kind, latent_size=0))
+    config = replace(config, method=replace(config.method, kernel_features=features))
     task = make_task(config.task)
     pool = task.pool(config.pool_size, config.seed)
     first = run(config, tmp_path / "run")
     vectors = np.load(tmp_path / "run" / "embeddings.npy")
     own = hidden_states(make_policy(config, task, progress=False))(pool.texts)
-    assert vectors.shape == (40, 32 if kind == "policy" else 256 + 32)
-    np.testing.assert_allclose(vectors[:, -32:], own, atol=2e-6)
+    words = 256 if kind == "both" else 0
+    assert vectors.shape == (40, words + 32 + features)
+    np.testing.assert_allclose(vectors[:, words : words + 32], own, atol=2e-6)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["embedding_seconds"] > 0
     longer = replace(config, train=replace(config.train, steps=4))
     whole = run(longer, tmp_path / "whole")
@@ -93,50 +95,6 @@ def test_methods_with_embeddings_can_use_the_policy_at_the_start_of_the_run(tmp_
     assert [r["policy/loss"] for r in resumed[:-1]] == [r["policy/loss"] for r in whole[:-1]]
     assert len(first) == 3
     clear_run(tmp_path / "run")
-
-
-def test_embeddings_are_computed_again_until_the_run_has_a_checkpoint(tmp_path):
-    pool = make_task("string_ops").pool(10, 0)
-    policies = [make_policy(replace(CONFIG, seed=seed), make_task("string_ops"), progress=False) for seed in (0, 1)]
-    one, other = (pool_embeddings("policy", pool, policy, tmp_path) for policy in policies)
-    assert np.abs(one - other).max() > 0.01
-    np.testing.assert_array_equal(np.load(tmp_path / "embeddings.npy"), other)
-    (tmp_path / "checkpoint.pt").touch()
-    np.testing.assert_array_equal(pool_embeddings("policy", pool, policies[0], tmp_path), other)
-
-
-@pytest.mark.parametrize("damage", ["truncated", "empty", "other", "fewer"])
-def test_damaged_embeddings_of_a_run_are_named(tmp_path, damage):
-    pool, path = make_task("string_ops").pool(10, 0), tmp_path / "embeddings.npy"
-    policy = make_policy(CONFIG, make_task("string_ops"), progress=False)
-    vectors = pool_embeddings("policy", pool, policy, tmp_path)
-    (tmp_path / "checkpoint.pt").touch()
-    if damage == "fewer":
-        np.save(path, vectors[:9])
-    else:
-        content = path.read_bytes()
-        path.write_bytes({"truncated": content[:-9], "empty": b"", "other": b"text"}[damage])
-    with pytest.raises(ValueError, match=r"embeddings\.npy (cannot be read|has shape).*; put back a copy .* delete it"):
-        pool_embeddings("policy", pool, policy, tmp_path)
-    path.unlink()
-    np.testing.assert_array_equal(pool_embeddings("policy", pool, policy, tmp_path), vectors)
-
-
-def test_difficulties_are_embeddings(tmp_path):
-    """The difficulty of a word problem is one of few kinds, and the run keeps the vectors as it keeps a policy's."""
-    pool = make_task("word_problems").pool(60, 0)
-    vectors = pool_embeddings("difficulty", pool, None, tmp_path)
-    kinds = sorted(set(pool.strata or ()))
-    assert vectors.shape == (60, len(kinds))
-    for i, kind in enumerate(pool.strata or ()):
-        assert vectors[i].argmax() == kinds.index(kind)
-    np.testing.assert_array_equal(np.load(tmp_path / "embeddings.npy"), vectors)
-    (tmp_path / "checkpoint.pt").touch()
-    np.testing.assert_array_equal(pool_embeddings("difficulty", pool, None, tmp_path), vectors)
-    config = replace(CONFIG, method=MethodConfig("adaptive", embeddings="difficulty"))
-    assert make_curriculum(config, pool).selector.select(4).shape == (4,)
-    with pytest.raises(ValueError, match=r"method\.embeddings is 'difficulty', and the prompts have no strata; name"):
-        make_curriculum(config, make_task("string_ops").pool(10, 0))
 
 
 def test_embeddings_of_the_policy_need_the_policy():
@@ -468,14 +426,3 @@ def test_a_second_run_in_a_used_folder_is_refused_and_changes_nothing(tmp_path):
 def test_a_setting_out_of_range_is_refused(make, name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}; give"):
         make(**{name: value})
-
-
-def test_embeddings_of_chat_messages_are_those_of_the_policys_own_prompts():
-    policy = make_policy(CONFIG, make_task(CONFIG.task), progress=False)
-    policy.tokenizer.chat_template = "{% for m in messages %}{{ m['role'][0] ~ m['content'] }}{% endfor %}"
-    messages = [{"role": "system", "content": "s1"}, {"role": "user", "content": "u2"}]
-    pool = PromptPool(["12", messages, "3"], ["1", "2", "3"], ["a", "b", "c"])
-    np.testing.assert_allclose(
-        pool_embeddings("policy", pool, policy, None), hidden_states(policy)(pool.texts), atol=2e-6
-    )
-    assert pool_embeddings("wordllama", pool, None, None).shape == (3, 256)
