@@ -9,8 +9,8 @@ penalty on the training folds alone. The measure is Spearman's correlation of th
 are noisy, so no prediction reaches 1.
 
 Random Fourier features of the policy's hidden states (`kernel_features`) are measured beside these vectors too. Claim,
-written before the runs (seed 101 was known): with 256 of them beside both, the ranks of string operations are
-better by at least 0.02 than with both alone, and those of Countdown are worse by at most 0.01.
+written before the runs (seed 101 was known): with 256 of them beside both, the correlation is larger by at least 0.02
+for string operations, and smaller by at most 0.01 for Countdown.
 
 Where prompts have strata, their features (`rl.prompts.features`) are measured too. Claim, written before the runs: with
 a pretrained policy, SmolLM2-135M-Instruct, the features of the difficulty rank the prompts of word_problems and of

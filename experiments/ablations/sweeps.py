@@ -64,11 +64,11 @@ SWEEPS |= {
     f"temperature_of_adaptive_with_{name}": Sweep("method.temperature", (1.0, 0.333), _LARGE | _ADAPTIVE | embeddings)
     for name, embeddings in {"wordllama": {}, "both_embeddings": {"method.embeddings": "both"}}.items()
 }
-_STATES = _LARGE | _ADAPTIVE | {"method.embeddings": "both", "method.temperature": 1.0}
-SWEEPS["kernel_features_of_adaptive"] = Sweep("method.kernel_features", (0, 64, 256, 512), _STATES)
-SWEEPS["chosen_kernel_features_of_adaptive"] = Sweep("method.kernel_features", (0, 256), _STATES)
+_BOTH_AT_1 = _LARGE | _ADAPTIVE | {"method.embeddings": "both", "method.temperature": 1.0}
+SWEEPS["kernel_features_of_adaptive"] = Sweep("method.kernel_features", (0, 64, 256, 512), _BOTH_AT_1)
+SWEEPS["chosen_kernel_features_of_adaptive"] = Sweep("method.kernel_features", (0, 256), _BOTH_AT_1)
 SWEEPS["learning_rate_in_a_large_pool_of_adaptive_with_kernel_features"] = Sweep(
-    "train.learning_rate", (4e-5, 8e-5, 1.6e-4, 3.2e-4, 6.4e-4), _STATES | {"method.kernel_features": 256}
+    "train.learning_rate", (4e-5, 8e-5, 1.6e-4, 3.2e-4, 6.4e-4), _BOTH_AT_1 | {"method.kernel_features": 256}
 )
 _RATES = (1e-5, 2e-5, 4e-5, 8e-5)
 SWEEPS |= {

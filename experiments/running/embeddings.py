@@ -71,7 +71,7 @@ def difficulties(pool: PromptPool) -> Callable[[], np.ndarray]:
 
 
 def kernel_features(states: Float[np.ndarray, "N d"], size: int) -> Float[np.ndarray, "N size"]:
-    r"""Return random Fourier features of hidden states (Rahimi and Recht 2007), the same ones at every call.
+    r"""Return random Fourier features of hidden states (Rahimi and Recht 2007), always the same for the same states.
 
     Products of two prompts' features approximate the kernel $\exp(-|x - y|^2 / d)$ of their states x and y, which are
     standardised over the pool. So a linear model of the features predicts a prompt from those with similar states.
@@ -81,7 +81,8 @@ def kernel_features(states: Float[np.ndarray, "N d"], size: int) -> Float[np.nda
     from sklearn.preprocessing import StandardScaler
 
     sampler = RBFSampler(gamma=1 / states.shape[1], n_components=size, random_state=0)
-    return make_pipeline(StandardScaler(), sampler).fit_transform(states.astype(np.float32)).astype(np.float32)
+    features = make_pipeline(StandardScaler(), sampler).fit_transform(states.astype(np.float32, copy=False))
+    return features.astype(np.float32, copy=False)
 
 
 def _states(kind: str, pool: PromptPool, policy: Policy | None, num_kernel_features: int) -> Callable[[], np.ndarray]:
@@ -92,7 +93,7 @@ def _states(kind: str, pool: PromptPool, policy: Policy | None, num_kernel_featu
         states = _hidden_states(pool, policy)
         words = [embed(pool.plain_texts, progress=False)] if kind == "both" else []
         features = [kernel_features(states, num_kernel_features)] if num_kernel_features else []
-        return np.concatenate([*words, states, *features], 1)
+        return np.concatenate([*words, states, *features], 1) if words or features else states
 
     return compute
 

@@ -44,8 +44,8 @@ class MethodConfig:
             start of the run; both: wordllama and policy, one after the other; difficulty: numbers from each prompt's
             stratum, see `rl.prompts.features`.
         kernel_features: gps and adaptive, with the embeddings policy or both: number of random Fourier features of the
-            hidden states that are added to the embeddings, for example 256. With them, a linear model predicts
-            nonlinear functions of the states. 0: none.
+            hidden states that are added to the embeddings, for example 256. With them, the linear model of adaptive
+            predicts a prompt from visited prompts with similar states. 0: none.
         latent_size: gps: size of the network's latent vector, which recent batches inform; 0: none.
         acquisition: adaptive: expected_variance, E[p (1 - p)]; or expected_signal, the expected standard deviation of
             a group's rewards.

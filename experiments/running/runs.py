@@ -189,7 +189,8 @@ def _check_replaces_nothing(config: RunConfig, run_dir: Path) -> None:
 
 
 def _check_same(config: RunConfig, run_dir: Path, done: int) -> None:
-    there, here = read_settings(run_dir), flat_settings(config)
+    here = flat_settings(config)
+    there = flat_settings(RunConfig()) | read_settings(run_dir)  # a setting that is newer than the run had its default
     for name in there.keys() & here.keys():
         if there[name] != here[name] and not may_differ(name, config.train.lr_schedule):
             held = f"{run_dir} holds a run with {name} {there[name]!r}"

@@ -44,7 +44,8 @@ def test_the_command_line_measures_the_embeddings(tmp_path, monkeypatch, capsys)
     policy_embeddings.main([*arguments, "--set", "train.group_size=2", "held_out_size=4", "probe_size=4"])
     found = json.loads((tmp_path / "policy_embeddings.json").read_text())["tasks"]["string_ops"]
     printed = capsys.readouterr().out
-    for name in ("wordllama", "policy, layer 1", "policy, layer 2", "policy, last layer", "both", *TRAINED):
+    kernels = ("policy and kernel features", "both and kernel features")
+    for name in ("wordllama", "policy, layer 1", "policy, layer 2", "policy, last layer", "both", *kernels, *TRAINED):
         assert len(found[name]["per_seed"]) == 2
         assert name in printed
     assert found["policy_seconds"]["mean"] > 0

@@ -145,6 +145,19 @@ def test_a_run_that_stopped_in_its_first_probe_resumes_only_with_its_own_setting
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_setting_that_is_newer_than_the_run_had_its_default(tmp_path):
+    run(CONFIG, tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    del written["config"]["method"]["kernel_features"], written["config"]["method"]["explore_share"]
+    other = replace(CONFIG, method=replace(CONFIG.method, embeddings="policy", kernel_features=8))
+    written["config"]["method"]["embeddings"] = "policy"  # which mopps does not read
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    said = r"kernel_features is 8, but .* holds a run with method.kernel_features 0; give"
+    with pytest.raises(ValueError, match=said):
+        run(other, tmp_path, resume=True)
+    assert len(run(replace(other, method=replace(other.method, kernel_features=0)), tmp_path, resume=True)) == 3
+
+
 @pytest.mark.parametrize(("before", "after"), [(3, 1), (3, 5), (0, 5)])
 def test_checkpoint_every_changes_only_after_the_first_checkpoint(tmp_path, before, after):
     """Whether a run without a checkpoint may start anew depends on the setting of its steps so far."""
@@ -417,6 +430,7 @@ def test_a_second_run_in_a_used_folder_is_refused_and_changes_nothing(tmp_path):
         *[(RunConfig, name, -5) for name in ("pool_size", "held_out_size", "probe_size", "seed")],
         *[(MethodConfig, "batch_size", value) for value in (0, 2.0, True)],
         *[(MethodConfig, name, -1) for name in ("candidate_ratio", "latent_size", "max_batches", "entropy_weight")],
+        (MethodConfig, "kernel_features", -1),
         *[(MethodConfig, name, 1.5) for name in ("decay", "dps_decay", "target", "lower", "upper")],
         *[(EngineConfig, "timeout", value) for value in (-1.0, float("nan"), float("inf"))],
         *[(EngineConfig, "gpu_memory_utilization", value) for value in (0.0, 1.5)],
