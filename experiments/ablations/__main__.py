@@ -37,8 +37,9 @@ def main(arguments: list[str]) -> None:
             print(command(SWEEPS[name], options.seeds))
         return
     common = dict(options.set)
-    if fixed := common.keys() & {"seed", "method.name", *(sweep.over for sweep in SWEEPS.values())}:
-        parser.error(f"--set {min(fixed)}: the runs differ in this setting; give another setting")
+    own = {name for sweep in options.sweeps for name in (SWEEPS[sweep].over, *SWEEPS[sweep].fixed)}
+    if fixed := common.keys() & (own | {"seed", "method.name"}):
+        parser.error(f"--set {min(fixed)}: a sweep sets it itself; give another setting, or other --sweeps")
     configs: dict[Path, RunConfig] = {}
     folders: dict[str, list[Path]] = {}
     for settings in needed(options.sweeps):

@@ -91,10 +91,19 @@ def test_set_needs_a_name_and_a_value(capsys):
     assert "--set: pool_size is not NAME=VALUE" in capsys.readouterr().err
 
 
-def test_settings_that_sweeps_vary_cannot_be_set_for_all_runs(capsys):
+@pytest.mark.parametrize(
+    ("sweep", "setting"),
+    [
+        ("group_size", "train.group_size=4"),
+        ("temperature_of_adaptive", "pool_size=64"),
+        ("target_of_mopps", "method.name=dps"),
+        ("target_of_mopps", "seed=3"),
+    ],
+)
+def test_settings_of_the_sweeps_themselves_cannot_be_set_for_all_runs(capsys, sweep, setting):
     with pytest.raises(SystemExit):
-        ablations.main(["--set", "pool_size=64", "--set", "train.group_size=4"])
-    assert "--set train.group_size: the runs differ in this setting" in capsys.readouterr().err
+        ablations.main(["--sweeps", sweep, "--set", "held_out_size=4", "--set", setting])
+    assert f"--set {setting.partition('=')[0]}: a sweep sets it itself; give another" in capsys.readouterr().err
 
 
 def test_print_runs_nothing(monkeypatch, capsys):
