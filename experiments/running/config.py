@@ -254,7 +254,7 @@ def flat_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def read_settings(run_dir: Path) -> dict[str, Any]:
-    """Return the settings of the run in a folder, by dotted name.
+    """Return the settings of the run in a folder, by dotted name. A setting that is newer than the run had its default.
 
     Raises:
         OSError: There is no `config.json`.
@@ -266,7 +266,7 @@ def read_settings(run_dir: Path) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
         raise ValueError(f"{run_dir / CONFIG} holds no settings; give the folder of a run, or delete the file")
-    return flat(found["config"])
+    return flat_settings(RunConfig()) | flat(found["config"])
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -189,8 +189,7 @@ def _check_replaces_nothing(config: RunConfig, run_dir: Path) -> None:
 
 
 def _check_same(config: RunConfig, run_dir: Path, done: int) -> None:
-    here = flat_settings(config)
-    there = flat_settings(RunConfig()) | read_settings(run_dir)  # a setting that is newer than the run had its default
+    there, here = read_settings(run_dir), flat_settings(config)
     for name in there.keys() & here.keys():
         if there[name] != here[name] and not may_differ(name, config.train.lr_schedule):
             held = f"{run_dir} holds a run with {name} {there[name]!r}"
@@ -205,7 +204,7 @@ def _check_same_checkpoints(every: int, run_dir: Path) -> None:
 
     `train` starts a run without a checkpoint anew if none was due yet. This depends on the setting of the steps so far.
     """
-    before = read_settings(run_dir).get("train.checkpoint_every", every)
+    before = read_settings(run_dir)["train.checkpoint_every"]
     if before != every:
         same = f"train.checkpoint_every={before} until the first checkpoint"
         cure = f"give {same}, or another folder" if before else "give another folder, or delete this one"

@@ -16,7 +16,7 @@ import pytest
 from experiments.large_pool.runs import Config, run
 from rl.run_log import read_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "experiments/cluster").glob("*.sbatch"))
@@ -27,11 +27,6 @@ TINY = [
     *("warm_start.steps=2", "warm_start.batch_size=8", "threads=1"),
     *(f"train.steps={STEPS}", "train.group_size=2", "train.probe_every=0"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture

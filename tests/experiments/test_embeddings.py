@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from experiments.running.config import RunConfig
 from experiments.running.curricula import make_curriculum
 from experiments.running.embeddings import kernel_features, pool_embeddings
 from experiments.running.method_config import MethodConfig
@@ -14,19 +13,9 @@ from experiments.running.runs import make_policy
 from experiments.running.tasks import make_task
 from rl.hidden_states import hidden_states
 from rl.prompts import PromptPool
-from rl.warm_start import WarmStartConfig
+from tests.support.tiny_experiment import CONFIG
 
-CONFIG = RunConfig(
-    pool_size=40,
-    held_out_size=4,
-    method=MethodConfig(batch_size=4),
-    warm_start=WarmStartConfig(hidden_size=32, num_layers=1, feed_forward_size=32, steps=2, batch_size=8),
-)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_embeddings_are_computed_again_until_the_run_has_a_checkpoint(tmp_path):
@@ -131,3 +120,13 @@ def test_kernel_features_follow_the_hidden_states():
 def test_kernel_features_without_hidden_states_are_refused(kind):
     with pytest.raises(ValueError, match=rf"kernel_features is 8 with method\.embeddings={kind}; give 0, or .*policy"):
         MethodConfig("adaptive", embeddings=kind, kernel_features=8)
+
+
+def test_embeddings_of_the_policy_need_the_policy():
+    pool = make_task("string_ops").pool(10, 0)
+    config = replace(CONFIG, method=MethodConfig("adaptive", embeddings="policy"))
+    with pytest.raises(ValueError, match=r"policy is None with method\.embeddings 'policy'; give the policy"):
+        make_curriculum(config, pool)
+    assert make_curriculum(replace(config, method=replace(config.method, name="mopps")), pool)
+    with pytest.raises(ValueError, match="embeddings is 'bert'; give one of wordllama, policy, both, difficulty"):
+        MethodConfig(embeddings="bert")

@@ -17,7 +17,6 @@ from experiments.running import embeddings, runs
 from experiments.running import help as help_text
 from experiments.running.compare import finished
 from experiments.running.config import EngineConfig, RunConfig, configured
-from experiments.running.curricula import make_curriculum
 from experiments.running.folders import clear_run
 from experiments.running.method_config import METHOD_NAMES, MethodConfig
 from experiments.running.runs import _preemptible, make_policy, run
@@ -29,28 +28,14 @@ from rl.probe import Probe
 from rl.ranks import Ranks
 from rl.run_log import read_metrics
 from rl.tasks.data_config import DataConfig
-from rl.train_config import TrainConfig
 from rl.warm_start import WarmStartConfig
 from tests.support import warm_processes
 from tests.support.folders_in_use import assert_refused_while_in_use, contents
 from tests.support.runs import until_killed
+from tests.support.tiny_experiment import CONFIG
 from tests.support.two_ranks import launch
 
-pytestmark = pytest.mark.slow
-
-TINY = WarmStartConfig(hidden_size=32, num_layers=1, feed_forward_size=32, steps=2, batch_size=8)
-CONFIG = RunConfig(
-    pool_size=40,
-    held_out_size=4,
-    method=MethodConfig(batch_size=4, candidate_ratio=2, max_batches=2),
-    warm_start=TINY,
-    train=TrainConfig(steps=2, group_size=2, probe_every=0),
-)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("JAXSEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +62,8 @@ def test_methods_with_embeddings_can_use_the_policy_at_the_start_of_the_run(
 ):
     """A resumed run reads the saved vectors, because vectors that are computed again may be rounded differently."""
     # without latent variables, gps compiles sooner; `test_every_method_trains_on_every_task` has them
-    config = replace(CONFIG, method=replace(CONFIG.method, name=method, embeddings=kind, latent_size=0))
-    config = replace(config, method=replace(config.method, kernel_features=features))
+    chooses = replace(CONFIG.method, name=method, embeddings=kind, kernel_features=features, latent_size=0)
+    config = replace(CONFIG, method=chooses)
     task = make_task(config.task)
     pool = task.pool(config.pool_size, config.seed)
     first = run(config, tmp_path / "run")
@@ -95,16 +80,6 @@ def test_methods_with_embeddings_can_use_the_policy_at_the_start_of_the_run(
     assert [r["policy/loss"] for r in resumed[:-1]] == [r["policy/loss"] for r in whole[:-1]]
     assert len(first) == 3
     clear_run(tmp_path / "run")
-
-
-def test_embeddings_of_the_policy_need_the_policy():
-    pool = make_task("string_ops").pool(10, 0)
-    config = replace(CONFIG, method=MethodConfig("adaptive", embeddings="policy"))
-    with pytest.raises(ValueError, match=r"policy is None with method\.embeddings 'policy'; give the policy"):
-        make_curriculum(config, pool)
-    assert make_curriculum(replace(config, method=replace(config.method, name="mopps")), pool)
-    with pytest.raises(ValueError, match="embeddings is 'bert'; give one of wordllama, policy, both, difficulty"):
-        MethodConfig(embeddings="bert")
 
 
 def test_the_seed_varies_pool_choices_and_warm_start(tmp_path):
@@ -155,7 +130,9 @@ def test_a_setting_that_is_newer_than_the_run_had_its_default(tmp_path):
     said = r"kernel_features is 8, but .* holds a run with method.kernel_features 0; give"
     with pytest.raises(ValueError, match=said):
         run(other, tmp_path, resume=True)
-    assert len(run(replace(other, method=replace(other.method, kernel_features=0)), tmp_path, resume=True)) == 3
+    without = replace(other, method=replace(other.method, kernel_features=0))
+    assert len(finished(tmp_path, without)) == len(run(without, tmp_path, resume=True)) == 3
+    assert not finished(tmp_path, other)
 
 
 @pytest.mark.parametrize(("before", "after"), [(3, 1), (3, 5), (0, 5)])
