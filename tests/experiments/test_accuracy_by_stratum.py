@@ -89,7 +89,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     (tmp_path / "c").mkdir()
     make_run(tmp_path / "c", "uniform", 0, LATER["uniform", 0])
     settings = json.loads((tmp_path / "c" / "config.json").read_text())
-    settings["config"]["method"]["decay"] = 0.5
+    settings["config"]["method"]["decay"] = 0.9
     (tmp_path / "c" / "config.json").write_text(json.dumps(settings))
     with pytest.raises(
         ValueError, match=r"/a and .*/c are both runs of uniform with seed 0; give each of them a label"
