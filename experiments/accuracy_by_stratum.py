@@ -82,10 +82,12 @@ def read(folder: Path) -> _Runs:
     """Return the probes of all finished runs with a history in and below the folder, by method and seed.
 
     Raises:
-        ValueError: Two runs have the same method and seed, or a method has no seed in common with uniform.
+        ValueError: Two runs have the same method and seed, or a method has no seed in common with uniform. Or two runs
+            differ in another setting than those of the method, or in the steps of their probes.
     """
     runs: dict[tuple[str, int], Path] = {}
     found: _Runs = defaultdict(dict)
+    first: tuple[Path, dict[str, Any]] | None = None
     for run in find_runs([folder]):
         if run.trouble or not (run.folder / "history").is_dir():
             continue
@@ -95,7 +97,20 @@ def read(folder: Path) -> _Runs:
                 f"{other} and {run.folder} are both runs of {method} with seed {run.seed}; give each of them a label "
                 "of its own, with a folder that holds no other run of this method and seed"
             )
-        found[method][run.seed] = probed(run.folder)
+        shared = {name: value for name, value in run.choices.items() if not name.startswith("method.")}
+        first = first or (run.folder, shared)
+        if different := sorted(name for name, value in shared.items() if first[1].get(name) != value):
+            name = different[0]
+            raise ValueError(
+                f"{first[0]} has {name} {first[1].get(name)!r}, and {run.folder} has {shared[name]!r}; give each "
+                "setting a label of its own"
+            )
+        found[method][run.seed] = one = probed(run.folder)
+        if (other := next(iter(found[method].values()))).steps.tolist() != one.steps.tolist():
+            raise ValueError(
+                f"{run.folder} was probed at the steps {one.steps.tolist()}, and another run of {method} at "
+                f"{other.steps.tolist()}; give runs of the same steps"
+            )
     if "uniform" not in found:
         raise ValueError(f"{folder} has no finished run of uniform with a history; the gains are over uniform")
     for method, seeds in found.items():
@@ -173,6 +188,9 @@ def main(arguments: list[str]) -> None:
     unnamed = [pair for pair in options.runs if not all(pair.partition("=")[::2])]
     if unnamed:
         parser.error(f"{unnamed[0]!r} is not LABEL=FOLDER")
+    labels = [pair.partition("=")[0] for pair in options.runs]
+    if repeated := [label for label in labels if labels.count(label) > 1]:
+        parser.error(f"the label {repeated[0]!r} stands for several folders; give every folder a label of its own")
     with clear_errors():
         runs = {label: read(Path(folder)) for label, _, folder in (pair.partition("=") for pair in options.runs)}
     found, console = {label: summary(methods) for label, methods in runs.items()}, Console(width=122)

@@ -29,6 +29,7 @@ from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.spread import over_seeds, shown, standard_error
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import quiet_pipe
+from experiments.running.config import clear_errors
 from experiments.simulated_math import Problems, load_problems, make_learner, make_parser, record, rollouts, split
 from jaxsel.plotting import COLOURS
 from rl.progress import bar
@@ -99,7 +100,9 @@ def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def main(arguments: list[str]) -> None:
     """Run all seeds, print the table, and write the result and the figure."""
     options = make_parser("experiments.allocation_pays", __doc__).parse_args(arguments)
-    console, problems = Console(), load_problems(options.problems)
+    console = Console()
+    with clear_errors():
+        problems = load_problems(options.problems, more_than=HELD_OUT)
     by_seed = [run_seed(problems, seed) for seed in bar(options.seeds, unit="seed")]
     rows = (
         [name, *(shown(over_seeds(solved)) for solved in zip(*(results[name] for results in by_seed), strict=True))]

@@ -17,7 +17,8 @@ from experiments.reporting.figures import draw_comparison
 from experiments.reporting.summaries import summary_table
 from experiments.running.command import check_integers, module_parser, quiet_pipe
 from experiments.running.compare import BASELINES, SETTINGS, run_methods
-from experiments.running.folders import clear_run, name_of
+from experiments.running.config import clear_errors
+from experiments.running.folders import clear_runs, name_of
 from experiments.running.method_config import PREDICTIVE_NAMES
 
 
@@ -40,8 +41,8 @@ def main(arguments: list[str]) -> None:
     told = name_of({name: value for name, value in chosen.items() if value is not None})
     out = options.out / ",".join(filter(None, (options.task, told)))
     methods = list(dict.fromkeys([*BASELINES, *options.method]))
-    for method in methods:
-        clear_run(out / method)
+    with clear_errors():
+        clear_runs(out / method for method in methods)
     console.print(
         f"[bold]jaxsel demo[/bold]: {options.task}, {shared.pool_size} prompts, {shared.train.steps} steps of "
         f"{shared.method.batch_size} prompts x {shared.train.group_size} rollouts"

@@ -23,10 +23,10 @@ from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import over_seeds, shown
 from experiments.reporting.summaries import column, per_step
 from experiments.reporting.tables import terminal_table
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import Distinct, module_parser, quiet_pipe
 from experiments.running.compare import SETTINGS, run_config
 from experiments.running.config import EngineConfig, RunConfig, clear_errors
-from experiments.running.folders import clear_run
+from experiments.running.folders import clear_runs
 from experiments.running.runs import run
 from jaxsel.plotting import COLOURS
 
@@ -46,7 +46,7 @@ ROWS = {
 def main(arguments: list[str]) -> None:
     """Run both engines at every seed, write the result and the figure, and print the table."""
     parser = module_parser("experiments.engines_agree", __doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--learning-rate", type=float, default=2e-4, help="learning rate of the policy")
     parser.add_argument("--warm-start-steps", type=int, default=400)
@@ -55,9 +55,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     with clear_errors():
         config = setting(options.steps, options.learning_rate, options.warm_start_steps)
-    for seed in options.seeds:
-        for name in ENGINES:
-            clear_run(options.out / f"{name}-{seed}")
+        clear_runs(options.out / f"{name}-{seed}" for seed in options.seeds for name in ENGINES)
     runs = {name: [] for name in ENGINES}
     for seed in options.seeds:
         for name, engine in ENGINES.items():

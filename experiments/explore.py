@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import jaxsel
-from experiments.running.command import check_integers, module_parser, quiet_pipe
+from experiments.running.command import check_integers, check_page, module_parser, quiet_pipe
 from experiments.running.compiled_programs import keep_compiled_programs
 from experiments.running.config import clear_errors
 from jaxsel.integrations.embeddings import embed
@@ -77,8 +77,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     keep_compiled_programs()
-    if options.out.suffix not in (".html", ".htm"):
-        parser.error(f"--out is {options.out}; give the name of an HTML file")
+    check_page(parser, options.out)
     check_integers(parser, options, seed=0)
     with clear_errors():
         recorded = recorded_in(options.run)

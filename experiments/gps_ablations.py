@@ -30,6 +30,7 @@ from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.spread import over_seeds, shown
 from experiments.reporting.tables import terminal_table
 from experiments.running.command import quiet_pipe
+from experiments.running.config import clear_errors
 from experiments.simulated_math import (
     GROUP_SIZE,
     Problems,
@@ -147,7 +148,9 @@ def main(arguments: list[str]) -> None:
     from sklearn.cluster import KMeans
 
     options = make_parser("experiments.gps_ablations", __doc__).parse_args(arguments)
-    console, problems, config = Console(), load_problems(options.problems), Config(horizons=HORIZONS)
+    console, config = Console(), Config(horizons=HORIZONS)
+    with clear_errors():
+        problems = load_problems(options.problems, more_than=config.held_out)
     predictors = {name: online(jaxsel.amortized(problems.embeddings, **kw)) for name, kw in PREDICTORS.items()}
     predictions = over_seeds([run_seed(problems, config, seed, predictors) for seed in options.seeds])
     directions = direction_and_length(problems.embeddings)[:, :-1]

@@ -40,7 +40,7 @@ from experiments.pretrained import SETTINGS
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import of_seeds, shown
 from experiments.reporting.tables import terminal_table
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import Distinct, module_parser, quiet_pipe
 from experiments.running.config import RunConfig, add_settings, clear_errors, configured
 from experiments.running.embeddings import kernel_features
 from experiments.running.runs import make_engine, make_policy, run
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     """Measure every task at every seed, write the result and print the table."""
     parser = module_parser("experiments.policy_embeddings", __doc__)
     parser.add_argument("--tasks", nargs="+", default=["string_ops", "countdown"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[0, 1, 2])
     parser.add_argument("--prompts", type=int, default=1500)
     parser.add_argument("--rollouts", type=int, default=32, help="rollouts per prompt")
     parser.add_argument("--warm-start-steps", type=int, default=RunConfig().warm_start.steps)

@@ -35,7 +35,7 @@ from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import of_seeds, over_seeds, shown
 from experiments.reporting.summaries import Records, column, curve, summary
 from experiments.reporting.tables import terminal_table
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import Distinct, module_parser, quiet_pipe
 from experiments.running.compare import commits, described, finished, run_config, run_many
 from experiments.running.config import EngineConfig, RunConfig, add_settings, clear_errors, configured
 from experiments.running.method_config import METHOD_NAMES, MethodConfig
@@ -170,7 +170,7 @@ def table(result: dict[str, Any]) -> Table:
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = module_parser("experiments.pretrained", __doc__)
     parser.add_argument("--methods", nargs="+", choices=METHOD_NAMES, default=[BASELINE, "mopps", "adaptive"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11])
+    parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[10, 11])
     parser.add_argument(
         "--workers", type=int, default=1, help="runs at a time, each with 6 GB of memory and one thread"
     )

@@ -33,7 +33,8 @@ from experiments.reporting import drawing
 from experiments.reporting.provenance import provenance, write_result
 from experiments.reporting.spread import over_seeds, shown
 from experiments.reporting.tables import terminal_table
-from experiments.running.command import quiet_pipe
+from experiments.running.command import check_integers, quiet_pipe
+from experiments.running.config import clear_errors
 from experiments.simulated_math import (
     Predict,
     Problems,
@@ -152,9 +153,10 @@ def main(arguments: list[str]) -> None:
         "--steps", type=int, default=max(HORIZONS), help="number of steps; fewer stop early, to try the command"
     )
     options = parser.parse_args(arguments)
-    console = Console()
-    problems = load_problems(options.problems)
-    config = Config(horizons=tuple(t for t in HORIZONS if t <= options.steps))
+    check_integers(parser, options, steps=1)
+    console, config = Console(), Config(horizons=tuple(t for t in HORIZONS if t <= options.steps))
+    with clear_errors():
+        problems = load_problems(options.problems, more_than=config.held_out)
     predictors = {name: make(problems) for name, make in PREDICTORS.items()}
     by_seed = [run_seed(problems, config, seed, predictors) for seed in options.seeds]
     summary = over_seeds(by_seed)

@@ -28,7 +28,7 @@ import jaxsel
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import standard_error
 from experiments.reporting.tables import text_table
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import Distinct, module_parser, quiet_pipe
 from jaxsel.integrations.trl import SelectsPrompts
 from rl.prompts import Task
 from rl.tasks import string_ops
@@ -42,7 +42,7 @@ WARM_UP = 5  # the first steps, in which functions are compiled; the medians of 
 def main(arguments: list[str]) -> None:
     """Run every method at every seed, print a table and write the result."""
     parser = module_parser("experiments.selection_in_trl", __doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--pool", type=int, default=200, help="prompts")
     parser.add_argument("--methods", nargs="+", choices=["stock", *METHODS], default=["stock", *METHODS])

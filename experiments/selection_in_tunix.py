@@ -24,7 +24,7 @@ import jaxsel
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import standard_error
 from experiments.reporting.tables import text_table
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import Distinct, module_parser, quiet_pipe
 from jaxsel.integrations.tunix import SelectedPrompts
 
 GROUP, PROMPTS = 8, 8  # completions per prompt, prompts per step
@@ -34,7 +34,7 @@ METHODS = {"uniform": jaxsel.uniform, "mopps": jaxsel.mopps, "dps": jaxsel.dps, 
 def main(arguments: list[str]) -> None:
     """Run every method at every seed, print a table and write the result."""
     parser = module_parser("experiments.selection_in_tunix", __doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--pool", type=int, default=96, help="prompts")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])

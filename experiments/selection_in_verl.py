@@ -23,7 +23,7 @@ import numpy as np
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import standard_error
 from experiments.reporting.tables import text_table
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import Distinct, module_parser, quiet_pipe
 
 GROUP, PROMPTS = 8, 16  # completions per prompt, prompts per step
 METHODS = ("mopps", "dps", "adaptive")
@@ -32,7 +32,7 @@ METHODS = ("mopps", "dps", "adaptive")
 def main(arguments: list[str]) -> None:
     """Run every method at every seed, print a table and write the result."""
     parser = module_parser("experiments.selection_in_verl", __doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--pool", type=int, default=200, help="prompts")
     parser.add_argument("--methods", nargs="+", default=["stock", *METHODS])

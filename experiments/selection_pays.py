@@ -37,9 +37,10 @@ from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import of_seeds, over_seeds, shown, standard_error
 from experiments.reporting.summaries import Records, curve, share_spent, summary
 from experiments.reporting.tables import terminal_table
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import Distinct, module_parser, quiet_pipe
 from experiments.running.compare import DEMO_METHODS, SETTINGS, described, run_methods
-from experiments.running.folders import clear_run
+from experiments.running.config import clear_errors
+from experiments.running.folders import clear_runs
 
 PREDICTIVE = ("mopps", "dps")
 AllRuns = dict[str, list[Records]]
@@ -49,16 +50,16 @@ def main(arguments: list[str]) -> None:
     """Run every method at every seed, write the result and the figure, and print the claims."""
     parser = module_parser("experiments.selection_pays", __doc__)
     parser.add_argument("--task", choices=sorted(SETTINGS), default="string_ops")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[6, 7, 8])
+    parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[6, 7, 8])
     parser.add_argument("--out", type=Path, default=Path("runs/selection_pays"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     shared = SETTINGS[options.task]
     runs: AllRuns = {method: [] for method in DEMO_METHODS}
-    for seed in options.seeds:
-        out = options.out / options.task / f"seed-{seed}"
-        for method in DEMO_METHODS:
-            clear_run(out / method)
+    folders = {seed: options.out / options.task / f"seed-{seed}" for seed in options.seeds}
+    with clear_errors():
+        clear_runs(folder / method for folder in folders.values() for method in DEMO_METHODS)
+    for seed, out in folders.items():
         for method, records in run_methods(shared, seed, out).items():
             runs[method].append(records)
     claims = {method: check_claims(runs, method) for method in PREDICTIVE}

@@ -27,7 +27,7 @@ import numpy as np
 
 import jaxsel
 from experiments.reporting.provenance import RESULTS
-from experiments.running.command import module_parser
+from experiments.running.command import Distinct, module_parser
 from jaxsel import simulate
 from jaxsel.integrations.embeddings import embed
 from rl.progress import bar
@@ -69,24 +69,37 @@ def make_parser(module: str, description: str | None) -> argparse.ArgumentParser
     """Return a parser of the options that all experiments on these problems share."""
     parser = module_parser(module, description)
     parser.add_argument("problems", help="file of JSON lines, or data set on the hub; see load_problems")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser
 
 
-def load_problems(source: str) -> Problems:
+def load_problems(source: str, *, more_than: int = 0) -> Problems:
     """Read problems, and embed them with WordLlama.
 
     Args:
         source: File of JSON lines with the fields `problem`, `level` or `difficulty`, and `type`; or a data set with
             these fields on the Hugging Face hub.
+        more_than: Number of problems that are held out, so that more are needed.
+
+    Raises:
+        ValueError: There is no such file, a field is missing, or there are too few problems.
     """
     from datasets import load_dataset
 
     if Path(source).exists():
         rows: Any = load_dataset("json", data_files=source, split="train")
+    elif Path(source).suffix in (".json", ".jsonl"):
+        raise ValueError(f"problems is {source}, which does not exist; give a file of JSON lines")
     else:
         rows = load_dataset(source, split="train")
+    missing = {"problem", "type"} - {*rows.column_names}
+    if missing or not {"difficulty", "level"} & {*rows.column_names}:
+        lacking = ", ".join(sorted(missing)) or "level"
+        found = ", ".join(rows.column_names)
+        raise ValueError(f"{source} has the fields {found}, and lacks {lacking}; give problems with level and type")
+    if len(rows) <= more_than:
+        raise ValueError(f"{source} has {len(rows)} problems; give more than {more_than}, which are held out")
     levels = rows["difficulty" if "difficulty" in rows.column_names else "level"]
     subjects = np.unique(rows["type"], return_inverse=True)[1]
     texts = list(rows["problem"])

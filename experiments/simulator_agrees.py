@@ -34,7 +34,7 @@ from experiments.reporting import drawing
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import over_seeds, shown
 from experiments.reporting.tables import terminal_table
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import Distinct, module_parser, quiet_pipe
 from jaxsel import simulate
 from jaxsel.plotting import COLOURS
 from rl.progress import bar
@@ -180,7 +180,7 @@ def draw(real: dict[str, dict[str, float]], simulated: dict[str, dict[str, Any]]
 def main(arguments: list[str]) -> None:
     """Simulate every pair, print the table, and write the result and the figure."""
     parser = module_parser("experiments.simulator_agrees", __doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[0, 1, 2, 3])
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the real gains and of this result")
     options = parser.parse_args(arguments)

@@ -56,14 +56,16 @@ def main(config: DictConfig) -> None:
 
     hydra_config = HydraConfig.get()
     # one run of a sweep raises the error, which its launcher reports
-    with clear_errors() if hydra_config.mode == RunMode.RUN else nullcontext():
+    is_alone = hydra_config.mode == RunMode.RUN
+    with clear_errors() if is_alone else nullcontext():
         run_config = settings_from(config)
     ranks = join(run_config.parallel)
     if config.threads:
         torch.set_num_threads(config.threads)  # after Accelerate, which sets them too
     run_dir = Path(hydra_config.runtime.output_dir)
     try:
-        records = run(run_config, run_dir, resume=config.resume, ranks=ranks)
+        with clear_errors(ours_alone=True) if is_alone else nullcontext():
+            records = run(run_config, run_dir, resume=config.resume, ranks=ranks)
     except PreemptedError as preempted:
         if ranks.is_main:
             print(f"{preempted} (resume=true); see {run_dir}", flush=True)

@@ -1,6 +1,6 @@
 """Checks of arguments on the host. Each raises a ValueError that names the argument, the value and the cure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 import jax
@@ -83,8 +83,7 @@ def integers(name: str, value: ArrayLike, *, low: int, high: int) -> np.ndarray:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} is not an array on the host ({error}); give a vector of integers") from error
-    if np.ma.is_masked(value):
-        raise ValueError(f"{name} has masked entries, of which nothing is known; leave out their rows")
+    unmasked(name, value, "leave out their rows")
     if array.size == 0:
         return np.zeros(0, np.int32)
     if array.ndim != 1:
@@ -102,10 +101,7 @@ def integers(name: str, value: ArrayLike, *, low: int, high: int) -> np.ndarray:
 
 def numbers(name: str, value: ArrayLike, *, low: float, high: float) -> np.ndarray:
     """Return `value` as a float64 vector of numbers from `low` to `high`. Excesses of up to 1e-6 are clipped."""
-    try:
-        array = np.asarray(value, np.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} is not an array on the host ({error}); give a vector of numbers") from error
+    array = on_host(name, value, np.float64, "give a vector of numbers")
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; give a vector")
     wrong = ~((array >= low - 1e-6) & (array <= high + 1e-6))
@@ -118,15 +114,28 @@ def numbers(name: str, value: ArrayLike, *, low: float, high: float) -> np.ndarr
 def on_host(name: str, value: ArrayLike | Any, dtype: Any, cure: str) -> np.ndarray:
     """Return `value` as an array of this type, a copy: its owner may change it later.
 
-    Complex numbers and values that are not numbers are refused.
+    Complex numbers, texts, times and other values that are not numbers are refused. None becomes NaN.
     """
+    unmasked(name, value, cure)
     try:
         array = np.asarray(value)
         if np.iscomplexobj(array):
             raise TypeError("it is complex")
+        if array.dtype.kind in "USTMm" or any(isinstance(entry, str | bytes) for entry in _objects(array)):
+            raise TypeError("it holds texts or times")
         return array.astype(dtype)
     except (TypeError, ValueError, RuntimeError) as error:  # for example a torch tensor with gradient
         raise ValueError(f"{name} is not an array of numbers on the host ({error}); {cure}") from error
+
+
+def _objects(array: np.ndarray) -> Iterator[Any]:
+    return array.flat if array.dtype.kind == "O" else iter(())
+
+
+def unmasked(name: str, value: Any, cure: str) -> None:
+    """Check that the value is not a masked array with masked entries: NumPy would take what lies under the mask."""
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} has masked entries, of which nothing is known; {cure}")
 
 
 def rows(name: str, value: ArrayLike, num_prompts: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from jaxsel import _validate
 from jaxsel.base import MIXED, SOLVED, UNSOLVED, Rollouts, Scalar
 
-_LARGEST_COUNT = 2**24  # float32 represents all integers up to here
+LARGEST_COUNT = 2**24  # float32 represents all integers up to here
 
 
 class Visits(NamedTuple):
@@ -33,16 +33,23 @@ def checked_visits(prompt_ids: ArrayLike, successes: ArrayLike, group_size: Arra
         ValueError: The lengths differ, an id is not a row of the pool, or a prompt's rollouts sum to 2^24 or more. Also
             for counts that are not integers with 0 <= successes <= group_size; successes may be booleans.
     """
+    return merged(*check_counts(prompt_ids, successes, group_size, num_prompts))
+
+
+def check_counts(
+    prompt_ids: ArrayLike, successes: ArrayLike, group_size: ArrayLike, num_prompts: int
+) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+    """Return a user's ids, successes and group sizes as they are, as int32, after the checks of `checked_visits`."""
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
     if np.ndim(group_size) == 0:
         group_size = np.full(len(ids), group_size)
-    s = _validate.integers("successes", _counted(successes), low=0, high=_LARGEST_COUNT)
-    n = _validate.integers("group_size", group_size, low=0, high=_LARGEST_COUNT)
+    s = _validate.integers("successes", _counted(successes), low=0, high=LARGEST_COUNT)
+    n = _validate.integers("group_size", group_size, low=0, high=LARGEST_COUNT)
     _one_entry_each(ids, s, n)
     if (s > n).any():
         at = int(np.argmax(s > n))
         raise ValueError(f"successes[{at}] is {s[at]} of {n[at]} rollouts; give successes <= group_size")
-    return merged(ids, s, n)
+    return ids, s, n
 
 
 def merged(ids: Int[np.ndarray, " b"], successes: Int[np.ndarray, " b"], group_size: Int[np.ndarray, " b"]) -> Visits:
@@ -57,10 +64,10 @@ def merged(ids: Int[np.ndarray, " b"], successes: Int[np.ndarray, " b"], group_s
     # first row of each id; np.unique and np.bincount would double the time of this function
     first = np.flatnonzero(np.concatenate([ids[:1] >= 0, ids[1:] != ids[:-1]]))
     s, n = (np.add.reduceat(column[rows], first, dtype=np.int64) for column in (successes, group_size))
-    if (n >= _LARGEST_COUNT).any():
+    if (n >= LARGEST_COUNT).any():
         at = int(np.argmax(n))
         total = f"the group_size of prompt {ids[first[at]]} sums to {n[at]} in one step"
-        raise ValueError(f"{total}; give at most {_LARGEST_COUNT - 1} rollouts per prompt and step")
+        raise ValueError(f"{total}; give at most {LARGEST_COUNT - 1} rollouts per prompt and step")
     return Visits(ids[first], s.astype(np.int32), n.astype(np.int32))
 
 

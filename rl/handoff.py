@@ -18,7 +18,9 @@ Importing `rl` sets JAX up to share the GPU. Import `rl` before the first use of
 """
 
 import contextlib
+import math
 import threading
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
@@ -132,21 +134,25 @@ def observe_rewards(
         prompt_ids: Rows of the pool, one per row of `rewards`; with flat rewards, one per completion. Keep the ids on
             the host: copying ids from a GPU waits for all earlier work of the GPU.
         rewards: Rewards `[b, n]`, or flat with one entry per completion. Any real type and any device.
-        threshold: The largest reward that is not a success.
+        threshold: The largest reward that is not a success; compared in float32.
 
     Raises:
-        ValueError: The rewards have another shape or type, the lengths differ, the threshold is NaN, or an id is not a
-            row of the pool. The selector stays as it was.
+        ValueError: The rewards have another shape or type, the lengths differ, the threshold is not a number, or an id
+            is not a row of the pool. The selector stays as it was.
     """
     if not isinstance(rewards, torch.Tensor):
         raise ValueError(f"rewards is a {type(rewards).__name__}; give a torch tensor")
     if rewards.ndim not in (1, 2) or rewards.is_complex():
         shape = tuple(rewards.shape)
         raise ValueError(f"rewards has shape {shape} and type {rewards.dtype}; give real numbers, [b, n] or flat")
-    if np.isnan(threshold):
-        raise ValueError(f"threshold is {threshold}; give a number below the reward of every success")
+    if rewards.layout != torch.strided:
+        raise ValueError(f"rewards has the layout {rewards.layout}; give rewards.to_dense()")
+    if not isinstance(threshold, Real) or math.isnan(threshold):
+        raise ValueError(f"threshold is {threshold!r}; give a number below the reward of every success")
     ids = _ids_beside(rewards, prompt_ids)
     rewards = rewards.detach()
+    if rewards.is_floating_point() and rewards.element_size() < 4:
+        rewards = rewards.float()  # beside 16 bits, torch would round a threshold of 0.999 to 1
     judged = rewards.isfinite()
     if rewards.dtype == torch.float64:  # a 0.1 that was rounded to float32 must not exceed a threshold of 0.1
         rewards = rewards.float()

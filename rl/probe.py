@@ -56,11 +56,17 @@ class Probe:
         self._held_out = held_out
 
     @property
+    def held_out(self) -> PromptPool:
+        """The held-out prompts."""
+        return self._held_out
+
+    @property
     def spec(self) -> dict[str, Any]:
         """The settings that the metrics depend on. A resumed run needs the same ones."""
         return {
             "prompt_ids": self._prompt_ids.tolist(),
             "held_out": len(self._held_out),
+            "held-out texts and answers": self._held_out.fingerprint,
             "group_size": self._group_size,
             "temperature": self._sampling.temperature,
             "top_p": self._sampling.top_p,

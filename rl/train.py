@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsel.runtime.checkpoint.disk import local_path
+from rl._pool_lengths import check_all_lengths
 from rl.curriculum import Curriculum
 from rl.evaluation import Evaluation
 from rl.finish import check_overlong
@@ -59,6 +60,7 @@ def train(
     ranks: Ranks | None = None,
     tracker: Tracker | None = None,
     evaluation: Evaluation | None = None,
+    accepted: Callable[[], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train the policy in place, and return the metrics of every step.
 
@@ -90,6 +92,7 @@ def train(
             ranks can read.
         tracker: A tracker that receives the metrics too, from rank 0.
         evaluation: Evaluation sets, which are measured beside the probe. None: no sets.
+        accepted: A function that rank 0 calls before the first step, once `run_dir` is accepted.
 
     Returns:
         The lines of `metrics.jsonl`, one per step and one for the final probe. Seconds are measured on this rank.
@@ -97,7 +100,8 @@ def train(
     Raises:
         ValueError: `run_dir` already holds a run and `resume` is false, its checkpoint is damaged or has another
             configuration, another run uses the folder, or a weight is no longer finite. Or: `run_dir` holds no run, but
-            files that this run would replace. Or: `config.overlong_buffer` exceeds the task's longest completion.
+            files that this run would replace. Or: `config.overlong_buffer` exceeds the task's longest completion, or a
+            prompt of the pool or of the held-out data is too long.
         OSError: The disk is full.
         PreemptedError: SIGTERM, Ctrl-C, SIGUSR1 or SIGUSR2 arrived. The current step was finished and its checkpoint
             written, also if its verifier was slow. A probe or an evaluation was ended at once, also while its
@@ -105,19 +109,25 @@ def train(
     """
     ranks = ranks or Ranks()
     check_overlong(config.overlong_buffer, task.max_new_tokens)
+    limit = getattr(engine, "max_length", policy.max_length)  # vLLM's may be smaller
     run_dir = local_path(run_dir, "run_dir")
     with alone_in(run_dir, ranks):
         # Restore what an earlier process saved.
         learner = Learner(config, policy, ranks, max_new_tokens=task.max_new_tokens)
         engine = SharedEngine(engine, ranks)
-        run = Run(run_dir, _identity(config, task, policy, curriculum, probe), config, learner, curriculum, ranks)
+        identity = _identity(config, task, pool, policy, curriculum, probe)
+        run = Run(run_dir, identity, config, learner, curriculum, ranks)
         if resume:
             run.restore()
+        for what, prompts in {"the pool": pool, "the held-out data": probe.held_out}.items():
+            check_all_lengths(policy, prompts, what, task.max_new_tokens, limit)
         if run.done:
             engine.update_weights(learner.weights())
 
         logs = run.open_logs(pool, resume=resume, tracker=tracker)
         with Preemption() as preemption, logs, _verifier(config, task, ranks) as verifier:
+            if accepted:
+                ranks.on_main(accepted)
             worker = RolloutWorker(
                 config,
                 task,
@@ -221,7 +231,9 @@ def _kept_when_stopped(run: Run) -> Iterator[None]:
         raise PreemptedError(run.done) from None
 
 
-def _identity(config: TrainConfig, task: Task, policy: Policy, curriculum: Curriculum, probe: Probe) -> dict[str, Any]:
+def _identity(
+    config: TrainConfig, task: Task, pool: PromptPool, policy: Policy, curriculum: Curriculum, probe: Probe
+) -> dict[str, Any]:
     """Return the settings that the numbers of a run depend on: a resumed run needs the same ones."""
     return {
         "train": asdict(config),
@@ -229,6 +241,7 @@ def _identity(config: TrainConfig, task: Task, policy: Policy, curriculum: Curri
         "curriculum": curriculum.spec,
         "probe": probe.spec,
         "task": task.name,
+        "texts and answers": pool.fingerprint,
     }
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from experiments.ablations.presentation import draw, sweep_numbers, table
 from experiments.ablations.sweeps import SWEEPS, command, folder_of, needed, place
 from experiments.reporting.provenance import RESULTS, provenance, write_result
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import Distinct, module_parser, quiet_pipe
 from experiments.running.compare import commits, run_many
 from experiments.running.config import RunConfig, add_settings, clear_errors, configured
 
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = module_parser("experiments.ablations", __doc__)
     parser.add_argument("--sweeps", nargs="+", choices=sorted(SWEEPS), default=list(SWEEPS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
+    parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[101, 102, 103])
     add_settings(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -32,6 +32,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the files to write")
     parser.add_argument("--name", default="collected", help="name of the files")
     options = parser.parse_args(arguments)
+    if not options.name or Path(options.name).name != options.name:
+        parser.error(f"--name is {options.name!r}; give a file name without a suffix")
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out is {options.out}, which is a file; give a folder")
     files = {kind: options.out / f"{options.name}.{kind}" for kind in ("json", "png", "html")}
     try:
         _check_replaceable(files)

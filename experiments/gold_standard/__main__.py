@@ -30,7 +30,7 @@ from experiments.gold_standard.cases import Config, learner_case, state_space_ca
 from experiments.gold_standard.presentation import SOURCES, draw, table
 from experiments.gold_standard.scoring import PARTS, run_seed, summarise
 from experiments.reporting.provenance import RESULTS, provenance, write_result
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import Distinct, module_parser, quiet_pipe
 from rl.progress import bar
 
 
@@ -55,7 +55,7 @@ def run(config: Config, seeds: list[int], learner_seeds: list[int], out: Path) -
 def main(arguments: list[str]) -> None:
     """Run all seeds with the options of the command line."""
     parser = module_parser("experiments.gold_standard", __doc__)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="*", action=Distinct, default=[0, 1, 2, 3, 4])
     parser.add_argument("--learner-seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--small", action="store_true", help="try it with 30 prompts and a few draws")

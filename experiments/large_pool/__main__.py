@@ -38,7 +38,7 @@ import jaxsel
 from experiments.large_pool.runs import AMONG, NAMES, ORACLE, Config, run
 from experiments.large_pool.summary import find, summarise, table
 from experiments.reporting.provenance import RESULTS, provenance, write_result
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import Distinct, module_parser, quiet_pipe
 from experiments.running.compiled_programs import keep_compiled_programs
 
 try:
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", type=lambda text: int(float(text)), nargs="+", default=[10**5, 10**6, 10**7])
     parser.add_argument("--steps", type=int, default=Config.steps)
     parser.add_argument("--batch-size", type=int, default=Config.batch_size)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--among", nargs="+", choices=AMONG, default=list(AMONG))
     parser.add_argument("--runs", type=Path, default=Path("runs/large_pool"))

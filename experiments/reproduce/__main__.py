@@ -30,7 +30,7 @@ from rich.console import Console
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reproduce.claims import Runs, calibration, check_claims, curves, method_numbers
 from experiments.reproduce.presentation import draw, tables
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import Distinct, module_parser, quiet_pipe
 from experiments.running.compare import SETTINGS, commits, described, run_config, run_many
 from experiments.running.config import RunConfig, add_settings, clear_errors, configured
 from experiments.running.folders import name_of
@@ -82,7 +82,7 @@ def compare(task: str, shared: RunConfig, out: Path, options: argparse.Namespace
 def _parser() -> argparse.ArgumentParser:
     parser = module_parser("experiments.reproduce", __doc__)
     parser.add_argument("--tasks", nargs="+", choices=sorted(SETTINGS), default=["string_ops", "countdown"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
+    parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[10, 11, 12, 13, 14])
     parser.add_argument("--methods", nargs="+", choices=METHOD_NAMES, default=list(METHOD_NAMES))
     add_settings(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))

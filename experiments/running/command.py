@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def module_parser(module: str, description: str | None) -> argparse.ArgumentParser:
@@ -29,12 +30,42 @@ def _local(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+class Distinct(argparse.Action):
+    """The action of an option with several values, which refuses a repeated one: a seed counts once."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option=None
+    ) -> None:
+        """Keep the values."""
+        for value in values:
+            if values.count(value) > 1:
+                parser.error(f"{option} holds {value} {values.count(value)} times; give every value once")
+        setattr(namespace, self.dest, values)
+
+
 def check_integers(parser: argparse.ArgumentParser, options: argparse.Namespace, **least: int) -> None:
     """End the command if an option is below its least value; an option that is None is not checked."""
     for name, smallest in least.items():
         value = getattr(options, name)
         if value is not None and value < smallest:
             parser.error(f"--{name.replace('_', '-')} is {value}; give an integer of at least {smallest}")
+
+
+_OUR_PAGES = b'<meta http-equiv="Content-Security-Policy" content="default-src \'none\''
+_HEAD = 1024  # bytes of a page in which this line stands
+
+
+def check_page(parser: argparse.ArgumentParser, path: Path) -> None:
+    """End the command if `--out` is no name for a page, or the name of a file that none of these commands wrote."""
+    if path.suffix not in (".html", ".htm"):
+        parser.error(f"--out is {path}; give the name of an HTML file, for example page.html")
+    if path.is_dir() or (path.exists() and path.stat().st_size and _OUR_PAGES not in _head(path)):
+        parser.error(f"--out is {path}, which exists and was not written by this command; give another name")
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Importing them loads neither torch nor JAX, so that a command line answers at on
 import argparse
 import json
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -205,6 +206,20 @@ def configured(settings: Mapping[str, Any], base: RunConfig | None = None) -> Ru
     return made
 
 
+def check_command(config: Mapping[Any, Any]) -> None:
+    """Check the settings of the command `experiments.train`, which Hydra takes as texts too: "no" would count as true.
+
+    Raises:
+        ValueError: `resume` or `dry_run` is neither true nor false, or `threads` is not an integer of at least 0.
+    """
+    for name in ("resume", "dry_run"):
+        if not isinstance(config[name], bool):
+            raise ValueError(f"{name} is {config[name]!r}; give true or false")
+    threads = config["threads"]
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
+        raise ValueError(f"threads is {threads!r}; give an integer of at least 0 (0: as many as torch takes)")
+
+
 def settings_from(config: DictConfig) -> RunConfig:
     """Return the settings of a run from a command line's configuration, which has settings of the command too.
 
@@ -218,14 +233,26 @@ def settings_from(config: DictConfig) -> RunConfig:
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """End the command with one line instead of a traceback if a setting is unknown or out of range."""
+def clear_errors(*, ours_alone: bool = False) -> Iterator[None]:
+    """End the command with one line instead of a traceback if a setting is unknown or out of range.
+
+    With `ours_alone`, an error that another package raised keeps its traceback.
+    """
     try:
         yield
     except OmegaConfBaseException as error:
         sys.exit(f"{error.full_key}: {str(error).splitlines()[0]}")
     except ValueError as error:
+        if ours_alone and not _is_ours(error):
+            raise
         sys.exit(str(error))
+
+
+def _is_ours(error: Exception) -> bool:
+    """Return whether the code of this repository raised the error."""
+    *_, (last, _) = traceback.walk_tb(error.__traceback__)
+    raised, root = Path(last.f_code.co_filename), Path(__file__).parents[2]
+    return any(raised.is_relative_to(root / package) for package in ("experiments", "jaxsel", "rl"))
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,8 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,27 @@ def of_sweep(config: DictConfig, swept: Sequence[str]) -> str:
     return f"{name}-{_hashed(json.dumps(others, sort_keys=True, default=str))}" if others else name
 
 
-def clear_run(folder: Path) -> None:
-    """Delete the run in the folder, so that another run can start there.
+def clear_runs(folders: Iterable[Path]) -> None:
+    """Delete the runs in the folders, so that other runs can start there.
 
     Raises:
-        ValueError: The folder holds files but no run, a run and something else, or a run that is in progress.
+        ValueError: A folder holds files but no run, a run and something else, or a run that is in progress. Nothing is
+            deleted then.
     """
-    if not folder.exists() or not any(folder.iterdir()):
-        return
+    full = [folder for folder in folders if folder.exists() and any(folder.iterdir())]
+    for folder in full:
+        _check_run_alone(folder)
+    from rl.ranks import Ranks  # these load torch, which no other function of this file needs
+    from rl.run_folder.lock import alone_in
+
+    with ExitStack() as locks:
+        for folder in full:
+            locks.enter_context(alone_in(folder, Ranks()))
+        for folder in full:
+            shutil.rmtree(folder)
+
+
+def _check_run_alone(folder: Path) -> None:
     try:
         read_settings(folder)
     except (OSError, ValueError):
@@ -93,11 +107,6 @@ def clear_run(folder: Path) -> None:
             if not any(path.match(name) for name in names):
                 other = path.relative_to(folder)
                 raise ValueError(f"{folder} holds {other} beside a run; give another folder, or move it away")
-    from rl.ranks import Ranks  # these load torch, which no other function of this file needs
-    from rl.run_folder.lock import alone_in
-
-    with alone_in(folder, Ranks()):
-        shutil.rmtree(folder)
 
 
 def register() -> None:

@@ -56,7 +56,8 @@ def _readable(argument: str, settings: dict[str, object]) -> str:
     if name in _FOLDERS:
         from jaxsel.runtime.checkpoint.disk import local_path  # imports JAX, which --help does not need
 
-        return f"{name}={local_path(value, name)}"
+        given = value if value[:1] in ("'", '"') else str(local_path(value, name))
+        return f"{name}={given if _is_text(f'{name}={given}') else _quoted(given)}"
     if not _is_setting(argument) or name.startswith(("hydra", "+", "~")):
         return argument
     if name not in settings:
@@ -64,11 +65,19 @@ def _readable(argument: str, settings: dict[str, object]) -> str:
             near = difflib.get_close_matches(name, settings, n=1, cutoff=0)
             raise ValueError(f"{name} is no setting; the nearest name is {near[0]}, and --help describes all")
     elif isinstance(settings[name], str) and _is_misread(argument, name):
-        text = text_of(argument) if name == _TEMPLATE else value
-        # Hydra reads a backslash as an escape only before a quote and at the end
-        escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), text)
-        return f"{name}='{escaped}'"
+        return f"{name}={_quoted(text_of(argument) if name == _TEMPLATE else value)}"
     return argument
+
+
+def _quoted(text: str) -> str:
+    # Hydra reads a backslash as an escape only before a quote and at the end
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), text)
+    return f"'{escaped}'"
+
+
+def _is_text(argument: str) -> bool:
+    override = hydra_override(argument)
+    return override is not None and isinstance(override.value(), str)
 
 
 def _is_misread(argument: str, name: str) -> bool:

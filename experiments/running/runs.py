@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ def _run(
             ranks=ranks,
             tracker=tracker,
             evaluation=evaluation,
+            accepted=partial(_keep_changes, config, run_dir),
         )
 
 
@@ -157,20 +159,28 @@ def _preemptible(ranks: Ranks, load: Callable[[], Policy]) -> Policy:
 
 
 def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None:
-    """Write the run's settings and its job before it starts, or check that the folder holds the run to resume."""
+    """Write the run's settings and its job before it starts, or check that the folder holds the run to resume.
+
+    The settings of a resumed run stay as they are until it is accepted, see `_keep_changes`.
+    """
     path, records = run_dir / CONFIG, read_metrics(run_dir / METRICS)
     has_checkpoint = any((run_dir / name).exists() for name in (NEWEST, PREVIOUS))  # perhaps of the first probe
     if (records or has_checkpoint) and resume and path.exists():
         _check_same(config, run_dir, sum(not is_end(record) for record in records))
         if records and not has_checkpoint:
             _check_same_checkpoints(config.train.checkpoint_every, run_dir)
-        kept = json.loads(path.read_text())
-        if flat(kept["config"]) != flat_settings(config):
-            write_result(path, kept | {"config": asdict(config)})
     elif resume or not (run_dir / METRICS).exists():  # otherwise `train` refuses the folder
         _check_replaces_nothing(config, run_dir)
         write_result(path, provenance(asdict(config), config.seed) | {"processes": ranks.count})
     record_job(run_dir, {"versions": versions(), "git": git_commit(), "processes": ranks.count})
+
+
+def _keep_changes(config: RunConfig, run_dir: Path) -> None:
+    """Write the settings that a resumed run changes, such as its number of steps."""
+    path = run_dir / CONFIG
+    kept = json.loads(path.read_text())
+    if flat(kept["config"]) != flat_settings(config):
+        write_result(path, kept | {"config": asdict(config)})
 
 
 def _check_replaces_nothing(config: RunConfig, run_dir: Path) -> None:

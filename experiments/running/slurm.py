@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.running.command import quick_imports
-from experiments.running.config import clear_errors, settings_from
+from experiments.running.config import check_command, clear_errors, settings_from
 
 REQUEUE = """\
 srun() {
@@ -41,7 +41,9 @@ class Jobs(Callback):
     """What Hydra calls before the first run: checks of the settings, and `dry_run`, which starts nothing."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """In a dry run, check the settings of a single run, and print its folder."""
+        """Check the settings of the command. In a dry run, check those of a single run too, and print its folder."""
+        with clear_errors():
+            check_command(config)
         if config.dry_run:
             with clear_errors():
                 settings_from(config)
@@ -50,6 +52,8 @@ class Jobs(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the settings of all runs of a sweep. In a dry run, print the runs; otherwise prepare SLURM's jobs."""
+        with clear_errors():
+            check_command(config)
         on_slurm = str(config.hydra.launcher.get("_target_")).endswith(".SlurmLauncher")
         if on_slurm:
             with open_dict(config):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.running.command import module_parser, quiet_pipe
+from experiments.running.command import check_page, module_parser, quiet_pipe
 from experiments.watch.page import page
 from experiments.watch.runs import Watched, repeated
 from experiments.watch.server import Server
@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> None:
         parser.error(f"--every is {options.every:g}; give a number of seconds above 0, at most {_DAY}")
     if not 0 <= options.port <= 65535:
         parser.error(f"--port is {options.port}; give a number from 0 to 65535")
-    if options.out is not None and options.out.suffix not in (".html", ".htm"):
-        parser.error(f"--out is {options.out}; give the name of an HTML file, for example page.html")
+    if options.out is not None:
+        check_page(parser, options.out)
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for place in repeated(options.runs):
         console.print(f"{place} is given twice; it is shown once")

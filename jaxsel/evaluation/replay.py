@@ -85,6 +85,7 @@ def make_history(
         ValueError: The lengths differ, an id is not a row of the pool, or a step is below 0. Counts must be integers
             with 0 <= successes <= group_size. Steps must be nearly consecutive: Unix times, for example, are refused.
     """
+    _validate.integer_in(0, 2**31, num_prompts=num_prompts)
     steps = _validate.integers("step", step, low=0, high=2**31)
     check_steps(steps)
     ids = _validate.integers("prompt_ids", prompt_ids, low=0, high=num_prompts)
@@ -133,13 +134,10 @@ def replay(
             `history.num_steps`.
 
     Raises:
-        ValueError: A probe step is not between 0 and `history.num_steps`, or the selector does not fit the pool.
+        ValueError: A probe step is not an integer from 0 to `history.num_steps`, or the selector does not fit the pool.
     """
     check_steps(history.step)
-    probe_steps = list(probe_steps)
-    wrong = [step for step in probe_steps if not 0 <= step <= history.num_steps]
-    if wrong:
-        raise ValueError(f"probe_steps holds {wrong[0]}; give steps from 0 to {history.num_steps}")
+    probe_steps = _validate.integers("probe_steps", list(probe_steps), low=0, high=history.num_steps + 1).tolist()
     live = PromptSelector(selector, num_prompts=num_prompts, seed=seed)
     last_visit = np.full(num_prompts, -1)
     visited = np.zeros(num_prompts, np.int32)

@@ -71,10 +71,11 @@ def from_posterior(
         seed: Seed of the draws of the groups `prior` and `posterior_predictive`.
 
     Raises:
-        ValueError: `keys` does not cover the pool.
+        ValueError: `keys` does not cover the pool, or the seed is not an integer from 0 to 2^32 - 1.
     """
     from jaxsel.evaluation.reference_models.model import priors  # it imports NumPyro, which a replay does not need
 
+    _validate.integer_in(0, 2**32, seed=seed)
     visits, num_chains = posterior.visits, len(posterior.diverging)
 
     def by_chain(draws: Any) -> np.ndarray:
@@ -130,9 +131,11 @@ def from_replay(
         seed: Seed of the draws.
 
     Raises:
-        ValueError: The replay belongs to another history, or `keys` does not cover the pool.
+        ValueError: The replay belongs to another history, `keys` does not cover the pool, or the seed is not an integer
+            from 0 to 2^32 - 1.
     """
     _validate.positive_integer(num_draws=num_draws)
+    _validate.integer_in(0, 2**32, seed=seed)
     mean, spread = _moments(history, replay.prediction)
     rng = np.random.default_rng(seed)
     inner = np.clip(spread, _NEARLY, 1 - _NEARLY)

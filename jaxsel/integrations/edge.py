@@ -259,9 +259,14 @@ class TrainerEdge:
         """
         if not isinstance(state_dict, dict) or not state_dict.keys() >= _ENTRIES:
             raise ValueError(f"state_dict is {state_dict!r:.60}; give what TrainerEdge.state_dict returned")
-        kept, high = [] if changed_pool else state_dict["waiting"], self.selector.num_prompts
-        waiting = _validate.integers("state_dict['waiting']", kept, low=0, high=high)
+        kept, num_prompts = [] if changed_pool else state_dict["waiting"], self.selector.num_prompts
+        waiting = _validate.integers("state_dict['waiting']", kept, low=0, high=2**31)
         _validate.distinct("state_dict['waiting']", waiting)
+        if (waiting >= num_prompts).any():
+            raise ValueError(
+                f"state_dict['waiting'] is of a larger pool: prompt {waiting.max()} waits, and this pool has "
+                f"{num_prompts} prompts; give the same pool, or changed_pool=True, which matches prompts by their keys"
+            )
         _validate.integer_in(0, 2**31, clock=state_dict["clock"])
         self.selector.load_state_dict(state_dict["selector"], changed_pool=changed_pool)
         self._waiting, self._clock = waiting, 0 if changed_pool else int(state_dict["clock"])

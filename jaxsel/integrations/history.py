@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxsel import _validate
+from jaxsel._visits import check_counts
 from jaxsel.base import Prediction
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.integrations._extras import extra
@@ -59,13 +61,13 @@ class HistoryLog:
         embeddings: The prompts' embeddings `[N, d]`, for prompts without text.
 
     Raises:
-        ValueError: The folder holds the history of another pool or method, or something else. Or there is not one text
-            or embedding per prompt.
+        ValueError: The folder holds the history of another pool, of other texts or of another method, or something
+            else. Or there is not one text or embedding per prompt.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         *,
         num_prompts: int,
         spec: dict[str, Any],
@@ -74,14 +76,16 @@ class HistoryLog:
         texts: Sequence[str] | None = None,
         embeddings: np.ndarray | None = None,
     ):
+        folder = local_path(folder, "folder")
         self._files = PartFiles(folder)
         about = {"num_prompts": num_prompts, "spec": spec}
         self._schema = _SCHEMA.with_metadata({_ABOUT: json.dumps(about)})
-        self._clock = 0
-        kept = part_files(folder)
-        if kept and _read_part(kept[0])[1] != json.loads(json.dumps(about)):
-            raise ValueError(f"{folder} holds the history of another pool or method; give another folder")
-        _write_pool(folder / _POOL, texts, embeddings, num_prompts)
+        self._clock, self._num_prompts = 0, num_prompts
+        kept, pool = part_files(folder), _pool_table(texts, embeddings, num_prompts)
+        if kept:
+            _check_same(folder, _read_part(kept[0])[1], json.loads(json.dumps(about)), pool)
+        if pool.num_columns:
+            write_table(folder / _POOL, pool)
         if first_clock is None:
             self._files.drop_from("step", first_step)
             self._clock = _next_clock(folder)
@@ -97,6 +101,9 @@ class HistoryLog:
             visits: The batch.
             prediction: What the selector predicted for these prompts.
             truth: True success rates `[b]`; None if they are unknown.
+
+        Raises:
+            ValueError: An id is not a row of the pool, or a count is not an integer with 0 <= successes <= group_size.
         """
         self._add("rollout", step, visits, prediction, truth)
         self._clock += 1
@@ -111,6 +118,7 @@ class HistoryLog:
 
     def _add(self, kind: str, step: int, visits: Visits, prediction: Prediction, truth: np.ndarray | None) -> None:
         prompt_ids, successes, group_size = visits
+        check_counts(prompt_ids, successes, group_size, self._num_prompts)  # a wrong row would make all rows unreadable
         size = len(prompt_ids)
         columns = {"step": np.full(size, step), "clock": np.full(size, self._clock), "kind": np.full(size, kind)}
         columns |= {"prompt_id": prompt_ids, "successes": successes, "group_size": group_size}
@@ -193,17 +201,36 @@ def read_parts(parts: Sequence[Path]) -> Recorded:
     return Recorded(about["num_prompts"], about["spec"], history, rollouts, probes, None, None)
 
 
-def _write_pool(path: Path, texts: Sequence[str] | None, embeddings: np.ndarray | None, num_prompts: int) -> None:
+def _pool_table(texts: Sequence[str] | None, embeddings: np.ndarray | None, num_prompts: int) -> pa.Table:
+    """Return the columns `text` and `embedding`, as far as they are given."""
     for name, given in (("texts", texts), ("embeddings", embeddings)):
         if given is not None and len(given) != num_prompts:
             raise ValueError(f"{name} has {len(given)} entries for {num_prompts} prompts; give one per prompt")
-    columns: dict[str, Any] = {} if texts is None else {"text": pa.array(texts, pa.string())}
+    columns: dict[str, Any] = {}
+    if texts is not None:
+        try:
+            columns["text"] = pa.array(texts, pa.string())
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"texts does not hold strings ({error}); give one string per prompt") from error
     if embeddings is not None:
-        embeddings = np.asarray(embeddings, np.float32)
-        rows = pa.array(embeddings.ravel())
-        columns["embedding"] = pa.FixedSizeListArray.from_arrays(rows, embeddings.shape[1])
-    if columns:
-        write_table(path, pa.table(columns))
+        matrix = _validate.on_host("embeddings", embeddings, np.float32, "give a matrix, one row per prompt")
+        if matrix.ndim != 2:
+            raise ValueError(f"embeddings has shape {matrix.shape}; give a matrix, one row per prompt")
+        columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
+    return pa.table(columns)
+
+
+def _check_same(folder: Path, recorded: dict[str, Any], about: dict[str, Any], pool: pa.Table) -> None:
+    """Refuse to continue the history of another pool or method: its rows would get the texts of other prompts."""
+    if recorded != about:
+        raise ValueError(f"{folder} holds the history of another pool or method; give another folder")
+    texts = _read_pool(folder / _POOL).get("texts") if "text" in pool.column_names else None
+    if texts is not None and texts != (given := pool["text"].to_pylist()):
+        at = next(row for row, (old, new) in enumerate(zip(texts, given, strict=True)) if old != new)
+        raise ValueError(
+            f"{folder} holds the history of a pool with other texts: texts[{at}] is {given[at]!r:.60}, and was "
+            f"{texts[at]!r:.60}; give the texts in the same order, or another folder"
+        )
 
 
 def _read_pool(path: Path) -> dict[str, Any]:

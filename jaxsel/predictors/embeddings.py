@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from jaxsel import _validate
+
 _ROWS = 2**14
 
 
@@ -46,6 +48,7 @@ def checked(embeddings: ArrayLike | Array) -> Float[np.ndarray | Array, "N d"]:
         ValueError: The embeddings are not a matrix of floating-point numbers, or the norm of a row is not finite in
             float32.
     """
+    _validate.unmasked("embeddings", embeddings, "embed these prompts again or drop them")
     try:
         array = embeddings if isinstance(embeddings, jax.Array | np.ndarray) else np.asarray(embeddings)
     except (TypeError, ValueError, RuntimeError) as error:  # for example a torch tensor on a GPU

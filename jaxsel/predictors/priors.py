@@ -10,8 +10,10 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from jaxsel import _validate
-from jaxsel._visits import are_above
+from jaxsel._visits import LARGEST_COUNT, are_above
 from jaxsel.numerics.beta_binomial import solve_state_probabilities
+
+_LARGEST = np.float32(1e30)
 
 
 def informative_prior(
@@ -33,11 +35,11 @@ def informative_prior(
     (array([7., 1., 1.]), array([4., 1., 4.]))
 
     Args:
-        successes: Correct rollouts per prompt. They need not be integers. None or NaN: nothing is known about the
-            prompt, and its prior is uniform. Without `group_size`: the rewards of each prompt's rollouts, in lists of
-            any lengths; a reward of None, NaN or infinity does not count.
-        group_size: Rollouts per prompt, one number for all prompts or one per prompt. None or NaN for a prompt means
-            the same as for `successes`.
+        successes: Correct rollouts per prompt. They need not be integers. None, NaN or masked: nothing is known about
+            the prompt, and its prior is uniform. Without `group_size`: the rewards of each prompt's rollouts, in lists
+            of any lengths; a reward of None, NaN or infinity does not count.
+        group_size: Rollouts per prompt, one number for all prompts or one per prompt. None, NaN or masked for a prompt
+            means the same as for `successes`.
         strength: Weight of a rollout before training. At 1, it counts as much as a rollout of the current policy.
         threshold: The largest reward that is not a success, for lists of rewards; compared in float32.
 
@@ -68,13 +70,14 @@ def checked_prior(name: str, value: ArrayLike | Array) -> np.ndarray | Array:
     """Return one parameter of a Beta prior: a scalar, or a vector with one entry per prompt.
 
     Raises:
-        ValueError: The parameter is not finite and above 0, or it has another shape.
+        ValueError: The parameter is not a number above 0 and up to 1e30, or it has another shape.
     """
     if _validate.traced(value):
         return value
-    cure = "give finite numbers above 0, one for all prompts or one per prompt"
+    cure = "give numbers above 0 and up to 1e30, one for all prompts or one per prompt"
     prior = _validate.on_host(name, value, np.float32, cure)
-    if prior.ndim > 1 or not (np.isfinite(prior).all() and (prior > 0).all()):
+    # the sum of two larger numbers may be infinite in float32
+    if prior.ndim > 1 or not ((prior > 0) & (prior <= _LARGEST)).all():
         raise ValueError(f"{name} is {prior}; {cure}")
     return prior
 
@@ -106,12 +109,14 @@ def evidence(
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     """Return the successes and failures that turn the uniform prior into these priors.
 
-    A parameter below 1 counts as 1, because counts cannot be negative.
+    A parameter below 1 counts as 1, because counts cannot be negative. A prompt has at most as many rollouts as it may
+    have in a step: with more, its belief would be as sure, and rounding in float32 could make it NaN.
     """
     check_length(num_prompts, prior_alpha=prior_alpha, prior_beta=prior_beta)
     counts = (np.maximum(np.asarray(prior, np.float32) - 1, 0) for prior in (prior_alpha, prior_beta))
     successes, failures = (np.broadcast_to(count, (num_prompts,)) for count in counts)
-    return successes, failures
+    share = LARGEST_COUNT / np.maximum(successes + failures, LARGEST_COUNT)
+    return successes * share, failures * share
 
 
 def initial_beliefs(
@@ -160,6 +165,8 @@ def _of_rewards(rewards: Any, threshold: float) -> tuple[list[int], list[int]]:
 
 def _counts(name: str, value: ArrayLike | Sequence[float | None]) -> Float[np.ndarray, " N"]:
     """Return counts of at least 0 as a vector, NaN where they are missing."""
+    if np.ma.is_masked(value):
+        value = np.ma.filled(np.ma.asarray(value, np.float64), np.nan)
     counts = _validate.on_host(name, value, np.float64, "give one number per prompt, or None")  # None becomes NaN
     counts = np.atleast_1d(counts)
     if counts.ndim != 1:

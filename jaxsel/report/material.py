@@ -232,10 +232,7 @@ def with_prompts(
     if texts is not None:
         material = material._replace(texts=list(texts))  # a column of pandas is read by label, not by position
     if embeddings is not None:
-        try:
-            vectors = np.asarray(embeddings, np.float32)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"embeddings is not a matrix of numbers ({error}); give one vector per prompt") from error
+        vectors = _validate.on_host("embeddings", embeddings, np.float32, "give one vector per prompt")
         if vectors.ndim != 2:
             raise ValueError(f"embeddings has shape {vectors.shape}; give one vector per prompt, of shape [N, d]")
         if not np.isfinite(vectors).all():

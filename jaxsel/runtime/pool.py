@@ -130,6 +130,7 @@ def _rows(keys: Any) -> Any:
         raise ValueError(f"keys has shape () and type {type(keys).__name__}; {_GIVE}")
     if not isinstance(keys, range) and not hasattr(keys, "__array__"):
         return keys if isinstance(keys, list | tuple) else list(keys)  # NumPy would turn [1, "1"] into strings
+    _validate.unmasked("keys", keys, _GIVE)
     try:
         array = np.asarray(keys)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -41,7 +41,10 @@ def initialize_distributed() -> None:
 
 def prompts_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Return a mesh of these devices with the one axis `prompts`; None: all devices of all processes."""
-    return Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
+    devices = jax.devices() if devices is None else devices
+    if isinstance(devices, str) or not all(isinstance(device, jax.Device) for device in devices):
+        raise ValueError(f"devices is {devices!r:.200}; give a list of JAX devices, such as jax.devices()")
+    return Mesh(np.asarray(devices), (AXIS,))
 
 
 def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
@@ -72,8 +75,9 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
         )
     if "screened" in selector.spec:
         raise ValueError(f"the selector has screened={selector.spec['screened']}; leave out screened on a mesh")
-    if mesh.axis_names != (AXIS,):
-        raise ValueError(f"mesh has the axes {mesh.axis_names}; give one of prompts_mesh")
+    if not isinstance(mesh, Mesh) or mesh.axis_names != (AXIS,):
+        found = f"has the axes {mesh.axis_names}" if isinstance(mesh, Mesh) else f"is {mesh!r:.200}"
+        raise ValueError(f"mesh {found}; give one of prompts_mesh")
     rule = selector.rule
     parts = Parts(
         selector.init, selector.predict, selector.update, selector.acquisition.score, rule.choose, rule.shortlist

@@ -154,7 +154,8 @@ def _turns(
 
     The prompts of a bin take turns. One round of a bin takes the time 1 / weight.
     """
-    edges, weights = np.asarray(edges, np.float64), np.asarray(weights, np.float64)
+    edges = _validate.on_host("edges", edges, np.float64, "give increasing numbers from 0 to 1")
+    weights = _validate.on_host("weights", weights, np.float64, "give numbers of at least 0, one more than edges")
     if edges.ndim != 1 or not ((edges >= 0) & (edges <= 1)).all() or (np.diff(edges) <= 0).any():
         raise ValueError(f"edges is {edges.tolist()}; give increasing numbers from 0 to 1")
     valid = weights.shape == (len(edges) + 1,) and np.isfinite(weights).all() and (weights >= 0).all() and weights.any()

@@ -178,6 +178,7 @@ def _is_left(batch: _Batch, num_scores: int) -> Bool[Array, " m"]:
 
 def _coded(strata: ArrayLike) -> tuple[list[int] | list[str], UInt[np.ndarray, " N"]]:
     """Return the sorted labels, and the index of every prompt's label in the smallest integer type."""
+    _validate.unmasked("strata", strata, _GIVE)
     are_texts = {isinstance(value, str) for value in strata} if isinstance(strata, list | tuple) else set()
     if len(are_texts) > 1:
         raise ValueError(f"strata holds strings and other values; {_GIVE}")
@@ -207,6 +208,8 @@ def _weights(labels: list[int] | list[str], shares: Mapping[Any, float]) -> Int[
     if not isinstance(shares, Mapping):
         raise ValueError(f"shares is {shares!r:.200}; give a dictionary from every stratum to its share")
     given, names = {str(label): share for label, share in shares.items()}, [str(label) for label in labels]
+    if len(given) != len(shares):
+        raise ValueError(f"shares names a stratum twice, as number and text: {list(shares)!r:.200}; give it once")
     if given.keys() != set(names):
         missing, unknown = sorted(set(names) - given.keys()), sorted(given.keys() - set(names))
         raise ValueError(f"shares lacks the strata {missing} and has the unknown {unknown}; give one share per stratum")

@@ -75,6 +75,7 @@ def simulate(
     Raises:
         ValueError: An argument is not an integer of at least 1, or the batch is larger than the pool.
     """
+    _validate.made(Selector, selector=selector)
     num_prompts = len(learner.difficulty)
     _validate.positive_integer(num_steps=num_steps, batch_size=batch_size, group_size=group_size)
     _validate.positive_integer(candidate_ratio=1 if candidate_ratio is None else candidate_ratio, num_probes=num_probes)

@@ -68,7 +68,7 @@ class VLLMEngine:
                 raise ValueError(f"{name} is {options[name]}; give 1, because weight updates support one GPU only")
         self._policy = policy
         self._timeout = timeout
-        self._max_length = max_model_len or policy.max_length
+        self.max_length = max_model_len or policy.max_length
         weights = policy.model.state_dict()
         self._shapes = {name: weight.shape for name, weight in weights.items()}
         self._half_updated = self._closed = False
@@ -83,7 +83,7 @@ class VLLMEngine:
             # vLLM 0.32 starts with random weights, and this option would make the normalisation of pixels one of them.
             options = {"mm_device_do_normalize": False} | options
         options |= {
-            "max_model_len": self._max_length,  # None stands for vLLM's own limit
+            "max_model_len": self.max_length,  # None stands for vLLM's own limit
             "dtype": dtype or str(policy.model.dtype).removeprefix("torch."),
         }
         try:
@@ -113,7 +113,7 @@ class VLLMEngine:
         read = self._policy.read(list(prompts))
         prompt_tokens, prompt_mask, media = read
         lengths, cure = prompt_mask.sum(1).tolist(), "a smaller max_new_tokens or a larger max_model_len"
-        check_lengths(lengths, sampling.max_new_tokens, self._max_length, cure)
+        check_lengths(lengths, sampling.max_new_tokens, self.max_length, cure)
         rows = [tokens[mask.bool()].tolist() for tokens, mask in zip(prompt_tokens, prompt_mask, strict=True)]
         seeds = np.random.SeedSequence(seed).generate_state(len(rows) * group_size).tolist()
         asked, never = self._with_images(list(prompts), rows, media), self._policy.placeholder_ids

@@ -1,5 +1,7 @@
 """The pool of prompts as columns, and the task that generates and verifies prompts."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -61,6 +63,14 @@ class PromptPool:
     def plain_texts(self) -> list[str]:
         """Every prompt as one text, for embeddings and logs; messages have their roles in front."""
         return [plain_text(prompt) for prompt in self.texts]
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all texts and answers. It differs where an answer was corrected and the keys stayed."""
+        digest = hashlib.sha256()
+        for row in zip(self.plain_texts, self.answers, strict=True):
+            digest.update(json.dumps(row, default=str).encode() + b"\n")
+        return f"sha256:{digest.hexdigest()[:16]}"
 
 
 class Verdict(NamedTuple):

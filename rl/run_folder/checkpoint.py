@@ -22,6 +22,7 @@ from rl.train_config import TrainConfig, may_change
 
 _ARRAY = "numpy array"
 _FORMAT = 1
+_NEWER = ("texts and answers", "held-out texts and answers")  # entries of an identity that earlier versions lack
 
 
 class DamagedError(ValueError):
@@ -206,7 +207,7 @@ def _differences(saved: dict[str, Any], here: dict[str, Any], prefix: str = "") 
     if not prefix:
         saved, here = _fixed(saved), _fixed(here)
     found = []
-    for name in sorted({*saved, *here}, key=str):
+    for name in sorted({*saved, *here} - ({*_NEWER} - {*saved}), key=str):
         there, mine = saved.get(name, "unset"), here.get(name, "unset")
         if isinstance(there, dict) and isinstance(mine, dict):
             found.append(_differences(there, mine, f"{prefix}{name}."))

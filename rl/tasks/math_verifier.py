@@ -16,8 +16,9 @@ both as SymPy expressions and compares them. The rules below are added, because 
 * A set never equals a point or an interval. The order of coordinates counts.
 * Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not. Numbers may also
   differ by at most one part in 100,000, so that two tiny numbers are not equal by rounding.
-* An equation stands for its last side: 2 + 3 = 5 is 5, but the false equation 7 = 5 is not. Nor is an equation that
-  must still be solved, such as 4x = 5, unless the reference is one too.
+* An equation stands for its last side: 2 + 3 = 5 is 5, but the false equation 7 = 5 is not. Nor is an equation in one
+  unknown that must still be solved, such as 4x = 5 or x^2 + x = 5, unless the reference is one too.
+* If no other letter is left, i is the imaginary unit: \sqrt{-4} is 2i.
 
 The verifier has no time limit of its own. `rl.verification` runs it in another process, which it kills after the limit.
 """
@@ -132,7 +133,17 @@ def _equal(gold: str, own: str) -> bool:
     # math-verify returns the text where it can parse nothing. Equal texts were accepted above.
     if isinstance(left[0], str) or isinstance(right[0], str):
         return False
-    return equal(left[:1], right[:1], allow_set_relation_comp=True, timeout_seconds=None) and _close(left[0], right[0])
+    if equal(left[:1], right[:1], allow_set_relation_comp=True, timeout_seconds=None) and _close(left[0], right[0]):
+        return True
+    numbers = [_with_imaginary_unit(one) for one in (left[0], right[0])]
+    has_unit = numbers != [left[0], right[0]] and all(getattr(one, "is_number", False) for one in numbers)
+    return has_unit and _close(*numbers)
+
+
+def _with_imaginary_unit(value: Any) -> Any:
+    """Return an expression with the imaginary unit in place of the variable i."""
+    names = {one: sympy.I for one in getattr(value, "free_symbols", ()) if getattr(one, "name", "") == "i"}
+    return value.subs(names) if names else value
 
 
 def _is_false(answer: str) -> bool:
@@ -144,21 +155,21 @@ def _is_false(answer: str) -> bool:
 
 
 def _is_unsolved(answer: str) -> bool:
-    """Return whether an equation gives a number for a linear expression, such as 4x = 5, rather than for a name."""
+    """Return whether an equation gives a number for an algebraic expression in one unknown, and for no name.
+
+    The area A = s^2 = 9 has a name. An expression in several variables may be what was asked for, as in m + n = 5, and
+    so may a sine or a power of two.
+    """
     sides = _sides(answer)
-    if not sides or not getattr(sides[-1], "is_number", False):
+    if not sides or not getattr(sides[-1], "is_number", False) or any(isinstance(one, sympy.Symbol) for one in sides):
         return False
-    expressions = [side for side in sides[:-1] if isinstance(side, sympy.Add | sympy.Mul)]
-    return any(_is_linear(one, *one.free_symbols) for one in expressions if len(one.free_symbols) == 1)
+    expressions = [side for side in sides[:-1] if isinstance(side, sympy.Add | sympy.Mul | sympy.Pow)]
+    return any(one.is_algebraic_expr(*one.free_symbols) for one in expressions if len(one.free_symbols) == 1)
 
 
 def _sides(answer: str) -> list[Any]:
     """Return the sides of an equation, with None where one cannot be read; nothing for another answer."""
     return [next(iter(_parsed(text)), None) for text in answer.split("=")] if "=" in answer else []
-
-
-def _is_linear(expression: Any, symbol: Any) -> bool:
-    return bool(expression.is_polynomial(symbol)) and sympy.Poly(expression, symbol).degree() == 1
 
 
 def _parsed(value: str) -> list[Any]:

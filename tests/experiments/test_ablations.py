@@ -124,3 +124,9 @@ def test_the_title_of_a_figure_is_not_cut_off(count, tmp_path, monkeypatch):
     title = figure._suptitle.get_window_extent()
     assert 0 <= title.x0 < title.x1 <= figure.bbox.width
     drawing.plt.close(figure)
+
+
+def test_a_seed_counts_once(capsys):
+    with pytest.raises(SystemExit):
+        ablations.main(["--sweeps", "decay_of_dps", "--seeds", "1", "2", "1"])
+    assert "--seeds holds 1 2 times; give every value once" in capsys.readouterr().err

@@ -24,7 +24,7 @@ def make_run(folder: Path, method: str, seed: int, later: list[list[int]]) -> No
     selector = jaxsel.PromptSelector(jaxsel.dps(), num_prompts=PROMPTS)
     ids, prediction = np.arange(PROMPTS, dtype=np.int32), selector.predict()
     log = HistoryLog(folder / "history", num_prompts=PROMPTS, spec=selector.spec)
-    for step, successes in zip((0, 5, 10), [FIRST, *later], strict=True):
+    for step, successes in zip((0, 5, 10), [FIRST, *later], strict=False):
         log.probed(step, (ids, np.array(successes), np.full(PROMPTS, 4)), prediction)
     log.flush()
     settings = {"method": {"name": method}, "train": {"steps": 1, "seed": seed}, "seed": seed}
@@ -95,3 +95,29 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
         ValueError, match=r"/a and .*/c are both runs of uniform with seed 0; give each of them a label"
     ):
         accuracy_by_stratum.read(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("task", "countdown"), ("pool_size", 7)])
+def test_runs_of_different_settings_are_not_compared(tmp_path, name, value):
+    for run, method in (("a", "uniform"), ("b", "dps")):
+        (tmp_path / run).mkdir()
+        make_run(tmp_path / run, method, 0, LATER[method, 0])
+    settings = json.loads((tmp_path / "b" / "config.json").read_text())
+    settings["config"][name] = value
+    (tmp_path / "b" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=rf"/a has {name} .*, and .*/b has {value!r}; give each setting a label"):
+        accuracy_by_stratum.read(tmp_path)
+
+
+def test_runs_of_a_method_have_the_same_probes(tmp_path):
+    for seed, later in ((0, LATER["uniform", 0]), (1, LATER["uniform", 1][:1])):
+        (tmp_path / str(seed)).mkdir()
+        make_run(tmp_path / str(seed), "uniform", seed, later)
+    with pytest.raises(ValueError, match=r"/1 was probed at the steps \[5\], and another run of uniform at \[5, 10\]"):
+        accuracy_by_stratum.read(tmp_path)
+
+
+def test_a_label_stands_for_one_folder(runs, capsys):
+    with pytest.raises(SystemExit):
+        accuracy_by_stratum.main([f"a={runs}", f"a={runs}"])
+    assert "the label 'a' stands for several folders" in capsys.readouterr().err

@@ -406,3 +406,19 @@ def test_settings_that_cannot_be_read_are_named(tmp_path):
     (folder / CONFIG).write_text("task: [string")
     trouble = read_run(folder).trouble
     assert "config.json cannot be read; .hydra/config.yaml cannot be read" in trouble
+
+
+@pytest.mark.parametrize(("option", "said"), [(["--name", ""], "--name is ''"), (["--name", "a/b"], "--name is 'a/b'")])
+def test_the_name_of_the_files_is_a_name(tmp_path, capsys, option, said):
+    make_run(tmp_path / "run", [])
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "run"), "--out", str(tmp_path), *option])
+    assert f"{said}; give a file name" in capsys.readouterr().err
+
+
+def test_the_folder_of_the_files_is_no_file(tmp_path, capsys):
+    make_run(tmp_path / "run", [])
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "run"), "--out", str(tmp_path / "file")])
+    assert "file, which is a file; give a folder" in capsys.readouterr().err

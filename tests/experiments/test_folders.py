@@ -13,7 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from experiments import train  # noqa: F401  (registers the configuration)
-from experiments.running.folders import clear_run, name_of, of_run, of_sweep
+from experiments.running.config import check_command
+from experiments.running.folders import clear_runs, name_of, of_run, of_sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,15 +97,15 @@ def test_any_text_makes_a_name():
 
 def test_only_a_run_is_deleted(tmp_path):
     (tmp_path / "mine").mkdir()
-    clear_run(tmp_path / "mine")
+    clear_runs([tmp_path / "mine"])
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="mine holds files, but no run"):
-        clear_run(tmp_path / "mine")
+        clear_runs([tmp_path / "mine"])
     assert (tmp_path / "mine" / "thesis.tex").exists()
     for settings, said in (("{}", "holds files, but no run"), ('{"config": {}}', "mine holds thesis.tex beside a run")):
         (tmp_path / "mine" / "config.json").write_text(settings)
         with pytest.raises(ValueError, match=said):
-            clear_run(tmp_path / "mine")
+            clear_runs([tmp_path / "mine"])
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
     (tmp_path / "mine" / "thesis.tex").unlink()
     for place in ("policy", "history", "completions"):
@@ -112,9 +113,9 @@ def test_only_a_run_is_deleted(tmp_path):
         own.parent.mkdir()
         own.write_text("mine")
         with pytest.raises(ValueError, match=f"mine holds {place}/notes.txt beside a run; give another folder, or mov"):
-            clear_run(tmp_path / "mine")
+            clear_runs([tmp_path / "mine"])
         own.unlink()
-    clear_run(tmp_path / "mine")
+    clear_runs([tmp_path / "mine"])
     assert not (tmp_path / "mine").exists()
 
 
@@ -122,7 +123,7 @@ def test_the_folder_of_a_model_is_not_deleted(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["Qwen2ForCausalLM"]}')
     (tmp_path / "model.safetensors").write_text("weights")
     with pytest.raises(ValueError, match="holds files, but no run"):
-        clear_run(tmp_path)
+        clear_runs([tmp_path])
     assert (tmp_path / "model.safetensors").exists()
 
 
@@ -192,3 +193,29 @@ def test_a_long_task_and_many_settings_make_a_name_that_file_systems_take(tmp_pa
 def test_a_run_is_named_after_its_task_method_and_seed():
     config = configured("seed=2", "method.name=dps")
     assert of_run(config) == "string_ops-dps-2"
+
+
+def test_no_run_is_deleted_if_one_folder_is_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"config": {}}')
+    (tmp_path / "b" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"b holds mine.txt beside a run"):
+        clear_runs(tmp_path / name for name in ("a", "b"))
+    assert (tmp_path / "a" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"resume": "no"}, "resume is 'no'; give true or false"),
+        ({"dry_run": 1}, "dry_run is 1; give true or false"),
+        ({"threads": "abc"}, "threads is 'abc'; give an integer of at least 0"),
+        ({"threads": -1}, "threads is -1; give an integer"),
+    ],
+)
+def test_settings_of_the_command_have_their_types(given, said):
+    sound = {"resume": False, "dry_run": False, "threads": 0}
+    check_command(sound)
+    with pytest.raises(ValueError, match=said):
+        check_command(sound | given)

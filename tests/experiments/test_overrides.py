@@ -12,7 +12,7 @@ from experiments import train  # noqa: F401  (registers the configuration)
 from experiments.evaluate import parsed
 from experiments.running.command import module_parser
 from experiments.running.config import RunConfig, flat_settings
-from experiments.running.overrides import readable, swept_in
+from experiments.running.overrides import hydra_override, readable, swept_in
 from rl.tasks.data_config import DataConfig
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,6 @@ def test_arguments_that_hydra_reads_or_refuses_itself_stay_as_they_are():
         "seed=range(0,3)",
         "train.steps=(",
         "hydra/launcher=submitit_local",
-        "hydra.run.dir=a=b",
         "+x=[1,2",
         "method={name:dps}",
         "eval=[a.parquet,b.json]",
@@ -98,7 +97,11 @@ def test_arguments_that_hydra_reads_or_refuses_itself_stay_as_they_are():
 def test_folders_of_runs_are_local_and_a_tilde_is_the_home_folder(monkeypatch, capsys):
     monkeypatch.setenv("HOME", "/home/me")
     given = ["hydra.run.dir=~/a=b", "hydra.sweep.dir=~/c", "hydra.run.dir=runs/${run_folder:}"]
-    assert readable(given) == ["hydra.run.dir=/home/me/a=b", "hydra.sweep.dir=/home/me/c", given[2]]
+    assert readable(given) == ["hydra.run.dir='/home/me/a=b'", "hydra.sweep.dir=/home/me/c", given[2]]
+    for name in ("r1,seed=0", "qx[1]", "r (2)", "it's", "a#b", "a\\", "12"):
+        (read,) = readable([f"hydra.run.dir=/{name}"])
+        assert hydra_override(read).value() == f"/{name}"  # type: ignore[union-attr]
+    assert readable(["hydra.run.dir='/tmp/r1,seed=0'"]) == ["hydra.run.dir='/tmp/r1,seed=0'"]
     with pytest.raises(ValueError, match=r"^hydra\.run\.dir is s3://b/c, which is not on this machine; give"):
         readable(["hydra.run.dir=s3://b/c"])
     parser = module_parser("experiments.demo", None)

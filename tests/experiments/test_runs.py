@@ -17,7 +17,7 @@ from experiments.running import embeddings, runs
 from experiments.running import help as help_text
 from experiments.running.compare import finished
 from experiments.running.config import EngineConfig, RunConfig, configured
-from experiments.running.folders import clear_run
+from experiments.running.folders import clear_runs
 from experiments.running.method_config import METHOD_NAMES, MethodConfig
 from experiments.running.runs import _preemptible, make_policy, run
 from experiments.running.tasks import make_task
@@ -79,7 +79,7 @@ def test_methods_with_embeddings_can_use_the_policy_at_the_start_of_the_run(
     resumed = run(longer, tmp_path / "run", resume=True)
     assert [r["policy/loss"] for r in resumed[:-1]] == [r["policy/loss"] for r in whole[:-1]]
     assert len(first) == 3
-    clear_run(tmp_path / "run")
+    clear_runs([tmp_path / "run"])
 
 
 def test_the_seed_varies_pool_choices_and_warm_start(tmp_path):
@@ -289,7 +289,7 @@ def test_the_tracker_gets_every_step_and_an_unknown_one_is_refused_before_the_ru
     with pytest.raises(ValueError, match="tracker is 'comet'"):
         run(replace(CONFIG, tracker="comet"), tmp_path / "other")
     assert not (tmp_path / "other" / "metrics.jsonl").exists()
-    clear_run(tmp_path / "run")
+    clear_runs([tmp_path / "run"])
 
 
 def test_a_policy_by_path(tmp_path):
@@ -357,7 +357,7 @@ def test_the_command_line_trains_and_resumes(tmp_path):
     drop = [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in before]
     assert drop == [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in after]
     assert np.isfinite(after[-1]["probe/held_out_accuracy"])
-    clear_run(tmp_path / "run")  # which refuses a folder with names that no run writes
+    clear_runs([tmp_path / "run"])  # which refuses a folder with names that no run writes
     assert not (tmp_path / "run").exists()
 
 
@@ -417,3 +417,15 @@ def test_a_second_run_in_a_used_folder_is_refused_and_changes_nothing(tmp_path):
 def test_a_setting_out_of_range_is_refused(make, name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}; give"):
         make(**{name: value})
+
+
+def test_a_resumed_run_that_is_refused_keeps_its_settings(tmp_path):
+    config = replace(CONFIG, method=replace(CONFIG.method, name="uniform"))
+    run(config, tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    for checkpoint in tmp_path.glob("checkpoint*.pt"):
+        checkpoint.unlink()
+    with pytest.raises(ValueError, match="has no checkpoint"):
+        run(replace(config, train=replace(config.train, steps=4)), tmp_path, resume=True)
+    assert (tmp_path / "config.json").read_text() == before
+    assert read_run(tmp_path).trouble == ""

@@ -299,6 +299,12 @@ def test_the_page_is_written_once(growing, tmp_path, capsys):
     with pytest.raises(SystemExit):
         command.main([str(growing.folder), "--out", str(tmp_path / "page.txt")])
     assert "give the name of an HTML file" in capsys.readouterr().err
+    command.main([str(growing.folder), "--out", str(path)])  # its own page is replaced
+    path.write_text("<p>my page</p>")
+    with pytest.raises(SystemExit):
+        command.main([str(growing.folder), "--out", str(path)])
+    assert "page.html, which exists and was not written by this command; give another name" in capsys.readouterr().err
+    assert path.read_text() == "<p>my page</p>"
     for seconds in ("0", "nan", "inf", "3e6"):
         with pytest.raises(SystemExit):
             command.main([str(growing.folder), "--every", seconds])

@@ -293,6 +293,14 @@ def test_the_threshold_itself_is_no_success(threshold, expected):
         assert [column.tolist() for column in seen.given] == [[3], [expected], [3]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float32, torch.float64])
+def test_a_threshold_is_not_rounded_to_the_type_of_the_rewards(dtype):
+    seen = Seen()
+    rewards = torch.tensor([[1.0, 1.0, 0.5, NAN]]).to(dtype)
+    observe_rewards(seen, [3], rewards, threshold=0.9999)  # type: ignore[arg-type]
+    assert [column.tolist() for column in seen.given] == [[3], [2], [3]]
+
+
 def test_infinite_rewards_were_not_judged(way):
     seen = Seen()
     observe_rewards(seen, [3, 4], torch.tensor([[1.0, math.inf, -math.inf, NAN], [math.inf] * 4]))  # type: ignore[arg-type]
@@ -335,6 +343,9 @@ def test_rewards_with_gradient_are_counted():
         (IDS + 4, REWARDS, 0.5, r"prompt_ids\[0\] is 9; give integers from 0 to 7"),
         (IDS - 1, REWARDS, 0.5, r"prompt_ids\[3\] is -1; give integers"),
         (IDS, REWARDS, NAN, "threshold is nan; give a number"),
+        (IDS, REWARDS, None, "threshold is None; give a number"),
+        (IDS, REWARDS, "0.5", "threshold is '0.5'; give a number"),
+        (IDS, REWARDS.to_sparse(), 0.5, r"layout torch.sparse_coo; give rewards.to_dense\(\)"),
     ],
 )
 def test_wrong_rewards_change_nothing(ids, rewards, threshold, message, way):

@@ -343,3 +343,18 @@ def test_a_line_cut_short_is_left_out(tmp_path):
     with RunLog(tmp_path, first_step=1, resume=True) as log:
         log.write({"step": 1, "x": float("nan")})
     assert read_metrics(path) == [{"step": 0}, {"step": 1, "x": None}]
+
+
+@pytest.mark.parametrize("what", ["the pool", "the held-out data"])
+def test_a_prompt_that_is_too_long_is_named_before_the_first_step(task, tmp_path, what):
+    def with_a_long_one(pool):
+        return replace(pool, texts=[*pool.texts[:3], "1" * 300, *pool.texts[4:]])
+
+    changed = {
+        "the pool": {"pool": lambda number, seed: with_a_long_one(task.pool(number, seed))},
+        "the held-out data": {"held_out": lambda number: with_a_long_one(task.held_out(number))},
+    }[what]
+    said = rf"{what} has a prompt of 300 tokens in row 3, with the key '3', .* exceeds the limit of 256; leave it out"
+    with pytest.raises(ValueError, match=said):
+        start(task._replace(**changed), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()

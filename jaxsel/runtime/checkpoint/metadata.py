@@ -55,7 +55,8 @@ def check(saved: dict[str, Any], here: dict[str, Any]) -> None:
     if not same_pool(saved, here["pool"]):
         raise ValueError(
             f"the checkpoint is of another pool ({saved['pool']}, here {here['pool']}); give the same keys in the same "
-            "order, or ask for a changed pool with PromptSelector.load(path, keys=...) or with_pool"
+            "order, or ask for a changed pool with load(path, keys=...), with load_state_dict(..., changed_pool=True) "
+            "or with with_pool"
         )
     check_method(saved, here)
     different = _differences(earlier_dps_layout.shapes_as_here(saved["shapes"], here["shapes"]), here["shapes"])

@@ -22,10 +22,12 @@ def as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint that has exactly those optional arrays that the arrays `here` have.
 
     Args:
-        saved: Checkpoint with `metadata`, and with `arrays` if it is a `state_dict`.
+        saved: Checkpoint with `metadata`, and with `arrays` if it is a `state_dict`. Anything else is returned as it
+            is, for the checks that follow.
         here: Arrays of the selector that reads the checkpoint.
     """
-    shapes = saved["metadata"].get("shapes") if isinstance(saved.get("metadata"), dict) else None
+    metadata = saved.get("metadata") if isinstance(saved, dict) else None
+    shapes = metadata.get("shapes") if isinstance(metadata, dict) else None
     if not isinstance(shapes, dict):
         return saved
     missing = {name: fill(here[name]) for name, fill in _DEFAULTS.items() if name in here and name not in shapes}

@@ -107,10 +107,20 @@ def test_bad_rows_are_refused(columns, message):
         make_history(*columns, num_prompts=N)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_a_probe_after_the_end_is_refused():
     history = make_history([0], [0], [1], [8], num_prompts=N)
-    with pytest.raises(ValueError, match="probe_steps holds 2; give steps from 0 to 1"):
+    with pytest.raises(ValueError, match=r"probe_steps\[0\] is 2; give integers from 0 to 1"):
         replay(history, MOPPS, num_prompts=N, probe_steps=[2])
+    with pytest.raises(ValueError, match=r"probe_steps is \[0\.5\] .*; give integers"):
+        replay(history, MOPPS, num_prompts=N, probe_steps=[0.5])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("num_prompts", [None, -1, 5.0])
+@pytest.mark.usefixtures("unchecked_types")
+def test_the_size_of_the_pool_is_an_integer(num_prompts):
+    with pytest.raises(ValueError, match=f"num_prompts is {num_prompts}; give an integer"):
+        make_history([], [], [], 8, num_prompts=num_prompts)
 
 
 @pytest.mark.parametrize("steps", [[1_700_000_000, 1_700_000_060], [0, 2**31 - 1], [0, 1, 150_000]])

@@ -277,6 +277,22 @@ def test_loading_changes_nothing_when_it_fails(tmp_path):
     assert ours.state_dict() == before
 
 
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.filterwarnings("ignore:the checkpoint is of another pool")
+def test_the_state_of_a_larger_pool_is_named():
+    def of(keys):
+        selector = jaxsel.PromptSelector(jaxsel.mopps(), keys=keys, track_in_flight=True)
+        return TrainerEdge(selector, keys=keys, draw_size=len(keys))
+
+    large, small = of(list("abcdefgh")), of(list("abcd"))
+    large.next_prompt()
+    with pytest.raises(ValueError, match=r"of a larger pool: prompt .* waits, .*; give .* or changed_pool=True"):
+        small.load_state_dict(large.state_dict())
+    small.load_state_dict(large.state_dict(), changed_pool=True)
+    with pytest.raises(ValueError, match="state_dict has type NoneType; give what"):
+        small.load_state_dict({**small.state_dict(), "selector": None})
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"text"])
 def test_a_damaged_file_is_named(tmp_path, damage):
     path = tmp_path / "selector.npz"

@@ -156,7 +156,31 @@ def test_the_history_of_another_pool_or_method_is_refused(tmp_path, selector):
         HistoryLog(tmp_path, num_prompts=N + 1, spec={"method": "mopps"}, texts=["b"] * (N + 1))
     with pytest.raises(ValueError, match="another pool or method"):
         HistoryLog(tmp_path, num_prompts=N, spec={"method": "dps"})
+    with pytest.raises(
+        ValueError, match=r"other texts: texts\[1\] is 'b', and was 'a'; give the texts in the same order"
+    ):
+        make(tmp_path, texts=["a", "b"] + ["a"] * (N - 2))
     assert read_history(tmp_path).texts == ["a"] * N
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_wrong_rows_and_prompts_are_refused_before_they_are_written(tmp_path, selector):
+    log, ids = make(str(tmp_path)), np.array([0, 1])
+    prediction = selector.predict(ids)
+    for visits, message in (
+        ((ids, np.array([9, 1]), np.full(2, 8)), r"successes\[0\] is 9 of 8 rollouts"),
+        ((ids + N - 1, np.ones(2, int), np.full(2, 8)), r"prompt_ids\[1\] is 10; give integers from 0 to 9"),
+    ):
+        for add in (log.observed, log.probed):
+            with pytest.raises(ValueError, match=message):
+                add(0, visits, prediction)
+    log.observed(0, (ids, np.array([8, 1]), np.full(2, 8)), prediction)
+    log.flush()
+    assert read_history(tmp_path).history.successes.tolist() == [8, 1]
+    with pytest.raises(ValueError, match=r"embeddings has shape \(10,\); give a matrix"):
+        make(tmp_path, embeddings=np.ones(N))
+    with pytest.raises(ValueError, match="texts does not hold strings"):
+        make(tmp_path, texts=[1] * N)
 
 
 def test_a_history_without_prompts_is_read(tmp_path, selector):

@@ -113,6 +113,7 @@ def test_a_row_too_long_for_float32_is_named(dtype, large):
         ([[1, 2], [3, 4]], "embeddings is of type int"),
         (np.ones((4, 2), bool), "embeddings is of type bool"),
         (np.ones((4, 2), complex), "embeddings is of type complex128"),
+        (np.ma.masked_equal([[1.0, 2.0], [3.0, 4.0]], 4), "embeddings has masked entries, of which nothing is known"),
     ],
 )
 def test_anything_but_a_matrix_of_floats_is_refused(embeddings, message):

@@ -41,6 +41,14 @@ def test_counts_may_be_fractions_and_missing():
     np.testing.assert_array_equal(beta, [8, 1, 1, 1])
 
 
+def test_masked_counts_are_missing():
+    masked = np.ma.masked_equal([4, 8, 2], 8)
+    np.testing.assert_array_equal(jaxsel.informative_prior(masked, 8), jaxsel.informative_prior([4, None, 2], 8))
+    np.testing.assert_array_equal(
+        jaxsel.informative_prior([4, 1, 2], masked), jaxsel.informative_prior([4, 1, 2], [4, None, 2])
+    )
+
+
 def test_lists_of_rewards_are_counted():
     rewards = [[1.0, 0.0, 1.0], [], [None, 0.2, float("inf"), 0.9], np.array([True, False])]
     found = jaxsel.informative_prior(rewards)
@@ -96,6 +104,15 @@ def test_a_uniform_prior_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("large", [1e12, 1e30])
+def test_every_strong_prior_is_a_belief(name, large):
+    prior = np.where(np.arange(8) == 3, large, 1)
+    found = jaxsel.PromptSelector(METHODS[name](prior_alpha=prior, prior_beta=prior), num_prompts=8).predict()
+    assert all(np.isfinite(field).all() for field in found)
+    np.testing.assert_allclose(found.success_rate[3], 0.5, atol=0.01)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_priors_of_another_pool_are_refused(name):
     method = METHODS[name](prior_alpha=np.full(7, 2.0))
     with pytest.raises(ValueError, match=r"has 7 (entries|rows) for 8 prompts"):
@@ -110,6 +127,14 @@ def test_priors_that_cannot_be_used_are_named():
     torch = pytest.importorskip("torch")
     with pytest.raises(ValueError, match=r"prior_alpha is not an array of numbers on the host .*requires grad"):
         jaxsel.mopps(prior_alpha=torch.ones(8, requires_grad=True))
+    with pytest.raises(ValueError, match=r"prior_beta is .* give numbers above 0 and up to 1e30"):
+        jaxsel.mopps(prior_beta=3e38)
+
+
+@pytest.mark.parametrize("value", ["3", ["3", "9"], [3, "9"], np.array(["2026-01-01"], "datetime64[D]")])
+def test_texts_and_times_are_no_numbers(value):
+    with pytest.raises(ValueError, match=r"prior_alpha is not an array of numbers on the host .* texts or times"):
+        jaxsel.mopps(prior_alpha=value)
 
 
 def test_dps_starts_with_the_beta_binomial_of_the_prior():

@@ -108,6 +108,7 @@ NAN, MANY = float("nan"), [str(i) for i in range(3000)]
         (np.array([[1, 2]]), r"keys has shape \(1, 2\) and type int64"),
         (np.array(3), r"keys has shape \(\) and type int64"),
         (np.array([b"a"]), r"type \|S1"),
+        (np.ma.masked_equal([1, 2, 3], 3), "keys has masked entries, of which nothing is known"),
         ("abc", r"keys has shape \(\) and type str; give a vector"),
         (b"abc", "and type bytes; give"),
         ({"a": 1}, "and type dict; give"),

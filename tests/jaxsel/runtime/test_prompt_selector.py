@@ -193,6 +193,8 @@ BAD_CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: s.observe([], [1], 8), "0 prompt_ids, 1 successes"),
     (lambda s: s.load_state_dict({}), r"state_dict has the keys \[\]; give what state_dict\(\) returned"),
     (lambda s: s.load_state_dict({"arrays": {}, "metadata": {}}), "the checkpoint has format None"),
+    (lambda s: s.load_state_dict(None), "state_dict has type NoneType; give what"),
+    (lambda s: s.load_state_dict([]), "state_dict has type list; give what"),
 ]
 
 

@@ -223,11 +223,14 @@ BAD_CALLS = [
         lambda: jaxsel.shard(DPS, jax.make_mesh((2,), ("x",)), 10),
         r"mesh has the axes \('x',\); give one of prompts_mesh",
     ),
+    (lambda: PromptSelector(DPS, num_prompts=9, mesh="gpu"), "mesh is 'gpu'; give one of prompts_mesh"),  # type: ignore[arg-type]
+    (lambda: jaxsel.prompts_mesh(["cpu"]), r"devices is \['cpu'\]; give a list of JAX devices"),
     (lambda: PromptSelector(on_mesh(2), num_prompts=9, mesh=mesh_of(2)), "has no acquisition and rule"),
 ]
 
 
 @pytest.mark.parametrize(("call", "message"), BAD_CALLS)
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()

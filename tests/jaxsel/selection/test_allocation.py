@@ -248,7 +248,7 @@ HALVES = np.full(3, 0.5)
         ((np.array([0.5, 1.5]), 1), {}, r"prediction\[1\] is 1\.5; give numbers from 0 to 1"),
         ((np.array([-0.5]), 1), {}, r"prediction\[0\] is -0\.5"),
         ((np.zeros((2, 2)), 1), {}, r"prediction has shape \(2, 2\); give a vector"),
-        ((["easy"], 1), {}, "prediction is not an array on the host .*; give a vector of numbers"),
+        ((["easy"], 1), {}, "prediction is not an array of numbers on the host .*; give a vector of numbers"),
         ((np.zeros(0), 0), {}, "prediction has 0 prompts; give at least one"),
         ((predicted([0.5, 2.0], [0, 0]), 1), {}, r"success_rate\[1\] is 2\.0; give numbers from 0 to 1"),
         ((predicted([0.5], [0.3]), 1), {}, r"variance\[0\] is 0\.3\d*; give numbers from 0 to 0\.25"),
@@ -264,6 +264,9 @@ HALVES = np.full(3, 0.5)
         ((HALVES, 5), {"strategy": "best"}, "strategy is 'best'; give one of 'marginal', 'bins', 'uniform'"),
         ((HALVES, 5), {"edges": (0.3, 0.3)}, r"edges is \[0\.3, 0\.3\]; give increasing numbers from 0 to 1"),
         ((HALVES, 5), {"edges": (0.5, 1.5)}, "edges is"),
+        ((HALVES, 5), {"edges": "ab"}, "edges is not an array of numbers .*; give increasing numbers"),
+        ((HALVES, 5), {"weights": [[1], [1, 2]]}, "weights is not an array of numbers .*; give numbers of at least 0"),
+        ((np.ma.array([0.5, 0.9], mask=[False, True]), 5), {}, "prediction has masked entries"),
         ((HALVES, 5), {"edges": (np.nan,)}, r"edges is \[nan\]"),
         ((HALVES, 5), {"edges": 0.5}, r"edges is 0\.5"),
         ((HALVES, 5), {"weights": (1, 2)}, r"weights is \[1\.0, 2\.0\]; give 5 numbers of at least 0, not all 0"),
@@ -278,7 +281,7 @@ def test_bad_arguments_are_named(arguments, options, message):
 
 
 def test_allocate_inside_jit_is_refused():
-    with pytest.raises(ValueError, match="prediction is not an array on the host"):
+    with pytest.raises(ValueError, match="prediction is not an array of numbers on the host"):
         jax.jit(lambda rates: jaxsel.allocate(rates, 3))(jnp.full(3, 0.5))
 
 

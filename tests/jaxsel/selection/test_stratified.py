@@ -214,6 +214,11 @@ def test_labels_may_be_strings_of_any_kind_and_specs_tell_strata_apart():
     assert all(rule.num_prompts == N for rule in rules)
 
 
+def test_a_share_is_given_once():
+    with pytest.raises(ValueError, match=r"shares names a stratum twice, as number and text: \[2, '2', 5, 7\]"):
+        jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: 1, "2": 5, 5: 1, 7: 2})
+
+
 def test_a_checkpoint_refuses_other_strata(tmp_path):
     def selector(strata):
         return jaxsel.mopps(rule=jaxsel.stratified(jaxsel.top_k(), strata, shares={2: 1, 5: 1, 7: 2}))
@@ -243,6 +248,7 @@ def no_count(key, scores, batch_size, prompt_ids=None, state=None):
         ),
         (lambda: jaxsel.stratified(jaxsel.top_k(), []), r"strata has shape \(0,\); give one integer or one string"),
         (lambda: jaxsel.stratified(jaxsel.top_k(), 3), r"strata has shape \(\)"),
+        (lambda: jaxsel.stratified(jaxsel.top_k(), np.ma.masked_equal([1, 2], 2)), "strata has masked entries"),
         (lambda: jaxsel.stratified(jaxsel.top_k(), np.ones(3)), r"strata\[0\] is 1\.0 of type float"),
         (lambda: jaxsel.stratified(jaxsel.top_k(), np.array(["a", None])), r"strata\[1\] is None of type NoneType"),
         (lambda: jaxsel.stratified(jaxsel.top_k(), STRATA, shares={2: 1, 5: 1}), r"lacks the strata \['7'\]"),

@@ -357,3 +357,14 @@ def test_training_on_chosen_prompts_raises_the_pool(four_seeds):
 def test_the_posterior_means_of_mopps_rank_the_pool(four_seeds):
     assert (four_seeds["mopps"].spearman[:, -1] > 0.8).all()
     assert (four_seeds["mopps"].mean_absolute_error[:, -1] < 0.2).all()
+
+
+@pytest.mark.parametrize(
+    ("selector", "message"),
+    [(jaxsel.mopps, r"call it: mopps\(...\)"), (jaxsel.kalman(), "compose it: make_selector")],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_simulate_takes_selectors_alone(selector, message):
+    learner = simulate.make_learner(jax.random.key(0), 64)
+    with pytest.raises(ValueError, match=message):
+        simulate.simulate(jax.random.key(0), selector, learner, num_steps=1, batch_size=2)

@@ -269,3 +269,26 @@ def test_a_finished_run_without_checkpoints_is_not_overwritten(task, tmp_path):
 def test_the_checksum_tells_values_and_types_apart():
     values = [[1], ["1"], [1.0], (1,), [[1]], {"a": 1}, {"a": "1"}, [torch.ones(1)], [torch.ones(1, dtype=torch.int32)]]
     assert len({rl.run_folder.checkpoint._checksum({"x": value}) for value in values}) == len(values)
+
+
+def test_a_run_is_not_resumed_with_other_answers(task, tmp_path):
+    def other(number, seed):
+        pool = task.pool(number, seed)
+        return replace(pool, answers=["x", *pool.answers[1:]])
+
+    start(task, tmp_path, replace(CONFIG, steps=2))
+    longer = replace(CONFIG, steps=3)
+    with pytest.raises(ValueError, match=r"of another run: texts and answers was 'sha256:\w+' and is 'sha256:"):
+        start(task._replace(pool=other), tmp_path, longer, resume=True)
+    with pytest.raises(ValueError, match=r"of another run: probe.held-out texts and answers was"):
+        start(task._replace(held_out=lambda number: other(number, -1)), tmp_path, longer, resume=True)
+    start(task, tmp_path, longer, resume=True)
+
+
+def test_an_earlier_checkpoint_does_not_know_its_texts_and_answers(tmp_path):
+    path, here = tmp_path / "checkpoint.pt", ME | {"texts and answers": "sha256:1"}
+    save_checkpoint(path, ME, step=1)
+    assert load_checkpoint(path, here)["step"] == 1
+    save_checkpoint(path, here, step=1)
+    with pytest.raises(ValueError, match="texts and answers was 'sha256:1' and is 'sha256:2'"):
+        load_checkpoint(path, ME | {"texts and answers": "sha256:2"})
