@@ -30,6 +30,7 @@ from jaxsel.integrations.history import read_history
 
 STRATA = ("hard", "middle", "easy")
 _LAST = 3  # probes whose mean is the rate at the end
+_OF_A_METHOD = ("method.", "train.steps", "train.probe_every")  # dynamic sampling takes fewer steps
 _Runs = dict[str, dict[int, "Probed"]]
 
 
@@ -83,7 +84,8 @@ def read(folder: Path) -> _Runs:
 
     Raises:
         ValueError: Two runs have the same method and seed, or a method has no seed in common with uniform. Or two runs
-            differ in another setting than those of the method, or in the steps of their probes.
+            differ in a setting that is neither the method's nor the number of steps, or two of a method in the steps
+            of their probes.
     """
     runs: dict[tuple[str, int], Path] = {}
     found: _Runs = defaultdict(dict)
@@ -97,7 +99,7 @@ def read(folder: Path) -> _Runs:
                 f"{other} and {run.folder} are both runs of {method} with seed {run.seed}; give each of them a label "
                 "of its own, with a folder that holds no other run of this method and seed"
             )
-        shared = {name: value for name, value in run.choices.items() if not name.startswith("method.")}
+        shared = {name: value for name, value in run.choices.items() if not name.startswith(_OF_A_METHOD)}
         first = first or (run.folder, shared)
         if different := sorted(name for name, value in shared.items() if first[1].get(name) != value):
             name = different[0]

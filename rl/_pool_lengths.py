@@ -2,7 +2,7 @@
 
 from rl.policy import Policy
 from rl.prompts import PromptPool
-from rl.prompts.messages import media_kinds, plain_text
+from rl.prompts.messages import Prompt, media_kinds, plain_text
 
 
 def check_all_lengths(policy: Policy, pool: PromptPool, what: str, max_new_tokens: int, limit: int | None) -> None:
@@ -23,14 +23,21 @@ def check_all_lengths(policy: Policy, pool: PromptPool, what: str, max_new_token
     """
     if limit is None:
         return
-    template = int(policy.read(["a"]).mask.sum())
+    template = None  # tokens of the first prompt, and thus at least those of the template
     for row, prompt in enumerate(pool.texts):
+        if media_kinds(prompt):
+            continue
+        template = template or _tokens(policy, prompt)
         messages = 1 if isinstance(prompt, str) else len(prompt)
         if len(plain_text(prompt).encode(errors="surrogatepass")) + messages * template + max_new_tokens <= limit:
             continue
-        if not media_kinds(prompt) and (length := int(policy.read([prompt]).mask.sum())) + max_new_tokens > limit:
+        if (length := _tokens(policy, prompt)) + max_new_tokens > limit:
             raise ValueError(
                 f"{what} has a prompt of {length} tokens in row {row}, with the key {pool.keys[row]!r:.60}, which with "
                 f"max_new_tokens={max_new_tokens} exceeds the limit of {limit}; leave it out of the data, or give a "
                 "smaller max_new_tokens or a model with more positions"
             )
+
+
+def _tokens(policy: Policy, prompt: Prompt) -> int:
+    return int(policy.read([prompt]).mask.sum())

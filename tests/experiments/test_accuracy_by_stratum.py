@@ -20,16 +20,16 @@ LATER = {
 """Successes of 4 rollouts per prompt in the second and the third probe."""
 
 
-def make_run(folder: Path, method: str, seed: int, later: list[list[int]]) -> None:
+def make_run(folder: Path, method: str, seed: int, later: list[list[int]], *, steps: int = 1) -> None:
     selector = jaxsel.PromptSelector(jaxsel.dps(), num_prompts=PROMPTS)
     ids, prediction = np.arange(PROMPTS, dtype=np.int32), selector.predict()
     log = HistoryLog(folder / "history", num_prompts=PROMPTS, spec=selector.spec)
     for step, successes in zip((0, 5, 10), [FIRST, *later], strict=False):
         log.probed(step, (ids, np.array(successes), np.full(PROMPTS, 4)), prediction)
     log.flush()
-    settings = {"method": {"name": method}, "train": {"steps": 1, "seed": seed}, "seed": seed}
+    settings = {"method": {"name": method}, "train": {"steps": steps, "seed": seed}, "seed": seed}
     (folder / "config.json").write_text(json.dumps({"config": settings}))
-    rows = [{"step": step, "rollouts": 8, "probe/held_out_accuracy": 0.5} for step in (0, 1)]
+    rows = [{"step": step, "rollouts": 8, "probe/held_out_accuracy": 0.5} for step in range(steps + 1)]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
@@ -107,6 +107,13 @@ def test_runs_of_different_settings_are_not_compared(tmp_path, name, value):
     (tmp_path / "b" / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=rf"/a has {name} .*, and .*/b has {value!r}; give each setting a label"):
         accuracy_by_stratum.read(tmp_path)
+
+
+def test_another_method_may_take_fewer_steps(tmp_path):
+    for run, method, steps in (("a", "uniform", 1), ("b", "dps", 2)):
+        (tmp_path / run).mkdir()
+        make_run(tmp_path / run, method, 0, LATER[method, 0], steps=steps)
+    assert accuracy_by_stratum.read(tmp_path).keys() == {"uniform", "dps"}
 
 
 def test_runs_of_a_method_have_the_same_probes(tmp_path):
