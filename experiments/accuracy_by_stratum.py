@@ -104,8 +104,8 @@ def read(folder: Path) -> _Runs:
         if different := sorted(name for name, value in shared.items() if first[1].get(name) != value):
             name = different[0]
             raise ValueError(
-                f"{first[0]} has {name} {first[1].get(name)!r}, and {run.folder} has {shared[name]!r}; give each "
-                "setting a label of its own"
+                f"{first[0]} has {name} {first[1].get(name)!r}, and {run.folder} has {shared[name]!r}; give the "
+                "runs of each setting a folder and a label of their own"
             )
         found[method][run.seed] = one = probed(run.folder)
         if (other := next(iter(found[method].values()))).steps.tolist() != one.steps.tolist():

@@ -6,7 +6,7 @@ from rl.prompts.messages import Prompt, media_kinds, plain_text
 
 
 def check_all_lengths(policy: Policy, pool: PromptPool, what: str, max_new_tokens: int, limit: int | None) -> None:
-    """Refuse a pool with a prompt that is too long, before a run trains on the others for hours.
+    """Refuse a pool with a prompt that is too long.
 
     A prompt has at most as many tokens as bytes, beside those of the chat template. So only prompts with many bytes are
     read. Prompts with images are checked when they are completed.

@@ -134,7 +134,8 @@ def observe_rewards(
         prompt_ids: Rows of the pool, one per row of `rewards`; with flat rewards, one per completion. Keep the ids on
             the host: copying ids from a GPU waits for all earlier work of the GPU.
         rewards: Rewards `[b, n]`, or flat with one entry per completion. Any real type and any device.
-        threshold: The largest reward that is not a success; compared in float32.
+        threshold: The largest reward that is not a success; compared in float32. Rewards of 16 bits are rounded: 0.1
+            is 0.1001 in bfloat16, above a threshold of 0.1. Give a threshold between the rewards, such as 0.5.
 
     Raises:
         ValueError: The rewards have another shape or type, the lengths differ, the threshold is not a number, or an id
@@ -147,6 +148,8 @@ def observe_rewards(
         raise ValueError(f"rewards has shape {shape} and type {rewards.dtype}; give real numbers, [b, n] or flat")
     if rewards.layout != torch.strided:
         raise ValueError(f"rewards has the layout {rewards.layout}; give rewards.to_dense()")
+    if isinstance(threshold, torch.Tensor) and threshold.numel() == 1:
+        threshold = threshold.item()
     if not isinstance(threshold, Real) or math.isnan(threshold):
         raise ValueError(f"threshold is {threshold!r}; give a number below the reward of every success")
     ids = _ids_beside(rewards, prompt_ids)

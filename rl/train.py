@@ -33,6 +33,7 @@ from rl.preemption import PreemptedError, Preemption
 from rl.probe import Probe
 from rl.progress import bar
 from rl.prompts import PromptPool, Task
+from rl.prompts.messages import check_prompts
 from rl.ranks import Ranks
 from rl.rollout import RolloutEngine
 from rl.rollout_worker import RolloutWorker
@@ -109,7 +110,7 @@ def train(
     """
     ranks = ranks or Ranks()
     check_overlong(config.overlong_buffer, task.max_new_tokens)
-    limit = getattr(engine, "max_length", policy.max_length)  # vLLM's may be smaller
+    _check_all_prompts(task, pool, policy, engine, probe)
     run_dir = local_path(run_dir, "run_dir")
     with alone_in(run_dir, ranks):
         # Restore what an earlier process saved.
@@ -119,8 +120,6 @@ def train(
         run = Run(run_dir, identity, config, learner, curriculum, ranks)
         if resume:
             run.restore()
-        for what, prompts in {"the pool": pool, "the held-out data": probe.held_out}.items():
-            check_all_lengths(policy, prompts, what, task.max_new_tokens, limit)
         if run.done:
             engine.update_weights(learner.weights())
 
@@ -229,6 +228,14 @@ def _kept_when_stopped(run: Run) -> Iterator[None]:
         if not (run.done and run.checkpoint_is_due):  # otherwise the last step has saved it
             run.save()
         raise PreemptedError(run.done) from None
+
+
+def _check_all_prompts(task: Task, pool: PromptPool, policy: Policy, engine: RolloutEngine, probe: Probe) -> None:
+    """Refuse prompts that the policy cannot complete, before it trains on the others for hours."""
+    limit = getattr(engine, "max_length", policy.max_length)  # vLLM's may be smaller
+    for what, prompts in {"the pool": pool, "the held-out data": probe.held_out}.items():
+        check_prompts(prompts.texts, what)
+        check_all_lengths(policy, prompts, what, task.max_new_tokens, limit)
 
 
 def _identity(

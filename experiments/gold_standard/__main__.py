@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     """Run all seeds with the options of the command line."""
     parser = module_parser("experiments.gold_standard", __doc__)
     parser.add_argument("--seeds", type=int, nargs="*", action=Distinct, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--learner-seeds", type=int, nargs="*", default=[0, 1])
+    parser.add_argument("--learner-seeds", type=int, nargs="*", action=Distinct, default=[0, 1])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--small", action="store_true", help="try it with 30 prompts and a few draws")
     options = parser.parse_args(arguments)

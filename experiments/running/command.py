@@ -51,12 +51,14 @@ def check_integers(parser: argparse.ArgumentParser, options: argparse.Namespace,
             parser.error(f"--{name.replace('_', '-')} is {value}; give an integer of at least {smallest}")
 
 
-_OUR_PAGES = b'<meta http-equiv="Content-Security-Policy" content="default-src \'none\''
-_HEAD = 1024  # bytes of a page in which this line stands
+_OUR_PAGES = b'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; script-src'
+_HEAD = 1024  # bytes of a page that hold this line
 
 
 def check_page(parser: argparse.ArgumentParser, path: Path) -> None:
-    """End the command if `--out` is no name for a page, or the name of a file that none of these commands wrote."""
+    """End the command if `--out` is no name for a page, or the name of a file that neither `experiments.watch` nor
+    `experiments.explore` wrote.
+    """
     if path.suffix not in (".html", ".htm"):
         parser.error(f"--out is {path}; give the name of an HTML file, for example page.html")
     if path.is_dir() or (path.exists() and path.stat().st_size and _OUR_PAGES not in _head(path)):

@@ -5,6 +5,7 @@ Importing them loads neither torch nor JAX, so that a command line answers at on
 
 import argparse
 import json
+import linecache
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -213,9 +214,9 @@ def check_command(config: Mapping[Any, Any]) -> None:
         ValueError: `resume` or `dry_run` is neither true nor false, or `threads` is not an integer of at least 0.
     """
     for name in ("resume", "dry_run"):
-        if not isinstance(config[name], bool):
+        if not isinstance(config.get(name, False), bool):
             raise ValueError(f"{name} is {config[name]!r}; give true or false")
-    threads = config["threads"]
+    threads = config.get("threads", 0)
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
         raise ValueError(f"threads is {threads!r}; give an integer of at least 0 (0: as many as torch takes)")
 
@@ -236,7 +237,7 @@ def settings_from(config: DictConfig) -> RunConfig:
 def clear_errors(*, ours_alone: bool = False) -> Iterator[None]:
     """End the command with one line instead of a traceback if a setting is unknown or out of range.
 
-    With `ours_alone`, an error that another package raised keeps its traceback.
+    With `ours_alone`, an error that no statement `raise` of this repository raised keeps its traceback.
     """
     try:
         yield
@@ -245,14 +246,15 @@ def clear_errors(*, ours_alone: bool = False) -> Iterator[None]:
     except ValueError as error:
         if ours_alone and not _is_ours(error):
             raise
-        sys.exit(str(error))
+        sys.exit("\n".join([str(error), *getattr(error, "__notes__", ())]))
 
 
 def _is_ours(error: Exception) -> bool:
-    """Return whether the code of this repository raised the error."""
-    *_, (last, _) = traceback.walk_tb(error.__traceback__)
-    raised, root = Path(last.f_code.co_filename), Path(__file__).parents[2]
-    return any(raised.is_relative_to(root / package) for package in ("experiments", "jaxsel", "rl"))
+    """Return whether a statement `raise` of this repository raised the error, and not a function that it called."""
+    *_, (last, line) = traceback.walk_tb(error.__traceback__)
+    file, root = Path(last.f_code.co_filename), Path(__file__).parents[2]
+    is_here = any(file.is_relative_to(root / package) for package in ("experiments", "jaxsel", "rl"))
+    return is_here and linecache.getline(str(file), line).lstrip().startswith("raise")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

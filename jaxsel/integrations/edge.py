@@ -263,17 +263,14 @@ class TrainerEdge:
         waiting = _validate.integers("state_dict['waiting']", kept, low=0, high=2**31)
         _validate.distinct("state_dict['waiting']", waiting)
         if (waiting >= num_prompts).any():
-            raise ValueError(
-                f"state_dict['waiting'] is of a larger pool: prompt {waiting.max()} waits, and this pool has "
-                f"{num_prompts} prompts; give the same pool, or changed_pool=True, which matches prompts by their keys"
-            )
+            held = f"prompt {waiting.max()} of a pool larger than {num_prompts}"
+            raise ValueError(f"state_dict['waiting'] holds {held}; give the same pool, or changed_pool=True")
         _validate.integer_in(0, 2**31, clock=state_dict["clock"])
         self.selector.load_state_dict(state_dict["selector"], changed_pool=changed_pool)
         self._waiting, self._clock = waiting, 0 if changed_pool else int(state_dict["clock"])
-        self._ended = int(state_dict["selector"]["metadata"]["counters"].get("ended_step", -1))
-        self._recorder, self._resumed = None, not changed_pool
+        counters = {} if changed_pool else state_dict["selector"]["metadata"]["counters"]
+        self._ended, self._recorder, self._resumed = int(counters.get("ended_step", -1)), None, not changed_pool
         if changed_pool:
-            self._ended = -1
             self.release()
 
     def save(self, path: str | Path) -> None:

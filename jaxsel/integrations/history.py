@@ -83,7 +83,9 @@ class HistoryLog:
         self._clock, self._num_prompts = 0, num_prompts
         kept, pool = part_files(folder), _pool_table(texts, embeddings, num_prompts)
         if kept:
-            _check_same(folder, _read_part(kept[0])[1], json.loads(json.dumps(about)), pool)
+            _check_same(folder, _read_part(kept[0])[1], json.loads(json.dumps(about)))
+            if first_step if first_clock is None else first_clock:  # otherwise no earlier row stays
+                _check_same_texts(folder, pool)
         if pool.num_columns:
             write_table(folder / _POOL, pool)
         if first_clock is None:
@@ -220,10 +222,13 @@ def _pool_table(texts: Sequence[str] | None, embeddings: np.ndarray | None, num_
     return pa.table(columns)
 
 
-def _check_same(folder: Path, recorded: dict[str, Any], about: dict[str, Any], pool: pa.Table) -> None:
-    """Refuse to continue the history of another pool or method: its rows would get the texts of other prompts."""
+def _check_same(folder: Path, recorded: dict[str, Any], about: dict[str, Any]) -> None:
     if recorded != about:
         raise ValueError(f"{folder} holds the history of another pool or method; give another folder")
+
+
+def _check_same_texts(folder: Path, pool: pa.Table) -> None:
+    """Refuse other texts, which the earlier rows of the history would get."""
     texts = _read_pool(folder / _POOL).get("texts") if "text" in pool.column_names else None
     if texts is not None and texts != (given := pool["text"].to_pylist()):
         at = next(row for row, (old, new) in enumerate(zip(texts, given, strict=True)) if old != new)

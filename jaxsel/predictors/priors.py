@@ -37,7 +37,7 @@ def informative_prior(
     Args:
         successes: Correct rollouts per prompt. They need not be integers. None, NaN or masked: nothing is known about
             the prompt, and its prior is uniform. Without `group_size`: the rewards of each prompt's rollouts, in lists
-            of any lengths; a reward of None, NaN or infinity does not count.
+            of any lengths; a reward of None, NaN, infinity or under a mask does not count.
         group_size: Rollouts per prompt, one number for all prompts or one per prompt. None, NaN or masked for a prompt
             means the same as for `successes`.
         strength: Weight of a rollout before training. At 1, it counts as much as a rollout of the current policy.
@@ -134,7 +134,7 @@ def initial_beliefs(
         otherwise: Weights of the three solve states for a prompt with the uniform prior. None: equal weights.
 
     Raises:
-        ValueError: A parameter is not finite and above 0, or the two have different lengths.
+        ValueError: A parameter is not a number above 0 and up to 1e30, or the two have different lengths.
     """
     alpha, beta = checked_priors(prior_alpha, prior_beta).values()
     if alpha.ndim and beta.ndim and len(alpha) != len(beta):
@@ -156,6 +156,8 @@ def _of_rewards(rewards: Any, threshold: float) -> tuple[list[int], list[int]]:
     for row, given in enumerate(rewards):
         if isinstance(given, str) or np.ndim(given) != 1 or any(isinstance(reward, str) for reward in given):
             raise ValueError(f"successes[{row}] is {given!r:.60}; give group_size, or one list of rewards per prompt")
+        if np.ma.is_masked(given):
+            given = np.ma.filled(np.ma.asarray(given, np.float64), np.nan)
         values = _validate.on_host(f"successes[{row}]", given, np.float64, "give numbers and None")
         counted = values[np.isfinite(values)]
         successes.append(int(are_above(counted, threshold).sum()))

@@ -66,11 +66,21 @@ class PromptPool:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of all texts and answers. It differs where an answer was corrected and the keys stayed."""
+        """A digest of all texts and answers. It differs where an answer was corrected and the keys stayed.
+
+        Of an answer that JSON cannot hold, its type counts alone.
+        """
         digest = hashlib.sha256()
-        for row in zip(self.plain_texts, self.answers, strict=True):
-            digest.update(json.dumps(row, default=str).encode() + b"\n")
+        for text, answer in zip(self.plain_texts, self.answers, strict=True):
+            digest.update(_as_json([text, answer]) or _as_json([text, type(answer).__name__]))
         return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _as_json(row: list[Any]) -> bytes:
+    try:
+        return json.dumps(row).encode() + b"\n"
+    except (TypeError, ValueError):
+        return b""
 
 
 class Verdict(NamedTuple):

@@ -56,8 +56,6 @@ _EXPONENT = re.compile(r"^(-?\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})$")
 _REPEATING = re.compile(r"(?<!\d)(\d{0,60})\.(\d{0,60})\\(?:overline|bar)\s*(?:\{(\d{1,60})\}|(\d))")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:\\?%|percent)\s*\}|\s+percent)\s*$")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|°)\s*(?:([CF])|\\text\s*\{\s*([CF])\s*\})?\s*$")
-_OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")  # of 30 degrees, which are no unit then
-_ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|°)")
 _BASE = re.compile(r"^\s*(-?[0-9A-Za-z]+)_\{?(\d+)\}?\s*$")
 _MEMBER = re.compile(r"^[A-Za-z]\s*\\in\s*(?=[\[(\\])")
 _NAMES = {
@@ -177,9 +175,7 @@ def parts(text: str) -> Answer:
         return Answer(base.group(1), base=base.group(2))
     if match := _PERCENT.search(text):
         text, percent = text[: match.start()], True
-    if _OF_AN_ANGLE.search(text):
-        text = _ANGLE.sub(r"(\1\\pi/180)", text)
-    elif match := _DEGREES.search(text):
+    if match := _DEGREES.search(text):
         scale = match.group(1) or match.group(2) or ""
         return Answer(text[: match.start()], f"deg{scale}", percent)
     if match := _UNIT_OF_TEXT.search(text):

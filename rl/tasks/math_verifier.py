@@ -16,13 +16,14 @@ both as SymPy expressions and compares them. The rules below are added, because 
 * A set never equals a point or an interval. The order of coordinates counts.
 * Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not. Numbers may also
   differ by at most one part in 100,000, so that two tiny numbers are not equal by rounding.
-* An equation stands for its last side: 2 + 3 = 5 is 5, but the false equation 7 = 5 is not. Nor is an equation in one
-  unknown that must still be solved, such as 4x = 5 or x^2 + x = 5, unless the reference is one too.
+* An equation stands for its last side: 2 + 3 = 5 is 5, but the false equation 7 = 5 is not. Nor is a polynomial
+  equation in one unknown that must still be solved, such as 4x = 5 or x^2 + x = 5, unless the reference is one too.
 * If no other letter is left, i is the imaginary unit: \sqrt{-4} is 2i.
 
 The verifier has no time limit of its own. `rl.verification` runs it in another process, which it kills after the limit.
 """
 
+import cmath
 import itertools
 import logging
 import re
@@ -45,6 +46,11 @@ _EXTRACTION = [
     LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False, normalization_config=_NORMALIZATION)
 ]
 _DOTS = re.compile(r"\\[lcdv]?dots|\.\.\.|\N{HORIZONTAL ELLIPSIS}")
+_OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_ANGLE = re.compile(
+    r"(?:\{([\d.+\-]+)\}|(?:\\left)?\(([\d.+\-]+)(?:\\right)?\)|(\d+(?:\.\d+)?))"
+    r"\s*(?:\^\s*\{\s*\\circ\s*\}|\^\s*\\circ|\\degree|°)"
+)
 _TOLERANCE = 1e-5  # relative
 _ROUNDING = 1e-2  # relative; of a side of an equation, as in 22/7 = 3.14
 # math-verify warns that it has no time limit; `rl.verification` has one.
@@ -83,7 +89,17 @@ def same_answer(reference: str, said: str) -> bool:
         return False
     if ":" in gold.value or ":" in own.value:
         return _same_ratio(gold.value, own.value)
-    return _same_value(gold, own) and not _is_false(said) and (not _is_unsolved(said) or _is_unsolved(reference))
+    if _same_value(gold, own) and not _is_false(said) and (not _is_unsolved(said) or _is_unsolved(reference)):
+        return True
+    converted = _in_radians(reference), _in_radians(said)
+    return converted != (reference, said) and same_answer(*converted)
+
+
+def _in_radians(text: str) -> str:
+    """Return an answer with the angles of its sines and other functions in radians, where they are in degrees."""
+    if not _OF_AN_ANGLE.search(text):
+        return text
+    return _ANGLE.sub(lambda found: rf"(({found[1] or found[2] or found[3]})\pi/180)", text)
 
 
 def _in_base_ten(answer: Answer) -> str | None:
@@ -136,14 +152,20 @@ def _equal(gold: str, own: str) -> bool:
     if equal(left[:1], right[:1], allow_set_relation_comp=True, timeout_seconds=None) and _close(left[0], right[0]):
         return True
     numbers = [_with_imaginary_unit(one) for one in (left[0], right[0])]
-    has_unit = numbers != [left[0], right[0]] and all(getattr(one, "is_number", False) for one in numbers)
-    return has_unit and _close(*numbers)
+    return numbers != [left[0], right[0]] and all(map(_is_finite, numbers)) and _close(*numbers)
 
 
 def _with_imaginary_unit(value: Any) -> Any:
     """Return an expression with the imaginary unit in place of the variable i."""
     names = {one: sympy.I for one in getattr(value, "free_symbols", ()) if getattr(one, "name", "") == "i"}
     return value.subs(names) if names else value
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return cmath.isfinite(complex(sympy.N(value)))
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        return False
 
 
 def _is_false(answer: str) -> bool:
@@ -155,16 +177,25 @@ def _is_false(answer: str) -> bool:
 
 
 def _is_unsolved(answer: str) -> bool:
-    """Return whether an equation gives a number for an algebraic expression in one unknown, and for no name.
+    """Return whether an equation gives a number for a polynomial in one unknown, and for no other name.
 
-    The area A = s^2 = 9 has a name. An expression in several variables may be what was asked for, as in m + n = 5, and
-    so may a sine or a power of two.
+    The perimeter P = 4s = 20 has a name. A power alone may be what was asked for, as in r^2 = 9, and so may other
+    expressions: m + n = 5, x + 1/x = 5, a sine.
     """
     sides = _sides(answer)
-    if not sides or not getattr(sides[-1], "is_number", False) or any(isinstance(one, sympy.Symbol) for one in sides):
+    if not sides or not getattr(sides[-1], "is_number", False):
         return False
-    expressions = [side for side in sides[:-1] if isinstance(side, sympy.Add | sympy.Mul | sympy.Pow)]
-    return any(one.is_algebraic_expr(*one.free_symbols) for one in expressions if len(one.free_symbols) == 1)
+    names = {side for side in sides if isinstance(side, sympy.Symbol)}
+    return any(_is_polynomial(side) and not names - side.free_symbols for side in sides[:-1])
+
+
+def _is_polynomial(expression: Any) -> bool:
+    """Return whether an expression is linear in its only variable, such as 4x, or a sum of powers of it."""
+    if not isinstance(expression, sympy.Add | sympy.Mul) or len(expression.free_symbols) != 1:
+        return False
+    (symbol,) = expression.free_symbols
+    is_sum = isinstance(expression, sympy.Add)
+    return bool(expression.is_polynomial(symbol)) and (is_sum or sympy.Poly(expression, symbol).degree() == 1)
 
 
 def _sides(answer: str) -> list[Any]:

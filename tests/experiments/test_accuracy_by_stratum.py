@@ -105,7 +105,7 @@ def test_runs_of_different_settings_are_not_compared(tmp_path, name, value):
     settings = json.loads((tmp_path / "b" / "config.json").read_text())
     settings["config"][name] = value
     (tmp_path / "b" / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match=rf"/a has {name} .*, and .*/b has {value!r}; give each setting a label"):
+    with pytest.raises(ValueError, match=rf"/a has {name} .*, and .*/b has {value!r}; give the runs of each"):
         accuracy_by_stratum.read(tmp_path)
 
 

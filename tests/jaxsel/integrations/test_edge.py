@@ -286,7 +286,9 @@ def test_the_state_of_a_larger_pool_is_named():
 
     large, small = of(list("abcdefgh")), of(list("abcd"))
     large.next_prompt()
-    with pytest.raises(ValueError, match=r"of a larger pool: prompt .* waits, .*; give .* or changed_pool=True"):
+    with pytest.raises(
+        ValueError, match=r"holds prompt .* of a pool larger than 4; give the same pool, or changed_pool=True"
+    ):
         small.load_state_dict(large.state_dict())
     small.load_state_dict(large.state_dict(), changed_pool=True)
     with pytest.raises(ValueError, match="state_dict has type NoneType; give what"):

@@ -159,7 +159,7 @@ def test_the_history_of_another_pool_or_method_is_refused(tmp_path, selector):
     with pytest.raises(
         ValueError, match=r"other texts: texts\[1\] is 'b', and was 'a'; give the texts in the same order"
     ):
-        make(tmp_path, texts=["a", "b"] + ["a"] * (N - 2))
+        make(tmp_path, texts=["a", "b"] + ["a"] * (N - 2), first_step=1)
     assert read_history(tmp_path).texts == ["a"] * N
 
 

@@ -200,7 +200,7 @@ def test_draws_follow_the_posterior():
         ({"decay": float("nan")}, "decay is nan"),
         ({"group_size": 0}, "group_size is 0; give an integer of at least 1"),
         ({"ageing": "never"}, "ageing is 'never'; give one of 'visit', 'step'"),
-        ({"prior_alpha": 0.0}, r"prior_alpha is 0\.0; give finite numbers above 0, one for all"),
+        ({"prior_alpha": 0.0}, r"prior_alpha is 0\.0; give numbers above 0 and up to 1e30, one for all"),
         ({"prior_beta": [1.0, -1.0]}, "prior_beta is"),
         ({"prior_beta": float("inf")}, "prior_beta is inf"),
         ({"prior_alpha": np.ones((2, 2))}, "prior_alpha is"),

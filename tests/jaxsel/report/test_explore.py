@@ -307,7 +307,7 @@ def test_bad_arguments_are_refused_before_any_work():
         jaxsel.explore(jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=2, seed=0), texts=["a", "b", "c"])
     with pytest.raises(ValueError, match=r"embeddings\[1\] is not finite"):
         jaxsel.explore(history, [jaxsel.mopps()], embeddings=np.where(np.eye(60) * np.arange(60) == 1, np.nan, 1.0))
-    with pytest.raises(ValueError, match="embeddings is not a matrix of numbers"):
+    with pytest.raises(ValueError, match="embeddings is not an array of numbers"):
         jaxsel.explore(history, [jaxsel.mopps()], embeddings=[["a"]] * 60)
     with pytest.raises(ValueError, match="the history has no judged rollouts"):
         jaxsel.explore(jaxsel.make_history([], [], [], [], num_prompts=3))
