@@ -227,7 +227,7 @@ def test_a_start_at_the_end_of_its_interval_moves():
         ({"parameters": ["decay"], "decay": 0.5}, "decay is 0.5, but parameters holds it too; give it in start"),
         ({"start": {"memory": 1.0}}, "start holds 'memory', which is not fitted"),
         ({"start": {"decay": 1.5}}, "decay is 1.5; give a number from 0 to 1"),
-        ({"start": {"prior_alpha": -1.0}}, "prior_alpha is -1.0; give finite numbers above 0"),
+        ({"start": {"prior_alpha": -1.0}}, "prior_alpha is -1.0; give numbers above 0 and up to 1e30"),
         ({"parameters": ["decay", "decay"]}, "parameters holds decay, decay; give every name once"),
         ({"num_prompts": 30}, "num_prompts is 30, but the history visits prompt 39"),
         ({"score": "rates"}, "score is 'rates'; give one of 'counts', 'states'"),
