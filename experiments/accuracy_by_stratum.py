@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.collect.folders import find_runs
+from experiments.collect.folders import Run, find_runs
 from experiments.reporting import drawing
 from experiments.reporting.figures import look_of, with_band
 from experiments.reporting.provenance import RESULTS, provenance, write_result
@@ -89,7 +89,7 @@ def read(folder: Path) -> _Runs:
     """
     runs: dict[tuple[str, int], Path] = {}
     found: _Runs = defaultdict(dict)
-    first: tuple[Path, dict[str, Any]] | None = None
+    first: Run | None = None
     for run in find_runs([folder]):
         if run.trouble or not (run.folder / "history").is_dir():
             continue
@@ -99,14 +99,8 @@ def read(folder: Path) -> _Runs:
                 f"{other} and {run.folder} are both runs of {method} with seed {run.seed}; give each of them a label "
                 "of its own, with a folder that holds no other run of this method and seed"
             )
-        shared = {name: value for name, value in run.choices.items() if not name.startswith(_OF_A_METHOD)}
-        first = first or (run.folder, shared)
-        if different := sorted(name for name, value in shared.items() if first[1].get(name) != value):
-            name = different[0]
-            raise ValueError(
-                f"{first[0]} has {name} {first[1].get(name)!r}, and {run.folder} has {shared[name]!r}; give the "
-                "runs of each setting a folder and a label of their own"
-            )
+        first = first or run
+        _check_comparable(first, run)
         found[method][run.seed] = one = probed(run.folder)
         if (other := next(iter(found[method].values()))).steps.tolist() != one.steps.tolist():
             raise ValueError(
@@ -122,6 +116,16 @@ def read(folder: Path) -> _Runs:
                 f"{sorted(found['uniform'])}; give runs with a seed in common"
             )
     return dict(found)
+
+
+def _check_comparable(first: Run, run: Run) -> None:
+    """Refuse two runs that differ in a setting that is not the method's."""
+    for name, value in sorted(run.choices.items()):
+        if not name.startswith(_OF_A_METHOD) and (other := first.choices.get(name)) != value:
+            raise ValueError(
+                f"{first.folder} has {name} {other!r}, and {run.folder} has {value!r}; give the runs of each setting a "
+                "folder and a label of their own"
+            )
 
 
 def summary(runs: _Runs) -> dict[str, Any]:

@@ -138,6 +138,13 @@ def unmasked(name: str, value: Any, cure: str) -> None:
         raise ValueError(f"{name} has masked entries, of which nothing is known; {cure}")
 
 
+def nan_where_masked(value: Any) -> Any:
+    """Return a masked array as float64 with NaN under the mask, and anything else unchanged."""
+    if not isinstance(value, np.ma.MaskedArray):
+        return value
+    return np.ma.filled(value.astype(np.float64), np.nan)
+
+
 def rows(name: str, value: ArrayLike, num_prompts: int) -> np.ndarray:
     """Return rows of the pool as an int32 vector, from integers or from a boolean mask of the whole pool."""
     try:

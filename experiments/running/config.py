@@ -207,20 +207,6 @@ def configured(settings: Mapping[str, Any], base: RunConfig | None = None) -> Ru
     return made
 
 
-def check_command(config: Mapping[Any, Any]) -> None:
-    """Check the settings of the command `experiments.train`, which Hydra takes as texts too: "no" would count as true.
-
-    Raises:
-        ValueError: `resume` or `dry_run` is neither true nor false, or `threads` is not an integer of at least 0.
-    """
-    for name in ("resume", "dry_run"):
-        if not isinstance(config.get(name, False), bool):
-            raise ValueError(f"{name} is {config[name]!r}; give true or false")
-    threads = config.get("threads", 0)
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
-        raise ValueError(f"threads is {threads!r}; give an integer of at least 0 (0: as many as torch takes)")
-
-
 def settings_from(config: DictConfig) -> RunConfig:
     """Return the settings of a run from a command line's configuration, which has settings of the command too.
 

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -26,6 +27,20 @@ def readable(arguments: Iterable[str]) -> list[str]:
     """
     settings = flat_settings(RunConfig())
     return [_readable(argument, settings) for argument in arguments]
+
+
+def check_command(config: Mapping[Any, Any]) -> None:
+    """Check the settings of the command `experiments.train`, which Hydra takes as texts too: "no" would count as true.
+
+    Raises:
+        ValueError: `resume` or `dry_run` is neither true nor false, or `threads` is not an integer of at least 0.
+    """
+    for name in ("resume", "dry_run"):
+        if not isinstance(config.get(name, False), bool):
+            raise ValueError(f"{name} is {config[name]!r}; give true or false")
+    threads = config.get("threads", 0)
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
+        raise ValueError(f"threads is {threads!r}; give an integer of at least 0 (0: as many as torch takes)")
 
 
 def swept_in(arguments: Iterable[str]) -> list[str]:

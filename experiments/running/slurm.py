@@ -15,7 +15,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.running.command import quick_imports
-from experiments.running.config import check_command, clear_errors, settings_from
+from experiments.running.config import clear_errors, settings_from
+from experiments.running.overrides import check_command
 
 REQUEUE = """\
 srun() {

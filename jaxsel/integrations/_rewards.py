@@ -91,8 +91,8 @@ def _numbers(rewards: Any) -> Float[np.ndarray, "..."]:
     given = np.asarray(rewards)
     if given.dtype.kind == "c":
         raise TypeError("a reward is a complex number")
-    if isinstance(rewards, np.ma.MaskedArray):  # NumPy would return the values under the mask
-        given = np.ma.filled(rewards.astype(np.float64), np.nan)
+    if isinstance(rewards, np.ma.MaskedArray):
+        given = _validate.nan_where_masked(rewards)
     if given.dtype.kind in "USO" and any(isinstance(reward, str | bytes) for reward in given.flat):
         raise TypeError("a reward is text")
     return given.astype(np.float64)

@@ -156,8 +156,7 @@ def _of_rewards(rewards: Any, threshold: float) -> tuple[list[int], list[int]]:
     for row, given in enumerate(rewards):
         if isinstance(given, str) or np.ndim(given) != 1 or any(isinstance(reward, str) for reward in given):
             raise ValueError(f"successes[{row}] is {given!r:.60}; give group_size, or one list of rewards per prompt")
-        if np.ma.is_masked(given):
-            given = np.ma.filled(np.ma.asarray(given, np.float64), np.nan)
+        given = _validate.nan_where_masked(given)
         values = _validate.on_host(f"successes[{row}]", given, np.float64, "give numbers and None")
         counted = values[np.isfinite(values)]
         successes.append(int(are_above(counted, threshold).sum()))
@@ -167,8 +166,7 @@ def _of_rewards(rewards: Any, threshold: float) -> tuple[list[int], list[int]]:
 
 def _counts(name: str, value: ArrayLike | Sequence[float | None]) -> Float[np.ndarray, " N"]:
     """Return counts of at least 0 as a vector, NaN where they are missing."""
-    if np.ma.is_masked(value):
-        value = np.ma.filled(np.ma.asarray(value, np.float64), np.nan)
+    value = _validate.nan_where_masked(value)
     counts = _validate.on_host(name, value, np.float64, "give one number per prompt, or None")  # None becomes NaN
     counts = np.atleast_1d(counts)
     if counts.ndim != 1:

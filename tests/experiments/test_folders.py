@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from experiments import train  # noqa: F401  (registers the configuration)
-from experiments.running.config import check_command
 from experiments.running.folders import clear_runs, name_of, of_run, of_sweep
+from experiments.running.overrides import check_command
 
 ROOT = Path(__file__).parents[2]
 
