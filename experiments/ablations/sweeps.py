@@ -1,5 +1,6 @@
 """The sweeps, whose runs differ in one setting each: which settings change, and which runs a sweep needs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,6 @@ SWEEPS |= {
 }
 _BOTH_AT_1 = _LARGE | _ADAPTIVE | {"method.embeddings": "both", "method.temperature": 1.0}
 SWEEPS["kernel_features_of_adaptive"] = Sweep("method.kernel_features", (0, 64, 256, 512), _BOTH_AT_1)
-SWEEPS["chosen_kernel_features_of_adaptive"] = Sweep("method.kernel_features", (0, 256), _BOTH_AT_1)
 SWEEPS["learning_rate_in_a_large_pool_of_adaptive_with_kernel_features"] = Sweep(
     "train.learning_rate", (4e-5, 8e-5, 1.6e-4, 3.2e-4, 6.4e-4), _BOTH_AT_1 | {"method.kernel_features": 256}
 )
@@ -86,9 +86,9 @@ def beside(settings: dict[str, Any]) -> dict[str, Any]:
     return {"method.name": "uniform"} | {name: settings[name] for name in SHARED if name in settings}
 
 
-def needed(sweeps: list[str]) -> list[dict[str, Any]]:
+def needed(sweeps: Iterable[Sweep]) -> list[dict[str, Any]]:
     """Return the settings of all runs of the sweeps, each once."""
-    chosen = [settings for name in sweeps for settings in SWEEPS[name].settings()]
+    chosen = [settings for sweep in sweeps for settings in sweep.settings()]
     return list({place(settings): settings for settings in (*map(beside, chosen), *chosen)}.values())
 
 

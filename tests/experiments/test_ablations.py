@@ -25,7 +25,8 @@ def test_every_sweep_has_one_config_per_value_and_a_run_with_only_its_fixed_sett
 
 
 def test_runs_that_sweeps_share_are_run_once():
-    names = [place(settings) for settings in needed(["batch_size", "group_size", "target_of_mopps"])]
+    sweeps = (SWEEPS[name] for name in ("batch_size", "group_size", "target_of_mopps"))
+    names = [place(settings) for settings in needed(sweeps)]
     assert len(names) == len(set(names))
     assert {"mopps", "uniform", "uniform,method.batch_size=8", "mopps,train.group_size=16"} <= set(names)
     assert place({"method.decay": 0.5}) == "mopps"  # the defaults
@@ -104,6 +105,35 @@ def test_settings_of_the_sweeps_themselves_cannot_be_set_for_all_runs(capsys, sw
     with pytest.raises(SystemExit):
         ablations.main(["--sweeps", sweep, "--set", "held_out_size=4", "--set", setting])
     assert f"--set {setting.partition('=')[0]}: a sweep sets it itself; give another" in capsys.readouterr().err
+
+
+def test_a_sweep_takes_other_values(monkeypatch, capsys):
+    def stop(configs, *, resume):
+        raise KeyboardInterrupt([(config.method.name, config.method.decay, config.seed) for config in configs.values()])
+
+    monkeypatch.setattr(ablations, "run_many", stop)
+    arguments = ["--sweeps", "decay_of_mopps", "--seeds", "7", "--values", "0.90", "0.5"]
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        ablations.main(arguments)
+    assert stopped.value.args[0][1:] == [("mopps", 0.9, 7), ("mopps", 0.5, 7)]  # after the uniform run
+    ablations.main([*arguments, "--print"])
+    assert "method.decay=0.9,0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sweeps", "decay_of_mopps", "decay_of_dps", "--values", "1"], "--values changes one sweep"),
+        (["--sweeps", "decay_of_mopps", "--values", "1.5"], "decay is 1.5"),
+        (["--sweeps", "decay_of_mopps", "--values", "half"], "method.decay: Value 'half'"),
+        (["--sweeps", "decay_of_mopps", "--values", "1", "1"], "--values holds 1 2 times"),
+    ],
+)
+def test_values_that_a_sweep_cannot_take(monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(ablations, "run_many", None)
+    with pytest.raises(SystemExit) as ended:
+        ablations.main(arguments)
+    assert message in f"{ended.value}{capsys.readouterr().err}"
 
 
 def test_print_runs_nothing(monkeypatch, capsys):
