@@ -75,7 +75,7 @@ SWEEPS |= {
     f"learning_rate_in_a_large_pool_of_{name}": Sweep("train.learning_rate", _RATES, _LARGE | settings)
     for name, settings in {
         "dps": _DPS,
-        "adaptive": _ADAPTIVE,
+        "adaptive_at_temperature_0.333": _ADAPTIVE | {"method.temperature": 0.333},
         "adaptive_at_temperature_1": _ADAPTIVE | {"method.temperature": 1.0},
     }.items()
 }

@@ -80,16 +80,19 @@ def _adaptive(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Sel
     return jaxsel.adaptive(
         given.embeddings(),
         group_size=given.group_size,
-        temperature=method.temperature,
         screened=method.screened or None,
+        **_temperature(method),
         **given.priors,
         **replaced,
     )
 
 
 def _arcus(method: MethodConfig, given: Given, **replaced: Any) -> jaxsel.Selector:
-    settings: dict[str, Any] = {"target": method.target, "temperature": method.temperature}
-    return jaxsel.arcus(**settings, group_size=given.group_size, **replaced)
+    return jaxsel.arcus(target=method.target, group_size=given.group_size, **_temperature(method), **replaced)
+
+
+def _temperature(method: MethodConfig) -> dict[str, Any]:
+    return {} if method.temperature is None else {"temperature": method.temperature}
 
 
 PREDICTIVE = {

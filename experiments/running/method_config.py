@@ -49,7 +49,8 @@ class MethodConfig:
         latent_size: gps: size of the network's latent vector, which recent batches inform; 0: none.
         acquisition: adaptive: expected_variance, E[p (1 - p)]; or expected_signal, the expected standard deviation of
             a group's rewards.
-        temperature: adaptive and arcus: temperature of the sampling; the smaller, the greedier.
+        temperature: adaptive and arcus: temperature of the sampling; the smaller, the greedier. None: the default of
+            `jaxsel.adaptive` or `jaxsel.arcus`.
         screened: gps and adaptive: share of the prompts that is predicted exactly, chosen by a rough prediction of the
             whole pool, for example 0.05; 0: every prompt is predicted exactly.
         filter: Whether a method that predicts trains on mixed groups alone, as dynamic_sampling does.
@@ -81,7 +82,7 @@ class MethodConfig:
     kernel_features: int = 0
     latent_size: int = 16
     acquisition: str = "expected_variance"
-    temperature: float = 0.333
+    temperature: float | None = None
     screened: float = 0.0
     filter: bool = False
     margin: float = 0.0
@@ -103,7 +104,8 @@ class MethodConfig:
         _checks.from_zero_to_one(explore_share=self.explore_share)
         _checks.at_least_zero(entropy_weight=self.entropy_weight, diversity_weight=self.diversity_weight)
         _checks.at_least_zero(prior_rollouts=self.prior_rollouts)
-        _checks.above_zero(temperature=self.temperature)
+        if self.temperature is not None:
+            _checks.above_zero(temperature=self.temperature)
         _checks.booleans(keep_surplus=self.keep_surplus, filter=self.filter, stratified=self.stratified)
         _checks.from_zero_to_half(margin=self.margin)
         if self.filter and self.name in ("uniform", "history_resampling"):

@@ -1,8 +1,10 @@
+import inspect
 import json
 
 import pytest
 from omegaconf.errors import ConfigAttributeError
 
+import jaxsel
 from experiments.ablations import __main__ as ablations
 from experiments.ablations.presentation import draw, sweep_numbers
 from experiments.ablations.sweeps import SWEEPS, Sweep, beside, command, needed, place
@@ -21,7 +23,11 @@ def test_configured_takes_the_setting_names_of_the_command_line():
 def test_every_sweep_has_one_config_per_value_and_a_run_with_only_its_fixed_settings(sweep):
     configs = [configured(settings) for settings in sweep.settings()]
     assert len({str(config) for config in configs}) == len(sweep.values)
-    assert configured(sweep.fixed) in configs
+    plain = configured(sweep.fixed)
+    if sweep.over == "method.temperature" and plain.method.temperature is None:  # the default of the method
+        default = inspect.signature(getattr(jaxsel, plain.method.name)).parameters["temperature"].default
+        plain = configured(sweep.fixed | {sweep.over: default})
+    assert plain in configs
 
 
 def test_runs_that_sweeps_share_are_run_once():

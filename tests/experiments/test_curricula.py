@@ -107,6 +107,17 @@ def test_arcus_takes_its_target_and_temperature_and_no_priors():
         replace(method, target=1.0)
 
 
+@pytest.mark.parametrize("name", ["adaptive", "arcus"])
+def test_a_temperature_that_is_not_given_is_the_default_of_the_method(name):
+    given = Given(8, lambda: np.eye(N, 3, dtype=np.float32), {})
+    arguments = {"adaptive": (given.embeddings(),), "arcus": ()}[name]
+    plain, hotter = (PREDICTIVE[name](MethodConfig(name, temperature=t), given).spec for t in (None, 2.0))
+    assert plain == getattr(jaxsel, name)(*arguments).spec
+    assert hotter == getattr(jaxsel, name)(*arguments, temperature=2.0).spec != plain
+    with pytest.raises(ValueError, match=r"temperature is 0"):
+        MethodConfig(name, temperature=0.0)
+
+
 @pytest.mark.parametrize("group_size", range(1, 9))
 @pytest.mark.parametrize("margin", [0.0, 0.25, 1 / 3, 0.4, 0.5])
 def test_a_filter_that_no_group_can_pass_is_refused(group_size, margin):
