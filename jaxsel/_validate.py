@@ -1,6 +1,6 @@
 """Checks of arguments on the host. Each raises a ValueError that names the argument, the value and the cure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 import jax
@@ -68,6 +68,13 @@ def integer_in(low: int, high: int, **arguments: Any) -> None:
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value < high:
             raise ValueError(f"{name} is {value!r}; give an integer from {low} to {high - 1}")
+
+
+def listed(what: str, **arguments: Any) -> None:
+    """Check that every argument can be iterated and is not a text; `what` says what it should list."""
+    for name, value in arguments.items():
+        if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
+            raise ValueError(f"{name} is {value!r:.60}; give {what}")
 
 
 def one_of(options: Mapping[str, Any] | tuple[str, ...], **arguments: str) -> None:

@@ -31,6 +31,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from rl import _checks
 from rl.preemption import PreemptedError, raise_if_asked
 from rl.prompts import Verdict
 from rl.verification_process import Outcome, VerifierProcess
@@ -68,7 +69,7 @@ class Verifier:
         own_process: bool = False,
         on_main: Callable[[Callable[[], Any]], Any] | None = None,
     ):
-        if not 0 <= timeout < math.inf:
+        if not (_checks.is_number(timeout) and 0 <= timeout < math.inf):
             raise ValueError(f"timeout is {timeout}; give a number of seconds, or 0 for no limit")
         self._verify = verify
         self._timeout = timeout = min(timeout, _LONGEST)
@@ -214,7 +215,7 @@ def _checked(said: Any, success: Any, reward: Any) -> Verdict | None:
 
 def _plain(value: Any) -> Any:
     """Return the Python value of a NumPy scalar, or of an array or tensor without dimensions; None if it is masked."""
-    if value is np.ma.masked:
+    if isinstance(value, np.ma.MaskedArray) and value.ndim == 0 and np.ma.is_masked(value):
         return None
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 

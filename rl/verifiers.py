@@ -73,11 +73,11 @@ def texts_of(answer: Any) -> set[str]:
     store a column of integers as floats. A boolean is right in Python's and in JSON's spelling.
 
     Raises:
-        ValueError: There is no answer, or it is a record, or a list of none or several.
+        ValueError: There is no answer, or it is an empty text, a record, or a list of none or several.
     """
     if isinstance(answer, list | tuple) and len(answer) == 1:
         return texts_of(answer[0])
-    if answer is None or isinstance(answer, list | tuple | dict):
+    if answer is None or isinstance(answer, list | tuple | dict) or not str(answer).strip():
         raise ValueError(f"the reference answer is {answer!r:.80}; give one text or number, or your own verifier")
     text = str(answer).strip()
     if isinstance(answer, bool):

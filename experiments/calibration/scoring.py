@@ -58,7 +58,8 @@ def recalibrated(seen: Replayed, *, method: str = "isotonic", on: str = "batches
             rows = source.step == step
             if rows.any():
                 mixed = is_mixed(source)[rows].astype(np.float32)
-                pairs = _with_pairs(pairs, source.prediction.mixed[rows], mixed, np.ones(rows.sum(), bool))
+                can_be_mixed = source.group_size[rows] > 1  # as in `jaxsel.recalibrated`
+                pairs = _with_pairs(pairs, source.prediction.mixed[rows], mixed, can_be_mixed)
             step += 1
         rows = target.step == clock
         corrected[rows] = np.asarray(_corrected(method, pairs, target.prediction.mixed[rows]))

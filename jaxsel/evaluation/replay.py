@@ -136,28 +136,33 @@ def replay(
     Raises:
         ValueError: A probe step is not an integer from 0 to `history.num_steps`, or the selector does not fit the pool.
     """
+    _validate.made(History, history=history)
+    _validate.listed("steps", probe_steps=probe_steps)
     check_steps(history.step)
     probe_steps = _validate.integers("probe_steps", list(probe_steps), low=0, high=history.num_steps + 1).tolist()
     live = PromptSelector(selector, num_prompts=num_prompts, seed=seed)
-    last_visit = np.full(num_prompts, -1)
-    visited = np.zeros(num_prompts, np.int32)
-    predictions, visits, waiting, probes = [], [], [], {}
+    predictions, probes = [], {}
     for step, batch in enumerate(history.batches()):
         if step in probe_steps:
             probes[step] = live.predict()
-        ids = batch.prompt_ids
-        predictions.append(live.predict(ids))
-        visits.append(visited[ids])
-        waiting.append(np.where(last_visit[ids] < 0, -1, step - last_visit[ids]))
-        visited[ids] += 1
-        last_visit[ids] = step
+        predictions.append(live.predict(batch.prompt_ids))
         live.observe(*batch)
     if history.num_steps in probe_steps:
         probes[history.num_steps] = live.predict()
     predictions = predictions or [live.predict([])]
-    return Replay(
-        jax.tree.map(lambda *fields: np.concatenate(fields), *predictions),
-        np.concatenate([np.zeros(0, np.int32), *visits]),
-        np.concatenate([np.zeros(0, np.int32), *waiting]),
-        probes,
-    )
+    joined = jax.tree.map(lambda *fields: np.concatenate(fields), *predictions)
+    visits, waiting = earlier_visits(history, history.prompt_ids, history.step)
+    return Replay(joined, visits.astype(np.int32), waiting.astype(np.int32), probes)
+
+
+def earlier_visits(
+    history: History, prompt_ids: Int[np.ndarray, " m"], step: Int[np.ndarray, " m"]
+) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+    """Return the number of each prompt's visits before a step, and the steps since the last of them, or -1."""
+    length = max(history.num_steps, int(step.max(initial=0))) + 1  # (prompt, step) pairs get increasing numbers
+    visited = np.sort(history.prompt_ids.astype(np.int64) * length + history.step)
+    first = prompt_ids.astype(np.int64) * length
+    end = np.searchsorted(visited, first + step)
+    visits = end - np.searchsorted(visited, first)
+    last = np.append(visited, 0)[end - 1] - first  # meaningless without a visit
+    return visits, np.where(visits > 0, step - last, -1)

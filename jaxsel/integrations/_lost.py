@@ -21,5 +21,4 @@ def release_lost(edge: TrainerEdge, batch_size: int, *, keep: ArrayLike = ()) ->
     if batch_size > own.num_prompts - len(handed_out) + len(lost):
         return
     while own.num_prompts - len(edge.handed_out) < batch_size:
-        longest = np.intersect1d(() if own.longest_in_flight is None else own.longest_in_flight, lost)
-        edge.release(longest if len(longest) else lost)  # if all those in flight longest are kept, release the others
+        edge.release(own.longest_in_flight(lost))  # those of one selection

@@ -77,6 +77,7 @@ def checked_threshold(threshold: float) -> float:
 
 def _flat(rewards: Any) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " b"]]:
     """Return all rewards in one vector, with NaN for None, and the number of rewards per prompt."""
+    rewards = _unmasked(rewards)
     try:
         array = _numbers(rewards)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -86,13 +87,18 @@ def _flat(rewards: Any) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " b"]]
     return array.ravel(), np.full(len(array), array.shape[1] if array.ndim == 2 else 1)
 
 
+def _unmasked(rewards: Any) -> Any:
+    """Return the rewards with NaN for masked ones, also in lists of masked arrays."""
+    if isinstance(rewards, list | tuple):
+        return [_unmasked(one) if isinstance(one, list | tuple | np.ma.MaskedArray) else one for one in rewards]
+    return _validate.nan_where_masked(rewards)
+
+
 def _numbers(rewards: Any) -> Float[np.ndarray, "..."]:
     """Return the rewards in float64, with NaN for None. A text such as "1.0" raises an error; NumPy would accept it."""
     given = np.asarray(rewards)
     if given.dtype.kind == "c":
         raise TypeError("a reward is a complex number")
-    if isinstance(rewards, np.ma.MaskedArray):
-        given = _validate.nan_where_masked(rewards)
     if given.dtype.kind in "USO" and any(isinstance(reward, str | bytes) for reward in given.flat):
         raise TypeError("a reward is text")
     return given.astype(np.float64)

@@ -1,8 +1,13 @@
 """A translation between whole batches and google-tunix's steps and checkpoints, for `jaxsel.integrations.tunix`."""
 
+import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
+
+from jaxsel.integrations._state_file import is_state
+from jaxsel.integrations.atomic_files import replaced_when_complete
 
 
 class Plan:
@@ -91,6 +96,31 @@ def state_folder_of(given: Path | None, root: str) -> Path:
             f"checkpoint_root_directory is {root}; give state_folder, a local folder that survives a crash"
         )
     return Path(root) / "selector" if given is None else given
+
+
+def claim(folder: Path, root: str, *, resumed: bool) -> None:
+    """Note in the folder of the states which run they belong to: a new run deletes states of its own folder.
+
+    Raises:
+        ValueError: A new run is given a folder with the states of another run.
+    """
+    note = folder / "run.json"
+    own = root if "://" in root else os.path.abspath(root)
+    if not resumed:
+        try:
+            other = json.loads(note.read_text())["checkpoint_root_directory"] if note.exists() else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{note} is damaged ({error}); give another state_folder") from error
+        if other is None and any(map(is_state, folder.glob("batch-*.npz"))):
+            other = "unknown"
+        if other not in (None, own):
+            raise ValueError(
+                f"state_folder is {folder}, which holds the states of another run, with the checkpoint_root_directory "
+                f"{other}; give another folder"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    with replaced_when_complete(note) as file:
+        file.write(json.dumps({"checkpoint_root_directory": own}).encode())
 
 
 def state_file(folder: Path, batch: int) -> Path:

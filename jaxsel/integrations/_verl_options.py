@@ -39,7 +39,7 @@ class Options:
         history: Folder in which to record what was observed, for `jaxsel.integrations.history.read_history`.
 
     Raises:
-        ValueError: The threshold is not a finite number.
+        ValueError: The threshold is not a finite number, or the method, the arguments or the key have another type.
     """
 
     method: str
@@ -53,6 +53,13 @@ class Options:
 
     def __post_init__(self):
         checked_threshold(self.threshold)
+        for name, kinds, cure in (
+            ("method", (str,), "the name of a method, such as mopps"),
+            ("arguments", (Mapping,), "names and values, such as {group_size: 16}"),
+            ("key", (str, type(None)), "the name of a column, or null"),
+        ):
+            if not isinstance(getattr(self, name), kinds):
+                raise ValueError(f"data.jaxsel.{name} is {getattr(self, name)!r:.60}; give {cure}")
 
 
 def read_options(given: Any) -> Options:

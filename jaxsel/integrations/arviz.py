@@ -24,9 +24,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxsel import _validate
-from jaxsel.base import Prediction
 from jaxsel.evaluation.reference_models.posterior import ReferencePosterior
-from jaxsel.evaluation.replay import History, Replay
+from jaxsel.evaluation.replay import History, Replay, earlier_visits
 from jaxsel.integrations._extras import extra
 from jaxsel.numerics import beta_binomial
 
@@ -136,7 +135,7 @@ def from_replay(
     """
     _validate.positive_integer(num_draws=num_draws)
     _validate.integer_in(0, 2**32, seed=seed)
-    mean, spread = _moments(history, replay.prediction)
+    mean, spread = _moments(history, replay)
     rng = np.random.default_rng(seed)
     inner = np.clip(spread, _NEARLY, 1 - _NEARLY)
     total = 1 / inner - 1
@@ -165,7 +164,7 @@ def one_step_ahead(history: History, replay: Replay) -> "ELPDData":
     Raises:
         ValueError: The replay belongs to another history.
     """
-    mean, spread = _moments(history, replay.prediction)
+    mean, spread = _moments(history, replay)
     score = beta_binomial.log_prob(*map(jax.numpy.asarray, (history.successes, history.group_size, mean, spread)))
     scores = np.asarray(score, np.float64)
     fields: dict[str, Any] = {
@@ -186,13 +185,17 @@ def one_step_ahead(history: History, replay: Replay) -> "ELPDData":
                 n_refits=history.num_steps)  # fmt: skip
 
 
-def _moments(history: History, prediction: Prediction) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]:
+def _moments(history: History, replay: Replay) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]:
     """Return the mean of each visit's success rate, and its variance as a share of the largest possible variance."""
+    prediction = replay.prediction
     rows, expected = len(prediction.success_rate), len(history.step)
     if rows != expected:
         raise ValueError(
             f"replay has predictions for {rows} visits, but history has {expected}; replay this history again"
         )
+    for name, own in zip(("visits", "waiting"), earlier_visits(history, history.prompt_ids, history.step), strict=True):
+        if not np.array_equal(getattr(replay, name), own):
+            raise ValueError(f"replay has other {name} than history, so it is of another; replay this history again")
     mean = np.asarray(prediction.success_rate)
     spread = beta_binomial.spread_of(jax.numpy.asarray(mean), jax.numpy.asarray(prediction.variance))
     return mean, np.asarray(spread)

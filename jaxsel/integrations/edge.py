@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from jaxsel import _validate
 from jaxsel._visits import checked_visits
 from jaxsel.integrations._pools import checked_texts, row_of
+from jaxsel.integrations._recorder import Recorder
 from jaxsel.integrations._rewards import checked_threshold, counted
 from jaxsel.integrations._state_file import read_state, write_state
 from jaxsel.runtime.checkpoint.disk import local_path
@@ -90,9 +91,9 @@ class TrainerEdge:
         self._texts = checked_texts(texts, selector.num_prompts)
         if history is not None:
             importlib.import_module("jaxsel.integrations.history")  # if pyarrow is missing, fail before the first batch
-        self._recorder: Any = None
+        self._recorder = Recorder()
         self._waiting = np.zeros(0, np.int32)  # prompts that were chosen in advance and not handed out yet
-        self._clock, self._ended, self._resumed, self._judged_share = 0, -1, False, math.nan
+        self._resumed, self._judged_share = False, math.nan
 
     @locked
     def next_batch(self, batch_size: int) -> Int[np.ndarray, " b"]:
@@ -152,13 +153,12 @@ class TrainerEdge:
         visits = checked_visits(ids, successes, group_size, self.selector.num_prompts)
         recorder = self._recorder
         prediction = None
-        if recorder is not None:  # other prompts of the step, observed earlier, must not be known
+        if recorder.log is not None:  # other prompts of the step, observed earlier, must not be known
             ends = not recorder.continues(step)
             prediction = self.selector.predict(visits.prompt_ids, open_step=ends)
         with SignalsWait():
             self.selector.observe(ids, successes, group_size, step=step)
-            if recorder is not None and prediction is not None:
-                recorder.add(step, visits, prediction)
+            recorder.add(step, visits, prediction)
             # an observed prompt may be chosen again: if it waited too, it could be handed out twice
             self._waiting = self._waiting[~np.isin(self._waiting, ids)]
             self._judged_share = float((group_size > 0).mean()) if len(ids) else math.nan
@@ -169,8 +169,7 @@ class TrainerEdge:
 
         Without this call, the step ends when a later step begins, when prompts are chosen, or at a checkpoint.
         """
-        if self._recorder is not None:
-            self._recorder.end_step()
+        self._recorder.end_step()
         self.selector.end_step()
 
     @property
@@ -217,16 +216,12 @@ class TrainerEdge:
         """Open the folder of the history, if there is one. The first batch or observation does so at the latest.
 
         Raises:
-            ValueError: The folder holds another run, and this edge has loaded no state. Or it holds something else.
+            ValueError: The folder holds another run, and this edge has loaded no state. It lacks batches that were
+                observed without it. Or it holds something else.
         """
-        if self._history is None or self._recorder is not None:
-            return
-        from jaxsel.integrations._recorder import Recorder, open_history  # needs the extra `history`
-
-        selector = self.selector
-        about = {"num_prompts": selector.num_prompts, "spec": selector.spec, "texts": self._texts}
-        log = open_history(self._history, clock=self._clock, resumed=self._resumed, **about)
-        self._recorder = Recorder(log, ended=self._ended, clock=self._clock)
+        if self._history is not None and self._recorder.log is None:
+            about = {"num_prompts": self.selector.num_prompts, "spec": self.selector.spec, "texts": self._texts}
+            self._recorder.record_in(self._history, resumed=self._resumed, **about)
 
     @locked
     def flush(self) -> None:
@@ -234,16 +229,16 @@ class TrainerEdge:
 
         `save` and `state_dict` do so too. Without a history, nothing happens.
         """
-        if self._recorder is not None:
+        if self._recorder.log is not None:
             self.selector.end_step()
             self._recorder.flush()
 
     @locked
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs, in dictionaries and lists of numbers, strings and bytes."""
-        self.flush()  # flush first: a resumed run needs every batch that its checkpoint counts
-        clock = self._clock if self._recorder is None else self._recorder.clock
-        return {"selector": self.selector.state_dict(), "waiting": self._waiting.tolist(), "clock": clock}
+        self._recorder.flush()  # flush first: a resumed run needs every batch that its checkpoint counts
+        counts = {"clock": self._recorder.clock, "unrecorded": self._recorder.unrecorded}
+        return {"selector": self.selector.state_dict(), "waiting": self._waiting.tolist(), **counts}
 
     @locked
     def load_state_dict(self, state_dict: dict[str, Any], *, changed_pool: bool = False) -> None:
@@ -265,11 +260,12 @@ class TrainerEdge:
         if (waiting >= num_prompts).any():
             held = f"prompt {waiting.max()} of a pool larger than {num_prompts}"
             raise ValueError(f"state_dict['waiting'] holds {held}; give the same pool, or changed_pool=True")
-        _validate.integer_in(0, 2**31, clock=state_dict["clock"])
+        counts = {"clock": state_dict["clock"], "unrecorded": state_dict.get("unrecorded", 0)}  # older: no such entry
+        _validate.integer_in(0, 2**31, **counts)
         self.selector.load_state_dict(state_dict["selector"], changed_pool=changed_pool)
-        self._waiting, self._clock = waiting, 0 if changed_pool else int(state_dict["clock"])
-        counters = {} if changed_pool else state_dict["selector"]["metadata"]["counters"]
-        self._ended, self._recorder, self._resumed = int(counters.get("ended_step", -1)), None, not changed_pool
+        self._waiting, self._resumed = waiting, not changed_pool
+        ended = int(state_dict["selector"]["metadata"]["counters"].get("ended_step", -1))
+        self._recorder = Recorder() if changed_pool else Recorder(ended=ended, **counts)
         if changed_pool:
             self.release()
 
@@ -295,6 +291,5 @@ class TrainerEdge:
         in_flight = self.selector.in_flight
         free = self.selector.num_prompts - len(() if in_flight is None else in_flight)
         chosen = self.selector.select(max(missing, min(self._draw_size, free)))
-        if self._recorder is not None:
-            self._recorder.end_step()  # because `select` ends the selector's step too
+        self._recorder.end_step()  # because `select` ends the selector's step too
         return chosen

@@ -77,11 +77,15 @@ class HistoryLog:
         embeddings: np.ndarray | None = None,
     ):
         folder = local_path(folder, "folder")
-        self._files = PartFiles(folder)
+        _validate.positive_integer(num_prompts=num_prompts)
+        num_prompts = int(num_prompts)
         about = {"num_prompts": num_prompts, "spec": spec}
         self._schema = _SCHEMA.with_metadata({_ABOUT: json.dumps(about)})
         self._clock, self._num_prompts = 0, num_prompts
         kept, pool = part_files(folder), _pool_table(texts, embeddings, num_prompts)
+        if pool.num_columns:
+            _check_ours(folder / _POOL, pool, recorded=bool(kept))
+        self._files = PartFiles(folder)
         if kept:
             _check_same(folder, _read_part(kept[0])[1], json.loads(json.dumps(about)))
             if first_step if first_clock is None else first_clock:  # otherwise no earlier row stays
@@ -219,7 +223,18 @@ def _pool_table(texts: Sequence[str] | None, embeddings: np.ndarray | None, num_
         if matrix.ndim != 2:
             raise ValueError(f"embeddings has shape {matrix.shape}; give a matrix, one row per prompt")
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
-    return pa.table(columns)
+    return pa.table(columns, metadata={_ABOUT: "pool"})
+
+
+def _check_ours(path: Path, pool: pa.Table, *, recorded: bool) -> None:
+    """Refuse to replace a file that another program wrote. Before jaxsel marked its files, only the columns tell."""
+    if not path.exists():
+        return
+    found = read_table(path)
+    is_marked = _ABOUT in (found.schema.metadata or {})
+    is_like_ours = bool(found.column_names) and {"text", "embedding"}.issuperset(found.column_names)
+    if not is_marked and not (is_like_ours and (recorded or found.equals(pool))):
+        raise ValueError(f"{path} exists and is not of a history; give another folder, or rename the file")
 
 
 def _check_same(folder: Path, recorded: dict[str, Any], about: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from jaxsel.base import Selector
 from jaxsel.integrations._pools import check_keys, selector_of_rows
 from jaxsel.integrations._rewards import one_reward
 from jaxsel.integrations._state_file import is_state
-from jaxsel.integrations._tunix_plan import Plan, state_file, state_folder_of
+from jaxsel.integrations._tunix_plan import Plan, claim, state_file, state_folder_of
 from jaxsel.integrations.edge import TrainerEdge
 from jaxsel.runtime.checkpoint.disk import local_path
 from jaxsel.runtime.prompt_selector import PromptSelector
@@ -88,7 +88,8 @@ class SelectedPrompts:
         own = selector_of_rows(selector, len(rows), keys=keys, seed=seed, data="rows")
         texts = None if history is None else [str(rows[row].get("prompts", "")) for row in range(len(rows))]
         self.edge = TrainerEdge(own, threshold=threshold, history=history, texts=texts)
-        self._folder = None if state_folder is None else local_path(state_folder, "state_folder")
+        self._given_folder = None if state_folder is None else local_path(state_folder, "state_folder")
+        self._folder = self._given_folder
         self._save_every = save_every
         self._watched: list[_Judge] = []
         self._handed_out, self._unobserved = 0, 0  # batches handed out; prompts of them that wait for rewards
@@ -124,15 +125,17 @@ class SelectedPrompts:
         Raises:
             ValueError: The learner lacks the watched reward functions, its micro-batches or mini-batches do not divide
                 a batch, or it packs sequences and writes checkpoints. Or: for the checkpoint that it has resumed from,
-                the selector's state is missing, or is of another method or another pool. Or: the history is of another
-                run.
+                the selector's state is missing, or is of another method or another pool. Or: the history or
+                the state_folder is of another run.
         """
         if not any(judge in self._watched for judge in learner.reward_manager.reward_fns):
             raise ValueError("the learner's reward_fns are not watched; give it reward_fns=prompts.watched(reward_fns)")
         plan = Plan(learner, self._batch_size)
-        if plan.root is not None:
-            self._folder, self._kept = state_folder_of(self._folder, plan.root), plan.checkpoints
         self._handed_out = plan.resumed()
+        if plan.root is not None:
+            if self._given_folder is not None:  # several runs may be given one folder
+                claim(self._given_folder, plan.root, resumed=self._handed_out > 0)
+            self._folder, self._kept = state_folder_of(self._given_folder, plan.root), plan.checkpoints
         self._unobserved = 0
         if self._handed_out and self._folder is not None:  # without a folder, the selector goes on as it is
             self._load(plan, self._folder)
@@ -169,7 +172,7 @@ class SelectedPrompts:
         return judged
 
     def _observe(self, rows: Any, rewards: Any) -> None:
-        given = np.asarray(rewards)
+        given = np.asarray(_validate.nan_where_masked(rewards))
         if given.shape != np.shape(rows):
             raise ValueError(f"the reward function returned rewards of shape {given.shape} for {len(rows)} completions")
         groups: dict[int, list[Any]] = {}
@@ -222,6 +225,7 @@ def _checked_columns(rows: Any, batch_size: int, key_column: str | None) -> list
             "batch_size, and leave out repeat()"
         )
     first = rows[0]
+    listed = rows if isinstance(rows, list | tuple) else ()  # a row of other data may be costly to read
     if not isinstance(first, Mapping) or not isinstance(first.get("prompts"), str):
         raise ValueError(f"rows[0] is {first!r:.80}; give a mapping from names to values, where 'prompts' is one text")
     taken = sorted(_TAKEN & set(first))
@@ -229,6 +233,9 @@ def _checked_columns(rows: Any, batch_size: int, key_column: str | None) -> list
         raise ValueError(f"rows has the column {taken[0]!r}, a name that Tunix passes itself; rename the column")
     if key_column is not None and key_column not in first:
         raise ValueError(f"key_column is {key_column!r}, which rows lacks; give one of {sorted(first)}")
+    for row, values in enumerate(listed):
+        if not isinstance(values, Mapping) or set(values) != set(first):
+            raise ValueError(f"rows[{row}] is {values!r:.80}; give every row the columns of row 0, {sorted(first)}")
     return list(first)
 
 

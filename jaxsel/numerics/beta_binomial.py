@@ -121,21 +121,24 @@ def expectation(
 ) -> Float[Array, " m"]:
     """Return E[f(s)] for every row, from the k = n + 1 values f(0), ..., f(n); f(0) and f(n) must be 0.
 
-    The counts are visited in one loop, so that the time to compile does not grow with n.
+    The counts are visited in one loop, so that the time to compile does not grow with n. The errors of rounding in the
+    logarithms add up over the loop, mostly to one factor of all probabilities. Their sum, which must be 1, removes it.
     """
     group_size = len(values) - 1
-    is_known = (mean <= 0) | (mean >= 1)  # then s is 0 or n
-    mean = jnp.where(is_known, 0.5, mean)
+    is_known = (mean <= 0) | (mean >= 1) | (spread >= 1)  # then s is 0 or n
+    mean, spread = jnp.where(is_known, 0.5, mean), jnp.where(is_known, 0, spread)
     number = jnp.full(mean.shape, group_size, jnp.int32)
 
-    def add(s: Int[Array, ""], terms: tuple[Array, Array]) -> tuple[Array, Array]:
-        log_term, total = terms
+    def add(s: Int[Array, ""], terms: _Terms) -> _Terms:
+        log_term, total, probability = terms
         log_term = log_term + jnp.log(_next_ratio(s.astype(jnp.float32) - 1, group_size, mean, spread))
-        return log_term, total + jnp.asarray(values)[s] * jnp.exp(log_term)
+        term = jnp.exp(log_term)
+        return log_term, total + jnp.asarray(values)[s] * term, probability + term
 
-    start = log_prob(jnp.zeros_like(number), number, mean, spread), jnp.zeros_like(mean)
-    total = jax.lax.fori_loop(1, group_size, add, start)[1]
-    return jnp.where(is_known, 0, total)
+    first = log_prob(jnp.zeros_like(number), number, mean, spread)
+    start = first, jnp.zeros_like(mean), jnp.exp(first)
+    _, total, probability = jax.lax.fori_loop(1, group_size + 1, add, start)
+    return jnp.where(is_known, 0, total / probability)
 
 
 def cdf(
@@ -143,18 +146,20 @@ def cdf(
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
     """Return F(s - 1) and F(s) for the distribution function F of each count.
 
-    The number of passes over the rows is the largest group size (for `log_prob`) plus the largest count.
+    The number of passes over the rows is twice the largest group size. All probabilities are divided by their sum, as
+    in `expectation`.
     """
-    # the recursion divides by the probability of a failure, so this must not be 0; its sums are no more precise anyway
+    # the recursion divides by the probability of a failure, so this must not be 0
     mean, spread = jnp.clip(mean, _CERTAIN, 1 - _CERTAIN), jnp.minimum(spread, 1 - _CERTAIN)
 
-    def add(j: Int[Array, ""], terms: _Terms) -> _Terms:
-        log_term, below, up_to = terms
+    def add(j: Int[Array, ""], terms: tuple[_Terms, Array]) -> tuple[_Terms, Array]:
+        (log_term, below, up_to), every = terms
         term, some_left = jnp.exp(log_term), j < group_size
         step = jnp.where(some_left, jnp.log(jnp.where(some_left, _next_ratio(j, group_size, mean, spread), 1)), 0)
-        return log_term + step, below + jnp.where(j < successes, term, 0), up_to + jnp.where(j <= successes, term, 0)
+        below, up_to = below + jnp.where(j < successes, term, 0), up_to + jnp.where(j <= successes, term, 0)
+        return (log_term + step, below, up_to), every + jnp.where(j <= group_size, term, 0)
 
     none = jnp.zeros_like(mean)
     start = (log_prob(jnp.zeros_like(successes), group_size, mean, spread), none, none)
-    _, below, up_to = jax.lax.fori_loop(0, jnp.max(successes, initial=-1) + 1, add, start)
-    return jnp.minimum(below, 1), jnp.where(successes >= group_size, 1, jnp.minimum(up_to, 1))
+    (_, below, up_to), every = jax.lax.fori_loop(0, jnp.max(group_size, initial=-1) + 1, add, (start, none))
+    return jnp.minimum(below / every, 1), jnp.where(successes >= group_size, 1, jnp.minimum(up_to / every, 1))

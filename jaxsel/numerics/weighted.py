@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from jaxsel import _validate
+
 AnyArray = Array | np.ndarray
 Weights = Float[AnyArray, " m"] | Bool[AnyArray, " m"] | None
 
@@ -26,7 +28,7 @@ def counted(
     numbers were stored, and numbers of one type need no promotion, which JAX's settings can forbid.
 
     Raises:
-        ValueError: The columns are not vectors, or their lengths differ.
+        ValueError: The columns are not vectors, their lengths differ, or a weight is negative, infinite or NaN.
     """
     rows = np.shape(next(iter(columns.values())))
     if weights is not None:
@@ -37,9 +39,20 @@ def counted(
     if weights is None:
         return jnp.ones(rows, jnp.float32), *map(_in_32_bits, columns.values())
     del columns["weights"]
-    weights = jnp.asarray(weights, jnp.float32)
+    weights = checked(weights)
     arrays = map(_in_32_bits, columns.values())
     return weights, *(jnp.where(weights > 0, array, jnp.zeros_like(array)) for array in arrays)
+
+
+def checked(weights: Float[AnyArray, " m"] | Bool[AnyArray, " m"]) -> Float[Array, " m"]:
+    """Return the weights in float32; numbers that are known outside of `jax.jit` are checked."""
+    if not _validate.traced(weights):
+        given = np.asarray(weights, np.float32)
+        right = (given >= 0) & (given < np.inf)
+        if not right.all():
+            at = int(np.argmin(right))
+            raise ValueError(f"weights[{at}] is {given.flat[at]:g}; give finite numbers of at least 0")
+    return jnp.asarray(weights, jnp.float32)
 
 
 def _in_32_bits(column: Num[AnyArray, " m"] | Bool[AnyArray, " m"]) -> Num[Array, " m"] | Bool[Array, " m"]:

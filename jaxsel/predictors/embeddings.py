@@ -29,8 +29,8 @@ class Features(NamedTuple):
         scale: The reciprocal standard deviation of each raw feature, or 0 if the feature does not vary.
     """
 
-    shift: Float[np.ndarray, " f"]
-    scale: Float[np.ndarray, " f"]
+    shift: Float[Array | np.ndarray, " f"]
+    scale: Float[Array | np.ndarray, " f"]
 
     def __call__(self, embeddings: Float[Array, "*batch d"]) -> Float[Array, "*batch f"]:
         """Return the f = d + 1 features in float32, for embeddings of any floating-point type."""

@@ -152,6 +152,7 @@ def initial_beliefs(
 def _of_rewards(rewards: Any, threshold: float) -> tuple[list[int], list[int]]:
     """Return the numbers of successes and of judged rollouts per prompt, from lists of rewards."""
     _validate.finite(threshold=threshold)
+    _validate.listed("group_size, or one list of rewards per prompt", successes=rewards)
     successes, judged = [], []
     for row, given in enumerate(rewards):
         if isinstance(given, str) or np.ndim(given) != 1 or any(isinstance(reward, str) for reward in given):

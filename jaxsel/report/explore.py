@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from jaxsel import _validate
 from jaxsel.base import Predictor, Selector
 from jaxsel.evaluation.replay import History
 from jaxsel.integrations._extras import extra
@@ -141,6 +142,12 @@ def explore(
     with extra("explore"):
         import jaxsel.report.charts.draw  # noqa: F401  (fails before the replay if Altair is missing)
 
+    _validate.integer_in(0, 2**32, seed=seed)
+    for name, given in (("texts", texts), ("strata", strata)):
+        if given is not None:
+            _validate.listed("one per prompt", **{name: given})
+    if num_prompts is not None and not isinstance(source, History):
+        raise ValueError(f"num_prompts is {num_prompts}, and the source knows the size of its pool; leave it out")
     named = _named(methods)
     material = _material(source, named, num_prompts, seed)
     material = sources.with_prompts(material, texts, embeddings, strata)
@@ -156,6 +163,8 @@ def _named(methods: Any) -> Mapping[str, Selector | Predictor] | None:
             if not isinstance(name, str) or NOT_DRAWN.search(name):
                 raise ValueError(f"methods has the name {name!r}; give a text whose characters a chart can show")
         return methods
+    if not isinstance(methods, Selector | Predictor):
+        _validate.listed("methods by name, or a list of methods", methods=methods)
     many = [methods] if isinstance(methods, Selector | Predictor) else list(methods)
     names = [
         str(one.spec.get("method", one.spec.get("name", "method")))

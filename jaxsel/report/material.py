@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 
 from jaxsel import _validate
 from jaxsel.base import Prediction, Predictor, Selector
-from jaxsel.evaluation.replay import History
+from jaxsel.evaluation.replay import History, earlier_visits
 from jaxsel.methods import adaptive, dps, mopps
-from jaxsel.report.rows import Replayed, Rows, earlier_visits, replayed
+from jaxsel.report.rows import Replayed, Rows, replayed
 from jaxsel.runtime.prompt_selector import PromptSelector
 from jaxsel.selection.acquisition import thompson
 from jaxsel.selection.composition import make_selector
@@ -72,7 +72,7 @@ class Material(NamedTuple):
 def of_selector(selector: PromptSelector) -> Material:
     """Return the present beliefs of a selector, without any outcome."""
     table = selector.table()
-    step = int(table["last_visit"].max(initial=-1)) + 1
+    step = int(selector.metrics()["selector/observes"])  # steps without a judged rollout too
     visits, last = table["visits"], table["last_visit"]
     ids = np.arange(selector.num_prompts)
     pool = Pool(step, ids, selector.predict(), visits, np.where(visits > 0, step - last, -1))

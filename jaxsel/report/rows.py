@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxsel.base import Prediction, Selector
-from jaxsel.evaluation.replay import History, replay
+from jaxsel.evaluation.replay import History, earlier_visits, replay
 
 
 class Rows(NamedTuple):
@@ -99,19 +99,6 @@ def _probed(
     prediction = jax.tree.map(lambda field: np.asarray(field)[ids], pool)
     step = np.full(len(ids), clock)
     return Rows(prediction, step, ids, s, n, *earlier_visits(history, ids, step))
-
-
-def earlier_visits(
-    history: History, prompt_ids: Int[np.ndarray, " m"], step: Int[np.ndarray, " m"]
-) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-    """Return the number of each prompt's visits before a step, and the steps since the last of them, or -1."""
-    length = max(history.num_steps, int(step.max(initial=0))) + 1  # (prompt, step) pairs get increasing numbers
-    visited = np.sort(history.prompt_ids.astype(np.int64) * length + history.step)
-    first = prompt_ids.astype(np.int64) * length
-    end = np.searchsorted(visited, first + step)
-    visits = end - np.searchsorted(visited, first)
-    last = np.append(visited, 0)[end - 1] - first  # meaningless without a visit
-    return visits, np.where(visits > 0, step - last, -1)
 
 
 def concatenated(parts: Sequence[Rows]) -> Rows:

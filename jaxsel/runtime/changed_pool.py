@@ -10,7 +10,7 @@ from jaxsel._rows import on_changed_pool
 from jaxsel.base import State
 from jaxsel.runtime.checkpoint.arrays import replaced
 from jaxsel.runtime.checkpoint.content import named_arrays
-from jaxsel.runtime.checkpoint.optional_arrays import missing_remainders
+from jaxsel.runtime.checkpoint.optional_arrays import missing_from_earlier
 from jaxsel.runtime.window import EpochWindow
 
 _OF_CHOOSER = ("visits", "last_visit", "in_flight", "keys", "window.epoch", "window.waiting")
@@ -33,7 +33,7 @@ def carried(
             of the pool, or the state has no `with_rows`.
     """
     num_old = len(saved["visits"])
-    saved = saved | missing_remainders(saved, fresh)
+    saved = saved | missing_from_earlier(saved, fresh)
     _check_shapes(saved, fresh, num_old, len(rows))
     old = replaced({"state": state}, {name: saved[name] for name in fresh if name.startswith("state.")})["state"]
     arrays = named_arrays(on_changed_pool(old, rows, state), {})

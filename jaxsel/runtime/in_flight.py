@@ -21,9 +21,14 @@ class InFlight:
         out = self._handed_out > 0
         return out if self._steps is None else out & (selects - self._handed_out < self._steps)
 
-    def longest(self, selects: int) -> Int[np.ndarray, " k"]:
-        """Return the rows in flight of the earliest selection that has any before selection number `selects`."""
+    def longest(self, selects: int, among: Int[np.ndarray, " b"] | None = None) -> Int[np.ndarray, " k"]:
+        """Return the rows in flight of the earliest selection that has any before selection number `selects`.
+
+        Rows that are not in `among` are left out.
+        """
         out = np.flatnonzero(self.mask(selects))
+        if among is not None:
+            out = np.intersect1d(out, among)
         handed_out = self._handed_out[out]
         return out[handed_out == handed_out.min(initial=np.iinfo(np.int32).max)]
 

@@ -70,12 +70,19 @@ class PromptSelector(ResumableSelector):
         tracked = self._chooser.in_flight
         return None if tracked is None else np.flatnonzero(tracked.mask(self._chooser.selects)).astype(np.int32)
 
-    @property
     @locked
-    def longest_in_flight(self) -> Int[np.ndarray, " k"] | None:
-        """Rows in flight of the earliest selection that has any, in ascending order; None without tracking."""
+    def longest_in_flight(self, among: ArrayLike | None = None) -> Int[np.ndarray, " k"] | None:
+        """Return the rows in flight of the earliest selection that has any, in ascending order; None without tracking.
+
+        Args:
+            among: Rows of the pool; other rows are left out. None: the whole pool.
+
+        Raises:
+            ValueError: An entry of `among` is not a row of the pool.
+        """
+        rows = None if among is None else _validate.rows("among", among, self.num_prompts)
         tracked = self._chooser.in_flight
-        return None if tracked is None else tracked.longest(self._chooser.selects).astype(np.int32)
+        return None if tracked is None else tracked.longest(self._chooser.selects, rows).astype(np.int32)
 
     @property
     @locked

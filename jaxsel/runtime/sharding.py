@@ -42,7 +42,8 @@ def initialize_distributed() -> None:
 def prompts_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Return a mesh of these devices with the one axis `prompts`; None: all devices of all processes."""
     devices = jax.devices() if devices is None else devices
-    if isinstance(devices, str) or not all(isinstance(device, jax.Device) for device in devices):
+    is_list = isinstance(devices, Sequence | np.ndarray) and not isinstance(devices, str) and len(devices) > 0
+    if not is_list or not all(isinstance(device, jax.Device) for device in devices):
         raise ValueError(f"devices is {devices!r:.200}; give a list of JAX devices, such as jax.devices()")
     return Mesh(np.asarray(devices), (AXIS,))
 

@@ -126,6 +126,7 @@ def make_learner(
         ValueError: An argument is out of its range.
     """
     _validate.positive_integer(num_prompts=num_prompts, num_skills=num_skills, skills_per_prompt=skills_per_prompt)
+    _validate.finite(difficulty_mean=difficulty_mean)
     _validate.non_negative(difficulty_spread=difficulty_spread, skill_spread=skill_spread)
     _validate.non_negative(skill_gain=skill_gain, boost_gain=boost_gain)
     _validate.unit_interval(forgetting=forgetting)

@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from rl import _checks
 from rl._model_calls import reads_mask, repeat_cache, same_length, take_cache, without_padding
 from rl._prompt_checks import check_lengths
 from rl.lora import is_adapted
@@ -31,15 +32,14 @@ class HFEngine:
     """
 
     def __init__(self, policy: Policy, *, max_prompts: int = 256):
-        if max_prompts < 1:
-            raise ValueError(f"max_prompts is {max_prompts}; give at least 1")
+        _checks.integers(1, max_prompts=max_prompts)
         self._policy = policy
-        self._max_prompts = max_prompts
+        self._max_prompts = int(max_prompts)
 
     def generate(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, seed: int) -> Completions:
         """Complete the prompts; see `RolloutEngine.generate`."""
         check_request(prompts, group_size)
-        generator = torch.Generator(self._policy.device).manual_seed(seed)
+        generator = torch.Generator(self._policy.device).manual_seed(int(seed))
         read = self._policy.read(list(prompts))
         prompt_tokens, prompt_mask, media = read
         limit, cure = self._policy.max_length, "a smaller max_new_tokens or a model with more positions"

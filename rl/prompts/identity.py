@@ -44,8 +44,11 @@ class Item(NamedTuple):
 
 
 def digest(prompt: Prompt) -> str:
-    """Return 32 hexadecimal digits that depend on the prompt alone, whatever file it comes from."""
-    text = json.dumps(prompt, sort_keys=True, default=_bytes_digest)
+    """Return 32 hexadecimal digits that depend on the prompt alone, whatever file it comes from.
+
+    An image counts by its content, whatever the name of its file.
+    """
+    text = json.dumps(_without_paths(prompt), sort_keys=True, default=_bytes_digest)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -142,6 +145,15 @@ def _is_name(value: Any) -> bool:
     if isinstance(value, str):
         return value != "" and fault_of_text(value) is None
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _without_paths(value: Any) -> Any:
+    """Return a prompt whose records `{"bytes": content, "path": ...}` are their content."""
+    if isinstance(value, dict):
+        if isinstance(value.get("bytes"), bytes) and value.keys() <= {"bytes", "path"}:
+            return value["bytes"]
+        return {name: _without_paths(inside) for name, inside in value.items()}
+    return [_without_paths(inside) for inside in value] if isinstance(value, list | tuple) else value
 
 
 def _bytes_digest(value: Any) -> str:

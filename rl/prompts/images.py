@@ -11,6 +11,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rl.prompts.messages import Message, Prompt, media_kinds
 
 TYPES = ("image", "image_url", "input_image")
@@ -61,11 +63,23 @@ def decoded(part: Message) -> Any:
         image = ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"cannot be decoded ({error})") from None
+    image = _of_8_bits(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _of_8_bits(image: Any) -> Any:
+    """Return a grey image of 16 bits per pixel with the upper 8 of them; Pillow would turn all larger numbers white."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] <= 0xFFFF):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ImageError(f"has pixels of 32 bits (Pillow's mode {image.mode}), whose range is unknown; save it with 8")
+    return image
 
 
 def _embedded_message(message: Message, folder: Path) -> Message:

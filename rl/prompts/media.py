@@ -39,7 +39,7 @@ def with_media(prompt: Prompt, media: Mapping[str, list[Any]]) -> list[Message]:
     messages: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     waiting = {kind: iter(items) for kind, items in media.items()}
     if not any(_is_empty(part, media) for part in _all_parts(messages)):
-        marked = any(isinstance(m.get("content"), str) and _marks(m["content"], media) for m in messages)
+        marked = any(_marks(text, media) for message in messages for text in _texts(message.get("content")))
         messages = _split_at_marks(messages, media) if marked else _with_places_in_front(messages, media)
     messages = [_with_places_filled(message, waiting) for message in messages]
     for kind, rest in waiting.items():
@@ -66,13 +66,31 @@ def _marks(text: str, media: Mapping[str, list[Any]]) -> list[str]:
     return [kind for kind in _MARK.findall(text) if kind in media]
 
 
+def _texts(content: Any) -> list[str]:
+    """Return a content that is a text, or the texts of its parts."""
+    parts = content if isinstance(content, list) else [{"text": content}]
+    return [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+
+
 def _split_at_marks(messages: list[Message], media: Mapping[str, list[Any]]) -> list[Message]:
     return [
-        {**message, "content": _parts_of(message["content"], media)}
-        if isinstance(message.get("content"), str) and _marks(message["content"], media)
+        {**message, "content": _split_content(message["content"], media)}
+        if any(_marks(text, media) for text in _texts(message.get("content")))
         else message
         for message in messages
     ]
+
+
+def _split_content(content: Any, media: Mapping[str, list[Any]]) -> list[Any]:
+    """Return the content's parts, with a place for an item where a text has a mark."""
+    split = []
+    for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
+        if any(_marks(text, media) for text in _texts([part])):
+            pieces = _parts_of(part["text"], media)
+            split += [piece if "text" not in piece else {**part, "text": piece["text"]} for piece in pieces]
+        else:
+            split.append(part)
+    return split
 
 
 def _parts_of(text: str, media: Mapping[str, list[Any]]) -> list[Message]:

@@ -74,17 +74,27 @@ def normalised(value: Any) -> Any:
     """Return a prompt in the one form that a pool holds; its roles, texts and parts stay as they are.
 
     A null field of a message or of a part is left out: Arrow writes null where another row has the field, and chat
-    templates take a present field for a used one. One user message with nothing but a text becomes that text, because
-    a chat template gets every text as one user message.
+    templates take a present field for a used one. One user message with nothing but a text, or with one part that is a
+    text, becomes that text, because a chat template gets every text as one user message.
     """
     if not isinstance(value, list):
         return value
     messages = [_without_nulls(message) for message in value]
     if len(messages) == 1 and isinstance(messages[0], dict):
         only = messages[0]
-        if set(only) == {"role", "content"} and only["role"] == "user" and isinstance(only["content"], str):
-            return only["content"]
+        if set(only) == {"role", "content"} and only["role"] == "user":
+            text = _text_of(only["content"])
+            return messages if text is None else text
     return messages
+
+
+def _text_of(content: Any) -> str | None:
+    """Return a text, or the text of a list of one part that holds nothing else; None for all other contents."""
+    if isinstance(content, list) and len(content) == 1:
+        (part,) = content
+        is_text = isinstance(part, dict) and set(part) == {"type", "text"} and part["type"] in ("text", "input_text")
+        content = part["text"] if is_text else None
+    return content if isinstance(content, str) else None
 
 
 def plain_text(prompt: Prompt) -> str:

@@ -2,10 +2,10 @@
 
 import itertools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from jaxsel.integrations.atomic_files import replaced_when_complete
 from rl.prompts.answers import check_answers
 from rl.prompts.messages import Fault, Prompt, check_each, check_prompts, fault_of_text
 from rl.prompts.pool import PromptPool
@@ -31,20 +31,25 @@ def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, abili
     Raises:
         ValueError: A prompt is empty. An answer is an empty text, NaN or a value that JSON cannot hold, such as an
             infinite number, or a record whose names are no texts. A key is no text. A prompt, an answer or a key has a
-            lone surrogate. Or: a message holds more than a role and a text.
+            lone surrogate. Or: a message holds more than a role and a text. An earlier file stays as it was then.
     """
     import pyarrow.parquet as pq
 
     check_prompts(pool.texts, "pool.texts")
     check_answers(pool.answers, "pool.answers")
     check_each(pool.keys, _fault_of_key, "pool.keys")
+    for row, prompt in enumerate(pool.texts):
+        _messages(prompt, row)
     encoded = not all(isinstance(answer, str) for answer in pool.answers)
 
     def table(start: int):
         found = _verl_table(pool, slice(start, start + _ROWS_AT_ONCE), data_source, ability, encoded)
         return found.replace_schema_metadata(ENCODED) if encoded else found
 
-    with pq.ParquetWriter(os.path.expanduser(path), table(0).schema) as writer:
+    with (
+        replaced_when_complete(Path(path).expanduser()) as file,
+        pq.ParquetWriter(file, table(0).schema) as writer,
+    ):
         for start in range(0, len(pool), _ROWS_AT_ONCE):
             writer.write_table(table(start))
 

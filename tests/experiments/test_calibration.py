@@ -14,7 +14,7 @@ from experiments.calibration.evaluate import WITHOUT_PROBES, averaged, evaluate,
 from experiments.simulated_history import record
 from jaxsel import metrics
 from jaxsel.integrations.edge import TrainerEdge
-from jaxsel.integrations.history import HistoryLog, read_history
+from jaxsel.integrations.history import HistoryLog, Recorded, read_history
 from tests.support import reports
 
 pytestmark = pytest.mark.slow
@@ -23,6 +23,7 @@ SMALL = {"num_prompts": 150, "batch_size": 24, "steps": 20, "probe_every": 4}
 # The scores compile for seconds for every number of rows. The tests share the numbers of rows of the whole history and
 # of its second half, which the page scores.
 HALF = SMALL["steps"] // 2
+NO_PROBES = {name: np.zeros(0, np.int32) for name in ("clock", "prompt_id", "successes", "group_size")}
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +226,20 @@ def test_without_probes_recalibration_equals_the_recalibrated_predictor_one_step
     live = scoring.replayed(recorded, jaxsel.recalibrated(mopps, method=method, window=scoring.WINDOW))
     afterwards = scoring.recalibrated(scoring.replayed(recorded, mopps), method=method)
     np.testing.assert_array_equal(afterwards.step, recorded.history.step)
+    np.testing.assert_allclose(afterwards.prediction.mixed, live.ahead.prediction.mixed, atol=1e-5)
+
+
+def test_groups_of_one_rollout_teach_a_recalibration_nothing():
+    rng = np.random.default_rng(0)
+    n = rng.choice([1, 8], (SMALL["steps"], SMALL["batch_size"]))
+    ids = [rng.choice(SMALL["num_prompts"], SMALL["batch_size"], replace=False) for _ in n]
+    steps = np.repeat(np.arange(len(n)), SMALL["batch_size"])
+    s = rng.binomial(n.ravel(), 0.5)
+    history = jaxsel.make_history(steps, np.concatenate(ids), s, n.ravel(), num_prompts=SMALL["num_prompts"])
+    recorded = Recorded(SMALL["num_prompts"], {}, history, {}, NO_PROBES, None, None)
+    mopps = jaxsel.beta_bernoulli()
+    live = scoring.replayed(recorded, jaxsel.recalibrated(mopps, window=scoring.WINDOW))
+    afterwards = scoring.recalibrated(scoring.replayed(recorded, mopps))
     np.testing.assert_allclose(afterwards.prediction.mixed, live.ahead.prediction.mixed, atol=1e-5)
 
 

@@ -48,6 +48,9 @@ RIGHT, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
         (Verdict(True, None), None),  # type: ignore[arg-type]
         (np.ma.masked, None),
         ((True, np.ma.masked), None),
+        (np.ma.array(1, mask=True), None),
+        ((True, np.ma.array(1.0, mask=True)), None),
+        (np.ma.array(1), RIGHT),
     ],
 )
 def test_accepted_verdicts(said, verdict):
@@ -251,7 +254,8 @@ def test_a_process_without_a_limit_waits_and_still_survives_a_verifier_that_dies
         assert list(verifier.take_counts().values()) == [1, 0, 0]
 
 
-@pytest.mark.parametrize("timeout", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("timeout", [-1.0, math.nan, math.inf, None, "5"])
+@pytest.mark.usefixtures("unchecked_types")
 def test_a_limit_out_of_range_is_refused(timeout):
     with pytest.raises(ValueError, match=f"timeout is {timeout}; give"):
         Verifier(unreliable, timeout=timeout)

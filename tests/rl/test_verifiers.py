@@ -43,7 +43,7 @@ def test_exact_reads_answers_that_are_not_text(right, answer):
     assert [text for text in [*right, "7", "TRUE", "72.00"] if verify(text, answer)] == right
 
 
-@pytest.mark.parametrize("answer", [["1", "2"], [], {"value": "1"}, [{"value": "1"}], None, [None]])
+@pytest.mark.parametrize("answer", [["1", "2"], [], {"value": "1"}, [{"value": "1"}], None, [None], [""], [[" "]]])
 def test_exact_refuses_answers_of_none_or_several_parts(answer):
     check = check_of("exact")
     assert check is not None

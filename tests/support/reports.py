@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from jaxsel.base import Prediction
-from jaxsel.evaluation.replay import make_history
+from jaxsel.evaluation.replay import earlier_visits, make_history
 from jaxsel.report.material import Material, Pool
-from jaxsel.report.rows import Replayed, Rows, earlier_visits
+from jaxsel.report.rows import Replayed, Rows
 
 NUM_PROMPTS, STEPS, GROUP_SIZE = 60, 12, 4
 TEXTS = [f"What is {i} + {i}?" for i in range(NUM_PROMPTS - 1)] + ['</script><b>not bold</b> & "more" \u2028 \'']

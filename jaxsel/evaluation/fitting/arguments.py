@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxsel import _validate
 from jaxsel.base import Predictor
 from jaxsel.evaluation.fitting.domains import Domain
 from jaxsel.evaluation.replay import History, check_steps
@@ -69,6 +70,9 @@ def names_to_fit(
 ) -> tuple[str, ...]:
     """Return the names of the parameters to fit, and check that names, start values and options agree."""
     own = tuple(name for name in _FITTED.get(family, ()) if name not in options)
+    if not isinstance(start, Mapping):
+        raise ValueError(f"start is {start!r:.60}; give values by name")
+    _validate.made(Domain, **{f"domains[{name!r}]": domain for name, domain in domains.items()})
     names = own if parameters is None else tuple(parameters)
     cure = f"give names out of {', '.join(domains)}, or your own names with their domains"
     if len(set(names)) < len(names):

@@ -234,6 +234,7 @@ def _pit_bounds(
 def _coverage(
     below: Float[Array, " m"], up_to: Float[Array, " m"], levels: Sequence[float], weights: Float[Array, " m"]
 ) -> Float[Array, " levels"]:
+    _validate.listed("numbers from 0 to 1", levels=levels)
     for level in levels:
         _validate.unit_interval(levels=level)
     known = weights > 0

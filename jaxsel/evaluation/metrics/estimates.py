@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxsel import _validate
-from jaxsel.numerics.weighted import AnyArray, Weights
+from jaxsel.numerics.weighted import AnyArray, Weights, checked
 
 # P(count <= k) for a Poisson(1) variable and k < 10; for larger k it is 1 in float32
 _POISSON = np.exp(-1) * np.cumsum(1 / np.cumprod([1, *range(1, 10)], dtype=float))
@@ -62,7 +62,7 @@ def estimate(
     Raises:
         ValueError: `clusters` has another length than the rows.
     """
-    weights = _ones(arrays) if weights is None else jnp.asarray(weights, jnp.float32)
+    weights = _ones(arrays) if weights is None else checked(weights)
     together = _checked(clusters, weights)
     value, pull = jax.vjp(lambda weights: metric(*arrays, weights=weights), weights)
     flat, unravel = ravel_pytree(value)
@@ -104,7 +104,7 @@ def bootstrap(
         ValueError: `num_resamples` is below 2, or `clusters` has another length than the rows.
     """
     _validate.integer_in(2, 2**31, num_resamples=num_resamples)
-    weights = _ones(arrays) if weights is None else jnp.asarray(weights, jnp.float32)
+    weights = _ones(arrays) if weights is None else checked(weights)
     together = _checked(clusters, weights)
     value = metric(*arrays, weights=weights)
     _, unravel = ravel_pytree(value)
@@ -175,6 +175,7 @@ def _bins(
     name: str, values: Int[Array, " m"], among: Bool[Array, " m"], **argument: Sequence[int]
 ) -> dict[str, Bool[Array, " m"]]:
     ((argument_name, given),) = argument.items()
+    _validate.listed("at least one number, increasing", **argument)
     edges = [int(edge) for edge in given]
     if not edges or any(low >= high for low, high in pairwise(edges)):
         raise ValueError(f"{argument_name} is {tuple(edges)}; give at least one number, increasing")
@@ -186,4 +187,6 @@ def _bins(
 
 
 def _ones(arrays: tuple[Any, ...]) -> Float[Array, " m"]:
+    if not jax.tree.leaves(arrays):
+        raise ValueError("arrays is empty; give the arguments of the metric")
     return jnp.ones(np.shape(jax.tree.leaves(arrays)[0])[0], jnp.float32)

@@ -42,7 +42,7 @@ def predict(
         latents = latents.mean(0, keepdims=True)
 
     def decode(rows: Int[Array, " b"]) -> Belief:
-        features = networks.decoder.features(model.features(state.embeddings[rows]))
+        features = networks.decoder.features(state.inputs(rows))
         evidence = state.successes[rows], state.failures[rows]
 
         def belief(latent: Float[Array, " k"]) -> Belief:
@@ -61,8 +61,7 @@ def predict(
 def _latents(key: Key[Array, ""], networks: Networks, state: AmortizedState, model: Model) -> Float[Array, "draws k"]:
     """Return draws of the latent z from its prior, given the rollouts H_t of the last step: p_eta(z | H_t)."""
     last = state.latest(1)
-    prompts = model.features(state.embeddings[last.prompt_ids])
-    mean, scale = networks.prior(prompts, last.successes, last.group_size)
+    mean, scale = networks.prior(state.inputs(last.prompt_ids), last.successes, last.group_size)
     latent_size = model.config.latent_size
     shape = (model.config.num_draws if latent_size else 1, latent_size)
     return mean + scale * jax.random.normal(key, shape, jnp.float32)

@@ -114,12 +114,19 @@ def amortized(
     # imported here, because Flax and Optax would add seconds to `import jaxsel`
     from jaxsel.predictors.amortized.training import init
 
-    model, predict, update, screen = _functions(config, *(part.tobytes() for part in _embeddings.features(embeddings)))
+    model, predict, update, screen = _functions(config, embeddings.shape[1])
     made_with = _embeddings.checksum(embeddings)
     spec = {"name": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **config._asdict()}
     return Predictor(
         spec | {name: described(prior) for name, prior in priors.items()},
-        functools.partial(init, model=model, embeddings=embeddings, made_with=made_with, priors=priors),
+        functools.partial(
+            init,
+            model=model,
+            embeddings=embeddings,
+            features=_embeddings.features(embeddings),
+            made_with=made_with,
+            priors=priors,
+        ),
         predict,
         update,
         screen,
@@ -127,13 +134,13 @@ def amortized(
 
 
 @shared
-def _functions(config: Config, *features: bytes) -> tuple[Any, ...]:
-    """Return the model, `predict`, `update` and `screen`. Features are bytes, so that equal ones can be recognised."""
+def _functions(config: Config, embedding_size: int) -> tuple[Any, ...]:
+    """Return the model, `predict`, `update` and `screen`."""
     from jaxsel.predictors.amortized.model import built
     from jaxsel.predictors.amortized.prediction import predict
     from jaxsel.predictors.amortized.training import update
 
-    model = built(config, _embeddings.Features(*(np.frombuffer(part, np.float32) for part in features)))
+    model = built(config, embedding_size)
     exact, rough = (functools.partial(predict, model=model, rough=rough) for rough in (False, True))
     return model, exact, functools.partial(update, model=model), rough
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxsel._rows import renumbered, with_moved
 from jaxsel.base import Rollouts
 from jaxsel.predictors.amortized.ring_buffer import batches_of
+from jaxsel.predictors.embeddings import Features
 
 
 class Fit(NamedTuple):
@@ -54,6 +55,7 @@ class AmortizedState(NamedTuple):
 
     Attributes:
         embeddings: Embeddings of the whole pool, in the dtype they were given in.
+        features: Map from embeddings to the inputs of the networks, which standardises them over the first pool.
         parameters: The parameters of the networks, as nested dictionaries.
         optimizer: The state of the optimiser.
         recent: The ring buffer of the last `history` batches, with at most `context_size` prompts each.
@@ -64,6 +66,7 @@ class AmortizedState(NamedTuple):
     """
 
     embeddings: Float[Array, "pool d"]
+    features: Features
     parameters: PyTree[Array]
     optimizer: PyTree[Array]
     recent: Rollouts
@@ -71,6 +74,10 @@ class AmortizedState(NamedTuple):
     failures: Float[Array, " N"]
     step: Int[Array, ""]
     fit: Fit
+
+    def inputs(self, prompt_ids: Int[Array, "*batch"]) -> Float[Array, "*batch f"]:
+        """Return what the networks read about these prompts."""
+        return self.features(self.embeddings[prompt_ids])
 
     def trained(self) -> Trained:
         """Return the part of the state that training changes."""
@@ -85,7 +92,7 @@ class AmortizedState(NamedTuple):
         return ("embeddings",)
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "AmortizedState") -> "AmortizedState":
-        """Return the state for a changed pool, see `StateMethods.with_rows`. The networks stay as they are trained."""
+        """Return the state for a changed pool, see `StateMethods.with_rows`. The networks and their inputs stay."""
         recent = renumbered(self.recent, rows, len(self.successes))
         carried = with_moved(self, fresh, ("successes", "failures"), rows)
         return carried._replace(embeddings=fresh.embeddings, recent=recent)

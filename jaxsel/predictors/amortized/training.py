@@ -17,7 +17,7 @@ from jaxsel.predictors.amortized.dtype_promotion import with_standard_dtype_prom
 from jaxsel.predictors.amortized.model import Model, new_parameters
 from jaxsel.predictors.amortized.ring_buffer import at_most, batches_of, empty_ring_buffer, pushed
 from jaxsel.predictors.amortized.state import AmortizedState, Fit, Trained
-from jaxsel.predictors.embeddings import on_device
+from jaxsel.predictors.embeddings import Features, on_device
 from jaxsel.predictors.priors import evidence
 
 
@@ -28,6 +28,7 @@ def init(
     *,
     model: Model,
     embeddings: Float[np.ndarray | Array, "pool d"],
+    features: Features,
     made_with: int | None,
     priors: dict[str, np.ndarray | Array],
 ) -> AmortizedState:
@@ -43,6 +44,7 @@ def init(
     parameters = new_parameters(key, model)
     return AmortizedState(
         on_device(embeddings, made_with),
+        Features(*map(jnp.array, features)),
         parameters,
         model.optimizer.init(parameters),
         empty_ring_buffer(model.config.history, model.config.context_size),
@@ -62,7 +64,7 @@ def update(key: Key[Array, ""], state: AmortizedState, rollouts: Rollouts, *, mo
     trained = jax.lax.cond(
         is_empty,
         lambda: state.trained(),
-        lambda: learn(key, state.trained(), state.embeddings, visits, model=model),
+        lambda: learn(key, state, visits, model=model),
     )
     state = state._replace(**trained._asdict())
     if model.config.decay is None:
@@ -71,16 +73,9 @@ def update(key: Key[Array, ""], state: AmortizedState, rollouts: Rollouts, *, mo
     return state._replace(successes=successes, failures=failures)
 
 
-def learn(
-    key: Key[Array, ""],
-    trained: Trained,
-    embeddings: Float[Array, "pool d"],
-    visits: Rollouts,
-    *,
-    model: Model,
-) -> Trained:
-    """Return `trained` after one step: the merged `visits` are stored, then `inner_steps` gradient steps follow."""
-    config = model.config
+def learn(key: Key[Array, ""], state: AmortizedState, visits: Rollouts, *, model: Model) -> Trained:
+    """Return what training changes: the merged `visits` are stored, then `inner_steps` gradient steps follow."""
+    config, trained = model.config, state.trained()
     choice_key, training_key = jax.random.split(key)
     kept = at_most(choice_key, visits, config.context_size)
     recent = pushed(trained.recent, trained.step, kept)
@@ -90,7 +85,7 @@ def learn(
     def descend(weights: _Weights, key: Key[Array, ""]) -> tuple[_Weights, Fit]:
         age_key, latent_key = jax.random.split(key)
         batches = _with_their_history(age_key, recent, trained.step, config)
-        prompts = [model.features(embeddings[batch.prompt_ids]) for batch in batches]
+        prompts = [state.inputs(batch.prompt_ids) for batch in batches]
 
         def loss(parameters: Float[Array, " w"]) -> tuple[Float[Array, ""], Fit]:
             networks = model.networks(tree_of(parameters))

@@ -47,7 +47,7 @@ class Moments(NamedTuple):
 
 
 def moments(mean: Float[Array, " m"], variance: Float[Array, " m"], group_size: int) -> Moments:
-    """Return the moments, n = `group_size`. Errors are at most 3e-5 for n = 8, and 1.1e-4 for n = 64."""
+    """Return the moments, n = `group_size`. Errors are at most 5e-5 for n = 8, and 1.4e-4 up to n = 1024."""
     mean = jnp.clip(mean, -_LARGEST_LOGIT, _LARGEST_LOGIT)
     step = jnp.sqrt(jnp.minimum(variance, LARGEST_VARIANCE)) * np.float32(_OFFSETS[1] - _OFFSETS[0])
 

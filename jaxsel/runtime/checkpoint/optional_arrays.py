@@ -1,7 +1,8 @@
 """Arrays that a checkpoint may lack: prompts in flight, hashes of the keys, and the steps of the last visits.
 
 A checkpoint without one of them fits a selector that has it, and vice versa. Checkpoints of earlier versions also lack
-the remainder of the sum in the weights of `state_space`, which is 0 then.
+the remainder of the sum in the weights of `state_space`, which is 0 then, and the features of `amortized`, which are
+those of the method that reads the checkpoint.
 """
 
 from collections.abc import Collection
@@ -15,7 +16,7 @@ _DEFAULTS = {  # without the array: no prompt is in flight, the keys are those h
     "last_visit": lambda here: np.full_like(here, -1),
 }
 _DTYPES = {"in_flight": np.int32, "keys": np.uint32, "last_visit": np.int32}
-_REMAINDER = ".weights.remainder"
+_NEWER = {".weights.remainder": np.zeros_like, ".features.shift": np.copy, ".features.scale": np.copy}
 
 
 def as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(shapes, dict):
         return saved
     missing = {name: fill(here[name]) for name, fill in _DEFAULTS.items() if name in here and name not in shapes}
-    missing |= missing_remainders(shapes, here)
+    missing |= missing_from_earlier(shapes, here)
     surplus = {name for name in _DEFAULTS if name in shapes and name not in here}
 
     def fitted(held: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
@@ -44,14 +45,17 @@ def as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
 
 def as_saved(here: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
     """Return the arrays `here` with exactly those optional arrays that the checkpoint has, so that it can be read."""
-    absent = {*_DEFAULTS, *missing_remainders(metadata["shapes"], here)}
+    absent = {*_DEFAULTS, *missing_from_earlier(metadata["shapes"], here)}
     arrays = {name: array for name, array in here.items() if name not in absent}
     optional = {name: metadata["shapes"][name] for name in _DTYPES if name in metadata["shapes"]}
     return arrays | {name: np.zeros(shape, _DTYPES[name]) for name, shape in optional.items()}
 
 
-def missing_remainders(saved: Collection[str], here: dict[str, Any]) -> dict[str, Any]:
-    """Return the remainders of the arrays `here` that a checkpoint with the names `saved` lacks, all of them 0."""
+def missing_from_earlier(saved: Collection[str], here: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays that a checkpoint with the names `saved` lacks because they are newer than it."""
     return {
-        name: np.zeros_like(array) for name, array in here.items() if name.endswith(_REMAINDER) and name not in saved
+        name: fill(array)
+        for name, array in here.items()
+        for ending, fill in _NEWER.items()
+        if name.endswith(ending) and name not in saved
     }

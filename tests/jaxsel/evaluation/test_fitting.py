@@ -234,8 +234,11 @@ def test_a_start_at_the_end_of_its_interval_moves():
         ({"prior_width": 0.0}, "prior_width is 0.0"),
         ({"decay": 2.0, "parameters": ["prior_alpha"]}, "decay is 2.0; give a number from 0 to 1"),
         ({"num_prompts": 0}, "num_prompts is 0"),
+        ({"start": ["decay"]}, r"start is \['decay'\]; give values by name"),
+        ({"domains": {"decay": 1}}, r"domains\['decay'\] is 1, which is not a Domain"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         jaxsel.fit(recorded(0), jaxsel.beta_bernoulli, **{"num_prompts": N, **options})

@@ -114,6 +114,10 @@ def test_a_probe_after_the_end_is_refused():
         replay(history, MOPPS, num_prompts=N, probe_steps=[2])
     with pytest.raises(ValueError, match=r"probe_steps is \[0\.5\] .*; give integers"):
         replay(history, MOPPS, num_prompts=N, probe_steps=[0.5])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="probe_steps is 1; give steps"):
+        replay(history, MOPPS, num_prompts=N, probe_steps=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="history is 'runs/a', which is not a History; give a History"):
+        replay("runs/a", MOPPS, num_prompts=N)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("num_prompts", [None, -1, 5.0])

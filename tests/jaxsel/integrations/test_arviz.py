@@ -12,6 +12,7 @@ from scipy import stats
 import jaxsel
 from jaxsel import make_history, metrics, reference_models
 from jaxsel.evaluation.reference_models.model import priors
+from jaxsel.evaluation.replay import earlier_visits
 from jaxsel.replay import Replay
 
 azs = pytest.importorskip("arviz_stats", reason="needs the extra `arviz`")
@@ -49,7 +50,7 @@ def predicted(mean, variance, history=VISITS):
     size = len(history.step)
     fields: Any = [np.broadcast_to(np.asarray(a, np.float32), (size,)) for a in (mean, variance, mean, 0, 0, 0)]
     prediction = jaxsel.Prediction(*fields)
-    return Replay(prediction, np.arange(size), np.full(size, -1), {})
+    return Replay(prediction, *earlier_visits(history, history.prompt_ids, history.step), {})
 
 
 def test_a_posterior_has_the_groups_and_dimensions_of_arviz():
@@ -167,7 +168,7 @@ def test_a_replay_has_the_groups_and_dimensions_of_arviz():
         "constant_data": dict.fromkeys(known, ("visit",)),
     }
     assert tree["posterior_predictive"].successes.shape == (1, 7, 10)
-    np.testing.assert_array_equal(tree["constant_data"].visits, np.arange(10))
+    np.testing.assert_array_equal(tree["constant_data"].visits, [0, 0, 0, 1, 0, 1, 2, 1, 1, 2])
     again = from_replay(VISITS, predicted(0.5, 0.05), num_draws=7)
     np.testing.assert_array_equal(again["posterior_predictive"].successes, tree["posterior_predictive"].successes)
 
@@ -256,6 +257,10 @@ def enough_draws():
 @pytest.mark.usefixtures("unchecked_types")
 def test_bad_input_is_refused():
     replayed = predicted(0.5, 0.05)
+    swapped = VISITS._replace(prompt_ids=VISITS.prompt_ids[[0, 1, 2, 4, 3, 5, 6, 7, 8, 9]])  # as many visits
+    for ask in (from_replay, one_step_ahead):
+        with pytest.raises(ValueError, match=r"replay has other visits than history, so it is of another; replay this"):
+            ask(swapped, replayed)
     with pytest.raises(ValueError, match="keys has 3 entries, but there is a prompt 3; give a key per prompt"):
         from_replay(VISITS, replayed, keys=KEYS[:3])
     with pytest.raises(ValueError, match="keys has 4 entries, but there is a prompt 4"):

@@ -447,6 +447,40 @@ def test_a_run_that_is_resumed_from_before_its_first_batch_repeats_its_history(t
     assert read_history(tmp_path / "history").history.num_steps == 1
 
 
+def test_a_history_that_lacks_observed_batches_is_not_continued(tmp_path):
+    """A run went on for a while without a history, whose later batches would seem to follow the earlier ones."""
+    read_history = pytest.importorskip("jaxsel.integrations.history").read_history
+    first = edge(history=tmp_path / "a")
+    play(first, 2)
+    without = edge()
+    without.load_state_dict(first.state_dict())
+    play(without, 3, 2)
+    state = without.state_dict()
+    again = edge(history=tmp_path / "a")
+    again.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"which lacks the last 3 batches that this run has observed; give another"):
+        again.next_batch(1)
+    assert read_history(tmp_path / "a").history.num_steps == 2
+    later = edge(history=tmp_path / "b")
+    later.load_state_dict(state)
+    play(later, 1, 5)
+    kept = edge(history=tmp_path / "b")
+    kept.load_state_dict(later.state_dict())
+    play(kept, 1, 6)
+    kept.flush()
+    assert np.unique(read_history(tmp_path / "b").rollouts["clock"]).tolist() == [5, 6]
+
+
+def test_a_step_in_parts_without_a_history_counts_once():
+    ours = edge()
+    for step, parts in enumerate((3, 1)):
+        for prompt_id in ours.next_batch(parts):
+            ours.observe([prompt_id], [[1.0, 0.0]], step=step)
+    assert ours.state_dict()["clock"] == 2
+    ours.observe([], [])
+    assert ours.state_dict()["unrecorded"] == 3
+
+
 # Refused arguments
 
 
@@ -496,6 +530,12 @@ def test_a_masked_reward_was_not_judged():
     assert ours.metrics()["selector/mixed_share"] == 1.0
     ours.observe([2], np.ma.array([[1.0, 0.0]], mask=[[True, False]]))
     assert ours.metrics()["selector/mixed_share"] == 0.0
+    hidden, wrong = np.ma.array([1.0, 1.0], mask=True), np.ma.array([1.0, 0.0], mask=[True, False])
+    for groups in ([hidden, wrong], (hidden, [np.ma.masked, 0.0]), [hidden, np.ma.array([0.0])]):
+        ours = edge()
+        ours.observe([1, 2], groups)
+        assert ours.selector.visits[[1, 2]].tolist() == [0, 1]
+        assert ours.selector.predict([1, 2]).success_rate.tolist() == pytest.approx([1 / 2, 1 / 3])
 
 
 def test_an_unknown_reward_name_is_refused():

@@ -163,6 +163,40 @@ def test_the_history_of_another_pool_or_method_is_refused(tmp_path, selector):
     assert read_history(tmp_path).texts == ["a"] * N
 
 
+@pytest.mark.parametrize("table", [{"prompt": ["a"] * N}, {"text": ["a"] * N}, {}])
+def test_a_file_of_the_user_is_not_replaced(tmp_path, table):
+    """The user's prompts may be in a file of the same name."""
+    path = tmp_path / "pool.parquet"
+    pq.write_table(pa.table(table), path)
+    before = path.read_bytes()
+    with pytest.raises(
+        ValueError, match=r"pool.parquet exists and is not of a history; give another folder, or rename"
+    ):
+        make(tmp_path, texts=["b"] * N)
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (before, [path])
+
+
+def test_the_texts_of_an_earlier_version_are_continued(tmp_path, selector):
+    log, unmarked = make(tmp_path, texts=["a"] * N), pa.table({"text": ["a"] * N})
+    pq.write_table(unmarked, tmp_path / "pool.parquet")
+    make(tmp_path, texts=["a"] * N)  # a crash came before the first batch
+    record(log, selector, range(2))
+    pq.write_table(unmarked, tmp_path / "pool.parquet")
+    make(tmp_path, texts=["b"] * N)  # a run that begins anew
+    record(make(tmp_path), selector, range(2))
+    assert read_history(tmp_path).texts == ["b"] * N
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_the_size_of_the_pool_may_be_a_number_of_numpy(tmp_path, selector):
+    log = HistoryLog(tmp_path, num_prompts=np.int64(N), spec={"method": "mopps"})
+    record(log, selector, range(2))
+    make(tmp_path, first_step=1)
+    with pytest.raises(ValueError, match="num_prompts is 0; give an integer of at least 1"):
+        HistoryLog(tmp_path / "new", num_prompts=0, spec={})
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.usefixtures("unchecked_types")
 def test_wrong_rows_and_prompts_are_refused_before_they_are_written(tmp_path, selector):
     log, ids = make(str(tmp_path)), np.array([0, 1])

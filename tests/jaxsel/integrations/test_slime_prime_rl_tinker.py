@@ -209,6 +209,17 @@ def test_a_prompt_that_slime_gave_back_is_not_chosen_again(tmp_path, sizes):
     assert sorted(group[0].metadata[ROW] for group in again) == list(range(N))
 
 
+def test_prompts_that_are_lost_longest_are_free_first(tmp_path):
+    """slime gives the oldest groups back, and later ones are lost: the newest of them stay in flight."""
+    source = Slime(tmp_path).source
+    first, second, third = (source.get_samples(K) for _ in range(3))
+    source.add_samples(first)
+    again = source.get_samples(K + 1)
+    (chosen,) = (group[0].metadata[ROW] for group in again[K:])
+    assert chosen in {group[0].metadata[ROW] for group in second}
+    assert {group[0].metadata[ROW] for group in third} <= set(source.edge.handed_out.tolist())
+
+
 def test_an_unknown_reward_of_slime_is_refused(tmp_path):
     source = Slime(tmp_path).source
     (group,) = source.get_samples(1)

@@ -6,6 +6,7 @@ public attributes that `SelectedPrompts` reads; test_tunix.py has the real one.
 
 import functools
 import math
+from collections import UserList
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,7 +82,10 @@ def played(data, judges, batches, count):
             {"key_column": "prompts", "rows": [{"prompts": "a"}] * 4},
             "column 'prompts' of rows does not identify the prompts",
         ),
-        ({"key_column": "key", "rows": [{"prompts": "a", "key": 1}, *[{"prompts": "b"}] * 3]}, r"keys\[1\] is None"),
+        (
+            {"key_column": "key", "rows": [{"prompts": "a", "key": 1}, *[{"prompts": "b", "key": None}] * 3]},
+            r"keys\[1\] is None",
+        ),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"save_every": True}, "save_every is True"),
         ({"threshold": math.nan}, "threshold is nan"),
@@ -201,7 +205,10 @@ def test_every_prompt_keeps_its_values_in_micro_batches(value):
 
 
 def test_a_row_with_other_columns_is_named():
-    data = made(rows=[*ROWS[:3], {"prompts": "a"}], selector=jaxsel.uniform())
+    rows = [*ROWS[:3], {"prompts": "a"}]
+    with pytest.raises(ValueError, match=r"rows\[3\] is {'prompts': 'a'}; give every row the columns of row 0"):
+        made(rows=rows, selector=jaxsel.uniform())
+    data = made(rows=UserList(rows), selector=jaxsel.uniform())  # to read such rows before training may be costly
     with pytest.raises(ValueError, match=r"row 3 has the columns \['prompts'\], and row 0 has"):
         next(data.batches(learner(data.watched(correct))))
 
@@ -287,6 +294,27 @@ def test_states_of_a_discarded_future_are_deleted_and_other_files_stay(tmp_path)
     again.batches(learner(judges, str(tmp_path), done=2))
     names = sorted(path.name for path in (tmp_path / "selector").iterdir())
     assert names == sorted(["batch-00000001.npz", "batch-00000002.npz", "batch-00000005.npz", *others])
+
+
+def test_a_folder_with_the_states_of_another_run_is_refused(tmp_path):
+    data, folder = made(state_folder=tmp_path / "states"), tmp_path / "states"
+    judges = data.watched(correct)
+    played(data, judges, data.batches(learner(judges, str(tmp_path / "first"))), 2)
+    names = sorted(path.name for path in folder.iterdir())
+    other = made(state_folder=folder)
+    judges = other.watched(correct)
+    with pytest.raises(ValueError, match=r"state_folder is .*, with the checkpoint_root_directory .*first; give anot"):
+        other.batches(learner(judges, str(tmp_path / "second")))
+    assert sorted(path.name for path in folder.iterdir()) == names
+    again = made(state_folder=folder)  # the first run's checkpoints may have moved
+    judges = again.watched(correct)
+    again.batches(learner(judges, str(tmp_path / "moved"), done=2))
+    (folder / "run.json").unlink()
+    with pytest.raises(ValueError, match="holds the states of another run, with the checkpoint_root_directory unknown"):
+        other.batches(learner(other.watched(correct), str(tmp_path / "second")))
+    (folder / "run.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"run.json is damaged .*; give another state_folder"):
+        other.batches(learner(other.watched(correct), str(tmp_path / "second")))
 
 
 def test_states_of_deleted_checkpoints_are_deleted(tmp_path):

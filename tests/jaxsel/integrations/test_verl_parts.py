@@ -46,6 +46,10 @@ def outcomes(**options):
         ({"method": "dps", "threshold": math.nan}, "threshold is nan"),
         ({"method": "dps", "threshold": "half"}, "threshold is half; give a finite number"),
         ({"method": "dps", "threshold": None}, "threshold is None; give a finite number"),
+        ({"method": 5}, "data.jaxsel.method is 5; give the name of a method"),
+        ({"method": "dps", "arguments": None}, "data.jaxsel.arguments is None; give names and values"),
+        ({"method": "dps", "arguments": [1]}, r"data.jaxsel.arguments is \[1\]; give names and values"),
+        ({"method": "dps", "key": 5}, "data.jaxsel.key is 5; give the name of a column, or null"),
     ],
 )
 def test_wrong_options_are_refused(unchecked_types, given, message):

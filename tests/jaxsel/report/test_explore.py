@@ -288,6 +288,15 @@ def test_recorded_predictions_that_are_not_finite_are_left_out(tmp_path):
     assert found.html
 
 
+def test_the_steps_of_a_selector_include_those_without_a_judged_rollout():
+    selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=3, seed=0)
+    selector.observe([0], [1], 8)
+    for _ in range(3):
+        selector.observe([1], [0], 0)
+    report = jaxsel.explore(selector)
+    assert report.verdict[0].details[0] == "mopps has visited 1 of 3 prompts in 4 steps."
+
+
 @pytest.mark.usefixtures("unchecked_types")
 def test_bad_arguments_are_refused_before_any_work():
     history = reports.material().history
@@ -309,5 +318,15 @@ def test_bad_arguments_are_refused_before_any_work():
         jaxsel.explore(history, [jaxsel.mopps()], embeddings=np.where(np.eye(60) * np.arange(60) == 1, np.nan, 1.0))
     with pytest.raises(ValueError, match="embeddings is not an array of numbers"):
         jaxsel.explore(history, [jaxsel.mopps()], embeddings=[["a"]] * 60)
+    for options, message in (
+        ({"texts": 5}, "texts is 5; give one per prompt"),
+        ({"strata": 3}, "strata is 3; give one per prompt"),
+        ({"methods": 5}, "methods is 5; give methods by name, or a list of methods"),
+        ({"seed": -1}, "seed is -1; give an integer from 0 to 4294967295"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jaxsel.explore(history, **options)
+    with pytest.raises(ValueError, match="num_prompts is 9, and the source knows the size of its pool; leave it out"):
+        jaxsel.explore(jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=2, seed=0), num_prompts=9)
     with pytest.raises(ValueError, match="the history has no judged rollouts"):
         jaxsel.explore(jaxsel.make_history([], [], [], [], num_prompts=3))

@@ -5,11 +5,12 @@ import pytest
 
 from jaxsel import make_history, metrics
 from jaxsel.evaluation.reference_models import grid
+from jaxsel.evaluation.replay import earlier_visits
 from jaxsel.report import gold, maps
 from jaxsel.report.cells import LEVELS, NUM_BINS, PARTS, SCORES, cells, merged, parts_of, scored, step_bins
 from jaxsel.report.followed import groups, mispredicted
 from jaxsel.report.judgement import best_of, corp, judged
-from jaxsel.report.rows import Rows, earlier_visits, is_mixed
+from jaxsel.report.rows import Rows, is_mixed
 from jaxsel.report.tables import tables
 from tests.support import reports
 from tests.support.grid_filter import believed, mean_and_interval

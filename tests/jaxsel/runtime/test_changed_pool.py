@@ -89,6 +89,19 @@ def test_new_embeddings_of_the_same_prompts_keep_what_was_learned():
     np.testing.assert_array_equal(moved > 0.5, np.roll(is_easy, 1)[unseen])
 
 
+@pytest.mark.parametrize("name", ["gps", "adaptive"])
+def test_new_prompts_with_other_embeddings_change_no_belief(name):
+    """The embeddings are standardised over a pool. What was learned must not depend on prompts that are added to it."""
+    selector = played(METHODS[name])
+    added = [f"far {row}" for row in range(len(KEYS))]
+    far = 30 + 3 * embeddings(KEYS)
+    method = {"gps": lambda all: jaxsel.gps(all, **TINY), "adaptive": jaxsel.adaptive}[name]
+    changed = selector.with_pool([*KEYS, *added], method(np.concatenate([embeddings(KEYS), far])))
+    before, after = selector.predict(), changed.predict(np.arange(len(KEYS)))
+    for field in ("success_rate", "variance", "mixed"):
+        np.testing.assert_allclose(getattr(after, field), getattr(before, field), rtol=2e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_beliefs_of_every_method_move_with_their_prompts(name):
     """A reordered pool predicts the same per key, and so does a pool that was changed and changed back."""

@@ -44,15 +44,20 @@ def test_excluded_prompts_are_not_chosen(name):
 
 def test_the_prompts_that_are_in_flight_longest_are_those_of_one_selection():
     selector = make(METHODS["mopps"], track_in_flight=True)
-    assert selector.longest_in_flight.tolist() == []
+    assert selector.longest_in_flight().tolist() == []
     first, second = selector.select(3), selector.select(3)
-    assert selector.longest_in_flight.tolist() == sorted(first.tolist())
+    assert selector.longest_in_flight().tolist() == sorted(first.tolist())
     selector.observe(first, [4, 4, 4], 8)
     again = selector.select(3, first)  # observed, and handed out once more after the second selection
-    assert selector.longest_in_flight.tolist() == sorted(second.tolist())
+    assert selector.longest_in_flight().tolist() == sorted(second.tolist())
+    both = selector.longest_in_flight([*again[:2], *second[1:]])
+    assert both.tolist() == sorted(second[1:].tolist())
+    assert selector.longest_in_flight(again).tolist() == sorted(again.tolist())
     selector.release(second)
-    assert selector.longest_in_flight.tolist() == sorted(again.tolist())
-    assert make(METHODS["mopps"]).longest_in_flight is None
+    assert selector.longest_in_flight().tolist() == sorted(again.tolist())
+    with pytest.raises(ValueError, match=r"among"):
+        selector.longest_in_flight([N])
+    assert make(METHODS["mopps"]).longest_in_flight() is None
 
 
 def test_excluding_equals_choosing_among_the_others(method):

@@ -225,6 +225,8 @@ BAD_CALLS = [
     ),
     (lambda: PromptSelector(DPS, num_prompts=9, mesh="gpu"), "mesh is 'gpu'; give one of prompts_mesh"),  # type: ignore[arg-type]
     (lambda: jaxsel.prompts_mesh(["cpu"]), r"devices is \['cpu'\]; give a list of JAX devices"),
+    (lambda: jaxsel.prompts_mesh([]), r"devices is \[\]; give a list of JAX devices"),
+    (lambda: jaxsel.prompts_mesh(5), "devices is 5; give a list of JAX devices"),  # type: ignore[arg-type]
     (lambda: PromptSelector(on_mesh(2), num_prompts=9, mesh=mesh_of(2)), "has no acquisition and rule"),
 ]
 

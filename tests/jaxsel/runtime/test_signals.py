@@ -71,7 +71,7 @@ def test_a_signal_during_an_update_comes_after_it(act, kind, monkeypatch):
     assert stopped.visits.tolist() == plain.visits.tolist()
     np.testing.assert_array_equal(stopped.predict().mixed, plain.predict().mixed)
     assert act == "choice after a step" or stopped.select(4).tolist() == plain.select(4).tolist()
-    assert not set(stopped.longest_in_flight.tolist()) & set(IDS)
+    assert not set(stopped.longest_in_flight().tolist()) & set(IDS)
 
 
 def test_every_signal_is_handled_once_after_the_block():

@@ -40,6 +40,14 @@ def test_expected_signal_equals_the_sum_over_the_beta_binomial(group_size):
     np.testing.assert_allclose(score, exact, rtol=1e-3, atol=1e-6)
 
 
+def test_expected_signal_is_exact_for_large_groups_and_certain_beliefs():
+    n, mean = 1024, np.array([1e-4, 0.01, 0.3, 0.5, 0.9, 0.99, 0.9999])
+    s = np.arange(n + 1)[:, None]
+    exact = (np.sqrt(s * (n - s)) / n * stats.binom.pmf(s, n, mean.astype(np.float32)[None])).sum(0)
+    score = jaxsel.expected_signal(n).score(prediction_of(mean, np.zeros(len(mean))))
+    np.testing.assert_allclose(score, exact, rtol=1e-4)
+
+
 @pytest.mark.parametrize("acquisition", [jaxsel.expected_variance(), jaxsel.expected_signal()])
 def test_beliefs_that_are_certain_are_scored_without_nan(acquisition):
     mean = np.array([0.0, 0.5, 1.0])

@@ -189,6 +189,7 @@ def test_make_learner_gives_sparse_normalised_loadings_and_the_requested_spread(
         {"num_prompts": 0},
         {"num_skills": 0},
         {"skills_per_prompt": 0},
+        {"difficulty_mean": float("nan")},
         {"difficulty_spread": -1.0},
         {"skill_spread": -1.0},
         {"skill_gain": -1.0},

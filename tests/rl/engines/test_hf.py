@@ -168,9 +168,16 @@ def test_bad_requests_are_refused(engine, prompts, group_size, message):
         engine.generate(prompts, group_size, SAMPLING, seed=0)
 
 
-def test_a_bad_chunk_size_is_refused(policy):
-    with pytest.raises(ValueError, match="max_prompts is 0"):
-        HFEngine(policy, max_prompts=0)
+@pytest.mark.parametrize("size", [0, 2.5, True])
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_bad_chunk_size_is_refused(policy, size):
+    with pytest.raises(ValueError, match=f"max_prompts is {size}; give an integer of at least 1"):
+        HFEngine(policy, max_prompts=size)
+
+
+def test_a_seed_may_be_a_number_of_numpy(policy):
+    first, second = (HFEngine(policy).generate(PROMPTS, 2, SAMPLING, seed=seed) for seed in (3, np.int64(3)))
+    assert torch.equal(first.tokens, second.tokens)
 
 
 def test_take_keeps_whole_groups(engine):

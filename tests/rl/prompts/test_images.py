@@ -4,6 +4,7 @@ import base64
 import io
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -92,6 +93,31 @@ def test_prompts_without_images_stay_the_same_objects():
         [{"role": "user", "content": [{"type": "text", "text": ""}]}],
     ):
         assert embedded(prompt, ".") is prompt
+
+
+def test_an_image_is_known_by_its_content_and_not_by_its_name(write, tmp_path):
+    """A held-out prompt must not be trained on because its image has another name there."""
+    for name in ("train/0.png", "test/a.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(SMALL)
+    other = {"bytes": figure(5), "path": "0.png"}
+    train = read(write("train/a.jsonl", [ROW | {"images": ["0.png"]}]))
+    same = read(write("test/a.jsonl", [ROW | {"images": [str(tmp_path / "test" / "a.png")]}]))
+    inside = read(write("b.parquet", [ROW | {"images": [SMALL]}]))
+    third = read(write("c.parquet", [ROW | {"images": [other]}]))
+    assert train.keys == same.keys == inside.keys != third.keys
+
+
+def test_grey_images_of_16_bits_keep_their_grey_levels():
+    levels = np.array([[0, 255, 256, 2**15, 65_535]], np.uint16)
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "PNG")
+    for source in (file.getvalue(), Image.fromarray(levels.astype(np.int32))):
+        image = decoded({"type": "image", "image": source})
+        assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+    for odd in (levels.astype(np.float32), levels.astype(np.int32) * 2):
+        with pytest.raises(ImageError, match=r"has pixels of 32 bits .*, whose range is unknown; save it with 8"):
+            decoded({"type": "image", "image": Image.fromarray(odd)})
 
 
 def test_an_image_without_a_source_is_refused():

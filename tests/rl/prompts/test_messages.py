@@ -20,7 +20,17 @@ def read(write, row, suffix="jsonl"):
 def test_one_user_message_is_a_text():
     assert normalised([user("a")]) == "a"
     assert normalised([user("a", name=None)]) == "a"
-    for other in ([user("a", name="b")], [{"role": "system", "content": "a"}], [user([TEXT])], [user("a"), user("b")]):
+    assert normalised([user([TEXT])]) == TEXT["text"]
+    assert normalised([user([{"type": "input_text", "text": "a", "image": None}])]) == "a"
+    cached = TEXT | {"cache_control": {"type": "ephemeral"}}
+    parts = ([TEXT, TEXT], [cached], [{"type": "image", "image": "a.png"}], ["a"], [])
+    named = (
+        [user("a", name="b")],
+        [{"role": "system", "content": "a"}],
+        [user([TEXT]), user("b")],
+        [user("a"), user("b")],
+    )
+    for other in (*named, *([user(content)] for content in parts)):
         assert normalised(other) == other
 
 
@@ -56,6 +66,22 @@ def test_the_value_of_the_caller_is_not_changed():
                         {"type": "image", "image": "b"},
                     ]
                 ),
+            ],
+        ),
+        (
+            [user([{"type": "text", "text": "<image>What"}, TEXT, {"type": "text", "text": "and <image>?"}])],
+            ["a", "b"],
+            [
+                user(
+                    [
+                        {"type": "image", "image": "a"},
+                        {"type": "text", "text": "What"},
+                        TEXT,
+                        {"type": "text", "text": "and "},
+                        {"type": "image", "image": "b"},
+                        {"type": "text", "text": "?"},
+                    ]
+                )
             ],
         ),
         ([user([TEXT, {"type": "image"}])], ["a"], [user([TEXT, {"type": "image", "image": "a"}])]),

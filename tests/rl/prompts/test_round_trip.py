@@ -103,6 +103,25 @@ def test_images_are_not_written_as_text(tmp_path):
         write_parquet(PromptPool(["a", messages], ["1", "2"], ["x", "y"]), tmp_path / "pool.parquet", **COLUMNS)
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 9])
+def test_an_earlier_file_stays_where_a_pool_cannot_be_written(tmp_path, three, monkeypatch, rows_at_once):
+    monkeypatch.setattr(write, "_ROWS_AT_ONCE", rows_at_once)
+    path = tmp_path / "pool.parquet"
+    write_parquet(three, path, **COLUMNS)
+    before = path.read_bytes()
+    named = [{"role": "user", "content": "x", "name": "bob"}]
+    with pytest.raises(ValueError, match=r"pool.texts has a message with more than a role and a text in row 1"):
+        write_parquet(PromptPool(["a", named], ["1", "2"], ["x", "y"]), path, **COLUMNS)
+
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
+    with pytest.raises(OSError, match="full"):
+        write_parquet(three, path, **COLUMNS)
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (before, [path])
+
+
 def test_written_schema_is_what_arrow_infers_from_rows(tmp_path, three):
     path = tmp_path / "pool.parquet"
     write_parquet(three, path, **COLUMNS)

@@ -122,6 +122,17 @@ def test_cdf_equals_scipys(group_size):
         np.testing.assert_allclose(found, exact, atol=2e-4)
 
 
+@pytest.mark.parametrize("rate", [1e-4, 0.03, 0.5, 0.999])
+def test_cdf_is_as_exact_for_large_groups(rate):
+    """The first of the probabilities that are added is e^-7000 here."""
+    n = 1024
+    s = np.unique([*range(0, n, 33), n - 2, n - 1, n])
+    counts, sizes = jnp.asarray(s, jnp.int32), jnp.full(len(s), n, jnp.int32)
+    found = quick_cdf(counts, sizes, jnp.full(len(s), rate, jnp.float32), jnp.zeros(len(s), jnp.float32))
+    exact = [stats.binom.cdf(count, n, np.float32(rate)) for count in (s - 1, s)]
+    np.testing.assert_allclose(found, exact, atol=2e-5)
+
+
 @pytest.mark.parametrize(("rate", "variance"), [(0.0, 0.0), (1.0, 0.0), (0.5, 0.25), (0.3, 0.0), (1.0, 0.1)])
 def test_cdf_stays_finite_at_its_limits(rate, variance):
     s = jnp.arange(5)

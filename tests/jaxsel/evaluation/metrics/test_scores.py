@@ -194,6 +194,14 @@ def test_vectors_of_different_lengths_are_refused():
         metrics.pearson(TIED, OTHER, weights=np.ones(3))
 
 
+@pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
+def test_weights_that_are_no_weights_are_refused(wrong):
+    weights = np.where(np.arange(M) == 7, wrong, 1.0)
+    for ask in (metrics.brier_score, functools.partial(metrics.estimate, metrics.brier_score)):
+        with pytest.raises(ValueError, match=rf"weights\[7\] is {wrong:g}; give finite numbers of at least 0"):
+            ask(UNIT, OTHER > 0.5, weights=weights)
+
+
 def test_a_nan_in_a_counted_row_makes_the_metric_nan():
     spoilt = np.where(np.arange(M) == 7, np.nan, UNIT).astype(np.float32)
     for metric in (metrics.pearson, metrics.spearman, metrics.mean_absolute_error, metrics.brier_score):
