@@ -166,7 +166,7 @@ def rows(name: str, value: ArrayLike, num_prompts: int) -> np.ndarray:
 
 
 _CURES = {
-    ("Predictor", "Selector"): "compose it: make_selector(predictor, expected_variance(log=True), gumbel_top_k(1 / 3))",
+    ("Predictor", "Selector"): "compose it: make_selector(predictor, expected_variance(log=True), gumbel_top_k(1.0))",
     ("Selector", "Predictor"): "give the predictor alone, for example hidden_markov() and not dps()",
 }
 

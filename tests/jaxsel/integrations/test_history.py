@@ -189,7 +189,7 @@ def test_the_texts_of_an_earlier_version_are_continued(tmp_path, selector):
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_the_size_of_the_pool_may_be_a_number_of_numpy(tmp_path, selector):
-    log = HistoryLog(tmp_path, num_prompts=np.int64(N), spec={"method": "mopps"})
+    log = HistoryLog(tmp_path, num_prompts=np.int64(N), spec={"method": "mopps"})  # type: ignore[arg-type]
     record(log, selector, range(2))
     make(tmp_path, first_step=1)
     with pytest.raises(ValueError, match="num_prompts is 0; give an integer of at least 1"):

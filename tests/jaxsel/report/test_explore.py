@@ -318,12 +318,13 @@ def test_bad_arguments_are_refused_before_any_work():
         jaxsel.explore(history, [jaxsel.mopps()], embeddings=np.where(np.eye(60) * np.arange(60) == 1, np.nan, 1.0))
     with pytest.raises(ValueError, match="embeddings is not an array of numbers"):
         jaxsel.explore(history, [jaxsel.mopps()], embeddings=[["a"]] * 60)
-    for options, message in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"texts": 5}, "texts is 5; give one per prompt"),
         ({"strata": 3}, "strata is 3; give one per prompt"),
         ({"methods": 5}, "methods is 5; give methods by name, or a list of methods"),
         ({"seed": -1}, "seed is -1; give an integer from 0 to 4294967295"),
-    ):
+    ]
+    for options, message in wrong:
         with pytest.raises(ValueError, match=message):
             jaxsel.explore(history, **options)
     with pytest.raises(ValueError, match="num_prompts is 9, and the source knows the size of its pool; leave it out"):

@@ -176,7 +176,8 @@ def test_a_bad_chunk_size_is_refused(policy, size):
 
 
 def test_a_seed_may_be_a_number_of_numpy(policy):
-    first, second = (HFEngine(policy).generate(PROMPTS, 2, SAMPLING, seed=seed) for seed in (3, np.int64(3)))
+    seeds: list[Any] = [3, np.int64(3)]
+    first, second = (HFEngine(policy).generate(PROMPTS, 2, SAMPLING, seed=seed) for seed in seeds)
     assert torch.equal(first.tokens, second.tokens)
 
 
