@@ -236,6 +236,7 @@ class TrainerEdge:
     @locked
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs, in dictionaries and lists of numbers, strings and bytes."""
+        self.selector.end_step()
         self._recorder.flush()  # flush first: a resumed run needs every batch that its checkpoint counts
         counts = {"clock": self._recorder.clock, "unrecorded": self._recorder.unrecorded}
         return {"selector": self.selector.state_dict(), "waiting": self._waiting.tolist(), **counts}
