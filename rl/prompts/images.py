@@ -72,13 +72,19 @@ def decoded(part: Message) -> Any:
 
 
 def _of_8_bits(image: Any) -> Any:
-    """Return a grey image of 16 bits per pixel with the upper 8 of them; Pillow would turn all larger numbers white."""
+    """Return a grey image of 16 bits per pixel with the upper 8 of them; Pillow would turn all larger numbers white.
+
+    Images of 32 bits are read as images of 8 or 16 bits if their numbers fit.
+    """
     from PIL import Image
 
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] <= 0xFFFF):
+    if not image.mode.startswith(("I", "F")):
+        return image
+    lowest, highest = image.getextrema()
+    if image.mode.startswith("I;16") or (image.mode == "I" and lowest >= 0 and 0xFF < highest <= 0xFFFF):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ImageError(f"has pixels of 32 bits (Pillow's mode {image.mode}), whose range is unknown; save it with 8")
+    if not 0 <= lowest <= highest <= 0xFF or (image.mode == "F" and highest <= 1):
+        raise ImageError(f"has pixels of 32 bits from {lowest:g} to {highest:g}, of an unknown scale; save it with 8")
     return image
 
 

@@ -115,9 +115,13 @@ def test_grey_images_of_16_bits_keep_their_grey_levels():
     for source in (file.getvalue(), Image.fromarray(levels.astype(np.int32))):
         image = decoded({"type": "image", "image": source})
         assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 1, 128, 255]
-    for odd in (levels.astype(np.float32), levels.astype(np.int32) * 2):
-        with pytest.raises(ImageError, match=r"has pixels of 32 bits .*, whose range is unknown; save it with 8"):
-            decoded({"type": "image", "image": Image.fromarray(odd)})
+    small = np.array([[0, 3, 255]])
+    for dtype in (np.int32, np.float32):
+        image = decoded({"type": "image", "image": Image.fromarray(small.astype(dtype))})
+        assert np.asarray(image)[0, :, 0].tolist() == [0, 3, 255]
+    for odd in (levels.astype(np.float32), levels.astype(np.int32) * 2, small - 4, (small / 255).astype(np.float32)):
+        with pytest.raises(ImageError, match=r"has pixels of 32 bits from .*, of an unknown scale; save it with 8"):
+            decoded({"type": "image", "image": Image.fromarray(odd.astype(np.int32) if odd.dtype == int else odd)})
 
 
 def test_an_image_without_a_source_is_refused():
