@@ -3,9 +3,9 @@
     make tunix
     .venv-tunix/bin/python -m experiments.selection_in_tunix [--seeds 0 1 2] [--steps 40] [--pool 96]
 
-Claim, on the mean over seeds: in the second half of training, mopps, dps and adaptive with their default settings have
-at least 1.5 times the share of mixed groups that random prompts have. A group, the completions of one prompt in one
-step, is mixed if some but not all of them have the reward 1.
+Claim, on the mean over seeds: in the second half of training, mopps and dps with their default settings and adaptive at
+a temperature of 1/3 have at least 1.5 times the share of mixed groups that random prompts have. A group, the
+completions of one prompt in one step, is mixed if some but not all of them have the reward 1.
 
 Tunix's own GRPOLearner samples from a policy of a few thousand weights and updates it. A step has 8 prompts and 64
 completions of 6 tokens. The reward is not a task: a hash of prompt and completion decides, and each prompt has a
@@ -13,6 +13,7 @@ success rate from Beta(0.3, 0.3). So the runs show whether Tunix trains on what 
 the policy learns more. Seeds vary the success rates, the policy, the sampling and the selector.
 """
 
+import functools
 import sys
 import zlib
 from pathlib import Path
@@ -28,7 +29,12 @@ from experiments.running.command import Distinct, module_parser, quiet_pipe
 from jaxsel.integrations.tunix import SelectedPrompts
 
 GROUP, PROMPTS = 8, 8  # completions per prompt, prompts per step
-METHODS = {"uniform": jaxsel.uniform, "mopps": jaxsel.mopps, "dps": jaxsel.dps, "adaptive": jaxsel.adaptive}
+METHODS = {
+    "uniform": jaxsel.uniform,
+    "mopps": jaxsel.mopps,
+    "dps": jaxsel.dps,
+    "adaptive": functools.partial(jaxsel.adaptive, temperature=1 / 3),
+}
 
 
 def main(arguments: list[str]) -> None:

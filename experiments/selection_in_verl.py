@@ -3,9 +3,9 @@
     make verl
     .venv-verl/bin/python -m experiments.selection_in_verl [--seeds 0 1 2] [--steps 30] [--pool 200]
 
-Claim, on the mean over seeds: in the second half of training, mopps, dps and adaptive with their default settings have
-at least 1.4 times the share of mixed groups that stock has. A group, the completions of one prompt in one step, is
-mixed if some but not all of them are correct.
+Claim, on the mean over seeds: in the second half of training, mopps and dps with their default settings and adaptive at
+a temperature of 1/3 have at least 1.4 times the share of mixed groups that stock has. A group, the completions of one
+prompt in one step, is mixed if some but not all of them are correct.
 
 The training loop is verl's own: configuration, data loader, TransferQueue, replay buffer and `fit`. There is no policy.
 A completion is a coin flip with the success rate of its prompt, which never changes. So this measures jaxsel's adapter
@@ -67,6 +67,8 @@ def run(method: str, seed: int, steps: int, pool_size: int) -> dict[str, Any]:
         folder = Path(name)
         tiny_verl.write_rows(folder / "train.parquet", tiny_verl.numbered(pool_size))
         ours = [*tiny_verl.SELECTED, f"data.jaxsel.method={method}", f"+data.jaxsel.seed={seed}"]
+        if method == "adaptive":
+            ours.append("+data.jaxsel.arguments.temperature=0.333")
         stock = ["data.shuffle=True", f"data.seed={seed}", "data.dataloader_num_workers=0"]
         done = tiny_verl.train(
             folder,

@@ -226,8 +226,9 @@ def adaptive(
         embeddings: One row per prompt of the pool; see `state_space`. None: prompts share only a common level.
         group_size: Rollouts per prompt.
         temperature: Spread of the draws, above 0. A prompt is drawn a tenth as often as the best prompt if its value
-            is 10% of the largest (at 1), 46% (at 1/3) or 93% (at 1/30). In training runs, 1 was better than 1/3, which
-            finds more mixed groups, and 1/30 was as harmful as a greedy choice.
+            is 10% of the largest (at 1), 46% (at 1/3) or 93% (at 1/30). In training runs, 1/3 found more mixed groups
+            than 1, but the policy did not learn more from them at the usual learning rate; 1/30 was as harmful as a
+            greedy choice.
         screened: Share of the prompts that are predicted exactly, for example 0.05. A prediction with one variance for
             all embeddings finds them, with the same draws. With long embeddings this is several times as quick. None:
             all prompts are predicted exactly.

@@ -81,7 +81,7 @@ class Recorder:
             ValueError: The folder already holds a history, and the run begins anew, or has observed batches that the
                 history lacks.
         """
-        from jaxsel.integrations.history import HistoryLog
+        from jaxsel.integrations.history import HistoryLog, first_clock
         from jaxsel.integrations.parquet_parts import part_files
 
         if part_files(folder):
@@ -89,7 +89,7 @@ class Recorder:
                 raise ValueError(
                     f"history is {folder}, which holds another run; give another folder, or resume that run"
                 )
-            if self.unrecorded:
+            if self.unrecorded and first_clock(folder) < self.clock:  # later batches are dropped and observed again
                 raise ValueError(
                     f"history is {folder}, which lacks the last {self.unrecorded} batches that this run has observed; "
                     "give another folder, or none"

@@ -283,6 +283,15 @@ def _read_part(part: Path) -> tuple[pa.Table, dict[str, Any]]:
         ) from error
 
 
+def first_clock(folder: Path) -> int:
+    """Return the smallest clock of the recorded batches; 2^31 without a batch."""
+    for part in part_files(folder):
+        clocks = _columns(_read_part(part)[0], "rollout")["clock"]
+        if len(clocks):
+            return int(clocks.min())
+    return 2**31
+
+
 def _next_clock(folder: Path) -> int:
     """Return how many batches the selector had observed after the last recorded batch."""
     for part in reversed(part_files(folder)):

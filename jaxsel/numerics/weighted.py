@@ -47,7 +47,7 @@ def counted(
 def checked(weights: Float[AnyArray, " m"] | Bool[AnyArray, " m"]) -> Float[Array, " m"]:
     """Return the weights in float32; numbers that are known outside of `jax.jit` are checked."""
     if not _validate.traced(weights):
-        given = np.asarray(weights, np.float32)
+        given = np.asarray(_validate.nan_where_masked(weights), np.float32)
         right = (given >= 0) & (given < np.inf)
         if not right.all():
             at = int(np.argmin(right))

@@ -74,16 +74,17 @@ def decoded(part: Message) -> Any:
 def _of_8_bits(image: Any) -> Any:
     """Return a grey image of 16 bits per pixel with the upper 8 of them; Pillow would turn all larger numbers white.
 
-    Images of 32 bits are read as images of 8 or 16 bits if their numbers fit.
+    Numbers up to 255 stay. Images of 32 bits are read as images of 8 or 16 bits if their numbers fit.
     """
     from PIL import Image
 
     if not image.mode.startswith(("I", "F")):
         return image
-    lowest, highest = image.getextrema()
-    if image.mode.startswith("I;16") or (image.mode == "I" and lowest >= 0 and 0xFF < highest <= 0xFFFF):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if not 0 <= lowest <= highest <= 0xFF or (image.mode == "F" and highest <= 1):
+    numbers = np.asarray(image)
+    lowest, highest = numbers.min(), numbers.max()
+    if image.mode != "F" and lowest >= 0 and highest <= 0xFFFF:
+        return Image.fromarray((numbers.astype(np.uint16) >> (8 if highest > 0xFF else 0)).astype(np.uint8))
+    if image.mode != "F" or not 0 <= lowest <= highest <= 0xFF or highest <= 1:
         raise ImageError(f"has pixels of 32 bits from {lowest:g} to {highest:g}, of an unknown scale; save it with 8")
     return image
 

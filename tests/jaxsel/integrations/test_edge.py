@@ -461,6 +461,10 @@ def test_a_history_that_lacks_observed_batches_is_not_continued(tmp_path):
     with pytest.raises(ValueError, match=r"which lacks the last 3 batches that this run has observed; give another"):
         again.next_batch(1)
     assert read_history(tmp_path / "a").history.num_steps == 2
+    crashed = edge(history=tmp_path / "b")
+    crashed.load_state_dict(state)
+    play(crashed, 2, 5)
+    crashed.flush()  # and no checkpoint after it
     later = edge(history=tmp_path / "b")
     later.load_state_dict(state)
     play(later, 1, 5)

@@ -110,13 +110,14 @@ def test_an_image_is_known_by_its_content_and_not_by_its_name(write, tmp_path):
 
 def test_grey_images_of_16_bits_keep_their_grey_levels():
     levels = np.array([[0, 255, 256, 2**15, 65_535]], np.uint16)
-    file = io.BytesIO()
+    file, other = io.BytesIO(), io.BytesIO()
     Image.fromarray(levels).save(file, "PNG")
-    for source in (file.getvalue(), Image.fromarray(levels.astype(np.int32))):
+    Image.frombytes("I;16B", (5, 1), levels.astype(">u2").tobytes()).save(other, "TIFF")
+    for source in (file.getvalue(), other.getvalue(), Image.fromarray(levels.astype(np.int32))):
         image = decoded({"type": "image", "image": source})
         assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 1, 128, 255]
     small = np.array([[0, 3, 255]])
-    for dtype in (np.int32, np.float32):
+    for dtype in (np.int32, np.float32, np.uint16):
         image = decoded({"type": "image", "image": Image.fromarray(small.astype(dtype))})
         assert np.asarray(image)[0, :, 0].tolist() == [0, 3, 255]
     for odd in (levels.astype(np.float32), levels.astype(np.int32) * 2, small - 4, (small / 255).astype(np.float32)):

@@ -200,6 +200,8 @@ def test_weights_that_are_no_weights_are_refused(wrong):
     for ask in (metrics.brier_score, functools.partial(metrics.estimate, metrics.brier_score)):
         with pytest.raises(ValueError, match=rf"weights\[7\] is {wrong:g}; give finite numbers of at least 0"):
             ask(UNIT, OTHER > 0.5, weights=weights)
+    with pytest.raises(ValueError, match=r"weights\[7\] is nan"):
+        metrics.brier_score(UNIT, OTHER > 0.5, weights=np.ma.array(np.ones(M), mask=np.arange(M) == 7))
 
 
 def test_a_nan_in_a_counted_row_makes_the_metric_nan():
