@@ -24,6 +24,7 @@ from jaxsel._visits import check_counts
 from jaxsel.base import Prediction
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.integrations._extras import extra
+from jaxsel.integrations._history_pool import ABOUT, POOL, check_ours, check_same_texts, pool_table, read_pool
 from jaxsel.integrations.parquet_parts import PartFiles, part_files, read_table, write_table
 from jaxsel.runtime.checkpoint.disk import local_path
 
@@ -38,8 +39,6 @@ _SCHEMA = pa.schema(
         *((name, pa.float32()) for name in (*Prediction._fields, "truth")),
     ]
 )
-_ABOUT = b"jaxsel"
-_POOL = "pool.parquet"
 Visits = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Rows of the pool, successes and group sizes, each `[b]`."""
 
@@ -80,18 +79,18 @@ class HistoryLog:
         _validate.positive_integer(num_prompts=num_prompts)
         num_prompts = int(num_prompts)
         about = {"num_prompts": num_prompts, "spec": spec}
-        self._schema = _SCHEMA.with_metadata({_ABOUT: json.dumps(about)})
+        self._schema = _SCHEMA.with_metadata({ABOUT: json.dumps(about)})
         self._clock, self._num_prompts = 0, num_prompts
-        kept, pool = part_files(folder), _pool_table(texts, embeddings, num_prompts)
+        kept, pool = part_files(folder), pool_table(texts, embeddings, num_prompts)
         if pool.num_columns:
-            _check_ours(folder / _POOL, pool, recorded=bool(kept))
+            check_ours(folder / POOL, pool, recorded=bool(kept))
         self._files = PartFiles(folder)
         if kept:
             _check_same(folder, _read_part(kept[0])[1], json.loads(json.dumps(about)))
             if first_step if first_clock is None else first_clock:  # otherwise no earlier row stays
-                _check_same_texts(folder, pool)
+                check_same_texts(folder, pool)
         if pool.num_columns:
-            write_table(folder / _POOL, pool)
+            write_table(folder / POOL, pool)
         if first_clock is None:
             self._files.drop_from("step", first_step)
             self._clock = _next_clock(folder)
@@ -179,7 +178,7 @@ def read_history(folder: str | Path) -> Recorded:
     parts = part_files(folder)
     if not parts:
         raise ValueError(f"{folder} holds no history (part-*.parquet); give the folder `history` of a run")
-    return read_parts(parts)._replace(**_read_pool(folder / _POOL))
+    return read_parts(parts)._replace(**read_pool(folder / POOL))
 
 
 def read_parts(parts: Sequence[Path]) -> Recorded:
@@ -207,62 +206,9 @@ def read_parts(parts: Sequence[Path]) -> Recorded:
     return Recorded(about["num_prompts"], about["spec"], history, rollouts, probes, None, None)
 
 
-def _pool_table(texts: Sequence[str] | None, embeddings: np.ndarray | None, num_prompts: int) -> pa.Table:
-    """Return the columns `text` and `embedding`, as far as they are given."""
-    for name, given in (("texts", texts), ("embeddings", embeddings)):
-        if given is not None and len(given) != num_prompts:
-            raise ValueError(f"{name} has {len(given)} entries for {num_prompts} prompts; give one per prompt")
-    columns: dict[str, Any] = {}
-    if texts is not None:
-        try:
-            columns["text"] = pa.array(texts, pa.string())
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"texts does not hold strings ({error}); give one string per prompt") from error
-    if embeddings is not None:
-        matrix = _validate.on_host("embeddings", embeddings, np.float32, "give a matrix, one row per prompt")
-        if matrix.ndim != 2:
-            raise ValueError(f"embeddings has shape {matrix.shape}; give a matrix, one row per prompt")
-        columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
-    return pa.table(columns, metadata={_ABOUT: "pool"})
-
-
-def _check_ours(path: Path, pool: pa.Table, *, recorded: bool) -> None:
-    """Refuse to replace a file that another program wrote. Before jaxsel marked its files, only the columns tell."""
-    if not path.exists():
-        return
-    found = read_table(path)
-    is_marked = _ABOUT in (found.schema.metadata or {})
-    is_like_ours = bool(found.column_names) and {"text", "embedding"}.issuperset(found.column_names)
-    if not is_marked and not (is_like_ours and (recorded or found.equals(pool))):
-        raise ValueError(f"{path} exists and is not of a history; give another folder, or rename the file")
-
-
 def _check_same(folder: Path, recorded: dict[str, Any], about: dict[str, Any]) -> None:
     if recorded != about:
         raise ValueError(f"{folder} holds the history of another pool or method; give another folder")
-
-
-def _check_same_texts(folder: Path, pool: pa.Table) -> None:
-    """Refuse other texts, which the earlier rows of the history would get."""
-    texts = _read_pool(folder / _POOL).get("texts") if "text" in pool.column_names else None
-    if texts is not None and texts != (given := pool["text"].to_pylist()):
-        at = next(row for row, (old, new) in enumerate(zip(texts, given, strict=True)) if old != new)
-        raise ValueError(
-            f"{folder} holds the history of a pool with other texts: texts[{at}] is {given[at]!r:.60}, and was "
-            f"{texts[at]!r:.60}; give the texts in the same order, or another folder"
-        )
-
-
-def _read_pool(path: Path) -> dict[str, Any]:
-    """Return the recorded `texts` and `embeddings`, as far as they were recorded."""
-    columns = read_table(path) if path.exists() else pa.table({})
-    found: dict[str, Any] = {}
-    if "text" in columns.column_names:
-        found["texts"] = columns["text"].to_pylist()
-    if "embedding" in columns.column_names:
-        lists = columns["embedding"].combine_chunks()
-        found["embeddings"] = lists.flatten().to_numpy().reshape(len(lists), -1)
-    return found
 
 
 def _read_part(part: Path) -> tuple[pa.Table, dict[str, Any]]:
@@ -273,7 +219,7 @@ def _read_part(part: Path) -> tuple[pa.Table, dict[str, Any]]:
     """
     table = read_table(part)
     try:
-        about = json.loads((table.schema.metadata or {})[_ABOUT])
+        about = json.loads((table.schema.metadata or {})[ABOUT])
         return table.select(_SCHEMA.names).cast(_SCHEMA), {name: about[name] for name in ("num_prompts", "spec")}
     except (KeyError, TypeError, ValueError) as error:
         found = ", ".join(table.column_names)

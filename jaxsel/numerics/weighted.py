@@ -9,9 +9,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Num
-
-from jaxsel import _validate
 
 AnyArray = Array | np.ndarray
 Weights = Float[AnyArray, " m"] | Bool[AnyArray, " m"] | None
@@ -46,8 +45,8 @@ def counted(
 
 def checked(weights: Float[AnyArray, " m"] | Bool[AnyArray, " m"]) -> Float[Array, " m"]:
     """Return the weights in float32; numbers that are known outside of `jax.jit` are checked."""
-    if not _validate.traced(weights):
-        given = np.asarray(_validate.nan_where_masked(weights), np.float32)
+    if not isinstance(weights, Tracer):
+        given = np.ma.filled(np.ma.asarray(weights).astype(np.float32), np.nan)
         right = (given >= 0) & (given < np.inf)
         if not right.all():
             at = int(np.argmin(right))

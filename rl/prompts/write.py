@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxsel.integrations.atomic_files import replaced_when_complete
 from rl.prompts.answers import check_answers
 from rl.prompts.messages import Fault, Prompt, check_each, check_prompts, fault_of_text
 from rl.prompts.pool import PromptPool
@@ -34,6 +33,8 @@ def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, abili
             lone surrogate. Or: a message holds more than a role and a text. An earlier file stays as it was then.
     """
     import pyarrow.parquet as pq
+
+    from jaxsel.integrations.atomic_files import replaced_when_complete  # imports JAX, which few commands need
 
     check_prompts(pool.texts, "pool.texts")
     check_answers(pool.answers, "pool.answers")

@@ -115,18 +115,12 @@ def amortized(
     from jaxsel.predictors.amortized.training import init
 
     model, predict, update, screen = _functions(config, embeddings.shape[1])
-    made_with = _embeddings.checksum(embeddings)
+    scaling, made_with = _embeddings.features(embeddings), _embeddings.checksum(embeddings)
+    start = {"embeddings": embeddings, "features": scaling, "made_with": made_with, "priors": priors}
     spec = {"name": "amortized", "embeddings": _embeddings.fingerprint(embeddings), **config._asdict()}
     return Predictor(
         spec | {name: described(prior) for name, prior in priors.items()},
-        functools.partial(
-            init,
-            model=model,
-            embeddings=embeddings,
-            features=_embeddings.features(embeddings),
-            made_with=made_with,
-            priors=priors,
-        ),
+        functools.partial(init, model=model, **start),
         predict,
         update,
         screen,
