@@ -215,9 +215,9 @@ def _checked(said: Any, success: Any, reward: Any) -> Verdict | None:
 
 def _plain(value: Any) -> Any:
     """Return the Python value of a NumPy scalar, or of an array or tensor without dimensions; None if it is masked."""
-    if isinstance(value, np.ma.MaskedArray) and value.ndim == 0 and np.ma.is_masked(value):
-        return None
-    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
+        return value
+    return None if np.ma.is_masked(value) else value.item()
 
 
 def within(seconds: float, compute: Callable[[], T]) -> T:

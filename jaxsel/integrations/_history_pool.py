@@ -40,21 +40,30 @@ def pool_table(texts: Sequence[str] | None, embeddings: np.ndarray | None, num_p
     return pa.table(columns, metadata={ABOUT: "pool"})
 
 
-def check_ours(path: Path, pool: pa.Table, *, recorded: bool) -> None:
-    """Refuse to replace a file that another program wrote. Before jaxsel marked its files, only the columns tell."""
-    if not path.exists():
+def check_replaceable(folder: Path, pool: pa.Table, *, recorded: bool, continued: bool) -> None:
+    """Refuse to replace a file that another program wrote, or the texts of earlier rows that stay.
+
+    Args:
+        folder: The folder of the history.
+        pool: The table that replaces the file.
+        recorded: Whether the folder holds rows of a history.
+        continued: Whether earlier rows stay, which would get the new texts.
+    """
+    path = folder / POOL
+    if not pool.num_columns or not path.exists():
         return
     found = read_table(path)
     is_marked = ABOUT in (found.schema.metadata or {})
+    # before jaxsel marked its files, only the columns tell
     is_like_ours = bool(found.column_names) and {"text", "embedding"}.issuperset(found.column_names)
     if not is_marked and not (is_like_ours and (recorded or found.equals(pool))):
         raise ValueError(f"{path} exists and is not of a history; give another folder, or rename the file")
+    if continued and "text" in found.column_names and "text" in pool.column_names:
+        _check_same_texts(folder, found["text"].to_pylist(), pool["text"].to_pylist())
 
 
-def check_same_texts(folder: Path, pool: pa.Table) -> None:
-    """Refuse other texts, which the earlier rows of the history would get."""
-    texts = read_pool(folder / POOL).get("texts") if "text" in pool.column_names else None
-    if texts is not None and texts != (given := pool["text"].to_pylist()):
+def _check_same_texts(folder: Path, texts: list[str], given: list[str]) -> None:
+    if texts != given:
         at = next(row for row, (old, new) in enumerate(zip(texts, given, strict=True)) if old != new)
         raise ValueError(
             f"{folder} holds the history of a pool with other texts: texts[{at}] is {given[at]!r:.60}, and was "

@@ -57,16 +57,19 @@ class Recorder:
         if not self._parts:
             return
         if self.log is None:
-            self.clock, self.unrecorded, self._parts = self.clock + 1, self.unrecorded + 1, []
-            return
+            self.unrecorded += 1
+        else:
+            self._write(self.log)
+        self.clock += 1
+        self._parts = []
+
+    def _write(self, log: "HistoryLog") -> None:
         steps, visits, predictions = zip(*self._parts, strict=True)
         step = max((step for step in steps if step is not None), default=self.clock)
         ids, successes, group_size = (np.concatenate(columns) for columns in zip(*visits, strict=True))
         _, first = np.unique(ids, return_index=True)
         prediction = jax.tree.map(lambda *fields: np.concatenate(fields)[first], *predictions)
-        self.log.observed(step, merged(ids, successes, group_size), prediction)
-        self.clock += 1
-        self._parts = []
+        log.observed(step, merged(ids, successes, group_size), prediction)
 
     def flush(self) -> None:
         """End the step and write all batches to disk."""

@@ -13,7 +13,7 @@ The file `pool.parquet` holds the prompts, for the predictors that read texts or
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from jaxsel._visits import check_counts
 from jaxsel.base import Prediction
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.integrations._extras import extra
-from jaxsel.integrations._history_pool import ABOUT, POOL, check_ours, check_same_texts, pool_table, read_pool
+from jaxsel.integrations._history_pool import ABOUT, POOL, check_replaceable, pool_table, read_pool
 from jaxsel.integrations.parquet_parts import PartFiles, part_files, read_table, write_table
 from jaxsel.runtime.checkpoint.disk import local_path
 
@@ -82,13 +82,11 @@ class HistoryLog:
         self._schema = _SCHEMA.with_metadata({ABOUT: json.dumps(about)})
         self._clock, self._num_prompts = 0, num_prompts
         kept, pool = part_files(folder), pool_table(texts, embeddings, num_prompts)
-        if pool.num_columns:
-            check_ours(folder / POOL, pool, recorded=bool(kept))
-        self._files = PartFiles(folder)
         if kept:
             _check_same(folder, _read_part(kept[0])[1], json.loads(json.dumps(about)))
-            if first_step if first_clock is None else first_clock:  # otherwise no earlier row stays
-                check_same_texts(folder, pool)
+        first = first_step if first_clock is None else first_clock
+        check_replaceable(folder, pool, recorded=bool(kept), continued=bool(kept) and first > 0)
+        self._files = PartFiles(folder)
         if pool.num_columns:
             write_table(folder / POOL, pool)
         if first_clock is None:
@@ -231,20 +229,20 @@ def _read_part(part: Path) -> tuple[pa.Table, dict[str, Any]]:
 
 def first_clock(folder: Path) -> int:
     """Return the smallest clock of the recorded batches; 2^31 without a batch."""
-    for part in part_files(folder):
-        clocks = _columns(_read_part(part)[0], "rollout")["clock"]
-        if len(clocks):
-            return int(clocks.min())
-    return 2**31
+    return next((int(clocks.min()) for clocks in _clocks(part_files(folder))), 2**31)
 
 
 def _next_clock(folder: Path) -> int:
     """Return how many batches the selector had observed after the last recorded batch."""
-    for part in reversed(part_files(folder)):
+    return next((1 + int(clocks.max()) for clocks in _clocks(reversed(part_files(folder)))), 0)
+
+
+def _clocks(parts: Iterable[Path]) -> Iterator[np.ndarray]:
+    """Yield the clocks of every file that holds a batch."""
+    for part in parts:
         clocks = _columns(_read_part(part)[0], "rollout")["clock"]
         if len(clocks):
-            return 1 + int(clocks.max())
-    return 0
+            yield clocks
 
 
 def _columns(table: pa.Table, kind: str) -> dict[str, np.ndarray]:

@@ -143,9 +143,8 @@ def explore(
         import jaxsel.report.charts.draw  # noqa: F401  (fails before the replay if Altair is missing)
 
     _validate.integer_in(0, 2**32, seed=seed)
-    for name, given in (("texts", texts), ("strata", strata)):
-        if given is not None:
-            _validate.listed("one per prompt", **{name: given})
+    columns = {"texts": texts, "strata": strata}
+    _validate.listed("one per prompt", **{name: given for name, given in columns.items() if given is not None})
     if num_prompts is not None and not isinstance(source, History):
         raise ValueError(f"num_prompts is {num_prompts}, and the source knows the size of its pool; leave it out")
     named = _named(methods)
@@ -163,9 +162,9 @@ def _named(methods: Any) -> Mapping[str, Selector | Predictor] | None:
             if not isinstance(name, str) or NOT_DRAWN.search(name):
                 raise ValueError(f"methods has the name {name!r}; give a text whose characters a chart can show")
         return methods
-    if not isinstance(methods, Selector | Predictor):
-        _validate.listed("methods by name, or a list of methods", methods=methods)
-    many = [methods] if isinstance(methods, Selector | Predictor) else list(methods)
+    many = [methods] if isinstance(methods, Selector | Predictor) else methods
+    _validate.listed("methods by name, or a list of methods", methods=many)
+    many = list(many)
     names = [
         str(one.spec.get("method", one.spec.get("name", "method")))
         if isinstance(one, Selector | Predictor)

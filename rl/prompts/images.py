@@ -84,9 +84,9 @@ def _of_8_bits(image: Any) -> Any:
     lowest, highest = numbers.min(), numbers.max()
     if image.mode != "F" and lowest >= 0 and highest <= 0xFFFF:
         return Image.fromarray((numbers.astype(np.uint16) >> (8 if highest > 0xFF else 0)).astype(np.uint8))
-    if image.mode != "F" or not 0 <= lowest <= highest <= 0xFF or highest <= 1:
-        raise ImageError(f"has pixels of 32 bits from {lowest:g} to {highest:g}, of an unknown scale; save it with 8")
-    return image
+    if image.mode == "F" and lowest >= 0 and 1 < highest <= 0xFF:
+        return image
+    raise ImageError(f"has pixels of 32 bits from {lowest:g} to {highest:g}, of an unknown scale; save it with 8")
 
 
 def _embedded_message(message: Message, folder: Path) -> Message:

@@ -39,19 +39,16 @@ def write_parquet(pool: PromptPool, path: str | Path, *, data_source: str, abili
     check_prompts(pool.texts, "pool.texts")
     check_answers(pool.answers, "pool.answers")
     check_each(pool.keys, _fault_of_key, "pool.keys")
-    for row, prompt in enumerate(pool.texts):
-        _messages(prompt, row)
     encoded = not all(isinstance(answer, str) for answer in pool.answers)
 
     def table(start: int):
         found = _verl_table(pool, slice(start, start + _ROWS_AT_ONCE), data_source, ability, encoded)
         return found.replace_schema_metadata(ENCODED) if encoded else found
 
-    with (
-        replaced_when_complete(Path(path).expanduser()) as file,
-        pq.ParquetWriter(file, table(0).schema) as writer,
-    ):
-        for start in range(0, len(pool), _ROWS_AT_ONCE):
+    first = table(0)
+    with replaced_when_complete(Path(path).expanduser()) as file, pq.ParquetWriter(file, first.schema) as writer:
+        writer.write_table(first)
+        for start in range(_ROWS_AT_ONCE, len(pool), _ROWS_AT_ONCE):
             writer.write_table(table(start))
 
 
