@@ -192,7 +192,7 @@ def _select(
     else:
         scores = parts.score(_look_up(parts, layout, predict_key, state, candidates))
         ids = without(candidates, excluded)
-    scores, ids = chosen_by_score(parts.choose, rule_key, scores, batch_size, ids, state, count)
+    _, scores, ids = chosen_by_score(parts.choose, rule_key, scores, batch_size, ids, state, count)
     return Selection(ids, scores, _look_up(parts, layout, predict_key, state, ids))
 
 

@@ -21,7 +21,7 @@ def thompson(target: float = 0.5) -> Acquisition:
     """Score by minus the squared distance of a posterior draw of p to `target` (MoPPS, arXiv 2507.04632)."""
     _validate.unit_interval(target=target)
     target = float(target)
-    return Acquisition({"name": "thompson", "target": target}, lambda p: -((p.draw - target) ** 2))
+    return Acquisition({"name": "thompson", "target": target}, lambda p: -((p.draw - target) ** 2), reads_draw=True)
 
 
 @shared
@@ -36,7 +36,7 @@ def target_success_rate(target: float = 0.5) -> Acquisition:
 @shared
 def posterior_draw() -> Acquisition:
     """Score by a posterior draw of p, for rules that choose a band of success rates."""
-    return Acquisition({"name": "posterior_draw"}, lambda p: p.draw)
+    return Acquisition({"name": "posterior_draw"}, lambda p: p.draw, reads_draw=True)
 
 
 @shared

@@ -46,7 +46,7 @@ def make_selector(
         spec["screened"] = screened
         screening = (predictor.screen, screened, rule.shortlist)
     init = init_of(predictor, rule)
-    select = selecting(predictor.predict, acquisition.score, rule.choose, screening)
+    select = selecting(predictor.predict, acquisition.score, rule.choose, screening, acquisition.reads_draw)
     return Selector(as_saved(spec), init, predictor.predict, select, predictor.update, acquisition, rule)
 
 
@@ -61,8 +61,17 @@ def selecting(
     score: Callable[..., Any],
     choose: Callable[..., Any],
     screening: tuple[Any, ...] | None = None,
+    reads_draw: bool = False,
 ) -> Callable[..., Any]:
-    """Return the `select` of these parts; `screening` is a rough `predict`, the share to keep, and a shortlist."""
+    """Return the `select` of these parts.
+
+    Args:
+        predict: The predictor's function.
+        score: The acquisition's function.
+        choose: The rule's function.
+        screening: A rough `predict`, the share to keep, and a shortlist; None: all prompts are predicted exactly.
+        reads_draw: See `Acquisition`.
+    """
 
     def select(
         key: Key[Array, ""],
@@ -86,10 +95,15 @@ def selecting(
                     own = choose_positions(choose, rule_key, rough, batch_size, among, state, count)
                     positions = _with_others(positions, own, len(rough))
                 candidates = among = scores_and_ids(positions, rough, among)[1]
-        scores = score(predict(predict_key, state, candidates))
-        scores, prompt_ids = chosen_by_score(choose, rule_key, scores, batch_size, among, state, count)
+        considered = predict(predict_key, state, candidates)
+        scores = score(considered)
+        positions, scores, prompt_ids = chosen_by_score(choose, rule_key, scores, batch_size, among, state, count)
         # a second prediction with the same draws, so that fields that no score uses are computed for the batch alone
-        return Selection(prompt_ids, scores, predict(predict_key, state, prompt_ids))
+        prediction = predict(predict_key, state, prompt_ids)
+        if reads_draw:
+            at = jnp.minimum(positions, len(considered.draw) - 1)  # of padding, the draw of the last prompt
+            prediction = prediction._replace(draw=considered.draw[at])
+        return Selection(prompt_ids, scores, prediction)
 
     return select
 
@@ -162,16 +176,16 @@ def chosen_by_score(
     prompt_ids: Int[Array, " m"] | None,
     state: State,
     count: Int[Array, ""] | None = None,
-) -> tuple[Float[Array, " b"], Int[Array, " b"]]:
-    """Return the scores and ids of the chosen prompts, largest score first and NaN last.
+) -> tuple[Int[Array, " b"], Float[Array, " b"], Int[Array, " b"]]:
+    """Return the positions, scores and ids of the chosen prompts, largest score first and NaN last.
 
-    Without `prompt_ids`, the ids are the positions. With `count`, only `count` prompts are chosen, and the id -1 with
-    the score minus infinity pads the result at its end.
+    Without `prompt_ids`, the ids are the positions. With `count`, only `count` prompts are chosen, and the position m,
+    the score minus infinity and the id -1 pad the result at its end.
     """
     positions = choose_positions(choose, key, scores, batch_size, prompt_ids, state, count)
     scores, ids = scores_and_ids(positions, scores, prompt_ids)
     order = descending(jnp.where(ids < 0, -jnp.inf, scores), batch_size)[1]
-    return scores[order], ids[order]
+    return positions[order], scores[order], ids[order]
 
 
 def choose_positions(

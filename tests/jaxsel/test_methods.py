@@ -139,6 +139,27 @@ def test_settings_may_be_numbers_of_jax_and_numpy():
     assert jaxsel.mopps(target=jnp.float32(0.5), decay=jnp.float32(0.5)).spec == half.spec == jaxsel.mopps().spec
 
 
+@pytest.mark.parametrize("candidates", [None, jnp.arange(N - 1, 9, -1, dtype=jnp.int32)])
+def test_a_batch_chosen_by_draws_has_the_draws_of_its_choice(candidates: jax.Array | None):
+    beta = METHODS["mopps"]
+
+    def predict(key, state, prompt_ids, first_id=0):
+        prediction = beta.predict(key, state, prompt_ids, first_id)
+        is_batch = prompt_ids is not None and len(prompt_ids) == BATCH
+        return prediction._replace(draw=jnp.full(BATCH, jnp.nan)) if is_batch else prediction
+
+    predictor = jaxsel.Predictor({"name": "no second draw"}, beta.init, predict, beta.update)
+    excluded = jnp.zeros(N, bool).at[jnp.arange(0, N, 2)].set(True)
+    for acquisition in (jaxsel.thompson(), jaxsel.posterior_draw()):
+        selector = jaxsel.make_selector(predictor, acquisition, jaxsel.top_k())
+        state = selector.init(KEY, N)
+        selection = jax.jit(selector.select, static_argnums=2)(KEY, state, BATCH, candidates, excluded, jnp.int32(3))
+        scores = acquisition.score(selection.prediction)
+        np.testing.assert_array_equal(scores[:3], selection.scores[:3])
+        assert (selection.prompt_ids[:3] % 2 == 1).all()
+        assert selection.prompt_ids[3] == -1
+
+
 def test_mopps_takes_draws_next_to_the_target():
     state = METHODS["mopps"].init(KEY, N)
     selection = METHODS["mopps"].select(KEY, state, N)
