@@ -91,6 +91,8 @@ class _Data:
     def pool(self, num_prompts: int, seed: int) -> PromptPool:
         """Return training prompts, chosen by the seed, in the order of the data."""
         training, _ = self._sides
+        if 0 < num_prompts < len(training):
+            _log.warning("the pool has %d of %d training prompts; pool_size=0 takes all", num_prompts, len(training))
         rows = np.random.default_rng(seed).permutation(len(training))[: num_prompts or None]
         return self._templated(training.take(np.sort(rows).tolist()))
 

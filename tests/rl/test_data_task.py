@@ -245,6 +245,15 @@ def test_the_pool_of_a_seed_keeps_the_order_of_the_file(file):
     assert np.all(np.diff(numbers) > 0)
 
 
+def test_a_pool_that_leaves_prompts_out_says_so(file, caplog):
+    task = make(file, "exact")
+    everything = len(task.pool(0, 0))
+    task.pool(everything, 0)
+    assert not caplog.text
+    task.pool(20, 0)
+    assert f"the pool has 20 of {everything} training prompts; pool_size=0 takes all" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("verifier", "right", "wrong"),
     [
