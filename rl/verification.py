@@ -20,12 +20,14 @@ A verifier that hangs in compiled code blocks the interpreter, and so does a reg
 import logging
 import math
 import numbers
+import os
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from decimal import Decimal
 from types import FrameType
 from typing import Any, Self, TypeVar
 
@@ -43,6 +45,7 @@ _LONGEST = 2e6  # seconds, 23 days: polls of a process refuse longer limits
 _AGAIN = 0.1  # seconds between interrupts; a verifier may catch the first one
 _SECOND = signal.SIGURG  # no verifier uses this signal, and by default it does nothing
 _deadline = math.inf  # of the call in the main thread; by `time.monotonic`
+_NUMBER = numbers.Real | Decimal
 KINDS = ("errors", "timeouts", "odd")
 
 
@@ -77,6 +80,7 @@ class Verifier:
         self._on_main = on_main or (lambda compute: compute())
         self._counts: Counter[str] = Counter()
         self._logged: set[str] = set()
+        self._counting = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -104,8 +108,9 @@ class Verifier:
 
     def take_counts(self) -> dict[str, float]:
         """Return how many verifications failed since the last call: `train/verifier_errors`, `_timeouts` and `_odd`."""
-        counts = self._on_main(lambda: self._counts)
-        self._counts = Counter()
+        with self._counting:
+            counts, self._counts = self._counts, Counter()
+        counts = self._on_main(lambda: counts)
         return {f"train/verifier_{kind}": float(counts[kind]) for kind in KINDS}
 
     def _judge(self, rows: Sequence[tuple[str | None, Any, str]]) -> list[Verdict | None]:
@@ -133,31 +138,36 @@ class Verifier:
         return said if kind == "verdict" else None
 
     def _failed(self, kind: str, name: str, what: str, text: str) -> None:
-        self._counts[kind] += 1
-        if kind not in self._logged:
+        with self._counting:
+            self._counts[kind] += 1
+            is_first = kind not in self._logged
             self._logged.add(kind)
-            _log.warning(
-                "the verifier %s on %s, completion %.200r: not judged; later failures of this kind are only counted, "
-                "in train/verifier_%s",
-                what,
-                name,
-                text,
-                kind,
-            )
+        if is_first:
+            later = f"later failures of this kind are only counted, in train/verifier_{kind}"
+            _log.warning("the verifier %s on %s, completion %.200r: not judged; %s", what, name, text, later)
 
 
 def attempt(verify: Callable[[str, Any], Any], text: str, answer: Any, timeout: float = 0.0) -> Outcome:
-    """Call a verifier for one completion; return its verdict or the kind of failure. Its exceptions are not raised."""
+    """Call a verifier for one completion; return its verdict or the kind of failure. Its exceptions are not raised.
+
+    A fork of this process that the verifier's code made ends here: it must not go on as a second trainer.
+    """
+    process = os.getpid()
     try:
         return "verdict", as_verdict(within(timeout, lambda: verify(text, answer)))
     except VerifierTimeout:
         return "timeouts", f"took longer than {timeout:g} s"
     except OddVerdictError as error:
         return "odd", str(error)
-    except (KeyboardInterrupt, PreemptedError):
+    except PreemptedError:
         raise
     except BaseException as error:  # code that a model wrote may call exit(), and asyncio cancels by a BaseException
+        if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            raise  # it may be the user's; a run has another handler
         return "errors", f"raised {type(error).__name__}: {_said(error)}"
+    finally:
+        if os.getpid() != process:
+            os._exit(0)
 
 
 def _said(error: BaseException) -> str:
@@ -190,13 +200,13 @@ def as_verdict(said: Any) -> Verdict | None:
         if reward is None:
             return None
         return _checked(said, success, reward)
-    if isinstance(said, float) and math.isnan(said):
+    if isinstance(said, float | Decimal) and math.isnan(said):
         return None
     return _checked(said, said, said)
 
 
 def _checked(said: Any, success: Any, reward: Any) -> Verdict | None:
-    if not isinstance(reward, numbers.Real):
+    if not isinstance(reward, _NUMBER):
         raise OddVerdictError(f"returned {said!r:.100}, whose reward is not a number; return Verdict(success, reward)")
     try:
         reward = float(reward)
@@ -204,7 +214,7 @@ def _checked(said: Any, success: Any, reward: Any) -> Verdict | None:
         reward = math.inf
     if math.isnan(reward):
         return None
-    if not isinstance(success, numbers.Real) or success not in (0, 1):  # True equals 1, and NaN equals nothing
+    if not isinstance(success, _NUMBER) or success not in (0, 1):  # True equals 1, and NaN equals nothing
         raise OddVerdictError(
             f"returned {said!r:.100}, whose success is neither true nor false; return Verdict(success, reward)"
         )

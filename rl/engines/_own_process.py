@@ -5,6 +5,7 @@
 
 import os
 import signal
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -52,6 +53,7 @@ class OwnProcess:
         self._transfer: Any = None
         self._weights: Mapping[str, torch.Tensor] = {}
         self._asked = 0
+        self._lock = threading.Lock()  # an answer belongs to the thread that asked
         self._start()
 
     def generate(
@@ -121,12 +123,13 @@ class OwnProcess:
         self._receive(_START, 0)
 
     def _ask(self, name: str, *arguments: Any, wait: float | None) -> Any:
-        self._asked += 1
-        try:
-            self._pipe.send((self._asked, name, arguments))
-        except OSError as error:
-            raise ServerError(f"the vLLM process has ended (exit code {self._process.exitcode})") from error
-        return self._receive(wait, self._asked)
+        with self._lock:
+            self._asked += 1
+            try:
+                self._pipe.send((self._asked, name, arguments))
+            except OSError as error:
+                raise ServerError(f"the vLLM process has ended (exit code {self._process.exitcode})") from error
+            return self._receive(wait, self._asked)
 
     def _receive(self, wait: float | None, number: int) -> Any:
         """Return the answer to request `number`; the answer to request 0 says that the server has started."""

@@ -9,16 +9,18 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
-from rl.preemption import PreemptedError
+from rl.preemption import PreemptedError, Preemption
 from rl.prompts import Verdict
 from rl.verification import OddVerdictError, Verifier, as_verdict
-from tests.support.hanging_verifier import slow, unreliable
+from tests.support.hanging_verifier import forking, interrupting, slow, unreliable
 
 RIGHT, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
 
@@ -51,6 +53,9 @@ RIGHT, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
         (np.ma.array(1, mask=True), None),
         ((True, np.ma.array(1.0, mask=True)), None),
         (np.ma.array(1), RIGHT),
+        (Decimal(1), RIGHT),
+        ((Decimal(0), Decimal("0.25")), Verdict(False, 0.25)),
+        (Decimal("NaN"), None),
     ],
 )
 def test_accepted_verdicts(said, verdict):
@@ -227,6 +232,63 @@ def test_unpicklable_answers_and_killed_processes_are_counted_as_errors():
         verifier._process._process.wait()
         assert verifier(["a", "a"], ["a", "b"], ["row"] * 2) == [None, WRONG]
         assert verifier.take_counts()["train/verifier_errors"] == 2
+
+
+@pytest.mark.parametrize("own_process", [False, True])
+def test_a_verifier_that_forks_gives_one_verdict_per_completion(own_process):
+    with Verifier(forking, timeout=30.0, own_process=own_process) as verifier:
+        found = []
+        for text, answer in (("fork", "x"), ("a", "a"), ("b", "a"), ("a", "a")):
+            found += verifier([text], [answer], ["row"])
+            time.sleep(0.1)  # the child has the time to reply too
+        assert found == [WRONG, RIGHT, WRONG, RIGHT]
+
+
+def test_an_interrupted_start_of_a_process_shifts_no_verdict(monkeypatch):
+    with Verifier(operator.eq, timeout=30.0, own_process=True) as verifier:
+        verifier.close()
+        process = verifier._process
+        assert process is not None
+        monkeypatch.setattr(process, "_asked_for", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            verifier(["a"], ["a"], ["row"])
+        monkeypatch.undo()
+        assert verifier(["a", "b", "a"], ["a"] * 3, ["row"] * 3) == [RIGHT, WRONG, RIGHT]
+
+
+def test_a_process_that_cannot_be_started_is_an_error_and_is_tried_again(monkeypatch):
+    with Verifier(operator.eq, timeout=30.0, own_process=True) as verifier:
+        verifier.close()
+        monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: (_ for _ in ()).throw(OSError("no memory")))
+        assert verifier(["a"], ["a"], ["row"]) == [None]
+        assert verifier.take_counts()["train/verifier_errors"] == 1
+        monkeypatch.undo()
+        assert verifier(["a"], ["a"], ["row"]) == [RIGHT]
+
+
+def test_an_interrupt_that_a_verifier_raises_does_not_end_a_run():
+    with Preemption(), Verifier(interrupting) as verifier:
+        assert verifier(["a"], ["a"], ["row"]) == [None]
+        assert verifier.take_counts()["train/verifier_errors"] == 1
+    with Verifier(interrupting) as verifier, pytest.raises(KeyboardInterrupt):
+        verifier(["a"], ["a"], ["row"])
+
+
+def test_threads_get_their_own_verdicts_from_a_shared_process():
+    with Verifier(unreliable, timeout=30.0, own_process=True) as verifier, ThreadPoolExecutor(4) as threads:
+        texts = [[str(row) for row in range(40)], ["x"] * 40, ["raise"] * 40, [str(row) for row in range(40)]]
+        answers = [str(row) for row in range(40)]
+        found = list(threads.map(lambda some: verifier(some, answers, answers), texts))
+        assert found == [[RIGHT] * 40, [WRONG] * 40, [None] * 40, [RIGHT] * 40]
+        assert list(verifier.take_counts().values()) == [40, 0, 0]
+
+
+def test_closing_ends_a_call_of_another_thread():
+    with Verifier(slow, timeout=0.0, own_process=True) as verifier, ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(verifier, ["hang"], ["a"], ["row"])
+        time.sleep(0.5)
+        verifier.close()
+        assert waiting.result(timeout=10) == [None]
 
 
 @pytest.mark.parametrize("verify", [lambda *_: True, type("Local", (), {})()])

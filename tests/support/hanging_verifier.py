@@ -32,3 +32,16 @@ def unreliable(text: str, answer: str) -> bool | str:
     if text == "raise":
         raise ValueError("boom")
     return "maybe" if text == "odd" else text == answer
+
+
+def forking(text: str, answer: str) -> bool:
+    """Judge a completion; on the text "fork", a copy of this process ends as the code of a model may end it."""
+    if text == "fork" and os.fork() == 0:
+        raise SystemExit(0)
+    return text == answer
+
+
+def interrupting(text: str, answer: str) -> bool:
+    """Raise what Ctrl-C raises."""
+    del text, answer
+    raise KeyboardInterrupt
