@@ -144,7 +144,7 @@ class Evaluation:
             groups.successes,
             groups.group_size,
             groups.num_rollouts,
-            float(completions.mask.sum(1).float().mean()),
+            completions.mean_length,
             {kind: int(failures[f"train/verifier_{kind}"]) for kind in KINDS},
         )
 

@@ -1,5 +1,7 @@
 """The options of the losses and the checks of their ranges. Importing them does not load torch."""
 
+from rl import _checks
+
 POLICY_LOSS_NAMES = ("ppo", "gspo", "cispo")
 """The names of `rl.losses.POLICY_LOSSES`."""
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")
@@ -12,8 +14,8 @@ def check_clips(clip_low: float, clip_high: float) -> None:
     Raises:
         ValueError: `clip_low` is not from 0 to below 1, or `clip_high` is negative.
     """
-    if not 0 <= clip_low < 1:
-        raise ValueError(f"clip_low is {clip_low}; give a number from 0 to below 1")
+    if not (_checks.is_number(clip_low) and 0 <= clip_low < 1):
+        raise ValueError(f"clip_low is {clip_low!r}; give a number from 0 to below 1")
     if not clip_high >= 0:
         raise ValueError(f"clip_high is {clip_high}; give a number of at least 0")
 
@@ -24,5 +26,5 @@ def check_dual_clip(dual_clip: float) -> None:
     Raises:
         ValueError: `dual_clip` is neither 0 nor above 1.
     """
-    if not (dual_clip == 0 or dual_clip > 1):
-        raise ValueError(f"dual_clip is {dual_clip}; give a number above 1, or 0 for no dual clip")
+    if not (_checks.is_number(dual_clip) and (dual_clip == 0 or dual_clip > 1)):
+        raise ValueError(f"dual_clip is {dual_clip!r}; give a number above 1, or 0 for no dual clip")

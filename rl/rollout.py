@@ -70,6 +70,12 @@ class Completions(NamedTuple):
         """Return n, the number of completions per prompt."""
         return self.tokens.shape[0] // self.prompt_tokens.shape[0]
 
+    @property
+    def mean_length(self) -> float:
+        """Return the mean number of tokens of the completions whose generation did not fail; 0 if all failed."""
+        made = [text is not None for text in self.texts]
+        return float(self.mask.sum(1).float().cpu()[made].mean()) if any(made) else 0.0
+
     def to(self, device: torch.device) -> "Completions":
         """Return the completions with their tensors on a device; images stay on the CPU."""
         names = ("prompt_tokens", "prompt_mask", "tokens", "mask", "log_probs")

@@ -134,7 +134,9 @@ class Run:
         steps = self.config.steps
 
         def open_log() -> Records:
-            first_step = self.done + (self.done == steps)  # the final probe of a finished run is kept
+            # the final probe of a finished run is kept, but no training step that a longer run took there
+            ended = [r["step"] for r in read_metrics(self._run_dir / METRICS) if is_end(r)]
+            first_step = self.done + (self.done == steps and steps in ended)
             if self.ranks.is_main:
                 if not self.done:
                     check_free(self._run_dir)

@@ -61,5 +61,5 @@ def summarise(collected: Collected) -> dict[str, float]:
         "train/batch_mixed_share": float(groups.mixed.sum() / max((groups.group_size > 0).sum(), 1)),
         "train/judged_share": float(groups.group_size.mean() / groups.completions.group_size),
         "train/reward": float(groups.rewards[groups.rewards.isfinite()].mean()),
-        "train/completion_length": float(groups.completions.mask.sum(1).float().mean()),
+        "train/completion_length": groups.completions.mean_length,
     }

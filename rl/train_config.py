@@ -181,8 +181,8 @@ class TrainConfig:
         _checks.from_zero_to_one(gae_lambda=self.gae_lambda, discount=self.discount)
         loss_options.check_clips(self.clip_low, self.clip_high)
         loss_options.check_dual_clip(self.dual_clip)
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; give a number above 0 and up to 1")
+        if not (_checks.is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise ValueError(f"top_p is {self.top_p!r}; give a number above 0 and up to 1")
 
     def _check_combinations(self) -> None:
         if self.share_prompts and self.gradient_checkpointing:

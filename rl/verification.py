@@ -17,6 +17,7 @@ A verifier that hangs in compiled code blocks the interpreter, and so does a reg
 `signal.alarm`: run such a verifier in its own process. Outside the main thread only a process of its own has a limit.
 """
 
+import copy
 import logging
 import math
 import numbers
@@ -154,7 +155,8 @@ def attempt(verify: Callable[[str, Any], Any], text: str, answer: Any, timeout: 
     """
     process = os.getpid()
     try:
-        return "verdict", as_verdict(within(timeout, lambda: verify(text, answer)))
+        own = copy.deepcopy(answer) if isinstance(answer, list | dict) else answer  # a verifier may change its copy
+        return "verdict", as_verdict(within(timeout, lambda: verify(text, own)))
     except VerifierTimeout:
         return "timeouts", f"took longer than {timeout:g} s"
     except OddVerdictError as error:

@@ -101,7 +101,7 @@ def find_verifier(name: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module)
         for part in function.split("."):
             found = getattr(found, part)
-    except Exception as error:  # the module may raise anything
+    except (Exception, SystemExit) as error:  # the module may raise anything
         raise ValueError(f"verifier is {name!r}, which cannot be imported ({error}); {_CURE}") from error
     if not callable(found):
         raise ValueError(f"verifier is {name!r}, which is of type {type(found).__name__}, no function; {_CURE}")

@@ -1,5 +1,6 @@
 """Run folders in any condition: finished, stopped halfway, or damaged by a crash."""
 
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,12 +88,22 @@ def read_run(folder: Path) -> Run:
 
 
 def _check_sound(records: Records) -> None:
-    """Refuse a record without the number of its rollouts, or with anything but numbers and missing values."""
+    """Refuse a record out of order, without the number of its rollouts, or with anything but numbers and None."""
     for number, record in enumerate(records, 1):
-        wrong = [name for name, value in record.items() if value is not None and not isinstance(value, int | float)]
-        if wrong or record.get("rollouts") is None:
-            what = f"{wrong[0]} is no number" if wrong else "rollouts is missing"
-            raise ValueError(f"line {number}: {what}; put back a copy of the file, or delete the line")
+        wrong = [f"{name} is no number" for name, value in record.items() if not (value is None or _is_number(value))]
+        if not wrong and not math.isfinite(record.get("rollouts") or math.nan):
+            wrong = ["rollouts is missing"]
+        if not wrong and record["step"] != number - 1:
+            wrong = [f"it holds step {record['step']} in place of {number - 1}"]
+        if wrong:
+            raise ValueError(f"line {number}: {wrong[0]}; put back a copy of the file, or delete the line")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and isinstance(float(value), float)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:

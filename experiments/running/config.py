@@ -172,8 +172,8 @@ class RunConfig:
         _checks.temperatures(eval_temperature=self.eval_temperature)
         if self.seed >= 2**32:
             raise ValueError(f"seed is {self.seed}; give an integer from 0 to {2**32 - 1}")
-        if not 0 < self.eval_top_p <= 1:
-            raise ValueError(f"eval_top_p is {self.eval_top_p}; give a number above 0 and up to 1")
+        if not (_checks.is_number(self.eval_top_p) and 0 < self.eval_top_p <= 1):
+            raise ValueError(f"eval_top_p is {self.eval_top_p!r}; give a number above 0 and up to 1")
         if isinstance(self.eval, str) or not all(isinstance(name, str) and name for name in self.eval):
             raise ValueError(f"eval is {self.eval!r}; give a list of files or tasks, as in eval=[a.parquet,b.json]")
         names = self.task if isinstance(self.task, list | tuple) else [self.task]
@@ -277,7 +277,7 @@ def read_settings(run_dir: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads((run_dir / CONFIG).read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
         raise ValueError(f"{run_dir / CONFIG} holds no settings; give the folder of a run, or delete the file")

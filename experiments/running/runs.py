@@ -29,7 +29,7 @@ from rl.probe import Probe
 from rl.prompts import Task
 from rl.ranks import Ranks, join
 from rl.rollout import RolloutEngine
-from rl.run_folder.contents import METRICS, NEWEST, POLICY, PREVIOUS, check_free, foreign
+from rl.run_folder.contents import METRICS, NEWEST, POLICY, PREVIOUS, already_a_run, check_free, foreign
 from rl.run_folder.lock import alone_in
 from rl.run_folder.trackers import Tracker
 from rl.run_log import is_end, read_metrics
@@ -169,7 +169,9 @@ def _claim(config: RunConfig, run_dir: Path, resume: bool, ranks: Ranks) -> None
         _check_same(config, run_dir, sum(not is_end(record) for record in records))
         if records and not has_checkpoint:
             _check_same_checkpoints(config.train.checkpoint_every, run_dir)
-    elif resume or not (run_dir / METRICS).exists():  # otherwise `train` refuses the folder
+    elif not resume and (run_dir / METRICS).exists():
+        raise already_a_run(run_dir)
+    else:
         _check_replaces_nothing(config, run_dir)
         write_result(path, provenance(asdict(config), config.seed) | {"processes": ranks.count})
     record_job(run_dir, {"versions": versions(), "git": git_commit(), "processes": ranks.count})

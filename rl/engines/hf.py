@@ -9,6 +9,7 @@ import torch
 from rl import _checks
 from rl._model_calls import reads_mask, repeat_cache, same_length, take_cache, without_padding
 from rl._prompt_checks import check_lengths
+from rl.engines._weights import check_fit
 from rl.lora import is_adapted
 from rl.media import ReadPrompts, position_shift, take
 from rl.policy import Policy
@@ -69,10 +70,15 @@ class HFEngine:
         """Copy the weights into the policy; weights that are the policy's own are not copied.
 
         A policy with adapters is the trained policy itself, whose adapters are current, and nothing is copied.
+
+        Raises:
+            ValueError: Names or shapes differ from the policy's. The policy keeps its weights.
         """
         if is_adapted(self._policy.model):
             return
-        for name, own in self._policy.model.state_dict().items():
+        owned = self._policy.model.state_dict()
+        check_fit(weights, {name: own.shape for name, own in owned.items()})
+        for name, own in owned.items():
             if weights[name].data_ptr() != own.data_ptr():
                 own.copy_(weights[name])
 

@@ -15,6 +15,7 @@ from rl._tokenizers import special_ids
 from rl._vision import unread_prompt
 from rl.engines._own_process import OwnProcess, ServerError
 from rl.engines._vllm_server import Completion, Request, Server
+from rl.engines._weights import check_fit
 from rl.media import Media, ReadPrompts
 from rl.policy import Policy
 from rl.prompts.messages import Prompt
@@ -136,10 +137,7 @@ class VLLMEngine:
             RuntimeError: vLLM failed in its current process and in a new one, or the engine is closed. The engine
                 refuses to generate until an update succeeds.
         """
-        shapes = {name: weight.shape for name, weight in weights.items()}
-        wrong = [name for name in shapes | self._shapes if shapes.get(name) != self._shapes.get(name)]
-        if wrong:
-            raise ValueError(f"weights do not fit the policy's at {', '.join(wrong)}; give its whole state_dict()")
+        check_fit(weights, self._shapes)
         self._check_open()
         if self._half_updated:
             self._server.renew()  # otherwise vLLM would continue the interrupted update

@@ -117,7 +117,11 @@ def _read(path: Path) -> dict[str, Any]:
     )
     try:
         packed = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # torch.load raises errors of many classes
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk or its permissions failed, and the checkpoint may be sound
         reason = f"it is damaged, or of an earlier version of this package ({type(error).__name__})"
         raise DamagedError(f"{path} cannot be read: {reason}; {cure}") from error
     if not isinstance(packed, dict) or packed.get("format") != _FORMAT:

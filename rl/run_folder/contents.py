@@ -3,6 +3,7 @@
 This file loads neither torch nor JAX.
 """
 
+import json
 from pathlib import Path
 
 METRICS, ENDED = "metrics.jsonl", "metrics-ended.jsonl"
@@ -13,16 +14,34 @@ POLICY, HISTORY, COMPLETIONS = "policy", "history", "completions"
 def check_free(run_dir: Path) -> None:
     """Refuse a folder that holds what a run replaces or deletes, but no run.
 
-    A run writes `metrics.jsonl` before any of these files and folders. Where that file is missing, they are the user's.
+    A run writes `metrics.jsonl` before any of these files and folders. Where that file is missing, or its lines are not
+    those of a run, they are the user's.
 
     Raises:
         ValueError: There is such a file or folder.
     """
     if (run_dir / METRICS).exists():
-        return
+        if _is_of_a_run(run_dir / METRICS):
+            return
+        raise foreign(run_dir, METRICS)
     for name in (NEWEST, PREVIOUS, DAMAGED, POLICY, HISTORY, COMPLETIONS):
         if (run_dir / name).exists():
             raise foreign(run_dir, name)
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Return whether the first line is that of a run, which counts its rollouts, or no line is complete."""
+    with path.open("rb") as file:
+        first = file.readline()
+    try:
+        return not first.endswith(b"\n") or "rollouts" in json.loads(first)
+    except (ValueError, TypeError, RecursionError):
+        return False
+
+
+def already_a_run(run_dir: Path) -> ValueError:
+    """Return the error that a new run would go into the folder of another one."""
+    return ValueError(f"run_dir {run_dir} already holds a run; resume it or give another folder")
 
 
 def foreign(run_dir: Path, name: str) -> ValueError:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from jaxsel.integrations.atomic_files import named
 from rl.ranks import Ranks
-from rl.run_folder.holder import LOCK, said_by_this_process
+from rl.run_folder.contents import foreign
+from rl.run_folder.holder import LOCK, holder, said_by_this_process
 
 _log = logging.getLogger(__name__)
 _owners: dict[Path, int] = {}
@@ -63,11 +64,13 @@ def _hold(path: Path, file: int) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        holder = path.read_text().strip() or "a process that has not given its name"
+        by = path.read_text().strip() or "a process that has not given its name"
         raise ValueError(
-            f"run_dir {path.parent} is in use by another run ({holder}); wait for it, stop it, or give another folder"
+            f"run_dir {path.parent} is in use by another run ({by}); wait for it, stop it, or give another folder"
         ) from error
     except OSError as error:  # some network file systems have no locks
         _log.warning("%s cannot be locked (%s); start no second run in this folder", path, error)
+    if os.fstat(file).st_size and holder(path.parent) is None:
+        raise foreign(path.parent, path.name)
     os.ftruncate(file, 0)
     os.write(file, said_by_this_process().encode())

@@ -1,14 +1,17 @@
 """The metrics of a run on disk, as JSON lines and TensorBoard events."""
 
 import json
+import logging
 import math
 import os
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 from jaxsel.integrations.atomic_files import named, replaced_when_complete
-from rl.run_folder.contents import ENDED, METRICS
+from rl.run_folder.contents import ENDED, METRICS, already_a_run
 from rl.run_folder.trackers import Tracker
+
+_log = logging.getLogger(__name__)
 
 
 class Records:
@@ -66,9 +69,9 @@ class RunLog(Records):
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / METRICS
         if path.exists() and not resume:
-            raise ValueError(f"run_dir {run_dir} already holds a run; resume it or give another folder")
+            raise already_a_run(run_dir)
         super().__init__(run_dir, first_step=first_step)
-        self._path, self._tracker = path, tracker
+        self._path, self._tracker, self._tracker_failed = path, tracker, False
         # The final probe of a finished run has the number of a step that was not done yet. If the run continues, the
         # tracker must still receive that step.
         self._tracked = {r["step"] for r in [*self.records, *(r for r in self._dropped if not is_end(r))]}
@@ -99,7 +102,15 @@ class RunLog(Records):
                 if value is not None and name != "step":
                     self._tensorboard.add_scalar(name, value, int(record["step"]))
         if self._tracker is not None and (merged or record["step"] not in self._tracked):
-            self._tracker.write(new)
+            self._track(self._tracker, new)
+
+    def _track(self, tracker: Tracker, metrics: dict[str, Any]) -> None:
+        try:
+            tracker.write(metrics)
+        except Exception as error:  # the metrics are on disk, and a run is worth more than a page about it
+            if not self._tracker_failed:
+                self._tracker_failed = True
+                _log.warning("the tracker failed at step %s (%s); the run goes on", metrics.get("step"), error)
 
     def sync(self) -> None:
         """Wait until all lines are on disk, where also a power cut leaves them.

@@ -1,6 +1,7 @@
 """A run's metrics at Weights & Biases or trackio, in addition to the metrics on disk."""
 
 import importlib
+import logging
 import uuid
 from pathlib import Path
 from typing import Any, Self
@@ -8,6 +9,8 @@ from typing import Any, Self
 from jaxsel.integrations.atomic_files import replaced_when_complete
 from rl import _checks
 from rl.names import TRACKERS
+
+_log = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -48,8 +51,12 @@ class Tracker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._module is not None:
+        if self._module is None:
+            return
+        try:
             self._module.finish()
+        except Exception as error:  # the run's metrics are on disk
+            _log.warning("the tracker failed at the end of the run (%s)", error)
 
 
 def _kept_id(path: Path) -> str:

@@ -141,6 +141,15 @@ DAMAGED = "metrics.jsonl cannot be read (line 1"
             f"{DAMAGED}: loss is no number; put back",
         ),
         (spoil("metrics.jsonl", b'{"step": 0}\n'), f"{DAMAGED}: rollouts is missing; put back"),
+        (spoil("metrics.jsonl", b'{"step": 0, "rollouts": NaN}\n'), f"{DAMAGED}: rollouts is missing; put back"),
+        (
+            spoil("metrics.jsonl", b'{"step": 0, "rollouts": 1' + b"0" * 400 + b"}\n"),
+            f"{DAMAGED}: rollouts is no number; put back",
+        ),
+        (
+            spoil("metrics.jsonl", b'{"step": 1, "rollouts": 8}\n'),
+            f"{DAMAGED}: it holds step 1 in place of 0; put back",
+        ),
         (fail_last_probe, "4 of 4 steps, but the probe after the last found no held-out accuracy"),
         (remove(CONFIG), "4 steps; no settings (neither config.json nor .hydra/config.yaml)"),
         (spoil(CONFIG, b""), "4 steps; .hydra/config.yaml is empty"),

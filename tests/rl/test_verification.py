@@ -274,6 +274,13 @@ def test_an_interrupt_that_a_verifier_raises_does_not_end_a_run():
         verifier(["a"], ["a"], ["row"])
 
 
+def test_a_verifier_that_changes_its_answer_changes_its_own_copy():
+    answer = ["b", "a"]
+    with Verifier(lambda text, accepted: text == accepted.pop()) as verifier:
+        assert verifier(["a", "a", "a"], [answer] * 3, ["row"] * 3) == [RIGHT] * 3
+    assert answer == ["b", "a"]
+
+
 def test_threads_get_their_own_verdicts_from_a_shared_process():
     with Verifier(unreliable, timeout=30.0, own_process=True) as verifier, ThreadPoolExecutor(4) as threads:
         texts = [[str(row) for row in range(40)], ["x"] * 40, ["raise"] * 40, [str(row) for row in range(40)]]

@@ -82,6 +82,24 @@ def test_generation_sees_the_current_weights(engine, policy):
     assert before.texts != after.texts
 
 
+@pytest.mark.parametrize("fault", ["missing", "shape", "another"])
+def test_weights_that_do_not_fit_change_nothing(policy, fault):
+    engine = HFEngine(policy)
+    before = {name: weight.clone() for name, weight in policy.model.state_dict().items()}
+    weights = {name: weight + 1 for name, weight in before.items()}
+    last = list(weights)[-1]
+    if fault == "missing":
+        del weights[last]
+    else:
+        weights[last if fault == "shape" else "another"] = torch.zeros(1)
+    with pytest.raises(
+        ValueError, match=f"weights do not fit the policy's at {'another' if fault == 'another' else last}"
+    ):
+        engine.update_weights(weights)
+    for name, weight in policy.model.state_dict().items():
+        assert torch.equal(weight, before[name])
+
+
 def test_a_copy_of_the_policy_takes_over_weights(policy):
     engine = HFEngine(Policy(copy.deepcopy(policy.model), policy.tokenizer))
     with torch.no_grad():

@@ -160,6 +160,27 @@ def test_no_flipped_bit_goes_unseen(tmp_path):
     assert refused > 30
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), PermissionError(13, "denied"), MemoryError()]
+)
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_not_damaged(tmp_path, monkeypatch, error):
+    for step in (2, 4):
+        save_checkpoint(tmp_path / "checkpoint.pt", ME, step=step)
+    before = sorted(tmp_path.iterdir())
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", fail)
+        with pytest.raises(type(error)):
+            load_latest(tmp_path, ME, Ranks())
+    assert sorted(tmp_path.iterdir()) == before
+    found = load_latest(tmp_path, ME, Ranks())
+    assert found is not None
+    assert found["step"] == 4
+
+
 def test_when_both_are_damaged_the_error_names_file_and_cure(tmp_path):
     path = tmp_path / "checkpoint.pt"
     for step in (1, 2):

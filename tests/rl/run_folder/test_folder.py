@@ -19,7 +19,7 @@ from rl.run_folder.contents import COMPLETIONS, DAMAGED, HISTORY, POLICY, PREVIO
 from rl.run_folder.lock import alone_in
 from rl.run_log import RunLog, read_metrics
 from tests.support.folders_in_use import assert_refused_while_in_use, contents
-from tests.support.runs import CONFIG, start
+from tests.support.runs import CONFIG, assert_same_run, start, until_killed
 
 HOLDER = """
 import sys, time
@@ -177,6 +177,34 @@ def test_a_new_run_does_not_replace_a_checkpoint_of_another_origin(task, tmp_pat
         with pytest.raises(ValueError, match=said):
             start(task, tmp_path, resume=resume)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("lines", ['{"step": 0, "loss": 1.0}\n{"step": 1, "loss": 0.5}\n', '["step", 0]\n'])
+def test_metrics_of_another_origin_are_not_resumed(task, tmp_path, lines):
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    (tmp_path / POLICY).mkdir()
+    (tmp_path / POLICY / "model.safetensors").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"holds metrics\.jsonl, which no run wrote there|is damaged"):
+        start(task, tmp_path, replace(CONFIG, steps=1), resume=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_of_the_name_of_the_lock_is_kept(task, tmp_path):
+    (tmp_path / "run.lock").write_text("versions that I locked")
+    with pytest.raises(ValueError, match=r"holds run\.lock, which no run wrote there"):
+        start(task, tmp_path, replace(CONFIG, steps=1))
+    assert (tmp_path / "run.lock").read_text() == "versions that I locked"
+
+
+def test_a_run_that_ends_earlier_than_its_crash_still_has_its_final_probe(task, tmp_path):
+    config = replace(CONFIG, steps=5, checkpoint_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        start(task, tmp_path / "crashed", config, progress=until_killed(3))
+    config = replace(config, steps=2)
+    resumed = start(task, tmp_path / "crashed", config, resume=True)
+    assert_same_run(resumed, start(task, tmp_path / "whole", config))
+    assert "probe/held_out_accuracy" in resumed[0][-1]
 
 
 def test_files_that_no_run_replaces_may_lie_in_its_folder(task, tmp_path):

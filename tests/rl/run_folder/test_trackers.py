@@ -81,6 +81,21 @@ def test_more_metrics_of_a_finished_run_reach_the_tracker(modules, tmp_path, nam
     assert read_metrics(tmp_path / "metrics.jsonl")[1] == {"step": 1, "probe/x": 0.5, "eval/y": 0.25}
 
 
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_that_fails_does_not_end_the_run(modules, tmp_path, monkeypatch, caplog, name):
+    def fail(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(modules[name], "log", fail)
+    monkeypatch.setattr(modules[name], "finish", fail)
+    write(Tracker(name, tmp_path, {}), tmp_path, range(4))
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert [record.message for record in caplog.records] == [
+        "the tracker failed at step 0 (no network); the run goes on",
+        "the tracker failed at the end of the run (no network)",
+    ]
+
+
 def test_wandb_writes_to_the_folder_of_the_run(modules, tmp_path):
     Tracker("wandb", tmp_path / "mine", {})
     assert modules["wandb"].dir == str(tmp_path / "mine")
