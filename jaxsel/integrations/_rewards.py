@@ -94,9 +94,21 @@ def _unmasked(rewards: Any) -> Any:
     return _validate.nan_where_masked(rewards)
 
 
+def on_the_host(rewards: Any) -> Any:
+    """Return the rewards with a tensor of torch, also in a list, as numbers that NumPy reads; others stay.
+
+    NumPy refuses tensors with a gradient, on a GPU or in bfloat16.
+    """
+    if isinstance(rewards, list | tuple):
+        return [on_the_host(one) for one in rewards]
+    if not all(hasattr(rewards, name) for name in ("detach", "cpu", "double")):
+        return rewards
+    return (rewards if rewards.is_complex() else rewards.double()).detach().cpu().numpy()
+
+
 def _numbers(rewards: Any) -> Float[np.ndarray, "..."]:
     """Return the rewards in float64, with NaN for None. A text such as "1.0" raises an error; NumPy would accept it."""
-    given = np.asarray(rewards)
+    given = np.asarray(on_the_host(rewards))
     if given.dtype.kind == "c":
         raise TypeError("a reward is a complex number")
     if given.dtype.kind in "USO" and any(isinstance(reward, str | bytes) for reward in given.flat):

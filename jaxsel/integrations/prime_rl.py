@@ -49,8 +49,11 @@ class PrimeSampler(Iterator[Any]):
         A trace was not judged if it has an error or no turns, or if its episode failed, for example in scoring.
 
         Raises:
-            ValueError: The task is not in the pool, or a trace has no reward with this name. The state stays as it was.
+            ValueError: The group is empty, its task is not in the pool, or a trace has no reward with this name. The
+                state stays as it was.
         """
+        if not group:
+            raise ValueError("group is empty; give the episodes of one task")
         key = group[0].task.key
         if key not in self._rows:
             raise ValueError(f"group is about the task {key!r}, which is not in the pool; give the groups of its tasks")

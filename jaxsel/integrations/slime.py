@@ -15,6 +15,7 @@ import numpy as np
 from jaxsel import _validate
 from jaxsel.integrations._lost import release_lost
 from jaxsel.integrations._pools import check_size
+from jaxsel.integrations._rewards import on_the_host
 from jaxsel.integrations._state_file import read_state, write_state
 from jaxsel.integrations.edge import TrainerEdge
 from jaxsel.runtime.checkpoint.disk import local_path
@@ -98,8 +99,11 @@ class SlimeSource:
             key: Name of the reward, where rewards are dictionaries.
 
         Raises:
-            ValueError: A reward is a dictionary without this name. The state stays as it was.
+            ValueError: A group is empty, a reward is not a number, or it is a dictionary without this name. The state
+                stays as it was.
         """
+        if not all(map(len, groups)):
+            raise ValueError(f"groups[{list(map(len, groups)).index(0)}] is empty; give the samples of one prompt each")
         samples = [[last[-1] if isinstance(last, list) else last for last in group] for group in groups]
         rows = [_row_of(group) for group in samples]
         self.edge.observe(rows, [[_named(sample.reward, key) for sample in group] for group in samples])
@@ -176,4 +180,9 @@ def _named(reward: Any, key: str | None) -> float:
         listed = ", ".join(map(repr, reward))
         raise ValueError(f"key is {key!r}, but the rewards are named {listed}; give the name of the correctness reward")
     value = reward[key] if isinstance(reward, dict) else reward
-    return math.nan if value is None else float(np.asarray(value))
+    try:
+        return math.nan if value is None else float(np.asarray(on_the_host(value)).reshape(()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"groups has the reward {value!r:.80}, which is not one number; give a number or None"
+        ) from error

@@ -8,6 +8,7 @@ names none, it is the first of these that every row has and that no two rows sha
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -50,6 +51,19 @@ def digest(prompt: Prompt) -> str:
     """
     text = json.dumps(_without_paths(prompt), sort_keys=True, default=_bytes_digest)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def loose_digest(prompt: Prompt) -> str:
+    """Return the digest of a prompt whose texts differ from this one's at most in spaces and in the form of Unicode."""
+    return digest(_loosened(prompt))
+
+
+def _loosened(value: Any) -> Any:
+    if isinstance(value, str):
+        return " ".join(unicodedata.normalize("NFC", value).split())
+    if isinstance(value, list):
+        return [_loosened(one) for one in value]
+    return {name: _loosened(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def identity_of(row: Mapping[str, Any], named: str | None) -> dict[str, Any]:

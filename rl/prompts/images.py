@@ -1,15 +1,16 @@
 """Images of prompts: where their content is, whether it can be decoded, and how Pillow decodes it.
 
 An image of a message is a part such as `{"type": "image", "image": source}`. The source is the content of an image file
-(bytes), a record `{"bytes": ..., "path": ...}` as in data sets of Hugging Face, a path, a data URL, or an image of
-Pillow. The fields `path`, `url` and `image_url` may hold the source too.
+(bytes), a record `{"bytes": ..., "path": ...}` as in data sets of Hugging Face, a path, a data URL, base64, or an image
+of Pillow. The fields `path`, `url` and `image_url` may hold the source too.
 """
 
 import base64
 import binascii
 import io
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from rl.prompts.messages import Message, Prompt, media_kinds
 
 TYPES = ("image", "image_url", "input_image")
 """The types of parts that are images."""
+_LONGEST_PATH = 4096  # on Linux; a longer text is the content itself
 _FIELDS = ("image", "path", "url", "image_url")
 
 
@@ -100,8 +102,10 @@ def _embedded_part(part: Message, folder: Path) -> Message:
     source = _source(part)
     path = source.get("path") if isinstance(source, dict) else source
     inside = isinstance(source, dict) and source.get("bytes") is not None
-    if not inside and isinstance(path, str) and not path.startswith("data:"):
-        part = {"type": "image", "image": {"bytes": _content(path, folder), "path": path}}
+    path = str(path) if isinstance(path, PurePath) else path
+    if not inside and isinstance(path, str) and path[:5].lower() != "data:":
+        content = _content(path, folder)
+        part = {"type": "image", "image": {"bytes": content, "path": path if len(path) <= _LONGEST_PATH else None}}
     decoded(part)
     return part
 
@@ -115,25 +119,37 @@ def _content(source: Any, folder: Path) -> Any:
     """Return the content of an image file as bytes, or an image of Pillow."""
     if isinstance(source, dict):
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
-    if not source and isinstance(source, str | bytes | None):
+    if source is None or (isinstance(source, str | bytes) and not source):
         raise ImageError("has no content")
+    if isinstance(source, PurePath):
+        source = str(source)
     if not isinstance(source, str):
         return source if hasattr(source, "getexif") else _as_bytes(source)
-    if source.startswith("data:"):
-        try:
-            return base64.b64decode(source.partition(",")[2], validate=True)
-        except binascii.Error as error:
-            raise ImageError(f"is no data URL that can be read ({error})") from None
-    if source.startswith(("http://", "https://")):
+    scheme = source[:8].lower()
+    if scheme.startswith("data:"):
+        return _of_base64(source.partition(",")[2], "no data URL that can be read")
+    if scheme.startswith(("http://", "https://")):
         raise ImageError(f"is the address {source!r:.80}, which is not downloaded")
+    path = unquote(source[len("file://") :]) if scheme.startswith("file://") else source
+    if len(path) > _LONGEST_PATH:
+        return _of_base64(path, "neither a path nor base64")
     try:
-        return (folder / source.removeprefix("file://")).read_bytes()
+        return (folder / path).read_bytes()
     except (OSError, ValueError) as error:
-        raise ImageError(f"cannot be opened ({error})") from None
+        raise ImageError(f"cannot be opened ({error!s:.200})") from None
+
+
+def _of_base64(text: str, otherwise: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError(f"is {otherwise} ({error})") from None
 
 
 def _as_bytes(source: Any) -> bytes:
     try:
+        if getattr(source, "ndim", None) is not None:  # pixels, whose order and range nobody knows
+            raise TypeError
         return bytes(memoryview(source))
     except TypeError:
         raise ImageError(f"is of type {type(source).__name__}, and no bytes, path or image") from None

@@ -73,10 +73,12 @@ def check_each(values: Sequence[Any], fault_of: Callable[[Any], Fault | None], n
 def normalised(value: Any) -> Any:
     """Return a prompt in the one form that a pool holds; its roles, texts and parts stay as they are.
 
-    A null field of a message or of a part is left out: Arrow writes null where another row has the field, and chat
-    templates take a present field for a used one. One user message with nothing but a text, or with one part that is a
-    text, becomes that text, because a chat template gets every text as one user message.
+    A null field of a message, of a part or inside of a tool call is left out: Arrow writes null where another row has
+    the field, and chat templates take a present field for a used one. A JSON text of messages becomes these messages.
+    One user message with nothing but a text, or with one part that is a text, becomes that text, because a chat
+    template gets every text as one user message.
     """
+    value = _messages_in(value) if isinstance(value, str) else value
     if not isinstance(value, list):
         return value
     messages = [_without_nulls(message) for message in value]
@@ -86,6 +88,18 @@ def normalised(value: Any) -> Any:
             text = _text_of(only["content"])
             return messages if text is None else text
     return messages
+
+
+def _messages_in(text: str) -> Any:
+    """Return the messages that a JSON text holds, as a CSV file has them; any other text is itself a prompt."""
+    if not text.lstrip().startswith("[{"):
+        return text
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    are_messages = all(isinstance(one, dict) and isinstance(one.get("role"), str) and "content" in one for one in found)
+    return found if are_messages else text
 
 
 def _text_of(content: Any) -> str | None:
@@ -178,10 +192,20 @@ def _without_nulls(message: Any) -> Any:
     if not isinstance(message, dict):
         return message
     kept = _without_null_fields(message)
+    if "tool_calls" in kept:
+        kept["tool_calls"] = _without_nested_nulls(kept["tool_calls"])
     if "content" in message and "content" not in kept and "tool_calls" in kept:
         kept["content"] = None
     content = kept.get("content")
     return kept | {"content": [_without_null_fields(part) for part in content]} if isinstance(content, list) else kept
+
+
+def _without_nested_nulls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nested_nulls(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_nested_nulls(one) for name, one in value.items() if one is not None}
 
 
 def _without_null_fields(part: Any) -> Any:

@@ -10,6 +10,7 @@ Language models write the same expression in several ways, which all count:
 
 * spaces, tabs and line breaks between numbers and operations;
 * `×`, `⋅`, `·`, `\times` or `\cdot` for `*`, `÷`, `\div` for `/`, and `−` or another Unicode minus or hyphen for `-`;
+* the wide forms of operations and brackets in Chinese text, and LaTeX's narrow spaces;
 * `\left(` and `\right)`, and one pair of `$ $`, `$$ $$`, `\( \)` or `\[ \]` around the whole answer;
 * `= 22` at the end, if 22 is the target.
 
@@ -49,7 +50,12 @@ _MALFORMED = re.compile(r"\b0[0-9]|[0-9)] *\(|\) *[0-9]")
 _SPACE = " \t\r\n"
 _TAG = re.compile(r"</?answer>")
 _OPERATIONS = str.maketrans(
-    {**dict.fromkeys("×⋅·∗", "*"), **dict.fromkeys("÷∕⁄", "/"), **dict.fromkeys("−‐‑‒–﹣－", "-")}  # noqa: RUF001
+    {
+        **dict.fromkeys("×⋅·∗∙•✕✖＊", "*"),  # noqa: RUF001
+        **dict.fromkeys("÷∕⁄／", "/"),  # noqa: RUF001
+        **dict.fromkeys("−‐‑‒–﹣－", "-"),  # noqa: RUF001
+        **dict(zip("＋﹢（）", "++()", strict=True)),  # noqa: RUF001
+    }
 )
 _LATEX = {"times": "*", "cdot": "*", "div": "/", "left": "", "right": ""}
 _COMMAND = re.compile(rf"\\({'|'.join(_LATEX)})(?![A-Za-z])")
@@ -96,6 +102,7 @@ def plain(text: str) -> str:
             text = text[len(left) : -len(right)]
             break
     text = _COMMAND.sub(lambda found: _LATEX[found[1]], text)
+    text = re.sub(r"\\[,;: ]", " ", text)
     return re.sub(rf"[{_SPACE}]+", " ", text).strip(" ")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rl.prompts import Demonstration, Prompt, PromptPool, Report, Task, read_report
-from rl.prompts.identity import described, digest
+from rl.prompts.identity import described, digest, loose_digest
 from rl.prompts.schemas import cell
 from rl.prompts.sources import Sources, is_path
 from rl.tasks.data_config import NONE, DataConfig
@@ -122,13 +122,15 @@ class _Data:
                     f"data.{by} is {getattr(config, by)!r}, which holds no prompts that can be read; give another file "
                     "or split, or leave it out and give data.held_out_share"
                 )
-            apart = set(map(digest, held_out.texts))
-            inside = np.array([one in apart for one in digests], bool)
-            if inside.any():
-                _log.warning("%d training prompts are left out, because they are held out too", inside.sum())
+            inside = np.zeros(len(digests), bool)
         else:
             inside = held_out_rows(digests, config.held_out_share, config.held_out_seed)
             held_out = whole.take(np.flatnonzero(inside).tolist())
+        apart = set(map(loose_digest, held_out.texts))
+        too = ~inside & np.array([loose_digest(text) in apart for text in whole.texts], bool)
+        if too.any():
+            _log.warning("%d training prompts are left out, because they are held out too", too.sum())
+            inside |= too
         if inside.all():
             raise ValueError(
                 f"every prompt of {self._source} is held out; give other prompts or a smaller data.held_out_share"

@@ -17,6 +17,7 @@ import itertools
 import random
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,7 +36,9 @@ _THINGS = ("apples", "pens", "books", "cards", "coins", "eggs", "stamps", "shell
 _HOLDERS = ("boxes", "bags", "jars", "baskets", "packs")
 _GAINS = ("buys {} more", "finds {} more", "gets {} more from a friend")
 _LOSSES = ("gives away {}", "loses {}", "sells {}")
-_NUMBER = re.compile(r"(?<![\d)])-?\d[\d,]*(?:\.\d+)?|\d[\d,]*(?:\.\d+)?")
+_PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_NUMBER = re.compile(rf"(?<![\d)])-?{_PLAIN}|{_PLAIN}")
+_MARKED = re.compile(rf"[^\d\n]*?(-?{_PLAIN})(?!\s*%)\D*")  # a line with one number
 _MOST_PROMPTS = 1_000_000
 
 
@@ -81,11 +84,11 @@ def make(config: DataConfig | None = None) -> Task:
 
 
 def verify(completion: str, answer: dict[str, Any]) -> Verdict:
-    """Judge a completion by the number after its last `####`, or by its last number if it has no `####`."""
+    """Judge a completion by the only number on the line of its last `####`, or by its last number without a `####`."""
     _, marked, after = completion.rpartition("####")
-    numbers = _NUMBER.findall(after.partition("\n")[0] if marked else completion)
-    said = numbers[0 if marked else -1] if numbers else None
-    success = said is not None and float(said.replace(",", "")) == answer["answer"]
+    found = _MARKED.fullmatch(after.partition("\n")[0]) if marked else None
+    numbers = [found[1]] if found else [] if marked else _NUMBER.findall(completion)
+    success = bool(numbers) and Decimal(numbers[-1].replace(",", "")) == answer["answer"]
     return Verdict(success, float(success))
 
 

@@ -29,6 +29,8 @@ SOLVED, WRONG = Verdict(True, 1.0), Verdict(False, 0.0)
             r"3\times5+7",
             r"3\cdot 5+7",
             r"\left(3*5\right)+7",
+            r"3 \, \times \, 5 + 7",
+            "\uff083\u22195\uff09\uff0b7",
         ),
         *("$3*5+7$", "$$3*5+7$$", r"\(3*5+7\)", r"\[ 3 \times 5 + 7 = 22 \]", "$\n3*5+7\n$", "$ 3*5+7 = 22 $"),
     ],
@@ -73,6 +75,7 @@ WELL_FORMED_BUT_WRONG = {
     "many parentheses": "(" * 60 + "22" + ")" * 60,
 }
 MALFORMED = {
+    "raised digits": "3*5+\u2077",
     "empty": "",
     "space": "   ",
     "powers": "9**9**9",

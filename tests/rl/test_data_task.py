@@ -78,6 +78,24 @@ def test_given_held_out_prompts_are_left_out_of_training(tmp_path, caplog, by):
     assert "2 training prompts are left out, because they are held out too" in caplog.text
 
 
+def test_prompts_that_differ_in_spaces_or_form_of_unicode_alone_are_held_out_too(tmp_path, caplog):
+    rows = [{"question": text, "answer": "1"} for text in ("What is 2+2?", "Caf\u00e9?", "Other?")]
+    spoiled = [{"question": text, "answer": "1"} for text in (" What is  2+2?\n", "Cafe\u0301?")]
+    write(tmp_path / "train.jsonl", rows)
+    write(tmp_path / "test.jsonl", spoiled)
+    task = make(tmp_path / "train.jsonl", "exact", DataConfig(held_out=str(tmp_path / "test.jsonl")))
+    assert texts(task.pool(0, 0)) == {"Other?"}
+    assert "2 training prompts are left out, because they are held out too" in caplog.text
+    write(tmp_path / "both.jsonl", [*rows, *spoiled])
+    for seed in range(5):
+        task = make(tmp_path / "both.jsonl", "exact", DataConfig(held_out_share=0.4, held_out_seed=seed))
+        pool, held_out = (
+            {"".join(text.split()).replace("e\u0301", "\u00e9") for text in side.texts}
+            for side in (task.pool(0, 0), task.held_out(0))
+        )
+        assert not pool & held_out
+
+
 def test_a_configuration_is_that_of_the_training_prompts_on_the_hub(file, tmp_path, monkeypatch):
     """`gsm8k` has the configuration main, and its held-out prompts may be a file."""
     held_out = write(tmp_path / "held_out.jsonl", [{"question": "Why?", "answer": "#### 1"}])

@@ -70,6 +70,11 @@ def test_the_template_asks_for_the_form_that_the_verifier_reads():
         ("#### 24\n25", True),
         ("#### $24", True),
         ("#### 24.0", True),
+        ("#### **24**", True),
+        *(
+            (f"#### {text}", False)
+            for text in ("2,4", "24/2", "24e1", "24-5", "24 or 25", "24%", "24.0000000000000000001")
+        ),
         ("Mia has 24.", True),
         ("4*6=24", True),
         ("30-6", False),

@@ -159,6 +159,18 @@ def test_groups_may_differ_in_size_and_missing_rewards_do_not_count(rewards):
     assert ours.metrics()["selector/judged_share"] == 0.5
 
 
+def test_tensors_of_torch_are_rewards_also_in_bfloat16_and_with_a_gradient():
+    torch = pytest.importorskip("torch")
+    from jaxsel.integrations._rewards import counted
+
+    values = [[1.0, 0.0], [math.nan, 1.0]]
+    for rewards in (torch.tensor(values, dtype=torch.bfloat16), torch.tensor(values, requires_grad=True)):
+        for form in (rewards, list(rewards), [list(row) for row in rewards]):
+            successes, group_size = counted(np.arange(2), form, None, 0.5)
+            assert successes.tolist() == [1, 1]
+            assert group_size.tolist() == [2, 1]
+
+
 def test_flat_rewards_teach_the_same_as_grouped_rewards():
     flat, grouped = edge(), edge()
     flat.observe([3, 4, 3, 4], [1, None, 0, 1])

@@ -228,6 +228,12 @@ def test_an_unknown_reward_of_slime_is_refused(tmp_path):
     for key in (None, "acc"):
         with pytest.raises(ValueError, match=f"key is {key!r}, but the rewards are named 'accuracy', 'style'"):
             source.observe([group], key)
+    for sample in group:
+        sample.reward = [1.0, 0.0]
+    with pytest.raises(ValueError, match=r"groups has the reward \[1.0, 0.0\], which is not one number"):
+        source.observe([group])
+    with pytest.raises(ValueError, match=r"groups\[1\] is empty"):
+        source.observe([group, []])
     assert source.edge.handed_out.tolist() == [group[0].metadata[ROW]]
 
 
@@ -346,6 +352,8 @@ def test_wrong_names_of_rewards_and_tasks_are_refused(tmp_path):
         Prime(tmp_path, success="right").step()
     with pytest.raises(ValueError, match="group is about the task 'other', which is not in the pool"):
         Prime(tmp_path).sampler.observe(episodes("other", [trace(1.0)]))
+    with pytest.raises(ValueError, match="group is empty; give the episodes of one task"):
+        Prime(tmp_path).sampler.observe([])
     with pytest.raises(ValueError, match="success is 'right', which is no metric of the trajectory"):
         Tinker(tmp_path, success="right").step()
 

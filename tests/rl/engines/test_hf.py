@@ -92,9 +92,8 @@ def test_weights_that_do_not_fit_change_nothing(policy, fault):
         del weights[last]
     else:
         weights[last if fault == "shape" else "another"] = torch.zeros(1)
-    with pytest.raises(
-        ValueError, match=f"weights do not fit the policy's at {'another' if fault == 'another' else last}"
-    ):
+    wrong = "another" if fault == "another" else last
+    with pytest.raises(ValueError, match=f"weights do not fit the policy's at {wrong}"):
         engine.update_weights(weights)
     for name, weight in policy.model.state_dict().items():
         assert torch.equal(weight, before[name])

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rl.prompts.images import ImageError, decoded, embedded
@@ -32,6 +33,7 @@ def read(path, **options):
         {"type": "image", "image": Image.open(io.BytesIO(SMALL))},
         {"type": "image", "image": bytearray(SMALL)},
         {"type": "image", "url": URL},
+        {"type": "image", "url": "DATA:image/png;base64,\n" + base64.encodebytes(SMALL).decode()},
         {"type": "image_url", "image_url": {"url": URL}},
         {"type": "input_image", "image_url": URL},
     ],
@@ -42,6 +44,23 @@ def test_every_form_of_an_image_is_decoded(part):
     assert image.mode == "RGB"
     prompt = [{"role": "user", "content": [part]}]
     assert embedded(prompt, ".") == prompt
+
+
+def test_base64_without_a_scheme_and_addresses_of_files_are_read(tmp_path):
+    large = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(large, "png")
+    (tmp_path / "a b.png").write_bytes(large.getvalue())
+    sources = [base64.b64encode(large.getvalue()).decode(), f"file://{tmp_path}/a%20b.png", tmp_path / "a b.png"]
+    for source in sources:
+        (message,) = embedded([{"role": "user", "content": [{"type": "image", "image": source}]}], ".")
+        assert message["content"][0]["image"]["bytes"] == large.getvalue()
+
+
+@pytest.mark.parametrize("source", [np.zeros((4, 4, 3), np.uint8), torch.zeros(3, 4, 4), "x" * 100_000, 5])
+def test_what_is_no_image_is_named_in_a_short_message(source):
+    with pytest.raises(ImageError) as found:
+        embedded([{"role": "user", "content": [{"type": "image", "image": source}]}], ".")
+    assert len(str(found.value)) < 300
 
 
 @pytest.mark.parametrize("item", ["figures/a.png", {"bytes": None, "path": "figures/a.png"}])

@@ -1,5 +1,7 @@
 """Chat messages: the one form that a pool stores, messages of several parts, images, and messages as plain text."""
 
+import json
+
 import pytest
 
 from rl.prompts import plain_text, read_prompts
@@ -40,6 +42,27 @@ def test_fields_that_arrow_fills_with_null_are_left_out(write):
     messages = [user(parts), {"role": "tool", "content": [TEXT], "tool_call_id": "1"}]
     assert read(write, {"prompt": messages}, "parquet") == messages
     assert read(write, {"prompt": [user("a"), call, user("b")]}, "parquet") == [user("a"), call, user("b")]
+
+
+def test_tool_calls_in_parquet_are_those_in_json(write):
+    def row(arguments):
+        call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+        return {
+            "prompt": [user("a"), {"role": "assistant", "content": None, "tool_calls": [call]}, user("b")],
+            "answer": "1",
+        }
+
+    rows = [row({"city": "x"}), row({"days": [{"n": 3}]})]
+    found = [read_prompts(write(f"data.{suffix}", rows)) for suffix in ("jsonl", "parquet")]
+    assert found[0].texts == found[1].texts
+    assert found[0].fingerprint == found[1].fingerprint
+
+
+def test_a_json_text_of_messages_is_these_messages(write):
+    messages = [{"role": "system", "content": "Be brief."}, user("a")]
+    assert read(write, {"prompt": json.dumps(messages)}) == messages
+    for text in ('[{"role": "user"}]', "[{", '[{"x": 1}] is a list', '{"role": "user", "content": "a"}', "[1, 2]"):
+        assert read(write, {"prompt": text}) == text
 
 
 def test_the_value_of_the_caller_is_not_changed():
