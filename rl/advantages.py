@@ -12,6 +12,8 @@ from functools import partial
 import torch
 from jaxtyping import Bool, Float
 
+from rl import _checks
+
 RELATIVE_SPREAD = 1e-6
 """The range of rewards, relative to the largest absolute reward, up to which rewards count as equal."""
 SMALLEST_RATE = 1e-6
@@ -32,11 +34,12 @@ def grpo(
         rewards: Rewards, one row per group; not finite where a rollout or its verification failed.
         divide_by_std: Whether to divide by the standard deviation. False gives $A_{ij} = r_{ij} - \bar r_i$, as in
             Dr. GRPO (arXiv 2503.20783).
-        epsilon: A constant that is added to the standard deviation.
+        epsilon: A constant of at least 0 that is added to the standard deviation.
 
     Returns:
         The advantages, which are always finite.
     """
+    _checks.at_least_zero(epsilon=epsilon)
     centred, std, _ = _centre(rewards)
     return _like(rewards, centred / (std + epsilon) if divide_by_std else centred)
 
@@ -70,11 +73,12 @@ def reinforce_pp(
         rewards: Rewards, one row per group; not finite where a rollout or its verification failed.
         group_baseline: Whether to subtract the mean of each group before the batch is normalised, as in REINFORCE++ w/
             Baseline. A group of equal rewards then has advantage 0.
-        epsilon: A constant that is added to the standard deviation.
+        epsilon: A constant of at least 0 that is added to the standard deviation.
 
     Returns:
         The advantages, which are always finite.
     """
+    _checks.at_least_zero(epsilon=epsilon)
     if not group_baseline:
         return grpo(rewards.reshape(1, -1), epsilon=epsilon).reshape(rewards.shape)
     centred, _, count = _centre(rewards)  # the mean is 0 in every group, and therefore in the batch
@@ -189,8 +193,9 @@ def normalise(
         mask: The tokens that count. The advantages of all other tokens are ignored, and are 0 in the result.
         scale: The largest absolute value among the rewards and values from which the advantages were computed. All
             results are 0 if the range of the advantages is within the rounding error of numbers of this size.
-        epsilon: A constant that is added to the standard deviation.
+        epsilon: A constant of at least 0 that is added to the standard deviation.
     """
+    _checks.at_least_zero(epsilon=epsilon)
     rows = torch.where(mask, advantages, torch.nan).reshape(1, -1)
     centred, std, _ = _centre(rows, scale)
     return _like(rows, centred / (std + epsilon)).reshape(advantages.shape)

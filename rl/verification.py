@@ -13,8 +13,9 @@ A NumPy scalar, array or tensor without dimensions stands for its value. An exce
 also means "not judged".
 
 By default a verifier runs in this process, where the time limit interrupts Python code, sleeps and regular expressions.
-A verifier that hangs in compiled code blocks the interpreter, and so does a regular expression after the verifier's own
-`signal.alarm`: run such a verifier in its own process. Outside the main thread only a process of its own has a limit.
+A verifier that hangs in compiled code blocks the interpreter. So do a regular expression after the verifier's own
+`signal.alarm`, and a loop that catches every BaseException. Run such a verifier in its own process. Outside the main
+thread only a process of its own has a limit.
 """
 
 import copy

@@ -25,6 +25,7 @@ from rl.tasks.countdown_published import Drawn, drawn
 from rl.tasks.countdown_verifier import verify
 from rl.tasks.data import no_demonstrations
 from rl.tasks.data_config import DataConfig, refuse_unused
+from rl.tasks.held_out import say_what_is_left_out
 from rl.tasks.templates import PLACEHOLDER
 
 COUNTS = {"countdown-34": (3, 4), "countdown-4": (4,)}
@@ -89,6 +90,7 @@ class _FromFile:
 
     def pool(self, num_prompts: int, seed: int) -> PromptPool:
         """Return training prompts, chosen by the seed, in the order of the data; 0 asks for all."""
+        say_what_is_left_out(num_prompts, len(self._training))
         rows = np.random.default_rng(seed).permutation(len(self._training))[: num_prompts or None]
         return self._training.take(np.sort(rows).tolist())
 

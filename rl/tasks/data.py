@@ -20,7 +20,7 @@ from rl.prompts.identity import described, digest, loose_digest
 from rl.prompts.schemas import cell
 from rl.prompts.sources import Sources, is_path
 from rl.tasks.data_config import NONE, DataConfig
-from rl.tasks.held_out import held_out_rows, order_of
+from rl.tasks.held_out import held_out_rows, order_of, say_what_is_left_out
 from rl.tasks.templates import filled
 from rl.verifiers import OWN_PROCESS, RowAnswer, Wanted, check_of, find_verifier, wanted_columns, with_columns
 
@@ -91,8 +91,7 @@ class _Data:
     def pool(self, num_prompts: int, seed: int) -> PromptPool:
         """Return training prompts, chosen by the seed, in the order of the data."""
         training, _ = self._sides
-        if 0 < num_prompts < len(training):
-            _log.warning("the pool has %d of %d training prompts; pool_size=0 takes all", num_prompts, len(training))
+        say_what_is_left_out(num_prompts, len(training))
         rows = np.random.default_rng(seed).permutation(len(training))[: num_prompts or None]
         return self._templated(training.take(np.sort(rows).tolist()))
 

@@ -1,5 +1,6 @@
 """The choice of held-out prompts by their text alone: shuffled data give the same choice, and repeats stay together."""
 
+import logging
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 
 from rl import _checks
 
+_log = logging.getLogger(__name__)
 _LEAST_GENERATED = 0.001  # the smallest share of either side for which a generator draws prompts until one is there
 
 
@@ -20,6 +22,12 @@ def check_share(share: float) -> None:
     _checks.from_zero_to_one(held_out_share=share)
     if not 0 < share < 1:
         raise ValueError(f"held_out_share is {share}; give a number above 0 and below 1")
+
+
+def say_what_is_left_out(num_prompts: int, size: int) -> None:
+    """Log that a pool of `num_prompts` leaves out a part of the `size` training prompts; 0 takes all."""
+    if 0 < num_prompts < size:
+        _log.warning("the pool has %d of %d training prompts; pool_size=0 takes all", num_prompts, size)
 
 
 def order_of(digests: Sequence[str], seed: int) -> list[int]:
