@@ -355,7 +355,7 @@ def test_mapp_refuses_bad_rewards_and_beliefs(rewards, mean, variance, message):
 def test_an_epsilon_out_of_range_is_refused(epsilon):
     rewards = torch.tensor([[0.0, 1.0]])
     for compute in (advantages.grpo, advantages.reinforce_pp):
-        with pytest.raises(ValueError, match="epsilon is .*; give a finite number of at least 0"):
+        with pytest.raises(ValueError, match=r"epsilon is .*; give a finite number of at least 0"):
             compute(rewards, epsilon=epsilon)
-    with pytest.raises(ValueError, match="epsilon is .*; give a finite number of at least 0"):
+    with pytest.raises(ValueError, match=r"epsilon is .*; give a finite number of at least 0"):
         advantages.normalise(rewards, rewards > 0, epsilon=epsilon)
