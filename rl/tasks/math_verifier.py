@@ -23,11 +23,9 @@ both as SymPy expressions and compares them. The rules below are added, because 
 The verifier has no time limit of its own. `rl.verification` runs it in another process, which it kills after the limit.
 """
 
-import cmath
 import itertools
 import logging
 import re
-import sys
 from typing import Any
 
 import sympy
@@ -37,6 +35,7 @@ from math_verify import LatexExtractionConfig, parse
 from math_verify import verify as equal
 
 from rl.tasks.math_answers import Answer, final_answer, is_text, parts, plain, reference_answer, words
+from rl.tasks.math_numbers import close, is_finite, same_decimals
 from rl.tasks.math_words import with_words
 
 # math-verify's own units are off: it takes the last variable of 2c or a + b + c for a unit and drops it.
@@ -51,7 +50,6 @@ _ANGLE = re.compile(
     r"(?:\{([\d.+\-]+)\}|(?:\\left)?\(([\d.+\-]+)(?:\\right)?\)|(\d+(?:\.\d+)?))"
     r"\s*(?:\^\s*\{\s*\\circ\s*\}|\^\s*\\circ|\\degree|°)"
 )
-_TOLERANCE = 1e-5  # relative
 _ROUNDING = 1e-2  # relative; of a side of an equation, as in 22/7 = 3.14
 # math-verify warns that it has no time limit; `rl.verification` has one.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -149,10 +147,12 @@ def _equal(gold: str, own: str) -> bool:
     # math-verify returns the text where it can parse nothing. Equal texts were accepted above.
     if isinstance(left[0], str) or isinstance(right[0], str):
         return False
-    if equal(left[:1], right[:1], allow_set_relation_comp=True, timeout_seconds=None) and _close(left[0], right[0]):
+    if (agree := same_decimals(left[0], right[0])) is not None:
+        return agree
+    if equal(left[:1], right[:1], allow_set_relation_comp=True, timeout_seconds=None) and close(left[0], right[0]):
         return True
     numbers = [_with_imaginary_unit(one) for one in (left[0], right[0])]
-    return numbers != [left[0], right[0]] and all(map(_is_finite, numbers)) and _close(*numbers)
+    return numbers != [left[0], right[0]] and all(map(is_finite, numbers)) and close(*numbers)
 
 
 def _with_imaginary_unit(value: Any) -> Any:
@@ -161,19 +161,12 @@ def _with_imaginary_unit(value: Any) -> Any:
     return value.subs(names) if names else value
 
 
-def _is_finite(value: Any) -> bool:
-    try:
-        return cmath.isfinite(complex(sympy.N(value)))
-    except (TypeError, ValueError, AttributeError, OverflowError):
-        return False
-
-
 def _is_false(answer: str) -> bool:
     """Return whether an equation has two numbers that differ by over one percent; math-verify reads its last side."""
     if "%" in answer or "_" in answer:
         return False
     numbers = [side for side in _sides(answer) if getattr(side, "is_number", False)]
-    return not all(_close(*pair, _ROUNDING) for pair in itertools.pairwise(numbers))
+    return not all(close(*pair, _ROUNDING) for pair in itertools.pairwise(numbers))
 
 
 def _is_unsolved(answer: str) -> bool:
@@ -226,19 +219,6 @@ def _closes_last(value: str) -> bool:
 def _reordered(gold: Any, own: Any, text: str) -> bool:
     """Return whether a point is compared with a list without order."""
     return _kind(text) == "point" and isinstance(own, FiniteSet | sympy.FiniteSet) and not isinstance(gold, type(own))
-
-
-def _close(gold: Any, own: Any, tolerance: float = _TOLERANCE) -> bool:
-    """Return whether two numbers are close, relative to their size; True for anything but numbers."""
-    try:
-        exact = sympy.N(gold), sympy.N(own)
-        left, right = map(complex, exact)
-        if abs(left) + abs(right) < sys.float_info.min:  # too small for floats, where 10^-400 and 10^-500 are 0
-            (left, right), size = exact, sympy.Max(*map(abs, exact))
-            return left == right or bool(abs(left - right) <= tolerance * size)
-        return left == right or abs(left - right) <= tolerance * max(abs(left), abs(right))
-    except (TypeError, ValueError, AttributeError, OverflowError):
-        return True
 
 
 def _squeezed(text: str) -> str:
