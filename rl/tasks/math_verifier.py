@@ -34,8 +34,9 @@ from latex2sympy2_extended.sets import FiniteSet
 from math_verify import LatexExtractionConfig, parse
 from math_verify import verify as equal
 
-from rl.tasks.math_answers import Answer, final_answer, is_text, parts, plain, reference_answer, words
+from rl.tasks.math_answers import Answer, final_answer, is_text, parts, reference_answer, words
 from rl.tasks.math_numbers import close, is_finite, same_decimals
+from rl.tasks.math_typography import plain
 from rl.tasks.math_words import with_words
 
 # math-verify's own units are off: it takes the last variable of 2c or a + b + c for a unit and drops it.
@@ -110,7 +111,7 @@ def _in_base_ten(answer: Answer) -> str | None:
 
 def _with_unit_of(other: Answer, answer: Answer) -> Answer:
     """Return an answer with the unit of the other one if it ends in it: 5m is 5 m there, and elsewhere 5 times m."""
-    number = answer.value.removesuffix(other.unit)
+    number = answer.value.removesuffix(other.unit).rstrip()
     has_it = other.unit and not answer.unit and number != answer.value and number[-1:].isdigit()
     return answer._replace(value=number, unit=other.unit) if has_it else answer
 

@@ -38,6 +38,84 @@ KINDS: dict[str, list[tuple[str, list[str], list[str]]]] = {
         (r"\frac{\pi}{3}", [r"0.333333333\pi", "1.04719755"], [r"0.333\pi", "1.047", "0.333333333"]),
         (r"\pi", ["3.14159265", r"1.0\pi"], ["3.14", "3.1415"]),
     ],
+    "words after a number": [
+        (
+            "5",
+            [
+                *("5 apples", "5 square meters", "5 people", "5 apples per day", "5 seconds", r"5\text{ square units}"),
+                *("5 cups of tea", "5 in total", "5 times", "5 real roots", "5 months", "5 teeth", r"5\text{ people}"),
+                *("5 meters long", "5 days a week", "5 dollars", r"5\text{ cm}", "5 more apples"),
+            ],
+            [
+                *("5 million", "5 or more", "5 and a half", "5 squared", "5 factorial", "5 hundredths", "5 thirds"),
+                *("5 is wrong", "5 below zero", "5 halves", "5 quarters", "5 plus x", "5 times x", "5 times two"),
+                *("5 root three", "5 over x", "5 point five", "5 dozen", "5 percent off"),
+                *("5 twenty-fourths", "5 cos theta", "5 feet and six inches", "5 thousandths", "5 degrees below zero"),
+                *(
+                    r"5\text{ or more}",
+                    r"5\text{ million}",
+                    r"5\text{ thirds}",
+                    r"5\text{ squared}",
+                    r"5\text{ is wrong}",
+                ),
+                *(
+                    r"5\text{ and a half}",
+                    r"5\text{ root three}",
+                    "5 times ab",
+                    "5 thousand two hundred",
+                    "5 tenths of x",
+                ),
+            ],
+        ),
+        ("2", ["2 apples"], ["2 root three", "2 root x", "2 to the power n", "2 ab", "2 cd", "2 xyz"]),
+        ("12", ["12 eggs"], ["12 dozen", "12 hundred", r"12\text{ dozen eggs}"]),
+        ("60", ["5 dozen", "5 dozen eggs", r"5\text{ dozen}", r"x = 5\text{ dozen}"], ["5", "6 dozen", "60 dozen"]),
+        ("1500000", ["1.5 million", r"1.5\text{ million}", r"\$1.5 million", "1,500 thousand"], ["1.5", "1.5 billion"]),
+        (r"\$1.5", ["1.50 dollars"], [r"\$1.5 million", r"\$1.5\text{ billion}", "1.5 thousand dollars"]),
+        (
+            r"\$1.5 million",
+            ["1500000", r"\$1{,}500{,}000", "1.5 million dollars"],
+            [r"\$1.5", "1.5", r"1.5\text{ euros}"],
+        ),
+        ("5 million", ["5,000,000", r"5\times10^6", r"5\text{ million}"], ["5", "5 billion", "5 thousand"]),
+        ("500000", ["5 hundred thousand", r"\frac12\text{ million}", r"\frac12 million"], ["5 hundred", "5 thousand"]),
+    ],
+    "units": [
+        (
+            r"5\text{ km}",
+            [r"5\text{ km}", "5 km", "5", "5 kilometers", r"5\,\mathrm{km}"],
+            [r"5\text{ nm}", "5 nm", "5 m"],
+        ),
+        (r"5\text{ N}", ["5", "5 N", "5 newtons", r"5\mathrm{N}"], [r"5\text{ J}", "5 J", r"5\text{ kN}", "5 joules"]),
+        (r"5\text{ GHz}", ["5 GHz", "5 gigahertz", "5"], [r"5\text{ Hz}", "5 Hz", "5 MHz", "5 kilohertz"]),
+        (r"5\text{ Pa}", ["5 pascals", "5"], [r"5\text{ kPa}", r"5\text{ atm}", r"5\text{ N}"]),
+        (r"5\text{ mmol}", ["5 millimoles", "5"], [r"5\text{ mol}", "5 mol", r"5\text{ mmol/L}"]),
+        (r"5\text{ A}", ["5 amperes", "5 amps"], [r"5\text{ mA}", r"5\text{ MA}", r"5\text{ V}"]),
+        (r"5\text{ mA}", ["5 mA", "5 milliamps"], [r"5\text{ MA}", r"5\text{ A}"]),
+        (
+            r"5\text{ J}",
+            [r"5\text{ joule}"],
+            [r"5\text{ kWh}", "5 kWh", r"5\text{ cal}", r"5\text{ eV}", r"5\text{ W}"],
+        ),
+        (r"5\text{ ms}", ["5 milliseconds", "5 ms"], [r"5\text{ m}", r"5\text{ s}", "5 m"]),
+        (r"5\text{ kg m/s}", ["5", r"5\text{ kg m / s}"], [r"5\text{ kg m}", r"5\text{ N}", r"5\text{ kg}"]),
+        (
+            r"5\text{ m}/\text{s}^2",
+            ["5 m/s^2", "5", r"5\text{ m/s}^2"],
+            [r"5\text{ m/s}", r"5\text{ m}\cdot\text{s}^2"],
+        ),
+        (r"5\text{ L}", ["5 liters", "5 L", r"5\text{ l}"], [r"5\text{ mL}", "5 milliliters", r"5\text{ lb}"]),
+        (r"5\text{ cm}^2", [r"5\text{ sq. cm}", "5 square centimeters", r"5\text{ sq cm}"], [r"5\text{ cm}^3", "5 cm"]),
+        (r"5\text{ p.m.}", ["5 pm", r"5\text{ PM}", "5"], [r"5\text{ a.m.}", "5 am"]),
+        (r"5\text{ hrs}", ["5 hours", "5 h", r"5\text{ hr}"], [r"5\text{ min}", "5 hectares per h"]),
+        (
+            r"5\text{ units}",
+            [
+                "5",
+            ],
+            ["6 units"],
+        ),
+    ],
 }
 CASES = [(kind, *case) for kind, cases in KINDS.items() for case in cases]
 
