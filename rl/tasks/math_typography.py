@@ -20,6 +20,7 @@ _SYMBOLS = str.maketrans(
     {
         **{"\N{MINUS SIGN}": "-", "\N{SUPERSCRIPT TWO}": "^2", "\N{SUPERSCRIPT THREE}": "^3"},
         **{"\N{MIDDLE DOT}": r"\cdot ", "\N{DOT OPERATOR}": r"\cdot ", "\N{INFINITY}": r"\infty "},
+        **{"\N{PLUS-MINUS SIGN}": r"\pm ", "\N{MINUS-OR-PLUS SIGN}": r"\mp "},
         **{"\N{UNION}": r"\cup ", "\N{INTERSECTION}": r"\cap ", "\N{EMPTY SET}": r"\emptyset "},
     }
 )

@@ -27,13 +27,14 @@ _NAMES = {
     **{"sec": "s", "minute": "min", "hour": "h", "hr": "h", "wk": "week", "mo": "month", "yr": "year"},
     **{"dollar": "$", "usd": "$", "cent": "cent", "degree": "deg", "radian": "rad", "ton": "ton", "tonne": "t"},
     **{"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "cc": "cm^3"},
+    **{"atm": "atm", "atmosphere": "atm", "bar": "bar", "psi": "psi", "rpm": "rpm", "hectare": "ha", "acre": "acre"},
 }
 _SYMBOLS = {short + symbol: short + symbol for short in ("", *_PREFIXES.values()) for symbol in _SI.values()}
 _SYMBOLS |= {name.replace("l", "L"): name for name in _SYMBOLS if name in ("l", "dl", "cl", "ml", "ul", "kl")}
 # Units whose short names count without \text{} and in any case, such as 5 CM.
 _USUAL = {"cm", "mm", "km", "m", "in", "ft", "yd", "mi", "g", "kg", "mg", "lb", "oz", "l", "ml", "s", "min", "h"}
 _USUAL |= {"$", "cent", "deg", "rad", "mi/h", "km/h", "day", "week", "month", "year", "am", "pm", "gallon", "quart"}
-_USUAL |= {"euro", "\N{POUND SIGN}", "pint", "ton", "atm"}
+_USUAL |= {"euro", "\N{POUND SIGN}", "pint", "ton"}
 _OF_LOWER = {
     name.lower(): name for name in _SYMBOLS.values() if sum(o.lower() == name.lower() for o in _SYMBOLS.values()) == 1
 }
@@ -94,9 +95,9 @@ def is_counted(space: str, name: str, of: str) -> bool:
     if name in _ORDINALS:
         return True
     if of:
-        is_usual = of.partition("^")[0] in _USUAL or "/" in of or len(name) > 3 or name in ("mol", "Hz", "Pa")
-        has_case = len(name) > 2 and name in _SYMBOLS and space != ""
-        return (len(name) > 1 and is_usual) or has_case or (space != "" and name in _USUAL | {"L"})
+        is_usual = of.partition("^")[0] in _USUAL or "/" in of or len(name) > 3 or name in ("Hz", "Pa")
+        is_long = space != "" and ((len(name) > 2 and name in _SYMBOLS) or _LONG.fullmatch(name) is not None)
+        return (len(name) > 1 and is_usual) or is_long or (space != "" and name in _USUAL | {"L"})
     if space == "" or makes_another_number(name):
         return False
     runs = re.findall("[A-Za-z]+", name)

@@ -35,7 +35,9 @@ from math_verify import LatexExtractionConfig, parse
 from math_verify import verify as equal
 
 from rl.tasks.math_answers import Answer, final_answer, is_text, parts, reference_answer, words
+from rl.tasks.math_lists import as_tuples, same_items
 from rl.tasks.math_numbers import close, is_finite, same_decimals
+from rl.tasks.math_texts import as_texts
 from rl.tasks.math_typography import plain
 from rl.tasks.math_words import with_words
 
@@ -73,6 +75,10 @@ def same_answer(reference: str, said: str) -> bool:
         return True
     if is_text(reference) or is_text(said):
         return words(reference) is not None and words(reference) == words(said)
+    if (agree := as_texts(reference, said)) is not None:
+        return agree
+    if (tuples := as_tuples(reference, said)) is not None:
+        return same_answer(*tuples)
     gold, own = parts(reference), parts(said)
     values = with_words(gold.value, own.value)
     gold, own = gold._replace(value=values[0]), own._replace(value=values[1])
@@ -142,6 +148,8 @@ def _equal(gold: str, own: str) -> bool:
         return False
     if len(_DOTS.findall(gold)) != len(_DOTS.findall(own)):
         return False
+    if (agree := same_items(gold, own, _equal)) is not None:
+        return agree
     left, right = _parsed(gold), _parsed(own)
     if not left or not right or _reordered(left[0], right[0], gold):
         return False
