@@ -13,10 +13,15 @@ import unicodedata
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from rl.tasks.math_typography import TEXT, plain
+from rl.tasks.math_typography import TEXT, braced, plain
 from rl.tasks.math_units import is_counted, makes_another_number, symbol, unit
 
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(\S+)")
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed(?:\s+|(?=[+-]?\d|\\[A-Za-z{]))([^\s$]+)")
+_END = re.compile(
+    r"(?:[ \t]*(?:</s>|<(?:eos|end_of_turn)>|<[|\N{FULLWIDTH VERTICAL LINE}][^<>\s]+[|\N{FULLWIDTH VERTICAL LINE}]>))+"
+    r"[ \t]*$",
+    re.MULTILINE,
+)
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _JSON = re.compile(r'\s*[\[{][\s\[{]*"')
 _ANSWER_IS = re.compile(
@@ -60,6 +65,7 @@ class Answer(NamedTuple):
 def final_answer(completion: str) -> str | None:
     """Return the final answer of a completion; None if it gives none."""
     text = completion.rpartition("</think>")[2]
+    text = _END.sub("", text)
     if "<think>" in text:
         return None
     boxes, lines = list(_BOXED.finditer(text)), [line for line in _HASHES.finditer(text) if _line(line)]
@@ -69,7 +75,7 @@ def final_answer(completion: str) -> str | None:
         return None
     if last.re is _HASHES:
         return _line(last)
-    found = last.group(1) if last.group(1) is not None else _braced(text[last.end() :])
+    found = last.group(1) if last.group(1) is not None else braced(text[last.end() :])
     return found.strip() or None if found is not None else None
 
 
@@ -168,13 +174,3 @@ def digits(number: float) -> str:
     """Return a float without an exponent, which is a product with the letter e in mathematics."""
     text = f"{Decimal(repr(float(number))):f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _braced(text: str) -> str | None:
-    """Return what the braces at the beginning of a text hold; None if they never close."""
-    depth = 0
-    for mark in re.finditer(r"\\.|[{}]", text, re.DOTALL):  # \} is no brace, and \\} is a line's end and a brace
-        depth += {"{": 1, "}": -1}.get(mark.group(), 0)
-        if depth == 0:
-            return text[1 : mark.start()]
-    return None

@@ -43,7 +43,7 @@ def same_items(gold: str, own: str, equal: Callable[[str, str], bool]) -> bool |
         return None
     if len(left) != len(right):
         is_long_number = 1 in (len(left), len(right)) and re.search(r"\d,\d{3}(?!\d)", gold + " " + own)
-        is_bracketed = any(len(one) == 1 and one[0][:1] in ("(", "[") for one in (left, right))
+        is_bracketed = any(len(one) == 1 and one[0][:1] in ("(", "[", "{") for one in (left, right))
         return None if is_long_number or is_bracketed else False
     if len(left) > _MOST_ITEMS:
         return None

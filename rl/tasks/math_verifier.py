@@ -35,6 +35,7 @@ from math_verify import LatexExtractionConfig, parse
 from math_verify import verify as equal
 
 from rl.tasks.math_answers import Answer, final_answer, is_text, parts, reference_answer, words
+from rl.tasks.math_choices import same_choice
 from rl.tasks.math_lists import as_tuples, same_items
 from rl.tasks.math_numbers import close, is_finite, same_decimals
 from rl.tasks.math_texts import as_texts
@@ -73,6 +74,8 @@ def same_answer(reference: str, said: str) -> bool:
     """Return whether an answer equals the reference."""
     if _squeezed(reference) == _squeezed(said):
         return True
+    if (agree := same_choice(reference, said, same_answer)) is not None:
+        return agree
     if is_text(reference) or is_text(said):
         return words(reference) is not None and words(reference) == words(said)
     if (agree := as_texts(reference, said)) is not None:

@@ -2,6 +2,7 @@ r"""The verifier `math` on kinds of answers: right answers in other forms are ac
 
 import pytest
 
+from rl.tasks.math_answers import final_answer
 from rl.tasks.math_verifier import same_answer, verify
 
 pytestmark = pytest.mark.slow
@@ -186,6 +187,114 @@ KINDS: dict[str, list[tuple[str, list[str], list[str]]]] = {
         ("January 2, 2023", ["january 2, 2023", r"\text{January 2, 2023}"], ["2", "2,2023", "January 3, 2023", "2023"]),
         ("5", ["10-3-2", "2023-2018"], ["2023-10-3"]),
     ],
+    "fonts": [
+        (
+            "5",
+            [
+                *(
+                    r"\mathbf{5}",
+                    r"\boldsymbol{5}",
+                    r"{\bf 5}",
+                    r"\bm{5}",
+                    r"\underline{5}",
+                    r"\color{red}5",
+                    r"\Large 5",
+                ),
+                *(r"{\color{red}5}", r"\textcolor{red}{5}", r"\mathbf{\underline{5}}", r"\bf{5}", r"x=\mathbf{5}"),
+                *(r"5\rm cm", r"5\,{\rm cm}", r"\boldsymbol{\frac{10}{2}}", r"\displaystyle 5", r"{\Huge\bf 5}"),
+            ],
+            [
+                *(
+                    r"\mathbf{6}",
+                    r"{\bf 55}",
+                    r"\overline{5}5",
+                    r"\color{red}55",
+                    r"\mathbf{5}^\mathbf{2}",
+                    r"-\mathbf{5}",
+                ),
+                *(r"\bm{5}x", r"\cancel{5}6", r"5\rm\pi", r"\bar{5}x"),
+            ],
+        ),
+        ("2.5", [r"\mathbf{2.5}", r"\bm{\frac52}"], [r"\mathbf{2}.\mathbf{6}", r"\mathbf{25}"]),
+        (
+            r"\frac12",
+            [r"\frac{\mathbf{1}}{\mathbf{2}}", r"\mathbf{\frac{1}{2}}"],
+            [r"\mathbf{\frac21}", r"\mathbf{12}"],
+        ),
+        (r"\mathbb{Z}", [r"\mathbb Z"], [r"\mathbf{5}", r"\mathbb{N}"]),
+        ("{5,6}", ["5,6"], ["5", "6"]),
+    ],
+    "shorthands of LaTeX": [
+        (
+            r"\sqrt[3]{2}",
+            [r"\sqrt[3]2", r"\sqrt [3] {2}", "2^{1/3}"],
+            [r"\sqrt[3]3", r"\sqrt[2]2", r"\sqrt2", r"3\sqrt2"],
+        ),
+        (r"\sqrt[3]{2}x", [r"\sqrt[3]2x"], [r"\sqrt[3]{2x}"]),
+        (r"x\equiv3\pmod{5}", [r"x\equiv3\pmod5", r"x \equiv 3 \pmod 5"], [r"x\equiv3\pmod7", r"x\equiv2\pmod5"]),
+        (r"\{1,2\}", [r"\lbrace 1,2\rbrace", r"\left\lbrace2,1\right\rbrace"], [r"\lbrace 1,3\rbrace", "(1,2)"]),
+        (
+            r"\arctan 2",
+            [r"\operatorname{arctan} 2", r"\operatorname{arctan}(2)"],
+            [r"\operatorname{arcsin}2", r"\tan2"],
+        ),
+        (r"\frac{\pi}{4}", [r"\operatorname{arctan}1", r"\mathrm{arctan}(1)"], [r"\operatorname{tan}1"]),
+        (r"\bigl(1,2\bigr)", ["(1,2)", r"\Big(1,2\Big)"], [r"\bigl(2,1\bigr)"]),
+    ],
+    "characters of Unicode": [
+        ("10^{-3}", ["10\u207b\u00b3", "0.001"], ["10\u00b3", "10\u207b\u00b2", "10-3"]),
+        ("10^{23}", ["10\u00b2\u00b3"], ["10\u00b2", "10\u00b3\u00b2", "1023"]),
+        ("6.02 \\times 10^{23}", ["6.02\u00d710\u00b2\u00b3"], ["6.02\u00d710\u00b2\u2074"]),
+        ("x^4", ["x\u2074"], ["x\u00b3", "x4", "x\u2084"]),
+        ("x_1+x_{12}", ["x\u2081+x\u2081\u2082"], ["x\u2081+x\u2081\u2081", "x\u00b9+x\u00b9\u00b2"]),
+        ("120_5", ["120\u2085"], ["120\u2086", "120\u2075"]),
+        ("-12", ["\uff0d\uff11\uff12", "\u201312", "\u201112", "\u221212"], ["\uff11\uff12", "\uff0d\uff11\uff13"]),
+        ("(1,2)", ["\uff081\uff0c2\uff09"], ["\uff082\uff0c1\uff09"]),
+        ("x-3", ["x \u2013 3", "x\uff0d3"], ["x+3", "-3"]),
+        ("-2", ["\u20132"], ["3\u20135"]),
+        ("(0,1]", ["x \u2208 (0,1]", "x\u2208(0,1]"], ["x \u2208 [0,1]", "x \u2208 (0,2]"]),
+        ("5\\text{ cm}^2", ["5 cm\u00b2", "5\\text{ cm}\u00b2"], ["5 cm\u00b3"]),
+    ],
+    "choices": [
+        (
+            "A",
+            [
+                "(A) 5",
+                r"\textbf{(A)}~5",
+                "A. 5",
+                "A)",
+                "Option A",
+                r"\text{Option A}",
+                "(A)",
+                r"\textbf{(A) }5",
+                "A) x=5",
+                "A.",
+            ],
+            [
+                "(B) 5",
+                r"\textbf{(B)}~5",
+                "C. 5",
+                "B)",
+                "Option B",
+                "5",
+                "(A) + 5",
+                r"(A) \cdot 5",
+                "A.5",
+                "2A",
+                "A5",
+                "AB",
+                "A, B",
+            ],
+        ),
+        ("C", ["C. 5", r"\textbf{C}", r"\mathbf{C}", "Choice C"], ["(C) - 5", "C = 5", "D. C", "5 C"]),
+        (r"\text{(B)}", ["B. 12", "option B", r"\mathrm{(B)}\ 12"], ["(A) B", r"\text{(AB)}"]),
+        (
+            r"\textbf{(B)}\ 12",
+            ["B", "12", "(B)", r"\text{B}", r"\textbf{(B)}\ 12", "(B) 12", r"\text{(B) }12", "x = 12"],
+            ["A", "13", r"\textbf{(A)}\ 12", "(B) 13", r"\textbf{(C)}", "12B", "Option C", "B12"],
+        ),
+        ("5", ["(A) 5", "C. 5", r"\textbf{(A)}~5"], ["(A) 6", "Option E", "(A) + 5", "A.5", "(A) 5x", "(A)5"]),
+    ],
 }
 CASES = [(kind, *case) for kind, cases in KINDS.items() for case in cases]
 
@@ -200,3 +309,27 @@ def test_kinds_of_answers(kind, reference, right, wrong):
 def test_a_float_accepts_its_own_text(number):
     assert verify(rf"\boxed{{{number!r}}}", number)
     assert not verify(rf"\boxed{{{1.001 * number!r}}}", number) or 1.001 * number == number
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        *((rf"So \boxed{said}", said) for said in ("7", "-7", "72", r"\pi", r"\frac{1}{2}")),
+        *((f"#### 8{end}", "8") for end in ("</s>", "<|im_end|>", " <|eot_id|>", "</s></s>", "<|im_end|>\n", "<eos>")),
+        ("$\\boxed7$ is it", "7"),
+        ("#### east<|im_end|>", "east"),
+        ("#### 8<|im_end|>\n<|im_start|>user", "8"),
+        ("\\boxed{5}<|im_end|>", "5"),
+        ("\\boxed{5} in a \\boxed. Done", "5"),
+        ("\\boxed{5} in a \\(\\boxed\\)", "5"),
+        ("#### 1 < 2", "1 < 2"),
+    ],
+)
+def test_boxes_without_braces_and_marks_of_the_end(completion, answer):
+    assert final_answer(completion) == answer
+
+
+def test_a_box_without_braces_and_marks_of_the_end_make_no_other_answer():
+    assert not verify(r"\boxed7", 8)
+    assert not verify("#### 8</s>", 7)
+    assert not verify("#### 8<|im_end|>", 82)
