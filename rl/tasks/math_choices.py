@@ -13,6 +13,7 @@ _LETTERED = re.compile(
     r"(?![+*/^_=,<>]|-\s|\\(?:cdot|times|div|cup|cap|in|leq?|geq?|neq?|to|pm|mp)(?![A-Za-z]))(.+)"
 )
 _TEXT = re.compile(TEXT)
+_OTHERS = re.compile(r"\s*(?:and|or)(?![A-Za-z])|.*(?:\([A-H]\)|(?<![A-Za-z])[A-H][).](?:\s|$))", re.DOTALL)
 
 
 def same_choice(reference: str, said: str, same: Callable[[str, str], bool]) -> bool | None:
@@ -29,12 +30,15 @@ def same_choice(reference: str, said: str, same: Callable[[str, str], bool]) -> 
 
 
 def _choice(text: str) -> tuple[str, str]:
-    """Return the letter of a choice and what it says; both may be empty."""
-    bare = _TEXT.sub(_unwrapped, plain(text)).strip()
+    """Return the letter of a choice and what it says; both may be empty, as they are where several are named."""
+    bare = plain(text)
+    bare = whole[1].strip() if (whole := _TEXT.fullmatch(bare)) else _TEXT.sub(_unwrapped, bare).strip()
     if match := _LETTER.fullmatch(bare):
         return match[1] or match[2], ""
     match = _LETTERED.fullmatch(bare)
-    return (match[1] or match[2], match[3].strip()) if match else ("", "")
+    if match is None or _LETTER.fullmatch(match[3].strip()) or _OTHERS.match(_TEXT.sub(r" \1 ", match[3])):
+        return "", ""
+    return match[1] or match[2], match[3].strip()
 
 
 def _unwrapped(match: re.Match[str]) -> str:

@@ -43,8 +43,7 @@ def same_items(gold: str, own: str, equal: Callable[[str, str], bool]) -> bool |
         return None
     if len(left) != len(right):
         is_long_number = 1 in (len(left), len(right)) and re.search(r"\d,\d{3}(?!\d)", gold + " " + own)
-        is_bracketed = any(len(one) == 1 and one[0][:1] in ("(", "[", "{") for one in (left, right))
-        return None if is_long_number or is_bracketed else False
+        return None if is_long_number or _may_be_as_long(left, right) or _may_be_as_long(right, left) else False
     if len(left) > _MOST_ITEMS:
         return None
     for item in left:
@@ -83,6 +82,13 @@ def _items(text: str) -> list[str] | None:
     if items is None or "" in items or any(len(re.findall(r"\\pm", item)) > 1 for item in items):
         return None
     return [one for item in items for one in _signs(item)]
+
+
+def _may_be_as_long(bracketed: list[str], other: list[str]) -> bool:
+    """Return whether a list is one pair of brackets with as many items inside as another, or plain braces."""
+    if len(bracketed) != 1 or bracketed[0][:1] not in ("(", "[", "{"):
+        return False
+    return bracketed[0][0] == "{" or len(_items(bracketed[0][1:-1]) or other) == len(other)
 
 
 def _signs(item: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import sympy
 
 _TOLERANCE = 1e-5  # relative
+_NO_NUMBER = (TypeError, ValueError, AttributeError, ArithmeticError, NotImplementedError)
 _PLACES = 5e-7  # absolute; half of the sixth decimal place
 
 
@@ -19,7 +20,7 @@ def close(gold: Any, own: Any, tolerance: float = _TOLERANCE) -> bool:
             (left, right), size = exact, sympy.Max(*map(abs, exact))
             return left == right or bool(abs(left - right) <= tolerance * size)
         return left == right or abs(left - right) <= tolerance * max(abs(left), abs(right))
-    except (TypeError, ValueError, AttributeError, OverflowError):
+    except _NO_NUMBER:
         return True
 
 
@@ -27,23 +28,27 @@ def is_finite(value: Any) -> bool:
     """Return whether a value is a number, and not an infinite one."""
     try:
         return cmath.isfinite(complex(sympy.N(value)))
-    except (TypeError, ValueError, AttributeError, OverflowError):
+    except _NO_NUMBER:
         return False
 
 
 def same_decimals(gold: Any, own: Any) -> bool | None:
     """Return whether two numbers, of which one has a decimal in it, agree to six places and relative to their size.
 
-    Decimals count by the digits they show, so that 6.02 times 10^23 is a whole number. None for anything else.
+    Decimals count by the digits they show, so that 6.02 times 10^23 is a whole number. With a whole number they must
+    agree exactly. None for anything else.
     """
     if not all(getattr(one, "is_number", False) for one in (gold, own)) or not (_decimals(gold) or _decimals(own)):
         return None
-    left, right = _exact(gold), _exact(own)
-    if not (is_finite(left) and is_finite(right)):
-        return None
     try:
-        return abs(complex(_number(left - right))) <= _PLACES and close(left, right)
-    except (TypeError, ValueError, AttributeError, OverflowError):
+        left, right = _exact(gold), _exact(own)
+        if not (is_finite(left) and is_finite(right)):
+            return None
+        apart = abs(_number(left - right))
+        return apart == 0 or (
+            bool(apart <= _PLACES) and not (left.is_Integer or right.is_Integer) and close(left, right)
+        )
+    except _NO_NUMBER:
         return False
 
 

@@ -3,9 +3,11 @@ r"""The verifier of mathematical answers: the final answer, by the library math-
 A completion is right if its final answer (see `rl.tasks.math_answers`) equals the reference answer. math-verify reads
 both as SymPy expressions and compares them. The rules below are added, because they are closer to an examiner's:
 
-* Two units must be the same unit: 5 cm is not 5 m, and 5 m/s is not 5 km/h. A unit on one side alone is ignored.
-  Letters after a number that are neither a unit nor words after a space are variables: 2ab is not 2, and 5m is 5 metres
-  only where the other answer has metres.
+* Two units must be the same unit: 5 cm is not 5 m, 5 mA is not 5 MA, and 5 m/s is not 5 km/h. A unit on one side alone
+  is ignored. Letters after a number that are neither a unit nor words after a space are variables: 2ab is not 2, and 5m
+  is 5 metres only where the other answer has metres.
+* Words after a number may say what is counted, as in 5 apples, but not change the number: 5 or more, 5 thirds and
+  5 squared are not 5. Dozen, hundred, thousand, million and so on multiply: 1.5 million is 1500000.
 * A percentage equals its value: 25% is 1/4. Also right is 25 where the reference is 25%, and
   25% where it is the integer 25, because references often leave the sign out.
 * Two bases must be the same: 120_5 is not 120_6. 120 is 120_5 where the reference has the base, and 10_2 is 2 where it
@@ -13,9 +15,15 @@ both as SymPy expressions and compares them. The rules below are added, because 
 * Words are compared in lower case, and the order of their letters counts: east is not seat, and no is not on. Letters
   inside \text{...}, four or more letters, and common words of two or three letters (see `rl.tasks.math_words`) are
   words. Other letters are a product of variables, whose order does not count: ab is ba, and xyz is zyx.
-* A set never equals a point or an interval. The order of coordinates counts.
-* Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not. Numbers may also
-  differ by at most one part in 100,000, so that two tiny numbers are not equal by rounding.
+* A set never equals a point or an interval. The order of coordinates counts. In a list without braces it counts how
+  often an item occurs: 2,9,9 is not 2,2,9. A list of letters with values, such as x=1, y=2, is the tuple of the values
+  in the alphabetical order of the letters.
+* Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not; 2.9999999 is not the whole
+  number 3. This also holds for decimals inside expressions, which count by the digits they show: 6.02 times 10^23 is a
+  whole number. Numbers may also differ by at most one part in 100,000, so that two tiny numbers are not equal by
+  rounding.
+* Dates and numerals such as 0xFF are texts: 2023-01-02 is not 2020.
+* A choice may have its letter, what it says, or both: (B) 12 is B, and 12 is right where the reference is (B) 12.
 * An equation stands for its last side: 2 + 3 = 5 is 5, but the false equation 7 = 5 is not. Nor is a polynomial
   equation in one unknown that must still be solved, such as 4x = 5 or x^2 + x = 5, unless the reference is one too.
 * If no other letter is left, i is the imaginary unit: \sqrt{-4} is 2i.
