@@ -143,7 +143,7 @@ def parts(text: str) -> Answer:
         if not makes_another_number(name):
             return Answer(text[: match.start()].strip(), unit(name, None) or money or symbol(name, None), percent)
     if match := _UNIT_OF_TEXT.search(text):
-        if makes_another_number(match.group(1)):
+        if makes_another_number(match.group(1), money):
             return Answer(text, money, percent)
         of = unit(*match.groups()) or money or symbol(*match.groups())
         return Answer(text[: match.start()].strip(), of, percent)

@@ -47,7 +47,7 @@ _MULTIPLES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6
 _MULTIPLE = re.compile(
     r"^(?P<front>[^=]*=\s*|(?:\\?\$|\N{EURO SIGN}|\N{POUND SIGN})\s*)?"
     r"(?P<number>-?(?:\d[\d,]*(?:\.\d+)?|\d*\\frac(?:\{\d+\}\{\d+\}|\d\d)))"
-    rf"\s*(?P<text>\\(?:text|textrm|mathrm|mbox)\s*\{{\s*)?"
+    rf"\s*(?P<text>\\(?:text|textrm|textbf|textit|mathrm|mbox)\s*\{{\s*)?"
     rf"(?P<names>(?:(?:{'|'.join(_MULTIPLES)})s?\b\s*)+)",
     re.I,
 )
@@ -56,7 +56,7 @@ and or nor but is are was were not no never wrong false incorrect than least mos
 plus minus divided multiplied squared cubed factorial modulo mod power itself percent infinity
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
 eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety tens half halves quarter quarters
-hundred thousand million billion trillion quadrillion dozen lakh crore
+hundred thousand million billion trillion quadrillion dozen lakh crore bn mn
 sin cos tan cot sec csc log exp max gcd lcm arcsin arccos arctan sinh cosh tanh sqrt
 alpha beta gamma delta epsilon theta lambda sigma omega phi psi tau pi
 """
@@ -84,8 +84,10 @@ def multiplied(text: str) -> str:
     return rf"{match['front'] or ''}({number}) \cdot {factor} {rest}".strip()
 
 
-def makes_another_number(words: str) -> bool:
-    """Return whether words after a number deny it or calculate with it, such as `or more` and `thirds`."""
+def makes_another_number(words: str, money: str = "") -> bool:
+    """Return whether words after a number deny it or calculate with it, such as `or more`, `thirds` and, of $5, `M`."""
+    if words.strip() in (("k", "K", "M", "B") if money else ("k",)):
+        return True
     runs = re.findall("[a-z]+", words.lower())
     return any(run in _OTHER_NUMBERS or _FRACTION.fullmatch(run) for run in runs) or "root" in runs[:-1]
 

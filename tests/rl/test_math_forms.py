@@ -76,9 +76,17 @@ KINDS: dict[str, list[tuple[str, list[str], list[str]]]] = {
         ),
         ("2", ["2 apples"], ["2 root three", "2 root x", "2 to the power n", "2 ab", "2 cd", "2 xyz"]),
         ("12", ["12 eggs"], ["12 dozen", "12 hundred", r"12\text{ dozen eggs}"]),
-        ("60", ["5 dozen", "5 dozen eggs", r"5\text{ dozen}", r"x = 5\text{ dozen}"], ["5", "6 dozen", "60 dozen"]),
+        (
+            "60",
+            ["5 dozen", "5 dozen eggs", r"5\text{ dozen}", r"5\textbf{ dozen}", r"x = 5\text{ dozen}"],
+            ["5", "6 dozen", "60 dozen"],
+        ),
         ("1500000", ["1.5 million", r"1.5\text{ million}", r"\$1.5 million", "1,500 thousand"], ["1.5", "1.5 billion"]),
-        (r"\$1.5", ["1.50 dollars"], [r"\$1.5 million", r"\$1.5\text{ billion}", "1.5 thousand dollars"]),
+        (
+            r"\$1.5",
+            ["1.50 dollars"],
+            [r"\$1.5 million", r"\$1.5\text{ billion}", r"\$1.5\text{M}", r"\$1.5\text{ k}", "1.5 thousand dollars"],
+        ),
         (
             r"\$1.5 million",
             ["1500000", r"\$1{,}500{,}000", "1.5 million dollars"],
