@@ -35,6 +35,7 @@ _SYMBOLS |= {name.replace("l", "L"): name for name in _SYMBOLS if name in ("l", 
 _USUAL = {"cm", "mm", "km", "m", "in", "ft", "yd", "mi", "g", "kg", "mg", "lb", "oz", "l", "ml", "s", "min", "h"}
 _USUAL |= {"$", "cent", "deg", "rad", "mi/h", "km/h", "day", "week", "month", "year", "am", "pm", "gallon", "quart"}
 _USUAL |= {"euro", "\N{POUND SIGN}", "pint", "ton"}
+_SHORT = {"hr", "sec", "mph", "kph", "kmh", "kmph"}
 _OF_LOWER = {
     name.lower(): name for name in _SYMBOLS.values() if sum(o.lower() == name.lower() for o in _SYMBOLS.values()) == 1
 }
@@ -97,9 +98,12 @@ def is_counted(space: str, name: str, of: str) -> bool:
     if name in _ORDINALS:
         return True
     if of:
-        is_usual = of.partition("^")[0] in _USUAL or "/" in of or len(name) > 3 or name in ("Hz", "Pa")
-        is_long = space != "" and ((len(name) > 2 and name in _SYMBOLS) or _LONG.fullmatch(name) is not None)
-        return (len(name) > 1 and is_usual) or is_long or (space != "" and name in _USUAL | {"L"})
+        lower = name.lower()
+        is_short = any(one in _USUAL | _SHORT for one in (lower, lower.removesuffix("s")))
+        if len(name) > 1 and (len(name) > 3 or "/" in of or (is_short and of.partition("^")[0] in _USUAL)):
+            return True
+        is_symbol = name in ("Hz", "Pa", "L") or name in _USUAL or (len(name) > 2 and name in _SYMBOLS)
+        return space != "" and (is_symbol or _LONG.fullmatch(name) is not None)
     if space == "" or makes_another_number(name):
         return False
     runs = re.findall("[A-Za-z]+", name)

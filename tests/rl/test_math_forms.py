@@ -74,6 +74,7 @@ KINDS: dict[str, list[tuple[str, list[str], list[str]]]] = {
                 ),
             ],
         ),
+        ("2", ["2hr", "2 gal", "2cm", "2 L"], ["2mo", "2pt", "2 mo", "2gal", "2ms", "2 ns", "2 kT", "2N", "2 N"]),
         ("2", ["2 apples"], ["2 root three", "2 root x", "2 to the power n", "2 ab", "2 cd", "2 xyz"]),
         ("12", ["12 eggs"], ["12 dozen", "12 hundred", r"12\text{ dozen eggs}"]),
         (
