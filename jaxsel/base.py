@@ -229,8 +229,7 @@ class Acquisition(NamedTuple):
         spec: JSON-compatible description. `name` is the constructor; the other entries are the constructor's keyword
             arguments.
         score: `prediction -> scores`, one score per prompt.
-        reads_draw: Whether `score` reads `draw`. The prediction of the batch then takes its draws from those of the
-            pool, which saves a second draw and its compilation.
+        reads_draw: Whether `score` reads `draw`. The batch's prediction then keeps the draws of the choice.
     """
 
     spec: dict[str, Any]

@@ -3,9 +3,11 @@ r"""The verifier of mathematical answers: the final answer, by the library math-
 A completion is right if its final answer (see `rl.tasks.math_answers`) equals the reference answer. math-verify reads
 both as SymPy expressions and compares them. The rules below are added, because they are closer to an examiner's:
 
-* Two units must be the same unit: 5 cm is not 5 m, and 5 m/s is not 5 km/h. A unit on one side alone is ignored.
-  Letters after a number that are neither a unit nor words after a space are variables: 2ab is not 2, and 5m is 5 metres
-  only where the other answer has metres.
+* Two units must be the same unit: 5 cm is not 5 m, 5 mA is not 5 MA, and 5 m/s is not 5 km/h. A unit on one side alone
+  is ignored. Letters after a number that are neither a unit nor words after a space are variables: 2ab is not 2, and 5m
+  is 5 metres only where the other answer has metres.
+* Words after a number may say what is counted, as in 5 apples, but not change the number: 5 or more, 5 thirds and
+  5 squared are not 5. Dozen, hundred, thousand, million and so on multiply: 1.5 million is 1500000.
 * A percentage equals its value: 25% is 1/4. Also right is 25 where the reference is 25%, and
   25% where it is the integer 25, because references often leave the sign out.
 * Two bases must be the same: 120_5 is not 120_6. 120 is 120_5 where the reference has the base, and 10_2 is 2 where it
@@ -13,9 +15,15 @@ both as SymPy expressions and compares them. The rules below are added, because 
 * Words are compared in lower case, and the order of their letters counts: east is not seat, and no is not on. Letters
   inside \text{...}, four or more letters, and common words of two or three letters (see `rl.tasks.math_words`) are
   words. Other letters are a product of variables, whose order does not count: ab is ba, and xyz is zyx.
-* A set never equals a point or an interval. The order of coordinates counts.
-* Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not. Numbers may also
-  differ by at most one part in 100,000, so that two tiny numbers are not equal by rounding.
+* A set never equals a point or an interval. The order of coordinates counts. In a list without braces it counts how
+  often an item occurs: 2,9,9 is not 2,2,9. A list of letters with values, such as x=1, y=2, is the tuple of the values
+  in the alphabetical order of the letters.
+* Decimals agree with the exact value to six places: 0.333333 is 1/3, and 0.333 is not; 2.9999999 is not the whole
+  number 3. This also holds for decimals inside expressions, which count by the digits they show: 6.02 times 10^23 is a
+  whole number. Numbers may also differ by at most one part in 100,000, so that two tiny numbers are not equal by
+  rounding.
+* Dates and numerals such as 0xFF are texts: 2023-01-02 is not 2020.
+* A choice may have its letter, what it says, or both: (B) 12 is B, and 12 is right where the reference is (B) 12.
 * An equation stands for its last side: 2 + 3 = 5 is 5, but the false equation 7 = 5 is not. Nor is a polynomial
   equation in one unknown that must still be solved, such as 4x = 5 or x^2 + x = 5, unless the reference is one too.
 * If no other letter is left, i is the imaginary unit: \sqrt{-4} is 2i.
@@ -23,11 +31,9 @@ both as SymPy expressions and compares them. The rules below are added, because 
 The verifier has no time limit of its own. `rl.verification` runs it in another process, which it kills after the limit.
 """
 
-import cmath
 import itertools
 import logging
 import re
-import sys
 from typing import Any
 
 import sympy
@@ -36,7 +42,12 @@ from latex2sympy2_extended.sets import FiniteSet
 from math_verify import LatexExtractionConfig, parse
 from math_verify import verify as equal
 
-from rl.tasks.math_answers import Answer, final_answer, is_text, parts, plain, reference_answer, words
+from rl.tasks.math_answers import Answer, final_answer, is_text, parts, reference_answer, words
+from rl.tasks.math_choices import same_choice
+from rl.tasks.math_lists import as_tuples, same_items
+from rl.tasks.math_numbers import close, is_finite, same_decimals
+from rl.tasks.math_texts import as_texts
+from rl.tasks.math_typography import plain
 from rl.tasks.math_words import with_words
 
 # math-verify's own units are off: it takes the last variable of 2c or a + b + c for a unit and drops it.
@@ -51,7 +62,6 @@ _ANGLE = re.compile(
     r"(?:\{([\d.+\-]+)\}|(?:\\left)?\(([\d.+\-]+)(?:\\right)?\)|(\d+(?:\.\d+)?))"
     r"\s*(?:\^\s*\{\s*\\circ\s*\}|\^\s*\\circ|\\degree|°)"
 )
-_TOLERANCE = 1e-5  # relative
 _ROUNDING = 1e-2  # relative; of a side of an equation, as in 22/7 = 3.14
 # math-verify warns that it has no time limit; `rl.verification` has one.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -72,8 +82,14 @@ def same_answer(reference: str, said: str) -> bool:
     """Return whether an answer equals the reference."""
     if _squeezed(reference) == _squeezed(said):
         return True
+    if (agree := same_choice(reference, said, same_answer)) is not None:
+        return agree
     if is_text(reference) or is_text(said):
         return words(reference) is not None and words(reference) == words(said)
+    if (agree := as_texts(reference, said)) is not None:
+        return agree
+    if (tuples := as_tuples(reference, said)) is not None:
+        return same_answer(*tuples)
     gold, own = parts(reference), parts(said)
     values = with_words(gold.value, own.value)
     gold, own = gold._replace(value=values[0]), own._replace(value=values[1])
@@ -112,7 +128,7 @@ def _in_base_ten(answer: Answer) -> str | None:
 
 def _with_unit_of(other: Answer, answer: Answer) -> Answer:
     """Return an answer with the unit of the other one if it ends in it: 5m is 5 m there, and elsewhere 5 times m."""
-    number = answer.value.removesuffix(other.unit)
+    number = answer.value.removesuffix(other.unit).rstrip()
     has_it = other.unit and not answer.unit and number != answer.value and number[-1:].isdigit()
     return answer._replace(value=number, unit=other.unit) if has_it else answer
 
@@ -143,16 +159,20 @@ def _equal(gold: str, own: str) -> bool:
         return False
     if len(_DOTS.findall(gold)) != len(_DOTS.findall(own)):
         return False
+    if (agree := same_items(gold, own, _equal)) is not None:
+        return agree
     left, right = _parsed(gold), _parsed(own)
     if not left or not right or _reordered(left[0], right[0], gold):
         return False
     # math-verify returns the text where it can parse nothing. Equal texts were accepted above.
     if isinstance(left[0], str) or isinstance(right[0], str):
         return False
-    if equal(left[:1], right[:1], allow_set_relation_comp=True, timeout_seconds=None) and _close(left[0], right[0]):
+    if (agree := same_decimals(left[0], right[0])) is not None:
+        return agree
+    if equal(left[:1], right[:1], allow_set_relation_comp=True, timeout_seconds=None) and close(left[0], right[0]):
         return True
     numbers = [_with_imaginary_unit(one) for one in (left[0], right[0])]
-    return numbers != [left[0], right[0]] and all(map(_is_finite, numbers)) and _close(*numbers)
+    return numbers != [left[0], right[0]] and all(map(is_finite, numbers)) and close(*numbers)
 
 
 def _with_imaginary_unit(value: Any) -> Any:
@@ -161,19 +181,12 @@ def _with_imaginary_unit(value: Any) -> Any:
     return value.subs(names) if names else value
 
 
-def _is_finite(value: Any) -> bool:
-    try:
-        return cmath.isfinite(complex(sympy.N(value)))
-    except (TypeError, ValueError, AttributeError, OverflowError):
-        return False
-
-
 def _is_false(answer: str) -> bool:
     """Return whether an equation has two numbers that differ by over one percent; math-verify reads its last side."""
     if "%" in answer or "_" in answer:
         return False
     numbers = [side for side in _sides(answer) if getattr(side, "is_number", False)]
-    return not all(_close(*pair, _ROUNDING) for pair in itertools.pairwise(numbers))
+    return not all(close(*pair, _ROUNDING) for pair in itertools.pairwise(numbers))
 
 
 def _is_unsolved(answer: str) -> bool:
@@ -226,19 +239,6 @@ def _closes_last(value: str) -> bool:
 def _reordered(gold: Any, own: Any, text: str) -> bool:
     """Return whether a point is compared with a list without order."""
     return _kind(text) == "point" and isinstance(own, FiniteSet | sympy.FiniteSet) and not isinstance(gold, type(own))
-
-
-def _close(gold: Any, own: Any, tolerance: float = _TOLERANCE) -> bool:
-    """Return whether two numbers are close, relative to their size; True for anything but numbers."""
-    try:
-        exact = sympy.N(gold), sympy.N(own)
-        left, right = map(complex, exact)
-        if abs(left) + abs(right) < sys.float_info.min:  # too small for floats, where 10^-400 and 10^-500 are 0
-            (left, right), size = exact, sympy.Max(*map(abs, exact))
-            return left == right or bool(abs(left - right) <= tolerance * size)
-        return left == right or abs(left - right) <= tolerance * max(abs(left), abs(right))
-    except (TypeError, ValueError, AttributeError, OverflowError):
-        return True
 
 
 def _squeezed(text: str) -> str:
