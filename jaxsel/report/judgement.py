@@ -141,8 +141,8 @@ def _mean_with_error(columns: Float[Any, "m k"], weights: Int[Any, " m"]) -> met
 
 
 def best_of(scores: Mapping[str, Scored]) -> str:
-    """Return the name of the method with the highest mean log score of solve states."""
-    return max(scores, key=lambda name: float(np.mean(scores[name].states)))
+    """Return the name of the method with the highest mean log score of solve states; NaN is below all others."""
+    return max(scores, key=lambda name: float(np.nan_to_num(np.mean(scores[name].states), nan=-np.inf)))
 
 
 def corp(rows: Rows) -> Corp:

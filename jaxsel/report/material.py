@@ -22,6 +22,7 @@ from jaxsel.selection.rules import top_k
 
 _MOST_PREDICTIONS = 10_000_000  # predictions that are kept of the whole pool, over all steps
 _MOST_STEPS = 200
+_JUDGED = [name for name in Prediction._fields if name != "draw"]  # a report shows no draws
 _NO_PROBES = {name: np.zeros(0, np.int32) for name in ("clock", "prompt_id", "successes", "group_size")}
 
 
@@ -120,13 +121,14 @@ def of_methods(
     """Return a run with the predictions of methods that are replayed on it.
 
     Raises:
-        ValueError: The history is empty, or a method is neither a `Selector` nor a `Predictor`.
+        ValueError: The history is empty, a method is neither a `Selector` nor a `Predictor`, or a prediction is not
+            finite.
     """
     if not len(history.step):
         raise ValueError("the history has no judged rollouts; give the history of a run that was trained")
     probes = _NO_PROBES if probes is None else probes
     seen, pools = {}, {}
-    for name, selector in (methods or default_methods(history)).items():
+    for name, selector in (default_methods(history) if methods is None else methods).items():
         if isinstance(selector, Predictor):
             selector = make_selector(selector, thompson(), top_k())
         if not isinstance(selector, Selector):
@@ -136,10 +138,26 @@ def of_methods(
             )
         steps = _pool_steps(history.num_steps, num_prompts)
         found = replayed(history, probes, selector, num_prompts=num_prompts, seed=seed, pool_steps=steps)
-        seen[name] = found
         ids, end = np.arange(num_prompts), history.num_steps
+        for of in (found.ahead, found.probes):
+            _check_finite(name, of.prediction, of.prompt_ids, of.step)
+        for step, whole in found.pools.items():
+            _check_finite(name, whole, ids, np.full(num_prompts, step))
+        seen[name] = found
         pools[name] = Pool(end, ids, found.pools[end], *earlier_visits(history, ids, np.full(num_prompts, end)))
     return Material(num_prompts, history, probes, seen, pools)
+
+
+def _check_finite(name: str, prediction: Prediction, prompt_ids: np.ndarray, step: np.ndarray) -> None:
+    for field in _JUDGED:
+        values = np.asarray(getattr(prediction, field))
+        wrong = ~np.isfinite(values)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise ValueError(
+                f"methods[{name!r}] predicts a {field} of {values[at]} for prompt {prompt_ids[at]} before step "
+                f"{step[at]}; give a method whose predictions are finite"
+            )
 
 
 def default_methods(history: History) -> dict[str, Selector]:

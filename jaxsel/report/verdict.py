@@ -15,6 +15,7 @@ _SURE = (
     (3, "On these prompts, the order is very likely right"),
     (2, "On these prompts, the order is probably right"),
 )
+_CHANCE = "The order may be chance"
 _ANSWERS = {  # for one method, and for several
     "yes": ("Yes.", "Yes for {}."),
     "roughly": ("Only roughly.", "Only roughly for {}."),
@@ -27,6 +28,9 @@ _CARE = {
     "roughly": ", but do not read its probabilities to the digit.",
     "no": " only if the order of the prompts is all you need: correct its probabilities before you act on them.",
 }
+_ROUNDING = 1e-5  # the predictions are 32-bit numbers
+_AS_SAID = 0.005  # a share that rounds to the same percentage
+_SAME = 5e-4  # scores that round to the same three digits
 _LENGTH = 60  # letters of a prompt's text
 
 
@@ -68,6 +72,8 @@ def points(number: Number) -> str:
 def grade(verdict: Judged) -> str:
     """Return whether P(mixed) is trustworthy: "yes", "roughly", "no", or "unknown" where chance hides a small error."""
     beyond = verdict.numbers["calibration"].value - verdict.by_chance
+    if not np.isfinite(beyond):
+        return "unknown"
     if beyond > _ROUGH:
         return "no"
     return "unknown" if verdict.by_chance > _ROUGH else "yes" if beyond <= _GOOD else "roughly"
@@ -119,32 +125,47 @@ def _which(found: Tables) -> Finding:
     if not others:
         chosen = f"Only {best} was looked at."
         return Finding(question, chosen, ["Give several methods to compare them: jaxsel.explore(history, methods)."])
-    details, unsure = [], []
+    details = []
+    unsure = [other for other in others if _sure(found, other) == _CHANCE]
+    same = [other for other in others if _is_same(found, other)]
     for other in others:
-        numbers = found.judged[other].numbers
-        gain, brier = numbers["states behind"], numbers["brier ahead"]
-        if not gain.value > _SURE[-1][0] * gain.error:
-            unsure.append(other)
-        side = "better" if brier.value < 0 else "worse"
-        details.append(
-            f"{best} against {other}: it gave what happened {np.exp(gain.value):.2f} times as high a probability, "
-            f"{gain.value:.3f} nats more per group ({_error(gain, 1, 3)}). {_sure(found, other)}. The Brier score of a "
-            f"mixed group is {abs(brier.value):.3f} {side} ({_error(brier, 1, 3)})."
-        )
+        details.append(f"{best} against {other}: {_compared(found, other)}")
     second = others[0]
     gain = found.judged[second].numbers["states behind"].value
     times = f"{np.exp(gain):.2f} times as high a probability as {second}, which is second by this score"
     answer = f"{best}: on average it gave what happened {times}. {_sure(found, second)}."
     if unsure:
         answer = f"{best} has the best score, but {listed(unsure)} may be as good."
+    if same:
+        answer = f"{listed([best, *same])} have the same score."
+        others = [other for other in unsure if other not in same]
+        answer += f" {listed(others)} may be as good." if others else ""
     groups = next(iter(found.judged.values())).groups
     details.append(f"All methods are compared on the same {groups:,} groups, pair by pair.")
     return Finding(question, answer, details)
 
 
+def _compared(found: Tables, other: str) -> str:
+    """Return how the best method compares with another one, in a sentence or two."""
+    gain, brier = (found.judged[other].numbers[name] for name in ("states behind", "brier ahead"))
+    scores = "The Brier score of a mixed group is"
+    apart = f"{abs(brier.value):.3f} {'better' if brier.value < 0 else 'worse'} ({_error(brier, 1, 3)})"
+    scores += " the same." if abs(brier.value) < _SAME else f" {apart}."
+    if _is_same(found, other):
+        return f"both gave what happened the same probability, to three digits of the log score. {scores}"
+    return (
+        f"it gave what happened {np.exp(gain.value):.2f} times as high a probability, {gain.value:.3f} nats more per "
+        f"group ({_error(gain, 1, 3)}). {_sure(found, other)}. {scores}"
+    )
+
+
+def _is_same(found: Tables, other: str) -> bool:
+    return abs(found.judged[other].numbers["states behind"].value) < _SAME
+
+
 def _sure(found: Tables, other: str) -> str:
     gain = found.judged[other].numbers["states behind"]
-    return next((words for times, words in _SURE if gain.value > times * gain.error), "The order may be chance")
+    return next((words for times, words in _SURE if gain.value > times * gain.error), _CHANCE)
 
 
 def _prompts(found: Tables, best: str) -> Finding:
@@ -156,18 +177,34 @@ def _prompts(found: Tables, best: str) -> Finding:
             f"Prompt {prompt}{text}: {best} predicted a success rate of {percent(predicted)}, and {percent(observed)} "
             f"of {rollouts:,} rollouts in {groups} groups were correct."
         )
-    gap = worst.predicted - worst.observed
-    high = int((gap > 0).sum())
     details.append("These are means over all groups of a prompt. The table below ranks single groups.")
-    answer = f"Of the {len(gap)} worst of {best}, {high} were harder than it believed and {len(gap) - high} easier."
-    if high in (0, len(gap)):
-        answer = f"The {len(gap)} worst of {best} were all {'harder' if high else 'easier'} than it believed."
-    return Finding("Which prompts are most mispredicted?", answer, details)
+    return Finding("Which prompts are most mispredicted?", _sides(worst.predicted - worst.observed, best), details)
+
+
+def _sides(gap: np.ndarray, best: str) -> str:
+    """Return how many of the worst prompts were harder than predicted, how many easier, and how many neither."""
+    number, high, low = len(gap), int((gap > _AS_SAID).sum()), int((gap < -_AS_SAID).sum())
+    said = [
+        (high, "harder than it believed"),
+        (low, "easier than it believed"),
+        (number - high - low, "as it believed"),
+    ]
+    (first, words), *others = [(count, words) for count, words in said if count]
+    if not others:
+        which = f"The worst prompt of {best} was" if number == 1 else f"The {number} worst of {best} were all"
+        return f"{which} {words}."
+    was = "was" if first == 1 else "were"
+    counts = [
+        f"{first} {was} {words}",
+        *(f"{n} {more.replace('easier than it believed', 'easier')}" for n, more in others),
+    ]
+    return f"Of the {number} worst of {best}, {listed(counts)}."
 
 
 def _advice(found: Tables, best: str) -> list[str]:
     one = found.judged[best]
-    take = f"Take {best}" if len(found.methods) > 1 else f"Keep {best}"
+    same = [best, *(other for other in found.methods if other != best and _is_same(found, other))]
+    take = f"Take {' or '.join(same)}" if len(found.methods) > 1 else f"Keep {best}"
     said = [f"{take}{_CARE[grade(one)]}"]
     share = one.curve.miscalibration / max(one.numbers["brier"].value, 1e-9)
     if grade(one) in ("roughly", "no") and share > 0.02:
@@ -221,7 +258,7 @@ def _beliefs_alone(found: Tables) -> Finding:
     details = [
         f"{name} has visited {visited:,} of {len(mixed):,} prompts in {pool.step:,} steps.",
         f"It expects {percent(float(mixed.mean()))} of the pool's groups to be mixed, and "
-        f"{int((mixed >= 0.5).sum()):,} prompts to be mixed more often than not.",
+        f"{int((mixed > 0.5 + _ROUNDING).sum()):,} prompts to be mixed more often than not.",
         "A selector keeps no outcomes. Record the run and give its history to jaxsel.explore to judge the predictions.",
     ]
     return Finding("Can I trust these beliefs?", "This page cannot say: it has beliefs, but no outcomes.", details)

@@ -6,15 +6,18 @@ import json
 import re
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
 import jaxsel
 from jaxsel.evaluation.plotting.looks import style
+from jaxsel.report.cells import scored
 from jaxsel.report.explore import Report
+from jaxsel.report.followed import Mispredicted
 from jaxsel.report.gaps import right_places
-from jaxsel.report.judgement import Number
+from jaxsel.report.judgement import Number, best_of
 from jaxsel.report.material import default_methods
 from jaxsel.report.pieces import as_columns, bundle
 from jaxsel.report.tables import tables
@@ -256,6 +259,71 @@ def test_a_history_is_replayed_with_methods():
     assert "Record probes" in " ".join(found.verdict[4].details)
     with pytest.raises(ValueError, match="num_prompts is 5, but the history visits prompt 59; give at least 60"):
         jaxsel.explore(history, num_prompts=5)
+
+
+def _constant(rate, *, wrong_from=None):
+    """Return a predictor of one success rate, which predicts NaN for the prompts from `wrong_from` on."""
+
+    def predict(key, state, prompt_ids, first_id=0):
+        del key, first_id
+        ids = jnp.arange(len(state)) if prompt_ids is None else prompt_ids
+        x = jnp.where(ids >= (len(state) if wrong_from is None else wrong_from), jnp.nan, rate)
+        return jaxsel.Prediction(x, x * (1 - x) / 3, x, (1 - x) / 2, x, (1 - x) / 2)
+
+    return jaxsel.Predictor(
+        {"name": "constant"}, lambda key, n: jnp.zeros(n), predict, lambda key, state, rollouts: state
+    )
+
+
+def test_predictions_that_are_not_finite_are_refused_and_never_rank_first():
+    history = jaxsel.make_history([0, 0, 1, 1], [0, 1, 1, 2], [3, 8, 2, 0], 8, num_prompts=3)
+    message = r"methods\['bad'\] predicts a success_rate of nan for prompt {} before step {}; give a method whose"
+    with pytest.raises(ValueError, match=message.format(1, 0)):
+        jaxsel.explore(history, {"bad": _constant(0.3, wrong_from=1), "mopps": jaxsel.mopps()})
+    with pytest.raises(ValueError, match=message.format(3, 0)):  # a prompt that is never visited
+        jaxsel.explore(history, {"bad": _constant(0.3, wrong_from=3)}, num_prompts=4)
+    found = tables(reports.material())
+    one = found.judged["good"]
+    nothing = {name: Number(np.nan, np.nan) for name in one.numbers}
+    assert grade(one._replace(numbers=nothing)) == "unknown"
+    seen = {name: scored(of.probes) for name, of in reports.material().seen.items()}
+    seen["good"] = seen["good"]._replace(states=np.full_like(seen["good"].states, np.nan))
+    assert best_of(seen) == "bad"
+
+
+def test_worst_prompts_may_be_as_believed():
+    history = jaxsel.make_history([0], [0], [4], 8, num_prompts=1)
+    assert (
+        jaxsel.explore(history, [jaxsel.mopps()]).verdict[3].answer == "The worst prompt of mopps was as it believed."
+    )
+    found = tables(reports.material())
+    sides = {
+        (0.2,): "The worst prompt of good was harder than it believed.",
+        (-0.2, -0.1): "The 2 worst of good were all easier than it believed.",
+        (0.2, 0.3, -0.1): "Of the 3 worst of good, 2 were harder than it believed and 1 easier.",
+        (0.2, 1e-8, -0.1): "Of the 3 worst of good, 1 was harder than it believed, 1 easier and 1 as it believed.",
+        (1e-8, -0.1, -1e-8): "Of the 3 worst of good, 1 was easier than it believed and 2 as it believed.",
+    }
+    for gap, said in sides.items():
+        some, here = found.worst["good"], np.zeros(len(gap), int)
+        worst = Mispredicted(here, 0.5 + np.array(gap), np.full(len(gap), 0.5), some.groups[here], some.rollouts[here])
+        assert verdict(found._replace(worst=found.worst | {"good": worst}))[3].answer == said
+
+
+def test_no_method_is_best_where_scores_are_equal():
+    history = reports.material().history
+    report = jaxsel.explore(history, {"a": jaxsel.mopps(), "b": jaxsel.mopps(), "far": _constant(0.01)})
+    which, advice = report.verdict[2], report.verdict[4]
+    assert which.answer == "a and b have the same score."
+    assert which.details[0].startswith("a against b: both gave what happened the same probability")
+    assert "The Brier score of a mixed group is the same." in which.details[0]
+    assert " 0.000 worse" not in str(report.verdict)
+    assert advice.answer.startswith("Take a or b")
+
+
+def test_a_probability_of_one_half_is_not_more_often_than_not():
+    selector = jaxsel.PromptSelector(jaxsel.mopps(group_size=3), num_prompts=10, seed=0)
+    assert "0 prompts to be mixed more often than not" in jaxsel.explore(selector).verdict[0].details[1]
 
 
 def test_single_rollouts_are_replayed_with_the_default_methods_that_take_them():
