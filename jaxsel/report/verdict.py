@@ -4,10 +4,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsel.report.gaps import LARGE, MOST, clear_gaps, is_clear, right_places
+from jaxsel.report.certainty import (
+    FEWEST_PROMPTS,
+    UNLIKELY,
+    error_by_chance,
+    is_clear,
+    is_known,
+    lies_within,
+    t_quantile,
+)
+from jaxsel.report.gaps import LARGE, MOST, clear_gaps, part_is_wrong, right_places
 from jaxsel.report.judgement import Judged, Number
 from jaxsel.report.tables import KINDS, Tables
-from jaxsel.report.wording import listed, percent, shortened
+from jaxsel.report.wording import counted, listed, percent, shortened
 
 _GOOD, _ROUGH = 0.03, 0.10  # calibration errors of P(mixed), beyond what chance gives
 _SURE = (
@@ -70,13 +79,19 @@ def points(number: Number) -> str:
 
 
 def grade(verdict: Judged) -> str:
-    """Return whether P(mixed) is trustworthy: "yes", "roughly", "no", or "unknown" where chance hides a small error."""
-    beyond = verdict.numbers["calibration"].value - verdict.by_chance
+    """Return whether P(mixed) is trustworthy: "yes", "roughly", "no", or "unknown" where groups are too few to tell."""
+    error, bins = verdict.numbers["calibration"], verdict.curve.bins
+    beyond = error.value - verdict.by_chance
     if not np.isfinite(beyond):
         return "unknown"
     if beyond > _ROUGH:
-        return "no"
-    return "unknown" if verdict.by_chance > _ROUGH else "yes" if beyond <= _GOOD else "roughly"
+        is_sure = beyond > t_quantile(3, verdict.sampled["all"].prompts) * error.error
+        return "no" if is_sure and error_by_chance(error.value, bins.predicted, bins.groups) < UNLIKELY else "unknown"
+    shares = (np.array([verdict.numbers[name].value]) for name in ("predicted", "realised"))
+    is_sure = lies_within(*shares, np.array([float(verdict.groups)]), _ROUGH)
+    if verdict.by_chance > _ROUGH or not is_sure.all():
+        return "unknown"
+    return "yes" if beyond <= _GOOD else "roughly"
 
 
 def _trust(found: Tables) -> Finding:
@@ -164,8 +179,10 @@ def _is_same(found: Tables, other: str) -> bool:
 
 
 def _sure(found: Tables, other: str) -> str:
-    gain = found.judged[other].numbers["states behind"]
-    return next((words for times, words in _SURE if gain.value > times * gain.error), _CHANCE)
+    gain, prompts = found.judged[other].numbers["states behind"], found.judged[other].sampled["all"].prompts
+    if prompts < FEWEST_PROMPTS or not is_known(*gain):
+        return _CHANCE
+    return next((words for times, words in _SURE if gain.value > t_quantile(times, prompts) * gain.error), _CHANCE)
 
 
 def _prompts(found: Tables, best: str) -> Finding:
@@ -175,7 +192,7 @@ def _prompts(found: Tables, best: str) -> Finding:
         text = "" if texts is None else f" “{shortened(str(texts[prompt]), _LENGTH)}”"
         details.append(
             f"Prompt {prompt}{text}: {best} predicted a success rate of {percent(predicted)}, and {percent(observed)} "
-            f"of {rollouts:,} rollouts in {groups} groups were correct."
+            f"of {counted(int(rollouts), 'rollout')} in {counted(int(groups), 'group')} were correct."
         )
     details.append("These are means over all groups of a prompt. The table below ranks single groups.")
     return Finding("Which prompts are most mispredicted?", _sides(worst.predicted - worst.observed, best), details)
@@ -213,14 +230,14 @@ def _advice(found: Tables, best: str) -> list[str]:
             f"removes {percent(share)} of its Brier score. Recalibration learns from the batches, so check the result "
             "on probes."
         )
-    unseen = one.by_part.get("unseen")
-    if unseen and is_clear(*unseen[1]["excess"]):
+    if part_is_wrong(one, "unseen"):
         said.append(
             "Prompts without a visit are predicted badly: give the method embeddings of the prompts, or a prior from "
             "an earlier run (jaxsel.informative_prior)."
         )
     covered, error = one.numbers["covers 90%"]
-    if is_clear(covered - 0.9, error, 0.04):
+    prompts = one.sampled["all"].prompts
+    if is_clear(0.9 - covered, error, least=0.04, expected=0.9, groups=one.groups, prompts=prompts):
         wide = "narrow: fit its settings with jaxsel.fit" if covered < 0.9 else "wide: more rollouts would sharpen them"
         said.append(f"Its 90% intervals held {percent(covered)} of the outcomes. They are too {wide}.")
     if found.kinds[0] == "ahead":
@@ -274,6 +291,6 @@ def _capitals(details: list[str]) -> list[str]:
 
 
 def _error(number: Number, scale: float, digits: int) -> str:
-    if not np.isfinite(number.error):
+    if not is_known(*number):
         return "standard error unknown"
     return f"standard error {scale * number.error:.{digits}f}"
