@@ -14,7 +14,8 @@ from jaxsel import _validate
 from jaxsel.base import Prediction, Predictor, Selector
 from jaxsel.evaluation.replay import History, earlier_visits
 from jaxsel.methods import adaptive, dps, mopps
-from jaxsel.report.rows import Replayed, Rows, replayed
+from jaxsel.predictors.recalibration import group_size_of
+from jaxsel.report.rows import Replayed, Rows, at_own_sizes, replayed
 from jaxsel.runtime.prompt_selector import PromptSelector
 from jaxsel.selection.acquisition import thompson
 from jaxsel.selection.composition import make_selector
@@ -57,6 +58,8 @@ class Material(NamedTuple):
         texts: The prompts' texts, if they are known.
         embeddings: The prompts' embeddings `[N, d]`, if they are known.
         strata: Label of each prompt, for example its task or its source; None: no labels.
+        group_sizes: Number of rollouts for which each method predicts, by its name, where it is known. The predictions
+            of groups with other numbers are those of `at_own_sizes`.
     """
 
     num_prompts: int
@@ -68,6 +71,7 @@ class Material(NamedTuple):
     texts: Sequence[str] | None = None
     embeddings: Float[np.ndarray, "N d"] | None = None
     strata: Sequence[str] | None = None
+    group_sizes: Mapping[str, int] = {}
 
 
 def of_selector(selector: PromptSelector) -> Material:
@@ -87,12 +91,14 @@ def of_recorded(recorded: Any) -> Material:
     chosen_by = str(recorded.spec.get("method", "the selector"))
     history = recorded.history
     # the last batches may have no judged rollouts; then a probe after them has a clock beyond the end
+    size = known_size(recorded.spec)
     ahead, probes = (
         recorded_rows(history, columns, last_step=history.num_steps) for columns in (recorded.rollouts, recorded.probes)
     )
     name = f"{chosen_by} (recorded)"
     pools = {step: _whole(probes, recorded.num_prompts, step) for step in np.unique(probes.step).tolist()}
-    seen = Replayed(ahead, probes, {step: pool for step, pool in pools.items() if pool is not None})
+    known = {step: pool for step, pool in pools.items() if pool is not None}
+    seen = Replayed(at_own_sizes(ahead, size), at_own_sizes(probes, size), known)
     last = probes if len(probes.step) else ahead
     if not len(last.step):
         raise ValueError(
@@ -106,7 +112,7 @@ def of_recorded(recorded: Any) -> Material:
     pool = Pool(step, ids, last.taken(rows).prediction, visits, waiting)
     return Material(
         recorded.num_prompts, history, recorded.probes, {name: seen}, {name: pool}, chosen_by, recorded.texts,
-        recorded.embeddings,
+        recorded.embeddings, group_sizes={} if size is None else {name: size},
     )  # fmt: skip
 
 
@@ -127,7 +133,7 @@ def of_methods(
     if not len(history.step):
         raise ValueError("the history has no judged rollouts; give the history of a run that was trained")
     probes = _NO_PROBES if probes is None else probes
-    seen, pools = {}, {}
+    seen, pools, sizes = {}, {}, {}
     for name, selector in (default_methods(history) if methods is None else methods).items():
         if isinstance(selector, Predictor):
             selector = make_selector(selector, thompson(), top_k())
@@ -143,9 +149,17 @@ def of_methods(
             _check_finite(name, of.prediction, of.prompt_ids, of.step)
         for step, whole in found.pools.items():
             _check_finite(name, whole, ids, np.full(num_prompts, step))
-        seen[name] = found
+        sizes[name] = known_size(selector.spec)
+        seen[name] = Replayed(*(at_own_sizes(of, sizes[name]) for of in found[:2]), found.pools)
         pools[name] = Pool(end, ids, found.pools[end], *earlier_visits(history, ids, np.full(num_prompts, end)))
-    return Material(num_prompts, history, probes, seen, pools)
+    known = {name: size for name, size in sizes.items() if size is not None}
+    return Material(num_prompts, history, probes, seen, pools, group_sizes=known)
+
+
+def known_size(spec: Mapping[str, Any]) -> int | None:
+    """Return the number of rollouts for which a method predicts, from its spec; None where the spec does not say."""
+    size = group_size_of(dict(spec))
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def _check_finite(name: str, prediction: Prediction, prompt_ids: np.ndarray, step: np.ndarray) -> None:

@@ -4,27 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsel.report.certainty import (
-    FEWEST_PROMPTS,
-    UNLIKELY,
-    error_by_chance,
-    is_clear,
-    is_known,
-    lies_within,
-    t_quantile,
-)
+from jaxsel.report.certainty import UNLIKELY, error_by_chance, is_clear, lies_within, t_quantile
 from jaxsel.report.gaps import LARGE, MOST, clear_gaps, part_is_wrong, right_places
 from jaxsel.report.judgement import Judged, Number
+from jaxsel.report.order import CHANCE, compared, error_of, is_same, sure
 from jaxsel.report.tables import KINDS, Tables
 from jaxsel.report.wording import counted, listed, percent, shortened
 
 _GOOD, _ROUGH = 0.03, 0.10  # calibration errors of P(mixed), beyond what chance gives
-_SURE = (
-    (5, "On these prompts, the order is beyond doubt"),
-    (3, "On these prompts, the order is very likely right"),
-    (2, "On these prompts, the order is probably right"),
-)
-_CHANCE = "The order may be chance"
 _ANSWERS = {  # for one method, and for several
     "yes": ("Yes.", "Yes for {}."),
     "roughly": ("Only roughly.", "Only roughly for {}."),
@@ -39,7 +26,6 @@ _CARE = {
 }
 _ROUNDING = 1e-5  # the predictions are 32-bit numbers
 _AS_SAID = 0.005  # a share that rounds to the same percentage
-_SAME = 5e-4  # scores that round to the same three digits
 _LENGTH = 60  # letters of a prompt's text
 
 
@@ -75,7 +61,7 @@ def verdict(found: Tables) -> list[Finding]:
 
 def points(number: Number) -> str:
     """Return a difference of probabilities in percentage points, with its standard error."""
-    return f"{100 * number.value:.1f} percentage points ({_error(number, 100, 1)})"
+    return f"{100 * number.value:.1f} percentage points ({error_of(number, 100, 1)})"
 
 
 def grade(verdict: Judged) -> str:
@@ -109,12 +95,24 @@ def _trust(found: Tables) -> Finding:
             f"{_of(name, found)}a prediction is off by {points(numbers['calibration'])} on average; even right "
             f"predictions would be off by {100 * one.by_chance:.1f}, by chance. It expected "
             f"{percent(numbers['predicted'].value)} of the groups to be mixed, and "
-            f"{percent(numbers['realised'].value)} were."
+            f"{percent(numbers['realised'].value)} were.{_other_sizes(found, name)}"
         )
     return Finding(
         "Can I trust the predicted probability of a mixed group?",
         answer,
         details if len(found.methods) > 1 else _capitals(details),
+    )
+
+
+def _other_sizes(found: Tables, name: str) -> str:
+    """Return how many of the judged groups had another number of rollouts than the method predicts for."""
+    size, sizes = found.material.group_sizes.get(name), getattr(found.material.seen[name], found.kinds[0]).group_size
+    number = 0 if size is None else int((sizes != size).sum())
+    if not number:
+        return ""
+    return (
+        f" It predicts for groups of {counted(int(size or 0), 'rollout')}, and {number:,} of {len(sizes):,} groups had "
+        "another number: their probability at their own number follows from the predicted mean and variance."
     )
 
 
@@ -141,14 +139,14 @@ def _which(found: Tables) -> Finding:
         chosen = f"Only {best} was looked at."
         return Finding(question, chosen, ["Give several methods to compare them: jaxsel.explore(history, methods)."])
     details = []
-    unsure = [other for other in others if _sure(found, other) == _CHANCE]
-    same = [other for other in others if _is_same(found, other)]
+    unsure = [other for other in others if sure(found, other) == CHANCE]
+    same = [other for other in others if is_same(found, other)]
     for other in others:
-        details.append(f"{best} against {other}: {_compared(found, other)}")
+        details.append(f"{best} against {other}: {compared(found, other)}")
     second = others[0]
     gain = found.judged[second].numbers["states behind"].value
     times = f"{np.exp(gain):.2f} times as high a probability as {second}, which is second by this score"
-    answer = f"{best}: on average it gave what happened {times}. {_sure(found, second)}."
+    answer = f"{best}: on average it gave what happened {times}. {sure(found, second)}."
     if unsure:
         answer = f"{best} has the best score, but {listed(unsure)} may be as good."
     if same:
@@ -158,31 +156,6 @@ def _which(found: Tables) -> Finding:
     groups = next(iter(found.judged.values())).groups
     details.append(f"All methods are compared on the same {groups:,} groups, pair by pair.")
     return Finding(question, answer, details)
-
-
-def _compared(found: Tables, other: str) -> str:
-    """Return how the best method compares with another one, in a sentence or two."""
-    gain, brier = (found.judged[other].numbers[name] for name in ("states behind", "brier ahead"))
-    scores = "The Brier score of a mixed group is"
-    apart = f"{abs(brier.value):.3f} {'better' if brier.value < 0 else 'worse'} ({_error(brier, 1, 3)})"
-    scores += " the same." if abs(brier.value) < _SAME else f" {apart}."
-    if _is_same(found, other):
-        return f"both gave what happened the same probability, to three digits of the log score. {scores}"
-    return (
-        f"it gave what happened {np.exp(gain.value):.2f} times as high a probability, {gain.value:.3f} nats more per "
-        f"group ({_error(gain, 1, 3)}). {_sure(found, other)}. {scores}"
-    )
-
-
-def _is_same(found: Tables, other: str) -> bool:
-    return abs(found.judged[other].numbers["states behind"].value) < _SAME
-
-
-def _sure(found: Tables, other: str) -> str:
-    gain, prompts = found.judged[other].numbers["states behind"], found.judged[other].sampled["all"].prompts
-    if prompts < FEWEST_PROMPTS or not is_known(*gain):
-        return _CHANCE
-    return next((words for times, words in _SURE if gain.value > t_quantile(times, prompts) * gain.error), _CHANCE)
 
 
 def _prompts(found: Tables, best: str) -> Finding:
@@ -220,7 +193,7 @@ def _sides(gap: np.ndarray, best: str) -> str:
 
 def _advice(found: Tables, best: str) -> list[str]:
     one = found.judged[best]
-    same = [best, *(other for other in found.methods if other != best and _is_same(found, other))]
+    same = [best, *(other for other in found.methods if other != best and is_same(found, other))]
     take = f"Take {' or '.join(same)}" if len(found.methods) > 1 else f"Keep {best}"
     said = [f"{take}{_CARE[grade(one)]}"]
     share = one.curve.miscalibration / max(one.numbers["brier"].value, 1e-9)
@@ -288,9 +261,3 @@ def _of(name: str, found: Tables) -> str:
 
 def _capitals(details: list[str]) -> list[str]:
     return [sentence[0].upper() + sentence[1:] for sentence in details]
-
-
-def _error(number: Number, scale: float, digits: int) -> str:
-    if not is_known(*number):
-        return "standard error unknown"
-    return f"standard error {scale * number.error:.{digits}f}"

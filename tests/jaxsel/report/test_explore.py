@@ -321,6 +321,44 @@ def test_an_order_needs_prompts_enough():
     assert "Yes" not in report.verdict[0].answer
 
 
+def test_a_right_method_is_right_for_groups_of_any_size(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    rng = np.random.default_rng(0)
+    number, steps = 400, 30
+    rate, ids, size = rng.beta(1, 1, number), np.tile(np.arange(number), steps), rng.choice([2, 16], steps * number)
+    step = np.repeat(np.arange(steps), number)
+    history = jaxsel.make_history(step, ids, rng.binomial(size, rate[ids]), size, num_prompts=number)
+    exact = jaxsel.mopps(decay=1.0)
+    report = jaxsel.explore(history, {"exact": exact})
+    trust, where, _, _, advice, _ = report.verdict
+    assert trust.answer == "Yes."
+    said = "It predicts for groups of 8 rollouts, and 12,000 of 12,000 groups had another number"
+    assert said in trust.details[0]
+    assert "clearly wrong nowhere" in where.answer
+    assert "recalibrated" not in str([advice.answer, *advice.details])
+    from jaxsel.integrations.history import HistoryLog
+
+    rows = jaxsel.replay(history, exact, num_prompts=number)
+    log = HistoryLog(tmp_path, num_prompts=number, spec=exact.spec)
+    for at in range(steps):
+        mask = history.step == at
+        prediction = jaxsel.Prediction(*(np.asarray(field)[mask] for field in rows.prediction))
+        log.observed(at, (history.prompt_ids[mask], history.successes[mask], history.group_size[mask]), prediction)
+    log.flush()
+    recorded = jaxsel.explore(tmp_path).verdict[0]
+    assert recorded.answer == "Yes."
+    assert said in recorded.details[0]
+
+
+def test_early_steps_are_those_of_the_groups_that_are_counted():
+    step, ids = np.repeat(np.arange(240), 20), np.tile(np.arange(20), 240)
+    history = jaxsel.make_history(step, ids, np.full(len(ids), 8), 8, num_prompts=20)
+    where = jaxsel.explore(history, [jaxsel.mopps()]).verdict[1]
+    (early,) = (said for said in where.details if "arly in the run" in said)
+    assert "(steps 0 to 79), it expects" in early
+    assert "of 1,600 groups" in early
+
+
 def test_no_method_is_best_where_scores_are_equal():
     history = reports.material().history
     report = jaxsel.explore(history, {"a": jaxsel.mopps(), "b": jaxsel.mopps(), "far": _constant(0.01)})
