@@ -48,11 +48,10 @@ def find_files(path: Path, pattern: str | None) -> list[Path]:
     if not path.exists():
         raise ValueError(f"{path} does not exist; give a file of {KINDS}, or a folder of such files")
     if path.is_dir():
-        is_absolute = pattern is not None and Path(pattern).is_absolute()
-        found = (
-            [Path(name) for name in glob.glob(pattern, recursive=True)] if is_absolute else path.glob(pattern or "*")
-        )
-        found = list(found)
+        if pattern is not None and Path(pattern).is_absolute():
+            found = [Path(name) for name in glob.glob(pattern, recursive=True)]  # `Path.glob` refuses it
+        else:
+            found = list(path.glob(pattern or "*"))
         if pattern is None and not any(map(kind_of, found)):
             found = everything_below(path)
         found = sorted((file for file in found if file.is_file() and kind_of(file)), key=_natural)

@@ -63,8 +63,8 @@ def read_logs(
         reward: Name of the column with the reward, or with a list of rewards. An empty cell, null, NaN or infinity
             means "not judged", and never counts as a failure.
         threshold: A completion is correct when its reward is larger than this.
-        files: Glob pattern of the files in the folder, such as `**/train_*.jsonl`, where other files lie beside them. An
-            absolute pattern, such as `/logs/*.jsonl`, names files anywhere.
+        files: Glob pattern of the files in the folder, such as `**/train_*.jsonl`, where other files lie beside them.
+            An absolute pattern, such as `/logs/*.jsonl`, names files anywhere.
 
     Raises:
         ValueError: The path does not exist, a file is of another kind, or a column is missing. Or: a step or a reward

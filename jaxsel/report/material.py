@@ -253,7 +253,8 @@ def with_prompts(
     Raises:
         ValueError: An argument does not have one entry per prompt, or embeddings are not finite.
     """
-    given = {"texts": texts, "embeddings": embeddings, "strata": strata}
+    vectors = None if embeddings is None else _vectors(embeddings)
+    given = {"texts": texts, "embeddings": vectors, "strata": strata}
     for name, values in given.items():
         if values is not None and len(values) != material.num_prompts:  # pyright: ignore[reportArgumentType]
             size = len(values)  # pyright: ignore[reportArgumentType]
@@ -263,17 +264,24 @@ def with_prompts(
             raise ValueError(f"{name} has {size} entries for a pool of {material.num_prompts} prompts; {cure}")
     if texts is not None:
         material = material._replace(texts=list(texts))  # a column of pandas is read by label, not by position
-    if embeddings is not None:
-        vectors = _validate.on_host("embeddings", embeddings, np.float32, "give one vector per prompt")
-        if vectors.ndim != 2:
-            raise ValueError(f"embeddings has shape {vectors.shape}; give one vector per prompt, of shape [N, d]")
-        if not np.isfinite(vectors).all():
-            row = int(np.argmin(np.isfinite(vectors).all(1)))
-            raise ValueError(f"embeddings[{row}] is not finite; embed that prompt again")
+    if vectors is not None:
         material = material._replace(embeddings=vectors)
     if strata is not None:
         material = material._replace(strata=[str(label) for label in strata])
     return material
+
+
+def _vectors(embeddings: ArrayLike) -> Float[np.ndarray, "N d"]:
+    with np.errstate(over="ignore"):  # an overflow is infinite, and refused
+        vectors = _validate.on_host("embeddings", embeddings, np.float32, "give one vector per prompt")
+    if vectors.ndim != 2 or not vectors.shape[1]:
+        raise ValueError(
+            f"embeddings has shape {vectors.shape}; give one vector per prompt, of shape [N, d] with d > 0"
+        )
+    if not np.isfinite(vectors).all():
+        row = int(np.argmin(np.isfinite(vectors).all(1)))
+        raise ValueError(f"embeddings[{row}] is not finite in 32 bits; embed that prompt again")
+    return vectors
 
 
 def checked_size(history: History, num_prompts: int | None) -> int:

@@ -207,7 +207,7 @@ def test_the_page_is_saved(report, tmp_path, monkeypatch):
 
 def test_a_text_that_utf_8_cannot_hold_is_saved_too(tmp_path):
     selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=2, seed=0)
-    report = jaxsel.explore(selector, texts=["\ud800", "b"], title="\ud800")
+    report = jaxsel.explore(selector, texts=["\ud800", "b"])
     report.save(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<iframe" in report._repr_html_()
@@ -438,6 +438,17 @@ def test_bad_arguments_are_refused_before_any_work():
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"texts": 5}, "texts is 5; give one per prompt"),
         ({"strata": 3}, "strata is 3; give one per prompt"),
+        ({"methods": {}}, r"methods is \{\}; give at least one method, or None for the usual ones"),
+        ({"methods": []}, r"methods is \[\]; give at least one method"),
+        ({"texts": dict.fromkeys(range(60), "a")}, "texts is a dict without one order; give a list, one per prompt"),
+        ({"texts": {str(i) for i in range(60)}}, "texts is a set without one order; give a list"),
+        ({"texts": (str(i) for i in range(60))}, "texts is a generator without one order; give a list"),
+        ({"strata": np.zeros((60, 2))}, "strata is a ndarray without one order; give a list"),
+        ({"embeddings": 3}, r"embeddings has shape \(\); give one vector per prompt"),
+        ({"embeddings": np.zeros((60, 0))}, r"embeddings has shape \(60, 0\); give one vector per prompt"),
+        ({"embeddings": np.full((60, 2), 1e300)}, r"embeddings\[0\] is not finite in 32 bits; embed that prompt"),
+        ({"title": 5}, "title is 5; give a text"),
+        ({"title": "\ud800 x"}, r"title is '\\ud800 x', which holds half of a surrogate pair; give whole characters"),
         ({"methods": 5}, "methods is 5; give methods by name, or a list of methods"),
         ({"seed": -1}, "seed is -1; give an integer from 0 to 4294967295"),
     ]

@@ -216,6 +216,16 @@ def test_directions_of_embeddings_are_principal_components():
     assert maps.flattened(embeddings[:, :1]).shape == (500, 2)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e25, 3e38])
+def test_embeddings_of_any_finite_size_have_a_map(run, size):
+    rng = np.random.default_rng(0)
+    embeddings = (rng.uniform(-1, 1, (60, 5)) * [1, 0.1, 0.5, 0.1, 0.1]).astype(np.float32)
+    scaled = maps.flattened(embeddings * np.float32(size))
+    np.testing.assert_allclose(np.abs(scaled), np.abs(maps.flattened(embeddings)), atol=1e-4)
+    shown = tables(run._replace(embeddings=embeddings * np.float32(size))).tables["meaning"]
+    assert shown["prompts"].sum() == 2 * 60
+
+
 def test_rare_labels_are_gathered():
     labels, which = maps.numbered(["b", "a", "b", "c"])
     assert [labels[i] for i in which] == ["b", "a", "b", "c"]
