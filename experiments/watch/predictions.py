@@ -9,8 +9,8 @@ from jaxsel.integrations.history import read_parts
 from jaxsel.integrations.parquet_parts import part_files
 from jaxsel.report.cells import cells, merged, scored
 from jaxsel.report.judgement import corp_of, counted
-from jaxsel.report.material import history_folder, known_size, recorded_rows
-from jaxsel.report.rows import Rows, at_own_sizes
+from jaxsel.report.material import history_folder, recorded_rows
+from jaxsel.report.rows import Rows, at_own_sizes, known_size
 from jaxsel.report.tables import KINDS
 
 _MOST_BINS = 24  # bins of the step, as in a report; they double their width when there are more

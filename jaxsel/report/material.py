@@ -14,8 +14,7 @@ from jaxsel import _validate
 from jaxsel.base import Prediction, Predictor, Selector
 from jaxsel.evaluation.replay import History, earlier_visits
 from jaxsel.methods import adaptive, dps, mopps
-from jaxsel.predictors.recalibration import group_size_of
-from jaxsel.report.rows import Replayed, Rows, at_own_sizes, replayed
+from jaxsel.report.rows import Replayed, Rows, at_own_sizes, known_size, replayed
 from jaxsel.runtime.prompt_selector import PromptSelector
 from jaxsel.selection.acquisition import thompson
 from jaxsel.selection.composition import make_selector
@@ -154,12 +153,6 @@ def of_methods(
         pools[name] = Pool(end, ids, found.pools[end], *earlier_visits(history, ids, np.full(num_prompts, end)))
     known = {name: size for name, size in sizes.items() if size is not None}
     return Material(num_prompts, history, probes, seen, pools, group_sizes=known)
-
-
-def known_size(spec: Mapping[str, Any]) -> int | None:
-    """Return the number of rollouts for which a method predicts, from its spec; None where the spec does not say."""
-    size = group_size_of(dict(spec))
-    return size if isinstance(size, int) and size > 0 else None
 
 
 def _check_finite(name: str, prediction: Prediction, prompt_ids: np.ndarray, step: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from jaxsel.base import Prediction, Selector
 from jaxsel.evaluation.replay import History, earlier_visits, replay
 from jaxsel.numerics.beta_binomial import log_prob, spread_of
+from jaxsel.predictors.recalibration import group_size_of
 
 
 class Rows(NamedTuple):
@@ -101,6 +102,12 @@ def _probed(
     prediction = jax.tree.map(lambda field: np.asarray(field)[ids], pool)
     step = np.full(len(ids), clock)
     return Rows(prediction, step, ids, s, n, *earlier_visits(history, ids, step))
+
+
+def known_size(spec: Mapping[str, Any]) -> int | None:
+    """Return the number of rollouts for which a method predicts, from its spec; None where the spec does not say."""
+    size = group_size_of(dict(spec))
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def at_own_sizes(rows: Rows, group_size: int | None) -> Rows:

@@ -154,7 +154,7 @@ def _which(found: Tables) -> Finding:
         others = [other for other in unsure if other not in same]
         answer += f" {listed(others)} may be as good." if others else ""
     groups = next(iter(found.judged.values())).groups
-    details.append(f"All methods are compared on the same {groups:,} groups, pair by pair.")
+    details.append(f"All methods are compared on the same {counted(groups, 'group')}, pair by pair.")
     return Finding(question, answer, details)
 
 
