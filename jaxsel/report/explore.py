@@ -1,7 +1,7 @@
 """`jaxsel.explore`, and the report that it returns."""
 
 import functools
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from jaxsel.report.verdict import Finding, verdict
 from jaxsel.report.wording import NOT_DRAWN
 from jaxsel.runtime.checkpoint.disk import local_path
 from jaxsel.runtime.prompt_selector import PromptSelector
+
+_NO_METHODS = "methods is {!r}; give at least one method, or None for the usual ones"
 
 
 class Report:
@@ -169,9 +171,9 @@ def _check_page(title: Any, **columns: Any) -> None:
 def _named(methods: Any) -> Mapping[str, Selector | Predictor] | None:
     if methods is None:
         return None
-    if isinstance(methods, Sized) and not len(methods) and not isinstance(methods, Selector | Predictor):
-        raise ValueError(f"methods is {methods!r}; give at least one method, or None for the usual ones")
     if isinstance(methods, Mapping):
+        if not methods:
+            raise ValueError(_NO_METHODS.format(methods))
         for name in methods:
             if not isinstance(name, str) or NOT_DRAWN.search(name):
                 raise ValueError(f"methods has the name {name!r}; give a text whose characters a chart can show")
@@ -179,6 +181,8 @@ def _named(methods: Any) -> Mapping[str, Selector | Predictor] | None:
     many = [methods] if isinstance(methods, Selector | Predictor) else methods
     _validate.listed("methods by name, or a list of methods", methods=many)
     many = list(many)
+    if not many:
+        raise ValueError(_NO_METHODS.format(methods))
     names = [
         str(one.spec.get("method", one.spec.get("name", "method")))
         if isinstance(one, Selector | Predictor)

@@ -149,7 +149,9 @@ def of_methods(
         for step, whole in found.pools.items():
             _check_finite(name, whole, ids, np.full(num_prompts, step))
         sizes[name] = known_size(selector.spec)
-        seen[name] = Replayed(*(at_own_sizes(of, sizes[name]) for of in found[:2]), found.pools)
+        seen[name] = found._replace(
+            ahead=at_own_sizes(found.ahead, sizes[name]), probes=at_own_sizes(found.probes, sizes[name])
+        )
         pools[name] = Pool(end, ids, found.pools[end], *earlier_visits(history, ids, np.full(num_prompts, end)))
     known = {name: size for name, size in sizes.items() if size is not None}
     return Material(num_prompts, history, probes, seen, pools, group_sizes=known)

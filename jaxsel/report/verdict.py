@@ -73,8 +73,8 @@ def grade(verdict: Judged) -> str:
     if beyond > _ROUGH:
         is_sure = beyond > t_quantile(3, verdict.sampled["all"].prompts) * error.error
         return "no" if is_sure and error_by_chance(error.value, bins.predicted, bins.groups) < UNLIKELY else "unknown"
-    shares = (np.array([verdict.numbers[name].value]) for name in ("predicted", "realised"))
-    is_sure = lies_within(*shares, np.array([float(verdict.groups)]), _ROUGH)
+    said, came = (np.array([verdict.numbers[name].value]) for name in ("predicted", "realised"))
+    is_sure = lies_within(said, came, np.array([float(verdict.groups)]), _ROUGH)
     if verdict.by_chance > _ROUGH or not is_sure.all():
         return "unknown"
     return "yes" if beyond <= _GOOD else "roughly"

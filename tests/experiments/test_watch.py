@@ -294,7 +294,7 @@ def test_the_server_answers_the_page_the_data_and_the_report(growing):
         )
         assert refused(server.address + "data?since=x") == (404, "since is 'x'; give the number of a version")
         assert refused(server.address + "etc")[0] == 404
-        with socket.create_connection(server.server_address[:2], timeout=20) as sent:
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as sent:
             sent.sendall(b"GET http://[ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert sent.makefile("rb").readline().startswith(b"HTTP/1.0 400")
         assert refused(server.address, Host="attacker.example:80")[0] == 403

@@ -1,5 +1,7 @@
 """What is called clear, right or beyond doubt: against simulations of predictions that are right."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -18,7 +20,8 @@ def _rows(p, outcomes, ids=None):
     number = len(p)
     rest, zero = (1 - p) / 2, np.zeros(number, int)
     rate = np.full(number, 0.5, np.float32)
-    prediction = reports.Prediction(rate, np.full(number, 0.05, np.float32), rate, rest, p, rest)
+    fields: list[Any] = [rate, np.full(number, 0.05, np.float32), rate, rest, p, rest]
+    prediction = reports.Prediction(*fields)
     ids = np.arange(number) if ids is None else ids
     return Rows(prediction, zero, ids, np.where(outcomes, 4, 8), np.full(number, 8), zero, zero - 1)
 

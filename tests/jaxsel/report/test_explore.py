@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -267,15 +268,17 @@ def test_a_history_is_replayed_with_methods():
 def _constant(rate, *, wrong_from=None):
     """Return a predictor of one success rate, which predicts NaN for the prompts from `wrong_from` on."""
 
-    def predict(key, state, prompt_ids, first_id=0):
+    def predict(key, state, prompt_ids, first_id: Any = 0):
         del key, first_id
         ids = jnp.arange(len(state)) if prompt_ids is None else prompt_ids
         x = jnp.where(ids >= (len(state) if wrong_from is None else wrong_from), jnp.nan, rate)
         return jaxsel.Prediction(x, x * (1 - x) / 3, x, (1 - x) / 2, x, (1 - x) / 2)
 
-    return jaxsel.Predictor(
-        {"name": "constant"}, lambda key, n: jnp.zeros(n), predict, lambda key, state, rollouts: state
-    )
+    def init(key, num_prompts):
+        del key
+        return jnp.zeros(num_prompts)
+
+    return jaxsel.Predictor({"name": "constant"}, init, predict, lambda key, state, rollouts: state)
 
 
 def test_predictions_that_are_not_finite_are_refused_and_never_rank_first():
@@ -342,7 +345,7 @@ def test_a_right_method_is_right_for_groups_of_any_size(tmp_path):
     log = HistoryLog(tmp_path, num_prompts=number, spec=exact.spec)
     for at in range(steps):
         mask = history.step == at
-        prediction = jaxsel.Prediction(*(np.asarray(field)[mask] for field in rows.prediction))
+        prediction = jax.tree.map(lambda field, mask=mask: np.asarray(field)[mask], rows.prediction)
         log.observed(at, (history.prompt_ids[mask], history.successes[mask], history.group_size[mask]), prediction)
     log.flush()
     recorded = jaxsel.explore(tmp_path).verdict[0]
