@@ -1,5 +1,6 @@
 """Checks of arguments on the host. Each raises a ValueError that names the argument, the value and the cure."""
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
@@ -24,6 +25,8 @@ def json_value(value: Any) -> Any:
 
 def is_number(value: Any) -> bool:
     """Return whether the value is one finite number. Text, None, vectors and torch tensors are not."""
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return False  # NumPy refuses an integer that no float holds
     is_scalar = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and np.ndim(value) == 0
     return is_scalar and not traced(value) and bool(np.isfinite(value))
 

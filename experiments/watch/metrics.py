@@ -119,16 +119,18 @@ class Metrics:
         self.ended = is_end(record)
         self.steps = int(record["step"]) + (not self.ended)
         rollouts = self._columns["rollouts"]
-        values = {name: value for name, value in record.items() if _is_shown(name)}
+        # all numbers are read before a column grows, so that all columns keep one length
+        numbers = {name: _finite(value) for name, value in record.items()}
+        known = {name: number for name, number in numbers.items() if not np.isnan(number)}
+        values = {name: value for name, value in known.items() if _is_shown(name)}
         values["before"] = rollouts[-1] if rollouts else 0  # a probe precedes the rollouts of its step
-        seconds = [v for name, v in record.items() if name.startswith("seconds/") and name not in _APART and v]
+        seconds = [v for name, v in known.items() if name.startswith("seconds/") and name not in _APART and v]
         values |= {"seconds": sum(seconds)} if seconds else {}
-        values["all seconds"] = sum(record.get(name) or 0 for name in _APART) + sum(seconds)
+        values["all seconds"] = sum(known.get(name, 0) for name in _APART) + sum(seconds)
         for name in values.keys() - self._columns.keys():
             self._columns[name] = array("d", [np.nan]) * len(rollouts)
         for name, column in self._columns.items():
-            value = values.get(name)
-            column.append(value if isinstance(value, int | float) else np.nan)
+            column.append(values.get(name, np.nan))
 
     def last(self, name: str) -> float | None:
         """Return the last known value of a metric."""
@@ -168,6 +170,15 @@ class Metrics:
         column = np.array(self._columns.get(name, ()))
         at = np.flatnonzero(np.isfinite(column))
         return at, column[at]
+
+
+def _finite(value: Any) -> float:
+    """Return a number as a finite float, and NaN for everything else, such as an integer that no float holds."""
+    try:
+        number = float(value) if isinstance(value, int | float) else np.nan
+    except OverflowError:
+        return np.nan
+    return number if np.isfinite(number) else np.nan
 
 
 def _is_shown(name: str) -> bool:

@@ -10,7 +10,7 @@ from jaxsel.integrations.parquet_parts import part_files
 from jaxsel.report.cells import cells, merged, scored
 from jaxsel.report.judgement import corp_of, counted
 from jaxsel.report.material import history_folder, recorded_rows
-from jaxsel.report.rows import Rows
+from jaxsel.report.rows import Rows, at_own_sizes, known_size
 from jaxsel.report.tables import KINDS
 
 _MOST_BINS = 24  # bins of the step, as in a report; they double their width when there are more
@@ -75,7 +75,7 @@ class Predictions:
         if not len(self._visits):
             self._visits = np.zeros(found.num_prompts, np.int64)
         for kind, columns in (("ahead", found.rollouts), ("probes", found.probes)):
-            rows = recorded_rows(found.history, columns)
+            rows = at_own_sizes(recorded_rows(found.history, columns), known_size(found.spec))
             if len(rows.step):
                 self._sum(kind, rows._replace(visits=rows.visits + self._visits[rows.prompt_ids]))
         self._visits += np.bincount(found.history.prompt_ids, minlength=len(self._visits))

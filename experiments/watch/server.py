@@ -89,7 +89,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a request."""
-        asked = urlsplit(self.path)
+        try:
+            asked = urlsplit(self.path)
+            query = {name: values[-1] for name, values in parse_qs(asked.query).items()}
+        except ValueError as error:
+            self._answer(HTTPStatus.BAD_REQUEST, f"the address {self.path!r:.80} is none ({error})", _TEXT)
+            return
         routes: dict[str, tuple[Callable[[dict[str, str]], str], str]] = {
             "/": (self.server.page, _HTML),
             "/data": (self.server.data, _JSON),
@@ -103,9 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         make, kind = routes[asked.path]
         try:
-            self._answer(
-                HTTPStatus.OK, make({name: values[-1] for name, values in parse_qs(asked.query).items()}), kind
-            )
+            self._answer(HTTPStatus.OK, make(query), kind)
         except _NoAnswerError as error:
             self._answer(HTTPStatus.NOT_FOUND, str(error), _TEXT)
         except (BrokenPipeError, ConnectionResetError):

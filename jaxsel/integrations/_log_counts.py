@@ -14,6 +14,7 @@ from jaxtyping import Int
 from jaxsel._visits import are_above
 from jaxsel.evaluation.replay import History, make_history
 from jaxsel.integrations._log_files import BY_ENDING, Reader, Row, check_copies, step_of
+from jaxsel.integrations._rewards import checked_threshold
 
 _INTEGER = re.compile(r"\s*[+-]?\d{1,19}\s*", re.ASCII)
 _NO_NUMBER = dict.fromkeys(("", "none", "null", "na", "n/a"))
@@ -97,6 +98,7 @@ def imported(
     Raises:
         ValueError: As for `jaxsel.integrations.trainer_logs.read_logs`.
     """
+    threshold = checked_threshold(threshold)
     check_copies(files)
     counts = _Counts()
     previous = None
@@ -162,7 +164,7 @@ def _step(row: Row, column: str, file_step: int | None, names: _Names) -> int:
         return file_step
     # a float does not hold every large integer, such as a time in nanoseconds
     step = cell if isinstance(cell, int) else _digits(cell) or _number(row, column, cell)
-    if not math.isfinite(step) or step != int(step) or not -(2**63) <= step < 2**63:
+    if not -(2**63) <= step < 2**63 or step != int(step):  # the first also holds for NaN and infinity
         raise ValueError(
             f"{row.place}, has a {column!r} that is not a whole number of 64 bits but {cell!r:.40}; give the "
             "column of the training step, or delete the row"

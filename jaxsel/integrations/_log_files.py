@@ -1,6 +1,7 @@
 """The files of a log, read row by row: CSV, JSON lines and Parquet, the first two also compressed by gzip."""
 
 import csv
+import glob
 import gzip
 import itertools
 import json
@@ -39,7 +40,7 @@ def find_files(path: Path, pattern: str | None) -> list[Path]:
 
     Args:
         path: The file or the folder.
-        pattern: A glob pattern of the files, relative to the folder. None: all files that can be read.
+        pattern: A glob pattern of the files, relative to the folder or absolute. None: all files that can be read.
 
     Raises:
         ValueError: There is no such path, no file, or there are files of several kinds.
@@ -47,7 +48,10 @@ def find_files(path: Path, pattern: str | None) -> list[Path]:
     if not path.exists():
         raise ValueError(f"{path} does not exist; give a file of {KINDS}, or a folder of such files")
     if path.is_dir():
-        found = list(path.glob(pattern or "*"))
+        if pattern is not None and Path(pattern).is_absolute():
+            found = [Path(name) for name in glob.glob(pattern, recursive=True)]  # `Path.glob` refuses it
+        else:
+            found = list(path.glob(pattern or "*"))
         if pattern is None and not any(map(kind_of, found)):
             found = everything_below(path)
         found = sorted((file for file in found if file.is_file() and kind_of(file)), key=_natural)
@@ -87,7 +91,8 @@ def step_of(file: Path, root: Path) -> int | None:
     A name that is only a number is a step. If the root is a file, its folder's name must hold a word such as `step`.
     """
     stem = file.name.removesuffix(".gz").removesuffix(kind_of(file) or "")
-    folders = file.relative_to(root).parent.parts if root.is_dir() else (file.resolve().parent.name,)
+    is_below = root.is_dir() and file.is_relative_to(root)  # an absolute pattern may name others
+    folders = file.relative_to(root).parent.parts if is_below else (file.resolve().parent.name,)
     for name in (stem, *reversed(folders)):
         bare = _BARE.fullmatch(name) if root.is_dir() or name == stem else None
         numbers = [bare[1]] if bare else _STEP.findall(name)

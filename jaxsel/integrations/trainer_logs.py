@@ -64,11 +64,12 @@ def read_logs(
             means "not judged", and never counts as a failure.
         threshold: A completion is correct when its reward is larger than this.
         files: Glob pattern of the files in the folder, such as `**/train_*.jsonl`, where other files lie beside them.
+            An absolute pattern, such as `/logs/*.jsonl`, names files anywhere.
 
     Raises:
         ValueError: The path does not exist, a file is of another kind, or a column is missing. Or: a step or a reward
             is not a number, a prompt is missing, there are no rows, or no row has a reward. Or: a file lies beside its
-            compressed copy. The message names file and row.
+            compressed copy, or the threshold is not a finite number. The message names file and row.
         ImportError: pyarrow is needed and not installed.
     """
     columns = Columns(step, prompt, reward)

@@ -242,7 +242,7 @@ def recalibrated(predictor: Predictor, *, method: str = "isotonic", window: int 
     _validate.positive_integer(window=window)
     window = int(window)
 
-    groups_of_one = _group_size(predictor.spec) == 1  # a group of one rollout is never mixed
+    groups_of_one = group_size_of(predictor.spec) == 1  # a group of one rollout is never mixed
 
     def init(key: Key[Array, ""], num_prompts: int) -> RecalibratedState:
         return RecalibratedState(predictor.init(key, num_prompts), no_pairs(window), jnp.int32(num_prompts))
@@ -283,7 +283,7 @@ def _observing(inner_predict: Callable[..., Any], inner_update: Callable[..., An
     return update
 
 
-def _group_size(spec: dict[str, Any]) -> int | None:
+def group_size_of(spec: dict[str, Any]) -> int | None:
     """Return the group size in the predictor's spec, or in the spec of the predictor that it recalibrates."""
     inner = spec.get("predictor")
-    return spec.get("group_size", _group_size(inner) if isinstance(inner, dict) else None)
+    return spec.get("group_size", group_size_of(inner) if isinstance(inner, dict) else None)

@@ -20,6 +20,8 @@ from jaxsel.report.wording import NOT_DRAWN
 from jaxsel.runtime.checkpoint.disk import local_path
 from jaxsel.runtime.prompt_selector import PromptSelector
 
+_NO_METHODS = "methods is {!r}; give at least one method, or None for the usual ones"
+
 
 class Report:
     """An interactive report on predictions, which shows itself in a notebook. `jaxsel.explore` makes it.
@@ -143,8 +145,7 @@ def explore(
         import jaxsel.report.charts.draw  # noqa: F401  (fails before the replay if Altair is missing)
 
     _validate.integer_in(0, 2**32, seed=seed)
-    columns = {"texts": texts, "strata": strata}
-    _validate.listed("one per prompt", **{name: given for name, given in columns.items() if given is not None})
+    _check_page(title, texts=texts, strata=strata)
     if num_prompts is not None and not isinstance(source, History):
         raise ValueError(f"num_prompts is {num_prompts}, and the source knows the size of its pool; leave it out")
     named = _named(methods)
@@ -154,10 +155,25 @@ def explore(
     return Report(tables(material, seed=seed), title or f"How good are the {what}?")
 
 
+def _check_page(title: Any, **columns: Any) -> None:
+    if not (title is None or isinstance(title, str)):
+        raise ValueError(f"title is {title!r:.60}; give a text")
+    if title is not None and title != title.encode(errors="replace").decode():
+        raise ValueError(f"title is {title!r:.60}, which holds half of a surrogate pair; give whole characters")
+    given = {name: column for name, column in columns.items() if column is not None}
+    _validate.listed("one per prompt", **given)
+    for name, column in given.items():
+        is_ordered = hasattr(column, "__len__") and hasattr(column, "__getitem__") and not isinstance(column, Mapping)
+        if not is_ordered or getattr(column, "ndim", 1) != 1:
+            raise ValueError(f"{name} is a {type(column).__name__} without one order; give a list, one per prompt")
+
+
 def _named(methods: Any) -> Mapping[str, Selector | Predictor] | None:
     if methods is None:
         return None
     if isinstance(methods, Mapping):
+        if not methods:
+            raise ValueError(_NO_METHODS.format(methods))
         for name in methods:
             if not isinstance(name, str) or NOT_DRAWN.search(name):
                 raise ValueError(f"methods has the name {name!r}; give a text whose characters a chart can show")
@@ -165,6 +181,8 @@ def _named(methods: Any) -> Mapping[str, Selector | Predictor] | None:
     many = [methods] if isinstance(methods, Selector | Predictor) else methods
     _validate.listed("methods by name, or a list of methods", methods=many)
     many = list(many)
+    if not many:
+        raise ValueError(_NO_METHODS.format(methods))
     names = [
         str(one.spec.get("method", one.spec.get("name", "method")))
         if isinstance(one, Selector | Predictor)

@@ -67,6 +67,18 @@ class Corp(NamedTuple):
     bins: Bins
 
 
+class Sampled(NamedTuple):
+    """How sure a mean gap between P(mixed) and the outcome is.
+
+    Attributes:
+        error: Its standard error, which counts all groups of one prompt as one observation; NaN for a single prompt.
+        prompts: Number of distinct prompts.
+    """
+
+    error: float
+    prompts: int
+
+
 class Judged(NamedTuple):
     """The judgement of one method.
 
@@ -76,6 +88,7 @@ class Judged(NamedTuple):
         by_part: The same metrics of the parts of `PARTS` that have groups, and the numbers of groups.
         curve: Isotonic curve and reliability of P(mixed).
         by_chance: The mean calibration error that right predictions would show, because groups are few.
+        sampled: How sure the gaps of P(mixed) are: of all groups ("all"), of each part, and of each bin by its number.
     """
 
     groups: int
@@ -83,6 +96,7 @@ class Judged(NamedTuple):
     by_part: dict[str, tuple[int, dict[str, Number]]]
     curve: Corp
     by_chance: float
+    sampled: dict[str | int, Sampled]
 
 
 def judged(rows: Rows, scores: Scored, best: Scored) -> Judged:
@@ -104,8 +118,19 @@ def judged(rows: Rows, scores: Scored, best: Scored) -> Judged:
     }
     # the mean of |x| for a normal x of standard deviation 1 is sqrt(2 / pi)
     by_chance = float(np.sqrt(2 / np.pi) * (curve.bins.chance * curve.bins.groups).sum() / len(part))
-    everywhere = _numbers(columns, prompt, len(ids))
-    return Judged(len(part), everywhere, by_part, curve, by_chance)
+    gaps, bins = columns[:, NUMBERS.index("excess")], probability_bins(rows.prediction.mixed)
+    masks: dict[str | int, np.ndarray] = {"all": np.ones(len(part), bool)}
+    masks |= {name: part == number for number, name in enumerate(PARTS)} | {k: bins == k for k in range(NUM_BINS)}
+    surely = {name: sampled(gaps[mask], prompt[mask]) for name, mask in masks.items() if mask.any()}
+    return Judged(len(part), _numbers(columns, prompt, len(ids)), by_part, curve, by_chance, surely)
+
+
+def sampled(values: Float[np.ndarray, " m"], prompts: Int[np.ndarray, " m"]) -> Sampled:
+    """Return how sure the mean of some values is, one per group of the given prompts."""
+    number = int((np.bincount(prompts) > 0).sum())
+    sums = np.bincount(prompts, values - values.mean())
+    spread = float(np.sqrt((sums**2).sum() * number / (number - 1))) if number > 1 else float("nan")
+    return Sampled(spread / len(values), number)
 
 
 def _columns(rows: Rows, scores: Scored, best: Scored, bins: Bins) -> Float[np.ndarray, "m k"]:
@@ -141,8 +166,8 @@ def _mean_with_error(columns: Float[Any, "m k"], weights: Int[Any, " m"]) -> met
 
 
 def best_of(scores: Mapping[str, Scored]) -> str:
-    """Return the name of the method with the highest mean log score of solve states."""
-    return max(scores, key=lambda name: float(np.mean(scores[name].states)))
+    """Return the name of the method with the highest mean log score of solve states; NaN is below all others."""
+    return max(scores, key=lambda name: float(np.nan_to_num(np.mean(scores[name].states), nan=-np.inf)))
 
 
 def corp(rows: Rows) -> Corp:

@@ -13,6 +13,7 @@ _RATES, _DEVIATIONS = 40, 24  # cells of the map of beliefs in both directions
 _PLACES = 20  # cells of the map of embeddings in each direction
 _MOST_STRATA = 9  # labels that get a colour of their own
 _SMALLEST = 0.01  # smallest width of a map, because a page holds four digits after the point
+_AT_ONCE = 2**16  # rows of embeddings that are held in 64 bits
 _FEW = 20_000  # prompts that give the directions of the embeddings
 
 
@@ -53,10 +54,12 @@ def flattened(embeddings: Float[np.ndarray, "N d"], *, seed: int = 0) -> Float[n
     """Return the two principal components of the embeddings, the directions in which they vary most, from -1 to 1."""
     number = len(embeddings)
     few = np.random.default_rng(seed).choice(number, _FEW, replace=False) if number > _FEW else np.arange(number)
-    mean = embeddings[few].mean(axis=0)
-    centred = embeddings[few] - mean
+    largest = max(float(embeddings.max(initial=0)), -float(embeddings.min(initial=0)), 1e-300)  # squares may overflow
+    mean = embeddings[few].mean(axis=0, dtype=np.float64)
+    centred = (embeddings[few] - mean) / largest
     directions = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :2]  # eigenvalues come in ascending order
-    places = (embeddings - mean) @ directions
+    starts = range(0, number, _AT_ONCE)
+    places = np.concatenate([(embeddings[at : at + _AT_ONCE] - mean) / largest @ directions for at in starts])
     places /= max(float(np.abs(places).max(initial=0)), 1e-30)
     return places if places.shape[1] == 2 else np.pad(places, ((0, 0), (0, 1)))
 

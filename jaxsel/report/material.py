@@ -14,7 +14,7 @@ from jaxsel import _validate
 from jaxsel.base import Prediction, Predictor, Selector
 from jaxsel.evaluation.replay import History, earlier_visits
 from jaxsel.methods import adaptive, dps, mopps
-from jaxsel.report.rows import Replayed, Rows, replayed
+from jaxsel.report.rows import Replayed, Rows, at_own_sizes, known_size, replayed
 from jaxsel.runtime.prompt_selector import PromptSelector
 from jaxsel.selection.acquisition import thompson
 from jaxsel.selection.composition import make_selector
@@ -22,6 +22,7 @@ from jaxsel.selection.rules import top_k
 
 _MOST_PREDICTIONS = 10_000_000  # predictions that are kept of the whole pool, over all steps
 _MOST_STEPS = 200
+_JUDGED = [name for name in Prediction._fields if name != "draw"]  # a report shows no draws
 _NO_PROBES = {name: np.zeros(0, np.int32) for name in ("clock", "prompt_id", "successes", "group_size")}
 
 
@@ -56,6 +57,8 @@ class Material(NamedTuple):
         texts: The prompts' texts, if they are known.
         embeddings: The prompts' embeddings `[N, d]`, if they are known.
         strata: Label of each prompt, for example its task or its source; None: no labels.
+        group_sizes: Number of rollouts for which each method predicts, by its name, where it is known. The predictions
+            of groups with other numbers are those of `at_own_sizes`.
     """
 
     num_prompts: int
@@ -67,6 +70,7 @@ class Material(NamedTuple):
     texts: Sequence[str] | None = None
     embeddings: Float[np.ndarray, "N d"] | None = None
     strata: Sequence[str] | None = None
+    group_sizes: Mapping[str, int] = {}
 
 
 def of_selector(selector: PromptSelector) -> Material:
@@ -86,12 +90,14 @@ def of_recorded(recorded: Any) -> Material:
     chosen_by = str(recorded.spec.get("method", "the selector"))
     history = recorded.history
     # the last batches may have no judged rollouts; then a probe after them has a clock beyond the end
+    size = known_size(recorded.spec)
     ahead, probes = (
         recorded_rows(history, columns, last_step=history.num_steps) for columns in (recorded.rollouts, recorded.probes)
     )
     name = f"{chosen_by} (recorded)"
     pools = {step: _whole(probes, recorded.num_prompts, step) for step in np.unique(probes.step).tolist()}
-    seen = Replayed(ahead, probes, {step: pool for step, pool in pools.items() if pool is not None})
+    known = {step: pool for step, pool in pools.items() if pool is not None}
+    seen = Replayed(at_own_sizes(ahead, size), at_own_sizes(probes, size), known)
     last = probes if len(probes.step) else ahead
     if not len(last.step):
         raise ValueError(
@@ -105,7 +111,7 @@ def of_recorded(recorded: Any) -> Material:
     pool = Pool(step, ids, last.taken(rows).prediction, visits, waiting)
     return Material(
         recorded.num_prompts, history, recorded.probes, {name: seen}, {name: pool}, chosen_by, recorded.texts,
-        recorded.embeddings,
+        recorded.embeddings, group_sizes={} if size is None else {name: size},
     )  # fmt: skip
 
 
@@ -120,13 +126,14 @@ def of_methods(
     """Return a run with the predictions of methods that are replayed on it.
 
     Raises:
-        ValueError: The history is empty, or a method is neither a `Selector` nor a `Predictor`.
+        ValueError: The history is empty, a method is neither a `Selector` nor a `Predictor`, or a prediction is not
+            finite.
     """
     if not len(history.step):
         raise ValueError("the history has no judged rollouts; give the history of a run that was trained")
     probes = _NO_PROBES if probes is None else probes
-    seen, pools = {}, {}
-    for name, selector in (methods or default_methods(history)).items():
+    seen, pools, sizes = {}, {}, {}
+    for name, selector in (default_methods(history) if methods is None else methods).items():
         if isinstance(selector, Predictor):
             selector = make_selector(selector, thompson(), top_k())
         if not isinstance(selector, Selector):
@@ -136,10 +143,30 @@ def of_methods(
             )
         steps = _pool_steps(history.num_steps, num_prompts)
         found = replayed(history, probes, selector, num_prompts=num_prompts, seed=seed, pool_steps=steps)
-        seen[name] = found
         ids, end = np.arange(num_prompts), history.num_steps
+        for of in (found.ahead, found.probes):
+            _check_finite(name, of.prediction, of.prompt_ids, of.step)
+        for step, whole in found.pools.items():
+            _check_finite(name, whole, ids, np.full(num_prompts, step))
+        sizes[name] = known_size(selector.spec)
+        seen[name] = found._replace(
+            ahead=at_own_sizes(found.ahead, sizes[name]), probes=at_own_sizes(found.probes, sizes[name])
+        )
         pools[name] = Pool(end, ids, found.pools[end], *earlier_visits(history, ids, np.full(num_prompts, end)))
-    return Material(num_prompts, history, probes, seen, pools)
+    known = {name: size for name, size in sizes.items() if size is not None}
+    return Material(num_prompts, history, probes, seen, pools, group_sizes=known)
+
+
+def _check_finite(name: str, prediction: Prediction, prompt_ids: np.ndarray, step: np.ndarray) -> None:
+    for field in _JUDGED:
+        values = np.asarray(getattr(prediction, field))
+        wrong = ~np.isfinite(values)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise ValueError(
+                f"methods[{name!r}] predicts a {field} of {values[at]} for prompt {prompt_ids[at]} before step "
+                f"{step[at]}; give a method whose predictions are finite"
+            )
 
 
 def default_methods(history: History) -> dict[str, Selector]:
@@ -221,7 +248,8 @@ def with_prompts(
     Raises:
         ValueError: An argument does not have one entry per prompt, or embeddings are not finite.
     """
-    given = {"texts": texts, "embeddings": embeddings, "strata": strata}
+    vectors = None if embeddings is None else _vectors(embeddings)
+    given = {"texts": texts, "embeddings": vectors, "strata": strata}
     for name, values in given.items():
         if values is not None and len(values) != material.num_prompts:  # pyright: ignore[reportArgumentType]
             size = len(values)  # pyright: ignore[reportArgumentType]
@@ -231,17 +259,24 @@ def with_prompts(
             raise ValueError(f"{name} has {size} entries for a pool of {material.num_prompts} prompts; {cure}")
     if texts is not None:
         material = material._replace(texts=list(texts))  # a column of pandas is read by label, not by position
-    if embeddings is not None:
-        vectors = _validate.on_host("embeddings", embeddings, np.float32, "give one vector per prompt")
-        if vectors.ndim != 2:
-            raise ValueError(f"embeddings has shape {vectors.shape}; give one vector per prompt, of shape [N, d]")
-        if not np.isfinite(vectors).all():
-            row = int(np.argmin(np.isfinite(vectors).all(1)))
-            raise ValueError(f"embeddings[{row}] is not finite; embed that prompt again")
+    if vectors is not None:
         material = material._replace(embeddings=vectors)
     if strata is not None:
         material = material._replace(strata=[str(label) for label in strata])
     return material
+
+
+def _vectors(embeddings: ArrayLike) -> Float[np.ndarray, "N d"]:
+    with np.errstate(over="ignore"):  # an overflow is infinite, and refused
+        vectors = _validate.on_host("embeddings", embeddings, np.float32, "give one vector per prompt")
+    if vectors.ndim != 2 or not vectors.shape[1]:
+        raise ValueError(
+            f"embeddings has shape {vectors.shape}; give one vector per prompt, of shape [N, d] with d > 0"
+        )
+    if not np.isfinite(vectors).all():
+        row = int(np.argmin(np.isfinite(vectors).all(1)))
+        raise ValueError(f"embeddings[{row}] is not finite in 32 bits; embed that prompt again")
+    return vectors
 
 
 def checked_size(history: History, num_prompts: int | None) -> int:

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxsel.base import Prediction, Selector
 from jaxsel.evaluation.replay import History, earlier_visits, replay
+from jaxsel.numerics.beta_binomial import log_prob, spread_of
+from jaxsel.predictors.recalibration import group_size_of
 
 
 class Rows(NamedTuple):
@@ -99,6 +102,41 @@ def _probed(
     prediction = jax.tree.map(lambda field: np.asarray(field)[ids], pool)
     step = np.full(len(ids), clock)
     return Rows(prediction, step, ids, s, n, *earlier_visits(history, ids, step))
+
+
+def known_size(spec: Mapping[str, Any]) -> int | None:
+    """Return the number of rollouts for which a method predicts, from its spec; None where the spec does not say."""
+    size = group_size_of(dict(spec))
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def at_own_sizes(rows: Rows, group_size: int | None) -> Rows:
+    """Return the rows with the probabilities of each solve state at the group's own number of rollouts.
+
+    A method predicts them for groups of one size. For groups of another size they are those of the Beta-Binomial with
+    the predicted mean and variance of the success rate, as in `jaxsel.metrics.beta_binomial_log_score`.
+
+    Args:
+        rows: The groups and their predictions.
+        group_size: The number of rollouts for which the method predicts. None: it is unknown, and nothing changes.
+    """
+    at = np.flatnonzero(rows.group_size != group_size)
+    if group_size is None or not len(at):
+        return rows
+    padded = np.resize(at, 1 << (len(at) - 1).bit_length())  # few lengths, because each one compiles anew
+    n = rows.group_size[padded].astype(np.int32)
+    mean, variance = (jnp.asarray(field[padded], jnp.float32) for field in rows.prediction[:2])
+    spread = spread_of(mean, variance)
+    unsolved, solved = (
+        np.exp(np.asarray(log_prob(jnp.asarray(count), jnp.asarray(n), mean, spread), np.float64))[: len(at)]
+        for count in (np.zeros_like(n), n)
+    )
+    mixed = np.where(rows.group_size[at] == 1, 0, np.maximum(1 - unsolved - solved, 0))
+    made = {}
+    for name, values in (("unsolved", unsolved), ("mixed", mixed), ("solved", solved)):
+        made[name] = np.array(getattr(rows.prediction, name))
+        made[name][at] = values
+    return rows._replace(prediction=rows.prediction._replace(**made))
 
 
 def concatenated(parts: Sequence[Rows]) -> Rows:

@@ -59,7 +59,7 @@ def tables(material: Material, *, seed: int = 0) -> Tables:
     main = kinds[0]
     best = best_of(scores[main])
     verdicts = {name: judged(of, scores[main][name], scores[main][best]) for name, of in rows[main].items()}
-    methods = sorted(verdicts, key=lambda name: -verdicts[name].numbers["states"].value)
+    methods = sorted(verdicts, key=lambda name: -np.nan_to_num(verdicts[name].numbers["states"].value, nan=-np.inf))
     worst = {name: mispredicted(rows[main][name], scores[main][name]) for name in methods}
     ids = followed.chosen(rows[main], worst, material.pools, seed=seed)
     made = _of_pools(material, ids, strata) | _of_groups(rows, scores, kinds, ids)

@@ -4,17 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsel.report.gaps import LARGE, MOST, clear_gaps, is_clear, right_places
+from jaxsel.report.certainty import UNLIKELY, error_by_chance, is_clear, lies_within, t_quantile
+from jaxsel.report.gaps import LARGE, MOST, clear_gaps, part_is_wrong, right_places
 from jaxsel.report.judgement import Judged, Number
+from jaxsel.report.order import CHANCE, compared, error_of, is_same, sure
 from jaxsel.report.tables import KINDS, Tables
-from jaxsel.report.wording import listed, percent, shortened
+from jaxsel.report.wording import counted, listed, percent, shortened
 
 _GOOD, _ROUGH = 0.03, 0.10  # calibration errors of P(mixed), beyond what chance gives
-_SURE = (
-    (5, "On these prompts, the order is beyond doubt"),
-    (3, "On these prompts, the order is very likely right"),
-    (2, "On these prompts, the order is probably right"),
-)
 _ANSWERS = {  # for one method, and for several
     "yes": ("Yes.", "Yes for {}."),
     "roughly": ("Only roughly.", "Only roughly for {}."),
@@ -27,6 +24,8 @@ _CARE = {
     "roughly": ", but do not read its probabilities to the digit.",
     "no": " only if the order of the prompts is all you need: correct its probabilities before you act on them.",
 }
+_ROUNDING = 1e-5  # the predictions are 32-bit numbers
+_AS_SAID = 0.005  # a share that rounds to the same percentage
 _LENGTH = 60  # letters of a prompt's text
 
 
@@ -62,15 +61,23 @@ def verdict(found: Tables) -> list[Finding]:
 
 def points(number: Number) -> str:
     """Return a difference of probabilities in percentage points, with its standard error."""
-    return f"{100 * number.value:.1f} percentage points ({_error(number, 100, 1)})"
+    return f"{100 * number.value:.1f} percentage points ({error_of(number, 100, 1)})"
 
 
 def grade(verdict: Judged) -> str:
-    """Return whether P(mixed) is trustworthy: "yes", "roughly", "no", or "unknown" where chance hides a small error."""
-    beyond = verdict.numbers["calibration"].value - verdict.by_chance
+    """Return whether P(mixed) is trustworthy: "yes", "roughly", "no", or "unknown" where groups are too few to tell."""
+    error, bins = verdict.numbers["calibration"], verdict.curve.bins
+    beyond = error.value - verdict.by_chance
+    if not np.isfinite(beyond):
+        return "unknown"
     if beyond > _ROUGH:
-        return "no"
-    return "unknown" if verdict.by_chance > _ROUGH else "yes" if beyond <= _GOOD else "roughly"
+        is_sure = beyond > t_quantile(3, verdict.sampled["all"].prompts) * error.error
+        return "no" if is_sure and error_by_chance(error.value, bins.predicted, bins.groups) < UNLIKELY else "unknown"
+    said, came = (np.array([verdict.numbers[name].value]) for name in ("predicted", "realised"))
+    is_sure = lies_within(said, came, np.array([float(verdict.groups)]), _ROUGH)
+    if verdict.by_chance > _ROUGH or not is_sure.all():
+        return "unknown"
+    return "yes" if beyond <= _GOOD else "roughly"
 
 
 def _trust(found: Tables) -> Finding:
@@ -88,12 +95,24 @@ def _trust(found: Tables) -> Finding:
             f"{_of(name, found)}a prediction is off by {points(numbers['calibration'])} on average; even right "
             f"predictions would be off by {100 * one.by_chance:.1f}, by chance. It expected "
             f"{percent(numbers['predicted'].value)} of the groups to be mixed, and "
-            f"{percent(numbers['realised'].value)} were."
+            f"{percent(numbers['realised'].value)} were.{_other_sizes(found, name)}"
         )
     return Finding(
         "Can I trust the predicted probability of a mixed group?",
         answer,
         details if len(found.methods) > 1 else _capitals(details),
+    )
+
+
+def _other_sizes(found: Tables, name: str) -> str:
+    """Return how many of the judged groups had another number of rollouts than the method predicts for."""
+    size, sizes = found.material.group_sizes.get(name), getattr(found.material.seen[name], found.kinds[0]).group_size
+    number = 0 if size is None else int((sizes != size).sum())
+    if not number:
+        return ""
+    return (
+        f" It predicts for groups of {counted(int(size or 0), 'rollout')}, and {number:,} of {len(sizes):,} groups had "
+        "another number: their probability at their own number follows from the predicted mean and variance."
     )
 
 
@@ -119,32 +138,24 @@ def _which(found: Tables) -> Finding:
     if not others:
         chosen = f"Only {best} was looked at."
         return Finding(question, chosen, ["Give several methods to compare them: jaxsel.explore(history, methods)."])
-    details, unsure = [], []
+    details = []
+    unsure = [other for other in others if sure(found, other) == CHANCE]
+    same = [other for other in others if is_same(found, other)]
     for other in others:
-        numbers = found.judged[other].numbers
-        gain, brier = numbers["states behind"], numbers["brier ahead"]
-        if not gain.value > _SURE[-1][0] * gain.error:
-            unsure.append(other)
-        side = "better" if brier.value < 0 else "worse"
-        details.append(
-            f"{best} against {other}: it gave what happened {np.exp(gain.value):.2f} times as high a probability, "
-            f"{gain.value:.3f} nats more per group ({_error(gain, 1, 3)}). {_sure(found, other)}. The Brier score of a "
-            f"mixed group is {abs(brier.value):.3f} {side} ({_error(brier, 1, 3)})."
-        )
+        details.append(f"{best} against {other}: {compared(found, other)}")
     second = others[0]
     gain = found.judged[second].numbers["states behind"].value
     times = f"{np.exp(gain):.2f} times as high a probability as {second}, which is second by this score"
-    answer = f"{best}: on average it gave what happened {times}. {_sure(found, second)}."
+    answer = f"{best}: on average it gave what happened {times}. {sure(found, second)}."
     if unsure:
         answer = f"{best} has the best score, but {listed(unsure)} may be as good."
+    if same:
+        answer = f"{listed([best, *same])} have the same score."
+        others = [other for other in unsure if other not in same]
+        answer += f" {listed(others)} may be as good." if others else ""
     groups = next(iter(found.judged.values())).groups
-    details.append(f"All methods are compared on the same {groups:,} groups, pair by pair.")
+    details.append(f"All methods are compared on the same {counted(groups, 'group')}, pair by pair.")
     return Finding(question, answer, details)
-
-
-def _sure(found: Tables, other: str) -> str:
-    gain = found.judged[other].numbers["states behind"]
-    return next((words for times, words in _SURE if gain.value > times * gain.error), "The order may be chance")
 
 
 def _prompts(found: Tables, best: str) -> Finding:
@@ -154,20 +165,36 @@ def _prompts(found: Tables, best: str) -> Finding:
         text = "" if texts is None else f" “{shortened(str(texts[prompt]), _LENGTH)}”"
         details.append(
             f"Prompt {prompt}{text}: {best} predicted a success rate of {percent(predicted)}, and {percent(observed)} "
-            f"of {rollouts:,} rollouts in {groups} groups were correct."
+            f"of {counted(int(rollouts), 'rollout')} in {counted(int(groups), 'group')} were correct."
         )
-    gap = worst.predicted - worst.observed
-    high = int((gap > 0).sum())
     details.append("These are means over all groups of a prompt. The table below ranks single groups.")
-    answer = f"Of the {len(gap)} worst of {best}, {high} were harder than it believed and {len(gap) - high} easier."
-    if high in (0, len(gap)):
-        answer = f"The {len(gap)} worst of {best} were all {'harder' if high else 'easier'} than it believed."
-    return Finding("Which prompts are most mispredicted?", answer, details)
+    return Finding("Which prompts are most mispredicted?", _sides(worst.predicted - worst.observed, best), details)
+
+
+def _sides(gap: np.ndarray, best: str) -> str:
+    """Return how many of the worst prompts were harder than predicted, how many easier, and how many neither."""
+    number, high, low = len(gap), int((gap > _AS_SAID).sum()), int((gap < -_AS_SAID).sum())
+    said = [
+        (high, "harder than it believed"),
+        (low, "easier than it believed"),
+        (number - high - low, "as it believed"),
+    ]
+    (first, words), *others = [(count, words) for count, words in said if count]
+    if not others:
+        which = f"The worst prompt of {best} was" if number == 1 else f"The {number} worst of {best} were all"
+        return f"{which} {words}."
+    was = "was" if first == 1 else "were"
+    counts = [
+        f"{first} {was} {words}",
+        *(f"{n} {more.replace('easier than it believed', 'easier')}" for n, more in others),
+    ]
+    return f"Of the {number} worst of {best}, {listed(counts)}."
 
 
 def _advice(found: Tables, best: str) -> list[str]:
     one = found.judged[best]
-    take = f"Take {best}" if len(found.methods) > 1 else f"Keep {best}"
+    same = [best, *(other for other in found.methods if other != best and is_same(found, other))]
+    take = f"Take {' or '.join(same)}" if len(found.methods) > 1 else f"Keep {best}"
     said = [f"{take}{_CARE[grade(one)]}"]
     share = one.curve.miscalibration / max(one.numbers["brier"].value, 1e-9)
     if grade(one) in ("roughly", "no") and share > 0.02:
@@ -176,14 +203,14 @@ def _advice(found: Tables, best: str) -> list[str]:
             f"removes {percent(share)} of its Brier score. Recalibration learns from the batches, so check the result "
             "on probes."
         )
-    unseen = one.by_part.get("unseen")
-    if unseen and is_clear(*unseen[1]["excess"]):
+    if part_is_wrong(one, "unseen"):
         said.append(
             "Prompts without a visit are predicted badly: give the method embeddings of the prompts, or a prior from "
             "an earlier run (jaxsel.informative_prior)."
         )
     covered, error = one.numbers["covers 90%"]
-    if is_clear(covered - 0.9, error, 0.04):
+    prompts = one.sampled["all"].prompts
+    if is_clear(0.9 - covered, error, least=0.04, expected=0.9, groups=one.groups, prompts=prompts):
         wide = "narrow: fit its settings with jaxsel.fit" if covered < 0.9 else "wide: more rollouts would sharpen them"
         said.append(f"Its 90% intervals held {percent(covered)} of the outcomes. They are too {wide}.")
     if found.kinds[0] == "ahead":
@@ -221,7 +248,7 @@ def _beliefs_alone(found: Tables) -> Finding:
     details = [
         f"{name} has visited {visited:,} of {len(mixed):,} prompts in {pool.step:,} steps.",
         f"It expects {percent(float(mixed.mean()))} of the pool's groups to be mixed, and "
-        f"{int((mixed >= 0.5).sum()):,} prompts to be mixed more often than not.",
+        f"{int((mixed > 0.5 + _ROUNDING).sum()):,} prompts to be mixed more often than not.",
         "A selector keeps no outcomes. Record the run and give its history to jaxsel.explore to judge the predictions.",
     ]
     return Finding("Can I trust these beliefs?", "This page cannot say: it has beliefs, but no outcomes.", details)
@@ -234,9 +261,3 @@ def _of(name: str, found: Tables) -> str:
 
 def _capitals(details: list[str]) -> list[str]:
     return [sentence[0].upper() + sentence[1:] for sentence in details]
-
-
-def _error(number: Number, scale: float, digits: int) -> str:
-    if not np.isfinite(number.error):
-        return "standard error unknown"
-    return f"standard error {scale * number.error:.{digits}f}"

@@ -121,3 +121,8 @@ def percent(share: float) -> str:
 def listed(names: list[str]) -> str:
     """Return the names as in a sentence: "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun: "1 group" or "1,200 groups"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -171,7 +171,8 @@ def parsed_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
         record = json.loads(line)
     except (ValueError, RecursionError):  # the line is not JSON, or not UTF-8
         record = None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+    step = record.get("step") if isinstance(record, dict) else None
+    if record is None or not isinstance(step, int) or abs(step) >= 2**63:
         raise ValueError(
             f"line {number} of {path} is damaged: {line[:60]!r}; put back a copy of the file, or delete the line: the "
             "metrics of its step are then missing, unless the run resumes from an earlier step and repeats it"

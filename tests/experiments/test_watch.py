@@ -86,6 +86,28 @@ def test_a_damaged_line_is_left_out_and_said(growing):
     assert "line 13 of" in metrics.trouble
 
 
+def test_a_number_that_no_float_holds_is_missing_and_later_lines_are_kept(growing):
+    huge = "9" * 400
+    lines = [
+        f'{{"step": 12, "rollouts": 600, "train/reward": {huge}, "seconds/generating": {huge}, "policy/entropy": 2}}',
+        '{"step": 13, "rollouts": 650, "train/reward": "x", "seconds/generating": "x", "seconds/probing": "x"}',
+        f'{{"step": {huge}, "rollouts": 700, "train/reward": 0.5}}',
+        '{"step": 15, "rollouts": Infinity, "train/reward": [1]}',
+        '{"step": 16, "rollouts": 800, "train/reward": 0.25, "seconds/generating": 2}',
+    ]
+    with (growing.folder / "metrics.jsonl").open("a") as file:
+        file.write("".join(line + "\n" for line in lines))
+    metrics = Metrics(growing.folder)
+    assert metrics.read()
+    assert "line 15 of" in metrics.trouble
+    assert (metrics.steps, metrics.last("train/reward"), metrics.last("policy/entropy")) == (17, 0.25, 2)
+    found = metrics.training()
+    assert len({len(column) for column in found.values()}) == 1
+    assert found["step"][-4:].tolist() == [12, 13, 15, 16]
+    assert np.isnan(found["train/reward"][-4:]).tolist() == [True, True, True, False]
+    assert np.isfinite(metrics.seconds_left(40))
+
+
 def test_curves_are_means_and_end_in_the_last_step(growing):
     metrics = Metrics(growing.finish().folder)
     metrics.read()
@@ -272,6 +294,9 @@ def test_the_server_answers_the_page_the_data_and_the_report(growing):
         )
         assert refused(server.address + "data?since=x") == (404, "since is 'x'; give the number of a version")
         assert refused(server.address + "etc")[0] == 404
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as sent:
+            sent.sendall(b"GET http://[ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert sent.makefile("rb").readline().startswith(b"HTTP/1.0 400")
         assert refused(server.address, Host="attacker.example:80")[0] == 403
         assert refused(server.address + "etc", Host="localhost")[0] == 404  # without a port, as browsers ask port 80
 

@@ -1,13 +1,22 @@
 import csv
 import gzip
 import json
+import math
 
 import numpy as np
 import pytest
 
 import jaxsel
 from jaxsel.integrations._log_files import rows_of
-from jaxsel.integrations.trainer_logs import read_logs, read_trl, read_verl
+from jaxsel.integrations.trainer_logs import (
+    read_logs,
+    read_nemo_rl,
+    read_open_instruct,
+    read_prime_rl,
+    read_slime,
+    read_trl,
+    read_verl,
+)
 from tests.support.damaged import damage_pages
 
 pa = pytest.importorskip("pyarrow")
@@ -206,6 +215,8 @@ def test_a_log_without_rows_is_refused(tmp_path, content):
         ((1, None, 1.0), r"a\.jsonl, line 2, has no prompt in 'prompt'"),
         ((None, "x", 1.0), r"a\.jsonl, line 2, has a 'step' that is not a whole number"),
         ((10**30, "x", 1.0), "'step' that is not a whole number of 64 bits"),
+        ((10**400, "x", 1.0), r"a\.jsonl, line 2, has a 'step' that is not a whole number of 64 bits but 1000"),
+        ((-(10**400), "x", 1.0), r"a\.jsonl, line 2, has a 'step' that is not a whole number of 64 bits but -100"),
         (
             (1.5, "x", 1.0),
             "'step' that is not a whole number of 64 bits but 1.5; give the column of the training step, or delete",
@@ -222,6 +233,32 @@ def test_bad_cells_are_refused(tmp_path, row, message):
     write_jsonl(tmp_path / "a.jsonl", [*good, row])
     with pytest.raises(ValueError, match=message):
         read_logs(tmp_path)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("threshold", [math.nan, math.inf, None, "x", 10**400])
+@pytest.mark.parametrize("read", [read_logs, read_verl, read_prime_rl, read_nemo_rl, read_open_instruct, read_slime])
+def test_a_threshold_must_be_a_finite_number(tmp_path, read, threshold):
+    (tmp_path / "step_1").mkdir()
+    for name in ("step_1/train_rollouts.jsonl", "a_rollouts_0.jsonl", "train_data_step1.jsonl"):
+        write_jsonl(tmp_path / name, [(1, "x", 1.0)])
+    with pytest.raises(ValueError, match=r"threshold is .*; give a finite number"):
+        read(tmp_path, threshold=threshold)
+
+
+def test_a_pattern_may_be_absolute(tmp_path):
+    for name in ("a.jsonl", "step_7/train.jsonl", "step_7/eval.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_jsonl(tmp_path / name, [(1, name, 1.0)])
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path, tmp_path / "empty"):
+        assert read_logs(folder, files=str(tmp_path / "**" / "train*.jsonl")).prompts == ["step_7/train.jsonl"]
+        with pytest.raises(ValueError, match=r"holds no log named /.*/\*\.csv"):
+            read_logs(folder, files=str(tmp_path / "*.csv"))
+        bare = tmp_path / "step_7" / "train.jsonl"
+        bare.write_text('{"prompt": "p", "reward": 1}\n')
+        assert read_logs(folder, files=str(tmp_path / "**" / "train*.jsonl")).steps.tolist() == [7]
+        write_jsonl(bare, [(1, "step_7/train.jsonl", 1.0)])
 
 
 def test_a_reader_that_ends_does_not_disturb_one_that_is_open(tmp_path):

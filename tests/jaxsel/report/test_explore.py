@@ -6,15 +6,19 @@ import json
 import re
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
 import jaxsel
 from jaxsel.evaluation.plotting.looks import style
+from jaxsel.report.cells import scored
 from jaxsel.report.explore import Report
+from jaxsel.report.followed import Mispredicted
 from jaxsel.report.gaps import right_places
-from jaxsel.report.judgement import Number
+from jaxsel.report.judgement import Number, best_of
 from jaxsel.report.material import default_methods
 from jaxsel.report.pieces import as_columns, bundle
 from jaxsel.report.tables import tables
@@ -47,7 +51,7 @@ def test_the_verdict_answers_the_questions(report):
     assert "standard error" in which.details[0]
     assert "180 groups" in which.details[-1]
     assert "What is" in prompts.details[0]
-    assert advice.answer == "Take good."
+    assert advice.answer == "Take good for now: too few groups were judged to say whether its probabilities are right."
     assert "probes" in limits.answer
     assert "P(mixed)" not in str(report.verdict)
     assert repr(report).count("\n* ") == 6
@@ -70,7 +74,7 @@ def test_what_chance_may_have_done_is_neither_a_gap_nor_a_cause_for_advice(times
     numbers = one.numbers | {"covers 90%": Number(0.8, 0.5 / times)}
     cells = {"method": ["good"] * 3, "kind": ["probes"] * 3, "step": np.arange(3), "groups": groups}
     cells |= {"predicted": groups / 2, "mixed": groups * [0.75, 0.5, 0.5], "chance": groups / 4}
-    judged = {"good": one._replace(numbers=numbers, by_part={"unseen": (40, part)})}
+    judged = {"good": one._replace(numbers=numbers, by_part={"unseen": (40 * times, part)})}
     _, where, _, _, advice, _ = verdict(found._replace(judged=judged, methods=["good"], tables={"cells": cells}))
     said = " ".join([*where.details, *advice.details])
     early = "Early in the run (steps 0 to 0), it expects 50%"
@@ -80,15 +84,15 @@ def test_what_chance_may_have_done_is_neither_a_gap_nor_a_cause_for_advice(times
 
 def test_places_where_predictions_came_true_are_joined():
     one = tables(reports.material()).judged["good"]
-    said, chance = np.arange(0.05, 1, 0.1), np.full(10, 0.01)
+    said, groups = np.arange(0.05, 1, 0.1), np.full(10, 1e5)
     came = said + np.array([0.04, -0.04, 0.2, 0, 0.1, -0.3, 0, 0, 0, 0])
-    chance[9] = 0.06
-    bins = one.curve.bins._replace(groups=np.full(10, 100.0), predicted=said, observed=came, chance=chance)
+    groups[9] = 60
+    bins = one.curve.bins._replace(groups=groups, predicted=said, observed=came)
     curve = one.curve._replace(bins=bins)
     assert right_places(one._replace(curve=curve)) == "right where it says 0 to 20%, 30 to 40% and 60 to 90%"
-    wrong = bins._replace(observed=said + 0.2)
+    wrong = bins._replace(observed=np.where(said < 0.8, said + 0.2, said - 0.2))
     assert right_places(one._replace(curve=curve._replace(bins=wrong))) == "nowhere right"  # one bin has few groups
-    few = wrong._replace(chance=np.full(10, 0.2))
+    few = wrong._replace(groups=np.full(10, 5.0))
     assert right_places(one._replace(curve=curve._replace(bins=few))).startswith("nowhere right for sure")
 
 
@@ -96,7 +100,10 @@ def test_grades_depend_on_the_error_beyond_chance():
     one = tables(reports.material()).judged["good"]
     for error, expected in ((0.06, "yes"), (0.12, "roughly"), (0.3, "no")):
         numbers = one.numbers | {"calibration": Number(error, 0.01)}
+        one = one._replace(groups=18_000)
         assert grade(one._replace(numbers=numbers, by_chance=0.04)) == expected
+        few = "no" if expected == "no" else "unknown"  # the share of mixed groups may be off by more
+        assert grade(one._replace(numbers=numbers, by_chance=0.04, groups=18)) == few
         hidden = "no" if expected == "no" else "unknown"  # by chance, right predictions would show an error as large
         assert grade(one._replace(numbers=numbers, by_chance=0.11)) == hidden
 
@@ -201,7 +208,7 @@ def test_the_page_is_saved(report, tmp_path, monkeypatch):
 
 def test_a_text_that_utf_8_cannot_hold_is_saved_too(tmp_path):
     selector = jaxsel.PromptSelector(jaxsel.mopps(), num_prompts=2, seed=0)
-    report = jaxsel.explore(selector, texts=["\ud800", "b"], title="\ud800")
+    report = jaxsel.explore(selector, texts=["\ud800", "b"])
     report.save(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<iframe" in report._repr_html_()
@@ -256,6 +263,119 @@ def test_a_history_is_replayed_with_methods():
     assert "Record probes" in " ".join(found.verdict[4].details)
     with pytest.raises(ValueError, match="num_prompts is 5, but the history visits prompt 59; give at least 60"):
         jaxsel.explore(history, num_prompts=5)
+
+
+def _constant(rate, *, wrong_from=None):
+    """Return a predictor of one success rate, which predicts NaN for the prompts from `wrong_from` on."""
+
+    def predict(key, state, prompt_ids, first_id: Any = 0):
+        del key, first_id
+        ids = jnp.arange(len(state)) if prompt_ids is None else prompt_ids
+        x = jnp.where(ids >= (len(state) if wrong_from is None else wrong_from), jnp.nan, rate)
+        return jaxsel.Prediction(x, x * (1 - x) / 3, x, (1 - x) / 2, x, (1 - x) / 2)
+
+    def init(key, num_prompts):
+        del key
+        return jnp.zeros(num_prompts)
+
+    return jaxsel.Predictor({"name": "constant"}, init, predict, lambda key, state, rollouts: state)
+
+
+def test_predictions_that_are_not_finite_are_refused_and_never_rank_first():
+    history = jaxsel.make_history([0, 0, 1, 1], [0, 1, 1, 2], [3, 8, 2, 0], 8, num_prompts=3)
+    message = r"methods\['bad'\] predicts a success_rate of nan for prompt {} before step {}; give a method whose"
+    with pytest.raises(ValueError, match=message.format(1, 0)):
+        jaxsel.explore(history, {"bad": _constant(0.3, wrong_from=1), "mopps": jaxsel.mopps()})
+    with pytest.raises(ValueError, match=message.format(3, 0)):  # a prompt that is never visited
+        jaxsel.explore(history, {"bad": _constant(0.3, wrong_from=3)}, num_prompts=4)
+    found = tables(reports.material())
+    one = found.judged["good"]
+    nothing = {name: Number(np.nan, np.nan) for name in one.numbers}
+    assert grade(one._replace(numbers=nothing)) == "unknown"
+    seen = {name: scored(of.probes) for name, of in reports.material().seen.items()}
+    seen["good"] = seen["good"]._replace(states=np.full_like(seen["good"].states, np.nan))
+    assert best_of(seen) == "bad"
+
+
+def test_worst_prompts_may_be_as_believed():
+    history = jaxsel.make_history([0], [0], [4], 8, num_prompts=1)
+    assert (
+        jaxsel.explore(history, [jaxsel.mopps()]).verdict[3].answer == "The worst prompt of mopps was as it believed."
+    )
+    found = tables(reports.material())
+    sides = {
+        (0.2,): "The worst prompt of good was harder than it believed.",
+        (-0.2, -0.1): "The 2 worst of good were all easier than it believed.",
+        (0.2, 0.3, -0.1): "Of the 3 worst of good, 2 were harder than it believed and 1 easier.",
+        (0.2, 1e-8, -0.1): "Of the 3 worst of good, 1 was harder than it believed, 1 easier and 1 as it believed.",
+        (1e-8, -0.1, -1e-8): "Of the 3 worst of good, 1 was easier than it believed and 2 as it believed.",
+    }
+    for gap, said in sides.items():
+        some, here = found.worst["good"], np.zeros(len(gap), int)
+        worst = Mispredicted(here, 0.5 + np.array(gap), np.full(len(gap), 0.5), some.groups[here], some.rollouts[here])
+        assert verdict(found._replace(worst=found.worst | {"good": worst}))[3].answer == said
+
+
+def test_an_order_needs_prompts_enough():
+    history = jaxsel.make_history([0, 0], [0, 1], [8, 8], 8, num_prompts=2)
+    report = jaxsel.explore(history, {"mopps": jaxsel.mopps(), "dps": jaxsel.dps()})
+    assert report.verdict[2].answer == "dps has the best score, but mopps may be as good."
+    assert "beyond doubt" not in str(report.verdict)
+    assert "Yes" not in report.verdict[0].answer
+
+
+def test_a_right_method_is_right_for_groups_of_any_size(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    rng = np.random.default_rng(0)
+    number, steps = 400, 30
+    rate, ids, size = rng.beta(1, 1, number), np.tile(np.arange(number), steps), rng.choice([2, 16], steps * number)
+    step = np.repeat(np.arange(steps), number)
+    history = jaxsel.make_history(step, ids, rng.binomial(size, rate[ids]), size, num_prompts=number)
+    exact = jaxsel.mopps(decay=1.0)
+    report = jaxsel.explore(history, {"exact": exact})
+    trust, where, _, _, advice, _ = report.verdict
+    assert trust.answer == "Yes."
+    said = "It predicts for groups of 8 rollouts, and 12,000 of 12,000 groups had another number"
+    assert said in trust.details[0]
+    assert "clearly wrong nowhere" in where.answer
+    assert "recalibrated" not in str([advice.answer, *advice.details])
+    from jaxsel.integrations.history import HistoryLog
+
+    rows = jaxsel.replay(history, exact, num_prompts=number)
+    log = HistoryLog(tmp_path, num_prompts=number, spec=exact.spec)
+    for at in range(steps):
+        mask = history.step == at
+        prediction = jax.tree.map(lambda field, mask=mask: np.asarray(field)[mask], rows.prediction)
+        log.observed(at, (history.prompt_ids[mask], history.successes[mask], history.group_size[mask]), prediction)
+    log.flush()
+    recorded = jaxsel.explore(tmp_path).verdict[0]
+    assert recorded.answer == "Yes."
+    assert said in recorded.details[0]
+
+
+def test_early_steps_are_those_of_the_groups_that_are_counted():
+    step, ids = np.repeat(np.arange(240), 20), np.tile(np.arange(20), 240)
+    history = jaxsel.make_history(step, ids, np.full(len(ids), 8), 8, num_prompts=20)
+    where = jaxsel.explore(history, [jaxsel.mopps()]).verdict[1]
+    (early,) = (said for said in where.details if "arly in the run" in said)
+    assert "(steps 0 to 79), it expects" in early
+    assert "of 1,600 groups" in early
+
+
+def test_no_method_is_best_where_scores_are_equal():
+    history = reports.material().history
+    report = jaxsel.explore(history, {"a": jaxsel.mopps(), "b": jaxsel.mopps(), "far": _constant(0.01)})
+    which, advice = report.verdict[2], report.verdict[4]
+    assert which.answer == "a and b have the same score."
+    assert which.details[0].startswith("a against b: both gave what happened the same probability")
+    assert "The Brier score of a mixed group is the same." in which.details[0]
+    assert " 0.000 worse" not in str(report.verdict)
+    assert advice.answer.startswith("Take a or b")
+
+
+def test_a_probability_of_one_half_is_not_more_often_than_not():
+    selector = jaxsel.PromptSelector(jaxsel.mopps(group_size=3), num_prompts=10, seed=0)
+    assert "0 prompts to be mixed more often than not" in jaxsel.explore(selector).verdict[0].details[1]
 
 
 def test_single_rollouts_are_replayed_with_the_default_methods_that_take_them():
@@ -321,6 +441,17 @@ def test_bad_arguments_are_refused_before_any_work():
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"texts": 5}, "texts is 5; give one per prompt"),
         ({"strata": 3}, "strata is 3; give one per prompt"),
+        ({"methods": {}}, r"methods is \{\}; give at least one method, or None for the usual ones"),
+        ({"methods": []}, r"methods is \[\]; give at least one method"),
+        ({"texts": dict.fromkeys(range(60), "a")}, "texts is a dict without one order; give a list, one per prompt"),
+        ({"texts": {str(i) for i in range(60)}}, "texts is a set without one order; give a list"),
+        ({"texts": (str(i) for i in range(60))}, "texts is a generator without one order; give a list"),
+        ({"strata": np.zeros((60, 2))}, "strata is a ndarray without one order; give a list"),
+        ({"embeddings": 3}, r"embeddings has shape \(\); give one vector per prompt"),
+        ({"embeddings": np.zeros((60, 0))}, r"embeddings has shape \(60, 0\); give one vector per prompt"),
+        ({"embeddings": np.full((60, 2), 1e300)}, r"embeddings\[0\] is not finite in 32 bits; embed that prompt"),
+        ({"title": 5}, "title is 5; give a text"),
+        ({"title": "\ud800 x"}, r"title is '\\ud800 x', which holds half of a surrogate pair; give whole characters"),
         ({"methods": 5}, "methods is 5; give methods by name, or a list of methods"),
         ({"seed": -1}, "seed is -1; give an integer from 0 to 4294967295"),
     ]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxsel import make_history, metrics
 from jaxsel.evaluation.reference_models import grid
@@ -10,7 +11,7 @@ from jaxsel.report import gold, maps
 from jaxsel.report.cells import LEVELS, NUM_BINS, PARTS, SCORES, cells, merged, parts_of, scored, step_bins
 from jaxsel.report.followed import groups, mispredicted
 from jaxsel.report.judgement import best_of, corp, judged
-from jaxsel.report.rows import Rows, is_mixed
+from jaxsel.report.rows import Rows, at_own_sizes, is_mixed
 from jaxsel.report.tables import tables
 from tests.support import reports
 from tests.support.grid_filter import believed, mean_and_interval
@@ -215,6 +216,16 @@ def test_directions_of_embeddings_are_principal_components():
     assert maps.flattened(embeddings[:, :1]).shape == (500, 2)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e25, 3e38])
+def test_embeddings_of_any_finite_size_have_a_map(run, size):
+    rng = np.random.default_rng(0)
+    embeddings = (rng.uniform(-1, 1, (60, 5)) * [1, 0.1, 0.5, 0.1, 0.1]).astype(np.float32)
+    scaled = maps.flattened(embeddings * np.float32(size))
+    np.testing.assert_allclose(np.abs(scaled), np.abs(maps.flattened(embeddings)), atol=1e-4)
+    shown = tables(run._replace(embeddings=embeddings * np.float32(size))).tables["meaning"]
+    assert shown["prompts"].sum() == 2 * 60
+
+
 def test_rare_labels_are_gathered():
     labels, which = maps.numbered(["b", "a", "b", "c"])
     assert [labels[i] for i in which] == ["b", "a", "b", "c"]
@@ -271,3 +282,21 @@ def test_groups_of_followed_prompts_are_rows(rows, scores):
     assert sorted(set(table["prompt"])) == [3, 5]
     assert len(table["prompt"]) == 6
     assert table["surprise"][0] == pytest.approx(-scores.states[rows.prompt_ids == 3][0])
+
+
+def test_groups_of_other_sizes_have_the_probabilities_of_their_own(rows):
+    sizes = np.array([1, 2, 4, 9, 40])[np.arange(len(rows.step)) % 5]
+    found = at_own_sizes(rows._replace(group_size=sizes), reports.GROUP_SIZE).prediction
+    p = rows.prediction
+    same = sizes == reports.GROUP_SIZE
+    for name in ("unsolved", "mixed", "solved"):
+        assert (getattr(found, name)[same] == getattr(p, name)[same]).all()
+    strength = p.success_rate * (1 - p.success_rate) / p.variance - 1
+    a, b = p.success_rate * strength, (1 - p.success_rate) * strength
+    none, every = (stats.betabinom.pmf(count, sizes, a, b) for count in (np.zeros_like(sizes), sizes))
+    np.testing.assert_allclose(found.unsolved, none, atol=1e-4)
+    np.testing.assert_allclose(found.solved, every, atol=1e-4)
+    np.testing.assert_allclose(found.mixed, 1 - none - every, atol=1e-4)
+    assert (found.mixed[sizes == 1] == 0).all()
+    for unknown in (at_own_sizes(rows, None), at_own_sizes(rows, reports.GROUP_SIZE)):
+        assert unknown is rows
