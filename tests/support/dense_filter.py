@@ -5,7 +5,7 @@ from scipy import stats
 
 
 def believed_densely(history, prompt, theta):
-    """Return the mean and the central 90% interval of the prompt's success rate before every step and after the last."""
+    """Return mean and central 90% interval of the prompt's success rate before every step and after the last."""
     width = min(0.005, theta.volatility / 3)
     logits = np.arange(-16, 16, width)
     rate, reach = 1 / (1 + np.exp(-logits)), int((9 * theta.volatility + abs(theta.drift)) / width) + 1

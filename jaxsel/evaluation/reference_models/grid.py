@@ -8,11 +8,11 @@ about a prompt is exact up to the width of a cell: each step is one of
     condition  p(x_t | up to t)   proportional to   Binomial(s; n, sigmoid(x_t)) p(x_t | before t)
 
 The integral is a sum over the cells, with weights that are positive and have the mean and the variance of the move at
-any volatility (`lattice.py`). For this, the grid moves with the drift, by half a cell at most: further moves are by
-whole cells. The success rates are exact to 0.01, except after a group of 64 that contradicts a belief narrower than a
-cell: the ends of the band are then off by up to 0.02. A logit that leaves the grid counts as its outermost cell, where
-the success rate is 0.0003 or 0.9997. The log of the normalising constants of all visits is the log likelihood of the
-hyperparameters, up to a constant.
+any volatility (`lattice.py`). For this, the grid moves with the drift, by less than a cell: further moves are by whole
+cells. The success rates are exact to 0.01, except after a group of 64 that contradicts a belief narrower than a cell:
+the ends of the band are then off by up to 0.02. Logits beyond -8 and 8, where the success rate is 0.0003 or 0.9997,
+have the likelihoods of these, and a logit that leaves the grid counts as its outermost cell. The log of the normalising
+constants of all visits is the log likelihood of the hyperparameters, up to a constant.
 """
 
 from collections.abc import Iterator
@@ -29,6 +29,7 @@ _EDGES = (np.arange(CELLS + 1) - CELLS / 2) * WIDTH
 _LOGITS = (_EDGES[1:] + _EDGES[:-1]) / 2
 RATES = 1 / (1 + np.exp(-_LOGITS))
 """Success rates at the middles of the cells, before the grid is moved."""
+_FARTHEST = 8.0  # logits beyond it have the likelihood of this one
 _LEAST = 1e-200  # less likely cells count as 0: the processor is slow on subnormal numbers
 _MOST_VISITS, _MOST_OF_ONE = 1000, 20  # visits that the hyperparameters are fitted to: together, and of one prompt
 _PRIOR_DEVIATIONS = np.array([2.0, 3.0, 0.3, 0.5])  # of `model.priors`, in the order of `Hyperparameters`
@@ -83,7 +84,7 @@ class Filtered(NamedTuple):
         prompt_ids: Prompt of each belief.
         step: Step of each belief.
         probabilities: Probability of each cell of the grid, whose success rates without the offset are `RATES`.
-        offset: How far the grid is moved, in logits: by half a cell at most.
+        offset: How far the grid is moved, in logits: by less than a cell.
     """
 
     prompt_ids: Int[np.ndarray, " k"]
@@ -201,7 +202,8 @@ def events(
 def _passes(theta: Hyperparameters, table: Events) -> Iterator[tuple[np.ndarray, float]]:
     """Yield for every column the densities before its events, and its visits' log likelihood up to a constant."""
     steps, at = np.unique(table.step, return_inverse=True)
-    logits = _LOGITS + _frame(theta, steps)[1][:, None]
+    # flat at the ends of the grid, or the likelihood would jump where theta moves the mean to the next cell
+    logits = np.clip(_LOGITS + _frame(theta, steps)[1][:, None], -_FARTHEST, _FARTHEST)
     failed = -np.logaddexp(0, logits)  # log sigmoid(-x)
     at = at.reshape(table.step.shape)
     longest = int(np.diff(table.step, axis=1).max(initial=0))
@@ -229,10 +231,10 @@ def _passes(theta: Hyperparameters, table: Events) -> Iterator[tuple[np.ndarray,
 def _frame(theta: Hyperparameters, step: Int[np.ndarray, " k"]) -> tuple[np.ndarray, np.ndarray]:
     """Return the cell around the mean of a logit without visits, and how far the grid moves to have it in the middle.
 
-    Cells below 0 or from 256 lie beyond the grid.
+    Cells below 0 or from `CELLS` lie beyond the grid.
     """
     mean = (theta.mean + step * theta.drift - _LOGITS[0]) / WIDTH
-    cell = np.rint(mean)
+    cell = np.floor(mean + 0.618)  # with 0.5, the fit would start where the next cell begins, and theta has no gradient
     return cell.astype(int), (mean - cell) * WIDTH
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-CELLS, WIDTH = 256, 0.0625  # on the logits from -8 to 8
-BLOCK, ROWS = 32, 32  # products of such small matrices are not spread over threads, which would take longer
+CELLS, WIDTH = 288, 0.0625  # on the logits from -9 to 9
+BLOCK, ROWS = 32, 28  # products of such small matrices are not spread over threads, which would take longer
 _SMALLEST = 1e-100  # smaller probabilities of moves count as 0: the processor is slow on subnormal numbers
 _SCALES, _INTEGERS = np.geomspace(0.1, 2, 2000), np.arange(-30, 31)
 _WEIGHTS = np.exp(-0.5 * (_INTEGERS / _SCALES[:, None]) ** 2)
