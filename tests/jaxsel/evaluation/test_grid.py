@@ -161,3 +161,11 @@ def test_a_move_has_its_mean_and_its_variance(volatility):
     np.testing.assert_allclose(mean, 0.03 * found.step, atol=1e-6)
     variance = (found.probabilities * (logits - mean[:, None]) ** 2).sum(axis=1)
     np.testing.assert_allclose(variance, 0.05**2 + found.step * volatility**2, rtol=0.001)
+
+
+def test_the_fit_finds_a_pool_that_is_almost_always_solved():
+    step, ids = np.repeat(np.arange(40), 60), np.tile(np.arange(60), 40)
+    successes = np.random.default_rng(0).binomial(64, 0.999, len(ids))
+    found = grid.fitted(make_history(step, ids, successes, 64, num_prompts=60))
+    assert found.mean == pytest.approx(np.log(999), abs=0.5)
+    assert found.drift == pytest.approx(0, abs=0.03)
