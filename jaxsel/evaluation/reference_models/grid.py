@@ -7,9 +7,12 @@ about a prompt is exact up to the width of a cell: each step is one of
     predict    p(x_{t+k} | before t+k) = integral Normal(x_{t+k}; x_t + k drift, k volatility^2) p(x_t | up to t) dx_t
     condition  p(x_t | up to t)   proportional to   Binomial(s; n, sigmoid(x_t)) p(x_t | before t)
 
-The integral is a convolution, which the fast Fourier transform computes. A logit that leaves the grid counts as its
-outermost cell, where the success rate is 0.0003 or 0.9997. The log of the normalising constants of all visits is the
-log likelihood of the hyperparameters, up to a constant.
+The integral is a sum over the cells, with weights that are positive and have the mean and the variance of the move at
+any volatility (`lattice.py`). For this, the grid moves with the drift, by less than a cell: further moves are by whole
+cells. The success rates are exact to 0.01, except after a group of 64 that contradicts a belief narrower than a cell:
+the ends of the band are then off by up to 0.02. Logits beyond -8 and 8, where the success rate is 0.0003 or 0.9997,
+have the likelihoods of these, and a logit that leaves the grid counts as its outermost cell. The log of the normalising
+constants of all visits is the log likelihood of the hyperparameters, up to a constant.
 """
 
 from collections.abc import Iterator
@@ -18,16 +21,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxsel.evaluation.reference_models import lattice
+from jaxsel.evaluation.reference_models.lattice import CELLS, WIDTH
 from jaxsel.evaluation.replay import History
 
-_CELLS, _WIDTH = 128, 0.125  # on the logits from -8 to 8
-_EDGES = (np.arange(_CELLS + 1) - _CELLS / 2) * _WIDTH
+_EDGES = (np.arange(CELLS + 1) - CELLS / 2) * WIDTH
 _LOGITS = (_EDGES[1:] + _EDGES[:-1]) / 2
 RATES = 1 / (1 + np.exp(-_LOGITS))
-"""Success rates at the middles of the cells."""
-_PADDED = 3 * _CELLS  # as far beyond the grid as the grid is wide, on both sides together
-_LONGEST, _WIDEST, _MOST_PARTS = 8.0, 2.5, 16  # largest shift and deviation of a move in logits; parts of a long move
-_FREQUENCIES = 2 * np.pi * np.fft.rfftfreq(_PADDED) / _WIDTH
+"""Success rates at the middles of the cells, before the grid is moved."""
+_FARTHEST = 8.0  # logits beyond it have the likelihood of this one
+_LEAST = 1e-200  # less likely cells count as 0: the processor is slow on subnormal numbers
 _MOST_VISITS, _MOST_OF_ONE = 1000, 20  # visits that the hyperparameters are fitted to: together, and of one prompt
 _PRIOR_DEVIATIONS = np.array([2.0, 3.0, 0.3, 0.5])  # of `model.priors`, in the order of `Hyperparameters`
 # the fit is over mean, log spread, drift / 0.02 and log volatility, which have curvatures of similar size
@@ -80,22 +83,25 @@ class Filtered(NamedTuple):
     Attributes:
         prompt_ids: Prompt of each belief.
         step: Step of each belief.
-        probabilities: Probability of each cell of the grid, whose success rates are `RATES`.
+        probabilities: Probability of each cell of the grid, whose success rates without the offset are `RATES`.
+        offset: How far the grid is moved, in logits: by less than a cell.
     """
 
     prompt_ids: Int[np.ndarray, " k"]
     step: Int[np.ndarray, " k"]
     probabilities: Float[np.ndarray, "k cells"]
+    offset: Float[np.ndarray, " k"]
 
     def mean(self) -> Float[np.ndarray, " k"]:
         """Return the means of the success rates."""
-        return self.probabilities @ RATES
+        rates = RATES / (RATES + (1 - RATES) * np.exp(-self.offset[:, None]))
+        return (self.probabilities * rates).sum(axis=1)
 
     def quantile(self, share: float) -> Float[np.ndarray, " k"]:
         """Return the success rates below which the beliefs have this probability."""
         total = np.cumsum(self.probabilities, axis=1)
         logits = [np.interp(share, np.append(0.0, row), _EDGES) for row in total]
-        return 1 / (1 + np.exp(-np.array(logits)))
+        return 1 / (1 + np.exp(-np.array(logits) - self.offset))
 
 
 def fitted(history: History, *, seed: int = 0) -> Hyperparameters:
@@ -112,12 +118,11 @@ def fitted(history: History, *, seed: int = 0) -> Hyperparameters:
     some = _some(history, np.random.default_rng(seed))
     nothing = np.zeros(0, int)
     table = events(some, np.unique(some.prompt_ids), nothing, nothing)
-    likelihoods = _likelihoods(table)
 
     def loss(scaled: np.ndarray) -> float:
         theta = _unscaled(scaled)
         prior = -0.5 * ((np.array(theta) / _PRIOR_DEVIATIONS) ** 2).sum()
-        return -prior - sum(norm for _, norm in _passes(theta, table, likelihoods))
+        return -prior - sum(norm for _, norm in _passes(theta, table))
 
     # a closer fit would take longer, and change no belief that a chart shows
     end = minimize(loss, _START, method="L-BFGS-B", bounds=_BOUNDS, options={"ftol": 1e-4})
@@ -153,13 +158,14 @@ def filtered(history: History, theta: Hyperparameters, asked: tuple[np.ndarray, 
     """
     table = events(history, np.unique(asked[0]), *asked)
     found, where = [], []
-    for column, (density, _) in enumerate(_passes(theta, table, _likelihoods(table))):
+    for column, (density, _) in enumerate(_passes(theta, table)):
         rows = np.flatnonzero(table.asked[: len(density), column])
         found.append(density[rows])
         where.append(np.stack([table.prompt_ids[rows], table.step[rows, column]]))
     ids, step = np.concatenate(where, axis=1) if where else np.zeros((2, 0), int)
     order = np.lexsort((step, ids))
-    return Filtered(ids[order], step[order], np.concatenate(found)[order] if found else np.zeros((0, _CELLS)))
+    probabilities = np.concatenate(found)[order] if found else np.zeros((0, CELLS))
+    return Filtered(ids[order], step[order], probabilities, _frame(theta, step[order])[1])
 
 
 def events(
@@ -193,56 +199,60 @@ def events(
     return Events(distinct[order], length[order], table(step), successes, group_size, table(is_asked))
 
 
-def _likelihoods(table: Events) -> list[np.ndarray]:
-    """Return the likelihood of every column's visits, divided by its largest value, which theta does not change."""
-    failed = -np.logaddexp(0, _LOGITS)  # log sigmoid(-x)
-    found = []
+def _passes(theta: Hyperparameters, table: Events) -> Iterator[tuple[np.ndarray, float]]:
+    """Yield for every column the densities before its events, and its visits' log likelihood up to a constant."""
+    steps, at = np.unique(table.step, return_inverse=True)
+    # flat at the ends of the grid, or the likelihood would jump where theta moves the mean to the next cell
+    logits = np.clip(_LOGITS + _frame(theta, steps)[1][:, None], -_FARTHEST, _FARTHEST)
+    failed = -np.logaddexp(0, logits)  # log sigmoid(-x)
+    at = at.reshape(table.step.shape)
+    longest = int(np.diff(table.step, axis=1).max(initial=0))
+    gaps = [1 << bit for bit in range(longest.bit_length())]
+    moves = [lattice.move(gap * theta.drift, gap * theta.volatility**2) for gap in gaps]
+    density, last = np.zeros((0, CELLS)), np.zeros(0, int)
     for column in range(table.step.shape[1]):
         rows = int((table.length > column).sum())
+        step, now = table.step[:rows, column], at[:rows, column]
+        if column:
+            before = _moved(theta, density[:rows], last[:rows], step, moves)
+        else:
+            before = lattice.normal(_frame(theta, step)[0], theta.spread**2 + step * theta.volatility**2)
         s, n = (counts[:rows, column, None] for counts in (table.successes, table.group_size))
-        log_likelihood = s * _LOGITS + n * failed
-        found.append(np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True)))  # large n would underflow
-    return found
-
-
-def _passes(theta: Hyperparameters, table: Events, likelihoods: list[np.ndarray]) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield for every column the densities before its events, and its visits' log likelihood up to a constant."""
-    density, last = np.zeros((0, _CELLS)), np.zeros(0, int)
-    for column, likelihood in enumerate(likelihoods):
-        rows = len(likelihood)
-        step = table.step[:rows, column]
-        before = _at_first(theta, step) if not column else _moved(theta, density[:rows], step - last[:rows])
-        joint = before * likelihood
+        with np.errstate(divide="ignore"):
+            log_joint = np.log(before) + s * logits[now] + n * failed[now]  # the likelihood of large n would underflow
+        largest = log_joint.max(axis=1, keepdims=True)
+        joint = np.exp(log_joint - largest)
+        joint[joint < _LEAST] = 0
         norm = joint.sum(axis=1, keepdims=True)
-        yield before, float(np.log(norm).sum())
+        yield before, float((largest + np.log(norm)).sum())
         density, last = joint / norm, step
 
 
-def _at_first(theta: Hyperparameters, step: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows cells"]:
-    """Return the probability of every cell before a prompt's first visit."""
-    from scipy.special import ndtr
+def _frame(theta: Hyperparameters, step: Int[np.ndarray, " k"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cell around the mean of a logit without visits, and how far the grid moves to have it in the middle.
 
-    deviation = np.sqrt(theta.spread**2 + step * theta.volatility**2)
-    z = (_EDGES[1:-1] - theta.mean - (step * theta.drift)[:, None]) / deviation[:, None]
-    return np.maximum(np.diff(ndtr(z), axis=1, prepend=0.0, append=1.0), 1e-30)
+    Cells below 0 or from `CELLS` lie beyond the grid.
+    """
+    mean = (theta.mean + step * theta.drift - _LOGITS[0]) / WIDTH
+    cell = np.floor(mean + 0.618)  # with 0.5, the fit would start where the next cell begins, and theta has no gradient
+    return cell.astype(int), (mean - cell) * WIDTH
 
 
 def _moved(
-    theta: Hyperparameters, density: Float[np.ndarray, "rows cells"], gap: Int[np.ndarray, " rows"]
+    theta: Hyperparameters,
+    density: Float[np.ndarray, "rows cells"],
+    last: Int[np.ndarray, " rows"],
+    step: Int[np.ndarray, " rows"],
+    moves: list[lattice.Move],
 ) -> Float[np.ndarray, "rows cells"]:
-    """Return the densities after `gap` steps without a visit."""
-    gaps, which = np.unique(gap, return_inverse=True)
-    # a move so wide that it would pass the padding, and come in again at the other end, is made in several parts
-    longest = int(gaps.max(initial=0))
-    widths = longest * abs(theta.drift) / _LONGEST, longest * theta.volatility**2 / _WIDEST**2
-    parts = min(max(int(np.ceil(max(widths))), 1), _MOST_PARTS)
-    shift = np.clip(gaps * theta.drift / parts, -_LONGEST, _LONGEST)[:, None]
-    variance = np.minimum(gaps * theta.volatility**2 / parts, _WIDEST**2)[:, None]
-    kernels = np.exp(-_FREQUENCIES * (0.5 * variance * _FREQUENCIES + 1j * shift))[which]
-    for _ in range(parts):
-        wide = np.maximum(np.fft.irfft(np.fft.rfft(density, _PADDED) * kernels, _PADDED), 0)
-        inside, (above, below) = wide[:, :_CELLS] + 1e-30, np.split(wide[:, _CELLS:], 2, axis=1)  # below comes last
-        inside[:, 0] += below.sum(axis=1)
-        inside[:, -1] += above.sum(axis=1)
-        density = inside / inside.sum(axis=1, keepdims=True)
+    """Return the densities at a step, given those after the last one: a gap is made of moves of 1, 2, 4, ... steps."""
+    density = density.copy()
+    left = _frame(theta, step)[0] - _frame(theta, last)[0]  # the drifts of the moves are rounded, their sum is not
+    for bit, move in enumerate(moves):
+        rows = np.flatnonzero((step - last) >> bit & 1)
+        density[rows] = lattice.moved(density[rows], move)
+        left[rows] -= move.drift
+    for cells in np.unique(left[left != 0]):
+        rows = np.flatnonzero(left == cells)
+        density[rows] = lattice.shifted(density[rows], int(cells))
     return density

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from jaxsel import make_history
-from jaxsel.evaluation.reference_models import grid
+from jaxsel.evaluation.reference_models import grid, lattice
 from jaxsel.evaluation.reference_models.grid import Hyperparameters
+from tests.support.dense_filter import believed_densely
 from tests.support.grid_filter import believed, mean_and_interval
 
 THETA = Hyperparameters(-0.5, 1.5, 0.05, 0.4)
@@ -95,3 +96,76 @@ def test_mass_beyond_the_grid_stays_at_its_end():
     found = grid.filtered(history, far, asked)
     assert (found.mean() < 0.01).all()
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
+
+
+def with_a_failed_group(kind, group_size):
+    """Return a history in which every prompt is visited at every step, and a prompt of which one late group fails."""
+    rng = np.random.default_rng(0)
+    logit = rng.logistic(scale=0.8, size=60) if kind == "heterogeneous" else np.full(60, -1.0)
+    step, ids = np.repeat(np.arange(40), 60), np.tile(np.arange(60), 40)
+    learnt = 0.0 if kind == "homogeneous and constant" else 0.05
+    successes = rng.binomial(group_size, 1 / (1 + np.exp(-logit[ids] - learnt * step)))
+    prompt = int(logit.argmax())
+    successes[(ids == prompt) & (step == 37)] = 0
+    return make_history(step, ids, successes, group_size, num_prompts=60), prompt
+
+
+def close_to_quadrature(history, prompt, theta, atol=0.01):
+    """Assert that the beliefs about the prompt before every step are those of dense quadrature."""
+    steps = np.arange(history.num_steps + 1)
+    found = grid.filtered(history, theta, (np.full(len(steps), prompt), steps))
+    beliefs = np.stack([found.mean(), found.quantile(0.05), found.quantile(0.95)], axis=1)
+    np.testing.assert_allclose(beliefs, believed_densely(history, prompt, theta), atol=atol)
+
+
+@pytest.mark.parametrize("group_size", [8, 64])
+@pytest.mark.parametrize("kind", ["heterogeneous", "homogeneous", "homogeneous and constant"])
+def test_a_surprising_group_leaves_the_belief_exact(kind, group_size):
+    history, prompt = with_a_failed_group(kind, group_size)
+    theta = grid.fitted(history)
+    narrower_than_a_cell = group_size == 64 and theta.spread < lattice.WIDTH
+    close_to_quadrature(history, prompt, theta, atol=0.02 if narrower_than_a_cell else 0.01)
+
+
+@pytest.mark.parametrize("volatility", [0.01, 0.03, 0.06, 0.1])  # a cell is 0.0625 wide
+def test_moves_narrower_than_a_cell_leave_the_belief_exact(volatility):
+    history, prompt = with_a_failed_group("heterogeneous", 8)
+    for drift in (-0.02, 0.0, 0.05):
+        close_to_quadrature(history, prompt, Hyperparameters(0.0, 1.5, drift, volatility))
+        close_to_quadrature(history, prompt, Hyperparameters(1.0, 0.2, drift, volatility))
+
+
+def test_an_unlikely_group_of_a_prompt_that_never_failed_moves_the_belief_little():
+    successes = np.append(np.full(39, 64), 0)
+    history = make_history(np.arange(40), np.zeros(40, int), successes, 64, num_prompts=1)
+    close_to_quadrature(history, 0, Hyperparameters(6.9, 0.3, 0.0, 0.05))
+
+
+def test_no_move_has_a_negative_probability():
+    for volatility in (1e-4, 0.01, 0.06, 0.2, 1.0):
+        for gap in (1, 8, 1024):
+            total = np.zeros(lattice.CELLS)
+            for source, _, probability in lattice.move(0.1 * gap, volatility**2 * gap).parts:
+                assert (probability >= 0).all()
+                total[source] += probability.sum(axis=1)
+            np.testing.assert_allclose(total, 1)
+
+
+@pytest.mark.parametrize("volatility", [1e-4, 0.01, 0.03, 0.06, 0.2])
+def test_a_move_has_its_mean_and_its_variance(volatility):
+    theta = Hyperparameters(0.0, 0.05, 0.03, volatility)
+    nothing = make_history([], [], [], 8, num_prompts=1)
+    found = grid.filtered(nothing, theta, (np.zeros(3, int), np.array([0, 1, 9])))
+    logits = np.log(grid.RATES / (1 - grid.RATES)) + found.offset[:, None]
+    mean = (found.probabilities * logits).sum(axis=1)
+    np.testing.assert_allclose(mean, 0.03 * found.step, atol=1e-6)
+    variance = (found.probabilities * (logits - mean[:, None]) ** 2).sum(axis=1)
+    np.testing.assert_allclose(variance, 0.05**2 + found.step * volatility**2, rtol=0.001)
+
+
+def test_the_fit_finds_a_pool_that_is_almost_always_solved():
+    step, ids = np.repeat(np.arange(40), 60), np.tile(np.arange(60), 40)
+    successes = np.random.default_rng(0).binomial(64, 0.999, len(ids))
+    found = grid.fitted(make_history(step, ids, successes, 64, num_prompts=60))
+    assert found.mean == pytest.approx(np.log(999), abs=0.5)
+    assert found.drift == pytest.approx(0, abs=0.03)
