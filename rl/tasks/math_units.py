@@ -63,7 +63,7 @@ alpha beta gamma delta epsilon theta lambda sigma omega phi psi tau pi
 """
 _OTHER_NUMBERS = frozenset(_OTHER_NUMBER.split())
 _FRACTION = re.compile(
-    r"(?:thir|four|fif|six|seven|eigh|nin|ten|eleven|twelf|\w+teen|\w+tie|hundred|thousand|\w+illion)(?:d|th)s?"
+    r"(?:thir|four|fif|six|seven|eigh|ni[n]|ten|eleven|twelf|\w+teen|\w+tie|hundred|thousand|\w+illion)(?:d|th)s?"
 )
 
 

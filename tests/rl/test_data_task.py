@@ -79,8 +79,8 @@ def test_given_held_out_prompts_are_left_out_of_training(tmp_path, caplog, by):
 
 
 def test_prompts_that_differ_in_spaces_or_form_of_unicode_alone_are_held_out_too(tmp_path, caplog):
-    rows = [{"question": text, "answer": "1"} for text in ("What is 2+2?", "Caf\u00e9?", "Other?")]
-    spoiled = [{"question": text, "answer": "1"} for text in (" What is  2+2?\n", "Cafe\u0301?")]
+    rows = [{"question": text, "answer": "1"} for text in ("What is 2+2?", "Na\u00efve?", "Other?")]
+    spoiled = [{"question": text, "answer": "1"} for text in (" What is  2+2?\n", "Nai\u0308ve?")]
     write(tmp_path / "train.jsonl", rows)
     write(tmp_path / "test.jsonl", spoiled)
     task = make(tmp_path / "train.jsonl", "exact", DataConfig(held_out=str(tmp_path / "test.jsonl")))
@@ -90,7 +90,7 @@ def test_prompts_that_differ_in_spaces_or_form_of_unicode_alone_are_held_out_too
     for seed in range(5):
         task = make(tmp_path / "both.jsonl", "exact", DataConfig(held_out_share=0.4, held_out_seed=seed))
         pool, held_out = (
-            {"".join(text.split()).replace("e\u0301", "\u00e9") for text in side.texts}
+            {"".join(text.split()).replace("i\u0308", "\u00ef") for text in side.texts}
             for side in (task.pool(0, 0), task.held_out(0))
         )
         assert not pool & held_out
