@@ -118,13 +118,13 @@ class VerifierProcess:
         try:
             self._connection.send((self._asked, what))
             deadline = time.monotonic() + seconds if seconds else None
-            number = None
-            while number != self._asked:
+            while True:
                 left = None if deadline is None else max(deadline - time.monotonic(), 0)
                 if not self._connection.poll(left):  # None waits without a limit
                     return "timeouts", f"took longer than {seconds:g} s"
                 number, outcome = self._connection.recv()
-            return outcome
+                if number == self._asked:
+                    return outcome
         except (EOFError, OSError) as error:
             return "died", f"lost the process that called it ({str(error) or 'it ended'})"
 

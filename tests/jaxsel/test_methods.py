@@ -143,7 +143,7 @@ def test_settings_may_be_numbers_of_jax_and_numpy():
 def test_a_batch_chosen_by_draws_has_the_draws_of_its_choice(candidates: jax.Array | None):
     beta = METHODS["mopps"]
 
-    def predict(key, state, prompt_ids, first_id=0):
+    def predict(key: Any, state: Any, prompt_ids: Any, first_id: Any = 0) -> jaxsel.Prediction:
         prediction = beta.predict(key, state, prompt_ids, first_id)
         is_batch = prompt_ids is not None and len(prompt_ids) == BATCH
         return prediction._replace(draw=jnp.full(BATCH, jnp.nan)) if is_batch else prediction

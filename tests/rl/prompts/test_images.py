@@ -3,6 +3,7 @@
 import base64
 import io
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,8 +53,8 @@ def test_base64_without_a_scheme_and_addresses_of_files_are_read(tmp_path):
     (tmp_path / "a b.png").write_bytes(large.getvalue())
     sources = [base64.b64encode(large.getvalue()).decode(), f"file://{tmp_path}/a%20b.png", tmp_path / "a b.png"]
     for source in sources:
-        (message,) = embedded([{"role": "user", "content": [{"type": "image", "image": source}]}], ".")
-        assert message["content"][0]["image"]["bytes"] == large.getvalue()
+        found: Any = embedded([{"role": "user", "content": [{"type": "image", "image": source}]}], ".")
+        assert found[0]["content"][0]["image"]["bytes"] == large.getvalue()
 
 
 @pytest.mark.parametrize("source", [np.zeros((4, 4, 3), np.uint8), torch.zeros(3, 4, 4), "x" * 100_000, 5])
