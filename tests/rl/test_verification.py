@@ -234,6 +234,7 @@ def test_unpicklable_answers_and_killed_processes_are_counted_as_errors():
         assert verifier.take_counts()["train/verifier_errors"] == 2
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # of JAX; the child ends at once
 @pytest.mark.parametrize("own_process", [False, True])
 def test_a_verifier_that_forks_gives_one_verdict_per_completion(own_process):
     with Verifier(forking, timeout=30.0, own_process=own_process) as verifier:

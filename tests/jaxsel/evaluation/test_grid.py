@@ -163,6 +163,7 @@ def test_a_move_has_its_mean_and_its_variance(volatility):
     np.testing.assert_allclose(variance, 0.05**2 + found.step * volatility**2, rtol=0.001)
 
 
+@pytest.mark.slow
 def test_the_fit_finds_a_pool_that_is_almost_always_solved():
     step, ids = np.repeat(np.arange(40), 60), np.tile(np.arange(60), 40)
     successes = np.random.default_rng(0).binomial(64, 0.999, len(ids))

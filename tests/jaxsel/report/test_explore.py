@@ -324,6 +324,7 @@ def test_an_order_needs_prompts_enough():
     assert "Yes" not in report.verdict[0].answer
 
 
+@pytest.mark.slow
 def test_a_right_method_is_right_for_groups_of_any_size(tmp_path):
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     rng = np.random.default_rng(0)
@@ -353,6 +354,7 @@ def test_a_right_method_is_right_for_groups_of_any_size(tmp_path):
     assert said in recorded.details[0]
 
 
+@pytest.mark.slow
 def test_early_steps_are_those_of_the_groups_that_are_counted():
     step, ids = np.repeat(np.arange(240), 20), np.tile(np.arange(20), 240)
     history = jaxsel.make_history(step, ids, np.full(len(ids), 8), 8, num_prompts=20)
