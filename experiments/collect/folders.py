@@ -100,10 +100,13 @@ def _check_sound(records: Records) -> None:
 
 
 def _is_number(value: Any) -> bool:
+    if not isinstance(value, int | float):
+        return False
     try:
-        return isinstance(value, int | float) and isinstance(float(value), float)
+        float(value)
     except OverflowError:  # an integer beyond all floats
         return False
+    return True
 
 
 def _trouble(records: Records, settings: dict[str, Any], lost: str) -> str:
