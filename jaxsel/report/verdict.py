@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsel.report.certainty import UNLIKELY, error_by_chance, is_clear, lies_within, t_quantile
+from jaxsel.report.certainty import UNLIKELY, error_by_chance, interval, is_clear, t_quantile
 from jaxsel.report.gaps import LARGE, MOST, clear_gaps, part_is_wrong, right_places
 from jaxsel.report.judgement import Judged, Number
 from jaxsel.report.order import CHANCE, compared, error_of, is_same, sure
@@ -73,9 +73,8 @@ def grade(verdict: Judged) -> str:
     if beyond > _ROUGH:
         is_sure = beyond > t_quantile(3, verdict.sampled["all"].prompts) * error.error
         return "no" if is_sure and error_by_chance(error.value, bins.predicted, bins.groups) < UNLIKELY else "unknown"
-    said, came = (np.array([verdict.numbers[name].value]) for name in ("predicted", "realised"))
-    is_sure = lies_within(said, came, np.array([float(verdict.groups)]), _ROUGH)
-    if verdict.by_chance > _ROUGH or not is_sure.all():
+    low, high = interval(np.array([verdict.numbers["realised"].value]), np.array([float(verdict.groups)]))
+    if verdict.by_chance > _ROUGH or (high - low).item() > 2 * _ROUGH:
         return "unknown"
     return "yes" if beyond <= _GOOD else "roughly"
 
