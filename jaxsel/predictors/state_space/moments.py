@@ -1,8 +1,7 @@
 r"""Expectations over the Gaussian logit eta of a success rate, by two quadratures.
 
 A prediction needs moments of p = sigmoid(eta) for eta ~ N(mu, v). It uses the trapezoidal rule on equally spaced nodes,
-which converges exponentially for smooth functions. At these nodes exp(-eta) is a geometric sequence, so that no node
-needs an exponential.
+which converges exponentially for smooth functions.
 
 An update needs the posterior of eta after s of n successes. It uses the trapezoidal rule on nodes that lie densely
 around the posterior mode and reach as far as the prior.
@@ -52,27 +51,25 @@ def moments(mean: Float[Array, " m"], variance: Float[Array, " m"], group_size: 
     step = jnp.sqrt(jnp.minimum(variance, LARGEST_VARIANCE)) * np.float32(_OFFSETS[1] - _OFFSETS[0])
 
     def expectations(
-        order: int,
+        sign: int,
         of: Callable[[Float[Array, " m"], Float[Array, " m"]], tuple[Float[Array, " m"], Float[Array, " m"]]],
     ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-        """Return the expectations of both results of `of`, a function of (1 - p) / p and p."""
-        odds_against, ratio = jnp.exp(-order * _HALF * step - mean), jnp.exp(order * step)
+        """Return the expectations of both results of `of`, a function of the odds exp(sign eta) and 1 / (1 + odds)."""
         totals = (jnp.zeros_like(mean),) * 2
-        for weight in _WEIGHTS:
-            terms = of(odds_against, 1 / (1 + odds_against))
+        for node, weight in enumerate(_WEIGHTS):
+            # not a product with the odds of the last node: from JAX 0.12 on, XLA would store all of them
+            odds = jnp.exp(sign * (mean + (node - _HALF) * step))
+            terms = of(odds, 1 / (1 + odds))
             totals = tuple(total + np.float32(weight) * term for total, term in zip(totals, terms, strict=True))
-            odds_against = odds_against * ratio
         return stored_together_on_a_cpu(*totals)
 
-    def powers(
-        odds_against: Float[Array, " m"], p: Float[Array, " m"]
-    ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    def powers(odds: Float[Array, " m"], q: Float[Array, " m"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         # `integer_pow` multiplies; a power as exp of log would need the logarithm of 0
-        return jax.lax.integer_pow(odds_against * p, group_size), jax.lax.integer_pow(p, group_size)
+        return jax.lax.integer_pow(q, group_size), jax.lax.integer_pow(odds * q, group_size)
 
     # XLA would store what the two pairs share at each node, which takes longer than to compute it again. So they share
-    # nothing: each has an order of the nodes of its own.
-    return Moments(*expectations(1, lambda odds_against, p: (p, odds_against * p**2)), *expectations(-1, powers))
+    # nothing: one has the odds against p, the other those for it.
+    return Moments(*expectations(-1, lambda odds_against, p: (p, odds_against * p**2)), *expectations(1, powers))
 
 
 class Posterior(NamedTuple):
