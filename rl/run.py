@@ -135,8 +135,9 @@ class Run:
 
         def open_log() -> Records:
             # the final probe of a finished run is kept, but no training step that a longer run took there
-            ended = [r["step"] for r in read_metrics(self._run_dir / METRICS) if is_end(r)]
-            first_step = self.done + (self.done == steps and steps in ended)
+            first_step = self.done
+            if self.done == steps:
+                first_step += any(r["step"] == steps and is_end(r) for r in read_metrics(self._run_dir / METRICS))
             if self.ranks.is_main:
                 if not self.done:
                     check_free(self._run_dir)

@@ -102,8 +102,9 @@ class SlimeSource:
             ValueError: A group is empty, a reward is not a number, or it is a dictionary without this name. The state
                 stays as it was.
         """
-        if not all(map(len, groups)):
-            raise ValueError(f"groups[{list(map(len, groups)).index(0)}] is empty; give the samples of one prompt each")
+        for at, group in enumerate(groups):
+            if not group:
+                raise ValueError(f"groups[{at}] is empty; give the samples of one prompt each")
         samples = [[last[-1] if isinstance(last, list) else last for last in group] for group in groups]
         rows = [_row_of(group) for group in samples]
         self.edge.observe(rows, [[_named(sample.reward, key) for sample in group] for group in samples])

@@ -194,9 +194,10 @@ def _advice(found: Tables, best: str) -> list[str]:
     one = found.judged[best]
     same = [best, *(other for other in found.methods if other != best and is_same(found, other))]
     take = f"Take {' or '.join(same)}" if len(found.methods) > 1 else f"Keep {best}"
-    said = [f"{take}{_CARE[grade(one)]}"]
+    trust = grade(one)
+    said = [f"{take}{_CARE[trust]}"]
     share = one.curve.miscalibration / max(one.numbers["brier"].value, 1e-9)
-    if grade(one) in ("roughly", "no") and share > 0.02:
+    if trust in ("roughly", "no") and share > 0.02:
         said.append(
             f"Correct its probability of a mixed group online with jaxsel.recalibrated. At best, a correction "
             f"removes {percent(share)} of its Brier score. Recalibration learns from the batches, so check the result "

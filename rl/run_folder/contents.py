@@ -30,7 +30,7 @@ def check_free(run_dir: Path) -> None:
 
 
 def _is_of_a_run(path: Path) -> bool:
-    """Return whether the first line is that of a run, which counts its rollouts, or no line is complete."""
+    """Return whether the first line counts rollouts, as all lines of a run do. A torn line alone passes too."""
     with path.open("rb") as file:
         first = file.readline()
     try:
