@@ -19,16 +19,17 @@ SELECTORS: dict[str, Callable[[], jaxsel.Selector]] = {
     "mopps_top_mixed": lambda: jaxsel.mopps(acquisition=jaxsel.mixed_probability()),
     "threshold": jaxsel.threshold,
     "dps": jaxsel.dps,
+    "arcus": jaxsel.arcus,
 }
 """Selectors that need nothing but settings. The other methods need the pool's embeddings; the oracle needs its learner.
 
 mopps_top_mixed takes the prompts with the highest P(mixed), the probability that some but not all rollouts are correct.
 (mopps_mixed in `experiments.train` samples in proportion to P(mixed).) state_space takes the prompts with the largest
 E[p (1 - p)], where p is the success rate. adaptive samples in proportion to E[p (1 - p)] to the power of
-1 / temperature, and adaptive_sharp does so at the temperature `SHARP`.
+1 / temperature, and adaptive_focused and adaptive_sharp do so at the temperatures `FOCUSED` and `SHARP`.
 """
-SHARP = 1 / 30
-"""Temperature at which `adaptive` is nearly greedy."""
+FOCUSED, SHARP = 1 / 3, 1 / 30
+"""Temperatures at which `adaptive` is greedier than by default, and nearly greedy."""
 SCREENED = 0.05
 """Share of the pool that `gps_screened` decodes with all draws of the latent."""
 EMBEDDED: dict[str, Callable[["Config", np.ndarray], jaxsel.Selector]] = {
@@ -41,13 +42,18 @@ EMBEDDED: dict[str, Callable[["Config", np.ndarray], jaxsel.Selector]] = {
         method="state_space",
     ),
     "adaptive": lambda config, pool: jaxsel.adaptive(pool, group_size=config.group_size),
+    "adaptive_focused": lambda config, pool: jaxsel.adaptive(pool, group_size=config.group_size, temperature=FOCUSED),
     "adaptive_sharp": lambda config, pool: jaxsel.adaptive(pool, group_size=config.group_size, temperature=SHARP),
 }
 """Selectors that need the embeddings of the pool."""
 NAMES = (*SELECTORS, *EMBEDDED)
 AMONG = {"pool": "the whole pool", "subset": "a random subset"}
+LEARNERS: dict[str, dict[str, Any]] = {"default": {}, "training_like": simulate.TRAINING_LIKE}
+"""Arguments of the simulated learner. The default forgets nothing; the other one loses skills that are not trained."""
 BLOCK = 10
 """Steps per point of a curve."""
+PARTS = 4
+"""Parts of a run that have a calibration error each, so that errors of opposite sign do not cancel over the run."""
 _STREAM = 0x6C617267  # separates these draws from other draws with the same seed
 
 
@@ -61,6 +67,7 @@ class Config:
         group_size: Rollouts per prompt.
         subset: Size of the random subset to choose among, in batches.
         num_features: Number of features in the embeddings.
+        learner: Name of the simulated learner, one of `LEARNERS`.
     """
 
     steps: int = 200
@@ -68,6 +75,7 @@ class Config:
     group_size: int = 8
     subset: int = 10
     num_features: int = 32
+    learner: str = "default"
 
 
 def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> dict[str, Any]:
@@ -75,7 +83,7 @@ def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> d
 
     def learner_of(seed: jax.Array | np.uint32) -> tuple[simulate.Learner, jax.Array]:
         learner_key, run_key = jax.random.split(jax.random.key(seed))
-        return simulate.make_learner(learner_key, num_prompts), run_key
+        return simulate.make_learner(learner_key, num_prompts, **LEARNERS[config.learner]), run_key
 
     selector = None if name == ORACLE else _selector(config, name, num_prompts, seed, jax.jit(learner_of))
 
@@ -107,10 +115,20 @@ def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> d
         "coverage": len(np.unique(ids)) / num_prompts,
         "visited_before": 1 - len(np.unique(ids)) / ids.size,
         "mean_success_rate": float(trace.mean_success_rate[-1]),
+        "calibration_error": _calibration_error(trace.probe_predicted_mixed, trace.probe_successes, config),
+        "calibration_error_of_batches": _calibration_error(trace.predicted_mixed, trace.successes, config),
         "spearman": float(trace.spearman[-1]),
         "mean_absolute_error": float(trace.mean_absolute_error[-1]),
         "seconds_a_step": seconds / config.steps,
     }
+
+
+def _calibration_error(predicted: jax.Array, successes: jax.Array, config: Config) -> float:
+    """Return the calibration error of P(mixed): its mean over `PARTS` parts of the run."""
+    mixed = (successes > 0) & (successes < config.group_size)
+    parts = zip(np.array_split(predicted, PARTS), np.array_split(mixed, PARTS), strict=True)
+    errors = [jaxsel.metrics.expected_calibration_error(p.ravel(), y.ravel()) for p, y in parts]
+    return float(np.mean(errors))
 
 
 def _selector(

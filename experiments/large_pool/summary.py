@@ -34,26 +34,34 @@ def find(config: Config, folder: Path) -> Found:
 def summarise(by_method: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return every method's means over seeds and their standard errors, for one size and one set of candidates.
 
-    Regret is the oracle's share of mixed groups less the method's, on the same seed.
+    Regret is the oracle's share of mixed groups less the method's, and the gain is the method's mean success rate less
+    that of uniform prompts, on the same seed. Both are NaN without a run to compare with.
     """
-    best = {one["seed"]: one["found"]["mixed_share"] for one in by_method.get(ORACLE, [])}
+
+    def of(method: str, number: str) -> dict[int, float]:
+        return {one["seed"]: one["found"][number] for one in by_method.get(method, [])}
+
+    best, usual = of(ORACLE, "mixed_share"), of("uniform", "mean_success_rate")
     summary = {}
     for name, runs in by_method.items():
         regrets = [best.get(one["seed"], np.nan) - one["found"]["mixed_share"] for one in runs]
+        gains = [one["found"]["mean_success_rate"] - usual.get(one["seed"], np.nan) for one in runs]
         curve = np.array([one["found"]["mixed_shares"] for one in runs])
         numbers = [{k: v for k, v in one["found"].items() if k != "mixed_shares"} for one in runs]
         summary[name] = {"seeds": [one["seed"] for one in runs]} | over_seeds(numbers)
-        summary[name] |= {"regret": over_seeds(regrets), "mixed_shares": curve.mean(0).round(4).tolist()}
+        summary[name] |= {"regret": over_seeds(regrets), "gain": over_seeds(gains)}
+        summary[name] |= {"mixed_shares": curve.mean(0).round(4).tolist()}
     return summary
 
 
 _COLUMNS = {
     "mixed_share": "mixed",
-    "regret": "regret",
     "mean_success_rate": "accuracy",
-    "coverage": "visited",
+    "gain": "gain",
+    "calibration_error": "ECE",
+    "calibration_error_of_batches": "batch",
     "visited_before": "revisits",
-    "spearman": "Spearman",
+    "spearman": "rank",
     "seconds_a_step": "s/step",
 }
 

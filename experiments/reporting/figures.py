@@ -40,6 +40,7 @@ def draw_seeds(runs: dict[str, list[Records]], path: Path, *, title: str) -> Pat
 VARIANTS = {
     "mopps_mean": 0,
     "gps_screened": 2,
+    "adaptive_focused": 3,
     "adaptive_sharp": 4,
     "mopps_mixed": 5,
     "mopps_top_mixed": 5,

@@ -17,8 +17,9 @@ from jaxsel.simulation.learner import Learner, LearnerState, initial_state, roll
 class Trace(NamedTuple):
     """The record of T simulated steps.
 
-    The probe is a set of random prompts, the same at all steps. `spearman`, `mean_absolute_error` and
-    `solve_state_accuracy` score the predictions for the probe before the step's rollouts.
+    The probe is a set of m random prompts, the same at all steps. At each step its prompts are predicted, and get a
+    fresh group of n rollouts each, on which the learner does not train. `spearman`, `mean_absolute_error` and
+    `solve_state_accuracy` score these predictions.
 
     Attributes:
         prompt_ids: Chosen batches.
@@ -28,9 +29,12 @@ class Trace(NamedTuple):
         mean_success_rate: Mean of the true success rates of the probe.
         spearman: Rank correlation of predicted and true success rates; NaN while all predictions are equal.
         mean_absolute_error: Mean absolute error of the predicted success rates.
-        solve_state_accuracy: How often a fresh group of rollouts of a probed prompt has the likeliest predicted solve
-            state (unsolved, mixed or solved). The learner does not train on fresh groups.
+        solve_state_accuracy: How often a fresh group has the likeliest predicted solve state (unsolved, mixed or
+            solved).
         rollouts: Number of rollouts up to and including this step, without the fresh groups.
+        predicted_mixed: Predicted P(mixed) of each chosen prompt before its rollouts.
+        probe_predicted_mixed: Predicted P(mixed) of each prompt of the probe.
+        probe_successes: s of each fresh group.
     """
 
     prompt_ids: Int[Array, "T b"]
@@ -41,6 +45,9 @@ class Trace(NamedTuple):
     mean_absolute_error: Float[Array, " T"]
     solve_state_accuracy: Float[Array, " T"]
     rollouts: Int[Array, " T"]
+    predicted_mixed: Float[Array, "T b"]
+    probe_predicted_mixed: Float[Array, "T m"]
+    probe_successes: Int[Array, "T m"]
 
 
 def simulate(
@@ -92,11 +99,12 @@ def simulate(
         belief, state = carry
         keys = jax.random.split(jax.random.fold_in(steps_key, t), 6)
         candidates = None if num_candidates is None else _random_candidates(keys[0], num_prompts, num_candidates)
-        prompt_ids = selector.select(keys[1], belief, batch_size, candidates).prompt_ids
-        rollouts = rollout(keys[2], learner, state, prompt_ids, group_size)
+        chosen = selector.select(keys[1], belief, batch_size, candidates)
+        rollouts = rollout(keys[2], learner, state, chosen.prompt_ids, group_size)
         prediction = selector.predict(keys[3], belief, probe)
         fresh = rollout(keys[4], learner, state, probe, group_size)
-        trace = _traced(rollouts, prediction, fresh, success_rate(learner, state, probe), t)
+        truth = success_rate(learner, state, probe)
+        trace = _traced(rollouts, chosen.prediction.mixed, prediction, fresh, truth, t)
         return (selector.update(keys[5], belief, rollouts), train(learner, state, rollouts)), trace
 
     return jax.lax.scan(step, (belief, initial_state(learner)), jnp.arange(num_steps, dtype=jnp.int32))[1]
@@ -120,7 +128,12 @@ def _random_candidates(key: Key[Array, ""], num_prompts: int, size: int) -> Int[
 
 
 def _traced(
-    rollouts: Rollouts, prediction: Prediction, fresh: Rollouts, truth: Float[Array, " m"], t: Int[Array, ""]
+    rollouts: Rollouts,
+    predicted_mixed: Float[Array, " b"],
+    prediction: Prediction,
+    fresh: Rollouts,
+    truth: Float[Array, " m"],
+    t: Int[Array, ""],
 ) -> Trace:
     """Return the record of step t. `prediction`, `fresh` and `truth` belong to the prompts of the probe."""
     return Trace(
@@ -132,4 +145,7 @@ def _traced(
         mean_absolute_error(prediction.success_rate, truth),
         solve_state_accuracy(prediction, fresh.successes, fresh.group_size),
         (t + 1) * rollouts.group_size.sum(dtype=jnp.int32),
+        predicted_mixed,
+        prediction.mixed,
+        fresh.successes,
     )

@@ -309,6 +309,12 @@ def test_the_oracle_predicts_the_pool_exactly_at_every_step():
     trace = run("oracle", learner)
     np.testing.assert_allclose(trace.mean_absolute_error, 0, atol=1e-6)
     np.testing.assert_allclose(trace.spearman, 1, atol=1e-4)
+    # over 20 steps the probe has 2,000 groups and the batches 160, so two standard errors are at most 0.022 and 0.08
+    assert trace.probe_predicted_mixed.shape == trace.probe_successes.shape == (20, 100)
+    mixed = (trace.probe_successes > 0) & (trace.probe_successes < 8)
+    assert trace.probe_predicted_mixed.mean() == pytest.approx(float(mixed.mean()), abs=0.03)
+    assert trace.predicted_mixed.mean() == pytest.approx(float(trace.mixed_share.mean()), abs=0.08)
+    assert (trace.predicted_mixed.mean(1) > trace.probe_predicted_mixed.mean(1)).all()
 
 
 def test_the_oracles_solve_states_are_binomial():
