@@ -11,14 +11,14 @@ subset has ten times as many prompts as the batch, and is drawn anew at every st
 window of that size instead.
 
 A group is the 8 rollouts of one prompt, and is mixed if some but not all of them are correct. Accuracy is the mean true
-success rate of 1,024 random prompts at the end, and gain is accuracy minus that of random prompts ("uniform"); rank is
-the rank correlation of these rates with their predictions. ECE is the calibration error of P(mixed) on the 1,024
-prompts, and batch is that on the batches; each is the mean over four parts of the run. The JSON file also has the
-regret: the share of mixed groups in an oracle's batches, minus the share in the method's batches. The oracle takes the
-prompts whose true success rate is nearest to 1/2, and trains a learner of its own.
-Two baselines are not run, because "uniform" shows what they would do. History resampling, which drops prompts that the
-policy solves, drops none before the end of its first epoch: step 391 with 1e5 prompts. Dynamic sampling draws as
-uniform does; it trains on the mixed groups only, but pays for the rollouts of all groups.
+success rate of 16,384 random prompts at the end, and gain is accuracy minus that of random prompts ("uniform"); rank is
+the rank correlation of these rates with their predictions. ECE is the calibration error of P(mixed) on these prompts,
+and batch is that on the batches; each is the mean over four parts of the run. The JSON file also has the regret: the
+share of mixed groups in an oracle's batches, minus the share in the method's batches. The oracle takes the prompts
+whose true success rate is nearest to 1/2, and trains a learner of its own. Two baselines are not run, because "uniform"
+shows what they would do. History resampling, which drops prompts that the policy solves, drops none before the end of
+its first epoch: step 391 with 1e5 prompts. Dynamic sampling draws as uniform does; it trains on the mixed groups only,
+but pays for the rollouts of all groups.
 
 Claims: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. With choices from
 a whole pool of 1e6, adaptive at a temperature of 1/30 has at least 0.88 mixed groups with the default learner; with

@@ -68,6 +68,7 @@ class Config:
         subset: Size of the random subset to choose among, in batches.
         num_features: Number of features in the embeddings.
         learner: Name of the simulated learner, one of `LEARNERS`.
+        num_probes: Number of random prompts for accuracy, rank correlation and calibration.
     """
 
     steps: int = 200
@@ -76,6 +77,7 @@ class Config:
     subset: int = 10
     num_features: int = 32
     learner: str = "default"
+    num_probes: int = 16_384
 
 
 def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def run(config: Config, name: str, num_prompts: int, seed: int, among: str) -> d
             num_steps=config.steps,
             batch_size=config.batch_size,
             group_size=config.group_size,
+            num_probes=config.num_probes,
             candidate_ratio=config.subset if among == "subset" else None,
             belief=belief,
         )
