@@ -135,7 +135,8 @@ def make_learner(
     mean, deviation, spread = map(jnp.float32, (difficulty_mean, difficulty_spread, skill_spread))
     ids_key, loadings_key, difficulty_key, skills_key = jax.random.split(key, 4)
     shape = (skills_per_prompt, num_prompts)
-    loadings = jax.random.exponential(loadings_key, shape, jnp.float32)
+    # one of 2^23 exponential variables is 0, and a sum of zeros would divide by 0
+    loadings = jnp.maximum(jax.random.exponential(loadings_key, shape, jnp.float32), jnp.finfo(jnp.float32).tiny)
     return Learner(
         jax.random.randint(ids_key, shape, 0, num_skills, jnp.int32),
         loadings / loadings.sum(0, keepdims=True),

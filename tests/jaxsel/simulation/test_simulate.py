@@ -375,3 +375,7 @@ def test_simulate_takes_selectors_alone(selector, message):
     learner = simulate.make_learner(jax.random.key(0), 64)
     with pytest.raises(ValueError, match=message):
         simulate.simulate(jax.random.key(0), selector, learner, num_steps=1, batch_size=2)
+
+
+def test_an_exponential_variable_of_0_gives_finite_loadings():
+    assert (simulate.make_learner(jax.random.key(1991), 10_000, skills_per_prompt=1).loadings == 1).all()
