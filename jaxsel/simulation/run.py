@@ -80,7 +80,8 @@ def simulate(
             a `jit` as an argument, so that the compiled program does not contain the embeddings as constants.
 
     Raises:
-        ValueError: An argument is not an integer of at least 1, or the batch is larger than the pool.
+        ValueError: An argument is not an integer of at least 1, the batch is larger than the pool, or the rollouts of
+            all steps are 2^31 or more.
     """
     _validate.made(Selector, selector=selector)
     num_prompts = len(learner.difficulty)
@@ -88,6 +89,11 @@ def simulate(
     _validate.positive_integer(candidate_ratio=1 if candidate_ratio is None else candidate_ratio, num_probes=num_probes)
     if batch_size > num_prompts:
         raise ValueError(f"batch_size is {batch_size} of {num_prompts} prompts; give at most {num_prompts}")
+    if (num_rollouts := int(num_steps) * int(batch_size) * int(group_size)) >= 2**31:
+        raise ValueError(
+            f"num_steps is {num_steps}, batch_size {batch_size} and group_size {group_size}, {num_rollouts} rollouts "
+            f"in all; give a product of at most {2**31 - 1}, because int32 counts them"
+        )
     num_candidates = None if candidate_ratio is None else min(candidate_ratio * batch_size, num_prompts)
     init_key, probe_key, steps_key = jax.random.split(key, 3)
     probe = _random_rows(probe_key, num_prompts, min(num_probes, num_prompts))

@@ -379,3 +379,9 @@ def test_simulate_takes_selectors_alone(selector, message):
 
 def test_an_exponential_variable_of_0_gives_finite_loadings():
     assert (simulate.make_learner(jax.random.key(1991), 10_000, skills_per_prompt=1).loadings == 1).all()
+
+
+def test_more_rollouts_than_int32_counts_are_refused(four):
+    message = "num_steps is 16777216, batch_size 4 and group_size 32, 2147483648 rollouts in all; give a product of at"
+    with pytest.raises(ValueError, match=message):
+        simulate.simulate(jax.random.key(0), jaxsel.mopps(), four, num_steps=2**24, batch_size=4, group_size=32)
