@@ -9,6 +9,8 @@ import numpy as np
 from jax.core import Tracer
 from numpy.typing import ArrayLike
 
+_COLDEST = 1e-30  # temperature
+
 
 def traced(value: Any) -> TypeGuard[jax.Array]:
     """Return whether JAX traces the value, for example to take a gradient. A traced value cannot be checked."""
@@ -43,6 +45,14 @@ def positive(**arguments: float) -> None:
     for name, value in arguments.items():
         if not (is_number(value) and value > 0):
             raise ValueError(f"{name} is {value}; give a finite number above 0")
+
+
+def temperature(**arguments: float) -> None:
+    """Check that every argument is finite and at least 1e-30: scores divided by less could overflow in float32."""
+    for name, value in arguments.items():
+        if not (is_number(value) and value >= _COLDEST):
+            cure = "give a finite number of at least 1e-30, or the rule top_k() for the largest scores"
+            raise ValueError(f"{name} is {value}; {cure}")
 
 
 def positive_integer(**arguments: int) -> None:

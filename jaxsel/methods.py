@@ -191,7 +191,7 @@ def arcus(
 
     Args:
         target: Success rate at which the target starts, above 0 and below 1.
-        temperature: Temperature of the sampling, above 0; see `paced`.
+        temperature: Temperature of the sampling, at least 1e-30; see `paced`.
         tolerance: Share of mixed groups that may be lost for a harder target, from 0 to 1.
         max_step: Largest change of the target per step, at least 0, in radians of arcsin sqrt(success rate).
         group_size: Rollouts per prompt, at least 2: a single rollout is never mixed.
@@ -225,10 +225,10 @@ def adaptive(
     Args:
         embeddings: One row per prompt of the pool; see `state_space`. None: prompts share only a common level.
         group_size: Rollouts per prompt.
-        temperature: Spread of the draws, above 0. A prompt is drawn a tenth as often as the best prompt if its value
-            is 10% of the largest (at 1), 46% (at 1/3) or 93% (at 1/30). In training runs, 1/3 found more mixed groups
-            than 1, but the policy did not learn more from them at the usual learning rate; 1/30 was as harmful as a
-            greedy choice.
+        temperature: Spread of the draws, at least 1e-30. A prompt is drawn a tenth as often as the best prompt if its
+            value is 10% of the largest (at 1), 46% (at 1/3) or 93% (at 1/30). In training runs, 1/3 found more mixed
+            groups than 1, but the policy did not learn more from them at the usual learning rate; 1/30 was as harmful
+            as a greedy choice.
         screened: Share of the prompts that are predicted exactly, for example 0.05. A prediction with one variance for
             all embeddings finds them, with the same draws. With long embeddings this is several times as quick. None:
             all prompts are predicted exactly.

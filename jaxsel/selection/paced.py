@@ -87,7 +87,7 @@ def paced(
     Args:
         predictor: Model of the prompts' success rates. ARCUS uses `jaxsel.arc_length()`.
         target: Success rate at which the target starts, above 0 and below 1.
-        temperature: Temperature of the sampling, above 0, as in `gumbel_top_k`.
+        temperature: Temperature of the sampling, at least 1e-30, as in `gumbel_top_k`.
         tolerance: Share of mixed groups that may be lost for a harder target, from 0 to 1.
         max_step: Largest change of the target per step, at least 0, in radians of arcsin sqrt(success rate).
         rule: Rule that chooses by the scores, for example with quotas. None: `gumbel_top_k(temperature)`.
@@ -99,7 +99,7 @@ def paced(
     _validate.made(Predictor, predictor=predictor)
     if not (_validate.is_number(target) and 0 < target < 1):
         raise ValueError(f"target is {target}; give a number above 0 and below 1")
-    _validate.positive(temperature=temperature)
+    _validate.temperature(temperature=temperature)
     _validate.unit_interval(tolerance=tolerance)
     _validate.non_negative(max_step=max_step)
     rule = gumbel_top_k(temperature) if rule is None else rule

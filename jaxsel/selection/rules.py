@@ -48,12 +48,13 @@ def gumbel_top_k(temperature: float = 1.0) -> Rule:
     Reference: "Stochastic Beams and Where to Find Them" (Kool, van Hoof and Welling, arXiv 1903.06059).
 
     Args:
-        temperature: Divisor of the scores, above 0. The larger the temperature, the less the scores matter.
+        temperature: Divisor of the scores, at least 1e-30. The larger the temperature, the less the scores matter. The
+            rule for the largest scores is `top_k`.
 
     Raises:
-        ValueError: The temperature is not a finite number above 0.
+        ValueError: The temperature is not a finite number of at least 1e-30.
     """
-    _validate.positive(temperature=temperature)
+    _validate.temperature(temperature=temperature)
     temperature = float(temperature)
 
     def perturbed(key, scores, prompt_ids):

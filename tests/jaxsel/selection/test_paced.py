@@ -108,7 +108,8 @@ def test_a_selector_saves_resumes_explores_and_changes_its_pool(tmp_path):
     ("settings", "message"),
     [
         ({"target": 1.0}, "target is 1.0; give a number above 0 and below 1"),
-        ({"temperature": 0}, "temperature is 0; give a finite number above 0"),
+        ({"temperature": 0}, "temperature is 0; give a finite number of at least 1e-30, or the rule top_k"),
+        ({"temperature": 1e-45}, "temperature is 1e-45; give a finite number of at least 1e-30"),
         ({"tolerance": 2}, "tolerance is 2; give a number from 0 to 1"),
         ({"max_step": -1.0}, "max_step is -1.0; give a finite number of at least 0"),
         ({"rule": jaxsel.Rule({"name": "mine"}, lambda key, scores, size: scores)}, "'mine'.* no argument count"),

@@ -141,6 +141,11 @@ def test_within_bounds_fills_up_with_the_nearest():
     np.testing.assert_array_equal(compiled("within_bounds")(KEY, scores, 3), [1, 4, 5])
 
 
+def test_gumbel_top_k_takes_the_largest_scores_at_the_lowest_temperature():
+    scores = jnp.array([-6.0, -2.5, -80.0, -2.4, -7.0])
+    np.testing.assert_array_equal(choose(jaxsel.gumbel_top_k(1e-30), KEY, scores, 2), [1, 3])
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_gumbel_top_k_samples_in_proportion(temperature):
     weights = np.array([0.05, 0.1, 0.2, 0.3, 0.35])
@@ -188,7 +193,9 @@ def test_choosing_more_than_the_candidates_is_an_error():
     [
         (lambda: jaxsel.within_bounds(0.7, 0.3), r"lower is 0\.7 and upper is 0\.3; give numbers with lower <= upper"),
         (lambda: jaxsel.within_bounds(0.0, float("nan")), "upper is nan"),
-        (lambda: jaxsel.gumbel_top_k(0.0), r"temperature is 0\.0; give a finite number above 0"),
+        (lambda: jaxsel.gumbel_top_k(0.0), r"temperature is 0\.0; .* at least 1e-30, or the rule top_k\(\)"),
+        (lambda: jaxsel.gumbel_top_k(1e-40), "temperature is 1e-40; give a finite number of at least 1e-30"),
+        (lambda: jaxsel.adaptive(temperature=9e-31), "temperature is 9e-31"),
         (lambda: jaxsel.gumbel_top_k(float("inf")), "temperature is inf"),
     ],
 )
