@@ -10,6 +10,7 @@ from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 _COLDEST = 1e-30  # temperature
+_SMALLEST_RATE = 1e-6  # next to 1, float32 has about 17 numbers per 1e-6
 
 
 def traced(value: Any) -> TypeGuard[jax.Array]:
@@ -45,6 +46,13 @@ def positive(**arguments: float) -> None:
     for name, value in arguments.items():
         if not (is_number(value) and value > 0):
             raise ValueError(f"{name} is {value}; give a finite number above 0")
+
+
+def inner_rate(**arguments: float) -> None:
+    """Check that every argument is a success rate that float32 tells well from 0 and 1."""
+    for name, value in arguments.items():
+        if not (is_number(value) and _SMALLEST_RATE <= value <= 1 - _SMALLEST_RATE):
+            raise ValueError(f"{name} is {value}; give a number from {_SMALLEST_RATE} to {1 - _SMALLEST_RATE}")
 
 
 def temperature(**arguments: float) -> None:

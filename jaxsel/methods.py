@@ -190,7 +190,7 @@ def arcus(
     without a visit look alike. The state cannot be sharded, see `paced`.
 
     Args:
-        target: Success rate at which the target starts, above 0 and below 1.
+        target: Success rate at which the target starts, from 1e-6 to 1 - 1e-6.
         temperature: Temperature of the sampling, at least 1e-30; see `paced`.
         tolerance: Share of mixed groups that may be lost for a harder target, from 0 to 1.
         max_step: Largest change of the target per step, at least 0, in radians of arcsin sqrt(success rate).

@@ -71,15 +71,14 @@ def mixed_near_target(target: float = 0.5, *, log: bool = False) -> Acquisition:
     The mean is the predicted success rate. The target is constant; with `jaxsel.paced` it moves during training.
 
     Args:
-        target: Success rate at the centre of the kernel, above 0 and below 1.
+        target: Success rate at the centre of the kernel, from 1e-6 to 1 - 1e-6.
         log: Whether the score is the logarithm. ARCUS samples with the rule `gumbel_top_k(0.3)`, in proportion to a
             power of the score.
 
     Raises:
-        ValueError: The target is not above 0 and below 1.
+        ValueError: The target is not between 1e-6 and 1 - 1e-6.
     """
-    if not (_validate.is_number(target) and 0 < target < 1):
-        raise ValueError(f"target is {target}; give a number above 0 and below 1")
+    _validate.inner_rate(target=target)
     target = float(target)
     centre, twice_squared_width = math.asin(math.sqrt(target)), min(target, 1 - target)
 

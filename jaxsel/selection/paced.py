@@ -86,7 +86,7 @@ def paced(
 
     Args:
         predictor: Model of the prompts' success rates. ARCUS uses `jaxsel.arc_length()`.
-        target: Success rate at which the target starts, above 0 and below 1.
+        target: Success rate at which the target starts, from 1e-6 to 1 - 1e-6.
         temperature: Temperature of the sampling, at least 1e-30, as in `gumbel_top_k`.
         tolerance: Share of mixed groups that may be lost for a harder target, from 0 to 1.
         max_step: Largest change of the target per step, at least 0, in radians of arcsin sqrt(success rate).
@@ -97,8 +97,7 @@ def paced(
         ValueError: An argument is out of its range, or the rule's `choose` has no argument `count`.
     """
     _validate.made(Predictor, predictor=predictor)
-    if not (_validate.is_number(target) and 0 < target < 1):
-        raise ValueError(f"target is {target}; give a number above 0 and below 1")
+    _validate.inner_rate(target=target)
     _validate.temperature(temperature=temperature)
     _validate.unit_interval(tolerance=tolerance)
     _validate.non_negative(max_step=max_step)

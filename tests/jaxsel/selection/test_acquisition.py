@@ -54,8 +54,9 @@ def test_scores(prediction, acquisition, scores):
     [
         (jaxsel.thompson, {"target": 1.2}, r"target is 1\.2; give a number from 0 to 1"),
         (jaxsel.target_success_rate, {"target": -1.0}, "target is"),
-        (jaxsel.mixed_near_target, {"target": 0.0}, r"target is 0\.0; give a number above 0 and below 1"),
+        (jaxsel.mixed_near_target, {"target": 0.0}, "target is 0.0; give a number from 1e-06 to 0.999999"),
         (jaxsel.mixed_near_target, {"target": 1.0}, r"target is 1\.0; give"),
+        (jaxsel.mixed_near_target, {"target": 1e-50}, "target is 1e-50; give"),
         (jaxsel.mixed_near_target, {"target": float("nan")}, "target is nan"),
         (
             jaxsel.mixed_probability,

@@ -107,7 +107,8 @@ def test_a_selector_saves_resumes_explores_and_changes_its_pool(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target": 1.0}, "target is 1.0; give a number above 0 and below 1"),
+        ({"target": 1.0}, "target is 1.0; give a number from 1e-06 to 0.999999"),
+        ({"target": 1 - 1e-9}, "target is 0.999999999; give a number from"),
         ({"temperature": 0}, "temperature is 0; give a finite number of at least 1e-30, or the rule top_k"),
         ({"temperature": 1e-45}, "temperature is 1e-45; give a finite number of at least 1e-30"),
         ({"tolerance": 2}, "tolerance is 2; give a number from 0 to 1"),
@@ -118,6 +119,15 @@ def test_a_selector_saves_resumes_explores_and_changes_its_pool(tmp_path):
 def test_bad_arguments_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         jaxsel.paced(jaxsel.kalman(), **settings)
+
+
+@pytest.mark.parametrize("target", [1e-6, 1 - 1e-6])
+def test_the_extreme_targets_have_finite_scores(target):
+    paced = jaxsel.paced(jaxsel.kalman(), target=target)
+    scores = paced.select(KEY, paced.init(KEY, N), B).scores
+    assert np.isfinite(scores).all()
+    constant = jaxsel.mixed_near_target(target, log=True).score(paced.predict(KEY, paced.init(KEY, N), None))
+    np.testing.assert_allclose(scores, constant[:B], rtol=0.2)
 
 
 def test_it_cannot_be_sharded():
