@@ -125,10 +125,12 @@ def mapp(
         raise ValueError(f"rewards holds {float(other[0])}, and mapp reads 0 and 1 alone; {cure}")
     alpha, beta = (column[:, None] for column in _beta(success_rate.double(), variance.double()))
     count, successes = (column.double().sum(1, keepdim=True) for column in (known, correct))
-    a = alpha + successes - correct
-    b = beta + (count - successes) - (1 - correct)
-    # where a completion was not judged, b may be below 0, and the result is not used
-    sizes = _expected_size(torch.where(correct == 1, a, b), torch.where(correct == 1, b, a), count)
+    own = torch.tensor([1.0, 0.0], dtype=correct.dtype, device=correct.device)  # a correct completion, and a wrong one
+    a = alpha + successes - own
+    b = beta + (count - successes) - (1 - own)
+    # where a group has no such completion, a or b may be below 0, and the result is not used
+    sizes = _expected_size(torch.where(own == 1, a, b), torch.where(own == 1, b, a), count, rewards.shape[1])
+    sizes = torch.where(correct == 1, sizes[:, :1], sizes[:, 1:])
     return _like(rewards, torch.where(known, (2 * correct - 1) * sizes, 0.0))
 
 
@@ -227,11 +229,11 @@ def _beta(
 
 
 def _expected_size(
-    a: Float[torch.Tensor, "b n"], b: Float[torch.Tensor, "b n"], count: Float[torch.Tensor, "b 1"]
-) -> Float[torch.Tensor, "b n"]:
-    r"""Return $\sum_{S = 1}^{m - 1} w_S(a, b) \sqrt{(m - S) / S}$ with m = `count`; see `mapp`."""
+    a: Float[torch.Tensor, "b k"], b: Float[torch.Tensor, "b k"], count: Float[torch.Tensor, "b 1"], largest: int
+) -> Float[torch.Tensor, "b k"]:
+    r"""Return $\sum_{S = 1}^{m - 1} w_S(a, b) \sqrt{(m - S) / S}$ with m = `count`, at most `largest`; see `mapp`."""
     a, b, m = a[:, :, None], b[:, :, None], count[:, :, None]
-    s = torch.arange(1, a.shape[1], dtype=a.dtype, device=a.device)
+    s = torch.arange(1, largest, dtype=a.dtype, device=a.device)
     others = (m - s).clamp_min(0)
     binomial = torch.lgamma(m.clamp_min(1)) - torch.lgamma(s) - torch.lgamma(others + 1)
     log_w = binomial + _log_beta(a + s - 1, b + others) - _log_beta(a, b)

@@ -273,6 +273,27 @@ def test_mapp_equals_a_plain_loop_over_the_counts(rewards, mean, spread):
     np.testing.assert_allclose(mapp([rewards], mean, variance)[0], denoised(rewards, mean, variance), rtol=1e-7)
 
 
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 1.0, NAN]), min_size=7, max_size=7), min_size=1, max_size=3),
+    st.floats(0.001, 0.999),
+    st.floats(0.001, 0.98),
+)
+def test_mapp_equals_its_formula_for_every_completion_alone(rewards, mean, spread):
+    judged = np.isfinite(rewards)
+    correct = np.where(judged, rewards, 0.0)
+    count, successes = judged.sum(1, keepdims=True), correct.sum(1, keepdims=True)
+    total = 1 / spread - 1
+    a = mean * total + successes - correct
+    b = (1 - mean) * total + count - successes - (1 - correct)
+    a, b = np.where(correct == 1, a, b), np.where(correct == 1, b, a)
+    expected = np.zeros_like(correct)
+    for row, column in np.argwhere(judged & (count > 1)):
+        m, s = count[row, 0], np.arange(1, count[row, 0])
+        weights = betabinom.pmf(s - 1, m - 1, a[row, column], b[row, column])
+        expected[row, column] = (2 * correct[row, column] - 1) * (weights * np.sqrt((m - s) / s)).sum()
+    np.testing.assert_allclose(mapp(rewards, mean, mean * (1 - mean) * spread), expected, rtol=1e-9, atol=1e-12)
+
+
 def test_mapp_by_hand():
     # The belief Beta(1, 1), updated by the other completion, is Beta(1, 2) for the correct one and Beta(2, 1) for the
     # wrong one. A completion has an advantage, of size 1, only if the other one has another verdict.
