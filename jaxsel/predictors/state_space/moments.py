@@ -27,6 +27,7 @@ _OFFSETS = np.linspace(-_REACH, _REACH, 2 * _HALF + 1)
 _WEIGHTS = np.exp(-0.5 * _OFFSETS**2) / np.exp(-0.5 * _OFFSETS**2).sum()
 _FRACTIONS = np.linspace(-1, 1, 49)  # of the reach of a posterior's nodes
 _NEWTON_STEPS = 20  # of at most 2 logits each
+_LINEAR = 12.0  # logits; beyond, the log likelihood is almost linear
 
 
 class Moments(NamedTuple):
@@ -101,7 +102,13 @@ def posterior(
         step = gradient / (n * p * (1 - p) + 1 / variance)
         return shift + jnp.clip(step, -2, 2)
 
-    mode = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, jnp.zeros_like(mean))
+    # the mode of a linear likelihood, or where it stops being linear: the steps do not reach far
+    start = jnp.where(
+        mean > 0,
+        jnp.maximum((s - n) * variance, jnp.minimum(_LINEAR - mean, 0)),
+        jnp.minimum(s * variance, jnp.maximum(-_LINEAR - mean, 0)),
+    )
+    mode = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, start)
     p = jax.nn.sigmoid(mean + mode)
     width = jax.lax.rsqrt(n * p * (1 - p) + 1 / variance)
     # eta = mean + mode + scale sinh(t), with equal steps of t, up to 6 standard deviations of the prior from the mode

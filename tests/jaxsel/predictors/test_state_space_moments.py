@@ -57,6 +57,32 @@ def test_the_posterior_of_binomial_counts_equals_quadrature(group_size):
     np.testing.assert_allclose(found.variance[inside], variance[inside], rtol=5e-3)
 
 
+def test_the_posterior_is_right_however_far_the_mean_lies_from_the_counts():
+    mean = np.array([100.0, -100.0, 100.0, 45.0, 60.0, 28.0, 100.0])
+    variance = np.array([36.0, 36.0, 0.05, 1.0, 36.0, 36.0, 36.0])
+    s, n = np.array([0, 8, 8, 0, 3, 0, 1000]), np.array([8, 8, 8, 1000, 8, 1000, 1000])
+    eta = np.linspace(-180, 180, 200_001)
+    log_joint = s[:, None] * log_expit(eta) + (n - s)[:, None] * log_expit(-eta)
+    log_joint -= 0.5 * (eta - mean[:, None]) ** 2 / variance[:, None]
+    largest = log_joint.max(1, keepdims=True)
+    weight = np.exp(log_joint - largest)
+    total = weight.sum(1)
+    shift = (weight * (eta - mean[:, None])).sum(1) / total
+    spread = (weight * (eta - mean[:, None] - shift[:, None]) ** 2).sum(1) / total
+    score = largest[:, 0] + np.log(total * (eta[1] - eta[0])) - 0.5 * np.log(2 * np.pi * variance)
+    found = posterior(*(jnp.asarray(column, jnp.float32) for column in (mean, variance, s, n)))
+    np.testing.assert_allclose(found.shift, shift, atol=5e-3)
+    np.testing.assert_allclose(found.variance, spread, rtol=5e-3)
+    np.testing.assert_allclose(found.log_evidence, score, rtol=1e-4, atol=2e-3)
+
+
+def test_a_posterior_mean_grows_with_the_mean():
+    mean = jnp.linspace(-300, 300, 601)
+    found = posterior(mean, jnp.full(601, 36.0), jnp.zeros(601), jnp.full(601, 8))
+    assert all(np.isfinite(field).all() for field in found)
+    assert (np.diff(mean + found.shift) > -1e-3).all()
+
+
 def test_without_rollouts_the_posterior_is_the_prior():
     none = jnp.zeros(2, jnp.int32)
     found = posterior(jnp.array([0.0, 3.0]), jnp.array([1.0, 9.0]), none, none)
