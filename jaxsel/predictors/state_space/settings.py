@@ -52,6 +52,7 @@ _LIMITS = np.array(
     np.float32,
 ).T
 _NUM_SETTINGS = len(Settings._fields)
+_ROUNDING = 8 * np.finfo(np.float32).eps  # smallest prior precision, relative to F; F keeps the errors of 50 steps
 
 
 class Thawing(NamedTuple):
@@ -105,8 +106,11 @@ def learned(learning: Learning, jacobian: Float[Array, "b k"]) -> Learning:
     length = jnp.sqrt(((jacobian * spread[None]) ** 2).sum(1, keepdims=True))
     jacobian = jacobian / jnp.maximum(1, length / 5)
     information = _KEPT * learning.information + jacobian.T @ jacobian
-    prior = jnp.diag(jnp.asarray(1 / spread**2))
+    # settings with the same effect leave F singular, and rounding can make it indefinite; both in units of `spread`
+    least = len(start) * (jnp.diag(information) * spread**2).max() * _ROUNDING
+    prior = jnp.diag(jnp.maximum(1, least) / spread**2)
     pull = (1 - _KEPT) * (jnp.asarray(start) - learning.theta) / spread**2
     step = jax.scipy.linalg.solve(information + prior, jacobian.sum(0) + pull, assume_a="pos")
+    step = jnp.where(jnp.isfinite(step).all(), step, 0)
     step = step / jnp.maximum(1, jnp.max(jnp.abs(step) / largest_step))
     return Learning(jnp.clip(learning.theta + step, lowest, highest), information)
