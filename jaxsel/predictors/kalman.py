@@ -215,7 +215,7 @@ def predicted(
         p = scale.rate(mean + z * deviation)
         terms = p, p * p, jax.lax.integer_pow(1 - p, group_size), jax.lax.integer_pow(p, group_size)
         totals = [total + weight * term for total, term in zip(totals, terms, strict=True)]
-    rate, square, unsolved, solved = totals
+    rate, square, unsolved, solved = (jnp.minimum(total, 1) for total in totals)  # rounding of the weights
     mixed = mixed_of(unsolved, solved, group_size)
     draw = scale.rate(mean + deviation * normal)
     return Prediction(rate, jnp.maximum(square - rate**2, 0), draw, unsolved, mixed, solved)

@@ -118,6 +118,15 @@ def test_a_belief_without_variance_predicts_its_mean(scale):
         np.testing.assert_allclose(field, expected, atol=1e-5)
 
 
+@EACH
+def test_probabilities_are_at_most_1_in_spite_of_rounding(scale):
+    means = SCALES[scale].mean + np.linspace(-3, 3, 400)
+    mean, share = (jnp.asarray(grid.ravel(), jnp.float32) for grid in np.meshgrid(means, np.linspace(0, 1, 20)))
+    found = predicted(mean, share * np.sqrt(SCALES[scale].variance), jnp.zeros_like(mean), SCALES[scale], 8)
+    for field in found:
+        assert ((field >= 0) & (field <= 1)).all()
+
+
 @pytest.mark.usefixtures("on_cpu")
 def test_a_mesh_makes_the_same_choices(tmp_path):
     assert_same_on_a_mesh(jaxsel.kalman(), 3, tmp_path)
