@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from jaxsel import _validate
 
 _ROWS = 2**14
+_ROUNDING = 2 * np.finfo(np.float32).eps  # largest relative deviation of a column that varies through rounding alone
 
 
 class Features(NamedTuple):
@@ -134,15 +135,16 @@ def standardisation(
 ) -> tuple[Float[np.ndarray, " f"], Float[np.ndarray, " f"]]:
     """Return the mean of each column over all matrices, and its reciprocal standard deviation.
 
-    The reciprocal is 0 for a column that does not vary.
+    The reciprocal is 0 for a column that does not vary, up to the rounding of float32.
     """
-    count, total, squares = 0, np.float64(0), np.float64(0)
+    count, mean, squares = 0, np.float64(0), np.float64(0)  # of the deviations from the mean
     for matrix in matrices:
         rows = np.asarray(matrix, np.float64)
-        count, total, squares = count + len(rows), total + rows.sum(0), squares + (rows**2).sum(0)
-    mean = total / count
-    variance = np.maximum(squares / count - mean**2, 0)
-    varies = variance > 1e-10 * mean**2 + 1e-20
+        share, change = len(rows) / (count + len(rows)), rows.mean(0) - mean
+        squares = squares + ((rows - rows.mean(0)) ** 2).sum(0) + count * share * change**2
+        count, mean = count + len(rows), mean + share * change
+    variance = squares / count
+    varies = variance > (_ROUNDING * mean) ** 2 + 1e-20
     scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
     return np.asarray(mean, np.float32), np.asarray(scale, np.float32)
 

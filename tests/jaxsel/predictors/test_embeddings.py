@@ -67,6 +67,18 @@ def test_scales_use_the_rows_of_all_blocks():
     np.testing.assert_allclose(features(many), prompt_features(many), rtol=1e-4, atol=1e-4)
 
 
+def test_a_column_is_dropped_only_if_its_spread_is_rounding(monkeypatch):
+    monkeypatch.setattr(_embeddings, "_ROWS", 64)
+    noise = np.random.default_rng(0).normal(size=(500, 1))
+    spread = np.array([0.01, 0.001, 0.0, 1e-5])  # float32 has steps of 6e-5 near 1000
+    matrix = (1000 + noise * spread).astype(np.float32)
+    shift, scale = _embeddings.standardisation(_embeddings.blocks(matrix))
+    np.testing.assert_array_equal(scale[2:], 0)
+    exact = matrix[:, :2].astype(np.float64)
+    np.testing.assert_allclose(scale[:2], 1 / exact.std(0), rtol=1e-5)
+    np.testing.assert_allclose(shift, matrix.mean(0, np.float64), rtol=1e-7)
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 def test_types_are_kept_and_features_are_float32(dtype):
     vectors = VECTORS.astype(dtype)
