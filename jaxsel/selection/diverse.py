@@ -70,8 +70,12 @@ def diverse(*, weight: float = 0.1, anchor_batches: int = 4, shortlist: int | No
 def _embedded(state: State) -> Embedded:
     embedded = embedded_in(state)
     if embedded is None:
-        name = type(state).__name__
-        raise ValueError(f"the state {name} lacks embeddings; give the rule diverse with amortized or state_space")
+        inner = state
+        while hasattr(inner, "inner"):
+            inner = inner.inner
+        without = hasattr(inner, "embeddings")  # as state_space has them if they are given
+        cure = "embeddings to state_space or adaptive" if without else "the rule diverse with amortized or state_space"
+        raise ValueError(f"the state {type(state).__name__} lacks embeddings; give {cure}")
     return embedded
 
 

@@ -229,6 +229,13 @@ def test_a_state_without_embeddings_is_refused():
         ValueError, match="the state NoneType lacks embeddings; give the rule diverse with amortized or state_space"
     ):
         jaxsel.diverse().choose(KEY, jnp.ones(3), 2, None, None)
+    method = jaxsel.adaptive(rule=jaxsel.diverse(anchor_batches=0))
+    for selector in (method, jaxsel.exploring(method)):
+        with pytest.raises(ValueError, match="lacks embeddings; give embeddings to state_space or adaptive"):
+            selector.select(KEY, selector.init(KEY, 3), 2)
+    arcus = jaxsel.arcus(rule=jaxsel.diverse(anchor_batches=0))
+    with pytest.raises(ValueError, match="lacks embeddings; give the rule diverse with amortized or state_space"):
+        arcus.select(KEY, arcus.init(KEY, 3), 2)
 
 
 @pytest.mark.parametrize("wrap", [lambda predictor: predictor, jaxsel.recalibrated])
