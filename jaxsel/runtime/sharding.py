@@ -70,9 +70,12 @@ def shard(selector: Selector, mesh: Mesh, num_prompts: int) -> Selector:
         inner, again = selector.transforms
         return _whole_beside(again(shard(inner, mesh, num_prompts)), mesh)
     if selector.acquisition is None or selector.rule is None:
+        whose = f"the selector {selector.spec.get('method', selector.spec)!r} cannot be spread over a mesh"
+        if isinstance(acquisition := selector.spec.get("acquisition"), dict) and acquisition.get("name") == "paced":
+            raise ValueError(f"{whose}; leave out mesh: the moving target needs the predictions of the whole pool")
         raise ValueError(
-            f"the selector {selector.spec.get('method', selector.spec)!r} cannot be spread over a mesh: it has no "
-            "acquisition and rule; leave out mesh, or give a selector of make_selector that is not sharded yet"
+            f"{whose}: it has no acquisition and rule; leave out mesh, or give a selector of make_selector that is not "
+            "sharded yet"
         )
     if "screened" in selector.spec:
         raise ValueError(f"the selector has screened={selector.spec['screened']}; leave out screened on a mesh")

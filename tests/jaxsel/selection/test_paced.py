@@ -133,5 +133,5 @@ def test_the_extreme_targets_have_finite_scores(target):
 def test_it_cannot_be_sharded():
     paced, mesh = jaxsel.paced(jaxsel.kalman()), jaxsel.prompts_mesh(jax.devices()[:2])
     for selector in (paced, jaxsel.exploring(paced)):
-        with pytest.raises(ValueError, match=r"the selector 'paced' cannot be spread over a mesh.*; leave out mesh"):
+        with pytest.raises(ValueError, match="'paced' cannot be spread over a mesh; leave out mesh: the moving"):
             jaxsel.PromptSelector(selector, num_prompts=N, mesh=mesh)
