@@ -14,6 +14,7 @@ from jaxsel.runtime.checkpoint.optional_arrays import missing_from_earlier
 from jaxsel.runtime.window import EpochWindow
 
 _OF_CHOOSER = ("visits", "last_visit", "in_flight", "keys", "window.epoch", "window.waiting")
+_PER_FEATURE = ("scaling.shift", "features.shift")  # ends of the names in the states of state_space and amortized
 
 
 def carried(
@@ -67,6 +68,14 @@ def _check_shapes(saved: dict[str, np.ndarray], fresh: dict[str, np.ndarray], nu
         ValueError: An array is missing on one side, or its shapes differ otherwise.
     """
     names = {name for name in saved.keys() | fresh.keys() if name not in _OF_CHOOSER}
+    for name in sorted(names & saved.keys() & fresh.keys()):
+        if name.endswith(_PER_FEATURE) and np.shape(saved[name]) != np.shape(fresh[name]):
+            extra = name.endswith(_PER_FEATURE[1])  # the logarithm of the norm
+            before, after = (len(arrays[name]) - extra for arrays in (saved, fresh))
+            raise ValueError(
+                f"embeddings has {after} columns, and had {before} when the belief was learnt; give embeddings of the "
+                "same model"
+            )
     for name in sorted(names):
         before, after = (np.shape(arrays[name]) if name in arrays else None for arrays in (saved, fresh))
         is_resized = before and after and (*before[:-1], num_new) == after and before[-1] == num_old

@@ -9,6 +9,7 @@ import pytest
 
 import jaxsel
 from jaxsel import PromptSelector
+from jaxsel.runtime import changed_pool
 from tests.support.small_gps import TINY
 
 pytestmark = pytest.mark.slow  # takes 12 s: every method, before and after the change
@@ -294,8 +295,15 @@ def test_what_cannot_be_carried_is_refused(tmp_path):
         PromptSelector(jaxsel.mopps(), num_prompts=24).with_pool(KEYS)
     with pytest.raises(ValueError, match=r"other hyperparameters .*decay"):
         selector.with_pool(KEYS[1:], jaxsel.mopps(decay=0.9))
-    with pytest.raises(ValueError, match=r"has shape \(.*\) in the checkpoint and \(.*\) here; give a method"):
-        played(METHODS["adaptive"]).with_pool(KEYS[1:], jaxsel.adaptive(np.zeros((23, 2), np.float32)))
+    wide = embeddings(KEYS).shape[1]
+    for name in ("adaptive", "gps"):
+        other = np.ones((23, wide + 1), np.float32)
+        method = jaxsel.gps(other, **TINY) if name == "gps" else jaxsel.adaptive(other)
+        message = f"embeddings has {wide + 1} columns, and had {wide} when .*; give embeddings of the same model"
+        with pytest.raises(ValueError, match=message):
+            played(METHODS[name]).with_pool(KEYS[1:], method)
+    with pytest.raises(ValueError, match=r"has shape \(3,\) in the checkpoint and \(4,\) here; give a method"):
+        changed_pool._check_shapes({"state.x": np.zeros(3)}, {"state.x": np.zeros(4)}, 24, 23)
     with pytest.raises(ValueError, match="embeddings has 24 rows for 23 prompts"):
         played(METHODS["adaptive"]).with_pool(KEYS[1:])
     selector.save(tmp_path / "saved")
