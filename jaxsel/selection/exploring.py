@@ -30,7 +30,8 @@ class ExploringState(NamedTuple):
 
     Attributes:
         inner: State of the inner selector.
-        last_visit: Step of the last visit, counted from 0; -1 before the first visit.
+        last_visit: Step of the last visit, counted from 0. Before the first visit, the step before the prompt joined the
+            pool: -1 at the start.
         step: Number of steps so far.
     """
 
@@ -42,9 +43,10 @@ class ExploringState(NamedTuple):
     embedded = inner_embedded
 
     def with_rows(self, rows: Int[np.ndarray, " N"], fresh: "ExploringState") -> "ExploringState":
-        """Return the state for a changed pool, see `StateMethods.with_rows`. New prompts were never visited."""
+        """Return the state for a changed pool, see `StateMethods.with_rows`. New prompts wait from now on."""
         inner = on_changed_pool(self.inner, rows, fresh.inner)
-        return ExploringState(inner, moved(self.last_visit, fresh.last_visit, rows), self.step)
+        arrived = fresh.last_visit + self.step  # the step before the next one
+        return ExploringState(inner, moved(self.last_visit, arrived, rows), self.step)
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics of the inner state, and `longest_wait`, the longest current wait of a prompt in steps."""
@@ -54,7 +56,7 @@ class ExploringState(NamedTuple):
 def exploring(selector: Selector, *, share: float = 0.1, after: int | None = None) -> Selector:
     """Return the selector with a part of every batch for the prompts that waited longest for a visit.
 
-    Prompts that were never visited count as the longest waits. Among equal waits the choice is random. The inner
+    A prompt without a visit has waited since it joined the pool, so that at the start unvisited prompts come first. Among equal waits the choice is random. The inner
     selector chooses the other prompts.
 
     With `after`, every wait is bounded: in a pool of N prompts it is at most after + N / batch_size steps, if every
@@ -156,8 +158,8 @@ def _longest_waits(
     """Return the ids of the prompts that are chosen for their wait, padded with -1, and the number of these prompts."""
     last_visit = state.last_visit if prompt_ids is None else state.last_visit[jnp.maximum(prompt_ids, 0)]
     wait = (state.step - last_visit).astype(jnp.float32)  # 1 for a prompt of the last step
-    # minus 1e-3, because float32 may round a product such as 0.1 * 70 up, and `ceil` would add a prompt
-    number = jnp.ceil(share * wanted.astype(jnp.float32) - 1e-3).astype(jnp.int32)
+    # a little less, because float32 may round a product such as 0.1 * 70 up, and `ceil` would add a prompt
+    number = jnp.ceil((1 - 1e-6) * share * wanted.astype(jnp.float32)).astype(jnp.int32)
     if share:
         number = jnp.maximum(number, jnp.minimum(wanted, 1))
     if after is not None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxsel._visits import merge_visits
 from jaxsel.base import Rollouts
@@ -17,7 +17,7 @@ from jaxsel.predictors.state_space.frozen import evidence
 from jaxsel.predictors.state_space.moments import LARGEST_VARIANCE, Posterior, posterior
 from jaxsel.predictors.state_space.settings import Learning, learned
 from jaxsel.predictors.state_space.state import StateSpaceState, given_weights
-from jaxsel.predictors.state_space.weights import shrunk, updated
+from jaxsel.predictors.state_space.weights import Weights, anchored, shrunk, updated
 
 _FREEDOM = 5.0  # degrees of freedom of the Student t distribution
 _SMALLEST = 1e-4  # smallest variance of a logit
@@ -102,7 +102,7 @@ def after_visits(state: StateSpaceState, visits: Rollouts) -> StateSpaceState:
     weights, change = updated(state.weights, design, sites.precision * noise, sites.weighted_residual * noise)
     moved = design @ change
     mean = mean + moved + variance * noise * (sites.weighted_residual - sites.precision * moved)
-    weights = shrunk(weights)
+    weights, own = _anchored(shrunk(weights), state, rows, features, mean, is_visit)
     n = jnp.maximum(visits.group_size, 1).astype(jnp.float32)
     s = visits.successes.astype(jnp.float32)
 
@@ -117,7 +117,7 @@ def after_visits(state: StateSpaceState, visits: Rollouts) -> StateSpaceState:
         state.embeddings,
         state.scaling,
         new[0],
-        put(state.mean, mean - features @ weights.drift),
+        put(state.mean, own),
         put(state.reference, features @ weights.initial),
         put(state.variance, variance * noise),
         put(state.lesson, 4 * s * (n - s) / n**2),
@@ -134,6 +134,23 @@ def _sites(mean: Float[Array, " b"], total: Float[Array, " b"], visits: Rollouts
     is_visit = visits.group_size > 0
     precision = jnp.where(is_visit, jnp.maximum(1 / alone.variance - 1 / total, 0), 0)
     return Sites(precision, jnp.where(is_visit, alone.shift / alone.variance, 0))
+
+
+def _anchored(
+    weights: Weights,
+    state: StateSpaceState,
+    rows: Int[Array, " b"],
+    features: Float[Array, "b f"],
+    mean: Float[Array, " b"],
+    is_visit: Bool[Array, " b"],
+) -> tuple[Weights, Float[Array, " b"]]:
+    """Return the weights with an anchored level, and every prompt's logit minus phi . d, given its new mean."""
+    again = is_visit & (state.last_step[rows] > 0)
+    visited = (state.last_step > 0).sum().astype(jnp.float32)
+    weights = anchored(weights, again.sum().astype(jnp.float32), visited)
+    own = mean - features @ weights.drift
+    total = visited * weights.in_common + jnp.where(again, own - state.mean[rows], 0).sum()
+    return weights._replace(in_common=total / jnp.maximum(visited + (is_visit & ~again).sum(), 1)), own
 
 
 def _inflation(alone: Posterior, total: Float[Array, " b"]) -> Float[Array, " b"]:

@@ -2,7 +2,8 @@ r"""A logistic state-space model of all prompts, filtered online.
 
     eta_it = (w + d_t) . phi(e_i) + u_it          logit of prompt i's success rate at step t; e_i is its embedding, phi
                                                   its features: the standardised embedding and a constant
-    d_t    = d_{t-1} + N(0, Q_t)                  drift of the shared weights w; its last entry also grows by `progress`
+    d_t    = d_{t-1} + N(0, Q_t)                  drift of the shared weights w; its last entry, the level, also grows
+                                                  by `progress`, and follows the visited prompts (see `weights`)
     u_it   ~ N(0, tau2)                           before the first visit
     u_it   <- u_it + `gain` * 4 s (n - s) / n^2   at a visit, and Var u_it grows by q_v: the policy trains on the prompt
     Var u_it grows by q_u per step, at most back to tau2, while the prompt is not visited
@@ -14,14 +15,15 @@ hardly move the logit of a visited prompt, but the drift moves all logits.
 
 An update is one step of assumed-density filtering. A Gaussian replaces every prompt's binomial likelihood and gives its
 logit the exact posterior mean and variance (see `moments`). The Gaussian model of weights and prompts is conditioned on
-the whole batch at once. This takes O(b f^2 + f^3) for b prompts and f features, whatever the size of the pool. The
+the whole batch at once. This takes O(b f^2 + f^3) for b prompts and f features, and one count over the pool. The
 variance of an outlier, whose result is far from its prediction, is widened as under a Student t distribution.
 
 With `frozen`, a prompt may also be solved never or always, whatever its logit (see the module `frozen`).
 
-The model learns tau2, q_v, q_u, `gain` and `progress` (see `settings`). It also learns the speed of the drift and the
-prior of w (see `weights`). Other constants are fixed: the degrees of freedom of the Student t distribution, the rates
-of forgetting, and the variance of the error that the model gives to all first visits of one batch.
+The model learns tau2, q_v, q_u, `gain` and `progress` (see `settings`); tau2 is at most 25, a standard deviation of 5
+logits. It also learns the speed of the drift and the prior of w (see `weights`). Other constants are fixed: the degrees
+of freedom of the Student t distribution, the rates of forgetting, and the variance of the error that the model gives to
+all first visits of one batch.
 """
 
 import functools

@@ -16,6 +16,11 @@ First visits determine w, and repeated visits determine d. The drift depends on 
 some kinds of prompts teaches these kinds more than others. The last weight of d is the level, which moves all prompts
 alike.
 
+Once all prompts are visited again and again, their visits hardly tell a higher level from higher logits of them all,
+and small errors of the filter would add up in the level for ever. So the level follows what the visited prompts have in
+common: with as many repeated visits as there are visited prompts, it moves by a tenth of `in_common`. The logits of
+prompts that are no longer visited, or not yet, then change as those of the visited prompts do on average.
+
 The model learns how fast d changes. Before each update, J keeps only a share of the information about d. The data
 decide between ten candidate shares. Let h = sum_i iota_i x_i r_i be the gradient, with residuals r_i: observed minus
 predicted logits. For a given share, h has the covariance A + A S A / share, with A = sum_i iota_i x_i x_i'. The score
@@ -48,6 +53,7 @@ _SIGNAL = 4.0  # prior variance of the features' part of w . phi, per prompt, in
 _SHARES = np.array([0.9999, 0.999, 0.997, 0.99, 0.97, 0.9, 0.5, 0.1, 0.01, 1e-4], np.float32)
 _SURPRISE = np.array([0, -0.5, -1, -2, -4, -6, -8, -9, -10, -12], np.float32)  # log prior odds of the shares
 _COMMON = 1.0  # variance of the error that the first visits of a batch share
+_ANCHOR = 0.1  # a larger share would carry more of what one kind of prompts learns to all other kinds
 _ROUNDING = np.finfo(np.float32).eps  # smallest prior precision, relative to the size of J and its largest element
 _KEPT = np.float32(0.9999)  # share of the information about w that each batch keeps
 _PACE = 1.25  # the largest factor by which lambda changes in a step
@@ -65,6 +71,7 @@ class Weights(NamedTuple):
         kept: Share of the information about d that the last update kept.
         root: A square root of the covariance S: S = root root'.
         remainder: What `information` lacks of J, because float32 rounds it.
+        in_common: Mean over the visited prompts of how far the logit minus phi . d has moved since the first visit.
     """
 
     mean: Float[Array, " g"]
@@ -74,6 +81,7 @@ class Weights(NamedTuple):
     kept: Float[Array, ""]
     root: Float[Array, "g g"]
     remainder: Float[Array, "g g"]
+    in_common: Float[Array, ""]
 
     @property
     def initial(self) -> Float[Array, " f"]:
@@ -92,7 +100,8 @@ def no_weights(num_features: int) -> Weights:
     prior = np.concatenate([np.full(num_features, precision), others])
     nothing = np.zeros((len(prior), len(prior)), np.float32)
     root = np.diag(1 / np.sqrt(prior))  # S is diagonal
-    arrays = (np.zeros_like(prior), nothing, precision, np.zeros_like(_SHARES), np.float32(1), root, nothing.copy())
+    evidence, kept = np.zeros_like(_SHARES), np.float32(1)
+    arrays = (np.zeros_like(prior), nothing, precision, evidence, kept, root, nothing.copy(), np.float32(0))
     return Weights(*map(jnp.asarray, arrays))
 
 
@@ -146,8 +155,8 @@ def updated(
     information, remainder = _decayed_sum(weights, gathered, kept)
     root = _covariance_root(information, _prior(weights.precision, information))
     change = root @ (gradient @ root)
-    mean = weights.mean + change
-    return Weights(mean, information, weights.precision, evidence, kept, root, remainder), change
+    new = {"mean": weights.mean + change, "information": information, "remainder": remainder, "root": root}
+    return weights._replace(**new, evidence=evidence, kept=kept), change
 
 
 def _decayed_sum(
@@ -185,6 +194,18 @@ def shrunk(weights: Weights) -> Weights:
     root = _covariance_root(weights.information, after)
     change = root @ (((before - after) * weights.mean) @ root)
     return weights._replace(mean=weights.mean + change, precision=precision, root=root)
+
+
+def anchored(weights: Weights, returns: Float[Array, ""], visited: Float[Array, ""]) -> Weights:
+    """Return the belief with its level moved towards what the visited prompts have in common.
+
+    Args:
+        weights: Belief after a batch.
+        returns: Number of repeated visits in the batch.
+        visited: Number of prompts with a visit before the batch.
+    """
+    step = _ANCHOR * returns / jnp.maximum(visited, 1) * weights.in_common
+    return weights._replace(mean=weights.mean.at[-1].add(step))
 
 
 def _forgotten(

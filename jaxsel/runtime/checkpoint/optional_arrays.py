@@ -1,8 +1,8 @@
 """Arrays that a checkpoint may lack: prompts in flight, hashes of the keys, and the steps of the last visits.
 
 A checkpoint without one of them fits a selector that has it, and vice versa. Checkpoints of earlier versions also lack
-the remainder of the sum in the weights of `state_space`, which is 0 then, and the features of `amortized`, which are
-those of the method that reads the checkpoint.
+the remainder of the sum and `in_common` in the weights of `state_space`, which are 0 then, and the features of
+`amortized`, which are those of the method that reads the checkpoint.
 """
 
 from collections.abc import Collection
@@ -16,7 +16,12 @@ _DEFAULTS = {  # without the array: no prompt is in flight, the keys are those h
     "last_visit": lambda here: np.full_like(here, -1),
 }
 _DTYPES = {"in_flight": np.int32, "keys": np.uint32, "last_visit": np.int32}
-_NEWER = {".weights.remainder": np.zeros_like, ".features.shift": np.copy, ".features.scale": np.copy}
+_NEWER = {
+    ".weights.remainder": np.zeros_like,
+    ".weights.in_common": np.zeros_like,
+    ".features.shift": np.copy,
+    ".features.scale": np.copy,
+}
 
 
 def as_here(saved: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
