@@ -30,8 +30,8 @@ class ExploringState(NamedTuple):
 
     Attributes:
         inner: State of the inner selector.
-        last_visit: Step of the last visit, counted from 0. Before the first visit, the step before the prompt joined the
-            pool: -1 at the start.
+        last_visit: Step of the last visit, counted from 0. Before the first visit, the step before the prompt joined
+            the pool: -1 at the start.
         step: Number of steps so far.
     """
 
@@ -56,8 +56,8 @@ class ExploringState(NamedTuple):
 def exploring(selector: Selector, *, share: float = 0.1, after: int | None = None) -> Selector:
     """Return the selector with a part of every batch for the prompts that waited longest for a visit.
 
-    A prompt without a visit has waited since it joined the pool, so that at the start unvisited prompts come first. Among equal waits the choice is random. The inner
-    selector chooses the other prompts.
+    A prompt without a visit has waited since it joined the pool, so at the start the unvisited prompts come first.
+    Among equal waits the choice is random. The inner selector chooses the other prompts.
 
     With `after`, every wait is bounded: in a pool of N prompts it is at most after + N / batch_size steps, if every
     chosen prompt is observed. If `after` is below N / batch_size, most prompts are chosen for their wait and few for

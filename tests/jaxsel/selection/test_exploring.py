@@ -121,6 +121,26 @@ def test_never_visited_prompts_come_first_and_at_random():
     assert_frequency(found[30:], trials, 4 / 20)
 
 
+def test_prompts_that_join_late_wait_from_then_on():
+    selector = jaxsel.exploring(jaxsel.mopps(), after=50)
+    state = selector.init(jax.random.key(0), 4)._replace(
+        step=jnp.int32(200), last_visit=jnp.array([199, 197, 198, 196])
+    )
+    wider = state.with_rows(np.array([0, 1, 2, 3, -1, -1]), selector.init(jax.random.key(0), 6))
+    np.testing.assert_array_equal(wider.last_visit, [199, 197, 198, 196, 199, 199])
+    assert int(wider.metrics()["longest_wait"]) == int(state.metrics()["longest_wait"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "number"), [(0.1, 30, 3), (0.7, 10, 7), (0.5001, 4, 3), (0.30001, 10, 4), (0.3, 10, 3)]
+)
+def test_a_share_is_rounded_up_to_whole_prompts(share, size, number):
+    selector = greedy(share=share)  # it takes the lowest rows, and the highest rows wait longest
+    last_visit = jnp.where(jnp.arange(N) < N // 2, 9, 0)
+    state = selector.init(jax.random.key(0), N)._replace(step=jnp.int32(10), last_visit=last_visit)
+    assert (np.asarray(selector.select(jax.random.key(0), state, size).prompt_ids) >= N // 2).sum() == number
+
+
 def test_only_observed_prompts_count_as_visited():
     method = greedy(share=1.0)
     state = method.init(KEY, N)
