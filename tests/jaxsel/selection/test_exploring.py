@@ -132,7 +132,7 @@ def test_prompts_that_join_late_wait_from_then_on():
 
 
 @pytest.mark.parametrize(
-    ("share", "size", "number"), [(0.1, 30, 3), (0.7, 10, 7), (0.5001, 4, 3), (0.30001, 10, 4), (0.3, 10, 3)]
+    ("share", "size", "number"), [(0.1, 20, 2), (0.7, 10, 7), (0.5001, 4, 3), (0.30001, 10, 4), (0.3, 10, 3)]
 )
 def test_a_share_is_rounded_up_to_whole_prompts(share, size, number):
     selector = greedy(share=share)  # it takes the lowest rows, and the highest rows wait longest
