@@ -137,7 +137,7 @@ def expected_signal(group_size: int = 8, *, log: bool = False) -> Acquisition:
     between the mean gradients of its correct and its wrong rollouts, times sqrt(s (n - s)) / n.
 
     Args:
-        group_size: n, the number of rollouts per prompt.
+        group_size: n, the number of rollouts per prompt. Give the group size of the predictor here too.
         log: Whether the score is the logarithm. `gumbel_top_k` then samples in proportion to a power of the signal.
 
     Raises:
