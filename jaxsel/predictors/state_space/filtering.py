@@ -146,11 +146,13 @@ def _anchored(
 ) -> tuple[Weights, Float[Array, " b"]]:
     """Return the weights with an anchored level, and every prompt's logit minus phi . d, given its new mean."""
     again = is_visit & (state.last_step[rows] > 0)
-    visited = (state.last_step > 0).sum().astype(jnp.float32)
-    weights = anchored(weights, again.sum().astype(jnp.float32), visited)
+    visited, returns, first = (
+        kind.sum().astype(jnp.float32) for kind in (state.last_step > 0, again, is_visit & ~again)
+    )
+    weights = anchored(weights, returns, visited)
     own = mean - features @ weights.drift
     total = visited * weights.in_common + jnp.where(again, own - state.mean[rows], 0).sum()
-    return weights._replace(in_common=total / jnp.maximum(visited + (is_visit & ~again).sum(), 1)), own
+    return weights._replace(in_common=total / jnp.maximum(visited + first, 1)), own
 
 
 def _inflation(alone: Posterior, total: Float[Array, " b"]) -> Float[Array, " b"]:
