@@ -30,6 +30,7 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 import jaxsel
+from experiments.large_pool.runs import LEARNERS
 from experiments.reporting import drawing
 from experiments.reporting.provenance import RESULTS, provenance, write_result
 from experiments.reporting.spread import over_seeds, shown
@@ -41,7 +42,6 @@ from rl.progress import bar
 
 STEPS, BATCH, GROUP, HELD_OUT = 200, 16, 8, 2000
 SMALL, LARGE = 500, 20_000
-SETTINGS: dict[str, dict[str, Any]] = {"default": {}, "training_like": simulate.TRAINING_LIKE}
 
 
 class Pair(NamedTuple):
@@ -181,12 +181,12 @@ def main(arguments: list[str]) -> None:
     """Simulate every pair, print the table, and write the result and the figure."""
     parser = module_parser("experiments.simulator_agrees", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", action=Distinct, default=[0, 1, 2, 3])
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", choices=list(LEARNERS), default=list(LEARNERS))
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the real gains and of this result")
     options = parser.parse_args(arguments)
     real, simulated, console = real_gains(options.results), {}, Console()
     for setting in options.settings:
-        gains = simulated_gains(SETTINGS[setting], options.seeds)
+        gains = simulated_gains(LEARNERS[setting], options.seeds)
         correlation = spearmanr([real[n]["mean"] for n in gains], [np.mean(gain) for gain in gains.values()])
         summary = {name: over_seeds(gain) for name, gain in gains.items()}
         simulated[setting] = {"spearman": float(np.asarray(correlation)[0]), "gains": summary}
@@ -195,7 +195,7 @@ def main(arguments: list[str]) -> None:
     console.print(terminal_table(title, ("method", "training", *simulated), rows))
     for setting, found in simulated.items():
         console.print(f"{setting}: rank correlation {found['spearman']:.2f}", highlight=False)
-    config = {"steps": STEPS, "batch_size": BATCH, "group_size": GROUP, "settings": SETTINGS}
+    config = {"steps": STEPS, "batch_size": BATCH, "group_size": GROUP, "settings": LEARNERS}
     result = provenance(config, options.seeds) | {"real": real, "simulated": simulated}
     write_result(options.results / "simulator_agrees.json", result)
     print(f"figure: {draw(real, simulated, options.results / 'simulator_agrees.png')}")

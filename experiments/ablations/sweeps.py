@@ -60,7 +60,6 @@ SWEEPS = {
     "methods_in_a_large_pool": Sweep("method.name", ("mopps", "dps"), _LARGE),
     "group_size": Sweep("train.group_size", (4, 8, 16), _MOPPS),
 }
-SWEEPS["methods"] = Sweep("method.name", ("mopps", "dps", "gps", "arcus", "adaptive"), {})
 SWEEPS["window_of_adaptive_in_a_large_pool"] = Sweep(
     "method.candidate_ratio", (0, 4, 10, 40), {"pool_size": 20_000} | _ADAPTIVE
 )

@@ -4,21 +4,27 @@
         [--learner default | training_like]
 
 A simulated learner (`jaxsel.simulate`) trains on 256 prompts per step with 8 rollouts each; a whole run is one
-`lax.scan`. The default learner forgets nothing. Training on some skills lowers all skills of the other one,
-`simulate.TRAINING_LIKE`. If there are several devices, in one process or in many, the pool is sharded over all of them
-(`experiments/cluster/several_nodes.sbatch`). Methods choose among the whole pool, or among a random subset. The
-subset has ten times as many prompts as the batch, and is drawn anew at every step; the papers use an epoch-shuffled
-window of that size instead.
+`lax.scan`. The default learner forgets nothing. With `--learner training_like`, which uses `simulate.TRAINING_LIKE`,
+training on some skills lowers all skills a little. If there are several devices, in one process or in many, the pool is
+sharded over all of them (`experiments/cluster/several_nodes.sbatch`). Methods choose among the whole pool, or among a
+random subset. The subset has ten times as many prompts as the batch, and is drawn anew at every step; the papers use an
+epoch-shuffled window of that size instead.
 
-A group is the 8 rollouts of one prompt, and is mixed if some but not all of them are correct. Accuracy is the mean true
-success rate of 16,384 random prompts at the end, and gain is accuracy minus that of random prompts ("uniform"); rank is
-the rank correlation of these rates with their predictions. ECE is the calibration error of P(mixed) on these prompts,
-and batch is that on the batches; each is the mean over four parts of the run. The JSON file also has the regret: the
-share of mixed groups in an oracle's batches, minus the share in the method's batches. The oracle takes the prompts
-whose true success rate is nearest to 1/2, and trains a learner of its own. Two baselines are not run, because "uniform"
-shows what they would do. History resampling, which drops prompts that the policy solves, drops none before the end of
-its first epoch: step 391 with 1e5 prompts. Dynamic sampling draws as uniform does; it trains on the mixed groups only,
-but pays for the rollouts of all groups.
+A group is the 8 rollouts of one prompt, and is mixed if some but not all of them are correct. The columns of the tables
+are measured on 16,384 random prompts, unless they are about batches:
+
+* mixed: share of mixed groups in the batches;
+* accuracy: mean true success rate at the end;
+* gain: accuracy minus the accuracy of random prompts ("uniform") with the same seed;
+* ECE: calibration error of P(mixed), as the mean over four parts of the run; the column "batch" has it for the batches;
+* revisits: share of the choices that had been made before;
+* rank: rank correlation of the true success rates at the end with their predictions.
+
+The JSON file also has the regret: the share of mixed groups in an oracle's batches, minus the share in the method's
+batches. The oracle takes the prompts whose true success rate is nearest to 1/2, and trains a learner of its own. Two
+baselines are not run, because "uniform" shows what they would do. History resampling, which drops prompts that the
+policy solves, drops none before the end of its first epoch: step 391 with 1e5 prompts. Dynamic sampling draws as
+uniform does; it trains on the mixed groups only, but pays for the rollouts of all groups.
 
 Claims: a run of mopps or dps over 200 steps and 1e6 prompts takes less than two minutes on two cores. With choices from
 a whole pool of 1e6, adaptive at a temperature of 1/30 has at least 0.88 mixed groups with the default learner; with

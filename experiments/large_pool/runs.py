@@ -49,7 +49,9 @@ EMBEDDED: dict[str, Callable[["Config", np.ndarray], jaxsel.Selector]] = {
 NAMES = (*SELECTORS, *EMBEDDED)
 AMONG = {"pool": "the whole pool", "subset": "a random subset"}
 LEARNERS: dict[str, dict[str, Any]] = {"default": {}, "training_like": simulate.TRAINING_LIKE}
-"""Arguments of the simulated learner. The default forgets nothing; the other one loses skills that are not trained."""
+"""Arguments of the simulated learner. The default forgets nothing. With `TRAINING_LIKE`, training on some skills lowers
+all skills a little.
+"""
 BLOCK = 10
 """Steps per point of a curve."""
 PARTS = 4

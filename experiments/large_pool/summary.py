@@ -34,8 +34,8 @@ def find(config: Config, folder: Path) -> Found:
 def summarise(by_method: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return every method's means over seeds and their standard errors, for one size and one set of candidates.
 
-    Regret is the oracle's share of mixed groups less the method's, and the gain is the method's mean success rate less
-    that of uniform prompts, on the same seed. Both are NaN without a run to compare with.
+    Regret is the oracle's share of mixed groups minus the method's. Gain is the method's mean success rate minus that
+    of random prompts. Both compare runs with the same seed, and are NaN if the other run is missing.
     """
 
     def of(method: str, number: str) -> dict[int, float]:
@@ -49,8 +49,8 @@ def summarise(by_method: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         curve = np.array([one["found"]["mixed_shares"] for one in runs])
         numbers = [{k: v for k, v in one["found"].items() if k != "mixed_shares"} for one in runs]
         summary[name] = {"seeds": [one["seed"] for one in runs]} | over_seeds(numbers)
-        summary[name] |= {"regret": over_seeds(regrets), "gain": over_seeds(gains)}
-        summary[name] |= {"mixed_shares": curve.mean(0).round(4).tolist()}
+        compared = {"regret": over_seeds(regrets), "gain": over_seeds(gains)}
+        summary[name] |= compared | {"mixed_shares": curve.mean(0).round(4).tolist()}
     return summary
 
 

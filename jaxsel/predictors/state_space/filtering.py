@@ -12,15 +12,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxsel._visits import merge_visits
 from jaxsel.base import Rollouts
+from jaxsel.numerics.compaction import count_true
 from jaxsel.predictors.state_space.features import Forms, linear_forms
 from jaxsel.predictors.state_space.frozen import evidence
 from jaxsel.predictors.state_space.moments import LARGEST_VARIANCE, Posterior, posterior
 from jaxsel.predictors.state_space.settings import Learning, learned
 from jaxsel.predictors.state_space.state import StateSpaceState, given_weights
-from jaxsel.predictors.state_space.weights import Weights, anchored, shrunk, updated
+from jaxsel.predictors.state_space.weights import Weights, shrunk, updated
 
 _FREEDOM = 5.0  # degrees of freedom of the Student t distribution
 _SMALLEST = 1e-4  # smallest variance of a logit
+_ANCHOR = 0.1  # a larger share would carry more of what one kind of prompts learns to all other kinds
 
 
 def logits(
@@ -144,12 +146,16 @@ def _anchored(
     mean: Float[Array, " b"],
     is_visit: Bool[Array, " b"],
 ) -> tuple[Weights, Float[Array, " b"]]:
-    """Return the weights with an anchored level, and every prompt's logit minus phi . d, given its new mean."""
+    """Return the weights with their level moved towards what the visited prompts have in common.
+
+    The second result is every prompt's logit minus phi . d, given its new mean.
+    """
     again = is_visit & (state.last_step[rows] > 0)
     visited, returns, first = (
-        kind.sum().astype(jnp.float32) for kind in (state.last_step > 0, again, is_visit & ~again)
+        count_true(kind).astype(jnp.float32) for kind in (state.last_step > 0, again, is_visit & ~again)
     )
-    weights = anchored(weights, returns, visited)
+    step = _ANCHOR * returns / jnp.maximum(visited, 1) * weights.in_common
+    weights = weights._replace(mean=weights.mean.at[-1].add(step))
     own = mean - features @ weights.drift
     total = visited * weights.in_common + jnp.where(again, own - state.mean[rows], 0).sum()
     return weights._replace(in_common=total / jnp.maximum(visited + first, 1)), own

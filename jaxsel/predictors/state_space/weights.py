@@ -18,8 +18,8 @@ alike.
 
 Once all prompts are visited again and again, their visits hardly tell a higher level from higher logits of them all,
 and small errors of the filter would add up in the level for ever. So the level follows what the visited prompts have in
-common: with as many repeated visits as there are visited prompts, it moves by a tenth of `in_common`. The logits of
-prompts that are no longer visited, or not yet, then change as those of the visited prompts do on average.
+common: with as many repeated visits as there are visited prompts, it moves by a tenth of `in_common` (see `filtering`).
+The logits of prompts that are no longer visited, or not yet, then change as those of the visited prompts do on average.
 
 The model learns how fast d changes. Before each update, J keeps only a share of the information about d. The data
 decide between ten candidate shares. Let h = sum_i iota_i x_i r_i be the gradient, with residuals r_i: observed minus
@@ -53,7 +53,6 @@ _SIGNAL = 4.0  # prior variance of the features' part of w . phi, per prompt, in
 _SHARES = np.array([0.9999, 0.999, 0.997, 0.99, 0.97, 0.9, 0.5, 0.1, 0.01, 1e-4], np.float32)
 _SURPRISE = np.array([0, -0.5, -1, -2, -4, -6, -8, -9, -10, -12], np.float32)  # log prior odds of the shares
 _COMMON = 1.0  # variance of the error that the first visits of a batch share
-_ANCHOR = 0.1  # a larger share would carry more of what one kind of prompts learns to all other kinds
 _ROUNDING = np.finfo(np.float32).eps  # smallest prior precision, relative to the size of J and its largest element
 _KEPT = np.float32(0.9999)  # share of the information about w that each batch keeps
 _PACE = 1.25  # the largest factor by which lambda changes in a step
@@ -155,8 +154,8 @@ def updated(
     information, remainder = _decayed_sum(weights, gathered, kept)
     root = _covariance_root(information, _prior(weights.precision, information))
     change = root @ (gradient @ root)
-    new = {"mean": weights.mean + change, "information": information, "remainder": remainder, "root": root}
-    return weights._replace(**new, evidence=evidence, kept=kept), change
+    belief = weights._replace(mean=weights.mean + change, information=information, remainder=remainder, root=root)
+    return belief._replace(evidence=evidence, kept=kept), change
 
 
 def _decayed_sum(
@@ -194,18 +193,6 @@ def shrunk(weights: Weights) -> Weights:
     root = _covariance_root(weights.information, after)
     change = root @ (((before - after) * weights.mean) @ root)
     return weights._replace(mean=weights.mean + change, precision=precision, root=root)
-
-
-def anchored(weights: Weights, returns: Float[Array, ""], visited: Float[Array, ""]) -> Weights:
-    """Return the belief with its level moved towards what the visited prompts have in common.
-
-    Args:
-        weights: Belief after a batch.
-        returns: Number of repeated visits in the batch.
-        visited: Number of prompts with a visit before the batch.
-    """
-    step = _ANCHOR * returns / jnp.maximum(visited, 1) * weights.in_common
-    return weights._replace(mean=weights.mean.at[-1].add(step))
 
 
 def _forgotten(
