@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from numpy.typing import ArrayLike
 
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _COLDEST = 1e-30  # temperature
 _SMALLEST_RATE = 1e-6  # next to 1, float32 has about 17 numbers per 1e-6
 
@@ -42,10 +43,12 @@ def finite(**arguments: float) -> None:
 
 
 def positive(**arguments: float) -> None:
-    """Check that every argument is finite and above 0."""
+    """Check that every argument is finite and above 0, in float32 too."""
     for name, value in arguments.items():
         if not (is_number(value) and value > 0):
             raise ValueError(f"{name} is {value}; give a finite number above 0")
+        if not _SMALLEST <= value <= _LARGEST:
+            raise ValueError(f"{name} is {value}; give a number from {_SMALLEST:.2g} to {_LARGEST:.2g}, as in float32")
 
 
 def inner_rate(**arguments: float) -> None:

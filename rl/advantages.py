@@ -233,7 +233,7 @@ def _expected_size(
 ) -> Float[torch.Tensor, "b k"]:
     r"""Return $\sum_{S = 1}^{m - 1} w_S(a, b) \sqrt{(m - S) / S}$ with m = `count`, at most `largest`; see `mapp`."""
     a, b, m = a[:, :, None], b[:, :, None], count[:, :, None]
-    s = torch.arange(1, largest, dtype=a.dtype, device=a.device)
+    s = torch.arange(1, max(largest, 1), dtype=a.dtype, device=a.device)
     others = (m - s).clamp_min(0)
     binomial = torch.lgamma(m.clamp_min(1)) - torch.lgamma(s) - torch.lgamma(others + 1)
     log_w = binomial + _log_beta(a + s - 1, b + others) - _log_beta(a, b)

@@ -57,6 +57,7 @@ SWEEPS = {
     ),
     "explore_share_of_adaptive": Sweep("method.explore_share", (0.0, 0.25, 0.5, 0.75), _LARGE | _ADAPTIVE),
     "explore_share_of_dps": Sweep("method.explore_share", (0.0, 0.25, 0.5, 0.75), _LARGE | _DPS),
+    "methods": Sweep("method.name", ("mopps", "dps"), {}),
     "methods_in_a_large_pool": Sweep("method.name", ("mopps", "dps"), _LARGE),
     "group_size": Sweep("train.group_size", (4, 8, 16), _MOPPS),
 }

@@ -17,6 +17,7 @@ PREDICTIVE_NAMES = ("mopps", "mopps_mean", "mopps_mixed", "threshold", "dps", "g
 _SHUFFLING_NAMES = ("uniform", "history_resampling", "dynamic_sampling")
 METHOD_NAMES = (*_SHUFFLING_NAMES, *PREDICTIVE_NAMES)
 """The names of all methods."""
+_COLDEST, _SMALLEST_RATE = 1e-30, 1e-6  # the limits of jaxsel, which takes too long to import here
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ class MethodConfig:
         _checks.at_least_zero(prior_rollouts=self.prior_rollouts)
         if self.temperature is not None:
             _checks.above_zero(temperature=self.temperature)
+            if self.temperature < _COLDEST:
+                raise ValueError(
+                    f"method.temperature is {self.temperature:g}; give a number of at least {_COLDEST:g}: scores are "
+                    "divided by it"
+                )
         _checks.booleans(keep_surplus=self.keep_surplus, filter=self.filter, stratified=self.stratified)
         _checks.from_zero_to_half(margin=self.margin)
         if self.filter and self.name in ("uniform", "history_resampling"):
@@ -123,9 +129,10 @@ class MethodConfig:
                 f"method.prior_rollouts is {self.prior_rollouts:g} with arcus, whose prior is the same for all "
                 "prompts; give method.prior_rollouts=0, or another method"
             )
-        if self.target in (0, 1) and self.name == "arcus":
+        if self.name == "arcus" and not _SMALLEST_RATE <= self.target <= 1 - _SMALLEST_RATE:
             raise ValueError(
-                f"method.target is {self.target:g} with arcus, whose target moves; give a number above 0 and below 1"
+                f"method.target is {self.target:g} with arcus, whose target moves; give a number from "
+                f"{_SMALLEST_RATE:g} to {1 - _SMALLEST_RATE:g}"
             )
         if self.lower > self.upper:
             raise ValueError(f"lower is {self.lower} and upper is {self.upper}; give numbers with lower <= upper")

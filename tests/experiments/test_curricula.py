@@ -1,6 +1,7 @@
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,8 +104,25 @@ def test_arcus_takes_its_target_and_temperature_and_no_priors():
     assert found == jaxsel.arcus(target=0.4, temperature=0.2, group_size=4).spec
     with pytest.raises(ValueError, match=r"prior_rollouts is 8 with arcus, .*; give method\.prior_rollouts=0, or anot"):
         replace(method, prior_rollouts=8)
-    with pytest.raises(ValueError, match=r"method\.target is 1 with arcus, .*; give a number above 0 and below 1"):
+    with pytest.raises(ValueError, match=r"method\.target is 1 with arcus, .*; give a number from 1e-06 to 0\.999999"):
         replace(method, target=1.0)
+
+
+@pytest.mark.parametrize("make", [partial(MethodConfig, "arcus"), jaxsel.arcus])
+@pytest.mark.parametrize(
+    ("setting", "value", "accepted"),
+    [
+        ("temperature", 1e-30, True),
+        ("temperature", 9e-31, False),
+        ("target", 1e-6, True),
+        ("target", 9e-7, False),
+        ("target", 1 - 9e-7, False),
+    ],
+)
+def test_a_run_refuses_what_arcus_refuses_when_its_settings_are_read(make, setting, value, accepted):
+    refused = pytest.raises(ValueError, match=f"{setting} is .*; give a")
+    with nullcontext() if accepted else refused:
+        make(**{setting: value})
 
 
 @pytest.mark.parametrize("name", ["adaptive", "arcus"])

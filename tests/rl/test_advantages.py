@@ -355,6 +355,7 @@ def test_a_surprising_group_of_equal_rewards_moves_the_policy_more_than_an_expec
 
 def test_mapp_of_an_empty_batch_is_empty():
     assert mapp(np.zeros((0, 4)), 0.5, 0.1).shape == (0, 4)
+    assert mapp(np.zeros((3, 0)), 0.5, 0.1).shape == (3, 0)
 
 
 @pytest.mark.parametrize(

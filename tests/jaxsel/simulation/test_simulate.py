@@ -198,6 +198,8 @@ def test_make_learner_gives_sparse_normalised_loadings_and_the_requested_spread(
         {"interference": -0.1},
         {"memorization": -1.0},
         {"signal": 0.0},
+        {"signal": 1e-45},  # 0 in float32
+        {"signal": 1e39},
     ],
 )
 def test_make_learner_names_the_wrong_argument(options):
