@@ -5,8 +5,6 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
-_COLDEST = 1e-6  # temperature
-
 
 def integers(least: int, **settings: Any) -> None:
     """Require every setting to be an integer of at least `least`. Booleans and floats such as 2.0 are refused."""
@@ -44,16 +42,16 @@ def at_least_zero(*, infinite: bool = False, **settings: Any) -> None:
             raise ValueError(f"{name} is {value!r}; give a {'' if infinite else 'finite '}number of at least 0")
 
 
-def temperatures(*, greedy: bool = True, **settings: Any) -> None:
-    """Require every setting to be a finite number of at least 1e-6; or 0, for the likeliest tokens, if `greedy`.
+def temperatures(*, least: float = 1e-6, greedy: bool = True, **settings: Any) -> None:
+    """Require every setting to be a finite number of at least `least`; or 0, for the likeliest tokens, if `greedy`.
 
-    Logits that are divided by a smaller number may overflow.
+    Numbers that are divided by a smaller temperature may overflow.
     """
     (at_least_zero if greedy else above_zero)(**settings)
     for name, value in settings.items():
-        if 0 < value < _COLDEST:
+        if 0 < value < least:
             zero = "0, for the likeliest tokens, or " if greedy else ""
-            raise ValueError(f"{name} is {value!r}; give {zero}a number of at least {_COLDEST}")
+            raise ValueError(f"{name} is {value!r}; give {zero}a number of at least {least}")
 
 
 def from_zero_to_one(**settings: Any) -> None:

@@ -5,7 +5,7 @@
 The baselines are uniform, which takes random prompts, and dynamic sampling, which draws random prompts until the batch
 is full of mixed groups. (A group, the rollouts of one prompt in one step, is mixed if some but not all are correct.)
 Each claim is about every method that predicts, and about the mean over seeds. The result names the methods that miss a
-claim. (A claim about the best of six methods would be too optimistic, because the same seeds would choose this method.)
+claim. (A claim about the best of eight methods would be too optimistic, because the same seeds would choose it.)
 1. The method reaches dynamic sampling's final held-out accuracy with at most 30% of its rollouts.
 2. The method reaches uniform's final held-out accuracy in at most 1 / 1.5 of uniform's steps.
 3. The share of mixed groups is at least 1.5 times uniform's.

@@ -106,12 +106,7 @@ class MethodConfig:
         _checks.at_least_zero(entropy_weight=self.entropy_weight, diversity_weight=self.diversity_weight)
         _checks.at_least_zero(prior_rollouts=self.prior_rollouts)
         if self.temperature is not None:
-            _checks.above_zero(temperature=self.temperature)
-            if self.temperature < _COLDEST:
-                raise ValueError(
-                    f"method.temperature is {self.temperature:g}; give a number of at least {_COLDEST:g}: scores are "
-                    "divided by it"
-                )
+            _checks.temperatures(least=_COLDEST, greedy=False, temperature=self.temperature)
         _checks.booleans(keep_surplus=self.keep_surplus, filter=self.filter, stratified=self.stratified)
         _checks.from_zero_to_half(margin=self.margin)
         if self.filter and self.name in ("uniform", "history_resampling"):
